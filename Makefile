@@ -1,0 +1,75 @@
+# The lab, its tests and its builds, one word each:
+#   make lab        set everything up, then open JupyterLab
+#   make test       every check and test
+#   make lint       ruff and mypy only
+#   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
+#   make bench      the measured figures
+#   make clean      remove the environments and all caches
+# Options: make lab PYTHON=python3.12 ARGS="--port 9000"
+
+VENV := .venv
+# -P keeps this folder off sys.path, where transformers would take kernels/ for another package.
+PY := $(VENV)/bin/python -P
+PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
+
+.PHONY: help lab test lint notebooks bench clean
+.DELETE_ON_ERROR:
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
+lab: $(VENV)/.lab
+	@$(PY) -m moeviz lab $(ARGS)
+
+# One thread a process: two workers with two threads each only get into each other's way.
+test: lint
+	@$(PY) notebooks/build.py --check
+	@only=; PYTHONPATH=benchmarks $(PY) -c 'import lab_browser as b; b.find_chromium()' 2>/dev/null || { \
+	  echo "No Chromium here: the browser tests are left out (Debian: apt install chromium)."; \
+	  if [ -n "$$CI" ]; then echo "CI insists on them." >&2; exit 1; fi; only="not browser"; }; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "$$only" $(ARGS)
+
+lint: $(VENV)/.test
+	@$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy
+
+notebooks: $(VENV)/.test
+	@$(PY) notebooks/build.py $(NAMES)
+
+bench: $(VENV)/.test
+	@$(PY) -m moeviz bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@chosen=; seen=; for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  case $$version in 3.11|3.12|3.13) chosen=$$python; break;; esac; \
+	  seen="$$seen $$python is $$version,"; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "moeviz needs Python 3.11, 3.12 or 3.13:$${seen:- no python was found,} so please install" \
+	    "one, or name it: make lab PYTHON=/path/to/python" >&2; exit 1; fi; \
+	if ! $$chosen -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$chosen cannot make a virtual environment, its venv module is missing" \
+	    "(Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; fi; \
+	echo "[1/4] A virtual environment in $(VENV) with $$chosen, Python $$version: up to half a minute"; \
+	$$chosen -m venv --clear $(VENV) $(AGAIN)
+
+# The stamps come last, so that an installation that failed or was interrupted goes on next time.
+$(VENV)/.lab: requirements.txt constraints.txt pyproject.toml setup.py | $(VENV)/bin/python
+	@echo "[2/4] PyTorch: 0.2 GB for the CPU build, some 3 GB with CUDA (Linux): 1 to 10 minutes"
+	@$(PIP) torch $(AGAIN)
+	@echo "[3/4] JupyterLab, widgets and plotting: some 100 packages, 0.3 GB: 2 to 5 minutes"
+	@$(PIP) --requirement requirements.txt $(AGAIN)
+	@echo "[4/4] moeviz itself, from this folder: some seconds"
+	@$(PIP) --quiet --no-deps --editable . $(AGAIN)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.lab tests/make_widgets7_env.sh
+	@echo "[tests] pytest, Playwright, ruff, mypy and a second environment with ipywidgets 7: 1 to 3 minutes"
+	@$(PIP) --quiet --editable '.[test]' $(AGAIN)
+	@sh tests/make_widgets7_env.sh $(VENV)/bin/python $(VENV)-widgets7 $(AGAIN)
+	@touch $@

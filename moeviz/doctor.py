@@ -1,0 +1,172 @@
+"""What this machine can run, each expert backend proved by a real computation, in one page."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+from moeviz import __version__
+
+
+def report() -> int:
+    """Print the page; 0 where all that moeviz needs works, 1 where something is to be done."""
+    advice: list[str] = []
+    print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    _packages(advice)
+    if _version("torch"):
+        _devices(advice)
+        _triton(advice)
+        _backends(advice)
+    _data(advice)
+    print("\nWhat to do" if advice else "\nEverything that moeviz needs works here.")
+    for line in advice:
+        print(f"  - {line}")
+    return 1 if advice else 0
+
+
+def _line(name: str, value: str) -> None:
+    print(f"  {name:31}{value}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages(advice: list[str]) -> None:
+    print("\nPackages")
+    needs = {
+        "torch": "to train and to route texts of your own",
+        "numpy": "for every picture",
+        "ipywidgets": "for the panels",
+        "jupyterlab": "for `make lab` (Colab and VS Code bring their own)",
+        "safetensors": "for recordings and checkpoints",
+        "tokenizers": "for texts of your own",
+        "datasets": "for corpora from the Hub or from files",
+    }
+    for name, why in needs.items():
+        version = _version(name)
+        _line(name, version or "not installed")
+        if version is None:
+            advice.append(f"Install {name}, {why}: pip install {name}")
+    widgets = _version("ipywidgets")
+    if widgets and int(widgets.split(".")[0]) not in (7, 8):
+        advice.append(f"ipywidgets {widgets} is not tested; 7.7 and 8.1 are.")
+
+
+def _devices(advice: list[str]) -> None:
+    import torch
+
+    print("\nDevices")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    _line("CPU", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        _line("CUDA", "none (everything runs on the CPU; the notebooks are sized for two cores)")
+        return
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        _line(
+            f"CUDA {i}",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability "
+            f"{properties.major}.{properties.minor}, bf16 "
+            f"{'yes' if torch.cuda.is_bf16_supported() else 'no: float16 is used'}",
+        )
+
+
+def _triton(advice: list[str]) -> None:
+    print("\nTriton")
+    version = _version("triton")
+    if version is None:
+        _line("triton", f"not installed (there is no build for {platform.system()} everywhere)")
+        return
+    try:
+        import triton  # noqa: F401
+    except Exception as error:
+        _line("triton", f"{version}, does not import: {error}")
+        advice.append("Reinstall the Triton that your torch names: pip install -r requirements.txt")
+        return
+    _line("triton", version)
+
+
+def _backends(advice: list[str]) -> None:
+    """Run each expert backend on a small random case, beside a plain loop in float64."""
+    import torch
+    import torch.nn.functional as F
+
+    from moeviz.experts import apply_experts
+    from moeviz.routing import Plan
+
+    print("\nExpert backends (relative error against a float64 loop, output and gradients)")
+    generator = torch.Generator().manual_seed(0)
+    x, w13, w2 = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((48, 32), (8, 64, 32), (8, 32, 32))
+    )
+    weight_TK, expert_TK = torch.rand(48, 8, generator=generator).softmax(-1).topk(2)
+
+    def loop(x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for t in range(len(x)):
+            outs = []
+            for weight, e in zip(weight_TK[t].double(), expert_TK[t], strict=True):
+                gate, up = (w13[e] @ x[t]).chunk(2)
+                outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
+            rows.append(torch.stack(outs).sum(0))
+        return torch.stack(rows)
+
+    def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+        leaves = [v.detach().clone().to(device, dtype).requires_grad_() for v in (x, w13, w2)]
+        y = call(*leaves)
+        y.square().sum().backward()
+        return [v.detach().double().cpu() for v in (y, *(leaf.grad for leaf in leaves))]
+
+    truth = run(loop, "cpu", torch.float64)
+    cases = [("cpu", torch.float32)]
+    if torch.cuda.is_available():
+        cases += [("cuda", torch.float32), ("cuda", torch.float16)]
+        cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
+    for device, dtype in cases:
+        tolerance = 1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2
+        plan = Plan.from_topk(expert_TK.to(device), weight_TK.to(device), num_experts=8)
+        for backend in ("reference", "grouped", "triton"):
+            name = f"{backend}, {device} {str(dtype).removeprefix('torch.')}"
+
+            def call(x, w13, w2, backend=backend, plan=plan):  # type: ignore[no-untyped-def]
+                return apply_experts(x, plan, w13, w2, backend=backend)
+
+            try:
+                found = run(call, device, dtype)
+            except (ValueError, RuntimeError) as error:
+                _line(name, f"no: {str(error).splitlines()[0]}")
+                continue
+            errors = (float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
+            worst = max(errors)
+            _line(name, f"{'ok' if worst < tolerance else 'WRONG'}, {worst:.0e}")
+            if not worst < tolerance:
+                advice.append(
+                    f"Backend {backend} computes wrongly on {device}: use another, and report it."
+                )
+
+
+def _data(advice: list[str]) -> None:
+    from moeviz.paths import data_path
+
+    print("\nRecorded data")
+    for parts in (
+        ("tokenizer", "tokenizer.json"),
+        ("models", "start_here.safetensors"),
+        ("traces", "start_here.safetensors"),
+        ("traces", "inside_layer.safetensors"),
+        ("runs", "race.safetensors"),
+    ):
+        name = "/".join(parts)
+        try:
+            size = data_path(*parts).stat().st_size
+        except FileNotFoundError as error:
+            _line(name, "missing")
+            advice.append(str(error))
+        else:
+            _line(name, f"{size / 1000:.0f} kB")

@@ -1,0 +1,94 @@
+"""Dense against MoE at equal active parameters: what 01_dense_vs_moe shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeviz.corpus import load_corpus
+from moeviz.layer import MoEConfig
+from moeviz.metrics import gap, last_common, validation_at
+from moeviz.model import ModelConfig
+from moeviz.snapshot import Snapshot
+from moeviz.trainer import TrainConfig, Trainer
+
+# What both models' FFNs hold per token: K experts of this width over K, or one dense FFN.
+ACTIVE_WIDTH = 256
+AXES = ("step", "flops", "seconds")
+
+
+def race_models(num_experts: int, top_k: int) -> dict[str, ModelConfig]:
+    """The two contestants; ValueError on sizes that cannot be."""
+    if ACTIVE_WIDTH % top_k:
+        raise ValueError(f"K must divide {ACTIVE_WIDTH}, the active width, got {top_k}.")
+    experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=ACTIVE_WIDTH // top_k)
+    moe = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+    return {"dense": moe.dense_twin(), "MoE": moe}
+
+
+def race_training(seed: int, steps: int = 600) -> TrainConfig:
+    """A constant learning rate, so that the curves may be compared at any step or second."""
+    return TrainConfig(
+        steps=steps, seed=seed, learning_rate=4e-3, schedule="constant", validate_every=25
+    )
+
+
+def build_race(num_experts: int, top_k: int, seed: int, steps: int = 600) -> dict[str, Trainer]:
+    """Both contestants, ready to train on the embedded corpus with the same batches."""
+    corpus = load_corpus()
+    models = race_models(num_experts, top_k)
+    return {
+        label: Trainer(model, race_training(seed, steps), corpus) for label, model in models.items()
+    }
+
+
+def resume_race(folder: Path, num_experts: int, top_k: int, seed: int) -> dict[str, Trainer] | None:
+    """The contestants that an interrupted race left in a folder; None where there are none, or
+    they are of another race, or damaged."""
+    corpus = load_corpus()
+    models, train = race_models(num_experts, top_k), race_training(seed)
+    learners = {}
+    for label, model in models.items():
+        try:
+            trainer = Trainer.resume(folder / f"{label}.safetensors", corpus)
+        except (OSError, ValueError):
+            return None
+        if (trainer.model_config, trainer.config) != (model, train):
+            return None
+        learners[label] = trainer
+    return learners
+
+
+def run(seed: int, *, num_experts: int = 16, top_k: int = 2, steps: int = 600) -> list[Snapshot]:
+    """Race to the end, in turns of one step so that other load on the machine meets both alike."""
+    learners = build_race(num_experts, top_k, seed, steps)
+    for _ in zip(*learners.values(), strict=True):
+        pass
+    return [trainer.snapshot(label) for label, trainer in learners.items()]
+
+
+def summary(snapshots: list[Snapshot]) -> dict[str, Any]:
+    """Mean and sample standard deviation over seeds of the losses and gaps of recorded races
+    (dense and MoE in turn)."""
+    pairs = list(zip(snapshots[::2], snapshots[1::2], strict=True))
+    result: dict[str, Any] = {"seeds": [dense.meta["train"]["seed"] for dense, _ in pairs]}
+    for axis in AXES:
+        values = np.array([gap(dense.curve, moe.curve, axis) for dense, moe in pairs])
+        result[f"gap_at_equal_{axis}"] = _mean_sd(values)
+        ends = [last_common([dense.curve, moe.curve], axis) for dense, moe in pairs]
+        for i, label in enumerate(("dense", "MoE")):
+            losses = [
+                validation_at(pair[i].curve, axis, x) for pair, x in zip(pairs, ends, strict=True)
+            ]
+            result[f"{label}_at_equal_{axis}"] = _mean_sd(np.array(losses))
+    return result
+
+
+def _mean_sd(values: np.ndarray) -> dict[str, Any]:
+    return {
+        "mean": round(float(values.mean()), 4),
+        "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else None,
+        "values": [round(float(v), 4) for v in values],
+    }

@@ -1,0 +1,81 @@
+"""One file format for checkpoints and traces: safetensors with a JSON header.
+
+Nothing is ever unpickled. A file is written beside its place and moved there when it is whole, so
+an interrupted or failed save leaves the earlier file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HEADER_KEY = "moeviz"
+
+
+def save_arrays(
+    path: str | Path, arrays: dict[str, np.ndarray], header: dict[str, Any], *, kind: str
+) -> None:
+    """Write the arrays and the header (JSON values) atomically.
+
+    Raises OSError with one clear sentence where the disk is full or the place cannot be written.
+    """
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    data = save(contiguous, metadata={HEADER_KEY: json.dumps({"kind": kind, **header})})
+    write_atomically(path, data)
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replace the file by data in one step; OSError (one sentence) leaves it as it was."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"Could not save {path} ({error.strerror or error}); what stood there before is "
+            "untouched. Free some space or give another path",
+        ) from None
+
+
+def load_arrays(path: str | Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the header of a file that save_arrays wrote.
+
+    Raises FileNotFoundError, or ValueError on a damaged file and on one of another kind or origin.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a readable safetensors file ({error}); it is damaged or of another "
+            "format, and moeviz loads no pickles."
+        ) from None
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+        found = header["kind"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} was not written by moeviz: it has no moeviz header.") from None
+    if found != kind:
+        raise ValueError(f"{path} holds a {found}, but a {kind} is needed here.")
+    return arrays, header

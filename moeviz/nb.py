@@ -1,0 +1,47 @@
+"""What every notebook's first cell calls."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from moeviz import __version__
+
+
+def setup() -> None:
+    """Check that widgets are there and print one line: versions, device, expert backend.
+
+    torch is looked up, not imported: the first picture must not wait for it.
+
+    Raises ModuleNotFoundError where ipywidgets is missing.
+    """
+    widgets = _version("ipywidgets")
+    if widgets is None:
+        raise ModuleNotFoundError(
+            "ipywidgets is missing from this kernel's Python: run '%pip install ipywidgets', "
+            "then restart the kernel."
+        )
+    torch = _version("torch")
+    parts = [
+        f"moeviz {__version__}",
+        f"Python {platform.python_version()}",
+        f"PyTorch {torch}" if torch else "no PyTorch: recorded pictures only, no training",
+        f"ipywidgets {widgets}",
+    ]
+    if torch:
+        parts.append(f"{_device(torch)}, grouped expert backend")
+    print(" · ".join(parts))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(torch_version: str) -> str:
+    """NVIDIA GPU where the driver is loaded and torch is not the CPU build, else CPU."""
+    has_driver = Path("/proc/driver/nvidia/version").exists()
+    return "NVIDIA GPU" if has_driver and not torch_version.endswith("+cpu") else "CPU"

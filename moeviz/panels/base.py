@@ -1,0 +1,241 @@
+"""What every panel has: controls, a picture, one status sentence, a table twin, a state string.
+
+Only what ipywidgets 7.7 and 8.1 share is used here.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, urlencode
+
+import ipywidgets as widgets
+
+from moeviz.pictures import Picture
+from moeviz.pictures.svg import INK, MUTED, RULE
+
+log = logging.getLogger("moeviz")
+
+# A picture that stands in a notebook without a kernel is made when this is set: by the builder.
+STATIC = "MOEVIZ_STATIC"
+
+
+class Panel(widgets.VBox):
+    """An exhibit. A subclass names its controls and draws; the rest is here.
+
+    kind: the panel's name in state strings. controls: the widgets whose values make up the state;
+    a change of any of them redraws. draw() returns the Picture, or None to leave the last one.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self, controls: dict[str, widgets.Widget], rows: list[list[widgets.Widget]]
+    ) -> None:
+        self.controls = controls
+        self._lock = threading.RLock()
+        self._drawn: Picture | None = None
+        self._quiet = False
+        self.picture = hooked(widgets.HTML(), "moeviz-picture")
+        self.status = hooked(widgets.HTML(), "moeviz-status")
+        self.table = hooked(widgets.HTML(), "moeviz-table")
+        self.show_table = hooked(
+            widgets.Checkbox(False, description="Show as a table", indent=False),
+            "moeviz-show-table",
+        )
+        self.state_box = hooked(
+            widgets.Text(
+                description="State",
+                continuous_update=False,
+                layout=widgets.Layout(width="420px"),
+            ),
+            "moeviz-state",
+        )
+        bars = [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
+        bars.append(
+            widgets.HBox(
+                [self.show_table, self.state_box], layout=widgets.Layout(flex_flow="row wrap")
+            )
+        )
+        super().__init__([*bars[:-1], self.status, self.picture, bars[-1], self.table])
+        self.add_class("moeviz-panel")
+        self.add_class(f"moeviz-{self.kind}")
+        for control in controls.values():
+            control.observe(lambda _: self.changed(), "value")
+        self.show_table.observe(lambda _: self._draw_table(), "value")
+        self.state_box.observe(lambda change: self._paste(change["new"]), "value")
+
+    # A subclass says these.
+
+    def draw(self) -> Picture | None:
+        raise NotImplementedError
+
+    def changed(self) -> None:
+        """A control has a new value."""
+        if not self._quiet:
+            self.refresh()
+
+    # What a subclass uses.
+
+    def refresh(self) -> None:
+        """Draw again from what is there now. Safe from any thread."""
+        with self._lock, self.guarded():
+            picture = self.draw()
+            if picture is not None:
+                self._drawn = picture
+                self.picture.value = picture.svg
+                self._draw_table()
+            self._show_state()
+
+    def say(self, sentence: str, *, unexpected: bool = False) -> None:
+        """One sentence to the learner, read out by screen readers."""
+        mark = ' class="moeviz-unexpected"' if unexpected else ""
+        self.status.value = (
+            f'<div role="status" aria-live="polite"{mark} style="line-height:1.5;color:{INK}">'
+            f"{escape(sentence)}</div>"
+        )
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """No traceback reaches a learner: a refusal becomes its sentence, anything else is
+        logged, said, and marked for the tests to find."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self.say(str(error))
+        except Exception as error:
+            log.exception("A panel failed")
+            self.say(f"Something broke inside moeviz: {error!r}.", unexpected=True)
+
+    @property
+    def state(self) -> str:
+        """A short string that reproduces this panel in another notebook."""
+        values = {name: control.value for name, control in self.controls.items()}
+        return f"{self.kind}?{urlencode(values)}"
+
+    @state.setter
+    def state(self, text: str) -> None:
+        """Take over a state; ValueError, and nothing changes, where it is of another panel or
+        does not fit."""
+        kind, _, query = text.strip().partition("?")
+        if kind != self.kind:
+            raise ValueError(
+                f"This panel's states begin with '{self.kind}?', this one with '{kind}'."
+            )
+        pairs = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := set(pairs) - set(self.controls):
+            raise ValueError(
+                f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self.controls)}."
+            )
+        values = {name: _parse(name, self.controls[name], given) for name, given in pairs.items()}
+        self._quiet = True
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self._quiet = False
+        self.changed()
+
+    def _paste(self, text: str) -> None:
+        if text.strip() and text != self.state:
+            with self.guarded():
+                self.state = text
+            self._show_state()
+
+    def _show_state(self) -> None:
+        if self.state_box.value != self.state:
+            self.state_box.value = self.state
+
+    def _draw_table(self) -> None:
+        """The table twin; made only while it is shown."""
+        shown = self.show_table.value and self._drawn is not None
+        self.table.value = table_html(self._drawn) if shown and self._drawn else ""
+
+    # ipywidgets 7 shows a widget by _ipython_display_, 8 by _repr_mimebundle_. This bundle serves
+    # both and can carry a picture for places without a kernel.
+    _ipython_display_ = None
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        summary = self._drawn.summary if self._drawn else self.kind
+        bundle: dict[str, Any] = {
+            "text/plain": f"{summary} (Run the notebook to interact.)",
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            },
+        }
+        if self._drawn is not None and os.environ.get(STATIC):
+            from moeviz.pictures.static import png
+
+            bundle["image/png"] = base64.b64encode(png(self._drawn.svg)).decode()
+        return bundle
+
+
+def hooked(widget: Any, name: str) -> Any:
+    """The widget with a CSS class that tests and styles find it by (7.7's add_class returns it
+    too, but only since 7.7)."""
+    widget.add_class(name)
+    return widget
+
+
+def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widgets.Button:
+    """A button that says what it does."""
+    made = hooked(widgets.Button(description=label, tooltip=tip), name)
+    made.layout.width = "auto"
+    made.on_click(lambda _: action())
+    return made
+
+
+def table_html(picture: Picture) -> str:
+    """A picture's content as an HTML table."""
+    head = "".join(
+        f'<th scope="col" style="text-align:left;padding:2px 10px">{escape(str(c))}</th>'
+        for c in picture.columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="padding:2px 10px;border-top:1px solid {RULE}">{escape(str(value))}</td>'
+            for value in row
+        )
+        + "</tr>"
+        for row in picture.rows
+    )
+    return (
+        f'<div style="max-height:320px;overflow:auto;color:{INK}" tabindex="0" role="region" '
+        f'aria-label="The picture as a table"><table style="border-collapse:collapse">'
+        f'<caption style="text-align:left;color:{MUTED}">{escape(picture.summary)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _parse(name: str, control: Any, given: str) -> Any:
+    """A control's value from its text; ValueError where the control cannot take it."""
+    options = getattr(control, "options", None)
+    if options is not None:
+        values = [o[1] if isinstance(o, tuple) else o for o in options]
+        for value in values:
+            if str(value) == given:
+                return value
+        raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got '{given}'.")
+    if isinstance(control.value, str):
+        return given
+    if isinstance(control.value, bool):
+        if given not in ("True", "False"):
+            raise ValueError(f"{name} must be True or False, got '{given}'.")
+        return given == "True"
+    try:
+        value = type(control.value)(given)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got '{given}'.") from None
+    if not control.min <= value <= control.max:
+        raise ValueError(f"{name} must lie in {control.min} to {control.max}, got {given}.")
+    return value

@@ -1,0 +1,56 @@
+"""A prediction, stored before anything is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets as widgets
+
+from moeviz.panels.base import button, hooked
+from moeviz.pictures.svg import INK
+
+# What the learner said, by question: other panels read it when the answer is in.
+ANSWERS: dict[str, str] = {}
+
+
+class Predict(widgets.VBox):
+    """One question with a few answers. "Lock in" stores the choice in ANSWERS[key] and then, not
+    before, shows `reveal`."""
+
+    def __init__(self, key: str, question: str, options: Sequence[str], *, reveal: str) -> None:
+        self.key, self.reveal = key, reveal
+        ANSWERS.pop(key, None)
+        self.choice = hooked(
+            widgets.RadioButtons(options=[*options], layout=widgets.Layout(width="auto")),
+            "moeviz-choice",
+        )
+        self.lock = button("Lock in", "moeviz-lock", "Store your prediction", self._lock_in)
+        self.answer = widgets.HTML()
+        self._question = question
+        asked = widgets.HTML(f'<b style="color:{INK}">Predict: {escape(question)}</b>')
+        super().__init__([asked, self.choice, self.lock, self.answer])
+        self.add_class("moeviz-predict")
+
+    def _lock_in(self) -> None:
+        if self.key in ANSWERS:
+            return
+        ANSWERS[self.key] = self.choice.value
+        self.choice.disabled = self.lock.disabled = True
+        self.answer.value = (
+            f'<div role="status" aria-live="polite" style="line-height:1.5;color:{INK}">'
+            f"You said: {escape(self.choice.value)}. {escape(self.reveal)}</div>"
+        )
+
+    _ipython_display_ = None
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        options = " / ".join(self.choice.options)
+        return {
+            "text/plain": f"Predict: {self._question} ({options}; run the notebook to answer.)",
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            },
+        }

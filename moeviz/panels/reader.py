@@ -1,0 +1,57 @@
+"""The small shipped model, loaded once, in the background: torch takes seconds to import."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from moeviz.paths import data_path
+
+if TYPE_CHECKING:
+    from moeviz.model import LanguageModel
+    from moeviz.tokenizer import Tokenizer
+
+
+class Reader:
+    """The shipped model and tokenizer, once they are there."""
+
+    def __init__(self) -> None:
+        self.model: LanguageModel | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.error = ""
+        self._waiting: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.model is not None
+
+    def load(self, when_done: Callable[[], None]) -> None:
+        """Begin to load, and call when_done once, on the loading thread, when that has ended
+        (`error` then says whether it went wrong). Calls while it loads wait for the same end."""
+        with self._lock:
+            self._waiting.append(when_done)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._load, daemon=True)
+                self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            from moeviz.tokenizer import Tokenizer
+            from moeviz.tracing import load_model
+
+            self.tokenizer = Tokenizer.default()
+            path = data_path("models", "start_here.safetensors")
+            self.model = load_model(path, self.tokenizer)
+            self.error = ""
+        except (ImportError, ValueError, OSError) as error:
+            self.error = f"The small model could not be loaded: {error}"
+        with self._lock:
+            waiting, self._waiting, self._thread = self._waiting, [], None
+        for when_done in waiting:
+            when_done()
+
+
+READER = Reader()

@@ -1,0 +1,76 @@
+"""Which expert takes each token: a recorded text at once, the learner's own with the model."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+
+from moeviz.panels.base import Panel, hooked
+from moeviz.panels.reader import READER
+from moeviz.paths import data_path
+from moeviz.pictures import Picture
+from moeviz.pictures.tokens import load_bars, routing_matrix, token_strip
+from moeviz.snapshot import Trace
+
+VIEWS = ("text", "probabilities", "load")
+
+
+class RouteText(Panel):
+    """The routing of a text. It opens on a recorded trace, without torch; the first text of the
+    learner's own loads torch and the small model in the background."""
+
+    kind = "route_text"
+
+    def __init__(self) -> None:
+        self.recorded = Trace.load_file(data_path("traces", "start_here.safetensors"))
+        self._trace = self.recorded
+        text = hooked(
+            widgets.Textarea(
+                self.recorded.meta["text"],
+                description="Your text",
+                layout=widgets.Layout(width="660px", height="84px"),
+            ),
+            "moeviz-text",
+        )
+        layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
+        layer = hooked(
+            widgets.SelectionSlider(options=layers, value=len(layers) - 1, description="Layer"),
+            "moeviz-layer",
+        )
+        view = hooked(widgets.ToggleButtons(options=VIEWS, description="Show"), "moeviz-view")
+        super().__init__({"text": text, "layer": layer, "view": view}, [[text], [layer, view]])
+        self.refresh()
+
+    def draw(self) -> Picture | None:
+        trace = self._current_trace()
+        if trace is None:
+            return None
+        layer, view = self.controls["layer"].value, self.controls["view"].value
+        if view == "text":
+            picture = token_strip(trace, layer, state=self.state)
+        elif view == "probabilities":
+            picture = routing_matrix(trace, layer, state=self.state)
+        else:
+            picture = load_bars(trace.load(), trace.layers, state=self.state)
+        self.say(picture.summary)
+        return picture
+
+    def _current_trace(self) -> Trace | None:
+        text = self.controls["text"].value
+        if text == self.recorded.meta["text"]:
+            return self.recorded
+        if text != self._trace.meta["text"]:
+            if not READER.ready:
+                self.say("Loading PyTorch and the small model, once: some seconds…")
+                READER.load(self._loaded)
+                return None
+            from moeviz.tracing import trace_text
+
+            assert READER.model is not None and READER.tokenizer is not None
+            self._trace = trace_text(READER.model, READER.tokenizer, text, meta={"text": text})
+        return self._trace
+
+    def _loaded(self) -> None:
+        if READER.error:
+            self.say(READER.error)
+        else:
+            self.refresh()

@@ -1,0 +1,269 @@
+"""The drawing kit of every picture: marks, scales, colours, and the Picture they end in.
+
+A picture is a string and the same input gives the same string. Colours of text and lines follow
+the notebook's theme through CSS variables, so one SVG reads well in light and dark.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import unicodedata
+import zlib
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+INK = "var(--jp-ui-font-color1, var(--colab-primary-text-color, var(--vscode-foreground, #1f2328)))"
+MUTED = (
+    "var(--jp-ui-font-color2, var(--colab-primary-text-color, var(--vscode-foreground, #59636e)))"
+)
+RULE = "var(--jp-border-color1, var(--colab-border-color, var(--vscode-panel-border, #b6bec8)))"
+
+# Okabe and Ito's colours for all kinds of colour vision; grey stands for their black, which a dark
+# theme would swallow.
+OKABE_ITO = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#9a9a9a",
+)  # fmt: skip
+CIVIDIS = (
+    "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",
+    "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
+)  # fmt: skip
+SANS = "system-ui, 'DejaVu Sans', sans-serif"
+MONO = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
+SMALLEST = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG, what it says in one sentence, and the same content as a table."""
+
+    svg: str
+    summary: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+def expert_colour(expert: int) -> str:
+    """Expert 0 to 7 in Okabe and Ito's order, then again: beyond eight the number tells."""
+    return OKABE_ITO[expert % len(OKABE_ITO)]
+
+
+def heat_colour(share: float) -> str:
+    """cividis for 0..1, clipped; NaN is mid grey."""
+    if math.isnan(share):
+        return "#888888"
+    position = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
+    low = min(int(position), len(CIVIDIS) - 2)
+    a, b = _rgb(CIVIDIS[low]), _rgb(CIVIDIS[low + 1])
+    mixed = (round(p + (q - p) * (position - low)) for p, q in zip(a, b, strict=True))
+    return "#" + "".join(f"{v:02x}" for v in mixed)
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever reads better on a colour (WCAG relative luminance)."""
+    linear = [
+        (v / 255 / 12.92 if v < 11 else ((v / 255 + 0.055) / 1.055) ** 2.4) for v in _rgb(colour)
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def text_width(text: str, size: float) -> float:
+    """Width in pixels of monospaced text; East Asian wide characters count twice."""
+    cells = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return 0.605 * size * cells
+
+
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def number(value: float) -> str:
+    """A coordinate: two decimals at most, so that the string is short and stable."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value else "0"
+
+
+def si(value: float, unit: str) -> str:
+    """1.23e12, "FLOP" -> "1.2 TFLOP"."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+class Svg:
+    """Collects marks and closes them into one <svg> string."""
+
+    def __init__(self, width: float, height: float, title: str, description: str) -> None:
+        self.width, self.height = width, height
+        self.title, self.description = title, description
+        self._marks: list[str] = []
+        self._hatched = False
+
+    def rect(
+        self, x: float, y: float, width: float, height: float, fill: str, *,
+        stroke: str = "none", radius: float = 0, opacity: float = 1, tip: str = "",
+        stroke_width: float = 1,
+    ) -> None:  # fmt: skip
+        shape = _attributes(x=x, y=y, width=max(width, 0), height=max(height, 0), rx=radius or None)
+        style = _style(
+            fill=fill,
+            stroke=stroke,
+            stroke_width=None if stroke == "none" or stroke_width == 1 else stroke_width,
+            opacity=None if opacity == 1 else number(opacity),
+        )
+        inside = f"<title>{escape(tip)}</title>" if tip else ""
+        self._marks.append(
+            f"<rect{shape}{style}>{inside}</rect>" if tip else f"<rect{shape}{style}/>"
+        )
+
+    def text(
+        self, x: float, y: float, text: str, *, size: float = SMALLEST, fill: str = INK,
+        anchor: str = "start", mono: bool = False, bold: bool = False, rotate: float = 0,
+    ) -> None:  # fmt: skip
+        turn = f' transform="rotate({number(rotate)} {number(x)} {number(y)})"' if rotate else ""
+        style = _style(
+            fill=fill,
+            font=f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}",
+            text_anchor=None if anchor == "start" else anchor,
+        )
+        self._marks.append(f"<text{_attributes(x=x, y=y)}{style}{turn}>{escape(text)}</text>")
+
+    def line(
+        self, x1: float, y1: float, x2: float, y2: float, *,
+        stroke: str = RULE, width: float = 1, dash: str = "",
+    ) -> None:  # fmt: skip
+        style = _style(stroke=stroke, stroke_width=number(width), stroke_dasharray=dash or None)
+        self._marks.append(f"<line{_attributes(x1=x1, y1=y1, x2=x2, y2=y2)}{style}/>")
+
+    def polyline(
+        self, points: list[tuple[float, float]], *,
+        stroke: str, width: float = 2, opacity: float = 1, dash: str = "",
+    ) -> None:  # fmt: skip
+        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        style = _style(
+            fill="none", stroke=stroke, stroke_width=number(width), stroke_linejoin="round",
+            stroke_dasharray=dash or None, opacity=None if opacity == 1 else number(opacity),
+        )  # fmt: skip
+        self._marks.append(f'<polyline points="{path}"{style}/>')
+
+    def polygon(self, points: list[tuple[float, float]], *, fill: str, opacity: float = 1) -> None:
+        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        style = _style(fill=fill, opacity=number(opacity))
+        self._marks.append(f'<polygon points="{path}"{style}/>')
+
+    def circle(self, x: float, y: float, radius: float, fill: str, *, stroke: str = "none") -> None:
+        shape = _attributes(cx=x, cy=y, r=radius)
+        self._marks.append(f"<circle{shape}{_style(fill=fill, stroke=stroke)}/>")
+
+    def hatch(self, x: float, y: float, width: float, height: float, fill: str) -> None:
+        """Diagonal lines over a rectangle: what sets expert 8 apart from expert 0."""
+        self._hatched = True
+        shape = _attributes(x=x, y=y, width=max(width, 0), height=max(height, 0))
+        self._marks.append(
+            f'<g style="color:{ink_on(fill)}"><rect{shape} fill="url(#mv-hatch)"/></g>'
+        )
+
+    def heat(self, x: float, y: float, width: float, height: float, share_RC: np.ndarray) -> None:
+        """A matrix [rows, columns] of shares 0..1 as one cividis image: light where marks of its
+        own for every cell would be thousands."""
+        colours = np.array([_rgb(heat_colour(i / 255)) for i in range(256)], dtype=np.uint8)
+        level_RC = (np.nan_to_num(share_RC, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
+        data = base64.b64encode(_png(colours[level_RC])).decode()
+        self._marks.append(
+            f"<image{_attributes(x=x, y=y, width=width, height=height)} "
+            'preserveAspectRatio="none" image-rendering="optimizeSpeed" '
+            f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+        )
+
+    def close(self, *, state: str = "") -> str:
+        """The finished string. state stands on the root as data-state, for tests and exports."""
+        hatch = (
+            '<defs><pattern id="mv-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
+            'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
+            'stroke="currentColor" stroke-width="1.5" stroke-opacity="0.55"/></pattern></defs>'
+            if self._hatched
+            else ""
+        )
+        size = f"{number(self.width)} {number(self.height)}"
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
+            f'width="{number(self.width)}" height="{number(self.height)}" '
+            f'style="max-width:100%;height:auto" role="img" '
+            f'aria-label="{escape(self.title)}. {escape(self.description)}" '
+            f'data-state="{escape(state)}">'
+            f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
+            f"{hatch}{''.join(self._marks)}</svg>"
+        )
+
+
+def _png(rgb_RC3: np.ndarray) -> bytes:
+    """An uint8 image [rows, columns, 3] as PNG (ISO/IEC 15948): without this, drawing would need
+    an imaging library."""
+    rows, columns = rgb_RC3.shape[:2]
+    lines = b"".join(b"\0" + line.tobytes() for line in rgb_RC3)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _attributes(**values: float | None) -> str:
+    return "".join(f' {name}="{number(v)}"' for name, v in values.items() if v is not None)
+
+
+def _style(**values: str | float | None) -> str:
+    pairs = [f"{k.replace('_', '-')}:{v}" for k, v in values.items() if v is not None]
+    return f' style="{";".join(pairs)}"'
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values low..high to pixels start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low or 1.0
+        return self.start + (value - self.low) / span * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values within the range, about `count` of them."""
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        raw = span / count
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        values = [(first + i) * step for i in range(count * 3)]
+        return [v for v in values if v <= self.high + step * 1e-6]
+
+
+def axes(svg: Svg, x: Scale, y: Scale, *, x_label: str, y_label: str, x_unit: str = "") -> None:
+    """Grid, tick labels and axis names (with units) of a plot."""
+    for value in y.ticks():
+        svg.line(x.start, y(value), x.end, y(value), stroke=RULE, width=0.5)
+        svg.text(x.start - 6, y(value) + 4, f"{value:g}", anchor="end", fill=MUTED)
+    for value in x.ticks():
+        label = si(value, x_unit) if x_unit and value else f"{value:g}"
+        svg.line(x(value), y.start, x(value), y.start + 4)
+        svg.text(x(value), y.start + 17, label, anchor="middle", fill=MUTED)
+    svg.line(x.start, y.start, x.end, y.start, width=1)
+    svg.text((x.start + x.end) / 2, y.start + 35, x_label, anchor="middle")
+    middle = (y.start + y.end) / 2
+    svg.text(x.start - 42, middle, y_label, anchor="middle", rotate=-90)

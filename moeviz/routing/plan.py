@@ -1,0 +1,206 @@
+"""The contract of routing: what a router decides, and all that experts and kernels consume.
+
+Legend of the project's tensor names: B batch, S sequence, T = B*S tokens, D model width,
+F expert width, E experts, K choices per token, N assignments, P slots of a soft router.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RouteContext:
+    """What a router may know of the tokens besides their hidden states; every field is optional.
+
+    token_ids, sequence, position: int64 [T] (hash routing, capacity, causality); mask: bool [T],
+    True for real tokens; generator: the source of a noisy router's noise.
+    """
+
+    token_ids: Tensor | None = None
+    sequence: Tensor | None = None
+    position: Tensor | None = None
+    mask: Tensor | None = None
+    training: bool = False
+    step: int = 0
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a discrete router decides: one row per assignment of a token to an expert.
+
+    token, expert: int32 [N], sorted by expert, then by slot
+    weight: float [N], the combine weight; carries the router's gradient
+    slot: int32 [N], the row's place in its expert's buffer
+    choice: int32 [N], which of its token's choices this is, 0 first; -1 where choices have no order
+    offsets: int32 [E + 1], the row range of each expert: the segments of a grouped GEMM
+    inverse: int32 [N], the rows in token order: those of token t are
+        inverse[token_offsets[t] : token_offsets[t + 1]]
+    token_offsets: int32 [T + 1]
+    dropped: int32 [M, 3], (token, expert, choice) of each assignment that found no place
+    rows_per_token: the number of rows that every token has, None where it varies: known on the
+        host, so that a combine can be a plain sum without asking a GPU
+    """
+
+    token: Tensor
+    expert: Tensor
+    weight: Tensor
+    slot: Tensor
+    choice: Tensor
+    offsets: Tensor
+    inverse: Tensor
+    token_offsets: Tensor
+    dropped: Tensor
+    rows_per_token: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_offsets.numel() - 1
+
+    @property
+    def num_experts(self) -> int:
+        return self.offsets.numel() - 1
+
+    @staticmethod
+    def from_topk(expert_TK: Tensor, weight_TK: Tensor, *, num_experts: int) -> Plan:
+        """The dropless plan of a token-choice router: every token keeps its K choices.
+
+        expert_TK: integers in [0, num_experts) [T, K]; weight_TK: float [T, K].
+        An expert's rows stand in token order. Raises ValueError on a wrong shape, dtype or index.
+        """
+        if expert_TK.ndim != 2 or expert_TK.shape != weight_TK.shape:
+            raise ValueError(
+                f"expert_TK and weight_TK must both be [T, K], got {tuple(expert_TK.shape)} "
+                f"and {tuple(weight_TK.shape)}."
+            )
+        if expert_TK.dtype.is_floating_point or not weight_TK.dtype.is_floating_point:
+            raise ValueError(
+                f"expert_TK must hold integers and weight_TK floats, got {expert_TK.dtype} "
+                f"and {weight_TK.dtype}."
+            )
+        # Reading the values would make a GPU wait for the host: there the caller is trusted.
+        if expert_TK.device.type == "cpu" and expert_TK.numel():
+            low, high = int(expert_TK.min()), int(expert_TK.max())
+            if low < 0 or high >= num_experts:
+                raise ValueError(
+                    f"expert_TK holds an index {low if low < 0 else high} outside "
+                    f"0..{num_experts - 1} (num_experts={num_experts})."
+                )
+        num_tokens, top_k = expert_TK.shape
+        choice_TK = torch.arange(top_k, device=expert_TK.device).expand(num_tokens, top_k)
+        token_TK = torch.arange(num_tokens, device=expert_TK.device)[:, None].expand_as(expert_TK)
+        plan = Plan.from_rows(
+            token_TK.reshape(-1),
+            expert_TK.reshape(-1),
+            weight_TK.reshape(-1),
+            num_tokens=num_tokens,
+            num_experts=num_experts,
+            choice_N=choice_TK.reshape(-1),
+        )
+        return replace(plan, rows_per_token=top_k)
+
+    @staticmethod
+    def from_rows(
+        token_N: Tensor,
+        expert_N: Tensor,
+        weight_N: Tensor,
+        *,
+        num_tokens: int,
+        num_experts: int,
+        choice_N: Tensor | None = None,
+        dropped_M3: Tensor | None = None,
+    ) -> Plan:
+        """The plan of any list of assignments: any number per token, in any order.
+
+        An expert's rows keep the order in which they are given.
+        """
+        device = token_N.device
+        order_N = torch.argsort(expert_N, stable=True)
+        token, expert = token_N[order_N], expert_N[order_N]
+        offsets = _offsets(expert_N, num_experts)
+        rows_N = torch.arange(order_N.numel(), device=device)
+        choice = torch.full_like(token, -1) if choice_N is None else choice_N[order_N]
+        if dropped_M3 is None:
+            dropped_M3 = torch.empty(0, 3, device=device, dtype=torch.int32)
+        return Plan(
+            token=token.int(),
+            expert=expert.int(),
+            weight=weight_N[order_N],
+            slot=(rows_N - offsets[expert.long()]).int(),
+            choice=choice.int(),
+            offsets=offsets,
+            inverse=torch.argsort(token, stable=True).int(),
+            token_offsets=_offsets(token_N, num_tokens),
+            dropped=dropped_M3.int(),
+        )
+
+    def dense_weights(self) -> Tensor:
+        """The plan as a matrix weight_TE (zero where a token does not visit an expert): the
+        plain form that tests compare every fast path with."""
+        weight_TE = self.weight.new_zeros(self.num_tokens, self.num_experts)
+        index = (self.token.long(), self.expert.long())
+        return weight_TE.index_put(index, self.weight, accumulate=True)
+
+    def load(self) -> Tensor:
+        """Assignments each expert takes, int32 [E]."""
+        return self.offsets.diff()
+
+
+def _offsets(group_N: Tensor, num_groups: int) -> Tensor:
+    """Row ranges int32 [num_groups + 1] of the groups, once the rows are sorted by group."""
+    count = torch.zeros(num_groups + 1, device=group_N.device, dtype=torch.int64)
+    count.scatter_add_(0, group_N.long() + 1, torch.ones_like(group_N, dtype=torch.int64))
+    return count.cumsum(0).int()
+
+
+@dataclass(frozen=True)
+class SoftPlan:
+    """What a soft router decides: slot p of expert e reads the mixture dispatch[:, e, p] of all
+    tokens, and token t reads the mixture combine[t] of all slots. Both float [T, E, P]."""
+
+    dispatch: Tensor
+    combine: Tensor
+
+
+@dataclass(frozen=True)
+class RouterStats:
+    """Counts of one call, detached. load: assignments each expert takes, int64 [E]; demand: those
+    asked for, before any were dropped, int64 [E]; importance: summed scores, float32 [E]."""
+
+    load: Tensor
+    demand: Tensor
+    importance: Tensor
+
+
+@dataclass(frozen=True)
+class RouterOut:
+    """All that a router says of one batch.
+
+    logits, scores: float32 [T, E]; losses: unweighted scalars by name, the balancing ones 1.0
+    where the load is even.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    plan: Plan | SoftPlan
+    losses: dict[str, Tensor]
+    stats: RouterStats
+
+
+class Router(Protocol):
+    """A router maps hidden states x_TD to a RouterOut.
+
+    causal says whether the decision for a token is independent of later tokens; post_step is
+    called once after each optimiser step (bias rules keep their state there).
+    """
+
+    causal: bool
+
+    def __call__(self, x_TD: Tensor, context: RouteContext) -> RouterOut: ...
+
+    def post_step(self, stats: RouterStats) -> None: ...

@@ -1,0 +1,142 @@
+"""What a model does with a text, copied once as numpy: Trace (every layer) and Anatomy (one)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moeviz.experts import apply_experts
+from moeviz.files import load_arrays
+from moeviz.layer import MoEFFN
+from moeviz.model import LanguageModel, ModelConfig
+from moeviz.routing import Plan, RouteContext
+from moeviz.snapshot import Anatomy, Trace
+from moeviz.tokenizer import Tokenizer
+
+MAX_TOKENS = 512
+
+
+def load_model(path: str | Path, tokenizer: Tokenizer) -> LanguageModel:
+    """The model that Trainer.export wrote, ready to read with; ValueError where the file is
+    damaged or foreign, or the model was trained with another tokenizer."""
+    arrays, header = load_arrays(path, kind="model")
+    if header["tokenizer"] != tokenizer.sha256:
+        raise ValueError(
+            f"{path} was trained with another tokenizer; train it again with this one, or restore "
+            "both files from the repository."
+        )
+    model = LanguageModel(ModelConfig.from_dict(header["model"]))
+    model.load_arrays(arrays, path)
+    return model.eval()
+
+
+@torch.no_grad()
+def trace_text(
+    model: LanguageModel, tokenizer: Tokenizer, text: str, *, meta: dict[str, Any] | None = None
+) -> Trace:
+    """The routing of a text. Raises ValueError on an empty text, a text of more than MAX_TOKENS
+    tokens, and a model without MoE layers."""
+    layers = moe_layers(model)
+    tokens_S = encode(tokenizer, text)
+    out = model.eval()(tokens_S[None])
+    routes = [out.routes[layer] for layer in layers]
+    chosen = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
+    return Trace(
+        tokens=tuple(tokenizer.pieces(tokens_S.numpy())),
+        expert=np.stack([expert for expert, _ in chosen], axis=1),
+        weight=np.stack([weight for _, weight in chosen], axis=1),
+        score=np.stack([route.scores.cpu().numpy() for route in routes], axis=1),
+        layers=layers,
+        meta=meta or {},
+    )
+
+
+@torch.no_grad()
+def dissect(
+    model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int, weighting: str
+) -> Anatomy:
+    """Every matrix on a text's way through one MoE layer, with the gate weights renormalised or
+    raw. ValueError as trace_text, and where the layer has no experts."""
+    if layer not in moe_layers(model):
+        raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
+    tokens_S = encode(tokenizer, text)
+    ffn = model.blocks[layer].ffn
+    seen: list[Tensor] = []
+    hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model.eval()(tokens_S[None])
+    finally:
+        hook.remove()
+    x_TD = seen[0]
+    router = copy.copy(ffn.router)  # shares its parameters
+    router.weighting = weighting
+    route = router(x_TD, RouteContext(token_ids=tokens_S))
+    plan = route.plan
+    expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
+    y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF)
+    return Anatomy(
+        text=text,
+        tokens=tuple(tokenizer.pieces(tokens_S.numpy())),
+        layer=layer,
+        model_layers=moe_layers(model),
+        weighting=weighting,
+        x=x_TD.numpy(),
+        logits=route.logits.numpy(),
+        score=route.scores.numpy(),
+        expert=expert_TK,
+        weight=weight_TK,
+        row_token=plan.token.numpy(),
+        row_expert=plan.expert.numpy(),
+        row_weight=plan.weight.numpy(),
+        offsets=plan.offsets.numpy(),
+        row_output=_row_outputs(x_TD, plan, ffn).numpy(),
+        y=y_TD.numpy(),
+    )
+
+
+def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
+    """What each expert says of each of its rows before weighting, float32 [N, D]: every row is
+    treated as a token of its own with one expert and weight 1."""
+    x_ND = x_TD[plan.token.long()]
+    alone = Plan.from_topk(
+        plan.expert.long()[:, None], torch.ones(len(x_ND), 1), num_experts=plan.num_experts
+    )
+    return apply_experts(x_ND, alone, ffn.w13_E2FD, ffn.w2_EDF)
+
+
+def moe_layers(model: LanguageModel) -> tuple[int, ...]:
+    layers = tuple(i for i in range(model.config.num_layers) if model.config.is_moe(i))
+    if not layers:
+        raise ValueError("This model is dense: it has no router to look into.")
+    return layers
+
+
+def encode(tokenizer: Tokenizer, text: str) -> Tensor:
+    """Token ids int64 [S] of a learner's text; ValueError where it is empty or too long."""
+    tokens_S = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
+    if not len(tokens_S):
+        raise ValueError("The text is empty; type a few words.")
+    if len(tokens_S) > MAX_TOKENS:
+        raise ValueError(
+            f"The text has {len(tokens_S)} tokens; at most {MAX_TOKENS} fit, so give a shorter one."
+        )
+    return tokens_S
+
+
+def rows_by_token(plan: Plan, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The plan as a table: expert int16 [T, K], -1 where a token has fewer than K, and weight."""
+    bounds = plan.token_offsets.tolist()
+    top_k = max((b - a for a, b in zip(bounds, bounds[1:], strict=False)), default=0)
+    expert = np.full((num_tokens, top_k), -1, dtype=np.int16)
+    weight = np.zeros((num_tokens, top_k), dtype=np.float32)
+    for token in range(num_tokens):
+        rows = plan.inverse[bounds[token] : bounds[token + 1]].long()
+        rows = rows[plan.choice[rows].argsort(stable=True)]
+        expert[token, : len(rows)] = plan.expert[rows].cpu().numpy()
+        weight[token, : len(rows)] = plan.weight[rows].detach().cpu().numpy()
+    return expert, weight

@@ -1,0 +1,400 @@
+"""Training as an iterator of steps: the same for a notebook, the command line and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moeviz.corpus import Batch, Corpus
+from moeviz.files import load_arrays, save_arrays
+from moeviz.model import LanguageModel, ModelConfig, ModelOut
+from moeviz.snapshot import History, Point, Snapshot, Trace
+from moeviz.tracing import trace_text
+
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+# How often the last good state is copied: a rewind loses at most this many steps.
+GOOD_STATE_EVERY = 25
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training diverged. The trainer stands at its last good state."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; ValueError on impossible values.
+
+    learning_rate is the peak, reached after `warmup` steps; then schedule "cosine" lets it fall to
+    a tenth at `steps`, and "constant" keeps it, so that a run may be read at any step.
+    balance_weight and z_weight multiply the routers' losses. Validation is measured every
+    `validate_every` steps (0: never).
+    """
+
+    steps: int = 600
+    batch_size: int = 16
+    seq_len: int = 64
+    learning_rate: float = 4e-3
+    warmup: int = 50
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    balance_weight: float = 0.01
+    z_weight: float = 1e-3
+    validate_every: int = 50
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("warmup", "weight_decay", "balance_weight", "z_weight", "validate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}."
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
+            )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step. loss: nats per token, without the routers' losses (balance, z: means over layers,
+    unweighted); load: assignments per MoE layer and expert, int64 [L, E]; seconds: of this step."""
+
+    step: int
+    loss: float
+    balance: float
+    z: float
+    grad_norm: float
+    learning_rate: float
+    load: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation. loss: mean over domains, nats per token; domain_loss: float64 [domains]; load:
+    assignments per MoE layer, domain and expert, int64 [L, domains, E]."""
+
+    loss: float
+    domain_loss: np.ndarray
+    load: np.ndarray
+
+
+class Trainer:
+    """A model, its optimiser and its data. `for result in trainer:` runs it to config.steps."""
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+        if model.vocab_size < corpus.tokenizer.vocab_size:
+            raise ValueError(
+                f"The model's vocab_size {model.vocab_size} is smaller than the tokenizer's "
+                f"{corpus.tokenizer.vocab_size}; give at least that."
+            )
+        self.model_config, self.config, self.corpus = model, config, corpus
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        # A model's start depends on its seed alone, not on what ran before in this process.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = LanguageModel(model).to(self.device)
+        self._forward = torch.compile(self.model) if config.compile else self.model
+        # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
+        named = list(self.model.named_parameters())
+        decayed, plain = ([n for n, p in named if (p.ndim > 1) is d] for d in (True, False))
+        self._optimized = decayed + plain
+        groups = [
+            {"params": [p for n, p in named if n in names], "weight_decay": weight_decay}
+            for names, weight_decay in ((decayed, config.weight_decay), (plain, 0.0))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        self.moe_layers = tuple(i for i in range(model.num_layers) if model.is_moe(i))
+        self.step = 0
+        self.seconds = 0.0
+        num_experts = model.moe.num_experts if model.moe else 0
+        self.history = History(len(self.moe_layers), num_experts)
+        self.flops_per_step = (
+            3 * model.flops_per_token(config.seq_len) * config.batch_size * config.seq_len
+        )
+        self._good: tuple[int, dict[str, Any]] | None = None
+
+    def __iter__(self) -> Iterator[StepResult]:
+        return self
+
+    def __next__(self) -> StepResult:
+        """One optimiser step. Raises NonFiniteLossError where training diverged: the trainer then
+        stands at its last good state."""
+        if self.step >= self.config.steps:
+            raise StopIteration
+        if self._good is None or self.step % GOOD_STATE_EVERY == 0:
+            self._good = (self.step, self._copy_state())
+        start = time.perf_counter()
+        result = self._one_step()
+        elapsed = time.perf_counter() - start
+        self.step += 1
+        self.seconds += elapsed
+        every = self.config.validate_every
+        due = every and (self.step % every == 0 or self.step == self.config.steps)
+        self.history.add(
+            Point(
+                step=self.step,
+                seconds=self.seconds,
+                flops=self.step * self.flops_per_step,
+                loss=result.loss,
+                load=result.load / np.maximum(result.load.sum(-1, keepdims=True), 1),
+                validation=self.evaluate().loss if due else float("nan"),
+            )
+        )
+        return dataclasses.replace(result, seconds=elapsed)
+
+    def _one_step(self) -> StepResult:
+        config = self.config
+        learning_rate = learning_rate_at(self.step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batch = self.corpus.batch(
+            seed=config.seed, step=self.step, batch_size=config.batch_size, seq_len=config.seq_len
+        )
+        self.model.train()
+        out, loss = self._loss(self._forward, batch)
+        balance, z = _router_losses(out)
+        total = loss + config.balance_weight * balance + config.z_weight * z
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(total).backward()
+        self._scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        # float16 skips a step whose gradients overflow and lowers its scale; elsewhere an
+        # overflow means that training has diverged.
+        finite = math.isfinite(total.item()) and (
+            math.isfinite(norm.item()) or self.precision == torch.float16
+        )
+        if not finite:
+            self._rewind(learning_rate)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        routes = [route for route in out.routes if route is not None]
+        for layer, route in zip(self.moe_layers, routes, strict=True):
+            self.model.blocks[layer].ffn.router.post_step(route.stats)
+        load = [route.stats.load.cpu().numpy() for route in routes]
+        return StepResult(
+            step=self.step + 1,
+            loss=loss.item(),
+            balance=balance.item(),
+            z=z.item(),
+            grad_norm=norm.item(),
+            learning_rate=learning_rate,
+            load=np.stack(load) if load else np.zeros((0, 0), dtype=np.int64),
+            seconds=0.0,
+        )
+
+    def _loss(self, forward: Any, batch: Batch) -> tuple[ModelOut, Tensor]:
+        tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
+        with self._autocast():
+            out = forward(tokens_BS[:, :-1], step=self.step)
+        logits_TV = out.logits.float().flatten(0, 1)
+        return out, F.cross_entropy(logits_TV, tokens_BS[:, 1:].flatten())
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    @torch.no_grad()
+    def evaluate(self, windows_per_domain: int = 8) -> Evaluation:
+        """Loss and load on fixed validation windows, equal per domain."""
+        batch = self.corpus.validation(
+            seq_len=self.config.seq_len, windows_per_domain=windows_per_domain
+        )
+        self.model.eval()
+        losses, loads = [], []
+        for domain in range(len(self.corpus.domains)):
+            rows = batch.domain == domain
+            out, loss = self._loss(self.model, Batch(batch.tokens[rows], batch.domain[rows]))
+            losses.append(loss.item())
+            loads.append([r.stats.load.cpu().numpy() for r in out.routes if r is not None])
+        load = np.array(loads, dtype=np.int64)
+        if not self.moe_layers:
+            load = load.reshape(len(losses), 0, 0)
+        return Evaluation(float(np.mean(losses)), np.array(losses), load.swapaxes(0, 1))
+
+    def snapshot(self, label: str) -> Snapshot:
+        """The run so far, as numpy."""
+        tokens = self.step * self.config.batch_size * self.config.seq_len
+        return Snapshot(
+            label=label,
+            step=self.step,
+            total_steps=self.config.steps,
+            seconds=self.seconds,
+            tokens_per_second=tokens / self.seconds if self.seconds else 0.0,
+            parameters=self.model.num_parameters(),
+            active_parameters=self.model.num_active_parameters(),
+            curve=self.history.curve(),
+            meta={
+                "model": self.model_config.to_dict(),
+                "train": dataclasses.asdict(self.config),
+                "corpus": self.corpus.manifest.fingerprint,
+            },
+        )
+
+    def trace(self, text: str) -> Trace:
+        """The routing of a text by the model as it is now; ValueError where it is empty."""
+        return trace_text(self.model, self.corpus.tokenizer, text)
+
+    def _copy_state(self) -> dict[str, Any]:
+        parameters = {name: p.detach().clone() for name, p in self.model.state_dict().items()}
+        moments = {
+            index: {key: value.clone() for key, value in moment.items()}
+            for index, moment in self.optimizer.state_dict()["state"].items()
+        }
+        return {"parameters": parameters, "moments": moments, "history": self.history.state()}
+
+    def _rewind(self, learning_rate: float) -> None:
+        assert self._good is not None
+        failed = self.step + 1
+        self.step, state = self._good
+        self.model.load_state_dict(state["parameters"])
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": state["moments"]})
+        self.history.restore(*state["history"])
+        raise NonFiniteLossError(
+            f"The loss stopped being a finite number at step {failed} (learning rate "
+            f"{learning_rate:.2g}); the model is back at step {self.step}, its last good state. "
+            "Lower the learning rate or the clip and start again."
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that going on needs, atomically; OSError (one sentence) where that
+        fails. A run resumed from it on a CPU is the same bit for bit."""
+        arrays = {
+            f"model.{name}": value.detach().cpu().numpy()
+            for name, value in self.model.state_dict().items()
+        }
+        for index, moment in self.optimizer.state_dict()["state"].items():
+            for key, value in moment.items():
+                arrays[f"optimizer.{key}.{self._optimized[index]}"] = value.cpu().numpy()
+        curve, counts = self.history.state()
+        arrays |= {f"history.{name}": column for name, column in curve.items()}
+        header = {
+            "model": self.model_config.to_dict(),
+            "train": dataclasses.asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": counts,
+            "scaler": self._scaler.state_dict(),
+            "corpus": self.corpus.manifest.fingerprint,
+            "tokenizer": self.corpus.tokenizer.sha256,
+        }
+        save_arrays(path, arrays, header, kind="checkpoint")
+
+    def export(self, path: str | Path, meta: dict[str, Any]) -> None:
+        """Write the model alone, in float16, for reading with `tracing.load_model`."""
+        arrays = {
+            f"model.{name}": value.detach().cpu().numpy().astype(np.float16)
+            for name, value in self.model.state_dict().items()
+        }
+        header = {
+            "model": self.model_config.to_dict(),
+            "train": dataclasses.asdict(self.config),
+            "step": self.step,
+            "tokenizer": self.corpus.tokenizer.sha256,
+            "meta": meta,
+        }
+        save_arrays(path, arrays, header, kind="model")
+
+    @staticmethod
+    def resume(path: str | Path, corpus: Corpus, **changes: Any) -> Trainer:
+        """The trainer that `save` wrote, ready for its next step; `changes` replace fields of its
+        TrainConfig (more steps, another device).
+
+        Raises ValueError on a damaged or foreign file, and where the corpus is another one.
+        """
+        arrays, header = load_arrays(path, kind="checkpoint")
+        if header["corpus"] != corpus.manifest.fingerprint:
+            raise ValueError(
+                f"{path} was trained on corpus {header['corpus']}, this one is "
+                f"{corpus.manifest.fingerprint}; resume on the corpus it began with."
+            )
+        train = TrainConfig(**{**header["train"], **changes})
+        trainer = Trainer(ModelConfig.from_dict(header["model"]), train, corpus)
+        trainer.model.load_arrays(arrays, path)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            if key.startswith("optimizer."):
+                _, moment, name = key.split(".", 2)
+                index = trainer._optimized.index(name)
+                moments.setdefault(index, {})[moment] = torch.from_numpy(value.copy())
+        optimizer = trainer.optimizer.state_dict()
+        trainer.optimizer.load_state_dict({**optimizer, "state": moments})
+        trainer._scaler.load_state_dict(header["scaler"])
+        curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
+        trainer.history.restore(curve, header["history"])
+        trainer.step, trainer.seconds = header["step"], header["seconds"]
+        return trainer
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then the peak, or a cosine from it to a tenth of it at config.steps."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.learning_rate * (0.1 + 0.9 * cosine)
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU. ValueError on a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"Device {device!r} is not available here; use 'cpu' or 'auto'.") from None
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 on a GPU that has it, float16 on an older one, float32 on a CPU."""
+    if precision != "auto":
+        if precision == "float16" and device.type == "cpu":
+            raise ValueError("float16 training needs a GPU; use precision='float32' on a CPU.")
+        return getattr(torch, precision)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _router_losses(out: ModelOut) -> tuple[Tensor, Tensor]:
+    """Means over the MoE layers of the balance and z losses; zeros for a dense model."""
+    means = []
+    for name in ("balance", "z"):
+        found = [r.losses[name] for r in out.routes if r is not None and name in r.losses]
+        means.append(torch.stack(found).mean() if found else out.logits.new_zeros(()).float())
+    return means[0], means[1]
