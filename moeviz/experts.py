@@ -58,12 +58,16 @@ def reference_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor
 
 
 def grouped_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
-    """1. gather x_ND, sorted by expert  2. grouped GEMM, SwiGLU, grouped GEMM  3. gather-sum."""
+    """1. gather x_ND, sorted by expert  2. grouped GEMM, SwiGLU, grouped GEMM  3. gather-sum.
+
+    The weight multiplies the hidden rows: W2 is linear, F is mostly narrower than D, and the
+    weight's gradient then needs no copy of W2's output.
+    """
     ends_E = plan.offsets[1:]
     x_ND = _Dispatch.apply(x_TD, plan)
     hidden_NF = swiglu(F.grouped_mm(x_ND, w13_E2FD.transpose(1, 2), offs=ends_E))
-    y_ND = F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E)
-    return _Combine.apply(y_ND * plan.weight[:, None].to(y_ND.dtype), plan)
+    hidden_NF = hidden_NF * plan.weight[:, None].to(hidden_NF.dtype)
+    return _Combine.apply(F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E), plan)
 
 
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
@@ -72,13 +76,11 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
 
 
 def gather_sum(y_ND: Tensor, plan: Plan) -> Tensor:
-    """Each token's rows added up, y_TD: a gather in token order, then a sum over the rows. Unlike
-    a scatter-add it needs no atomics, so the result does not depend on the order of threads."""
-    in_token_order_ND = y_ND.index_select(0, plan.inverse)
-    if plan.rows_per_token:
-        return in_token_order_ND.view(plan.num_tokens, plan.rows_per_token, -1).sum(1)
-    return torch.segment_reduce(
-        in_token_order_ND, "sum", offsets=plan.token_offsets.long(), axis=0, initial=0
+    """Each token's rows added up, y_TD: embedding_bag gathers and sums at once, without a copy of
+    the rows in token order. Unlike a scatter-add it needs no atomics, so the result does not
+    depend on the order of threads."""
+    return F.embedding_bag(
+        plan.inverse, y_ND, plan.token_offsets, mode="sum", include_last_offset=True
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def save_arrays(
     """
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # np.ascontiguousarray would make a vector of a scalar.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     data = save(contiguous, metadata={HEADER_KEY: json.dumps({"kind": kind, **header})})
     write_atomically(path, data)
 
@@ -57,6 +59,18 @@ def load_arrays(path: str | Path, *, kind: str) -> tuple[dict[str, np.ndarray], 
 
     Raises FileNotFoundError, or ValueError on a damaged file and on one of another kind or origin.
     """
+    with _opened(path, kind) as (file, header):
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+
+
+def load_header(path: str | Path, *, kind: str) -> dict[str, Any]:
+    """The header alone; errors as load_arrays."""
+    with _opened(path, kind) as (_, header):
+        return header
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -64,13 +78,15 @@ def load_arrays(path: str | Path, *, kind: str) -> tuple[dict[str, np.ndarray], 
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, _header(path, file.metadata() or {}, kind)
     except (SafetensorError, OSError, TypeError) as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); it is damaged or of another "
             "format, and moeviz loads no pickles."
         ) from None
+
+
+def _header(path: Path, metadata: dict[str, str], kind: str) -> dict[str, Any]:
     try:
         header = json.loads(metadata[HEADER_KEY])
         found = header["kind"]
@@ -78,4 +94,17 @@ def load_arrays(path: str | Path, *, kind: str) -> tuple[dict[str, np.ndarray], 
         raise ValueError(f"{path} was not written by moeviz: it has no moeviz header.") from None
     if found != kind:
         raise ValueError(f"{path} holds a {found}, but a {kind} is needed here.")
-    return arrays, header
+    return header
+
+
+@contextlib.contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Around the use of a file's header and arrays: what is missing or unknown there is a
+    ValueError in one sentence, as when another version of moeviz wrote the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not fit this version of moeviz ({type(error).__name__}: {error}); write "
+            "it again with this version."
+        ) from None

@@ -84,6 +84,9 @@ class MoEFFN(nn.Module):
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
         route: RouterOut = self.router(x_TD, context)
-        # Autocast does not reach grouped_mm: the weights follow x's dtype here.
-        w13_E2FD, w2_EDF = self.w13_E2FD.to(x_TD.dtype), self.w2_EDF.to(x_TD.dtype)
+        # Autocast does not reach grouped_mm: its dtype is taken here.
+        device = x_TD.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x_TD.dtype
+        x_TD, w13_E2FD, w2_EDF = (v.to(dtype) for v in (x_TD, self.w13_E2FD, self.w2_EDF))
         return apply_experts(x_TD, route.plan, w13_E2FD, w2_EDF, backend=self.backend), route

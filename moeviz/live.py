@@ -7,6 +7,7 @@ or lands in another cell. It hands immutable Frames to a callback, at most ten a
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from moeviz.snapshot import Snapshot
 from moeviz.trainer import NonFiniteLossError, Trainer
@@ -68,6 +71,7 @@ class LiveRun:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._going = False
         self._closed = False
+        self._unsaved = ""  # why the last autosave failed: said until one succeeds
         self._published_at = self._saved_at = 0.0
         self._thread = threading.Thread(target=self._loop, name="moeviz-live", daemon=True)
         self._thread.start()
@@ -96,13 +100,16 @@ class LiveRun:
 
     def close(self) -> None:
         """Stop for good and wait for the thread (at most five seconds)."""
-        self._closed = True
-        self._commands.put(lambda: self._stop("Closed."))
+        self._commands.put(self._finish)
         self._thread.join(5)
 
     # What the thread does.
 
     def _loop(self) -> None:
+        # One core stays free for the kernel's answers and the browser, and these models are too
+        # small for more than four threads to help.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, min(4, (cores or 1) - 1)))
         while not self._closed:
             try:
                 if self._going and self._commands.empty():
@@ -134,11 +141,19 @@ class LiveRun:
             self._report("paused", message)
             self._save()
 
+    def _finish(self) -> None:
+        self._closed = True
+        self._stop("Closed.")
+
     def _single_step(self) -> None:
         self._going = False
         learners = self._ready()
-        done = [next(trainer, None) is None for trainer in learners.values()]
-        self._report("finished" if all(done) else "paused", "One step done.")
+        for trainer in learners.values():
+            next(trainer, None)
+        if all(trainer.step >= trainer.config.steps for trainer in learners.values()):
+            self._report("finished", "Finished.")
+        else:
+            self._report("paused", "One step done.")
 
     def _replace(self, build: Callable[[], Learners]) -> None:
         self._build, self._learners = build, None
@@ -172,7 +187,7 @@ class LiveRun:
             self._save()
 
     def _report(self, status: Status, message: str) -> None:
-        self._show(Frame(status, message, self._snapshots(self._ready())))
+        self._show(Frame(status, message + self._unsaved, self._snapshots(self._ready())))
 
     def _show(self, frame: Frame) -> None:
         self._published_at = time.monotonic()
@@ -191,4 +206,7 @@ class LiveRun:
             for label, trainer in self._learners.items():
                 trainer.save(self.autosave / f"{label}.safetensors")
         except OSError as error:
-            self._show(replace(self.frame, message=f"{error}."))
+            self._unsaved = f" {error.strerror or error}."
+            self._show(replace(self.frame, message=self._unsaved.strip()))
+        else:
+            self._unsaved = ""

@@ -1,12 +1,19 @@
-"""What every notebook's first cell calls."""
+"""Plumbing of the notebooks: the first cell's check, and showing a picture."""
 
 from __future__ import annotations
 
+import base64
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from moeviz import __version__
+from moeviz.pictures import Picture
+
+# Set by the builder of the notebooks.
+STATIC = "MOEVIZ_STATIC"
 
 
 def setup() -> None:
@@ -32,6 +39,24 @@ def setup() -> None:
     if torch:
         parts.append(f"{_device(torch)}, grouped expert backend")
     print(" · ".join(parts))
+
+
+def show(picture: Picture) -> None:
+    """Display a picture that needs no controls, and print what it says in words."""
+    from IPython.display import display
+
+    display(static_bundle(picture, {"text/html": picture.svg}), raw=True)
+    print(picture.summary)
+
+
+def static_bundle(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any]:
+    """A mime bundle with, while notebooks are built, a PNG beside it: what a reader without a
+    kernel sees."""
+    if picture is not None and os.environ.get(STATIC):
+        from moeviz.pictures.static import png
+
+        bundle["image/png"] = base64.b64encode(png(picture.svg)).decode()
+    return bundle
 
 
 def _version(distribution: str) -> str | None:

@@ -150,6 +150,7 @@ class History:
     two by two, so a run of any length keeps between capacity / 2 and capacity points."""
 
     def __init__(self, num_layers: int, num_experts: int, *, capacity: int = 400) -> None:
+        assert capacity > 1 and capacity % 2 == 0, "points are merged two by two"
         self.capacity = capacity
         self.stride = 1
         self._points: list[Point] = []
@@ -186,7 +187,10 @@ class History:
         self._points, self._pending = points[: counts["finished"]], points[counts["finished"] :]
 
     def _pack(self, points: list[Point]) -> Curve:
-        columns = {name: np.array([getattr(p, name) for p in points]) for name in Point._fields}
+        columns = {
+            name: np.array([getattr(p, name) for p in points], dtype=np.float64)
+            for name in Point._fields
+        }
         columns["load"] = columns["load"].reshape(len(points), *self._shape)
         return Curve(**columns)
 

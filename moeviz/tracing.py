@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moeviz.experts import apply_experts
-from moeviz.files import load_arrays
+from moeviz.files import fitting, load_arrays
 from moeviz.layer import MoEFFN
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.routing import Plan, RouteContext
@@ -25,12 +25,15 @@ def load_model(path: str | Path, tokenizer: Tokenizer) -> LanguageModel:
     """The model that Trainer.export wrote, ready to read with; ValueError where the file is
     damaged or foreign, or the model was trained with another tokenizer."""
     arrays, header = load_arrays(path, kind="model")
-    if header["tokenizer"] != tokenizer.sha256:
+    with fitting(path):
+        trained_with = header["tokenizer"]
+        config = ModelConfig.from_dict(header["model"])
+    if trained_with != tokenizer.sha256:
         raise ValueError(
             f"{path} was trained with another tokenizer; train it again with this one, or restore "
             "both files from the repository."
         )
-    model = LanguageModel(ModelConfig.from_dict(header["model"]))
+    model = LanguageModel(config)
     model.load_arrays(arrays, path)
     return model.eval()
 
@@ -43,7 +46,7 @@ def trace_text(
     tokens, and a model without MoE layers."""
     layers = moe_layers(model)
     tokens_S = encode(tokenizer, text)
-    out = model.eval()(tokens_S[None])
+    out = model.eval()(tokens_S[None].to(model.head.weight.device))
     routes = [out.routes[layer] for layer in layers]
     chosen = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
     return Trace(

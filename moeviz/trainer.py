@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.corpus import Batch, Corpus
-from moeviz.files import load_arrays, save_arrays
+from moeviz.files import fitting, load_arrays, save_arrays
 from moeviz.model import LanguageModel, ModelConfig, ModelOut
 from moeviz.snapshot import History, Point, Snapshot, Trace
 from moeviz.tracing import trace_text
@@ -62,8 +62,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "seq_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("warmup", "weight_decay", "balance_weight", "z_weight", "validate_every"):
-            if getattr(self, name) < 0:
+        not_negative = ("warmup", "weight_decay", "balance_weight", "z_weight", "validate_every")
+        for name in (*not_negative, "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
@@ -120,7 +121,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = LanguageModel(model).to(self.device)
-        self._forward = torch.compile(self.model) if config.compile else self.model
+        self.moe_layers = tuple(i for i in range(model.num_layers) if model.is_moe(i))
+        self._forward = self._compiled() if config.compile else self.model
         # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
         named = list(self.model.named_parameters())
         decayed, plain = ([n for n, p in named if (p.ndim > 1) is d] for d in (True, False))
@@ -133,7 +135,6 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
-        self.moe_layers = tuple(i for i in range(model.num_layers) if model.is_moe(i))
         self.step = 0
         self.seconds = 0.0
         num_experts = model.moe.num_experts if model.moe else 0
@@ -151,8 +152,6 @@ class Trainer:
         stands at its last good state."""
         if self.step >= self.config.steps:
             raise StopIteration
-        if self._good is None or self.step % GOOD_STATE_EVERY == 0:
-            self._good = (self.step, self._copy_state())
         start = time.perf_counter()
         result = self._one_step()
         elapsed = time.perf_counter() - start
@@ -195,6 +194,9 @@ class Trainer:
         )
         if not finite:
             self._rewind(learning_rate)
+        # Copied here, where its loss is known to be finite: a state is not good by its number.
+        if self._good is None or self.step % GOOD_STATE_EVERY == 0:
+            self._good = (self.step, self._copy_state())
         self._scaler.step(self.optimizer)
         self._scaler.update()
         routes = [route for route in out.routes if route is not None]
@@ -211,6 +213,14 @@ class Trainer:
             load=np.stack(load) if load else np.zeros((0, 0), dtype=np.int64),
             seconds=0.0,
         )
+
+    def _compiled(self) -> Any:
+        """The model under torch.compile, but for its MoE layers: sizes that depend on the data
+        break its graphs, and its rule for grouped_mm refuses all but bfloat16 (torch 2.13)."""
+        for layer in self.moe_layers:
+            ffn = self.model.blocks[layer].ffn
+            ffn.forward = torch.compiler.disable(ffn.forward)
+        return torch.compile(self.model)
 
     def _loss(self, forward: Any, batch: Batch) -> tuple[ModelOut, Tensor]:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
@@ -274,13 +284,15 @@ class Trainer:
         return {"parameters": parameters, "moments": moments, "history": self.history.state()}
 
     def _rewind(self, learning_rate: float) -> None:
-        assert self._good is not None
         failed = self.step + 1
-        self.step, state = self._good
-        self.model.load_state_dict(state["parameters"])
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": state["moments"]})
-        self.history.restore(*state["history"])
+        if self._good is not None:  # None: the first step failed, before it changed anything
+            self.step, state = self._good
+            self.model.load_state_dict(state["parameters"])
+            optimizer = self.optimizer.state_dict()
+            self.optimizer.load_state_dict({**optimizer, "state": state["moments"]})
+            self.history.restore(*state["history"])
+            # The optimiser now works in the copy itself; the next step makes a new one.
+            self._good = None
         raise NonFiniteLossError(
             f"The loss stopped being a finite number at step {failed} (learning rate "
             f"{learning_rate:.2g}); the model is back at step {self.step}, its last good state. "
@@ -334,27 +346,35 @@ class Trainer:
         Raises ValueError on a damaged or foreign file, and where the corpus is another one.
         """
         arrays, header = load_arrays(path, kind="checkpoint")
-        if header["corpus"] != corpus.manifest.fingerprint:
+        with fitting(path):
+            fingerprint = header["corpus"]
+            train = TrainConfig(**header["train"])
+            model = ModelConfig.from_dict(header["model"])
+        if fingerprint != corpus.manifest.fingerprint:
             raise ValueError(
-                f"{path} was trained on corpus {header['corpus']}, this one is "
+                f"{path} was trained on corpus {fingerprint}, this one is "
                 f"{corpus.manifest.fingerprint}; resume on the corpus it began with."
             )
-        train = TrainConfig(**{**header["train"], **changes})
-        trainer = Trainer(ModelConfig.from_dict(header["model"]), train, corpus)
+        trainer = Trainer(model, dataclasses.replace(train, **changes), corpus)
         trainer.model.load_arrays(arrays, path)
+        with fitting(path):
+            trainer._take(arrays, header)
+        return trainer
+
+    def _take(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Take the optimiser's moments, the history and the counters that `save` wrote."""
+        index_of = {name: index for index, name in enumerate(self._optimized)}
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in arrays.items():
             if key.startswith("optimizer."):
                 _, moment, name = key.split(".", 2)
-                index = trainer._optimized.index(name)
-                moments.setdefault(index, {})[moment] = torch.from_numpy(value.copy())
-        optimizer = trainer.optimizer.state_dict()
-        trainer.optimizer.load_state_dict({**optimizer, "state": moments})
-        trainer._scaler.load_state_dict(header["scaler"])
+                moments.setdefault(index_of[name], {})[moment] = torch.from_numpy(value.copy())
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
+        self._scaler.load_state_dict(header["scaler"])
         curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
-        trainer.history.restore(curve, header["history"])
-        trainer.step, trainer.seconds = header["step"], header["seconds"]
-        return trainer
+        self.history.restore(curve, header["history"])
+        self.step, self.seconds = header["step"], header["seconds"]
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -369,7 +389,7 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU. ValueError on a device that is not there."""
+    """The device by name, CUDA or else the CPU for "auto"; ValueError where it is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,7 @@ from typing import Any
 Progress = Callable[[int, int], None]
 
 
-def tokenizer(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+def _tokenizer(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """The tokenizer that ships, from the natural domains of the embedded corpus."""
     from moeviz.tokenizer import build_default
 
@@ -18,14 +18,14 @@ def tokenizer(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) ->
     return {"vocab_size": built.vocab_size, "sha256": built.sha256}
 
 
-def start_here(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+def _start_here(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """The small MoE model that ships, and the recordings that notebooks open on (3 minutes)."""
     from moeviz.experiments.start_here import record
 
     return record(out, meta, on_step)
 
 
-def race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Dense against MoE at equal active parameters, seed by seed (1 minute a seed)."""
     from moeviz.experiments.race import run, summary
     from moeviz.files import write_atomically
@@ -42,4 +42,4 @@ def race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict
     return figures
 
 
-EXPERIMENTS = {run.__name__: run for run in (tokenizer, start_here, race)}
+EXPERIMENTS = {"tokenizer": _tokenizer, "start_here": _start_here, "race": _race}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, button, hooked
+from moeviz.panels.base import Panel, button
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -28,28 +28,18 @@ class InsideLayer(Panel):
     def __init__(self) -> None:
         self.recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
         self._anatomy = self.recorded
-        text = hooked(
-            widgets.Text(
-                self.recorded.text, description="Your text", layout=widgets.Layout(width="660px")
-            ),
-            "moeviz-text",
-        )
-        stage = hooked(
-            widgets.SelectionSlider(options=STAGES, value=STAGES[0], description="Stage"),
-            "moeviz-stage",
-        )
-        layer = hooked(
-            widgets.ToggleButtons(
-                options=self.recorded.model_layers, value=self.recorded.layer, description="Layer"
-            ),
-            "moeviz-layer",
-        )
-        weighting = hooked(
-            widgets.ToggleButtons(
-                options=WEIGHTINGS, value=self.recorded.weighting, description="Weights"
-            ),
-            "moeviz-weighting",
-        )
+        text = widgets.Text(
+            self.recorded.text, description="Your text", layout=widgets.Layout(width="660px")
+        ).add_class("moeviz-text")
+        stage = widgets.SelectionSlider(
+            options=STAGES, value=STAGES[0], description="Stage"
+        ).add_class("moeviz-stage")
+        layer = widgets.ToggleButtons(
+            options=self.recorded.model_layers, value=self.recorded.layer, description="Layer"
+        ).add_class("moeviz-layer")
+        weighting = widgets.ToggleButtons(
+            options=WEIGHTINGS, value=self.recorded.weighting, description="Weights"
+        ).add_class("moeviz-weighting")
         for toggle, width in ((layer, "60px"), (weighting, "200px")):
             toggle.style.button_width = width
         previous = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))

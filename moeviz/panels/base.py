@@ -5,9 +5,7 @@ Only what ipywidgets 7.7 and 8.1 share is used here.
 
 from __future__ import annotations
 
-import base64
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +15,11 @@ from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets as widgets
 
+from moeviz.nb import static_bundle
 from moeviz.pictures import Picture
 from moeviz.pictures.svg import INK, MUTED, RULE
 
 log = logging.getLogger("moeviz")
-
-# A picture that stands in a notebook without a kernel is made when this is set: by the builder.
-STATIC = "MOEVIZ_STATIC"
 
 
 class Panel(widgets.VBox):
@@ -42,21 +38,17 @@ class Panel(widgets.VBox):
         self._lock = threading.RLock()
         self._drawn: Picture | None = None
         self._quiet = False
-        self.picture = hooked(widgets.HTML(), "moeviz-picture")
-        self.status = hooked(widgets.HTML(), "moeviz-status")
-        self.table = hooked(widgets.HTML(), "moeviz-table")
-        self.show_table = hooked(
-            widgets.Checkbox(False, description="Show as a table", indent=False),
-            "moeviz-show-table",
-        )
-        self.state_box = hooked(
-            widgets.Text(
-                description="State",
-                continuous_update=False,
-                layout=widgets.Layout(width="420px"),
-            ),
-            "moeviz-state",
-        )
+        self.picture = widgets.HTML().add_class("moeviz-picture")
+        self.status = widgets.HTML().add_class("moeviz-status")
+        self.table = widgets.HTML().add_class("moeviz-table")
+        self.show_table = widgets.Checkbox(
+            False, description="Show as a table", indent=False
+        ).add_class("moeviz-show-table")
+        self.state_box = widgets.Text(
+            description="State",
+            continuous_update=False,
+            layout=widgets.Layout(width="420px"),
+        ).add_class("moeviz-state")
         bars = [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         bars.append(
             widgets.HBox(
@@ -164,31 +156,40 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         summary = self._drawn.summary if self._drawn else self.kind
-        bundle: dict[str, Any] = {
-            "text/plain": f"{summary} (Run the notebook to interact.)",
-            "application/vnd.jupyter.widget-view+json": {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self.model_id,
-            },
+        return static_bundle(
+            self._drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
+        )
+
+
+def view_bundle(widget: widgets.DOMWidget, plain: str) -> dict[str, Any]:
+    """What displays a widget, with a text for places that show none."""
+    answer_at_once(widget)
+    bundle: dict[str, Any] = {"text/plain": plain}
+    if widget.comm is not None:  # a closed widget has no view
+        bundle["application/vnd.jupyter.widget-view+json"] = {
+            "version_major": 2,
+            "version_minor": 0,
+            "model_id": widget.model_id,
         }
-        if self._drawn is not None and os.environ.get(STATIC):
-            from moeviz.pictures.static import png
-
-            bundle["image/png"] = base64.b64encode(png(self._drawn.svg)).decode()
-        return bundle
+    return bundle
 
 
-def hooked(widget: Any, name: str) -> Any:
-    """The widget with a CSS class that tests and styles find it by (7.7's add_class returns it
-    too, but only since 7.7)."""
-    widget.add_class(name)
-    return widget
+def answer_at_once(widget: widgets.Widget) -> None:
+    """Let a widget and its children hear a control while a cell runs.
+
+    JupyterLab sends a control's messages to a thread of their own (a subshell), but ipykernel 7
+    passes a new widget's first one to the thread that made it, where it waits for the running
+    cell: the learner's first move seems lost. This has the front end's choice honoured.
+    """
+    if widget.comm is not None and hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = None
+    for child in getattr(widget, "children", ()):
+        answer_at_once(child)
 
 
 def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widgets.Button:
     """A button that says what it does."""
-    made = hooked(widgets.Button(description=label, tooltip=tip), name)
+    made = widgets.Button(description=label, tooltip=tip).add_class(name)
     made.layout.width = "auto"
     made.on_click(lambda _: action())
     return made

@@ -7,7 +7,7 @@ from html import escape
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import button, hooked
+from moeviz.panels.base import button, view_bundle
 from moeviz.pictures.svg import INK
 
 # What the learner said, by question: other panels read it when the answer is in.
@@ -21,10 +21,9 @@ class Predict(widgets.VBox):
     def __init__(self, key: str, question: str, options: Sequence[str], *, reveal: str) -> None:
         self.key, self.reveal = key, reveal
         ANSWERS.pop(key, None)
-        self.choice = hooked(
-            widgets.RadioButtons(options=[*options], layout=widgets.Layout(width="auto")),
-            "moeviz-choice",
-        )
+        self.choice = widgets.RadioButtons(
+            options=[*options], layout=widgets.Layout(width="auto")
+        ).add_class("moeviz-choice")
         self.lock = button("Lock in", "moeviz-lock", "Store your prediction", self._lock_in)
         self.answer = widgets.HTML()
         self._question = question
@@ -46,11 +45,5 @@ class Predict(widgets.VBox):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
         options = " / ".join(self.choice.options)
-        return {
-            "text/plain": f"Predict: {self._question} ({options}; run the notebook to answer.)",
-            "application/vnd.jupyter.widget-view+json": {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self.model_id,
-            },
-        }
+        still = f"Predict: {self._question} ({options}; run the notebook to answer.)"
+        return view_bundle(self, still) | {"text/html": f"<p>{escape(still)}</p>"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 
+from moeviz.files import load_header
 from moeviz.metrics import gap
-from moeviz.panels.base import Panel, button, hooked
+from moeviz.panels.base import Panel, button
 from moeviz.panels.predict import ANSWERS
 from moeviz.paths import autosave_folder, data_path
 from moeviz.pictures import Picture
@@ -45,27 +46,20 @@ class Race(Panel):
         self._frame: Frame | None = None
         experts = _dropdown("Experts E", EXPERTS, 16, "moeviz-experts")
         top_k = _dropdown("Choices K", CHOICES, 2, "moeviz-top-k")
-        seed = hooked(
-            widgets.BoundedIntText(
-                0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
-            ),
-            "moeviz-seed",
-        )
-        axis = hooked(
-            widgets.ToggleButtons(options=AXIS_OPTIONS, description="x-axis"), "moeviz-axis"
+        seed = widgets.BoundedIntText(
+            0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
+        ).add_class("moeviz-seed")
+        axis = widgets.ToggleButtons(options=AXIS_OPTIONS, description="x-axis").add_class(
+            "moeviz-axis"
         )
         axis.style.button_width = "80px"
-        self.timeline = hooked(
-            widgets.IntSlider(
-                100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
-            ),
-            "moeviz-timeline",
-        )
-        self.series = hooked(
-            widgets.Checkbox(False, description="then race the next seed", indent=False),
-            "moeviz-series",
-        )
-        self.score = hooked(widgets.HTML(), "moeviz-score")
+        self.timeline = widgets.IntSlider(
+            100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
+        ).add_class("moeviz-timeline")
+        self.series = widgets.Checkbox(
+            False, description="then race the next seed", indent=False
+        ).add_class("moeviz-series")
+        self.score = widgets.HTML().add_class("moeviz-score")
         buttons = [
             button("▶ Play", "moeviz-play", "Train both models", lambda: self._command("play")),
             button(
@@ -87,9 +81,7 @@ class Race(Panel):
         run = Race._run
         if run is not None:
             self._take_over(run)
-        elif any(AUTOSAVE.glob("*.safetensors")):
-            self.say("An interrupted race was kept: Play goes on from it, Reset begins anew.")
-        else:
+        elif not self._find_interrupted():
             self.say("Recorded race. Press Play to train both models here, on this machine.")
         self.refresh()
 
@@ -163,15 +155,29 @@ class Race(Panel):
         self._frame = run.frame
         if run.frame.learners:
             meta = run.frame.learners[-1].meta
-            moe, train = meta["model"]["moe"], meta["train"]
-            self._quiet = True
-            for key, value in zip(
-                self._keys, (moe["num_experts"], moe["top_k"], train["seed"]), strict=True
-            ):
-                self.controls[key].value = value
-            self._quiet = False
-            self._raced = self._configuration()
+            self._set_configuration(meta["model"], meta["train"])
         self.say(f"This race was going on already. {run.frame.message}")
+
+    def _find_interrupted(self) -> bool:
+        """Whether an autosave is there; then this panel is set to its race."""
+        try:
+            header = load_header(AUTOSAVE / "MoE.safetensors", kind="checkpoint")
+        except (OSError, ValueError):
+            return False
+        self._set_configuration(header["model"], header["train"])
+        self.say(
+            f"A race interrupted at step {header['step']} was kept: Play goes on from it, Reset "
+            "begins anew."
+        )
+        return True
+
+    def _set_configuration(self, model: dict[str, Any], train: dict[str, Any]) -> None:
+        values = (model["moe"]["num_experts"], model["moe"]["top_k"], train["seed"])
+        self._quiet = True
+        for key, value in zip(self._keys, values, strict=True):
+            self.controls[key].value = value
+        self._quiet = False
+        self._raced = self._configuration()
 
     def _configuration(self) -> tuple[int, int, int]:
         experts, top_k, seed = (int(self.controls[key].value) for key in self._keys)
@@ -220,15 +226,15 @@ class Race(Panel):
             if f"race.{axis}" in ANSWERS:
                 per = "step" if axis == "step" else "second"
                 lines.append(f"You predicted, per {per}: {ANSWERS['race.' + axis]}.")
-        body = "<br>".join(lines)
-        return f'<div role="status" aria-live="polite" style="line-height:1.6">Races here: {body}</div>'
+        body = "Races here: " + "<br>".join(lines)
+        return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
 
 
 def _dropdown(label: str, options: tuple[int, ...], value: int, name: str) -> widgets.Dropdown:
     made = widgets.Dropdown(
         options=options, value=value, description=label, layout=widgets.Layout(width="170px")
     )
-    return hooked(made, name)
+    return made.add_class(name)
 
 
 def _forget_autosave() -> None:

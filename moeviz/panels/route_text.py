@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, hooked
+from moeviz.panels.base import Panel
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -23,20 +23,16 @@ class RouteText(Panel):
     def __init__(self) -> None:
         self.recorded = Trace.load_file(data_path("traces", "start_here.safetensors"))
         self._trace = self.recorded
-        text = hooked(
-            widgets.Textarea(
-                self.recorded.meta["text"],
-                description="Your text",
-                layout=widgets.Layout(width="660px", height="84px"),
-            ),
-            "moeviz-text",
-        )
+        text = widgets.Textarea(
+            self.recorded.meta["text"],
+            description="Your text",
+            layout=widgets.Layout(width="660px", height="84px"),
+        ).add_class("moeviz-text")
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
-        layer = hooked(
-            widgets.SelectionSlider(options=layers, value=len(layers) - 1, description="Layer"),
-            "moeviz-layer",
-        )
-        view = hooked(widgets.ToggleButtons(options=VIEWS, description="Show"), "moeviz-view")
+        layer = widgets.SelectionSlider(
+            options=layers, value=len(layers) // 2, description="Layer"
+        ).add_class("moeviz-layer")
+        view = widgets.ToggleButtons(options=VIEWS, description="Show").add_class("moeviz-view")
         super().__init__({"text": text, "layer": layer, "view": view}, [[text], [layer, view]])
         self.refresh()
 

@@ -56,9 +56,9 @@ def race(learners: Sequence[Snapshot], axis: str, *, note: str = "", state: str 
 def compare(learners: Sequence[Snapshot], axis: str) -> str:
     """Who is ahead at the furthest common point of an axis, in one sentence."""
     common = last_common([s.curve for s in learners], axis)
-    if np.isnan(common) or len(learners) < 2:
-        return "No validation loss is measured yet."
     losses = [validation_at(s.curve, axis, common) for s in learners]
+    if np.isnan(losses).any() or len(learners) < 2:
+        return "No validation loss of both to compare here yet."
     best = int(np.argmin(losses))
     second = min(v for i, v in enumerate(losses) if i != best)
     where = f"{common:.0f} steps" if axis == "step" else si(common, AXES[axis][1])

@@ -1,0 +1,308 @@
+"""A real JupyterLab in a real Chromium: the harness of the browser tests and the latency benchmark.
+
+    with LabServer({"a.ipynb": notebook("import moeviz", "moeviz.panels.race()")}) as lab:
+        with open_browser() as page:
+            open_notebook(page, lab, "a.ipynb")
+            assert run_all(page) == []
+            before = picture(page, ".my-panel")
+            press_slider(page, ".my-slider", "ArrowRight")
+            wait_for_change(page, before, ".my-panel")
+            assert problems(page) == []
+
+The server has its own port, token, settings and kernels, serves a copy of the notebooks, and stops
+all it started. Selectors are CSS classes that widgets got by `add_class`; ipywidgets 7 and 8 alike.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+FOLDERS = (
+    "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR "
+    "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR"
+).split()
+KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+PICTURE = ".moeviz-picture"
+
+# The part that runs in the page: window.moeviz.
+_SCRIPT = """
+window.moeviz = {
+    faults: [], own: new Set(),
+    session: () => window.jupyterapp?.shell?.currentWidget?.sessionContext,
+    kernel: () => moeviz.session()?.session?.kernel,
+    ready: () => moeviz.session()?.isReady && moeviz.kernel()?.connectionStatus === 'connected'
+        && moeviz.kernel()?.status === 'idle',
+    within: (ms, what, promise) => Promise.race([promise, new Promise((_, fail) =>
+        setTimeout(() => fail(new Error(`${what}: not done after ${ms / 1000} s`)), ms))]),
+    runAll: ms => moeviz.within(ms, 'run all cells',
+        window.jupyterapp.commands.execute('notebook:run-all-cells')),
+    // Exceptions in callbacks and threads belong to no cell: JupyterLab shows them in its log only.
+    // JupyterLab asks a kernel for its widgets before it has any; ids with dashes are JupyterLab's.
+    watch: () => void moeviz.session().iopubMessage.connect((_, m) => {
+        const c = m.content, type = m.header.msg_type;
+        const usual = /^.*No such comm(: [0-9a-f]{8}-| target registered: jupyter.widget.control)/;
+        if (moeviz.own.has(m.parent_header?.msg_id) || usual.test(c.text)) return;
+        if (type === 'error') moeviz.faults.push(`kernel: ${c.ename}: ${c.evalue}`);
+        if (c.name === 'stderr') moeviz.faults.push(`kernel: stderr: ${c.text}`) }),
+    run: async ([code, ms]) => {
+        let out = '', error = '';
+        const future = moeviz.kernel().requestExecute({code, store_history: false});
+        moeviz.own.add(future.msg.header.msg_id);
+        future.onIOPub = m => {
+            if (m.header.msg_type === 'stream') out += m.content.text;
+            if (m.header.msg_type === 'error') error = m.content.traceback.join('\\n') };
+        await moeviz.within(ms, 'code in the kernel', future.done);
+        if (error) throw new Error(error);
+        return out },
+    errors: () => {
+        const found = [...moeviz.faults], css = '.moeviz-unexpected,'
+            + '.jupyter-widgets-error-widget, .jupyter-widgets [data-mime-type*="stderr"]';
+        window.jupyterapp.shell.currentWidget.content.widgets.forEach((cell, i) =>
+            (cell.model.toJSON().outputs ?? []).forEach(o => {
+                if (o.output_type === 'error') found.push(`cell ${i}: ${o.ename}: ${o.evalue}`);
+                if (o.name === 'stderr') found.push(`cell ${i}: stderr: ${[o.text].flat()}`) }));
+        document.querySelectorAll(css).forEach(e => e.textContent.trim()
+            && found.push(`${e.className}: ${e.textContent.trim()}`));
+        return found },
+};"""
+
+
+def notebook(*sources):
+    """Build a notebook (a dict, as in the file) whose code cells have these sources."""
+    empty = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    cells = [{**empty, "id": f"cell-{i}", "source": s} for i, s in enumerate(sources)]
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+
+
+class LabServer:
+    """A JupyterLab of its own on copies of some notebooks; stops its kernels and itself at the end.
+
+    notebooks: {name: path or notebook dict}, or paths; python: whose jupyterlab and kernel to use;
+    env: environment variables to add; theme: "Light" or "Dark".
+    """
+
+    def __init__(self, notebooks, python=sys.executable, env=None, theme="Light", timeout=120):
+        if not isinstance(notebooks, dict):
+            notebooks = {pathlib.Path(p).name: p for p in notebooks}
+        self.python = os.path.abspath(shutil.which(python) or python)  # a venv's link, unresolved
+        self.notebooks, self.env = notebooks, dict(env or {})
+        self.theme, self.timeout = f"JupyterLab {theme}", timeout
+        self.token, self.process = secrets.token_hex(16), None
+
+    def __enter__(self):
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="moeviz-browser-"))
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self):
+        root = self.home / "root"
+        root.mkdir()
+        for name, content in self.notebooks.items():
+            if not isinstance(content, dict):
+                content = json.loads(pathlib.Path(content).read_text(encoding="utf-8"))
+            # Without a kernelspec JupyterLab asks in a modal window which kernel to take.
+            metadata = {"kernelspec": KERNELSPEC, **content.get("metadata", {})}
+            text = json.dumps({**content, "metadata": metadata})
+            (root / name).write_text(text, encoding="utf-8")
+        env = {**os.environ, **{f: str(self.home / f.lower()) for f in FOLDERS}, **self.env}
+        # No news, no update check, no pop-up: nothing that could cover a panel.
+        quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+        settings = self.home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True)
+        for name, values in {"notification": quiet, "themes": {"theme": self.theme}}.items():
+            path = settings / f"{name}.jupyterlab-settings"
+            path.write_text(json.dumps(values), encoding="utf-8")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        options = (
+            "--no-browser --allow-root --ServerApp.ip=127.0.0.1 --ServerApp.port_retries=0 "
+            "--LabApp.expose_app_in_browser=True "
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
+        ).split() + [
+            f"--ServerApp.port={port}",
+            f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={root}",
+        ]
+        command = [self.python, "-m", "jupyterlab", *options]
+        with open(self.home / "server.log", "wb") as log:
+            self.process = subprocess.Popen(command, env=env, cwd=root, stdout=log, stderr=log)
+        end = time.monotonic() + self.timeout
+        while True:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"JupyterLab did not start:\n{self.log()[-3000:]}")
+            with contextlib.suppress(OSError):
+                self.rest("GET", "/api/status")
+                return
+            time.sleep(0.2)
+
+    def __exit__(self, *exc):
+        if self.process is not None and self.process.poll() is None:
+            with contextlib.suppress(OSError, ValueError):
+                for kernel in self.rest("GET", "/api/kernels"):
+                    self.rest("DELETE", f"/api/kernels/{kernel['id']}")
+                self.rest("POST", "/api/shutdown")
+            for stop in (lambda: None, self.process.terminate, self.process.kill):
+                stop()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(15)
+                    break
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def log(self):
+        """Return what the server has written so far."""
+        return (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
+
+    def rest(self, method, path):
+        """Call the server's REST interface and return the decoded answer."""
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def address(self, name):
+        """Return the address that opens notebook `name` in a clean workspace."""
+        return f"{self.url}/lab/tree/{name}?reset&token={self.token}"
+
+
+def find_chromium():
+    """Return the path of a Chromium; RuntimeError says what to do when there is none."""
+    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
+    for path in filter(None, map(shutil.which, names)):
+        return path
+    advice = "apt-get install chromium, or set CHROMIUM to the path of one"
+    raise RuntimeError(f"No Chromium found (looked for {', '.join(names)}): {advice}.")
+
+
+@contextlib.contextmanager
+def open_browser(width=1400, height=1000):
+    """Yield a Playwright page in headless Chromium which records everything that goes wrong."""
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    with sync_playwright() as pw:
+        browser = pw.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.add_init_script(_SCRIPT)
+            page.faults = []  # what went wrong, in words
+            note = page.faults.append
+            page.on("console", lambda m: m.type == "error" and note(f"console: {m.text}"))
+            page.on("response", lambda r: r.status >= 400 and note(f"HTTP {r.status}: {r.url}"))
+            page.on("requestfailed", lambda r: note(f"request failed: {r.failure}: {r.url}"))
+            page.on("pageerror", lambda error: note(f"page error: {error}"))
+            page.on("crash", lambda _: note("the page crashed"))
+            yield page
+        finally:
+            browser.close()
+
+
+def open_notebook(page, lab, name, timeout=120):
+    """Open notebook `name` of server `lab` and wait until its kernel really answers.
+
+    The execution indicator says idle already while the kernel initialises, and cells sent then
+    never run; so this waits for the session, the connection and the kernel's own idle.
+    """
+    page.goto(lab.address(name), timeout=timeout * 1000)
+    page.wait_for_function("() => window.moeviz?.ready()", timeout=timeout * 1000)
+    page.evaluate("() => moeviz.watch()")
+
+
+def run_all(page, timeout=120):
+    """Run all cells, wait for the end, and return the errors so far (see `output_errors`)."""
+    page.evaluate("ms => moeviz.runAll(ms)", timeout * 1000)
+    page.wait_for_timeout(200)  # the last outputs are drawn after the last reply
+    return output_errors(page)
+
+
+def output_errors(page):
+    """Return the exceptions and stderr text of the kernel, of cell outputs and of panels."""
+    return page.evaluate("() => moeviz.errors()")
+
+
+def problems(page, ignore=()):
+    """Return all that went wrong so far, but for texts with a known substring in `ignore`."""
+    found = output_errors(page) + page.faults
+    return [text for text in found if not any(known in text for known in ignore)]
+
+
+def run_in_kernel(page, code, timeout=60):
+    """Run `code` in the notebook's kernel, outside any cell, and return what it printed."""
+    return page.evaluate("call => moeviz.run(call)", [code, timeout * 1000])
+
+
+def slider_handle(page, css):
+    """Return the handle of the slider `css`, of ipywidgets 8 (noUiSlider) or 7 (jQuery UI)."""
+    return page.locator(f"{css} .noUi-handle, {css} .ui-slider-handle").first
+
+
+def press_slider(page, css, key="ArrowRight", times=1):
+    """Focus the handle of slider `css` and press a key on it some times."""
+    handle = slider_handle(page, css)
+    handle.focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def drag_slider(page, css, fraction, steps=10):
+    """Drag the handle of slider `css` with the mouse to a fraction (0..1) of its track."""
+    slider_handle(page, css).hover()
+    track = page.locator(f"{css} .noUi-base, {css} .ui-slider").first.bounding_box()
+    page.mouse.down()
+    x, y = track["x"] + fraction * track["width"], track["y"] + track["height"] / 2
+    page.mouse.move(x, y, steps=steps)
+    page.mouse.up()
+
+
+def readout(page, css):
+    """Return the text beside the slider `css`."""
+    return page.locator(f"{css} .widget-readout").inner_text()
+
+
+def type_text(page, css, text):
+    """Replace the content of the text box `css` and press Enter."""
+    box = page.locator(f"{css} input, {css} textarea").first
+    box.fill(text)
+    box.press("Enter")
+
+
+def click(page, css):
+    """Click the button `css` (or the first one within it)."""
+    page.locator(f"button{css}, {css} button, {css} input[type=checkbox]").first.click()
+
+
+def picture(page, css=""):
+    """Return the HTML inside the first picture of the panel `css` (of the page by default)."""
+    return page.locator(f"{css} {PICTURE} .widget-html-content").first.inner_html()
+
+
+def wait_for_change(page, before, css="", timeout=10):
+    """Wait until the picture of the panel `css` differs from `before`; return the new one."""
+    arg = [f"{css} {PICTURE} .widget-html-content", before]
+    test = "([css, old]) => (document.querySelector(css)?.innerHTML ?? old) !== old"
+    page.wait_for_function(test, arg=arg, timeout=timeout * 1000)
+    return picture(page, css)
+
+
+def screenshot(page, path, css=None):
+    """Save a PNG of the element `css`, or of the whole page."""
+    (page.locator(css).first if css else page).screenshot(path=str(path))

@@ -1,0 +1,58 @@
+"""Exercises: check("01.2", answer) works offline and needs no file.
+
+A wrong answer gets one sentence on what is wrong; each further wrong one a hint, and after two
+hints the solution is offered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeviz.exercises import dense_vs_moe, inside_layer, start_here
+from moeviz.exercises.exercise import Exercise
+
+__all__ = ["check", "solution"]
+
+EXERCISES: dict[str, Exercise] = {
+    "00.1": start_here.BUSIEST,
+    "00.2": start_here.ROWS,
+    "00.3": start_here.PICK,
+    "01.1": dense_vs_moe.TWIN_WIDTH,
+    "01.2": dense_vs_moe.ACTIVE_SHARE,
+    "01.3": dense_vs_moe.AHEAD,
+    "02.1": inside_layer.RENORMALISE,
+    "02.2": inside_layer.TOP_ONE,
+    "02.3": inside_layer.ROUTER,
+}
+
+_wrong: dict[str, int] = {}
+
+
+def check(number: str, answer: Any) -> None:
+    """Say whether an answer is right. Raises ValueError for an exercise that does not exist."""
+    exercise = _find(number)
+    try:
+        fault = exercise.fault(answer)
+    except Exception as error:  # whatever a learner's code raises is an answer to be explained
+        fault = f"Your code raised {type(error).__name__}: {error}."
+    if fault is None:
+        _wrong.pop(number, None)
+        print(f"✔ {number}: right. {exercise.praise}")
+        return
+    tries = _wrong[number] = _wrong.get(number, 0) + 1
+    print(f"✘ {number}: {fault}")
+    if tries >= 2:
+        print(f"Hint: {exercise.hints[min(tries - 2, len(exercise.hints) - 1)]}")
+    if tries > 1 + len(exercise.hints):
+        print(f'The solution: run solution("{number}").')
+
+
+def solution(number: str) -> None:
+    """Show the solution. Raises ValueError for an exercise that does not exist."""
+    print(_find(number).solution)
+
+
+def _find(number: str) -> Exercise:
+    if number not in EXERCISES:
+        raise ValueError(f"There is no exercise '{number}'; there is {', '.join(EXERCISES)}.")
+    return EXERCISES[number]

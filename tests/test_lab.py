@@ -1,0 +1,113 @@
+"""The lab starts anywhere: with its port taken, with a token, on loopback, and stops on Ctrl-C."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from moeviz import lab
+
+START = """
+import sys
+from pathlib import Path
+from moeviz import lab
+lab.ROOT = Path(sys.argv[1])
+sys.exit(lab.main(sys.argv[2:]))
+"""
+
+
+def status(address: str) -> int:
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another signal there")
+def test_the_lab_takes_the_next_port_wants_its_token_and_stops_on_ctrl_c(tmp_path):
+    page = tmp_path / lab.FIRST_PAGE
+    page.parent.mkdir()
+    page.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    environment = {**os.environ, "HOME": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path / "r")}
+    environment.pop("JUPYTER_TOKEN", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-P", "-c", START, str(tmp_path), "--port", str(port)]
+        server = subprocess.Popen(
+            [*command, "--no-browser"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            said = ""
+            while "Ctrl-C stops" not in said and (line := server.stdout.readline()):
+                said += line
+            assert f"Port {port} is taken; using" in said
+            address = re.search(r"http://127\.0\.0\.1:(\d+)/\S+\?token=[0-9a-f]{48}", said)
+            assert address and int(address[1]) != port, said
+            assert f"ssh -N -L {address[1]}:127.0.0.1:{address[1]}" in said
+            assert status(address[0]) == 200
+            assert status(f"http://127.0.0.1:{address[1]}/api/contents") == 403
+            started = time.monotonic()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=20) == 0
+            assert time.monotonic() - started < 20
+        finally:
+            server.kill()
+            server.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"SSH_CONNECTION": "1.1.1.1 5 2.2.2.2 22", "DISPLAY": ":0"}, "this is an ssh session"),
+        ({"DISPLAY": ":0"}, None),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, None),
+    ],
+)
+def test_a_browser_is_opened_only_where_it_is_seen(monkeypatch, environ, reason):
+    monkeypatch.setattr(lab, "CONTAINER_MARKS", ())
+    assert lab.no_browser_reason(environ) == reason
+
+
+def test_linux_without_a_display_and_containers_open_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(lab, "CONTAINER_MARKS", ())
+    assert lab.no_browser_reason({}) == "there is no display"
+    monkeypatch.setattr(lab, "CONTAINER_MARKS", (tmp_path,))
+    assert lab.no_browser_reason({"DISPLAY": ":0"}) == "this is a container"
+
+
+def test_the_ssh_command_uses_what_ssh_says_about_this_machine(monkeypatch):
+    monkeypatch.setattr(lab, "user_name", lambda: "ada")
+    assert lab.ssh_command(8889, {"SSH_CONNECTION": "1.1.1.1 5 2.2.2.2 2200"}) == (
+        "ssh -N -L 8889:127.0.0.1:8889 -p 2200 ada@2.2.2.2"
+    )
+    assert lab.ssh_command(8888, {}).endswith("ada@HOST")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no root here")
+def test_root_is_allowed_only_for_root(monkeypatch):
+    for user, allowed in ((0, True), (1000, False)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        arguments = lab.server_arguments("127.0.0.1", 8888, browser=False)
+        assert ("--allow-root" in arguments) == allowed
+
+
+def test_without_notebooks_one_sentence_says_where_they_are(monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    assert lab.main([]) == 1
+    assert "the notebooks live in moeviz's repository" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""What a wheel carries, and that the folder `kernels` is in nobody's way."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+# What Google Colab has preinstalled; moeviz is added there without its dependencies.
+COLAB = {
+    "torch": "2.11.0",
+    "triton": "3.6.0",
+    "ipywidgets": "7.7.1",
+    "matplotlib": "3.10.0",
+    "seaborn": "0.13.2",
+    "datasets": "4.0.0",
+}
+BUILT_FROM = [
+    *("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE"),
+    *("moeviz", "kernels", "data"),
+]
+
+
+def lines(name: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    # From a copy, because a build leaves folders beside its sources.
+    tree = tmp_path_factory.mktemp("tree")
+    for name in BUILT_FROM:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
+        else:
+            shutil.copy(ROOT / name, tree)
+    target = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(target)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tree)], check=True)
+    return next(target.glob("moeviz-*.whl"))
+
+
+def test_the_wheel_holds_the_packages_and_the_data(wheel):
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = set()
+    for folder, inside in [
+        ("moeviz", "moeviz"),
+        ("kernels/moeviz_kernels", "moeviz_kernels"),
+        ("data", "moeviz/recorded"),
+    ]:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
+    assert held == expected
+
+
+def test_an_installed_wheel_finds_its_data_from_anywhere(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import moeviz.paths as paths\n"
+        "assert paths.__file__.startswith(sys.argv[1]), paths.__file__\n"
+        "folder = paths.data_path()\n"
+        "assert any(folder.iterdir()), folder\n"
+        "print(folder)"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "site")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == str(tmp_path / "site" / "moeviz" / "recorded")
+
+
+def test_the_repository_root_is_not_on_the_path(tmp_path):
+    code = "import moeviz, sys; print(*sys.path, sep='\\n')"
+    command = [sys.executable, "-P", "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ROOT not in {Path(line).resolve() for line in run.stdout.splitlines() if line}
+
+
+def test_kernels_is_a_plain_folder():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not (ROOT / "tests" / "__init__.py").exists()
+    assert not (ROOT / "tests" / "kernels").exists()
+
+
+@pytest.mark.parametrize(("name", "version"), COLAB.items())
+def test_the_ranges_admit_what_colab_has(name, version):
+    ranges = {
+        Requirement(line).name: Requirement(line).specifier for line in lines("requirements.txt")
+    }
+    assert version in ranges[name]
+
+
+def test_every_direct_dependency_is_pinned_inside_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = {}
+    for line in lines("constraints.txt"):
+        name, version = line.split("==")
+        pins[name] = version
+    for line in [*lines("requirements.txt"), *project["optional-dependencies"]["test"]]:
+        requirement = Requirement(line)
+        assert pins[requirement.name] in requirement.specifier, line
+
+
+def test_the_version_is_said_once():
+    import moeviz
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == moeviz.__version__
+
+
+def test_the_address_stands_in_one_place_only():
+    address = "github.com/" + "OWNER"
+    held = [
+        path.name
+        for path in [*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("moeviz/**/*.py")]
+        if address in path.read_text(encoding="utf-8")
+    ]
+    assert set(held) <= {"pyproject.toml", "README.md"}

@@ -1,0 +1,101 @@
+"""What ships in data/ is what this code makes, and says what the notebooks say of it."""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from moeviz.experiments.race import summary
+from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
+from moeviz.files import load_header
+from moeviz.paths import data_path
+from moeviz.snapshot import Anatomy, Trace, load_snapshots
+from moeviz.tokenizer import Tokenizer
+from moeviz.tracing import dissect, load_model, trace_text
+
+MODEL_FILE = data_path("models", "start_here.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(MODEL_FILE, Tokenizer.default())
+
+
+def test_the_recorded_trace_is_what_the_shipped_model_does(model):
+    recorded = Trace.load_file(data_path("traces", "start_here.safetensors"))
+    now = trace_text(model, Tokenizer.default(), TEXT)
+    assert recorded.meta["text"] == TEXT
+    assert recorded.tokens == now.tokens and recorded.layers == now.layers
+    np.testing.assert_allclose(recorded.score, now.score, atol=1e-5)
+    # Another machine may round a near tie the other way; nothing else may differ.
+    sorted_score = np.sort(now.score, axis=-1)
+    clear = (np.diff(sorted_score, axis=-1)[..., -now.top_k :] > 1e-4).all(-1)
+    np.testing.assert_array_equal(recorded.expert[clear], now.expert[clear])
+    assert clear.mean() > 0.9
+
+
+def test_the_recorded_layer_is_what_the_shipped_model_does(model):
+    recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
+    now = dissect(
+        model, Tokenizer.default(), LAYER_TEXT, layer=LAYER, weighting=recorded.weighting
+    )
+    for name in ("x", "logits", "score", "y"):
+        np.testing.assert_allclose(
+            getattr(recorded, name), getattr(now, name), atol=1e-4, err_msg=name
+        )
+
+
+def test_the_shipped_model_is_the_experiments_own():
+    assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(
+        json.dumps(MODEL.to_dict())
+    )
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        load_header(MODEL_FILE, kind="model")["meta"],
+        load_header(data_path("traces", "start_here.safetensors"), kind="trace")["meta"],
+        load_header(data_path("traces", "inside_layer.safetensors"), kind="anatomy")["meta"],
+        load_snapshots(data_path("runs", "race.safetensors"))[1],
+    ],
+    ids=["model", "trace", "layer", "race"],
+)
+def test_every_recording_says_where_it_comes_from(meta):
+    for name in ("command", "commit", "date", "device", "versions"):
+        assert meta[name], name
+    assert meta["command"].startswith("python -m moeviz experiment ")
+
+
+def test_the_race_summary_is_that_of_the_recorded_curves():
+    snapshots, _ = load_snapshots(data_path("runs", "race.safetensors"))
+    told = json.loads(data_path("runs", "race.json").read_text(encoding="utf-8"))
+    told.pop("provenance")
+    assert told == json.loads(json.dumps(summary(snapshots)))
+
+
+def test_what_01_says_of_the_recorded_races():
+    told = json.loads(data_path("runs", "race.json").read_text(encoding="utf-8"))
+    assert len(told["seeds"]) >= 5
+    steps, seconds = told["gap_at_equal_step"], told["gap_at_equal_seconds"]
+    assert sum(value > 0 for value in steps["values"]) >= 4 and steps["mean"] > 0.01
+    assert all(value < 0 for value in seconds["values"]) and seconds["mean"] < -0.02
+    # Both contestants cost a token the same, but for the router.
+    dense, moe = load_snapshots(data_path("runs", "race.safetensors"))[0][:2]
+    assert moe.active_parameters - dense.active_parameters == 2 * 16 * 64
+    # "the order of the batches alone moves the loss by as much as the two models differ"
+    assert told["dense_at_equal_step"]["sd"] > 0.25 * steps["mean"]
+
+
+def test_what_00_says_of_repeated_tokens():
+    """In the first layer a repeated token keeps its first expert; further up some change."""
+    trace = Trace.load_file(data_path("traces", "start_here.safetensors"))
+    always = []
+    for layer in range(len(trace.layers)):
+        experts = defaultdict(list)
+        for token, first in zip(trace.tokens, trace.expert[:, layer, 0], strict=True):
+            experts[token].append(int(first))
+        repeated = [e for e in experts.values() if len(e) > 1]
+        always.append(sum(len(set(e)) == 1 for e in repeated) / len(repeated))
+    assert always[0] == 1.0 and max(always[1:]) < 1.0

@@ -1,0 +1,634 @@
+"""Training: it learns, resumes bit for bit, survives divergence, and never unpickles a file."""
+
+import dataclasses
+import json
+import math
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from moeviz.corpus import load_corpus
+from moeviz.files import HEADER_KEY, load_arrays
+from moeviz.layer import MoEConfig
+from moeviz.model import ModelConfig
+from moeviz.tokenizer import Tokenizer
+from moeviz.trainer import (
+    GOOD_STATE_EVERY,
+    NonFiniteLossError,
+    TrainConfig,
+    Trainer,
+    learning_rate_at,
+    resolve_device,
+    resolve_precision,
+)
+
+WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
+DENSE = ModelConfig(vocab_size=300, d_model=16, num_layers=2, num_heads=2, d_ff=16)
+MOE = dataclasses.replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2, d_expert=8))
+MODELS = {"dense": DENSE, "moe": MOE}
+TRAIN = TrainConfig(
+    steps=12, batch_size=4, seq_len=16, learning_rate=1e-2, warmup=3, validate_every=4, seed=3
+)
+
+
+def prose(seed):
+    draw = random.Random(seed)
+    return "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(300))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for name, seed in (("one", 1), ("two", 2)):
+        (folder / f"{name}.txt").write_text(prose(seed))
+    return load_corpus(folder, tokenizer=Tokenizer.train([prose(1)], 300))
+
+
+def make(corpus, model=MOE, **changes):
+    return Trainer(model, dataclasses.replace(TRAIN, **changes), corpus)
+
+
+def run(trainer, steps):
+    return [next(trainer) for _ in range(steps)]
+
+
+def state_of(trainer):
+    """Every number that the next step depends on, by name."""
+    state = {f"model.{k}": v.clone() for k, v in trainer.model.state_dict().items()}
+    for index, moments in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"{index}.{name}": value.clone() for name, value in moments.items()}
+    return state
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def same_history(one, two):
+    """All but the seconds, which no two runs share."""
+    a, b = one.history.curve(), two.history.curve()
+    for name in ("step", "flops", "loss", "load", "validation"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True), name
+
+
+# --- learning ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_falls_from_a_uniform_guess(corpus, name):
+    trainer = make(corpus, MODELS[name], steps=60, learning_rate=2e-2)
+    results = list(trainer)
+    assert len(results) == trainer.step == 60
+    assert abs(results[0].loss - math.log(300)) < 1.5
+    assert np.mean([r.loss for r in results[-5:]]) < results[0].loss - 2.0
+    assert trainer.evaluate().loss < results[0].loss - 2.0
+
+
+def test_the_embedded_corpus_trains_with_the_default_model():
+    trainer = Trainer(
+        ModelConfig(moe=MoEConfig(8, 2, 16), num_layers=1),
+        TrainConfig(steps=3, batch_size=6, seq_len=24, validate_every=0),
+        load_corpus(),
+    )
+    assert all(math.isfinite(result.loss) for result in trainer)
+
+
+def test_a_step_says_what_it_did(corpus):
+    trainer = make(corpus)
+    first, second = run(trainer, 2)
+    assert (first.step, second.step) == (1, 2)
+    assert first.load.shape == (2, 4) and first.load.dtype == np.int64
+    # Every token keeps its two experts in each layer.
+    assert first.load.sum(1).tolist() == [2 * 4 * 16] * 2
+    assert first.learning_rate == pytest.approx(1e-2 / 3)
+    assert first.balance > 0 and first.z > 0 and first.grad_norm > 0 and first.seconds > 0
+    point = trainer.history.curve()
+    assert point.load.sum(-1) == pytest.approx(np.ones((2, 2)))
+    assert point.flops[-1] == 2 * 3 * MOE.flops_per_token(16) * 4 * 16
+    dense = run(make(corpus, DENSE), 1)[0]
+    assert dense.load.shape == (0, 0) and dense.balance == dense.z == 0
+
+
+def test_the_loss_is_the_mean_cross_entropy_and_leaves_the_router_losses_out(corpus):
+    trainer = make(corpus, balance_weight=100.0, z_weight=100.0)
+    batch = corpus.batch(seed=3, step=0, batch_size=4, seq_len=16)
+    tokens = torch.from_numpy(batch.tokens)
+    with torch.no_grad():
+        logits = trainer.model(tokens[:, :-1]).logits.double().log_softmax(-1)
+    want = -logits.gather(2, tokens[:, 1:, None]).mean()
+    assert next(trainer).loss == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_the_router_losses_are_weighed_into_the_gradient(corpus):
+    norms = [
+        run(make(corpus, balance_weight=b, z_weight=z), 1)[0].grad_norm
+        for b, z in ((0.0, 0.0), (50.0, 0.0), (0.0, 50.0))
+    ]
+    assert norms[1] != norms[0] and norms[2] > 2 * norms[0]
+    with_z = run(make(corpus, z_weight=0.5, steps=30), 30)[-1].z
+    assert with_z < 0.8 * run(make(corpus, z_weight=0.0, steps=30), 30)[-1].z
+
+
+def test_validation_is_measured_when_it_is_due(corpus):
+    trainer = make(corpus, validate_every=4, steps=10)
+    list(trainer)
+    measured = trainer.history.curve()
+    assert measured.step[~np.isnan(measured.validation)].tolist() == [4, 8, 10]
+    assert measured.validation[-1] == trainer.evaluate().loss
+    never = make(corpus, validate_every=0, steps=2)
+    list(never)
+    assert np.isnan(never.history.curve().validation).all()
+
+
+def test_evaluation_counts_each_domain_alone(corpus):
+    trainer = make(corpus)
+    result = trainer.evaluate(windows_per_domain=3)
+    assert result.domain_loss.shape == (2,) and result.loss == result.domain_loss.mean()
+    assert result.load.shape == (2, 2, 4)  # layers, domains, experts
+    assert (result.load.sum(-1) == 3 * 16 * 2).all()
+    assert make(corpus, DENSE).evaluate().load.shape == (0, 2, 0)
+    assert same(state_of(trainer), state_of(make(corpus)))
+
+
+# --- the same again ---
+
+
+def test_dense_and_moe_see_the_same_batches(corpus, monkeypatch):
+    seen = {name: [] for name in MODELS}
+    batch = corpus.batch
+    for name, model in MODELS.items():
+        monkeypatch.setattr(
+            corpus, "batch", lambda _n=name, **k: seen[_n].append(batch(**k)) or seen[_n][-1]
+        )
+        run(make(corpus, model), 5)
+    for one, other in zip(seen["dense"], seen["moe"], strict=True):
+        assert np.array_equal(one.tokens, other.tokens)
+    assert not np.array_equal(seen["moe"][0].tokens, seen["moe"][1].tokens)
+
+
+def test_a_seed_decides_the_run_and_nothing_else_does(corpus):
+    one = make(corpus)
+    first = [r.loss for r in run(one, 6)]
+    torch.manual_seed(99)  # what ran before in this process must not matter
+    state = torch.get_rng_state()
+    again = make(corpus)
+    assert [r.loss for r in run(again, 6)] == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(state_of(one), state_of(again))
+    other = [r.loss for r in run(make(corpus, seed=4), 6)]
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_resumed_run_is_the_same_bit_for_bit(corpus, tmp_path, name):
+    whole = make(corpus, MODELS[name])
+    run(whole, 12)
+    part = make(corpus, MODELS[name])
+    run(part, 5)
+    part.save(tmp_path / "a" / "run.safetensors")
+    resumed = Trainer.resume(tmp_path / "a" / "run.safetensors", corpus)
+    assert resumed.step == 5 and resumed.seconds == part.seconds
+    assert same(state_of(part), state_of(resumed))
+    run(resumed, 7)
+    assert same(state_of(whole), state_of(resumed))
+    same_history(whole, resumed)
+    assert next(resumed, None) is None
+
+
+def test_a_thinned_history_resumes_too(corpus, tmp_path):
+    whole, part = make(corpus), make(corpus)
+    for trainer in (whole, part):
+        trainer.history.capacity = 4
+    run(whole, 12)
+    run(part, 7)
+    assert part.history.stride > 1 and part.history._pending
+    part.save(tmp_path / "run.safetensors")
+    resumed = Trainer.resume(tmp_path / "run.safetensors", corpus)
+    resumed.history.capacity = 4
+    run(resumed, 5)
+    same_history(whole, resumed)
+
+
+def test_a_run_can_be_resumed_for_longer(corpus, tmp_path):
+    trainer = make(corpus)
+    run(trainer, 12)
+    trainer.save(tmp_path / "run.safetensors")
+    resumed = Trainer.resume(tmp_path / "run.safetensors", corpus, steps=14)
+    assert len(list(resumed)) == 2 and resumed.config.seed == TRAIN.seed
+
+
+def test_saving_twice_gives_the_same_bytes(corpus, tmp_path):
+    trainer = make(corpus)
+    run(trainer, 2)
+    trainer.save(tmp_path / "a")
+    Trainer.resume(tmp_path / "a", corpus).save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# --- divergence ---
+
+
+def poison(trainer):
+    with torch.no_grad():
+        trainer.model.head.weight[0, 0] = torch.nan
+
+
+def test_a_poisoned_weight_takes_the_run_back_to_its_last_good_state(corpus):
+    trainer = make(corpus, steps=60)
+    run(trainer, GOOD_STATE_EVERY)
+    good = state_of(trainer)
+    history = trainer.history.curve()
+    run(trainer, 4)
+    poison(trainer)
+    with pytest.raises(NonFiniteLossError, match="step 30.*back at step 25") as stop:
+        next(trainer)
+    assert "\n" not in str(stop.value)
+    assert trainer.step == GOOD_STATE_EVERY
+    assert same(good, state_of(trainer))
+    assert np.array_equal(trainer.history.curve().loss, history.loss)
+    # It goes on as if nothing had happened.
+    straight = make(corpus, steps=60)
+    run(straight, 30)
+    run(trainer, 5)
+    assert same(state_of(straight), state_of(trainer))
+
+
+def test_the_second_rewind_is_as_good_as_the_first(corpus, tmp_path):
+    """From a step that is no multiple of GOOD_STATE_EVERY, as after a resume."""
+    trainer = make(corpus, steps=60)
+    run(trainer, 7)
+    trainer.save(tmp_path / "run")
+    trainer = Trainer.resume(tmp_path / "run", corpus)
+    good = state_of(trainer)
+    for _ in range(2):
+        run(trainer, 3)
+        poison(trainer)
+        with pytest.raises(NonFiniteLossError, match="back at step 7"):
+            next(trainer)
+        assert same(good, state_of(trainer))
+
+
+def test_a_broken_state_is_never_taken_for_a_good_one(corpus):
+    """The weights break just before the step at which a copy is due."""
+    trainer = make(corpus, steps=60)
+    run(trainer, GOOD_STATE_EVERY)
+    poison(trainer)
+    with pytest.raises(NonFiniteLossError, match="back at step 0"):
+        next(trainer)
+    assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
+    assert same(state_of(trainer), state_of(make(corpus)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_absurd_learning_rate_stops_and_a_sane_one_goes_on(corpus, name):
+    trainer = make(corpus, MODELS[name], steps=60, learning_rate=1e30, warmup=0)
+    with pytest.raises(NonFiniteLossError, match=r"learning rate 1e\+30"):
+        list(trainer)
+    assert trainer.step == 0
+    assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
+    trainer.config = dataclasses.replace(trainer.config, learning_rate=1e-2)
+    assert all(math.isfinite(result.loss) for result in run(trainer, 5))
+    assert len(trainer.history.curve()) == 5
+
+
+# --- files ---
+
+
+@pytest.fixture(scope="module")
+def saved(corpus, tmp_path_factory):
+    trainer = make(corpus)
+    run(trainer, 2)
+    path = tmp_path_factory.mktemp("saved") / "run.safetensors"
+    trainer.save(path)
+    return path
+
+
+class Bomb:
+    """Unpickling it runs code."""
+
+    def __reduce__(self):
+        return exec, ("import builtins; builtins.moeviz_was_unpickled = True",)
+
+
+def damaged(kind, saved, path):
+    whole = saved.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "truncated header":
+        path.write_bytes(whole[:100])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "random bytes":
+        path.write_bytes(random.Random(0).randbytes(5000))
+    elif kind == "a flipped header":
+        path.write_bytes(whole[:8] + bytes([whole[8] ^ 255]) + whole[9:])
+    elif kind == "a pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    elif kind == "a torch file":
+        torch.save({"model": Bomb()}, path)
+    elif kind == "foreign safetensors":
+        save_file({"weight": np.zeros(3, np.float32)}, path)
+    elif kind == "bfloat16 safetensors":  # numpy has no such type
+        from safetensors.torch import save_file as save_torch
+
+        save_torch({"weight": torch.zeros(3, dtype=torch.bfloat16)}, path)
+    elif kind == "another kind":
+        save_file({"a": np.zeros(3)}, path, metadata={HEADER_KEY: '{"kind": "trace"}'})
+    elif kind == "a header that is no JSON":
+        save_file({"a": np.zeros(3)}, path, metadata={HEADER_KEY: "{"})
+    elif kind == "a header that is a list":
+        save_file({"a": np.zeros(3)}, path, metadata={HEADER_KEY: "[]"})
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind,sentence",
+    [
+        ("truncated", "damaged or of another format"),
+        ("truncated header", "damaged or of another format"),
+        ("empty", "damaged or of another format"),
+        ("random bytes", "damaged or of another format"),
+        ("a flipped header", "damaged or of another format"),
+        ("a pickle", "moeviz loads no pickles"),
+        ("a torch file", "moeviz loads no pickles"),
+        ("foreign safetensors", "was not written by moeviz"),
+        ("bfloat16 safetensors", "was not written by moeviz|damaged or of another format"),
+        ("another kind", "holds a trace, but a checkpoint is needed"),
+        ("a header that is no JSON", "was not written by moeviz"),
+        ("a header that is a list", "was not written by moeviz"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_one_sentence(corpus, saved, tmp_path, kind, sentence):
+    import builtins
+
+    path = damaged(kind, saved, tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        Trainer.resume(path, corpus)
+    assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
+    assert not hasattr(builtins, "moeviz_was_unpickled")
+
+
+def test_the_bomb_would_have_gone_off():
+    """Or the test above proves nothing."""
+    import builtins
+
+    pickle.loads(pickle.dumps(Bomb()))
+    assert builtins.moeviz_was_unpickled
+    del builtins.moeviz_was_unpickled
+
+
+def rewritten(saved, path, *, drop=(), header=None, rename=None):
+    """The checkpoint with some of its arrays or of its header changed."""
+    arrays, old = load_arrays(saved, kind="checkpoint")
+    arrays = {(rename or {}).get(k, k): v for k, v in arrays.items() if k not in drop}
+    new = (header or (lambda h: h))(old)
+    save_file(arrays, path, metadata={HEADER_KEY: json.dumps(new)})
+    return path
+
+
+def without(header, *names):
+    return {k: v for k, v in header.items() if k not in names}
+
+
+@pytest.mark.parametrize(
+    "change,sentence",
+    [
+        (dict(drop=["model.head.weight"]), "does not fit the model that its own header"),
+        (
+            dict(header=lambda h: {**h, "model": {**h["model"], "d_ff": 24, "d_model": 20}}),
+            "does not fit the model that its own header",
+        ),
+        (
+            dict(header=lambda h: {**h, "model": {**h["model"], "wings": 2}}),
+            "does not fit this version of moeviz.*wings",
+        ),
+        (
+            dict(header=lambda h: {**h, "train": {**h["train"], "wings": 2}}),
+            "does not fit this version.*wings",
+        ),
+        (dict(header=lambda h: {**h, "model": {**h["model"], "num_heads": 3}}), "num_heads"),
+        (dict(header=lambda h: without(h, "corpus")), "does not fit this version.*corpus"),
+        (dict(header=lambda h: without(h, "model")), "does not fit this version.*model"),
+        (dict(header=lambda h: without(h, "step")), "does not fit this version.*step"),
+        (dict(header=lambda h: {**h, "model": None}), "does not fit this version"),
+        (dict(drop=["history.loss"]), "does not fit this version.*loss"),
+        (
+            dict(rename={"optimizer.exp_avg.head.weight": "optimizer.exp_avg.tail.weight"}),
+            "does not fit this version.*tail.weight",
+        ),
+    ],
+)
+def test_a_header_that_does_not_fit_is_one_sentence(corpus, saved, tmp_path, change, sentence):
+    path = rewritten(saved, tmp_path / "run.safetensors", **change)
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        Trainer.resume(path, corpus)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_checkpoint_that_was_only_rewritten_is_taken(corpus, saved, tmp_path):
+    """Or the test above proves nothing."""
+    assert Trainer.resume(rewritten(saved, tmp_path / "run"), corpus).step == 2
+
+
+def test_another_corpus_or_a_missing_file_is_said(corpus, saved, tmp_path):
+    (tmp_path / "other.txt").write_text(prose(7))
+    other = load_corpus(tmp_path / "other.txt", tokenizer=corpus.tokenizer)
+    with pytest.raises(ValueError, match="was trained on corpus .*resume on the corpus it began"):
+        Trainer.resume(saved, other)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        Trainer.resume(tmp_path / "absent", corpus)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        Trainer.resume(tmp_path, corpus)
+
+
+def test_every_array_of_a_checkpoint_is_plain_numbers(saved):
+    arrays = load_file(saved)
+    assert {"model.head.weight", "optimizer.exp_avg.head.weight", "history.loss"} <= set(arrays)
+    assert all(array.dtype.kind in "fi" for array in arrays.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the limits of a POSIX system")
+def test_a_save_that_runs_out_of_space_leaves_the_old_file(saved, tmp_path):
+    """In a process of its own, which may write no file of more than 4 kB: the write fails half-way
+    with EFBIG, as a full disk fails it with ENOSPC."""
+    code = textwrap.dedent(
+        """
+        import resource, signal, sys
+        import numpy as np
+        from moeviz.files import save_arrays
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            save_arrays(sys.argv[1], {"a": np.zeros(10_000)}, {}, kind="checkpoint")
+        except OSError as error:
+            print(error.strerror)
+        """
+    )
+    old = tmp_path / "run.safetensors"
+    old.write_bytes(saved.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(old)], capture_output=True, text=True, check=True
+    )
+    assert "Could not save" in done.stdout and "is untouched" in done.stdout, done
+    assert old.read_bytes() == saved.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_place_that_cannot_be_written_is_said(corpus, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Could not save"):
+        make(corpus).save(tmp_path / "file" / "run.safetensors")
+
+
+# --- how it trains ---
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
+    config = dataclasses.replace(TRAIN, steps=110, warmup=10, learning_rate=2.0)
+    rates = [learning_rate_at(step, config) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10] == 2.0 and rates[60] == pytest.approx(1.1) and rates[110] == pytest.approx(0.2)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate_at(10**6, config) == pytest.approx(0.2)
+    flat = dataclasses.replace(config, schedule="constant")
+    assert learning_rate_at(3, flat) == pytest.approx(0.8)
+    assert {learning_rate_at(step, flat) for step in (10, 60, 109)} == {2.0}
+    assert learning_rate_at(0, dataclasses.replace(config, warmup=0)) == 2.0
+
+
+def test_norms_are_not_decayed(corpus):
+    """With nothing but decay at work (no gradient reaches Adam's update in one step of rate lr
+    through weight_decay alone), matrices shrink and norm scales do not."""
+    trainer = make(corpus, weight_decay=0.5)
+    decay = {
+        name: group["weight_decay"]
+        for group in trainer.optimizer.param_groups
+        for name, parameter in trainer.model.named_parameters()
+        if any(parameter is p for p in group["params"])
+    }
+    assert decay.keys() == dict(trainer.model.named_parameters()).keys()
+    assert decay["head.weight"] == decay["blocks.0.ffn.w13_E2FD"] == 0.5
+    assert decay["norm.weight"] == decay["blocks.1.ffn_norm.weight"] == 0.0
+
+
+def test_gradients_are_clipped(corpus, monkeypatch):
+    seen = []
+    trainer = make(corpus, clip=1e-3)
+    step = trainer.optimizer.step
+
+    def watch(*args, **kwargs):
+        grads = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        seen.append(torch.stack([g.norm() for g in grads]).norm().item())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.optimizer, "step", watch)
+    result = next(trainer)
+    assert result.grad_norm > 0.1 and seen[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["grouped", "reference"])
+def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monkeypatch):
+    import moeviz.layer
+
+    seen, apply = [], moeviz.layer.apply_experts
+    monkeypatch.setattr(
+        moeviz.layer, "apply_experts", lambda x, *a, **k: seen.append(x.dtype) or apply(x, *a, **k)
+    )
+    model = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, backend=backend))
+    results = run(make(corpus, model, precision="bfloat16"), 12)
+    assert set(seen) == {torch.bfloat16}
+    exact = run(make(corpus, model), 12)
+    assert results[0].loss == pytest.approx(exact[0].loss, rel=1e-2)
+    assert results[-1].loss < results[0].loss - 0.3
+    trained = make(corpus, model, precision="bfloat16")
+    next(trained)
+    assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_training_is_the_same_to_rounding(corpus, name):
+    plain = [r.loss for r in run(make(corpus, MODELS[name]), 4)]
+    compiled = [r.loss for r in run(make(corpus, MODELS[name], compile=True), 4)]
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
+    """Without a C++ compiler: Dynamo follows the model, the MoE layers stay as they are."""
+    plain = [r.loss for r in run(make(corpus), 3)]
+    calls, real = [], torch.compile
+
+    def count(graph, _):
+        calls.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend=count))
+    assert [r.loss for r in run(make(corpus, compile=True), 3)] == pytest.approx(plain, rel=1e-5)
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "change,sentence",
+    [
+        (dict(steps=0), "steps must be at least 1, got 0"),
+        (dict(batch_size=0), "batch_size must be at least 1"),
+        (dict(seq_len=-3), "seq_len must be at least 1"),
+        (dict(learning_rate=0.0), "learning_rate must be a positive number, got 0.0"),
+        (dict(learning_rate=math.nan), "learning_rate must be a positive number, got nan"),
+        (dict(learning_rate=math.inf), "learning_rate must be a positive number, got inf"),
+        (dict(clip=-1.0), "clip must be a positive number"),
+        (dict(warmup=-1), "warmup must be 0 or more, got -1"),
+        (dict(weight_decay=-0.1), "weight_decay must be 0 or more"),
+        (dict(weight_decay=math.nan), "weight_decay must be 0 or more"),
+        (dict(balance_weight=math.inf), "balance_weight must be 0 or more"),
+        (dict(seed=-1), "seed must be 0 or more"),
+        (dict(schedule="linear"), "schedule must be one of cosine, constant, got 'linear'"),
+        (dict(precision="fp8"), "precision must be one of auto, float32.*got 'fp8'"),
+    ],
+)
+def test_impossible_training_is_one_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        dataclasses.replace(TRAIN, **change)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_trainer_refuses_what_does_not_fit_together(corpus):
+    with pytest.raises(ValueError, match="vocab_size 299 is smaller than the tokenizer's"):
+        assert corpus.tokenizer.vocab_size > 299 or pytest.fail("the tokenizer is too small")
+        make(corpus, dataclasses.replace(MOE, vocab_size=299))
+    with pytest.raises(ValueError, match="'cuda:77' is not available here"):
+        make(corpus, device="cuda:77")
+    with pytest.raises(ValueError, match="'toaster' is not available here"):
+        resolve_device("toaster")
+    with pytest.raises(ValueError, match="float16 training needs a GPU"):
+        make(corpus, precision="float16", device="cpu")
+    with pytest.raises(ValueError, match="seq_len=100000 must be from 1"):
+        next(make(corpus, seq_len=100_000))
+
+
+def test_auto_takes_what_the_machine_has():
+    assert resolve_precision("auto", torch.device("cpu")) == torch.float32
+    assert resolve_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_snapshot_is_independent_of_what_comes_after(corpus):
+    trainer = make(corpus)
+    run(trainer, 3)
+    shot = trainer.snapshot("moe")
+    loss = shot.curve.loss.copy()
+    run(trainer, 3)
+    assert shot.step == 3 and np.array_equal(shot.curve.loss, loss)
+    assert shot.label == "moe" and shot.total_steps == 12
+    assert shot.tokens_per_second == pytest.approx(3 * 4 * 16 / shot.seconds)
+    assert shot.parameters > shot.active_parameters > 0
+    assert json.loads(json.dumps(shot.meta))["corpus"] == corpus.manifest.fingerprint
