@@ -121,7 +121,8 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     parameters, active = trainer.model.num_parameters(), trainer.model.num_active_parameters()
     print(
         f"{parameters:,} parameters, {active:,} active per token, on {trainer.device} in "
-        f"{str(trainer.precision).removeprefix('torch.')}; corpus {corpus.manifest.fingerprint}."
+        f"{str(trainer.precision).removeprefix('torch.')}; corpus {corpus.manifest.fingerprint}; "
+        f"{trainer.expert_backend or 'no'} expert backend."
     )
     bar = tqdm(initial=trainer.step, total=trainer.config.steps, unit="step", dynamic_ncols=True)
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 
 from moeviz import __version__
+from moeviz.machine import cores
 
 
 def report() -> int:
@@ -61,8 +61,7 @@ def _devices(advice: list[str]) -> None:
     import torch
 
     print("\nDevices")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    _line("CPU", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    _line("CPU", f"{cores()} cores, torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
         _line("CUDA", "none (everything runs on the CPU; the notebooks are sized for two cores)")
         return
@@ -117,7 +116,7 @@ def _backends(advice: list[str]) -> None:
             rows.append(torch.stack(outs).sum(0))
         return torch.stack(rows)
 
-    def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+    def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         leaves = [v.detach().clone().to(device, dtype).requires_grad_() for v in (x, w13, w2)]
         y = call(*leaves)
         y.square().sum().backward()
@@ -134,7 +133,7 @@ def _backends(advice: list[str]) -> None:
         for backend in ("reference", "grouped", "triton"):
             name = f"{backend}, {device} {str(dtype).removeprefix('torch.')}"
 
-            def call(x, w13, w2, backend=backend, plan=plan):  # type: ignore[no-untyped-def]
+            def call(x, w13, w2, backend=backend, plan=plan):
                 return apply_experts(x, plan, w13, w2, backend=backend)
 
             try:

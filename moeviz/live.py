@@ -7,7 +7,6 @@ or lands in another cell. It hands immutable Frames to a callback, at most ten a
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from moeviz.machine import cores
 from moeviz.snapshot import Snapshot
 from moeviz.trainer import NonFiniteLossError, Trainer
 
@@ -108,8 +108,7 @@ class LiveRun:
     def _loop(self) -> None:
         # One core stays free for the kernel's answers and the browser, and these models are too
         # small for more than four threads to help.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, min(4, (cores or 1) - 1)))
+        torch.set_num_threads(max(1, min(4, cores() - 1)))
         while not self._closed:
             try:
                 if self._going and self._commands.empty():
@@ -177,9 +176,9 @@ class LiveRun:
         if not unfinished:
             self._going = False
             self._report("finished", "Finished.")
-            self._save()
             return
-        next(min(unfinished, key=lambda trainer: trainer.step))
+        behind = min(unfinished, key=lambda trainer: trainer.step)
+        next(behind)
         now = time.monotonic()
         if now - self._published_at >= PUBLISH_SECONDS:
             self._report("playing", "Training.")

@@ -232,7 +232,7 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             if self.config.is_moe(block.layer) and not block.ffn.router.causal:
                 raise ValueError(
-                    f"Router {self.config.moe.router!r} is not causal, so it cannot generate: its "
+                    f"{type(block.ffn.router).__name__} is not causal, so it cannot generate: its "
                     "choice for a token depends on later ones."
                 )
         generator = torch.Generator().manual_seed(seed)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from moeviz import __version__
 from moeviz.pictures import Picture
-
-# Set by the builder of the notebooks.
-STATIC = "MOEVIZ_STATIC"
+from moeviz.pictures.static import with_still
 
 
 def setup() -> None:
@@ -45,18 +40,8 @@ def show(picture: Picture) -> None:
     """Display a picture that needs no controls, and print what it says in words."""
     from IPython.display import display
 
-    display(static_bundle(picture, {"text/html": picture.svg}), raw=True)
+    display(with_still(picture, {"text/html": picture.svg}), raw=True)
     print(picture.summary)
-
-
-def static_bundle(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any]:
-    """A mime bundle with, while notebooks are built, a PNG beside it: what a reader without a
-    kernel sees."""
-    if picture is not None and os.environ.get(STATIC):
-        from moeviz.pictures.static import png
-
-        bundle["image/png"] = base64.b64encode(png(picture.svg)).decode()
-    return bundle
 
 
 def _version(distribution: str) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from moeviz.machine import device_name
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -22,15 +22,6 @@ def provenance(command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("moeviz", "torch", "numpy")},
     }
-
-
-def device_name() -> str:
-    """The GPU if torch is loaded and sees one, else the number of CPU cores in use."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()} CPU, {cores} cores"
 
 
 def _version(name: str) -> str | None:

@@ -180,7 +180,7 @@ class History:
     def restore(self, arrays: dict[str, np.ndarray], counts: dict[str, int]) -> None:
         columns = [arrays[name] for name in Point._fields]
         points = [
-            Point(*(float(v) if v.ndim == 0 else v for v in row))
+            Point._make(float(v) if v.ndim == 0 else v for v in row)
             for row in zip(*columns, strict=True)
         ]
         self.stride = counts["stride"]
@@ -233,7 +233,8 @@ class Snapshot:
 
 def save_snapshots(path: str | Path, snapshots: Sequence[Snapshot], meta: dict[str, Any]) -> None:
     """Write several learners' snapshots and their provenance as one file."""
-    arrays, others = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    others = []
     for i, snapshot in enumerate(snapshots):
         arrays |= {f"{i}.{name}": column for name, column in vars(snapshot.curve).items()}
         others.append({k: v for k, v in vars(snapshot).items() if k != "curve"})

@@ -174,9 +174,7 @@ def test_bad_input_is_one_clear_sentence(change, sentence):
     case = dict(x=torch.randn(6, 8), w13=torch.randn(4, 8, 8), w2=torch.randn(4, 8, 4))
     case.update(change)
     with pytest.raises(ValueError, match=sentence):
-        apply_experts(
-            case["x"], plan, case["w13"], case["w2"], backend=case.get("backend", "auto")
-        )
+        apply_experts(case["x"], plan, case["w13"], case["w2"], backend=case.get("backend", "auto"))
 
 
 def test_grouped_says_why_it_refuses_and_auto_falls_back():

@@ -13,13 +13,13 @@ KERNELS = ROOT / "kernels" / "moeviz_kernels"
 
 # A room is a file or a folder of moeviz/. It may import from its own floor and from those below.
 FLOORS = [
-    {"paths", "files", "provenance", "snapshot", "metrics", "arithmetic"},
+    {"machine", "paths", "files", "provenance", "snapshot", "metrics", "arithmetic"},
     {"domains", "sources", "tokenizer", "corpus", "routing"},
     {"backend"},
     {"experts"},
     {"layer"},
     {"model"},
-    {"tracing", "trainer", "experiments", "systems", "compress", "pretrained"},
+    {"train_config", "tracing", "trainer", "experiments", "systems", "compress", "pretrained"},
     {"pictures", "live", "exercises"},
     {"panels"},
     {"nb", "lab", "cli", "doctor", "__main__", "__init__"},

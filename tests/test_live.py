@@ -13,8 +13,9 @@ import torch
 import moeviz.live
 from moeviz.corpus import load_corpus
 from moeviz.layer import MoEConfig
-from moeviz.live import LiveRun, autosave_folder
+from moeviz.live import LiveRun
 from moeviz.model import ModelConfig
+from moeviz.paths import autosave_folder
 from moeviz.tokenizer import Tokenizer
 from moeviz.trainer import TrainConfig, Trainer
 
@@ -350,7 +351,8 @@ def test_an_autosave_is_written_and_can_be_resumed(stage, tmp_path, monkeypatch)
         assert saved.step == trainer.step - 1
         next(saved)
         for a, b in zip(saved.model.parameters(), trainer.model.parameters(), strict=True):
-            assert torch.equal(a, b)
+            # Nearly: the live thread may run with another number of threads than this one.
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
     assert {f.name for f in (tmp_path / "live").iterdir()} == {
         "dense.safetensors",
         "moe.safetensors",
@@ -367,7 +369,7 @@ def test_without_a_folder_nothing_is_kept(stage, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_said_until_it_is_over_and_training_goes_on(stage, tmp_path, monkeypatch):
     """A file where the folder should be: like a full disk, every save fails with an OSError."""
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.05)
+    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.25)
     (tmp_path / "live").touch()
     run = stage.live(autosave=tmp_path / "live")
     run.play()

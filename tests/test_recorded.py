@@ -37,9 +37,7 @@ def test_the_recorded_trace_is_what_the_shipped_model_does(model):
 
 def test_the_recorded_layer_is_what_the_shipped_model_does(model):
     recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
-    now = dissect(
-        model, Tokenizer.default(), LAYER_TEXT, layer=LAYER, weighting=recorded.weighting
-    )
+    now = dissect(model, Tokenizer.default(), LAYER_TEXT, layer=LAYER, weighting=recorded.weighting)
     for name in ("x", "logits", "score", "y"):
         np.testing.assert_allclose(
             getattr(recorded, name), getattr(now, name), atol=1e-4, err_msg=name
@@ -47,9 +45,7 @@ def test_the_recorded_layer_is_what_the_shipped_model_does(model):
 
 
 def test_the_shipped_model_is_the_experiments_own():
-    assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(
-        json.dumps(MODEL.to_dict())
-    )
+    assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(json.dumps(MODEL.to_dict()))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, button
+from moeviz.panels.base import BESIDE_LABEL, Panel, button
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -29,16 +29,24 @@ class InsideLayer(Panel):
         self.recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
         self._anatomy = self.recorded
         text = widgets.Text(
-            self.recorded.text, description="Your text", layout=widgets.Layout(width="660px")
+            self.recorded.text,
+            description="Your text",
+            layout=widgets.Layout(width="660px", max_width="100%"),
         ).add_class("moeviz-text")
         stage = widgets.SelectionSlider(
             options=STAGES, value=STAGES[0], description="Stage"
         ).add_class("moeviz-stage")
         layer = widgets.ToggleButtons(
-            options=self.recorded.model_layers, value=self.recorded.layer, description="Layer"
+            options=self.recorded.model_layers,
+            value=self.recorded.layer,
+            description="Layer",
+            layout=BESIDE_LABEL,
         ).add_class("moeviz-layer")
         weighting = widgets.ToggleButtons(
-            options=WEIGHTINGS, value=self.recorded.weighting, description="Weights"
+            options=WEIGHTINGS,
+            value=self.recorded.weighting,
+            description="Weights",
+            layout=BESIDE_LABEL,
         ).add_class("moeviz-weighting")
         for toggle, width in ((layer, "60px"), (weighting, "200px")):
             toggle.style.button_width = width

@@ -15,11 +15,14 @@ from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets as widgets
 
-from moeviz.nb import static_bundle
 from moeviz.pictures import Picture
+from moeviz.pictures.static import with_still
 from moeviz.pictures.svg import INK, MUTED, RULE
 
 log = logging.getLogger("moeviz")
+
+# ToggleButtons put their label on a line of its own; as a flex box they stand beside it.
+BESIDE_LABEL = {"display": "flex"}
 
 
 class Panel(widgets.VBox):
@@ -156,7 +159,7 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         summary = self._drawn.summary if self._drawn else self.kind
-        return static_bundle(
+        return with_still(
             self._drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
         )
 

@@ -25,6 +25,7 @@ class Predict(widgets.VBox):
             options=[*options], layout=widgets.Layout(width="auto")
         ).add_class("moeviz-choice")
         self.lock = button("Lock in", "moeviz-lock", "Store your prediction", self._lock_in)
+        self.lock.layout.align_self = "flex-start"  # a VBox would stretch it over the whole page
         self.answer = widgets.HTML()
         self._question = question
         asked = widgets.HTML(f'<b style="color:{INK}">Predict: {escape(question)}</b>')

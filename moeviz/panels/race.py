@@ -10,7 +10,7 @@ import numpy as np
 
 from moeviz.files import load_header
 from moeviz.metrics import gap
-from moeviz.panels.base import Panel, button
+from moeviz.panels.base import BESIDE_LABEL, Panel, button
 from moeviz.panels.predict import ANSWERS
 from moeviz.paths import autosave_folder, data_path
 from moeviz.pictures import Picture
@@ -49,9 +49,9 @@ class Race(Panel):
         seed = widgets.BoundedIntText(
             0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
         ).add_class("moeviz-seed")
-        axis = widgets.ToggleButtons(options=AXIS_OPTIONS, description="x-axis").add_class(
-            "moeviz-axis"
-        )
+        axis = widgets.ToggleButtons(
+            options=AXIS_OPTIONS, description="x-axis", layout=BESIDE_LABEL
+        ).add_class("moeviz-axis")
         axis.style.button_width = "80px"
         self.timeline = widgets.IntSlider(
             100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
@@ -63,10 +63,10 @@ class Race(Panel):
         buttons = [
             button("▶ Play", "moeviz-play", "Train both models", lambda: self._command("play")),
             button(
-                "⏸ Pause", "moeviz-pause", "Stop after this step", lambda: self._command("pause")
+                "▮▮ Pause", "moeviz-pause", "Stop after this step", lambda: self._command("pause")
             ),
             button(
-                "⏭ Step", "moeviz-step", "One step of each model", lambda: self._command("step")
+                "▶▮ Step", "moeviz-step", "One step of each model", lambda: self._command("step")
             ),
             button("⟲ Reset", "moeviz-reset", "Back to step 0", self._reset),
         ]
@@ -75,7 +75,7 @@ class Race(Panel):
         super().__init__(
             controls, [[*buttons, self.series], [experts, top_k, seed], [axis, self.timeline]]
         )
-        self.children = (*self.children, self.score)
+        self.children = (*self.children, self.score)  # type: ignore[has-type]
         self.timeline.observe(lambda _: self.refresh(), "value")
         self._raced = self._configuration()
         run = Race._run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
+from moeviz.panels.base import BESIDE_LABEL, Panel
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -26,13 +26,15 @@ class RouteText(Panel):
         text = widgets.Textarea(
             self.recorded.meta["text"],
             description="Your text",
-            layout=widgets.Layout(width="660px", height="84px"),
+            layout=widgets.Layout(width="660px", max_width="100%", height="84px"),
         ).add_class("moeviz-text")
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
         layer = widgets.SelectionSlider(
             options=layers, value=len(layers) // 2, description="Layer"
         ).add_class("moeviz-layer")
-        view = widgets.ToggleButtons(options=VIEWS, description="Show").add_class("moeviz-view")
+        view = widgets.ToggleButtons(
+            options=VIEWS, description="Show", layout=BESIDE_LABEL
+        ).add_class("moeviz-view")
         super().__init__({"text": text, "layer": layer, "view": view}, [[text], [layer, view]])
         self.refresh()
 

@@ -101,7 +101,7 @@ def _matrix(
             )  # fmt: skip
             if cell > 36 or not quiet:
                 svg.text(
-                    left + e * cell + cell / 2 - 1, y + 15, f"{shown_TE[t, e]:.{digits}f}",
+                    left + e * cell + cell / 2 - 1, y + 15, f"{shown_TE[t, e]:z.{digits}f}",
                     anchor="middle", fill=MUTED if quiet else ink_on(colour),
                 )  # fmt: skip
         if last_column:
@@ -176,8 +176,8 @@ def _dispatch(layer: Anatomy, state: str) -> Picture:
     svg.text(0, 78, f"{_shape_note(layer)} · N = {len(layer.row_token)} rows", fill=MUTED)
     left, right = 130.0, 520.0
     spread = max(len(rows), 1) / max(len(tokens), 1) * row_height
-    for t, token in enumerate(tokens):
-        svg.text(left - 8, TOP + (t + 0.5) * spread + 5, token, anchor="end", mono=True, size=13)
+    for t, shown in enumerate(tokens):
+        svg.text(left - 8, TOP + (t + 0.5) * spread + 5, shown, anchor="end", mono=True, size=13)
     for i, row in enumerate(rows):
         expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
         y = TOP + (i + 0.5) * row_height

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from moeviz.pictures.svg import Picture
+
+# Set by the builder of the notebooks.
+STATIC = "MOEVIZ_STATIC"
 
 OPENING = re.compile(r"var\(\s*(--[\w-]+)\s*")
 FONT_FILES = (
@@ -14,6 +22,14 @@ FONT_FILES = (
     "DejaVuSansMono.ttf",
     "DejaVuSansMono-Bold.ttf",
 )
+
+
+def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any]:
+    """A mime bundle with, while notebooks are built, a PNG beside it: what a reader without a
+    kernel sees."""
+    if picture is not None and os.environ.get(STATIC):
+        bundle["image/png"] = base64.b64encode(png(picture.svg)).decode()
+    return bundle
 
 
 def png(svg: str, width: int | None = None) -> bytes:
