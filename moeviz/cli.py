@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +130,18 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     )
     bar = tqdm(initial=trainer.step, total=trainer.config.steps, unit="step", dynamic_ncols=True)
     try:
-        with bar:
+        with bar, _interrupt_noted() as interrupted:
             for result in trainer:
                 bar.update()
                 bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
                 if result.step % args.save_every == 0:
                     trainer.save(checkpoint)
+                if interrupted.is_set():
+                    break
     except NonFiniteLossError:
         trainer.save(checkpoint)
         raise
-    except KeyboardInterrupt:
+    if interrupted.is_set():
         trainer.save(checkpoint)
         print(f"Stopped at step {trainer.step}; --resume goes on from {checkpoint}.")
         return 130
@@ -149,6 +155,27 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     print(f"Validation loss {evaluation.loss:.3f} nats per token ({per_domain}).")
     print(f"Wrote {checkpoint} and {args.out / 'model.safetensors'}.")
     return 0
+
+
+@contextlib.contextmanager
+def _interrupt_noted() -> Iterator[threading.Event]:
+    """The event is set by Ctrl-C: a step that is cut in two could not be resumed bit for bit.
+    Pressed again, it interrupts at once."""
+    noted = threading.Event()
+
+    def note(*_: Any) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals end up elsewhere
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _experiment(args: argparse.Namespace, _: list[str]) -> int:

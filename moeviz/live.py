@@ -15,11 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from moeviz.machine import cores
 from moeviz.snapshot import Snapshot
-from moeviz.trainer import NonFiniteLossError, Trainer
+from moeviz.trainer import NonFiniteLossError, Trainer, leave_a_core_free
 
 Status = Literal["ready", "preparing", "playing", "paused", "finished", "failed"]
 PUBLISH_SECONDS = 0.1
@@ -106,9 +103,7 @@ class LiveRun:
     # What the thread does.
 
     def _loop(self) -> None:
-        # One core stays free for the kernel's answers and the browser, and these models are too
-        # small for more than four threads to help.
-        torch.set_num_threads(max(1, min(4, cores() - 1)))
+        leave_a_core_free()
         while not self._closed:
             try:
                 if self._going and self._commands.empty():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from moeviz.files import load_arrays, save_arrays
+from moeviz.files import fitting, load_arrays, save_arrays
 
 R = TypeVar("R")
 
@@ -245,7 +245,8 @@ def load_snapshots(path: str | Path) -> tuple[list[Snapshot], dict[str, Any]]:
     """What save_snapshots wrote; ValueError where the file is damaged or of another kind."""
     arrays, header = load_arrays(path, kind="snapshots")
     snapshots = []
-    for i, others in enumerate(header["snapshots"]):
-        curve = Curve(**{name: arrays[f"{i}.{name}"] for name in Point._fields})
-        snapshots.append(Snapshot(curve=curve, **others))
-    return snapshots, header["meta"]
+    with fitting(path):
+        for i, others in enumerate(header["snapshots"]):
+            curve = Curve(**{name: arrays[f"{i}.{name}"] for name in Point._fields})
+            snapshots.append(Snapshot(curve=curve, **others))
+        return snapshots, header["meta"]

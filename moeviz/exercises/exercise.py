@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ def number_near(
     answer: Any, wanted: float, mistakes: dict[float, str], *, tolerance: float = 0.0
 ) -> str | None:
     """The fault of a numeric answer; `mistakes` explains the wrong values people arrive at."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
+    is_number = isinstance(answer, numbers.Real) and not isinstance(answer, bool)  # numpy's too
+    if not is_number or not math.isfinite(answer):
         return f"the answer is one number, not {answer!r}."
     if abs(answer - wanted) <= tolerance:
         return None

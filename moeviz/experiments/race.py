@@ -12,7 +12,7 @@ from moeviz.layer import MoEConfig
 from moeviz.metrics import gap, last_common, validation_at
 from moeviz.model import ModelConfig
 from moeviz.snapshot import Snapshot
-from moeviz.trainer import TrainConfig, Trainer
+from moeviz.trainer import TrainConfig, Trainer, leave_a_core_free
 
 # What both models' FFNs hold per token: K experts of this width over K, or one dense FFN.
 ACTIVE_WIDTH = 256
@@ -63,6 +63,7 @@ def resume_race(folder: Path, num_experts: int, top_k: int, seed: int) -> dict[s
 
 def run(seed: int, *, num_experts: int = 16, top_k: int = 2, steps: int = 600) -> list[Snapshot]:
     """Race to the end, in turns of one step so that other load on the machine meets both alike."""
+    leave_a_core_free()  # as the live race does
     learners = build_race(num_experts, top_k, seed, steps)
     for _ in zip(*learners.values(), strict=True):
         pass

@@ -40,16 +40,15 @@ class InsideLayer(Panel):
             options=self.recorded.model_layers,
             value=self.recorded.layer,
             description="Layer",
-            layout=BESIDE_LABEL,
         ).add_class("moeviz-layer")
         weighting = widgets.ToggleButtons(
             options=WEIGHTINGS,
             value=self.recorded.weighting,
             description="Weights",
-            layout=BESIDE_LABEL,
         ).add_class("moeviz-weighting")
         for toggle, width in ((layer, "60px"), (weighting, "200px")):
             toggle.style.button_width = width
+            toggle.add_class(BESIDE_LABEL)
         previous = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))
         following = button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1))
         super().__init__(
@@ -92,6 +91,6 @@ class InsideLayer(Panel):
 
     def _loaded(self) -> None:
         if READER.error:
-            self.say(READER.error)
+            self.say(READER.error, unexpected=READER.unexpected)
         else:
             self.refresh()

@@ -21,8 +21,9 @@ from moeviz.pictures.svg import INK, MUTED, RULE
 
 log = logging.getLogger("moeviz")
 
-# ToggleButtons put their label on a line of its own; as a flex box they stand beside it.
-BESIDE_LABEL = {"display": "flex"}
+# ipywidgets 8 puts the buttons of ToggleButtons under their label; this class of its style sheet,
+# which 7 gives them itself, puts them beside it.
+BESIDE_LABEL = "widget-inline-hbox"
 
 
 class Panel(widgets.VBox):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
+from traitlets import TraitError
 
 from moeviz.files import load_header
 from moeviz.metrics import gap
@@ -25,6 +27,7 @@ AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
 EXPERTS = (4, 8, 16, 32)
 CHOICES = (1, 2, 4)
 AUTOSAVE = autosave_folder("race")
+LABELS = ("dense", "MoE")
 
 
 class Race(Panel):
@@ -38,6 +41,7 @@ class Race(Panel):
     kind = "race"
     # The process's one race and its results: a panel made anew goes on with them.
     _run: ClassVar[LiveRun | None] = None
+    _asked: ClassVar[tuple[int, int, int]]  # what _run races: E, K, seed
     _scores: ClassVar[dict[tuple[int, int, int], dict[str, float]]] = {}
 
     def __init__(self) -> None:
@@ -49,9 +53,8 @@ class Race(Panel):
         seed = widgets.BoundedIntText(
             0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
         ).add_class("moeviz-seed")
-        axis = widgets.ToggleButtons(
-            options=AXIS_OPTIONS, description="x-axis", layout=BESIDE_LABEL
-        ).add_class("moeviz-axis")
+        axis = widgets.ToggleButtons(options=AXIS_OPTIONS, description="x-axis")
+        axis.add_class("moeviz-axis").add_class(BESIDE_LABEL)
         axis.style.button_width = "80px"
         self.timeline = widgets.IntSlider(
             100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
@@ -83,6 +86,8 @@ class Race(Panel):
             self._take_over(run)
         elif not self._find_interrupted():
             self.say("Recorded race. Press Play to train both models here, on this machine.")
+        if self._scores:
+            self.score.value = self._score_html()
         self.refresh()
 
     # Drawing.
@@ -92,7 +97,8 @@ class Race(Panel):
         learners, note = self._shown()
         share = self.timeline.value / 100
         if share < 1:
-            far = max(float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve))
+            ends = [float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve)]
+            far = max(ends, default=0.0)
             learners = [s.at(axis, share * far) for s in learners]
             note += f" · timeline at {self.timeline.value} %"
         state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
@@ -100,7 +106,7 @@ class Race(Panel):
 
     def _shown(self) -> tuple[list[Snapshot], str]:
         if self._frame is not None and self._frame.learners:
-            experts, top_k, seed = self._raced
+            experts, top_k, seed = _configured(self._frame.learners[-1].meta)
             return list(self._frame.learners), f"live: E = {experts}, K = {top_k}, seed {seed}"
         recorded = self._provenance
         return self._recorded, (
@@ -126,7 +132,10 @@ class Race(Panel):
 
     def _command(self, name: str) -> None:
         with self.guarded():
-            getattr(self._live(), name)()
+            if name == "pause" and Race._run is None:
+                self.say("Nothing trains yet. Press Play to train both models here.")
+            else:
+                getattr(self._live(), name)()
 
     def _reset(self) -> None:
         with self.guarded():
@@ -134,7 +143,7 @@ class Race(Panel):
             self.timeline.value = 100
             _forget_autosave()
             if Race._run is not None:
-                Race._run.reset(self._builder())
+                Race._run.reset(self._builder(anew=True))
             else:
                 self._frame = None
                 self.say("Ready. Press Play to train both models here, on this machine.")
@@ -153,42 +162,50 @@ class Race(Panel):
         """This panel was made while a race exists: show that one."""
         run.publish = self._on_frame
         self._frame = run.frame
-        if run.frame.learners:
-            meta = run.frame.learners[-1].meta
-            self._set_configuration(meta["model"], meta["train"])
+        self._set_configuration(Race._asked)
         self.say(f"This race was going on already. {run.frame.message}")
 
     def _find_interrupted(self) -> bool:
         """Whether an autosave is there; then this panel is set to its race."""
         try:
-            header = load_header(AUTOSAVE / "MoE.safetensors", kind="checkpoint")
-        except (OSError, ValueError):
-            return False
-        self._set_configuration(header["model"], header["train"])
+            headers = [
+                load_header(AUTOSAVE / f"{name}.safetensors", kind="checkpoint") for name in LABELS
+            ]
+            header = headers[-1]
+            self._set_configuration(_configured(header))
+        except (OSError, ValueError, LookupError, TypeError, TraitError):
+            self._set_configuration(self._raced)
+            return False  # none, damaged, or of another version: it is not gone on from
         self.say(
             f"A race interrupted at step {header['step']} was kept: Play goes on from it, Reset "
             "begins anew."
         )
         return True
 
-    def _set_configuration(self, model: dict[str, Any], train: dict[str, Any]) -> None:
-        values = (model["moe"]["num_experts"], model["moe"]["top_k"], train["seed"])
+    def _set_configuration(self, values: tuple[int, int, int]) -> None:
         self._quiet = True
-        for key, value in zip(self._keys, values, strict=True):
-            self.controls[key].value = value
-        self._quiet = False
+        try:
+            for key, value in zip(self._keys, values, strict=True):
+                self.controls[key].value = value
+        finally:
+            self._quiet = False
         self._raced = self._configuration()
 
     def _configuration(self) -> tuple[int, int, int]:
         experts, top_k, seed = (int(self.controls[key].value) for key in self._keys)
         return experts, top_k, seed
 
-    def _builder(self) -> Callable[[], dict[str, Trainer]]:
-        experts, top_k, seed = self._raced
+    def _builder(self, *, anew: bool = False) -> Callable[[], dict[str, Trainer]]:
+        """What makes the contestants, on the race's thread: from the autosave where there is one
+        of this race, unless they are to begin anew."""
+        experts, top_k, seed = Race._asked = self._raced
 
         def build() -> dict[str, Trainer]:
             from moeviz.experiments.race import build_race, resume_race
 
+            if anew:  # here too: a save in hand may have ended after the reset
+                _forget_autosave()
+                return build_race(experts, top_k, seed)
             return resume_race(AUTOSAVE, experts, top_k, seed) or build_race(experts, top_k, seed)
 
         return build
@@ -196,16 +213,14 @@ class Race(Panel):
     # The score over seeds.
 
     def _finish(self, frame: Frame) -> None:
-        if self._raced in self._scores:
-            return
         dense, moe = frame.learners
-        self._scores[self._raced] = {
-            axis: gap(dense.curve, moe.curve, axis) for axis in ("step", "seconds")
-        }
+        gaps = {axis: gap(dense.curve, moe.curve, axis) for axis in ("step", "seconds")}
+        self._scores.setdefault(_configured(moe.meta), gaps)
         _forget_autosave()
         self.score.value = self._score_html()
-        if self.series.value:
-            self.controls["seed"].value += 1
+        seed = self.controls["seed"]
+        if self.series.value and seed.value < seed.max:
+            seed.value += 1
             self._command("play")
 
     def _score_html(self) -> str:
@@ -225,7 +240,7 @@ class Race(Panel):
         for axis in ("step", "seconds"):
             if f"race.{axis}" in ANSWERS:
                 per = "step" if axis == "step" else "second"
-                lines.append(f"You predicted, per {per}: {ANSWERS['race.' + axis]}.")
+                lines.append(f"You predicted, per {per}: {escape(ANSWERS['race.' + axis])}.")
         body = "Races here: " + "<br>".join(lines)
         return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
 
@@ -235,6 +250,12 @@ def _dropdown(label: str, options: tuple[int, ...], value: int, name: str) -> wi
         options=options, value=value, description=label, layout=widgets.Layout(width="170px")
     )
     return made.add_class(name)
+
+
+def _configured(meta: dict[str, Any]) -> tuple[int, int, int]:
+    """E, K and seed of a contestant with experts, from its snapshot's meta or its checkpoint."""
+    experts = meta["model"]["moe"]
+    return experts["num_experts"], experts["top_k"], meta["train"]["seed"]
 
 
 def _forget_autosave() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from moeviz.model import LanguageModel
     from moeviz.tokenizer import Tokenizer
 
+log = logging.getLogger("moeviz")
+
 
 class Reader:
     """The shipped model and tokenizer, once they are there."""
@@ -20,6 +23,7 @@ class Reader:
         self.model: LanguageModel | None = None
         self.tokenizer: Tokenizer | None = None
         self.error = ""
+        self.unexpected = False  # whether the error is moeviz's own fault
         self._waiting: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -45,9 +49,13 @@ class Reader:
             self.tokenizer = Tokenizer.default()
             path = data_path("models", "start_here.safetensors")
             self.model = load_model(path, self.tokenizer)
-            self.error = ""
+            self.error, self.unexpected = "", False
         except (ImportError, ValueError, OSError) as error:
-            self.error = f"The small model could not be loaded: {error}"
+            self.error, self.unexpected = f"The small model could not be loaded: {error}", False
+        except Exception as error:  # said too, or the panel would wait for ever
+            log.exception("The small model could not be loaded")
+            self.error = f"Something broke inside moeviz: {error!r}."
+            self.unexpected = True
         with self._lock:
             waiting, self._waiting, self._thread = self._waiting, [], None
         for when_done in waiting:

@@ -32,9 +32,8 @@ class RouteText(Panel):
         layer = widgets.SelectionSlider(
             options=layers, value=len(layers) // 2, description="Layer"
         ).add_class("moeviz-layer")
-        view = widgets.ToggleButtons(
-            options=VIEWS, description="Show", layout=BESIDE_LABEL
-        ).add_class("moeviz-view")
+        view = widgets.ToggleButtons(options=VIEWS, description="Show")
+        view.add_class("moeviz-view").add_class(BESIDE_LABEL)
         super().__init__({"text": text, "layer": layer, "view": view}, [[text], [layer, view]])
         self.refresh()
 
@@ -69,6 +68,6 @@ class RouteText(Panel):
 
     def _loaded(self) -> None:
         if READER.error:
-            self.say(READER.error)
+            self.say(READER.error, unexpected=READER.unexpected)
         else:
             self.refresh()

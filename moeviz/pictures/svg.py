@@ -23,9 +23,9 @@ MUTED = (
 RULE = "var(--jp-border-color1, var(--colab-border-color, var(--vscode-panel-border, #b6bec8)))"
 
 # Okabe and Ito's colours for all kinds of colour vision; grey stands for their black, which a dark
-# theme would swallow.
+# theme would swallow. A lighter grey and the pink are one colour to a deuteranope.
 OKABE_ITO = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#9a9a9a",
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#6e6e6e",
 )  # fmt: skip
 CIVIDIS = (
     "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",

@@ -80,7 +80,7 @@ def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48, state: str
     num_tokens, num_experts = score_TE.shape
     left, top, row = 130.0, 62.0, 17.0
     cell = min(34.0, (WIDTH - left - 110) / num_experts)
-    height = top + num_tokens * row + 12
+    height = top + max(num_tokens * row, 158) + 12  # at least the colour bar and its legend
     peak = float(score_TE.max()) if score_TE.size else 1.0
     summary = (
         f"Layer {trace.layers[layer]}: the router's probability of each expert, for "

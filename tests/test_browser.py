@@ -1,0 +1,430 @@
+"""The notebooks in a real JupyterLab and Chromium, with ipywidgets 8 and 7: every panel is moved by
+mouse and keyboard, its picture must change, and nothing may go wrong in kernel, page or panel."""
+
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lab_browser as browser
+import latency
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+WIDGETS7 = ROOT / ".venv-widgets7" / "bin" / "python"
+NAMES = ("00_start_here", "01_dense_vs_moe", "02_inside_a_layer")
+STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
+
+TEXT_PANEL, RACE, LAYER_PANEL = ".moeviz-route_text", ".moeviz-race", ".moeviz-inside_layer"
+IMPORT = "from moeviz import panels"
+# Panels alone, where a whole notebook would only cost time.
+SMALL = {
+    "race.ipynb": browser.notebook(IMPORT, "panels.Race()"),
+    "restart.ipynb": browser.notebook(IMPORT, "panels.Race()"),
+    "all.ipynb": browser.notebook(
+        IMPORT,
+        "panels.RouteText()",
+        "panels.Race()",
+        "panels.InsideLayer()",
+        'panels.Predict("a", "Which?", ["this", "that"], reveal="That.")',
+    ),
+}
+
+# One group: its tests share a server and a browser, and two browsers would share two cores.
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+widgets8_only = pytest.mark.parametrize("lab", ["widgets8"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["widgets8", "widgets7"])
+def lab(request, tmp_path_factory):
+    """A JupyterLab with the notebooks, the small ones too; its kernels keep a home of their own."""
+    python = sys.executable
+    if request.param == "widgets7":
+        python = str(WIDGETS7)
+        if not WIDGETS7.is_file():
+            missing = "no second environment with ipywidgets 7: 'make test' makes it"
+            if os.environ.get("CI"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+    home = tmp_path_factory.mktemp(request.param)
+    files = {f"{name}.ipynb": NOTEBOOKS / f"{name}.ipynb" for name in NAMES} | SMALL
+    with browser.LabServer(files, python=python, env={"MOEVIZ_HOME": str(home)}) as server:
+        # The badge is a file beside the notebooks; without it the page logs a 404.
+        shutil.copytree(NOTEBOOKS / "img", server.home / "root" / "img")
+        server.autosave = home / "live" / "race"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def window(lab):
+    with browser.open_browser() as page:
+        page.dialogs = []
+        page.on("dialog", lambda d: (page.dialogs.append(f"{d.type}: {d.message}"), d.accept()))
+        yield page
+
+
+@pytest.fixture
+def page(lab, window):
+    """The browser; afterwards nothing may have gone wrong, and no kernel is left."""
+    shutil.rmtree(lab.autosave, ignore_errors=True)
+    window.faults.clear()
+    window.dialogs.clear()
+    yield window
+    # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
+    found = browser.problems(window, ignore=["/lab/tree/img/colab.svg"])
+    found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
+    window.goto("about:blank")  # a page would ask the server for the kernels that end now
+    for session in lab.rest("GET", "/api/sessions"):
+        lab.rest("DELETE", f"/api/sessions/{session['id']}")
+    assert found == []
+
+
+def start(page, lab, name):
+    browser.open_notebook(page, lab, name)
+    assert browser.run_all(page) == []
+
+
+def state(page, panel):
+    """What the panel's picture shows, from its own data-state."""
+    text = page.locator(f"{panel} svg[data-state]").first.get_attribute("data-state")
+    return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
+
+
+def step(page):
+    return int(state(page, RACE)["step"])
+
+
+def wait_state(page, panel, pattern, timeout=20):
+    page.wait_for_function(
+        "([css, wanted]) => RegExp(wanted).test("
+        "document.querySelector(css + ' svg[data-state]')?.dataset.state ?? '')",
+        arg=[panel, pattern],
+        timeout=timeout * 1000,
+    )
+
+
+def wait_step(page, least, timeout=60):
+    page.wait_for_function(
+        "([css, least]) => +(/step=(\\d+)$/.exec("
+        "document.querySelector(css + ' svg').dataset.state)?.[1] ?? 0) >= least",
+        arg=[RACE, least],
+        timeout=timeout * 1000,
+    )
+
+
+def wait_status(page, panel, words, timeout=60):
+    page.locator(f"{panel} .moeviz-status", has_text=words).wait_for(timeout=timeout * 1000)
+
+
+def move(page, panel, slider):
+    """One key press on a slider, away from its end; waits for the new picture."""
+    before = browser.picture(page, panel)
+    key = browser.slider_handle(page, slider).evaluate(latency.AWAY) or "ArrowRight"
+    browser.press_slider(page, slider, key)
+    return browser.wait_for_change(page, before, panel)
+
+
+def write(page, css, text):
+    """Replace a text by typing, as a learner does."""
+    page.locator(f"{css} input, {css} textarea").first.focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+
+
+def wait_tokens(page, text, timeout=60):
+    """Wait until the tokens in the picture, put together, are the text."""
+    page.wait_for_function(
+        """([css, text]) => [...document.querySelectorAll(css + ' svg rect > title')]
+            .map(t => t.textContent.replace(/: (expert \\d+ weight|no expert).*$/, '')).join('')
+            === text.replaceAll(' ', '·')""",
+        arg=[TEXT_PANEL, text],
+        timeout=timeout * 1000,
+    )
+
+
+def lock_in(page, nth, answer):
+    panel = page.locator(".moeviz-predict").nth(nth)
+    panel.get_by_label(answer, exact=True).check()
+    panel.locator("button.moeviz-lock").click()
+    panel.locator("[role=status]", has_text=f"You said: {answer}.").wait_for()
+    assert panel.locator("button.moeviz-lock").is_disabled()
+
+
+# 00: which expert takes each token
+
+
+def test_start_here(page, lab, record_property):
+    browser.open_notebook(page, lab, "00_start_here.ipynb")
+    begun = time.monotonic()
+    page.evaluate("() => void moeviz.runAll(120000)")
+    page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=60_000)
+    seconds = time.monotonic() - begun
+    record_property("first_picture_s", round(seconds, 2))
+    print(f"from running the first cell to the first picture: {seconds:.2f} s")
+    assert seconds < 10  # the target is 3 s on a machine of one's own; test machines are shared
+    assert browser.run_all(page) == []
+    lock_in(page, 0, "often")
+
+    move(page, TEXT_PANEL, f"{TEXT_PANEL} .moeviz-layer")
+    views = page.locator(f"{TEXT_PANEL} .moeviz-view button")
+    for n in (1, 2, 0):
+        before = browser.picture(page, TEXT_PANEL)
+        views.nth(n).click()
+        browser.wait_for_change(page, before, TEXT_PANEL)
+
+    write(page, f"{TEXT_PANEL} .moeviz-text", "two cats and 42 dogs")
+    wait_tokens(page, "two cats and 42 dogs")  # the first own text loads torch
+    kept = page.locator(f"{TEXT_PANEL} .moeviz-state input").input_value()
+
+    evil = "<script>alert(1)</script> <b onclick=alert(2)>&amp;"
+    write(page, f"{TEXT_PANEL} .moeviz-text", evil)
+    wait_tokens(page, evil)
+    assert page.locator(f"{TEXT_PANEL} svg :is(script, b)").count() == 0
+
+    box, table = f"{TEXT_PANEL} .moeviz-show-table input", f"{TEXT_PANEL} .moeviz-table table"
+    page.locator(box).focus()
+    page.keyboard.press("Space")
+    page.locator(table).wait_for()
+    assert page.locator(f"{table} tbody tr").count() > 5
+    assert page.locator(f"{table} :is(script, b)").count() == 0
+    page.keyboard.press("Space")
+    page.locator(table).wait_for(state="detached")
+
+    browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", kept)
+    wait_tokens(page, "two cats and 42 dogs")
+    browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", "race?seed=1")
+    wait_status(page, TEXT_PANEL, "This panel's states begin with")
+    wait_tokens(page, "two cats and 42 dogs")
+
+
+# 01: the race
+
+
+def test_dense_vs_moe(page, lab):
+    start(page, lab, "01_dense_vs_moe.ipynb")
+    lock_in(page, 0, "MoE")
+    lock_in(page, 1, "no difference")
+    page.locator(f"{RACE} button.moeviz-play").dblclick()
+    wait_step(page, 3)
+    threads = "import threading; print([t.name for t in threading.enumerate()])"
+    assert browser.run_in_kernel(page, threads).count("'moeviz-live'") == 1
+
+    # The first move of a control, while a thread trains.
+    browser.press_slider(page, f"{RACE} .moeviz-timeline", "ArrowLeft")
+    wait_state(page, RACE, "timeline=99&", timeout=5)
+    axes = page.locator(f"{RACE} .moeviz-axis button")
+    axes.nth(1).click()
+    wait_state(page, RACE, "axis=flops&")
+    axes.nth(2).focus()
+    page.keyboard.press("Space")
+    wait_state(page, RACE, "axis=seconds&")
+    axes.nth(0).click()
+    wait_state(page, RACE, "axis=step&")
+
+    wait_step(page, 8)
+    browser.drag_slider(page, f"{RACE} .moeviz-timeline", 0.3)
+    wait_state(page, RACE, "timeline=(2[5-9]|3[0-5])&")
+    live = int(page.locator(RACE).inner_text().split(" steps")[0].split("/")[-1])
+    assert step(page) < live
+    browser.press_slider(page, f"{RACE} .moeviz-timeline", "End")
+    wait_state(page, RACE, "timeline=100&")
+
+    browser.click(page, f"{RACE} .moeviz-pause")
+    wait_status(page, RACE, "Paused.")
+    paused = step(page)
+    page.wait_for_timeout(700)
+    assert step(page) == paused
+    browser.click(page, f"{RACE} .moeviz-step")
+    wait_status(page, RACE, "One step done.")
+    assert step(page) == paused + 1
+
+    # Another E begins a race anew: paused it waits for Play, playing it goes on.
+    page.locator(f"{RACE} .moeviz-experts select").focus()
+    page.keyboard.press("ArrowDown")
+    wait_state(page, RACE, "experts=32&")
+    wait_status(page, RACE, "Ready.")
+    browser.click(page, f"{RACE} .moeviz-play")
+    wait_status(page, RACE, "Training.")
+    wait_step(page, 3)
+    page.locator(f"{RACE} .moeviz-seed input").focus()
+    page.keyboard.press("ArrowUp")
+    wait_state(page, RACE, "seed=1&")
+    wait_status(page, RACE, "Training.")
+    page.get_by_text("live: E = 32, K = 2, seed 1").wait_for()
+    wait_step(page, 10)
+    browser.click(page, f"{RACE} .moeviz-reset")
+    wait_state(page, RACE, "step=[0-8]$")
+    wait_step(page, 9)
+    browser.click(page, f"{RACE} .moeviz-pause")
+    wait_status(page, RACE, "Paused.")
+
+
+@widgets8_only
+def test_a_race_goes_on_without_the_page_and_is_found_again(page, lab):
+    start(page, lab, "race.ipynb")
+    browser.click(page, f"{RACE} .moeviz-play")
+    wait_step(page, 3)
+    left_at = step(page)
+    page.goto("about:blank")
+    page.wait_for_timeout(500)
+    page.faults.clear()  # what the page had asked for when it was closed
+    start(page, lab, "race.ipynb")
+    wait_status(page, RACE, "Training.")
+    wait_step(page, left_at + 1)
+    browser.click(page, f"{RACE} .moeviz-pause")
+    wait_status(page, RACE, "Paused.")
+    there = step(page)
+    assert browser.run_all(page) == []  # the cell once more
+    wait_status(page, RACE, "This race was going on already.")
+    assert step(page) == there
+
+
+@widgets8_only
+def test_a_race_goes_on_after_a_restart_of_the_kernel(page, lab):
+    start(page, lab, "restart.ipynb")
+    browser.click(page, f"{RACE} .moeviz-play")
+    wait_step(page, 5)
+    browser.click(page, f"{RACE} .moeviz-pause")
+    wait_status(page, RACE, "Paused.")
+    kept, saved = step(page), lab.autosave / "MoE.safetensors"
+    end = time.monotonic() + 10
+    while not saved.is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+    page.evaluate("() => moeviz.kernel().restart()")
+    page.wait_for_function("() => moeviz.ready()", timeout=60_000)
+    assert browser.run_all(page) == []
+    wait_status(page, RACE, "A race interrupted at step")
+    said = page.locator(f"{RACE} .moeviz-status").inner_text()
+    assert abs(int(re.search(r"step (\d+)", said)[1]) - kept) <= 1  # of one learner of the two
+    browser.click(page, f"{RACE} .moeviz-play")
+    page.get_by_text("live: E = 16, K = 2, seed 0").wait_for(timeout=60_000)
+    assert step(page) >= kept - 1
+    wait_step(page, kept + 1)
+
+
+# 02: stage by stage
+
+
+def test_inside_a_layer(page, lab):
+    start(page, lab, "02_inside_a_layer.ipynb")
+    lock_in(page, 0, "less than 1")
+    seen = {browser.picture(page, LAYER_PANEL)}
+    for stage in STAGES[1:]:
+        browser.click(page, f"{LAYER_PANEL} .moeviz-next")
+        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+        seen.add(browser.picture(page, LAYER_PANEL))
+    assert len(seen) == len(STAGES)
+    browser.click(page, f"{LAYER_PANEL} .moeviz-next")  # nothing follows the last
+    browser.click(page, f"{LAYER_PANEL} .moeviz-back")
+    wait_state(page, LAYER_PANEL, "stage=experts&")
+    for stage in STAGES[3::-1]:
+        browser.press_slider(page, f"{LAYER_PANEL} .moeviz-stage", "ArrowLeft")
+        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+    for stage in STAGES[1:3]:
+        browser.press_slider(page, f"{LAYER_PANEL} .moeviz-stage", "ArrowRight")
+        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+
+    # At top-k: the weighting, which loads the model unless a cell has.
+    page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(1).click()
+    wait_state(page, LAYER_PANEL, "weighting=raw$", timeout=60)
+    raw = browser.picture(page, LAYER_PANEL)
+    page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(0).click()
+    renormalised = browser.wait_for_change(page, raw, LAYER_PANEL)
+    texts = [re.sub('data-state="[^"]*"', "", svg) for svg in (raw, renormalised)]
+    assert texts[0] != texts[1]
+
+    page.locator(f"{LAYER_PANEL} .moeviz-layer button").first.click()
+    wait_state(page, LAYER_PANEL, "layer=0&", timeout=60)
+    write(page, f"{LAYER_PANEL} .moeviz-text", "x = <i>7</i>")
+    wait_state(page, LAYER_PANEL, re.escape("text=x+%3D+%3Ci%3E7%3C%2Fi%3E&"), timeout=60)
+    assert page.locator(f"{LAYER_PANEL} svg i").count() == 0
+
+
+# Every panel: by keyboard alone, and in both themes
+
+
+FOCUSABLE = ":is(input, textarea, select, button, .noUi-handle, .ui-slider-handle):not(:disabled)"
+
+
+def test_tab_reaches_every_control(page, lab):
+    start(page, lab, "all.ipynb")
+    for panel in (TEXT_PANEL, RACE, LAYER_PANEL, ".moeviz-predict"):
+        controls = page.locator(f"{panel} {FOCUSABLE}")
+        wanted = controls.evaluate_all(
+            # Of a group of radio buttons the browser gives one to Tab, the others to the arrows.
+            """all => all.filter(e => e.type !== 'radio' || e.checked)
+                .map((e, i) => { e.dataset.tab = i; return i })"""
+        )
+        controls.first.focus()
+        reached = set()
+        for _ in range(3 * len(wanted)):
+            at = page.evaluate("() => document.activeElement.dataset.tab ?? null")
+            reached |= {int(at)} if at is not None else set()
+            page.keyboard.press("Tab")
+        assert reached == set(wanted), f"{panel}: of {len(wanted)} controls"
+        page.evaluate(
+            "() => document.querySelectorAll('[data-tab]').forEach(e =>"
+            " e.removeAttribute('data-tab'))"
+        )
+
+
+# Texts of the pictures with their contrast (WCAG 2) against what lies right under them.
+CONTRAST = """css => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    const pen = canvas.getContext('2d', {willReadFrequently: true});
+    const rgba = colour => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour;
+        pen.fillRect(0, 0, 1, 1); return [...pen.getImageData(0, 0, 1, 1).data] };
+    const over = (top, under) => [0, 1, 2].map(i =>
+        top[i] * top[3] / 255 + under[i] * (1 - top[3] / 255));
+    const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92
+        : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+    return [...document.querySelectorAll(`${css} svg text`)].map(text => {
+        text.scrollIntoView({block: 'center'});
+        const box = text.getBoundingClientRect();
+        const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
+            .filter(e => e !== text && e.tagName !== 'line' && e.tagName !== 'polyline');
+        let ground = [255, 255, 255];
+        for (const e of below) {
+            const style = getComputedStyle(e);
+            const paint = rgba(e instanceof SVGRectElement ? style.fill : style.backgroundColor);
+            if (paint[3] === 255) { ground = paint.slice(0, 3); break } }
+        const a = light(over(rgba(getComputedStyle(text).fill), ground)), b = light(ground);
+        return [text.textContent, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)] }) }"""
+
+
+def check_contrast(page, folder):
+    """Every text of every view reads well; leaves a picture of each panel in the folder."""
+    views = {
+        TEXT_PANEL: page.locator(f"{TEXT_PANEL} .moeviz-view button").all(),
+        RACE: page.locator(f"{RACE} .moeviz-axis button").all()[:1],
+        LAYER_PANEL: [page.locator(f"{LAYER_PANEL} button.moeviz-next")] * 5,
+    }
+    for panel, buttons in views.items():
+        for n, button in enumerate(buttons):
+            button.click()
+            page.wait_for_timeout(400)
+            found = page.evaluate(CONTRAST, panel)
+            assert len(found) > 5
+            assert [f"{text}: {ratio:.2f}" for text, ratio in found if ratio < 4.5] == []
+            browser.screenshot(page, folder / f"{panel[1:]}-{n}.png", panel)
+
+
+@widgets8_only
+def test_texts_read_well_in_the_light_theme(page, lab, tmp_path):
+    start(page, lab, "all.ipynb")
+    check_contrast(page, tmp_path)
+
+
+def test_texts_read_well_in_the_dark_theme(tmp_path):
+    files, env = {"all.ipynb": SMALL["all.ipynb"]}, {"MOEVIZ_HOME": str(tmp_path)}
+    with browser.LabServer(files, env=env, theme="Dark") as server:
+        with browser.open_browser() as page:
+            start(page, server, "all.ipynb")
+            ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+            assert max(map(int, re.findall(r"\d+", ground)[:3])) < 80, ground
+            check_contrast(page, tmp_path)
+            assert browser.problems(page) == []

@@ -1,0 +1,556 @@
+"""Pictures: pure, well-formed, readable by everyone, with a table twin of the same content."""
+
+import base64
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moeviz.metrics import gap
+from moeviz.pictures import svg as kit
+from moeviz.pictures.anatomy import MAX_TOKENS, STAGES, anatomy
+from moeviz.pictures.race import AXES, race
+from moeviz.pictures.seeds import race_seeds
+from moeviz.pictures.static import png
+from moeviz.pictures.svg import OKABE_ITO, Scale, Svg, expert_colour, heat_colour, ink_on
+from moeviz.pictures.tokens import load_bars, routing_matrix, token_strip
+from moeviz.snapshot import Anatomy, Curve, Snapshot, Trace
+
+GOLDEN = Path(__file__).parent / "golden"
+NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
+STATE = 'route_text?text=%3Cb%3E&a="<x>"'
+PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+# Fixed content, from whole numbers: no random generator or transcendental function stands between
+# a golden string and another machine.
+
+
+def wave(*shape):
+    size = int(np.prod(shape))
+    return ((np.arange(size) * 7 + 3) % 11 + 1).reshape(shape).astype(np.float32)
+
+
+def routed(num_tokens, num_layers, num_experts, top_k):
+    score_TLE = wave(num_tokens, num_layers, num_experts)
+    score_TLE = score_TLE / score_TLE.sum(-1, keepdims=True)
+    expert_TLK = np.argsort(-score_TLE, axis=-1, kind="stable")[..., :top_k].astype(np.int16)
+    best_TLK = np.take_along_axis(score_TLE, expert_TLK.astype(np.int64), -1)
+    return score_TLE, expert_TLK, best_TLK / best_TLK.sum(-1, keepdims=True)
+
+
+def make_trace(tokens=NASTY, num_experts=4, top_k=2, num_layers=2):
+    score, expert, weight = routed(len(tokens), num_layers, num_experts, top_k)
+    return Trace(tuple(tokens), expert, weight, score, tuple(range(1, num_layers + 1)))
+
+
+def make_anatomy(tokens=NASTY, num_experts=4, top_k=2, weighting="renormalise"):
+    score, expert, weight = (a[:, 0] for a in routed(len(tokens), 1, num_experts, top_k))
+    if weighting == "raw":
+        weight = np.take_along_axis(score, expert.astype(np.int64), 1)
+    order = np.argsort(expert.ravel(), kind="stable")
+    row_expert, row_weight = expert.ravel()[order].astype(np.int32), weight.ravel()[order]
+    row_token = (order // top_k).astype(np.int32)
+    row_output = wave(len(order), 6) / 6 - 1
+    y = np.zeros((len(tokens), 6), dtype=np.float32)
+    np.add.at(y, row_token, row_weight[:, None] * row_output)
+    return Anatomy(
+        text="".join(tokens), tokens=tuple(tokens), layer=1, model_layers=(0, 1),
+        weighting=weighting, x=wave(len(tokens), 6), logits=score * 9 - 3, score=score,
+        expert=expert, weight=weight, row_token=row_token, row_expert=row_expert,
+        row_weight=row_weight, row_output=row_output, y=y,
+        offsets=np.searchsorted(row_expert, np.arange(num_experts + 1)).astype(np.int32),
+    )  # fmt: skip
+
+
+def learner(label, points=12, num_experts=0, *, every=4, seconds=0.5, ahead=0.0, seed=0):
+    step = np.arange(1, points + 1, dtype=np.float64)
+    layers = 2 if num_experts else 0
+    load = wave(points, layers, num_experts)
+    load = load / load.sum(-1, keepdims=True) if num_experts else load
+    loss = 2 + 5 / step - ahead
+    measured = (step % every == 0) if every else np.zeros(points, dtype=bool)
+    curve = Curve(
+        step=step, seconds=step * seconds, flops=step * 2e9, loss=loss, load=load,
+        validation=np.where(measured, loss + 0.125, np.nan),
+    )  # fmt: skip
+    return Snapshot(
+        label=label, step=points, total_steps=600, seconds=points * seconds,
+        tokens_per_second=1000 / seconds, parameters=2_000_000, active_parameters=500_000,
+        curve=curve, meta={"train": {"seed": seed}},
+    )  # fmt: skip
+
+
+def pair(**changes):
+    return [learner('dense <b>&"', **changes), learner("MoE", num_experts=8, seconds=0.75, ahead=0.25, **changes)]  # fmt: skip # noqa: E501
+
+
+def seeds(count=3):
+    found = []
+    for n in range(count):
+        found += [learner("dense", seed=n), learner("MoE", 12, 8, ahead=0.25 * (n - 1), seed=n)]
+    return found
+
+
+LONG = [f"tok{i}" for i in range(120)]
+CASES = {
+    "strip": lambda: token_strip(make_trace(), 0, state=STATE),
+    "strip of 40 experts": lambda: token_strip(make_trace(LONG, 40), 1, state=STATE),
+    "strip of 1 token": lambda: token_strip(make_trace(["a"]), 0, state=STATE),
+    "strip of 1 expert": lambda: token_strip(make_trace(num_experts=1, top_k=1), 0, state=STATE),
+    "strip of no tokens": lambda: token_strip(make_trace([]), 0, state=STATE),
+    "matrix": lambda: routing_matrix(make_trace(), 1, state=STATE),
+    "matrix of 32 experts": lambda: routing_matrix(make_trace(LONG, 32), 0, state=STATE),
+    "matrix of 1 token": lambda: routing_matrix(make_trace(["a"]), 0, state=STATE),
+    "matrix of 1 expert": lambda: routing_matrix(make_trace(NASTY, 1, 1), 0, state=STATE),
+    "matrix of no tokens": lambda: routing_matrix(make_trace([]), 0, state=STATE),
+    "load": lambda: load_bars(make_trace().load(), (1, 2), state=STATE),
+    "load of 40 experts": lambda: load_bars(make_trace(LONG, 40).load(), (1, 2), state=STATE),
+    "load of 1 expert": lambda: load_bars(make_trace(NASTY, 1, 1).load(), (1, 2), state=STATE),
+    "load of no tokens": lambda: load_bars(make_trace([]).load(), (1, 2), state=STATE),
+    "race by step": lambda: race(pair(), "step", note="<i>", state=STATE),
+    "race by flops": lambda: race(pair(), "flops", state=STATE),
+    "race by seconds": lambda: race(pair(), "seconds", state=STATE),
+    "race of 400 points, 32 experts": lambda: race(
+        [learner("dense", 400, every=1), learner("MoE", 400, 32, every=1)], "step", state=STATE
+    ),
+    "race without points": lambda: race(pair(points=0), "step", state=STATE),
+    "race of one point": lambda: race(pair(points=1), "seconds", state=STATE),
+    "race without validation": lambda: race(pair(every=0), "step", state=STATE),
+    "race of one learner": lambda: race([learner("MoE", 12, 8)], "step", state=STATE),
+    "race, one behind": lambda: race([learner("dense", 40), learner("MoE", 0, 8)], "step", state=STATE),  # noqa: E501
+    "seeds": lambda: race_seeds(seeds(), PROVENANCE),
+    "one seed": lambda: race_seeds(seeds(1), PROVENANCE),
+    "a draw": lambda: race_seeds([learner("dense"), learner("MoE", 12, 8)], PROVENANCE),
+    **{
+        f"layer of {name}, {stage}": lambda s=stage, o=options: anatomy(make_anatomy(**o), s, state=STATE)  # noqa: E501
+        for name, options in {
+            "8 tokens": {},
+            "raw weights": {"weighting": "raw"},
+            "20 tokens": {"tokens": LONG[:20]},
+            "1 token": {"tokens": ["a"]},
+            "1 expert": {"num_experts": 1, "top_k": 1},
+            "32 experts": {"tokens": LONG[:20], "num_experts": 32, "top_k": 4},
+        }.items()
+        for stage in STAGES
+    },
+}  # fmt: skip
+each_picture = pytest.mark.parametrize("name", CASES)
+
+
+@functools.cache
+def drawn(name):
+    return CASES[name]()
+
+
+def digests():
+    return {n: hashlib.sha256(make().svg.encode()).hexdigest() for n, make in CASES.items()}
+
+
+def parse(picture):
+    return ElementTree.fromstring(picture.svg)
+
+
+def texts(root):
+    return [t.text or "" for t in root.iter(f"{SVG}text")]
+
+
+def marks(root):
+    shapes = ("rect", "text", "line", "polyline", "polygon", "circle", "image")
+    return sum(len(list(root.iter(SVG + shape))) for shape in shapes)
+
+
+# What holds for every picture.
+
+
+def test_the_same_snapshot_gives_the_same_string_here_and_in_a_fresh_process():
+    here = digests()
+    assert digests() == here
+    # Another hash seed: the order of a set would show.
+    code = f"import json, runpy; print(json.dumps(runpy.run_path({__file__!r})['digests']()))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-P", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(run.stdout) == here
+
+
+@each_picture
+def test_every_picture_is_well_formed_and_says_what_it_is(name):
+    picture = drawn(name)
+    root = parse(picture)
+    assert root.tag == SVG + "svg" and root.get("role") == "img"
+    title, description = root.find(SVG + "title"), root.find(SVG + "desc")
+    assert title.text and description.text == picture.summary and picture.summary.endswith(".")
+    assert root.get("aria-label") == f"{title.text}. {picture.summary}"
+    assert root.get("data-state") == ("" if "seed" in name or name == "a draw" else STATE)
+
+
+@each_picture
+def test_every_number_in_a_picture_is_one(name):
+    root = parse(drawn(name))
+    for element in root.iter():
+        for key in ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height", "points"):
+            for value in re.split("[ ,]", element.get(key, "")):
+                assert not value or np.isfinite(float(value)), (element.tag, key, value)
+    height = float(root.get("height"))
+    assert all(0 <= float(t.get("y")) <= height for t in root.iter(SVG + "text"))
+
+
+@each_picture
+def test_no_text_is_smaller_than_12_pixels(name):
+    root = parse(drawn(name))
+    assert "font-size" not in drawn(name).svg
+    for text in root.iter(SVG + "text"):
+        size = re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))
+        assert size and float(size.group(1)) >= 12, text.get("style")
+        assert "transform" not in text.keys() or text.get("transform").startswith("rotate(")  # noqa: SIM118
+
+
+@each_picture
+def test_a_picture_has_at_most_about_2000_marks(name):
+    assert 0 < marks(parse(drawn(name))) <= 2000
+
+
+@each_picture
+def test_the_table_twin_is_rectangular_and_has_no_bare_nan(name):
+    picture = drawn(name)
+    assert len(set(picture.columns)) == len(picture.columns)
+    assert all(len(row) == len(picture.columns) for row in picture.rows)
+    assert "nan" not in [str(v) for row in picture.rows for v in row]
+    assert "nan" not in picture.summary.split()
+
+
+@each_picture
+def test_text_is_escaped(name):
+    root = parse(drawn(name))
+    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= {
+        "svg", "title", "desc", "defs", "pattern", "g", "rect", "text", "line", "polyline",
+        "circle", "image",
+    }  # fmt: skip
+
+
+# The big ones are left out: they take long and have no mark that the others lack.
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if not re.search("20|32|40|raw|layer of 1 t", n)]
+)
+def test_every_picture_can_be_rasterised(name):
+    picture = drawn(name)
+    pytest.importorskip("resvg_py")
+    image = Image.open(io.BytesIO(png(picture.svg)))
+    root = parse(picture)
+    assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 2
+
+
+def test_a_nasty_token_stands_in_the_picture_as_it_is_written():
+    shown = texts(parse(CASES["strip"]()))
+    tips = [t.text for t in parse(CASES["strip"]()).iter(SVG + "title")]
+    for token in NASTY[:6] + NASTY[7:]:
+        assert token in shown or token[:23] + "…" in shown
+        assert any(tip.startswith(f"{token}: expert") for tip in tips)
+    assert "x" * 23 + "…" in shown
+    assert 'dense <b>&": 12/600 steps' in texts(parse(CASES["race by step"]()))
+    assert "<i>" in texts(parse(CASES["race by step"]()))
+
+
+# The table twins say what the pictures show.
+
+
+def test_the_twin_of_the_strip():
+    trace = make_trace()
+    picture = token_strip(trace, 1)
+    assert picture.columns == ("#", "token", "experts", "weights")
+    assert [row[1] for row in picture.rows] == list(NASTY)
+    shown = texts(parse(picture))
+    for t, row in enumerate(picture.rows):
+        assert row[2] == "·".join(map(str, trace.expert[t, 1])) and row[2] in shown
+        assert [float(w) for w in row[3].split()] == pytest.approx(
+            list(trace.weight[t, 1]), abs=0.006
+        )
+
+
+def test_the_twin_of_the_matrix():
+    trace = make_trace(LONG, 6)
+    picture = routing_matrix(trace, 0, max_tokens=30)
+    assert len(picture.rows) == 30 and len(picture.columns) == 2 + 6
+    found = np.array([[float(v) for v in row[2:]] for row in picture.rows])
+    assert found == pytest.approx(trace.score[:30, 0], abs=0.0006)
+    root = parse(picture)
+    heat = [r for r in root.iter(SVG + "rect") if float(r.get("height")) == 16]
+    assert len(heat) == 30 * 6
+    chosen = [t for t in root.iter(SVG + "text") if t.text in "12" and "600" in t.get("style")]
+    assert len(chosen) == 30 * 2
+
+
+def test_the_twin_of_the_load():
+    trace = make_trace(LONG, 5)
+    picture = load_bars(trace.load(), trace.layers)
+    assert [row[0] for row in picture.rows] == [1, 2]
+    assert np.array([row[1:] for row in picture.rows]).tolist() == trace.load().tolist()
+    bars = list(parse(picture).iter(SVG + "rect"))
+    heights = np.array([float(r.get("height")) for r in bars]).reshape(2, 5)
+    assert heights / heights.max() == pytest.approx(trace.load() / trace.load().max(), abs=0.001)
+
+
+def test_the_twin_of_the_race():
+    dense, moe = learners = pair()
+    picture = race(learners, "step")
+    assert len(picture.rows) == 2
+    for row, one in zip(picture.rows, learners, strict=True):
+        named = dict(zip(picture.columns, row, strict=True))
+        assert (named["learner"], named["step"]) == (one.label, 12)
+        assert (named["parameters"], named["active parameters"]) == (2_000_000, 500_000)
+        assert float(named["validation loss"]) == pytest.approx(one.curve.validation[-1], abs=1e-3)
+    assert picture.rows[0][-1] == "" and float(picture.rows[1][-1]) > 1
+    assert f"{gap(dense.curve, moe.curve, 'step'):.3f}" in picture.summary
+    assert "MoE is ahead" in picture.summary
+
+
+def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
+    root = parse(race([learner("dense", 40), learner("MoE", 40, 8)], "step"))
+    first, second = (STYLE.get("style") for STYLE in root.iter(SVG + "polyline"))
+    assert "dasharray" not in first and "dasharray" in second
+    assert len(list(root.iter(SVG + "circle"))) == 10 + 1  # the dense marks and their legend
+    squares = [r for r in root.iter(SVG + "rect") if r.get("width") == "6.8"]
+    assert len(squares) == 10 + 1
+
+
+def test_the_race_is_drawn_on_the_axis_it_names():
+    wide = {}
+    for axis, (label, _) in AXES.items():
+        root = parse(race(pair(), axis))
+        assert label in texts(root)
+        ends = [p.get("points").split()[-1] for p in root.iter(SVG + "polyline")]
+        wide[axis] = [float(end.split(",")[0]) for end in ends]
+    # At equal steps both are as far; in seconds the slower one is further.
+    assert wide["step"][0] == wide["step"][1] == wide["flops"][0]
+    assert wide["seconds"][0] == pytest.approx(60 + (500 - 60) * 0.5 / 0.75, abs=0.1)
+    assert wide["seconds"][1] == 500
+
+
+def test_a_race_that_cannot_be_judged_says_so():
+    for name in ("race without points", "race without validation", "race of one learner"):
+        assert CASES[name]().summary == "No validation loss of both to compare here yet."
+
+
+def test_the_twin_of_the_seeds():
+    picture = race_seeds(seeds(), PROVENANCE)
+    assert [row[0] for row in picture.rows] == [0, 1, 2]
+    assert [row[1] for row in picture.rows] == ["-0.250", "+0.000", "+0.250"]
+    root = parse(picture)
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(SVG + "circle")]
+    assert len(dots) == 3 * 3
+    assert dots[0][0] < dots[1][0] == 430 < dots[2][0]
+    assert "MoE is ahead in 1 of 3 seeds, by +0.000 ± 0.250" in picture.summary
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_twins_of_a_layer(stage):
+    layer = make_anatomy(LONG[:20], num_experts=6)
+    picture = anatomy(layer, stage)
+    table = {"logits": layer.logits, "softmax": layer.score}.get(stage)
+    if table is not None:
+        found = np.array([[float(v) for v in row[2:]] for row in picture.rows])
+        assert found == pytest.approx(table, abs=0.0006)
+    elif stage == "top-k":
+        for t, row in enumerate(picture.rows):
+            got = [float(row[2 + e]) for e in layer.expert[t]]
+            assert got == pytest.approx(layer.weight[t], abs=0.0006)
+    elif stage == "dispatch":
+        assert [row[1] for row in picture.rows] == layer.row_expert.tolist()
+        assert [row[2] for row in picture.rows] == [layer.tokens[t] for t in layer.row_token]
+    elif stage == "experts":
+        lengths = np.linalg.norm(layer.row_output, axis=1)
+        for row in picture.rows:
+            assert row[1] == layer.row_expert[row[0]]
+            assert float(row[3]) == pytest.approx(lengths[row[0]], abs=0.0006)
+    else:
+        lengths = np.linalg.norm(layer.y, axis=1)
+        assert [float(r[3]) for r in picture.rows] == pytest.approx(lengths, abs=0.0006)
+    shown = texts(parse(picture))
+    assert layer.tokens[MAX_TOKENS - 1] in shown and layer.tokens[MAX_TOKENS] not in shown
+
+
+def test_combine_says_when_the_layer_is_not_the_sum_of_its_rows():
+    layer = make_anatomy()
+    assert "at most 0e+00" in anatomy(layer, "combine").summary
+    wrong = Anatomy(**{**vars(layer), "y": layer.y + 1})
+    assert "at most 1e+00" in anatomy(wrong, "combine").summary
+
+
+def test_top_k_tells_raw_weights_from_renormalised_ones():
+    assert "every row's weights sum to 1" in anatomy(make_anatomy(), "top-k").summary
+    raw = anatomy(make_anatomy(weighting="raw"), "top-k")
+    sums = make_anatomy(weighting="raw").weight.sum(1)
+    assert f"rows sum to {sums.min():.2f} to {sums.max():.2f}" in raw.summary
+
+
+# Golden strings.
+
+
+def golden_form(svg):
+    """A mark a line; an image as its pixels' hash, for zlib's bytes differ between versions."""
+
+    def pixels(found):
+        image = Image.open(io.BytesIO(base64.b64decode(found.group(1))))
+        return f"pixels:{image.size}:{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
+
+    return re.sub(r"data:image/png;base64,([\w+/=]+)", pixels, svg).replace("><", ">\n<") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "make"),
+    [
+        ("strip.svg", lambda: token_strip(make_trace(("def", "·<x>", "⏎", "&"), 9, 2), 1)),
+        ("race.svg", lambda: race(pair(points=6, every=3), "seconds", note="fixed")),
+    ],
+)
+def test_golden_strings(file, make):
+    """Look at the change, then renew them with:
+    MOEVIZ_RENEW_GOLDEN=1 python -P -m pytest tests/test_pictures.py -k golden
+    """
+    found, path = golden_form(make().svg), GOLDEN / file
+    if os.environ.get("MOEVIZ_RENEW_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8")
+
+
+# Colours.
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
+VISIONS = {
+    "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+HEAT = [heat_colour(i / 255) for i in range(256)]
+
+
+def linear(colour):
+    v = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def luminance(colour):
+    return float(linear(colour) @ [0.2126, 0.7152, 0.0722])
+
+
+def lab(linear_rgb):
+    """CIE L*a*b*, D65."""
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    v = np.array(to_xyz) @ linear_rgb / [0.95047, 1.0, 1.08883]
+    f = np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_eight_experts_can_be_told_apart_by_every_kind_of_colour_vision(vision):
+    seen = [lab(np.clip(VISIONS[vision] @ linear(expert_colour(e)), 0, 1)) for e in range(8)]
+    for a, b in itertools.combinations(range(8), 2):
+        difference = float(np.linalg.norm(seen[a] - seen[b]))
+        assert difference >= 10, f"experts {a} and {b}: delta E {difference:.1f}"
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_heat_grows_lighter_for_every_kind_of_colour_vision(vision):
+    lightness = [lab(np.clip(VISIONS[vision] @ linear(c), 0, 1))[0] for c in HEAT[::8]]
+    assert (np.diff(lightness) > 0).all()
+
+
+def test_ink_reads_on_every_colour():
+    for colour in (*OKABE_ITO, *HEAT, heat_colour(float("nan"))):
+        a, b = sorted((luminance(colour), luminance(ink_on(colour))))
+        assert (b + 0.05) / (a + 0.05) >= 4.5, colour
+
+
+def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
+    assert [expert_colour(e) for e in range(8, 16)] == [expert_colour(e) for e in range(8)]
+    for make in (lambda e: load_bars(np.ones((1, e)), (0,)),):
+        for experts, hatched in ((8, 0), (9, 1), (40, 32)):
+            root = parse(make(experts))
+            fills = [r for r in root.iter(SVG + "rect") if r.get("fill") == "url(#mv-hatch)"]
+            assert len(fills) == hatched
+            assert (root.find(f"{SVG}defs/{SVG}pattern") is not None) == bool(hatched)
+            assert {str(e) for e in range(experts)} <= set(texts(root))
+    strip = make_trace(["a", "b", "c"], 40, 1)
+    hatched = parse(token_strip(strip, 0)).findall(f".//{SVG}g/{SVG}rect")
+    assert len(hatched) == int((strip.expert[:, 0, 0] >= 8).sum()) > 0
+
+
+def pixel(image, column, row):
+    return "#" + "".join(f"{v:02x}" for v in image.getpixel((column, row)))
+
+
+def test_a_heat_image_has_a_pixel_for_every_value_in_its_colour():
+    share = np.array([[0.0, 0.25, 1.0], [2.0, -1.0, np.nan]])
+    svg = Svg(30, 20, "Heat", "Six values.")
+    svg.heat(0, 0, 30, 20, share)
+    (image,) = ElementTree.fromstring(svg.close()).iter(SVG + "image")
+    data = base64.b64decode(image.get("href").removeprefix("data:image/png;base64,"))
+    decoded = Image.open(io.BytesIO(data))
+    assert decoded.size == (3, 2) and decoded.mode == "RGB"
+    found = [pixel(decoded, c, r) for r in (0, 1) for c in range(3)]
+    levels = [0, 64, 255, 255, 0, 128]
+    assert found == [HEAT[level] for level in levels]
+
+
+def test_the_heat_of_a_race_is_its_load():
+    moe = learner("MoE", 60, 8)
+    images = list(parse(race([learner("dense", 60), moe], "step")).iter(SVG + "image"))
+    data = base64.b64decode(images[0].get("href").split(",", 1)[1])
+    decoded = Image.open(io.BytesIO(data))
+    assert decoded.size == (60, 8)
+    # Three times an even share is the top of the scale; the last column is the last point.
+    wanted = [HEAT[round(min(v * 8 / 3, 1) * 255)] for v in moe.curve.load[-1, -1]]
+    assert [pixel(decoded, 59, e) for e in range(8)] == wanted
+
+
+# The kit.
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 600), (-0.02, 0.03), (0, 1.3e15), (2.1, 2.1000001), (5, 5)]
+)
+def test_ticks_are_round_and_inside(low, high):
+    ticks = Scale(low, high, 0, 100).ticks()
+    assert 1 <= len(ticks) <= 12
+    span = high - low
+    assert all(low - 1e-6 * span <= t <= high + 1e-6 * span for t in ticks)
+
+
+def test_numbers_are_short_and_stable():
+    written = [kit.number(v) for v in (0, 1, 1.5, 1.005, -0.001, 100, 10.10)]
+    assert written[:3] == ["0", "1", "1.5"] and written[5:] == ["100", "10.1"]
+    assert [kit.si(v, "FLOP") for v in (0, 999, 1.23e12, 2e15)] == [
+        "0 FLOP", "999 FLOP", "1.23 TFLOP", "2 PFLOP",
+    ]  # fmt: skip
