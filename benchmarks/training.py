@@ -36,7 +36,7 @@ RESULT = Path(__file__).resolve().parent / "results" / "training.json"
 SHAPES = {8: (2048, 256, 256, 2), 64: (1024, 512, 256, 8), 256: (512, 256, 64, 8)}
 OURS = "moeviz grouped"
 DENSE = "dense, equal active FLOPs"
-NOT_INSTALLED = "transformers is not installed: pip install -e .[peers]"
+NOT_INSTALLED = "transformers is not installed: 'make bench' installs it"
 # All contenders compute the same numbers in float32: more than this is another computation.
 AGREE = 1e-4
 SECONDS_PER_TURN = 0.2  # a turn repeats a quick step for about this long

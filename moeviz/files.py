@@ -93,7 +93,7 @@ def _header(path: Path, metadata: dict[str, str], kind: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} was not written by moeviz: it has no moeviz header.") from None
     if found != kind:
-        raise ValueError(f"{path} holds a {found}, but a {kind} is needed here.")
+        raise ValueError(f"{path} is of the kind '{found}'; here '{kind}' is needed.")
     return header
 
 

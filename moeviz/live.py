@@ -45,7 +45,7 @@ class LiveRun:
     build: makes the named trainers; it runs on the thread, for it may take seconds.
     publish: called on the thread with each Frame.
     autosave: a folder for the learners' checkpoints while they train, so that a restarted kernel
-        loses little; None keeps nothing. restore() goes on from it.
+        loses little; None keeps nothing.
 
     One run trains at a time in a process: play() pauses whichever was playing.
     """
@@ -99,6 +99,9 @@ class LiveRun:
         """Stop for good and wait for the thread (at most five seconds)."""
         self._commands.put(self._finish)
         self._thread.join(5)
+        with LiveRun._playing_lock:
+            if LiveRun._playing is self:
+                LiveRun._playing = None
 
     # What the thread does.
 
@@ -186,7 +189,10 @@ class LiveRun:
     def _show(self, frame: Frame) -> None:
         self._published_at = time.monotonic()
         self.frame = frame
-        self.publish(frame)
+        try:
+            self.publish(frame)
+        except Exception:  # a listener that fails must not end the training
+            log.exception("A live run's listener failed")
 
     def _snapshots(self, learners: Learners) -> tuple[Snapshot, ...]:
         return tuple(trainer.snapshot(label) for label, trainer in learners.items())

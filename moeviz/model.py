@@ -52,9 +52,15 @@ class ModelConfig:
         return self.moe is not None and layer not in self.dense_layers
 
     def dense_twin(self) -> ModelConfig:
-        """The dense model of equal active FFN parameters: d_ff = top_k * d_expert."""
+        """The dense model of equal active FFN parameters: d_ff = top_k * d_expert. ValueError for
+        a dense model, and where dense blocks of another width would change with it."""
         if self.moe is None:
             raise ValueError("A dense model has no dense twin; give a config with experts.")
+        if self.dense_layers and self.d_ff != self.moe.top_k * self.moe.d_expert:
+            raise ValueError(
+                f"The dense blocks have d_ff {self.d_ff}, the experts an active width of "
+                f"{self.moe.top_k * self.moe.d_expert}; a twin exists only where the two are equal."
+            )
         return dataclasses.replace(self, moe=None, d_ff=self.moe.top_k * self.moe.d_expert)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from moeviz.files import fitting, load_arrays
 from moeviz.layer import MoEFFN
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.routing import Plan, RouteContext
+from moeviz.routing.token_choice import Weighting
 from moeviz.snapshot import Anatomy, Trace
 from moeviz.tokenizer import Tokenizer
 
@@ -64,7 +65,11 @@ def dissect(
     model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int, weighting: str
 ) -> Anatomy:
     """Every matrix on a text's way through one MoE layer, with the gate weights renormalised or
-    raw. ValueError as trace_text, and where the layer has no experts."""
+    raw. ValueError as trace_text, where the layer has no experts, and for another weighting."""
+    if weighting not in get_args(Weighting):
+        raise ValueError(
+            f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}."
+        )
     if layer not in moe_layers(model):
         raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
     tokens_S = encode(tokenizer, text)
@@ -72,13 +77,13 @@ def dissect(
     seen: list[Tensor] = []
     hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
-        model.eval()(tokens_S[None])
+        model.eval()(tokens_S[None].to(model.head.weight.device))
     finally:
         hook.remove()
     x_TD = seen[0]
     router = copy.copy(ffn.router)  # shares its parameters
     router.weighting = weighting
-    route = router(x_TD, RouteContext(token_ids=tokens_S))
+    route = router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
     plan = route.plan
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
     y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF)
@@ -88,17 +93,17 @@ def dissect(
         layer=layer,
         model_layers=moe_layers(model),
         weighting=weighting,
-        x=x_TD.numpy(),
-        logits=route.logits.numpy(),
-        score=route.scores.numpy(),
+        x=x_TD.cpu().numpy(),
+        logits=route.logits.cpu().numpy(),
+        score=route.scores.cpu().numpy(),
         expert=expert_TK,
         weight=weight_TK,
-        row_token=plan.token.numpy(),
-        row_expert=plan.expert.numpy(),
-        row_weight=plan.weight.numpy(),
-        offsets=plan.offsets.numpy(),
-        row_output=_row_outputs(x_TD, plan, ffn).numpy(),
-        y=y_TD.numpy(),
+        row_token=plan.token.cpu().numpy(),
+        row_expert=plan.expert.cpu().numpy(),
+        row_weight=plan.weight.cpu().numpy(),
+        offsets=plan.offsets.cpu().numpy(),
+        row_output=_row_outputs(x_TD, plan, ffn).cpu().numpy(),
+        y=y_TD.cpu().numpy(),
     )
 
 
@@ -107,7 +112,7 @@ def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
     treated as a token of its own with one expert and weight 1."""
     x_ND = x_TD[plan.token.long()]
     alone = Plan.from_topk(
-        plan.expert.long()[:, None], torch.ones(len(x_ND), 1), num_experts=plan.num_experts
+        plan.expert.long()[:, None], x_ND.new_ones(len(x_ND), 1), num_experts=plan.num_experts
     )
     return apply_experts(x_ND, alone, ffn.w13_E2FD, ffn.w2_EDF)
 

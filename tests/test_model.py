@@ -145,7 +145,7 @@ def test_what_cannot_be_generated_is_refused():
     with pytest.raises(ValueError, match="temperature must be 0 or more, got -0.1"):
         model.generate(text(3), 3, temperature=-0.1)
     model.blocks[1].ffn.router.causal = False
-    with pytest.raises(ValueError, match="'token_choice' is not causal"):
+    with pytest.raises(ValueError, match="TokenChoice is not causal"):
         model.generate(text(3), 3)
 
 

@@ -99,7 +99,8 @@ def _matrix(
                 left + e * cell, y, cell - 2, ROW - 2, "none" if quiet else colour,
                 stroke=RULE if quiet else "none",
             )  # fmt: skip
-            if cell > 36 or not quiet:
+            # In narrow cells only the chosen few have room for a number.
+            if cell > 36 or (muted_TE is not None and not quiet):
                 svg.text(
                     left + e * cell + cell / 2 - 1, y + 15, f"{shown_TE[t, e]:z.{digits}f}",
                     anchor="middle", fill=MUTED if quiet else ink_on(colour),

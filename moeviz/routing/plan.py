@@ -6,7 +6,7 @@ F expert width, E experts, K choices per token, N assignments, P slots of a soft
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -43,8 +43,6 @@ class Plan:
         inverse[token_offsets[t] : token_offsets[t + 1]]
     token_offsets: int32 [T + 1]
     dropped: int32 [M, 3], (token, expert, choice) of each assignment that found no place
-    rows_per_token: the number of rows that every token has, None where it varies: known on the
-        host, so that a combine can be a plain sum without asking a GPU
     """
 
     token: Tensor
@@ -56,7 +54,6 @@ class Plan:
     inverse: Tensor
     token_offsets: Tensor
     dropped: Tensor
-    rows_per_token: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -94,7 +91,7 @@ class Plan:
         num_tokens, top_k = expert_TK.shape
         choice_TK = torch.arange(top_k, device=expert_TK.device).expand(num_tokens, top_k)
         token_TK = torch.arange(num_tokens, device=expert_TK.device)[:, None].expand_as(expert_TK)
-        plan = Plan.from_rows(
+        return Plan.from_rows(
             token_TK.reshape(-1),
             expert_TK.reshape(-1),
             weight_TK.reshape(-1),
@@ -102,7 +99,6 @@ class Plan:
             num_experts=num_experts,
             choice_N=choice_TK.reshape(-1),
         )
-        return replace(plan, rows_per_token=top_k)
 
     @staticmethod
     def from_rows(

@@ -1,0 +1,960 @@
+"""Panels, driven as a learner would but without a browser: controls, states, refusals, runs."""
+
+import base64
+import errno
+import html
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from xml.etree import ElementTree
+
+import ipywidgets
+import pytest
+from PIL import Image
+
+import moeviz.live
+from moeviz import panels
+from moeviz.corpus import load_corpus
+from moeviz.layer import MoEConfig
+from moeviz.model import ModelConfig
+from moeviz.panels import predict, reader
+from moeviz.panels.base import view_bundle
+from moeviz.panels.race import Race
+from moeviz.paths import data_path
+from moeviz.tokenizer import Tokenizer
+from moeviz.tracing import load_model
+from moeviz.trainer import TrainConfig
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+KINDS = [panels.RouteText, panels.InsideLayer, panels.Race]
+VIEW = "application/vnd.jupyter.widget-view+json"
+NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_swallowed(monkeypatch, caplog):
+    """ipywidgets logs what a button's callback raises and goes on; a panel logs what it did not
+    expect. Either one fails the test; a test that wants it clears caplog."""
+
+    def loud(self, *args, **kwargs):
+        for callback in list(self.callbacks):
+            callback(*args, **kwargs)
+
+    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+    yield
+    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
+
+
+@pytest.fixture(scope="module")
+def loaded_reader():
+    """The shipped model, loaded once for all tests that only read with it."""
+    found = reader.Reader()
+    done = threading.Event()
+    found.load(done.set)
+    assert done.wait(60) and not found.error, found.error
+    return found
+
+
+@pytest.fixture(autouse=True)
+def a_reader(monkeypatch, loaded_reader, request):
+    """The loaded model for all panels; a reader without one where a test asks for `unloaded`."""
+    fresh = "unloaded" in request.fixturenames
+    given = reader.Reader() if fresh else loaded_reader
+    for module in ("route_text", "anatomy"):
+        monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
+    return given
+
+
+@pytest.fixture
+def unloaded():
+    """Asks a_reader for a reader without a model."""
+
+
+@pytest.fixture(autouse=True)
+def no_race(monkeypatch, tmp_path):
+    """Each test begins as a kernel does, with no run and its own autosave folder."""
+    monkeypatch.setattr("moeviz.panels.race.AUTOSAVE", tmp_path / "live" / "race")
+    monkeypatch.setattr(Race, "_run", None)
+    monkeypatch.setattr(Race, "_scores", {})
+    monkeypatch.setattr(predict, "ANSWERS", {})
+    monkeypatch.setattr("moeviz.panels.race.ANSWERS", predict.ANSWERS)
+    yield
+    end_of_kernel()
+
+
+def end_of_kernel():
+    run, Race._run = Race._run, None
+    if run is not None:
+        run.close()
+        assert not run._thread.is_alive()
+
+
+def wait(condition, what, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.005)
+
+
+def said(panel):
+    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
+
+
+def drawn(panel):
+    return ElementTree.fromstring(panel.picture.value)
+
+
+def without_state(panel):
+    return re.sub('data-state="[^"]*"', "", panel.picture.value)
+
+
+def everything(panel):
+    controls = {name: control.value for name, control in panel.controls.items()}
+    return panel.picture.value, panel.state_box.value, controls
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("name", ["RouteText", "InsideLayer", "Race"])
+def test_a_panel_opens_without_torch_and_well_within_3_seconds(name):
+    code = f"""
+import json, sys, time
+started = time.process_time()
+from moeviz import panels
+panel = panels.{name}()
+panel._repr_mimebundle_()
+took = time.process_time() - started
+print(json.dumps([took, "torch" in sys.modules, panel.picture.value[:4], panel.status.value]))
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    took, has_torch, picture, status = json.loads(run.stdout)
+    assert took < 2 and not has_torch
+    assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_moves_by_itself_on_opening(kind):
+    threads = threading.active_count()
+    panel = kind()
+    before = everything(panel)
+    time.sleep(0.05)
+    assert everything(panel) == before and threading.active_count() == threads
+    assert Race._run is None
+
+
+# Controls.
+
+MOVES = [
+    (panels.RouteText, {"layer": 0}, True),
+    (panels.RouteText, {"view": "probabilities"}, True),
+    (panels.RouteText, {"view": "load"}, True),
+    (panels.RouteText, {"text": "another text"}, True),
+    (panels.InsideLayer, {"stage": "combine"}, True),
+    (panels.InsideLayer, {"layer": 0}, True),
+    (panels.InsideLayer, {"text": "another text"}, True),
+    (panels.InsideLayer, {"stage": "top-k", "weighting": "raw"}, True),
+    (panels.Race, {"axis": "flops"}, True),
+    (panels.Race, {"axis": "seconds"}, True),
+    # These say what Play will race; the recorded picture stays.
+    (panels.Race, {"experts": 8}, False),
+    (panels.Race, {"top_k": 1}, False),
+    (panels.Race, {"seed": 3}, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "content_changes"), MOVES)
+def test_every_control_changes_the_picture_and_the_state(kind, values, content_changes):
+    panel = kind()
+    *before, last = values
+    for name in before:
+        panel.controls[name].value = values[name]
+    old_picture, old_content, old_state = (
+        panel.picture.value,
+        without_state(panel),
+        panel.state_box.value,
+    )
+    panel.controls[last].value = values[last]
+    assert panel.picture.value != old_picture
+    assert (without_state(panel) != old_content) == content_changes
+    assert panel.state_box.value == panel.state != old_state
+    assert drawn(panel).get("data-state").startswith(panel.state)
+    assert "moeviz-unexpected" not in panel.status.value
+
+
+def test_every_control_is_tried_above():
+    for kind in KINDS:
+        assert {n for k, values, _ in MOVES if k is kind for n in values} == set(kind().controls)
+
+
+def test_the_stage_buttons_go_back_and_forth_and_stop_at_the_ends():
+    panel = panels.InsideLayer()
+    back, following = (
+        b for row in panel.children if isinstance(row, ipywidgets.HBox)
+        for b in row.children if isinstance(b, ipywidgets.Button)
+    )  # fmt: skip
+    seen = []
+    for _ in range(7):
+        seen.append(panel.controls["stage"].value)
+        following.click()
+    assert seen == ["logits", "softmax", "top-k", "dispatch", "experts", "combine", "combine"]
+    for _ in range(7):
+        back.click()
+    assert panel.controls["stage"].value == "logits"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_twin_comes_and_goes_and_follows_the_picture(kind):
+    panel = kind()
+    assert panel.table.value == ""
+    panel.show_table.value = True
+    last = {"route_text": "view", "inside_layer": "stage", "race": "axis"}[panel.kind]
+    for value in (panel.controls[last].value, *options(panel.controls[last])[1:]):
+        panel.controls[last].value = value
+        table = ElementTree.fromstring(panel.table.value)
+        rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+        assert rows[0] == [str(c) for c in panel._drawn.columns]
+        assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
+        assert table.find(".//caption").text == panel._drawn.summary == drawn(panel)[1].text
+    panel.show_table.value = False
+    assert panel.table.value == ""
+
+
+def options(control):
+    return [o[1] if isinstance(o, tuple) else o for o in control.options]
+
+
+# State.
+
+STATES = [
+    (panels.RouteText, {"text": NASTY, "layer": 0, "view": "probabilities"}),
+    (panels.RouteText, {"view": "load"}),
+    (panels.InsideLayer, {"text": NASTY, "stage": "experts", "layer": 2, "weighting": "raw"}),
+    (panels.InsideLayer, {"stage": "dispatch"}),
+    (panels.Race, {"experts": 32, "top_k": 4, "seed": 77, "axis": "seconds"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), STATES)
+def test_a_state_reproduces_the_picture_in_another_panel(kind, values):
+    first, second, third = kind(), kind(), kind()
+    for name, value in values.items():
+        first.controls[name].value = value
+    second.state_box.value = first.state_box.value
+    assert everything(second) == everything(first)
+    third.state_box.value = f"  {first.state_box.value}\n"  # as it is copied by hand
+    assert everything(third) == everything(first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "sentence"),
+    [
+        (panels.RouteText, "race?experts=8", "begin with 'route_text?', this one with 'race'"),
+        (panels.RouteText, "rubbish", "begin with 'route_text?'"),
+        (panels.RouteText, "<script>alert(1)</script>", "this one with '<script>alert(1)"),
+        (panels.RouteText, "route_text?layer=0&depth=3", "has no depth; it has text, layer, view"),
+        (panels.RouteText, "route_text?view=load&layer=99", "layer must be one of 0, 1, 2, got"),
+        (panels.RouteText, "route_text?layer=0&view=", "view must be one of text, prob"),
+        (panels.InsideLayer, "inside_layer?layer=0&stage=top", "stage must be one of logits"),
+        (panels.Race, "race?seed=1&experts=2&top_k=4", "experts must be one of 4, 8, 16, 32"),
+        (panels.Race, "race?experts=8&top_k=16", "top_k must be one of 1, 2, 4, got '16'"),
+        (panels.Race, "race?experts=8&seed=x", "seed must be a number, got 'x'"),
+        (panels.Race, "race?experts=8&seed=-1", "seed must lie in 0 to 9999, got -1"),
+        (panels.Race, "race?experts=8&seed=nan", "seed must be a number"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(
+    kind, state, sentence
+):
+    panel = kind()
+    before = everything(panel)
+    panel.state_box.value = state
+    assert sentence in said(panel) and said(panel).count(". ") == 0
+    assert everything(panel) == before
+    assert "<script" not in panel.status.value and "unexpected" not in panel.status.value
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        panel.state = state
+
+
+def test_part_of_a_state_changes_that_part_only():
+    panel = panels.InsideLayer()
+    panel.controls["layer"].value = 0
+    panel.state_box.value = "inside_layer?stage=softmax"
+    assert (panel.controls["stage"].value, panel.controls["layer"].value) == ("softmax", 0)
+    assert panel.state_box.value == panel.state
+
+
+# A text of one's own.
+
+
+@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
+def test_own_text_loads_the_model_in_the_background_and_the_latest_text_wins(
+    kind, unloaded, monkeypatch
+):
+    held, begun = threading.Event(), []
+
+    def slow(*args):
+        begun.append(args)
+        assert held.wait(20)
+        return load_model(*args)
+
+    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+    panel = kind()
+    picture = panel.picture.value
+    for text in ("first", "first sec", "first second"):
+        panel.controls["text"].value = text
+        assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
+        assert panel.state_box.value == panel.state
+    held.set()
+    wait(lambda: panel.picture.value != picture, "the picture of the own text")
+    wait(lambda: "Loading" not in said(panel), "the sentence about it")
+    assert len(begun) == 1
+    assert drawn(panel).get("data-state") == panel.state
+    panel.show_table.value = True
+    tokens = [row[1] for row in panel._drawn.rows]
+    assert "".join(tokens).replace("·", " ").strip() == "first second"
+    panel.controls["text"].value = "and now at once"
+    assert "and" in panel._drawn.rows[0][1]
+
+
+@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
+def test_a_nasty_text_is_shown_and_never_run(kind):
+    panel = kind()
+    panel.show_table.value = True
+    panel.controls["text"].value = NASTY
+    for value in (panel.picture.value, panel.table.value, panel.status.value):
+        assert "<script" not in value
+        ElementTree.fromstring(value)  # nothing of it has become markup
+    assert "<" not in panel.state_box.value
+    assert [e for e in drawn(panel).iter() if "script" in e.tag] == []
+    assert any("scri" in (t.text or "") for t in drawn(panel).iter())
+
+
+@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "The text is empty; type a few words."),
+        ("a b " * 600, "tokens; at most 512 fit, so give a shorter one."),
+        ("half \ud83d", "half of a surrogate pair"),
+    ],
+)
+def test_a_text_that_cannot_be_read_gets_one_sentence(kind, text, sentence):
+    panel = kind()
+    picture = panel.picture.value
+    panel.controls["text"].value = text
+    assert sentence in said(panel) and "Traceback" not in panel.status.value
+    assert "unexpected" not in panel.status.value
+    assert panel.picture.value == picture
+    panel.controls["text"].value = "better"
+    assert panel.picture.value != picture and sentence not in said(panel)
+
+
+@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
+@pytest.mark.parametrize("fault", ["damaged", "missing", "foreign", "pickle"])
+def test_a_model_file_that_cannot_be_read_gets_one_sentence_and_another_try(
+    kind, fault, unloaded, monkeypatch, tmp_path
+):
+    file = tmp_path / "model.safetensors"
+    if fault == "damaged":
+        whole = data_path("models", "start_here.safetensors").read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    elif fault == "pickle":
+        file.write_bytes(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.")
+    names = {"foreign": ("traces", "start_here.safetensors"), "missing": ("models", "gone")}
+    wanted = {
+        "damaged": "is not a readable safetensors file",
+        "pickle": "moeviz loads no pickles",
+        "foreign": "is of the kind 'trace'; here 'model' is needed",
+        "missing": 'the file "models/gone" that ships with moeviz is missing',
+    }[fault]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "moeviz.panels.reader.data_path",
+            lambda *parts: data_path(*names[fault]) if fault in names else file,
+        )
+        panel = kind()
+        picture = panel.picture.value
+        panel.controls["text"].value = "own text"
+        wait(lambda: wanted in said(panel), wanted)
+        assert said(panel).startswith("The small model could not be loaded: ")
+        assert panel.picture.value == picture and "unexpected" not in panel.status.value
+    panel.controls["text"].value = "own text again"
+    wait(lambda: panel.picture.value != picture, "the picture, with the file back in its place")
+
+
+def test_a_loader_that_fails_unexpectedly_is_marked_and_does_not_leave_the_panel_waiting(
+    unloaded, monkeypatch, caplog
+):
+    def broken(*args):
+        raise KeyError("boom")
+
+    panel = panels.RouteText()
+    with monkeypatch.context() as patch:
+        patch.setattr("moeviz.tracing.load_model", broken)
+        panel.controls["text"].value = "own text"
+        wait(lambda: "KeyError('boom')" in said(panel), "the sentence")
+    assert 'class="moeviz-unexpected"' in panel.status.value
+    assert caplog.records[-1].exc_info[0] is KeyError
+    caplog.clear()
+    panel.controls["text"].value = "own text again"
+    wait(lambda: drawn(panel).get("data-state") == panel.state, "the picture, at the next try")
+    assert "unexpected" not in panel.status.value
+
+
+# Faults of our own.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unexpected_fault_is_said_marked_and_logged(kind, monkeypatch, caplog):
+    panel = kind()
+    picture = panel.picture.value
+
+    def broken(self):
+        raise KeyError("<b>boom</b>")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "draw", broken)
+        panel.refresh()
+    assert 'class="moeviz-unexpected"' in panel.status.value
+    assert "Something broke inside moeviz: KeyError('<b>boom</b>')." in said(panel)
+    assert "<b>" not in panel.status.value and panel.picture.value == picture
+    (record,) = caplog.records
+    assert record.name == "moeviz" and record.exc_info[0] is KeyError
+    caplog.clear()
+    panel.say("Better.")
+    assert "unexpected" not in panel.status.value
+
+
+@pytest.mark.parametrize("error", [ValueError("E must be 2."), OSError("The disk is full.")])
+def test_a_refusal_is_not_marked(error, monkeypatch):
+    def refuse(self):
+        raise error
+
+    panel = panels.RouteText()
+    monkeypatch.setattr(panels.RouteText, "draw", refuse)
+    panel.refresh()
+    assert said(panel) == str(error) and "unexpected" not in panel.status.value
+
+
+# What a notebook displays.
+
+
+def family(widget):
+    return [widget, *(w for child in getattr(widget, "children", ()) for w in family(child))]
+
+
+def make_predict():
+    return panels.Predict("test.key", "What <b>?", ["one & two", "<i>"], reveal="It is <u>.")
+
+
+@pytest.mark.parametrize("make", [*KINDS, make_predict])
+def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(make, monkeypatch):
+    monkeypatch.delenv("MOEVIZ_STATIC", raising=False)
+    panel = make()
+    bundle = panel._repr_mimebundle_(include=None, exclude=None)
+    assert bundle[VIEW]["model_id"] == panel.model_id
+    assert "un the notebook to" in bundle["text/plain"]
+    assert "image/png" not in bundle
+    # ipywidgets 7 would display it a second time by this.
+    assert panel._ipython_display_ is None
+    panel.close()
+    assert VIEW not in view_bundle(panel, "a closed widget has no view")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bundle_has_a_picture_while_notebooks_are_built(kind, monkeypatch):
+    pytest.importorskip("resvg_py")
+    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+    panel = kind()
+    image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()["image/png"])))
+    root = drawn(panel)
+    assert image.format == "PNG"
+    assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
+
+
+@pytest.mark.parametrize("make", [*KINDS, make_predict])
+def test_every_widget_answers_on_the_thread_that_the_front_end_chose(make):
+    panel = make()
+    comms = [widget.comm for widget in family(panel)]
+    assert len(comms) > 4
+    for comm in comms[1:]:
+        comm._reply_subshell_for = "of the cell that made it"
+    panel._repr_mimebundle_()
+    assert {comm._reply_subshell_for for comm in comms[1:]} == {None}
+    assert not hasattr(comms[0], "_reply_subshell_for")  # ipykernel 6 has no such thing
+
+
+def test_any_widget_can_be_shown():
+    label = ipywidgets.Label("x")
+    assert view_bundle(label, "words")["text/plain"] == "words"
+
+
+# Predictions.
+
+
+def test_a_prediction_is_stored_once_and_nothing_is_revealed_before():
+    asked = make_predict()
+    asked.choice.value = "<i>"
+    assert asked.answer.value == "" and predict.ANSWERS == {}
+    assert "It is" not in json.dumps([w.get_state() for w in family(asked)], default=str)
+    asked.lock.click()
+    assert predict.ANSWERS == {"test.key": "<i>"}
+    assert asked.choice.disabled and asked.lock.disabled
+    assert html.unescape(asked.answer.value).count("You said: <i>. It is <u>.") == 1
+    assert "<i>" not in asked.answer.value and "<u>" not in asked.answer.value
+    asked.choice.value = "one & two"
+    asked.lock.click()
+    assert predict.ANSWERS == {"test.key": "<i>"} and "You said: &lt;i&gt;" in asked.answer.value
+    assert "<b>?" not in asked.children[0].value
+
+
+def test_a_prediction_may_be_made_anew_when_its_cell_runs_again():
+    make_predict().lock.click()
+    again = make_predict()
+    assert predict.ANSWERS == {} and not again.lock.disabled
+
+
+def test_the_still_of_a_prediction_escapes_its_question():
+    still = make_predict()._repr_mimebundle_()
+    assert "What &lt;b&gt;? (one &amp; two / &lt;i&gt;;" in still["text/html"]
+
+
+# The race.
+
+WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    draw = random.Random(1)
+    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(text)
+    return load_corpus(path, tokenizer=Tokenizer.train([text], 300))
+
+
+class Track:
+    """Small races: what a test may change about them."""
+
+    steps = 10**6
+    validate_every = 0
+
+
+@pytest.fixture
+def track(monkeypatch, corpus):
+    track = Track()
+
+    def models(num_experts, top_k):
+        experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=8 // top_k)
+        moe = ModelConfig(vocab_size=300, d_model=8, num_layers=1, num_heads=2, moe=experts)
+        return {"dense": moe.dense_twin(), "MoE": moe}
+
+    def training(seed, steps=0):
+        return TrainConfig(
+            steps=track.steps, seed=seed, batch_size=2, seq_len=8, schedule="constant",
+            validate_every=track.validate_every, warmup=0,
+        )  # fmt: skip
+
+    race = "moeviz.experiments.race"
+    monkeypatch.setattr(f"{race}.load_corpus", lambda: corpus)
+    monkeypatch.setattr(f"{race}.race_models", models)
+    monkeypatch.setattr(f"{race}.race_training", training)
+    # Frames come fast enough that no test waits for one.
+    monkeypatch.setattr(moeviz.live, "PUBLISH_SECONDS", 0.01)
+    return track
+
+
+def press(panel, name):
+    (found,) = [w for w in family(panel) if f"moeviz-{name}" in getattr(w, "_dom_classes", ())]
+    found.click()
+
+
+def learner_steps():
+    learners = Race._run._learners or {}
+    return [trainer.step for trainer in learners.values()]
+
+
+def wait_step(step):
+    wait(lambda: learner_steps() and min(learner_steps()) >= step, f"step {step}")
+
+
+def wait_status(status):
+    wait(lambda: Race._run.frame.status == status, f"{status}, not {Race._run.frame.status}")
+
+
+def settle():
+    """Every command so far has been obeyed."""
+    done = threading.Event()
+    Race._run._commands.put(done.set)
+    assert done.wait(20)
+
+
+def shown_step(panel):
+    return int(drawn(panel).get("data-state").rpartition("step=")[2])
+
+
+def note(panel):
+    return next(t.text for t in drawn(panel).iter("{http://www.w3.org/2000/svg}text"))
+
+
+def live_threads():
+    return [t for t in threading.enumerate() if t.name == "moeviz-live"]
+
+
+def test_play_pressed_twice_quickly_is_one_run(track):
+    panel = panels.Race()
+    assert note(panel).startswith("recorded, not live")
+    press(panel, "play")
+    press(panel, "play")
+    wait_step(5)
+    assert len(live_threads()) == 1
+    first = Race._run._learners
+    press(panel, "play")
+    wait_step(min(learner_steps()) + 3)
+    assert Race._run._learners is first
+    wait(lambda: note(panel) == "live: E = 16, K = 2, seed 0", "the live picture")
+    dense, moe = (trainer.step for trainer in first.values())
+    assert abs(dense - moe) <= 1
+
+
+def test_pause_stops_step_goes_one_further_and_play_goes_on(track):
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(3)
+    press(panel, "pause")
+    wait(lambda: said(panel) == "Paused.", "the pause")
+    settle()
+    stood = learner_steps()
+    time.sleep(0.05)
+    assert learner_steps() == stood
+    press(panel, "step")
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [s + 2 for s in stood] and said(panel) == "One step done."
+    assert shown_step(panel) == stood[1] + 2
+    press(panel, "play")
+    wait_step(max(stood) + 5)
+    assert said(panel) == "Training."
+
+
+def test_pause_before_anything_trains_says_so_and_starts_nothing():
+    panel = panels.Race()
+    press(panel, "pause")
+    assert said(panel).startswith("Nothing trains yet.") and Race._run is None
+
+
+def test_reset_before_anything_trains_is_ready():
+    panel = panels.Race()
+    press(panel, "reset")
+    assert said(panel).startswith("Ready.") and Race._run is None
+
+
+def test_reset_right_after_pause_begins_at_step_0(track):
+    """The pause saves the race: it must not come back after the reset."""
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(4)
+    press(panel, "pause")
+    press(panel, "reset")
+    settle()
+    assert said(panel) == "Ready."
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [1, 1] and shown_step(panel) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("experts", 8), ("top_k", 1), ("seed", 5)])
+def test_another_configuration_races_from_the_start(name, value, track):
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(5)
+    old = Race._run._learners
+    panel.controls[name].value = value
+    wait(lambda: Race._run._learners not in (None, old), "the new race")
+    wait_step(2)
+    settle()
+    trainer = Race._run._learners["MoE"]
+    found = {
+        "experts": trainer.model_config.moe.num_experts,
+        "top_k": trainer.model_config.moe.top_k,
+        "seed": trainer.config.seed,
+    }
+    assert found == {"experts": 16, "top_k": 2, "seed": 0, name: value}
+    wanted = "live: E = {experts}, K = {top_k}, seed {seed}".format(**found)
+    wait(lambda: note(panel) == wanted, wanted)
+    press(panel, "pause")
+    wait_status("paused")
+    panel.controls[name].value = {"experts": 16, "top_k": 2, "seed": 0}[name]
+    settle()
+    assert Race._run._learners is None and said(panel) == "Ready."  # paused it waits for Play
+
+
+def test_the_axis_may_be_switched_while_it_trains(track):
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(3)
+    learners = Race._run._learners
+    for axis in ("flops", "seconds", "step"):
+        panel.controls["axis"].value = axis
+        assert f"axis={axis}" in drawn(panel).get("data-state")
+    assert Race._run._learners is learners
+
+
+def test_the_timeline_shows_the_past_while_the_race_goes_on(track):
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(40)
+    wait(lambda: shown_step(panel) >= 40, "40 steps in the picture")
+    panel.timeline.value = 50
+    past, went = shown_step(panel), min(learner_steps())
+    assert 0 < past < went and "timeline at 50 %" in note(panel)
+    wait_step(went + 20)
+    press(panel, "pause")
+    wait_status("paused")
+    settle()
+    assert shown_step(panel) == pytest.approx(max(learner_steps()) / 2, abs=2)
+    panel.timeline.value = 0
+    assert shown_step(panel) == 0
+    panel.timeline.value = 100
+    assert shown_step(panel) == learner_steps()[1] and "timeline" not in note(panel)
+
+
+def test_play_with_the_timeline_pulled_back_is_no_fault(track):
+    """At the first frame there is no point yet to go back to."""
+    panel = panels.Race()
+    panel.timeline.value = 40
+    heard = []
+    panel.status.observe(lambda change: heard.append(change["new"]), "value")
+    press(panel, "play")
+    wait_step(5)
+    press(panel, "pause")
+    wait_status("paused")
+    wait(lambda: said(panel) == "Paused.", "the pause")
+    sentences = {html.unescape(re.sub("<[^>]*>", "", s)) for s in heard}
+    assert sentences <= {
+        "Loading PyTorch: some seconds, once…", "Preparing the text and the models…",
+        "Training.", "Paused.",
+    }  # fmt: skip
+
+
+def test_a_second_panel_takes_the_run_over(track):
+    first = panels.Race()
+    first.controls["experts"].value = 8
+    press(first, "play")
+    wait_step(3)
+    second = panels.Race()
+    assert said(second).startswith("This race was going on already.")
+    assert second.controls["experts"].value == 8 and len(live_threads()) == 1
+    settle()
+    frozen = first.picture.value
+    wait_step(min(learner_steps()) + 10)
+    wait(lambda: note(second) == "live: E = 8, K = 2, seed 0", "the picture of the second")
+    assert first.picture.value == frozen
+    press(second, "pause")
+    wait_status("paused")
+    wait(lambda: said(second) == "Paused.", "the pause")
+
+
+def test_a_panel_made_anew_after_a_reset_races_what_was_chosen(track):
+    first = panels.Race()
+    press(first, "step")
+    first.controls["experts"].value = 4
+    settle()
+    assert Race._run.frame.learners == ()
+    second = panels.Race()
+    assert second.controls["experts"].value == 4
+    press(second, "step")
+    settle()
+    assert note(second) == "live: E = 4, K = 2, seed 0"
+    assert Race._run._learners["MoE"].model_config.moe.num_experts == 4
+
+
+def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(track):
+    track.steps, track.validate_every = 6, 2
+    predict.ANSWERS["race.step"] = "<b>MoE</b>"
+    panel = panels.Race()
+    panel.series.value = True
+    press(panel, "play")
+    wait(lambda: len(Race._scores) >= 2, "two finished races")
+    panel.series.value = False
+    wait(lambda: (16, 2, panel.controls["seed"].value) in Race._scores, "the end of the last")
+    settle()
+    seeds = sorted(Race._scores)
+    assert seeds == [(16, 2, seed) for seed in range(len(seeds))]
+    assert panel.controls["seed"].value == len(seeds) - 1
+    score = re.sub("<[^>]*>", " ", panel.score.value)
+    counts = re.findall(r"at equal (steps|seconds) MoE ahead in \d+ of (\d+), by", score)
+    assert counts == [("steps", str(len(seeds))), ("seconds", str(len(seeds)))]
+    assert "You predicted, per step: &lt;b&gt;MoE&lt;/b&gt;." in score
+    assert not list(moeviz.panels.race.AUTOSAVE.glob("*.safetensors"))
+    assert panels.Race().score.value == panel.score.value
+    end_of_kernel()
+    assert said(panels.Race()).startswith("Recorded race."), "a finished race is not interrupted"
+
+
+def test_the_series_goes_on_over_a_seed_that_was_raced_before_and_ends_at_the_last(track):
+    track.steps, track.validate_every = 2, 1
+    panel = panels.Race()
+    panel.controls["seed"].value = 9998
+    for series in (False, True):
+        press(panel, "reset")
+        panel.series.value = series
+        press(panel, "play")
+        wait(lambda: (16, 2, 9999 if panel.series.value else 9998) in Race._scores, "the race")
+    wait_status("finished")
+    settle()
+    assert panel.controls["seed"].value == 9999 and said(panel) == "Finished."
+
+
+# An interrupted race.
+
+
+def interrupted(steps=6, experts=8):
+    """A race that a kernel left behind; the folder and how far it had come."""
+    panel = panels.Race()
+    panel.controls["experts"].value = experts
+    press(panel, "play")
+    wait_step(steps)
+    press(panel, "pause")
+    settle()
+    stood = learner_steps()
+    end_of_kernel()
+    return moeviz.panels.race.AUTOSAVE, stood
+
+
+def test_an_interrupted_race_is_found_and_goes_on(track):
+    _, stood = interrupted()
+    panel = panels.Race()
+    assert f"A race interrupted at step {stood[1]} was kept" in said(panel)
+    assert panel.controls["experts"].value == 8 and Race._run is None
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [s + 1 for s in stood]
+    curve = Race._run.frame.learners[1].curve
+    assert curve.step.tolist() == list(range(1, stood[1] + 2)), "the past is there too"
+
+
+def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypatch):
+    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.0)
+    panel = panels.Race()
+    press(panel, "play")
+    wait_step(3)
+    folder = moeviz.panels.race.AUTOSAVE
+    kept = folder.with_name("kept")
+
+    def copied():  # both files of one moment, as a killed process would leave them
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.partial"))
+        return len(list(kept.iterdir())) == 2
+
+    wait(copied, "an autosave of both")
+    end_of_kernel()
+    monkeypatch.setattr("moeviz.panels.race.AUTOSAVE", kept)
+    panel = panels.Race()
+    found = re.search(r"interrupted at step (\d+) was kept", said(panel))
+    assert found and int(found.group(1)) >= 1
+
+
+def test_reset_throws_the_interrupted_race_away(track):
+    folder, _ = interrupted()
+    panel = panels.Race()
+    press(panel, "reset")
+    assert not list(folder.glob("*.safetensors"))
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [1, 1]
+    assert Race._run._learners["MoE"].model_config.moe.num_experts == 8
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "pickle", "one is missing", "both dense", "unknown size"]
+)
+def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
+    folder, _ = interrupted(experts=8)
+    dense, moe = folder / "dense.safetensors", folder / "MoE.safetensors"
+    if damage == "cut":
+        moe.write_bytes(moe.read_bytes()[:-100])
+    elif damage == "empty":
+        dense.write_bytes(b"")
+    elif damage == "pickle":
+        moe.write_bytes(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.")
+    elif damage == "one is missing":
+        dense.unlink()
+    elif damage == "both dense":
+        shutil.copy(dense, moe)
+    else:  # a size that the panel does not offer
+        moe.write_bytes(moe.read_bytes().replace(b'\\"top_k\\": 2', b'\\"top_k\\": 3'))
+    panel = panels.Race()
+    assert said(panel).startswith("Recorded race.")
+    assert [panel.controls[k].value for k in ("experts", "top_k", "seed")] == [16, 2, 0]
+    panel.controls["experts"].value = 8
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [1, 1]
+
+
+def test_an_autosave_of_another_corpus_is_not_gone_on_from(track, monkeypatch, tmp_path):
+    interrupted()
+    text = "\n".join(f"{word} {other}" for word in WORDS for other in WORDS)
+    (tmp_path / "other.txt").write_text(text)
+    other = load_corpus(tmp_path / "other.txt", tokenizer=Tokenizer.train([text], 300))
+    monkeypatch.setattr("moeviz.experiments.race.load_corpus", lambda: other)
+    panel = panels.Race()
+    press(panel, "step")
+    settle()
+    assert learner_steps() == [1, 1]
+
+
+def test_a_full_disk_is_said_and_training_goes_on(track, monkeypatch):
+    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.02)
+    panel = panels.Race()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        press(panel, "play")
+        wait(lambda: "No space left on device" in said(panel), "the sentence")
+        wait_step(min(learner_steps()) + 10)
+        assert "Traceback" not in said(panel) and "unexpected" not in panel.status.value
+        assert "what stood there before is untouched" in said(panel)
+        assert not list(moeviz.panels.race.AUTOSAVE.glob("*.safetensors"))
+    wait(lambda: said(panel) == "Training.", "no complaint once there is room again")
+    assert Race._run.frame.status == "playing"
+
+
+def test_a_race_that_cannot_be_built_says_why_and_can_be_tried_again(track, monkeypatch):
+    def refuse():
+        raise ValueError("There is no text on this machine.")
+
+    panel = panels.Race()
+    with monkeypatch.context() as patch:
+        patch.setattr("moeviz.experiments.race.load_corpus", refuse)
+        press(panel, "play")
+        wait(lambda: said(panel) == "There is no text on this machine.", "the sentence")
+        settle()
+    press(panel, "play")
+    wait_step(2)
+    wait(lambda: said(panel) == "Training.", "the race")
+
+
+def test_a_fault_on_the_training_thread_reaches_the_panel_marked(track, monkeypatch, caplog):
+    def broken():
+        raise KeyError("boom")
+
+    panel = panels.Race()
+    monkeypatch.setattr("moeviz.experiments.race.load_corpus", broken)
+    press(panel, "step")
+    settle()
+    assert 'class="moeviz-unexpected"' in panel.status.value and "KeyError('boom')" in said(panel)
+    assert caplog.records[-1].exc_info[0] is KeyError
+    caplog.clear()
