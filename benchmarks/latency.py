@@ -1,66 +1,100 @@
-"""Slider to changed pixels: how long after a key press does the panel show the new value?
+"""Slider to changed pixels, pause to standstill, first cell to first picture, in a real browser.
 
-    python -m moeviz bench latency --notebook notebooks/02_inside_a_layer.ipynb \\
-        --slider .moeviz-k --panel .moeviz-layer --play .moeviz-play --json out.json
+    python -m moeviz bench latency [--case stage] [--moves 50] [--kernels 3]
 
-A real JupyterLab and Chromium; each case starts in a fresh server and kernel and counts the very
-first move after the panel is displayed. A move is timed in the page, from the key event to the
-second animation frame after the picture's `data-state` carries the slider's new value. A move
-whose value is not shown in time is a miss. Without --notebook it measures a panel of its own,
-which bounds what any panel can reach on this machine.
+A real JupyterLab and Chromium; each kernel is fresh, in a fresh server, and its very first move
+after display counts. A move is timed in the page, from the key event to the second animation frame
+after the picture's `data-state` carries the slider's new value. A move whose value is not shown in
+time is a miss. A pause is timed from the click until the panel says so and the picture has changed
+for the last time. Targets: no miss, p95 100 ms idle and 150 ms while a model trains, pause 250 ms.
 """
 
+from __future__ import annotations
+
 import argparse
-import datetime
 import json
 import os
-import pathlib
-import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import lab_browser
+from moeviz.files import write_atomically
+from moeviz.provenance import provenance
 
-# The least panel: a slider and an SVG of 512 marks; a thread that trains and shows a loss at 10 Hz.
-MINIMAL = (
-    """
-import threading, time
-import ipywidgets as W
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+RESULT = ROOT / "benchmarks" / "results" / "latency.json"
+WARM_UP_SECONDS = 2.0  # of training before the first move
+# JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
+HARMLESS = ["/lab/tree/img/colab.svg"]
 
-slider = W.IntSlider(min=0, max=200, value=50).add_class("bench-slider")
-button, live = W.Button(description="play").add_class("bench-play"), W.HTML()
-picture = W.HTML().add_class("moeviz-picture")
 
-def draw(*_):
-    k = slider.value
-    mark = '<rect x="{}" y="{}" width="9" height="19" fill="hsl({},50%,50%)"/>'
-    marks = (mark.format(i % 64 * 10, i // 64 * 20, i * k % 360) for i in range(512))
-    picture.value = f'<svg width="640" height="160" data-state="k={k}">{"".join(marks)}</svg>'
+@dataclass(frozen=True)
+class Case:
+    """A slider: where it is, what data-state says of it, and what goes on meanwhile."""
 
-def train():
-    import torch
-    torch.set_num_threads(1)
-    model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.Linear(512, 256))
-    optimizer, step, last = torch.optim.AdamW(model.parameters()), 0, 0.0
-    while True:
-        x = torch.randn(256, 256)
-        loss = (model(x) - x).pow(2).mean()
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); step += 1
-        if time.monotonic() - last > 0.1:
-            live.value, last = f"step {step}, loss {loss.item():.4f}", time.monotonic()
+    notebook: Path | dict[str, Any]
+    panel: str
+    slider: str
+    match: str
+    target_ms: int
+    trains: bool = False
+    at_once: bool = False  # move while the cells after the panel still run
 
-slider.observe(draw, "value")
-button.on_click(lambda _: threading.Thread(target=train, daemon=True).start())
-draw()
-""",
-    """
-panel = W.VBox([slider, button, picture, live]).add_class("bench-panel")
-for widget in (panel, *panel.children):
-    widget.comm._reply_subshell_for = None  # see front_end_chooses_the_thread in the panels
-panel""",
-)
 
+def _small(*sources: str) -> dict[str, Any]:
+    return lab_browser.notebook("from moeviz import panels", *sources)
+
+
+CASES = {
+    "layer": Case(
+        NOTEBOOKS / "00_start_here.ipynb", ".moeviz-route_text", ".moeviz-layer", "layer={}", 100
+    ),
+    "stage": Case(
+        NOTEBOOKS / "02_inside_a_layer.ipynb",
+        ".moeviz-inside_layer",
+        ".moeviz-stage",
+        "stage={}",
+        100,
+    ),
+    "timeline while training": Case(
+        NOTEBOOKS / "01_dense_vs_moe.ipynb",
+        ".moeviz-race",
+        ".moeviz-timeline",
+        "timeline={}",
+        150,
+        trains=True,
+    ),
+    "layer while training": Case(
+        _small("panels.Race()", "panels.RouteText()"),
+        ".moeviz-route_text",
+        ".moeviz-layer",
+        "layer={}",
+        150,
+        trains=True,
+    ),
+    # Without the panels' answer_at_once the first moves here wait until the cell ends.
+    "layer while a cell runs": Case(
+        _small("panels.RouteText()", "import time\n\ntime.sleep(15)"),
+        ".moeviz-route_text",
+        ".moeviz-layer",
+        "layer={}",
+        100,
+        at_once=True,
+    ),
+}
+
+# Resolves to the milliseconds until the first picture `css` is on the screen.
+FIRST = """css => { const start = performance.now(); window.moevizFirst = new Promise(done => {
+    const look = () => requestAnimationFrame(() => document.querySelector(css)
+        ? requestAnimationFrame(() => done(performance.now() - start)) : look());
+    look() }) }"""
 # Arms one measurement; the promise holds {ms, value} or {miss}. Times are of the page's one clock.
 ARM = """([slider, picture, pattern, limit]) => {
     const root = document.querySelector(picture);
@@ -89,126 +123,167 @@ AWAY = """h => { const at = name => +h.getAttribute(`aria-value${name}`), left =
     if (h.hasAttribute('aria-valuenow') ? at('now') <= at('min') : left === '0%')
         return 'ArrowRight';
     return null }"""
+# Arms one pause: {ms} when the panel said so and then stood still for a second, or {miss}.
+ARM_PAUSE = """([panel, button]) => {
+    const root = document.querySelector(panel);
+    const shown = () => root.querySelector('svg[data-state]').dataset.state;
+    const said = () => root.querySelector('.moeviz-status').textContent.startsWith('Paused');
+    window.moevizMove = new Promise(done => document.querySelector(button).addEventListener('click',
+        click => { let state = shown(), paused = null, changed = click.timeStamp;
+            const look = () => { const now = performance.now();
+                if (paused === null && said()) paused = now;
+                if (shown() !== state) { state = shown(); changed = now }
+                if (paused !== null && now - Math.max(paused, changed) > 1000)
+                    return done({ms: Math.max(paused, changed) - click.timeStamp});
+                if (now - click.timeStamp > 5000) return done({miss: `still at ${state}`});
+                requestAnimationFrame(look) };
+            look() }, {capture: true, once: true})) }"""
 
 
-def measure(arguments, case):
-    """Return the moves of one fresh kernel, [{ms, value} or {miss}], and the problems seen."""
+def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One fresh kernel: its moves and pauses, [{ms} or {miss}], and what went wrong."""
     name = "latency.ipynb"
-    content = arguments.notebook or lab_browser.notebook(*MINIMAL)
-    pattern = re.sub(r"\\?\{value\\?\}", "VALUE", re.escape(arguments.match))
-    arm = [arguments.slider, f"{arguments.panel} {lab_browser.PICTURE}"]
-    arm += [rf"(^|[^\d.]){pattern}($|[^\d.]|\.(?!\d))", arguments.timeout * 1000]
-    moves = []
-    with lab_browser.LabServer({name: content}, python=arguments.python) as lab:
-        with lab_browser.open_browser() as page:
-            lab_browser.open_notebook(page, lab, name)
-            if arguments.at_once:  # the first move while later cells still run
-                page.evaluate("() => void moeviz.runAll(600000)")
-                lab_browser.slider_handle(page, arguments.slider).wait_for(timeout=120_000)
-                page.locator(f"{arm[1]} svg[data-state]").first.wait_for(timeout=120_000)
-            else:
-                lab_browser.run_all(page, timeout=600)
-            if case == "training":
-                lab_browser.click(page, arguments.play)
-                page.wait_for_timeout(arguments.warm_up * 1000)
-            handle, key = lab_browser.slider_handle(page, arguments.slider), "ArrowRight"
-            for _ in range(arguments.moves):
-                key = handle.evaluate(AWAY) or key
-                page.evaluate(ARM, arm)
-                handle.focus()
-                page.keyboard.press(key)
-                moves.append(page.evaluate("() => moeviz.within(60000, 'a move', moevizMove)"))
-            return moves, lab_browser.problems(page)
+    slider, picture = f"{case.panel} {case.slider}", f"{case.panel} {lab_browser.PICTURE}"
+    pattern = re.escape(case.match).replace(r"\{\}", "VALUE")
+    arm = [slider, picture, rf"(^|[^\d.]){pattern}($|[^\d.]|\.(?!\d))", arguments.timeout * 1000]
+    with (
+        tempfile.TemporaryDirectory(prefix="moeviz-latency-") as home,
+        lab_browser.LabServer(
+            {name: case.notebook}, python=arguments.python, env={"MOEVIZ_HOME": home}
+        ) as lab,
+        lab_browser.open_browser() as page,
+    ):
+        shutil.copytree(NOTEBOOKS / "img", lab.home / "root" / "img")  # the badge
+        lab_browser.open_notebook(page, lab, name)
+        page.evaluate(FIRST, f"{picture} svg[data-state]")
+        if case.at_once:
+            page.evaluate("() => void moeviz.runAll(600000)")
+        else:
+            lab_browser.run_all(page, timeout=600)
+        first_ms = page.evaluate("() => moeviz.within(60000, 'a picture', moevizFirst)")
+        if case.trains:
+            play(page)
+            page.wait_for_timeout(WARM_UP_SECONDS * 1000)
+        handle, key, moves = lab_browser.slider_handle(page, slider), "ArrowRight", []
+        for _ in range(arguments.moves):
+            key = handle.evaluate(AWAY) or key
+            page.evaluate(ARM, arm)
+            handle.focus()
+            page.keyboard.press(key)
+            moves.append(page.evaluate("() => moeviz.within(60000, 'a move', moevizMove)"))
+        pauses = []
+        for n in range(arguments.pauses if case.panel == ".moeviz-race" else 0):
+            page.wait_for_timeout(400 + 37 * n)  # so that it meets every part of a step
+            page.evaluate(ARM_PAUSE, [case.panel, "button.moeviz-pause"])
+            lab_browser.click(page, ".moeviz-pause")
+            pauses.append(page.evaluate("() => moeviz.within(60000, 'a pause', moevizMove)"))
+            play(page)
+        problems = lab_browser.problems(page, ignore=HARMLESS)
+        return {"moves": moves, "pauses": pauses, "first_picture_ms": first_ms} | {
+            "problems": problems
+        }
 
 
-def percentile(values, fraction):
-    """Return the nearest-rank percentile of some numbers, None of none."""
+def play(page: Any) -> None:
+    """Press Play and wait until the models train."""
+    lab_browser.click(page, ".moeviz-play")
+    training = page.locator(".moeviz-race .moeviz-status", has_text="Training.")
+    training.wait_for(timeout=120_000)
+
+
+def percentile(values: list[float], percent: int) -> float | None:
+    """The nearest-rank percentile of some numbers, None of none."""
     ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * fraction // 100) - 1)] if ordered else None
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
-def summary(kernels):
-    """Return misses and percentiles over the moves of several kernels."""
-    moves = [move for kernel in kernels for move in kernel]
-    times = [round(move["ms"], 1) for move in moves if "ms" in move]
+def summary(kernels: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Misses and percentiles over the moves (or pauses) of several kernels."""
+    ms = [[round(m["ms"], 1) if "ms" in m else None for m in kernel] for kernel in kernels]
+    times = [t for kernel in ms for t in kernel if t is not None]
     return {
-        "moves": len(moves),
-        "kernels": len(kernels),
-        "misses": [move["miss"] for move in moves if "miss" in move],
+        "count": sum(map(len, ms)),
+        "misses": [move["miss"] for kernel in kernels for move in kernel if "miss" in move],
         "p50_ms": percentile(times, 50),
         "p95_ms": percentile(times, 95),
         "max_ms": max(times, default=None),
-        "first_ms": [
-            round(kernel[0]["ms"], 1) if "ms" in kernel[0] else None for kernel in kernels
-        ],
-        "ms": [[round(m["ms"], 1) if "ms" in m else None for m in kernel] for kernel in kernels],
+        "first_ms": [kernel[0] for kernel in ms if kernel],
+        "ms": ms,
     }
 
 
-def provenance(python):
-    """Return what a figure depends on: machine, load, versions, commit, date."""
+def environment(python: str) -> dict[str, Any]:
+    """The browser, and the versions that the kernel's Python has of what a move passes through."""
     packages = ["jupyterlab", "ipywidgets", "jupyterlab_widgets", "ipykernel", "torch"]
-    ask = "import importlib.metadata as m, json, sys; d = {}\nfor p in sys.argv[1:]:\n try:"
-    ask += " d[p] = m.version(p)\n except m.PackageNotFoundError: pass\nprint(json.dumps(d))"
-
-    def output(*command):
-        result = subprocess.run(command, capture_output=True, text=True)
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    folder = str(pathlib.Path(__file__).parent)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": output("git", "-C", folder, "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(output("git", "-C", folder, "status", "--porcelain")),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else [],
-        "python": platform.python_version(),
-        "chromium": output(lab_browser.find_chromium(), "--version"),
-        **json.loads(output(python, "-c", ask, *packages) or "{}"),
-    }
+    ask = "import importlib.metadata as m, json, sys\n"
+    ask += "print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
+    versions = subprocess.run(
+        [python, "-c", ask, *packages], capture_output=True, text=True, check=True
+    ).stdout
+    chromium = subprocess.run(
+        [lab_browser.find_chromium(), "--version"], capture_output=True, text=True
+    ).stdout
+    return {"chromium": chromium.strip(), **json.loads(versions)}
 
 
-def main(argv=None):
-    """Run the benchmark; return 0 when no move was missed and nothing went wrong, else 1."""
-    parser = argparse.ArgumentParser(prog="latency", description=__doc__.split("\n", 1)[0])
+def load_average() -> list[float]:
+    """Of the last 1, 5 and 15 minutes: what else the machine did."""
+    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
+
+
+def compact(report: dict[str, Any]) -> bytes:
+    """JSON with lists of numbers on one line."""
+    text = json.dumps(report, indent=1)
+    return (re.sub(r"(?<=[\d\[l,])\n\s+(?=[\d\]n])", " ", text) + "\n").encode()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return 0 when nothing was missed and nothing went wrong, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moeviz bench latency", description=__doc__.split("\n", 1)[0]
+    )
     add = parser.add_argument
-    add("--notebook", type=pathlib.Path, help="notebook with the panel (default: a minimal one)")
-    add("--slider", default=".bench-slider", help="CSS class of the slider")
-    add("--panel", default=".bench-panel", help="CSS class of the panel that holds the picture")
-    add("--play", default=".bench-play", help="CSS class of the button that starts the training")
-    add("--match", default="{value}", help="what data-state contains, e.g. 'k={value}'")
-    add("--case", choices=["idle", "training"], action="append", help="default: both")
-    add("--moves", type=int, default=50)
-    add("--kernels", type=int, default=1, help="fresh kernels for each case")
-    add("--at-once", action="store_true", help="move while the cells after the panel still run")
-    add("--warm-up", type=float, default=2.0, help="seconds of training before the first move")
+    add("--case", choices=CASES, action="append", help="default: all of them")
+    add("--moves", type=int, default=50, help="for each kernel (%(default)s)")
+    add("--pauses", type=int, default=10, help="for each kernel that trains (%(default)s)")
+    add("--kernels", type=int, default=3, help="fresh kernels for each case (%(default)s)")
     add("--timeout", type=float, default=5.0, help="seconds after which a move is a miss")
     add("--python", default=sys.executable, help="the Python whose JupyterLab and kernel to use")
-    add("--json", type=pathlib.Path, help="write the figures to this file")
+    add("--json", type=Path, default=RESULT, help="where the figures go (%(default)s)")
     arguments = parser.parse_args(argv)
-    if arguments.moves < 1 or arguments.kernels < 1:
-        parser.error("--moves and --kernels must be at least 1")
-    if arguments.notebook and not arguments.notebook.is_file():
-        parser.error(f"no notebook {arguments.notebook}")
+    if arguments.moves < 1 or arguments.kernels < 1 or arguments.pauses < 0:
+        parser.error("--moves and --kernels must be at least 1, --pauses not negative")
 
-    name = arguments.notebook.name if arguments.notebook else "minimal"
-    report = {"notebook": name, "slider": arguments.slider, "at_once": arguments.at_once}
-    report |= {"provenance": provenance(arguments.python), "cases": {}}
+    report: dict[str, Any] = {
+        "provenance": provenance("python -m moeviz bench latency"),
+        "environment": environment(arguments.python),
+        "load_average_before": load_average(),
+        "cases": {},
+    }
     failed = False
-    for case in arguments.case or ["idle", "training"]:
-        results = [measure(arguments, case) for _ in range(arguments.kernels)]
-        figures = summary([moves for moves, _ in results])
-        figures["problems"] = [text for _, problems in results for text in problems]
-        report["cases"][case] = figures
-        failed = failed or bool(figures["misses"] or figures["problems"])
-        shown = {key: figures[key] for key in ("p50_ms", "p95_ms", "max_ms", "first_ms")}
-        print(f"{case}: {len(figures['misses'])} of {figures['moves']} moves missed, {shown}")
-        for text in figures["misses"] + figures["problems"]:
+    for name in arguments.case or CASES:
+        case = CASES[name]
+        kernels = [measure(case, arguments) for _ in range(arguments.kernels)]
+        figures = {"target_p95_ms": case.target_ms} | summary([k["moves"] for k in kernels])
+        figures["first_picture_ms"] = [round(kernel["first_picture_ms"]) for kernel in kernels]
+        figures["problems"] = [text for kernel in kernels for text in kernel["problems"]]
+        report["cases"][name] = figures
+        bad = figures["misses"] + figures["problems"]
+        line = "p50 {p50_ms} ms, p95 {p95_ms} (target {target_p95_ms}), max {max_ms}, first "
+        line = (line + "{first_ms}, first picture {first_picture_ms} ms").format_map(figures)
+        print(f"{name}: {len(figures['misses'])} of {figures['count']} moves missed, {line}")
+        if any(kernel["pauses"] for kernel in kernels):
+            report["pause"] = pause = {"target_ms": 250} | summary([k["pauses"] for k in kernels])
+            bad += pause["misses"]
+            line = "p50 {p50_ms} ms, p95 {p95_ms}, max {max_ms} (target {target_ms})"
+            print(f"pause: {len(pause['misses'])} of {pause['count']} missed, ", end="")
+            print(line.format_map(pause))
+        for text in bad:
             print(f"  {text}")
-    report["provenance"]["load_average_after"] = provenance(arguments.python)["load_average"]
-    if arguments.json:
-        text = re.sub(r"(?<=[\d\[l,])\n\s+(?=[\d\]n])", " ", json.dumps(report, indent=1))
-        arguments.json.write_text(text + "\n", encoding="utf-8")  # number lists on one line
+        failed = failed or bool(bad)
+    report["load_average_after"] = load_average()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.json, compact(report))
     return int(failed)
 
 

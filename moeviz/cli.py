@@ -71,7 +71,10 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
     model.add_argument("--backend", default="auto", help="auto, grouped or reference")
     training = train.add_argument_group("training")
     for field in dataclasses.fields(TrainConfig):
-        if isinstance(field.default, bool):
+        if field.name == "steps":  # not given is not 600: a resumed run keeps its own
+            says = f"(default: {field.default}; with --resume, the checkpoint's)"
+            training.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=says)
+        elif isinstance(field.default, bool):
             training.add_argument(_flag(field.name), action="store_true", help=" ")
         else:
             kind = type(field.default)
@@ -93,8 +96,12 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     if args.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {args.save_every}.")
     checkpoint = args.out / "checkpoint.safetensors"
-    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
-    train = TrainConfig(**options)
+    if checkpoint.exists() and not args.resume:
+        raise ValueError(
+            f"{checkpoint} exists; add --resume to go on from it, or give another --out."
+        )
+    names = [f.name for f in dataclasses.fields(TrainConfig)]
+    train = TrainConfig(**{name: getattr(args, name) for name in names if hasattr(args, name)})
     experts = MoEConfig(
         num_experts=args.num_experts,
         top_k=args.top_k,
@@ -113,15 +120,19 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         moe=None if args.dense else experts,
     )
     if args.resume:
-        trainer = Trainer.resume(checkpoint, corpus, steps=args.steps)
+        changes = {"steps": args.steps} if hasattr(args, "steps") else {}
+        trainer = Trainer.resume(checkpoint, corpus, **changes)
         print(f"Resumed at step {trainer.step} of {trainer.config.steps}: model and options are "
               "those of the checkpoint.")  # fmt: skip
-    elif checkpoint.exists():
-        raise ValueError(
-            f"{checkpoint} exists; add --resume to go on from it, or give another --out."
-        )
     else:
+        # A text too short for the sequences is refused here, not at the first validation.
+        corpus.batch(seed=train.seed, step=0, batch_size=1, seq_len=train.seq_len)
+        corpus.validation(seq_len=train.seq_len, windows_per_domain=1)
         trainer = Trainer(model, train, corpus)
+        try:  # now, and not at the first checkpoint
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {args.out} cannot be a folder ({error.strerror}).") from None
     parameters, active = trainer.model.num_parameters(), trainer.model.num_active_parameters()
     print(
         f"{parameters:,} parameters, {active:,} active per token, on {trainer.device} in "

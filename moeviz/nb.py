@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moeviz import __version__
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def setup() -> None:
@@ -42,6 +47,15 @@ def show(picture: Picture) -> None:
 
     display(with_still(picture, {"text/html": picture.svg}), raw=True)
     print(picture.summary)
+
+
+def show_figure(figure: Figure) -> None:
+    """Display a matplotlib figure."""
+    from IPython.display import Image, display
+
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    display(Image(data.getvalue()))
 
 
 def _version(distribution: str) -> str | None:

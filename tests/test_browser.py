@@ -24,6 +24,11 @@ IMPORT = "from moeviz import panels"
 # Panels alone, where a whole notebook would only cost time.
 SMALL = {
     "race.ipynb": browser.notebook(IMPORT, "panels.Race()"),
+    "busy.ipynb": browser.notebook(
+        IMPORT,
+        "panels.RouteText()",
+        "import time\n\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass",
+    ),
     "restart.ipynb": browser.notebook(IMPORT, "panels.Race()"),
     "all.ipynb": browser.notebook(
         IMPORT,
@@ -52,10 +57,12 @@ def lab(request, tmp_path_factory):
             pytest.skip(missing)
     home = tmp_path_factory.mktemp(request.param)
     files = {f"{name}.ipynb": NOTEBOOKS / f"{name}.ipynb" for name in NAMES} | SMALL
-    with browser.LabServer(files, python=python, env={"MOEVIZ_HOME": str(home)}) as server:
+    # A restarted kernel's debugger warns of Python's frozen modules unless told not to.
+    env = {"MOEVIZ_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    with browser.LabServer(files, python=python, env=env) as server:
         # The badge is a file beside the notebooks; without it the page logs a 404.
         shutil.copytree(NOTEBOOKS / "img", server.home / "root" / "img")
-        server.autosave = home / "live" / "race"
+        server.autosave, server.level = home / "live" / "race", request.param
         yield server
 
 
@@ -76,7 +83,11 @@ def page(lab, window):
     window.dialogs.clear()
     yield window
     # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
-    found = browser.problems(window, ignore=["/lab/tree/img/colab.svg"])
+    known = ["/lab/tree/img/colab.svg"]
+    if lab.level == "widgets7":
+        # Its front end asks for MathJax 2, JupyterLab 4 brings 3; our labels hold no formula.
+        known.append("page error: Cannot read properties of undefined (reading 'Queue')")
+    found = browser.problems(window, ignore=known)
     found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
     window.goto("about:blank")  # a page would ask the server for the kernels that end now
     for session in lab.rest("GET", "/api/sessions"):
@@ -250,8 +261,8 @@ def test_dense_vs_moe(page, lab):
     assert step(page) == paused + 1
 
     # Another E begins a race anew: paused it waits for Play, playing it goes on.
-    page.locator(f"{RACE} .moeviz-experts select").focus()
-    page.keyboard.press("ArrowDown")
+    page.locator(f"{RACE} .moeviz-experts button").last.focus()
+    page.keyboard.press("Space")
     wait_state(page, RACE, "experts=32&")
     wait_status(page, RACE, "Ready.")
     browser.click(page, ".moeviz-play")
@@ -353,7 +364,19 @@ def test_inside_a_layer(page, lab):
     assert page.locator(f"{LAYER_PANEL} svg i").count() == 0
 
 
-# Every panel: by keyboard alone, and in both themes
+# Every panel: while a cell runs, by keyboard alone, and in both themes
+
+
+def test_the_first_move_is_heard_while_a_cell_runs(page, lab):
+    """Holds the private name in answer_at_once: without it the move waits for the cell."""
+    browser.open_notebook(page, lab, "busy.ipynb")
+    page.evaluate("() => void moeviz.runAll(60000)")
+    page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=30_000)
+    page.wait_for_timeout(500)
+    move(page, TEXT_PANEL, f"{TEXT_PANEL} .moeviz-layer")
+    assert page.evaluate("() => moeviz.kernel().status") == "busy"
+    page.evaluate("() => moeviz.kernel().interrupt()")
+    page.wait_for_function("() => moeviz.ready()")
 
 
 FOCUSABLE = ":is(input, textarea, select, button, .noUi-handle, .ui-slider-handle):not(:disabled)"
@@ -434,8 +457,7 @@ def test_texts_read_well_in_the_dark_theme(window, tmp_path):
         window.context.clear_cookies()
         window.faults.clear()
         start(window, server, "all.ipynb")
-        ground = window.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        assert max(map(int, re.findall(r"\d+", ground)[:3])) < 80, ground
+        assert window.evaluate("() => document.body.dataset.jpThemeLight") == "false"
         check_contrast(window, tmp_path)
         assert browser.problems(window) == []
         window.goto("about:blank")

@@ -19,12 +19,16 @@ class Exercise:
     praise: str
 
 
+def is_number(answer: Any) -> bool:
+    """Whether it is one real number, numpy's included."""
+    return isinstance(answer, numbers.Real) and not isinstance(answer, bool)
+
+
 def number_near(
     answer: Any, wanted: float, mistakes: dict[float, str], *, tolerance: float = 0.0
 ) -> str | None:
     """The fault of a numeric answer; `mistakes` explains the wrong values people arrive at."""
-    is_number = isinstance(answer, numbers.Real) and not isinstance(answer, bool)  # numpy's too
-    if not is_number or not math.isfinite(answer):
+    if not is_number(answer) or not math.isfinite(answer):
         return f"the answer is one number, not {answer!r}."
     if abs(answer - wanted) <= tolerance:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import Exercise, number_near
+from moeviz.exercises.exercise import Exercise, is_number, number_near
 from moeviz.paths import data_path
 from moeviz.snapshot import Trace
 
@@ -20,13 +20,13 @@ def recorded() -> Trace:
 
 def _busiest(answer: Any) -> str | None:
     load_LE = recorded().load()
-    wanted, first = int(load_LE[-1].argmax()), int(load_LE[0].argmax())
-    if answer == wanted:
+    first = int(load_LE[0].argmax())
+    if not is_number(answer) or answer not in range(load_LE.shape[1]):
+        return f"the answer is the number of an expert, 0 to {load_LE.shape[1] - 1}."
+    if load_LE[-1, int(answer)] == load_LE[-1].max():
         return None
     if answer == first:
         return f"expert {first} is the busiest of the first layer; the last layer is asked for."
-    if answer not in range(load_LE.shape[1]):
-        return f"the answer is the number of an expert, 0 to {load_LE.shape[1] - 1}."
     count = int(load_LE[-1, int(answer)])
     return f"expert {answer} takes {count} assignments in the last layer; another takes more."
 

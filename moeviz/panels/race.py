@@ -48,8 +48,8 @@ class Race(Panel):
         recorded, self._provenance = load_snapshots(data_path("runs", "race.safetensors"))
         self._recorded = recorded[:2]
         self._frame: Frame | None = None
-        experts = _dropdown("Experts E", EXPERTS, 16, "moeviz-experts")
-        top_k = _dropdown("Choices K", CHOICES, 2, "moeviz-top-k")
+        experts = _choice("Experts E", EXPERTS, 16, "moeviz-experts")
+        top_k = _choice("Choices K", CHOICES, 2, "moeviz-top-k")
         seed = widgets.BoundedIntText(
             0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
         ).add_class("moeviz-seed")
@@ -245,11 +245,11 @@ class Race(Panel):
         return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
 
 
-def _dropdown(label: str, options: tuple[int, ...], value: int, name: str) -> widgets.Dropdown:
-    made = widgets.Dropdown(
-        options=options, value=value, description=label, layout=widgets.Layout(width="170px")
-    )
-    return made.add_class(name)
+def _choice(label: str, options: tuple[int, ...], value: int, name: str) -> widgets.ToggleButtons:
+    """Buttons, because JupyterLab takes the arrow keys from a focused drop-down list."""
+    made = widgets.ToggleButtons(options=options, value=value, description=label)
+    made.style.button_width = "44px"
+    return made.add_class(name).add_class(BESIDE_LABEL)
 
 
 def _configured(meta: dict[str, Any]) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import dropwhile
 
 import numpy as np
 
@@ -90,9 +91,10 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _draw_curve(svg: Svg, learner: Snapshot, i: int, axis: str, x: Scale, y: Scale) -> None:
     colour, dash = STYLES[i % len(STYLES)]
     xs = getattr(learner.curve, axis)
-    points = [
-        (x(a), max(y(b), y.end)) for a, b in zip(xs, _smooth(learner.curve.loss), strict=True)
-    ]
+    points = [(x(a), y(b)) for a, b in zip(xs, _smooth(learner.curve.loss), strict=True)]
+    # The steep beginning lies above the plot; drawn along its edge it would look like a plateau.
+    points = list(dropwhile(lambda point: point[1] < y.end, points))
+    points = [(a, max(b, y.end)) for a, b in points]
     if points:
         svg.polyline(points, stroke=colour, width=1.6, dash=dash, opacity=0.75)
     for a, b in zip(xs, learner.curve.validation, strict=True):
