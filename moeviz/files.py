@@ -48,9 +48,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(
-            error.errno,
             f"Could not save {path} ({error.strerror or error}); what stood there before is "
-            "untouched. Free some space or give another path",
+            "untouched. Free some space or give another path."
         ) from None
 
 

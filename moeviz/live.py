@@ -206,7 +206,7 @@ class LiveRun:
             for label, trainer in self._learners.items():
                 trainer.save(self.autosave / f"{label}.safetensors")
         except OSError as error:
-            self._unsaved = f" {error.strerror or error}."
+            self._unsaved = f" {error}"
             self._show(replace(self.frame, message=self._unsaved.strip()))
         else:
             self._unsaved = ""

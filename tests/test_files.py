@@ -82,7 +82,7 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path, read):
     with pytest.raises(ValueError, match="was not written by moeviz"):
         read(path, kind="test")
     save_arrays(path, {}, {}, kind="other")
-    with pytest.raises(ValueError, match="holds a other, but a test is needed"):
+    with pytest.raises(ValueError, match="is of the kind .other.; here .test. is needed"):
         read(path, kind="test")
 
 
@@ -98,7 +98,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         OSError, match="Could not save .*No space left on device.*untouched"
     ) as stop:
         write_atomically(path, b"new")
-    assert stop.value.errno == 28 and "\n" not in stop.value.strerror
+    assert "\n" not in str(stop.value) and "Errno" not in str(stop.value)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -362,7 +362,7 @@ def damaged(kind, saved, path):
         ("a torch file", "moeviz loads no pickles"),
         ("foreign safetensors", "was not written by moeviz"),
         ("bfloat16 safetensors", "was not written by moeviz|damaged or of another format"),
-        ("another kind", "holds a trace, but a checkpoint is needed"),
+        ("another kind", "is of the kind .trace.; here .checkpoint. is needed"),
         ("a header that is no JSON", "was not written by moeviz"),
         ("a header that is a list", "was not written by moeviz"),
     ],
@@ -470,7 +470,7 @@ def test_a_save_that_runs_out_of_space_leaves_the_old_file(saved, tmp_path):
         try:
             save_arrays(sys.argv[1], {"a": np.zeros(10_000)}, {}, kind="checkpoint")
         except OSError as error:
-            print(error.strerror)
+            print(error)
         """
     )
     old = tmp_path / "run.safetensors"

@@ -81,6 +81,8 @@ class Race(Panel):
         self.children = (*self.children, self.score)  # type: ignore[has-type]
         self.timeline.observe(lambda _: self.refresh(), "value")
         self._raced = self._configuration()
+        self._offered = False  # whether an interrupted race was offered to go on with
+        self._aside = ""
         run = Race._run
         if run is not None:
             self._take_over(run)
@@ -107,7 +109,8 @@ class Race(Panel):
     def _shown(self) -> tuple[list[Snapshot], str]:
         if self._frame is not None and self._frame.learners:
             experts, top_k, seed = _configured(self._frame.learners[-1].meta)
-            return list(self._frame.learners), f"live: E = {experts}, K = {top_k}, seed {seed}"
+            note = f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
+            return list(self._frame.learners), note
         recorded = self._provenance
         return self._recorded, (
             f"recorded, not live: E = 16, K = 2, seed 0 · {recorded['device']} · {recorded['date']}"
@@ -141,6 +144,7 @@ class Race(Panel):
         with self.guarded():
             self._raced = self._configuration()
             self.timeline.value = 100
+            self._aside = ""
             _forget_autosave()
             if Race._run is not None:
                 Race._run.reset(self._builder(anew=True))
@@ -176,6 +180,7 @@ class Race(Panel):
         except (OSError, ValueError, LookupError, TypeError, TraitError):
             self._set_configuration(self._raced)
             return False  # none, damaged, or of another version: it is not gone on from
+        self._offered = True
         self.say(
             f"A race interrupted at step {header['step']} was kept: Play goes on from it, Reset "
             "begins anew."
@@ -206,7 +211,10 @@ class Race(Panel):
             if anew:  # here too: a save in hand may have ended after the reset
                 _forget_autosave()
                 return build_race(experts, top_k, seed)
-            return resume_race(AUTOSAVE, experts, top_k, seed) or build_race(experts, top_k, seed)
+            kept = resume_race(AUTOSAVE, experts, top_k, seed)
+            if kept is None and self._offered:
+                self._aside = " · the interrupted race is of another text or version: begun anew"
+            return kept or build_race(experts, top_k, seed)
 
         return build
 
