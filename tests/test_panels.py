@@ -753,7 +753,8 @@ def test_a_second_panel_takes_the_run_over(track):
     press(first, "play")
     wait_step(3)
     second = panels.Race()
-    assert said(second).startswith("This race was going on already.")
+    # The race goes on, so its next frame may have been said by now.
+    assert said(second).startswith(("This race was going on already.", "Training."))
     assert second.controls["experts"].value == 8 and len(live_threads()) == 1
     settle()
     frozen = first.picture.value

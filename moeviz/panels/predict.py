@@ -21,9 +21,9 @@ class Predict(widgets.VBox):
     def __init__(self, key: str, question: str, options: Sequence[str], *, reveal: str) -> None:
         self.key, self.reveal = key, reveal
         ANSWERS.pop(key, None)
-        self.choice = widgets.RadioButtons(
-            options=[*options], layout=widgets.Layout(width="auto")
-        ).add_class("moeviz-choice")
+        # Not radio buttons: JupyterLab takes the arrow keys from them, and Tab reaches only one.
+        self.choice = widgets.ToggleButtons(options=[*options]).add_class("moeviz-choice")
+        self.choice.style.button_width = "auto"
         self.lock = button("Lock in", "moeviz-lock", "Store your prediction", self._lock_in)
         self.lock.layout.align_self = "flex-start"  # a VBox would stretch it over the whole page
         self.answer = widgets.HTML()
