@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from moeviz.snapshot import Snapshot
-from moeviz.trainer import NonFiniteLossError, Trainer, leave_a_core_free
+from moeviz.train_config import leave_a_core_free
+from moeviz.trainer import NonFiniteLossError, Trainer
 
 Status = Literal["ready", "preparing", "playing", "paused", "finished", "failed"]
 PUBLISH_SECONDS = 0.1

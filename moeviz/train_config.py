@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from moeviz.machine import cores
+
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -91,3 +93,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def leave_a_core_free() -> None:
+    """Let torch use all cores of this process but one, at most four, from the calling thread on:
+    the kernel's answers and the browser need one, and models of this size gain no more."""
+    torch.set_num_threads(max(1, min(4, cores() - 1)))

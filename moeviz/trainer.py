@@ -19,7 +19,6 @@ from torch import Tensor
 from moeviz.backend import resolve_backend
 from moeviz.corpus import Batch, Corpus
 from moeviz.files import fitting, load_arrays, save_arrays
-from moeviz.machine import cores
 from moeviz.model import LanguageModel, ModelConfig, ModelOut
 from moeviz.snapshot import History, Point, Snapshot, Trace
 from moeviz.tracing import trace_text
@@ -351,9 +350,3 @@ def _router_losses(out: ModelOut) -> tuple[Tensor, Tensor]:
         found = [r.losses[name] for r in out.routes if r is not None and name in r.losses]
         means.append(torch.stack(found).mean() if found else out.logits.new_zeros(()).float())
     return means[0], means[1]
-
-
-def leave_a_core_free() -> None:
-    """Let torch use all cores of this process but one, at most four, from the calling thread on:
-    the kernel's answers and the browser need one, and models of this size gain no more."""
-    torch.set_num_threads(max(1, min(4, cores() - 1)))

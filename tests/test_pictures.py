@@ -385,7 +385,7 @@ def test_the_twins_of_a_layer(stage):
 
 def test_combine_says_when_the_layer_is_not_the_sum_of_its_rows():
     layer = make_anatomy()
-    assert "at most 0e+00" in anatomy(layer, "combine").summary
+    assert "to the last bit" in anatomy(layer, "combine").summary
     wrong = Anatomy(**{**vars(layer), "y": layer.y + 1})
     assert "at most 1e+00" in anatomy(wrong, "combine").summary
 

@@ -12,7 +12,8 @@ from moeviz.layer import MoEConfig
 from moeviz.metrics import gap, last_common, validation_at
 from moeviz.model import ModelConfig
 from moeviz.snapshot import Snapshot
-from moeviz.trainer import TrainConfig, Trainer, leave_a_core_free
+from moeviz.train_config import TrainConfig, leave_a_core_free
+from moeviz.trainer import Trainer
 
 # What both models' FFNs hold per token: K experts of this width over K, or one dense FFN.
 ACTIVE_WIDTH = 256

@@ -243,9 +243,11 @@ def _combine(layer: Anatomy, state: str) -> Picture:
     mixed_TD = np.zeros_like(layer.y)
     np.add.at(mixed_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
     difference = float(np.abs(mixed_TD - layer.y).max())
+    agreement = f"differs from the layer's own output by at most {difference:.0e}"
+    if difference == 0:
+        agreement = "equals the layer's own output to the last bit"
     summary = (
-        "Each token adds up its experts' rows, weighted. Done again here in numpy, it differs from "
-        f"the layer's own output by at most {difference:.0e}."
+        f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agreement}."
     )
     svg = _frame(
         layer, "combine", "y_T = sum over its rows of weight · out", summary,
