@@ -462,6 +462,7 @@ def offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # whatever CI has set
     return tmp_path / "cache"
 
 
