@@ -26,7 +26,7 @@ def report() -> int:
 
 
 def _line(name: str, value: str) -> None:
-    print(f"  {name:31}{value}")
+    print(f"  {name:34}{value}")
 
 
 def _version(name: str) -> str | None:
