@@ -125,9 +125,6 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         print(f"Resumed at step {trainer.step} of {trainer.config.steps}: model and options are "
               "those of the checkpoint.")  # fmt: skip
     else:
-        # A text too short for the sequences is refused here, not at the first validation.
-        corpus.batch(seed=train.seed, step=0, batch_size=1, seq_len=train.seq_len)
-        corpus.validation(seq_len=train.seq_len, windows_per_domain=1)
         trainer = Trainer(model, train, corpus)
         try:  # now, and not at the first checkpoint
             args.out.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 from moeviz import __version__
-from moeviz.machine import cores
+from moeviz.machine import cores, package_version
 
 
 def report() -> int:
@@ -14,7 +13,7 @@ def report() -> int:
     advice: list[str] = []
     print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
     _packages(advice)
-    if _version("torch"):
+    if package_version("torch"):
         _devices(advice)
         _triton(advice)
         _backends(advice)
@@ -29,13 +28,6 @@ def _line(name: str, value: str) -> None:
     print(f"  {name:34}{value}")
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _packages(advice: list[str]) -> None:
     print("\nPackages")
     needs = {
@@ -48,11 +40,11 @@ def _packages(advice: list[str]) -> None:
         "datasets": "for corpora from the Hub or from files",
     }
     for name, why in needs.items():
-        version = _version(name)
+        version = package_version(name)
         _line(name, version or "not installed")
         if version is None:
             advice.append(f"Install {name}, {why}: pip install {name}")
-    widgets = _version("ipywidgets")
+    widgets = package_version("ipywidgets")
     if widgets and int(widgets.split(".")[0]) not in (7, 8):
         advice.append(f"ipywidgets {widgets} is not tested; 7.7 and 8.1 are.")
 
@@ -77,7 +69,7 @@ def _devices(advice: list[str]) -> None:
 
 def _triton(advice: list[str]) -> None:
     print("\nTriton")
-    version = _version("triton")
+    version = package_version("triton")
     if version is None:
         _line("triton", f"not installed (there is no build for {platform.system()} everywhere)")
         return

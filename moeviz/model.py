@@ -51,6 +51,11 @@ class ModelConfig:
     def is_moe(self, layer: int) -> bool:
         return self.moe is not None and layer not in self.dense_layers
 
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """The blocks that have experts."""
+        return tuple(layer for layer in range(self.num_layers) if self.is_moe(layer))
+
     def dense_twin(self) -> ModelConfig:
         """The dense model of equal active FFN parameters: d_ff = top_k * d_expert. ValueError for
         a dense model, and where dense blocks of another width would change with it."""

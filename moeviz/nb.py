@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
+from moeviz.machine import package_version
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
 
@@ -23,13 +23,13 @@ def setup() -> None:
 
     Raises ModuleNotFoundError where ipywidgets is missing.
     """
-    widgets = _version("ipywidgets")
+    widgets = package_version("ipywidgets")
     if widgets is None:
         raise ModuleNotFoundError(
             "ipywidgets is missing from this kernel's Python: run '%pip install ipywidgets', "
             "then restart the kernel."
         )
-    torch = _version("torch")
+    torch = package_version("torch")
     parts = [
         f"moeviz {__version__}",
         f"Python {platform.python_version()}",
@@ -56,13 +56,6 @@ def show_figure(figure: Figure) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     display(Image(data.getvalue()))
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device(torch_version: str) -> str:

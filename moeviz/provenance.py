@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from moeviz.machine import device_name
+from moeviz.machine import device_name, package_version
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -20,15 +19,8 @@ def provenance(command: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": device_name(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("moeviz", "torch", "numpy")},
+        "versions": {name: package_version(name) for name in ("moeviz", "torch", "numpy")},
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -118,10 +118,10 @@ def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
 
 
 def moe_layers(model: LanguageModel) -> tuple[int, ...]:
-    layers = tuple(i for i in range(model.config.num_layers) if model.config.is_moe(i))
-    if not layers:
+    """The blocks with experts; ValueError where there are none to look into."""
+    if not model.config.moe_layers:
         raise ValueError("This model is dense: it has no router to look into.")
-    return layers
+    return model.config.moe_layers
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Tensor:

@@ -71,6 +71,9 @@ class Trainer:
                 f"The model's vocab_size {model.vocab_size} is smaller than the tokenizer's "
                 f"{corpus.tokenizer.vocab_size}; give at least that."
             )
+        # A text too short for the sequences is refused here, not at the first validation.
+        corpus.batch(seed=config.seed, step=0, batch_size=1, seq_len=config.seq_len)
+        corpus.validation(seq_len=config.seq_len, windows_per_domain=1)
         self.model_config, self.config, self.corpus = model, config, corpus
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -78,7 +81,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = LanguageModel(model).to(self.device)
-        self.moe_layers = tuple(i for i in range(model.num_layers) if model.is_moe(i))
+        self.moe_layers = model.moe_layers
         self._forward = self._compiled() if config.compile else self.model
         # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
         named = list(self.model.named_parameters())

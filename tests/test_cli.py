@@ -408,15 +408,17 @@ def test_the_doctor_proves_the_backends_and_fits_on_a_page(capsys):
 
 
 def test_the_doctor_is_content_where_all_is_there(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: "8.1.0" if name != "triton" else None)
+    monkeypatch.setattr(
+        doctor, "package_version", lambda name: "8.1.0" if name != "triton" else None
+    )
     status, out, advice = page(capsys)
     assert status == 0 and advice == [] and "not installed (there is no build" in out
 
 
 @pytest.mark.parametrize("name", ["jupyterlab", "datasets", "ipywidgets", "torch"])
 def test_the_doctor_names_a_missing_package_and_what_to_do(name, capsys, monkeypatch):
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda n: None if n == name else version(n))
+    version = doctor.package_version
+    monkeypatch.setattr(doctor, "package_version", lambda n: None if n == name else version(n))
     status, out, advice = page(capsys)
     assert status == 1 and re.search(rf"^  {name} +not installed$", out, re.M)
     assert any(f"Install {name}, " in line and f"pip install {name}" in line for line in advice)
@@ -424,8 +426,10 @@ def test_the_doctor_names_a_missing_package_and_what_to_do(name, capsys, monkeyp
 
 
 def test_the_doctor_names_untested_widgets(capsys, monkeypatch):
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda n: "9.0" if n == "ipywidgets" else version(n))
+    version = doctor.package_version
+    monkeypatch.setattr(
+        doctor, "package_version", lambda n: "9.0" if n == "ipywidgets" else version(n)
+    )
     assert any("ipywidgets 9.0 is not tested; 7.7 and 8.1 are." in line for line in page(capsys)[2])
 
 
@@ -457,8 +461,8 @@ def test_the_doctor_finds_a_backend_that_computes_wrongly(capsys, monkeypatch):
 
 
 def test_the_doctor_finds_a_triton_that_does_not_import(capsys, monkeypatch):
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda n: "3.0" if n == "triton" else version(n))
+    version = doctor.package_version
+    monkeypatch.setattr(doctor, "package_version", lambda n: "3.0" if n == "triton" else version(n))
     monkeypatch.setitem(sys.modules, "triton", None)
     _, out, advice = page(capsys)
     assert "3.0, does not import" in out

@@ -49,8 +49,10 @@ def test_setup_prints_one_line_with_versions(capsys):
 def test_setup_without_torch_says_what_still_works(monkeypatch, capsys):
     from moeviz import nb
 
-    version = nb._version
-    monkeypatch.setattr(nb, "_version", lambda name: None if name == "torch" else version(name))
+    version = nb.package_version
+    monkeypatch.setattr(
+        nb, "package_version", lambda name: None if name == "torch" else version(name)
+    )
     nb.setup()
     assert "no PyTorch: recorded pictures only" in capsys.readouterr().out
 
@@ -58,6 +60,6 @@ def test_setup_without_torch_says_what_still_works(monkeypatch, capsys):
 def test_setup_without_ipywidgets_says_what_to_do(monkeypatch):
     from moeviz import nb
 
-    monkeypatch.setattr(nb, "_version", lambda name: None)
+    monkeypatch.setattr(nb, "package_version", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install ipywidgets"):
         nb.setup()

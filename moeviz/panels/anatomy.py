@@ -76,21 +76,11 @@ class InsideLayer(Panel):
         for known in (self.recorded, self._anatomy):
             if wanted == (known.text, known.layer, known.weighting):
                 return known
-        if not READER.ready:
-            self.say("Loading PyTorch and the small model, once: some seconds…")
-            READER.load(self._loaded)
+        loaded = READER.ask(self)
+        if loaded is None:
             return None
         from moeviz.tracing import dissect
 
-        assert READER.model is not None and READER.tokenizer is not None
         text, layer, weighting = wanted
-        self._anatomy = dissect(
-            READER.model, READER.tokenizer, text, layer=layer, weighting=weighting
-        )
+        self._anatomy = dissect(*loaded, text, layer=layer, weighting=weighting)
         return self._anatomy
-
-    def _loaded(self) -> None:
-        if READER.error:
-            self.say(READER.error, unexpected=READER.unexpected)
-        else:
-            self.refresh()

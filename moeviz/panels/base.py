@@ -17,7 +17,7 @@ import ipywidgets as widgets
 
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
-from moeviz.pictures.svg import INK, MUTED, RULE
+from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
 
 log = logging.getLogger("moeviz")
 
@@ -93,7 +93,7 @@ class Panel(widgets.VBox):
         """One sentence to the learner, read out by screen readers."""
         mark = ' class="moeviz-unexpected"' if unexpected else ""
         self.status.value = (
-            f'<div role="status" aria-live="polite"{mark} style="line-height:1.5;color:{INK}">'
+            f'<div role="status" aria-live="polite"{mark} style="line-height:1.5;color:{PAGE_INK}">'
             f"{escape(sentence)}</div>"
         )
 
@@ -131,13 +131,17 @@ class Panel(widgets.VBox):
                 f"{', '.join(self.controls)}."
             )
         values = {name: _parse(name, self.controls[name], given) for name, given in pairs.items()}
+        self.set_controls(values)
+        self.changed()
+
+    def set_controls(self, values: dict[str, Any]) -> None:
+        """Give controls new values without `changed` hearing of each."""
         self._quiet = True
         try:
             for name, value in values.items():
                 self.controls[name].value = value
         finally:
             self._quiet = False
-        self.changed()
 
     def _paste(self, text: str) -> None:
         if text.strip() and text != self.state:
@@ -201,23 +205,19 @@ def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widge
 
 def table_html(picture: Picture) -> str:
     """A picture's content as an HTML table."""
+    cell = f'<td style="padding:2px 10px;border-top:1px solid {PAGE_RULE}">'
     head = "".join(
         f'<th scope="col" style="text-align:left;padding:2px 10px">{escape(str(c))}</th>'
         for c in picture.columns
     )
     body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td style="padding:2px 10px;border-top:1px solid {RULE}">{escape(str(value))}</td>'
-            for value in row
-        )
-        + "</tr>"
+        "<tr>" + "".join(f"{cell}{escape(str(value))}</td>" for value in row) + "</tr>"
         for row in picture.rows
     )
     return (
-        f'<div style="max-height:320px;overflow:auto;color:{INK}" tabindex="0" role="region" '
+        f'<div style="max-height:320px;overflow:auto;color:{PAGE_INK}" tabindex="0" role="region" '
         f'aria-label="The picture as a table"><table style="border-collapse:collapse">'
-        f'<caption style="text-align:left;color:{MUTED}">{escape(picture.summary)}</caption>'
+        f'<caption style="text-align:left;color:{PAGE_MUTED}">{escape(picture.summary)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

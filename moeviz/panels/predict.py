@@ -8,7 +8,7 @@ from html import escape
 import ipywidgets as widgets
 
 from moeviz.panels.base import button, view_bundle
-from moeviz.pictures.svg import INK
+from moeviz.pictures.svg import PAGE_INK
 
 # What the learner said, by question: other panels read it when the answer is in.
 ANSWERS: dict[str, str] = {}
@@ -28,7 +28,7 @@ class Predict(widgets.VBox):
         self.lock.layout.align_self = "flex-start"  # a VBox would stretch it over the whole page
         self.answer = widgets.HTML()
         self._question = question
-        asked = widgets.HTML(f'<b style="color:{INK}">Predict: {escape(question)}</b>')
+        asked = widgets.HTML(f'<b style="color:{PAGE_INK}">Predict: {escape(question)}</b>')
         super().__init__([asked, self.choice, self.lock, self.answer])
         self.add_class("moeviz-predict")
 
@@ -38,7 +38,7 @@ class Predict(widgets.VBox):
         ANSWERS[self.key] = self.choice.value
         self.choice.disabled = self.lock.disabled = True
         self.answer.value = (
-            f'<div role="status" aria-live="polite" style="line-height:1.5;color:{INK}">'
+            f'<div role="status" aria-live="polite" style="line-height:1.5;color:{PAGE_INK}">'
             f"You said: {escape(self.choice.value)}. {escape(self.reveal)}</div>"
         )
 

@@ -188,12 +188,7 @@ class Race(Panel):
         return True
 
     def _set_configuration(self, values: tuple[int, int, int]) -> None:
-        self._quiet = True
-        try:
-            for key, value in zip(self._keys, values, strict=True):
-                self.controls[key].value = value
-        finally:
-            self._quiet = False
+        self.set_controls(dict(zip(self._keys, values, strict=True)))
         self._raced = self._configuration()
 
     def _configuration(self) -> tuple[int, int, int]:

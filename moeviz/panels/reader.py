@@ -11,6 +11,7 @@ from moeviz.paths import data_path
 
 if TYPE_CHECKING:
     from moeviz.model import LanguageModel
+    from moeviz.panels.base import Panel
     from moeviz.tokenizer import Tokenizer
 
 log = logging.getLogger("moeviz")
@@ -28,9 +29,20 @@ class Reader:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    @property
-    def ready(self) -> bool:
-        return self.model is not None
+    def ask(self, panel: Panel) -> tuple[LanguageModel, Tokenizer] | None:
+        """The model and its tokenizer. None while they load: the panel says so, and when that has
+        ended it draws again, or says what went wrong."""
+        if self.model is not None and self.tokenizer is not None:
+            return self.model, self.tokenizer
+        panel.say("Loading PyTorch and the small model, once: some seconds…")
+        self.load(lambda: self._answer(panel))
+        return None
+
+    def _answer(self, panel: Panel) -> None:
+        if self.error:
+            panel.say(self.error, unexpected=self.unexpected)
+        else:
+            panel.refresh()
 
     def load(self, when_done: Callable[[], None]) -> None:
         """Begin to load, and call when_done once, on the loading thread, when that has ended

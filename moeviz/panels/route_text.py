@@ -56,18 +56,10 @@ class RouteText(Panel):
         if text == self.recorded.meta["text"]:
             return self.recorded
         if text != self._trace.meta["text"]:
-            if not READER.ready:
-                self.say("Loading PyTorch and the small model, once: some seconds…")
-                READER.load(self._loaded)
+            loaded = READER.ask(self)
+            if loaded is None:
                 return None
             from moeviz.tracing import trace_text
 
-            assert READER.model is not None and READER.tokenizer is not None
-            self._trace = trace_text(READER.model, READER.tokenizer, text, meta={"text": text})
+            self._trace = trace_text(*loaded, text, meta={"text": text})
         return self._trace
-
-    def _loaded(self) -> None:
-        if READER.error:
-            self.say(READER.error, unexpected=READER.unexpected)
-        else:
-            self.refresh()

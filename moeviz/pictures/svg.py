@@ -16,11 +16,24 @@ from html import escape
 
 import numpy as np
 
-INK = "var(--jp-ui-font-color1, var(--colab-primary-text-color, var(--vscode-foreground, #1f2328)))"
-MUTED = (
+# The theme's colours on a page, with what stands where there is no theme.
+PAGE_INK = (
+    "var(--jp-ui-font-color1, var(--colab-primary-text-color, var(--vscode-foreground, #1f2328)))"
+)
+PAGE_MUTED = (
     "var(--jp-ui-font-color2, var(--colab-primary-text-color, var(--vscode-foreground, #59636e)))"
 )
-RULE = "var(--jp-border-color1, var(--colab-border-color, var(--vscode-panel-border, #b6bec8)))"
+PAGE_RULE = (
+    "var(--jp-border-color1, var(--colab-border-color, var(--vscode-panel-border, #b6bec8)))"
+)
+# In a picture nearly every mark needs one of them, so they stand once, on its root, under a short
+# name: half the string to send and to parse at each move of a slider.
+ROOT_STYLE = (
+    f"--i:{PAGE_INK};--m:{PAGE_MUTED};--r:{PAGE_RULE};"
+    "--s:system-ui, 'DejaVu Sans', sans-serif;--t:'DejaVu Sans Mono', Menlo, Consolas, monospace;"
+)
+INK, MUTED, RULE = "var(--i,#1f2328)", "var(--m,#59636e)", "var(--r,#b6bec8)"
+SANS, MONO = "var(--s,sans-serif)", "var(--t,monospace)"
 
 # Okabe and Ito's colours for all kinds of colour vision; grey stands for their black, which a dark
 # theme would swallow. A lighter grey and the pink are one colour to a deuteranope.
@@ -31,15 +44,7 @@ CIVIDIS = (
     "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
 )  # fmt: skip
-SANS = "system-ui, 'DejaVu Sans', sans-serif"
-MONO = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 SMALLEST = 12
-# What nearly every mark repeats stands once, on the root, under a short name: half the string to
-# send and to parse at each move of a slider.
-SHORT = (
-    ("--i", INK, "#1f2328"), ("--m", MUTED, "#59636e"), ("--r", RULE, "#b6bec8"),
-    ("--s", SANS, "sans-serif"), ("--t", MONO, "monospace"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,18 +204,14 @@ class Svg:
             else ""
         )
         size = f"{number(self.width)} {number(self.height)}"
-        marks = "".join(self._marks)
-        for name, long, plain in SHORT:
-            marks = marks.replace(long, f"var({name},{plain})")
-        named = "".join(f"{name}:{long};" for name, long, _ in SHORT)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="{named}max-width:100%;height:auto" role="img" '
+            f'style="{ROOT_STYLE}max-width:100%;height:auto" role="img" '
             f'aria-label="{escape(self.title)}. {escape(self.description)}" '
             f'data-state="{escape(state)}">'
             f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
-            f"{hatch}{marks}</svg>"
+            f"{hatch}{''.join(self._marks)}</svg>"
         )
 
 
