@@ -67,7 +67,15 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
     for name, default in MODEL_OPTIONS.items():
         model.add_argument(_flag(name), type=int, default=default, help=" ")
     model.add_argument("--dense", action="store_true", help="no experts: one FFN of width d-ff")
-    model.add_argument("--weighting", default="renormalise", help="renormalise or raw gate weights")
+    model.add_argument("--router", default="token_choice", help="one of moeviz.routing.ROUTERS")
+    model.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the router, any number of times: --option weighting=raw",
+    )
+    model.add_argument("--num-shared", type=int, default=0, help="experts that all tokens visit")
     model.add_argument("--backend", default="auto", help="auto, grouped or reference")
     training = train.add_argument_group("training")
     for field in dataclasses.fields(TrainConfig):
@@ -83,6 +91,17 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _router_option(given: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value read as JSON where it is JSON and as text elsewhere."""
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise ValueError(f"--option takes NAME=VALUE, as in weighting=raw, got {given!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _train(args: argparse.Namespace, _: list[str]) -> int:
@@ -106,7 +125,9 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         num_experts=args.num_experts,
         top_k=args.top_k,
         d_expert=args.d_expert,
-        weighting=args.weighting,
+        router=args.router,
+        options=dict(_router_option(given) for given in args.option),
+        num_shared=args.num_shared,
         backend=args.backend,
     )
     print("Preparing the text…", flush=True)

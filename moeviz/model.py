@@ -57,16 +57,17 @@ class ModelConfig:
         return tuple(layer for layer in range(self.num_layers) if self.is_moe(layer))
 
     def dense_twin(self) -> ModelConfig:
-        """The dense model of equal active FFN parameters: d_ff = top_k * d_expert. ValueError for
-        a dense model, and where dense blocks of another width would change with it."""
+        """The dense model of equal active FFN parameters: d_ff = (top_k + num_shared) * d_expert.
+        ValueError for a dense model, and where dense blocks of another width would change."""
         if self.moe is None:
             raise ValueError("A dense model has no dense twin; give a config with experts.")
-        if self.dense_layers and self.d_ff != self.moe.top_k * self.moe.d_expert:
+        width = (self.moe.top_k + self.moe.num_shared) * self.moe.d_expert
+        if self.dense_layers and self.d_ff != width:
             raise ValueError(
-                f"The dense blocks have d_ff {self.d_ff}, the experts an active width of "
-                f"{self.moe.top_k * self.moe.d_expert}; a twin exists only where the two are equal."
+                f"The dense blocks have d_ff {self.d_ff}, the experts an active width of {width}; "
+                "a twin exists only where the two are equal."
             )
-        return dataclasses.replace(self, moe=None, d_ff=self.moe.top_k * self.moe.d_expert)
+        return dataclasses.replace(self, moe=None, d_ff=width)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -75,7 +76,7 @@ class ModelConfig:
     def from_dict(values: dict[str, Any]) -> ModelConfig:
         values = dict(values)
         if values.get("moe") is not None:
-            values["moe"] = MoEConfig(**values["moe"])
+            values["moe"] = MoEConfig.from_dict(values["moe"])
         values["dense_layers"] = tuple(values.get("dense_layers", ()))
         return ModelConfig(**values)
 
@@ -91,8 +92,7 @@ class ModelConfig:
             total += attention
             if self.is_moe(layer):
                 assert self.moe is not None
-                total += 6 * self.d_model * self.moe.d_expert * self.moe.top_k
-                total += 2 * self.d_model * self.moe.num_experts
+                total += self.moe.flops_per_token(self.d_model, seq_len)
             else:
                 total += 6 * self.d_model * self.d_ff
         return total
@@ -201,14 +201,24 @@ class LanguageModel(nn.Module):
         # its variance from growing with depth (GPT-2, Radford et al. 2019).
         for block in self.blocks:
             scale = (2 * config.num_layers) ** -0.5
-            down = block.ffn.w2_EDF if config.is_moe(block.layer) else block.ffn.w2_DF
+            down = [block.ffn.w2_EDF] if config.is_moe(block.layer) else [block.ffn.w2_DF]
+            if config.is_moe(block.layer) and block.ffn.shared is not None:
+                down.append(block.ffn.shared.w2_DF)
             with torch.no_grad():
-                down.mul_(scale)
+                for weight in down:
+                    weight.mul_(scale)
                 block.attention.out.weight.mul_(scale)
 
-    def forward(self, tokens_BS: Tensor, *, step: int = 0, cache: Cache | None = None) -> ModelOut:
-        """step is the training step, for routers that change with it. With a cache, tokens_BS go
-        on from the tokens already in it."""
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        *,
+        step: int = 0,
+        cache: Cache | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ModelOut:
+        """step is the training step, for routers that change with it, and generator the source of
+        their noise. With a cache, tokens_BS go on from the tokens already in it."""
         batch, seq_len = tokens_BS.shape
         start = cache.length if cache is not None else 0
         rows_B = torch.arange(batch, device=tokens_BS.device)
@@ -219,6 +229,7 @@ class LanguageModel(nn.Module):
             position=columns_S.expand(batch, seq_len).flatten(),
             training=self.training,
             step=step,
+            generator=generator,
         )
         x_BSD = self.embedding(tokens_BS)
         routes: list[RouterOut | None] = []
@@ -233,20 +244,25 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """The prompt and num_tokens more, int64 [S + num_tokens], with a key-value cache.
 
-        temperature 0 takes the likeliest token. Raises ValueError on an empty prompt, and for a
-        router that is not causal: it would have to see tokens that do not exist yet.
+        temperature 0 takes the likeliest token. A router that is causal outside training alone
+        decides by its stated substitute. Raises ValueError on an empty prompt, and for a router
+        that has none: it would have to see tokens that do not exist yet.
         """
         if prompt_S.numel() == 0:
             raise ValueError("The prompt is empty; give at least one token to go on from.")
         if temperature < 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}.")
         for block in self.blocks:
-            if self.config.is_moe(block.layer) and not block.ffn.router.causal:
+            if not self.config.is_moe(block.layer):
+                continue
+            if not (block.ffn.router.causal or block.ffn.router.substitute):
+                assert self.config.moe is not None
                 raise ValueError(
-                    f"{type(block.ffn.router).__name__} is not causal, so it cannot generate: its "
-                    "choice for a token depends on later ones."
+                    f"The router {self.config.moe.router!r} is not causal, so it cannot generate: "
+                    "its choice for a token depends on later ones."
                 )
         generator = torch.Generator().manual_seed(seed)
+        self.eval()
         cache = Cache(self.config.num_layers)
         tokens, fresh = prompt_S.clone(), prompt_S
         for _ in range(num_tokens):
@@ -280,5 +296,7 @@ class LanguageModel(nn.Module):
                 assert self.config.moe is not None
                 ffn = block.ffn
                 per_expert = ffn.w13_E2FD[0].numel() + ffn.w2_EDF[0].numel()
-                total -= (self.config.moe.num_experts - self.config.moe.top_k) * per_expert
+                # A soft router's token is mixed into what every expert reads.
+                used = ffn.router.num_experts if ffn.router.soft else ffn.router.active_experts(1)
+                total -= round((self.config.moe.num_experts - used) * per_expert)
         return total

@@ -111,10 +111,45 @@ class Anatomy:
         return _joined(Anatomy, *load_arrays(path, kind="anatomy"))
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What one router decides for some tokens: the same record for every router.
+
+    label; tokens: T readable pieces; score: float32 [T, E]; weight: float32 [T, E], the combine
+    weight, 0 where the token does not visit the expert (a soft router: the share of its slots);
+    visits, dropped: bool [T, E]; leaks: bool [T], tokens proven to depend on later ones; load,
+    demand: int64 [E]; places: of each expert, None where there is no limit; causal: what the router
+    declares; soft: whether experts read mixtures; meta: JSON values.
+    """
+
+    label: str
+    tokens: tuple[str, ...]
+    score: np.ndarray
+    weight: np.ndarray
+    visits: np.ndarray
+    dropped: np.ndarray
+    leaks: np.ndarray
+    load: np.ndarray
+    demand: np.ndarray
+    places: int | None
+    causal: bool
+    soft: bool
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file; OSError where that fails."""
+        save_arrays(path, *_split(self), kind="decision")
+
+    @staticmethod
+    def load_file(path: str | Path) -> Decision:
+        """Read one; ValueError where the file is damaged or no decision."""
+        return _joined(Decision, *load_arrays(path, kind="decision"))
+
+
 class Point(NamedTuple):
     """One moment of a run. seconds: of training alone; loss: nats per token; load: the share of
-    assignments that each expert took, float [L, E]; validation: nats per token, NaN if not
-    measured."""
+    assignments that each expert took, float [L, E]; validation: nats per token; entropy: of the
+    gate, float [L]; dropped: share of assignments, float [L]. NaN for what was not measured."""
 
     step: float
     seconds: float
@@ -122,12 +157,14 @@ class Point(NamedTuple):
     loss: float
     load: np.ndarray
     validation: float = float("nan")
+    entropy: np.ndarray = np.array(np.nan)
+    dropped: np.ndarray = np.array(np.nan)
 
 
 @dataclass(frozen=True)
 class Curve:
     """The P points of a run, in order: Point's fields with P in front (load: [P, L, E], L = 0 for
-    a dense model). Where points were merged, loss and load are means."""
+    a dense model). Where points were merged, all but the place and the validation are means."""
 
     step: np.ndarray
     seconds: np.ndarray
@@ -135,6 +172,14 @@ class Curve:
     loss: np.ndarray
     load: np.ndarray
     validation: np.ndarray
+    entropy: np.ndarray = field(default_factory=lambda: np.array(np.nan))
+    dropped: np.ndarray = field(default_factory=lambda: np.array(np.nan))
+
+    def __post_init__(self) -> None:
+        # One NaN stands for a whole column that was not measured.
+        for name in ("entropy", "dropped"):
+            if getattr(self, name).ndim == 0:
+                object.__setattr__(self, name, np.full(self.load.shape[:2], np.nan))
 
     def __len__(self) -> int:
         return len(self.step)
@@ -158,7 +203,13 @@ class History:
         self._shape = (num_layers, num_experts)
 
     def add(self, point: Point) -> None:
-        self._pending.append(point)
+        layers = self._shape[:1]
+        self._pending.append(
+            point._replace(
+                entropy=np.broadcast_to(point.entropy, layers),
+                dropped=np.broadcast_to(point.dropped, layers),
+            )
+        )
         if len(self._pending) < self.stride:
             return
         self._points.append(_merge(self._pending))
@@ -192,15 +243,19 @@ class History:
             for name in Point._fields
         }
         columns["load"] = columns["load"].reshape(len(points), *self._shape)
+        for name in ("entropy", "dropped"):
+            columns[name] = columns[name].reshape(len(points), self._shape[0])
         return Curve(**columns)
 
 
 def _merge(points: list[Point]) -> Point:
-    """One point for many: the last position, the mean loss and load, the last validation."""
+    """One point for many: the last place, the last validation, the mean of all else."""
     measured = [p.validation for p in points if not np.isnan(p.validation)]
     return points[-1]._replace(
         loss=float(np.mean([p.loss for p in points])),
         load=np.mean([p.load for p in points], axis=0),
+        entropy=np.mean([p.entropy for p in points], axis=0),
+        dropped=np.mean([p.dropped for p in points], axis=0),
         validation=measured[-1] if measured else float("nan"),
     )
 
@@ -247,6 +302,7 @@ def load_snapshots(path: str | Path) -> tuple[list[Snapshot], dict[str, Any]]:
     snapshots = []
     with fitting(path):
         for i, others in enumerate(header["snapshots"]):
-            curve = Curve(**{name: arrays[f"{i}.{name}"] for name in Point._fields})
+            columns = {n: arrays[f"{i}.{n}"] for n in Point._fields if f"{i}.{n}" in arrays}
+            curve = Curve(**columns)
             snapshots.append(Snapshot(curve=curve, **others))
         return snapshots, header["meta"]

@@ -15,7 +15,7 @@ from moeviz.files import fitting, load_arrays
 from moeviz.layer import MoEFFN
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.routing import Plan, RouteContext
-from moeviz.routing.token_choice import Weighting
+from moeviz.routing.token_choice import TokenChoice, Weighting
 from moeviz.snapshot import Anatomy, Trace
 from moeviz.tokenizer import Tokenizer
 
@@ -82,7 +82,11 @@ def dissect(
         hook.remove()
     x_TD = seen[0]
     router = copy.copy(ffn.router)  # shares its parameters
-    router.weighting = weighting
+    if not isinstance(router, TokenChoice):
+        raise ValueError(
+            f"The layer's router is a {type(router).__name__}; the stages are those of TokenChoice."
+        )
+    router.weighting = weighting  # type: ignore[assignment]
     route = router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
     plan = route.plan
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))

@@ -19,8 +19,8 @@ class TrainConfig:
 
     learning_rate is the peak, reached after `warmup` steps; then schedule "cosine" lets it fall to
     a tenth at `steps`, and "constant" keeps it, so that a run may be read at any step.
-    balance_weight and z_weight multiply the routers' losses. Validation is measured every
-    `validate_every` steps (0: never).
+    balance_weight, z_weight and cv_weight multiply the routers' losses (see `weight_of`).
+    Validation is measured every `validate_every` steps (0: never).
     """
 
     steps: int = 600
@@ -33,6 +33,7 @@ class TrainConfig:
     clip: float = 1.0
     balance_weight: float = 0.01
     z_weight: float = 1e-3
+    cv_weight: float = 0.1
     validate_every: int = 50
     seed: int = 0
     precision: str = "auto"
@@ -43,8 +44,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "seq_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        not_negative = ("warmup", "weight_decay", "balance_weight", "z_weight", "validate_every")
-        for name in (*not_negative, "seed"):
+        not_negative = ("warmup", "weight_decay", "balance_weight", "z_weight", "cv_weight")
+        for name in (*not_negative, "validate_every", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         for name in ("learning_rate", "clip"):
@@ -59,6 +60,17 @@ class TrainConfig:
             raise ValueError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
             )
+
+    def weight_of(self, loss: str) -> float:
+        """What multiplies a router's loss: cv_weight those of Shazeer et al. (2017), "importance"
+        and "load"; 1 what its router weighs itself."""
+        weights = {
+            "balance": self.balance_weight,
+            "z": self.z_weight,
+            "importance": self.cv_weight,
+            "load": self.cv_weight,
+        }
+        return weights.get(loss, 1.0)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

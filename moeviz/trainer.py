@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from moeviz.backend import resolve_backend
 from moeviz.corpus import Batch, Corpus
 from moeviz.files import fitting, load_arrays, save_arrays
 from moeviz.model import LanguageModel, ModelConfig, ModelOut
+from moeviz.routing import NonFiniteLogitsError
 from moeviz.snapshot import History, Point, Snapshot, Trace
 from moeviz.tracing import trace_text
 from moeviz.train_config import (
@@ -40,7 +41,9 @@ class NonFiniteLossError(RuntimeError):
 @dataclass(frozen=True)
 class StepResult:
     """One step. loss: nats per token, without the routers' losses (balance, z: means over layers,
-    unweighted); load: assignments per MoE layer and expert, int64 [L, E]; seconds: of this step."""
+    unweighted, 0 where there are none); load: assignments per MoE layer and expert, int64 [L, E];
+    entropy: of the gate, float [L]; dropped: share of assignments, float [L]; seconds: of this
+    step."""
 
     step: int
     loss: float
@@ -49,6 +52,8 @@ class StepResult:
     grad_norm: float
     learning_rate: float
     load: np.ndarray
+    entropy: np.ndarray
+    dropped: np.ndarray
     seconds: float
 
 
@@ -97,6 +102,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0
+        self.killed: list[tuple[int, int]] = []
         num_experts = model.moe.num_experts if model.moe else 0
         self.history = History(len(self.moe_layers), num_experts)
         self.flops_per_step = (
@@ -135,6 +141,8 @@ class Trainer:
                 flops=self.step * self.flops_per_step,
                 loss=result.loss,
                 load=result.load / np.maximum(result.load.sum(-1, keepdims=True), 1),
+                entropy=result.entropy,
+                dropped=result.dropped,
                 validation=self.evaluate().loss if due else float("nan"),
             )
         )
@@ -149,9 +157,14 @@ class Trainer:
             seed=config.seed, step=self.step, batch_size=config.batch_size, seq_len=config.seq_len
         )
         self.model.train()
-        out, loss = self._loss(self._forward, batch)
-        balance, z = _router_losses(out)
-        total = loss + config.balance_weight * balance + config.z_weight * z
+        # Noise depends on the seed and the step alone, so that a resumed run draws the same.
+        generator = torch.Generator(self.device).manual_seed((config.seed << 32) + self.step)
+        try:
+            out, loss = self._loss(self._forward, batch, generator)
+        except NonFiniteLogitsError:
+            self._rewind(learning_rate)
+        losses = _router_losses(out)
+        total = loss + sum(config.weight_of(name) * value for name, value in losses.items())
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(total).backward()
         self._scaler.unscale_(self.optimizer)
@@ -172,14 +185,17 @@ class Trainer:
         for layer, route in zip(self.moe_layers, routes, strict=True):
             self.model.blocks[layer].ffn.router.post_step(route.stats)
         load = [route.stats.load.cpu().numpy() for route in routes]
+        lost = [1 - r.stats.load.sum() / r.stats.demand.sum().clamp(min=1) for r in routes]
         return StepResult(
             step=self.step + 1,
             loss=loss.item(),
-            balance=balance.item(),
-            z=z.item(),
+            balance=losses["balance"].item() if "balance" in losses else 0.0,
+            z=losses["z"].item() if "z" in losses else 0.0,
             grad_norm=norm.item(),
             learning_rate=learning_rate,
             load=np.stack(load) if load else np.zeros((0, 0), dtype=np.int64),
+            entropy=np.array([route.stats.entropy.item() for route in routes]),
+            dropped=np.array([share.item() for share in lost]),
             seconds=0.0,
         )
 
@@ -191,10 +207,12 @@ class Trainer:
             ffn.forward = torch.compiler.disable(ffn.forward)
         return torch.compile(self.model)
 
-    def _loss(self, forward: Any, batch: Batch) -> tuple[ModelOut, Tensor]:
+    def _loss(
+        self, forward: Any, batch: Batch, generator: torch.Generator | None = None
+    ) -> tuple[ModelOut, Tensor]:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
         with self._autocast():
-            out = forward(tokens_BS[:, :-1], step=self.step)
+            out = forward(tokens_BS[:, :-1], step=self.step, generator=generator)
         logits_TV = out.logits.float().flatten(0, 1)
         return out, F.cross_entropy(logits_TV, tokens_BS[:, 1:].flatten())
 
@@ -240,6 +258,14 @@ class Trainer:
             },
         )
 
+    def kill(self, layer: int, expert: int) -> None:
+        """Let an expert of a block get no token from now on, here and after a resume. ValueError
+        where the block has no such expert or the router cannot do without it."""
+        if layer not in self.moe_layers:
+            raise ValueError(f"Layer {layer} has no experts; layers {self.moe_layers} have.")
+        self.model.blocks[layer].ffn.router.kill(expert)
+        self.killed.append((layer, expert))
+
     def trace(self, text: str) -> Trace:
         """The routing of a text by the model as it is now; ValueError where it is empty."""
         return trace_text(self.model, self.corpus.tokenizer, text)
@@ -252,7 +278,7 @@ class Trainer:
         }
         return {"parameters": parameters, "moments": moments, "history": self.history.state()}
 
-    def _rewind(self, learning_rate: float) -> None:
+    def _rewind(self, learning_rate: float) -> NoReturn:
         failed = self.step + 1
         if self._good is not None:  # None: the first step failed, before it changed anything
             self.step, state = self._good
@@ -287,17 +313,20 @@ class Trainer:
             "seconds": self.seconds,
             "history": counts,
             "scaler": self._scaler.state_dict(),
+            "killed": self.killed,
             "corpus": self.corpus.manifest.fingerprint,
             "tokenizer": self.corpus.tokenizer.sha256,
         }
         save_arrays(path, arrays, header, kind="checkpoint")
 
     def export(self, path: str | Path, meta: dict[str, Any]) -> None:
-        """Write the model alone, in float16, for reading with `tracing.load_model`."""
+        """Write the model alone, parameters in float16, for reading with `tracing.load_model`."""
         arrays = {
-            f"model.{name}": value.detach().cpu().numpy().astype(np.float16)
+            f"model.{name}": value.detach().cpu().numpy()
             for name, value in self.model.state_dict().items()
         }
+        for name, _ in self.model.named_parameters():
+            arrays[f"model.{name}"] = arrays[f"model.{name}"].astype(np.float16)
         header = {
             "model": self.model_config.to_dict(),
             "train": dataclasses.asdict(self.config),
@@ -344,12 +373,12 @@ class Trainer:
         curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
         self.history.restore(curve, header["history"])
         self.step, self.seconds = header["step"], header["seconds"]
+        for layer, expert in header["killed"]:
+            self.kill(layer, expert)
 
 
-def _router_losses(out: ModelOut) -> tuple[Tensor, Tensor]:
-    """Means over the MoE layers of the balance and z losses; zeros for a dense model."""
-    means = []
-    for name in ("balance", "z"):
-        found = [r.losses[name] for r in out.routes if r is not None and name in r.losses]
-        means.append(torch.stack(found).mean() if found else out.logits.new_zeros(()).float())
-    return means[0], means[1]
+def _router_losses(out: ModelOut) -> dict[str, Tensor]:
+    """Each of the routers' losses as its mean over the MoE layers."""
+    routes = [route for route in out.routes if route is not None]
+    names = dict.fromkeys(name for route in routes for name in route.losses)
+    return {name: torch.stack([r.losses[name] for r in routes]).mean() for name in names}

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moeviz.layer import MoEConfig
 from moeviz.model import Cache, LanguageModel, ModelConfig
+from moeviz.routing import RouteContext
 
 MOE = MoEConfig(num_experts=5, top_k=2, d_expert=6)
 DENSE_CONFIG = ModelConfig(vocab_size=37, d_model=12, num_layers=3, num_heads=3, d_ff=20)
@@ -145,7 +146,7 @@ def test_what_cannot_be_generated_is_refused():
     with pytest.raises(ValueError, match="temperature must be 0 or more, got -0.1"):
         model.generate(text(3), 3, temperature=-0.1)
     model.blocks[1].ffn.router.causal = False
-    with pytest.raises(ValueError, match="TokenChoice is not causal"):
+    with pytest.raises(ValueError, match="router 'token_choice' is not causal"):
         model.generate(text(3), 3)
 
 
@@ -193,7 +194,7 @@ def test_active_parameters_are_those_that_one_token_uses(name):
     x_TD = torch.randn(1, 1, 12, generator=torch.Generator().manual_seed(1))
     used = model.embedding.weight.numel()
     for block in model.blocks:
-        y, _ = block(x_TD, None, 0, None)
+        y, _ = block(x_TD, RouteContext(), 0, None)
         y.square().sum().backward()
         for parameter in block.parameters():
             rows = parameter.grad.flatten(1) if parameter.ndim == 3 else parameter.grad[None]

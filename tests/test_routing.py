@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from moeviz.layer import MoEConfig, MoEFFN
 from moeviz.routing import Plan, RouteContext, build_router
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.token_choice import TokenChoice, topk_lower_index
+from moeviz.routing.base import topk_lower_index
+from moeviz.routing.token_choice import TokenChoice
 
 CONTEXT = RouteContext()
 WEIGHTINGS = ("renormalise", "raw")
@@ -35,7 +36,11 @@ def router(D, E, K, weighting="renormalise", seed=0):
 
 def layer(D, E, K, d_expert, weighting="renormalise", backend="auto", seed=0):
     config = MoEConfig(
-        num_experts=E, top_k=K, d_expert=d_expert, weighting=weighting, backend=backend
+        num_experts=E,
+        top_k=K,
+        d_expert=d_expert,
+        options={"weighting": weighting},
+        backend=backend,
     )
     made = MoEFFN(D, config)
     with torch.no_grad():
@@ -500,8 +505,8 @@ def test_logits_stay_float32_under_autocast():
         (dict(top_k=0), r"top_k must lie in 1\.\.4.*got 0"),
         (dict(num_experts=0), "num_experts must be at least 1, got 0"),
         (dict(weighting="renormalize"), "weighting must be one of renormalise, raw, got 'renorm"),
-        (dict(name="token_choise"), "no router 'token_choise'; there is token_choice"),
-        (dict(temperature=2.0), "no option temperature; its options are weighting"),
+        (dict(name="token_choise"), "no router 'token_choise'; there is base, "),
+        (dict(heat=2.0), "no option heat; its options are score, weighting"),
     ],
 )
 def test_what_cannot_be_routed_is_refused_in_one_sentence(options, sentence):
@@ -517,8 +522,10 @@ def test_what_cannot_be_routed_is_refused_in_one_sentence(options, sentence):
         (dict(num_experts=2, top_k=3), r"top_k must lie in 1\.\.2"),
         (dict(num_experts=0), "num_experts must be at least 1"),
         (dict(d_expert=0), "d_expert must be at least 1"),
-        (dict(router="switch"), "no router 'switch'"),
-        (dict(weighting="half"), "weighting must be one of"),
+        (dict(router="swich"), "no router 'swich'"),
+        (dict(options={"weighting": "half"}), "weighting must be one of"),
+        (dict(num_shared=-1), "num_shared must be 0 or more, got -1"),
+        (dict(num_shared=1, shared_gate="two"), "shared_gate must be one of one, sigmoid, softmax"),
         (dict(backend="tritn"), "backend must be one of"),
     ],
 )

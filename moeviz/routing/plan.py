@@ -6,6 +6,8 @@ F expert width, E experts, K choices per token, N assignments, P slots of a soft
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +19,9 @@ from torch import Tensor
 class RouteContext:
     """What a router may know of the tokens besides their hidden states; every field is optional.
 
-    token_ids, sequence, position: int64 [T] (hash routing, capacity, causality); mask: bool [T],
-    True for real tokens; generator: the source of a noisy router's noise.
+    token_ids, sequence, position: int64 [T] (hash routing, pools of tokens, capacity); without
+    sequence all tokens are one. mask: bool [T], True for real tokens; generator: the source of all
+    noise.
     """
 
     token_ids: Tensor | None = None
@@ -28,6 +31,20 @@ class RouteContext:
     training: bool = False
     step: int = 0
     generator: torch.Generator | None = None
+
+    def select(self, mask_T: Tensor) -> RouteContext:
+        """The same of the tokens under a mask, all of them real."""
+
+        def of(values_T: Tensor | None) -> Tensor | None:
+            return None if values_T is None else values_T[mask_T]
+
+        return dataclasses.replace(
+            self,
+            token_ids=of(self.token_ids),
+            sequence=of(self.sequence),
+            position=of(self.position),
+            mask=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -165,20 +182,46 @@ class SoftPlan:
 
 @dataclass(frozen=True)
 class RouterStats:
-    """Counts of one call, detached. load: assignments each expert takes, int64 [E]; demand: those
-    asked for, before any were dropped, int64 [E]; importance: summed scores, float32 [E]."""
+    """Counts of one call, detached; what a router's rules between steps are made of.
+
+    load: assignments each expert takes, int64 [E]; demand: those asked for, before any were
+    dropped, int64 [E]; importance: summed scores, float [E]; entropy: mean over tokens of
+    H(scores) / ln E, a scalar: 1 undecided, 0 certain; tokens: real tokens; capacity: places in
+    each expert's buffer, None where there is no limit; cut: float [E], whatever statistic of the
+    scores the router's own rule asked for.
+    """
 
     load: Tensor
     demand: Tensor
     importance: Tensor
+    entropy: Tensor
+    tokens: int
+    capacity: int | None = None
+    cut: Tensor | None = None
+
+    @staticmethod
+    def of(plan: Plan | SoftPlan, scores_TE: Tensor, *, cut_E: Tensor | None = None) -> RouterStats:
+        """The counts of a plan. A soft router's slots are its load: each is one expert's row."""
+        scores_TE = scores_TE.detach()
+        num_tokens, num_experts = scores_TE.shape
+        if isinstance(plan, SoftPlan):
+            load_E = torch.full((num_experts,), plan.dispatch.shape[2], device=scores_TE.device)
+            demand_E = load_E
+        else:
+            load_E = plan.load().long()
+            demand_E = load_E + plan.dropped[:, 1].long().bincount(minlength=num_experts)
+        share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
+        entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
+        return RouterStats(load_E, demand_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
 
 
 @dataclass(frozen=True)
 class RouterOut:
     """All that a router says of one batch.
 
-    logits, scores: float32 [T, E]; losses: unweighted scalars by name, the balancing ones 1.0
-    where the load is even.
+    logits, scores: float32 [T, E] (float64 where the input is); losses: unweighted scalars by name;
+    "balance" is 1.0 where the load is even. bypass: float [T, D], what experts without an FFN add
+    (null_experts.py), None where there are none.
     """
 
     logits: Tensor
@@ -186,16 +229,20 @@ class RouterOut:
     plan: Plan | SoftPlan
     losses: dict[str, Tensor]
     stats: RouterStats
+    bypass: Tensor | None = None
 
 
 class Router(Protocol):
     """A router maps hidden states x_TD to a RouterOut.
 
-    causal says whether the decision for a token is independent of later tokens; post_step is
-    called once after each optimiser step (bias rules keep their state there).
+    causal says whether the decision for a token is independent of later tokens, in training as
+    elsewhere; substitute is the rule, in words, by which a router that is not decides outside
+    training ("" where there is none: it cannot generate). post_step is called once after each
+    optimiser step (bias rules keep their state there).
     """
 
     causal: bool
+    substitute: str
 
     def __call__(self, x_TD: Tensor, context: RouteContext) -> RouterOut: ...
 

@@ -1,88 +1,151 @@
-"""Token choice: every token picks its K best experts by softmax score."""
+"""Token choice: every token picks its K best experts."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.balance import (
+    BiasRule,
+    GlobalShare,
+    Scope,
+    build_bias,
+    load_balancing_loss,
+    sequence_balancing_loss,
+    z_loss,
+)
+from moeviz.routing.base import Gate, LinearRouter, topk_lower_index
 from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
 
 Weighting = Literal["renormalise", "raw"]
+Score = Literal["softmax", "sigmoid"]
+GroupScore = Literal["max", "top2"]
 
 
-def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
-    """Indices int64 [T, k] of the k largest scores, best first; of equal scores the lower index.
+class TokenChoice(LinearRouter):
+    """Top-K routing (Shazeer et al. 2017) in four steps: score, adjust, select, weight.
 
-    torch.topk leaves ties open, and an open tie is a different route on another machine. So each
-    float32 score becomes an integer key of the same order with the index in its low bits.
-    """
-    bits_TE = scores_TE.detach().float().contiguous().view(torch.int32)
-    bits_TE = bits_TE.masked_fill(scores_TE == 0, 0)  # -0.0 equals 0.0, but not in its bits
-    # Negative floats order backwards as integers: flip all their bits but the sign.
-    ordered_TE = bits_TE ^ ((bits_TE >> 31) & 0x7FFFFFFF)
-    num_experts = scores_TE.shape[1]
-    lower_first_E = torch.arange(num_experts - 1, -1, -1, device=scores_TE.device)
-    return ((ordered_TE.long() << 32) | lower_first_E).topk(k, dim=1).indices
-
-
-class TokenChoice(nn.Module):
-    """Softmax top-K routing (Shazeer et al. 2017; Mixtral, Jiang et al. 2024; OLMoE, 2024).
-
-    1. logits_TE = x W^T in float32, scores_TE = softmax(logits_TE)
-    2. expert_TK = the K largest scores of each token, ties to the lower index
-    3. weight_TK = those scores, "raw" (a token's weights sum to less than 1: OLMoE) or
-       "renormalise"d to sum to 1 (Mixtral; the same as a softmax over the K chosen logits)
+    1. score: logits_TE = x W^T, scores_TE = softmax(logits) or sigmoid(logits)
+    2. adjust: for the choice alone, add a bias per expert (`bias`: see balance.SignBias,
+       QuantileBias) and leave only the experts of the `top_groups` best of `num_groups` groups
+    3. select: expert_TK = the K largest of each token, ties to the lower index
+    4. weight: weight_TK = their scores, "raw" (OLMoE, Switch; a token's weights sum to less than 1)
+       or "renormalise"d to sum to 1 (Mixtral; for softmax the same as a softmax over the K chosen
+       logits), times `scale`
 
     With K = 1, renormalised weights are all 1 and the router gets no gradient from the task.
-    Losses: "balance" (Switch) and "z" (ST-MoE).
+    Losses: "balance" of the `scope` ("sequence", "batch", "global"; absent for "none"), and "z"
+    (ST-MoE). Under a bias, "balance" counts the choices that would be made without it (DeepSeek-V3,
+    eq. 18). gate: options of the scores (see base.Gate).
     """
 
-    causal: ClassVar[bool] = True
-
     def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, weighting: Weighting = "renormalise"
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        score: Score = "softmax",
+        weighting: Weighting = "renormalise",
+        scale: float = 1.0,
+        bias: BiasRule = "none",
+        bias_rate: float = 1e-3,
+        num_groups: int = 1,
+        top_groups: int | None = None,
+        group_score: GroupScore = "max",
+        scope: Scope = "batch",
+        gate: Gate | None = None,
     ) -> None:
-        super().__init__()
-        if num_experts < 1:
-            raise ValueError(f"num_experts must be at least 1, got {num_experts}.")
-        if not 1 <= top_k <= num_experts:
-            raise ValueError(
-                f"top_k must lie in 1..{num_experts}, the number of experts, got {top_k}."
-            )
-        if weighting not in get_args(Weighting):
-            raise ValueError(
-                f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}."
-            )
-        self.num_experts, self.top_k, self.weighting = num_experts, top_k, weighting
-        self.weight_ED = nn.Parameter(torch.empty(num_experts, d_model))
-        nn.init.normal_(self.weight_ED, std=0.02)
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        for name, value, kind in (
+            ("score", score, Score),
+            ("weighting", weighting, Weighting),
+            ("scope", scope, Scope),
+            ("group_score", group_score, GroupScore),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}."
+                )
+        if not scale > 0:
+            raise ValueError(f"scale must be a positive number, got {scale}.")
+        top_groups = num_groups if top_groups is None else top_groups
+        check_groups(num_experts, num_groups, top_groups, top_k)
+        self.score, self.weighting, self.scale = score, weighting, scale
+        self.num_groups, self.top_groups, self.group_score = num_groups, top_groups, group_score
+        self.scope = scope
+        self.bias = build_bias(bias, num_experts, bias_rate)
+        self.past = GlobalShare(num_experts) if scope == "global" else None
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
-        # In float32 whatever the rest runs in: rounding logits to bf16 destabilises the softmax
-        # (Switch Transformers, table 2).
-        with torch.autocast(x_TD.device.type, enabled=False):
-            logits_TE = F.linear(x_TD.float(), self.weight_ED.float())
-            scores_TE = logits_TE.softmax(dim=-1)
-            expert_TK = topk_lower_index(logits_TE, self.top_k)
-            weight_TK = scores_TE.gather(1, expert_TK)
-            if self.weighting == "renormalise":
-                weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
-            plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
-            load_E = plan.load().long()
-            return RouterOut(
-                logits=logits_TE,
-                scores=scores_TE,
-                plan=plan,
-                losses={
-                    "balance": load_balancing_loss(scores_TE, load_E),
-                    "z": z_loss(logits_TE),
-                },
-                stats=RouterStats(load_E, load_E, scores_TE.detach().sum(0)),
-            )
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1) if self.score == "softmax" else logits_TE.sigmoid()
+        expert_TK = self.select(scores_TE, logits_TE)
+        weight_TK = scores_TE.gather(1, expert_TK)
+        if self.weighting == "renormalise":
+            weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True).clamp(min=1e-20)
+        plan = Plan.from_topk(expert_TK, weight_TK * self.scale, num_experts=self.num_experts)
+        cut_E = None if self.bias is None else self.bias.cut(scores_TE, self.top_k)
+        losses = {"z": z_loss(logits_TE)}
+        if self.scope != "none":
+            losses["balance"] = self._balance(scores_TE, expert_TK, context)
+        return RouterOut(
+            logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE, cut_E=cut_E)
+        )
+
+    def select(self, scores_TE: Tensor, logits_TE: Tensor) -> Tensor:
+        """expert_TK: the experts that each token takes, best first."""
+        if self.bias is None and self.num_groups == 1:
+            # A softmax may round two logits to one score; a sigmoid saturates: logits do not.
+            return topk_lower_index(logits_TE, self.top_k)
+        biased_TE = scores_TE.detach()
+        if self.bias is not None:
+            biased_TE = biased_TE + self.bias.bias_E
+        biased_TE = biased_TE.masked_fill(self.killed_E, -torch.inf)
+        return topk_lower_index(self._in_best_groups(biased_TE), self.top_k)
+
+    def _in_best_groups(self, biased_TE: Tensor) -> Tensor:
+        """-inf for all experts outside a token's best groups: 0 could beat a negative bias."""
+        if self.top_groups == self.num_groups:
+            return biased_TE
+        grouped_TGe = biased_TE.unflatten(1, (self.num_groups, -1))
+        if self.group_score == "max":
+            score_TG = grouped_TGe.amax(-1)
+        else:
+            score_TG = grouped_TGe.topk(min(2, grouped_TGe.shape[-1]), dim=-1).values.sum(-1)
+        open_TG = torch.zeros_like(score_TG, dtype=torch.bool)
+        open_TG = open_TG.scatter(1, topk_lower_index(score_TG, self.top_groups), True)
+        return grouped_TGe.masked_fill(~open_TG[..., None], -torch.inf).flatten(1)
+
+    def _balance(self, scores_TE: Tensor, expert_TK: Tensor, context: RouteContext) -> Tensor:
+        if self.bias is not None:
+            expert_TK = topk_lower_index(scores_TE, self.top_k)
+        share_TE = scores_TE
+        if self.score == "sigmoid":
+            share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
+        if self.scope == "sequence":
+            chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)
+            return sequence_balancing_loss(share_TE, chosen_TE, context.sequence)
+        load_E = expert_TK.flatten().bincount(minlength=self.num_experts)
+        return load_balancing_loss(share_TE, load_E if self.past is None else self.past(load_E))
 
     def post_step(self, stats: RouterStats) -> None:
-        """Nothing to do: this router keeps no state between steps."""
+        super().post_step(stats)
+        for rule in (self.bias, self.past):
+            if rule is not None:
+                rule.update(stats)
+
+
+def check_groups(num_experts: int, num_groups: int, top_groups: int, top_k: int) -> None:
+    """ValueError where experts cannot be grouped so, or the best groups hold fewer than K."""
+    if num_groups < 1 or num_experts % num_groups:
+        raise ValueError(f"num_groups must divide num_experts = {num_experts}, got {num_groups}.")
+    if not 1 <= top_groups <= num_groups:
+        raise ValueError(f"top_groups must lie in 1..{num_groups}, got {top_groups}.")
+    if top_k > top_groups * (num_experts // num_groups):
+        raise ValueError(
+            f"{top_groups} groups of {num_experts // num_groups} experts hold fewer than "
+            f"top_k = {top_k}; give more top_groups or fewer num_groups."
+        )

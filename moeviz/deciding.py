@@ -1,0 +1,155 @@
+"""Any router on the same tokens: a text's hidden states, or synthetic ones of known skew."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moeviz.model import LanguageModel
+from moeviz.routing import (
+    BaseRouter,
+    Capacity,
+    Plan,
+    RouteContext,
+    SoftPlan,
+    build_router,
+    leaking_tokens,
+)
+from moeviz.routing.capacity import WithCapacity
+from moeviz.snapshot import Decision
+from moeviz.tokenizer import Tokenizer
+from moeviz.tracing import encode, moe_layers
+
+PROBE_CUTS = 6
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens to route: pieces, T readable names; x_TD; gate_ED, the matrix that scores them;
+    context without a mode; group: int64 [T], the cluster that each synthetic token is of."""
+
+    pieces: tuple[str, ...]
+    x_TD: Tensor
+    gate_ED: Tensor
+    context: RouteContext
+    group: np.ndarray | None = None
+
+
+@torch.no_grad()
+def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int) -> Tokens:
+    """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
+    the text is empty or too long, and where the layer has no experts."""
+    if layer not in moe_layers(model):
+        raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
+    ids_S = encode(tokenizer, text)
+    ffn = model.blocks[layer].ffn
+    seen: list[Tensor] = []
+    hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model.eval()(ids_S[None].to(model.head.weight.device))
+    finally:
+        hook.remove()
+    pieces = tuple(tokenizer.pieces(ids_S.numpy()))
+    return Tokens(pieces, seen[0].cpu(), ffn.router.weight_ED.detach().cpu(), _context(ids_S))
+
+
+def synthetic_tokens(
+    num_tokens: int, num_experts: int, *, skew: float, spread: float = 0.5, seed: int = 0
+) -> Tokens:
+    """Tokens of E clusters, the r-th most frequent drawn in proportion to 1 / r^skew (Zipf; 0 is
+    even), each scattered by `spread` around its centre, with a gate whose rows are the centres.
+    ValueError where a size or value is impossible."""
+    if num_tokens < 1 or num_experts < 1:
+        raise ValueError(
+            f"num_tokens and num_experts must be at least 1, got {num_tokens} and {num_experts}."
+        )
+    if skew < 0 or spread < 0:
+        raise ValueError(f"skew and spread must be 0 or more, got {skew} and {spread}.")
+    rng = np.random.default_rng(seed)
+    share_E = np.arange(1, num_experts + 1) ** -float(skew)
+    group_T = rng.choice(num_experts, size=num_tokens, p=share_E / share_E.sum())
+    # Orthogonal centres: no cluster is nearer to another by chance.
+    centre_ED = np.eye(num_experts, dtype=np.float32)
+    scatter_TD = rng.standard_normal((num_tokens, num_experts)).astype(np.float32)
+    x_TD = torch.from_numpy(centre_ED[group_T] + spread * scatter_TD)
+    pieces = tuple(f"c{g}" for g in group_T)
+    gate_ED = torch.from_numpy(4 * centre_ED)
+    return Tokens(pieces, x_TD, gate_ED, _context(torch.from_numpy(group_T)), group_T)
+
+
+def _context(ids_T: Tensor) -> RouteContext:
+    position_T = torch.arange(len(ids_T))
+    return RouteContext(ids_T, sequence=torch.zeros_like(position_T), position=position_T)
+
+
+def router_for(
+    tokens: Tokens, name: str, *, top_k: int, capacity: Capacity | None = None, **options: Any
+) -> BaseRouter:
+    """A router that scores these tokens by their own gate, whatever its rule makes of the scores:
+    so routers differ by rule alone. ValueError as build_router."""
+    num_experts, d_model = tokens.gate_ED.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        router = build_router(
+            name,
+            d_model=d_model,
+            num_experts=num_experts,
+            top_k=top_k,
+            capacity=capacity,
+            **options,
+        )
+    inner: Any = router.router if isinstance(router, WithCapacity) else router
+    with torch.no_grad():
+        if hasattr(inner, "weight_ED"):
+            inner.weight_ED.copy_(tokens.gate_ED)
+        if hasattr(inner, "group_GD"):  # a group scores like the mean of its experts
+            groups = tokens.gate_ED.unflatten(0, (inner.num_groups, -1))
+            inner.group_GD.copy_(groups.mean(1))
+        if hasattr(inner, "phi_EPD"):
+            inner.phi_EPD.copy_(tokens.gate_ED[:, None].expand_as(inner.phi_EPD))
+        if hasattr(inner, "null_ZD"):  # null experts that score like an average expert
+            inner.null_ZD.copy_(tokens.gate_ED.mean(0).expand_as(inner.null_ZD))
+        if hasattr(inner, "depth_D"):
+            inner.depth_D.copy_(tokens.gate_ED.sum(0))
+        if hasattr(inner, "threshold_E"):  # what training on such tokens would arrive at
+            inner.threshold_E.copy_(inner(tokens.x_TD, tokens.context).stats.cut)
+    return router
+
+
+@torch.no_grad()
+def decide(
+    router: BaseRouter, tokens: Tokens, *, label: str, training: bool = True, seed: int = 0
+) -> Decision:
+    """What a router decides for the tokens, and which of its decisions look into the future."""
+    context = dataclasses.replace(
+        tokens.context, training=training, generator=torch.Generator().manual_seed(seed)
+    )
+    out = router(tokens.x_TD, context)
+    if isinstance(out.plan, Plan):
+        weight_TE = out.plan.dense_weights()
+        visits_TE = torch.zeros_like(weight_TE, dtype=torch.bool)
+        visits_TE[out.plan.token.long(), out.plan.expert.long()] = True
+        dropped_TE = torch.zeros_like(visits_TE)
+        dropped_TE[out.plan.dropped[:, 0].long(), out.plan.dropped[:, 1].long()] = True
+    else:
+        weight_TE = out.plan.combine.sum(-1)
+        visits_TE, dropped_TE = weight_TE > 0, torch.zeros_like(weight_TE, dtype=torch.bool)
+    return Decision(
+        label=label,
+        tokens=tokens.pieces,
+        score=out.scores.numpy(),
+        weight=weight_TE.numpy(),
+        visits=visits_TE.numpy(),
+        dropped=dropped_TE.numpy(),
+        leaks=leaking_tokens(router, tokens.x_TD, context, cuts=PROBE_CUTS, seed=seed).numpy(),
+        load=out.stats.load.numpy(),
+        demand=out.stats.demand.numpy(),
+        places=out.stats.capacity,
+        causal=router.causal,
+        soft=isinstance(out.plan, SoftPlan),
+    )

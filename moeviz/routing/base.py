@@ -1,0 +1,260 @@
+"""What all routers share: checks, masks, the linear gate with its options, ordered top-k."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, SoftPlan
+
+INIT_STD = 0.02
+KILLED = -1e4  # a logit whose softmax and sigmoid are exactly 0 in float32, and still finite
+
+Learning = Literal["learned", "frozen", "rerandomised"]
+GateDtype = Literal["float32", "bfloat16"]
+
+
+class NonFiniteLogitsError(ValueError):
+    """Router logits that are NaN or infinite: the model has diverged, or its input had."""
+
+
+class BaseRouter(nn.Module):
+    """A router: `route` says where the tokens go; checks, masks and precision are seen to here.
+
+    causal, substitute: see the Router protocol. needs: fields of the RouteContext that it cannot do
+    without. Raises ValueError on sizes, tokens and contexts that it cannot route.
+    """
+
+    causal: bool = True
+    substitute: str = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    soft: ClassVar[bool] = False  # whether it makes a SoftPlan
+
+    def __init__(self, d_model: int, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        if d_model < 1:
+            raise ValueError(f"d_model must be at least 1, got {d_model}.")
+        if num_experts < 1:
+            raise ValueError(f"num_experts must be at least 1, got {num_experts}.")
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(
+                f"top_k must lie in 1..{num_experts}, the number of experts, got {top_k}."
+            )
+        self.d_model, self.num_experts, self.top_k = d_model, num_experts, top_k
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        self._check(x_TD, context)
+        # In float32 whatever the rest runs in: rounding logits to bf16 destabilises the softmax
+        # (Switch Transformers, table 2).
+        x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
+        with torch.autocast(x_TD.device.type, enabled=False):
+            if context.mask is None:
+                return self.route(x_TD, context)
+            real_T = context.mask
+            return _spread(self.route(x_TD[real_T], context.select(real_T)), real_T)
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        """The router's definition, on real tokens only."""
+        raise NotImplementedError
+
+    def post_step(self, stats: RouterStats) -> None:
+        """Once after each optimiser step; nothing to do for a router without state."""
+
+    def active_experts(self, seq_len: int) -> float:
+        """Expert FFNs that run per token on average: what its FLOPs are counted by."""
+        return float(self.top_k)
+
+    def flops(self, seq_len: int) -> float:
+        """Forward FLOPs per token of deciding, 2 per multiply-add: all but the experts' own."""
+        return 0.0
+
+    def kill(self, expert: int) -> None:
+        """Let an expert get no token from now on; ValueError where the router has no scores."""
+        raise ValueError(f"{type(self).__name__} has no gate to take an expert from.")
+
+    def _check(self, x_TD: Tensor, context: RouteContext) -> None:
+        if x_TD.ndim != 2 or x_TD.shape[1] != self.d_model:
+            raise ValueError(f"x_TD must be [T, {self.d_model}], got {tuple(x_TD.shape)}.")
+        if len(x_TD) == 0:
+            raise ValueError("There are no tokens to route: x_TD has 0 rows, at least 1 is needed.")
+        for name in ("token_ids", "sequence", "position", "mask"):
+            values_T = getattr(context, name)
+            if values_T is None and name in self.needs:
+                raise ValueError(
+                    f"{type(self).__name__} routes by {name}; give RouteContext({name}=...)."
+                )
+            if values_T is not None and values_T.shape != x_TD.shape[:1]:
+                raise ValueError(
+                    f"RouteContext.{name} must be [T] = [{len(x_TD)}], got {tuple(values_T.shape)}."
+                )
+        if context.mask is not None and not context.mask.any():
+            raise ValueError("All tokens are padding: the mask has no real token to route.")
+
+
+def _spread(out: RouterOut, real_T: Tensor) -> RouterOut:
+    """The routing of real tokens, told of all: padding has no load, no score and no loss."""
+    index_t = real_T.nonzero()[:, 0]
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(len(real_T), *values.shape[1:]).index_copy(0, index_t, values)
+
+    plan: Plan | SoftPlan
+    if isinstance(out.plan, SoftPlan):
+        plan = SoftPlan(spread(out.plan.dispatch), spread(out.plan.combine))
+    else:
+        dropped = out.plan.dropped.clone()
+        dropped[:, 0] = index_t[dropped[:, 0].long()].int()
+        plan = Plan.from_rows(
+            index_t[out.plan.token.long()],
+            out.plan.expert.long(),
+            out.plan.weight,
+            num_tokens=len(real_T),
+            num_experts=out.plan.num_experts,
+            choice_N=out.plan.choice.long(),
+            dropped_M3=dropped,
+        )
+    bypass = None if out.bypass is None else spread(out.bypass)
+    return dataclasses.replace(
+        out, logits=spread(out.logits), scores=spread(out.scores), plan=plan, bypass=bypass
+    )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Options of every gate that scores tokens by a matrix; ValueError on impossible ones.
+
+    temperature: divides the logits. noise: standard deviation of Gaussian noise on the logits, in
+    training. jitter: inputs are multiplied by U(1 - jitter, 1 + jitter), in training (Switch).
+    init_scale: of the initial weights, whose standard deviation is 0.02 times it. dtype: what the
+    logits are computed in ("bfloat16" shows what goes wrong: Switch, table 2). learning:
+    "frozen" keeps the random start, "rerandomised" draws new weights after every step (Fan et al.
+    2024, "Towards an empirical understanding of MoE design choices").
+    """
+
+    temperature: float = 1.0
+    noise: float = 0.0
+    jitter: float = 0.0
+    init_scale: float = 1.0
+    dtype: GateDtype = "float32"
+    learning: Learning = "learned"
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "init_scale"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if not (self.noise >= 0 and math.isfinite(self.noise)):
+            raise ValueError(f"noise must be 0 or more, got {self.noise}.")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter must lie in 0 to below 1, got {self.jitter}.")
+        for name, allowed in (("dtype", get_args(GateDtype)), ("learning", get_args(Learning))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}."
+                )
+
+
+class LinearRouter(BaseRouter):
+    """A router whose scores start from logits_TE = x W^T / temperature."""
+
+    def __init__(self, d_model: int, num_experts: int, top_k: int, gate: Gate) -> None:
+        super().__init__(d_model, num_experts, top_k)
+        self.gate = gate
+        self.weight_ED = nn.Parameter(torch.empty(num_experts, d_model))
+        nn.init.normal_(self.weight_ED, std=INIT_STD * gate.init_scale)
+        self.weight_ED.requires_grad_(gate.learning == "learned")
+        # Not part of a checkpoint: a trainer keeps its own list of whom it killed.
+        self.register_buffer("killed_E", torch.zeros(num_experts, dtype=torch.bool), False)
+        self._any_killed = False
+
+    def logits(self, x_TD: Tensor, context: RouteContext) -> Tensor:
+        """logits_TE, with jitter and noise in training. Raises NonFiniteLogitsError."""
+        gate = self.gate
+        if gate.jitter and context.training:
+            spread = uniform(x_TD.shape, x_TD, context) * 2 - 1
+            x_TD = x_TD * (1 + gate.jitter * spread)
+        weight_ED = self.weight_ED.to(x_TD.dtype)
+        if gate.dtype == "bfloat16":
+            logits_TE = F.linear(x_TD.bfloat16(), weight_ED.bfloat16()).to(x_TD.dtype)
+        else:
+            logits_TE = F.linear(x_TD, weight_ED)
+        if gate.temperature != 1.0:
+            logits_TE = logits_TE / gate.temperature
+        if gate.noise and context.training:
+            logits_TE = logits_TE + gate.noise * normal(logits_TE.shape, logits_TE, context)
+        check_finite(logits_TE)
+        return logits_TE.masked_fill(self.killed_E, KILLED) if self._any_killed else logits_TE
+
+    def flops(self, seq_len: int) -> float:
+        return 2.0 * self.num_experts * self.d_model
+
+    def post_step(self, stats: RouterStats) -> None:
+        if self.gate.learning == "rerandomised":
+            # Seeded by the weights themselves, so that a resumed run draws the same.
+            seed = int(self.weight_ED.detach().view(torch.int32).sum(dtype=torch.int64).item())
+            generator = torch.Generator(self.weight_ED.device).manual_seed(seed & 0x7FFFFFFF)
+            nn.init.normal_(
+                self.weight_ED, std=INIT_STD * self.gate.init_scale, generator=generator
+            )
+
+    def kill(self, expert: int) -> None:
+        """Let an expert get no token from now on. ValueError where it does not exist, and where
+        fewer than K would be left."""
+        if not 0 <= expert < self.num_experts:
+            raise ValueError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}.")
+        alive = self.num_experts - int((self.killed_E.sum() + ~self.killed_E[expert]).item())
+        if alive < self.top_k:
+            raise ValueError(f"Each token needs {self.top_k} experts; {alive} would be left alive.")
+        self.killed_E[expert] = True
+        self._any_killed = True
+
+
+def check_finite(logits_TE: Tensor) -> None:
+    """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host:
+    there the trainer's check of the loss must do."""
+    if logits_TE.device.type == "cpu" and not torch.isfinite(logits_TE).all():
+        token, expert = (~torch.isfinite(logits_TE)).nonzero()[0].tolist()
+        raise NonFiniteLogitsError(
+            f"Router logits must be finite numbers, got {logits_TE[token, expert].item()} for "
+            f"token {token}, expert {expert}: look for NaN or overflow in the layer's input or "
+            "in the router's weights."
+        )
+
+
+def normal(shape: torch.Size, like: Tensor, context: RouteContext) -> Tensor:
+    """Standard normal noise from the context's generator."""
+    return torch.randn(shape, generator=context.generator, device=like.device, dtype=like.dtype)
+
+
+def uniform(shape: torch.Size, like: Tensor, context: RouteContext) -> Tensor:
+    """Uniform noise in [0, 1) from the context's generator."""
+    return torch.rand(shape, generator=context.generator, device=like.device, dtype=like.dtype)
+
+
+def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
+    """Indices int64 [T, k] of the k largest scores, best first; of equal scores the lower index.
+
+    torch.topk leaves ties open, and an open tie is a different route on another machine. So each
+    float32 score becomes an integer key of the same order with the index in its low bits.
+    """
+    bits_TE = scores_TE.detach().float().contiguous().view(torch.int32)
+    bits_TE = bits_TE.masked_fill(scores_TE == 0, 0)  # -0.0 equals 0.0, but not in its bits
+    # Negative floats order backwards as integers: flip all their bits but the sign.
+    ordered_TE = bits_TE ^ ((bits_TE >> 31) & 0x7FFFFFFF)
+    num_experts = scores_TE.shape[1]
+    lower_first_E = torch.arange(num_experts - 1, -1, -1, device=scores_TE.device)
+    return ((ordered_TE.long() << 32) | lower_first_E).topk(k, dim=1).indices
+
+
+def groups_of(values_T: Tensor | None, num_tokens: int, device: torch.device) -> tuple[Tensor, int]:
+    """Tokens numbered by what they share: group int64 [T] in 0..G-1, and G; one group for None."""
+    if values_T is None:
+        return torch.zeros(num_tokens, dtype=torch.int64, device=device), 1
+    distinct, group_T = values_T.unique(return_inverse=True)
+    return group_T, len(distinct)

@@ -1,0 +1,168 @@
+"""Capacity: how many tokens an expert takes, who comes first, and what happens to the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.base import BaseRouter, groups_of
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+Priority = Literal["position", "choice", "probability", "batch"]
+Overflow = Literal["drop", "pad"]
+Pool = Literal["batch", "sequence"]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """At most C = ceil(factor * K * T / E) tokens per expert; ValueError on impossible values.
+
+    factor: in training; eval_factor: elsewhere, None for no limit (generation, which sees one
+    token at a time, can never fill an expert: without a limit, evaluation agrees with it).
+    priority, who is placed first:
+        position     tokens in their order, each with all its choices: causal
+        choice       all first choices, then all second ones, each by position (GShard, Switch)
+        probability  the largest combine weights (Megatron-LM)
+        batch        as choice, but tokens by their largest weight, not by position (batch
+                     prioritised routing: V-MoE, Riquelme et al. 2021)
+    overflow: "drop" the assignments that find no place (the token keeps its residual), or "pad":
+    drop nothing and give every expert as many places as the busiest needs.
+    pool: whether places are counted over the "batch" or in each "sequence".
+    """
+
+    factor: float = 1.25
+    eval_factor: float | None = None
+    priority: Priority = "position"
+    overflow: Overflow = "drop"
+    pool: Pool = "batch"
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "eval_factor"):
+            value = getattr(self, name)
+            if not (value is None and name == "eval_factor" or _positive(value)):
+                raise ValueError(f"The capacity {name} must be a positive number, got {value}.")
+        for name, kind in (("priority", Priority), ("overflow", Overflow), ("pool", Pool)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"The capacity's {name} must be one of {', '.join(get_args(kind))}, got "
+                    f"{getattr(self, name)!r}."
+                )
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def places(room: float) -> int:
+    """Room as a whole number of places, at least 1; what float rounding adds is not rounded up."""
+    return max(1, math.ceil(room - 1e-9))
+
+
+class WithCapacity(BaseRouter):
+    """Any discrete router, with a limited number of places per expert.
+
+    Losses and weights are those of the router before anything is dropped.
+    """
+
+    def __init__(self, router: BaseRouter, capacity: Capacity) -> None:
+        super().__init__(router.d_model, router.num_experts, router.top_k)
+        if router.soft:
+            raise ValueError(
+                f"{type(router).__name__} has no assignments to drop: its slots are its capacity. "
+                "Leave the capacity out."
+            )
+        self.router, self.capacity = router, capacity
+        ordered = capacity.priority == "position" or capacity.overflow == "pad"
+        self.causal = router.causal and ordered
+        self.substitute = router.substitute
+        if not ordered and capacity.eval_factor is not None:
+            self.substitute = ""
+        elif not ordered and router.causal:
+            self.substitute = "outside training no expert is ever full, so nothing is dropped"
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        out = self.router(x_TD, context)
+        factor = self.capacity.factor if context.training else self.capacity.eval_factor
+        if factor is None:
+            return out
+        assert isinstance(out.plan, Plan)
+        share = self.top_k * out.stats.tokens / self.num_experts
+        plan, limit = limit_plan(out.plan, factor * share, self.capacity, context.sequence)
+        stats = dataclasses.replace(out.stats, load=plan.load().long(), capacity=limit)
+        return dataclasses.replace(out, plan=plan, stats=stats)
+
+    def post_step(self, stats: RouterStats) -> None:
+        self.router.post_step(stats)
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.router.active_experts(seq_len)
+
+    def flops(self, seq_len: int) -> float:
+        return self.router.flops(seq_len)
+
+    def kill(self, expert: int) -> None:
+        self.router.kill(expert)
+
+
+def limit_plan(
+    plan: Plan, room: float, capacity: Capacity, sequence_T: Tensor | None
+) -> tuple[Plan, int]:
+    """The plan with at most `room` rows per expert, rounded up, and that limit. Where the pool is a
+    sequence, the room of each expert is divided among them first.
+
+    Rows are ordered by priority, numbered within their expert, and those numbered C or more are
+    dropped; an expert's rows then stand in the order in which they were placed.
+    """
+    num_tokens, num_experts = plan.num_tokens, plan.num_experts
+    if capacity.overflow == "pad":
+        return plan, int(plan.load().max())
+    token_N, expert_N, choice_N = plan.token.long(), plan.expert.long(), plan.choice.long()
+    order_N = _arrival(plan, capacity.priority)
+    pool_T, num_pools = (
+        groups_of(sequence_T, num_tokens, token_N.device)
+        if capacity.pool == "sequence"
+        else groups_of(None, num_tokens, token_N.device)
+    )
+    limit = places(room / num_pools)
+    # Number the rows of each (pool, expert) in order of arrival.
+    cell_N = (pool_T[token_N] * num_experts + expert_N)[order_N]
+    by_cell_N = torch.argsort(cell_N, stable=True)
+    count_C = cell_N.bincount(minlength=num_pools * num_experts)
+    first_C = count_C.cumsum(0) - count_C
+    number_N = torch.empty_like(cell_N)
+    rows_N = torch.arange(len(cell_N), device=cell_N.device)
+    number_N[by_cell_N] = rows_N - first_C[cell_N[by_cell_N]]
+    kept, lost = order_N[number_N < limit], order_N[number_N >= limit]
+    limited = Plan.from_rows(
+        token_N[kept],
+        expert_N[kept],
+        plan.weight[kept],
+        num_tokens=num_tokens,
+        num_experts=num_experts,
+        choice_N=choice_N[kept],
+        dropped_M3=torch.stack((token_N[lost], expert_N[lost], choice_N[lost]), dim=1),
+    )
+    return limited, limit
+
+
+def _arrival(plan: Plan, priority: Priority) -> Tensor:
+    """Rows int64 [N] in the order in which they are placed; equals by position."""
+    token_N, choice_N = plan.token.long(), plan.choice.long()
+    weight_N = plan.weight.detach()
+    order_N = torch.argsort(choice_N, stable=True)
+    order_N = order_N[torch.argsort(token_N[order_N], stable=True)]  # by token, then choice
+    if priority == "position":
+        return order_N
+    if priority == "probability":
+        return order_N[torch.argsort(weight_N[order_N], descending=True, stable=True)]
+    if priority == "batch":
+        best_T = weight_N.new_zeros(plan.num_tokens)
+        best_T = best_T.scatter_reduce(0, token_N, weight_N, "amax", include_self=True)
+        best_N = best_T[token_N[order_N]]
+        order_N = order_N[torch.argsort(best_N, descending=True, stable=True)]
+    return order_N[torch.argsort(choice_N[order_N], stable=True)]

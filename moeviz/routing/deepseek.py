@@ -1,0 +1,100 @@
+"""DeepSeek's routers: experts in groups (one a node), and balance without a loss."""
+
+from __future__ import annotations
+
+from moeviz.routing.balance import BiasRule
+from moeviz.routing.base import Gate
+from moeviz.routing.token_choice import TokenChoice
+
+
+def deepseek_v2(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int,
+    num_groups: int | None = None,
+    top_groups: int | None = None,
+    scale: float = 1.0,
+    gate: Gate | None = None,
+) -> TokenChoice:
+    """DeepSeek-V2 (2405.04434): a token may use experts of its `top_groups` best groups only, so
+    that it travels to few nodes; a group's score is that of its best expert. Weights are raw
+    softmax scores times `scale`. The paper has 8 groups of 20 experts, 3 groups, K = 6."""
+    num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+    return TokenChoice(
+        d_model=d_model,
+        num_experts=num_experts,
+        top_k=top_k,
+        weighting="raw",
+        scale=scale,
+        num_groups=num_groups,
+        top_groups=top_groups,
+        gate=gate,
+    )
+
+
+def deepseek_v3(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int,
+    num_groups: int | None = None,
+    top_groups: int | None = None,
+    scale: float = 2.5,
+    bias: BiasRule = "sign",
+    bias_rate: float = 1e-3,
+    gate: Gate | None = None,
+) -> TokenChoice:
+    """DeepSeek-V3 (2412.19437): sigmoid scores; a bias that steers the choice and no weight
+    (auxiliary-loss-free balancing); a group's score is the sum of its two best; weights are
+    renormalised over the chosen, times `scale`. The paper has 8 groups of 32 experts, 4 groups,
+    K = 8. Its balancing loss, over each sequence, is a safeguard with a weight of 1e-4."""
+    num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+    return TokenChoice(
+        d_model=d_model,
+        num_experts=num_experts,
+        top_k=top_k,
+        score="sigmoid",
+        scale=scale,
+        bias=bias,
+        bias_rate=bias_rate,
+        num_groups=num_groups,
+        top_groups=top_groups,
+        group_score="top2",
+        scope="sequence",
+        gate=gate,
+    )
+
+
+def quantile_balanced(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int,
+    bias_rate: float = 1.0,
+    gate: Gate | None = None,
+) -> TokenChoice:
+    """Sigmoid scores balanced by balance.QuantileBias (J. Su 2025): a bias without a step size."""
+    return TokenChoice(
+        d_model=d_model,
+        num_experts=num_experts,
+        top_k=top_k,
+        score="sigmoid",
+        bias="quantile",
+        bias_rate=bias_rate,
+        scope="none",
+        gate=gate,
+    )
+
+
+def default_groups(
+    num_experts: int, top_k: int, num_groups: int | None, top_groups: int | None
+) -> tuple[int, int]:
+    """Four groups where they are of two experts or more (else one), and half of them, or as many
+    more as K experts need."""
+    if num_groups is None:
+        num_groups = 4 if num_experts >= 8 and num_experts % 4 == 0 else 1
+    if top_groups is None:
+        needed = -(-top_k * num_groups // num_experts)
+        top_groups = max(-(-num_groups // 2), needed)
+    return num_groups, top_groups

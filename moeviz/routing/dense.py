@@ -1,0 +1,83 @@
+"""The two ends of sparse routing: every expert for every token, one set of experts for a text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.base import Gate, LinearRouter, groups_of, topk_lower_index
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+INFORMATION_WEIGHT = 0.01
+
+
+class DenseMixture(LinearRouter):
+    """A dense mixture: y = sum_e p_e FFN_e(x) over all experts (Jacobs et al. 1991), the form in
+    which DS-MoE trains (Pan et al. 2024, 2404.05567).
+
+    1. weight_TE = softmax(x W^T), every token visits every expert
+    2. with sparse_eval, outside training each token keeps its K best, weights as they are (DS-MoE)
+    Loss "information" = -I(expert; token) = -H(mean p) + mean H(p), by which DS-MoE makes experts
+    even and tokens decided, weighted by 0.01. It costs all E experts per token: no MoE saving.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        sparse_eval: bool = False,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.sparse_eval = sparse_eval
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        width = self.top_k if self.sparse_eval and not context.training else self.num_experts
+        expert_TK = topk_lower_index(logits_TE, width)
+        plan = Plan.from_topk(
+            expert_TK, scores_TE.gather(1, expert_TK), num_experts=self.num_experts
+        )
+        mean_E = scores_TE.mean(0)
+        information = torch.special.entr(mean_E).sum() - torch.special.entr(scores_TE).sum(1).mean()
+        losses = {"information": -INFORMATION_WEIGHT * information, "z": z_loss(logits_TE)}
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+    def active_experts(self, seq_len: int) -> float:
+        return float(self.num_experts)
+
+
+class SequenceLevel(LinearRouter):
+    """One set of experts for a whole sequence: what popular accounts of MoE describe ("the prompt
+    activates the maths expert"), and no language model in wide use does.
+
+    1. scores of a sequence: the mean of its tokens' logits, softmax
+    2. all of its tokens take the K best experts, weights renormalised
+    Not causal: the first token's experts depend on the last token. Losses: "balance" over
+    sequences, "z".
+    """
+
+    causal = False
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        group_T, num_groups = groups_of(context.sequence, len(x_TD), x_TD.device)
+        logits_TE = self.logits(x_TD, context)
+        tokens_G = group_T.bincount(minlength=num_groups).to(logits_TE.dtype)
+        sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(0, group_T, logits_TE)
+        logits_TE = (sum_GE / tokens_G[:, None])[group_T]
+        scores_TE = logits_TE.softmax(-1)
+        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        weight_TK = scores_TE.gather(1, expert_TK)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
+        losses = {"balance": load_balancing_loss(scores_TE, plan.load()), "z": z_loss(logits_TE)}
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))

@@ -1,0 +1,100 @@
+"""Mixture of Depths: only some tokens are worked on at all."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.base import (
+    INIT_STD,
+    Gate,
+    LinearRouter,
+    check_finite,
+    groups_of,
+    topk_lower_index,
+)
+from moeviz.routing.capacity import places
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+PREDICTOR_WEIGHT = 0.01
+
+
+class MixtureOfDepths(LinearRouter):
+    """Mixture of Depths (Raposo et al. 2024, 2404.02258), here of a block's FFN.
+
+    1. r_t = x_t . w_depth; of every sequence the ceil(capacity_factor S) tokens with the largest r
+       go on, the others keep their residual
+    2. those that go on take the K best of E experts, as token choice ("staged" MoDE; with E = 1 it
+       is the paper's plain mixture of depths); weight = sigmoid(r) * renormalised score
+    3. outside training a token goes on where r > 0: loss "predictor", a binary cross-entropy of
+       sigmoid(r) with step 1's choice, teaches it to (the paper's section 3.5), weighted by 0.01
+    Where the paper multiplies by r itself, the sigmoid keeps weights positive; and where it skips
+    attention too, attention runs for all tokens here. capacity_factor: share of tokens that go on.
+    Losses beside it: "balance" and "z" of the experts.
+    """
+
+    causal = False
+    substitute = "outside training a token goes on where its own depth score is above 0"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        capacity_factor: float = 0.5,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        if not (0 < capacity_factor <= 1 and math.isfinite(capacity_factor)):
+            raise ValueError(
+                "capacity_factor is the share of tokens that go on, above 0 and at most 1, got "
+                f"{capacity_factor}."
+            )
+        self.capacity_factor = capacity_factor
+        self.depth_D = nn.Parameter(torch.empty(d_model))
+        nn.init.normal_(self.depth_D, std=INIT_STD)
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        depth_T = x_TD @ self.depth_D.to(x_TD.dtype)
+        check_finite(depth_T[:, None])
+        chosen_T = self._largest(depth_T.detach(), context.sequence)
+        goes_T = chosen_T if context.training else depth_T > 0
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        weight_TK = scores_TE.gather(1, expert_TK)
+        weight_TK = depth_T.sigmoid()[:, None] * weight_TK / weight_TK.sum(-1, keepdim=True)
+        token_t = goes_T.nonzero()[:, 0]
+        plan = Plan.from_rows(
+            token_t.repeat_interleave(self.top_k),
+            expert_TK[token_t].flatten(),
+            weight_TK[token_t].flatten(),
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+            choice_N=torch.arange(self.top_k, device=token_t.device).repeat(len(token_t)),
+        )
+        losses = {
+            "balance": load_balancing_loss(scores_TE, plan.load()),
+            "z": z_loss(logits_TE),
+            "predictor": PREDICTOR_WEIGHT
+            * F.binary_cross_entropy_with_logits(depth_T, chosen_T.to(depth_T.dtype)),
+        }
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+    def _largest(self, depth_T: Tensor, sequence_T: Tensor | None) -> Tensor:
+        """bool [T]: the largest of each sequence; of equals the earlier."""
+        group_T, num_groups = groups_of(sequence_T, len(depth_T), depth_T.device)
+        chosen_T = torch.zeros_like(depth_T, dtype=torch.bool)
+        for group in range(num_groups):
+            member_t = (group_T == group).nonzero()[:, 0]
+            room = min(places(self.capacity_factor * len(member_t)), len(member_t))
+            chosen_T[member_t[topk_lower_index(depth_T[member_t][None], room)[0]]] = True
+        return chosen_T
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.capacity_factor * self.top_k

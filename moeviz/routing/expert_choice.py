@@ -1,0 +1,183 @@
+"""Expert choice: every expert picks its tokens; and its causal form, a threshold per expert."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.balance import z_loss
+from moeviz.routing.base import INIT_STD, Gate, LinearRouter, topk_lower_index
+from moeviz.routing.capacity import places
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+CAP_ROUNDS = 50
+
+
+class ExpertChoice(LinearRouter):
+    """Expert Choice (Zhou et al. 2022, 2202.09368): every expert takes its C best tokens.
+
+    1. scores_TE = softmax over experts of x W^T
+    2. of every pool of tokens, expert e takes the C = ceil(capacity_factor * tokens / E) with the
+       largest score in its column, ties to the earlier token; weight = the score
+    Balanced by construction; a token may get any number of experts, 0 included. Not causal: whether
+    a token is taken depends on the ones after it. capacity_factor is the mean number of experts a
+    token gets (default: top_k). chunk: tokens of a pool (default: the whole batch); shuffle: in
+    training, pools are filled at random from the batch instead of in its order. max_experts: at
+    most so many experts per token, by the paper's section 3.3 (see `capped_scores`).
+    """
+
+    causal = False
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        capacity_factor: float | None = None,
+        chunk: int | None = None,
+        shuffle: bool = False,
+        max_experts: int | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.capacity_factor = check_factor(capacity_factor, top_k)
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1 token, got {chunk}.")
+        if max_experts is not None and not self.capacity_factor <= max_experts <= num_experts:
+            raise ValueError(
+                f"max_experts must lie between capacity_factor = {self.capacity_factor:g} and "
+                f"num_experts = {num_experts}, got {max_experts}: experts could not be filled."
+            )
+        self.chunk, self.shuffle, self.max_experts = chunk, shuffle, max_experts
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        num_tokens = len(x_TD)
+        order_T = torch.arange(num_tokens, device=x_TD.device)
+        if self.shuffle and context.training:
+            order_T = torch.randperm(num_tokens, generator=context.generator, device=x_TD.device)
+        pools = order_T.split(self.chunk or num_tokens)
+        taken = [self._take(scores_TE.detach()[pool_t], pool_t) for pool_t in pools]
+        token_N, expert_N = (torch.cat(parts) for parts in zip(*taken, strict=True))
+        plan = Plan.from_rows(
+            token_N,
+            expert_N,
+            scores_TE[token_N, expert_N],
+            num_tokens=num_tokens,
+            num_experts=self.num_experts,
+        )
+        return RouterOut(
+            logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, RouterStats.of(plan, scores_TE)
+        )
+
+    def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Token and expert of each assignment in one pool."""
+        room = min(places(self.capacity_factor * len(pool_t) / self.num_experts), len(pool_t))
+        ranked_tE = scores_tE
+        if self.max_experts is not None:
+            ranked_tE = capped_scores(scores_tE, room, self.max_experts)
+        best_EC = topk_lower_index(ranked_tE.T, room)
+        expert_EC = torch.arange(self.num_experts, device=best_EC.device)[:, None]
+        return pool_t[best_EC.flatten()], expert_EC.expand_as(best_EC).flatten()
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.capacity_factor
+
+
+def capped_scores(scores_TE: Tensor, room: int, max_experts: int, tau: float = 0.01) -> Tensor:
+    """Expert Choice with a cap per token (Zhou et al. 2022, section 3.3): the matrix A in [0, 1] of
+
+        max <S, A> + tau H(A),  every expert's column sums to `room`, every token's row to at most
+        `max_experts`
+
+    found by Dykstra's alternating projections in Kullback-Leibler distance, from exp(S / tau); of
+    its columns the `room` largest entries are taken. The program is a relaxation, so the caps hold
+    as well as its solution is whole: nearly always, and exactly as tau goes to 0.
+    """
+    log_A = scores_TE.double() / tau
+    over_one, over_row = torch.zeros_like(log_A), torch.zeros_like(log_A)
+    log_cap, log_room = math.log(max_experts), math.log(room)
+    for _ in range(CAP_ROUNDS):
+        # Columns: an affine set, whose projection needs no memory.
+        log_A = log_A - torch.logsumexp(log_A, 0, keepdim=True) + log_room
+        # Entries at most 1, then rows at most the cap, each remembering what it took off.
+        raised = log_A + over_one
+        log_A = raised.clamp(max=0.0)
+        over_one = raised - log_A
+        raised = log_A + over_row
+        excess = (torch.logsumexp(raised, 1, keepdim=True) - log_cap).clamp(min=0.0)
+        log_A = raised - excess
+        over_row = raised - log_A
+    return log_A.to(scores_TE.dtype)
+
+
+class ExpertThreshold(LinearRouter):
+    """Expert Threshold (2603.11535): a token visits every expert whose score beats that expert's
+    threshold, a running mean of the score of the last token that expert choice would have taken.
+
+    1. scores_TE = softmax over experts of x W^T
+    2. token t visits e where scores_te >= threshold_e; weight = the score
+    3. after each step, threshold_e moves by 1 - memory towards the C-th largest score of column e
+    Expert choice in expectation, but causal: the threshold comes from earlier steps. The start is
+    the threshold that random weights would have on inputs of unit mean square.
+    """
+
+    threshold_E: Tensor
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        capacity_factor: float | None = None,
+        memory: float = 0.9,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.capacity_factor = check_factor(capacity_factor, top_k)
+        if not 0 <= memory < 1:
+            raise ValueError(f"memory must lie in 0 to below 1, got {memory}.")
+        self.memory = memory
+        taken = min(self.capacity_factor / num_experts, 1 - 1e-3)
+        spread = INIT_STD * self.gate.init_scale * d_model**0.5 / self.gate.temperature
+        logit = spread * NormalDist().inv_cdf(1 - taken) - spread**2 / 2
+        start = math.exp(logit) / num_experts
+        self.register_buffer("threshold_E", torch.full((num_experts,), start))
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        token_N, expert_N = (scores_TE >= self.threshold_E).nonzero(as_tuple=True)
+        plan = Plan.from_rows(
+            token_N,
+            expert_N,
+            scores_TE[token_N, expert_N],
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+        )
+        room = min(places(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
+        cut_E = scores_TE.detach().topk(room, dim=0).values[-1]
+        stats = RouterStats.of(plan, scores_TE, cut_E=cut_E)
+        return RouterOut(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, stats)
+
+    def post_step(self, stats: RouterStats) -> None:
+        super().post_step(stats)
+        assert stats.cut is not None
+        self.threshold_E.lerp_(stats.cut.to(self.threshold_E.dtype), 1 - self.memory)
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.capacity_factor
+
+
+def check_factor(capacity_factor: float | None, top_k: int) -> float:
+    """The mean number of experts per token; ValueError where it is not positive."""
+    factor = float(top_k) if capacity_factor is None else capacity_factor
+    if not (factor > 0 and math.isfinite(factor)):
+        raise ValueError(f"capacity_factor must be a positive number, got {capacity_factor}.")
+    return factor

@@ -1,0 +1,112 @@
+"""Hash routing: the token's id decides, and nothing is learned."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.base import BaseRouter
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+Hashing = Literal["random", "balanced", "bigram"]
+
+
+class Hash(BaseRouter):
+    """Hash layers (Roller et al. 2021, 2106.04426): expert = table[token id], fixed from the start.
+
+    variant "random": ids are dealt to experts at random, evenly by number of ids.
+    "balanced": greedily by frequency, most frequent id first, each to the expert with the least
+    traffic so far; needs `frequency`, one count per id.
+    "bigram": a hash of the token and the one before it in its sequence.
+    With K > 1, K hashes that never agree (MultiHash), each weight 1/K. No parameters, no loss. A
+    random table is uneven wherever some ids are frequent. Raises ValueError without token ids.
+    """
+
+    needs = ("token_ids",)
+    table_VK: Tensor
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int = 1,
+        variant: Hashing = "random",
+        vocab_size: int = 2048,
+        frequency: list[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k)
+        if variant not in get_args(Hashing):
+            raise ValueError(
+                f"variant must be one of {', '.join(get_args(Hashing))}, got {variant!r}."
+            )
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
+        if (variant == "balanced") != (frequency is not None):
+            raise ValueError("variant='balanced' needs frequency, and no other takes it.")
+        if frequency is not None and len(frequency) != vocab_size:
+            raise ValueError(
+                f"frequency must have one count for each of the {vocab_size} ids, got "
+                f"{len(frequency)}."
+            )
+        self.variant, self.vocab_size = variant, vocab_size
+        generator = torch.Generator().manual_seed(seed)
+        order_V = torch.randperm(vocab_size, generator=generator)
+        first_V = torch.empty(vocab_size, dtype=torch.int64)
+        if frequency is None:
+            first_V[order_V] = torch.arange(vocab_size) % num_experts
+        else:
+            first_V = deal_by_frequency(frequency, num_experts)
+        # The other hashes are the first one's experts, each shifted by amounts of its own: never
+        # the same expert twice for one token.
+        shift_EK = torch.stack(
+            [torch.randperm(num_experts - 1, generator=generator) + 1 for _ in range(num_experts)]
+        )[:, : top_k - 1]
+        others_VK = (first_V[:, None] + shift_EK[first_V]) % num_experts
+        self.register_buffer("table_VK", torch.cat((first_V[:, None], others_VK), dim=1))
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        ids_T = context.token_ids
+        assert ids_T is not None
+        if self.variant == "bigram":
+            ids_T = (ids_T * 31 + 1 + 17 * self._before(ids_T, context)) % self.vocab_size
+        elif ids_T.device.type == "cpu" and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < (
+            self.vocab_size
+        ):
+            raise ValueError(
+                f"token_ids must lie in 0..{self.vocab_size - 1}, the table's vocab_size, got "
+                f"{int(ids_T.min())} to {int(ids_T.max())}."
+            )
+        expert_TK = self.table_VK[ids_T]
+        weight_TK = x_TD.new_full(expert_TK.shape, 1 / self.top_k)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
+        scores_TE = plan.dense_weights()
+        return RouterOut(
+            torch.zeros_like(scores_TE), scores_TE, plan, {}, RouterStats.of(plan, scores_TE)
+        )
+
+    def _before(self, ids_T: Tensor, context: RouteContext) -> Tensor:
+        """The id before each token in its sequence, -1 for a first one."""
+        before_T = torch.cat((ids_T.new_full((1,), -1), ids_T[:-1]))
+        if context.sequence is not None:
+            starts_T = context.sequence[1:] != context.sequence[:-1]
+            before_T[1:] = before_T[1:].masked_fill(starts_T, -1)
+        return before_T
+
+
+def deal_by_frequency(frequency: list[float], num_experts: int) -> Tensor:
+    """expert int64 [V]: the most frequent id first, each to the expert with the least so far."""
+    count_V = torch.tensor(frequency, dtype=torch.float64)
+    expert_V = torch.empty(len(frequency), dtype=torch.int64)
+    traffic_E = torch.zeros(num_experts, dtype=torch.float64)
+    held_E = torch.zeros(num_experts, dtype=torch.float64)
+    for index in torch.argsort(count_V, descending=True, stable=True).tolist():
+        # Of equal traffic, the expert with the fewest ids: ids never seen are dealt out too.
+        expert = min(range(num_experts), key=lambda e: (traffic_E[e].item(), held_E[e].item()))
+        expert_V[index] = expert
+        traffic_E[expert] += count_V[index]
+        held_E[expert] += 1
+    return expert_V

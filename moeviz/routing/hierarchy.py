@@ -1,0 +1,129 @@
+"""Experts in groups: a choice in every group (M6-T), or a choice of groups first (Shazeer)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
+from moeviz.routing.base import (
+    INIT_STD,
+    Gate,
+    LinearRouter,
+    check_finite,
+    topk_lower_index,
+)
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.token_choice import check_groups
+
+
+class ExpertPrototyping(LinearRouter):
+    """Expert prototyping (M6-T, Yang et al. 2021, 2105.15082): K top-1 routers side by side.
+
+    1. the E experts are split into K prototypes of E/K; softmax inside each
+    2. every token takes the best expert of each prototype, weighted by its probability there
+    Not top-K: exactly one expert per prototype. Losses, averaged over prototypes: "balance", "z".
+    """
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        if num_experts % top_k:
+            raise ValueError(f"top_k = {top_k} prototypes must divide num_experts = {num_experts}.")
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        logits_TKe = logits_TE.unflatten(1, (self.top_k, -1))
+        scores_TKe = logits_TKe.softmax(-1)
+        width = logits_TKe.shape[-1]
+        inside_TK = topk_lower_index(logits_TKe.flatten(0, 1), 1).view(-1, self.top_k)
+        weight_TK = scores_TKe.gather(2, inside_TK[..., None])[..., 0]
+        expert_TK = inside_TK + width * torch.arange(self.top_k, device=inside_TK.device)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
+        load_Ke = plan.load().view(self.top_k, width)
+        balance = [load_balancing_loss(scores_TKe[:, k], load_Ke[k]) for k in range(self.top_k)]
+        losses = {
+            "balance": torch.stack(balance).mean(),
+            "z": z_loss(logits_TKe.flatten(0, 1)),
+        }
+        scores_TE = scores_TKe.flatten(1) / self.top_k
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+
+class Hierarchical(LinearRouter):
+    """Two-level gating (Shazeer et al. 2017, appendix B).
+
+    1. groups: a softmax over the `top_groups` best of `num_groups` groups
+    2. experts: in each of them, a softmax over the K / top_groups best of its experts
+    3. weight = the product of the two, so that a token's weights sum to 1
+    scores_TE = p(group) p(expert | group), over all experts. A group that dies takes its E/G
+    experts with it. Losses: "importance", the CV^2 of the weights given out to groups plus that to
+    experts; "balance"; "z".
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        num_groups: int | None = None,
+        top_groups: int | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        if num_groups is None:
+            # The divisor of E nearest to its square root.
+            divisors = [g for g in range(1, num_experts + 1) if num_experts % g == 0]
+            num_groups = min(divisors, key=lambda g: (abs(g - num_experts**0.5), g))
+        if top_groups is None:
+            width = num_experts // max(num_groups, 1)
+            fits = [
+                g
+                for g in range(1, min(top_k, num_groups) + 1)
+                if top_k % g == 0 and top_k // g <= width
+            ]
+            top_groups = max(fits, default=1)
+        check_groups(num_experts, num_groups, top_groups, 1)
+        if top_k % top_groups or top_k // top_groups > num_experts // num_groups:
+            raise ValueError(
+                f"top_k = {top_k} must be a multiple of top_groups = {top_groups}, with at most "
+                f"{num_experts // num_groups} experts in each, the size of a group."
+            )
+        self.num_groups, self.top_groups = num_groups, top_groups
+        self.group_GD = nn.Parameter(torch.empty(num_groups, d_model))
+        nn.init.normal_(self.group_GD, std=INIT_STD * self.gate.init_scale)
+        self.group_GD.requires_grad_(self.gate.learning == "learned")
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        inside_TGe = self.logits(x_TD, context).unflatten(1, (self.num_groups, -1))
+        group_TG = F.linear(x_TD, self.group_GD.to(x_TD.dtype)) / self.gate.temperature
+        check_finite(group_TG)
+        width, per_group = inside_TGe.shape[-1], self.top_k // self.top_groups
+        chosen_Tg = topk_lower_index(group_TG, self.top_groups)
+        weight_Tg = group_TG.gather(1, chosen_Tg).softmax(-1)
+        open_Tge = inside_TGe.gather(1, chosen_Tg[..., None].expand(-1, -1, width))
+        best_Tgk = topk_lower_index(open_Tge.flatten(0, 1), per_group).unflatten(
+            0, (-1, self.top_groups)
+        )
+        weight_Tgk = weight_Tg[..., None] * open_Tge.gather(2, best_Tgk).softmax(-1)
+        expert_Tgk = chosen_Tg[..., None] * width + best_Tgk
+        plan = Plan.from_topk(
+            expert_Tgk.flatten(1), weight_Tgk.flatten(1), num_experts=self.num_experts
+        )
+        scores_TGe = group_TG.softmax(-1)[..., None] * inside_TGe.softmax(-1)
+        logits_TE = (torch.log_softmax(group_TG, -1)[..., None] + inside_TGe).flatten(1)
+        importance_TE = plan.dense_weights()
+        importance_TG = importance_TE.unflatten(1, (self.num_groups, -1)).sum(-1)
+        losses = {
+            "importance": cv_squared(importance_TE.sum(0)) + cv_squared(importance_TG.sum(0)),
+            "balance": load_balancing_loss(scores_TGe.flatten(1), plan.load()),
+            "z": z_loss(logits_TE),
+        }
+        scores_TE = scores_TGe.flatten(1)
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+    def flops(self, seq_len: int) -> float:
+        return 2.0 * (self.num_experts + self.num_groups) * self.d_model

@@ -1,0 +1,63 @@
+"""Noisy top-K, the first sparsely gated router."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.routing.balance import cv_squared
+from moeviz.routing.base import Gate, LinearRouter, check_finite, normal, topk_lower_index
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+
+class NoisyTopK(LinearRouter):
+    """Noisy top-K gating (Shazeer et al. 2017, 1701.06538, section 2.1 and appendix A).
+
+    1. clean_TE = x W_g^T, and in training noisy_TE = clean + eps * softplus(x W_n^T), eps ~ N(0, 1)
+    2. expert_TK = the K largest noisy logits; weight_TK = softmax over them
+    Losses: "importance" = CV(sum_t G)^2 over the gates G that were given out, and "load" = CV^2 of
+    a smooth count, sum_t P(e is chosen when its own noise alone is drawn again). Both are 0 when
+    even; the paper weighs each by 0.1. Both matrices start at zero there, so that all begins even.
+    """
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.noise_ED = nn.Parameter(torch.zeros(num_experts, d_model))
+        nn.init.zeros_(self.weight_ED)
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        clean_TE = self.logits(x_TD, context)
+        noisy_TE, spread_TE = clean_TE, None
+        if context.training:
+            spread_TE = F.softplus(F.linear(x_TD, self.noise_ED.to(x_TD.dtype)))
+            noisy_TE = clean_TE + normal(clean_TE.shape, clean_TE, context) * spread_TE
+            check_finite(noisy_TE)
+        expert_TK = topk_lower_index(noisy_TE, self.top_k)
+        weight_TK = noisy_TE.gather(1, expert_TK).softmax(-1)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
+        importance_E = plan.dense_weights().sum(0)
+        losses = {"importance": cv_squared(importance_E)}
+        if spread_TE is not None and self.top_k < self.num_experts:
+            load_E = chosen_probability(clean_TE, noisy_TE, spread_TE, self.top_k).sum(0)
+            losses["load"] = cv_squared(load_E)
+        scores_TE = noisy_TE.softmax(-1)
+        return RouterOut(clean_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+    def flops(self, seq_len: int) -> float:
+        """Of training, where the noise has a matrix too."""
+        return 4.0 * self.num_experts * self.d_model
+
+
+def chosen_probability(clean_TE: Tensor, noisy_TE: Tensor, spread_TE: Tensor, top_k: int) -> Tensor:
+    """P(expert e is among token t's K best when e's own noise is drawn again), [T, E], K < E.
+
+    Phi((clean - bar) / spread), where the bar is the K-th largest of the *other* experts' noisy
+    logits: the (K+1)-th of all for an expert that was chosen, the K-th for one that was not.
+    """
+    best_Tk = noisy_TE.topk(top_k + 1, dim=1).values
+    inside_T1, outside_T1 = best_Tk[:, top_k - 1 : top_k], best_Tk[:, top_k : top_k + 1]
+    bar_TE = torch.where(noisy_TE >= inside_T1, outside_T1, inside_T1)
+    return torch.special.ndtr((clean_TE - bar_TE) / spread_TE)

@@ -1,0 +1,93 @@
+"""Experts that compute nothing, so that easy tokens may use fewer FFNs than hard ones."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.base import Gate, LinearRouter, topk_lower_index
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+
+class NullExperts(LinearRouter):
+    """Null experts (AdaMoE, Zeng et al. 2024, 2406.13233; MoE++, Jin et al. 2024, 2410.07348).
+
+    1. the gate scores E FFN experts and Z = zero + copy + constant ones that have no FFN; softmax
+    2. every token takes the K best of all E + Z, weights renormalised over them
+    3. a zero expert adds nothing, a copy expert its weight times x, a constant expert its weight
+       times a_1 x + a_2 v with a = softmax(W_c x) and a learned v
+    Only FFN experts make rows in the plan: how many a token uses is learned. scores_TE are of the E
+    FFN experts; what a row lacks to 1 went to the others, whose sum of contributions is the bypass.
+    Loss "balance": over E + Z, where all Z share one count (AdaMoE: which of them is of no matter).
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        zero: int = 1,
+        copy: int = 1,
+        constant: int = 1,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        if min(zero, copy, constant) < 0 or zero + copy + constant == 0:
+            raise ValueError(
+                "zero, copy and constant count experts without an FFN: none below 0 and at least "
+                f"one of them, got {zero}, {copy} and {constant}."
+            )
+        self.zero, self.copy, self.constant = zero, copy, constant
+        self.null_ZD = nn.Parameter(torch.empty(zero + copy + constant, d_model))
+        nn.init.normal_(self.null_ZD, std=self.weight_ED.std().item() or 0.02)
+        self.mix_c2D = nn.Parameter(torch.zeros(constant, 2, d_model))
+        self.value_cD = nn.Parameter(torch.zeros(constant, d_model))
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        null_TZ = F.linear(x_TD, self.null_ZD.to(x_TD.dtype)) / self.gate.temperature
+        all_TA = torch.cat((logits_TE, null_TZ), dim=1)
+        scores_TA = all_TA.softmax(-1)
+        expert_TK = topk_lower_index(all_TA, self.top_k)
+        weight_TK = scores_TA.gather(1, expert_TK)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        real_TK = expert_TK < self.num_experts
+        token_N, choice_N = real_TK.nonzero(as_tuple=True)
+        plan = Plan.from_rows(
+            token_N,
+            expert_TK[real_TK],
+            weight_TK[real_TK],
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+            choice_N=choice_N,
+        )
+        weight_TA = torch.zeros_like(scores_TA).scatter(1, expert_TK, weight_TK)
+        scores_TE = scores_TA[:, : self.num_experts]
+        return RouterOut(
+            logits_TE,
+            scores_TE,
+            plan,
+            {"balance": self._balance(scores_TA, expert_TK), "z": z_loss(all_TA)},
+            RouterStats.of(plan, scores_TE),
+            bypass=self._bypass(x_TD, weight_TA[:, self.num_experts :]),
+        )
+
+    def _bypass(self, x_TD: Tensor, weight_TZ: Tensor) -> Tensor:
+        """What the experts without an FFN add."""
+        _, copy_Tz, constant_Tc = weight_TZ.split((self.zero, self.copy, self.constant), dim=1)
+        mix_Tc2 = torch.einsum("td,cmd->tcm", x_TD, self.mix_c2D.to(x_TD.dtype)).softmax(-1)
+        of_x_T = copy_Tz.sum(1) + (constant_Tc * mix_Tc2[..., 0]).sum(1)
+        of_v_TD = (constant_Tc * mix_Tc2[..., 1]) @ self.value_cD.to(x_TD.dtype)
+        return of_x_T[:, None] * x_TD + of_v_TD
+
+    def _balance(self, scores_TA: Tensor, expert_TK: Tensor) -> Tensor:
+        load_A = expert_TK.flatten().bincount(minlength=scores_TA.shape[1]).to(scores_TA.dtype)
+        shared_Z = load_A[self.num_experts :].mean().expand(self.null_ZD.shape[0])
+        return load_balancing_loss(scores_TA, torch.cat((load_A[: self.num_experts], shared_Z)))
+
+    def active_experts(self, seq_len: int) -> float:
+        """At an even load; what a trained model really uses is in its stats."""
+        return self.top_k * self.num_experts / (self.num_experts + self.null_ZD.shape[0])

@@ -1,0 +1,59 @@
+"""ReMoE: routing by ReLU, differentiable, with a variable number of experts per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.base import Gate, LinearRouter
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+
+
+class ReMoE(LinearRouter):
+    """ReMoE (Wang et al. 2024, 2412.14711).
+
+    1. weight_TE = relu(x W^T); a token visits every expert with a positive weight
+    2. loss "l1" = lambda * sum_e f_e * mean_t weight_te, f_e = E count_e / (K T): the weights of
+       busy experts are pushed down hardest
+    3. after each step lambda *= rate where the batch was denser than K/E, else /= rate
+    The loss carries its own weight, lambda. Training starts nearly dense (half of all experts); a
+    token may end with none.
+    """
+
+    strength: Tensor
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        start: float = 1e-8,
+        rate: float = 1.2,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        if not (start > 0 and rate > 1):
+            raise ValueError(f"start must be above 0 and rate above 1, got {start} and {rate}.")
+        self.rate = rate
+        self.register_buffer("strength", torch.tensor(float(start)))
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        weight_TE = logits_TE.relu()
+        token_N, expert_N = (weight_TE > 0).nonzero(as_tuple=True)
+        plan = Plan.from_rows(
+            token_N,
+            expert_N,
+            weight_TE[token_N, expert_N],
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+        )
+        share_E = self.num_experts * plan.load() / (self.top_k * len(x_TD))
+        losses = {"l1": self.strength * (share_E * weight_TE.mean(0)).sum()}
+        return RouterOut(logits_TE, weight_TE, plan, losses, RouterStats.of(plan, weight_TE))
+
+    def post_step(self, stats: RouterStats) -> None:
+        super().post_step(stats)
+        active = stats.load.sum() / (stats.tokens * self.num_experts)
+        self.strength.mul_(self.rate ** torch.sign(active - self.top_k / self.num_experts))

@@ -1,0 +1,116 @@
+"""Soft routers: experts read mixtures of tokens, so nothing is chosen and nothing is dropped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from moeviz.routing.base import BaseRouter, check_finite, groups_of
+from moeviz.routing.plan import RouteContext, RouterOut, RouterStats, SoftPlan
+
+
+class SoftMoE(BaseRouter):
+    """Soft MoE (Puigcerver et al. 2023, 2308.00951, algorithm 1).
+
+    1. logits_TEP = scale * norm(x) . norm(phi): cosine similarity of tokens and slots
+    2. dispatch: softmax over the tokens of a sequence; slot p of expert e reads sum_t D_tep x_t
+    3. combine: softmax over all slots; token t gets sum_ep C_tep FFN_e(slot ep)
+    Every expert works on every sequence: balanced, but neither causal nor local, so it cannot
+    generate. Every sequence has slots of its own. slots: P per expert; E P slots cost as much as a
+    top-K router on E P / K tokens (default: top_k, enough for E tokens).
+    """
+
+    causal = False
+    soft = True
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, slots: int | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k)
+        self.slots = top_k if slots is None else slots
+        if self.slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}.")
+        self.phi_EPD = nn.Parameter(torch.empty(num_experts, self.slots, d_model))
+        nn.init.normal_(self.phi_EPD, std=d_model**-0.5)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        phi_EPD = nn.functional.normalize(self.phi_EPD.to(x_TD.dtype), dim=-1)
+        similar_TEP = torch.einsum(
+            "td,epd->tep", nn.functional.normalize(x_TD, dim=-1), self.scale * phi_EPD
+        )
+        check_finite(similar_TEP.flatten(1))
+        plan = per_group(
+            similar_TEP, similar_TEP.flatten(1).softmax(-1).view_as(similar_TEP), context.sequence
+        )
+        scores_TE = plan.combine.sum(-1)
+        logits_TE = torch.logsumexp(similar_TEP, dim=-1)
+        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.num_experts * self.slots / seq_len
+
+    def flops(self, seq_len: int) -> float:
+        """Scores, and the two mixtures of all tokens and all slots."""
+        return 6.0 * self.num_experts * self.slots * self.d_model
+
+
+def per_group(similar_TEP: Tensor, combine_TEP: Tensor, group_T: Tensor | None) -> SoftPlan:
+    """A soft plan in which every group of tokens has P slots per expert of its own, [T, E, G P]:
+    dispatch is a softmax over the group's tokens, and nothing passes between groups."""
+    num_tokens, num_experts, slots = similar_TEP.shape
+    group_T, num_groups = groups_of(group_T, num_tokens, similar_TEP.device)
+    mine_TG = torch.nn.functional.one_hot(group_T, num_groups).bool()
+    spread_TEGP = similar_TEP[:, :, None].masked_fill(~mine_TG[:, None, :, None], -torch.inf)
+    combine_TEGP = combine_TEP[:, :, None] * mine_TG[:, None, :, None]
+    shape = (num_tokens, num_experts, num_groups * slots)
+    return SoftPlan(spread_TEGP.softmax(0).reshape(shape), combine_TEGP.reshape(shape))
+
+
+class MixtureOfTokens(BaseRouter):
+    """Mixture of Tokens (Antoniak et al. 2023, 2310.15961).
+
+    1. groups of `group_size` tokens, one from each of as many sequences, all at one position
+    2. every expert reads one mixture of each group, weights a softmax over the group's tokens
+    3. the token gets the expert's output by the same weight
+    Nothing passes between positions of one sequence, but it does between sequences: the text of
+    another is seen, later tokens of the batch included. group_size: default num_experts / top_k, so
+    that a token costs K experts. A single sequence has nobody to mix with at its positions: its
+    tokens, in order, then make up the groups.
+    """
+
+    causal = False
+    soft = True
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, group_size: int | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k)
+        self.group_size = max(1, num_experts // top_k) if group_size is None else group_size
+        if self.group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {group_size}.")
+        self.weight_ED = nn.Parameter(torch.empty(num_experts, d_model))
+        nn.init.normal_(self.weight_ED, std=d_model**-0.5)
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = nn.functional.linear(x_TD, self.weight_ED.to(x_TD.dtype))
+        check_finite(logits_TE)
+        group_T = self._groups(context, len(x_TD), x_TD.device)
+        plan = per_group(logits_TE[..., None], torch.ones_like(logits_TE)[..., None], group_T)
+        plan = SoftPlan(plan.dispatch, plan.dispatch)
+        scores_TE = plan.combine.sum(-1)
+        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+
+    def _groups(self, context: RouteContext, num_tokens: int, device: torch.device) -> Tensor:
+        sequence_T, num_sequences = groups_of(context.sequence, num_tokens, device)
+        if num_sequences == 1 or context.position is None:
+            return torch.arange(num_tokens, device=device) // self.group_size
+        parts = -(-num_sequences // self.group_size)
+        return context.position * parts + sequence_T // self.group_size
+
+    def active_experts(self, seq_len: int) -> float:
+        return self.num_experts / self.group_size
+
+    def flops(self, seq_len: int) -> float:
+        """Scores, and the two mixtures."""
+        return 6.0 * self.num_experts * self.d_model

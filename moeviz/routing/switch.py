@@ -1,0 +1,107 @@
+"""Token choice with capacity: GShard, Switch, ST-MoE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.base import Gate, LinearRouter, topk_lower_index, uniform
+from moeviz.routing.capacity import Capacity, Priority, WithCapacity
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.token_choice import TokenChoice
+
+
+def switch(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int = 1,
+    capacity_factor: float = 1.25,
+    eval_capacity_factor: float | None = None,
+    priority: Priority = "position",
+    gate: Gate | None = None,
+) -> WithCapacity:
+    """Switch Transformers (Fedus et al. 2021, 2101.03961): one expert a token, weighted by its
+    probability, first come first served; what finds no place passes by on the residual.
+
+    By default inputs are jittered by 1 % in training and the initial weights are a tenth of ours
+    (their section 2.4). The paper has K = 1; a larger K is weighted and placed the same way.
+    """
+    gate = gate or Gate(jitter=0.01, init_scale=0.1)
+    router = TokenChoice(
+        d_model=d_model, num_experts=num_experts, top_k=top_k, weighting="raw", gate=gate
+    )
+    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, priority))
+
+
+def st_moe(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int = 2,
+    capacity_factor: float = 1.25,
+    eval_capacity_factor: float | None = None,
+    gate: Gate | None = None,
+) -> WithCapacity:
+    """ST-MoE (Zoph et al. 2022, 2202.08906): top-2 with renormalised weights, capacity, and the
+    z-loss that the paper brought (every router here that has logits returns it)."""
+    router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
+
+
+def gshard(
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int = 2,
+    capacity_factor: float = 1.0,
+    eval_capacity_factor: float | None = None,
+    gate: Gate | None = None,
+) -> WithCapacity:
+    """GShard (Lepikhin et al. 2020, 2006.16668): top-2 with a coin for the second expert, and
+    C = 2T/E places per expert, all first choices placed before any second one.
+
+    So a later token's first choice displaces an earlier one's second: not causal.
+    """
+    router = CoinTossTopK(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
+
+
+class CoinTossTopK(LinearRouter):
+    """GShard's choice, before its capacity (algorithm 1).
+
+    1. expert_TK: the K largest softmax scores; weight_TK: those, renormalised to sum to 1
+    2. in training, every choice but the first is kept with probability min(1, 2 weight)
+    Loss "balance": sum_e (share of first choices) * (mean score) * E. The paper has K = 2.
+    """
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        weight_TK = scores_TE.gather(1, expert_TK)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        if context.training:
+            coin_TK = uniform(weight_TK.shape, weight_TK, context)
+            keep_TK = coin_TK < 2 * weight_TK.detach()
+            keep_TK[:, 0] = True
+        else:
+            keep_TK = torch.ones_like(expert_TK, dtype=torch.bool)
+        token_N, choice_N = keep_TK.nonzero(as_tuple=True)
+        plan = Plan.from_rows(
+            token_N,
+            expert_TK[keep_TK],
+            weight_TK[keep_TK],
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+            choice_N=choice_N,
+        )
+        first_E = expert_TK[:, 0].bincount(minlength=self.num_experts)
+        losses = {"balance": load_balancing_loss(scores_TE, first_E), "z": z_loss(logits_TE)}
+        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
