@@ -42,4 +42,76 @@ def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dic
     return figures
 
 
-EXPERIMENTS = {"tokenizer": _tokenizer, "start_here": _start_here, "race": _race}
+def _routers(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Every router at equal active FLOPs (10 to 15 minutes a seed)."""
+    from functools import partial
+
+    from moeviz.experiments.recording import collect, write_json
+    from moeviz.experiments.routers import ARMS, DENSE, run, summary, time_steps
+
+    runs = {name: partial(run, name) for name in (DENSE, *ARMS)}
+    results = collect(out / "runs" / "routers.part.json", meta, runs, seeds, on_step)
+    figures = summary(results, time_steps())
+    write_json(out / "runs" / "routers.json", meta, figures)
+    return _means(figures["arms"], ("validation_loss", "max_violation", "dead_experts"))
+
+
+def _collapse(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Collapse and its cures (4 minutes a seed)."""
+    from moeviz.experiments.collapse import ARMS, run, summary
+    from moeviz.experiments.recording import write_json
+    from moeviz.snapshot import save_snapshots
+
+    snapshots, results = [], {arm: [] for arm in ARMS}  # type: ignore[var-annotated]
+    for seed in range(seeds):
+        for done, arm in enumerate(ARMS, start=1):
+            snapshot, figures = run(arm, seed)
+            snapshots.append(snapshot)
+            results[arm].append(figures)
+            on_step(seed * len(ARMS) + done, seeds * len(ARMS))
+    save_snapshots(out / "runs" / "collapse.safetensors", snapshots, meta)
+    summed = summary(results)
+    write_json(out / "runs" / "collapse.json", meta, summed)
+    return _means(summed["arms"], ("validation_loss", "max_violation", "dead_experts"))
+
+
+def _capacity(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Capacity factors, and expert choice's look into the future (4 minutes a seed)."""
+    from functools import partial
+
+    from moeviz.experiments.capacity import (
+        CAPACITY_ARMS,
+        LEAK_ARMS,
+        TOKEN_CHOICE,
+        run_capacity,
+        run_leak,
+        summary,
+    )
+    from moeviz.experiments.recording import collect, write_json
+
+    limits = {arm: partial(run_capacity, arm) for arm in CAPACITY_ARMS}
+    leaks = {arm: partial(run_leak, arm) for arm in (TOKEN_CHOICE, *LEAK_ARMS)}
+    results = collect(out / "runs" / "capacity.part.json", meta, limits | leaks, seeds, on_step)
+    figures = summary({a: results[a] for a in limits}, {a: results[a] for a in leaks})
+    write_json(out / "runs" / "capacity.json", meta, figures)
+    return _means(figures["limits"], ("validation_loss", "drop_rate")) | _means(
+        figures["leaks"], ("loss_with_later_tokens", "loss_from_prefixes")
+    )
+
+
+def _means(arms: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What is worth telling on a terminal."""
+    return {
+        arm: {name: figures[name]["mean"] for name in names if name in figures}
+        for arm, figures in arms.items()
+    }
+
+
+EXPERIMENTS = {
+    "tokenizer": _tokenizer,
+    "start_here": _start_here,
+    "race": _race,
+    "routers": _routers,
+    "collapse": _collapse,
+    "capacity": _capacity,
+}

@@ -26,7 +26,7 @@ class ExpertChoice(LinearRouter):
     a token is taken depends on the ones after it. capacity_factor is the mean number of experts a
     token gets (default: top_k). chunk: tokens of a pool (default: the whole batch); shuffle: in
     training, pools are filled at random from the batch instead of in its order. max_experts: at
-    most so many experts per token, by the paper's section 3.3 (see `capped_scores`).
+    most so many experts per token, by the paper's section 3.3 (see `capped_choice`).
     """
 
     causal = False
@@ -78,28 +78,46 @@ class ExpertChoice(LinearRouter):
     def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
         """Token and expert of each assignment in one pool."""
         room = min(places(self.capacity_factor * len(pool_t) / self.num_experts), len(pool_t))
-        ranked_tE = scores_tE
+        best_EC = topk_lower_index(scores_tE.T, room)
+        taken_tE = torch.zeros_like(scores_tE, dtype=torch.bool).scatter(0, best_EC.T, True)
         if self.max_experts is not None:
-            ranked_tE = capped_scores(scores_tE, room, self.max_experts)
-        best_EC = topk_lower_index(ranked_tE.T, room)
-        expert_EC = torch.arange(self.num_experts, device=best_EC.device)[:, None]
-        return pool_t[best_EC.flatten()], expert_EC.expand_as(best_EC).flatten()
+            taken_tE = capped_choice(scores_tE, room, self.max_experts)
+        expert_N, token_N = taken_tE.T.nonzero(as_tuple=True)
+        return pool_t[token_N], expert_N
 
     def active_experts(self, seq_len: int) -> float:
         return self.capacity_factor
 
 
-def capped_scores(scores_TE: Tensor, room: int, max_experts: int, tau: float = 0.01) -> Tensor:
-    """Expert Choice with a cap per token (Zhou et al. 2022, section 3.3): the matrix A in [0, 1] of
+def capped_choice(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
+    """bool [T, E]: Expert Choice with at most `max_experts` experts per token (EC-CAP: Zhou et al.
+    2022, section 3.3).
 
-        max <S, A> + tau H(A),  every expert's column sums to `room`, every token's row to at most
-        `max_experts`
-
-    found by Dykstra's alternating projections in Kullback-Leibler distance, from exp(S / tau); of
-    its columns the `room` largest entries are taken. The program is a relaxation, so the caps hold
-    as well as its solution is whole: nearly always, and exactly as tau goes to 0.
+    1. A_TE in [0, 1] maximises <S, A> + tau H(A) where every expert's column sums to `room` and no
+       token's row to more than the cap, by Dykstra's alternating projections in Kullback-Leibler
+       distance (the paper's relaxation)
+    2. each expert takes its `room` largest entries of A; a token with too many keeps the largest,
+       and the experts it sends away take their next best, until all caps hold (the paper stops
+       before this step, and there some tokens keep more)
     """
-    log_A = scores_TE.double() / tau
+    ranked_TE = _relaxed(scores_TE, room, max_experts)
+    refused_TE = torch.zeros_like(ranked_TE, dtype=torch.bool)
+    while True:
+        open_TE = ranked_TE.masked_fill(refused_TE, -torch.inf)
+        taken_TE = torch.zeros_like(refused_TE).scatter(
+            0, topk_lower_index(open_TE.T, room).T, True
+        )
+        taken_TE &= ~refused_TE  # an expert that all sent away takes fewer
+        best_TK = topk_lower_index(ranked_TE.masked_fill(~taken_TE, -torch.inf), max_experts)
+        kept_TE = torch.zeros_like(taken_TE).scatter(1, best_TK, True) & taken_TE
+        if torch.equal(kept_TE, taken_TE):
+            return kept_TE
+        refused_TE |= taken_TE & ~kept_TE
+
+
+def _relaxed(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
+    """log A of step 1 above, tau a tenth of the scores' standard deviation."""
+    log_A = scores_TE.double() / (0.1 * scores_TE.double().std().clamp(min=1e-12))
     over_one, over_row = torch.zeros_like(log_A), torch.zeros_like(log_A)
     log_cap, log_room = math.log(max_experts), math.log(room)
     for _ in range(CAP_ROUNDS):
@@ -113,7 +131,7 @@ def capped_scores(scores_TE: Tensor, room: int, max_experts: int, tau: float = 0
         excess = (torch.logsumexp(raised, 1, keepdim=True) - log_cap).clamp(min=0.0)
         log_A = raised - excess
         over_row = raised - log_A
-    return log_A.to(scores_TE.dtype)
+    return log_A
 
 
 class ExpertThreshold(LinearRouter):

@@ -1,0 +1,152 @@
+"""A model that collapses, and what is said to cure it: what 04_collapse shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from moeviz.corpus import load_corpus
+from moeviz.experiments.recording import balance_figures, compact, mean_sd
+from moeviz.layer import MoEConfig
+from moeviz.metrics import noise_floor
+from moeviz.model import ModelConfig
+from moeviz.routing.base import Learning
+from moeviz.snapshot import Snapshot
+from moeviz.train_config import TrainConfig, leave_a_core_free
+from moeviz.trainer import Trainer
+
+ACTIVE_WIDTH = 256
+STEPS = 300
+Chooser = Literal["token_choice", "expert_choice", "sinkhorn", "hash"]
+
+
+@dataclass(frozen=True)
+class Cures:
+    """What is switched on against collapse; all off is top-1 routing by raw softmax weight.
+
+    aux, z: weights of the load-balancing loss and the z-loss; scope: of the former. noise: standard
+    deviation on the logits in training. bias: rule of the selection bias ("sign" with a rate of
+    0.01). router: who chooses. shared: one expert of half the width for all tokens, and half the
+    width for the chosen ones, so that the FLOPs stay. learning: see routing.Gate. ValueError where
+    two of them exclude each other.
+    """
+
+    aux: float = 0.0
+    scope: Literal["batch", "sequence"] = "batch"
+    z: float = 0.0
+    noise: float = 0.0
+    bias: Literal["none", "sign", "quantile"] = "none"
+    router: Chooser = "token_choice"
+    shared: bool = False
+    learning: Learning = "learned"
+    num_experts: int = 16
+    top_k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.router != "token_choice" and (self.aux or self.bias != "none"):
+            raise ValueError(
+                f"The {self.router.replace('_', ' ')} router balances in its own way: it takes no "
+                "balancing loss and no bias; switch them off or choose token choice."
+            )
+        if self.router == "hash" and (self.z or self.noise or self.learning != "learned"):
+            raise ValueError("A hash has no scores: switch z-loss, noise and learning off.")
+
+
+# What is recorded, by the name under which it is shown.
+ARMS = {
+    "nothing": Cures(),
+    "balancing loss 0.01": Cures(aux=0.01),
+    "balancing loss 0.1": Cures(aux=0.1),
+    "balancing loss 0.1 per sequence": Cures(aux=0.1, scope="sequence"),
+    "z-loss 0.001": Cures(z=1e-3),
+    "noise 1": Cures(noise=1.0),
+    "sign bias": Cures(bias="sign"),
+    "quantile bias": Cures(bias="quantile"),
+    "expert choice": Cures(router="expert_choice"),
+    "Sinkhorn": Cures(router="sinkhorn"),
+    "shared expert": Cures(shared=True),
+    "hash": Cures(router="hash"),
+    "frozen router": Cures(learning="frozen"),
+    "re-randomised router": Cures(learning="rerandomised"),
+}
+
+
+def collapse_model(cures: Cures) -> ModelConfig:
+    """Two layers of 16 experts: as small as the effect allows."""
+    width = ACTIVE_WIDTH // (cures.top_k + cures.shared)
+    options: dict[str, Any] = {}
+    if cures.router != "hash":
+        options = {"noise": cures.noise, "learning": cures.learning}
+    if cures.router == "token_choice":
+        options |= {
+            "weighting": "raw",
+            "bias": cures.bias,
+            "bias_rate": 0.01 if cures.bias == "sign" else 1.0,
+            "scope": cures.scope,
+        }
+    experts = MoEConfig(
+        num_experts=cures.num_experts,
+        top_k=cures.top_k,
+        d_expert=width,
+        router=cures.router,
+        options=options,
+        num_shared=int(cures.shared),
+    )
+    return ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+
+
+def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfig:
+    """A low learning rate, at which collapse is surest, held constant."""
+    return TrainConfig(
+        steps=steps,
+        seed=seed,
+        learning_rate=1e-3,
+        schedule="constant",
+        balance_weight=cures.aux,
+        z_weight=cures.z,
+        validate_every=25,
+    )
+
+
+def build_collapse(cures: Cures, seed: int, steps: int = STEPS) -> Trainer:
+    """The model under these cures, ready to train on the embedded corpus."""
+    return Trainer(collapse_model(cures), collapse_training(cures, seed, steps), load_corpus())
+
+
+def run(arm: str, seed: int) -> tuple[Snapshot, dict[str, float]]:
+    """Train one arm to the end; its curve and its figures on validation."""
+    leave_a_core_free()
+    trainer = build_collapse(ARMS[arm], seed)
+    for _ in trainer:
+        pass
+    evaluation = trainer.evaluate()
+    figures = {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
+    snapshot = dataclasses.replace(trainer.snapshot(arm), meta=trainer.snapshot(arm).meta | figures)
+    return compact(snapshot), figures
+
+
+def collapsed(figures: dict[str, float], num_experts: int = 16) -> bool:
+    """At least half of the worst layer's experts get less than a tenth of their fair share."""
+    return figures["dead_experts"] >= num_experts / 2
+
+
+def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Per arm: every figure's mean and spread over seeds, the loss paired with the arm "nothing",
+    and how many runs collapsed."""
+    arms = {}
+    for arm, seeds in runs.items():
+        figures = {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
+        paired = zip(seeds, runs["nothing"], strict=True)
+        loss = [a["validation_loss"] - b["validation_loss"] for a, b in paired]
+        arms[arm] = {
+            "runs": len(seeds),
+            "collapsed": int(np.sum([collapsed(run) for run in seeds])),
+            **figures,
+            "loss_minus_nothing": mean_sd(loss),
+        }
+    train = collapse_training(Cures(), 0)
+    floor = noise_floor(train.batch_size * train.seq_len, 16, 1)
+    return {"steps": STEPS, "noise_floor_of_a_batch": round(floor, 3), "arms": arms}

@@ -1,0 +1,113 @@
+"""What recorded runs share: means with spread, curves small enough to ship, figures of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeviz.files import write_atomically
+from moeviz.metrics import (
+    dead_experts,
+    effective_experts,
+    max_violation,
+    mutual_information_of_counts,
+)
+from moeviz.snapshot import Curve, Snapshot
+from moeviz.trainer import Evaluation, Trainer
+
+# Points of a recorded curve: more than a picture's width shows.
+POINTS = 100
+
+
+def mean_sd(values: list[float] | np.ndarray) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value) and the values, four decimals."""
+    given = np.asarray(values, dtype=np.float64)
+    return {
+        "mean": round(float(given.mean()), 4),
+        "sd": round(float(given.std(ddof=1)), 4) if len(given) > 1 else None,
+        "values": [round(float(v), 4) for v in given],
+    }
+
+
+def compact(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with at most POINTS points, neighbours averaged, in single precision."""
+    curve = snapshot.curve
+    groups = np.array_split(np.arange(len(curve)), min(POINTS, len(curve)))
+    columns = {}
+    for name, column in vars(curve).items():
+        if name in ("step", "seconds", "flops"):
+            columns[name] = column[[group[-1] for group in groups]]
+        elif name == "validation":  # the last one measured in each group
+            columns[name] = np.array([_last_measured(column[group]) for group in groups])
+        else:
+            means = [column[group].mean(0) for group in groups]
+            columns[name] = np.array(means, dtype=np.float32)
+    return dataclasses.replace(snapshot, curve=Curve(**columns))
+
+
+def _last_measured(values: np.ndarray) -> float:
+    measured = values[~np.isnan(values)]
+    return float(measured[-1]) if len(measured) else float("nan")
+
+
+def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
+    """Balance at the end of a run, in the worst MoE layer: of validation's load, and the share of
+    assignments dropped over the last fifty training steps (all layers)."""
+    load_LDE = evaluation.load
+    if not load_LDE.shape[0]:
+        return {}
+    load_LE = load_LDE.sum(1)
+    worst = int(np.argmax([max_violation(load_E) for load_E in load_LE]))
+    dropped = trainer.history.curve().dropped[-50:]
+    return {
+        "max_violation": max_violation(load_LE[worst]),
+        "dead_experts": dead_experts(load_LE[worst]),
+        "effective_experts": effective_experts(load_LE[worst]),
+        "domain_information": float(
+            np.mean([mutual_information_of_counts(load_DE) for load_DE in load_LDE])
+        ),
+        "drop_rate": float(dropped.mean()),
+        "active_experts": float(load_LE.sum() / (len(load_LE) * tokens_of(trainer))),
+    }
+
+
+def tokens_of(trainer: Trainer, windows_per_domain: int = 8) -> int:
+    """Tokens that Trainer.evaluate routes in one layer."""
+    return len(trainer.corpus.domains) * windows_per_domain * trainer.config.seq_len
+
+
+def collect(
+    path: Path,
+    meta: dict[str, Any],
+    runs: Mapping[str, Callable[[int], Any]],
+    seeds: int,
+    on_step: Callable[[int, int], None],
+) -> dict[str, list[Any]]:
+    """Every run with every seed, results by name. Finished ones are kept in `path` until all are
+    there, so that an interrupted recording of the same commit goes on where it was."""
+    results: dict[str, Any] = {}
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["commit"] == meta["commit"]:
+            results = kept["results"]
+    order = [(seed, name) for seed in range(seeds) for name in runs]
+    for done, (seed, name) in enumerate(order, start=1):
+        key = f"{seed} {name}"
+        if key not in results:
+            results[key] = runs[name](seed)
+            kept = {"commit": meta["commit"], "results": results}
+            write_atomically(path, json.dumps(kept).encode())
+        on_step(done, len(order))
+    path.unlink(missing_ok=True)
+    return {name: [results[f"{seed} {name}"] for seed in range(seeds)] for name in runs}
+
+
+def write_json(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Figures with their provenance, as text."""
+    text = json.dumps({"provenance": meta, **figures}, indent=1) + "\n"
+    write_atomically(path, text.encode())
