@@ -30,7 +30,8 @@ class Arm:
 
 def _arm(router: str, e: int = 16, k: int = 2, f: int = 128, **rest: Any) -> Arm:
     """E experts of width F, K a token: K F = 256 and E F = 2048 unless it must be otherwise."""
-    training = {name: rest.pop(name) for name in ("balance_weight", "z_weight") if name in rest}
+    weights = ("balance_weight", "z_weight")
+    training: dict[str, Any] = {name: rest.pop(name) for name in weights if name in rest}
     layer = {name: rest.pop(name) for name in ("num_shared", "shared_gate") if name in rest}
     return Arm(MoEConfig(e, k, f, router=router, options=rest, **layer), training)
 
