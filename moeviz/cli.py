@@ -75,6 +75,12 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
         metavar="NAME=VALUE",
         help="of the router, any number of times: --option weighting=raw",
     )
+    model.add_argument(
+        "--capacity-factor",
+        type=float,
+        help="limit every expert to this many times its even share of tokens, first come first "
+        "served; not given: no limit but the router's own",
+    )
     model.add_argument("--num-shared", type=int, default=0, help="experts that all tokens visit")
     model.add_argument("--backend", default="auto", help="auto, grouped or reference")
     training = train.add_argument_group("training")
@@ -110,6 +116,7 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     from moeviz.corpus import load_corpus
     from moeviz.layer import MoEConfig
     from moeviz.model import ModelConfig
+    from moeviz.routing import Capacity
     from moeviz.trainer import NonFiniteLossError, TrainConfig, Trainer
 
     if args.save_every < 1:
@@ -127,6 +134,7 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         d_expert=args.d_expert,
         router=args.router,
         options=dict(_router_option(given) for given in args.option),
+        capacity=None if args.capacity_factor is None else Capacity(args.capacity_factor),
         num_shared=args.num_shared,
         backend=args.backend,
     )

@@ -14,7 +14,7 @@ from moeviz.experts import apply_experts
 from moeviz.files import fitting, load_arrays
 from moeviz.layer import MoEFFN
 from moeviz.model import LanguageModel, ModelConfig
-from moeviz.routing import Plan, RouteContext
+from moeviz.routing import Plan, RouteContext, SoftPlan
 from moeviz.routing.token_choice import TokenChoice, Weighting
 from moeviz.snapshot import Anatomy, Trace
 from moeviz.tokenizer import Tokenizer
@@ -44,11 +44,16 @@ def trace_text(
     model: LanguageModel, tokenizer: Tokenizer, text: str, *, meta: dict[str, Any] | None = None
 ) -> Trace:
     """The routing of a text. Raises ValueError on an empty text, a text of more than MAX_TOKENS
-    tokens, and a model without MoE layers."""
+    tokens, and a model without MoE layers or with soft ones."""
     layers = moe_layers(model)
     tokens_S = encode(tokenizer, text)
     out = model.eval()(tokens_S[None].to(model.head.weight.device))
     routes = [out.routes[layer] for layer in layers]
+    if any(isinstance(route.plan, SoftPlan) for route in routes):
+        raise ValueError(
+            "This model's router is a soft one and sends no token to an expert: its experts read "
+            "mixtures of all tokens, so there is no route to trace."
+        )
     chosen = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
     return Trace(
         tokens=tuple(tokenizer.pieces(tokens_S.numpy())),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from moeviz import __version__, cli, doctor
+from moeviz.experiments import EXPERIMENTS
 from moeviz.files import load_arrays
 from moeviz.paths import data_path
 from moeviz.trainer import Trainer
@@ -238,6 +239,8 @@ def test_a_diverged_run_is_explained_and_kept(train, tmp_path, capsys):
         (["--option", "weighting"], "--option takes NAME=VALUE"),
         (["--option", "scale=big"], "cannot take these values"),
         (["--router", "oracle"], "There is no router 'oracle'"),
+        (["--capacity-factor", "0"], "capacity factor must be a positive number, got 0.0"),
+        (["--router", "soft_moe", "--capacity-factor", "1"], "has no assignments to drop"),
         (["--num-shared", "-1"], "num_shared must be 0 or more, got -1."),
         (["--backend", "gpu"], "backend must be one of"),
         (["--save-every", "0"], "--save-every must be at least 1, got 0."),
@@ -384,7 +387,7 @@ def test_the_help_of_train_names_every_option(capsys):
 def test_experiments_are_listed_each_in_one_line(capsys):
     assert cli.main(["experiment"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["tokenizer", "start_here", "race"]
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
     assert all(len(line.split()) > 4 for line in lines)
 
 

@@ -60,7 +60,7 @@ class MixtureOfDepths(LinearRouter):
         nn.init.normal_(self.depth_D, std=INIT_STD)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
-        depth_T = x_TD @ self.depth_D.to(x_TD.dtype)
+        depth_T = F.linear(x_TD, self.depth_D[None].to(x_TD.dtype))[:, 0]
         check_finite(depth_T[:, None])
         chosen_T = self._largest(depth_T.detach(), context.sequence)
         goes_T = chosen_T if context.training else depth_T > 0
@@ -98,3 +98,6 @@ class MixtureOfDepths(LinearRouter):
 
     def active_experts(self, seq_len: int) -> float:
         return self.capacity_factor * self.top_k
+
+    def flops(self, seq_len: int) -> float:
+        return super().flops(seq_len) + 2.0 * self.d_model

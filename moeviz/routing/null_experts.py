@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, topk_lower_index
+from moeviz.routing.base import INIT_STD, Gate, LinearRouter, topk_lower_index
 from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
 
 
@@ -42,7 +42,7 @@ class NullExperts(LinearRouter):
             )
         self.zero, self.copy, self.constant = zero, copy, constant
         self.null_ZD = nn.Parameter(torch.empty(zero + copy + constant, d_model))
-        nn.init.normal_(self.null_ZD, std=self.weight_ED.std().item() or 0.02)
+        nn.init.normal_(self.null_ZD, std=INIT_STD * self.gate.init_scale)
         self.mix_c2D = nn.Parameter(torch.zeros(constant, 2, d_model))
         self.value_cD = nn.Parameter(torch.zeros(constant, d_model))
 
@@ -91,3 +91,7 @@ class NullExperts(LinearRouter):
     def active_experts(self, seq_len: int) -> float:
         """At an even load; what a trained model really uses is in its stats."""
         return self.top_k * self.num_experts / (self.num_experts + self.null_ZD.shape[0])
+
+    def flops(self, seq_len: int) -> float:
+        """Scores of all E + Z, and per constant expert its two mixing scores and its vector."""
+        return 2.0 * self.d_model * (self.num_experts + len(self.null_ZD) + 3 * self.constant)
