@@ -13,7 +13,7 @@ KERNELS = ROOT / "kernels" / "moeviz_kernels"
 
 # A room is a file or a folder of moeviz/. It may import from its own floor and from those below.
 FLOORS = [
-    {"machine", "paths", "files", "provenance", "snapshot", "metrics", "arithmetic"},
+    {"machine", "paths", "files", "provenance", "snapshot", "metrics", "published", "arithmetic"},
     {"domains", "sources", "tokenizer", "corpus", "routing"},
     {"backend"},
     {"experts"},

@@ -1,0 +1,72 @@
+"""What papers report of pairs of routers, and whether a recorded comparison says the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Student's t for 95 % both sides, by degrees of freedom: seeds are few.
+T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` has the lower loss than `worse` (names of the arms of `experiment routers`), as
+    `source` reports with its figures."""
+
+    better: str
+    worse: str
+    source: str
+
+
+MIXTRAL, OLMOE = "token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)"
+DEEPSEEK = "shared and fine-grained (DeepSeekMoE)"
+DEEPSEEK_TABLE = "DeepSeekMoE (2401.06066) table 1, Pile loss"
+REMOE_TABLE = "ReMoE (2412.14711) table 2, mean accuracy"
+CLAIMS = (
+    Claim("hash, random", "dense", f"{DEEPSEEK_TABLE}: 1.932 against 2.060"),
+    Claim("Switch", "hash, random", f"{DEEPSEEK_TABLE}: 1.881 against 1.932"),
+    Claim("GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881"),
+    Claim(DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867"),
+    Claim(MIXTRAL, DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse"),
+    Claim("expert choice", "dense", f"{REMOE_TABLE}: 38.53 against 38.20"),
+    Claim(MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53"),
+    Claim("ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67"),
+    Claim(
+        "sign bias, no loss",
+        "token choice, sigmoid",
+        "loss-free balancing (2408.15664) table 2, perplexity: 9.50 against 9.56",
+    ),
+    Claim("hash, random", OLMOE, "Hash layers (2106.04426): on par with or better than learned"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim beside our figures: difference = better's minus worse's validation loss (nats per
+    token, negative where the claim holds), mean and standard deviation over paired seeds."""
+
+    claim: Claim
+    mean: float
+    sd: float
+    seen: str
+
+
+def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
+    """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the 95 %
+    interval of the paired difference (Student's t) lies on one side of zero, else "open"."""
+    arms = recorded["arms"]
+    found = []
+    for claim in CLAIMS:
+        better, worse = (
+            np.array(arms[name]["validation_loss"]["values"])
+            for name in (claim.better, claim.worse)
+        )
+        gap = better - worse
+        mean, sd = float(gap.mean()), float(gap.std(ddof=1)) if len(gap) > 1 else float("nan")
+        reach = T_95.get(len(gap) - 1, 1.96) * sd / len(gap) ** 0.5
+        seen = "agrees" if mean + reach < 0 else "disagrees" if mean - reach > 0 else "open"
+        found.append(Verdict(claim, mean, sd, seen))
+    return found

@@ -1,0 +1,65 @@
+"""Published orders are told from ours by paired seeds, and only where the interval says so."""
+
+from xml.etree import ElementTree
+
+import pytest
+import scipy.stats
+
+from moeviz.experiments.routers import ARMS, DENSE
+from moeviz.pictures.published import published
+from moeviz.published import CLAIMS, T_95, verdicts
+
+
+def recorded(values):
+    """values: name -> losses by seed; 3.0 for all others."""
+    seeds = len(next(iter(values.values())))
+    names = {name for claim in CLAIMS for name in (claim.better, claim.worse)}
+    arms = {n: {"validation_loss": {"values": values.get(n, [3.0] * seeds)}} for n in names}
+    return {"arms": arms}
+
+
+def test_every_claim_is_about_arms_that_are_recorded():
+    for claim in CLAIMS:
+        assert {claim.better, claim.worse} <= {DENSE, *ARMS}
+        assert claim.better != claim.worse and claim.source
+
+
+@pytest.mark.parametrize("freedom", T_95)
+def test_the_intervals_are_students(freedom):
+    assert T_95[freedom] == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "seen"),
+    [
+        ([2.9, 2.91, 2.89, 2.9, 2.9], "agrees"),
+        ([3.1, 3.11, 3.09, 3.1, 3.1], "disagrees"),
+        ([2.8, 3.1, 2.9, 3.05, 3.0], "open"),
+        ([3.0, 3.0, 3.0, 3.0, 3.0], "open"),
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side_of_zero(ours, seen):
+    claim = CLAIMS[0]
+    found = verdicts(recorded({claim.better: ours, claim.worse: [3.0] * 5}))[0]
+    assert (found.claim, found.seen) == (claim, seen)
+    assert found.mean == pytest.approx(sum(ours) / 5 - 3.0)
+    interval = scipy.stats.ttest_1samp([v - 3.0 for v in ours], 0).pvalue
+    assert (interval < 0.05) == (seen != "open")
+
+
+def test_seeds_are_compared_in_pairs():
+    """Both vary by 0.5 between seeds, their difference by nothing."""
+    claim = CLAIMS[0]
+    worse = [3.0, 3.5, 2.5, 3.2, 2.9]
+    better = [v - 0.01 - 1e-4 * i for i, v in enumerate(worse)]
+    assert verdicts(recorded({claim.better: better, claim.worse: worse}))[0].seen == "agrees"
+
+
+def test_the_picture_and_its_table_say_the_same():
+    claim = CLAIMS[0]
+    picture = published(recorded({claim.better: [2.9, 2.91, 2.9], claim.worse: [3.0, 3.0, 3.0]}))
+    assert "agree with 1, disagree with 0" in picture.summary
+    assert picture.rows[0] == (
+        claim.better, claim.worse, claim.source, "-0.097 ± 0.006", "agrees"
+    )  # fmt: skip
+    ElementTree.fromstring(picture.svg)
