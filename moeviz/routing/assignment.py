@@ -26,6 +26,7 @@ class Base(LinearRouter):
     """
 
     causal = False
+    fills_experts = True
     substitute = "outside training each token takes its best expert (the paper's own rule)"
 
     def __init__(
@@ -77,6 +78,7 @@ class Sinkhorn(LinearRouter):
     """
 
     causal = False
+    fills_experts = True
     substitute = "outside training each token takes its largest logits (as in Megatron-LM)"
 
     def __init__(

@@ -161,7 +161,12 @@ class Gate:
 
 
 class LinearRouter(BaseRouter):
-    """A router whose scores start from logits_TE = x W^T / temperature."""
+    """A router whose scores start from logits_TE = x W^T / temperature.
+
+    fills_experts: whether the rule gives every expert its tokens whatever they score.
+    """
+
+    fills_experts: ClassVar[bool] = False
 
     def __init__(self, d_model: int, num_experts: int, top_k: int, gate: Gate) -> None:
         super().__init__(d_model, num_experts, top_k)
@@ -204,8 +209,13 @@ class LinearRouter(BaseRouter):
             )
 
     def kill(self, expert: int) -> None:
-        """Let an expert get no token from now on. ValueError where it does not exist, and where
-        fewer than K would be left."""
+        """Let an expert get no token from now on. ValueError where it does not exist, where fewer
+        than K would be left, and where the rule fills every expert all the same."""
+        if self.fills_experts:
+            raise ValueError(
+                f"{type(self).__name__} gives every expert its share of tokens whatever they "
+                "score: none can be taken away."
+            )
         if not 0 <= expert < self.num_experts:
             raise ValueError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}.")
         alive = self.num_experts - int((self.killed_E.sum() + ~self.killed_E[expert]).item())

@@ -30,6 +30,7 @@ class ExpertChoice(LinearRouter):
     """
 
     causal = False
+    fills_experts = True
 
     def __init__(
         self,

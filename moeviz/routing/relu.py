@@ -49,7 +49,8 @@ class ReMoE(LinearRouter):
             num_tokens=len(x_TD),
             num_experts=self.num_experts,
         )
-        share_E = self.num_experts * plan.load() / (self.top_k * len(x_TD))
+        load_E = plan.load().to(weight_TE.dtype)
+        share_E = self.num_experts * load_E / (self.top_k * len(x_TD))
         losses = {"l1": self.strength * (share_E * weight_TE.mean(0)).sum()}
         return RouterOut(logits_TE, weight_TE, plan, losses, RouterStats.of(plan, weight_TE))
 
