@@ -22,6 +22,8 @@ class DenseMixture(LinearRouter):
     even and tokens decided, weighted by 0.01. It costs all E experts per token: no MoE saving.
     """
 
+    fills_experts = True
+
     def __init__(
         self,
         *,

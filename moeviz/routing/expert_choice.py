@@ -172,7 +172,10 @@ class ExpertThreshold(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
-        token_N, expert_N = (scores_TE >= self.threshold_E).nonzero(as_tuple=True)
+        passes_TE = scores_TE >= self.threshold_E
+        if self._any_killed:  # a killed expert's threshold falls to 0, and so do its scores
+            passes_TE = passes_TE & ~self.killed_E
+        token_N, expert_N = passes_TE.nonzero(as_tuple=True)
         plan = Plan.from_rows(
             token_N,
             expert_N,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
 from moeviz.routing.base import (
     INIT_STD,
+    KILLED,
     Gate,
     LinearRouter,
     check_finite,
@@ -50,6 +51,19 @@ class ExpertPrototyping(LinearRouter):
         }
         scores_TE = scores_TKe.flatten(1) / self.top_k
         return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+
+    def kill(self, expert: int) -> None:
+        """As LinearRouter; ValueError also for the last expert of a prototype."""
+        if 0 <= expert < self.num_experts and not alive_without(self, expert, self.top_k).all():
+            raise ValueError(f"Expert {expert} is the last of its prototype, which needs one.")
+        super().kill(expert)
+
+
+def alive_without(router: LinearRouter, expert: int, num_groups: int) -> Tensor:
+    """How many experts of each group would be left alive without one more, int64 [G]."""
+    alive_E = ~router.killed_E
+    alive_E[expert] = False
+    return alive_E.unflatten(0, (num_groups, -1)).sum(1)
 
 
 class Hierarchical(LinearRouter):
@@ -102,6 +116,9 @@ class Hierarchical(LinearRouter):
         group_TG = F.linear(x_TD, self.group_GD.to(x_TD.dtype)) / self.gate.temperature
         check_finite(group_TG)
         width, per_group = inside_TGe.shape[-1], self.top_k // self.top_groups
+        if self._any_killed:  # a group with too few left is closed
+            alive_G = (~self.killed_E).unflatten(0, (self.num_groups, -1)).sum(1)
+            group_TG = group_TG.masked_fill(alive_G < per_group, KILLED)
         chosen_Tg = topk_lower_index(group_TG, self.top_groups)
         weight_Tg = group_TG.gather(1, chosen_Tg).softmax(-1)
         open_Tge = inside_TGe.gather(1, chosen_Tg[..., None].expand(-1, -1, width))
@@ -127,3 +144,14 @@ class Hierarchical(LinearRouter):
 
     def flops(self, seq_len: int) -> float:
         return 2.0 * (self.num_experts + self.num_groups) * self.d_model
+
+    def kill(self, expert: int) -> None:
+        """As LinearRouter; ValueError also where fewer groups than needed could still be chosen."""
+        if 0 <= expert < self.num_experts:
+            alive_G = alive_without(self, expert, self.num_groups)
+            left = int((alive_G >= self.top_k // self.top_groups).sum())
+            if left < self.top_groups:
+                raise ValueError(
+                    f"Each token needs {self.top_groups} groups; {left} would be left."
+                )
+        super().kill(expert)

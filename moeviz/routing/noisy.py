@@ -60,4 +60,5 @@ def chosen_probability(clean_TE: Tensor, noisy_TE: Tensor, spread_TE: Tensor, to
     best_Tk = noisy_TE.topk(top_k + 1, dim=1).values
     inside_T1, outside_T1 = best_Tk[:, top_k - 1 : top_k], best_Tk[:, top_k : top_k + 1]
     bar_TE = torch.where(noisy_TE >= inside_T1, outside_T1, inside_T1)
-    return torch.special.ndtr((clean_TE - bar_TE) / spread_TE)
+    # A softplus goes down to 0, where neither the quotient nor its gradient is a number.
+    return torch.special.ndtr((clean_TE - bar_TE) / spread_TE.clamp(min=1e-6))

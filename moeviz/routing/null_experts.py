@@ -43,6 +43,7 @@ class NullExperts(LinearRouter):
         self.zero, self.copy, self.constant = zero, copy, constant
         self.null_ZD = nn.Parameter(torch.empty(zero + copy + constant, d_model))
         nn.init.normal_(self.null_ZD, std=INIT_STD * self.gate.init_scale)
+        self.null_ZD.requires_grad_(self.gate.learning == "learned")
         self.mix_c2D = nn.Parameter(torch.zeros(constant, 2, d_model))
         self.value_cD = nn.Parameter(torch.zeros(constant, d_model))
 
