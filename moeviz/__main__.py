@@ -6,4 +6,5 @@ import sys
 
 from moeviz.cli import main
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":  # a worker process imports this file too
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from moeviz.experiments.recording import balance_figures, mean_sd
 from moeviz.layer import MoEConfig
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.routing import Capacity
-from moeviz.train_config import TrainConfig, leave_a_core_free
+from moeviz.train_config import TrainConfig
 from moeviz.trainer import Trainer
 
 STEPS = 300
@@ -78,7 +78,6 @@ def _trainer(experts: MoEConfig, seed: int, steps: int, **training: float) -> Tr
 
 def run_capacity(arm: str, seed: int) -> dict[str, float]:
     """Train one arm; validation loss without a limit, and under the limit of training."""
-    leave_a_core_free()
     trainer = build_capacity(arm, seed)
     for _ in trainer:
         pass
@@ -96,7 +95,6 @@ def run_capacity(arm: str, seed: int) -> dict[str, float]:
 def run_leak(arm: str, seed: int) -> dict[str, float]:
     """Train one arm; its loss with the text at hand, as validation has it, and with each token
     predicted from the tokens before it alone, as generation has it."""
-    leave_a_core_free()
     trainer = build_leak(arm, seed)
     last = [result.loss for result in trainer][-50:]
     with_future, without = prefix_losses(trainer)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moeviz.files import write_atomically
+from moeviz.machine import cores
 from moeviz.metrics import (
     dead_experts,
     effective_experts,
@@ -88,23 +91,36 @@ def collect(
     seeds: int,
     on_step: Callable[[int, int], None],
 ) -> dict[str, list[Any]]:
-    """Every run with every seed, results by name. Finished ones are kept in `path` until all are
-    there, so that an interrupted recording of the same commit goes on where it was."""
+    """Every run with every seed, results by name; as many at a time as there are cores, each in a
+    process and with a thread of its own. Finished ones are kept in `path` until all are there, so
+    that an interrupted recording of the same commit goes on where it was."""
     results: dict[str, Any] = {}
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["commit"] == meta["commit"]:
             results = kept["results"]
     order = [(seed, name) for seed in range(seeds) for name in runs]
-    for done, (seed, name) in enumerate(order, start=1):
-        key = f"{seed} {name}"
-        if key not in results:
-            results[key] = runs[name](seed)
+    # Spawned: a forked process would inherit torch's threads half alive.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores(), context, initializer=_take_one_thread) as pool:
+        pending = {
+            pool.submit(runs[name], seed): f"{seed} {name}"
+            for seed, name in order
+            if f"{seed} {name}" not in results
+        }
+        for future in as_completed(pending):
+            results[pending[future]] = future.result()
             kept = {"commit": meta["commit"], "results": results}
             write_atomically(path, json.dumps(kept).encode())
-        on_step(done, len(order))
+            on_step(len(results), len(order))
     path.unlink(missing_ok=True)
     return {name: [results[f"{seed} {name}"] for seed in range(seeds)] for name in runs}
+
+
+def _take_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def write_json(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:

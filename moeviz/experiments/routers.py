@@ -15,7 +15,7 @@ from moeviz.model import ModelConfig
 from moeviz.train_config import TrainConfig, leave_a_core_free
 from moeviz.trainer import Trainer
 
-STEPS = 400
+STEPS = 300
 ACTIVE_WIDTH = 256
 TIMED_STEPS = 12
 
@@ -92,7 +92,6 @@ def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
 
 def run(name: str, seed: int) -> dict[str, float]:
     """Train one arm to the end; its figures on validation."""
-    leave_a_core_free()
     trainer = build(name, seed, load_corpus())
     for _ in trainer:
         pass
