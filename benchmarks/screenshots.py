@@ -30,6 +30,9 @@ PANELS = {
     "00_start_here": (".moeviz-route_text", []),
     "01_dense_vs_moe": (".moeviz-race", []),
     "02_inside_a_layer": (".moeviz-inside_layer", [".moeviz-next"] * 3),
+    "03_routing": (".moeviz-compare_routers", []),
+    "04_collapse": (".moeviz-collapse", []),
+    "05_capacity": (".moeviz-seats", []),
 }
 RACE = "01_dense_vs_moe"
 

@@ -111,6 +111,7 @@ class Cache:
 
     def __init__(self, num_layers: int) -> None:
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self.last_B1: Tensor | None = None  # the last token id of each sequence
 
     @property
     def length(self) -> int:
@@ -223,8 +224,13 @@ class LanguageModel(nn.Module):
         start = cache.length if cache is not None else 0
         rows_B = torch.arange(batch, device=tokens_BS.device)
         columns_S = torch.arange(start, start + seq_len, device=tokens_BS.device)
+        before_B1 = tokens_BS.new_full((batch, 1), -1)
+        if cache is not None:
+            before_B1 = before_B1 if cache.last_B1 is None else cache.last_B1
+            cache.last_B1 = tokens_BS[:, -1:]
         context = RouteContext(
             token_ids=tokens_BS.flatten(),
+            previous_ids=torch.cat((before_B1, tokens_BS[:, :-1]), dim=1).flatten(),
             sequence=rows_B[:, None].expand(batch, seq_len).flatten(),
             position=columns_S.expand(batch, seq_len).flatten(),
             training=self.training,

@@ -87,7 +87,8 @@ def build_router(
     """
     if name not in ROUTERS:
         raise ValueError(f"There is no router {name!r}; there is {', '.join(sorted(ROUTERS))}.")
-    own = [p for p in inspect.signature(ROUTERS[name]).parameters if p not in _SIZES]
+    parameters = inspect.signature(ROUTERS[name]).parameters
+    own = [p for p in parameters if p not in _SIZES]
     of_gate = _GATE if "gate" in own else ()
     allowed = [option for option in own if option != "gate"] + list(of_gate)
     if unknown := [option for option in options if option not in (*allowed, "gate")]:
@@ -95,9 +96,10 @@ def build_router(
             f"Router {name!r} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(allowed) or 'none'}."
         )
-    if gate := {option: options.pop(option) for option in of_gate if option in options}:
-        options["gate"] = Gate(**gate)
     try:
+        if gate := {option: options.pop(option) for option in of_gate if option in options}:
+            default = parameters["gate"].default
+            options["gate"] = dataclasses.replace(default or Gate(), **gate)
         router = ROUTERS[name](d_model=d_model, num_experts=num_experts, top_k=top_k, **options)
     except TypeError as error:  # a word where a number belongs
         raise ValueError(f"Router {name!r} cannot take these values: {error}.") from None

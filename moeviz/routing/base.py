@@ -38,6 +38,9 @@ class BaseRouter(nn.Module):
 
     def __init__(self, d_model: int, num_experts: int, top_k: int) -> None:
         super().__init__()
+        for name, size in (("d_model", d_model), ("num_experts", num_experts), ("top_k", top_k)):
+            if not isinstance(size, int):
+                raise ValueError(f"{name} must be a whole number, got {size!r}.")
         if d_model < 1:
             raise ValueError(f"d_model must be at least 1, got {d_model}.")
         if num_experts < 1:
@@ -83,7 +86,7 @@ class BaseRouter(nn.Module):
             raise ValueError(f"x_TD must be [T, {self.d_model}], got {tuple(x_TD.shape)}.")
         if len(x_TD) == 0:
             raise ValueError("There are no tokens to route: x_TD has 0 rows, at least 1 is needed.")
-        for name in ("token_ids", "sequence", "position", "mask"):
+        for name in ("token_ids", "sequence", "position", "previous_ids", "mask"):
             values_T = getattr(context, name)
             if values_T is None and name in self.needs:
                 raise ValueError(

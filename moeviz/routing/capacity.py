@@ -92,7 +92,11 @@ class WithCapacity(BaseRouter):
             return out
         assert isinstance(out.plan, Plan)
         share = self.top_k * out.stats.tokens / self.num_experts
-        plan, limit = limit_plan(out.plan, factor * share, self.capacity, context.sequence)
+        sequence_T = context.sequence
+        if sequence_T is not None and context.mask is not None:
+            # Padding holds no place: what is all padding is no sequence to share the room with.
+            sequence_T = torch.where(context.mask, sequence_T, sequence_T[context.mask][0])
+        plan, limit = limit_plan(out.plan, factor * share, self.capacity, sequence_T)
         stats = dataclasses.replace(out.stats, load=plan.load().long(), capacity=limit)
         return dataclasses.replace(out, plan=plan, stats=stats)
 
@@ -138,6 +142,7 @@ def limit_plan(
     rows_N = torch.arange(len(cell_N), device=cell_N.device)
     number_N[by_cell_N] = rows_N - first_C[cell_N[by_cell_N]]
     kept, lost = order_N[number_N < limit], order_N[number_N >= limit]
+    lost_M3 = torch.stack((token_N[lost], expert_N[lost], choice_N[lost]), dim=1)
     limited = Plan.from_rows(
         token_N[kept],
         expert_N[kept],
@@ -145,7 +150,7 @@ def limit_plan(
         num_tokens=num_tokens,
         num_experts=num_experts,
         choice_N=choice_N[kept],
-        dropped_M3=torch.stack((token_N[lost], expert_N[lost], choice_N[lost]), dim=1),
+        dropped_M3=torch.cat((plan.dropped.long(), lost_M3)),
     )
     return limited, limit
 

@@ -90,6 +90,8 @@ class Hash(BaseRouter):
 
     def _before(self, ids_T: Tensor, context: RouteContext) -> Tensor:
         """The id before each token in its sequence, -1 for a first one."""
+        if context.previous_ids is not None:
+            return context.previous_ids
         before_T = torch.cat((ids_T.new_full((1,), -1), ids_T[:-1]))
         if context.sequence is not None:
             starts_T = context.sequence[1:] != context.sequence[:-1]

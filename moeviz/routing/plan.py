@@ -20,13 +20,15 @@ class RouteContext:
     """What a router may know of the tokens besides their hidden states; every field is optional.
 
     token_ids, sequence, position: int64 [T] (hash routing, pools of tokens, capacity); without
-    sequence all tokens are one. mask: bool [T], True for real tokens; generator: the source of all
-    noise.
+    sequence all tokens are one. previous_ids: int64 [T], the id before each token, -1 for a first
+    one (bigram hashes, where the token before is not among these). mask: bool [T], True for real
+    tokens; generator: the source of all noise.
     """
 
     token_ids: Tensor | None = None
     sequence: Tensor | None = None
     position: Tensor | None = None
+    previous_ids: Tensor | None = None
     mask: Tensor | None = None
     training: bool = False
     step: int = 0
@@ -43,6 +45,7 @@ class RouteContext:
             token_ids=of(self.token_ids),
             sequence=of(self.sequence),
             position=of(self.position),
+            previous_ids=of(self.previous_ids),
             mask=None,
         )
 

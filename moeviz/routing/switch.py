@@ -11,6 +11,8 @@ from moeviz.routing.capacity import Capacity, Priority, WithCapacity
 from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
 from moeviz.routing.token_choice import TokenChoice
 
+SWITCH_GATE = Gate(jitter=0.01, init_scale=0.1)
+
 
 def switch(
     *,
@@ -20,7 +22,7 @@ def switch(
     capacity_factor: float = 1.25,
     eval_capacity_factor: float | None = None,
     priority: Priority = "position",
-    gate: Gate | None = None,
+    gate: Gate = SWITCH_GATE,
 ) -> WithCapacity:
     """Switch Transformers (Fedus et al. 2021, 2101.03961): one expert a token, weighted by its
     probability, first come first served; what finds no place passes by on the residual.
@@ -28,7 +30,6 @@ def switch(
     By default inputs are jittered by 1 % in training and the initial weights are a tenth of ours
     (their section 2.4). The paper has K = 1; a larger K is weighted and placed the same way.
     """
-    gate = gate or Gate(jitter=0.01, init_scale=0.1)
     router = TokenChoice(
         d_model=d_model, num_experts=num_experts, top_k=top_k, weighting="raw", gate=gate
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -69,7 +70,7 @@ class TokenChoice(LinearRouter):
                 raise ValueError(
                     f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}."
                 )
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"scale must be a positive number, got {scale}.")
         top_groups = num_groups if top_groups is None else top_groups
         check_groups(num_experts, num_groups, top_groups, top_k)
@@ -130,6 +131,20 @@ class TokenChoice(LinearRouter):
             return sequence_balancing_loss(share_TE, chosen_TE, context.sequence)
         load_E = expert_TK.flatten().bincount(minlength=self.num_experts)
         return load_balancing_loss(share_TE, load_E if self.past is None else self.past(load_E))
+
+    def kill(self, expert: int) -> None:
+        """As LinearRouter; ValueError also where a token's best groups could hold fewer than K."""
+        if 0 <= expert < self.num_experts:
+            alive_E = ~self.killed_E
+            alive_E[expert] = False
+            alive_G = alive_E.unflatten(0, (self.num_groups, -1)).sum(1)
+            fewest = int(alive_G.sort().values[: self.top_groups].sum())
+            if self.num_groups > 1 and fewest < self.top_k:
+                raise ValueError(
+                    f"A token's {self.top_groups} groups must hold {self.top_k} experts; "
+                    f"{fewest} would be left in some."
+                )
+        super().kill(expert)
 
     def post_step(self, stats: RouterStats) -> None:
         super().post_step(stats)
