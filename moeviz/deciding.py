@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +16,34 @@ from moeviz.model import LanguageModel
 from moeviz.routing import (
     BaseRouter,
     Capacity,
+    Gate,
     Plan,
     RouteContext,
+    RouterOut,
+    RouterStats,
     SoftPlan,
     build_router,
     leaking_tokens,
 )
+from moeviz.routing.base import LinearRouter
 from moeviz.routing.capacity import WithCapacity
 from moeviz.snapshot import Decision
 from moeviz.tokenizer import Tokenizer
 from moeviz.tracing import encode, moe_layers
 
 PROBE_CUTS = 6
+Rule = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Around work on tiny tensors: several threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -40,14 +58,18 @@ class Tokens:
     group: np.ndarray | None = None
 
 
+@one_thread()
 @torch.no_grad()
 def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int) -> Tokens:
     """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
-    the text is empty or too long, and where the layer has no experts."""
+    the text is empty or too long, and where the layer has no experts or its router no matrix."""
     if layer not in moe_layers(model):
         raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
     ids_S = encode(tokenizer, text)
     ffn = model.blocks[layer].ffn
+    router: Any = ffn.router.router if isinstance(ffn.router, WithCapacity) else ffn.router
+    if not hasattr(router, "weight_ED"):
+        raise ValueError(f"The layer's router is a {type(router).__name__}: it has no gate matrix.")
     seen: list[Tensor] = []
     hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
@@ -55,7 +77,7 @@ def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer:
     finally:
         hook.remove()
     pieces = tuple(tokenizer.pieces(ids_S.numpy()))
-    return Tokens(pieces, seen[0].cpu(), ffn.router.weight_ED.detach().cpu(), _context(ids_S))
+    return Tokens(pieces, seen[0].cpu(), router.weight_ED.detach().cpu(), _context(ids_S))
 
 
 def synthetic_tokens(
@@ -68,7 +90,7 @@ def synthetic_tokens(
         raise ValueError(
             f"num_tokens and num_experts must be at least 1, got {num_tokens} and {num_experts}."
         )
-    if skew < 0 or spread < 0:
+    if not (0 <= skew < np.inf and 0 <= spread < np.inf):
         raise ValueError(f"skew and spread must be 0 or more, got {skew} and {spread}.")
     rng = np.random.default_rng(seed)
     share_E = np.arange(1, num_experts + 1) ** -float(skew)
@@ -87,22 +109,70 @@ def _context(ids_T: Tensor) -> RouteContext:
     return RouteContext(ids_T, sequence=torch.zeros_like(position_T), position=position_T)
 
 
+class OwnRouter(LinearRouter):
+    """A router whose rule is one function, such as a learner writes: weight_TE = rule(scores_TE).
+
+    1. scores_TE = softmax over experts of x W^T
+    2. token t visits expert e where weight_te > 0, with that weight
+    Declared causal, for a rule is meant to look at each token alone; leaking_tokens tells whether
+    it does. ValueError where the rule fails, or gives anything but weights of 0 or more, [T, E].
+    """
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, rule: Rule, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.rule = rule
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        try:
+            weight_TE = self.rule(scores_TE.clone())
+        except Exception as error:  # whatever it raises is for its author to read
+            raise ValueError(f"Your router raised {type(error).__name__}: {error}.") from error
+        if not isinstance(weight_TE, Tensor) or weight_TE.shape != scores_TE.shape:
+            found = getattr(weight_TE, "shape", type(weight_TE).__name__)
+            found = list(found) if isinstance(found, torch.Size) else f"a {found}"
+            raise ValueError(
+                f"Your router must return a tensor of weights {list(scores_TE.shape)}, one for "
+                f"each token and expert; it returned {found}."
+            )
+        if not (weight_TE.is_floating_point() and bool((weight_TE >= 0).all())):
+            raise ValueError("Your router must return weights that are floats of 0 or more.")
+        token_N, expert_N = (weight_TE > 0).nonzero(as_tuple=True)
+        plan = Plan.from_rows(
+            token_N,
+            expert_N,
+            weight_TE[token_N, expert_N],
+            num_tokens=len(x_TD),
+            num_experts=self.num_experts,
+        )
+        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+
+
+@one_thread()
 def router_for(
-    tokens: Tokens, name: str, *, top_k: int, capacity: Capacity | None = None, **options: Any
+    tokens: Tokens,
+    name: str | Rule,
+    *,
+    top_k: int,
+    capacity: Capacity | None = None,
+    **options: Any,
 ) -> BaseRouter:
     """A router that scores these tokens by their own gate, whatever its rule makes of the scores:
-    so routers differ by rule alone. ValueError as build_router."""
+    so routers differ by rule alone. name: of ROUTERS, or the rule of an OwnRouter, whose options
+    are those of Gate. ValueError as build_router."""
     num_experts, d_model = tokens.gate_ED.shape
+    sizes = dict(d_model=d_model, num_experts=num_experts, top_k=top_k)
+    router: BaseRouter
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        router = build_router(
-            name,
-            d_model=d_model,
-            num_experts=num_experts,
-            top_k=top_k,
-            capacity=capacity,
-            **options,
-        )
+        torch.default_generator.manual_seed(0)  # of the CPU alone: a tenth of the time
+        if isinstance(name, str):
+            router = build_router(name, **sizes, capacity=capacity, **options)
+        else:
+            router = OwnRouter(**sizes, rule=name, gate=Gate(**options))
+            router = router if capacity is None else WithCapacity(router, capacity)
     inner: Any = router.router if isinstance(router, WithCapacity) else router
     with torch.no_grad():
         if hasattr(inner, "weight_ED"):
@@ -121,11 +191,20 @@ def router_for(
     return router
 
 
+@one_thread()
 @torch.no_grad()
 def decide(
-    router: BaseRouter, tokens: Tokens, *, label: str, training: bool = True, seed: int = 0
+    router: BaseRouter,
+    tokens: Tokens,
+    *,
+    label: str,
+    training: bool = True,
+    seed: int = 0,
+    cuts: int = PROBE_CUTS,
 ) -> Decision:
-    """What a router decides for the tokens, and which of its decisions look into the future."""
+    """What a router decides for the tokens, and which of its decisions look into the future, as
+    far as `cuts` of the text prove it (see leaking_tokens; 0: nothing is proven). meta: top_k;
+    training; substitute, the router's own; learned, its number of trained parameters."""
     context = dataclasses.replace(
         tokens.context, training=training, generator=torch.Generator().manual_seed(seed)
     )
@@ -139,6 +218,9 @@ def decide(
     else:
         weight_TE = out.plan.combine.sum(-1)
         visits_TE, dropped_TE = weight_TE > 0, torch.zeros_like(weight_TE, dtype=torch.bool)
+    leaks_T = torch.zeros(len(tokens.pieces), dtype=torch.bool)
+    if cuts:
+        leaks_T = leaking_tokens(router, tokens.x_TD, context, cuts=cuts, seed=seed)
     return Decision(
         label=label,
         tokens=tokens.pieces,
@@ -146,10 +228,16 @@ def decide(
         weight=weight_TE.numpy(),
         visits=visits_TE.numpy(),
         dropped=dropped_TE.numpy(),
-        leaks=leaking_tokens(router, tokens.x_TD, context, cuts=PROBE_CUTS, seed=seed).numpy(),
+        leaks=leaks_T.numpy(),
         load=out.stats.load.numpy(),
         demand=out.stats.demand.numpy(),
         places=out.stats.capacity,
         causal=router.causal,
         soft=isinstance(out.plan, SoftPlan),
+        meta={
+            "top_k": router.top_k,
+            "training": training,
+            "substitute": router.substitute,
+            "learned": sum(p.numel() for p in router.parameters() if p.requires_grad),
+        },
     )

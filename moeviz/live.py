@@ -92,6 +92,11 @@ class LiveRun:
         """One step of each learner, then pause."""
         self._commands.put(self._single_step)
 
+    def tell(self, action: Callable[[Learners], str]) -> None:
+        """Do something to the learners between two steps and show the sentence that it returns, or
+        that of its ValueError; training goes on if it went on."""
+        self._commands.put(lambda: self._obey(action))
+
     def reset(self, build: Callable[[], Learners]) -> None:
         """Throw the learners away and take those of a new build(); go on playing if it played."""
         self._commands.put(lambda: self._replace(build))
@@ -152,6 +157,14 @@ class LiveRun:
             self._report("finished", "Finished.")
         else:
             self._report("paused", "One step done.")
+
+    def _obey(self, action: Callable[[Learners], str]) -> None:
+        learners = self._ready()
+        try:
+            message = action(learners)
+        except ValueError as error:
+            message = str(error)
+        self._report("playing" if self._going else "paused", message)
 
     def _replace(self, build: Callable[[], Learners]) -> None:
         self._build, self._learners = build, None

@@ -6,6 +6,7 @@ counts; NaN where nothing counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,33 @@ def padding_waste(load_E: ArrayLike, capacity: int) -> float:
     if not capacity >= least:
         raise ValueError(f"capacity must be at least {least:g} to hold every load, got {capacity}.")
     return float(1 - load.sum() / (len(load) * capacity))
+
+
+def expected_drop_rate(share_E: ArrayLike, num_assignments: int, places: float) -> float:
+    """E[sum_e max(0, n_e - C)] / E[sum_e n_e], the share of assignments that is dropped on average
+    where each expert takes at most C = places and n_e ~ Binomial(N, share_e).
+
+    share_E: the chance that one of the N = num_assignments goes to each expert; it sums to 1. For
+    tokens with K distinct experts give N = T and the chance that a token visits each expert (sum
+    K): then this is their drop rate. Exact for independent tokens, whatever the priority.
+    """
+    share = _checked("share_E", share_E, 0, 1, np.float64)
+    if num_assignments < 1 or not places >= 0:
+        raise ValueError(
+            "num_assignments must be at least 1 and places at least 0, got "
+            f"{num_assignments} and {places}."
+        )
+    # log n! as a sum of logarithms: numpy has no log-gamma.
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, num_assignments + 1)))))
+    over = np.arange(math.floor(min(places, num_assignments)) + 1, num_assignments + 1)
+    rest = num_assignments - over
+    ways = log_factorial[-1] - log_factorial[over] - log_factorial[rest]
+    sure = share >= 1  # its log(1 - share) is not finite
+    open_E1 = np.where((share > 0) & ~sure, share, 0.5)[:, None]
+    chance_En = np.exp(ways + over * np.log(open_E1) + rest * np.log1p(-open_E1))
+    lost_E = (chance_En * (over - places)).sum(axis=1)
+    lost_E = np.where(sure, max(num_assignments - places, 0.0), np.where(share > 0, lost_E, 0.0))
+    return _ratio(lost_E.sum(), num_assignments * share.sum())
 
 
 def _probabilities(scores_TE: ArrayLike) -> np.ndarray:

@@ -12,6 +12,8 @@ from moeviz import exercises, metrics
 from moeviz.exercises import EXERCISES, check, dense_vs_moe, solution, start_here
 from moeviz.snapshot import Curve, Snapshot, Trace
 
+# Exercises of other notebooks have a test file of their own, test_exercises_*.py.
+HERE = [number for number in EXERCISES if number < "04"]
 SOURCES = sorted((Path(__file__).parents[1] / "notebooks" / "src").glob("*.md"))
 
 
@@ -80,7 +82,7 @@ def normalised(weight_TK):
 
 def solved(number):
     """The stated solution, as a learner would run it in the notebook."""
-    names = {"np": np, "metrics": metrics, "recorded": start_here.recorded()}
+    names = {"np": np, "torch": torch, "metrics": metrics, "recorded": start_here.recorded()}
     names["dense"], names["moe"] = dense_vs_moe.recorded()[:2]
     stated = EXERCISES[number].solution
     if not stated.startswith("def "):
@@ -90,7 +92,7 @@ def solved(number):
     return router(names[name]) if number == "02.3" else names[name]
 
 
-@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("number", HERE)
 @pytest.mark.parametrize("recordings", ["shipped", "known"])
 def test_the_stated_solution_passes(number, recordings, request, capsys):
     if recordings == "known":
@@ -191,12 +193,74 @@ WRONG = {
         (router(lambda self, x: self.gat(x)), "Your code raised AttributeError: "),
         (torch.nn.Module, "Your code raised TypeError: "),
     ],
+    "03.1": [
+        (["switch", "hash"], "one that can is missing: there, its thresholds come from earlier"),
+        (("hash", "expert_threshold"), "one that can is missing: there, first come, first served"),
+        (["switch", "hash", "expert_threshold", "gshard"], "gshard cannot: all first choices are"),
+        ({"expert_choice"}, "expert_choice cannot: an expert ranks all tokens of the text"),
+        (["soft_moe"], "soft_moe cannot: every slot is a mixture of all tokens"),
+        (["Switch"], "'Switch' is none of the six names."),
+        ("switch", "the answer is a list of names, each in quotes."),
+        ([1], "the answer is a list of names, each in quotes."),
+    ],
+    "03.2": [
+        (0, "every expert is filled, but nothing says that every token is taken."),
+        (5, "that is how many are served in the worst case."),
+        (32, "all experts may agree on the very same tokens: count those that are left then."),
+        (40, "every expert takes 5 tokens, so some are served."),
+        (20, "20 is too small."),
+        ("35", "the answer is one number, not '35'."),
+    ],
+    "03.3": [
+        (lambda r, x: False, "expert choice sees later tokens, and this did not catch it"),
+        (lambda r, x: True, "token choice was accused, though no token there knows of another"),
+        (lambda r, x: not r(x).equal(r(-2 * x)), "only rows before the cut may be compared."),
+        (lambda r, x: tampered(r, x, slice(0, 5)), "tokens so far was accused, though it knows"),
+        (lambda r, x: tampered(r, x, slice(-1, None)), "this did not catch it"),
+        (lambda r, x: r(x), "it must return True or False, not a Tensor."),
+        (lambda r: True, "Your code raised TypeError: "),
+        (True, "the answer is a function sees_later(route, x_TD)."),
+    ],
+    "03.4": [
+        (lambda s: careful(s, bar=0.0), "a second expert was taken, at a score of "),
+        (lambda s: careful(s, bar=1.0), "must be taken too: its score is above 0.3."),
+        (lambda s: careful(1 - s), "the best, must be taken."),
+        (lambda s: normalised(s * (s > 0.3)), "no finite numbers: is there a token without any?"),
+        (lambda s: careful(s, norm=False), "the weights sum to "),
+        (lambda s: careful(s, norm=None), "the weights sum to 1, but not in the ratio"),
+        (lambda s: careful(s.flip(1)).flip(1), "the lower number wins a tie: [0], not [3]."),
+        (lambda s: careful(s, keep=3, bar=0.3), "it took 3 experts; two are the most."),
+        (lambda s: careful(s).detach(), "the weights carry no gradient"),
+        (lambda s: s.topk(2), "it must return a tensor of weights [40, 6], as its scores are."),
+        (lambda s: s.nope, "Your code raised AttributeError: "),
+        (0.3, "the answer is a function careful(scores_TE)."),
+    ],
 }  # fmt: skip
 
 
 def both(found):
     weight_TK, expert_TK = found
     return expert_TK, normalised(weight_TK)
+
+
+def tampered(route, x_TD, rows):
+    """A probe that changes other rows than those behind a cut, and looks at the others."""
+    changed_TD = x_TD.clone()
+    changed_TD[rows] *= -2
+    same_T = (changed_TD == x_TD).all(1)
+    return not route(changed_TD)[same_T].equal(route(x_TD)[same_T])
+
+
+def careful(scores_TE, keep=2, bar=0.3, norm=True):
+    """Exercise 03.4, with its usual mistakes."""
+    best_TE, expert_TE = scores_TE.sort(dim=1, descending=True, stable=True)
+    best_TK, expert_TK = best_TE[:, :keep], expert_TE[:, :keep]
+    best_TK = torch.cat((best_TK[:, :1], best_TK[:, 1:] * (best_TK[:, 1:] > bar)), dim=1)
+    if norm is None:
+        best_TK = (best_TK > 0) / (best_TK > 0).sum(-1, keepdim=True) + 0 * best_TK
+    elif norm:
+        best_TK = normalised(best_TK)
+    return torch.zeros_like(scores_TE).scatter(1, expert_TK, best_TK)
 
 
 def last(curve):
@@ -215,14 +279,14 @@ def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, known, c
 
 
 def test_every_exercise_tells_at_least_three_wrong_answers_apart():
-    assert WRONG.keys() == EXERCISES.keys()
+    assert sorted(WRONG) == sorted(HERE)
     for number, cases in WRONG.items():
         distinct = {sentence for _, sentence in cases}
         # 02.2 is a choice between two words.
         assert len(distinct) >= (2 if number == "02.2" else 3)
 
 
-@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("number", HERE)
 def test_help_comes_in_order(number, known, capsys):
     exercise = EXERCISES[number]
     assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
@@ -259,7 +323,7 @@ def test_exercises_are_counted_apart(known, capsys):
     assert exercises._wrong == {"01.1": 2, "02.2": 1}
 
 
-@pytest.mark.parametrize("number", EXERCISES)
+@pytest.mark.parametrize("number", HERE)
 def test_the_solution_is_shown(number, capsys):
     solution(number)
     assert capsys.readouterr().out == EXERCISES[number].solution + "\n"

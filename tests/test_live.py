@@ -334,6 +334,48 @@ def test_the_history_of_a_long_run_is_bounded(stage):
         assert len(shot.curve) <= 11 and shot.curve.step[-1] == shot.step
 
 
+# --- telling the learners something ---
+
+
+def test_what_is_told_is_done_between_two_steps_and_training_goes_on(stage):
+    run = stage.live()
+    run.play()
+    wait_step(run, 3)
+    seen = []
+
+    def act(learners):
+        seen.append((threading.current_thread(), [t.step for t in learners.values()]))
+        learners["moe"].kill(0, 3)
+        return "Done."
+
+    run.tell(act)
+    wait(lambda: any(frame.message == "Done." for _, frame in run.frames), "the sentence")
+    told = next(frame for _, frame in run.frames if frame.message == "Done.")
+    assert told.status == "playing" and seen[0][0] is run._thread
+    at = run._learners["moe"].step
+    wait_step(run, at + 5)
+    run.pause()
+    wait_status(run, "paused")
+    load = run._learners["moe"].history.curve().load[:, 0, 3]
+    assert (load[seen[0][1][1] :] == 0).all()
+
+
+def test_what_is_told_to_a_paused_run_leaves_it_paused_and_a_refusal_is_said(stage):
+    run = stage.live()
+    run.step()
+    wait_status(run, "paused")
+
+    def refuse(learners):
+        raise ValueError("Not now.")
+
+    for action, message in ((lambda learners: "Done.", "Done."), (refuse, "Not now.")):
+        run.tell(action)
+        wait(lambda message=message: run.frame.message == message, message)
+        assert run.frame.status == "paused" and steps(run) == [1, 1]
+    run.play()
+    wait_step(run, 3)
+
+
 # --- autosave ---
 
 

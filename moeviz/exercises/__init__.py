@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.exercises import dense_vs_moe, inside_layer, start_here
+from moeviz.exercises import capacity, collapse, dense_vs_moe, inside_layer, routing, start_here
 from moeviz.exercises.exercise import Exercise
 
 __all__ = ["check", "solution"]
@@ -23,6 +23,18 @@ EXERCISES: dict[str, Exercise] = {
     "02.1": inside_layer.RENORMALISE,
     "02.2": inside_layer.TOP_ONE,
     "02.3": inside_layer.ROUTER,
+    "03.1": routing.CAUSAL_ONES,
+    "03.2": routing.UNSERVED,
+    "03.3": routing.PROBE,
+    "03.4": routing.CAREFUL,
+    "04.1": collapse.MAX_VIOLATION,
+    "04.2": collapse.FAILING,
+    "04.3": collapse.BIAS_RULE,
+    "04.4": collapse.BALANCING_LOSS,
+    "05.1": capacity.PLACES,
+    "05.2": capacity.TWO_TOKENS,
+    "05.3": capacity.CAUSAL,
+    "05.4": capacity.PRIORITY,
 }
 
 _wrong: dict[str, int] = {}

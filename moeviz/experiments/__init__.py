@@ -43,7 +43,7 @@ def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dic
 
 
 def _routers(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Every router at equal active FLOPs (10 to 15 minutes a seed)."""
+    """Every router at equal active FLOPs (5 minutes a seed on two cores)."""
     from functools import partial
 
     from moeviz.experiments.recording import collect, write_json
@@ -76,7 +76,7 @@ def _collapse(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) ->
 
 
 def _capacity(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Capacity factors, and expert choice's look into the future (4 minutes a seed)."""
+    """Capacity factors; expert choice's look ahead (2 minutes a seed on two cores)."""
     from functools import partial
 
     from moeviz.experiments.capacity import (
@@ -99,6 +99,20 @@ def _capacity(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) ->
     )
 
 
+def _routing(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """What every router decides for one text in the small model: what 03_routing opens on."""
+    from moeviz.experiments.routing import record
+
+    return record(out, meta)
+
+
+def _seats(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """The two decisions under a capacity that 05_capacity opens on."""
+    from moeviz.experiments.seats import record
+
+    return record(out, meta)
+
+
 def _means(arms: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """What is worth telling on a terminal."""
     return {
@@ -111,7 +125,9 @@ EXPERIMENTS = {
     "tokenizer": _tokenizer,
     "start_here": _start_here,
     "race": _race,
+    "routing": _routing,
     "routers": _routers,
     "collapse": _collapse,
     "capacity": _capacity,
+    "seats": _seats,
 }

@@ -3,75 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from moeviz.corpus import load_corpus
+from moeviz.experiments.cures import ARMS, Cures
 from moeviz.experiments.recording import balance_figures, compact, mean_sd
 from moeviz.layer import MoEConfig
 from moeviz.metrics import noise_floor
 from moeviz.model import ModelConfig
-from moeviz.routing.base import Learning
 from moeviz.snapshot import Snapshot
 from moeviz.train_config import TrainConfig, leave_a_core_free
 from moeviz.trainer import Trainer
 
 ACTIVE_WIDTH = 256
 STEPS = 300
-Chooser = Literal["token_choice", "expert_choice", "sinkhorn", "hash"]
-
-
-@dataclass(frozen=True)
-class Cures:
-    """What is switched on against collapse; all off is top-1 routing by raw softmax weight.
-
-    aux, z: weights of the load-balancing loss and the z-loss; scope: of the former. noise: standard
-    deviation on the logits in training. bias: rule of the selection bias ("sign" with a rate of
-    0.01). router: who chooses. shared: one expert of half the width for all tokens, and half the
-    width for the chosen ones, so that the FLOPs stay. learning: see routing.Gate. ValueError where
-    two of them exclude each other.
-    """
-
-    aux: float = 0.0
-    scope: Literal["batch", "sequence"] = "batch"
-    z: float = 0.0
-    noise: float = 0.0
-    bias: Literal["none", "sign", "quantile"] = "none"
-    router: Chooser = "token_choice"
-    shared: bool = False
-    learning: Learning = "learned"
-    num_experts: int = 16
-    top_k: int = 1
-
-    def __post_init__(self) -> None:
-        if self.router != "token_choice" and (self.aux or self.bias != "none"):
-            raise ValueError(
-                f"The {self.router.replace('_', ' ')} router balances in its own way: it takes no "
-                "balancing loss and no bias; switch them off or choose token choice."
-            )
-        if self.router == "hash" and (self.z or self.noise or self.learning != "learned"):
-            raise ValueError("A hash has no scores: switch z-loss, noise and learning off.")
-
-
-# What is recorded, by the name under which it is shown.
-ARMS = {
-    "nothing": Cures(),
-    "balancing loss 0.01": Cures(aux=0.01),
-    "balancing loss 0.1": Cures(aux=0.1),
-    "balancing loss 0.1 per sequence": Cures(aux=0.1, scope="sequence"),
-    "z-loss 0.001": Cures(z=1e-3),
-    "noise 1": Cures(noise=1.0),
-    "sign bias": Cures(bias="sign"),
-    "quantile bias": Cures(bias="quantile"),
-    "expert choice": Cures(router="expert_choice"),
-    "Sinkhorn": Cures(router="sinkhorn"),
-    "shared expert": Cures(shared=True),
-    "hash": Cures(router="hash"),
-    "frozen router": Cures(learning="frozen"),
-    "re-randomised router": Cures(learning="rerandomised"),
-}
 
 
 def collapse_model(cures: Cures) -> ModelConfig:
@@ -114,6 +62,17 @@ def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfi
 def build_collapse(cures: Cures, seed: int, steps: int = STEPS) -> Trainer:
     """The model under these cures, ready to train on the embedded corpus."""
     return Trainer(collapse_model(cures), collapse_training(cures, seed, steps), load_corpus())
+
+
+def resume_collapse(path: Path, cures: Cures, seed: int) -> Trainer | None:
+    """The training that was interrupted and saved there; None where there is none, or it is of
+    other cures, another seed or text, or damaged."""
+    try:
+        trainer = Trainer.resume(path, load_corpus())
+    except (OSError, ValueError):
+        return None
+    wanted = (collapse_model(cures), collapse_training(cures, seed))
+    return trainer if (trainer.model_config, trainer.config) == wanted else None
 
 
 def run(arm: str, seed: int) -> tuple[Snapshot, dict[str, float]]:

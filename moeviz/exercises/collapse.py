@@ -1,0 +1,173 @@
+"""Exercises of 04_collapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeviz.exercises.exercise import Exercise, number_near
+from moeviz.experiments.cures import recorded
+from moeviz.metrics import max_violation
+from moeviz.pictures.cures import BASE, failing
+
+EXPERTS, TOKENS, STEPS = 16, 1024, 300
+BOUND = 1.0  # MaxVio of a batch, mean of the last 50: the sign rule has 0.6, chance alone 0.3
+
+
+def _max_violation(answer: Any) -> str | None:
+    return number_near(
+        answer,
+        7,
+        {
+            8: "that is the largest load over the mean load; an even load must give 0.",
+            2: "that is how many experts are in effect.",
+            0: "the two are even among themselves, but the mean is over all 16 experts.",
+            15: "that is one expert taking all; here two share.",
+        },
+    )
+
+
+def _failing(answer: Any) -> str | None:
+    if not isinstance(answer, (list, tuple, set)) or not all(isinstance(n, str) for n in answer):
+        return "the answer is a list of names, spelt as in the picture."
+    arms, wanted = recorded()["arms"], failing(recorded())
+    for name in answer:
+        if name not in arms:
+            return f"no recorded setting is called '{name}'."
+        if name == BASE:
+            return f"'{BASE}' is no cure: it is what the cures are compared with."
+        if name not in wanted:
+            a = arms[name]
+            return f"under '{name}' {a['collapsed']} of {a['runs']} runs collapsed, not half."
+    missing = len(set(wanted) - set(answer))
+    if missing:
+        return f"{missing} more of the cures {'fail' if missing > 1 else 'fails'} as often."
+    return None
+
+
+def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
+    """Let the package's top-1 router choose among 16 experts, some of them favourites of all
+    tokens, and after each batch of 1,024 tokens replace its selection bias by
+    update(bias_E, load_E). Returns every batch's MaxVio and that of the last 50 batches together.
+    ValueError where update returns no bias."""
+    import torch
+
+    from moeviz.routing import RouteContext, build_router
+
+    generator = torch.Generator().manual_seed(0)
+    router = build_router(
+        "token_choice", d_model=EXPERTS, num_experts=EXPERTS, top_k=1, weighting="raw", bias="sign"
+    )
+    router.weight_ED.data = torch.eye(EXPERTS)
+    favour_E = torch.linspace(1.5, -1.5, EXPERTS)
+    loads = []
+    for _ in range(steps):
+        x_TD = torch.randn(TOKENS, EXPERTS, generator=generator) + favour_E
+        with torch.no_grad():
+            load_E = router(x_TD, RouteContext(training=True)).plan.load()
+        loads.append(load_E.numpy())
+        bias_E = update(router.bias.bias_E.clone(), load_E.float())
+        if not isinstance(bias_E, torch.Tensor) or bias_E.shape != (EXPERTS,):
+            shape = list(bias_E.shape) if isinstance(bias_E, torch.Tensor) else repr(bias_E)
+            raise ValueError(f"update must return the new bias, a tensor [{EXPERTS}], not {shape}")
+        if not torch.isfinite(bias_E).all():
+            raise ValueError("the bias it returns holds numbers that are not finite")
+        router.bias.bias_E.copy_(bias_E)
+    return [max_violation(load_E) for load_E in loads], max_violation(sum(loads[-50:]))
+
+
+def _bias_rule(answer: Any) -> str | None:
+    if not callable(answer):
+        return "the answer is a function update(bias_E, load_E)."
+    try:
+        each, together = simulate(answer)
+    except ValueError as error:
+        return f"{error}."
+    before, after = each[0], sum(each[-50:]) / 50
+    if after > BOUND and together < 0.5 * after:
+        return (
+            f"the load swings from batch to batch (MaxVio {after:.1f}, while 50 batches together "
+            f"have {together:.1f}): take smaller steps."
+        )
+    if after > 1.3 * before:
+        return f"MaxVio rises from {before:.1f} to {after:.1f}: the busy get busier. Mind the sign."
+    if after > 0.7 * before:
+        return f"MaxVio stays where it was: {before:.1f} at first, {after:.1f} after {STEPS} steps."
+    if after > BOUND:
+        return (
+            f"it is on its way, but too slow: MaxVio {before:.1f} at first, {after:.1f} after "
+            f"{STEPS} steps; at most {BOUND:g} is asked for."
+        )
+    return None
+
+
+def _balancing_loss(answer: Any) -> str | None:
+    import torch
+
+    from moeviz.routing.balance import load_balancing_loss
+
+    if not callable(answer):
+        return "the answer is a function balance(scores_TE, expert_T)."
+    generator = torch.Generator().manual_seed(0)
+    even_TE = torch.full((32, 8), 1 / 8, requires_grad=True)
+    value = answer(even_TE, torch.arange(32) % 8)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        return "it must return one number, as a tensor."
+    if abs(value.item() - 1) > 1e-4:
+        return f"on an even load with even scores it must give 1, this gives {value.item():.3f}."
+    for lean in (0.0, 3.0):
+        logits_TE = torch.randn(32, 8, generator=generator) + lean * torch.eye(8)[0]
+        scores_TE = logits_TE.softmax(-1).requires_grad_()
+        expert_T = (logits_TE.argmax(-1) + 1) % 8  # a bias may choose another than the best score
+        found, wanted = (
+            answer(scores_TE, expert_T),
+            load_balancing_loss(scores_TE, expert_T.bincount(minlength=8)),
+        )
+        if not found.requires_grad:
+            return "it carries no gradient: counts have none, the mean scores have."
+        if not torch.isclose(found, wanted, atol=1e-4):
+            return (
+                f"where experts are chosen unevenly it gives {found.item():.3f} instead of "
+                f"{wanted.item():.3f}: both the counts and the scores belong into it."
+            )
+        mine, theirs = (torch.autograd.grad(v, scores_TE)[0] for v in (found, wanted))
+        if not torch.allclose(mine, theirs, atol=1e-5):
+            return "its value is right, its gradient is not."
+    return None
+
+
+MAX_VIOLATION = Exercise(
+    _max_violation,
+    ("MaxVio = largest load / mean load - 1.", "The mean load is 1,024 / 16."),
+    "512 / 64 - 1",
+    "With two experts in effect out of 16, MaxVio can be 7 at the least: E / 2 - 1.",
+)
+FAILING = Exercise(
+    _failing,
+    (
+        "Read the column 'collapsed': at least half of the runs.",
+        "failing(recorded()) in moeviz.pictures.cures makes this list.",
+    ),
+    "failing(recorded())",
+    "Not all that is built into routers against instability is against imbalance.",
+)
+BIAS_RULE = Exercise(
+    _bias_rule,
+    (
+        "Who has more than the mean load must get less bias: what has the sign of mean - load?",
+        "bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
+    ),
+    "def update(bias_E, load_E):\n    return bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
+    "This is loss-free balancing (Wang et al. 2024): no gradient, and the weights never see it.",
+)
+BALANCING_LOSS = Exercise(
+    _balancing_loss,
+    (
+        "f_e is the share of tokens that chose e; P_e the mean of scores_TE[:, e].",
+        "torch.bincount(expert_T, minlength=E) / len(expert_T) is f.",
+    ),
+    "def balance(scores_TE, expert_T):\n"
+    "    num_experts = scores_TE.shape[1]\n"
+    "    share_E = torch.bincount(expert_T, minlength=num_experts) / len(expert_T)\n"
+    "    return num_experts * (share_E * scores_TE.mean(0)).sum()",
+    "Value and gradient are those of the package's load_balancing_loss.",
+)

@@ -1,0 +1,563 @@
+"""The panel of 03_routing, driven without a browser, and the recording that it opens on."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+
+from moeviz import panels
+from moeviz.deciding import decide, router_for, synthetic_tokens, text_tokens
+from moeviz.experiments import routing
+from moeviz.experiments.routing import LABELS, Settings, every_decision, recorded
+from moeviz.panels import reader
+from moeviz.panels.routers import MAX_TOKENS
+from moeviz.routing import ROUTERS, RouteContext, build_router
+from moeviz.tracing import load_model
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}} % + # ="
+SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03_routing.md"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_swallowed(monkeypatch, caplog):
+    def loud(self, *args, **kwargs):
+        for callback in list(self.callbacks):
+            callback(*args, **kwargs)
+
+    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+    yield
+    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
+
+
+@pytest.fixture(scope="module")
+def loaded_reader():
+    found = reader.Reader()
+    done = threading.Event()
+    found.load(done.set)
+    assert done.wait(60) and not found.error, found.error
+    return found
+
+
+@pytest.fixture(autouse=True)
+def a_reader(monkeypatch, loaded_reader, request):
+    given = reader.Reader() if "unloaded" in request.fixturenames else loaded_reader
+    monkeypatch.setattr("moeviz.panels.routers.READER", given)
+    return given
+
+
+@pytest.fixture
+def unloaded():
+    """Asks a_reader for a reader without a model."""
+
+
+def said(panel):
+    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
+
+
+def without_state(panel):
+    return re.sub('data-state="[^"]*"', "", panel.picture.value)
+
+
+def everything(panel):
+    controls = {name: control.value for name, control in panel.controls.items()}
+    return panel.picture.value, panel.state_box.value, controls
+
+
+def press(panel, *names):
+    for name in names:
+        button = panel.choice.buttons[name]
+        button.value = not button.value
+
+
+def wait(condition, what, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.005)
+
+
+# The recording.
+
+
+def test_every_router_has_a_label_and_is_recorded():
+    decisions, meta = recorded()
+    assert set(LABELS) == set(ROUTERS) == set(decisions)
+    labels = [label for label, _ in LABELS.values()]
+    assert len(set(labels)) == len(labels) and routing.OWN_LABEL not in labels
+    assert meta["command"].startswith("python -m moeviz experiment routing")
+    for name in ("commit", "date", "device", "versions"):
+        assert meta[name]
+
+
+def test_the_recording_is_what_the_shipped_model_does(loaded_reader):
+    decisions, meta = recorded()
+    tokens = text_tokens(
+        loaded_reader.model, loaded_reader.tokenizer, meta["text"], layer=meta["layer"]
+    )
+    for name, one in decisions.items():
+        now = routing.decision(tokens, name, Settings())
+        assert one.label == now.label and one.tokens == now.tokens and one.meta == now.meta
+        np.testing.assert_allclose(one.score, now.score, atol=1e-4, err_msg=name)
+        # Another machine may round a near tie the other way.
+        assert (one.visits == now.visits).all(1).mean() > 0.9, name
+        assert one.load.sum() == pytest.approx(now.load.sum(), abs=3), name
+
+
+@pytest.mark.parametrize("fault", ["cut", "foreign"])
+def test_a_damaged_recording_is_refused_in_one_sentence(tmp_path, fault):
+    file = tmp_path / "routing.safetensors"
+    decisions, meta = recorded()
+    if fault == "cut":
+        routing.save_decisions(file, decisions, meta)
+        file.write_bytes(file.read_bytes()[:5000])
+    else:
+        decisions["hash"].save(file)
+    with pytest.raises(ValueError, match=r"not a readable|is of the kind 'decision'"):
+        routing.load_decisions(file)
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    decisions, meta = recorded()
+    routing.save_decisions(tmp_path / "some.safetensors", decisions, meta)
+    again, same = routing.load_decisions(tmp_path / "some.safetensors")
+    assert same == meta and list(again) == list(decisions)
+    for name, one in decisions.items():
+        for key, value in vars(one).items():
+            np.testing.assert_array_equal(value, getattr(again[name], key))
+
+
+# What the notebook says.
+
+
+def test_what_03_says_of_all_routers(loaded_reader):
+    model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
+    tokens = text_tokens(model, tokenizer, routing.TEXT, layer=2)
+    by_name = dict(zip(LABELS, every_decision(tokens), strict=True))
+
+    def those(condition):
+        return {name for name, one in by_name.items() if condition(one)}
+
+    assert those(lambda d: d.dropped.any()) == {"switch", "gshard", "st_moe"}
+    assert those(lambda d: not d.visits.any(1).all()) == {
+        "switch", "gshard", "st_moe", "expert_choice", "expert_threshold", "remoe",
+        "mixture_of_depths",
+    }  # fmt: skip
+    assert those(lambda d: d.leaks.any()) == {
+        "gshard", "st_moe", "expert_choice", "base", "sinkhorn", "soft_moe", "mixture_of_tokens",
+        "mixture_of_depths", "sequence_level",
+    }  # fmt: skip
+    assert those(lambda d: not d.causal) == those(lambda d: d.leaks.any())
+    assert those(lambda d: not d.meta["learned"]) == {"hash"}
+    even = those(lambda d: d.load.min() == d.load.max())
+    assert even == {
+        "expert_choice", "expert_threshold", "soft_moe", "mixture_of_tokens", "dense_mixture",
+    }  # fmt: skip
+
+
+def test_what_03_says_of_its_panel():
+    decisions, _ = recorded()
+    top, switch, choice, hashed = (decisions[n] for n in panels.CompareRouters().choice.chosen)
+    assert not top.dropped.any() and len(set(top.load.tolist())) > 3
+    assert switch.dropped.any() and not switch.visits[switch.dropped.any(1)].any()
+    counts = choice.visits.sum(1)
+    assert choice.load.min() >= choice.load.max() - 1 and {0, 2} <= set(counts.tolist())
+    assert choice.leaks.mean() > 0.3
+    for piece in set(hashed.tokens):
+        same = np.array(hashed.tokens) == piece
+        assert (hashed.visits[same] == hashed.visits[same][0]).all()
+
+
+def test_temperature_never_changes_the_choice_of_top_k(loaded_reader):
+    model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
+    tokens = text_tokens(model, tokenizer, routing.TEXT, layer=1)
+    cold, warm = (
+        routing.decision(tokens, "token_choice", Settings(top_k=2, temperature=t)) for t in (0.5, 4)
+    )
+    assert (cold.visits == warm.visits).all() and not np.allclose(cold.weight, warm.weight)
+
+
+def test_the_right_answers_of_03_1_are_the_causal_routers():
+    from moeviz.exercises.routing import AHEAD, CAUSAL
+
+    assert {*AHEAD, *CAUSAL} == set(re.findall(r"`(\w+)`", SOURCE.read_text("utf-8"))) & set(
+        ROUTERS
+    )
+    for name in (*AHEAD, *CAUSAL):
+        assert build_router(name, d_model=8, num_experts=4, top_k=2).causal == (name in CAUSAL)
+
+
+def test_expert_choice_can_leave_as_many_without_an_expert_as_03_2_says():
+    router = build_router("expert_choice", d_model=8, num_experts=8, top_k=1)
+    with torch.no_grad():
+        router.weight_ED.zero_()
+    out = router(torch.randn(40, 8), RouteContext(training=True))
+    assert 40 - len(out.plan.token.unique()) == 35
+
+
+# The panel.
+
+
+def test_it_opens_without_torch_and_well_within_3_seconds():
+    code = """
+import json, sys, time
+started = time.process_time()
+from moeviz import panels
+panel = panels.CompareRouters()
+panel._repr_mimebundle_()
+for name in panel.choice.names[4:]:  # every router of the recording, without torch
+    panel.choice.value = f"token_choice,{name}"
+took = time.process_time() - started
+print(json.dumps([took, "torch" in sys.modules, panel.picture.value[:4], panel.status.value]))
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    took, has_torch, picture, status = json.loads(run.stdout)
+    assert took < 2.5 and not has_torch
+    assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
+
+
+def test_nothing_moves_by_itself_on_opening():
+    threads = threading.active_count()
+    panel = panels.CompareRouters()
+    before = everything(panel)
+    time.sleep(0.05)
+    assert everything(panel) == before and threading.active_count() == threads
+
+
+SYNTHETIC = {"source": "synthetic"}
+MOVES = [
+    {"routers": "base,sinkhorn,remoe"},
+    {"source": "synthetic"},
+    {"mode": "outside"},
+    {"text": "another text"},
+    {"layer": 2},
+    {"top_k": 2},
+    {"top_k": 2, "temperature": 4.0},
+    {"noise": 1.5},
+    {"capacity": "0.5"},
+    {"noise": 2.0, "seed": 3},
+    SYNTHETIC | {"skew": 2.0},
+    SYNTHETIC | {"tokens": 12},
+    SYNTHETIC | {"seed": 5},
+]
+
+
+@pytest.mark.parametrize("values", MOVES)
+def test_every_control_changes_the_picture_and_the_state(values):
+    panel = panels.CompareRouters()
+    *before, last = values
+    for name in before:
+        panel.controls[name].value = values[name]
+    old = panel.picture.value, without_state(panel), panel.state_box.value
+    panel.controls[last].value = values[last]
+    new = panel.picture.value, without_state(panel), panel.state_box.value
+    assert all(a != b for a, b in zip(old, new, strict=True))
+    assert panel.state_box.value == panel.state
+    assert ElementTree.fromstring(panel.picture.value).get("data-state") == panel.state
+    assert "moeviz-unexpected" not in panel.status.value
+
+
+def test_every_control_is_tried_above():
+    assert {n for values in MOVES for n in values} == set(panels.CompareRouters().controls)
+
+
+def test_only_the_controls_of_the_source_are_shown():
+    panel = panels.CompareRouters()
+
+    def hidden():
+        return {n for n, c in panel.controls.items() if c.layout.display == "none"}
+
+    assert hidden() == {"skew", "tokens"}
+    panel.controls["source"].value = "synthetic"
+    assert hidden() == {"text", "layer"}
+    panel.state = "compare_routers?source=text"
+    assert hidden() == {"skew", "tokens"}
+
+
+def test_two_to_four_routers_are_down_and_anything_else_is_refused_in_a_sentence():
+    panel = panels.CompareRouters()
+    press(panel, "hash", "switch")
+    assert panel.choice.chosen == ("token_choice", "expert_choice")
+    before = everything(panel)
+    press(panel, "token_choice")
+    assert said(panel) == "At least 2 routers are compared; choose another one first."
+    assert everything(panel) == before and panel.choice.buttons["token_choice"].value
+    press(panel, "base", "soft_moe")
+    assert panel.choice.chosen == ("token_choice", "expert_choice", "base", "soft_moe")
+    before = everything(panel)
+    press(panel, "remoe")
+    assert said(panel) == "At most 4 routers fit side by side; take one out first."
+    assert everything(panel) == before and not panel.choice.buttons["remoe"].value
+    press(panel, "base", "remoe")
+    labels = panel._drawn.columns[2:]
+    assert labels == ("Top-K", "Expert choice", "Soft MoE", "ReMoE")
+
+
+STATES = [
+    {"text": NASTY, "layer": 0, "top_k": 3, "routers": "hash,remoe"},
+    {"source": "synthetic", "skew": 1.7, "tokens": 9, "seed": 12, "noise": 0.3},
+    {"mode": "outside", "capacity": "2", "temperature": 0.25},
+]
+
+
+@pytest.mark.parametrize("values", STATES)
+def test_a_state_reproduces_the_picture_in_another_panel(values):
+    first, second, third = (panels.CompareRouters() for _ in range(3))
+    for name, value in values.items():
+        first.controls[name].value = value
+    second.state_box.value = first.state_box.value
+    assert everything(second) == everything(first)
+    third.state_box.value = f"  {first.state_box.value}\n"
+    assert everything(third) == everything(first)
+    down = [name for name, button in third.choice.buttons.items() if button.value]
+    assert set(down) == set(first.choice.chosen)
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ("race?routers=x", "begin with 'compare_routers?', this one with 'race'"),
+        ("compare_routers?top_k=2&routers=hash", "At least 2 routers are compared"),
+        ("compare_routers?top_k=2&routers=", "At least 2 routers are compared"),
+        (
+            "compare_routers?routers=hash,base,remoe,switch,gshard&top_k=2",
+            "At most 4 routers fit side by side",
+        ),
+        ("compare_routers?top_k=2&routers=hash,hash", "A router can stand there only once."),
+        ("compare_routers?top_k=2&routers=hash,own", "There is no router 'own' here; there is"),
+        ("compare_routers?top_k=9&seed=1", "top_k must lie in 1 to 4, got 9"),
+        ("compare_routers?seed=1&skew=x", "skew must be a number, got 'x'"),
+        ("compare_routers?seed=1&capacity=3", "capacity must be one of none, 0.5"),
+        ("compare_routers?seed=1&depth=3", "has no depth; it has routers, source"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, sentence):
+    panel = panels.CompareRouters()
+    before = everything(panel)
+    panel.state_box.value = state
+    assert sentence in said(panel) and everything(panel) == before
+    assert "unexpected" not in panel.status.value
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        panel.state = state
+
+
+def test_the_table_twin_follows_the_picture():
+    panel = panels.CompareRouters()
+    panel.show_table.value = True
+    for value in ("token_choice,base", "soft_moe,hash,remoe"):
+        panel.controls["routers"].value = value
+        table = ElementTree.fromstring(panel.table.value)
+        rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+        assert rows[0] == [str(c) for c in panel._drawn.columns]
+        assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
+    panel.show_table.value = False
+    assert panel.table.value == ""
+
+
+def test_a_nasty_text_is_shown_and_never_run():
+    panel = panels.CompareRouters()
+    panel.show_table.value = True
+    panel.controls["text"].value = NASTY
+    for value in (panel.picture.value, panel.table.value, panel.status.value):
+        assert "<script" not in value
+        ElementTree.fromstring(value)
+    assert "<" not in panel.state_box.value
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"text": ""}, "The text is empty; type a few words."),
+        ({"text": "half \ud83d"}, "half of a surrogate pair"),
+        ({"text": "a b " * 600}, "tokens; at most 512 fit, so give a shorter one."),
+        (
+            {"routers": "expert_prototyping,hash", "top_k": 3},
+            "Prototypes: top_k = 3 prototypes must divide num_experts = 8.",
+        ),
+    ],
+)
+def test_what_cannot_be_routed_gets_one_sentence(values, sentence):
+    panel = panels.CompareRouters()
+    for name, value in values.items():
+        picture = panel.picture.value
+        panel.controls[name].value = value
+    assert sentence in said(panel) and "unexpected" not in panel.status.value
+    assert panel.picture.value == picture
+    panel.controls["text"].value = "better"
+    panel.controls["top_k"].value = 1
+    assert panel.picture.value != picture and sentence not in said(panel)
+
+
+def test_a_long_text_is_cut_where_it_fits_and_that_is_said(loaded_reader):
+    panel = panels.CompareRouters()
+    panel.controls["text"].value = "one two three four five six seven eight nine ten. " * 5
+    assert f"The first {MAX_TOKENS} of " in said(panel)
+    assert sum(row[0] != "" for row in panel._drawn.rows) == MAX_TOKENS
+    # The hidden states of the first tokens are those of the shorter text: the model is causal.
+    model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
+    whole, part = (
+        text_tokens(model, tokenizer, text, layer=1).x_TD for text in ("a cat and a dog", "a cat")
+    )
+    torch.testing.assert_close(whole[: len(part)], part, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        ({"temperature": 2.0}, "Temperature and noise do not reach Hash."),
+        ({"noise": 1.0, "mode": "outside"}, "Noise is for training."),
+        ({"capacity": "1", "mode": "outside"}, "Outside training nothing is dropped."),
+        ({"source": "synthetic"}, "c3: a token of cluster 3, which expert 3 suits best."),
+    ],
+)
+def test_a_setting_that_does_nothing_is_named(values, note):
+    panel = panels.CompareRouters()
+    for name, value in values.items():
+        panel.controls[name].value = value
+    assert note in said(panel) and note in html.unescape(panel.picture.value)
+
+
+def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded, monkeypatch):
+    held, begun = threading.Event(), []
+
+    def slow(*args):
+        begun.append(args)
+        assert held.wait(20)
+        return load_model(*args)
+
+    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+    panel = panels.CompareRouters()
+    picture = panel.picture.value
+    for text in ("first", "first second"):
+        panel.controls["text"].value = text
+        assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
+    held.set()
+    wait(lambda: panel.picture.value != picture, "the picture of the own text")
+    wait(lambda: "Loading" not in said(panel), "the sentence about it")
+    pieces = [row[1] for row in panel._drawn.rows if row[0] != ""]
+    assert len(begun) == 1 and "".join(pieces).replace("·", " ").strip() == "first second"
+
+
+def test_synthetic_tokens_do_without_a_model_that_cannot_be_loaded(unloaded, monkeypatch, tmp_path):
+    monkeypatch.setattr("moeviz.panels.reader.data_path", lambda *parts: tmp_path / "gone")
+    panel = panels.CompareRouters()
+    picture = panel.picture.value
+    panel.controls["text"].value = "own"
+    wait(lambda: "The small model could not be loaded" in said(panel), "the refusal")
+    assert panel.picture.value == picture
+    panel.controls["source"].value = "synthetic"
+    assert panel.picture.value != picture and "unexpected" not in panel.status.value
+
+
+# A router of one's own.
+
+
+def upside_down(scores_TE):
+    return torch.zeros_like(scores_TE).scatter(1, scores_TE.argmin(1, keepdim=True), 1.0)
+
+
+def crowd(scores_TE):
+    """Looks at all tokens: the best of each column."""
+    return scores_TE * (scores_TE == scores_TE.amax(0, keepdim=True))
+
+
+def test_ones_own_router_stands_beside_top_k_and_is_probed():
+    panel = panels.CompareRouters(own=crowd)
+    assert panel.choice.chosen == ("token_choice", "own") and panel.controls["top_k"].value == 2
+    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
+    assert panel._drawn.columns[3] == "Yours" and facts["sees later tokens"].startswith("yes")
+    panel = panels.CompareRouters(own=upside_down)
+    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
+    assert facts["sees later tokens"] == "no"
+    panel.controls["capacity"].value = "0.5"
+    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
+    assert facts["dropped"] != "nothing"
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (lambda s: 1 / 0, "Yours: Your router raised ZeroDivisionError: division by zero."),
+        (lambda s: s[:, :2], "must return a tensor of weights [34, 8]"),
+        (lambda s: None, "it returned a NoneType."),
+        (lambda s: s.argmax(1), "it returned [34]."),
+        (lambda s: s.long(), "must return weights that are floats of 0 or more."),
+        (lambda s: s - 0.5, "must return weights that are floats of 0 or more."),
+        (lambda s: s * float("nan"), "must return weights that are floats of 0 or more."),
+    ],
+)
+def test_a_rule_that_does_not_work_gets_one_sentence(rule, sentence):
+    panel = panels.CompareRouters(own=rule)
+    assert sentence in said(panel) and "unexpected" not in panel.status.value
+    panel.controls["routers"].value = "token_choice,hash"
+    assert sentence not in said(panel) and panel.picture.value.startswith("<svg")
+
+
+def test_the_real_layer_runs_a_router_of_ones_own(loaded_reader):
+    model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
+    tokens = text_tokens(model, tokenizer, routing.TEXT, layer=2)
+    layer = model.blocks[2].ffn
+    trained = layer.router
+
+    def top_two(scores_TE):
+        best_TK, expert_TK = scores_TE.topk(2)
+        weight_TK = best_TK / best_TK.sum(-1, keepdim=True)
+        return torch.zeros_like(scores_TE).scatter(1, expert_TK, weight_TK)
+
+    context = RouteContext()
+    wanted, _ = layer(tokens.x_TD, context)
+    try:
+        layer.router = router_for(tokens, top_two, top_k=2)
+        found, route = layer(tokens.x_TD, context)
+    finally:
+        layer.router = trained
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert len(route.plan.token) == 2 * len(tokens.pieces)
+
+
+def test_a_rule_may_work_in_place_and_on_ties():
+    tokens = synthetic_tokens(10, 4, skew=0, spread=0.0)
+
+    def in_place(scores_TE):
+        scores_TE[:, 1:] = 0
+        return scores_TE
+
+    one = decide(router_for(tokens, in_place, top_k=1), tokens, label="mine")
+    assert one.load.tolist() == [10, 0, 0, 0] and one.score[:, 1:].any()
+
+
+# Time.
+
+
+def test_computing_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        panel = panels.CompareRouters()
+        panel.controls["noise"].value = 1.0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("routers", ["token_choice,switch,expert_choice,hash", "gshard,base,sinkhorn,expert_choice"])  # fmt: skip # noqa: E501
+def test_a_move_costs_well_under_100_ms(routers):
+    panel = panels.CompareRouters()
+    panel.controls["routers"].value = routers
+    panel.controls["noise"].value = 0.1
+    costs = []
+    for step in range(2, 21):
+        begun = time.thread_time()  # of this thread: test machines are shared
+        panel.controls["noise"].value = step / 10
+        costs.append(time.thread_time() - begun)
+    assert np.percentile(costs, 95) < 0.1
