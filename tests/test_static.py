@@ -1,12 +1,16 @@
 """SVG to PNG: variables resolved, own fonts only, the same bytes every time."""
 
 import importlib.util
+import io
 import struct
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from moeviz.pictures.static import plain, png
+from moeviz.pictures.static import plain, png, smaller
+from moeviz.pictures.svg import Svg, expert_colour
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="60" height="20" viewBox="0 0 60 20">'
@@ -77,3 +81,24 @@ def test_without_resvg_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(ImportError, match="pip install resvg-py"):
         png(SVG)
+
+
+@needs_resvg
+def test_a_smaller_png_keeps_the_colours_of_areas():
+    """256 bars of cividis and the eight experts' colours, with text over them."""
+    svg = Svg(640, 80, "t", "d")
+    svg.heat(0, 0, 512, 20, np.linspace(0, 1, 200)[None])
+    for expert in range(8):
+        svg.rect(60 * expert, 30, 60, 20, expert_colour(expert))
+        svg.text(60 * expert, 70, f"expert {expert}")
+    large = png(svg.close())
+    small = smaller(large)
+    assert len(small) < len(large)
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+        for data in (large, small)
+    )
+    colours, count = np.unique(before.reshape(-1, 3), axis=0, return_counts=True)
+    for colour in colours[count > 150]:
+        assert np.abs(after[(before == colour).all(-1)] - colour).max() <= 2
+    assert smaller(large) == small

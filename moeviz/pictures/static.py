@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
 from functools import cache
@@ -28,8 +29,19 @@ def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any
     """A mime bundle with, while notebooks are built, a PNG beside it: what a reader without a
     kernel sees."""
     if picture is not None and os.environ.get(STATIC):
-        bundle["image/png"] = base64.b64encode(png(picture.svg)).decode()
+        bundle["image/png"] = base64.b64encode(smaller(png(picture.svg))).decode()
     return bundle
+
+
+def smaller(image: bytes) -> bytes:
+    """A PNG with a palette of 256 colours, a third of the bytes. Areas keep their colours, for the
+    median cut gives each of them a place; only pixels on the edges of letters and lines shift."""
+    from PIL import Image
+
+    palette = Image.open(io.BytesIO(image)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    data = io.BytesIO()
+    palette.save(data, "PNG", optimize=True)
+    return data.getvalue()
 
 
 def png(svg: str, width: int | None = None) -> bytes:
