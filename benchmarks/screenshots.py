@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             if name == RACE:
                 race_to(page, arguments.step)
                 # The heading that the panel stands under says what is seen.
-                page.locator(panel).evaluate(
+                page.locator(panel).first.evaluate(
                     "e => { const cell = e.closest('.jp-Cell'); const head = "
                     "cell.previousElementSibling ?? cell; head.scrollIntoView() }"
                 )
@@ -102,9 +102,9 @@ def main(argv: list[str] | None = None) -> int:
                 lab_browser.click(page, ".moeviz-pause")
             # A window high enough for the whole panel, which the page would otherwise cut.
             page.set_viewport_size({"width": WIDTH, "height": 1500})
-            page.locator(panel).scroll_into_view_if_needed()
+            page.locator(panel).first.scroll_into_view_if_needed()
             page.wait_for_timeout(500)
-            save(arguments.out, name, page.locator(panel).screenshot())
+            save(arguments.out, name, page.locator(panel).first.screenshot())
             page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
             # The badge is loaded twice: the first time by an address not yet resolved.
             problems += lab_browser.problems(page, ignore=["/lab/tree/img/colab.svg"])
