@@ -73,7 +73,10 @@ def test_routers_are_compared(tmp_path):
         browser.press_slider(page, f"{PANEL} .moeviz-skew", "End")
         wait_state(page, "skew=2.0&")
 
-        found = panel.locator(".moeviz-state input").input_value()
+        # The state string follows the picture.
+        box = panel.locator(".moeviz-state input")
+        page.wait_for_function("e => e.value.includes('skew=2.0&')", arg=box.element_handle())
+        found = box.input_value()
         browser.type_text(page, f"{PANEL} .moeviz-state", "compare_routers?routers=hash")
         panel.locator(".moeviz-status", has_text="At least 2 routers").wait_for()
         assert panel.locator(".moeviz-state input").input_value() == found

@@ -99,3 +99,51 @@ def test_what_00_says_of_repeated_tokens():
         repeated = [e for e in experts.values() if len(e) > 1]
         always.append(sum(len(set(e)) == 1 for e in repeated) / len(repeated))
     assert always[0] == 1.0 and max(always[1:]) < 1.0
+
+
+def spread(figure, decimals):
+    return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
+
+
+def test_the_readme_quotes_the_recorded_routers_and_cures():
+    readme = (data_path("README.md").parents[1] / "README.md").read_text(encoding="utf-8")
+    routers = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))["arms"]
+    for name, arm in routers.items():
+        shown = "**dense twin**" if name == "dense" else name
+        row = f"| {shown} | {spread(arm['validation_loss'], 3)} |"
+        if name != "dense":
+            row += f" {spread(arm['max_violation'], 2)} | {spread(arm['dead_experts'], 1)} of"
+        assert row in readme, row
+    cures = json.loads(data_path("runs", "collapse.json").read_text(encoding="utf-8"))["arms"]
+    for name, arm in cures.items():
+        row = (
+            f"| {name} | {arm['collapsed']} of {arm['runs']} | {spread(arm['max_violation'], 2)} |"
+        )
+        assert row in readme, row
+
+
+def test_recorded_routers_are_those_of_the_code_and_of_five_seeds():
+    from moeviz.experiments.routers import ARMS, DENSE, STEPS
+
+    recorded = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))
+    assert set(recorded["arms"]) == {DENSE, *ARMS} and recorded["steps"] == STEPS
+    for name, arm in recorded["arms"].items():
+        assert len(arm["validation_loss"]["values"]) == 5, name
+    for name, arm in ARMS.items():
+        router = arm.experts.build_router(4)
+        shown = recorded["arms"][name]
+        assert (shown["causal"], shown["substitute"]) == (router.causal, router.substitute), name
+
+
+def test_what_is_said_of_the_recorded_routers():
+    """README and 03 word these; each holds with every seed, or by a margin of two deviations."""
+    arms = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))["arms"]
+
+    def ahead(better, worse):
+        pairs = zip(*(arms[n]["validation_loss"]["values"] for n in (better, worse)), strict=True)
+        return all(a < b for a, b in pairs)
+
+    assert ahead("hash, random", "dense")
+    assert ahead("token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)")
+    # Balance is not quality: perfectly even, and behind the dense twin with every seed.
+    assert arms["expert choice"]["max_violation"]["mean"] == 0 and ahead("dense", "expert choice")
