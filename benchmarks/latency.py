@@ -91,12 +91,12 @@ CASES = {
     "four routers": Case(
         _small(READY, "panels.CompareRouters()"),
         ".moeviz-compare_routers",
-        ".moeviz-temperature",
-        "temperature={}",
+        ".moeviz-top-k",
+        "top_k={}",
         100,
     ),
     "seats": Case(
-        _small(READY, "panels.Seats()"), ".moeviz-seats", ".moeviz-factor", "factor={}", 100
+        _small(READY, "panels.Seats()"), ".moeviz-seats", ".moeviz-tokens", "tokens={}", 100
     ),
     "collapse": Case(
         NOTEBOOKS / "04_collapse.ipynb", ".moeviz-collapse", ".moeviz-timeline", "timeline={}", 100
@@ -216,7 +216,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def play(page: Any, panel: str) -> None:
     """Press a panel's Play and wait until its models train."""
-    lab_browser.click(page, f"{panel} .moeviz-play")
+    lab_browser.click(page, ".moeviz-play")
     training = page.locator(f"{panel} .moeviz-status", has_text="Training.")
     training.wait_for(timeout=120_000)
 
