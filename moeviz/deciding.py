@@ -29,7 +29,7 @@ from moeviz.routing.base import LinearRouter
 from moeviz.routing.capacity import WithCapacity
 from moeviz.snapshot import Decision
 from moeviz.tokenizer import Tokenizer
-from moeviz.tracing import encode, moe_layers
+from moeviz.tracing import layer_input
 
 PROBE_CUTS = 6
 Rule = Callable[[Tensor], Tensor]
@@ -63,21 +63,12 @@ class Tokens:
 def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int) -> Tokens:
     """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
     the text is empty or too long, and where the layer has no experts or its router no matrix."""
-    if layer not in moe_layers(model):
-        raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
-    ids_S = encode(tokenizer, text)
-    ffn = model.blocks[layer].ffn
-    router: Any = ffn.router.router if isinstance(ffn.router, WithCapacity) else ffn.router
+    ids_S, x_TD = layer_input(model, tokenizer, text, layer)
+    router = _within(model.blocks[layer].ffn.router)
     if not hasattr(router, "weight_ED"):
         raise ValueError(f"The layer's router is a {type(router).__name__}: it has no gate matrix.")
-    seen: list[Tensor] = []
-    hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        model.eval()(ids_S[None].to(model.head.weight.device))
-    finally:
-        hook.remove()
     pieces = tuple(tokenizer.pieces(ids_S.numpy()))
-    return Tokens(pieces, seen[0].cpu(), router.weight_ED.detach().cpu(), _context(ids_S))
+    return Tokens(pieces, x_TD.cpu(), router.weight_ED.detach().cpu(), _context(ids_S))
 
 
 def synthetic_tokens(
@@ -102,6 +93,11 @@ def synthetic_tokens(
     pieces = tuple(f"c{g}" for g in group_T)
     gate_ED = torch.from_numpy(4 * centre_ED)
     return Tokens(pieces, x_TD, gate_ED, _context(torch.from_numpy(group_T)), group_T)
+
+
+def _within(router: BaseRouter) -> Any:
+    """The router inside a limit of places, or itself."""
+    return router.router if isinstance(router, WithCapacity) else router
 
 
 def _context(ids_T: Tensor) -> RouteContext:
@@ -140,14 +136,7 @@ class OwnRouter(LinearRouter):
             )
         if not (weight_TE.is_floating_point() and bool((weight_TE >= 0).all())):
             raise ValueError("Your router must return weights that are floats of 0 or more.")
-        token_N, expert_N = (weight_TE > 0).nonzero(as_tuple=True)
-        plan = Plan.from_rows(
-            token_N,
-            expert_N,
-            weight_TE[token_N, expert_N],
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-        )
+        plan = Plan.from_dense(weight_TE, weight_TE > 0)
         return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
 
 
@@ -173,7 +162,7 @@ def router_for(
         else:
             router = OwnRouter(**sizes, rule=name, gate=Gate(**options))
             router = router if capacity is None else WithCapacity(router, capacity)
-    inner: Any = router.router if isinstance(router, WithCapacity) else router
+    inner = _within(router)
     with torch.no_grad():
         if hasattr(inner, "weight_ED"):
             inner.weight_ED.copy_(tokens.gate_ED)

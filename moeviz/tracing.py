@@ -75,17 +75,8 @@ def dissect(
         raise ValueError(
             f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}."
         )
-    if layer not in moe_layers(model):
-        raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
-    tokens_S = encode(tokenizer, text)
+    tokens_S, x_TD = layer_input(model, tokenizer, text, layer)
     ffn = model.blocks[layer].ffn
-    seen: list[Tensor] = []
-    hook = ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        model.eval()(tokens_S[None].to(model.head.weight.device))
-    finally:
-        hook.remove()
-    x_TD = seen[0]
     router = copy.copy(ffn.router)  # shares its parameters
     if not isinstance(router, TokenChoice):
         raise ValueError(
@@ -124,6 +115,23 @@ def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
         plan.expert.long()[:, None], x_ND.new_ones(len(x_ND), 1), num_experts=plan.num_experts
     )
     return apply_experts(x_ND, alone, ffn.w13_E2FD, ffn.w2_EDF)
+
+
+def layer_input(
+    model: LanguageModel, tokenizer: Tokenizer, text: str, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Token ids int64 [S] of a text, and what the FFN of a block gets to see of them, x_TD.
+    ValueError as trace_text, and where the block has no experts."""
+    if layer not in moe_layers(model):
+        raise ValueError(f"Layer {layer} has no experts; layers {moe_layers(model)} have.")
+    tokens_S = encode(tokenizer, text)
+    seen: list[Tensor] = []
+    hook = model.blocks[layer].ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model.eval()(tokens_S[None].to(model.head.weight.device))
+    finally:
+        hook.remove()
+    return tokens_S, seen[0]
 
 
 def moe_layers(model: LanguageModel) -> tuple[int, ...]:

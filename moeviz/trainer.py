@@ -32,6 +32,8 @@ from moeviz.train_config import (
 
 # How often the last good state is copied: a rewind loses at most this many steps.
 GOOD_STATE_EVERY = 25
+# Of validation's fixed windows, unless asked for others.
+WINDOWS_PER_DOMAIN = 8
 
 
 class NonFiniteLossError(RuntimeError):
@@ -222,7 +224,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=self.precision)
 
     @torch.no_grad()
-    def evaluate(self, windows_per_domain: int = 8) -> Evaluation:
+    def evaluate(self, windows_per_domain: int = WINDOWS_PER_DOMAIN) -> Evaluation:
         """Loss and load on fixed validation windows, equal per domain."""
         batch = self.corpus.validation(
             seq_len=self.config.seq_len, windows_per_domain=windows_per_domain

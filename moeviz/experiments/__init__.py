@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def _start_here(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) 
 def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Dense against MoE at equal active parameters, seed by seed (1 minute a seed)."""
     from moeviz.experiments.race import run, summary
-    from moeviz.files import write_atomically
+    from moeviz.experiments.recording import write_json
     from moeviz.snapshot import save_snapshots
 
     snapshots = []
@@ -37,8 +36,7 @@ def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dic
         on_step(seed + 1, seeds)
     figures = summary(snapshots)
     save_snapshots(out / "runs" / "race.safetensors", snapshots, meta)
-    text = json.dumps({"provenance": meta, **figures}, indent=1) + "\n"
-    write_atomically(out / "runs" / "race.json", text.encode())
+    write_json(out / "runs" / "race.json", meta, figures)
     return figures
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from moeviz.corpus import load_corpus
-from moeviz.experiments.recording import balance_figures, mean_sd
+from moeviz.experiments.recording import figures_over, finish, mean_sd, paired
 from moeviz.layer import MoEConfig
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.routing import Capacity
@@ -79,11 +79,8 @@ def _trainer(experts: MoEConfig, seed: int, steps: int, **training: float) -> Tr
 def run_capacity(arm: str, seed: int) -> dict[str, float]:
     """Train one arm; validation loss without a limit, and under the limit of training."""
     trainer = build_capacity(arm, seed)
-    for _ in trainer:
-        pass
-    evaluation = trainer.evaluate()
-    figures = {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
-    limited = evaluation.loss
+    figures = finish(trainer)
+    limited = figures["validation_loss"]
     if CAPACITY_ARMS[arm][0] is not None:
         for block in trainer.model.blocks:
             limit = block.ffn.router.capacity
@@ -134,14 +131,12 @@ def summary(
     the later tokens are worth."""
     of_limits = {}
     for arm, seeds in limits.items():
-        base = [run["validation_loss"] for run in limits["no limit"]]
-        of_limits[arm] = {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
+        of_limits[arm] = figures_over(seeds)
         for name in ("validation_loss", "validation_loss_limited"):
-            paired = zip((run[name] for run in seeds), base, strict=True)
-            of_limits[arm][f"{name}_minus_no_limit"] = mean_sd([a - b for a, b in paired])
+            of_limits[arm][f"{name}_minus_no_limit"] = paired(seeds, limits["no limit"], name)
     of_leaks = {}
     for arm, seeds in leaks.items():
-        of_leaks[arm] = {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
+        of_leaks[arm] = figures_over(seeds)
         worth = [run["loss_from_prefixes"] - run["loss_with_later_tokens"] for run in seeds]
         of_leaks[arm]["worth_of_later_tokens"] = mean_sd(worth)
     return {"steps": STEPS, "limits": of_limits, "leaks": of_leaks}

@@ -10,7 +10,7 @@ import numpy as np
 
 from moeviz.corpus import load_corpus
 from moeviz.experiments.cures import ARMS, Cures
-from moeviz.experiments.recording import balance_figures, compact, mean_sd
+from moeviz.experiments.recording import compact, figures_over, finish, paired
 from moeviz.layer import MoEConfig
 from moeviz.metrics import noise_floor
 from moeviz.model import ModelConfig
@@ -79,12 +79,9 @@ def run(arm: str, seed: int) -> tuple[Snapshot, dict[str, float]]:
     """Train one arm to the end; its curve and its figures on validation."""
     leave_a_core_free()
     trainer = build_collapse(ARMS[arm], seed)
-    for _ in trainer:
-        pass
-    evaluation = trainer.evaluate()
-    figures = {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
-    snapshot = dataclasses.replace(trainer.snapshot(arm), meta=trainer.snapshot(arm).meta | figures)
-    return compact(snapshot), figures
+    figures = finish(trainer)
+    snapshot = trainer.snapshot(arm)
+    return compact(dataclasses.replace(snapshot, meta=snapshot.meta | figures)), figures
 
 
 def collapsed(figures: dict[str, float], num_experts: int = 16) -> bool:
@@ -97,14 +94,11 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     and how many runs collapsed."""
     arms = {}
     for arm, seeds in runs.items():
-        figures = {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
-        paired = zip(seeds, runs["nothing"], strict=True)
-        loss = [a["validation_loss"] - b["validation_loss"] for a, b in paired]
         arms[arm] = {
             "runs": len(seeds),
             "collapsed": int(np.sum([collapsed(run) for run in seeds])),
-            **figures,
-            "loss_minus_nothing": mean_sd(loss),
+            **figures_over(seeds),
+            "loss_minus_nothing": paired(seeds, runs["nothing"]),
         }
     train = collapse_training(Cures(), 0)
     floor = noise_floor(train.batch_size * train.seq_len, 16, 1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.corpus import load_corpus
+from moeviz.experiments.recording import mean_sd
 from moeviz.layer import MoEConfig
 from moeviz.metrics import gap, last_common, validation_at
 from moeviz.model import ModelConfig
@@ -78,19 +79,11 @@ def summary(snapshots: list[Snapshot]) -> dict[str, Any]:
     result: dict[str, Any] = {"seeds": [dense.meta["train"]["seed"] for dense, _ in pairs]}
     for axis in AXES:
         values = np.array([gap(dense.curve, moe.curve, axis) for dense, moe in pairs])
-        result[f"gap_at_equal_{axis}"] = _mean_sd(values)
+        result[f"gap_at_equal_{axis}"] = mean_sd(values)
         ends = [last_common([dense.curve, moe.curve], axis) for dense, moe in pairs]
         for i, label in enumerate(("dense", "MoE")):
             losses = [
                 validation_at(pair[i].curve, axis, x) for pair, x in zip(pairs, ends, strict=True)
             ]
-            result[f"{label}_at_equal_{axis}"] = _mean_sd(np.array(losses))
+            result[f"{label}_at_equal_{axis}"] = mean_sd(np.array(losses))
     return result
-
-
-def _mean_sd(values: np.ndarray) -> dict[str, Any]:
-    return {
-        "mean": round(float(values.mean()), 4),
-        "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else None,
-        "values": [round(float(v), 4) for v in values],
-    }

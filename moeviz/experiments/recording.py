@@ -21,7 +21,7 @@ from moeviz.metrics import (
     mutual_information_of_counts,
 )
 from moeviz.snapshot import Curve, Snapshot
-from moeviz.trainer import Evaluation, Trainer
+from moeviz.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
 
 # Points of a recorded curve: more than a picture's width shows.
 POINTS = 100
@@ -58,6 +58,27 @@ def _last_measured(values: np.ndarray) -> float:
     return float(measured[-1]) if len(measured) else float("nan")
 
 
+def figures_over(seeds: list[dict[str, float]]) -> dict[str, Any]:
+    """Every figure's mean and spread over the seeds of one arm."""
+    return {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
+
+
+def paired(
+    seeds: list[dict[str, float]], base: list[dict[str, float]], name: str = "validation_loss"
+) -> dict[str, Any]:
+    """A figure minus the validation loss of another arm, seed by seed."""
+    pairs = zip(seeds, base, strict=True)
+    return mean_sd([run[name] - other["validation_loss"] for run, other in pairs])
+
+
+def finish(trainer: Trainer) -> dict[str, float]:
+    """Train to the end; the validation loss and what balance_figures says."""
+    for _ in trainer:
+        pass
+    evaluation = trainer.evaluate()
+    return {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
+
+
 def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
     """Balance at the end of a run, in the worst MoE layer: of validation's load, and the share of
     assignments dropped over the last fifty training steps (all layers)."""
@@ -67,6 +88,7 @@ def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float
     load_LE = load_LDE.sum(1)
     worst = int(np.argmax([max_violation(load_E) for load_E in load_LE]))
     dropped = trainer.history.curve().dropped[-50:]
+    tokens = len(trainer.corpus.domains) * WINDOWS_PER_DOMAIN * trainer.config.seq_len
     return {
         "max_violation": max_violation(load_LE[worst]),
         "dead_experts": dead_experts(load_LE[worst]),
@@ -75,13 +97,8 @@ def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float
             np.mean([mutual_information_of_counts(load_DE) for load_DE in load_LDE])
         ),
         "drop_rate": float(dropped.mean()),
-        "active_experts": float(load_LE.sum() / (len(load_LE) * tokens_of(trainer))),
+        "active_experts": float(load_LE.sum() / (len(load_LE) * tokens)),
     }
-
-
-def tokens_of(trainer: Trainer, windows_per_domain: int = 8) -> int:
-    """Tokens that Trainer.evaluate routes in one layer."""
-    return len(trainer.corpus.domains) * windows_per_domain * trainer.config.seq_len
 
 
 def collect(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.corpus import Corpus, load_corpus
-from moeviz.experiments.recording import balance_figures, mean_sd
+from moeviz.experiments.recording import figures_over, finish, paired
 from moeviz.layer import MoEConfig
 from moeviz.model import ModelConfig
 from moeviz.train_config import TrainConfig, leave_a_core_free
@@ -92,11 +92,7 @@ def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
 
 def run(name: str, seed: int) -> dict[str, float]:
     """Train one arm to the end; its figures on validation."""
-    trainer = build(name, seed, load_corpus())
-    for _ in trainer:
-        pass
-    evaluation = trainer.evaluate()
-    return {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
+    return finish(build(name, seed, load_corpus()))
 
 
 def time_steps() -> dict[str, float]:
@@ -122,12 +118,9 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
     arms: dict[str, Any] = {}
     for name, seeds in runs.items():
         trainer = build(name, 0, corpus)
-        figures = {key: mean_sd([run[key] for run in seeds]) for key in seeds[0]}
-        paired = zip(seeds, runs[DENSE], strict=True)
-        loss = [a["validation_loss"] - b["validation_loss"] for a, b in paired]
         arms[name] = {
-            **figures,
-            "loss_minus_dense": mean_sd(loss),
+            **figures_over(seeds),
+            "loss_minus_dense": paired(seeds, runs[DENSE]),
             "steps_per_second": round(1 / seconds[name], 2),
             "parameters": trainer.model.num_parameters(),
             "gigaflops_per_step": round(trainer.flops_per_step / 1e9, 3),

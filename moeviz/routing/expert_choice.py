@@ -175,14 +175,7 @@ class ExpertThreshold(LinearRouter):
         passes_TE = scores_TE >= self.threshold_E
         if self._any_killed:  # a killed expert's threshold falls to 0, and so do its scores
             passes_TE = passes_TE & ~self.killed_E
-        token_N, expert_N = passes_TE.nonzero(as_tuple=True)
-        plan = Plan.from_rows(
-            token_N,
-            expert_N,
-            scores_TE[token_N, expert_N],
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-        )
+        plan = Plan.from_dense(scores_TE, passes_TE)
         room = min(places(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
         cut_E = scores_TE.detach().topk(room, dim=0).values[-1]
         stats = RouterStats.of(plan, scores_TE, cut_E=cut_E)

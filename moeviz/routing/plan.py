@@ -155,6 +155,20 @@ class Plan:
             dropped=dropped_M3.int(),
         )
 
+    @staticmethod
+    def from_dense(weight_TE: Tensor, visits_TE: Tensor) -> Plan:
+        """The plan of a matrix of weights, where visits_TE (bool) says which of them count: the
+        way back from dense_weights. An expert's rows stand in token order."""
+        token_N, expert_N = visits_TE.nonzero(as_tuple=True)
+        num_tokens, num_experts = weight_TE.shape
+        return Plan.from_rows(
+            token_N,
+            expert_N,
+            weight_TE[token_N, expert_N],
+            num_tokens=num_tokens,
+            num_experts=num_experts,
+        )
+
     def dense_weights(self) -> Tensor:
         """The plan as a matrix weight_TE (zero where a token does not visit an expert): the
         plain form that tests compare every fast path with."""

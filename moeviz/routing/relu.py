@@ -41,14 +41,7 @@ class ReMoE(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         weight_TE = logits_TE.relu()
-        token_N, expert_N = (weight_TE > 0).nonzero(as_tuple=True)
-        plan = Plan.from_rows(
-            token_N,
-            expert_N,
-            weight_TE[token_N, expert_N],
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-        )
+        plan = Plan.from_dense(weight_TE, weight_TE > 0)
         load_E = plan.load().to(weight_TE.dtype)
         share_E = self.num_experts * load_E / (self.top_k * len(x_TD))
         losses = {"l1": self.strength * (share_E * weight_TE.mean(0)).sum()}
