@@ -1,4 +1,15 @@
-"""Triton kernels for sparse Mixture-of-Experts layers: none yet, the place is reserved.
+"""Triton kernels for sparse Mixture-of-Experts layers.
 
-This package knows torch, triton and the tensors of a Plan. It never imports moeviz.
+    logits --topk--> expert, weight --sort--> rows by expert --tiles--> up --> gemm --combine--> y
+
+This package knows torch, triton and the tensors of a Plan. It never imports moeviz. On a machine
+without a GPU its kernels run, slowly, in Triton's interpreter, where TRITON_INTERPRET=1 was set
+before triton was imported.
 """
+
+from moeviz_kernels.combine import gather, gather_sum
+from moeviz_kernels.experts import experts
+from moeviz_kernels.sort import sort_by_expert
+from moeviz_kernels.topk import softmax_topk, topk
+
+__all__ = ["experts", "gather", "gather_sum", "softmax_topk", "sort_by_expert", "topk"]

@@ -1,0 +1,118 @@
+"""The experts' forward and backward pass, as two custom operators and one autograd rule.
+
+    forward     x -- up (gather, SwiGLU) --> h -- gemm (W2) --> rows -- gather-sum --> y
+                kept for the backward: x and z alone, as a dense FFN of equal width would keep
+    backward    dy -- grad_hidden (gather, W2, SwiGLU again from z) --> h, dz, dweight
+                dy, h  -- grad_weight --> dW2          dz, x -- grad_weight --> dW13
+                dz -- gemm (W13) --> rows -- gather-sum --> dx
+
+Nothing is read by the host, every sum has one order: a CUDA graph can hold it, and two runs give
+the same bits. As custom operators they stand in torch.compile's graphs as one node each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moeviz_kernels import configs
+from moeviz_kernels.combine import gather_sum
+from moeviz_kernels.gemm import grouped_gemm
+from moeviz_kernels.grad_hidden import grad_hidden
+from moeviz_kernels.grad_weight import grad_weight
+from moeviz_kernels.tiles import tile_map
+from moeviz_kernels.up import up_swiglu
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def experts(
+    x_TD: Tensor,
+    w13_E2FD: Tensor,
+    w2_EDF: Tensor,
+    *,
+    token: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    inverse: Tensor,
+    token_offsets: Tensor,
+) -> Tensor:
+    """y_TD: the sum over a token's experts of weight * W2 SwiGLU(W13 x).
+
+    token, inverse: int32 [N]; offsets: int32 [E + 1]; token_offsets: int32 [T + 1]; weight: [N], in
+    any float dtype, used as float32; all as in moeviz.routing.Plan, any number of rows per token.
+    x_TD, w13_E2FD, w2_EDF: float32, float16 or bfloat16, accumulated in float32; the weights
+    contiguous. Gradients flow to x, weight, w13 and w2. Where no gradient is wanted nothing is
+    kept. The caller has checked that shapes, dtypes and devices fit together.
+    """
+    inputs = (x_TD, weight, w13_E2FD, w2_EDF)
+    save = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
+    y_TD, _ = _forward(
+        x_TD.contiguous(), weight.float(), w13_E2FD, w2_EDF,
+        token, offsets, inverse, token_offsets, save,
+    )  # fmt: skip
+    return y_TD
+
+
+@torch.library.custom_op("moeviz::experts_forward", mutates_args=())
+def _forward(
+    x_TD: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
+    token: Tensor, offsets: Tensor, inverse: Tensor, token_offsets: Tensor, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    num_rows, (num_experts, two_f, d_model) = token.numel(), w13_E2FD.shape
+    if not num_rows:
+        return torch.zeros_like(x_TD), x_TD.new_empty(0, two_f)
+    rows_per_expert = num_rows / num_experts
+    tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
+    cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model)
+    h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
+    cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2)
+    rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
+    return gather_sum(rows_ND, inverse, token_offsets), z_N2F
+
+
+@_forward.register_fake
+def _(x_TD, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, save):
+    return torch.empty_like(x_TD), x_TD.new_empty(len(token) if save else 0, w13_E2FD.shape[1])
+
+
+@torch.library.custom_op("moeviz::experts_backward", mutates_args=())
+def _backward(
+    grad_TD: Tensor, x_TD: Tensor, z_N2F: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
+    token: Tensor, offsets: Tensor, inverse: Tensor, token_offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    num_rows, (num_experts, two_f, d_model) = token.numel(), w13_E2FD.shape
+    if not num_rows:
+        zeros = (torch.zeros_like(v) for v in (x_TD, weight, w13_E2FD, w2_EDF))
+        return tuple(zeros)  # type: ignore[return-value]
+    rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
+    tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
+    cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model)
+    h_NF, dz_N2F, grad_N = grad_hidden(grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut)
+    cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
+    grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
+    cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
+    grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
+    cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
+    rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
+    return gather_sum(rows_ND, inverse, token_offsets), grad_N, grad_w13, grad_w2
+
+
+@_backward.register_fake
+def _(grad_TD, x_TD, z_N2F, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets):
+    return tuple(torch.empty_like(v) for v in (x_TD, weight, w13_E2FD, w2_EDF))
+
+
+def _keep(ctx, inputs, output) -> None:
+    x_TD, weight, w13_E2FD, w2_EDF, *plan, save = inputs
+    z_N2F = output[1]
+    ctx.mark_non_differentiable(z_N2F)
+    ctx.save_for_backward(x_TD, z_N2F, weight, w13_E2FD, w2_EDF, *plan)
+
+
+def _gradients(ctx, grad_TD: Tensor, _: Tensor | None):
+    grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors)
+    return (*grads, None, None, None, None, None)
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)

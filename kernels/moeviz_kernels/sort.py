@@ -1,0 +1,183 @@
+"""Counting sort: the rows of each expert side by side, in the order in which they came.
+
+    expert_N    2 0 | 2 1 | 0 2            three blocks of two assignments (one program each)
+                                 expert    0  1  2
+    1. histogram: block x expert           1  0  1     each program counts its own
+                                           0  1  1
+                                           1  0  1
+    2. scan: down each column              0  0  0     the expert's rows in earlier blocks
+                                           1  0  1
+                                           1  1  2
+       and the expert's total              2  1  3  -> offsets 0 2 3 6
+    3. scatter: row = offsets[expert] + earlier blocks + earlier in this block
+       order_N (row -> assignment)         1 4 | 3 | 0 2 5
+       rank_N  (assignment -> row)         3 0 4 2 1 5
+
+No atomics: the counts come from comparing with every expert and summing, so the result is the
+stable one, the same in every run. Nothing is read by the host: all sizes follow from N and E.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_EXPERTS = 4096  # one program compares a block of assignments with all experts
+MAX_BLOCKS = 1024  # so that one program can scan a whole column
+ELEMENTS = 8192  # of the comparison held by one program
+
+
+@triton.jit
+def histogram_kernel(
+    expert_ptr,  # [N] int32
+    count_ptr,  # [blocks, E] int32
+    N,
+    E,
+    ROWS,  # assignments of one program, a multiple of BLOCK
+    BLOCK: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    e = tl.arange(0, BLOCK_E)
+    count = tl.zeros([BLOCK_E], tl.int32)
+    first = tl.program_id(0) * ROWS
+    for start in range(0, ROWS, BLOCK):
+        i = first + start + tl.arange(0, BLOCK)
+        expert = tl.load(expert_ptr + i, mask=i < N, other=-1)
+        count += tl.sum((expert[:, None] == e[None, :]).to(tl.int32), axis=0)
+    tl.store(count_ptr + tl.program_id(0) * E + e, count, mask=e < E)
+
+
+@triton.jit
+def scan_kernel(
+    count_ptr,  # [blocks, E] int32; becomes: the expert's rows in the blocks before
+    total_ptr,  # [E] int32
+    num_blocks,
+    E,
+    BLOCKS: tl.constexpr,
+):
+    block = tl.arange(0, BLOCKS)
+    column = count_ptr + block * E + tl.program_id(0)
+    count = tl.load(column, mask=block < num_blocks, other=0)
+    tl.store(column, tl.cumsum(count, axis=0) - count, mask=block < num_blocks)
+    tl.store(total_ptr + tl.program_id(0), tl.sum(count, axis=0))
+
+
+@triton.jit
+def scatter_kernel(
+    expert_ptr,  # [N] int32
+    before_ptr,  # [blocks, E] int32, from the scan
+    total_ptr,  # [E] int32
+    order_ptr,  # [N] int32: row -> assignment
+    rank_ptr,  # [N] int32: assignment -> row
+    sorted_ptr,  # [N] int32: row -> expert
+    slot_ptr,  # [N] int32: row -> its place among the rows of its expert
+    offsets_ptr,  # [E + 1] int32
+    N,
+    E,
+    ROWS,
+    BLOCK: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    e = tl.arange(0, BLOCK_E)
+    total = tl.load(total_ptr + e, mask=e < E, other=0)
+    end = tl.cumsum(total, axis=0)
+    if tl.program_id(0) == 0:
+        tl.store(offsets_ptr + e + 1, end, mask=e < E)
+        tl.store(offsets_ptr, 0)
+    start = end - total
+    taken = tl.load(before_ptr + tl.program_id(0) * E + e, mask=e < E, other=0)
+    first = tl.program_id(0) * ROWS
+    for step in range(0, ROWS, BLOCK):
+        i = first + step + tl.arange(0, BLOCK)
+        expert = tl.load(expert_ptr + i, mask=i < N, other=-1)
+        same = (expert[:, None] == e[None, :]).to(tl.int32)
+        slot_of_each = taken[None, :] + tl.cumsum(same, axis=0) - 1
+        slot = tl.sum(same * slot_of_each, axis=1)
+        row = slot + tl.sum(same * start[None, :], axis=1)
+        tl.store(order_ptr + row, i, mask=i < N)
+        tl.store(rank_ptr + i, row, mask=i < N)
+        tl.store(sorted_ptr + row, expert, mask=i < N)
+        tl.store(slot_ptr + row, slot, mask=i < N)
+        taken += tl.sum(same, axis=0)
+
+
+def blocking(num_rows: int, num_experts: int) -> dict[str, int]:
+    """How a sort of this size is cut: the block held at once, the rows and number of programs."""
+    block_e = triton.next_power_of_2(num_experts)
+    block = max(16, min(128, ELEMENTS // block_e))
+    rows = block * max(1, triton.cdiv(num_rows, block * MAX_BLOCKS))
+    return dict(block=block, block_e=block_e, rows=rows, programs=triton.cdiv(num_rows, rows))
+
+
+def histogram(expert_N: Tensor, num_experts: int) -> Tensor:
+    """Step 1: count int32 [blocks, E]."""
+    cut = blocking(expert_N.numel(), num_experts)
+    count = torch.empty(cut["programs"], num_experts, device=expert_N.device, dtype=torch.int32)
+    histogram_kernel[(cut["programs"],)](
+        expert_N, count, expert_N.numel(), num_experts, cut["rows"],
+        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=4,
+    )  # fmt: skip
+    return count
+
+
+def scan(count: Tensor) -> Tensor:
+    """Step 2: total int32 [E]; `count` becomes, in place, the rows in the blocks before."""
+    programs, num_experts = count.shape
+    total_E = torch.empty(num_experts, device=count.device, dtype=torch.int32)
+    scan_kernel[(num_experts,)](
+        count, total_E, programs, num_experts,
+        BLOCKS=triton.next_power_of_2(programs), num_warps=4,
+    )  # fmt: skip
+    return total_E
+
+
+def scatter(expert_N: Tensor, before: Tensor, total_E: Tensor) -> tuple[Tensor, ...]:
+    """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]."""
+    num_experts = total_E.numel()
+    cut = blocking(expert_N.numel(), num_experts)
+    order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
+    offsets = torch.empty(num_experts + 1, device=expert_N.device, dtype=torch.int32)
+    scatter_kernel[(cut["programs"],)](
+        expert_N, before, total_E, order, rank, expert, slot, offsets,
+        expert_N.numel(), num_experts, cut["rows"],
+        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=4,
+    )  # fmt: skip
+    return order, rank, expert, slot, offsets
+
+
+@torch.library.custom_op("moeviz::sort_by_expert", mutates_args=())
+def _sort(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if not expert_N.numel():
+        order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
+        return order, rank, expert, slot, expert_N.new_zeros(num_experts + 1)
+    count = histogram(expert_N, num_experts)
+    total_E = scan(count)
+    order, rank, expert, slot, offsets = scatter(expert_N, count, total_E)
+    return order, rank, expert, slot, offsets
+
+
+@_sort.register_fake
+def _(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
+    return order, rank, expert, slot, expert_N.new_empty(num_experts + 1)
+
+
+def sort_by_expert(
+    expert_N: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The stable order of assignments by expert: order, rank, expert, slot (int32 [N] each) and
+    offsets int32 [E + 1], as drawn above.
+
+    expert_N: integers in [0, num_experts); the values are not looked at (that would make a GPU
+    wait), one outside scatters to a wrong row inside. ValueError above 4096 experts.
+    """
+    if expert_N.ndim != 1 or expert_N.dtype.is_floating_point:
+        raise ValueError(
+            f"expert_N must be integers [N], got {expert_N.dtype} {tuple(expert_N.shape)}."
+        )
+    if not 1 <= num_experts <= MAX_EXPERTS:
+        raise ValueError(f"num_experts must lie in 1..{MAX_EXPERTS}, got {num_experts}.")
+    order, rank, expert, slot, offsets = _sort(expert_N.int().contiguous(), num_experts)
+    return order, rank, expert, slot, offsets
