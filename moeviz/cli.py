@@ -82,7 +82,7 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
         "served; not given: no limit but the router's own",
     )
     model.add_argument("--num-shared", type=int, default=0, help="experts that all tokens visit")
-    model.add_argument("--backend", default="auto", help="auto, grouped or reference")
+    model.add_argument("--backend", default="auto", help="auto, or one of moeviz.backend")
     training = train.add_argument_group("training")
     for field in dataclasses.fields(TrainConfig):
         if field.name == "steps":  # not given is not 600: a resumed run keeps its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import get_args
 
 from moeviz import __version__
 from moeviz.machine import cores, package_version
@@ -73,13 +74,16 @@ def _triton(advice: list[str]) -> None:
     if version is None:
         _line("triton", f"not installed (there is no build for {platform.system()} everywhere)")
         return
+    from moeviz.backend import kernels_anywhere
+
     try:
+        interpreted = kernels_anywhere().interpreted()
         import triton  # noqa: F401
     except Exception as error:
         _line("triton", f"{version}, does not import: {error}")
         advice.append("Reinstall the Triton that your torch names: pip install -r requirements.txt")
         return
-    _line("triton", version)
+    _line("triton", f"{version}{', in its interpreter: for tests only' if interpreted else ''}")
 
 
 def _backends(advice: list[str]) -> None:
@@ -87,10 +91,12 @@ def _backends(advice: list[str]) -> None:
     import torch
     import torch.nn.functional as F
 
+    from moeviz.backend import Backend, resolve_backend
     from moeviz.experts import apply_experts
     from moeviz.routing import Plan
 
     print("\nExpert backends (relative error against a float64 loop, output and gradients)")
+    backends = [name for name in get_args(Backend) if name != "auto"]
     generator = torch.Generator().manual_seed(0)
     x, w13, w2 = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -122,8 +128,11 @@ def _backends(advice: list[str]) -> None:
     for device, dtype in cases:
         tolerance = 1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2
         plan = Plan.from_topk(expert_TK.to(device), weight_TK.to(device), num_experts=8)
-        for backend in ("reference", "grouped", "triton"):
-            name = f"{backend}, {device} {str(dtype).removeprefix('torch.')}"
+        like = [v.to(device, dtype) for v in (x, w13, w2)]
+        dtype_name = str(dtype).removeprefix("torch.")
+        _line(f"auto, {device} {dtype_name}", f"runs {resolve_backend('auto', *like)}")
+        for backend in backends:
+            name = f"{backend}, {device} {dtype_name}"
 
             def call(x, w13, w2, backend=backend, plan=plan):
                 return apply_experts(x, plan, w13, w2, backend=backend)

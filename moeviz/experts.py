@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moeviz.backend import resolve_backend
+from moeviz.backend import kernels, kernels_for, resolve_backend, say_once
 from moeviz.routing.plan import Plan, SoftPlan
 
 
@@ -25,14 +25,34 @@ def apply_experts(
     an expert gets zeros. The backends (see moeviz.backend) agree to rounding.
 
     Raises ValueError on shapes that do not fit together, on mixed dtypes or devices, and where the
-    backend asked for cannot run.
+    backend asked for cannot run; torch.OutOfMemoryError, with the sizes, where the GPU is full.
     """
     _check(x_TD, plan, w13_E2FD, w2_EDF)
     if isinstance(plan, SoftPlan):
         return soft_experts(x_TD, plan, w13_E2FD, w2_EDF)
-    if resolve_backend(backend, x_TD, w13_E2FD, w2_EDF) == "grouped":
-        return grouped_experts(x_TD, plan, w13_E2FD, w2_EDF)
-    return reference_experts(x_TD, plan, w13_E2FD, w2_EDF)
+    chosen = resolve_backend(backend, x_TD, w13_E2FD, w2_EDF)
+    try:
+        if chosen == "triton":
+            try:
+                return triton_experts(x_TD, plan, w13_E2FD, w2_EDF)
+            except kernels().LaunchError as error:
+                reason = f"A Triton kernel does not fit this GPU ({str(error).splitlines()[0]})."
+                if backend != "auto":
+                    raise ValueError(f"{reason} Use backend='auto' or 'reference'.") from None
+                say_once(f"{reason} Expert FFNs run on the matmul backend.")
+                chosen = "matmul"
+        run = {
+            "grouped": grouped_experts,
+            "matmul": matmul_experts,
+            "reference": reference_experts,
+        }[chosen]
+        return run(x_TD, plan, w13_E2FD, w2_EDF)
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"The GPU's memory does not hold the experts' forward pass of {len(plan.token)} rows "
+            f"({plan.num_tokens} tokens, d_model {x_TD.shape[1]}, d_expert {w2_EDF.shape[2]}, "
+            f"{x_TD.dtype}): give it fewer tokens at a time or a smaller model."
+        ) from error
 
 
 def swiglu(hidden_N2F: Tensor) -> Tensor:
@@ -70,15 +90,51 @@ def grouped_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) 
     return _Combine.apply(F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E), plan)
 
 
+def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
+    """As grouped_experts, with one plain matrix product per expert instead of a grouped one: on a
+    GPU, cuBLAS between two Triton kernels. The host reads the loads, so a GPU is waited for."""
+    x_ND = _Dispatch.apply(x_TD, plan)
+    load_E = plan.load().tolist()
+    rows = zip(
+        x_ND.split(load_E), plan.weight.split(load_E), w13_E2FD.unbind(0), w2_EDF.unbind(0),
+        strict=True,
+    )  # fmt: skip
+    y_ND = [
+        (swiglu(x_nD @ w13_2FD.T) * weight_n[:, None].to(x_nD.dtype)) @ w2_DF.T
+        for x_nD, weight_n, w13_2FD, w2_DF in rows
+    ]
+    return _Combine.apply(torch.cat(y_ND), plan)
+
+
+def triton_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
+    """The kernels of kernels/moeviz_kernels, forward and backward."""
+    return kernels().experts(
+        x_TD,
+        w13_E2FD,
+        w2_EDF,
+        token=plan.token,
+        weight=plan.weight,
+        offsets=plan.offsets,
+        inverse=plan.inverse,
+        token_offsets=plan.token_offsets,
+    )
+
+
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     """Each assignment's token, x_ND in the plan's order."""
+    triton = kernels_for(x_TD)
+    if triton is not None:
+        return triton.gather(x_TD.contiguous(), plan.token)
     return x_TD.index_select(0, plan.token)
 
 
 def gather_sum(y_ND: Tensor, plan: Plan) -> Tensor:
     """Each token's rows added up, y_TD: embedding_bag gathers and sums at once, without a copy of
     the rows in token order. Unlike a scatter-add it needs no atomics, so the result does not
-    depend on the order of threads."""
+    depend on the order of threads. On a GPU a Triton kernel does the same, with a float32 sum."""
+    triton = kernels_for(y_ND)
+    if triton is not None:
+        return triton.gather_sum(y_ND.contiguous(), plan.inverse, plan.token_offsets)
     return F.embedding_bag(
         plan.inverse, y_ND, plan.token_offsets, mode="sum", include_last_offset=True
     )

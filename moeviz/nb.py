@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def setup() -> None:
-    """Check that widgets are there and print one line: versions, device, expert backend.
+    """Check that widgets are there and print one line: versions, device, expert backends.
 
     torch is looked up, not imported: the first picture must not wait for it.
 
@@ -37,7 +37,10 @@ def setup() -> None:
         f"ipywidgets {widgets}",
     ]
     if torch:
-        parts.append(f"{_device(torch)}, grouped expert backend")
+        device = _device(torch)
+        parts.append(
+            f"{device}, experts on {'grouped_mm' if device == 'CPU' else 'Triton kernels'}"
+        )
     print(" · ".join(parts))
 
 

@@ -202,9 +202,10 @@ class Trainer:
         )
 
     def _compiled(self) -> Any:
-        """The model under torch.compile, but for its MoE layers: sizes that depend on the data
-        break its graphs, and its rule for grouped_mm refuses all but bfloat16 (torch 2.13)."""
-        for layer in self.moe_layers:
+        """The model under torch.compile; without its MoE layers where Triton does not run them:
+        sizes that depend on the data break its graphs, and its rule for grouped_mm refuses all but
+        bfloat16 (torch 2.13)."""
+        for layer in self.moe_layers if self.expert_backend != "triton" else ():
             ffn = self.model.blocks[layer].ffn
             ffn.forward = torch.compiler.disable(ffn.forward)
         return torch.compile(self.model)

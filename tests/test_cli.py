@@ -409,8 +409,9 @@ def test_the_doctor_proves_the_backends_and_fits_on_a_page(capsys):
     assert out.startswith(f"moeviz {__version__} on Python ")
     for part in ("Packages", "Devices", "Triton", "Expert backends", "Recorded data"):
         assert f"\n{part}" in out
-    for backend in ("reference", "grouped"):
+    for backend in ("reference", "grouped", "matmul", "triton"):
         assert re.search(rf"{backend}, cpu float32 +ok, \de-\d\d", out)
+    assert re.search(r"auto, cpu float32 +runs grouped", out)
     assert len(out.splitlines()) <= 60 and max(map(len, out.splitlines())) <= 200
 
 
@@ -470,7 +471,10 @@ def test_the_doctor_finds_a_backend_that_computes_wrongly(capsys, monkeypatch):
 def test_the_doctor_finds_a_triton_that_does_not_import(capsys, monkeypatch):
     version = doctor.package_version
     monkeypatch.setattr(doctor, "package_version", lambda n: "3.0" if n == "triton" else version(n))
-    monkeypatch.setitem(sys.modules, "triton", None)
+    for module in ("triton", "moeviz_kernels"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("moeviz.backend._loaded", None)
     _, out, advice = page(capsys)
     assert "3.0, does not import" in out
+    assert re.search(r"triton, cpu float32 +no: The Triton kernels do not import", out)
     assert any("Reinstall the Triton that your torch names" in line for line in advice)

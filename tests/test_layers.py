@@ -13,9 +13,19 @@ KERNELS = ROOT / "kernels" / "moeviz_kernels"
 
 # A room is a file or a folder of moeviz/. It may import from its own floor and from those below.
 FLOORS = [
-    {"machine", "paths", "files", "provenance", "snapshot", "metrics", "published", "arithmetic"},
-    {"domains", "sources", "tokenizer", "corpus", "routing"},
-    {"backend"},
+    {
+        "machine",
+        "paths",
+        "files",
+        "provenance",
+        "snapshot",
+        "dispatch_trace",
+        "metrics",
+        "published",
+        "arithmetic",
+    },
+    {"domains", "sources", "tokenizer", "corpus", "backend"},
+    {"routing"},
     {"experts"},
     {"layer"},
     {"model"},
@@ -23,6 +33,7 @@ FLOORS = [
         "train_config",
         "tracing",
         "deciding",
+        "dispatching",
         "trainer",
         "experiments",
         "systems",

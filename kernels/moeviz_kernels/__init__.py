@@ -9,7 +9,21 @@ before triton was imported.
 
 from moeviz_kernels.combine import gather, gather_sum
 from moeviz_kernels.experts import experts
-from moeviz_kernels.sort import sort_by_expert
+from moeviz_kernels.sort import MAX_EXPERTS, sort_by_expert, sort_topk
+from moeviz_kernels.support import LaunchError, device_refusal, interpreted, refusal
 from moeviz_kernels.topk import softmax_topk, topk
 
-__all__ = ["experts", "gather", "gather_sum", "softmax_topk", "sort_by_expert", "topk"]
+__all__ = [
+    "MAX_EXPERTS",
+    "LaunchError",
+    "device_refusal",
+    "experts",
+    "gather",
+    "gather_sum",
+    "interpreted",
+    "refusal",
+    "softmax_topk",
+    "sort_by_expert",
+    "sort_topk",
+    "topk",
+]

@@ -66,9 +66,10 @@ def gather_sum(rows_ND: Tensor, inverse: Tensor, token_offsets: Tensor) -> Tenso
     y_TD = rows_ND.new_empty(num_tokens, width)
     options = _block(width)
     if num_tokens:
-        gather_sum_kernel[(num_tokens, triton.cdiv(width, options["BLOCK"]))](
-            rows_ND, inverse, token_offsets, y_TD, width, **options
-        )
+        with torch.cuda.device_of(rows_ND):
+            gather_sum_kernel[(num_tokens, triton.cdiv(width, options["BLOCK"]))](
+                rows_ND, inverse, token_offsets, y_TD, width, **options
+            )
     return y_TD
 
 
@@ -78,7 +79,8 @@ def gather(x_TD: Tensor, token: Tensor) -> Tensor:
     rows_ND = x_TD.new_empty(num_rows, width)
     options = _block(width)
     if num_rows:
-        gather_kernel[(num_rows, triton.cdiv(width, options["BLOCK"]))](
-            x_TD, token, rows_ND, width, **options
-        )
+        with torch.cuda.device_of(x_TD):
+            gather_kernel[(num_rows, triton.cdiv(width, options["BLOCK"]))](
+                x_TD, token, rows_ND, width, **options
+            )
     return rows_ND

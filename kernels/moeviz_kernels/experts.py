@@ -23,8 +23,6 @@ from moeviz_kernels.grad_weight import grad_weight
 from moeviz_kernels.tiles import tile_map
 from moeviz_kernels.up import up_swiglu
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def experts(
     x_TD: Tensor,
@@ -62,13 +60,14 @@ def _forward(
     num_rows, (num_experts, two_f, d_model) = token.numel(), w13_E2FD.shape
     if not num_rows:
         return torch.zeros_like(x_TD), x_TD.new_empty(0, two_f)
-    rows_per_expert = num_rows / num_experts
-    tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
-    cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model)
-    h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
-    cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2)
-    rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
-    return gather_sum(rows_ND, inverse, token_offsets), z_N2F
+    with torch.cuda.device_of(x_TD):  # where Triton launches, on a machine with several GPUs
+        rows_per_expert = num_rows / num_experts
+        tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
+        cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model)
+        h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
+        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2)
+        rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
+        return gather_sum(rows_ND, inverse, token_offsets), z_N2F
 
 
 @_forward.register_fake
@@ -85,17 +84,20 @@ def _backward(
     if not num_rows:
         zeros = (torch.zeros_like(v) for v in (x_TD, weight, w13_E2FD, w2_EDF))
         return tuple(zeros)  # type: ignore[return-value]
-    rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
-    tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
-    cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model)
-    h_NF, dz_N2F, grad_N = grad_hidden(grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut)
-    cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
-    grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
-    cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
-    grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
-    cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
-    rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
-    return gather_sum(rows_ND, inverse, token_offsets), grad_N, grad_w13, grad_w2
+    with torch.cuda.device_of(x_TD):
+        rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
+        tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
+        cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model)
+        h_NF, dz_N2F, grad_N = grad_hidden(
+            grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut
+        )
+        cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
+        grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
+        cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
+        grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
+        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
+        rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
+        return gather_sum(rows_ND, inverse, token_offsets), grad_N, grad_w13, grad_w2
 
 
 @_backward.register_fake

@@ -11,7 +11,6 @@ dW13 = dz         x  x[token]
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

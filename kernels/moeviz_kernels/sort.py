@@ -27,6 +27,7 @@ from torch import Tensor
 MAX_EXPERTS = 4096  # one program compares a block of assignments with all experts
 MAX_BLOCKS = 1024  # so that one program can scan a whole column
 ELEMENTS = 8192  # of the comparison held by one program
+RECTANGLE = 1024  # rows of one program of the last step
 
 
 @triton.jit
@@ -103,6 +104,23 @@ def scatter_kernel(
         taken += tl.sum(same, axis=0)
 
 
+@triton.jit
+def rectangle_kernel(
+    order_ptr,  # [N] int32: row -> assignment t * K + k
+    token_ptr,  # [N] int32: row -> t
+    choice_ptr,  # [N] int32: row -> k
+    token_offsets_ptr,  # [T + 1] int32
+    N,
+    K,
+    BLOCK: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    assignment = tl.load(order_ptr + i, mask=i < N, other=0)
+    tl.store(token_ptr + i, assignment // K, mask=i < N)
+    tl.store(choice_ptr + i, assignment % K, mask=i < N)
+    tl.store(token_offsets_ptr + i, i * K, mask=i <= N // K)
+
+
 def blocking(num_rows: int, num_experts: int) -> dict[str, int]:
     """How a sort of this size is cut: the block held at once, the rows and number of programs."""
     block_e = triton.next_power_of_2(num_experts)
@@ -152,9 +170,10 @@ def _sort(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, T
     if not expert_N.numel():
         order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
         return order, rank, expert, slot, expert_N.new_zeros(num_experts + 1)
-    count = histogram(expert_N, num_experts)
-    total_E = scan(count)
-    order, rank, expert, slot, offsets = scatter(expert_N, count, total_E)
+    with torch.cuda.device_of(expert_N):  # where Triton launches
+        count = histogram(expert_N, num_experts)
+        total_E = scan(count)
+        order, rank, expert, slot, offsets = scatter(expert_N, count, total_E)
     return order, rank, expert, slot, offsets
 
 
@@ -162,6 +181,13 @@ def _sort(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, T
 def _(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
     return order, rank, expert, slot, expert_N.new_empty(num_experts + 1)
+
+
+def check(expert: Tensor, num_experts: int) -> None:
+    if expert.dtype.is_floating_point:
+        raise ValueError(f"Experts are given by integers, got {expert.dtype}.")
+    if not 1 <= num_experts <= MAX_EXPERTS:
+        raise ValueError(f"num_experts must lie in 1..{MAX_EXPERTS}, got {num_experts}.")
 
 
 def sort_by_expert(
@@ -173,11 +199,45 @@ def sort_by_expert(
     expert_N: integers in [0, num_experts); the values are not looked at (that would make a GPU
     wait), one outside scatters to a wrong row inside. ValueError above 4096 experts.
     """
-    if expert_N.ndim != 1 or expert_N.dtype.is_floating_point:
-        raise ValueError(
-            f"expert_N must be integers [N], got {expert_N.dtype} {tuple(expert_N.shape)}."
-        )
-    if not 1 <= num_experts <= MAX_EXPERTS:
-        raise ValueError(f"num_experts must lie in 1..{MAX_EXPERTS}, got {num_experts}.")
+    if expert_N.ndim != 1:
+        raise ValueError(f"expert_N must be [N], got {tuple(expert_N.shape)}.")
+    check(expert_N, num_experts)
     order, rank, expert, slot, offsets = _sort(expert_N.int().contiguous(), num_experts)
     return order, rank, expert, slot, offsets
+
+
+@torch.library.custom_op("moeviz::sort_topk", mutates_args=())
+def _sort_topk(
+    expert_TK: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    num_tokens, top_k = expert_TK.shape
+    order, rank, expert, slot, offsets = _sort(expert_TK.view(-1), num_experts)
+    token, choice = torch.empty_like(order), torch.empty_like(order)
+    token_offsets = order.new_empty(num_tokens + 1)
+    with torch.cuda.device_of(expert_TK):
+        rectangle_kernel[(triton.cdiv(order.numel() + 1, RECTANGLE),)](
+            order, token, choice, token_offsets, order.numel(), top_k, BLOCK=RECTANGLE, num_warps=4
+        )
+    return order, rank, expert, slot, offsets, token, choice, token_offsets
+
+
+@_sort_topk.register_fake
+def _(
+    expert_TK: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    order, rank, expert, slot, token, choice = (
+        expert_TK.new_empty(expert_TK.numel()) for _ in range(6)
+    )
+    offsets = expert_TK.new_empty(num_experts + 1)
+    token_offsets = expert_TK.new_empty(expert_TK.shape[0] + 1)
+    return order, rank, expert, slot, offsets, token, choice, token_offsets
+
+
+def sort_topk(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, ...]:
+    """sort_by_expert of K choices per token, and what follows from the rectangle: order, rank,
+    expert, slot, offsets, then token and choice of each row (int32 [T * K]) and token_offsets
+    int32 [T + 1] = 0, K, 2K ... ValueError as sort_by_expert."""
+    if expert_TK.ndim != 2:
+        raise ValueError(f"expert_TK must be [T, K], got {tuple(expert_TK.shape)}.")
+    check(expert_TK, num_experts)
+    return _sort_topk(expert_TK.int().contiguous(), num_experts)

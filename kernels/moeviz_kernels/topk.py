@@ -3,7 +3,7 @@
     logits_TE          scores_TE            expert_TK  weight_TK
     t0  .1 2. .3 1. -> .07 .51 .09 .19  ->     1 3      .51 .19
     t1  4. .2 .1 .5    .89 .02 .02 .03         0 3      .89 .03
-        one row of programs' block; K rounds of: take the largest, of equals the first, strike it out
+        K rounds: take the largest, of equals the first, and strike it out
 
 A program holds BLOCK_T rows of all E logits in registers (E padded to a power of two with -inf).
 """
@@ -63,10 +63,11 @@ def launch(logits_TE: Tensor, k: int, softmax: bool) -> tuple[Tensor, Tensor, Te
     block_e = triton.next_power_of_2(num_experts)
     block_t = max(1, ELEMENTS // block_e)
     if num_tokens:
-        topk_kernel[(triton.cdiv(num_tokens, block_t),)](
-            logits_TE, scores_TE, weight_TK, expert_TK, num_tokens, num_experts,
-            K=k, SOFTMAX=softmax, BLOCK_T=block_t, BLOCK_E=block_e, num_warps=4,
-        )  # fmt: skip
+        with torch.cuda.device_of(logits_TE):  # where Triton launches
+            topk_kernel[(triton.cdiv(num_tokens, block_t),)](
+                logits_TE, scores_TE, weight_TK, expert_TK, num_tokens, num_experts,
+                K=k, SOFTMAX=softmax, BLOCK_T=block_t, BLOCK_E=block_e, num_warps=4,
+            )  # fmt: skip
     return scores_TE, weight_TK, expert_TK
 
 

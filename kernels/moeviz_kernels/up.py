@@ -16,7 +16,6 @@ output need not be kept.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.routing.base import groups_of
-from moeviz.routing.plan import RouterStats
+from moeviz.routing.plan import RouterStats, count
 
 Scope = Literal["sequence", "batch", "global", "none"]
 BiasRule = Literal["none", "sign", "quantile"]
@@ -43,7 +43,7 @@ def sequence_balancing_loss(
     load_GE = scores_TE.new_zeros(shape).index_add(0, group_T, chosen_TE.to(scores_TE.dtype))
     score_GE = scores_TE.new_zeros(shape).index_add(0, group_T, scores_TE)
     share_GE = load_GE / load_GE.sum(1, keepdim=True).clamp(min=1)
-    tokens_G = group_T.bincount(minlength=num_groups)[:, None]
+    tokens_G = count(group_T, num_groups)[:, None]
     return shape[1] * (share_GE * score_GE / tokens_G).sum(1).mean()
 
 

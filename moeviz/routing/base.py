@@ -11,9 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, SoftPlan
+from moeviz.backend import kernels_for
+from moeviz.routing.plan import (
+    Plan,
+    RouteContext,
+    RouterOut,
+    RouterStats,
+    SoftPlan,
+    can_look,
+)
 
 INIT_STD = 0.02
+MAX_ROUNDS = 32  # of the top-k kernel, which takes one choice a round
 KILLED = -1e4  # a logit whose softmax and sigmoid are exactly 0 in float32, and still finite
 
 Learning = Literal["learned", "frozen", "rerandomised"]
@@ -229,9 +238,11 @@ class LinearRouter(BaseRouter):
 
 
 def check_finite(logits_TE: Tensor) -> None:
-    """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host:
-    there the trainer's check of the loss must do."""
-    if logits_TE.device.type == "cpu" and not torch.isfinite(logits_TE).all():
+    """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host,
+    and break torch.compile's graph: there the trainer's check of the loss must do."""
+    if not can_look(logits_TE):
+        return
+    if not torch.isfinite(logits_TE).all():
         token, expert = (~torch.isfinite(logits_TE)).nonzero()[0].tolist()
         raise NonFiniteLogitsError(
             f"Router logits must be finite numbers, got {logits_TE[token, expert].item()} for "
@@ -254,8 +265,12 @@ def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
     """Indices int64 [T, k] of the k largest scores, best first; of equal scores the lower index.
 
     torch.topk leaves ties open, and an open tie is a different route on another machine. So each
-    float32 score becomes an integer key of the same order with the index in its low bits.
+    float32 score becomes an integer key of the same order with the index in its low bits. On a GPU,
+    where a row fits one program, by kernels/moeviz_kernels/topk.py, which keeps the same order.
     """
+    triton = kernels_for(scores_TE)
+    if triton is not None and scores_TE.shape[1] <= triton.MAX_EXPERTS and k <= MAX_ROUNDS:
+        return triton.topk(scores_TE.detach().float(), k).long()
     bits_TE = scores_TE.detach().float().contiguous().view(torch.int32)
     bits_TE = bits_TE.masked_fill(scores_TE == 0, 0)  # -0.0 equals 0.0, but not in its bits
     # Negative floats order backwards as integers: flip all their bits but the sign.

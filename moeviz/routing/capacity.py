@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moeviz.routing.base import BaseRouter, groups_of
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
 
 Priority = Literal["position", "choice", "probability", "batch"]
 Overflow = Literal["drop", "pad"]
@@ -136,7 +136,7 @@ def limit_plan(
     # Number the rows of each (pool, expert) in order of arrival.
     cell_N = (pool_T[token_N] * num_experts + expert_N)[order_N]
     by_cell_N = torch.argsort(cell_N, stable=True)
-    count_C = cell_N.bincount(minlength=num_pools * num_experts)
+    count_C = count(cell_N, num_pools * num_experts)
     first_C = count_C.cumsum(0) - count_C
     number_N = torch.empty_like(cell_N)
     rows_N = torch.arange(len(cell_N), device=cell_N.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import Gate, LinearRouter, groups_of, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
 
 INFORMATION_WEIGHT = 0.01
 
@@ -73,7 +73,7 @@ class SequenceLevel(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         group_T, num_groups = groups_of(context.sequence, len(x_TD), x_TD.device)
         logits_TE = self.logits(x_TD, context)
-        tokens_G = group_T.bincount(minlength=num_groups).to(logits_TE.dtype)
+        tokens_G = count(group_T, num_groups).to(logits_TE.dtype)
         sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(0, group_T, logits_TE)
         logits_TE = (sum_GE / tokens_G[:, None])[group_T]
         scores_TE = logits_TE.softmax(-1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import INIT_STD, Gate, LinearRouter, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
 
 
 class NullExperts(LinearRouter):
@@ -85,7 +85,7 @@ class NullExperts(LinearRouter):
         return of_x_T[:, None] * x_TD + of_v_TD
 
     def _balance(self, scores_TA: Tensor, expert_TK: Tensor) -> Tensor:
-        load_A = expert_TK.flatten().bincount(minlength=scores_TA.shape[1]).to(scores_TA.dtype)
+        load_A = count(expert_TK.flatten(), scores_TA.shape[1]).to(scores_TA.dtype)
         shared_Z = load_A[self.num_experts :].mean().expand(self.null_ZD.shape[0])
         return load_balancing_loss(scores_TA, torch.cat((load_A[: self.num_experts], shared_Z)))
 

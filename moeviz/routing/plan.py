@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moeviz.backend import kernels_for
+
 
 @dataclass(frozen=True)
 class RouteContext:
@@ -100,8 +102,7 @@ class Plan:
                 f"expert_TK must hold integers and weight_TK floats, got {expert_TK.dtype} "
                 f"and {weight_TK.dtype}."
             )
-        # Reading the values would make a GPU wait for the host: there the caller is trusted.
-        if expert_TK.device.type == "cpu" and expert_TK.numel():
+        if expert_TK.numel() and can_look(expert_TK):
             low, high = int(expert_TK.min()), int(expert_TK.max())
             if low < 0 or high >= num_experts:
                 raise ValueError(
@@ -109,6 +110,21 @@ class Plan:
                     f"0..{num_experts - 1} (num_experts={num_experts})."
                 )
         num_tokens, top_k = expert_TK.shape
+        triton = kernels_for(expert_TK)
+        if triton is not None and num_experts <= triton.MAX_EXPERTS:
+            order_N, inverse, *rows, token_offsets = triton.sort_topk(expert_TK, num_experts)
+            expert, slot, offsets, token, choice = rows
+            return Plan(
+                token=token,
+                expert=expert,
+                weight=weight_TK.reshape(-1).index_select(0, order_N),
+                slot=slot,
+                choice=choice,
+                offsets=offsets,
+                inverse=inverse,
+                token_offsets=token_offsets,
+                dropped=token.new_empty(0, 3),
+            )
         choice_TK = torch.arange(top_k, device=expert_TK.device).expand(num_tokens, top_k)
         token_TK = torch.arange(num_tokens, device=expert_TK.device)[:, None].expand_as(expert_TK)
         return Plan.from_rows(
@@ -118,6 +134,7 @@ class Plan:
             num_tokens=num_tokens,
             num_experts=num_experts,
             choice_N=choice_TK.reshape(-1),
+            in_token_order=True,
         )
 
     @staticmethod
@@ -130,27 +147,30 @@ class Plan:
         num_experts: int,
         choice_N: Tensor | None = None,
         dropped_M3: Tensor | None = None,
+        in_token_order: bool = False,
     ) -> Plan:
         """The plan of any list of assignments: any number per token, in any order.
 
-        An expert's rows keep the order in which they are given.
+        An expert's rows keep the order in which they are given. in_token_order: token_N never
+        falls, which spares a sort.
         """
-        device = token_N.device
-        order_N = torch.argsort(expert_N, stable=True)
-        token, expert = token_N[order_N], expert_N[order_N]
-        offsets = _offsets(expert_N, num_experts)
-        rows_N = torch.arange(order_N.numel(), device=device)
-        choice = torch.full_like(token, -1) if choice_N is None else choice_N[order_N]
+        order_N, rank_N, expert, slot, offsets = sort_by_expert(expert_N, num_experts)
+        token = token_N.index_select(0, order_N)
+        choice = torch.full_like(token, -1)
+        if choice_N is not None:
+            choice = choice_N.index_select(0, order_N)
         if dropped_M3 is None:
-            dropped_M3 = torch.empty(0, 3, device=device, dtype=torch.int32)
+            dropped_M3 = torch.empty(0, 3, device=token.device, dtype=torch.int32)
+        inverse = rank_N if in_token_order else torch.argsort(token, stable=True)
         return Plan(
             token=token.int(),
-            expert=expert.int(),
-            weight=weight_N[order_N],
-            slot=(rows_N - offsets[expert.long()]).int(),
+            expert=expert,
+            # Not weight_N[order_N]: its gradient on a GPU would sort the indices once more.
+            weight=weight_N.index_select(0, order_N),
+            slot=slot,
             choice=choice.int(),
             offsets=offsets,
-            inverse=torch.argsort(token, stable=True).int(),
+            inverse=inverse.int(),
             token_offsets=_offsets(token_N, num_tokens),
             dropped=dropped_M3.int(),
         )
@@ -167,6 +187,7 @@ class Plan:
             weight_TE[token_N, expert_N],
             num_tokens=num_tokens,
             num_experts=num_experts,
+            in_token_order=True,
         )
 
     def dense_weights(self) -> Tensor:
@@ -181,11 +202,39 @@ class Plan:
         return self.offsets.diff()
 
 
+def can_look(tensor: Tensor) -> bool:
+    """Whether values may be checked: reading them would make a GPU wait for the host, and break
+    torch.compile's graph. There the caller is trusted."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def sort_by_expert(
+    expert_N: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The stable order of assignments by expert, all int32: order [N] (row -> assignment) and rank
+    [N], its inverse; expert and slot [N] of each row; offsets [E + 1]. On a GPU by the counting
+    sort of kernels/moeviz_kernels/sort.py."""
+    triton = kernels_for(expert_N)
+    if triton is not None and num_experts <= triton.MAX_EXPERTS:
+        return triton.sort_by_expert(expert_N, num_experts)
+    order_N = torch.argsort(expert_N, stable=True)
+    rows_N = torch.arange(order_N.numel(), device=expert_N.device)
+    rank_N = torch.empty_like(order_N).scatter_(0, order_N, rows_N)
+    expert, offsets = expert_N[order_N], _offsets(expert_N, num_experts)
+    slot = rows_N - offsets[expert.long()]
+    return order_N.int(), rank_N.int(), expert.int(), slot.int(), offsets
+
+
 def _offsets(group_N: Tensor, num_groups: int) -> Tensor:
     """Row ranges int32 [num_groups + 1] of the groups, once the rows are sorted by group."""
-    count = torch.zeros(num_groups + 1, device=group_N.device, dtype=torch.int64)
-    count.scatter_add_(0, group_N.long() + 1, torch.ones_like(group_N, dtype=torch.int64))
-    return count.cumsum(0).int()
+    return count(group_N + 1, num_groups + 1).cumsum(0).int()
+
+
+def count(group_N: Tensor, num_groups: int) -> Tensor:
+    """How often each of 0..num_groups - 1 stands in group_N, int64; unlike bincount it does not let
+    a GPU wait for the host."""
+    zeros = torch.zeros(num_groups, device=group_N.device, dtype=torch.int64)
+    return zeros.scatter_add_(0, group_N.long(), torch.ones_like(group_N, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -226,7 +275,7 @@ class RouterStats:
             demand_E = load_E
         else:
             load_E = plan.load().long()
-            demand_E = load_E + plan.dropped[:, 1].long().bincount(minlength=num_experts)
+            demand_E = load_E + count(plan.dropped[:, 1], num_experts)
         share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
         entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
         return RouterStats(load_E, demand_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)

@@ -8,7 +8,7 @@ from torch import Tensor
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import Gate, LinearRouter, topk_lower_index, uniform
 from moeviz.routing.capacity import Capacity, Priority, WithCapacity
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
 from moeviz.routing.token_choice import TokenChoice
 
 SWITCH_GATE = Gate(jitter=0.01, init_scale=0.1)
@@ -103,6 +103,6 @@ class CoinTossTopK(LinearRouter):
             num_experts=self.num_experts,
             choice_N=choice_N,
         )
-        first_E = expert_TK[:, 0].bincount(minlength=self.num_experts)
+        first_E = count(expert_TK[:, 0], self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, first_E), "z": z_loss(logits_TE)}
         return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))

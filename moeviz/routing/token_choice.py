@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moeviz.backend import kernels_for
 from moeviz.routing.balance import (
     BiasRule,
     GlobalShare,
@@ -17,8 +18,8 @@ from moeviz.routing.balance import (
     sequence_balancing_loss,
     z_loss,
 )
-from moeviz.routing.base import Gate, LinearRouter, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.base import MAX_ROUNDS, Gate, LinearRouter, topk_lower_index
+from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
 
 Weighting = Literal["renormalise", "raw"]
 Score = Literal["softmax", "sigmoid"]
@@ -82,19 +83,29 @@ class TokenChoice(LinearRouter):
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE = logits_TE.softmax(-1) if self.score == "softmax" else logits_TE.sigmoid()
-        expert_TK = self.select(scores_TE, logits_TE)
-        weight_TK = scores_TE.gather(1, expert_TK)
+        scores_TE, weight_TK, expert_TK = self.choose(logits_TE)
         if self.weighting == "renormalise":
             weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True).clamp(min=1e-20)
         plan = Plan.from_topk(expert_TK, weight_TK * self.scale, num_experts=self.num_experts)
         cut_E = None if self.bias is None else self.bias.cut(scores_TE, self.top_k)
         losses = {"z": z_loss(logits_TE)}
         if self.scope != "none":
-            losses["balance"] = self._balance(scores_TE, expert_TK, context)
+            losses["balance"] = self._balance(scores_TE, expert_TK, plan, context)
         return RouterOut(
             logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE, cut_E=cut_E)
         )
+
+    def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps 1 to 3: scores_TE, those of the chosen experts [T, K], and expert_TK."""
+        triton = kernels_for(logits_TE)
+        plain = self.score == "softmax" and self.bias is None and self.num_groups == 1
+        if triton is not None and plain and logits_TE.dtype == torch.float32:
+            if self.num_experts <= triton.MAX_EXPERTS and self.top_k <= MAX_ROUNDS:
+                scores_TE, weight_TK, expert_TK = triton.softmax_topk(logits_TE, self.top_k)
+                return scores_TE, weight_TK, expert_TK.long()
+        scores_TE = logits_TE.softmax(-1) if self.score == "softmax" else logits_TE.sigmoid()
+        expert_TK = self.select(scores_TE, logits_TE)
+        return scores_TE, scores_TE.gather(1, expert_TK), expert_TK
 
     def select(self, scores_TE: Tensor, logits_TE: Tensor) -> Tensor:
         """expert_TK: the experts that each token takes, best first."""
@@ -120,16 +131,19 @@ class TokenChoice(LinearRouter):
         open_TG = open_TG.scatter(1, topk_lower_index(score_TG, self.top_groups), True)
         return grouped_TGe.masked_fill(~open_TG[..., None], -torch.inf).flatten(1)
 
-    def _balance(self, scores_TE: Tensor, expert_TK: Tensor, context: RouteContext) -> Tensor:
+    def _balance(
+        self, scores_TE: Tensor, expert_TK: Tensor, plan: Plan, context: RouteContext
+    ) -> Tensor:
+        load_E = plan.load()
         if self.bias is not None:
             expert_TK = topk_lower_index(scores_TE, self.top_k)
+            load_E = count(expert_TK.flatten(), self.num_experts)
         share_TE = scores_TE
         if self.score == "sigmoid":
             share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
         if self.scope == "sequence":
             chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)
             return sequence_balancing_loss(share_TE, chosen_TE, context.sequence)
-        load_E = expert_TK.flatten().bincount(minlength=self.num_experts)
         return load_balancing_loss(share_TE, load_E if self.past is None else self.past(load_E))
 
     def kill(self, expert: int) -> None:
