@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +56,19 @@ class NaiveMoE(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         scores_TK, expert_TK = F.linear(x_TD, self.gate).softmax(-1).topk(self.top_k)
         weight_TK = scores_TK / scores_TK.sum(-1, keepdim=True)
-        y_TD = torch.zeros_like(x_TD)
-        for e in range(self.w13.shape[0]):
-            token, choice = torch.where(expert_TK == e)
-            gate, up = F.linear(x_TD[token], self.w13[e]).chunk(2, -1)
-            y = F.linear(F.silu(gate) * up, self.w2[e])
-            y_TD.index_add_(0, token, y * weight_TK[token, choice, None])
-        return y_TD
+        return naive_experts(x_TD, expert_TK, weight_TK, self.w13, self.w2)
+
+
+def naive_experts(
+    x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
+) -> Tensor:
+    y_TD = torch.zeros_like(x_TD)
+    for e in range(w13_E2FD.shape[0]):
+        token, choice = torch.where(expert_TK == e)
+        gate, up = F.linear(x_TD[token], w13_E2FD[e]).chunk(2, -1)
+        y = F.linear(F.silu(gate) * up, w2_EDF[e])
+        y_TD.index_add_(0, token, (y * weight_TK[token, choice, None]).to(y_TD.dtype))
+    return y_TD
 
 
 class Contender:
@@ -84,19 +91,25 @@ def moeviz_layer(moe: MoEFFN) -> Contender:
     )
 
 
-def mixtral_block(moe: MoEFFN, implementation: str) -> Contender:
-    """transformers' block with the weights of `moe`. Raises ImportError without transformers."""
+def mixtral_config(w2_EDF: Tensor, top_k: int, implementation: str) -> Any:
+    """Of transformers. Raises ImportError without it."""
     from transformers import MixtralConfig
-    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-    num_experts, d_model, d_expert = moe.w2_EDF.shape
-    config = MixtralConfig(
+    num_experts, d_model, d_expert = w2_EDF.shape
+    return MixtralConfig(
         hidden_size=d_model,
         intermediate_size=d_expert,
         num_local_experts=num_experts,
-        num_experts_per_tok=moe.router.top_k,
+        num_experts_per_tok=top_k,
         experts_implementation=implementation,
     )
+
+
+def mixtral_block(moe: MoEFFN, implementation: str) -> Contender:
+    """transformers' block with the weights of `moe`. Raises ImportError without transformers."""
+    config = mixtral_config(moe.w2_EDF, moe.router.top_k, implementation)
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
     block = MixtralSparseMoeBlock(config).to(moe.w2_EDF.device)
     weights = [block.gate.weight, block.experts.gate_up_proj, block.experts.down_proj]
     with torch.no_grad():

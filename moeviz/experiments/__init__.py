@@ -111,6 +111,13 @@ def _seats(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> di
     return record(out, meta)
 
 
+def _kernels(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Two batches through the kernels, which 12_kernels opens on; the backends timed here."""
+    from moeviz.experiments.kernels import record
+
+    return record(out, meta, on_step)
+
+
 def _means(arms: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """What is worth telling on a terminal."""
     return {
@@ -128,4 +135,5 @@ EXPERIMENTS = {
     "collapse": _collapse,
     "capacity": _capacity,
     "seats": _seats,
+    "kernels": _kernels,
 }
