@@ -4,6 +4,7 @@
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
+#   make gpu        check and time the Triton kernels on an NVIDIA GPU, without pip
 #   make clean      remove the environments and all caches
 # Options: make lab PYTHON=python3.12 ARGS="--port 9000"
 
@@ -14,7 +15,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test lint notebooks bench clean
+.PHONY: help lab test lint notebooks bench gpu clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -38,6 +39,26 @@ notebooks: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(PY) -m moeviz bench $(ARGS)
+
+# A plain tree on a machine that has torch, triton and pytest: nothing is installed. The root stays
+# off sys.path, see above. Each part goes on after the others' failures; 8 minutes at most.
+GPU_PYTHON ?= python3
+GPU_TESTS := $(addprefix tests/test_,kernels.py kernels_experts.py experts.py backend.py)
+
+gpu: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks
+gpu: export PYTHONUNBUFFERED := 1
+gpu:
+	@mkdir -p build/gpu
+	@ln -sfn ../../moeviz build/gpu/moeviz
+	@ln -sfn ../../kernels/moeviz_kernels build/gpu/moeviz_kernels
+	@start=$$(date +%s); failed=; py="$(GPU_PYTHON) -P"; \
+	timeout 60 $$py -m moeviz doctor || true; \
+	workers=$$($$py -c 'import xdist; print("-n 8")' 2>/dev/null); \
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout 210 $$py -m pytest -q $$workers $(GPU_TESTS) || failed=" tests"; \
+	timeout 130 $$py -m moeviz bench sanitize || failed="$$failed sanitize"; \
+	left=$$((465 - $$(date +%s) + start)); \
+	timeout $$left $$py -m moeviz bench layer --budget $$((left - 45)) $(ARGS) || failed="$$failed layer"; \
+	if [ -n "$$failed" ]; then echo "Failed:$$failed." >&2; exit 1; fi
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -68,8 +89,9 @@ $(VENV)/.lab: requirements.txt constraints.txt pyproject.toml setup.py | $(VENV)
 	@$(PIP) --quiet --no-deps --editable . $(AGAIN)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.lab tests/make_widgets7_env.sh
-	@echo "[tests] pytest, Playwright, ruff, mypy and a second environment with ipywidgets 7: 1 to 3 minutes"
+$(VENV)/.test: $(VENV)/.lab tests/make_widgets7_env.sh tests/make_triton36_env.sh
+	@echo "[tests] pytest, Playwright, ruff, mypy, and two more environments, with ipywidgets 7 and Triton 3.6: 2 to 4 minutes"
 	@$(PIP) --quiet --editable '.[test]' $(AGAIN)
 	@sh tests/make_widgets7_env.sh $(VENV)/bin/python $(VENV)-widgets7 $(AGAIN)
+	@sh tests/make_triton36_env.sh $(VENV)/bin/python $(VENV)-triton36 $(AGAIN)
 	@touch $@

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def setup() -> None:
-    """Check that widgets are there and print one line: versions, device, expert backends.
+    """Check that widgets are there and print one line: versions, device, expert backend.
 
     torch is looked up, not imported: the first picture must not wait for it.
 
@@ -38,9 +38,9 @@ def setup() -> None:
     ]
     if torch:
         device = _device(torch)
-        parts.append(
-            f"{device}, experts on {'grouped_mm' if device == 'CPU' else 'Triton kernels'}"
-        )
+        # Which one a GPU runs hangs on its compute capability, and asking would import torch.
+        backend = "grouped" if device == "CPU" else "Triton or matmul (see python -m moeviz doctor)"
+        parts.append(f"{device}, {backend} expert backend")
     print(" · ".join(parts))
 
 

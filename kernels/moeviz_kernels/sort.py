@@ -214,6 +214,8 @@ def _sort_topk(
     order, rank, expert, slot, offsets = _sort(expert_TK.view(-1), num_experts)
     token, choice = torch.empty_like(order), torch.empty_like(order)
     token_offsets = order.new_empty(num_tokens + 1)
+    if not order.numel():  # K may be 0
+        return order, rank, expert, slot, offsets, token, choice, token_offsets.zero_()
     with torch.cuda.device_of(expert_TK):
         rectangle_kernel[(triton.cdiv(order.numel() + 1, RECTANGLE),)](
             order, token, choice, token_offsets, order.numel(), top_k, BLOCK=RECTANGLE, num_warps=4

@@ -1,0 +1,191 @@
+"""One MoE layer from the router's logits on, beside its peers and the limit of the device.
+
+    python -m moeviz bench layer [--shapes teach,OLMoE-32768] [--budget 360] [--json FILE]
+
+Timed is all that a layer does once its logits are there: softmax, top-k, sort, experts, combine;
+forward as in training, forward without gradients, and backward. The logits are one fixed tensor for
+all contenders, which share their weights too. Before anything is timed, outputs and all gradients
+are compared with float64, and runs with each other, bit by bit.
+
+The limit is that of an ideal fused layer, with the ceilings of the device measured in the same run
+(layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs. What
+does not run, for want of time (--budget), memory or a package, says so. The file is written after
+each case: an interrupted run leaves those that it finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layer_contenders import NotRun
+from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
+from layer_study import Run, reason
+from moeviz.files import write_atomically
+from moeviz.machine import cores, package_version
+from moeviz.provenance import provenance
+from timing import free_memory
+from training import load_average
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def table(case: dict[str, Any]) -> str:
+    """The case as text, one row a contender, then one a kernel."""
+    shape, limit = case["shape"], case["limit_ms"]
+    lines = [
+        f"{shape['name']}: T={shape['tokens']} D={shape['d_model']} F={shape['d_expert']} "
+        f"E={shape['num_experts']} K={shape['top_k']}, {case['dtype']}, {case['routing']} routing: "
+        f"busiest expert {case['max_over_mean_load']:.1f}x the mean; limit {limit['forward']:.3g} "
+        f"ms forward, {limit['both']:.3g} ms both; errors at T={case['checked_tokens']}",
+        f"{'':32}{'forward ms':>24}{'inference':>10}{'backward':>10}{'both':>10}{'TFLOP/s':>9}"
+        f"{'x dense':>8}{'limit':>7}{'saved MB':>9}{'peak MB':>9}{'launches':>9}{'syncs':>6}"
+        f"{'error':>8}  repeats",
+    ]
+    for name, r in case["contenders"].items():
+        if "not_run" in r:
+            lines.append(f"{name:32}not run: {r['not_run']}")
+            continue
+        f, (saved, peak) = r["forward_ms"], (r["saved_bytes"], r["peak_bytes"])
+        errors = r.get("relative_error")
+        cells = (
+            f"{f['median']:.3f} ({f['q1']:.3f}-{f['q3']:.3f})".rjust(24),
+            *(f"{r[key]['median']:10.3f}" for key in ("inference_ms", "backward_ms", "both_ms")),
+            f"{r['tflops']['both']:9.3g}",
+            f"{r['of_dense']['both']:8.2f}" if "of_dense" in r else f"{'-':>8}",
+            f"{r['of_limit']['both']:7.0%}",
+            *("-".rjust(9) if v is None else f"{v / 1e6:9.1f}" for v in (saved, peak)),
+            str("-" if r["launches"]["both"] is None else r["launches"]["both"]).rjust(9),
+            str("-" if r["syncs"] is None else r["syncs"]).rjust(6),
+            f"{max(errors.values()):8.0e}" if errors else f"{'-':>8}",
+            f"  {'yes' if r['repeatable'] else 'no'} ({r['repeated_runs']})",
+        )
+        lines.append(f"{name:32}" + "".join(cells))
+        graphs = {k: r.get(f"graph_{k}_ms") for k in ("forward", "both")}
+        if any(graphs.values()):
+            said = (f"{k} {ms['median']:.3f} ms" for k, ms in graphs.items() if ms)
+            lines.append(f"{'  as a CUDA graph':32}{', '.join(said)}")
+    for kernel in case["kernels"]:
+        share = f"{kernel['share']:.0%} of {kernel['of']}" if kernel["of"] else ""
+        lines.append(
+            f"  {kernel['name'][:60]:60}{kernel['calls']:6g} x{kernel['ms']:10.4f} ms  {share}"
+        )
+    return "\n".join(lines)
+
+
+def cases_for(device: torch.device, names: str | None) -> list[tuple[str, str]]:
+    """Shape and routing of each case; ValueError on unknown names."""
+    usual = GPU_CASES if device.type == "cuda" else CPU_CASES
+    if names is None:
+        return usual
+    known = {name.lower(): name for name in SHAPES}
+    asked = names.lower().split(",")
+    if unknown := [name for name in asked if name not in known]:
+        raise ValueError(
+            f"--shapes takes {', '.join(SHAPES)}, separated by commas, got {', '.join(unknown)}"
+        )
+    wanted = [known[name] for name in asked]
+    cases = [case for case in usual if case[0] in wanted]
+    return cases + [(name, "uniform") for name in wanted if (name, "uniform") not in cases]
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The device, as the report has it."""
+    name, capability, memory = f"{platform.machine()} CPU, {cores()} cores", None, None
+    if run.on_gpu:
+        properties = torch.cuda.get_device_properties(run.device)
+        name, memory = properties.name, properties.total_memory / 1e9
+        capability = f"{properties.major}.{properties.minor}"
+    return {
+        "name": name,
+        "kind": run.device.type,
+        "capability": capability,
+        "memory_gb": memory,
+        "copy_gb_per_s": run.ceilings.copy_gb_per_s,
+        "matmul_tflops": run.ceilings.matmul_tflops,
+        "dtype": str(run.dtype).removeprefix("torch."),
+    }
+
+
+def default_file(device: torch.device) -> Path:
+    """layer_cpu.json, or by the GPU's name: layer_h200.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
+    return RESULTS / f"layer_{'_'.join(w for w in words if w not in ('nvidia', 'tesla'))}.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; 0 where all compute the same and moeviz repeats its bits, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moeviz bench layer", description=__doc__.split("\n", 1)[0]
+    )
+    add = parser.add_argument
+    add("--json", type=Path, help="where the figures go (default: results/layer_<device>.json)")
+    add("--shapes", help=f"of {', '.join(SHAPES)} (default: by device)")
+    add("--device", choices=("cpu", "cuda"), help="(default: the GPU, where there is one)")
+    add("--dtype", choices=DTYPES, help="(default: bf16 on a GPU, fp32 on a CPU)")
+    add("--rounds", type=int, default=7, help="turns of each contender on a CPU")
+    add("--budget", type=float, default=360.0, help="seconds, after which the rest is left out")
+    arguments = parser.parse_args(argv)
+    has_gpu = torch.cuda.is_available()
+    device = torch.device(arguments.device or ("cuda" if has_gpu else "cpu"))
+    if device.type == "cuda" and not has_gpu:
+        parser.error("--device cuda needs an NVIDIA GPU and a PyTorch for it")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
+    try:
+        cases = cases_for(device, arguments.shapes)
+    except ValueError as error:
+        parser.error(str(error))
+    dtype = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    path = arguments.json or default_file(device)
+
+    before = load_average()
+    run = Run(device, DTYPES[dtype], arguments.rounds, arguments.budget)
+    command = f"{parser.prog} --device {device.type} --dtype {dtype} --budget {run.budget:g}"
+    command += f" --rounds {run.rounds}" if device.type == "cpu" else ""
+    command += f" --shapes {arguments.shapes}" if arguments.shapes else ""
+    report: dict[str, Any] = {
+        "provenance": provenance(command),
+        "device": describe(run),
+        "threads": torch.get_num_threads(),
+        "load_average_before": before,
+        "cases": [],
+        "not_run": {},
+    }
+    versions = report["provenance"]["versions"]
+    versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
+    print(
+        f"{report['device']['name']}, {dtype}: {run.ceilings.matmul_tflops:.3g} TFLOP/s in a "
+        f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy\n",
+        flush=True,
+    )
+    for name, routing in cases:
+        late = run.out_of_time()
+        try:
+            if late:
+                raise NotRun(late)
+            report["cases"].append(run.case(name, routing))
+            print(table(report["cases"][-1]), end="\n\n", flush=True)
+        except (NotRun, torch.OutOfMemoryError) as error:
+            report["not_run"][f"{name}, {routing}"] = reason(error)
+            print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
+        free_memory()
+        report |= {"failures": run.failures, "load_average_after": load_average()}
+        write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())
+    print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")
+    for failure in run.failures:
+        print(f"FAILED: {failure}")
+    return 1 if run.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

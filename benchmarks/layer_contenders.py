@@ -1,0 +1,303 @@
+"""Ways to run one MoE FFN from the router's logits on, with the same weights and inputs for all.
+
+Each does all of it: softmax, top-k with renormalised weights, sort, experts, combine. They share
+the memory of their weights, in the layout of transformers' fused experts. Weights of its own has
+the dense SwiGLU FFN of K * F hidden units, which costs the same FLOPs without any routing: the
+honest ceiling of an MoE layer on a device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layer_shapes import Shape, route
+from moeviz.backend import kernels, triton_refusal
+from moeviz.experts import apply_experts, swiglu
+from moeviz.routing import Plan
+from moeviz.routing.token_choice import TokenChoice
+from timing import Mark
+from training import DENSE, mixtral_config, naive_experts
+
+OURS = "moeviz triton"
+# What float64 may find: ||a - b|| / ||b||.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+SLOW_SECONDS = 0.5  # a loop that needs more for clearing memory alone is not run on a GPU
+
+
+class NotRun(Exception):
+    """Why a contender is left out on purpose."""
+
+
+@dataclass
+class Problem:
+    """The inputs of a layer and the gradient of its output."""
+
+    top_k: int
+    x_TD: Tensor
+    logits_TE: Tensor  # float32
+    w13_E2FD: nn.Parameter
+    w2_EDF: nn.Parameter
+    grad_TD: Tensor
+
+    @staticmethod
+    def random(shape: Shape, routing: str, device: torch.device, dtype: torch.dtype) -> Problem:
+        tokens, d_model, d_expert, num_experts, top_k = shape
+        generator = torch.Generator(device).manual_seed(0)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator, device=device, dtype=dtype)
+
+        return Problem(
+            top_k,
+            normal(tokens, d_model).requires_grad_(),
+            route(routing, tokens, num_experts, top_k).to(device).requires_grad_(),
+            nn.Parameter(normal(num_experts, 2 * d_expert, d_model).mul_(d_model**-0.5)),
+            nn.Parameter(normal(num_experts, d_model, d_expert).mul_(d_expert**-0.5)),
+            normal(tokens, d_model),
+        )
+
+    def first(self, tokens: int) -> Problem:
+        """The same layer on its first tokens."""
+        x_TD, logits_TE = (
+            v.detach()[:tokens].clone().requires_grad_() for v in (self.x_TD, self.logits_TE)
+        )
+        grad_TD = self.grad_TD[:tokens]
+        return Problem(self.top_k, x_TD, logits_TE, self.w13_E2FD, self.w2_EDF, grad_TD)
+
+
+def load(problem: Problem) -> Tensor:
+    """Assignments of each expert, int64 [E]."""
+    expert_TK = problem.logits_TE.detach().topk(problem.top_k).indices
+    return expert_TK.flatten().bincount(minlength=problem.logits_TE.shape[1])
+
+
+@dataclass
+class Contender:
+    """forward: (x_TD, logits_TE) to y_TD. weights: those that it takes gradients of."""
+
+    forward: Callable[[Tensor, Tensor], Tensor]
+    weights: tuple[nn.Parameter, ...]
+    routed: bool = True  # whether it uses the logits
+    graph: bool = False  # whether it is also timed as a CUDA graph
+    compiles: bool = False  # whether its first call takes long
+    problem: Problem = field(kw_only=True)
+
+    def on(self, problem: Problem) -> Contender:
+        return Contender(self.forward, self.weights, self.routed, problem=problem)
+
+    def output(self) -> Tensor:
+        return self.forward(self.problem.x_TD, self.problem.logits_TE)
+
+    def gradients(self, y_TD: Tensor) -> list[Tensor]:
+        """Of x, the logits and the weights; autograd.grad leaves nothing on them."""
+        inputs = (self.problem.x_TD, *([self.problem.logits_TE] * self.routed), *self.weights)
+        return list(torch.autograd.grad(y_TD, inputs, self.problem.grad_TD))
+
+    def run(self) -> list[Tensor]:
+        """A training step: the output and all gradients."""
+        y_TD = self.output()
+        return [y_TD.detach(), *self.gradients(y_TD)]
+
+    def training_step(self, mark: Mark) -> None:
+        mark()
+        y_TD = self.output()
+        mark()
+        self.gradients(y_TD)
+        mark()
+
+    def inference_step(self, mark: Mark) -> None:
+        with torch.no_grad():
+            mark()
+            self.output()
+            mark()
+
+
+def choose(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """weight_TK and expert_TK, as Mixtral's router."""
+    scores_TK, expert_TK = logits_TE.softmax(-1).topk(top_k)
+    return scores_TK / scores_TK.sum(-1, keepdim=True), expert_TK
+
+
+def moeviz(problem: Problem, backend: str) -> Contender:
+    """As moeviz.layer.MoEFFN, without the router's linear map and losses."""
+    num_experts, d_model, _ = problem.w2_EDF.shape
+    router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=problem.top_k)
+    weights = (problem.w13_E2FD, problem.w2_EDF)
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        _, weight_TK, expert_TK = router.choose(logits_TE)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=num_experts)
+        return apply_experts(x_TD, plan, *weights, backend=backend)
+
+    return Contender(forward, weights, graph=backend == "triton", problem=problem)
+
+
+def moeviz_triton(problem: Problem) -> Contender:
+    if not problem.x_TD.is_cuda:
+        raise NotRun("Triton kernels need an NVIDIA GPU; a run in Triton's interpreter is no speed")
+    if kernels().interpreted():
+        raise NotRun("TRITON_INTERPRET is set: a run in Triton's interpreter is no speed")
+    refusal = triton_refusal(problem.x_TD, problem.w13_E2FD, problem.w2_EDF)
+    if refusal:
+        raise NotRun(refusal)
+    return moeviz(problem, "triton")
+
+
+def torch_grouped_mm(problem: Problem) -> Contender:
+    """What one would write with PyTorch alone: sort, index, two grouped_mm, gather-sum."""
+    w13_E2FD, w2_EDF, top_k = problem.w13_E2FD, problem.w2_EDF, problem.top_k
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        weight_TK, expert_TK = choose(logits_TE, top_k)
+        expert_N, order_N = expert_TK.flatten().sort()
+        experts = torch.arange(w2_EDF.shape[0], device=x_TD.device)
+        ends_E = torch.searchsorted(expert_N, experts, right=True, out_int32=True)
+        x_ND = x_TD.index_select(0, order_N // top_k)
+        hidden_NF = swiglu(F.grouped_mm(x_ND, w13_E2FD.transpose(1, 2), offs=ends_E))
+        y_ND = F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E)
+        y_TKD = y_ND.index_select(0, order_N.argsort()).unflatten(0, (-1, top_k))
+        return (y_TKD * weight_TK[..., None].to(y_TKD.dtype)).sum(1)
+
+    return Contender(forward, (w13_E2FD, w2_EDF), problem=problem)
+
+
+def torch_compiled(problem: Problem) -> Contender:
+    torch.compiler.reset()  # each shape is another graph: none of the earlier is needed again
+    plain = torch_grouped_mm(problem)
+    compiled = torch.compile(plain.forward, dynamic=False)
+    return Contender(compiled, plain.weights, compiles=True, problem=problem)
+
+
+def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Contender:
+    """transformers' Mixtral experts behind the lines of its router, the linear map left out."""
+    weights = (problem.w13_E2FD, problem.w2_EDF)
+    config = mixtral_config(problem.w2_EDF, problem.top_k, implementation)
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    # For each expert, the gradient of `weight[e]` fills one of all experts and adds it up: it is
+    # written once and read twice and written in the sum.
+    clearing = 4e-9 * len(problem.w2_EDF) * sum(w.numel() * w.element_size() for w in weights)
+    if problem.x_TD.is_cuda and implementation == "eager":
+        if clearing / copy_gb_per_s > SLOW_SECONDS:
+            raise NotRun(
+                f"a step would move {clearing:,.0f} GB for the gradients of `weight[e]` alone"
+            )
+    with torch.device("meta"):
+        experts = MixtralExperts(config)
+    experts.gate_up_proj, experts.down_proj = weights
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
+        return experts(x_TD, expert_TK, weight_TK)
+
+    return Contender(forward, weights, problem=problem)
+
+
+def liger(problem: Problem) -> Contender:
+    from liger_kernel.ops import LigerFusedMoEFunction
+
+    weights = (problem.w13_E2FD, problem.w2_EDF)
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
+        return LigerFusedMoEFunction.apply(x_TD, *weights, expert_TK.int(), weight_TK)
+
+    return Contender(forward, weights, compiles=True, problem=problem)  # it tunes itself
+
+
+def naive(problem: Problem) -> Contender:
+    weights = (problem.w13_E2FD, problem.w2_EDF)
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
+        return naive_experts(x_TD, expert_TK, weight_TK, *weights)
+
+    return Contender(forward, weights, problem=problem)
+
+
+def dense(problem: Problem) -> Contender:
+    x_TD, (_, d_model, d_expert) = problem.x_TD, problem.w2_EDF.shape
+    width = problem.top_k * d_expert
+    generator = torch.Generator(x_TD.device).manual_seed(2)
+    w13_2FD, w2_DF = (
+        nn.Parameter(
+            torch.randn(
+                size, generator=generator, device=x_TD.device, dtype=x_TD.dtype
+            ).mul_(size[1] ** -0.5)
+        )
+        for size in ((2 * width, d_model), (d_model, width))
+    )  # fmt: skip
+
+    def forward(x_TD: Tensor, _: Tensor) -> Tensor:
+        return swiglu(x_TD @ w13_2FD.T) @ w2_DF.T
+
+    return Contender(forward, (w13_2FD, w2_DF), routed=False, graph=True, problem=problem)
+
+
+Builder = Callable[[Problem], Contender]
+
+
+def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
+    """By name, in the order of running; what compiles for long comes last."""
+    grouped, eager = (
+        functools.partial(mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s)
+        for name in ("grouped_mm", "eager")
+    )
+    peers: dict[str, Builder] = {
+        "torch grouped_mm": torch_grouped_mm,
+        "transformers Mixtral grouped_mm": grouped,
+        "transformers Mixtral eager": eager,
+    }
+    if device.type == "cuda":
+        compiling: dict[str, Builder] = {
+            "liger": liger,
+            "torch grouped_mm compiled": torch_compiled,
+        }
+        return {OURS: moeviz_triton, DENSE: dense, **peers, **compiling}
+    ours: dict[str, Builder] = {
+        OURS: moeviz_triton,
+        "moeviz grouped": functools.partial(moeviz, backend="grouped"),
+    }
+    return {**ours, **peers, "naive loop over W[e]": naive, DENSE: dense}
+
+
+def relative_errors(contender: Contender) -> dict[str, float]:
+    """||a - b|| / ||b|| of the output and of every gradient, b by plain float64 products.
+
+    One expert at a time: the weights of all of them in float64 need not fit the device. Gradients
+    of experts without tokens count too: they are to be zero.
+    """
+    problem = contender.problem
+    out, dx, dlogits, *dweights = contender.run()
+    x64, grad64 = problem.x_TD.detach().double(), problem.grad_TD.double()
+    logits64 = problem.logits_TE.detach().double().requires_grad_()
+    weight_TK, expert_TK = choose(logits64, problem.top_k)
+    want_out, want_dx = torch.zeros_like(x64), torch.zeros_like(x64)
+    dweight_TK = torch.zeros_like(weight_TK)
+    squares = torch.zeros(2, 2, device=x64.device, dtype=torch.float64)  # of each bank: error, norm
+    for e in range(len(problem.w2_EDF)):
+        token, choice = torch.where(expert_TK == e)
+        w13, w2 = problem.w13_E2FD.detach()[e], problem.w2_EDF.detach()[e]
+        parts = (x64[token], weight_TK.detach()[token, choice], w13.double(), w2.double())
+        leaves = [part.requires_grad_() for part in parts]
+        x, weight, w13, w2 = leaves
+        y = weight[:, None] * (swiglu(x @ w13.T) @ w2.T)
+        want_out.index_add_(0, token, y.detach())
+        dx_n, dweight_n, *want = torch.autograd.grad(y, leaves, grad64[token])
+        want_dx.index_add_(0, token, dx_n)
+        dweight_TK[token, choice] = dweight_n
+        for i, (got, exact) in enumerate(zip(dweights, want, strict=True)):
+            squares[i, 0] += (got[e].double() - exact).square().sum()
+            squares[i, 1] += exact.square().sum()
+    (want_dlogits,) = torch.autograd.grad(weight_TK, logits64, dweight_TK)
+    pairs = {"out": (out, want_out), "dx": (dx, want_dx), "dlogits": (dlogits, want_dlogits)}
+    errors = {name: float((a.double() - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
+    dw13, dw2 = (squares[:, 0] / squares[:, 1]).sqrt().tolist()
+    return {**errors, "dw13": dw13, "dw2": dw2}

@@ -1,0 +1,274 @@
+"""One case of the layer benchmark: each contender checked, then measured."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from layer_contenders import (
+    OURS,
+    TOLERANCE,
+    Contender,
+    NotRun,
+    Problem,
+    builders,
+    load,
+    relative_errors,
+)
+from layer_shapes import SHAPES, Shape, kernel_work, limit_ms
+from timing import (
+    FLUSH_BYTES,
+    Turns,
+    by_turns,
+    captured,
+    ceilings,
+    count_syncs,
+    device_events,
+    free_memory,
+    kernel_table,
+    matmul_tflops,
+    old_objects_set_aside,
+    on_gpu,
+    peak_bytes,
+    repeatable,
+    saved_bytes,
+    seconds,
+    spread,
+)
+from training import DENSE
+
+CHECK_SECONDS = 1.0  # of float64 products for each contender: what takes longer gets fewer tokens
+# Of the budget, for contenders that compile or tune themselves, and none of its last part.
+COMPILE_SHARE = 0.25
+RUNS = 20  # that are compared bit by bit
+FEW_TOKENS = 1024  # up to here, all that a layer reads might lie in the L2 cache
+
+
+def reason(error: Exception) -> str:
+    """In one line, without this machine's folders."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    line = re.sub(r"(?:/[\w.+-]+)+/", "", line)[:200]
+    return line if isinstance(error, NotRun) else f"{type(error).__name__}: {line}"
+
+
+def label(case: dict[str, Any]) -> str:
+    return f"{case['shape']['name']}, {case['routing']} routing"
+
+
+class Run:
+    """What stays the same from case to case, and what went wrong."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, rounds: int, budget: float):
+        self.device, self.dtype, self.rounds, self.budget = device, dtype, rounds, budget
+        self.start = time.perf_counter()
+        self.compiling = 0.0  # seconds, so far
+        self.profiled = False
+        self.failures: list[str] = []
+        self.on_gpu = device.type == "cuda"
+        self.ceilings = ceilings(device, dtype)
+        size = 2048 if self.on_gpu else 512
+        self.float64_flops = 1e12 * matmul_tflops(device, torch.float64, size)
+
+    def out_of_time(self) -> str | None:
+        if time.perf_counter() - self.start > self.budget:
+            return f"the budget of {self.budget:g} s was used up"
+        return None
+
+    @old_objects_set_aside()
+    def case(self, name: str, routing: str) -> dict[str, Any]:
+        shape = SHAPES[name]
+        problem = Problem.random(shape, routing, self.device, self.dtype)
+        load_E = load(problem)
+        element_size, active = problem.x_TD.element_size(), int((load_E > 0).sum())
+        case: dict[str, Any] = {
+            "shape": {"name": name, **shape._asdict()},
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "routing": routing,
+            "max_over_mean_load": float(load_E.max() / load_E.double().mean()),
+            "limit_ms": limit_ms(shape, active, element_size, self.ceilings),
+            "checked_tokens": self.checked_tokens(shape),
+            "contenders": {},
+            "kernels": [],
+        }
+        steps: dict[str, Contender] = {}
+        for contender, build in builders(self.device, self.ceilings.copy_gb_per_s).items():
+            try:
+                found = self.study(contender, build, problem, case, steps)
+            except Exception as error:
+                found = {"not_run": reason(error)}
+                expected = (NotRun, ImportError, torch.OutOfMemoryError)
+                if contender.startswith("moeviz") and not isinstance(error, expected):
+                    self.failures.append(f"{contender} did not run: {reason(error)}, {label(case)}")
+            case["contenders"][contender] = found
+            free_memory()
+        if steps:
+            self.time_by_turns(steps, case["contenders"])
+        self.add_ratios(shape, case)
+        return case
+
+    def checked_tokens(self, shape: Shape) -> int:
+        one = 3 * shape.forward_flops / shape.tokens
+        return min(shape.tokens, max(1, int(CHECK_SECONDS * self.float64_flops / one)))
+
+    def study(
+        self,
+        name: str,
+        build: Callable[[Problem], Contender],
+        problem: Problem,
+        case: dict[str, Any],
+        steps: dict[str, Contender],
+    ) -> dict[str, Any]:
+        """All of one contender but, on a CPU, its times: there it is added to `steps`."""
+        late = self.out_of_time()
+        if late:
+            raise NotRun(late)
+        start = time.perf_counter()
+        contender = build(problem)
+        if contender.compiles:
+            share = COMPILE_SHARE * self.budget
+            if self.compiling > share or start - self.start > self.budget - share:
+                raise NotRun(f"compiling took {self.compiling:.0f} s already: no time for more")
+        try:
+            return self.measure(name, contender, case, steps)
+        finally:
+            if contender.compiles:
+                self.compiling += time.perf_counter() - start
+
+    def measure(
+        self, name: str, contender: Contender, case: dict[str, Any], steps: dict[str, Contender]
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {"first_call_s": seconds(contender.run, self.device)}
+        if name != DENSE:
+            tokens = case["checked_tokens"]
+            fewer = tokens < len(contender.problem.x_TD)
+            checked = contender.on(contender.problem.first(tokens)) if fewer else contender
+            found["relative_error"] = relative_errors(checked)
+            self.judge(name, case, found["relative_error"])
+        # An overlong test of what nobody promises would cost the others their time.
+        budget = math.inf if name == OURS else 1.0
+        found["repeatable"], found["repeated_runs"] = repeatable(contender.run, RUNS, budget)
+        if name == OURS and not found["repeatable"]:
+            self.failures.append(f"{name} is not repeatable bit for bit: {label(case)}")
+        self.optional(
+            found, "saved_bytes", lambda: saved_bytes(contender.output, contender.weights)
+        )
+        found |= {"peak_bytes": None, "launches": {"forward": None, "both": None}, "syncs": None}
+        if self.on_gpu:
+            self.on_the_gpu(name, contender, found, case)
+        else:
+            steps[name] = contender
+        return found
+
+    def judge(self, name: str, case: dict[str, Any], errors: dict[str, float]) -> None:
+        for what, error in errors.items():
+            if not error < TOLERANCE[self.dtype]:
+                self.failures.append(
+                    f"{name} computes something else: {what} is {error:.0e} from float64, "
+                    f"{label(case)}"
+                )
+            if not math.isfinite(error):  # JSON has no word for it
+                errors[what] = sys.float_info.max
+
+    def optional(self, found: dict[str, Any], key: str, measure: Callable[[], Any]) -> None:
+        """A figure beside the times, which are worth having without it."""
+        try:
+            found[key] = measure()
+        except Exception as error:
+            found.setdefault(key, None)
+            found.setdefault("notes", {})[key] = reason(error)
+
+    def on_the_gpu(
+        self, name: str, contender: Contender, found: dict[str, Any], case: dict[str, Any]
+    ) -> None:
+        few = len(contender.problem.x_TD) <= FEW_TOKENS
+        flush = torch.empty(FLUSH_BYTES, device=self.device, dtype=torch.uint8) if few else None
+        times = on_gpu(contender.training_step, 0.5, flush)
+        found["forward_ms"] = spread([forward for forward, _ in times])
+        found["backward_ms"] = spread([backward for _, backward in times])
+        found["both_ms"] = spread([sum(parts) for parts in times])
+        times = on_gpu(contender.inference_step, 0.25, flush)
+        found["inference_ms"] = spread([sum(parts) for parts in times])
+        self.optional(found, "peak_bytes", lambda: peak_bytes(contender.run))
+        self.optional(found, "syncs", lambda: count_syncs(contender.run))
+        self.optional(found, "launches", lambda: self.launches(contender))
+        if name == OURS:
+            work = kernel_work(SHAPES[case["shape"]["name"]], contender.problem.x_TD.element_size())
+            self.optional(
+                case,
+                "kernels",
+                lambda: kernel_table(device_events(contender.run, 5), 5, work, self.ceilings),
+            )
+        if contender.graph:
+            self.optional(found, "graph_forward_ms", lambda: self.replayed(contender, flush, False))
+            self.optional(found, "graph_both_ms", lambda: self.replayed(contender, flush, True))
+
+    def launches(self, contender: Contender) -> dict[str, int]:
+        if not self.profiled:  # starting up, the profiler may miss some
+            device_events(contender.output)
+            self.profiled = True
+        forward, both = (len(device_events(f)) for f in (contender.output, contender.run))
+        return {"forward": forward, "both": both}
+
+    def replayed(
+        self, contender: Contender, flush: torch.Tensor | None, both: bool
+    ) -> dict[str, float]:
+        """Times of a CUDA graph, once its replay is seen to give what the calls give."""
+        run = contender.run if both else lambda: [contender.output().detach()]
+        step, results = captured(run)
+        for result in results:
+            result.fill_(math.nan)
+        times = on_gpu(step, 0.25, flush)
+        for a, b in zip(results, run(), strict=True):
+            off = torch.linalg.vector_norm(a - b, dtype=torch.float32)
+            if not off <= TOLERANCE[self.dtype] * torch.linalg.vector_norm(b, dtype=torch.float32):
+                raise ValueError("the replay of the CUDA graph computes something else")
+        return spread([sum(parts) for parts in times])
+
+    def time_by_turns(self, contenders: dict[str, Contender], found: dict[str, Any]) -> None:
+        training = by_turns({n: c.training_step for n, c in contenders.items()}, self.rounds)
+        inference = by_turns({n: c.inference_step for n, c in contenders.items()}, self.rounds)
+
+        def spread_of(turns: Turns, clock: int, part: Callable[[list[float]], float]) -> dict:
+            return spread([part(turn[clock]) for turn in turns])
+
+        for name in contenders:
+            turns, result = training[name], found[name]
+            parts = {"forward": lambda t: t[0], "backward": lambda t: t[1], "both": sum}
+            for key, part in parts.items():
+                result[f"{key}_ms"] = spread_of(turns, 0, part)
+            result["inference_ms"] = spread_of(inference[name], 0, sum)
+            result["cpu_ms"] = {key: spread_of(turns, 1, part) for key, part in parts.items()}
+            if DENSE in contenders:  # within a round: what slows one down slows both
+                rounds = list(zip(turns, training[DENSE], strict=False))
+                result["of_dense"], result["of_dense_cpu"] = (
+                    {
+                        key: statistics.median(part(a[clock]) / part(b[clock]) for a, b in rounds)
+                        for key, part in parts.items()
+                        if key != "backward"
+                    }
+                    for clock in (0, 1)
+                )
+
+    def add_ratios(self, shape: Shape, case: dict[str, Any]) -> None:
+        flops = {"forward": shape.forward_flops, "both": 3 * shape.forward_flops}
+        width = shape.top_k * shape.d_expert
+        one = Shape(shape.tokens, shape.d_model, width, num_experts=1, top_k=1)
+        size = torch.empty(0, dtype=self.dtype).element_size()
+        limits = {DENSE: limit_ms(one, 1, size, self.ceilings)}  # it has fewer weights to read
+        dense = case["contenders"].get(DENSE, {})
+        for name, result in case["contenders"].items():
+            if "both_ms" not in result:
+                continue
+            ms = {key: result[f"{key}_ms"]["median"] for key in flops}
+            limit = limits.get(name, case["limit_ms"])
+            result["tflops"] = {key: 1e-9 * flops[key] / ms[key] for key in flops}
+            result["of_limit"] = {key: limit[key] / ms[key] for key in flops}
+            if "both_ms" in dense and "of_dense" not in result:
+                result["of_dense"] = {key: ms[key] / dense[f"{key}_ms"]["median"] for key in flops}

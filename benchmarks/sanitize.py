@@ -1,0 +1,109 @@
+"""One small forward and backward pass of the Triton kernels under NVIDIA's memory checker.
+
+    python -m moeviz bench sanitize [--seconds 60]
+
+compute-sanitizer's memcheck watches every read and write of the GPU. Each tensor gets memory of its
+own, without PyTorch's cache between, so that one step too far is outside. Sizes are odd: rows and
+columns of padding are where a kernel goes wrong. Where the checker is missing, does not support the
+device or takes too long, that is said and is no failure; an error that it finds is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import torch
+
+from layer_contenders import Problem, moeviz_triton
+from layer_shapes import Shape
+
+SHAPES = (Shape(100, 72, 40, 5, 2), Shape(1, 136, 24, 8, 8), Shape(33, 64, 56, 60, 3))
+FOUND = 9  # compute-sanitizer's exit code for errors
+
+
+def step() -> None:
+    """What is watched: kernels and routing, three sizes, with gradients and without."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for shape in SHAPES:
+            contender = moeviz_triton(Problem.random(shape, "zipf", torch.device("cuda"), dtype))
+            contender.run()
+            contender.inference_step(torch.cuda.synchronize)
+
+
+def verdict(code: int, said: str) -> tuple[int, str]:
+    """This command's exit code, and a sentence on what the checker's exit code and output mean."""
+    summary = re.search(r"ERROR SUMMARY: (\d+) error", said)
+    if "device not supported" in said.lower():
+        return 0, "compute-sanitizer does not support this device: not checked."
+    if code == FOUND or (summary and int(summary[1])):
+        return 1, "compute-sanitizer found errors:\n" + said
+    if summary and code == 0:
+        return 0, "compute-sanitizer found no errors."
+    if summary:
+        return 1, f"The kernels failed (exit code {code}):\n{said}"
+    return 0, f"compute-sanitizer did not run (exit code {code}): not checked.\n{said}"
+
+
+def run_within(command: list[str], seconds: float) -> tuple[int, str]:
+    """Exit code and output. After `seconds` the command and all that it started are ended, and
+    subprocess.TimeoutExpired is raised."""
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, said
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 where nothing was found, or nothing could be checked; 1 on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moeviz bench sanitize", description=__doc__.split("\n", 1)[0]
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="to give up after")
+    parser.add_argument("--step", action="store_true", help="the pass itself, unwatched")
+    arguments = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("compute-sanitizer needs an NVIDIA GPU: not checked.")
+        return 0
+    if arguments.step:
+        step()
+        return 0
+    checker = shutil.which("compute-sanitizer")
+    if checker is None:
+        print("compute-sanitizer is not on the PATH: not checked.")
+        return 0
+    # API errors are no memory errors: PyTorch asks for what a driver may not have.
+    command = [checker, "--tool", "memcheck", "--report-api-errors", "no"]
+    command += ["--error-exitcode", str(FOUND)]
+    watched = [sys.executable, "-P", "-m", "moeviz", "bench", "sanitize", "--step"]
+    try:
+        code, said = run_within(watched, arguments.seconds)  # compiles the kernels
+        if code == 0:
+            code, said = run_within([*command, *watched], arguments.seconds)
+            code, sentence = verdict(code, said)
+        else:
+            sentence = f"The kernels failed before they were watched (exit code {code}):\n{said}"
+    except subprocess.TimeoutExpired:
+        code, sentence = 0, f"It took longer than {arguments.seconds:g} s: not checked."
+    print(sentence)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
