@@ -1,7 +1,8 @@
-"""The tuner measures the kernels as the layer calls them, and from then on its winners are chosen."""
+"""The tuner measures the kernels as the layer calls them; its winners are chosen from then on."""
 
 import pytest
 import torch
+
 from moeviz_kernels import configs, tune
 from moeviz_kernels.configs import Gemm
 

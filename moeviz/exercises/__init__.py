@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.exercises import capacity, collapse, dense_vs_moe, inside_layer, routing, start_here
+from moeviz.exercises import (
+    capacity,
+    collapse,
+    dense_vs_moe,
+    inside_layer,
+    kernels,
+    routing,
+    start_here,
+)
 from moeviz.exercises.exercise import Exercise
 
 __all__ = ["check", "solution"]
@@ -35,6 +43,9 @@ EXERCISES: dict[str, Exercise] = {
     "05.2": capacity.TWO_TOKENS,
     "05.3": capacity.CAUSAL,
     "05.4": capacity.PRIORITY,
+    "12.1": kernels.PADDING,
+    "12.2": kernels.RANK,
+    "12.3": kernels.GATHER_SUM,
 }
 
 _wrong: dict[str, int] = {}

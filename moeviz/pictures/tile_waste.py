@@ -1,0 +1,155 @@
+"""What a grouped GEMM computes for nothing: an expert's last tile is filled up with padding."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    RULE,
+    Picture,
+    Scale,
+    Svg,
+    axes,
+    expert_colour,
+)
+
+WIDTH, HEIGHT = 900.0, 400.0
+BLOCKS = (16, 32, 64, 128)
+# A colour, a dash and a width each: never colour alone.
+STYLES = (
+    ("#0072b2", "", 2.0),
+    ("#d55e00", "7 3", 2.0),
+    ("#009e73", "2 3", 2.5),
+    ("#cc79a7", "", 4.0),
+)
+SKEWS = tuple(round(0.1 * i, 1) for i in range(21))
+DRAWS = 8  # batches behind each point of a line
+COLUMNS = ("skew", *(f"padding at BLOCK_M {m}" for m in BLOCKS))
+PADDING = "#ffffff"
+
+
+def padding_rows(load_E: np.ndarray, block: int) -> int:
+    """Rows computed and thrown away: sum over experts of ceil(load / block) * block - load."""
+    load_E = np.asarray(load_E)
+    return int((-(-load_E // block) * block - load_E).sum())
+
+
+@lru_cache(maxsize=128)
+def zipf_load(num_rows: int, num_experts: int, skew: float, seed: int) -> np.ndarray:
+    """Rows of each expert, int64 [E], each row's expert drawn by itself, the r-th in proportion to
+    1 / r^skew. A batch of one seed keeps its dice from skew to skew."""
+    share_E = np.arange(1, num_experts + 1) ** -float(skew)
+    return np.random.default_rng(seed).multinomial(num_rows, share_E / share_E.sum())
+
+
+@lru_cache(maxsize=64)
+def waste_curves(num_rows: int, num_experts: int, seed: int) -> np.ndarray:
+    """Padding as a share of the computed rows, mean over DRAWS batches: float [BLOCKS, SKEWS]."""
+    waste = np.zeros((len(BLOCKS), len(SKEWS)))
+    for s, skew in enumerate(SKEWS):
+        for draw in range(DRAWS):
+            load_E = zipf_load(num_rows, num_experts, skew, seed * DRAWS + draw)
+            for b, block in enumerate(BLOCKS):
+                padding = padding_rows(load_E, block)
+                waste[b, s] += padding / (num_rows + padding) / DRAWS
+    return waste
+
+
+def expected_waste(num_rows: int, num_experts: int, block: int) -> float:
+    """The rule of thumb, E * BLOCK_M / 2 rows of padding: each expert's last tile is half full. It
+    holds where every expert has many rows."""
+    padding = num_experts * block / 2
+    return padding / (num_rows + padding)
+
+
+def tile_waste(
+    *, tokens: int, experts: int, top_k: int, skew: float, block: int, seed: int = 0,
+    state: str = "",
+) -> Picture:  # fmt: skip
+    """Padding against skew for each BLOCK_M, the chosen setting marked; beside it, the experts of
+    one such batch with their padding."""
+    num_rows = tokens * top_k
+    curves = waste_curves(num_rows, experts, seed)
+    load_E = zipf_load(num_rows, experts, skew, seed * DRAWS)
+    padding = padding_rows(load_E, block)
+    here = padding / (num_rows + padding)
+    summary = (
+        f"{num_rows} rows for {experts} experts, skew {skew:g}: in tiles of {block} rows "
+        f"{padding} of {num_rows + padding} computed rows are padding, {here:.1%}; {1 - here:.1%} "
+        f"of the FLOPs are useful. Rule of thumb, E · BLOCK_M / 2 rows: "
+        f"{expected_waste(num_rows, experts, block):.1%}."
+    )
+    svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
+    _lines(svg, curves, num_rows, experts, skew, block, here)
+    _experts(svg, load_E, block)
+    rows = tuple(
+        (skew, *(f"{curves[b, s]:.1%}" for b in range(len(BLOCKS)))) for s, skew in enumerate(SKEWS)
+    )
+    return Picture(svg.close(state=state), summary, COLUMNS, rows)
+
+
+def _lines(
+    svg: Svg, curves: np.ndarray, num_rows: int, experts: int, skew: float, block: int, here: float
+) -> None:
+    rules = [expected_waste(num_rows, experts, m) for m in BLOCKS]
+    top = min(max(100 * float(max(curves.max(), *rules)) * 1.05, 10.0), 100.0)
+    x, y = Scale(0, 2, 60, 400), Scale(0, top, 340, 60)
+    svg.text(0, 16, "Padding, as a share of all computed rows", size=14, bold=True)
+    svg.text(
+        0,
+        36,
+        f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: E · BLOCK_M / 2 rows",
+        fill=MUTED,
+    )
+    axes(svg, x, y, x_label="skew of the routing (Zipf exponent)", y_label="per cent of rows")
+    ends: list[tuple[float, int]] = []
+    for b, (colour, dash, width) in enumerate(STYLES):
+        rule = y(100 * rules[b])
+        svg.line(x.start, rule, x.end, rule, stroke=colour, width=0.8, dash="1 3")
+        points = [(x(s), y(100 * float(v))) for s, v in zip(SKEWS, curves[b], strict=True)]
+        svg.polyline(points, stroke=colour, dash=dash, width=width)
+        ends.append((points[-1][1], b))
+    # Names at the lines' ends, kept apart.
+    placed = 1e9
+    for at, b in sorted(ends, reverse=True):
+        placed = min(at + 4, placed - 15)
+        svg.line(x.end + 4, at, x.end + 14, placed - 4, stroke=STYLES[b][0])
+        svg.text(x.end + 17, placed, f"BLOCK_M {BLOCKS[b]}", bold=BLOCKS[b] == block)
+    spot = y(100 * here)
+    svg.line(x(skew), y.start, x(skew), spot, stroke=INK, dash="2 3")
+    svg.circle(x(skew), spot, 6, STYLES[BLOCKS.index(block)][0], stroke=INK)
+
+
+def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
+    """Each expert's rows with what its last tile adds."""
+    left, right, base, top = 560.0, 890.0, 340.0, 76.0
+    computed_E = -(-load_E // block) * block
+    y = Scale(0, float(computed_E.max()) or 1.0, base, top)
+    width = (right - left) / len(load_E)
+    gap = 1.0 if width > 4 else 0.0
+    svg.text(left - 50, 16, "One such batch: rows of each expert", size=14, bold=True)
+    svg.text(left - 50, 36, "colour: real · hatched: padding", fill=MUTED)
+    for value in y.ticks(4):
+        svg.line(left, y(value), right, y(value), stroke=RULE, width=0.5)
+        svg.text(left - 6, y(value) + 4, f"{value:g}", anchor="end", fill=MUTED)
+    for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
+        at = left + e * width
+        if computed > load:
+            height = y(float(load)) - y(float(computed))
+            svg.rect(at, y(float(computed)), width - gap, height, RULE, opacity=0.5)
+            if width > 4:
+                svg.hatch(at, y(float(computed)), width - gap, height, PADDING)
+        if load:
+            tip = f"expert {e}: {load} rows, {computed - load} padding" if len(load_E) <= 64 else ""
+            svg.rect(
+                at, y(float(load)), width - gap, base - y(float(load)), expert_colour(e), tip=tip
+            )
+    svg.line(left, base, right, base)
+    svg.text((left + right) / 2, base + 35, "experts, most popular first", anchor="middle")
+    shown = range(len(load_E)) if len(load_E) <= 16 else (0, len(load_E) - 1)
+    for e in shown:
+        svg.text(left + (e + 0.5) * width, base + 17, str(e), anchor="middle", fill=MUTED)

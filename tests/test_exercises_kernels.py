@@ -1,0 +1,191 @@
+"""Exercises of 12_kernels: the stated solution passes, typical wrong answers are told apart, and no
+learner's kernel can hurt the process."""
+
+import linecache
+import re
+import textwrap
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import triton
+import triton.language as tl
+
+from moeviz import exercises
+from moeviz.exercises import EXERCISES, check, kernels
+from moeviz.pictures.tile_waste import padding_rows
+
+NUMBERS = [number for number in EXERCISES if number.startswith("12.")]
+SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "12_kernels.md"
+_cells = count()
+
+
+@pytest.fixture(autouse=True)
+def no_tries_yet(monkeypatch):
+    monkeypatch.setattr(exercises, "_wrong", {})
+
+
+def cell(source):
+    """What a notebook cell defines: its source can be read, as Triton needs it."""
+    name = f"<cell {next(_cells)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    names = {"np": np, "triton": triton, "tl": tl}
+    exec(compile(source, name, "exec"), names)
+    return names[re.search(r"^def (\w+)", source, re.M).group(1)]
+
+
+def solved(number):
+    stated = EXERCISES[number].solution
+    return cell(textwrap.dedent(stated)) if "def " in stated else eval(stated)
+
+
+def changed(old, new):
+    """The kernel of the solution with one thing wrong."""
+    stated = EXERCISES["12.3"].solution
+    assert old in stated
+    return cell(stated.replace(old, new))
+
+
+def one_hot(expert_N, num_experts):
+    return (expert_N[:, None] == np.arange(num_experts)).astype(int)
+
+
+def place(expert_N, num_experts):
+    hits = one_hot(expert_N, num_experts)
+    return (hits * (hits.cumsum(0) - hits)).sum(1)
+
+
+def start(expert_N, num_experts):
+    hits = one_hot(expert_N, num_experts)
+    return (hits * (hits.sum(0).cumsum() - hits.sum(0))).sum(1)
+
+
+def backwards(expert_N, num_experts):
+    return solved("12.2")(expert_N[::-1], num_experts)[::-1]
+
+
+def inverse(expert_N, num_experts):
+    found = np.empty(len(expert_N), int)
+    found[solved("12.2")(expert_N, num_experts)] = np.arange(len(expert_N))
+    return found
+
+
+WRONG = {
+    "12.1": [
+        (16, "that is the number of tiles"),
+        (256, "that is all computed rows"),
+        (218, "that is the real rows."),
+        (54, "an expert without rows gets no tile."),
+        (6, "round up each expert's rows, not their sum."),
+        (40, "the rule of thumb"),
+        (39, "39 is too large."),
+        (..., "the answer is one number, not Ellipsis."),
+    ],
+    "12.2": [
+        (lambda e, n: np.argsort(np.argsort(e, kind="stable")), "it sorts (argsort): count"),
+        (lambda e, n: sorted(e), "it sorts (sorted)"),
+        (inverse, "that is the other way round"),
+        (place, "that is the place among the expert's own rows"),
+        (start, "add how many came earlier"),
+        (backwards, "not stable"),
+        (lambda e, n: solved("12.2")(e, n) + 1, "one too large"),
+        (lambda e, n: e * 0, "belongs in row"),
+        (lambda e, n: e[:-1], "shape (12,); this gave int64 of shape (11,)"),
+        (lambda e, n: e / 2, "this gave float64"),
+        (lambda e: e, "Your code raised TypeError: "),
+        ("sort", "the answer is a function of expert_N and num_experts."),
+        (..., "the answer is a function"),
+    ],
+    "12.3": [
+        (("total, mask=d < D", "total"), "writes outside of y: is a mask missing"),
+        (("mask=d < D, other=0.0", ""), "reads outside of rows: is a mask missing"),
+        (("tl.program_id(1) * BLOCK + ", ""), "columns from 16 on are wrong"),
+        (("tl.load(inverse_ptr + i)", "i"), "it adds up rows[i]"),
+        (("tl.float32", "tl.float16"), "add up in float32, round once."),
+        (("start, end)", "start, end + 1)"), "reads outside of inverse: where does its loop end?"),
+        (("    tl.store", "    if end > start:\n        tl.store"), "token 0 has no rows"),
+        (("total +=", "total ="), "y of token 1, column 0, must be"),
+        (("tl.load(inverse_ptr + i)", "tl.load(inverse_ptr + i) * 100000000"), "its pointers."),
+        (("rows_ptr + row", "rows + row"), "the kernel raises NameError: name 'rows'"),
+        (("[BLOCK]", "[17]"), "the kernel raises ValueError: "),
+        (("row * D + d, mask", "row * D + d[:4], mask"), "the kernel raises "),
+        (("@triton.jit\n", ""), "a function with @triton.jit above it."),
+        (("y_ptr, D", "y_ptr"), "the kernel raises "),
+        (..., "the answer is a Triton kernel"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_stated_solution_passes(number, capsys):
+    check(number, solved(number))
+    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "sentence"),
+    [(number, *case) for number, cases in WRONG.items() for case in cases],
+)
+def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
+    if number == "12.3" and not isinstance(answer, type(...)):
+        answer = changed(*answer)
+    check(number, answer)
+    out = capsys.readouterr().out
+    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1, out
+    assert sentence in out and "Traceback" not in out and "TensorHandle" not in out, out
+
+
+def test_every_exercise_tells_at_least_three_wrong_answers_apart():
+    assert list(WRONG) == NUMBERS == ["12.1", "12.2", "12.3"]
+    for cases in WRONG.values():
+        assert len({sentence for _, sentence in cases}) >= 3
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_help_comes_in_order(number, capsys):
+    exercise = EXERCISES[number]
+    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
+    said = []
+    for _ in range(4):
+        check(number, ...)
+        said.append(capsys.readouterr().out.splitlines()[1:])
+    offer = f'The solution: run solution("{number}").'
+    first, second = (f"Hint: {hint}" for hint in exercise.hints)
+    assert said == [[], [first], [second], [second, offer]]
+
+
+def test_the_number_asked_for():
+    assert padding_rows(np.array(kernels.LOADS), kernels.BLOCK_M) == solved("12.1") == 38
+    assert sum(kernels.LOADS) == 218 and sum(-(-n // 16) for n in kernels.LOADS) == 16
+
+
+def test_ones_own_sort_is_the_kernels():
+    import torch
+
+    from moeviz_kernels import sort_by_expert
+
+    expert_N = np.random.default_rng(1).integers(9, size=70)
+    rank = sort_by_expert(torch.from_numpy(expert_N), 9)[1]
+    np.testing.assert_array_equal(solved("12.2")(expert_N, 9), rank.numpy())
+
+
+def test_a_kernel_that_failed_leaves_the_interpreter_as_it_was(capsys):
+    from triton.runtime.interpreter import interpreter_builder
+
+    before = set(vars(interpreter_builder))
+    check("12.3", changed("total, mask=d < D", "total"))
+    assert "create_masked_load" not in vars(interpreter_builder)
+    assert set(vars(interpreter_builder)) <= before | {"grid_idx", "grid_dim"}
+    check("12.3", solved("12.3"))
+    assert "✔ 12.3" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SOURCE.is_file(), reason="not written yet")
+def test_the_notebook_asks_for_each_exercise_and_for_no_other():
+    text = SOURCE.read_text("utf-8")
+    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == NUMBERS
+    assert all(f"**{number}**" in text for number in NUMBERS)

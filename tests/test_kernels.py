@@ -1,0 +1,523 @@
+"""Each kernel by itself against a plain form of what it computes: compiled where there is a GPU, in
+Triton's interpreter elsewhere. The whole of them stands in test_kernels_experts.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeviz_kernels import gather, gather_sum, softmax_topk, sort_by_expert, sort_topk, topk
+from moeviz_kernels import sort as sorting
+from moeviz_kernels.configs import Gemm
+from moeviz_kernels.gemm import grouped_gemm
+from moeviz_kernels.grad_hidden import grad_hidden
+from moeviz_kernels.grad_weight import grad_weight
+from moeviz_kernels.tiles import grouped_order, most_tiles, tile_map
+from moeviz_kernels.up import up_swiglu
+
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.filterwarnings("ignore:.*deterministic"),
+]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# How far a result may be from float64, relative to its norm. Triton's interpreter computes bfloat16
+# wrongly.
+DTYPES = {torch.float32: 2e-6, torch.float16: 2e-3}
+if DEVICE == "cuda":
+    DTYPES[torch.bfloat16] = 1.5e-2
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def relative(a, b):
+    a, b = a.detach().double(), b.detach().double()
+    assert a.shape == b.shape
+    return float((a - b).norm() / b.norm().clamp(min=1e-30))
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    """The same values on every device, rounded to the dtype."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=draw, dtype=torch.float64).to(DEVICE, dtype)
+
+
+def test_unwritten_memory_shows():
+    assert torch.empty(3, device=DEVICE).isnan().all()
+    assert normal(2, 2).new_empty(3).isnan().all()
+    assert (torch.empty(3, device=DEVICE, dtype=torch.int32) == 2**31 - 1).all()
+
+
+# Softmax and top-K.
+
+EXPERTS_AND_K = [(1, 1), (3, 2), (3, 3), (8, 2), (8, 8), (60, 4), (64, 8), (256, 8), (4096, 2)]
+
+
+def best(scores_TE, k):
+    """By Python's sort, which is stable: of equal scores the lower index."""
+    rows = [
+        sorted(range(len(row)), key=lambda e, row=row: -row[e])[:k] for row in scores_TE.tolist()
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=DEVICE).reshape(-1, k)
+
+
+def awkward_scores(num_experts, k):
+    """Rows for three programs and some, each sixth of the same kind: far apart, close together,
+    with ties, all equal, zeros of both signs, one -inf."""
+    rows_of_a_program = max(1, 2048 // triton.next_power_of_2(num_experts))
+    scores_TE = normal(2 * rows_of_a_program + 13, num_experts, seed=num_experts)
+    scores_TE[0::6] *= 300
+    scores_TE[2::6] = scores_TE[2::6].round()
+    scores_TE[3::6] = scores_TE[3::6, :1]
+    scores_TE[4::6] = torch.copysign(torch.zeros(()).to(DEVICE), scores_TE[4::6])
+    if k < num_experts:
+        scores_TE[5::6, num_experts // 2] = -torch.inf
+    return scores_TE
+
+
+@pytest.mark.parametrize(("num_experts", "k"), EXPERTS_AND_K)
+def test_topk_takes_the_best_and_of_equal_scores_the_first(num_experts, k):
+    scores_TE = awkward_scores(num_experts, k)
+    got = topk(scores_TE, k)
+    assert got.dtype == torch.int32
+    assert torch.equal(got, best(scores_TE, k))
+
+
+def test_zeros_of_both_signs_are_equal():
+    assert topk(torch.tensor([[-1.0, -0.0, 0.0, -0.0]], device=DEVICE), 3).tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(("num_experts", "k"), EXPERTS_AND_K)
+def test_softmax_topk_scores_weighs_and_chooses(num_experts, k):
+    logits_TE = awkward_scores(num_experts, k)
+    scores_TE, weight_TK, expert_TK = softmax_topk(logits_TE, k)
+    want_TE = logits_TE.double().softmax(1)
+    assert torch.equal(expert_TK, best(logits_TE, k))
+    assert relative(scores_TE, want_TE) < 1e-6
+    assert relative(weight_TK, want_TE.gather(1, expert_TK.long())) < 1e-6
+
+
+@pytest.mark.parametrize("through", ["scores", "weights", "both"])
+@pytest.mark.parametrize(("num_experts", "k"), EXPERTS_AND_K[:-1])
+def test_gradients_of_softmax_topk_are_those_of_autograd_in_float64(num_experts, k, through):
+    logits_TE = awkward_scores(num_experts, k)[:101]
+    grad_TE = normal(*logits_TE.shape, seed=1)
+    grad_TK = normal(len(logits_TE), k, seed=2)
+    expert_TK = best(logits_TE, k).long()
+
+    def loss(scores_TE, weight_TK):
+        by_scores = (scores_TE * grad_TE).sum() if through != "weights" else 0
+        return by_scores + ((weight_TK * grad_TK).sum() if through != "scores" else 0)
+
+    leaf = logits_TE.clone().requires_grad_()
+    loss(*softmax_topk(leaf, k)[:2]).backward()
+    leaf64 = logits_TE.double().requires_grad_()
+    scores64 = leaf64.softmax(1)
+    loss(scores64, scores64.gather(1, expert_TK)).backward()
+    if num_experts == 1:  # one score is always 1
+        assert (leaf.grad == 0).all()
+    else:
+        assert relative(leaf.grad, leaf64.grad) < 2e-6
+
+
+def test_topk_reads_transposed_scores_and_no_tokens():
+    scores_ET = normal(8, 5)
+    assert torch.equal(topk(scores_ET.T, 2), best(scores_ET.T, 2))
+    assert torch.equal(softmax_topk(scores_ET.T, 2)[2], best(scores_ET.T, 2))
+    assert [v.shape for v in softmax_topk(scores_ET.T[:0], 2)] == [(0, 8), (0, 2), (0, 2)]
+    assert topk(scores_ET.T[:0], 2).shape == (0, 2)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_topk_of_nan_stays_inside_the_experts():
+    scores_TE = torch.full((3, 5), torch.nan, device=DEVICE)
+    scores_TE[1:, 1:] = normal(2, 4)
+    for expert_TK in (topk(scores_TE, 5), softmax_topk(scores_TE, 5)[2]):
+        assert 0 <= int(expert_TK.min()) and int(expert_TK.max()) < 5
+
+
+@pytest.mark.parametrize(
+    ("scores_TE", "k", "said"),
+    [
+        (torch.zeros(4), 1, r"float32 matrix \[T, E\], got torch.float32 \(4,\)"),
+        (torch.zeros(2, 4).double(), 1, "got torch.float64"),
+        (torch.zeros(2, 0), 1, r"1..4096, got 0"),
+        (torch.zeros(2, 4097), 1, r"1..4096, got 4097"),
+        (torch.zeros(2, 4), 0, r"k must lie in 1..4, the number of experts, got 0"),
+        (torch.zeros(2, 4), 5, r"k must lie in 1..4, the number of experts, got 5"),
+    ],
+)
+def test_topk_refuses_in_one_sentence(scores_TE, k, said):
+    for call in (topk, softmax_topk):
+        with pytest.raises(ValueError, match=said):
+            call(scores_TE.to(DEVICE), k)
+
+
+# Counting sort.
+
+
+def random_experts(num_rows, num_experts, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(num_experts, (num_rows,), generator=draw).to(DEVICE)
+
+
+def assert_sorted(expert_N, num_experts):
+    order, rank, expert, slot, offsets = sort_by_expert(expert_N, num_experts)
+    assert {v.dtype for v in (order, rank, expert, slot, offsets)} == {torch.int32}
+    want_expert, want_order = torch.sort(expert_N.long(), stable=True)
+    want_offsets = F.pad(expert_N.long().bincount(minlength=num_experts).cumsum(0), (1, 0))
+    assert torch.equal(order.long(), want_order)
+    assert torch.equal(rank.long(), want_order.argsort())
+    assert torch.equal(expert.long(), want_expert)
+    assert torch.equal(offsets.long(), want_offsets)
+    rows = torch.arange(expert_N.numel(), device=DEVICE)
+    assert torch.equal(slot.long(), rows - want_offsets[want_expert])
+
+
+# The interpreter takes seconds for the most experts that a program holds.
+MANY = 4096 if DEVICE == "cuda" else 1000
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 16, 301])
+@pytest.mark.parametrize("num_experts", [1, 3, 8, 60, 64, 256, MANY])
+def test_sort_is_the_stable_one(num_rows, num_experts):
+    assert_sorted(random_experts(num_rows, num_experts), num_experts)
+
+
+@pytest.mark.parametrize("max_blocks", [1, 2, 3])
+@pytest.mark.parametrize("num_experts", [1, 8, 60, 256])
+def test_sort_by_programs_of_several_steps(monkeypatch, num_experts, max_blocks):
+    """As with more than 131072 assignments, where a program takes more than one block."""
+    monkeypatch.setattr(sorting, "MAX_BLOCKS", max_blocks)
+    expert_N = random_experts(901, num_experts)
+    cut = sorting.blocking(901, num_experts)
+    assert cut["rows"] > cut["block"] and cut["programs"] <= max_blocks
+    assert_sorted(expert_N, num_experts)
+
+
+@pytest.mark.parametrize("num_rows", [131_072, 131_073])
+def test_sort_scans_at_most_as_many_blocks_as_one_program_holds(num_rows):
+    cut = sorting.blocking(num_rows, 8)
+    assert cut["programs"] <= sorting.MAX_BLOCKS and cut["rows"] % cut["block"] == 0
+    assert cut["programs"] * cut["rows"] >= num_rows
+    assert (cut["rows"] > cut["block"]) == (num_rows > 131_072)
+
+
+@pytest.mark.parametrize("experts", [(0,), (7,), (7, 0), (6, 5, 4, 3, 2, 1), (0, 0, 0, 7)])
+def test_sort_of_skewed_and_descending_experts(experts):
+    assert_sorted(torch.tensor(experts * (300 // len(experts)), device=DEVICE), 8)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.data())
+def test_sort_of_any_list(data):
+    num_experts = data.draw(st.sampled_from((1, 2, 9, 100)))
+    experts = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=300))
+    dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
+    assert_sorted(torch.tensor(experts, device=DEVICE, dtype=dtype), num_experts)
+
+
+def test_sort_reads_every_second_assignment():
+    assert_sorted(random_experts(300, 8)[::2], 8)
+
+
+@pytest.mark.parametrize(("num_rows", "num_experts"), [(300, 8), (77, 256), (1, 1)])
+@pytest.mark.parametrize("max_blocks", [2, 1024])
+def test_histogram_and_scan_count_what_came_before(monkeypatch, num_rows, num_experts, max_blocks):
+    monkeypatch.setattr(sorting, "MAX_BLOCKS", max_blocks)
+    expert_N = random_experts(num_rows, num_experts).int()
+    rows = sorting.blocking(num_rows, num_experts)["rows"]
+    count = sorting.histogram(expert_N, num_experts)
+    parts = [part.bincount(minlength=num_experts) for part in expert_N.split(rows)]
+    want = torch.stack(parts)
+    assert torch.equal(count.long(), want)
+    total_E = sorting.scan(count)
+    assert torch.equal(total_E.long(), want.sum(0))
+    assert torch.equal(count.long(), want.cumsum(0) - want)
+
+
+@pytest.mark.parametrize("edge", [-1, 0, 1])
+def test_sort_topk_splits_its_assignments_up_to_the_last_of_a_block(edge):
+    assert_rectangle(random_experts(sorting.RECTANGLE + edge, 8)[:, None], 8)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 1), (1, 8), (33, 3), (513, 2), (200, 8)])
+def test_sort_topk_says_whose_row_it_is_and_which_choice(shape):
+    assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape), 8)
+    assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape[::-1]).T, 8)
+
+
+def assert_rectangle(expert_TK, num_experts):
+    *same, token, choice, token_offsets = sort_topk(expert_TK, num_experts)
+    want = sort_by_expert(expert_TK.reshape(-1), num_experts)
+    assert all(torch.equal(a, b) for a, b in zip(same, want, strict=True))
+    num_tokens, k = expert_TK.shape
+    assert {v.dtype for v in (token, choice, token_offsets)} == {torch.int32}
+    assert token.tolist() == [assignment // k for assignment in want[0].tolist()]
+    assert choice.tolist() == [assignment % k for assignment in want[0].tolist()]
+    assert token_offsets.tolist() == [k * t for t in range(num_tokens + 1)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "num_experts", "said"),
+    [
+        ((2, 2, 2), torch.int32, 4, r"got \(2, 2, 2\)"),
+        ((2,), torch.float32, 4, "by integers, got torch.float32"),
+        ((2,), torch.int32, 0, r"1..4096, got 0"),
+        ((2,), torch.int32, 4097, r"1..4096, got 4097"),
+    ],
+)
+def test_sorts_refuse_in_one_sentence(shape, dtype, num_experts, said):
+    expert = torch.zeros(shape, dtype=dtype, device=DEVICE)
+    with pytest.raises(ValueError, match=said):
+        sort_by_expert(expert, num_experts)
+    with pytest.raises(ValueError, match=said):
+        sort_topk(expert if expert.ndim > 2 else expert[None], num_experts)
+
+
+# The tile map.
+
+LOADS = {
+    "even": (16,) * 8,
+    "empty experts at both ends and between": (0, 0, 5, 1, 0, 37, 128, 33, 0),
+    "all to one": (0, 0, 0, 301, 0),
+    "one expert": (70,),
+    "one row": (0, 1),
+    "one row each": (1,) * 60,
+    "many experts": tuple(e * 7 % 40 for e in range(300)),
+    "no rows": (0, 0, 0),
+}
+
+
+def offsets_of(loads):
+    return F.pad(torch.tensor(loads).cumsum(0), (1, 0)).to(DEVICE, torch.int32)
+
+
+def tiles_by_hand(loads, block_m):
+    """(expert, first row) of each tile."""
+    tiles, start = [], 0
+    for e, load in enumerate(loads):
+        tiles += [(e, start + first) for first in range(0, load, block_m)]
+        start += load
+    return tiles
+
+
+@pytest.mark.parametrize("block_m", [16, 32, 64, 128])
+@pytest.mark.parametrize("loads", LOADS.values(), ids=LOADS)
+def test_tile_map_is_the_loop_over_experts(loads, block_m):
+    expert, row = tile_map(offsets_of(loads), sum(loads), block_m)
+    assert expert.dtype == row.dtype == torch.int32
+    want = tiles_by_hand(loads, block_m)
+    spare = most_tiles(sum(loads), len(loads), block_m) - len(want)
+    assert spare >= 0
+    assert list(zip(expert.tolist(), row.tolist(), strict=True)) == want + [(-1, -1)] * spare
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    loads=st.lists(st.integers(0, 2) | st.integers(0, 300), min_size=1, max_size=70),
+    block_m=st.sampled_from((16, 32, 64, 128)),
+)
+def test_no_routing_fills_more_tiles_than_the_bound(loads, block_m):
+    bound = most_tiles(sum(loads), len(loads), block_m)
+    assert len(tiles_by_hand(loads, block_m)) <= bound
+
+
+@pytest.mark.parametrize("block_m", [16, 128])
+def test_the_worst_routing_fills_the_bound(block_m):
+    """One row for each expert, as far as they go, and all others for the first."""
+    for num_rows in (0, 1, 2, 15, 16, 17, 31, 32, 33, 100, 128, 129, 1000):
+        for num_experts in range(1, 70):
+            some = min(num_rows, num_experts)
+            worst = [num_rows - some + 1] * (some > 0) + [1] * (some - 1)
+            assert sum(worst) == num_rows
+            bound = most_tiles(num_rows, num_experts, block_m)
+            assert len(tiles_by_hand(worst, block_m)) == bound
+
+
+@triton.jit
+def order_kernel(out_ptr, num_tiles, num_columns, GROUP: tl.constexpr):
+    tile, column = grouped_order(tl.program_id(0), num_tiles, num_columns, GROUP)
+    tl.store(out_ptr + 2 * tl.program_id(0), tile)
+    tl.store(out_ptr + 2 * tl.program_id(0) + 1, column)
+
+
+@pytest.mark.parametrize("group", [1, 2, 8])
+@pytest.mark.parametrize(("num_tiles", "num_columns"), [(1, 1), (3, 5), (8, 3), (19, 4), (5, 1)])
+def test_grouped_order_visits_each_block_once_and_few_tiles_at_a_time(
+    num_tiles, num_columns, group
+):
+    seen = torch.empty(num_tiles * num_columns, 2, device=DEVICE, dtype=torch.int32)
+    order_kernel[(len(seen),)](seen, num_tiles, num_columns, GROUP=group)
+    visits = [tuple(visit) for visit in seen.tolist()]
+    assert sorted(visits) == [(t, c) for t in range(num_tiles) for c in range(num_columns)]
+    for first in range(0, len(visits), group * num_columns):
+        together = visits[first : first + group * num_columns]
+        assert len({tile for tile, _ in together}) <= group
+        assert [column for _, column in together] == sorted(column for _, column in together)
+
+
+# The grouped matrix products. A block of 16 x 32 meets widths that it divides and does not, experts
+# of several tiles; one of 128 x 128 is larger than most of what it computes.
+
+CUTS = [
+    Gemm(16, 32, 16, num_warps=4, num_stages=2, group=1),
+    Gemm(32, 64, 32, num_warps=4, num_stages=3, group=3),
+    Gemm(128, 128, 32, num_warps=8, num_stages=2),
+]
+EXPERT_LOADS = ((0, 5, 1, 0, 37, 20, 0), (0, 70, 0), (21,), (0, 1), (2, 129))
+WIDTHS = ((20, 65), (65, 20), (7, 33), (1, 1), (64, 48))
+every_cut = pytest.mark.parametrize("cut", CUTS, ids=lambda c: f"{c.block_m}x{c.block_n}")
+every_case = pytest.mark.parametrize(
+    ("loads", "widths"),
+    list(zip(EXPERT_LOADS, WIDTHS, strict=True)),
+    ids=lambda pair: "-".join(map(str, pair)),
+)
+
+
+class Rows:
+    """Rows of random tokens, so many for each expert."""
+
+    def __init__(self, loads, block_m):
+        draw = torch.Generator().manual_seed(sum(loads))
+        self.num_rows, self.num_tokens, self.num_experts = sum(loads), 23, len(loads)
+        self.offsets = offsets_of(loads)
+        self.expert = torch.repeat_interleave(torch.arange(len(loads)), torch.tensor(loads))
+        self.expert = self.expert.to(DEVICE)
+        token = torch.randint(self.num_tokens, (self.num_rows,), generator=draw)
+        self.token = token.to(DEVICE, torch.int32)
+        self.tiles = tile_map(self.offsets, self.num_rows, block_m)
+        self.weight = normal(self.num_rows, seed=9)
+
+    def of(self, x_TD):
+        """Each row's token, in float64."""
+        return x_TD.double()[self.token.long()]
+
+
+@every_dtype
+@every_cut
+@every_case
+def test_up_gathers_multiplies_and_applies_swiglu(loads, widths, cut, dtype):
+    (d_model, d_expert), rows = widths, Rows(loads, cut.block_m)
+    x_TD = normal(rows.num_tokens, d_model, dtype=dtype)
+    w13 = normal(rows.num_experts, 2 * d_expert, d_model, seed=1).div(d_model**0.5).to(dtype)
+    args = (x_TD, rows.token, rows.weight, w13, rows.offsets, rows.tiles, cut)
+    h_NF, z_N2F = up_swiglu(*args, save=True)
+
+    want_z = torch.einsum("nd,nfd->nf", rows.of(x_TD), w13.double()[rows.expert])
+    gate, up = want_z.chunk(2, dim=1)
+    want_h = rows.weight.double()[:, None] * F.silu(gate) * up
+    assert h_NF.dtype == z_N2F.dtype == dtype
+    assert relative(z_N2F, want_z) < DTYPES[dtype]
+    assert relative(h_NF, want_h) < DTYPES[dtype]
+    again, kept = up_swiglu(*args, save=False)
+    assert torch.equal(again, h_NF) and kept.shape == (0, 2 * d_expert)
+
+
+@every_dtype
+@every_cut
+@every_case
+@pytest.mark.parametrize("transposed", [False, True], ids=["as it is", "transposed"])
+def test_grouped_gemm_is_each_rows_product_with_its_experts_matrix(
+    loads, widths, cut, dtype, transposed
+):
+    (depth, width), rows = widths, Rows(loads, cut.block_m)
+    rows_NK = normal(rows.num_rows, depth, dtype=dtype)
+    shape = (width, depth) if transposed else (depth, width)
+    matrix = normal(rows.num_experts, *shape, seed=1).div(depth**0.5).to(dtype)
+    matrix = matrix.transpose(1, 2) if transposed else matrix
+    got = grouped_gemm(rows_NK, matrix, rows.offsets, rows.tiles, cut)
+    want = torch.einsum("nk,nkc->nc", rows_NK.double(), matrix.double()[rows.expert])
+    assert got.dtype == dtype and relative(got, want) < DTYPES[dtype]
+
+
+@every_dtype
+@every_cut
+@every_case
+def test_grad_hidden_is_autograd_of_the_down_projection_and_swiglu(loads, widths, cut, dtype):
+    (d_model, d_expert), rows = widths, Rows(loads, cut.block_m)
+    grad_TD = normal(rows.num_tokens, d_model, dtype=dtype)
+    w2 = normal(rows.num_experts, d_model, d_expert, seed=1).div(d_expert**0.5).to(dtype)
+    z_N2F = normal(rows.num_rows, 2 * d_expert, seed=2, dtype=dtype)
+    h_NF, dz_N2F, grad_N = grad_hidden(
+        grad_TD, rows.token, rows.weight, w2, z_N2F, rows.offsets, rows.tiles, cut
+    )
+    z64, weight64 = (v.double().requires_grad_() for v in (z_N2F, rows.weight))
+    gate, up = z64.chunk(2, dim=1)
+    want_h = weight64[:, None] * F.silu(gate) * up
+    y_ND = torch.einsum("nf,ndf->nd", want_h, w2.double()[rows.expert])
+    y_ND.backward(rows.of(grad_TD))
+    assert h_NF.dtype == dz_N2F.dtype == dtype and grad_N.dtype == torch.float32
+    assert relative(h_NF, want_h) < DTYPES[dtype]
+    assert relative(dz_N2F, z64.grad) < DTYPES[dtype]
+    assert relative(grad_N, weight64.grad) < 1e-5  # nothing is rounded on the way to it
+
+
+@every_dtype
+@every_cut
+@every_case
+@pytest.mark.parametrize("gather_left", [True, False], ids=["left gathered", "right gathered"])
+def test_grad_weight_sums_each_experts_outer_products_and_writes_zeros_without_rows(
+    loads, widths, cut, dtype, gather_left
+):
+    (width_a, width_b), rows = widths, Rows(loads, cut.block_m)
+    lengths = (rows.num_tokens, rows.num_rows)[:: 1 if gather_left else -1]
+    left = normal(lengths[0], width_a, dtype=dtype)
+    right = normal(lengths[1], width_b, seed=1, dtype=dtype)
+    got = grad_weight(left, right, rows.token, rows.offsets, cut, gather_left=gather_left)
+    left64, right64 = left.double(), right.double()
+    left64, right64 = (rows.of(left), right64) if gather_left else (left64, rows.of(right))
+    outer_NAB = left64[:, :, None] * right64[:, None, :]
+    want = torch.zeros(rows.num_experts, width_a, width_b, device=DEVICE, dtype=torch.float64)
+    want.index_add_(0, rows.expert, outer_NAB)
+    assert got.dtype == dtype and relative(got, want) < DTYPES[dtype]
+    empty = rows.offsets.diff() == 0
+    assert (got[empty] == 0).all() and (got[~empty] != 0).any()
+
+
+def test_grad_weight_of_no_rows_at_all_is_zero():
+    no_rows = torch.empty(0, 20, device=DEVICE)
+    token = torch.empty(0, device=DEVICE, dtype=torch.int32)
+    args = (no_rows, normal(3, 7), token, offsets_of((0, 0)), CUTS[0])
+    assert torch.equal(grad_weight(*args, gather_left=False), torch.zeros(2, 20, 7, device=DEVICE))
+
+
+# Gather and gather-sum.
+
+ROWS_PER_TOKEN = (2, 0, 1, 45, 0, 3, 1)
+
+
+@every_dtype
+@pytest.mark.parametrize("width", [1, 7, 20, 513, 2048, 2049, 5000])
+def test_gather_copies_and_gather_sum_adds_each_tokens_rows_in_their_order(width, dtype):
+    token_offsets = offsets_of(ROWS_PER_TOKEN)
+    num_rows, draw = sum(ROWS_PER_TOKEN), torch.Generator().manual_seed(1)
+    inverse = torch.randperm(num_rows, generator=draw).to(DEVICE, torch.int32)
+    rows_ND = normal(num_rows, width, dtype=dtype)
+    want = torch.zeros(len(ROWS_PER_TOKEN), width, device=DEVICE)
+    for t, (start, end) in enumerate(zip(token_offsets[:-1], token_offsets[1:], strict=True)):
+        for row in inverse[start:end]:
+            want[t] += rows_ND[row].float()
+    got = gather_sum(rows_ND, inverse, token_offsets)
+    assert torch.equal(got, want.to(dtype))
+    token = torch.randint(len(got), (num_rows,), generator=draw).to(DEVICE, torch.int32)
+    assert torch.equal(gather(got, token), got[token.long()])
+
+
+def test_gather_sum_adds_in_float32():
+    """2048 + 1 is 2048 in float16."""
+    rows_ND = torch.ones(2100, 3, device=DEVICE, dtype=torch.float16)
+    inverse = torch.arange(2100, device=DEVICE, dtype=torch.int32)
+    assert (gather_sum(rows_ND, inverse, offsets_of((2100,))) == 2100).all()
+
+
+def test_no_rows_and_no_tokens_gather_to_nothing():
+    nothing = torch.empty(0, device=DEVICE, dtype=torch.int32)
+    assert gather(normal(4, 3), nothing).shape == (0, 3)
+    assert torch.equal(
+        gather_sum(normal(4, 3)[:0], nothing, offsets_of((0, 0))), torch.zeros(2, 3).to(DEVICE)
+    )
+    no_tokens = torch.zeros(1, device=DEVICE, dtype=torch.int32)
+    assert gather_sum(normal(4, 3)[:0], nothing, no_tokens).shape == (0, 3)

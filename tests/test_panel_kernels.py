@@ -1,0 +1,502 @@
+"""The panels of 12_kernels, driven as a learner would but without a browser."""
+
+import base64
+import html
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from xml.etree import ElementTree
+
+import ipywidgets
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+from moeviz import panels
+from moeviz.dispatch_trace import STAGES
+from moeviz.experiments import contest
+from moeviz.panels import background, machines, reader
+from moeviz.panels import contenders as contenders_module
+from moeviz.panels import dispatch as module
+from moeviz.panels import roofline as roofline_module
+from moeviz.paths import data_path
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
+MOVES = {
+    "step": 9, "source": "synthetic", "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8,
+    "text": "another text", "layer": 2, "skew": 0.0, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_swallowed(monkeypatch, caplog):
+    def loud(self, *args, **kwargs):
+        for callback in list(self.callbacks):
+            callback(*args, **kwargs)
+
+    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+    yield
+    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
+
+
+@pytest.fixture(scope="module")
+def loaded_reader():
+    found, done = reader.Reader(), threading.Event()
+    found.load(done.set)
+    assert done.wait(60) and not found.error, found.error
+    return found
+
+
+@pytest.fixture(autouse=True)
+def a_reader(monkeypatch, loaded_reader):
+    monkeypatch.setattr(module, "READER", loaded_reader)
+
+
+def said(panel):
+    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
+
+
+def drawn(panel):
+    return ElementTree.fromstring(panel.picture.value)
+
+
+def content(panel):
+    return re.sub('data-state="[^"]*"', "", panel.picture.value)
+
+
+def everything(panel):
+    controls = {name: control.value for name, control in panel.controls.items()}
+    return panel.picture.value, panel.state_box.value, controls
+
+
+def settled(panel, seconds=30):
+    """The panel after its thread has come to rest."""
+    end = time.monotonic() + seconds
+    while not panel._worker.wait(1):
+        assert time.monotonic() < end, said(panel)
+    return panel
+
+
+def test_all_open_without_torch_and_well_within_3_seconds():
+    code = """
+import json, sys, time
+started = time.process_time()
+from moeviz import panels
+shown = [panels.Dispatch(), panels.Dispatch("synthetic"), panels.TileWaste(), panels.Roofline(),
+         panels.Contenders()]
+for panel in shown:
+    panel._repr_mimebundle_()
+took = time.process_time() - started
+print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    took, has_torch, pictures = json.loads(run.stdout)
+    assert took < 2 and not has_torch and pictures == ["<svg"] * 5
+
+
+@pytest.mark.parametrize("kind", ["Dispatch", "TileWaste", "Roofline", "Contenders"])
+def test_nothing_moves_by_itself_on_opening(kind):
+    threads = threading.active_count()
+    panel = getattr(panels, kind)()
+    before = everything(panel)
+    time.sleep(0.05)
+    assert everything(panel) == before and threading.active_count() == threads
+    assert "unexpected" not in panel.status.value
+    assert panel._drawn.summary in said(panel)
+
+
+# The dispatch.
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_control_changes_the_picture_and_the_state(name):
+    panel = panels.Dispatch("synthetic" if name in ("skew", "seed") else "text")
+    panel.stage.value = "GEMM" if name == "tile_block" else "histogram"
+    old, state = content(panel), panel.state
+    panel.controls[name].value = MOVES[name]
+    settled(panel)
+    assert content(panel) != old and panel.state != state
+    assert drawn(panel).get("data-state") == panel.state == panel.state_box.value
+    assert "unexpected" not in panel.status.value
+
+
+def test_every_control_is_tried_above_and_there_is_no_dropdown():
+    for kind in (panels.Dispatch, panels.TileWaste, panels.Roofline, panels.Contenders):
+        panel = kind()
+        assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
+    assert MOVES.keys() == panels.Dispatch().controls.keys()
+
+
+def test_another_source_is_refused():
+    with pytest.raises(ValueError, match=r"^source must be one of text, synthetic, got 'poem'\.$"):
+        panels.Dispatch("poem")
+
+
+def test_only_controls_that_matter_can_be_moved():
+    for source, off in (("text", {"skew", "seed"}), ("synthetic", {"text", "layer"})):
+        panel = panels.Dispatch(source)
+        assert {n for n, control in panel.controls.items() if control.disabled} == off
+
+
+def test_stepping_walks_through_all_and_is_quick():
+    """A generous bound, for test machines are shared; measured: see the panel's own figures."""
+    panel = panels.Dispatch()
+    trace = panel.recorded["text"]
+    took, stages = [], []
+    for step in range(1, trace.steps):
+        begun = time.process_time()
+        panel._turn(1)
+        took.append(time.process_time() - begun)
+        assert panel.controls["step"].value == step
+        stages.append(panel.stage.value)
+        assert panel._drawn.summary in said(panel)
+    panel._turn(1)
+    assert panel.controls["step"].value == trace.steps - 1
+    assert [*dict.fromkeys(stages)] == list(STAGES[1:])
+    assert np.median(took) < 0.1
+
+
+def test_a_stage_is_jumped_to():
+    panel = panels.Dispatch()
+    for stage in reversed(STAGES):
+        panel.stage.value = stage
+        trace = panel.recorded["text"]
+        assert panel.controls["step"].value == trace.step_at(stage)
+        assert f": {stage}" in drawn(panel).find("{*}title").text
+    panel.controls["step"].value += 1
+    assert panel.stage.value == "histogram"
+
+
+def test_play_goes_on_by_itself_until_paused_or_at_the_end(monkeypatch):
+    monkeypatch.setattr(module, "PLAY_SECONDS", 0.02)
+    panel = panels.Dispatch()
+    step = panel.controls["step"]
+    panel._play()
+    panel._play()  # pressed twice it is one play
+    end = time.monotonic() + 10
+    while step.value < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    panel._pause()
+    time.sleep(0.1)
+    at = step.value
+    time.sleep(0.1)
+    assert 3 <= at == step.value
+    step.value = step.max - 2
+    panel._play()
+    assert panel._stop_playing.wait(10) and step.value == step.max
+    panel._play()
+    panel._pause()
+    assert step.value < step.max, "at the end it begins again"
+
+
+def test_in_another_batch_the_learner_stays_at_the_stage():
+    panel = panels.Dispatch()
+    panel.stage.value = "tiles"
+    for name, value in (("tokens", 10), ("sort_block", 16), ("source", "synthetic")):
+        panel.controls[name].value = value
+        assert settled(panel).stage.value == "tiles"
+        trace = panel._shown[0]
+        assert trace.at(panel.controls["step"].value) == ("tiles", 0)
+        assert panel.controls["step"].max == trace.steps - 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"step": 31, "tokens": 20, "top_k": 1, "tile_block": 16},
+        {"source": "synthetic", "skew": 2.0, "seed": 77, "step": 40, "tokens": 24},
+        {"text": NASTY, "layer": 0, "step": 12},
+    ],
+)
+def test_a_state_reproduces_the_picture_in_another_panel(values):
+    first, second = panels.Dispatch(), panels.Dispatch("synthetic")
+    for name, value in sorted(values.items(), key=lambda item: item[0] == "step"):
+        first.controls[name].value = value
+        settled(first)
+    assert first.controls["step"].value == values["step"]
+    second.state_box.value = f"  {first.state_box.value}\n"
+    settled(second)
+    assert everything(second) == everything(first)
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ("race?seed=1", "begin with 'dispatch?', this one with 'race'"),
+        ("dispatch?tile_block=5", "tile_block must be one of 4, 8, 16, got '5'"),
+        ("dispatch?tokens=99", "tokens must lie in 4 to 24, got 99"),
+        ("dispatch?step=-1", "step must lie in 0 to "),
+        ("dispatch?seats=1", "has no seats; it has step"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, sentence):
+    panel = panels.Dispatch()
+    before, most = everything(panel), panel.controls["step"].max
+    panel.state_box.value = state
+    assert sentence in said(panel) and everything(panel) == before
+    assert panel.controls["step"].max == most
+
+
+def test_a_text_that_cannot_be_read_gets_one_sentence():
+    panel = panels.Dispatch()
+    picture = panel.picture.value
+    panel.controls["text"].value = ""
+    settled(panel)
+    assert "The text is empty; type a few words." in said(panel)
+    assert panel.picture.value == picture
+    panel.controls["text"].value = "better"
+    assert settled(panel).picture.value != picture
+
+
+def test_a_nasty_text_is_shown_and_never_run():
+    panel = panels.Dispatch()
+    panel.show_table.value = True
+    panel.controls["text"].value = NASTY
+    settled(panel)
+    for stage in STAGES:
+        panel.stage.value = stage
+        for value in (panel.picture.value, panel.table.value, panel.status.value):
+            assert "<script" not in value
+            ElementTree.fromstring(value)
+
+
+def test_of_quick_moves_the_latest_wins():
+    panel = panels.Dispatch("synthetic")
+    for tokens in range(4, 24):
+        panel.controls["tokens"].value = tokens
+    settled(panel)
+    assert len(panel._shown[0].tokens) == 23 and "tokens=23" in drawn(panel).get("data-state")
+    assert len(panel._kept) < 2 + module.KEPT + 2
+
+
+def test_where_triton_came_too_early_the_learner_is_told(monkeypatch):
+    def refused():
+        raise ValueError("Triton was imported before its interpreter was asked for: restart.")
+
+    monkeypatch.setattr("moeviz.dispatching.kernels_anywhere", refused)
+    panel = panels.Dispatch()
+    panel.controls["tokens"].value = 5
+    settled(panel)
+    assert said(panel).startswith("Triton was imported before its interpreter")
+    assert "unexpected" not in panel.status.value
+
+
+def test_without_torch_the_learner_is_told(monkeypatch):
+    def missing(self):
+        raise ImportError("No module named 'torch'")
+
+    monkeypatch.setattr(module.Dispatch, "_compute", lambda self, wanted: missing(self))
+    panel = panels.Dispatch()
+    panel.controls["tokens"].value = 5
+    settled(panel)
+    assert said(panel) == "This needs a package that does not import: No module named 'torch'."
+
+
+def test_the_still_shows_the_scatter(monkeypatch):
+    pytest.importorskip("resvg_py")
+    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+    panel = panels.Dispatch()
+    bundle = panel._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert bundle["text/plain"].startswith("Scatter, program 3 of 4")
+    assert panel.controls["step"].value == 0 and "top-k" in drawn(panel).find("{*}title").text
+
+
+# Tile waste.
+
+
+def test_tile_waste_moves_with_every_control():
+    panel = panels.TileWaste()
+    for name, value in (("skew", 1.0), ("tokens", 64), ("experts", 128), ("top_k", 2),
+                        ("block", 16), ("seed", 5)):  # fmt: skip
+        old = content(panel)
+        panel.controls[name].value = value
+        assert content(panel) != old and panel._drawn.summary == said(panel)
+    second = panels.TileWaste()
+    second.state_box.value = panel.state
+    assert everything(second) == everything(panel)
+
+
+# The panels that measure.
+
+
+def case(num_experts, naive=4.0):
+    spread = {"median": 1.0, "q1": 0.9, "q3": 1.2}
+    shape = contest.shape_of(num_experts, "cpu")
+    found = {"loop over W[e]": {"forward_ms": spread, "both_ms": {**spread, "median": naive}},
+             "grouped_mm": {"forward_ms": spread, "both_ms": spread},
+             "Triton": {"not_run": "needs a GPU"}}  # fmt: skip
+    return {"shape": shape, "dtype": "float32", "routing": "uniform", "contenders": found}
+
+
+def recording(name, kind, cases, **more):
+    device = {"name": name, "kind": kind, "dtype": "float32", "copy_gb_per_s": 9.0,
+              "matmul_tflops": 0.1}  # fmt: skip
+    return {"device": device, "cases": cases, "provenance": {"date": "2026-01-02"}, **more}
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Two recorded machines, a GPU with several dtypes and a CPU."""
+    gpu = [case(8), {**case(64), "dtype": "bfloat16"}, {**case(64), "routing": "zipf"}]
+    found = {
+        "A GPU, 2026-01-02": recording("A GPU", "cuda", gpu),
+        "A CPU, 2026-01-02": recording("A CPU", "cpu", [case(8), case(256)]),
+    }
+    for owner in (contenders_module, roofline_module):
+        monkeypatch.setattr(owner, "recorded_machines", lambda: found)
+    return found
+
+
+def test_the_contest_runs_in_the_background_and_is_shown(monkeypatch, recorded):
+    seen = []
+
+    def measured(num_experts, *, on_turn):
+        seen.append(on_turn(1, 2))
+        return case(num_experts, naive=80.0)
+
+    monkeypatch.setattr(contest, "contest", measured)
+    panel = panels.Contenders()
+    panel.controls["machine"].value = machines.HERE
+    assert "Nothing is measured on this machine yet." in said(panel)
+    panel.controls["case"].value = "64 experts"
+    panel._press()
+    settled(panel)
+    assert seen == [True] and "80.0 times as long" in said(panel)
+    assert "this machine: 64 experts" in panel.picture.value
+    panel.controls["case"].value = "8 experts"
+    assert "Nothing is measured" in said(panel)
+
+
+def test_a_measurement_can_be_stopped_and_says_how_far_it_is(monkeypatch, recorded):
+    begun = threading.Event()
+
+    def endless(num_experts, *, on_turn):
+        while on_turn(1, 4):
+            begun.set()
+            time.sleep(0.01)
+        raise contest.Stopped
+
+    monkeypatch.setattr(contest, "contest", endless)
+    panel = panels.Contenders()
+    panel._press()
+    assert begun.wait(10) and "25 % done" in said(panel)
+    panel._press()  # pressed twice it is one
+    panel.controls["case"].value = panel.controls["case"].options[-1]
+    assert "25 % done" in said(panel), "a redraw does not hide the progress"
+    panel._stop.set()
+    settled(panel)
+    assert said(panel) == "Stopped: nothing was changed."
+    panel.refresh()
+    assert "Nothing is measured" in said(panel)
+
+
+def test_what_breaks_in_a_measurement_is_said(monkeypatch, recorded):
+    def breaks(num_experts, *, on_turn):
+        raise ValueError("The GPU is gone.")
+
+    monkeypatch.setattr(contest, "contest", breaks)
+    panel = panels.Contenders()
+    panel._press()
+    settled(panel)
+    assert said(panel) == "The GPU is gone." and not panel._running
+
+
+def test_the_layers_on_offer_are_those_of_the_machine(recorded):
+    panel = panels.Contenders()
+    assert panel.controls["case"].options == (
+        "8 experts, uniform, float32", "64 experts, uniform, bfloat16", "64 experts, zipf, float32",
+    )  # fmt: skip
+    assert panel.controls["case"].value.startswith("64 experts, uniform")
+    assert machines.NO_GPU not in said(panel)
+    panel.controls["machine"].value = "A CPU, 2026-01-02"
+    assert panel.controls["case"].options == ("8 experts", "256 experts")
+    panel.controls["case"].value = "256 experts"
+    second = panels.Contenders()
+    second.state_box.value = panel.state
+    assert everything(second) == everything(panel)
+    before = everything(second)
+    second.state_box.value = panel.state.replace("256", "99")
+    assert "case must be one of 8 experts, 256 experts" in said(second)
+    assert everything(second) == before
+
+
+def test_without_any_recording_the_panels_still_open(monkeypatch):
+    for owner in (contenders_module, roofline_module):
+        monkeypatch.setattr(owner, "recorded_machines", dict)
+    for kind in (panels.Contenders, panels.Roofline):
+        panel = kind()
+        assert panel.here and machines.NO_GPU in said(panel)
+        assert "measured" in said(panel)
+
+
+def test_the_roofline_is_measured_here(monkeypatch, recorded):
+    run = recording("Here", "cpu", [], layer=roofline_module.LAYER,
+                    points=[{"tokens": 16, "flops_per_s": 2e9}])  # fmt: skip
+    monkeypatch.setattr(contest, "machine", lambda on_turn: run)
+    panel = panels.Roofline()
+    assert "A GPU: T = 1" in panel.picture.value and "8 experts (loop over" in (panel.picture.value)
+    for tokens in roofline_module.TOKENS:
+        panel.controls["tokens"].value = tokens
+        assert f"A GPU: T = {tokens}<" in panel.picture.value
+    panel._press()
+    settled(panel)
+    assert panel.here and "Here: T = 4096" in panel.picture.value
+    assert "T = 16: 2 GFLOP/s" in panel.picture.value
+
+
+def test_a_real_contest_of_the_smallest_kind():
+    told = []
+    found = contest.contest(8, rounds=2, on_turn=lambda done, total: not told.append((done, total)))
+    times = {n: c for n, c in found["contenders"].items() if "forward_ms" in c}
+    assert list(found["contenders"]) == list(contest.CONTENDERS) and "grouped_mm" in times
+    assert all(c["both_ms"]["q1"] <= c["both_ms"]["median"] <= c["both_ms"]["q3"]
+               for c in times.values())  # fmt: skip
+    assert told[-1][0] == told[-1][1] == 3 * len(times)
+    with pytest.raises(contest.Stopped):
+        contest.contest(8, on_turn=lambda done, total: False)
+
+
+def test_the_contenders_compute_the_same():
+    import torch
+
+    from moeviz.routing import Plan
+
+    problem = contest._problem(contest.shape_of(8, "cpu"), torch.device("cpu"), torch.float32)
+    weight_TK, expert_TK = problem["choice"]
+    plan = Plan.from_topk(expert_TK, weight_TK, num_experts=8)
+    tensors = (problem["x"], plan, problem["w13"], problem["w2"])
+    found = [
+        run(*tensors)
+        for name, run in contest.CONTENDERS.items()
+        if not contest.refused(name, (problem["x"], problem["w13"], problem["w2"]))
+    ]
+    assert len(found) >= 3
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_recorded_ceilings_are_in_the_form_of_the_benchmarks():
+    run = json.loads(data_path("runs", "kernels.json").read_text())
+    assert {"name", "kind", "dtype", "copy_gb_per_s", "matmul_tflops"} <= run["device"].keys()
+    for point in run["points"]:
+        assert point["flops_per_s"] < 1.5e12 * run["device"]["matmul_tflops"]
+
+
+def test_a_worker_serves_the_latest_and_rests():
+    class Quiet(panels.TileWaste):
+        pass
+
+    worker, done, hold = background.Worker(Quiet()), [], threading.Event()
+    worker.ask(lambda: hold.wait(10))
+    for number in range(5):
+        worker.ask(lambda n=number: done.append(n))
+    hold.set()
+    assert worker.wait(10) and done == [4] and not worker.busy
+    worker.ask(lambda: done.append(9))
+    assert worker.wait(10) and done == [4, 9]

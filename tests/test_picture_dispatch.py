@@ -1,0 +1,268 @@
+"""The pictures of 12_kernels: pure, readable, and with the numbers they claim."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from moeviz.dispatch_trace import STAGES, DispatchTrace
+from moeviz.panels.machines import recorded_machines
+from moeviz.paths import data_path
+from moeviz.pictures.contenders import contenders
+from moeviz.pictures.dispatch import WIDTH, dispatch
+from moeviz.pictures.roofline import Reached, all_experts, experts_hit, roofline, works
+from moeviz.pictures.tile_waste import (
+    BLOCKS,
+    expected_waste,
+    padding_rows,
+    tile_waste,
+    waste_curves,
+    zipf_load,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
+TRACES = {
+    name: DispatchTrace.load_file(data_path("traces", f"{name}.safetensors"))
+    for name in ("dispatch", "dispatch_zipf")
+}
+LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
+
+
+def by_hand():
+    """Three tokens, two experts, K = 1: expert 1, 0, 1. Worked out on paper."""
+    return DispatchTrace(
+        tokens=("<b>", "a & b", "x" * 50),
+        expert=np.array([[1], [0], [1]], np.int32),
+        weight=np.array([[0.5], [1.0], [0.25]], np.float32),
+        count=np.array([[1, 1], [0, 1]], np.int32),
+        before=np.array([[0, 0], [1, 1]], np.int32),
+        total=np.array([1, 2], np.int32),
+        order=np.array([1, 0, 2], np.int32),
+        rank=np.array([1, 0, 2], np.int32),
+        row_expert=np.array([0, 1, 1], np.int32),
+        slot=np.array([0, 0, 1], np.int32),
+        offsets=np.array([0, 1, 3], np.int32),
+        tile_expert=np.array([0, 1, -1], np.int32),
+        tile_row=np.array([0, 1, -1], np.int32),
+        x=np.ones((3, 4), np.float32),
+        hidden=np.ones((3, 2), np.float32),
+        rows=np.ones((3, 4), np.float32),
+        y=np.ones((3, 4), np.float32),
+        sort_block=2,
+        tile_block=4,
+        gemm_block=16,
+        error=1.6e-7,
+        meta={"where": "Triton's interpreter"},
+    )
+
+
+def check(picture, width=900.0, most=2000):
+    root = ElementTree.fromstring(picture.svg)
+    assert root.get("role") == "img" and root.find(f"{SVG}title").text
+    assert root.find(f"{SVG}desc").text == picture.summary
+    sizes = [float(s) for s in re.findall(r"font:(?:600 )?([\d.]+)px", picture.svg)]
+    assert sizes and min(sizes) >= 12
+    height = float(root.get("viewBox").split()[3])
+    marks = [e for e in root.iter() if e.tag != f"{SVG}title"]
+    assert len(marks) < most
+    for mark in marks:
+        for name, most_here in (("x", width), ("y", height), ("cy", height), ("y2", height)):
+            if mark.get(name) and "url(" not in (mark.get("fill") or ""):
+                assert -0.01 <= float(mark.get(name)) <= most_here, ElementTree.tostring(mark)
+        if mark.tag == f"{SVG}rect":
+            assert float(mark.get("x")) + float(mark.get("width")) <= width + 1
+    assert {len(row) for row in picture.rows} <= {len(picture.columns)}
+    return root
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_every_step_is_drawn_pure_and_of_one_height(name):
+    trace, heights = TRACES[name], set()
+    for step in range(trace.steps):
+        picture = dispatch(trace, step, state="a=<b>")
+        assert picture == dispatch(trace, step, state="a=<b>")
+        root = check(picture, WIDTH)
+        heights.add(root.get("viewBox"))
+        assert root.get("data-state") == "a=<b>"
+        assert len(picture.svg) < 60_000
+    assert len(heights) == 1
+
+
+def test_every_step_says_something_else():
+    trace = TRACES["dispatch"]
+    said = [dispatch(trace, step).summary for step in range(trace.steps)]
+    drawn = [re.sub("aria-label=.*?data", "", dispatch(trace, s).svg) for s in range(trace.steps)]
+    assert len(set(said)) == len(set(drawn)) == trace.steps
+    assert max(map(len, said)) < 125, "one line above the picture, or it jumps from step to step"
+
+
+def test_by_hand_each_stage_has_its_numbers():
+    trace = by_hand()
+    assert trace.steps == 1 + 2 + 2 + 2 + 1 + 3 + 3
+    said = {}
+    for step in range(trace.steps):
+        picture = dispatch(trace, step)
+        check(picture)
+        said[trace.at(step)] = picture.summary
+    assert said["top-k", 0] == "3 tokens ask for 1 expert each: 3 assignments, in token order."
+    assert "of 2 assignments 1 to e0, 1 to e1." in said["histogram", 0]
+    assert said["scan", 1].endswith("adds up the column of expert 1; it will have 2 rows.")
+    assert said["scatter", 0].endswith("writes assignments 0 to 1 to rows 1, 0.")
+    assert "2 tiles of 4 rows for 3 rows: 5 of 8 computed rows are padding" in said["tiles", 0]
+    assert said["tiles", 0].endswith("of the GEMM's 3 programs 1 find no tile.")
+    assert said["GEMM", 1].endswith("2 rows of expert 1, 2 padding.")
+    assert said["GEMM", 2].endswith("no tile is left, it returns at once.")
+    assert said["combine", 2].endswith("y differs by 2e-07 of its length.")
+    assert picture.rows[2] == (2, "2 " + "x" * 50, 1, "0.250", 1, 2, 1, 1)
+    assert (
+        "drawn in tiles of 4; this GPU computed in tiles of 16"
+        in dispatch(trace, trace.step_at("GEMM")).svg
+    )
+
+
+def test_text_from_a_user_is_escaped():
+    for step in range(by_hand().steps):
+        svg = dispatch(by_hand(), step).svg
+        assert "<b>" not in svg and "a & b" not in svg
+
+
+def test_the_scatters_arithmetic_is_written_out():
+    trace = TRACES["dispatch"]
+    for program in range(len(trace.count)):
+        text = dispatch(trace, trace.step_at("scatter", program)).svg
+        sums = re.findall(r"row = (\d+) \+ (\d+) \+ (\d+) = (\d+)", text)
+        assert len(sums) == trace.sort_block
+        assert all(int(a) + int(b) + int(c) == int(d) for a, b, c, d in sums)
+
+
+def test_all_stages_are_named():
+    svg = dispatch(TRACES["dispatch"], 0).svg
+    assert all(f"{i} {stage}" in svg for i, stage in enumerate(STAGES))
+
+
+# Tile waste.
+
+
+def test_padding_by_hand():
+    assert padding_rows(np.array([70, 3, 0, 129, 16]), 16) == 38
+    assert padding_rows(np.array([16, 32]), 16) == 0 and padding_rows(np.array([0, 0]), 64) == 0
+
+
+def test_the_rule_of_thumb_holds_where_experts_have_many_rows():
+    for block in BLOCKS:
+        curve = waste_curves(64 * 4096, 64, 0)[BLOCKS.index(block)]
+        assert curve[0] == pytest.approx(expected_waste(64 * 4096, 64, block), rel=0.25)
+
+
+def test_loads_are_drawn_once_for_each_seed():
+    load_E = zipf_load(1000, 16, 1.0, 3)
+    assert load_E.sum() == 1000 and load_E[0] > load_E[-1]
+    np.testing.assert_array_equal(load_E, zipf_load(1000, 16, 1.0, 3))
+    assert (load_E != zipf_load(1000, 16, 1.0, 4)).any()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("tokens, experts", [(1, 8), (1024, 64), (32768, 256)])
+def test_tile_waste_is_drawn(block, tokens, experts):
+    picture = tile_waste(tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
+    check(picture)
+    assert picture == tile_waste(tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
+    assert len(picture.svg) < 150_000
+
+
+def test_the_notebooks_prediction_is_answered():
+    """'About 20 %'."""
+    said = tile_waste(tokens=1024, experts=64, top_k=8, skew=0.0, block=64).summary
+    assert 15 < float(re.search(r"padding, ([\d.]+)%", said).group(1)) < 25
+
+
+def test_what_is_said_of_tile_waste():
+    waste = {t: waste_curves(8 * t, 64, 0) for t in (64, 1024, 4096)}
+    assert (waste[64] > waste[1024]).all() and (waste[1024] > waste[4096]).all(), "fewer: worse"
+    assert (np.diff(waste[1024], axis=0) > 0).all(), "larger tiles: worse"
+
+
+# Roofline.
+
+
+def test_the_formulas_by_hand():
+    # One token, four experts of 64: their weights once, x and y once.
+    work = all_experts(1, LAYER, 4)
+    assert work.flops == 6 * 4 * 512 * 256
+    assert work.size == pytest.approx(4 * (4 * 3 * 512 * 256 + 2 * 512))
+    assert experts_hit(1, 64, 4) == pytest.approx(4) and experts_hit(10**6, 64, 4) == 64
+    up, down = works(8, LAYER, 2)[2:4]
+    assert up.flops == 2 * down.flops == pytest.approx(2 / 3 * all_experts(8, LAYER, 2).flops)
+
+
+def test_what_is_said_of_the_roofline():
+    """Half a FLOP per byte at T = 1 in float32; a dense FFN climbs sooner; combine never."""
+    assert all_experts(1, LAYER, 4).intensity == pytest.approx(0.5, rel=0.01)
+    for tokens in (16, 256, 4096):
+        dense, experts, *_ = works(tokens, LAYER, 4)
+        assert dense.intensity > 2 * experts.intensity
+    assert {round(works(t, LAYER, 4)[4].intensity, 3) for t in (1, 64, 4096)} == {0.2}
+    assert max(works(t, LAYER, 4)[5].intensity for t in (1, 64, 4096)) < 1
+
+
+GPU = {"name": "A GPU", "dtype": "bfloat16", "copy_gb_per_s": 4300.0, "matmul_tflops": 780.0}
+DEVICE = {"name": "A machine", "dtype": "float32", "copy_gb_per_s": 10.0, "matmul_tflops": 0.1}
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 4096])
+@pytest.mark.parametrize("device", [None, DEVICE, GPU])
+def test_a_roofline_is_drawn(tokens, device):
+    reached = [Reached(f"T = {t}", all_experts(t, LAYER, 4).intensity, 3e9) for t in (1, 16)]
+    picture = roofline(device, LAYER, tokens, reached if device else ())
+    check(picture)
+    assert ("not measured yet" in picture.summary) == (device is None)
+    if device is DEVICE:
+        assert picture.summary.endswith("memory." if tokens == 1 else "arithmetic.") or tokens == 64
+
+
+# Contenders.
+
+
+def test_contenders_are_drawn_and_left_out_ones_named():
+    case = json.loads(data_path("runs", "kernels.json").read_text())["cases"][-1]
+    case["contenders"]["<evil>"] = {"not_run": "<b>why</b>"}
+    picture = contenders(case, where="here <i>")
+    check(picture)
+    assert "<b>why" not in picture.svg and "&lt;evil&gt;: not run" in picture.svg
+    assert len(picture.rows) == len(case["contenders"])
+    empty = contenders(None, where="here")
+    check(empty)
+    assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
+
+
+def test_what_is_said_of_the_recorded_contest():
+    """Forward the loops are alike; backward W[e] costs more the more experts there are, and no
+    interpreter was timed."""
+    run = json.loads(data_path("runs", "kernels.json").read_text())
+    assert run["provenance"]["command"].startswith("python -m moeviz experiment kernels")
+    naive, unbound, grouped = "loop over W[e]", "loop over W.unbind()", "grouped_mm"
+    ratios = []
+    for case in run["cases"]:
+        found = case["contenders"]
+        ratios.append(found[naive]["both_ms"]["median"] / found[unbound]["both_ms"]["median"])
+        forward = found[naive]["forward_ms"]["median"] / found[unbound]["forward_ms"]["median"]
+        assert 0.5 < forward < 2
+        assert found[grouped]["both_ms"]["median"] < found[unbound]["both_ms"]["median"]
+        assert run["device"]["kind"] == "cuda" or "not_run" in found["Triton"]
+    assert ratios == sorted(ratios) and ratios[-1] > 5
+
+
+def test_recorded_machines_are_found_and_a_damaged_file_is_none(tmp_path, monkeypatch):
+    from moeviz.panels import machines
+
+    run = json.loads(data_path("runs", "kernels.json").read_text())
+    gpu = {**run, "device": {**run["device"], "kind": "cuda", "name": "A GPU"}}
+    (tmp_path / "layer_gpu.json").write_text(json.dumps(gpu))
+    (tmp_path / "kernels.json").write_text(json.dumps(run))
+    (tmp_path / "layer_bad.json").write_text("{")
+    (tmp_path / "layer_other.json").write_text("[1]")
+    monkeypatch.setattr(machines, "data_path", lambda *parts: tmp_path)
+    found = recorded_machines()
+    assert [name.split(",")[0] for name in found] == ["A GPU", run["device"]["name"].split(",")[0]]
