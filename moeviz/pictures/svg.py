@@ -7,6 +7,7 @@ the notebook's theme through CSS variables, so one SVG reads well in light and d
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import struct
 import unicodedata
@@ -71,6 +72,11 @@ def heat_colour(share: float) -> str:
     a, b = _rgb(CIVIDIS[low]), _rgb(CIVIDIS[low + 1])
     mixed = (round(p + (q - p) * (position - low)) for p, q in zip(a, b, strict=True))
     return "#" + "".join(f"{v:02x}" for v in mixed)
+
+
+@functools.cache  # an image is drawn many times a second
+def _heat_table() -> np.ndarray:
+    return np.array([_rgb(heat_colour(i / 255)) for i in range(256)], dtype=np.uint8)
 
 
 def ink_on(colour: str) -> str:
@@ -185,9 +191,8 @@ class Svg:
     def heat(self, x: float, y: float, width: float, height: float, share_RC: np.ndarray) -> None:
         """A matrix [rows, columns] of shares 0..1 as one cividis image: light where marks of its
         own for every cell would be thousands."""
-        colours = np.array([_rgb(heat_colour(i / 255)) for i in range(256)], dtype=np.uint8)
         level_RC = (np.nan_to_num(share_RC, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
-        data = base64.b64encode(_png(colours[level_RC])).decode()
+        data = base64.b64encode(_png(_heat_table()[level_RC])).decode()
         self._marks.append(
             f"<image{_attributes(x=x, y=y, width=width, height=height)} "
             'preserveAspectRatio="none" image-rendering="optimizeSpeed" '
