@@ -109,6 +109,9 @@ CASES = {
         150,
         trains=".moeviz-collapse",
     ),
+    "dispatch": Case(
+        _small("panels.Dispatch()"), ".moeviz-dispatch", ".moeviz-step", "step={}", 100
+    ),
     # Without the panels' answer_at_once the first moves here wait until the cell ends.
     "layer while a cell runs": Case(
         _small("panels.RouteText()", "import time\n\ntime.sleep(15)"),

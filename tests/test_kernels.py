@@ -243,7 +243,7 @@ def test_sort_topk_splits_its_assignments_up_to_the_last_of_a_block(edge):
     assert_rectangle(random_experts(sorting.RECTANGLE + edge, 8)[:, None], 8)
 
 
-@pytest.mark.parametrize("shape", [(0, 2), (1, 1), (1, 8), (33, 3), (513, 2), (200, 8)])
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (1, 1), (1, 8), (33, 3), (513, 2), (200, 8)])
 def test_sort_topk_says_whose_row_it_is_and_which_choice(shape):
     assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape), 8)
     assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape[::-1]).T, 8)
