@@ -157,7 +157,7 @@ HEIGHTS = {16: (7, 3, 2), 32: (21, 3, 3), 64: (60, 2, 2), 128: (150, 3, 2)}
 
 
 @every_dtype
-@pytest.mark.parametrize("width", [(64, 128), (20, 33), (130, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("width", [(64, 128), (130, 33), (1, 1)], ids=str)
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_every_height_of_a_tile_with_even_and_odd_widths(height, width, dtype):
     T, E, K = HEIGHTS[height]
@@ -166,17 +166,17 @@ def test_every_height_of_a_tile_with_even_and_odd_widths(height, width, dtype):
 
 
 # The interpreter takes up to 15 seconds for what a GPU does at once.
-TOKENS = (1, 2, 7, 33, 100, 501) if DEVICE == "cuda" else (1, 2, 7, 33)
-EXPERTS = (1, 3, 8, 60, 64, 256) if DEVICE == "cuda" else (1, 3, 8, 60)
+TOKENS = (1, 2, 7, 33, 100, 501) if DEVICE == "cuda" else (1, 2, 7, 20)
+EXPERTS = (1, 3, 8, 60, 64, 256) if DEVICE == "cuda" else (1, 3, 8, 40)
 
 
 @every_dtype
-@settings(max_examples=25 if DEVICE == "cuda" else 12, deadline=None, derandomize=True)
+@settings(max_examples=25 if DEVICE == "cuda" else 8, deadline=None, derandomize=True)
 @given(
     routing=st.sampled_from(ROUTINGS),
     T=st.sampled_from(TOKENS),
     E=st.sampled_from(EXPERTS),
-    K=st.integers(1, 8),
+    K=st.integers(1, 8 if DEVICE == "cuda" else 4),
     width=st.sampled_from(((7, 5), (20, 33), (65, 17), (64, 32))),
     seed=st.integers(0, 99),
 )
@@ -186,6 +186,26 @@ EXPERTS = (1, 3, 8, 60, 64, 256) if DEVICE == "cuda" else (1, 3, 8, 60)
 @example("all to one", 7, 256, 1, (20, 33), 0)
 def test_any_routing_of_any_size(dtype, routing, T, E, K, width, seed):
     assert_equal_to_the_loop(make(routing, T, E, min(K, E), *width, dtype, seed), dtype)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_float32_rounds_to_tf32_where_torch_may(precision):
+    """The interpreter knows one float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        options = configs.launch_options(configs.Gemm(16, 32, 16, 4, 2), torch.float32)
+        case = make("zipf", 21, 3, 2, 130, 33, torch.float32)
+        x, weight, w13, w2 = case.leaves(torch.float32)
+        y = by_kernels(x, case.plan(weight), w13, w2)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert options["PRECISION"] == {"highest": "ieee", "high": "tf32"}[precision]
+    want = by_rows(case.x, case.token, case.expert, case.weight, case.w13, case.w2)
+    error = relative(y, want)
+    assert error < {"highest": 2e-6, "high": 2e-3}[precision]
+    if DEVICE == "cuda":
+        assert (error > 1e-5) == (precision == "high")
 
 
 def test_a_plan_from_topk_is_taken_as_it_is():
@@ -343,7 +363,7 @@ def test_without_a_gradient_nothing_is_kept_and_z_is_never_written(why, monkeypa
 
 @every_dtype
 def test_the_same_bits_in_every_run(dtype):
-    case = make("any number", 40, 8, 4, 20, 33, dtype)
+    case = make("any number", 20, 5, 3, 20, 33, dtype)
     leaves = case.leaves(dtype)
     plan, grad = case.plan(leaves[1]), case.grad.to(DEVICE, dtype)
 
@@ -419,6 +439,16 @@ def test_one_compiled_graph_serves_any_number_of_tokens():
                 assert torch.equal(got, want)
 
 
+OPERATORS = (
+    "experts_forward",
+    "experts_backward",
+    "topk",
+    "softmax_topk",
+    "sort_by_expert",
+    "sort_topk",
+)
+
+
 def op_calls():
     """Arguments of each custom operator, as the functions around them pass them on."""
     case = make("zipf", 7, 3, 2, 8, 4, torch.float32)
@@ -441,10 +471,12 @@ def op_calls():
     }
 
 
-@pytest.mark.parametrize("name", list(op_calls()))
+@pytest.mark.parametrize("name", OPERATORS)
 def test_each_operator_keeps_pytorchs_rules(name):
     """It changes no input, says the right shapes in advance, and compiles with its gradient."""
-    for args in op_calls()[name]:
+    calls = op_calls()
+    assert {*calls} == {*OPERATORS}
+    for args in calls[name]:
         torch.library.opcheck(getattr(torch.ops.moeviz, name).default, args)
 
 

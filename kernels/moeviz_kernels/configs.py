@@ -70,7 +70,7 @@ _AMPERE: dict[Kernel, Cuts] = {
 # The tensor cores' float32 (TF32) and the exact one: smaller blocks, for twice the bytes.
 _FLOAT32: dict[Kernel, Cuts] = {
     "up": {
-        128: ((64, 16, 8, 4),),
+        128: ((64, 32, 8, 2),),
         64: ((64, 32, 4, 2),),
         32: ((32, 32, 4, 3),),
         16: ((64, 32, 4, 2),),
