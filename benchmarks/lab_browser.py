@@ -123,6 +123,7 @@ class LabServer:
             text = json.dumps({**content, "metadata": metadata})
             (root / name).write_text(text, encoding="utf-8")
         env = {**os.environ, **{f: str(self.home / f.lower()) for f in FOLDERS}, **self.env}
+        env.pop("TRITON_INTERPRET", None)  # set by the tests for themselves; a user's lab has none
         # No news, no update check, no pop-up: nothing that could cover a panel.
         quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
         settings = self.home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
