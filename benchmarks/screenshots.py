@@ -33,6 +33,8 @@ PANELS = {
     "03_routing": (".moeviz-compare_routers", []),
     "04_collapse": (".moeviz-collapse", []),
     "05_capacity": (".moeviz-seats", []),
+    "08_hardware": (".moeviz-decode_batch", []),
+    "09_frontier_models": (".moeviz-model_anatomy", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
 }
 RACE = "01_dense_vs_moe"

@@ -117,13 +117,14 @@ def test_every_kernel_is_there(in_bfloat16, chip):
 
 
 @pytest.mark.parametrize("chip", PRODUCT_CHIPS)
-def test_odd_widths_and_every_height_are_there(in_bfloat16, chip):
+def test_every_height_and_odd_widths_are_there(in_bfloat16, chip):
+    own = named(in_bfloat16[1], chip).values()
     for kernel in PRODUCTS:
-        own = [r["launch"] for r in named(in_bfloat16[1], chip).values() if r["kernel"] == kernel]
-        assert any("unaligned" in launch for launch in own), kernel
-        assert any("unaligned" not in launch for launch in own), kernel
-        heights = {int(re.search(r"BLOCK_M=(\d+)", launch)[1]) for launch in own}
+        launches = [r["launch"] for r in own if r["kernel"] == kernel]
+        heights = {int(re.search(r"BLOCK_M=(\d+)", launch)[1]) for launch in launches}
         assert heights == ({128} if kernel == "grad_weight_kernel" else {16, 32, 64, 128}), kernel
+    for flag in ("unaligned", "EVEN_K", "SAVE", "GATHER_LEFT", "stride_k=1", "stride_c=1"):
+        assert any(flag in r["launch"] for r in own if r["kernel"] in PRODUCTS), flag
 
 
 def test_other_types_fit_sm_90(in_other_types):

@@ -51,7 +51,8 @@ from moeviz_kernels.up import up_swiglu
 
 # KiB of shared memory that one program may have.
 CHIPS = {"sm_75": 64, "sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
-# float32 in both kinds: as torch.set_float32_matmul_precision("high") allows it, and exact.
+# float32 in both kinds: as torch.set_float32_matmul_precision("high") allows it, and exact (last:
+# pointers are named after it).
 DTYPES = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
@@ -221,7 +222,7 @@ def one_of_each_block(launches: list[Launch], turn: int) -> list[Launch]:
     for launch in launches:
         block = [part for part in launch.constants.items() if part[0].startswith("BLOCK")]
         groups.setdefault(f"{launch.kernel} {block}", []).append(launch)
-    return [group[turn % len(group)] for group in groups.values()]
+    return [group[i % len(group)] for i, group in enumerate(groups.values(), turn)]
 
 
 def shipped(chip: str, dtypes: Sequence[str], quick: bool) -> list[Launch]:

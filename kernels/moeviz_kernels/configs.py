@@ -119,7 +119,10 @@ def choose(
     if tuned is not None:
         return tuned
     capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else OLDEST
-    cuts = TABLE[family(capability, like.dtype)][kernel][block_m]
+    # Where Triton knows of no multiple of 16, a load or store of 16 bytes becomes eight, each with
+    # an address of its own: only small blocks have registers for that. (32: `up` has width / 2.)
+    aligned = width % 32 == 0 and depth % 16 == 0
+    cuts = TABLE[family(capability, like.dtype) if aligned else "float32"][kernel][block_m]
     return Gemm(block_m, *next((cut for cut in cuts if cut[0] <= width), cuts[-1]))
 
 

@@ -1,0 +1,109 @@
+"""Exercises of 08_hardware: the stated solution passes and typical wrong answers are told apart."""
+
+import math
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from moeviz import exercises
+from moeviz.arithmetic import distinct_experts, model, weight_bytes
+from moeviz.exercises import EXERCISES, check, hardware
+
+NUMBERS = [number for number in EXERCISES if number.startswith("08.")]
+SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
+
+
+@pytest.fixture(autouse=True)
+def no_tries_yet(monkeypatch):
+    monkeypatch.setattr(exercises, "_wrong", {})
+
+
+def solved(number):
+    stated = EXERCISES[number].solution
+    if "def " not in stated:
+        return eval(stated)
+    names = {}
+    exec(textwrap.dedent(stated), names)
+    return names[re.search(r"^def (\w+)", stated, re.M).group(1)]
+
+
+WRONG = {
+    "08.1": [
+        (3, "3 devices have 240 GB"),
+        (1, "that is for the active parameters"),
+        (2, "one byte a parameter"),
+        (281.2, "that is how many GB the weights take"),
+        (8, "16 bits are 2 bytes"),
+        (3.5, "3.5 is too small."),
+        (40, "40 is too large."),
+        (..., "the answer is one number, not Ellipsis."),
+    ],
+    "08.2": [
+        *hardware._OTHER_EXPERTS,
+        (lambda e, k, b: 1.01 * hardware._experts(e, k, b), "for E = 8, K = 2, B = 1 it must be 2"),
+        (lambda e, k, b: None, "it must give one number, not None."),
+        (lambda e, k, b: math.nan, "it must give one number, not nan."),
+        (lambda e: e, "Your code raised TypeError: "),
+        (..., "the answer is a function of num_experts, top_k and batch."),
+    ],
+    "08.3": [
+        *hardware._OTHER_SECONDS,
+        (lambda *a: 2 * hardware._seconds(*a), "experts touched it must be "),
+        (lambda *a: "fast", "it must give one number, not 'fast'."),
+        (lambda b: b, "Your code raised TypeError: "),
+        (..., "the answer is a function of the eight arguments"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_stated_solution_passes(number, capsys):
+    check(number, solved(number))
+    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "sentence"),
+    [(number, *case) for number, cases in WRONG.items() for case in cases],
+)
+def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
+    check(number, answer)
+    out = capsys.readouterr().out
+    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1, out
+    assert sentence in out and "Traceback" not in out, out
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_help_comes_in_order(number, capsys):
+    exercise = EXERCISES[number]
+    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
+    said = []
+    for _ in range(4):
+        check(number, ...)
+        said.append(capsys.readouterr().out.splitlines()[1:])
+    offer = f'The solution: run solution("{number}").'
+    first, second = (f"Hint: {hint}" for hint in exercise.hints)
+    assert said == [[], [first], [second], [second, offer]]
+
+
+def test_the_numbers_are_the_calculators():
+    size = weight_bytes(model("Mixtral 8x22B").architecture, "bf16").total
+    assert math.ceil(size / 80e9) == solved("08.1") == 4 and round(size / 1e9) == 281
+    assert round(320 - size / 1e9) == 39
+    for case in ((8, 2, 1), (256, 8, 32), (60, 4, 100)):
+        assert hardware._experts(*case) == distinct_experts(*case).total
+
+
+def test_the_steps_asked_for_are_bound_by_memory_and_by_compute():
+    steps = hardware._steps()
+    computes = sum(hardware._seconds(*step) == step[0] * step[5] / step[7] for step in steps)
+    assert len(steps) == hardware.TRIES and 3 <= computes <= hardware.TRIES - 3
+    assert steps == hardware._steps(), "the same for everyone"
+
+
+def test_the_notebook_asks_for_each_exercise_and_for_no_other():
+    text = SOURCE.read_text("utf-8")
+    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == NUMBERS == [*WRONG]
+    assert all(f"**{number}**" in text for number in NUMBERS)

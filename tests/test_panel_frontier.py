@@ -1,0 +1,228 @@
+"""The panels of 09_frontier_models, driven as a learner would but without a browser."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from xml.etree import ElementTree
+
+import ipywidgets
+import pytest
+
+from moeviz import panels
+from moeviz.arithmetic import CLAIMS
+from moeviz.panels.model_anatomy import CHOICES, CONFIG, YOURS, read_config
+
+KINDS = ("ModelAnatomy", "ModelMap", "Claims", "CacheLadder", "TrainingCost")
+MOVES = {
+    "ModelAnatomy": {"model": "GPT-3 175B", "beside": "Kimi K2",
+                     "config": CONFIG.replace('"num_experts": 128', '"num_experts": 64')},
+    "ModelMap": {"model": "Kimi K2", "until": 2021, "counted": "ex_embeddings"},
+    "Claims": {"claim": "v3_cost", "first": 8, "second": 100, "third": None},
+    "CacheLadder": {"context": 1024, "batch": 32, "bits": 8},
+    "TrainingCost": {"model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500,
+                     "pue": 1.5, "device": "H100 SXM"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_swallowed(monkeypatch, caplog):
+    def loud(self, *args, **kwargs):
+        for callback in list(self.callbacks):
+            callback(*args, **kwargs)
+
+    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+    yield
+    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
+
+
+def said(panel):
+    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
+
+
+def drawn(panel):
+    return ElementTree.fromstring(panel.picture.value)
+
+
+def content(panel):
+    return re.sub('data-state="[^"]*"', "", panel.picture.value)
+
+
+def everything(panel):
+    controls = {name: control.value for name, control in panel.controls.items()}
+    return panel.picture.value, panel.state_box.value, controls
+
+
+def test_all_open_without_torch_and_well_within_3_seconds():
+    code = f"""
+import json, sys, time
+started = time.process_time()
+from moeviz import panels
+shown = [getattr(panels, kind)() for kind in {KINDS}]
+for panel in shown:
+    panel._repr_mimebundle_()
+took = time.process_time() - started
+print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    took, has_torch, pictures = json.loads(run.stdout)
+    assert took < 2.5 and not has_torch and pictures == ["<svg"] * 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_moves_by_itself_on_opening(kind):
+    threads = threading.active_count()
+    panel = getattr(panels, kind)()
+    before = everything(panel)
+    time.sleep(0.02)
+    assert everything(panel) == before and threading.active_count() == threads
+    assert "unexpected" not in panel.status.value and panel._drawn.summary in said(panel)
+
+
+@pytest.mark.parametrize("kind, name", [(k, n) for k, moves in MOVES.items() for n in moves])
+def test_every_control_changes_the_picture_and_the_state(kind, name):
+    panel = getattr(panels, kind)()
+    assert panel.controls.keys() == MOVES[kind].keys()
+    assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
+    if MOVES[kind][name] is None:
+        panel.controls["claim"].value, MOVES[kind][name] = "gpt4_sizes", 10**11
+    old, state = content(panel), panel.state
+    begun = time.perf_counter()
+    panel.controls[name].value = MOVES[kind][name]
+    assert time.perf_counter() - begun < 1, "test machines are shared; the target is 0.1"
+    assert content(panel) != old and panel.state != state
+    assert drawn(panel).get("data-state") == panel.state == panel.state_box.value
+    assert "unexpected" not in panel.status.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_brings_another_panel_to_the_same_picture(kind):
+    panel, other = getattr(panels, kind)(), getattr(panels, kind)()
+    for name, value in MOVES[kind].items():
+        if kind != "Claims" or name == "claim":
+            panel.controls[name].value = value
+    other.state = panel.state
+    assert everything(other) == everything(panel)
+    with pytest.raises(ValueError, match="^This panel's states begin with"):
+        other.state = "seats?factor=2"
+    assert everything(other) == everything(panel)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_twin_says_the_same(kind):
+    panel = getattr(panels, kind)()
+    panel.show_table.value = True
+    assert panel.table.value.count("<tr>") == len(panel._drawn.rows) + 1
+    assert html.escape(panel._drawn.summary) in panel.table.value
+
+
+@pytest.mark.parametrize(
+    "kind, field",
+    [("ModelAnatomy", "model"), ("ModelMap", "model"), ("Claims", "claim"),
+     ("TrainingCost", "model")],
+)  # fmt: skip
+def test_an_unknown_name_is_refused(kind, field):
+    with pytest.raises(ValueError, match=f"^{field} must be one of .*, got 'GPT-9'"):
+        getattr(panels, kind)("GPT-9")
+
+
+# Anatomy.
+
+
+def test_every_model_can_be_chosen():
+    panel = panels.ModelAnatomy()
+    for _, name in CHOICES:
+        panel.controls["model"].value = name
+        panel.controls["beside"].value = name
+        assert panel.picture.value.count("all parameters: ") == 1, "beside itself it is one"
+        assert "unexpected" not in panel.status.value
+
+
+def test_a_pasted_config_is_shown_at_once():
+    panel = panels.ModelAnatomy()
+    panel.controls["config"].value = CONFIG.replace('layers": 48', 'layers": 24')
+    assert panel.controls["beside"].value == YOURS
+    assert "qwen3_moe: 15.6B parameters" in said(panel)
+    assert "config=" in panel.state
+    panel.controls["beside"].value = "GPT-3 175B"
+    assert "config=" not in panel.state
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "This is no JSON, line 1: Expecting value."),
+        ("{'a': 1}", "This is no JSON, line 1: Expecting property name"),
+        ("[1]", "config must be a JSON object, got list."),
+        ("{}", "model_type is missing"),
+        ('{"model_type": "<b>gpt9</b>"}', "model_type '<b>gpt9</b>' is not known; known are"),
+        ('{"model_type": "mixtral"}', "mixtral: "),
+        (
+            CONFIG.replace('"num_experts": 128', '"num_experts": -1'),
+            "experts must be a whole number",
+        ),
+        (CONFIG[:-1] + ', "moe_latent_size": 64}', "moe_latent_size"),
+        ("[" * 50_000, "This is no config.json: it is nested too deeply."),
+        (" " * 100_001, "A config.json has at most 100,000 characters here."),
+    ],
+)
+def test_a_config_that_cannot_be_read_becomes_a_sentence(text, sentence):
+    panel = panels.ModelAnatomy(beside=YOURS)
+    old = panel.picture.value
+    panel.controls["config"].value = text
+    assert sentence in said(panel) and "unexpected" not in panel.status.value
+    assert "<b>" not in panel.status.value and panel.picture.value == old
+    panel.controls["config"].value = CONFIG
+    assert "qwen3_moe" in said(panel)
+
+
+def test_the_config_in_the_box_is_the_models():
+    from moeviz.arithmetic import model, parameters
+
+    own = parameters(model("Qwen3-30B-A3B").architecture).total
+    assert parameters(read_config(CONFIG)).total == own
+
+
+# The ledger.
+
+
+def test_a_verdict_moves_with_what_it_assumes_and_comes_back():
+    panel = panels.Claims("unselected_not_loaded")
+    assert ": off; " in said(panel)
+    panel.controls["first"].value = 1
+    assert ": holds; " in said(panel)
+    panel.children[0].children[1].click()
+    assert ": off; " in said(panel) and panel.controls["first"].value == 32
+
+
+def test_every_claim_offers_its_own_sliders_and_no_more():
+    panel = panels.Claims()
+    worst = 0.0
+    for name, claim in CLAIMS.items():
+        begun = time.perf_counter()
+        panel.controls["claim"].value = name
+        worst = max(worst, time.perf_counter() - begun)
+        shown = [s for s in ("first", "second", "third")
+                 if panel.controls[s].layout.display != "none"]  # fmt: skip
+        assert len(shown) == len(claim.assumptions)
+        assert [panel.controls[s].value for s in shown] == [a.value for a in claim.assumptions]
+        assert claim.text in said(panel) and "unexpected" not in panel.status.value
+    print(f"slowest claim: {1e3 * worst:.0f} ms")
+    assert worst < 1, "test machines are shared; the target is 0.1"
+
+
+def test_a_state_of_another_claim_is_taken_over_or_refused_as_a_whole():
+    panel = panels.Claims("unselected_not_loaded")
+    panel.controls["first"].value = 1
+    before = everything(panel)
+    for state in ("claims?claim=v3_cost&first=7777", "claims?claim=never&first=3"):
+        with pytest.raises(ValueError, match="must be one of"):
+            panel.state = state
+        assert everything(panel) == before
+    panel.state = "claims?claim=v3_cost&first=3"
+    assert "$8.36M" in said(panel) and panel.controls["second"].layout.display == "none"
+    panel.state_box.value = before[1]
+    assert everything(panel) == before
