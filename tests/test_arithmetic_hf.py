@@ -245,7 +245,14 @@ JAMBA = dict(
         ({**MIXTRAL, "hidden_size": None}, "hidden_size or n_embd or d_model is missing"),
         ({**MIXTRAL, "num_local_experts": None}, "num_local_experts or .* is missing"),
         ({**MIXTRAL, "num_key_value_heads": None}, "mixtral: num_key_value_heads is missing"),
-        ({**MIXTRAL, "num_experts_per_tok": 9}, "9 experts a token, of 8 experts, is impossible"),
+        (
+            {**MIXTRAL, "num_local_experts": None, "n_routed_experts": 0},
+            "n_routed_experts must be a whole number of at least 1, got 0",
+        ),
+        (
+            {**MIXTRAL, "num_experts_per_tok": 9},
+            "num_experts_per_tok must be at most num_local_experts = 8, got 9",
+        ),
         ({**MIXTRAL, "num_experts": 16}, "num_local_experts = 8 and num_experts = 16 contradict"),
         ({**MIXTRAL, "hidden_size": 4100}, "head_dim is missing, and hidden_size 4100 is no mult"),
         ({**MIXTRAL, "hidden_size": 4096.0}, "hidden_size must be a whole number .* got 4096.0"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeviz.arithmetic.terms import check_flag, check_whole
@@ -44,7 +44,7 @@ class Fields:
         """The value under the first of these names that has one; null counts as absent. ValueError
         where two of them contradict each other, and where a required one is missing."""
         self._read.update(names)
-        found = [name for name in names if self.config.get(name) is not None]
+        found = self._set(names)
         for other in found[1:]:
             if self.config[other] != self.config[found[0]]:
                 raise ValueError(
@@ -57,13 +57,22 @@ class Fields:
             raise ValueError(f"{self.where}: {' or '.join(names)} is missing.")
         return default
 
+    def _set(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if self.config.get(name) is not None]
+
+    def named(self, *names: str) -> str:
+        """The name, of these, that the config uses."""
+        return next(iter(self._set(names)), names[0])
+
     def whole(self, *names: str, low: int = 1, default: Any = REQUIRED) -> Any:
         """A whole number of at least `low`; the default is returned as it is."""
         value = self.get(*names, default=default)
-        return value if value is default else check_whole(f"{self.where}: {names[0]}", value, low)
+        field = f"{self.where}: {self.named(*names)}"
+        return value if value is default else check_whole(field, value, low)
 
     def flag(self, *names: str, default: bool) -> bool:
-        return check_flag(f"{self.where}: {names[0]}", self.get(*names, default=default))
+        field = f"{self.where}: {self.named(*names)}"
+        return check_flag(field, self.get(*names, default=default))
 
     def expect(self, name: str, value: Any) -> None:
         """A field that this model type has in one way only: absent, or exactly that."""

@@ -154,12 +154,13 @@ def dense(f: Fields, *, gated: bool = True, bias: bool = False) -> DenseFFN:
 
 def counts(f: Fields) -> tuple[int, int]:
     """Experts, and experts a token."""
-    experts = f.whole("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
-    names = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
-    top_k = f.whole(*names)
+    of_all = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+    of_token = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
+    experts, top_k = f.whole(*of_all), f.whole(*of_token)
     if top_k > experts:
         raise ValueError(
-            f"{f.where}: {top_k} experts a token, of {experts} experts, is impossible."
+            f"{f.where}: {f.named(*of_token)} must be at most {f.named(*of_all)} = {experts}, got "
+            f"{top_k}."
         )
     return experts, top_k
 
