@@ -158,7 +158,8 @@ ARM = """([slider, picture, pattern, limit]) => {
     window.moevizMove = new Promise(done => addEventListener('keydown', key => setTimeout(() => {
         const value = label(), start = key.timeStamp;
         const end = result => { clearTimeout(timer); observer.disconnect(); done(result) };
-        const literal = value.replace(/[.*+?^${}()|[\\]\\\\]/g, '\\\\$&');
+        // A readout groups thousands, a state does not.
+        const literal = value.replace(/,/g, '').replace(/[.*+?^${}()|[\\]\\\\]/g, '\\\\$&');
         const wanted = new RegExp(pattern.replace('VALUE', () => literal));
         const look = () => { if (shown() !== old.state && wanted.test(shown())) {
             observer.disconnect();
