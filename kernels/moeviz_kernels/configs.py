@@ -5,8 +5,8 @@
 
 Never chosen by the number of tokens alone, so that no batch size compiles or tunes anew. Each entry
 is the first of its candidates that ptxas compiles without a spill within the chip's shared memory
-(aot.py checks every one); none has been measured on a GPU yet. `tune.tune` measures on the GPU at
-hand.
+(aot.py checks every one); none has been measured on a GPU yet. Widths that are no multiple of 16
+take the small cuts of float32. `tune.tune` measures on the GPU at hand.
 """
 
 from __future__ import annotations
