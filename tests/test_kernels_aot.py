@@ -52,7 +52,7 @@ def compiled(cache, *arguments, path=None):
     file = cache / "reports.json"
     command = ["-m", "moeviz_kernels.aot", "--quick", *arguments, "--json", str(file)]
     done = run(*command, cache=cache, path=path)
-    assert file.exists(), done.stderr[-3000:]
+    assert file.exists(), f"exit code {done.returncode}: {done.stderr[-3000:]}"
     return done, json.loads(file.read_text())
 
 
