@@ -109,30 +109,25 @@ CASES = {
         150,
         trains=".moeviz-collapse",
     ),
-    "dispatch": Case(
-        _small("panels.Dispatch()"), ".moeviz-dispatch", ".moeviz-step", "step={}", 100
-    ),
-    "fit": Case(
-        _small("panels.MemoryFit()"), ".moeviz-memory_fit", ".moeviz-batch", "batch={}", 100
-    ),
-    "decode": Case(
-        _small("panels.DecodeBatch()"), ".moeviz-decode_batch", ".moeviz-batch", "batch={}", 100
-    ),
-    "exchange": Case(
-        _small("panels.Exchange()"), ".moeviz-exchange", ".moeviz-tokens", "tokens={}", 100
-    ),
-    "offloading": Case(
-        _small("panels.Offloading()"), ".moeviz-offloading", ".moeviz-hit", "hit={}", 100
-    ),
-    "cache ladder": Case(
-        _small("panels.CacheLadder()"), ".moeviz-cache_ladder", ".moeviz-batch", "batch={}", 100
-    ),
-    "model map": Case(
-        _small("panels.ModelMap()"), ".moeviz-model_map", ".moeviz-until", "until={}", 100
-    ),
-    "training cost": Case(
-        _small("panels.TrainingCost()"), ".moeviz-training_cost", ".moeviz-watts", "watts={}", 100
-    ),
+    **{
+        name: Case(
+            _small(f"panels.{panel}()"),
+            f".moeviz-{kind}",
+            f".moeviz-{slider}",
+            f"{slider}={{}}",
+            100,
+        )
+        for name, panel, kind, slider in (
+            ("dispatch", "Dispatch", "dispatch", "step"),
+            ("fit", "MemoryFit", "memory_fit", "batch"),
+            ("decode", "DecodeBatch", "decode_batch", "batch"),
+            ("exchange", "Exchange", "exchange", "tokens"),
+            ("offloading", "Offloading", "offloading", "hit"),
+            ("cache ladder", "CacheLadder", "cache_ladder", "batch"),
+            ("model map", "ModelMap", "model_map", "until"),
+            ("training cost", "TrainingCost", "training_cost", "watts"),
+        )
+    },
     # Without the panels' answer_at_once the first moves here wait until the cell ends.
     "layer while a cell runs": Case(
         _small("panels.RouteText()", "import time\n\ntime.sleep(15)"),

@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from moeviz.arithmetic import distinct_experts
 from moeviz.dispatch_trace import STAGES, DispatchTrace
 from moeviz.panels.machines import recorded_machines
 from moeviz.paths import data_path
 from moeviz.pictures.contenders import contenders
 from moeviz.pictures.dispatch import WIDTH, dispatch
-from moeviz.pictures.roofline import Reached, all_experts, experts_hit, roofline, works
+from moeviz.pictures.roofline import Reached, all_experts, roofline, works
 from moeviz.pictures.tile_waste import (
     BLOCKS,
     expected_waste,
@@ -192,7 +193,8 @@ def test_the_formulas_by_hand():
     work = all_experts(1, LAYER, 4)
     assert work.flops == 6 * 4 * 512 * 256
     assert work.size == pytest.approx(4 * (4 * 3 * 512 * 256 + 2 * 512))
-    assert experts_hit(1, 64, 4) == pytest.approx(4) and experts_hit(10**6, 64, 4) == 64
+    assert distinct_experts(64, 4, 1).total == pytest.approx(4)
+    assert distinct_experts(64, 4, 10**6).total == 64
     up, down = works(8, LAYER, 2)[2:4]
     assert up.flops == 2 * down.flops == pytest.approx(2 / 3 * all_experts(8, LAYER, 2).flops)
 

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_EXPERTS = 4096  # a row must fit a program's registers
+from moeviz_kernels.sort import MAX_EXPERTS
+
 ELEMENTS = 2048  # logits held by one program
 
 

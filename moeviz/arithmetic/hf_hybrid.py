@@ -13,6 +13,7 @@ from moeviz.arithmetic.hf_parts import (
     counts,
     decoder,
     dense,
+    gated_shared_experts,
     qwen_layers,
     same,
 )
@@ -44,14 +45,7 @@ def qwen3_next(f: Fields) -> dict[str, Any]:
         value_dim=f.whole("linear_value_head_dim"),
         conv=f.whole("linear_conv_kernel_dim"),
     )
-    shared = f.whole("shared_expert_intermediate_size")
-    moe = MoE(
-        *counts(f),
-        f.whole("moe_intermediate_size"),
-        shared_experts=1,
-        shared_width=shared,
-        shared_gates=1,
-    )
+    moe = gated_shared_experts(f)
     f.expect("use_sliding_window", False)
     full = attentions(
         f, qk_norm="head", output_gate=True, needs_kv_heads=True, needs_head_dim=True, **biased(f)

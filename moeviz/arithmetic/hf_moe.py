@@ -15,6 +15,7 @@ from moeviz.arithmetic.hf_parts import (
     decoder,
     deepseek_experts,
     dense,
+    gated_shared_experts,
     grouped,
     latent,
     qwen_layers,
@@ -84,14 +85,7 @@ def dbrx(f: Fields) -> dict[str, Any]:
 
 
 def qwen2_moe(f: Fields) -> dict[str, Any]:
-    shared = f.whole("shared_expert_intermediate_size")
-    moe = MoE(
-        *counts(f),
-        f.whole("moe_intermediate_size"),
-        shared_experts=1,
-        shared_width=shared,
-        shared_gates=1,
-    )
+    moe = gated_shared_experts(f)
     mixers = attentions(f, windows_on_request(f), qkv_bias=f.flag("qkv_bias", default=True))
     return decoder(f, list(mixers), list(qwen_layers(f, moe)))
 

@@ -165,6 +165,17 @@ def counts(f: Fields) -> tuple[int, int]:
     return experts, top_k
 
 
+def gated_shared_experts(f: Fields) -> MoE:
+    """Qwen's: routed experts beside a shared FFN whose output a gate of one row multiplies."""
+    return MoE(
+        *counts(f),
+        f.whole("moe_intermediate_size"),
+        shared_experts=1,
+        shared_width=f.whole("shared_expert_intermediate_size"),
+        shared_gates=1,
+    )
+
+
 def grouped(f: Fields) -> dict[str, int]:
     """DeepSeek's groups, of which a token may visit some."""
     groups = f.whole("n_group", default=1)

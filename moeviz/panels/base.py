@@ -26,11 +26,19 @@ log = logging.getLogger("moeviz")
 BESIDE_LABEL = "widget-inline-hbox"
 
 
+def choice(label: str, options: Any, value: Any, width: str) -> widgets.ToggleButtons:
+    """Buttons, because JupyterLab takes the arrow keys from a focused drop-down list."""
+    made = widgets.ToggleButtons(options=options, value=value, description=label)
+    made.style.button_width = width
+    return made.add_class(BESIDE_LABEL)
+
+
 class Panel(widgets.VBox):
     """An exhibit. A subclass names its controls and draws; the rest is here.
 
-    kind: the panel's name in state strings. controls: the widgets whose values make up the state;
-    a change of any of them redraws. draw() returns the Picture, or None to leave the last one.
+    kind: the panel's name in state strings. controls: the widgets whose values make up the state,
+    each of the CSS class moeviz-NAME; a change of any of them redraws. draw() returns the Picture,
+    or None to leave the last one.
     """
 
     kind: ClassVar[str]
@@ -62,7 +70,8 @@ class Panel(widgets.VBox):
         super().__init__([*bars[:-1], self.status, self.picture, bars[-1], self.table])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
-        for control in controls.values():
+        for name, control in controls.items():
+            control.add_class(f"moeviz-{name.replace('_', '-')}")
             control.observe(lambda _: self.changed(), "value")
         self.show_table.observe(lambda _: self._draw_table(), "value")
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")
@@ -88,6 +97,13 @@ class Panel(widgets.VBox):
                 self.picture.value = picture.svg
                 self._draw_table()
             self._show_state()
+
+    def drawn_by(self, picture: Callable[..., Picture]) -> Picture:
+        """The picture of all control values, and what it says in words."""
+        values = {name: control.value for name, control in self.controls.items()}
+        drawn = picture(**values, state=self.state)
+        self.say(drawn.summary)
+        return drawn
 
     def say(self, sentence: str, *, unexpected: bool = False) -> None:
         """One sentence to the learner, read out by screen readers."""

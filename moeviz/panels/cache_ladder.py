@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.pictures import Picture
 from moeviz.pictures.cache_ladder import cache_ladder
 
@@ -18,24 +18,16 @@ class CacheLadder(Panel):
     kind = "cache_ladder"
 
     def __init__(self) -> None:
-        bits = widgets.ToggleButtons(
-            options=(("bf16", 16), ("8 bits", 8), ("4 bits", 4)), value=16, description="Cache in"
-        )
-        bits.style.button_width = "64px"
+        formats = (("bf16", 16), ("8 bits", 8), ("4 bits", 4))
         controls: dict[str, widgets.Widget] = {
             "context": widgets.SelectionSlider(
                 options=[(f"{v:,}", v) for v in CONTEXTS], value=131_072, description="Context"
             ),
             "batch": widgets.SelectionSlider(options=BATCHES, value=1, description="Sequences"),
-            "bits": bits.add_class(BESIDE_LABEL),
+            "bits": choice("Cache in", formats, 16, "64px"),
         }
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         super().__init__(controls, [[*controls.values()]])
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
-        picture = cache_ladder(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.drawn_by(cache_ladder)

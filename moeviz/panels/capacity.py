@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -104,15 +104,15 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
         "factor": widgets.SelectionSlider(
             options=FACTORS, value=opening["factor"], description="Factor"
         ),
-        "top_k": _toggle((1, 2, 4), opening["top_k"], "K", "44px"),
-        "overflow": _toggle(("drop", "pad"), opening["overflow"], "Overflow", "60px"),
-        "priority": _toggle(PRIORITIES, opening["priority"], "First come", "92px"),
-        "pool": _toggle(
-            (("whole batch", "batch"), ("each sequence", "sequence")),
-            opening["pool"], "Seats for", "132px",
+        "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
+        "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
+        "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
+        "pool": choice(
+            "Seats for", (("whole batch", "batch"), ("each sequence", "sequence")),
+            opening["pool"], "132px",
         ),
-        "source": _toggle(SOURCES, opening["source"], "Tokens", "150px"),
-        "layer": _toggle(LAYERS, opening["layer"], "Layer", "44px"),
+        "source": choice("Tokens", SOURCES, opening["source"], "150px"),
+        "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
         "text": widgets.Textarea(
             opening["text"],
             description="Your text",
@@ -129,12 +129,4 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
             layout=widgets.Layout(width="150px"),
         ),
     }  # fmt: skip
-    for name, control in made.items():
-        control.add_class(f"moeviz-{name.replace('_', '-')}")
     return made
-
-
-def _toggle(options: Any, value: Any, label: str, width: str) -> widgets.ToggleButtons:
-    toggle = widgets.ToggleButtons(options=options, value=value, description=label)
-    toggle.style.button_width = width
-    return toggle.add_class(BESIDE_LABEL)

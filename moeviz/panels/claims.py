@@ -36,8 +36,6 @@ class Claims(Panel):
                 style={"description_width": "150px"},
                 layout=widgets.Layout(width="560px"),
             )
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)
         rows = [[controls["claim"], reset], *([controls[name]] for name in SLIDERS)]
         super().__init__(controls, rows)

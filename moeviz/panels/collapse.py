@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets as widgets
 
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
-from moeviz.panels.base import button
-from moeviz.panels.player import Player, choice, seed_box
+from moeviz.panels.base import button, choice
+from moeviz.panels.player import Player, seed_box
 from moeviz.panels.predict import ANSWERS
 from moeviz.paths import autosave_folder, data_path
 from moeviz.pictures import Picture
@@ -62,15 +62,15 @@ class Collapse(Player):
         amounts = (("off", 0.0), ("0.01", 0.01), ("0.1", 0.1))
         sizes = (("off", 0.0), ("0.3", 0.3), ("1", 1.0))
         controls = {
-            "aux": choice("Bal. loss", amounts, 0.0, "moeviz-aux", "54px"),
-            "scope": choice("Scope", ("batch", "sequence"), "batch", "moeviz-scope", "96px"),
-            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "moeviz-bias", "88px"),
-            "noise": choice("Noise", sizes, 0.0, "moeviz-noise", "54px"),
+            "aux": choice("Bal. loss", amounts, 0.0, "54px"),
+            "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
+            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
+            "noise": choice("Noise", sizes, 0.0, "54px"),
             "z": _switch(f"z-loss {Z_LOSS:g}", "moeviz-z"),
             "shared": _switch("shared expert", "moeviz-shared"),
-            "router": choice("Router", ROUTERS, "token_choice", "moeviz-router", "110px"),
-            "learning": choice("Learning", LEARNING, "learned", "moeviz-learning", "130px"),
-            "layer": choice("Layer", (0, 1), 1, "moeviz-layer", "44px"),
+            "router": choice("Router", ROUTERS, "token_choice", "110px"),
+            "learning": choice("Learning", LEARNING, "learned", "130px"),
+            "layer": choice("Layer", (0, 1), 1, "44px"),
             "seed": seed_box(),
         }
         self.victim = widgets.BoundedIntText(

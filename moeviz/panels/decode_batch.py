@@ -29,10 +29,10 @@ class DecodeBatch(Panel):
         c: dict[str, widgets.Widget] = {
             "model_name": model_choice(SPARSE, "DeepSeek-V3 / R1"),
             "device_name": device_choice("H200 SXM"),
-            "devices": steps("How many", DEVICES, 32, "moeviz-devices"),
+            "devices": steps("How many", DEVICES, 32),
             "plan": plan_choice("fp8_block"),
-            "context": steps("Context", CONTEXTS, 4096, "moeviz-context"),
-            "batch": steps("Batch", BATCHES, 64, "moeviz-batch"),
+            "context": steps("Context", CONTEXTS, 4096),
+            "batch": steps("Batch", BATCHES, 64),
         }
         super().__init__(
             c,
@@ -45,7 +45,4 @@ class DecodeBatch(Panel):
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
-        picture = decode_batch(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.drawn_by(decode_batch)

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from moeviz.dispatch_trace import STAGES, DispatchTrace
 from moeviz.panels.background import Worker
-from moeviz.panels.base import BESIDE_LABEL, Panel, button
+from moeviz.panels.base import Panel, button, choice
 from moeviz.panels.reader import READER
 from moeviz.paths import data_path
 from moeviz.pictures import Picture
@@ -52,7 +52,7 @@ class Dispatch(Panel):
         for name in ("text", "synthetic", source):
             opening |= self.recorded[name].meta["controls"]
         controls = _controls(opening)
-        self.stage = _toggle(STAGES, STAGES[0], "Stage", "86px").add_class("moeviz-stage")
+        self.stage = choice("Stage", STAGES, STAGES[0], "86px").add_class("moeviz-stage")
         self.stage.observe(lambda _: self._jump(), "value")
         buttons = [
             button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
@@ -216,12 +216,12 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
             0, min=0, max=MOST_STEPS, description="Step",
             layout=widgets.Layout(width="420px", max_width="100%"),
         ),
-        "source": _toggle(SOURCES, opening["source"], "Batch", "140px"),
-        "top_k": _toggle((1, 2), opening["top_k"], "K", "44px"),
-        "sort_block": _toggle(BLOCKS, opening["sort_block"], "Sort block", "44px"),
-        "tile_block": _toggle(BLOCKS, opening["tile_block"], "BLOCK_M", "44px"),
+        "source": choice("Batch", SOURCES, opening["source"], "140px"),
+        "top_k": choice("K", (1, 2), opening["top_k"], "44px"),
+        "sort_block": choice("Sort block", BLOCKS, opening["sort_block"], "44px"),
+        "tile_block": choice("BLOCK_M", BLOCKS, opening["tile_block"], "44px"),
         "tokens": widgets.IntSlider(opening["tokens"], min=4, max=24, description="Tokens"),
-        "layer": _toggle(LAYERS, opening["layer"], "Layer", "44px"),
+        "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
         "skew": widgets.FloatSlider(
             opening["skew"], min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
         ),
@@ -234,12 +234,4 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
             layout=widgets.Layout(width="620px", max_width="100%", height="72px"),
         ),
     }  # fmt: skip
-    for name, control in made.items():
-        control.add_class(f"moeviz-{name.replace('_', '-')}")
     return made
-
-
-def _toggle(options: Any, value: Any, label: str, width: str) -> widgets.ToggleButtons:
-    toggle = widgets.ToggleButtons(options=options, value=value, description=label)
-    toggle.style.button_width = width
-    return toggle.add_class(BESIDE_LABEL)

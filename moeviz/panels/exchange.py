@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.panels.hardware_choice import BATCHES, model_choice, steps
-from moeviz.panels.player import choice, seed_box
+from moeviz.panels.player import seed_box
 from moeviz.pictures import Picture
 from moeviz.pictures.exchange import exchange
 
@@ -24,11 +24,11 @@ class Exchange(Panel):
     def __init__(self) -> None:
         c: dict[str, widgets.Widget] = {
             "model_name": model_choice(MODELS, "DeepSeek-V3 / R1"),
-            "nodes": choice("Nodes", (1, 2, 4, 8), 8, "moeviz-nodes", "44px"),
-            "devices_per_node": choice("Devices", (4, 8), 8, "moeviz-devices-per-node", "44px"),
-            "tokens": steps("Tokens", BATCHES, 128, "moeviz-tokens"),
-            "copies": choice("A copy for", COPIES, "expert", "moeviz-copies", "104px"),
-            "node_limit": choice("Node limit", LIMITS, 0, "moeviz-node-limit", "56px"),
+            "nodes": choice("Nodes", (1, 2, 4, 8), 8, "44px"),
+            "devices_per_node": choice("Devices", (4, 8), 8, "44px"),
+            "tokens": steps("Tokens", BATCHES, 128),
+            "copies": choice("A copy for", COPIES, "expert", "104px"),
+            "node_limit": choice("Node limit", LIMITS, 0, "56px"),
             "fp8": widgets.Checkbox(False, description="FP8 dispatch", indent=False),
             "skew": widgets.FloatSlider(
                 0.0, min=0, max=2, step=0.1, description="Skew", readout_format=".1f"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import ipywidgets as widgets
 
-from moeviz.panels.player import choice
+from moeviz.panels.base import choice
 from moeviz.pictures.memory_fit import PLANS
 
 DENSE = ("Llama 3.1 8B", "Llama 3.1 405B")
@@ -28,21 +28,20 @@ BATCHES = tuple(2**i for i in range(15))
 
 
 def model_choice(models: Iterable[str], value: str) -> widgets.ToggleButtons:
-    return choice("Model", tuple(models), value, "moeviz-model-name", "auto")
+    return choice("Model", tuple(models), value, "auto")
 
 
 def device_choice(value: str, without: tuple[str, ...] = ()) -> widgets.ToggleButtons:
     options = tuple(item for item in DEVICES.items() if item[0] not in without)
-    return choice("Device", options, value, "moeviz-device-name", "auto")
+    return choice("Device", options, value, "auto")
 
 
 def plan_choice(value: str) -> widgets.ToggleButtons:
     options = tuple((label, name) for name, label in PLANS.items())
-    return choice("Weights", options, value, "moeviz-plan", "auto")
+    return choice("Weights", options, value, "auto")
 
 
-def steps(label: str, options: tuple[int, ...], value: int, name: str) -> widgets.SelectionSlider:
+def steps(label: str, options: tuple[int, ...], value: int) -> widgets.SelectionSlider:
     """A slider over powers of two: what is counted spans decades."""
     labelled = tuple((f"{option:,}", option) for option in options)
-    made = widgets.SelectionSlider(options=labelled, value=value, description=label)
-    return made.add_class(name)
+    return widgets.SelectionSlider(options=labelled, value=value, description=label)

@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from moeviz.panels.background import Worker
-from moeviz.panels.base import BESIDE_LABEL, Panel, button
+from moeviz.panels.base import Panel, button, choice
 from moeviz.paths import data_path
 
 HERE = "this machine"
@@ -47,13 +47,9 @@ class Timed(Panel):
         self._stop = threading.Event()
         self._running = False  # its progress is told then, and nothing else
         options = [*recorded, HERE]
-        machine = widgets.ToggleButtons(options=options, value=options[0], description="Machine")
-        machine.style.button_width = "auto"
-        machine.add_class(BESIDE_LABEL).add_class("moeviz-machine")
+        machine = choice("Machine", options, options[0], "auto")
         run = button(label, "moeviz-run", "On this machine, in the background", self._press)
         stop = button("■ Stop", "moeviz-stop", "Keep what was there before", self._stop.set)
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         super().__init__(
             {"machine": machine, **controls}, [[machine], [run, stop, *controls.values()]]
         )

@@ -30,10 +30,10 @@ class MemoryFit(Panel):
         c: dict[str, widgets.Widget] = {
             "model_name": model_choice((*DENSE, *SPARSE), "gpt-oss-120b"),
             "device_name": device_choice("H100 SXM"),
-            "devices": steps("How many", DEVICES, 1, "moeviz-devices"),
+            "devices": steps("How many", DEVICES, 1),
             "plan": plan_choice("mxfp4_experts"),
-            "context": steps("Context", CONTEXTS, 32768, "moeviz-context"),
-            "batch": steps("Batch", BATCHES[:11], 8, "moeviz-batch"),
+            "context": steps("Context", CONTEXTS, 32768),
+            "batch": steps("Batch", BATCHES[:11], 8),
         }
         super().__init__(
             c,
@@ -46,7 +46,4 @@ class MemoryFit(Panel):
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
-        picture = memory_fit(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.drawn_by(memory_fit)

@@ -7,7 +7,7 @@ import json
 import ipywidgets as widgets
 
 from moeviz.arithmetic import MODELS, Architecture, Model
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.pictures import Picture
 from moeviz.pictures.model_anatomy import model_anatomy
 
@@ -51,16 +51,14 @@ class ModelAnatomy(Panel):
             if value not in names:
                 raise ValueError(f"{field} must be one of {', '.join(names)}, got {value!r}.")
         controls: dict[str, widgets.Widget] = {
-            "model": _toggle(model, "Model"),
-            "beside": _toggle(beside, "Beside"),
+            "model": choice("Model", CHOICES, model, "84px"),
+            "beside": choice("Beside", CHOICES, beside, "84px"),
             "config": widgets.Textarea(
                 CONFIG,
                 description="config.json",
                 layout=widgets.Layout(width="820px", max_width="100%", height="84px"),
             ),
         }
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         self._read = CONFIG
         super().__init__(controls, [[control] for control in controls.values()])
         self.refresh()
@@ -111,9 +109,3 @@ def read_config(text: str) -> Architecture:
     except RecursionError:
         raise ValueError("This is no config.json: it is nested too deeply.") from None
     return Architecture.from_hf(config)
-
-
-def _toggle(value: str, label: str) -> widgets.ToggleButtons:
-    toggle = widgets.ToggleButtons(options=CHOICES, value=value, description=label)
-    toggle.style.button_width = "84px"
-    return toggle.add_class(BESIDE_LABEL)

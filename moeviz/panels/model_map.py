@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from moeviz.arithmetic import MODELS
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.pictures import Picture
 from moeviz.pictures.model_map import model_map, points
 
@@ -28,8 +28,6 @@ class ModelMap(Panel):
         if model not in names:
             raise ValueError(f"model must be one of {', '.join(names)}, got {model!r}.")
         last = max(m.year for m in MODELS.values())
-        counted = widgets.ToggleButtons(options=COUNTED, value="all", description="Active is")
-        counted.style.button_width = "116px"
         controls: dict[str, widgets.Widget] = {
             "model": widgets.SelectionSlider(
                 options=names,
@@ -38,10 +36,8 @@ class ModelMap(Panel):
                 layout=widgets.Layout(width="460px"),
             ),
             "until": widgets.IntSlider(last, min=FIRST_YEAR, max=last, description="Up to"),
-            "counted": counted.add_class(BESIDE_LABEL),
+            "counted": choice("Active is", COUNTED, "all", "116px"),
         }
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         c = controls
         super().__init__(controls, [[c["model"], c["until"]], [c["counted"]]])
         self.refresh()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.panels.hardware_choice import SPARSE, device_choice, model_choice, plan_choice
-from moeviz.panels.player import choice
 from moeviz.pictures import Picture
 from moeviz.pictures.offloading import LINKS, offloading
 
@@ -24,7 +23,7 @@ class Offloading(Panel):
             # What holds all of its memory in one piece has no link to bring experts over.
             "device_name": device_choice("T4", without=("M3 Ultra", "Laptop")),
             "plan": plan_choice("int4"),
-            "link": choice("Link", links, "pcie3", "moeviz-link", "auto"),
+            "link": choice("Link", links, "pcie3", "auto"),
             "hit": hit,
         }
         super().__init__(
@@ -33,7 +32,4 @@ class Offloading(Panel):
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
-        picture = offloading(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.drawn_by(offloading)

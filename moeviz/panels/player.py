@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from traitlets import TraitError
 
 from moeviz.files import load_header
-from moeviz.panels.base import BESIDE_LABEL, Panel, button
+from moeviz.panels.base import Panel, button
 
 if TYPE_CHECKING:
     from moeviz.live import Frame, LiveRun
@@ -215,13 +215,6 @@ class Player(Panel):
         """The interrupted run is finished or thrown away."""
         for path in self._autosave().glob("*.safetensors"):
             path.unlink(missing_ok=True)
-
-
-def choice(label: str, options: Any, value: Any, name: str, width: str) -> widgets.ToggleButtons:
-    """Buttons, because JupyterLab takes the arrow keys from a focused drop-down list."""
-    made = widgets.ToggleButtons(options=options, value=value, description=label)
-    made.style.button_width = width
-    return made.add_class(name).add_class(BESIDE_LABEL)
 
 
 def seed_box() -> widgets.BoundedIntText:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from moeviz.metrics import gap
-from moeviz.panels.player import Player, choice, seed_box
+from moeviz.panels.base import choice
+from moeviz.panels.player import Player, seed_box
 from moeviz.panels.predict import ANSWERS
 from moeviz.paths import autosave_folder, data_path
 from moeviz.pictures import Picture
@@ -39,10 +40,10 @@ class Race(Player):
     def __init__(self) -> None:
         recorded, self._provenance = load_snapshots(data_path("runs", "race.safetensors"))
         self._recorded = recorded[:2]
-        experts = choice("Experts E", EXPERTS, 16, "moeviz-experts", "44px")
-        top_k = choice("Choices K", CHOICES, 2, "moeviz-top-k", "44px")
+        experts = choice("Experts E", EXPERTS, 16, "44px")
+        top_k = choice("Choices K", CHOICES, 2, "44px")
         seed = seed_box()
-        axis = choice("x-axis", AXIS_OPTIONS, "step", "moeviz-axis", "80px")
+        axis = choice("x-axis", AXIS_OPTIONS, "step", "80px")
         controls = {"experts": experts, "top_k": top_k, "seed": seed, "axis": axis}
         super().__init__(controls, [[experts, top_k, seed], [axis]])
         if self._scores:

@@ -239,6 +239,4 @@ def _controls(meta: dict[str, Any]) -> dict[str, widgets.Widget]:
     }
     for name in ("top_k", "capacity", "temperature", "noise", "skew", "tokens"):
         made[name].style.description_width = "90px"
-    for name, control in made.items():
-        control.add_class(f"moeviz-{name.replace('_', '-')}")
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.pictures import Picture
 from moeviz.pictures.tile_waste import BLOCKS, tile_waste
 
@@ -29,13 +29,11 @@ class TileWaste(Panel):
         controls: dict[str, widgets.Widget] = {
             "skew": skew,
             "tokens": tokens,
-            "experts": _toggle(EXPERTS, 64, "Experts"),
-            "top_k": _toggle(TOP_K, 8, "K"),
-            "block": _toggle(BLOCKS, 64, "BLOCK_M"),
+            "experts": choice("Experts", EXPERTS, 64, "48px"),
+            "top_k": choice("K", TOP_K, 8, "48px"),
+            "block": choice("BLOCK_M", BLOCKS, 64, "48px"),
             "seed": seed,
         }
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name.replace('_', '-')}")
         c = controls
         super().__init__(
             controls, [[c["skew"], c["tokens"], c["seed"]], [c["block"], c["experts"], c["top_k"]]]
@@ -43,13 +41,4 @@ class TileWaste(Panel):
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
-        picture = tile_waste(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
-
-
-def _toggle(options: tuple[int, ...], value: int, label: str) -> widgets.ToggleButtons:
-    toggle = widgets.ToggleButtons(options=options, value=value, description=label)
-    toggle.style.button_width = "48px"
-    return toggle.add_class(BESIDE_LABEL)
+        return self.drawn_by(tile_waste)

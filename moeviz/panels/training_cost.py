@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.panels.base import Panel, choice
 from moeviz.pictures import Picture
 from moeviz.pictures.training_cost import COMPARED, training_cost
 
@@ -28,18 +28,10 @@ class TrainingCost(Panel):
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         if model not in COMPARED:
             raise ValueError(f"model must be one of {', '.join(COMPARED)}, got {model!r}.")
-        chosen = widgets.ToggleButtons(
-            options=[*zip(SHORT, COMPARED, strict=True)], value=model, description="Model"
-        )
-        chosen.style.button_width = "70px"
-        gpu = widgets.ToggleButtons(
-            options=[(name.split("-")[0].split()[0], name) for name in GPUS],
-            value="H800 SXM",
-            description="Device",
-        )
-        gpu.style.button_width = "64px"
+        models = [*zip(SHORT, COMPARED, strict=True)]
+        devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
         controls: dict[str, widgets.Widget] = {
-            "model": chosen.add_class(BESIDE_LABEL),
+            "model": choice("Model", models, model, "70px"),
             "tokens": widgets.SelectionSlider(
                 options=[(f"{v:g}T", v) for v in TRILLIONS], value=14.8, description="Tokens"
             ),
@@ -51,10 +43,8 @@ class TrainingCost(Panel):
             ),
             "watts": widgets.IntSlider(700, min=100, max=1500, step=50, description="Watts"),
             "pue": widgets.SelectionSlider(options=PUES, value=1.1, description="PUE"),
-            "device": gpu.add_class(BESIDE_LABEL),
+            "device": choice("Device", devices, "H800 SXM", "64px"),
         }
-        for name, control in controls.items():
-            control.add_class(f"moeviz-{name}")
         c = controls
         super().__init__(
             controls,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moeviz.arithmetic import distinct_experts
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, shorten, si
 
 WIDTH, HEIGHT = 900.0, 470.0
@@ -42,18 +43,12 @@ class Reached:
     flops_per_s: float
 
 
-def experts_hit(tokens: int, num_experts: int, top_k: int) -> float:
-    """How many experts a batch is expected to need, routing even and tokens independent:
-    E (1 - (1 - K / E)^T)."""
-    return num_experts * (1 - (1 - top_k / num_experts) ** tokens)
-
-
 def all_experts(tokens: int, layer: dict[str, int], size: int) -> Work:
     """The experts' forward pass: x and y once, the weights of the experts that are hit once."""
     d_model, d_expert, num_experts, top_k = (
         layer[n] for n in ("d_model", "d_expert", "num_experts", "top_k")
     )
-    weights = experts_hit(tokens, num_experts, top_k) * 3 * d_model * d_expert
+    weights = distinct_experts(num_experts, top_k, tokens).total * 3 * d_model * d_expert
     flops = 6.0 * tokens * top_k * d_model * d_expert
     return Work("all experts", flops, size * (weights + 2 * tokens * d_model))
 
@@ -65,7 +60,7 @@ def works(tokens: int, layer: dict[str, int], size: int) -> tuple[Work, ...]:
         layer[n] for n in ("d_model", "d_expert", "num_experts", "top_k")
     )
     rows = tokens * top_k
-    hit = experts_hit(tokens, num_experts, top_k)
+    hit = distinct_experts(num_experts, top_k, tokens).total
     product = 2.0 * rows * d_model * d_expert
     whole = all_experts(tokens, layer, size)
     dense = size * (3 * d_model * d_expert * top_k + 2 * tokens * d_model)
