@@ -51,6 +51,7 @@ GPU_SHAPES = {
 }
 CPU_SHAPES = {
     "coarse": Shape(2048, 256, 256, 8, 2),
+    "wide": Shape(2048, 512, 512, 8, 2),
     "fine": Shape(1024, 512, 256, 64, 8),
     "finest": Shape(512, 256, 64, 256, 8),
     "tiny": Shape(64, 64, 32, 8, 2),
@@ -58,8 +59,8 @@ CPU_SHAPES = {
 SHAPES = {**GPU_SHAPES, **CPU_SHAPES}
 GPU_CASES = [(name, "uniform") for name in GPU_SHAPES]
 GPU_CASES[5:5] = [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
-# Those of training.py, and two of coarse experts; "tiny" is there to see that all runs.
-CPU_CASES = [(name, "uniform") for name in ("fine", "coarse", "teach", "finest")]
+# Those of training.py, and three of coarse experts; "tiny" is there to see that all runs.
+CPU_CASES = [(name, "uniform") for name in ("fine", "coarse", "wide", "teach", "finest")]
 
 
 def limit_ms(

@@ -9,6 +9,8 @@ from torch import Tensor
 from moeviz.backend import kernels, kernels_for, resolve_backend, say_once
 from moeviz.routing.plan import Plan, SoftPlan
 
+silu_backward = torch.ops.aten.silu_backward.grad_input  # the form that writes into an array
+
 
 def apply_experts(
     x_TD: Tensor,
@@ -83,11 +85,51 @@ def grouped_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) 
     The weight multiplies the hidden rows: W2 is linear, F is mostly narrower than D, and the
     weight's gradient then needs no copy of W2's output.
     """
-    ends_E = plan.offsets[1:]
-    x_ND = _Dispatch.apply(x_TD, plan)
-    hidden_NF = swiglu(F.grouped_mm(x_ND, w13_E2FD.transpose(1, 2), offs=ends_E))
-    hidden_NF = hidden_NF * plan.weight[:, None].to(hidden_NF.dtype)
-    return _Combine.apply(F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E), plan)
+    return _Grouped.apply(x_TD, plan.weight.to(x_TD.dtype), w13_E2FD, w2_EDF, plan)
+
+
+class _Grouped(torch.autograd.Function):
+    """Autograd would do the same with twice the arrays, which a CPU notices: each is memory asked
+    of the system, and given back, in every step. Those here are written over where they can be."""
+
+    @staticmethod
+    def forward(
+        ctx, x_TD: Tensor, weight_N: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, plan: Plan
+    ) -> Tensor:
+        ends_E = plan.offsets[1:]
+        x_ND = gather(x_TD, plan)
+        z_N2F = F.grouped_mm(x_ND, w13_E2FD.mT, offs=ends_E)
+        gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
+        silu_NF = F.silu(gate_NF)
+        hidden_NF = (silu_NF * up_NF).mul_(weight_N[:, None])
+        ctx.plan = plan
+        ctx.save_for_backward(x_ND, weight_N, w13_E2FD, w2_EDF, z_N2F, silu_NF, hidden_NF)
+        return gather_sum(F.grouped_mm(hidden_NF, w2_EDF.mT, offs=ends_E), plan)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_N, w13_E2FD, w2_EDF, z_N2F, silu_NF, hidden_NF = ctx.saved_tensors
+        needs_x, _, needs_w13, needs_w2, _ = ctx.needs_input_grad
+        ends_E = ctx.plan.offsets[1:]
+        gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
+
+        dy_ND = gather(dy_TD, ctx.plan)
+        dw2_EDF = F.grouped_mm(dy_ND.mT, hidden_NF, offs=ends_E) if needs_w2 else None
+        dhidden_NF = F.grouped_mm(dy_ND, w2_EDF, offs=ends_E)  # of the unweighted hidden rows
+        dweight_N = (silu_NF * up_NF).mul_(dhidden_NF).sum(-1)
+
+        dhidden_NF.mul_(weight_N[:, None])
+        dz_N2F = torch.empty_like(z_N2F)
+        dgate_NF, dup_NF = dz_N2F.chunk(2, dim=-1)
+        torch.mul(dhidden_NF, silu_NF, out=dup_NF)
+        silu_backward(dhidden_NF.mul_(up_NF), gate_NF, grad_input=dgate_NF)
+
+        dw13_E2FD = F.grouped_mm(dz_N2F.mT, x_ND, offs=ends_E) if needs_w13 else None
+        dx_TD = None
+        if needs_x:
+            dx_TD = gather_sum(F.grouped_mm(dz_N2F, w13_E2FD, offs=ends_E), ctx.plan)
+        return dx_TD, dweight_N, dw13_E2FD, dw2_EDF, None
 
 
 def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:

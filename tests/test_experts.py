@@ -141,6 +141,23 @@ def test_experts_without_tokens_get_zero_gradient():
         assert (w.grad[[0, 1, 3]] == 0).all() and (w.grad[2] != 0).any()
 
 
+@pytest.mark.parametrize("frozen", ["x", "weight", "w13", "w2"])
+def test_a_frozen_input_gets_no_gradient_and_the_others_keep_theirs(frozen):
+    x, expert, weight, w13, w2 = random_case(9, 8, 8, 4, 2, seed=8, dtype=torch.float32)
+    grads = []
+    for leave_out in ("", frozen):
+        leaves = dict(x=x.clone(), weight=weight.clone(), w13=w13.clone(), w2=w2.clone())
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name != leave_out)
+        plan = Plan.from_topk(expert, leaves["weight"], num_experts=4)
+        y = apply_experts(leaves["x"], plan, leaves["w13"], leaves["w2"], backend="grouped")
+        y.square().sum().backward()
+        grads.append({name: leaf.grad for name, leaf in leaves.items()})
+    every, some = grads
+    assert some.pop(frozen) is None
+    assert all(torch.equal(grad, every[name]) for name, grad in some.items())
+
+
 def test_soft_plan_matches_the_definition():
     g = torch.Generator().manual_seed(7)
     T, E, P, D, F_ = 6, 3, 2, 8, 4
