@@ -278,6 +278,21 @@ def test_one_gradient_alone_may_be_wanted(wanted):
     assert_equal_to_the_loop(case, torch.float32, wanted=(wanted,))
 
 
+def test_frozen_experts_cost_no_gradient(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a gradient that nobody wants")
+
+    case = make("zipf", 9, 4, 2, 16, 8, torch.float32)
+    for frozen, kernel in ((("w13", "w2"), "grad_weight"), (("x",), "grouped_gemm")):
+        leaves = case.leaves(torch.float32, [name for name in LEAVES if name not in frozen])
+        y = by_kernels(leaves[0], case.plan(leaves[1]), *leaves[2:])
+        with monkeypatch.context() as patch:
+            patch.setattr(module, kernel, refuse)
+            y.backward(case.grad.to(y))
+        for name, leaf in zip(LEAVES, leaves, strict=True):
+            assert (leaf.grad is None) == (name in frozen), name
+
+
 def test_x_and_the_gradient_may_be_views():
     case = make("uniform", 21, 3, 2, 20, 33, torch.float32)
     x, weight, w13, w2 = case.leaves(torch.float32)
@@ -459,11 +474,12 @@ def op_calls():
     forward = (x, weight, w13, w2, *rows)
     y, z = torch.ops.moeviz.experts_forward(*forward, True)
     plain = [v.detach() for v in forward]
+    backward = (torch.ones_like(plain[0]), plain[0], z.detach(), *plain[1:])
     scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     expert = torch.tensor([2, 0, 1, 2], device=DEVICE, dtype=torch.int32)
     return {
         "experts_forward": [(*forward, True), (*plain, False), (*plain, True)],
-        "experts_backward": [(torch.ones_like(plain[0]), plain[0], z.detach(), *plain[1:])],
+        "experts_backward": [(*backward, *needed) for needed in ((True,) * 3, (False,) * 3)],
         "topk": [(scores, 2)],
         "softmax_topk": [(scores, 2), (scores.clone().requires_grad_(), 2)],
         "sort_by_expert": [(expert, 3), (expert[:0], 3)],

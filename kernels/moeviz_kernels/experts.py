@@ -79,11 +79,15 @@ def _(x_TD, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, sa
 def _backward(
     grad_TD: Tensor, x_TD: Tensor, z_N2F: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
     token: Tensor, offsets: Tensor, inverse: Tensor, token_offsets: Tensor,
+    needs_x: bool, needs_w13: bool, needs_w2: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of x, weight, w13 and w2. One that is not needed, as of frozen experts, is not
+    computed and has no elements."""
     num_rows, (num_experts, two_f, d_model) = token.numel(), w13_E2FD.shape
     if not num_rows:
-        zeros = (torch.zeros_like(v) for v in (x_TD, weight, w13_E2FD, w2_EDF))
-        return tuple(zeros)  # type: ignore[return-value]
+        inputs = (x_TD, weight, w13_E2FD, w2_EDF)
+        return _of_needed(torch.zeros_like, inputs, needs_x, needs_w13, needs_w2)
+    grad_x, grad_w13, grad_w2 = (x_TD.new_empty(0) for _ in range(3))
     with torch.cuda.device_of(x_TD):
         rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
         tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
@@ -91,18 +95,29 @@ def _backward(
         h_NF, dz_N2F, grad_N = grad_hidden(
             grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut
         )
-        cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
-        grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
-        cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
-        grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
-        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
-        rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
-        return gather_sum(rows_ND, inverse, token_offsets), grad_N, grad_w13, grad_w2
+        if needs_w2:
+            cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
+            grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
+        if needs_w13:
+            cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
+            grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
+        if needs_x:
+            cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
+            rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
+            grad_x = gather_sum(rows_ND, inverse, token_offsets)
+        return grad_x, grad_N, grad_w13, grad_w2
 
 
 @_backward.register_fake
-def _(grad_TD, x_TD, z_N2F, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets):
-    return tuple(torch.empty_like(v) for v in (x_TD, weight, w13_E2FD, w2_EDF))
+def _(
+    grad_TD, x_TD, z_N2F, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, *needs
+):
+    return _of_needed(torch.empty_like, (x_TD, weight, w13_E2FD, w2_EDF), *needs)
+
+
+def _of_needed(make, inputs, needs_x, needs_w13, needs_w2):
+    needed = zip(inputs, (needs_x, True, needs_w13, needs_w2), strict=True)
+    return tuple(make(v) if n else v.new_empty(0) for v, n in needed)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -113,7 +128,9 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad_TD: Tensor, _: Tensor | None):
-    grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors)
+    needed = ctx.needs_input_grad
+    grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors, needed[0], needed[2], needed[3])
+    grads = (grad if n else None for grad, n in zip(grads, needed, strict=False))
     return (*grads, None, None, None, None, None)
 
 
