@@ -271,8 +271,8 @@ def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
     triton = kernels_for(scores_TE)
     if triton is not None and scores_TE.shape[1] <= triton.MAX_EXPERTS and k <= MAX_ROUNDS:
         return triton.topk(scores_TE.detach().float(), k).long()
-    bits_TE = scores_TE.detach().float().contiguous().view(torch.int32)
-    bits_TE = bits_TE.masked_fill(scores_TE == 0, 0)  # -0.0 equals 0.0, but not in its bits
+    # -0.0 equals 0.0, but not in its bits; their sum is 0.0.
+    bits_TE = (scores_TE.detach().float() + 0.0).contiguous().view(torch.int32)
     # Negative floats order backwards as integers: flip all their bits but the sign.
     ordered_TE = bits_TE ^ ((bits_TE >> 31) & 0x7FFFFFFF)
     num_experts = scores_TE.shape[1]

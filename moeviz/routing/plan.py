@@ -114,27 +114,22 @@ class Plan:
         if triton is not None and num_experts <= triton.MAX_EXPERTS:
             order_N, inverse, *rows, token_offsets = triton.sort_topk(expert_TK, num_experts)
             expert, slot, offsets, token, choice = rows
-            return Plan(
-                token=token,
-                expert=expert,
-                weight=weight_TK.reshape(-1).index_select(0, order_N),
-                slot=slot,
-                choice=choice,
-                offsets=offsets,
-                inverse=inverse,
-                token_offsets=token_offsets,
-                dropped=token.new_empty(0, 3),
-            )
-        choice_TK = torch.arange(top_k, device=expert_TK.device).expand(num_tokens, top_k)
-        token_TK = torch.arange(num_tokens, device=expert_TK.device)[:, None].expand_as(expert_TK)
-        return Plan.from_rows(
-            token_TK.reshape(-1),
-            expert_TK.reshape(-1),
-            weight_TK.reshape(-1),
-            num_tokens=num_tokens,
-            num_experts=num_experts,
-            choice_N=choice_TK.reshape(-1),
-            in_token_order=True,
+        else:
+            expert_N, device = expert_TK.reshape(-1), expert_TK.device
+            order_N, inverse, expert, slot, offsets = sort_by_expert(expert_N, num_experts)
+            token, choice = order_N // top_k, order_N % top_k
+            token_offsets = torch.arange(num_tokens + 1, device=device, dtype=torch.int32) * top_k
+        return Plan(
+            token=token,
+            expert=expert,
+            # Not weight_TK[...]: its gradient on a GPU would sort the indices once more.
+            weight=weight_TK.reshape(-1).index_select(0, order_N),
+            slot=slot,
+            choice=choice,
+            offsets=offsets,
+            inverse=inverse,
+            token_offsets=token_offsets,
+            dropped=token.new_empty(0, 3),
         )
 
     @staticmethod
@@ -165,7 +160,6 @@ class Plan:
         return Plan(
             token=token.int(),
             expert=expert,
-            # Not weight_N[order_N]: its gradient on a GPU would sort the indices once more.
             weight=weight_N.index_select(0, order_N),
             slot=slot,
             choice=choice.int(),
