@@ -69,11 +69,12 @@ def kernels_anywhere() -> ModuleType:
     return module
 
 
-def kernels_for(tensor: Tensor) -> ModuleType | None:
-    """moeviz_kernels for a tensor on a GPU where Triton runs; elsewhere None: plain PyTorch it is.
-    On a CPU the interpreter would be asked by name only, it is far too slow."""
+def kernels_for(tensor: Tensor, *, num_experts: int = 1) -> ModuleType | None:
+    """moeviz_kernels for a tensor on a GPU where Triton runs, and for as many experts as a program
+    of the sort or the top-k holds; elsewhere None: plain PyTorch it is. On a CPU the interpreter
+    would be asked by name only, it is far too slow."""
     module = _import_kernels() if tensor.is_cuda else ""
-    return None if isinstance(module, str) else module
+    return None if isinstance(module, str) or num_experts > module.MAX_EXPERTS else module
 
 
 def triton_refusal(x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor) -> str | None:

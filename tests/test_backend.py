@@ -96,6 +96,13 @@ def test_an_older_gpu_runs_matmul_and_says_why_once(monkeypatch, said):
         backend.resolve_backend("triton", *case)
 
 
+def test_more_experts_than_a_program_holds_are_sorted_by_pytorch(monkeypatch):
+    x_TD, *_ = on_gpu(monkeypatch, (9, 0))
+    most = backend.kernels().MAX_EXPERTS
+    assert backend.kernels_for(x_TD, num_experts=most) is backend.kernels()
+    assert backend.kernels_for(x_TD, num_experts=most + 1) is None
+
+
 def test_without_triton_a_gpu_runs_grouped_and_says_why(monkeypatch, said):
     case = on_gpu(monkeypatch, (9, 0))
     monkeypatch.setattr(backend, "_loaded", "The Triton kernels do not import (gone).")
@@ -246,7 +253,7 @@ def triton_everywhere(monkeypatch):
     """The routing's own steps in Triton too, as on a GPU."""
     calls = []
 
-    def found(tensor):
+    def found(tensor, *, num_experts=1):
         calls.append(tensor.shape)
         return backend.kernels()
 
@@ -300,7 +307,7 @@ def test_the_plan_by_counting_sort_is_the_plan_by_argsort(triton_everywhere, mon
     weight_TK = torch.rand(50, 3, generator=g).to(DEVICE)
     by_kernel = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
     assert triton_everywhere
-    monkeypatch.setattr("moeviz.routing.plan.kernels_for", lambda tensor: None)
+    monkeypatch.setattr("moeviz.routing.plan.kernels_for", lambda *args, **sizes: None)
     plain = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
     for name in Plan.__dataclass_fields__:
         ours, theirs = getattr(by_kernel, name), getattr(plain, name)

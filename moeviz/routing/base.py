@@ -268,8 +268,8 @@ def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
     float32 score becomes an integer key of the same order with the index in its low bits. On a GPU,
     where a row fits one program, by kernels/moeviz_kernels/topk.py, which keeps the same order.
     """
-    triton = kernels_for(scores_TE)
-    if triton is not None and scores_TE.shape[1] <= triton.MAX_EXPERTS and k <= MAX_ROUNDS:
+    triton = kernels_for(scores_TE, num_experts=scores_TE.shape[1])
+    if triton is not None and k <= MAX_ROUNDS:
         return triton.topk(scores_TE.detach().float(), k).long()
     # -0.0 equals 0.0, but not in its bits; their sum is 0.0.
     bits_TE = (scores_TE.detach().float() + 0.0).contiguous().view(torch.int32)

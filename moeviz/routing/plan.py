@@ -110,8 +110,8 @@ class Plan:
                     f"0..{num_experts - 1} (num_experts={num_experts})."
                 )
         num_tokens, top_k = expert_TK.shape
-        triton = kernels_for(expert_TK)
-        if triton is not None and num_experts <= triton.MAX_EXPERTS:
+        triton = kernels_for(expert_TK, num_experts=num_experts)
+        if triton is not None:
             order_N, inverse, *rows, token_offsets = triton.sort_topk(expert_TK, num_experts)
             expert, slot, offsets, token, choice = rows
         else:
@@ -208,8 +208,8 @@ def sort_by_expert(
     """The stable order of assignments by expert, all int32: order [N] (row -> assignment) and rank
     [N], its inverse; expert and slot [N] of each row; offsets [E + 1]. On a GPU by the counting
     sort of kernels/moeviz_kernels/sort.py."""
-    triton = kernels_for(expert_N)
-    if triton is not None and num_experts <= triton.MAX_EXPERTS:
+    triton = kernels_for(expert_N, num_experts=num_experts)
+    if triton is not None:
         return triton.sort_by_expert(expert_N, num_experts)
     order_N = torch.argsort(expert_N, stable=True)
     rows_N = torch.arange(order_N.numel(), device=expert_N.device)

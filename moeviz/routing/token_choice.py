@@ -97,12 +97,12 @@ class TokenChoice(LinearRouter):
 
     def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Steps 1 to 3: scores_TE, those of the chosen experts [T, K], and expert_TK."""
-        triton = kernels_for(logits_TE)
+        triton = kernels_for(logits_TE, num_experts=self.num_experts)
         plain = self.score == "softmax" and self.bias is None and self.num_groups == 1
-        if triton is not None and plain and logits_TE.dtype == torch.float32:
-            if self.num_experts <= triton.MAX_EXPERTS and self.top_k <= MAX_ROUNDS:
-                scores_TE, weight_TK, expert_TK = triton.softmax_topk(logits_TE, self.top_k)
-                return scores_TE, weight_TK, expert_TK.long()
+        fits = logits_TE.dtype == torch.float32 and self.top_k <= MAX_ROUNDS
+        if triton is not None and plain and fits:
+            scores_TE, weight_TK, expert_TK = triton.softmax_topk(logits_TE, self.top_k)
+            return scores_TE, weight_TK, expert_TK.long()
         scores_TE = logits_TE.softmax(-1) if self.score == "softmax" else logits_TE.sigmoid()
         expert_TK = self.select(scores_TE, logits_TE)
         return scores_TE, scores_TE.gather(1, expert_TK), expert_TK
