@@ -286,6 +286,13 @@ def type_text(page, css, text):
     box.press("Enter")
 
 
+def write(page, css, text):
+    """Replace the content of the text box `css` by typing, as a reader does."""
+    page.locator(f"{css} input, {css} textarea").first.focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+
+
 def click(page, css):
     """Click the button `css` (or the first one within it)."""
     page.locator(f"button{css}, {css} button, {css} input[type=checkbox]").first.click()
@@ -302,6 +309,27 @@ def wait_for_change(page, before, css="", timeout=10):
     test = "([css, old]) => (document.querySelector(css)?.innerHTML ?? old) !== old"
     page.wait_for_function(test, arg=arg, timeout=timeout * 1000)
     return picture(page, css)
+
+
+def state(page, css):
+    """Return what the picture of the panel `css` shows, from its own data-state."""
+    text = page.locator(f"{css} svg[data-state]").first.get_attribute("data-state")
+    return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
+
+
+def wait_state(page, css, pattern, timeout=30):
+    """Wait until the regular expression is found in the data-state of the panel `css`."""
+    page.wait_for_function(
+        "([css, wanted]) => RegExp(wanted).test("
+        "document.querySelector(css + ' svg[data-state]')?.dataset.state ?? '')",
+        arg=[css, pattern],
+        timeout=timeout * 1000,
+    )
+
+
+def wait_status(page, css, words, timeout=60):
+    """Wait until the panel `css` says the words."""
+    page.locator(f"{css} .moeviz-status", has_text=words).wait_for(timeout=timeout * 1000)
 
 
 def screenshot(page, path, css=None):

@@ -1,7 +1,9 @@
-"""What every test module needs before it is imported."""
+"""What every test module needs before it is imported, and the fixtures that several share."""
 
 import importlib.util
 import os
+import random
+import threading
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ if not torch.cuda.is_available():
 if importlib.util.find_spec("triton") is None and not os.environ.get("CI"):
     collect_ignore_glob = ["test_kernels*.py"]
 
+pytest.register_assert_rewrite("helpers")  # a failed check shows its values there too
+
 
 @pytest.fixture(scope="module")
 def poisoned_memory():
@@ -24,3 +28,91 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+# The kernels' tests run where nothing but torch, Triton and pytest is installed: what follows
+# imports the rest when it is asked for.
+
+
+@pytest.fixture
+def nothing_is_swallowed(monkeypatch, caplog):
+    """ipywidgets logs what a button's callback raises and goes on; a panel logs what it did not
+    expect. Either one fails the test; a test that wants it clears caplog."""
+    import ipywidgets
+
+    def loud(self, *args, **kwargs):
+        for callback in list(self.callbacks):
+            callback(*args, **kwargs)
+
+    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+    yield
+    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
+
+
+@pytest.fixture(scope="module")
+def loaded_reader():
+    """The shipped model, loaded once for all tests that only read with it."""
+    from moeviz.panels.reader import Reader
+
+    found, done = Reader(), threading.Event()
+    found.load(done.set)
+    assert done.wait(60) and not found.error, found.error
+    return found
+
+
+@pytest.fixture
+def a_reader(monkeypatch, loaded_reader, request):
+    """The loaded model for all panels; a reader without one where a test asks for `unloaded`."""
+    from moeviz.panels.reader import Reader
+
+    given = Reader() if "unloaded" in request.fixturenames else loaded_reader
+    for module in ("anatomy", "capacity", "dispatch", "route_text", "routers"):
+        monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
+
+
+@pytest.fixture
+def unloaded():
+    """Asks a_reader for a reader without a model."""
+
+
+@pytest.fixture
+def held_model(monkeypatch):
+    """The shipped model is not loaded before the first event is set; and the loads begun so far."""
+    from moeviz.tracing import load_model
+
+    held, begun = threading.Event(), []
+
+    def slow(*args):
+        begun.append(args)
+        assert held.wait(20)
+        return load_model(*args)
+
+    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+    return held, begun
+
+
+@pytest.fixture
+def stills(monkeypatch):
+    """Panels bring a still picture along, as they do while notebooks are built."""
+    pytest.importorskip("resvg_py")
+    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A text of few words, and a tokenizer trained on it."""
+    from helpers.live import WORDS
+    from moeviz.corpus import load_corpus
+    from moeviz.tokenizer import Tokenizer
+
+    draw = random.Random(1)
+    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(text)
+    return load_corpus(path, tokenizer=Tokenizer.train([text], 300))
+
+
+@pytest.fixture
+def no_tries_yet(monkeypatch):
+    """Each test begins with no wrong answer counted."""
+    monkeypatch.setattr("moeviz.exercises._wrong", {})

@@ -1,21 +1,24 @@
 """The notebooks in a real JupyterLab and Chromium, with ipywidgets 8 and 7: every panel is moved by
 mouse and keyboard, its picture must change, and nothing may go wrong in kernel, page or panel."""
 
-import os
 import re
 import shutil
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 import lab_browser as browser
 import latency
+from helpers.browser import (
+    BADGE,
+    MATHJAX,
+    NOTEBOOKS,
+    check_contrast,
+    check_tab_reaches_every_control,
+    python_with,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
-WIDGETS7 = ROOT / ".venv-widgets7" / "bin" / "python"
 NAMES = ("00_start_here", "01_dense_vs_moe", "02_inside_a_layer")
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
 
@@ -41,25 +44,18 @@ SMALL = {
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+wait_state = partial(browser.wait_state, timeout=20)
 widgets8_only = pytest.mark.parametrize("lab", ["widgets8"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["widgets8", "widgets7"])
 def lab(request, tmp_path_factory):
     """A JupyterLab with the notebooks, the small ones too; its kernels keep a home of their own."""
-    python = sys.executable
-    if request.param == "widgets7":
-        python = str(WIDGETS7)
-        if not WIDGETS7.is_file():
-            missing = "no second environment with ipywidgets 7: 'make test' makes it"
-            if os.environ.get("CI"):
-                pytest.fail(missing)
-            pytest.skip(missing)
     home = tmp_path_factory.mktemp(request.param)
     files = {f"{name}.ipynb": NOTEBOOKS / f"{name}.ipynb" for name in NAMES} | SMALL
     # A restarted kernel's debugger warns of Python's frozen modules unless told not to.
     env = {"MOEVIZ_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    with browser.LabServer(files, python=python, env=env) as server:
+    with browser.LabServer(files, python=python_with(request.param), env=env) as server:
         # The badge is a file beside the notebooks; without it the page logs a 404.
         shutil.copytree(NOTEBOOKS / "img", server.home / "root" / "img")
         server.autosave, server.level = home / "live" / "race", request.param
@@ -82,11 +78,7 @@ def page(lab, window):
     window.faults.clear()
     window.dialogs.clear()
     yield window
-    # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
-    known = ["/lab/tree/img/colab.svg"]
-    if lab.level == "widgets7":
-        # Its front end asks for MathJax 2, JupyterLab 4 brings 3; our labels hold no formula.
-        known.append("page error: Cannot read properties of undefined (reading 'Queue')")
+    known = [BADGE, MATHJAX] if lab.level == "widgets7" else [BADGE]
     found = browser.problems(window, ignore=known)
     found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
     window.goto("about:blank")  # a page would ask the server for the kernels that end now
@@ -100,23 +92,8 @@ def start(page, lab, name):
     assert browser.run_all(page) == []
 
 
-def state(page, panel):
-    """What the panel's picture shows, from its own data-state."""
-    text = page.locator(f"{panel} svg[data-state]").first.get_attribute("data-state")
-    return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
-
-
 def step(page):
-    return int(state(page, RACE)["step"])
-
-
-def wait_state(page, panel, pattern, timeout=20):
-    page.wait_for_function(
-        "([css, wanted]) => RegExp(wanted).test("
-        "document.querySelector(css + ' svg[data-state]')?.dataset.state ?? '')",
-        arg=[panel, pattern],
-        timeout=timeout * 1000,
-    )
+    return int(browser.state(page, RACE)["step"])
 
 
 def wait_step(page, least, timeout=60):
@@ -134,23 +111,12 @@ def wait_live(page, experts, seed):
     page.locator(f"{RACE} svg", has_text=note).wait_for(timeout=60_000)
 
 
-def wait_status(page, panel, words, timeout=60):
-    page.locator(f"{panel} .moeviz-status", has_text=words).wait_for(timeout=timeout * 1000)
-
-
 def move(page, panel, slider):
     """One key press on a slider, away from its end; waits for the new picture."""
     before = browser.picture(page, panel)
     key = browser.slider_handle(page, slider).evaluate(latency.AWAY) or "ArrowRight"
     browser.press_slider(page, slider, key)
     return browser.wait_for_change(page, before, panel)
-
-
-def write(page, css, text):
-    """Replace a text by typing, as a learner does."""
-    page.locator(f"{css} input, {css} textarea").first.focus()
-    page.keyboard.press("Control+A")
-    page.keyboard.type(text)
 
 
 def wait_tokens(page, text, timeout=60):
@@ -195,12 +161,12 @@ def test_start_here(page, lab, record_property):
         views.nth(n).click()
         browser.wait_for_change(page, before, TEXT_PANEL)
 
-    write(page, f"{TEXT_PANEL} .moeviz-text", "two cats and 42 dogs")
+    browser.write(page, f"{TEXT_PANEL} .moeviz-text", "two cats and 42 dogs")
     wait_tokens(page, "two cats and 42 dogs")  # the first own text loads torch
     kept = page.locator(f"{TEXT_PANEL} .moeviz-state input").input_value()
 
     evil = "<script>alert(1)</script> <b onclick=alert(2)>&amp;"
-    write(page, f"{TEXT_PANEL} .moeviz-text", evil)
+    browser.write(page, f"{TEXT_PANEL} .moeviz-text", evil)
     wait_tokens(page, evil)
     assert page.locator(f"{TEXT_PANEL} svg :is(script, b)").count() == 0
 
@@ -216,7 +182,7 @@ def test_start_here(page, lab, record_property):
     browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", kept)
     wait_tokens(page, "two cats and 42 dogs")
     browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", "race?seed=1")
-    wait_status(page, TEXT_PANEL, "This panel's states begin with")
+    browser.wait_status(page, TEXT_PANEL, "This panel's states begin with")
     wait_tokens(page, "two cats and 42 dogs")
 
 
@@ -253,33 +219,33 @@ def test_dense_vs_moe(page, lab):
     wait_state(page, RACE, "timeline=100&")
 
     browser.click(page, ".moeviz-pause")
-    wait_status(page, RACE, "Paused.")
+    browser.wait_status(page, RACE, "Paused.")
     paused = step(page)
     page.wait_for_timeout(700)
     assert step(page) == paused
     browser.click(page, ".moeviz-step")
-    wait_status(page, RACE, "One step done.")
+    browser.wait_status(page, RACE, "One step done.")
     assert step(page) == paused + 1
 
     # Another E begins a race anew: paused it waits for Play, playing it goes on.
     page.locator(f"{RACE} .moeviz-experts button").last.focus()
     page.keyboard.press("Space")
     wait_state(page, RACE, "experts=32&")
-    wait_status(page, RACE, "Ready.")
+    browser.wait_status(page, RACE, "Ready.")
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=32, seed=0)
     wait_step(page, 3)
     page.locator(f"{RACE} .moeviz-seed input").focus()
     page.keyboard.press("ArrowUp")
     wait_state(page, RACE, "seed=1&")
-    wait_status(page, RACE, "Training.")
+    browser.wait_status(page, RACE, "Training.")
     wait_live(page, experts=32, seed=1)
     wait_step(page, 10)
     browser.click(page, ".moeviz-reset")
     wait_state(page, RACE, "step=[0-8]$")
     wait_step(page, 9)
     browser.click(page, ".moeviz-pause")
-    wait_status(page, RACE, "Paused.")
+    browser.wait_status(page, RACE, "Paused.")
 
 
 @widgets8_only
@@ -293,13 +259,13 @@ def test_a_race_goes_on_without_the_page_and_is_found_again(page, lab):
     page.wait_for_timeout(500)
     page.faults.clear()  # what the page had asked for when it was closed
     start(page, lab, "race.ipynb")
-    wait_status(page, RACE, "Training.")
+    browser.wait_status(page, RACE, "Training.")
     wait_step(page, left_at + 1)
     browser.click(page, ".moeviz-pause")
-    wait_status(page, RACE, "Paused.")
+    browser.wait_status(page, RACE, "Paused.")
     there = step(page)
     assert browser.run_all(page) == []  # the cell once more
-    wait_status(page, RACE, "This race was going on already.")
+    browser.wait_status(page, RACE, "This race was going on already.")
     assert step(page) == there
 
 
@@ -310,7 +276,7 @@ def test_a_race_goes_on_after_a_restart_of_the_kernel(page, lab):
     wait_live(page, experts=16, seed=0)
     wait_step(page, 5)
     browser.click(page, ".moeviz-pause")
-    wait_status(page, RACE, "Paused.")
+    browser.wait_status(page, RACE, "Paused.")
     kept, saved = step(page), lab.autosave / "MoE.safetensors"
     end = time.monotonic() + 10
     while not saved.is_file() and time.monotonic() < end:
@@ -318,7 +284,7 @@ def test_a_race_goes_on_after_a_restart_of_the_kernel(page, lab):
     page.evaluate("() => moeviz.kernel().restart()")
     page.wait_for_function("() => moeviz.ready()", timeout=60_000)
     assert browser.run_all(page) == []
-    wait_status(page, RACE, "A race interrupted at step")
+    browser.wait_status(page, RACE, "A race interrupted at step")
     said = page.locator(f"{RACE} .moeviz-status").inner_text()
     assert abs(int(re.search(r"step (\d+)", said)[1]) - kept) <= 1  # of one learner of the two
     browser.click(page, ".moeviz-play")
@@ -360,7 +326,7 @@ def test_inside_a_layer(page, lab):
 
     page.locator(f"{LAYER_PANEL} .moeviz-layer button").first.click()
     wait_state(page, LAYER_PANEL, "layer=0&", timeout=60)
-    write(page, f"{LAYER_PANEL} .moeviz-text", "x = <i>7</i>")
+    browser.write(page, f"{LAYER_PANEL} .moeviz-text", "x = <i>7</i>")
     wait_state(page, LAYER_PANEL, re.escape("text=x+%3D+%3Ci%3E7%3C%2Fi%3E&"), timeout=60)
     assert page.locator(f"{LAYER_PANEL} svg i").count() == 0
 
@@ -382,52 +348,13 @@ def test_the_first_move_is_heard_while_a_cell_runs(page, lab):
     running.wait_for(state="detached")
 
 
-FOCUSABLE = ":is(input, textarea, select, button, .noUi-handle, .ui-slider-handle):not(:disabled)"
-
-
 def test_tab_reaches_every_control(page, lab):
     start(page, lab, "all.ipynb")
     for panel in (TEXT_PANEL, RACE, LAYER_PANEL, ".moeviz-predict"):
-        controls = page.locator(f"{panel} {FOCUSABLE}")
-        wanted = controls.evaluate_all("all => all.map((e, i) => { e.dataset.tab = i; return i })")
-        controls.first.focus()
-        reached = set()
-        for _ in range(3 * len(wanted)):
-            at = page.evaluate("() => document.activeElement.dataset.tab ?? null")
-            reached |= {int(at)} if at is not None else set()
-            page.keyboard.press("Tab")
-        assert reached == set(wanted), f"{panel}: of {len(wanted)} controls"
-        page.evaluate(
-            "() => document.querySelectorAll('[data-tab]').forEach(e =>"
-            " e.removeAttribute('data-tab'))"
-        )
+        check_tab_reaches_every_control(page, panel)
 
 
-# Texts of the pictures with their contrast (WCAG 2) against what lies right under them.
-CONTRAST = """css => {
-    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
-    const pen = canvas.getContext('2d', {willReadFrequently: true});
-    const rgba = colour => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour;
-        pen.fillRect(0, 0, 1, 1); return [...pen.getImageData(0, 0, 1, 1).data] };
-    const over = (top, under) => [0, 1, 2].map(i =>
-        top[i] * top[3] / 255 + under[i] * (1 - top[3] / 255));
-    const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92
-        : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
-    return [...document.querySelectorAll(`${css} svg text`)].map(text => {
-        text.scrollIntoView({block: 'center'});
-        const box = text.getBoundingClientRect();
-        const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
-            .filter(e => e !== text && e.tagName !== 'line' && e.tagName !== 'polyline');
-        let ground = [255, 255, 255];
-        for (const e of below) {
-            const style = getComputedStyle(e);
-            const paint = rgba(e instanceof SVGRectElement ? style.fill : style.backgroundColor);
-            if (paint[3] === 255) { ground = paint.slice(0, 3); break } }
-        const a = light(over(rgba(getComputedStyle(text).fill), ground)), b = light(ground);
-        return [text.textContent, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)] }) }"""
-
-
-def check_contrast(page, folder):
+def check_views(page, folder):
     """Every text of every view reads well; leaves a picture of each panel in the folder."""
     views = {
         TEXT_PANEL: page.locator(f"{TEXT_PANEL} .moeviz-view button").all(),
@@ -438,16 +365,14 @@ def check_contrast(page, folder):
         for n, button in enumerate(buttons):
             button.click()
             page.wait_for_timeout(400)
-            found = page.evaluate(CONTRAST, panel)
-            assert len(found) > 5
-            assert [f"{text}: {ratio:.2f}" for text, ratio in found if ratio < 4.5] == []
+            check_contrast(page, panel, 5)
             browser.screenshot(page, folder / f"{panel[1:]}-{n}.png", panel)
 
 
 @widgets8_only
 def test_texts_read_well_in_the_light_theme(page, lab, tmp_path):
     start(page, lab, "all.ipynb")
-    check_contrast(page, tmp_path)
+    check_views(page, tmp_path)
 
 
 def test_texts_read_well_in_the_dark_theme(window, tmp_path):
@@ -457,6 +382,6 @@ def test_texts_read_well_in_the_dark_theme(window, tmp_path):
         window.faults.clear()
         start(window, server, "all.ipynb")
         assert window.evaluate("() => document.body.dataset.jpThemeLight") == "false"
-        check_contrast(window, tmp_path)
+        check_views(window, tmp_path)
         assert browser.problems(window) == []
         window.goto("about:blank")

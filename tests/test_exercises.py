@@ -1,25 +1,20 @@
 """Exercises: the stated solution passes, wrong answers are told apart, help comes in order."""
 
 import re
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.exercises import SOURCE_FOLDER, check_help, check_right, check_wrong, run_solution
 from moeviz import exercises, metrics
 from moeviz.exercises import EXERCISES, check, dense_vs_moe, solution, start_here
 from moeviz.snapshot import Curve, Snapshot, Trace
 
 # Exercises of other notebooks have a test file of their own, test_exercises_*.py.
 HERE = [number for number in EXERCISES if number < "04"]
-SOURCES = sorted((Path(__file__).parents[1] / "notebooks" / "src").glob("*.md"))
-
-
-@pytest.fixture(autouse=True)
-def no_tries_yet(monkeypatch):
-    monkeypatch.setattr(exercises, "_wrong", {})
+SOURCES = sorted(SOURCE_FOLDER.glob("*.md"))
+pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 
 # Recordings small enough to know every answer; the shipped ones may be recorded anew.
@@ -84,12 +79,8 @@ def solved(number):
     """The stated solution, as a learner would run it in the notebook."""
     names = {"np": np, "torch": torch, "metrics": metrics, "recorded": start_here.recorded()}
     names["dense"], names["moe"] = dense_vs_moe.recorded()[:2]
-    stated = EXERCISES[number].solution
-    if not stated.startswith("def "):
-        return eval(stated, names)
-    exec(textwrap.dedent(stated), names)
-    name = re.match(r"def (\w+)", stated).group(1)
-    return router(names[name]) if number == "02.3" else names[name]
+    answer = run_solution(number, **names)
+    return router(answer) if number == "02.3" else answer
 
 
 @pytest.mark.parametrize("number", HERE)
@@ -97,8 +88,7 @@ def solved(number):
 def test_the_stated_solution_passes(number, recordings, request, capsys):
     if recordings == "known":
         request.getfixturevalue("known")
-    check(number, solved(number))
-    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+    check_right(number, solved(number), capsys)
 
 
 hidden = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -272,10 +262,7 @@ def last(curve):
     [(number, *case) for number, cases in WRONG.items() for case in cases],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, known, capsys):
-    check(number, answer)
-    out = capsys.readouterr().out
-    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1
-    assert sentence in out and "Traceback" not in out
+    check_wrong(number, answer, sentence, capsys)
 
 
 def test_every_exercise_tells_at_least_three_wrong_answers_apart():
@@ -288,16 +275,8 @@ def test_every_exercise_tells_at_least_three_wrong_answers_apart():
 
 @pytest.mark.parametrize("number", HERE)
 def test_help_comes_in_order(number, known, capsys):
-    exercise = EXERCISES[number]
-    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
     wrong = WRONG[number][0][0]
-    said = []
-    for _ in range(5):
-        check(number, wrong)
-        said.append(capsys.readouterr().out.splitlines()[1:])
-    offer = f'The solution: run solution("{number}").'
-    first, second = (f"Hint: {hint}" for hint in exercise.hints)
-    assert said == [[], [first], [second], [second, offer], [second, offer]]
+    check_help(number, wrong, capsys)
     check(number, solved(number))
     check(number, wrong)
     assert "Hint" not in capsys.readouterr().out, "a right answer ends the count"

@@ -1,36 +1,21 @@
 """Exercises of 05_capacity: the stated solution passes, typical wrong answers are told apart."""
 
 import math
-import re
-import textwrap
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from moeviz import exercises
-from moeviz.exercises import EXERCISES, capacity, check
+from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
+from moeviz.exercises import EXERCISES, capacity
 from moeviz.experiments.seats import seated, synthetic
 from moeviz.metrics import expected_drop_rate
 from moeviz.routing import Capacity
 
 NUMBERS = [number for number in EXERCISES if number.startswith("05.")]
-SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "05_capacity.md"
-
-
-@pytest.fixture(autouse=True)
-def no_tries_yet(monkeypatch):
-    monkeypatch.setattr(exercises, "_wrong", {})
-
-
-def solved(number):
-    stated = EXERCISES[number].solution
-    names = {"np": np, "math": math, "expected_drop_rate": expected_drop_rate}
-    if not stated.startswith("def "):
-        return eval(stated, names)
-    exec(textwrap.dedent(stated), names)
-    return names[re.match(r"def (\w+)", stated).group(1)]
+pytestmark = pytest.mark.usefixtures("no_tries_yet")
+solved = partial(run_solution, np=np, math=math, expected_drop_rate=expected_drop_rate)
 
 
 def largest(token_N, weight_N):
@@ -88,8 +73,7 @@ WRONG = {
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_stated_solution_passes(number, capsys):
-    check(number, solved(number))
-    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+    check_right(number, solved(number), capsys)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +81,7 @@ def test_the_stated_solution_passes(number, capsys):
     [(number, *case) for number, cases in WRONG.items() for case in cases],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    check(number, answer)
-    out = capsys.readouterr().out
-    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1
-    assert sentence in out and "Traceback" not in out
+    check_wrong(number, answer, sentence, capsys)
 
 
 def test_every_exercise_tells_at_least_three_wrong_answers_apart():
@@ -111,15 +92,7 @@ def test_every_exercise_tells_at_least_three_wrong_answers_apart():
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_help_comes_in_order(number, capsys):
-    exercise, wrong = EXERCISES[number], WRONG[number][0][0]
-    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
-    said = []
-    for _ in range(4):
-        check(number, wrong)
-        said.append(capsys.readouterr().out.splitlines()[1:])
-    offer = f'The solution: run solution("{number}").'
-    first, second = (f"Hint: {hint}" for hint in exercise.hints)
-    assert said == [[], [first], [second], [second, offer]]
+    check_help(number, WRONG[number][0][0], capsys)
 
 
 def test_the_numbers_asked_for():
@@ -171,8 +144,5 @@ def test_under_a_rule_of_ones_own_the_router_still_learns():
     assert len(free.plan.dropped) == 0, "outside training no place is limited"
 
 
-@pytest.mark.skipif(not SOURCE.is_file(), reason="not written yet")
 def test_the_notebook_asks_for_each_exercise_and_for_no_other():
-    text = SOURCE.read_text("utf-8")
-    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == NUMBERS
-    assert all(f"**{number}**" in text for number in NUMBERS)
+    check_asked("05_capacity", NUMBERS)

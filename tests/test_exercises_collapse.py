@@ -1,17 +1,16 @@
 """Exercises of 04_collapse: the stated solution passes, typical wrong answers are told apart."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 
-from moeviz import exercises
-from moeviz.exercises import EXERCISES, check, collapse, solution
+from helpers.exercises import check_help, check_right, check_wrong, run_solution
+from moeviz.exercises import EXERCISES, collapse, solution
 from moeviz.metrics import max_violation
 from moeviz.pictures.cures import failing
 
 NUMBERS = [number for number in EXERCISES if number.startswith("04.")]
+pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 
 def arm(fell):
@@ -32,23 +31,13 @@ KNOWN = {
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setattr(exercises, "_wrong", {})
     monkeypatch.setattr(collapse, "recorded", lambda: KNOWN)
-
-
-def solved(number):
-    stated = EXERCISES[number].solution
-    names = {"torch": torch, "failing": failing, "recorded": collapse.recorded}
-    if not stated.startswith("def "):
-        return eval(stated, names)
-    exec(stated, names)
-    return names[re.match(r"def (\w+)", stated).group(1)]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_stated_solution_passes(number, capsys):
-    check(number, solved(number))
-    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+    answer = run_solution(number, torch=torch, failing=failing, recorded=collapse.recorded)
+    check_right(number, answer, capsys)
 
 
 def sign(rate):
@@ -128,10 +117,7 @@ WRONG = {
     [(number, *case) for number, cases in WRONG.items() for case in cases],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    check(number, answer)
-    out = capsys.readouterr().out
-    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1
-    assert sentence in out and ".." not in out and "Traceback" not in out
+    assert ".." not in check_wrong(number, answer, sentence, capsys)
 
 
 def test_every_exercise_tells_at_least_three_wrong_answers_apart():
@@ -141,16 +127,9 @@ def test_every_exercise_tells_at_least_three_wrong_answers_apart():
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_help_comes_in_order(number, capsys):
-    exercise, said = EXERCISES[number], []
-    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
-    for _ in range(4):
-        check(number, WRONG[number][-1][0])
-        said.append(capsys.readouterr().out.splitlines()[1:])
-    first, second = (f"Hint: {hint}" for hint in exercise.hints)
-    offer = f'The solution: run solution("{number}").'
-    assert said == [[], [first], [second], [second, offer]]
+    check_help(number, WRONG[number][-1][0], capsys)
     solution(number)
-    assert capsys.readouterr().out == exercise.solution + "\n"
+    assert capsys.readouterr().out == EXERCISES[number].solution + "\n"
 
 
 @pytest.mark.parametrize(

@@ -1,35 +1,18 @@
 """Exercises of 09_frontier_models: the stated solution passes, wrong answers are told apart."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-from moeviz import exercises
+from helpers.exercises import check_asked, run_solution
 from moeviz.arithmetic import evaluate
 from moeviz.exercises import EXERCISES, check
 
 NUMBERS = [number for number in EXERCISES if number.startswith("09.")]
-SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "09_frontier_models.md"
-
-
-@pytest.fixture(autouse=True)
-def no_tries_yet(monkeypatch):
-    monkeypatch.setattr(exercises, "_wrong", {})
-
-
-def solved(number):
-    stated = EXERCISES[number].solution
-    if "def " not in stated:
-        return eval(stated)
-    names = {}
-    exec(stated, names)
-    return names[re.search(r"^def (\w+)", stated, re.M).group(1)]
+pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_stated_solution_passes(number, capsys):
-    check(number, solved(number))
+    check(number, run_solution(number))
     assert capsys.readouterr().out.startswith(f"✔ {number}: right.")
     assert len(EXERCISES[number].hints) == 2
 
@@ -80,13 +63,11 @@ def test_wrong_answers_are_told_apart(number, answer, fault, capsys):
 
 
 def test_the_rumours_sum_is_the_ledgers():
-    assert solved("09.1") * 1e9 == evaluate("gpt4_flops").value
+    assert run_solution("09.1") * 1e9 == evaluate("gpt4_flops").value
 
 
 def test_the_notebook_asks_for_each_exercise_and_for_no_other():
-    text = SOURCE.read_text("utf-8")
-    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == NUMBERS
-    assert all(f"**{number}**" in text for number in NUMBERS)
+    check_asked("09_frontier_models", NUMBERS)
 
 
 def test_what_the_notebook_says_is_what_is_counted():

@@ -1,33 +1,15 @@
 """Exercises of 08_hardware: the stated solution passes and typical wrong answers are told apart."""
 
 import math
-import re
-import textwrap
-from pathlib import Path
 
 import pytest
 
-from moeviz import exercises
+from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
 from moeviz.arithmetic import distinct_experts, model, weight_bytes
-from moeviz.exercises import EXERCISES, check, hardware
+from moeviz.exercises import EXERCISES, hardware
 
 NUMBERS = [number for number in EXERCISES if number.startswith("08.")]
-SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
-
-
-@pytest.fixture(autouse=True)
-def no_tries_yet(monkeypatch):
-    monkeypatch.setattr(exercises, "_wrong", {})
-
-
-def solved(number):
-    stated = EXERCISES[number].solution
-    if "def " not in stated:
-        return eval(stated)
-    names = {}
-    exec(textwrap.dedent(stated), names)
-    return names[re.search(r"^def (\w+)", stated, re.M).group(1)]
-
+pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 WRONG = {
     "08.1": [
@@ -60,8 +42,7 @@ WRONG = {
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_stated_solution_passes(number, capsys):
-    check(number, solved(number))
-    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+    check_right(number, run_solution(number), capsys)
 
 
 @pytest.mark.parametrize(
@@ -69,28 +50,17 @@ def test_the_stated_solution_passes(number, capsys):
     [(number, *case) for number, cases in WRONG.items() for case in cases],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    check(number, answer)
-    out = capsys.readouterr().out
-    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1, out
-    assert sentence in out and "Traceback" not in out, out
+    check_wrong(number, answer, sentence, capsys)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_help_comes_in_order(number, capsys):
-    exercise = EXERCISES[number]
-    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
-    said = []
-    for _ in range(4):
-        check(number, ...)
-        said.append(capsys.readouterr().out.splitlines()[1:])
-    offer = f'The solution: run solution("{number}").'
-    first, second = (f"Hint: {hint}" for hint in exercise.hints)
-    assert said == [[], [first], [second], [second, offer]]
+    check_help(number, ..., capsys)
 
 
 def test_the_numbers_are_the_calculators():
     size = weight_bytes(model("Mixtral 8x22B").architecture, "bf16").total
-    assert math.ceil(size / 80e9) == solved("08.1") == 4 and round(size / 1e9) == 281
+    assert math.ceil(size / 80e9) == run_solution("08.1") == 4 and round(size / 1e9) == 281
     assert round(320 - size / 1e9) == 39
     for case in ((8, 2, 1), (256, 8, 32), (60, 4, 100)):
         assert hardware._experts(*case) == distinct_experts(*case).total
@@ -104,6 +74,5 @@ def test_the_steps_asked_for_are_bound_by_memory_and_by_compute():
 
 
 def test_the_notebook_asks_for_each_exercise_and_for_no_other():
-    text = SOURCE.read_text("utf-8")
-    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == NUMBERS == [*WRONG]
-    assert all(f"**{number}**" in text for number in NUMBERS)
+    assert NUMBERS == [*WRONG]
+    check_asked("08_hardware", NUMBERS)

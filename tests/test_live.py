@@ -1,7 +1,6 @@
 """A live run: commands are obeyed between steps, frames are immutable, and failures are said."""
 
 import dataclasses
-import random
 import shutil
 import threading
 import time
@@ -11,27 +10,16 @@ import pytest
 import torch
 
 import moeviz.live
-from moeviz.corpus import load_corpus
+from helpers.live import wait
 from moeviz.layer import MoEConfig
 from moeviz.live import LiveRun
 from moeviz.model import ModelConfig
 from moeviz.paths import autosave_folder
-from moeviz.tokenizer import Tokenizer
 from moeviz.trainer import TrainConfig, Trainer
 
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
 DENSE = ModelConfig(vocab_size=300, d_model=16, num_layers=1, num_heads=2, d_ff=16)
 MOE = dataclasses.replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2, d_expert=8))
 FOREVER = TrainConfig(steps=10**6, batch_size=2, seq_len=8, validate_every=0)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    draw = random.Random(1)
-    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(text)
-    return load_corpus(path, tokenizer=Tokenizer.train([text], 300))
 
 
 def learners(corpus, **changes):
@@ -67,13 +55,6 @@ def stage(corpus):
     for run in stage.runs:
         run.close()
         assert not run._thread.is_alive()
-
-
-def wait(condition, what, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.005)
 
 
 def wait_status(run, status):

@@ -1,107 +1,48 @@
 """The panel of 05_capacity, driven as a learner would but without a browser."""
 
 import base64
-import html
-import json
-import re
-import subprocess
-import sys
-import threading
 import time
-from xml.etree import ElementTree
 
 import ipywidgets
 import numpy as np
 import pytest
 
+from helpers.live import wait
+from helpers.panels import (
+    LOUD,
+    NASTY,
+    at_rest,
+    check_no_markup,
+    content,
+    drawn,
+    everything,
+    opened,
+    said,
+    twin,
+)
 from moeviz import panels
 from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
 from moeviz.panels import capacity as module
-from moeviz.panels import reader
 from moeviz.paths import data_path
 from moeviz.routing.capacity import Priority
 from moeviz.snapshot import Decision
 from moeviz.tracing import moe_layers
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 MOVES = {
     "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
     "source": "text", "skew": 0.0, "tokens": 64, "seed": 3, "text": "another text", "layer": 2,
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-@pytest.fixture(scope="module")
-def loaded_reader():
-    found, done = reader.Reader(), threading.Event()
-    found.load(done.set)
-    assert done.wait(60) and not found.error, found.error
-    return found
-
-
-@pytest.fixture(autouse=True)
-def a_reader(monkeypatch, loaded_reader, request):
-    given = reader.Reader() if "unloaded" in request.fixturenames else loaded_reader
-    monkeypatch.setattr(module, "READER", given)
-    return given
-
-
-@pytest.fixture
-def unloaded():
-    """Asks a_reader for a reader without a model."""
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
-def content(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
-
-
 def test_both_open_without_torch_and_well_within_3_seconds():
-    code = """
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-shown = [panels.Seats(), panels.Seats("text")]
-for panel in shown:
-    panel._repr_mimebundle_()
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, pictures = json.loads(run.stdout)
+    took, has_torch, pictures, _ = opened("panels.Seats()", 'panels.Seats("text")')
     assert took < 2 and not has_torch and pictures == ["<svg", "<svg"]
 
 
 @pytest.mark.parametrize("source", ["synthetic", "text"])
 def test_nothing_moves_by_itself_on_opening(source):
-    threads = threading.active_count()
-    panel = panels.Seats(source)
-    before = everything(panel)
-    time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
+    panel = at_rest(lambda: panels.Seats(source))
     assert "unexpected" not in panel.status.value
     assert said(panel) == panel._drawn.summary
 
@@ -246,9 +187,7 @@ def test_a_nasty_text_is_shown_and_never_run():
     panel = panels.Seats("text")
     panel.show_table.value = True
     panel.controls["text"].value = NASTY
-    for value in (panel.picture.value, panel.table.value, panel.status.value):
-        assert "<script" not in value
-        ElementTree.fromstring(value)
+    check_no_markup(panel)
 
 
 @pytest.mark.parametrize("text", ["a", "to be", "x " * 250])
@@ -260,26 +199,15 @@ def test_short_and_long_texts(text):
         assert drawn(panel).get("data-state") == panel.state, said(panel)
 
 
-def test_another_rule_loads_the_model_in_the_background_and_the_latest_wins(unloaded, monkeypatch):
-    from moeviz.tracing import load_model
-
-    held = threading.Event()
-
-    def slow(*args):
-        assert held.wait(20)
-        return load_model(*args)
-
-    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+def test_another_rule_loads_the_model_in_the_background_and_the_latest_wins(unloaded, held_model):
+    held, _ = held_model
     panel = panels.Seats()
     picture = panel.picture.value
     for factor in (1.3, 1.35, 2.0):
         panel.controls["factor"].value = factor
         assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
     held.set()
-    end = time.monotonic() + 20
-    while drawn(panel).get("data-state") != panel.state:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait(lambda: drawn(panel).get("data-state") == panel.state, "the picture of the latest")
     assert "factor=2.0" in panel.state
     panel.controls["factor"].value = 1.25
     assert panel._current() is panel.recorded["synthetic"]
@@ -290,10 +218,9 @@ def test_the_table_twin_follows_the_picture():
     panel.show_table.value = True
     for factor in (1.25, 0.5):
         panel.controls["factor"].value = factor
-        table = ElementTree.fromstring(panel.table.value)
-        rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+        rows, caption = twin(panel)
         assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-        assert table.find(".//caption").text == panel._drawn.summary
+        assert caption == panel._drawn.summary
     panel.show_table.value = False
     assert panel.table.value == ""
 
@@ -311,8 +238,6 @@ def test_a_move_is_quick():
     assert np.median(took) < 0.2
 
 
-def test_the_still_stands_beside_the_widget(monkeypatch):
-    pytest.importorskip("resvg_py")
-    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+def test_the_still_stands_beside_the_widget(stills):
     bundle = panels.Seats("text")._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -1,82 +1,45 @@
 """The collapse panel, driven without a browser: switches, refusals, runs, killed experts."""
 
 import base64
-import html
 import io
 import json
-import random
-import re
-import subprocess
-import sys
-import threading
-import time
-from xml.etree import ElementTree
+from types import SimpleNamespace
 
-import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
 
 import moeviz.experiments.collapse
 import moeviz.live
+from helpers.live import end_of_kernel, settle, wait
+from helpers.panels import LOUD, at_rest, drawn, opened, press, said, twin
 from moeviz import panels
-from moeviz.corpus import load_corpus
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
 from moeviz.model import ModelConfig
 from moeviz.panels import predict
 from moeviz.panels.collapse import Collapse
-from moeviz.tokenizer import Tokenizer
 from moeviz.trainer import TrainConfig
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
+pytestmark = LOUD
 EXCLUDED = "The hash router balances in its own way: it takes no balancing loss and no bias"
 
 
 @pytest.fixture(autouse=True)
-def kernel(monkeypatch, tmp_path, caplog):
-    """As a kernel begins: no run, its own autosave folder; nothing that fails is swallowed."""
-
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
+def kernel(monkeypatch, tmp_path):
+    """As a kernel begins: no run and its own autosave folder."""
     monkeypatch.setattr("moeviz.panels.collapse.AUTOSAVE", tmp_path / "live" / "collapse")
     for name, value in {"_run": None, "_scores": {}, "_before": None, "_killed": []}.items():
         monkeypatch.setattr(Collapse, name, value)
     monkeypatch.setattr(predict, "ANSWERS", {})
     monkeypatch.setattr("moeviz.panels.collapse.ANSWERS", predict.ANSWERS)
     yield
-    end_of_kernel()
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-def end_of_kernel():
-    run, Collapse._run = Collapse._run, None
-    if run is not None:
-        run.close()
-        assert not run._thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    draw = random.Random(1)
-    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(text)
-    return load_corpus(path, tokenizer=Tokenizer.train([text], 300))
-
-
-class Track:
-    steps = 10**6
-    validate_every = 0
+    end_of_kernel(Collapse)
 
 
 @pytest.fixture
 def track(monkeypatch, corpus):
     """Small models under the same cures, on a text of few words."""
-    track = Track()
+    track = SimpleNamespace(steps=10**6, validate_every=0)  # what a test may change
     whole = moeviz.experiments.collapse.collapse_model
 
     def model(cures):
@@ -98,32 +61,8 @@ def track(monkeypatch, corpus):
     return track
 
 
-def wait(condition, what, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.005)
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
 def texts(panel):
     return [t.text for t in drawn(panel).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def family(widget):
-    return [widget, *(w for child in getattr(widget, "children", ()) for w in family(child))]
-
-
-def press(panel, name):
-    (found,) = [w for w in family(panel) if f"moeviz-{name}" in getattr(w, "_dom_classes", ())]
-    found.click()
 
 
 def trainer():
@@ -134,16 +73,9 @@ def wait_step(step):
     wait(lambda: trainer() is not None and trainer().step >= step, f"step {step}")
 
 
-def settle():
-    """Every command so far has been obeyed."""
-    done = threading.Event()
-    Collapse._run._commands.put(done.set)
-    assert done.wait(20)
-
-
 def pause(panel):
     press(panel, "pause")
-    settle()
+    settle(Collapse)
     assert Collapse._run.frame.status in ("paused", "ready")
 
 
@@ -151,28 +83,14 @@ def pause(panel):
 
 
 def test_it_opens_without_torch_and_well_within_3_seconds():
-    code = """
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-panel = panels.Collapse()
-panel._repr_mimebundle_()
-panel.controls["router"].value = "hash"
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, panel.picture.value[:4], panel.status.value]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, picture, status = json.loads(run.stdout)
+    hashed = 'panel.controls["router"].value = "hash"'
+    took, has_torch, (picture,), (status,) = opened("panels.Collapse()", then=hashed)
     assert took < 2 and not has_torch and picture == "<svg"
     assert 'role="status"' in status and "unexpected" not in status
 
 
 def test_nothing_moves_by_itself_on_opening():
-    threads = threading.active_count()
-    panel = panels.Collapse()
-    before = panel.picture.value
-    time.sleep(0.05)
-    assert panel.picture.value == before and threading.active_count() == threads
+    panel = at_rest(panels.Collapse)
     assert Collapse._run is None and said(panel).startswith("Recorded run. Press Play")
     assert "recorded, not live" in texts(panel)[0]
 
@@ -287,16 +205,16 @@ def test_what_excludes_each_other_is_refused_while_it_trains_and_nothing_is_lost
 def test_the_scope_without_a_balancing_loss_restarts_nothing(track):
     panel = panels.Collapse()
     press(panel, "step")
-    settle()
+    settle(Collapse)
     going = trainer()
     panel.controls["scope"].value = "sequence"
-    settle()
+    settle(Collapse)
     assert trainer() is going and "which is off: it changes nothing now" in said(panel)
     panel.controls["aux"].value = 0.1
-    settle()
+    settle(Collapse)
     assert trainer() is None
     press(panel, "step")
-    settle()
+    settle(Collapse)
     assert trainer().model_config.moe.options["scope"] == "sequence"
 
 
@@ -304,16 +222,13 @@ def test_the_table_twin_says_what_the_picture_shows():
     panel = panels.Collapse()
     panel.show_table.value = True
     panel.controls["router"].value = "hash"
-    table = ElementTree.fromstring(panel.table.value)
-    rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+    rows, caption = twin(panel)
     assert rows[0] == [str(c) for c in panel._drawn.columns]
     assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-    assert table.find(".//caption").text == panel._drawn.summary
+    assert caption == panel._drawn.summary
 
 
-def test_the_bundle_has_a_picture_while_notebooks_are_built(monkeypatch):
-    pytest.importorskip("resvg_py")
-    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+def test_the_bundle_has_a_picture_while_notebooks_are_built(stills):
     panel = panels.Collapse()
     image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()["image/png"])))
     assert image.size == tuple(round(float(drawn(panel).get(k))) for k in ("width", "height"))
@@ -330,12 +245,12 @@ def test_play_pause_step_and_reset(track):
     stood = trainer().step
     assert said(panel) == "Paused." and texts(panel)[0] == "live"
     press(panel, "step")
-    settle()
+    settle(Collapse)
     assert trainer().step == stood + 1
     assert drawn(panel).get("data-state").endswith(f"step={stood + 1}")
     press(panel, "reset")
     press(panel, "step")
-    settle()
+    settle(Collapse)
     assert trainer().step == 1
 
 
@@ -353,11 +268,11 @@ def test_the_timeline_goes_back_while_it_trains(track):
 def test_a_switch_trains_that_cure_beside_the_run_before(arm, track):
     panel = panels.Collapse()
     press(panel, "step")
-    settle()
+    settle(Collapse)
     set_to(panel, ARMS[arm])
-    settle()
+    settle(Collapse)
     press(panel, "step")
-    settle()
+    settle(Collapse)
     going = trainer()
     config = {"balance_weight": going.config.balance_weight, "z_weight": going.config.z_weight}
     assert cures_of(going.model_config.to_dict(), config) == ARMS[arm]
@@ -369,12 +284,12 @@ def test_a_second_panel_takes_the_run_over(track):
     first = panels.Collapse()
     set_to(first, Cures(aux=0.1, shared=True), seed=3)
     press(first, "step")
-    settle()
+    settle(Collapse)
     second = panels.Collapse()
     assert said(second).startswith("This run was going on already.")
     assert second._configuration() == (Cures(aux=0.1, shared=True), 3)
     press(second, "step")
-    settle()
+    settle(Collapse)
     assert trainer().step == 2 and second._drawn.rows[0][1] == 2
 
 
@@ -392,7 +307,7 @@ def test_the_busiest_expert_of_the_layer_shown_is_killed_while_it_trains(layer, 
     press(panel, "play")
     wait_step(10)
     press(panel, "kill-busiest")
-    settle()
+    settle(Collapse)
     ((step, at_layer, expert),) = Collapse._killed
     wait_step(step + 5)
     pause(panel)
@@ -413,22 +328,22 @@ def test_the_busiest_expert_of_the_layer_shown_is_killed_while_it_trains(layer, 
 def test_a_chosen_expert_is_killed_while_paused_and_only_once(track):
     panel = panels.Collapse()
     press(panel, "step")
-    settle()
+    settle(Collapse)
     panel.victim.value = 7
     press(panel, "kill")
-    settle()
+    settle(Collapse)
     assert said(panel) == "Expert 7 of layer 1 gets no token from step 2 on."
     press(panel, "kill")
-    settle()
+    settle(Collapse)
     assert said(panel).startswith("Expert 7 of layer 1 is dead already.")
     assert Collapse._killed == [(1, 1, 7)] and Collapse._run.frame.status == "paused"
     for _ in range(3):
         press(panel, "step")
-    settle()
+    settle(Collapse)
     assert (load_of(1, 7)[1:] == 0).all()
     press(panel, "reset")
     press(panel, "step")
-    settle()
+    settle(Collapse)
     assert panel._drawn.rows[-1][0] == "dashed: nothing, seed 0, expert 7 killed"
     assert Collapse._killed == [] and not any(t.startswith("✕") for t in texts(panel))
 
@@ -441,9 +356,9 @@ def test_where_no_expert_can_die_it_is_said(router, sentence, track):
     panel = panels.Collapse()
     panel.controls["router"].value = router
     press(panel, "step")
-    settle()
+    settle(Collapse)
     press(panel, "kill-busiest")
-    settle()
+    settle(Collapse)
     assert sentence in said(panel) and Collapse._killed == [] == trainer().killed
 
 
@@ -455,11 +370,11 @@ def test_under_every_other_cure_a_killed_expert_gets_nothing(arm, track):
     panel = panels.Collapse()
     set_to(panel, ARMS[arm])
     press(panel, "step")
-    settle()
+    settle(Collapse)
     press(panel, "kill-busiest")
     for _ in range(4):
         press(panel, "step")
-    settle()
+    settle(Collapse)
     ((step, _, expert),) = Collapse._killed
     assert step == 1 and (load_of(1, expert)[1:] == 0).all()
 
@@ -476,7 +391,7 @@ def test_a_finished_run_kills_nobody(track):
     press(panel, "play")
     wait(lambda: Collapse._run and Collapse._run.frame.status == "finished", "the end")
     press(panel, "kill-busiest")
-    settle()
+    settle(Collapse)
     assert "This run is finished" in said(panel) and Collapse._killed == []
 
 
@@ -486,19 +401,19 @@ def test_an_interrupted_run_goes_on_with_its_cures_and_its_dead(track):
     for _ in range(4):
         press(panel, "step")
     press(panel, "kill-busiest")
-    settle()
+    settle(Collapse)
     ((step, layer, expert),) = Collapse._killed
     press(panel, "play")
     wait_step(8)
     pause(panel)
     stood = trainer().step
-    end_of_kernel()
+    end_of_kernel(Collapse)
     Collapse._killed = []
     again = panels.Collapse()
     assert said(again).startswith(f"A run interrupted at step {stood} was kept")
     assert again._configuration() == (Cures(bias="sign", shared=True), 2)
     press(again, "step")
-    settle()
+    settle(Collapse)
     assert trainer().step == stood + 1 and (load_of(layer, expert)[step:] == 0).all()
     assert Collapse._killed == [(step, layer, expert)]
     assert f"✕ expert {expert}" in texts(again)
@@ -510,7 +425,7 @@ def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
     press(panel, "play")
     wait_step(3)
     pause(panel)
-    end_of_kernel()
+    end_of_kernel(Collapse)
     path = moeviz.panels.collapse.AUTOSAVE / "MoE.safetensors"
     data = path.read_bytes()
     path.write_bytes(
@@ -521,7 +436,7 @@ def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
     again = panels.Collapse()
     assert said(again).startswith("Recorded run.") and again._configuration() == (Cures(), 0)
     press(again, "step")
-    settle()
+    settle(Collapse)
     assert trainer().step == 1
 
 
@@ -537,7 +452,7 @@ def test_finished_runs_are_scored_and_the_series_goes_on_with_the_next_seed(trac
     wait(lambda: len(Collapse._scores) >= 2, "two finished runs")
     panel.series.value = False
     wait(lambda: Collapse._run.frame.status == "finished", "the end of the last")
-    settle()
+    settle(Collapse)
     runs = len(Collapse._scores)
     assert list(Collapse._scores) == [(Cures(), seed) for seed in range(runs)]
     told = recorded()["arms"]["nothing"]
@@ -557,11 +472,11 @@ def test_a_run_with_a_killed_expert_is_not_scored(track):
     panel = panels.Collapse()
     press(panel, "step")
     press(panel, "step")
-    settle()
+    settle(Collapse)
     press(panel, "kill-busiest")
     press(panel, "play")
     wait(lambda: Collapse._run.frame.status == "finished", "the end")
-    settle()
+    settle(Collapse)
     assert Collapse._scores == {}
 
 

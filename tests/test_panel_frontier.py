@@ -1,17 +1,12 @@
 """The panels of 09_frontier_models, driven as a learner would but without a browser."""
 
 import html
-import json
-import re
-import subprocess
-import sys
-import threading
 import time
-from xml.etree import ElementTree
 
 import ipywidgets
 import pytest
 
+from helpers.panels import LOUD, at_rest, content, drawn, everything, opened, said
 from moeviz import panels
 from moeviz.arithmetic import CLAIMS
 from moeviz.panels.model_anatomy import CHOICES, CONFIG, YOURS, read_config
@@ -28,57 +23,17 @@ MOVES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
-def content(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
+pytestmark = LOUD
 
 
 def test_all_open_without_torch_and_well_within_3_seconds():
-    code = f"""
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-shown = [getattr(panels, kind)() for kind in {KINDS}]
-for panel in shown:
-    panel._repr_mimebundle_()
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, pictures = json.loads(run.stdout)
+    took, has_torch, pictures, _ = opened(*(f"panels.{kind}()" for kind in KINDS))
     assert took < 2.5 and not has_torch and pictures == ["<svg"] * 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
-    threads = threading.active_count()
-    panel = getattr(panels, kind)()
-    before = everything(panel)
-    time.sleep(0.02)
-    assert everything(panel) == before and threading.active_count() == threads
+    panel = at_rest(getattr(panels, kind))
     assert "unexpected" not in panel.status.value and panel._drawn.summary in said(panel)
 
 

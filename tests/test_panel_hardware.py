@@ -1,19 +1,13 @@
 """The panels of 08_hardware, driven as a learner would but without a browser."""
 
 import base64
-import html
-import json
-import re
-import subprocess
-import sys
-import threading
 import time
-from xml.etree import ElementTree
 
 import ipywidgets
 import numpy as np
 import pytest
 
+from helpers.panels import LOUD, at_rest, content, drawn, everything, opened, said, twin
 from moeviz import panels
 from moeviz.arithmetic import DEVICES, MODELS
 from moeviz.panels import exchange as exchange_module
@@ -40,58 +34,17 @@ MOVES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
-def content(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
+pytestmark = LOUD
 
 
 def test_all_open_without_torch_and_well_within_3_seconds():
-    code = """
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-shown = [getattr(panels, kind)() for kind in {kinds}]
-for panel in shown:
-    panel._repr_mimebundle_()
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
-"""
-    command = [sys.executable, "-P", "-c", code.format(kinds=KINDS)]
-    run = subprocess.run(command, capture_output=True, check=True)
-    took, has_torch, pictures = json.loads(run.stdout)
+    took, has_torch, pictures, _ = opened(*(f"panels.{kind}()" for kind in KINDS))
     assert took < 2 and not has_torch and pictures == ["<svg"] * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
-    threads = threading.active_count()
-    panel = getattr(panels, kind)()
-    before = everything(panel)
-    time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
+    panel = at_rest(getattr(panels, kind))
     assert panel._drawn.summary == said(panel)
     assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
     assert MOVES[kind].keys() == panel.controls.keys()
@@ -171,15 +124,12 @@ def test_the_table_twin_says_the_same(kind):
     panel = getattr(panels, kind)()
     assert panel.table.value == ""
     panel.show_table.value = True
-    table = ElementTree.fromstring(panel.table.value)
-    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    rows, _ = twin(panel)
     assert rows[0] == list(panel._drawn.columns) and len(rows) == 1 + len(panel._drawn.rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_still_is_made_from_the_same_picture(kind, monkeypatch):
-    pytest.importorskip("resvg_py")
-    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+def test_the_still_is_made_from_the_same_picture(kind, stills):
     panel = getattr(panels, kind)()
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -1,14 +1,9 @@
 """The panels of 12_kernels, driven as a learner would but without a browser."""
 
 import base64
-import html
 import json
-import re
-import subprocess
-import sys
 import threading
 import time
-from xml.etree import ElementTree
 
 import ipywidgets
 import numpy as np
@@ -16,62 +11,31 @@ import pytest
 
 pytest.importorskip("triton")
 
+from helpers.panels import (
+    LOUD,
+    NASTY,
+    at_rest,
+    check_no_markup,
+    content,
+    drawn,
+    everything,
+    opened,
+    said,
+)
 from moeviz import panels
 from moeviz.dispatch_trace import STAGES
 from moeviz.experiments import contest
-from moeviz.panels import background, machines, reader
+from moeviz.panels import background, machines
 from moeviz.panels import contenders as contenders_module
 from moeviz.panels import dispatch as module
 from moeviz.panels import roofline as roofline_module
 from moeviz.paths import data_path
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 MOVES = {
     "step": 9, "source": "synthetic", "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8,
     "text": "another text", "layer": 2, "skew": 0.0, "seed": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-@pytest.fixture(scope="module")
-def loaded_reader():
-    found, done = reader.Reader(), threading.Event()
-    found.load(done.set)
-    assert done.wait(60) and not found.error, found.error
-    return found
-
-
-@pytest.fixture(autouse=True)
-def a_reader(monkeypatch, loaded_reader):
-    monkeypatch.setattr(module, "READER", loaded_reader)
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
-def content(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
 
 
 def settled(panel, seconds=30):
@@ -83,29 +47,16 @@ def settled(panel, seconds=30):
 
 
 def test_all_open_without_torch_and_well_within_3_seconds():
-    code = """
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-shown = [panels.Dispatch(), panels.Dispatch("synthetic"), panels.TileWaste(), panels.Roofline(),
-         panels.Contenders()]
-for panel in shown:
-    panel._repr_mimebundle_()
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, [p.picture.value[:4] for p in shown]]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, pictures = json.loads(run.stdout)
+    took, has_torch, pictures, _ = opened(
+        "panels.Dispatch()", 'panels.Dispatch("synthetic")', "panels.TileWaste()",
+        "panels.Roofline()", "panels.Contenders()",
+    )  # fmt: skip
     assert took < 2 and not has_torch and pictures == ["<svg"] * 5
 
 
 @pytest.mark.parametrize("kind", ["Dispatch", "TileWaste", "Roofline", "Contenders"])
 def test_nothing_moves_by_itself_on_opening(kind):
-    threads = threading.active_count()
-    panel = getattr(panels, kind)()
-    before = everything(panel)
-    time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
+    panel = at_rest(getattr(panels, kind))
     assert "unexpected" not in panel.status.value
     assert panel._drawn.summary in said(panel)
 
@@ -260,9 +211,7 @@ def test_a_nasty_text_is_shown_and_never_run():
     settled(panel)
     for stage in STAGES:
         panel.stage.value = stage
-        for value in (panel.picture.value, panel.table.value, panel.status.value):
-            assert "<script" not in value
-            ElementTree.fromstring(value)
+        check_no_markup(panel)
 
 
 def test_of_quick_moves_the_latest_wins():
@@ -297,9 +246,7 @@ def test_without_torch_the_learner_is_told(monkeypatch):
     assert said(panel) == "This needs a package that does not import: No module named 'torch'."
 
 
-def test_the_still_shows_the_scatter(monkeypatch):
-    pytest.importorskip("resvg_py")
-    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+def test_the_still_shows_the_scatter(stills):
     panel = panels.Dispatch()
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -1,90 +1,42 @@
 """The panel of 03_routing, driven without a browser, and the recording that it opens on."""
 
 import html
-import json
 import re
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
-from xml.etree import ElementTree
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
 
+from helpers.live import wait
+from helpers.panels import (
+    LOUD,
+    at_rest,
+    check_no_markup,
+    content,
+    drawn,
+    everything,
+    opened,
+    said,
+    twin,
+)
 from moeviz import panels
 from moeviz.deciding import decide, router_for, synthetic_tokens, text_tokens
 from moeviz.experiments import routing
 from moeviz.experiments.routing import LABELS, Settings, every_decision, recorded
-from moeviz.panels import reader
 from moeviz.panels.routers import MAX_TOKENS
 from moeviz.routing import ROUTERS, RouteContext, build_router
-from moeviz.tracing import load_model
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}} % + # ="
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03_routing.md"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-@pytest.fixture(scope="module")
-def loaded_reader():
-    found = reader.Reader()
-    done = threading.Event()
-    found.load(done.set)
-    assert done.wait(60) and not found.error, found.error
-    return found
-
-
-@pytest.fixture(autouse=True)
-def a_reader(monkeypatch, loaded_reader, request):
-    given = reader.Reader() if "unloaded" in request.fixturenames else loaded_reader
-    monkeypatch.setattr("moeviz.panels.routers.READER", given)
-    return given
-
-
-@pytest.fixture
-def unloaded():
-    """Asks a_reader for a reader without a model."""
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def without_state(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
 
 
 def press(panel, *names):
     for name in names:
         button = panel.choice.buttons[name]
         button.value = not button.value
-
-
-def wait(condition, what, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.005)
 
 
 # The recording.
@@ -209,29 +161,15 @@ def test_expert_choice_can_leave_as_many_without_an_expert_as_03_2_says():
 
 
 def test_it_opens_without_torch_and_well_within_3_seconds():
-    code = """
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-panel = panels.CompareRouters()
-panel._repr_mimebundle_()
-for name in panel.choice.names[4:]:  # every router of the recording, without torch
-    panel.choice.value = f"token_choice,{name}"
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, panel.picture.value[:4], panel.status.value]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, picture, status = json.loads(run.stdout)
+    # Every router of the recording, without torch.
+    every = 'for name in panel.choice.names[4:]: panel.choice.value = f"token_choice,{name}"'
+    took, has_torch, (picture,), (status,) = opened("panels.CompareRouters()", then=every)
     assert took < 2.5 and not has_torch
     assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
 
 
 def test_nothing_moves_by_itself_on_opening():
-    threads = threading.active_count()
-    panel = panels.CompareRouters()
-    before = everything(panel)
-    time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
+    at_rest(panels.CompareRouters)
 
 
 SYNTHETIC = {"source": "synthetic"}
@@ -258,12 +196,12 @@ def test_every_control_changes_the_picture_and_the_state(values):
     *before, last = values
     for name in before:
         panel.controls[name].value = values[name]
-    old = panel.picture.value, without_state(panel), panel.state_box.value
+    old = panel.picture.value, content(panel), panel.state_box.value
     panel.controls[last].value = values[last]
-    new = panel.picture.value, without_state(panel), panel.state_box.value
+    new = panel.picture.value, content(panel), panel.state_box.value
     assert all(a != b for a, b in zip(old, new, strict=True))
     assert panel.state_box.value == panel.state
-    assert ElementTree.fromstring(panel.picture.value).get("data-state") == panel.state
+    assert drawn(panel).get("data-state") == panel.state
     assert "moeviz-unexpected" not in panel.status.value
 
 
@@ -356,8 +294,7 @@ def test_the_table_twin_follows_the_picture():
     panel.show_table.value = True
     for value in ("token_choice,base", "soft_moe,hash,remoe"):
         panel.controls["routers"].value = value
-        table = ElementTree.fromstring(panel.table.value)
-        rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+        rows, _ = twin(panel)
         assert rows[0] == [str(c) for c in panel._drawn.columns]
         assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
     panel.show_table.value = False
@@ -368,9 +305,7 @@ def test_a_nasty_text_is_shown_and_never_run():
     panel = panels.CompareRouters()
     panel.show_table.value = True
     panel.controls["text"].value = NASTY
-    for value in (panel.picture.value, panel.table.value, panel.status.value):
-        assert "<script" not in value
-        ElementTree.fromstring(value)
+    check_no_markup(panel)
     assert "<" not in panel.state_box.value
 
 
@@ -427,15 +362,8 @@ def test_a_setting_that_does_nothing_is_named(values, note):
     assert note in said(panel) and note in html.unescape(panel.picture.value)
 
 
-def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded, monkeypatch):
-    held, begun = threading.Event(), []
-
-    def slow(*args):
-        begun.append(args)
-        assert held.wait(20)
-        return load_model(*args)
-
-    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded, held_model):
+    held, begun = held_model
     panel = panels.CompareRouters()
     picture = panel.picture.value
     for text in ("first", "first second"):

@@ -6,75 +6,46 @@ import html
 import io
 import json
 import os
-import random
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from xml.etree import ElementTree
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
 from PIL import Image
 
 import moeviz.live
+from helpers.live import WORDS, end_of_kernel, settle, wait
+from helpers.panels import (
+    LOUD,
+    NASTY,
+    at_rest,
+    check_no_markup,
+    content,
+    drawn,
+    everything,
+    family,
+    opened,
+    press,
+    said,
+    twin,
+)
 from moeviz import panels
 from moeviz.corpus import load_corpus
 from moeviz.layer import MoEConfig
 from moeviz.model import ModelConfig
-from moeviz.panels import predict, reader
+from moeviz.panels import predict
 from moeviz.panels.base import view_bundle
 from moeviz.panels.race import Race
 from moeviz.paths import data_path
 from moeviz.tokenizer import Tokenizer
-from moeviz.tracing import load_model
 from moeviz.trainer import TrainConfig
 
-pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 KINDS = [panels.RouteText, panels.InsideLayer, panels.Race]
 VIEW = "application/vnd.jupyter.widget-view+json"
-NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_swallowed(monkeypatch, caplog):
-    """ipywidgets logs what a button's callback raises and goes on; a panel logs what it did not
-    expect. Either one fails the test; a test that wants it clears caplog."""
-
-    def loud(self, *args, **kwargs):
-        for callback in list(self.callbacks):
-            callback(*args, **kwargs)
-
-    monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", loud)
-    yield
-    assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
-
-
-@pytest.fixture(scope="module")
-def loaded_reader():
-    """The shipped model, loaded once for all tests that only read with it."""
-    found = reader.Reader()
-    done = threading.Event()
-    found.load(done.set)
-    assert done.wait(60) and not found.error, found.error
-    return found
-
-
-@pytest.fixture(autouse=True)
-def a_reader(monkeypatch, loaded_reader, request):
-    """The loaded model for all panels; a reader without one where a test asks for `unloaded`."""
-    fresh = "unloaded" in request.fixturenames
-    given = reader.Reader() if fresh else loaded_reader
-    for module in ("route_text", "anatomy"):
-        monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
-    return given
-
-
-@pytest.fixture
-def unloaded():
-    """Asks a_reader for a reader without a model."""
 
 
 @pytest.fixture(autouse=True)
@@ -86,38 +57,7 @@ def no_race(monkeypatch, tmp_path):
     monkeypatch.setattr(predict, "ANSWERS", {})
     monkeypatch.setattr("moeviz.panels.race.ANSWERS", predict.ANSWERS)
     yield
-    end_of_kernel()
-
-
-def end_of_kernel():
-    run, Race._run = Race._run, None
-    if run is not None:
-        run.close()
-        assert not run._thread.is_alive()
-
-
-def wait(condition, what, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.005)
-
-
-def said(panel):
-    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
-
-
-def drawn(panel):
-    return ElementTree.fromstring(panel.picture.value)
-
-
-def without_state(panel):
-    return re.sub('data-state="[^"]*"', "", panel.picture.value)
-
-
-def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
+    end_of_kernel(Race)
 
 
 # Opening.
@@ -125,28 +65,14 @@ def everything(panel):
 
 @pytest.mark.parametrize("name", ["RouteText", "InsideLayer", "Race"])
 def test_a_panel_opens_without_torch_and_well_within_3_seconds(name):
-    code = f"""
-import json, sys, time
-started = time.process_time()
-from moeviz import panels
-panel = panels.{name}()
-panel._repr_mimebundle_()
-took = time.process_time() - started
-print(json.dumps([took, "torch" in sys.modules, panel.picture.value[:4], panel.status.value]))
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
-    took, has_torch, picture, status = json.loads(run.stdout)
+    took, has_torch, (picture,), (status,) = opened(f"panels.{name}()")
     assert took < 2 and not has_torch
     assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
-    threads = threading.active_count()
-    panel = kind()
-    before = everything(panel)
-    time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
+    at_rest(kind)
     assert Race._run is None
 
 
@@ -178,12 +104,12 @@ def test_every_control_changes_the_picture_and_the_state(kind, values, content_c
         panel.controls[name].value = values[name]
     old_picture, old_content, old_state = (
         panel.picture.value,
-        without_state(panel),
+        content(panel),
         panel.state_box.value,
     )
     panel.controls[last].value = values[last]
     assert panel.picture.value != old_picture
-    assert (without_state(panel) != old_content) == content_changes
+    assert (content(panel) != old_content) == content_changes
     assert panel.state_box.value == panel.state != old_state
     assert drawn(panel).get("data-state").startswith(panel.state)
     assert "moeviz-unexpected" not in panel.status.value
@@ -218,11 +144,10 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture(kind):
     last = {"route_text": "view", "inside_layer": "stage", "race": "axis"}[panel.kind]
     for value in (panel.controls[last].value, *options(panel.controls[last])[1:]):
         panel.controls[last].value = value
-        table = ElementTree.fromstring(panel.table.value)
-        rows = [["".join(c.itertext()) for c in r] for r in table.iter("tr")]
+        rows, caption = twin(panel)
         assert rows[0] == [str(c) for c in panel._drawn.columns]
         assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-        assert table.find(".//caption").text == panel._drawn.summary == drawn(panel)[1].text
+        assert caption == panel._drawn.summary == drawn(panel)[1].text
     panel.show_table.value = False
     assert panel.table.value == ""
 
@@ -296,16 +221,9 @@ def test_part_of_a_state_changes_that_part_only():
 
 @pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
 def test_own_text_loads_the_model_in_the_background_and_the_latest_text_wins(
-    kind, unloaded, monkeypatch
+    kind, unloaded, held_model
 ):
-    held, begun = threading.Event(), []
-
-    def slow(*args):
-        begun.append(args)
-        assert held.wait(20)
-        return load_model(*args)
-
-    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+    held, begun = held_model
     panel = kind()
     picture = panel.picture.value
     for text in ("first", "first sec", "first second"):
@@ -329,9 +247,7 @@ def test_a_nasty_text_is_shown_and_never_run(kind):
     panel = kind()
     panel.show_table.value = True
     panel.controls["text"].value = NASTY
-    for value in (panel.picture.value, panel.table.value, panel.status.value):
-        assert "<script" not in value
-        ElementTree.fromstring(value)  # nothing of it has become markup
+    check_no_markup(panel)
     assert "<" not in panel.state_box.value
     assert [e for e in drawn(panel).iter() if "script" in e.tag] == []
     assert any("scri" in (t.text or "") for t in drawn(panel).iter())
@@ -447,10 +363,6 @@ def test_a_refusal_is_not_marked(error, monkeypatch):
 # What a notebook displays.
 
 
-def family(widget):
-    return [widget, *(w for child in getattr(widget, "children", ()) for w in family(child))]
-
-
 def make_predict():
     return panels.Predict("test.key", "What <b>?", ["one & two", "<i>"], reveal="It is <u>.")
 
@@ -470,9 +382,7 @@ def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(make, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_bundle_has_a_picture_while_notebooks_are_built(kind, monkeypatch):
-    pytest.importorskip("resvg_py")
-    monkeypatch.setenv("MOEVIZ_STATIC", "1")
+def test_the_bundle_has_a_picture_while_notebooks_are_built(kind, stills):
     panel = kind()
     image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()["image/png"])))
     root = drawn(panel)
@@ -531,28 +441,11 @@ def test_the_still_of_a_prediction_escapes_its_question():
 
 # The race.
 
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    draw = random.Random(1)
-    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(text)
-    return load_corpus(path, tokenizer=Tokenizer.train([text], 300))
-
-
-class Track:
-    """Small races: what a test may change about them."""
-
-    steps = 10**6
-    validate_every = 0
-
 
 @pytest.fixture
 def track(monkeypatch, corpus):
-    track = Track()
+    """Small races."""
+    track = SimpleNamespace(steps=10**6, validate_every=0)  # what a test may change
 
     def models(num_experts, top_k):
         experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=8 // top_k)
@@ -574,11 +467,6 @@ def track(monkeypatch, corpus):
     return track
 
 
-def press(panel, name):
-    (found,) = [w for w in family(panel) if f"moeviz-{name}" in getattr(w, "_dom_classes", ())]
-    found.click()
-
-
 def learner_steps():
     learners = Race._run._learners or {}
     return [trainer.step for trainer in learners.values()]
@@ -590,13 +478,6 @@ def wait_step(step):
 
 def wait_status(status):
     wait(lambda: Race._run.frame.status == status, f"{status}, not {Race._run.frame.status}")
-
-
-def settle():
-    """Every command so far has been obeyed."""
-    done = threading.Event()
-    Race._run._commands.put(done.set)
-    assert done.wait(20)
 
 
 def shown_step(panel):
@@ -633,13 +514,13 @@ def test_pause_stops_step_goes_one_further_and_play_goes_on(track):
     wait_step(3)
     press(panel, "pause")
     wait(lambda: said(panel) == "Paused.", "the pause")
-    settle()
+    settle(Race)
     stood = learner_steps()
     time.sleep(0.05)
     assert learner_steps() == stood
     press(panel, "step")
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [s + 2 for s in stood] and said(panel) == "One step done."
     assert shown_step(panel) == stood[1] + 2
     press(panel, "play")
@@ -666,10 +547,10 @@ def test_reset_right_after_pause_begins_at_step_0(track):
     wait_step(4)
     press(panel, "pause")
     press(panel, "reset")
-    settle()
+    settle(Race)
     assert said(panel) == "Ready."
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [1, 1] and shown_step(panel) == 1
 
 
@@ -682,7 +563,7 @@ def test_another_configuration_races_from_the_start(name, value, track):
     panel.controls[name].value = value
     wait(lambda: Race._run._learners not in (None, old), "the new race")
     wait_step(2)
-    settle()
+    settle(Race)
     trainer = Race._run._learners["MoE"]
     found = {
         "experts": trainer.model_config.moe.num_experts,
@@ -695,7 +576,7 @@ def test_another_configuration_races_from_the_start(name, value, track):
     press(panel, "pause")
     wait_status("paused")
     panel.controls[name].value = {"experts": 16, "top_k": 2, "seed": 0}[name]
-    settle()
+    settle(Race)
     assert Race._run._learners is None and said(panel) == "Ready."  # paused it waits for Play
 
 
@@ -721,7 +602,7 @@ def test_the_timeline_shows_the_past_while_the_race_goes_on(track):
     wait_step(went + 20)
     press(panel, "pause")
     wait_status("paused")
-    settle()
+    settle(Race)
     assert shown_step(panel) == pytest.approx(max(learner_steps()) / 2, abs=2)
     panel.timeline.value = 0
     assert shown_step(panel) == 0
@@ -756,7 +637,7 @@ def test_a_second_panel_takes_the_run_over(track):
     # The race goes on, so its next frame may have been said by now.
     assert said(second).startswith(("This race was going on already.", "Training."))
     assert second.controls["experts"].value == 8 and len(live_threads()) == 1
-    settle()
+    settle(Race)
     frozen = first.picture.value
     wait_step(min(learner_steps()) + 10)
     wait(lambda: note(second) == "live: E = 8, K = 2, seed 0", "the picture of the second")
@@ -770,12 +651,12 @@ def test_a_panel_made_anew_after_a_reset_races_what_was_chosen(track):
     first = panels.Race()
     press(first, "step")
     first.controls["experts"].value = 4
-    settle()
+    settle(Race)
     assert Race._run.frame.learners == ()
     second = panels.Race()
     assert second.controls["experts"].value == 4
     press(second, "step")
-    settle()
+    settle(Race)
     assert note(second) == "live: E = 4, K = 2, seed 0"
     assert Race._run._learners["MoE"].model_config.moe.num_experts == 4
 
@@ -790,7 +671,7 @@ def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(tra
     wait(lambda: len(Race._scores) >= 2, "two finished races")
     panel.series.value = False
     wait(lambda: (16, 2, panel.controls["seed"].value) in Race._scores, "the end of the last")
-    settle()
+    settle(Race)
     seeds = sorted(Race._scores)
     assert seeds == [(16, 2, seed) for seed in range(len(seeds))]
     assert panel.controls["seed"].value == len(seeds) - 1
@@ -800,7 +681,7 @@ def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(tra
     assert "You predicted, per step: &lt;b&gt;MoE&lt;/b&gt;." in score
     assert not list(moeviz.panels.race.AUTOSAVE.glob("*.safetensors"))
     assert panels.Race().score.value == panel.score.value
-    end_of_kernel()
+    end_of_kernel(Race)
     assert said(panels.Race()).startswith("Recorded race."), "a finished race is not interrupted"
 
 
@@ -814,7 +695,7 @@ def test_the_series_goes_on_over_a_seed_that_was_raced_before_and_ends_at_the_la
         press(panel, "play")
         wait(lambda: (16, 2, 9999 if panel.series.value else 9998) in Race._scores, "the race")
     wait_status("finished")
-    settle()
+    settle(Race)
     assert panel.controls["seed"].value == 9999 and said(panel) == "Finished."
 
 
@@ -828,9 +709,9 @@ def interrupted(steps=6, experts=8):
     press(panel, "play")
     wait_step(steps)
     press(panel, "pause")
-    settle()
+    settle(Race)
     stood = learner_steps()
-    end_of_kernel()
+    end_of_kernel(Race)
     return moeviz.panels.race.AUTOSAVE, stood
 
 
@@ -840,7 +721,7 @@ def test_an_interrupted_race_is_found_and_goes_on(track):
     assert f"A race interrupted at step {stood[1]} was kept" in said(panel)
     assert panel.controls["experts"].value == 8 and Race._run is None
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [s + 1 for s in stood]
     curve = Race._run.frame.learners[1].curve
     assert curve.step.tolist() == list(range(1, stood[1] + 2)), "the past is there too"
@@ -860,7 +741,7 @@ def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypa
         return len(list(kept.iterdir())) == 2
 
     wait(copied, "an autosave of both")
-    end_of_kernel()
+    end_of_kernel(Race)
     monkeypatch.setattr("moeviz.panels.race.AUTOSAVE", kept)
     panel = panels.Race()
     found = re.search(r"interrupted at step (\d+) was kept", said(panel))
@@ -873,7 +754,7 @@ def test_reset_throws_the_interrupted_race_away(track):
     press(panel, "reset")
     assert not list(folder.glob("*.safetensors"))
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [1, 1]
     assert Race._run._learners["MoE"].model_config.moe.num_experts == 8
 
@@ -901,7 +782,7 @@ def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
     assert [panel.controls[k].value for k in ("experts", "top_k", "seed")] == [16, 2, 0]
     panel.controls["experts"].value = 8
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [1, 1]
 
 
@@ -913,7 +794,7 @@ def test_an_autosave_of_another_corpus_is_not_gone_on_from(track, monkeypatch, t
     monkeypatch.setattr("moeviz.experiments.race.load_corpus", lambda: other)
     panel = panels.Race()
     press(panel, "step")
-    settle()
+    settle(Race)
     assert learner_steps() == [1, 1]
 
 
@@ -945,7 +826,7 @@ def test_a_race_that_cannot_be_built_says_why_and_can_be_tried_again(track, monk
         patch.setattr("moeviz.experiments.race.load_corpus", refuse)
         press(panel, "play")
         wait(lambda: said(panel) == "There is no text on this machine.", "the sentence")
-        settle()
+        settle(Race)
     press(panel, "play")
     wait_step(2)
     wait(lambda: said(panel) == "Training.", "the race")
@@ -958,7 +839,7 @@ def test_a_fault_on_the_training_thread_reaches_the_panel_marked(track, monkeypa
     panel = panels.Race()
     monkeypatch.setattr("moeviz.experiments.race.load_corpus", broken)
     press(panel, "step")
-    settle()
+    settle(Race)
     assert 'class="moeviz-unexpected"' in panel.status.value and "KeyError('boom')" in said(panel)
     assert caplog.records[-1].exc_info[0] is KeyError
     caplog.clear()

@@ -1,0 +1,1 @@
+"""What test modules share: in pytest's importlib mode they cannot import one another."""

@@ -1,0 +1,172 @@
+"""What the browser tests share: a notebook in a lab of its own, and audits of what a page shows."""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lab_browser as browser
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+WIDGETS7 = ROOT / ".venv-widgets7" / "bin" / "python"
+# JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
+BADGE = "/lab/tree/img/colab.svg"
+# ipywidgets 7 asks for MathJax 2, JupyterLab 4 brings 3; our labels hold no formula.
+MATHJAX = "page error: Cannot read properties of undefined (reading 'Queue')"
+
+
+def python_with(level):
+    """The Python whose lab has "widgets8" or "widgets7"; without it CI fails, others skip."""
+    python = WIDGETS7 if level == "widgets7" else Path(sys.executable)
+    if not python.is_file():
+        missing = "no second environment with ipywidgets 7: 'make test' makes it"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return str(python)
+
+
+@contextlib.contextmanager
+def opened(notebook, home, theme="Light", timeout=120):
+    """A page with a notebook, by its file name or as a dict, that has run from start to end;
+    afterwards nothing may have gone wrong."""
+    shipped = isinstance(notebook, str)
+    name = notebook if shipped else "a.ipynb"
+    files = {name: NOTEBOOKS / notebook if shipped else notebook}
+    with (
+        browser.LabServer(files, env={"MOEVIZ_HOME": str(home)}, theme=theme) as lab,
+        browser.open_browser(height=1300) as page,
+    ):
+        if shipped:
+            # The badge is a file beside the notebooks; without it the page logs a 404.
+            shutil.copytree(NOTEBOOKS / "img", lab.home / "root" / "img")
+        browser.open_notebook(page, lab, name)
+        assert browser.run_all(page, timeout=timeout) == []
+        yield page
+        assert browser.problems(page, ignore=[BADGE] if shipped else []) == []
+        page.goto("about:blank")
+
+
+# Texts.
+
+# How an audit begins: colours as the page resolves them, and their contrast (WCAG 2).
+_COLOURS = """css => {
+    const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
+        .getContext('2d', {willReadFrequently: true});
+    const rgba = c => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = c; pen.fillRect(0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data] };
+    const light = v => v.slice(0, 3).map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92
+        : ((x + 0.055) / 1.055) ** 2.4).reduce((s, x, i) => s + x * [0.2126, 0.7152, 0.0722][i], 0);
+    const contrast = (one, other) => { const a = light(one), b = light(other);
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) };"""
+# By what lies below a text on the screen, however it is turned; slow, for each is scrolled to.
+_ON_SCREEN = (
+    _COLOURS
+    + """
+    const over = (top, under) => [0, 1, 2].map(i =>
+        top[i] * top[3] / 255 + under[i] * (1 - top[3] / 255));
+    return [...document.querySelectorAll(`${css} svg text`)].map(text => {
+        text.scrollIntoView({block: 'center'});
+        const box = text.getBoundingClientRect();
+        const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
+            .filter(e => e !== text && e.tagName !== 'line' && e.tagName !== 'polyline');
+        let ground = [255, 255, 255];
+        for (const e of below) {
+            const style = getComputedStyle(e);
+            const paint = rgba(e instanceof SVGRectElement ? style.fill : style.backgroundColor);
+            if (paint[3] === 255) { ground = paint.slice(0, 3); break } }
+        return [text.textContent,
+            contrast(over(rgba(getComputedStyle(text).fill), ground), ground)] }) }"""
+)
+# By the picture's own geometry: to the filled box right under a text, or to the page.
+_IN_PICTURE = (
+    _COLOURS
+    + """
+    const page = rgba(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor);
+    const svg = document.querySelector(css + ' svg[data-state]');
+    const solid = e => { const s = getComputedStyle(e); return s.fill !== 'none'
+        && !s.fill.startsWith('url') && +s.opacity === 1 && rgba(s.fill)[3] === 255 };
+    const boxes = [...svg.querySelectorAll('rect, circle, polygon')].filter(solid);
+    const holds = (r, x, y) => { const b = r.getBBox();
+        return b.x <= x && x <= b.x + b.width && b.y <= y && y <= b.y + b.height };
+    return [...svg.querySelectorAll('text')].map(t => {
+        const b = t.getBBox(), x = b.x + b.width / 2, y = b.y + b.height / 2;
+        const turned = t.hasAttribute('transform');
+        const under = turned ? [] : boxes.filter(r => holds(r, x, y));
+        const ground = under.length ? rgba(getComputedStyle(under.at(-1)).fill) : page;
+        return {text: t.textContent, ratio: contrast(rgba(getComputedStyle(t).fill), ground),
+            size: parseFloat(getComputedStyle(t).fontSize), turned,
+            box: [b.x, b.y + 2, b.x + b.width, b.y + b.height - 2]} }) }"""
+)
+
+
+def check_contrast(page, css, least):
+    """More than `least` texts in all pictures of `css`, each of them easy to see."""
+    found = page.evaluate(_ON_SCREEN, css)
+    assert len(found) > least
+    assert [f"{text}: {ratio:.2f}" for text, ratio in found if ratio < 4.5] == []
+
+
+def check_readable(page, css, least):
+    """More than `least` texts in the first picture of `css`: easy to see, large, none cut off by
+    the edge and none over another."""
+    found = page.evaluate(_IN_PICTURE, css)
+    assert len(found) > least
+    assert [f"{t['text']}: {t['ratio']:.2f}" for t in found if t["ratio"] < 4.5] == []
+    assert min(t["size"] for t in found) >= 12
+    flat = [t for t in found if not t["turned"]]
+    outside = [t["text"] for t in flat if t["box"][2] > 902 or t["box"][0] < -1]
+    assert not outside, "runs out of the picture"
+    for i, t in enumerate(flat):
+        for other in flat[i + 1 :]:
+            a, b = t["box"], other["box"]
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert apart, f"{t['text']!r} runs into {other['text']!r}"
+    box = page.locator(f"{css} svg[data-state]").first.bounding_box()
+    assert box["width"] > 850, "scaled down, texts would be smaller than 12 px"
+
+
+# Keys.
+
+# The handle of a slider that is off has no property `disabled` of its own.
+FOCUSABLE = (
+    ":is(input, textarea, select, button, .noUi-handle, .ui-slider-handle)"
+    ":not(:disabled, [disabled] *)"
+)
+
+
+def check_tab_reaches_every_control(page, css):
+    """From the first control of the first panel `css` on, by the Tab key alone."""
+    controls = page.locator(css).first.locator(FOCUSABLE)
+    wanted = controls.evaluate_all("all => all.map((e, i) => { e.dataset.tab = i; return i })")
+    controls.first.focus()
+    reached = set()
+    for _ in range(3 * len(wanted)):
+        at = page.evaluate("() => document.activeElement.dataset.tab ?? null")
+        reached |= {int(at)} if at is not None else set()
+        page.keyboard.press("Tab")
+    assert reached == set(wanted), f"{css}: of {len(wanted)} controls"
+    page.evaluate(
+        "() => document.querySelectorAll('[data-tab]').forEach(e => e.removeAttribute('data-tab'))"
+    )
+
+
+def seconds_to_move(page, panel, slider, key="ArrowRight"):
+    """From a key pressed on a slider of a panel to the panel's new picture."""
+    before = browser.picture(page, panel)
+    begun = time.monotonic()
+    browser.press_slider(page, f"{panel} {slider}", key)
+    browser.wait_for_change(page, before, panel)
+    return time.monotonic() - begun
+
+
+def check_quick(seconds, theme):
+    """A generous bound on the middle one: the target is 100 ms; test machines are shared."""
+    seconds = sorted(seconds)
+    print(f"{theme}: from a key to the new picture, ms: {[round(1e3 * s) for s in seconds]}")
+    assert seconds[len(seconds) // 2] < 5

@@ -1,0 +1,28 @@
+"""What the tests of live runs share: waiting for their threads, and words for a small corpus."""
+
+import threading
+import time
+
+WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
+
+
+def wait(condition, what, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.005)
+
+
+def settle(player):
+    """Every command to the run of this kind of panel has been obeyed."""
+    done = threading.Event()
+    player._run._commands.put(done.set)
+    assert done.wait(20)
+
+
+def end_of_kernel(player):
+    """Close the run of this kind of panel, if there is one."""
+    run, player._run = player._run, None
+    if run is not None:
+        run.close()
+        assert not run._thread.is_alive()
