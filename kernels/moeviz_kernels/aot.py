@@ -140,7 +140,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 def routing_launches() -> list[Launch]:
     """top-k, sort and tile map, which know no dtype but float32 and int32."""
     with recording("fp32") as launches:
-        for num_experts in (8, 60, 256):
+        for num_experts in (8, 60, 256, sort.MAX_EXPERTS):
             logits_TE = meta(1001, num_experts, dtype=torch.float32)
             for k, softmax in itertools.product((1, 2, 8), (False, True)):
                 launch_topk(logits_TE, k, softmax)

@@ -122,11 +122,14 @@ def rectangle_kernel(
 
 
 def blocking(num_rows: int, num_experts: int) -> dict[str, int]:
-    """How a sort of this size is cut: the block held at once, the rows and number of programs."""
+    """How a sort of this size is cut: the block held at once, the warps that hold it, the rows and
+    number of programs."""
     block_e = triton.next_power_of_2(num_experts)
     block = max(16, min(128, ELEMENTS // block_e))
     rows = block * max(1, triton.cdiv(num_rows, block * MAX_BLOCKS))
-    return dict(block=block, block_e=block_e, rows=rows, programs=triton.cdiv(num_rows, rows))
+    warps = max(4, block * block_e // 4096)
+    programs = triton.cdiv(num_rows, rows)
+    return dict(block=block, block_e=block_e, warps=warps, rows=rows, programs=programs)
 
 
 def histogram(expert_N: Tensor, num_experts: int) -> Tensor:
@@ -135,7 +138,7 @@ def histogram(expert_N: Tensor, num_experts: int) -> Tensor:
     count = torch.empty(cut["programs"], num_experts, device=expert_N.device, dtype=torch.int32)
     histogram_kernel[(cut["programs"],)](
         expert_N, count, expert_N.numel(), num_experts, cut["rows"],
-        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=4,
+        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=cut["warps"],
     )  # fmt: skip
     return count
 
@@ -160,7 +163,7 @@ def scatter(expert_N: Tensor, before: Tensor, total_E: Tensor) -> tuple[Tensor, 
     scatter_kernel[(cut["programs"],)](
         expert_N, before, total_E, order, rank, expert, slot, offsets,
         expert_N.numel(), num_experts, cut["rows"],
-        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=4,
+        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=cut["warps"],
     )  # fmt: skip
     return order, rank, expert, slot, offsets
 
