@@ -10,7 +10,8 @@ are compared with float64, and runs with each other, bit by bit.
 The limit is that of an ideal fused layer, with the ceilings of the device measured in the same run
 (layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs. What
 does not run, for want of time (--budget), memory or a package, says so. The file is written after
-each case: an interrupted run leaves those that it finished.
+each case: an interrupted run leaves those that it finished. On a GPU contenders that compile, and
+the profiler's figures, follow when all cases are through.
 """
 
 from __future__ import annotations
@@ -168,6 +169,11 @@ def main(argv: list[str] | None = None) -> int:
         f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy\n",
         flush=True,
     )
+
+    def save() -> None:
+        after = {"failures": run.failures, "load_average_after": load_average()}
+        write_atomically(path, (json.dumps(report | after, indent=1) + "\n").encode())
+
     for name, routing in cases:
         late = run.out_of_time()
         try:
@@ -179,8 +185,10 @@ def main(argv: list[str] | None = None) -> int:
             report["not_run"][f"{name}, {routing}"] = reason(error)
             print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
         free_memory()
-        report |= {"failures": run.failures, "load_average_after": load_average()}
-        write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())
+        save()
+    if run.on_gpu:
+        run.later(report["cases"], save)
+        print("\n\n".join(table(case) for case in report["cases"]), end="\n\n")
     print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")
     for failure in run.failures:
         print(f"FAILED: {failure}")

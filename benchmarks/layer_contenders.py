@@ -85,7 +85,6 @@ class Contender:
     weights: tuple[nn.Parameter, ...]
     routed: bool = True  # whether it uses the logits
     graph: bool = False  # whether it is also timed as a CUDA graph
-    compiles: bool = False  # whether its first call takes long
     problem: Problem = field(kw_only=True)
 
     def on(self, problem: Problem) -> Contender:
@@ -172,7 +171,7 @@ def torch_compiled(problem: Problem) -> Contender:
     torch.compiler.reset()  # each shape is another graph: none of the earlier is needed again
     plain = torch_grouped_mm(problem)
     compiled = torch.compile(plain.forward, dynamic=False)
-    return Contender(compiled, plain.weights, compiles=True, problem=problem)
+    return Contender(compiled, plain.weights, problem=problem)
 
 
 def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Contender:
@@ -209,7 +208,7 @@ def liger(problem: Problem) -> Contender:
         weight_TK, expert_TK = choose(logits_TE, problem.top_k)
         return LigerFusedMoEFunction.apply(x_TD, *weights, expert_TK.int(), weight_TK)
 
-    return Contender(forward, weights, compiles=True, problem=problem)  # it tunes itself
+    return Contender(forward, weights, problem=problem)
 
 
 def naive(problem: Problem) -> Contender:
@@ -245,7 +244,7 @@ Builder = Callable[[Problem], Contender]
 
 
 def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
-    """By name, in the order of running; what compiles for long comes last."""
+    """By name, in the order of running."""
     grouped, eager = (
         functools.partial(mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s)
         for name in ("grouped_mm", "eager")
@@ -256,16 +255,17 @@ def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
         "transformers Mixtral eager": eager,
     }
     if device.type == "cuda":
-        compiling: dict[str, Builder] = {
-            "liger": liger,
-            "torch grouped_mm compiled": torch_compiled,
-        }
-        return {OURS: moeviz_triton, DENSE: dense, **peers, **compiling}
+        return {OURS: moeviz_triton, DENSE: dense, **peers}
     ours: dict[str, Builder] = {
         OURS: moeviz_triton,
         "moeviz grouped": functools.partial(moeviz, backend="grouped"),
     }
     return {**ours, **peers, "naive loop over W[e]": naive, DENSE: dense}
+
+
+def compiling_builders() -> dict[str, Builder]:
+    """Those whose first call takes long: they tune themselves, or compile."""
+    return {"liger": liger, "torch grouped_mm compiled": torch_compiled}
 
 
 def relative_errors(contender: Contender) -> dict[str, float]:

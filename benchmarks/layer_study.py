@@ -1,4 +1,8 @@
-"""One case of the layer benchmark: each contender checked, then measured."""
+"""One case of the layer benchmark: each contender checked, then measured.
+
+On a GPU two things wait until all cases are through: contenders that compile for long, and the
+profiler, which slows down what is launched after it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import re
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +24,7 @@ from layer_contenders import (
     NotRun,
     Problem,
     builders,
+    compiling_builders,
     load,
     relative_errors,
 )
@@ -45,8 +51,7 @@ from timing import (
 from training import DENSE
 
 CHECK_SECONDS = 1.0  # of float64 products for each contender: what takes longer gets fewer tokens
-# Of the budget, for contenders that compile or tune themselves, and none of its last part.
-COMPILE_SHARE = 0.25
+PROFILER_SHARE = 0.2  # of the budget, kept from contenders that compile for long
 RUNS = 20  # that are compared bit by bit
 FEW_TOKENS = 1024  # up to here, all that a layer reads might lie in the L2 cache
 
@@ -56,6 +61,11 @@ def reason(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     line = re.sub(r"(?:/[\w.+-]+)+/", "", line)[:200]
     return line if isinstance(error, NotRun) else f"{type(error).__name__}: {line}"
+
+
+def launches(contender: Contender) -> dict[str, int]:
+    forward, both = (len(device_events(f)) for f in (contender.output, contender.run))
+    return {"forward": forward, "both": both}
 
 
 def label(case: dict[str, Any]) -> str:
@@ -68,17 +78,16 @@ class Run:
     def __init__(self, device: torch.device, dtype: torch.dtype, rounds: int, budget: float):
         self.device, self.dtype, self.rounds, self.budget = device, dtype, rounds, budget
         self.start = time.perf_counter()
-        self.compiling = 0.0  # seconds, so far
-        self.profiled = False
         self.failures: list[str] = []
         self.on_gpu = device.type == "cuda"
         self.ceilings = ceilings(device, dtype)
         size = 2048 if self.on_gpu else 512
         self.float64_flops = 1e12 * matmul_tflops(device, torch.float64, size)
 
-    def out_of_time(self) -> str | None:
-        if time.perf_counter() - self.start > self.budget:
-            return f"the budget of {self.budget:g} s was used up"
+    def out_of_time(self, share: float = 1.0) -> str | None:
+        if time.perf_counter() - self.start > share * self.budget:
+            part = "" if share == 1 else f"{share:.0%} of "
+            return f"{part}the budget of {self.budget:g} s was used up"
         return None
 
     @old_objects_set_aside()
@@ -99,19 +108,52 @@ class Run:
         }
         steps: dict[str, Contender] = {}
         for contender, build in builders(self.device, self.ceilings.copy_gb_per_s).items():
-            try:
-                found = self.study(contender, build, problem, case, steps)
-            except Exception as error:
-                found = {"not_run": reason(error)}
-                expected = (NotRun, ImportError, torch.OutOfMemoryError)
-                if contender.startswith("moeviz") and not isinstance(error, expected):
-                    self.failures.append(f"{contender} did not run: {reason(error)}, {label(case)}")
-            case["contenders"][contender] = found
-            free_memory()
+            self.study(contender, build, problem, case, steps)
         if steps:
             self.time_by_turns(steps, case["contenders"])
         self.add_ratios(shape, case)
         return case
+
+    def later(self, cases: list[dict[str, Any]], save: Callable[[], None]) -> None:
+        """On a GPU, once all cases are through: what would have cost them time, or slowed them."""
+        for step in (self.compiled, self.profiled):
+            for case in cases:
+                try:
+                    step(case)
+                except RuntimeError as error:
+                    case.setdefault("notes", {})[step.__name__] = reason(error)
+                free_memory()
+                save()
+
+    @old_objects_set_aside()
+    def compiled(self, case: dict[str, Any]) -> None:
+        """Adds the contenders that compile for long."""
+        shape = SHAPES[case["shape"]["name"]]
+        problem = Problem.random(shape, case["routing"], self.device, self.dtype)
+        for contender, build in compiling_builders().items():
+            self.study(contender, build, problem, case, {}, share=1 - PROFILER_SHARE)
+        self.add_ratios(shape, case)
+
+    def profiled(self, case: dict[str, Any]) -> None:
+        """Adds the launches of each contender, and the kernels of ours with their times."""
+        shape = SHAPES[case["shape"]["name"]]
+        problem = Problem.random(shape, case["routing"], self.device, self.dtype)
+        work = kernel_work(shape, problem.x_TD.element_size())
+        for name, build in builders(self.device, self.ceilings.copy_gb_per_s).items():
+            found = case["contenders"][name]
+            if "not_run" in found or self.out_of_time():
+                continue
+            contender = build(problem)
+            contender.run()  # what is lazy happens before
+            self.optional(found, "launches", lambda c=contender: launches(c))
+            if name == OURS:
+                self.optional(
+                    case,
+                    "kernels",
+                    lambda c=contender: kernel_table(
+                        device_events(c.run, 5), 5, work, self.ceilings
+                    ),
+                )
 
     def checked_tokens(self, shape: Shape) -> int:
         one = 3 * shape.forward_flops / shape.tokens
@@ -124,22 +166,22 @@ class Run:
         problem: Problem,
         case: dict[str, Any],
         steps: dict[str, Contender],
-    ) -> dict[str, Any]:
-        """All of one contender but, on a CPU, its times: there it is added to `steps`."""
-        late = self.out_of_time()
-        if late:
-            raise NotRun(late)
-        start = time.perf_counter()
-        contender = build(problem)
-        if contender.compiles:
-            share = COMPILE_SHARE * self.budget
-            if self.compiling > share or start - self.start > self.budget - share:
-                raise NotRun(f"compiling took {self.compiling:.0f} s already: no time for more")
+        share: float = 1.0,
+    ) -> None:
+        """All of one contender but, on a CPU, its times: there it is added to `steps`. What does
+        not run says why. share: of the budget, after which it is left out."""
         try:
-            return self.measure(name, contender, case, steps)
-        finally:
-            if contender.compiles:
-                self.compiling += time.perf_counter() - start
+            if late := self.out_of_time(share):
+                raise NotRun(late)
+            found = self.measure(name, build(problem), case, steps)
+        except Exception as error:
+            found = {"not_run": reason(error)}
+            expected = (NotRun, ImportError, torch.OutOfMemoryError)
+            if name.startswith("moeviz") and not isinstance(error, expected):
+                self.failures.append(f"{name} did not run: {reason(error)}, {label(case)}")
+                traceback.print_exc()
+        case["contenders"][name] = found
+        free_memory()
 
     def measure(
         self, name: str, contender: Contender, case: dict[str, Any], steps: dict[str, Contender]
@@ -161,7 +203,7 @@ class Run:
         )
         found |= {"peak_bytes": None, "launches": {"forward": None, "both": None}, "syncs": None}
         if self.on_gpu:
-            self.on_the_gpu(name, contender, found, case)
+            self.on_the_gpu(contender, found)
         else:
             steps[name] = contender
         return found
@@ -184,9 +226,7 @@ class Run:
             found.setdefault(key, None)
             found.setdefault("notes", {})[key] = reason(error)
 
-    def on_the_gpu(
-        self, name: str, contender: Contender, found: dict[str, Any], case: dict[str, Any]
-    ) -> None:
+    def on_the_gpu(self, contender: Contender, found: dict[str, Any]) -> None:
         few = len(contender.problem.x_TD) <= FEW_TOKENS
         flush = torch.empty(FLUSH_BYTES, device=self.device, dtype=torch.uint8) if few else None
         times = on_gpu(contender.training_step, 0.5, flush)
@@ -197,24 +237,9 @@ class Run:
         found["inference_ms"] = spread([sum(parts) for parts in times])
         self.optional(found, "peak_bytes", lambda: peak_bytes(contender.run))
         self.optional(found, "syncs", lambda: count_syncs(contender.run))
-        self.optional(found, "launches", lambda: self.launches(contender))
-        if name == OURS:
-            work = kernel_work(SHAPES[case["shape"]["name"]], contender.problem.x_TD.element_size())
-            self.optional(
-                case,
-                "kernels",
-                lambda: kernel_table(device_events(contender.run, 5), 5, work, self.ceilings),
-            )
         if contender.graph:
             self.optional(found, "graph_forward_ms", lambda: self.replayed(contender, flush, False))
             self.optional(found, "graph_both_ms", lambda: self.replayed(contender, flush, True))
-
-    def launches(self, contender: Contender) -> dict[str, int]:
-        if not self.profiled:  # starting up, the profiler may miss some
-            device_events(contender.output)
-            self.profiled = True
-        forward, both = (len(device_events(f)) for f in (contender.output, contender.run))
-        return {"forward": forward, "both": both}
 
     def replayed(
         self, contender: Contender, flush: torch.Tensor | None, both: bool

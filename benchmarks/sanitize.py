@@ -11,6 +11,7 @@ device or takes too long, that is said and is no failure; an error that it finds
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from layer_shapes import Shape
 
 SHAPES = (Shape(100, 72, 40, 5, 2), Shape(1, 136, 24, 8, 8), Shape(33, 64, 56, 60, 3))
 FOUND = 9  # compute-sanitizer's exit code for errors
+ERROR = re.compile(r"^=+ (Invalid|Misaligned|Illegal) ", re.MULTILINE)
 
 
 def step() -> None:
@@ -50,9 +52,17 @@ def verdict(code: int, said: str) -> tuple[int, str]:
     return 0, f"compute-sanitizer did not run (exit code {code}): not checked.\n{said}"
 
 
+def unfinished(late: subprocess.TimeoutExpired) -> tuple[int, str]:
+    """As verdict, of a run that took too long: what it found until then counts."""
+    said = late.output or ""
+    if ERROR.search(said):
+        return 1, f"compute-sanitizer found errors, in the {late.timeout:g} s that it had:\n{said}"
+    return 0, f"It took longer than {late.timeout:g} s: not checked."
+
+
 def run_within(command: list[str], seconds: float) -> tuple[int, str]:
     """Exit code and output. After `seconds` the command and all that it started are ended, and
-    subprocess.TimeoutExpired is raised."""
+    subprocess.TimeoutExpired is raised, with what it had said."""
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     with subprocess.Popen(
         command,
@@ -66,7 +76,8 @@ def run_within(command: list[str], seconds: float) -> tuple[int, str]:
             said, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise
+            said, _ = process.communicate()
+            raise subprocess.TimeoutExpired(command, seconds, said) from None
     return process.returncode, said
 
 
@@ -84,13 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.step:
         step()
         return 0
-    checker = shutil.which("compute-sanitizer")
+    toolkits = os.pathsep.join(sorted(glob.glob("/usr/local/cuda*/bin"), reverse=True))
+    checker = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=toolkits)
     if checker is None:
-        print("compute-sanitizer is not on the PATH: not checked.")
+        print("compute-sanitizer is neither on the PATH nor in /usr/local/cuda*/bin: not checked.")
         return 0
     # API errors are no memory errors: PyTorch asks for what a driver may not have.
     command = [checker, "--tool", "memcheck", "--report-api-errors", "no"]
-    command += ["--error-exitcode", str(FOUND)]
+    command += ["--error-exitcode", str(FOUND), "--print-limit", "10", "--show-backtrace", "device"]
     watched = [sys.executable, "-P", "-m", "moeviz", "bench", "sanitize", "--step"]
     try:
         code, said = run_within(watched, arguments.seconds)  # compiles the kernels
@@ -99,8 +111,8 @@ def main(argv: list[str] | None = None) -> int:
             code, sentence = verdict(code, said)
         else:
             sentence = f"The kernels failed before they were watched (exit code {code}):\n{said}"
-    except subprocess.TimeoutExpired:
-        code, sentence = 0, f"It took longer than {arguments.seconds:g} s: not checked."
+    except subprocess.TimeoutExpired as late:
+        code, sentence = unfinished(late)
     print(sentence)
     return code
 

@@ -238,7 +238,10 @@ def device_events(run: Callable[[], object], times: int = 1) -> list[Any]:
         for _ in range(times):
             run()
         torch.cuda.synchronize()
-    return on_device(profiler.events())
+    found = on_device(profiler.events())
+    if not found:
+        raise RuntimeError("the profiler saw nothing on the GPU")
+    return found
 
 
 def on_device(events: Iterable[Any]) -> list[Any]:

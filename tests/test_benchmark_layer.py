@@ -173,7 +173,7 @@ def test_what_the_budget_does_not_reach_is_noted(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count(said) == 2
 
     looks = iter([None, None, None])  # for the case, the refused first contender and one more
-    monkeypatch.setattr(layer_study.Run, "out_of_time", lambda self: next(looks, "no time"))
+    monkeypatch.setattr(layer_study.Run, "out_of_time", lambda *_: next(looks, "no time"))
     _, report = tiny(tmp_path)
     found = report["cases"][0]["contenders"]
     assert "both_ms" in found["moeviz grouped"] and "of_dense" not in found["moeviz grouped"]

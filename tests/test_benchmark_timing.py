@@ -167,14 +167,17 @@ def stand_in(monkeypatch):
 
     found = {OURS: ours, DENSE: layer_contenders.dense}
     monkeypatch.setattr(layer_study, "builders", lambda *_: found)
+    monkeypatch.setattr(layer_study, "compiling_builders", dict)
     yield run, found
     assert mode == ["warn", "default"] * (len(mode) // 2)
 
 
 def test_on_a_gpu_all_is_measured(stand_in):
     run, _ = stand_in
-    case = run.case("tiny", "zipf")
-    assert run.failures == []
+    case, saved = run.case("tiny", "zipf"), []
+    assert case["kernels"] == []  # the profiler would slow down the cases after this one
+    run.later([case], lambda: saved.append(len(case["kernels"])))
+    assert run.failures == [] and saved == [0, 2]
     for name, result in case["contenders"].items():
         for key in (*TIMES, "graph_forward_ms", "graph_both_ms"):
             assert set(result[key]) == {"median", "q1", "q3"}, (name, key)
@@ -197,6 +200,7 @@ def test_on_a_gpu_a_figure_that_fails_does_not_take_the_times_along(stand_in, mo
     monkeypatch.setattr(layer_study, "device_events", fails)
     monkeypatch.setattr(layer_study, "captured", lambda run: (timing.single(int), run()))
     case = run.case("tiny", "uniform")
+    run.later([case], lambda: None)
     result = case["contenders"][OURS]
     replay = "ValueError: the replay of the CUDA graph computes something else"
     assert result["notes"] == {
@@ -226,22 +230,39 @@ def test_bits_that_change_between_runs_are_a_failure(stand_in):
     assert not case["contenders"][OURS]["repeatable"]
 
 
-def test_compiling_has_a_share_of_the_budget(stand_in, monkeypatch):
+def test_what_compiles_comes_after_all_cases_and_leaves_time_for_the_profiler(
+    stand_in, monkeypatch
+):
     run, found = stand_in
-    dense = found[DENSE]
+    slow = {"compiled": layer_contenders.naive}
+    monkeypatch.setattr(layer_study, "compiling_builders", lambda: slow)
+    first, second = (run.case("tiny", routing) for routing in ("uniform", "zipf"))
+    assert [*first["contenders"]] == [*second["contenders"]] == [*found]
+    run.compiled(first)
+    assert set(first["contenders"]["compiled"]["of_dense"]) == {"forward", "both"}
+    monkeypatch.setattr(run, "start", time.perf_counter() - 0.9 * run.budget)
+    run.later([second], lambda: None)
+    said = "80% of the budget of 60 s was used up"
+    assert second["contenders"]["compiled"] == {"not_run": said}
+    assert second["contenders"][OURS]["launches"] == {"forward": 2, "both": 2}
+    assert layer.table(second).count(said) == 1
 
-    def compiling(problem):
-        contender = dense(problem)
-        contender.compiles = True
-        return contender
 
-    found["compiled"] = found["compiled again"] = compiling
-    monkeypatch.setattr(layer_study, "COMPILE_SHARE", 0.0)
-    monkeypatch.setattr(layer_study.Run, "judge", lambda *_: None)
-    monkeypatch.setattr(layer_study, "relative_errors", lambda _: {})
-    contenders = run.case("tiny", "uniform")["contenders"]
-    assert "both_ms" in contenders["compiled"]
-    assert "compiling took" in contenders["compiled again"]["not_run"]
+def test_one_case_that_breaks_later_leaves_the_others(stand_in, monkeypatch):
+    run, _ = stand_in
+    cases = [run.case("tiny", routing) for routing in ("uniform", "zipf")]
+    random = layer_contenders.Problem.random
+
+    def full(shape, routing, *where):
+        if routing == "uniform":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return random(shape, routing, *where)
+
+    monkeypatch.setattr(layer_contenders.Problem, "random", full)
+    run.later(cases, lambda: None)
+    said = "OutOfMemoryError: CUDA out of memory."
+    assert cases[0]["notes"] == {"compiled": said, "profiled": said}
+    assert "notes" not in cases[1] and cases[1]["kernels"]
 
 
 def test_syncs_are_counted_by_torchs_warnings(stand_in):
@@ -303,11 +324,18 @@ def test_only_real_errors_of_the_memory_checker_are_fatal(code, said, verdict, s
     assert found == verdict and sentence in text
 
 
+def test_errors_found_before_the_time_was_up_count():
+    said = "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 2 bytes\n"
+    for output, code, word in ((said, 1, "found errors"), ("", 0, "not checked"), (None, 0, "not")):
+        found, sentence = sanitize.unfinished(subprocess.TimeoutExpired("memcheck", 5.0, output))
+        assert found == code and word in sentence
+
+
 def test_without_a_gpu_or_a_checker_nothing_is_checked(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert sanitize.main([]) == 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(sanitize.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sanitize.shutil, "which", lambda *_, **__: None)
     assert sanitize.main([]) == 0
     assert capsys.readouterr().out.count("not checked") == 2
 
@@ -316,7 +344,7 @@ def test_the_memory_checker_is_ended_with_all_that_it_started():
     child = "import time; time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     start = time.perf_counter()
-    with pytest.raises(subprocess.TimeoutExpired):
-        sanitize.run_within([sys.executable, "-c", parent], 1.0)
-    assert time.perf_counter() - start < 30
+    with pytest.raises(subprocess.TimeoutExpired) as late:
+        sanitize.run_within([sys.executable, "-c", f"print(7, flush=True); {parent}"], 1.0)
+    assert time.perf_counter() - start < 30 and late.value.output == "7\n"
     assert sanitize.run_within([sys.executable, "-c", "print(6 * 7)"], 30.0) == (0, "42\n")

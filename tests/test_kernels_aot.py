@@ -18,7 +18,7 @@ TRITON_36 = ROOT / ".venv-triton36"
 KERNELS = {
     name
     for path in (ROOT / "kernels").rglob("*.py")
-    for name in re.findall(r"@triton.jit\ndef (\w+_kernel)\(", path.read_text(encoding="utf-8"))
+    for name in re.findall(r"@triton.jit.*\ndef (\w+_kernel)\(", path.read_text(encoding="utf-8"))
 }
 PRODUCTS = {"up_kernel", "gemm_kernel", "grad_hidden_kernel", "grad_weight_kernel"}
 SHARED_KIB = {"sm_75": 64, "sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
@@ -186,6 +186,38 @@ def test_each_fault_is_found(tmp_path):
     assert len(found["broken"]) == 1 and found["broken"][0].startswith("does not compile: ")
     assert table[-1].endswith("2 compilations, 1 with faults")
     assert "FAULT spills" in table[2] and "FAULT" not in table[1]
+
+
+ANY_BATCH = """
+import torch
+from moeviz_kernels import aot, configs, sort, tiles
+from moeviz_kernels.topk import launch
+
+def launches(num_rows):
+    found = []
+    with aot.recording("fp32") as routing:
+        launch(aot.meta(num_rows, 8, dtype=torch.float32), 2, True)
+        expert_N = aot.meta(num_rows)
+        count = sort.histogram(expert_N, 8)
+        sort.scatter(expert_N, count, sort.scan(count))
+        tiles.tile_map(aot.meta(9), num_rows, 64)
+    for kernel in configs.KERNELS:
+        cut = configs.Gemm(64, 64, 32, 4, 3)
+        found += aot.gemm_launches(kernel, cut, "bf16", 64, 64, num_rows=num_rows)
+    return routing + found
+
+some, more = launches(1), launches(1024)
+assert some == launches(77) == launches(128), "the smallest batches"
+assert more == launches(1001) == launches(1008)
+assert len(more) == len(some) > 8
+"""
+
+
+def test_no_size_of_a_batch_compiles_anew(tmp_path):
+    """What grows with the number of tokens is no constant and no multiple of 16 to the compiler;
+    but the scan takes as many blocks as the next power of two."""
+    done = run("-c", ANY_BATCH, cache=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_what_cannot_be_done_is_refused_in_a_sentence(tmp_path):

@@ -203,7 +203,8 @@ def test_float32_rounds_to_tf32_where_torch_may(precision):
     assert options["PRECISION"] == {"highest": "ieee", "high": "tf32"}[precision]
     want = by_rows(case.x, case.token, case.expert, case.weight, case.w13, case.w2)
     error = relative(y, want)
-    assert error < {"highest": 2e-6, "high": 2e-3}[precision]
+    # Triton leaves the rounding to the tensor cores, which cut the 13 low bits off.
+    assert error < {"highest": 2e-6, "high": 1e-2}[precision]
     if DEVICE == "cuda":
         assert (error > 1e-5) == (precision == "high")
 

@@ -118,11 +118,11 @@ def recording(dtype: str, aligned: bool = True) -> Iterator[list[Launch]]:
                 signature[name] = POINTERS[value.dtype]
                 divisible += [name] * aligned
             # Triton, too, makes a constant of a size or stride of 1.
-            elif parameter.is_constexpr or value == 1:
+            elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
                 signature[name], constants[name] = "constexpr", value
             else:
                 signature[name] = "i32"
-                divisible += [name] * (value % 16 == 0)
+                divisible += [name] * (value % 16 == 0 and not parameter.do_not_specialize)
         launch = Launch(
             kernel.fn.__module__, kernel.fn.__name__, dtype, signature, constants, divisible,
             given.get("num_warps", 4), given.get("num_stages", 3),
@@ -168,12 +168,19 @@ def combine_launches(dtype: str) -> Iterator[Launch]:
 
 
 def gemm_launches(
-    kernel: configs.Kernel, config: configs.Gemm, dtype: str, width: int, depth: int
+    kernel: configs.Kernel,
+    config: configs.Gemm,
+    dtype: str,
+    width: int,
+    depth: int,
+    num_rows: int = 1001,
 ) -> list[Launch]:
     """A grouped GEMM in one cut, with each of its flags."""
     like = partial(meta, dtype=DTYPES[dtype])
-    token, offsets, weight = meta(1001), meta(9), meta(1001, dtype=torch.float32)
-    tile_map, x, h = (meta(17), meta(17)), like(1001, depth), like(1001, width)
+    token, offsets, weight = meta(num_rows), meta(9), meta(num_rows, dtype=torch.float32)
+    num_tiles = tiles.most_tiles(num_rows, 8, config.block_m)
+    tile_map = (meta(num_tiles), meta(num_tiles))
+    x, h = like(num_rows, depth), like(num_rows, width)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     with recording(dtype, aligned=width % 8 == 0) as launches:
@@ -185,7 +192,7 @@ def gemm_launches(
             for matrix in (like(8, width, depth).transpose(1, 2), like(8, depth, width)):
                 grouped_gemm(x, matrix, offsets, tile_map, config)
         elif kernel == "grad_hidden":
-            w2, z = like(8, depth, width), like(1001, 2 * width)
+            w2, z = like(8, depth, width), like(num_rows, 2 * width)
             grad_hidden(x, token, weight, w2, z, offsets, tile_map, config)
         else:
             for gather_left in (True, False):

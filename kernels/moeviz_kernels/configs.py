@@ -3,7 +3,8 @@
     rows per expert   <= 16   <= 32   <= 96   more       a tile never mixes experts: one taller than
     BLOCK_M              16      32      64    128       an expert's rows computes padding
 
-Never chosen by the number of tokens alone, so that no batch size compiles or tunes anew. Each entry
+Never chosen by the number of tokens alone, so that no batch size compiles or tunes anew; for the
+same reason the kernels' `do_not_specialize` names what grows with the batch. Each entry
 is the first of its candidates that ptxas compiles without a spill within the chip's shared memory
 (aot.py checks every one); none has been measured on a GPU yet. Widths that are no multiple of 16
 take the small cuts of float32. `tune.tune` measures on the GPU at hand.

@@ -20,7 +20,7 @@ from moeviz_kernels.configs import Gemm, launch_options
 from moeviz_kernels.tiles import grouped_order
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def gemm_kernel(
     rows_ptr,  # [N, K]
     matrix_ptr,  # [E, ...], element (e, k, c) at e * K * C + k * stride_k + c * stride_c

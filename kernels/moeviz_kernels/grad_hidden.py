@@ -43,7 +43,7 @@ def swiglu_backward(dh, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F):
     return tl.sum(dh * a, axis=1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_tiles"])
 def grad_hidden_kernel(
     grad_ptr,  # [T, D], gradient of the layer's output
     token_ptr,  # [N] int32

@@ -30,7 +30,7 @@ ELEMENTS = 8192  # of the comparison held by one program
 RECTANGLE = 1024  # rows of one program of the last step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "ROWS"])
 def histogram_kernel(
     expert_ptr,  # [N] int32
     count_ptr,  # [blocks, E] int32
@@ -50,7 +50,7 @@ def histogram_kernel(
     tl.store(count_ptr + tl.program_id(0) * E + e, count, mask=e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def scan_kernel(
     count_ptr,  # [blocks, E] int32; becomes: the expert's rows in the blocks before
     total_ptr,  # [E] int32
@@ -65,7 +65,7 @@ def scan_kernel(
     tl.store(total_ptr + tl.program_id(0), tl.sum(count, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "ROWS"])
 def scatter_kernel(
     expert_ptr,  # [N] int32
     before_ptr,  # [blocks, E] int32, from the scan
@@ -104,7 +104,7 @@ def scatter_kernel(
         taken += tl.sum(same, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def rectangle_kernel(
     order_ptr,  # [N] int32: row -> assignment t * K + k
     token_ptr,  # [N] int32: row -> t

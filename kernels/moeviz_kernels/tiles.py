@@ -12,7 +12,6 @@ and a CUDA graph can replay it with any other routing.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 ELEMENTS = 4096  # of the comparison of tiles with experts held by one program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def tile_map_kernel(
     offsets_ptr,  # [E + 1] int32
     expert_ptr,  # [tiles] int32, -1: no tile
@@ -59,7 +58,8 @@ def tile_map(offsets: Tensor, num_rows: int, block_m: int) -> tuple[Tensor, Tens
     """
     num_experts = offsets.numel() - 1
     num_tiles = most_tiles(num_rows, num_experts, block_m)
-    expert, row = torch.empty(2, num_tiles, device=offsets.device, dtype=torch.int32)
+    # Not halves of one array: Triton compiles anew for a pointer that is no multiple of 16 bytes.
+    expert, row = (offsets.new_empty(num_tiles) for _ in range(2))
     block_e = triton.next_power_of_2(num_experts)
     block = max(1, ELEMENTS // block_e)
     tile_map_kernel[(triton.cdiv(num_tiles, block),)](

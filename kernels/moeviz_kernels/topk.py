@@ -20,7 +20,7 @@ from moeviz_kernels.sort import MAX_EXPERTS
 ELEMENTS = 2048  # logits held by one program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def topk_kernel(
     logits_ptr,  # [T, E] float32
     scores_ptr,  # [T, E] float32, written with SOFTMAX

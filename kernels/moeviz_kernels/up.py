@@ -24,7 +24,7 @@ from moeviz_kernels.configs import Gemm, launch_options
 from moeviz_kernels.tiles import grouped_order
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def up_kernel(
     x_ptr,  # [T, D]
     token_ptr,  # [N] int32: row -> token
