@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import random
 import threading
 
 import pytest
@@ -101,12 +100,11 @@ def stills(monkeypatch):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A text of few words, and a tokenizer trained on it."""
-    from helpers.live import WORDS
+    from helpers.prose import prose
     from moeviz.corpus import load_corpus
     from moeviz.tokenizer import Tokenizer
 
-    draw = random.Random(1)
-    text = "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
+    text = prose(1)
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(text)
     return load_corpus(path, tokenizer=Tokenizer.train([text], 300))

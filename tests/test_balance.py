@@ -3,7 +3,6 @@ killed experts, and a short training with every router."""
 
 import dataclasses
 import math
-import random
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.prose import prose
 from moeviz.corpus import load_corpus
 from moeviz.layer import MoEConfig
 from moeviz.model import ModelConfig
@@ -640,15 +640,9 @@ def test_a_killed_expert_is_not_part_of_the_state():
 # --- training ---
 
 
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
 TRAIN = TrainConfig(
     steps=8, batch_size=4, seq_len=12, learning_rate=1e-2, warmup=2, validate_every=0, seed=3
 )
-
-
-def prose(seed):
-    draw = random.Random(seed)
-    return "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import random
 import re
 import signal
 import subprocess
@@ -13,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.prose import WORDS, prose
 from moeviz import __version__, cli, doctor
 from moeviz.experiments import EXPERIMENTS
 from moeviz.files import load_arrays
 from moeviz.paths import data_path
 from moeviz.trainer import Trainer
 
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
 TINY = (
     "--d-model 8 --num-layers 1 --num-heads 2 --num-experts 4 --top-k 2 --d-expert 4 "
     "--batch-size 2 --seq-len 8 --warmup 3 --device cpu"
@@ -28,9 +27,8 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    draw = random.Random(1)
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(200)))
+    path.write_text(prose(1))
     return path
 
 

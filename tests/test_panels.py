@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import moeviz.live
-from helpers.live import WORDS, end_of_kernel, settle, wait
+from helpers.live import end_of_kernel, settle, wait
 from helpers.panels import (
     LOUD,
     NASTY,
@@ -32,6 +32,7 @@ from helpers.panels import (
     said,
     twin,
 )
+from helpers.prose import WORDS
 from moeviz import panels
 from moeviz.corpus import load_corpus
 from moeviz.layer import MoEConfig

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from helpers.prose import prose
 from moeviz.corpus import load_corpus
 from moeviz.files import HEADER_KEY, load_arrays
 from moeviz.layer import MoEConfig
@@ -29,7 +30,6 @@ from moeviz.trainer import (
     resolve_precision,
 )
 
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
 DENSE = ModelConfig(vocab_size=300, d_model=16, num_layers=2, num_heads=2, d_ff=16)
 MOE = dataclasses.replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2, d_expert=8))
 MODELS = {"dense": DENSE, "moe": MOE}
@@ -38,17 +38,12 @@ TRAIN = TrainConfig(
 )
 
 
-def prose(seed):
-    draw = random.Random(seed)
-    return "\n".join(" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(300))
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for name, seed in (("one", 1), ("two", 2)):
-        (folder / f"{name}.txt").write_text(prose(seed))
-    return load_corpus(folder, tokenizer=Tokenizer.train([prose(1)], 300))
+        (folder / f"{name}.txt").write_text(prose(seed, 300))
+    return load_corpus(folder, tokenizer=Tokenizer.train([prose(1, 300)], 300))
 
 
 def make(corpus, model=MOE, **changes):
@@ -440,7 +435,7 @@ def test_a_checkpoint_that_was_only_rewritten_is_taken(corpus, saved, tmp_path):
 
 
 def test_another_corpus_or_a_missing_file_is_said(corpus, saved, tmp_path):
-    (tmp_path / "other.txt").write_text(prose(7))
+    (tmp_path / "other.txt").write_text(prose(7, 300))
     other = load_corpus(tmp_path / "other.txt", tokenizer=corpus.tokenizer)
     with pytest.raises(ValueError, match="was trained on corpus .*resume on the corpus it began"):
         Trainer.resume(saved, other)

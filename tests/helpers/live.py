@@ -1,9 +1,7 @@
-"""What the tests of live runs share: waiting for their threads, and words for a small corpus."""
+"""What the tests of live runs share: waiting for their threads."""
 
 import threading
 import time
-
-WORDS = "the cat dog sat on a mat log red blue big saw ran to from with one two three".split()
 
 
 def wait(condition, what, seconds=20.0):
