@@ -95,6 +95,6 @@ $(VENV)/.lab: requirements.txt constraints.txt pyproject.toml setup.py | $(VENV)
 $(VENV)/.test: $(VENV)/.lab tests/make_widgets7_env.sh tests/make_triton36_env.sh
 	@echo "[tests] pytest, Playwright, ruff, mypy, and two more environments, with ipywidgets 7 and Triton 3.6: 2 to 4 minutes"
 	@$(PIP) --quiet --editable '.[test]' $(AGAIN)
-	@sh tests/make_widgets7_env.sh $(VENV)/bin/python $(VENV)-widgets7 $(AGAIN)
-	@sh tests/make_triton36_env.sh $(VENV)/bin/python $(VENV)-triton36 $(AGAIN)
+	@{ sh tests/make_triton36_env.sh $(VENV)/bin/python $(VENV)-triton36 & \
+	  sh tests/make_widgets7_env.sh $(VENV)/bin/python $(VENV)-widgets7 && wait $$!; } $(AGAIN)
 	@touch $@
