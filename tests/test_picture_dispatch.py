@@ -2,17 +2,17 @@
 
 import json
 import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from helpers.pictures import check_frame
 from moeviz.arithmetic import distinct_experts
 from moeviz.dispatch_trace import STAGES, DispatchTrace
 from moeviz.panels.machines import recorded_machines
 from moeviz.paths import data_path
 from moeviz.pictures.contenders import contenders
-from moeviz.pictures.dispatch import WIDTH, dispatch
+from moeviz.pictures.dispatch import dispatch
 from moeviz.pictures.roofline import Reached, all_experts, roofline, works
 from moeviz.pictures.tile_waste import (
     BLOCKS,
@@ -23,7 +23,6 @@ from moeviz.pictures.tile_waste import (
     zipf_load,
 )
 
-SVG = "{http://www.w3.org/2000/svg}"
 TRACES = {
     name: DispatchTrace.load_file(data_path("traces", f"{name}.safetensors"))
     for name in ("dispatch", "dispatch_zipf")
@@ -59,23 +58,8 @@ def by_hand():
     )
 
 
-def check(picture, width=900.0, most=2000):
-    root = ElementTree.fromstring(picture.svg)
-    assert root.get("role") == "img" and root.find(f"{SVG}title").text
-    assert root.find(f"{SVG}desc").text == picture.summary
-    sizes = [float(s) for s in re.findall(r"font:(?:600 )?([\d.]+)px", picture.svg)]
-    assert sizes and min(sizes) >= 12
-    height = float(root.get("viewBox").split()[3])
-    marks = [e for e in root.iter() if e.tag != f"{SVG}title"]
-    assert len(marks) < most
-    for mark in marks:
-        for name, most_here in (("x", width), ("y", height), ("cy", height), ("y2", height)):
-            if mark.get(name) and "url(" not in (mark.get("fill") or ""):
-                assert -0.01 <= float(mark.get(name)) <= most_here, ElementTree.tostring(mark)
-        if mark.tag == f"{SVG}rect":
-            assert float(mark.get("x")) + float(mark.get("width")) <= width + 1
-    assert {len(row) for row in picture.rows} <= {len(picture.columns)}
-    return root
+def check(picture):
+    return check_frame(picture, 2000)[0]
 
 
 @pytest.mark.parametrize("name", TRACES)
@@ -84,7 +68,7 @@ def test_every_step_is_drawn_pure_and_of_one_height(name):
     for step in range(trace.steps):
         picture = dispatch(trace, step, state="a=<b>")
         assert picture == dispatch(trace, step, state="a=<b>")
-        root = check(picture, WIDTH)
+        root = check(picture)
         heights.add(root.get("viewBox"))
         assert root.get("data-state") == "a=<b>"
         assert len(picture.svg) < 60_000
