@@ -125,19 +125,22 @@ class Run:
                 free_memory()
                 save()
 
+    def again(self, case: dict[str, Any]) -> tuple[Shape, Problem]:
+        """What a case was run on: the same numbers, for they are drawn from fixed seeds."""
+        shape = SHAPES[case["shape"]["name"]]
+        return shape, Problem.random(shape, case["routing"], self.device, self.dtype)
+
     @old_objects_set_aside()
     def compiled(self, case: dict[str, Any]) -> None:
         """Adds the contenders that compile for long."""
-        shape = SHAPES[case["shape"]["name"]]
-        problem = Problem.random(shape, case["routing"], self.device, self.dtype)
+        shape, problem = self.again(case)
         for contender, build in compiling_builders().items():
             self.study(contender, build, problem, case, {}, share=1 - PROFILER_SHARE)
         self.add_ratios(shape, case)
 
     def profiled(self, case: dict[str, Any]) -> None:
         """Adds the launches of each contender, and the kernels of ours with their times."""
-        shape = SHAPES[case["shape"]["name"]]
-        problem = Problem.random(shape, case["routing"], self.device, self.dtype)
+        shape, problem = self.again(case)
         work = kernel_work(shape, problem.x_TD.element_size())
         for name, build in builders(self.device, self.ceilings.copy_gb_per_s).items():
             found = case["contenders"][name]
