@@ -303,7 +303,7 @@ def picture(page, css=""):
     return page.locator(f"{css} {PICTURE} .widget-html-content").first.inner_html()
 
 
-def wait_for_change(page, before, css="", timeout=10):
+def wait_for_change(page, before, css="", timeout=60):
     """Wait until the picture of the panel `css` differs from `before`; return the new one."""
     arg = [f"{css} {PICTURE} .widget-html-content", before]
     test = "([css, old]) => (document.querySelector(css)?.innerHTML ?? old) !== old"
@@ -317,7 +317,7 @@ def state(page, css):
     return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
 
 
-def wait_state(page, css, pattern, timeout=30):
+def wait_state(page, css, pattern, timeout=60):
     """Wait until the regular expression is found in the data-state of the panel `css`."""
     page.wait_for_function(
         "([css, wanted]) => RegExp(wanted).test("

@@ -126,10 +126,14 @@ def execute(notebook: NotebookNode, name: str, *, static: bool) -> None:
         manager = AsyncKernelManager(kernel_name="python3")
         # No folders to look in: what is left is the interpreter that runs this file.
         manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+        # Sockets in the folder, not ports: between its choice and the kernel's start a port may be
+        # taken by another process, and the kernel then dies.
+        manager.transport, manager.ip = "ipc", str(Path(folder) / "kernel")
         client = NotebookClient(
             notebook,
             km=manager,
             timeout=CELL_TIMEOUT_S,
+            startup_timeout=CELL_TIMEOUT_S,
             record_timing=False,
             # Without this, how prints fall into messages depends on the moment.
             coalesce_streams=True,

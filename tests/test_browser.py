@@ -4,7 +4,6 @@ mouse and keyboard, its picture must change, and nothing may go wrong in kernel,
 import re
 import shutil
 import time
-from functools import partial
 
 import pytest
 
@@ -44,7 +43,6 @@ SMALL = {
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
-wait_state = partial(browser.wait_state, timeout=20)
 widgets8_only = pytest.mark.parametrize("lab", ["widgets8"], indirect=True)
 
 
@@ -200,23 +198,23 @@ def test_dense_vs_moe(page, lab):
 
     # The first move of a control, while a thread trains.
     browser.press_slider(page, f"{RACE} .moeviz-timeline", "ArrowLeft")
-    wait_state(page, RACE, "timeline=99&", timeout=5)
+    browser.wait_state(page, RACE, "timeline=99&", timeout=20)
     axes = page.locator(f"{RACE} .moeviz-axis button")
     axes.nth(1).click()
-    wait_state(page, RACE, "axis=flops&")
+    browser.wait_state(page, RACE, "axis=flops&")
     axes.nth(2).focus()
     page.keyboard.press("Space")
-    wait_state(page, RACE, "axis=seconds&")
+    browser.wait_state(page, RACE, "axis=seconds&")
     axes.nth(0).click()
-    wait_state(page, RACE, "axis=step&")
+    browser.wait_state(page, RACE, "axis=step&")
 
     wait_step(page, 8)
     browser.drag_slider(page, f"{RACE} .moeviz-timeline", 0.3)
-    wait_state(page, RACE, "timeline=(2[5-9]|3[0-5])&")
+    browser.wait_state(page, RACE, "timeline=(2[5-9]|3[0-5])&")
     live = "from moeviz.panels import Race; print(Race._run.frame.learners[-1].step)"
     assert step(page) < int(browser.run_in_kernel(page, live))
     browser.press_slider(page, f"{RACE} .moeviz-timeline", "End")
-    wait_state(page, RACE, "timeline=100&")
+    browser.wait_state(page, RACE, "timeline=100&")
 
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
@@ -230,19 +228,19 @@ def test_dense_vs_moe(page, lab):
     # Another E begins a race anew: paused it waits for Play, playing it goes on.
     page.locator(f"{RACE} .moeviz-experts button").last.focus()
     page.keyboard.press("Space")
-    wait_state(page, RACE, "experts=32&")
+    browser.wait_state(page, RACE, "experts=32&")
     browser.wait_status(page, RACE, "Ready.")
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=32, seed=0)
     wait_step(page, 3)
     page.locator(f"{RACE} .moeviz-seed input").focus()
     page.keyboard.press("ArrowUp")
-    wait_state(page, RACE, "seed=1&")
+    browser.wait_state(page, RACE, "seed=1&")
     browser.wait_status(page, RACE, "Training.")
     wait_live(page, experts=32, seed=1)
     wait_step(page, 10)
     browser.click(page, ".moeviz-reset")
-    wait_state(page, RACE, "step=[0-8]$")
+    browser.wait_state(page, RACE, "step=[0-8]$")
     wait_step(page, 9)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
@@ -302,22 +300,22 @@ def test_inside_a_layer(page, lab):
     seen = {browser.picture(page, LAYER_PANEL)}
     for stage in STAGES[1:]:
         browser.click(page, ".moeviz-next")
-        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+        browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
         seen.add(browser.picture(page, LAYER_PANEL))
     assert len(seen) == len(STAGES)
     browser.click(page, ".moeviz-next")  # nothing follows the last
     browser.click(page, ".moeviz-back")
-    wait_state(page, LAYER_PANEL, "stage=experts&")
+    browser.wait_state(page, LAYER_PANEL, "stage=experts&")
     for stage in STAGES[3::-1]:
         browser.press_slider(page, f"{LAYER_PANEL} .moeviz-stage", "ArrowLeft")
-        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+        browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
     for stage in STAGES[1:3]:
         browser.press_slider(page, f"{LAYER_PANEL} .moeviz-stage", "ArrowRight")
-        wait_state(page, LAYER_PANEL, f"stage={stage}&")
+        browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
 
     # At top-k: the weighting, which loads the model unless a cell has.
     page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(1).click()
-    wait_state(page, LAYER_PANEL, "weighting=raw$", timeout=60)
+    browser.wait_state(page, LAYER_PANEL, "weighting=raw$")
     raw = browser.picture(page, LAYER_PANEL)
     page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(0).click()
     renormalised = browser.wait_for_change(page, raw, LAYER_PANEL)
@@ -325,9 +323,9 @@ def test_inside_a_layer(page, lab):
     assert texts[0] != texts[1]
 
     page.locator(f"{LAYER_PANEL} .moeviz-layer button").first.click()
-    wait_state(page, LAYER_PANEL, "layer=0&", timeout=60)
+    browser.wait_state(page, LAYER_PANEL, "layer=0&")
     browser.write(page, f"{LAYER_PANEL} .moeviz-text", "x = <i>7</i>")
-    wait_state(page, LAYER_PANEL, re.escape("text=x+%3D+%3Ci%3E7%3C%2Fi%3E&"), timeout=60)
+    browser.wait_state(page, LAYER_PANEL, re.escape("text=x+%3D+%3Ci%3E7%3C%2Fi%3E&"))
     assert page.locator(f"{LAYER_PANEL} svg i").count() == 0
 
 

@@ -70,7 +70,7 @@ def test_it_reads_well_and_by_keyboard_alone(theme, tmp_path):
         check_tab_reaches_every_control(page, PANEL)
 
         browser.press_slider(page, f"{PANEL} .moeviz-factor", "ArrowLeft", times=6)
-        browser.wait_state(page, PANEL, "factor=0.95&", timeout=60)
+        browser.wait_state(page, PANEL, "factor=0.95&")
         took = []
         for i in range(20):
             key = "ArrowRight" if i < 10 else "ArrowLeft"

@@ -98,7 +98,7 @@ def test_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.press_slider(page, f"{PANEL} .moeviz-timeline", "ArrowLeft")
     browser.wait_state(page, PANEL, "timeline=99&")
     browser.press_slider(page, f"{PANEL} .moeviz-timeline", "End")
-    browser.wait_state(page, PANEL, "timeline=100&step=[1-9]", timeout=60)
+    browser.wait_state(page, PANEL, "timeline=100&step=[1-9]")
     browser.click(page, ".moeviz-kill-busiest")
     wait_status(page, PANEL, re.compile(r"Killed: expert \d+ \(layer 1, step \d+\)"))
     page.locator(f"{PANEL} svg text", has_text="✕ expert").wait_for()

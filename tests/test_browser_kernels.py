@@ -2,7 +2,6 @@
 themes; pictures must change, and nothing may go wrong in kernel, page or panel."""
 
 import re
-from functools import partial
 
 import pytest
 
@@ -28,7 +27,6 @@ ALONE = browser.notebook(
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
-wait_state = partial(browser.wait_state, timeout=60)  # Triton's interpreter is slow
 
 
 def test_the_notebook(tmp_path):
@@ -39,36 +37,38 @@ def test_the_notebook(tmp_path):
         assert page.locator(".moeviz-predict").count() == 2
 
         page.locator(f"{PANEL} button.moeviz-next").first.click()
-        wait_state(page, PANEL, r"step=1&")
+        browser.wait_state(page, PANEL, r"step=1&")
         browser.press_slider(page, f"{PANEL} .moeviz-step", "ArrowRight")
-        wait_state(page, PANEL, r"step=2&")
+        browser.wait_state(page, PANEL, r"step=2&")
         page.locator(f"{PANEL} .moeviz-stage button", has_text="scatter").first.click()
-        wait_state(page, PANEL, r"step=13&")
+        browser.wait_state(page, PANEL, r"step=13&")
         page.locator(f"{PANEL} button.moeviz-play").first.click()
-        wait_state(page, PANEL, r"step=15&")
+        browser.wait_state(page, PANEL, r"step=15&")
         page.locator(f"{PANEL} button.moeviz-pause").first.click()
         # The kernels run here, in the interpreter where there is no GPU.
         page.locator(f"{PANEL} .moeviz-tile-block button", has_text="8").first.click()
-        wait_state(page, PANEL, r"tile_block=8&")
+        browser.wait_state(page, PANEL, r"tile_block=8&")
         page.locator(f"{PANEL} .moeviz-source button", has_text="synthetic").first.click()
-        wait_state(page, PANEL, r"source=synthetic&")
+        browser.wait_state(page, PANEL, r"source=synthetic&")
         browser.press_slider(page, f"{PANEL} .moeviz-tokens", "ArrowRight")
-        wait_state(page, PANEL, r"tokens=17&")
+        browser.wait_state(page, PANEL, r"tokens=17&")
         page.locator(f"{PANEL} .moeviz-source button", has_text="your text").first.click()
-        wait_state(page, PANEL, r"source=text&")
+        browser.wait_state(page, PANEL, r"source=text&")
         kept = page.locator(f"{PANEL} .moeviz-state input").first.input_value()
         browser.write(page, f"{PANEL} .moeviz-text", "<script>alert(1)</script> <b>&amp;")
-        wait_state(page, PANEL, "text=%3Cscript%3Ealert%281%29%3C%2Fscript%3E\\+%3Cb%3E%26amp%3B$")
+        browser.wait_state(
+            page, PANEL, "text=%3Cscript%3Ealert%281%29%3C%2Fscript%3E\\+%3Cb%3E%26amp%3B$"
+        )
         assert page.locator(f"{PANEL} svg :is(script, b)").count() == 0
         browser.type_text(page, f"{PANEL} .moeviz-state", kept)
-        wait_state(page, PANEL, "^" + re.escape(kept) + "$")
+        browser.wait_state(page, PANEL, "^" + re.escape(kept) + "$")
 
         browser.press_slider(page, f"{WASTE} .moeviz-skew", "ArrowRight")
-        wait_state(page, WASTE, "skew=0.1&")
+        browser.wait_state(page, WASTE, "skew=0.1&")
         browser.press_slider(page, f"{ROOF} .moeviz-tokens", "ArrowRight", times=3)
-        wait_state(page, ROOF, "tokens=8$")
+        browser.wait_state(page, ROOF, "tokens=8$")
         page.locator(f"{ROOF} button.moeviz-run").first.click()
-        wait_state(page, ROOF, "machine=this")
+        browser.wait_state(page, ROOF, "machine=this")
         page.locator(f"{ROOF} svg", has_text="memory: a large copy").wait_for(timeout=90_000)
         page.locator(f"{RACE} button.moeviz-run").first.click()
         page.locator(f"{RACE} svg", has_text="this machine: ").wait_for(timeout=60_000)

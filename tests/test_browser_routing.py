@@ -1,8 +1,6 @@
 """The panel of 03_routing in a real JupyterLab and Chromium: moved by mouse and keyboard, in both
 themes; its picture must change, and nothing may go wrong in kernel, page or panel."""
 
-from functools import partial
-
 import pytest
 
 import lab_browser as browser
@@ -14,7 +12,6 @@ PANEL = ".moeviz-compare_routers"
 ALONE = browser.notebook("from moeviz import panels", "panels.CompareRouters()")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
-wait_state = partial(browser.wait_state, timeout=20)
 
 
 def test_routers_are_compared(tmp_path):
@@ -29,26 +26,26 @@ def test_routers_are_compared(tmp_path):
         page.locator(f"{PANEL} .moeviz-status", has_text="At most 4 routers fit").wait_for()
         buttons.get_by_role("button", name="Hash", exact=True).focus()
         page.keyboard.press("Space")
-        wait_state(page, PANEL, "routers=token_choice%2Cswitch%2Cexpert_choice&")
+        browser.wait_state(page, PANEL, "routers=token_choice%2Cswitch%2Cexpert_choice&")
         buttons.get_by_role("button", name="BASE", exact=True).click()
-        wait_state(page, PANEL, "routers=token_choice%2Cswitch%2Cexpert_choice%2Cbase&")
+        browser.wait_state(page, PANEL, "routers=token_choice%2Cswitch%2Cexpert_choice%2Cbase&")
 
         # Sliders: anything but the recording needs the model, which a cell has loaded by now.
         for slider, state in (("top-k", "top_k=2&"), ("noise", "noise=0.1&")):
             before = browser.picture(page, PANEL)
             browser.press_slider(page, f"{PANEL} .moeviz-{slider}")
-            wait_state(page, PANEL, state, timeout=60)
+            browser.wait_state(page, PANEL, state)
             assert browser.picture(page, PANEL) != before
         browser.drag_slider(page, f"{PANEL} .moeviz-capacity", 1.0)
-        wait_state(page, PANEL, "capacity=2&")
+        browser.wait_state(page, PANEL, "capacity=2&")
         panel = page.locator(PANEL).first
         panel.get_by_role("button", name="outside training").click()
-        wait_state(page, PANEL, "mode=outside&")
+        browser.wait_state(page, PANEL, "mode=outside&")
         panel.get_by_role("button", name="synthetic tokens").click()
-        wait_state(page, PANEL, "source=synthetic&")
+        browser.wait_state(page, PANEL, "source=synthetic&")
         panel.locator(".moeviz-text").wait_for(state="hidden")
         browser.press_slider(page, f"{PANEL} .moeviz-skew", "End")
-        wait_state(page, PANEL, "skew=2.0&")
+        browser.wait_state(page, PANEL, "skew=2.0&")
 
         # The state string follows the picture.
         box = panel.locator(".moeviz-state input")
@@ -64,9 +61,9 @@ def test_it_reads_well_in_the_dark_theme(tmp_path):
     with opened(ALONE, tmp_path, "Dark") as page:
         page.locator(f"{PANEL} svg[data-state]").first.wait_for()
         browser.press_slider(page, f"{PANEL} .moeviz-top-k")
-        wait_state(page, PANEL, "top_k=2&", timeout=60)
+        browser.wait_state(page, PANEL, "top_k=2&")
         key = browser.slider_handle(page, f"{PANEL} .moeviz-noise").evaluate(latency.AWAY)
         browser.press_slider(page, f"{PANEL} .moeviz-noise", key or "ArrowRight", times=8)
-        wait_state(page, PANEL, "noise=0.8&")
+        browser.wait_state(page, PANEL, "noise=0.8&")
         browser.screenshot(page, tmp_path / "dark.png", PANEL)
         check_readable(page, PANEL, 30)

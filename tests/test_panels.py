@@ -529,6 +529,23 @@ def test_pause_stops_step_goes_one_further_and_play_goes_on(track):
     assert said(panel) == "Training."
 
 
+def test_a_step_done_is_said_after_its_picture_was_sent(track, monkeypatch):
+    """Who reads the sentence, a screen reader too, must find the picture that it speaks of."""
+    panel = panels.Race()
+    sent = []
+
+    def send_state(widget, key=None):
+        if widget in (panel.status, panel.picture) and key:
+            sent.append(said(panel) if widget is panel.status else shown_step(panel))
+
+    monkeypatch.setattr(ipywidgets.HTML, "send_state", send_state)
+    for at in (1, 2):
+        press(panel, "step")
+        settle(Race)
+        assert said(panel) == "One step done." and sent[-2:] == [at, "One step done."], sent
+        panel.say("between two steps")
+
+
 def test_pause_before_anything_trains_says_so_and_starts_nothing():
     panel = panels.Race()
     press(panel, "pause")

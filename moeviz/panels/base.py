@@ -90,7 +90,7 @@ class Panel(widgets.VBox):
 
     def refresh(self) -> None:
         """Draw again from what is there now. Safe from any thread."""
-        with self._lock, self.guarded():
+        with self.sentence_last(), self.guarded():
             picture = self.draw()
             if picture is not None:
                 self._drawn = picture
@@ -108,10 +108,17 @@ class Panel(widgets.VBox):
     def say(self, sentence: str, *, unexpected: bool = False) -> None:
         """One sentence to the learner, read out by screen readers."""
         mark = ' class="moeviz-unexpected"' if unexpected else ""
-        self.status.value = (
-            f'<div role="status" aria-live="polite"{mark} style="line-height:1.5;color:{PAGE_INK}">'
-            f"{escape(sentence)}</div>"
-        )
+        with self._lock:
+            self.status.value = (
+                f'<div role="status" aria-live="polite"{mark} '
+                f'style="line-height:1.5;color:{PAGE_INK}">{escape(sentence)}</div>'
+            )
+
+    @contextmanager
+    def sentence_last(self) -> Iterator[None]:
+        """What is said here reaches the page after the picture that it speaks of."""
+        with self._lock, self.status.hold_sync():
+            yield
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -116,10 +116,11 @@ class Player(Panel):
     def _on_frame(self, frame: Frame) -> None:
         """Called on the live run's thread."""
         self._frame = frame
-        self.say(self._sentence(frame), unexpected=frame.unexpected)
-        if frame.status == "finished":
-            self._finish(frame)
-        self.refresh()
+        with self.sentence_last():
+            self.say(self._sentence(frame), unexpected=frame.unexpected)
+            if frame.status == "finished":
+                self._finish(frame)
+            self.refresh()
 
     def _command(self, name: str) -> None:
         with self.guarded():
