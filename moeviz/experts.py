@@ -10,6 +10,7 @@ from moeviz.backend import kernels, kernels_for, resolve_backend, say_once
 from moeviz.routing.plan import Plan, SoftPlan
 
 silu_backward = torch.ops.aten.silu_backward.grad_input  # the form that writes into an array
+embedding_weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward
 
 
 def apply_experts(
@@ -80,17 +81,17 @@ def reference_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor
 
 
 def grouped_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
-    """1. gather x_ND, sorted by expert  2. grouped GEMM, SwiGLU, grouped GEMM  3. gather-sum.
-
-    The weight multiplies the hidden rows: W2 is linear, F is mostly narrower than D, and the
-    weight's gradient then needs no copy of W2's output.
-    """
+    """1. gather x_ND, sorted by expert  2. grouped GEMM, SwiGLU, grouped GEMM  3. weighted
+    gather-sum."""
     return _Grouped.apply(x_TD, plan.weight.to(x_TD.dtype), w13_E2FD, w2_EDF, plan)
 
 
 class _Grouped(torch.autograd.Function):
     """Autograd would do the same with twice the arrays, which a CPU notices: each is memory asked
-    of the system, and given back, in every step. Those here are written over where they can be."""
+    of the system, and given back, in every step. Those here are written over where they can be.
+
+    W2 is linear, so the weight's gradient is <dhidden, hidden>, and W2's output is not kept.
+    """
 
     @staticmethod
     def forward(
@@ -101,25 +102,28 @@ class _Grouped(torch.autograd.Function):
         z_N2F = F.grouped_mm(x_ND, w13_E2FD.mT, offs=ends_E)
         gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
         silu_NF = F.silu(gate_NF)
-        hidden_NF = (silu_NF * up_NF).mul_(weight_N[:, None])
+        hidden_NF = silu_NF * up_NF
         ctx.plan = plan
         ctx.save_for_backward(x_ND, weight_N, w13_E2FD, w2_EDF, z_N2F, silu_NF, hidden_NF)
-        return gather_sum(F.grouped_mm(hidden_NF, w2_EDF.mT, offs=ends_E), plan)
+        y_ND = F.grouped_mm(hidden_NF, w2_EDF.mT, offs=ends_E)
+        return gather_sum(y_ND, plan, weight_N)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_N, w13_E2FD, w2_EDF, z_N2F, silu_NF, hidden_NF = ctx.saved_tensors
-        needs_x, _, needs_w13, needs_w2, _ = ctx.needs_input_grad
-        ends_E = ctx.plan.offsets[1:]
+        needs_x, needs_weight, needs_w13, needs_w2, _ = ctx.needs_input_grad
+        ends_E, weight_N1 = ctx.plan.offsets[1:], weight_N[:, None]
         gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
 
-        dy_ND = gather(dy_TD, ctx.plan)
-        dw2_EDF = F.grouped_mm(dy_ND.mT, hidden_NF, offs=ends_E) if needs_w2 else None
-        dhidden_NF = F.grouped_mm(dy_ND, w2_EDF, offs=ends_E)  # of the unweighted hidden rows
-        dweight_N = (silu_NF * up_NF).mul_(dhidden_NF).sum(-1)
+        dy_ND = gather(dy_TD, ctx.plan)  # not weighted yet
+        dw2_EDF = None
+        if needs_w2:
+            dw2_EDF = F.grouped_mm(dy_ND.mT, hidden_NF * weight_N1, offs=ends_E)
+        dhidden_NF = F.grouped_mm(dy_ND, w2_EDF, offs=ends_E)
+        dweight_N = row_dots(dhidden_NF, hidden_NF) if needs_weight else None
 
-        dhidden_NF.mul_(weight_N[:, None])
+        dhidden_NF.mul_(weight_N1)
         dz_N2F = torch.empty_like(z_N2F)
         dgate_NF, dup_NF = dz_N2F.chunk(2, dim=-1)
         torch.mul(dhidden_NF, silu_NF, out=dup_NF)
@@ -130,6 +134,13 @@ class _Grouped(torch.autograd.Function):
         if needs_x:
             dx_TD = gather_sum(F.grouped_mm(dz_N2F, w13_E2FD, offs=ends_E), ctx.plan)
         return dx_TD, dweight_N, dw13_E2FD, dw2_EDF, None
+
+
+def row_dots(a_NF: Tensor, b_NF: Tensor) -> Tensor:
+    """<a_n, b_n> of each row, without an array of the products: what embedding_bag's own backward
+    does for its weights, where each bag is one row."""
+    row_N = torch.arange(len(a_NF), device=a_NF.device)
+    return embedding_weight_grad(a_NF, b_NF, row_N, row_N, row_N, 0, -1)
 
 
 def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
@@ -170,15 +181,24 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     return x_TD.index_select(0, plan.token)
 
 
-def gather_sum(y_ND: Tensor, plan: Plan) -> Tensor:
-    """Each token's rows added up, y_TD: embedding_bag gathers and sums at once, without a copy of
-    the rows in token order. Unlike a scatter-add it needs no atomics, so the result does not
-    depend on the order of threads. On a GPU a Triton kernel does the same, with a float32 sum."""
+def gather_sum(y_ND: Tensor, plan: Plan, weight_N: Tensor | None = None) -> Tensor:
+    """Each token's rows added up, y_TD, each times its weight where there are weights.
+
+    embedding_bag gathers and sums at once, without a copy of the rows in token order. Unlike a
+    scatter-add it needs no atomics, so the result does not depend on the order of threads. On a GPU
+    a Triton kernel does the same, with a float32 sum.
+    """
     triton = kernels_for(y_ND)
     if triton is not None:
-        return triton.gather_sum(y_ND.contiguous(), plan.inverse, plan.token_offsets)
+        rows_ND = y_ND if weight_N is None else y_ND * weight_N[:, None]
+        return triton.gather_sum(rows_ND.contiguous(), plan.inverse, plan.token_offsets)
     return F.embedding_bag(
-        plan.inverse, y_ND, plan.token_offsets, mode="sum", include_last_offset=True
+        plan.inverse,
+        y_ND,
+        plan.token_offsets,
+        mode="sum",
+        include_last_offset=True,
+        per_sample_weights=None if weight_N is None else weight_N.index_select(0, plan.inverse),
     )
 
 
