@@ -75,6 +75,8 @@ Turns = list[tuple[list[float], list[float]]]
 
 def by_turns(steps: dict[str, Step], rounds: int) -> dict[str, Turns]:
     """Each round every step has one turn; the same place in two lists is the same round."""
+    for step in steps.values():
+        turn(step, 1)  # a first run starts threads and asks the system for memory
     once = {name: sum(turn(step, 1)[0]) / 1e3 for name, step in steps.items()}
     turns: dict[str, Turns] = {name: [] for name in steps}
     for i in range(rounds):

@@ -57,6 +57,13 @@ def test_slow_steps_get_fewer_turns(monkeypatch):
     assert walls[0] >= 20 > cpus[0] and len(walls) == len(cpus) == 1
 
 
+def test_a_slow_first_run_costs_no_repetitions(monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS_PER_TURN", 0.1)
+    naps = iter([0.2] + [0.01] * 99)
+    timing.by_turns({"warms up": timing.single(lambda: time.sleep(next(naps)))}, 1)
+    assert len(list(naps)) < 100 - 2 - 3
+
+
 def test_spread_is_median_and_quartiles():
     assert timing.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
     assert timing.spread([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0}
