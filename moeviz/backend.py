@@ -71,9 +71,10 @@ def kernels_anywhere() -> ModuleType:
 
 def kernels_for(tensor: Tensor, *, num_experts: int = 1) -> ModuleType | None:
     """moeviz_kernels for a tensor on a GPU where Triton runs, and for as many experts as a program
-    of the sort or the top-k holds; elsewhere None: plain PyTorch it is. On a CPU the interpreter
-    would be asked by name only, it is far too slow."""
-    module = _import_kernels() if tensor.is_cuda else ""
+    of the sort or the top-k holds; elsewhere None: plain PyTorch it is. So it is for float64, which
+    the kernels do not know. On a CPU the interpreter would be asked by name only, it is far too
+    slow."""
+    module = _import_kernels() if tensor.is_cuda and tensor.dtype != torch.float64 else ""
     return None if isinstance(module, str) or num_experts > module.MAX_EXPERTS else module
 
 
@@ -96,9 +97,12 @@ def grouped_refusal(x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor) -> str | Non
     if x_TD.dtype not in GROUPED_DTYPES:
         return f"grouped_mm takes float32, bfloat16 and float16, not {x_TD.dtype}."
     for name, width in (("d_model", w2_EDF.shape[1]), ("d_expert", w2_EDF.shape[2])):
-        if width * x_TD.element_size() % GROUPED_ROW_BYTES:
+        if not width or width * x_TD.element_size() % GROUPED_ROW_BYTES:
             step = GROUPED_ROW_BYTES // x_TD.element_size()
             return f"grouped_mm needs {name} to be a multiple of {step}, got {width}."
+    for name, weight in (("w13_E2FD", w13_E2FD), ("w2_EDF", w2_EDF)):
+        if not (weight.is_contiguous() or weight.mT.is_contiguous()):
+            return f"grouped_mm needs {name} contiguous, got strides {weight.stride()}."
     return None
 
 
@@ -106,7 +110,8 @@ def resolve_backend(backend: str, x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
     """The backend that will run; ValueError where the one asked for cannot.
 
     "auto" takes the first that can of triton, grouped, matmul on a GPU, and says once why it is not
-    triton; on a CPU of grouped and reference.
+    triton; on a CPU of grouped and reference. What torch.compile traces has matmul for grouped,
+    whose rule there refuses all but bfloat16 (torch 2.13).
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}.")
@@ -116,12 +121,14 @@ def resolve_backend(backend: str, x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
         if refusal:
             raise ValueError(f"{refusal} Use backend='auto' or 'reference'.")
         return backend
+    compiling = torch.compiler.is_compiling()
+    no_grouped = compiling or grouped_refusal(x_TD, w13_E2FD, w2_EDF)
     if not x_TD.is_cuda:
-        return "reference" if grouped_refusal(x_TD, w13_E2FD, w2_EDF) else "grouped"
+        return "matmul" if compiling else "reference" if no_grouped else "grouped"
     no_triton = triton_refusal(x_TD, w13_E2FD, w2_EDF)
     if not no_triton:
         return "triton"
-    chosen = "matmul" if grouped_refusal(x_TD, w13_E2FD, w2_EDF) else "grouped"
+    chosen = "matmul" if no_grouped else "grouped"
     say_once(f"{no_triton} Expert FFNs run on the {chosen} backend.")
     return chosen
 

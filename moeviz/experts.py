@@ -10,6 +10,8 @@ from moeviz.backend import kernels, kernels_for, resolve_backend, say_once
 from moeviz.routing.plan import Plan, SoftPlan
 
 silu_backward = torch.ops.aten.silu_backward.grad_input  # the form that writes into an array
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+CPU_IS_FULL = "DefaultCPUAllocator"  # in the plain RuntimeError that torch raises
 embedding_weight_grad = torch.ops.aten._embedding_bag_per_sample_weights_backward
 
 
@@ -28,7 +30,7 @@ def apply_experts(
     an expert gets zeros. The backends (see moeviz.backend) agree to rounding.
 
     Raises ValueError on shapes that do not fit together, on mixed dtypes or devices, and where the
-    backend asked for cannot run; torch.OutOfMemoryError, with the sizes, where the GPU is full.
+    backend asked for cannot run; torch.OutOfMemoryError, with the sizes, where the memory is full.
     """
     _check(x_TD, plan, w13_E2FD, w2_EDF)
     if isinstance(plan, SoftPlan):
@@ -50,10 +52,13 @@ def apply_experts(
             "reference": reference_experts,
         }[chosen]
         return run(x_TD, plan, w13_E2FD, w2_EDF)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)):
+            raise
+        where = "GPU" if x_TD.is_cuda else "machine"
         raise torch.OutOfMemoryError(
-            f"The GPU's memory does not hold the experts' forward pass of {len(plan.token)} rows "
-            f"({plan.num_tokens} tokens, d_model {x_TD.shape[1]}, d_expert {w2_EDF.shape[2]}, "
+            f"The {where}'s memory does not hold the experts' forward pass of {len(plan.token)} "
+            f"rows ({plan.num_tokens} tokens, d_model {x_TD.shape[1]}, d_expert {w2_EDF.shape[2]}, "
             f"{x_TD.dtype}): give it fewer tokens at a time or a smaller model."
         ) from error
 
@@ -137,10 +142,14 @@ class _Grouped(torch.autograd.Function):
 
 
 def row_dots(a_NF: Tensor, b_NF: Tensor) -> Tensor:
-    """<a_n, b_n> of each row, without an array of the products: what embedding_bag's own backward
-    does for its weights, where each bag is one row."""
-    row_N = torch.arange(len(a_NF), device=a_NF.device)
-    return embedding_weight_grad(a_NF, b_NF, row_N, row_N, row_N, 0, -1)
+    """<a_n, b_n> of each row. On a CPU without an array of the products: what embedding_bag's own
+    backward does for its weights, with one row in each bag. On a GPU that operator has no bfloat16
+    before torch 2.12, and sums float16 in float16."""
+    if a_NF.is_cuda:
+        return (a_NF.float() * b_NF).sum(-1).to(a_NF.dtype)
+    row_N = torch.arange(len(a_NF))
+    summed, padding = 0, -1  # the mode; the row to leave out: none
+    return embedding_weight_grad(a_NF, b_NF, row_N, row_N, row_N, summed, padding)
 
 
 def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
@@ -236,28 +245,39 @@ def soft_experts(x_TD: Tensor, plan: SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor)
 
 
 def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor) -> None:
+    named = {"x_TD": (x_TD, 2), "w13_E2FD": (w13_E2FD, 3), "w2_EDF": (w2_EDF, 3)}
+    for name, (tensor, ndim) in named.items():
+        if tensor.ndim != ndim:
+            raise ValueError(
+                f"{name} must have {ndim} dimensions, as its name says, got shape "
+                f"{tuple(tensor.shape)}."
+            )
+        if tensor.dtype not in DTYPES:
+            allowed = ", ".join(str(dtype) for dtype in DTYPES)
+            raise ValueError(f"{name} must be of {allowed}, got {tensor.dtype}.")
     num_experts, num_tokens = (
         plan.dispatch.shape[1::-1]
         if isinstance(plan, SoftPlan)
         else (plan.num_experts, plan.num_tokens)
     )
-    d_expert = w2_EDF.shape[-1]
+    d_model, d_expert = w2_EDF.shape[1:]
     want = {
-        "x_TD": (x_TD, (num_tokens, w2_EDF.shape[1] if w2_EDF.ndim == 3 else "D")),
-        "w13_E2FD": (w13_E2FD, (num_experts, 2 * d_expert, x_TD.shape[-1])),
-        "w2_EDF": (w2_EDF, (num_experts, x_TD.shape[-1], d_expert)),
+        "x_TD": (num_tokens, d_model),
+        "w13_E2FD": (num_experts, 2 * d_expert, x_TD.shape[1]),
+        "w2_EDF": (num_experts, x_TD.shape[1], d_expert),
     }
-    for name, (tensor, shape) in want.items():
+    for name, shape in want.items():
+        tensor, _ = named[name]
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{name} must be {shape} for this plan of {num_tokens} tokens and {num_experts} "
                 f"experts, got {tuple(tensor.shape)}."
             )
-    routed = plan.dispatch if isinstance(plan, SoftPlan) else plan.token
+    parts = vars(plan).items()
     for what in ("dtype", "device"):
-        found = {name: getattr(tensor, what) for name, (tensor, _) in want.items()}
+        found = {name: getattr(tensor, what) for name, (tensor, _) in named.items()}
         if what == "device":
-            found["plan"] = routed.device
+            found |= {f"plan.{name}": tensor.device for name, tensor in parts}
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in found.items())
             raise ValueError(f"All tensors must share one {what}, got {listed}.")

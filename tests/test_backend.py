@@ -301,6 +301,28 @@ def test_every_router_trains_on_the_kernels_as_on_the_reference(router, request)
             assert relative(gradient, want[name]) < 1e-4, name
 
 
+@pytest.mark.parametrize("name", ["matmul", "grouped"])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.float16, 5e-3)])
+def test_other_matrix_products_between_the_kernels_of_gather_and_combine(
+    name, dtype, tolerance, triton_everywhere
+):
+    """The path of GPUs that are too old for the kernels, and of sizes that do not suit them."""
+    g = torch.Generator().manual_seed(4)
+    expert_TK = torch.rand(20, 4, generator=g).topk(2).indices.to(DEVICE)
+    leaves = [
+        torch.randn(size, generator=g).mul(size[-1] ** -0.5).to(DEVICE, dtype).requires_grad_()
+        for size in ((20, 16), (20, 2), (4, 16, 16), (4, 16, 8))
+    ]
+    results = {}
+    for chosen in ("reference", name):
+        plan = Plan.from_topk(expert_TK, leaves[1].float(), num_experts=4)
+        y_TD = apply_experts(leaves[0], plan, *leaves[2:], backend=chosen)
+        results[chosen] = y_TD.detach(), *torch.autograd.grad(y_TD.float().square().sum(), leaves)
+    assert torch.Size([40, 16]) in triton_everywhere  # the rows that are added up
+    for got, want in zip(results[name], results["reference"], strict=True):
+        assert relative(got, want) < tolerance
+
+
 def test_the_plan_by_counting_sort_is_the_plan_by_argsort(triton_everywhere, monkeypatch):
     g = torch.Generator().manual_seed(2)
     expert_TK = torch.rand(50, 6, generator=g).topk(3).indices.to(DEVICE)

@@ -1,5 +1,7 @@
 """Expert banks against a float64 loop that knows nothing of plans, gradients included."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,13 +64,61 @@ def test_forward_and_every_gradient_match_the_loop(shape, backend, skew):
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-def test_half_precision_stays_near_the_loop(dtype, tolerance):
+@pytest.mark.parametrize("backend", ["reference", "grouped", "matmul"])
+def test_half_precision_stays_near_the_loop(backend, dtype, tolerance):
     x, expert, weight, w13, w2 = random_case(33, 16, 16, 8, 2, seed=3)
-    want = naive(x, expert, weight, w13, w2)
-    for backend in ("reference", "grouped", "matmul"):
-        plan = Plan.from_topk(expert, weight.float(), num_experts=8)
-        got = apply_experts(x.to(dtype), plan, w13.to(dtype), w2.to(dtype), backend=backend)
-        assert relative(got, want) < tolerance, backend
+    inputs64 = [v.clone().requires_grad_() for v in (x, weight, w13, w2)]
+    want = naive(inputs64[0], expert, *inputs64[1:])
+    want.square().sum().backward()
+
+    inputs = [v.to(dtype).requires_grad_() for v in (x, weight, w13, w2)]
+    plan = Plan.from_topk(expert, inputs[1].float(), num_experts=8)
+    got = apply_experts(inputs[0], plan, *inputs[2:], backend=backend)
+    got.double().square().sum().backward()
+    assert relative(got, want) < tolerance
+    for name, a, b in zip(("x", "weight", "w13", "w2"), inputs, inputs64, strict=True):
+        assert relative(a.grad, b.grad) < 2 * tolerance, name
+
+
+@pytest.mark.parametrize("backend", ["reference", "grouped", "matmul"])
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_no_assignment_at_all_is_zeros_and_zero_gradients(tokens, backend):
+    leaves = [torch.randn(size).requires_grad_() for size in ((tokens, 8), (4, 8, 8), (4, 8, 4))]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    weight = torch.zeros(0, requires_grad=True)
+    plan = Plan.from_rows(nothing, nothing, weight, num_tokens=tokens, num_experts=4)
+    y = apply_experts(leaves[0], plan, *leaves[1:], backend=backend)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros(tokens, 8))
+    assert all(leaf.grad is None or not leaf.grad.any() for leaf in leaves)
+
+
+@pytest.mark.parametrize("backend", ["reference", "grouped", "matmul"])
+def test_a_second_backward_over_the_same_graph_gives_the_same(backend):
+    x, expert, weight, w13, w2 = random_case(9, 8, 8, 4, 2, seed=8, dtype=torch.float32)
+    leaves = [v.requires_grad_() for v in (x, weight, w13, w2)]
+    plan = Plan.from_topk(expert, weight, num_experts=4)
+    y = apply_experts(x, plan, w13, w2, backend=backend).square().sum()
+    first = torch.autograd.grad(y, leaves, retain_graph=True)
+    second = torch.autograd.grad(y, leaves)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_default_backend_compiles_in_one_graph_for_any_load():
+    def step(x, expert, weight, w13, w2):
+        plan = Plan.from_topk(expert, weight, num_experts=4)
+        return apply_experts(x, plan, w13, w2)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for seed, skew in ((1, 0.0), (2, 5.0), (3, 1.0)):
+        case = random_case(12, 8, 8, 4, 2, seed=seed, skew=skew, dtype=torch.float32)
+        leaves = [v.requires_grad_() for v in case if v.is_floating_point()]
+        grads = []
+        for run in (step, compiled):
+            y = run(*case)
+            grads.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        for ours, plain in zip(*grads, strict=True):
+            assert relative(ours, plain) < 1e-6
 
 
 def test_reference_passes_gradcheck():
@@ -184,6 +234,10 @@ def test_soft_plan_matches_the_definition():
         (dict(w2=torch.randn(3, 8, 4)), "w2_EDF must be"),
         (dict(x=torch.randn(6, 8).half()), "share one dtype"),
         (dict(x=torch.randn(6, 8, device="meta")), "share one device"),
+        (dict(x=torch.tensor(1.0)), "x_TD must have 2 dimensions"),
+        (dict(w2=torch.randn(8, 4)), "w2_EDF must have 3 dimensions"),
+        (dict(x=torch.ones(6, 8, dtype=torch.int64)), "x_TD must be of torch.float32, .*int64"),
+        (dict(w13=torch.randn(4, 8, 16)[..., ::2], backend="grouped"), "w13_E2FD contiguous"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(change, sentence):
@@ -192,6 +246,31 @@ def test_bad_input_is_one_clear_sentence(change, sentence):
     case.update(change)
     with pytest.raises(ValueError, match=sentence):
         apply_experts(case["x"], plan, case["w13"], case["w2"], backend=case.get("backend", "auto"))
+
+
+def test_a_plan_that_lies_on_two_devices_is_refused():
+    plan = Plan.from_topk(torch.zeros(6, 1, dtype=torch.int64), torch.ones(6, 1), num_experts=4)
+    plan = dataclasses.replace(plan, offsets=plan.offsets.to("meta"))
+    with pytest.raises(ValueError, match="plan.offsets meta"):
+        apply_experts(torch.randn(6, 8), plan, torch.randn(4, 8, 8), torch.randn(4, 8, 4))
+
+
+def test_weights_with_gaps_are_taken_by_the_reference():
+    x, expert, weight, w13, w2 = random_case(6, 8, 8, 3, 2, seed=8, dtype=torch.float32)
+    plan = Plan.from_topk(expert, weight, num_experts=3)
+    gaps = torch.stack([w13, w13], -1)[..., 0]
+    assert not gaps.is_contiguous()
+    assert torch.equal(
+        apply_experts(x, plan, gaps, w2), apply_experts(x, plan, w13, w2, backend="reference")
+    )
+
+
+def test_a_full_memory_is_one_sentence_with_the_sizes():
+    token = torch.zeros(1 << 22, dtype=torch.int64)
+    plan = Plan.from_rows(token, token, torch.ones(1 << 22), num_tokens=1, num_experts=1)
+    x, w13 = torch.randn(1, 4), torch.zeros(1, 1, 4).expand(1, 2 << 22, 4)
+    with pytest.raises(torch.OutOfMemoryError, match="machine's memory does not .* 4194304 rows"):
+        apply_experts(x, plan, w13, torch.zeros(1, 4, 1).expand(1, 4, 1 << 22))
 
 
 def test_grouped_says_why_it_refuses_and_auto_falls_back():

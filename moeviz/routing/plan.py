@@ -103,7 +103,7 @@ class Plan:
                 f"and {weight_TK.dtype}."
             )
         if expert_TK.numel() and can_look(expert_TK):
-            low, high = int(expert_TK.min()), int(expert_TK.max())
+            low, high = (int(index) for index in expert_TK.aminmax())
             if low < 0 or high >= num_experts:
                 raise ValueError(
                     f"expert_TK holds an index {low if low < 0 else high} outside "
@@ -214,8 +214,10 @@ def sort_by_expert(
     order_N = torch.argsort(expert_N, stable=True)
     rows_N = torch.arange(order_N.numel(), device=expert_N.device)
     rank_N = torch.empty_like(order_N).scatter_(0, order_N, rows_N)
-    expert, offsets = expert_N[order_N], _offsets(expert_N, num_experts)
-    slot = rows_N - offsets[expert.long()]
+    expert = expert_N[order_N]
+    experts_E1 = torch.arange(num_experts + 1, dtype=expert.dtype, device=expert.device)
+    offsets = torch.searchsorted(expert, experts_E1, out_int32=True)
+    slot = rows_N - offsets[expert]
     return order_N.int(), rank_N.int(), expert.int(), slot.int(), offsets
 
 
