@@ -8,10 +8,11 @@ all contenders, which share their weights too. Before anything is timed, outputs
 are compared with float64, and runs with each other, bit by bit.
 
 The limit is that of an ideal fused layer, with the ceilings of the device measured in the same run
-(layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs. What
-does not run, for want of time (--budget), memory or a package, says so. The file is written after
-each case: an interrupted run leaves those that it finished. On a GPU contenders that compile, and
-the profiler's figures, follow when all cases are through.
+(layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs, and in
+the file "of_peers" is the time over that of each peer. What does not run, for want of time
+(--budget), memory or a package, says so. The file is written after each case: an interrupted run
+leaves those that it finished. On a GPU contenders that compile, and the profiler's figures, follow
+when all cases are through.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any
 
 import torch
 
-from layer_contenders import NotRun
+from layer_contenders import ABSENT, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
 from layer_study import Run, reason
 from moeviz.files import write_atomically
 from moeviz.machine import cores, package_version
+from moeviz.paths import data_path
 from moeviz.provenance import provenance
 from timing import free_memory
 from training import load_average
@@ -117,10 +119,12 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def default_file(device: torch.device) -> Path:
-    """layer_cpu.json, or by the GPU's name: layer_h200.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
-    return RESULTS / f"layer_{'_'.join(w for w in words if w not in ('nvidia', 'tesla'))}.json"
+    """layer_cpu.json, or by the GPU's name, where the panels find it: data/runs/layer_h200.json."""
+    if device.type == "cpu":
+        return RESULTS / "layer_cpu.json"
+    words = re.sub(r"[^a-z0-9]+", " ", torch.cuda.get_device_name(device).lower()).split()
+    name = "_".join(word for word in words if word not in ("nvidia", "tesla"))
+    return data_path("runs") / f"layer_{name}.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,7 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m moeviz bench layer", description=__doc__.split("\n", 1)[0]
     )
     add = parser.add_argument
-    add("--json", type=Path, help="where the figures go (default: results/layer_<device>.json)")
+    where = (
+        "data/runs/layer_<gpu>.json, which the panels show, or benchmarks/results/layer_cpu.json"
+    )
+    add("--json", type=Path, help=f"where the figures go (default: {where})")
     add("--shapes", help=f"of {', '.join(SHAPES)} (default: by device)")
     add("--device", choices=("cpu", "cuda"), help="(default: the GPU, where there is one)")
     add("--dtype", choices=DTYPES, help="(default: bf16 on a GPU, fp32 on a CPU)")
@@ -160,13 +167,16 @@ def main(argv: list[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         "load_average_before": before,
         "cases": [],
-        "not_run": {},
+        "not_run": dict(ABSENT),
     }
     versions = report["provenance"]["versions"]
     versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
     print(
         f"{report['device']['name']}, {dtype}: {run.ceilings.matmul_tflops:.3g} TFLOP/s in a "
-        f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy\n",
+        f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy",
+        *(f"{peer}: not run: {why}" for peer, why in ABSENT.items()),
+        sep="\n",
+        end="\n\n",
         flush=True,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,16 @@ from timing import Mark
 from training import DENSE, mixtral_config, naive_experts
 
 OURS = "moeviz triton"
+DENSE_COMPILED = "dense compiled"
+# What nobody can run beside this PyTorch, and why.
+ABSENT = {
+    "ScatterMoE": "not on the package registries that this project installs from",
+    "SonicMoE": "sonic-moe 0.1.2.post1 needs PyTorch 2.9.1 or older, moeviz 2.11 or newer",
+}
 # What float64 may find: ||a - b|| / ||b||.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 SLOW_SECONDS = 0.5  # a loop that needs more for clearing memory alone is not run on a GPU
+COPIED_GB = {"cuda": 8.0, "cpu": 1.0}  # what copies more weights than that is not run
 
 
 class NotRun(Exception):
@@ -167,11 +174,10 @@ def torch_grouped_mm(problem: Problem) -> Contender:
     return Contender(forward, (w13_E2FD, w2_EDF), problem=problem)
 
 
-def torch_compiled(problem: Problem) -> Contender:
+def compiled(problem: Problem, build: Builder) -> Contender:
     torch.compiler.reset()  # each shape is another graph: none of the earlier is needed again
-    plain = torch_grouped_mm(problem)
-    compiled = torch.compile(plain.forward, dynamic=False)
-    return Contender(compiled, plain.weights, problem=problem)
+    plain = build(problem)
+    return replace(plain, forward=torch.compile(plain.forward, dynamic=False), graph=False)
 
 
 def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Contender:
@@ -188,6 +194,11 @@ def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Cont
             raise NotRun(
                 f"a step would move {clearing:,.0f} GB for the gradients of `weight[e]` alone"
             )
+    if implementation == "batched_mm":
+        one_expert = sum(w[0].numel() * w.element_size() for w in weights)
+        copied = 1e-9 * len(problem.logits_TE) * problem.top_k * one_expert
+        if copied > COPIED_GB[problem.w2_EDF.device.type]:
+            raise NotRun(f"would copy {copied:,.1f} GB of weights: an expert for each assignment")
     with torch.device("meta"):
         experts = MixtralExperts(config)
     experts.gate_up_proj, experts.down_proj = weights
@@ -245,15 +256,11 @@ Builder = Callable[[Problem], Contender]
 
 def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
     """By name, in the order of running."""
-    grouped, eager = (
-        functools.partial(mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s)
-        for name in ("grouped_mm", "eager")
-    )
-    peers: dict[str, Builder] = {
-        "torch grouped_mm": torch_grouped_mm,
-        "transformers Mixtral grouped_mm": grouped,
-        "transformers Mixtral eager": eager,
-    }
+    peers: dict[str, Builder] = {"torch grouped_mm": torch_grouped_mm}
+    for name in ("grouped_mm", "batched_mm", "eager"):
+        peers[f"transformers Mixtral {name}"] = functools.partial(
+            mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s
+        )
     if device.type == "cuda":
         return {OURS: moeviz_triton, DENSE: dense, **peers}
     ours: dict[str, Builder] = {
@@ -265,7 +272,11 @@ def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
 
 def compiling_builders() -> dict[str, Builder]:
     """Those whose first call takes long: they tune themselves, or compile."""
-    return {"liger": liger, "torch grouped_mm compiled": torch_compiled}
+    return {
+        "liger": liger,
+        "torch grouped_mm compiled": functools.partial(compiled, build=torch_grouped_mm),
+        DENSE_COMPILED: functools.partial(compiled, build=dense),
+    }
 
 
 def relative_errors(contender: Contender) -> dict[str, float]:

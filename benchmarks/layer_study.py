@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from layer_contenders import (
+    DENSE_COMPILED,
     OURS,
     TOLERANCE,
     Contender,
@@ -31,7 +31,6 @@ from layer_contenders import (
 from layer_shapes import SHAPES, Shape, kernel_work, limit_ms
 from timing import (
     FLUSH_BYTES,
-    Turns,
     by_turns,
     captured,
     ceilings,
@@ -52,8 +51,10 @@ from training import DENSE
 
 CHECK_SECONDS = 1.0  # of float64 products for each contender: what takes longer gets fewer tokens
 PROFILER_SHARE = 0.2  # of the budget, kept from contenders that compile for long
+YIELDED_SHARE = 0.1  # of the budget, that each of these leaves to those before it, in later cases
 RUNS = 20  # that are compared bit by bit
 FEW_TOKENS = 1024  # up to here, all that a layer reads might lie in the L2 cache
+COMPARED = ("forward", "inference", "both")
 
 
 def reason(error: Exception) -> str:
@@ -66,6 +67,19 @@ def reason(error: Exception) -> str:
 def launches(contender: Contender) -> dict[str, int]:
     forward, both = (len(device_events(f)) for f in (contender.output, contender.run))
     return {"forward": forward, "both": both}
+
+
+def peers_of(name: str, contenders: Iterable[str]) -> list[str]:
+    """Whom a contender's times are divided by: the dense FFN's, and ours by those of all peers."""
+    ours = name.startswith("moeviz")
+    return [
+        peer for peer in contenders if peer == DENSE or (ours and not peer.startswith("moeviz"))
+    ]
+
+
+def ratios(a: dict[str, list[float]], b: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Within a round: what slows one down slows both."""
+    return {key: spread([x / y for x, y in zip(a[key], b[key], strict=False)]) for key in COMPARED}
 
 
 def label(case: dict[str, Any]) -> str:
@@ -134,8 +148,10 @@ class Run:
     def compiled(self, case: dict[str, Any]) -> None:
         """Adds the contenders that compile for long."""
         shape, problem = self.again(case)
+        share = 1 - PROFILER_SHARE
         for contender, build in compiling_builders().items():
-            self.study(contender, build, problem, case, {}, share=1 - PROFILER_SHARE)
+            self.study(contender, build, problem, case, {}, share=share)
+            share -= YIELDED_SHARE
         self.add_ratios(shape, case)
 
     def profiled(self, case: dict[str, Any]) -> None:
@@ -190,7 +206,7 @@ class Run:
         self, name: str, contender: Contender, case: dict[str, Any], steps: dict[str, Contender]
     ) -> dict[str, Any]:
         found: dict[str, Any] = {"first_call_s": seconds(contender.run, self.device)}
-        if name != DENSE:
+        if contender.routed:
             tokens = case["checked_tokens"]
             fewer = tokens < len(contender.problem.x_TD)
             checked = contender.on(contender.problem.first(tokens)) if fewer else contender
@@ -263,40 +279,46 @@ class Run:
         training = by_turns({n: c.training_step for n, c in contenders.items()}, self.rounds)
         inference = by_turns({n: c.inference_step for n, c in contenders.items()}, self.rounds)
 
-        def spread_of(turns: Turns, clock: int, part: Callable[[list[float]], float]) -> dict:
-            return spread([part(turn[clock]) for turn in turns])
+        def by_round(name: str, clock: int) -> dict[str, list[float]]:
+            parts = [turn[clock] for turn in training[name]]
+            return {
+                "forward": [forward for forward, _ in parts],
+                "backward": [backward for _, backward in parts],
+                "both": [sum(part) for part in parts],
+                "inference": [sum(turn[clock]) for turn in inference[name]],
+            }
 
+        wall, cpu = ({name: by_round(name, clock) for name in contenders} for clock in (0, 1))
         for name in contenders:
-            turns, result = training[name], found[name]
-            parts = {"forward": lambda t: t[0], "backward": lambda t: t[1], "both": sum}
-            for key, part in parts.items():
-                result[f"{key}_ms"] = spread_of(turns, 0, part)
-            result["inference_ms"] = spread_of(inference[name], 0, sum)
-            result["cpu_ms"] = {key: spread_of(turns, 1, part) for key, part in parts.items()}
-            if DENSE in contenders:  # within a round: what slows one down slows both
-                rounds = list(zip(turns, training[DENSE], strict=False))
-                result["of_dense"], result["of_dense_cpu"] = (
-                    {
-                        key: statistics.median(part(a[clock]) / part(b[clock]) for a, b in rounds)
-                        for key, part in parts.items()
-                        if key != "backward"
-                    }
-                    for clock in (0, 1)
-                )
+            result = found[name]
+            result |= {f"{key}_ms": spread(ms) for key, ms in wall[name].items()}
+            result["cpu_ms"] = {key: spread(ms) for key, ms in cpu[name].items()}
+            peers = peers_of(name, contenders)
+            result["of_peers"] = {peer: ratios(wall[name], wall[peer]) for peer in peers}
+            if DENSE in contenders:
+                of_dense = ratios(cpu[name], cpu[DENSE])
+                result["of_dense_cpu"] = {k: of_dense[k]["median"] for k in ("forward", "both")}
 
     def add_ratios(self, shape: Shape, case: dict[str, Any]) -> None:
         flops = {"forward": shape.forward_flops, "both": 3 * shape.forward_flops}
         width = shape.top_k * shape.d_expert
         one = Shape(shape.tokens, shape.d_model, width, num_experts=1, top_k=1)
         size = torch.empty(0, dtype=self.dtype).element_size()
-        limits = {DENSE: limit_ms(one, 1, size, self.ceilings)}  # it has fewer weights to read
-        dense = case["contenders"].get(DENSE, {})
-        for name, result in case["contenders"].items():
-            if "both_ms" not in result:
-                continue
+        # Dense, there are fewer weights to read.
+        limits = dict.fromkeys((DENSE, DENSE_COMPILED), limit_ms(one, 1, size, self.ceilings))
+        timed = {name: r for name, r in case["contenders"].items() if "both_ms" in r}
+        for name, result in timed.items():
             ms = {key: result[f"{key}_ms"]["median"] for key in flops}
             limit = limits.get(name, case["limit_ms"])
             result["tflops"] = {key: 1e-9 * flops[key] / ms[key] for key in flops}
             result["of_limit"] = {key: limit[key] / ms[key] for key in flops}
-            if "both_ms" in dense and "of_dense" not in result:
-                result["of_dense"] = {key: ms[key] / dense[f"{key}_ms"]["median"] for key in flops}
+            of_peers = result.setdefault("of_peers", {})
+            for peer in peers_of(name, timed):
+                if peer not in of_peers:  # on a GPU there are no rounds
+                    median = {
+                        key: result[f"{key}_ms"]["median"] / timed[peer][f"{key}_ms"]["median"]
+                        for key in COMPARED
+                    }
+                    of_peers[peer] = {key: {"median": ratio} for key, ratio in median.items()}
+            if DENSE in of_peers:
+                result["of_dense"] = {key: of_peers[DENSE][key]["median"] for key in flops}

@@ -34,6 +34,22 @@ def poisoned_memory():
 
 
 @pytest.fixture
+def triton_everywhere(monkeypatch):
+    """The routing's own steps in Triton too, as on a GPU; a list of the shapes that they took."""
+    from moeviz import backend
+
+    calls = []
+
+    def found(tensor, *, num_experts=1):
+        calls.append(tensor.shape)
+        return backend.kernels()
+
+    for module in ("experts", "routing.plan", "routing.base", "routing.token_choice"):
+        monkeypatch.setattr(f"moeviz.{module}.kernels_for", found)
+    return calls
+
+
+@pytest.fixture
 def nothing_is_swallowed(monkeypatch, caplog):
     """ipywidgets logs what a button's callback raises and goes on; a panel logs what it did not
     expect. Either one fails the test; a test that wants it clears caplog."""

@@ -13,8 +13,7 @@ import torch
 from moeviz import backend
 from moeviz.experts import apply_experts
 from moeviz.layer import MoEConfig, MoEFFN
-from moeviz.model import LanguageModel, ModelConfig
-from moeviz.routing import ROUTERS, Plan, RouteContext, SoftPlan
+from moeviz.routing import Plan, RouteContext, SoftPlan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -245,60 +244,7 @@ def test_a_soft_plan_needs_no_kernels():
     assert torch.equal(apply_experts(x, plan, w13, w2, backend="triton"), same)
 
 
-# The Triton path: every router that makes a Plan, in training and in generation.
-
-
-@pytest.fixture
-def triton_everywhere(monkeypatch):
-    """The routing's own steps in Triton too, as on a GPU."""
-    calls = []
-
-    def found(tensor, *, num_experts=1):
-        calls.append(tensor.shape)
-        return backend.kernels()
-
-    for module in ("experts", "routing.plan", "routing.base", "routing.token_choice"):
-        monkeypatch.setattr(f"moeviz.{module}.kernels_for", found)
-    return calls
-
-
-def layer_step(config, x_TD, context):
-    torch.manual_seed(3)
-    layer = MoEFFN(16, config).to(DEVICE)
-    x_TD = x_TD.clone().requires_grad_()
-    y_TD, route = layer(x_TD, context)
-    loss = y_TD.square().sum() + sum(route.losses.values())
-    loss.backward()
-    gradients = {name: value.grad for name, value in layer.named_parameters()}
-    return y_TD.detach(), x_TD.grad, gradients, route
-
-
-@pytest.mark.parametrize("router", ROUTERS)
-def test_every_router_trains_on_the_kernels_as_on_the_reference(router, request):
-    T = 24
-    x_TD = torch.randn(T, 16, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    ids = torch.arange(T, device=DEVICE)
-    context = RouteContext(
-        token_ids=ids % 7, previous_ids=ids % 7 - 1, sequence=ids // 12, position=ids % 12,
-        training=True, generator=None,
-    )  # fmt: skip
-    options = {"vocab_size": 7} if "hash" in router else {}
-
-    def step(name):
-        top_k = 1 if router in ("switch", "mixture_of_depths") else 2
-        config = MoEConfig(4, top_k, 8, router=router, options=options, backend=name)
-        torch.manual_seed(5)  # of the routers that draw without a generator
-        return layer_step(config, x_TD, context)
-
-    want_y, want_x, want, _ = step("reference")
-    request.getfixturevalue("triton_everywhere")
-    got_y, got_x, got, route = step("triton")
-    assert relative(got_y, want_y) < 1e-5
-    assert relative(got_x, want_x) < 1e-4
-    for name, gradient in got.items():
-        assert (gradient is None) == (want[name] is None), name
-        if gradient is not None:
-            assert relative(gradient, want[name]) < 1e-4, name
+# The Triton path (every router on it: test_kernels_routers.py).
 
 
 @pytest.mark.parametrize("name", ["matmul", "grouped"])
@@ -334,17 +280,6 @@ def test_the_plan_by_counting_sort_is_the_plan_by_argsort(triton_everywhere, mon
     for name in Plan.__dataclass_fields__:
         ours, theirs = getattr(by_kernel, name), getattr(plain, name)
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
-
-
-def test_generation_on_the_kernels_says_the_same(triton_everywhere):
-    def said_by(name):
-        torch.manual_seed(0)
-        moe = MoEConfig(4, 2, 8, backend=name)
-        config = ModelConfig(vocab_size=11, d_model=16, num_layers=2, num_heads=2, d_ff=16, moe=moe)
-        model = LanguageModel(config).to(DEVICE).eval()
-        return model.generate(torch.tensor([1, 2, 3], device=DEVICE), 5, temperature=0).tolist()
-
-    assert said_by("triton") == said_by("reference")
 
 
 def test_a_layer_on_the_kernels_is_one_graph_of_torch_compile(triton_everywhere):

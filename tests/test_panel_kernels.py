@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import threading
 import time
 
@@ -21,6 +22,7 @@ from helpers.panels import (
     everything,
     opened,
     said,
+    twin,
 )
 from moeviz import panels
 from moeviz.dispatch_trace import STAGES
@@ -395,6 +397,48 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
     settled(panel)
     assert panel.here and "Here: T = 4096" in panel.picture.value
     assert "T = 16: 2 GFLOP/s" in panel.picture.value
+
+
+@pytest.fixture(scope="module")
+def benchmark_file(tmp_path_factory):
+    """What `bench layer` writes on this machine."""
+    import layer
+    import timing
+
+    path = tmp_path_factory.mktemp("bench") / "layer_here.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "SECONDS_PER_TURN", 0.0)
+        tiny = ["--shapes", "tiny", "--rounds", "1", "--device", "cpu"]
+        assert layer.main([*tiny, "--json", str(path)]) == 0
+    return path
+
+
+def test_what_the_layer_benchmark_writes_is_drawn(benchmark_file, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    shutil.copy(benchmark_file, tmp_path / "runs")
+    monkeypatch.setattr(machines, "data_path", lambda *parts: tmp_path.joinpath(*parts))
+    run = json.loads(benchmark_file.read_text(encoding="utf-8"))
+    name = f"{run['device']['name']}, {run['provenance']['date']}"
+    contest, roof = panels.Contenders(), panels.Roofline()
+    for panel in (contest, roof):
+        assert panel.controls["machine"].value == name
+        assert "unexpected" not in panel.status.value and panel._drawn.summary in said(panel)
+    assert contest.controls["case"].value == "tiny"
+    contest.show_table.value = True
+    found = run["cases"][0]["contenders"]
+    assert {"moeviz grouped", "torch grouped_mm", "dense, equal active FLOPs"} <= found.keys()
+    assert {row[0] for row in twin(contest)[0][1:]} == found.keys()
+    assert f"{run['device']['name']}: T = 1<" in roof.picture.value
+    assert "tiny (" in roof.picture.value
+
+
+def test_a_benchmark_that_finished_no_case_is_not_offered(benchmark_file, tmp_path, monkeypatch):
+    run = json.loads(benchmark_file.read_text(encoding="utf-8"))
+    (tmp_path / "layer_here.json").write_text(json.dumps({**run, "cases": []}), encoding="utf-8")
+    monkeypatch.setattr(machines, "data_path", lambda *parts: tmp_path)
+    assert machines.recorded_machines() == {}
+    for kind in (panels.Contenders, panels.Roofline):
+        assert kind().here
 
 
 def test_a_real_contest_of_the_smallest_kind():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from moeviz.paths import data_path
 from moeviz.pictures.contenders import contenders
 from moeviz.pictures.dispatch import dispatch
 from moeviz.pictures.roofline import Reached, all_experts, roofline, works
+from moeviz.pictures.svg import text_width
 from moeviz.pictures.tile_waste import (
     BLOCKS,
     expected_waste,
@@ -221,6 +223,22 @@ def test_contenders_are_drawn_and_left_out_ones_named():
     empty = contenders(None, where="here")
     check(empty)
     assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
+
+
+def test_the_long_names_of_the_layer_benchmark_stand_inside_the_picture():
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "layer_cpu.json"
+    for case in json.loads(path.read_text())["cases"]:
+        svg = contenders(case, where="x86_64 CPU, 2 cores").svg
+        names = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor:end[^>]*>([^<]+)<', svg)
+        assert len(names) >= 5
+        for x, name in names:
+            assert text_width(name, 13) <= float(x), name
+
+
+def test_a_time_and_its_quartiles_are_of_one_unit():
+    case = json.loads(data_path("runs", "kernels.json").read_text())["cases"][-1]
+    case["contenders"] = {"slow": {"forward_ms": {"median": 2150.0, "q1": 2077.5, "q3": 12345.0}}}
+    assert "2.15 s (2.08 to 12.3)" in contenders(case, where="here").svg
 
 
 def test_what_is_said_of_the_recorded_contest():

@@ -20,14 +20,15 @@ NO_GPU = "No GPU run has been recorded yet."
 
 def recorded_machines() -> dict[str, dict[str, Any]]:
     """Recorded benchmarks of the experts by device, GPUs first; of one device the layer benchmark
-    wins over the small contest. A damaged file is none."""
+    wins over the small contest. A damaged file is none, nor is a run that finished no case."""
     found: dict[str, dict[str, Any]] = {}
     for pattern in PATTERNS:
         for path in sorted(data_path("runs").glob(pattern)):
             try:
                 run = json.loads(path.read_text(encoding="utf-8"))
                 name = f"{run['device']['name']}, {run['provenance']['date']}"
-                found.setdefault(name, {"device": run["device"], "cases": run["cases"], **run})
+                if run["cases"]:
+                    found.setdefault(name, {"device": run["device"], "cases": run["cases"], **run})
             except (ValueError, LookupError, TypeError):
                 continue
     return dict(sorted(found.items(), key=lambda item: item[1]["device"].get("kind") != "cuda"))

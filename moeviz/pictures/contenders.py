@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, number, text_width
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width
 
 WIDTH = 900.0
-LEFT, RIGHT, TOP, ROW = 180.0, 640.0, 96.0, 52.0
+RIGHT, TOP, ROW = 640.0, 96.0, 52.0
 # What is timed: name, colour, mark.
 SERIES = (("forward_ms", "forward", "#0072b2"), ("both_ms", "forward + backward", "#d55e00"))
 COLUMNS = (
@@ -39,15 +40,15 @@ def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> P
     )
     svg.text(0, 36, f"{sizes} · mark: median · bar: quartiles", fill=MUTED)
     _legend(svg)
-    low, high = _range(timed)
+    scale = _scale(timed)
     bottom = TOP + len(timed) * ROW
-    _axis(svg, low, high, bottom)
+    _axis(svg, scale, bottom)
     for i, (name, times) in enumerate(timed.items()):
         y = TOP + i * ROW
-        svg.text(LEFT - 12, y + 26, name, anchor="end", size=13)
+        svg.text(scale.left - 12, y + 26, name, anchor="end", size=13)
         for s, (key, _, colour) in enumerate(SERIES):
             if key in times:
-                _mark(svg, times[key], y + 14 + 20 * s, s, colour, low, high)
+                _mark(svg, times[key], y + 14 + 20 * s, s, colour, scale)
     for i, (name, entry) in enumerate(left_out.items()):
         reason = entry.get("not_run") or entry.get("failed") or "not measured"
         svg.text(0, bottom + 56 + 18 * i, f"{name}: not run, {reason}"[:130], fill=MUTED)
@@ -67,34 +68,48 @@ def _summary(timed: dict[str, Any]) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+    return f"{_short(value)} ms" if value < 1000 else f"{_short(value / 1000)} s"
 
 
-def _range(timed: dict[str, Any]) -> tuple[float, float]:
-    """Powers of ten around all quartiles, as exponents."""
+def _short(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Logarithmic, from 10 ** low at x = left to 10 ** high at RIGHT."""
+
+    left: float
+    low: int
+    high: int
+
+    def x(self, milliseconds: float) -> float:
+        share = (math.log10(max(milliseconds, 1e-9)) - self.low) / (self.high - self.low)
+        return self.left + min(max(share, 0.0), 1.0) * (RIGHT - self.left)
+
+
+def _scale(timed: dict[str, Any]) -> _Scale:
+    """Powers of ten around all quartiles, right of the longest name."""
     values = [c[key][q] for c in timed.values() for key, _, _ in SERIES if key in c for q in c[key]
               if q in ("median", "q1", "q3")]  # fmt: skip
     values = [v for v in values if v > 0] or [1.0, 10.0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return float(low), float(max(high, low + 1))
+    left = max((text_width(name, 13) + 14 for name in timed), default=0.0)
+    return _Scale(max(left, 180.0), low, max(high, low + 1))
 
 
-def _x(milliseconds: float, low: float, high: float) -> float:
-    share = (math.log10(max(milliseconds, 1e-9)) - low) / (high - low)
-    return LEFT + min(max(share, 0.0), 1.0) * (RIGHT - LEFT)
-
-
-def _axis(svg: Svg, low: float, high: float, bottom: float) -> None:
-    for exponent in range(int(low), int(high) + 1):
-        x = _x(10.0**exponent, low, high)
+def _axis(svg: Svg, scale: _Scale, bottom: float) -> None:
+    for exponent in range(scale.low, scale.high + 1):
+        x = scale.x(10.0**exponent)
         svg.line(x, TOP - 4, x, bottom, stroke=RULE)
         svg.text(x, bottom + 16, f"{10.0**exponent:g}", anchor="middle", fill=MUTED)
-        if exponent < high:
+        if exponent < scale.high:
             for digit in range(2, 10):
-                minor = _x(digit * 10.0**exponent, low, high)
+                minor = scale.x(digit * 10.0**exponent)
                 svg.line(minor, bottom - 4, minor, bottom, stroke=RULE, width=0.5)
-    svg.line(LEFT, bottom, RIGHT, bottom)
-    svg.text((LEFT + RIGHT) / 2, bottom + 34, "milliseconds (logarithmic)", anchor="middle")
+    svg.line(scale.left, bottom, RIGHT, bottom)
+    svg.text((scale.left + RIGHT) / 2, bottom + 34, "milliseconds (logarithmic)", anchor="middle")
 
 
 def _legend(svg: Svg) -> None:
@@ -113,14 +128,15 @@ def _shape(svg: Svg, x: float, y: float, series: int, colour: str) -> None:
 
 
 def _mark(
-    svg: Svg, spread: dict[str, float], y: float, series: int, colour: str, low: float, high: float
+    svg: Svg, spread: dict[str, float], y: float, series: int, colour: str, scale: _Scale
 ) -> None:
-    q1, median, q3 = (_x(spread[q], low, high) for q in ("q1", "median", "q3"))
-    svg.line(LEFT, y, median, y, stroke=RULE, width=1)
+    q1, median, q3 = (scale.x(spread[q]) for q in ("q1", "median", "q3"))
+    svg.line(scale.left, y, median, y, stroke=RULE, width=1)
     svg.line(q1, y, q3, y, stroke=colour, width=5)
     _shape(svg, median, y, series, colour)
-    said = f"{_ms(spread['median'])}  ({number(spread['q1'])} to {number(spread['q3'])})"
-    svg.text(RIGHT + 16, y + 4, said)
+    unit, one = ("ms", 1) if spread["median"] < 1000 else ("s", 1000)
+    m, a, b = (_short(spread[q] / one) for q in ("median", "q1", "q3"))
+    svg.text(RIGHT + 16, y + 4, f"{m} {unit} ({a} to {b})")
 
 
 def _table(case: dict[str, Any]) -> tuple[tuple[object, ...], ...]:
