@@ -52,6 +52,7 @@ GPU_SHAPES = {
 CPU_SHAPES = {
     "coarse": Shape(2048, 256, 256, 8, 2),
     "wide": Shape(2048, 512, 512, 8, 2),
+    "narrow": Shape(2048, 128, 128, 8, 2),
     "fine": Shape(1024, 512, 256, 64, 8),
     "finest": Shape(512, 256, 64, 256, 8),
     "tiny": Shape(64, 64, 32, 8, 2),
@@ -59,8 +60,9 @@ CPU_SHAPES = {
 SHAPES = {**GPU_SHAPES, **CPU_SHAPES}
 GPU_CASES = [(name, "uniform") for name in GPU_SHAPES]
 GPU_CASES[5:5] = [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
-# Those of training.py, and three of coarse experts; "tiny" is there to see that all runs.
-CPU_CASES = [(name, "uniform") for name in ("fine", "coarse", "wide", "teach", "finest")]
+# Those of training.py, and more of coarse experts; "tiny" has few tokens, where small steps show.
+CPU_NAMES = ("fine", "coarse", "wide", "teach", "narrow", "finest", "tiny")
+CPU_CASES = [(name, "uniform") for name in CPU_NAMES]
 
 
 def limit_ms(
