@@ -91,7 +91,7 @@ def _backends(advice: list[str]) -> None:
     import torch
     import torch.nn.functional as F
 
-    from moeviz.backend import Backend, resolve_backend
+    from moeviz.backend import Backend, kernels, resolve_backend
     from moeviz.experts import apply_experts
     from moeviz.routing import Plan
 
@@ -104,21 +104,22 @@ def _backends(advice: list[str]) -> None:
     )
     weight_TK, expert_TK = torch.rand(48, 8, generator=generator).softmax(-1).topk(2)
 
-    def loop(x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+    def loop(x, w13, w2, weight_TK):
         rows = []
         for t in range(len(x)):
             outs = []
-            for weight, e in zip(weight_TK[t].double(), expert_TK[t], strict=True):
+            for weight, e in zip(weight_TK[t], expert_TK[t], strict=True):
                 gate, up = (w13[e] @ x[t]).chunk(2)
                 outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
             rows.append(torch.stack(outs).sum(0))
         return torch.stack(rows)
 
     def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-        leaves = [v.detach().clone().to(device, dtype).requires_grad_() for v in (x, w13, w2)]
+        leaves = [v.to(device, dtype) for v in (x, w13, w2)] + [weight_TK.to(device)]
+        leaves = [v.detach().requires_grad_() for v in leaves]
         y = call(*leaves)
-        y.square().sum().backward()
-        return [v.detach().double().cpu() for v in (y, *(leaf.grad for leaf in leaves))]
+        grads = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
+        return [v.detach().double().cpu() for v in (y, *grads)]
 
     truth = run(loop, "cpu", torch.float64)
     cases = [("cpu", torch.float32)]
@@ -127,20 +128,26 @@ def _backends(advice: list[str]) -> None:
         cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
     for device, dtype in cases:
         tolerance = 1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2
-        plan = Plan.from_topk(expert_TK.to(device), weight_TK.to(device), num_experts=8)
         like = [v.to(device, dtype) for v in (x, w13, w2)]
         dtype_name = str(dtype).removeprefix("torch.")
         _line(f"auto, {device} {dtype_name}", f"runs {resolve_backend('auto', *like)}")
         for backend in backends:
             name = f"{backend}, {device} {dtype_name}"
 
-            def call(x, w13, w2, backend=backend, plan=plan):
+            def call(x, w13, w2, weight_TK, backend=backend):
+                plan = Plan.from_topk(expert_TK.to(x.device), weight_TK, num_experts=8)
                 return apply_experts(x, plan, w13, w2, backend=backend)
 
             try:
                 found = run(call, device, dtype)
             except (ValueError, RuntimeError) as error:
                 _line(name, f"no: {str(error).splitlines()[0]}")
+                continue
+            except kernels().LaunchError as error:  # the forward pass makes a ValueError of it
+                _line(name, f"no backward pass: {kernels().launch_reason(error)}")
+                advice.append(
+                    f"Backend {backend} does not train on {device}: use another, and report it."
+                )
                 continue
             errors = (float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
             worst = max(errors)

@@ -1,6 +1,7 @@
 """python -m moeviz: training and resuming, refusals in one sentence, the doctor's page."""
 
 import argparse
+import dataclasses
 import os
 import re
 import signal
@@ -460,10 +461,38 @@ def test_the_doctor_finds_a_backend_that_computes_wrongly(capsys, monkeypatch):
         return y * 1.01 if backend == "grouped" else y
 
     monkeypatch.setattr("moeviz.experts.apply_experts", off)
-    _, out, advice = page(capsys)
-    assert re.search(r"grouped, cpu float32 +WRONG", out)
+    status, out, advice = page(capsys)
+    assert status == 1 and re.search(r"grouped, cpu float32 +WRONG", out)
     assert re.search(r"reference, cpu float32 +ok", out)
     assert any("Backend grouped computes wrongly on cpu" in line for line in advice)
+
+
+@pytest.mark.parametrize("factor", [0, 1.01])
+def test_the_doctor_finds_a_wrong_gradient_of_the_combine_weight(factor, capsys, monkeypatch):
+    from moeviz.experts import apply_experts
+
+    def off(x, plan, w13, w2, *, backend):
+        if backend == "matmul":
+            weight = plan.weight.detach() * (1 - factor) + plan.weight * factor
+            plan = dataclasses.replace(plan, weight=weight)
+        return apply_experts(x, plan, w13, w2, backend=backend)
+
+    monkeypatch.setattr("moeviz.experts.apply_experts", off)
+    status, out, _ = page(capsys)
+    assert status == 1 and re.search(r"matmul, cpu float32 +WRONG", out)
+    assert re.search(r"reference, cpu float32 +ok", out)
+
+
+def test_the_doctor_says_in_a_sentence_that_a_backward_kernel_does_not_launch(capsys, monkeypatch):
+    errors = pytest.importorskip("triton.runtime.errors")
+
+    def too_large(*_, **__):
+        raise errors.OutOfResources(300_000, 101_376, "shared memory")
+
+    monkeypatch.setattr(sys.modules["moeviz_kernels.experts"], "grad_hidden", too_large)
+    status, out, advice = page(capsys)
+    assert status == 1 and re.search(r"triton, cpu float32 +no backward pass: out of resource", out)
+    assert any("Backend triton does not train on cpu" in line for line in advice)
 
 
 def test_the_doctor_finds_a_triton_that_does_not_import(capsys, monkeypatch):

@@ -1,6 +1,8 @@
 """Each kernel by itself against a plain form of what it computes: compiled where there is a GPU, in
 Triton's interpreter elsewhere. The whole of them stands in test_kernels_experts.py."""
 
+import ast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +10,18 @@ import triton
 import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton.runtime.errors import OutOfResources, PTXASError
 
-from moeviz_kernels import gather, gather_sum, softmax_topk, sort_by_expert, sort_topk, topk
+from moeviz_kernels import (
+    LaunchError,
+    gather,
+    gather_sum,
+    launch_reason,
+    softmax_topk,
+    sort_by_expert,
+    sort_topk,
+    topk,
+)
 from moeviz_kernels import sort as sorting
 from moeviz_kernels.configs import Gemm
 from moeviz_kernels.gemm import grouped_gemm
@@ -52,7 +64,9 @@ def test_unwritten_memory_shows():
 
 # Softmax and top-K.
 
-EXPERTS_AND_K = [(1, 1), (3, 2), (3, 3), (8, 2), (8, 8), (60, 4), (64, 8), (256, 8), (4096, 2)]
+EXPERTS_AND_K = [
+    (1, 1), (3, 2), (3, 3), (8, 2), (8, 8), (60, 4), (64, 8), (64, 32), (256, 8), (4096, 2)
+]  # fmt: skip
 
 
 def best(scores_TE, k):
@@ -539,6 +553,27 @@ def test_gather_sum_adds_in_float32():
     assert (gather_sum(rows_ND, inverse, offsets_of((2100,))) == 2100).all()
 
 
+def test_gathers_read_views():
+    rows_ND, token_offsets = normal(45, 6), offsets_of((2, 0, 42, 1))
+    inverse = torch.arange(45, device=DEVICE, dtype=torch.int32).flip(0)
+    token = inverse % 4
+
+    def view(v):
+        return v.repeat_interleave(2, 0)[::2]
+
+    want = gather_sum(rows_ND, inverse, token_offsets)
+    assert torch.equal(gather_sum(*map(view, (rows_ND, inverse, token_offsets))), want)
+    assert torch.equal(gather_sum(rows_ND.T.contiguous().T, inverse, token_offsets), want)
+    assert torch.equal(gather(view(want), view(token)), want[token.long()])
+    assert torch.equal(gather(want, token[:1].expand(9)), want[token[:1].long()].expand(9, -1))
+
+
+def test_rows_without_columns_gather_to_none():
+    token = torch.zeros(5, device=DEVICE, dtype=torch.int32)
+    assert gather(normal(4, 0), token).shape == (5, 0)
+    assert gather_sum(normal(5, 0), token, offsets_of((5, 0))).shape == (2, 0)
+
+
 def test_no_rows_and_no_tokens_gather_to_nothing():
     nothing = torch.empty(0, device=DEVICE, dtype=torch.int32)
     assert gather(normal(4, 3), nothing).shape == (0, 3)
@@ -547,3 +582,47 @@ def test_no_rows_and_no_tokens_gather_to_nothing():
     )
     no_tokens = torch.zeros(1, device=DEVICE, dtype=torch.int32)
     assert gather_sum(normal(4, 3)[:0], nothing, no_tokens).shape == (0, 3)
+
+
+# What a launch may raise.
+
+SOURCE = "def kernel(p):\n    tl.store(p, inner(p))\n"
+PTXAS = """Internal Triton PTX codegen error
+`ptxas` stderr:
+ptxas info    : 0 bytes gmem
+{}
+Repro command: ptxas -v --gpu-name=sm_999a /tmp/tmp0.ptx -o /tmp/tmp0.ptx.o
+"""
+
+
+def compilation_error(said):
+    return triton.CompilationError(SOURCE, ast.parse(SOURCE).body[0].body[0], said)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (compilation_error("Cannot broadcast\n[4] to [8].\n"), "[4] to [8]."),
+        (compilation_error(None), "tl.store(p, inner(p))"),
+        (OutOfResources(300_000, 101_376, "shared memory"), "Hardware limit: 101376"),
+        (PTXASError("`ptxas` raised SIGSEGV\n`ptxas` stderr:\n"), "error: `ptxas` raised SIGSEGV"),
+        (
+            PTXASError(PTXAS.format("ptxas fatal   : Value 'sm_999a' is not defined")),
+            "ptxas: Value 'sm_999a' is not defined",
+        ),
+        (
+            PTXASError(PTXAS.format("ptxas /tmp/a.ptx, line 9; error   : Feature 'x' is unknown")),
+            "ptxas: Feature 'x' is unknown",
+        ),
+    ],
+)
+def test_a_launch_error_has_one_line_that_says_why(error, reason):
+    assert isinstance(error, LaunchError)
+    said = launch_reason(error)
+    assert reason in said and "\n" not in said and "/tmp" not in said
+
+
+def test_the_reason_is_that_of_the_innermost_function():
+    with pytest.raises(LaunchError) as caught:
+        raise compilation_error(None) from compilation_error("Input shapes must be equal.")
+    assert launch_reason(caught.value) == "Input shapes must be equal."

@@ -3,7 +3,10 @@ every gradient; and what the kernels promise about memory, repeatability and com
 
 import dataclasses
 import importlib
+import subprocess
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from moeviz.backend import resolve_backend
 from moeviz.routing import Plan
-from moeviz_kernels import configs, experts, softmax_topk, sort_topk
+from moeviz_kernels import configs, experts, refusal, softmax_topk, sort_topk
 
 # `moeviz_kernels.experts` is the function.
 module = importlib.import_module("moeviz_kernels.experts")
@@ -184,8 +188,51 @@ EXPERTS = (1, 3, 8, 60, 64, 256) if DEVICE == "cuda" else (1, 3, 8, 40)
 @example("uniform", 7, 8, 8, (20, 33), 0)  # every expert, by every token
 @example("zipf", 7, 64, 2, (20, 33), 0)
 @example("all to one", 7, 256, 1, (20, 33), 0)
+@example("uniform", 20, 60, 4, (20, 33), 0)
+@example("zipf", 200, 60, 2, (3, 2), 0)
 def test_any_routing_of_any_size(dtype, routing, T, E, K, width, seed):
     assert_equal_to_the_loop(make(routing, T, E, min(K, E), *width, dtype, seed), dtype)
+
+
+TF32_SWITCHES = {
+    "nothing": ("", "ieee"),
+    "torch.set_float32_matmul_precision": ("torch.set_float32_matmul_precision('high')", "tf32"),
+    "allow_tf32": ("cuda.matmul.allow_tf32 = True", "tf32"),
+    "fp32_precision": ("cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+    "fp32_precision of all": ("torch.backends.fp32_precision = 'tf32'", "tf32"),
+    "ieee": ("cuda.matmul.fp32_precision = 'ieee'", "ieee"),
+    "first the old": (
+        "torch.set_float32_matmul_precision('high'); cuda.matmul.fp32_precision = 'ieee'",
+        "ieee",
+    ),
+    "first the new": (
+        "cuda.matmul.fp32_precision = 'tf32'; torch.set_float32_matmul_precision('highest')",
+        "ieee",
+    ),
+}
+LAUNCH_PRECISIONS = """
+import sys, torch
+from torch.backends import cuda
+from moeviz_kernels import configs
+
+start = torch.backends.fp32_precision, cuda.matmul.fp32_precision
+for switch in sys.argv[1:]:
+    exec(switch)
+    print(configs.launch_options(configs.Gemm(16, 32, 16, 4, 2), torch.float32)["PRECISION"])
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.fp32_precision, cuda.matmul.fp32_precision = start
+"""
+
+
+def test_every_switch_of_torch_for_tf32_is_followed():
+    """In a process of its own: no switch can be set back to what it was before any was used."""
+    switches = [switch for switch, _ in TF32_SWITCHES.values()]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LAUNCH_PRECISIONS, *switches], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = dict(zip(TF32_SWITCHES, done.stdout.split(), strict=True))
+    assert said == {name: precision for name, (_, precision) in TF32_SWITCHES.items()}
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
@@ -313,6 +360,34 @@ def test_x_and_the_gradient_may_be_views():
     assert torch.equal(summed, ones)
 
 
+@pytest.mark.parametrize("how", ["strided", "expanded"])
+def test_the_tensors_of_a_plan_may_be_views(how):
+    """Expanded, where all values are one: a single expert, one row per token."""
+    E = 1 if how == "expanded" else 3
+    case = make("uniform", 21, E, E, 20, 33, torch.float32)
+    case = dataclasses.replace(case, weight=case.weight[:1].expand(len(case.weight)))
+
+    def view(v):
+        if how == "expanded" and (v == v[0]).all():
+            return v[:1].expand(len(v))
+        return v.repeat_interleave(2)[::2]
+
+    x, weight, w13, w2 = case.leaves(torch.float32)
+    plan = case.plan(weight)
+    grad = case.grad.to(DEVICE, torch.float32)
+    fields = ("token", "weight", "offsets", "inverse", "token_offsets")
+    want = [by_kernels(x, plan, w13, w2)]
+    # The gradient of an expanded weight is a sum.
+    leaves = (x, w13, w2) if how == "expanded" else (x, w13, w2, weight)
+    want += torch.autograd.grad(want[0], leaves, grad, retain_graph=True)
+    viewed = SimpleNamespace(**{name: view(getattr(plan, name)) for name in fields})
+    assert not viewed.weight.is_contiguous()
+    got = [by_kernels(x, viewed, w13, w2)]
+    got += torch.autograd.grad(got[0], leaves, grad)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_weight_may_have_any_dtype_and_gets_its_gradient_in_it(dtype):
     case = make("uniform", 21, 3, 2, 20, 33, torch.float32)
@@ -325,6 +400,15 @@ def test_the_weight_may_have_any_dtype_and_gets_its_gradient_in_it(dtype):
     by_kernels(x, case.plan(leaf), w13, w2).backward(grad)
     assert leaf.grad.dtype == dtype
     assert torch.equal(leaf.grad, want.grad.to(dtype))
+
+
+@pytest.mark.parametrize(("E", "D", "F_"), [(0, 8, 4), (3, 0, 4), (3, 8, 0)])
+def test_empty_weights_are_refused_in_a_sentence(E, D, F_):
+    x, w13, w2 = (torch.empty(v, device=DEVICE) for v in ((5, D), (E, 2 * F_, D), (E, D, F_)))
+    said = f"at least one unit, got {E} experts, d_model {D}, d_expert {F_}."
+    assert refusal(x, w13, w2).endswith(said)
+    with pytest.raises(ValueError, match=said):
+        resolve_backend("triton", x, w13, w2)
 
 
 # What is kept, and how often the same comes out.
@@ -379,7 +463,7 @@ def test_without_a_gradient_nothing_is_kept_and_z_is_never_written(why, monkeypa
 
 @every_dtype
 def test_the_same_bits_in_every_run(dtype):
-    case = make("any number", 20, 5, 3, 20, 33, dtype)
+    case = make("any number", *((20, 5, 3, 20, 33) if DEVICE == "cuda" else (5, 3, 2, 4, 3)), dtype)
     leaves = case.leaves(dtype)
     plan, grad = case.plan(leaves[1]), case.grad.to(DEVICE, dtype)
 
@@ -388,7 +472,7 @@ def test_the_same_bits_in_every_run(dtype):
         return [y, *torch.autograd.grad(y, leaves, grad, retain_graph=True)]
 
     first = run()
-    for _ in range(19 if DEVICE == "cuda" else 4):
+    for _ in range(19):
         assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
 
 

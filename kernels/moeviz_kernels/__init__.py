@@ -10,7 +10,13 @@ before triton was imported.
 from moeviz_kernels.combine import gather, gather_sum
 from moeviz_kernels.experts import experts
 from moeviz_kernels.sort import MAX_EXPERTS, sort_by_expert, sort_topk
-from moeviz_kernels.support import LaunchError, device_refusal, interpreted, refusal
+from moeviz_kernels.support import (
+    LaunchError,
+    device_refusal,
+    interpreted,
+    launch_reason,
+    refusal,
+)
 from moeviz_kernels.topk import softmax_topk, topk
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "gather",
     "gather_sum",
     "interpreted",
+    "launch_reason",
     "refusal",
     "softmax_topk",
     "sort_by_expert",

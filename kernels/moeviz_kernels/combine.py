@@ -65,10 +65,11 @@ def gather_sum(rows_ND: Tensor, inverse: Tensor, token_offsets: Tensor) -> Tenso
     num_tokens, width = token_offsets.numel() - 1, rows_ND.shape[1]
     y_TD = rows_ND.new_empty(num_tokens, width)
     options = _block(width)
-    if num_tokens:
+    inputs = (v.contiguous() for v in (rows_ND, inverse, token_offsets))
+    if y_TD.numel():
         with torch.cuda.device_of(rows_ND):
             gather_sum_kernel[(num_tokens, triton.cdiv(width, options["BLOCK"]))](
-                rows_ND, inverse, token_offsets, y_TD, width, **options
+                *inputs, y_TD, width, **options
             )
     return y_TD
 
@@ -78,9 +79,9 @@ def gather(x_TD: Tensor, token: Tensor) -> Tensor:
     num_rows, width = token.numel(), x_TD.shape[1]
     rows_ND = x_TD.new_empty(num_rows, width)
     options = _block(width)
-    if num_rows:
+    if rows_ND.numel():
         with torch.cuda.device_of(x_TD):
             gather_kernel[(num_rows, triton.cdiv(width, options["BLOCK"]))](
-                x_TD, token, rows_ND, width, **options
+                x_TD.contiguous(), token.contiguous(), rows_ND, width, **options
             )
     return rows_ND

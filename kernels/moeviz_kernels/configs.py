@@ -129,7 +129,8 @@ def choose(
 
 def launch_options(config: Gemm, dtype: torch.dtype) -> dict[str, Any]:
     """The keyword arguments of a launch. float32 follows torch's own switch for TF32."""
-    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+    # The old switches set this one too; but what reads the old raises once this one has been set.
+    exact = dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision != "tf32"
     return dict(
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,

@@ -45,10 +45,10 @@ def experts(
     """
     inputs = (x_TD, weight, w13_E2FD, w2_EDF)
     save = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
+    rows = (v.contiguous() for v in (token, offsets, inverse, token_offsets))
     y_TD, _ = _forward(
-        x_TD.contiguous(), weight.float(), w13_E2FD, w2_EDF,
-        token, offsets, inverse, token_offsets, save,
-    )  # fmt: skip
+        x_TD.contiguous(), weight.float().contiguous(), w13_E2FD, w2_EDF, *rows, save
+    )
     return y_TD
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
+from triton.runtime.errors import OutOfResources, PTXASError
 from triton.runtime.jit import JITFunction
 
 from moeviz_kernels.configs import OLDEST
@@ -14,8 +16,21 @@ from moeviz_kernels.sort import MAX_EXPERTS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MATRIX_ELEMENTS = 2**31 - 1  # offsets inside one expert's matrix are 32-bit
-# What a launch may raise although `refusal` found nothing: a chip with less shared memory.
-LaunchError = (OutOfResources, triton.CompilationError)
+# What a launch may raise although `refusal` found nothing: a chip with less shared memory, or one
+# that this Triton, or its ptxas, does not know.
+LaunchError = (OutOfResources, triton.CompilationError, PTXASError)
+
+
+def launch_reason(error: BaseException) -> str:
+    """The line of a LaunchError that says why, without the source and the logs around it."""
+    # Triton wraps what fails inside of a function that the kernel calls, and says no more there.
+    while isinstance(error.__cause__, triton.CompilationError):
+        error = error.__cause__
+    if isinstance(error, PTXASError):
+        said = re.search(r"^ptxas.*\b(?:error|fatal)\s*:\s*(.+)$", str(error), re.MULTILINE)
+        return f"ptxas: {said[1]}" if said else str(error).partition("\n")[0]
+    lines = [line for line in str(error).splitlines() if line.strip(" ^")]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def interpreted() -> bool:
@@ -54,6 +69,12 @@ def refusal(x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor) -> str | None:
         return f"Triton kernels take float32, float16 and bfloat16, not {x_TD.dtype}."
     if x_TD.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter computes bfloat16 wrongly: use float32 or float16."
+    num_experts, d_model, d_expert = w2_EDF.shape
+    if not w2_EDF.numel():
+        return (
+            f"Triton kernels take at least one expert of at least one unit, got {num_experts} "
+            f"experts, d_model {d_model}, d_expert {d_expert}."
+        )
     for name, weights in (("w13_E2FD", w13_E2FD), ("w2_EDF", w2_EDF)):
         if not weights.is_contiguous():
             return f"Triton kernels read weights in order: {name} must be contiguous()."
@@ -62,6 +83,6 @@ def refusal(x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor) -> str | None:
                 f"Triton kernels take up to 2^31 - 1 weights in one matrix, {name} has "
                 f"{weights[0].numel()}."
             )
-    if len(w2_EDF) > MAX_EXPERTS:
-        return f"Triton kernels take up to {MAX_EXPERTS} experts, got {len(w2_EDF)}."
+    if num_experts > MAX_EXPERTS:
+        return f"Triton kernels take up to {MAX_EXPERTS} experts, got {num_experts}."
     return None

@@ -46,7 +46,8 @@ def topk_kernel(
         power = tl.exp(logits - largest[:, None])
         total = tl.sum(power, axis=1)
         tl.store(scores_ptr + at, power / total[:, None], mask=inside)
-    for k in tl.static_range(K):
+    # Not unrolled: 32 rounds would spill, and take ptxas half a minute.
+    for k in range(K):
         value, index = tl.max(left, axis=1, return_indices=True, return_indices_tie_break_left=True)
         index = tl.minimum(index, E - 1)  # NaN compares with nothing: stay inside all the same
         tl.store(expert_ptr + t * K + k, index, mask=t < T)
