@@ -41,7 +41,8 @@ def apply_experts(
             try:
                 return triton_experts(x_TD, plan, w13_E2FD, w2_EDF)
             except kernels().LaunchError as error:
-                reason = f"A Triton kernel does not fit this GPU ({kernels().launch_reason(error)})."
+                why = kernels().launch_reason(error)
+                reason = f"A Triton kernel does not fit this GPU ({why})."
                 if backend != "auto":
                     raise ValueError(f"{reason} Use backend='auto' or 'reference'.") from None
                 say_once(f"{reason} Expert FFNs run on the matmul backend.")
