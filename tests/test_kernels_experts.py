@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moeviz.backend import resolve_backend
 from moeviz.routing import Plan
-from moeviz_kernels import configs, experts, refusal, softmax_topk, sort_topk
+from moeviz_kernels import LaunchError, configs, experts, refusal, softmax_topk, sort_topk
 
 # `moeviz_kernels.experts` is the function.
 module = importlib.import_module("moeviz_kernels.experts")
@@ -409,6 +409,33 @@ def test_empty_weights_are_refused_in_a_sentence(E, D, F_):
     assert refusal(x, w13, w2).endswith(said)
     with pytest.raises(ValueError, match=said):
         resolve_backend("triton", x, w13, w2)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            LaunchError[0](300_000, 101_376, "shared memory"),
+            "backward pass does not fit this GPU .*101376.*: train with another backend",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+            r"backward pass of 10 rows \(5 tokens, d_model 8, d_expert 4, torch.float32\)",
+        ),
+    ],
+    ids=["too large a kernel", "full memory"],
+)
+def test_a_backward_pass_that_cannot_run_is_one_sentence(error, sentence, monkeypatch):
+    case = make("uniform", T=5, E=3, K=2, D=8, F_=4, dtype=torch.float32)
+    x, weight, w13, w2 = case.leaves(torch.float32)
+    y = by_kernels(x, case.plan(weight), w13, w2)
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, "grad_hidden", refuse)
+    with pytest.raises(RuntimeError, match=sentence):
+        y.sum().backward()
 
 
 # What is kept, and how often the same comes out.

@@ -20,6 +20,7 @@ from moeviz_kernels.combine import gather_sum
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
+from moeviz_kernels.support import LaunchError, launch_reason
 from moeviz_kernels.tiles import tile_map
 from moeviz_kernels.up import up_swiglu
 
@@ -129,7 +130,20 @@ def _keep(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad_TD: Tensor, _: Tensor | None):
     needed = ctx.needs_input_grad
-    grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors, needed[0], needed[2], needed[3])
+    x_TD, z_N2F, *_ = ctx.saved_tensors
+    try:
+        grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors, needed[0], needed[2], needed[3])
+    except LaunchError as error:
+        raise RuntimeError(
+            "A Triton kernel of the experts' backward pass does not fit this GPU "
+            f"({launch_reason(error)}): train with another backend."
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"The GPU's memory does not hold the experts' backward pass of {len(z_N2F)} rows "
+            f"({len(x_TD)} tokens, d_model {x_TD.shape[1]}, d_expert {z_N2F.shape[1] // 2}, "
+            f"{x_TD.dtype}): give it fewer tokens at a time or a smaller model."
+        ) from error
     grads = (grad if n else None for grad, n in zip(grads, needed, strict=False))
     return (*grads, None, None, None, None, None)
 
