@@ -55,7 +55,7 @@ gpu:
 	@ln -sfn ../../kernels/moeviz_kernels build/gpu/moeviz_kernels
 	@start=$$(date +%s); failed=; py="$(GPU_PYTHON) -P"; \
 	timeout 60 $$py -m moeviz doctor 2>&1 | tee build/gpu/doctor.txt; \
-	if grep -q WRONG build/gpu/doctor.txt || ! grep -q "ok, " build/gpu/doctor.txt; then failed=" doctor"; fi; \
+	if grep -Eq "WRONG|failed: " build/gpu/doctor.txt || ! grep -q "ok, " build/gpu/doctor.txt; then failed=" doctor"; fi; \
 	workers=$$($$py -c 'import xdist; print("-n 8")' 2>/dev/null); \
 	OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 15 195 \
 	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || failed="$$failed tests"; \

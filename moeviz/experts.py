@@ -187,7 +187,7 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     """Each assignment's token, x_ND in the plan's order."""
     triton = kernels_for(x_TD)
     if triton is not None:
-        return triton.gather(x_TD.contiguous(), plan.token)
+        return triton.gather(x_TD, plan.token)
     return x_TD.index_select(0, plan.token)
 
 
@@ -201,7 +201,7 @@ def gather_sum(y_ND: Tensor, plan: Plan, weight_N: Tensor | None = None) -> Tens
     triton = kernels_for(y_ND)
     if triton is not None:
         rows_ND = y_ND if weight_N is None else y_ND * weight_N[:, None]
-        return triton.gather_sum(rows_ND.contiguous(), plan.inverse, plan.token_offsets)
+        return triton.gather_sum(rows_ND, plan.inverse, plan.token_offsets)
     return F.embedding_bag(
         plan.inverse,
         y_ND,

@@ -285,6 +285,7 @@ def test_help_says_where_the_figures_go(capsys):
     [
         ("grouped, cpu float32   ok, 4e-07", ""),
         ("grouped, cpu   ok, 4e-07; triton, cuda   WRONG, 1e+00", "Failed: doctor."),
+        ("grouped, cpu   ok, 4e-07; triton, cuda   failed: does not fit", "Failed: doctor."),
         ("Traceback (most recent call last)", "Failed: doctor."),
     ],
 )

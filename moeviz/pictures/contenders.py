@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
+from moeviz.pictures.log_axes import LogScale, around
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width
 
 WIDTH = 900.0
@@ -45,7 +44,7 @@ def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> P
     _axis(svg, scale, bottom)
     for i, (name, times) in enumerate(timed.items()):
         y = TOP + i * ROW
-        svg.text(scale.left - 12, y + 26, name, anchor="end", size=13)
+        svg.text(scale.start - 12, y + 26, name, anchor="end", size=13)
         for s, (key, _, colour) in enumerate(SERIES):
             if key in times:
                 _mark(svg, times[key], y + 14 + 20 * s, s, colour, scale)
@@ -67,8 +66,14 @@ def _summary(timed: dict[str, Any]) -> str:
     )
 
 
+def _unit(milliseconds: float) -> tuple[str, float]:
+    """What to say a time in, and how many milliseconds that is."""
+    return ("ms", 1.0) if milliseconds < 1000 else ("s", 1000.0)
+
+
 def _ms(value: float) -> str:
-    return f"{_short(value)} ms" if value < 1000 else f"{_short(value / 1000)} s"
+    unit, one = _unit(value)
+    return f"{_short(value / one)} {unit}"
 
 
 def _short(value: float) -> str:
@@ -76,40 +81,26 @@ def _short(value: float) -> str:
     return f"{float(f'{value:.3g}'):g}"
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Logarithmic, from 10 ** low at x = left to 10 ** high at RIGHT."""
-
-    left: float
-    low: int
-    high: int
-
-    def x(self, milliseconds: float) -> float:
-        share = (math.log10(max(milliseconds, 1e-9)) - self.low) / (self.high - self.low)
-        return self.left + min(max(share, 0.0), 1.0) * (RIGHT - self.left)
-
-
-def _scale(timed: dict[str, Any]) -> _Scale:
+def _scale(timed: dict[str, Any]) -> LogScale:
     """Powers of ten around all quartiles, right of the longest name."""
     values = [c[key][q] for c in timed.values() for key, _, _ in SERIES if key in c for q in c[key]
               if q in ("median", "q1", "q3")]  # fmt: skip
-    values = [v for v in values if v > 0] or [1.0, 10.0]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    low, high = around([v for v in values if v > 0] or [1.0, 10.0])
     left = max((text_width(name, 13) + 14 for name in timed), default=0.0)
-    return _Scale(max(left, 180.0), low, max(high, low + 1))
+    return LogScale(low, high, max(left, 180.0), RIGHT)
 
 
-def _axis(svg: Svg, scale: _Scale, bottom: float) -> None:
-    for exponent in range(scale.low, scale.high + 1):
-        x = scale.x(10.0**exponent)
+def _axis(svg: Svg, scale: LogScale, bottom: float) -> None:
+    for power in scale.ticks():
+        x = scale(power)
         svg.line(x, TOP - 4, x, bottom, stroke=RULE)
-        svg.text(x, bottom + 16, f"{10.0**exponent:g}", anchor="middle", fill=MUTED)
-        if exponent < scale.high:
+        svg.text(x, bottom + 16, f"{power:g}", anchor="middle", fill=MUTED)
+        if power < scale.high:
             for digit in range(2, 10):
-                minor = scale.x(digit * 10.0**exponent)
+                minor = scale(digit * power)
                 svg.line(minor, bottom - 4, minor, bottom, stroke=RULE, width=0.5)
-    svg.line(scale.left, bottom, RIGHT, bottom)
-    svg.text((scale.left + RIGHT) / 2, bottom + 34, "milliseconds (logarithmic)", anchor="middle")
+    svg.line(scale.start, bottom, RIGHT, bottom)
+    svg.text((scale.start + RIGHT) / 2, bottom + 34, "milliseconds (logarithmic)", anchor="middle")
 
 
 def _legend(svg: Svg) -> None:
@@ -128,13 +119,13 @@ def _shape(svg: Svg, x: float, y: float, series: int, colour: str) -> None:
 
 
 def _mark(
-    svg: Svg, spread: dict[str, float], y: float, series: int, colour: str, scale: _Scale
+    svg: Svg, spread: dict[str, float], y: float, series: int, colour: str, scale: LogScale
 ) -> None:
-    q1, median, q3 = (scale.x(spread[q]) for q in ("q1", "median", "q3"))
-    svg.line(scale.left, y, median, y, stroke=RULE, width=1)
+    q1, median, q3 = (scale(max(spread[q], scale.low)) for q in ("q1", "median", "q3"))
+    svg.line(scale.start, y, median, y, stroke=RULE, width=1)
     svg.line(q1, y, q3, y, stroke=colour, width=5)
     _shape(svg, median, y, series, colour)
-    unit, one = ("ms", 1) if spread["median"] < 1000 else ("s", 1000)
+    unit, one = _unit(spread["median"])
     m, a, b = (_short(spread[q] / one) for q in ("median", "q1", "q3"))
     svg.text(RIGHT + 16, y + 4, f"{m} {unit} ({a} to {b})")
 
