@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 
+from helpers.numerics import relative
 from moeviz import backend
 from moeviz.experts import apply_experts
 from moeviz.layer import MoEConfig, MoEFFN
@@ -22,10 +23,6 @@ def tensors(T=12, D=16, F=8, E=4, dtype=torch.float32, device=DEVICE):
     g = torch.Generator().manual_seed(0)
     shapes = ((T, D), (E, 2 * F, D), (E, D, F))
     return [torch.randn(shape, generator=g).to(device, dtype) for shape in shapes]
-
-
-def relative(a, b):
-    return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
 
 
 @pytest.fixture

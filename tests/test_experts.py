@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.numerics import relative
 from moeviz.experts import apply_experts
 from moeviz.routing import Plan, SoftPlan
 
@@ -23,11 +24,6 @@ def naive(x, expert_TK, weight_TK, w13, w2):
             y = y + weight_TK[t, k] * (w2[e] @ (F.silu(gate) * up))
         rows.append(y)
     return torch.stack(rows) if rows else x.clone()
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def random_case(T, D, F_, E, K, seed, skew=0.0, dtype=torch.float64):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from helpers.numerics import relative
 from moeviz_kernels import (
     LaunchError,
     gather,
@@ -42,12 +43,6 @@ DTYPES = {torch.float32: 2e-6, torch.float16: 2e-3}
 if DEVICE == "cuda":
     DTYPES[torch.bfloat16] = 1.5e-2
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    assert a.shape == b.shape
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def normal(*shape, seed=0, dtype=torch.float32):

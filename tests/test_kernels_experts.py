@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.numerics import relative
 from moeviz.backend import resolve_backend
 from moeviz.routing import Plan
 from moeviz_kernels import LaunchError, configs, experts, refusal, softmax_topk, sort_topk
@@ -37,12 +38,6 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dty
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 ROUTINGS = ("uniform", "zipf", "all to one", "empty experts", "drops", "any number", "none")
 LEAVES = ("x", "weight", "w13", "w2")
-
-
-def relative(a, b):
-    a, b = a.detach().double().cpu(), b.detach().double().cpu()
-    assert a.shape == b.shape
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from helpers.numerics import relative
 from moeviz.layer import MoEConfig
 from moeviz.model import Cache, LanguageModel, ModelConfig
 from moeviz.routing import ROUTERS, build_router
@@ -61,10 +62,6 @@ def train_step(model):
     loss.backward()
     gradients = {key: value.grad for key, value in model.named_parameters()}
     return loss.detach(), gradients, [route.plan for route in out.routes]
-
-
-def relative(a, b):
-    return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
 
 
 @pytest.mark.parametrize("name", DISCRETE)

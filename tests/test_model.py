@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.numerics import relative
 from moeviz.layer import MoEConfig
 from moeviz.model import Cache, LanguageModel, ModelConfig
 from moeviz.routing import RouteContext
@@ -18,11 +19,6 @@ DENSE_CONFIG = ModelConfig(vocab_size=37, d_model=12, num_layers=3, num_heads=3,
 MOE_CONFIG = dataclasses.replace(DENSE_CONFIG, moe=MOE)
 MIXED_CONFIG = dataclasses.replace(MOE_CONFIG, dense_layers=(0, 2))
 CONFIGS = {"dense": DENSE_CONFIG, "moe": MOE_CONFIG, "mixed": MIXED_CONFIG}
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def build(config, seed=0):

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from scipy.stats import entropy, norm
 from torch import nn
 
+from helpers.numerics import relative
 from moeviz.layer import MoEConfig, MoEFFN
 from moeviz.routing import Capacity, RouteContext, WithCapacity, assignment, build_router
 from moeviz.routing.assignment import balanced_assignment, transport
@@ -29,11 +30,6 @@ from moeviz.routing.switch import CoinTossTopK
 EVALUATE, TRAIN = RouteContext(), RouteContext(training=True)
 T, D, E, K, FF = 37, 11, 7, 3, 10  # FF: width of an expert; F is torch's
 DOUBLE = 1e-12  # relative error of the same formula in float64, in another order of addition
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

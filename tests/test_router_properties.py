@@ -12,6 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.numerics import relative
 from moeviz.experts import gather, gather_sum, swiglu
 from moeviz.layer import MoEConfig, MoEFFN
 from moeviz.routing import ROUTERS, RouteContext, build_router
@@ -28,11 +29,6 @@ SKEWS = ("even", "zipf", "one", "tied", "huge")
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def skewed(kind, T, E, seed=0, dtype=torch.float32):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.numerics import relative
 from moeviz.layer import MoEConfig, MoEFFN
 from moeviz.routing import Plan, RouteContext, build_router
 from moeviz.routing.balance import load_balancing_loss, z_loss
@@ -15,11 +16,6 @@ from moeviz.routing.token_choice import TokenChoice
 
 CONTEXT = RouteContext()
 WEIGHTINGS = ("renormalise", "raw")
-
-
-def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
-    return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
