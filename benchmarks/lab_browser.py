@@ -1,6 +1,6 @@
 """A real JupyterLab in a real Chromium: the harness of the browser tests and the latency benchmark.
 
-    with LabServer({"a.ipynb": notebook("import moeviz", "moeviz.panels.race()")}) as lab:
+    with LabServer({"a.ipynb": notebook("import moeviz", "moeviz.panels.training.race()")}) as lab:
         with open_browser() as page:
             open_notebook(page, lab, "a.ipynb")
             assert run_all(page) == []

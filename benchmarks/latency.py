@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import lab_browser
-from moeviz.files import write_atomically
-from moeviz.provenance import provenance
+from moeviz.host import provenance
+from moeviz.records.store import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -55,7 +55,7 @@ def _small(*sources: str) -> dict[str, Any]:
 # What the panels of 03 and 05 load in the background at the first move that needs it.
 READY = """import threading
 
-from moeviz.panels.reader import READER
+from moeviz.panels.shipped_model import READER
 
 loaded = threading.Event()
 READER.load(loaded.set)

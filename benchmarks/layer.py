@@ -30,10 +30,8 @@ import torch
 from layer_contenders import ABSENT, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
 from layer_study import Run, reason
-from moeviz.files import write_atomically
-from moeviz.machine import cores, package_version
-from moeviz.paths import data_path
-from moeviz.provenance import provenance
+from moeviz.host import cores, data_path, package_version, provenance
+from moeviz.records.store import write_atomically
 from timing import free_memory
 from training import load_average
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layer_shapes import Shape, route
 from moeviz.backend import kernels, triton_refusal
-from moeviz.experts import apply_experts, swiglu
+from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import Plan
 from moeviz.routing.token_choice import TokenChoice
 from timing import Mark
@@ -131,7 +131,7 @@ def choose(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def moeviz(problem: Problem, backend: str) -> Contender:
-    """As moeviz.layer.MoEFFN, without the router's linear map and losses."""
+    """As moeviz.model.layer.MoEFFN, without the router's linear map and losses."""
     num_experts, d_model, _ = problem.w2_EDF.shape
     router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=problem.top_k)
     weights = (problem.w13_E2FD, problem.w2_EDF)

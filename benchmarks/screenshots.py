@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 import lab_browser
-from moeviz.files import write_atomically
+from moeviz.records.store import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"

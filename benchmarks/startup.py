@@ -23,8 +23,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from moeviz.files import write_atomically
-from moeviz.provenance import provenance
+from moeviz.host import provenance
+from moeviz.records.store import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "startup.json"

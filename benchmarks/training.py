@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.files import write_atomically
-from moeviz.layer import DenseFFN, MoEConfig, MoEFFN
-from moeviz.provenance import provenance
+from moeviz.host import provenance
+from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
+from moeviz.records.store import write_atomically
 from moeviz.routing import RouteContext
 
 RESULT = Path(__file__).resolve().parent / "results" / "training.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from moeviz.cli import main
+from moeviz.app.cli import main
 
 if __name__ == "__main__":  # a worker process imports this file too
     sys.exit(main(sys.argv[1:]))

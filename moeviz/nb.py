@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
-from moeviz.machine import package_version
+from moeviz.host import package_version
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
 

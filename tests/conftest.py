@@ -44,7 +44,7 @@ def triton_everywhere(monkeypatch):
         calls.append(tensor.shape)
         return backend.kernels()
 
-    for module in ("experts", "routing.plan", "routing.base", "routing.token_choice"):
+    for module in ("model.experts", "routing.plan", "routing.base", "routing.token_choice"):
         monkeypatch.setattr(f"moeviz.{module}.kernels_for", found)
     return calls
 
@@ -67,7 +67,7 @@ def nothing_is_swallowed(monkeypatch, caplog):
 @pytest.fixture(scope="module")
 def loaded_reader():
     """The shipped model, loaded once for all tests that only read with it."""
-    from moeviz.panels.reader import Reader
+    from moeviz.panels.shipped_model import Reader
 
     found, done = Reader(), threading.Event()
     found.load(done.set)
@@ -78,10 +78,16 @@ def loaded_reader():
 @pytest.fixture
 def a_reader(monkeypatch, loaded_reader, request):
     """The loaded model for all panels; a reader without one where a test asks for `unloaded`."""
-    from moeviz.panels.reader import Reader
+    from moeviz.panels.shipped_model import Reader
 
     given = Reader() if "unloaded" in request.fixturenames else loaded_reader
-    for module in ("anatomy", "capacity", "dispatch", "route_text", "routers"):
+    for module in (
+        "routing.inside_layer",
+        "routing.capacity",
+        "kernels.dispatch",
+        "routing.route_text",
+        "routing.routers",
+    ):
         monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
 
 
@@ -93,7 +99,7 @@ def unloaded():
 @pytest.fixture
 def held_model(monkeypatch):
     """The shipped model is not loaded before the first event is set; and the loads begun so far."""
-    from moeviz.tracing import load_model
+    from moeviz.watch.text import load_model
 
     held, begun = threading.Event(), []
 
@@ -102,7 +108,7 @@ def held_model(monkeypatch):
         assert held.wait(20)
         return load_model(*args)
 
-    monkeypatch.setattr("moeviz.tracing.load_model", slow)
+    monkeypatch.setattr("moeviz.watch.text.load_model", slow)
     return held, begun
 
 
@@ -117,8 +123,8 @@ def stills(monkeypatch):
 def corpus(tmp_path_factory):
     """A text of few words, and a tokenizer trained on it."""
     from helpers.prose import prose
-    from moeviz.corpus import load_corpus
-    from moeviz.tokenizer import Tokenizer
+    from moeviz.text.corpus import load_corpus
+    from moeviz.text.tokenizer import Tokenizer
 
     text = prose(1)
     path = tmp_path_factory.mktemp("text") / "text.txt"

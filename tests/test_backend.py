@@ -12,8 +12,8 @@ import torch
 
 from helpers.numerics import relative
 from moeviz import backend
-from moeviz.experts import apply_experts
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.experts import apply_experts
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import Plan, RouteContext, SoftPlan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,7 +131,7 @@ def test_training_a_model_on_a_cpu_never_imports_triton():
     code = """
 import sys
 import torch
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import RouteContext
 y, route = MoEFFN(16, MoEConfig(4, 2, 8))(torch.randn(6, 16), RouteContext())
 y.sum().backward()
@@ -153,7 +153,7 @@ try:
 except ValueError as error:
     print(error)
 x = torch.randn(4, 16)
-from moeviz.experts import apply_experts
+from moeviz.model.experts import apply_experts
 from moeviz.routing import Plan
 plan = Plan.from_topk(torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1), num_experts=2)
 try:
@@ -215,7 +215,7 @@ def test_a_kernel_that_does_not_fit_the_gpu_falls_back_and_says_so(monkeypatch, 
     monkeypatch.setattr(kernels, "experts", too_large)
     with pytest.raises(ValueError, match="does not fit this GPU .*shared memory"):
         apply_experts(x, plan, w13, w2, backend="triton")
-    monkeypatch.setattr("moeviz.experts.resolve_backend", lambda *_: "triton")
+    monkeypatch.setattr("moeviz.model.experts.resolve_backend", lambda *_: "triton")
     with pytest.warns(UserWarning, match="run on the matmul backend"):
         got = apply_experts(x, plan, w13, w2)
     assert relative(got, want) < 1e-5
@@ -226,7 +226,7 @@ def test_a_full_gpu_is_one_sentence_with_the_sizes(monkeypatch, name):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(f"moeviz.experts.{name}_experts", full)
+    monkeypatch.setattr(f"moeviz.model.experts.{name}_experts", full)
     x, w13, w2 = tensors()
     plan = to(Plan.from_topk(torch.zeros(12, 1).long(), torch.ones(12, 1), num_experts=4), DEVICE)
     with pytest.raises(torch.OutOfMemoryError, match="12 rows .12 tokens, d_model 16, d_expert 8"):

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.prose import prose
-from moeviz.corpus import load_corpus
-from moeviz.layer import MoEConfig
-from moeviz.model import ModelConfig
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
 from moeviz.routing import ROUTERS, Capacity, Gate, RouteContext, RouterStats, build_router
 from moeviz.routing.balance import (
     GLOBAL_MEMORY,
@@ -26,8 +25,9 @@ from moeviz.routing.balance import (
 )
 from moeviz.routing.base import topk_lower_index
 from moeviz.routing.capacity import WithCapacity
-from moeviz.tokenizer import Tokenizer
-from moeviz.trainer import TrainConfig, Trainer
+from moeviz.text.corpus import load_corpus
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.training.trainer import TrainConfig, Trainer
 
 UNGATED = ("hash", "soft_moe", "mixture_of_tokens")
 GATED = tuple(name for name in ROUTERS if name not in UNGATED)

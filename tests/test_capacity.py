@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import ROUTERS, Capacity, RouteContext, RouterStats, build_router
 from moeviz.routing.capacity import WithCapacity, places
 

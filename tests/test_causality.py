@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moeviz.layer import MoEConfig
-from moeviz.model import Cache, LanguageModel, ModelConfig
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
 from moeviz.routing import (
     ROUTERS,
     Capacity,

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from helpers.prose import WORDS, prose
-from moeviz import __version__, cli, doctor
+from moeviz import __version__
+from moeviz.app import cli, doctor
 from moeviz.experiments import EXPERIMENTS
-from moeviz.files import load_arrays
-from moeviz.paths import data_path
-from moeviz.trainer import Trainer
+from moeviz.host import data_path
+from moeviz.records.store import load_arrays
+from moeviz.training.trainer import Trainer
 
 TINY = (
     "--d-model 8 --num-layers 1 --num-heads 2 --num-experts 4 --top-k 2 --d-expert 4 "
@@ -353,7 +354,7 @@ def test_unknown_options_end_with_status_2(arguments, complaint, capsys):
 def test_help_and_version_come_without_torch():
     code = """
 import sys
-from moeviz import cli
+from moeviz.app import cli
 try:
     cli.main([sys.argv[1]])
 finally:
@@ -446,7 +447,7 @@ def test_the_doctor_names_missing_data(capsys, monkeypatch):
             return data_path("models", "gone")
         return data_path(*parts)
 
-    monkeypatch.setattr("moeviz.paths.data_path", without_models)
+    monkeypatch.setattr("moeviz.host.data_path", without_models)
     status, out, advice = page(capsys)
     assert status == 1 and re.search(r"models/start_here.safetensors +missing", out)
     assert any("reinstall moeviz, or restore it" in line for line in advice)
@@ -454,13 +455,13 @@ def test_the_doctor_names_missing_data(capsys, monkeypatch):
 
 
 def test_the_doctor_finds_a_backend_that_computes_wrongly(capsys, monkeypatch):
-    from moeviz.experts import apply_experts
+    from moeviz.model.experts import apply_experts
 
     def off(x, plan, w13, w2, *, backend):
         y = apply_experts(x, plan, w13, w2, backend=backend)
         return y * 1.01 if backend == "grouped" else y
 
-    monkeypatch.setattr("moeviz.experts.apply_experts", off)
+    monkeypatch.setattr("moeviz.model.experts.apply_experts", off)
     status, out, advice = page(capsys)
     assert status == 1 and re.search(r"grouped, cpu float32 +WRONG", out)
     assert re.search(r"reference, cpu float32 +ok", out)
@@ -469,7 +470,7 @@ def test_the_doctor_finds_a_backend_that_computes_wrongly(capsys, monkeypatch):
 
 @pytest.mark.parametrize("factor", [0, 1.01])
 def test_the_doctor_finds_a_wrong_gradient_of_the_combine_weight(factor, capsys, monkeypatch):
-    from moeviz.experts import apply_experts
+    from moeviz.model.experts import apply_experts
 
     def off(x, plan, w13, w2, *, backend):
         if backend == "matmul":
@@ -477,7 +478,7 @@ def test_the_doctor_finds_a_wrong_gradient_of_the_combine_weight(factor, capsys,
             plan = dataclasses.replace(plan, weight=weight)
         return apply_experts(x, plan, w13, w2, backend=backend)
 
-    monkeypatch.setattr("moeviz.experts.apply_experts", off)
+    monkeypatch.setattr("moeviz.model.experts.apply_experts", off)
     status, out, _ = page(capsys)
     assert status == 1 and re.search(r"matmul, cpu float32 +WRONG", out)
     assert re.search(r"reference, cpu float32 +ok", out)

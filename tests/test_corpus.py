@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz import domains, sources
-from moeviz.corpus import LEAK_WINDOW, Corpus, Manifest, load_corpus
-from moeviz.domains import Domain, Source, cut_documents
-from moeviz.tokenizer import Tokenizer
+from moeviz.text import embedded as domains
+from moeviz.text import sources
+from moeviz.text.corpus import LEAK_WINDOW, Corpus, Manifest, load_corpus
+from moeviz.text.embedded import Domain, Source, cut_documents
+from moeviz.text.tokenizer import Tokenizer
 
 datasets = pytest.importorskip("datasets")
 TOKENIZER = Tokenizer.default()

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from helpers.exercises import SOURCE_FOLDER, check_help, check_right, check_wrong, run_solution
-from moeviz import exercises, metrics
+from moeviz import exercises
 from moeviz.exercises import EXERCISES, check, dense_vs_moe, solution, start_here
-from moeviz.snapshot import Curve, Snapshot, Trace
+from moeviz.records import metrics
+from moeviz.records.runs import Curve, Snapshot, Trace
 
 # Exercises of other notebooks have a test file of their own, test_exercises_*.py.
 HERE = [number for number in EXERCISES if number < "04"]

@@ -10,7 +10,7 @@ import torch
 from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
 from moeviz.exercises import EXERCISES, capacity
 from moeviz.experiments.seats import seated, synthetic
-from moeviz.metrics import expected_drop_rate
+from moeviz.records.metrics import expected_drop_rate
 from moeviz.routing import Capacity
 
 NUMBERS = [number for number in EXERCISES if number.startswith("05.")]

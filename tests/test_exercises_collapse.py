@@ -6,8 +6,8 @@ import torch
 
 from helpers.exercises import check_help, check_right, check_wrong, run_solution
 from moeviz.exercises import EXERCISES, collapse, solution
-from moeviz.metrics import max_violation
-from moeviz.pictures.cures import failing
+from moeviz.pictures.training.cures import failing
+from moeviz.records.metrics import max_violation
 
 NUMBERS = [number for number in EXERCISES if number.startswith("04.")]
 pytestmark = pytest.mark.usefixtures("no_tries_yet")

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.exercises import check_asked, run_solution
-from moeviz.arithmetic import evaluate
+from moeviz.costs import evaluate
 from moeviz.exercises import EXERCISES, check
 
 NUMBERS = [number for number in EXERCISES if number.startswith("09.")]
@@ -72,7 +72,7 @@ def test_the_notebook_asks_for_each_exercise_and_for_no_other():
 
 def test_what_the_notebook_says_is_what_is_counted():
     """The figures in its text, beside those that its panels show."""
-    from moeviz.arithmetic import (
+    from moeviz.costs import (
         DEVICES,
         active_parameters,
         active_share,

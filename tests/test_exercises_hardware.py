@@ -5,7 +5,7 @@ import math
 import pytest
 
 from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
-from moeviz.arithmetic import distinct_experts, model, weight_bytes
+from moeviz.costs import distinct_experts, model, weight_bytes
 from moeviz.exercises import EXERCISES, hardware
 
 NUMBERS = [number for number in EXERCISES if number.startswith("08.")]

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from helpers.exercises import check_asked, check_help, check_right, check_wrong
 from moeviz.exercises import EXERCISES, check, kernels
-from moeviz.pictures.tile_waste import padding_rows
+from moeviz.pictures.kernels.tile_waste import padding_rows
 
 NUMBERS = [number for number in EXERCISES if number.startswith("12.")]
 _cells = count()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from moeviz.metrics import drop_rate, expected_drop_rate
+from moeviz.records.metrics import drop_rate, expected_drop_rate
 
 EVEN, ZIPF = np.ones(8) / 8, np.arange(1, 9) ** -1.0 / (np.arange(1, 9) ** -1.0).sum()
 

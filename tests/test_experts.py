@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
-from moeviz.experts import apply_experts
+from moeviz.model.experts import apply_experts
 from moeviz.routing import Plan, SoftPlan
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moeviz.paths import data_path
+from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
-from moeviz.snapshot import load_snapshots
+from moeviz.records.runs import load_snapshots
 
 RECORDED = load_snapshots(data_path("runs", "race.safetensors"))[0]
 

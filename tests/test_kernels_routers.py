@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers.numerics import relative
-from moeviz.layer import MoEConfig
-from moeviz.model import Cache, LanguageModel, ModelConfig
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
 from moeviz.routing import ROUTERS, build_router
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,7 +122,7 @@ WAITS = {
 def test_who_waits_for_the_host(name, training, triton_everywhere, monkeypatch):
     for module in ("base", "plan", "hashing"):  # as on a GPU, where values are not checked
         monkeypatch.setattr(f"moeviz.routing.{module}.can_look", lambda tensor: False)
-    monkeypatch.setattr("moeviz.experts.resolve_backend", lambda *_: "triton")
+    monkeypatch.setattr("moeviz.model.experts.resolve_backend", lambda *_: "triton")
 
     @torch.no_grad()
     def generate(model):  # all but taking the likeliest token, which the host does

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from moeviz import lab
+from moeviz.app import lab
 
 START = """
 import sys
 from pathlib import Path
-from moeviz import lab
+from moeviz.app import lab
 lab.ROOT = Path(sys.argv[1])
 sys.exit(lab.main(sys.argv[2:]))
 """

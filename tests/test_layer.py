@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from moeviz.layer import MoEConfig, MoEFFN
-from moeviz.model import ModelConfig
+from moeviz.model.layer import MoEConfig, MoEFFN
+from moeviz.model.transformer import ModelConfig
 from moeviz.routing import Capacity, RouteContext
-from moeviz.tracing import trace_text
+from moeviz.watch.text import trace_text
 
 D, E, F, T = 12, 8, 16, 24
 
@@ -116,8 +116,8 @@ def test_shared_experts_count_as_active():
 
 
 def test_a_soft_route_cannot_be_traced():
-    from moeviz.model import LanguageModel
-    from moeviz.tokenizer import Tokenizer
+    from moeviz.model.transformer import LanguageModel
+    from moeviz.text.tokenizer import Tokenizer
 
     experts = MoEConfig(E, 2, F, router="soft_moe")
     model = LanguageModel(ModelConfig(d_model=D, num_layers=1, num_heads=2, moe=experts))

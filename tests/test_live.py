@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import moeviz.live
+import moeviz.training.live
 from helpers.live import wait
-from moeviz.layer import MoEConfig
-from moeviz.live import LiveRun
-from moeviz.model import ModelConfig
-from moeviz.paths import autosave_folder
-from moeviz.trainer import TrainConfig, Trainer
+from moeviz.host import autosave_folder
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.training.live import LiveRun
+from moeviz.training.trainer import TrainConfig, Trainer
 
 DENSE = ModelConfig(vocab_size=300, d_model=16, num_layers=1, num_heads=2, d_ff=16)
 MOE = dataclasses.replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2, d_expert=8))
@@ -361,7 +361,7 @@ def test_what_is_told_to_a_paused_run_leaves_it_paused_and_a_refusal_is_said(sta
 
 
 def test_an_autosave_is_written_and_can_be_resumed(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.05)
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.05)
     run = stage.live(autosave=tmp_path / "live")
     run.play()
     wait(lambda: (tmp_path / "live" / "moe.safetensors").is_file(), "an autosave while playing")
@@ -392,7 +392,7 @@ def test_without_a_folder_nothing_is_kept(stage, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_said_until_it_is_over_and_training_goes_on(stage, tmp_path, monkeypatch):
     """A file where the folder should be: like a full disk, every save fails with an OSError."""
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.25)
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.25)
     (tmp_path / "live").touch()
     run = stage.live(autosave=tmp_path / "live")
     run.play()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moeviz.metrics import (
+from moeviz.records.metrics import (
     churn,
     co_activation,
     coefficient_of_variation,
@@ -39,7 +39,7 @@ from moeviz.metrics import (
     unserved,
     validation_at,
 )
-from moeviz.snapshot import Curve
+from moeviz.records.runs import Curve
 
 NAN = float("nan")
 

@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.numerics import relative
-from moeviz.layer import MoEConfig
-from moeviz.model import Cache, LanguageModel, ModelConfig
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
 from moeviz.routing import RouteContext
 
 MOE = MoEConfig(num_experts=5, top_k=2, d_expert=6)

@@ -66,7 +66,7 @@ def test_an_installed_wheel_finds_its_data_from_anywhere(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import moeviz.paths as paths\n"
+        "import moeviz.host as paths\n"
         "assert paths.__file__.startswith(sys.argv[1]), paths.__file__\n"
         "folder = paths.data_path()\n"
         "assert any(folder.iterdir()), folder\n"

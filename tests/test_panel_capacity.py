@@ -22,11 +22,11 @@ from helpers.panels import (
 )
 from moeviz import panels
 from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
-from moeviz.panels import capacity as module
-from moeviz.paths import data_path
+from moeviz.host import data_path
+from moeviz.panels.routing import capacity as module
+from moeviz.records.runs import Decision
 from moeviz.routing.capacity import Priority
-from moeviz.snapshot import Decision
-from moeviz.tracing import moe_layers
+from moeviz.watch.text import moe_layers
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 MOVES = {
@@ -98,8 +98,8 @@ def test_what_is_shown_is_what_the_router_decides():
 
 def test_the_sliders_first_picture_answers_the_notebooks_question():
     """'About 25 %': what is drawn, what is expected here, and what is expected of a large batch."""
-    from moeviz.metrics import expected_drop_rate
-    from moeviz.pictures.seats import drop_share, expected_drop
+    from moeviz.pictures.routing.seats import drop_share, expected_drop
+    from moeviz.records.metrics import expected_drop_rate
 
     decision = panels.Seats().recorded["synthetic"]
     share = 1 / np.arange(1, 9) / (1 / np.arange(1, 9)).sum()

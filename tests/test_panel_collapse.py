@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 import moeviz.experiments.collapse
-import moeviz.live
+import moeviz.training.live
 from helpers.live import end_of_kernel, settle, wait
 from helpers.panels import LOUD, at_rest, drawn, opened, press, said, twin
 from moeviz import panels
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
-from moeviz.model import ModelConfig
+from moeviz.model.transformer import ModelConfig
 from moeviz.panels import predict
-from moeviz.panels.collapse import Collapse
-from moeviz.trainer import TrainConfig
+from moeviz.panels.training.collapse import Collapse
+from moeviz.training.trainer import TrainConfig
 
 pytestmark = LOUD
 EXCLUDED = "The hash router balances in its own way: it takes no balancing loss and no bias"
@@ -27,11 +27,11 @@ EXCLUDED = "The hash router balances in its own way: it takes no balancing loss 
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch, tmp_path):
     """As a kernel begins: no run and its own autosave folder."""
-    monkeypatch.setattr("moeviz.panels.collapse.AUTOSAVE", tmp_path / "live" / "collapse")
+    monkeypatch.setattr("moeviz.panels.training.collapse.AUTOSAVE", tmp_path / "live" / "collapse")
     for name, value in {"_run": None, "_scores": {}, "_before": None, "_killed": []}.items():
         monkeypatch.setattr(Collapse, name, value)
     monkeypatch.setattr(predict, "ANSWERS", {})
-    monkeypatch.setattr("moeviz.panels.collapse.ANSWERS", predict.ANSWERS)
+    monkeypatch.setattr("moeviz.panels.training.collapse.ANSWERS", predict.ANSWERS)
     yield
     end_of_kernel(Collapse)
 
@@ -57,7 +57,7 @@ def track(monkeypatch, corpus):
     monkeypatch.setattr("moeviz.experiments.collapse.load_corpus", lambda: corpus)
     monkeypatch.setattr("moeviz.experiments.collapse.collapse_model", model)
     monkeypatch.setattr("moeviz.experiments.collapse.collapse_training", training)
-    monkeypatch.setattr(moeviz.live, "PUBLISH_SECONDS", 0.01)
+    monkeypatch.setattr(moeviz.training.live, "PUBLISH_SECONDS", 0.01)
     return track
 
 
@@ -426,7 +426,7 @@ def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
     wait_step(3)
     pause(panel)
     end_of_kernel(Collapse)
-    path = moeviz.panels.collapse.AUTOSAVE / "MoE.safetensors"
+    path = moeviz.panels.training.collapse.AUTOSAVE / "MoE.safetensors"
     data = path.read_bytes()
     path.write_bytes(
         {"cut": data[:-50], "empty": b"", "of a race": data.replace(b"num_shared", b"num_sharks")}[
@@ -464,7 +464,7 @@ def test_finished_runs_are_scored_and_the_series_goes_on_with_the_next_seed(trac
     assert wanted in panel.score.value
     assert "You predicted, without a cure: &lt;b&gt;16." in panel.score.value
     assert panels.Collapse().score.value == panel.score.value
-    assert not list(moeviz.panels.collapse.AUTOSAVE.glob("*.safetensors"))
+    assert not list(moeviz.panels.training.collapse.AUTOSAVE.glob("*.safetensors"))
 
 
 def test_a_run_with_a_killed_expert_is_not_scored(track):

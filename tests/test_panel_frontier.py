@@ -8,8 +8,8 @@ import pytest
 
 from helpers.panels import LOUD, at_rest, content, drawn, everything, opened, said
 from moeviz import panels
-from moeviz.arithmetic import CLAIMS
-from moeviz.panels.model_anatomy import CHOICES, CONFIG, YOURS, read_config
+from moeviz.costs import CLAIMS
+from moeviz.panels.costs.model_anatomy import CHOICES, CONFIG, YOURS, read_config
 
 KINDS = ("ModelAnatomy", "ModelMap", "Claims", "CacheLadder", "TrainingCost")
 MOVES = {
@@ -135,7 +135,7 @@ def test_a_config_that_cannot_be_read_becomes_a_sentence(text, sentence):
 
 
 def test_the_config_in_the_box_is_the_models():
-    from moeviz.arithmetic import model, parameters
+    from moeviz.costs import model, parameters
 
     own = parameters(model("Qwen3-30B-A3B").architecture).total
     assert parameters(read_config(CONFIG)).total == own

@@ -9,9 +9,9 @@ import pytest
 
 from helpers.panels import LOUD, at_rest, content, drawn, everything, opened, said, twin
 from moeviz import panels
-from moeviz.arithmetic import DEVICES, MODELS
-from moeviz.panels import exchange as exchange_module
-from moeviz.panels import hardware_choice as offered
+from moeviz.costs import DEVICES, MODELS
+from moeviz.panels.costs import exchange as exchange_module
+from moeviz.panels.costs import hardware_choice as offered
 
 KINDS = ("MemoryFit", "DecodeBatch", "Exchange", "Offloading")
 MOVES = {

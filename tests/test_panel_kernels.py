@@ -25,13 +25,14 @@ from helpers.panels import (
     twin,
 )
 from moeviz import panels
-from moeviz.dispatch_trace import STAGES
-from moeviz.experiments import contest
-from moeviz.panels import background, machines
-from moeviz.panels import contenders as contenders_module
-from moeviz.panels import dispatch as module
-from moeviz.panels import roofline as roofline_module
-from moeviz.paths import data_path
+from moeviz.experiments import backends_timed as contest
+from moeviz.host import data_path
+from moeviz.panels import timed as machines
+from moeviz.panels import worker as background
+from moeviz.panels.kernels import contenders as contenders_module
+from moeviz.panels.kernels import dispatch as module
+from moeviz.panels.kernels import roofline as roofline_module
+from moeviz.records.dispatch import STAGES
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 MOVES = {
@@ -229,7 +230,7 @@ def test_where_triton_came_too_early_the_learner_is_told(monkeypatch):
     def refused():
         raise ValueError("Triton was imported before its interpreter was asked for: restart.")
 
-    monkeypatch.setattr("moeviz.dispatching.kernels_anywhere", refused)
+    monkeypatch.setattr("moeviz.watch.kernels.kernels_anywhere", refused)
     panel = panels.Dispatch()
     panel.controls["tokens"].value = 5
     settled(panel)

@@ -22,11 +22,11 @@ from helpers.panels import (
     twin,
 )
 from moeviz import panels
-from moeviz.deciding import decide, router_for, synthetic_tokens, text_tokens
-from moeviz.experiments import routing
-from moeviz.experiments.routing import LABELS, Settings, every_decision, recorded
-from moeviz.panels.routers import MAX_TOKENS
+from moeviz.experiments import routers_on_a_text as routing
+from moeviz.experiments.routers_on_a_text import LABELS, Settings, every_decision, recorded
+from moeviz.panels.routing.routers import MAX_TOKENS
 from moeviz.routing import ROUTERS, RouteContext, build_router
+from moeviz.watch.routers import decide, router_for, synthetic_tokens, text_tokens
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}} % + # ="
@@ -377,7 +377,7 @@ def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded
 
 
 def test_synthetic_tokens_do_without_a_model_that_cannot_be_loaded(unloaded, monkeypatch, tmp_path):
-    monkeypatch.setattr("moeviz.panels.reader.data_path", lambda *parts: tmp_path / "gone")
+    monkeypatch.setattr("moeviz.panels.shipped_model.data_path", lambda *parts: tmp_path / "gone")
     panel = panels.CompareRouters()
     picture = panel.picture.value
     panel.controls["text"].value = "own"

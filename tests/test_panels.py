@@ -16,7 +16,7 @@ import ipywidgets
 import pytest
 from PIL import Image
 
-import moeviz.live
+import moeviz.training.live
 from helpers.live import end_of_kernel, settle, wait
 from helpers.panels import (
     LOUD,
@@ -34,15 +34,15 @@ from helpers.panels import (
 )
 from helpers.prose import WORDS
 from moeviz import panels
-from moeviz.corpus import load_corpus
-from moeviz.layer import MoEConfig
-from moeviz.model import ModelConfig
+from moeviz.host import data_path
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
 from moeviz.panels import predict
 from moeviz.panels.base import view_bundle
-from moeviz.panels.race import Race
-from moeviz.paths import data_path
-from moeviz.tokenizer import Tokenizer
-from moeviz.trainer import TrainConfig
+from moeviz.panels.training.race import Race
+from moeviz.text.corpus import load_corpus
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.training.trainer import TrainConfig
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 KINDS = [panels.RouteText, panels.InsideLayer, panels.Race]
@@ -52,11 +52,11 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 @pytest.fixture(autouse=True)
 def no_race(monkeypatch, tmp_path):
     """Each test begins as a kernel does, with no run and its own autosave folder."""
-    monkeypatch.setattr("moeviz.panels.race.AUTOSAVE", tmp_path / "live" / "race")
+    monkeypatch.setattr("moeviz.panels.training.race.AUTOSAVE", tmp_path / "live" / "race")
     monkeypatch.setattr(Race, "_run", None)
     monkeypatch.setattr(Race, "_scores", {})
     monkeypatch.setattr(predict, "ANSWERS", {})
-    monkeypatch.setattr("moeviz.panels.race.ANSWERS", predict.ANSWERS)
+    monkeypatch.setattr("moeviz.panels.training.race.ANSWERS", predict.ANSWERS)
     yield
     end_of_kernel(Race)
 
@@ -294,7 +294,7 @@ def test_a_model_file_that_cannot_be_read_gets_one_sentence_and_another_try(
     }[fault]
     with monkeypatch.context() as patch:
         patch.setattr(
-            "moeviz.panels.reader.data_path",
+            "moeviz.panels.shipped_model.data_path",
             lambda *parts: data_path(*names[fault]) if fault in names else file,
         )
         panel = kind()
@@ -315,7 +315,7 @@ def test_a_loader_that_fails_unexpectedly_is_marked_and_does_not_leave_the_panel
 
     panel = panels.RouteText()
     with monkeypatch.context() as patch:
-        patch.setattr("moeviz.tracing.load_model", broken)
+        patch.setattr("moeviz.watch.text.load_model", broken)
         panel.controls["text"].value = "own text"
         wait(lambda: "KeyError('boom')" in said(panel), "the sentence")
     assert 'class="moeviz-unexpected"' in panel.status.value
@@ -464,7 +464,7 @@ def track(monkeypatch, corpus):
     monkeypatch.setattr(f"{race}.race_models", models)
     monkeypatch.setattr(f"{race}.race_training", training)
     # Frames come fast enough that no test waits for one.
-    monkeypatch.setattr(moeviz.live, "PUBLISH_SECONDS", 0.01)
+    monkeypatch.setattr(moeviz.training.live, "PUBLISH_SECONDS", 0.01)
     return track
 
 
@@ -680,7 +680,7 @@ def test_a_panel_made_anew_after_a_reset_races_what_was_chosen(track):
 
 
 def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(track, monkeypatch):
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.0)
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.0)
     track.steps, track.validate_every = 6, 2
     predict.ANSWERS["race.step"] = "<b>MoE</b>"
     panel = panels.Race()
@@ -697,7 +697,7 @@ def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(tra
     counts = re.findall(r"at equal (steps|seconds) MoE ahead in \d+ of (\d+), by", score)
     assert counts == [("steps", str(len(seeds))), ("seconds", str(len(seeds)))]
     assert "You predicted, per step: &lt;b&gt;MoE&lt;/b&gt;." in score
-    assert not list(moeviz.panels.race.AUTOSAVE.glob("*.safetensors"))
+    assert not list(moeviz.panels.training.race.AUTOSAVE.glob("*.safetensors"))
     assert panels.Race().score.value == panel.score.value
     end_of_kernel(Race)
     assert said(panels.Race()).startswith("Recorded race."), "a finished race is not interrupted"
@@ -730,7 +730,7 @@ def interrupted(steps=6, experts=8):
     settle(Race)
     stood = learner_steps()
     end_of_kernel(Race)
-    return moeviz.panels.race.AUTOSAVE, stood
+    return moeviz.panels.training.race.AUTOSAVE, stood
 
 
 def test_an_interrupted_race_is_found_and_goes_on(track):
@@ -746,11 +746,11 @@ def test_an_interrupted_race_is_found_and_goes_on(track):
 
 
 def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypatch):
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.0)
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.0)
     panel = panels.Race()
     press(panel, "play")
     wait_step(3)
-    folder = moeviz.panels.race.AUTOSAVE
+    folder = moeviz.panels.training.race.AUTOSAVE
     kept = folder.with_name("kept")
 
     def copied():  # both files of one moment, as a killed process would leave them
@@ -760,7 +760,7 @@ def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypa
 
     wait(copied, "an autosave of both")
     end_of_kernel(Race)
-    monkeypatch.setattr("moeviz.panels.race.AUTOSAVE", kept)
+    monkeypatch.setattr("moeviz.panels.training.race.AUTOSAVE", kept)
     panel = panels.Race()
     found = re.search(r"interrupted at step (\d+) was kept", said(panel))
     assert found and int(found.group(1)) >= 1
@@ -817,7 +817,7 @@ def test_an_autosave_of_another_corpus_is_not_gone_on_from(track, monkeypatch, t
 
 
 def test_a_full_disk_is_said_and_training_goes_on(track, monkeypatch):
-    monkeypatch.setattr(moeviz.live, "AUTOSAVE_SECONDS", 0.02)
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.02)
     panel = panels.Race()
 
     def full(_):
@@ -830,7 +830,7 @@ def test_a_full_disk_is_said_and_training_goes_on(track, monkeypatch):
         wait_step(min(learner_steps()) + 10)
         assert "Traceback" not in said(panel) and "unexpected" not in panel.status.value
         assert "what stood there before is untouched" in said(panel)
-        assert not list(moeviz.panels.race.AUTOSAVE.glob("*.safetensors"))
+        assert not list(moeviz.panels.training.race.AUTOSAVE.glob("*.safetensors"))
     wait(lambda: said(panel) == "Training.", "no complaint once there is room again")
     assert Race._run.frame.status == "playing"
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from moeviz.experiments.seats import drops_by_place, seated, synthetic, visit_chances
-from moeviz.metrics import expected_drop_rate
-from moeviz.paths import data_path
-from moeviz.pictures.capacity import by_place, changed
-from moeviz.pictures.limits import difference, effects, leak, limits, seen, spread
-from moeviz.pictures.seats import (
+from moeviz.host import data_path
+from moeviz.pictures.routing.capacity import by_place, changed
+from moeviz.pictures.routing.limits import difference, effects, leak, limits, seen, spread
+from moeviz.pictures.routing.seats import (
     FACTORS,
     drop_share,
     expected_drop,
@@ -23,8 +22,9 @@ from moeviz.pictures.seats import (
     trade_off,
     waste_share,
 )
+from moeviz.records.metrics import expected_drop_rate
+from moeviz.records.runs import Decision
 from moeviz.routing import Capacity
-from moeviz.snapshot import Decision
 
 GOLDEN = Path(__file__).parent / "golden"
 SVG = "{http://www.w3.org/2000/svg}"

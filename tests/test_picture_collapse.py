@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from moeviz.experiments.cures import ARMS
-from moeviz.metrics import noise_floor
-from moeviz.pictures.balance import collapsed, describe, standing
-from moeviz.pictures.collapse import collapse
-from moeviz.pictures.cures import (
+from moeviz.pictures.static import png
+from moeviz.pictures.training.balance import collapsed, describe, standing
+from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.cures import (
     cures,
     failing,
     told_collapse,
@@ -22,8 +22,8 @@ from moeviz.pictures.cures import (
     told_quality,
     told_versus,
 )
-from moeviz.pictures.static import png
-from moeviz.snapshot import Curve, Snapshot
+from moeviz.records.metrics import noise_floor
+from moeviz.records.runs import Curve, Snapshot
 
 GOLDEN = Path(__file__).parent / "golden"
 SVG = "{http://www.w3.org/2000/svg}"

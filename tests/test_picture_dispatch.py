@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from helpers.pictures import check_frame
-from moeviz.arithmetic import distinct_experts
-from moeviz.dispatch_trace import STAGES, DispatchTrace
-from moeviz.panels.machines import recorded_machines
-from moeviz.paths import data_path
-from moeviz.pictures.contenders import contenders
-from moeviz.pictures.dispatch import dispatch
-from moeviz.pictures.roofline import Reached, all_experts, roofline, works
-from moeviz.pictures.svg import text_width
-from moeviz.pictures.tile_waste import (
+from moeviz.costs import distinct_experts
+from moeviz.host import data_path
+from moeviz.panels.timed import recorded_machines
+from moeviz.pictures.kernels.contenders import contenders
+from moeviz.pictures.kernels.dispatch import dispatch
+from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline, works
+from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
     expected_waste,
     padding_rows,
@@ -24,6 +22,8 @@ from moeviz.pictures.tile_waste import (
     waste_curves,
     zipf_load,
 )
+from moeviz.pictures.svg import text_width
+from moeviz.records.dispatch import STAGES, DispatchTrace
 
 TRACES = {
     name: DispatchTrace.load_file(data_path("traces", f"{name}.safetensors"))
@@ -259,7 +259,7 @@ def test_what_is_said_of_the_recorded_contest():
 
 
 def test_recorded_machines_are_found_and_a_damaged_file_is_none(tmp_path, monkeypatch):
-    from moeviz.panels import machines
+    from moeviz.panels import timed as machines
 
     run = json.loads(data_path("runs", "kernels.json").read_text())
     gpu = {**run, "device": {**run["device"], "kind": "cuda", "name": "A GPU"}}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.pictures import SVG, check_frame
-from moeviz.arithmetic import (
+from moeviz.costs import (
     CLAIMS,
     MODELS,
     Architecture,
@@ -16,13 +16,13 @@ from moeviz.arithmetic import (
     kv_cache_bytes,
     parameters,
 )
-from moeviz.panels.cache_ladder import BATCHES, CONTEXTS
-from moeviz.pictures.cache_ladder import SHOWN, cache_ladder, rungs
-from moeviz.pictures.claims import amount, claims, ladder
-from moeviz.pictures.model_anatomy import model_anatomy, sheet
-from moeviz.pictures.model_map import RANGES, model_map, points
-from moeviz.pictures.model_parts import PARTS, by_part, count, money, size
-from moeviz.pictures.training_cost import COMPARED, bill_of, training_cost
+from moeviz.panels.costs.cache_ladder import BATCHES, CONTEXTS
+from moeviz.pictures.costs.cache_ladder import SHOWN, cache_ladder, rungs
+from moeviz.pictures.costs.claims import amount, claims, ladder
+from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
+from moeviz.pictures.costs.model_map import RANGES, model_map, points
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, size
+from moeviz.pictures.costs.training_cost import COMPARED, bill_of, training_cost
 
 COUNTED = [m for m in MODELS.values() if m.architecture is not None]
 V3 = MODELS["DeepSeek-V3 / R1"]
@@ -51,7 +51,7 @@ def quick(draw, *args, **kwargs):
 
 
 def test_every_component_has_one_part():
-    from moeviz.arithmetic import COMPONENTS
+    from moeviz.costs import COMPONENTS
 
     listed = [c for _, components in PARTS.values() for c in components]
     assert sorted(listed) == sorted((*COMPONENTS, ""))

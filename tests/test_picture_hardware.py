@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.pictures import SVG, WIDTH, check_frame
-from moeviz.arithmetic import (
+from moeviz.costs import (
     DEVICES,
     active_parameters,
     all_to_all,
@@ -19,13 +19,13 @@ from moeviz.arithmetic import (
     model,
     offload_bound,
 )
-from moeviz.arithmetic import PLANS as ALL_PLANS
-from moeviz.panels import hardware_choice as offered
-from moeviz.pictures.decode_batch import BATCHES, curves, decode_batch
-from moeviz.pictures.exchange import exchange, visits
+from moeviz.costs import PLANS as ALL_PLANS
+from moeviz.panels.costs import hardware_choice as offered
+from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
+from moeviz.pictures.costs.exchange import exchange, visits
+from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
+from moeviz.pictures.costs.offloading import LINKS, even_hit_rate, offloading, speed
 from moeviz.pictures.log_axes import LogScale, around, short
-from moeviz.pictures.memory_fit import PLANS, memory_fit
-from moeviz.pictures.offloading import LINKS, even_hit_rate, offloading, speed
 
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
 V3 = "DeepSeek-V3 / R1"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from moeviz.experiments.routing import LABELS
-from moeviz.pictures.routers import NAMES, WIDTH, compare, facts_of, overview
+from moeviz.experiments.routers_on_a_text import LABELS
+from moeviz.pictures.routing.routers import NAMES, WIDTH, compare, facts_of, overview
 from moeviz.pictures.static import png
 from moeviz.pictures.svg import MONO
-from moeviz.snapshot import Decision
+from moeviz.records.runs import Decision
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")

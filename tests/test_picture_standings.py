@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from moeviz.pictures.standings import COLUMNS, standings
 from moeviz.pictures.static import png
+from moeviz.pictures.training.standings import COLUMNS, standings
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moeviz.metrics import gap
 from moeviz.pictures import svg as kit
-from moeviz.pictures.anatomy import MAX_TOKENS, STAGES, anatomy
-from moeviz.pictures.race import AXES, race
-from moeviz.pictures.seeds import race_seeds
+from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
+from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.pictures.static import png
 from moeviz.pictures.svg import OKABE_ITO, Scale, Svg, expert_colour, heat_colour, ink_on
-from moeviz.pictures.tokens import load_bars, routing_matrix, token_strip
-from moeviz.snapshot import Anatomy, Curve, Snapshot, Trace
+from moeviz.pictures.training.race import AXES, race
+from moeviz.pictures.training.seeds import race_seeds
+from moeviz.records.metrics import gap
+from moeviz.records.runs import Anatomy, Curve, Snapshot, Trace
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")

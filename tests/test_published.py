@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 import pytest
 import scipy.stats
 
-from moeviz.experiments.routers import ARMS, DENSE
-from moeviz.pictures.published import published
-from moeviz.published import CLAIMS, T_95, verdicts
+from moeviz.experiments.routers_trained import ARMS, DENSE
+from moeviz.pictures.training.published import published
+from moeviz.pictures.training.published_orders import CLAIMS, T_95, verdicts
 
 
 def recorded(values):

@@ -8,11 +8,11 @@ import pytest
 
 from moeviz.experiments.race import summary
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
-from moeviz.files import load_header
-from moeviz.paths import data_path
-from moeviz.snapshot import Anatomy, Trace, load_snapshots
-from moeviz.tokenizer import Tokenizer
-from moeviz.tracing import dissect, load_model, trace_text
+from moeviz.host import data_path
+from moeviz.records.runs import Anatomy, Trace, load_snapshots
+from moeviz.records.store import load_header
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL_FILE = data_path("models", "start_here.safetensors")
 
@@ -123,7 +123,7 @@ def test_the_readme_quotes_the_recorded_routers_and_cures():
 
 
 def test_recorded_routers_are_those_of_the_code_and_of_five_seeds():
-    from moeviz.experiments.routers import ARMS, DENSE, STEPS
+    from moeviz.experiments.routers_trained import ARMS, DENSE, STEPS
 
     recorded = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))
     assert set(recorded["arms"]) == {DENSE, *ARMS} and recorded["steps"] == STEPS

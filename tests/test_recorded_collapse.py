@@ -7,10 +7,10 @@ import pytest
 
 from moeviz.experiments.collapse import STEPS, collapsed, summary
 from moeviz.experiments.cures import ARMS, cures_of, recorded
-from moeviz.paths import data_path
-from moeviz.pictures import balance
-from moeviz.pictures.cures import failing, told_quality, told_versus
-from moeviz.snapshot import load_snapshots
+from moeviz.host import data_path
+from moeviz.pictures.training import balance
+from moeviz.pictures.training.cures import failing, told_quality, told_versus
+from moeviz.records.runs import load_snapshots
 
 FIGURES = (
     "validation_loss", "max_violation", "dead_experts", "effective_experts", "domain_information",

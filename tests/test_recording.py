@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
-from moeviz.metrics import max_violation
-from moeviz.snapshot import Curve, Snapshot
+from moeviz.records.metrics import max_violation
+from moeviz.records.runs import Curve, Snapshot
 
 
 def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path):

@@ -20,7 +20,7 @@ from scipy.stats import entropy, norm
 from torch import nn
 
 from helpers.numerics import relative
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import Capacity, RouteContext, WithCapacity, assignment, build_router
 from moeviz.routing.assignment import balanced_assignment, transport
 from moeviz.routing.balance import sequence_balancing_loss, z_loss

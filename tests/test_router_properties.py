@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
-from moeviz.experts import gather, gather_sum, swiglu
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.experts import gather, gather_sum, swiglu
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.routing.balance import sequence_balancing_loss
 from moeviz.routing.capacity import WithCapacity
@@ -1181,7 +1181,7 @@ def chosen(name="token_choice", **options):
 
 
 def generating(name):
-    from moeviz.model import LanguageModel, ModelConfig
+    from moeviz.model.transformer import LanguageModel, ModelConfig
 
     sizes = dict(vocab_size=20, d_model=8, num_layers=1, num_heads=2)
     model = LanguageModel(ModelConfig(**sizes, moe=MoEConfig(4, 2, 4, router=name)))

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
-from moeviz.layer import MoEConfig, MoEFFN
+from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import Plan, RouteContext, build_router
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import topk_lower_index

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz import paths
-from moeviz.tokenizer import Tokenizer, build_default
+from moeviz import host as paths
+from moeviz.text.tokenizer import Tokenizer, build_default
 
 TOKENIZER = Tokenizer.default()
 
@@ -159,7 +159,7 @@ def test_what_is_no_text_is_refused():
 
 def test_importing_pulls_no_heavy_library():
     code = (
-        "import sys, moeviz.tokenizer, moeviz.corpus, moeviz.sources;"
+        "import sys, moeviz.text.tokenizer, moeviz.text.corpus, moeviz.text.sources;"
         "print([m for m in ('torch', 'datasets', 'tokenizers', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,12 +15,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from helpers.prose import prose
-from moeviz.corpus import load_corpus
-from moeviz.files import HEADER_KEY, load_arrays
-from moeviz.layer import MoEConfig
-from moeviz.model import ModelConfig
-from moeviz.tokenizer import Tokenizer
-from moeviz.trainer import (
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.records.store import HEADER_KEY, load_arrays
+from moeviz.text.corpus import load_corpus
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.training.trainer import (
     GOOD_STATE_EVERY,
     NonFiniteLossError,
     TrainConfig,
@@ -459,7 +459,7 @@ def test_a_save_that_runs_out_of_space_leaves_the_old_file(saved, tmp_path):
         """
         import resource, signal, sys
         import numpy as np
-        from moeviz.files import save_arrays
+        from moeviz.records.store import save_arrays
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
@@ -532,11 +532,13 @@ def test_gradients_are_clipped(corpus, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["grouped", "reference"])
 def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monkeypatch):
-    import moeviz.layer
+    import moeviz.model.layer
 
-    seen, apply = [], moeviz.layer.apply_experts
+    seen, apply = [], moeviz.model.layer.apply_experts
     monkeypatch.setattr(
-        moeviz.layer, "apply_experts", lambda x, *a, **k: seen.append(x.dtype) or apply(x, *a, **k)
+        moeviz.model.layer,
+        "apply_experts",
+        lambda x, *a, **k: seen.append(x.dtype) or apply(x, *a, **k),
     )
     model = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, backend=backend))
     results = run(make(corpus, model, precision="bfloat16"), 12)

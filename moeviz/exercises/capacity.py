@@ -101,9 +101,9 @@ def _lost(
     answer: Any, num_tokens: int, top_k: int, seed: int
 ) -> tuple[set[tuple[int, int]], dict[str, set[tuple[int, int]]]]:
     """(token, choice) of all that the real limit drops: under the answer, and under other rules."""
-    from moeviz.deciding import synthetic_tokens
     from moeviz.experiments.seats import seating_router
     from moeviz.routing import Capacity
+    from moeviz.watch.routers import synthetic_tokens
 
     # Scattered widely: some tokens are sure, some are not.
     tokens = synthetic_tokens(num_tokens, 8, skew=1.0, spread=0.8, seed=seed)

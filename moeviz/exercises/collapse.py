@@ -6,8 +6,8 @@ from typing import Any
 
 from moeviz.exercises.exercise import Exercise, number_near
 from moeviz.experiments.cures import recorded
-from moeviz.metrics import max_violation
-from moeviz.pictures.cures import BASE, failing
+from moeviz.pictures.training.cures import BASE, failing
+from moeviz.records.metrics import max_violation
 
 EXPERTS, TOKENS, STEPS = 16, 1024, 300
 BOUND = 1.0  # MaxVio of a batch, mean of the last 50: the sign rule has 0.6, chance alone 0.3
@@ -145,7 +145,7 @@ FAILING = Exercise(
     _failing,
     (
         "Read the column 'collapsed': at least half of the runs.",
-        "failing(recorded()) in moeviz.pictures.cures makes this list.",
+        "failing(recorded()) in moeviz.pictures.training.cures makes this list.",
     ),
     "failing(recorded())",
     "Not all that is built into routers against instability is against imbalance.",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from moeviz.exercises.exercise import Exercise, number_near
-from moeviz.metrics import last_common, validation_at
-from moeviz.paths import data_path
-from moeviz.snapshot import Curve, Snapshot, load_snapshots
+from moeviz.host import data_path
+from moeviz.records.metrics import last_common, validation_at
+from moeviz.records.runs import Curve, Snapshot, load_snapshots
 
 
 @cache

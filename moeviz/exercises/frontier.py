@@ -7,7 +7,7 @@ import random
 from itertools import product
 from typing import Any
 
-from moeviz.arithmetic import Architecture, LatentAttention, Layer, MoE, kv_cache_bytes
+from moeviz.costs import Architecture, LatentAttention, Layer, MoE, kv_cache_bytes
 from moeviz.exercises.exercise import Exercise, is_number, number_near
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.arithmetic import decode_step, device, fit, model
+from moeviz.costs import decode_step, device, fit, model
 from moeviz.exercises.exercise import Exercise, is_number, number_near
 
 TRIES = 30

@@ -22,7 +22,7 @@ def gather_sum_fault(answer: Any) -> str | None:
     """What is wrong with the kernel, or None."""
     if not (hasattr(answer, "fn") and hasattr(answer, "run")):
         return "the answer is a Triton kernel: a function with @triton.jit above it."
-    from moeviz.dispatching import kernels_alone
+    from moeviz.watch.kernels import kernels_alone
 
     with kernels_alone() as kernels:
         if kernels.interpreted() and type(answer).__name__ == "JITFunction":

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.exercises.exercise import Exercise, is_number, number_near
-from moeviz.paths import data_path
-from moeviz.snapshot import Trace
+from moeviz.host import data_path
+from moeviz.records import Trace
 
 
 @cache

@@ -11,7 +11,7 @@ Progress = Callable[[int, int], None]
 
 def _tokenizer(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """The tokenizer that ships, from the natural domains of the embedded corpus."""
-    from moeviz.tokenizer import build_default
+    from moeviz.text.tokenizer import build_default
 
     built = build_default(out / "tokenizer")
     return {"vocab_size": built.vocab_size, "sha256": built.sha256}
@@ -28,7 +28,7 @@ def _race(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dic
     """Dense against MoE at equal active parameters, seed by seed (1 minute a seed)."""
     from moeviz.experiments.race import run, summary
     from moeviz.experiments.recording import write_json
-    from moeviz.snapshot import save_snapshots
+    from moeviz.records.runs import save_snapshots
 
     snapshots = []
     for seed in range(seeds):
@@ -45,7 +45,7 @@ def _routers(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> 
     from functools import partial
 
     from moeviz.experiments.recording import collect, write_json
-    from moeviz.experiments.routers import ARMS, DENSE, run, summary, time_steps
+    from moeviz.experiments.routers_trained import ARMS, DENSE, run, summary, time_steps
 
     runs = {name: partial(run, name) for name in (DENSE, *ARMS)}
     results = collect(out / "runs" / "routers.part.json", meta, runs, seeds, on_step)
@@ -58,7 +58,7 @@ def _collapse(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) ->
     """Collapse and its cures (4 minutes a seed)."""
     from moeviz.experiments.collapse import ARMS, run, summary
     from moeviz.experiments.recording import write_json
-    from moeviz.snapshot import save_snapshots
+    from moeviz.records.runs import save_snapshots
 
     snapshots, results = [], {arm: [] for arm in ARMS}  # type: ignore[var-annotated]
     for seed in range(seeds):
@@ -99,7 +99,7 @@ def _capacity(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) ->
 
 def _routing(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """What every router decides for one text in the small model: what 03_routing opens on."""
-    from moeviz.experiments.routing import record
+    from moeviz.experiments.routers_on_a_text import record
 
     return record(out, meta)
 
@@ -113,7 +113,7 @@ def _seats(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> di
 
 def _kernels(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Two batches through the kernels, which 12_kernels opens on; the backends timed here."""
-    from moeviz.experiments.kernels import record
+    from moeviz.experiments.dispatch import record
 
     return record(out, meta, on_step)
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from moeviz.corpus import load_corpus
 from moeviz.experiments.recording import figures_over, finish, mean_sd, paired
-from moeviz.layer import MoEConfig
-from moeviz.model import LanguageModel, ModelConfig
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.routing import Capacity
-from moeviz.train_config import TrainConfig
-from moeviz.trainer import Trainer
+from moeviz.text.corpus import load_corpus
+from moeviz.training.config import TrainConfig
+from moeviz.training.trainer import Trainer
 
 STEPS = 300
 SEQ_LEN = 64

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.corpus import load_corpus
 from moeviz.experiments.cures import ARMS, Cures
 from moeviz.experiments.recording import compact, figures_over, finish, paired
-from moeviz.layer import MoEConfig
-from moeviz.metrics import noise_floor
-from moeviz.model import ModelConfig
-from moeviz.snapshot import Snapshot
-from moeviz.train_config import TrainConfig, leave_a_core_free
-from moeviz.trainer import Trainer
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.records.metrics import noise_floor
+from moeviz.records.runs import Snapshot
+from moeviz.text.corpus import load_corpus
+from moeviz.training.config import TrainConfig, leave_a_core_free
+from moeviz.training.trainer import Trainer
 
 ACTIVE_WIDTH = 256
 STEPS = 300

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from moeviz.paths import data_path
+from moeviz.host import data_path
 
 Chooser = Literal["token_choice", "expert_choice", "sinkhorn", "hash"]
 Learning = Literal["learned", "frozen", "rerandomised"]

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.corpus import load_corpus
 from moeviz.experiments.recording import mean_sd
-from moeviz.layer import MoEConfig
-from moeviz.metrics import gap, last_common, validation_at
-from moeviz.model import ModelConfig
-from moeviz.snapshot import Snapshot
-from moeviz.train_config import TrainConfig, leave_a_core_free
-from moeviz.trainer import Trainer
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.records.metrics import gap, last_common, validation_at
+from moeviz.records.runs import Snapshot
+from moeviz.text.corpus import load_corpus
+from moeviz.training.config import TrainConfig, leave_a_core_free
+from moeviz.training.trainer import Trainer
 
 # What both models' FFNs hold per token: K experts of this width over K, or one dense FFN.
 ACTIVE_WIDTH = 256

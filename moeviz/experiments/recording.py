@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.files import write_atomically
-from moeviz.machine import cores
-from moeviz.metrics import (
+from moeviz.host import cores
+from moeviz.records.metrics import (
     dead_experts,
     effective_experts,
     max_violation,
     mutual_information_of_counts,
 )
-from moeviz.snapshot import Curve, Snapshot
-from moeviz.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
+from moeviz.records.runs import Curve, Snapshot
+from moeviz.records.store import write_atomically
+from moeviz.training.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
 
 # Points of a recorded curve: more than a picture's width shows.
 POINTS = 100

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moeviz.deciding import Tokens, decide, router_for, synthetic_tokens, text_tokens
-from moeviz.paths import data_path
+from moeviz.host import data_path
+from moeviz.records.runs import Decision
 from moeviz.routing import Capacity, Plan, RouteContext, RouterOut
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.capacity import Priority, WithCapacity, limit_plan
-from moeviz.snapshot import Decision
-from moeviz.tokenizer import Tokenizer
-from moeviz.tracing import load_model
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens
+from moeviz.watch.text import load_model
 
 NUM_EXPERTS = 8
 # As near to its centre that each token's first choice is its own cluster: the load is Zipf's.

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.corpus import load_corpus
-from moeviz.layer import MoEConfig
-from moeviz.model import ModelConfig
-from moeviz.tracing import dissect, load_model, trace_text
-from moeviz.trainer import TrainConfig, Trainer
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.text.corpus import load_corpus
+from moeviz.training.trainer import TrainConfig, Trainer
+from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL = ModelConfig(
     d_model=64, num_layers=3, num_heads=4, moe=MoEConfig(num_experts=8, top_k=2, d_expert=128)

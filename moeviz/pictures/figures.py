@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeviz.pictures.race import AXES, STYLES
-from moeviz.snapshot import Snapshot
+from moeviz.pictures.training.race import AXES, STYLES
+from moeviz.records.runs import Snapshot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,276 @@
+"""The command line: a thin way into what the notebooks use."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moeviz import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL_OPTIONS = {
+    "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 256,
+    "num_experts": 16, "top_k": 2, "d_expert": 128,
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; 0 when it went well, 2 when it was refused (one sentence on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m moeviz", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"moeviz {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands, wanted="train" in argv)
+    experiment = commands.add_parser("experiment", help="re-create what ships in data/")
+    experiment.add_argument("name", nargs="?", help="which one; without a name, they are listed")
+    experiment.add_argument("--out", type=Path, default=ROOT / "data", help="folder to write to")
+    experiment.add_argument("--seeds", type=int, default=5, help="for those that repeat over seeds")
+    commands.add_parser("doctor", help="what this machine can run, and what to do about the rest")
+    for name, says in (("lab", "start JupyterLab on the notebooks"), ("bench", "run a benchmark")):
+        commands.add_parser(name, help=says, add_help=False)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command not in ("lab", "bench"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return int(_COMMANDS[args.command](args, rest) or 0)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"moeviz: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nmoeviz: stopped.", file=sys.stderr)
+        return 130
+
+
+def _add_train(commands: Any, *, wanted: bool) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a model, and go on after an interruption",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    if not wanted:  # its options come from TrainConfig, and importing torch takes seconds
+        return
+    from moeviz.training.trainer import TrainConfig
+
+    train.add_argument("--out", type=Path, default=Path("runs/default"), help="folder of the run")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument("--corpus", default="embedded", help="embedded, a Hub name, or a local path")
+    train.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    model = train.add_argument_group("model")
+    for name, default in MODEL_OPTIONS.items():
+        model.add_argument(_flag(name), type=int, default=default, help=" ")
+    model.add_argument("--dense", action="store_true", help="no experts: one FFN of width d-ff")
+    model.add_argument("--router", default="token_choice", help="one of moeviz.routing.ROUTERS")
+    model.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the router, any number of times: --option weighting=raw",
+    )
+    model.add_argument(
+        "--capacity-factor",
+        type=float,
+        help="limit every expert to this many times its even share of tokens, first come first "
+        "served; not given: no limit but the router's own",
+    )
+    model.add_argument("--num-shared", type=int, default=0, help="experts that all tokens visit")
+    model.add_argument("--backend", default="auto", help="auto, or one of moeviz.backend")
+    training = train.add_argument_group("training")
+    for field in dataclasses.fields(TrainConfig):
+        if field.name == "steps":  # not given is not 600: a resumed run keeps its own
+            says = f"(default: {field.default}; with --resume, the checkpoint's)"
+            training.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=says)
+        elif isinstance(field.default, bool):
+            training.add_argument(_flag(field.name), action="store_true", help=" ")
+        else:
+            kind = type(field.default)
+            training.add_argument(_flag(field.name), type=kind, default=field.default, help=" ")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _router_option(given: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value read as JSON where it is JSON and as text elsewhere."""
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise ValueError(f"--option takes NAME=VALUE, as in weighting=raw, got {given!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _train(args: argparse.Namespace, _: list[str]) -> int:
+    from tqdm import tqdm
+
+    from moeviz.model.layer import MoEConfig
+    from moeviz.model.transformer import ModelConfig
+    from moeviz.routing import Capacity
+    from moeviz.text.corpus import load_corpus
+    from moeviz.training.trainer import NonFiniteLossError, TrainConfig, Trainer
+
+    if args.save_every < 1:
+        raise ValueError(f"--save-every must be at least 1, got {args.save_every}.")
+    checkpoint = args.out / "checkpoint.safetensors"
+    if checkpoint.exists() and not args.resume:
+        raise ValueError(
+            f"{checkpoint} exists; add --resume to go on from it, or give another --out."
+        )
+    names = [f.name for f in dataclasses.fields(TrainConfig)]
+    train = TrainConfig(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+    experts = MoEConfig(
+        num_experts=args.num_experts,
+        top_k=args.top_k,
+        d_expert=args.d_expert,
+        router=args.router,
+        options=dict(_router_option(given) for given in args.option),
+        capacity=None if args.capacity_factor is None else Capacity(args.capacity_factor),
+        num_shared=args.num_shared,
+        backend=args.backend,
+    )
+    print("Preparing the text…", flush=True)
+    corpus = load_corpus(args.corpus)
+    model = ModelConfig(
+        vocab_size=corpus.tokenizer.vocab_size,
+        d_model=args.d_model,
+        num_layers=args.num_layers,
+        num_heads=args.num_heads,
+        d_ff=args.d_ff,
+        moe=None if args.dense else experts,
+    )
+    if args.resume:
+        changes = {"steps": args.steps} if hasattr(args, "steps") else {}
+        trainer = Trainer.resume(checkpoint, corpus, **changes)
+        print(f"Resumed at step {trainer.step} of {trainer.config.steps}: model and options are "
+              "those of the checkpoint.")  # fmt: skip
+    else:
+        trainer = Trainer(model, train, corpus)
+        try:  # now, and not at the first checkpoint
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {args.out} cannot be a folder ({error.strerror}).") from None
+    parameters, active = trainer.model.num_parameters(), trainer.model.num_active_parameters()
+    print(
+        f"{parameters:,} parameters, {active:,} active per token, on {trainer.device} in "
+        f"{str(trainer.precision).removeprefix('torch.')}; corpus {corpus.manifest.fingerprint}; "
+        f"{trainer.expert_backend or 'no'} expert backend."
+    )
+    bar = tqdm(initial=trainer.step, total=trainer.config.steps, unit="step", dynamic_ncols=True)
+    try:
+        with bar, _interrupt_noted() as interrupted:
+            for result in trainer:
+                bar.update()
+                bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+                if result.step % args.save_every == 0:
+                    trainer.save(checkpoint)
+                if interrupted.is_set():
+                    break
+    except NonFiniteLossError:
+        trainer.save(checkpoint)
+        raise
+    if interrupted.is_set():
+        trainer.save(checkpoint)
+        print(f"Stopped at step {trainer.step}; --resume goes on from {checkpoint}.")
+        return 130
+    trainer.save(checkpoint)
+    trainer.export(args.out / "model.safetensors", {})
+    evaluation = trainer.evaluate()
+    per_domain = ", ".join(
+        f"{name} {loss:.3f}"
+        for name, loss in zip(corpus.domains, evaluation.domain_loss, strict=True)
+    )
+    print(f"Validation loss {evaluation.loss:.3f} nats per token ({per_domain}).")
+    print(f"Wrote {checkpoint} and {args.out / 'model.safetensors'}.")
+    return 0
+
+
+@contextlib.contextmanager
+def _interrupt_noted() -> Iterator[threading.Event]:
+    """The event is set by Ctrl-C: a step that is cut in two could not be resumed bit for bit.
+    Pressed again, it interrupts at once."""
+    noted = threading.Event()
+
+    def note(*_: Any) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals end up elsewhere
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _experiment(args: argparse.Namespace, _: list[str]) -> int:
+    from moeviz.experiments import EXPERIMENTS
+    from moeviz.host import provenance
+
+    if args.name is None:
+        for name, run in EXPERIMENTS.items():
+            print(f"{name:12} {(run.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    if args.name not in EXPERIMENTS:
+        raise ValueError(
+            f"There is no experiment '{args.name}'; there is {', '.join(EXPERIMENTS)}."
+        )
+    if args.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {args.seeds}.")
+    import torch  # noqa: F401  (so that the provenance can name the device)
+    from tqdm import tqdm
+
+    command = f"python -m moeviz experiment {args.name} --seeds {args.seeds}"
+    with tqdm(dynamic_ncols=True) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        figures = EXPERIMENTS[args.name](args.out, provenance(command), args.seeds, on_step)
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _doctor(args: argparse.Namespace, _: list[str]) -> int:
+    from moeviz.app.doctor import report
+
+    return report()
+
+
+def _lab(args: argparse.Namespace, rest: list[str]) -> int:
+    from moeviz.app.lab import main as start
+
+    return start(rest)
+
+
+def _bench(args: argparse.Namespace, rest: list[str]) -> int:
+    """Benchmarks are files of the checkout, not of the installed package."""
+    folder = ROOT / "benchmarks"
+    names = sorted(p.stem for p in folder.glob("*.py") if "def main(" in p.read_text("utf-8"))
+    if not names:
+        raise ValueError(
+            "Benchmarks need a checkout of the repository; clone it and run them there."
+        )
+    if not rest or rest[0] not in names:
+        asked = f"There is no benchmark '{rest[0]}'. " if rest else ""
+        raise ValueError(f"{asked}Give one of: {', '.join(names)}.")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(rest[0]).main(rest[1:])
+
+
+_COMMANDS = {
+    "train": _train, "experiment": _experiment, "doctor": _doctor, "lab": _lab, "bench": _bench,
+}  # fmt: skip

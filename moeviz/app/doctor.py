@@ -1,0 +1,177 @@
+"""What this machine can run, each expert backend proved by a real computation, in one page."""
+
+from __future__ import annotations
+
+import platform
+from typing import get_args
+
+from moeviz import __version__
+from moeviz.host import cores, package_version
+
+
+def report() -> int:
+    """Print the page; 0 where all that moeviz needs works, 1 where something is to be done."""
+    advice: list[str] = []
+    print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    _packages(advice)
+    if package_version("torch"):
+        _devices(advice)
+        _triton(advice)
+        _backends(advice)
+    _data(advice)
+    print("\nWhat to do" if advice else "\nEverything that moeviz needs works here.")
+    for line in advice:
+        print(f"  - {line}")
+    return 1 if advice else 0
+
+
+def _line(name: str, value: str) -> None:
+    print(f"  {name:34}{value}")
+
+
+def _packages(advice: list[str]) -> None:
+    print("\nPackages")
+    needs = {
+        "torch": "to train and to route texts of your own",
+        "numpy": "for every picture",
+        "ipywidgets": "for the panels",
+        "jupyterlab": "for `make lab` (Colab and VS Code bring their own)",
+        "safetensors": "for recordings and checkpoints",
+        "tokenizers": "for texts of your own",
+        "datasets": "for corpora from the Hub or from files",
+    }
+    for name, why in needs.items():
+        version = package_version(name)
+        _line(name, version or "not installed")
+        if version is None:
+            advice.append(f"Install {name}, {why}: pip install {name}")
+    widgets = package_version("ipywidgets")
+    if widgets and int(widgets.split(".")[0]) not in (7, 8):
+        advice.append(f"ipywidgets {widgets} is not tested; 7.7 and 8.1 are.")
+
+
+def _devices(advice: list[str]) -> None:
+    import torch
+
+    print("\nDevices")
+    _line("CPU", f"{cores()} cores, torch uses {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        _line("CUDA", "none (everything runs on the CPU; the notebooks are sized for two cores)")
+        return
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        _line(
+            f"CUDA {i}",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability "
+            f"{properties.major}.{properties.minor}, bf16 "
+            f"{'yes' if torch.cuda.is_bf16_supported() else 'no: float16 is used'}",
+        )
+
+
+def _triton(advice: list[str]) -> None:
+    print("\nTriton")
+    version = package_version("triton")
+    if version is None:
+        _line("triton", f"not installed (there is no build for {platform.system()} everywhere)")
+        return
+    from moeviz.backend import kernels_anywhere
+
+    try:
+        interpreted = kernels_anywhere().interpreted()
+        import triton  # noqa: F401
+    except Exception as error:
+        _line("triton", f"{version}, does not import: {error}")
+        advice.append("Reinstall the Triton that your torch names: pip install -r requirements.txt")
+        return
+    _line("triton", f"{version}{', in its interpreter: for tests only' if interpreted else ''}")
+
+
+def _backends(advice: list[str]) -> None:
+    """Run each expert backend on a small random case, beside a plain loop in float64."""
+    import torch
+    import torch.nn.functional as F
+
+    from moeviz.backend import Backend, resolve_backend
+    from moeviz.model.experts import apply_experts
+    from moeviz.routing import Plan
+
+    print("\nExpert backends (relative error against a float64 loop, output and gradients)")
+    backends = [name for name in get_args(Backend) if name != "auto"]
+    generator = torch.Generator().manual_seed(0)
+    x, w13, w2 = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((48, 32), (8, 64, 32), (8, 32, 32))
+    )
+    weight_TK, expert_TK = torch.rand(48, 8, generator=generator).softmax(-1).topk(2)
+
+    def loop(x, w13, w2, weight_TK):
+        rows = []
+        for t in range(len(x)):
+            outs = []
+            for weight, e in zip(weight_TK[t], expert_TK[t], strict=True):
+                gate, up = (w13[e] @ x[t]).chunk(2)
+                outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
+            rows.append(torch.stack(outs).sum(0))
+        return torch.stack(rows)
+
+    def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [v.to(device, dtype) for v in (x, w13, w2)] + [weight_TK.to(device)]
+        leaves = [v.detach().requires_grad_() for v in leaves]
+        y = call(*leaves)
+        grads = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
+        return [v.detach().double().cpu() for v in (y, *grads)]
+
+    truth = run(loop, "cpu", torch.float64)
+    cases = [("cpu", torch.float32)]
+    if torch.cuda.is_available():
+        cases += [("cuda", torch.float32), ("cuda", torch.float16)]
+        cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
+    for device, dtype in cases:
+        tolerance = 1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2
+        like = [v.to(device, dtype) for v in (x, w13, w2)]
+        dtype_name = str(dtype).removeprefix("torch.")
+        _line(f"auto, {device} {dtype_name}", f"runs {resolve_backend('auto', *like)}")
+        for backend in backends:
+            name = f"{backend}, {device} {dtype_name}"
+
+            def call(x, w13, w2, weight_TK, backend=backend):
+                plan = Plan.from_topk(expert_TK.to(x.device), weight_TK, num_experts=8)
+                return apply_experts(x, plan, w13, w2, backend=backend)
+
+            try:
+                found = run(call, device, dtype)
+            except ValueError as error:  # a refusal
+                _line(name, f"no: {str(error).splitlines()[0]}")
+                continue
+            except RuntimeError as error:
+                _line(name, f"failed: {str(error).splitlines()[0]}")
+                advice.append(f"Backend {backend} does not train on {device}: use another.")
+                continue
+            errors = (float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
+            worst = max(errors)
+            _line(name, f"{'ok' if worst < tolerance else 'WRONG'}, {worst:.0e}")
+            if not worst < tolerance:
+                advice.append(
+                    f"Backend {backend} computes wrongly on {device}: use another, and report it."
+                )
+
+
+def _data(advice: list[str]) -> None:
+    from moeviz.host import data_path
+
+    print("\nRecorded data")
+    for parts in (
+        ("tokenizer", "tokenizer.json"),
+        ("models", "start_here.safetensors"),
+        ("traces", "start_here.safetensors"),
+        ("traces", "inside_layer.safetensors"),
+        ("runs", "race.safetensors"),
+    ):
+        name = "/".join(parts)
+        try:
+            size = data_path(*parts).stat().st_size
+        except FileNotFoundError as error:
+            _line(name, "missing")
+            advice.append(str(error))
+        else:
+            _line(name, f"{size / 1000:.0f} kB")

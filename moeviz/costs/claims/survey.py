@@ -1,0 +1,268 @@
+"""Claims of the survey article about architectures and hardware."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, holds_if, known, within
+from moeviz.costs.cost.decode import critical_batch, distinct_experts
+from moeviz.costs.cost.parallel import offload_bound
+from moeviz.costs.cost.parameters import active_parameters, active_share, parameters
+from moeviz.costs.known.devices import DEVICES
+from moeviz.costs.known.models import MODELS
+from moeviz.costs.known.models_early import GPT3
+from moeviz.costs.shape.terms import Term
+
+GPU = DEVICES["H100 SXM"]
+
+
+def _shape(name: str):
+    """A model's architecture, where it is known to have one."""
+    model = MODELS[name].architecture
+    assert model is not None
+    return model
+
+
+def _since_2025(a: Mapping[str, float]) -> Outcome:
+    recent = [m for m in MODELS.values() if m.year >= a["since"] and m.confidence != "unverifiable"]
+    sparse = sum(m.kind == "moe" for m in recent)
+    share = sparse / len(recent)
+    terms = (Term("sparse models", sparse, f"of {len(recent)} in the table since {a['since']:g}"),)
+    why = f"{sparse} of the {len(recent)} models in our table are sparse; 1991 is Jacobs et al."
+    return Outcome(holds_if(share > 0.5), why, share, terms)
+
+
+def _gpt3_sizes(_: Mapping[str, float]) -> Outcome:
+    total = parameters(GPT3).total
+    right = holds_if(within(total, 175e9, 0.005))
+    return Outcome(right, f"the sizes make {total / 1e9:.2f}B", total, parameters(GPT3).terms)
+
+
+def _multiply_adds(_: Mapping[str, float]) -> Outcome:
+    count = active_parameters(GPT3).total
+    terms = (
+        Term("multiply-adds", count, "one for each parameter"),
+        Term("FLOPs", 2 * count, "two for each multiply-add"),
+    )
+    why = f"{count / 1e9:.1f}G multiply-adds, which are {2 * count / 1e9:.0f}G FLOPs: off by 2"
+    return Outcome("off", why, count, terms)
+
+
+def _ffn_share(_: Mapping[str, float]) -> Outcome:
+    terms = tuple(
+        Term(name, parameters(_shape(name)).part(part) / parameters(_shape(name)).total, words)
+        for name, part, words in (
+            ("GPT-3 175B", "dense_ffn", "FFN / all"),
+            ("Llama 3.1 405B", "dense_ffn", "FFN / all"),
+            ("Mixtral 8x7B", "routed_experts", "routed experts / all"),
+            ("DeepSeek-V3 / R1", "routed_experts", "routed experts / all"),
+        )
+    )
+    gpt3, llama = terms[0].value, terms[1].value
+    loosely = all(0.65 <= share <= 0.85 for share in (gpt3, llama))
+    why = (
+        f"loosely: {100 * gpt3:.0f} % of GPT-3, {100 * llama:.0f} % of Llama 3.1 405B; of sparse "
+        f"models the experts have {100 * terms[2].value:.0f} % and more"
+    )
+    return Outcome(holds_if(loosely), why, llama, terms)
+
+
+def _megawatts(a: Mapping[str, float]) -> Outcome:
+    power = a["devices"] * a["watts"] * a["pue"]
+    words = f"{a['devices']:,.0f} devices × {a['watts']:g} W × PUE {a['pue']:g}"
+    why = f"{power / 1e6:.0f} MW for the accelerators of Llama 3.1 alone"
+    return Outcome(holds_if(power >= 10e6), why, power, (Term("watts", power, words),))
+
+
+def _capacity(a: Mapping[str, float]) -> Outcome:
+    tokens, experts, top_k = 4096, 64, a["top_k"]
+    claimed = tokens / experts * a["capacity_factor"]
+    needed = top_k * claimed
+    terms = (
+        Term("claimed capacity", claimed, f"{tokens} tokens / {experts} experts × factor"),
+        Term("capacity", needed, f"{top_k:g} choices × the same"),
+    )
+    if top_k == 1:
+        return Outcome("holds", "with one expert a token there is one assignment", needed, terms)
+    why = f"right for top-1 alone: with top-{top_k:g} there are {top_k:g} assignments a token"
+    return Outcome("off", why, needed, terms)
+
+
+def _not_loaded(a: Mapping[str, float]) -> Outcome:
+    moe = _shape("DeepSeek-V3 / R1").moe
+    found = distinct_experts(moe.num_experts, moe.top_k, a["batch"])
+    touched, terms = found.total, found.terms
+    if a["batch"] == 1:
+        return Outcome("holds", "one token loads its own experts alone", touched, terms)
+    why = f"a batch of {a['batch']:g} tokens loads {touched:.0f} of V3's {moe.num_experts} experts"
+    return Outcome("off", why, touched, terms)
+
+
+def _few_percent(_: Mapping[str, float]) -> Outcome:
+    names = ("Kimi K2", "DeepSeek-V4-Pro", "Llama 4 Maverick", "gpt-oss-120b", "Qwen3-Next-80B-A3B")
+    terms = tuple(Term(name, active_share(_shape(name)).total, "active / all") for name in names)
+    least = min(term.value for term in terms)
+    inside = all(0.02 <= term.value <= 0.05 for term in terms)
+    why = f"from {100 * least:.1f} % of Kimi K2 and V4-Pro to 4.9 % of gpt-oss-120b"
+    return Outcome(holds_if(inside), why, least, terms)
+
+
+def _which_bound(a: Mapping[str, float]) -> Outcome:
+    dense, sparse = (critical_batch(GPU, _shape(n)).total for n in ("GPT-3 175B", "Mixtral 8x7B"))
+    terms = (
+        Term("tokens a step from which dense is bound by compute", dense, "H100 peak / bandwidth"),
+        Term("the same for Mixtral's experts", sparse, "× experts 8 / choices 2"),
+    )
+    batch = a["batch"]
+    if batch >= dense and batch < sparse:
+        return Outcome("holds", "true between the two batches", dense, terms)
+    both = "memory" if batch < dense else "compute"
+    why = (
+        f"at {batch:g} tokens a step both are bound by {both}: dense models turn at {dense:.0f}, "
+        f"Mixtral's experts at {sparse:.0f}"
+    )
+    return Outcome("contradicted", why, dense, terms)
+
+
+def _all_in_memory(a: Mapping[str, float]) -> Outcome:
+    bound = offload_bound(_shape("DeepSeek-V3 / R1"), a["host_gb_per_s"] * 1e9, plan="q4_k_m")
+    rate = bound.tokens_per_s
+    terms = (*bound.bytes.terms, Term("tokens/s at most", rate, "host bandwidth / bytes"))
+    if rate < 1:
+        return Outcome("holds", f"{rate:.2f} tokens/s at most is no use", rate, terms)
+    why = (
+        f"the article itself speaks of offloading: from host memory V3 runs at up to {rate:.0f} "
+        "tokens/s, measured 8.7 with 14 GB on the GPU and 382 GB beside it"
+    )
+    return Outcome("off", why, rate, terms)
+
+
+def _many_devices(a: Mapping[str, float]) -> Outcome:
+    size = parameters(_shape("Mixtral 8x22B")).total * a["bits"] / 8
+    devices = math.ceil(size / (a["device_gb"] * 1e9))
+    words = f"140.6e9 parameters × {a['bits']:g} bits / 8"
+    terms = (Term("bytes", size, words), Term("devices", devices, f"of {a['device_gb']:g} GB"))
+    if devices > 1:
+        return Outcome("holds", f"{size / 1e9:.0f} GB take {devices} devices", devices, terms)
+    why = f"{size / 1e9:.0f} GB fit one device, with next to no room for a cache"
+    return Outcome("off", why, devices, terms)
+
+
+def _fine_grained(a: Mapping[str, float]) -> Outcome:
+    moe = _shape("DeepSeek-V3 / R1").moe
+    active = active_parameters(_shape("DeepSeek-V3 / R1"))
+    share = active.part("router") / active.total
+    terms = (
+        Term("width that a token visits", moe.top_k * moe.expert_width, "top_k × expert width"),
+        Term("router's share of active parameters", share, "router / active"),
+    )
+    width = a["coarse_top_k"] * a["coarse_width"]
+    if width < 0.9 * moe.top_k * moe.expert_width:
+        why = f"{a['coarse_top_k']:g} experts of {a['coarse_width']:g} were less work than V3's 8"
+        return Outcome("off", why, share, terms)
+    why = f"as long as top_k × width stays: the larger router takes {100 * share:.2f} % of V3"
+    return Outcome("holds", why, share, terms)
+
+
+SURVEY = (
+    Claim(
+        "since_1991", "survey", "Introduction to Sparse Neural Networks",
+        "MoE is of 1991, and most frontier models of late 2025 and 2026 are sparse",
+        "sparse models of our table since a year / all of them", _since_2025,
+        "Jacobs et al. 1991; the model table", stated=0.5, unit="share",
+        assumptions=(Assumption("since", 2025, "year", "first year that counts", 2020, 2026),),
+    ),
+    Claim(
+        "gpt3_sizes", "survey", "The Dense Scaling Bottleneck",
+        "GPT-3: 175B parameters, 96 layers, width 12,288, 96 heads",
+        "parameters from the sizes", _gpt3_sizes, "GPT-3 paper, 2005.14165", stated=175e9,
+        unit="parameters",
+    ),
+    Claim(
+        "gpt3_multiply_adds", "survey", "The Dense Scaling Bottleneck",
+        "A token through GPT-3 takes about 350 billion multiply-add operations",
+        "one multiply-add a parameter", _multiply_adds, "counted", stated=350e9,
+        unit="multiply-adds",
+    ),
+    Claim(
+        "ffn_share", "survey", "Structural Foundations of Mixture-of-Experts",
+        "Feed-forward blocks hold 70 to 80 % of a transformer's parameters",
+        "FFN parameters / all", _ffn_share, "counted", stated=0.75, unit="share",
+    ),
+    Claim(
+        "tens_of_megawatts", "survey", "The Dense Scaling Bottleneck",
+        "Training a massive dense model draws tens of megawatts",
+        "devices × watts × PUE", _megawatts, "Llama 3.1's card: 16,000 H100 at 700 W",
+        stated=10e6, unit="watts",
+        assumptions=(
+            Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
+            Assumption("watts", 700, "W", "of one", 10, 2000),
+            Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
+        ),
+    ),
+    Claim(
+        "capacity_formula", "survey", "Token Choice Routing and Load Imbalance",
+        "Capacity is tokens / experts × capacity factor",
+        "assignments / experts × factor", _capacity, "GShard, 2006.16668", unit="tokens",
+        assumptions=(
+            Assumption("top_k", 2, "experts", "that a token visits", 1, 64),
+            Assumption("capacity_factor", 1.25, "", "capacity factor", 0.1, 16),
+        ),
+    ),
+    Claim(
+        "overprovisioning", "survey", "Token Choice Routing and Load Imbalance",
+        "Token choice over-provisions capacity 2 to 8 times; Expert Choice is of NeurIPS 2022",
+        "what the authors write",
+        known("holds", "Google's article on Expert Choice says so; figure not read again"),
+        "Zhou et al. 2022, 2202.09368",
+    ),
+    Claim(
+        "unselected_not_loaded", "survey", "Structural Foundations of Mixture-of-Experts",
+        "Experts that are not selected are not loaded",
+        "E (1 - (1 - K/E)^B) experts touched by a batch", _not_loaded, "even routing",
+        stated=8, unit="experts of V3",
+        assumptions=(Assumption("batch", 32, "tokens", "decoded together", 1, 4096),),
+    ),
+    Claim(
+        "few_percent_active", "survey", "The Memory Bandwidth Bottleneck",
+        "As little as 2 to 5 % of parameters are active",
+        "active / all", _few_percent, "counted", stated=0.02, unit="share",
+    ),
+    Claim(
+        "dense_compute_bound", "survey", "The Memory Bandwidth Bottleneck",
+        "Dense models are bound by compute, sparse ones almost only by memory",
+        "peak / bandwidth, times E/K for experts, against the batch", _which_bound,
+        "roofline of an H100", unit="tokens a step",
+        assumptions=(Assumption("batch", 32, "tokens", "in one step", 1, 1e5),),
+    ),
+    Claim(
+        "all_in_vram", "survey", "The Memory Bandwidth Bottleneck",
+        "All weights must stay in the accelerators' memory",
+        "host bandwidth / bytes of the experts of a token", _all_in_memory,
+        "KTransformers, DeepseekR1_V3 tutorial", unit="tokens/s",
+        assumptions=(
+            Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000),
+        ),
+    ),
+    Claim(
+        "many_devices_141b", "survey", "The Memory Bandwidth Bottleneck",
+        "141B parameters need multiple devices",
+        "parameters × bits / 8 / memory", _many_devices, "counted", unit="devices",
+        assumptions=(
+            Assumption("bits", 16, "bits", "a weight", 1, 32),
+            Assumption("device_gb", 80, "GB", "of one device", 1, 1000),
+        ),
+    ),
+    Claim(
+        "fine_grained_is_free", "survey", "Granularity and the Shared Expert Paradigm",
+        "256 small experts instead of 8 massive ones cost no extra compute",
+        "top_k × width before and after; the router's share", _fine_grained,
+        "DeepSeek-V3's config", unit="share",
+        assumptions=(
+            Assumption("coarse_top_k", 1, "experts", "of the coarse layer, a token", 1, 8),
+            Assumption("coarse_width", 8 * 2048,
+                       "", "of a coarse expert", 1, 1e6),
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Parameters, FLOPs, bytes, seconds and dollars of a shape."""

@@ -1,0 +1,131 @@
+"""Floating-point operations, 2 per multiply-add, of every matrix that a token meets.
+
+Left out, as in the papers: norms, softmax, rotary positions, activation functions, and the lookup
+of the input embedding. Attention is causal: a token at position i sees i keys, itself among them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.shape.positions import Positions
+from moeviz.costs.shape.terms import Term, Total, check_number, check_whole, single
+
+SECONDS_PER_DAY = 86_400
+
+
+@lru_cache(maxsize=1024)
+def _flops(architecture: Architecture, positions: Positions, absorbed: bool) -> Total:
+    architecture.decoder_only()
+    elements: dict[tuple[str, str], int] = {}
+    for times, item in architecture.weights():
+        if item.matmul and item.active:
+            key = (item.label, item.component)
+            elements[key] = elements.get(key, 0) + times * item.active
+    terms = [
+        Term(label, 2 * count, f"2 × {count:,} elements", component)
+        for (label, component), count in elements.items()
+    ]
+    return Total("FLOPs", (*terms, *_products(architecture, positions, absorbed)))
+
+
+def _products(architecture: Architecture, positions: Positions, absorbed: bool) -> tuple[Term, ...]:
+    """What a token multiplies with keys, values and states of the past."""
+    terms = []
+    for times, mixer in architecture.mixers():
+        each = mixer.score_flops(positions, absorbed)
+        state = any(part.state for part in mixer.cache(1))
+        what = "updates of the state" if state else "products with keys and values"
+        words = f"{times} layers × {each:,.0f}"
+        terms.append(Term(f"{mixer.kind}: {what}", times * each, words, "attention"))
+    return tuple(terms)
+
+
+def forward_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
+    """One token of a causal sequence, the mean over its positions, which see (S + 1) / 2 keys."""
+    return _flops(
+        architecture, Positions(1, check_whole("sequence_tokens", sequence_tokens)), False
+    )
+
+
+def forward_flops_per_sequence(architecture: Architecture, sequence_tokens: int) -> Total:
+    """A whole causal sequence, with the logits of every token, as in training."""
+    each = forward_flops_per_token(architecture, sequence_tokens)
+    return each.scaled(sequence_tokens, f"{sequence_tokens:,} tokens")
+
+
+def prefill_flops(architecture: Architecture, prompt_tokens: int) -> Total:
+    """A prompt, of which only the last token's logits are needed."""
+    whole = forward_flops_per_sequence(architecture, prompt_tokens)
+    logits = 2 * architecture.vocab * architecture.d_model
+    terms = tuple(
+        Term(t.label, logits, f"2 × {logits // 2:,} elements, once", t.component)
+        if t.component == "head" or (architecture.tied and t.component == "embedding")
+        else t
+        for t in whole.terms
+    )
+    return Total("FLOPs", terms)
+
+
+def decode_flops_per_token(
+    architecture: Architecture, context_tokens: int, *, absorbed: bool = True
+) -> Total:
+    """One generated token that sees context_tokens keys, itself among them.
+
+    absorbed: latent attention multiplies by the cached vectors themselves, H (2 r_kv + rope) per
+    key instead of H (d_qk + d_v) (DeepSeek-V2, 2405.04434): more FLOPs, far fewer bytes.
+    """
+    check_whole("context_tokens", context_tokens)
+    return _flops(architecture, Positions(context_tokens, context_tokens), absorbed)
+
+
+def attention_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
+    """The part of forward_flops_per_token that has no weights: products with keys, values and
+    states, which grow with the sequence."""
+    check_whole("sequence_tokens", sequence_tokens)
+    return Total("FLOPs", _products(architecture, Positions(1, sequence_tokens), False))
+
+
+def training_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
+    """Forward once and backward twice over: 3 times forward_flops_per_token."""
+    return forward_flops_per_token(architecture, sequence_tokens).scaled(3, "3 (forward, backward)")
+
+
+def training_flops(architecture: Architecture, sequence_tokens: int, tokens: float) -> Total:
+    """A whole training run on so many tokens, in sequences of sequence_tokens."""
+    check_number("tokens", tokens, open_low=True)
+    return training_flops_per_token(architecture, sequence_tokens).scaled(
+        tokens, f"{tokens:.4g} tokens"
+    )
+
+
+def six_n_d_flops(active_parameters: float, tokens: float) -> Total:
+    """The short form 6 N D of training FLOPs (Kaplan et al. 2020, 2001.08361): attention's products
+    left out. For a sparse model N is what one token meets."""
+    check_number("active_parameters", active_parameters, open_low=True)
+    check_number("tokens", tokens, open_low=True)
+    words = f"6 × {active_parameters:.4g} parameters × {tokens:.4g} tokens"
+    return single("FLOPs", "training", 6 * active_parameters * tokens, words)
+
+
+def petaflop_s_days(flops: float) -> Total:
+    """FLOPs in days of 10^15 a second, the unit of the GPT-3 paper."""
+    days = check_number("flops", flops) / (1e15 * SECONDS_PER_DAY)
+    return single("petaFLOP/s-days", "compute", days, f"{flops:.4g} FLOPs / (1e15 × 86,400 s)")
+
+
+def model_flops_utilisation(
+    tokens: float, flops_per_token: float, device_hours: float, peak_flops_per_s: float
+) -> Total:
+    """MFU: the share of the devices' peak that the model's own FLOPs took (PaLM, 2204.02311)."""
+    check_number("tokens", tokens, open_low=True)
+    check_number("flops_per_token", flops_per_token, open_low=True)
+    check_number("device_hours", device_hours, open_low=True)
+    check_number("peak_flops_per_s", peak_flops_per_s, open_low=True)
+    value = tokens * flops_per_token / (device_hours * 3600 * peak_flops_per_s)
+    words = (
+        f"{tokens:.4g} tokens × {flops_per_token:.4g} FLOPs / ({device_hours:.4g} h × 3600 × "
+        f"{peak_flops_per_s:.4g} FLOP/s)"
+    )
+    return single("share", "MFU", value, words)

@@ -1,0 +1,211 @@
+"""Generating tokens: which experts a batch touches, what one step moves and computes, its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moeviz.costs.cost.compute import decode_flops_per_token
+from moeviz.costs.cost.memory import fit
+from moeviz.costs.cost.quantisation import QuantPlan, plan_of
+from moeviz.costs.known.devices import Compute, Device
+from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.shape.terms import Term, Total, check_number, check_whole, single
+
+
+def distinct_experts(num_experts: int, top_k: int, batch: float) -> Total:
+    """Experts that `batch` tokens touch, on average, when each picks top_k of them evenly and
+    independently: E (1 - (1 - K/E)^B). Skewed routing touches fewer."""
+    check_whole("num_experts", num_experts)
+    check_whole("top_k", top_k)
+    check_number("batch", batch)
+    if top_k > num_experts:
+        raise ValueError(f"top_k must be at most num_experts = {num_experts}, got {top_k}.")
+    words = f"{num_experts} × (1 - (1 - {top_k}/{num_experts})^{batch:g})"
+    return single("experts", "distinct experts", _even(num_experts, top_k, batch), words)
+
+
+def distinct_experts_measured(share_E: Sequence[float], batch: float) -> Total:
+    """The same from a measured router. share_E: the share of tokens that visit each expert, which
+    sum to K: sum over experts of 1 - (1 - p_e)^B, for independent tokens."""
+    check_number("batch", batch)
+    shares = [check_number("share_E", share, 0, 1) for share in share_E]
+    if not shares:
+        raise ValueError("share_E must have a share for at least one expert, got none.")
+    value = sum(1 - (1 - share) ** batch for share in shares)
+    words = f"sum over {len(shares)} experts of 1 - (1 - share)^{batch:g}"
+    return single("experts", "distinct experts", value, words)
+
+
+def batch_touching(share: float, num_experts: int, top_k: int) -> Total:
+    """The smallest batch that touches such a share of the experts under even routing."""
+    check_number("share", share, 0, 1)
+    if share == 1 and top_k < num_experts:
+        raise ValueError("share must be below 1: no batch touches every expert for certain.")
+    batch = 1
+    while distinct_experts(num_experts, top_k, batch).total < share * num_experts:
+        batch += 1
+    words = f"smallest B with 1 - (1 - {top_k}/{num_experts})^B of at least {share:g}"
+    return single("tokens", "batch", batch, words)
+
+
+def _even(num_experts: int, top_k: int, batch: float) -> float:
+    return num_experts * (1 - (1 - top_k / num_experts) ** batch)
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """One step that adds a token to each of `batch` sequences. bound: "memory" or "compute", what
+    takes longer; tokens_per_s: of all sequences; distinct: experts touched in each MoE layer."""
+
+    bytes: Total
+    flops: Total
+    memory_seconds: float
+    compute_seconds: float
+    distinct: float
+    batch: int
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory_seconds, self.compute_seconds)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The two times of which the longer is the step's."""
+        return (
+            _time("memory", self.bytes.total, self.memory_seconds, "bytes"),
+            _time("compute", self.flops.total, self.compute_seconds, "FLOPs"),
+        )
+
+    @property
+    def bound(self) -> str:
+        return "memory" if self.memory_seconds >= self.compute_seconds else "compute"
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.batch / self.seconds
+
+    @property
+    def tokens_per_s_per_sequence(self) -> float:
+        return 1 / self.seconds
+
+    @property
+    def flops_per_byte(self) -> float:
+        return self.flops.total / self.bytes.total
+
+
+def _time(label: str, amount: float, seconds: float, unit: str) -> Term:
+    words = f"{amount:.4g} {unit} / {amount / seconds:.4g} {unit} a second"
+    return Term(f"{label} seconds", seconds, words)
+
+
+def decode_step(
+    architecture: Architecture,
+    device: Device,
+    *,
+    batch: int,
+    context_tokens: int,
+    plan: QuantPlan | str = "bf16",
+    devices: int = 1,
+    cache_bits: float = 16,
+    compute: Compute = "bf16",
+    bandwidth_efficiency: float = 1.0,
+    compute_efficiency: float = 1.0,
+    share_E: Sequence[float] | None = None,
+) -> DecodeStep:
+    """The roofline of one step on `devices` devices taken together, communication left out.
+
+    1. bytes: weights but for the input table, of the routed experts those that are touched (even
+       routing, or by share_E), and what is read of every sequence's cache
+    2. flops: batch times decode_flops_per_token
+    3. seconds: the longer of bytes / bandwidth and flops / peak, each times its efficiency; 1.0 is
+       the bound, 0.8 of the bandwidth a usual derating
+    ValueError where weights and cache do not fit the memory: see memory.fit.
+    """
+    check_whole("batch", batch)
+    check_number("bandwidth_efficiency", bandwidth_efficiency, 0, 1, open_low=True)
+    check_number("compute_efficiency", compute_efficiency, 0, 1, open_low=True)
+    room = fit(
+        architecture,
+        device,
+        context_tokens=context_tokens,
+        batch=batch,
+        plan=plan,
+        devices=devices,
+        cache_bits=cache_bits,
+    )
+    if not room.fits:
+        raise ValueError(
+            f"batch {batch} of {context_tokens:,} tokens does not fit {devices} × {device.name}: "
+            f"weights take {room.weights.total / 1e9:,.1f} GB and the cache "
+            f"{room.cache.total / 1e9:,.1f} GB of {room.capacity_bytes / 1e9:,.1f} GB; the largest "
+            f"batch is {room.max_batch}."
+        )
+    distinct = 0.0
+    if architecture.is_moe:
+        moe = architecture.moe
+        if share_E is None:
+            distinct = distinct_experts(moe.num_experts, moe.top_k, batch).total
+        else:
+            if len(share_E) != moe.num_experts:
+                raise ValueError(
+                    f"share_E must have one share for each of {moe.num_experts} experts, got "
+                    f"{len(share_E)}."
+                )
+            distinct = distinct_experts_measured(share_E, batch).total
+    moved = _step_bytes(architecture, plan_of(plan), batch, context_tokens, cache_bits, distinct)
+    flops = decode_flops_per_token(architecture, context_tokens).scaled(batch, f"{batch} tokens")
+    bandwidth = devices * device.bytes_per_s * bandwidth_efficiency
+    peak = devices * device.flops_per_s(compute) * compute_efficiency
+    return DecodeStep(moved, flops, moved.total / bandwidth, flops.total / peak, distinct, batch)
+
+
+def _step_bytes(
+    architecture: Architecture,
+    plan: QuantPlan,
+    batch: int,
+    context_tokens: int,
+    cache_bits: float,
+    distinct: float,
+) -> Total:
+    elements: dict[tuple[str, bool], int] = {}
+    for times, item in architecture.weights():
+        if item.component != "embedding" or architecture.tied:
+            key = (item.component, item.copies > 1)
+            elements[key] = elements.get(key, 0) + times * item.count
+    terms = []
+    for (component, routed), count in elements.items():
+        bits = plan.format(component).bits
+        label, share, words = component, 1.0, f"{count:,} parameters"
+        if routed:
+            experts = architecture.moe.num_experts
+            share = distinct / experts
+            label = f"{component} touched"
+            words += f" × {distinct:.1f}/{experts}"
+        words += f" × {bits:.4g} bits / 8"
+        terms.append(Term(label, count * share * bits / 8, words, component))
+    for times, mixer in architecture.mixers():
+        read = mixer.cache_read(context_tokens)
+        value = batch * times * read * cache_bits / 8
+        words = f"{batch} sequences × {times} layers × {read:,.0f} elements × {cache_bits:g} / 8"
+        terms.append(Term(f"cache, {mixer.kind}", value, words))
+    return Total("bytes", tuple(terms))
+
+
+def critical_batch(
+    device: Device,
+    architecture: Architecture | None = None,
+    *,
+    weight_bits: float = 16,
+    compute: Compute = "bf16",
+) -> Total:
+    """Tokens per step from which matrices are bound by compute: peak / bandwidth × bytes / 2 for a
+    dense model, E/K times that for routed experts, which see only their share of the tokens."""
+    check_number("weight_bits", weight_bits, open_low=True)
+    batch = device.ridge(compute) * weight_bits / 16
+    words = f"{device.ridge(compute):.1f} FLOPs a byte × {weight_bits / 8:g} bytes / 2"
+    if architecture is not None and architecture.is_moe:
+        moe = architecture.moe
+        batch *= moe.num_experts / moe.top_k
+        words += f" × {moe.num_experts} experts / {moe.top_k}"
+    return single("tokens", "critical batch", batch, words)

@@ -1,0 +1,199 @@
+"""Bytes: of weights under a quantisation plan, of training state, of the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moeviz.costs.cost.parameters import parameters
+from moeviz.costs.cost.quantisation import QuantPlan, plan_of
+from moeviz.costs.known.devices import Device
+from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.shape.mixers import LatentAttention
+from moeviz.costs.shape.terms import Term, Total, check_choice, check_number, check_whole
+
+# Bytes per parameter while training. Source: ZeRO (Rajbhandari et al. 2020, 1910.02054) for the
+# 16 bytes; 8-bit Adam (Dettmers et al. 2022, 2110.02861); DeepSeek-V3 (2412.19437), section 3.3:
+# FP8 weights, float32 master and gradients, bf16 moments.
+RECIPES = {
+    "adamw_mixed": (
+        ("weights, bf16", 2),
+        ("gradients, bf16", 2),
+        ("master weights, float32", 4),
+        ("first and second moments, float32", 8),
+    ),
+    "adamw_float32": (
+        ("weights, float32", 4),
+        ("gradients, float32", 4),
+        ("first and second moments, float32", 8),
+    ),
+    "adamw_bf16_moments": (
+        ("weights, bf16", 2),
+        ("gradients, bf16", 2),
+        ("master weights, float32", 4),
+        ("first and second moments, bf16", 4),
+    ),
+    "adamw_8bit": (
+        ("weights, bf16", 2),
+        ("gradients, bf16", 2),
+        ("master weights, float32", 4),
+        ("first and second moments, 8 bit", 2),
+    ),
+    "deepseek_v3": (
+        ("weights, FP8", 1),
+        ("gradients, float32", 4),
+        ("master weights, float32", 4),
+        ("first and second moments, bf16", 4),
+    ),
+    "sgd_momentum": (
+        ("weights, bf16", 2),
+        ("gradients, bf16", 2),
+        ("master weights, float32", 4),
+        ("momentum, float32", 4),
+    ),
+}
+
+
+def weight_bytes(architecture: Architecture, plan: QuantPlan | str = "bf16") -> Total:
+    """The checkpoint: parameters of each component times the bits of its format."""
+    plan = plan_of(plan)
+    terms = []
+    for component, count in parameters(architecture).components.items():
+        form = plan.format(component)
+        words = f"{count:,} parameters × {form.bits:.4g} bits / 8, {form.name}"
+        terms.append(Term(component, count * form.bits / 8, words, component))
+    return Total("bytes", tuple(terms))
+
+
+def training_state_bytes(architecture: Architecture, recipe: str = "adamw_mixed") -> Total:
+    """Weights, gradients and optimiser state of all devices together, without activations. recipe:
+    one of RECIPES. A sparse model keeps this for all of its parameters, not for the active ones."""
+    check_choice("recipe", recipe, RECIPES)
+    count = parameters(architecture).total
+    terms = tuple(
+        Term(label, count * size, f"{count:,} parameters × {size} bytes")
+        for label, size in RECIPES[recipe]
+    )
+    return Total("bytes", terms)
+
+
+def kv_cache_bytes(
+    architecture: Architecture,
+    context_tokens: int,
+    batch: int = 1,
+    *,
+    bits: float = 16,
+    state_bits: float = 32,
+) -> Total:
+    """What is kept of `batch` sequences of context_tokens each: keys and values by the kind of
+    attention, windows at most their length; a recurrent layer's state, constant, in state_bits."""
+    check_whole("context_tokens", context_tokens)
+    check_whole("batch", batch)
+    check_number("bits", bits, open_low=True)
+    check_number("state_bits", state_bits, open_low=True)
+    terms = []
+    for times, mixer in architecture.mixers():
+        for part in mixer.cache(context_tokens):
+            size = state_bits if part.state else bits
+            words = f"{batch} sequences × {times} layers × {part.formula} × {size:g} bits / 8"
+            value = batch * times * part.elements * size / 8
+            terms.append(Term(f"{mixer.kind}: {part.label}", value, words, "attention"))
+    return Total("bytes", tuple(terms))
+
+
+def kv_cache_bytes_per_token(
+    architecture: Architecture, *, context_tokens: int = 0, bits: float = 16
+) -> Total:
+    """What the next token adds to the cache when so many are in it: a window that is full and a
+    recurrent layer add nothing, a compressed cache its share of an entry."""
+    check_whole("context_tokens", context_tokens, 0)
+    check_number("bits", bits, open_low=True)
+    terms = []
+    for times, mixer in architecture.mixers():
+        each = mixer.cache_growth(context_tokens)
+        words = f"{times} layers × {each:g} elements × {bits:g} bits / 8"
+        terms.append(Term(mixer.kind, times * each * bits / 8, words, "attention"))
+    return Total("bytes", tuple(terms))
+
+
+@dataclass(frozen=True)
+class CacheBaseline:
+    """Cached elements per token and layer of another attention, and how often ours go into them."""
+
+    label: str
+    elements: int
+    ratio: float
+    formula: str
+
+
+def cache_baselines(architecture: Architecture) -> tuple[CacheBaseline, ...]:
+    """What latent attention's cache is compared with: the factor is as large as the baseline.
+
+    "57 times smaller" holds for DeepSeek-V3 against multi-head attention with as many heads of the
+    value's width, a model that nobody trained. ValueError for an architecture without MLA.
+    """
+    found = [m for _, m in architecture.mixers() if isinstance(m, LatentAttention)]
+    if not found:
+        raise ValueError(f"{architecture.name} has no latent attention to compare.")
+    mla = found[0]
+    own = mla.kv_rank + mla.rope_dim
+    heads, value, key = mla.heads, mla.value_dim, mla.nope_dim + mla.rope_dim
+    rows = [
+        (f"MHA, {heads} heads, keys and values of {value}", 2 * heads * value,
+         f"2 × heads {heads} × {value}"),
+        (f"MHA with its own keys of {key}", heads * (key + value),
+         f"heads {heads} × (key {key} + value {value})"),
+        *((f"GQA, {groups} groups", 2 * groups * value, f"2 × groups {groups} × {value}")
+          for groups in (8, 4) if groups < heads),
+        ("MQA", 2 * value, f"2 × {value}"),
+    ]  # fmt: skip
+    return tuple(CacheBaseline(a, n, n / own, f"{words} / {own}") for a, n, words in rows)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a model with its cache lies in a machine's memory; free_bytes is negative where it
+    does not. max_batch: sequences of that context which fit beside the weights."""
+
+    weights: Total
+    cache: Total
+    capacity_bytes: float
+    free_bytes: float
+    max_batch: int
+
+    @property
+    def fits(self) -> bool:
+        return self.free_bytes >= 0
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What a bar of the memory shows: weights, cache, and what is left or missing."""
+        words = f"{self.capacity_bytes:.4g} - {self.weights.total:.4g} - {self.cache.total:.4g}"
+        return (
+            Term("weights", self.weights.total, "sum over components"),
+            Term("cache", self.cache.total, "sum over kinds of attention"),
+            Term("free", self.free_bytes, words),
+        )
+
+
+def fit(
+    architecture: Architecture,
+    device: Device,
+    *,
+    context_tokens: int,
+    batch: int = 1,
+    plan: QuantPlan | str = "bf16",
+    devices: int = 1,
+    cache_bits: float = 16,
+    usable_share: float = 1.0,
+) -> Fit:
+    """Weights and cache against the memory of `devices` devices together, of which usable_share is
+    left for them (activations and buffers take some)."""
+    check_whole("devices", devices)
+    check_number("usable_share", usable_share, 0, 1, open_low=True)
+    weights = weight_bytes(architecture, plan)
+    one = kv_cache_bytes(architecture, context_tokens, 1, bits=cache_bits).total
+    cache = kv_cache_bytes(architecture, context_tokens, batch, bits=cache_bits)
+    capacity = devices * device.memory_bytes * usable_share
+    room = capacity - weights.total
+    largest = int(room // one) if room > 0 else 0
+    return Fit(weights, cache, capacity, room - cache.total, largest)

@@ -1,0 +1,269 @@
+"""Bytes between devices when experts lie on different ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.shape.feedforward import MoE
+from moeviz.costs.shape.terms import Term, check_choice, check_number, check_whole
+
+Copies = Literal["expert", "device", "node"]
+Matrix = tuple[tuple[float, ...], ...]
+# DeepSeek-V3 (2412.19437), section 3.2: FP8 with a float32 scale for 128 values out, bf16 back.
+FP8_DISPATCH_BITS = 8 + 32 / 128
+BF16_COMBINE_BITS = 16
+
+
+def hit_probability(num_experts: int, top_k: int, here: int) -> float:
+    """That a token which picks top_k of num_experts evenly, none twice, picks one of `here`:
+    1 - C(E - here, K) / C(E, K)."""
+    for name, value in (("num_experts", num_experts), ("top_k", top_k)):
+        check_whole(name, value)
+    check_whole("here", here, 0)
+    if not max(top_k, here) <= num_experts:
+        raise ValueError(
+            f"top_k and here must be at most num_experts = {num_experts}, got {top_k} and {here}."
+        )
+    return 1 - math.comb(num_experts - here, top_k) / math.comb(num_experts, top_k)
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Places (nodes, devices) that a token is sent to: on average under even routing, and at
+    most. remote: the same without its own place, which it is as likely to need as any."""
+
+    expected: float
+    at_most: int
+    places: int
+
+    @property
+    def remote(self) -> float:
+        return self.expected * (self.places - 1) / self.places
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        share = f"× {self.places - 1}/{self.places}, the share that is not its own"
+        return (
+            Term("places", self.expected, "places × P(one has a chosen expert)"),
+            Term("other places", self.remote, f"{self.expected:.3f} {share}"),
+            Term("other places, at most", self.remote_at_most, f"{self.at_most} {share}"),
+        )
+
+    @property
+    def remote_at_most(self) -> float:
+        """Were every token sent to as many places as it may be."""
+        return self.at_most * (self.places - 1) / self.places
+
+
+def destinations(
+    num_experts: int, top_k: int, places: int, limit: int | None = None
+) -> Destinations:
+    """Distinct places among `places` that share the experts evenly: N [1 - C(E-E/N, K) / C(E, K)].
+
+    limit: a token chooses so many places, evenly, and its experts inside them (group-limited
+    routing, DeepSeek-V2 and V3). ValueError where experts do not divide or K does not fit.
+    """
+    check_whole("places", places)
+    if num_experts % places:
+        raise ValueError(f"places must divide num_experts = {num_experts}, got {places}.")
+    chosen = places if limit is None else check_whole("limit", limit)
+    if chosen > places:
+        raise ValueError(f"limit must be at most places = {places}, got {limit}.")
+    here = num_experts // places
+    if top_k > chosen * here:
+        raise ValueError(
+            f"limit must leave room for top_k = {top_k} experts, got {chosen} places of {here}."
+        )
+    expected = chosen * hit_probability(chosen * here, top_k, here)
+    return Destinations(expected, min(top_k, chosen), places)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Expected bytes of one MoE layer's exchange, bytes[source][destination]; the diagonal stays on
+    the device. devices are numbered node by node, devices_per_node in each."""
+
+    dispatch_bytes: Matrix
+    combine_bytes: Matrix
+    devices_per_node: int
+    copies_per_token: float
+    dispatch_bytes_per_copy: float
+    combine_bytes_per_copy: float
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Where the bytes of dispatch and combine go: on the device, in the node, between nodes."""
+        each = f"{self.dispatch_bytes_per_copy:,.0f} + {self.combine_bytes_per_copy:,.0f} bytes"
+        stays = sum(self._between(lambda a, b: a == b))
+        return tuple(
+            Term(label, value, f"copies {where} × ({each})")
+            for label, value, where in (
+                ("stays", stays, "to the own device"),
+                ("within nodes", self.within_node_bytes, "to another device of the node"),
+                ("between nodes", self.between_nodes_bytes, "to another node"),
+            )
+        )
+
+    @property
+    def devices(self) -> int:
+        return len(self.dispatch_bytes)
+
+    @property
+    def total_bytes(self) -> Matrix:
+        """Dispatch and combine together."""
+        pairs = zip(self.dispatch_bytes, self.combine_bytes, strict=True)
+        return tuple(tuple(map(sum, zip(a, b, strict=True))) for a, b in pairs)
+
+    @property
+    def within_node_bytes(self) -> float:
+        """Between devices of a node, both directions of the exchange."""
+        return sum(self._between(lambda a, b: a != b and self._node(a) == self._node(b)))
+
+    @property
+    def between_nodes_bytes(self) -> float:
+        return sum(self._between(lambda a, b: self._node(a) != self._node(b)))
+
+    def seconds(self, link_bytes_per_s: float, network_bytes_per_s: float) -> float:
+        """Dispatch and combine one after the other, each as long as its busiest port: a device's
+        link inside the node and its share of the network outside, one direction each."""
+        check_number("link_bytes_per_s", link_bytes_per_s, open_low=True)
+        check_number("network_bytes_per_s", network_bytes_per_s, open_low=True)
+        total = 0.0
+        for matrix in (self.dispatch_bytes, self.combine_bytes):
+            worst = 0.0
+            for device in range(self.devices):
+                for sent in (matrix[device], tuple(row[device] for row in matrix)):
+                    near = far = 0.0
+                    for other, count in enumerate(sent):
+                        if self._node(other) != self._node(device):
+                            far += count
+                        elif other != device:
+                            near += count
+                    worst = max(worst, near / link_bytes_per_s, far / network_bytes_per_s)
+            total += worst
+        return total
+
+    def _node(self, device: int) -> int:
+        return device // self.devices_per_node
+
+    def _between(self, pair) -> list[float]:
+        matrix = self.total_bytes
+        return [
+            matrix[a][b] for a in range(self.devices) for b in range(self.devices) if pair(a, b)
+        ]
+
+
+def all_to_all(
+    architecture: Architecture,
+    *,
+    tokens_per_device: int,
+    nodes: int,
+    devices_per_node: int,
+    copies: Copies = "device",
+    node_limit: int | None = None,
+    dispatch_bits: float = FP8_DISPATCH_BITS,
+    combine_bits: float = BF16_COMBINE_BITS,
+    share_E: Sequence[float] | None = None,
+) -> Traffic:
+    """What one MoE layer sends when its experts are spread evenly over nodes x devices_per_node.
+
+    copies: how often a token's vector travels: once for each chosen "expert", once for each
+    "device" that has some, or once for each "node", to the device there of the sender's own number,
+    which passes it on inside (DeepEP). node_limit: nodes that a token may visit. share_E: share of
+    tokens that visit each expert, from a measured router; places are then taken as independent.
+    The combine goes back the same ways. ValueError on what cannot be spread.
+    """
+    moe = architecture.moe
+    for name, value in (
+        ("tokens_per_device", tokens_per_device),
+        ("nodes", nodes),
+        ("devices_per_node", devices_per_node),
+    ):
+        check_whole(name, value)
+    check_choice("copies", copies, get_args(Copies))
+    check_number("dispatch_bits", dispatch_bits, open_low=True)
+    check_number("combine_bits", combine_bits, open_low=True)
+    devices = nodes * devices_per_node
+    if moe.num_experts % devices:
+        raise ValueError(
+            f"nodes x devices_per_node must divide the {moe.num_experts} experts, got {devices}."
+        )
+    if node_limit is not None and share_E is not None:
+        raise ValueError("node_limit must be None with share_E: a measured router had its own.")
+    on_device, on_node = _visits(moe, nodes, devices_per_node, copies, node_limit, share_E)
+    pattern = _pattern(nodes, devices_per_node, copies, on_device, on_node)
+    out = architecture.d_model * dispatch_bits / 8
+    back = architecture.d_model * combine_bits / 8
+    return Traffic(
+        tuple(tuple(tokens_per_device * out * v for v in row) for row in pattern),
+        tuple(
+            tuple(tokens_per_device * back * v for v in row) for row in zip(*pattern, strict=True)
+        ),
+        devices_per_node,
+        sum(map(sum, pattern)) / devices,
+        out,
+        back,
+    )
+
+
+def _visits(
+    moe: MoE,
+    nodes: int,
+    per_node: int,
+    copies: Copies,
+    limit: int | None,
+    share_E: Sequence[float] | None,
+) -> tuple[list[float], list[float]]:
+    """Expected copies of one token to each device, and to each node."""
+    devices = nodes * per_node
+    here = moe.num_experts // devices
+    if share_E is not None:
+        if len(share_E) != moe.num_experts:
+            raise ValueError(
+                f"share_E must have one share for each of {moe.num_experts} experts, got "
+                f"{len(share_E)}."
+            )
+        shares = [check_number("share_E", v, 0, 1) for v in share_E]
+
+        def met(first: int, count: int) -> float:
+            chosen = shares[first : first + count]
+            return sum(chosen) if copies == "expert" else 1 - math.prod(1 - v for v in chosen)
+
+        wide = here * per_node
+        return (
+            [met(i * here, here) for i in range(devices)],
+            [met(i * wide, wide) for i in range(nodes)],
+        )
+    by_node = destinations(moe.num_experts, moe.top_k, nodes, limit).expected / nodes
+    if copies == "expert":
+        by_device = moe.top_k / devices
+    else:
+        chosen = nodes if limit is None else limit
+        pool = chosen * here * per_node
+        by_device = chosen / nodes * hit_probability(pool, moe.top_k, here)
+    return [by_device] * devices, [by_node] * nodes
+
+
+def _pattern(
+    nodes: int, per_node: int, copies: Copies, on_device: list[float], on_node: list[float]
+) -> list[list[float]]:
+    """Copies per token of each source, to each destination."""
+    devices = nodes * per_node
+    if copies != "node":
+        return [list(on_device) for _ in range(devices)]
+    pattern = [[0.0] * devices for _ in range(devices)]
+    for source in range(devices):
+        node, number = divmod(source, per_node)
+        for other in range(nodes):
+            relay = other * per_node + number
+            if other != node:
+                pattern[source][relay] += on_node[other]
+            for destination in range(other * per_node, (other + 1) * per_node):
+                # The relay's own experts cost no second trip.
+                if destination != relay or other == node:
+                    pattern[relay][destination] += on_device[destination]
+    return pattern

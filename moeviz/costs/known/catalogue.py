@@ -1,0 +1,119 @@
+"""What is said of a model: figures with their source and how far they can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from moeviz.costs.cost.parameters import Convention, active_parameters, parameters
+from moeviz.costs.known.devices import Confidence
+from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.shape.terms import check_choice, check_number, check_whole
+
+Kind = Literal["dense", "moe", "undisclosed"]
+# How far a computed figure may lie from the printed one before a reason must be recorded.
+TOTAL_TOLERANCE, ACTIVE_TOLERANCE = 0.005, 0.02
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published number. confidence: "official" as its makers say it, "estimate" by others or from
+    memory, "rumour", or "unverifiable" where no source can be found."""
+
+    value: float
+    source: str
+    confidence: Confidence = "official"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value, open_low=True)
+        check_choice("confidence", self.confidence, get_args(Confidence))
+        if not self.source:
+            raise ValueError("source must be given for every figure, got nothing.")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Computed beside published; errors are shares of the published figure, None without one."""
+
+    total: float
+    total_error: float | None
+    active: float
+    active_error: float | None
+
+    @property
+    def total_agrees(self) -> bool:
+        return self.total_error is None or abs(self.total_error) <= TOTAL_TOLERANCE
+
+    @property
+    def active_agrees(self) -> bool:
+        return self.active_error is None or abs(self.active_error) <= ACTIVE_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as published, with its architecture where the sizes are public.
+
+    convention: how its makers count active parameters. reason: why a computed figure lies outside
+    the tolerance. sizes, sizes_confidence: where the architecture comes from.
+    """
+
+    name: str
+    year: int
+    maker: str
+    kind: Kind
+    architecture: Architecture | None = None
+    sizes: str = ""
+    sizes_confidence: Confidence = "official"
+    convention: Convention = "all"
+    total_parameters: Figure | None = None
+    active_parameters: Figure | None = None
+    tokens: Figure | None = None
+    device_hours: Figure | None = None
+    device: str = ""
+    usd: Figure | None = None
+    context_tokens: Figure | None = None
+    reason: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_whole("year", self.year, 1991)
+        check_choice("kind", self.kind, get_args(Kind))
+        check_choice("convention", self.convention, get_args(Convention))
+        check_choice("sizes_confidence", self.sizes_confidence, get_args(Confidence))
+        if self.architecture is not None and not self.sizes:
+            raise ValueError(f"sizes must say where the architecture of {self.name} comes from.")
+
+    @property
+    def confidence(self) -> Confidence:
+        """The weakest confidence of what is said of it."""
+        figures = (
+            self.total_parameters,
+            self.active_parameters,
+            self.tokens,
+            self.device_hours,
+            self.usd,
+            self.context_tokens,
+        )
+        order = get_args(Confidence)
+        said = [figure.confidence for figure in figures if figure is not None]
+        if self.architecture is not None:
+            said.append(self.sizes_confidence)
+        return max(said, key=order.index, default="unverifiable")
+
+    def compare(self) -> Comparison:
+        """Computed against published; ValueError where the sizes are not public."""
+        if self.architecture is None:
+            raise ValueError(f"The sizes of {self.name} are not public: nothing can be computed.")
+        total = parameters(self.architecture).total
+        active = active_parameters(self.architecture, self.convention).total
+        return Comparison(
+            total,
+            _error(total, self.total_parameters),
+            active,
+            _error(active, self.active_parameters),
+        )
+
+
+def _error(computed: float, published: Figure | None) -> float | None:
+    return None if published is None else computed / published.value - 1

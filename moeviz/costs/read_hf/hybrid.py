@@ -1,0 +1,210 @@
+"""Decoders that mix attention with recurrent layers, by model_type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from moeviz.costs.read_hf.fields import Fields
+from moeviz.costs.read_hf.parts import (
+    attentions,
+    biased,
+    counts,
+    decoder,
+    dense,
+    gated_shared_experts,
+    qwen_layers,
+    same,
+)
+from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.layers import Layer
+from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
+
+# What configs of several years call the two kinds of layer.
+KIND = {
+    "linear_attention": "linear",
+    "mamba": "linear",
+    "mamba2": "linear",
+    "full_attention": "full",
+    "attention": "full",
+}
+
+
+def qwen3_next(f: Fields) -> dict[str, Any]:
+    """Also Qwen3.5: three Gated DeltaNet layers, then one of gated attention."""
+    every = f.whole("full_attention_interval", default=4)
+    f.expect("attn_output_gate", True)
+    kinds = f.words("layer_types", f.num_layers, KIND)
+    if kinds is None:
+        kinds = ["linear" if (i + 1) % every else "full" for i in range(f.num_layers)]
+    linear = gated_delta_net(
+        f.d_model,
+        key_heads=f.whole("linear_num_key_heads"),
+        value_heads=f.whole("linear_num_value_heads"),
+        key_dim=f.whole("linear_key_head_dim"),
+        value_dim=f.whole("linear_value_head_dim"),
+        conv=f.whole("linear_conv_kernel_dim"),
+    )
+    moe = gated_shared_experts(f)
+    f.expect("use_sliding_window", False)
+    full = attentions(
+        f, qk_norm="head", output_gate=True, needs_kv_heads=True, needs_head_dim=True, **biased(f)
+    )[0]
+    return decoder(f, _mixed(kinds, full, linear), list(qwen_layers(f, moe)))
+
+
+def minimax(f: Fields) -> dict[str, Any]:
+    """MiniMax-01: seven lightning layers, then one of softmax attention."""
+    kinds = f.words("layer_types", f.num_layers, KIND)
+    if kinds is None:
+        raise ValueError(f"{f.where}: layer_types is missing.")
+    moe = MoE(*counts(f), f.whole("intermediate_size"))
+    f.expect("sliding_window", None)
+    full = attentions(f, needs_kv_heads=True)[0]
+    linear = lightning(f.d_model, f.heads, full.head_dim)
+    return decoder(f, _mixed(kinds, full, linear), same(moe, f))
+
+
+def jamba(f: Fields) -> dict[str, Any]:
+    """One attention layer in attn_layer_period, experts in every expert_layer_period-th."""
+    spans = {
+        name: (f.whole(f"{name}_layer_period"), f.whole(f"{name}_layer_offset", low=0))
+        for name in ("attn", "expert")
+    }
+    for name, (period, offset) in spans.items():
+        if offset >= period:
+            raise ValueError(
+                f"{f.where}: {name}_layer_offset must be below {name}_layer_period = {period}, "
+                f"got {offset}."
+            )
+    rank = f.get("mamba_dt_rank", default="auto")
+    linear = mamba(
+        f.d_model,
+        d_state=f.whole("mamba_d_state"),
+        conv=f.whole("mamba_d_conv"),
+        expand=f.whole("mamba_expand"),
+        dt_rank=math.ceil(f.d_model / 16) if rank == "auto" else rank,
+        conv_bias=f.flag("mamba_conv_bias", default=True),
+        proj_bias=f.flag("mamba_proj_bias", default=False),
+    )
+    moe, ffn = MoE(*counts(f), f.whole("intermediate_size")), dense(f)
+    full = attentions(f, needs_kv_heads=True)[0]
+    (a_period, a_offset), (e_period, e_offset) = spans["attn"], spans["expert"]
+    kinds = ["full" if i % a_period == a_offset else "linear" for i in range(f.num_layers)]
+    ffns = [moe if i % e_period == e_offset else ffn for i in range(f.num_layers)]
+    return decoder(f, _mixed(kinds, full, linear), ffns)
+
+
+def granitemoehybrid(f: Fields) -> dict[str, Any]:
+    """Granite 4: Mamba-2 and attention; experts beside a shared FFN, or that FFN alone."""
+    kinds = f.words("layer_types", f.num_layers, KIND)
+    if kinds is None:
+        raise ValueError(f"{f.where}: layer_types is missing.")
+    heads = f.whole("mamba_n_heads")
+    expand = f.whole("mamba_expand")
+    inner = expand * f.d_model
+    width = f.get("mamba_d_head", default="auto")
+    width = inner // heads if width == "auto" else width
+    if width * heads != inner:
+        raise ValueError(
+            f"{f.where}: mamba_n_heads {heads} × mamba_d_head {width} and mamba_expand {expand} × "
+            f"hidden_size {f.d_model} contradict each other."
+        )
+    linear = mamba2(
+        f.d_model,
+        heads,
+        width,
+        f.whole("mamba_d_state"),
+        f.whole("mamba_n_groups"),
+        f.whole("mamba_d_conv"),
+        conv_bias=f.flag("mamba_conv_bias", default=True),
+        proj_bias=f.flag("mamba_proj_bias", default=False),
+    )
+    shared = f.whole("shared_intermediate_size")
+    ffn: MoE | DenseFFN = DenseFFN(shared)
+    if f.whole("num_local_experts", low=0):
+        width = f.whole("intermediate_size")
+        ffn = MoE(*counts(f), width, shared_experts=1, shared_width=shared)
+    f.ignore("num_experts_per_tok")
+    full = attentions(f, **biased(f))[0]
+    return decoder(f, _mixed(kinds, full, linear), same(ffn, f))
+
+
+BLOCKS = {**KIND, "moe": "moe", "mlp": "mlp"}
+LETTERS = {"M": "linear", "E": "moe", "*": "full", "-": "mlp"}
+
+
+def nemotron_h(f: Fields) -> dict[str, Any]:
+    """Nemotron-H and Nemotron 3: every layer is one thing only, a mixer or an FFN, un-gated."""
+    pattern = f.get("hybrid_override_pattern", default=None)
+    blocks = f.get("layers_block_type", "layer_types", default=None)
+    if blocks is None:
+        if not isinstance(pattern, str) or not set(pattern) <= set(LETTERS):
+            raise ValueError(
+                f"{f.where}: layers_block_type is missing, and hybrid_override_pattern is no word "
+                f"of the letters {' '.join(LETTERS)}."
+            )
+        kinds = [LETTERS[letter] for letter in pattern]
+    else:
+        name = "layers_block_type" if f.config.get("layers_block_type") else "layer_types"
+        kinds = f.words(name, len(blocks), BLOCKS)
+    said = f.whole("num_hidden_layers", default=len(kinds))
+    if said != len(kinds):
+        raise ValueError(
+            f"{f.where}: num_hidden_layers {said} and {len(kinds)} layers contradict each other."
+        )
+    f.config = {**f.config, "num_hidden_layers": len(kinds)}
+    bias = f.flag("mlp_bias", default=False)
+    linear = mamba2(
+        f.d_model,
+        f.whole("mamba_num_heads"),
+        f.whole("mamba_head_dim"),
+        f.whole("ssm_state_size", "mamba_d_state"),
+        f.whole("n_groups", "mamba_n_groups"),
+        f.whole("conv_kernel", "mamba_d_conv"),
+        conv_bias=f.flag("use_conv_bias", "mamba_conv_bias", default=True),
+        proj_bias=f.flag("mamba_proj_bias", "use_bias", default=False),
+    )
+    f.expect("sliding_window", None)
+    full = attentions(f, needs_kv_heads=True, needs_head_dim=True, **biased(f))[0]
+    parts: dict[str, Layer] = {
+        "linear": Layer(linear, None, 1),
+        "full": Layer(full, None, 1),
+    }
+    if "mlp" in kinds:
+        parts["mlp"] = Layer(None, dense(f, gated=False, bias=bias), 1)
+    if "moe" in kinds:
+        parts["moe"] = Layer(None, _nemotron_experts(f), 1)
+    result = decoder(f, same(full, f), same(None, f))
+    result["layers"] = tuple(parts[kind] for kind in kinds)
+    return result
+
+
+def _nemotron_experts(f: Fields) -> MoE:
+    experts, top_k = counts(f)
+    shared = f.whole("n_shared_experts", low=0, default=0)
+    width = f.whole("moe_shared_expert_intermediate_size") if shared else 0
+    f.ignore("n_group", "topk_group")
+    return MoE(
+        experts,
+        top_k,
+        f.whole("moe_intermediate_size"),
+        gated=False,
+        shared_experts=shared,
+        shared_width=shared * width,
+        latent_width=f.whole("moe_latent_size", default=None),
+    )
+
+
+def _mixed(kinds: list[str], full: Any, linear: Any) -> list[Any]:
+    return [full if kind == "full" else linear for kind in kinds]
+
+
+HYBRID = {
+    "granitemoehybrid": granitemoehybrid,
+    "jamba": jamba,
+    "minimax": minimax,
+    "nemotron_h": nemotron_h,
+    "qwen3_5_moe_text": qwen3_next,
+    "qwen3_next": qwen3_next,
+}

@@ -1,0 +1,229 @@
+"""What model types have in common: attention with its windows, experts with their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from moeviz.costs.read_hf.fields import REQUIRED, Fields
+from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.layers import Layer
+from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention, QkNorm
+
+Window = tuple[int | None, bool]  # keys at most, whether chunked
+SPAN = {"full_attention": "full", "sliding_attention": "sliding", "chunked_attention": "chunked"}
+
+
+def decoder(
+    f: Fields,
+    mixers: list[Any],
+    ffns: list[Any],
+    *,
+    tied: bool = False,
+    norms: int = 2,
+    **options: Any,
+) -> dict[str, Any]:
+    """The arguments of Architecture; tied: what the type means where tie_word_embeddings is not
+    said."""
+    layers = (Layer(mixer, ffn, norms) for mixer, ffn in zip(mixers, ffns, strict=True))
+    return dict(
+        d_model=f.d_model,
+        vocab=f.whole("vocab_size"),
+        layers=tuple(layers),
+        tied=f.flag("tie_word_embeddings", default=tied),
+        context_tokens=f.context,
+        **options,
+    )
+
+
+def same(part: Any, f: Fields) -> list[Any]:
+    """One part in every layer."""
+    return [part] * f.num_layers
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def head_dim(f: Fields) -> int:
+    """head_dim, or the width that is left to each head."""
+    value = f.whole("head_dim", default=None)
+    if value is not None:
+        return value
+    if f.d_model % f.heads:
+        raise ValueError(
+            f"{f.where}: head_dim is missing, and hidden_size {f.d_model} is no multiple of "
+            f"num_attention_heads {f.heads}."
+        )
+    return f.d_model // f.heads
+
+
+def attentions(
+    f: Fields,
+    windows: list[Window] | None = None,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
+    qk_norm: QkNorm = "none",
+    output_gate: bool = False,
+    sinks: bool = False,
+    needs_kv_heads: bool = False,
+    needs_head_dim: bool = False,
+) -> list[Attention]:
+    """One Attention a layer. needs_kv_heads, needs_head_dim: the type's own default is a number
+    of another model, not "as many as heads" and "what is left to each", so it must be said."""
+    kv_heads = f.whole("num_key_value_heads", default=REQUIRED if needs_kv_heads else f.heads)
+    width = f.whole("head_dim") if needs_head_dim else head_dim(f)
+    return [
+        Attention(
+            f.heads, kv_heads, width, qkv_bias, out_bias, qk_norm, output_gate, sinks, window, chunk
+        )
+        for window, chunk in windows or same((None, False), f)
+    ]
+
+
+def biased(f: Fields, default: bool = False, name: str = "attention_bias") -> dict[str, Any]:
+    """One flag for the biases of all four projections."""
+    flag = f.flag(name, default=default)
+    return dict(qkv_bias=flag, out_bias=flag)
+
+
+def window_everywhere(f: Fields) -> list[Window]:
+    """sliding_window, where it is said, in every layer."""
+    return same((f.whole("sliding_window", default=None), False), f)
+
+
+def windows_by_type(f: Fields, default: Callable[[int], str]) -> list[Window]:
+    """By layer_types, or by the type's own pattern."""
+    spans = f.words("layer_types", f.num_layers, SPAN)
+    if spans is None:
+        spans = [default(i) for i in range(f.num_layers)]
+    window = chunk = None
+    if "sliding" in spans:
+        window = f.whole("sliding_window")
+    if "chunked" in spans:
+        chunk = f.whole("attention_chunk_size")
+    f.ignore("sliding_window", "attention_chunk_size")
+    each: dict[str, Window] = {
+        "full": (None, False),
+        "sliding": (window, False),
+        "chunked": (chunk, True),
+    }
+    return [each[span] for span in spans]
+
+
+def windows_on_request(f: Fields) -> list[Window]:
+    """Qwen's: none unless use_sliding_window, then from layer max_window_layers on."""
+    on = f.flag("use_sliding_window", default=False)
+    first = f.whole("max_window_layers", low=0, default=f.num_layers)
+    if on or f.get("layer_types", default=None) is not None:
+        return windows_by_type(f, lambda i: "sliding" if on and i >= first else "full")
+    f.ignore("sliding_window")
+    return same((None, False), f)
+
+
+def latent(f: Fields, *, sparse: list[bool] | None = None) -> list[LatentAttention]:
+    """Latent attention a layer. sparse: for DeepSeek Sparse Attention, which layers have an
+    indexer of their own; the others take over what an earlier one chose."""
+    f.ignore("head_dim", "num_key_value_heads", "qk_head_dim")
+    top_k = None if sparse is None else f.whole("index_topk")
+    indexer = None
+    if sparse is not None:
+        indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"))
+    options: dict[str, Any] = dict(
+        heads=f.heads,
+        kv_rank=f.whole("kv_lora_rank"),
+        nope_dim=f.whole("qk_nope_head_dim"),
+        rope_dim=f.whole("qk_rope_head_dim"),
+        value_dim=f.whole("v_head_dim"),
+        q_rank=f.whole("q_lora_rank", default=None),
+        bias=f.flag("attention_bias", default=False),
+        top_k=top_k,
+    )
+    return [
+        LatentAttention(**options, indexer=indexer if own else None)
+        for own in sparse or same(False, f)
+    ]
+
+
+# --- experts --------------------------------------------------------------------------------------
+
+
+def dense(f: Fields, *, gated: bool = True, bias: bool = False) -> DenseFFN:
+    return DenseFFN(f.whole("intermediate_size"), gated, bias)
+
+
+def counts(f: Fields) -> tuple[int, int]:
+    """Experts, and experts a token."""
+    of_all = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+    of_token = ("num_experts_per_tok", "experts_per_token", "moe_top_k", "moe_topk", "moe_k")
+    experts, top_k = f.whole(*of_all), f.whole(*of_token)
+    if top_k > experts:
+        raise ValueError(
+            f"{f.where}: {f.named(*of_token)} must be at most {f.named(*of_all)} = {experts}, got "
+            f"{top_k}."
+        )
+    return experts, top_k
+
+
+def gated_shared_experts(f: Fields) -> MoE:
+    """Qwen's: routed experts beside a shared FFN whose output a gate of one row multiplies."""
+    return MoE(
+        *counts(f),
+        f.whole("moe_intermediate_size"),
+        shared_experts=1,
+        shared_width=f.whole("shared_expert_intermediate_size"),
+        shared_gates=1,
+    )
+
+
+def grouped(f: Fields) -> dict[str, int]:
+    """DeepSeek's groups, of which a token may visit some."""
+    groups = f.whole("n_group", default=1)
+    return dict(groups=groups, top_groups=f.whole("topk_group", default=groups))
+
+
+def deepseek_experts(f: Fields, **options: Any) -> MoE:
+    """Fine-grained experts beside shared ones of the same width."""
+    experts, top_k = counts(f)
+    width = f.whole("moe_intermediate_size")
+    shared = f.whole("n_shared_experts", low=0, default=0)
+    return MoE(experts, top_k, width, shared_experts=shared, shared_width=shared * width, **options)
+
+
+def after_first(f: Fields, dense_ffn: DenseFFN, moe: MoE) -> list[DenseFFN | MoE]:
+    """DeepSeek's layers: the first first_k_dense_replace dense, then every moe_layer_freq-th MoE;
+    or as mlp_layer_types says."""
+    named = f.words("mlp_layer_types", f.num_layers, {"dense": "dense", "sparse": "moe"})
+    first = f.whole("first_k_dense_replace", low=0, default=None)
+    every = f.get("moe_layer_freq", default=1)
+    if isinstance(every, list | tuple):
+        sparse = [bool(v) for v in f.words("moe_layer_freq", f.num_layers)]
+        if any(sparse[: first or 0]):
+            raise ValueError(
+                f"{f.where}: moe_layer_freq and first_k_dense_replace contradict each other."
+            )
+    else:
+        every = f.whole("moe_layer_freq", default=1)
+        sparse = [i >= (first or 0) and i % every == 0 for i in range(f.num_layers)]
+    if named is not None:
+        if first is not None and sparse != [word == "moe" for word in named]:
+            raise ValueError(
+                f"{f.where}: mlp_layer_types and first_k_dense_replace contradict each other."
+            )
+        sparse = [word == "moe" for word in named]
+    elif first is None:
+        raise ValueError(f"{f.where}: first_k_dense_replace is missing.")
+    return [moe if flag else dense_ffn for flag in sparse]
+
+
+def qwen_layers(f: Fields, moe: MoE) -> list[DenseFFN | MoE]:
+    """Qwen's layers: MoE every decoder_sparse_step-th, save mlp_only_layers."""
+    step = f.whole("decoder_sparse_step", default=1)
+    only = f.get("mlp_only_layers", default=())
+    if not isinstance(only, list | tuple) or any(i not in range(f.num_layers) for i in only):
+        raise ValueError(
+            f"{f.where}: mlp_only_layers must hold layers in 0..{f.num_layers - 1}, got {only!r}."
+        )
+    sparse = [i not in only and (i + 1) % step == 0 for i in range(f.num_layers)]
+    other = moe if all(sparse) else dense(f)
+    return [moe if flag else other for flag in sparse]

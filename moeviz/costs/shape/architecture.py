@@ -1,0 +1,181 @@
+"""A decoder's shape, from which everything else is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moeviz.costs.cost.from_moeviz import read_moeviz
+from moeviz.costs.read_hf.read import read_hf
+from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.layers import Layer
+from moeviz.costs.shape.mixers import Mixer
+from moeviz.costs.shape.terms import (
+    Weight,
+    check_flag,
+    check_whole,
+    vector,
+    weight,
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A transformer by its sizes; ValueError, naming the field, on impossible ones.
+
+    layers: the decoder's, in order. tied: whether the head is the embedding table. norm_vectors: of
+    d_model in each norm: 1 for RMSNorm, 2 for LayerNorm with bias, 0 for one without parameters;
+    final_norm: whether one stands before the head. positions: rows of a learned position table.
+    head_bias: of the logits. streams: residual streams of hyper-connections, 1 for a plain one.
+    encoder: layers of an encoder before the decoder, whose own layers then have `cross`.
+    relative_buckets: of T5's relative position bias, one table of buckets x heads per stack.
+    context_tokens: the longest context that it was made for, None where unknown.
+    """
+
+    name: str
+    d_model: int
+    vocab: int
+    layers: tuple[Layer, ...]
+    tied: bool = False
+    norm_vectors: int = 1
+    final_norm: bool = True
+    positions: int = 0
+    head_bias: bool = False
+    streams: int = 1
+    encoder: tuple[Layer, ...] = ()
+    relative_buckets: int = 0
+    context_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "vocab", "streams"):
+            check_whole(name, getattr(self, name))
+        for name in ("norm_vectors", "positions", "relative_buckets"):
+            check_whole(name, getattr(self, name), 0)
+        for name in ("tied", "final_norm", "head_bias"):
+            check_flag(name, getattr(self, name))
+        if self.context_tokens is not None:
+            check_whole("context_tokens", self.context_tokens)
+        if not self.layers or not all(isinstance(v, Layer) for v in (*self.layers, *self.encoder)):
+            raise ValueError("layers must be a non-empty tuple of Layer.")
+        crossed = [layer.cross is not None for layer in self.layers]
+        if any(crossed) != bool(self.encoder) or any(v.cross is not None for v in self.encoder):
+            raise ValueError(
+                "encoder must be given where decoder layers have cross attention, and only there."
+            )
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], name: str | None = None) -> Architecture:
+        """From the config.json of a Hugging Face checkpoint; the text tower of a multimodal one.
+
+        Layers for predicting further tokens (MTP) are left out, as vendors do. ValueError, naming
+        what it is, on a model_type that is not known and on fields that are missing, contradict
+        each other, or change the shape in a way that the type does not have.
+        """
+        return cls(**read_hf(config, name))
+
+    @classmethod
+    def of_moeviz(cls, config: Mapping[str, Any]) -> Architecture:
+        """From moeviz's own ModelConfig.to_dict(); ValueError for routers whose parameters or
+        active experts have no closed form here."""
+        return cls(**read_moeviz(config))
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that have experts, the encoder's first."""
+        layers = (*self.encoder, *self.layers)
+        return tuple(i for i, layer in enumerate(layers) if isinstance(layer.ffn, MoE))
+
+    @property
+    def is_moe(self) -> bool:
+        return bool(self.moe_layers)
+
+    @property
+    def moe(self) -> MoE:
+        """The experts of the MoE layers; ValueError for a dense model and where layers differ."""
+        layers = (*self.encoder, *self.layers)
+        kinds = {layer.ffn for layer in layers if isinstance(layer.ffn, MoE)}
+        if len(kinds) != 1:
+            what = "has no experts" if not kinds else "has MoE layers of several shapes"
+            raise ValueError(f"{self.name} {what}; this needs one shape of expert layer.")
+        return next(iter(kinds))
+
+    def mixers(self) -> tuple[tuple[int, Mixer], ...]:
+        """(times, mixer) of the decoder, equal ones together; ValueError with an encoder."""
+        self.decoder_only()
+        times: dict[Mixer, int] = {}
+        for layer in self.layers:
+            if layer.mixer is not None:
+                times[layer.mixer] = times.get(layer.mixer, 0) + 1
+        return tuple((count, mixer) for mixer, count in times.items())
+
+    def decoder_only(self) -> None:
+        """ValueError for an encoder-decoder, whose tokens do not all meet the same layers."""
+        if self.encoder:
+            raise ValueError(
+                f"{self.name} has an encoder: its compute and cache differ between encoder and "
+                "decoder tokens, which is not counted here."
+            )
+
+    def weights(self) -> tuple[tuple[int, Weight], ...]:
+        """(times, weight) of everything, layer by layer kind."""
+        d, vocab = ("d_model", self.d_model), ("vocab", self.vocab)
+        table = vector("embedding", "token embedding", vocab, d)
+        if self.tied:
+            table = weight("embedding", "token embedding, also the head", vocab, d)
+        found = [(1, table)]
+        if self.positions:
+            rows = ("positions", self.positions)
+            found.append((1, vector("embedding", "position embedding", rows, d)))
+        kinds: dict[Layer, int] = {}
+        for layer in (*self.encoder, *self.layers):
+            kinds[layer] = kinds.get(layer, 0) + 1
+        for layer, times in kinds.items():
+            found += [(times, item) for item in layer.weights(self.d_model, self.streams)]
+            if layer.norms and self.norm_vectors:
+                norms = ("norms", layer.norms)
+                item = vector("norms", "layer norms", norms, *_norm(self.norm_vectors, d))
+                found.append((times, item))
+        stacks = 2 if self.encoder else 1
+        if self.final_norm and self.norm_vectors:
+            found.append((stacks, vector("norms", "final norm", *_norm(self.norm_vectors, d))))
+        if self.relative_buckets:
+            heads = ("heads", self.layers[0].heads)
+            buckets = ("buckets", self.relative_buckets)
+            found.append((stacks, vector("attention", "relative position bias", buckets, heads)))
+        if self.streams > 1:
+            streams = ("streams", self.streams)
+            found.append((1, weight("residual", "joining the streams", streams, streams, d)))
+            found.append((1, vector("residual", "joining, base and scale", ("", self.streams + 1))))
+        if not self.tied:
+            found.append((1, weight("head", "head", vocab, d)))
+        if self.head_bias:
+            found.append((1, vector("biases", "head bias", vocab)))
+        return tuple(found)
+
+    def dense_twin(self) -> Architecture:
+        """The dense model of the same compute per token: each MoE layer an FFN as wide as the
+        experts that one token visits, top_k and shared ones together. ValueError for a dense model
+        and for latent experts, which no one FFN equals."""
+        if not self.is_moe:
+            raise ValueError(f"{self.name} is dense already; a twin needs experts.")
+        return replace(
+            self,
+            name=f"{self.name}, dense twin",
+            layers=tuple(_dense(layer) for layer in self.layers),
+            encoder=tuple(_dense(layer) for layer in self.encoder),
+        )
+
+
+def _norm(vectors: int, d: tuple[str, int]) -> tuple[tuple[str, int], ...]:
+    return (d,) if vectors == 1 else (("", vectors), d)
+
+
+def _dense(layer: Layer) -> Layer:
+    moe = layer.ffn
+    if not isinstance(moe, MoE):
+        return layer
+    if moe.latent_width is not None:
+        raise ValueError("latent_width must be None for a dense twin: latent experts have none.")
+    width = moe.top_k * moe.expert_width + moe.shared_width
+    return replace(layer, ffn=DenseFFN(width, moe.gated, moe.expert_bias))

@@ -1,0 +1,152 @@
+"""What a layer does to each token alone: a dense FFN, or experts behind a router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from moeviz.costs.shape.terms import Weight, check_flag, check_whole, vector, weight
+
+
+class FeedForward(Protocol):
+    def weights(self, d_model: int) -> tuple[Weight, ...]: ...
+
+
+@dataclass(frozen=True)
+class DenseFFN:
+    """One FFN of the given width; gated: three matrices (SwiGLU and its kin) instead of two."""
+
+    width: int
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("width", self.width)
+        check_flag("gated", self.gated)
+        check_flag("bias", self.bias)
+
+    def weights(self, d_model: int) -> tuple[Weight, ...]:
+        return _ffn("dense_ffn", "dense FFN", d_model, self.width, self.gated, self.bias)
+
+
+@dataclass(frozen=True)
+class MoE:
+    """num_experts experts of `expert_width`, of which a token visits top_k.
+
+    shared_experts, shared_width: how many every token visits besides, and their width together (0:
+    none); shared_gates: learned weights of that shared FFN, each a vector of d_model (Qwen2-MoE has
+    one). router_matrices: matrices of d_model x num_experts that decide (0 for hash routing, 2 for
+    noisy top-k); router_bias, score_bias: a learned bias of the logits, and one that only picks, of
+    routers that keep it as a parameter. expert_bias, shared_bias: biases inside. latent_width: the
+    width that experts work at, with a projection down and up around them (None: d_model). groups,
+    top_groups: experts lie in so many groups, of which a token may visit only some (DeepSeek-V3:
+    4 of 8 nodes).
+    """
+
+    num_experts: int
+    top_k: int
+    expert_width: int
+    gated: bool = True
+    shared_experts: int = 0
+    shared_width: int = 0
+    shared_gates: int = 0
+    router_matrices: int = 1
+    router_bias: bool = False
+    score_bias: bool = False
+    expert_bias: bool = False
+    shared_bias: bool = False
+    latent_width: int | None = None
+    groups: int = 1
+    top_groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_experts", "top_k", "expert_width", "groups", "top_groups"):
+            check_whole(name, getattr(self, name))
+        for name in ("shared_experts", "shared_width", "shared_gates", "router_matrices"):
+            check_whole(name, getattr(self, name), 0)
+        for name in ("gated", "router_bias", "score_bias", "expert_bias", "shared_bias"):
+            check_flag(name, getattr(self, name))
+        if self.latent_width is not None:
+            check_whole("latent_width", self.latent_width)
+        if self.top_k > self.num_experts:
+            raise ValueError(
+                f"top_k must be at most num_experts = {self.num_experts}, got {self.top_k}."
+            )
+        if bool(self.shared_experts) != bool(self.shared_width):
+            raise ValueError(
+                "shared_experts and shared_width must both be 0 or both be above 0, got "
+                f"{self.shared_experts} and {self.shared_width}."
+            )
+        if not self.shared_width and (self.shared_gates or self.shared_bias):
+            raise ValueError("shared_width must be above 0 where there is a shared gate or bias.")
+        if self.num_experts % self.groups:
+            raise ValueError(
+                f"groups must divide num_experts = {self.num_experts}, got {self.groups}."
+            )
+        if self.top_groups > self.groups:
+            raise ValueError(
+                f"top_groups must be at most groups = {self.groups}, got {self.top_groups}."
+            )
+        if self.top_k > self.top_groups * (self.num_experts // self.groups):
+            raise ValueError(
+                f"top_k must fit the {self.top_groups} of {self.groups} groups that a token may "
+                f"visit, {self.top_groups * (self.num_experts // self.groups)} experts, got "
+                f"{self.top_k}."
+            )
+
+    @property
+    def limited(self) -> bool:
+        """Whether a token may visit only some of the groups."""
+        return self.top_groups < self.groups
+
+    def expert_parameters(self, d_model: int) -> int:
+        """One routed expert, its biases included."""
+        return sum(item.size for item in self._expert(d_model))
+
+    def weights(self, d_model: int) -> tuple[Weight, ...]:
+        d, experts = ("d_model", d_model), ("experts", self.num_experts)
+        found = list(self._expert(d_model))
+        if self.router_matrices:
+            many = [("", self.router_matrices)] if self.router_matrices > 1 else []
+            found.append(weight("router", "router", *many, d, experts))
+        for flag, label in ((self.router_bias, "router bias"), (self.score_bias, "balance bias")):
+            if flag:
+                found.append(vector("biases", label, experts))
+        if self.latent_width is not None:
+            latent = ("latent", self.latent_width)
+            found.append(
+                weight("shared_experts", "to the latent width and back", ("", 2), d, latent)
+            )
+        if self.shared_width:
+            found += _ffn(
+                "shared_experts", "shared experts", d_model, self.shared_width, self.gated,
+                self.shared_bias,
+            )  # fmt: skip
+        if self.shared_gates:
+            found.append(weight("router", "shared gate", ("", self.shared_gates), d))
+        return tuple(found)
+
+    def _expert(self, d_model: int) -> tuple[Weight, ...]:
+        return _ffn(
+            "routed_experts",
+            "routed experts",
+            self.latent_width or d_model,
+            self.expert_width,
+            self.gated,
+            self.expert_bias,
+            copies=self.num_experts,
+            used=self.top_k,
+        )
+
+
+def _ffn(
+    component: str, label: str, width: int, hidden: int, gated: bool, bias: bool, **copies: int
+) -> tuple[Weight, ...]:
+    """The matrices of an FFN, and its biases where it has them."""
+    matrices = ("matrices", 3 if gated else 2)
+    found = [weight(component, label, matrices, ("d_model", width), ("width", hidden), **copies)]
+    if bias:
+        into = [("", 2)] if gated else []
+        found.append(vector("biases", f"{label}, bias in", *into, ("width", hidden), **copies))
+        found.append(vector("biases", f"{label}, bias out", ("d_model", width), **copies))
+    return tuple(found)

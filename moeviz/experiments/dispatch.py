@@ -1,0 +1,132 @@
+"""The batches that 12_kernels watches and opens on, and its recorded contest of the backends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeviz.host import data_path
+from moeviz.records.dispatch import DispatchTrace
+from moeviz.watch.kernels import experts_of, first_tokens, own_experts, watch
+from moeviz.watch.routers import synthetic_tokens, text_tokens
+
+if TYPE_CHECKING:
+    from moeviz.model.transformer import LanguageModel
+    from moeviz.text.tokenizer import Tokenizer
+
+NUM_EXPERTS = 8
+MOST_TOKENS = 24  # that a picture has room for
+TEXT = "for x in values:\n    total += x\nWhat is 12 + 7?"
+LAYER = 1
+# Near enough to their centres that first choices follow the skew.
+SPREAD = 0.15
+# What a panel's controls say of the recorded dispatches, by source.
+RECORDED: dict[str, dict[str, Any]] = {
+    "text": {
+        "source": "text", "text": TEXT, "layer": LAYER, "tokens": 16, "top_k": 2,
+        "sort_block": 8, "tile_block": 4,
+    },
+    "synthetic": {
+        "source": "synthetic", "skew": 1.0, "seed": 0, "tokens": 16, "top_k": 2,
+        "sort_block": 8, "tile_block": 4,
+    },
+}  # fmt: skip
+FILES = {"text": "dispatch", "synthetic": "dispatch_zipf"}
+
+
+def dispatch_of(
+    values: dict[str, Any], loaded: tuple[LanguageModel, Tokenizer] | None = None
+) -> DispatchTrace:
+    """What a panel with these controls shows; loaded: the model and its tokenizer, for a text."""
+    if values["source"] == "text":
+        assert loaded is not None, "a text is read by a model"
+        tokens = text_tokens(*loaded, values["text"], layer=values["layer"])
+        tokens = first_tokens(tokens, values["tokens"])
+        experts = experts_of(loaded[0], values["layer"])
+    else:
+        tokens = synthetic_tokens(
+            values["tokens"], NUM_EXPERTS, skew=values["skew"], spread=SPREAD, seed=values["seed"]
+        )
+        experts = own_experts(NUM_EXPERTS, NUM_EXPERTS, seed=values["seed"])
+    return watch(
+        tokens,
+        *experts,
+        top_k=values["top_k"],
+        sort_block=values["sort_block"],
+        tile_block=values["tile_block"],
+        meta={"controls": values},
+    )
+
+
+def record_dispatch(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Write traces/dispatch and traces/dispatch_zipf under `out`. Returns the figures worth
+    telling."""
+    from moeviz.text.tokenizer import Tokenizer
+    from moeviz.watch.text import load_model
+
+    tokenizer = Tokenizer.default()
+    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
+    told = {}
+    for source, values in RECORDED.items():
+        trace = dispatch_of(values, (model, tokenizer))
+        kept = dataclasses.replace(trace, meta={**meta, **trace.meta})
+        kept.save(out / "traces" / f"{FILES[source]}.safetensors")
+        told[source] = {"rows": len(trace.order), "load": trace.total.tolist()}
+        told[source]["relative_error"] = f"{trace.error:.0e}"
+    return told
+
+
+def record(out: Path, meta: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write the recorded dispatches, and runs/kernels.json: the contest and the ceilings of the
+    device at hand, in the form of the recorded layer benchmarks."""
+    from moeviz.experiments.backends_timed import EXPERTS, contest, machine
+    from moeviz.experiments.recording import write_json
+
+    told = record_dispatch(out, meta)
+    cases = []
+    for number, num_experts in enumerate(EXPERTS):
+        cases.append(contest(num_experts, on_turn=lambda done, total: True))
+        on_step(number + 1, len(EXPERTS) + 1)
+    figures = {**machine(lambda done, total: True), "cases": cases}
+    on_step(len(EXPERTS) + 1, len(EXPERTS) + 1)
+    write_json(out / "runs" / "kernels.json", meta, figures)
+    return told | {"device": figures["device"]["name"]}
+
+
+def kept_bytes(backend: str, *, tokens: int = 64, d_model: int = 32, d_expert: int = 32) -> int:
+    """What a forward pass of 4 experts, K = 2, keeps for its backward pass, beyond the weights, x
+    and the plan; counted by PyTorch's hooks. ValueError where the backend does not run here."""
+    import torch
+    from torch.autograd.graph import saved_tensors_hooks
+
+    from moeviz.model.experts import apply_experts
+    from moeviz.routing import Plan
+    from moeviz.watch.kernels import kernels_alone
+
+    generator = torch.Generator().manual_seed(0)
+    with kernels_alone() as kernels:
+        device = "cpu" if kernels.interpreted() else "cuda"
+
+        def normal(*size: int) -> torch.Tensor:
+            return torch.randn(size, generator=generator).to(device).requires_grad_()
+
+        x_TD = normal(tokens, d_model)
+        w13_E2FD, w2_EDF = normal(4, 2 * d_expert, d_model), normal(4, d_model, d_expert)
+        weight_TK, expert_TK = normal(tokens, 4).detach().softmax(-1).topk(2)
+        plan = Plan.from_topk(expert_TK, weight_TK.requires_grad_(), num_experts=4)
+        given = (x_TD, w13_E2FD, w2_EDF, *vars(plan).values())
+        known = {v.untyped_storage().data_ptr() for v in given}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            y_TD = apply_experts(x_TD, plan, w13_E2FD, w2_EDF, backend=backend)
+        total = sum(size for at, size in kept.items() if at not in known)
+        del y_TD
+    return total

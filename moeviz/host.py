@@ -1,0 +1,91 @@
+"""Where we run: what this machine is, where the shipped data lies, where a figure comes from."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_name() -> str:
+    """The GPU where torch is loaded and sees one, else the processor and its cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{platform.machine()} CPU, {cores()} cores"
+
+
+def package_version(distribution: str) -> str | None:
+    """The version installed, found without importing it; None where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def data_path(*parts: str) -> Path:
+    """The path of a shipped file, for example ``data_path("tokenizer", "tokenizer.json")``.
+
+    A wheel carries the repository's ``data/`` folder as ``moeviz/recorded/``; a checkout and an
+    editable install have it beside the package.
+
+    Raises FileNotFoundError, in one sentence, when neither place has the file.
+    """
+    roots = (_PACKAGE / "recorded", _PACKAGE.parent / "data")
+    for root in roots:
+        path = root.joinpath(*parts)
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f'the file "{"/".join(parts)}" that ships with moeviz is missing (looked in {roots[0]} '
+        f'and {roots[1]}); reinstall moeviz, or restore it with "git checkout -- data" in a clone.'
+    )
+
+
+def autosave_folder(name: str) -> Path:
+    """Where the live run called `name` keeps its checkpoints: under MOEVIZ_HOME, or in the user's
+    cache."""
+    home = os.environ.get("MOEVIZ_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "moeviz") / "live" / name
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """Commit, command, device, versions and date of this moment."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "device": device_name(),
+        "python": platform.python_version(),
+        "versions": {name: package_version(name) for name in ("moeviz", "torch", "numpy")},
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with '+' where tracked files differ from it."""
+    root = _PACKAGE.parent
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        )
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True)
+    except OSError:
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+" if dirty.returncode else "")

@@ -1,0 +1,7 @@
+"""The model that is shown and trained: experts, the MoE layer, the transformer."""
+
+from moeviz.model.experts import apply_experts
+from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
+from moeviz.model.transformer import LanguageModel, ModelConfig
+
+__all__ = ["DenseFFN", "LanguageModel", "MoEConfig", "MoEFFN", "ModelConfig", "apply_experts"]

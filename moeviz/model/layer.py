@@ -1,0 +1,150 @@
+"""A block's FFN: dense or Mixture-of-Experts, by the same call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from moeviz.backend import Backend
+from moeviz.model.experts import apply_experts, swiglu
+from moeviz.routing import BaseRouter, Capacity, RouteContext, RouterOut, build_router
+
+SharedGate = Literal["one", "sigmoid", "softmax"]
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """The experts of a layer. d_expert: width F of one expert; router, options, capacity: see
+    routing.build_router.
+
+    num_shared: experts that every token visits beside the chosen ones (DeepSeekMoE, Dai et al.
+    2024), as one FFN of num_shared * d_expert. shared_gate, what multiplies it: "one" (DeepSeekMoE;
+    a wide one is Snowflake Arctic's dense path), "sigmoid" of x . w (Qwen2-MoE), or "softmax": two
+    weights from x for the chosen experts' sum and for it (Residual MoE, Rajbhandari et al. 2022).
+
+    Raises ValueError on what cannot be built.
+    """
+
+    num_experts: int = 16
+    top_k: int = 2
+    d_expert: int = 128
+    router: str = "token_choice"
+    options: dict[str, Any] = field(default_factory=dict)
+    capacity: Capacity | None = None
+    num_shared: int = 0
+    shared_gate: SharedGate = "one"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.d_expert < 1:
+            raise ValueError(f"d_expert must be at least 1, got {self.d_expert}.")
+        if self.backend not in get_args(Backend):
+            raise ValueError(
+                f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}."
+            )
+        if self.num_shared < 0:
+            raise ValueError(f"num_shared must be 0 or more, got {self.num_shared}.")
+        if self.shared_gate not in get_args(SharedGate):
+            raise ValueError(
+                f"shared_gate must be one of {', '.join(get_args(SharedGate))}, got "
+                f"{self.shared_gate!r}."
+            )
+        # The router's own checks, before anything is trained: K > E, unknown names.
+        self._counted(1)
+
+    def build_router(self, d_model: int) -> BaseRouter:
+        return build_router(
+            self.router,
+            d_model=d_model,
+            num_experts=self.num_experts,
+            top_k=self.top_k,
+            capacity=self.capacity,
+            **self.options,
+        )
+
+    def flops_per_token(self, d_model: int, seq_len: int) -> float:
+        """Forward FLOPs of one token in this layer, 2 per multiply-add."""
+        router = self._counted(d_model)
+        experts = router.active_experts(seq_len) + self.num_shared
+        return router.flops(seq_len) + 6 * d_model * self.d_expert * experts
+
+    def _counted(self, d_model: int) -> BaseRouter:
+        """A router to ask, whose random start leaves the process's random numbers as they were."""
+        with torch.random.fork_rng(devices=[]):
+            return self.build_router(d_model)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> MoEConfig:
+        """What dataclasses.asdict made of one."""
+        values = dict(values)
+        if values.get("capacity") is not None:
+            values["capacity"] = Capacity(**values["capacity"])
+        return MoEConfig(**values)
+
+
+class DenseFFN(nn.Module):
+    """SwiGLU feed-forward of width F: y = W2 (silu(W1 x) * W3 x), W1 and W3 stacked in w13_2FD."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.w13_2FD = nn.Parameter(torch.empty(2 * d_ff, d_model))
+        self.w2_DF = nn.Parameter(torch.empty(d_model, d_ff))
+        nn.init.normal_(self.w13_2FD, std=d_model**-0.5)
+        nn.init.normal_(self.w2_DF, std=d_ff**-0.5)
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
+        return swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T, None
+
+
+class MoEFFN(nn.Module):
+    """Router, dispatch, experts, combine.
+
+    1. route = router(x_TD): which experts take each token, with which weight
+    2. y_TD = sum over a token's experts of weight * expert(x_TD), and what experts without an FFN
+       add
+    3. with shared experts, their output is added, weighted as MoEConfig.shared_gate says
+    The losses come back in the RouterOut; nothing is collected on the side.
+    """
+
+    def __init__(self, d_model: int, config: MoEConfig) -> None:
+        super().__init__()
+        num_experts, d_expert = config.num_experts, config.d_expert
+        self.backend = config.backend
+        self.router = config.build_router(d_model)
+        self.w13_E2FD = nn.Parameter(torch.empty(num_experts, 2 * d_expert, d_model))
+        self.w2_EDF = nn.Parameter(torch.empty(num_experts, d_model, d_expert))
+        nn.init.normal_(self.w13_E2FD, std=d_model**-0.5)
+        nn.init.normal_(self.w2_EDF, std=d_expert**-0.5)
+        self.shared, self.shared_gate, self.shared_gate_GD = None, config.shared_gate, None
+        if config.num_shared:
+            self.shared = DenseFFN(d_model, config.num_shared * d_expert)
+            if config.shared_gate != "one":
+                rows = 1 if config.shared_gate == "sigmoid" else 2
+                self.shared_gate_GD = nn.Parameter(torch.zeros(rows, d_model))
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
+        route: RouterOut = self.router(x_TD, context)
+        # Autocast does not reach grouped_mm: its dtype is taken here.
+        device = x_TD.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x_TD.dtype
+        x_TD, w13_E2FD, w2_EDF = (v.to(dtype) for v in (x_TD, self.w13_E2FD, self.w2_EDF))
+        y_TD = apply_experts(x_TD, route.plan, w13_E2FD, w2_EDF, backend=self.backend)
+        if route.bypass is not None:
+            y_TD = y_TD + route.bypass.to(y_TD.dtype)
+        if self.shared is not None:
+            shared_TD, _ = self.shared(x_TD, context)
+            y_TD = self._with_shared(y_TD, shared_TD, x_TD)
+        return y_TD, route
+
+    def _with_shared(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> Tensor:
+        if self.shared_gate_GD is None:
+            return y_TD + shared_TD
+        gate_TG = x_TD @ self.shared_gate_GD.T.to(x_TD.dtype)
+        if self.shared_gate == "sigmoid":
+            return y_TD + gate_TG.sigmoid() * shared_TD
+        weight_TG = gate_TG.softmax(-1)
+        return weight_TG[:, :1] * y_TD + weight_TG[:, 1:] * shared_TD

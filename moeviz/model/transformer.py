@@ -1,0 +1,308 @@
+"""A decoder-only transformer: pre-norm, rotary positions, SwiGLU; any block's FFN dense or MoE."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
+from moeviz.routing import RouteContext, RouterOut
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model. d_ff: width of a dense FFN; moe: the experts of the MoE blocks (None: all dense);
+    dense_layers: blocks that stay dense all the same. Raises ValueError on impossible sizes."""
+
+    vocab_size: int = 2048
+    d_model: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    d_ff: int = 256
+    moe: MoEConfig | None = None
+    dense_layers: tuple[int, ...] = ()
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"d_model must be a multiple of num_heads, got {self.d_model} and {self.num_heads}."
+            )
+        if self.d_model // self.num_heads % 2:
+            raise ValueError(
+                "Rotary positions need an even head width, got d_model / num_heads = "
+                f"{self.d_model // self.num_heads}."
+            )
+        if any(not 0 <= layer < self.num_layers for layer in self.dense_layers):
+            raise ValueError(
+                f"dense_layers must lie in 0..{self.num_layers - 1}, got {self.dense_layers}."
+            )
+
+    def is_moe(self, layer: int) -> bool:
+        return self.moe is not None and layer not in self.dense_layers
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """The blocks that have experts."""
+        return tuple(layer for layer in range(self.num_layers) if self.is_moe(layer))
+
+    def dense_twin(self) -> ModelConfig:
+        """The dense model of equal active FFN parameters: d_ff = (top_k + num_shared) * d_expert.
+        ValueError for a dense model, and where dense blocks of another width would change."""
+        if self.moe is None:
+            raise ValueError("A dense model has no dense twin; give a config with experts.")
+        width = (self.moe.top_k + self.moe.num_shared) * self.moe.d_expert
+        if self.dense_layers and self.d_ff != width:
+            raise ValueError(
+                f"The dense blocks have d_ff {self.d_ff}, the experts an active width of {width}; "
+                "a twin exists only where the two are equal."
+            )
+        return dataclasses.replace(self, moe=None, d_ff=width)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelConfig:
+        values = dict(values)
+        if values.get("moe") is not None:
+            values["moe"] = MoEConfig.from_dict(values["moe"])
+        values["dense_layers"] = tuple(values.get("dense_layers", ()))
+        return ModelConfig(**values)
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs of one token: 2 per multiply-add of every matrix it meets, attention over
+        the causal mean of (seq_len + 1) / 2 keys. Training costs three times this.
+
+        Norms, softmax, rotary and activation functions are left out (below 2 % here).
+        """
+        attention = 8 * self.d_model**2 + 4 * self.d_model * (seq_len + 1) / 2
+        total = 2.0 * self.vocab_size * self.d_model
+        for layer in range(self.num_layers):
+            total += attention
+            if self.is_moe(layer):
+                assert self.moe is not None
+                total += self.moe.flops_per_token(self.d_model, seq_len)
+            else:
+                total += 6 * self.d_model * self.d_ff
+        return total
+
+
+@dataclass(frozen=True)
+class ModelOut:
+    """logits: float [B, S, V]; routes: one RouterOut per block, None for a dense one."""
+
+    logits: Tensor
+    routes: tuple[RouterOut | None, ...]
+
+
+class Cache:
+    """Keys and values of the tokens already seen, per layer [B, H, S, D/H]."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self.last_B1: Tensor | None = None  # the last token id of each sequence
+
+    @property
+    def length(self) -> int:
+        return 0 if self.layers[0] is None else self.layers[0][0].shape[2]
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.layers[layer]
+        if seen is not None:
+            key, value = torch.cat((seen[0], key), 2), torch.cat((seen[1], value), 2)
+        self.layers[layer] = (key, value)
+        return key, value
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention with rotary positions (RoPE, Su et al. 2021)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.base = config.num_heads, config.rope_base
+        d_model = config.d_model
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x_BSD: Tensor, start: int, cache: Cache | None, layer: int) -> Tensor:
+        batch, seq_len, d_model = x_BSD.shape
+        qkv = self.qkv(x_BSD).view(batch, seq_len, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = self._rotate(query, start), self._rotate(key, start)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        # With a cache the mask is a lower-right triangle: query s sees keys 0..start+s.
+        mask = None
+        if start and seq_len > 1:
+            mask = torch.ones(seq_len, start + seq_len, dtype=torch.bool, device=x_BSD.device)
+            mask = mask.tril(diagonal=start)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=start == 0 and seq_len > 1
+        )
+        return self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
+
+    def _rotate(self, x_BHSd: Tensor, start: int) -> Tensor:
+        seq_len, width = x_BHSd.shape[-2:]
+        position_S = torch.arange(start, start + seq_len, device=x_BHSd.device).float()
+        frequency = self.base ** (-torch.arange(0, width, 2, device=x_BHSd.device).float() / width)
+        angle = position_S[:, None] * frequency
+        cos, sin = angle.cos().to(x_BHSd.dtype), angle.sin().to(x_BHSd.dtype)
+        a, b = x_BHSd.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.ffn: nn.Module
+        if config.is_moe(layer):
+            assert config.moe is not None
+            self.ffn = MoEFFN(config.d_model, config.moe)
+        else:
+            self.ffn = DenseFFN(config.d_model, config.d_ff)
+
+    def forward(
+        self, x_BSD: Tensor, context: RouteContext, start: int, cache: Cache | None
+    ) -> tuple[Tensor, RouterOut | None]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), start, cache, self.layer)
+        y_TD, route = self.ffn(self.ffn_norm(x_BSD).flatten(0, 1), context)
+        return x_BSD + y_TD.view_as(x_BSD), route
+
+
+class LanguageModel(nn.Module):
+    """Token ids [B, S] to next-token logits [B, S, V], with every block's routing beside them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=1.0)
+        nn.init.normal_(self.head.weight, std=config.d_model**-0.5)
+        # Each block adds twice to the residual stream: scaling the additions by 1/sqrt(2L) keeps
+        # its variance from growing with depth (GPT-2, Radford et al. 2019).
+        for block in self.blocks:
+            scale = (2 * config.num_layers) ** -0.5
+            down = [block.ffn.w2_EDF] if config.is_moe(block.layer) else [block.ffn.w2_DF]
+            if config.is_moe(block.layer) and block.ffn.shared is not None:
+                down.append(block.ffn.shared.w2_DF)
+            with torch.no_grad():
+                for weight in down:
+                    weight.mul_(scale)
+                block.attention.out.weight.mul_(scale)
+
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        *,
+        step: int = 0,
+        cache: Cache | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ModelOut:
+        """step is the training step, for routers that change with it, and generator the source of
+        their noise. With a cache, tokens_BS go on from the tokens already in it."""
+        batch, seq_len = tokens_BS.shape
+        start = cache.length if cache is not None else 0
+        rows_B = torch.arange(batch, device=tokens_BS.device)
+        columns_S = torch.arange(start, start + seq_len, device=tokens_BS.device)
+        before_B1 = tokens_BS.new_full((batch, 1), -1)
+        if cache is not None:
+            before_B1 = before_B1 if cache.last_B1 is None else cache.last_B1
+            cache.last_B1 = tokens_BS[:, -1:]
+        context = RouteContext(
+            token_ids=tokens_BS.flatten(),
+            previous_ids=torch.cat((before_B1, tokens_BS[:, :-1]), dim=1).flatten(),
+            sequence=rows_B[:, None].expand(batch, seq_len).flatten(),
+            position=columns_S.expand(batch, seq_len).flatten(),
+            training=self.training,
+            step=step,
+            generator=generator,
+        )
+        x_BSD = self.embedding(tokens_BS)
+        routes: list[RouterOut | None] = []
+        for block in self.blocks:
+            x_BSD, route = block(x_BSD, context, start, cache)
+            routes.append(route)
+        return ModelOut(self.head(self.norm(x_BSD)), tuple(routes))
+
+    @torch.no_grad()
+    def generate(
+        self, prompt_S: Tensor, num_tokens: int, *, temperature: float = 1.0, seed: int = 0
+    ) -> Tensor:
+        """The prompt and num_tokens more, int64 [S + num_tokens], with a key-value cache.
+
+        temperature 0 takes the likeliest token. A router that is causal outside training alone
+        decides by its stated substitute. Raises ValueError on an empty prompt, and for a router
+        that has none: it would have to see tokens that do not exist yet.
+        """
+        if prompt_S.numel() == 0:
+            raise ValueError("The prompt is empty; give at least one token to go on from.")
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {temperature}.")
+        for block in self.blocks:
+            if not self.config.is_moe(block.layer):
+                continue
+            if not (block.ffn.router.causal or block.ffn.router.substitute):
+                assert self.config.moe is not None
+                raise ValueError(
+                    f"The router {self.config.moe.router!r} is not causal, so it cannot generate: "
+                    "its choice for a token depends on later ones."
+                )
+        generator = torch.Generator().manual_seed(seed)
+        self.eval()
+        cache = Cache(self.config.num_layers)
+        tokens, fresh = prompt_S.clone(), prompt_S
+        for _ in range(num_tokens):
+            logits_V = self(fresh[None], cache=cache).logits[0, -1].float().cpu()
+            if temperature == 0:
+                fresh = logits_V.argmax()[None]
+            else:
+                probability_V = (logits_V / temperature).softmax(-1)
+                fresh = torch.multinomial(probability_V, 1, generator=generator)
+            fresh = fresh.to(tokens)
+            tokens = torch.cat((tokens, fresh))
+        return tokens
+
+    def load_arrays(self, arrays: dict[str, np.ndarray], path: str | Path) -> None:
+        """Take the parameters of a checkpoint's arrays ("model.<name>"); ValueError, naming the
+        path, where they do not fit."""
+        state = {k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")}
+        want = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        if {name: value.shape for name, value in state.items()} != want:
+            raise ValueError(f"{path} does not fit the model that its own header describes.")
+        self.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in state.items()})
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def num_active_parameters(self) -> int:
+        """Parameters that one token uses: everything but the experts it does not visit."""
+        total = self.num_parameters()
+        for block in self.blocks:
+            if self.config.is_moe(block.layer):
+                assert self.config.moe is not None
+                ffn = block.ffn
+                per_expert = ffn.w13_E2FD[0].numel() + ffn.w2_EDF[0].numel()
+                # A soft router's token is mixed into what every expert reads.
+                used = ffn.router.num_experts if ffn.router.soft else ffn.router.active_experts(1)
+                total -= round((self.config.moe.num_experts - used) * per_expert)
+        return total

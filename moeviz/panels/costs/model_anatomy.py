@@ -1,0 +1,111 @@
+"""Anatomy of two models, side by side, or of any config.json."""
+
+from __future__ import annotations
+
+import json
+
+import ipywidgets as widgets
+
+from moeviz.costs import MODELS, Architecture, Model
+from moeviz.panels.base import Panel, choice
+from moeviz.pictures import Picture
+from moeviz.pictures.costs.model_anatomy import model_anatomy
+
+YOURS = "yours"
+# What a button says, and the model that it stands for.
+CHOICES = (
+    ("GPT-3", "GPT-3 175B"),
+    ("405B", "Llama 3.1 405B"),
+    ("Switch-C", "Switch-C 1.6T"),
+    ("GLaM", "GLaM 64B/64E"),
+    ("8x22B", "Mixtral 8x22B"),
+    ("V3", "DeepSeek-V3 / R1"),
+    ("K2", "Kimi K2"),
+    ("gpt-oss", "gpt-oss-120b"),
+    ("Qwen3", "Qwen3-235B-A22B"),
+    ("Maverick", "Llama 4 Maverick"),
+    ("GLM-5.2", "GLM-5.2"),
+    ("V4-Pro", "DeepSeek-V4-Pro"),
+    ("yours", YOURS),
+)
+# Qwen3-30B-A3B's, short enough to read and to change.
+CONFIG = (
+    '{"model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, '
+    '"num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, '
+    '"head_dim": 128, "intermediate_size": 6144, "num_experts": 128, "num_experts_per_tok": 8, '
+    '"moe_intermediate_size": 768, "tie_word_embeddings": false, '
+    '"max_position_embeddings": 40960}'
+)
+MOST_CHARACTERS = 100_000
+
+
+class ModelAnatomy(Panel):
+    """Where the parameters of two models lie and which of them one token meets; *yours* reads the
+    config.json in the box, or says why it cannot."""
+
+    kind = "model_anatomy"
+
+    def __init__(self, model: str = "DeepSeek-V3 / R1", beside: str = "Mixtral 8x22B") -> None:
+        names = [name for _, name in CHOICES]
+        for field, value in (("model", model), ("beside", beside)):
+            if value not in names:
+                raise ValueError(f"{field} must be one of {', '.join(names)}, got {value!r}.")
+        controls: dict[str, widgets.Widget] = {
+            "model": choice("Model", CHOICES, model, "84px"),
+            "beside": choice("Beside", CHOICES, beside, "84px"),
+            "config": widgets.Textarea(
+                CONFIG,
+                description="config.json",
+                layout=widgets.Layout(width="820px", max_width="100%", height="84px"),
+            ),
+        }
+        self._read = CONFIG
+        super().__init__(controls, [[control] for control in controls.values()])
+        self.refresh()
+
+    def changed(self) -> None:
+        """A config that is pasted is shown at once, beside the model."""
+        if self._quiet:
+            return
+        text = self.controls["config"].value
+        if text != self._read and YOURS not in self._chosen():
+            self.set_controls({"beside": YOURS})
+        self._read = text
+        self.refresh()
+
+    @property
+    def state(self) -> str:
+        """Without the config where it is not shown: it is long."""
+        whole = Panel.state.fget(self)  # type: ignore[attr-defined]
+        return whole if YOURS in self._chosen() else whole.partition("&config=")[0]
+
+    @state.setter
+    def state(self, text: str) -> None:
+        Panel.state.fset(self, text)  # type: ignore[attr-defined]
+
+    def _chosen(self) -> tuple[str, str]:
+        return self.controls["model"].value, self.controls["beside"].value
+
+    def draw(self) -> Picture | None:
+        # One model beside itself is one model.
+        shown = [self._shown(name) for name in dict.fromkeys(self._chosen())]
+        picture = model_anatomy(shown, state=self.state)
+        self.say(picture.summary)
+        return picture
+
+    def _shown(self, name: str) -> Model | Architecture:
+        return read_config(self.controls["config"].value) if name == YOURS else MODELS[name]
+
+
+def read_config(text: str) -> Architecture:
+    """The architecture of a pasted config.json; ValueError, one sentence, where it is none or where
+    something in it is not known."""
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"A config.json has at most {MOST_CHARACTERS:,} characters here.")
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"This is no JSON, line {error.lineno}: {error.msg}.") from None
+    except RecursionError:
+        raise ValueError("This is no config.json: it is nested too deeply.") from None
+    return Architecture.from_hf(config)

@@ -1,0 +1,54 @@
+"""The map of all models, by year and by the way active parameters are counted."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+
+from moeviz.costs import MODELS
+from moeviz.panels.base import Panel, choice
+from moeviz.pictures import Picture
+from moeviz.pictures.costs.model_map import model_map, points
+
+COUNTED = (
+    ("everything", "all"),
+    ("no input table", "ex_input_embedding"),
+    ("no tables", "ex_embeddings"),
+)
+FIRST_YEAR = 2020
+
+
+class ModelMap(Panel):
+    """Nothing is fitted here: a place on the map is counted from a config, or printed somewhere."""
+
+    kind = "model_map"
+
+    def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
+        found = sorted(points(), key=lambda p: (p.model.year, p.total))
+        names = [p.model.name for p in found]
+        if model not in names:
+            raise ValueError(f"model must be one of {', '.join(names)}, got {model!r}.")
+        last = max(m.year for m in MODELS.values())
+        controls: dict[str, widgets.Widget] = {
+            "model": widgets.SelectionSlider(
+                options=names,
+                value=model,
+                description="Model",
+                layout=widgets.Layout(width="460px"),
+            ),
+            "until": widgets.IntSlider(last, min=FIRST_YEAR, max=last, description="Up to"),
+            "counted": choice("Active is", COUNTED, "all", "116px"),
+        }
+        c = controls
+        super().__init__(controls, [[c["model"], c["until"]], [c["counted"]]])
+        self.refresh()
+
+    def draw(self) -> Picture | None:
+        c = self.controls
+        picture = model_map(
+            chosen=c["model"].value,
+            convention=c["counted"].value,
+            until=c["until"].value,
+            state=self.state,
+        )
+        self.say(picture.summary)
+        return picture

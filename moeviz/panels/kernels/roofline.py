@@ -1,0 +1,90 @@
+"""The roofline of a machine, with the experts and their kernels on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from moeviz.panels.timed import HERE, NO_GPU, Timed, recorded_machines
+from moeviz.pictures import Picture
+from moeviz.pictures.kernels.roofline import BYTES, Reached, all_experts, roofline
+
+TOKENS = tuple(2**i for i in range(13))  # decoding one token to a prefill of 4096
+# The layer that is drawn where none was measured: as experiments.contest takes it on a CPU.
+LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
+MOST_POINTS = 8
+
+
+class Roofline(Timed):
+    """What bounds a kernel: memory or arithmetic, from one token to a prefill. Measure asks this
+    machine for its ceilings and for what its backend reaches; recorded machines are there at once.
+    """
+
+    kind = "roofline"
+
+    def __init__(self) -> None:
+        recorded = recorded_machines()
+        self._measured: dict[str, Any] | None = None
+        tokens = widgets.SelectionSlider(options=TOKENS, value=1, description="Tokens")
+        super().__init__(recorded, {"tokens": tokens}, "▶ Measure")
+        self.refresh()
+
+    def measure(self) -> Callable[[], None]:
+        def work() -> None:
+            from moeviz.experiments.backends_timed import machine
+
+            self._measured = machine(self.going_on("A copy, a matrix product, the experts"))
+
+        return work
+
+    def draw(self) -> Picture | None:
+        name = self.controls["machine"].value
+        run = self._measured if name == HERE else self.recorded[name]
+        tokens = self.controls["tokens"].value
+        if run is None:
+            picture = roofline(None, LAYER, tokens, state=self.state)
+        else:
+            layer = run.get("layer") or _layer_of(run["cases"])
+            picture = roofline(run["device"], layer, tokens, _reached(run), state=self.state)
+        said = picture.summary
+        if not self.has_gpu_run:
+            said += f" {NO_GPU}"
+        self.tell(said)
+        return picture
+
+
+def _layer_of(cases: list[dict[str, Any]]) -> dict[str, int]:
+    """The layer of the first recorded case."""
+    return {name: cases[0]["shape"][name] for name in LAYER}
+
+
+def _reached(run: dict[str, Any]) -> list[Reached]:
+    """The measured points: of one layer with growing batches, or of the recorded shapes, each by
+    its fastest contender that routes."""
+    size = BYTES.get(run["device"].get("dtype") or "float32", 4)
+    if "points" in run:
+        layer = run["layer"]
+        return [
+            Reached(
+                f"T = {p['tokens']}",
+                all_experts(p["tokens"], layer, size).intensity,
+                p["flops_per_s"],
+            )
+            for p in run["points"]
+        ]
+    found: list[Reached] = []
+    for case in run["cases"]:
+        shape = case["shape"]
+        times = {
+            name: entry["forward_ms"]["median"]
+            for name, entry in case["contenders"].items()
+            if "forward_ms" in entry and not name.startswith("dense")
+        }
+        if times and case["routing"] == "uniform" and len(found) < MOST_POINTS:
+            best = min(times, key=lambda name: times[name])
+            work = all_experts(shape["tokens"], shape, BYTES.get(case["dtype"], size))
+            label = f"{shape['name']} ({best})"
+            found.append(Reached(label, work.intensity, work.flops / times[best] * 1e3))
+    return found

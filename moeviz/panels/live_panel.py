@@ -1,0 +1,224 @@
+"""What panels that train share: play, pause, step, reset, a timeline, a series of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ipywidgets as widgets
+from traitlets import TraitError
+
+from moeviz.panels.base import Panel, button
+from moeviz.records.store import load_header
+
+if TYPE_CHECKING:
+    from moeviz.training.live import Frame, LiveRun
+    from moeviz.training.trainer import Trainer
+
+
+class Player(Panel):
+    """A panel with a live run. It imports torch at the first press of a button. Running its cell
+    again finds the same run going on; after a restart of the kernel, Play goes on from the last
+    autosave.
+
+    called, trained, series_label: what sentences call the run, its learners, and the next seed.
+    labels: the learners' names; the last one's configuration is the run's.
+    """
+
+    called: ClassVar[str]
+    trained: ClassVar[str]
+    series_label: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]]
+    # The process's one run and what was asked of it: a panel made anew goes on with it.
+    _run: ClassVar[LiveRun | None] = None
+    _asked: ClassVar[Any] = None
+
+    def __init__(
+        self, controls: dict[str, widgets.Widget], rows: list[list[widgets.Widget]]
+    ) -> None:
+        self._frame: Frame | None = None
+        self.timeline = widgets.IntSlider(
+            100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
+        ).add_class("moeviz-timeline")
+        self.series = widgets.Checkbox(
+            False, description=self.series_label, indent=False
+        ).add_class("moeviz-series")
+        self.score = widgets.HTML().add_class("moeviz-score")
+        play, one = f"Train {self.trained}", f"One step of {self.trained}"
+        buttons = [
+            button("▶ Play", "moeviz-play", play, lambda: self._command("play")),
+            button(
+                "▮▮ Pause", "moeviz-pause", "Stop after this step", lambda: self._command("pause")
+            ),
+            button("▶▮ Step", "moeviz-step", one, lambda: self._command("step")),
+            button("⟲ Reset", "moeviz-reset", "Back to step 0", self._press_reset),
+        ]
+        last = [*rows[-1], self.timeline]
+        super().__init__(controls, [[*buttons, self.series], *rows[:-1], last])
+        self.children = (*self.children, self.score)  # type: ignore[has-type]
+        self.timeline.observe(lambda _: self.refresh(), "value")
+        self._chosen = self._configuration()
+        self._offered = False  # whether an interrupted run was offered to go on with
+        self._aside = ""
+
+    # A subclass says these.
+
+    def _configuration(self) -> Any:
+        """What the controls ask for; another value is another run."""
+        raise NotImplementedError
+
+    def _set_controls_to(self, configuration: Any) -> None:
+        raise NotImplementedError
+
+    def _configured(self, meta: dict[str, Any]) -> Any:
+        """The configuration of a learner, from its snapshot's meta or its checkpoint."""
+        raise NotImplementedError
+
+    def _autosave(self) -> Path:
+        raise NotImplementedError
+
+    def _build(self, configuration: Any) -> dict[str, Trainer]:
+        """New learners; on the run's thread."""
+        raise NotImplementedError
+
+    def _resume(self, configuration: Any) -> dict[str, Trainer] | None:
+        """The learners in the autosave where they are of this configuration; on the thread."""
+        raise NotImplementedError
+
+    def _keep_score(self, frame: Frame) -> None:
+        """A run has come to its end."""
+
+    def _sentence(self, frame: Frame) -> str:
+        """What a frame says to the learner."""
+        return frame.message
+
+    # What a subclass uses.
+
+    def _open(self) -> None:
+        """Show the run that goes on, offer the interrupted one, or say what is recorded."""
+        run = type(self)._run
+        if run is not None:
+            self._take_over(run)
+        elif not self._find_interrupted():
+            self.say(
+                f"Recorded {self.called}. Press Play to train {self.trained} here, on this machine."
+            )
+        self.refresh()
+
+    def changed(self) -> None:
+        if self._quiet:
+            return
+        if self._configuration() != self._chosen:
+            self._reset()
+        self.refresh()
+
+    def _on_frame(self, frame: Frame) -> None:
+        """Called on the live run's thread."""
+        self._frame = frame
+        with self.sentence_last():
+            self.say(self._sentence(frame), unexpected=frame.unexpected)
+            if frame.status == "finished":
+                self._finish(frame)
+            self.refresh()
+
+    def _command(self, name: str) -> None:
+        with self.guarded():
+            if name == "pause" and type(self)._run is None:
+                self.say(f"Nothing trains yet. Press Play to train {self.trained} here.")
+            else:
+                getattr(self._live(), name)()
+
+    def _press_reset(self) -> None:
+        self._reset()
+        self.refresh()
+
+    def _reset(self) -> None:
+        with self.guarded():
+            self._chosen = self._configuration()
+            self.timeline.value = 100
+            self._aside = ""
+            self._forget_autosave()
+            run = type(self)._run
+            if run is not None:
+                run.reset(self._builder(anew=True))
+            else:
+                self._frame = None
+                self.say(f"Ready. Press Play to train {self.trained} here, on this machine.")
+
+    def _live(self) -> LiveRun:
+        """The run's thread, begun at the first command."""
+        kind = type(self)
+        if kind._run is None:
+            self.say("Loading PyTorch: some seconds, once…")
+            from moeviz.training.live import LiveRun
+
+            kind._run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave())
+        return kind._run
+
+    def _take_over(self, run: LiveRun) -> None:
+        """This panel was made while a run exists: show that one."""
+        run.publish = self._on_frame
+        self._frame = run.frame
+        self._choose(type(self)._asked)
+        self.say(f"This {self.called} was going on already. {run.frame.message}")
+
+    def _find_interrupted(self) -> bool:
+        """Whether an autosave is there; then this panel is set to its run."""
+        before = self._chosen
+        try:
+            headers = [
+                load_header(self._autosave() / f"{label}.safetensors", kind="checkpoint")
+                for label in self.labels
+            ]
+            self._choose(self._configured(headers[-1]))
+        except (OSError, ValueError, LookupError, TypeError, TraitError):
+            self._choose(before)
+            return False  # none, damaged, or of another version: it is not gone on from
+        self._offered = True
+        self.say(
+            f"A {self.called} interrupted at step {headers[-1]['step']} was kept: Play goes on "
+            "from it, Reset begins anew."
+        )
+        return True
+
+    def _choose(self, configuration: Any) -> None:
+        self._set_controls_to(configuration)
+        self._chosen = self._configuration()
+
+    def _builder(self, *, anew: bool = False) -> Callable[[], dict[str, Trainer]]:
+        """What makes the learners, on the run's thread: from the autosave where there is one of
+        this run, unless they are to begin anew."""
+        configuration = type(self)._asked = self._chosen
+
+        def build() -> dict[str, Trainer]:
+            if anew:  # here too: a save in hand may have ended after the reset
+                self._forget_autosave()
+                return self._build(configuration)
+            kept = self._resume(configuration)
+            if kept is None and self._offered:
+                self._aside = (
+                    f" · the interrupted {self.called} is of another text or version: begun anew"
+                )
+            return kept or self._build(configuration)
+
+        return build
+
+    def _finish(self, frame: Frame) -> None:
+        self._keep_score(frame)
+        self._forget_autosave()
+        seed = self.controls["seed"]
+        if self.series.value and seed.value < seed.max:
+            seed.value += 1
+            self._command("play")
+
+    def _forget_autosave(self) -> None:
+        """The interrupted run is finished or thrown away."""
+        for path in self._autosave().glob("*.safetensors"):
+            path.unlink(missing_ok=True)
+
+
+def seed_box() -> widgets.BoundedIntText:
+    return widgets.BoundedIntText(
+        0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
+    ).add_class("moeviz-seed")

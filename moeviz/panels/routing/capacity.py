@@ -1,0 +1,132 @@
+"""Who gets a seat: experts with a capacity, on tokens of known skew or on one's own text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as widgets
+
+from moeviz.host import data_path
+from moeviz.panels.base import Panel, choice
+from moeviz.panels.shipped_model import READER
+from moeviz.pictures import Picture
+from moeviz.pictures.routing.seats import seats
+from moeviz.records.runs import Decision
+
+SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
+NO_LIMIT = "no limit"
+FACTORS = (
+    *(round(0.05 * i, 2) for i in range(5, 41)),
+    *(2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0),
+    NO_LIMIT,
+)
+PRIORITIES = ("position", "choice", "probability", "batch")
+LAYERS = (0, 1, 2)  # of the shipped model
+# What the decision hangs on besides the rule.
+OF_SOURCE = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
+RULE = ("source", "factor", "top_k", "priority", "overflow", "pool")
+FILES = {"synthetic": "seats_zipf", "text": "seats"}
+
+
+class Seats(Panel):
+    """Each expert's buffer with its seats, the tokens that got none, and the price of the factor.
+
+    It opens on a recorded decision, without torch: of synthetic tokens, or of a text. Any other
+    rule or tokens load torch and the small model.
+    """
+
+    kind = "seats"
+
+    def __init__(self, source: str = "synthetic") -> None:
+        if source not in FILES:
+            raise ValueError(f"source must be one of {', '.join(FILES)}, got {source!r}.")
+        self.recorded = {
+            name: Decision.load_file(data_path("traces", f"{file}.safetensors"))
+            for name, file in FILES.items()
+        }
+        self._shown: tuple[dict[str, Any], Decision] | None = None
+        self._tokens: tuple[dict[str, Any], Any] | None = None
+        opening = {**self._opening("text"), **self._opening("synthetic"), **self._opening(source)}
+        controls = _controls(opening)
+        super().__init__(
+            controls,
+            [
+                [controls[name] for name in row]
+                for row in (
+                    ("factor", "top_k", "overflow"),
+                    ("priority", "pool"),
+                    ("source", "layer", "text"),
+                    ("skew", "tokens", "seed"),
+                )
+            ],
+        )
+        self.refresh()
+
+    def _opening(self, source: str) -> dict[str, Any]:
+        controls: dict[str, Any] = self.recorded[source].meta["controls"]
+        return controls
+
+    def draw(self) -> Picture | None:
+        source = self.controls["source"].value
+        for of, names in OF_SOURCE.items():
+            for name in names:
+                self.controls[name].disabled = of != source
+        decision = self._current()
+        if decision is None:
+            return None
+        picture = seats(decision, state=self.state)
+        self.say(picture.summary)
+        return picture
+
+    def _current(self) -> Decision | None:
+        values = {name: control.value for name, control in self.controls.items()}
+        source = values["source"]
+        wanted = {name: values[name] for name in (*RULE, *OF_SOURCE[source])}
+        if wanted == self._opening(source):
+            return self.recorded[source]
+        if self._shown is not None and self._shown[0] == wanted:
+            return self._shown[1]
+        loaded = READER.ask(self)
+        if loaded is None:
+            return None
+        from moeviz.experiments.seats import decision_of, tokens_of
+
+        of_tokens = {name: wanted[name] for name in ("source", *OF_SOURCE[source])}
+        if self._tokens is None or self._tokens[0] != of_tokens:
+            self._tokens = of_tokens, tokens_of(wanted, loaded)
+        self._shown = wanted, decision_of(wanted, self._tokens[1])
+        return self._shown[1]
+
+
+def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
+    """The controls, by their names in a state string."""
+    made: dict[str, widgets.Widget] = {
+        "factor": widgets.SelectionSlider(
+            options=FACTORS, value=opening["factor"], description="Factor"
+        ),
+        "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
+        "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
+        "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
+        "pool": choice(
+            "Seats for", (("whole batch", "batch"), ("each sequence", "sequence")),
+            opening["pool"], "132px",
+        ),
+        "source": choice("Tokens", SOURCES, opening["source"], "150px"),
+        "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
+        "text": widgets.Textarea(
+            opening["text"],
+            description="Your text",
+            layout=widgets.Layout(width="820px", max_width="100%", height="72px"),
+        ),
+        "skew": widgets.FloatSlider(
+            opening["skew"], min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
+        ),
+        "tokens": widgets.IntSlider(
+            opening["tokens"], min=16, max=128, step=8, description="Tokens"
+        ),
+        "seed": widgets.BoundedIntText(
+            opening["seed"], min=0, max=9999, description="Seed",
+            layout=widgets.Layout(width="150px"),
+        ),
+    }  # fmt: skip
+    return made

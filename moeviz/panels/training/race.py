@@ -1,0 +1,133 @@
+"""A dense and an MoE model of equal active parameters, training side by side."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from moeviz.host import autosave_folder, data_path
+from moeviz.panels.base import choice
+from moeviz.panels.live_panel import Player, seed_box
+from moeviz.panels.predict import ANSWERS
+from moeviz.pictures import Picture
+from moeviz.pictures.training.race import race
+from moeviz.records.metrics import gap
+from moeviz.records.runs import Snapshot, load_snapshots
+
+if TYPE_CHECKING:
+    from moeviz.training.live import Frame
+    from moeviz.training.trainer import Trainer
+
+AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
+EXPERTS = (4, 8, 16, 32)
+CHOICES = (1, 2, 4)
+AUTOSAVE = autosave_folder("race")
+
+
+class Race(Player):
+    """Play, pause, step and reset a race; switch its x-axis; drag its timeline back."""
+
+    kind = called = "race"
+    trained = "both models"
+    series_label = "then race the next seed"
+    labels = ("dense", "MoE")
+    # The results of this process: a panel made anew goes on with them.
+    _scores: ClassVar[dict[tuple[int, int, int], dict[str, float]]] = {}
+
+    def __init__(self) -> None:
+        recorded, self._provenance = load_snapshots(data_path("runs", "race.safetensors"))
+        self._recorded = recorded[:2]
+        experts = choice("Experts E", EXPERTS, 16, "44px")
+        top_k = choice("Choices K", CHOICES, 2, "44px")
+        seed = seed_box()
+        axis = choice("x-axis", AXIS_OPTIONS, "step", "80px")
+        controls = {"experts": experts, "top_k": top_k, "seed": seed, "axis": axis}
+        super().__init__(controls, [[experts, top_k, seed], [axis]])
+        if self._scores:
+            self.score.value = self._score_html()
+        self._open()
+
+    # Drawing.
+
+    def draw(self) -> Picture:
+        axis = self.controls["axis"].value
+        learners, note = self._shown()
+        share = self.timeline.value / 100
+        if share < 1:
+            ends = [float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve)]
+            far = max(ends, default=0.0)
+            learners = [s.at(axis, share * far) for s in learners]
+            note += f" · timeline at {self.timeline.value} %"
+        state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
+        return race(learners, axis, note=note, state=state)
+
+    def _shown(self) -> tuple[list[Snapshot], str]:
+        if self._frame is not None and self._frame.learners:
+            experts, top_k, seed = self._configured(self._frame.learners[-1].meta)
+            note = f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
+            return list(self._frame.learners), note
+        recorded = self._provenance
+        return self._recorded, (
+            f"recorded, not live: E = 16, K = 2, seed 0 · {recorded['device']} · {recorded['date']}"
+        )
+
+    # The run.
+
+    def _configuration(self) -> tuple[int, int, int]:
+        experts, top_k, seed = (
+            int(self.controls[key].value) for key in ("experts", "top_k", "seed")
+        )
+        return experts, top_k, seed
+
+    def _set_controls_to(self, configuration: Any) -> None:
+        keys = ("experts", "top_k", "seed")
+        self.set_controls(dict(zip(keys, configuration, strict=True)))
+
+    def _configured(self, meta: dict[str, Any]) -> tuple[int, int, int]:
+        experts = meta["model"]["moe"]
+        return experts["num_experts"], experts["top_k"], meta["train"]["seed"]
+
+    def _autosave(self) -> Path:
+        return AUTOSAVE
+
+    def _build(self, configuration: Any) -> dict[str, Trainer]:
+        from moeviz.experiments.race import build_race
+
+        return build_race(*configuration)
+
+    def _resume(self, configuration: Any) -> dict[str, Trainer] | None:
+        from moeviz.experiments.race import resume_race
+
+        return resume_race(AUTOSAVE, *configuration)
+
+    # The score over seeds.
+
+    def _keep_score(self, frame: Frame) -> None:
+        dense, moe = frame.learners
+        gaps = {axis: gap(dense.curve, moe.curve, axis) for axis in ("step", "seconds")}
+        self._scores.setdefault(self._configured(moe.meta), gaps)
+        self.score.value = self._score_html()
+
+    def _score_html(self) -> str:
+        """Every finished race, and how the learner's prediction did."""
+        lines = []
+        for experts, top_k in sorted({key[:2] for key in self._scores}):
+            gaps = [g for key, g in self._scores.items() if key[:2] == (experts, top_k)]
+            said = []
+            for axis, name in (("step", "at equal steps"), ("seconds", "at equal seconds")):
+                values = np.array([gap[axis] for gap in gaps])
+                spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+                said.append(
+                    f"{name} MoE ahead in {int((values > 0).sum())} of {len(values)}, by "
+                    f"{values.mean():+.3f}{spread} nats"
+                )
+            lines.append(f"E = {experts}, K = {top_k}: " + "; ".join(said) + ".")
+        for axis in ("step", "seconds"):
+            if f"race.{axis}" in ANSWERS:
+                per = "step" if axis == "step" else "second"
+                lines.append(f"You predicted, per {per}: {escape(ANSWERS['race.' + axis])}.")
+        body = "Races here: " + "<br>".join(lines)
+        return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'

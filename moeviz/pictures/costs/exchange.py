@@ -1,0 +1,199 @@
+"""The all-to-all of expert parallelism: who sends how many bytes to whom in one MoE layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from moeviz.costs import Traffic, all_to_all, model
+from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, si
+
+WIDTH, HEIGHT = 900.0, 540.0
+LEFT, TOP, SIDE = 62.0, 84.0, 392.0
+WITHIN, BETWEEN = "#56b4e9", "#d55e00"
+# Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
+# README gives them, a figure of its makers.
+LINK, NETWORK = 160e9, 50e9
+COLUMNS = (
+    "device", "node", "sends inside its node", "sends to other nodes", "receives inside its node",
+    "receives from other nodes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to send, with its sums: over 64 devices they are worth computing once."""
+
+    label: str
+    traffic: Traffic
+    near: float
+    far: float
+    seconds: float
+
+
+def _way(label: str, traffic: Traffic) -> Way:
+    return Way(
+        label, traffic, traffic.within_node_bytes, traffic.between_nodes_bytes,
+        traffic.seconds(LINK, NETWORK),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float, ...] | None:
+    """Share of tokens that visit each expert, in sum K and none above 1: the r-th most popular in
+    proportion to 1 / r^skew, popularity dealt out by the seed. None for even routing."""
+    if not skew:
+        return None
+    weight_E = np.arange(1, num_experts + 1) ** -float(skew)
+    share_E = np.zeros(num_experts)
+    # What an expert that every token visits cannot take goes to the others.
+    for _ in range(num_experts):
+        open_E = share_E < 1
+        missing = top_k - share_E.sum()
+        if missing < 1e-12:
+            break
+        share_E[open_E] += missing * weight_E[open_E] / weight_E[open_E].sum()
+        share_E = share_E.clip(0, 1)
+    order_E = np.random.default_rng(seed).permutation(num_experts)
+    return tuple(float(share_E[i]) for i in order_E)
+
+
+def exchange(
+    *, model_name: str, nodes: int, devices_per_node: int, tokens: int, copies: Copies,
+    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, state: str = "",
+) -> Picture:  # fmt: skip
+    """The matrix of bytes, dispatch and combine together, and what it adds up to.
+
+    node_limit: nodes that a token may visit; 0: no limit. It is left out under skewed routing,
+    where only visits of single experts are known.
+    """
+    architecture = model(model_name).architecture
+    if architecture is None or not architecture.is_moe:
+        raise ValueError(f"{model_name} has no experts that could be counted.")
+    moe = architecture.moe
+    limit = node_limit if node_limit and node_limit < nodes and not skew else None
+    bits = FP8_DISPATCH_BITS if fp8 else BF16_COMBINE_BITS
+
+    def traffic(how: Copies, limited: int | None, dispatch_bits: float) -> Traffic:
+        return all_to_all(
+            architecture, tokens_per_device=tokens, nodes=nodes,
+            devices_per_node=devices_per_node, copies=how, node_limit=limited,
+            dispatch_bits=dispatch_bits,
+            share_E=visits(moe.num_experts, moe.top_k, skew, seed),
+        )  # fmt: skip
+
+    plainest = _way("a BF16 copy an expert, no limit", traffic("expert", None, BF16_COMBINE_BITS))
+    hows: tuple[Copies, ...] = ("expert", "device", "node")
+    ways = {how: _way(f"one copy a{'n' * (how == 'expert')} {how}", traffic(how, limit, bits))
+            for how in hows}  # fmt: skip
+    found = ways[copies]
+    summary = _summary(model_name, found, plainest, len(architecture.moe_layers))
+    svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
+    svg.text(
+        0, 16,
+        f"{model_name}, one MoE layer: {nodes} nodes × {devices_per_node} devices, {tokens:,} "
+        "tokens on each",
+        size=14, bold=True,
+    )  # fmt: skip
+    said = "FP8 + scales" if fp8 else "BF16"
+    reach = f"at most {limit} nodes a token" if limit else "any node"
+    routing = f"skew {skew:g}" if skew else "even routing"
+    svg.text(0, 36, f"dispatch in {said}, combine in BF16 · {reach} · {routing}", fill=MUTED)
+    _matrix(svg, found.traffic, nodes)
+    _totals(svg, (plainest, *ways.values()), found)
+    return Picture(svg.close(state=state), summary, COLUMNS, _table(found.traffic))
+
+
+def _summary(name: str, found: Way, plainest: Way, layers: int) -> str:
+    saved = 1 - found.far / plainest.far if plainest.far else 0.0
+    said = (
+        f"{name}: one layer moves {si(found.near, 'B')} inside nodes and {si(found.far, 'B')} "
+        f"between them, {si((found.near + found.far) * layers, 'B')} in its {layers} MoE layers; "
+        f"{found.traffic.copies_per_token:.2f} copies a token."
+    )
+    if saved:
+        more = "less" if saved > 0 else "more"
+        said += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
+    return f"{said} On H800s at least {_time(found)} a layer."
+
+
+def _time(way: Way) -> str:
+    micro = way.seconds * 1e6
+    return f"{micro:.3g} µs" if micro < 1000 else f"{micro / 1000:.3g} ms"
+
+
+def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
+    bytes_RC = np.array(found.total_bytes)
+    np.fill_diagonal(bytes_RC, np.nan)  # grey: what stays on the device crosses no link
+    devices, per_node = found.devices, found.devices_per_node
+    most = float(np.nanmax(bytes_RC)) if devices > 1 else 0.0
+    svg.heat(LEFT, TOP, SIDE, SIDE, bytes_RC / (most or 1.0))
+    cell = SIDE / devices
+    for node in range(1, nodes):
+        at = node * per_node * cell
+        svg.line(LEFT + at, TOP, LEFT + at, TOP + SIDE, stroke="#ffffff", width=1.5)
+        svg.line(LEFT, TOP + at, LEFT + SIDE, TOP + at, stroke="#ffffff", width=1.5)
+    for node in range(nodes):
+        middle = (node + 0.5) * per_node * cell
+        svg.text(LEFT + middle, TOP - 6, str(node), anchor="middle", fill=MUTED)
+        svg.text(LEFT - 8, TOP + middle + 4, str(node), anchor="end", fill=MUTED)
+    svg.text(LEFT + SIDE / 2, TOP - 22, "to the devices of node", anchor="middle")
+    svg.text(LEFT - 34, TOP + SIDE / 2, "from the devices of node", anchor="middle", rotate=-90)
+    bottom = TOP + SIDE + 14
+    for i in range(40):
+        svg.rect(LEFT + 60 + i * 5, bottom, 5.2, 12, heat_colour(i / 39))
+    svg.text(LEFT + 54, bottom + 11, "0 B", anchor="end", fill=MUTED)
+    svg.text(LEFT + 268, bottom + 11, f"{si(most, 'B')} a pair", fill=MUTED)
+    svg.text(LEFT, bottom + 30, "grey: stays on the device", fill=MUTED)
+
+
+def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
+    """The ways to send as bars, inside and between nodes; the chosen one framed."""
+    left, right = 500.0, 890.0
+    most = max(max(way.near, way.far) for way in ways)
+    svg.text(left, 62, "Bytes of the layer, all devices", bold=True)
+    svg.text(right, 62, "time at least", bold=True, anchor="end")
+    svg.rect(left, 74, 16, 12, WITHIN)
+    svg.text(left + 22, 85, "inside nodes")
+    svg.rect(left + 130, 74, 16, 12, BETWEEN)
+    svg.hatch(left + 130, 74, 16, 12, BETWEEN)
+    svg.text(left + 152, 85, "between nodes")
+    for i, way in enumerate(ways):
+        top, here = 100 + i * 84, way is found
+        if here:
+            svg.rect(left - 10, top - 2, right - left + 19, 80, "none", stroke=INK, radius=6)
+        head = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
+        svg.text(left, top + 14, head, bold=here)
+        svg.text(right, top + 14, _time(way), bold=here, anchor="end")
+        for j, (size, colour) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
+            y = top + 23 + j * 25
+            width = (right - left - 86) * size / (most or 1.0)
+            svg.rect(left, y, width, 19, colour)
+            if colour == BETWEEN and width > 1:
+                svg.hatch(left, y, width, 19, colour)
+            svg.text(left + width + 6, y + 14, si(size, "B"))
+    for i, line in enumerate(
+        (
+            "One copy a node: a token crosses once, to the device there",
+            "with its sender's number, which passes it on (DeepEP).",
+            f"Time: the busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s",
+            "between nodes (H800, confidence official: DeepEP).",
+        )
+    ):
+        svg.text(left, 456 + 18 * i + 8 * (i > 1), line, fill=MUTED)
+
+
+def _table(found: Traffic) -> tuple[tuple[object, ...], ...]:
+    bytes_RC = np.array(found.total_bytes)
+    np.fill_diagonal(bytes_RC, 0.0)
+    node_R = np.arange(found.devices) // found.devices_per_node
+    same_RC = node_R[:, None] == node_R[None, :]
+    near_RC, far_RC = bytes_RC * same_RC, bytes_RC * ~same_RC
+    return tuple(
+        (d, int(node_R[d]), *(si(float(v), "B") for v in (
+            near_RC[d].sum(), far_RC[d].sum(), near_RC[:, d].sum(), far_RC[:, d].sum())))
+        for d in range(found.devices)
+    )  # fmt: skip

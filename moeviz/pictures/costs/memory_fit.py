@@ -1,0 +1,183 @@
+"""Will it fit: weights and cache of a model as bars against the memory of some devices."""
+
+from __future__ import annotations
+
+from moeviz.costs import Device, Fit, device, fit, model
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Scale, Svg
+
+WIDTH = 900.0
+LEFT, RIGHT, TOP, ROW, BAR = 126.0, 640.0, 92.0, 46.0, 26.0
+# Plans from large to small, and what a learner calls them.
+PLANS = {
+    "bf16": "BF16",
+    "fp8_block": "FP8",
+    "int4": "INT4",
+    "mxfp4_experts": "MXFP4 experts",
+    "q4_k_m": "Q4_K_M",
+}
+EXPERTS, OTHERS, CACHE, OVER = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
+COLUMNS = ("plan", "routed experts, GB", "other weights, GB", "cache, GB", "free, GB", "says")
+
+
+def memory_fit(
+    *, model_name: str, device_name: str, devices: int, plan: str, context: int, batch: int,
+    state: str = "",
+) -> Picture:  # fmt: skip
+    """A bar for each quantisation plan, the chosen one framed, against the memory line."""
+    architecture = model(model_name).architecture
+    if architecture is None:
+        raise ValueError(f"The sizes of {model_name} are not public: nothing can be computed.")
+    chip = device(device_name)
+    fits = {
+        name: fit(
+            architecture, chip, context_tokens=context, batch=batch, plan=name, devices=devices
+        )
+        for name in PLANS
+    }
+    summary = _summary(model_name, chip, devices, plan, context, batch, fits[plan])
+    made_for = architecture.context_tokens
+    if made_for and context > made_for:
+        summary += f" The model was made for {made_for:,} tokens at most."
+    height = TOP + ROW * len(PLANS) + 92
+    svg = Svg(WIDTH, height, "Will it fit", summary)
+    _head(svg, model_name, chip, devices, context, batch)
+    _bars(svg, fits, plan)
+    _foot(svg, chip, TOP + ROW * len(PLANS))
+    return Picture(svg.close(state=state), summary, COLUMNS, _table(fits))
+
+
+def _summary(
+    name: str, chip: Device, devices: int, plan: str, context: int, batch: int, found: Fit
+) -> str:
+    machine = f"{devices} × {chip.name}"
+    said = (
+        f"{name} in {PLANS[plan]}: weights {_gb(found.weights.total)} GB and a cache of "
+        f"{_gb(found.cache.total)} GB for {_sequences(batch)} of {context:,} tokens, against "
+        f"{_gb(found.capacity_bytes)} GB of {machine}. "
+    )
+    if found.fits:
+        return f"{said}It fits, {_gb(found.free_bytes)} GB stay free; at most " + (
+            f"{found.max_batch:,} such sequences do."
+        )
+    said += f"It does not fit: {_gb(-found.free_bytes)} GB are missing"
+    if found.max_batch:
+        return f"{said}; {_sequences(found.max_batch)} would fit."
+    return f"{said}, and not even one such sequence fits."
+
+
+def _sequences(count: int) -> str:
+    return "1 sequence" if count == 1 else f"{count:,} sequences"
+
+
+def _gb(count: float) -> str:
+    value = count / 1e9
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _head(svg: Svg, name: str, chip: Device, devices: int, context: int, batch: int) -> None:
+    svg.text(0, 16, f"{name}: {_sequences(batch)} of {context:,} tokens", size=14, bold=True)
+    x = 0.0
+    for colour, label, hatched, width in (
+        (EXPERTS, "routed experts", False, 130),
+        (OTHERS, "other weights", False, 126),
+        (CACHE, "cache, 16 bit", True, 124),
+        ("none", "free", False, 70),
+        (OVER, "over the memory", True, 130),
+    ):
+        _box(svg, x, 30, 18, 12, colour, hatched)
+        svg.text(x + 24, 41, label)
+        x += width
+    machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
+    svg.text(WIDTH, 16, machine, anchor="end", bold=True)
+
+
+def _box(
+    svg: Svg, x: float, y: float, width: float, height: float, colour: str, hatched: bool,
+    tip: str = "",
+) -> None:  # fmt: skip
+    svg.rect(x, y, width, height, colour, stroke=INK if colour == "none" else "none", tip=tip)
+    if hatched and width > 1:
+        svg.hatch(x, y, width, height, colour)
+
+
+def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
+    capacity = fits[plan].capacity_bytes
+    most = max(capacity, *(f.weights.total + f.cache.total for f in fits.values()))
+    x = Scale(0, most / 1e9 * 1.02, LEFT, RIGHT)
+    bottom = TOP + ROW * len(PLANS)
+    for value in x.ticks(5):
+        svg.line(x(value), TOP - 8, x(value), bottom, stroke=RULE, width=0.5)
+        svg.text(x(value), bottom + 14, f"{value:,.0f}" if most > 5e9 else f"{value:g}",
+                 anchor="middle", fill=MUTED)  # fmt: skip
+    svg.text((LEFT + RIGHT) / 2, bottom + 32, "memory in GB (1e9 bytes)", anchor="middle")
+    for i, (name, found) in enumerate(fits.items()):
+        top = TOP + i * ROW
+        here = name == plan
+        if here:
+            svg.rect(1, top - 8, WIDTH - 2, ROW - 4, "none", stroke=INK, radius=6)
+        svg.text(8, top + BAR / 2 + 4, PLANS[name], bold=here)
+        _bar(svg, x, found, top)
+        svg.text(RIGHT + 16, top + 10, _verdict(found), bold=here)
+        svg.text(
+            RIGHT + 16,
+            top + 27,
+            f"weights {_gb(found.weights.total)} + cache {_gb(found.cache.total)} GB",
+            fill=MUTED,
+        )
+    edge = x(capacity / 1e9)
+    svg.line(edge, TOP - 20, edge, bottom, stroke=INK, width=2)
+    near_end = edge > RIGHT - 60
+    svg.text(edge - 6 if near_end else edge + 6, TOP - 14, "memory",
+             anchor="end" if near_end else "start", bold=True)  # fmt: skip
+
+
+def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
+    experts = found.weights.part("routed_experts")
+    parts = (
+        ("routed experts", experts, EXPERTS, False),
+        ("other weights", found.weights.total - experts, OTHERS, False),
+        ("cache", found.cache.total, CACHE, True),
+    )
+    at = 0.0
+    for label, size, colour, hatched in parts:
+        start, end = x(at / 1e9), x((at + size) / 1e9)
+        _box(svg, start, top, end - start, BAR, colour, hatched, f"{label}: {_gb(size)} GB")
+        at += size
+    edge = x(found.capacity_bytes / 1e9)
+    end = x(at / 1e9)
+    if found.fits:
+        svg.rect(end, top, edge - end, BAR, "none", stroke=INK)
+    else:
+        # Under the bar, so that the parts' own colours stay.
+        _box(svg, edge, top + BAR, end - edge, 7, OVER, True)
+
+
+def _verdict(found: Fit) -> str:
+    if found.fits:
+        return f"✔ fits, {_gb(found.free_bytes)} GB free"
+    return f"✘ {_gb(-found.free_bytes)} GB too much"
+
+
+def _foot(svg: Svg, chip: Device, bottom: float) -> None:
+    svg.text(0, bottom + 58, source_line(chip), fill=MUTED)
+    svg.text(
+        0, bottom + 76,
+        "Computed from the published sizes; activations and buffers, some GB more, are not in it.",
+        fill=MUTED,
+    )  # fmt: skip
+
+
+def source_line(chip: Device) -> str:
+    """Where a device's figures come from, and how far they can be trusted; prices left out."""
+    return f"{chip.name}, confidence {chip.confidence}: {chip.source.split('; prices')[0]}."
+
+
+def _table(fits: dict[str, Fit]) -> tuple[tuple[object, ...], ...]:
+    rows = []
+    for name, found in fits.items():
+        experts = found.weights.part("routed_experts")
+        rows.append(
+            (PLANS[name], _gb(experts), _gb(found.weights.total - experts),
+             _gb(found.cache.total), f"{found.free_bytes / 1e9:,.1f}", _verdict(found))
+        )  # fmt: skip
+    return tuple(rows)

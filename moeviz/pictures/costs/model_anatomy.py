@@ -1,0 +1,201 @@
+"""Where a model's parameters lie, which of them one token meets, and what follows: its sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from moeviz.costs import (
+    Architecture,
+    Model,
+    active_parameters,
+    kv_cache_bytes,
+    kv_cache_bytes_per_token,
+    parameters,
+    weight_bytes,
+)
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, size
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
+
+WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
+BAR, LIST = 560.0, 596.0
+CONTEXT = 32_768
+CONVENTIONS = {
+    "all": "everything",
+    "ex_input_embedding": "without the input table",
+    "ex_embeddings": "without both tables",
+}
+SHOWN_PLANS = ("bf16", "fp8", "int4", "mxfp4_experts")
+COLUMNS = ("model", "part", "term", "parameters", "a token meets", "formula")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What follows from an architecture alone. active: by convention. cache_per_token: bytes that
+    one more token adds at context_tokens; cache: bytes of so many; no_cache: why there is no such
+    figure. weights: bytes by plan."""
+
+    total: float
+    active: dict[str, float]
+    context_tokens: int
+    cache_per_token: float
+    cache: float
+    no_cache: str
+    weights: dict[str, float]
+
+
+@lru_cache(maxsize=64)
+def sheet(architecture: Architecture) -> Sheet:
+    """Everything that the picture prints of one architecture."""
+    each = cache = 0.0
+    context = min(CONTEXT, architecture.context_tokens or CONTEXT)
+    why = ""
+    try:
+        each = kv_cache_bytes_per_token(architecture, context_tokens=context).total
+        cache = kv_cache_bytes(architecture, context).total
+    except ValueError:
+        why = "not counted: encoder and decoder tokens meet different layers"
+    return Sheet(
+        parameters(architecture).total,
+        {name: active_parameters(architecture, name).total for name in CONVENTIONS},
+        context,
+        each,
+        cache,
+        why,
+        {name: weight_bytes(architecture, name).total for name in SHOWN_PLANS},
+    )
+
+
+def model_anatomy(shown: Sequence[Model | Architecture], *, state: str = "") -> Picture:
+    """One block for each: a bar of all parameters, hatched where a token does not go, a bar of what
+    it meets, and the sheet. A bare Architecture is one that a learner pasted."""
+    summary = " ".join(_sentence(item) for item in shown)
+    svg = Svg(WIDTH, TOP + BLOCK * len(shown), "Anatomy of models", summary)
+    svg.text(0, 16, "Where the parameters are, and which of them one token meets", size=14,
+             bold=True)  # fmt: skip
+    svg.text(LIST + 172, 34, "all", fill=MUTED, anchor="end")
+    svg.text(LIST + 240, 34, "a token", fill=MUTED, anchor="end")
+    svg.text(0, 34, "solid: a token meets them · hatched: it does not", fill=MUTED)
+    rows: list[tuple[object, ...]] = []
+    for i, item in enumerate(shown):
+        _block(svg, TOP + BLOCK * i, item)
+        rows += _rows(item)
+    return Picture(svg.close(state=state), summary, COLUMNS, tuple(rows))
+
+
+def _architecture(item: Model | Architecture) -> Architecture:
+    found = item if isinstance(item, Architecture) else item.architecture
+    if found is None:
+        raise ValueError(f"The sizes of {item.name} are not public: there is nothing to draw.")
+    return found
+
+
+def _sentence(item: Model | Architecture) -> str:
+    found = sheet(_architecture(item))
+    active = found.active["all"]
+    share = 100 * active / found.total
+    return (
+        f"{shorten(item.name, 40)}: {count(found.total)} parameters, of which one token meets "
+        f"{count(active)}, {share:.2g} %."
+        if active < found.total
+        else f"{shorten(item.name, 40)}: {count(found.total)} parameters, every token meets all."
+    )
+
+
+def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
+    architecture = _architecture(item)
+    found = sheet(architecture)
+    every = by_part(parameters(architecture))
+    active = by_part(active_parameters(architecture))
+    svg.line(0, top + 4, WIDTH, top + 4, width=0.5)
+    svg.text(0, top + 24, shorten(item.name, 26), size=14, bold=True)
+    sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
+    svg.text(BAR, top + 24, f"sizes: {shorten(sizes, 46)}", fill=MUTED, anchor="end")
+    svg.text(0, top + 44, f"all parameters: {count(found.total)}")
+    x = 0.0
+    for part, (colour, _) in PARTS.items():
+        wide = BAR * every[part] / found.total
+        met = BAR * active[part] / found.total
+        tip = f"{part}: {every[part]:,.0f}, a token meets {active[part]:,.0f}"
+        svg.rect(x, top + 50, wide, 26, colour, tip=tip)
+        if wide - met > 0.5:
+            svg.hatch(x + met, top + 50, wide - met, 26, colour)
+        x += wide
+    svg.text(0, top + 96, f"what one token meets: {count(found.active['all'])}, its own scale")
+    x = 0.0
+    for part, (colour, _) in PARTS.items():
+        wide = BAR * active[part] / found.active["all"]
+        svg.rect(x, top + 102, wide, 26, colour, tip=f"{part}: {active[part]:,.0f}")
+        x += wide
+    _list(svg, top, every, active, found)
+    for line, words in enumerate(_lines(item, found)):
+        svg.text(0, top + 150 + 19 * line, words, fill=MUTED if line == 1 else INK)
+
+
+def _list(svg: Svg, top: float, every: dict, active: dict, found: Sheet) -> None:
+    for line, (part, (colour, _)) in enumerate(PARTS.items()):
+        y = top + 24 + 17 * line
+        svg.rect(LIST, y - 10, 11, 11, colour)
+        svg.text(LIST + 17, y, part)
+        svg.text(LIST + 172, y, count(every[part]), anchor="end", mono=True)
+        svg.text(LIST + 240, y, count(active[part]), anchor="end", mono=True)
+        share = 100 * active[part] / found.active["all"]
+        svg.text(LIST + 302, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
+
+
+def _lines(item: Model | Architecture, found: Sheet) -> tuple[str, ...]:
+    ways = " · ".join(f"{count(found.active[name])} {words}" for name, words in CONVENTIONS.items())
+    weights = " · ".join(f"{name} {size(value)}" for name, value in found.weights.items())
+    cache = found.no_cache or (
+        f"{size(found.cache_per_token)} more for each token; {size(found.cache)} at "
+        f"{found.context_tokens:,} tokens, 16 bits"
+    )
+    return (
+        f"active, counted three ways: {ways}",
+        _published(item),
+        f"weights: {weights}",
+        f"key-value cache of one sequence: {cache}",
+    )
+
+
+def _published(item: Model | Architecture) -> str:
+    """What its makers print, and how far our count is from it."""
+    if isinstance(item, Architecture):
+        return "published: nothing is known of it here"
+    said = item.compare()
+    words = []
+    for name, figure, error in (
+        ("total", item.total_parameters, said.total_error),
+        ("active", item.active_parameters, said.active_error),
+    ):
+        if figure is not None and error is not None:
+            off = f"{100 * error:+.1f} %".replace("-", "−")
+            words.append(f"{name} {count(figure.value)} ({figure.confidence}), counted {off}")
+    way = f" {CONVENTIONS[item.convention]}" if item.active_parameters else ""
+    return f"published: {'; '.join(words)}{way}" if words else "published: neither figure"
+
+
+def _rows(item: Model | Architecture) -> list[tuple[object, ...]]:
+    architecture = _architecture(item)
+    found, name = sheet(architecture), shorten(item.name, 40)
+    terms = zip(parameters(architecture).terms, active_parameters(architecture).terms, strict=True)
+    rows: list[tuple[object, ...]] = [
+        (name, part_of(t.component), t.label, f"{t.value:,.0f}", f"{a.value:,.0f}", t.formula)
+        for t, a in terms
+    ]
+    whole, met = f"{found.total:,.0f}", f"{found.active['all']:,.0f}"
+    rows.append((name, "all", "", whole, met, "the sum"))
+    rows += [
+        (name, "sheet", f"active, {words}", "", f"{found.active[way]:,.0f}", "")
+        for way, words in CONVENTIONS.items()
+    ]
+    rows += [
+        (name, "sheet", f"weights, {plan}", size(value), "", "parameters × bits / 8")
+        for plan, value in found.weights.items()
+    ]
+    cache = found.no_cache or size(found.cache_per_token)
+    rows.append(
+        (name, "sheet", "cache, one more token", cache, "", f"at {found.context_tokens:,} tokens")
+    )
+    return rows

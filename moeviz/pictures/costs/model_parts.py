@@ -1,0 +1,56 @@
+"""What pictures of whole models share: the parts of a model, their colours, and short numbers."""
+
+from __future__ import annotations
+
+from moeviz.costs import Total
+
+# Part -> its colour and the components of moeviz.costs in it, in the order of a stack.
+PARTS = {
+    "embedding, head": ("#56b4e9", ("embedding", "head")),
+    "attention": ("#0072b2", ("attention",)),
+    "router": ("#cc79a7", ("router",)),
+    "routed experts": ("#e69f00", ("routed_experts",)),
+    "shared experts": ("#009e73", ("shared_experts",)),
+    "dense FFN": ("#d55e00", ("dense_ffn",)),
+    "norms, biases": ("#6e6e6e", ("norms", "biases", "residual", "")),
+}
+
+
+def by_part(total: Total) -> dict[str, float]:
+    """A total's parts in the order of a stack, 0 where it has none."""
+    found = total.components
+    return {
+        part: sum(found.get(component, 0) for component in components)
+        for part, (_, components) in PARTS.items()
+    }
+
+
+def part_of(component: str) -> str:
+    """The part that a component belongs to."""
+    return next(part for part, (_, components) in PARTS.items() if component in components)
+
+
+def count(value: float) -> str:
+    """6.71e11 -> "671B": three figures, as models are named."""
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_three(value / factor)}{letter}"
+    return f"{value:.3g}"
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units, three figures: 1.34e12 -> "1.34 TB"."""
+    for factor, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= factor * 0.9995:
+            return f"{_three(value / factor)} {unit}"
+    return f"{value:.3g} B"
+
+
+def money(usd: float) -> str:
+    """5.576e6 -> "$5.58M"."""
+    return f"${count(usd)}" if usd >= 0.01 else f"${usd:.2g}"
+
+
+def _three(value: float) -> str:
+    """Three figures, never in powers of ten."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"

@@ -1,0 +1,184 @@
+"""What a training run costs: FLOPs by part, then hours, dollars, energy."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from moeviz.costs import (
+    DEVICES,
+    MODELS,
+    Architecture,
+    Bill,
+    Total,
+    active_parameters,
+    bill,
+    hours_bill,
+    parameters,
+    six_n_d_flops,
+    training_flops_per_token,
+)
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
+from moeviz.pictures.svg import MUTED, Picture, Scale, Svg
+
+WIDTH, HEIGHT = 900.0, 492.0
+SEQUENCE = 4096
+COMPARED = (
+    "GPT-3 175B", "Llama 3.1 405B", "GLaM 64B/64E", "Mixtral 8x22B", "DeepSeek-V3 / R1",
+    "Kimi K2", "Qwen3-235B-A22B", "gpt-oss-120b", "DeepSeek-V4-Pro",
+)  # fmt: skip
+COLUMNS = ("model", "FLOPs a token", *PARTS, "device hours", "USD", "MWh", "t CO2")
+
+
+@lru_cache(maxsize=64)
+def _each(architecture: Architecture) -> Total:
+    return training_flops_per_token(architecture, SEQUENCE)
+
+
+def bill_of(
+    name: str, *, tokens: float, device: str, mfu: float, usd_per_hour: float, watts: float,
+    pue: float,
+) -> Bill:  # fmt: skip
+    """The bill of one model of COMPARED under these assumptions."""
+    shape = MODELS[name].architecture
+    assert shape is not None
+    return bill(
+        _each(shape).total * tokens,
+        peak_flops_per_s=DEVICES[device].bf16_flops_per_s,
+        utilisation=mfu,
+        usd_per_hour=usd_per_hour,
+        watts=watts,
+        pue=pue,
+    )
+
+
+def training_cost(
+    *, chosen: str, tokens: float, device: str, mfu: float, usd_per_hour: float, watts: float,
+    pue: float, state: str = "",
+) -> Picture:  # fmt: skip
+    """All models on the same tokens at the same price, split by where the FLOPs go; the chosen
+    one's sum line by line, beside what was published of it."""
+    assumed = dict(tokens=tokens, device=device, mfu=mfu, usd_per_hour=usd_per_hour,
+                   watts=watts, pue=pue)  # fmt: skip
+    bills = {name: bill_of(name, **assumed) for name in COMPARED}  # type: ignore[arg-type]
+    own = bills[chosen]
+    summary = (
+        f"{chosen} on {count(tokens)} tokens: {count(own.device_hours)} hours of {device} at "
+        f"{100 * mfu:g} % MFU, {money(own.usd)} at ${usd_per_hour:g} an hour, "
+        f"{own.kwh / 1e6:.3g} GWh. The final run alone: no staff, no failed runs."
+    )
+    svg = Svg(WIDTH, HEIGHT, "What training costs", summary)
+    svg.text(0, 16, f"Every model on {count(tokens)} tokens, on {device}", size=14, bold=True)
+    svg.text(0, 36, f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens",
+             fill=MUTED)  # fmt: skip
+    _bars(svg, bills, chosen)
+    _legend(svg)
+    _sum(svg, chosen, own, tokens, usd_per_hour, watts, pue)
+    return Picture(svg.close(state=state), summary, COLUMNS, _rows(bills))
+
+
+def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
+    top = max(b.usd for b in bills.values())
+    x = Scale(0, top, 146, 500)
+    base = 62.0 + 30 * len(bills)
+    for value in x.ticks(4):
+        svg.line(x(value), 52, x(value), base, width=0.5)
+        svg.text(x(value), base + 17, money(value) if value else "0", anchor="middle", fill=MUTED)
+    svg.text((x.start + x.end) / 2, base + 36, "US dollars of the final run", anchor="middle")
+    for i, (name, found) in enumerate(bills.items()):
+        y = 58.0 + 30 * i
+        bold = name == chosen
+        svg.text(138, y + 15, name, anchor="end", bold=bold)
+        shape = MODELS[name].architecture
+        assert shape is not None
+        parts, whole, left = by_part(_each(shape)), _each(shape).total, x.start
+        for part, (colour, _) in PARTS.items():
+            wide = (x(found.usd) - x.start) * parts[part] / whole
+            svg.rect(left, y, wide, 21, colour, tip=f"{part}: {100 * parts[part] / whole:.1f} %")
+            if part == "attention":  # the one part that grows with the sequence
+                svg.hatch(left, y, wide, 21, colour)
+            left += wide
+        svg.text(left + 7, y + 15, money(found.usd), bold=bold)
+
+
+def _legend(svg: Svg) -> None:
+    for i, (part, (colour, _)) in enumerate(PARTS.items()):
+        if part == "norms, biases":  # no matrix, no FLOPs
+            continue
+        x, y = 0 + 168 * (i % 3), 400 + 20 * (i // 3)
+        svg.rect(x, y - 10, 12, 12, colour)
+        if part == "attention":
+            svg.hatch(x, y - 10, 12, 12, colour)
+        svg.text(x + 18, y, part)
+
+
+def _sum(
+    svg: Svg, chosen: str, own: Bill, tokens: float, price: float, watts: float, pue: float
+) -> None:
+    x, model = 590.0, MODELS[chosen]
+    shape = model.architecture
+    assert shape is not None
+    each = _each(shape).total
+    short = six_n_d_flops(active_parameters(shape).total, 1).total
+    flops = each * tokens
+    lines: list[tuple[str, str]] = [
+        ("FLOPs a token", f"{_giga(each)} (6 N: {_giga(short)})"),
+        ("× tokens", f"{flops:.3g} FLOPs"),
+        ("/ (peak × MFU)", f"{count(own.device_hours)} hours"),
+        (f"× ${price:g}", money(own.usd)),
+        (f"× {watts:g} W × PUE {pue:g}", f"{own.kwh / 1e6:.3g} GWh"),
+        ("× 0.414 kg/kWh", f"{own.carbon_kg / 1e3:,.0f} t CO2"),
+        ("with 10,000 devices", f"{own.device_hours / 10_000 / 24:.3g} days"),
+    ]
+    svg.text(x, 16, chosen, size=14, bold=True)
+    for i, (name, words) in enumerate(lines):
+        svg.text(x, 44 + 22 * i, name, fill=MUTED)
+        svg.text(x + 146, 44 + 22 * i, words, bold=name.startswith("× $"))
+    y = 44.0 + 22 * len(lines) + 14
+    svg.text(x, y, "Published of it", bold=True)
+    for i, line in enumerate(_published(chosen, price, watts, pue)):
+        svg.text(x, y + 20 * (i + 1), line)
+    y += 20 * 7
+    everything, met = parameters(shape).total, active_parameters(shape).total
+    svg.text(x, y, "If every parameter met every token", bold=True)
+    dense = 6 * (everything - met)
+    times = f"{(each + dense) / each:.3g} times the FLOPs and the bill"
+    svg.text(x, y + 20, times if dense else "they do: it is dense")
+    svg.text(0, 462, "Not in it: staff, research, failed runs, data, idle machines. TDP is an "
+             "upper bound of what", fill=MUTED)  # fmt: skip
+    svg.text(0, 480, "a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh.",
+             fill=MUTED)  # fmt: skip
+
+
+def _giga(value: float) -> str:
+    return f"{value / 1e9:,.4g} G" if value < 1e12 else f"{value / 1e9:,.0f} G"
+
+
+def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]:
+    """What its makers say, each figure with how far it can be trusted."""
+    model = MODELS[chosen]
+    lines = []
+    if model.tokens is not None:
+        lines.append(f"{count(model.tokens.value)} tokens ({model.tokens.confidence})")
+    if model.device_hours is not None:
+        hours = model.device_hours
+        lines.append(f"{count(hours.value)} hours of {model.device} ({hours.confidence})")
+        at = hours_bill(hours.value, usd_per_hour=price, watts=watts, pue=pue)
+        lines.append(f"which are {money(at.usd)} at this price,")
+        lines.append(f"{at.kwh / 1e6:.3g} GWh at this power")
+    if model.usd is not None:
+        lines.append(f"{money(model.usd.value)} ({model.usd.confidence})")
+    return lines or ["neither tokens nor hours"]
+
+
+def _rows(bills: dict[str, Bill]) -> tuple[tuple[object, ...], ...]:
+    rows = []
+    for name, found in bills.items():
+        shape = MODELS[name].architecture
+        assert shape is not None
+        each = _each(shape)
+        parts = (f"{100 * value / each.total:.1f} %" for value in by_part(each).values())
+        rows.append(
+            (name, _giga(each.total), *parts, f"{found.device_hours:,.0f}",
+             f"{found.usd:,.0f}", f"{found.kwh / 1e3:,.0f}", f"{found.carbon_kg / 1e3:,.0f}")
+        )  # fmt: skip
+    return tuple(rows)

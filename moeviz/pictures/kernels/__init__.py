@@ -1,0 +1,1 @@
+"""Pictures of dispatch and of the time it takes."""

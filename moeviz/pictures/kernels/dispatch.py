@@ -1,0 +1,308 @@
+"""The dispatch of one batch, program by program: histogram, scan, scatter, tiles, GEMM, combine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeviz.pictures.kernels.dispatch_detail import DETAIL, TOP, detail_height
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    OKABE_ITO,
+    RULE,
+    Picture,
+    Svg,
+    expert_colour,
+    ink_on,
+    shorten,
+    text_width,
+)
+from moeviz.records.dispatch import STAGES, DispatchTrace
+
+WIDTH = 900.0
+ACTIVE = "#0072b2"
+LANE_A, LANE_B, CELL = 108.0, 222.0, 24.0
+COLUMNS = ("assignment", "token", "expert", "weight", "program", "row", "slot", "tile")
+FORMULAS = {
+    "top-k": "expert_TK, weight_TK = top-k of softmax(logits_TE)",
+    "histogram": "count[program, e] = how many of its assignments ask for expert e",
+    "scan": "before[program, e] = count[0, e] + … + count[program - 1, e];  total[e] = the sum",
+    "scatter": "row = offsets[e] + before[program, e] + how many for e came earlier in the block",
+    "tiles": "expert e gets ⌈rows / BLOCK_M⌉ tiles; a tile never mixes experts",
+    "GEMM": "out = (weight · silu(gate) · up) W2ᵀ,  [gate, up] = x[token] W13ᵀ",
+    "combine": "y[token] = the sum of its rows, always in one order",
+}
+
+
+def dispatch(trace: DispatchTrace, step: int, *, note: str = "", state: str = "") -> Picture:
+    """The batch at one step (0 to trace.steps - 1): above, the assignments in token order and where
+    their rows go; below, what the program of this step computes. note: where it was computed."""
+    stage, program = trace.at(step)
+    summary = _summary(trace, stage, program)
+    svg = Svg(WIDTH, TOP + detail_height(trace), f"Dispatch, step {step}: {stage}", summary)
+    _stages(svg, trace, stage, program)
+    svg.text(0, 60, FORMULAS[stage], size=14, mono=True)
+    svg.text(WIDTH, LANE_A - 26, note, anchor="end", fill=MUTED)
+    lanes = _Lanes(trace)
+    lanes.draw(svg, stage, program)
+    DETAIL[stage](svg, trace, program)
+    return Picture(svg.close(state=state), summary, COLUMNS, _table(trace))
+
+
+def _stages(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
+    width = WIDTH / len(STAGES)
+    here = STAGES.index(stage)
+    for i, name in enumerate(STAGES):
+        x = i * width
+        svg.rect(
+            x + 2, 4, width - 16, 28, ACTIVE if i == here else "none",
+            stroke=ACTIVE if i <= here else RULE, radius=6,
+        )  # fmt: skip
+        svg.text(
+            x + (width - 12) / 2, 23, f"{i} {name}", size=13, anchor="middle",
+            bold=i == here, fill="#ffffff" if i == here else INK,
+        )  # fmt: skip
+        if i < len(STAGES) - 1:
+            svg.text(x + width - 7, 23, "→", anchor="middle", fill=MUTED)
+    # How far the stage has come.
+    done = (program + 1) / trace.steps_of(stage)
+    svg.rect(here * width + 2, 35, (width - 16) * done, 4, ACTIVE)
+
+
+class _Lanes:
+    """Assignments in token order (lane A), rows sorted by expert (lane B), and what moves."""
+
+    def __init__(self, trace: DispatchTrace) -> None:
+        self.trace = trace
+        num_rows, num_tokens = len(trace.order), len(trace.tokens)
+        self.gap = 3.0
+        self.unit = min(30.0, (WIDTH - self.gap * num_tokens) / max(num_rows, 1))
+        self.expert_N = trace.expert.reshape(-1)
+
+    def a(self, assignment: int) -> float:
+        """The left edge of an assignment's cell."""
+        return assignment * self.unit + assignment // self.trace.top_k * self.gap
+
+    def b(self, row: int) -> float:
+        return row * self.unit + int(self.trace.row_expert[row]) * self.gap
+
+    def draw(self, svg: Svg, stage: str, program: int) -> None:
+        trace, place = self.trace, STAGES.index(stage)
+        block, num_rows = trace.sort_block, len(trace.order)
+        done = 0
+        if stage == "scatter":
+            done = min((program + 1) * block, num_rows)
+        elif place > STAGES.index("scatter"):
+            done = num_rows
+        self._tokens(svg, trace, program if stage == "combine" else -1)
+        for i in range(num_rows):
+            now = stage in ("histogram", "scatter") and i // block == program
+            self._cell(
+                svg, self.a(i), LANE_A, int(self.expert_N[i]), str(self.expert_N[i]),
+                ghost=i < done and not now,
+            )  # fmt: skip
+        if stage in ("top-k", "histogram", "scan", "scatter"):
+            self._programs(svg, program if stage in ("histogram", "scatter") else -1)
+        for row in range(num_rows):
+            i, e = int(trace.order[row]), int(trace.row_expert[row])
+            if i < done:
+                self._cell(svg, self.b(row), LANE_B, e, str(i // trace.top_k))
+            elif place >= STAGES.index("scatter"):
+                svg.rect(self.b(row), LANE_B, self.unit - 1, CELL, "none", stroke=expert_colour(e))
+            else:
+                svg.rect(row * self.unit, LANE_B, self.unit - 1, CELL, "none", stroke=RULE)
+        if place >= STAGES.index("scatter"):
+            self._segments(svg)
+        if place >= STAGES.index("tiles"):
+            self._tiles(svg, program if stage == "GEMM" else -1)
+        for i, row in self._moving(stage, program):
+            self._arrow(svg, i, row, stage)
+        if place < STAGES.index("scatter"):
+            svg.text(
+                0, LANE_B + CELL + 15, "rows: empty, no one knows yet where they go", fill=MUTED
+            )
+        else:
+            x = "number in a row: its token · bar: the expert of the rows above it"
+            if place >= STAGES.index("tiles"):
+                x += " · bracket: a tile"
+            svg.text(0, LANE_B + 80, x, fill=MUTED)
+
+    def _moving(self, stage: str, program: int) -> list[tuple[int, int]]:
+        """(assignment, row) of what this step moves."""
+        trace = self.trace
+        if stage == "scatter":
+            first = program * trace.sort_block
+            last = min(first + trace.sort_block, len(trace.order))
+            return [(i, int(trace.rank[i])) for i in range(first, last)]
+        if stage == "GEMM":
+            return [(int(trace.order[row]), row) for row in trace.tile_rows(program)]
+        if stage == "combine":
+            mine = range(program * trace.top_k, (program + 1) * trace.top_k)
+            return [(i, int(trace.rank[i])) for i in mine]
+        return []
+
+    def _tokens(self, svg: Svg, trace: DispatchTrace, marked: int) -> None:
+        said = "assignments in token order; number and colour: the expert asked for"
+        svg.text(0, LANE_A - 26, said, fill=MUTED)
+        room = self.unit * trace.top_k + self.gap
+        fits = max(int((room - 2) / text_width("x", 12)), 1)
+        for t, token in enumerate(trace.tokens):
+            x = self.a(t * trace.top_k)
+            if t == marked:
+                left, right = max(x - 2, 1), min(x + self.unit * trace.top_k + 1, WIDTH - 1)
+                svg.rect(
+                    left, LANE_A - 18, right - left, CELL + 21, "none", stroke=INK, stroke_width=2
+                )
+            svg.text(x + (room - self.gap) / 2, LANE_A - 5, shorten(token, fits), anchor="middle",
+                     mono=True)  # fmt: skip
+
+    def _cell(
+        self, svg: Svg, x: float, y: float, expert: int, label: str, *, ghost: bool = False
+    ) -> None:
+        colour = expert_colour(expert)
+        if ghost:
+            svg.rect(x, y, self.unit - 1, CELL, "none", stroke=colour)
+        else:
+            svg.rect(x, y, self.unit - 1, CELL, colour)
+            if expert >= len(OKABE_ITO):
+                svg.hatch(x, y, self.unit - 1, CELL, colour)
+        svg.text(
+            x + (self.unit - 1) / 2, y + 16.5, label, anchor="middle",
+            fill=MUTED if ghost else ink_on(colour),
+        )  # fmt: skip
+
+    def _programs(self, svg: Svg, active: int) -> None:
+        """Which program of the sort takes which assignments."""
+        block, num_rows = self.trace.sort_block, len(self.trace.order)
+        y = LANE_A + CELL + 6
+        for p in range(len(self.trace.count)):
+            left = self.a(p * block)
+            right = self.a(min((p + 1) * block, num_rows) - 1) + self.unit - 1
+            colour, width = (ACTIVE, 2.5) if p == active else (RULE, 1.0)
+            for x1, y1, x2, y2 in (
+                (left, y - 3, left, y), (left, y, right, y), (right, y, right, y - 3),
+            ):  # fmt: skip
+                svg.line(x1, y1, x2, y2, stroke=colour, width=width)
+            wide = right - left > text_width("program 00", 12)
+            svg.text(
+                (left + right) / 2, y + 14, f"program {p}" if wide else f"p{p}", anchor="middle",
+                bold=p == active, fill=INK if p == active else MUTED,
+            )  # fmt: skip
+
+    def _segments(self, svg: Svg) -> None:
+        for e in range(self.trace.num_experts):
+            first, last = int(self.trace.offsets[e]), int(self.trace.offsets[e + 1])
+            if first == last:
+                continue
+            colour = expert_colour(e)
+            left, width = self.b(first), (last - first) * self.unit - 1
+            svg.rect(left, LANE_B + CELL + 2, width, 15, colour)
+            label = f"expert {e}" if width > text_width("expert 0", 12) + 4 else f"e{e}"
+            if width > text_width(label, 12):
+                svg.text(left + width / 2, LANE_B + CELL + 14, label, anchor="middle",
+                         fill=ink_on(colour), bold=True)  # fmt: skip
+
+    def _tiles(self, svg: Svg, active: int) -> None:
+        y = LANE_B + CELL + 21
+        for g in range(len(self.trace.tile_expert)):
+            rows = self.trace.tile_rows(g)
+            if not rows:
+                continue
+            left, right = self.b(rows[0]), self.b(rows[-1]) + self.unit - 1
+            colour, width = (ACTIVE, 2.5) if g == active else (MUTED, 1.0)
+            svg.line(left, y, left, y + 4, stroke=colour, width=width)
+            svg.line(left, y + 4, right, y + 4, stroke=colour, width=width)
+            svg.line(right, y + 4, right, y, stroke=colour, width=width)
+            svg.text((left + right) / 2, y + 17, str(g), anchor="middle", bold=g == active,
+                     fill=INK if g == active else MUTED)  # fmt: skip
+
+    def _arrow(self, svg: Svg, assignment: int, row: int, stage: str) -> None:
+        half = (self.unit - 1) / 2
+        colour = expert_colour(int(self.trace.row_expert[row]))
+        top = LANE_A + CELL + (25 if stage == "scatter" else 2)  # below the programs' names
+        ends = [(self.a(assignment) + half, top), (self.b(row) + half, LANE_B - 2)]
+        if stage == "combine":
+            ends.reverse()
+        (x1, y1), (x2, y2) = ends
+        length = max(((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5, 1.0)
+        dx, dy = (x2 - x1) / length, (y2 - y1) / length
+        back = (x2 - 8 * dx, y2 - 8 * dy)
+        svg.line(x1, y1, *back, stroke=MUTED, width=3.4)  # yellow alone is lost on white
+        svg.line(x1, y1, *back, stroke=colour, width=2)
+        tip = [(x2, y2), (back[0] + 4 * dy, back[1] - 4 * dx), (back[0] - 4 * dy, back[1] + 4 * dx)]
+        svg.polygon(tip, fill=colour)
+
+
+def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
+    """What this step does, in words and with its numbers."""
+    num_rows, count = len(trace.order), trace.steps_of(stage)
+    of = f"program {program} of {count}"
+    if stage == "top-k":
+        return (
+            f"{len(trace.tokens)} tokens ask for {trace.top_k} expert"
+            f"{'s' if trace.top_k > 1 else ''} each: {num_rows} assignments, in token order."
+        )
+    if stage == "histogram":
+        mine = trace.count[program]
+        return (
+            f"Histogram, {of}: of {_plural(int(mine.sum()), 'assignment')} "
+            f"{', '.join(f'{int(n)} to e{e}' for e, n in enumerate(mine) if n)}."
+        )
+    if stage == "scan":
+        return (
+            f"Scan, {of}: adds up the column of expert {program}; it will have "
+            f"{_plural(int(trace.total[program]), 'row')}."
+        )
+    if stage == "scatter":
+        first = program * trace.sort_block
+        last = min(first + trace.sort_block, num_rows) - 1
+        return (
+            f"Scatter, {of}: writes assignments {first} to {last} to rows "
+            f"{', '.join(str(int(r)) for r in trace.rank[first : last + 1])}."
+        )
+    if stage == "tiles":
+        real, grid = int((trace.tile_expert >= 0).sum()), len(trace.tile_expert)
+        computed = real * trace.tile_block
+        return (
+            f"{_plural(real, 'tile')} of {trace.tile_block} rows for {num_rows} rows: "
+            f"{computed - num_rows} of {computed} computed rows are padding; of the GEMM's {grid} "
+            f"programs {grid - real} find no tile."
+        )
+    if stage == "GEMM":
+        rows = trace.tile_rows(program)
+        if not rows:
+            return f"Grouped GEMM, {of}: no tile is left, it returns at once."
+        return (
+            f"Grouped GEMM, {of}: {_plural(len(rows), 'row')} of expert "
+            f"{int(trace.tile_expert[program])}, {trace.tile_block - len(rows)} padding."
+        )
+    rows_t = trace.rank[program * trace.top_k : (program + 1) * trace.top_k]
+    said = (
+        f"Combine, {of}: token {program} adds up row{'s' if trace.top_k > 1 else ''} "
+        f"{' and '.join(str(int(r)) for r in rows_t)}."
+    )
+    if program == count - 1:
+        said += f" Against a plain loop y differs by {trace.error:.0e} of its length."
+    return said
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _table(trace: DispatchTrace) -> tuple[tuple[object, ...], ...]:
+    """Every assignment's whole way; the tile is that of its row."""
+    tile_of = np.full(len(trace.order), -1)
+    for g in range(len(trace.tile_expert)):
+        tile_of[list(trace.tile_rows(g))] = g
+    expert_N, weight_N = trace.expert.reshape(-1), trace.weight.reshape(-1)
+    rows = []
+    for i, row in enumerate(trace.rank):
+        t = i // trace.top_k
+        rows.append(
+            (
+                i, f"{t} {trace.tokens[t]}", int(expert_N[i]), f"{weight_N[i]:.3f}",
+                i // trace.sort_block, int(row), int(trace.slot[row]), int(tile_of[row]),
+            )
+        )  # fmt: skip
+    return tuple(rows)

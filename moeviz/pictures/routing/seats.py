@@ -1,0 +1,281 @@
+"""The experts' buffers with their seats, who got none, and what the factor trades against what."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from moeviz.pictures.routing.struck import DROPPED, NO_SEAT, laid_out, strip
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    OKABE_ITO,
+    RULE,
+    Picture,
+    Scale,
+    Svg,
+    axes,
+    expert_colour,
+    ink_on,
+    shorten,
+    text_width,
+)
+from moeviz.records.metrics import expected_drop_rate, padding_waste
+from moeviz.records.runs import Decision
+
+WIDTH = 900
+TOP, ROW, SEAT = 66.0, 26.0, 20.0
+LEFT, RIGHT = 66.0, 586.0
+BLOCK_GAP = 10.0
+# Seats narrower than this are drawn as one bar: thousands of marks would be too many.
+NARROW = 8.0
+# Each costs as much of the string as its mark.
+MOST_TIPS = 300
+WASTED = "#0072b2"
+FACTORS = tuple(round(0.05 * i, 2) for i in range(5, 81))
+COLUMNS = ("#", "token", "asked for", "seated at", "dropped", "looks ahead")
+
+Rows = list[tuple[int, int, int]]
+
+
+def seats(decision: Decision, *, state: str = "") -> Picture:
+    """A decision of experiments.seats: the buffers in order of placement, the drop rate beside its
+    closed form, and the tokens with those that got no seat crossed out."""
+    summary = _summary(decision)
+    boxes, height = laid_out(decision)
+    num_experts = len(decision.load)
+    bottom = TOP + max(num_experts * ROW, 8 * ROW)
+    svg = Svg(WIDTH, bottom + 42 + height, "Who gets a seat", summary)
+    svg.text(0, 16, _rule(decision), size=14, bold=True)
+    _buffers(svg, decision)
+    _trade(svg, decision)
+    strip(svg, decision, boxes, bottom + 42)
+    return Picture(svg.close(state=state), summary, COLUMNS, _table(decision))
+
+
+def drop_share(decision: Decision) -> float:
+    """The share of assignments that found no seat."""
+    return len(decision.meta["lost"]) / max(int(decision.demand.sum()), 1)
+
+
+def waste_share(decision: Decision) -> float:
+    """The share of seats that stay empty; 0 without a limit, where no seat is set up in vain."""
+    if decision.places is None:
+        return 0.0
+    return padding_waste(decision.load, decision.places * _parts(decision))
+
+
+def _parts(decision: Decision) -> int:
+    return max(decision.meta["part"], default=0) + 1
+
+
+@lru_cache(maxsize=64)
+def trade_off(
+    visits: tuple[float, ...], num_tokens: int, top_k: int, parts: int
+) -> tuple[tuple[float, float], ...]:
+    """(drop rate, share of empty seats) expected at each of FACTORS, for independent tokens with
+    these chances to ask for each expert."""
+    asked, found = num_tokens * top_k, {}
+    limits = [max(1, math.ceil(f * asked / len(visits) / parts - 1e-9)) for f in FACTORS]
+    for limit in set(limits):
+        drop = expected_drop_rate(visits, max(1, round(num_tokens / parts)), limit)
+        found[limit] = drop, 1 - asked * (1 - drop) / (len(visits) * limit * parts)
+    return tuple(found[limit] for limit in limits)
+
+
+def expected_drop(decision: Decision) -> float:
+    """The closed form at this decision's own limit; 0 without one."""
+    if decision.places is None or decision.meta["overflow"] == "pad":
+        return 0.0
+    per_part = max(1, round(len(decision.tokens) / _parts(decision)))
+    return expected_drop_rate(decision.meta["visits"], per_part, decision.places)
+
+
+def _rule(decision: Decision) -> str:
+    """The arithmetic of the limit, with these numbers."""
+    num_tokens, num_experts = len(decision.tokens), len(decision.load)
+    top_k, factor, parts = decision.meta["top_k"], decision.meta["factor"], _parts(decision)
+    if decision.places is None:
+        return f"No limit: each expert takes all that come, {int(decision.load.max())} at most"
+    if decision.meta["overflow"] == "pad":
+        return f"Padded: each expert gets the {decision.places} seats that the busiest needs"
+    over = f" / {parts}" if parts > 1 else ""
+    each = "an expert and sequence" if parts > 1 else "an expert"
+    return (
+        f"C = ⌈factor · T · K / E⌉ = ⌈{factor:g} · {num_tokens} · {top_k} / {num_experts}{over}⌉ "
+        f"= {decision.places} seats {each}"
+    )
+
+
+def _summary(decision: Decision) -> str:
+    asked, lost = int(decision.demand.sum()), len(decision.meta["lost"])
+    if not lost:
+        what = f"All {asked} assignments find a seat"
+        what += "" if decision.meta["factor"] is None else _against(decision)
+    else:
+        what = f"{lost} of {asked} assignments are dropped, {lost / asked:.1%}{_against(decision)}"
+        nowhere = np.flatnonzero(~decision.visits.any(axis=1))
+        if len(nowhere):
+            one = len(nowhere) == 1
+            what += (
+                f"; {len(nowhere)} token{'' if one else 's'} get{'s' if one else ''} no expert at "
+                f"all, the first is number {nowhere[0]}"
+            )
+    empty = f"{waste_share(decision):.1%} of the seats stay empty"
+    if decision.places is None:
+        empty = "Without a limit no seat is set up in vain"
+    return f"{what}. {empty}. {_future(decision)}"
+
+
+def _against(decision: Decision) -> str:
+    if decision.meta["overflow"] == "pad":
+        return ""
+    return f" ({expected_drop(decision):.1%} expected)"
+
+
+def _future(decision: Decision) -> str:
+    known = int(decision.leaks.sum())
+    if decision.causal:
+        return "This order never looks at later tokens."
+    if known:
+        return (
+            f"This order looks into the future: the seats of at least {known} of "
+            f"{len(decision.tokens)} tokens depend on tokens after them."
+        )
+    return "This order may look into the future, but no seat here was found to depend on it."
+
+
+def _buffers(svg: Svg, decision: Decision) -> None:
+    parts, num_experts = _parts(decision), len(decision.load)
+    part_T = decision.meta["part"]
+    placed: dict[tuple[int, int], Rows] = {}
+    lost: dict[tuple[int, int], Rows] = {}
+    for rows, cells in ((decision.meta["placed"], placed), (decision.meta["lost"], lost)):
+        for e, t, k in rows:
+            cells.setdefault((part_T[t], e), []).append((e, t, k))
+    limit = decision.places
+    cells_of = [(p, e) for p in range(parts) for e in range(num_experts)]
+    longest = max(len(placed.get(c, ())) + len(lost.get(c, ())) for c in cells_of)
+    longest = max(longest, limit or 0, 1)
+    block = (RIGHT - LEFT - BLOCK_GAP * (parts - 1)) / parts
+    unit = min(26.0, block / longest)
+    wide = unit >= text_width(str(len(decision.tokens) - 1), 12) + 2
+    numbered = wide and decision.meta["top_k"] == 1  # else the bars below need the room
+    svg.text(0, 36, _legend(decision, numbered, unit >= NARROW), fill=MUTED)
+    for e in range(num_experts):
+        svg.text(LEFT - 8, TOP + e * ROW + 15, f"expert {e}", anchor="end")
+    for p, e in cells_of:
+        x, y = LEFT + p * (block + BLOCK_GAP), TOP + e * ROW
+        kept, gone = placed.get((p, e), []), lost.get((p, e), [])
+        if limit is not None and len(kept) < limit:
+            empty = limit - len(kept)
+            left, width = x + len(kept) * unit, empty * unit - 1
+            svg.rect(left, y, width, SEAT, RULE, opacity=0.4, tip=f"expert {e}: {empty} empty")
+            svg.hatch(left, y, width, SEAT, "#ffffff")  # in the theme's own ink
+        if unit < NARROW:
+            _bars(svg, x, y, unit, e, len(kept), len(gone))
+        else:
+            _seats(svg, decision, x, y, unit, kept, gone, numbered)
+    if limit is not None:
+        for p in range(parts):
+            x = LEFT + p * (block + BLOCK_GAP) + limit * unit - 0.5
+            svg.line(x, TOP - 6, x, TOP + num_experts * ROW - 2, stroke=INK, width=2)
+            svg.text(x, TOP - 10, f"C = {limit}", anchor="middle", bold=True)
+
+
+def _legend(decision: Decision, numbered: bool, single: bool) -> str:
+    """What the marks of the buffers mean, of those that are there."""
+    parts = ["box: an assignment, first placed first" if single else "bar: all assignments"]
+    if numbered:
+        parts.append("number: its token")
+    if decision.meta["lost"]:
+        parts.append("crossed out: no seat")
+    if decision.places is not None:
+        parts.append("hatched: empty, yet computed")
+    if single and decision.meta["top_k"] > 1:
+        parts.append("bar below: a later choice")
+    return " · ".join(parts)
+
+
+def _seats(
+    svg: Svg, decision: Decision, x: float, y: float, unit: float, kept: Rows, gone: Rows,
+    numbered: bool,
+) -> None:  # fmt: skip
+    """One mark a row, with the token's place where it fits."""
+    tips = int(decision.demand.sum()) <= MOST_TIPS
+    for i, (e, t, k) in enumerate(kept + gone):
+        left, seated = x + i * unit, i < len(kept)
+        colour = expert_colour(e) if seated else NO_SEAT
+        fate = f"seat {i} of expert {e}" if seated else f"no seat with expert {e}"
+        tip = f"{t} {shorten(decision.tokens[t], 24)}: choice {k + 1}, {fate}" if tips else ""
+        svg.rect(left, y, unit - 1, SEAT, colour, tip=tip, stroke="none" if seated else RULE)
+        if seated and e >= len(OKABE_ITO):
+            svg.hatch(left, y, unit - 1, SEAT, colour)
+        if k:
+            svg.rect(left + 1, y + SEAT - 3, unit - 3, 2, ink_on(colour))
+        if not seated:
+            svg.line(left, y + SEAT, left + unit - 1, y, stroke=DROPPED, width=1.5)
+        if numbered:
+            middle = left + (unit - 1) / 2
+            svg.text(middle, y + 14, str(t), anchor="middle", mono=True, fill=ink_on(colour))
+
+
+def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: int) -> None:
+    svg.rect(x, y, kept * unit, SEAT, expert_colour(e), tip=f"expert {e}: {kept} seated")
+    if gone:
+        left, width = x + kept * unit, gone * unit
+        svg.rect(left, y, width, SEAT, NO_SEAT, stroke=RULE, tip=f"expert {e}: {gone} without")
+        svg.line(left, y + SEAT, left + width, y, stroke=DROPPED, width=1.5)
+
+
+def _trade(svg: Svg, decision: Decision) -> None:
+    """Drop rate and empty seats against the factor: what is expected, and this decision."""
+    x, y = Scale(0, 4, 662, 888), Scale(0, 100, TOP + 132, TOP + 2)
+    axes(svg, x, y, x_label="capacity factor", y_label="per cent")
+    visits, top_k = tuple(decision.meta["visits"]), decision.meta["top_k"]
+    curve = trade_off(visits, len(decision.tokens), top_k, _parts(decision))
+    for i, (colour, dash) in enumerate(((DROPPED, ""), (WASTED, "6 3"))):
+        points = [(x(f), y(100 * both[i])) for f, both in zip(FACTORS, curve, strict=True)]
+        svg.polyline(points, stroke=colour, dash=dash)
+    if decision.places is not None:
+        seats_in_all = decision.places * _parts(decision) * len(decision.load)
+        at = min(seats_in_all / max(int(decision.demand.sum()), 1), 4.0)
+        if decision.meta["overflow"] != "pad":
+            at = decision.meta["factor"]
+        svg.line(x(at), y.start, x(at), y.end, stroke=INK, dash="2 3")
+        svg.circle(x(at), y(100 * drop_share(decision)), 5, DROPPED, stroke=INK)
+        spot = y(100 * waste_share(decision))
+        svg.rect(x(at) - 3.5, spot - 3.5, 7, 7, WASTED, stroke=INK)
+    top = TOP + 184
+    for i, (colour, dash, name) in enumerate(
+        ((DROPPED, "", "dropped of all assignments"), (WASTED, "6 3", "empty of all seats"))
+    ):
+        svg.line(640, top + 16 * i - 4, 664, top + 16 * i - 4, stroke=colour, width=2, dash=dash)
+        if i == 0:
+            svg.circle(652, top - 4, 4, colour, stroke=INK)
+        else:
+            svg.rect(648, top + 16 - 8, 8, 8, colour, stroke=INK)
+        svg.text(672, top + 16 * i, name)
+    svg.text(640, top + 34, "line: expected · mark: these tokens", fill=MUTED)
+
+
+def _table(decision: Decision) -> tuple[tuple[object, ...], ...]:
+    slot: dict[tuple[int, int], int] = {}
+    asked: list[list[tuple[int, int]]] = [[] for _ in decision.tokens]
+    used: dict[tuple[int, int], int] = {}
+    for e, t, k in decision.meta["placed"]:
+        cell = (decision.meta["part"][t], e)
+        slot[t, e] = used[cell] = used.get(cell, -1) + 1
+        asked[t].append((k, e))
+    for e, t, k in decision.meta["lost"]:
+        asked[t].append((k, e))
+    rows = []
+    for t, token in enumerate(decision.tokens):
+        experts = [e for _, e in sorted(asked[t])]
+        seated = ", ".join(f"expert {e} seat {slot[t, e]}" for e in experts if (t, e) in slot)
+        lost = " ".join(str(e) for e in experts if (t, e) not in slot)
+        ahead = "yes" if decision.leaks[t] else ""
+        rows.append((t, token, " ".join(map(str, experts)), seated or "none", lost, ahead))
+    return tuple(rows)

@@ -1,0 +1,110 @@
+"""How a run's balance stands, in figures and in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
+from moeviz.records.runs import Snapshot
+
+LAST = 30  # steps: what a sentence speaks of
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a layer's load stood over some steps. busiest: the expert with the largest share; floor:
+    the MaxVio that chance alone brings about over as many tokens."""
+
+    max_violation: float
+    effective: float
+    dead: int
+    busiest: int
+    share: float
+    floor: float
+
+
+def standing(run: Snapshot, layer: int, steps: int = LAST) -> Standing | None:
+    """The balance of a layer over the last steps; None before the first."""
+    curve = run.curve
+    if not len(curve):
+        return None
+    recent = curve.step > curve.step[-1] - steps
+    load_E = curve.load[recent, layer].mean(0)
+    counted = min(steps, int(curve.step[-1]))
+    return Standing(
+        max_violation(load_E),
+        effective_experts(load_E),
+        dead_experts(load_E),
+        int(load_E.argmax()),
+        float(load_E.max() / load_E.sum()) if load_E.sum() else math.nan,
+        floor(run, counted),
+    )
+
+
+def collapsed(run: Snapshot) -> bool:
+    """Whether at least half of the experts of the least even layer got less than a tenth of their
+    fair share over the last fifty steps."""
+    found = [standing(run, layer, 50) for layer in range(run.curve.load.shape[1])]
+    worst = max((s for s in found if s), key=lambda s: s.max_violation, default=None)
+    return worst is not None and worst.dead >= run.curve.load.shape[2] / 2
+
+
+def describe(run: Snapshot, layer: int) -> str:
+    """The last steps in one sentence, with figures."""
+    now = standing(run, layer)
+    if now is None:
+        return f"{run.label}: no step has been trained yet."
+    experts = run.curve.load.shape[2]
+    return (
+        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}, over the last "
+        f"{min(LAST, run.step)} steps: expert {now.busiest} takes {now.share:.0%} of the tokens; "
+        f"{now.dead} of {experts} experts get less than a tenth of a fair share, "
+        f"{now.effective:.1f} are in effect; MaxVio {now.max_violation:.2f} (by chance alone, over "
+        f"these steps: about {now.floor:.2f})."
+    )
+
+
+def floor(run: Snapshot, steps: int) -> float:
+    """The MaxVio that chance alone brings about over some steps: a level, not a bound."""
+    train, experts = run.meta["train"], run.meta["model"]["moe"]
+    tokens = train["batch_size"] * train["seq_len"] * max(steps, 1)
+    return noise_floor(tokens, run.curve.load.shape[2], experts["top_k"])
+
+
+def is_hash(run: Snapshot) -> bool:
+    return run.meta["model"]["moe"]["router"] == "hash"
+
+
+def table(
+    runs: Sequence[Snapshot], layer: int
+) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
+    """Each run where its validation was measured, and at its end."""
+    columns = (
+        "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect",
+        "dead experts", "gate entropy", "training loss", "validation loss",
+    )  # fmt: skip
+    rows = []
+    for run in runs:
+        curve = run.curve
+        measured = np.flatnonzero(~np.isnan(curve.validation))
+        for p in sorted({*measured.tolist(), len(curve) - 1} - {-1}):
+            found = standing(run.at("step", float(curve.step[p])), layer)
+            assert found is not None
+            rows.append(
+                (
+                    run.label, int(curve.step[p]), found.busiest, f"{found.share:.0%}",
+                    f"{found.max_violation:.2f}", f"{found.effective:.1f}", found.dead,
+                    "" if is_hash(run) else _told(curve.entropy[p, layer], 2),
+                    f"{curve.loss[p]:.3f}",
+                    _told(curve.validation[p], 3),
+                )
+            )  # fmt: skip
+    return columns, tuple(rows)
+
+
+def _told(value: float, decimals: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{decimals}f}"

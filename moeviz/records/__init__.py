@@ -1,0 +1,6 @@
+"""What happened, as numpy arrays: routes, runs, kernel launches, and how they are stored."""
+
+from moeviz.records.dispatch import DispatchTrace
+from moeviz.records.runs import Snapshot, Trace
+
+__all__ = ["DispatchTrace", "Snapshot", "Trace"]

@@ -1,0 +1,1 @@
+"""What a model reads: corpora, embedded domains, sources, the tokenizer."""

@@ -1,0 +1,255 @@
+"""A small byte-level BPE tokenizer whose pieces a learner can read.
+
+Every byte is a token, so no input is ever unknown; digits and brackets stand one by one, so that
+arithmetic and nesting are visible; newlines stand alone and the indentation of a line is one piece.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeviz.host import data_path
+
+DEFAULT_VOCAB_SIZE = 2048
+
+# What a piece may never cross. In order: indentation; a word with the space before it, where a
+# capital begins a new one (Py|Object, HTTP|Server); one digit; one bracket; a run of other signs; a
+# newline; other spaces, but for the last one, which belongs to the word that follows. `^` is the
+# start of a line: the engine is Oniguruma with Ruby's syntax.
+_SPLIT = (
+    r"^[ \t]+| ?\p{Lu}?\p{Ll}+| ?\p{Lu}+(?!\p{Ll})| ?\p{L}+|\p{N}| ?[()\[\]{}]"
+    r"| ?[^\s\p{L}\p{N}()\[\]{}]+|\n|[^\S\n]+(?!\S)|[^\S\n]+"
+)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE writes a byte as one printable character; this maps it back (GPT-2's)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+class Tokenizer:
+    """Byte-level BPE: text to ids and back without loss.
+
+    Build one with `default` (the one that ships), `from_file` or `train`.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Read a tokenizer from its JSON text, the format of the Hugging Face `tokenizers` library.
+
+        Raises ValueError, in one sentence, when the text is no such tokenizer or not byte-level
+        with all 256 bytes (then some input would be unknown).
+        """
+        import tokenizers
+
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(text)
+            model = json.loads(text)["model"]
+            vocab: dict[str, int] = model["vocab"]
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"the tokenizer cannot be read ({_first_line(error)})") from None
+        by_id = sorted(vocab, key=vocab.__getitem__)
+        if (
+            model.get("type") != "BPE"
+            or not all(character in vocab for character in _ALPHABET)
+            or not all(character in _ALPHABET for piece in by_id for character in piece)
+            or sorted(vocab.values()) != list(range(len(vocab)))
+        ):
+            raise ValueError("the tokenizer is not a byte-level BPE with all 256 bytes")
+        self._text = text
+        self._bytes = [bytes(_ALPHABET[character] for character in piece) for piece in by_id]
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
+        """Learn at most `vocab_size` pieces (fewer where the texts hold no more) from `texts`.
+
+        The same texts give the same tokenizer. Raises ValueError when `vocab_size` is under 256.
+        """
+        if vocab_size < 256:
+            raise ValueError(
+                f"vocab_size={vocab_size} is too small: a byte-level tokenizer needs at least 256, "
+                f"one for each byte; {DEFAULT_VOCAB_SIZE} is the default."
+            )
+        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Backend
+
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            initial_alphabet=sorted(_ALPHABET),
+            show_progress=False,
+            special_tokens=[],
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend.to_str(pretty=True))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Read the tokenizer that `save` wrote. Raises ValueError when `path` holds none."""
+        try:
+            # Universal newlines: a checkout on Windows may have rewritten them, and the hash of
+            # the tokenizer must not depend on the machine.
+            return cls(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f'"{path}" is not a usable tokenizer ({_first_line(error)}); restore the shipped '
+                f'one with "git checkout -- data/tokenizer" or by reinstalling moeviz.'
+            ) from None
+
+    @staticmethod
+    def default() -> Tokenizer:
+        """The tokenizer that ships with moeviz; read once a process.
+
+        Raises FileNotFoundError when it is missing and ValueError when it is damaged.
+        """
+        return _default()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens; ids run from 0 to `vocab_size` - 1."""
+        return len(self._bytes)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the tokenizer's JSON text, the same on every machine: 64 hex digits."""
+        return hashlib.sha256(self._text.encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON that `from_file` reads."""
+        Path(path).write_text(self._text, encoding="utf-8", newline="\n")
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of `text`: int32 [tokens]. Raises ValueError for what UTF-8 cannot write."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, on all cores: a list of int32 [tokens]; errors as in `encode`."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"a tokenizer encodes text, not {type(text).__name__}; give a str."
+                )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"the text has half of a surrogate pair (U+{ord(text[error.start]):04X}) at "
+                    f"character {error.start}, which is not valid Unicode; remove it, or read the "
+                    f'file with errors="replace".'
+                ) from None
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+        """The text of `ids` [tokens]; bytes that form no character become U+FFFD.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
+        return b"".join(self._bytes[i] for i in self._checked(ids)).decode("utf-8", "replace")
+
+    def pieces(self, ids: Iterable[int] | np.ndarray) -> list[str]:
+        """What to show for each of `ids` [tokens]: one printable string a token.
+
+        A space is shown as "·", a newline as "⏎", a tab as "⇥", and a byte that is no printable
+        character of its own as "‹e2›". Raises ValueError for an id outside the vocabulary.
+        """
+        return [_readable(self._bytes[i]) for i in self._checked(ids)]
+
+    def _checked(self, ids: Iterable[int] | np.ndarray) -> list[int]:
+        numbers = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids)).reshape(-1)
+        if numbers.size == 0:
+            return []
+        if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= self.vocab_size:
+            raise ValueError(
+                f"token ids must be whole numbers from 0 to {self.vocab_size - 1}, but these run "
+                f"from {numbers.min()} to {numbers.max()}; encode the text with this tokenizer."
+            )
+        return numbers.tolist()
+
+
+def build_default(folder: str | Path) -> Tokenizer:
+    """Train the tokenizer that ships with moeviz and write it, with its provenance, to `folder`.
+
+    It learns from equal shares of the natural domains of the embedded corpus (generated ones would
+    spend the vocabulary on pairs of hex letters), so the result depends on the Python that runs it:
+    the file in `data/tokenizer` is the one that counts, and its provenance says where it came from.
+    Writes `tokenizer.json` and `provenance.json`.
+    """
+    import tokenizers
+
+    from moeviz.text.embedded import NATURAL_DOMAINS, embedded_source
+
+    domains = [d for d in embedded_source().domains if d.name in NATURAL_DOMAINS]
+    joined = {d.name: "\n".join(d.documents) for d in domains}
+    share = min(len(text) for text in joined.values())
+    texts = {name: text[:share] for name, text in joined.items()}
+    tokenizer = Tokenizer.train(texts.values(), DEFAULT_VOCAB_SIZE)
+    provenance: dict[str, Any] = {
+        "file": "tokenizer.json",
+        "sha256": tokenizer.sha256,
+        "vocab_size": tokenizer.vocab_size,
+        "command": "python -m moeviz experiment tokenizer",
+        "python": platform.python_version(),
+        "tokenizers": tokenizers.__version__,
+        "trained_on": [
+            {
+                "domain": d.name,
+                "origin": d.origin,
+                "characters": share,
+                "sha256": hashlib.sha256(texts[d.name].encode()).hexdigest(),
+            }
+            for d in domains
+        ],
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    text = json.dumps(provenance, indent=2) + "\n"
+    (folder / "provenance.json").write_text(text, encoding="utf-8", newline="\n")
+    return tokenizer
+
+
+@functools.cache
+def _default() -> Tokenizer:
+    return Tokenizer.from_file(data_path("tokenizer", "tokenizer.json"))
+
+
+def _readable(piece: bytes) -> str:
+    """A token's bytes as printable text; see `Tokenizer.pieces`."""
+    signs = {" ": "·", "\n": "⏎", "\t": "⇥"}
+    shown = []
+    # surrogateescape keeps the bytes that form no character, as U+DC80 + (byte - 0x80).
+    for character in piece.decode("utf-8", "surrogateescape"):
+        if character in signs:
+            shown.append(signs[character])
+        elif character.isprintable():
+            shown.append(character)
+        else:
+            shown.extend(f"‹{b:02x}›" for b in character.encode("utf-8", "surrogateescape"))
+    return "".join(shown)
+
+
+def _first_line(error: BaseException) -> str:
+    return (
+        re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0].rstrip(".") or type(error).__name__
+    )

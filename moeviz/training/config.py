@@ -1,0 +1,113 @@
+"""How to train: the options, the learning rate they give, the device and precision they mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from moeviz.host import cores
+
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; ValueError on impossible values.
+
+    learning_rate is the peak, reached after `warmup` steps; then schedule "cosine" lets it fall to
+    a tenth at `steps`, and "constant" keeps it, so that a run may be read at any step.
+    balance_weight, z_weight and cv_weight multiply the routers' losses (see `weight_of`).
+    Validation is measured every `validate_every` steps (0: never).
+    """
+
+    steps: int = 600
+    batch_size: int = 16
+    seq_len: int = 64
+    learning_rate: float = 4e-3
+    warmup: int = 50
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    balance_weight: float = 0.01
+    z_weight: float = 1e-3
+    cv_weight: float = 0.1
+    validate_every: int = 50
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        not_negative = ("warmup", "weight_decay", "balance_weight", "z_weight", "cv_weight")
+        for name in (*not_negative, "validate_every", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}."
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
+            )
+
+    def weight_of(self, loss: str) -> float:
+        """What multiplies a router's loss: cv_weight those of Shazeer et al. (2017), "importance"
+        and "load"; 1 what its router weighs itself."""
+        weights = {
+            "balance": self.balance_weight,
+            "z": self.z_weight,
+            "importance": self.cv_weight,
+            "load": self.cv_weight,
+        }
+        return weights.get(loss, 1.0)
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then the peak, or a cosine from it to a tenth of it at config.steps."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.learning_rate * (0.1 + 0.9 * cosine)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device by name, CUDA or else the CPU for "auto"; ValueError where it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"Device {device!r} is not available here; use 'cpu' or 'auto'.") from None
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 on a GPU that has it, float16 on an older one, float32 on a CPU."""
+    if precision != "auto":
+        if precision == "float16" and device.type == "cpu":
+            raise ValueError("float16 training needs a GPU; use precision='float32' on a CPU.")
+        return getattr(torch, precision)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def leave_a_core_free() -> None:
+    """Let torch use all cores of this process but one, at most four, from the calling thread on:
+    the kernel's answers and the browser need one, and models of this size gain no more."""
+    torch.set_num_threads(max(1, min(4, cores() - 1)))

@@ -1,0 +1,232 @@
+"""Any router on the same tokens: a text's hidden states, or synthetic ones of known skew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moeviz.model.transformer import LanguageModel
+from moeviz.records.runs import Decision
+from moeviz.routing import (
+    BaseRouter,
+    Capacity,
+    Gate,
+    Plan,
+    RouteContext,
+    RouterOut,
+    RouterStats,
+    SoftPlan,
+    build_router,
+    leaking_tokens,
+)
+from moeviz.routing.base import LinearRouter
+from moeviz.routing.capacity import WithCapacity
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch.text import layer_input
+
+PROBE_CUTS = 6
+Rule = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Around work on tiny tensors: several threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens to route: pieces, T readable names; x_TD; gate_ED, the matrix that scores them;
+    context without a mode; group: int64 [T], the cluster that each synthetic token is of."""
+
+    pieces: tuple[str, ...]
+    x_TD: Tensor
+    gate_ED: Tensor
+    context: RouteContext
+    group: np.ndarray | None = None
+
+
+@one_thread()
+@torch.no_grad()
+def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int) -> Tokens:
+    """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
+    the text is empty or too long, and where the layer has no experts or its router no matrix."""
+    ids_S, x_TD = layer_input(model, tokenizer, text, layer)
+    router = _within(model.blocks[layer].ffn.router)
+    if not hasattr(router, "weight_ED"):
+        raise ValueError(f"The layer's router is a {type(router).__name__}: it has no gate matrix.")
+    pieces = tuple(tokenizer.pieces(ids_S.numpy()))
+    return Tokens(pieces, x_TD.cpu(), router.weight_ED.detach().cpu(), _context(ids_S))
+
+
+def synthetic_tokens(
+    num_tokens: int, num_experts: int, *, skew: float, spread: float = 0.5, seed: int = 0
+) -> Tokens:
+    """Tokens of E clusters, the r-th most frequent drawn in proportion to 1 / r^skew (Zipf; 0 is
+    even), each scattered by `spread` around its centre, with a gate whose rows are the centres.
+    ValueError where a size or value is impossible."""
+    if num_tokens < 1 or num_experts < 1:
+        raise ValueError(
+            f"num_tokens and num_experts must be at least 1, got {num_tokens} and {num_experts}."
+        )
+    if not (0 <= skew < np.inf and 0 <= spread < np.inf):
+        raise ValueError(f"skew and spread must be 0 or more, got {skew} and {spread}.")
+    rng = np.random.default_rng(seed)
+    share_E = np.arange(1, num_experts + 1) ** -float(skew)
+    group_T = rng.choice(num_experts, size=num_tokens, p=share_E / share_E.sum())
+    # Orthogonal centres: no cluster is nearer to another by chance.
+    centre_ED = np.eye(num_experts, dtype=np.float32)
+    scatter_TD = rng.standard_normal((num_tokens, num_experts)).astype(np.float32)
+    x_TD = torch.from_numpy(centre_ED[group_T] + spread * scatter_TD)
+    pieces = tuple(f"c{g}" for g in group_T)
+    gate_ED = torch.from_numpy(4 * centre_ED)
+    return Tokens(pieces, x_TD, gate_ED, _context(torch.from_numpy(group_T)), group_T)
+
+
+def _within(router: BaseRouter) -> Any:
+    """The router inside a limit of places, or itself."""
+    return router.router if isinstance(router, WithCapacity) else router
+
+
+def _context(ids_T: Tensor) -> RouteContext:
+    position_T = torch.arange(len(ids_T))
+    return RouteContext(ids_T, sequence=torch.zeros_like(position_T), position=position_T)
+
+
+class OwnRouter(LinearRouter):
+    """A router whose rule is one function, such as a learner writes: weight_TE = rule(scores_TE).
+
+    1. scores_TE = softmax over experts of x W^T
+    2. token t visits expert e where weight_te > 0, with that weight
+    Declared causal, for a rule is meant to look at each token alone; leaking_tokens tells whether
+    it does. ValueError where the rule fails, or gives anything but weights of 0 or more, [T, E].
+    """
+
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, rule: Rule, gate: Gate | None = None
+    ) -> None:
+        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        self.rule = rule
+
+    def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        logits_TE = self.logits(x_TD, context)
+        scores_TE = logits_TE.softmax(-1)
+        try:
+            weight_TE = self.rule(scores_TE.clone())
+        except Exception as error:  # whatever it raises is for its author to read
+            raise ValueError(f"Your router raised {type(error).__name__}: {error}.") from error
+        if not isinstance(weight_TE, Tensor) or weight_TE.shape != scores_TE.shape:
+            found = getattr(weight_TE, "shape", type(weight_TE).__name__)
+            found = list(found) if isinstance(found, torch.Size) else f"a {found}"
+            raise ValueError(
+                f"Your router must return a tensor of weights {list(scores_TE.shape)}, one for "
+                f"each token and expert; it returned {found}."
+            )
+        if not (weight_TE.is_floating_point() and bool((weight_TE >= 0).all())):
+            raise ValueError("Your router must return weights that are floats of 0 or more.")
+        plan = Plan.from_dense(weight_TE, weight_TE > 0)
+        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+
+
+@one_thread()
+def router_for(
+    tokens: Tokens,
+    name: str | Rule,
+    *,
+    top_k: int,
+    capacity: Capacity | None = None,
+    **options: Any,
+) -> BaseRouter:
+    """A router that scores these tokens by their own gate, whatever its rule makes of the scores:
+    so routers differ by rule alone. name: of ROUTERS, or the rule of an OwnRouter, whose options
+    are those of Gate. ValueError as build_router."""
+    num_experts, d_model = tokens.gate_ED.shape
+    sizes = dict(d_model=d_model, num_experts=num_experts, top_k=top_k)
+    router: BaseRouter
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # of the CPU alone: a tenth of the time
+        if isinstance(name, str):
+            router = build_router(name, **sizes, capacity=capacity, **options)
+        else:
+            router = OwnRouter(**sizes, rule=name, gate=Gate(**options))
+            router = router if capacity is None else WithCapacity(router, capacity)
+    inner = _within(router)
+    with torch.no_grad():
+        if hasattr(inner, "weight_ED"):
+            inner.weight_ED.copy_(tokens.gate_ED)
+        if hasattr(inner, "group_GD"):  # a group scores like the mean of its experts
+            groups = tokens.gate_ED.unflatten(0, (inner.num_groups, -1))
+            inner.group_GD.copy_(groups.mean(1))
+        if hasattr(inner, "phi_EPD"):
+            inner.phi_EPD.copy_(tokens.gate_ED[:, None].expand_as(inner.phi_EPD))
+        if hasattr(inner, "null_ZD"):  # null experts that score like an average expert
+            inner.null_ZD.copy_(tokens.gate_ED.mean(0).expand_as(inner.null_ZD))
+        if hasattr(inner, "depth_D"):
+            inner.depth_D.copy_(tokens.gate_ED.sum(0))
+        if hasattr(inner, "threshold_E"):  # what training on such tokens would arrive at
+            inner.threshold_E.copy_(inner(tokens.x_TD, tokens.context).stats.cut)
+    return router
+
+
+@one_thread()
+@torch.no_grad()
+def decide(
+    router: BaseRouter,
+    tokens: Tokens,
+    *,
+    label: str,
+    training: bool = True,
+    seed: int = 0,
+    cuts: int = PROBE_CUTS,
+) -> Decision:
+    """What a router decides for the tokens, and which of its decisions look into the future, as
+    far as `cuts` of the text prove it (see leaking_tokens; 0: nothing is proven). meta: top_k;
+    training; substitute, the router's own; learned, its number of trained parameters."""
+    context = dataclasses.replace(
+        tokens.context, training=training, generator=torch.Generator().manual_seed(seed)
+    )
+    out = router(tokens.x_TD, context)
+    if isinstance(out.plan, Plan):
+        weight_TE = out.plan.dense_weights()
+        visits_TE = torch.zeros_like(weight_TE, dtype=torch.bool)
+        visits_TE[out.plan.token.long(), out.plan.expert.long()] = True
+        dropped_TE = torch.zeros_like(visits_TE)
+        dropped_TE[out.plan.dropped[:, 0].long(), out.plan.dropped[:, 1].long()] = True
+    else:
+        weight_TE = out.plan.combine.sum(-1)
+        visits_TE, dropped_TE = weight_TE > 0, torch.zeros_like(weight_TE, dtype=torch.bool)
+    leaks_T = torch.zeros(len(tokens.pieces), dtype=torch.bool)
+    if cuts:
+        leaks_T = leaking_tokens(router, tokens.x_TD, context, cuts=cuts, seed=seed)
+    return Decision(
+        label=label,
+        tokens=tokens.pieces,
+        score=out.scores.numpy(),
+        weight=weight_TE.numpy(),
+        visits=visits_TE.numpy(),
+        dropped=dropped_TE.numpy(),
+        leaks=leaks_T.numpy(),
+        load=out.stats.load.numpy(),
+        demand=out.stats.demand.numpy(),
+        places=out.stats.capacity,
+        causal=router.causal,
+        soft=isinstance(out.plan, SoftPlan),
+        meta={
+            "top_k": router.top_k,
+            "training": training,
+            "substitute": router.substitute,
+            "learned": sum(p.numel() for p in router.parameters() if p.requires_grad),
+        },
+    )

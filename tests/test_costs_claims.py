@@ -1,0 +1,187 @@
+"""Money, and the ledger of claims: every verdict follows from a sum that a reader can change."""
+
+import pytest
+
+from moeviz.costs import (
+    CLAIMS,
+    SOURCES,
+    VERDICTS,
+    Assumption,
+    Claim,
+    bill,
+    carbon_kg,
+    cost_usd,
+    device_hours,
+    energy_kwh,
+    evaluate,
+    hours_bill,
+    margin,
+    model_flops_utilisation,
+    petaflop_s_days,
+    six_n_d_flops,
+    usd_per_million_tokens,
+)
+from moeviz.costs.claims.ledger import Outcome
+
+# claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
+LEDGER = {
+    "arxiv_number": ("unverifiable", 12),
+    "dense_baseline": ("unverifiable", 2.0222e6),
+    "hundredfold": ("contradicted", 17.869),
+    "unprecedented": ("contradicted", 0.0011),
+    "inferrix_cost": ("unverifiable", 7.0e12),
+    "frontier_tenfold": ("holds", 14.686),
+    "gpt4_gemini_dense": ("contradicted", None),
+    "nine_figures": ("off", 5.576e6),
+    "flops_are_energy": ("off", 0.3543),
+    "since_1991": ("holds", 1.0),
+    "gpt3_sizes": ("holds", 174.604e9),
+    "gpt3_multiply_adds": ("off", 174.604e9),
+    "ffn_share": ("holds", 0.8125),
+    "tens_of_megawatts": ("holds", 11.2e6),
+    "capacity_formula": ("off", 160),
+    "overprovisioning": ("holds", None),
+    "unselected_not_loaded": ("off", 163.314),
+    "few_percent_active": ("holds", 0.03165),
+    "dense_compute_bound": ("contradicted", 295.22),
+    "all_in_vram": ("off", 24.797),
+    "many_devices_141b": ("holds", 4),
+    "fine_grained_is_free": ("holds", 0.002834),
+    "gpt4_sizes": ("unverifiable", 1.831e12),
+    "gpt4_flops": ("off", 554e9),
+    "mixtral_8x22b": ("holds", 140.621e9),
+    "v3_sizes": ("holds", 671.026e9),
+    "v3_structure": ("holds", 0.05596),
+    "mla_57": ("holds", 56.889),
+    "v3_cost": ("holds", 5.576e6),
+    "qwen25_max_sizes": ("unverifiable", 57.409e9),
+    "qwen25_max_cost": ("unverifiable", None),
+    "qwen25_max_tokens": ("holds", None),
+    "llama_sizes": ("holds", 405.853e9),
+    "llama_cost": ("holds", 92.52e6),
+    "cost_per_trillion": ("holds", 15.742),
+    "order_of_magnitude": ("holds", 11.062),
+    "v3_context": ("holds", 163840),
+    "dsmoe_half": ("contradicted", None),
+    "gpt3_pass_cost": ("contradicted", 0.0032270),
+    "switch_tenth": ("contradicted", 0.0011),
+    "tenth_for_nine_tenths": ("unverifiable", None),
+    "activation_beacon": ("contradicted", None),
+    "routing_bottleneck": ("contradicted", 0.005026),
+    "gemini15": ("holds", None),
+    "m6t_google": ("contradicted", None),
+    "v3_mla_fp8": ("holds", None),
+}
+
+
+def test_the_ledger_is_whole():
+    assert set(CLAIMS) == set(LEDGER)
+    assert {claim.source for claim in CLAIMS.values()} == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", LEDGER)
+def test_a_claim_comes_to_its_verdict(name):
+    verdict, value = LEDGER[name]
+    found = evaluate(name)
+    assert found.verdict == verdict
+    assert (found.value is None) == (value is None)
+    if value is not None:
+        assert found.value == pytest.approx(value, rel=1e-3)
+    assert found.why and found.claim.where and found.claim.formula and found.claim.evidence
+    assert all(term.label and term.formula for term in found.terms)
+
+
+@pytest.mark.parametrize("name", LEDGER)
+def test_every_assumption_can_be_moved_to_its_ends(name):
+    claim = CLAIMS[name]
+    for item in claim.assumptions:
+        assert item.low <= item.value <= item.high and item.meaning
+        for value in (item.low, item.high):
+            found = evaluate(claim, **{item.name: value})
+            assert found.verdict in VERDICTS
+            assert dict(found.assumptions)[item.name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "assumptions", "verdict"),
+    [
+        ("v3_cost", dict(usd_per_hour=4), "off"),
+        ("mla_57", dict(baseline_groups=8), "off"),
+        ("hundredfold", dict(factor=10), "holds"),
+        ("hundredfold", dict(factor=30), "off"),
+        ("unprecedented", dict(active_share=0.0005), "holds"),
+        ("inferrix_cost", dict(usd_per_hour=20, tflops_per_s=50), "off"),
+        ("frontier_tenfold", dict(usd_per_hour=1), "off"),
+        ("nine_figures", dict(usd_per_hour=19), "off"),
+        ("nine_figures", dict(usd_per_hour=40), "holds"),
+        ("gpt3_pass_cost", dict(tokens=1.6e12), "holds"),
+        ("arxiv_number", dict(upload_year=2025), "unverifiable"),
+        ("tens_of_megawatts", dict(devices=4000), "off"),
+        ("capacity_formula", dict(top_k=1), "holds"),
+        ("unselected_not_loaded", dict(batch=1), "holds"),
+        ("dense_compute_bound", dict(batch=600), "holds"),
+        ("dense_compute_bound", dict(batch=5000), "contradicted"),
+        ("all_in_vram", dict(host_gb_per_s=10), "holds"),
+        ("many_devices_141b", dict(bits=4.25), "off"),
+        ("fine_grained_is_free", dict(coarse_width=1000), "off"),
+        ("llama_cost", dict(usd_per_hour_low=2), "off"),
+        ("cost_per_trillion", dict(llama_usd_per_hour=2), "off"),
+        ("llama_sizes", dict(devices=1000), "off"),
+        ("routing_bottleneck", dict(bottleneck_share=0.001), "holds"),
+        ("since_1991", dict(since=2020), "holds"),
+    ],
+)
+def test_a_verdict_follows_its_assumptions(name, assumptions, verdict):
+    assert evaluate(name, **assumptions).verdict == verdict
+
+
+def test_figures_move_with_assumptions():
+    base, dear = evaluate("v3_cost"), evaluate("v3_cost", usd_per_hour=4)
+    assert dear.value == 2 * base.value
+    assert base.ratio == pytest.approx(5.576 / 5.6)
+    equal = evaluate("cost_per_trillion", llama_usd_per_hour=2)
+    assert equal.value == pytest.approx(10.49, abs=0.005)
+    assert "at one price" in equal.why
+    assert evaluate("dense_baseline", tokens=32e12).value == pytest.approx(216e6, rel=0.002)
+    assert evaluate("activation_beacon").ratio is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: evaluate("perpetuum"), "claim must be one of arxiv_number"),
+        (lambda: evaluate("v3_cost", mfu=0.3), "v3_cost assumes usd_per_hour; it has no .* 'mfu'"),
+        (lambda: evaluate("gemini15", x=1), "gemini15 assumes nothing; it has no assumption 'x'"),
+        (lambda: evaluate("v3_cost", usd_per_hour=-1), "usd_per_hour must be .* got -1"),
+        (lambda: evaluate("v3_cost", usd_per_hour=float("nan")), "usd_per_hour must be a finite"),
+        (lambda: Assumption("x", 5, "", "", 0, 1), "x must be .* at most 1, got 5"),
+        (lambda: Claim("x", "blog", "", "", "", lambda _: Outcome("holds", ""), ""),
+         "source must be one of revolution, survey, beacon, market"),
+        (lambda: cost_usd(1, -2), "usd_per_hour must be a finite number of at least 0, got -2"),
+        (lambda: cost_usd(-1, 2), "hours must be a finite number of at least 0, got -1"),
+        (lambda: device_hours(1e20, 1e15, 0), "utilisation must be .* above 0 and .* got 0"),
+        (lambda: device_hours(1e20, 1e15, 1.2), "utilisation must be .* at most 1, got 1.2"),
+        (lambda: device_hours(0, 1e15, 0.5), "flops must be a finite number above 0, got 0"),
+        (lambda: energy_kwh(1, 100, 0.9), "pue must be a finite number of at least 1, got 0.9"),
+        (lambda: energy_kwh(1, 0), "watts must be a finite number above 0, got 0"),
+        (lambda: carbon_kg(1, -0.1), "kg_per_kwh must be a finite number of at least 0, got -0.1"),
+        (lambda: usd_per_million_tokens(2, 0), "tokens_per_s must be a finite number above 0"),
+        (lambda: margin(1, 0), "usd must be a finite number above 0, got 0"),
+        (lambda: six_n_d_flops(0, 1), "active_parameters must be a finite number above 0, got 0"),
+        (lambda: petaflop_s_days(-1), "flops must be a finite number of at least 0, got -1"),
+        (lambda: model_flops_utilisation(1, 1, 0, 1), "device_hours must be a finite number above"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_bill_shows_its_sums():
+    run = bill(3.6e21, peak_flops_per_s=1e15, utilisation=0.5, usd_per_hour=2, watts=500, pue=1.2,
+               kg_per_kwh=0.4)  # fmt: skip
+    assert run.device_hours == pytest.approx(2000)
+    assert (run.usd, run.kwh, run.carbon_kg) == pytest.approx((4000, 1200, 480))
+    assert [t.value for t in run.terms] == [run.device_hours, run.usd, run.kwh, run.carbon_kg]
+    assert hours_bill(2000, usd_per_hour=2, watts=500, pue=1.2, kg_per_kwh=0.4).usd == 4000
+    assert usd_per_million_tokens(2, 1000, devices=8).total == pytest.approx(8 * 2 / 3.6)

@@ -1,0 +1,315 @@
+"""A released config.json is read, and what is not understood is refused by name."""
+
+import pytest
+
+from moeviz.costs import Architecture, active_parameters, parameters
+from moeviz.costs.known.models_2024 import DBRX, OLMOE, V2, V3
+from moeviz.costs.known.models_2025 import GLM52, MAVERICK, MINIMAX_01, QWEN3_NEXT, ULTRA, V4_FLASH
+from moeviz.costs.read_hf.fields import STRUCTURAL
+
+# Configs as their makers released them, cut down to what is read and what might mislead.
+QWEN35 = {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        "attention_bias": False,
+        "attn_output_gate": True,
+        "full_attention_interval": 4,
+        "head_dim": 256,
+        "hidden_size": 4096,
+        "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 15,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 64,
+        "linear_value_head_dim": 128,
+        "max_position_embeddings": 262144,
+        "mlp_only_layers": [],
+        "model_type": "qwen3_5_moe_text",
+        "moe_intermediate_size": 1024,
+        "mtp_num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_experts": 512,
+        "num_experts_per_tok": 10,
+        "num_hidden_layers": 60,
+        "num_key_value_heads": 2,
+        "shared_expert_intermediate_size": 1024,
+        "vocab_size": 248320,
+    },
+    "tie_word_embeddings": False,
+    "vision_config": {"depth": 27, "hidden_size": 1152, "model_type": "qwen3_5_moe"},
+}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "num_local_experts": 128,
+    "quantization_config": {"quant_method": "mxfp4"},
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 201088,
+}
+MINIMAX_M25 = {
+    "model_type": "minimax_m2",
+    "num_hidden_layers": 62,
+    "hidden_size": 3072,
+    "num_attention_heads": 48,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 1536,
+    "vocab_size": 200064,
+    "num_experts_per_tok": 8,
+    "num_local_experts": 256,
+    "use_qk_norm": True,
+    "qk_norm_type": "per_layer",
+    "use_routing_bias": True,
+    "use_mtp": True,
+    "num_mtp_modules": 3,
+    "shared_intermediate_size": 0,
+    "tie_word_embeddings": False,
+}
+V4_FLASH_REPACKED = {
+    **V4_FLASH,
+    "first_k_dense_replace": None,
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": 448,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": None,
+    "n_group": None,
+    "compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0],
+    "num_hash_layers": 3,
+}
+GLM52_RELEASED = {
+    **{k: v for k, v in GLM52.items() if k != "index_topk_freq"},
+    "head_dim": 192,
+    "indexer_types": ["full"] * 3 + (["shared"] * 3 + ["full"]) * 18 + ["shared"] * 3,
+    "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75,
+    "moe_layer_freq": 1,
+    "num_key_value_heads": 64,
+    "qk_head_dim": 256,
+}
+ULTRA_RELEASED = {
+    **{k: v for k, v in ULTRA.items() if k != "hybrid_override_pattern"},
+    "layers_block_type": [
+        {"M": "mamba", "E": "moe", "*": "attention"}[letter]
+        for letter in ULTRA["hybrid_override_pattern"]
+    ],
+    "n_group": 1,
+    "topk_group": 1,
+    "expand": 2,
+}
+GEMMA3_4B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active"),
+    [
+        (QWEN35, 396.346, 17.349),
+        (GPT_OSS, 116.829, 5.712),
+        (MINIMAX_M25, 228.690, 11.031),
+        (MAVERICK, 400.712, 17.185),
+        (V4_FLASH_REPACKED, 284.332, 13.800),
+        (GLM52_RELEASED, 743.377, 41.251),
+        (ULTRA_RELEASED, 549.309, 56.059),
+        (GEMMA3_4B, 3.880, 3.880),
+    ],
+)
+def test_released_configs_are_read(config, total, active):
+    architecture = Architecture.from_hf(config)
+    assert parameters(architecture).total / 1e9 == pytest.approx(total, abs=6e-4)
+    assert active_parameters(architecture).total / 1e9 == pytest.approx(active, abs=6e-4)
+
+
+def test_layers_lie_where_the_config_puts_them():
+    read = Architecture.from_hf
+    assert read(V3).moe_layers == tuple(range(3, 61))
+    assert read(MAVERICK).moe_layers == tuple(range(1, 48, 2))
+    windows = [layer.mixer.window for layer in read(GPT_OSS).layers]
+    assert windows == [128, None] * 18
+    chunks = [layer.mixer.window for layer in read(MAVERICK).layers]
+    assert chunks == [8192, 8192, 8192, None] * 12
+    assert [layer.mixer.window for layer in read(GEMMA3_4B).layers[:7]] == [1024] * 5 + [None, 1024]
+    own = [layer.mixer.indexer is not None for layer in read(GLM52_RELEASED).layers]
+    assert sum(own) == 21 and own == [v.mixer.indexer is not None for v in read(GLM52).layers]
+    kinds = [layer.mixer.kind for layer in read(MINIMAX_01).layers[:8]]
+    assert kinds == ["lightning attention"] * 7 + ["GQA"]
+    assert [layer.mixer.kind for layer in read(QWEN3_NEXT).layers[:4]][-2:] == [
+        "Gated DeltaNet",
+        "GQA",
+    ]
+    late = {**V3, "moe_layer_freq": [0, 0, 0] + [1] * 58}
+    assert read(late).moe_layers == read(V3).moe_layers
+    assert read({**V3, "moe_layer_freq": 2}).moe_layers == tuple(range(4, 61, 2))
+    assert read(V2).moe.limited and read(V2).moe.top_groups == 3
+
+
+def test_windows_on_request_only():
+    qwen = dict(
+        model_type="qwen2",
+        vocab_size=10,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=64,
+        max_window_layers=2,
+    )
+    assert {v.mixer.window for v in Architecture.from_hf(qwen).layers} == {None}
+    on = Architecture.from_hf({**qwen, "use_sliding_window": True})
+    assert [v.mixer.window for v in on.layers] == [None, None, 64, 64]
+
+
+def test_the_name_and_the_context_are_kept():
+    read = Architecture.from_hf(OLMOE, "mine")
+    assert (read.name, read.context_tokens) == ("mine", 4096)
+    assert Architecture.from_hf(OLMOE).name == "olmoe"
+    assert Architecture.from_hf({**OLMOE, "_name_or_path": "allenai/OLMoE"}).name == "allenai/OLMoE"
+
+
+def test_tables_are_tied_as_the_type_means_where_nothing_is_said():
+    gemma = Architecture.from_hf(GEMMA3_4B)
+    assert gemma.tied
+    assert not Architecture.from_hf(MAVERICK).tied
+    assert not Architecture.from_hf({**GEMMA3_4B, "tie_word_embeddings": False}).tied
+
+
+MIXTRAL = dict(
+    model_type="mixtral",
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=4,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    num_local_experts=8,
+    num_experts_per_tok=2,
+)
+HYBRID = dict(
+    model_type="granitemoehybrid",
+    vocab_size=100,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_local_experts=0,
+    shared_intermediate_size=8,
+    mamba_n_heads=4,
+    mamba_expand=2,
+    mamba_d_state=4,
+    mamba_n_groups=1,
+    mamba_d_conv=4,
+    layer_types=["mamba", "attention"],
+)
+QWEN3_MOE = dict(
+    model_type="qwen3_moe", vocab_size=10, hidden_size=8, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=1, num_experts=2, num_experts_per_tok=1,
+    moe_intermediate_size=4,
+)  # fmt: skip
+JAMBA = dict(
+    model_type="jamba", vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=1, num_experts=2, num_experts_per_tok=1,
+    mamba_d_state=2, mamba_d_conv=2, mamba_expand=2, attn_layer_period=2, attn_layer_offset=1,
+    expert_layer_period=2, expert_layer_offset=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("mixtral", r"config must be a JSON object, got str\."),
+        ([1], r"config must be a JSON object, got list\."),
+        ({}, "model_type is missing"),
+        ({**MIXTRAL, "model_type": "rwkv"}, r"model_type 'rwkv' is not known; known are cohere"),
+        ({**MIXTRAL, "hidden_size": None}, "hidden_size or n_embd or d_model is missing"),
+        ({**MIXTRAL, "num_local_experts": None}, "num_local_experts or .* is missing"),
+        ({**MIXTRAL, "num_key_value_heads": None}, "mixtral: num_key_value_heads is missing"),
+        (
+            {**MIXTRAL, "num_local_experts": None, "n_routed_experts": 0},
+            "n_routed_experts must be a whole number of at least 1, got 0",
+        ),
+        (
+            {**MIXTRAL, "num_experts_per_tok": 9},
+            "num_experts_per_tok must be at most num_local_experts = 8, got 9",
+        ),
+        ({**MIXTRAL, "num_experts": 16}, "num_local_experts = 8 and num_experts = 16 contradict"),
+        ({**MIXTRAL, "hidden_size": 4100}, "head_dim is missing, and hidden_size 4100 is no mult"),
+        ({**MIXTRAL, "hidden_size": 4096.0}, "hidden_size must be a whole number .* got 4096.0"),
+        ({**MIXTRAL, "num_hidden_layers": 0}, "num_hidden_layers must be a whole number of at le"),
+        ({**MIXTRAL, "num_key_value_heads": 7}, "kv_heads must divide heads, got 7 key heads"),
+        ({**MIXTRAL, "tie_word_embeddings": "no"}, "tie_word_embeddings must be True or False"),
+        ({**MIXTRAL, "n_shared_experts": 1}, "n_shared_experts = 1 is not understood for this"),
+        ({**MIXTRAL, "attention_bias": True}, "attention_bias = True is not understood"),
+        ({**MIXTRAL, "text_config": {**MIXTRAL, "model_type": "new_text"}}, "'new_text' is not"),
+        ({**V3, "first_k_dense_replace": None}, "deepseek_v3: first_k_dense_replace is missing"),
+        ({**V3, "kv_lora_rank": None}, "kv_lora_rank is missing"),
+        ({**V3, "topk_group": 9}, "top_groups must be at most groups = 8, got 9"),
+        ({**V3, "n_group": 7}, "groups must divide num_experts = 256, got 7"),
+        ({**V3, "n_group": 64, "topk_group": 1}, "top_k must fit the 1 of 64 groups"),
+        ({**V3, "moe_layer_freq": [1, 0]}, "moe_layer_freq must have one entry for each of 61"),
+        ({**V3, "moe_layer_freq": [1] * 61}, "moe_layer_freq and first_k_dense_replace contra"),
+        ({**V3, "mlp_layer_types": ["sparse"] * 61}, "mlp_layer_types and first_k_dense_rep"),
+        ({**V3, "model_type": "deepseek_v32"}, "index_topk is missing"),
+        ({**V4_FLASH, "compress_ratios": [0, 4]}, "compress_ratios must have one entry for each"),
+        ({**V4_FLASH, "compress_ratios": [0, 8] * 22}, "compress_ratios must hold 0, 4 or 128"),
+        ({**V4_FLASH, "compress_ratios": None}, "layer_types or compress_ratios is missing"),
+        ({**V4_FLASH, "layer_types": ["sliding_attention"] * 43}, "contradict each other"),
+        ({**GPT_OSS, "layer_types": ["sliding_attention"]}, "layer_types must have one entry for"),
+        ({**GPT_OSS, "layer_types": ["linear"] * 36}, "layer_types must hold full_attention, slid"),
+        ({**GPT_OSS, "sliding_window": None}, "sliding_window is missing"),
+        ({**GPT_OSS, "head_dim": None}, "gpt_oss: head_dim is missing"),
+        ({**MINIMAX_M25, "use_qk_norm": False}, "use_qk_norm must be True here, got False"),
+        ({**MINIMAX_01, "layer_types": None}, "minimax: layer_types is missing"),
+        ({**DBRX, "ffn_config": 3}, "dbrx: ffn_config must be an object, got 3"),
+        ({**DBRX, "attn_config": {}}, "dbrx, attn_config: kv_n_heads is missing"),
+        ({**HYBRID, "layer_types": None}, "granitemoehybrid: layer_types is missing"),
+        ({**HYBRID, "mamba_d_head": 16}, "mamba_n_heads 4 × mamba_d_head 16 and mamba_expand 2"),
+        ({**JAMBA, "attn_layer_offset": 2}, "attn_layer_offset must be below attn_layer_period"),
+        ({**ULTRA, "hybrid_override_pattern": "MX"}, "hybrid_override_pattern is no word"),
+        ({**ULTRA, "num_hidden_layers": 3}, "num_hidden_layers 3 and 108 layers contradict"),
+        ({**MAVERICK["text_config"], "attention_chunk_size": None}, "attention_chunk_size is miss"),
+        ({**MAVERICK["text_config"], "moe_layers": [1, 48]}, r"moe_layers must lie in 0\.\.47"),
+        ({**QWEN3_MOE, "mlp_only_layers": [2]}, r"mlp_only_layers must hold layers in 0\.\.1"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused_by_name(config, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture.from_hf(config)
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTURAL))
+def test_no_field_that_changes_the_shape_is_passed_by(name):
+    """Set on a dense Llama, each is either read or refused, never silently dropped."""
+    llama = dict(
+        model_type="llama", vocab_size=100, hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    plain = parameters(Architecture.from_hf(llama)).total
+    value = True if name in ("attention_bias", "mlp_bias") else 7
+    try:
+        read = Architecture.from_hf({**llama, name: value})
+    except ValueError as error:
+        assert name in str(error)
+    else:
+        assert parameters(read).total != plain

@@ -1,0 +1,118 @@
+"""Every model type's parameters, counted from the config, are those of transformers' modules."""
+
+import copy
+
+import pytest
+
+from moeviz.costs import MODEL_TYPES, Architecture, parameters
+
+# model_type -> configs with a few layers, every part in at least one of them.
+SMALL = dict(num_hidden_layers=2)
+CASES = [
+    ("llama", SMALL),
+    ("llama", dict(SMALL, attention_bias=True, mlp_bias=True, num_key_value_heads=8)),
+    ("mistral", SMALL),
+    ("phi3", SMALL),
+    ("qwen2", SMALL),
+    ("qwen3", dict(SMALL, attention_bias=True, tie_word_embeddings=True)),
+    ("seed_oss", SMALL),
+    ("olmo", SMALL),
+    ("olmo2", SMALL),
+    ("olmo3", dict(num_hidden_layers=4)),
+    ("gemma", SMALL),
+    ("gemma2", SMALL),
+    ("gemma3_text", dict(num_hidden_layers=7)),
+    ("cohere", dict(SMALL, use_qk_norm=True)),
+    ("cohere2", SMALL),
+    ("starcoder2", SMALL),
+    ("gpt2", dict(n_layer=2, n_inner=100)),
+    ("gpt_neox", SMALL),
+    ("smollm3", dict(SMALL, mlp_bias=True)),
+    ("granite", SMALL),
+    ("mixtral", SMALL),
+    ("phimoe", dict(SMALL, attention_bias=True, lm_head_bias=True)),
+    ("olmoe", SMALL),
+    ("gpt_oss", SMALL),
+    ("gpt_oss", dict(SMALL, attention_bias=False)),
+    ("granitemoe", SMALL),
+    ("granitemoeshared", dict(SMALL, shared_intermediate_size=512)),
+    ("granitemoeshared", SMALL),
+    ("qwen2_moe", dict(SMALL, mlp_only_layers=[0])),
+    ("qwen2_moe", dict(num_hidden_layers=4, decoder_sparse_step=2)),
+    ("qwen3_moe", dict(SMALL, mlp_only_layers=[1], head_dim=128)),
+    ("minimax_m2", SMALL),
+    ("ernie4_5_moe", dict(num_hidden_layers=4, use_bias=True)),
+    (
+        "glm4_moe",
+        dict(num_hidden_layers=3, attention_bias=True, use_qk_norm=True, head_dim=128),
+    ),
+    (
+        "dots1",
+        dict(
+            SMALL,
+            moe_intermediate_size=128,
+            n_routed_experts=4,
+            n_shared_experts=1,
+            first_k_dense_replace=1,
+            num_experts_per_tok=2,
+        ),
+    ),
+    (
+        "deepseek_v2",
+        dict(
+            num_hidden_layers=3,
+            first_k_dense_replace=1,
+            mlp_bias=True,
+            attention_bias=True,
+            num_experts_per_tok=6,
+        ),
+    ),
+    (
+        "deepseek_v2",
+        dict(SMALL, q_lora_rank=None, first_k_dense_replace=1, num_experts_per_tok=6),
+    ),
+    ("deepseek_v3", dict(num_hidden_layers=4, attention_bias=True)),
+    ("deepseek_v32", dict(num_hidden_layers=4)),
+    ("glm_moe_dsa", dict(num_hidden_layers=5, index_topk_freq=2)),
+    ("deepseek_v4", dict(num_hidden_layers=4, compress_ratios=[0, 4, 128, 4])),
+    ("llama4_text", dict(num_hidden_layers=4, interleave_moe_layer_step=2)),
+    ("llama4_text", SMALL),
+    ("qwen3_next", dict(num_hidden_layers=4)),
+    ("qwen3_5_moe_text", dict(num_hidden_layers=4)),
+    ("jamba", dict(num_hidden_layers=6)),
+    ("granitemoehybrid", dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"])),
+    (
+        "granitemoehybrid",
+        dict(SMALL, layer_types=["mamba", "attention"], num_local_experts=0),
+    ),
+    ("minimax", dict(num_hidden_layers=4)),
+    ("nemotron_h", dict(hybrid_override_pattern="MEM*E-", moe_latent_size=1024)),
+    (
+        "dbrx",
+        dict(
+            n_layers=2,
+            attn_config=dict(kv_n_heads=8, rope_theta=1e4, clip_qkv=8.0),
+            ffn_config=dict(
+                ffn_hidden_size=3584, moe_num_experts=16, moe_top_k=4, hidden_size=2048
+            ),
+        ),
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("model_type", "options"), CASES)
+def test_parameters_are_those_of_transformers_modules(model_type, options):
+    """Counted on torch's meta device: shapes without memory."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", minversion="5.20")
+    config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config)
+    module.tie_weights()
+    counted = sum(parameter.numel() for parameter in module.parameters())
+    assert parameters(Architecture.from_hf(config.to_dict())).total == counted
+
+
+def test_every_model_type_but_an_alias_is_compared_with_its_module():
+    assert set(MODEL_TYPES) - {"kimi_k2"} == {model_type for model_type, _ in CASES}

@@ -1,0 +1,250 @@
+"""What must hold of every architecture: hypothesis builds them."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeviz.costs import (
+    Architecture,
+    Attention,
+    DenseFFN,
+    LatentAttention,
+    Layer,
+    MoE,
+    active_parameters,
+    active_share,
+    decode_flops_per_token,
+    forward_flops_per_token,
+    kv_cache_bytes,
+    kv_cache_bytes_per_token,
+    parameters,
+    weight_bytes,
+)
+from moeviz.costs.shape.mixers import Indexer
+from moeviz.costs.shape.positions import Positions
+from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
+
+few = settings(max_examples=40, deadline=None)
+SMALL = st.integers(1, 8)
+
+
+@st.composite
+def attentions(draw):
+    kv_heads = draw(st.integers(1, 4))
+    return Attention(
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=draw(SMALL),
+        qkv_bias=draw(st.booleans()),
+        out_bias=draw(st.booleans()),
+        qk_norm=draw(st.sampled_from(["none", "head", "width"])),
+        output_gate=draw(st.booleans()),
+        sinks=draw(st.booleans()),
+        window=draw(st.none() | st.integers(1, 40)),
+    )
+
+
+@st.composite
+def latents(draw):
+    sparse = draw(st.booleans())
+    return LatentAttention(
+        heads=draw(SMALL),
+        kv_rank=draw(SMALL),
+        nope_dim=draw(SMALL),
+        rope_dim=draw(SMALL),
+        value_dim=draw(SMALL),
+        q_rank=draw(st.none() | SMALL),
+        bias=draw(st.booleans()),
+        top_k=draw(SMALL) if sparse else None,
+        indexer=Indexer(draw(SMALL), draw(SMALL)) if sparse and draw(st.booleans()) else None,
+    )
+
+
+@st.composite
+def experts(draw):
+    num_experts, shared = draw(st.integers(1, 9)), draw(st.integers(0, 2))
+    return MoE(
+        num_experts=num_experts,
+        top_k=draw(st.integers(1, num_experts)),
+        expert_width=draw(SMALL),
+        gated=draw(st.booleans()),
+        shared_experts=shared,
+        shared_width=shared * draw(SMALL),
+        expert_bias=draw(st.booleans()),
+        router_bias=draw(st.booleans()),
+        latent_width=draw(st.none() | SMALL),
+    )
+
+
+@st.composite
+def architectures(draw):
+    ffns = experts() | st.builds(DenseFFN, SMALL, st.booleans(), st.booleans())
+    layers = st.builds(Layer, attentions() | latents(), ffns, st.integers(0, 4))
+    return Architecture(
+        "drawn",
+        d_model=draw(SMALL),
+        vocab=draw(st.integers(1, 50)),
+        layers=tuple(draw(st.lists(layers, min_size=1, max_size=4))),
+        tied=draw(st.booleans()),
+        norm_vectors=draw(st.integers(0, 2)),
+        positions=draw(st.integers(0, 3)),
+        head_bias=draw(st.booleans()),
+        streams=draw(st.sampled_from([1, 1, 4])),
+    )
+
+
+@few
+@given(architectures())
+def test_active_is_at_most_all_and_conventions_only_take_away(architecture):
+    counts = [
+        active_parameters(architecture, convention).total
+        for convention in ("ex_embeddings", "ex_input_embedding", "all")
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] <= parameters(architecture).total
+    assert 0 < active_share(architecture).total <= 1
+
+
+@few
+@given(architectures())
+def test_all_parameters_are_active_where_every_expert_is_visited(architecture):
+    layers = tuple(
+        dataclasses.replace(v, ffn=dataclasses.replace(v.ffn, top_k=v.ffn.num_experts))
+        if isinstance(v.ffn, MoE)
+        else v
+        for v in architecture.layers
+    )
+    full = dataclasses.replace(architecture, layers=layers)
+    assert active_parameters(full).total == parameters(full).total == parameters(architecture).total
+
+
+GROWING = ["d_model", "vocab", "positions"]
+
+
+@few
+@given(architectures(), st.sampled_from(GROWING), st.integers(1, 5))
+def test_parameters_grow_with_every_size(architecture, name, more):
+    larger = dataclasses.replace(architecture, **{name: getattr(architecture, name) + more})
+    assert parameters(larger).total > parameters(architecture).total
+    assert active_parameters(larger).total > active_parameters(architecture).total
+
+
+@few
+@given(
+    st.sampled_from(["num_experts", "expert_width", "shared_width", "top_k"]),
+    st.integers(1, 3),
+)
+def test_experts_grow_with_every_size(name, more):
+    moe = MoE(8, 2, 4, shared_experts=1, shared_width=4)
+    larger = dataclasses.replace(moe, **{name: getattr(moe, name) + more})
+
+    def counts(ffn):
+        made = Architecture("x", 4, 4, (Layer(Attention(1, 1, 4), ffn),))
+        return parameters(made).total, active_parameters(made).total
+
+    (total, active), (more_total, more_active) = counts(moe), counts(larger)
+    assert more_total > total if name != "top_k" else more_total == total
+    assert more_active > active
+
+
+@few
+@given(architectures(), st.integers(1, 60))
+def test_compute_and_cache_grow_with_the_context(architecture, context):
+    assert (
+        decode_flops_per_token(architecture, context).total
+        <= decode_flops_per_token(architecture, context + 1).total
+    )
+    assert (
+        kv_cache_bytes(architecture, context).total
+        <= kv_cache_bytes(architecture, context + 1).total
+    )
+
+
+@few
+@given(architectures(), st.integers(1, 60), st.integers(1, 5))
+def test_the_cache_is_what_its_tokens_added(architecture, context, batch):
+    added = sum(
+        kv_cache_bytes_per_token(architecture, context_tokens=seen).total for seen in range(context)
+    )
+    whole = kv_cache_bytes(architecture, context, batch)
+    assert whole.total == pytest.approx(batch * added)
+    assert kv_cache_bytes(architecture, context, batch, bits=8).total == whole.total / 2
+
+
+@few
+@given(architectures())
+def test_bytes_scale_with_bits(architecture):
+    full = weight_bytes(architecture, "fp32").total
+    assert full == 4 * parameters(architecture).total
+    assert weight_bytes(architecture, "bf16").total == full / 2
+    assert weight_bytes(architecture, "fp8").total == full / 4
+    for plan in ("fp8_block", "int8", "mxfp4_experts", "int4_zero", "nvfp4"):
+        assert weight_bytes(architecture, plan).total <= full / 2
+
+
+@few
+@given(architectures(), st.integers(1, 50))
+def test_a_token_costs_two_flops_a_weight_and_the_mean_over_its_positions(architecture, length):
+    """Every matrix once, tables and vectors not at all; decoding each token in turn is the same."""
+    each = forward_flops_per_token(architecture, length).total
+    turns = [
+        decode_flops_per_token(architecture, seen + 1, absorbed=False).total
+        for seen in range(length)
+    ]
+    assert each == pytest.approx(sum(turns) / length)
+    matrices = sum(n * w.active for n, w in architecture.weights() if w.matmul)
+    products = sum(
+        t.value for t in forward_flops_per_token(architecture, 1).terms if ": " in t.label
+    )
+    assert forward_flops_per_token(architecture, 1).total == pytest.approx(2 * matrices + products)
+
+
+@few
+@given(architectures())
+def test_a_dense_twin_costs_the_same(architecture):
+    routed = [v.ffn for v in architecture.layers if isinstance(v.ffn, MoE)]
+    if not routed or any(ffn.latent_width for ffn in routed):
+        with pytest.raises(ValueError, match=r"twin"):
+            architecture.dense_twin()
+        return
+    twin = architecture.dense_twin()
+    assert not twin.is_moe
+    for part in ("attention", "embedding", "norms", "residual", "head"):
+        assert parameters(twin).part(part) == parameters(architecture).part(part)
+    ours = active_parameters(architecture)
+    ffn = ours.part("routed_experts") + ours.part("shared_experts") + ours.part("dense_ffn")
+    assert parameters(twin).part("dense_ffn") == ffn
+
+
+@few
+@given(st.integers(1, 60), st.integers(0, 60), st.none() | st.integers(0, 20), st.integers(1, 9))
+def test_mean_keys_is_the_plain_mean(first, more, cap, every):
+    last = first + more
+    seen = [i // every if cap is None else min(i // every, cap) for i in range(first, last + 1)]
+    assert Positions(first, last).mean_keys(cap, every) == pytest.approx(sum(seen) / len(seen))
+    chunked = [(i - 1) % every + 1 for i in range(first, last + 1)]
+    mean = sum(chunked) / len(chunked)
+    assert Positions(first, last).mean_chunked(every) == pytest.approx(mean)
+
+
+RECURRENT = [
+    gated_delta_net(16, 2, 4, 8, 8, 4),
+    mamba(16, 4, 4, 2, 3, conv_bias=True, proj_bias=False),
+    mamba2(16, 4, 8, 4, 2, 4, conv_bias=True, proj_bias=True),
+    lightning(16, 2, 8),
+]
+
+
+@few
+@given(st.sampled_from(RECURRENT), st.integers(1, 1000))
+def test_a_recurrent_layer_keeps_the_same_state_for_ever(mixer, context):
+    architecture = Architecture("recurrent", 16, 8, (Layer(mixer, DenseFFN(8)),))
+    kept = kv_cache_bytes(architecture, context)
+    assert kept.total == kv_cache_bytes(architecture, 1).total > 0
+    assert kv_cache_bytes_per_token(architecture, context_tokens=context).total == 0
+    assert (
+        decode_flops_per_token(architecture, context).total
+        == decode_flops_per_token(architecture, 1).total
+    )

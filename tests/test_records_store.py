@@ -1,0 +1,120 @@
+"""One file format: safetensors with a JSON header, written whole or not at all."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+from safetensors.numpy import load_file, save_file
+
+from moeviz.records import store as files
+from moeviz.records.store import fitting, load_arrays, load_header, save_arrays, write_atomically
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+DTYPES = st.sampled_from(["f4", "f8", "f2", "i2", "i4", "i8", "u1", "?"])
+NAMES = st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    arrays=st.dictionaries(
+        NAMES,
+        arrays_of.arrays(DTYPES, arrays_of.array_shapes(min_dims=0, max_dims=3, min_side=0)),
+        max_size=4,
+    ),
+    header=st.dictionaries(st.text().filter(lambda k: k != "kind"), JSON, max_size=3),
+)
+def test_arrays_of_any_shape_and_a_header_come_back(tmp_path, arrays, header):
+    """Scalars and empty arrays included: np.ascontiguousarray would make vectors of scalars."""
+    save_arrays(tmp_path / "a", arrays, header, kind="test")
+    back, read = load_arrays(tmp_path / "a", kind="test")
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype and back[name].shape == array.shape
+        assert back[name].tobytes() == array.tobytes()
+    assert read == {"kind": "test", **header}
+    assert load_header(tmp_path / "a", kind="test") == read
+
+
+def test_arrays_that_are_not_contiguous_come_back(tmp_path):
+    turned = np.arange(12.0).reshape(3, 4).T
+    save_arrays(tmp_path / "a", {"turned": turned, "flipped": turned[::-1]}, {}, kind="test")
+    back, _ = load_arrays(tmp_path / "a", kind="test")
+    assert np.array_equal(back["turned"], turned)
+    assert np.array_equal(back["flipped"], turned[::-1])
+
+
+def test_anyone_can_read_the_file(tmp_path):
+    save_arrays(tmp_path / "a", {"x": np.ones(3)}, {"seed": 1}, kind="test")
+    assert load_file(tmp_path / "a")["x"].tolist() == [1, 1, 1]
+    raw = (tmp_path / "a").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+    assert json.loads(metadata["moeviz"]) == {"kind": "test", "seed": 1}
+
+
+@pytest.mark.parametrize("read", [load_arrays, load_header])
+def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path, read):
+    path = tmp_path / "a"
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        read(path, kind="test")
+    cases = {
+        "damaged or of another format": b"not safetensors at all",
+        "no pickles": b"\x80\x04K\x01.",
+    }
+    for sentence, content in cases.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=sentence) as refusal:
+            read(path, kind="test")
+        assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
+    save_file({"x": np.ones(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="was not written by moeviz"):
+        read(path, kind="test")
+    save_arrays(path, {}, {}, kind="other")
+    with pytest.raises(ValueError, match="is of the kind .other.; here .test. is needed"):
+        read(path, kind="test")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(
+        OSError, match="Could not save .*No space left on device.*untouched"
+    ) as stop:
+        write_atomically(path, b"new")
+    assert "\n" not in str(stop.value) and "Errno" not in str(stop.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_write_replaces_the_file_and_makes_its_folder(tmp_path):
+    path = tmp_path / "deep" / "er" / "a"
+    for content in (b"one", b"two"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["a"]
+
+
+@pytest.mark.parametrize("error", [KeyError("step"), TypeError("no step"), AttributeError("step")])
+def test_what_does_not_fit_names_the_file(error):
+    with pytest.raises(ValueError, match="run.safetensors does not fit this version.*step"):
+        with fitting("run.safetensors"):
+            raise error
+    with pytest.raises(ZeroDivisionError), fitting("run.safetensors"):
+        1 / 0  # noqa: B018
