@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import lab_browser
-from moeviz.host import provenance
+from moeviz.host import load_average, provenance
 from moeviz.records.store import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -274,11 +273,6 @@ def environment(python: str) -> dict[str, Any]:
         [lab_browser.find_chromium(), "--version"], capture_output=True, text=True
     ).stdout
     return {"chromium": chromium.strip(), **json.loads(versions)}
-
-
-def load_average() -> list[float]:
-    """Of the last 1, 5 and 15 minutes: what else the machine did."""
-    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
 
 
 def compact(report: dict[str, Any]) -> bytes:

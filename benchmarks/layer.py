@@ -30,10 +30,9 @@ import torch
 from layer_contenders import ABSENT, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
 from layer_study import Run, reason
-from moeviz.host import cores, data_path, package_version, provenance
+from moeviz.host import cores, data_path, load_average, package_version, provenance
 from moeviz.records.store import write_atomically
-from timing import free_memory
-from training import load_average
+from profiling import free_memory
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from layer_shapes import Shape, route
 from moeviz.backend import kernels, triton_refusal
+from moeviz.experiments.backends_timed import naive_loop
 from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import Plan
 from moeviz.routing.token_choice import TokenChoice
-from timing import Mark
-from training import DENSE, mixtral_config, naive_experts
+from moeviz.watch.timing import Mark
 
+DENSE = "dense, equal active FLOPs"
 OURS = "moeviz triton"
 DENSE_COMPILED = "dense compiled"
 # What nobody can run beside this PyTorch, and why.
@@ -183,8 +184,17 @@ def compiled(problem: Problem, build: Builder) -> Contender:
 def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Contender:
     """transformers' Mixtral experts behind the lines of its router, the linear map left out."""
     weights = (problem.w13_E2FD, problem.w2_EDF)
-    config = mixtral_config(problem.w2_EDF, problem.top_k, implementation)
+    from transformers import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    num_experts, d_model, d_expert = problem.w2_EDF.shape
+    config = MixtralConfig(
+        hidden_size=d_model,
+        intermediate_size=d_expert,
+        num_local_experts=num_experts,
+        num_experts_per_tok=problem.top_k,
+        experts_implementation=implementation,
+    )
 
     # For each expert, the gradient of `weight[e]` fills one of all experts and adds it up: it is
     # written once and read twice and written in the sum.
@@ -227,7 +237,7 @@ def naive(problem: Problem) -> Contender:
 
     def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
         weight_TK, expert_TK = choose(logits_TE, problem.top_k)
-        return naive_experts(x_TD, expert_TK, weight_TK, *weights)
+        return naive_loop(x_TD, expert_TK, weight_TK, *weights)
 
     return Contender(forward, weights, problem=problem)
 

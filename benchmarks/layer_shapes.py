@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from timing import Ceilings
+from moeviz.watch.timing import Ceilings
 
 
 class Shape(NamedTuple):
@@ -60,7 +60,7 @@ CPU_SHAPES = {
 SHAPES = {**GPU_SHAPES, **CPU_SHAPES}
 GPU_CASES = [(name, "uniform") for name in GPU_SHAPES]
 GPU_CASES[5:5] = [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
-# Those of training.py, and more of coarse experts; "tiny" has few tokens, where small steps show.
+# Fine, coarse and finest experts; "tiny" has few tokens, where small steps show.
 CPU_NAMES = ("fine", "coarse", "wide", "teach", "narrow", "finest", "tiny")
 CPU_CASES = [(name, "uniform") for name in CPU_NAMES]
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from layer_contenders import (
+    DENSE,
     DENSE_COMPILED,
     OURS,
     TOLERANCE,
@@ -29,25 +30,26 @@ from layer_contenders import (
     relative_errors,
 )
 from layer_shapes import SHAPES, Shape, kernel_work, limit_ms
-from timing import (
+from moeviz.watch.timing import (
     FLUSH_BYTES,
     by_turns,
-    captured,
     ceilings,
+    matmul_tflops,
+    on_gpu,
+    seconds,
+    spread,
+)
+from profiling import (
+    captured,
     count_syncs,
     device_events,
     free_memory,
     kernel_table,
-    matmul_tflops,
     old_objects_set_aside,
-    on_gpu,
     peak_bytes,
     repeatable,
     saved_bytes,
-    seconds,
-    spread,
 )
-from training import DENSE
 
 CHECK_SECONDS = 1.0  # of float64 products for each contender: what takes longer gets fewer tokens
 PROFILER_SHARE = 0.2  # of the budget, kept from contenders that compile for long

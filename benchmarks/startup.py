@@ -23,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from moeviz.host import provenance
+from moeviz.host import load_average, provenance
 from moeviz.records.store import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,10 +83,6 @@ def clone(folder: Path) -> None:
     """This checkout's last commit, as `git clone` brings it."""
     command = ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)]
     subprocess.run(command, check=True)
-
-
-def load_average() -> list[float]:
-    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
 
 
 def main(argv: list[str] | None = None) -> int:

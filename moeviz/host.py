@@ -21,6 +21,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def load_average() -> list[float] | None:
+    """Of the last 1, 5 and 15 minutes; None where the system keeps none."""
+    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
 def device_name() -> str:
     """The GPU where torch is loaded and sees one, else the processor and its cores."""
     torch = sys.modules.get("torch")

@@ -1,36 +1,32 @@
 """The backends of the experts against each other on this machine, and what the machine can do.
 
-Times are by the wall clock, in rounds: each contender once a round, so that a disturbance hits all
-of them. A CPU works with one thread: what else runs then disturbs least, and the notebook stays
-quick. Triton's interpreter is no contender: what it takes says nothing of a kernel.
+Contenders take turns (watch/timing.py). A CPU works with one thread: what else runs then disturbs
+least, and the notebook stays quick. Triton's interpreter is no contender: what it takes says
+nothing of a kernel.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.host import device_name
 from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import Plan
 from moeviz.watch.routers import one_thread
+from moeviz.watch.timing import Mark, Step, by_turns, copy_gb_per_s, matmul_tflops, seconds, spread
 
 # on_turn(done, total) -> whether to go on.
 OnTurn = Callable[[int, int], bool]
 EXPERTS = (8, 64, 256)
 ROUNDS = 25
-# A contender that takes longer than so many seconds has so many rounds only.
-FEWER_ROUNDS = ((1.0, 3), (0.1, 9))
-# A copy reads and writes buffers several times any cache; a matrix product does all else.
-COPY_BYTES = 2**28
-REPEATS = 12  # of either; the best one counts, for what disturbs only slows down
-MATMUL = {"cpu": 1536, "cuda": 8192}
+SLOW_STEP_SECONDS = 1.5  # a contender that took so long has no more turns, but two
 # The layer whose roofline is drawn, and the numbers of tokens that are measured.
 LAYERS: dict[str, dict[str, int]] = {
     "cpu": dict(d_model=512, d_expert=256, num_experts=64, top_k=4),
@@ -67,21 +63,24 @@ def shape_of(num_experts: int, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def naive_loop(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
-    """As one writes it first: w13[e] and w2[e] in the loop. Backward, each of these selections
-    fills a zero gradient of all E experts."""
+def naive_loop(
+    x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
+) -> Tensor:
+    """As one writes it first: a mask, w13[e] and w2[e] in the loop. Backward, each of these
+    selections fills a zero gradient of all E experts."""
     y_TD = torch.zeros_like(x_TD)
-    bounds = plan.offsets.tolist()
-    for e in range(plan.num_experts):
-        rows = slice(bounds[e], bounds[e + 1])
-        token_n = plan.token[rows].long()
-        y_nD = swiglu(x_TD[token_n] @ w13_E2FD[e].T) @ w2_EDF[e].T
-        y_TD = y_TD.index_add(0, token_n, y_nD * plan.weight[rows, None].to(y_nD.dtype))
+    for e in range(w13_E2FD.shape[0]):
+        token, choice = torch.where(expert_TK == e)
+        y_nD = F.linear(swiglu(F.linear(x_TD[token], w13_E2FD[e])), w2_EDF[e])
+        y_TD = y_TD.index_add(0, token, (y_nD * weight_TK[token, choice, None]).to(y_TD.dtype))
     return y_TD
 
 
 def _by(backend: str) -> Callable[..., Tensor]:
-    def run(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
+    def run(
+        x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
+    ) -> Tensor:
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=w13_E2FD.shape[0])
         return apply_experts(x_TD, plan, w13_E2FD, w2_EDF, backend=backend)
 
     return run
@@ -115,43 +114,37 @@ def contest(num_experts: int, *, rounds: int = ROUNDS, on_turn: OnTurn) -> dict[
     device, dtype = device_and_dtype()
     shape = shape_of(num_experts, device.type)
     problem = _problem(shape, device, dtype)
-    tensors = (problem["x"], problem["w13"], problem["w2"])
-    found: dict[str, Any] = {}
-    steps = {}
-    for name, run in CONTENDERS.items():
-        reason = refused(name, tensors)
+    reasons = {n: refused(n, (problem["x"], problem["w13"], problem["w2"])) for n in CONTENDERS}
+    turns = by_turns(
+        {name: _step(run, problem) for name, run in CONTENDERS.items() if not reasons[name]},
+        rounds,
+        device=device,
+        turn_seconds=0.0,
+        step_seconds=SLOW_STEP_SECONDS,
+        on_turn=_stopping(on_turn),
+    )
+    results: dict[str, Any] = {}
+    for name, reason in reasons.items():
         if reason:
-            found[name] = {"not_run": reason}
+            results[name] = {"not_run": reason}
         else:
-            steps[name] = run
-    limits: dict[str, int] = {}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    turns, done = len(steps) * (rounds + 1), 0
-    for number in range(rounds + 1):  # the first one warms up
-        for name, run in steps.items():
-            if number <= limits.get(name, rounds):
-                pair = _time(run, problem, device)
-                if number:
-                    times[name].append(pair)
-                else:
-                    limits[name] = _rounds(sum(pair), rounds)
-            done += 1
-            if not on_turn(done, turns):
-                raise Stopped
-    for name, pairs in times.items():
-        forward, both = ([1e3 * pair[i] for pair in pairs] for i in (0, 1))
-        found[name] = {"forward_ms": _spread(forward), "both_ms": _spread(both)}
+            forward, both = (_rounded(ms) for ms in zip(*(w for w, _ in turns[name]), strict=True))
+            results[name] = {"forward_ms": forward, "both_ms": both}
     return {
-        "shape": shape, "dtype": str(dtype)[6:], "routing": "uniform",
-        "contenders": {name: found[name] for name in CONTENDERS},
+        "shape": shape, "dtype": str(dtype)[6:], "routing": "uniform", "contenders": results,
     }  # fmt: skip
 
 
-def _rounds(seconds: float, most: int) -> int:
-    for longer, rounds in FEWER_ROUNDS:
-        if seconds > longer:
-            return min(rounds, most)
-    return most
+def _stopping(on_turn: OnTurn) -> Callable[[int, int], None]:
+    def after(done: int, total: int) -> None:
+        if not on_turn(done, total):
+            raise Stopped
+
+    return after
+
+
+def _rounded(ms: tuple[float, ...]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in spread(list(ms)).items()}
 
 
 def _problem(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -174,31 +167,21 @@ def _problem(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) ->
     }
 
 
-def _time(run: Callable[..., Tensor], problem: dict[str, Any], device: torch.device) -> Any:
-    """Seconds of a forward pass alone, and of a forward with its backward pass."""
+def _step(run: Callable[..., Tensor], problem: dict[str, Any]) -> Step:
+    """A forward pass alone, then a forward with its backward pass."""
     x_TD, w13_E2FD, w2_EDF = problem["x"], problem["w13"], problem["w2"]
     weight_TK, expert_TK = problem["choice"]
 
-    def output() -> Tensor:
-        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=problem["num_experts"])
-        return run(x_TD, plan, w13_E2FD, w2_EDF)
+    def step(mark: Mark) -> None:
+        mark()
+        with torch.no_grad():
+            run(x_TD, expert_TK, weight_TK, w13_E2FD, w2_EDF)
+        mark()
+        y_TD = run(x_TD, expert_TK, weight_TK, w13_E2FD, w2_EDF)
+        torch.autograd.grad(y_TD, (x_TD, w13_E2FD, w2_EDF), problem["grad"])
+        mark()
 
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    begun = clock()
-    with torch.no_grad():
-        output()
-    middle = clock()
-    torch.autograd.grad(output(), (x_TD, w13_E2FD, w2_EDF), problem["grad"])
-    return middle - begun, clock() - middle
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(median, 4), "q1": round(q1, 4), "q3": round(q3, 4)}
+    return step
 
 
 @one_thread()
@@ -208,26 +191,17 @@ def machine(on_turn: OnTurn) -> dict[str, Any]:
     layer, forward, for growing numbers of tokens. Raises Stopped."""
     device, dtype = device_and_dtype()
     kind = device.type
-    size, layer = MATMUL[kind], LAYERS[kind]
-    counts = MEASURED_TOKENS[kind]
-    turns, done = 2 + len(counts), 0
-
-    def turn() -> None:
-        nonlocal done
-        done += 1
-        if not on_turn(done, turns):
-            raise Stopped
-
-    copy = _copy_bytes_per_s(device)
-    turn()
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    matmul = 2 * size**3 / _best(lambda: a @ b, REPEATS, device)
-    turn()
+    layer, counts = LAYERS[kind], MEASURED_TOKENS[kind]
+    turn, turns = _stopping(on_turn), 2 + len(counts)
+    copy = copy_gb_per_s(device)
+    turn(1, turns)
+    matmul = matmul_tflops(device, dtype)
+    turn(2, turns)
     points = []
     shape = {**layer, "tokens": max(counts)}
     problem = _problem(shape, device, dtype)
     weight_TK, expert_TK = problem["choice"]
-    for tokens in counts:
+    for number, tokens in enumerate(counts, start=3):
         # Other tokens each time: one batch's experts would lie in the cache.
         batches = [torch.randint(max(counts), (tokens,), device=device) for _ in range(6)]
         times = []
@@ -236,37 +210,20 @@ def machine(on_turn: OnTurn) -> dict[str, Any]:
                 expert_TK[rows], weight_TK[rows], num_experts=layer["num_experts"]
             )
             x_TD = problem["x"].detach()[rows]
-            times.append(_best(partial(_forward, x_TD, plan, problem), 1, device))
+            times.append(seconds(partial(_forward, x_TD, plan, problem), device))
         flops = 6 * tokens * layer["top_k"] * layer["d_model"] * layer["d_expert"]
         points.append({"tokens": tokens, "flops_per_s": flops / statistics.median(times[1:])})
-        turn()
+        turn(number, turns)
     return {
         "device": {
             "name": described(), "kind": kind, "dtype": str(dtype)[6:],
-            "copy_gb_per_s": copy / 1e9, "matmul_tflops": matmul / 1e12,
+            "copy_gb_per_s": copy, "matmul_tflops": matmul,
         },
         "layer": layer,
         "points": points,
     }  # fmt: skip
 
 
-def _copy_bytes_per_s(device: torch.device) -> float:
-    source = torch.ones(COPY_BYTES, device=device, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    return 2 * COPY_BYTES / _best(lambda: target.copy_(source), REPEATS, device)
-
-
 @torch.no_grad()
 def _forward(x_TD: Tensor, plan: Plan, problem: dict[str, Any]) -> Tensor:
     return apply_experts(x_TD, plan, problem["w13"], problem["w2"])
-
-
-def _best(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return min(times)

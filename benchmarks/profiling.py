@@ -1,0 +1,142 @@
+"""What a step keeps, allocates and launches, whether it repeats its bits, and which kernels ran."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+
+from moeviz.watch.timing import Ceilings, Step, single
+
+SYNC_WARNING = "called a synchronizing CUDA operation"
+
+
+def captured(run: Callable[[], list[Tensor]]) -> tuple[Step, list[Tensor]]:
+    """`run` as a CUDA graph: a step that replays it, and the tensors that each replay fills."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is lazy happens before the capture
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return single(graph.replay), results
+
+
+def repeatable(run: Callable[[], list[Tensor]], runs: int, budget: float) -> tuple[bool, int]:
+    """Whether so many runs give the same bits as the first, and how many there were: it ends early
+    at a difference, or after `budget` seconds and two runs."""
+    start, first, done = time.perf_counter(), run(), 1
+    while done < runs and (done < 2 or time.perf_counter() - start < budget):
+        done += 1
+        if not all(map(torch.equal, first, run())):
+            return False, done
+    return True, done
+
+
+def saved_bytes(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
+    """What a forward pass keeps for its backward pass: distinct storages, without the weights."""
+    own = {weight.untyped_storage().data_ptr() for weight in weights}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = forward()  # alive while others are counted, or storages would be used twice
+    total = sum(v.untyped_storage().nbytes() for at, v in kept.items() if at not in own)
+    del y
+    return total
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that a run allocates on the GPU, above what was there before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@contextlib.contextmanager
+def old_objects_set_aside() -> Iterator[None]:
+    """Within, a search for garbage passes over all that is there already: after the imports of
+    torch and transformers that would take it a third of a second."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def count_syncs(run: Callable[[], object]) -> int:
+    """How often the host waits for the GPU, as far as torch notices."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum(SYNC_WARNING in str(warning.message) for warning in caught)
+
+
+def device_events(run: Callable[[], object], times: int = 1) -> list[Any]:
+    """What the profiler saw on the GPU: kernels, copies and fills, one event each."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(times):
+            run()
+        torch.cuda.synchronize()
+    found = on_device(profiler.events())
+    if not found:
+        raise RuntimeError("the profiler saw nothing on the GPU")
+    return found
+
+
+def on_device(events: Iterable[Any]) -> list[Any]:
+    """Without the host's events, and without the ranges that they are drawn as on the GPU."""
+    return [
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    ]
+
+
+def kernel_table(
+    events: list[Any], steps: int, work: dict[str, tuple[float, str]], ceilings: Ceilings
+) -> list[dict[str, Any]]:
+    """One row a kernel, the longest first: calls and milliseconds a step, and the share of the
+    ceiling that its work reaches. work: by kernel, FLOPs ("matmul") or bytes ("copy") a step; a
+    kernel that is not in it has no share."""
+    found: dict[str, list[float]] = {}
+    for event in events:
+        name = event.name.replace("(anonymous namespace)::", "").removeprefix("void ")
+        name = name.partition("<")[0].partition("(")[0].strip()
+        found.setdefault(name, []).append(event.time_range.elapsed_us())
+    peaks = {"matmul": 1e12 * ceilings.matmul_tflops, "copy": 1e9 * ceilings.copy_gb_per_s}
+    rows = []
+    for name, times in found.items():
+        ms = sum(times) / steps / 1e3
+        amount, of = work.get(name, (None, None))
+        share = None if amount is None or of is None else amount / peaks[of] / (ms / 1e3)
+        rows.append({"name": name, "calls": len(times) / steps, "ms": ms, "share": share, "of": of})
+    return sorted(rows, key=lambda row: -row["ms"])
