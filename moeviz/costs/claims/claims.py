@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from moeviz.checks import check_choice
 from moeviz.costs.claims.frontier import FRONTIER
 from moeviz.costs.claims.ledger import Claim, Evaluation, evaluate_claim
 from moeviz.costs.claims.revolution import REVOLUTION
 from moeviz.costs.claims.short import SHORT
 from moeviz.costs.claims.survey import SURVEY
-from moeviz.costs.shape.terms import check_choice
 
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in (*REVOLUTION, *SURVEY, *FRONTIER, *SHORT)}
 

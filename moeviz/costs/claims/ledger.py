@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from moeviz.costs.shape.terms import Term, check_choice, check_number
+from moeviz.checks import check_choice, check_number
+from moeviz.costs.shape.terms import Term
 
 # "holds"; "off": wrong in a figure, a unit or a condition that was left out; "contradicted" by the
 # sum or by the source itself; "unverifiable": nothing to test it against.

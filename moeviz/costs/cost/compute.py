@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from moeviz.checks import check_number, check_whole
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.positions import Positions
-from moeviz.costs.shape.terms import Term, Total, check_number, check_whole, single
+from moeviz.costs.shape.terms import Term, Total, single
 
 SECONDS_PER_DAY = 86_400
 

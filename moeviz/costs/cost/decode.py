@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moeviz.checks import check_number, check_whole
 from moeviz.costs.cost.compute import decode_flops_per_token
 from moeviz.costs.cost.memory import fit
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.known.devices import Compute, Device
 from moeviz.costs.shape.architecture import Architecture
-from moeviz.costs.shape.terms import Term, Total, check_number, check_whole, single
+from moeviz.costs.shape.terms import Term, Total, single
 
 
 def distinct_experts(num_experts: int, top_k: int, batch: float) -> Total:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moeviz.checks import check_choice
 from moeviz.costs.shape.feedforward import DenseFFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
-from moeviz.costs.shape.terms import check_choice
 
 # Routers that send each token to top_k experts (on average, where experts choose) by so many
 # matrices of d_model x num_experts.

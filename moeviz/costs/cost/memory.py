@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moeviz.checks import check_choice, check_number, check_whole
 from moeviz.costs.cost.parameters import parameters
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.known.devices import Device
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.mixers import LatentAttention
-from moeviz.costs.shape.terms import Term, Total, check_choice, check_number, check_whole
+from moeviz.costs.shape.terms import Term, Total
 
 # Bytes per parameter while training. Source: ZeRO (Rajbhandari et al. 2020, 1910.02054) for the
 # 16 bytes; 8-bit Adam (Dettmers et al. 2022, 2110.02861); DeepSeek-V3 (2412.19437), section 3.3:

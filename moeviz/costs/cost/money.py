@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.costs.shape.terms import Term, Total, check_number, single
+from moeviz.checks import check_number
+from moeviz.costs.shape.terms import Term, Total, single
 
 # kg of CO2 a kWh: Llama 3.1's card, 8,930 t for 21.6 GWh of TDP hours, works out at this.
 LLAMA_GRID_KG_PER_KWH = 0.414

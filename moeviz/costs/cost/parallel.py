@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moeviz.checks import check_number, check_whole
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.shape.architecture import Architecture
-from moeviz.costs.shape.terms import Term, Total, check_number, check_whole, single
+from moeviz.costs.shape.terms import Term, Total, single
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal, get_args
 
+from moeviz.checks import check_choice
 from moeviz.costs.shape.architecture import Architecture
-from moeviz.costs.shape.terms import Total, check_choice, gathered, single
+from moeviz.costs.shape.terms import Total, gathered, single
 
 Convention = Literal["all", "ex_input_embedding", "ex_embeddings"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.costs.shape.terms import COMPONENTS, check_choice, check_number, check_whole
+from moeviz.checks import check_choice, check_number, check_whole
+from moeviz.costs.shape.terms import COMPONENTS
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from moeviz.checks import check_choice, check_number, check_whole
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.feedforward import MoE
-from moeviz.costs.shape.terms import Term, check_choice, check_number, check_whole
+from moeviz.costs.shape.terms import Term
 
 Copies = Literal["expert", "device", "node"]
 Matrix = tuple[tuple[float, ...], ...]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from moeviz.checks import check_choice, check_number, check_whole
 from moeviz.costs.cost.parameters import Convention, active_parameters, parameters
 from moeviz.costs.known.devices import Confidence
 from moeviz.costs.shape.architecture import Architecture
-from moeviz.costs.shape.terms import check_choice, check_number, check_whole
 
 Kind = Literal["dense", "moe", "undisclosed"]
 # How far a computed figure may lie from the printed one before a reason must be recorded.

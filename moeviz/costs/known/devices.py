@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from moeviz.costs.shape.terms import check_choice, check_number
+from moeviz.checks import check_choice, check_number
 
 Confidence = Literal["official", "estimate", "rumour", "unverifiable"]
 Compute = Literal["bf16", "fp8", "fp4"]

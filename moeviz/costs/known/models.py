@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from moeviz.checks import check_choice
 from moeviz.costs.known.catalogue import Model
 from moeviz.costs.known.models_2024 import UP_TO_2024
 from moeviz.costs.known.models_2025 import SINCE_2025
 from moeviz.costs.known.models_early import EARLY
-from moeviz.costs.shape.terms import check_choice
 
 MODELS: dict[str, Model] = {model.name: model for model in (*EARLY, *UP_TO_2024, *SINCE_2025)}
 

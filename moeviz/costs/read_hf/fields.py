@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moeviz.costs.shape.terms import check_flag, check_whole
+from moeviz.checks import check_flag, check_whole
 
 REQUIRED = object()
 

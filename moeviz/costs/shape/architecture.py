@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moeviz.checks import check_flag, check_whole
 from moeviz.costs.cost.from_moeviz import read_moeviz
 from moeviz.costs.read_hf.read import read_hf
 from moeviz.costs.shape.feedforward import DenseFFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Mixer
-from moeviz.costs.shape.terms import (
-    Weight,
-    check_flag,
-    check_whole,
-    vector,
-    weight,
-)
+from moeviz.costs.shape.terms import Weight, vector, weight
 
 
 @dataclass(frozen=True)

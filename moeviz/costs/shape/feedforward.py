@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from moeviz.costs.shape.terms import Weight, check_flag, check_whole, vector, weight
+from moeviz.checks import check_flag, check_whole
+from moeviz.costs.shape.terms import Weight, vector, weight
 
 
 class FeedForward(Protocol):

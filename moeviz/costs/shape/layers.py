@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moeviz.checks import check_whole
 from moeviz.costs.shape.compressed import CompressedAttention
 from moeviz.costs.shape.feedforward import DenseFFN, MoE
 from moeviz.costs.shape.mixers import Attention, LatentAttention
 from moeviz.costs.shape.recurrent import Recurrence
-from moeviz.costs.shape.terms import Weight, check_whole, vector, weight
+from moeviz.costs.shape.terms import Weight, vector, weight
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from moeviz.checks import check_choice, check_flag, check_whole
 from moeviz.costs.shape.positions import Positions
-from moeviz.costs.shape.terms import Weight, check_choice, check_flag, check_whole, vector, weight
+from moeviz.costs.shape.terms import Weight, vector, weight
 
 QkNorm = Literal["none", "head", "width"]
 

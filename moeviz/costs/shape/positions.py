@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.costs.shape.terms import check_whole
+from moeviz.checks import check_whole
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moeviz.checks import check_whole
 from moeviz.costs.shape.mixers import CachePart
 from moeviz.costs.shape.positions import Positions
-from moeviz.costs.shape.terms import Weight, check_whole, vector, weight
+from moeviz.costs.shape.terms import Weight, vector, weight
 
 Factors = tuple[tuple[str, int], ...]
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from moeviz.checks import check_choice, check_number
+
 # The order in which a stack is drawn, and the names by which a component is meant elsewhere.
 COMPONENTS = (
     "embedding",
@@ -129,36 +131,3 @@ def gathered(pairs: Iterable[tuple[int, Weight]], active: bool) -> tuple[Term, .
                 Term(item.label, value, " × ".join([*words, item.formula]), item.component)
             )
     return tuple(terms)
-
-
-def check_whole(name: str, value: Any, low: int = 1) -> int:
-    """A whole number of at least `low`, or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}.")
-    return value
-
-
-def check_number(
-    name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False
-) -> float:
-    """A finite number in [low, high], or above low where open_low; else ValueError."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or not low <= value <= high or (open_low and value == low):
-        allowed = f"above {low:g}" if open_low else f"of at least {low:g}"
-        upper = "" if math.isinf(high) else f" and at most {high:g}"
-        raise ValueError(f"{name} must be a finite number {allowed}{upper}, got {value!r}.")
-    return value
-
-
-def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """One of the allowed words, or ValueError."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
-    return value
-
-
-def check_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
-    return value

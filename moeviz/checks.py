@@ -1,0 +1,49 @@
+"""Checks of what a user gives: each returns the value, or raises ValueError in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """A whole number of at least `low`, and of at most `high` where there is one."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        upper = "" if high is None else f" and at most {high}"
+        raise ValueError(f"{name} must be a whole number of at least {low}{upper}, got {value!r}.")
+    return value
+
+
+def check_number(
+    name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False
+) -> float:
+    """A finite number in [low, high], or in (low, high] where open_low."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Comparisons, not math.isfinite: that overflows on a whole number of 400 digits.
+    if (
+        not number
+        or not low <= value <= high
+        or abs(value) == math.inf
+        or (open_low and value == low)
+    ):
+        allowed = f"above {low:g}" if open_low else f"of at least {low:g}"
+        upper = "" if math.isinf(high) else f" and at most {high:g}"
+        raise ValueError(f"{name} must be a finite number {allowed}{upper}, got {value!r}.")
+    return value
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """One of the allowed words."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return value
