@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -69,10 +70,11 @@ def autosave_folder(name: str) -> Path:
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Commit, command, device, versions and date of this moment."""
+    """Commit, fingerprint of the code, command, device, versions and date of this moment."""
     return {
         "command": command,
         "commit": _commit(),
+        "code": code_fingerprint(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": device_name(),
         "python": platform.python_version(),
@@ -80,17 +82,30 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
+def code_fingerprint() -> str:
+    """Of every Python file of the package and its kernels: equal only where the code is."""
+    digest = hashlib.sha256()
+    for folder in (_PACKAGE, _PACKAGE.parent / "kernels", _PACKAGE.parent / "moeviz_kernels"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def _commit() -> str | None:
-    """The checkout's commit, with '+' where tracked files differ from it."""
+    """The commit of moeviz's own checkout, with '+' where tracked files differ from it; None where
+    the package stands elsewhere, as in an environment inside another repository."""
     root = _PACKAGE.parent
+    if not (root / ".git").exists():  # git itself would go on to look in the folders above
+        return None
+
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True)
+
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-        )
-        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True)
+        if git("ls-files", "--error-unmatch", "moeviz/__init__.py").returncode:
+            return None
+        commit = git("rev-parse", "--short=12", "HEAD")
+        dirty = git("diff", "--quiet", "HEAD").returncode
     except OSError:
         return None
-    if commit.returncode:
-        return None
-    return commit.stdout.strip() + ("+" if dirty.returncode else "")
+    return None if commit.returncode else commit.stdout.strip() + ("+" if dirty else "")

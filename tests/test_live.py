@@ -11,7 +11,6 @@ import torch
 
 import moeviz.training.live
 from helpers.live import wait
-from moeviz.host import autosave_folder
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.training.live import LiveRun
@@ -406,11 +405,3 @@ def test_a_full_disk_is_said_until_it_is_over_and_training_goes_on(stage, tmp_pa
     (tmp_path / "live").unlink()
     wait(lambda: run.frame.message == "Training.", "the end of the warning")
     shutil.rmtree(tmp_path / "live", ignore_errors=True)
-
-
-def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
-    assert autosave_folder("race") == tmp_path / "live" / "race"
-    monkeypatch.delenv("MOEVIZ_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert autosave_folder("race") == tmp_path / ".cache" / "moeviz" / "live" / "race"

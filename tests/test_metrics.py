@@ -1,5 +1,6 @@
 """Metrics against closed forms, scipy, scikit-learn and plain loops."""
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ from moeviz.records.metrics import (
     churn,
     co_activation,
     coefficient_of_variation,
+    collapsed,
     confidence,
     dead_experts,
     dead_fraction,
@@ -213,6 +215,22 @@ def test_balance_ranges_scale_and_order(load, factor, random):
         assert metric(load * factor) == pytest.approx(metric(load), abs=1e-9)
         assert metric(shuffled) == pytest.approx(metric(load), abs=1e-9)
         assert metric(load / load.sum()) == pytest.approx(metric(load), abs=1e-9)
+
+
+def test_collapsed_is_the_worst_layer_over_the_last_fifty_steps():
+    """Two layers of four experts: the second loses half of its experts after step 50."""
+    step = np.arange(1.0, 101)
+    late = step > 50
+    load = np.full((100, 2, 4), 0.25)
+    load[late, 1] = [0.49, 0.49, 0.01, 0.01]
+    run = dataclasses.replace(curve(step, step), load=load)
+    assert collapsed(run) and not collapsed(run.upto("step", 50))
+    # A hundred steps hold twice as much of the even load: a tenth of the mean is then exceeded.
+    assert not collapsed(run, steps=100)
+    three = dataclasses.replace(run, load=load.copy())
+    three.load[late, 1] = [0.4, 0.3, 0.29, 0.01]
+    assert not collapsed(three)
+    assert not collapsed(run.upto("step", 0)) and not collapsed(curve(step, step))
 
 
 def test_dead_is_below_the_threshold_not_at_it():

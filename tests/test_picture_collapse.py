@@ -12,7 +12,7 @@ from PIL import Image
 
 from moeviz.experiments.cures import ARMS
 from moeviz.pictures.static import png
-from moeviz.pictures.training.balance import collapsed, describe, standing
+from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import (
     cures,
@@ -239,11 +239,6 @@ def test_the_table_has_the_validations_and_the_end():
     picture = collapse(make_run(points=110), 1)
     assert [row[1] for row in picture.rows] == [25, 50, 75, 100, 110]
     assert picture.rows[-1][2:4] == (3, "98%") and picture.rows[-1][-1] == ""
-
-
-def test_collapsed_is_judged_by_the_worst_layer():
-    assert collapsed(RUN) and not collapsed(make_run(collapse_at=400))
-    assert not collapsed(RUN.at("step", 0))
 
 
 # What the recorded figures say.

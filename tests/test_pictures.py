@@ -294,6 +294,15 @@ def test_the_twin_of_the_matrix():
     assert len(chosen) == 30 * 2
 
 
+def test_the_load_says_over_how_many_assignments():
+    """Eight tokens cannot reach 64 experts: that the others got nothing is no news."""
+    few = load_bars(np.array([[1] * 8 + [0] * 56]), (0,))
+    assert "a layer's 8 assignments" in few.summary
+    assert "56 of 64 got nothing (8 reach no more than 8 of the 64 of a layer)." in few.summary
+    many = load_bars(np.array([[300, 0, 0, 100]]), (0,)).summary
+    assert "a layer's 400 assignments" in many and many.endswith("2 of 4 got nothing.")
+
+
 def test_the_twin_of_the_load():
     trace = make_trace(LONG, 5)
     picture = load_bars(trace.load(), trace.layers)

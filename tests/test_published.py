@@ -7,7 +7,7 @@ import scipy.stats
 
 from moeviz.experiments.routers_trained import ARMS, DENSE
 from moeviz.pictures.training.published import published
-from moeviz.pictures.training.published_orders import CLAIMS, T_95, verdicts
+from moeviz.pictures.training.published_orders import CLAIMS, verdicts
 
 
 def recorded(values):
@@ -24,9 +24,22 @@ def test_every_claim_is_about_arms_that_are_recorded():
         assert claim.better != claim.worse and claim.source
 
 
-@pytest.mark.parametrize("freedom", T_95)
-def test_the_intervals_are_students(freedom):
-    assert T_95[freedom] == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=6e-3)
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 11, 15, 30])
+@pytest.mark.parametrize("margin", [0.99, 1.01])
+def test_the_interval_is_students_for_any_number_of_seeds(seeds, margin):
+    """A mean just within and just beyond t(0.975) standard errors from zero."""
+    spread = [(-1.0) ** i for i in range(seeds - seeds % 2)] + [0.0] * (seeds % 2)
+    error = scipy.stats.sem(spread)
+    shift = margin * scipy.stats.t.ppf(0.975, seeds - 1) * error
+    claim = CLAIMS[0]
+    ours = [3.0 + value - shift for value in spread]
+    seen = verdicts(recorded({claim.better: ours, claim.worse: [3.0] * seeds}))[0].seen
+    assert seen == ("agrees" if margin > 1 else "open")
+
+
+def test_one_seed_leaves_everything_open():
+    claim = CLAIMS[0]
+    assert verdicts(recorded({claim.better: [1.0], claim.worse: [3.0]}))[0].seen == "open"
 
 
 @pytest.mark.parametrize(

@@ -5,29 +5,44 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
+from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
-from moeviz.records.metrics import max_violation
+from moeviz.model import LanguageModel
 from moeviz.records.runs import Curve, Snapshot
+
+META = {"code": "f00", "versions": {"torch": "2"}, "commit": "abc+", "date": "today"}
+
+
+def interrupted(path, *, made_by, **results):
+    """An interrupted recording of these results; the rest of two runs with two seeds."""
+    path.write_text(json.dumps({"made_by": made_by, "results": results}))
+    # Functions that a worker process can import; the seed is their argument.
+    runs = {"even": partial(round, ndigits=2), "ones": partial(round, ndigits=1)}
+    seen = []
+    return collect(path, META, runs, 2, lambda *at: seen.append(at)), seen
 
 
 def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path):
     path = tmp_path / "runs.part.json"
-    kept = {"commit": "abc", "results": {"0 even": -1.0, "1 even": -2.0}}
-    path.write_text(json.dumps(kept))
-    # A function that a worker process can import; the seed is its argument.
-    runs = {"even": max_violation, "ones": partial(round, ndigits=1)}
-    seen = []
-    results = collect(path, {"commit": "abc"}, runs, 2, lambda *at: seen.append(at))
+    made_by = {"code": "f00", "versions": {"torch": "2"}}
+    results, seen = interrupted(path, made_by=made_by, **{"0 even": -1.0, "1 even": -2.0})
     assert results == {"even": [-1.0, -2.0], "ones": [0, 1]}
     assert seen == [(3, 4), (4, 4)] and not path.exists()
 
 
-def test_runs_of_another_commit_are_run_again(tmp_path):
-    path = tmp_path / "runs.part.json"
-    path.write_text(json.dumps({"commit": "abc", "results": {"0 ones": 9}}))
-    runs = {"ones": partial(round, ndigits=1)}
-    assert collect(path, {"commit": "def"}, runs, 1, lambda *_: None) == {"ones": [0]}
+@pytest.mark.parametrize(
+    "made_by",
+    [
+        {"code": "f01", "versions": {"torch": "2"}},  # the same commit, with other changes to it
+        {"code": "f00", "versions": {"torch": "3"}},
+        None,
+    ],
+)
+def test_runs_of_other_code_are_run_again(tmp_path, made_by):
+    results, seen = interrupted(tmp_path / "part.json", made_by=made_by, **{"0 ones": 9})
+    assert results == {"even": [0, 1], "ones": [0, 1]} and len(seen) == 4
 
 
 def test_mean_and_spread():
@@ -51,3 +66,14 @@ def test_a_compact_curve_keeps_ends_means_and_the_last_validation(points):
     assert small.load.mean() == pytest.approx(load.mean(), abs=0.02)
     measured = small.validation[~np.isnan(small.validation)]
     assert measured.tolist() == [s for s in step if s % 25 == 0]
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_race_trains_its_gate_by_the_loss_of_the_text(top_k):
+    """With K = 1 a weight divided by its own sum is 1, whatever the gate says."""
+    torch.manual_seed(0)
+    model = LanguageModel(race_models(8, top_k)["MoE"])
+    tokens_BS = torch.randint(0, model.config.vocab_size, (2, 16))
+    logits = model(tokens_BS[:, :-1]).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, tokens_BS[:, 1:].flatten()).backward()
+    assert all(block.ffn.router.weight_ED.grad.norm() > 1e-4 for block in model.blocks)

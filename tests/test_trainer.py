@@ -283,6 +283,15 @@ def test_a_broken_state_is_never_taken_for_a_good_one(corpus):
     assert same(state_of(trainer), state_of(make(corpus)))
 
 
+def test_a_gradient_that_is_not_finite_is_not_blamed_on_the_loss(corpus):
+    trainer = make(corpus)
+    run(trainer, 2)
+    trainer.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(NonFiniteLossError, match="The gradient stopped .* step 3 .*loss itself is"):
+        next(trainer)
+    assert trainer.step == 0 and all(v.isfinite().all() for v in state_of(trainer).values())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_absurd_learning_rate_stops_and_a_sane_one_goes_on(corpus, name):
     trainer = make(corpus, MODELS[name], steps=60, learning_rate=1e30, warmup=0)
@@ -576,26 +585,34 @@ def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
 @pytest.mark.parametrize(
     "change,sentence",
     [
-        (dict(steps=0), "steps must be at least 1, got 0"),
-        (dict(batch_size=0), "batch_size must be at least 1"),
-        (dict(seq_len=-3), "seq_len must be at least 1"),
-        (dict(learning_rate=0.0), "learning_rate must be a positive number, got 0.0"),
-        (dict(learning_rate=math.nan), "learning_rate must be a positive number, got nan"),
-        (dict(learning_rate=math.inf), "learning_rate must be a positive number, got inf"),
-        (dict(clip=-1.0), "clip must be a positive number"),
-        (dict(warmup=-1), "warmup must be 0 or more, got -1"),
-        (dict(weight_decay=-0.1), "weight_decay must be 0 or more"),
-        (dict(weight_decay=math.nan), "weight_decay must be 0 or more"),
-        (dict(balance_weight=math.inf), "balance_weight must be 0 or more"),
-        (dict(seed=-1), "seed must be 0 or more"),
+        (dict(steps=0), "steps must be a whole number of at least 1, got 0"),
+        (dict(steps=10.5), "steps must be a whole number of at least 1, got 10.5"),
+        (dict(batch_size=0), "batch_size must be a whole number of at least 1"),
+        (dict(seq_len=-3), "seq_len must be a whole number of at least 1"),
+        (dict(warmup=-1), "warmup must be a whole number of at least 0, got -1"),
+        (dict(validate_every=0.5), "validate_every must be a whole number of at least 0"),
+        (dict(seed=-1), "seed must be a whole number of at least 0"),
+        (dict(seed=2**32), "seed must be .* at most 4294967295, got 4294967296"),
+        (dict(learning_rate=0.0), "learning_rate must be a finite number above 0, got 0.0"),
+        (dict(learning_rate=math.nan), "learning_rate must be a finite number above 0, got nan"),
+        (dict(clip=math.inf), "clip must be a finite number above 0, got inf"),
+        (dict(weight_decay=-0.1), "weight_decay must be a finite number of at least 0"),
+        (dict(balance_weight="1"), "balance_weight must be a finite number of at least 0, got '1'"),
+        (dict(z_weight=-1), "z_weight must be a finite number"),
+        (dict(cv_weight=-1), "cv_weight must be a finite number"),
         (dict(schedule="linear"), "schedule must be one of cosine, constant, got 'linear'"),
         (dict(precision="fp8"), "precision must be one of auto, float32.*got 'fp8'"),
+        (dict(compile=1), "compile must be True or False, got 1"),
     ],
 )
 def test_impossible_training_is_one_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence) as refusal:
         dataclasses.replace(TRAIN, **change)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_largest_seed_trains(corpus):
+    assert math.isfinite(next(make(corpus, seed=2**32 - 1)).loss)
 
 
 def test_a_trainer_refuses_what_does_not_fit_together(corpus):

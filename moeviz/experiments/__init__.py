@@ -56,19 +56,17 @@ def _routers(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> 
 
 def _collapse(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Collapse and its cures (4 minutes a seed)."""
-    from moeviz.experiments.collapse import ARMS, run, summary
+    from moeviz.experiments.collapse import ARMS, summary, train_arm
     from moeviz.experiments.recording import write_json
     from moeviz.records.runs import save_snapshots
 
-    snapshots, results = [], {arm: [] for arm in ARMS}  # type: ignore[var-annotated]
+    snapshots = []
     for seed in range(seeds):
         for done, arm in enumerate(ARMS, start=1):
-            snapshot, figures = run(arm, seed)
-            snapshots.append(snapshot)
-            results[arm].append(figures)
+            snapshots.append(train_arm(arm, seed))
             on_step(seed * len(ARMS) + done, seeds * len(ARMS))
     save_snapshots(out / "runs" / "collapse.safetensors", snapshots, meta)
-    summed = summary(results)
+    summed = summary(snapshots)
     write_json(out / "runs" / "collapse.json", meta, summed)
     return _means(summed["arms"], ("validation_loss", "max_violation", "dead_experts"))
 

@@ -6,13 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeviz.experiments.cures import ARMS, Cures
 from moeviz.experiments.recording import compact, figures_over, finish, paired
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
-from moeviz.records.metrics import noise_floor
+from moeviz.records.metrics import collapsed, noise_floor
 from moeviz.records.runs import Snapshot
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig, leave_a_core_free
@@ -75,31 +73,33 @@ def resume_collapse(path: Path, cures: Cures, seed: int) -> Trainer | None:
     return trainer if (trainer.model_config, trainer.config) == wanted else None
 
 
-def run(arm: str, seed: int) -> tuple[Snapshot, dict[str, float]]:
-    """Train one arm to the end; its curve and its figures on validation."""
+def train_arm(arm: str, seed: int) -> Snapshot:
+    """Train one arm to the end; its curve, and in its meta the figures on validation."""
     leave_a_core_free()
     trainer = build_collapse(ARMS[arm], seed)
     figures = finish(trainer)
     snapshot = trainer.snapshot(arm)
-    return compact(dataclasses.replace(snapshot, meta=snapshot.meta | figures)), figures
+    return compact(dataclasses.replace(snapshot, meta=snapshot.meta | figures))
 
 
-def collapsed(figures: dict[str, float], num_experts: int = 16) -> bool:
-    """At least half of the worst layer's experts get less than a tenth of their fair share."""
-    return figures["dead_experts"] >= num_experts / 2
-
-
-def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(runs: list[Snapshot]) -> dict[str, Any]:
     """Per arm: every figure's mean and spread over seeds, the loss paired with the arm "nothing",
     and how many runs collapsed."""
-    arms = {}
-    for arm, seeds in runs.items():
-        arms[arm] = {
+    figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    fallen = dict.fromkeys(ARMS, 0)
+    for run in runs:
+        numbers = {k: v for k, v in run.meta.items() if isinstance(v, int | float)}
+        figures[run.label].append(numbers)
+        fallen[run.label] += collapsed(run.curve)
+    arms = {
+        arm: {
             "runs": len(seeds),
-            "collapsed": int(np.sum([collapsed(run) for run in seeds])),
+            "collapsed": fallen[arm],
             **figures_over(seeds),
-            "loss_minus_nothing": paired(seeds, runs["nothing"]),
+            "loss_minus_nothing": paired(seeds, figures["nothing"]),
         }
+        for arm, seeds in figures.items()
+    }
     train = collapse_training(Cures(), 0)
     floor = noise_floor(train.batch_size * train.seq_len, 16, 1)
     return {"steps": STEPS, "noise_floor_of_a_batch": round(floor, 3), "arms": arms}

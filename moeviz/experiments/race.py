@@ -22,10 +22,12 @@ AXES = ("step", "flops", "seconds")
 
 
 def race_models(num_experts: int, top_k: int) -> dict[str, ModelConfig]:
-    """The two contestants; ValueError on sizes that cannot be."""
+    """The two contestants; ValueError on sizes that cannot be. With K = 1 the weight is the raw
+    probability: divided by its own sum it would be 1, and the router would learn nothing."""
     if ACTIVE_WIDTH % top_k:
         raise ValueError(f"K must divide {ACTIVE_WIDTH}, the active width, got {top_k}.")
-    experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=ACTIVE_WIDTH // top_k)
+    options = {"weighting": "raw"} if top_k == 1 else {}
+    experts = MoEConfig(num_experts, top_k, ACTIVE_WIDTH // top_k, options=options)
     moe = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
     return {"dense": moe.dense_twin(), "MoE": moe}
 

@@ -110,11 +110,13 @@ def collect(
 ) -> dict[str, list[Any]]:
     """Every run with every seed, results by name; as many at a time as there are cores, each in a
     process and with a thread of its own. Finished ones are kept in `path` until all are there, so
-    that an interrupted recording of the same commit goes on where it was."""
+    that an interrupted recording goes on where it was: with the same code and the same libraries,
+    whatever the commit is called (a changed file has none of its own)."""
     results: dict[str, Any] = {}
+    made_by = {name: meta[name] for name in ("code", "versions")}
     if path.exists():
         kept = json.loads(path.read_text())
-        if kept["commit"] == meta["commit"]:
+        if kept.get("made_by") == made_by:
             results = kept["results"]
     order = [(seed, name) for seed in range(seeds) for name in runs]
     # Spawned: a forked process would inherit torch's threads half alive.
@@ -127,7 +129,7 @@ def collect(
         }
         for future in as_completed(pending):
             results[pending[future]] = future.result()
-            kept = {"commit": meta["commit"], "results": results}
+            kept = {"made_by": made_by, "results": results}
             write_atomically(path, json.dumps(kept).encode())
             on_step(len(results), len(order))
     path.unlink(missing_ok=True)

@@ -128,6 +128,15 @@ def dead_experts(load_E: ArrayLike, threshold: float = 0.1) -> int:
     return int((load < threshold * load.mean()).sum())
 
 
+def collapsed(curve: Curve, steps: int = 50) -> bool:
+    """Whether in one of the layers at least half of the experts got less than a tenth of the mean
+    load, over the last `steps` steps of training."""
+    if not len(curve):
+        return False
+    load_LE = curve.load[curve.step > curve.step[-1] - steps].mean(0)
+    return any(2 * dead_experts(load_E) >= len(load_E) for load_E in load_LE)
+
+
 def dead_fraction(load_E: ArrayLike, threshold: float = 0.1) -> float:
     """The share of experts with less than threshold times the mean load."""
     dead, load = dead_experts(load_E, threshold), np.asarray(load_E)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moeviz.checks import check_choice, check_flag, check_number, check_whole
 from moeviz.host import cores
 
 SCHEDULES = ("cosine", "constant")
@@ -42,24 +43,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        not_negative = ("warmup", "weight_decay", "balance_weight", "z_weight", "cv_weight")
-        for name in (*not_negative, "validate_every", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name))
+        for name in ("warmup", "validate_every"):
+            check_whole(name, getattr(self, name), 0)
+        check_whole("seed", self.seed, 0, 2**32 - 1)  # a generator's 64 bits hold the step too
+        for name in ("weight_decay", "balance_weight", "z_weight", "cv_weight"):
+            check_number(name, getattr(self, name))
         for name in ("learning_rate", "clip"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be a positive number, got {value}.")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}."
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
-            )
+            check_number(name, getattr(self, name), open_low=True)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_flag("compile", self.compile)
 
     def weight_of(self, loss: str) -> float:
         """What multiplies a router's loss: cv_weight those of Shazeer et al. (2017), "importance"

@@ -164,7 +164,7 @@ class Trainer:
         try:
             out, loss = self._loss(self._forward, batch, generator)
         except NonFiniteLogitsError:
-            self._rewind(learning_rate)
+            self._rewind("loss", learning_rate)
         losses = _router_losses(out)
         total = loss + sum(config.weight_of(name) * value for name, value in losses.items())
         self.optimizer.zero_grad(set_to_none=True)
@@ -173,11 +173,10 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         # float16 skips a step whose gradients overflow and lowers its scale; elsewhere an
         # overflow means that training has diverged.
-        finite = math.isfinite(total.item()) and (
-            math.isfinite(norm.item()) or self.precision == torch.float16
-        )
-        if not finite:
-            self._rewind(learning_rate)
+        if not math.isfinite(total.item()):
+            self._rewind("loss", learning_rate)
+        if not math.isfinite(norm.item()) and self.precision != torch.float16:
+            self._rewind("gradient", learning_rate)
         # Copied here, where its loss is known to be finite: a state is not good by its number.
         if self._good is None or self.step % GOOD_STATE_EVERY == 0:
             self._good = (self.step, self._copy_state())
@@ -281,7 +280,7 @@ class Trainer:
         }
         return {"parameters": parameters, "moments": moments, "history": self.history.state()}
 
-    def _rewind(self, learning_rate: float) -> NoReturn:
+    def _rewind(self, what: str, learning_rate: float) -> NoReturn:
         failed = self.step + 1
         if self._good is not None:  # None: the first step failed, before it changed anything
             self.step, state = self._good
@@ -291,10 +290,15 @@ class Trainer:
             self.history.restore(*state["history"])
             # The optimiser now works in the copy itself; the next step makes a new one.
             self._good = None
+        cause = {
+            "loss": "Lower the learning rate or the clip and start again.",
+            "gradient": "The loss itself is finite: one of its terms has no finite slope there. "
+            "Give the router other options, or lower the learning rate, and start again.",
+        }
         raise NonFiniteLossError(
-            f"The loss stopped being a finite number at step {failed} (learning rate "
+            f"The {what} stopped being a finite number at step {failed} (learning rate "
             f"{learning_rate:.2g}); the model is back at step {self.step}, its last good state. "
-            "Lower the learning rate or the clip and start again."
+            f"{cause[what]}"
         )
 
     def save(self, path: str | Path) -> None:

@@ -16,8 +16,9 @@ from moeviz.panels.base import button, choice
 from moeviz.panels.live_panel import Player, seed_box
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
-from moeviz.pictures.training.balance import collapsed, standing
+from moeviz.pictures.training.balance import standing
 from moeviz.pictures.training.collapse import collapse
+from moeviz.records.metrics import collapsed
 from moeviz.records.runs import Snapshot, load_snapshots
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ class Collapse(Player):
     def _keep_score(self, frame: Frame) -> None:
         run = frame.learners[-1]
         if not self._killed:
-            self._scores.setdefault(self._configured(run.meta), collapsed(run))
+            self._scores.setdefault(self._configured(run.meta), collapsed(run.curve))
         self.score.value = self._score_html()
 
     def _score_html(self) -> str:

@@ -133,9 +133,12 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], *, state: str = "") 
     share_LE = load_LE / np.maximum(load_LE.sum(1, keepdims=True), 1)
     peak = max(float(share_LE.max(initial=0)), 2 / num_experts)
     unused = int((load_LE == 0).sum())
+    given = int(load_LE.sum(1).max(initial=0))
+    reach = f" ({given} reach no more than {given} of the {num_experts} of a layer)"
     summary = (
-        f"Share of assignments per expert; even would be {1 / num_experts:.1%}, the busiest has "
-        f"{float(share_LE.max(initial=0)):.1%}, {unused} of {load_LE.size} got nothing."
+        f"Share of a layer's {given} assignments per expert; even would be {1 / num_experts:.1%}, "
+        f"the busiest has {float(share_LE.max(initial=0)):.1%}, {unused} of {load_LE.size} got "
+        f"nothing{reach if given < num_experts else ''}."
     )
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)
     for i in range(num_layers):

@@ -45,14 +45,6 @@ def standing(run: Snapshot, layer: int, steps: int = LAST) -> Standing | None:
     )
 
 
-def collapsed(run: Snapshot) -> bool:
-    """Whether at least half of the experts of the least even layer got less than a tenth of their
-    fair share over the last fifty steps."""
-    found = [standing(run, layer, 50) for layer in range(run.curve.load.shape[1])]
-    worst = max((s for s in found if s), key=lambda s: s.max_violation, default=None)
-    return worst is not None and worst.dead >= run.curve.load.shape[2] / 2
-
-
 def describe(run: Snapshot, layer: int) -> str:
     """The last steps in one sentence, with figures."""
     now = standing(run, layer)

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 
-# Student's t for 95 % both sides, by degrees of freedom: seeds are few.
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -57,6 +54,8 @@ class Verdict:
 def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
     """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the 95 %
     interval of the paired difference (Student's t) lies on one side of zero, else "open"."""
+    from scipy.special import stdtrit  # here: no other picture waits for it
+
     arms = recorded["arms"]
     found = []
     for claim in CLAIMS:
@@ -66,7 +65,7 @@ def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
         )
         gap = better - worse
         mean, sd = float(gap.mean()), float(gap.std(ddof=1)) if len(gap) > 1 else float("nan")
-        reach = T_95.get(len(gap) - 1, 1.96) * sd / len(gap) ** 0.5
+        reach = stdtrit(len(gap) - 1, 0.975) * sd / len(gap) ** 0.5
         seen = "agrees" if mean + reach < 0 else "disagrees" if mean - reach > 0 else "open"
         found.append(Verdict(claim, mean, sd, seen))
     return found

@@ -1,0 +1,83 @@
+"""Provenance names moeviz's own commit and code, or nothing; autosaves lie where the user says."""
+
+import importlib.util
+import shutil
+import subprocess
+
+import pytest
+
+from moeviz import host
+
+
+def git(folder, *command):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *command], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def installed(folder):
+    """moeviz.host as it is where the package stands in `folder`."""
+    (folder / "moeviz").mkdir(parents=True)
+    shutil.copy(host.__file__, folder / "moeviz" / "host.py")
+    (folder / "moeviz" / "__init__.py").touch()
+    spec = importlib.util.spec_from_file_location("other_host", folder / "moeviz" / "host.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def repository(tmp_path):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "thesis.txt").write_text("Chapter one.\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "start")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["venv/lib/site-packages", "."])
+def test_the_commit_of_a_strangers_repository_is_not_ours(repository, place):
+    """Installed in an environment inside it, or laid into it and never committed."""
+    assert installed(repository / place).provenance("x")["commit"] is None
+
+
+def test_the_commit_of_our_checkout_is_told_with_a_plus_where_files_were_changed(repository):
+    checkout = installed(repository)
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "the package")
+    commit = git(repository, "rev-parse", "--short=12", "HEAD")
+    assert checkout.provenance("x")["commit"] == commit
+    (repository / "thesis.txt").write_text("Chapter two.\n")
+    assert checkout.provenance("x")["commit"] == commit + "+"
+
+
+def test_without_git_there_is_no_commit(repository, monkeypatch):
+    checkout = installed(repository)
+    monkeypatch.setenv("PATH", "")
+    assert checkout.provenance("x")["commit"] is None
+
+
+def test_the_fingerprint_follows_every_python_file(tmp_path):
+    other = installed(tmp_path)
+    first = other.provenance("x")["code"]
+    assert other.provenance("y")["code"] == first
+    (tmp_path / "moeviz" / "notes.txt").write_text("not code")
+    assert other.provenance("x")["code"] == first
+    new = tmp_path / "moeviz" / "new.py"
+    seen = {first}
+    for content in ("", "a = 1\n", "a = 2\n"):  # a new file counts, committed or not
+        new.write_text(content)
+        seen.add(other.provenance("x")["code"])
+    new.rename(tmp_path / "moeviz" / "renamed.py")
+    seen.add(other.provenance("x")["code"])
+    assert len(seen) == 5
+
+
+def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
+    assert host.autosave_folder("race") == tmp_path / "live" / "race"
+    monkeypatch.delenv("MOEVIZ_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert host.autosave_folder("race") == tmp_path / ".cache" / "moeviz" / "live" / "race"
