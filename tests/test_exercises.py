@@ -10,7 +10,8 @@ from helpers.exercises import SOURCE_FOLDER, check_help, check_right, check_wron
 from moeviz import exercises
 from moeviz.exercises import EXERCISES, check, dense_vs_moe, solution, start_here
 from moeviz.records import metrics
-from moeviz.records.runs import Curve, Snapshot, Trace
+from moeviz.records.routes import Trace
+from moeviz.records.runs import Curve, Snapshot
 
 # Exercises of other notebooks have a test file of their own, test_exercises_*.py.
 HERE = [number for number in EXERCISES if number < "04"]

@@ -24,7 +24,7 @@ from moeviz import panels
 from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
 from moeviz.host import data_path
 from moeviz.panels.routing import capacity as module
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 from moeviz.routing.capacity import Priority
 from moeviz.watch.text import moe_layers
 

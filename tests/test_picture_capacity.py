@@ -23,7 +23,7 @@ from moeviz.pictures.routing.seats import (
     waste_share,
 )
 from moeviz.records.metrics import expected_drop_rate
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 from moeviz.routing import Capacity
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,7 +17,7 @@ from moeviz.experiments.routers_on_a_text import LABELS
 from moeviz.pictures.routing.routers import NAMES, WIDTH, compare, facts_of, overview
 from moeviz.pictures.static import png
 from moeviz.pictures.svg import MONO
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")

@@ -25,7 +25,8 @@ from moeviz.pictures.svg import OKABE_ITO, Scale, Svg, expert_colour, heat_colou
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.records.metrics import gap
-from moeviz.records.runs import Anatomy, Curve, Snapshot, Trace
+from moeviz.records.routes import Anatomy, Trace
+from moeviz.records.runs import Curve, Snapshot
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")

@@ -9,7 +9,8 @@ import pytest
 from moeviz.experiments.race import summary
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
-from moeviz.records.runs import Anatomy, Trace, load_snapshots
+from moeviz.records.routes import Anatomy, Trace
+from moeviz.records.runs import load_snapshots
 from moeviz.records.store import load_header
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import dissect, load_model, trace_text

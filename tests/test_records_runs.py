@@ -1,5 +1,6 @@
 """What happened, as numpy: histories in bounded memory, and records that come back from files."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -8,17 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeviz.records.runs import (
-    Anatomy,
-    Curve,
-    History,
-    Point,
-    Snapshot,
-    Trace,
-    load_snapshots,
-    save_snapshots,
-)
-from moeviz.records.store import save_arrays
+from moeviz.host import data_path
+from moeviz.records.dispatch import DispatchTrace
+from moeviz.records.routes import Anatomy, Decision, Trace
+from moeviz.records.runs import Curve, History, Point, Snapshot, load_snapshots, save_snapshots
+from moeviz.records.store import load_records, save_arrays, save_records
 
 SHAPE = (2, 3)  # layers, experts
 
@@ -33,55 +28,59 @@ def points(count, seed=0, validate_every=7):
             loss=random.normal(),
             load=random.random(SHAPE),
             validation=random.normal() if step % validate_every == 0 else float("nan"),
+            dropped=random.random(SHAPE[0]),
         )
         for step in range(1, count + 1)
     ]
 
 
-def filled(added, capacity=8):
-    history = History(*SHAPE, capacity=capacity)
+def filled(added, capacity=8, shape=SHAPE):
+    history = History(*shape, capacity=capacity)
     for point in added:
         history.add(point)
     return history
 
 
 def same(a, b):
-    for name, column in vars(a).items():
+    """Records and curves of equal types, arrays and values."""
+    assert type(a) is type(b) and vars(a).keys() == vars(b).keys()
+    for name, value in vars(a).items():
         other = getattr(b, name)
-        assert column.dtype == other.dtype and column.shape == other.shape, name
-        assert np.array_equal(column, other, equal_nan=True), name
+        assert type(value) is type(other), name
+        if isinstance(value, np.ndarray):
+            assert value.dtype == other.dtype and value.shape == other.shape, name
+            assert value.tobytes() == other.tobytes(), name
+        elif isinstance(value, Curve):
+            same(value, other)
+        else:
+            assert value == other, name
 
 
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(0, 300), capacity=st.sampled_from([2, 4, 10, 32]))
 def test_a_history_is_bounded_ends_at_the_last_step_and_keeps_exact_means(count, capacity):
     added = points(count)
-    history = filled(added, capacity)
-    curve = history.curve()
+    curve = filled(added, capacity).curve()
     assert len(curve) <= capacity
-    if count >= capacity:
+    if count < capacity:
+        assert curve.loss.tolist() == [p.loss for p in added]
+    else:
         assert len(curve) >= capacity // 2
-    if count == 0:
-        assert curve.load.shape == (0, *SHAPE)
-        return
-    assert curve.step[-1] == count and curve.seconds[-1] == pytest.approx(0.1 * count)
+    assert curve.load.shape == (len(curve), *SHAPE)
+    assert curve.step[-1:].tolist() == [count] * (count > 0)
     assert (np.diff(curve.step) > 0).all()
     # A point stands for all steps since the one before it.
     start = 0
     for i, end in enumerate(curve.step.astype(int)):
         group = added[start:end]
-        assert curve.loss[i] == pytest.approx(np.mean([p.loss for p in group]))
-        assert curve.load[i] == pytest.approx(np.mean([p.load for p in group], axis=0))
+        assert (curve.seconds[i], curve.flops[i]) == (group[-1].seconds, group[-1].flops)
+        for name in ("loss", "load", "dropped"):
+            mean = np.mean([getattr(p, name) for p in group], axis=0)
+            assert getattr(curve, name)[i] == pytest.approx(mean), name
+        assert np.isnan(curve.entropy[i]).all()
         measured = [p.validation for p in group if not np.isnan(p.validation)]
         assert np.array_equal(curve.validation[i], measured[-1] if measured else np.nan, True)
         start = end
-
-
-def test_a_short_history_keeps_every_point():
-    added = points(7)
-    curve = filled(added, capacity=8).curve()
-    assert curve.step.tolist() == list(range(1, 8))
-    assert curve.loss.tolist() == [p.loss for p in added]
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,50 +98,30 @@ def test_a_restored_history_goes_on_exactly(before, after):
 
 
 def test_a_dense_model_has_no_load():
-    history = History(0, 0, capacity=4)
-    for step in range(1, 10):
-        history.add(Point(step, 0.1, 1.0, 2.0, np.zeros((0, 0))))
+    added = [Point(step, 0.1, 1.0, 2.0, np.zeros((0, 0))) for step in range(1, 10)]
+    history, again = filled(added, 4, (0, 0)), History(0, 0, capacity=4)
     assert history.curve().load.shape == (len(history.curve()), 0, 0)
-    again = History(0, 0, capacity=4)
     again.restore(*history.state())
     same(history.curve(), again.curve())
 
 
 def test_a_curve_is_a_copy():
     history = filled(points(5))
-    curve = history.curve()
-    curve.loss[:] = 0
+    history.curve().loss[:] = 0
     assert (history.curve().loss != 0).all()
 
 
-def curve(**columns):
+def snapshot(label="moe", load=(5, *SHAPE)):
     steps = np.arange(1.0, 6.0)
-    return Curve(
-        **{
-            "step": steps,
-            "seconds": steps / 2,
-            "flops": steps * 1e9,
-            "loss": 10 - steps,
-            "load": np.ones((5, *SHAPE)) / 3,
-            "validation": np.array([np.nan, 3.0, np.nan, 2.0, np.nan]),
-            **columns,
-        }
+    curve = Curve(
+        step=steps,
+        seconds=steps / 2,
+        flops=steps * 1e9,
+        loss=10 - steps,
+        load=np.ones(load) / 3,
+        validation=np.array([np.nan, 3.0, np.nan, 2.0, np.nan]),
     )
-
-
-def snapshot(label="moe", **changes):
-    fields = dict(
-        label=label,
-        step=5,
-        total_steps=9,
-        seconds=2.5,
-        tokens_per_second=7.0,
-        parameters=100,
-        active_parameters=40,
-        curve=curve(),
-        meta={"train": {"seed": 1}},
-    )
-    return Snapshot(**{**fields, **changes})
+    return Snapshot(label, 5, 9, 2.5, 7.0, 100, 40, curve, {"train": {"seed": 1}})
 
 
 @pytest.mark.parametrize(
@@ -157,112 +136,70 @@ def test_the_timeline_goes_back_to_any_point(axis, x, count):
     assert back.label == "moe" and back.total_steps == 9
 
 
-def trace():
-    return Trace(
-        tokens=("<b>", "n", "‹c3›", "‹a9›"),
-        expert=np.array([[[0, 2], [1, -1]], [[2, 0], [1, 0]]] * 2, dtype=np.int16),
-        weight=np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 2, 2),
-        score=np.full((4, 2, 3), 1 / 3, dtype=np.float32),
-        layers=(0, 2),
-        meta={"seed": 3, "list": [1, {"a": None}], "sign": "\u2028☃"},
-    )
-
-
-def anatomy():
-    T, D, E, K = 3, 4, 5, 2
-    random = np.random.default_rng(0)
-
-    def floats(*shape):
-        return random.normal(size=shape).astype(np.float32)
-
-    return Anatomy(
-        text="a b c",
-        tokens=("a", "b", "c"),
-        layer=1,
-        model_layers=(0, 1),
-        weighting="raw",
-        x=floats(T, D),
-        logits=floats(T, E),
-        score=floats(T, E),
-        expert=random.integers(0, E, (T, K)).astype(np.int16),
-        weight=floats(T, K),
-        row_token=np.arange(6, dtype=np.int32),
-        row_expert=np.arange(6, dtype=np.int32),
-        row_weight=floats(6),
-        offsets=np.arange(E + 1, dtype=np.int32),
-        row_output=floats(6, D),
-        y=floats(T, D),
-        meta={"step": 3},
-    )
-
-
-def same_record(a, b):
-    assert type(a) is type(b)
-    for name, value in vars(a).items():
-        other = getattr(b, name)
-        if isinstance(value, np.ndarray):
-            assert value.dtype == other.dtype and np.array_equal(value, other), name
-        else:
-            assert value == other and type(value) is type(other), name
-
-
 def test_a_trace_counts_its_load_and_skips_what_was_not_served():
-    assert trace().load().tolist() == [[4, 0, 4], [2, 4, 0]]
-    assert (trace().num_experts, trace().top_k) == (3, 2)
+    expert = np.array([[[0, 2], [1, -1]], [[2, 0], [1, 0]]] * 2, dtype=np.int16)
+    score = np.full((4, 2, 3), 1 / 3, dtype=np.float32)
+    trace = Trace(("a", "b", "c", "d"), expert, score[..., :2], score, (0, 2))
+    assert trace.load().tolist() == [[4, 0, 4], [2, 4, 0]]
+    assert (trace.num_experts, trace.top_k) == (3, 2)
 
 
-@pytest.mark.parametrize("make", [trace, anatomy])
-def test_a_record_comes_back_from_its_file(tmp_path, make):
-    path = tmp_path / "new" / "record.safetensors"
-    make().save(path)
-    same_record(make(), type(make()).load_file(path))
+# Files.
+
+SHIPPED = {
+    "start_here": Trace,
+    "inside_layer": Anatomy,
+    "seats": Decision,
+    "dispatch": DispatchTrace,
+}
 
 
-def test_a_record_is_saved_as_it_is_seen(tmp_path):
-    """A transposed or sliced array is not laid out in memory as it is read."""
-    record = trace()
-    score = np.arange(48, dtype=np.float32).reshape(3, 2, 8).T[::2]
-    assert not score.flags.c_contiguous
-    turned = Trace(**{**vars(record), "score": score})
-    turned.save(tmp_path / "a")
-    assert np.array_equal(Trace.load_file(tmp_path / "a").score, turned.score)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_record_comes_back_from_its_file(tmp_path, name):
+    record = SHIPPED[name].load_file(data_path("traces", f"{name}.safetensors"))
+    record = dataclasses.replace(record, meta={"list": [1, {"a": None}], "sign": "\u2028☃"})
+    assert isinstance(record.tokens, tuple)
+    record.save(tmp_path / "new" / "record")
+    same(record, SHIPPED[name].load_file(tmp_path / "new" / "record"))
 
 
-def test_snapshots_come_back_from_their_file(tmp_path):
-    shots = [snapshot("dense", curve=curve(load=np.zeros((5, 0, 0)))), snapshot("moe")]
+def test_several_records_come_back_from_one_file_by_name(tmp_path):
+    decisions, meta = load_records(data_path("traces", "routing.safetensors"), Decision)
+    save_records(tmp_path / "a", decisions, meta)
+    back, again = load_records(tmp_path / "a", Decision)
+    assert again == meta and list(back) == list(decisions)
+    for name, decision in decisions.items():
+        same(decision, back[name])
+
+
+def test_snapshots_come_back_from_their_file_in_order(tmp_path):
+    shots = [snapshot("dense", load=(5, 0, 0)), *(snapshot(f"moe {i}") for i in range(11))]
     save_snapshots(tmp_path / "a", shots, {"python": "3"})
     back, meta = load_snapshots(tmp_path / "a")
-    assert meta == {"python": "3"} and len(back) == 2
+    assert meta == {"python": "3"} and len(back) == 12
     for one, other in zip(shots, back, strict=True):
-        same(one.curve, other.curve)
-        assert {k: v for k, v in vars(one).items() if k != "curve"} == {
-            k: v for k, v in vars(other).items() if k != "curve"
-        }
+        same(one, other)
 
 
 def test_a_record_of_another_kind_or_version_is_refused(tmp_path):
-    trace().save(tmp_path / "trace")
     with pytest.raises(ValueError, match="is of the kind .trace."):
-        Anatomy.load_file(tmp_path / "trace")
+        Anatomy.load_file(data_path("traces", "start_here.safetensors"))
     save_arrays(tmp_path / "old", {"expert": np.zeros(3)}, {"tokens": []}, kind="trace")
     with pytest.raises(ValueError, match="another version of moeviz"):
         Trace.load_file(tmp_path / "old")
-    save_arrays(tmp_path / "older", {}, {"snapshots": [{"label": "a"}]}, kind="snapshots")
-    with pytest.raises(ValueError, match="does not fit this version of moeviz") as refusal:
-        load_snapshots(tmp_path / "older")
-    assert "\n" not in str(refusal.value)
+    for header in ({}, {"snapshots": {"0": {"label": "a"}}}, {"snapshots": [{"label": "a"}]}):
+        save_arrays(tmp_path / "older", {}, header, kind="snapshots")
+        with pytest.raises(ValueError, match="does not fit this version of moeviz") as refusal:
+            load_snapshots(tmp_path / "older")
+        assert "\n" not in str(refusal.value)
 
 
-def test_reading_a_record_needs_no_torch(tmp_path):
-    trace().save(tmp_path / "trace")
+def test_reading_a_record_needs_no_torch():
     code = (
-        "import sys\nfrom moeviz.records.runs import Trace\nimport moeviz.records.metrics\n"
+        "import sys\nfrom moeviz.records import Trace\nimport moeviz.records.metrics\n"
         "print(Trace.load_file(sys.argv[1]).top_k, 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "trace")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    path = data_path("traces", "start_here.safetensors")
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens

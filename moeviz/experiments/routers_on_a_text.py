@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moeviz.host import data_path
-from moeviz.records.runs import Decision
-from moeviz.records.store import fitting, load_arrays, save_arrays
+from moeviz.records.routes import Decision
+from moeviz.records.store import load_records, save_records
 
 if TYPE_CHECKING:
     from moeviz.watch.routers import Rule, Tokens
@@ -147,7 +145,7 @@ def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
     tokens = text_tokens(model, tokenizer, TEXT, layer=LAYER)
     decisions = {name: decision(tokens, name, Settings()) for name in LABELS}
     meta = {**meta, "text": TEXT, "layer": LAYER, "layers": moe_layers(model)}
-    save_decisions(out / "traces" / "routing.safetensors", decisions, meta)
+    save_records(out / "traces" / "routing.safetensors", decisions, meta)
     return {
         "tokens": len(tokens.pieces),
         "look_ahead": [label_of(n) for n, d in decisions.items() if d.leaks.any()],
@@ -158,34 +156,9 @@ def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_decisions(path: Path, decisions: dict[str, Decision], meta: dict[str, Any]) -> None:
-    """Write several decisions as one safetensors file; OSError where that fails."""
-    arrays: dict[str, np.ndarray] = {}
-    headers: dict[str, dict[str, Any]] = {}
-    for name, one in decisions.items():
-        fields = vars(one)
-        arrays |= {f"{name}.{k}": v for k, v in fields.items() if isinstance(v, np.ndarray)}
-        headers[name] = {k: v for k, v in fields.items() if not isinstance(v, np.ndarray)}
-    save_arrays(path, arrays, {"decisions": headers, "meta": meta}, kind="decisions")
-
-
-def load_decisions(path: Path) -> tuple[dict[str, Decision], dict[str, Any]]:
-    """The decisions and the meta of such a file; ValueError where it is damaged or another."""
-    arrays, header = load_arrays(path, kind="decisions")
-    found: dict[str, Decision] = {}
-    with fitting(path):
-        for name, fields in header["decisions"].items():
-            mine: dict[str, Any] = {**fields, "tokens": tuple(fields["tokens"])}
-            for key, array in arrays.items():
-                of, _, column = key.partition(".")
-                mine |= {column: array} if of == name else {}
-            found[name] = Decision(**mine)
-        return found, header["meta"]
-
-
 def recorded() -> tuple[dict[str, Decision], dict[str, Any]]:
     """What `record` wrote, without torch."""
-    return load_decisions(data_path("traces", "routing.safetensors"))
+    return load_records(data_path("traces", "routing.safetensors"), Decision)
 
 
 def first(tokens: Tokens, count: int) -> Tokens:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moeviz.host import data_path
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 from moeviz.routing import Capacity, Plan, RouteContext, RouterOut
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.capacity import Priority, WithCapacity, limit_plan

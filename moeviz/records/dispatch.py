@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from moeviz.records.store import load_arrays, save_arrays
+from moeviz.records.store import Record
 
 STAGES = ("top-k", "histogram", "scan", "scatter", "tiles", "GEMM", "combine")
 
 
 @dataclass(frozen=True)
-class DispatchTrace:
+class DispatchTrace(Record):
     """One batch on its way through the kernels; a record of what each of them wrote.
 
     tokens: T readable pieces
@@ -31,6 +30,7 @@ class DispatchTrace:
     meta: device, where the batch is from, provenance (JSON values)
     """
 
+    kind: ClassVar[str] = "dispatch"
     tokens: tuple[str, ...]
     expert: np.ndarray
     weight: np.ndarray
@@ -91,20 +91,3 @@ class DispatchTrace:
         if expert < 0:
             return range(0)
         return range(first, min(first + self.tile_block, int(self.offsets[expert + 1])))
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one safetensors file; OSError where that fails."""
-        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
-        header = {k: v for k, v in vars(self).items() if k not in arrays}
-        save_arrays(path, arrays, header, kind="dispatch")
-
-    @staticmethod
-    def load_file(path: str | Path) -> DispatchTrace:
-        """Read one; ValueError where the file is damaged or of another kind or version."""
-        arrays, header = load_arrays(path, kind="dispatch")
-        header.pop("kind")
-        if {*arrays, *header} != {f.name for f in fields(DispatchTrace)}:
-            raise ValueError("This dispatch was written by another version of moeviz.")
-        header["tokens"] = tuple(header["tokens"])
-        values: dict[str, Any] = {**arrays, **header}
-        return DispatchTrace(**values)

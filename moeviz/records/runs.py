@@ -1,149 +1,15 @@
-"""What happened, as numpy: the line between computing and showing. Nothing here needs torch.
-
-Trace: where a text's tokens were routed. Curve and Snapshot: how a training run has gone.
-"""
+"""How a training run has gone, as numpy: its points, its curve, and what the learner is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from moeviz.records.store import fitting, load_arrays, save_arrays
-
-R = TypeVar("R")
-
-
-def _split(record: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A record's arrays, and its other fields as JSON values."""
-    arrays = {k: v for k, v in vars(record).items() if isinstance(v, np.ndarray)}
-    return arrays, {k: v for k, v in vars(record).items() if k not in arrays}
-
-
-def _joined(kind: type[R], arrays: dict[str, np.ndarray], header: dict[str, Any]) -> R:
-    """The record that _split took apart (JSON made lists of its tuples)."""
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if {*arrays, *header} - {"kind"} != names:
-        raise ValueError(f"This {kind.__name__.lower()} was written by another version of moeviz.")
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items() if k in names}
-    return kind(**arrays, **plain)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """The routing of one text through every MoE layer of a model.
-
-    tokens: T readable pieces; expert: int16 [T, L, K], -1 where a choice was not served;
-    weight: float32 [T, L, K]; score: float32 [T, L, E], the router's probabilities;
-    layers: the L block numbers; meta: provenance and model facts (JSON values).
-    """
-
-    tokens: tuple[str, ...]
-    expert: np.ndarray
-    weight: np.ndarray
-    score: np.ndarray
-    layers: tuple[int, ...]
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_experts(self) -> int:
-        return self.score.shape[2]
-
-    @property
-    def top_k(self) -> int:
-        return self.expert.shape[2]
-
-    def load(self) -> np.ndarray:
-        """Assignments each expert took, int64 [L, E]."""
-        counts = [
-            np.bincount(layer[layer >= 0], minlength=self.num_experts)
-            for layer in self.expert.transpose(1, 0, 2).reshape(len(self.layers), -1)
-        ]
-        return np.stack(counts)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one safetensors file; OSError where that fails."""
-        save_arrays(path, *_split(self), kind="trace")
-
-    @staticmethod
-    def load_file(path: str | Path) -> Trace:
-        """Read a trace; ValueError where the file is damaged or no trace."""
-        return _joined(Trace, *load_arrays(path, kind="trace"))
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """Every matrix on a text's way through one MoE layer, all float32 but the indices.
-
-    x [T, D] -> logits [T, E] -> score = softmax [T, E] -> expert int16, weight [T, K]
-    -> dispatch: row_token, row_expert int32 [N] sorted by expert, offsets int32 [E + 1]
-    -> experts: row_output [N, D] -> combine: y [T, D] = sum of row_weight * row_output
-    """
-
-    text: str
-    tokens: tuple[str, ...]
-    layer: int
-    model_layers: tuple[int, ...]
-    weighting: str
-    x: np.ndarray
-    logits: np.ndarray
-    score: np.ndarray
-    expert: np.ndarray
-    weight: np.ndarray
-    row_token: np.ndarray
-    row_expert: np.ndarray
-    row_weight: np.ndarray
-    offsets: np.ndarray
-    row_output: np.ndarray
-    y: np.ndarray
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one safetensors file; OSError where that fails."""
-        save_arrays(path, *_split(self), kind="anatomy")
-
-    @staticmethod
-    def load_file(path: str | Path) -> Anatomy:
-        """Read one; ValueError where the file is damaged or no anatomy."""
-        return _joined(Anatomy, *load_arrays(path, kind="anatomy"))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one router decides for some tokens: the same record for every router.
-
-    label; tokens: T readable pieces; score: float32 [T, E]; weight: float32 [T, E], the combine
-    weight, 0 where the token does not visit the expert (a soft router: the share of its slots);
-    visits, dropped: bool [T, E]; leaks: bool [T], tokens proven to depend on later ones; load,
-    demand: int64 [E]; places: of each expert, None where there is no limit; causal: what the router
-    declares; soft: whether experts read mixtures; meta: JSON values.
-    """
-
-    label: str
-    tokens: tuple[str, ...]
-    score: np.ndarray
-    weight: np.ndarray
-    visits: np.ndarray
-    dropped: np.ndarray
-    leaks: np.ndarray
-    load: np.ndarray
-    demand: np.ndarray
-    places: int | None
-    causal: bool
-    soft: bool
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one safetensors file; OSError where that fails."""
-        save_arrays(path, *_split(self), kind="decision")
-
-    @staticmethod
-    def load_file(path: str | Path) -> Decision:
-        """Read one; ValueError where the file is damaged or no decision."""
-        return _joined(Decision, *load_arrays(path, kind="decision"))
+from moeviz.records.store import Record, load_records, save_records
 
 
 class Point(NamedTuple):
@@ -261,13 +127,14 @@ def _merge(points: list[Point]) -> Point:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Record):
     """One learner of a live run at one moment: its curve so far and what it is.
 
     step, total_steps; tokens_per_second over the run; parameters and active_parameters; label for
     the eye; meta: configuration and corpus (JSON values).
     """
 
+    kind: ClassVar[str] = "snapshot"
     label: str
     step: int
     total_steps: int
@@ -285,24 +152,21 @@ class Snapshot:
         last_second = float(curve.seconds[-1]) if len(curve) else 0.0
         return replace(self, curve=curve, step=last_step, seconds=last_second)
 
+    def take_apart(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        values = {k: v for k, v in vars(self).items() if k != "curve"}
+        return vars(self.curve), values
+
+    @classmethod
+    def put_together(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        return cls(curve=Curve(**arrays), **values)
+
 
 def save_snapshots(path: str | Path, snapshots: Sequence[Snapshot], meta: dict[str, Any]) -> None:
     """Write several learners' snapshots and their provenance as one file."""
-    arrays: dict[str, np.ndarray] = {}
-    others = []
-    for i, snapshot in enumerate(snapshots):
-        arrays |= {f"{i}.{name}": column for name, column in vars(snapshot.curve).items()}
-        others.append({k: v for k, v in vars(snapshot).items() if k != "curve"})
-    save_arrays(path, arrays, {"snapshots": others, "meta": meta}, kind="snapshots")
+    save_records(path, {str(i): snapshot for i, snapshot in enumerate(snapshots)}, meta)
 
 
 def load_snapshots(path: str | Path) -> tuple[list[Snapshot], dict[str, Any]]:
     """What save_snapshots wrote; ValueError where the file is damaged or of another kind."""
-    arrays, header = load_arrays(path, kind="snapshots")
-    snapshots = []
-    with fitting(path):
-        for i, others in enumerate(header["snapshots"]):
-            columns = {n: arrays[f"{i}.{n}"] for n in Point._fields if f"{i}.{n}" in arrays}
-            curve = Curve(**columns)
-            snapshots.append(Snapshot(curve=curve, **others))
-        return snapshots, header["meta"]
+    snapshots, meta = load_records(path, Snapshot)
+    return list(snapshots.values()), meta

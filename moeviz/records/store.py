@@ -1,4 +1,4 @@
-"""One file format for checkpoints and traces: safetensors with a JSON header.
+"""One file format for checkpoints and records: safetensors with a JSON header.
 
 Nothing is ever unpickled. A file is written beside its place and moved there when it is whole, so
 an interrupted or failed save leaves the earlier file as it was.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -107,3 +109,60 @@ def fitting(path: str | Path) -> Iterator[None]:
             f"{path} does not fit this version of moeviz ({type(error).__name__}: {error}); write "
             "it again with this version."
         ) from None
+
+
+class Record:
+    """A frozen dataclass of arrays and JSON values that fits one file; kind: the file's."""
+
+    kind: ClassVar[str]
+
+    def take_apart(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Its arrays, and its other fields."""
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return arrays, {k: v for k, v in vars(self).items() if k not in arrays}
+
+    @classmethod
+    def put_together(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        """The record of such parts (JSON made lists of its tuples); ValueError where one is missing
+        or unknown."""
+        if {*arrays, *values} != {f.name for f in fields(cls)}:  # type: ignore[arg-type]
+            raise ValueError(f"This {cls.kind} was written by another version of moeviz.")
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arrays, **plain)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file; OSError where that fails."""
+        save_arrays(path, *self.take_apart(), kind=self.kind)
+
+    @classmethod
+    def load_file(cls, path: str | Path) -> Self:
+        """Read one; ValueError where the file is damaged, or of another kind or version."""
+        arrays, header = load_arrays(path, kind=cls.kind)
+        return cls.put_together(arrays, {k: v for k, v in header.items() if k != "kind"})
+
+
+R = TypeVar("R", bound=Record)
+
+
+def save_records(path: str | Path, records: Mapping[str, Record], meta: dict[str, Any]) -> None:
+    """Write several records of one kind, by name (no dots), and their provenance as one file."""
+    arrays: dict[str, np.ndarray] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for name, record in records.items():
+        columns, values[name] = record.take_apart()
+        arrays |= {f"{name}.{column}": array for column, array in columns.items()}
+    kind = f"{next(iter(records.values())).kind}s"
+    save_arrays(path, arrays, {kind: values, "meta": meta}, kind=kind)
+
+
+def load_records(path: str | Path, record: type[R]) -> tuple[dict[str, R], dict[str, Any]]:
+    """What save_records wrote; ValueError where the file is damaged or of another kind."""
+    kind = f"{record.kind}s"
+    arrays, header = load_arrays(path, kind=kind)
+    columns: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for key, array in arrays.items():
+        name, _, column = key.partition(".")
+        columns[name][column] = array
+    with fitting(path):
+        values = header[kind]
+        return {n: record.put_together(columns[n], v) for n, v in values.items()}, header["meta"]

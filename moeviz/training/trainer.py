@@ -18,7 +18,8 @@ from torch import Tensor
 
 from moeviz.backend import resolve_backend
 from moeviz.model.transformer import LanguageModel, ModelConfig, ModelOut
-from moeviz.records.runs import History, Point, Snapshot, Trace
+from moeviz.records.routes import Trace
+from moeviz.records.runs import History, Point, Snapshot
 from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.routing import NonFiniteLogitsError
 from moeviz.text.corpus import Batch, Corpus

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moeviz.model.transformer import LanguageModel
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 from moeviz.routing import (
     BaseRouter,
     Capacity,

@@ -13,7 +13,7 @@ from torch import Tensor
 from moeviz.model.experts import apply_experts
 from moeviz.model.layer import MoEFFN
 from moeviz.model.transformer import LanguageModel, ModelConfig
-from moeviz.records.runs import Anatomy, Trace
+from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.store import fitting, load_arrays
 from moeviz.routing import Plan, RouteContext, SoftPlan
 from moeviz.routing.token_choice import TokenChoice, Weighting

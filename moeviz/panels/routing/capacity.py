@@ -11,7 +11,7 @@ from moeviz.panels.base import Panel, choice
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.seats import seats
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
 NO_LIMIT = "no limit"

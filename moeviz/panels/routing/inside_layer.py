@@ -9,7 +9,7 @@ from moeviz.panels.base import BESIDE_LABEL, Panel, button
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
-from moeviz.records.runs import Anatomy
+from moeviz.records.routes import Anatomy
 
 WEIGHTINGS = (
     ("renormalise after top-k", "renormalise"),

@@ -9,7 +9,7 @@ from moeviz.panels.base import BESIDE_LABEL, Panel
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
-from moeviz.records.runs import Trace
+from moeviz.records.routes import Trace
 
 VIEWS = ("text", "probabilities", "load")
 

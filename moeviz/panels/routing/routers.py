@@ -27,7 +27,7 @@ from moeviz.panels.routing.router_choice import RouterChoice
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.routers import compare
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 if TYPE_CHECKING:
     from moeviz.watch.routers import Rule, Tokens

@@ -15,7 +15,7 @@ from moeviz.pictures.svg import (
     shorten,
     text_width,
 )
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 WIDTH = 900
 STYLES = (

@@ -17,7 +17,7 @@ from moeviz.pictures.svg import (
     ink_on,
     shorten,
 )
-from moeviz.records.runs import Anatomy
+from moeviz.records.routes import Anatomy
 
 WIDTH = 860
 MAX_TOKENS = 14

@@ -19,7 +19,7 @@ from moeviz.pictures.svg import (
     shorten,
 )
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 WIDTH = 900
 LEFT = 122.0  # of the first block; token names and names of facts stand before it

@@ -23,7 +23,7 @@ from moeviz.pictures.svg import (
     text_width,
 )
 from moeviz.records.metrics import expected_drop_rate, padding_waste
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 WIDTH = 900
 TOP, ROW, SEAT = 66.0, 26.0, 20.0

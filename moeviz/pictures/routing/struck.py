@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.pictures.svg import MUTED, RULE, Svg, expert_colour, ink_on, shorten, text_width
-from moeviz.records.runs import Decision
+from moeviz.records.routes import Decision
 
 WIDTH = 900
 SHOWN_TOKENS = 128

@@ -17,7 +17,7 @@ from moeviz.pictures.svg import (
     shorten,
     text_width,
 )
-from moeviz.records.runs import Trace
+from moeviz.records.routes import Trace
 
 WIDTH = 800
 

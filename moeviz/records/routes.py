@@ -1,0 +1,100 @@
+"""Where a text's tokens were routed, as numpy: the line between computing and showing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from moeviz.records.store import Record
+
+
+@dataclass(frozen=True)
+class Trace(Record):
+    """The routing of one text through every MoE layer of a model.
+
+    tokens: T readable pieces; expert: int16 [T, L, K], -1 where a choice was not served;
+    weight: float32 [T, L, K]; score: float32 [T, L, E], the router's probabilities;
+    layers: the L block numbers; meta: provenance and model facts (JSON values).
+    """
+
+    kind: ClassVar[str] = "trace"
+    tokens: tuple[str, ...]
+    expert: np.ndarray
+    weight: np.ndarray
+    score: np.ndarray
+    layers: tuple[int, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_experts(self) -> int:
+        return self.score.shape[2]
+
+    @property
+    def top_k(self) -> int:
+        return self.expert.shape[2]
+
+    def load(self) -> np.ndarray:
+        """Assignments each expert took, int64 [L, E]."""
+        counts = [
+            np.bincount(layer[layer >= 0], minlength=self.num_experts)
+            for layer in self.expert.transpose(1, 0, 2).reshape(len(self.layers), -1)
+        ]
+        return np.stack(counts)
+
+
+@dataclass(frozen=True)
+class Anatomy(Record):
+    """Every matrix on a text's way through one MoE layer, all float32 but the indices.
+
+    x [T, D] -> logits [T, E] -> score = softmax [T, E] -> expert int16, weight [T, K]
+    -> dispatch: row_token, row_expert int32 [N] sorted by expert, offsets int32 [E + 1]
+    -> experts: row_output [N, D] -> combine: y [T, D] = sum of row_weight * row_output
+    """
+
+    kind: ClassVar[str] = "anatomy"
+    text: str
+    tokens: tuple[str, ...]
+    layer: int
+    model_layers: tuple[int, ...]
+    weighting: str
+    x: np.ndarray
+    logits: np.ndarray
+    score: np.ndarray
+    expert: np.ndarray
+    weight: np.ndarray
+    row_token: np.ndarray
+    row_expert: np.ndarray
+    row_weight: np.ndarray
+    offsets: np.ndarray
+    row_output: np.ndarray
+    y: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision(Record):
+    """What one router decides for some tokens: the same record for every router.
+
+    label; tokens: T readable pieces; score: float32 [T, E]; weight: float32 [T, E], the combine
+    weight, 0 where the token does not visit the expert (a soft router: the share of its slots);
+    visits, dropped: bool [T, E]; leaks: bool [T], tokens proven to depend on later ones; load,
+    demand: int64 [E]; places: of each expert, None where there is no limit; causal: what the router
+    declares; soft: whether experts read mixtures; meta: JSON values.
+    """
+
+    kind: ClassVar[str] = "decision"
+    label: str
+    tokens: tuple[str, ...]
+    score: np.ndarray
+    weight: np.ndarray
+    visits: np.ndarray
+    dropped: np.ndarray
+    leaks: np.ndarray
+    load: np.ndarray
+    demand: np.ndarray
+    places: int | None
+    causal: bool
+    soft: bool
+    meta: dict[str, Any] = field(default_factory=dict)
