@@ -83,10 +83,10 @@ def a_reader(monkeypatch, loaded_reader, request):
     given = Reader() if "unloaded" in request.fixturenames else loaded_reader
     for module in (
         "routing.inside_layer",
-        "routing.capacity",
+        "routing.seats",
         "kernels.dispatch",
         "routing.route_text",
-        "routing.routers",
+        "routing.compare_routers",
     ):
         monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
 

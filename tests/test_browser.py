@@ -211,7 +211,7 @@ def test_dense_vs_moe(page, lab):
     wait_step(page, 8)
     browser.drag_slider(page, f"{RACE} .moeviz-timeline", 0.3)
     browser.wait_state(page, RACE, "timeline=(2[5-9]|3[0-5])&")
-    live = "from moeviz.panels import Race; print(Race._run.frame.learners[-1].step)"
+    live = "from moeviz.panels import Race; print(Race.run.frame.learners[-1].step)"
     assert step(page) < int(browser.run_in_kernel(page, live))
     browser.press_slider(page, f"{RACE} .moeviz-timeline", "End")
     browser.wait_state(page, RACE, "timeline=100&")

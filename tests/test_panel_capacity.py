@@ -23,7 +23,7 @@ from helpers.panels import (
 from moeviz import panels
 from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
 from moeviz.host import data_path
-from moeviz.panels.routing import capacity as module
+from moeviz.panels.routing import seats as module
 from moeviz.records.routes import Decision
 from moeviz.routing.capacity import Priority
 from moeviz.watch.text import moe_layers
@@ -44,7 +44,7 @@ def test_both_open_without_torch_and_well_within_3_seconds():
 def test_nothing_moves_by_itself_on_opening(source):
     panel = at_rest(lambda: panels.Seats(source))
     assert "unexpected" not in panel.status.value
-    assert said(panel) == panel._drawn.summary
+    assert said(panel) == panel.drawn.summary
 
 
 def test_another_source_is_refused():
@@ -112,7 +112,7 @@ def test_more_seats_drop_less_and_waste_more():
     rows = []
     for factor in (0.5, 1.0, 2.0, 4.0, "no limit"):
         panel.controls["factor"].value = factor
-        lost = sum(row[4] != "" for row in panel._drawn.rows)
+        lost = sum(row[4] != "" for row in panel.drawn.rows)
         rows.append((lost, said(panel)))
     lost = [n for n, _ in rows]
     assert lost == sorted(lost, reverse=True) and lost[0] > 15 and lost[-2:] == [0, 0]
@@ -127,7 +127,7 @@ def test_the_last_sentence_says_who_sees_the_future():
     panel.controls["top_k"].value, panel.controls["factor"].value = 2, 0.75
     for priority in module.PRIORITIES:
         panel.controls["priority"].value = priority
-        ahead = any(row[5] for row in panel._drawn.rows)
+        ahead = any(row[5] for row in panel.drawn.rows)
         assert ("never looks at later tokens" in said(panel)) == (priority == "position")
         assert ahead == (priority != "position")
 
@@ -219,8 +219,8 @@ def test_the_table_twin_follows_the_picture():
     for factor in (1.25, 0.5):
         panel.controls["factor"].value = factor
         rows, caption = twin(panel)
-        assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-        assert caption == panel._drawn.summary
+        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
+        assert caption == panel.drawn.summary
     panel.show_table.value = False
     assert panel.table.value == ""
 

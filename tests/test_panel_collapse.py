@@ -28,7 +28,7 @@ EXCLUDED = "The hash router balances in its own way: it takes no balancing loss 
 def kernel(monkeypatch, tmp_path):
     """As a kernel begins: no run and its own autosave folder."""
     monkeypatch.setattr("moeviz.panels.training.collapse.AUTOSAVE", tmp_path / "live" / "collapse")
-    for name, value in {"_run": None, "_scores": {}, "_before": None, "_killed": []}.items():
+    for name, value in {"run": None, "_scores": {}, "_before": None, "_killed": []}.items():
         monkeypatch.setattr(Collapse, name, value)
     monkeypatch.setattr(predict, "ANSWERS", {})
     monkeypatch.setattr("moeviz.panels.training.collapse.ANSWERS", predict.ANSWERS)
@@ -66,7 +66,7 @@ def texts(panel):
 
 
 def trainer():
-    return (Collapse._run._learners or {}).get("MoE")
+    return (Collapse.run._learners or {}).get("MoE")
 
 
 def wait_step(step):
@@ -76,7 +76,7 @@ def wait_step(step):
 def pause(panel):
     press(panel, "pause")
     settle(Collapse)
-    assert Collapse._run.frame.status in ("paused", "ready")
+    assert Collapse.run.frame.status in ("paused", "ready")
 
 
 # Opening and switches.
@@ -91,7 +91,7 @@ def test_it_opens_without_torch_and_well_within_3_seconds():
 
 def test_nothing_moves_by_itself_on_opening():
     panel = at_rest(panels.Collapse)
-    assert Collapse._run is None and said(panel).startswith("Recorded run. Press Play")
+    assert Collapse.run is None and said(panel).startswith("Recorded run. Press Play")
     assert "recorded, not live" in texts(panel)[0]
 
 
@@ -106,8 +106,8 @@ def test_the_switches_of_every_recorded_arm_show_its_recording(arm):
     set_to(panel, ARMS[arm])
     assert texts(panel)[0].startswith("recorded, not live")
     label = f"{arm}, seed 0"
-    assert panel._drawn.rows[0][0] == label and panel._drawn.summary.startswith(label)
-    beside = {row[0] for row in panel._drawn.rows} - {label}
+    assert panel.drawn.rows[0][0] == label and panel.drawn.summary.startswith(label)
+    beside = {row[0] for row in panel.drawn.rows} - {label}
     assert beside == (set() if arm == "nothing" else {"dashed: nothing, seed 0"})
 
 
@@ -117,10 +117,10 @@ def test_what_is_not_recorded_says_so_and_keeps_the_comparison():
     panel.controls["bias"].value = "sign"
     assert texts(panel)[0] == "not recorded: Play trains it here"
     assert said(panel) == "This setting is not recorded. Press Play to train it here."
-    assert panel._drawn.summary.startswith("z-loss 0.001 + sign bias, seed 0: no step has been")
-    assert {row[0] for row in panel._drawn.rows} == {"dashed: nothing, seed 0"}
+    assert panel.drawn.summary.startswith("z-loss 0.001 + sign bias, seed 0: no step has been")
+    assert {row[0] for row in panel.drawn.rows} == {"dashed: nothing, seed 0"}
     panel.controls["seed"].value = 9999
-    assert panel._drawn.rows == ()
+    assert panel.drawn.rows == ()
 
 
 MOVES = {
@@ -223,9 +223,9 @@ def test_the_table_twin_says_what_the_picture_shows():
     panel.show_table.value = True
     panel.controls["router"].value = "hash"
     rows, caption = twin(panel)
-    assert rows[0] == [str(c) for c in panel._drawn.columns]
-    assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-    assert caption == panel._drawn.summary
+    assert rows[0] == [str(c) for c in panel.drawn.columns]
+    assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
+    assert caption == panel.drawn.summary
 
 
 def test_the_bundle_has_a_picture_while_notebooks_are_built(stills):
@@ -276,8 +276,8 @@ def test_a_switch_trains_that_cure_beside_the_run_before(arm, track):
     going = trainer()
     config = {"balance_weight": going.config.balance_weight, "z_weight": going.config.z_weight}
     assert cures_of(going.model_config.to_dict(), config) == ARMS[arm]
-    assert [row[0] for row in panel._drawn.rows] == [f"{arm}, seed 0", "dashed: nothing, seed 0"]
-    assert [row[1] for row in panel._drawn.rows] == [1, 1], "the live run before, not the recorded"
+    assert [row[0] for row in panel.drawn.rows] == [f"{arm}, seed 0", "dashed: nothing, seed 0"]
+    assert [row[1] for row in panel.drawn.rows] == [1, 1], "the live run before, not the recorded"
 
 
 def test_a_second_panel_takes_the_run_over(track):
@@ -290,7 +290,7 @@ def test_a_second_panel_takes_the_run_over(track):
     assert second._configuration() == (Cures(aux=0.1, shared=True), 3)
     press(second, "step")
     settle(Collapse)
-    assert trainer().step == 2 and second._drawn.rows[0][1] == 2
+    assert trainer().step == 2 and second.drawn.rows[0][1] == 2
 
 
 # Killing.
@@ -336,7 +336,7 @@ def test_a_chosen_expert_is_killed_while_paused_and_only_once(track):
     press(panel, "kill")
     settle(Collapse)
     assert said(panel).startswith("Expert 7 of layer 1 is dead already.")
-    assert Collapse._killed == [(1, 1, 7)] and Collapse._run.frame.status == "paused"
+    assert Collapse._killed == [(1, 1, 7)] and Collapse.run.frame.status == "paused"
     for _ in range(3):
         press(panel, "step")
     settle(Collapse)
@@ -344,7 +344,7 @@ def test_a_chosen_expert_is_killed_while_paused_and_only_once(track):
     press(panel, "reset")
     press(panel, "step")
     settle(Collapse)
-    assert panel._drawn.rows[-1][0] == "dashed: nothing, seed 0, expert 7 killed"
+    assert panel.drawn.rows[-1][0] == "dashed: nothing, seed 0, expert 7 killed"
     assert Collapse._killed == [] and not any(t.startswith("✕") for t in texts(panel))
 
 
@@ -382,14 +382,14 @@ def test_under_every_other_cure_a_killed_expert_gets_nothing(arm, track):
 def test_before_anything_trains_nothing_can_be_killed():
     panel = panels.Collapse()
     press(panel, "kill-busiest")
-    assert said(panel).startswith("Nothing trains yet") and Collapse._run is None
+    assert said(panel).startswith("Nothing trains yet") and Collapse.run is None
 
 
 def test_a_finished_run_kills_nobody(track):
     track.steps = 3
     panel = panels.Collapse()
     press(panel, "play")
-    wait(lambda: Collapse._run and Collapse._run.frame.status == "finished", "the end")
+    wait(lambda: Collapse.run and Collapse.run.frame.status == "finished", "the end")
     press(panel, "kill-busiest")
     settle(Collapse)
     assert "This run is finished" in said(panel) and Collapse._killed == []
@@ -451,7 +451,7 @@ def test_finished_runs_are_scored_and_the_series_goes_on_with_the_next_seed(trac
     press(panel, "play")
     wait(lambda: len(Collapse._scores) >= 2, "two finished runs")
     panel.series.value = False
-    wait(lambda: Collapse._run.frame.status == "finished", "the end of the last")
+    wait(lambda: Collapse.run.frame.status == "finished", "the end of the last")
     settle(Collapse)
     runs = len(Collapse._scores)
     assert list(Collapse._scores) == [(Cures(), seed) for seed in range(runs)]
@@ -475,7 +475,7 @@ def test_a_run_with_a_killed_expert_is_not_scored(track):
     settle(Collapse)
     press(panel, "kill-busiest")
     press(panel, "play")
-    wait(lambda: Collapse._run.frame.status == "finished", "the end")
+    wait(lambda: Collapse.run.frame.status == "finished", "the end")
     settle(Collapse)
     assert Collapse._scores == {}
 

@@ -34,7 +34,7 @@ def test_all_open_without_torch_and_well_within_3_seconds():
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
     panel = at_rest(getattr(panels, kind))
-    assert "unexpected" not in panel.status.value and panel._drawn.summary in said(panel)
+    assert "unexpected" not in panel.status.value and panel.drawn.summary in said(panel)
 
 
 @pytest.mark.parametrize("kind, name", [(k, n) for k, moves in MOVES.items() for n in moves])
@@ -70,8 +70,8 @@ def test_a_state_brings_another_panel_to_the_same_picture(kind):
 def test_the_table_twin_says_the_same(kind):
     panel = getattr(panels, kind)()
     panel.show_table.value = True
-    assert panel.table.value.count("<tr>") == len(panel._drawn.rows) + 1
-    assert html.escape(panel._drawn.summary) in panel.table.value
+    assert panel.table.value.count("<tr>") == len(panel.drawn.rows) + 1
+    assert html.escape(panel.drawn.summary) in panel.table.value
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from helpers.panels import LOUD, at_rest, content, drawn, everything, opened, said, twin
 from moeviz import panels
 from moeviz.costs import DEVICES, MODELS
+from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs import exchange as exchange_module
-from moeviz.panels.costs import hardware_choice as offered
 
 KINDS = ("MemoryFit", "DecodeBatch", "Exchange", "Offloading")
 MOVES = {
@@ -45,7 +45,7 @@ def test_all_open_without_torch_and_well_within_3_seconds():
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
     panel = at_rest(getattr(panels, kind))
-    assert panel._drawn.summary == said(panel)
+    assert panel.drawn.summary == said(panel)
     assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
     assert MOVES[kind].keys() == panel.controls.keys()
 
@@ -61,7 +61,7 @@ def test_every_control_changes_the_picture_and_the_state(kind, name):
     panel.controls[name].value = MOVES[kind][name]
     assert content(panel) != old and panel.state != state
     assert drawn(panel).get("data-state") == panel.state == panel.state_box.value
-    assert panel._drawn.summary == said(panel)
+    assert panel.drawn.summary == said(panel)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +125,7 @@ def test_the_table_twin_says_the_same(kind):
     assert panel.table.value == ""
     panel.show_table.value = True
     rows, _ = twin(panel)
-    assert rows[0] == list(panel._drawn.columns) and len(rows) == 1 + len(panel._drawn.rows)
+    assert rows[0] == list(panel.drawn.columns) and len(rows) == 1 + len(panel.drawn.rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +133,7 @@ def test_the_still_is_made_from_the_same_picture(kind, stills):
     panel = getattr(panels, kind)()
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert bundle["text/plain"].startswith(panel._drawn.summary)
+    assert bundle["text/plain"].startswith(panel.drawn.summary)
 
 
 @pytest.mark.parametrize("kind", KINDS)

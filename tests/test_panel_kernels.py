@@ -26,8 +26,9 @@ from helpers.panels import (
 )
 from moeviz import panels
 from moeviz.experiments import backends_timed as contest
+from moeviz.experiments import recorded as machines
 from moeviz.host import data_path
-from moeviz.panels import timed as machines
+from moeviz.panels import timed_panel
 from moeviz.panels import worker as background
 from moeviz.panels.kernels import contenders as contenders_module
 from moeviz.panels.kernels import dispatch as module
@@ -61,7 +62,7 @@ def test_all_open_without_torch_and_well_within_3_seconds():
 def test_nothing_moves_by_itself_on_opening(kind):
     panel = at_rest(getattr(panels, kind))
     assert "unexpected" not in panel.status.value
-    assert panel._drawn.summary in said(panel)
+    assert panel.drawn.summary in said(panel)
 
 
 # The dispatch.
@@ -108,7 +109,7 @@ def test_stepping_walks_through_all_and_is_quick():
         took.append(time.process_time() - begun)
         assert panel.controls["step"].value == step
         stages.append(panel.stage.value)
-        assert panel._drawn.summary in said(panel)
+        assert panel.drawn.summary in said(panel)
     panel._turn(1)
     assert panel.controls["step"].value == trace.steps - 1
     assert [*dict.fromkeys(stages)] == list(STAGES[1:])
@@ -154,7 +155,7 @@ def test_in_another_batch_the_learner_stays_at_the_stage():
     for name, value in (("tokens", 10), ("sort_block", 16), ("source", "synthetic")):
         panel.controls[name].value = value
         assert settled(panel).stage.value == "tiles"
-        trace = panel._shown[0]
+        trace = panel._position[0]
         assert trace.at(panel.controls["step"].value) == ("tiles", 0)
         assert panel.controls["step"].max == trace.steps - 1
 
@@ -222,7 +223,7 @@ def test_of_quick_moves_the_latest_wins():
     for tokens in range(4, 24):
         panel.controls["tokens"].value = tokens
     settled(panel)
-    assert len(panel._shown[0].tokens) == 23 and "tokens=23" in drawn(panel).get("data-state")
+    assert len(panel._position[0].tokens) == 23 and "tokens=23" in drawn(panel).get("data-state")
     assert len(panel._kept) < 2 + module.KEPT + 2
 
 
@@ -266,7 +267,7 @@ def test_tile_waste_moves_with_every_control():
                         ("block", 16), ("seed", 5)):  # fmt: skip
         old = content(panel)
         panel.controls[name].value = value
-        assert content(panel) != old and panel._drawn.summary == said(panel)
+        assert content(panel) != old and panel.drawn.summary == said(panel)
     second = panels.TileWaste()
     second.state_box.value = panel.state
     assert everything(second) == everything(panel)
@@ -312,7 +313,7 @@ def test_the_contest_runs_in_the_background_and_is_shown(monkeypatch, recorded):
 
     monkeypatch.setattr(contest, "contest", measured)
     panel = panels.Contenders()
-    panel.controls["machine"].value = machines.HERE
+    panel.controls["machine"].value = timed_panel.HERE
     assert "Nothing is measured on this machine yet." in said(panel)
     panel.controls["case"].value = "64 experts"
     panel._press()
@@ -363,7 +364,7 @@ def test_the_layers_on_offer_are_those_of_the_machine(recorded):
         "8 experts, uniform, float32", "64 experts, uniform, bfloat16", "64 experts, zipf, float32",
     )  # fmt: skip
     assert panel.controls["case"].value.startswith("64 experts, uniform")
-    assert machines.NO_GPU not in said(panel)
+    assert timed_panel.NO_GPU not in said(panel)
     panel.controls["machine"].value = "A CPU, 2026-01-02"
     assert panel.controls["case"].options == ("8 experts", "256 experts")
     panel.controls["case"].value = "256 experts"
@@ -381,7 +382,7 @@ def test_without_any_recording_the_panels_still_open(monkeypatch):
         monkeypatch.setattr(owner, "recorded_machines", dict)
     for kind in (panels.Contenders, panels.Roofline):
         panel = kind()
-        assert panel.here and machines.NO_GPU in said(panel)
+        assert panel.here and timed_panel.NO_GPU in said(panel)
         assert "measured" in said(panel)
 
 
@@ -420,7 +421,7 @@ def test_what_the_layer_benchmark_writes_is_drawn(benchmark_file, tmp_path, monk
     contest, roof = panels.Contenders(), panels.Roofline()
     for panel in (contest, roof):
         assert panel.controls["machine"].value == name
-        assert "unexpected" not in panel.status.value and panel._drawn.summary in said(panel)
+        assert "unexpected" not in panel.status.value and panel.drawn.summary in said(panel)
     assert contest.controls["case"].value == "tiny"
     contest.show_table.value = True
     found = run["cases"][0]["contenders"]

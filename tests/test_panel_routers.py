@@ -24,7 +24,7 @@ from helpers.panels import (
 from moeviz import panels
 from moeviz.experiments import routers_on_a_text as routing
 from moeviz.experiments.routers_on_a_text import LABELS, Settings, every_decision, recorded
-from moeviz.panels.routing.routers import MAX_TOKENS
+from moeviz.panels.routing.compare_routers import MAX_TOKENS
 from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.watch.routers import decide, router_for, synthetic_tokens, text_tokens
 
@@ -237,7 +237,7 @@ def test_two_to_four_routers_are_down_and_anything_else_is_refused_in_a_sentence
     assert said(panel) == "At most 4 routers fit side by side; take one out first."
     assert everything(panel) == before and not panel.choice.buttons["remoe"].value
     press(panel, "base", "remoe")
-    labels = panel._drawn.columns[2:]
+    labels = panel.drawn.columns[2:]
     assert labels == ("Top-K", "Expert choice", "Soft MoE", "ReMoE")
 
 
@@ -295,8 +295,8 @@ def test_the_table_twin_follows_the_picture():
     for value in ("token_choice,base", "soft_moe,hash,remoe"):
         panel.controls["routers"].value = value
         rows, _ = twin(panel)
-        assert rows[0] == [str(c) for c in panel._drawn.columns]
-        assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
+        assert rows[0] == [str(c) for c in panel.drawn.columns]
+        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
     panel.show_table.value = False
     assert panel.table.value == ""
 
@@ -337,7 +337,7 @@ def test_a_long_text_is_cut_where_it_fits_and_that_is_said(loaded_reader):
     panel = panels.CompareRouters()
     panel.controls["text"].value = "one two three four five six seven eight nine ten. " * 5
     assert f"The first {MAX_TOKENS} of " in said(panel)
-    assert sum(row[0] != "" for row in panel._drawn.rows) == MAX_TOKENS
+    assert sum(row[0] != "" for row in panel.drawn.rows) == MAX_TOKENS
     # The hidden states of the first tokens are those of the shorter text: the model is causal.
     model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
     whole, part = (
@@ -372,7 +372,7 @@ def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded
     held.set()
     wait(lambda: panel.picture.value != picture, "the picture of the own text")
     wait(lambda: "Loading" not in said(panel), "the sentence about it")
-    pieces = [row[1] for row in panel._drawn.rows if row[0] != ""]
+    pieces = [row[1] for row in panel.drawn.rows if row[0] != ""]
     assert len(begun) == 1 and "".join(pieces).replace("·", " ").strip() == "first second"
 
 
@@ -402,13 +402,13 @@ def crowd(scores_TE):
 def test_ones_own_router_stands_beside_top_k_and_is_probed():
     panel = panels.CompareRouters(own=crowd)
     assert panel.choice.chosen == ("token_choice", "own") and panel.controls["top_k"].value == 2
-    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
-    assert panel._drawn.columns[3] == "Yours" and facts["sees later tokens"].startswith("yes")
+    facts = {row[1]: row[3] for row in panel.drawn.rows if row[0] == ""}
+    assert panel.drawn.columns[3] == "Yours" and facts["sees later tokens"].startswith("yes")
     panel = panels.CompareRouters(own=upside_down)
-    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
+    facts = {row[1]: row[3] for row in panel.drawn.rows if row[0] == ""}
     assert facts["sees later tokens"] == "no"
     panel.controls["capacity"].value = "0.5"
-    facts = {row[1]: row[3] for row in panel._drawn.rows if row[0] == ""}
+    facts = {row[1]: row[3] for row in panel.drawn.rows if row[0] == ""}
     assert facts["dropped"] != "nothing"
 
 

@@ -53,7 +53,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 def no_race(monkeypatch, tmp_path):
     """Each test begins as a kernel does, with no run and its own autosave folder."""
     monkeypatch.setattr("moeviz.panels.training.race.AUTOSAVE", tmp_path / "live" / "race")
-    monkeypatch.setattr(Race, "_run", None)
+    monkeypatch.setattr(Race, "run", None)
     monkeypatch.setattr(Race, "_scores", {})
     monkeypatch.setattr(predict, "ANSWERS", {})
     monkeypatch.setattr("moeviz.panels.training.race.ANSWERS", predict.ANSWERS)
@@ -74,7 +74,7 @@ def test_a_panel_opens_without_torch_and_well_within_3_seconds(name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_by_itself_on_opening(kind):
     at_rest(kind)
-    assert Race._run is None
+    assert Race.run is None
 
 
 # Controls.
@@ -146,9 +146,9 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture(kind):
     for value in (panel.controls[last].value, *options(panel.controls[last])[1:]):
         panel.controls[last].value = value
         rows, caption = twin(panel)
-        assert rows[0] == [str(c) for c in panel._drawn.columns]
-        assert rows[1:] == [[str(v) for v in row] for row in panel._drawn.rows]
-        assert caption == panel._drawn.summary == drawn(panel)[1].text
+        assert rows[0] == [str(c) for c in panel.drawn.columns]
+        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
+        assert caption == panel.drawn.summary == drawn(panel)[1].text
     panel.show_table.value = False
     assert panel.table.value == ""
 
@@ -237,10 +237,10 @@ def test_own_text_loads_the_model_in_the_background_and_the_latest_text_wins(
     assert len(begun) == 1
     assert drawn(panel).get("data-state") == panel.state
     panel.show_table.value = True
-    tokens = [row[1] for row in panel._drawn.rows]
+    tokens = [row[1] for row in panel.drawn.rows]
     assert "".join(tokens).replace("·", " ").strip() == "first second"
     panel.controls["text"].value = "and now at once"
-    assert "and" in panel._drawn.rows[0][1]
+    assert "and" in panel.drawn.rows[0][1]
 
 
 @pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
@@ -469,7 +469,7 @@ def track(monkeypatch, corpus):
 
 
 def learner_steps():
-    learners = Race._run._learners or {}
+    learners = Race.run._learners or {}
     return [trainer.step for trainer in learners.values()]
 
 
@@ -478,7 +478,7 @@ def wait_step(step):
 
 
 def wait_status(status):
-    wait(lambda: Race._run.frame.status == status, f"{status}, not {Race._run.frame.status}")
+    wait(lambda: Race.run.frame.status == status, f"{status}, not {Race.run.frame.status}")
 
 
 def shown_step(panel):
@@ -500,10 +500,10 @@ def test_play_pressed_twice_quickly_is_one_run(track):
     press(panel, "play")
     wait_step(5)
     assert len(live_threads()) == 1
-    first = Race._run._learners
+    first = Race.run._learners
     press(panel, "play")
     wait_step(min(learner_steps()) + 3)
-    assert Race._run._learners is first
+    assert Race.run._learners is first
     wait(lambda: note(panel) == "live: E = 16, K = 2, seed 0", "the live picture")
     dense, moe = (trainer.step for trainer in first.values())
     assert abs(dense - moe) <= 1
@@ -549,13 +549,13 @@ def test_a_step_done_is_said_after_its_picture_was_sent(track, monkeypatch):
 def test_pause_before_anything_trains_says_so_and_starts_nothing():
     panel = panels.Race()
     press(panel, "pause")
-    assert said(panel).startswith("Nothing trains yet.") and Race._run is None
+    assert said(panel).startswith("Nothing trains yet.") and Race.run is None
 
 
 def test_reset_before_anything_trains_is_ready():
     panel = panels.Race()
     press(panel, "reset")
-    assert said(panel).startswith("Ready.") and Race._run is None
+    assert said(panel).startswith("Ready.") and Race.run is None
 
 
 def test_reset_right_after_pause_begins_at_step_0(track):
@@ -577,12 +577,12 @@ def test_another_configuration_races_from_the_start(name, value, track):
     panel = panels.Race()
     press(panel, "play")
     wait_step(5)
-    old = Race._run._learners
+    old = Race.run._learners
     panel.controls[name].value = value
-    wait(lambda: Race._run._learners not in (None, old), "the new race")
+    wait(lambda: Race.run._learners not in (None, old), "the new race")
     wait_step(2)
     settle(Race)
-    trainer = Race._run._learners["MoE"]
+    trainer = Race.run._learners["MoE"]
     found = {
         "experts": trainer.model_config.moe.num_experts,
         "top_k": trainer.model_config.moe.top_k,
@@ -595,18 +595,18 @@ def test_another_configuration_races_from_the_start(name, value, track):
     wait_status("paused")
     panel.controls[name].value = {"experts": 16, "top_k": 2, "seed": 0}[name]
     settle(Race)
-    assert Race._run._learners is None and said(panel) == "Ready."  # paused it waits for Play
+    assert Race.run._learners is None and said(panel) == "Ready."  # paused it waits for Play
 
 
 def test_the_axis_may_be_switched_while_it_trains(track):
     panel = panels.Race()
     press(panel, "play")
     wait_step(3)
-    learners = Race._run._learners
+    learners = Race.run._learners
     for axis in ("flops", "seconds", "step"):
         panel.controls["axis"].value = axis
         assert f"axis={axis}" in drawn(panel).get("data-state")
-    assert Race._run._learners is learners
+    assert Race.run._learners is learners
 
 
 def test_the_timeline_shows_the_past_while_the_race_goes_on(track):
@@ -670,13 +670,13 @@ def test_a_panel_made_anew_after_a_reset_races_what_was_chosen(track):
     press(first, "step")
     first.controls["experts"].value = 4
     settle(Race)
-    assert Race._run.frame.learners == ()
+    assert Race.run.frame.learners == ()
     second = panels.Race()
     assert second.controls["experts"].value == 4
     press(second, "step")
     settle(Race)
     assert note(second) == "live: E = 4, K = 2, seed 0"
-    assert Race._run._learners["MoE"].model_config.moe.num_experts == 4
+    assert Race.run._learners["MoE"].model_config.moe.num_experts == 4
 
 
 def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(track, monkeypatch):
@@ -737,11 +737,11 @@ def test_an_interrupted_race_is_found_and_goes_on(track):
     _, stood = interrupted()
     panel = panels.Race()
     assert f"A race interrupted at step {stood[1]} was kept" in said(panel)
-    assert panel.controls["experts"].value == 8 and Race._run is None
+    assert panel.controls["experts"].value == 8 and Race.run is None
     press(panel, "step")
     settle(Race)
     assert learner_steps() == [s + 1 for s in stood]
-    curve = Race._run.frame.learners[1].curve
+    curve = Race.run.frame.learners[1].curve
     assert curve.step.tolist() == list(range(1, stood[1] + 2)), "the past is there too"
 
 
@@ -774,7 +774,7 @@ def test_reset_throws_the_interrupted_race_away(track):
     press(panel, "step")
     settle(Race)
     assert learner_steps() == [1, 1]
-    assert Race._run._learners["MoE"].model_config.moe.num_experts == 8
+    assert Race.run._learners["MoE"].model_config.moe.num_experts == 8
 
 
 @pytest.mark.parametrize(
@@ -832,7 +832,7 @@ def test_a_full_disk_is_said_and_training_goes_on(track, monkeypatch):
         assert "what stood there before is untouched" in said(panel)
         assert not list(moeviz.panels.training.race.AUTOSAVE.glob("*.safetensors"))
     wait(lambda: said(panel) == "Training.", "no complaint once there is room again")
-    assert Race._run.frame.status == "playing"
+    assert Race.run.frame.status == "playing"
 
 
 def test_a_race_that_cannot_be_built_says_why_and_can_be_tried_again(track, monkeypatch):

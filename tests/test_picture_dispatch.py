@@ -9,8 +9,8 @@ import pytest
 
 from helpers.pictures import check_frame
 from moeviz.costs import distinct_experts
+from moeviz.experiments.recorded import recorded_machines
 from moeviz.host import data_path
-from moeviz.panels.timed import recorded_machines
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline, works
@@ -259,7 +259,7 @@ def test_what_is_said_of_the_recorded_contest():
 
 
 def test_recorded_machines_are_found_and_a_damaged_file_is_none(tmp_path, monkeypatch):
-    from moeviz.panels import timed as machines
+    from moeviz.experiments import recorded as machines
 
     run = json.loads(data_path("runs", "kernels.json").read_text())
     gpu = {**run, "device": {**run["device"], "kind": "cuda", "name": "A GPU"}}

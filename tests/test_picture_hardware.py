@@ -20,7 +20,7 @@ from moeviz.costs import (
     offload_bound,
 )
 from moeviz.costs import PLANS as ALL_PLANS
-from moeviz.panels.costs import hardware_choice as offered
+from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from moeviz.exercises.exercise import Exercise, number_near
-from moeviz.host import data_path
+from moeviz.experiments.recorded import recorded_runs
 from moeviz.records.metrics import last_common, validation_at
-from moeviz.records.runs import Curve, Snapshot, load_snapshots
+from moeviz.records.runs import Curve, Snapshot
 
 
 @cache
 def recorded() -> list[Snapshot]:
     """The recorded races, dense and MoE in turn, seed by seed."""
-    return load_snapshots(data_path("runs", "race.safetensors"))[0]
+    return recorded_runs("race")[0]
 
 
 def _twin_width(answer: Any) -> str | None:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from moeviz.exercises.exercise import Exercise, is_number, number_near
-from moeviz.host import data_path
+from moeviz.experiments.recorded import recorded_trace
 from moeviz.records import Trace
 
 
 @cache
 def recorded() -> Trace:
     """The trace that 00_start_here opens on."""
-    return Trace.load_file(data_path("traces", "start_here.safetensors"))
+    return recorded_trace(Trace, "start_here")
 
 
 def _busiest(answer: Any) -> str | None:

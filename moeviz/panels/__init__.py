@@ -1,45 +1,27 @@
-"""Exhibits: controls, a picture and its table twin, each in one call."""
+"""Exhibits: controls, a picture and its table twin, each in one call: `panels.Race()`.
 
-from moeviz.panels.costs.cache_ladder import CacheLadder
-from moeviz.panels.costs.claims import Claims
-from moeviz.panels.costs.decode_batch import DecodeBatch
-from moeviz.panels.costs.exchange import Exchange
-from moeviz.panels.costs.memory_fit import MemoryFit
-from moeviz.panels.costs.model_anatomy import ModelAnatomy
-from moeviz.panels.costs.model_map import ModelMap
-from moeviz.panels.costs.offloading import Offloading
-from moeviz.panels.costs.training_cost import TrainingCost
-from moeviz.panels.kernels.contenders import Contenders
-from moeviz.panels.kernels.dispatch import Dispatch
-from moeviz.panels.kernels.roofline import Roofline
-from moeviz.panels.kernels.tile_waste import TileWaste
-from moeviz.panels.predict import Predict
-from moeviz.panels.routing.capacity import Seats
-from moeviz.panels.routing.inside_layer import InsideLayer
-from moeviz.panels.routing.route_text import RouteText
-from moeviz.panels.routing.routers import CompareRouters
-from moeviz.panels.training.collapse import Collapse
-from moeviz.panels.training.race import Race
+A file in a room of this folder holds one exhibit, under the file's name in capitals:
+training/race.py holds Race. It is imported when it is asked for.
+"""
 
-__all__ = [
-    "CacheLadder",
-    "Claims",
-    "Collapse",
-    "CompareRouters",
-    "Contenders",
-    "DecodeBatch",
-    "Dispatch",
-    "Exchange",
-    "InsideLayer",
-    "MemoryFit",
-    "ModelAnatomy",
-    "ModelMap",
-    "Offloading",
-    "Predict",
-    "Race",
-    "Roofline",
-    "RouteText",
-    "Seats",
-    "TileWaste",
-    "TrainingCost",
-]
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_FILES = {
+    "".join(part.capitalize() for part in path.stem.split("_")): path
+    for path in sorted(Path(__file__).parent.glob("*/[a-z]*.py"))
+}
+__all__ = [*_FILES, "Predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"There is no panel '{name}'; there is {', '.join(__all__)}.")
+    room = f"{_FILES[name].parent.name}." if name in _FILES else ""
+    stem = _FILES[name].stem if name in _FILES else "predict"
+    return getattr(import_module(f"moeviz.panels.{room}{stem}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

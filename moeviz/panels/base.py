@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, ClassVar
@@ -21,34 +21,24 @@ from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
 
 log = logging.getLogger("moeviz")
 
-# ipywidgets 8 puts the buttons of ToggleButtons under their label; this class of its style sheet,
-# which 7 gives them itself, puts them beside it.
-BESIDE_LABEL = "widget-inline-hbox"
-
-
-def choice(label: str, options: Any, value: Any, width: str) -> widgets.ToggleButtons:
-    """Buttons, because JupyterLab takes the arrow keys from a focused drop-down list."""
-    made = widgets.ToggleButtons(options=options, value=value, description=label)
-    made.style.button_width = width
-    return made.add_class(BESIDE_LABEL)
-
 
 class Panel(widgets.VBox):
     """An exhibit. A subclass names its controls and draws; the rest is here.
 
     kind: the panel's name in state strings. controls: the widgets whose values make up the state,
-    each of the CSS class moeviz-NAME; a change of any of them redraws. draw() returns the Picture,
-    or None to leave the last one.
+    each of the CSS class moeviz-NAME; a change of any of them redraws. rows: how they stand on the
+    page, by name, with buttons between them. draw() returns the Picture, or None to leave the last
+    one.
     """
 
     kind: ClassVar[str]
 
     def __init__(
-        self, controls: dict[str, widgets.Widget], rows: list[list[widgets.Widget]]
+        self, controls: dict[str, widgets.Widget], rows: Sequence[Sequence[str | widgets.Widget]]
     ) -> None:
         self.controls = controls
         self._lock = threading.RLock()
-        self._drawn: Picture | None = None
+        self.drawn: Picture | None = None
         self._quiet = False
         self.picture = widgets.HTML().add_class("moeviz-picture")
         self.status = widgets.HTML().add_class("moeviz-status")
@@ -61,13 +51,12 @@ class Panel(widgets.VBox):
             continuous_update=False,
             layout=widgets.Layout(width="420px"),
         ).add_class("moeviz-state")
-        bars = [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
-        bars.append(
-            widgets.HBox(
-                [self.show_table, self.state_box], layout=widgets.Layout(flex_flow="row wrap")
-            )
-        )
-        super().__init__([*bars[:-1], self.status, self.picture, bars[-1], self.table])
+        bars = [
+            _row([controls[item] if isinstance(item, str) else item for item in row])
+            for row in rows
+        ]
+        under = _row([self.show_table, self.state_box])
+        super().__init__([*bars, self.status, self.picture, under, self.table])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
         for name, control in controls.items():
@@ -86,6 +75,14 @@ class Panel(widgets.VBox):
         if not self._quiet:
             self.refresh()
 
+    def check_state(self, given: dict[str, str]) -> None:
+        """A state is about to be read: offer what its values may be of. ValueError where they
+        exclude each other; this is then called again with the values of before."""
+
+    def state_values(self) -> dict[str, Any]:
+        """What the state string holds."""
+        return self.values
+
     # What a subclass uses.
 
     def refresh(self) -> None:
@@ -93,17 +90,24 @@ class Panel(widgets.VBox):
         with self.sentence_last(), self.guarded():
             picture = self.draw()
             if picture is not None:
-                self._drawn = picture
+                self.drawn = picture
                 self.picture.value = picture.svg
                 self._draw_table()
             self._show_state()
 
     def drawn_by(self, picture: Callable[..., Picture]) -> Picture:
         """The picture of all control values, and what it says in words."""
-        values = {name: control.value for name, control in self.controls.items()}
-        drawn = picture(**values, state=self.state)
-        self.say(drawn.summary)
-        return drawn
+        return self.shown(picture(**self.values, state=self.state))
+
+    def shown(self, picture: Picture) -> Picture:
+        """A picture, and what it says in words."""
+        self.say(picture.summary)
+        return picture
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values of all controls."""
+        return {name: control.value for name, control in self.controls.items()}
 
     def say(self, sentence: str, *, unexpected: bool = False) -> None:
         """One sentence to the learner, read out by screen readers."""
@@ -135,8 +139,7 @@ class Panel(widgets.VBox):
     @property
     def state(self) -> str:
         """A short string that reproduces this panel in another notebook."""
-        values = {name: control.value for name, control in self.controls.items()}
-        return f"{self.kind}?{urlencode(values)}"
+        return f"{self.kind}?{urlencode(self.state_values())}"
 
     @state.setter
     def state(self, text: str) -> None:
@@ -147,24 +150,37 @@ class Panel(widgets.VBox):
             raise ValueError(
                 f"This panel's states begin with '{self.kind}?', this one with '{kind}'."
             )
-        pairs = dict(parse_qsl(query, keep_blank_values=True))
-        if unknown := set(pairs) - set(self.controls):
+        given = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := set(given) - set(self.controls):
             raise ValueError(
                 f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "
                 f"{', '.join(self.controls)}."
             )
-        values = {name: _parse(name, self.controls[name], given) for name, given in pairs.items()}
-        self.set_controls(values)
+        before = self.values
+        try:
+            self.check_state(given)
+            self.set_controls({n: _parse(n, self.controls[n], v) for n, v in given.items()})
+        except ValueError:
+            self.check_state({name: str(value) for name, value in before.items()})
+            self.set_controls(before)
+            self.refresh()
+            raise
         self.changed()
 
     def set_controls(self, values: dict[str, Any]) -> None:
         """Give controls new values without `changed` hearing of each."""
-        self._quiet = True
-        try:
+        with self.quietly():
             for name, value in values.items():
                 self.controls[name].value = value
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Controls may be moved here without `changed` hearing of it."""
+        quiet, self._quiet = self._quiet, True
+        try:
+            yield
         finally:
-            self._quiet = False
+            self._quiet = quiet
 
     def _paste(self, text: str) -> None:
         if text.strip() and text != self.state:
@@ -178,18 +194,22 @@ class Panel(widgets.VBox):
 
     def _draw_table(self) -> None:
         """The table twin; made only while it is shown."""
-        shown = self.show_table.value and self._drawn is not None
-        self.table.value = table_html(self._drawn) if shown and self._drawn else ""
+        shown = self.show_table.value and self.drawn is not None
+        self.table.value = table_html(self.drawn) if shown and self.drawn else ""
 
     # ipywidgets 7 shows a widget by _ipython_display_, 8 by _repr_mimebundle_. This bundle serves
     # both and can carry a picture for places without a kernel.
     _ipython_display_ = None
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        summary = self._drawn.summary if self._drawn else self.kind
+        summary = self.drawn.summary if self.drawn else self.kind
         return with_still(
-            self._drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
+            self.drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
         )
+
+
+def _row(items: Sequence[widgets.Widget]) -> widgets.HBox:
+    return widgets.HBox(items, layout=widgets.Layout(flex_flow="row wrap"))
 
 
 def view_bundle(widget: widgets.DOMWidget, plain: str) -> dict[str, Any]:
@@ -216,14 +236,6 @@ def answer_at_once(widget: widgets.Widget) -> None:
         widget.comm._reply_subshell_for = None
     for child in getattr(widget, "children", ()):
         answer_at_once(child)
-
-
-def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widgets.Button:
-    """A button that says what it does."""
-    made = widgets.Button(description=label, tooltip=tip).add_class(name)
-    made.layout.width = "auto"
-    made.on_click(lambda _: action())
-    return made
 
 
 def table_html(picture: Picture) -> str:

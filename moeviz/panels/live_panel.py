@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets as widgets
 from traitlets import TraitError
 
-from moeviz.panels.base import Panel, button
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import button
 from moeviz.records.store import load_header
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from moeviz.training.trainer import Trainer
 
 
-class Player(Panel):
+class LivePanel(Panel):
     """A panel with a live run. It imports torch at the first press of a button. Running its cell
     again finds the same run going on; after a restart of the kernel, Play goes on from the last
     autosave.
@@ -31,11 +33,11 @@ class Player(Panel):
     series_label: ClassVar[str]
     labels: ClassVar[tuple[str, ...]]
     # The process's one run and what was asked of it: a panel made anew goes on with it.
-    _run: ClassVar[LiveRun | None] = None
+    run: ClassVar[LiveRun | None] = None
     _asked: ClassVar[Any] = None
 
     def __init__(
-        self, controls: dict[str, widgets.Widget], rows: list[list[widgets.Widget]]
+        self, controls: dict[str, widgets.Widget], rows: list[list[str | widgets.Widget]]
     ) -> None:
         self._frame: Frame | None = None
         self.timeline = widgets.IntSlider(
@@ -57,6 +59,7 @@ class Player(Panel):
         last = [*rows[-1], self.timeline]
         super().__init__(controls, [[*buttons, self.series], *rows[:-1], last])
         self.children = (*self.children, self.score)  # type: ignore[has-type]
+        self._show_score()
         self.timeline.observe(lambda _: self.refresh(), "value")
         self._chosen = self._configuration()
         self._offered = False  # whether an interrupted run was offered to go on with
@@ -89,6 +92,10 @@ class Player(Panel):
     def _keep_score(self, frame: Frame) -> None:
         """A run has come to its end."""
 
+    def _score_lines(self) -> list[str]:
+        """The finished runs of this process, in words; none before the first."""
+        raise NotImplementedError
+
     def _sentence(self, frame: Frame) -> str:
         """What a frame says to the learner."""
         return frame.message
@@ -97,7 +104,7 @@ class Player(Panel):
 
     def _open(self) -> None:
         """Show the run that goes on, offer the interrupted one, or say what is recorded."""
-        run = type(self)._run
+        run = type(self).run
         if run is not None:
             self._take_over(run)
         elif not self._find_interrupted():
@@ -124,7 +131,7 @@ class Player(Panel):
 
     def _command(self, name: str) -> None:
         with self.guarded():
-            if name == "pause" and type(self)._run is None:
+            if name == "pause" and type(self).run is None:
                 self.say(f"Nothing trains yet. Press Play to train {self.trained} here.")
             else:
                 getattr(self._live(), name)()
@@ -139,7 +146,7 @@ class Player(Panel):
             self.timeline.value = 100
             self._aside = ""
             self._forget_autosave()
-            run = type(self)._run
+            run = type(self).run
             if run is not None:
                 run.reset(self._builder(anew=True))
             else:
@@ -149,12 +156,12 @@ class Player(Panel):
     def _live(self) -> LiveRun:
         """The run's thread, begun at the first command."""
         kind = type(self)
-        if kind._run is None:
+        if kind.run is None:
             self.say("Loading PyTorch: some seconds, once…")
             from moeviz.training.live import LiveRun
 
-            kind._run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave())
-        return kind._run
+            kind.run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave())
+        return kind.run
 
     def _take_over(self, run: LiveRun) -> None:
         """This panel was made while a run exists: show that one."""
@@ -206,19 +213,21 @@ class Player(Panel):
 
     def _finish(self, frame: Frame) -> None:
         self._keep_score(frame)
+        self._show_score()
         self._forget_autosave()
         seed = self.controls["seed"]
         if self.series.value and seed.value < seed.max:
             seed.value += 1
             self._command("play")
 
+    def _show_score(self) -> None:
+        if lines := self._score_lines():
+            body = "<br>".join(map(escape, lines))
+            self.score.value = (
+                f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
+            )
+
     def _forget_autosave(self) -> None:
         """The interrupted run is finished or thrown away."""
         for path in self._autosave().glob("*.safetensors"):
             path.unlink(missing_ok=True)
-
-
-def seed_box() -> widgets.BoundedIntText:
-    return widgets.BoundedIntText(
-        0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
-    ).add_class("moeviz-seed")

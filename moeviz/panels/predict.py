@@ -7,7 +7,8 @@ from html import escape
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import button, view_bundle
+from moeviz.panels.base import view_bundle
+from moeviz.panels.controls import button
 from moeviz.pictures.svg import PAGE_INK
 
 # What the learner said, by question: other panels read it when the answer is in.

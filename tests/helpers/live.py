@@ -14,13 +14,13 @@ def wait(condition, what, seconds=20.0):
 def settle(player):
     """Every command to the run of this kind of panel has been obeyed."""
     done = threading.Event()
-    player._run._commands.put(done.set)
+    player.run._commands.put(done.set)
     assert done.wait(20)
 
 
 def end_of_kernel(player):
     """Close the run of this kind of panel, if there is one."""
-    run, player._run = player._run, None
+    run, player.run = player.run, None
     if run is not None:
         run.close()
         assert not run._thread.is_alive()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, steps
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.cache_ladder import cache_ladder
 
@@ -20,13 +21,11 @@ class CacheLadder(Panel):
     def __init__(self) -> None:
         formats = (("bf16", 16), ("8 bits", 8), ("4 bits", 4))
         controls: dict[str, widgets.Widget] = {
-            "context": widgets.SelectionSlider(
-                options=[(f"{v:,}", v) for v in CONTEXTS], value=131_072, description="Context"
-            ),
-            "batch": widgets.SelectionSlider(options=BATCHES, value=1, description="Sequences"),
+            "context": steps("Context", CONTEXTS, 131_072),
+            "batch": steps("Sequences", BATCHES, 1),
             "bits": choice("Cache in", formats, 16, "64px"),
         }
-        super().__init__(controls, [[*controls.values()]])
+        super().__init__(controls, [[*controls]])
         self.refresh()
 
     def draw(self) -> Picture | None:

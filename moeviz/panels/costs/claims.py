@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 import ipywidgets as widgets
 
+from moeviz.checks import check_choice
 from moeviz.costs import CLAIMS
-from moeviz.panels.base import Panel, button
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import button
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.claims import amount, claims, ladder
 
@@ -21,8 +21,7 @@ class Claims(Panel):
     kind = "claims"
 
     def __init__(self, claim: str = "mla_57") -> None:
-        if claim not in CLAIMS:
-            raise ValueError(f"claim must be one of {', '.join(CLAIMS)}, got {claim!r}.")
+        check_choice("claim", claim, CLAIMS)
         numbered = [(f"{i + 1} · {name}", name) for i, name in enumerate(CLAIMS)]
         wide = widgets.Layout(width="460px")
         controls: dict[str, widgets.Widget] = {
@@ -37,8 +36,7 @@ class Claims(Panel):
                 layout=widgets.Layout(width="560px"),
             )
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)
-        rows = [[controls["claim"], reset], *([controls[name]] for name in SLIDERS)]
-        super().__init__(controls, rows)
+        super().__init__(controls, [["claim", reset], *([name] for name in SLIDERS)])
         self._offer()
         self.refresh()
 
@@ -52,53 +50,30 @@ class Claims(Panel):
         claim = CLAIMS[self.controls["claim"].value]
         names = [a.name for a in claim.assumptions]
         assumed = {n: self.controls[s].value for s, n in zip(SLIDERS, names, strict=False)}
-        picture = claims(claim.id, assumed, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.shown(claims(claim.id, assumed, state=self.state))
 
     def _offer(self) -> None:
         """Give the sliders the assumptions of the chosen claim; the rest go out of sight."""
         self._offered = self.controls["claim"].value
         assumptions = CLAIMS[self._offered].assumptions
-        self._quiet = True
-        try:
+        with self.quietly():
             for i, name in enumerate(SLIDERS):
                 slider = self.controls[name]
-                there = i < len(assumptions)
-                slider.layout.display = "" if there else "none"
-                if there:
+                offered = i < len(assumptions)
+                slider.layout.display = "" if offered else "none"
+                if offered:
                     a = assumptions[i]
                     slider.options = [(amount(v, a.unit), v) for v in ladder(a)]
                     slider.value, slider.description = a.value, a.name.replace("_", " ")
                 else:
                     slider.options = [("", 0.0)]
-        finally:
-            self._quiet = False
 
     def _reset(self) -> None:
         self._offer()
         self.refresh()
 
-    @property
-    def state(self) -> str:
-        """As every panel's; a pasted one first brings its claim, whose sliders it then sets."""
-        return Panel.state.fget(self)  # type: ignore[attr-defined]
-
-    @state.setter
-    def state(self, text: str) -> None:
-        before = {name: control.value for name, control in self.controls.items()}
-        given = dict(parse_qsl(text.partition("?")[2])).get("claim")
-        self._quiet = True
-        try:
-            if given in CLAIMS:
-                self.controls["claim"].value = given
-                self._offer()
-            Panel.state.fset(self, text)  # type: ignore[attr-defined]
-        except ValueError:
-            self.set_controls({"claim": before["claim"]})
+    def check_state(self, given: dict[str, str]) -> None:
+        """A state first brings its claim, whose sliders it then sets."""
+        if (claim := given.get("claim")) in CLAIMS:
+            self.set_controls({"claim": claim})
             self._offer()
-            self.set_controls(before)
-            raise
-        finally:
-            self._quiet = False
-        self.refresh()

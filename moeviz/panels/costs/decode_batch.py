@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from moeviz.panels.base import Panel
-from moeviz.panels.costs.hardware_choice import (
+from moeviz.panels.controls import steps
+from moeviz.panels.hardware_choice import (
     BATCHES,
     SPARSE,
     device_choice,
     model_choice,
     plan_choice,
-    steps,
 )
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.decode_batch import decode_batch
@@ -26,7 +26,7 @@ class DecodeBatch(Panel):
     kind = "decode_batch"
 
     def __init__(self) -> None:
-        c: dict[str, widgets.Widget] = {
+        controls: dict[str, widgets.Widget] = {
             "model_name": model_choice(SPARSE, "DeepSeek-V3 / R1"),
             "device_name": device_choice("H200 SXM"),
             "devices": steps("How many", DEVICES, 32),
@@ -35,11 +35,11 @@ class DecodeBatch(Panel):
             "batch": steps("Batch", BATCHES, 64),
         }
         super().__init__(
-            c,
+            controls,
             [
-                [c["model_name"]],
-                [c["device_name"], c["plan"]],
-                [c["batch"], c["devices"], c["context"]],
+                ["model_name"],
+                ["device_name", "plan"],
+                ["batch", "devices", "context"],
             ],
         )
         self.refresh()

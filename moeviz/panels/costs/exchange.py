@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, choice
-from moeviz.panels.costs.hardware_choice import BATCHES, model_choice, steps
-from moeviz.panels.live_panel import seed_box
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, seed_box, skew_slider, steps, switch
+from moeviz.panels.hardware_choice import BATCHES, model_choice
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.exchange import exchange
 
@@ -22,38 +22,31 @@ class Exchange(Panel):
     kind = "exchange"
 
     def __init__(self) -> None:
-        c: dict[str, widgets.Widget] = {
+        controls: dict[str, widgets.Widget] = {
             "model_name": model_choice(MODELS, "DeepSeek-V3 / R1"),
             "nodes": choice("Nodes", (1, 2, 4, 8), 8, "44px"),
             "devices_per_node": choice("Devices", (4, 8), 8, "44px"),
             "tokens": steps("Tokens", BATCHES, 128),
             "copies": choice("A copy for", COPIES, "expert", "104px"),
             "node_limit": choice("Node limit", LIMITS, 0, "56px"),
-            "fp8": widgets.Checkbox(False, description="FP8 dispatch", indent=False),
-            "skew": widgets.FloatSlider(
-                0.0, min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
-            ),
+            "fp8": switch("FP8 dispatch"),
+            "skew": skew_slider(),
             "seed": seed_box(),
         }
-        c["fp8"].add_class("moeviz-fp8")
-        c["skew"].add_class("moeviz-skew")
         super().__init__(
-            c,
+            controls,
             [
-                [c["model_name"]],
-                [c["copies"], c["node_limit"]],
-                [c["nodes"], c["devices_per_node"], c["tokens"]],
-                [c["skew"], c["seed"], c["fp8"]],
+                ["model_name"],
+                ["copies", "node_limit"],
+                ["nodes", "devices_per_node", "tokens"],
+                ["skew", "seed", "fp8"],
             ],
         )
         self.refresh()
 
     def draw(self) -> Picture | None:
-        values = {name: control.value for name, control in self.controls.items()}
         # Of a skewed router only the visits to single experts are known, and the seed deals them.
-        skewed = values["skew"] > 0
+        skewed = self.controls["skew"].value > 0
         self.controls["node_limit"].disabled = skewed
         self.controls["seed"].disabled = not skewed
-        picture = exchange(**values, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.drawn_by(exchange)

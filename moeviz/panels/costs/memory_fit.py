@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from moeviz.panels.base import Panel
-from moeviz.panels.costs.hardware_choice import (
+from moeviz.panels.controls import steps
+from moeviz.panels.hardware_choice import (
     BATCHES,
     DENSE,
     SPARSE,
     device_choice,
     model_choice,
     plan_choice,
-    steps,
 )
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.memory_fit import memory_fit
@@ -27,7 +27,7 @@ class MemoryFit(Panel):
     kind = "memory_fit"
 
     def __init__(self) -> None:
-        c: dict[str, widgets.Widget] = {
+        controls: dict[str, widgets.Widget] = {
             "model_name": model_choice((*DENSE, *SPARSE), "gpt-oss-120b"),
             "device_name": device_choice("H100 SXM"),
             "devices": steps("How many", DEVICES, 1),
@@ -36,11 +36,11 @@ class MemoryFit(Panel):
             "batch": steps("Batch", BATCHES[:11], 8),
         }
         super().__init__(
-            c,
+            controls,
             [
-                [c["model_name"]],
-                [c["device_name"], c["plan"]],
-                [c["devices"], c["context"], c["batch"]],
+                ["model_name"],
+                ["device_name", "plan"],
+                ["devices", "context", "batch"],
             ],
         )
         self.refresh()

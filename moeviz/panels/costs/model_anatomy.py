@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import ipywidgets as widgets
 
+from moeviz.checks import check_choice
 from moeviz.costs import MODELS, Architecture, Model
-from moeviz.panels.base import Panel, choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, text_box
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_anatomy import model_anatomy
 
@@ -48,19 +51,14 @@ class ModelAnatomy(Panel):
     def __init__(self, model: str = "DeepSeek-V3 / R1", beside: str = "Mixtral 8x22B") -> None:
         names = [name for _, name in CHOICES]
         for field, value in (("model", model), ("beside", beside)):
-            if value not in names:
-                raise ValueError(f"{field} must be one of {', '.join(names)}, got {value!r}.")
+            check_choice(field, value, names)
         controls: dict[str, widgets.Widget] = {
             "model": choice("Model", CHOICES, model, "84px"),
             "beside": choice("Beside", CHOICES, beside, "84px"),
-            "config": widgets.Textarea(
-                CONFIG,
-                description="config.json",
-                layout=widgets.Layout(width="820px", max_width="100%", height="84px"),
-            ),
+            "config": text_box(CONFIG, "820px", "84px", "config.json"),
         }
         self._read = CONFIG
-        super().__init__(controls, [[control] for control in controls.values()])
+        super().__init__(controls, [[name] for name in controls])
         self.refresh()
 
     def changed(self) -> None:
@@ -73,27 +71,20 @@ class ModelAnatomy(Panel):
         self._read = text
         self.refresh()
 
-    @property
-    def state(self) -> str:
+    def state_values(self) -> dict[str, Any]:
         """Without the config where it is not shown: it is long."""
-        whole = Panel.state.fget(self)  # type: ignore[attr-defined]
-        return whole if YOURS in self._chosen() else whole.partition("&config=")[0]
-
-    @state.setter
-    def state(self, text: str) -> None:
-        Panel.state.fset(self, text)  # type: ignore[attr-defined]
+        names = [*self.controls] if YOURS in self._chosen() else ["model", "beside"]
+        return {name: self.controls[name].value for name in names}
 
     def _chosen(self) -> tuple[str, str]:
         return self.controls["model"].value, self.controls["beside"].value
 
     def draw(self) -> Picture | None:
         # One model beside itself is one model.
-        shown = [self._shown(name) for name in dict.fromkeys(self._chosen())]
-        picture = model_anatomy(shown, state=self.state)
-        self.say(picture.summary)
-        return picture
+        models = [self._model(name) for name in dict.fromkeys(self._chosen())]
+        return self.shown(model_anatomy(models, state=self.state))
 
-    def _shown(self, name: str) -> Model | Architecture:
+    def _model(self, name: str) -> Model | Architecture:
         return read_config(self.controls["config"].value) if name == YOURS else MODELS[name]
 
 

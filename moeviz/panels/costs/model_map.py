@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
+from moeviz.checks import check_choice
 from moeviz.costs import MODELS
-from moeviz.panels.base import Panel, choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_map import model_map, points
 
@@ -23,10 +25,9 @@ class ModelMap(Panel):
     kind = "model_map"
 
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
-        found = sorted(points(), key=lambda p: (p.model.year, p.total))
-        names = [p.model.name for p in found]
-        if model not in names:
-            raise ValueError(f"model must be one of {', '.join(names)}, got {model!r}.")
+        by_year = sorted(points(), key=lambda p: (p.model.year, p.total))
+        names = [p.model.name for p in by_year]
+        check_choice("model", model, names)
         last = max(m.year for m in MODELS.values())
         controls: dict[str, widgets.Widget] = {
             "model": widgets.SelectionSlider(
@@ -38,17 +39,11 @@ class ModelMap(Panel):
             "until": widgets.IntSlider(last, min=FIRST_YEAR, max=last, description="Up to"),
             "counted": choice("Active is", COUNTED, "all", "116px"),
         }
-        c = controls
-        super().__init__(controls, [[c["model"], c["until"]], [c["counted"]]])
+        super().__init__(controls, [["model", "until"], ["counted"]])
         self.refresh()
 
     def draw(self) -> Picture | None:
-        c = self.controls
-        picture = model_map(
-            chosen=c["model"].value,
-            convention=c["counted"].value,
-            until=c["until"].value,
-            state=self.state,
+        model, until, counted = self.values.values()
+        return self.shown(
+            model_map(chosen=model, convention=counted, until=until, state=self.state)
         )
-        self.say(picture.summary)
-        return picture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, choice
-from moeviz.panels.costs.hardware_choice import SPARSE, device_choice, model_choice, plan_choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice
+from moeviz.panels.hardware_choice import SPARSE, device_choice, model_choice, plan_choice
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.offloading import LINKS, offloading
 
@@ -17,18 +18,15 @@ class Offloading(Panel):
 
     def __init__(self) -> None:
         links = tuple((link.label, name) for name, link in LINKS.items())
-        hit = widgets.IntSlider(0, min=0, max=100, description="Hits, %").add_class("moeviz-hit")
-        c: dict[str, widgets.Widget] = {
+        controls: dict[str, widgets.Widget] = {
             "model_name": model_choice(SPARSE, "Mixtral 8x7B"),
             # What holds all of its memory in one piece has no link to bring experts over.
             "device_name": device_choice("T4", without=("M3 Ultra", "Laptop")),
             "plan": plan_choice("int4"),
             "link": choice("Link", links, "pcie3", "auto"),
-            "hit": hit,
+            "hit": widgets.IntSlider(0, min=0, max=100, description="Hits, %"),
         }
-        super().__init__(
-            c, [[c["model_name"]], [c["device_name"], c["plan"]], [c["link"], c["hit"]]]
-        )
+        super().__init__(controls, [["model_name"], ["device_name", "plan"], ["link", "hit"]])
         self.refresh()
 
     def draw(self) -> Picture | None:

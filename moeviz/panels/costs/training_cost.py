@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, choice
+from moeviz.checks import check_choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 
@@ -26,47 +28,42 @@ class TrainingCost(Panel):
     kind = "training_cost"
 
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
-        if model not in COMPARED:
-            raise ValueError(f"model must be one of {', '.join(COMPARED)}, got {model!r}.")
+        check_choice("model", model, COMPARED)
         models = [*zip(SHORT, COMPARED, strict=True)]
         devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
         controls: dict[str, widgets.Widget] = {
             "model": choice("Model", models, model, "70px"),
-            "tokens": widgets.SelectionSlider(
-                options=[(f"{v:g}T", v) for v in TRILLIONS], value=14.8, description="Tokens"
-            ),
-            "mfu": widgets.SelectionSlider(
-                options=[(f"{100 * v:.0f} %", v) for v in MFUS], value=0.39, description="MFU"
-            ),
-            "price": widgets.SelectionSlider(
-                options=[(f"${v:.2f}", v) for v in PRICES], value=2.0, description="An hour"
-            ),
+            "tokens": _slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
+            "mfu": _slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
+            "price": _slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
             "watts": widgets.IntSlider(700, min=100, max=1500, step=50, description="Watts"),
-            "pue": widgets.SelectionSlider(options=PUES, value=1.1, description="PUE"),
+            "pue": _slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
             "device": choice("Device", devices, "H800 SXM", "64px"),
         }
-        c = controls
         super().__init__(
             controls,
             [
-                [c["model"]],
-                [c["tokens"], c["mfu"], c["price"]],
-                [c["watts"], c["pue"], c["device"]],
+                ["model"],
+                ["tokens", "mfu", "price"],
+                ["watts", "pue", "device"],
             ],
         )
         self.refresh()
 
     def draw(self) -> Picture | None:
-        v = {name: control.value for name, control in self.controls.items()}
+        model, trillions, mfu, price, watts, pue, device = self.values.values()
         picture = training_cost(
-            chosen=v["model"],
-            tokens=v["tokens"] * 1e12,
-            device=v["device"],
-            mfu=v["mfu"],
-            usd_per_hour=v["price"],
-            watts=v["watts"],
-            pue=v["pue"],
+            chosen=model,
+            tokens=trillions * 1e12,
+            device=device,
+            mfu=mfu,
+            usd_per_hour=price,
+            watts=watts,
+            pue=pue,
             state=self.state,
         )
-        self.say(picture.summary)
-        return picture
+        return self.shown(picture)
+
+
+def _slider(label: str, options: list[tuple[str, float]], value: float) -> widgets.SelectionSlider:
+    return widgets.SelectionSlider(options=options, value=value, description=label)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
-from moeviz.panels.timed import HERE, NO_GPU, Timed, recorded_machines
+from moeviz.experiments.recorded import recorded_machines
+from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.contenders import contenders
 
@@ -17,7 +16,7 @@ EXPERTS = (8, 64, 256)  # as experiments.contest measures
 SMALL = {"num_experts": 0}
 
 
-class Contenders(Timed):
+class Contenders(TimedPanel):
     """Who is faster, forward and with the backward pass. Run measures this machine; recorded
     machines stand beside it where there are any."""
 
@@ -40,46 +39,26 @@ class Contenders(Timed):
             layout=widgets.Layout(width="560px"),
         )  # fmt: skip
         super().__init__(recorded, {"case": case}, "▶ Run")
-        self.controls["machine"].observe(lambda _: self._offer(), "value")
         self.refresh()
 
     # The layers on offer are those of the machine.
 
-    def _offer(self, wanted: str | None = None) -> None:
-        titles = [*self._by_machine[self.controls["machine"].value]]
-        control = self.controls["case"]
-        value = wanted or control.value
+    def changed(self) -> None:
+        if not self._quiet:
+            self._offer(self.controls["machine"].value)
+            self.refresh()
+
+    def check_state(self, given: dict[str, str]) -> None:
+        if (machine := given.get("machine")) in self._by_machine:
+            self._offer(machine)
+
+    def _offer(self, machine: str) -> None:
+        titles, control = [*self._by_machine[machine]], self.controls["case"]
         if list(control.options) != titles:
-            quiet, self._quiet = self._quiet, True
-            try:
+            before = control.value
+            with self.quietly():
                 control.options = titles
-                control.value = value if value in titles else titles[0]
-            finally:
-                self._quiet = quiet
-            self.changed()
-
-    def _take_state(self, text: str) -> None:
-        kind, _, query = text.strip().partition("?")
-        given = dict(parse_qsl(query, keep_blank_values=True)).get("machine")
-        control, before = self.controls["case"], self.controls["case"].value
-        options = list(control.options)
-        if kind == self.kind and given in self._by_machine:
-            self._set_options([*self._by_machine[given]], None)
-        try:
-            Panel.state.fset(self, text)  # type: ignore[attr-defined]
-        except ValueError:
-            self._set_options(options, before)
-            raise
-
-    state = property(Panel.state.fget, _take_state)  # type: ignore[attr-defined]
-
-    def _set_options(self, options: list[str], value: str | None) -> None:
-        quiet, self._quiet = self._quiet, True
-        try:
-            self.controls["case"].options = options
-            self.controls["case"].value = value or options[0]
-        finally:
-            self._quiet = quiet
+                control.value = before if before in titles else titles[0]
 
     # Measuring and drawing.
 
@@ -98,12 +77,7 @@ class Contenders(Timed):
     def draw(self) -> Picture | None:
         machine, title = self.controls["machine"].value, self.controls["case"].value
         case = self._by_machine[machine].get(title)
-        picture = contenders(case, where=machine, state=self.state)
-        said = picture.summary
-        if not self.has_gpu_run:
-            said += f" {NO_GPU}"
-        self.tell(said)
-        return picture
+        return self.shown(contenders(case, where=machine, state=self.state))
 
 
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from moeviz.host import data_path
-from moeviz.panels.base import Panel, button, choice
+from moeviz.checks import check_choice
+from moeviz.experiments.recorded import recorded_trace
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import button, choice, seed_box, skew_slider, text_box
 from moeviz.panels.shipped_model import READER
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
@@ -38,20 +40,15 @@ class Dispatch(Panel):
     kind = "dispatch"
 
     def __init__(self, source: str = "text") -> None:
-        if source not in FILES:
-            raise ValueError(f"source must be one of {', '.join(FILES)}, got {source!r}.")
-        self.recorded = {
-            name: DispatchTrace.load_file(data_path("traces", f"{file}.safetensors"))
-            for name, file in FILES.items()
-        }
+        check_choice("source", source, FILES)
+        self.recorded = {name: recorded_trace(DispatchTrace, file) for name, file in FILES.items()}
         self._kept = [(trace.meta["controls"], trace) for trace in self.recorded.values()]
-        self._shown: tuple[DispatchTrace, int] | None = None  # and its step
+        self._position: tuple[DispatchTrace, int] | None = None  # the batch and its step
         self._worker = Worker(self)
         self._stop_playing: threading.Event | None = None
         opening: dict[str, Any] = {}
         for name in ("text", "synthetic", source):
             opening |= self.recorded[name].meta["controls"]
-        controls = _controls(opening)
         self.stage = choice("Stage", STAGES, STAGES[0], "86px").add_class("moeviz-stage")
         self.stage.observe(lambda _: self._jump(), "value")
         buttons = [
@@ -61,35 +58,21 @@ class Dispatch(Panel):
             button("▮▮ Pause", "moeviz-pause", "Stay at this step", self._pause),
         ]
         rows = [
-            ("top_k", "sort_block", "tile_block"),
-            ("source", "tokens"),
-            ("layer", "text"),
-            ("skew", "seed"),
+            [self.stage],
+            ["step", *buttons],
+            ["top_k", "sort_block", "tile_block"],
+            ["source", "tokens"],
+            ["layer", "text"],
+            ["skew", "seed"],
         ]
-        super().__init__(
-            controls,
-            [
-                [self.stage],
-                [controls["step"], *buttons],
-                *([controls[name] for name in row] for row in rows),
-            ],
-        )
+        super().__init__(_controls(opening), rows)
         self.refresh()
 
-    # The state: until its batch is known any step may be meant.
-
-    def _take_state(self, text: str) -> None:
-        step, shown = self.controls["step"], self._shown
-        most = step.max
-        step.max = MOST_STEPS
-        self._shown = None  # the step is meant as it is given, not as a place within a stage
-        try:
-            Panel.state.fset(self, text)  # type: ignore[attr-defined]
-        except ValueError:
-            step.max, self._shown = most, shown
-            raise
-
-    state = property(Panel.state.fget, _take_state)  # type: ignore[attr-defined]
+    def check_state(self, given: dict[str, str]) -> None:
+        """Until its batch is known any step may be meant, as it is given: not as a place within
+        the stage that is shown."""
+        self.controls["step"].max = MOST_STEPS
+        self._position = None
 
     # Moving.
 
@@ -98,8 +81,8 @@ class Dispatch(Panel):
         step.value = min(max(step.value + by, step.min), step.max)
 
     def _jump(self) -> None:
-        if not self._quiet and self._shown is not None:
-            trace, step = self._shown
+        if not self._quiet and self._position is not None:
+            trace, step = self._position
             if trace.at(step)[0] != self.stage.value:
                 self.controls["step"].value = trace.step_at(self.stage.value)
 
@@ -125,15 +108,15 @@ class Dispatch(Panel):
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Where no kernel runs, the scatter's last step says more than the first of all."""
-        drawn, trace = self._drawn, next(iter(self.recorded.values()))
-        if self._shown is not None:
-            trace = self._shown[0]
+        drawn, trace = self.drawn, next(iter(self.recorded.values()))
+        if self._position is not None:
+            trace = self._position[0]
         step = trace.step_at("tiles") - 1
-        self._drawn = dispatch(trace, step, note=_where(trace), state=self.state)
+        self.drawn = dispatch(trace, step, note=_where(trace), state=self.state)
         try:
             return super()._repr_mimebundle_(**options)
         finally:
-            self._drawn = drawn
+            self.drawn = drawn
 
     # Drawing.
 
@@ -146,31 +129,27 @@ class Dispatch(Panel):
         if trace is None:
             return None
         step = self._step_for(trace)
-        picture = dispatch(trace, step, note=_where(trace), state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.shown(dispatch(trace, step, note=_where(trace), state=self.state))
 
     def _step_for(self, trace: DispatchTrace) -> int:
         """The step to show, and the controls set to it: in another batch the learner stays at the
         stage that they were looking at."""
         control = self.controls["step"]
         step: int = control.value
-        if self._shown is not None and self._shown[0] is not trace and self._shown[1] == step:
-            step = trace.step_at(*self._shown[0].at(step))
+        batch, place = self._position or (trace, step)
+        if batch is not trace and place == step:
+            step = trace.step_at(*batch.at(step))
         step = min(step, trace.steps - 1)
-        quiet, self._quiet = self._quiet, True
-        try:
+        with self.quietly():
             control.value = min(step, control.max)
             control.max = trace.steps - 1
             control.value = step
-            self._shown = trace, step
+            self._position = trace, step
             self.stage.value = trace.at(step)[0]
-        finally:
-            self._quiet = quiet
         return step
 
     def _wanted(self) -> dict[str, Any]:
-        values = {name: control.value for name, control in self.controls.items()}
+        values = self.values
         return {name: values[name] for name in (*SHAPE, *OF_SOURCE[values["source"]])}
 
     def _current(self) -> DispatchTrace | None:
@@ -211,7 +190,7 @@ def _where(trace: DispatchTrace) -> str:
 
 def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
     """The controls, by their names in a state string."""
-    made: dict[str, widgets.Widget] = {
+    return {
         "step": widgets.IntSlider(
             0, min=0, max=MOST_STEPS, description="Step",
             layout=widgets.Layout(width="420px", max_width="100%"),
@@ -222,16 +201,7 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
         "tile_block": choice("BLOCK_M", BLOCKS, opening["tile_block"], "44px"),
         "tokens": widgets.IntSlider(opening["tokens"], min=4, max=24, description="Tokens"),
         "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-        "skew": widgets.FloatSlider(
-            opening["skew"], min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
-        ),
-        "seed": widgets.BoundedIntText(
-            opening["seed"], min=0, max=9999, description="Seed",
-            layout=widgets.Layout(width="150px"),
-        ),
-        "text": widgets.Textarea(
-            opening["text"], description="Your text",
-            layout=widgets.Layout(width="620px", max_width="100%", height="72px"),
-        ),
+        "skew": skew_slider(opening["skew"]),
+        "seed": seed_box(opening["seed"]),
+        "text": text_box(opening["text"], "620px", "72px"),
     }  # fmt: skip
-    return made

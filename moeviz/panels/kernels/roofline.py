@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from moeviz.panels.timed import HERE, NO_GPU, Timed, recorded_machines
+from moeviz.experiments.recorded import recorded_machines
+from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.roofline import BYTES, Reached, all_experts, roofline
 
@@ -17,7 +18,7 @@ LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
 MOST_POINTS = 8
 
 
-class Roofline(Timed):
+class Roofline(TimedPanel):
     """What bounds a kernel: memory or arithmetic, from one token to a prefill. Measure asks this
     machine for its ceilings and for what its backend reaches; recorded machines are there at once.
     """
@@ -44,15 +45,9 @@ class Roofline(Timed):
         run = self._measured if name == HERE else self.recorded[name]
         tokens = self.controls["tokens"].value
         if run is None:
-            picture = roofline(None, LAYER, tokens, state=self.state)
-        else:
-            layer = run.get("layer") or _layer_of(run["cases"])
-            picture = roofline(run["device"], layer, tokens, _reached(run), state=self.state)
-        said = picture.summary
-        if not self.has_gpu_run:
-            said += f" {NO_GPU}"
-        self.tell(said)
-        return picture
+            return self.shown(roofline(None, LAYER, tokens, state=self.state))
+        layer = run.get("layer") or _layer_of(run["cases"])
+        return self.shown(roofline(run["device"], layer, tokens, _reached(run), state=self.state))
 
 
 def _layer_of(cases: list[dict[str, Any]]) -> dict[str, int]:
@@ -74,7 +69,7 @@ def _reached(run: dict[str, Any]) -> list[Reached]:
             )
             for p in run["points"]
         ]
-    found: list[Reached] = []
+    points: list[Reached] = []
     for case in run["cases"]:
         shape = case["shape"]
         times = {
@@ -82,9 +77,9 @@ def _reached(run: dict[str, Any]) -> list[Reached]:
             for name, entry in case["contenders"].items()
             if "forward_ms" in entry and not name.startswith("dense")
         }
-        if times and case["routing"] == "uniform" and len(found) < MOST_POINTS:
+        if times and case["routing"] == "uniform" and len(points) < MOST_POINTS:
             best = min(times, key=lambda name: times[name])
             work = all_experts(shape["tokens"], shape, BYTES.get(case["dtype"], size))
             label = f"{shape['name']} ({best})"
-            found.append(Reached(label, work.intensity, work.flops / times[best] * 1e3))
-    return found
+            points.append(Reached(label, work.intensity, work.flops / times[best] * 1e3))
+    return points

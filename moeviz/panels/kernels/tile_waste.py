@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel, choice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, seed_box, skew_slider
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 
@@ -19,25 +20,16 @@ class TileWaste(Panel):
     kind = "tile_waste"
 
     def __init__(self) -> None:
-        skew = widgets.FloatSlider(
-            0.0, min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
-        )
         tokens = widgets.SelectionSlider(options=TOKENS, value=1024, description="Tokens")
-        seed = widgets.BoundedIntText(
-            0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
-        )
         controls: dict[str, widgets.Widget] = {
-            "skew": skew,
+            "skew": skew_slider(),
             "tokens": tokens,
             "experts": choice("Experts", EXPERTS, 64, "48px"),
             "top_k": choice("K", TOP_K, 8, "48px"),
             "block": choice("BLOCK_M", BLOCKS, 64, "48px"),
-            "seed": seed,
+            "seed": seed_box(),
         }
-        c = controls
-        super().__init__(
-            controls, [[c["skew"], c["tokens"], c["seed"]], [c["block"], c["experts"], c["top_k"]]]
-        )
+        super().__init__(controls, [["skew", "tokens", "seed"], ["block", "experts", "top_k"]])
         self.refresh()
 
     def draw(self) -> Picture | None:

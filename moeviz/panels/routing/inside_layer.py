@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.host import data_path
-from moeviz.panels.base import BESIDE_LABEL, Panel, button
+from moeviz.experiments.recorded import recorded_trace
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import button, choice, text_box
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
@@ -26,34 +27,19 @@ class InsideLayer(Panel):
     kind = "inside_layer"
 
     def __init__(self) -> None:
-        self.recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
+        self.recorded = recorded_trace(Anatomy, "inside_layer")
         self._anatomy = self.recorded
-        text = widgets.Text(
-            self.recorded.text,
-            description="Your text",
-            layout=widgets.Layout(width="660px", max_width="100%"),
-        ).add_class("moeviz-text")
-        stage = widgets.SelectionSlider(
-            options=STAGES, value=STAGES[0], description="Stage"
-        ).add_class("moeviz-stage")
-        layer = widgets.ToggleButtons(
-            options=self.recorded.model_layers,
-            value=self.recorded.layer,
-            description="Layer",
-        ).add_class("moeviz-layer")
-        weighting = widgets.ToggleButtons(
-            options=WEIGHTINGS,
-            value=self.recorded.weighting,
-            description="Weights",
-        ).add_class("moeviz-weighting")
-        for toggle, width in ((layer, "60px"), (weighting, "200px")):
-            toggle.style.button_width = width
-            toggle.add_class(BESIDE_LABEL)
+        opening = self.recorded
+        controls: dict[str, widgets.Widget] = {
+            "text": text_box(opening.text, "660px"),
+            "stage": widgets.SelectionSlider(options=STAGES, value=STAGES[0], description="Stage"),
+            "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
+            "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
+        }
         previous = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))
         following = button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1))
         super().__init__(
-            {"text": text, "stage": stage, "layer": layer, "weighting": weighting},
-            [[text], [stage, previous, following], [layer, weighting]],
+            controls, [["text"], ["stage", previous, following], ["layer", "weighting"]]
         )
         self.refresh()
 
@@ -67,9 +53,7 @@ class InsideLayer(Panel):
         layer = self._current()
         if layer is None:
             return None
-        picture = anatomy(layer, self.controls["stage"].value, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.shown(anatomy(layer, self.controls["stage"].value, state=self.state))
 
     def _current(self) -> Anatomy | None:
         wanted = tuple(self.controls[name].value for name in ("text", "layer", "weighting"))

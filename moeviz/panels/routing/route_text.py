@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 
-from moeviz.host import data_path
-from moeviz.panels.base import BESIDE_LABEL, Panel
+from moeviz.experiments.recorded import recorded_trace
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, text_box
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
@@ -21,20 +22,17 @@ class RouteText(Panel):
     kind = "route_text"
 
     def __init__(self) -> None:
-        self.recorded = Trace.load_file(data_path("traces", "start_here.safetensors"))
+        self.recorded = recorded_trace(Trace, "start_here")
         self._trace = self.recorded
-        text = widgets.Textarea(
-            self.recorded.meta["text"],
-            description="Your text",
-            layout=widgets.Layout(width="660px", max_width="100%", height="84px"),
-        ).add_class("moeviz-text")
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
-        layer = widgets.SelectionSlider(
-            options=layers, value=len(layers) // 2, description="Layer"
-        ).add_class("moeviz-layer")
-        view = widgets.ToggleButtons(options=VIEWS, description="Show")
-        view.add_class("moeviz-view").add_class(BESIDE_LABEL)
-        super().__init__({"text": text, "layer": layer, "view": view}, [[text], [layer, view]])
+        controls: dict[str, widgets.Widget] = {
+            "text": text_box(self.recorded.meta["text"], "660px", "84px"),
+            "layer": widgets.SelectionSlider(
+                options=layers, value=len(layers) // 2, description="Layer"
+            ),
+            "view": choice("Show", VIEWS, VIEWS[0], ""),
+        }
+        super().__init__(controls, [["text"], ["layer", "view"]])
         self.refresh()
 
     def draw(self) -> Picture | None:
@@ -43,13 +41,10 @@ class RouteText(Panel):
             return None
         layer, view = self.controls["layer"].value, self.controls["view"].value
         if view == "text":
-            picture = token_strip(trace, layer, state=self.state)
-        elif view == "probabilities":
-            picture = routing_matrix(trace, layer, state=self.state)
-        else:
-            picture = load_bars(trace.load(), trace.layers, state=self.state)
-        self.say(picture.summary)
-        return picture
+            return self.shown(token_strip(trace, layer, state=self.state))
+        if view == "probabilities":
+            return self.shown(routing_matrix(trace, layer, state=self.state))
+        return self.shown(load_bars(trace.load(), trace.layers, state=self.state))
 
     def _current_trace(self) -> Trace | None:
         text = self.controls["text"].value

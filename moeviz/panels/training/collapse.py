@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets as widgets
 
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
-from moeviz.host import autosave_folder, data_path
-from moeviz.panels.base import button, choice
-from moeviz.panels.live_panel import Player, seed_box
+from moeviz.experiments.recorded import recorded_runs
+from moeviz.host import autosave_folder
+from moeviz.panels.controls import button, choice, seed_box, whole_box
+from moeviz.panels.cures_choice import chosen_cures, cure_controls
+from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
 from moeviz.pictures.training.collapse import collapse
 from moeviz.records.metrics import collapsed
-from moeviz.records.runs import Snapshot, load_snapshots
+from moeviz.records.runs import Snapshot
 
 if TYPE_CHECKING:
     from moeviz.training.live import Frame
@@ -27,20 +28,12 @@ if TYPE_CHECKING:
 
 AUTOSAVE = autosave_folder("collapse")
 MODEL = "MoE"  # the one learner's name
-Z_LOSS = 1e-3
-ROUTERS = (
-    ("token choice", "token_choice"),
-    ("expert choice", "expert_choice"),
-    ("Sinkhorn", "sinkhorn"),
-    ("hash", "hash"),
-)
-LEARNING = (("learned", "learned"), ("frozen", "frozen"), ("re-randomised", "rerandomised"))
 REFUSAL_SECONDS = 8.0  # how long a refusal is said while frames come in
 
 Configuration = tuple[Cures, int]
 
 
-class Collapse(Player):
+class Collapse(LivePanel):
     """Train a top-1 model that collapses; switch cures on, kill an expert, drag the timeline back.
 
     Moving a switch shows the recorded run of that setting, where there is one, beside the run
@@ -57,27 +50,15 @@ class Collapse(Player):
     _killed: ClassVar[list[tuple[int, int, int]]] = []
 
     def __init__(self) -> None:
-        found, self._provenance = load_snapshots(data_path("runs", "collapse.safetensors"))
-        self._recorded = {(ARMS[s.label], s.meta["train"]["seed"]): _labelled(s) for s in found}
-        num_experts = found[0].curve.load.shape[2]
-        amounts = (("off", 0.0), ("0.01", 0.01), ("0.1", 0.1))
-        sizes = (("off", 0.0), ("0.3", 0.3), ("1", 1.0))
+        runs, self._provenance = recorded_runs("collapse")
+        self._recorded = {(ARMS[s.label], s.meta["train"]["seed"]): _labelled(s) for s in runs}
+        num_experts = runs[0].curve.load.shape[2]
         controls = {
-            "aux": choice("Bal. loss", amounts, 0.0, "54px"),
-            "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
-            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
-            "noise": choice("Noise", sizes, 0.0, "54px"),
-            "z": _switch(f"z-loss {Z_LOSS:g}", "moeviz-z"),
-            "shared": _switch("shared expert", "moeviz-shared"),
-            "router": choice("Router", ROUTERS, "token_choice", "110px"),
-            "learning": choice("Learning", LEARNING, "learned", "130px"),
+            **cure_controls(),
             "layer": choice("Layer", (0, 1), 1, "44px"),
             "seed": seed_box(),
         }
-        self.victim = widgets.BoundedIntText(
-            0, min=0, max=num_experts - 1, description="or expert",
-            layout=widgets.Layout(width="150px"),
-        ).add_class("moeviz-victim")  # fmt: skip
+        self.victim = whole_box("or expert", num_experts - 1).add_class("moeviz-victim")
         tip = "No token goes to it from now on, in the layer shown"
         kills = [
             button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
@@ -86,29 +67,22 @@ class Collapse(Player):
         ]
         self._refusal = ("", 0.0)
         self._allowed: dict[str, Any] = {name: control.value for name, control in controls.items()}
-        named = [("aux", "scope"), ("bias", "noise", "z", "shared"), ("router", "learning")]
-        rows = [[controls[name] for name in names] for names in named]
-        super().__init__(controls, [*rows, kills, [controls["layer"], controls["seed"]]])
-        if self._scores:
-            self.score.value = self._score_html()
+        rows: list[list[str | widgets.Widget]] = [
+            ["aux", "scope"],
+            ["bias", "noise", "z", "shared"],
+            ["router", "learning"],
+            kills,
+            ["layer", "seed"],
+        ]
+        super().__init__(controls, rows)
         self._open()
 
     # Switches.
 
     def _configuration(self) -> Configuration:
         """ValueError where two cures exclude each other."""
-        at = {name: control.value for name, control in self.controls.items()}
-        cures = Cures(
-            aux=at["aux"],
-            scope=at["scope"] if at["aux"] else "batch",
-            z=Z_LOSS if at["z"] else 0.0,
-            noise=at["noise"],
-            bias=at["bias"],
-            router=at["router"],
-            shared=at["shared"],
-            learning=at["learning"],
-        )
-        return cures, int(at["seed"])
+        values = self.values
+        return chosen_cures(values), int(values["seed"])
 
     def changed(self) -> None:
         if self._quiet:
@@ -123,10 +97,10 @@ class Collapse(Player):
         idle_scope = self.controls["scope"].value != self._allowed["scope"]
         idle_scope &= not self.controls["aux"].value
         super().changed()
-        self._allowed = {name: control.value for name, control in self.controls.items()}
-        if type(self)._run is None and self._chosen in self._recorded:
+        self._allowed = self.values
+        if type(self).run is None and self._chosen in self._recorded:
             self.say("A recorded run of this setting. Press Play to train it here.")
-        elif type(self)._run is None:
+        elif type(self).run is None:
             self.say("This setting is not recorded. Press Play to train it here.")
         if idle_scope:
             self._refuse("The scope is the balancing loss's, which is off: it changes nothing now.")
@@ -139,12 +113,12 @@ class Collapse(Player):
         except ValueError:
             super().set_controls(before)
             raise
-        self._allowed = {name: control.value for name, control in self.controls.items()}
+        self._allowed = self.values
 
     # Drawing.
 
     def draw(self) -> Picture:
-        run, before, note = self._shown()
+        run, before, note = self._runs()
         if self.timeline.value < 100 and len(run.curve):
             run = run.at("step", self.timeline.value / 100 * float(run.curve.step[-1]))
             note += f" · timeline at {self.timeline.value} %"
@@ -157,7 +131,7 @@ class Collapse(Player):
     def _is_live(self) -> bool:
         return self._frame is not None and bool(self._frame.learners)
 
-    def _shown(self) -> tuple[Snapshot, Snapshot | None, str]:
+    def _runs(self) -> tuple[Snapshot, Snapshot | None, str]:
         """The run, the one to compare it with, and where it comes from."""
         before = self._before
         if self._is_live():
@@ -166,10 +140,12 @@ class Collapse(Player):
             wanted, note = self._configured(run.meta), f"live{self._aside}"
         else:
             wanted = self._chosen
-            kept = self._recorded.get(wanted)
+            recording = self._recorded.get(wanted)
             made = f"{self._provenance.get('device', '')} · {self._provenance.get('date', '')}"
-            note = f"recorded, not live · {made}" if kept else "not recorded: Play trains it here"
-            run = kept or self._nothing_yet(wanted)
+            note = "not recorded: Play trains it here"
+            if recording:
+                note = f"recorded, not live · {made}"
+            run = recording or self._nothing_yet(wanted)
         plain = (Cures(), wanted[1])
         if before is None and wanted != plain:
             before = self._recorded.get(plain)
@@ -224,7 +200,7 @@ class Collapse(Player):
     def _kill(self, expert: int | None) -> None:
         """Take an expert of the layer shown (None: the busiest) away, between two steps."""
         with self.guarded():
-            if type(self)._run is None:
+            if type(self).run is None:
                 self.say("Nothing trains yet: press Play or Step, then kill.")
                 return
             layer = self.controls["layer"].value
@@ -266,8 +242,8 @@ class Collapse(Player):
         if time.monotonic() < until and refusal not in frame.message:
             parts.insert(0, refusal)
         if frame.learners and self._killed and not frame.message.startswith("Expert"):
-            told = ", ".join(f"expert {e} (layer {n}, step {s})" for s, n, e in self._killed)
-            parts.append(f"Killed: {told}.")
+            deaths = ", ".join(f"expert {e} (layer {n}, step {s})" for s, n, e in self._killed)
+            parts.append(f"Killed: {deaths}.")
         return " ".join(parts)
 
     # The score over seeds.
@@ -276,28 +252,20 @@ class Collapse(Player):
         run = frame.learners[-1]
         if not self._killed:
             self._scores.setdefault(self._configured(run.meta), collapsed(run.curve))
-        self.score.value = self._score_html()
 
-    def _score_html(self) -> str:
+    def _score_lines(self) -> list[str]:
         """Per setting: how many of the runs here collapsed, and of the recorded ones."""
         lines = []
         for cures in dict.fromkeys(cures for cures, _ in self._scores):
-            here = [found for key, found in self._scores.items() if key[0] == cures]
-            line = f"{name_of(cures)}: collapsed in {sum(here)} of {len(here)} runs here"
-            told = recorded()["arms"].get(name_of(cures))
-            if told:
-                line += f", in {told['collapsed']} of {told['runs']} recorded ones"
+            ends = [fell for key, fell in self._scores.items() if key[0] == cures]
+            line = f"{name_of(cures)}: collapsed in {sum(ends)} of {len(ends)} runs here"
+            arm = recorded()["arms"].get(name_of(cures))
+            if arm:
+                line += f", in {arm['collapsed']} of {arm['runs']} recorded ones"
             lines.append(f"{line}.")
-        if "collapse.survivors" in ANSWERS:
+        if lines and "collapse.survivors" in ANSWERS:
             lines.append(f"You predicted, without a cure: {ANSWERS['collapse.survivors']}.")
-        body = "<br>".join(map(escape, lines))
-        return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
-
-
-def _switch(label: str, name: str) -> widgets.Checkbox:
-    made = widgets.Checkbox(False, description=label, indent=False)
-    made.layout.width = "130px"
-    return made.add_class(name)
+        return lines
 
 
 def _labelled(run: Snapshot) -> Snapshot:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from moeviz.host import autosave_folder, data_path
-from moeviz.panels.base import choice
-from moeviz.panels.live_panel import Player, seed_box
+from moeviz.experiments.recorded import recorded_runs
+from moeviz.host import autosave_folder
+from moeviz.panels.controls import choice, seed_box
+from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
 from moeviz.pictures.training.race import race
 from moeviz.records.metrics import gap
-from moeviz.records.runs import Snapshot, load_snapshots
+from moeviz.records.runs import Snapshot
 
 if TYPE_CHECKING:
     from moeviz.training.live import Frame
@@ -27,7 +27,7 @@ CHOICES = (1, 2, 4)
 AUTOSAVE = autosave_folder("race")
 
 
-class Race(Player):
+class Race(LivePanel):
     """Play, pause, step and reset a race; switch its x-axis; drag its timeline back."""
 
     kind = called = "race"
@@ -38,23 +38,22 @@ class Race(Player):
     _scores: ClassVar[dict[tuple[int, int, int], dict[str, float]]] = {}
 
     def __init__(self) -> None:
-        recorded, self._provenance = load_snapshots(data_path("runs", "race.safetensors"))
+        recorded, self._provenance = recorded_runs("race")
         self._recorded = recorded[:2]
-        experts = choice("Experts E", EXPERTS, 16, "44px")
-        top_k = choice("Choices K", CHOICES, 2, "44px")
-        seed = seed_box()
-        axis = choice("x-axis", AXIS_OPTIONS, "step", "80px")
-        controls = {"experts": experts, "top_k": top_k, "seed": seed, "axis": axis}
-        super().__init__(controls, [[experts, top_k, seed], [axis]])
-        if self._scores:
-            self.score.value = self._score_html()
+        controls = {
+            "experts": choice("Experts E", EXPERTS, 16, "44px"),
+            "top_k": choice("Choices K", CHOICES, 2, "44px"),
+            "seed": seed_box(),
+            "axis": choice("x-axis", AXIS_OPTIONS, "step", "80px"),
+        }
+        super().__init__(controls, [["experts", "top_k", "seed"], ["axis"]])
         self._open()
 
     # Drawing.
 
     def draw(self) -> Picture:
         axis = self.controls["axis"].value
-        learners, note = self._shown()
+        learners, note = self._learners()
         share = self.timeline.value / 100
         if share < 1:
             ends = [float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve)]
@@ -64,7 +63,7 @@ class Race(Player):
         state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
         return race(learners, axis, note=note, state=state)
 
-    def _shown(self) -> tuple[list[Snapshot], str]:
+    def _learners(self) -> tuple[list[Snapshot], str]:
         if self._frame is not None and self._frame.learners:
             experts, top_k, seed = self._configured(self._frame.learners[-1].meta)
             note = f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
@@ -109,25 +108,23 @@ class Race(Player):
         dense, moe = frame.learners
         gaps = {axis: gap(dense.curve, moe.curve, axis) for axis in ("step", "seconds")}
         self._scores.setdefault(self._configured(moe.meta), gaps)
-        self.score.value = self._score_html()
 
-    def _score_html(self) -> str:
+    def _score_lines(self) -> list[str]:
         """Every finished race, and how the learner's prediction did."""
         lines = []
         for experts, top_k in sorted({key[:2] for key in self._scores}):
             gaps = [g for key, g in self._scores.items() if key[:2] == (experts, top_k)]
-            said = []
-            for axis, name in (("step", "at equal steps"), ("seconds", "at equal seconds")):
+            ends = []
+            for axis, words in (("step", "at equal steps"), ("seconds", "at equal seconds")):
                 values = np.array([gap[axis] for gap in gaps])
                 spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-                said.append(
-                    f"{name} MoE ahead in {int((values > 0).sum())} of {len(values)}, by "
+                ends.append(
+                    f"{words} MoE ahead in {int((values > 0).sum())} of {len(values)}, by "
                     f"{values.mean():+.3f}{spread} nats"
                 )
-            lines.append(f"E = {experts}, K = {top_k}: " + "; ".join(said) + ".")
-        for axis in ("step", "seconds"):
+            lines.append(f"Races here: E = {experts}, K = {top_k}: {'; '.join(ends)}.")
+        for axis in ("step", "seconds") if lines else ():
             if f"race.{axis}" in ANSWERS:
                 per = "step" if axis == "step" else "second"
-                lines.append(f"You predicted, per {per}: {escape(ANSWERS['race.' + axis])}.")
-        body = "Races here: " + "<br>".join(lines)
-        return f'<div role="status" aria-live="polite" style="line-height:1.6">{body}</div>'
+                lines.append(f"You predicted, per {per}: {ANSWERS['race.' + axis]}.")
+        return lines

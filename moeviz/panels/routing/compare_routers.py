@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 import ipywidgets as widgets
 
@@ -22,8 +21,9 @@ from moeviz.experiments.routers_on_a_text import (
     label_of,
     recorded,
 )
-from moeviz.panels.base import BESIDE_LABEL, Panel
-from moeviz.panels.routing.router_choice import RouterChoice
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, seed_box, skew_slider, text_box
+from moeviz.panels.router_choice import RouterChoice
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.routers import compare
@@ -59,18 +59,17 @@ class CompareRouters(Panel):
         self._kept: OrderedDict[Any, Decision] = OrderedDict()
         self.choice = RouterChoice((*LABELS, *([OWN] if own else [])), DEFAULT)
         controls = {"routers": self.choice, **_controls(self._meta)}
-        c = controls
         rows = [
-            [c["routers"]],
-            [c["source"], c["mode"], c["seed"]],
-            [c["text"], c["layer"]],
-            [c["skew"], c["tokens"]],
-            [c["top_k"], c["capacity"]],
-            [c["temperature"], c["noise"]],
+            ["routers"],
+            ["source", "mode", "seed"],
+            ["text", "layer"],
+            ["skew", "tokens"],
+            ["top_k", "capacity"],
+            ["temperature", "noise"],
         ]
         super().__init__(controls, rows)
         self.choice.refused = self.say
-        c["source"].observe(lambda _: self._offer(), "value")
+        controls["source"].observe(lambda _: self._offer(), "value")
         self._offer()
         if own:
             self._open_with_own()
@@ -94,16 +93,9 @@ class CompareRouters(Panel):
         done.wait(60)
         self.set_controls({"routers": f"token_choice,{OWN}", "top_k": 2})
 
-    # The state: a choice of routers is checked before anything changes.
-
-    def _take_state(self, text: str) -> None:
-        kind, _, query = text.strip().partition("?")
-        given = dict(parse_qsl(query, keep_blank_values=True)).get("routers")
-        if kind == self.kind and given is not None:
-            self.choice.check(given)
-        Panel.state.fset(self, text)  # type: ignore[attr-defined]
-
-    state = property(Panel.state.fget, _take_state)  # type: ignore[attr-defined]
+    def check_state(self, given: dict[str, str]) -> None:
+        if "routers" in given:
+            self.choice.check(given["routers"])
 
     # What is drawn.
 
@@ -120,7 +112,7 @@ class CompareRouters(Panel):
         return picture
 
     def _settings(self) -> Settings:
-        value = {name: control.value for name, control in self.controls.items()}
+        value = self.values
         capacity = None if value["capacity"] == NO_LIMIT else float(value["capacity"])
         return Settings(
             top_k=value["top_k"],
@@ -209,23 +201,12 @@ def _spoken(training: bool) -> str:
 
 def _controls(meta: dict[str, Any]) -> dict[str, widgets.Widget]:
     """Everything but the choice of routers, set to what was recorded."""
-    text = widgets.Text(
-        meta["text"],
-        description="Your text",
-        layout=widgets.Layout(width="640px", max_width="100%"),
-    )
-    source = widgets.ToggleButtons(options=SOURCES, description="Tokens")
-    mode = widgets.ToggleButtons(options=MODES, description="Mode")
-    layer = widgets.ToggleButtons(options=meta["layers"], value=meta["layer"], description="Layer")
-    for toggle, width in ((source, "135px"), (mode, "125px"), (layer, "50px")):
-        toggle.style.button_width = width
-        toggle.add_class(BESIDE_LABEL)
     made: dict[str, widgets.DOMWidget] = {
-        "source": source,
-        "mode": mode,
-        "text": text,
-        "layer": layer,
-        "skew": widgets.FloatSlider(1.0, min=0, max=2, step=0.1, description="Skew"),
+        "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
+        "mode": choice("Mode", MODES, MODES[0][1], "125px"),
+        "text": text_box(meta["text"], "640px"),
+        "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
+        "skew": skew_slider(1.0),
         "tokens": widgets.IntSlider(32, min=8, max=MAX_TOKENS, description="Tokens"),
         "top_k": widgets.IntSlider(1, min=1, max=4, description="Choices K"),
         "temperature": widgets.SelectionSlider(
@@ -233,9 +214,7 @@ def _controls(meta: dict[str, Any]) -> dict[str, widgets.Widget]:
         ),
         "capacity": widgets.SelectionSlider(options=FACTORS, description="Capacity"),
         "noise": widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise"),
-        "seed": widgets.BoundedIntText(
-            0, min=0, max=9999, description="Seed", layout=widgets.Layout(width="150px")
-        ),
+        "seed": seed_box(),
     }
     for name in ("top_k", "capacity", "temperature", "noise", "skew", "tokens"):
         made[name].style.description_width = "90px"

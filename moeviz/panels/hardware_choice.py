@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import choice
+from moeviz.panels.controls import choice
 from moeviz.pictures.costs.memory_fit import PLANS
 
 DENSE = ("Llama 3.1 8B", "Llama 3.1 405B")
@@ -39,9 +39,3 @@ def device_choice(value: str, without: tuple[str, ...] = ()) -> widgets.ToggleBu
 def plan_choice(value: str) -> widgets.ToggleButtons:
     options = tuple((label, name) for name, label in PLANS.items())
     return choice("Weights", options, value, "auto")
-
-
-def steps(label: str, options: tuple[int, ...], value: int) -> widgets.SelectionSlider:
-    """A slider over powers of two: what is counted spans decades."""
-    labelled = tuple((f"{option:,}", option) for option in options)
-    return widgets.SelectionSlider(options=labelled, value=value, description=label)

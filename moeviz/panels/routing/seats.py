@@ -6,8 +6,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from moeviz.host import data_path
-from moeviz.panels.base import Panel, choice
+from moeviz.checks import check_choice
+from moeviz.experiments.recorded import recorded_trace
+from moeviz.panels.base import Panel
+from moeviz.panels.controls import choice, seed_box, skew_slider, text_box
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.seats import seats
@@ -38,28 +40,18 @@ class Seats(Panel):
     kind = "seats"
 
     def __init__(self, source: str = "synthetic") -> None:
-        if source not in FILES:
-            raise ValueError(f"source must be one of {', '.join(FILES)}, got {source!r}.")
-        self.recorded = {
-            name: Decision.load_file(data_path("traces", f"{file}.safetensors"))
-            for name, file in FILES.items()
-        }
+        check_choice("source", source, FILES)
+        self.recorded = {name: recorded_trace(Decision, file) for name, file in FILES.items()}
         self._shown: tuple[dict[str, Any], Decision] | None = None
         self._tokens: tuple[dict[str, Any], Any] | None = None
         opening = {**self._opening("text"), **self._opening("synthetic"), **self._opening(source)}
-        controls = _controls(opening)
-        super().__init__(
-            controls,
-            [
-                [controls[name] for name in row]
-                for row in (
-                    ("factor", "top_k", "overflow"),
-                    ("priority", "pool"),
-                    ("source", "layer", "text"),
-                    ("skew", "tokens", "seed"),
-                )
-            ],
-        )
+        rows = [
+            ["factor", "top_k", "overflow"],
+            ["priority", "pool"],
+            ["source", "layer", "text"],
+            ["skew", "tokens", "seed"],
+        ]
+        super().__init__(_controls(opening), rows)
         self.refresh()
 
     def _opening(self, source: str) -> dict[str, Any]:
@@ -74,12 +66,10 @@ class Seats(Panel):
         decision = self._current()
         if decision is None:
             return None
-        picture = seats(decision, state=self.state)
-        self.say(picture.summary)
-        return picture
+        return self.shown(seats(decision, state=self.state))
 
     def _current(self) -> Decision | None:
-        values = {name: control.value for name, control in self.controls.items()}
+        values = self.values
         source = values["source"]
         wanted = {name: values[name] for name in (*RULE, *OF_SOURCE[source])}
         if wanted == self._opening(source):
@@ -100,7 +90,7 @@ class Seats(Panel):
 
 def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
     """The controls, by their names in a state string."""
-    made: dict[str, widgets.Widget] = {
+    return {
         "factor": widgets.SelectionSlider(
             options=FACTORS, value=opening["factor"], description="Factor"
         ),
@@ -113,20 +103,10 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
         ),
         "source": choice("Tokens", SOURCES, opening["source"], "150px"),
         "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-        "text": widgets.Textarea(
-            opening["text"],
-            description="Your text",
-            layout=widgets.Layout(width="820px", max_width="100%", height="72px"),
-        ),
-        "skew": widgets.FloatSlider(
-            opening["skew"], min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
-        ),
+        "text": text_box(opening["text"], "820px", "72px"),
+        "skew": skew_slider(opening["skew"]),
         "tokens": widgets.IntSlider(
             opening["tokens"], min=16, max=128, step=8, description="Tokens"
         ),
-        "seed": widgets.BoundedIntText(
-            opening["seed"], min=0, max=9999, description="Seed",
-            layout=widgets.Layout(width="150px"),
-        ),
+        "seed": seed_box(opening["seed"]),
     }  # fmt: skip
-    return made

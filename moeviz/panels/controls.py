@@ -1,0 +1,64 @@
+"""The controls that panels share. Only what ipywidgets 7.7 and 8.1 share is used here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+# ipywidgets 8 puts the buttons of ToggleButtons under their label; this class of its style sheet,
+# which 7 gives them itself, puts them beside it.
+BESIDE_LABEL = "widget-inline-hbox"
+LAST_SEED = 9999
+
+
+def choice(label: str, options: Any, value: Any, width: str) -> widgets.ToggleButtons:
+    """Buttons, because JupyterLab takes the arrow keys from a focused drop-down list."""
+    toggle = widgets.ToggleButtons(options=options, value=value, description=label)
+    toggle.style.button_width = width
+    return toggle.add_class(BESIDE_LABEL)
+
+
+def switch(label: str) -> widgets.Checkbox:
+    """On or off."""
+    return widgets.Checkbox(False, description=label, indent=False)
+
+
+def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widgets.Button:
+    """A button that says what it does."""
+    made = widgets.Button(description=label, tooltip=tip).add_class(name)
+    made.layout.width = "auto"
+    made.on_click(lambda _: action())
+    return made
+
+
+def seed_box(value: int = 0) -> widgets.BoundedIntText:
+    return whole_box("Seed", LAST_SEED, value)
+
+
+def whole_box(label: str, last: int, value: int = 0) -> widgets.BoundedIntText:
+    """A whole number from 0 to `last`, typed."""
+    return widgets.BoundedIntText(
+        value, min=0, max=last, description=label, layout=widgets.Layout(width="150px")
+    )
+
+
+def skew_slider(value: float = 0.0) -> widgets.FloatSlider:
+    """From even tokens to a few experts that all of them want."""
+    return widgets.FloatSlider(
+        value, min=0, max=2, step=0.1, description="Skew", readout_format=".1f"
+    )
+
+
+def steps(label: str, options: tuple[int, ...], value: int) -> widgets.SelectionSlider:
+    """A slider over powers of two: what is counted spans decades."""
+    labelled = tuple((f"{option:,}", option) for option in options)
+    return widgets.SelectionSlider(options=labelled, value=value, description=label)
+
+
+def text_box(text: str, width: str, height: str = "", label: str = "Your text") -> widgets.Widget:
+    """A text of the learner's own: of one line, or of several where there is a height."""
+    kind = widgets.Textarea if height else widgets.Text
+    layout = widgets.Layout(width=width, max_width="100%", height=height or None)
+    return kind(text, description=label, layout=layout)
