@@ -236,7 +236,7 @@ def test_a_full_gpu_is_one_sentence_with_the_sizes(monkeypatch, name):
 def test_a_soft_plan_needs_no_kernels():
     x, w13, w2 = tensors(T=6, E=3)
     logits = torch.randn(6, 3, 2, device=DEVICE)
-    plan = SoftPlan(logits.softmax(0), logits.flatten(1).softmax(1).view(6, 3, 2))
+    plan = SoftPlan(logits.softmax(0)[None], logits.flatten(1).softmax(1).view(1, 6, 3, 2))
     same = apply_experts(x, plan, w13, w2)
     assert torch.equal(apply_experts(x, plan, w13, w2, backend="triton"), same)
 

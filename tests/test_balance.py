@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from helpers.prose import prose
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
+from moeviz.ops import topk
 from moeviz.routing import ROUTERS, Capacity, Gate, RouteContext, RouterStats, build_router
 from moeviz.routing.balance import (
     GLOBAL_MEMORY,
@@ -23,7 +24,6 @@ from moeviz.routing.balance import (
     cv_squared,
     load_balancing_loss,
 )
-from moeviz.routing.base import topk_lower_index
 from moeviz.routing.capacity import WithCapacity
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ def steered(bias, steps, K=2):
     found = []
     for step in range(steps):
         scores_TE = stream(step)
-        chosen_TK = topk_lower_index(scores_TE + bias.bias_E, K)
+        chosen_TK = topk(scores_TE + bias.bias_E, K)
         load_E = chosen_TK.flatten().bincount(minlength=16)
         cut_E = bias.cut(scores_TE, K)
         found.append(max_violation(load_E))
@@ -97,7 +97,7 @@ def steered(bias, steps, K=2):
 
 
 def test_the_stream_is_skewed_and_stays_so():
-    loads = [topk_lower_index(stream(s), 2).flatten().bincount(minlength=16) for s in range(5)]
+    loads = [topk(stream(s), 2).flatten().bincount(minlength=16) for s in range(5)]
     assert all(max_violation(load_E) > 1.5 for load_E in loads)
 
 
@@ -165,10 +165,10 @@ def test_one_update_of_quantiles_by_sorting(E, data, seed, rate):
 def test_of_two_experts_one_update_of_quantiles_is_enough():
     """Expert 0 is the favourite of most tokens; then, of half of them, give or take a tie."""
     scores_TE = (normal(101, 2) + torch.tensor([1.0, 0.0])).sigmoid()
-    before_E = topk_lower_index(scores_TE, 1).flatten().bincount(minlength=2)
+    before_E = topk(scores_TE, 1).flatten().bincount(minlength=2)
     bias = QuantileBias(2, 1.0)
     bias.update(stats_of(before_E.tolist(), cut=bias.cut(scores_TE, 1)))
-    after_E = topk_lower_index(scores_TE + bias.bias_E, 1).flatten().bincount(minlength=2)
+    after_E = topk(scores_TE + bias.bias_E, 1).flatten().bincount(minlength=2)
     assert before_E[0] > 65 and bias.bias_E[0] < 0 == bias.bias_E[1]
     assert abs(after_E[0] - 50.5) < 1
 

@@ -17,7 +17,6 @@ from moeviz.routing import (
     Plan,
     RouteContext,
     RouterOut,
-    RouterStats,
     SoftPlan,
     build_router,
     leaking_tokens,
@@ -194,10 +193,10 @@ class Planted(nn.Module):
         share_T = torch.sigmoid(self.rule(x_TD, context))
         scores_TE = torch.stack((share_T, 1 - share_T), 1)
         if self.soft:
-            plan = SoftPlan(scores_TE[..., None], torch.ones_like(scores_TE)[..., None])
+            plan = SoftPlan(scores_TE[None, ..., None], torch.ones_like(scores_TE)[None, ..., None])
         else:
             plan = Plan.from_topk((share_T < 0.5).long()[:, None], share_T[:, None], num_experts=2)
-        return RouterOut(scores_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(scores_TE, scores_TE, plan)
 
 
 def following(x_TD, context):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from moeviz.model.layer import MoEConfig, MoEFFN
+from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
 from moeviz.model.transformer import ModelConfig
-from moeviz.routing import Capacity, RouteContext
+from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.watch.text import trace_text
 
 D, E, F, T = 12, 8, 16, 24
@@ -57,6 +57,37 @@ def test_flops_are_those_that_torch_counts(router, num_shared):
     with FlopCounterMode(display=False) as counter:
         layer(normal(T, D), context())
     assert counter.get_total_flops() == pytest.approx(config.flops_per_token(D, T) * T)
+
+
+# What a rule without a fixed number of rows costs depends on the tokens: there rows are counted.
+VARIABLE = ("remoe", "null_experts", "expert_threshold")
+
+
+@pytest.mark.parametrize("router", [*ROUTERS, None])
+def test_flops_of_a_batch_are_those_that_torch_counts(router):
+    """B sequences cost B times one: no router may mix or pad across them."""
+    B, S = 8, 16
+    if router is None:
+        config, layer = None, DenseFFN(D, 2 * F)
+    else:
+        config = MoEConfig(E, 2, F, router=router, backend="reference")
+        layer = MoEFFN(D, config)
+    batch = RouteContext(
+        token_ids=torch.arange(B * S) * 7 % 50,
+        sequence=torch.arange(B).repeat_interleave(S),
+        position=torch.arange(S).repeat(B),
+        training=router in ("noisy_topk", "mixture_of_depths"),  # elsewhere training drops
+        generator=torch.Generator().manual_seed(0),
+    )
+    with FlopCounterMode(display=False) as counter:
+        _, route = layer(normal(B * S, D), batch)
+    if config is None:
+        want = 6 * D * 2 * F * B * S
+    elif router in VARIABLE:
+        want = layer.router.flops(S) * B * S + 6 * D * F * int(route.stats.load.sum())
+    else:
+        want = config.flops_per_token(D, S) * B * S
+    assert counter.get_total_flops() == pytest.approx(want)
 
 
 def test_flops_of_null_experts_are_counted_at_an_even_load():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from helpers.numerics import relative
 from moeviz.model.layer import MoEConfig, MoEFFN
+from moeviz.ops import topk
 from moeviz.routing import Plan, RouteContext, build_router
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import topk_lower_index
 from moeviz.routing.token_choice import TokenChoice
 
 CONTEXT = RouteContext()
@@ -64,20 +64,20 @@ def test_topk_equals_a_stable_sort_with_ties_negatives_and_signed_zeros(data):
     rows = data.draw(st.lists(st.lists(value, min_size=E, max_size=E), min_size=1, max_size=5))
     k = data.draw(st.integers(1, E))
     scores_TE = torch.tensor(rows)
-    assert topk_lower_index(scores_TE, k).tolist() == by_sorting(scores_TE, k).tolist()
+    assert topk(scores_TE, k).tolist() == by_sorting(scores_TE, k).tolist()
 
 
 @pytest.mark.parametrize("E,K", [(1, 1), (5, 3), (64, 8), (1031, 7), (70_001, 5)])
 def test_topk_equals_torch_where_nothing_ties(E, K):
     # A permutation of distinct values, negative and positive.
     scores_TE = torch.stack([torch.randperm(E).float() - E / 2 for _ in range(3)])
-    assert torch.equal(topk_lower_index(scores_TE, K), scores_TE.topk(K, dim=1).indices)
+    assert torch.equal(topk(scores_TE, K), scores_TE.topk(K, dim=1).indices)
 
 
 def test_topk_takes_the_first_of_a_wide_row_of_equals():
-    assert topk_lower_index(torch.full((2, 5000), -0.7), 4).tolist() == [[0, 1, 2, 3]] * 2
+    assert topk(torch.full((2, 5000), -0.7), 4).tolist() == [[0, 1, 2, 3]] * 2
     strided_TE = normal(6, 9).T  # not contiguous: its bits lie in another order
-    assert torch.equal(topk_lower_index(strided_TE, 3), strided_TE.topk(3, dim=1).indices)
+    assert torch.equal(topk(strided_TE, 3), strided_TE.topk(3, dim=1).indices)
 
 
 # --- against transformers ---
@@ -177,7 +177,7 @@ def test_balance_loss_is_transformers_for_one_layer_over_k(peers, K):
     E = 9
     ours_TE, peer_TE = (normal(40, E, seed=K).requires_grad_() for _ in range(2))
     scores_TE = ours_TE.softmax(-1)
-    load_E = topk_lower_index(ours_TE, K).flatten().bincount(minlength=E)
+    load_E = topk(ours_TE, K).flatten().bincount(minlength=E)
     got = load_balancing_loss(scores_TE, load_E)
     want = load_balancing_loss_func((peer_TE,), E, K) / K
     assert relative(got, want) < 1e-6
@@ -211,7 +211,7 @@ def test_an_even_load_costs_one_for_every_k():
     for K in (1, 2, 4):
         # Token t prefers experts t, t+1, ... around the circle: perfectly even.
         logits_TE = torch.stack([torch.arange(4.0).roll(t) for t in range(4)])
-        load_E = topk_lower_index(logits_TE, K).flatten().bincount(minlength=4)
+        load_E = topk(logits_TE, K).flatten().bincount(minlength=4)
         assert load_balancing_loss(logits_TE.softmax(-1), load_E).item() == pytest.approx(1.0)
 
 

@@ -126,7 +126,7 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
             "gigaflops_per_step": round(trainer.flops_per_step / 1e9, 3),
         }
         if name != DENSE:
-            router = trainer.model.blocks[0].ffn.router
+            router = trainer.model.routers()[0]
             arms[name] |= {
                 "causal": router.causal,
                 "substitute": router.substitute,

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moeviz.backend import kernels, kernels_for, resolve_backend, say_once
+from moeviz.backend import kernels, resolve_backend, say_once
+from moeviz.ops import gather, gather_sum
 from moeviz.routing.plan import Plan, SoftPlan
 
 silu_backward = torch.ops.aten.silu_backward.grad_input  # the form that writes into an array
@@ -38,21 +39,8 @@ def apply_experts(
     chosen = resolve_backend(backend, x_TD, w13_E2FD, w2_EDF)
     try:
         if chosen == "triton":
-            try:
-                return triton_experts(x_TD, plan, w13_E2FD, w2_EDF)
-            except kernels().LaunchError as error:
-                why = kernels().launch_reason(error)
-                reason = f"A Triton kernel does not fit this GPU ({why})."
-                if backend != "auto":
-                    raise ValueError(f"{reason} Use backend='auto' or 'reference'.") from None
-                say_once(f"{reason} Expert FFNs run on the matmul backend.")
-                chosen = "matmul"
-        run = {
-            "grouped": grouped_experts,
-            "matmul": matmul_experts,
-            "reference": reference_experts,
-        }[chosen]
-        return run(x_TD, plan, w13_E2FD, w2_EDF)
+            return _triton_or_matmul(x_TD, plan, w13_E2FD, w2_EDF, insist=backend == "triton")
+        return _BACKENDS[chosen](x_TD, plan, w13_E2FD, w2_EDF)
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)):
             raise
@@ -62,6 +50,21 @@ def apply_experts(
             f"rows ({plan.num_tokens} tokens, d_model {x_TD.shape[1]}, d_expert {w2_EDF.shape[2]}, "
             f"{x_TD.dtype}): give it fewer tokens at a time or a smaller model."
         ) from error
+
+
+def _triton_or_matmul(
+    x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor, *, insist: bool
+) -> Tensor:
+    """triton_experts; where a kernel does not fit the GPU, matmul_experts, or ValueError."""
+    try:
+        return triton_experts(x_TD, plan, w13_E2FD, w2_EDF)
+    except kernels().LaunchError as error:
+        why = kernels().launch_reason(error)
+        reason = f"A Triton kernel does not fit this GPU ({why})."
+        if insist:
+            raise ValueError(f"{reason} Use backend='auto' or 'reference'.") from None
+        say_once(f"{reason} Expert FFNs run on the matmul backend.")
+        return matmul_experts(x_TD, plan, w13_E2FD, w2_EDF)
 
 
 def swiglu(hidden_N2F: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ class _Grouped(torch.autograd.Function):
         ctx, x_TD: Tensor, weight_N: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, plan: Plan
     ) -> Tensor:
         ends_E = plan.offsets[1:]
-        x_ND = gather(x_TD, plan)
+        x_ND = gather(x_TD, plan.token)
         z_N2F = F.grouped_mm(x_ND, w13_E2FD.mT, offs=ends_E)
         gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
         silu_NF = F.silu(gate_NF)
@@ -112,7 +115,7 @@ class _Grouped(torch.autograd.Function):
         ctx.plan = plan
         ctx.save_for_backward(x_ND, weight_N, w13_E2FD, w2_EDF, z_N2F, silu_NF, hidden_NF)
         y_ND = F.grouped_mm(hidden_NF, w2_EDF.mT, offs=ends_E)
-        return gather_sum(y_ND, plan, weight_N)
+        return gather_sum(y_ND, plan.inverse, plan.token_offsets, weight_N)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -122,7 +125,7 @@ class _Grouped(torch.autograd.Function):
         ends_E, weight_N1 = ctx.plan.offsets[1:], weight_N[:, None]
         gate_NF, up_NF = z_N2F.chunk(2, dim=-1)
 
-        dy_ND = gather(dy_TD, ctx.plan)  # not weighted yet
+        dy_ND = gather(dy_TD, ctx.plan.token)  # not weighted yet
         dw2_EDF = None
         if needs_w2:
             dw2_EDF = F.grouped_mm(dy_ND.mT, hidden_NF * weight_N1, offs=ends_E)
@@ -138,7 +141,8 @@ class _Grouped(torch.autograd.Function):
         dw13_E2FD = F.grouped_mm(dz_N2F.mT, x_ND, offs=ends_E) if needs_w13 else None
         dx_TD = None
         if needs_x:
-            dx_TD = gather_sum(F.grouped_mm(dz_N2F, w13_E2FD, offs=ends_E), ctx.plan)
+            dx_ND = F.grouped_mm(dz_N2F, w13_E2FD, offs=ends_E)
+            dx_TD = gather_sum(dx_ND, ctx.plan.inverse, ctx.plan.token_offsets)
         return dx_TD, dweight_N, dw13_E2FD, dw2_EDF, None
 
 
@@ -183,46 +187,17 @@ def triton_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -
     )
 
 
-def gather(x_TD: Tensor, plan: Plan) -> Tensor:
-    """Each assignment's token, x_ND in the plan's order."""
-    triton = kernels_for(x_TD)
-    if triton is not None:
-        return triton.gather(x_TD, plan.token)
-    return x_TD.index_select(0, plan.token)
-
-
-def gather_sum(y_ND: Tensor, plan: Plan, weight_N: Tensor | None = None) -> Tensor:
-    """Each token's rows added up, y_TD, each times its weight where there are weights.
-
-    embedding_bag gathers and sums at once, without a copy of the rows in token order. Unlike a
-    scatter-add it needs no atomics, so the result does not depend on the order of threads. On a GPU
-    a Triton kernel does the same, with a float32 sum.
-    """
-    triton = kernels_for(y_ND)
-    if triton is not None:
-        rows_ND = y_ND if weight_N is None else y_ND * weight_N[:, None]
-        return triton.gather_sum(rows_ND, plan.inverse, plan.token_offsets)
-    return F.embedding_bag(
-        plan.inverse,
-        y_ND,
-        plan.token_offsets,
-        mode="sum",
-        include_last_offset=True,
-        per_sample_weights=None if weight_N is None else weight_N.index_select(0, plan.inverse),
-    )
-
-
 class _Dispatch(torch.autograd.Function):
     """gather, whose transpose is gather_sum: torch would scatter-add the gradient instead."""
 
     @staticmethod
     def forward(ctx, x_TD: Tensor, plan: Plan) -> Tensor:
         ctx.plan = plan
-        return gather(x_TD, plan)
+        return gather(x_TD, plan.token)
 
     @staticmethod
     def backward(ctx, grad_ND: Tensor) -> tuple[Tensor, None]:
-        return gather_sum(grad_ND, ctx.plan), None
+        return gather_sum(grad_ND, ctx.plan.inverse, ctx.plan.token_offsets), None
 
 
 class _Combine(torch.autograd.Function):
@@ -231,18 +206,30 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y_ND: Tensor, plan: Plan) -> Tensor:
         ctx.plan = plan
-        return gather_sum(y_ND, plan)
+        return gather_sum(y_ND, plan.inverse, plan.token_offsets)
 
     @staticmethod
     def backward(ctx, grad_TD: Tensor) -> tuple[Tensor, None]:
-        return gather(grad_TD, ctx.plan), None
+        return gather(grad_TD, ctx.plan.token), None
 
 
 def soft_experts(x_TD: Tensor, plan: SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
-    """Soft MoE (Puigcerver et al. 2023): slots mix all tokens, tokens mix all slots."""
-    x_EPD = torch.einsum("tep,td->epd", plan.dispatch.to(x_TD.dtype), x_TD)
-    y_EPD = torch.bmm(swiglu(torch.bmm(x_EPD, w13_E2FD.transpose(1, 2))), w2_EDF.transpose(1, 2))
-    return torch.einsum("tep,epd->td", plan.combine.to(x_TD.dtype), y_EPD)
+    """Soft MoE (Puigcerver et al. 2023): in each group slots mix its tokens, and its tokens mix the
+    slots. An expert takes the slots of all groups at once."""
+    groups, _, num_experts, slots = plan.dispatch.shape
+    x_GSD = plan.by_place(x_TD)
+    x_EGPD = torch.einsum("gsep,gsd->egpd", plan.dispatch.to(x_TD.dtype), x_GSD)
+    x_END = x_EGPD.reshape(num_experts, groups * slots, -1)
+    y_END = torch.bmm(swiglu(torch.bmm(x_END, w13_E2FD.mT)), w2_EDF.mT)
+    y_EGPD = y_END.view(num_experts, groups, slots, -1)
+    return plan.by_token(torch.einsum("gsep,egpd->gsd", plan.combine.to(x_TD.dtype), y_EGPD))
+
+
+_BACKENDS = {
+    "grouped": grouped_experts,
+    "matmul": matmul_experts,
+    "reference": reference_experts,
+}
 
 
 def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor) -> None:
@@ -256,11 +243,7 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
         if tensor.dtype not in DTYPES:
             allowed = ", ".join(str(dtype) for dtype in DTYPES)
             raise ValueError(f"{name} must be of {allowed}, got {tensor.dtype}.")
-    num_experts, num_tokens = (
-        plan.dispatch.shape[1::-1]
-        if isinstance(plan, SoftPlan)
-        else (plan.num_experts, plan.num_tokens)
-    )
+    num_experts, num_tokens = plan.num_experts, plan.num_tokens
     d_model, d_expert = w2_EDF.shape[1:]
     want = {
         "x_TD": (num_tokens, d_model),
@@ -274,7 +257,7 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
                 f"{name} must be {shape} for this plan of {num_tokens} tokens and {num_experts} "
                 f"experts, got {tuple(tensor.shape)}."
             )
-    parts = vars(plan).items()
+    parts = [(name, part) for name, part in vars(plan).items() if part is not None]
     for what in ("dtype", "device"):
         found = {name: getattr(tensor, what) for name, (tensor, _) in named.items()}
         if what == "device":

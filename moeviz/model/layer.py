@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.backend import Backend
+from moeviz.checks import check_choice, check_whole
 from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import BaseRouter, Capacity, RouteContext, RouterOut, build_router
 
@@ -39,19 +40,10 @@ class MoEConfig:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.d_expert < 1:
-            raise ValueError(f"d_expert must be at least 1, got {self.d_expert}.")
-        if self.backend not in get_args(Backend):
-            raise ValueError(
-                f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}."
-            )
-        if self.num_shared < 0:
-            raise ValueError(f"num_shared must be 0 or more, got {self.num_shared}.")
-        if self.shared_gate not in get_args(SharedGate):
-            raise ValueError(
-                f"shared_gate must be one of {', '.join(get_args(SharedGate))}, got "
-                f"{self.shared_gate!r}."
-            )
+        check_whole("d_expert", self.d_expert)
+        check_whole("num_shared", self.num_shared, low=0)
+        check_choice("backend", self.backend, get_args(Backend))
+        check_choice("shared_gate", self.shared_gate, get_args(SharedGate))
         # The router's own checks, before anything is trained: K > E, unknown names.
         self._counted(1)
 
@@ -98,6 +90,14 @@ class DenseFFN(nn.Module):
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
         return swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T, None
 
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        self.w2_DF.mul_(factor)
+
+    def num_active_parameters(self) -> int:
+        """Those that one token uses."""
+        return self.w13_2FD.numel() + self.w2_DF.numel()
+
 
 class MoEFFN(nn.Module):
     """Router, dispatch, experts, combine.
@@ -139,6 +139,22 @@ class MoEFFN(nn.Module):
             shared_TD, _ = self.shared(x_TD, context)
             y_TD = self._with_shared(y_TD, shared_TD, x_TD)
         return y_TD, route
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Of the chosen experts and of the shared ones."""
+        self.w2_EDF.mul_(factor)
+        if self.shared is not None:
+            self.shared.scale_output(factor)
+
+    def num_active_parameters(self) -> int:
+        """Those that one token uses: all but the experts that it does not visit."""
+        router = self.router
+        # A soft router's token is mixed into what every expert reads.
+        used = router.num_experts if router.soft else router.active_experts(1)
+        per_expert = self.w13_E2FD[0].numel() + self.w2_EDF[0].numel()
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return total - round((router.num_experts - used) * per_expert)
 
     def _with_shared(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> Tensor:
         if self.shared_gate_GD is None:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeviz.checks import LARGEST_SEED, check_number, check_whole
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
-from moeviz.routing import RouteContext, RouterOut
+from moeviz.ops import can_look
+from moeviz.routing import BaseRouter, RouteContext, RouterOut
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name))
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"d_model must be a multiple of num_heads, got {self.d_model} and {self.num_heads}."
@@ -200,27 +201,33 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.head.weight, std=config.d_model**-0.5)
         # Each block adds twice to the residual stream: scaling the additions by 1/sqrt(2L) keeps
         # its variance from growing with depth (GPT-2, Radford et al. 2019).
+        scale = (2 * config.num_layers) ** -0.5
         for block in self.blocks:
-            scale = (2 * config.num_layers) ** -0.5
-            down = [block.ffn.w2_EDF] if config.is_moe(block.layer) else [block.ffn.w2_DF]
-            if config.is_moe(block.layer) and block.ffn.shared is not None:
-                down.append(block.ffn.shared.w2_DF)
+            block.ffn.scale_output(scale)
             with torch.no_grad():
-                for weight in down:
-                    weight.mul_(scale)
                 block.attention.out.weight.mul_(scale)
+
+    def routers(self) -> dict[int, BaseRouter]:
+        """The router of each block that has experts, by the block's number."""
+        return {layer: self.blocks[layer].ffn.router for layer in self.config.moe_layers}
 
     def forward(
         self,
         tokens_BS: Tensor,
         *,
-        step: int = 0,
         cache: Cache | None = None,
         generator: torch.Generator | None = None,
     ) -> ModelOut:
-        """step is the training step, for routers that change with it, and generator the source of
-        their noise. With a cache, tokens_BS go on from the tokens already in it."""
+        """generator: the source of the routers' noise. With a cache, tokens_BS go on from the
+        tokens already in it. ValueError on an id outside the vocabulary."""
         batch, seq_len = tokens_BS.shape
+        if can_look(tokens_BS) and tokens_BS.numel():
+            low, high = (int(index) for index in tokens_BS.aminmax())
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(
+                    f"Token ids must lie in 0..{self.config.vocab_size - 1}, the vocabulary, got "
+                    f"{low if low < 0 else high}."
+                )
         start = cache.length if cache is not None else 0
         rows_B = torch.arange(batch, device=tokens_BS.device)
         columns_S = torch.arange(start, start + seq_len, device=tokens_BS.device)
@@ -234,7 +241,6 @@ class LanguageModel(nn.Module):
             sequence=rows_B[:, None].expand(batch, seq_len).flatten(),
             position=columns_S.expand(batch, seq_len).flatten(),
             training=self.training,
-            step=step,
             generator=generator,
         )
         x_BSD = self.embedding(tokens_BS)
@@ -256,19 +262,24 @@ class LanguageModel(nn.Module):
         """
         if prompt_S.numel() == 0:
             raise ValueError("The prompt is empty; give at least one token to go on from.")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {temperature}.")
-        for block in self.blocks:
-            if not self.config.is_moe(block.layer):
-                continue
-            if not (block.ffn.router.causal or block.ffn.router.substitute):
-                assert self.config.moe is not None
-                raise ValueError(
-                    f"The router {self.config.moe.router!r} is not causal, so it cannot generate: "
-                    "its choice for a token depends on later ones."
-                )
-        generator = torch.Generator().manual_seed(seed)
+        check_whole("num_tokens", num_tokens, low=0)
+        check_number("temperature", temperature)
+        check_whole("seed", seed, low=0, high=LARGEST_SEED)
+        if any(not (router.causal or router.substitute) for router in self.routers().values()):
+            assert self.config.moe is not None
+            raise ValueError(
+                f"The router {self.config.moe.router!r} is not causal, so it cannot generate: "
+                "its choice for a token depends on later ones."
+            )
+        was_training = self.training
         self.eval()
+        try:
+            return self._generate(prompt_S, num_tokens, temperature, seed)
+        finally:
+            self.train(was_training)
+
+    def _generate(self, prompt_S: Tensor, num_tokens: int, temperature: float, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
         cache = Cache(self.config.num_layers)
         tokens, fresh = prompt_S.clone(), prompt_S
         for _ in range(num_tokens):
@@ -296,13 +307,8 @@ class LanguageModel(nn.Module):
 
     def num_active_parameters(self) -> int:
         """Parameters that one token uses: everything but the experts it does not visit."""
-        total = self.num_parameters()
-        for block in self.blocks:
-            if self.config.is_moe(block.layer):
-                assert self.config.moe is not None
-                ffn = block.ffn
-                per_expert = ffn.w13_E2FD[0].numel() + ffn.w2_EDF[0].numel()
-                # A soft router's token is mixed into what every expert reads.
-                used = ffn.router.num_experts if ffn.router.soft else ffn.router.active_experts(1)
-                total -= round((self.config.moe.num_experts - used) * per_expert)
-        return total
+        unused = sum(
+            sum(p.numel() for p in block.ffn.parameters()) - block.ffn.num_active_parameters()
+            for block in self.blocks
+        )
+        return self.num_parameters() - unused

@@ -11,6 +11,7 @@ from moeviz.routing.assignment import Base, Sinkhorn
 from moeviz.routing.base import BaseRouter, Gate, NonFiniteLogitsError
 from moeviz.routing.capacity import Capacity, WithCapacity
 from moeviz.routing.causality import leaking_tokens
+from moeviz.routing.context import RouteContext
 from moeviz.routing.deepseek import deepseek_v2, deepseek_v3, quantile_balanced
 from moeviz.routing.dense import DenseMixture, SequenceLevel
 from moeviz.routing.depth import MixtureOfDepths
@@ -19,7 +20,8 @@ from moeviz.routing.hashing import Hash
 from moeviz.routing.hierarchy import ExpertPrototyping, Hierarchical
 from moeviz.routing.noisy import NoisyTopK
 from moeviz.routing.null_experts import NullExperts
-from moeviz.routing.plan import Plan, RouteContext, Router, RouterOut, RouterStats, SoftPlan
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan, SoftPlan
 from moeviz.routing.relu import ReMoE
 from moeviz.routing.soft import MixtureOfTokens, SoftMoE
 from moeviz.routing.switch import gshard, st_moe, switch
@@ -33,7 +35,6 @@ __all__ = [
     "NonFiniteLogitsError",
     "Plan",
     "RouteContext",
-    "Router",
     "RouterOut",
     "RouterStats",
     "SoftPlan",

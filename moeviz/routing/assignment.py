@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moeviz.routing.base import Gate, LinearRouter, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.ops import topk
+from moeviz.routing.base import Gate, LinearRouter
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 SINKHORN_ROUNDS = 100
 SINKHORN_TOLERANCE = 1e-4
@@ -40,11 +43,11 @@ class Base(LinearRouter):
         if context.training:
             expert_TK = balanced_assignment(logits_TE.detach(), self.top_k)
         else:
-            expert_TK = topk_lower_index(logits_TE, self.top_k)
+            expert_TK = topk(logits_TE, self.top_k)
         scores_TE = logits_TE.sigmoid()
         weight_TK = scores_TE.gather(1, expert_TK) / self.top_k
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
-        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan)
 
 
 def balanced_assignment(logits_TE: Tensor, top_k: int) -> Tensor:
@@ -89,12 +92,12 @@ class Sinkhorn(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         ranked_TE = transport(logits_TE.detach()) if context.training else logits_TE
-        expert_TK = topk_lower_index(ranked_TE, self.top_k)
+        expert_TK = topk(ranked_TE, self.top_k)
         scores_TE = logits_TE.sigmoid() if self.top_k == 1 else logits_TE.softmax(-1)
         plan = Plan.from_topk(
             expert_TK, scores_TE.gather(1, expert_TK), num_experts=self.num_experts
         )
-        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan)
 
 
 def transport(logits_TE: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from moeviz.ops import count
 from moeviz.routing.base import groups_of
-from moeviz.routing.plan import RouterStats, count
+from moeviz.routing.out import RouterStats
 
 Scope = Literal["sequence", "batch", "global", "none"]
 BiasRule = Literal["none", "sign", "quantile"]

@@ -11,18 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.backend import kernels_for
-from moeviz.routing.plan import (
-    Plan,
-    RouteContext,
-    RouterOut,
-    RouterStats,
-    SoftPlan,
-    can_look,
-)
+from moeviz.ops import can_look
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan, SoftPlan
 
 INIT_STD = 0.02
-MAX_ROUNDS = 32  # of the top-k kernel, which takes one choice a round
 KILLED = -1e4  # a logit whose softmax and sigmoid are exactly 0 in float32, and still finite
 
 Learning = Literal["learned", "frozen", "rerandomised"]
@@ -118,7 +112,9 @@ def _spread(out: RouterOut, real_T: Tensor) -> RouterOut:
 
     plan: Plan | SoftPlan
     if isinstance(out.plan, SoftPlan):
-        plan = SoftPlan(spread(out.plan.dispatch), spread(out.plan.combine))
+        place_T = index_t.new_full((len(real_T),), -1)
+        assert out.plan.place is not None
+        plan = dataclasses.replace(out.plan, place=place_T.index_copy(0, index_t, out.plan.place))
     else:
         dropped = out.plan.dropped.clone()
         dropped[:, 0] = index_t[dropped[:, 0].long()].int()
@@ -237,6 +233,15 @@ class LinearRouter(BaseRouter):
         self._any_killed = True
 
 
+def overridden(router: nn.Module, owner: type, *steps: str) -> bool:
+    """Whether a subclass of `owner`, or the router itself, put a method of its own in the place of
+    one of these steps: then no fast path may stand for them."""
+    return any(
+        getattr(type(router), step) is not getattr(owner, step) or step in vars(router)
+        for step in steps
+    )
+
+
 def check_finite(logits_TE: Tensor) -> None:
     """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host,
     and break torch.compile's graph: there the trainer's check of the loss must do."""
@@ -259,25 +264,6 @@ def normal(shape: torch.Size, like: Tensor, context: RouteContext) -> Tensor:
 def uniform(shape: torch.Size, like: Tensor, context: RouteContext) -> Tensor:
     """Uniform noise in [0, 1) from the context's generator."""
     return torch.rand(shape, generator=context.generator, device=like.device, dtype=like.dtype)
-
-
-def topk_lower_index(scores_TE: Tensor, k: int) -> Tensor:
-    """Indices int64 [T, k] of the k largest scores, best first; of equal scores the lower index.
-
-    torch.topk leaves ties open, and an open tie is a different route on another machine. So each
-    float32 score becomes an integer key of the same order with the index in its low bits. On a GPU,
-    where a row fits one program, by kernels/moeviz_kernels/topk.py, which keeps the same order.
-    """
-    triton = kernels_for(scores_TE, num_experts=scores_TE.shape[1])
-    if triton is not None and k <= MAX_ROUNDS:
-        return triton.topk(scores_TE.detach().float(), k).long()
-    # -0.0 equals 0.0, but not in its bits; their sum is 0.0.
-    bits_TE = (scores_TE.detach().float() + 0.0).contiguous().view(torch.int32)
-    # Negative floats order backwards as integers: flip all their bits but the sign.
-    ordered_TE = bits_TE ^ ((bits_TE >> 31) & 0x7FFFFFFF)
-    num_experts = scores_TE.shape[1]
-    lower_first_E = torch.arange(num_experts - 1, -1, -1, device=scores_TE.device)
-    return ((ordered_TE.long() << 32) | lower_first_E).topk(k, dim=1).indices
 
 
 def groups_of(values_T: Tensor | None, num_tokens: int, device: torch.device) -> tuple[Tensor, int]:

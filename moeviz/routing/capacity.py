@@ -10,8 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moeviz.ops import count
 from moeviz.routing.base import BaseRouter, groups_of
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan
 
 Priority = Literal["position", "choice", "probability", "batch"]
 Overflow = Literal["drop", "pad"]

@@ -7,7 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from moeviz.routing.plan import Plan, RouteContext, RouterOut
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 
 @torch.no_grad()
@@ -51,4 +53,5 @@ def _decision(out: RouterOut) -> Tensor:
     or which mixtures it goes into and gets."""
     if isinstance(out.plan, Plan):
         return out.plan.dense_weights()
-    return torch.cat((out.plan.dispatch.flatten(1), out.plan.combine.flatten(1)), dim=1)
+    parts = (out.plan.by_token(v) for v in (out.plan.dispatch, out.plan.combine))
+    return torch.cat([part.flatten(1) for part in parts], dim=1)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, groups_of, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
+from moeviz.routing.base import Gate, LinearRouter, groups_of
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 INFORMATION_WEIGHT = 0.01
 
@@ -40,14 +43,14 @@ class DenseMixture(LinearRouter):
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
         width = self.top_k if self.sparse_eval and not context.training else self.num_experts
-        expert_TK = topk_lower_index(logits_TE, width)
+        expert_TK = topk(logits_TE, width)
         plan = Plan.from_topk(
             expert_TK, scores_TE.gather(1, expert_TK), num_experts=self.num_experts
         )
         mean_E = scores_TE.mean(0)
         information = torch.special.entr(mean_E).sum() - torch.special.entr(scores_TE).sum(1).mean()
         losses = {"information": -INFORMATION_WEIGHT * information, "z": z_loss(logits_TE)}
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def active_experts(self, seq_len: int) -> float:
         return float(self.num_experts)
@@ -77,9 +80,9 @@ class SequenceLevel(LinearRouter):
         sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(0, group_T, logits_TE)
         logits_TE = (sum_GE / tokens_G[:, None])[group_T]
         scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        expert_TK = topk(logits_TE, self.top_k)
         weight_TK = scores_TE.gather(1, expert_TK)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, plan.load()), "z": z_loss(logits_TE)}
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)

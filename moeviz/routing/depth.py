@@ -8,17 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeviz.ops import topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import (
-    INIT_STD,
-    Gate,
-    LinearRouter,
-    check_finite,
-    groups_of,
-    topk_lower_index,
-)
+from moeviz.routing.base import INIT_STD, Gate, LinearRouter, check_finite, groups_of
 from moeviz.routing.capacity import places
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 PREDICTOR_WEIGHT = 0.01
 
@@ -66,7 +62,7 @@ class MixtureOfDepths(LinearRouter):
         goes_T = chosen_T if context.training else depth_T > 0
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        expert_TK = topk(logits_TE, self.top_k)
         weight_TK = scores_TE.gather(1, expert_TK)
         weight_TK = depth_T.sigmoid()[:, None] * weight_TK / weight_TK.sum(-1, keepdim=True)
         token_t = goes_T.nonzero()[:, 0]
@@ -84,7 +80,7 @@ class MixtureOfDepths(LinearRouter):
             "predictor": PREDICTOR_WEIGHT
             * F.binary_cross_entropy_with_logits(depth_T, chosen_T.to(depth_T.dtype)),
         }
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def _largest(self, depth_T: Tensor, sequence_T: Tensor | None) -> Tensor:
         """bool [T]: the largest of each sequence; of equals the earlier."""
@@ -93,7 +89,7 @@ class MixtureOfDepths(LinearRouter):
         for group in range(num_groups):
             member_t = (group_T == group).nonzero()[:, 0]
             room = min(places(self.capacity_factor * len(member_t)), len(member_t))
-            chosen_T[member_t[topk_lower_index(depth_T[member_t][None], room)[0]]] = True
+            chosen_T[member_t[topk(depth_T[member_t][None], room)[0]]] = True
         return chosen_T
 
     def active_experts(self, seq_len: int) -> float:

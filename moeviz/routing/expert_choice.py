@@ -8,10 +8,13 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from moeviz.ops import topk
 from moeviz.routing.balance import z_loss
-from moeviz.routing.base import INIT_STD, Gate, LinearRouter, topk_lower_index
+from moeviz.routing.base import INIT_STD, Gate, LinearRouter
 from moeviz.routing.capacity import places
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan
 
 CAP_ROUNDS = 50
 
@@ -72,14 +75,12 @@ class ExpertChoice(LinearRouter):
             num_tokens=num_tokens,
             num_experts=self.num_experts,
         )
-        return RouterOut(
-            logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, RouterStats.of(plan, scores_TE)
-        )
+        return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)})
 
     def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
         """Token and expert of each assignment in one pool."""
         room = min(places(self.capacity_factor * len(pool_t) / self.num_experts), len(pool_t))
-        best_EC = topk_lower_index(scores_tE.T, room)
+        best_EC = topk(scores_tE.T, room)
         taken_tE = torch.zeros_like(scores_tE, dtype=torch.bool).scatter(0, best_EC.T, True)
         if self.max_experts is not None:
             taken_tE = capped_choice(scores_tE, room, self.max_experts)
@@ -105,11 +106,9 @@ def capped_choice(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
     refused_TE = torch.zeros_like(ranked_TE, dtype=torch.bool)
     while True:
         open_TE = ranked_TE.masked_fill(refused_TE, -torch.inf)
-        taken_TE = torch.zeros_like(refused_TE).scatter(
-            0, topk_lower_index(open_TE.T, room).T, True
-        )
+        taken_TE = torch.zeros_like(refused_TE).scatter(0, topk(open_TE.T, room).T, True)
         taken_TE &= ~refused_TE  # an expert that all sent away takes fewer
-        best_TK = topk_lower_index(ranked_TE.masked_fill(~taken_TE, -torch.inf), max_experts)
+        best_TK = topk(ranked_TE.masked_fill(~taken_TE, -torch.inf), max_experts)
         kept_TE = torch.zeros_like(taken_TE).scatter(1, best_TK, True) & taken_TE
         if torch.equal(kept_TE, taken_TE):
             return kept_TE
@@ -178,8 +177,7 @@ class ExpertThreshold(LinearRouter):
         plan = Plan.from_dense(scores_TE, passes_TE)
         room = min(places(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
         cut_E = scores_TE.detach().topk(room, dim=0).values[-1]
-        stats = RouterStats.of(plan, scores_TE, cut_E=cut_E)
-        return RouterOut(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, stats)
+        return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, cut_E=cut_E)
 
     def post_step(self, stats: RouterStats) -> None:
         super().post_step(stats)

@@ -7,8 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moeviz.ops import can_look
 from moeviz.routing.base import BaseRouter
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, can_look
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 Hashing = Literal["random", "balanced", "bigram"]
 
@@ -82,9 +85,7 @@ class Hash(BaseRouter):
         weight_TK = x_TD.new_full(expert_TK.shape, 1 / self.top_k)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         scores_TE = plan.dense_weights()
-        return RouterOut(
-            torch.zeros_like(scores_TE), scores_TE, plan, {}, RouterStats.of(plan, scores_TE)
-        )
+        return RouterOut.of(torch.zeros_like(scores_TE), scores_TE, plan)
 
     def _before(self, ids_T: Tensor, context: RouteContext) -> Tensor:
         """The id before each token in its sequence, -1 for a first one."""

@@ -6,16 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
-from moeviz.routing.base import (
-    INIT_STD,
-    KILLED,
-    Gate,
-    LinearRouter,
-    check_finite,
-    topk_lower_index,
-)
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.base import INIT_STD, KILLED, Gate, LinearRouter, check_finite
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import check_groups
 
 
@@ -39,7 +35,7 @@ class ExpertPrototyping(LinearRouter):
         logits_TKe = logits_TE.unflatten(1, (self.top_k, -1))
         scores_TKe = logits_TKe.softmax(-1)
         width = logits_TKe.shape[-1]
-        inside_TK = topk_lower_index(logits_TKe.flatten(0, 1), 1).view(-1, self.top_k)
+        inside_TK = topk(logits_TKe.flatten(0, 1), 1).view(-1, self.top_k)
         weight_TK = scores_TKe.gather(2, inside_TK[..., None])[..., 0]
         expert_TK = inside_TK + width * torch.arange(self.top_k, device=inside_TK.device)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
@@ -50,7 +46,7 @@ class ExpertPrototyping(LinearRouter):
             "z": z_loss(logits_TKe.flatten(0, 1)),
         }
         scores_TE = scores_TKe.flatten(1) / self.top_k
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def kill(self, expert: int) -> None:
         """As LinearRouter; ValueError also for the last expert of a prototype."""
@@ -119,12 +115,10 @@ class Hierarchical(LinearRouter):
         if self._any_killed:  # a group with too few left is closed
             alive_G = (~self.killed_E).unflatten(0, (self.num_groups, -1)).sum(1)
             group_TG = group_TG.masked_fill(alive_G < per_group, KILLED)
-        chosen_Tg = topk_lower_index(group_TG, self.top_groups)
+        chosen_Tg = topk(group_TG, self.top_groups)
         weight_Tg = group_TG.gather(1, chosen_Tg).softmax(-1)
         open_Tge = inside_TGe.gather(1, chosen_Tg[..., None].expand(-1, -1, width))
-        best_Tgk = topk_lower_index(open_Tge.flatten(0, 1), per_group).unflatten(
-            0, (-1, self.top_groups)
-        )
+        best_Tgk = topk(open_Tge.flatten(0, 1), per_group).unflatten(0, (-1, self.top_groups))
         weight_Tgk = weight_Tg[..., None] * open_Tge.gather(2, best_Tgk).softmax(-1)
         expert_Tgk = chosen_Tg[..., None] * width + best_Tgk
         plan = Plan.from_topk(
@@ -140,7 +134,7 @@ class Hierarchical(LinearRouter):
             "z": z_loss(logits_TE),
         }
         scores_TE = scores_TGe.flatten(1)
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def flops(self, seq_len: int) -> float:
         return 2.0 * (self.num_experts + self.num_groups) * self.d_model

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared
-from moeviz.routing.base import Gate, LinearRouter, check_finite, normal, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.base import Gate, LinearRouter, check_finite, normal
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 
 class NoisyTopK(LinearRouter):
@@ -35,7 +38,7 @@ class NoisyTopK(LinearRouter):
             spread_TE = F.softplus(F.linear(x_TD, self.noise_ED.to(x_TD.dtype)))
             noisy_TE = clean_TE + normal(clean_TE.shape, clean_TE, context) * spread_TE
             check_finite(noisy_TE)
-        expert_TK = topk_lower_index(noisy_TE, self.top_k)
+        expert_TK = topk(noisy_TE, self.top_k)
         weight_TK = noisy_TE.gather(1, expert_TK).softmax(-1)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         importance_E = plan.dense_weights().sum(0)
@@ -44,7 +47,7 @@ class NoisyTopK(LinearRouter):
             load_E = chosen_probability(clean_TE, noisy_TE, spread_TE, self.top_k).sum(0)
             losses["load"] = cv_squared(load_E)
         scores_TE = noisy_TE.softmax(-1)
-        return RouterOut(clean_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(clean_TE, scores_TE, plan, losses)
 
     def flops(self, seq_len: int) -> float:
         """Of training, where the noise has a matrix too."""

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import INIT_STD, Gate, LinearRouter, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
+from moeviz.routing.base import INIT_STD, Gate, LinearRouter
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 
 
 class NullExperts(LinearRouter):
@@ -52,7 +55,7 @@ class NullExperts(LinearRouter):
         null_TZ = F.linear(x_TD, self.null_ZD.to(x_TD.dtype)) / self.gate.temperature
         all_TA = torch.cat((logits_TE, null_TZ), dim=1)
         scores_TA = all_TA.softmax(-1)
-        expert_TK = topk_lower_index(all_TA, self.top_k)
+        expert_TK = topk(all_TA, self.top_k)
         weight_TK = scores_TA.gather(1, expert_TK)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         real_TK = expert_TK < self.num_experts
@@ -67,14 +70,9 @@ class NullExperts(LinearRouter):
         )
         weight_TA = torch.zeros_like(scores_TA).scatter(1, expert_TK, weight_TK)
         scores_TE = scores_TA[:, : self.num_experts]
-        return RouterOut(
-            logits_TE,
-            scores_TE,
-            plan,
-            {"balance": self._balance(scores_TA, expert_TK), "z": z_loss(all_TA)},
-            RouterStats.of(plan, scores_TE),
-            bypass=self._bypass(x_TD, weight_TA[:, self.num_experts :]),
-        )
+        losses = {"balance": self._balance(scores_TA, expert_TK), "z": z_loss(all_TA)}
+        bypass_TD = self._bypass(x_TD, weight_TA[:, self.num_experts :])
+        return RouterOut.of(logits_TE, scores_TE, plan, losses, bypass_TD=bypass_TD)
 
     def _bypass(self, x_TD: Tensor, weight_TZ: Tensor) -> Tensor:
         """What the experts without an FFN add."""

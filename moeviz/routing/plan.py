@@ -1,55 +1,18 @@
 """The contract of routing: what a router decides, and all that experts and kernels consume.
 
 Legend of the project's tensor names: B batch, S sequence, T = B*S tokens, D model width,
-F expert width, E experts, K choices per token, N assignments, P slots of a soft router.
+F expert width, E experts, K choices per token, N assignments, P slots of a soft router,
+G groups of tokens.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from moeviz.backend import kernels_for
-
-
-@dataclass(frozen=True)
-class RouteContext:
-    """What a router may know of the tokens besides their hidden states; every field is optional.
-
-    token_ids, sequence, position: int64 [T] (hash routing, pools of tokens, capacity); without
-    sequence all tokens are one. previous_ids: int64 [T], the id before each token, -1 for a first
-    one (bigram hashes, where the token before is not among these). mask: bool [T], True for real
-    tokens; generator: the source of all noise.
-    """
-
-    token_ids: Tensor | None = None
-    sequence: Tensor | None = None
-    position: Tensor | None = None
-    previous_ids: Tensor | None = None
-    mask: Tensor | None = None
-    training: bool = False
-    step: int = 0
-    generator: torch.Generator | None = None
-
-    def select(self, mask_T: Tensor) -> RouteContext:
-        """The same of the tokens under a mask, all of them real."""
-
-        def of(values_T: Tensor | None) -> Tensor | None:
-            return None if values_T is None else values_T[mask_T]
-
-        return dataclasses.replace(
-            self,
-            token_ids=of(self.token_ids),
-            sequence=of(self.sequence),
-            position=of(self.position),
-            previous_ids=of(self.previous_ids),
-            mask=None,
-        )
+from moeviz.ops import can_look, count, sort_by_expert, sort_topk
 
 
 @dataclass(frozen=True)
@@ -109,16 +72,8 @@ class Plan:
                     f"expert_TK holds an index {low if low < 0 else high} outside "
                     f"0..{num_experts - 1} (num_experts={num_experts})."
                 )
-        num_tokens, top_k = expert_TK.shape
-        triton = kernels_for(expert_TK, num_experts=num_experts)
-        if triton is not None:
-            order_N, inverse, *rows, token_offsets = triton.sort_topk(expert_TK, num_experts)
-            expert, slot, offsets, token, choice = rows
-        else:
-            expert_N, device = expert_TK.reshape(-1), expert_TK.device
-            order_N, inverse, expert, slot, offsets = sort_by_expert(expert_N, num_experts)
-            token, choice = order_N // top_k, order_N % top_k
-            token_offsets = torch.arange(num_tokens + 1, device=device, dtype=torch.int32) * top_k
+        order_N, inverse, *rows, token_offsets = sort_topk(expert_TK, num_experts)
+        expert, slot, offsets, token, choice = rows
         return Plan(
             token=token,
             expert=expert,
@@ -196,116 +151,55 @@ class Plan:
         return self.offsets.diff()
 
 
-def can_look(tensor: Tensor) -> bool:
-    """Whether values may be checked: reading them would make a GPU wait for the host, and break
-    torch.compile's graph. There the caller is trusted."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def sort_by_expert(
-    expert_N: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The stable order of assignments by expert, all int32: order [N] (row -> assignment) and rank
-    [N], its inverse; expert and slot [N] of each row; offsets [E + 1]. On a GPU by the counting
-    sort of kernels/moeviz_kernels/sort.py."""
-    triton = kernels_for(expert_N, num_experts=num_experts)
-    if triton is not None:
-        return triton.sort_by_expert(expert_N, num_experts)
-    order_N = torch.argsort(expert_N, stable=True)
-    rows_N = torch.arange(order_N.numel(), device=expert_N.device)
-    rank_N = torch.empty_like(order_N).scatter_(0, order_N, rows_N)
-    expert = expert_N[order_N]
-    experts_E1 = torch.arange(num_experts + 1, dtype=expert.dtype, device=expert.device)
-    offsets = torch.searchsorted(expert, experts_E1, out_int32=True)
-    slot = rows_N - offsets[expert]
-    return order_N.int(), rank_N.int(), expert.int(), slot.int(), offsets
-
-
 def _offsets(group_N: Tensor, num_groups: int) -> Tensor:
     """Row ranges int32 [num_groups + 1] of the groups, once the rows are sorted by group."""
     return count(group_N + 1, num_groups + 1).cumsum(0).int()
 
 
-def count(group_N: Tensor, num_groups: int) -> Tensor:
-    """How often each of 0..num_groups - 1 stands in group_N, int64; unlike bincount it does not let
-    a GPU wait for the host."""
-    zeros = torch.zeros(num_groups, device=group_N.device, dtype=torch.int64)
-    return zeros.scatter_add_(0, group_N.long(), torch.ones_like(group_N, dtype=torch.int64))
-
-
 @dataclass(frozen=True)
 class SoftPlan:
-    """What a soft router decides: slot p of expert e reads the mixture dispatch[:, e, p] of all
-    tokens, and token t reads the mixture combine[t] of all slots. Both float [T, E, P]."""
+    """What a soft router decides: G sequences (or groups of tokens), each mixed within itself.
+
+    dispatch, combine: float [G, S, E, P]: slot p of expert e in group g reads the mixture
+        dispatch[g, :, e, p] of the group's tokens, and the token at place s of group g reads the
+        mixture combine[g, s] of the group's slots; both are 0 at an empty place
+    place: int64 [T], where each token stands among the G * S places, -1 for padding, which stands
+        nowhere; None where the tokens stand in order
+    """
 
     dispatch: Tensor
     combine: Tensor
+    place: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        groups, places = self.dispatch.shape[:2]
+        return groups * places if self.place is None else len(self.place)
+
+    @property
+    def num_experts(self) -> int:
+        return self.dispatch.shape[2]
+
+    def by_token(self, values_GS: Tensor) -> Tensor:
+        """Values of places [G, S, ...] as values of tokens [T, ...], 0 for padding."""
+        values_C = values_GS.flatten(0, 1)
+        if self.place is None:
+            return values_C
+        values_T = values_C.index_select(0, self.place.clamp(min=0))
+        return values_T * _like(self.place >= 0, values_T)
+
+    def by_place(self, values_T: Tensor) -> Tensor:
+        """Values of tokens [T, ...] as values of places [G, S, ...], 0 at an empty place."""
+        shape = (*self.dispatch.shape[:2], *values_T.shape[1:])
+        if self.place is None:
+            return values_T.view(shape)
+        # Padding goes to one place more, which is cut off.
+        last = shape[0] * shape[1]
+        place_T = torch.where(self.place < 0, last, self.place)
+        values_C = values_T.new_zeros(last + 1, *shape[2:]).index_copy(0, place_T, values_T)
+        return values_C[:-1].view(shape)
 
 
-@dataclass(frozen=True)
-class RouterStats:
-    """Counts of one call, detached; what a router's rules between steps are made of.
-
-    load: assignments each expert takes, int64 [E]; demand: those asked for, before any were
-    dropped, int64 [E]; importance: summed scores, float [E]; entropy: mean over tokens of
-    H(scores) / ln E, a scalar: 1 undecided, 0 certain; tokens: real tokens; capacity: places in
-    each expert's buffer, None where there is no limit; cut: float [E], whatever statistic of the
-    scores the router's own rule asked for.
-    """
-
-    load: Tensor
-    demand: Tensor
-    importance: Tensor
-    entropy: Tensor
-    tokens: int
-    capacity: int | None = None
-    cut: Tensor | None = None
-
-    @staticmethod
-    def of(plan: Plan | SoftPlan, scores_TE: Tensor, *, cut_E: Tensor | None = None) -> RouterStats:
-        """The counts of a plan. A soft router's slots are its load: each is one expert's row."""
-        scores_TE = scores_TE.detach()
-        num_tokens, num_experts = scores_TE.shape
-        if isinstance(plan, SoftPlan):
-            load_E = torch.full((num_experts,), plan.dispatch.shape[2], device=scores_TE.device)
-            demand_E = load_E
-        else:
-            load_E = plan.load().long()
-            demand_E = load_E + count(plan.dropped[:, 1], num_experts)
-        share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
-        entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
-        return RouterStats(load_E, demand_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
-
-
-@dataclass(frozen=True)
-class RouterOut:
-    """All that a router says of one batch.
-
-    logits, scores: float32 [T, E] (float64 where the input is); losses: unweighted scalars by name;
-    "balance" is 1.0 where the load is even. bypass: float [T, D], what experts without an FFN add
-    (null_experts.py), None where there are none.
-    """
-
-    logits: Tensor
-    scores: Tensor
-    plan: Plan | SoftPlan
-    losses: dict[str, Tensor]
-    stats: RouterStats
-    bypass: Tensor | None = None
-
-
-class Router(Protocol):
-    """A router maps hidden states x_TD to a RouterOut.
-
-    causal says whether the decision for a token is independent of later tokens, in training as
-    elsewhere; substitute is the rule, in words, by which a router that is not decides outside
-    training ("" where there is none: it cannot generate). post_step is called once after each
-    optimiser step (bias rules keep their state there).
-    """
-
-    causal: bool
-    substitute: str
-
-    def __call__(self, x_TD: Tensor, context: RouteContext) -> RouterOut: ...
-
-    def post_step(self, stats: RouterStats) -> None: ...
+def _like(mask_T: Tensor, values_T: Tensor) -> Tensor:
+    """A mask that multiplies values [T, ...]."""
+    return mask_T.to(values_T.dtype).view(-1, *[1] * (values_T.ndim - 1))

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from moeviz.routing.base import Gate, LinearRouter
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan
 
 
 class ReMoE(LinearRouter):
@@ -45,7 +47,7 @@ class ReMoE(LinearRouter):
         load_E = plan.load().to(weight_TE.dtype)
         share_E = self.num_experts * load_E / (self.top_k * len(x_TD))
         losses = {"l1": self.strength * (share_E * weight_TE.mean(0)).sum()}
-        return RouterOut(logits_TE, weight_TE, plan, losses, RouterStats.of(plan, weight_TE))
+        return RouterOut.of(logits_TE, weight_TE, plan, losses)
 
     def post_step(self, stats: RouterStats) -> None:
         super().post_step(stats)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
+from moeviz.ops import count
 from moeviz.routing.base import BaseRouter, check_finite, groups_of
-from moeviz.routing.plan import RouteContext, RouterOut, RouterStats, SoftPlan
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import SoftPlan
 
 
 class SoftMoE(BaseRouter):
@@ -40,12 +45,11 @@ class SoftMoE(BaseRouter):
             "td,epd->tep", nn.functional.normalize(x_TD, dim=-1), self.scale * phi_EPD
         )
         check_finite(similar_TEP.flatten(1))
-        plan = per_group(
-            similar_TEP, similar_TEP.flatten(1).softmax(-1).view_as(similar_TEP), context.sequence
-        )
-        scores_TE = plan.combine.sum(-1)
-        logits_TE = torch.logsumexp(similar_TEP, dim=-1)
-        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        dispatch, place_T = by_group(similar_TEP, context.sequence)
+        plan = SoftPlan(dispatch, torch.empty(0), place_T)
+        combine_TEP = similar_TEP.flatten(1).softmax(-1).view_as(similar_TEP)
+        plan = dataclasses.replace(plan, combine=plan.by_place(combine_TEP))
+        return RouterOut.of(torch.logsumexp(similar_TEP, dim=-1), combine_TEP.sum(-1), plan)
 
     def active_experts(self, seq_len: int) -> float:
         return self.num_experts * self.slots / seq_len
@@ -55,16 +59,21 @@ class SoftMoE(BaseRouter):
         return 6.0 * self.num_experts * self.slots * self.d_model
 
 
-def per_group(similar_TEP: Tensor, combine_TEP: Tensor, group_T: Tensor | None) -> SoftPlan:
-    """A soft plan in which every group of tokens has P slots per expert of its own, [T, E, G P]:
-    dispatch is a softmax over the group's tokens, and nothing passes between groups."""
-    num_tokens, num_experts, slots = similar_TEP.shape
-    group_T, num_groups = groups_of(group_T, num_tokens, similar_TEP.device)
-    mine_TG = torch.nn.functional.one_hot(group_T, num_groups).bool()
-    spread_TEGP = similar_TEP[:, :, None].masked_fill(~mine_TG[:, None, :, None], -torch.inf)
-    combine_TEGP = combine_TEP[:, :, None] * mine_TG[:, None, :, None]
-    shape = (num_tokens, num_experts, num_groups * slots)
-    return SoftPlan(spread_TEGP.softmax(0).reshape(shape), combine_TEGP.reshape(shape))
+def by_group(logits_TEP: Tensor, group_T: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A softmax over the tokens of each group, [G, S, E, P] with S the size of the largest one, and
+    place int64 [T] of each token: nothing passes between groups."""
+    num_tokens, num_experts, slots = logits_TEP.shape
+    group_T, num_groups = groups_of(group_T, num_tokens, logits_TEP.device)
+    size_G = count(group_T, num_groups)
+    largest = int(size_G.max())
+    order_T = torch.argsort(group_T, stable=True)
+    sorted_T = group_T[order_T]
+    rows_T = torch.arange(num_tokens, device=group_T.device)
+    number_T = rows_T - (size_G.cumsum(0) - size_G)[sorted_T]
+    place_T = torch.empty_like(group_T).scatter_(0, order_T, sorted_T * largest + number_T)
+    places_CEP = logits_TEP.new_full((num_groups * largest, num_experts, slots), -torch.inf)
+    places_CEP = places_CEP.index_copy(0, place_T, logits_TEP)
+    return places_CEP.view(num_groups, largest, num_experts, slots).softmax(1), place_T
 
 
 class MixtureOfTokens(BaseRouter):
@@ -96,10 +105,9 @@ class MixtureOfTokens(BaseRouter):
         logits_TE = nn.functional.linear(x_TD, self.weight_ED.to(x_TD.dtype))
         check_finite(logits_TE)
         group_T = self._groups(context, len(x_TD), x_TD.device)
-        plan = per_group(logits_TE[..., None], torch.ones_like(logits_TE)[..., None], group_T)
-        plan = SoftPlan(plan.dispatch, plan.dispatch)
-        scores_TE = plan.combine.sum(-1)
-        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        dispatch, place_T = by_group(logits_TE[..., None], group_T)
+        plan = SoftPlan(dispatch, dispatch, place_T)
+        return RouterOut.of(logits_TE, plan.by_token(dispatch.squeeze(-1)), plan)
 
     def _groups(self, context: RouteContext, num_tokens: int, device: torch.device) -> Tensor:
         sequence_T, num_sequences = groups_of(context.sequence, num_tokens, device)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, topk_lower_index, uniform
+from moeviz.routing.base import Gate, LinearRouter, uniform
 from moeviz.routing.capacity import Capacity, Priority, WithCapacity
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut
+from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import TokenChoice
 
 SWITCH_GATE = Gate(jitter=0.01, init_scale=0.1)
@@ -85,7 +88,7 @@ class CoinTossTopK(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk_lower_index(logits_TE, self.top_k)
+        expert_TK = topk(logits_TE, self.top_k)
         weight_TK = scores_TE.gather(1, expert_TK)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         if context.training:
@@ -105,4 +108,4 @@ class CoinTossTopK(LinearRouter):
         )
         first_E = count(expert_TK[:, 0], self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, first_E), "z": z_loss(logits_TE)}
-        return RouterOut(logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan, losses)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from moeviz.backend import kernels_for
+from moeviz.ops import count, softmax_topk, topk
 from moeviz.routing.balance import (
     BiasRule,
     GlobalShare,
@@ -18,8 +18,10 @@ from moeviz.routing.balance import (
     sequence_balancing_loss,
     z_loss,
 )
-from moeviz.routing.base import MAX_ROUNDS, Gate, LinearRouter, topk_lower_index
-from moeviz.routing.plan import Plan, RouteContext, RouterOut, RouterStats, count
+from moeviz.routing.base import Gate, LinearRouter, overridden
+from moeviz.routing.context import RouteContext
+from moeviz.routing.out import RouterOut, RouterStats
+from moeviz.routing.plan import Plan
 
 Weighting = Literal["renormalise", "raw"]
 Score = Literal["softmax", "sigmoid"]
@@ -75,7 +77,7 @@ class TokenChoice(LinearRouter):
             raise ValueError(f"scale must be a positive number, got {scale}.")
         top_groups = num_groups if top_groups is None else top_groups
         check_groups(num_experts, num_groups, top_groups, top_k)
-        self.score, self.weighting, self.scale = score, weighting, scale
+        self.score_by, self.weighting, self.scale = score, weighting, scale
         self.num_groups, self.top_groups, self.group_score = num_groups, top_groups, group_score
         self.scope = scope
         self.bias = build_bias(bias, num_experts, bias_rate)
@@ -83,40 +85,47 @@ class TokenChoice(LinearRouter):
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE, weight_TK, expert_TK = self.choose(logits_TE)
-        if self.weighting == "renormalise":
-            weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True).clamp(min=1e-20)
-        plan = Plan.from_topk(expert_TK, weight_TK * self.scale, num_experts=self.num_experts)
+        scores_TE, chosen_TK, expert_TK = self.choose(logits_TE)
+        plan = Plan.from_topk(expert_TK, self.weight(chosen_TK), num_experts=self.num_experts)
         cut_E = None if self.bias is None else self.bias.cut(scores_TE, self.top_k)
         losses = {"z": z_loss(logits_TE)}
         if self.scope != "none":
             losses["balance"] = self._balance(scores_TE, expert_TK, plan, context)
-        return RouterOut(
-            logits_TE, scores_TE, plan, losses, RouterStats.of(plan, scores_TE, cut_E=cut_E)
-        )
+        return RouterOut.of(logits_TE, scores_TE, plan, losses, cut_E=cut_E)
 
     def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Steps 1 to 3: scores_TE, those of the chosen experts [T, K], and expert_TK."""
-        triton = kernels_for(logits_TE, num_experts=self.num_experts)
-        plain = self.score == "softmax" and self.bias is None and self.num_groups == 1
-        fits = logits_TE.dtype == torch.float32 and self.top_k <= MAX_ROUNDS
-        if triton is not None and plain and fits:
-            scores_TE, weight_TK, expert_TK = triton.softmax_topk(logits_TE, self.top_k)
-            return scores_TE, weight_TK, expert_TK.long()
-        scores_TE = logits_TE.softmax(-1) if self.score == "softmax" else logits_TE.sigmoid()
-        expert_TK = self.select(scores_TE, logits_TE)
+        plain = self.score_by == "softmax" and self.bias is None and self.num_groups == 1
+        if plain and not overridden(self, TokenChoice, "score", "adjust", "select"):
+            return softmax_topk(logits_TE, self.top_k)
+        scores_TE = self.score(logits_TE)
+        expert_TK = self.select(self.adjust(scores_TE, logits_TE), logits_TE)
         return scores_TE, scores_TE.gather(1, expert_TK), expert_TK
 
-    def select(self, scores_TE: Tensor, logits_TE: Tensor) -> Tensor:
-        """expert_TK: the experts that each token takes, best first."""
+    def score(self, logits_TE: Tensor) -> Tensor:
+        """Step 1, scores_TE."""
+        return logits_TE.softmax(-1) if self.score_by == "softmax" else logits_TE.sigmoid()
+
+    def adjust(self, scores_TE: Tensor, logits_TE: Tensor) -> Tensor:
+        """Step 2, adjusted_TE: what the choice is made by, and nothing else. Where there is neither
+        bias nor group these are the logits: a softmax may round two of them to one score, and a
+        sigmoid saturates."""
         if self.bias is None and self.num_groups == 1:
-            # A softmax may round two logits to one score; a sigmoid saturates: logits do not.
-            return topk_lower_index(logits_TE, self.top_k)
-        biased_TE = scores_TE.detach()
+            return logits_TE
+        adjusted_TE = scores_TE.detach()
         if self.bias is not None:
-            biased_TE = biased_TE + self.bias.bias_E
-        biased_TE = biased_TE.masked_fill(self.killed_E, -torch.inf)
-        return topk_lower_index(self._in_best_groups(biased_TE), self.top_k)
+            adjusted_TE = adjusted_TE + self.bias.bias_E
+        return self._in_best_groups(adjusted_TE.masked_fill(self.killed_E, -torch.inf))
+
+    def select(self, adjusted_TE: Tensor, logits_TE: Tensor) -> Tensor:
+        """Step 3, expert_TK: the experts that each token takes, best first."""
+        return topk(adjusted_TE, self.top_k)
+
+    def weight(self, chosen_TK: Tensor) -> Tensor:
+        """Step 4, weight_TK, from the scores of the chosen experts."""
+        if self.weighting == "renormalise":
+            chosen_TK = chosen_TK / chosen_TK.sum(-1, keepdim=True).clamp(min=1e-20)
+        return chosen_TK * self.scale
 
     def _in_best_groups(self, biased_TE: Tensor) -> Tensor:
         """-inf for all experts outside a token's best groups: 0 could beat a negative bias."""
@@ -128,7 +137,7 @@ class TokenChoice(LinearRouter):
         else:
             score_TG = grouped_TGe.topk(min(2, grouped_TGe.shape[-1]), dim=-1).values.sum(-1)
         open_TG = torch.zeros_like(score_TG, dtype=torch.bool)
-        open_TG = open_TG.scatter(1, topk_lower_index(score_TG, self.top_groups), True)
+        open_TG = open_TG.scatter(1, topk(score_TG, self.top_groups), True)
         return grouped_TGe.masked_fill(~open_TG[..., None], -torch.inf).flatten(1)
 
     def _balance(
@@ -136,10 +145,10 @@ class TokenChoice(LinearRouter):
     ) -> Tensor:
         load_E = plan.load()
         if self.bias is not None:
-            expert_TK = topk_lower_index(scores_TE, self.top_k)
+            expert_TK = topk(scores_TE, self.top_k)
             load_E = count(expert_TK.flatten(), self.num_experts)
         share_TE = scores_TE
-        if self.score == "sigmoid":
+        if self.score_by == "sigmoid":
             share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
         if self.scope == "sequence":
             chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)

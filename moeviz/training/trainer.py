@@ -185,7 +185,7 @@ class Trainer:
         self._scaler.update()
         routes = [route for route in out.routes if route is not None]
         for layer, route in zip(self.moe_layers, routes, strict=True):
-            self.model.blocks[layer].ffn.router.post_step(route.stats)
+            self.model.routers()[layer].post_step(route.stats)
         load = [route.stats.load.cpu().numpy() for route in routes]
         lost = [1 - r.stats.load.sum() / r.stats.demand.sum().clamp(min=1) for r in routes]
         return StepResult(
@@ -215,7 +215,7 @@ class Trainer:
     ) -> tuple[ModelOut, Tensor]:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
         with self._autocast():
-            out = forward(tokens_BS[:, :-1], step=self.step, generator=generator)
+            out = forward(tokens_BS[:, :-1], generator=generator)
         logits_TV = out.logits.float().flatten(0, 1)
         return out, F.cross_entropy(logits_TV, tokens_BS[:, 1:].flatten())
 
@@ -266,7 +266,7 @@ class Trainer:
         where the block has no such expert or the router cannot do without it."""
         if layer not in self.moe_layers:
             raise ValueError(f"Layer {layer} has no experts; layers {self.moe_layers} have.")
-        self.model.blocks[layer].ffn.router.kill(expert)
+        self.model.routers()[layer].kill(expert)
         self.killed.append((layer, expert))
 
     def trace(self, text: str) -> Trace:

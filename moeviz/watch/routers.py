@@ -21,7 +21,6 @@ from moeviz.routing import (
     Plan,
     RouteContext,
     RouterOut,
-    RouterStats,
     SoftPlan,
     build_router,
     leaking_tokens,
@@ -64,7 +63,7 @@ def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer:
     """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
     the text is empty or too long, and where the layer has no experts or its router no matrix."""
     ids_S, x_TD = layer_input(model, tokenizer, text, layer)
-    router = _within(model.blocks[layer].ffn.router)
+    router = _within(model.routers()[layer])
     if not hasattr(router, "weight_ED"):
         raise ValueError(f"The layer's router is a {type(router).__name__}: it has no gate matrix.")
     pieces = tuple(tokenizer.pieces(ids_S.numpy()))
@@ -137,7 +136,7 @@ class OwnRouter(LinearRouter):
         if not (weight_TE.is_floating_point() and bool((weight_TE >= 0).all())):
             raise ValueError("Your router must return weights that are floats of 0 or more.")
         plan = Plan.from_dense(weight_TE, weight_TE > 0)
-        return RouterOut(logits_TE, scores_TE, plan, {}, RouterStats.of(plan, scores_TE))
+        return RouterOut.of(logits_TE, scores_TE, plan)
 
 
 @one_thread()
@@ -205,7 +204,7 @@ def decide(
         dropped_TE = torch.zeros_like(visits_TE)
         dropped_TE[out.plan.dropped[:, 0].long(), out.plan.dropped[:, 1].long()] = True
     else:
-        weight_TE = out.plan.combine.sum(-1)
+        weight_TE = out.plan.by_token(out.plan.combine.sum(-1))
         visits_TE, dropped_TE = weight_TE > 0, torch.zeros_like(weight_TE, dtype=torch.bool)
     leaks_T = torch.zeros(len(tokens.pieces), dtype=torch.bool)
     if cuts:
