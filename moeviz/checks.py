@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+LARGEST_SEED = 2**31 - 1  # what every random generator here takes
+
 
 def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
     """A whole number of at least `low`, and of at most `high` where there is one."""

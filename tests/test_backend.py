@@ -272,7 +272,7 @@ def test_the_plan_by_counting_sort_is_the_plan_by_argsort(triton_everywhere, mon
     weight_TK = torch.rand(50, 3, generator=g).to(DEVICE)
     by_kernel = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
     assert triton_everywhere
-    monkeypatch.setattr("moeviz.routing.plan.kernels_for", lambda *args, **sizes: None)
+    monkeypatch.setattr("moeviz.ops.kernels_for", lambda *args, **sizes: None)
     plain = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
     for name in Plan.__dataclass_fields__:
         ours, theirs = getattr(by_kernel, name), getattr(plain, name)

@@ -139,11 +139,24 @@ def test_what_cannot_be_generated_is_refused():
     model = build(MOE_CONFIG)
     with pytest.raises(ValueError, match="prompt is empty"):
         model.generate(torch.empty(0, dtype=torch.int64), 3)
-    with pytest.raises(ValueError, match="temperature must be 0 or more, got -0.1"):
-        model.generate(text(3), 3, temperature=-0.1)
+    for temperature in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="temperature must be a finite number of at least 0"):
+            model.generate(text(3), 3, temperature=temperature)
+    with pytest.raises(ValueError, match="num_tokens must be a whole number of at least 0, got -3"):
+        model.generate(text(3), -3)
+    with pytest.raises(ValueError, match=r"Token ids must lie in 0\.\.\d+, the vocabulary, got -1"):
+        model.generate(torch.tensor([1, -1]), 3)
     model.blocks[1].ffn.router.causal = False
     with pytest.raises(ValueError, match="router 'token_choice' is not causal"):
         model.generate(text(3), 3)
+
+
+def test_generating_leaves_the_mode_as_it_was():
+    model = build(MOE_CONFIG)
+    for training in (True, False):
+        model.train(training)
+        model.generate(text(3), 2)
+        assert all(module.training == training for module in model.modules())
 
 
 # --- cost ---
@@ -205,10 +218,10 @@ def test_active_parameters_are_those_that_one_token_uses(name):
 @pytest.mark.parametrize(
     "change,sentence",
     [
-        (dict(vocab_size=0), "vocab_size must be at least 1, got 0"),
-        (dict(num_layers=0), "num_layers must be at least 1"),
-        (dict(num_heads=0), "num_heads must be at least 1"),
-        (dict(d_ff=-1), "d_ff must be at least 1"),
+        (dict(vocab_size=0), "vocab_size must be a whole number of at least 1, got 0"),
+        (dict(num_layers=0), "num_layers must be a whole number of at least 1"),
+        (dict(num_heads=0), "num_heads must be a whole number of at least 1"),
+        (dict(d_ff=-1), "d_ff must be a whole number of at least 1"),
         (dict(d_model=13), "d_model must be a multiple of num_heads, got 13 and 3"),
         (dict(d_model=9), "even head width, got d_model / num_heads = 3"),
         (dict(dense_layers=(3,)), r"dense_layers must lie in 0\.\.2"),

@@ -517,10 +517,10 @@ def test_what_cannot_be_routed_is_refused_in_one_sentence(options, sentence):
     [
         (dict(num_experts=2, top_k=3), r"top_k must lie in 1\.\.2"),
         (dict(num_experts=0), "num_experts must be at least 1"),
-        (dict(d_expert=0), "d_expert must be at least 1"),
+        (dict(d_expert=0), "d_expert must be a whole number of at least 1"),
         (dict(router="swich"), "no router 'swich'"),
         (dict(options={"weighting": "half"}), "weighting must be one of"),
-        (dict(num_shared=-1), "num_shared must be 0 or more, got -1"),
+        (dict(num_shared=-1), "num_shared must be a whole number of at least 0, got -1"),
         (dict(num_shared=1, shared_gate="two"), "shared_gate must be one of one, sigmoid, softmax"),
         (dict(backend="tritn"), "backend must be one of"),
     ],

@@ -40,7 +40,11 @@ def apply_experts(
     try:
         if chosen == "triton":
             return _triton_or_matmul(x_TD, plan, w13_E2FD, w2_EDF, insist=backend == "triton")
-        return _BACKENDS[chosen](x_TD, plan, w13_E2FD, w2_EDF)
+        if chosen == "grouped":
+            return grouped_experts(x_TD, plan, w13_E2FD, w2_EDF)
+        if chosen == "matmul":
+            return matmul_experts(x_TD, plan, w13_E2FD, w2_EDF)
+        return reference_experts(x_TD, plan, w13_E2FD, w2_EDF)
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)):
             raise
@@ -223,13 +227,6 @@ def soft_experts(x_TD: Tensor, plan: SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor)
     y_END = torch.bmm(swiglu(torch.bmm(x_END, w13_E2FD.mT)), w2_EDF.mT)
     y_EGPD = y_END.view(num_experts, groups, slots, -1)
     return plan.by_token(torch.einsum("gsep,egpd->gsd", plan.combine.to(x_TD.dtype), y_EGPD))
-
-
-_BACKENDS = {
-    "grouped": grouped_experts,
-    "matmul": matmul_experts,
-    "reference": reference_experts,
-}
 
 
 def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor) -> None:
