@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -53,6 +54,20 @@ class BaseRouter(nn.Module):
                 f"top_k must lie in 1..{num_experts}, the number of experts, got {top_k}."
             )
         self.d_model, self.num_experts, self.top_k = d_model, num_experts, top_k
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BaseRouter:
+        """What a module's cast or move does: balancing state stays in float32, for small steps
+        added to a large sum are lost in 16 bits."""
+        states = [
+            (module, name, state)
+            for module in self.modules()
+            for name, state in module._buffers.items()
+            if state is not None and state.is_floating_point() and not state.is_meta
+        ]
+        super()._apply(fn, recurse)
+        for module, name, state in states:
+            module._buffers[name] = state.to(module._buffers[name].device)
+        return self
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         self._check(x_TD, context)
