@@ -277,3 +277,12 @@ def test_grouped_says_why_it_refuses_and_auto_falls_back():
     assert torch.equal(
         apply_experts(x, plan, w13, w2), apply_experts(x, plan, w13, w2, backend="reference")
     )
+
+
+@pytest.mark.parametrize("name", ["reference", "grouped", "matmul"])
+def test_rows_beyond_the_last_expert_are_refused(name):
+    x, expert, weight, w13, w2 = random_case(6, 8, 8, 3, 2, seed=8, dtype=torch.float32)
+    plan = Plan.from_topk(expert, weight, num_experts=3)
+    cut = dataclasses.replace(plan, offsets=plan.offsets.clamp(max=10))
+    with pytest.raises(ValueError, match="offsets must end at its number of rows, 12, got 10"):
+        apply_experts(x, cut, w13, w2, backend=name)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.backend import kernels, resolve_backend, say_once
-from moeviz.ops import gather, gather_sum
+from moeviz.ops import can_look, gather, gather_sum
 from moeviz.routing.plan import Plan, SoftPlan
 
 silu_backward = torch.ops.aten.silu_backward.grad_input  # the form that writes into an array
@@ -253,6 +253,12 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
             raise ValueError(
                 f"{name} must be {shape} for this plan of {num_tokens} tokens and {num_experts} "
                 f"experts, got {tuple(tensor.shape)}."
+            )
+    if isinstance(plan, Plan) and can_look(plan.offsets):
+        rows = int(plan.offsets[-1])
+        if rows != len(plan.token):
+            raise ValueError(
+                f"The plan's offsets must end at its number of rows, {len(plan.token)}, got {rows}."
             )
     parts = [(name, part) for name, part in vars(plan).items() if part is not None]
     for what in ("dtype", "device"):
