@@ -1,0 +1,165 @@
+"""What training carries from step to step, copied in memory and to files: nothing is unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.records.runs import History
+from moeviz.records.store import fitting, load_arrays, save_arrays
+from moeviz.text.corpus import Corpus
+from moeviz.training.config import TrainConfig, resolve_device, resolve_precision
+
+
+class TrainState:
+    """A model, its optimiser, its history and its counters, on one corpus."""
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+        self.model_config, self.config, self.corpus = model, config, corpus
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        # A model's start depends on its seed alone, not on what ran before in this process.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = LanguageModel(model).to(self.device)
+        self.moe_layers = model.moe_layers
+        # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
+        named = list(self.model.named_parameters())
+        decayed, plain = ([n for n, p in named if (p.ndim > 1) is d] for d in (True, False))
+        self._optimized = decayed + plain
+        groups = [
+            {"params": [p for n, p in named if n in names], "weight_decay": weight_decay}
+            for names, weight_decay in ((decayed, config.weight_decay), (plain, 0.0))
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.killed: list[tuple[int, int]] = []
+        num_experts = model.moe.num_experts if model.moe else 0
+        self.history = History(len(self.moe_layers), num_experts)
+        self._good: tuple[int, dict[str, Any]] | None = None
+
+    def kill(self, layer: int, expert: int) -> None:
+        """Let an expert of a block get no token from now on, here and after a resume. ValueError
+        where the block has no such expert or the router cannot do without it."""
+        if layer not in self.moe_layers:
+            raise ValueError(f"Layer {layer} has no experts; layers {self.moe_layers} have.")
+        self.model.routers()[layer].kill(expert)
+        self.killed.append((layer, expert))
+
+    # A good state, kept in memory.
+
+    def keep_good_state(self, every: int) -> None:
+        """Copy all numbers of this step, if `every` steps have passed or there is no copy."""
+        if self._good is None or self.step % every == 0:
+            self._good = (self.step, self._copy_state())
+
+    def _copy_state(self) -> dict[str, Any]:
+        parameters = {name: p.detach().clone() for name, p in self.model.state_dict().items()}
+        moments = {
+            index: {key: value.clone() for key, value in moment.items()}
+            for index, moment in self.optimizer.state_dict()["state"].items()
+        }
+        return {"parameters": parameters, "moments": moments, "history": self.history.state()}
+
+    def rewind(self) -> None:
+        """Go back to the last good state; where there is none, nothing has changed yet."""
+        if self._good is None:
+            return
+        self.step, state = self._good
+        self.model.load_state_dict(state["parameters"])
+        self._set_moments(state["moments"])
+        self.history.restore(*state["history"])
+        # The optimiser now works in the copy itself; the next step makes a new one.
+        self._good = None
+
+    def _set_moments(self, moments: dict[int, dict[str, Tensor]]) -> None:
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    # Files.
+
+    def _model_arrays(self) -> dict[str, np.ndarray]:
+        state = self.model.state_dict()
+        return {f"model.{name}": value.detach().cpu().numpy() for name, value in state.items()}
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "model": self.model_config.to_dict(),
+            "train": dataclasses.asdict(self.config),
+            "step": self.step,
+            "tokenizer": self.corpus.tokenizer.sha256,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that going on needs, atomically; OSError (one sentence) where that
+        fails. A run resumed from it on a CPU is the same bit for bit."""
+        arrays = self._model_arrays()
+        for index, moment in self.optimizer.state_dict()["state"].items():
+            for key, value in moment.items():
+                arrays[f"optimizer.{key}.{self._optimized[index]}"] = value.cpu().numpy()
+        curve, counts = self.history.state()
+        arrays |= {f"history.{name}": column for name, column in curve.items()}
+        header = {
+            **self._header(),
+            "seconds": self.seconds,
+            "history": counts,
+            "scaler": self.scaler.state_dict(),
+            "killed": self.killed,
+            "corpus": self.corpus.manifest.fingerprint,
+        }
+        save_arrays(path, arrays, header, kind="checkpoint")
+
+    def export(self, path: str | Path, meta: dict[str, Any]) -> None:
+        """Write the model alone, parameters in float16, for `moeviz.watch.text.load_model`."""
+        arrays = self._model_arrays()
+        for name, _ in self.model.named_parameters():
+            arrays[f"model.{name}"] = arrays[f"model.{name}"].astype(np.float16)
+        save_arrays(path, arrays, {**self._header(), "meta": meta}, kind="model")
+
+    @classmethod
+    def resume(cls, path: str | Path, corpus: Corpus, **changes: Any) -> Self:
+        """What `save` wrote, ready for its next step; `changes` replace fields of its TrainConfig
+        (more steps, another device).
+
+        Raises ValueError on a damaged or foreign file, and where the corpus is another one.
+        """
+        arrays, header = load_arrays(path, kind="checkpoint")
+        with fitting(path):
+            fingerprint = header["corpus"]
+            train = TrainConfig(**header["train"])
+            model = ModelConfig.from_dict(header["model"])
+        if fingerprint != corpus.manifest.fingerprint:
+            raise ValueError(
+                f"{path} was trained on corpus {fingerprint}, this one is "
+                f"{corpus.manifest.fingerprint}; resume on the corpus it began with."
+            )
+        resumed = cls(model, dataclasses.replace(train, **changes), corpus)
+        resumed.model.load_arrays(arrays, path)
+        with fitting(path):
+            resumed._take(arrays, header)
+        return resumed
+
+    def _take(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Take the optimiser's moments, the history and the counters that `save` wrote."""
+        index_of = {name: index for index, name in enumerate(self._optimized)}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            if key.startswith("optimizer."):
+                _, moment, name = key.split(".", 2)
+                moments.setdefault(index_of[name], {})[moment] = torch.from_numpy(value.copy())
+        self._set_moments(moments)
+        self.scaler.load_state_dict(header["scaler"])
+        curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
+        self.history.restore(curve, header["history"])
+        self.step, self.seconds = header["step"], header["seconds"]
+        for layer, expert in header["killed"]:
+            self.kill(layer, expert)
