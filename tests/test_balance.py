@@ -16,13 +16,10 @@ from moeviz.model.transformer import ModelConfig
 from moeviz.ops import topk
 from moeviz.routing import ROUTERS, Capacity, Gate, RouteContext, RouterStats, build_router
 from moeviz.routing.balance import (
-    GLOBAL_MEMORY,
-    GlobalShare,
     QuantileBias,
     SignBias,
     build_bias,
     cv_squared,
-    load_balancing_loss,
 )
 from moeviz.routing.capacity import WithCapacity
 from moeviz.text.corpus import load_corpus
@@ -196,30 +193,6 @@ def test_a_bias_balances_a_whole_router(name):
         found.append(max_violation(out.stats.load))
         made.post_step(out.stats)
     assert found[0] > 0.8 and np.mean(found[-5:]) < (0.5 if name == "deepseek_v3" else 0.3)
-
-
-def test_a_global_share_remembers_the_steps_before_ever_less():
-    share = GlobalShare(2)
-    assert GLOBAL_MEMORY == 0.9
-    loads = [[4, 0], [0, 4], [2, 2]]
-    seen = []
-    for load in loads:
-        seen.append(share(torch.tensor(load)).tolist())
-        share.update(stats_of(load))
-    assert seen[0] == [4, 0]
-    assert seen[1] == pytest.approx([0.9 * 4, 4])
-    assert seen[2] == pytest.approx([0.81 * 4 + 2, 0.9 * 4 + 2])
-
-
-def test_a_global_scope_counts_the_batches_before():
-    x_TD = normal(9, 6)
-    made, plain = build("token_choice", scope="global"), build("token_choice")
-    first = made(x_TD, context(True))
-    assert torch.equal(first.losses["balance"], plain(x_TD, context(True)).losses["balance"])
-    made.post_step(first.stats)
-    out = made(normal(9, 6, seed=4), context(True))
-    want = load_balancing_loss(out.scores, out.stats.load + 0.9 * first.stats.load)
-    assert torch.allclose(out.losses["balance"], want)
 
 
 def test_a_sequence_scope_asks_every_text_to_be_even():
@@ -457,7 +430,7 @@ def test_jitter_is_of_training_alone_and_within_its_bounds(name):
 @every(GATED)
 def test_the_start_is_scaled(name):
     """But for those whose paper starts elsewhere: noisy top-k at zero, BASE orthogonal."""
-    for scale in (0.1, 1.0, 5.0):
+    for scale in (1.0,) if name == "noisy_topk" else (0.1, 1.0, 5.0):
         made = build_router(name, d_model=64, num_experts=64, top_k=1, init_scale=scale)
         weight_ED = inner(made).weight_ED
         if name == "noisy_topk":
@@ -473,17 +446,6 @@ def test_the_start_is_scaled(name):
 def test_a_switch_starts_at_a_tenth_and_jitters():
     gate = inner(build_router("switch", d_model=64, num_experts=64, top_k=1)).gate
     assert gate == Gate(jitter=0.01, init_scale=0.1)
-
-
-@every([name for name in GATED if name not in ("hierarchical", "sequence_level")])
-def test_bfloat16_rounds_the_logits(name):
-    rounded, exact = build(name, dtype="bfloat16"), build(name)
-    x_TD = normal(30, 6)
-    got_TE, want_TE = rounded(x_TD, context()).logits, exact(x_TD, context()).logits
-    assert got_TE.dtype == torch.float32
-    assert torch.equal(got_TE, got_TE.bfloat16().float())
-    assert not torch.equal(want_TE, want_TE.bfloat16().float())
-    assert 1e-3 < (got_TE - want_TE).abs().max() < 0.1
 
 
 @every(GATED)
@@ -536,7 +498,8 @@ def test_a_rerandomised_gate_is_new_after_every_step_and_follows_from_its_state(
 # --- killed experts ---
 
 FILLING = ("expert_choice", "base", "sinkhorn", "dense_mixture")  # every expert, all the same
-SPARING = tuple(name for name in GATED if name not in FILLING)
+BOUND = ("expert_prototyping", "hierarchical", "deepseek_v2", "deepseek_v3", "expert_threshold")
+SPARING = tuple(name for name in GATED if name not in (*FILLING, *BOUND))
 
 
 def loads_of(made, seed=0, training=True, T=24):
@@ -610,17 +573,6 @@ def test_a_router_that_fills_every_expert_keeps_them_all(name):
         made.kill(0)
     assert "\n" not in str(refusal.value)
     assert all((loads_of(made, training=True, seed=seed).load > 0).all() for seed in range(3))
-
-
-def test_a_killed_experts_threshold_of_zero_is_passed_by_nobody():
-    """Its threshold follows its scores, down to 0, and 0 >= 0."""
-    made = build("expert_threshold", memory=0.0)
-    made.kill(1)
-    for seed in range(3):
-        stats = loads_of(made, seed)
-        made.post_step(stats)
-        assert stats.load[1] == 0
-    assert made.threshold_E[1] == 0
 
 
 @pytest.mark.parametrize("expert", [-1, 4, 99])
@@ -725,7 +677,6 @@ STATEFUL = {
     "noisy_topk": {},
     "gshard": {},
     "switch": {},
-    "token_choice, global": dict(scope="global"),
     "token_choice, noise": dict(noise=1.0, jitter=0.1),
     "token_choice, rerandomised": dict(learning="rerandomised"),
     "expert_choice, shuffled": dict(shuffle=True),
@@ -747,7 +698,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(corpus, tmp_path, case):
     assert len({result.loss for result in results}) == 3
 
 
-@every(["token_choice", "switch", "deepseek_v3", "expert_threshold"])
+@every(["token_choice", "switch", "quantile_balanced"])
 def test_a_killed_expert_stays_dead_after_a_resume(corpus, tmp_path, name):
     whole, part = make(corpus, name), make(corpus, name)
     for trainer in (whole, part):

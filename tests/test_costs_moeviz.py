@@ -12,7 +12,7 @@ from moeviz.costs import (
     forward_flops_per_token,
     parameters,
 )
-from moeviz.costs.cost.from_moeviz import ROUTER_MATRICES
+from moeviz.model.architecture import architecture_of
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.routing import ROUTERS
@@ -65,7 +65,7 @@ def names(config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_component_has_the_real_models_parameters(name):
     config = CONFIGS[name]
-    architecture = Architecture.of_moeviz(config.to_dict())
+    architecture = architecture_of(config)
     assert parameters(architecture).components == names(config)
     real = LanguageModel(config)
     assert parameters(architecture).total == real.num_parameters()
@@ -77,29 +77,20 @@ def test_a_router_is_counted_exactly_or_refused_by_name(router):
     top_k = 1 if router in ("switch", "base", "mixture_of_depths") else 2
     options = dict(vocab_size=50) if router == "hash" else {}
     config = ModelConfig(**SIZES, moe=moe(router=router, top_k=top_k, options=options))
-    if router not in ROUTER_MATRICES:
+    if ROUTERS[router].matrices is None:
         with pytest.raises(ValueError, match=f"router must be one of .* got '{router}'"):
-            Architecture.of_moeviz(config.to_dict())
+            architecture_of(config)
         return
-    architecture, real = Architecture.of_moeviz(config.to_dict()), LanguageModel(config)
+    architecture, real = architecture_of(config), LanguageModel(config)
     assert parameters(architecture).total == real.num_parameters()
     assert active_parameters(architecture).total == real.num_active_parameters()
-
-
-@pytest.mark.parametrize(("config", "message"), [
-    ([], "config must be what ModelConfig.to_dict"),
-    ({"vocab_size": 3}, "d_model is missing from the moeviz config"),
-])  # fmt: skip
-def test_what_is_no_moeviz_config_is_refused(config, message):
-    with pytest.raises(ValueError, match=message):
-        Architecture.of_moeviz(config)
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if "gate" not in n])
 @pytest.mark.parametrize("length", [1, 7, 64])
 def test_flops_are_the_models_own_formula(name, length):
     config = CONFIGS[name]
-    architecture = Architecture.of_moeviz(config.to_dict())
+    architecture = architecture_of(config)
     each = forward_flops_per_token(architecture, length)
     assert each.total == pytest.approx(config.flops_per_token(length))
 
@@ -143,7 +134,7 @@ def test_flops_are_those_that_run(config):
     model = LanguageModel(config).eval()
     with torch.no_grad(), Counter() as counter:
         model(torch.randint(0, 50, (1, 12)))
-    expected = forward_flops_per_sequence(Architecture.of_moeviz(config.to_dict()), 12).total
+    expected = forward_flops_per_sequence(architecture_of(config), 12).total
     assert counter.flops == expected
 
 

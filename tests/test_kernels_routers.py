@@ -99,21 +99,8 @@ def test_greedy_generation_on_the_kernels_says_what_the_reference_says(name, req
 
 # Who makes a GPU wait for the host in training and outside of it. A fake tensor has a shape and no
 # values: whatever asks for a value, or for a size that depends on one, raises.
-ALWAYS, IN_TRAINING = (True, False), (True,)
-WAITS = {
-    "gshard": ALWAYS,
-    "switch": IN_TRAINING,
-    "st_moe": IN_TRAINING,
-    "deepseek_v3": ALWAYS,
-    "expert_choice": ALWAYS,
-    "expert_threshold": ALWAYS,
-    "base": IN_TRAINING,
-    "sinkhorn": IN_TRAINING,
-    "remoe": ALWAYS,
-    "null_experts": ALWAYS,
-    "mixture_of_depths": ALWAYS,
-    "sequence_level": ALWAYS,
-}
+ALWAYS = (True, False)
+WAITS = {"never": (), "in training": (True,), "always": ALWAYS}
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="fake tensors say the same on every machine")
@@ -134,7 +121,7 @@ def test_who_waits_for_the_host(name, training, triton_everywhere, monkeypatch):
         with FakeTensorMode():
             (train_step if training else generate)(model_of(name, "triton", "cpu"))
 
-    if training in WAITS.get(name, ()):
+    if training in WAITS[ROUTERS[name].waits]:
         asked = r"^aten\.(nonzero|_unique2|_local_scalar_dense)\.|^\.numpy\(\) is not supported"
         with pytest.raises(RuntimeError, match=asked):
             run()

@@ -3,6 +3,7 @@
 import html
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ from helpers.panels import (
 )
 from moeviz import panels
 from moeviz.experiments import routers_on_a_text as routing
-from moeviz.experiments.routers_on_a_text import LABELS, Settings, every_decision, recorded
+from moeviz.experiments.routers_on_a_text import Settings, every_decision, every_name, recorded
 from moeviz.panels.routing.compare_routers import MAX_TOKENS
+from moeviz.records.routes import Decision
+from moeviz.records.store import load_records, save_records
 from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.watch.routers import decide, router_for, synthetic_tokens, text_tokens
 
@@ -44,9 +47,10 @@ def press(panel, *names):
 
 def test_every_router_has_a_label_and_is_recorded():
     decisions, meta = recorded()
-    assert set(LABELS) == set(ROUTERS) == set(decisions)
-    labels = [label for label, _ in LABELS.values()]
-    assert len(set(labels)) == len(labels) and routing.OWN_LABEL not in labels
+    assert list(every_name()) == list(ROUTERS) == list(decisions)
+    assert {n: asdict(named) for n, named in every_name().items()} == meta["names"]
+    labels = [named.title for named in every_name().values()]
+    assert len(set(labels)) == len(labels) and routing.OWN_NAMED.title not in labels
     assert meta["command"].startswith("python -m moeviz experiment routing")
     for name in ("commit", "date", "device", "versions"):
         assert meta[name]
@@ -71,18 +75,18 @@ def test_a_damaged_recording_is_refused_in_one_sentence(tmp_path, fault):
     file = tmp_path / "routing.safetensors"
     decisions, meta = recorded()
     if fault == "cut":
-        routing.save_decisions(file, decisions, meta)
+        save_records(file, decisions, meta)
         file.write_bytes(file.read_bytes()[:5000])
     else:
         decisions["hash"].save(file)
     with pytest.raises(ValueError, match=r"not a readable|is of the kind 'decision'"):
-        routing.load_decisions(file)
+        load_records(file, Decision)
 
 
 def test_what_is_saved_is_read_again(tmp_path):
     decisions, meta = recorded()
-    routing.save_decisions(tmp_path / "some.safetensors", decisions, meta)
-    again, same = routing.load_decisions(tmp_path / "some.safetensors")
+    save_records(tmp_path / "some.safetensors", decisions, meta)
+    again, same = load_records(tmp_path / "some.safetensors", Decision)
     assert same == meta and list(again) == list(decisions)
     for name, one in decisions.items():
         for key, value in vars(one).items():
@@ -95,7 +99,7 @@ def test_what_is_saved_is_read_again(tmp_path):
 def test_what_03_says_of_all_routers(loaded_reader):
     model, tokenizer = loaded_reader.model, loaded_reader.tokenizer
     tokens = text_tokens(model, tokenizer, routing.TEXT, layer=2)
-    by_name = dict(zip(LABELS, every_decision(tokens), strict=True))
+    by_name = dict(zip(ROUTERS, every_decision(tokens), strict=True))
 
     def those(condition):
         return {name for name, one in by_name.items() if condition(one)}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from moeviz.experiments.routers_on_a_text import LABELS
+from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.pictures.routing.routers import NAMES, WIDTH, compare, facts_of, overview
 from moeviz.pictures.static import png
 from moeviz.pictures.svg import MONO
@@ -142,7 +142,10 @@ def test_no_text_is_small_or_leaves_the_picture(name):
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_texts_of_one_line_do_not_touch(count):
     """With the longest label, rule and facts that there are."""
-    label, rule = (max((pair[i] for pair in LABELS.values()), key=len) for i in (0, 1))
+    label, rule = (
+        max((getattr(named, part) for named in every_name().values()), key=len)
+        for part in ("title", "rule")
+    )
     busy = replace(limited(tokens=LONG), label=label, demand=np.full(8, 20))
     many = [replace(busy, label=f"{label[:-1]}{n}") for n in range(count)]
     picture = compare(many, [rule] * count, heading="T")
@@ -158,7 +161,7 @@ def test_texts_of_one_line_do_not_touch(count):
         assert word in shown, f"{rule!r} needs more than two lines"
 
 
-@pytest.mark.parametrize("rule", [rule for _, rule in LABELS.values()])
+@pytest.mark.parametrize("rule", [named.rule for named in every_name().values()])
 def test_every_rule_fits_its_two_lines(rule):
     picture = compare(four(), [rule] * 4, heading="T")
     assert all(" ".join(texts(parse(picture))).count(word) >= 4 for word in rule.split())

@@ -602,7 +602,6 @@ FLAT = {
     "sinkhorn": {},
     "null_experts": {},
     "mixture_of_depths": {},
-    "dense_mixture": dict(sparse_eval=True),
 }
 
 
@@ -748,7 +747,12 @@ def test_every_expert_takes_exactly_its_places(data):
     chunk = data.draw(st.sampled_from([None, 1, 4]))
     made = build("expert_choice", logits_TE, K, capacity_factor=factor, chunk=chunk)
     out = made(tokens(logits_TE), context(T))
-    pools = [range(s, min(s + (chunk or T), T)) for s in range(0, T, chunk or T)]
+    ends = [*range(3, T, 3), T] if chunk else [T]  # sequences of three
+    pools = [
+        range(s, min(s + (chunk or T), end))
+        for start, end in zip([0, *ends], ends, strict=False)
+        for s in range(start, end, chunk or T)
+    ]
     rooms = [min(max(1, -(-(factor or K) * len(p) // E)), len(p)) for p in pools]
     assert out.stats.load.tolist() == [sum(rooms)] * E
     assert (visited(out).sum(1) <= E).all() and out.stats.load.sum() == E * sum(rooms)
@@ -933,15 +937,14 @@ def test_one_slot_for_all_gives_every_token_the_same_output():
 # --- hashes ---
 
 
-@pytest.mark.parametrize("variant", ["random", "balanced", "bigram"])
+@pytest.mark.parametrize("variant", ["random", "bigram"])
 @few
 @given(data=st.data())
 def test_a_hash_goes_by_ids_alone(variant, data):
     T, E = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
     K = data.draw(st.integers(1, E))
-    options = dict(frequency=[1.0] * VOCAB) if variant == "balanced" else {}
     made = build_router(
-        "hash", d_model=3, num_experts=E, top_k=K, variant=variant, vocab_size=VOCAB, **options
+        "hash", d_model=3, num_experts=E, top_k=K, variant=variant, vocab_size=VOCAB
     )
     assert list(made.parameters()) == []
     ids = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=T, max_size=T))
@@ -959,25 +962,6 @@ def test_a_hash_goes_by_ids_alone(variant, data):
         for u in range(t):
             if keys[t] == keys[u]:
                 assert torch.equal(visited(one)[t], visited(one)[u])
-
-
-def test_a_hash_table_deals_ids_evenly_or_by_their_frequency():
-    made = build_router("hash", d_model=3, num_experts=8, top_k=2, vocab_size=80)
-    assert made.table_VK[:, 0].bincount().tolist() == [10] * 8
-    assert (made.table_VK[:, 0] != made.table_VK[:, 1]).all()
-    zipf = [1 / rank for rank in range(1, 81)]
-    balanced = build_router(
-        "hash", d_model=3, num_experts=4, top_k=1, variant="balanced", vocab_size=80, frequency=zipf
-    )
-    share_V, total = torch.tensor(zipf), sum(zipf)
-    by_table = [
-        torch.zeros(4).index_add(0, t[:, 0], share_V[: len(t)])
-        for t in (
-            balanced.table_VK,
-            build_router("hash", d_model=3, num_experts=4, top_k=1, vocab_size=80).table_VK,
-        )
-    ]
-    assert by_table[0].max() < 1.02 * total / 4 < 1.2 * total / 4 < by_table[1].max()
 
 
 # --- biases ---
@@ -1236,7 +1220,6 @@ REFUSED = {
     "noise inf": (lambda: chosen(noise=float("inf")), "noise must be 0 or more, got inf"),
     "jitter 1": (lambda: chosen(jitter=1.0), "jitter must lie in 0 to below 1, got 1.0"),
     "jitter -0.1": (lambda: chosen(jitter=-0.1), "jitter must lie in 0 to below 1, got -0.1"),
-    "a dtype": (lambda: chosen(dtype="float8"), "dtype must be one of float32, bfloat16"),
     "a learning": (lambda: chosen(learning="no"), "learning must be one of learned, frozen"),
     "a score": (lambda: chosen(score="tanh"), "score must be one of softmax, sigmoid"),
     "a scope": (lambda: chosen(scope="all"), "scope must be one of sequence, batch"),
@@ -1292,14 +1275,6 @@ REFUSED = {
         "group_size must be at least 1, got 0",
     ),
     "a hash variant": (lambda: chosen("hash", variant="md5"), "variant must be one of random"),
-    "no frequency": (
-        lambda: chosen("hash", variant="balanced"),
-        "variant='balanced' needs frequency",
-    ),
-    "a short frequency": (
-        lambda: chosen("hash", variant="balanced", vocab_size=3, frequency=[1.0]),
-        "one count for each of the 3 ids, got 1",
-    ),
     "no tokens": (lambda: routed(T=0), "There are no tokens to route"),
     "only padding": (lambda: routed(mask=torch.zeros(4, dtype=torch.bool)), "tokens are padding"),
     "another width": (lambda: routed(x_TD=normal(4, 5)), r"x_TD must be \[T, 3\], got \(4, 5\)"),
@@ -1329,7 +1304,10 @@ REFUSED = {
         lambda: routed("hash", token_ids=torch.tensor([0, -1, 2, 3])),
         "token_ids must lie in 0..39.*got -1 to 3",
     ),
-    "soft generation": (lambda: generating("soft_moe"), "router 'soft_moe' is not causal"),
+    "soft generation": (
+        lambda: generating("soft_moe"),
+        "cannot generate: it is not causal",
+    ),
 } | {
     f"{value} for {name}": (
         lambda name=name, value=value: routed(name, holed(value)),

@@ -45,9 +45,9 @@ def _routers(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> 
     from functools import partial
 
     from moeviz.experiments.recording import collect, write_json
-    from moeviz.experiments.routers_trained import ARMS, DENSE, run, summary, time_steps
+    from moeviz.experiments.routers_trained import DENSE, arms, run, summary, time_steps
 
-    runs = {name: partial(run, name) for name in (DENSE, *ARMS)}
+    runs = {name: partial(run, name) for name in (DENSE, *arms())}
     results = collect(out / "runs" / "routers.part.json", meta, runs, seeds, on_step)
     figures = summary(results, time_steps())
     write_json(out / "runs" / "routers.json", meta, figures)

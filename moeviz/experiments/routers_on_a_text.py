@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,40 +18,27 @@ if TYPE_CHECKING:
 TEXT = "The cat sat on the mat. The dog sat on the log. def f(x): return x + 12 * 7"
 LAYER = 1
 NUM_EXPERTS = 8
-OWN, OWN_LABEL = "own", "Yours"
-
-# Every name of routing.ROUTERS: how it is called, and its rule in half a line.
-LABELS: dict[str, tuple[str, str]] = {
-    "token_choice": ("Top-K", "each token takes its K best experts"),
-    "noisy_topk": ("Noisy top-K", "the K best after noise on the scores"),
-    "switch": ("Switch", "K best, first come first served; full: dropped"),
-    "gshard": ("GShard", "second choices by coin, placed after all first ones"),
-    "st_moe": ("ST-MoE", "K best, placed after all first choices"),
-    "expert_prototyping": ("Prototypes", "the best expert of each of K groups"),
-    "hierarchical": ("Hierarchical", "the best groups first, then experts in them"),
-    "deepseek_v2": ("DeepSeek-V2", "the K best of the better half of the groups"),
-    "deepseek_v3": ("DeepSeek-V3", "as V2 on sigmoid scores, with a balancing bias"),
-    "quantile_balanced": ("Quantile bias", "K best sigmoid scores, with a balancing bias"),
-    "expert_choice": ("Expert choice", "each expert takes its best tokens"),
-    "expert_threshold": ("Threshold", "an expert takes what scores above its threshold"),
-    "base": ("BASE", "the best assignment with an even load"),
-    "sinkhorn": ("Sinkhorn", "K best after the scores are evened out"),
-    "soft_moe": ("Soft MoE", "experts read mixtures of all tokens"),
-    "mixture_of_tokens": ("Mix of tokens", "experts read mixtures of small groups"),
-    "hash": ("Hash", "a fixed table of token ids"),
-    "remoe": ("ReMoE", "every expert with a positive score"),
-    "null_experts": ("Null experts", "the K best, some of which do nothing"),
-    "mixture_of_depths": ("Depths", "half of the tokens, each with its K best"),
-    "dense_mixture": ("Dense", "every token visits every expert"),
-    "sequence_level": ("One set", "the whole text shares K experts"),
-}
-# What has no gate that temperature and noise could act on, and what no limit of places fits.
-UNGATED = ("hash", "soft_moe", "mixture_of_tokens")
-UNLIMITED = ("mixture_of_tokens",)
+OWN = "own"
 
 
-def label_of(name: str) -> str:
-    return OWN_LABEL if name == OWN else LABELS[name][0]
+@dataclass(frozen=True)
+class Named:
+    """How a router is called on a button, and its rule in half a line."""
+
+    title: str
+    rule: str
+
+
+OWN_NAMED = Named("Yours", "your rule")
+
+
+def every_name() -> dict[str, Named]:
+    """Of all routers there are: those that are recorded, for which no torch is needed; once it is
+    loaded, all of routing.ROUTERS, a reader's own included."""
+    routing = sys.modules.get("moeviz.routing")
+    if routing is not None and hasattr(routing, "ROUTERS"):
+        return {n: Named(routing.title_of(n), routing.rule_of(n)) for n in routing.ROUTERS}
+    return {n: Named(**named) for n, named in recorded()[1]["names"].items()}
 
 
 @dataclass(frozen=True)
@@ -81,9 +68,11 @@ def decision(
     prove: try to catch every router looking ahead. Without, those that declare themselves causal
     are believed, which is what the time for a slider allows (tests prove it of each); one's own
     never is."""
+    from moeviz.routing import title_of
     from moeviz.watch.routers import PROBE_CUTS, decide, router_for
 
     assert (name == OWN) == (rule is not None)
+    title = OWN_NAMED.title if name == OWN else title_of(name)
     try:
         router = router_for(
             tokens, rule or name, top_k=settings.top_k, **_options(tokens, name, settings)
@@ -91,42 +80,40 @@ def decision(
         return decide(
             router,
             tokens,
-            label=label_of(name),
+            label=title,
             training=settings.training,
             seed=settings.seed,
             cuts=PROBE_CUTS if prove or name == OWN or not router.causal else 0,
         )
     except ValueError as error:
-        raise ValueError(f"{label_of(name)}: {error}") from None
+        raise ValueError(f"{title}: {error}") from None
 
 
 def every_decision(tokens: Tokens, settings: Settings | None = None) -> list[Decision]:
     """The decisions of all routers; K = 2 by default, where all of them differ."""
-    return [decision(tokens, name, settings or Settings(top_k=2)) for name in LABELS]
+    return [decision(tokens, name, settings or Settings(top_k=2)) for name in every_name()]
+
+
+def gated(name: str) -> bool:
+    """Whether temperature and noise reach a router."""
+    from moeviz.routing import ROUTERS
+
+    return name == OWN or ROUTERS[name].gated
 
 
 def _options(tokens: Tokens, name: str, settings: Settings) -> dict[str, Any]:
-    """Options that let every expert do as much work as with top-K, and a limit of places where the
+    """Options that let every expert do as much work as with top-K, and a limit of slots where the
     router has its own word for it."""
-    from moeviz.routing import Capacity
+    from moeviz.routing import ROUTERS, BaseRouter, Capacity
 
     options: dict[str, Any] = {}
-    if name not in UNGATED:
+    if gated(name):
         options |= {"temperature": settings.temperature, "noise": settings.noise}
-    if name == "switch":
-        options["jitter"] = 0.01  # the paper's
-    factor, top_k = settings.capacity, settings.top_k
-    if name == "soft_moe":
-        share = top_k * len(tokens.pieces) / len(tokens.gate_ED)
-        options["slots"] = max(1, math.ceil((factor or 1) * share))
-    elif factor is None or name in UNLIMITED:
-        pass
-    elif name in ("switch", "gshard", "st_moe"):
-        options["capacity_factor"] = factor
-    elif name in ("expert_choice", "expert_threshold"):
-        options["capacity_factor"] = factor * top_k
-    else:
-        options["capacity"] = Capacity(factor)
+    router = BaseRouter if name == OWN else ROUTERS[name]
+    share = settings.top_k * len(tokens.pieces) / len(tokens.gate_ED)
+    options |= router.limit(settings.capacity, top_k=settings.top_k, share=share)
+    if "capacity" in options:
+        options["capacity"] = Capacity(options["capacity"])
     return options
 
 
@@ -143,16 +130,16 @@ def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
     tokenizer = Tokenizer.default()
     model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
     tokens = text_tokens(model, tokenizer, TEXT, layer=LAYER)
-    decisions = {name: decision(tokens, name, Settings()) for name in LABELS}
+    names = every_name()
+    decisions = {name: decision(tokens, name, Settings()) for name in names}
     meta = {**meta, "text": TEXT, "layer": LAYER, "layers": moe_layers(model)}
+    meta["names"] = {name: dataclasses.asdict(named) for name, named in names.items()}
     save_records(out / "traces" / "routing.safetensors", decisions, meta)
     return {
         "tokens": len(tokens.pieces),
-        "look_ahead": [label_of(n) for n, d in decisions.items() if d.leaks.any()],
-        "drop": [label_of(n) for n, d in decisions.items() if d.dropped.any()],
-        "leave_tokens_unserved": [
-            label_of(n) for n, d in decisions.items() if not d.visits.any(1).all()
-        ],
+        "look_ahead": [d.label for d in decisions.values() if d.leaks.any()],
+        "drop": [d.label for d in decisions.values() if d.dropped.any()],
+        "leave_tokens_unserved": [d.label for d in decisions.values() if not d.visits.any(1).all()],
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from moeviz.experiments.recording import figures_over, finish, paired
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
+from moeviz.routing import ROUTERS, title_of
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.training.config import TrainConfig, leave_a_core_free
 from moeviz.training.trainer import Trainer
@@ -38,7 +39,7 @@ def _arm(router: str, e: int = 16, k: int = 2, f: int = 128, **rest: Any) -> Arm
 
 # Weights of losses are the papers'; u = 0.01 for the sign rule, whose 0.001 is meant for runs a
 # thousand times longer.
-ARMS: dict[str, Arm] = {
+_NAMED: dict[str, Arm] = {
     "token choice, renormalised (Mixtral)": _arm("token_choice"),
     "token choice, raw (OLMoE)": _arm("token_choice", weighting="raw"),
     "token choice, sigmoid": _arm("token_choice", score="sigmoid"),
@@ -80,9 +81,16 @@ ARMS: dict[str, Arm] = {
 DENSE = "dense"
 
 
+def arms() -> dict[str, Arm]:
+    """Every router by at least one arm: what has none of its own trains as it is."""
+    compared = {arm.experts.router for arm in _NAMED.values()}
+    return _NAMED | {title_of(name): _arm(name) for name in ROUTERS if name not in compared}
+
+
 def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
     """The trainer of one arm; "dense" is the twin without experts."""
-    arm = ARMS.get(name, ARMS["token choice, renormalised (Mixtral)"])
+    every = arms()
+    arm = every.get(name, every["token choice, renormalised (Mixtral)"])
     model = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=arm.experts)
     train = TrainConfig(
         steps=steps, seed=seed, learning_rate=4e-3, validate_every=0, **arm.training
@@ -100,7 +108,7 @@ def time_steps() -> dict[str, float]:
     the machine meets all alike."""
     leave_a_core_free()
     corpus = load_corpus()
-    trainers = {name: build(name, 0, corpus) for name in (DENSE, *ARMS)}
+    trainers = {name: build(name, 0, corpus) for name in (DENSE, *arms())}
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for turn in range(TIMED_STEPS + 2):
         for name, trainer in trainers.items():
@@ -115,10 +123,10 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
     """Per arm: every figure's mean and spread over seeds, the loss paired with the dense twin's,
     what the router declares, and its steps per second."""
     corpus = load_corpus()
-    arms: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, seeds in runs.items():
         trainer = build(name, 0, corpus)
-        arms[name] = {
+        figures[name] = {
             **figures_over(seeds),
             "loss_minus_dense": paired(seeds, runs[DENSE]),
             "steps_per_second": round(1 / seconds[name], 2),
@@ -126,11 +134,11 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
             "gigaflops_per_step": round(trainer.flops_per_step / 1e9, 3),
         }
         if name != DENSE:
-            router = trainer.model.routers()[0]
-            arms[name] |= {
+            router, experts = trainer.model.routers()[0], arms()[name].experts
+            figures[name] |= {
                 "causal": router.causal,
                 "substitute": router.substitute,
-                "experts": ARMS[name].experts.num_experts,
-                "router": ARMS[name].experts.router,
+                "experts": experts.num_experts,
+                "router": experts.router,
             }
-    return {"steps": STEPS, "arms": arms}
+    return {"steps": STEPS, "arms": figures}

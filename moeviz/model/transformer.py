@@ -265,12 +265,10 @@ class LanguageModel(nn.Module):
         check_whole("num_tokens", num_tokens, low=0)
         check_number("temperature", temperature)
         check_whole("seed", seed, low=0, high=LARGEST_SEED)
-        if any(not (router.causal or router.substitute) for router in self.routers().values()):
-            assert self.config.moe is not None
-            raise ValueError(
-                f"The router {self.config.moe.router!r} is not causal, so it cannot generate: "
-                "its choice for a token depends on later ones."
-            )
+        for router in self.routers().values():
+            if why := router.cannot_generate():
+                assert self.config.moe is not None
+                raise ValueError(f"The router {self.config.moe.router!r} cannot generate: {why}.")
         was_training = self.training
         self.eval()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets as widgets
 import traitlets
 
-from moeviz.experiments.routers_on_a_text import LABELS, OWN, label_of
+from moeviz.experiments.routers_on_a_text import Named
 
 FEWEST, MOST = 2, 4
 
@@ -17,9 +17,9 @@ class RouterChoice(widgets.HBox):
 
     value = traitlets.Unicode()
 
-    def __init__(self, names: tuple[str, ...], chosen: tuple[str, ...]) -> None:
-        self.names, self.refused = names, lambda sentence: None
-        self.buttons = {name: self._button(name) for name in names}
+    def __init__(self, names: dict[str, Named], chosen: tuple[str, ...]) -> None:
+        self.names, self.refused = tuple(names), lambda sentence: None
+        self.buttons = {name: self._button(named) for name, named in names.items()}
         super().__init__([*self.buttons.values()], layout=widgets.Layout(flex_flow="row wrap"))
         self.add_class("moeviz-routers")
         self._quiet = False
@@ -29,9 +29,8 @@ class RouterChoice(widgets.HBox):
             button.observe(lambda _, name=name: self._pressed(name), "value")
 
     @staticmethod
-    def _button(name: str) -> widgets.ToggleButton:
-        rule = "Your own rule" if name == OWN else LABELS[name][1]
-        button = widgets.ToggleButton(description=label_of(name), tooltip=rule)
+    def _button(named: Named) -> widgets.ToggleButton:
+        button = widgets.ToggleButton(description=named.title, tooltip=named.rule)
         button.layout.width, button.layout.padding = "auto", "0 8px"
         return button
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from moeviz.routing.base import BaseRouter, Gate, NonFiniteLogitsError
 from moeviz.routing.capacity import Capacity, WithCapacity
 from moeviz.routing.causality import leaking_tokens
 from moeviz.routing.context import RouteContext
-from moeviz.routing.deepseek import deepseek_v2, deepseek_v3, quantile_balanced
+from moeviz.routing.deepseek import DeepSeekV2, DeepSeekV3, QuantileBalanced
 from moeviz.routing.dense import DenseMixture, SequenceLevel
 from moeviz.routing.depth import MixtureOfDepths
 from moeviz.routing.expert_choice import ExpertChoice, ExpertThreshold
@@ -24,7 +25,7 @@ from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan, SoftPlan
 from moeviz.routing.relu import ReMoE
 from moeviz.routing.soft import MixtureOfTokens, SoftMoE
-from moeviz.routing.switch import gshard, st_moe, switch
+from moeviz.routing.switch import GShard, STMoE, Switch
 from moeviz.routing.token_choice import TokenChoice
 
 __all__ = [
@@ -40,25 +41,29 @@ __all__ = [
     "SoftPlan",
     "build_router",
     "leaking_tokens",
+    "rule_of",
+    "title_of",
+    "untrained_router",
 ]
 
-ROUTERS: dict[str, Callable[..., BaseRouter]] = {
+# A new router is one file and one line here: all tables, buttons and comparisons are made of these.
+ROUTERS: dict[str, type[BaseRouter]] = {
     "token_choice": TokenChoice,
     "noisy_topk": NoisyTopK,
-    "gshard": gshard,
-    "switch": switch,
-    "st_moe": st_moe,
+    "switch": Switch,
+    "gshard": GShard,
+    "st_moe": STMoE,
     "expert_prototyping": ExpertPrototyping,
     "hierarchical": Hierarchical,
-    "deepseek_v2": deepseek_v2,
-    "deepseek_v3": deepseek_v3,
-    "quantile_balanced": quantile_balanced,
+    "deepseek_v2": DeepSeekV2,
+    "deepseek_v3": DeepSeekV3,
+    "quantile_balanced": QuantileBalanced,
     "expert_choice": ExpertChoice,
     "expert_threshold": ExpertThreshold,
-    "soft_moe": SoftMoE,
-    "mixture_of_tokens": MixtureOfTokens,
     "base": Base,
     "sinkhorn": Sinkhorn,
+    "soft_moe": SoftMoE,
+    "mixture_of_tokens": MixtureOfTokens,
     "hash": Hash,
     "remoe": ReMoE,
     "null_experts": NullExperts,
@@ -83,25 +88,64 @@ def build_router(
     """The router called `name`, one of ROUTERS.
 
     options: the router's own, and for one with a gate those of Gate (temperature, noise, jitter,
-    init_scale, dtype, learning). capacity: limits the places of any router but a soft one. Raises
-    ValueError on an unknown name or option, and on values that the router cannot have.
+    init_scale, learning), which go before those of a given gate=. capacity: limits the slots of any
+    router but a soft one. Raises ValueError on an unknown name or option, and on values that the
+    router cannot have. Warns of weights that are all the same: they teach the gate nothing.
     """
+    router = untrained_router(
+        name, d_model=d_model, num_experts=num_experts, top_k=top_k, capacity=capacity, **options
+    )
+    learns = any(parameter.requires_grad for parameter in router.parameters())
+    if router.renormalises and top_k == 1 < num_experts and learns:
+        warnings.warn(
+            f"With top_k=1, router {name!r} gives every chosen expert the same weight, so the task "
+            "does not train its gate; only balancing losses do. Use a top_k of 2 or more, or "
+            'router="token_choice" with weighting="raw".',
+            stacklevel=2,
+        )
+    return router
+
+
+def untrained_router(
+    name: str,
+    *,
+    d_model: int,
+    num_experts: int,
+    top_k: int,
+    capacity: Capacity | None = None,
+    **options: Any,
+) -> BaseRouter:
+    """As build_router, for a router that is only looked at: what training it would lack is no
+    matter."""
     if name not in ROUTERS:
         raise ValueError(f"There is no router {name!r}; there is {', '.join(sorted(ROUTERS))}.")
     parameters = inspect.signature(ROUTERS[name]).parameters
     own = [p for p in parameters if p not in _SIZES]
     of_gate = _GATE if "gate" in own else ()
     allowed = [option for option in own if option != "gate"] + list(of_gate)
-    if unknown := [option for option in options if option not in (*allowed, "gate")]:
+    if unknown := [option for option in options if option not in (*allowed, *own)]:
         raise ValueError(
             f"Router {name!r} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(allowed) or 'none'}."
         )
     try:
         if gate := {option: options.pop(option) for option in of_gate if option in options}:
-            default = parameters["gate"].default
-            options["gate"] = dataclasses.replace(default or Gate(), **gate)
-        router = ROUTERS[name](d_model=d_model, num_experts=num_experts, top_k=top_k, **options)
+            given = options.get("gate") or parameters["gate"].default or Gate()
+            if isinstance(given, Gate):
+                options["gate"] = dataclasses.replace(given, **gate)
+        make: Callable[..., BaseRouter] = ROUTERS[name]
+        router = make(d_model=d_model, num_experts=num_experts, top_k=top_k, **options)
     except TypeError as error:  # a word where a number belongs
         raise ValueError(f"Router {name!r} cannot take these values: {error}.") from None
     return router if capacity is None else WithCapacity(router, capacity)
+
+
+def title_of(name: str) -> str:
+    """How a router is called on a button: by its own title, or by its name in ROUTERS."""
+    return vars(ROUTERS[name]).get("title") or name
+
+
+def rule_of(name: str) -> str:
+    """What a router does, in one line: its own rule, or how its docstring begins."""
+    router = ROUTERS[name]
+    return vars(router).get("rule") or (router.__doc__ or "").strip().partition("\n")[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.ops import topk
-from moeviz.routing.base import Gate, LinearRouter
+from moeviz.routing.base import FILLS, Gate, LinearRouter
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -28,15 +28,24 @@ class Base(LinearRouter):
     orthogonal, as in the paper's code.
     """
 
+    title = "BASE"
+    rule = "the best assignment with an even load"
+    family = "assignment"
+    paper = "Lewis et al. 2021, 2103.16716"
     causal = False
-    fills_experts = True
     substitute = "outside training each token takes its best expert (the paper's own rule)"
+    waits = "in training"
+    waits_for = "the assignment, solved on the CPU by scipy"
+    never_kills = FILLS
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int = 1, gate: Gate | None = None
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
-        nn.init.orthogonal_(self.weight_ED, gain=0.1 * self.gate.init_scale)
+        self.add_parameter("weight_ED", (num_experts, d_model), self._orthogonal)
+
+    def _orthogonal(self, values: Tensor, generator: torch.Generator | None) -> None:
+        nn.init.orthogonal_(values, gain=0.1 * self.gate.init_scale, generator=generator)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
@@ -52,20 +61,33 @@ class Base(LinearRouter):
 
 def balanced_assignment(logits_TE: Tensor, top_k: int) -> Tensor:
     """expert_TK, int64: K times the linear assignment of tokens to experts' places, C = ceil(T/E)
-    each, that maximises the sum of logits (scipy's modified Jonker-Volgenant algorithm)."""
+    each, that maximises the sum of logits (scipy's modified Jonker-Volgenant algorithm), and never
+    the same pair twice.
+
+    After each round an expert must have few enough tokens left for the rounds that K = E would
+    still have: then a next round without a repetition always exists. Where it would have more, it
+    must fill some of its places; rows that stand for no token take the others.
+    """
     from scipy.optimize import linear_sum_assignment
 
     scores_TE = logits_TE.double().cpu().numpy()
     num_tokens, num_experts = scores_TE.shape
     room = -(-num_tokens // num_experts)
-    # Below any sum of real scores: a pair already made is made again only where nothing else fits.
-    taken = scores_TE.min() - (np.ptp(scores_TE) + 1) * num_tokens
+    # Below any sum of real scores.
+    never = scores_TE.min() - (np.ptp(scores_TE) + 1) * (num_tokens + num_experts)
+    every_t, empty = np.arange(num_tokens), room * num_experts - num_tokens
+    taken_E = np.zeros(num_experts, dtype=np.int64)
     rounds = []
-    for _ in range(top_k):
-        _, place_T = linear_sum_assignment(np.repeat(scores_TE, room, axis=1), maximize=True)
-        rounds.append(place_T // room)
+    for number in range(1, top_k + 1):
+        must_E = num_tokens - taken_E - room * (num_experts - number)
+        must_E *= number < top_k
+        empty_Er = np.where(np.arange(room) < must_E[:, None], never, 0.0)
+        cost = np.vstack([np.repeat(scores_TE, room, 1), np.tile(empty_Er.ravel(), (empty, 1))])
+        _, place = linear_sum_assignment(cost, maximize=True)
+        rounds.append(place[:num_tokens] // room)
         scores_TE = scores_TE.copy()
-        scores_TE[np.arange(num_tokens), rounds[-1]] = taken
+        scores_TE[every_t, rounds[-1]] = never
+        taken_E += np.bincount(rounds[-1], minlength=num_experts)
     return torch.from_numpy(np.stack(rounds, axis=1)).to(logits_TE.device)
 
 
@@ -80,9 +102,15 @@ class Sinkhorn(LinearRouter):
     keep the marginals, so the load is only nearly even.
     """
 
+    title = "Sinkhorn"
+    rule = "K best after the scores are evened out"
+    family = "assignment"
+    paper = "Clark et al. 2022, 2202.01169"
     causal = False
-    fills_experts = True
     substitute = "outside training each token takes its largest logits (as in Megatron-LM)"
+    waits = "in training"
+    waits_for = "each of up to 100 rounds, whether it has converged"
+    never_kills = FILLS
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None

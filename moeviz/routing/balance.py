@@ -14,10 +14,8 @@ from moeviz.ops import count
 from moeviz.routing.base import groups_of
 from moeviz.routing.out import RouterStats
 
-Scope = Literal["sequence", "batch", "global", "none"]
+Scope = Literal["sequence", "batch", "none"]
 BiasRule = Literal["none", "sign", "quantile"]
-# How much of the earlier steps' counts a "global" share keeps at each step.
-GLOBAL_MEMORY = 0.9
 
 
 def load_balancing_loss(scores_TE: Tensor, load_E: Tensor) -> Tensor:
@@ -60,27 +58,6 @@ def cv_squared(values_E: Tensor) -> Tensor:
     if values_E.numel() < 2:
         return values_E.new_zeros(())
     return values_E.var() / values_E.mean().square().clamp(min=1e-10)
-
-
-class GlobalShare(nn.Module):
-    """Expert counts of more than one batch, for a balancing loss of global scope (Qiu et al. 2025,
-    2501.11873): f comes from many micro-batches, P from the one in hand.
-
-    Where their f is summed over the devices of one step, this one, on one device, is summed over
-    the steps before, each weighing 0.9 of the next.
-    """
-
-    past_E: Tensor
-
-    def __init__(self, num_experts: int) -> None:
-        super().__init__()
-        self.register_buffer("past_E", torch.zeros(num_experts))
-
-    def forward(self, load_E: Tensor) -> Tensor:
-        return self.past_E + load_E
-
-    def update(self, stats: RouterStats) -> None:
-        self.past_E.add_(stats.demand).mul_(GLOBAL_MEMORY)
 
 
 class SignBias(nn.Module):

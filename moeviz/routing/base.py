@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +18,60 @@ from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan, SoftPlan
 
 INIT_STD = 0.02
-KILLED = -1e4  # a logit whose softmax and sigmoid are exactly 0 in float32, and still finite
+FILLS = "gives every expert its share of tokens whatever they score"  # for never_kills
+IN_GROUPS = "chooses in groups, which need all of their experts"
 
 Learning = Literal["learned", "frozen", "rerandomised"]
-GateDtype = Literal["float32", "bfloat16"]
+Waits = Literal["never", "in training", "always"]
+Start = Callable[[Tensor, torch.Generator | None], object]
 
 
 class NonFiniteLogitsError(ValueError):
     """Router logits that are NaN or infinite: the model has diverged, or its input had."""
 
+    def __init__(self, value: float, token: int, expert: int) -> None:
+        self.value, self.token, self.expert = value, token, expert
+        super().__init__(
+            f"Router logits must be finite numbers, got {value} for token {token}, expert "
+            f"{expert}: look for NaN or overflow in the layer's input or in the router's weights."
+        )
+
 
 class BaseRouter(nn.Module):
     """A router: `route` says where the tokens go; checks, masks and precision are seen to here.
 
-    causal, substitute: see the Router protocol. needs: fields of the RouteContext that it cannot do
-    without. Raises ValueError on sizes, tokens and contexts that it cannot route.
+    What the rest of the house must know of a router stands on its class:
+
+    title, rule, family, paper: how it is called on a button, what it does in one line, its kind
+        and its source. A class of your own may leave them out (see routing.title_of).
+    causal: whether the decision for a token is independent of what later tokens are, of a given
+        number of tokens, in training as elsewhere. substitute: the rule, in words, by which a
+        router that is not causal decides outside training ("": none, so it cannot generate).
+    waits, waits_for: when it makes a GPU wait for the host, and for what.
+    gated: whether Gate's options act on it. renormalises: whether the weights of a token sum to a
+        constant, so that with one choice they are all the same.
+    matrices: its parameters as a number of matrices [E, D], where every token visits K experts;
+        None for other parameters or another number of visits, which no calculator counts.
+    soft: whether it makes a SoftPlan. needs: fields of the RouteContext that it cannot do without.
+    never_kills: why no expert can be taken away from it, if so.
+
+    Raises ValueError on sizes, tokens and contexts that it cannot route.
     """
 
+    title: ClassVar[str] = ""
+    rule: ClassVar[str] = ""
+    family: ClassVar[str] = "your own"
+    paper: ClassVar[str] = ""
     causal: bool = True
     substitute: str = ""
+    waits: ClassVar[Waits] = "never"
+    waits_for: ClassVar[str] = ""
+    gated: ClassVar[bool] = False
+    renormalises: bool = False
+    matrices: ClassVar[int | None] = None
+    soft: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
-    soft: ClassVar[bool] = False  # whether it makes a SoftPlan
+    never_kills: str = "has no gate to take an expert from"
 
     def __init__(self, d_model: int, num_experts: int, top_k: int) -> None:
         super().__init__()
@@ -78,7 +111,12 @@ class BaseRouter(nn.Module):
             if context.mask is None:
                 return self.route(x_TD, context)
             real_T = context.mask
-            return _spread(self.route(x_TD[real_T], context.select(real_T)), real_T)
+            try:
+                out = self.route(x_TD[real_T], context.select(real_T))
+            except NonFiniteLogitsError as error:
+                token = int(real_T.nonzero()[error.token])
+                raise NonFiniteLogitsError(error.value, token, error.expert) from None
+            return _spread(out, real_T)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         """The router's definition, on real tokens only."""
@@ -95,9 +133,30 @@ class BaseRouter(nn.Module):
         """Forward FLOPs per token of deciding, 2 per multiply-add: all but the experts' own."""
         return 0.0
 
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        """The options under which an expert takes at most `factor` times its even share of the
+        assignments, `share` rows; None: as the router limits itself, with even work for all.
+        "capacity" stands for a Capacity of that factor."""
+        return {} if factor is None else {"capacity": factor}
+
+    def gate_matrix(self) -> Tensor | None:
+        """The matrix [E, D] by which tokens are scored; None where there is none."""
+        return None
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        """Score by this matrix, as if trained to it on these tokens; without a gate, nothing."""
+
+    def cannot_generate(self) -> str:
+        """Why it cannot decide one token after another; "" where it can."""
+        if self.causal or self.substitute:
+            return ""
+        return "it is not causal, its choice for a token depends on later ones"
+
     def kill(self, expert: int) -> None:
-        """Let an expert get no token from now on; ValueError where the router has no scores."""
-        raise ValueError(f"{type(self).__name__} has no gate to take an expert from.")
+        """Let an expert get no token from now on; ValueError where the rule has no place for it."""
+        raise ValueError(f"{type(self).__name__} {self.never_kills}: no expert can be taken away.")
 
     def _check(self, x_TD: Tensor, context: RouteContext) -> None:
         if x_TD.ndim != 2 or x_TD.shape[1] != self.d_model:
@@ -154,17 +213,15 @@ class Gate:
 
     temperature: divides the logits. noise: standard deviation of Gaussian noise on the logits, in
     training. jitter: inputs are multiplied by U(1 - jitter, 1 + jitter), in training (Switch).
-    init_scale: of the initial weights, whose standard deviation is 0.02 times it. dtype: what the
-    logits are computed in ("bfloat16" shows what goes wrong: Switch, table 2). learning:
-    "frozen" keeps the random start, "rerandomised" draws new weights after every step (Fan et al.
-    2024, "Towards an empirical understanding of MoE design choices").
+    init_scale: of the initial weights, whose standard deviation is 0.02 times it. learning:
+    "frozen" keeps the random start of all that the router could learn, "rerandomised" draws it anew
+    after every step (Fan et al. 2024, "Towards an empirical understanding of MoE design choices").
     """
 
     temperature: float = 1.0
     noise: float = 0.0
     jitter: float = 0.0
     init_scale: float = 1.0
-    dtype: GateDtype = "float32"
     learning: Learning = "learned"
 
     def __post_init__(self) -> None:
@@ -176,30 +233,42 @@ class Gate:
             raise ValueError(f"noise must be 0 or more, got {self.noise}.")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must lie in 0 to below 1, got {self.jitter}.")
-        for name, allowed in (("dtype", get_args(GateDtype)), ("learning", get_args(Learning))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}."
-                )
+        if self.learning not in get_args(Learning):
+            raise ValueError(
+                f"learning must be one of {', '.join(get_args(Learning))}, got {self.learning!r}."
+            )
 
 
 class LinearRouter(BaseRouter):
-    """A router whose scores start from logits_TE = x W^T / temperature.
+    """A router whose scores start from logits_TE = x W^T / temperature. What it can learn is made
+    by `add_parameter`, which sees to Gate.learning."""
 
-    fills_experts: whether the rule gives every expert its tokens whatever they score.
-    """
-
-    fills_experts: ClassVar[bool] = False
+    gated = True
+    matrices: ClassVar[int | None] = 1
+    never_kills = ""
+    weight_ED: nn.Parameter
 
     def __init__(self, d_model: int, num_experts: int, top_k: int, gate: Gate) -> None:
         super().__init__(d_model, num_experts, top_k)
+        if not isinstance(gate, Gate):
+            raise ValueError(f"gate must be a routing.Gate, got {gate!r}.")
         self.gate = gate
-        self.weight_ED = nn.Parameter(torch.empty(num_experts, d_model))
-        nn.init.normal_(self.weight_ED, std=INIT_STD * gate.init_scale)
-        self.weight_ED.requires_grad_(gate.learning == "learned")
+        self._starts: dict[str, Start] = {}
+        self.add_parameter("weight_ED", (num_experts, d_model))
         # Not part of a checkpoint: a trainer keeps its own list of whom it killed.
         self.register_buffer("killed_E", torch.zeros(num_experts, dtype=torch.bool), False)
         self._any_killed = False
+
+    def add_parameter(self, name: str, shape: tuple[int, ...], start: Start | None = None) -> None:
+        """A parameter that starts as `start` draws it (default: normal), and learns, stays or is
+        drawn again as Gate.learning says."""
+        values = nn.Parameter(torch.empty(shape), self.gate.learning == "learned")
+        self._starts[name] = start or self._normal
+        self._starts[name](values, None)
+        self.register_parameter(name, values)
+
+    def _normal(self, values: Tensor, generator: torch.Generator | None) -> None:
+        nn.init.normal_(values, std=INIT_STD * self.gate.init_scale, generator=generator)
 
     def logits(self, x_TD: Tensor, context: RouteContext) -> Tensor:
         """logits_TE, with jitter and noise in training. Raises NonFiniteLogitsError."""
@@ -207,38 +276,37 @@ class LinearRouter(BaseRouter):
         if gate.jitter and context.training:
             spread = uniform(x_TD.shape, x_TD, context) * 2 - 1
             x_TD = x_TD * (1 + gate.jitter * spread)
-        weight_ED = self.weight_ED.to(x_TD.dtype)
-        if gate.dtype == "bfloat16":
-            logits_TE = F.linear(x_TD.bfloat16(), weight_ED.bfloat16()).to(x_TD.dtype)
-        else:
-            logits_TE = F.linear(x_TD, weight_ED)
+        logits_TE = F.linear(x_TD, self.weight_ED.to(x_TD.dtype))
         if gate.temperature != 1.0:
             logits_TE = logits_TE / gate.temperature
         if gate.noise and context.training:
             logits_TE = logits_TE + gate.noise * normal(logits_TE.shape, logits_TE, context)
         check_finite(logits_TE)
-        return logits_TE.masked_fill(self.killed_E, KILLED) if self._any_killed else logits_TE
+        return below_all(logits_TE, self.killed_E) if self._any_killed else logits_TE
 
     def flops(self, seq_len: int) -> float:
         return 2.0 * self.num_experts * self.d_model
+
+    def gate_matrix(self) -> Tensor | None:
+        return self.weight_ED
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        self.weight_ED.copy_(gate_ED)
 
     def post_step(self, stats: RouterStats) -> None:
         if self.gate.learning == "rerandomised":
             # Seeded by the weights themselves, so that a resumed run draws the same.
             seed = int(self.weight_ED.detach().view(torch.int32).sum(dtype=torch.int64).item())
             generator = torch.Generator(self.weight_ED.device).manual_seed(seed & 0x7FFFFFFF)
-            nn.init.normal_(
-                self.weight_ED, std=INIT_STD * self.gate.init_scale, generator=generator
-            )
+            for name, start in self._starts.items():
+                start(self.get_parameter(name), generator)
 
     def kill(self, expert: int) -> None:
         """Let an expert get no token from now on. ValueError where it does not exist, where fewer
-        than K would be left, and where the rule fills every expert all the same."""
-        if self.fills_experts:
-            raise ValueError(
-                f"{type(self).__name__} gives every expert its share of tokens whatever they "
-                "score: none can be taken away."
-            )
+        than K would be left, and where the rule cannot do without it (never_kills)."""
+        if self.never_kills:
+            super().kill(expert)
         if not 0 <= expert < self.num_experts:
             raise ValueError(f"expert must lie in 0..{self.num_experts - 1}, got {expert}.")
         alive = self.num_experts - int((self.killed_E.sum() + ~self.killed_E[expert]).item())
@@ -257,6 +325,26 @@ def overridden(router: nn.Module, owner: type, *steps: str) -> bool:
     )
 
 
+def below_all(logits_TE: Tensor, killed_E: Tensor) -> Tensor:
+    """The logits, those of killed experts so far below a token's others that their softmax and
+    sigmoid are exactly 0 at every temperature, and still finite: infinities make NaN gradients."""
+    least_T1 = logits_TE.detach().amin(1, keepdim=True).clamp(max=0)
+    return torch.where(killed_E, 2 * least_T1 - 1e4, logits_TE)
+
+
+def renormalised(values_TK: Tensor) -> Tensor:
+    """The values of each token over their sum; where that is too small to divide by, all equal."""
+    sum_T1 = values_TK.sum(-1, keepdim=True)
+    lost_T1 = sum_T1 < torch.finfo(sum_T1.dtype).tiny
+    share_TK = values_TK / sum_T1.masked_fill(lost_T1, 1.0)
+    return share_TK.masked_fill(lost_T1, 1 / values_TK.shape[-1])
+
+
+def zeros(values: Tensor, generator: torch.Generator | None) -> None:
+    """The start of a parameter that is not drawn."""
+    nn.init.zeros_(values)
+
+
 def check_finite(logits_TE: Tensor) -> None:
     """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host,
     and break torch.compile's graph: there the trainer's check of the loss must do."""
@@ -264,11 +352,7 @@ def check_finite(logits_TE: Tensor) -> None:
         return
     if not torch.isfinite(logits_TE).all():
         token, expert = (~torch.isfinite(logits_TE)).nonzero()[0].tolist()
-        raise NonFiniteLogitsError(
-            f"Router logits must be finite numbers, got {logits_TE[token, expert].item()} for "
-            f"token {token}, expert {expert}: look for NaN or overflow in the layer's input or "
-            "in the router's weights."
-        )
+        raise NonFiniteLogitsError(logits_TE[token, expert].item(), token, expert)
 
 
 def normal(shape: torch.Size, like: Tensor, context: RouteContext) -> Tensor:

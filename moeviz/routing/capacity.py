@@ -16,6 +16,7 @@ from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
+NEVER_FULL = "outside training no expert is ever full, so nothing is dropped"
 Priority = Literal["position", "choice", "probability", "batch"]
 Overflow = Literal["drop", "pad"]
 Pool = Literal["batch", "sequence"]
@@ -28,14 +29,16 @@ class Capacity:
     factor: in training; eval_factor: elsewhere, None for no limit (generation, which sees one
     token at a time, can never fill an expert: without a limit, evaluation agrees with it).
     priority, who is placed first:
-        position     tokens in their order, each with all its choices: causal
+        position     tokens in their order, each with all its choices: causal, among a given number
+                     of tokens (C itself grows with them)
         choice       all first choices, then all second ones, each by position (GShard, Switch)
         probability  the largest combine weights (Megatron-LM)
         batch        as choice, but tokens by their largest weight, not by position (batch
                      prioritised routing: V-MoE, Riquelme et al. 2021)
     overflow: "drop" the assignments that find no place (the token keeps its residual), or "pad":
     drop nothing and give every expert as many places as the busiest needs.
-    pool: whether places are counted over the "batch" or in each "sequence".
+    pool: whether places are counted over the "batch" or in each "sequence", T then being its own
+    number of tokens.
     """
 
     factor: float = 1.25
@@ -80,13 +83,14 @@ class WithCapacity(BaseRouter):
                 "Leave the capacity out."
             )
         self.router, self.capacity = router, capacity
+        self.renormalises, self.never_kills = router.renormalises, router.never_kills
         ordered = capacity.priority == "position" or capacity.overflow == "pad"
         self.causal = router.causal and ordered
         self.substitute = router.substitute
         if not ordered and capacity.eval_factor is not None:
             self.substitute = ""
         elif not ordered and router.causal:
-            self.substitute = "outside training no expert is ever full, so nothing is dropped"
+            self.substitute = NEVER_FULL
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         out = self.router(x_TD, context)
@@ -94,12 +98,9 @@ class WithCapacity(BaseRouter):
         if factor is None:
             return out
         assert isinstance(out.plan, Plan)
-        share = self.top_k * out.stats.tokens / self.num_experts
-        sequence_T = context.sequence
-        if sequence_T is not None and context.mask is not None:
-            # Padding holds no place: what is all padding is no sequence to share the room with.
-            sequence_T = torch.where(context.mask, sequence_T, sequence_T[context.mask][0])
-        plan, limit = limit_plan(out.plan, factor * share, self.capacity, sequence_T)
+        per_token = factor * self.top_k / self.num_experts
+        sequence_T = context.sequence if self.capacity.pool == "sequence" else None
+        plan, limit = limit_plan(out.plan, per_token, self.capacity, sequence_T, context.mask)
         stats = dataclasses.replace(out.stats, load=plan.load().long(), capacity=limit)
         return dataclasses.replace(out, plan=plan, stats=stats)
 
@@ -112,15 +113,33 @@ class WithCapacity(BaseRouter):
     def flops(self, seq_len: int) -> float:
         return self.router.flops(seq_len)
 
+    def gate_matrix(self) -> Tensor | None:
+        return self.router.gate_matrix()
+
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        self.router.take_gate(gate_ED, x_TD, context)
+
+    def cannot_generate(self) -> str:
+        if self.capacity.eval_factor is not None and self.capacity.overflow == "drop":
+            return (
+                "outside training its capacity grows with the number of tokens, so that a token "
+                "that has no slot may get one later; leave the capacity's eval_factor out"
+            )
+        return self.router.cannot_generate() or super().cannot_generate()
+
     def kill(self, expert: int) -> None:
         self.router.kill(expert)
 
 
 def limit_plan(
-    plan: Plan, room: float, capacity: Capacity, sequence_T: Tensor | None
+    plan: Plan,
+    per_token: float,
+    capacity: Capacity,
+    pool_T: Tensor | None,
+    mask_T: Tensor | None = None,
 ) -> tuple[Plan, int]:
-    """The plan with at most `room` rows per expert, rounded up, and that limit. Where the pool is a
-    sequence, the room of each expert is divided among them first.
+    """The plan with at most `per_token` rows per expert for each real token of a pool, rounded up,
+    and the limit of the largest pool. pool_T: one pool where it is None.
 
     Rows are ordered by priority, numbered within their expert, and those numbered C or more are
     dropped; an expert's rows then stand in the order in which they were placed.
@@ -130,12 +149,11 @@ def limit_plan(
         return plan, int(plan.load().max())
     token_N, expert_N, choice_N = plan.token.long(), plan.expert.long(), plan.choice.long()
     order_N = _arrival(plan, capacity.priority)
-    pool_T, num_pools = (
-        groups_of(sequence_T, num_tokens, token_N.device)
-        if capacity.pool == "sequence"
-        else groups_of(None, num_tokens, token_N.device)
-    )
-    limit = places(room / num_pools)
+    pool_T, num_pools = groups_of(pool_T, num_tokens, token_N.device)
+    real_T = pool_T if mask_T is None else pool_T[mask_T]
+    limits_P = [places(per_token * size) for size in count(real_T, num_pools).tolist()]
+    limit_P = torch.tensor(limits_P, device=token_N.device)
+    limit_N = limit_P[pool_T[token_N]][order_N]
     # Number the rows of each (pool, expert) in order of arrival.
     cell_N = (pool_T[token_N] * num_experts + expert_N)[order_N]
     by_cell_N = torch.argsort(cell_N, stable=True)
@@ -144,7 +162,7 @@ def limit_plan(
     number_N = torch.empty_like(cell_N)
     rows_N = torch.arange(len(cell_N), device=cell_N.device)
     number_N[by_cell_N] = rows_N - first_C[cell_N[by_cell_N]]
-    kept, lost = order_N[number_N < limit], order_N[number_N >= limit]
+    kept, lost = order_N[number_N < limit_N], order_N[number_N >= limit_N]
     lost_M3 = torch.stack((token_N[lost], expert_N[lost], choice_N[lost]), dim=1)
     limited = Plan.from_rows(
         token_N[kept],
@@ -155,7 +173,7 @@ def limit_plan(
         choice_N=choice_N[kept],
         dropped_M3=torch.cat((plan.dropped.long(), lost_M3)),
     )
-    return limited, limit
+    return limited, max(limits_P)
 
 
 def _arrival(plan: Plan, priority: Priority) -> Tensor:

@@ -19,17 +19,21 @@ def leaking_tokens(
     """bool [T]: the tokens whose routing changed when tokens after them were replaced.
 
     1. cut the T tokens at `cuts` places, evenly spread
-    2. behind each cut put other tokens in: hidden states and ids of the same text, shuffled, the
-       states scaled by two so that none is only moved
+    2. behind each cut put other tokens in: hidden states and ids of the same text's real tokens,
+       shuffled, the states scaled by two so that none is only moved
     3. a token before the cut leaks where its row of the decision differs
-    A False proves nothing by itself; a True is proof. Noise is the same in all calls.
+    A False proves nothing by itself; a True is proof. Noise is the same in all calls, and so is the
+    number of tokens.
     """
     num_tokens = len(x_TD)
+    real_T = torch.ones(num_tokens, dtype=torch.bool) if context.mask is None else context.mask
+    real_t = real_T.nonzero()[:, 0]
     shuffler = torch.Generator().manual_seed(seed)
     before = _decision(router(x_TD, _seeded(context, seed)))
     leaks_T = torch.zeros(num_tokens, dtype=torch.bool, device=x_TD.device)
     for cut in torch.linspace(1, num_tokens - 1, min(cuts, num_tokens - 1)).long().tolist():
-        other_t = torch.randint(num_tokens, (num_tokens - cut,), generator=shuffler)
+        drawn_t = torch.randint(len(real_t), (num_tokens - cut,), generator=shuffler)
+        other_t = real_t[drawn_t.to(real_t.device)]
         x_changed_TD = x_TD.clone()
         x_changed_TD[cut:] = 2 * x_TD[other_t]
         changed = _seeded(context, seed)

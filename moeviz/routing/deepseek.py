@@ -7,84 +7,107 @@ from moeviz.routing.base import Gate
 from moeviz.routing.token_choice import TokenChoice
 
 
-def deepseek_v2(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int,
-    num_groups: int | None = None,
-    top_groups: int | None = None,
-    scale: float = 1.0,
-    gate: Gate | None = None,
-) -> TokenChoice:
+class DeepSeekV2(TokenChoice):
     """DeepSeek-V2 (2405.04434): a token may use experts of its `top_groups` best groups only, so
     that it travels to few nodes; a group's score is that of its best expert. Weights are raw
     softmax scores times `scale`. The paper has 8 groups of 20 experts, 3 groups, K = 6."""
-    num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
-    return TokenChoice(
-        d_model=d_model,
-        num_experts=num_experts,
-        top_k=top_k,
-        weighting="raw",
-        scale=scale,
-        num_groups=num_groups,
-        top_groups=top_groups,
-        gate=gate,
-    )
+
+    title = "DeepSeek-V2"
+    rule = "the K best of the better half of the groups"
+    paper = "DeepSeek-AI 2024, 2405.04434"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        num_groups: int | None = None,
+        top_groups: int | None = None,
+        scale: float = 1.0,
+        gate: Gate | None = None,
+    ) -> None:
+        num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+        super().__init__(
+            d_model=d_model,
+            num_experts=num_experts,
+            top_k=top_k,
+            weighting="raw",
+            scale=scale,
+            num_groups=num_groups,
+            top_groups=top_groups,
+            gate=gate,
+        )
 
 
-def deepseek_v3(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int,
-    num_groups: int | None = None,
-    top_groups: int | None = None,
-    scale: float = 2.5,
-    bias: BiasRule = "sign",
-    bias_rate: float = 1e-3,
-    gate: Gate | None = None,
-) -> TokenChoice:
+class DeepSeekV3(TokenChoice):
     """DeepSeek-V3 (2412.19437): sigmoid scores; a bias that steers the choice and no weight
     (auxiliary-loss-free balancing); a group's score is the sum of its two best; weights are
     renormalised over the chosen, times `scale`. The paper has 8 groups of 32 experts, 4 groups,
     K = 8. Its balancing loss, over each sequence, is a safeguard with a weight of 1e-4."""
-    num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
-    return TokenChoice(
-        d_model=d_model,
-        num_experts=num_experts,
-        top_k=top_k,
-        score="sigmoid",
-        scale=scale,
-        bias=bias,
-        bias_rate=bias_rate,
-        num_groups=num_groups,
-        top_groups=top_groups,
-        group_score="top2",
-        scope="sequence",
-        gate=gate,
-    )
+
+    title = "DeepSeek-V3"
+    rule = "as V2 on sigmoid scores, with a balancing bias"
+    paper = "DeepSeek-AI 2024, 2412.19437"
+    waits = "always"
+    waits_for = "the number of sequences, which its loss needs"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        num_groups: int | None = None,
+        top_groups: int | None = None,
+        scale: float = 2.5,
+        bias: BiasRule = "sign",
+        bias_rate: float = 1e-3,
+        gate: Gate | None = None,
+    ) -> None:
+        num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+        super().__init__(
+            d_model=d_model,
+            num_experts=num_experts,
+            top_k=top_k,
+            score="sigmoid",
+            scale=scale,
+            bias=bias,
+            bias_rate=bias_rate,
+            num_groups=num_groups,
+            top_groups=top_groups,
+            group_score="top2",
+            scope="sequence",
+            gate=gate,
+        )
 
 
-def quantile_balanced(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int,
-    bias_rate: float = 1.0,
-    gate: Gate | None = None,
-) -> TokenChoice:
+class QuantileBalanced(TokenChoice):
     """Sigmoid scores balanced by balance.QuantileBias (J. Su 2025): a bias without a step size."""
-    return TokenChoice(
-        d_model=d_model,
-        num_experts=num_experts,
-        top_k=top_k,
-        score="sigmoid",
-        bias="quantile",
-        bias_rate=bias_rate,
-        scope="none",
-        gate=gate,
-    )
+
+    title = "Quantile bias"
+    rule = "K best sigmoid scores, with a balancing bias"
+    paper = "J. Su 2025"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int,
+        bias_rate: float = 1.0,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(
+            d_model=d_model,
+            num_experts=num_experts,
+            top_k=top_k,
+            score="sigmoid",
+            bias="quantile",
+            bias_rate=bias_rate,
+            scope="none",
+            gate=gate,
+        )
 
 
 def default_groups(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, groups_of
+from moeviz.routing.base import FILLS, Gate, LinearRouter, groups_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -19,41 +19,43 @@ class DenseMixture(LinearRouter):
     """A dense mixture: y = sum_e p_e FFN_e(x) over all experts (Jacobs et al. 1991), the form in
     which DS-MoE trains (Pan et al. 2024, 2404.05567).
 
-    1. weight_TE = softmax(x W^T), every token visits every expert
-    2. with sparse_eval, outside training each token keeps its K best, weights as they are (DS-MoE)
+    weight_TE = softmax(x W^T), and every token visits every expert.
     Loss "information" = -I(expert; token) = -H(mean p) + mean H(p), by which DS-MoE makes experts
     even and tokens decided, weighted by 0.01. It costs all E experts per token: no MoE saving.
     """
 
-    fills_experts = True
+    title = "Dense"
+    rule = "every token visits every expert"
+    family = "soft"
+    paper = "Jacobs et al. 1991; Pan et al. 2024, 2404.05567"
+    matrices = None
+    never_kills = FILLS
 
     def __init__(
-        self,
-        *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
-        sparse_eval: bool = False,
-        gate: Gate | None = None,
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.sparse_eval = sparse_eval
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
-        width = self.top_k if self.sparse_eval and not context.training else self.num_experts
-        expert_TK = topk(logits_TE, width)
+        expert_TE = topk(logits_TE, self.num_experts)
         plan = Plan.from_topk(
-            expert_TK, scores_TE.gather(1, expert_TK), num_experts=self.num_experts
+            expert_TE, scores_TE.gather(1, expert_TE), num_experts=self.num_experts
         )
-        mean_E = scores_TE.mean(0)
-        information = torch.special.entr(mean_E).sum() - torch.special.entr(scores_TE).sum(1).mean()
+        information = entropy(scores_TE.mean(0)) - entropy(scores_TE).mean()
         losses = {"information": -INFORMATION_WEIGHT * information, "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def active_experts(self, seq_len: int) -> float:
         return float(self.num_experts)
+
+
+def entropy(share_E: Tensor) -> Tensor:
+    """H over the last axis, whose gradient is finite where a share is 0: that of torch's entr is
+    infinite there."""
+    tiny = torch.finfo(share_E.dtype).tiny
+    return -(share_E * share_E.clamp(min=tiny).log()).sum(-1)
 
 
 class SequenceLevel(LinearRouter):
@@ -66,7 +68,14 @@ class SequenceLevel(LinearRouter):
     sequences, "z".
     """
 
+    title = "One set"
+    rule = "the whole text shares K experts"
+    family = "a whole text"
+    paper = "none: popular accounts"
     causal = False
+    waits = "always"
+    waits_for = "the number of sequences"
+    renormalises = True
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None

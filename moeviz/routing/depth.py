@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import INIT_STD, Gate, LinearRouter, check_finite, groups_of
+from moeviz.routing.base import Gate, LinearRouter, check_finite, groups_of
 from moeviz.routing.capacity import places
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
@@ -33,8 +33,18 @@ class MixtureOfDepths(LinearRouter):
     Losses beside it: "balance" and "z" of the experts.
     """
 
+    title = "Depths"
+    rule = "half of the tokens, each with its K best"
+    family = "a variable number"
+    paper = "Raposo et al. 2024, 2404.02258"
+    waits = "always"
+    waits_for = "the number of sequences and of tokens that go on"
+    renormalises = True
+    matrices = None
     causal = False
     substitute = "outside training a token goes on where its own depth score is above 0"
+
+    depth_D: nn.Parameter
 
     def __init__(
         self,
@@ -52,8 +62,7 @@ class MixtureOfDepths(LinearRouter):
                 f"{capacity_factor}."
             )
         self.capacity_factor = capacity_factor
-        self.depth_D = nn.Parameter(torch.empty(d_model))
-        nn.init.normal_(self.depth_D, std=INIT_STD)
+        self.add_parameter("depth_D", (d_model,))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         depth_T = F.linear(x_TD, self.depth_D[None].to(x_TD.dtype))[:, 0]
@@ -91,6 +100,11 @@ class MixtureOfDepths(LinearRouter):
             room = min(places(self.capacity_factor * len(member_t)), len(member_t))
             chosen_T[member_t[topk(depth_T[member_t][None], room)[0]]] = True
         return chosen_T
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        super().take_gate(gate_ED, x_TD, context)
+        self.depth_D.copy_(gate_ED.sum(0))
 
     def active_experts(self, seq_len: int) -> float:
         return self.capacity_factor * self.top_k

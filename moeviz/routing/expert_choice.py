@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from moeviz.ops import topk
+from moeviz.ops import count, topk
 from moeviz.routing.balance import z_loss
-from moeviz.routing.base import INIT_STD, Gate, LinearRouter
+from moeviz.routing.base import FILLS, INIT_STD, Gate, LinearRouter, groups_of
 from moeviz.routing.capacity import places
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
@@ -27,13 +28,20 @@ class ExpertChoice(LinearRouter):
        largest score in its column, ties to the earlier token; weight = the score
     Balanced by construction; a token may get any number of experts, 0 included. Not causal: whether
     a token is taken depends on the ones after it. capacity_factor is the mean number of experts a
-    token gets (default: top_k). chunk: tokens of a pool (default: the whole batch); shuffle: in
-    training, pools are filled at random from the batch instead of in its order. max_experts: at
+    token gets (default: top_k). chunk: a pool is so many neighbours of one sequence (default: the
+    whole batch); shuffle: in training, so many tokens at random from the batch. max_experts: at
     most so many experts per token, by the paper's section 3.3 (see `capped_choice`).
     """
 
+    title = "Expert choice"
+    rule = "each expert takes its best tokens"
+    family = "experts choose"
+    paper = "Zhou et al. 2022, 2202.09368"
     causal = False
-    fills_experts = True
+    waits = "always"
+    waits_for = "the number of rows of each token"
+    matrices = None
+    never_kills = FILLS
 
     def __init__(
         self,
@@ -62,10 +70,7 @@ class ExpertChoice(LinearRouter):
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
         num_tokens = len(x_TD)
-        order_T = torch.arange(num_tokens, device=x_TD.device)
-        if self.shuffle and context.training:
-            order_T = torch.randperm(num_tokens, generator=context.generator, device=x_TD.device)
-        pools = order_T.split(self.chunk or num_tokens)
+        pools = self._pools(num_tokens, context, x_TD.device)
         taken = [self._take(scores_TE.detach()[pool_t], pool_t) for pool_t in pools]
         token_N, expert_N = (torch.cat(parts) for parts in zip(*taken, strict=True))
         plan = Plan.from_rows(
@@ -77,6 +82,18 @@ class ExpertChoice(LinearRouter):
         )
         return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)})
 
+    def _pools(self, num_tokens: int, context: RouteContext, device: torch.device) -> list[Tensor]:
+        """The tokens, int64, of each pool."""
+        if self.chunk is None:
+            return [torch.arange(num_tokens, device=device)]
+        if self.shuffle and context.training:
+            order_T = torch.randperm(num_tokens, generator=context.generator, device=device)
+            return list(order_T.split(self.chunk))
+        group_T, num_groups = groups_of(context.sequence, num_tokens, device)
+        sizes = count(group_T, num_groups).tolist()
+        sequences = torch.argsort(group_T, stable=True).split(sizes)
+        return [pool_t for token_t in sequences for pool_t in token_t.split(self.chunk)]
+
     def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
         """Token and expert of each assignment in one pool."""
         room = min(places(self.capacity_factor * len(pool_t) / self.num_experts), len(pool_t))
@@ -86,6 +103,10 @@ class ExpertChoice(LinearRouter):
             taken_tE = capped_choice(scores_tE, room, self.max_experts)
         expert_N, token_N = taken_tE.T.nonzero(as_tuple=True)
         return pool_t[token_N], expert_N
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return {} if factor is None else {"capacity_factor": factor * top_k}
 
     def active_experts(self, seq_len: int) -> float:
         return self.capacity_factor
@@ -145,6 +166,14 @@ class ExpertThreshold(LinearRouter):
     the threshold that random weights would have on inputs of unit mean square.
     """
 
+    title = "Threshold"
+    rule = "an expert takes what scores above its threshold"
+    family = "experts choose"
+    paper = "2603.11535"
+    waits = "always"
+    waits_for = "the number of rows of each token"
+    matrices = None
+    never_kills = "lets a token pass by each expert's own threshold, whatever the others score"
     threshold_E: Tensor
 
     def __init__(
@@ -171,13 +200,20 @@ class ExpertThreshold(LinearRouter):
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
-        passes_TE = scores_TE >= self.threshold_E
-        if self._any_killed:  # a killed expert's threshold falls to 0, and so do its scores
-            passes_TE = passes_TE & ~self.killed_E
-        plan = Plan.from_dense(scores_TE, passes_TE)
+        plan = Plan.from_dense(scores_TE, scores_TE >= self.threshold_E)
         room = min(places(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
         cut_E = scores_TE.detach().topk(room, dim=0).values[-1]
         return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, cut_E=cut_E)
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return ExpertChoice.limit(factor, top_k=top_k, share=share)
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        super().take_gate(gate_ED, x_TD, context)
+        cut_E = self(x_TD, context).stats.cut  # what training on such tokens would arrive at
+        self.threshold_E.copy_(cut_E)
 
     def post_step(self, stats: RouterStats) -> None:
         super().post_step(stats)

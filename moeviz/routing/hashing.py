@@ -13,20 +13,23 @@ from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
-Hashing = Literal["random", "balanced", "bigram"]
+Hashing = Literal["random", "bigram"]
 
 
 class Hash(BaseRouter):
     """Hash layers (Roller et al. 2021, 2106.04426): expert = table[token id], fixed from the start.
 
     variant "random": ids are dealt to experts at random, evenly by number of ids.
-    "balanced": greedily by frequency, most frequent id first, each to the expert with the least
-    traffic so far; needs `frequency`, one count per id.
     "bigram": a hash of the token and the one before it in its sequence.
     With K > 1, K hashes that never agree (MultiHash), each weight 1/K. No parameters, no loss. A
     random table is uneven wherever some ids are frequent. Raises ValueError without token ids.
     """
 
+    title = "Hash"
+    rule = "a fixed table of token ids"
+    family = "without learning"
+    paper = "Roller et al. 2021, 2106.04426"
+    matrices = 0
     needs = ("token_ids",)
     table_VK: Tensor
 
@@ -38,7 +41,6 @@ class Hash(BaseRouter):
         top_k: int = 1,
         variant: Hashing = "random",
         vocab_size: int = 2048,
-        frequency: list[float] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(d_model, num_experts, top_k)
@@ -48,21 +50,11 @@ class Hash(BaseRouter):
             )
         if vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
-        if (variant == "balanced") != (frequency is not None):
-            raise ValueError("variant='balanced' needs frequency, and no other takes it.")
-        if frequency is not None and len(frequency) != vocab_size:
-            raise ValueError(
-                f"frequency must have one count for each of the {vocab_size} ids, got "
-                f"{len(frequency)}."
-            )
         self.variant, self.vocab_size = variant, vocab_size
         generator = torch.Generator().manual_seed(seed)
         order_V = torch.randperm(vocab_size, generator=generator)
         first_V = torch.empty(vocab_size, dtype=torch.int64)
-        if frequency is None:
-            first_V[order_V] = torch.arange(vocab_size) % num_experts
-        else:
-            first_V = deal_by_frequency(frequency, num_experts)
+        first_V[order_V] = torch.arange(vocab_size) % num_experts
         # The other hashes are the first one's experts, each shifted by amounts of its own: never
         # the same expert twice for one token.
         shift_EK = torch.stack(
@@ -96,18 +88,3 @@ class Hash(BaseRouter):
             starts_T = context.sequence[1:] != context.sequence[:-1]
             before_T[1:] = before_T[1:].masked_fill(starts_T, -1)
         return before_T
-
-
-def deal_by_frequency(frequency: list[float], num_experts: int) -> Tensor:
-    """expert int64 [V]: the most frequent id first, each to the expert with the least so far."""
-    count_V = torch.tensor(frequency, dtype=torch.float64)
-    expert_V = torch.empty(len(frequency), dtype=torch.int64)
-    traffic_E = torch.zeros(num_experts, dtype=torch.float64)
-    held_E = torch.zeros(num_experts, dtype=torch.float64)
-    for index in torch.argsort(count_V, descending=True, stable=True).tolist():
-        # Of equal traffic, the expert with the fewest ids: ids never seen are dealt out too.
-        expert = min(range(num_experts), key=lambda e: (traffic_E[e].item(), held_E[e].item()))
-        expert_V[index] = expert
-        traffic_E[expert] += count_V[index]
-        held_E[expert] += 1
-    return expert_V

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
-from moeviz.routing.base import INIT_STD, KILLED, Gate, LinearRouter, check_finite
+from moeviz.routing.base import IN_GROUPS, Gate, LinearRouter, check_finite
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -22,6 +22,12 @@ class ExpertPrototyping(LinearRouter):
     2. every token takes the best expert of each prototype, weighted by its probability there
     Not top-K: exactly one expert per prototype. Losses, averaged over prototypes: "balance", "z".
     """
+
+    title = "Prototypes"
+    rule = "the best expert of each of K groups"
+    family = "in groups"
+    paper = "Yang et al. 2021, 2105.15082"
+    never_kills = IN_GROUPS
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
@@ -48,19 +54,6 @@ class ExpertPrototyping(LinearRouter):
         scores_TE = scores_TKe.flatten(1) / self.top_k
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
-    def kill(self, expert: int) -> None:
-        """As LinearRouter; ValueError also for the last expert of a prototype."""
-        if 0 <= expert < self.num_experts and not alive_without(self, expert, self.top_k).all():
-            raise ValueError(f"Expert {expert} is the last of its prototype, which needs one.")
-        super().kill(expert)
-
-
-def alive_without(router: LinearRouter, expert: int, num_groups: int) -> Tensor:
-    """How many experts of each group would be left alive without one more, int64 [G]."""
-    alive_E = ~router.killed_E
-    alive_E[expert] = False
-    return alive_E.unflatten(0, (num_groups, -1)).sum(1)
-
 
 class Hierarchical(LinearRouter):
     """Two-level gating (Shazeer et al. 2017, appendix B).
@@ -68,10 +61,18 @@ class Hierarchical(LinearRouter):
     1. groups: a softmax over the `top_groups` best of `num_groups` groups
     2. experts: in each of them, a softmax over the K / top_groups best of its experts
     3. weight = the product of the two, so that a token's weights sum to 1
-    scores_TE = p(group) p(expert | group), over all experts. A group that dies takes its E/G
-    experts with it. Losses: "importance", the CV^2 of the weights given out to groups plus that to
-    experts; "balance"; "z".
+    scores_TE = p(group) p(expert | group), over all experts. Losses: "importance", the CV^2 of the
+    weights given out to groups plus that to experts; "balance"; "z".
     """
+
+    title = "Hierarchical"
+    rule = "the best groups first, then experts in them"
+    family = "in groups"
+    paper = "Shazeer et al. 2017, 1701.06538"
+    renormalises = True
+    matrices = None
+    never_kills = IN_GROUPS
+    group_GD: nn.Parameter
 
     def __init__(
         self,
@@ -103,18 +104,13 @@ class Hierarchical(LinearRouter):
                 f"{num_experts // num_groups} experts in each, the size of a group."
             )
         self.num_groups, self.top_groups = num_groups, top_groups
-        self.group_GD = nn.Parameter(torch.empty(num_groups, d_model))
-        nn.init.normal_(self.group_GD, std=INIT_STD * self.gate.init_scale)
-        self.group_GD.requires_grad_(self.gate.learning == "learned")
+        self.add_parameter("group_GD", (num_groups, d_model))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         inside_TGe = self.logits(x_TD, context).unflatten(1, (self.num_groups, -1))
         group_TG = F.linear(x_TD, self.group_GD.to(x_TD.dtype)) / self.gate.temperature
         check_finite(group_TG)
         width, per_group = inside_TGe.shape[-1], self.top_k // self.top_groups
-        if self._any_killed:  # a group with too few left is closed
-            alive_G = (~self.killed_E).unflatten(0, (self.num_groups, -1)).sum(1)
-            group_TG = group_TG.masked_fill(alive_G < per_group, KILLED)
         chosen_Tg = topk(group_TG, self.top_groups)
         weight_Tg = group_TG.gather(1, chosen_Tg).softmax(-1)
         open_Tge = inside_TGe.gather(1, chosen_Tg[..., None].expand(-1, -1, width))
@@ -136,16 +132,11 @@ class Hierarchical(LinearRouter):
         scores_TE = scores_TGe.flatten(1)
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        """A group scores like the mean of its experts."""
+        super().take_gate(gate_ED, x_TD, context)
+        self.group_GD.copy_(gate_ED.unflatten(0, (self.num_groups, -1)).mean(1))
+
     def flops(self, seq_len: int) -> float:
         return 2.0 * (self.num_experts + self.num_groups) * self.d_model
-
-    def kill(self, expert: int) -> None:
-        """As LinearRouter; ValueError also where fewer groups than needed could still be chosen."""
-        if 0 <= expert < self.num_experts:
-            alive_G = alive_without(self, expert, self.num_groups)
-            left = int((alive_G >= self.top_k // self.top_groups).sum())
-            if left < self.top_groups:
-                raise ValueError(
-                    f"Each token needs {self.top_groups} groups; {left} would be left."
-                )
-        super().kill(expert)

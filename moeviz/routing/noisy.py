@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared
-from moeviz.routing.base import Gate, LinearRouter, check_finite, normal
+from moeviz.routing.base import Gate, LinearRouter, Start, check_finite, normal, zeros
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -21,15 +21,31 @@ class NoisyTopK(LinearRouter):
     2. expert_TK = the K largest noisy logits; weight_TK = softmax over them
     Losses: "importance" = CV(sum_t G)^2 over the gates G that were given out, and "load" = CV^2 of
     a smooth count, sum_t P(e is chosen when its own noise alone is drawn again). Both are 0 when
-    even; the paper weighs each by 0.1. Both matrices start at zero there, so that all begins even.
+    even; the paper weighs each by 0.1. Both matrices start at zero there, so that all begins even;
+    a gate that does not learn is drawn at random here, for zeros would choose the first K for ever.
     """
+
+    title = "Noisy top-K"
+    rule = "the K best after noise on the scores"
+    family = "token choice"
+    paper = "Shazeer et al. 2017, 1701.06538"
+    renormalises = True
+    matrices = 2
+    noise_ED: nn.Parameter
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.noise_ED = nn.Parameter(torch.zeros(num_experts, d_model))
-        nn.init.zeros_(self.weight_ED)
+        start: Start | None = None
+        if self.gate.learning == "learned":
+            if self.gate.init_scale != 1:
+                raise ValueError(
+                    "noisy_topk starts from zero, as its paper does: leave init_scale out."
+                )
+            start = zeros
+        for name in ("weight_ED", "noise_ED"):
+            self.add_parameter(name, (num_experts, d_model), start)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         clean_TE = self.logits(x_TD, context)

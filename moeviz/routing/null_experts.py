@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import INIT_STD, Gate, LinearRouter
+from moeviz.routing.base import Gate, LinearRouter, zeros
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -25,6 +25,18 @@ class NullExperts(LinearRouter):
     FFN experts; what a row lacks to 1 went to the others, whose sum of contributions is the bypass.
     Loss "balance": over E + Z, where all Z share one count (AdaMoE: which of them is of no matter).
     """
+
+    title = "Null experts"
+    rule = "the K best, some of which do nothing"
+    family = "a variable number"
+    paper = "Zeng et al. 2024, 2406.13233; Jin et al. 2024, 2410.07348"
+    waits = "always"
+    waits_for = "the number of rows of each token"
+    renormalises = True
+    matrices = None
+    null_ZD: nn.Parameter
+    mix_c2D: nn.Parameter
+    value_cD: nn.Parameter
 
     def __init__(
         self,
@@ -44,11 +56,9 @@ class NullExperts(LinearRouter):
                 f"one of them, got {zero}, {copy} and {constant}."
             )
         self.zero, self.copy, self.constant = zero, copy, constant
-        self.null_ZD = nn.Parameter(torch.empty(zero + copy + constant, d_model))
-        nn.init.normal_(self.null_ZD, std=INIT_STD * self.gate.init_scale)
-        self.null_ZD.requires_grad_(self.gate.learning == "learned")
-        self.mix_c2D = nn.Parameter(torch.zeros(constant, 2, d_model))
-        self.value_cD = nn.Parameter(torch.zeros(constant, d_model))
+        self.add_parameter("null_ZD", (zero + copy + constant, d_model))
+        self.add_parameter("mix_c2D", (constant, 2, d_model), zeros)
+        self.add_parameter("value_cD", (constant, d_model), zeros)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
@@ -86,6 +96,12 @@ class NullExperts(LinearRouter):
         load_A = count(expert_TK.flatten(), scores_TA.shape[1]).to(scores_TA.dtype)
         shared_Z = load_A[self.num_experts :].mean().expand(self.null_ZD.shape[0])
         return load_balancing_loss(scores_TA, torch.cat((load_A[: self.num_experts], shared_Z)))
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        """Null experts score like an average expert."""
+        super().take_gate(gate_ED, x_TD, context)
+        self.null_ZD.copy_(gate_ED.mean(0).expand_as(self.null_ZD))
 
     def active_experts(self, seq_len: int) -> float:
         """At an even load; what a trained model really uses is in its stats."""

@@ -22,6 +22,13 @@ class ReMoE(LinearRouter):
     token may end with none.
     """
 
+    title = "ReMoE"
+    rule = "every expert with a positive score"
+    family = "a variable number"
+    paper = "Wang et al. 2024, 2412.14711"
+    waits = "always"
+    waits_for = "the number of rows of each token"
+    matrices = None
     strength: Tensor
 
     def __init__(

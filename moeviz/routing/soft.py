@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,10 @@ class SoftMoE(BaseRouter):
     top-K router on E P / K tokens (default: top_k, enough for E tokens).
     """
 
+    title = "Soft MoE"
+    rule = "experts read mixtures of all tokens"
+    family = "soft"
+    paper = "Puigcerver et al. 2023, 2308.00951"
     causal = False
     soft = True
 
@@ -50,6 +56,14 @@ class SoftMoE(BaseRouter):
         combine_TEP = similar_TEP.flatten(1).softmax(-1).view_as(similar_TEP)
         plan = dataclasses.replace(plan, combine=plan.by_place(combine_TEP))
         return RouterOut.of(torch.logsumexp(similar_TEP, dim=-1), combine_TEP.sum(-1), plan)
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return {"slots": max(1, math.ceil((factor or 1) * share))}
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        self.phi_EPD.copy_(gate_ED[:, None].expand_as(self.phi_EPD))
 
     def active_experts(self, seq_len: int) -> float:
         return self.num_experts * self.slots / seq_len
@@ -88,6 +102,10 @@ class MixtureOfTokens(BaseRouter):
     tokens, in order, then make up the groups.
     """
 
+    title = "Mix of tokens"
+    rule = "experts read mixtures of small groups"
+    family = "soft"
+    paper = "Antoniak et al. 2023, 2310.15961"
     causal = False
     soft = True
 
@@ -115,6 +133,17 @@ class MixtureOfTokens(BaseRouter):
             return torch.arange(num_tokens, device=device) // self.group_size
         parts = -(-num_sequences // self.group_size)
         return context.position * parts + sequence_T // self.group_size
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return {}  # an expert reads one mixture of each group, however many tokens are in it
+
+    def gate_matrix(self) -> Tensor | None:
+        return self.weight_ED
+
+    @torch.no_grad()
+    def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
+        self.weight_ED.copy_(gate_ED)
 
     def active_experts(self, seq_len: int) -> float:
         return self.num_experts / self.group_size

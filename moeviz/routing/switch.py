@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, uniform
-from moeviz.routing.capacity import Capacity, Priority, WithCapacity
+from moeviz.routing.base import Gate, LinearRouter, Waits, uniform
+from moeviz.routing.capacity import NEVER_FULL, Capacity, Priority, WithCapacity
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
@@ -17,59 +19,100 @@ from moeviz.routing.token_choice import TokenChoice
 SWITCH_GATE = Gate(jitter=0.01, init_scale=0.1)
 
 
-def switch(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int = 1,
-    capacity_factor: float = 1.25,
-    eval_capacity_factor: float | None = None,
-    priority: Priority = "position",
-    gate: Gate = SWITCH_GATE,
-) -> WithCapacity:
+class Limited(WithCapacity):
+    """A published router that has a capacity of its own, `capacity_factor`."""
+
+    family = "token choice"
+    gated = True
+    matrices = 1
+    waits: ClassVar[Waits] = "in training"
+    waits_for = "which rows found a slot"
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return {} if factor is None else {"capacity_factor": factor}
+
+
+class Switch(Limited):
     """Switch Transformers (Fedus et al. 2021, 2101.03961): one expert a token, weighted by its
     probability, first come first served; what finds no place passes by on the residual.
 
     By default inputs are jittered by 1 % in training and the initial weights are a tenth of ours
     (their section 2.4). The paper has K = 1; a larger K is weighted and placed the same way.
     """
-    router = TokenChoice(
-        d_model=d_model, num_experts=num_experts, top_k=top_k, weighting="raw", gate=gate
-    )
-    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, priority))
+
+    title = "Switch"
+    rule = "K best, first come first served; full: dropped"
+    paper = "Fedus et al. 2021, 2101.03961"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int = 1,
+        capacity_factor: float = 1.25,
+        eval_capacity_factor: float | None = None,
+        priority: Priority = "position",
+        gate: Gate = SWITCH_GATE,
+    ) -> None:
+        router = TokenChoice(
+            d_model=d_model, num_experts=num_experts, top_k=top_k, weighting="raw", gate=gate
+        )
+        super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, priority))
 
 
-def st_moe(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int = 2,
-    capacity_factor: float = 1.25,
-    eval_capacity_factor: float | None = None,
-    gate: Gate | None = None,
-) -> WithCapacity:
+class STMoE(Limited):
     """ST-MoE (Zoph et al. 2022, 2202.08906): top-2 with renormalised weights, capacity, and the
     z-loss that the paper brought (every router here that has logits returns it)."""
-    router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
-    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
+
+    title = "ST-MoE"
+    rule = "K best, placed after all first choices"
+    paper = "Zoph et al. 2022, 2202.08906"
+    causal = False
+    substitute = NEVER_FULL
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int = 2,
+        capacity_factor: float = 1.25,
+        eval_capacity_factor: float | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+        super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
 
 
-def gshard(
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int = 2,
-    capacity_factor: float = 1.0,
-    eval_capacity_factor: float | None = None,
-    gate: Gate | None = None,
-) -> WithCapacity:
+class GShard(Limited):
     """GShard (Lepikhin et al. 2020, 2006.16668): top-2 with a coin for the second expert, and
     C = 2T/E places per expert, all first choices placed before any second one.
 
     So a later token's first choice displaces an earlier one's second: not causal.
     """
-    router = CoinTossTopK(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
-    return WithCapacity(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
+
+    title = "GShard"
+    rule = "second choices by coin, placed after all first ones"
+    paper = "Lepikhin et al. 2020, 2006.16668"
+    causal = False
+    substitute = NEVER_FULL
+    waits = "always"
+    waits_for = "the number of rows of each token"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        top_k: int = 2,
+        capacity_factor: float = 1.0,
+        eval_capacity_factor: float | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        router = CoinTossTopK(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+        super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
 
 
 class CoinTossTopK(LinearRouter):
@@ -79,6 +122,8 @@ class CoinTossTopK(LinearRouter):
     2. in training, every choice but the first is kept with probability min(1, 2 weight)
     Loss "balance": sum_e (share of first choices) * (mean score) * E. The paper has K = 2.
     """
+
+    renormalises = True
 
     def __init__(
         self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None

@@ -11,14 +11,13 @@ from torch import Tensor
 from moeviz.ops import count, softmax_topk, topk
 from moeviz.routing.balance import (
     BiasRule,
-    GlobalShare,
     Scope,
     build_bias,
     load_balancing_loss,
     sequence_balancing_loss,
     z_loss,
 )
-from moeviz.routing.base import Gate, LinearRouter, overridden
+from moeviz.routing.base import IN_GROUPS, Gate, LinearRouter, overridden, renormalised
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
@@ -40,10 +39,15 @@ class TokenChoice(LinearRouter):
        logits), times `scale`
 
     With K = 1, renormalised weights are all 1 and the router gets no gradient from the task.
-    Losses: "balance" of the `scope` ("sequence", "batch", "global"; absent for "none"), and "z"
+    Losses: "balance" of the `scope` ("sequence" or "batch"; absent for "none"), and "z"
     (ST-MoE). Under a bias, "balance" counts the choices that would be made without it (DeepSeek-V3,
     eq. 18). gate: options of the scores (see base.Gate).
     """
+
+    title = "Top-K"
+    rule = "each token takes its K best experts"
+    family = "token choice"
+    paper = "Shazeer et al. 2017, 1701.06538"
 
     def __init__(
         self,
@@ -81,7 +85,9 @@ class TokenChoice(LinearRouter):
         self.num_groups, self.top_groups, self.group_score = num_groups, top_groups, group_score
         self.scope = scope
         self.bias = build_bias(bias, num_experts, bias_rate)
-        self.past = GlobalShare(num_experts) if scope == "global" else None
+        self.renormalises = weighting == "renormalise"
+        if num_groups > 1:
+            self.never_kills = IN_GROUPS
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
@@ -124,7 +130,7 @@ class TokenChoice(LinearRouter):
     def weight(self, chosen_TK: Tensor) -> Tensor:
         """Step 4, weight_TK, from the scores of the chosen experts."""
         if self.weighting == "renormalise":
-            chosen_TK = chosen_TK / chosen_TK.sum(-1, keepdim=True).clamp(min=1e-20)
+            chosen_TK = renormalised(chosen_TK)
         return chosen_TK * self.scale
 
     def _in_best_groups(self, biased_TE: Tensor) -> Tensor:
@@ -147,33 +153,16 @@ class TokenChoice(LinearRouter):
         if self.bias is not None:
             expert_TK = topk(scores_TE, self.top_k)
             load_E = count(expert_TK.flatten(), self.num_experts)
-        share_TE = scores_TE
-        if self.score_by == "sigmoid":
-            share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=1e-20)
+        share_TE = scores_TE if self.score_by == "softmax" else renormalised(scores_TE)
         if self.scope == "sequence":
             chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)
             return sequence_balancing_loss(share_TE, chosen_TE, context.sequence)
-        return load_balancing_loss(share_TE, load_E if self.past is None else self.past(load_E))
-
-    def kill(self, expert: int) -> None:
-        """As LinearRouter; ValueError also where a token's best groups could hold fewer than K."""
-        if 0 <= expert < self.num_experts:
-            alive_E = ~self.killed_E
-            alive_E[expert] = False
-            alive_G = alive_E.unflatten(0, (self.num_groups, -1)).sum(1)
-            fewest = int(alive_G.sort().values[: self.top_groups].sum())
-            if self.num_groups > 1 and fewest < self.top_k:
-                raise ValueError(
-                    f"A token's {self.top_groups} groups must hold {self.top_k} experts; "
-                    f"{fewest} would be left in some."
-                )
-        super().kill(expert)
+        return load_balancing_loss(share_TE, load_E)
 
     def post_step(self, stats: RouterStats) -> None:
         super().post_step(stats)
-        for rule in (self.bias, self.past):
-            if rule is not None:
-                rule.update(stats)
+        if self.bias is not None:
+            self.bias.update(stats)
 
 
 def check_groups(num_experts: int, num_groups: int, top_groups: int, top_k: int) -> None:

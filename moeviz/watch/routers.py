@@ -22,8 +22,8 @@ from moeviz.routing import (
     RouteContext,
     RouterOut,
     SoftPlan,
-    build_router,
     leaking_tokens,
+    untrained_router,
 )
 from moeviz.routing.base import LinearRouter
 from moeviz.routing.capacity import WithCapacity
@@ -63,11 +63,12 @@ def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer:
     """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
     the text is empty or too long, and where the layer has no experts or its router no matrix."""
     ids_S, x_TD = layer_input(model, tokenizer, text, layer)
-    router = _within(model.routers()[layer])
-    if not hasattr(router, "weight_ED"):
+    router = model.routers()[layer]
+    gate_ED = router.gate_matrix()
+    if gate_ED is None:
         raise ValueError(f"The layer's router is a {type(router).__name__}: it has no gate matrix.")
     pieces = tuple(tokenizer.pieces(ids_S.numpy()))
-    return Tokens(pieces, x_TD.cpu(), router.weight_ED.detach().cpu(), _context(ids_S))
+    return Tokens(pieces, x_TD.cpu(), gate_ED.detach().cpu(), _context(ids_S))
 
 
 def synthetic_tokens(
@@ -94,11 +95,6 @@ def synthetic_tokens(
     return Tokens(pieces, x_TD, gate_ED, _context(torch.from_numpy(group_T)), group_T)
 
 
-def _within(router: BaseRouter) -> Any:
-    """The router inside a limit of places, or itself."""
-    return router.router if isinstance(router, WithCapacity) else router
-
-
 def _context(ids_T: Tensor) -> RouteContext:
     position_T = torch.arange(len(ids_T))
     return RouteContext(ids_T, sequence=torch.zeros_like(position_T), position=position_T)
@@ -117,13 +113,13 @@ class OwnRouter(LinearRouter):
         self, *, d_model: int, num_experts: int, top_k: int, rule: Rule, gate: Gate | None = None
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.rule = rule
+        self.weigh = rule
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
         try:
-            weight_TE = self.rule(scores_TE.clone())
+            weight_TE = self.weigh(scores_TE.clone())
         except Exception as error:  # whatever it raises is for its author to read
             raise ValueError(f"Your router raised {type(error).__name__}: {error}.") from error
         if not isinstance(weight_TE, Tensor) or weight_TE.shape != scores_TE.shape:
@@ -157,25 +153,11 @@ def router_for(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # of the CPU alone: a tenth of the time
         if isinstance(name, str):
-            router = build_router(name, **sizes, capacity=capacity, **options)
+            router = untrained_router(name, **sizes, capacity=capacity, **options)
         else:
             router = OwnRouter(**sizes, rule=name, gate=Gate(**options))
             router = router if capacity is None else WithCapacity(router, capacity)
-    inner = _within(router)
-    with torch.no_grad():
-        if hasattr(inner, "weight_ED"):
-            inner.weight_ED.copy_(tokens.gate_ED)
-        if hasattr(inner, "group_GD"):  # a group scores like the mean of its experts
-            groups = tokens.gate_ED.unflatten(0, (inner.num_groups, -1))
-            inner.group_GD.copy_(groups.mean(1))
-        if hasattr(inner, "phi_EPD"):
-            inner.phi_EPD.copy_(tokens.gate_ED[:, None].expand_as(inner.phi_EPD))
-        if hasattr(inner, "null_ZD"):  # null experts that score like an average expert
-            inner.null_ZD.copy_(tokens.gate_ED.mean(0).expand_as(inner.null_ZD))
-        if hasattr(inner, "depth_D"):
-            inner.depth_D.copy_(tokens.gate_ED.sum(0))
-        if hasattr(inner, "threshold_E"):  # what training on such tokens would arrive at
-            inner.threshold_E.copy_(inner(tokens.x_TD, tokens.context).stats.cut)
+    router.take_gate(tokens.gate_ED, tokens.x_TD, tokens.context)
     return router
 
 

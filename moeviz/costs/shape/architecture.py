@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moeviz.checks import check_flag, check_whole
-from moeviz.costs.cost.from_moeviz import read_moeviz
 from moeviz.costs.read_hf.read import read_hf
 from moeviz.costs.shape.feedforward import DenseFFN, MoE
 from moeviz.costs.shape.layers import Layer
@@ -68,12 +67,6 @@ class Architecture:
         each other, or change the shape in a way that the type does not have.
         """
         return cls(**read_hf(config, name))
-
-    @classmethod
-    def of_moeviz(cls, config: Mapping[str, Any]) -> Architecture:
-        """From moeviz's own ModelConfig.to_dict(); ValueError for routers whose parameters or
-        active experts have no closed form here."""
-        return cls(**read_moeviz(config))
 
     @property
     def moe_layers(self) -> tuple[int, ...]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from moeviz.experiments.routers_on_a_text import (
-    LABELS,
     NUM_EXPERTS,
     OWN,
-    UNGATED,
+    OWN_NAMED,
     Settings,
     decision,
+    every_name,
     first,
-    label_of,
+    gated,
     recorded,
 )
 from moeviz.panels.base import Panel
@@ -57,7 +57,8 @@ class CompareRouters(Panel):
         self._tokens: tuple[Any, Tokens] | None = None
         self._given = 0  # tokens of the whole text
         self._kept: OrderedDict[Any, Decision] = OrderedDict()
-        self.choice = RouterChoice((*LABELS, *([OWN] if own else [])), DEFAULT)
+        self.names = every_name() | ({OWN: OWN_NAMED} if own else {})
+        self.choice = RouterChoice(self.names, DEFAULT)
         controls = {"routers": self.choice, **_controls(self._meta)}
         rows = [
             ["routers"],
@@ -106,7 +107,7 @@ class CompareRouters(Panel):
             return None
         names = self.choice.chosen
         heading, note = self._heading(settings, source), self._note(settings, names)
-        rules = ["your rule" if name == OWN else LABELS[name][1] for name in names]
+        rules = [self.names[name].rule for name in names]
         picture = compare(decisions, rules, heading=heading, note=note, state=self.state)
         self.say(f"{picture.summary} {note}".strip())
         return picture
@@ -132,7 +133,7 @@ class CompareRouters(Panel):
     def _decisions(self, settings: Settings, source: tuple[Any, ...]) -> list[Decision] | None:
         names = self.choice.chosen
         opening = (True, self._meta["text"], self._meta["layer"])
-        if source == opening and settings == Settings() and OWN not in names:
+        if source == opening and settings == Settings() and self.recorded.keys() >= {*names}:
             return [self.recorded[name] for name in names]
         tokens = self._current_tokens(source)
         if tokens is None:
@@ -185,9 +186,10 @@ class CompareRouters(Panel):
             notes.append("c3: a token of cluster 3, which expert 3 suits best.")
         elif self._tokens is not None and self._given > MAX_TOKENS:
             notes.append(f"The first {MAX_TOKENS} of {self._given} tokens.")
-        ungated = [label_of(name) for name in names if name in UNGATED]
-        if ungated and (settings.temperature != 1 or settings.noise):
-            notes.append(f"Temperature and noise do not reach {' and '.join(ungated)}.")
+        if settings.temperature != 1 or settings.noise:
+            ungated = [self.names[name].title for name in names if not gated(name)]
+            if ungated:
+                notes.append(f"Temperature and noise do not reach {' and '.join(ungated)}.")
         if settings.noise and not settings.training:
             notes.append("Noise is for training.")
         if settings.capacity and not settings.training:
