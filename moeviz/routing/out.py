@@ -43,9 +43,8 @@ class RouterStats:
         else:
             load_E = plan.load().long()
             demand_E = load_E + count(plan.dropped[:, 1], num_experts)
-        share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(
-            min=torch.finfo(scores_TE.dtype).tiny
-        )
+        tiny = torch.finfo(scores_TE.dtype).tiny
+        share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=tiny)
         entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
         return RouterStats(load_E, demand_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
 
