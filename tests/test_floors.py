@@ -127,6 +127,11 @@ def test_only_backend_knows_the_kernels():
     assert {name for name in MODULES if "moeviz_kernels" in outer(name)} <= {"moeviz.backend"}
 
 
+def test_one_file_asks_whether_an_operation_has_a_kernel():
+    asks = {name for name in MODULES if "moeviz.backend.kernels_for" in IMPORTS[name]}
+    assert asks == {"moeviz.ops"}
+
+
 def test_the_kernels_know_torch_and_triton_only():
     allowed = {"torch", "triton", "moeviz_kernels", *sys.stdlib_module_names}
     for path in KERNELS.rglob("*.py"):
