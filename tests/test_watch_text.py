@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
-from moeviz.routing import Plan
+from moeviz.routing import ROUTERS, Capacity, Plan
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.trainer import TrainConfig, Trainer
@@ -79,6 +79,36 @@ def test_a_trace_is_what_a_forward_pass_decides(model):
     assert (trace.expert[:, 0] != trace.expert[:, 1]).any()
 
 
+def slow_rows(plan, num_tokens):
+    """Token by token: its rows in the order of its choices."""
+    bounds = plan.token_offsets.tolist()
+    top_k = max((b - a for a, b in zip(bounds, bounds[1:], strict=False)), default=0)
+    expert = np.full((num_tokens, top_k), -1, dtype=np.int16)
+    weight = np.zeros((num_tokens, top_k), dtype=np.float32)
+    for token in range(num_tokens):
+        rows = plan.inverse[bounds[token] : bounds[token + 1]].long()
+        rows = rows[plan.choice[rows].argsort(stable=True)]
+        expert[token, : len(rows)] = plan.expert[rows]
+        weight[token, : len(rows)] = plan.weight[rows]
+    return expert, weight
+
+
+@pytest.mark.parametrize("rows, with_choice", [(0, True), (1, False), (40, True), (40, False)])
+def test_rows_by_token_is_the_slow_loop(rows, with_choice):
+    generator = torch.Generator().manual_seed(rows)
+    pair_N = torch.randperm(13 * 7, generator=generator)[:rows]  # no pair twice, in any order
+    plan = Plan.from_rows(
+        pair_N // 7,
+        pair_N % 7,
+        torch.rand(rows, generator=generator),
+        num_tokens=13,
+        num_experts=7,
+        choice_N=torch.randint(4, (rows,), generator=generator) if with_choice else None,
+    )
+    for got, want in zip(rows_by_token(plan, 13), slow_rows(plan, 13), strict=True):
+        assert got.dtype == want.dtype and np.array_equal(got, want)
+
+
 def test_rows_by_token_is_topk_turned_back():
     generator = torch.Generator().manual_seed(3)
     weight_TK, expert_TK = torch.rand(13, 7, generator=generator).topk(4)
@@ -87,6 +117,46 @@ def test_rows_by_token_is_topk_turned_back():
     plan = Plan.from_topk(expert_TK, weight_TK, num_experts=7)
     expert, weight = rows_by_token(plan, 13)
     assert np.array_equal(expert, expert_TK) and np.array_equal(weight, weight_TK)
+
+
+SOFT = [name for name, kind in ROUTERS.items() if getattr(kind, "soft", False)]
+CAPACITIES = [None, Capacity(0.5, eval_factor=0.5)]
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES, ids=["free", "capacity"])
+@pytest.mark.parametrize("name", [name for name in ROUTERS if name not in SOFT])
+def test_every_router_can_be_traced(name, capacity):
+    """Each column holds the layer's weights, however many experts a token visits."""
+    torch.manual_seed(0)
+    moe = MoEConfig(num_experts=8, top_k=2, d_expert=16, router=name, capacity=capacity)
+    model = LanguageModel(ModelConfig(d_model=32, num_layers=3, num_heads=2, moe=moe))
+    text = "The cat sat on the mat. def f(x): return x + 12"
+    model.eval()
+    _, routes = forward(model, text)
+    model.train()
+    trace = trace_text(model, TOKENIZER, text)
+    assert model.training
+    busiest = max(int(route.plan.token_offsets.diff().max()) for route in routes if route is not None)
+    assert trace.top_k == max(1, busiest)
+    for column, layer in enumerate(trace.layers):
+        plan = routes[layer].plan
+        table = np.zeros((len(trace.tokens), trace.num_experts + 1))
+        np.add.at(
+            table,
+            (np.arange(len(table))[:, None], trace.expert[:, column]),
+            trace.weight[:, column],
+        )
+        assert not table[:, -1].any()  # where no expert is, no weight is
+        assert relative(table[:, :-1], plan.dense_weights().detach()) < 1e-6
+        assert np.array_equal(trace.load()[column], plan.load())
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_a_soft_router_has_no_route_to_trace(name):
+    moe = MoEConfig(num_experts=4, top_k=1, d_expert=8, router=name)
+    model = LanguageModel(ModelConfig(d_model=8, num_layers=1, num_heads=1, moe=moe))
+    with pytest.raises(ValueError, match="a soft one and sends no token to an expert"):
+        trace_text(model, TOKENIZER, TEXT)
 
 
 def test_rows_by_token_fills_up_where_a_token_has_fewer():

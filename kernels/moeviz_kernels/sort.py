@@ -121,20 +121,21 @@ def rectangle_kernel(
     tl.store(token_offsets_ptr + i, i * K, mask=i <= N // K)
 
 
-def blocking(num_rows: int, num_experts: int) -> dict[str, int]:
-    """How a sort of this size is cut: the block held at once, the warps that hold it, the rows and
-    number of programs."""
+def blocking(num_rows: int, num_experts: int, block: int | None = None) -> dict[str, int]:
+    """How a sort of this size is cut: the block held at once (a power of two; None: what is fast),
+    the warps that hold it, the rows and number of programs."""
     block_e = triton.next_power_of_2(num_experts)
-    block = max(16, min(128, ELEMENTS // block_e))
+    if block is None:
+        block = max(16, min(128, ELEMENTS // block_e))
     rows = block * max(1, triton.cdiv(num_rows, block * MAX_BLOCKS))
     warps = max(4, block * block_e // 4096)
     programs = triton.cdiv(num_rows, rows)
     return dict(block=block, block_e=block_e, warps=warps, rows=rows, programs=programs)
 
 
-def histogram(expert_N: Tensor, num_experts: int) -> Tensor:
+def histogram(expert_N: Tensor, num_experts: int, block: int | None = None) -> Tensor:
     """Step 1: count int32 [blocks, E]."""
-    cut = blocking(expert_N.numel(), num_experts)
+    cut = blocking(expert_N.numel(), num_experts, block)
     count = torch.empty(cut["programs"], num_experts, device=expert_N.device, dtype=torch.int32)
     histogram_kernel[(cut["programs"],)](
         expert_N, count, expert_N.numel(), num_experts, cut["rows"],
@@ -154,10 +155,13 @@ def scan(count: Tensor) -> Tensor:
     return total_E
 
 
-def scatter(expert_N: Tensor, before: Tensor, total_E: Tensor) -> tuple[Tensor, ...]:
-    """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]."""
+def scatter(
+    expert_N: Tensor, before: Tensor, total_E: Tensor, block: int | None = None
+) -> tuple[Tensor, ...]:
+    """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]; the
+    block is that of step 1."""
     num_experts = total_E.numel()
-    cut = blocking(expert_N.numel(), num_experts)
+    cut = blocking(expert_N.numel(), num_experts, block)
     order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
     offsets = torch.empty(num_experts + 1, device=expert_N.device, dtype=torch.int32)
     scatter_kernel[(cut["programs"],)](

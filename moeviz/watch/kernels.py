@@ -62,39 +62,18 @@ def watch(
             v.to(device, torch.float32).contiguous()
             for v in (tokens.x_TD, tokens.gate_ED, w13_E2FD, w2_EDF)
         )
-        num_experts = len(gate_ED)
-        _, weight_TK, expert_TK = kernels.softmax_topk(x_TD @ gate_ED.T, top_k)
-        expert_N = expert_TK.reshape(-1)
-        count, before, total_E, scattered = _sort(kernels, expert_N, num_experts, sort_block)
-        order, rank, row_expert, slot, offsets = scattered
-        tiles = kernels.tiles.tile_map(offsets, len(expert_N), tile_block)
         gemm_block = max(tile_block, LEAST_GEMM_BLOCK if x_TD.is_cuda else 1)
-        of_gemm = tiles
-        if gemm_block != tile_block:
-            of_gemm = kernels.tiles.tile_map(offsets, len(expert_N), gemm_block)
-        token, weight = order // top_k, weight_TK.reshape(-1)[order.long()]
-        # In the interpreter a program costs milliseconds, so one covers a tile's columns and sums;
-        # on a GPU the blocks fit the shared memory of any.
-        sizes = dict(block_n=64, block_k=32) if x_TD.is_cuda else dict(block_n=128, block_k=128)
-        cut = kernels.configs.Gemm(gemm_block, num_warps=4, num_stages=2, **sizes)
-        hidden_NF, _ = kernels.up.up_swiglu(
-            x_TD, token, weight, w13_E2FD, offsets, of_gemm, cut, save=False
+        _, weight_TK, expert_TK = kernels.softmax_topk(x_TD @ gate_ED.T, top_k)
+        arrays = dict(x=x_TD, expert=expert_TK, weight=weight_TK)
+        arrays |= _sorted(kernels, expert_TK, len(gate_ED), sort_block)
+        arrays["tile_expert"], arrays["tile_row"] = kernels.tiles.tile_map(
+            arrays["offsets"], expert_TK.numel(), tile_block
         )
-        rows_ND = kernels.gemm.grouped_gemm(
-            hidden_NF, w2_EDF.transpose(1, 2), offsets, of_gemm, cut
-        )
-        token_offsets = torch.arange(len(x_TD) + 1, device=device, dtype=torch.int32) * top_k
-        y_TD = kernels.gather_sum(rows_ND, rank, token_offsets)
+        arrays |= _products(kernels, arrays, w13_E2FD, w2_EDF, gemm_block)
         interpreted = kernels.interpreted()
-    plan = Plan.from_topk(expert_TK.cpu(), weight_TK.cpu(), num_experts=num_experts)
+    plan = Plan.from_topk(expert_TK.cpu(), weight_TK.cpu(), num_experts=len(gate_ED))
     want_TD = reference_experts(x_TD.cpu(), plan, w13_E2FD.cpu(), w2_EDF.cpu())
-    error = (y_TD.cpu() - want_TD).norm() / want_TD.norm().clamp(min=1e-30)
-    arrays = dict(
-        expert=expert_TK, weight=weight_TK, count=count, before=before, total=total_E,
-        order=order, rank=rank, row_expert=row_expert, slot=slot, offsets=offsets,
-        tile_expert=tiles[0], tile_row=tiles[1],
-        x=x_TD, hidden=hidden_NF, rows=rows_ND, y=y_TD,
-    )  # fmt: skip
+    error = (arrays["y"].cpu() - want_TD).norm() / want_TD.norm().clamp(min=1e-30)
     where = "Triton's interpreter" if interpreted else torch.cuda.get_device_name()
     return DispatchTrace(
         tokens=tokens.pieces,
@@ -107,27 +86,45 @@ def watch(
     )
 
 
-def _sort(
-    kernels: ModuleType, expert_N: Tensor, num_experts: int, block: int
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-    """The counting sort's three launches with a block of one's own: count, before, total, and what
-    the scatter writes. The library's launcher takes 16 at least, too many for a small batch."""
-    num_rows, sort = len(expert_N), kernels.sort
-    programs = -(-num_rows // block)
-    block_e = 1 << (num_experts - 1).bit_length()
-    count = torch.empty(programs, num_experts, device=expert_N.device, dtype=torch.int32)
-    sort.histogram_kernel[(programs,)](
-        expert_N, count, num_rows, num_experts, block, BLOCK=block, BLOCK_E=block_e, num_warps=1
-    )
+def _sorted(
+    kernels: ModuleType, expert_TK: Tensor, num_experts: int, block: int
+) -> dict[str, Tensor]:
+    """The counting sort's three launches, `block` assignments to a program: the library itself
+    takes 16 at least, too many for a small batch."""
+    expert_N = expert_TK.reshape(-1)
+    count = kernels.sort.histogram(expert_N, num_experts, block)
     before = count.clone()
-    total_E = sort.scan(before)
-    order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
-    offsets = torch.empty(num_experts + 1, device=expert_N.device, dtype=torch.int32)
-    sort.scatter_kernel[(programs,)](
-        expert_N, before, total_E, order, rank, expert, slot, offsets,
-        num_rows, num_experts, block, BLOCK=block, BLOCK_E=block_e, num_warps=1,
-    )  # fmt: skip
-    return count, before, total_E, (order, rank, expert, slot, offsets)
+    total_E = kernels.sort.scan(before)
+    names = ("order", "rank", "row_expert", "slot", "offsets")
+    scattered = kernels.sort.scatter(expert_N, before, total_E, block)
+    return dict(
+        count=count, before=before, total=total_E, **dict(zip(names, scattered, strict=True))
+    )
+
+
+def _products(
+    kernels: ModuleType,
+    arrays: dict[str, Tensor],
+    w13_E2FD: Tensor,
+    w2_EDF: Tensor,
+    gemm_block: int,
+) -> dict[str, Tensor]:
+    """The experts' two products on the sorted rows, gemm_block of them a tile, and the combine."""
+    x_TD, offsets, top_k = arrays["x"], arrays["offsets"], arrays["expert"].shape[1]
+    order = arrays["order"]
+    token, weight = order // top_k, arrays["weight"].reshape(-1)[order.long()]
+    tiles = kernels.tiles.tile_map(offsets, len(order), gemm_block)
+    # In the interpreter a program costs milliseconds, so one covers a tile's columns and sums;
+    # on a GPU the blocks fit the shared memory of any.
+    sizes = dict(block_n=64, block_k=32) if x_TD.is_cuda else dict(block_n=128, block_k=128)
+    cut = kernels.configs.Gemm(gemm_block, num_warps=4, num_stages=2, **sizes)
+    hidden_NF, _ = kernels.up.up_swiglu(
+        x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=False
+    )
+    rows_ND = kernels.gemm.grouped_gemm(hidden_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
+    steps_T1 = torch.arange(len(x_TD) + 1, device=x_TD.device, dtype=torch.int32)
+    y_TD = kernels.gather_sum(rows_ND, arrays["rank"], steps_T1 * top_k)
+    return dict(hidden=hidden_NF, rows=rows_ND, y=y_TD)
 
 
 def first_tokens(tokens: Tokens, most: int) -> Tokens:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_choice
 from moeviz.model.experts import apply_experts
 from moeviz.model.layer import MoEFFN
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.store import fitting, load_arrays
-from moeviz.routing import Plan, RouteContext, SoftPlan
+from moeviz.routing import Plan, RouteContext, RouterOut, SoftPlan
 from moeviz.routing.token_choice import TokenChoice, Weighting
 from moeviz.text.tokenizer import Tokenizer
 
@@ -43,26 +46,32 @@ def load_model(path: str | Path, tokenizer: Tokenizer) -> LanguageModel:
 def trace_text(
     model: LanguageModel, tokenizer: Tokenizer, text: str, *, meta: dict[str, Any] | None = None
 ) -> Trace:
-    """The routing of a text. Raises ValueError on an empty text, a text of more than MAX_TOKENS
-    tokens, and a model without MoE layers or with soft ones."""
+    """The routing of a text, in as many columns as its busiest token visits experts.
+
+    Raises ValueError on an empty text, a text of more than MAX_TOKENS tokens, and a model without
+    MoE layers or with soft ones.
+    """
     layers = moe_layers(model)
     tokens_S = encode(tokenizer, text)
-    out = model.eval()(tokens_S[None].to(model.head.weight.device))
+    with _evaluating(model):
+        out = model(tokens_S[None].to(model.head.weight.device))
     routes = [out.routes[layer] for layer in layers]
-    if any(isinstance(route.plan, SoftPlan) for route in routes):
-        raise ValueError(
-            "This model's router is a soft one and sends no token to an expert: its experts read "
-            "mixtures of all tokens, so there is no route to trace."
-        )
-    chosen = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
+    rows = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
+    top_k = max(1, *(expert_TK.shape[1] for expert_TK, _ in rows))
     return Trace(
         tokens=tuple(tokenizer.pieces(tokens_S.numpy())),
-        expert=np.stack([expert for expert, _ in chosen], axis=1),
-        weight=np.stack([weight for _, weight in chosen], axis=1),
-        score=np.stack([route.scores.cpu().numpy() for route in routes], axis=1),
+        expert=np.stack([_widened(expert_TK, top_k, -1) for expert_TK, _ in rows], axis=1),
+        weight=np.stack([_widened(weight_TK, top_k, 0) for _, weight_TK in rows], axis=1),
+        score=np.stack([route.scores.float().cpu().numpy() for route in routes], axis=1),
         layers=layers,
         meta=meta or {},
     )
+
+
+def _widened(table_TK: np.ndarray, top_k: int, fill: int) -> np.ndarray:
+    """The table with as many columns as the widest layer's."""
+    missing = top_k - table_TK.shape[1]
+    return np.pad(table_TK, ((0, 0), (0, missing)), constant_values=fill)
 
 
 @torch.no_grad()
@@ -71,20 +80,17 @@ def dissect(
 ) -> Anatomy:
     """Every matrix on a text's way through one MoE layer, with the gate weights renormalised or
     raw. ValueError as trace_text, where the layer has no experts, and for another weighting."""
-    if weighting not in get_args(Weighting):
-        raise ValueError(
-            f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}."
-        )
+    check_choice("weighting", weighting, get_args(Weighting))
     tokens_S, x_TD = layer_input(model, tokenizer, text, layer)
     ffn = model.blocks[layer].ffn
-    router = copy.copy(ffn.router)  # shares its parameters
-    if not isinstance(router, TokenChoice):
+    if not isinstance(ffn.router, TokenChoice):
         raise ValueError(
-            f"The layer's router is a {type(router).__name__}; the stages are those of TokenChoice."
+            f"The layer's router is a {type(ffn.router).__name__}; the stages are those of "
+            "TokenChoice."
         )
-    router.weighting = weighting  # type: ignore[assignment]
-    route = router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
-    plan = route.plan
+    with _evaluating(model):
+        route = ffn.router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
+    plan = _weighted(route, weighting, ffn.router.scale)
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
     y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF)
     return Anatomy(
@@ -105,6 +111,17 @@ def dissect(
         row_output=_row_outputs(x_TD, plan, ffn).cpu().numpy(),
         y=y_TD.cpu().numpy(),
     )
+
+
+def _weighted(route: RouterOut, weighting: str, scale: float) -> Plan:
+    """The route's plan under either weighting: the choice does not depend on it."""
+    assert isinstance(route.plan, Plan)
+    token_N = route.plan.token.long()
+    weight_N = route.scores[token_N, route.plan.expert.long()]
+    if weighting == "renormalise":
+        sum_T = weight_N.new_zeros(route.plan.num_tokens).index_add(0, token_N, weight_N)
+        weight_N = weight_N / sum_T[token_N].clamp(min=1e-20)
+    return dataclasses.replace(route.plan, weight=weight_N * scale)
 
 
 def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
@@ -128,10 +145,22 @@ def layer_input(
     seen: list[Tensor] = []
     hook = model.blocks[layer].ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
-        model.eval()(tokens_S[None].to(model.head.weight.device))
+        with _evaluating(model):
+            model(tokens_S[None].to(model.head.weight.device))
     finally:
         hook.remove()
     return tokens_S, seen[0]
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def moe_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -153,15 +182,25 @@ def encode(tokenizer: Tokenizer, text: str) -> Tensor:
     return tokens_S
 
 
-def rows_by_token(plan: Plan, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The plan as a table: expert int16 [T, K], -1 where a token has fewer than K, and weight."""
-    bounds = plan.token_offsets.tolist()
-    top_k = max((b - a for a, b in zip(bounds, bounds[1:], strict=False)), default=0)
-    expert = np.full((num_tokens, top_k), -1, dtype=np.int16)
-    weight = np.zeros((num_tokens, top_k), dtype=np.float32)
-    for token in range(num_tokens):
-        rows = plan.inverse[bounds[token] : bounds[token + 1]].long()
-        rows = rows[plan.choice[rows].argsort(stable=True)]
-        expert[token, : len(rows)] = plan.expert[rows].cpu().numpy()
-        weight[token, : len(rows)] = plan.weight[rows].detach().cpu().numpy()
-    return expert, weight
+def rows_by_token(plan: Plan | SoftPlan, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The plan as a table: expert int16 [T, K], -1 where a token has fewer than K, and weight
+    float32 [T, K]; a token's experts stand in the order of its choices. ValueError for a soft one.
+    """
+    if isinstance(plan, SoftPlan):
+        raise ValueError(
+            "This model's router is a soft one and sends no token to an expert: its experts read "
+            "mixtures of all tokens, so there is no route to trace."
+        )
+    token_N, choice_N, expert_N = (
+        values.cpu().numpy() for values in (plan.token, plan.choice, plan.expert)
+    )
+    order_N = np.lexsort((choice_N, token_N))  # by token, then by choice, then by row
+    rows_T = np.bincount(token_N, minlength=num_tokens)
+    token_N = token_N[order_N]
+    column_N = np.arange(len(order_N)) - (rows_T.cumsum() - rows_T)[token_N]
+    shape = num_tokens, int(rows_T.max(initial=0))
+    expert_TK = np.full(shape, -1, dtype=np.int16)
+    weight_TK = np.zeros(shape, dtype=np.float32)
+    expert_TK[token_N, column_N] = expert_N[order_N]
+    weight_TK[token_N, column_N] = plan.weight.detach().float().cpu().numpy()[order_N]
+    return expert_TK, weight_TK
