@@ -381,6 +381,7 @@ def test_the_help_of_train_names_every_option(capsys):
     shown = capsys.readouterr().out
     for option in ("--d-model", "--num-experts", "--top-k", "--resume", "--corpus", "--compile"):
         assert option in shown
+    assert "with 1, renormalised weights are all 1" in " ".join(shown.split())
     assert "SUPPRESS" not in shown and argparse.SUPPRESS not in shown
 
 
@@ -439,6 +440,24 @@ def test_the_doctor_names_untested_widgets(capsys, monkeypatch):
         doctor, "package_version", lambda n: "9.0" if n == "ipywidgets" else version(n)
     )
     assert any("ipywidgets 9.0 is not tested; 7.7 and 8.1 are." in line for line in page(capsys)[2])
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_the_doctor_names_an_untested_python(version, capsys, monkeypatch):
+    monkeypatch.setattr(doctor.sys, "version_info", (*version, 0))
+    assert any("is not tested; use 3.11, 3.12 or 3.13" in line for line in page(capsys)[2])
+
+
+def test_one_range_of_pythons_is_named_everywhere():
+    root = cli.ROOT
+    first, last = doctor.FIRST_PYTHON[1], doctor.LAST_PYTHON[1]
+    minors = [f"3.{minor}" for minor in range(first, last + 1)]
+    words = f"{', '.join(minors[:-1])} or {minors[-1]}"
+    pyproject = (root / "pyproject.toml").read_text()
+    assert f'requires-python = ">={minors[0]},<3.{last + 1}"' in pyproject
+    for file in ("README.md", "CONTRIBUTING.md", "Makefile"):
+        assert words in (root / file).read_text(), file
+    assert "|".join(minors) in (root / "Makefile").read_text()
 
 
 def test_the_doctor_names_missing_data(capsys, monkeypatch):

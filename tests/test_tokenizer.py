@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -45,6 +46,19 @@ def test_pieces_are_readable():
     assert show("12+34=46\n") == [*"12+34=46", "⏎"]
     assert show("([{}])") == list("([{}])")
     assert show("é\t\0") == ["‹c3›", "‹a9›", "⇥", "‹00›"]
+
+
+def test_a_sign_means_one_thing_and_no_mark_stands_alone():
+    texts = ["a·b a b caf\u0065\u0301 \u0301 x\u0302\u0301 ⏎ ⇥ ‹ › ◌ " * 200]
+    own = Tokenizer.train(texts, 400)
+    shown = own.pieces(range(own.vocab_size))
+    assert len(set(shown)) == own.vocab_size  # also "·" for a space and for U+00B7
+    for piece in shown:
+        assert not unicodedata.combining(piece[0]), piece
+    by_id = [own.pieces([i])[0] for i in own.encode("a·b a \u0301x\u0302\u0301")]
+    text = "".join(by_id)
+    assert text.startswith("a‹c2›‹b7›b·a") and "\u0302\u0301" in text
+    assert "·\u0301" not in text and "◌\u0301" in text
 
 
 def test_every_byte_is_a_token_and_no_digit_or_bracket_is_merged():

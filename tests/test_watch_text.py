@@ -136,7 +136,9 @@ def test_every_router_can_be_traced(name, capacity):
     model.train()
     trace = trace_text(model, TOKENIZER, text)
     assert model.training
-    busiest = max(int(route.plan.token_offsets.diff().max()) for route in routes if route is not None)
+    busiest = max(
+        int(route.plan.token_offsets.diff().max()) for route in routes if route is not None
+    )
     assert trace.top_k == max(1, busiest)
     for column, layer in enumerate(trace.layers):
         plan = routes[layer].plan

@@ -10,17 +10,27 @@ import json
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeviz import __version__
+
+if TYPE_CHECKING:
+    from moeviz.model.layer import MoEConfig
+    from moeviz.model.transformer import ModelConfig
+    from moeviz.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_OPTIONS = {
     "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 256,
     "num_experts": 16, "top_k": 2, "d_expert": 128,
 }  # fmt: skip
+TOP_K_HELP = (
+    "experts of a token; with 1, renormalised weights are all 1 and the gate learns from its "
+    "balancing losses alone: add --option weighting=raw"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -65,7 +75,8 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
     train.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     model = train.add_argument_group("model")
     for name, default in MODEL_OPTIONS.items():
-        model.add_argument(_flag(name), type=int, default=default, help=" ")
+        says = TOP_K_HELP if name == "top_k" else " "
+        model.add_argument(_flag(name), type=int, default=default, help=says)
     model.add_argument("--dense", action="store_true", help="no experts: one FFN of width d-ff")
     model.add_argument("--router", default="token_choice", help="one of moeviz.routing.ROUTERS")
     model.add_argument(
@@ -111,13 +122,7 @@ def _router_option(given: str) -> tuple[str, Any]:
 
 
 def _train(args: argparse.Namespace, _: list[str]) -> int:
-    from tqdm import tqdm
-
-    from moeviz.model.layer import MoEConfig
-    from moeviz.model.transformer import ModelConfig
-    from moeviz.routing import Capacity
-    from moeviz.text.corpus import load_corpus
-    from moeviz.training.trainer import NonFiniteLossError, TrainConfig, Trainer
+    from moeviz.training.trainer import NonFiniteLossError
 
     if args.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {args.save_every}.")
@@ -126,9 +131,64 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         raise ValueError(
             f"{checkpoint} exists; add --resume to go on from it, or give another --out."
         )
+    with _warnings_as_sentences():
+        trainer = _trainer(args, checkpoint)
+    parameters, active = trainer.model.num_parameters(), trainer.model.num_active_parameters()
+    print(
+        f"{parameters:,} parameters, {active:,} active per token, on {trainer.device} in "
+        f"{str(trainer.precision).removeprefix('torch.')}; corpus "
+        f"{trainer.corpus.manifest.fingerprint}; {trainer.expert_backend or 'no'} expert backend."
+    )
+    try:
+        finished = _run(trainer, checkpoint, args.save_every)
+    except NonFiniteLossError:
+        trainer.save(checkpoint)
+        raise
+    trainer.save(checkpoint)
+    if not finished:
+        print(f"Stopped at step {trainer.step}; --resume goes on from {checkpoint}.")
+        return 130
+    trainer.export(args.out / "model.safetensors", {})
+    evaluation = trainer.evaluate()
+    per_domain = ", ".join(
+        f"{name} {loss:.3f}"
+        for name, loss in zip(trainer.corpus.domains, evaluation.domain_loss, strict=True)
+    )
+    print(f"Validation loss {evaluation.loss:.3f} nats per token ({per_domain}).")
+    print(f"Wrote {checkpoint} and {args.out / 'model.safetensors'}.")
+    return 0
+
+
+def _trainer(args: argparse.Namespace, checkpoint: Path) -> Trainer:
+    """The trainer that the options describe, or that of the checkpoint to go on from."""
+    from moeviz.text.corpus import load_corpus
+    from moeviz.training.trainer import TrainConfig, Trainer
+
     names = [f.name for f in dataclasses.fields(TrainConfig)]
     train = TrainConfig(**{name: getattr(args, name) for name in names if hasattr(args, name)})
-    experts = MoEConfig(
+    moe = _moe(args)
+    print("Preparing the text…", flush=True)
+    corpus = load_corpus(args.corpus)
+    model = _model(args, moe, corpus.tokenizer.vocab_size)
+    if args.resume:
+        changes = {"steps": args.steps} if hasattr(args, "steps") else {}
+        trainer = Trainer.resume(checkpoint, corpus, **changes)
+        print(f"Resumed at step {trainer.step} of {trainer.config.steps}: model and options are "
+              "those of the checkpoint.")  # fmt: skip
+        return trainer
+    trainer = Trainer(model, train, corpus)
+    try:  # now, and not at the first checkpoint
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {args.out} cannot be a folder ({error.strerror}).") from None
+    return trainer
+
+
+def _moe(args: argparse.Namespace) -> MoEConfig:
+    from moeviz.model.layer import MoEConfig
+    from moeviz.routing import Capacity
+
+    return MoEConfig(
         num_experts=args.num_experts,
         top_k=args.top_k,
         d_expert=args.d_expert,
@@ -138,60 +198,45 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
         num_shared=args.num_shared,
         backend=args.backend,
     )
-    print("Preparing the text…", flush=True)
-    corpus = load_corpus(args.corpus)
-    model = ModelConfig(
-        vocab_size=corpus.tokenizer.vocab_size,
+
+
+def _model(args: argparse.Namespace, moe: MoEConfig, vocab_size: int) -> ModelConfig:
+    from moeviz.model.transformer import ModelConfig
+
+    return ModelConfig(
+        vocab_size=vocab_size,
         d_model=args.d_model,
         num_layers=args.num_layers,
         num_heads=args.num_heads,
         d_ff=args.d_ff,
-        moe=None if args.dense else experts,
+        moe=None if args.dense else moe,
     )
-    if args.resume:
-        changes = {"steps": args.steps} if hasattr(args, "steps") else {}
-        trainer = Trainer.resume(checkpoint, corpus, **changes)
-        print(f"Resumed at step {trainer.step} of {trainer.config.steps}: model and options are "
-              "those of the checkpoint.")  # fmt: skip
-    else:
-        trainer = Trainer(model, train, corpus)
-        try:  # now, and not at the first checkpoint
-            args.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--out {args.out} cannot be a folder ({error.strerror}).") from None
-    parameters, active = trainer.model.num_parameters(), trainer.model.num_active_parameters()
-    print(
-        f"{parameters:,} parameters, {active:,} active per token, on {trainer.device} in "
-        f"{str(trainer.precision).removeprefix('torch.')}; corpus {corpus.manifest.fingerprint}; "
-        f"{trainer.expert_backend or 'no'} expert backend."
-    )
+
+
+def _run(trainer: Trainer, checkpoint: Path, save_every: int) -> bool:
+    """Train to the last step under a progress bar; False where Ctrl-C ended it before."""
+    from tqdm import tqdm
+
     bar = tqdm(initial=trainer.step, total=trainer.config.steps, unit="step", dynamic_ncols=True)
-    try:
-        with bar, _interrupt_noted() as interrupted:
-            for result in trainer:
-                bar.update()
-                bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
-                if result.step % args.save_every == 0:
-                    trainer.save(checkpoint)
-                if interrupted.is_set():
-                    break
-    except NonFiniteLossError:
-        trainer.save(checkpoint)
-        raise
-    if interrupted.is_set():
-        trainer.save(checkpoint)
-        print(f"Stopped at step {trainer.step}; --resume goes on from {checkpoint}.")
-        return 130
-    trainer.save(checkpoint)
-    trainer.export(args.out / "model.safetensors", {})
-    evaluation = trainer.evaluate()
-    per_domain = ", ".join(
-        f"{name} {loss:.3f}"
-        for name, loss in zip(corpus.domains, evaluation.domain_loss, strict=True)
-    )
-    print(f"Validation loss {evaluation.loss:.3f} nats per token ({per_domain}).")
-    print(f"Wrote {checkpoint} and {args.out / 'model.safetensors'}.")
-    return 0
+    with bar, _interrupt_noted() as interrupted:
+        for result in trainer:
+            bar.update()
+            bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+            if result.step % save_every == 0:
+                trainer.save(checkpoint)
+            if interrupted.is_set():
+                break
+    return not interrupted.is_set()
+
+
+@contextlib.contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """What the library warns of while a model is built, each sentence once on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"moeviz: {sentence}", file=sys.stderr)
 
 
 @contextlib.contextmanager

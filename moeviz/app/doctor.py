@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import platform
-from typing import get_args
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, get_args
 
 from moeviz import __version__
 from moeviz.host import cores, package_version
+
+if TYPE_CHECKING:
+    import torch
+
+FIRST_PYTHON, LAST_PYTHON = (3, 11), (3, 13)  # as pyproject.toml and the Makefile say
 
 
 def report() -> int:
     """Print the page; 0 where all that moeviz needs works, 1 where something is to be done."""
     advice: list[str] = []
     print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    if not FIRST_PYTHON <= sys.version_info[:2] <= LAST_PYTHON:
+        advice.append(
+            f"Python {platform.python_version()} is not tested; use 3.11, 3.12 or 3.13: "
+            "make lab PYTHON=python3.13"
+        )
     _packages(advice)
     if package_version("torch"):
         _devices(advice)
@@ -89,71 +101,98 @@ def _triton(advice: list[str]) -> None:
 def _backends(advice: list[str]) -> None:
     """Run each expert backend on a small random case, beside a plain loop in float64."""
     import torch
-    import torch.nn.functional as F
 
     from moeviz.backend import Backend, resolve_backend
+
+    print("\nExpert backends (relative error against a float64 loop, output and gradients)")
+    truth = _output_and_gradients(_loop, "cpu", torch.float64)
+    cases = [("cpu", torch.float32)]
+    if torch.cuda.is_available():
+        cases += [("cuda", torch.float32), ("cuda", torch.float16)]
+        cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
+    for device, dtype in cases:
+        where = f"{device} {str(dtype).removeprefix('torch.')}"
+        like = [v.to(device, dtype) for v in _case()[:3]]
+        _line(f"auto, {where}", f"runs {resolve_backend('auto', *like)}")
+        for backend in get_args(Backend):
+            if backend == "auto":
+                continue
+            verdict, mend = _proved(backend, device, dtype, truth)
+            _line(f"{backend}, {where}", verdict)
+            advice += [mend] if mend else []
+
+
+def _proved(
+    backend: str, device: str, dtype: torch.dtype, truth: list[torch.Tensor]
+) -> tuple[str, str]:
+    """What a backend gives here, in words, and what to do about it ("": nothing)."""
+    import torch
+
     from moeviz.model.experts import apply_experts
     from moeviz.routing import Plan
 
-    print("\nExpert backends (relative error against a float64 loop, output and gradients)")
-    backends = [name for name in get_args(Backend) if name != "auto"]
+    def experts(
+        x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, weight_TK: torch.Tensor
+    ) -> torch.Tensor:
+        plan = Plan.from_topk(_case()[4].to(x.device), weight_TK, num_experts=len(w2))
+        return apply_experts(x, plan, w13, w2, backend=backend)
+
+    try:
+        results = _output_and_gradients(experts, device, dtype)
+    except ValueError as error:  # a refusal
+        return f"no: {str(error).splitlines()[0]}", ""
+    except RuntimeError as error:
+        mend = f"Backend {backend} does not train on {device}: use another."
+        return f"failed: {str(error).splitlines()[0]}", mend
+    worst = max(float((a - b).norm() / b.norm()) for a, b in zip(results, truth, strict=True))
+    if worst < (1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2):
+        return f"ok, {worst:.0e}", ""
+    mend = f"Backend {backend} computes wrongly on {device}: use another, and report it."
+    return f"WRONG, {worst:.0e}", mend
+
+
+def _case() -> tuple[torch.Tensor, ...]:
+    """x [T, D], w13 [E, 2F, D], w2 [E, D, F], weight and expert [T, K], the same on every call."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     x, w13, w2 = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
         for shape in ((48, 32), (8, 64, 32), (8, 32, 32))
     )
     weight_TK, expert_TK = torch.rand(48, 8, generator=generator).softmax(-1).topk(2)
+    return x, w13, w2, weight_TK, expert_TK
 
-    def loop(x, w13, w2, weight_TK):
-        rows = []
-        for t in range(len(x)):
-            outs = []
-            for weight, e in zip(weight_TK[t], expert_TK[t], strict=True):
-                gate, up = (w13[e] @ x[t]).chunk(2)
-                outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
-            rows.append(torch.stack(outs).sum(0))
-        return torch.stack(rows)
 
-    def run(call, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-        leaves = [v.to(device, dtype) for v in (x, w13, w2)] + [weight_TK.to(device)]
-        leaves = [v.detach().requires_grad_() for v in leaves]
-        y = call(*leaves)
-        grads = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
-        return [v.detach().double().cpu() for v in (y, *grads)]
+def _loop(
+    x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, weight_TK: torch.Tensor
+) -> torch.Tensor:
+    """The experts of _case, token by token."""
+    import torch
+    import torch.nn.functional as F
 
-    truth = run(loop, "cpu", torch.float64)
-    cases = [("cpu", torch.float32)]
-    if torch.cuda.is_available():
-        cases += [("cuda", torch.float32), ("cuda", torch.float16)]
-        cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
-    for device, dtype in cases:
-        tolerance = 1e-5 if dtype == torch.float32 and device == "cpu" else 5e-2
-        like = [v.to(device, dtype) for v in (x, w13, w2)]
-        dtype_name = str(dtype).removeprefix("torch.")
-        _line(f"auto, {device} {dtype_name}", f"runs {resolve_backend('auto', *like)}")
-        for backend in backends:
-            name = f"{backend}, {device} {dtype_name}"
+    rows = []
+    for token, weight_K, expert_K in zip(x, weight_TK, _case()[4], strict=True):
+        outs = []
+        for weight, e in zip(weight_K, expert_K, strict=True):
+            gate, up = (w13[e] @ token).chunk(2)
+            outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
+        rows.append(torch.stack(outs).sum(0))
+    return torch.stack(rows)
 
-            def call(x, w13, w2, weight_TK, backend=backend):
-                plan = Plan.from_topk(expert_TK.to(x.device), weight_TK, num_experts=8)
-                return apply_experts(x, plan, w13, w2, backend=backend)
 
-            try:
-                found = run(call, device, dtype)
-            except ValueError as error:  # a refusal
-                _line(name, f"no: {str(error).splitlines()[0]}")
-                continue
-            except RuntimeError as error:
-                _line(name, f"failed: {str(error).splitlines()[0]}")
-                advice.append(f"Backend {backend} does not train on {device}: use another.")
-                continue
-            errors = (float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
-            worst = max(errors)
-            _line(name, f"{'ok' if worst < tolerance else 'WRONG'}, {worst:.0e}")
-            if not worst < tolerance:
-                advice.append(
-                    f"Backend {backend} computes wrongly on {device}: use another, and report it."
-                )
+def _output_and_gradients(
+    experts: Callable[..., torch.Tensor], device: str, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """y of _case and the gradients of its squared sum, float64 on the CPU."""
+    import torch
+
+    *matrices, weight_TK, _ = _case()
+    leaves = [v.to(device, dtype) for v in matrices] + [weight_TK.to(device)]
+    leaves = [v.detach().requires_grad_() for v in leaves]
+    y = experts(*leaves)
+    grads = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
+    return [v.detach().double().cpu() for v in (y, *grads)]
 
 
 def _data(advice: list[str]) -> None:

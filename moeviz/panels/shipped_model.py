@@ -45,13 +45,20 @@ class Reader:
             panel.refresh()
 
     def load(self, when_done: Callable[[], None]) -> None:
-        """Begin to load, and call when_done once, on the loading thread, when that has ended
-        (`error` then says whether it went wrong). Calls while it loads wait for the same end."""
+        """Call when_done once, when the model is there or could not be loaded (`error` says why).
+
+        A model that is there stays: when_done is called at once. Else it is called on the loading
+        thread; calls while it loads wait for the same end, and one after a failure tries again.
+        """
         with self._lock:
-            self._waiting.append(when_done)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._load, daemon=True)
-                self._thread.start()
+            loaded = self.model is not None
+            if not loaded:
+                self._waiting.append(when_done)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._load, daemon=True)
+                    self._thread.start()
+        if loaded:
+            when_done()
 
     def _load(self) -> None:
         try:

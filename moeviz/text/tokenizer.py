@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,9 @@ class Tokenizer:
     def pieces(self, ids: Iterable[int] | np.ndarray) -> list[str]:
         """What to show for each of `ids` [tokens]: one printable string a token.
 
-        A space is shown as "·", a newline as "⏎", a tab as "⇥", and a byte that is no printable
-        character of its own as "‹e2›". Raises ValueError for an id outside the vocabulary.
+        A space is shown as "·", a newline as "⏎", a tab as "⇥", a combining mark at a token's
+        start on "◌", and what is not printable, or is one of these signs itself, by its bytes, as
+        in "‹e2›". Raises ValueError for an id outside the vocabulary.
         """
         return [_readable(self._bytes[i]) for i in self._checked(ids)]
 
@@ -234,19 +236,26 @@ def _default() -> Tokenizer:
     return Tokenizer.from_file(data_path("tokenizer", "tokenizer.json"))
 
 
+_SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
+_MARK_HOLDER = "◌"
+_RESERVED = {*_SIGNS.values(), _MARK_HOLDER, "‹", "›"}
+_NO_LETTER = {"", *_SIGNS.values(), "›"}  # what a combining mark cannot stand on
+
+
 def _readable(piece: bytes) -> str:
     """A token's bytes as printable text; see `Tokenizer.pieces`."""
-    signs = {" ": "·", "\n": "⏎", "\t": "⇥"}
-    shown = []
+    text = []
     # surrogateescape keeps the bytes that form no character, as U+DC80 + (byte - 0x80).
     for character in piece.decode("utf-8", "surrogateescape"):
-        if character in signs:
-            shown.append(signs[character])
-        elif character.isprintable():
-            shown.append(character)
+        if character in _SIGNS:
+            text.append(_SIGNS[character])
+        elif not character.isprintable() or character in _RESERVED:
+            text.extend(f"‹{b:02x}›" for b in character.encode("utf-8", "surrogateescape"))
+        elif unicodedata.category(character)[0] == "M" and "".join(text)[-1:] in _NO_LETTER:
+            text.append(_MARK_HOLDER + character)  # alone, it would sit on what stands before
         else:
-            shown.extend(f"‹{b:02x}›" for b in character.encode("utf-8", "surrogateescape"))
-    return "".join(shown)
+            text.append(character)
+    return "".join(text)
 
 
 def _first_line(error: BaseException) -> str:
