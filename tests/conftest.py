@@ -96,6 +96,28 @@ def unloaded():
 
 
 @pytest.fixture
+def fresh_kernel(monkeypatch, tmp_path):
+    """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
+    from helpers.live import end_of_kernel
+    from moeviz.panels import predict
+    from moeviz.panels.training import collapse, race
+
+    folders, answers = {}, {}
+    monkeypatch.setattr(predict, "ANSWERS", answers)
+    of_a_kernel = {"run": None, "_scores": {}, "_before": None, "_killed": []}
+    for module, kind in ((race, race.Race), (collapse, collapse.Collapse)):
+        folders[kind] = tmp_path / "live" / kind.kind
+        monkeypatch.setattr(module, "AUTOSAVE", folders[kind])
+        monkeypatch.setattr(module, "ANSWERS", answers)
+        for name, value in of_a_kernel.items():
+            if hasattr(kind, name):
+                monkeypatch.setattr(kind, name, value)
+    yield folders
+    for kind in folders:
+        end_of_kernel(kind)
+
+
+@pytest.fixture
 def held_model(monkeypatch):
     """The shipped model is not loaded before the first event is set; and the loads begun so far."""
     from moeviz.watch.text import load_model

@@ -1,24 +1,12 @@
 """The panel of 05_capacity, driven as a learner would but without a browser."""
 
-import base64
-import time
-
-import ipywidgets
 import numpy as np
 import pytest
 
-from helpers.live import wait
 from helpers.panels import (
     LOUD,
-    NASTY,
-    at_rest,
-    check_no_markup,
-    content,
     drawn,
-    everything,
-    opened,
     said,
-    twin,
 )
 from moeviz import panels
 from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
@@ -29,46 +17,6 @@ from moeviz.routing.capacity import Priority
 from moeviz.watch.text import moe_layers
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
-MOVES = {
-    "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
-    "source": "text", "skew": 0.0, "tokens": 64, "seed": 3, "text": "another text", "layer": 2,
-}  # fmt: skip
-
-
-def test_both_open_without_torch_and_well_within_3_seconds():
-    took, has_torch, pictures, _ = opened("panels.Seats()", 'panels.Seats("text")')
-    assert took < 2 and not has_torch and pictures == ["<svg", "<svg"]
-
-
-@pytest.mark.parametrize("source", ["synthetic", "text"])
-def test_nothing_moves_by_itself_on_opening(source):
-    panel = at_rest(lambda: panels.Seats(source))
-    assert "unexpected" not in panel.status.value
-    assert said(panel) == panel.drawn.summary
-
-
-def test_another_source_is_refused():
-    with pytest.raises(ValueError, match=r"^source must be one of synthetic, text, got 'poem'\.$"):
-        panels.Seats("poem")
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_every_control_changes_the_picture_and_the_state(name):
-    of_text = name in ("text", "layer")
-    panel = panels.Seats("text" if of_text else "synthetic")
-    if name == "priority":
-        panel.controls["top_k"].value = 2
-    old, state = content(panel), panel.state
-    panel.controls[name].value = MOVES[name]
-    assert content(panel) != old and panel.state != state
-    assert drawn(panel).get("data-state") == panel.state == panel.state_box.value
-    assert "unexpected" not in panel.status.value
-
-
-def test_every_control_is_tried_above_and_there_is_no_dropdown():
-    panel = panels.Seats()
-    assert MOVES.keys() == panel.controls.keys()
-    assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
 
 
 def test_only_controls_that_matter_can_be_moved():
@@ -132,64 +80,6 @@ def test_the_last_sentence_says_who_sees_the_future():
         assert ahead == (priority != "position")
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"factor": "no limit", "top_k": 4, "tokens": 128},
-        {"source": "text", "text": NASTY, "layer": 0, "pool": "sequence"},
-        {"skew": 2.0, "seed": 77, "priority": "probability", "overflow": "pad"},
-    ],
-)
-def test_a_state_reproduces_the_picture_in_another_panel(values):
-    first, second = panels.Seats(), panels.Seats("text")
-    for name, value in values.items():
-        first.controls[name].value = value
-    second.state_box.value = f"  {first.state_box.value}\n"
-    assert everything(second) == everything(first)
-
-
-@pytest.mark.parametrize(
-    ("state", "sentence"),
-    [
-        ("race?seed=1", "begin with 'seats?', this one with 'race'"),
-        ("seats?factor=9", "factor must be one of 0.25, 0.3"),
-        ("seats?top_k=3", "top_k must be one of 1, 2, 4, got '3'"),
-        ("seats?skew=5", "skew must lie in 0.0 to 2.0, got 5"),
-        ("seats?tokens=1000", "tokens must lie in 16 to 128, got 1000"),
-        ("seats?priority=luck", "priority must be one of position, choice"),
-        ("seats?seats=1", "has no seats; it has factor"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, sentence):
-    panel = panels.Seats()
-    before = everything(panel)
-    panel.state_box.value = state
-    assert sentence in said(panel) and everything(panel) == before
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "The text is empty; type a few words."),
-        ("a b " * 600, "tokens; at most 512 fit"),
-    ],
-)
-def test_a_text_that_cannot_be_read_gets_one_sentence(text, sentence):
-    panel = panels.Seats("text")
-    picture = panel.picture.value
-    panel.controls["text"].value = text
-    assert sentence in said(panel) and panel.picture.value == picture
-    panel.controls["text"].value = "better"
-    assert panel.picture.value != picture
-
-
-def test_a_nasty_text_is_shown_and_never_run():
-    panel = panels.Seats("text")
-    panel.show_table.value = True
-    panel.controls["text"].value = NASTY
-    check_no_markup(panel)
-
-
 @pytest.mark.parametrize("text", ["a", "to be", "x " * 250])
 def test_short_and_long_texts(text):
     panel = panels.Seats("text")
@@ -197,47 +87,3 @@ def test_short_and_long_texts(text):
         panel.controls["pool"].value = pool
         panel.controls["text"].value = text
         assert drawn(panel).get("data-state") == panel.state, said(panel)
-
-
-def test_another_rule_loads_the_model_in_the_background_and_the_latest_wins(unloaded, held_model):
-    held, _ = held_model
-    panel = panels.Seats()
-    picture = panel.picture.value
-    for factor in (1.3, 1.35, 2.0):
-        panel.controls["factor"].value = factor
-        assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
-    held.set()
-    wait(lambda: drawn(panel).get("data-state") == panel.state, "the picture of the latest")
-    assert "factor=2.0" in panel.state
-    panel.controls["factor"].value = 1.25
-    assert panel._current() is panel.recorded["synthetic"]
-
-
-def test_the_table_twin_follows_the_picture():
-    panel = panels.Seats()
-    panel.show_table.value = True
-    for factor in (1.25, 0.5):
-        panel.controls["factor"].value = factor
-        rows, caption = twin(panel)
-        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
-        assert caption == panel.drawn.summary
-    panel.show_table.value = False
-    assert panel.table.value == ""
-
-
-def test_a_move_is_quick():
-    """A generous bound, for test machines are shared; measured: see the panel's own figures."""
-    panel = panels.Seats()
-    panel.controls["tokens"].value, panel.controls["top_k"].value = 128, 4
-    took = []
-    for factor in module.FACTORS:
-        begun = time.process_time()
-        panel.controls["factor"].value = factor
-        took.append(time.process_time() - begun)
-        assert len(panel.picture.value) < 150_000
-    assert np.median(took) < 0.2
-
-
-def test_the_still_stands_beside_the_widget(stills):
-    bundle = panels.Seats("text")._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -1,18 +1,15 @@
 """The collapse panel, driven without a browser: switches, refusals, runs, killed experts."""
 
-import base64
-import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import moeviz.experiments.collapse
 import moeviz.training.live
 from helpers.live import end_of_kernel, settle, wait
-from helpers.panels import LOUD, at_rest, drawn, opened, press, said, twin
+from helpers.panels import LOUD, check_at_rest, drawn, press, said
 from moeviz import panels
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
 from moeviz.model.transformer import ModelConfig
@@ -20,20 +17,8 @@ from moeviz.panels import predict
 from moeviz.panels.training.collapse import Collapse
 from moeviz.training.trainer import TrainConfig
 
-pytestmark = LOUD
+pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 EXCLUDED = "The hash router balances in its own way: it takes no balancing loss and no bias"
-
-
-@pytest.fixture(autouse=True)
-def kernel(monkeypatch, tmp_path):
-    """As a kernel begins: no run and its own autosave folder."""
-    monkeypatch.setattr("moeviz.panels.training.collapse.AUTOSAVE", tmp_path / "live" / "collapse")
-    for name, value in {"run": None, "_scores": {}, "_before": None, "_killed": []}.items():
-        monkeypatch.setattr(Collapse, name, value)
-    monkeypatch.setattr(predict, "ANSWERS", {})
-    monkeypatch.setattr("moeviz.panels.training.collapse.ANSWERS", predict.ANSWERS)
-    yield
-    end_of_kernel(Collapse)
 
 
 @pytest.fixture
@@ -82,15 +67,9 @@ def pause(panel):
 # Opening and switches.
 
 
-def test_it_opens_without_torch_and_well_within_3_seconds():
-    hashed = 'panel.controls["router"].value = "hash"'
-    took, has_torch, (picture,), (status,) = opened("panels.Collapse()", then=hashed)
-    assert took < 2 and not has_torch and picture == "<svg"
-    assert 'role="status"' in status and "unexpected" not in status
-
-
 def test_nothing_moves_by_itself_on_opening():
-    panel = at_rest(panels.Collapse)
+    panel = panels.Collapse()
+    check_at_rest(panel)
     assert Collapse.run is None and said(panel).startswith("Recorded run. Press Play")
     assert "recorded, not live" in texts(panel)[0]
 
@@ -121,31 +100,6 @@ def test_what_is_not_recorded_says_so_and_keeps_the_comparison():
     assert {row[0] for row in panel.drawn.rows} == {"dashed: nothing, seed 0"}
     panel.controls["seed"].value = 9999
     assert panel.drawn.rows == ()
-
-
-MOVES = {
-    "aux": 0.1, "scope": "sequence", "bias": "quantile", "noise": 1.0, "z": True, "shared": True,
-    "router": "sinkhorn", "learning": "frozen", "layer": 0, "seed": 1,
-}  # fmt: skip
-
-
-def test_every_control_changes_picture_and_state():
-    assert sorted(MOVES) == sorted(panels.Collapse().controls)
-    for name, value in MOVES.items():
-        panel = panels.Collapse()
-        picture, state = panel.picture.value, panel.state
-        panel.controls[name].value = value
-        assert panel.picture.value != picture and panel.state_box.value == panel.state != state
-        assert drawn(panel).get("data-state").startswith(panel.state)
-        assert "unexpected" not in panel.status.value
-
-
-def test_a_state_reproduces_the_picture_in_another_panel():
-    first, second = panels.Collapse(), panels.Collapse()
-    set_to(first, Cures(aux=0.1, scope="sequence", shared=True, noise=0.3), seed=4)
-    first.controls["layer"].value = 0
-    second.state_box.value = f" {first.state_box.value}\n"
-    assert second.picture.value == first.picture.value and second.state == first.state
 
 
 @pytest.mark.parametrize(
@@ -216,22 +170,6 @@ def test_the_scope_without_a_balancing_loss_restarts_nothing(track):
     press(panel, "step")
     settle(Collapse)
     assert trainer().model_config.moe.options["scope"] == "sequence"
-
-
-def test_the_table_twin_says_what_the_picture_shows():
-    panel = panels.Collapse()
-    panel.show_table.value = True
-    panel.controls["router"].value = "hash"
-    rows, caption = twin(panel)
-    assert rows[0] == [str(c) for c in panel.drawn.columns]
-    assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
-    assert caption == panel.drawn.summary
-
-
-def test_the_bundle_has_a_picture_while_notebooks_are_built(stills):
-    panel = panels.Collapse()
-    image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()["image/png"])))
-    assert image.size == tuple(round(float(drawn(panel).get(k))) for k in ("width", "height"))
 
 
 # Training.

@@ -1,26 +1,22 @@
 """The panels of 12_kernels, driven as a learner would but without a browser."""
 
-import base64
 import json
 import shutil
 import threading
 import time
 
-import ipywidgets
 import numpy as np
 import pytest
 
 pytest.importorskip("triton")
 
+from helpers.live import wait
 from helpers.panels import (
     LOUD,
-    NASTY,
-    at_rest,
-    check_no_markup,
-    content,
+    at_ease,
     drawn,
     everything,
-    opened,
+    press,
     said,
     twin,
 )
@@ -36,60 +32,9 @@ from moeviz.panels.kernels import roofline as roofline_module
 from moeviz.records.dispatch import STAGES
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
-MOVES = {
-    "step": 9, "source": "synthetic", "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8,
-    "text": "another text", "layer": 2, "skew": 0.0, "seed": 3,
-}  # fmt: skip
-
-
-def settled(panel, seconds=30):
-    """The panel after its thread has come to rest."""
-    end = time.monotonic() + seconds
-    while not panel._worker.wait(1):
-        assert time.monotonic() < end, said(panel)
-    return panel
-
-
-def test_all_open_without_torch_and_well_within_3_seconds():
-    took, has_torch, pictures, _ = opened(
-        "panels.Dispatch()", 'panels.Dispatch("synthetic")', "panels.TileWaste()",
-        "panels.Roofline()", "panels.Contenders()",
-    )  # fmt: skip
-    assert took < 2 and not has_torch and pictures == ["<svg"] * 5
-
-
-@pytest.mark.parametrize("kind", ["Dispatch", "TileWaste", "Roofline", "Contenders"])
-def test_nothing_moves_by_itself_on_opening(kind):
-    panel = at_rest(getattr(panels, kind))
-    assert "unexpected" not in panel.status.value
-    assert panel.drawn.summary in said(panel)
 
 
 # The dispatch.
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_every_control_changes_the_picture_and_the_state(name):
-    panel = panels.Dispatch("synthetic" if name in ("skew", "seed") else "text")
-    panel.stage.value = "GEMM" if name == "tile_block" else "histogram"
-    old, state = content(panel), panel.state
-    panel.controls[name].value = MOVES[name]
-    settled(panel)
-    assert content(panel) != old and panel.state != state
-    assert drawn(panel).get("data-state") == panel.state == panel.state_box.value
-    assert "unexpected" not in panel.status.value
-
-
-def test_every_control_is_tried_above_and_there_is_no_dropdown():
-    for kind in (panels.Dispatch, panels.TileWaste, panels.Roofline, panels.Contenders):
-        panel = kind()
-        assert not [c for c in panel.controls.values() if isinstance(c, ipywidgets.Dropdown)]
-    assert MOVES.keys() == panels.Dispatch().controls.keys()
-
-
-def test_another_source_is_refused():
-    with pytest.raises(ValueError, match=r"^source must be one of text, synthetic, got 'poem'\.$"):
-        panels.Dispatch("poem")
 
 
 def test_only_controls_that_matter_can_be_moved():
@@ -105,12 +50,12 @@ def test_stepping_walks_through_all_and_is_quick():
     took, stages = [], []
     for step in range(1, trace.steps):
         begun = time.process_time()
-        panel._turn(1)
+        press(panel, "next")
         took.append(time.process_time() - begun)
         assert panel.controls["step"].value == step
         stages.append(panel.stage.value)
         assert panel.drawn.summary in said(panel)
-    panel._turn(1)
+    press(panel, "next")
     assert panel.controls["step"].value == trace.steps - 1
     assert [*dict.fromkeys(stages)] == list(STAGES[1:])
     assert np.median(took) < 0.1
@@ -131,21 +76,20 @@ def test_play_goes_on_by_itself_until_paused_or_at_the_end(monkeypatch):
     monkeypatch.setattr(module, "PLAY_SECONDS", 0.02)
     panel = panels.Dispatch()
     step = panel.controls["step"]
-    panel._play()
-    panel._play()  # pressed twice it is one play
-    end = time.monotonic() + 10
-    while step.value < 3 and time.monotonic() < end:
-        time.sleep(0.01)
-    panel._pause()
+    press(panel, "play")
+    press(panel, "play")  # pressed twice it is one play
+    wait(lambda: step.value >= 3, "step 3")
+    press(panel, "pause")
     time.sleep(0.1)
     at = step.value
     time.sleep(0.1)
     assert 3 <= at == step.value
     step.value = step.max - 2
-    panel._play()
-    assert panel._stop_playing.wait(10) and step.value == step.max
-    panel._play()
-    panel._pause()
+    press(panel, "play")
+    wait(lambda: step.value == step.max, "the end")
+    time.sleep(0.1)
+    press(panel, "play")
+    press(panel, "pause")
     assert step.value < step.max, "at the end it begins again"
 
 
@@ -154,77 +98,18 @@ def test_in_another_batch_the_learner_stays_at_the_stage():
     panel.stage.value = "tiles"
     for name, value in (("tokens", 10), ("sort_block", 16), ("source", "synthetic")):
         panel.controls[name].value = value
-        assert settled(panel).stage.value == "tiles"
-        trace = panel._position[0]
-        assert trace.at(panel.controls["step"].value) == ("tiles", 0)
-        assert panel.controls["step"].max == trace.steps - 1
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"step": 31, "tokens": 20, "top_k": 1, "tile_block": 16},
-        {"source": "synthetic", "skew": 2.0, "seed": 77, "step": 40, "tokens": 24},
-        {"text": NASTY, "layer": 0, "step": 12},
-    ],
-)
-def test_a_state_reproduces_the_picture_in_another_panel(values):
-    first, second = panels.Dispatch(), panels.Dispatch("synthetic")
-    for name, value in sorted(values.items(), key=lambda item: item[0] == "step"):
-        first.controls[name].value = value
-        settled(first)
-    assert first.controls["step"].value == values["step"]
-    second.state_box.value = f"  {first.state_box.value}\n"
-    settled(second)
-    assert everything(second) == everything(first)
-
-
-@pytest.mark.parametrize(
-    ("state", "sentence"),
-    [
-        ("race?seed=1", "begin with 'dispatch?', this one with 'race'"),
-        ("dispatch?tile_block=5", "tile_block must be one of 4, 8, 16, got '5'"),
-        ("dispatch?tokens=99", "tokens must lie in 4 to 24, got 99"),
-        ("dispatch?step=-1", "step must lie in 0 to "),
-        ("dispatch?seats=1", "has no seats; it has step"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, sentence):
-    panel = panels.Dispatch()
-    before, most = everything(panel), panel.controls["step"].max
-    panel.state_box.value = state
-    assert sentence in said(panel) and everything(panel) == before
-    assert panel.controls["step"].max == most
-
-
-def test_a_text_that_cannot_be_read_gets_one_sentence():
-    panel = panels.Dispatch()
-    picture = panel.picture.value
-    panel.controls["text"].value = ""
-    settled(panel)
-    assert "The text is empty; type a few words." in said(panel)
-    assert panel.picture.value == picture
-    panel.controls["text"].value = "better"
-    assert settled(panel).picture.value != picture
-
-
-def test_a_nasty_text_is_shown_and_never_run():
-    panel = panels.Dispatch()
-    panel.show_table.value = True
-    panel.controls["text"].value = NASTY
-    settled(panel)
-    for stage in STAGES:
-        panel.stage.value = stage
-        check_no_markup(panel)
+        assert at_ease(panel).stage.value == "tiles"
+        press(panel, "back")
+        assert panel.stage.value == "scatter", "it was the first step of the stage"
+        press(panel, "next")
 
 
 def test_of_quick_moves_the_latest_wins():
     panel = panels.Dispatch("synthetic")
     for tokens in range(4, 24):
         panel.controls["tokens"].value = tokens
-    settled(panel)
-    assert len(panel._position[0].tokens) == 23 and "tokens=23" in drawn(panel).get("data-state")
-    assert len(panel._kept) < 2 + module.KEPT + 2
+    at_ease(panel)
+    assert "tokens=23" in drawn(panel).get("data-state")
 
 
 def test_where_triton_came_too_early_the_learner_is_told(monkeypatch):
@@ -234,43 +119,23 @@ def test_where_triton_came_too_early_the_learner_is_told(monkeypatch):
     monkeypatch.setattr("moeviz.watch.kernels.kernels_anywhere", refused)
     panel = panels.Dispatch()
     panel.controls["tokens"].value = 5
-    settled(panel)
+    at_ease(panel)
     assert said(panel).startswith("Triton was imported before its interpreter")
     assert "unexpected" not in panel.status.value
 
 
 def test_without_torch_the_learner_is_told(monkeypatch):
-    def missing(self):
+    def missing(*args):
         raise ImportError("No module named 'torch'")
 
-    monkeypatch.setattr(module.Dispatch, "_compute", lambda self, wanted: missing(self))
+    monkeypatch.setattr("moeviz.experiments.dispatch.dispatch_of", missing)
     panel = panels.Dispatch()
     panel.controls["tokens"].value = 5
-    settled(panel)
+    at_ease(panel)
     assert said(panel) == "This needs a package that does not import: No module named 'torch'."
 
 
-def test_the_still_shows_the_scatter(stills):
-    panel = panels.Dispatch()
-    bundle = panel._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert bundle["text/plain"].startswith("Scatter, program 3 of 4")
-    assert panel.controls["step"].value == 0 and "top-k" in drawn(panel).find("{*}title").text
-
-
 # Tile waste.
-
-
-def test_tile_waste_moves_with_every_control():
-    panel = panels.TileWaste()
-    for name, value in (("skew", 1.0), ("tokens", 64), ("experts", 128), ("top_k", 2),
-                        ("block", 16), ("seed", 5)):  # fmt: skip
-        old = content(panel)
-        panel.controls[name].value = value
-        assert content(panel) != old and panel.drawn.summary == said(panel)
-    second = panels.TileWaste()
-    second.state_box.value = panel.state
-    assert everything(second) == everything(panel)
 
 
 # The panels that measure.
@@ -316,8 +181,8 @@ def test_the_contest_runs_in_the_background_and_is_shown(monkeypatch, recorded):
     panel.controls["machine"].value = timed_panel.HERE
     assert "Nothing is measured on this machine yet." in said(panel)
     panel.controls["case"].value = "64 experts"
-    panel._press()
-    settled(panel)
+    press(panel, "run")
+    at_ease(panel)
     assert seen == [True] and "80.0 times as long" in said(panel)
     assert "this machine: 64 experts" in panel.picture.value
     panel.controls["case"].value = "8 experts"
@@ -335,13 +200,13 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is(monkeypatch, record
 
     monkeypatch.setattr(contest, "contest", endless)
     panel = panels.Contenders()
-    panel._press()
+    press(panel, "run")
     assert begun.wait(10) and "25 % done" in said(panel)
-    panel._press()  # pressed twice it is one
+    press(panel, "run")  # pressed twice it is one
     panel.controls["case"].value = panel.controls["case"].options[-1]
     assert "25 % done" in said(panel), "a redraw does not hide the progress"
-    panel._stop.set()
-    settled(panel)
+    press(panel, "stop")
+    at_ease(panel)
     assert said(panel) == "Stopped: nothing was changed."
     panel.refresh()
     assert "Nothing is measured" in said(panel)
@@ -353,9 +218,9 @@ def test_what_breaks_in_a_measurement_is_said(monkeypatch, recorded):
 
     monkeypatch.setattr(contest, "contest", breaks)
     panel = panels.Contenders()
-    panel._press()
-    settled(panel)
-    assert said(panel) == "The GPU is gone." and not panel._running
+    press(panel, "run")
+    at_ease(panel)
+    assert said(panel) == "The GPU is gone."
 
 
 def test_the_layers_on_offer_are_those_of_the_machine(recorded):
@@ -395,8 +260,8 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
     for tokens in roofline_module.TOKENS:
         panel.controls["tokens"].value = tokens
         assert f"A GPU: T = {tokens}<" in panel.picture.value
-    panel._press()
-    settled(panel)
+    press(panel, "run")
+    at_ease(panel)
     assert panel.here and "Here: T = 4096" in panel.picture.value
     assert "T = 16: 2 GFLOP/s" in panel.picture.value
 

@@ -13,14 +13,10 @@ import torch
 from helpers.live import wait
 from helpers.panels import (
     LOUD,
-    at_rest,
-    check_no_markup,
-    content,
-    drawn,
+    check_refused,
     everything,
     opened,
     said,
-    twin,
 )
 from moeviz import panels
 from moeviz.experiments import routers_on_a_text as routing
@@ -32,11 +28,10 @@ from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.watch.routers import decide, router_for, synthetic_tokens, text_tokens
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
-NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}} % + # ="
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03_routing.md"
 
 
-def press(panel, *names):
+def toggle(panel, *names):
     for name in names:
         button = panel.choice.buttons[name]
         button.value = not button.value
@@ -167,50 +162,9 @@ def test_expert_choice_can_leave_as_many_without_an_expert_as_03_2_says():
 def test_it_opens_without_torch_and_well_within_3_seconds():
     # Every router of the recording, without torch.
     every = 'for name in panel.choice.names[4:]: panel.choice.value = f"token_choice,{name}"'
-    took, has_torch, (picture,), (status,) = opened("panels.CompareRouters()", then=every)
-    assert took < 2.5 and not has_torch
+    (took,), has_torch, (picture,), (status,) = opened("panels.CompareRouters()", then=every)
+    assert took < 2 and not has_torch
     assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
-
-
-def test_nothing_moves_by_itself_on_opening():
-    at_rest(panels.CompareRouters)
-
-
-SYNTHETIC = {"source": "synthetic"}
-MOVES = [
-    {"routers": "base,sinkhorn,remoe"},
-    {"source": "synthetic"},
-    {"mode": "outside"},
-    {"text": "another text"},
-    {"layer": 2},
-    {"top_k": 2},
-    {"top_k": 2, "temperature": 4.0},
-    {"noise": 1.5},
-    {"capacity": "0.5"},
-    {"noise": 2.0, "seed": 3},
-    SYNTHETIC | {"skew": 2.0},
-    SYNTHETIC | {"tokens": 12},
-    SYNTHETIC | {"seed": 5},
-]
-
-
-@pytest.mark.parametrize("values", MOVES)
-def test_every_control_changes_the_picture_and_the_state(values):
-    panel = panels.CompareRouters()
-    *before, last = values
-    for name in before:
-        panel.controls[name].value = values[name]
-    old = panel.picture.value, content(panel), panel.state_box.value
-    panel.controls[last].value = values[last]
-    new = panel.picture.value, content(panel), panel.state_box.value
-    assert all(a != b for a, b in zip(old, new, strict=True))
-    assert panel.state_box.value == panel.state
-    assert drawn(panel).get("data-state") == panel.state
-    assert "moeviz-unexpected" not in panel.status.value
-
-
-def test_every_control_is_tried_above():
-    assert {n for values in MOVES for n in values} == set(panels.CompareRouters().controls)
 
 
 def test_only_the_controls_of_the_source_are_shown():
@@ -228,47 +182,26 @@ def test_only_the_controls_of_the_source_are_shown():
 
 def test_two_to_four_routers_are_down_and_anything_else_is_refused_in_a_sentence():
     panel = panels.CompareRouters()
-    press(panel, "hash", "switch")
+    toggle(panel, "hash", "switch")
     assert panel.choice.chosen == ("token_choice", "expert_choice")
     before = everything(panel)
-    press(panel, "token_choice")
+    toggle(panel, "token_choice")
     assert said(panel) == "At least 2 routers are compared; choose another one first."
     assert everything(panel) == before and panel.choice.buttons["token_choice"].value
-    press(panel, "base", "soft_moe")
+    toggle(panel, "base", "soft_moe")
     assert panel.choice.chosen == ("token_choice", "expert_choice", "base", "soft_moe")
     before = everything(panel)
-    press(panel, "remoe")
+    toggle(panel, "remoe")
     assert said(panel) == "At most 4 routers fit side by side; take one out first."
     assert everything(panel) == before and not panel.choice.buttons["remoe"].value
-    press(panel, "base", "remoe")
+    toggle(panel, "base", "remoe")
     labels = panel.drawn.columns[2:]
     assert labels == ("Top-K", "Expert choice", "Soft MoE", "ReMoE")
-
-
-STATES = [
-    {"text": NASTY, "layer": 0, "top_k": 3, "routers": "hash,remoe"},
-    {"source": "synthetic", "skew": 1.7, "tokens": 9, "seed": 12, "noise": 0.3},
-    {"mode": "outside", "capacity": "2", "temperature": 0.25},
-]
-
-
-@pytest.mark.parametrize("values", STATES)
-def test_a_state_reproduces_the_picture_in_another_panel(values):
-    first, second, third = (panels.CompareRouters() for _ in range(3))
-    for name, value in values.items():
-        first.controls[name].value = value
-    second.state_box.value = first.state_box.value
-    assert everything(second) == everything(first)
-    third.state_box.value = f"  {first.state_box.value}\n"
-    assert everything(third) == everything(first)
-    down = [name for name, button in third.choice.buttons.items() if button.value]
-    assert set(down) == set(first.choice.chosen)
 
 
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
-        ("race?routers=x", "begin with 'compare_routers?', this one with 'race'"),
         ("compare_routers?top_k=2&routers=hash", "At least 2 routers are compared"),
         ("compare_routers?top_k=2&routers=", "At least 2 routers are compared"),
         (
@@ -277,48 +210,15 @@ def test_a_state_reproduces_the_picture_in_another_panel(values):
         ),
         ("compare_routers?top_k=2&routers=hash,hash", "A router can stand there only once."),
         ("compare_routers?top_k=2&routers=hash,own", "There is no router 'own' here; there is"),
-        ("compare_routers?top_k=9&seed=1", "top_k must lie in 1 to 4, got 9"),
-        ("compare_routers?seed=1&skew=x", "skew must be a number, got 'x'"),
-        ("compare_routers?seed=1&capacity=3", "capacity must be one of none, 0.5"),
-        ("compare_routers?seed=1&depth=3", "has no depth; it has routers, source"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, sentence):
-    panel = panels.CompareRouters()
-    before = everything(panel)
-    panel.state_box.value = state
-    assert sentence in said(panel) and everything(panel) == before
-    assert "unexpected" not in panel.status.value
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        panel.state = state
-
-
-def test_the_table_twin_follows_the_picture():
-    panel = panels.CompareRouters()
-    panel.show_table.value = True
-    for value in ("token_choice,base", "soft_moe,hash,remoe"):
-        panel.controls["routers"].value = value
-        rows, _ = twin(panel)
-        assert rows[0] == [str(c) for c in panel.drawn.columns]
-        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
-    panel.show_table.value = False
-    assert panel.table.value == ""
-
-
-def test_a_nasty_text_is_shown_and_never_run():
-    panel = panels.CompareRouters()
-    panel.show_table.value = True
-    panel.controls["text"].value = NASTY
-    check_no_markup(panel)
-    assert "<" not in panel.state_box.value
+    check_refused(panels.CompareRouters(), state, sentence)
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"text": ""}, "The text is empty; type a few words."),
-        ({"text": "half \ud83d"}, "half of a surrogate pair"),
-        ({"text": "a b " * 600}, "tokens; at most 512 fit, so give a shorter one."),
         (
             {"routers": "expert_prototyping,hash", "top_k": 3},
             "Prototypes: top_k = 3 prototypes must divide num_experts = 8.",
@@ -364,20 +264,6 @@ def test_a_setting_that_does_nothing_is_named(values, note):
     for name, value in values.items():
         panel.controls[name].value = value
     assert note in said(panel) and note in html.unescape(panel.picture.value)
-
-
-def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(unloaded, held_model):
-    held, begun = held_model
-    panel = panels.CompareRouters()
-    picture = panel.picture.value
-    for text in ("first", "first second"):
-        panel.controls["text"].value = text
-        assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
-    held.set()
-    wait(lambda: panel.picture.value != picture, "the picture of the own text")
-    wait(lambda: "Loading" not in said(panel), "the sentence about it")
-    pieces = [row[1] for row in panel.drawn.rows if row[0] != ""]
-    assert len(begun) == 1 and "".join(pieces).replace("·", " ").strip() == "first second"
 
 
 def test_synthetic_tokens_do_without_a_model_that_cannot_be_loaded(unloaded, monkeypatch, tmp_path):

@@ -1,9 +1,7 @@
 """Panels, driven as a learner would but without a browser: controls, states, refusals, runs."""
 
-import base64
 import errno
 import html
-import io
 import json
 import os
 import re
@@ -14,23 +12,15 @@ from types import SimpleNamespace
 
 import ipywidgets
 import pytest
-from PIL import Image
 
 import moeviz.training.live
 from helpers.live import end_of_kernel, settle, wait
 from helpers.panels import (
     LOUD,
-    NASTY,
-    at_rest,
-    check_no_markup,
-    content,
     drawn,
-    everything,
     family,
-    opened,
     press,
     said,
-    twin,
 )
 from helpers.prose import WORDS
 from moeviz import panels
@@ -44,234 +34,22 @@ from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.trainer import TrainConfig
 
-pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
-KINDS = [panels.RouteText, panels.InsideLayer, panels.Race]
-VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-@pytest.fixture(autouse=True)
-def no_race(monkeypatch, tmp_path):
-    """Each test begins as a kernel does, with no run and its own autosave folder."""
-    monkeypatch.setattr("moeviz.panels.training.race.AUTOSAVE", tmp_path / "live" / "race")
-    monkeypatch.setattr(Race, "run", None)
-    monkeypatch.setattr(Race, "_scores", {})
-    monkeypatch.setattr(predict, "ANSWERS", {})
-    monkeypatch.setattr("moeviz.panels.training.race.ANSWERS", predict.ANSWERS)
-    yield
-    end_of_kernel(Race)
-
-
-# Opening.
-
-
-@pytest.mark.parametrize("name", ["RouteText", "InsideLayer", "Race"])
-def test_a_panel_opens_without_torch_and_well_within_3_seconds(name):
-    took, has_torch, (picture,), (status,) = opened(f"panels.{name}()")
-    assert took < 2 and not has_torch
-    assert picture == "<svg" and 'role="status"' in status and "unexpected" not in status
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_moves_by_itself_on_opening(kind):
-    at_rest(kind)
-    assert Race.run is None
-
-
-# Controls.
-
-MOVES = [
-    (panels.RouteText, {"layer": 0}, True),
-    (panels.RouteText, {"view": "probabilities"}, True),
-    (panels.RouteText, {"view": "load"}, True),
-    (panels.RouteText, {"text": "another text"}, True),
-    (panels.InsideLayer, {"stage": "combine"}, True),
-    (panels.InsideLayer, {"layer": 0}, True),
-    (panels.InsideLayer, {"text": "another text"}, True),
-    (panels.InsideLayer, {"stage": "top-k", "weighting": "raw"}, True),
-    (panels.Race, {"axis": "flops"}, True),
-    (panels.Race, {"axis": "seconds"}, True),
-    # These say what Play will race; the recorded picture stays.
-    (panels.Race, {"experts": 8}, False),
-    (panels.Race, {"top_k": 1}, False),
-    (panels.Race, {"seed": 3}, False),
-]
-
-
-@pytest.mark.parametrize(("kind", "values", "content_changes"), MOVES)
-def test_every_control_changes_the_picture_and_the_state(kind, values, content_changes):
-    panel = kind()
-    *before, last = values
-    for name in before:
-        panel.controls[name].value = values[name]
-    old_picture, old_content, old_state = (
-        panel.picture.value,
-        content(panel),
-        panel.state_box.value,
-    )
-    panel.controls[last].value = values[last]
-    assert panel.picture.value != old_picture
-    assert (content(panel) != old_content) == content_changes
-    assert panel.state_box.value == panel.state != old_state
-    assert drawn(panel).get("data-state").startswith(panel.state)
-    assert "moeviz-unexpected" not in panel.status.value
-
-
-def test_every_control_is_tried_above():
-    for kind in KINDS:
-        assert {n for k, values, _ in MOVES if k is kind for n in values} == set(kind().controls)
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader", "fresh_kernel")]
 
 
 def test_the_stage_buttons_go_back_and_forth_and_stop_at_the_ends():
     panel = panels.InsideLayer()
-    back, following = (
-        b for row in panel.children if isinstance(row, ipywidgets.HBox)
-        for b in row.children if isinstance(b, ipywidgets.Button)
-    )  # fmt: skip
     seen = []
     for _ in range(7):
         seen.append(panel.controls["stage"].value)
-        following.click()
+        press(panel, "next")
     assert seen == ["logits", "softmax", "top-k", "dispatch", "experts", "combine", "combine"]
     for _ in range(7):
-        back.click()
+        press(panel, "back")
     assert panel.controls["stage"].value == "logits"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_table_twin_comes_and_goes_and_follows_the_picture(kind):
-    panel = kind()
-    assert panel.table.value == ""
-    panel.show_table.value = True
-    last = {"route_text": "view", "inside_layer": "stage", "race": "axis"}[panel.kind]
-    for value in (panel.controls[last].value, *options(panel.controls[last])[1:]):
-        panel.controls[last].value = value
-        rows, caption = twin(panel)
-        assert rows[0] == [str(c) for c in panel.drawn.columns]
-        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
-        assert caption == panel.drawn.summary == drawn(panel)[1].text
-    panel.show_table.value = False
-    assert panel.table.value == ""
-
-
-def options(control):
-    return [o[1] if isinstance(o, tuple) else o for o in control.options]
-
-
-# State.
-
-STATES = [
-    (panels.RouteText, {"text": NASTY, "layer": 0, "view": "probabilities"}),
-    (panels.RouteText, {"view": "load"}),
-    (panels.InsideLayer, {"text": NASTY, "stage": "experts", "layer": 2, "weighting": "raw"}),
-    (panels.InsideLayer, {"stage": "dispatch"}),
-    (panels.Race, {"experts": 32, "top_k": 4, "seed": 77, "axis": "seconds"}),
-]
-
-
-@pytest.mark.parametrize(("kind", "values"), STATES)
-def test_a_state_reproduces_the_picture_in_another_panel(kind, values):
-    first, second, third = kind(), kind(), kind()
-    for name, value in values.items():
-        first.controls[name].value = value
-    second.state_box.value = first.state_box.value
-    assert everything(second) == everything(first)
-    third.state_box.value = f"  {first.state_box.value}\n"  # as it is copied by hand
-    assert everything(third) == everything(first)
-
-
-@pytest.mark.parametrize(
-    ("kind", "state", "sentence"),
-    [
-        (panels.RouteText, "race?experts=8", "begin with 'route_text?', this one with 'race'"),
-        (panels.RouteText, "rubbish", "begin with 'route_text?'"),
-        (panels.RouteText, "<script>alert(1)</script>", "this one with '<script>alert(1)"),
-        (panels.RouteText, "route_text?layer=0&depth=3", "has no depth; it has text, layer, view"),
-        (panels.RouteText, "route_text?view=load&layer=99", "layer must be one of 0, 1, 2, got"),
-        (panels.RouteText, "route_text?layer=0&view=", "view must be one of text, prob"),
-        (panels.InsideLayer, "inside_layer?layer=0&stage=top", "stage must be one of logits"),
-        (panels.Race, "race?seed=1&experts=2&top_k=4", "experts must be one of 4, 8, 16, 32"),
-        (panels.Race, "race?experts=8&top_k=16", "top_k must be one of 1, 2, 4, got '16'"),
-        (panels.Race, "race?experts=8&seed=x", "seed must be a number, got 'x'"),
-        (panels.Race, "race?experts=8&seed=-1", "seed must lie in 0 to 9999, got -1"),
-        (panels.Race, "race?experts=8&seed=nan", "seed must be a number"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(
-    kind, state, sentence
-):
-    panel = kind()
-    before = everything(panel)
-    panel.state_box.value = state
-    assert sentence in said(panel) and said(panel).count(". ") == 0
-    assert everything(panel) == before
-    assert "<script" not in panel.status.value and "unexpected" not in panel.status.value
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        panel.state = state
-
-
-def test_part_of_a_state_changes_that_part_only():
-    panel = panels.InsideLayer()
-    panel.controls["layer"].value = 0
-    panel.state_box.value = "inside_layer?stage=softmax"
-    assert (panel.controls["stage"].value, panel.controls["layer"].value) == ("softmax", 0)
-    assert panel.state_box.value == panel.state
-
-
-# A text of one's own.
-
-
-@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
-def test_own_text_loads_the_model_in_the_background_and_the_latest_text_wins(
-    kind, unloaded, held_model
-):
-    held, begun = held_model
-    panel = kind()
-    picture = panel.picture.value
-    for text in ("first", "first sec", "first second"):
-        panel.controls["text"].value = text
-        assert "Loading PyTorch" in said(panel) and panel.picture.value == picture
-        assert panel.state_box.value == panel.state
-    held.set()
-    wait(lambda: panel.picture.value != picture, "the picture of the own text")
-    wait(lambda: "Loading" not in said(panel), "the sentence about it")
-    assert len(begun) == 1
-    assert drawn(panel).get("data-state") == panel.state
-    panel.show_table.value = True
-    tokens = [row[1] for row in panel.drawn.rows]
-    assert "".join(tokens).replace("·", " ").strip() == "first second"
-    panel.controls["text"].value = "and now at once"
-    assert "and" in panel.drawn.rows[0][1]
-
-
-@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
-def test_a_nasty_text_is_shown_and_never_run(kind):
-    panel = kind()
-    panel.show_table.value = True
-    panel.controls["text"].value = NASTY
-    check_no_markup(panel)
-    assert "<" not in panel.state_box.value
-    assert [e for e in drawn(panel).iter() if "script" in e.tag] == []
-    assert any("scri" in (t.text or "") for t in drawn(panel).iter())
-
-
-@pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "The text is empty; type a few words."),
-        ("a b " * 600, "tokens; at most 512 fit, so give a shorter one."),
-        ("half \ud83d", "half of a surrogate pair"),
-    ],
-)
-def test_a_text_that_cannot_be_read_gets_one_sentence(kind, text, sentence):
-    panel = kind()
-    picture = panel.picture.value
-    panel.controls["text"].value = text
-    assert sentence in said(panel) and "Traceback" not in panel.status.value
-    assert "unexpected" not in panel.status.value
-    assert panel.picture.value == picture
-    panel.controls["text"].value = "better"
-    assert panel.picture.value != picture and sentence not in said(panel)
+# The shipped model.
 
 
 @pytest.mark.parametrize("kind", [panels.RouteText, panels.InsideLayer])
@@ -326,41 +104,6 @@ def test_a_loader_that_fails_unexpectedly_is_marked_and_does_not_leave_the_panel
     assert "unexpected" not in panel.status.value
 
 
-# Faults of our own.
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unexpected_fault_is_said_marked_and_logged(kind, monkeypatch, caplog):
-    panel = kind()
-    picture = panel.picture.value
-
-    def broken(self):
-        raise KeyError("<b>boom</b>")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, "draw", broken)
-        panel.refresh()
-    assert 'class="moeviz-unexpected"' in panel.status.value
-    assert "Something broke inside moeviz: KeyError('<b>boom</b>')." in said(panel)
-    assert "<b>" not in panel.status.value and panel.picture.value == picture
-    (record,) = caplog.records
-    assert record.name == "moeviz" and record.exc_info[0] is KeyError
-    caplog.clear()
-    panel.say("Better.")
-    assert "unexpected" not in panel.status.value
-
-
-@pytest.mark.parametrize("error", [ValueError("E must be 2."), OSError("The disk is full.")])
-def test_a_refusal_is_not_marked(error, monkeypatch):
-    def refuse(self):
-        raise error
-
-    panel = panels.RouteText()
-    monkeypatch.setattr(panels.RouteText, "draw", refuse)
-    panel.refresh()
-    assert said(panel) == str(error) and "unexpected" not in panel.status.value
-
-
 # What a notebook displays.
 
 
@@ -368,41 +111,12 @@ def make_predict():
     return panels.Predict("test.key", "What <b>?", ["one & two", "<i>"], reveal="It is <u>.")
 
 
-@pytest.mark.parametrize("make", [*KINDS, make_predict])
-def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(make, monkeypatch):
-    monkeypatch.delenv("MOEVIZ_STATIC", raising=False)
-    panel = make()
-    bundle = panel._repr_mimebundle_(include=None, exclude=None)
-    assert bundle[VIEW]["model_id"] == panel.model_id
-    assert "un the notebook to" in bundle["text/plain"]
-    assert "image/png" not in bundle
-    # ipywidgets 7 would display it a second time by this.
-    assert panel._ipython_display_ is None
-    panel.close()
-    assert VIEW not in view_bundle(panel, "a closed widget has no view")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_bundle_has_a_picture_while_notebooks_are_built(kind, stills):
-    panel = kind()
-    image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()["image/png"])))
-    root = drawn(panel)
-    assert image.format == "PNG"
-    assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
-
-
-@pytest.mark.parametrize("make", [*KINDS, make_predict])
-def test_every_widget_answers_on_the_thread_that_the_front_end_chose(make):
-    panel = make()
-    comms = [widget.comm for widget in family(panel)]
-    assert len(comms) > 4
-    had = hasattr(comms[0], "_reply_subshell_for")
-    for comm in comms[1:]:
-        comm._reply_subshell_for = "of the cell that made it"
-    panel._repr_mimebundle_()
-    assert {comm._reply_subshell_for for comm in comms[1:]} == {None}
-    # ipykernel 6 has no such thing, and gets none.
-    assert hasattr(comms[0], "_reply_subshell_for") == had
+def test_a_prediction_has_a_bundle_for_places_that_show_none():
+    asked = make_predict()
+    bundle = asked._repr_mimebundle_(include=None, exclude=None)
+    view = bundle["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == asked.model_id and "run the notebook to" in bundle["text/plain"]
+    assert asked._ipython_display_ is None
 
 
 def test_any_widget_can_be_shown():

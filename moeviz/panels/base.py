@@ -21,6 +21,8 @@ from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
 
 log = logging.getLogger("moeviz")
 
+ODD_TEXT = "surrogatepass"  # half of a surrogate pair has a place in a state too
+
 
 class Panel(widgets.VBox):
     """An exhibit. A subclass names its controls and draws; the rest is here.
@@ -139,7 +141,7 @@ class Panel(widgets.VBox):
     @property
     def state(self) -> str:
         """A short string that reproduces this panel in another notebook."""
-        return f"{self.kind}?{urlencode(self.state_values())}"
+        return f"{self.kind}?{urlencode(self.state_values(), errors=ODD_TEXT)}"
 
     @state.setter
     def state(self, text: str) -> None:
@@ -150,7 +152,7 @@ class Panel(widgets.VBox):
             raise ValueError(
                 f"This panel's states begin with '{self.kind}?', this one with '{kind}'."
             )
-        given = dict(parse_qsl(query, keep_blank_values=True))
+        given = dict(parse_qsl(query, keep_blank_values=True, errors=ODD_TEXT))
         if unknown := set(given) - set(self.controls):
             raise ValueError(
                 f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "

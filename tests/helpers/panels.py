@@ -1,4 +1,5 @@
-"""What the panel tests share: reading a panel, opening it, and checks that hold for any."""
+"""What the panel tests share: every exhibit with a move of each of its controls, and how to read,
+open and press a panel."""
 
 import html
 import json
@@ -9,7 +10,11 @@ import threading
 import time
 from xml.etree import ElementTree
 
+import ipywidgets
 import pytest
+
+from moeviz import panels
+from moeviz.panels.costs.model_anatomy import CONFIG
 
 NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
 # What a callback raises, and what a thread raises, would pass unseen otherwise.
@@ -17,6 +22,120 @@ LOUD = [
     pytest.mark.usefixtures("nothing_is_swallowed"),
     pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
+
+# One move of every control of every exhibit; in this order they can be made one after the other.
+MOVES = {
+    "CacheLadder": {"context": 1024, "batch": 32, "bits": 8},
+    "Claims": {"claim": "gpt4_sizes", "first": None, "second": None, "third": None},
+    "Collapse": {
+        "aux": 0.1, "scope": "sequence", "bias": "quantile", "noise": 1.0, "z": True,
+        "shared": True, "router": "sinkhorn", "learning": "frozen", "layer": 0, "seed": 1,
+    },
+    "CompareRouters": {
+        "routers": "base,sinkhorn,remoe", "mode": "outside", "text": "another text", "layer": 2,
+        "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5", "source": "synthetic",
+        "skew": 2.0, "tokens": 12, "seed": 5,
+    },
+    "Contenders": {"machine": "this machine", "case": None},
+    "DecodeBatch": {
+        "model_name": "Kimi K2", "device_name": "B200 SXM", "devices": 64, "plan": "q4_k_m",
+        "context": 131072, "batch": 1,
+    },
+    "Dispatch": {
+        "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8, "text": "another text",
+        "layer": 2, "source": "synthetic", "skew": 0.0, "seed": 3, "step": 9,
+    },
+    "Exchange": {
+        "model_name": "Kimi K2", "nodes": 4, "devices_per_node": 4, "tokens": 1,
+        "copies": "node", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7,
+    },
+    "InsideLayer": {
+        "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
+    },
+    "MemoryFit": {
+        "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
+        "context": 512, "batch": 1024,
+    },
+    "ModelAnatomy": {
+        "model": "GPT-3 175B", "beside": "Kimi K2",
+        "config": CONFIG.replace('"num_experts": 128', '"num_experts": 64'),
+    },
+    "ModelMap": {"model": "Kimi K2", "until": 2021, "counted": "ex_embeddings"},
+    "Offloading": {
+        "model_name": "Kimi K2", "device_name": "RTX 4090", "plan": "bf16", "link": "host",
+        "hit": 99,
+    },
+    "Race": {"experts": 8, "top_k": 1, "seed": 3, "axis": "flops"},
+    "Roofline": {"machine": "this machine", "tokens": 64},
+    "RouteText": {"text": "another text", "layer": 0, "view": "load"},
+    "Seats": {
+        "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
+        "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",
+        "layer": 2,
+    },
+    "TileWaste": {
+        "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
+    },
+    "TrainingCost": {
+        "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
+        "device": "H100 SXM",
+    },
+}  # fmt: skip
+# What must stand before a move shows in the picture.
+BEFORE = {
+    ("Claims", "first"): {"claim": "gpt4_sizes"},
+    ("Claims", "second"): {"claim": "gpt4_sizes"},
+    ("Claims", "third"): {"claim": "gpt4_sizes"},
+    ("Collapse", "scope"): {"aux": 0.1},
+    ("CompareRouters", "temperature"): {"top_k": 2},
+    ("CompareRouters", "skew"): {"source": "synthetic"},
+    ("CompareRouters", "tokens"): {"source": "synthetic"},
+    ("CompareRouters", "seed"): {"source": "synthetic"},
+    ("Dispatch", "tile_block"): {"step": 30},
+    ("Dispatch", "skew"): {"source": "synthetic"},
+    ("Dispatch", "seed"): {"source": "synthetic"},
+    ("Exchange", "seed"): {"skew": 1.0},
+    ("InsideLayer", "weighting"): {"stage": "top-k"},
+    ("Offloading", "hit"): {"link": "pcie5"},
+    ("Seats", "priority"): {"top_k": 2},
+    ("Seats", "text"): {"source": "text"},
+    ("Seats", "layer"): {"source": "text"},
+}
+# These say what Play will train; the recorded picture stays.
+FOR_PLAY = {("Race", "experts"), ("Race", "top_k"), ("Race", "seed")}
+# Exhibits that read a text: how they open on one.
+READING = {
+    "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},
+    "Seats": {"source": "text"},
+}  # fmt: skip
+
+
+def exhibit(name):
+    if name == "Dispatch":
+        pytest.importorskip("triton")
+    return getattr(panels, name)
+
+
+def move(panel, name, value=None):
+    """Move a control, to the value or to another one on offer, and wait for the picture."""
+    control = panel.controls[name]
+    if value is None:
+        value = next((v for v in values_of(control) if v != control.value), control.value)
+    control.value = value
+    return at_ease(panel)
+
+
+def values_of(control):
+    return [o[1] if isinstance(o, tuple) else o for o in control.options]
+
+
+def at_ease(panel, seconds=30.0):
+    """The panel, when its picture is of its controls or it says why it cannot be."""
+    end = time.monotonic() + seconds
+    while said(panel).endswith("…"):
+        assert time.monotonic() < end, said(panel)
+        time.sleep(0.005)
+    return panel
 
 
 def said(panel):
@@ -33,8 +152,7 @@ def content(panel):
 
 
 def everything(panel):
-    controls = {name: control.value for name, control in panel.controls.items()}
-    return panel.picture.value, panel.state_box.value, controls
+    return panel.picture.value, panel.state_box.value, panel.values
 
 
 def twin(panel):
@@ -48,23 +166,30 @@ def family(widget):
     return [widget, *(w for child in getattr(widget, "children", ()) for w in family(child))]
 
 
-def press(panel, name):
+def find(panel, name):
+    """The one widget of the class moeviz-NAME."""
     (found,) = [w for w in family(panel) if f"moeviz-{name}" in getattr(w, "_dom_classes", ())]
-    found.click()
+    return found
+
+
+def press(panel, name):
+    find(panel, name).click()
 
 
 def opened(*makes, then=""):
-    """Make and show panels in a process of their own, as a notebook's first cell does: its seconds,
-    whether it has torch, and of each panel how the picture begins and what the status says."""
+    """Make and show panels in a process of their own, as a notebook's first cell does: the seconds
+    of each, whether it has torch, how the pictures begin, and what the statuses say."""
     code = f"""
 import json, sys, time
-started = time.process_time()
 from moeviz import panels
-shown = [{", ".join(makes)}]
-for panel in shown:
-    panel._repr_mimebundle_()
+took, shown = [], []
+for make in {list(makes)!r}:
+    started = time.process_time()
+    shown.append(eval(make))
+    shown[-1]._repr_mimebundle_()
+    took.append(time.process_time() - started)
+panel = shown[-1]
 {then}
-took = time.process_time() - started
 found = [p.picture.value[:4] for p in shown], [p.status.value for p in shown]
 print(json.dumps([took, "torch" in sys.modules, *found]))
 """
@@ -72,14 +197,11 @@ print(json.dumps([took, "torch" in sys.modules, *found]))
     return json.loads(run.stdout)
 
 
-def at_rest(make):
-    """The panel made, which moves nothing by itself and starts no thread."""
-    threads = threading.active_count()
-    panel = make()
-    before = everything(panel)
+def check_at_rest(panel):
+    """It moves nothing by itself."""
+    threads, before = threading.active_count(), everything(panel)
     time.sleep(0.05)
-    assert everything(panel) == before and threading.active_count() == threads
-    return panel
+    assert everything(panel) == before and threading.active_count() <= threads
 
 
 def check_no_markup(panel):
@@ -87,3 +209,26 @@ def check_no_markup(panel):
     for value in (panel.picture.value, panel.table.value, panel.status.value):
         assert "<script" not in value
         ElementTree.fromstring(value)
+
+
+def check_refused(panel, state, sentence):
+    """A state that does not fit is refused in one sentence, and nothing changes."""
+    before = everything(panel)
+    panel.state_box.value = state
+    assert sentence in said(panel), said(panel)
+    assert everything(panel) == before and "unexpected" not in panel.status.value
+    assert "<script" not in panel.status.value
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        panel.state = state
+
+
+def sent_by(monkeypatch, panel):
+    """What is sent to the page from now on, in order: "picture" and "sentence"."""
+    order = []
+
+    def send_state(widget, key=None):
+        if key and widget in (panel.status, panel.picture):
+            order.append("sentence" if widget is panel.status else "picture")
+
+    monkeypatch.setattr(ipywidgets.HTML, "send_state", send_state)
+    return order

@@ -1,0 +1,323 @@
+"""What holds for every exhibit, whatever it shows; only what is particular has tests elsewhere."""
+
+import base64
+import html
+import io
+import subprocess
+import sys
+import time
+
+import ipywidgets
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.live import wait
+from helpers.panels import (
+    BEFORE,
+    FOR_PLAY,
+    LOUD,
+    MOVES,
+    NASTY,
+    READING,
+    at_ease,
+    check_at_rest,
+    check_no_markup,
+    check_refused,
+    content,
+    drawn,
+    everything,
+    exhibit,
+    family,
+    move,
+    opened,
+    said,
+    sent_by,
+    twin,
+    values_of,
+)
+from moeviz import panels
+from moeviz.panels.base import view_bundle
+
+pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader", "fresh_kernel")]
+VIEW = "application/vnd.jupyter.widget-view+json"
+every = pytest.mark.parametrize("name", MOVES)
+reading = pytest.mark.parametrize("name", READING)
+
+
+def reader(name):
+    """The exhibit, opened on a text."""
+    return exhibit(name)(**READING[name])
+
+
+def moved(name):
+    """The exhibit after a move of every control that its other moves leave room for."""
+    panel = exhibit(name)()
+    for control, value in MOVES[name].items():
+        if not (name == "Collapse" and control == "router"):  # its cures exclude another router
+            move(panel, control, value)
+    return panel
+
+
+def test_every_exhibit_and_every_control_is_tried_here():
+    assert set(MOVES) | {"Predict"} == set(panels.__all__)
+    for name, moves in MOVES.items():
+        kind = exhibit(name)
+        assert kind.kind == kind.__module__.rpartition(".")[2]
+        controls = kind().controls
+        assert moves.keys() == controls.keys()
+        # JupyterLab takes the arrow keys from a drop-down list.
+        assert not [c for c in controls.values() if isinstance(c, ipywidgets.Dropdown)]
+
+
+def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
+    code = "import sys; from moeviz import panels; print(*dir(panels)); assert not {'torch', "
+    code += "'ipywidgets'} & set(sys.modules)"
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert found.stdout.split() == sorted(panels.__all__), found.stderr
+    with pytest.raises(AttributeError, match=r"^There is no panel 'Raec'; there is CacheLadder, "):
+        _ = panels.Raec
+
+
+def test_all_open_without_torch_and_well_within_3_seconds():
+    names = [f"panels.{name}()" for name in MOVES]
+    names += ['panels.Seats("text")', 'panels.Dispatch("synthetic")']
+    took, has_torch, pictures, statuses = opened(*names)
+    assert max(took) < 2 and not has_torch
+    assert pictures == ["<svg"] * len(names)
+    assert all('role="status"' in s and "unexpected" not in s for s in statuses)
+
+
+@every
+def test_nothing_moves_by_itself_on_opening(name):
+    panel = exhibit(name)()
+    check_at_rest(panel)
+    assert panel.table.value == "" and panel.state_box.value == panel.state
+
+
+@pytest.mark.parametrize(("name", "control"), [(n, c) for n, moves in MOVES.items() for c in moves])
+def test_every_control_changes_the_picture_and_the_state(name, control, monkeypatch):
+    panel = exhibit(name)()
+    for other, value in BEFORE.get((name, control), {}).items():
+        move(panel, other, value)
+    if name == "Contenders" and control == "case" and len(values_of(panel.controls["case"])) < 2:
+        move(panel, "machine", "this machine")
+    picture, old, state = panel.picture.value, content(panel), panel.state
+    order = sent_by(monkeypatch, panel)
+    move(panel, control, MOVES[name][control])
+    assert panel.picture.value != picture and panel.state != state
+    unmeasured = (name, control) == ("Contenders", "case")
+    assert (content(panel) != old) == ((name, control) not in FOR_PLAY) or unmeasured
+    assert panel.state_box.value == panel.state
+    assert drawn(panel).get("data-state").startswith(panel.state)
+    assert "unexpected" not in panel.status.value
+    # Who reads the sentence, a screen reader too, must find the picture that it speaks of.
+    assert "sentence" not in order[:-1] or order[-1] == "sentence" or name in ("Race", "Collapse")
+
+
+@every
+def test_the_table_twin_comes_and_goes_and_follows_the_picture(name):
+    panel = exhibit(name)()
+    panel.show_table.value = True
+    for control in (None, *MOVES[name]):
+        if control and not (name == "Collapse" and control == "router"):
+            move(panel, control, MOVES[name][control])
+        rows, caption = twin(panel)
+        assert rows[0] == [str(c) for c in panel.drawn.columns]
+        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
+        assert caption == panel.drawn.summary == html.unescape(drawn(panel)[1].text)
+        assert panel.drawn.svg == panel.picture.value
+        assert name in ("Race", "Collapse") or panel.drawn.summary in said(panel)
+    panel.show_table.value = False
+    assert panel.table.value == ""
+
+
+@every
+def test_a_state_reproduces_the_picture_in_another_panel(name):
+    first, second, part = moved(name), exhibit(name)(), exhibit(name)()
+    second.state_box.value = f"  {first.state_box.value}\n"  # as it is copied by hand
+    assert everything(at_ease(second)) == everything(first)
+    second.state = exhibit(name)().state
+    assert at_ease(second).picture.value == exhibit(name)().picture.value
+    control = next(c for c in MOVES[name] if c not in ("config", "machine"))
+    before = part.values
+    part.state = f"{first.kind}?{control}={first.values[control]}"
+    changed = {n for n, v in at_ease(part).values.items() if v != before[n]}
+    assert control in changed and (len(changed) == 1 or name == "Claims")
+
+
+def misfits(panel):
+    """Values that a control cannot take, and what is said of each."""
+    yield "depth=3", f"has no depth; it has {', '.join(panel.controls)}."
+    for name, control in panel.controls.items():
+        if hasattr(control, "options"):
+            yield f"{name}=rubbish", f"{name} must be one of "
+        elif isinstance(control.value, bool):
+            yield f"{name}=yes", f"{name} must be True or False, got 'yes'."
+        elif isinstance(control.value, int | float):
+            yield f"{name}=nan", name
+            yield f"{name}=x", f"{name} must be a number, got 'x'."
+            for value in (control.min - 1, 10**6):
+                yield f"{name}={value}", f"{name} must lie in {control.min} to "
+
+
+@every
+def test_a_state_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(name):
+    panel = exhibit(name)()
+    control, value = next((c, v) for c, v in MOVES[name].items() if c not in ("config", "machine"))
+    for pair, sentence in misfits(panel):
+        named = value is None or pair.startswith(f"{control}=")
+        good = "" if named else f"{control}={value}&"
+        check_refused(panel, f"{panel.kind}?{good}{pair}", sentence)
+    for state in ("other?seed=1", "rubbish", "<script>alert(1)</script>"):
+        check_refused(panel, state, f"states begin with '{panel.kind}?', this one with ")
+    move(panel, control, value)
+    assert drawn(panel).get("data-state").startswith(panel.state), "it works as before"
+
+
+FIELDS = {
+    "Claims": ("claim",), "Dispatch": ("source",), "ModelAnatomy": ("model", "beside"),
+    "ModelMap": ("model",), "Seats": ("source",), "TrainingCost": ("model",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(n, f) for n, fields in FIELDS.items() for f in fields]
+)
+def test_an_unknown_name_is_refused(name, field):
+    with pytest.raises(ValueError, match=rf"^{field} must be one of .*, got 'GPT-9'\.$"):
+        exhibit(name)(**{field: "GPT-9"})
+
+
+# A text of one's own.
+
+
+@reading
+def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(name, unloaded, held_model):
+    held, begun = held_model
+    panel = reader(name)
+    picture = panel.picture.value
+    for text in ("first", "first sec", "first second"):
+        panel.controls["text"].value = text
+        assert said(panel).endswith("…") and panel.picture.value == picture
+        assert panel.state_box.value == panel.state
+    held.set()
+    wait(lambda: drawn(panel).get("data-state") == panel.state, "the picture of the latest")
+    assert len(begun) == 1 and "text=first+second" in panel.state
+    picture = panel.picture.value
+    assert move(panel, "text", "and now at once").picture.value != picture
+
+
+@reading
+def test_a_nasty_text_is_shown_and_never_run(name):
+    panel = reader(name)
+    panel.show_table.value = True
+    move(panel, "text", NASTY)
+    assert drawn(panel).get("data-state") == panel.state
+    check_no_markup(panel)
+    assert "<" not in panel.state_box.value
+    other = reader(name)
+    other.state = panel.state
+    assert everything(at_ease(other)) == everything(panel)
+
+
+@reading
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "The text is empty; type a few words."),
+        ("half \ud83d", "half of a surrogate pair"),
+        ("a b " * 600, "tokens; at most 512 fit, so give a shorter one."),
+    ],
+)
+def test_a_text_that_cannot_be_read_gets_one_sentence(name, text, sentence):
+    if name == "Dispatch" and len(text) > 99:
+        pytest.skip("it takes the first tokens of a text, however long")
+    panel = reader(name)
+    picture = panel.picture.value
+    move(panel, "text", text)
+    assert sentence in said(panel) and "unexpected" not in panel.status.value
+    assert panel.picture.value == picture
+    move(panel, "text", "better")
+    assert panel.picture.value != picture and sentence not in said(panel)
+
+
+# Faults of our own.
+
+
+@every
+def test_a_fault_is_said_marked_and_logged_and_a_refusal_is_only_said(name, monkeypatch, caplog):
+    kind = exhibit(name)
+    panel = kind()
+    picture = panel.picture.value
+    for error in (
+        KeyError("<b>boom</b>"),
+        ValueError("E must be 2."),
+        OSError("The disk is full."),
+    ):
+
+        def broken(self, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "draw", broken)
+            panel.refresh()
+        assert "<b>" not in panel.status.value and panel.picture.value == picture
+        if isinstance(error, KeyError):
+            assert 'class="moeviz-unexpected"' in panel.status.value
+            assert said(panel) == "Something broke inside moeviz: KeyError('<b>boom</b>')."
+            (record,) = caplog.records
+            assert record.name == "moeviz" and record.exc_info[0] is KeyError
+            caplog.clear()
+        else:
+            assert said(panel) == str(error) and "unexpected" not in panel.status.value
+
+
+# What a notebook displays.
+
+
+@every
+def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(name, monkeypatch):
+    monkeypatch.delenv("MOEVIZ_STATIC", raising=False)
+    panel = exhibit(name)()
+    comms = [widget.comm for widget in family(panel)]
+    for comm in comms[1:]:
+        comm._reply_subshell_for = "of the cell that made it"
+    bundle = panel._repr_mimebundle_(include=None, exclude=None)
+    # Every widget answers on the thread that the front end chose.
+    assert {comm._reply_subshell_for for comm in comms[1:]} == {None}
+    assert bundle[VIEW]["model_id"] == panel.model_id
+    assert bundle["text/plain"].endswith("(Run the notebook to interact.)")
+    assert "image/png" not in bundle
+    # ipywidgets 7 would display it a second time by this.
+    assert panel._ipython_display_ is None
+    panel.close()
+    assert VIEW not in view_bundle(panel, "a closed widget has no view")
+
+
+@every
+def test_the_bundle_has_a_picture_while_notebooks_are_built(name, stills):
+    panel = exhibit(name)()
+    before = everything(panel)
+    bundle = panel._repr_mimebundle_()
+    image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert image.format == "PNG" and everything(panel) == before
+    if name == "Dispatch":  # where no kernel runs, the scatter says more than the first step
+        assert bundle["text/plain"].startswith("Scatter, program 3 of 4")
+    else:
+        root = drawn(panel)
+        assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
+        assert bundle["text/plain"].startswith(panel.drawn.summary)
+
+
+@every
+def test_a_move_is_quick(name):
+    """A generous bound, for test machines are shared; the target is 100 ms."""
+    panel = moved(name)
+    took = []
+    for control, value in MOVES[name].items():
+        if control not in ("text", "router", "source", "tokens", "seed"):
+            begun = time.thread_time()  # of this thread
+            panel.controls[control].value = value or panel.controls[control].value
+            took.append(time.thread_time() - begun)
+    assert np.median(took) < 0.3
