@@ -1,5 +1,6 @@
 """Recording: every run with every seed in processes of their own, resumed where it was."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -7,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.numerics import relative
 from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
+from moeviz.experiments.seats import seating_router, synthetic
+from moeviz.host import data_path
 from moeviz.model import LanguageModel
 from moeviz.records.runs import Curve, Snapshot
+from moeviz.routing import Capacity
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch.routers import text_tokens
+from moeviz.watch.text import load_model
 
 META = {"code": "f00", "versions": {"torch": "2"}, "commit": "abc+", "date": "today"}
 
@@ -77,3 +85,34 @@ def test_the_race_trains_its_gate_by_the_loss_of_the_text(top_k):
     logits = model(tokens_BS[:, :-1]).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, tokens_BS[:, 1:].flatten()).backward()
     assert all(block.ffn.router.weight_ED.grad.norm() > 1e-4 for block in model.blocks)
+
+
+def test_the_first_tokens_are_those_of_a_shorter_text():
+    tokenizer = Tokenizer.default()
+    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
+    whole = text_tokens(model, tokenizer, "def f(x): return x + 12", layer=1)
+    few = whole.first(5)
+    short = text_tokens(model, tokenizer, "".join(whole.pieces[:5]).replace("·", " "), layer=1)
+    assert few.pieces == short.pieces and relative(few.x_TD, short.x_TD) < 1e-5
+    assert few.gate_ED is whole.gate_ED
+    assert vars(few.context).keys() == vars(short.context).keys()
+    for name, value in vars(short.context).items():
+        assert np.array_equal(value, getattr(few.context, name)), name
+    assert whole.first(10**6).pieces == whole.pieces
+
+
+@pytest.mark.parametrize("pool", ["batch", "sequence"])
+def test_an_own_priority_by_position_is_the_built_in_one_padding_included(pool):
+    """The first and the last of four sequences are shorter, one of them all padding."""
+    tokens = synthetic(32, skew=1.0)
+    mask_T = torch.ones(32, dtype=torch.bool)
+    mask_T[5:8] = mask_T[24:] = False
+    context = dataclasses.replace(tokens.context, training=True, mask=mask_T)
+    capacity = Capacity(1.0, pool=pool)
+    rule = lambda token_N, choice_N, weight_N: -(2.0 * token_N + choice_N)  # noqa: E731
+    own, built_in = (
+        seating_router(tokens, 2, capacity, priority)(tokens.x_TD, context)
+        for priority in (rule, None)
+    )
+    assert own.stats.capacity == built_in.stats.capacity and len(own.plan.dropped)
+    assert torch.equal(own.plan.dense_weights(), built_in.plan.dense_weights())

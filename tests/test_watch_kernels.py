@@ -15,7 +15,7 @@ from moeviz.host import data_path
 from moeviz.model.experts import reference_experts
 from moeviz.records.dispatch import STAGES, DispatchTrace
 from moeviz.routing import Plan
-from moeviz.watch.kernels import first_tokens, kernels_alone, own_experts, watch
+from moeviz.watch.kernels import kernels_alone, own_experts, watch
 from moeviz.watch.routers import synthetic_tokens
 
 
@@ -118,13 +118,6 @@ def test_a_block_that_no_kernel_takes_is_refused(block):
         watch(tokens, *experts, top_k=1, sort_block=4, tile_block=block)
     with pytest.raises(ValueError, match="^sort_block must be a power of two"):
         watch(tokens, *experts, top_k=1, sort_block=block, tile_block=4)
-
-
-def test_first_tokens_keeps_the_gate():
-    tokens, _, _ = watched()
-    few = first_tokens(tokens, 3)
-    assert few.pieces == tokens.pieces[:3] and len(few.x_TD) == len(few.group) == 3
-    assert few.gate_ED is tokens.gate_ED
 
 
 @pytest.mark.parametrize("source", RECORDED)

@@ -261,12 +261,12 @@ def _interrupt_noted() -> Iterator[threading.Event]:
 
 
 def _experiment(args: argparse.Namespace, _: list[str]) -> int:
-    from moeviz.experiments import EXPERIMENTS
+    from moeviz.experiments import EXPERIMENTS, help_of, run_of
     from moeviz.host import provenance
 
     if args.name is None:
-        for name, run in EXPERIMENTS.items():
-            print(f"{name:12} {(run.__doc__ or '').strip().splitlines()[0]}")
+        for name in EXPERIMENTS:
+            print(f"{name:12} {help_of(name)}")
         return 0
     if args.name not in EXPERIMENTS:
         raise ValueError(
@@ -284,7 +284,7 @@ def _experiment(args: argparse.Namespace, _: list[str]) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        figures = EXPERIMENTS[args.name](args.out, provenance(command), args.seeds, on_step)
+        figures = run_of(args.name)(args.out, provenance(command), args.seeds, on_step)
     print(json.dumps(figures, indent=1))
     return 0
 

@@ -1,15 +1,28 @@
-"""What places cost and what they save, and what an expert that sees the future gains by it: what
-05_capacity shows."""
+"""Capacity factors; expert choice's look ahead (2 minutes a seed on two cores).
+
+What a limit costs and saves, and what an expert that sees the future gains by it: 05_capacity.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from moeviz.experiments.recording import figures_over, finish, mean_sd, paired
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import (
+    collect,
+    figures_over,
+    finish,
+    mean_sd,
+    means,
+    paired,
+    write_json,
+)
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.routing import Capacity
@@ -140,3 +153,15 @@ def summary(
         worth = [run["loss_from_prefixes"] - run["loss_with_later_tokens"] for run in seeds]
         of_leaks[arm]["worth_of_later_tokens"] = mean_sd(worth)
     return {"steps": STEPS, "limits": of_limits, "leaks": of_leaks}
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Train every arm with every seed; write runs/capacity under `out`."""
+    limits = {arm: partial(run_capacity, arm) for arm in CAPACITY_ARMS}
+    leaks = {arm: partial(run_leak, arm) for arm in (TOKEN_CHOICE, *LEAK_ARMS)}
+    results = collect(out / "runs" / "capacity.part.json", meta, limits | leaks, seeds, on_step)
+    figures = summary({a: results[a] for a in limits}, {a: results[a] for a in leaks})
+    write_json(out / "runs" / "capacity.json", meta, figures)
+    return means(figures["limits"], "validation_loss", "drop_rate") | means(
+        figures["leaks"], "loss_with_later_tokens", "loss_from_prefixes"
+    )

@@ -1,4 +1,7 @@
-"""A model that collapses, and what is said to cure it: what 04_collapse shows."""
+"""Collapse and its cures (4 minutes a seed).
+
+What 04_collapse shows.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from moeviz.experiments import Progress
 from moeviz.experiments.cures import ARMS, Cures
-from moeviz.experiments.recording import compact, figures_over, finish, paired
+from moeviz.experiments.recording import compact, figures_over, finish, means, paired, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.metrics import collapsed, noise_floor
-from moeviz.records.runs import Snapshot
+from moeviz.records.runs import Snapshot, save_snapshots
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig, leave_a_core_free
 from moeviz.training.trainer import Trainer
@@ -103,3 +107,16 @@ def summary(runs: list[Snapshot]) -> dict[str, Any]:
     train = collapse_training(Cures(), 0)
     floor = noise_floor(train.batch_size * train.seq_len, 16, 1)
     return {"steps": STEPS, "noise_floor_of_a_batch": round(floor, 3), "arms": arms}
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Train every arm with every seed; write runs/collapse under `out`."""
+    snapshots: list[Snapshot] = []
+    for seed in range(seeds):
+        for arm in ARMS:
+            snapshots.append(train_arm(arm, seed))
+            on_step(len(snapshots), seeds * len(ARMS))
+    figures = summary(snapshots)
+    save_snapshots(out / "runs" / "collapse.safetensors", snapshots, meta)
+    write_json(out / "runs" / "collapse.json", meta, figures)
+    return means(figures["arms"], "validation_loss", "max_violation", "dead_experts")

@@ -1,15 +1,15 @@
-"""The batches that 12_kernels watches and opens on, and its recorded contest of the backends."""
+"""Two batches through the kernels, which 12_kernels opens on; the backends timed here."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeviz.experiments import Progress
 from moeviz.host import data_path
 from moeviz.records.dispatch import DispatchTrace
-from moeviz.watch.kernels import experts_of, first_tokens, own_experts, watch
+from moeviz.watch.kernels import experts_of, own_experts, watch
 from moeviz.watch.routers import synthetic_tokens, text_tokens
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def dispatch_of(
     if values["source"] == "text":
         assert loaded is not None, "a text is read by a model"
         tokens = text_tokens(*loaded, values["text"], layer=values["layer"])
-        tokens = first_tokens(tokens, values["tokens"])
+        tokens = tokens.first(values["tokens"])
         experts = experts_of(loaded[0], values["layer"])
     else:
         tokens = synthetic_tokens(
@@ -78,7 +78,7 @@ def record_dispatch(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def record(out: Path, meta: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Write the recorded dispatches, and runs/kernels.json: the contest and the ceilings of the
     device at hand, in the form of the recorded layer benchmarks."""
     from moeviz.experiments.backends_timed import EXPERTS, contest, machine

@@ -1,4 +1,7 @@
-"""Dense against MoE at equal active parameters: what 01_dense_vs_moe shows."""
+"""Dense against MoE at equal active parameters, seed by seed (1 minute a seed).
+
+What 01_dense_vs_moe shows.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.experiments.recording import mean_sd
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import mean_sd, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.metrics import gap, last_common, validation_at
-from moeviz.records.runs import Snapshot
+from moeviz.records.runs import Snapshot, save_snapshots
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig, leave_a_core_free
 from moeviz.training.trainer import Trainer
@@ -65,10 +69,10 @@ def resume_race(folder: Path, num_experts: int, top_k: int, seed: int) -> dict[s
     return learners
 
 
-def run(seed: int, *, num_experts: int = 16, top_k: int = 2, steps: int = 600) -> list[Snapshot]:
+def race_once(seed: int) -> list[Snapshot]:
     """Race to the end, in turns of one step so that other load on the machine meets both alike."""
     leave_a_core_free()  # as the live race does
-    learners = build_race(num_experts, top_k, seed, steps)
+    learners = build_race(16, 2, seed)
     for _ in zip(*learners.values(), strict=True):
         pass
     return [trainer.snapshot(label) for label, trainer in learners.items()]
@@ -89,3 +93,15 @@ def summary(snapshots: list[Snapshot]) -> dict[str, Any]:
             ]
             result[f"{label}_at_equal_{axis}"] = mean_sd(np.array(losses))
     return result
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Race with every seed; write runs/race under `out`."""
+    snapshots = []
+    for seed in range(seeds):
+        snapshots += race_once(seed)
+        on_step(seed + 1, seeds)
+    figures = summary(snapshots)
+    save_snapshots(out / "runs" / "race.safetensors", snapshots, meta)
+    write_json(out / "runs" / "race.json", meta, figures)
+    return figures

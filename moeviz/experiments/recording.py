@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.experiments import Progress
 from moeviz.host import cores
 from moeviz.records.metrics import (
     dead_experts,
@@ -106,7 +107,7 @@ def collect(
     meta: dict[str, Any],
     runs: Mapping[str, Callable[[int], Any]],
     seeds: int,
-    on_step: Callable[[int, int], None],
+    on_step: Progress,
 ) -> dict[str, list[Any]]:
     """Every run with every seed, results by name; as many at a time as there are cores, each in a
     process and with a thread of its own. Finished ones are kept in `path` until all are there, so
@@ -140,6 +141,14 @@ def _take_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def means(arms: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Of each arm the means of these figures, where it has them."""
+    return {
+        arm: {name: figures[name]["mean"] for name in names if name in figures}
+        for arm, figures in arms.items()
+    }
 
 
 def write_json(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:

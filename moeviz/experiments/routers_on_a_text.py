@@ -1,4 +1,4 @@
-"""Every router on the same tokens: what 03_routing compares, and the recording it opens on."""
+"""What every router decides for one text in the small model: what 03_routing opens on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeviz.experiments import Progress
 from moeviz.host import data_path
 from moeviz.records.routes import Decision
 from moeviz.records.store import load_records, save_records
@@ -120,7 +121,7 @@ def _options(tokens: Tokens, name: str, settings: Settings) -> dict[str, Any]:
 # The recording.
 
 
-def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """What every router decides for TEXT in the shipped model's layer LAYER, under the default
     Settings; written to traces/routing under `out`. Returns the figures worth telling."""
     from moeviz.text.tokenizer import Tokenizer
@@ -146,19 +147,3 @@ def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
 def recorded() -> tuple[dict[str, Decision], dict[str, Any]]:
     """What `record` wrote, without torch."""
     return load_records(data_path("traces", "routing.safetensors"), Decision)
-
-
-def first(tokens: Tokens, count: int) -> Tokens:
-    """The first tokens of a text. The model is causal: their hidden states know nothing of the
-    rest, and are those of the shorter text."""
-    import torch
-
-    if len(tokens.pieces) <= count:
-        return tokens
-    keep_T = torch.arange(len(tokens.pieces)) < count
-    return dataclasses.replace(
-        tokens,
-        pieces=tokens.pieces[:count],
-        x_TD=tokens.x_TD[:count],
-        context=tokens.context.select(keep_T),
-    )

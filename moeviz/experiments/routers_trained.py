@@ -1,14 +1,20 @@
-"""Every router in the same model, on the same batches, at equal active FLOPs of the experts."""
+"""Every router at equal active FLOPs (5 minutes a seed on two cores).
+
+The same model on the same batches, with experts of equal active FLOPs.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moeviz.experiments.recording import figures_over, finish, paired
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import collect, figures_over, finish, means, paired, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.routing import ROUTERS, title_of
@@ -98,7 +104,7 @@ def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
     return Trainer(model.dense_twin() if name == DENSE else model, train, corpus)
 
 
-def run(name: str, seed: int) -> dict[str, float]:
+def train_arm(name: str, seed: int) -> dict[str, float]:
     """Train one arm to the end; its figures on validation."""
     return finish(build(name, seed, load_corpus()))
 
@@ -142,3 +148,12 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
                 "router": experts.router,
             }
     return {"steps": STEPS, "arms": figures}
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Train every arm with every seed; write runs/routers under `out`."""
+    runs = {name: partial(train_arm, name) for name in (DENSE, *arms())}
+    results = collect(out / "runs" / "routers.part.json", meta, runs, seeds, on_step)
+    figures = summary(results, time_steps())
+    write_json(out / "runs" / "routers.json", meta, figures)
+    return means(figures["arms"], "validation_loss", "max_violation", "dead_experts")

@@ -1,4 +1,7 @@
-"""Who gets a seat: a top-K router under a limit, and the recordings that 05_capacity opens on."""
+"""The two decisions under a capacity that 05_capacity opens on.
+
+Who gets a slot: a top-K router under a limit.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moeviz.experiments import Progress
 from moeviz.host import data_path
 from moeviz.records.routes import Decision
 from moeviz.routing import Capacity, Plan, RouteContext, RouterOut
 from moeviz.routing.base import BaseRouter
-from moeviz.routing.capacity import Priority, WithCapacity, limit_plan
+from moeviz.routing.capacity import Priority, WithCapacity
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens
 from moeviz.watch.text import load_model
@@ -47,26 +51,33 @@ RECORDED: dict[str, dict[str, Any]] = {
 OwnPriority = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
 
 
-class OwnOrder(WithCapacity):
-    """A limit whose places go by a rule of one's own, the rest as in WithCapacity."""
+class Ranked(BaseRouter):
+    """A router whose rows carry the learner's number in place of their weight."""
 
-    def __init__(self, router: BaseRouter, capacity: Capacity, priority: OwnPriority) -> None:
-        super().__init__(router, dataclasses.replace(capacity, priority="probability"))
-        self.priority = priority
+    def __init__(self, router: BaseRouter, priority: OwnPriority) -> None:
+        super().__init__(router.d_model, router.num_experts, router.top_k)
+        self.router, self.priority = router, priority
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         out = self.router(x_TD, context)
-        factor = self.capacity.factor if context.training else self.capacity.eval_factor
-        if factor is None:
-            return out
         assert isinstance(out.plan, Plan)
-        share = self.top_k * out.stats.tokens / self.num_experts
         ranked = dataclasses.replace(out.plan, weight=_numbers(out.plan, self.priority))
-        plan, limit = limit_plan(ranked, factor * share, self.capacity, context.sequence)
-        weight_TE = out.plan.dense_weights()
-        plan = dataclasses.replace(plan, weight=weight_TE[plan.token.long(), plan.expert.long()])
-        stats = dataclasses.replace(out.stats, load=plan.load().long(), capacity=limit)
-        return dataclasses.replace(out, plan=plan, stats=stats)
+        return dataclasses.replace(out, plan=ranked)
+
+
+class OwnOrder(WithCapacity):
+    """A limit whose slots go to the rows with the largest numbers of a rule of one's own."""
+
+    def __init__(self, router: BaseRouter, capacity: Capacity, priority: OwnPriority) -> None:
+        ranked = Ranked(router, priority)
+        super().__init__(ranked, dataclasses.replace(capacity, priority="probability"))
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        out = super().forward(x_TD, context)
+        assert isinstance(out.plan, Plan) and isinstance(self.router, Ranked)
+        weight_TE = self.router.router(x_TD, context).plan.dense_weights()
+        weight_N = weight_TE[out.plan.token.long(), out.plan.expert.long()]
+        return dataclasses.replace(out, plan=dataclasses.replace(out.plan, weight=weight_N))
 
 
 def _numbers(plan: Plan, priority: OwnPriority) -> Tensor:
@@ -206,7 +217,7 @@ def decision_of(values: dict[str, Any], tokens: Tokens) -> Decision:
     return seated(tokens, top_k=values["top_k"], capacity=capacity_of(values), visits=visits)
 
 
-def record(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Write traces/seats and traces/seats_zipf under `out`. Returns the figures worth telling."""
     tokenizer = Tokenizer.default()
     model = load_model(data_path("models", "start_here.safetensors"), tokenizer)

@@ -1,19 +1,18 @@
-"""The small model that ships in data/: trained here, with the two recordings that notebooks open
-on."""
+"""The small MoE model that ships, and the recordings that notebooks open on (3 minutes)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moeviz.experiments import Progress
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.text.corpus import load_corpus
-from moeviz.training.trainer import TrainConfig, Trainer
+from moeviz.training import TrainConfig, Trainer
 from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL = ModelConfig(
@@ -32,7 +31,7 @@ LAYER_TEXT = "if x > 3: return the value of 12 + 7"
 LAYER = 1
 
 
-def record(out: Path, meta: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Train MODEL, then write models/start_here, traces/start_here and traces/inside_layer under
     `out`. Returns the figures worth telling."""
     corpus = load_corpus()

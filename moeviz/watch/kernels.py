@@ -127,13 +127,6 @@ def _products(
     return dict(hidden=hidden_NF, rows=rows_ND, y=y_TD)
 
 
-def first_tokens(tokens: Tokens, most: int) -> Tokens:
-    """The same without those behind the first `most`."""
-    context = type(tokens.context)()  # the gate of `watch` looks at hidden states alone
-    group = None if tokens.group is None else tokens.group[:most]
-    return Tokens(tokens.pieces[:most], tokens.x_TD[:most], tokens.gate_ED, context, group)
-
-
 def experts_of(model: LanguageModel, layer: int) -> tuple[Tensor, Tensor]:
     """The trained experts of a layer: w13_E2FD and w2_EDF."""
     ffn = model.blocks[layer].ffn

@@ -56,6 +56,13 @@ class Tokens:
     context: RouteContext
     group: np.ndarray | None = None
 
+    def first(self, count: int) -> Tokens:
+        """The first tokens alone. A model is causal: their hidden states know nothing of the rest,
+        and are those of the shorter text."""
+        context = self.context.select(torch.arange(len(self.pieces)) < count)
+        group = None if self.group is None else self.group[:count]
+        return Tokens(self.pieces[:count], self.x_TD[:count], self.gate_ED, context, group)
+
 
 @one_thread()
 @torch.no_grad()

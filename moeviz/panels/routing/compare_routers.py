@@ -17,7 +17,6 @@ from moeviz.experiments.routers_on_a_text import (
     Settings,
     decision,
     every_name,
-    first,
     gated,
     recorded,
 )
@@ -164,7 +163,7 @@ class CompareRouters(Panel):
         if source[0]:
             assert loaded is not None
             whole = text_tokens(*loaded, source[1], layer=source[2])
-            tokens, self._given = first(whole, MAX_TOKENS), len(whole.pieces)
+            tokens, self._given = whole.first(MAX_TOKENS), len(whole.pieces)
         else:
             _, count, skew, seed = source
             tokens = synthetic_tokens(count, NUM_EXPERTS, skew=skew, seed=seed)
