@@ -679,7 +679,7 @@ STATEFUL = {
     "switch": {},
     "token_choice, noise": dict(noise=1.0, jitter=0.1),
     "token_choice, rerandomised": dict(learning="rerandomised"),
-    "expert_choice, shuffled": dict(shuffle=True),
+    "expert_choice, shuffled": dict(chunk=6, shuffle=True),
 }
 
 

@@ -163,7 +163,9 @@ def test_options_that_are_causal_too(name, options):
         assert not leaks(made, seed=seed, training=True).any()
 
 
-@pytest.mark.parametrize("options", [dict(chunk=4), dict(shuffle=True), dict(max_experts=3)])
+@pytest.mark.parametrize(
+    "options", [dict(chunk=4), dict(chunk=8, shuffle=True), dict(max_experts=3)]
+)
 def test_expert_choice_leaks_however_its_pools_are_made(options):
     found = [
         leaks(build("expert_choice", seed=s, **options), seed=s, training=True) for s in (0, 1)

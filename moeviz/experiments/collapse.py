@@ -34,9 +34,10 @@ def collapse_model(cures: Cures) -> ModelConfig:
         options |= {
             "weighting": "raw",
             "bias": cures.bias,
-            "bias_rate": 0.01 if cures.bias == "sign" else 1.0,
             "scope": cures.scope,
         }
+    if cures.bias != "none":
+        options["bias_rate"] = 0.01 if cures.bias == "sign" else 1.0
     experts = MoEConfig(
         num_experts=cures.num_experts,
         top_k=cures.top_k,

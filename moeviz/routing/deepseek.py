@@ -76,7 +76,7 @@ class DeepSeekV3(TokenChoice):
             bias_rate=bias_rate,
             num_groups=num_groups,
             top_groups=top_groups,
-            group_score="top2",
+            group_score="top2" if num_groups > 1 else "max",
             scope="sequence",
             gate=gate,
         )

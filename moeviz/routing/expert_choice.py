@@ -64,6 +64,8 @@ class ExpertChoice(LinearRouter):
                 f"max_experts must lie between capacity_factor = {self.capacity_factor:g} and "
                 f"num_experts = {num_experts}, got {max_experts}: experts could not be filled."
             )
+        if shuffle and chunk is None:
+            raise ValueError("shuffle does nothing to one pool of the whole batch: give chunk too.")
         self.chunk, self.shuffle, self.max_experts = chunk, shuffle, max_experts
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:

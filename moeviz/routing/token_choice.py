@@ -22,6 +22,7 @@ from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
+BIAS_RATE = 1e-3  # DeepSeek-V3's
 Weighting = Literal["renormalise", "raw"]
 Score = Literal["softmax", "sigmoid"]
 GroupScore = Literal["max", "top2"]
@@ -59,7 +60,7 @@ class TokenChoice(LinearRouter):
         weighting: Weighting = "renormalise",
         scale: float = 1.0,
         bias: BiasRule = "none",
-        bias_rate: float = 1e-3,
+        bias_rate: float = BIAS_RATE,
         num_groups: int = 1,
         top_groups: int | None = None,
         group_score: GroupScore = "max",
@@ -79,6 +80,13 @@ class TokenChoice(LinearRouter):
                 )
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be a positive number, got {scale}.")
+        for idle, what, needs in (
+            (bias == "none" and bias_rate != BIAS_RATE, "bias_rate", "a bias rule: give bias"),
+            (num_groups > 1 and top_groups is None, "num_groups", "a choice: give top_groups"),
+            (num_groups == 1 and group_score != "max", "group_score", "groups: give num_groups"),
+        ):
+            if idle:
+                raise ValueError(f"{what} does nothing without {needs} too, or leave it out.")
         top_groups = num_groups if top_groups is None else top_groups
         check_groups(num_experts, num_groups, top_groups, top_k)
         self.score_by, self.weighting, self.scale = score, weighting, scale

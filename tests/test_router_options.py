@@ -1,0 +1,256 @@
+"""Every option of every router does something, or is refused in one sentence."""
+
+import inspect
+import warnings
+
+import pytest
+import torch
+
+from moeviz.routing import ROUTERS, Capacity, Gate, RouteContext, SoftPlan, build_router
+
+D, E, K, T, VOCAB = 12, 8, 2, 24, 40
+SIZES = dict(d_model=D, num_experts=E, top_k=K)
+
+# A value for each option that no router has by default.
+OTHER = {
+    "temperature": 0.3,
+    "noise": 0.7,
+    "jitter": 0.4,
+    "init_scale": 3.0,
+    "score": "sigmoid",
+    "weighting": "raw",
+    "scale": 1.7,
+    "bias": "quantile",
+    "bias_rate": 0.05,
+    "num_groups": 2,
+    "top_groups": 1,
+    "group_score": "top2",
+    "scope": "sequence",
+    "capacity_factor": 0.4,
+    "eval_capacity_factor": 0.4,
+    "priority": "probability",
+    "chunk": 4,
+    "shuffle": True,
+    "max_experts": 2,
+    "memory": 0.2,
+    "slots": 3,
+    "group_size": 2,
+    "variant": "bigram",
+    "vocab_size": VOCAB + 7,
+    "seed": 5,
+    "start": 0.1,
+    "rate": 1.7,
+    "zero": 2,
+    "copy": 2,
+    "constant": 2,
+    "capacity": Capacity(0.4),
+}
+# What some options do nothing without; each is refused alone and acts with it.
+NEEDED = {
+    "bias_rate": dict(bias="sign"),
+    "num_groups": dict(top_groups=1),
+    "group_score": dict(num_groups=4, top_groups=2),
+    "shuffle": dict(chunk=6),
+}
+
+
+def own_options(name):
+    return [p for p in inspect.signature(ROUTERS[name]).parameters if p not in (*SIZES, "gate")]
+
+
+def options_of(name):
+    gate = ("temperature", "noise", "jitter", "init_scale") if ROUTERS[name].gated else ()
+    return [*own_options(name), *gate, "capacity"]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def context(training):
+    every_T = torch.arange(T)
+    return RouteContext(
+        token_ids=torch.randint(VOCAB, (T,), generator=torch.Generator().manual_seed(2)),
+        sequence=every_T // 8,
+        position=every_T % 8,
+        training=training,
+        generator=torch.Generator().manual_seed(1),
+    )
+
+
+def all_that_it_does(name, **options):
+    """Decisions, losses, gradients and state of three steps and of an evaluation after them."""
+    torch.manual_seed(0)
+    if name == "hash":
+        options = {"vocab_size": VOCAB} | options
+    made = build_router(name, **SIZES, **options)
+    seen = [made.active_experts(8), *(values.clone() for values in made.state_dict().values())]
+    with torch.no_grad():  # what starts at zero has something to show
+        for number, values in enumerate(made.parameters()):
+            values += 0.1 * normal(*values.shape, seed=number)
+    for step in range(3):
+        x_TD = normal(T, D, seed=step).requires_grad_()
+        out = made(x_TD, context(training=True))
+        total = sum(out.losses.values()) + (weights(out) * normal(*weights(out).shape)).sum()
+        if total.requires_grad:
+            total.backward()
+        seen += [weights(out), x_TD.grad, *out.losses.values(), out.stats.load]
+        made.post_step(out.stats)
+    seen += [*made.state_dict().values(), weights(made(normal(T, D), context(training=False)))]
+    return [None if v is None else torch.as_tensor(v).detach().clone() for v in seen]
+
+
+def weights(out):
+    plan = out.plan
+    return plan.combine if isinstance(plan, SoftPlan) else plan.dense_weights()
+
+
+def same(one, other):
+    if (one is None) or (other is None):
+        return one is other
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+CASES = [(name, option) for name in ROUTERS for option in options_of(name)]
+
+
+def acts(name, option, **needed):
+    """Whether it changes anything; a refusal counts, if it is one sentence."""
+    value = OTHER[option]
+    if option == "num_groups" and name == "hierarchical":
+        value = 4  # two are its default here
+    if option == "top_groups":  # of one group there is one to choose
+        needed["num_groups"] = 4
+        needed.setdefault("top_groups", 2)
+    plain = all_that_it_does(name, **needed)
+    try:
+        changed = all_that_it_does(name, **needed | {option: value})
+    except ValueError as refusal:
+        assert "\n" not in str(refusal) and str(refusal).endswith(".")
+        return "refused"
+    return len(plain) != len(changed) or not all(map(same, plain, changed))
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_an_option_acts_or_is_refused(name, option):
+    assert acts(name, option)
+
+
+@pytest.mark.parametrize("option", NEEDED)
+def test_what_is_refused_alone_acts_with_what_it_needs(option):
+    name = "expert_choice" if option == "shuffle" else "token_choice"
+    assert acts(name, option) == "refused"
+    assert acts(name, option, **NEEDED[option]) is True
+
+
+def test_every_option_has_a_value_to_try():
+    assert {option for _, option in CASES} == OTHER.keys()
+
+
+# A gate that does not learn.
+
+GATED = [name for name in ROUTERS if ROUTERS[name].gated]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_frozen_router_has_nothing_to_train(name):
+    made = build_router(name, **SIZES, learning="frozen")
+    assert list(made.parameters()) and not any(p.requires_grad for p in made.parameters())
+    before = [p.clone() for p in made.parameters()]
+    made.post_step(made(normal(T, D), context(training=True)).stats)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_rerandomised_router_is_drawn_anew_as_it_was_drawn_at_first(name):
+    made = build_router(name, d_model=64, num_experts=32, top_k=2, learning="rerandomised")
+    twin = build_router(name, d_model=64, num_experts=32, top_k=2, learning="rerandomised")
+    before = {key: values.clone() for key, values in made.named_parameters()}
+    made.post_step(made(normal(T, 64), context(training=True)).stats)
+    for key, values in made.named_parameters():
+        assert not values.requires_grad
+        if before[key].any():  # what starts at zero starts at zero again
+            assert not torch.equal(values, before[key]), key
+            other = twin.get_parameter(key)
+            assert values.norm() == pytest.approx(other.norm().item(), rel=0.35), key
+        else:
+            assert not values.any()
+    if name == "base":  # orthogonal, as it started
+        gram_EE = made.weight_ED @ made.weight_ED.T
+        assert torch.allclose(gram_EE, 0.01 * torch.eye(32), atol=1e-5)
+
+
+def test_a_frozen_noisy_gate_chooses_by_random_scores():
+    """Zeros, its learned start, would send every token to the first K experts."""
+    made = build_router("noisy_topk", **SIZES, learning="frozen")
+    assert (made(normal(200, D), RouteContext()).stats.load > 0).all()
+
+
+# A gate beside single options.
+
+
+def test_single_options_go_before_those_of_a_given_gate():
+    made = build_router("token_choice", **SIZES, gate=Gate(noise=1.0, jitter=0.1), temperature=2)
+    assert made.gate == Gate(noise=1.0, jitter=0.1, temperature=2)
+    made = build_router("token_choice", **SIZES, gate=Gate(noise=1.0), noise=0.5)
+    assert made.gate == Gate(noise=0.5)
+    assert build_router("switch", **SIZES, noise=0.5).router.gate == Gate(1.0, 0.5, 0.01, 0.1)
+
+
+@pytest.mark.parametrize("gate", [1, "learned"])
+def test_what_is_no_gate_is_refused(gate):
+    with pytest.raises(ValueError, match="gate must be a routing.Gate, got"):
+        build_router("token_choice", **SIZES, gate=gate)
+
+
+# One choice, whose weight is always the same.
+
+
+def trains(name, **options):
+    """Whether the task's gradient reaches the matrix that scores the experts."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = build_router(name, d_model=D, num_experts=E, top_k=1, **options)
+    out = made(normal(T, D), context(training=True))
+    gate_ED = made.gate_matrix()
+    gradient = None
+    if weights(out).requires_grad and gate_ED.requires_grad:
+        (weights(out) * normal(*weights(out).shape)).sum().backward()
+        gradient = gate_ED.grad
+    reached = gradient is not None and gradient.norm().item() > 1e-6
+    return reached, [str(w.message) for w in said if w.category is UserWarning]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_who_warns_of_one_choice_is_who_does_not_train(name):
+    reached, said = trains(name)
+    assert bool(said) == (not reached)
+    for sentence in said:
+        assert "\n" not in sentence and 'weighting="raw"' in sentence and repr(name) in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("token_choice", dict(weighting="raw")),
+        ("token_choice", dict(learning="frozen")),
+        ("token_choice", dict(learning="rerandomised")),
+    ],
+)
+def test_nothing_is_said_where_nothing_is_wrong(name, options):
+    assert trains(name, **options)[1] == []
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTERS if not ROUTERS[name].gated])
+def test_nothing_is_said_of_a_router_without_a_gate(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_router(name, d_model=D, num_experts=E, top_k=1)
+        build_router("token_choice", **SIZES)
+        build_router("token_choice", d_model=D, num_experts=1, top_k=1)
+
+
+def test_a_capacity_around_it_does_not_hide_it():
+    with pytest.warns(UserWarning, match="With top_k=1, router 'token_choice' gives every"):
+        build_router("token_choice", d_model=D, num_experts=E, top_k=1, capacity=Capacity(1.0))
