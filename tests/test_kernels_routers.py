@@ -107,8 +107,15 @@ WAITS = {"never": (), "in training": (True,), "always": ALWAYS}
 @pytest.mark.parametrize("training", ALWAYS, ids=["train", "eval"])
 @pytest.mark.parametrize("name", DISCRETE)
 def test_who_waits_for_the_host(name, training, triton_everywhere, monkeypatch):
-    for module in ("base", "plan", "hashing"):  # as on a GPU, where values are not checked
-        monkeypatch.setattr(f"moeviz.routing.{module}.can_look", lambda tensor: False)
+    looking = (
+        "routing.base",
+        "routing.plan",
+        "routing.hashing",
+        "model.experts",
+        "model.transformer",
+    )
+    for module in looking:  # as on a GPU, where values are not checked
+        monkeypatch.setattr(f"moeviz.{module}.can_look", lambda tensor: False)
     monkeypatch.setattr("moeviz.model.experts.resolve_backend", lambda *_: "triton")
 
     @torch.no_grad()

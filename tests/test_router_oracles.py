@@ -760,7 +760,7 @@ def test_expert_threshold_at_the_batch_quantile_is_expert_choice():
     before_E = made.threshold_E.clone()
     out = made(x_TD, TRAIN)
     made.post_step(out.stats)
-    assert relative(made.threshold_E, 0.75 * before_E + 0.25 * quantile_E) < DOUBLE
+    assert relative(made.threshold_E, 0.75 * before_E + 0.25 * quantile_E) < 1e-6
     assert relative(quantile_E, before_E) > 0.1
     made.threshold_E.copy_(quantile_E)  # the last token taken is at the threshold
     out, peer = made(x_TD, EVALUATE), want(x_TD, TRAIN)
@@ -1354,7 +1354,7 @@ def test_the_sign_bias_equals_a_plain_loop(num_groups, top_groups):
             difference = K * T / 12 - count[e]
             bias[e] += rate * (difference > 0) - rate * (difference < 0)
             moved.add(difference > 0)
-        assert made.bias.bias_E.tolist() == pytest.approx(bias, abs=1e-12)
+        assert made.bias.bias_E.tolist() == pytest.approx(bias, abs=1e-7)  # kept in float32
     assert moved == {True, False}
 
 
@@ -1382,7 +1382,7 @@ def test_the_quantile_bias_equals_a_plain_loop(rate):
         made.post_step(out.stats)
         cut = [sorted(row[e] for row in above)[-(quota + 1)] for e in range(E)]
         bias = [b - rate * c for b, c in zip(bias, cut, strict=True)]
-        assert made.bias.bias_E.tolist() == pytest.approx(bias, abs=1e-12)
+        assert made.bias.bias_E.tolist() == pytest.approx(bias, abs=1e-7)  # kept in float32
         if rate == 1.0:
             for e in range(E):
                 over = [row[e] - cut[e] for row in above]

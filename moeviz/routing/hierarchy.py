@@ -56,7 +56,7 @@ class ExpertPrototyping(LinearRouter):
 
 
 class Hierarchical(LinearRouter):
-    """Two-level gating (Shazeer et al. 2017, appendix B).
+    """Two-level gating (Shazeer et al. 2017, 1701.06538, appendix B).
 
     1. groups: a softmax over the `top_groups` best of `num_groups` groups
     2. experts: in each of them, a softmax over the K / top_groups best of its experts

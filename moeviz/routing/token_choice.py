@@ -29,7 +29,7 @@ GroupScore = Literal["max", "top2"]
 
 
 class TokenChoice(LinearRouter):
-    """Top-K routing (Shazeer et al. 2017) in four steps: score, adjust, select, weight.
+    """Top-K routing (Shazeer et al. 2017, 1701.06538) in four steps: score, adjust, select, weight.
 
     1. score: logits_TE = x W^T, scores_TE = softmax(logits) or sigmoid(logits)
     2. adjust: for the choice alone, add a bias per expert (`bias`: see balance.SignBias,
