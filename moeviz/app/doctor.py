@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
 
@@ -20,7 +19,8 @@ def report() -> int:
     """Print the page; 0 where all that moeviz needs works, 1 where something is to be done."""
     advice: list[str] = []
     print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
-    if not FIRST_PYTHON <= sys.version_info[:2] <= LAST_PYTHON:
+    major, minor, _ = platform.python_version_tuple()
+    if not FIRST_PYTHON <= (int(major), int(minor)) <= LAST_PYTHON:
         advice.append(
             f"Python {platform.python_version()} is not tested; use 3.11, 3.12 or 3.13: "
             "make lab PYTHON=python3.13"
