@@ -298,6 +298,18 @@ def test_what_is_not_understood_is_refused_by_name(config, message):
         Architecture.from_hf(config)
 
 
+def test_a_count_beyond_any_models_is_refused_before_anything_is_built():
+    """A list of 10^9 layers would hang the panel that reads a pasted config."""
+    for name, most in (("num_hidden_layers", 10_000), ("num_experts", 10**9)):
+        with pytest.raises(ValueError, match=f"{name} must be at most {most:,}, got 1,000,000,001"):
+            Architecture.from_hf({**QWEN3_MOE, name: 10**9 + 1})
+
+
+def test_half_a_surrogate_pair_in_a_name_is_shown_as_a_question_mark():
+    assert Architecture.from_hf({**QWEN3_MOE, "_name_or_path": "a\ud83d"}).name == "a?"
+    assert Architecture.from_hf(QWEN3_MOE, "\udc00b").name == "?b"
+
+
 @pytest.mark.parametrize("name", sorted(STRUCTURAL))
 def test_no_field_that_changes_the_shape_is_passed_by(name):
     """Set on a dense Llama, each is either read or refused, never silently dropped."""

@@ -87,6 +87,17 @@ CASES = [
     ),
     ("minimax", dict(num_hidden_layers=4)),
     ("nemotron_h", dict(hybrid_override_pattern="MEM*E-", moe_latent_size=1024)),
+    *[
+        ("nemotron_h", dict(hybrid_override_pattern="ME*-", **options))
+        for options in (
+            dict(n_shared_experts=2),
+            dict(attention_bias=True),
+            dict(tie_word_embeddings=True),
+            dict(mlp_bias=True),
+            dict(mlp_bias=True, moe_latent_size=1024),
+            dict(use_bias=True),
+        )
+    ],
     (
         "dbrx",
         dict(

@@ -1,4 +1,4 @@
-"""Expert parallelism: bytes between devices, idle seats, and bounds by a link."""
+"""Expert parallelism: bytes between devices, and bounds by a link."""
 
 import random
 
@@ -13,10 +13,7 @@ from moeviz.costs import (
     Layer,
     MoE,
     all_to_all,
-    balance_efficiency,
-    capacity_use,
     destinations,
-    exchange_bound,
     model,
     offload_bound,
 )
@@ -203,35 +200,7 @@ def test_destinations_at_most():
     assert destinations(8, 2, 1).remote == 0
 
 
-# --- seats, balance, links ------------------------------------------------------------------------
-
-
-def test_seats_are_used_empty_or_missing():
-    use = capacity_use([10, 2, 0, 4], 1.0)
-    assert (use.seats_per_expert, use.seats, use.used, use.dropped, use.empty) == (4, 16, 10, 6, 6)
-    assert use.waste == 6 / 16
-    assert capacity_use([4, 4, 4, 4], 1.0).waste == 0
-    roomy = capacity_use([10, 2, 0, 4], 2.5)
-    assert (roomy.dropped, roomy.waste) == (0, 24 / 40)
-
-
-@few
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.floats(0.1, 4))
-def test_every_assignment_sits_or_is_dropped(load_E, factor):
-    if not sum(load_E):
-        return
-    use = capacity_use(load_E, factor)
-    assert use.used + use.dropped == sum(load_E)
-    assert use.used + use.empty == use.seats
-    assert capacity_use(load_E, factor + 1).dropped <= use.dropped
-    assert 0 <= use.waste < 1
-
-
-def test_all_wait_for_the_fullest_device():
-    assert balance_efficiency([1, 1, 1, 1], 2).total == 1
-    assert balance_efficiency([4, 0, 0, 0], 2).total == 0.5
-    assert balance_efficiency([3, 1, 2, 2], 2).total == 1
-    assert balance_efficiency([3, 1, 2, 2], 4).total == pytest.approx(2 / 3)
+# --- links ----------------------------------------------------------------------------------------
 
 
 def test_a_cache_saves_its_hits():
@@ -262,16 +231,9 @@ MESH = dict(tokens_per_device=1, nodes=2, devices_per_node=2)
         (lambda: all_to_all(small(8, 1), **MESH).seconds(0, 1), "link_bytes_per_s must be"),
         (lambda: destinations(10, 2, 3), "places must divide num_experts = 10, got 3"),
         (lambda: hit_probability(4, 5, 1), "top_k and here must be at most num_experts = 4, got 5"),
-        (lambda: capacity_use([1, 2], 0), "capacity_factor must be a finite number above 0, got 0"),
-        (lambda: capacity_use([0, 0], 1), "load_E must hold at least one assignment, got none"),
-        (lambda: capacity_use([1.5], 1), "load_E must be a whole number of at least 0, got 1.5"),
-        (lambda: balance_efficiency([1, 1, 1], 2), "devices must divide the 3 experts of load_E"),
-        (lambda: balance_efficiency([0, 0], 2), "load_E must not be all 0"),
         (lambda: offload_bound(V3, 0), "link_bytes_per_s must be a finite number above 0, got 0"),
         (lambda: offload_bound(V3, 1e9, hit_rate=1.1), "hit_rate must be .* at most 1, got 1.1"),
         (lambda: offload_bound(DENSE, 1e9), "dense has no experts"),
-        (lambda: exchange_bound(d_model=8, layers=0, copies_per_token=1, tokens_per_device=1,
-                                bytes_per_s=1), "layers must be a whole number of at least 1"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_name(call, message):
@@ -284,11 +246,5 @@ def test_every_result_shows_its_terms():
     stays, within, between = (term.value for term in found.terms)
     assert (within, between) == (found.within_node_bytes, found.between_nodes_bytes)
     assert stays + within + between == pytest.approx(sum(map(sum, found.total_bytes)))
-    use = capacity_use([10, 2, 0, 4], 1.0)
-    assert [term.value for term in use.terms] == [use.used, use.empty, use.dropped]
     places = destinations(256, 8, 8, 4)
     assert [t.value for t in places.terms] == [places.expected, places.remote, 3.5]
-    bound = exchange_bound(
-        d_model=8, layers=2, copies_per_token=3, tokens_per_device=4, bytes_per_s=6
-    )
-    assert [t.value for t in bound.terms] == [64, 128] and bound.seconds == 192

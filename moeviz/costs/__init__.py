@@ -7,34 +7,25 @@ decimal: B is 1e9 parameters, GB 1e9 bytes.
 from moeviz.costs.claims.claims import CLAIMS, evaluate
 from moeviz.costs.claims.ledger import SOURCES, VERDICTS, Assumption, Claim, Evaluation
 from moeviz.costs.cost.compute import (
-    attention_flops_per_token,
     decode_flops_per_token,
     forward_flops_per_sequence,
     forward_flops_per_token,
-    model_flops_utilisation,
-    petaflop_s_days,
-    prefill_flops,
     six_n_d_flops,
-    training_flops,
     training_flops_per_token,
 )
 from moeviz.costs.cost.decode import (
     DecodeStep,
-    batch_touching,
     critical_batch,
     decode_step,
     distinct_experts,
-    distinct_experts_measured,
 )
 from moeviz.costs.cost.memory import (
-    RECIPES,
     CacheBaseline,
     Fit,
     cache_baselines,
     fit,
     kv_cache_bytes,
     kv_cache_bytes_per_token,
-    training_state_bytes,
     weight_bytes,
 )
 from moeviz.costs.cost.money import (
@@ -46,20 +37,17 @@ from moeviz.costs.cost.money import (
     energy_kwh,
     hours_bill,
     margin,
-    usd_per_million_tokens,
-)
-from moeviz.costs.cost.parallel import (
-    CapacityUse,
-    ExchangeBound,
-    OffloadBound,
-    balance_efficiency,
-    capacity_use,
-    exchange_bound,
-    offload_bound,
 )
 from moeviz.costs.cost.parameters import active_parameters, active_share, parameters
 from moeviz.costs.cost.quantisation import FORMATS, PLANS, Format, QuantPlan
-from moeviz.costs.cost.traffic import Destinations, Traffic, all_to_all, destinations
+from moeviz.costs.cost.traffic import (
+    Destinations,
+    OffloadBound,
+    Traffic,
+    all_to_all,
+    destinations,
+    offload_bound,
+)
 from moeviz.costs.known.catalogue import Comparison, Figure, Model
 from moeviz.costs.known.devices import DEVICES, Device, device
 from moeviz.costs.known.models import MODELS, model
@@ -78,7 +66,6 @@ __all__ = [
     "MODELS",
     "MODEL_TYPES",
     "PLANS",
-    "RECIPES",
     "SOURCES",
     "VERDICTS",
     "Architecture",
@@ -86,7 +73,6 @@ __all__ = [
     "Attention",
     "Bill",
     "CacheBaseline",
-    "CapacityUse",
     "Claim",
     "Comparison",
     "DecodeStep",
@@ -94,7 +80,6 @@ __all__ = [
     "Destinations",
     "Device",
     "Evaluation",
-    "ExchangeBound",
     "Figure",
     "Fit",
     "Format",
@@ -110,12 +95,8 @@ __all__ = [
     "active_parameters",
     "active_share",
     "all_to_all",
-    "attention_flops_per_token",
-    "balance_efficiency",
-    "batch_touching",
     "bill",
     "cache_baselines",
-    "capacity_use",
     "carbon_kg",
     "cost_usd",
     "critical_batch",
@@ -125,10 +106,8 @@ __all__ = [
     "device",
     "device_hours",
     "distinct_experts",
-    "distinct_experts_measured",
     "energy_kwh",
     "evaluate",
-    "exchange_bound",
     "fit",
     "forward_flops_per_sequence",
     "forward_flops_per_token",
@@ -137,15 +116,9 @@ __all__ = [
     "kv_cache_bytes_per_token",
     "margin",
     "model",
-    "model_flops_utilisation",
     "offload_bound",
     "parameters",
-    "petaflop_s_days",
-    "prefill_flops",
     "six_n_d_flops",
-    "training_flops",
     "training_flops_per_token",
-    "training_state_bytes",
-    "usd_per_million_tokens",
     "weight_bytes",
 ]

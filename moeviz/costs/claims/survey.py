@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, holds_if, known, within
 from moeviz.costs.cost.decode import critical_batch, distinct_experts
-from moeviz.costs.cost.parallel import offload_bound
 from moeviz.costs.cost.parameters import active_parameters, active_share, parameters
+from moeviz.costs.cost.traffic import offload_bound
 from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import MODELS
 from moeviz.costs.known.models_early import GPT3

@@ -13,8 +13,6 @@ from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.positions import Positions
 from moeviz.costs.shape.terms import Term, Total, single
 
-SECONDS_PER_DAY = 86_400
-
 
 @lru_cache(maxsize=1024)
 def _flops(architecture: Architecture, positions: Positions, absorbed: bool) -> Total:
@@ -56,19 +54,6 @@ def forward_flops_per_sequence(architecture: Architecture, sequence_tokens: int)
     return each.scaled(sequence_tokens, f"{sequence_tokens:,} tokens")
 
 
-def prefill_flops(architecture: Architecture, prompt_tokens: int) -> Total:
-    """A prompt, of which only the last token's logits are needed."""
-    whole = forward_flops_per_sequence(architecture, prompt_tokens)
-    logits = 2 * architecture.vocab * architecture.d_model
-    terms = tuple(
-        Term(t.label, logits, f"2 × {logits // 2:,} elements, once", t.component)
-        if t.component == "head" or (architecture.tied and t.component == "embedding")
-        else t
-        for t in whole.terms
-    )
-    return Total("FLOPs", terms)
-
-
 def decode_flops_per_token(
     architecture: Architecture, context_tokens: int, *, absorbed: bool = True
 ) -> Total:
@@ -81,24 +66,9 @@ def decode_flops_per_token(
     return _flops(architecture, Positions(context_tokens, context_tokens), absorbed)
 
 
-def attention_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
-    """The part of forward_flops_per_token that has no weights: products with keys, values and
-    states, which grow with the sequence."""
-    check_whole("sequence_tokens", sequence_tokens)
-    return Total("FLOPs", _products(architecture, Positions(1, sequence_tokens), False))
-
-
 def training_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
     """Forward once and backward twice over: 3 times forward_flops_per_token."""
     return forward_flops_per_token(architecture, sequence_tokens).scaled(3, "3 (forward, backward)")
-
-
-def training_flops(architecture: Architecture, sequence_tokens: int, tokens: float) -> Total:
-    """A whole training run on so many tokens, in sequences of sequence_tokens."""
-    check_number("tokens", tokens, open_low=True)
-    return training_flops_per_token(architecture, sequence_tokens).scaled(
-        tokens, f"{tokens:.4g} tokens"
-    )
 
 
 def six_n_d_flops(active_parameters: float, tokens: float) -> Total:
@@ -108,25 +78,3 @@ def six_n_d_flops(active_parameters: float, tokens: float) -> Total:
     check_number("tokens", tokens, open_low=True)
     words = f"6 × {active_parameters:.4g} parameters × {tokens:.4g} tokens"
     return single("FLOPs", "training", 6 * active_parameters * tokens, words)
-
-
-def petaflop_s_days(flops: float) -> Total:
-    """FLOPs in days of 10^15 a second, the unit of the GPT-3 paper."""
-    days = check_number("flops", flops) / (1e15 * SECONDS_PER_DAY)
-    return single("petaFLOP/s-days", "compute", days, f"{flops:.4g} FLOPs / (1e15 × 86,400 s)")
-
-
-def model_flops_utilisation(
-    tokens: float, flops_per_token: float, device_hours: float, peak_flops_per_s: float
-) -> Total:
-    """MFU: the share of the devices' peak that the model's own FLOPs took (PaLM, 2204.02311)."""
-    check_number("tokens", tokens, open_low=True)
-    check_number("flops_per_token", flops_per_token, open_low=True)
-    check_number("device_hours", device_hours, open_low=True)
-    check_number("peak_flops_per_s", peak_flops_per_s, open_low=True)
-    value = tokens * flops_per_token / (device_hours * 3600 * peak_flops_per_s)
-    words = (
-        f"{tokens:.4g} tokens × {flops_per_token:.4g} FLOPs / ({device_hours:.4g} h × 3600 × "
-        f"{peak_flops_per_s:.4g} FLOP/s)"
-    )
-    return single("share", "MFU", value, words)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moeviz.checks import check_number, check_whole
 from moeviz.costs.cost.compute import decode_flops_per_token
-from moeviz.costs.cost.memory import fit
+from moeviz.costs.cost.memory import CACHE_BITS, fit
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.known.devices import Compute, Device
 from moeviz.costs.shape.architecture import Architecture
@@ -24,30 +23,6 @@ def distinct_experts(num_experts: int, top_k: int, batch: float) -> Total:
         raise ValueError(f"top_k must be at most num_experts = {num_experts}, got {top_k}.")
     words = f"{num_experts} × (1 - (1 - {top_k}/{num_experts})^{batch:g})"
     return single("experts", "distinct experts", _even(num_experts, top_k, batch), words)
-
-
-def distinct_experts_measured(share_E: Sequence[float], batch: float) -> Total:
-    """The same from a measured router. share_E: the share of tokens that visit each expert, which
-    sum to K: sum over experts of 1 - (1 - p_e)^B, for independent tokens."""
-    check_number("batch", batch)
-    shares = [check_number("share_E", share, 0, 1) for share in share_E]
-    if not shares:
-        raise ValueError("share_E must have a share for at least one expert, got none.")
-    value = sum(1 - (1 - share) ** batch for share in shares)
-    words = f"sum over {len(shares)} experts of 1 - (1 - share)^{batch:g}"
-    return single("experts", "distinct experts", value, words)
-
-
-def batch_touching(share: float, num_experts: int, top_k: int) -> Total:
-    """The smallest batch that touches such a share of the experts under even routing."""
-    check_number("share", share, 0, 1)
-    if share == 1 and top_k < num_experts:
-        raise ValueError("share must be below 1: no batch touches every expert for certain.")
-    batch = 1
-    while distinct_experts(num_experts, top_k, batch).total < share * num_experts:
-        batch += 1
-    words = f"smallest B with 1 - (1 - {top_k}/{num_experts})^B of at least {share:g}"
-    return single("tokens", "batch", batch, words)
 
 
 def _even(num_experts: int, top_k: int, batch: float) -> float:
@@ -90,10 +65,6 @@ class DecodeStep:
     def tokens_per_s_per_sequence(self) -> float:
         return 1 / self.seconds
 
-    @property
-    def flops_per_byte(self) -> float:
-        return self.flops.total / self.bytes.total
-
 
 def _time(label: str, amount: float, seconds: float, unit: str) -> Term:
     words = f"{amount:.4g} {unit} / {amount / seconds:.4g} {unit} a second"
@@ -108,24 +79,18 @@ def decode_step(
     context_tokens: int,
     plan: QuantPlan | str = "bf16",
     devices: int = 1,
-    cache_bits: float = 16,
     compute: Compute = "bf16",
-    bandwidth_efficiency: float = 1.0,
-    compute_efficiency: float = 1.0,
-    share_E: Sequence[float] | None = None,
 ) -> DecodeStep:
     """The roofline of one step on `devices` devices taken together, communication left out.
 
-    1. bytes: weights but for the input table, of the routed experts those that are touched (even
-       routing, or by share_E), and what is read of every sequence's cache
+    1. bytes: weights but for the input table, of the routed experts those that even routing
+       touches, and what is read of every sequence's cache, which is kept in 16 bits
     2. flops: batch times decode_flops_per_token
-    3. seconds: the longer of bytes / bandwidth and flops / peak, each times its efficiency; 1.0 is
-       the bound, 0.8 of the bandwidth a usual derating
+    3. seconds: the longer of bytes / bandwidth and flops / peak, a bound: 80 % of the bandwidth is
+       what good kernels reach
     ValueError where weights and cache do not fit the memory: see memory.fit.
     """
     check_whole("batch", batch)
-    check_number("bandwidth_efficiency", bandwidth_efficiency, 0, 1, open_low=True)
-    check_number("compute_efficiency", compute_efficiency, 0, 1, open_low=True)
     room = fit(
         architecture,
         device,
@@ -133,7 +98,6 @@ def decode_step(
         batch=batch,
         plan=plan,
         devices=devices,
-        cache_bits=cache_bits,
     )
     if not room.fits:
         raise ValueError(
@@ -145,19 +109,11 @@ def decode_step(
     distinct = 0.0
     if architecture.is_moe:
         moe = architecture.moe
-        if share_E is None:
-            distinct = distinct_experts(moe.num_experts, moe.top_k, batch).total
-        else:
-            if len(share_E) != moe.num_experts:
-                raise ValueError(
-                    f"share_E must have one share for each of {moe.num_experts} experts, got "
-                    f"{len(share_E)}."
-                )
-            distinct = distinct_experts_measured(share_E, batch).total
-    moved = _step_bytes(architecture, plan_of(plan), batch, context_tokens, cache_bits, distinct)
+        distinct = distinct_experts(moe.num_experts, moe.top_k, batch).total
+    moved = _step_bytes(architecture, plan_of(plan), batch, context_tokens, distinct)
     flops = decode_flops_per_token(architecture, context_tokens).scaled(batch, f"{batch} tokens")
-    bandwidth = devices * device.bytes_per_s * bandwidth_efficiency
-    peak = devices * device.flops_per_s(compute) * compute_efficiency
+    bandwidth = devices * device.bytes_per_s
+    peak = devices * device.flops_per_s(compute)
     return DecodeStep(moved, flops, moved.total / bandwidth, flops.total / peak, distinct, batch)
 
 
@@ -166,7 +122,6 @@ def _step_bytes(
     plan: QuantPlan,
     batch: int,
     context_tokens: int,
-    cache_bits: float,
     distinct: float,
 ) -> Total:
     elements: dict[tuple[str, bool], int] = {}
@@ -187,8 +142,8 @@ def _step_bytes(
         terms.append(Term(label, count * share * bits / 8, words, component))
     for times, mixer in architecture.mixers():
         read = mixer.cache_read(context_tokens)
-        value = batch * times * read * cache_bits / 8
-        words = f"{batch} sequences × {times} layers × {read:,.0f} elements × {cache_bits:g} / 8"
+        value = batch * times * read * CACHE_BITS / 8
+        words = f"{batch} sequences × {times} layers × {read:,.0f} elements × {CACHE_BITS} / 8"
         terms.append(Term(f"cache, {mixer.kind}", value, words))
     return Total("bytes", tuple(terms))
 

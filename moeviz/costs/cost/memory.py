@@ -1,10 +1,10 @@
-"""Bytes: of weights under a quantisation plan, of training state, of the cache."""
+"""Bytes: of weights under a quantisation plan, and of the cache."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.checks import check_choice, check_number, check_whole
+from moeviz.checks import check_number, check_whole
 from moeviz.costs.cost.parameters import parameters
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.known.devices import Device
@@ -12,46 +12,7 @@ from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.mixers import LatentAttention
 from moeviz.costs.shape.terms import Term, Total
 
-# Bytes per parameter while training. Source: ZeRO (Rajbhandari et al. 2020, 1910.02054) for the
-# 16 bytes; 8-bit Adam (Dettmers et al. 2022, 2110.02861); DeepSeek-V3 (2412.19437), section 3.3:
-# FP8 weights, float32 master and gradients, bf16 moments.
-RECIPES = {
-    "adamw_mixed": (
-        ("weights, bf16", 2),
-        ("gradients, bf16", 2),
-        ("master weights, float32", 4),
-        ("first and second moments, float32", 8),
-    ),
-    "adamw_float32": (
-        ("weights, float32", 4),
-        ("gradients, float32", 4),
-        ("first and second moments, float32", 8),
-    ),
-    "adamw_bf16_moments": (
-        ("weights, bf16", 2),
-        ("gradients, bf16", 2),
-        ("master weights, float32", 4),
-        ("first and second moments, bf16", 4),
-    ),
-    "adamw_8bit": (
-        ("weights, bf16", 2),
-        ("gradients, bf16", 2),
-        ("master weights, float32", 4),
-        ("first and second moments, 8 bit", 2),
-    ),
-    "deepseek_v3": (
-        ("weights, FP8", 1),
-        ("gradients, float32", 4),
-        ("master weights, float32", 4),
-        ("first and second moments, bf16", 4),
-    ),
-    "sgd_momentum": (
-        ("weights, bf16", 2),
-        ("gradients, bf16", 2),
-        ("master weights, float32", 4),
-        ("momentum, float32", 4),
-    ),
-}
+CACHE_BITS = 16  # bf16; DeepSeek-V2 deployed 6
 
 
 def weight_bytes(architecture: Architecture, plan: QuantPlan | str = "bf16") -> Total:
@@ -65,24 +26,12 @@ def weight_bytes(architecture: Architecture, plan: QuantPlan | str = "bf16") -> 
     return Total("bytes", tuple(terms))
 
 
-def training_state_bytes(architecture: Architecture, recipe: str = "adamw_mixed") -> Total:
-    """Weights, gradients and optimiser state of all devices together, without activations. recipe:
-    one of RECIPES. A sparse model keeps this for all of its parameters, not for the active ones."""
-    check_choice("recipe", recipe, RECIPES)
-    count = parameters(architecture).total
-    terms = tuple(
-        Term(label, count * size, f"{count:,} parameters × {size} bytes")
-        for label, size in RECIPES[recipe]
-    )
-    return Total("bytes", terms)
-
-
 def kv_cache_bytes(
     architecture: Architecture,
     context_tokens: int,
     batch: int = 1,
     *,
-    bits: float = 16,
+    bits: float = CACHE_BITS,
     state_bits: float = 32,
 ) -> Total:
     """What is kept of `batch` sequences of context_tokens each: keys and values by the kind of
@@ -102,7 +51,7 @@ def kv_cache_bytes(
 
 
 def kv_cache_bytes_per_token(
-    architecture: Architecture, *, context_tokens: int = 0, bits: float = 16
+    architecture: Architecture, *, context_tokens: int = 0, bits: float = CACHE_BITS
 ) -> Total:
     """What the next token adds to the cache when so many are in it: a window that is full and a
     recurrent layer add nothing, a compressed cache its share of an entry."""
@@ -184,17 +133,13 @@ def fit(
     batch: int = 1,
     plan: QuantPlan | str = "bf16",
     devices: int = 1,
-    cache_bits: float = 16,
-    usable_share: float = 1.0,
 ) -> Fit:
-    """Weights and cache against the memory of `devices` devices together, of which usable_share is
-    left for them (activations and buffers take some)."""
+    """Weights and cache against the memory of `devices` devices together."""
     check_whole("devices", devices)
-    check_number("usable_share", usable_share, 0, 1, open_low=True)
     weights = weight_bytes(architecture, plan)
-    one = kv_cache_bytes(architecture, context_tokens, 1, bits=cache_bits).total
-    cache = kv_cache_bytes(architecture, context_tokens, batch, bits=cache_bits)
-    capacity = devices * device.memory_bytes * usable_share
+    one = kv_cache_bytes(architecture, context_tokens, 1).total
+    cache = kv_cache_bytes(architecture, context_tokens, batch)
+    capacity = devices * device.memory_bytes
     room = capacity - weights.total
     largest = int(room // one) if room > 0 else 0
     return Fit(weights, cache, capacity, room - cache.total, largest)

@@ -90,16 +90,6 @@ def _bill(hours: Total, usd_per_hour: float, watts: float, pue: float, kg_per_kw
     return Bill(hours.total, usd.total, kwh.total, carbon.total, terms)
 
 
-def usd_per_million_tokens(usd_per_hour: float, tokens_per_s: float, devices: int = 1) -> Total:
-    """What a million generated tokens cost at a rate that `devices` devices reach together."""
-    check_number("usd_per_hour", usd_per_hour)
-    check_number("tokens_per_s", tokens_per_s, open_low=True)
-    check_number("devices", devices, 1)
-    words = f"{devices} devices × ${usd_per_hour:g} / 3600 / {tokens_per_s:,.4g} tokens/s × 1e6"
-    usd = devices * usd_per_hour / 3600 / tokens_per_s * 1e6
-    return single("USD", "a million tokens", usd, words)
-
-
 def margin(revenue_usd: float, usd: float) -> Total:
     """Profit as a share of the cost."""
     check_number("revenue_usd", revenue_usd)

@@ -1,4 +1,4 @@
-"""Bytes between devices when experts lie on different ones."""
+"""Bytes between devices when experts lie on different ones, and behind the link of an offload."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from moeviz.checks import check_choice, check_number, check_whole
+from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.feedforward import MoE
-from moeviz.costs.shape.terms import Term
+from moeviz.costs.shape.terms import Term, Total
 
 Copies = Literal["expert", "device", "node"]
 Matrix = tuple[tuple[float, ...], ...]
@@ -268,3 +269,41 @@ def _pattern(
                 if destination != relay or other == node:
                     pattern[relay][destination] += on_device[destination]
     return pattern
+
+
+@dataclass(frozen=True)
+class OffloadBound:
+    """bytes: what crosses the link for one token; tokens_per_s: at most. Measured systems reach 20
+    to 40 % of it."""
+
+    bytes: Total
+    link_bytes_per_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.link_bytes_per_s / self.bytes.total if self.bytes.total else math.inf
+
+
+def offload_bound(
+    architecture: Architecture,
+    link_bytes_per_s: float,
+    *,
+    plan: QuantPlan | str = "bf16",
+    hit_rate: float = 0.0,
+) -> OffloadBound:
+    """Decoding one sequence while experts lie behind a link: each token's experts must come over
+    it, save the share that is cached already. For experts computed on the host's processor the
+    link is the host's memory, and there is no hit rate (KTransformers, Fiddler 2402.07033)."""
+    check_number("link_bytes_per_s", link_bytes_per_s, open_low=True)
+    check_number("hit_rate", hit_rate, 0, 1)
+    moe, plan = architecture.moe, plan_of(plan)
+    expert = moe.expert_parameters(architecture.d_model)
+    bits = plan.format("routed_experts").bits
+    layers = len(architecture.moe_layers)
+    value = layers * moe.top_k * expert * bits / 8 * (1 - hit_rate)
+    words = (
+        f"{layers} MoE layers × {moe.top_k} experts × {expert:,} parameters × {bits:.4g} bits / 8 "
+        f"× (1 - {hit_rate:g})"
+    )
+    terms = (Term("experts that must come", value, words, "routed_experts"),)
+    return OffloadBound(Total("bytes", terms), link_bytes_per_s)

@@ -11,8 +11,6 @@ from moeviz.costs.known.devices import Confidence
 from moeviz.costs.shape.architecture import Architecture
 
 Kind = Literal["dense", "moe", "undisclosed"]
-# How far a computed figure may lie from the printed one before a reason must be recorded.
-TOTAL_TOLERANCE, ACTIVE_TOLERANCE = 0.005, 0.02
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,6 @@ class Comparison:
     total_error: float | None
     active: float
     active_error: float | None
-
-    @property
-    def total_agrees(self) -> bool:
-        return self.total_error is None or abs(self.total_error) <= TOTAL_TOLERANCE
-
-    @property
-    def active_agrees(self) -> bool:
-        return self.active_error is None or abs(self.active_error) <= ACTIVE_TOLERANCE
 
 
 @dataclass(frozen=True)

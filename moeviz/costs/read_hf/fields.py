@@ -8,6 +8,8 @@ from typing import Any
 from moeviz.checks import check_flag, check_whole
 
 REQUIRED = object()
+# Above any model's: a slip of the keyboard must not become a list of a billion layers.
+MOST, MOST_LAYERS = 10**9, 10_000
 
 # Fields that change parameters, compute or cache. One that is set, and that a model type does not
 # read, is refused by name: it says something about the model that would go uncounted.
@@ -64,11 +66,15 @@ class Fields:
         """The name, of these, that the config uses."""
         return next(iter(self._set(names)), names[0])
 
-    def whole(self, *names: str, low: int = 1, default: Any = REQUIRED) -> Any:
-        """A whole number of at least `low`; the default is returned as it is."""
+    def whole(self, *names: str, low: int = 1, high: int = MOST, default: Any = REQUIRED) -> Any:
+        """A whole number in low..high; the default is returned as it is."""
         value = self.get(*names, default=default)
         field = f"{self.where}: {self.named(*names)}"
-        return value if value is default else check_whole(field, value, low)
+        if value is default:
+            return value
+        if check_whole(field, value, low) > high:
+            raise ValueError(f"{field} must be at most {high:,}, got {value:,}.")
+        return value
 
     def flag(self, *names: str, default: bool) -> bool:
         field = f"{self.where}: {self.named(*names)}"
@@ -126,7 +132,7 @@ class Fields:
 
     @property
     def num_layers(self) -> int:
-        return self.whole("num_hidden_layers", "n_layer", "n_layers")
+        return self.whole("num_hidden_layers", "n_layer", "n_layers", high=MOST_LAYERS)
 
     @property
     def heads(self) -> int:

@@ -163,10 +163,12 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
         f.whole("n_groups", "mamba_n_groups"),
         f.whole("conv_kernel", "mamba_d_conv"),
         conv_bias=f.flag("use_conv_bias", "mamba_conv_bias", default=True),
-        proj_bias=f.flag("mamba_proj_bias", "use_bias", default=False),
+        proj_bias=f.flag("use_bias", default=False),
     )
     f.expect("sliding_window", None)
-    full = attentions(f, needs_kv_heads=True, needs_head_dim=True, **biased(f))[0]
+    # The modules read none of these: attention has no bias and the head is never the table.
+    f.ignore("attention_bias", "mamba_proj_bias", "tie_word_embeddings")
+    full = attentions(f, needs_kv_heads=True, needs_head_dim=True)[0]
     parts: dict[str, Layer] = {
         "linear": Layer(linear, None, 1),
         "full": Layer(full, None, 1),
@@ -174,24 +176,25 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
     if "mlp" in kinds:
         parts["mlp"] = Layer(None, dense(f, gated=False, bias=bias), 1)
     if "moe" in kinds:
-        parts["moe"] = Layer(None, _nemotron_experts(f), 1)
+        parts["moe"] = Layer(None, _nemotron_experts(f, bias), 1)
     result = decoder(f, same(full, f), same(None, f))
+    result["tied"] = False
     result["layers"] = tuple(parts[kind] for kind in kinds)
     return result
 
 
-def _nemotron_experts(f: Fields) -> MoE:
+def _nemotron_experts(f: Fields, bias: bool) -> MoE:
+    """One shared FFN of the width that is said, whatever n_shared_experts says of it."""
     experts, top_k = counts(f)
-    shared = f.whole("n_shared_experts", low=0, default=0)
-    width = f.whole("moe_shared_expert_intermediate_size") if shared else 0
-    f.ignore("n_group", "topk_group")
+    f.ignore("n_group", "topk_group", "n_shared_experts")
     return MoE(
         experts,
         top_k,
         f.whole("moe_intermediate_size"),
         gated=False,
-        shared_experts=shared,
-        shared_width=shared * width,
+        shared_experts=1,
+        shared_width=f.whole("moe_shared_expert_intermediate_size"),
+        shared_bias=bias,
         latent_width=f.whole("moe_latent_size", default=None),
     )
 

@@ -35,4 +35,6 @@ def read_hf(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any
     fields = Fields(config, model_type)
     arguments = MODEL_TYPES[model_type](fields)
     fields.finish()
-    return dict(name=name or str(outer.get("_name_or_path") or model_type), **arguments)
+    name = name or str(outer.get("_name_or_path") or model_type)
+    # JSON can write half of a surrogate pair, which no picture can.
+    return dict(name=name.encode("utf-8", "replace").decode(), **arguments)

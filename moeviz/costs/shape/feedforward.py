@@ -39,7 +39,8 @@ class MoE:
     one). router_matrices: matrices of d_model x num_experts that decide (0 for hash routing, 2 for
     noisy top-k); router_bias, score_bias: a learned bias of the logits, and one that only picks, of
     routers that keep it as a parameter. expert_bias, shared_bias: biases inside. latent_width: the
-    width that experts work at, with a projection down and up around them (None: d_model). groups,
+    width that experts work at, with a projection down and up around them (None: d_model), which has
+    biases where the shared experts have. groups,
     top_groups: experts lie in so many groups, of which a token may visit only some (DeepSeek-V3:
     4 of 8 nodes).
     """
@@ -118,6 +119,9 @@ class MoE:
             found.append(
                 weight("shared_experts", "to the latent width and back", ("", 2), d, latent)
             )
+            if self.shared_bias:
+                found.append(vector("biases", "latent bias, down", latent))
+                found.append(vector("biases", "latent bias, up", d))
         if self.shared_width:
             found += _ffn(
                 "shared_experts", "shared experts", d_model, self.shared_width, self.gated,
