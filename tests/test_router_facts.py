@@ -47,7 +47,7 @@ def test_the_panel_offers_it_and_draws_it(added, loaded_reader):
     assert panel.choice.buttons["runner"].description == "Runner-up"
     assert panel.choice.buttons["runner"].tooltip == "the second best expert"
     panel.controls["routers"].value = "token_choice,runner"
-    wait(lambda: "Runner-up" in panel.picture.value)
+    wait(lambda: "Runner-up" in panel.picture.value, "the added router")
 
 
 def test_the_overview_has_it(added):

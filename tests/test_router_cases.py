@@ -1,0 +1,139 @@
+"""Kinds of faults that practitioners reported of routers elsewhere, each by its smallest case."""
+
+import math
+
+import pytest
+import torch
+
+from moeviz.model import LanguageModel, ModelConfig, MoEConfig
+from moeviz.routing import Capacity, RouteContext, build_router, leaking_tokens
+from moeviz.routing.assignment import balanced_assignment
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def padded(*real, length=12):
+    """Sequences of `length` rows, of which the first `real` are tokens: context, without a mode."""
+    row_T = torch.arange(length).repeat(len(real))
+    sequence_T = torch.arange(len(real)).repeat_interleave(length)
+    mask_T = row_T < torch.tensor(real)[sequence_T]
+    return RouteContext(sequence=sequence_T, position=row_T, mask=mask_T)
+
+
+def test_the_information_loss_has_a_finite_gradient_where_a_probability_is_zero():
+    torch.manual_seed(0)
+    made = build_router("dense_mixture", d_model=16, num_experts=8, top_k=2, temperature=1e-3)
+    out = made(normal(40, 16), RouteContext(training=True))
+    assert (out.scores == 0).any()
+    out.losses["information"].backward()
+    assert torch.isfinite(made.weight_ED.grad).all()
+
+
+POOLED = {
+    "expert_choice": ("expert_choice", dict(chunk=12)),
+    "capacity": ("token_choice", dict(capacity=Capacity(0.5, 0.5, pool="sequence"))),
+    "capacity by probability": (
+        "token_choice",
+        dict(capacity=Capacity(0.5, 0.5, "probability", pool="sequence")),
+    ),
+    "mixture_of_depths": ("mixture_of_depths", {}),
+    "sequence_level": ("sequence_level", {}),
+    "soft_moe": ("soft_moe", {}),
+}
+
+
+@pytest.mark.parametrize("case", POOLED)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pool_of_a_sequence_is_its_own_under_padding(case, training):
+    """Other tokens in text 1, and another number of them, change nothing in text 0."""
+    name, options = POOLED[case]
+    torch.manual_seed(0)
+    made = build_router(name, d_model=16, num_experts=4, top_k=2, **options)
+
+    def first(real, seed):
+        context = padded(5, real)
+        context = RouteContext(**{**vars(context), "training": training})
+        x_TD = torch.cat((normal(12, 16), normal(12, 16, seed=seed)))
+        plan = made(x_TD, context).plan
+        if name == "soft_moe":
+            return plan.by_token(plan.combine)[:5]
+        return plan.dense_weights()[:5]
+
+    alone = first(12, seed=1)
+    assert torch.allclose(first(12, seed=2), alone, atol=1e-6)
+    assert torch.allclose(first(3, seed=1), alone, atol=1e-6)
+
+
+def test_capacity_outside_training_refuses_to_generate():
+    """C grows with the number of tokens: what generates would not be what evaluates."""
+    for capacity, can in ((Capacity(1.0), True), (Capacity(1.0, 1.0), False)):
+        experts = MoEConfig(4, 2, 8, capacity=capacity)
+        model = LanguageModel(
+            ModelConfig(vocab_size=30, d_model=16, num_layers=1, num_heads=2, moe=experts)
+        )
+        if can:
+            assert len(model.generate(torch.tensor([1, 2]), 3)) == 5
+        else:
+            with pytest.raises(ValueError, match="cannot generate: outside training its capacity"):
+                model.generate(torch.tensor([1, 2]), 3)
+
+
+def test_an_error_names_the_token_in_the_batch_not_among_the_real_ones():
+    made = build_router("token_choice", d_model=4, num_experts=4, top_k=2)
+    x_TD = normal(8, 4)
+    x_TD[5] = math.nan
+    mask_T = torch.arange(8) >= 3
+    with pytest.raises(ValueError, match="got nan for token 5, expert 0"):
+        made(x_TD, RouteContext(mask=mask_T))
+
+
+@pytest.mark.parametrize(("name", "leaks"), [("token_choice", False), ("expert_choice", True)])
+def test_the_probe_takes_padded_batches(name, leaks):
+    torch.manual_seed(0)
+    made = build_router(name, d_model=16, num_experts=4, top_k=1)
+    context = padded(24, length=30)
+    x_TD = 3 * normal(30, 16)
+    x_TD[24:] = math.nan
+    leaks_T = leaking_tokens(made, x_TD, context)
+    assert leaks_T.any().item() == leaks and not leaks_T[24:].any()
+
+
+@pytest.mark.parametrize("num_experts", range(1, 7))
+@pytest.mark.parametrize("num_tokens", range(1, 12))
+def test_an_assignment_repeats_no_pair_and_keeps_within_its_places(num_tokens, num_experts):
+    room = -(-num_tokens // num_experts)
+    for top_k in range(1, num_experts + 1):
+        for seed in range(3):
+            logits_TE = normal(num_tokens, num_experts, seed=seed)
+            expert_TK = balanced_assignment(logits_TE, top_k)
+            assert all(len(set(row)) == top_k for row in expert_TK.tolist())
+            for round_T in expert_TK.T:
+                assert round_T.bincount(minlength=num_experts).max() <= room
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_a_killed_expert_is_dead_at_every_temperature(temperature, score):
+    torch.manual_seed(0)
+    made = build_router(
+        "token_choice", d_model=16, num_experts=8, top_k=2, temperature=temperature, score=score
+    )
+    made.kill(3)
+    out = made(100 * normal(4000, 16), RouteContext(training=True))
+    assert out.stats.load[3] == 0 and not out.scores[:, 3].any()
+    sum(out.losses.values()).backward()
+    assert torch.isfinite(made.weight_ED.grad).all()
+
+
+@pytest.mark.parametrize("level", [0.0, -50.0, -80.0, -100.0, -300.0])
+def test_renormalised_sigmoids_sum_to_one_however_small(level):
+    made = build_router("token_choice", d_model=2, num_experts=4, top_k=2, score="sigmoid")
+    with torch.no_grad():
+        made.weight_ED[:] = torch.tensor([[level, 0.0], [level, 1.0], [level, 2.0], [level, 3.0]])
+    x_TD = torch.tensor([[1.0, 0.1], [1.0, 0.2]])
+    out = made(x_TD, RouteContext(training=True))
+    assert out.plan.dense_weights().sum(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    (out.plan.dense_weights() * normal(2, 4)).sum().backward()
+    assert torch.isfinite(made.weight_ED.grad).all()
