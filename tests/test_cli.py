@@ -213,6 +213,14 @@ def test_a_diverged_run_is_explained_and_kept(train, tmp_path, capsys):
     assert all(np.isfinite(a).all() for name, a in arrays.items() if name.startswith("model."))
 
 
+def test_one_expert_of_renormalised_weight_is_explained_once(train, capsys):
+    assert train("run", "--steps", "1", "--num-layers", "2", "--top-k", "1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("moeviz: ")]
+    assert len(lines) == 1 and "the task does not train its gate" in lines[0]
+    assert train("raw", "--steps", "1", "--top-k", "1", "--option", "weighting=raw") == 0
+    assert "moeviz: " not in capsys.readouterr().err
+
+
 # Refusals.
 
 

@@ -235,7 +235,8 @@ def _warnings_as_sentences() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
-    for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+    sentences = (str(w.message) for w in caught if issubclass(w.category, UserWarning))
+    for sentence in dict.fromkeys(sentences):
         print(f"moeviz: {sentence}", file=sys.stderr)
 
 
