@@ -2,17 +2,21 @@
 
 import copy
 import json
-import os
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from helpers.picture_cases import NASTY, figure
+from helpers.picture_cases import capacity_runs as recording
+from helpers.picture_cases import placed_batch as live
+from helpers.picture_cases import slots_by_hand as by_hand
+from helpers.pictures import SVG, parse
+from helpers.pictures import texts as texts_of
 from moeviz.experiments.seats import drops_by_place, seated, synthetic, visit_chances
 from moeviz.host import data_path
-from moeviz.pictures.routing.capacity import by_place, changed
+from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.limits import difference, effects, leak, limits, seen, spread
 from moeviz.pictures.routing.seats import (
     FACTORS,
@@ -23,130 +27,11 @@ from moeviz.pictures.routing.seats import (
     waste_share,
 )
 from moeviz.records.metrics import expected_drop_rate
-from moeviz.records.routes import Decision
 from moeviz.routing import Capacity
-
-GOLDEN = Path(__file__).parent / "golden"
-SVG = "{http://www.w3.org/2000/svg}"
-NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
-STATE = 'seats?text=%3Cb%3E&a="<x>"'
-
-
-# By hand: 8 tokens, 2 experts, K = 2, in two parts. Token 7 gets nothing, token 6 half.
-def by_hand(tokens=NASTY, **changes):
-    asked = [(t % 2, t, 0) for t in range(8)] + [(1 - t % 2, t, 1) for t in range(8)]
-    lost = [(1, 7, 0), (0, 7, 1), (1, 6, 1)]
-    placed = [row for row in asked if row not in lost]
-    visits, dropped = np.zeros((8, 2), bool), np.zeros((8, 2), bool)
-    for rows, marks in ((placed, visits), (lost, dropped)):
-        for e, t, _ in rows:
-            marks[t, e] = True
-    meta = {
-        "top_k": 2, "factor": 1.0, "priority": "position", "overflow": "drop", "pool": "batch",
-        "own": False, "part": [0] * 8, "placed": sorted(placed), "lost": lost, "visits": [1.0, 1.0],
-    }  # fmt: skip
-    given = dict(
-        label="", tokens=tuple(tokens), score=np.full((8, 2), 0.5, np.float32),
-        weight=visits * np.float32(0.5), visits=visits, dropped=dropped,
-        leaks=np.zeros(8, bool), load=visits.sum(0), demand=np.array([8, 8]), places=8,
-        causal=True, soft=False, meta=meta,
-    )  # fmt: skip
-    return Decision(**{**given, **changes})
-
-
-def live(num_tokens=64, top_k=1, **capacity):
-    tokens = synthetic(num_tokens, skew=1.0)
-    limit = Capacity(**{"factor": 1.25, **capacity}) if capacity.get("factor", 1) else None
-    return seated(tokens, top_k=top_k, capacity=limit, visits=visit_chances(1.0, top_k))
-
-
-def figure(*values):
-    sd = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
-    return {"mean": round(float(np.mean(values)), 4), "sd": sd, "values": [*values]}
-
-
-def recording(seeds=3, worth=0.05):
-    """As experiment capacity writes it: factor 0.5 costs, factor 2 does not."""
-    noise = [0.002 * (-1) ** s for s in range(seeds)]
-    cost = {"no limit": 0.0, "factor 2": 0.0, "factor 1": 0.01, "factor 1, by probability": 0.01}
-    cost |= {"factor 1, batch prioritised": 0.004, "factor 0.5": 0.08}
-    arms = {}
-    for arm, c in cost.items():
-        own = [0.0] * seeds if arm == "no limit" else noise
-        arms[arm] = {
-            "validation_loss": figure(*(3 + c + n for n in own)),
-            "validation_loss_limited": figure(*(3 + 2 * c + n for n in own)),
-            "validation_loss_minus_no_limit": figure(*(c + n for n in own)),
-            "validation_loss_limited_minus_no_limit": figure(*(2 * c + n for n in own)),
-            "drop_rate": figure(*([c] * seeds)),
-        }
-    leaks = {}
-    for arm, w in (("token choice", 0.0), ("pool of one sequence", worth)):
-        leaks[arm] = {
-            "loss_with_later_tokens": figure(*(3 - w + n for n in noise)),
-            "loss_from_prefixes": figure(*(3 + w + n for n in noise)),
-            "worth_of_later_tokens": figure(*([2 * w] * seeds)),
-        }
-    meta = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
-    return {"provenance": meta, "steps": 300, "limits": arms, "leaks": leaks}
-
-
-CASES = {
-    "by hand": lambda: seats(by_hand(), state=STATE),
-    "two parts": lambda: seats(live(pool="sequence"), state=STATE),
-    "K = 4": lambda: seats(live(128, 4, factor=0.5), state=STATE),
-    "wide": lambda: seats(live(128, 4, factor=4.0), state=STATE),
-    "few": lambda: seats(live(16), state=STATE),
-    "padded": lambda: seats(live(overflow="pad"), state=STATE),
-    "no limit": lambda: seats(live(factor=None), state=STATE),
-    "looks ahead": lambda: seats(live(top_k=2, priority="batch"), state=STATE),
-    "one token": lambda: seats(live(1), state=STATE),
-    "512 tokens": lambda: seats(live(512, 2), state=STATE),
-    "places": lambda: by_place({"a": np.array([0.0, 0.5]), "b <": np.zeros(2)}, state=STATE),
-    "changed": lambda: changed(by_hand(NASTY[:7] + ("y",)), by_hand(label="<r>"), state=STATE),
-    "limits": lambda: limits(recording()),
-    "limits of one seed": lambda: limits(recording(1)),
-    "leak": lambda: leak(recording()),
-}
-each = pytest.mark.parametrize("name", CASES)
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    found = {}
-    return lambda name: found.setdefault(name, CASES[name]())
 
 
 def texts(picture):
-    return [t.text or "" for t in ElementTree.fromstring(picture.svg).iter(f"{SVG}text")]
-
-
-@each
-def test_it_is_pure_well_formed_and_readable(name, drawn):
-    picture = drawn(name)
-    assert CASES[name]().svg == picture.svg
-    root = ElementTree.fromstring(picture.svg)
-    assert root.get("role") == "img" and float(root.get("width")) == 900
-    title, description = root.find(SVG + "title"), root.find(SVG + "desc")
-    assert title.text and description.text == picture.summary and picture.summary.endswith(".")
-    assert root.get("data-state") == ("" if name.startswith(("limits", "leak")) else STATE)
-    height = float(root.get("height"))
-    for text in root.iter(SVG + "text"):
-        size = re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))
-        assert float(size.group(1)) >= 12
-        assert 0 <= float(text.get("y")) <= height and 0 <= float(text.get("x")) <= 900
-    marks = sum(len(list(root.iter(SVG + m))) for m in ("rect", "text", "line", "circle"))
-    assert 0 < marks <= 2000
-    numbers = re.findall(r' (?:x|y|x1|y1|x2|y2|cx|cy|width|height)="([^"]*)"', picture.svg)
-    assert np.isfinite([float(n) for n in numbers]).all()
-    assert "nan" not in picture.svg.lower().replace("nano", "")
-
-
-@each
-def test_the_table_twin_is_rectangular(name, drawn):
-    picture = drawn(name)
-    assert all(len(row) == len(picture.columns) for row in picture.rows) and picture.rows
-    assert not {"nan", "None"} & {str(v) for row in picture.rows for v in row}
+    return texts_of(parse(picture))
 
 
 def test_a_nasty_token_is_escaped():
@@ -314,13 +199,3 @@ def test_what_05_says_of_the_recorded_runs():
     same = (arms[f"factor 1, {name}"] for name in ("by probability", "batch prioritised"))
     first, second = (arm["validation_loss"]["values"] for arm in same)
     assert first == second
-
-
-def test_golden_string():
-    """Look at the change, then renew it with:
-    MOEVIZ_RENEW_GOLDEN=1 python -P -m pytest tests/test_picture_capacity.py -k golden
-    """
-    found, path = seats(by_hand()).svg.replace("><", ">\n<") + "\n", GOLDEN / "seats.svg"
-    if os.environ.get("MOEVIZ_RENEW_GOLDEN"):
-        path.write_text(found, encoding="utf-8")
-    assert found == path.read_text(encoding="utf-8")

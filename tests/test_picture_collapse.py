@@ -1,17 +1,15 @@
 """The pictures of 04_collapse, and the sentences that are made from its recorded figures."""
 
-import io
-import os
 import re
-from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.picture_cases import CASES, RUN, make_run
+from helpers.picture_cases import figure as mean_sd
+from helpers.picture_cases import summary_of_cures as summary
+from helpers.pictures import SVG, parse, texts
 from moeviz.experiments.cures import ARMS
-from moeviz.pictures.static import png
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import (
@@ -24,138 +22,6 @@ from moeviz.pictures.training.cures import (
 )
 from moeviz.records.metrics import noise_floor
 from moeviz.records.runs import Curve, Snapshot
-
-GOLDEN = Path(__file__).parent / "golden"
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-def make_run(
-    label="nothing <&>", points=300, total=300, experts=16, collapse_at=60, router="token_choice"
-):
-    """Expert 3 of layer 1 takes over from a step on; layer 0 stays nearly even. Whole numbers."""
-    step = np.arange(1, points + 1, dtype=np.float64)
-    wave = (np.arange(points * 2 * experts) * 7 % 11 + 5.0).reshape(points, 2, experts)
-    wave[step > collapse_at, 1] = 0.05
-    wave[step > collapse_at, 1, min(3, experts - 1)] = 30.0
-    curve = Curve(
-        step=step, seconds=step / 8, flops=step * 1e9, loss=3 + 5 / step,
-        load=wave / wave.sum(-1, keepdims=True),
-        validation=np.where(step % 25 == 0, 3.125 + 5 / step, np.nan),
-        entropy=np.stack([1 - step / 4096, 1 - step / 512], 1),
-    )  # fmt: skip
-    meta = {
-        "model": {"moe": {"top_k": 1, "router": router}},
-        "train": {"batch_size": 16, "seq_len": 64, "seed": 0},
-    }
-    return Snapshot(label, points, total, points / 8, 8192.0, 10**6, 10**5, curve, meta)
-
-
-RUN = make_run()
-CASES = {
-    "a run": lambda: collapse(RUN, 1, note="<i>", state="a=<x>"),
-    "the even layer": lambda: collapse(RUN, 0),
-    "beside another": lambda: collapse(
-        make_run("now", 120), 1, before=RUN, killed=[(70, 1, 3), (90, 0, 5), (200, 1, 4)]
-    ),
-    "before the first step": lambda: collapse(RUN.at("step", 0), 1),
-    "at the first step": lambda: collapse(RUN.at("step", 1), 1, before=RUN.at("step", 0)),
-    "a hash": lambda: collapse(make_run("hash", router="hash"), 1, before=RUN),
-    "four experts": lambda: collapse(make_run(experts=4), 1),
-    "one expert": lambda: collapse(make_run(experts=1), 1),
-    "64 experts": lambda: collapse(make_run(experts=64, collapse_at=400), 1),
-    "a long run": lambda: collapse(make_run(points=390, total=2000), 1),
-}
-
-
-def parse(picture):
-    return ElementTree.fromstring(picture.svg)
-
-
-def texts(root):
-    return [t.text or "" for t in root.iter(f"{SVG}text")]
-
-
-def mean_sd(values):
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": list(values)}
-
-
-def summary(seeds=5):
-    """Recorded figures with known answers: balance and loss have nothing to do with each other."""
-    arms = {}
-    for n, name in enumerate(ARMS):
-        vio = {"nothing": 12.0, "z-loss 0.001": 13.0, "noise 1": 9.0, "expert choice": 0.0}
-        base = vio.get(name, 0.5 + 0.125 * n)
-        fell = {"nothing": seeds, "z-loss 0.001": seeds, "noise 1": 3, "shared expert": 1}
-        gap = [0.0] * seeds
-        if name == "hash":
-            gap = [-0.125 - 0.015625 * s for s in range(seeds)]
-        elif name == "sign bias":
-            gap = [0.0625 + 0.015625 * s for s in range(seeds)]
-        elif name != "nothing":
-            gap = [0.015625 * n * (-1) ** s for s in range(seeds)]
-        arms[name] = {
-            "runs": seeds,
-            "collapsed": min(fell.get(name, 0), seeds),
-            "max_violation": mean_sd([base + 0.0625 * s * (base > 0) for s in range(seeds)]),
-            "dead_experts": mean_sd([13.0 if base > 8 else 0.0] * seeds),
-            "effective_experts": mean_sd([1.5 if base > 8 else 14.0] * seeds),
-            "domain_information": mean_sd([0.25 + 0.03125 * s - 0.01 * n for s in range(seeds)]),
-            "validation_loss": mean_sd([3.5 + g for g in gap]),
-            "loss_minus_nothing": mean_sd(gap),
-        }
-    made = {"device": "<8 cores>", "date": "2026-01-01"}
-    return {"provenance": made, "steps": 300, "arms": arms}
-
-
-CASES |= {"cures": lambda: cures(summary()), "cures of one seed": lambda: cures(summary(1))}
-each = pytest.mark.parametrize("name", CASES)
-
-
-@each
-def test_every_picture_is_well_formed_readable_and_pure(name):
-    picture = CASES[name]()
-    root = parse(picture)
-    assert root.get("role") == "img" and root.find(SVG + "desc").text == picture.summary
-    assert picture.summary.endswith(".") and "nan" not in picture.summary
-    for element in root.iter():
-        for key in ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height", "points"):
-            for value in re.split("[ ,]", element.get(key, "")):
-                assert not value or np.isfinite(float(value)), (element.tag, key, value)
-    width, height = float(root.get("width")), float(root.get("height"))
-    for text in root.iter(SVG + "text"):
-        assert 0 <= float(text.get("y")) <= height and 0 <= float(text.get("x")) <= width
-        size = re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))
-        assert size and float(size.group(1)) >= 12
-    shapes = ("rect", "text", "line", "polyline", "polygon", "circle")
-    assert sum(len(list(root.iter(SVG + s))) for s in shapes) < 1000
-    assert len(set(picture.columns)) == len(picture.columns)
-    assert all(len(row) == len(picture.columns) for row in picture.rows)
-    assert "nan" not in [str(v) for row in picture.rows for v in row]
-    assert CASES[name]().svg == picture.svg
-    assert len(picture.svg) < 200_000
-    assert root.get("data-state") == ("a=<x>" if name == "a run" else "")
-
-
-@pytest.mark.parametrize("name", ["a run", "beside another", "before the first step", "cures"])
-def test_it_can_be_rasterised(name):
-    pytest.importorskip("resvg_py")
-    image = Image.open(io.BytesIO(png(CASES[name]().svg)))
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 2
-
-
-@pytest.mark.parametrize(
-    ("file", "name"), [("collapse.svg", "beside another"), ("cures.svg", "cures")]
-)  # noqa: E501
-def test_golden_strings(file, name):
-    """Look at the change, then renew them with:
-    MOEVIZ_RENEW_GOLDEN=1 python -P -m pytest tests/test_picture_collapse.py -k golden
-    """
-    found, path = CASES[name]().svg.replace("><", ">\n<") + "\n", GOLDEN / file
-    if os.environ.get("MOEVIZ_RENEW_GOLDEN"):
-        path.write_text(found, encoding="utf-8")
-    assert found == path.read_text(encoding="utf-8")
-
 
 # What the picture says is what the run did.
 
@@ -219,16 +85,16 @@ def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
     floor = noise_floor(6 * 1024, 16, 1)
     assert f"about {floor:.2f}" in texts(parse(collapse(RUN, 1)))
     assert "MaxVio of 6 steps: 0 is even" in texts(parse(collapse(RUN, 1)))
-    assert "MaxVio of 40 steps: 0 is even" in texts(parse(CASES["a long run"]()))
+    assert "MaxVio of 40 steps: 0 is even" in texts(parse(CASES["collapse of a long run"]()))
 
 
 def test_only_the_dead_of_this_layer_and_of_the_past_are_marked():
-    marks = [t for t in texts(parse(CASES["beside another"]())) if t.startswith("✕")]
+    marks = [t for t in texts(parse(CASES["collapse beside another"]())) if t.startswith("✕")]
     assert marks == ["✕ expert 3"]
 
 
 def test_a_hash_has_no_entropy():
-    picture = CASES["a hash"]()
+    picture = CASES["collapse of a hash"]()
     assert "a hash has no gate" in texts(parse(picture))
     at = picture.columns.index("gate entropy")
     assert {row[at] for row in picture.rows if row[0] == "hash"} == {""}
@@ -282,6 +148,8 @@ def test_the_rank_correlation_is_spearmans():
     assert f"rank correlation of MaxVio and loss is {wanted:.2f} (" in told_quality(s)
 
 
-def test_one_dot_for_each_seed_and_figure():
+def test_a_tick_for_each_seed_and_a_mark_for_each_figure():
     root = parse(cures(summary()))
-    assert len(list(root.iter(SVG + "circle"))) == 5 * (3 * len(ARMS) - 1)
+    heights = [float(t.get("y1")) - float(t.get("y2")) for t in root.iter(SVG + "line")]
+    assert sum(height == -12 for height in heights) == 5 * (3 * len(ARMS) - 1)
+    assert len(list(root.iter(SVG + "circle"))) == 3 * len(ARMS) - 1

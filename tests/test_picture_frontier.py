@@ -1,12 +1,11 @@
 """The pictures of 09_frontier_models: pure, readable, with a twin of the same content, and with the
 numbers that they claim."""
 
-import time
 from dataclasses import replace
 
 import pytest
 
-from helpers.pictures import SVG, check_frame
+from helpers.picture_cases import BILL, COUNTED, V3
 from moeviz.costs import (
     CLAIMS,
     MODELS,
@@ -16,36 +15,12 @@ from moeviz.costs import (
     kv_cache_bytes,
     parameters,
 )
-from moeviz.panels.costs.cache_ladder import BATCHES, CONTEXTS
 from moeviz.pictures.costs.cache_ladder import SHOWN, cache_ladder, rungs
 from moeviz.pictures.costs.claims import amount, claims, ladder
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 from moeviz.pictures.costs.model_map import RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, size
-from moeviz.pictures.costs.training_cost import COMPARED, bill_of, training_cost
-
-COUNTED = [m for m in MODELS.values() if m.architecture is not None]
-V3 = MODELS["DeepSeek-V3 / R1"]
-ASSUMED = dict(
-    tokens=14.8e12, device="H800 SXM", mfu=0.39, usd_per_hour=2, watts=700, pue=1.1
-)  # fmt: skip
-
-
-def check(picture):
-    root, _ = check_frame(picture, 1000)
-    assert picture.rows
-    return root
-
-
-def quick(draw, *args, **kwargs):
-    """A picture, drawn in well under 100 ms once its sums are known, and the same again."""
-    picture = draw(*args, **kwargs)
-    begun = time.perf_counter()
-    again = draw(*args, **kwargs)
-    assert time.perf_counter() - begun < 0.5, "test machines are shared; the target is 0.1"
-    assert again == picture
-    return picture
-
+from moeviz.pictures.costs.training_cost import bill_of, training_cost
 
 # Parts and numbers.
 
@@ -69,13 +44,6 @@ def test_numbers_read_as_models_are_named():
 
 
 # Anatomy.
-
-
-@pytest.mark.parametrize("model", COUNTED, ids=lambda m: m.name)
-def test_every_model_is_drawn_alone_and_beside_another(model):
-    check(model_anatomy([model]))
-    root = check(quick(model_anatomy, [model, V3], state="a=<b>"))
-    assert root.get("data-state") == "a=<b>"
 
 
 def test_the_anatomy_says_what_was_counted():
@@ -102,7 +70,6 @@ def test_a_name_from_a_user_is_escaped():
     named = replace(V3.architecture, name="<b>&" + "x" * 99)
     assert isinstance(named, Architecture)
     picture = model_anatomy([named])
-    check(picture)
     assert "<b>" not in picture.svg and "nothing is known of it here" in picture.svg
 
 
@@ -118,15 +85,13 @@ def test_a_model_without_sizes_is_refused():
 @pytest.mark.parametrize("convention", ["all", "ex_input_embedding", "ex_embeddings"])
 def test_the_map_is_drawn(until, convention):
     chosen = "DeepSeek-V3 / R1"
-    picture = quick(model_map, chosen=chosen, until=until, convention=convention)
-    check(picture)
+    picture = model_map(chosen=chosen, until=until, convention=convention)
     assert ("is not there" in picture.summary) == (until < 2024)
 
 
 def test_every_point_can_be_chosen_and_is_then_named():
     for point in points():
         picture = model_map(chosen=point.model.name)
-        check(picture)
         assert f">{point.model.name}</text>" in picture.svg
         assert point.confidence in picture.summary
 
@@ -148,10 +113,8 @@ def test_confidence_is_what_is_said_of_the_sizes():
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_claim_is_drawn_at_both_ends_of_what_it_assumes(name):
+def test_every_claim_is_judged_at_both_ends_of_what_it_assumes(name):
     claim = CLAIMS[name]
-    root = check(quick(claims, name, {}))
-    assert len(root.findall(f".//{SVG}rect")) > len(CLAIMS)
     for assumption in claim.assumptions:
         steps = ladder(assumption)
         assert assumption.value in steps and sorted(set(steps)) == list(steps)
@@ -160,7 +123,6 @@ def test_every_claim_is_drawn_at_both_ends_of_what_it_assumes(name):
         assert max(map(len, shown)) < 24
         for value in (steps[0], steps[-1]):
             picture = claims(name, {assumption.name: value})
-            check(picture)
             verdict = evaluate(name, **{assumption.name: value}).verdict
             assert f": {verdict}; " in picture.summary
 
@@ -177,13 +139,6 @@ def test_an_assumption_out_of_range_is_refused():
 
 
 # The ladder of caches.
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("bits", [16, 8, 4])
-def test_the_ladder_is_drawn(context, bits):
-    for batch in (BATCHES[0], BATCHES[-1]):
-        check(quick(cache_ladder, context=context, bits=bits, batch=batch))
 
 
 def test_the_ladder_by_hand():
@@ -206,16 +161,14 @@ def test_what_is_said_of_v2s_abstract():
 # Training.
 
 
-@pytest.mark.parametrize("name", COMPARED)
-def test_the_bill_is_drawn(name):
-    for tokens in (1e11, 1e14):
-        check(quick(training_cost, chosen=name, **{**ASSUMED, "tokens": tokens}))
+def _bill(name, **changes):
+    return bill_of(name, **{k: v for k, v in {**BILL, **changes}.items() if k != "chosen"})
 
 
 def test_v3s_bill_gives_back_its_published_hours():
-    assert bill_of(V3.name, **ASSUMED).device_hours == pytest.approx(2.664e6, rel=0.01)
-    said = training_cost(chosen=V3.name, **ASSUMED)
+    assert _bill(V3.name).device_hours == pytest.approx(2.664e6, rel=0.01)
+    said = training_cost(**BILL)
     assert "2.67M hours" in said.summary and "$5.34M" in said.summary
     assert "2.79M hours of H800 SXM (official)" in said.svg
-    llama = bill_of("Llama 3.1 405B", **{**ASSUMED, "tokens": 15.6e12, "mfu": 0.35})
+    llama = _bill("Llama 3.1 405B", tokens=15.6e12, mfu=0.35)
     assert llama.device_hours == pytest.approx(30.84e6, rel=0.01), "as the notebook says"

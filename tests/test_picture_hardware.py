@@ -1,13 +1,11 @@
 """The pictures of 08_hardware: pure, readable, and with the numbers of the calculators."""
 
-import itertools
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.pictures import SVG, WIDTH, check_frame
+from helpers.picture_cases import FIT, LINK, SEND, STEP
 from moeviz.costs import (
     DEVICES,
     active_parameters,
@@ -25,85 +23,11 @@ from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.offloading import LINKS, even_hit_rate, offloading, speed
-from moeviz.pictures.log_axes import LogScale, around, short
 
+V3 = STEP["model_name"]
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
-V3 = "DeepSeek-V3 / R1"
-FIT = dict(
-    model_name="gpt-oss-120b", device_name="H100 SXM", devices=1, plan="mxfp4_experts",
-    context=32768, batch=8,
-)  # fmt: skip
-STEP = dict(
-    model_name=V3, device_name="H200 SXM", devices=32, plan="fp8_block", context=4096, batch=64
-)
-SEND = dict(
-    model_name=V3, nodes=8, devices_per_node=8, tokens=128, copies="expert", node_limit=0,
-    fp8=False,
-)  # fmt: skip
-LINK = dict(model_name="Mixtral 8x7B", device_name="T4", plan="int4", link="pcie3", hit=0)
 DRAW = {"fit": (memory_fit, FIT), "step": (decode_batch, STEP), "send": (exchange, SEND),
         "link": (offloading, LINK)}  # fmt: skip
-
-
-def check(picture):
-    root, marks = check_frame(picture, 2000)
-    assert len(picture.svg) < 60_000
-    height = float(root.get("viewBox").split()[3])
-    for mark in marks:
-        for pair in (mark.get("points") or "").split():
-            x, y = map(float, pair.split(","))
-            assert 0 <= x <= WIDTH and 0 <= y <= height
-        if mark.tag == f"{SVG}text" and mark.get("x") and "rotate" not in str(mark.attrib):
-            # A wide font, as the stills have, takes about 0.55 of its size for a letter.
-            style = mark.get("style")
-            size = float(re.search(r"font:(?:600 )?([\d.]+)px", style).group(1))
-            each = size * (0.62 if "600" in style else 0.55)
-            long, at = each * len("".join(mark.itertext())), float(mark.get("x"))
-            share = {"end": 0, "middle": 0.5}.get(
-                (re.search(r"text-anchor:(\w+)", style) or [0, ""])[1], 1
-            )
-            assert at + share * long <= WIDTH + 8, mark.text
-            assert at - (1 - share) * long >= -8, mark.text
-    assert picture.rows
-    return root
-
-
-@pytest.mark.parametrize("name", DRAW)
-def test_each_is_pure_and_carries_its_state(name):
-    draw, values = DRAW[name]
-    picture = draw(**values, state="a=<b>")
-    assert picture == draw(**values, state="a=<b>")
-    assert check(picture).get("data-state") == "a=<b>"
-
-
-def test_every_setting_of_the_fit_is_drawn():
-    for name, chip, plan in itertools.product(
-        (*offered.DENSE, *offered.SPARSE), offered.DEVICES.values(), PLANS
-    ):
-        for devices, context, batch in ((1, 512, 1), (8, 131072, 1024)):
-            check(memory_fit(model_name=name, device_name=chip, devices=devices, plan=plan,
-                             context=context, batch=batch))  # fmt: skip
-
-
-def test_every_setting_of_the_step_is_drawn():
-    for name, chip in itertools.product(offered.SPARSE, offered.DEVICES.values()):
-        for devices, plan, context, batch in (
-            (1, "int4", 512, 1), (64, "bf16", 131072, 16384), (16, "q4_k_m", 2048, 256),
-        ):  # fmt: skip
-            check(decode_batch(model_name=name, device_name=chip, devices=devices, plan=plan,
-                               context=context, batch=batch))  # fmt: skip
-
-
-def test_every_setting_of_the_link_is_drawn():
-    for name, link, hit in itertools.product(offered.SPARSE, LINKS, (0, 37, 100)):
-        for chip, plan in (("T4", "bf16"), ("B200 SXM", "q4_k_m"), ("RTX 4090", "int4")):
-            check(offloading(model_name=name, device_name=chip, plan=plan, link=link, hit=hit))
-
-
-@pytest.mark.parametrize("copies", ["expert", "device", "node"])
-@pytest.mark.parametrize(("nodes", "limit", "skew"), [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3)])
-def test_every_way_to_send_is_drawn(copies, nodes, limit, skew):
-    check(exchange(**SEND | dict(copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3)))
 
 
 def test_the_fit_says_what_the_calculator_says():
@@ -200,14 +124,6 @@ def test_the_device_is_named_with_its_source():
             svg = draw(**values | {"device_name": name}).svg
             assert f"{name}, confidence {DEVICES[name].confidence}: " in svg
             assert "prices" not in svg
-
-
-def test_logarithmic_axes():
-    scale = LogScale(1, 1000, 0, 300)
-    assert [scale(v) for v in (1, 10, 1000)] == pytest.approx([0, 100, 300])
-    assert scale.ticks() == [1, 10, 100, 1000]
-    assert around([0.3, 20]) == (0.1, 100) and around([10, 10]) == (10, 100)
-    assert [short(v) for v in (0.1, 64, 1024, 10_000, 1e6)] == ["0.1", "64", "1,024", "10 k", "1 M"]
 
 
 def test_the_text_quotes_what_is_computed():

@@ -1,142 +1,18 @@
 """Routers side by side: one picture of all they decide, with a table twin of the same content."""
 
-import io
-import re
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
 
+from helpers.picture_cases import LONG as TOKENS
+from helpers.picture_cases import NASTY, RULES, four, limited, mixture
+from helpers.picture_cases import make_decision as make
+from helpers.pictures import SVG, extent, parse, texts
 from moeviz.experiments.routers_on_a_text import every_name
-from moeviz.pictures.routing.routers import NAMES, WIDTH, compare, facts_of, overview
-from moeviz.pictures.static import png
-from moeviz.pictures.svg import MONO
-from moeviz.records.routes import Decision
-
-SVG = "{http://www.w3.org/2000/svg}"
-NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
-STATE = 'compare_routers?text=%3Cb%3E&a="<x>"'
-
-
-def make(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes):
-    """Token t visits experts t, t + 3, ... with falling weights."""
-    num_tokens = len(tokens)
-    weight = np.zeros((num_tokens, num_experts), dtype=np.float32)
-    for t in range(num_tokens):
-        for k in range(top_k):
-            weight[t, (t + 3 * k) % num_experts] = 0.75 / (k + 1)
-    visits = weight > 0
-    load = visits.sum(0).astype(np.int64)
-    fields = dict(
-        label=label, tokens=tuple(tokens), score=np.full_like(weight, 1 / num_experts),
-        weight=weight, visits=visits, dropped=np.zeros_like(visits),
-        leaks=np.zeros(num_tokens, dtype=bool), load=load, demand=load, places=None, causal=True,
-        soft=False, meta={"top_k": top_k, "training": True, "substitute": "", "learned": 512},
-    )  # fmt: skip
-    return Decision(**{**fields, **changes})
-
-
-def limited(label="Switch", tokens=NASTY):
-    """The second half finds no place, and looks ahead."""
-    whole = make(label, tokens, top_k=1)
-    late = np.arange(len(tokens)) >= len(tokens) // 2
-    dropped = whole.visits & late[:, None]
-    visits = whole.visits & ~dropped
-    return make(
-        label, tokens, top_k=1, visits=visits, dropped=dropped, weight=whole.weight * visits,
-        load=visits.sum(0), demand=whole.load, places=1, leaks=late, causal=False,
-    )  # fmt: skip
-
-
-def mixture(label="Soft MoE", tokens=NASTY):
-    weight = np.full((len(tokens), 8), 0.125, dtype=np.float32)
-    return make(
-        label, tokens, weight=weight, visits=weight > 0, soft=True, causal=False,
-        leaks=np.ones(len(tokens), dtype=bool),
-    )  # fmt: skip
-
-
-RULES = ["each token takes its K best experts", 'a <b> & "rule"', "c " * 60, "d"]
-LONG = tuple(f"token{i}" for i in range(40))
-
-
-def four(tokens=LONG):
-    dense = make("Dense <i>", tokens, top_k=8)
-    return [make(tokens=tokens), limited(tokens=tokens), mixture(tokens=tokens), dense]
-
-
-CASES = {
-    "two": lambda: compare([make(), limited()], RULES[:2], heading="A <text>", state=STATE),
-    "three": lambda: compare(
-        [limited(), mixture(), make()], RULES[:3], heading="T", note="<note> & so on", state=STATE
-    ),
-    "four": lambda: compare(four(), RULES, heading="40 tokens", state=STATE),
-    "one token": lambda: compare(
-        [make(tokens=["a"]), limited(tokens=["a"])], RULES[:2], heading="T", state=STATE
-    ),
-    "12 experts": lambda: compare(
-        [make(num_experts=12), make("B", num_experts=12)], RULES[:2], heading="T", state=STATE
-    ),
-    "nobody is served": lambda: compare(
-        [make(), make("B", visits=np.zeros((8, 8), bool), load=np.zeros(8, np.int64))],
-        RULES[:2], heading="T", state=STATE,
-    ),
-    "all": lambda: overview(four(NASTY), heading="All of <them>", state=STATE),
-}  # fmt: skip
-each_picture = pytest.mark.parametrize("name", CASES)
-
-
-def parse(picture):
-    return ElementTree.fromstring(picture.svg)
-
-
-def texts(root):
-    return [t.text or "" for t in root.iter(f"{SVG}text")]
-
-
-@each_picture
-def test_a_picture_is_well_formed_and_says_what_it_is(name):
-    picture = CASES[name]()
-    assert CASES[name]().svg == picture.svg
-    root = parse(picture)
-    title, description = root.find(SVG + "title"), root.find(SVG + "desc")
-    assert description.text == picture.summary and picture.summary.endswith(".")
-    assert root.get("aria-label") == f"{title.text}. {picture.summary}"
-    assert root.get("data-state") == STATE and root.get("role") == "img"
-    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= {
-        "svg", "title", "desc", "defs", "pattern", "g", "rect", "text", "line", "polyline", "image",
-    }  # fmt: skip
-    assert len([e for e in root.iter() if e.tag != SVG + "title"]) < 2200
-
-
-def extent(text):
-    """Left and right end of a text, in the fonts of the still pictures, wider than most."""
-    style = text.get("style")
-    size = float(re.search(r"font:(?:600 )?([\d.]+)px ", style)[1])
-    assert size >= 12
-    kind = ("Mono" if MONO in style else "") + ("-Bold" if "600" in style else "")
-    face = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{kind}.ttf"
-    width = ImageFont.truetype(face, size).getlength(text.text or "")
-    x = float(text.get("x"))
-    anchor = (re.search("text-anchor:(\\w+)", style) or ["", "start"])[1]
-    left = x - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
-    return left, left + width
-
-
-@each_picture
-def test_no_text_is_small_or_leaves_the_picture(name):
-    root = parse(CASES[name]())
-    height = float(root.get("height"))
-    for text in root.iter(SVG + "text"):
-        left, right = extent(text)
-        assert -0.5 <= left and right <= WIDTH + 0.5, text.text
-        assert 0 <= float(text.get("y")) <= height
+from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -146,7 +22,7 @@ def test_texts_of_one_line_do_not_touch(count):
         max((getattr(named, part) for named in every_name().values()), key=len)
         for part in ("title", "rule")
     )
-    busy = replace(limited(tokens=LONG), label=label, demand=np.full(8, 20))
+    busy = replace(limited(tokens=TOKENS[:40]), label=label, demand=np.full(8, 20))
     many = [replace(busy, label=f"{label[:-1]}{n}") for n in range(count)]
     picture = compare(many, [rule] * count, heading="T")
     lines = defaultdict(list)
@@ -165,23 +41,6 @@ def test_texts_of_one_line_do_not_touch(count):
 def test_every_rule_fits_its_two_lines(rule):
     picture = compare(four(), [rule] * 4, heading="T")
     assert all(" ".join(texts(parse(picture))).count(word) >= 4 for word in rule.split())
-
-
-@each_picture
-def test_the_table_twin_is_rectangular(name):
-    picture = CASES[name]()
-    assert len(set(picture.columns)) == len(picture.columns)
-    assert all(len(row) == len(picture.columns) for row in picture.rows)
-    assert "nan" not in [str(v) for row in picture.rows for v in row]
-
-
-@pytest.mark.parametrize("name", ["two", "four", "all"])
-def test_a_picture_can_be_rasterised(name):
-    pytest.importorskip("resvg_py")
-    picture = CASES[name]()
-    image = Image.open(io.BytesIO(png(picture.svg)))
-    assert image.size == (WIDTH, round(float(parse(picture).get("height"))))
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 20
 
 
 def test_the_twin_says_of_each_token_what_the_row_shows():

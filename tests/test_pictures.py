@@ -1,258 +1,35 @@
 """Pictures: pure, well-formed, readable by everyone, with a table twin of the same content."""
 
 import base64
-import functools
-import hashlib
 import io
 import itertools
-import json
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.picture_cases import (
+    CASES,
+    LONG,
+    NASTY,
+    PROVENANCE,
+    learner,
+    make_anatomy,
+    make_trace,
+    pair,
+    seeds,
+)
+from helpers.pictures import SVG, parse, texts
 from moeviz.pictures import svg as kit
+from moeviz.pictures.plot import LogScale, Scale, decades, short
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
-from moeviz.pictures.static import png
-from moeviz.pictures.svg import OKABE_ITO, Scale, Svg, expert_colour, heat_colour, ink_on
+from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.records.metrics import gap
-from moeviz.records.routes import Anatomy, Trace
-from moeviz.records.runs import Curve, Snapshot
-
-GOLDEN = Path(__file__).parent / "golden"
-NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
-STATE = 'route_text?text=%3Cb%3E&a="<x>"'
-PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-# Fixed content, from whole numbers: no random generator or transcendental function stands between
-# a golden string and another machine.
-
-
-def wave(*shape):
-    size = int(np.prod(shape))
-    return ((np.arange(size) * 7 + 3) % 11 + 1).reshape(shape).astype(np.float32)
-
-
-def routed(num_tokens, num_layers, num_experts, top_k):
-    score_TLE = wave(num_tokens, num_layers, num_experts)
-    score_TLE = score_TLE / score_TLE.sum(-1, keepdims=True)
-    expert_TLK = np.argsort(-score_TLE, axis=-1, kind="stable")[..., :top_k].astype(np.int16)
-    best_TLK = np.take_along_axis(score_TLE, expert_TLK.astype(np.int64), -1)
-    return score_TLE, expert_TLK, best_TLK / best_TLK.sum(-1, keepdims=True)
-
-
-def make_trace(tokens=NASTY, num_experts=4, top_k=2, num_layers=2):
-    score, expert, weight = routed(len(tokens), num_layers, num_experts, top_k)
-    return Trace(tuple(tokens), expert, weight, score, tuple(range(1, num_layers + 1)))
-
-
-def make_anatomy(tokens=NASTY, num_experts=4, top_k=2, weighting="renormalise"):
-    score, expert, weight = (a[:, 0] for a in routed(len(tokens), 1, num_experts, top_k))
-    if weighting == "raw":
-        weight = np.take_along_axis(score, expert.astype(np.int64), 1)
-    order = np.argsort(expert.ravel(), kind="stable")
-    row_expert, row_weight = expert.ravel()[order].astype(np.int32), weight.ravel()[order]
-    row_token = (order // top_k).astype(np.int32)
-    row_output = wave(len(order), 6) / 6 - 1
-    y = np.zeros((len(tokens), 6), dtype=np.float32)
-    np.add.at(y, row_token, row_weight[:, None] * row_output)
-    return Anatomy(
-        text="".join(tokens), tokens=tuple(tokens), layer=1, model_layers=(0, 1),
-        weighting=weighting, x=wave(len(tokens), 6), logits=score * 9 - 3, score=score,
-        expert=expert, weight=weight, row_token=row_token, row_expert=row_expert,
-        row_weight=row_weight, row_output=row_output, y=y,
-        offsets=np.searchsorted(row_expert, np.arange(num_experts + 1)).astype(np.int32),
-    )  # fmt: skip
-
-
-def learner(label, points=12, num_experts=0, *, every=4, seconds=0.5, ahead=0.0, seed=0):
-    step = np.arange(1, points + 1, dtype=np.float64)
-    layers = 2 if num_experts else 0
-    load = wave(points, layers, num_experts)
-    load = load / load.sum(-1, keepdims=True) if num_experts else load
-    loss = 2 + 5 / step - ahead
-    measured = (step % every == 0) if every else np.zeros(points, dtype=bool)
-    curve = Curve(
-        step=step, seconds=step * seconds, flops=step * 2e9, loss=loss, load=load,
-        validation=np.where(measured, loss + 0.125, np.nan),
-    )  # fmt: skip
-    return Snapshot(
-        label=label, step=points, total_steps=600, seconds=points * seconds,
-        tokens_per_second=1000 / seconds, parameters=2_000_000, active_parameters=500_000,
-        curve=curve, meta={"train": {"seed": seed}},
-    )  # fmt: skip
-
-
-def pair(**changes):
-    return [learner('dense <b>&"', **changes), learner("MoE", num_experts=8, seconds=0.75, ahead=0.25, **changes)]  # fmt: skip # noqa: E501
-
-
-def seeds(count=3):
-    found = []
-    for n in range(count):
-        found += [learner("dense", seed=n), learner("MoE", 12, 8, ahead=0.25 * (n - 1), seed=n)]
-    return found
-
-
-LONG = [f"tok{i}" for i in range(120)]
-CASES = {
-    "strip": lambda: token_strip(make_trace(), 0, state=STATE),
-    "strip of 40 experts": lambda: token_strip(make_trace(LONG, 40), 1, state=STATE),
-    "strip of 1 token": lambda: token_strip(make_trace(["a"]), 0, state=STATE),
-    "strip of 1 expert": lambda: token_strip(make_trace(num_experts=1, top_k=1), 0, state=STATE),
-    "strip of no tokens": lambda: token_strip(make_trace([]), 0, state=STATE),
-    "matrix": lambda: routing_matrix(make_trace(), 1, state=STATE),
-    "matrix of 32 experts": lambda: routing_matrix(make_trace(LONG, 32), 0, state=STATE),
-    "matrix of 1 token": lambda: routing_matrix(make_trace(["a"]), 0, state=STATE),
-    "matrix of 1 expert": lambda: routing_matrix(make_trace(NASTY, 1, 1), 0, state=STATE),
-    "matrix of no tokens": lambda: routing_matrix(make_trace([]), 0, state=STATE),
-    "load": lambda: load_bars(make_trace().load(), (1, 2), state=STATE),
-    "load of 40 experts": lambda: load_bars(make_trace(LONG, 40).load(), (1, 2), state=STATE),
-    "load of 1 expert": lambda: load_bars(make_trace(NASTY, 1, 1).load(), (1, 2), state=STATE),
-    "load of no tokens": lambda: load_bars(make_trace([]).load(), (1, 2), state=STATE),
-    "race by step": lambda: race(pair(), "step", note="<i>", state=STATE),
-    "race by flops": lambda: race(pair(), "flops", state=STATE),
-    "race by seconds": lambda: race(pair(), "seconds", state=STATE),
-    "race of 400 points, 32 experts": lambda: race(
-        [learner("dense", 400, every=1), learner("MoE", 400, 32, every=1)], "step", state=STATE
-    ),
-    "race without points": lambda: race(pair(points=0), "step", state=STATE),
-    "race of one point": lambda: race(pair(points=1), "seconds", state=STATE),
-    "race without validation": lambda: race(pair(every=0), "step", state=STATE),
-    "race of one learner": lambda: race([learner("MoE", 12, 8)], "step", state=STATE),
-    "race, one behind": lambda: race([learner("dense", 40), learner("MoE", 0, 8)], "step", state=STATE),  # noqa: E501
-    "seeds": lambda: race_seeds(seeds(), PROVENANCE),
-    "one seed": lambda: race_seeds(seeds(1), PROVENANCE),
-    "a draw": lambda: race_seeds([learner("dense"), learner("MoE", 12, 8)], PROVENANCE),
-    **{
-        f"layer of {name}, {stage}": lambda s=stage, o=options: anatomy(make_anatomy(**o), s, state=STATE)  # noqa: E501
-        for name, options in {
-            "8 tokens": {},
-            "raw weights": {"weighting": "raw"},
-            "20 tokens": {"tokens": LONG[:20]},
-            "1 token": {"tokens": ["a"]},
-            "1 expert": {"num_experts": 1, "top_k": 1},
-            "32 experts": {"tokens": LONG[:20], "num_experts": 32, "top_k": 4},
-        }.items()
-        for stage in STAGES
-    },
-}  # fmt: skip
-each_picture = pytest.mark.parametrize("name", CASES)
-
-
-@functools.cache
-def drawn(name):
-    return CASES[name]()
-
-
-def digests():
-    return {n: hashlib.sha256(make().svg.encode()).hexdigest() for n, make in CASES.items()}
-
-
-def parse(picture):
-    return ElementTree.fromstring(picture.svg)
-
-
-def texts(root):
-    return [t.text or "" for t in root.iter(f"{SVG}text")]
-
-
-def marks(root):
-    shapes = ("rect", "text", "line", "polyline", "polygon", "circle", "image")
-    return sum(len(list(root.iter(SVG + shape))) for shape in shapes)
-
-
-# What holds for every picture.
-
-
-def test_the_same_snapshot_gives_the_same_string_here_and_in_a_fresh_process():
-    here = digests()
-    assert digests() == here
-    # Another hash seed: the order of a set would show.
-    code = f"import json, runpy; print(json.dumps(runpy.run_path({__file__!r})['digests']()))"
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-P", "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert json.loads(run.stdout) == here
-
-
-@each_picture
-def test_every_picture_is_well_formed_and_says_what_it_is(name):
-    picture = drawn(name)
-    root = parse(picture)
-    assert root.tag == SVG + "svg" and root.get("role") == "img"
-    title, description = root.find(SVG + "title"), root.find(SVG + "desc")
-    assert title.text and description.text == picture.summary and picture.summary.endswith(".")
-    assert root.get("aria-label") == f"{title.text}. {picture.summary}"
-    assert root.get("data-state") == ("" if "seed" in name or name == "a draw" else STATE)
-
-
-@each_picture
-def test_every_number_in_a_picture_is_one(name):
-    root = parse(drawn(name))
-    for element in root.iter():
-        for key in ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height", "points"):
-            for value in re.split("[ ,]", element.get(key, "")):
-                assert not value or np.isfinite(float(value)), (element.tag, key, value)
-    height = float(root.get("height"))
-    assert all(0 <= float(t.get("y")) <= height for t in root.iter(SVG + "text"))
-
-
-@each_picture
-def test_no_text_is_smaller_than_12_pixels(name):
-    root = parse(drawn(name))
-    assert "font-size" not in drawn(name).svg
-    for text in root.iter(SVG + "text"):
-        size = re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))
-        assert size and float(size.group(1)) >= 12, text.get("style")
-        assert "transform" not in text.keys() or text.get("transform").startswith("rotate(")  # noqa: SIM118
-
-
-@each_picture
-def test_a_picture_has_at_most_about_2000_marks(name):
-    assert 0 < marks(parse(drawn(name))) <= 2000
-
-
-@each_picture
-def test_the_table_twin_is_rectangular_and_has_no_bare_nan(name):
-    picture = drawn(name)
-    assert len(set(picture.columns)) == len(picture.columns)
-    assert all(len(row) == len(picture.columns) for row in picture.rows)
-    assert "nan" not in [str(v) for row in picture.rows for v in row]
-    assert "nan" not in picture.summary.split()
-
-
-@each_picture
-def test_text_is_escaped(name):
-    root = parse(drawn(name))
-    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= {
-        "svg", "title", "desc", "defs", "pattern", "g", "rect", "text", "line", "polyline",
-        "circle", "image",
-    }  # fmt: skip
-
-
-# The big ones are left out: they take long and have no mark that the others lack.
-@pytest.mark.parametrize(
-    "name", [n for n in CASES if not re.search("20|32|40|raw|layer of 1 t", n)]
-)
-def test_every_picture_can_be_rasterised(name):
-    picture = drawn(name)
-    pytest.importorskip("resvg_py")
-    image = Image.open(io.BytesIO(png(picture.svg)))
-    root = parse(picture)
-    assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 2
+from moeviz.records.routes import Anatomy
 
 
 def test_a_nasty_token_stands_in_the_picture_as_it_is_written():
@@ -295,15 +72,6 @@ def test_the_twin_of_the_matrix():
     assert len(chosen) == 30 * 2
 
 
-def test_the_load_says_over_how_many_assignments():
-    """Eight tokens cannot reach 64 experts: that the others got nothing is no news."""
-    few = load_bars(np.array([[1] * 8 + [0] * 56]), (0,))
-    assert "a layer's 8 assignments" in few.summary
-    assert "56 of 64 got nothing (8 reach no more than 8 of the 64 of a layer)." in few.summary
-    many = load_bars(np.array([[300, 0, 0, 100]]), (0,)).summary
-    assert "a layer's 400 assignments" in many and many.endswith("2 of 4 got nothing.")
-
-
 def test_the_twin_of_the_load():
     trace = make_trace(LONG, 5)
     picture = load_bars(trace.load(), trace.layers)
@@ -312,6 +80,15 @@ def test_the_twin_of_the_load():
     bars = list(parse(picture).iter(SVG + "rect"))
     heights = np.array([float(r.get("height")) for r in bars]).reshape(2, 5)
     assert heights / heights.max() == pytest.approx(trace.load() / trace.load().max(), abs=0.001)
+
+
+def test_the_load_says_over_how_many_assignments():
+    """Eight tokens cannot reach 64 experts: that the others got nothing is no news."""
+    few = load_bars(np.array([[1] * 8 + [0] * 56]), (0,))
+    assert "a layer's 8 assignments" in few.summary
+    assert "56 of 64 got nothing (8 reach no more than 8 of the 64 of a layer)." in few.summary
+    many = load_bars(np.array([[300, 0, 0, 100]]), (0,)).summary
+    assert "a layer's 400 assignments" in many and many.endswith("2 of 4 got nothing.")
 
 
 def test_the_twin_of_the_race():
@@ -333,7 +110,7 @@ def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
     first, second = (STYLE.get("style") for STYLE in root.iter(SVG + "polyline"))
     assert "dasharray" not in first and "dasharray" in second
     assert len(list(root.iter(SVG + "circle"))) == 10 + 1  # the dense marks and their legend
-    squares = [r for r in root.iter(SVG + "rect") if r.get("width") == "6.8"]
+    squares = [r for r in root.iter(SVG + "rect") if r.get("width") in ("6.8", "8")]
     assert len(squares) == 10 + 1
 
 
@@ -360,9 +137,11 @@ def test_the_twin_of_the_seeds():
     assert [row[0] for row in picture.rows] == [0, 1, 2]
     assert [row[1] for row in picture.rows] == ["-0.250", "+0.000", "+0.250"]
     root = parse(picture)
-    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(SVG + "circle")]
-    assert len(dots) == 3 * 3
-    assert dots[0][0] < dots[1][0] == 430 < dots[2][0]
+    ticks = [float(t.get("x1")) for t in root.iter(SVG + "line") if "#d55e00" in t.get("style")]
+    assert len(ticks) == 3 * 3
+    assert ticks[0] < ticks[1] == 430 < ticks[2]
+    means = [float(c.get("cx")) for c in root.iter(SVG + "circle")]
+    assert means == [430] * 3
     assert "MoE is ahead in 1 of 3 seeds, by +0.000 ± 0.250" in picture.summary
 
 
@@ -405,37 +184,6 @@ def test_top_k_tells_raw_weights_from_renormalised_ones():
     raw = anatomy(make_anatomy(weighting="raw"), "top-k")
     sums = make_anatomy(weighting="raw").weight.sum(1)
     assert f"rows sum to {sums.min():.2f} to {sums.max():.2f}" in raw.summary
-
-
-# Golden strings.
-
-
-def golden_form(svg):
-    """A mark a line; an image as its pixels' hash, for zlib's bytes differ between versions."""
-
-    def pixels(found):
-        image = Image.open(io.BytesIO(base64.b64decode(found.group(1))))
-        return f"pixels:{image.size}:{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
-
-    return re.sub(r"data:image/png;base64,([\w+/=]+)", pixels, svg).replace("><", ">\n<") + "\n"
-
-
-@pytest.mark.parametrize(
-    ("file", "make"),
-    [
-        ("strip.svg", lambda: token_strip(make_trace(("def", "·<x>", "⏎", "&"), 9, 2), 1)),
-        ("race.svg", lambda: race(pair(points=6, every=3), "seconds", note="fixed")),
-    ],
-)
-def test_golden_strings(file, make):
-    """Look at the change, then renew them with:
-    MOEVIZ_RENEW_GOLDEN=1 python -P -m pytest tests/test_pictures.py -k golden
-    """
-    found, path = golden_form(make().svg), GOLDEN / file
-    if os.environ.get("MOEVIZ_RENEW_GOLDEN"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(found, encoding="utf-8")
-    assert found == path.read_text(encoding="utf-8")
 
 
 # Colours.
@@ -546,6 +294,14 @@ def test_the_heat_of_a_race_is_its_load():
 
 
 # The kit.
+
+
+def test_logarithmic_axes():
+    scale = LogScale(1, 1000, 0, 300)
+    assert [scale(v) for v in (1, 10, 1000)] == pytest.approx([0, 100, 300])
+    assert scale.ticks() == [1, 10, 100, 1000]
+    assert decades([0.3, 20]) == (0.1, 100) and decades([10, 10]) == (10, 100)
+    assert [short(v) for v in (0.1, 64, 1024, 10_000, 1e6)] == ["0.1", "64", "1,024", "10 k", "1 M"]
 
 
 @pytest.mark.parametrize(

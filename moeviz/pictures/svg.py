@@ -12,6 +12,7 @@ import math
 import struct
 import unicodedata
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -199,6 +200,12 @@ class Svg:
             f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
         )
 
+    def picture(
+        self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], state: str = ""
+    ) -> Picture:
+        """The finished picture with its table twin."""
+        return Picture(self.close(state=state), self.description, columns, tuple(rows))
+
     def close(self, *, state: str = "") -> str:
         """The finished string. state stands on the root as data-state, for tests and exports."""
         hatch = (
@@ -242,44 +249,3 @@ def _attributes(**values: float | None) -> str:
 def _style(**values: str | float | None) -> str:
     pairs = [f"{k.replace('_', '-')}:{v}" for k, v in values.items() if v is not None]
     return f' style="{";".join(pairs)}"'
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A linear map from values low..high to pixels start..end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """Round values within the range, about `count` of them."""
-        span = self.high - self.low
-        if span <= 0:
-            return [self.low]
-        raw = span / count
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        values = [(first + i) * step for i in range(count * 3)]
-        return [v for v in values if v <= self.high + step * 1e-6]
-
-
-def axes(svg: Svg, x: Scale, y: Scale, *, x_label: str, y_label: str, x_unit: str = "") -> None:
-    """Grid, tick labels and axis names (with units) of a plot."""
-    for value in y.ticks():
-        svg.line(x.start, y(value), x.end, y(value), stroke=RULE, width=0.5)
-        svg.text(x.start - 6, y(value) + 4, f"{value:g}", anchor="end", fill=MUTED)
-    for value in x.ticks():
-        label = si(value, x_unit) if x_unit and value else f"{value:g}"
-        svg.line(x(value), y.start, x(value), y.start + 4)
-        svg.text(x(value), y.start + 17, label, anchor="middle", fill=MUTED)
-    svg.line(x.start, y.start, x.end, y.start, width=1)
-    svg.text((x.start + x.end) / 2, y.start + 35, x_label, anchor="middle")
-    middle = (y.start + y.end) / 2
-    svg.text(x.start - 42, middle, y_label, anchor="middle", rotate=-90)

@@ -1,31 +1,46 @@
-"""What the tests of pictures share: a picture is named, legible and inside its frame."""
+"""What the tests of pictures share: reading an SVG back, and the width of its text."""
 
+import functools
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
+from PIL import ImageFont
+
+from moeviz.pictures.svg import MONO
+
 SVG = "{http://www.w3.org/2000/svg}"
-WIDTH = 900
 
 
-def check_frame(picture, most):
-    """The picture's root, and its marks, fewer than `most`: each inside, each text large enough."""
-    root = ElementTree.fromstring(picture.svg)
-    assert root.get("role") == "img" and root.find(f"{SVG}title").text
-    assert root.find(f"{SVG}desc").text == picture.summary
-    sizes = [float(s) for s in re.findall(r"font:(?:600 )?([\d.]+)px", picture.svg)]
-    assert sizes and min(sizes) >= 12
-    width, height = map(float, root.get("viewBox").split()[2:])
-    assert width == WIDTH
-    marks = [e for e in root.iter() if e.tag != f"{SVG}title"]
-    assert len(marks) < most and "nan" not in picture.svg
-    for mark in marks:
-        for name, least, limit in (
-            ("x", -0.01, width), ("x2", 0, width), ("cx", 0, width), ("y", 0, height),
-            ("y2", 0, height), ("cy", 0, height),
-        ):  # fmt: skip
-            if mark.get(name):
-                assert least <= float(mark.get(name)) <= limit, ElementTree.tostring(mark)
-        if mark.tag == f"{SVG}rect":
-            assert float(mark.get("x")) + float(mark.get("width")) <= width + 1
-    assert {len(row) for row in picture.rows} <= {len(picture.columns)}
-    return root, marks
+def parse(picture):
+    return ElementTree.fromstring(picture.svg)
+
+
+def texts(root):
+    return [t.text or "" for t in root.iter(f"{SVG}text")]
+
+
+def text_size(text):
+    return float(re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))[1])
+
+
+@functools.cache
+def _font(kind, size):
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(folder / f"DejaVuSans{kind}.ttf", size)
+
+
+@functools.cache
+def _length(kind, size, text):
+    return _font(kind, size).getlength(text)
+
+
+def extent(text):
+    """Left and right end of a text, in the fonts of the still pictures, wider than most."""
+    style = text.get("style")
+    kind = ("Mono" if MONO in style else "") + ("-Bold" if "600" in style else "")
+    width = _length(kind, text_size(text), text.text or "")
+    anchor = (re.search("text-anchor:(\\w+)", style) or ["", "start"])[1]
+    left = float(text.get("x")) - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+    return left, left + width

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from moeviz.costs import DEVICES, MODELS, Architecture, cache_baselines, kv_cache_bytes
 from moeviz.pictures.costs.model_parts import size
+from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on
 
 WIDTH, HEIGHT = 900.0, 456.0
@@ -63,24 +64,22 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, state: str = "
         f"much; GQA with 8 groups takes {eight[3]:.1f} times as much."
     )
     svg = Svg(WIDTH, HEIGHT, "Ladder of key-value caches", summary)
-    svg.text(0, 16, "DeepSeek-V3's 61 layers with another attention", size=14, bold=True)
-    svg.text(0, 36, f"{many} of {context:,} tokens, {bits} bits · factor: times MLA", fill=MUTED)
+    heading(svg, "DeepSeek-V3's 61 layers with another attention",
+            f"{many} of {context:,} tokens, {bits} bits · factor: times MLA")  # fmt: skip
     top = max(step[1] for step in steps)
     for i, (label, value, _, ratio, _) in enumerate(steps):
         built = "" if label.startswith("MLA") else " (not built)"
         name = f"{label}{built}"
         _bar(svg, 0, 62 + 44 * i, 330, name, batch * value, value / top, label.split(",")[0][:3],
              f"{ratio:.3g}×")  # fmt: skip
-    y = 62.0 + 44 * len(steps) + 14
-    for line in (
+    notes = (
         f"57× is the first bar over the last: {baseline[3]:.1f}. Keys as wide as V3's: "
         f"{steps[1][3]:.0f}×.",
         f"DeepSeek-V2's own pair, both trained: {MEASURED_PAIR}× (table 9).",
         f"Its abstract says −93.3 %: counted −{_saved(V2_CACHE_BITS):.1f} % of a 67B model",
         f"with GQA-8, for 6 bits against 16; −{_saved(16):.1f} % at 16 bits each.",
-    ):
-        svg.text(0, y, line, fill=INK)
-        y += 19
+    )
+    paragraph(svg, 0, 62.0 + 44 * len(steps) + 14, notes, 19)
     _models(svg, context, bits, batch)
     rows = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
@@ -90,7 +89,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, state: str = "
         (name, f"{batch * value:,.0f}", "", f"{value / own[1]:.2f}", kind)
         for name, value, kind, _ in _found(context, bits)
     ]
-    return Picture(svg.close(state=state), summary, COLUMNS, tuple(rows))
+    return svg.picture(COLUMNS, rows, state)
 
 
 def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
@@ -130,8 +129,7 @@ def _models(svg: Svg, context: int, bits: int, batch: int) -> None:
     left, width = 470.0, 310.0
     found = _found(context, bits)
     top = max(batch * value for _, value, _, _ in found)
-    svg.text(left, 16, "Models as they are", size=14, bold=True)
-    svg.text(left, 36, "hatched: longer than the model was made for", fill=MUTED)
+    heading(svg, "Models as they are", "hatched: longer than the model was made for", left)
     for i, (name, value, kinds, reaches) in enumerate(found):
         y = 62 + 44 * i
         share = batch * value / top

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Claim, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on
+from moeviz.pictures.plot import box, heading, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 560.0
 STEPS = 20
@@ -83,13 +85,13 @@ def claims(chosen: str, assumed: Mapping[str, float], *, state: str = "") -> Pic
     _claim(svg, found)
     _along(svg, found)
     _tally(svg, all_found, chosen)
-    return Picture(svg.close(state=state), summary, COLUMNS, _rows(all_found))
+    return svg.picture(COLUMNS, _rows(all_found), state)
 
 
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    svg.text(0, 16, f"{number} · {claim.text}", size=14, bold=True)
+    heading(svg, f"{number} · {claim.text}")
     facts = (
         ("stands in", SOURCES[claim.source]),
         ("test", claim.formula),
@@ -98,16 +100,13 @@ def _claim(svg: Svg, found: Evaluation) -> None:
         ("against", claim.evidence),
     )
     for i, (name, words) in enumerate(facts):
-        lines = _wrapped(words, 88)
+        lines = textwrap.wrap(words, 88)
         svg.text(0, 44 + 19 * i, name, fill=MUTED)
         svg.text(72, 44 + 19 * i, lines[0] + (" …" if len(lines) > 1 else ""),
                  bold=name == "computed")  # fmt: skip
     colour, sign = STYLES[found.verdict]
-    svg.rect(722, 40, 178, 34, colour, radius=4)
-    svg.text(811, 62, f"{sign} {found.verdict}", size=15, bold=True, anchor="middle",
-             fill=ink_on(colour))  # fmt: skip
-    for i, line in enumerate(_wrapped(found.why, 118)):
-        svg.text(0, 150 + 18 * i, line)
+    box(svg, 722, 40, 178, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
+    paragraph(svg, 0, 150, textwrap.wrap(found.why, 118))
 
 
 def _along(svg: Svg, found: Evaluation) -> None:
@@ -132,9 +131,7 @@ def _along(svg: Svg, found: Evaluation) -> None:
                 continue
             colour, sign = STYLES[steps[begun][1]]
             x, span = 320 + begun * wide, (j - begun) * wide
-            svg.rect(x, top, span, 20, colour)
-            if span > 14:
-                svg.text(x + span / 2, top + 15, sign, anchor="middle", fill=ink_on(colour))
+            box(svg, x, top, span, 20, colour, sign if span > 14 else "")
             begun = j
         at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - here))
         x = 320 + (at + 0.5) * wide
@@ -151,14 +148,13 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
     for verdict in VERDICTS:
         colour, sign = STYLES[verdict]
         there = sum(f.verdict == verdict for f in all_found.values())
-        svg.rect(x, top - 13, 16, 16, colour)
-        svg.text(x + 8, top, sign, anchor="middle", fill=ink_on(colour))
+        box(svg, x, top - 13, 16, 16, colour, sign)
         svg.text(x + 22, top, f"{there} {verdict}")
         x += 150
     numbers = {name: i + 1 for i, name in enumerate(all_found)}
     for row, (source, title) in enumerate(SOURCES.items()):
         y = top + 32 + 34 * row
-        first, *more = _wrapped(title, 22)
+        first, *more = textwrap.wrap(title, 22)
         svg.text(0, y - 2, first, fill=MUTED)
         if more:
             svg.text(0, y + 12, more[0] + (" …" if more[1:] else ""), fill=MUTED)
@@ -167,20 +163,9 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
             colour, sign = STYLES[found.verdict]
             left = 174 + 25 * i
             tip = f"{numbers[found.claim.id]}: {found.claim.text}: {found.verdict}"
-            svg.rect(left, y - 10, 21, 21, colour, tip=tip)
-            svg.text(left + 10.5, y + 5, sign, anchor="middle", fill=ink_on(colour))
+            box(svg, left, y - 10, 21, 21, colour, sign, tip=tip)
             if found.claim.id == chosen:
                 svg.rect(left - 2.5, y - 12.5, 26, 26, "none", stroke=INK, stroke_width=2.5)
-
-
-def _wrapped(text: str, length: int) -> list[str]:
-    """Lines of at most so many characters, broken between words."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) + 1 > length:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
 
 
 def _rows(all_found: Mapping[str, Evaluation]) -> tuple[tuple[object, ...], ...]:

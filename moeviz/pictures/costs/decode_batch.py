@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from moeviz.costs import (
@@ -20,14 +21,27 @@ from moeviz.costs import (
 from moeviz.costs.cost.quantisation import PLANS, QuantPlan
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
-from moeviz.pictures.log_axes import LogScale, around, plot_axes
-from moeviz.pictures.svg import INK, MUTED, Picture, Scale, Svg, si
+from moeviz.pictures.plot import (
+    Key,
+    LogScale,
+    Scale,
+    axes,
+    curve,
+    decades,
+    heading,
+    legend,
+    mark,
+    paragraph,
+    short,
+)
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
 WIDTH, HEIGHT = 900.0, 560.0
 LAST = 14  # the batch goes to 2^14
 BATCHES = tuple(2**i for i in range(LAST + 1))
 TICKS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
-SPARSE, DENSE, TOUCHED = "#0072b2", "#d55e00", "#009e73"
+SPARSE, DENSE = Key("sparse", "#0072b2"), Key("dense", "#d55e00", "7 3")
+TOUCHED = Key("touched", "#009e73")
 TWIN = "dense twin"
 COLUMNS = (
     "batch", "experts touched", "step, ms", "tokens/s in all", "tokens/s each", "bound by",
@@ -99,23 +113,30 @@ def decode_batch(
     machine = f"{devices} × {chip.name}"
     summary = _summary(model_name, machine, sparse, dense, batch, marks)
     svg = Svg(WIDTH, HEIGHT, "Decoding by batch", summary)
-    title = f"{model_name} in {PLAN_NAMES[plan]} on {machine}, {context:,} tokens of context"
-    svg.text(0, 16, title, size=14, bold=True)
+    plan_name = PLAN_NAMES[plan]
+    heading(svg, f"{model_name} in {plan_name} on {machine}, {context:,} tokens of context")
     _legend(svg, marks)
     both = [curve for curve in (sparse, dense) if curve.steps]
     if both:
-        _speed(svg, both, batch, marks)
-        _time(svg, both, batch, marks)
+        speed = LogScale(*decades(s.tokens_per_s for c in both for s in c.steps.values()), 470, 96)
+        time = LogScale(*decades(1e3 * s.seconds for c in both for s in c.steps.values()), 258, 96)
+        for x, y, label, value in (
+            (_batches(58, 440), speed, "tokens/s of all sequences", lambda s: s.tokens_per_s),
+            (_batches(530, 890), time, "time of a step, ms", lambda s: s.seconds * 1e3),
+        ):
+            _frame(svg, x, y, label, batch)
+            for mark_, key in zip(marks, (SPARSE, DENSE), strict=True):
+                if mark_ < x.high:
+                    at = x(mark_)
+                    svg.line(at, y.start, at, y.end, stroke=key.colour, width=1.5, dash="2 4")
+            for each in both:
+                _steps(svg, x, y, each, batch, value)
     else:
         svg.text(58, 200, "Neither fits this memory: take more devices or fewer bits.", size=14)
     _touched(svg, moe.num_experts, moe.top_k, batch)
-    svg.text(0, HEIGHT - 26, source_line(chip), fill=MUTED)
-    svg.text(
-        0, HEIGHT - 8,
-        "Bounds, nothing measured: BF16 arithmetic, even routing, no traffic between the devices.",
-        fill=MUTED,
-    )  # fmt: skip
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(sparse, dense, moe))
+    bounds = "Bounds, nothing measured: BF16 arithmetic, even routing, no traffic between devices."
+    paragraph(svg, 0, HEIGHT - 26, (source_line(chip), bounds), fill=MUTED)
+    return svg.picture(COLUMNS, _table(sparse, dense, moe), state)
 
 
 def _summary(
@@ -156,99 +177,59 @@ def _count(value: float) -> str:
 
 
 def _legend(svg: Svg, marks: tuple[float, float]) -> None:
-    x = 0.0
-    for colour, dash, text, width in (
-        (SPARSE, "", f"sparse (critical batch {_count(marks[0])})", 268),
-        (DENSE, "7 3", f"dense twin, equal active parameters (critical {_count(marks[1])})", 400),
-    ):
-        svg.line(x, 33, x + 26, 33, stroke=colour, width=3, dash=dash)
-        svg.text(x + 32, 37, text)
-        x += width
-    svg.circle(6, 54, 3, INK)
-    svg.text(16, 58, "bound by memory", fill=MUTED)
-    svg.rect(154, 50, 8, 8, INK)
-    svg.text(168, 58, "bound by compute", fill=MUTED)
-    _cross(svg, 315, 54, INK)
-    svg.text(328, 58, "the memory is full", fill=MUTED)
-    svg.circle(482, 54, 7, "none", stroke=INK)
-    svg.text(496, 58, "the chosen batch", fill=MUTED)
+    names = (
+        f"sparse (critical batch {_count(marks[0])})",
+        f"dense twin, equal active parameters (critical {_count(marks[1])})",
+    )
+    keys = (replace(key, name=name) for key, name in zip((SPARSE, DENSE), names, strict=True))
+    legend(svg, 0, 37, keys)
+    shapes = {"bound by memory": "circle", "bound by compute": "square",
+              "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip
+    keys = (Key(name, INK, mark=shape, width=0) for name, shape in shapes.items())
+    legend(svg, 0, 58, keys, across=158, fill=MUTED)
     svg.text(632, 58, "dotted: critical batch", fill=MUTED)
 
 
-def _cross(svg: Svg, x: float, y: float, colour: str) -> None:
-    svg.line(x - 5, y - 5, x + 5, y + 5, stroke=colour, width=2)
-    svg.line(x - 5, y + 5, x + 5, y - 5, stroke=colour, width=2)
+def _batches(left: float, right: float) -> LogScale:
+    return LogScale(0.7, BATCHES[-1] * 1.6, left, right)
 
 
-def _lines(svg: Svg, x: Scale, y: Scale, both: list[Curve], batch: int, of: str) -> None:
-    """Each curve with its marks: what bounds it, where it ends, and the chosen batch."""
-    for curve in both:
-        sparse = curve.name != TWIN
-        colour = SPARSE if sparse else DENSE
-        points = [(x(b), y(_value(step, of))) for b, step in curve.steps.items()]
-        svg.polyline(points, stroke=colour, dash="" if sparse else "7 3")
-        for (px, py), step in zip(points, curve.steps.values(), strict=True):
-            if step.bound == "memory":
-                svg.circle(px, py, 3, colour)
-            else:
-                svg.rect(px - 4, py - 4, 8, 8, colour)
-        if curve.max_batch < BATCHES[-1]:
-            px, py = points[-1]
-            _cross(svg, px + 11, py, colour)
-        if batch in curve.steps:
-            svg.circle(x(batch), y(_value(curve.steps[batch], of)), 7, "none", stroke=INK)
+def _frame(svg: Svg, x: Scale, y: Scale, label: str, batch: int) -> None:
+    """Axes, and an upright line at the chosen batch."""
+    axes(svg, x, y, x_label="batch: sequences that each get a token a step", y_label=label,
+         x_ticks=TICKS, x_form=short, y_form=short, above=True)  # fmt: skip
+    svg.line(x(batch), y.start, x(batch), y.end, stroke=INK, width=0.8)
 
 
-def _value(step: DecodeStep, of: str) -> float:
-    return step.tokens_per_s if of == "speed" else step.seconds * 1e3
-
-
-def _frame(
-    svg: Svg, both: list[Curve], of: str, box: tuple[float, float, float, float], label: str,
-    batch: int, marks: tuple[float, float],
-) -> None:  # fmt: skip
-    left, right, bottom, top = box
-    x = LogScale(0.7, BATCHES[-1] * 1.6, left, right)
-    low, high = around([_value(s, of) for curve in both for s in curve.steps.values()])
-    y = LogScale(low, high, bottom, top)
-    plot_axes(svg, x, y, x_label="batch: sequences that each get a token a step", y_label=label,
-              x_ticks=TICKS)  # fmt: skip
-    for mark, colour in zip(marks, (SPARSE, DENSE), strict=True):
-        if mark < x.high:
-            svg.line(x(mark), bottom, x(mark), top, stroke=colour, width=1.5, dash="2 4")
-    svg.line(x(batch), bottom, x(batch), top, stroke=INK, width=0.8)
-    _lines(svg, x, y, both, batch, of)
-
-
-def _speed(svg: Svg, both: list[Curve], batch: int, marks: tuple[float, float]) -> None:
-    _frame(svg, both, "speed", (58, 440, 470, 96), "tokens/s of all sequences", batch, marks)
-
-
-def _time(svg: Svg, both: list[Curve], batch: int, marks: tuple[float, float]) -> None:
-    _frame(svg, both, "time", (530, 890, 258, 96), "time of a step, ms", batch, marks)
+def _steps(
+    svg: Svg, x: Scale, y: Scale, each: Curve, batch: int, value: Callable[[DecodeStep], float]
+) -> None:
+    """A curve with its marks: what bounds it, where it ends, and the chosen batch."""
+    key = DENSE if each.name == TWIN else SPARSE
+    points = curve(svg, x, y, ((b, value(step)) for b, step in each.steps.items()), key)
+    for (px, py), step in zip(points, each.steps.values(), strict=True):
+        memory = step.bound == "memory"
+        mark(svg, "circle" if memory else "square", px, py, key.colour, 3 if memory else 4)
+    if each.max_batch < BATCHES[-1]:
+        mark(svg, "cross", points[-1][0] + 11, points[-1][1], key.colour, 5)
+    if batch in each.steps:
+        mark(svg, "ring", x(batch), y(value(each.steps[batch])), "none", 7, stroke=INK)
 
 
 def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
-    x = LogScale(0.7, BATCHES[-1] * 1.6, 530, 890)
-    y = Scale(0, 100, 470, 338)
-    plot_axes(svg, x, y, x_label="batch", y_label=f"experts touched in a layer, % of {experts}",
-              x_ticks=TICKS)  # fmt: skip
-    points = [(x(b), y(100 * distinct_experts(experts, top_k, b).total / experts)) for b in BATCHES]
-    svg.polyline(points, stroke=TOUCHED)
-    svg.line(x(batch), y.start, x(batch), y.end, stroke=INK, width=0.8)
-    here = distinct_experts(experts, top_k, batch).total
-    spot = y(100 * here / experts)
-    svg.circle(x(batch), spot, 5, TOUCHED, stroke=INK)
+    x, y = _batches(530, 890), Scale(0, 100, 470, 338)
+    _frame(svg, x, y, f"experts touched in a layer, % of {experts}", batch)
+    touched = {b: distinct_experts(experts, top_k, b).total for b in (*BATCHES, batch)}
+    curve(svg, x, y, ((b, 100 * touched[b] / experts) for b in BATCHES), TOUCHED)
+    here, spot = touched[batch], y(100 * touched[batch] / experts)
+    mark(svg, "circle", x(batch), spot, TOUCHED.colour, 5, stroke=INK)
     # On the side of the rising curve where it does not run, and inside the picture.
     full = here > 0.85 * experts
-    anchor = "start" if batch < 4 or (full and batch < 1024) else "end"
+    after = batch < 4 or (full and batch < 1024)
     svg.text(
-        x(batch) + (9 if anchor == "start" else -9),
-        spot + (20 if full else -10),
-        f"{here:.1f}",
-        bold=True,
-        anchor=anchor,
-    )
+        x(batch) + (9 if after else -9), spot + (20 if full else -10), f"{here:.1f}", bold=True,
+        anchor="start" if after else "end",
+    )  # fmt: skip
 
 
 def _table(sparse: Curve, dense: Curve, moe: MoE) -> tuple[tuple[object, ...], ...]:

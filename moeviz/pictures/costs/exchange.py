@@ -9,11 +9,13 @@ import numpy as np
 
 from moeviz.costs import Traffic, all_to_all, model
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, si
+from moeviz.pictures.plot import Key, area, heading, heat_bar, legend, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
 WIDTH, HEIGHT = 900.0, 540.0
 LEFT, TOP, SIDE = 62.0, 84.0, 392.0
-WITHIN, BETWEEN = "#56b4e9", "#d55e00"
+WITHIN = Key("inside nodes", "#56b4e9", mark="box")
+BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9
@@ -92,19 +94,17 @@ def exchange(
     found = ways[copies]
     summary = _summary(model_name, found, plainest, len(architecture.moe_layers))
     svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
-    svg.text(
-        0, 16,
-        f"{model_name}, one MoE layer: {nodes} nodes × {devices_per_node} devices, {tokens:,} "
-        "tokens on each",
-        size=14, bold=True,
-    )  # fmt: skip
     said = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
-    svg.text(0, 36, f"dispatch in {said}, combine in BF16 · {reach} · {routing}", fill=MUTED)
+    heading(
+        svg, f"{model_name}, one MoE layer: {nodes} nodes × {devices_per_node} devices, "
+        f"{tokens:,} tokens on each",
+        f"dispatch in {said}, combine in BF16 · {reach} · {routing}",
+    )  # fmt: skip
     _matrix(svg, found.traffic, nodes)
     _totals(svg, (plainest, *ways.values()), found)
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(found.traffic))
+    return svg.picture(COLUMNS, _table(found.traffic), state)
 
 
 def _summary(name: str, found: Way, plainest: Way, layers: int) -> str:
@@ -143,10 +143,7 @@ def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
     svg.text(LEFT + SIDE / 2, TOP - 22, "to the devices of node", anchor="middle")
     svg.text(LEFT - 34, TOP + SIDE / 2, "from the devices of node", anchor="middle", rotate=-90)
     bottom = TOP + SIDE + 14
-    for i in range(40):
-        svg.rect(LEFT + 60 + i * 5, bottom, 5.2, 12, heat_colour(i / 39))
-    svg.text(LEFT + 54, bottom + 11, "0 B", anchor="end", fill=MUTED)
-    svg.text(LEFT + 268, bottom + 11, f"{si(most, 'B')} a pair", fill=MUTED)
+    heat_bar(svg, LEFT + 60, bottom, 200, 12, "0 B", f"{si(most, 'B')} a pair")
     svg.text(LEFT, bottom + 30, "grey: stays on the device", fill=MUTED)
 
 
@@ -156,11 +153,7 @@ def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
     most = max(max(way.near, way.far) for way in ways)
     svg.text(left, 62, "Bytes of the layer, all devices", bold=True)
     svg.text(right, 62, "time at least", bold=True, anchor="end")
-    svg.rect(left, 74, 16, 12, WITHIN)
-    svg.text(left + 22, 85, "inside nodes")
-    svg.rect(left + 130, 74, 16, 12, BETWEEN)
-    svg.hatch(left + 130, 74, 16, 12, BETWEEN)
-    svg.text(left + 152, 85, "between nodes")
+    legend(svg, left, 85, (WITHIN, BETWEEN))
     for i, way in enumerate(ways):
         top, here = 100 + i * 84, way is found
         if here:
@@ -168,22 +161,18 @@ def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
         head = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
         svg.text(left, top + 14, head, bold=here)
         svg.text(right, top + 14, _time(way), bold=here, anchor="end")
-        for j, (size, colour) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
+        for j, (size, key) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
             y = top + 23 + j * 25
             width = (right - left - 86) * size / (most or 1.0)
-            svg.rect(left, y, width, 19, colour)
-            if colour == BETWEEN and width > 1:
-                svg.hatch(left, y, width, 19, colour)
+            area(svg, left, y, width, 19, key.colour, hatched=key.hatched)
             svg.text(left + width + 6, y + 14, si(size, "B"))
-    for i, line in enumerate(
-        (
-            "One copy a node: a token crosses once, to the device there",
-            "with its sender's number, which passes it on (DeepEP).",
-            f"Time: the busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s",
-            "between nodes (H800, confidence official: DeepEP).",
-        )
-    ):
-        svg.text(left, 456 + 18 * i + 8 * (i > 1), line, fill=MUTED)
+    notes = (
+        "One copy a node: a token crosses once, to the device there",
+        "with its sender's number, which passes it on (DeepEP).",
+        f"Time: the busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s",
+        "between nodes (H800, confidence official: DeepEP).",
+    )
+    paragraph(svg, left, 456, notes, 20, fill=MUTED)
 
 
 def _table(found: Traffic) -> tuple[tuple[object, ...], ...]:

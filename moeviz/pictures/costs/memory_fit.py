@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moeviz.costs import Device, Fit, device, fit, model
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Scale, Svg
+from moeviz.pictures.plot import Key, Scale, area, general, heading, legend, paragraph, x_axis
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH = 900.0
 LEFT, RIGHT, TOP, ROW, BAR = 126.0, 640.0, 92.0, 46.0, 26.0
@@ -15,7 +16,12 @@ PLANS = {
     "mxfp4_experts": "MXFP4 experts",
     "q4_k_m": "Q4_K_M",
 }
-EXPERTS, OTHERS, CACHE, OVER = "#0072b2", "#56b4e9", "#e69f00", "#d55e00"
+PARTS = (
+    Key("routed experts", "#0072b2", mark="box"),
+    Key("other weights", "#56b4e9", mark="box"),
+    Key("cache, 16 bit", "#e69f00", mark="box", hatched=True),
+)
+OVER = "#d55e00"
 COLUMNS = ("plan", "routed experts, GB", "other weights, GB", "cache, GB", "free, GB", "says")
 
 
@@ -43,7 +49,7 @@ def memory_fit(
     _head(svg, model_name, chip, devices, context, batch)
     _bars(svg, fits, plan)
     _foot(svg, chip, TOP + ROW * len(PLANS))
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(fits))
+    return svg.picture(COLUMNS, _table(fits), state)
 
 
 def _summary(
@@ -75,29 +81,14 @@ def _gb(count: float) -> str:
 
 
 def _head(svg: Svg, name: str, chip: Device, devices: int, context: int, batch: int) -> None:
-    svg.text(0, 16, f"{name}: {_sequences(batch)} of {context:,} tokens", size=14, bold=True)
-    x = 0.0
-    for colour, label, hatched, width in (
-        (EXPERTS, "routed experts", False, 130),
-        (OTHERS, "other weights", False, 126),
-        (CACHE, "cache, 16 bit", True, 124),
-        ("none", "free", False, 70),
-        (OVER, "over the memory", True, 130),
-    ):
-        _box(svg, x, 30, 18, 12, colour, hatched)
-        svg.text(x + 24, 41, label)
-        x += width
+    heading(svg, f"{name}: {_sequences(batch)} of {context:,} tokens")
+    free, over = (
+        Key("free", "none", mark="box"),
+        Key("over the memory", OVER, mark="box", hatched=True),
+    )
+    legend(svg, 0, 41, (*PARTS, free, over))
     machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
     svg.text(WIDTH, 16, machine, anchor="end", bold=True)
-
-
-def _box(
-    svg: Svg, x: float, y: float, width: float, height: float, colour: str, hatched: bool,
-    tip: str = "",
-) -> None:  # fmt: skip
-    svg.rect(x, y, width, height, colour, stroke=INK if colour == "none" else "none", tip=tip)
-    if hatched and width > 1:
-        svg.hatch(x, y, width, height, colour)
 
 
 def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
@@ -105,25 +96,17 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
     most = max(capacity, *(f.weights.total + f.cache.total for f in fits.values()))
     x = Scale(0, most / 1e9 * 1.02, LEFT, RIGHT)
     bottom = TOP + ROW * len(PLANS)
-    for value in x.ticks(5):
-        svg.line(x(value), TOP - 8, x(value), bottom, stroke=RULE, width=0.5)
-        svg.text(x(value), bottom + 14, f"{value:,.0f}" if most > 5e9 else f"{value:g}",
-                 anchor="middle", fill=MUTED)  # fmt: skip
-    svg.text((LEFT + RIGHT) / 2, bottom + 32, "memory in GB (1e9 bytes)", anchor="middle")
+    form = "{:,.0f}".format if most > 5e9 else general
+    x_axis(svg, x, bottom, "memory in GB (1e9 bytes)", top=TOP - 8, form=form)
     for i, (name, found) in enumerate(fits.items()):
-        top = TOP + i * ROW
-        here = name == plan
+        top, here = TOP + i * ROW, name == plan
         if here:
             svg.rect(1, top - 8, WIDTH - 2, ROW - 4, "none", stroke=INK, radius=6)
         svg.text(8, top + BAR / 2 + 4, PLANS[name], bold=here)
         _bar(svg, x, found, top)
         svg.text(RIGHT + 16, top + 10, _verdict(found), bold=here)
-        svg.text(
-            RIGHT + 16,
-            top + 27,
-            f"weights {_gb(found.weights.total)} + cache {_gb(found.cache.total)} GB",
-            fill=MUTED,
-        )
+        sizes = f"weights {_gb(found.weights.total)} + cache {_gb(found.cache.total)} GB"
+        svg.text(RIGHT + 16, top + 27, sizes, fill=MUTED)
     edge = x(capacity / 1e9)
     svg.line(edge, TOP - 20, edge, bottom, stroke=INK, width=2)
     near_end = edge > RIGHT - 60
@@ -133,23 +116,19 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
 
 def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
     experts = found.weights.part("routed_experts")
-    parts = (
-        ("routed experts", experts, EXPERTS, False),
-        ("other weights", found.weights.total - experts, OTHERS, False),
-        ("cache", found.cache.total, CACHE, True),
-    )
-    at = 0.0
-    for label, size, colour, hatched in parts:
+    sizes = (experts, found.weights.total - experts, found.cache.total)
+    at, edge = 0.0, x(found.capacity_bytes / 1e9)
+    for key, size in zip(PARTS, sizes, strict=True):
         start, end = x(at / 1e9), x((at + size) / 1e9)
-        _box(svg, start, top, end - start, BAR, colour, hatched, f"{label}: {_gb(size)} GB")
+        tip = f"{key.name}: {_gb(size)} GB"
+        area(svg, start, top, end - start, BAR, key.colour, hatched=key.hatched, tip=tip)
         at += size
-    edge = x(found.capacity_bytes / 1e9)
     end = x(at / 1e9)
     if found.fits:
         svg.rect(end, top, edge - end, BAR, "none", stroke=INK)
     else:
         # Under the bar, so that the parts' own colours stay.
-        _box(svg, edge, top + BAR, end - edge, 7, OVER, True)
+        area(svg, edge, top + BAR, end - edge, 7, OVER, hatched=True)
 
 
 def _verdict(found: Fit) -> str:
@@ -159,12 +138,10 @@ def _verdict(found: Fit) -> str:
 
 
 def _foot(svg: Svg, chip: Device, bottom: float) -> None:
-    svg.text(0, bottom + 58, source_line(chip), fill=MUTED)
-    svg.text(
-        0, bottom + 76,
-        "Computed from the published sizes; activations and buffers, some GB more, are not in it.",
-        fill=MUTED,
-    )  # fmt: skip
+    made = (
+        "Computed from the published sizes; activations and buffers, some GB more, are not in it."
+    )
+    paragraph(svg, 0, bottom + 58, (source_line(chip), made), fill=MUTED)
 
 
 def source_line(chip: Device) -> str:

@@ -16,6 +16,7 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, size
+from moeviz.pictures.plot import heading
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 
 WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
@@ -72,16 +73,15 @@ def model_anatomy(shown: Sequence[Model | Architecture], *, state: str = "") -> 
     it meets, and the sheet. A bare Architecture is one that a learner pasted."""
     summary = " ".join(_sentence(item) for item in shown)
     svg = Svg(WIDTH, TOP + BLOCK * len(shown), "Anatomy of models", summary)
-    svg.text(0, 16, "Where the parameters are, and which of them one token meets", size=14,
-             bold=True)  # fmt: skip
-    svg.text(LIST + 172, 34, "all", fill=MUTED, anchor="end")
-    svg.text(LIST + 240, 34, "a token", fill=MUTED, anchor="end")
-    svg.text(0, 34, "solid: a token meets them · hatched: it does not", fill=MUTED)
+    heading(svg, "Where the parameters are, and which of them one token meets",
+            "solid: a token meets them · hatched: it does not")  # fmt: skip
+    svg.text(LIST + 172, 36, "all", fill=MUTED, anchor="end")
+    svg.text(LIST + 240, 36, "a token", fill=MUTED, anchor="end")
     rows: list[tuple[object, ...]] = []
     for i, item in enumerate(shown):
         _block(svg, TOP + BLOCK * i, item)
         rows += _rows(item)
-    return Picture(svg.close(state=state), summary, COLUMNS, tuple(rows))
+    return svg.picture(COLUMNS, rows, state)
 
 
 def _architecture(item: Model | Architecture) -> Architecture:

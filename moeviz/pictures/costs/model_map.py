@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moeviz.costs import MODELS, Model, active_parameters, parameters
 from moeviz.costs.cost.parameters import Convention
 from moeviz.pictures.costs.model_parts import count
-from moeviz.pictures.svg import INK, MUTED, Picture, Scale, Svg
+from moeviz.pictures.plot import Key, LogScale, Scale, axes, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 606.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 690.0, 66.0, 560.0
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 COLUMNS = ("model", "year", "kind", "parameters", "a token meets", "share", "confidence", "source")
 COLOURS = {"moe": "#0072b2", "dense": "#d55e00", "undisclosed": "#cc79a7"}
-CONFIDENCES = ("official", "estimate", "rumour", "unverifiable")
+# From the surest on, each with its mark and the mark's size.
+CONFIDENCES = {
+    "official": ("circle", 5.5), "estimate": ("square", 5.0), "rumour": ("diamond", 8.0),
+    "unverifiable": ("cross", 6.0),
+}  # fmt: skip
 # What else is printed of models whose sizes are not public: (total, active), lowest and highest.
 # GPT-4: 1.76T to 16 × 111B + 55B, 2 × 111B + 55B to 280B. Qwen2.5-Max: two papers contradict.
 RANGES = {
@@ -52,7 +56,7 @@ def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
         said = model.total_parameters
         met = model.active_parameters or (said if model.kind == "dense" else None)
         if said is not None and met is not None:
-            weakest = max(said.confidence, met.confidence, key=CONFIDENCES.index)
+            weakest = max(said.confidence, met.confidence, key=[*CONFIDENCES].index)
             found.append(Point(model, said.value, met.value, weakest, said.source))
     return found
 
@@ -64,25 +68,24 @@ def model_map(
     shown = points(convention, until)
     summary = _summary(shown, chosen)
     svg = Svg(WIDTH, HEIGHT, "All parameters against active ones", summary)
-    svg.text(0, 16, "All parameters, and those that one token meets", size=14, bold=True)
-    svg.text(0, 36, "dashed: lines of equal active share · not named: point at it, or see the "
-             "table", fill=MUTED)  # fmt: skip
-    x = Scale(9.7, 12.4, LEFT, RIGHT)
-    y = Scale(8.9, 12.1, BOTTOM, TOP)
+    note = "dashed: lines of equal active share · not named: point at it, or see the table"
+    heading(svg, "All parameters, and those that one token meets", note)
+    x = LogScale(10**9.7, 10**12.4, LEFT, RIGHT)
+    y = LogScale(10**8.9, 10**12.1, BOTTOM, TOP)
     taken = _grid(svg, x, y)
-    spots = {p.model.name: (x(math.log10(p.total)), y(math.log10(p.active))) for p in shown}
+    spots = {p.model.name: (x(p.total), y(p.active)) for p in shown}
     for point in shown:
         _whiskers(svg, point, x, y)
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
     _legend(svg, shown)
-    rows = tuple(
+    rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
         for p in sorted(shown, key=lambda p: (p.model.year, p.model.name))
     )  # fmt: skip
-    return Picture(svg.close(state=state), summary, COLUMNS, rows)
+    return svg.picture(COLUMNS, rows, state)
 
 
 def _summary(shown: Sequence[Point], chosen: str) -> str:
@@ -101,25 +104,18 @@ def _summary(shown: Sequence[Point], chosen: str) -> str:
 
 def _grid(svg: Svg, x: Scale, y: Scale) -> list[tuple[float, float, float, float]]:
     """Axes, and the lines of equal share; returns the boxes of the lines' names."""
-    for value in (1e10, 3e10, 1e11, 3e11, 1e12):
-        at = x(math.log10(value))
-        svg.line(at, TOP, at, BOTTOM, width=0.5)
-        svg.text(at, BOTTOM + 17, count(value), anchor="middle", fill=MUTED)
-    for value in (1e9, 3e9, 1e10, 3e10, 1e11, 3e11, 1e12):
-        at = y(math.log10(value))
-        svg.line(LEFT, at, RIGHT, at, width=0.5)
-        svg.text(LEFT - 6, at + 4, count(value), anchor="end", fill=MUTED)
-    svg.line(LEFT, BOTTOM, RIGHT, BOTTOM)
+    ticks = [factor * 10.0**power for power in range(9, 13) for factor in (1, 3)]
+    axes(
+        svg, x, y, x_label="all parameters", y_label="parameters that one token meets",
+        x_ticks=[v for v in ticks if x.low < v < x.high], x_form=count, lines=True,
+        y_ticks=[v for v in ticks if y.low < v < y.high], y_form=count,
+    )  # fmt: skip
     svg.line(LEFT, TOP, LEFT, BOTTOM)
-    svg.text((LEFT + RIGHT) / 2, BOTTOM + 38, "all parameters", anchor="middle")
-    svg.text(14, (TOP + BOTTOM) / 2, "parameters that one token meets", anchor="middle", rotate=-90)
     taken = []
     for share in SHARES:
-        shift = math.log10(share)
-        low = max(x.low, y.low - shift)
-        high = min(x.high, y.high - shift)
-        svg.line(x(low), y(low + shift), x(high), y(high + shift), stroke=MUTED, dash="5 5")
-        end_x, end_y = x(high), y(high + shift)
+        low, high = max(x.low, y.low / share), min(x.high, y.high / share)
+        end_x, end_y = x(high), y(high * share)
+        svg.line(x(low), y(low * share), end_x, end_y, stroke=MUTED, dash="5 5")
         right = end_x >= RIGHT - 1
         words = f"{100 * share:g} %"
         svg.text(end_x + (6 if right else 0), end_y + (4 if right else -6), words, fill=MUTED)
@@ -131,32 +127,24 @@ def _whiskers(svg: Svg, point: Point, x: Scale, y: Scale) -> None:
     """The range of what is said, where it is one."""
     if point.model.name not in RANGES:
         return
-    totals, actives = (tuple(map(math.log10, pair)) for pair in RANGES[point.model.name])
-    colour = COLOURS[point.model.kind]
-    at_x, at_y = x(math.log10(point.total)), y(math.log10(point.active))
+    totals, actives = RANGES[point.model.name]
+    colour, at_x, at_y = COLOURS[point.model.kind], x(point.total), y(point.active)
     svg.line(x(totals[0]), at_y, x(totals[1]), at_y, stroke=colour, width=3)
     svg.line(at_x, y(actives[0]), at_x, y(actives[1]), stroke=colour, width=3)
 
 
 def _mark(svg: Svg, point: Point, x: float, y: float, *, ring: bool) -> None:
-    shape(svg, point.confidence, COLOURS[point.model.kind], x, y)
+    _shape(svg, point.confidence, COLOURS[point.model.kind], x, y)
     tip = f"{point.model.name}: {count(point.total)}, active {count(point.active)}"
     svg.rect(x - 8, y - 8, 16, 16, "transparent", tip=f"{tip}; {point.confidence}")
     if ring:
         svg.rect(x - 10, y - 10, 20, 20, "none", stroke=INK, stroke_width=2, radius=4)
 
 
-def shape(svg: Svg, confidence: str, colour: str, x: float, y: float) -> None:
+def _shape(svg: Svg, confidence: str, colour: str, x: float, y: float) -> None:
     """A mark by how far the figures can be trusted."""
-    if confidence == "official":
-        svg.circle(x, y, 5.5, colour, stroke=INK)
-    elif confidence == "estimate":
-        svg.rect(x - 5, y - 5, 10, 10, colour, stroke=INK)
-    elif confidence == "rumour":
-        svg.polygon([(x, y - 8), (x + 8, y), (x, y + 8), (x - 8, y)], fill=colour)
-    else:
-        svg.line(x - 6, y - 6, x + 6, y + 6, stroke=colour, width=3)
-        svg.line(x - 6, y + 6, x + 6, y - 6, stroke=colour, width=3)
+    shape, size = CONFIDENCES[confidence]
+    mark(svg, shape, x, y, colour, size, stroke=INK)
 
 
 def _names(
@@ -203,12 +191,11 @@ def _legend(svg: Svg, shown: Sequence[Point]) -> None:
     svg.text(x, y, "The figures are", bold=True)
     for i, confidence in enumerate(CONFIDENCES):
         there = sum(p.confidence == confidence for p in shown)
-        shape(svg, confidence, COLOURS["moe"], x + 8, y + 22 + 24 * i)
+        _shape(svg, confidence, COLOURS["moe"], x + 8, y + 22 + 24 * i)
         svg.text(x + 24, y + 26 + 24 * i, f"{confidence} ({there})")
     svg.text(x, y + 150, "The model is", bold=True)
-    for i, (kind, colour) in enumerate(COLOURS.items()):
-        svg.rect(x + 2, y + 162 + 24 * i, 12, 12, colour)
-        svg.text(x + 24, y + 172 + 24 * i, {"moe": "sparse (MoE)"}.get(kind, kind))
+    names = {"moe": "sparse (MoE)"}
+    kinds = (Key(names.get(k, k), colour, mark="box") for k, colour in COLOURS.items())
+    legend(svg, x + 2, y + 172, kinds, down=24)
     svg.line(x, y + 262, x + 16, y + 262, stroke=COLOURS["undisclosed"], width=3)
-    svg.text(x + 24, y + 266, "range of what")
-    svg.text(x + 24, y + 282, "is printed")
+    paragraph(svg, x + 24, y + 266, ("range of what", "is printed"), 16)

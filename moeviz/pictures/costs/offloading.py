@@ -16,8 +16,19 @@ from moeviz.costs import (
 from moeviz.costs.cost.quantisation import PLANS
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
-from moeviz.pictures.log_axes import LogScale, plot_axes
-from moeviz.pictures.svg import INK, MUTED, Picture, Scale, Svg
+from moeviz.pictures.plot import (
+    Key,
+    LogScale,
+    Scale,
+    axes,
+    curve,
+    heading,
+    legend,
+    mark,
+    paragraph,
+    short,
+)
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 500.0
 HITS = tuple(i / 50 for i in range(51))
@@ -96,23 +107,15 @@ def offloading(
     room = chip.memory_bytes / 1e9
     summary = _summary(architecture, chip, chosen, plan, rate, even, others)
     svg = Svg(WIDTH, HEIGHT, "Experts behind a link", summary)
-    svg.text(
-        0, 16, f"{model_name} in {PLAN_NAMES[plan]}, one sequence on one {chip.name}",
-        size=14, bold=True,
-    )  # fmt: skip
-    svg.text(
-        0, 36,
+    heading(
+        svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence on one {chip.name}",
         f"{weights.total / 1e9:,.1f} GB of weights, {others:,.1f} GB of them no experts, and "
         f"{room:,.0f} GB of memory: {even:.0%} of the experts lie there",
-        fill=MUTED,
     )  # fmt: skip
     _plot(svg, architecture, chip, plan, link, rate, even)
-    svg.text(0, HEIGHT - 26, source_line(chip), fill=MUTED)
-    svg.text(0, HEIGHT - 8, f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal "
-             f"({chosen.source}).", fill=MUTED)  # fmt: skip
-    return Picture(
-        svg.close(state=state), summary, COLUMNS, _table(architecture, chip, chosen, plan)
-    )
+    nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
+    paragraph(svg, 0, HEIGHT - 26, (source_line(chip), nominal), fill=MUTED)
+    return svg.picture(COLUMNS, _table(architecture, chip, chosen, plan), state)
 
 
 def _summary(
@@ -143,27 +146,26 @@ def _plot(
     svg: Svg, architecture: Architecture, chip: Device, plan: str, link: str, rate: float,
     even: float,
 ) -> None:  # fmt: skip
-    x = Scale(0, 100, 62, 640)
-    y = LogScale(0.05, 1000, 400, 82)
-    plot_axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
-              y_label="tokens/s at most, one sequence",
-              x_ticks=(0, 20, 40, 60, 80, 100), y_ticks=(0.1, 1, 10, 100, 1000))  # fmt: skip
-    edge = x(100 * even)
-    svg.line(edge, y.start, edge, y.end, stroke=INK, dash="2 4", width=1.5)
+    x, y = Scale(0, 100, 62, 640), LogScale(0.05, 1000, 400, 82)
+    axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
+         y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
+    svg.line(x(100 * even), y.start, x(100 * even), y.end, stroke=INK, dash="2 4", width=1.5)
     for name, each in LINKS.items():
-        values = [_clip(speed(architecture, chip, each, plan, hit), y) for hit in HITS]
-        points = [(x(100 * hit), y(v)) for hit, v in zip(HITS, values, strict=True)]
+        best = {100 * hit: speed(architecture, chip, each, plan, hit) for hit in HITS}
         if name == link:
             low, high = (
-                [(x(100 * h), y(_clip(v * share, y))) for h, v in zip(HITS, values, strict=True)]
-                for share in REACHED
+                [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
             )
             svg.polygon(high + low[::-1], fill=each.colour, opacity=0.3)
-        svg.polyline(points, stroke=each.colour, dash=each.dash, width=4 if name == link else 2)
+        curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), _key(each, name == link))
     here = _clip(speed(architecture, chip, LINKS[link], plan, rate), y)
     svg.line(x(100 * rate), y.start, x(100 * rate), y.end, stroke=INK, width=0.8)
-    svg.circle(x(100 * rate), y(here), 7, LINKS[link].colour, stroke=INK)
+    mark(svg, "circle", x(100 * rate), y(here), LINKS[link].colour, 7, stroke=INK)
     _legend(svg, architecture, chip, plan, link, rate, even)
+
+
+def _key(link: Link, chosen: bool) -> Key:
+    return Key(link.label, link.colour, link.dash, width=4 if chosen else 2, bold=chosen)
 
 
 def _clip(value: float, y: Scale) -> float:
@@ -176,21 +178,17 @@ def _legend(
 ) -> None:  # fmt: skip
     left = 668.0
     svg.text(left, 92, f"tokens/s at most, {rate:.0%} hits", bold=True)
+    legend(svg, left, 118, (_key(each, n == link) for n, each in LINKS.items()), down=26)
     for i, (name, each) in enumerate(LINKS.items()):
-        y = 118 + i * 26
-        width = 4 if name == link else 2
-        svg.line(left, y - 4, left + 34, y - 4, stroke=each.colour, width=width, dash=each.dash)
-        svg.text(left + 42, y, each.label, bold=name == link)
         best = speed(architecture, chip, each, plan, rate)
-        svg.text(WIDTH, y, f"{best:,.3g}", anchor="end", bold=name == link)
-    svg.rect(left, 250, 34, 16, LINKS[link].colour, opacity=0.3)
-    svg.text(left + 42, 263, "20 to 40 % of it: what")
-    svg.text(left + 42, 281, "measured systems reach")
-    svg.line(left + 17, 298, left + 17, 330, stroke=INK, dash="2 4", width=1.5)
-    svg.text(left + 42, 309, f"{even:.0%}: as many experts as")
-    svg.text(left + 42, 327, "fit, if routing is even")
-    svg.text(left, 357, "Where a curve is flat, the", fill=MUTED)
-    svg.text(left, 375, "device's own memory limits.", fill=MUTED)
+        svg.text(WIDTH, 118 + i * 26, f"{best:,.3g}", anchor="end", bold=name == link)
+    svg.rect(left, 250, 26, 16, LINKS[link].colour, opacity=0.3)
+    paragraph(svg, left + 34, 263, ("20 to 40 % of it: what", "measured systems reach"))
+    svg.line(left + 13, 298, left + 13, 330, stroke=INK, dash="2 4", width=1.5)
+    fits = f"{even:.0%}: as many experts as", "fit, if routing is even"
+    paragraph(svg, left + 34, 309, fits)
+    flat = "Where a curve is flat, the", "device's own memory limits."
+    paragraph(svg, left, 357, flat, fill=MUTED)
 
 
 def _table(

@@ -18,7 +18,8 @@ from moeviz.costs import (
     training_flops_per_token,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
-from moeviz.pictures.svg import MUTED, Picture, Scale, Svg
+from moeviz.pictures.plot import Key, Scale, area, heading, legend, paragraph, x_axis
+from moeviz.pictures.svg import MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 492.0
 SEQUENCE = 4096
@@ -67,23 +68,30 @@ def training_cost(
         f"{own.kwh / 1e6:.3g} GWh. The final run alone: no staff, no failed runs."
     )
     svg = Svg(WIDTH, HEIGHT, "What training costs", summary)
-    svg.text(0, 16, f"Every model on {count(tokens)} tokens, on {device}", size=14, bold=True)
-    svg.text(0, 36, f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens",
-             fill=MUTED)  # fmt: skip
+    heading(svg, f"Every model on {count(tokens)} tokens, on {device}",
+            f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens")  # fmt: skip
     _bars(svg, bills, chosen)
-    _legend(svg)
+    # Norms and biases are no matrix and cost no FLOPs.
+    keys = [_key(part) for part in PARTS if part != "norms, biases"]
+    legend(svg, 0, 400, keys[:3], across=168)
+    legend(svg, 0, 420, keys[3:], across=168)
     _sum(svg, chosen, own, tokens, usd_per_hour, watts, pue)
-    return Picture(svg.close(state=state), summary, COLUMNS, _rows(bills))
+    return svg.picture(COLUMNS, _rows(bills), state)
+
+
+def _key(part: str) -> Key:
+    """attention is hatched, as the one part that grows with the sequence."""
+    return Key(part, PARTS[part][0], mark="box", hatched=part == "attention")
 
 
 def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
     top = max(b.usd for b in bills.values())
     x = Scale(0, top, 146, 500)
     base = 62.0 + 30 * len(bills)
-    for value in x.ticks(4):
-        svg.line(x(value), 52, x(value), base, width=0.5)
-        svg.text(x(value), base + 17, money(value) if value else "0", anchor="middle", fill=MUTED)
-    svg.text((x.start + x.end) / 2, base + 36, "US dollars of the final run", anchor="middle")
+    x_axis(
+        svg, x, base, "US dollars of the final run", top=52, ticks=x.ticks(4),
+        form=lambda v: money(v) if v else "0",
+    )  # fmt: skip
     for i, (name, found) in enumerate(bills.items()):
         y = 58.0 + 30 * i
         bold = name == chosen
@@ -91,24 +99,12 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
         shape = MODELS[name].architecture
         assert shape is not None
         parts, whole, left = by_part(_each(shape)), _each(shape).total, x.start
-        for part, (colour, _) in PARTS.items():
-            wide = (x(found.usd) - x.start) * parts[part] / whole
-            svg.rect(left, y, wide, 21, colour, tip=f"{part}: {100 * parts[part] / whole:.1f} %")
-            if part == "attention":  # the one part that grows with the sequence
-                svg.hatch(left, y, wide, 21, colour)
+        for key in map(_key, PARTS):
+            share = parts[key.name] / whole
+            wide, tip = (x(found.usd) - x.start) * share, f"{key.name}: {100 * share:.1f} %"
+            area(svg, left, y, wide, 21, key.colour, hatched=key.hatched, tip=tip)
             left += wide
         svg.text(left + 7, y + 15, money(found.usd), bold=bold)
-
-
-def _legend(svg: Svg) -> None:
-    for i, (part, (colour, _)) in enumerate(PARTS.items()):
-        if part == "norms, biases":  # no matrix, no FLOPs
-            continue
-        x, y = 0 + 168 * (i % 3), 400 + 20 * (i // 3)
-        svg.rect(x, y - 10, 12, 12, colour)
-        if part == "attention":
-            svg.hatch(x, y - 10, 12, 12, colour)
-        svg.text(x + 18, y, part)
 
 
 def _sum(
@@ -129,24 +125,25 @@ def _sum(
         ("× 0.414 kg/kWh", f"{own.carbon_kg / 1e3:,.0f} t CO2"),
         ("with 10,000 devices", f"{own.device_hours / 10_000 / 24:.3g} days"),
     ]
-    svg.text(x, 16, chosen, size=14, bold=True)
+    heading(svg, chosen, x=x)
     for i, (name, words) in enumerate(lines):
         svg.text(x, 44 + 22 * i, name, fill=MUTED)
         svg.text(x + 146, 44 + 22 * i, words, bold=name.startswith("× $"))
     y = 44.0 + 22 * len(lines) + 14
     svg.text(x, y, "Published of it", bold=True)
-    for i, line in enumerate(_published(chosen, price, watts, pue)):
-        svg.text(x, y + 20 * (i + 1), line)
+    paragraph(svg, x, y + 20, _published(chosen, price, watts, pue), 20)
     y += 20 * 7
     everything, met = parameters(shape).total, active_parameters(shape).total
     svg.text(x, y, "If every parameter met every token", bold=True)
     dense = 6 * (everything - met)
     times = f"{(each + dense) / each:.3g} times the FLOPs and the bill"
     svg.text(x, y + 20, times if dense else "they do: it is dense")
-    svg.text(0, 462, "Not in it: staff, research, failed runs, data, idle machines. TDP is an "
-             "upper bound of what", fill=MUTED)  # fmt: skip
-    svg.text(0, 480, "a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh.",
-             fill=MUTED)  # fmt: skip
+    notes = (
+        "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
+        "what",
+        "a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh.",
+    )
+    paragraph(svg, 0, 462, notes, fill=MUTED)
 
 
 def _giga(value: float) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from moeviz.pictures.log_axes import LogScale, around
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width
+from moeviz.pictures.plot import Key, LogScale, decades, heading, legend, mark, x_axis
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, text_width
 
 WIDTH = 900.0
 RIGHT, TOP, ROW = 640.0, 96.0, 52.0
-# What is timed: name, colour, mark.
-SERIES = (("forward_ms", "forward", "#0072b2"), ("both_ms", "forward + backward", "#d55e00"))
-COLUMNS = (
-    "contender",
-    *(f"{name}, ms: {q}" for _, name, _ in SERIES for q in ("median", "q1", "q3")),
-)
+QUARTILES = ("median", "q1", "q3")
+SERIES = {
+    "forward_ms": Key("forward", "#0072b2", mark="circle", width=0),
+    "both_ms": Key("forward + backward", "#d55e00", mark="square", width=0),
+}
+COLUMNS = ("contender", *(f"{key.name}, ms: {q}" for key in SERIES.values() for q in QUARTILES))
 
 
 def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> Picture:
@@ -23,35 +24,33 @@ def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> P
     if case is None:
         summary = f"Nothing is measured on {where} yet."
         svg = Svg(WIDTH, TOP, "Contenders", summary)
-        svg.text(0, 16, summary, size=14, bold=True)
-        svg.text(0, 40, "Press Run: each contender takes its turn, round by round.", fill=MUTED)
-        return Picture(svg.close(state=state), summary, COLUMNS, ())
+        heading(svg, summary, "Press Run: each contender takes its turn, round by round.")
+        return svg.picture(COLUMNS, (), state)
     timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
     summary = _summary(timed)
     height = TOP + len(timed) * ROW + 50 + 18 * len(left_out)
     svg = Svg(WIDTH, height, "Contenders", summary)
     shape = case["shape"]
-    svg.text(0, 16, f"{where}: {shape['name']}", size=14, bold=True)
     sizes = (
         f"T {shape['tokens']} · D {shape['d_model']} · F {shape['d_expert']} · "
         f"E {shape['num_experts']} · K {shape['top_k']} · {case['dtype']}, {case['routing']}"
     )
-    svg.text(0, 36, f"{sizes} · mark: median · bar: quartiles", fill=MUTED)
-    _legend(svg)
+    heading(svg, f"{where}: {shape['name']}", f"{sizes} · mark: median · bar: quartiles")
+    legend(svg, 0, 62, SERIES.values())
     scale = _scale(timed)
     bottom = TOP + len(timed) * ROW
-    _axis(svg, scale, bottom)
+    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 4)
     for i, (name, times) in enumerate(timed.items()):
         y = TOP + i * ROW
         svg.text(scale.start - 12, y + 26, name, anchor="end", size=13)
-        for s, (key, _, colour) in enumerate(SERIES):
-            if key in times:
-                _mark(svg, times[key], y + 14 + 20 * s, s, colour, scale)
+        for s, (kind, key) in enumerate(SERIES.items()):
+            if kind in times:
+                _time(svg, times[kind], y + 14 + 20 * s, key, scale)
     for i, (name, entry) in enumerate(left_out.items()):
         reason = entry.get("not_run") or entry.get("failed") or "not measured"
         svg.text(0, bottom + 56 + 18 * i, f"{name}: not run, {reason}"[:130], fill=MUTED)
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(case))
+    return svg.picture(COLUMNS, _table(case), state)
 
 
 def _summary(timed: dict[str, Any]) -> str:
@@ -83,62 +82,27 @@ def _short(value: float) -> str:
 
 def _scale(timed: dict[str, Any]) -> LogScale:
     """Powers of ten around all quartiles, right of the longest name."""
-    values = [c[key][q] for c in timed.values() for key, _, _ in SERIES if key in c for q in c[key]
-              if q in ("median", "q1", "q3")]  # fmt: skip
-    low, high = around([v for v in values if v > 0] or [1.0, 10.0])
+    spreads = [times[kind] for times in timed.values() for kind in SERIES if kind in times]
+    values = [spread[q] for spread in spreads for q in QUARTILES if spread[q] > 0]
     left = max((text_width(name, 13) + 14 for name in timed), default=0.0)
-    return LogScale(low, high, max(left, 180.0), RIGHT)
+    return LogScale(*decades(values or [1.0, 10.0]), max(left, 180.0), RIGHT)
 
 
-def _axis(svg: Svg, scale: LogScale, bottom: float) -> None:
-    for power in scale.ticks():
-        x = scale(power)
-        svg.line(x, TOP - 4, x, bottom, stroke=RULE)
-        svg.text(x, bottom + 16, f"{power:g}", anchor="middle", fill=MUTED)
-        if power < scale.high:
-            for digit in range(2, 10):
-                minor = scale(digit * power)
-                svg.line(minor, bottom - 4, minor, bottom, stroke=RULE, width=0.5)
-    svg.line(scale.start, bottom, RIGHT, bottom)
-    svg.text((scale.start + RIGHT) / 2, bottom + 34, "milliseconds (logarithmic)", anchor="middle")
-
-
-def _legend(svg: Svg) -> None:
-    x = 0.0
-    for s, (_, name, colour) in enumerate(SERIES):
-        _shape(svg, x + 6, 58, s, colour)
-        svg.text(x + 18, 62, name)
-        x += text_width(name, 12) + 30
-
-
-def _shape(svg: Svg, x: float, y: float, series: int, colour: str) -> None:
-    if series == 0:
-        svg.circle(x, y, 6, colour, stroke=INK)
-    else:
-        svg.rect(x - 5.5, y - 5.5, 11, 11, colour, stroke=INK)
-
-
-def _mark(
-    svg: Svg, spread: dict[str, float], y: float, series: int, colour: str, scale: LogScale
-) -> None:
-    q1, median, q3 = (scale(max(spread[q], scale.low)) for q in ("q1", "median", "q3"))
-    svg.line(scale.start, y, median, y, stroke=RULE, width=1)
-    svg.line(q1, y, q3, y, stroke=colour, width=5)
-    _shape(svg, median, y, series, colour)
+def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale) -> None:
+    median, q1, q3 = (x(max(spread[q], x.low)) for q in QUARTILES)
+    svg.line(x.start, y, median, y)
+    svg.line(q1, y, q3, y, stroke=key.colour, width=5)
+    mark(svg, key.mark, median, y, key.colour, 6, stroke=INK)
     unit, one = _unit(spread["median"])
-    m, a, b = (_short(spread[q] / one) for q in ("median", "q1", "q3"))
+    m, a, b = (_short(spread[q] / one) for q in QUARTILES)
     svg.text(RIGHT + 16, y + 4, f"{m} {unit} ({a} to {b})")
 
 
-def _table(case: dict[str, Any]) -> tuple[tuple[object, ...], ...]:
-    rows = []
+def _table(case: dict[str, Any]) -> Iterator[tuple[object, ...]]:
     for name, entry in case["contenders"].items():
-        cells: list[object] = []
-        for key, _, _ in SERIES:
-            cells += [
-                f"{entry[key][q]:.3f}" if key in entry else "" for q in ("median", "q1", "q3")
-            ]
+        cells = [
+            f"{entry[kind][q]:.3f}" if kind in entry else "" for kind in SERIES for q in QUARTILES
+        ]
         if "forward_ms" not in entry:
             cells[0] = f"not run: {entry.get('not_run', '')}"
-        rows.append((name, *cells))
-    return tuple(rows)
+        yield name, *cells

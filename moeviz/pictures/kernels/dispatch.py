@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.pictures.kernels.dispatch_detail import DETAIL, TOP, detail_height
+from moeviz.pictures.plot import box, expert_area, stages
 from moeviz.pictures.svg import (
     INK,
     MUTED,
-    OKABE_ITO,
     RULE,
     Picture,
     Svg,
@@ -40,33 +40,16 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "", state: str = ""
     stage, program = trace.at(step)
     summary = _summary(trace, stage, program)
     svg = Svg(WIDTH, TOP + detail_height(trace), f"Dispatch, step {step}: {stage}", summary)
-    _stages(svg, trace, stage, program)
+    stages(svg, WIDTH, STAGES, stage, first=0)
+    # How far the stage has come.
+    pitch, done = WIDTH / len(STAGES), (program + 1) / trace.steps_of(stage)
+    svg.rect(STAGES.index(stage) * pitch + 2, 35, (pitch - 16) * done, 4, ACTIVE)
     svg.text(0, 60, FORMULAS[stage], size=14, mono=True)
     svg.text(WIDTH, LANE_A - 26, note, anchor="end", fill=MUTED)
     lanes = _Lanes(trace)
     lanes.draw(svg, stage, program)
     DETAIL[stage](svg, trace, program)
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(trace))
-
-
-def _stages(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
-    width = WIDTH / len(STAGES)
-    here = STAGES.index(stage)
-    for i, name in enumerate(STAGES):
-        x = i * width
-        svg.rect(
-            x + 2, 4, width - 16, 28, ACTIVE if i == here else "none",
-            stroke=ACTIVE if i <= here else RULE, radius=6,
-        )  # fmt: skip
-        svg.text(
-            x + (width - 12) / 2, 23, f"{i} {name}", size=13, anchor="middle",
-            bold=i == here, fill="#ffffff" if i == here else INK,
-        )  # fmt: skip
-        if i < len(STAGES) - 1:
-            svg.text(x + width - 7, 23, "→", anchor="middle", fill=MUTED)
-    # How far the stage has come.
-    done = (program + 1) / trace.steps_of(stage)
-    svg.rect(here * width + 2, 35, (width - 16) * done, 4, ACTIVE)
+    return svg.picture(COLUMNS, _table(trace), state)
 
 
 class _Lanes:
@@ -159,17 +142,11 @@ class _Lanes:
     def _cell(
         self, svg: Svg, x: float, y: float, expert: int, label: str, *, ghost: bool = False
     ) -> None:
-        colour = expert_colour(expert)
-        if ghost:
-            svg.rect(x, y, self.unit - 1, CELL, "none", stroke=colour)
-        else:
-            svg.rect(x, y, self.unit - 1, CELL, colour)
-            if expert >= len(OKABE_ITO):
-                svg.hatch(x, y, self.unit - 1, CELL, colour)
-        svg.text(
-            x + (self.unit - 1) / 2, y + 16.5, label, anchor="middle",
-            fill=MUTED if ghost else ink_on(colour),
-        )  # fmt: skip
+        colour, width = expert_colour(expert), self.unit - 1
+        if not ghost:
+            expert_area(svg, x, y, width, CELL, expert)
+        box(svg, x, y, width, CELL, "none", label, stroke=colour if ghost else "none",
+            ink=MUTED if ghost else ink_on(colour))  # fmt: skip
 
     def _programs(self, svg: Svg, active: int) -> None:
         """Which program of the sort takes which assignments."""

@@ -6,21 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Svg,
-    expert_colour,
-    ink_on,
-    shorten,
-)
+from moeviz.pictures.plot import box, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, shorten
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
 TOP = 326.0
 LINE = 18.0
 ACTIVE = "#0072b2"
-PADDING = "#ffffff"
 LEFT, COLUMN, ROW = 92.0, 36.0, 20.0
 STRIPS = ((190.0, 165.0), (425.0, 165.0), (660.0, 165.0))  # left edge and width
 TOKEN_COLUMNS = 2
@@ -48,10 +40,7 @@ def _topk(svg: Svg, trace: DispatchTrace, _: int) -> None:
         svg.text(x + 22, y, shorten(token, 9), mono=True, size=13)
         for k in range(trace.top_k):
             e, left = int(trace.expert[t, k]), x + 104 + k * 84
-            svg.rect(left, y - 12, 26, 16, expert_colour(e), radius=3)
-            svg.text(
-                left + 13, y, f"e{e}", anchor="middle", fill=ink_on(expert_colour(e)), bold=True
-            )
+            box(svg, left, y - 12, 26, 16, expert_colour(e), f"e{e}", bold=True, radius=3)
             svg.text(left + 32, y, f"× {trace.weight[t, k]:.2f}")
 
 
@@ -62,11 +51,8 @@ def _matrix(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
     counted = program if stage == "histogram" else programs
     top = TOP + 24
     for e in range(num_experts):
-        colour, x = expert_colour(e), LEFT + e * COLUMN
-        svg.rect(x, TOP, COLUMN - 2, 17, colour)
-        svg.text(
-            x + COLUMN / 2 - 1, TOP + 13, f"e{e}", anchor="middle", fill=ink_on(colour), bold=True
-        )
+        x = LEFT + e * COLUMN
+        box(svg, x, TOP, COLUMN - 2, 17, expert_colour(e), f"e{e}", bold=True)
     for p in range(programs):
         y = top + p * ROW
         active = stage != "scan" and p == program
@@ -137,8 +123,7 @@ def _scatter(svg: Svg, trace: DispatchTrace, program: int) -> None:
     first = program * trace.sort_block
     for n, i in enumerate(range(first, min(first + trace.sort_block, len(expert_N)))):
         e, y = int(expert_N[i]), TOP + 32 + n * LINE
-        svg.rect(x, y - 12, 26, 16, expert_colour(e), radius=3)
-        svg.text(x + 13, y, f"e{e}", anchor="middle", fill=ink_on(expert_colour(e)), bold=True)
+        box(svg, x, y - 12, 26, 16, expert_colour(e), f"e{e}", bold=True, radius=3)
         token = shorten(trace.tokens[i // trace.top_k], 9)
         svg.text(x + 34, y, token, mono=True)
         sum_ = f"{int(trace.offsets[e])} + {int(trace.before[program, e])} + {seen[e]}"
@@ -166,13 +151,14 @@ def _tiles(svg: Svg, trace: DispatchTrace, _: int) -> None:
         for m in range(trace.tile_block):
             left = x + m * unit
             if m < len(rows):
-                colour = expert_colour(e)
-                svg.rect(left, y + 10, unit - 1, 22, colour)
-                svg.text(left + unit / 2 - 0.5, y + 26, str(rows[m]), anchor="middle",
-                         fill=ink_on(colour))  # fmt: skip
+                box(svg, left, y + 10, unit - 1, 22, expert_colour(e), str(rows[m]))
             else:
-                svg.rect(left, y + 10, unit - 1, 22, "none", stroke=RULE)
-                svg.hatch(left, y + 10, unit - 1, 22, PADDING)
+                _padding(svg, left, y + 10, unit - 1, 22)
+
+
+def _padding(svg: Svg, x: float, y: float, width: float, height: float) -> None:
+    svg.rect(x, y, width, height, "none", stroke=RULE)
+    svg.hatch(x, y, width, height, "#ffffff")  # in the theme's own ink
 
 
 def _strips(svg: Svg, x: float, y: float, width: float, values: np.ndarray, peak: float) -> None:
@@ -207,12 +193,10 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
     for m in range(trace.tile_block):
         y = TOP + 36 + m * LINE
         if m >= len(rows):
-            svg.rect(0, y - 13, STRIPS[-1][0] + STRIPS[-1][1], LINE - 3, "none", stroke=RULE)
-            svg.hatch(0, y - 13, STRIPS[-1][0] + STRIPS[-1][1], LINE - 3, PADDING)
+            _padding(svg, 0, y - 13, sum(STRIPS[-1]), LINE - 3)
             continue
         row, t = rows[m], int(trace.order[rows[m]]) // trace.top_k
-        svg.rect(0, y - 13, 30, LINE - 3, expert_colour(e), radius=3)
-        svg.text(15, y - 1, str(row), anchor="middle", fill=ink_on(expert_colour(e)), bold=True)
+        box(svg, 0, y - 13, 30, LINE - 3, expert_colour(e), str(row), bold=True, radius=3)
         svg.text(38, y, f"token {t}", fill=MUTED)
         svg.text(98, y, shorten(trace.tokens[t], 11), mono=True)
         svg.text(848, y, f"{np.linalg.norm(trace.rows[row]):.2f}", fill=MUTED)
@@ -229,10 +213,7 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
     for n, row in enumerate(rows):
         e = int(trace.row_expert[row])
         svg.text(0, y, "+" if n else "", size=14, bold=True)
-        svg.rect(16, y - 13, 30, LINE - 3, expert_colour(e), radius=3)
-        svg.text(
-            31, y - 1, str(int(row)), anchor="middle", fill=ink_on(expert_colour(e)), bold=True
-        )
+        box(svg, 16, y - 13, 30, LINE - 3, expert_colour(e), str(int(row)), bold=True, radius=3)
         svg.text(54, y, f"row {int(row)}, from expert {e}")
         y += LINE
     svg.text(0, y + 2, "=", size=14, bold=True)
@@ -244,8 +225,7 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
         "values. One program a token, float32, one order: the same bits",
         "in every run.",
     )
-    for i, text in enumerate(why):
-        svg.text(STRIPS[1][0], TOP + 13 + i * LINE, text)
+    paragraph(svg, STRIPS[1][0], TOP + 13, why)
     top = TOP + (trace.top_k + 2) * LINE + 14
     lines = -(-len(trace.tokens) // TOKEN_COLUMNS)
     for column in range(TOKEN_COLUMNS):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moeviz.costs import distinct_experts
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, shorten, si
+from moeviz.pictures.plot import Key, LogScale, Scale, axes, heading, legend, mark
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
 WIDTH, HEIGHT = 900.0, 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 548.0, 62.0, 400.0
-LOW_X, HIGH_X = -1.0, 4.0  # exponents of FLOP per byte
-DECADES = 5.5  # of FLOP/s below the top of the plot
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOPK_FLOPS = 5  # a logit: maximum, difference, exponential, sum, quotient
 Spots = list[tuple[float, float]]
@@ -98,23 +96,27 @@ def roofline(
     summary = _summary(device, parts, tokens)
     svg = Svg(WIDTH, HEIGHT, "Roofline", summary)
     name = device["name"] if device else "not measured yet"
-    svg.text(0, 16, f"{name}: T = {tokens}", size=14, bold=True)
-    shape = " · ".join(
-        f"{short} {layer[long]}"
-        for short, long in (
-            ("D", "d_model"), ("F", "d_expert"), ("E", "num_experts"), ("K", "top_k"),
-        )
-    )  # fmt: skip
-    dtype = f" · {device['dtype']}" if device else " · float32"
-    svg.text(0, 36, f"{shape}{dtype} · forward, every number moved once", fill=MUTED)
+    letters = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
+    shape = " · ".join(f"{letter} {layer[key]}" for letter, key in letters.items())
+    dtype = device["dtype"] if device else "float32"
+    heading(svg, f"{name}: T = {tokens}",
+            f"{shape} · {dtype} · forward, every number moved once")  # fmt: skip
     peak, memory = _ceilings(device)
-    top = math.log10(peak) + 1.0  # room for marks that make way for each other
-    _grid(svg, top, device is not None)
+    x = _Clipped(0.1, 1e4, LEFT, RIGHT)
+    # Room above for marks that make way for each other, and five and a half decades below.
+    y = _Clipped(peak * 10**-4.5, peak * 10, BOTTOM, TOP)
+    axes(
+        svg, x, y, x_label="arithmetic intensity, FLOP per byte", lines=True,
+        y_label="FLOP/s" if device else "", above=device is not None,
+        y_ticks=None if device else (), y_form=lambda v: si(v, ""),
+    )  # fmt: skip
+    sort = "The sort has no floating-point operation: it stands left of every roof."
+    svg.text(0, HEIGHT - 12, sort, fill=MUTED)
     if device:
-        _roofs(svg, device, top)
-    taken = _reached(svg, reached, top)
-    _parts(svg, parts, peak, memory, top, device, taken)
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(parts, device, reached))
+        _roofs(svg, x, y, peak, memory)
+    taken = _reached(svg, x, y, reached)
+    _parts(svg, x, y, parts, peak, memory, device is not None, taken)
+    return svg.picture(COLUMNS, _table(parts, device, reached), state)
 
 
 def _ceilings(device: dict[str, Any] | None) -> tuple[float, float]:
@@ -146,74 +148,53 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _at(intensity: float) -> float:
-    share = (math.log10(max(intensity, 1e-9)) - LOW_X) / (HIGH_X - LOW_X)
-    return LEFT + min(max(share, 0.0), 1.0) * (RIGHT - LEFT)
+class _Clipped(LogScale):
+    """What lies outside the plot stands on its edge."""
+
+    def __call__(self, value: float) -> float:
+        return super().__call__(min(max(value, self.low), self.high))
 
 
-def _up(flops_per_s: float, top: float) -> float:
-    share = (top - math.log10(max(flops_per_s, 1.0))) / DECADES
-    return TOP + min(max(share, 0.0), 1.0) * (BOTTOM - TOP)
-
-
-def _grid(svg: Svg, top: float, measured: bool) -> None:
-    for exponent in range(int(LOW_X), int(HIGH_X) + 1):
-        x = _at(10.0**exponent)
-        svg.line(x, TOP, x, BOTTOM, stroke=RULE, width=0.5)
-        svg.text(x, BOTTOM + 17, f"{10.0**exponent:g}", anchor="middle", fill=MUTED)
-    if measured:
-        for exponent in range(math.ceil(top - DECADES), math.floor(top) + 1):
-            y = _up(10.0**exponent, top)
-            svg.line(LEFT, y, RIGHT, y, stroke=RULE, width=0.5)
-            svg.text(LEFT - 6, y + 4, si(10.0**exponent, ""), anchor="end", fill=MUTED)
-        svg.text(0, TOP - 8, "FLOP/s", fill=MUTED)
-    svg.line(LEFT, BOTTOM, RIGHT, BOTTOM)
-    svg.text(
-        (LEFT + RIGHT) / 2, BOTTOM + 36, "arithmetic intensity, FLOP per byte", anchor="middle"
-    )
-    said = "The sort has no floating-point operation: it stands left of every roof."
-    svg.text(0, HEIGHT - 12, said, fill=MUTED)
-
-
-def _roofs(svg: Svg, device: dict[str, Any], top: float) -> None:
-    peak, memory = _ceilings(device)
+def _roofs(svg: Svg, x: Scale, y: Scale, peak: float, memory: float) -> None:
     ridge = peak / memory
-    # From where the memory roof enters the plot.
-    low = max(10.0**LOW_X, 10 ** (top - DECADES) / memory)
-    corner = (_at(ridge), _up(peak, top))
-    svg.polyline([(_at(low), _up(low * memory, top)), corner], stroke=MEMORY, width=3)
-    svg.polyline([corner, (RIGHT, _up(peak, top))], stroke=ARITHMETIC, width=3)
+    low = max(x.low, y.low / memory)  # from where the memory roof enters the plot
+    corner = (x(ridge), y(peak))
+    svg.polyline([(x(low), y(low * memory)), corner], stroke=MEMORY, width=3)
+    svg.polyline([corner, (RIGHT, y(peak))], stroke=ARITHMETIC, width=3)
     svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
-    x = 580.0
-    svg.line(x, 70, x + 22, 70, stroke=MEMORY, width=3)
-    svg.text(x + 30, 74, f"memory: a large copy, {si(memory, 'B/s')}")
-    svg.line(x, 90, x + 22, 90, stroke=ARITHMETIC, width=3)
-    svg.text(x + 30, 94, f"arithmetic: a matrix product, {si(peak, 'FLOP/s')}")
+    names = {
+        f"memory: a large copy, {si(memory, 'B/s')}": MEMORY,
+        f"arithmetic: a matrix product, {si(peak, 'FLOP/s')}": ARITHMETIC,
+    }
+    legend(svg, 580, 74, (Key(n, colour, width=3) for n, colour in names.items()), down=20)
 
 
 def _parts(
-    svg: Svg, parts: tuple[Work, ...], peak: float, memory: float, top: float,
-    device: dict[str, Any] | None, taken: Spots,
+    svg: Svg, x: Scale, y: Scale, parts: tuple[Work, ...], peak: float, memory: float,
+    measured: bool, taken: Spots,
 ) -> None:  # fmt: skip
     """Numbered marks on the roof, where they would stand at best."""
     svg.text(580, 122, "At best, by formula (FLOP per byte)", bold=True)
     placed = list(taken)
-    for part in parts:
-        best = min(peak, memory * part.intensity)
-        x, roof = _at(part.intensity), _up(best, top) if device else TOP + 120
+    for i, part in enumerate(parts):
+        at, roof = x(part.intensity), TOP + 120
+        if measured:
+            roof = y(min(peak, memory * part.intensity))
         # Upwards, where nothing can be measured, so that no mark is taken for a slow kernel.
-        spot = _free(x, roof, (0, -4), placed)
+        spot = _free(at, roof, (0, -4), placed)
         placed.append(spot)
-        svg.line(x, roof, *spot, stroke=MUTED)
-    marks = zip(parts, placed[len(taken) :], strict=True)
-    for i, (part, spot) in enumerate(marks):
-        svg.circle(*spot, 9.5, "#ffffff", stroke=INK)
-        svg.text(spot[0], spot[1] + 4.3, str(i + 1), anchor="middle", fill="#000000", bold=True)
+        svg.line(at, roof, *spot, stroke=MUTED)
         line = 142 + i * 19
-        svg.circle(589, line - 4, 8.5, "#ffffff", stroke=INK)
-        svg.text(589, line + 0.3, str(i + 1), anchor="middle", fill="#000000", bold=True)
+        _numbered(svg, 589, line - 4, i + 1)
         svg.text(606, line, f"{part.name}: {_short(part.intensity)}")
+    for i, spot in enumerate(placed[len(taken) :]):  # above every line
+        _numbered(svg, *spot, i + 1)
     svg.text(580, 257, "above the roof: makes way for another mark", fill=MUTED)
+
+
+def _numbered(svg: Svg, x: float, y: float, number: int) -> None:
+    svg.circle(x, y, 9, "#ffffff", stroke=INK)
+    svg.text(x, y + 4.3, str(number), anchor="middle", fill="#000000", bold=True)
 
 
 def _free(x: float, y: float, by: tuple[float, float], placed: Spots) -> tuple[float, float]:
@@ -223,23 +204,22 @@ def _free(x: float, y: float, by: tuple[float, float], placed: Spots) -> tuple[f
     return x, y
 
 
-def _reached(svg: Svg, reached: Sequence[Reached], top: float) -> Spots:
+def _reached(svg: Svg, x: Scale, y: Scale, reached: Sequence[Reached]) -> Spots:
     """A dot where each measurement stands, its letter below; where there is no room for marks."""
-    spots = [(_at(r.intensity), _up(r.flops_per_s, top)) for r in reached]
+    spots = [(x(r.intensity), y(r.flops_per_s)) for r in reached]
     placed: Spots = []
     if reached:
         svg.text(580, 286, "Measured, all experts", bold=True)
-    for i, (point, (x, y)) in enumerate(zip(reached, spots, strict=True)):
-        letter = chr(ord("a") + i)
-        spot = _free(x, y + 18, (0, 4), placed)
+    for i, (point, (a, b)) in enumerate(zip(reached, spots, strict=True)):
+        letter, line = chr(ord("a") + i), 306 + i * 19
+        spot = _free(a, b + 18, (0, 4), placed)
         placed.append(spot)
-        svg.line(x, y, x, spot[1] - 9, stroke=REACHED)
-        svg.circle(x, y, 5, REACHED, stroke=INK)
-        svg.text(x, spot[1] + 4, letter, anchor="middle", bold=True)
-        at = 306 + i * 19
-        svg.circle(589, at - 4, 5, REACHED, stroke=INK)
+        svg.line(a, b, a, spot[1] - 9, stroke=REACHED)
+        mark(svg, "circle", a, b, REACHED, 5, stroke=INK)
+        svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True)
+        mark(svg, "circle", 589, line - 4, REACHED, 5, stroke=INK)
         name, speed = shorten(point.name, 26), si(point.flops_per_s, "FLOP/s")
-        svg.text(602, at, f"{letter} · {name}: {speed}")
+        svg.text(602, line, f"{letter} · {name}: {speed}")
     return placed + spots
 
 

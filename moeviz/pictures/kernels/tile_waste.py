@@ -6,26 +6,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Picture,
-    Scale,
-    Svg,
-    axes,
-    expert_colour,
-)
+from moeviz.pictures.plot import Key, Scale, axes, curve, heading, mark, y_axis
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour
 
 WIDTH, HEIGHT = 900.0, 400.0
 BLOCKS = (16, 32, 64, 128)
 # A colour, a dash and a width each: never colour alone.
 STYLES = (
-    ("#0072b2", "", 2.0),
-    ("#d55e00", "7 3", 2.0),
-    ("#009e73", "2 3", 2.5),
-    ("#cc79a7", "", 4.0),
-)
+    Key("16", "#0072b2"), Key("32", "#d55e00", "7 3"), Key("64", "#009e73", "2 3", width=2.5),
+    Key("128", "#cc79a7", width=4),
+)  # fmt: skip
 SKEWS = tuple(round(0.1 * i, 1) for i in range(21))
 DRAWS = 8  # batches behind each point of a line
 COLUMNS = ("skew", *(f"padding at BLOCK_M {m}" for m in BLOCKS))
@@ -89,7 +79,7 @@ def tile_waste(
     rows = tuple(
         (skew, *(f"{curves[b, s]:.1%}" for b in range(len(BLOCKS)))) for s, skew in enumerate(SKEWS)
     )
-    return Picture(svg.close(state=state), summary, COLUMNS, rows)
+    return svg.picture(COLUMNS, rows, state)
 
 
 def _lines(
@@ -98,30 +88,26 @@ def _lines(
     rules = [expected_waste(num_rows, experts, m) for m in BLOCKS]
     top = min(max(100 * float(max(curves.max(), *rules)) * 1.05, 10.0), 100.0)
     x, y = Scale(0, 2, 60, 400), Scale(0, top, 340, 60)
-    svg.text(0, 16, "Padding, as a share of all computed rows", size=14, bold=True)
-    svg.text(
-        0,
-        36,
-        f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: E · BLOCK_M / 2 rows",
-        fill=MUTED,
+    note = (
+        f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: E · BLOCK_M / 2 rows"
     )
+    heading(svg, "Padding, as a share of all computed rows", note)
     axes(svg, x, y, x_label="skew of the routing (Zipf exponent)", y_label="per cent of rows")
     ends: list[tuple[float, int]] = []
-    for b, (colour, dash, width) in enumerate(STYLES):
+    for b, key in enumerate(STYLES):
         rule = y(100 * rules[b])
-        svg.line(x.start, rule, x.end, rule, stroke=colour, width=0.8, dash="1 3")
-        points = [(x(s), y(100 * float(v))) for s, v in zip(SKEWS, curves[b], strict=True)]
-        svg.polyline(points, stroke=colour, dash=dash, width=width)
+        svg.line(x.start, rule, x.end, rule, stroke=key.colour, width=0.8, dash="1 3")
+        points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
         ends.append((points[-1][1], b))
     # Names at the lines' ends, kept apart.
     placed = 1e9
     for at, b in sorted(ends, reverse=True):
         placed = min(at + 4, placed - 15)
-        svg.line(x.end + 4, at, x.end + 14, placed - 4, stroke=STYLES[b][0])
+        svg.line(x.end + 4, at, x.end + 14, placed - 4, stroke=STYLES[b].colour)
         svg.text(x.end + 17, placed, f"BLOCK_M {BLOCKS[b]}", bold=BLOCKS[b] == block)
     spot = y(100 * here)
     svg.line(x(skew), y.start, x(skew), spot, stroke=INK, dash="2 3")
-    svg.circle(x(skew), spot, 6, STYLES[BLOCKS.index(block)][0], stroke=INK)
+    mark(svg, "circle", x(skew), spot, STYLES[BLOCKS.index(block)].colour, 6, stroke=INK)
 
 
 def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
@@ -131,11 +117,9 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
     y = Scale(0, float(computed_E.max()) or 1.0, base, top)
     width = (right - left) / len(load_E)
     gap = 1.0 if width > 4 else 0.0
-    svg.text(left - 50, 16, "One such batch: rows of each expert", size=14, bold=True)
-    svg.text(left - 50, 36, "colour: real · hatched: padding", fill=MUTED)
-    for value in y.ticks(4):
-        svg.line(left, y(value), right, y(value), stroke=RULE, width=0.5)
-        svg.text(left - 6, y(value) + 4, f"{value:g}", anchor="end", fill=MUTED)
+    note = "colour: real · hatched: padding"
+    heading(svg, "One such batch: rows of each expert", note, left - 50)
+    y_axis(svg, y, left, right, ticks=y.ticks(4))
     for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
         at = left + e * width
         if computed > load:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeviz.pictures.plot import Scale, axes
 from moeviz.pictures.svg import (
     MUTED,
     RULE,
     Picture,
-    Scale,
     Svg,
-    axes,
     ink_on,
     shorten,
     text_width,

@@ -6,122 +6,84 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Scale, Svg
+from moeviz.pictures.plot import (
+    Figure,
+    Key,
+    Scale,
+    about,
+    dots,
+    extent,
+    legend,
+    mean_sd,
+    padded,
+    x_axis,
+)
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH = 900
+WIDTH, TOP, ROW = 900, 62.0, 40.0
 FREE, BOUND = "#0072b2", "#d55e00"
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
-
-Figure = dict[str, Any]
 
 
 def limits(recorded: dict[str, Any]) -> Picture:
     """Validation loss of a recorded `experiment capacity` minus that without a limit, seed by seed:
     evaluated without a limit (circles), and under the limit of training (squares)."""
     arms = {name: arm for name, arm in recorded["limits"].items() if name != NO_LIMIT}
-    pairs = {
-        name: [
-            arm[f"{kind}_minus_no_limit"] for kind in ("validation_loss", "validation_loss_limited")
-        ]
-        for name, arm in arms.items()
-    }
-    summary = _of_limits(recorded, pairs)
-    top, row = 62.0, 40.0
-    bottom = top + row * len(arms)
-    svg = Svg(WIDTH, bottom + 50, "What a limit costs", summary)
-    svg.text(0, 16, _provenance(recorded), fill=MUTED)
-    x = _reach([figure for two in pairs.values() for figure in two], 800, zero=True)
-    for value in x.ticks(5):
-        svg.line(x(value), top, x(value), bottom, stroke=RULE, width=0.5)
-        svg.text(x(value), bottom + 17, f"{value:g}", anchor="middle", fill=MUTED)
-    svg.line(x(0), top, x(0), bottom, stroke=INK, width=1.5)
-    svg.text(
-        (x.start + x.end) / 2, bottom + 38,
-        "validation loss minus that without a limit (nats per token): left is better",
-        anchor="middle",
-    )  # fmt: skip
-    svg.circle(210, 42, 4, FREE)
-    svg.text(220, 46, "evaluated without a limit")
-    svg.rect(396, 38, 8, 8, BOUND)
-    svg.text(410, 46, "evaluated under its own limit")
-    svg.text(WIDTH, 46, "dropped", anchor="end", bold=True)
-    for i, (name, two) in enumerate(pairs.items()):
-        y = top + (i + 0.5) * row
-        svg.text(196, y + 4, name, anchor="end")
-        for figure, colour, shift in zip(two, (FREE, BOUND), (-8, 8), strict=True):
-            _spread(svg, x, y + shift, figure, colour)
-        svg.text(WIDTH, y + 4, f"{arms[name]['drop_rate']['mean']:.1%}", anchor="end")
+    kinds = ("validation_loss", "validation_loss_limited")
+    pairs = {n: [arm[f"{kind}_minus_no_limit"] for kind in kinds] for n, arm in arms.items()}
+    drops = [f"{arm['drop_rate']['mean']:.1%}" for arm in arms.values()]
+    svg = Svg(WIDTH, TOP + ROW * len(arms) + 50, "What a limit costs", _of_limits(recorded, pairs))
+    x = Scale(*padded([0.0, *_ends(pairs)]), 206, 800)
+    label = "validation loss minus that without a limit (nats per token): left is better"
+    x_axis(svg, x, TOP + ROW * len(arms), label, top=TOP, zero=True)
+    names = "evaluated without a limit", "evaluated under its own limit"
+    _rows(svg, recorded, x, pairs, names, ("dropped", drops))
     columns = ("limit", "no limit at evaluation", "own limit at evaluation", "dropped in training")
-    rows = tuple(
-        (name, spread(two[0]), spread(two[1]), f"{arms[name]['drop_rate']['mean']:.1%}")
-        for name, two in pairs.items()
-    )
-    return Picture(svg.close(), summary, columns, rows)
+    cells = zip(pairs, (map(spread, two) for two in pairs.values()), drops, strict=True)
+    return svg.picture(columns, ((name, *two, drop) for name, two, drop in cells))
 
 
 def leak(recorded: dict[str, Any]) -> Picture:
     """Loss of a recorded `experiment capacity` with the whole text at hand (circles) and from each
     prefix alone (squares), for token choice and for expert choice with several pools."""
     arms = recorded["leaks"]
-    kinds = ("loss_with_later_tokens", "loss_from_prefixes")
-    summary = _of_leaks(recorded)
-    top, row = 62.0, 40.0
-    bottom = top + row * len(arms)
-    svg = Svg(WIDTH, bottom + 50, "What the later tokens are worth", summary)
-    svg.text(0, 16, _provenance(recorded), fill=MUTED)
-    x = _reach([arm[kind] for arm in arms.values() for kind in kinds], 700)
-    for value in x.ticks(5):
-        svg.line(x(value), top, x(value), bottom, stroke=RULE, width=0.5)
-        svg.text(x(value), bottom + 17, f"{value:g}", anchor="middle", fill=MUTED)
+    pairs = {
+        n: [arm["loss_with_later_tokens"], arm["loss_from_prefixes"]] for n, arm in arms.items()
+    }
+    worth = [spread(arm["worth_of_later_tokens"]) for arm in arms.values()]
+    bottom = TOP + ROW * len(arms)
+    svg = Svg(WIDTH, bottom + 50, "What the later tokens are worth", _of_leaks(recorded))
+    x = Scale(*padded(_ends(pairs)), 206, 700)
+    x_axis(svg, x, bottom, "loss (nats per token): left is better", top=TOP)
     base = x(arms[TOKEN_CHOICE]["loss_from_prefixes"]["mean"])
-    svg.line(base, top, base, bottom, stroke=INK, dash="2 3")
-    svg.text(
-        (x.start + x.end) / 2, bottom + 38, "loss (nats per token): left is better",
-        anchor="middle",
-    )  # fmt: skip
-    svg.circle(210, 42, 4, FREE)
-    svg.text(220, 46, "later tokens at hand")
-    svg.rect(366, 38, 8, 8, BOUND)
-    svg.text(380, 46, "each token from those before it")
-    svg.text(WIDTH, 46, "their worth", anchor="end", bold=True)
-    for i, (name, arm) in enumerate(arms.items()):
-        y = top + (i + 0.5) * row
-        svg.text(196, y + 4, name, anchor="end", bold=name == TOKEN_CHOICE)
-        for kind, colour, shift in zip(kinds, (FREE, BOUND), (-8, 8), strict=True):
-            _spread(svg, x, y + shift, arm[kind], colour)
-        svg.text(WIDTH, y + 4, spread(arm["worth_of_later_tokens"]), anchor="end")
+    svg.line(base, TOP, base, bottom, stroke=INK, dash="2 3")
+    names = "later tokens at hand", "each token from those before it"
+    _rows(svg, recorded, x, pairs, names, ("their worth", worth))
     columns = ("router", "with later tokens", "from prefixes", "worth of the later tokens")
-    rows = tuple(
-        (
-            name,
-            *(f"{arm[kind]['mean']:.3f}" for kind in kinds),
-            spread(arm["worth_of_later_tokens"]),
-        )
-        for name, arm in arms.items()
-    )
-    return Picture(svg.close(), summary, columns, rows)
+    cells = zip(pairs.items(), worth, strict=True)
+    rows = ((name, *(f"{figure['mean']:.3f}" for figure in two), w) for (name, two), w in cells)
+    return svg.picture(columns, rows)
 
 
-def _reach(figures: list[Figure], end: float, *, zero: bool = False) -> Scale:
-    """An axis with room for every seed and every bar."""
-    ends = [0.0] if zero else []
-    for figure in figures:
-        mean, sd = figure["mean"], figure["sd"] or 0.0
-        ends += [mean - sd, mean + sd, *figure["values"]]
-    margin = 0.06 * (max(ends) - min(ends) or 1.0)
-    return Scale(min(ends) - margin, max(ends) + margin, 206, end)
+def _ends(pairs: dict[str, list[Figure]]) -> list[float]:
+    return extent(figure for two in pairs.values() for figure in two)
 
 
-def _spread(svg: Svg, x: Scale, y: float, figure: Figure, colour: str) -> None:
-    """A dot for each seed, one standard deviation to both sides as a bar, the mean as a mark."""
-    mean, sd = figure["mean"], figure["sd"] or 0.0
-    svg.rect(x(mean - sd), y - 5, x(mean + sd) - x(mean - sd), 10, colour, opacity=0.3)
-    for value in figure["values"]:
-        svg.line(x(value), y - 5, x(value), y + 5, stroke=colour, width=1.5)
-    if colour == FREE:
-        svg.circle(x(mean), y, 4, colour, stroke=INK)
-    else:
-        svg.rect(x(mean) - 4, y - 4, 8, 8, colour, stroke=INK)
+def _rows(
+    svg: Svg, recorded: dict[str, Any], x: Scale, pairs: dict[str, list[Figure]],
+    names: tuple[str, str], last: tuple[str, list[str]],
+) -> None:  # fmt: skip
+    """Two figures a row, the first a circle and the second a square, and a last column of text."""
+    svg.text(0, 16, about(recorded, recorded["limits"][NO_LIMIT]["validation_loss"]), fill=MUTED)
+    kinds = list(zip(names, (FREE, BOUND), ("circle", "square"), (-8, 8), strict=True))
+    legend(svg, 204, 46, (Key(n, colour, mark=m, width=0) for n, colour, m, _ in kinds))
+    svg.text(WIDTH, 46, last[0], anchor="end", bold=True)
+    for i, ((name, two), text) in enumerate(zip(pairs.items(), last[1], strict=True)):
+        y = TOP + (i + 0.5) * ROW
+        svg.text(196, y + 4, name, anchor="end", bold=name == TOKEN_CHOICE)
+        for figure, (_, colour, shape, shift) in zip(two, kinds, strict=True):
+            dots(svg, x, y + shift, figure, colour, shape)
+        svg.text(WIDTH, y + 4, text, anchor="end")
 
 
 # What was seen, in words that the figures decide.
@@ -136,9 +98,7 @@ def seen(figure: Figure) -> bool:
 
 
 def spread(figure: Figure) -> str:
-    """Mean ± standard deviation, the former alone for one seed."""
-    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.3f}"
-    return f"{round(figure['mean'], 3) + 0.0:+.3f}{sd}"  # no minus before 0.000
+    return mean_sd(figure, 3, "+")
 
 
 def difference(a: Figure, b: Figure) -> Figure:
@@ -157,13 +117,6 @@ def effects(figures: dict[str, Figure]) -> str:
             group = "higher" if figure["mean"] > 0 else "lower"
         groups[group].append(f"{name} ({spread(figure)})")
     return "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
-
-
-def _provenance(recorded: dict[str, Any]) -> str:
-    meta, first = recorded["provenance"], next(iter(recorded["limits"].values()))
-    where = [meta[name] for name in ("device", "date") if name in meta]
-    seeds = len(first["validation_loss"]["values"])
-    return " · ".join([f"{seeds} seeds", f"{recorded['steps']} steps", *where])
 
 
 def _of_limits(recorded: dict[str, Any], pairs: dict[str, list[Figure]]) -> str:

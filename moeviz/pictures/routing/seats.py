@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from moeviz.pictures.plot import Scale, axes
 from moeviz.pictures.routing.struck import DROPPED, NO_SEAT, laid_out, strip
 from moeviz.pictures.svg import (
     INK,
@@ -14,9 +15,7 @@ from moeviz.pictures.svg import (
     OKABE_ITO,
     RULE,
     Picture,
-    Scale,
     Svg,
-    axes,
     expert_colour,
     ink_on,
     shorten,

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Picture,
+from moeviz.pictures.plot import (
+    Form,
+    Key,
+    RootScale,
     Scale,
-    Svg,
-    expert_colour,
+    axes,
+    curve,
+    expert_area,
+    general,
+    legend,
+    padded,
+    paragraph,
 )
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
 from moeviz.pictures.training.balance import describe, floor, is_hash, table
+from moeviz.pictures.training.race import losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Curve, Snapshot
 
 WIDTH, HEIGHT = 880, 560
 POINTS = 50  # over the whole run: each is the mean of the steps that it stands for
-NOW, BEFORE = ("#0072b2", ""), ("#d55e00", "5 3")
+NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
 LEFT, RIGHT = (52.0, 424.0), (560.0, 860.0)
 
 
@@ -44,65 +51,57 @@ def collapse(
     """
     if before is not None:
         before = replace(before, label=f"dashed: {before.label}")
-    verdict = describe(run, layer)
-    svg = Svg(WIDTH, HEIGHT, "Expert load over training", verdict)
+    svg = Svg(WIDTH, HEIGHT, "Expert load over training", describe(run, layer))
     svg.text(0, 16, note, fill=MUTED)
-    runs = [(run, NOW)] if before is None else [(before, BEFORE), (run, NOW)]
-    _legend(svg, runs)
-    binned = [(_binned(shown, layer), style) for shown, style in runs]
-    end = float(max(run.total_steps, 1))
-    experts = run.curve.load.shape[2]
+    runs = [(run, _key(run, NOW))] if before is None else [
+        (before, _key(before, BEFORE)), (run, _key(run, NOW)),
+    ]  # fmt: skip
+    legend(svg, 0, 40, [key for _, key in reversed(runs)])
+    binned = [(_binned(shown, layer), replace(key, width=1.8)) for shown, key in runs]
+    experts, level = run.curve.load.shape[2], floor(run, _stride(run))
+    x = Scale(0, float(max(run.total_steps, 1)), *LEFT)
 
-    ribbon = Scale(0, 1, 276, 80)
-    x = Scale(0, end, *LEFT)
-    _ribbon(svg, binned[-1][0], x, ribbon)
-    _plot(svg, x, ribbon, f"Share of the tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], "{:.0%}")
+    y = Scale(0, 1, 276, 80)
+    _ribbon(svg, binned[-1][0], x, y)
+    shares = [0, 0.25, 0.5, 0.75, 1]
+    _frame(svg, x, y, f"Share of the tokens, layer {layer}", shares, "{:.0%}".format)
+    y = RootScale(0, max(experts - 1, 1), 456, 330)
+    _frame(svg, x, y, f"MaxVio of {_stride(run)} steps: 0 is even", y.ticks(), bottom=True)
+    for points, key in binned:
+        violations = map(max_violation, points.load[:, 0])
+        curve(svg, x, y, zip(points.step, violations, strict=True), key)
+    svg.line(x.start, y(level), x.end, y(level), stroke=INK, width=1.2, dash="2 3")
+    svg.text(x.end + 6, y(level) - 12, "by chance", fill=MUTED)
+    svg.text(x.end + 6, y(level) + 4, f"about {level:.2f}")
 
-    root = Scale(0, math.sqrt(max(experts - 1, 1)), 456, 330)
-    marks = [v for v in (0, 1, 4, 9) if v < 0.8 * (experts - 1)] + [experts - 1]
-    _plot(
-        svg,
-        x,
-        root,
-        f"MaxVio of {_stride(run)} steps: 0 is even",
-        marks,
-        "{:g}",
-        bottom=True,
-        place=math.sqrt,
-    )
-    for points, (colour, dash) in binned:
-        values = [math.sqrt(max_violation(load_E)) for load_E in points.load[:, 0]]
-        _line(svg, points.step, values, x, root, colour, dash)
-    level = floor(run, _stride(run))
-    y = root(math.sqrt(level))
-    svg.line(x.start, y, x.end, y, stroke=INK, width=1.2, dash="2 3")
-    svg.text(x.end + 6, y - 12, "by chance", fill=MUTED)
-    svg.text(x.end + 6, y + 4, f"about {level:.2f}")
-
-    x = Scale(0, end, *RIGHT)
-    _losses(svg, runs, x, Scale(*_loss_range([shown for shown, _ in runs]), 196, 80))
-    y_effective = Scale(0, experts, 330, 248)
-    whole = [0, experts / 2, experts]
-    _plot(svg, x, y_effective, f"Experts in effect, of {experts}", whole, "{:g}")
-    for points, (colour, dash) in binned:
-        values = [effective_experts(load_E) for load_E in points.load[:, 0]]
-        _line(svg, points.step, values, x, y_effective, colour, dash)
-    y_entropy = Scale(0, 1, 456, 380)
-    title = "Entropy of the gate: 1 is undecided"
-    _plot(svg, x, y_entropy, title, [0, 0.5, 1], "{:g}", bottom=True)
-    for points, (colour, dash) in binned:
-        _line(svg, points.step, list(points.entropy[:, 0]), x, y_entropy, colour, dash)
+    x = Scale(x.low, x.high, *RIGHT)
+    y = Scale(*_loss_range([shown for shown, _ in runs]), 196, 80)
+    _frame(svg, x, y, "Loss (nats per token); marks: validation", y.ticks(4))
+    for shown, key in runs:
+        losses(svg, x, y, shown.curve.step, shown.curve, len(shown.curve) // 30, key)
+    y = Scale(0, experts, 330, 248)
+    _frame(svg, x, y, f"Experts in effect, of {experts}", [0, experts / 2, experts])
+    for points, key in binned:
+        effective = map(effective_experts, points.load[:, 0])
+        curve(svg, x, y, zip(points.step, effective, strict=True), key)
+    y = Scale(0, 1, 456, 380)
+    _frame(svg, x, y, "Entropy of the gate: 1 is undecided", [0, 0.5, 1], bottom=True)
+    for points, key in binned:
+        curve(svg, x, y, zip(points.step, points.entropy[:, 0], strict=True), key)
     if is_hash(run):
         svg.text(sum(RIGHT) / 2, 448, "a hash has no gate", anchor="middle", fill=MUTED)
 
     for step, at_layer, expert in killed:
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
-            _mark_killed(svg, step, expert, end)
-    for i, line in enumerate(_wrapped(verdict, 125)):
-        svg.text(0, 518 + 18 * i, line)
-    return Picture(
-        svg.close(state=state), verdict, *table([shown for shown, _ in reversed(runs)], layer)
-    )
+            _mark_killed(svg, step, expert, x.high)
+    paragraph(svg, 0, 518, textwrap.wrap(svg.description, 125))
+    return svg.picture(*table([shown for shown, _ in reversed(runs)], layer), state)
+
+
+def _key(run: Snapshot, style: tuple[str, str, str]) -> Key:
+    colour, dash, shape = style
+    name = f"{run.label}: step {run.step} of {run.total_steps}"
+    return Key(name, colour, dash, shape, width=1.4, bold=not dash)
 
 
 def _stride(run: Snapshot) -> int:
@@ -135,33 +134,16 @@ def _binned(run: Snapshot, layer: int) -> Curve:
     )
 
 
-def _plot(
-    svg: Svg, x: Scale, y: Scale, title: str, ticks: Sequence[float], form: str, *,
-    bottom: bool = False, place=float,
+def _frame(
+    svg: Svg, x: Scale, y: Scale, title: str, ticks: Sequence[float], form: Form = general, *,
+    bottom: bool = False,
 ) -> None:  # fmt: skip
-    """Title, grid and tick labels; steps are numbered under a column's last plot."""
+    """A titled plot; steps are numbered under a column's last one."""
     svg.text(x.start, y.end - 10, title, size=13, bold=True)
-    for value in ticks:
-        height = y(place(value))
-        svg.line(x.start, height, x.end, height, stroke=RULE, width=0.5)
-        svg.text(x.start - 6, height + 4, form.format(value), anchor="end", fill=MUTED)
-    for value in x.ticks(6):
-        svg.line(x(value), y.start, x(value), y.start + 4)
-        if bottom:
-            svg.text(x(value), y.start + 17, f"{value:g}", anchor="middle", fill=MUTED)
-    svg.line(x.start, y.start, x.end, y.start)
-    if bottom:
-        svg.text((x.start + x.end) / 2, y.start + 34, "training step", anchor="middle")
-
-
-def _line(
-    svg: Svg, steps: np.ndarray, values: Sequence[float], x: Scale, y: Scale, colour: str, dash: str
-) -> None:
-    points = [(x(a), y(b)) for a, b in zip(steps, values, strict=True) if not math.isnan(b)]
-    if len(points) == 1:  # one point is no line
-        svg.circle(*points[0], 2.4, colour)
-    elif points:
-        svg.polyline(points, stroke=colour, width=1.8, dash=dash)
+    label = "training step" if bottom else ""
+    steps = x.ticks(6)
+    axes(svg, x, y, x_label=label, x_ticks=steps, y_ticks=ticks, y_form=form,
+         x_form=general if bottom else lambda _: "")  # fmt: skip
 
 
 def _ribbon(svg: Svg, points: Curve, x: Scale, y: Scale) -> None:
@@ -186,9 +168,7 @@ def _ribbon(svg: Svg, points: Curve, x: Scale, y: Scale) -> None:
             svg.polygon(outline, fill="url(#mv-hatch)")
     for e in np.flatnonzero(share_PE[-1] * (y.start - y.end) >= 13):
         left, middle = x(steps[-1]) + 6, y(float(below_PE[-1, e] + share_PE[-1, e] / 2))
-        svg.rect(left, middle - 5, 10, 10, expert_colour(int(e)))
-        if e >= 8:
-            svg.hatch(left, middle - 5, 10, 10, expert_colour(int(e)))
+        expert_area(svg, left, middle - 5, 10, 10, int(e))
         svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
 
 
@@ -199,50 +179,7 @@ def _loss_range(runs: Sequence[Snapshot]) -> tuple[float, float]:
         late = [np.full(len(steps), True) for steps in late]
     curves = [run.curve for run in runs if len(run.curve)]
     shown = [v for curve, steps in zip(curves, late, strict=True) for v in curve.loss[steps]]
-    low, high = (min(shown), max(shown)) if shown else (0.0, 8.0)
-    margin = 0.05 * (high - low or 1.0)
-    return float(low - margin), float(high + margin)
-
-
-def _losses(svg: Svg, runs: Sequence[tuple[Snapshot, tuple[str, str]]], x: Scale, y: Scale) -> None:
-    _plot(svg, x, y, "Loss (nats per token)", y.ticks(4), "{:g}")
-    for run, (colour, dash) in runs:
-        curve = run.curve
-        points = [(x(a), y(b)) for a, b in zip(curve.step, _smooth(curve.loss), strict=True)]
-        points = [(a, b) for a, b in points if b >= y.end]  # the beginning lies above the plot
-        if len(points) > 1:
-            svg.polyline(points, stroke=colour, width=1.4, dash=dash, opacity=0.8)
-        for a, b in zip(curve.step, curve.validation, strict=True):
-            if math.isnan(b) or not y.end <= y(b) <= y.start:
-                continue
-            if not dash:
-                svg.circle(x(a), y(b), 3, colour)
-            else:
-                svg.rect(x(a) - 2.6, y(b) - 2.6, 5.2, 5.2, colour)
-
-
-def _smooth(loss: np.ndarray) -> np.ndarray:
-    """Running mean: the loss of one batch is noisy."""
-    width = max(1, len(loss) // 30)
-    total = np.concatenate(([0.0], np.cumsum(loss, dtype=np.float64)))
-    end = np.arange(1, len(loss) + 1)
-    start = np.maximum(end - width, 0)
-    return (total[end] - total[start]) / (end - start)
-
-
-def _legend(svg: Svg, runs: Sequence[tuple[Snapshot, tuple[str, str]]]) -> None:
-    left = 0.0
-    for run, (colour, dash) in reversed(runs):
-        text = f"{run.label}: step {run.step} of {run.total_steps}"
-        svg.line(left, 36, left + 26, 36, stroke=colour, width=2.4, dash=dash)
-        if dash:
-            svg.rect(left + 10.4, 33.4, 5.2, 5.2, colour)
-        else:
-            svg.circle(left + 13, 36, 3, colour)
-        svg.text(left + 32, 40, text, bold=not dash)
-        left += 48 + 7.4 * len(text)
-    if left < 640:
-        svg.text(left, 40, "line: training loss · marks: validation", fill=MUTED)
+    return padded(shown or [0.0, 8.0], 0.05)
 
 
 def _mark_killed(svg: Svg, step: int, expert: int, end: float) -> None:
@@ -254,12 +191,3 @@ def _mark_killed(svg: Svg, step: int, expert: int, end: float) -> None:
         for top, bottom in spans:
             svg.line(place, top, place, bottom, stroke=INK, width=1.4, dash="4 3")
     svg.text(Scale(0, end, *LEFT)(step), 294, f"✕ expert {expert}", anchor="middle", bold=True)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines

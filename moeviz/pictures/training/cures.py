@@ -3,105 +3,76 @@ loss. Every sentence is made from the recorded figures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Scale, Svg
+from moeviz.pictures.plot import RootScale, Scale, about, dots, general, mean_sd, padded, x_axis
+from moeviz.pictures.svg import MUTED, Picture, Svg
 
 WIDTH, TOP, ROW = 880, 96.0, 28.0
-NAMES, BALANCE, COUNT, LOSS, DOMAINS = 0.0, (222.0, 424.0), 484.0, (544.0, 708.0), (738.0, 868.0)
-EVEN, WORSE, BAR = "#0072b2", "#d55e00", "#56b4e9"
+BALANCE, COUNT, LOSS, DOMAINS = (222.0, 424.0), 484.0, (544.0, 708.0), (738.0, 868.0)
+EVEN = "#0072b2"
 BASE = "nothing"
 
 
 def cures(summary: dict[str, Any]) -> Picture:
-    """One row an arm, a dot a seed, the mean as a line, one standard deviation to both sides as a
+    """One row an arm, a tick a seed, a mark at the mean, one standard deviation to both sides as a
     bar: MaxVio in the least even layer, runs that collapsed, validation loss minus that of the same
     seed without a cure, and what the chosen expert tells about the text's domain."""
     arms, experts = summary["arms"], summary.get("num_experts", 16)
     verdict = f"{told_collapse(summary)} {told_cures(summary)}"
     bottom = TOP + ROW * len(arms)
     svg = Svg(WIDTH, bottom + 66, "Balance and loss under every cure", verdict)
-    made = summary["provenance"]
-    runs = arms[BASE]["runs"]
-    about = [f"{runs} seeds, {summary['steps']} steps each", made.get("device"), made.get("date")]
-    svg.text(0, 16, " · ".join(filter(None, about)), fill=MUTED)
-    balance = Scale(0, math.sqrt(experts - 1), *BALANCE)
-    loss = Scale(*_range(arms, "loss_minus_nothing"), *LOSS)
-    domains = Scale(0, _range(arms, "domain_information")[1], *DOMAINS)
+    svg.text(0, 16, about(summary, arms[BASE]["max_violation"]), fill=MUTED)
+    balance = RootScale(0, experts - 1, *BALANCE)
+    loss, domains = (
+        padded([0.0, *(v for arm in arms.values() for v in arm[name]["values"])])
+        for name in ("loss_minus_nothing", "domain_information")
+    )
+    plots = {
+        "max_violation": balance,
+        "loss_minus_nothing": Scale(*loss, *LOSS),
+        "domain_information": Scale(0, domains[1], *DOMAINS),
+    }
     for place, title, note in (
-        (BALANCE[0], "MaxVio", "0 even · 15 all to one"),
+        (BALANCE[0], "MaxVio", f"0 even · {experts - 1} all to one"),
         (COUNT - 42, "collapsed", "runs"),
         (LOSS[0], "Loss minus nothing's", "nats · left is better"),
         (DOMAINS[0], "Domain information", "0 none · 1 all"),
     ):
         svg.text(place, 46, title, bold=True)
         svg.text(place, 64, note, fill=MUTED)
-    ticks = [v for v in (0, 1, 4, 9) if v < 0.8 * (experts - 1)] + [experts - 1]
-    _grid(svg, balance, [(math.sqrt(v), f"{v:g}") for v in ticks], bottom)
-    _grid(svg, loss, [(v, f"{v:+g}" if v else "0") for v in loss.ticks(4)], bottom)
-    _grid(svg, domains, [(v, f"{v:g}") for v in domains.ticks(3)], bottom)
-    svg.line(loss(0), TOP - 8, loss(0), bottom, stroke=INK, width=1.5)
+    for name, x in plots.items():
+        minus = name == "loss_minus_nothing"
+        form = (lambda v: f"{v:+g}" if v else "0") if minus else general
+        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(4 if minus else 3), form=form, zero=minus)
     for i, (arm, figures) in enumerate(arms.items()):
         y = TOP + (i + 0.5) * ROW
         svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(NAMES, y + 4, arm, bold=arm == BASE)
+        svg.text(0, y + 4, arm, bold=arm == BASE)
         fell = figures["collapsed"]
         svg.text(COUNT - 14, y + 4, f"{fell} of {figures['runs']}", anchor="middle", bold=fell > 0)
-        _dots(svg, y, [math.sqrt(v) for v in figures["max_violation"]["values"]], balance)
-        if arm != BASE:
-            _dots(svg, y, figures["loss_minus_nothing"]["values"], loss)
-        _dots(svg, y, figures["domain_information"]["values"], domains)
-    svg.text(
-        0, bottom + 52, "a dot is a seed · line: mean · bar: one standard deviation · MaxVio on a "
-        "root scale", fill=MUTED,
-    )  # fmt: skip
+        for name, x in plots.items():
+            if (arm, name) != (BASE, "loss_minus_nothing"):
+                dots(svg, x, y, figures[name], EVEN)
+    note = "tick: a seed · circle: mean · bar: one standard deviation · MaxVio on a root scale"
+    svg.text(0, bottom + 52, note, fill=MUTED)
     columns = (
         "cure", "collapsed", "MaxVio", "dead experts", "experts in effect", "validation loss",
         "loss minus nothing's", "domain information",
     )  # fmt: skip
-    rows = tuple(
+    rows = (
         (
-            arm, f"{a['collapsed']} of {a['runs']}", _spread(a["max_violation"], 2),
-            _spread(a["dead_experts"], 1), _spread(a["effective_experts"], 1),
-            _spread(a["validation_loss"], 3), _spread(a["loss_minus_nothing"], 3, "+"),
-            _spread(a["domain_information"], 3),
+            arm, f"{a['collapsed']} of {a['runs']}", mean_sd(a["max_violation"], 2),
+            mean_sd(a["dead_experts"], 1), mean_sd(a["effective_experts"], 1),
+            mean_sd(a["validation_loss"], 3), mean_sd(a["loss_minus_nothing"], 3, "+"),
+            mean_sd(a["domain_information"], 3),
         )
         for arm, a in arms.items()
     )  # fmt: skip
-    return Picture(svg.close(), verdict, columns, rows)
-
-
-def _range(arms: dict[str, Any], figure: str) -> tuple[float, float]:
-    values = [v for a in arms.values() for v in a[figure]["values"]] + [0.0]
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low or 1.0)
-    return low - margin, high + margin
-
-
-def _grid(svg: Svg, x: Scale, ticks: Sequence[tuple[float, str]], bottom: float) -> None:
-    for value, label in ticks:
-        svg.line(x(value), TOP - 8, x(value), bottom, stroke=RULE, width=0.5)
-        svg.text(x(value), bottom + 18, label, anchor="middle", fill=MUTED)
-
-
-def _dots(svg: Svg, y: float, values: Sequence[float], x: Scale) -> None:
-    mean = float(np.mean(values))
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    left, right = max(x(mean - sd), x.start), min(x(mean + sd), x.end)
-    svg.rect(left, y - 7, right - left, 14, BAR, opacity=0.4)
-    svg.line(x(mean), y - 9, x(mean), y + 9, stroke=EVEN, width=2.5)
-    for value in values:
-        svg.circle(x(value), y, 3, WORSE)
-
-
-def _spread(figure: dict[str, Any], decimals: int, sign: str = "") -> str:
-    """ "1.23 ± 0.04", or the value alone where there is one seed."""
-    text = f"{figure['mean']:{sign}.{decimals}f}"
-    return text if figure["sd"] is None else f"{text} ± {figure['sd']:.{decimals}f}"
+    return svg.picture(columns, rows)
 
 
 # What the recorded runs say, in words.
@@ -112,9 +83,9 @@ def told_collapse(summary: dict[str, Any]) -> str:
     a = summary["arms"][BASE]
     return (
         f"Without a cure {a['collapsed']} of {a['runs']} recorded runs collapsed: in the least "
-        f"even layer MaxVio is {_spread(a['max_violation'], 1)}, {_spread(a['dead_experts'], 1)} "
+        f"even layer MaxVio is {mean_sd(a['max_violation'], 1)}, {mean_sd(a['dead_experts'], 1)} "
         f"of 16 experts get less than a tenth of a fair share, and "
-        f"{_spread(a['effective_experts'], 1)} are in effect."
+        f"{mean_sd(a['effective_experts'], 1)} are in effect."
     )
 
 
@@ -170,13 +141,13 @@ def told_versus(summary: dict[str, Any], a: str, b: str, figure: str, name: str)
     gap = np.subtract(first["values"], second["values"])
     lower = int((gap < 0).sum())
     return (
-        f"{name}: {_spread(first, 3)} with {a}, {_spread(second, 3)} with {b}; lower with {a} in "
+        f"{name}: {mean_sd(first, 3)} with {a}, {mean_sd(second, 3)} with {b}; lower with {a} in "
         f"{lower} of {len(gap)} seeds."
     )
 
 
 def _with_loss(arm: str, figures: dict[str, Any]) -> str:
-    return f"{arm} ({_spread(figures['loss_minus_nothing'], 3, '+')})"
+    return f"{arm} ({mean_sd(figures['loss_minus_nothing'], 3, '+')})"
 
 
 def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

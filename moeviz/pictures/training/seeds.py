@@ -7,63 +7,53 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Scale, Svg
+from moeviz.pictures.plot import Figure, Scale, dots, mean_sd, x_axis
+from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
 
-WIDTH = 860
+WIDTH, TOP, ROW = 860, 62.0, 52.0
 AXES = (("step", "at equal steps"), ("flops", "at equal FLOPs"), ("seconds", "at equal seconds"))
 
 
 def race_seeds(recorded: Sequence[Snapshot], provenance: dict[str, Any]) -> Picture:
-    """Dense minus MoE validation loss at equal steps, FLOPs and seconds: a dot for each seed, the
-    mean as a line, one standard deviation to both sides as a bar. recorded: dense and MoE in
+    """Dense minus MoE validation loss at equal steps, FLOPs and seconds: a tick for each seed, the
+    mean as a mark, one standard deviation to both sides as a bar. recorded: dense and MoE in
     turn."""
     pairs = list(zip(recorded[::2], recorded[1::2], strict=True))
-    gaps = {axis: np.array([gap(d.curve, m.curve, axis) for d, m in pairs]) for axis, _ in AXES}
+    gaps = {axis: _figure([gap(d.curve, m.curve, axis) for d, m in pairs]) for axis, _ in AXES}
     summary = " ".join(_verdict(name, gaps[axis]) for axis, name in AXES)
-    reach = 1.15 * max(float(np.abs(values).max()) for values in gaps.values())
+    reach = 1.15 * max(abs(v) for figure in gaps.values() for v in figure["values"])
     x = Scale(-reach, reach, 150, WIDTH - 150)
-    top, row = 62.0, 52.0
-    bottom = top + row * len(AXES)
+    bottom = TOP + ROW * len(AXES)
     svg = Svg(WIDTH, bottom + 66, "Dense against MoE over several seeds", summary)
-    svg.text(
-        0, 16, f"{len(pairs)} seeds · {provenance['device']} · {provenance['date']}", fill=MUTED
-    )
+    about = f"{len(pairs)} seeds · {provenance['device']} · {provenance['date']}"
+    svg.text(0, 16, about, fill=MUTED)
     svg.text(x(0) - 12, 42, "← dense ahead", anchor="end", bold=True)
     svg.text(x(0) + 12, 42, "MoE ahead →", bold=True)
-    for value in x.ticks(6):
-        svg.line(x(value), top - 8, x(value), bottom, stroke=RULE, width=0.5)
-        svg.text(x(value), bottom + 18, f"{value:g}", anchor="middle", fill=MUTED)
-    svg.line(x(0), top - 8, x(0), bottom, stroke=INK, width=1.5)
-    svg.text(
-        (x.start + x.end) / 2, bottom + 42, "dense minus MoE validation loss (nats per token)",
-        anchor="middle",
-    )  # fmt: skip
+    label = "dense minus MoE validation loss (nats per token)"
+    x_axis(svg, x, bottom, label, top=TOP - 8, ticks=x.ticks(6), zero=True)
     for i, (axis, name) in enumerate(AXES):
-        y, values = top + (i + 0.5) * row, gaps[axis]
-        mean, sd = float(values.mean()), _sd(values)
+        y = TOP + (i + 0.5) * ROW
         svg.text(x.start - 12, y + 4, name, anchor="end")
-        svg.rect(x(mean - sd), y - 9, x(mean + sd) - x(mean - sd), 18, "#56b4e9", opacity=0.45)
-        svg.line(x(mean), y - 14, x(mean), y + 14, stroke="#0072b2", width=3)
-        for value in values:
-            svg.circle(x(float(value)), y, 4, "#d55e00")
-        svg.text(x.end + 12, y + 4, f"{mean:+.3f} ± {sd:.3f}")
+        dots(svg, x, y, gaps[axis], "#d55e00")
+        svg.text(x.end + 12, y + 4, mean_sd(gaps[axis], 3, "+"))
     columns = ("seed", *(name for _, name in AXES))
-    rows = tuple(
-        (dense.meta["train"]["seed"], *(f"{gaps[axis][n]:+.3f}" for axis, _ in AXES))
+    rows = (
+        (dense.meta["train"]["seed"], *(f"{gaps[axis]['values'][n]:+.3f}" for axis, _ in AXES))
         for n, (dense, _) in enumerate(pairs)
     )
-    return Picture(svg.close(), summary, columns, rows)
+    return svg.picture(columns, rows)
 
 
-def _sd(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+def _figure(values: Sequence[float]) -> Figure:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
 
 
-def _verdict(name: str, values: np.ndarray) -> str:
-    ahead = int((values > 0).sum())
+def _verdict(name: str, figure: Figure) -> str:
+    values = figure["values"]
     return (
-        f"{name[0].upper()}{name[1:]} MoE is ahead in {ahead} of {len(values)} seeds, by "
-        f"{values.mean():+.3f} ± {_sd(values):.3f} nats per token."
+        f"{name[0].upper()}{name[1:]} MoE is ahead in {sum(v > 0 for v in values)} of "
+        f"{len(values)} seeds, by {mean_sd(figure, 3, '+')} nats per token."
     )

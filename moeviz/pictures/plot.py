@@ -1,0 +1,345 @@
+"""What pictures are put together from: scales, axes, curves, legends, rows of dots, token flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    OKABE_ITO,
+    RULE,
+    SMALLEST,
+    Svg,
+    expert_colour,
+    ink_on,
+    si,
+    text_width,
+)
+
+Form = Callable[[float], str]
+Figure = dict[str, Any]  # as experiments record it: mean, sd (None for one seed), values
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values low..high to pixels start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low or 1.0
+        return self.start + (value - self.low) / span * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values within the range, about `count` of them."""
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        raw = span / count
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        values = [(first + i) * step for i in range(count * 3)]
+        return [v for v in values if v <= self.high + step * 1e-6]
+
+
+@dataclass(frozen=True)
+class LogScale(Scale):
+    """A logarithmic map; low and high are above 0."""
+
+    def __call__(self, value: float) -> float:
+        share = math.log(max(value, 1e-30) / self.low) / (math.log(self.high / self.low) or 1.0)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """The powers of ten within the range."""
+        first = math.ceil(math.log10(self.low) - 1e-9)
+        last = math.floor(math.log10(self.high) + 1e-9)
+        return [10.0**exponent for exponent in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class RootScale(Scale):
+    """A map by square roots from 0 to high: it parts small values without losing large ones."""
+
+    def __call__(self, value: float) -> float:
+        return self.start + math.sqrt(max(value, 0.0) / (self.high or 1.0)) * (
+            self.end - self.start
+        )
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Squares, and the end of the range."""
+        return [v for v in (0, 1, 4, 9) if v < 0.8 * self.high] + [self.high]
+
+
+def decades(values: Iterable[float]) -> tuple[float, float]:
+    """The powers of ten that enclose all values, at least one decade apart."""
+    found = list(values)
+    low = math.floor(math.log10(min(found)) + 1e-9)
+    high = math.ceil(math.log10(max(found)) - 1e-9)
+    return 10.0**low, 10.0 ** max(high, low + 1)
+
+
+def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
+    """The range of values, and some air at both ends."""
+    found = [float(v) for v in values]
+    margin = share * (max(found) - min(found) or 1.0)
+    return min(found) - margin, max(found) + margin
+
+
+def extent(figures: Iterable[Figure]) -> list[float]:
+    """All that is drawn of figures: each seed, and the ends of each standard deviation."""
+    return [v for f in figures for s in (-1, 1) for v in (*f["values"], f["mean"] + s * _sd(f))]
+
+
+def _sd(figure: Figure) -> float:
+    return figure["sd"] or 0.0
+
+
+def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
+    """ "1.23 ± 0.04", or the mean alone where there is one seed; no minus before 0."""
+    text = f"{figure['mean']:{sign}z.{decimals}f}"
+    return text if figure["sd"] is None else f"{text} ± {figure['sd']:.{decimals}f}"
+
+
+def general(value: float) -> str:
+    return f"{value:g}"
+
+
+def short(value: float) -> str:
+    """A number as a tick says it: 0.01, 30, 1,024, 10 k."""
+    if value < 1000:
+        return f"{value:g}"
+    return f"{value:,.0f}" if value % 1000 else si(value, "").strip()
+
+
+# Axes.
+
+
+def x_axis(
+    svg: Svg, x: Scale, bottom: float, label: str = "", *, top: float | None = None,
+    ticks: Sequence[float] | None = None, form: Form = general, zero: bool = False,
+) -> None:  # fmt: skip
+    """Values below, the axis' name under them; with top: lines up to there. zero: 0 stands out."""
+    for value in x.ticks() if ticks is None else ticks:
+        at, end = x(value), bottom + 4 if top is None else top
+        svg.line(at, bottom, at, end, width=1 if top is None else 0.5)
+        svg.text(at, bottom + 17, form(value), anchor="middle", fill=MUTED)
+    if zero:
+        svg.line(x(0), bottom, x(0), bottom if top is None else top, stroke=INK, width=1.5)
+    if label:
+        svg.text((x.start + x.end) / 2, bottom + 36, label, anchor="middle")
+
+
+def y_axis(
+    svg: Svg, y: Scale, left: float, right: float, label: str = "", *,
+    ticks: Sequence[float] | None = None, form: Form = general, above: bool = False,
+) -> None:  # fmt: skip
+    """Lines across with their values on the left. The name stands upright beside them or above,
+    where one of any length has room."""
+    for value in y.ticks() if ticks is None else ticks:
+        svg.line(left, y(value), right, y(value), width=0.5)
+        svg.text(left - 6, y(value) + 4, form(value), anchor="end", fill=MUTED)
+    if above:
+        svg.text(left - 44, y.end - 12, label)
+    elif label:
+        svg.text(left - 42, (y.start + y.end) / 2, label, anchor="middle", rotate=-90)
+
+
+def axes(
+    svg: Svg, x: Scale, y: Scale, *, x_label: str = "", y_label: str = "",
+    x_ticks: Sequence[float] | None = None, y_ticks: Sequence[float] | None = None,
+    x_form: Form = general, y_form: Form = general, above: bool = False, lines: bool = False,
+) -> None:  # fmt: skip
+    """The frame of a plot, units in the names; lines: upright ones too."""
+    y_axis(svg, y, x.start, x.end, y_label, ticks=y_ticks, form=y_form, above=above)
+    top = y.end if lines else None
+    x_axis(svg, x, y.start, x_label, top=top, ticks=x_ticks, form=x_form)
+    svg.line(x.start, y.start, x.end, y.start)
+
+
+# Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
+
+
+@dataclass(frozen=True)
+class Key:
+    """How one series is drawn, and its name in the legend. mark: a shape of `mark`, on the line or
+    alone where width is 0; "box": an area."""
+
+    name: str
+    colour: str
+    dash: str = ""
+    mark: str = ""
+    width: float = 2.0
+    hatched: bool = False
+    bold: bool = False
+
+
+def mark(
+    svg: Svg, shape: str, x: float, y: float, colour: str, size: float = 4, stroke: str = "none"
+) -> None:
+    """A circle, ring, square, diamond or cross around a point; size: half its width."""
+    if shape in ("circle", "ring"):
+        ring = shape == "ring"
+        svg.circle(x, y, size, "none" if ring else colour, stroke=colour if ring else stroke)
+    elif shape == "square":
+        svg.rect(x - size, y - size, 2 * size, 2 * size, colour, stroke=stroke)
+    elif shape == "diamond":
+        svg.polygon([(x, y - size), (x + size, y), (x, y + size), (x - size, y)], fill=colour)
+    else:
+        for side in (-size, size):
+            svg.line(x - size, y - side, x + size, y + side, stroke=colour, width=size / 2.5)
+
+
+def curve(
+    svg: Svg, x: Scale, y: Scale, values: Iterable[tuple[float, float]], key: Key,
+    *, opacity: float = 1,
+) -> list[tuple[float, float]]:  # fmt: skip
+    """A line through (x, y) values, which skips NaN; returns its points in pixels."""
+    points = [(x(a), y(b)) for a, b in values if not math.isnan(b)]
+    if len(points) == 1:  # one point is no line
+        svg.circle(*points[0], 2.4, key.colour)
+    elif points:
+        svg.polyline(points, stroke=key.colour, width=key.width, dash=key.dash, opacity=opacity)
+    return points
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over the last `width` values: the loss of one batch is noisy."""
+    total = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - max(width, 1), 0)
+    return (total[end] - total[start]) / (end - start)
+
+
+def legend(
+    svg: Svg, x: float, y: float, keys: Iterable[Key], *, down: float = 0, across: float = 0,
+    fill: str = INK,
+) -> None:  # fmt: skip
+    """Each key's sample and name: below each other in steps of `down`, or beside each other, in
+    steps of `across` or as wide as they are."""
+    for key in keys:
+        sample = 0 if key.mark and (key.mark == "box" or not key.width) else 26
+        if sample:
+            svg.line(x, y - 4, x + sample, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
+        if key.mark == "box":
+            edge = INK if key.colour == "none" else "none"
+            area(svg, x, y - 10, 12, 12, key.colour, hatched=key.hatched, stroke=edge)
+        elif key.mark:
+            mark(svg, key.mark, x + (sample / 2 or 6), y - 4, key.colour, 4)
+        svg.text(x + (sample or 12) + 6, y, key.name, bold=key.bold, fill=fill)
+        if down:
+            y += down
+        else:
+            wide = text_width(key.name, 12 + key.bold)
+            x += across or (sample or 12) + 22 + 0.93 * wide
+
+
+def area(
+    svg: Svg, x: float, y: float, width: float, height: float, colour: str, *,
+    hatched: bool = False, tip: str = "", stroke: str = "none",
+) -> None:  # fmt: skip
+    svg.rect(x, y, width, height, colour, tip=tip, stroke=stroke)
+    if hatched and width > 0.5:
+        svg.hatch(x, y, width, height, colour)
+
+
+def expert_area(
+    svg: Svg, x: float, y: float, width: float, height: float, expert: int, tip: str = "",
+) -> None:  # fmt: skip
+    """A rectangle in an expert's colour, hatched where the colours come again."""
+    colour = expert_colour(expert)
+    area(svg, x, y, width, height, colour, hatched=expert >= len(OKABE_ITO), tip=tip)
+
+
+def box(
+    svg: Svg, x: float, y: float, width: float, height: float, colour: str, text: str, *,
+    size: float = SMALLEST, bold: bool = False, mono: bool = False, radius: float = 0,
+    stroke: str = "none", tip: str = "", ink: str = "",
+) -> None:  # fmt: skip
+    """A rectangle with its text in the middle, in the ink that reads on it."""
+    svg.rect(x, y, width, height, colour, radius=radius, stroke=stroke, tip=tip)
+    ink = ink or (INK if colour == "none" else ink_on(colour))
+    middle, base = x + width / 2, y + height / 2 + 0.37 * size
+    svg.text(middle, base, text, size=size, anchor="middle", bold=bold, mono=mono, fill=ink)
+
+
+def heat_bar(
+    svg: Svg, x: float, y: float, width: float, height: float, low: str, high: str
+) -> None:
+    """What heat means: lying from low to high, or upright with high on top."""
+    shares = np.linspace(0, 1, 40)
+    if width > height:
+        svg.heat(x, y, width, height, shares[None])
+        svg.text(x - 6, y + height - 1, low, anchor="end", fill=MUTED)
+        svg.text(x + width + 6, y + height - 1, high, fill=MUTED)
+    else:
+        svg.heat(x, y, width, height, shares[::-1, None])
+        svg.text(x + width + 6, y + height, low)
+        svg.text(x + width + 6, y + 11, high)
+
+
+def dots(svg: Svg, x: Scale, y: float, figure: Figure, colour: str, shape: str = "circle") -> None:
+    """A figure over seeds: a tick a seed, one standard deviation as a bar, a mark at the mean."""
+    low, high = (min(max(x(figure["mean"] + s * _sd(figure)), x.start), x.end) for s in (-1, 1))
+    svg.rect(low, y - 6, high - low, 12, colour, opacity=0.3)
+    for value in figure["values"]:
+        svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
+    mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
+
+
+# Text.
+
+
+def heading(svg: Svg, title: str, note: str = "", x: float = 0) -> None:
+    svg.text(x, 16, title, size=14, bold=True)
+    if note:
+        svg.text(x, 36, note, fill=MUTED)
+
+
+def paragraph(
+    svg: Svg, x: float, y: float, lines: Iterable[str], step: float = 18, **style: Any
+) -> None:
+    for i, line in enumerate(lines):
+        svg.text(x, y + step * i, line, **style)
+
+
+def stages(svg: Svg, width: float, names: Sequence[str], here: str, first: int = 1) -> None:
+    """The stations of a way, numbered from `first`, with the present one filled."""
+    pitch = width / len(names)
+    for i, name in enumerate(names):
+        colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
+        box(svg, i * pitch + 2, 4, pitch - 16, 28, colour, f"{i + first} {name}", size=13,
+            bold=name == here, radius=6, stroke=edge)  # fmt: skip
+        if i < len(names) - 1:
+            svg.text((i + 1) * pitch - 7, 23, "→", anchor="middle", fill=MUTED)
+
+
+def flow(
+    widths: Sequence[float], room: float, line_height: float, breaks: Collection[int] = ()
+) -> tuple[list[tuple[float, float]], float]:
+    """Where boxes of these widths stand, left to right and line by line: (x, y) of each, and the
+    height of all. breaks: which of them begin a new line in any case."""
+    places, x, y = [], 0.0, 0.0
+    for i, width in enumerate(widths):
+        if x and (x + width > room or i in breaks):
+            x, y = 0.0, y + line_height
+        places.append((x, y))
+        x += width + 3
+    return places, y + line_height
+
+
+def about(recorded: dict[str, Any], figure: Figure) -> str:
+    """Of how many seeds and steps a recorded experiment is, where and when it ran."""
+    seeds, made = len(figure["values"]), recorded["provenance"]
+    words = [f"{seeds} seeds", f"{recorded['steps']} steps", made.get("device"), made.get("date")]
+    return " · ".join(filter(None, words))

@@ -1,0 +1,517 @@
+"""What every picture is tested on: recorded runs, and small inputs with known answers."""
+
+import json
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from moeviz.costs import CLAIMS, MODELS
+from moeviz.experiments.cures import ARMS
+from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
+from moeviz.experiments.seats import seated, synthetic, visit_chances
+from moeviz.host import data_path
+from moeviz.panels import hardware_choice as offered
+from moeviz.pictures.costs.cache_ladder import cache_ladder
+from moeviz.pictures.costs.claims import claims, ladder
+from moeviz.pictures.costs.decode_batch import decode_batch
+from moeviz.pictures.costs.exchange import exchange
+from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
+from moeviz.pictures.costs.model_anatomy import model_anatomy
+from moeviz.pictures.costs.model_map import model_map, points
+from moeviz.pictures.costs.offloading import LINKS, offloading
+from moeviz.pictures.costs.training_cost import COMPARED, training_cost
+from moeviz.pictures.kernels.contenders import contenders
+from moeviz.pictures.kernels.dispatch import dispatch
+from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline
+from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
+from moeviz.pictures.routing.capacity import by_place, changed
+from moeviz.pictures.routing.inside_layer import STAGES, anatomy
+from moeviz.pictures.routing.limits import leak, limits
+from moeviz.pictures.routing.routers import compare, overview
+from moeviz.pictures.routing.seats import seats
+from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.cures import cures
+from moeviz.pictures.training.published import published
+from moeviz.pictures.training.race import AXES, race
+from moeviz.pictures.training.seeds import race_seeds
+from moeviz.pictures.training.standings import standings
+from moeviz.records.dispatch import DispatchTrace
+from moeviz.records.routes import Anatomy, Decision, Trace
+from moeviz.records.runs import Curve, Snapshot, load_snapshots
+from moeviz.routing import Capacity
+
+NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
+STATE = 'route_text?text=%3Cb%3E&a="<x>"'
+PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
+LONG = tuple(f"tok{i}" for i in range(120))
+
+
+def recorded_json(name):
+    return json.loads(data_path("runs", f"{name}.json").read_text("utf-8"))
+
+
+# Whole numbers, so that no generator stands between a picture and another machine.
+
+
+def wave(*shape):
+    size = int(np.prod(shape))
+    return ((np.arange(size) * 7 + 3) % 11 + 1).reshape(shape).astype(np.float32)
+
+
+def figure(*values):
+    """As experiments record a figure: mean, standard deviation, values over seeds."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
+
+
+def routed(num_tokens, num_layers, num_experts, top_k):
+    score_TLE = wave(num_tokens, num_layers, num_experts)
+    score_TLE = score_TLE / score_TLE.sum(-1, keepdims=True)
+    expert_TLK = np.argsort(-score_TLE, axis=-1, kind="stable")[..., :top_k].astype(np.int16)
+    best_TLK = np.take_along_axis(score_TLE, expert_TLK.astype(np.int64), -1)
+    return score_TLE, expert_TLK, best_TLK / best_TLK.sum(-1, keepdims=True)
+
+
+def make_trace(tokens=NASTY, num_experts=4, top_k=2, num_layers=2):
+    score, expert, weight = routed(len(tokens), num_layers, num_experts, top_k)
+    return Trace(tuple(tokens), expert, weight, score, tuple(range(1, num_layers + 1)))
+
+
+def make_anatomy(tokens=NASTY, num_experts=4, top_k=2, weighting="renormalise"):
+    score, expert, weight = (a[:, 0] for a in routed(len(tokens), 1, num_experts, top_k))
+    if weighting == "raw":
+        weight = np.take_along_axis(score, expert.astype(np.int64), 1)
+    order = np.argsort(expert.ravel(), kind="stable")
+    row_expert, row_weight = expert.ravel()[order].astype(np.int32), weight.ravel()[order]
+    row_token = (order // top_k).astype(np.int32)
+    row_output = wave(len(order), 6) / 6 - 1
+    y = np.zeros((len(tokens), 6), dtype=np.float32)
+    np.add.at(y, row_token, row_weight[:, None] * row_output)
+    return Anatomy(
+        text="".join(tokens), tokens=tuple(tokens), layer=1, model_layers=(0, 1),
+        weighting=weighting, x=wave(len(tokens), 6), logits=score * 9 - 3, score=score,
+        expert=expert, weight=weight, row_token=row_token, row_expert=row_expert,
+        row_weight=row_weight, row_output=row_output, y=y,
+        offsets=np.searchsorted(row_expert, np.arange(num_experts + 1)).astype(np.int32),
+    )  # fmt: skip
+
+
+def learner(label, points=12, num_experts=0, *, every=4, seconds=0.5, ahead=0.0, seed=0):
+    step = np.arange(1, points + 1, dtype=np.float64)
+    load = wave(points, 2 if num_experts else 0, num_experts)
+    load = load / load.sum(-1, keepdims=True) if num_experts else load
+    loss = 2 + 5 / step - ahead
+    measured = (step % every == 0) if every else np.zeros(points, dtype=bool)
+    curve = Curve(
+        step=step, seconds=step * seconds, flops=step * 2e9, loss=loss, load=load,
+        validation=np.where(measured, loss + 0.125, np.nan),
+    )  # fmt: skip
+    return Snapshot(
+        label=label, step=points, total_steps=600, seconds=points * seconds,
+        tokens_per_second=1000 / seconds, parameters=2_000_000, active_parameters=500_000,
+        curve=curve, meta={"train": {"seed": seed}},
+    )  # fmt: skip
+
+
+def pair(**changes):
+    sparse = learner("MoE", num_experts=8, seconds=0.75, ahead=0.25, **changes)
+    return [learner('dense <b>&"', **changes), sparse]
+
+
+def seeds(count=3):
+    found = []
+    for n in range(count):
+        found += [learner("dense", seed=n), learner("MoE", 12, 8, ahead=0.25 * (n - 1), seed=n)]
+    return found
+
+
+def make_run(
+    label="nothing <&>", points=300, total=300, experts=16, collapse_at=60, router="token_choice"
+):
+    """Expert 3 of layer 1 takes over from a step on; layer 0 stays nearly even."""
+    step = np.arange(1, points + 1, dtype=np.float64)
+    load = (np.arange(points * 2 * experts) * 7 % 11 + 5.0).reshape(points, 2, experts)
+    load[step > collapse_at, 1] = 0.05
+    load[step > collapse_at, 1, min(3, experts - 1)] = 30.0
+    curve = Curve(
+        step=step, seconds=step / 8, flops=step * 1e9, loss=3 + 5 / step,
+        load=load / load.sum(-1, keepdims=True),
+        validation=np.where(step % 25 == 0, 3.125 + 5 / step, np.nan),
+        entropy=np.stack([1 - step / 4096, 1 - step / 512], 1),
+    )  # fmt: skip
+    meta = {
+        "model": {"moe": {"top_k": 1, "router": router}},
+        "train": {"batch_size": 16, "seq_len": 64, "seed": 0},
+    }
+    return Snapshot(label, points, total, points / 8, 8192.0, 10**6, 10**5, curve, meta)
+
+
+RUN = make_run()
+
+
+def summary_of_cures(count=5):
+    """Recorded figures with known answers: balance and loss have nothing to do with each other."""
+    arms = {}
+    for n, name in enumerate(ARMS):
+        violation = {"nothing": 12.0, "z-loss 0.001": 13.0, "noise 1": 9.0, "expert choice": 0.0}
+        base = violation.get(name, 0.5 + 0.125 * n)
+        fell = {"nothing": count, "z-loss 0.001": count, "noise 1": 3, "shared expert": 1}
+        gap = [0.0 if name == "nothing" else 0.015625 * n * (-1) ** s for s in range(count)]
+        if name == "hash":
+            gap = [-0.125 - 0.015625 * s for s in range(count)]
+        elif name == "sign bias":
+            gap = [0.0625 + 0.015625 * s for s in range(count)]
+        arms[name] = {
+            "runs": count,
+            "collapsed": min(fell.get(name, 0), count),
+            "max_violation": figure(*(base + 0.0625 * s * (base > 0) for s in range(count))),
+            "dead_experts": figure(*[13.0 if base > 8 else 0.0] * count),
+            "effective_experts": figure(*[1.5 if base > 8 else 14.0] * count),
+            "domain_information": figure(*(0.25 + 0.03125 * s - 0.01 * n for s in range(count))),
+            "validation_loss": figure(*(3.5 + g for g in gap)),
+            "loss_minus_nothing": figure(*gap),
+        }
+    return {"provenance": PROVENANCE, "steps": 300, "arms": arms}
+
+
+def arm(*minus_dense, causal=True, substitute="", rate=5.0):
+    """One router as experiment routers writes it."""
+    return {
+        "validation_loss": figure(*(3 + v for v in minus_dense)),
+        "loss_minus_dense": figure(*minus_dense), "max_violation": figure(0.5, 0.7),
+        "dead_experts": figure(1, 2), "drop_rate": figure(0.1, 0.3), "steps_per_second": rate,
+        "causal": causal, "substitute": substitute, "experts": 16,
+    }  # fmt: skip
+
+
+def trained_routers(**arms):
+    dense = {k: v for k, v in arm(0.0, 0.0, rate=10.0).items() if k not in ("causal", "experts")}
+    return {"provenance": PROVENANCE, "steps": 7, "arms": {"dense": dense, **arms}}
+
+
+def capacity_runs(count=3, worth=0.05):
+    """As experiment capacity writes it: factor 0.5 costs, factor 2 does not."""
+    noise = [0.002 * (-1) ** s for s in range(count)]
+    cost = {"no limit": 0.0, "factor 2": 0.0, "factor 1": 0.01, "factor 1, by probability": 0.01}
+    cost |= {"factor 1, batch prioritised": 0.004, "factor 0.5": 0.08}
+    arms = {}
+    for name, c in cost.items():
+        own = [0.0] * count if name == "no limit" else noise
+        arms[name] = {
+            "validation_loss": figure(*(3 + c + n for n in own)),
+            "validation_loss_limited": figure(*(3 + 2 * c + n for n in own)),
+            "validation_loss_minus_no_limit": figure(*(c + n for n in own)),
+            "validation_loss_limited_minus_no_limit": figure(*(2 * c + n for n in own)),
+            "drop_rate": figure(*([c] * count)),
+        }
+    leaks = {}
+    for name, w in (("token choice", 0.0), ("pool of one sequence", worth)):
+        leaks[name] = {
+            "loss_with_later_tokens": figure(*(3 - w + n for n in noise)),
+            "loss_from_prefixes": figure(*(3 + w + n for n in noise)),
+            "worth_of_later_tokens": figure(*([2 * w] * count)),
+        }
+    return {"provenance": PROVENANCE, "steps": 300, "limits": arms, "leaks": leaks}
+
+
+def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes):
+    """Token t visits experts t, t + 3, ... with falling weights."""
+    weight = np.zeros((len(tokens), num_experts), dtype=np.float32)
+    for t in range(len(tokens)):
+        for k in range(top_k):
+            weight[t, (t + 3 * k) % num_experts] = 0.75 / (k + 1)
+    visits = weight > 0
+    load = visits.sum(0).astype(np.int64)
+    fields = dict(
+        label=label, tokens=tuple(tokens), score=np.full_like(weight, 1 / num_experts),
+        weight=weight, visits=visits, dropped=np.zeros_like(visits),
+        leaks=np.zeros(len(tokens), dtype=bool), load=load, demand=load, places=None, causal=True,
+        soft=False, meta={"top_k": top_k, "training": True, "substitute": "", "learned": 512},
+    )  # fmt: skip
+    return Decision(**{**fields, **changes})
+
+
+def limited(label="Switch", tokens=NASTY):
+    """The second half finds no slot, and looks ahead."""
+    whole = make_decision(label, tokens, top_k=1)
+    late = np.arange(len(tokens)) >= len(tokens) // 2
+    dropped = whole.visits & late[:, None]
+    visits = whole.visits & ~dropped
+    return make_decision(
+        label, tokens, top_k=1, visits=visits, dropped=dropped, weight=whole.weight * visits,
+        load=visits.sum(0), demand=whole.load, places=1, leaks=late, causal=False,
+    )  # fmt: skip
+
+
+def mixture(label="Soft MoE", tokens=NASTY):
+    weight = np.full((len(tokens), 8), 0.125, dtype=np.float32)
+    leaks = np.ones(len(tokens), dtype=bool)
+    changes = dict(weight=weight, visits=weight > 0, soft=True, causal=False, leaks=leaks)
+    return make_decision(label, tokens, **changes)
+
+
+RULES = ["each token takes its K best experts", 'a <b> & "rule"', "c " * 60, "d"]
+
+
+def four(tokens=LONG[:40]):
+    dense = make_decision("Dense <i>", tokens, top_k=8)
+    return [make_decision(tokens=tokens), limited(tokens=tokens), mixture(tokens=tokens), dense]
+
+
+def slots_by_hand(tokens=NASTY, **changes):
+    """8 tokens, 2 experts, K = 2: token 7 gets nothing, token 6 half."""
+    asked = [(t % 2, t, 0) for t in range(8)] + [(1 - t % 2, t, 1) for t in range(8)]
+    lost = [(1, 7, 0), (0, 7, 1), (1, 6, 1)]
+    placed = [row for row in asked if row not in lost]
+    visits, dropped = np.zeros((8, 2), bool), np.zeros((8, 2), bool)
+    for rows, marks in ((placed, visits), (lost, dropped)):
+        for e, t, _ in rows:
+            marks[t, e] = True
+    meta = {
+        "top_k": 2, "factor": 1.0, "priority": "position", "overflow": "drop", "pool": "batch",
+        "own": False, "part": [0] * 8, "placed": sorted(placed), "lost": lost, "visits": [1.0, 1.0],
+    }  # fmt: skip
+    fields = dict(
+        score=np.full((8, 2), 0.5, np.float32), weight=visits * np.float32(0.5), visits=visits,
+        dropped=dropped, load=visits.sum(0), demand=np.array([8, 8]), places=8, meta=meta,
+    )  # fmt: skip
+    return make_decision(**{"label": "", "tokens": tokens, **fields, **changes})
+
+
+def placed_batch(num_tokens=64, top_k=1, **capacity):
+    """A synthetic batch, placed by the real rule."""
+    limit = Capacity(**{"factor": 1.25, **capacity}) if capacity.get("factor", 1) else None
+    tokens, visits = synthetic(num_tokens, skew=1.0), visit_chances(1.0, top_k)
+    return seated(tokens, top_k=top_k, capacity=limit, visits=visits)
+
+
+def dispatch_by_hand():
+    """Three tokens, two experts, K = 1: expert 1, 0, 1. Worked out on paper."""
+    arrays = {
+        "expert": [[1], [0], [1]], "count": [[1, 1], [0, 1]], "before": [[0, 0], [1, 1]],
+        "total": [1, 2], "order": [1, 0, 2], "rank": [1, 0, 2], "row_expert": [0, 1, 1],
+        "slot": [0, 0, 1], "offsets": [0, 1, 3], "tile_expert": [0, 1, -1], "tile_row": [0, 1, -1],
+    }  # fmt: skip
+    return DispatchTrace(
+        tokens=("<b>", "a & b", "x" * 50), weight=np.array([[0.5], [1.0], [0.25]], np.float32),
+        **{name: np.array(values, np.int32) for name, values in arrays.items()},
+        x=np.ones((3, 4), np.float32), hidden=np.ones((3, 2), np.float32),
+        rows=np.ones((3, 4), np.float32), y=np.ones((3, 4), np.float32),
+        sort_block=2, tile_block=4, gemm_block=16, error=1.6e-7,
+        meta={"where": "Triton's interpreter"},
+    )  # fmt: skip
+
+
+# One line a picture and input: name -> what draws it.
+
+LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
+GPU = {"name": "A GPU", "dtype": "bfloat16", "copy_gb_per_s": 4300.0, "matmul_tflops": 780.0}
+CPU = {"name": "A machine", "dtype": "float32", "copy_gb_per_s": 10.0, "matmul_tflops": 0.1}
+V3 = MODELS["DeepSeek-V3 / R1"]
+COUNTED = [m for m in MODELS.values() if m.architecture is not None]
+BILL = dict(
+    chosen=V3.name, tokens=14.8e12, device="H800 SXM", mfu=0.39, usd_per_hour=2, watts=700, pue=1.1
+)
+FIT = dict(
+    model_name="gpt-oss-120b", device_name="H100 SXM", devices=1, plan="mxfp4_experts",
+    context=32768, batch=8,
+)  # fmt: skip
+STEP = dict(
+    model_name=V3.name, device_name="H200 SXM", devices=32, plan="fp8_block", context=4096, batch=64
+)
+SEND = dict(
+    model_name=V3.name, nodes=8, devices_per_node=8, tokens=128, copies="expert", node_limit=0,
+    fp8=False,
+)  # fmt: skip
+LINK = dict(model_name="Mixtral 8x7B", device_name="T4", plan="int4", link="pcie3", hit=0)
+REACHED = [Reached(f"T = {t}", all_experts(t, LAYER, 4).intensity, 3e9) for t in (1, 16)]
+TRACES = {
+    name: DispatchTrace.load_file(data_path("traces", f"{name}.safetensors"))
+    for name in ("dispatch", "dispatch_zipf")
+}
+BENCHED = json.loads(
+    (Path(__file__).parents[2] / "benchmarks" / "results" / "layer_cpu.json").read_text()
+)["cases"]
+
+
+def evil_case():
+    """A recorded contest with a contender that never ran."""
+    case = recorded_json("kernels")["cases"][-1]
+    case["contenders"]["<evil>"] = {"not_run": "<b>why</b>"}
+    return case
+
+
+def _routing():
+    trace = Trace.load_file(data_path("traces", "start_here.safetensors"))
+    layer = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
+    shown = list(recorded_decisions()[0].values())
+    yield "recorded strip", partial(token_strip, trace, 0)
+    yield "recorded matrix", partial(routing_matrix, trace, 1)
+    yield "recorded load", partial(load_bars, trace.load(), trace.layers)
+    for stage in STAGES:
+        yield f"recorded layer, {stage}", partial(anatomy, layer, stage)
+    yield "recorded routers", partial(compare, shown[:3], RULES[:3], heading="Recorded")
+    yield "all recorded routers", partial(overview, shown, heading="Recorded")
+    for name in ("seats", "seats_zipf"):
+        decision = Decision.load_file(data_path("traces", f"{name}.safetensors"))
+        yield f"recorded {name}", partial(seats, decision)
+    for name, options in {
+        "": {}, " of 40 experts": dict(tokens=LONG, num_experts=40), " of 1 token": {"tokens": "a"},
+        " of 1 expert": dict(num_experts=1, top_k=1), " of no tokens": {"tokens": ()},
+    }.items():  # fmt: skip
+        trace = make_trace(**options)
+        yield f"strip{name}", partial(token_strip, trace, 0)
+        yield f"matrix{name}", partial(routing_matrix, trace, 1)
+        yield f"load{name}", partial(load_bars, trace.load(), (1, 2))
+    for name, options in {
+        "8 tokens": {}, "raw weights": {"weighting": "raw"}, "20 tokens": {"tokens": LONG[:20]},
+        "1 token": {"tokens": "a"}, "1 expert": {"num_experts": 1, "top_k": 1},
+        "32 experts": {"tokens": LONG[:20], "num_experts": 32, "top_k": 4},
+    }.items():  # fmt: skip
+        for stage in STAGES:
+            yield f"layer of {name}, {stage}", partial(anatomy, make_anatomy(**options), stage)
+    for name, decision in {
+        "by hand": slots_by_hand(), "two parts": placed_batch(pool="sequence"),
+        "K = 4": placed_batch(128, 4, factor=0.5), "wide": placed_batch(128, 4, factor=4.0),
+        "few": placed_batch(16), "padded": placed_batch(overflow="pad"),
+        "no limit": placed_batch(factor=None), "one token": placed_batch(1),
+        "looks ahead": placed_batch(top_k=2, priority="batch"), "512": placed_batch(512, 2),
+    }.items():  # fmt: skip
+        yield f"slots, {name}", partial(seats, decision)
+    yield "by place", partial(by_place, {"a": np.array([0.0, 0.5]), "b <": np.zeros(2)})
+    yield "changed", partial(changed, slots_by_hand((*NASTY[:7], "y")), slots_by_hand(label="<r>"))
+    for name, runs in {"": capacity_runs(), " of one seed": capacity_runs(1),
+                       ", recorded": recorded_json("capacity")}.items():  # fmt: skip
+        yield f"limits{name}", partial(limits, runs)
+        yield f"leak{name}", partial(leak, runs)
+    nobody = make_decision("B", visits=np.zeros((8, 8), bool), load=np.zeros(8, np.int64))
+    for name, decisions in {
+        "two": [make_decision(), limited()], "three": [limited(), mixture(), make_decision()],
+        "four": four(), "one token": [make_decision(tokens="a"), limited(tokens="a")],
+        "12 experts": [make_decision(num_experts=12), make_decision("B", num_experts=12)],
+        "nobody served": [make_decision(), nobody],
+    }.items():  # fmt: skip
+        rules = RULES[: len(decisions)]
+        yield f"routers, {name}", partial(compare, decisions, rules, heading="A <t>", note="<n> &")
+    yield "all routers", partial(overview, four(NASTY), heading="All of <them>")
+
+
+def _training():
+    runs, _ = load_snapshots(data_path("runs", "race.safetensors"))
+    arms, _ = load_snapshots(data_path("runs", "collapse.safetensors"))
+    for axis in AXES:
+        yield f"recorded race by {axis}", partial(race, runs[:2], axis)
+        yield f"race by {axis}", partial(race, pair(), axis, note="<i>")
+    yield "recorded seeds", partial(race_seeds, runs, recorded_json("race")["provenance"])
+    yield "recorded collapse", partial(collapse, arms[0], 1)
+    yield "recorded collapse beside", partial(collapse, arms[1], 0, before=arms[0])
+    yield "recorded cures", partial(cures, recorded_json("collapse"))
+    yield "recorded standings", partial(standings, recorded_json("routers"))
+    yield "recorded published", partial(published, recorded_json("routers"))
+    many = [learner("dense", 400, every=1), learner("MoE", 400, 32, every=1)]
+    for name, learners in {
+        "of 400 points, 32 experts": many, "without points": pair(points=0),
+        "of one point": pair(points=1), "without validation": pair(every=0),
+        "of one learner": [learner("MoE", 12, 8)],
+        "with one behind": [learner("dense", 40), learner("MoE", 0, 8)],
+    }.items():  # fmt: skip
+        yield f"race {name}", partial(race, learners, "step")
+    yield "seeds", partial(race_seeds, seeds(), PROVENANCE)
+    yield "one seed", partial(race_seeds, seeds(1), PROVENANCE)
+    yield "a draw", partial(race_seeds, [learner("dense"), learner("MoE", 12, 8)], PROVENANCE)
+    killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
+    for name, options in {
+        "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),
+        "beside another": dict(run=make_run("now", 120), layer=1, before=RUN, killed=killed),
+        "before the first step": dict(run=RUN.at("step", 0), layer=1),
+        "at the first step": dict(run=RUN.at("step", 1), layer=1, before=RUN.at("step", 0)),
+        "of a hash": dict(run=make_run("hash", router="hash"), layer=1, before=RUN),
+        "of 4 experts": dict(run=make_run(experts=4), layer=1),
+        "of 1 expert": dict(run=make_run(experts=1), layer=1),
+        "of 64 experts": dict(run=make_run(experts=64, collapse_at=400), layer=1),
+        "of a long run": dict(run=make_run(points=390, total=2000), layer=1),
+    }.items():  # fmt: skip
+        yield f"collapse {name}", partial(collapse, **options)
+    yield "cures", partial(cures, summary_of_cures())
+    yield "cures of one seed", partial(cures, summary_of_cures(1))
+    some = dict(slow=arm(0.1, 0.3), peeks=arm(-0.4, -0.2, causal=False), plain=arm(-0.15, -0.05))
+    yield "standings", partial(standings, trained_routers(**some))
+    yield "standings of one seed", partial(standings, trained_routers(one=arm(0.5)))
+
+
+def _kernels():
+    for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
+        for step in range(trace.steps):
+            yield f"{name}, step {step}", partial(dispatch, trace, step)
+    for (tokens, experts), block in product([(1, 8), (1024, 64), (32768, 256)], BLOCKS):
+        name = f"padding of {tokens} tokens, {experts} experts, tiles of {block}"
+        options = dict(tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
+        yield name, partial(tile_waste, **options)
+    for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
+        name = f"roofline of {device and device['name']}, {tokens} tokens"
+        yield name, partial(roofline, device, LAYER, tokens, REACHED if device else ())
+    for i, case in enumerate([*recorded_json("kernels")["cases"], *BENCHED, evil_case()]):
+        yield f"contenders, case {i}", partial(contenders, case, where="here <i>")
+    yield "no contenders", partial(contenders, None, where="here")
+
+
+def _costs():
+    for model in COUNTED:
+        yield f"anatomy of {model.name}", partial(model_anatomy, [model, V3])
+    yield "anatomy of one", partial(model_anatomy, [V3])
+    for until, kind in product(range(2020, 2027), ["all", "ex_input_embedding", "ex_embeddings"]):
+        options = dict(chosen=V3.name, until=until, convention=kind)
+        yield f"map until {until}, {kind}", partial(model_map, **options)
+    for point in points():
+        yield f"map with {point.model.name}", partial(model_map, chosen=point.model.name)
+    for name, claim in CLAIMS.items():
+        yield f"claim {name}", partial(claims, name, {})
+        for assumption in claim.assumptions:
+            for end, value in zip("ab", (ladder(assumption)[i] for i in (0, -1)), strict=True):
+                options = {assumption.name: value}
+                yield f"claim {name}, {assumption.name} {end}", partial(claims, name, options)
+    for context, bits, batch in product([1024, 32768, 1048576], [16, 8, 4], [1, 256]):
+        options = dict(context=context, bits=bits, batch=batch)
+        yield f"caches of {batch} × {context} × {bits}", partial(cache_ladder, **options)
+    for name, tokens in product(COMPARED, [1e11, 14.8e12, 1e14]):
+        options = {**BILL, "chosen": name, "tokens": tokens}
+        yield f"bill of {name}, {tokens:g}", partial(training_cost, **options)
+    for options in (FIT, FIT | {"plan": "bf16"}, FIT | {"context": 131072}):
+        yield f"fit {len(str(options))}", partial(memory_fit, **options)
+    for options in (STEP, STEP | {"batch": 16384}, STEP | {"devices": 1}, STEP | {"plan": "int4"}):
+        yield (
+            f"step {options['plan']} {options['batch']} {options['devices']}",
+            partial(decode_batch, **options),
+        )
+    for copies, (nodes, limit, skew) in product(
+        ["expert", "device", "node"], [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
+    ):
+        options = SEND | dict(copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3)
+        yield f"send {copies} {nodes} {limit} {skew}", partial(exchange, **options)
+    for link, hit in product(LINKS, (0, 50, 100)):
+        yield f"link {link} {hit}", partial(offloading, **LINK | dict(link=link, hit=hit))
+
+
+CASES = {n: draw for room in (_routing, _training, _kernels, _costs) for n, draw in room()}
+
+
+def every_setting():
+    """All that the panels of 08_hardware let a learner choose; too many for a case each."""
+    chips = offered.DEVICES.values()
+    for name, chip, plan in product((*offered.DENSE, *offered.SPARSE), chips, PLANS):
+        for devices, context, batch in ((1, 512, 1), (8, 131072, 1024)):
+            yield partial(memory_fit, model_name=name, device_name=chip, devices=devices,
+                          plan=plan, context=context, batch=batch)  # fmt: skip
+    for name, chip in product(offered.SPARSE, chips):
+        for devices, plan, context, batch in (
+            (1, "int4", 512, 1), (64, "bf16", 131072, 16384), (16, "q4_k_m", 2048, 256),
+        ):  # fmt: skip
+            yield partial(decode_batch, model_name=name, device_name=chip, devices=devices,
+                          plan=plan, context=context, batch=batch)  # fmt: skip
+    for name, link, hit in product(offered.SPARSE, LINKS, (0, 37, 100)):
+        for chip, plan in (("T4", "bf16"), ("B200 SXM", "q4_k_m"), ("RTX 4090", "int4")):
+            yield partial(offloading, model_name=name, device_name=chip, plan=plan, link=link,
+                          hit=hit)  # fmt: skip

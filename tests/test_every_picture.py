@@ -1,0 +1,146 @@
+"""What holds for every picture: well-formed, named, legible, inside its frame, pure, with a twin.
+
+A new picture needs its file and a line in helpers/picture_cases.py; the first test asks for it.
+"""
+
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import moeviz.pictures
+from helpers.picture_cases import CASES, every_setting, make_trace
+from helpers.pictures import SVG, extent, parse, text_size, texts
+from moeviz.pictures.routing.tokens import token_strip
+from moeviz.pictures.static import png
+
+STATE = 'route_text?text=%3Cb%3E&a="<x>"'
+SHAPES = ("rect", "text", "line", "polyline", "polygon", "circle", "image")
+TAGS = {"svg", "title", "desc", "defs", "pattern", "g", *SHAPES}
+NUMBERS = ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height", "points")
+
+
+def test_every_public_picture_has_a_case():
+    drawn = {draw.func for draw in CASES.values()}
+    for module in pkgutil.walk_packages(moeviz.pictures.__path__, "moeviz.pictures."):
+        for name, function in inspect.getmembers(importlib.import_module(module.name)):
+            public = inspect.isfunction(function) and not name.startswith("_")
+            if public and function.__module__ == module.name:
+                returns = inspect.signature(function).return_annotation
+                assert returns != "Picture" or function in drawn, f"{module.name}.{name}"
+
+
+def check(draw):
+    picture = draw()
+    assert draw() == picture, "the same input, another picture"
+    root = parse(picture)
+    _is_named(root, picture)
+    _is_inside(root)
+    _has_a_twin(picture)
+    assert "nan" not in re.sub(r"base64,[\w+/=]+", "", picture.svg).lower().replace("nano", "")
+    assert len(picture.svg) < 200_000
+    assert 0 < sum(len(list(root.iter(SVG + shape))) for shape in SHAPES) <= 2200
+    return root
+
+
+def _is_named(root, picture):
+    assert root.tag == SVG + "svg" and root.get("role") == "img"
+    title, description = root.find(SVG + "title").text, root.find(SVG + "desc").text
+    assert title and description == picture.summary and picture.summary.endswith(".")
+    assert root.get("aria-label") == f"{title}. {picture.summary}"
+    # Text from a user never becomes a tag.
+    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= TAGS
+
+
+def _is_inside(root):
+    width, height = map(float, root.get("viewBox").split()[2:])
+    assert (float(root.get("width")), float(root.get("height"))) == (width, height)
+    for element in root.iter():
+        found = {
+            key: [float(v) for v in re.split("[ ,]", element.get(key))]
+            for key in NUMBERS
+            if element.get(key)
+        }
+        assert all(np.isfinite(values).all() for values in found.values()), element.attrib
+        points = found.pop("points", [])
+        across = [*points[::2], *(v for k in ("x", "x1", "x2", "cx") for v in found.get(k, []))]
+        down = [*points[1::2], *(v for k in ("y", "y1", "y2", "cy") for v in found.get(k, []))]
+        if element.tag in (SVG + "rect", SVG + "image"):
+            across += [x + w for x, w in zip(found.get("x", []), found["width"], strict=False)]
+            down += [y + h for y, h in zip(found.get("y", []), found["height"], strict=False)]
+        if element.tag.removeprefix(SVG) in SHAPES:
+            assert all(-1 <= v <= width + 1 for v in across), (element.text, element.attrib)
+            assert all(-1 <= v <= height + 1 for v in down), (element.text, element.attrib)
+        if element.tag == SVG + "text":
+            assert text_size(element) >= 12
+            if "transform" not in element.attrib:
+                left, right = extent(element)
+                assert left >= -8 and right <= width + 8, (element.text, left, right)
+
+
+def _has_a_twin(picture):
+    assert len(set(picture.columns)) == len(picture.columns)
+    assert all(len(row) == len(picture.columns) for row in picture.rows)
+    assert not {"nan", "None"} & {str(v) for row in picture.rows for v in row}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_picture(name):
+    check(CASES[name])
+
+
+def test_every_setting_of_the_hardware():
+    for draw in every_setting():
+        check(draw)
+
+
+def test_the_state_stands_on_the_root():
+    for draw in {draw.func: draw for draw in CASES.values()}.values():
+        if "state" in inspect.signature(draw.func).parameters:
+            picture = draw(state=STATE)
+            assert parse(picture).get("data-state") == STATE, draw.func
+
+
+@pytest.mark.parametrize("room", ["strip", "recorded race by step", "dispatch, step 9", "send node 4 2 0"])  # noqa: E501  # fmt: skip
+def test_a_picture_can_be_rasterised(room):
+    pytest.importorskip("resvg_py")
+    picture = CASES[room]()
+    image = Image.open(io.BytesIO(png(picture.svg)))
+    assert image.size == tuple(round(float(parse(picture).get(k))) for k in ("width", "height"))
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def digests():
+    return {n: hashlib.sha256(draw().svg.encode()).hexdigest() for n, draw in CASES.items()}
+
+
+def test_the_same_string_in_a_fresh_process():
+    """Another hash seed: the order of a set would show."""
+    code = f"import json, runpy; print(json.dumps(runpy.run_path({__file__!r})['digests']()))"
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": paths}
+    command = [sys.executable, "-P", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(run.stdout) == digests()
+
+
+def test_golden_string():
+    """Look at the change, then renew it with MOEVIZ_RENEW_GOLDEN=1 and `-k golden`."""
+    picture = token_strip(make_trace(("def", "·<x>", "⏎", "&"), 9, 2), 1)
+    found = picture.svg.replace("><", ">\n<") + "\n"
+    path = Path(__file__).parent / "golden" / "strip.svg"
+    if os.environ.get("MOEVIZ_RENEW_GOLDEN"):
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8")
+    assert "·<x>" in texts(parse(picture))
