@@ -156,7 +156,7 @@ class BaseRouter(nn.Module):
 
     def kill(self, expert: int) -> None:
         """Let an expert get no token from now on; ValueError where the rule has no place for it."""
-        raise ValueError(f"{type(self).__name__} {self.never_kills}: no expert can be taken away.")
+        raise ValueError(f"{type(self).__name__} {self.never_kills}: none can be taken away.")
 
     def _check(self, x_TD: Tensor, context: RouteContext) -> None:
         if x_TD.ndim != 2 or x_TD.shape[1] != self.d_model:
