@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.prose import prose
+from helpers.routers import every, inner, normal
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.ops import topk
@@ -19,9 +20,7 @@ from moeviz.routing.balance import (
     QuantileBias,
     SignBias,
     build_bias,
-    cv_squared,
 )
-from moeviz.routing.capacity import WithCapacity
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.trainer import TrainConfig, Trainer
@@ -29,14 +28,6 @@ from moeviz.training.trainer import TrainConfig, Trainer
 UNGATED = ("hash", "soft_moe", "mixture_of_tokens")
 GATED = tuple(name for name in ROUTERS if name not in UNGATED)
 VOCAB = 300
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def inner(made):
-    return made.router if isinstance(made, WithCapacity) else made
 
 
 def build(name, D=6, E=4, K=2, seed=0, **options):
@@ -60,10 +51,6 @@ def stats_of(demand, load=None, tokens=8, cut=None):
     load_E = demand_E if load is None else torch.tensor(load)
     zero = torch.zeros(())
     return RouterStats(load_E, demand_E, demand_E.float(), zero, tokens, cut=cut)
-
-
-def every(names):
-    return pytest.mark.parametrize("name", names)
 
 
 # --- rules between steps ---
@@ -135,30 +122,6 @@ def test_one_update_of_signs(demand, rate):
     assert torch.allclose(bias.bias_E - before, torch.tensor(want), atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
-@given(
-    E=st.integers(2, 6),
-    data=st.data(),
-    seed=st.integers(0, 10**4),
-    rate=st.sampled_from([1.0, 0.3]),
-)
-def test_one_update_of_quantiles_by_sorting(E, data, seed, rate):
-    K, T = data.draw(st.integers(1, E - 1)), data.draw(st.integers(1, 12))
-    bias = QuantileBias(E, rate)
-    bias.bias_E.copy_(normal(E, seed=seed))
-    before, scores_TE = bias.bias_E.clone(), normal(T, E, seed=seed + 1).sigmoid()
-    bias.update(stats_of([1] * E, cut=bias.cut(scores_TE, K)))
-    biased = [
-        [s + b for s, b in zip(row, before.tolist(), strict=True)] for row in scores_TE.tolist()
-    ]
-    bar = [sorted(row, reverse=True)[K] for row in biased]
-    rank = min(K * T // E, T - 1)
-    for e in range(E):
-        margin = sorted((row[e] - a for row, a in zip(biased, bar, strict=True)), reverse=True)
-        want = before[e] - rate * margin[rank]
-        assert bias.bias_E[e].item() == pytest.approx(want.item(), abs=1e-5)
-
-
 def test_of_two_experts_one_update_of_quantiles_is_enough():
     """Expert 0 is the favourite of most tokens; then, of half of them, give or take a tie."""
     scores_TE = (normal(101, 2) + torch.tensor([1.0, 0.0])).sigmoid()
@@ -209,34 +172,7 @@ def test_a_sequence_scope_asks_every_text_to_be_even():
     assert "balance" not in build("token_choice", scope="none")(normal(4, 6), context()).losses
 
 
-def test_the_strength_of_relu_follows_the_density():
-    made = build("remoe")
-    start = made.strength.item()
-    for load, factor in (([4, 4, 4, 4], 1), ([5, 4, 4, 4], 1.2), ([4, 4, 4, 3], 1 / 1.2)):
-        made.strength.fill_(start)
-        made.post_step(stats_of(load, tokens=8))  # K / E = 1/2: 16 of 32
-        assert made.strength.item() == pytest.approx(start * factor)
-
-
-def test_a_threshold_is_a_running_mean_of_the_last_token_taken():
-    made = build("expert_threshold", memory=0.75)
-    before, x_TD = made.threshold_E.clone(), normal(12, 6)
-    out = made(x_TD, context(True))
-    want = out.scores.detach().sort(0, descending=True).values[5]  # C = 2 * 12 / 4 = 6
-    assert torch.allclose(out.stats.cut, want)
-    made.post_step(out.stats)
-    assert torch.allclose(made.threshold_E, 0.75 * before + 0.25 * want)
-
-
 # --- losses ---
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0.015625, 1000, width=32), min_size=1, max_size=12))
-def test_cv_squared_is_numpys(values):
-    got = cv_squared(torch.tensor(values, dtype=torch.float64)).item()
-    want = 0.0 if len(values) == 1 else np.var(values, ddof=1) / np.mean(values) ** 2
-    assert got == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
 def even_logits(width, T, E):
@@ -312,52 +248,6 @@ def test_an_even_load_costs_one_or_nothing(name):
 
 def test_every_router_is_in_the_table_of_losses():
     assert EVEN.keys() == ROUTERS.keys()
-
-
-def test_losses_of_other_kinds_by_hand():
-    zeros_TE = torch.zeros(6, 4)
-    for name, options in (("token_choice", {}), ("expert_choice", {}), ("quantile_balanced", {})):
-        made = build(name, **options)
-        with torch.no_grad():
-            made.weight_ED.zero_()
-        got = made(normal(6, 6), context()).losses["z"].item()
-        assert got == pytest.approx(math.log(4) ** 2, rel=1e-6), name
-    # Information: 0 for tokens that are undecided, ln E where all are decided and even.
-    made = build("dense_mixture")
-    for logits_TE, information in ((zeros_TE, 0.0), (40 * torch.eye(4).repeat(2, 1)[:8], 4)):
-        made = build("dense_mixture", D=len(logits_TE))
-        with torch.no_grad():
-            made.weight_ED.copy_(logits_TE.T)
-        got = made(torch.eye(len(logits_TE)), context()).losses["information"].item()
-        assert got == pytest.approx(-0.01 * math.log(max(information, 1)), abs=1e-6)
-    # Depth: a coin's toss, 0.01 ln 2, where all depth scores are 0.
-    made = build("mixture_of_depths")
-    with torch.no_grad():
-        made.depth_D.zero_()
-    got = made(normal(6, 6), context(True)).losses["predictor"].item()
-    assert got == pytest.approx(0.01 * math.log(2), rel=1e-5)
-    # ReLU: lambda * sum_e (E count_e / K T) * mean_t weight_te.
-    made = build("remoe")
-    made.strength.fill_(0.25)
-    x_TD = normal(6, 6)
-    weight_TE = (x_TD @ made.weight_ED.T).relu()
-    want = 0.25 * (4 * (weight_TE > 0).sum(0) / (2 * 6) * weight_TE.mean(0)).sum()
-    assert made(x_TD, context()).losses["l1"].item() == pytest.approx(want.item(), rel=1e-5)
-
-
-def test_the_smooth_load_is_the_chance_of_being_chosen_again():
-    """Shazeer's load against drawing each expert's own noise again, many times."""
-    from moeviz.routing.noisy import chosen_probability
-
-    clean_TE, spread_TE = normal(1, 5), normal(1, 5, seed=1).exp()
-    noisy_TE = clean_TE + normal(1, 5, seed=2) * spread_TE
-    got_E = chosen_probability(clean_TE, noisy_TE, spread_TE, 2)[0]
-    draws = normal(20_000, seed=3)
-    for e in range(5):
-        again = noisy_TE.repeat(len(draws), 1)
-        again[:, e] = clean_TE[0, e] + draws * spread_TE[0, e]
-        share = (again.topk(2).indices == e).any(1).double().mean().item()
-        assert share == pytest.approx(got_E[e].item(), abs=0.012)
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])

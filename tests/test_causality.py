@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from helpers.routers import inner, normal
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
 from moeviz.routing import (
@@ -21,7 +22,6 @@ from moeviz.routing import (
     build_router,
     leaking_tokens,
 )
-from moeviz.routing.capacity import WithCapacity
 
 # What the literature says, written down here so that no router changes sides unnoticed.
 SUBSTITUTED = ("gshard", "st_moe", "base", "sinkhorn", "mixture_of_depths")
@@ -29,14 +29,6 @@ NEVER_CAUSAL = ("expert_choice", "soft_moe", "mixture_of_tokens", "sequence_leve
 CAUSAL = tuple(name for name in ROUTERS if name not in (*SUBSTITUTED, *NEVER_CAUSAL))
 VOCAB = 64
 PAPER_K = {"switch": 1, "base": 1, "hash": 1}
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def inner(made):
-    return made.router if isinstance(made, WithCapacity) else made
 
 
 def at_unit_scale(made, seed=0):

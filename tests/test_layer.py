@@ -6,16 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.routers import normal
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
 from moeviz.model.transformer import ModelConfig
 from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.watch.text import trace_text
 
 D, E, F, T = 12, 8, 16, 24
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def context(training=True):

@@ -147,7 +147,7 @@ def test_what_cannot_be_generated_is_refused():
     with pytest.raises(ValueError, match=r"Token ids must lie in 0\.\.\d+, the vocabulary, got -1"):
         model.generate(torch.tensor([1, -1]), 3)
     model.blocks[1].ffn.router.causal = False
-    with pytest.raises(ValueError, match="router 'token_choice' is not causal"):
+    with pytest.raises(ValueError, match="'token_choice' cannot generate: it is not causal"):
         model.generate(text(3), 3)
 
 

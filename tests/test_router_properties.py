@@ -13,12 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
+from helpers.routers import decision, every, inner, normal, visited
 from moeviz.model.experts import swiglu
 from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.ops import gather, gather_sum
 from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.routing.balance import sequence_balancing_loss
-from moeviz.routing.capacity import WithCapacity
 
 NAMES = tuple(ROUTERS)
 SOFT = ("soft_moe", "mixture_of_tokens")
@@ -26,10 +26,6 @@ DISCRETE = tuple(name for name in NAMES if name not in SOFT)
 MODES = (False, True)
 VOCAB = 40
 SKEWS = ("even", "zipf", "one", "tied", "huge")
-
-
-def normal(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def skewed(kind, T, E, seed=0, dtype=torch.float32):
@@ -45,10 +41,6 @@ def skewed(kind, T, E, seed=0, dtype=torch.float32):
     elif kind == "huge":
         logits_TE = logits_TE.sign() * 1e4 * torch.sigmoid(logits_TE)
     return logits_TE.to(dtype)
-
-
-def inner(made):
-    return made.router if isinstance(made, WithCapacity) else made
 
 
 def top_ks(name, E):
@@ -110,21 +102,6 @@ def tokens(logits_TE):
     return torch.eye(len(logits_TE), dtype=logits_TE.dtype)
 
 
-def decision(out):
-    """What is decided for each token, [T, anything]."""
-    if hasattr(out.plan, "dispatch"):
-        parts = (out.plan.by_token(v).flatten(1) for v in (out.plan.dispatch, out.plan.combine))
-        return torch.cat(list(parts), 1)
-    return out.plan.dense_weights()
-
-
-def visited(out):
-    """bool [T, E]: who visits whom, weight or none."""
-    visits_TE = torch.zeros(out.plan.num_tokens, out.plan.num_experts, dtype=torch.bool)
-    visits_TE[out.plan.token.long(), out.plan.expert.long()] = True
-    return visits_TE
-
-
 def same(a, b):
     """Two results equal to the last bit."""
     assert torch.equal(a.logits, b.logits) and torch.equal(a.scores, b.scores)
@@ -148,10 +125,6 @@ def cases(draw, name, skews=SKEWS, max_T=10, max_E=8, min_E=1):
 
 
 modes = pytest.mark.parametrize("training", MODES, ids=["eval", "train"])
-
-
-def every(names):
-    return pytest.mark.parametrize("name", names)
 
 
 few = settings(max_examples=6, deadline=None)
@@ -247,13 +220,14 @@ ORDERED = ("mixture_of_tokens", "hash")
 ORDERED_IN_TRAINING = (*ORDERED, "noisy_topk", "gshard", "switch", "st_moe")
 
 
-@modes
-@every([name for name in NAMES if name not in ORDERED])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, False) for name in NAMES if name not in ORDERED]
+    + [(name, True) for name in NAMES if name not in ORDERED_IN_TRAINING],
+)
 @few
 @given(data=st.data())
 def test_tokens_have_no_order(name, training, data):
-    if training and name in ORDERED_IN_TRAINING:
-        return
     skews = ("even", "zipf", "one")  # ties may go either way
     logits_TE, K = data.draw(cases(name, skews))
     T, E = logits_TE.shape
@@ -293,8 +267,15 @@ GROUPED = {  # routers for which the place of an expert in the list means someth
 }
 
 
-@modes
-@every([name for name in NAMES if GROUPED.get(name, {}) is not None])
+UNGROUPED = [name for name in NAMES if GROUPED.get(name, {}) is not None]
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, False) for name in UNGROUPED]
+    # Noise belongs to a place, not to an expert.
+    + [(name, True) for name in UNGROUPED if name != "noisy_topk"],
+)
 @few
 @given(data=st.data())
 def test_experts_have_no_order(name, training, data):
@@ -303,8 +284,6 @@ def test_experts_have_no_order(name, training, data):
     E = data.draw(st.integers(K, 7))
     T, seed = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 10**4))
     logits_TE = skewed(data.draw(st.sampled_from(["even", "zipf"])), T, E, seed, torch.float64)
-    if training and name == "noisy_topk":
-        return  # noise belongs to a place, not to an expert
     # A lone token has nothing to be weighed against: a transport is then all ties.
     assume(T > 1 or not (training and name == "sinkhorn"))
     options = GROUPED.get(name, {})
@@ -656,34 +635,6 @@ def test_of_equal_tokens_an_expert_takes_the_earlier():
 # --- groups ---
 
 
-@every(["deepseek_v2", "deepseek_v3"])
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_a_token_stays_within_its_groups(name, data):
-    groups, width = data.draw(st.sampled_from([(2, 2), (4, 2), (3, 3), (2, 4)]))
-    open_groups = data.draw(st.integers(1, groups))
-    K = data.draw(st.integers(1, open_groups * width))
-    kind, seed = data.draw(st.sampled_from(SKEWS)), data.draw(st.integers(0, 10**4))
-    logits_TE = skewed(kind, 6, groups * width, seed)
-    made = build(name, logits_TE, K, num_groups=groups, top_groups=open_groups)
-    if made.bias is not None:
-        made.bias.bias_E.copy_(normal(groups * width, seed=seed) - 1)  # negative ones too
-    out = made(tokens(logits_TE), context(6))
-    visits_TE = visited(out)
-    assert visits_TE.sum(1).tolist() == [K] * 6
-    assert (visits_TE.unflatten(1, (groups, width)).any(2).sum(1) <= open_groups).all()
-    # By hand: the best groups, and the K best of their experts.
-    scores_TE = out.scores + (0 if made.bias is None else made.bias.bias_E)
-    for t, row in enumerate(scores_TE.tolist()):
-        parts = [sorted(row[g * width : (g + 1) * width])[::-1] for g in range(groups)]
-        of_group = [sum(p[: 1 if name == "deepseek_v2" else 2]) for p in parts]
-        best = sorted(range(groups), key=lambda g: -of_group[g])[:open_groups]
-        if len(set(of_group)) == groups and len(set(row)) == len(row):
-            allowed = [e for g in best for e in range(g * width, (g + 1) * width)]
-            want = set(sorted(allowed, key=lambda e: -row[e])[:K])
-            assert set(visits_TE[t].nonzero()[:, 0].tolist()) == want
-
-
 @few
 @given(data=st.data())
 def test_one_group_is_no_group(data):
@@ -698,41 +649,6 @@ def test_one_group_is_no_group(data):
     assert torch.equal(decision(v2), raw)
     assert relative(decision(v3), decision(sigmoid)) < 1e-6
     assert relative(decision(two), plain) < 1e-6
-
-
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_prototypes_are_top_1_routers_side_by_side(data):
-    logits_TE, K = data.draw(cases("expert_prototyping"))
-    T, E = logits_TE.shape
-    out = build("expert_prototyping", logits_TE, K)(tokens(logits_TE), context(T))
-    assert (visited(out).unflatten(1, (K, E // K)).sum(2) == 1).all()
-    for k in range(K):
-        part = slice(k * (E // K), (k + 1) * (E // K))
-        one = build("token_choice", logits_TE[:, part], 1, weighting="raw")
-        want = one(tokens(logits_TE), context(T))
-        assert torch.allclose(decision(out)[:, part], decision(want))
-
-
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_a_hierarchy_is_a_product_of_two_softmaxes(data):
-    logits_TE, K = data.draw(cases("hierarchical", ("even", "zipf")))
-    T, E = logits_TE.shape
-    made = build("hierarchical", logits_TE, K)
-    out = made(tokens(logits_TE), context(T))
-    visits_TE, width = visited(out), E // made.num_groups
-    counts_TG = visits_TE.unflatten(1, (made.num_groups, width)).sum(2)
-    assert ((counts_TG > 0).sum(1) == made.top_groups).all()
-    assert set(counts_TG.flatten().tolist()) <= {0, K // made.top_groups}
-    assert torch.allclose(out.scores.sum(1), torch.ones(T, dtype=out.scores.dtype))
-    # Renormalised over what was chosen, at both levels.
-    inside_TGe = logits_TE.unflatten(1, (made.num_groups, width))
-    closed_TGe = ~visits_TE.unflatten(1, (made.num_groups, width))
-    group_TG = made.group_GD.T.masked_fill(counts_TG == 0, -torch.inf).softmax(-1)
-    within_TGe = inside_TGe.masked_fill(closed_TGe, -1e9).softmax(-1)
-    want_TE = (group_TG[..., None] * within_TGe).flatten(1)
-    assert torch.allclose(decision(out), want_TE, atol=1e-6)
 
 
 # --- experts that choose, and variable numbers of experts ---
@@ -758,7 +674,7 @@ def test_every_expert_takes_exactly_its_places(data):
     assert (visited(out).sum(1) <= E).all() and out.stats.load.sum() == E * sum(rooms)
     for pool, room in zip(pools, rooms, strict=True):
         for e in range(E):
-            column = out.scores[:, e].float().tolist()  # choices are made in float32
+            column = out.scores[:, e].tolist()
             best = sorted(pool, key=lambda t: -column[t])[: int(room)]
             assert [t for t in pool if visited(out)[t, e]] == sorted(best)
     assert torch.equal(decision(out), out.scores * visited(out))
@@ -775,99 +691,7 @@ def test_a_cap_on_experts_per_token_holds_and_keeps_every_expert_full():
     assert visited(out).sum(1).max() <= 2 and out.stats.load.tolist() == [8] * 4
 
 
-@few
-@given(data=st.data())
-def test_relu_and_thresholds_visit_exactly_what_passes(data):
-    logits_TE, K = data.draw(cases("remoe"))
-    T, E = logits_TE.shape
-    out = build("remoe", logits_TE, K)(tokens(logits_TE), context(T))
-    assert torch.equal(visited(out), logits_TE > 0)
-    assert torch.equal(decision(out), logits_TE.relu())
-    made = build("expert_threshold", logits_TE, K)
-    out = made(tokens(logits_TE), context(T))
-    assert torch.equal(visited(out), out.scores >= made.threshold_E)
-    assert torch.equal(decision(out), out.scores * visited(out))
-
-
-def test_thresholds_at_the_quantile_are_expert_choice():
-    logits_TE = skewed("even", 12, 4)
-    made = build("expert_threshold", logits_TE, 2, memory=0.0)
-    made.post_step(made(tokens(logits_TE), context(12)).stats)
-    got = made(tokens(logits_TE), context(12))
-    want = build("expert_choice", logits_TE, 2)(tokens(logits_TE), context(12))
-    assert torch.equal(decision(got), decision(want))
-
-
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_null_experts_share_the_weights_of_a_token_with_the_others(data):
-    logits_TE, K = data.draw(cases("null_experts", ("even", "zipf", "one")))
-    logits_TE = logits_TE.double()
-    T, E = logits_TE.shape
-    made = build("null_experts", logits_TE, K)
-    out = made(tokens(logits_TE), context(T))
-    all_TA = torch.cat((logits_TE, made.null_ZD.T), 1)
-    best_TK = all_TA.topk(K).indices
-    weight_TA = torch.zeros_like(all_TA).scatter(1, best_TK, all_TA.gather(1, best_TK).softmax(-1))
-    assert torch.allclose(decision(out), weight_TA[:, :E], atol=1e-9)
-    x_TD = tokens(logits_TE)
-    # Zero adds nothing, copy adds x, the constant one a mix of x and its value.
-    mix_T2 = (x_TD @ made.mix_c2D[0].T).softmax(-1)
-    constant_TD = mix_T2[:, :1] * x_TD + mix_T2[:, 1:] * made.value_cD[0]
-    want_TD = weight_TA[:, E + 1, None] * x_TD + weight_TA[:, E + 2, None] * constant_TD
-    assert torch.allclose(out.bypass, want_TD, atol=1e-9)
-
-
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_depth_takes_its_share_of_each_sequence_in_training(data):
-    T, seed = data.draw(st.integers(1, 12)), data.draw(st.integers(0, 10**4))
-    factor = data.draw(st.sampled_from([0.1, 0.5, 1.0]))
-    logits_TE = skewed("even", T, 4, seed)
-    made = build("mixture_of_depths", logits_TE, 2, seed=seed, capacity_factor=factor)
-    goes_T = visited(made(tokens(logits_TE), context(T, True))).any(1)
-    depth_T = made.depth_D.detach()
-    for start in range(0, T, 3):
-        part = slice(start, min(start + 3, T))
-        room = max(1, -int(-factor * (part.stop - start) // 1))
-        best = depth_T[part].topk(room).indices
-        assert goes_T[part].sum() == room and goes_T[part][best].all()
-    out = made(tokens(logits_TE), context(T))
-    assert torch.equal(visited(out).any(1), depth_T > 0)
-    weight_T = torch.where(depth_T > 0, depth_T.sigmoid(), torch.zeros(()))
-    assert torch.allclose(decision(out).sum(1), weight_T)
-
-
 # --- assignments ---
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 10**4))
-def test_an_assignment_is_even_and_better_than_any_other_even_one(rounds, E, seed):
-    T = rounds * E
-    logits_TE = skewed("zipf", T, E, seed, torch.float64)
-    out = build("base", logits_TE, 1)(tokens(logits_TE), context(T, True))
-    assert out.stats.load.tolist() == [rounds] * E
-    value = logits_TE[visited(out)].sum().item()
-    for trial in range(20):
-        order_T = torch.randperm(T, generator=torch.Generator().manual_seed(trial))
-        assert value >= logits_TE[order_T, torch.arange(T) % E].sum().item() - 1e-9
-    assert value <= logits_TE.amax(1).sum().item() + 1e-9
-    assert torch.allclose(decision(out), logits_TE.sigmoid() * visited(out))
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 10**4))
-def test_a_transport_has_its_marginals_and_ignores_constants(T, E, seed):
-    from moeviz.routing.assignment import transport
-
-    logits_TE = skewed("zipf", T, E, seed, torch.float64)
-    plan_TE = transport(logits_TE).exp()
-    assert torch.allclose(plan_TE.sum(1), torch.full((T,), 1 / T).double(), rtol=1e-3)
-    assert torch.allclose(plan_TE.sum(0), torch.full((E,), 1 / E).double(), rtol=1e-3)
-    added_TE = 3 * normal(T, 1, seed=1) + 3 * normal(1, E, seed=2)
-    moved_TE = transport(logits_TE + added_TE).exp()
-    assert torch.allclose(moved_TE, plan_TE, rtol=2e-3)
 
 
 # --- soft routers ---
@@ -909,23 +733,6 @@ def test_a_sequence_of_a_batch_is_mixed_as_if_it_were_alone(name):
     others = [0, 1, 3, 4]
     unmoved = torch.equal(first[others], after.by_token(after.dispatch)[others])
     assert unmoved == (name == "mixture_of_tokens")
-
-
-@few
-@given(data=st.data())
-def test_a_mixture_of_tokens_gives_back_what_it_took(data):
-    logits_TE, K = data.draw(cases("mixture_of_tokens"))
-    T, E = logits_TE.shape
-    size = data.draw(st.integers(1, 4))
-    made = build("mixture_of_tokens", logits_TE, K, group_size=size)
-    plan = made(tokens(logits_TE), context(T, sequence=None)).plan
-    assert torch.equal(plan.dispatch, plan.combine)
-    groups = -(-T // size)
-    assert plan.dispatch.shape == (groups, min(T, size), E, 1)
-    for g in range(groups):
-        want_SE = logits_TE[g * size : (g + 1) * size].softmax(0)
-        assert torch.allclose(plan.dispatch[g, : len(want_SE), :, 0], want_SE)
-        assert plan.dispatch[g].sum().item() == pytest.approx(E, rel=1e-5)
 
 
 def test_one_slot_for_all_gives_every_token_the_same_output():
@@ -1133,16 +940,6 @@ def test_routers_with_a_balance_loss_are_all_in_the_table_above():
         if "balance" in build(name, logits_TE, 2)(tokens(logits_TE), context(9, True)).losses
     }
     assert have == {*BALANCE, "null_experts"}  # whose loss counts experts that scores leave out
-
-
-def test_the_balance_of_null_experts_gives_them_one_count_between_them():
-    logits_TE = skewed("even", 9, 4, dtype=torch.float64)
-    made, x_TD = build("null_experts", logits_TE, 2), tokens(logits_TE)
-    all_TA = torch.cat((logits_TE, made.null_ZD.T), 1)
-    load_A = all_TA.topk(2).indices.flatten().bincount(minlength=7).double()
-    load_A[4:] = load_A[4:].mean()
-    want = 7 * (load_A / load_A.sum() * all_TA.softmax(-1).mean(0)).sum()
-    assert torch.allclose(made(x_TD, context(9)).losses["balance"], want)
 
 
 # --- what is refused ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -260,7 +262,8 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
             raise ValueError(
                 f"The plan's offsets must end at its number of rows, {len(plan.token)}, got {rows}."
             )
-    parts = [(name, part) for name, part in vars(plan).items() if part is not None]
+    parts = [(f.name, getattr(plan, f.name)) for f in dataclasses.fields(plan)]
+    parts = [(name, part) for name, part in parts if part is not None]
     for what in ("dtype", "device"):
         found = {name: getattr(tensor, what) for name, (tensor, _) in named.items()}
         if what == "device":
