@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.pictures.plot import Scale, axes
+from moeviz.pictures.plot import Scale, axes, flow
 from moeviz.pictures.svg import (
     MUTED,
     RULE,
@@ -78,26 +78,23 @@ def changed(before: Decision, after: Decision, *, state: str = "") -> Picture:
         f"With {shorten(appended, 30)!r} behind it, {len(differs)} of {common} earlier tokens "
         f"{'has' if len(differs) == 1 else 'have'} other experts ({after.label})."
     )
-    boxes: list[tuple[int, float, float, float]] = []
-    x, line = 0.0, 0
+    widths = []
     for t, token in enumerate(after.tokens):
         labels = [names[1][t], names[0][t] if t < common else ""]
-        widest = max([text_width(label, 12) for label in labels])
-        width = max(text_width(shorten(token, 20), 13), widest, 14) + 8
-        if x + width > WIDTH - 60 and x:
-            x, line = 0.0, line + 1
-        boxes.append((t, 60 + x, 36 + line * 64.0, width))
-        x += width + 3
-    svg = Svg(WIDTH, 36 + (line + 1) * 64.0, "Experts before and after more text", summary)
+        widest = max(text_width(label, 12) for label in labels)
+        widths.append(max(text_width(shorten(token, 20), 13), widest, 14) + 8)
+    places, height = flow(widths, WIDTH - 60, 64.0)
+    svg = Svg(WIDTH, 36 + height, "Experts before and after more text", summary)
     svg.text(0, 16, after.label, size=14, bold=True)
     svg.text(
         text_width(after.label, 14) + 20, 16, "orange and bold: other experts than before · white: "
         "the new tokens", fill=MUTED,
     )  # fmt: skip
-    for row in range(line + 1):
+    for row in range(round(height / 64)):
         for name, below in (("before", 36), ("after", 52)):
             svg.text(0, 36 + row * 64 + below, name, fill=MUTED)
-    for t, x, y, width in boxes:
+    for t, ((left, top), width) in enumerate(zip(places, widths, strict=True)):
+        x, y = 60 + left, 36 + top
         colour = "#ffffff" if t >= common else CHANGED if t in differs else SAME
         svg.rect(x, y, width, 22, colour, radius=3, stroke=RULE)
         svg.text(

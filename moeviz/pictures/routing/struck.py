@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moeviz.pictures.plot import flow
 from moeviz.pictures.svg import MUTED, RULE, Svg, expert_colour, ink_on, shorten, text_width
 from moeviz.records.routes import Decision
 
@@ -13,16 +14,16 @@ NO_SEAT, DROPPED = "#ffffff", "#d55e00"
 def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]], float]:
     """Where each token's box goes: (token, x, y, width), and the height of all."""
     part_T, labels = decision.meta["part"], labels_of(decision)
-    boxes: list[tuple[int, float, float, float]] = []
-    x, line = 0.0, 0
-    for t, token in enumerate(decision.tokens[:SHOWN_TOKENS]):
-        width = max(text_width(shorten(token, 20), 13), text_width(labels[t], 12), 14) + 8
-        if x and (x + width > WIDTH or part_T[t] != part_T[t - 1]):
-            x, line = 0.0, line + 1
-        boxes.append((t, x, line * 44.0, width))
-        x += width + 3
+    shown = decision.tokens[:SHOWN_TOKENS]
+    widths = [
+        max(text_width(shorten(token, 20), 13), text_width(labels[t], 12), 14) + 8
+        for t, token in enumerate(shown)
+    ]
+    breaks = {t for t in range(1, len(shown)) if part_T[t] != part_T[t - 1]}
+    places, height = flow(widths, WIDTH, 44.0, breaks)
+    boxes = [(t, *place, widths[t]) for t, place in enumerate(places)]
     more = 20.0 if len(decision.tokens) > SHOWN_TOKENS else 0.0
-    return boxes, (line + 1) * 44.0 + more
+    return boxes, height + more
 
 
 def labels_of(decision: Decision) -> list[str]:

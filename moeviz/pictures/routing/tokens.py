@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeviz.pictures.plot import flow
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -27,19 +28,15 @@ def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
     number its second choice. layer counts the trace's MoE layers from 0."""
     expert_TK, weight_TK = trace.expert[:, layer], trace.weight[:, layer]
     size, pad, row_height, top = 14.0, 6.0, 52.0, 34.0
-    boxes: list[tuple[int, float, float, float]] = []
-    x, line = 0.0, 0
     labels = ["·".join(str(e) for e in row if e >= 0) or "none" for row in expert_TK]
     shown = [shorten(token, 24) for token in trace.tokens]
-    for t, token in enumerate(shown):
-        width = max(text_width(token, size), text_width(labels[t], 12)) + 2 * pad
-        if x + width > WIDTH and x:
-            x, line = 0.0, line + 1
-        boxes.append((t, x, top + line * row_height, width))
-        x += width + 3
-        if trace.tokens[t].endswith("⏎"):
-            x, line = 0.0, line + 1
-    bottom = max((y for _, _, y, _ in boxes), default=top) + row_height
+    widths = [
+        max(text_width(token, size), text_width(label, 12)) + 2 * pad
+        for token, label in zip(shown, labels, strict=True)
+    ]
+    breaks = {t + 1 for t, token in enumerate(trace.tokens) if token.endswith("⏎")}
+    places, height = flow(widths, WIDTH, row_height, breaks)
+    bottom = top + height
     load = trace.load()[layer]
     busiest = int(load.argmax())
     summary = (
@@ -49,7 +46,8 @@ def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
     svg = Svg(WIDTH, bottom + 4, "Which expert takes each token", summary)
     svg.text(0, 16, f"Layer {trace.layers[layer]}", size=14, bold=True)
     svg.text(64, 16, "colour and first number: the token's first expert", fill=MUTED)
-    for t, x, y, width in boxes:
+    for t, ((x, y), width) in enumerate(zip(places, widths, strict=True)):
+        y += top
         first = int(expert_TK[t, 0]) if expert_TK.shape[1] else -1
         colour = expert_colour(first) if first >= 0 else "#ffffff"
         weights = ", ".join(
