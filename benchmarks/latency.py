@@ -94,8 +94,8 @@ CASES = {
         "top_k={}",
         100,
     ),
-    "seats": Case(
-        _small(READY, "panels.Seats()"), ".moeviz-seats", ".moeviz-tokens", "tokens={}", 100
+    "slots": Case(
+        _small(READY, "panels.Slots()"), ".moeviz-slots", ".moeviz-tokens", "tokens={}", 100
     ),
     "collapse": Case(
         NOTEBOOKS / "04_collapse.ipynb", ".moeviz-collapse", ".moeviz-timeline", "timeline={}", 100

@@ -32,7 +32,7 @@ PANELS = {
     "02_inside_a_layer": (".moeviz-inside_layer", [".moeviz-next"] * 3),
     "03_routing": (".moeviz-compare_routers", []),
     "04_collapse": (".moeviz-collapse", []),
-    "05_capacity": (".moeviz-seats", []),
+    "05_capacity": (".moeviz-slots", []),
     "08_hardware": (".moeviz-decode_batch", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),

@@ -82,7 +82,7 @@ def a_reader(monkeypatch, loaded_reader, request):
     given = Reader() if "unloaded" in request.fixturenames else loaded_reader
     for module in (
         "routing.inside_layer",
-        "routing.seats",
+        "routing.slots",
         "kernels.dispatch",
         "routing.route_text",
         "routing.compare_routers",

@@ -15,8 +15,8 @@ from helpers.browser import (
 )
 
 NAME = "05_capacity.ipynb"
-PANEL = ".moeviz-seats"
-ALONE = browser.notebook("from moeviz import panels", "panels.Seats()", "panels.Seats('text')")
+PANEL = ".moeviz-slots"
+ALONE = browser.notebook("from moeviz import panels", "panels.Slots()", "panels.Slots('text')")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 

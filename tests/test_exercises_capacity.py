@@ -9,7 +9,7 @@ import torch
 
 from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
 from moeviz.exercises import EXERCISES, capacity
-from moeviz.experiments.seats import seated, synthetic
+from moeviz.experiments.slots import placed, synthetic
 from moeviz.records.metrics import expected_drop_rate
 from moeviz.routing import Capacity
 
@@ -27,7 +27,7 @@ def largest(token_N, weight_N):
 WRONG = {
     "05.1": [
         (156, "156.25 is rounded up"),
-        (156.25, "a whole number of seats: round up."),
+        (156.25, "a whole number of slots: round up."),
         (79, "each token asks for K = 2."),
         (1000 / 16 * 1.25, "each token asks for K = 2 experts"),
         (125, "the factor leaves room above it."),
@@ -40,14 +40,14 @@ WRONG = {
         (0, "even on average is not even in every batch"),
         (0.5, "but that is one of two."),
         (25, "give a share between 0 and 1, not per cent."),
-        (0.75, "that is the share that finds a seat."),
+        (0.75, "that is the share that finds a slot."),
         (0.3, "0.3 is too large."),
         (None, "the answer is one number, not None."),
         (..., "the answer is one number, not Ellipsis."),
     ],
     "05.3": [
-        ("choice", "first choices of later tokens are seated before second choices"),
-        ("probability", "a later token with a larger weight takes an earlier one's seat."),
+        ("choice", "first choices of later tokens are placed before second choices"),
+        ("probability", "a later token with a larger weight takes an earlier one's slot."),
         ("batch", "under 'batch' a later token"),
         ("Position", "the answer is one of 'position', 'choice', 'probability', 'batch'."),
         (["position"], "the answer is one of 'position'"),
@@ -105,7 +105,7 @@ def test_the_numbers_asked_for():
 def test_the_causal_priority_is_the_one_that_the_router_declares():
     tokens = synthetic(64, skew=1.0)
     causal = {
-        name: seated(tokens, top_k=2, capacity=Capacity(1.0, priority=name))
+        name: placed(tokens, top_k=2, capacity=Capacity(1.0, priority=name))
         for name in capacity.PRIORITIES
     }
     assert [name for name, d in causal.items() if d.causal] == ["position"]
@@ -122,19 +122,19 @@ def test_a_rule_may_change_what_it_is_given():
 
     assert EXERCISES["05.4"].fault(spoils) is None
     tokens = synthetic(40, skew=1.0)
-    own = seated(tokens, top_k=2, capacity=Capacity(1.0), priority=spoils)
-    batch = seated(tokens, top_k=2, capacity=Capacity(1.0, priority="batch"))
+    own = placed(tokens, top_k=2, capacity=Capacity(1.0), priority=spoils)
+    batch = placed(tokens, top_k=2, capacity=Capacity(1.0, priority="batch"))
     np.testing.assert_array_equal(own.weight, batch.weight)
     np.testing.assert_array_equal(own.dropped, batch.dropped)
     assert own.meta["own"] and not own.causal
 
 
 def test_under_a_rule_of_ones_own_the_router_still_learns():
-    from moeviz.experiments.seats import seating_router
+    from moeviz.experiments.slots import placing_router
     from moeviz.routing import RouteContext
 
     tokens = synthetic(24, skew=1.0)
-    router = seating_router(tokens, 2, Capacity(1.0), solved("05.4"))
+    router = placing_router(tokens, 2, Capacity(1.0), solved("05.4"))
     out = router(tokens.x_TD, RouteContext(training=True))
     out.plan.weight.sum().backward()
     (gate_ED,) = router.parameters()

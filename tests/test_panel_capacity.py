@@ -9,9 +9,9 @@ from helpers.panels import (
     said,
 )
 from moeviz import panels
-from moeviz.experiments.seats import RECORDED, decision_of, tokens_of
+from moeviz.experiments.slots import RECORDED, decision_of, tokens_of
 from moeviz.host import data_path
-from moeviz.panels.routing import seats as module
+from moeviz.panels.routing import slots as module
 from moeviz.records.routes import Decision
 from moeviz.routing.capacity import Priority
 from moeviz.watch.text import moe_layers
@@ -20,7 +20,7 @@ pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 
 
 def test_only_controls_that_matter_can_be_moved():
-    panel = panels.Seats()
+    panel = panels.Slots()
     off = {name for name, control in panel.controls.items() if control.disabled}
     assert off == {"text", "layer"}
     panel.controls["source"].value = "text"
@@ -37,7 +37,7 @@ def test_what_is_shown_is_what_the_router_decides():
         assert recorded.meta["controls"] == values and recorded.tokens == now.tokens
         np.testing.assert_allclose(recorded.score, now.score, atol=1e-4)
         assert (recorded.visits == now.visits).mean() > 0.99
-        assert recorded.meta["command"].startswith("python -m moeviz experiment seats")
+        assert recorded.meta["command"].startswith("python -m moeviz experiment slots")
         for key in ("commit", "date", "device", "versions"):
             assert recorded.meta[key], key
     assert module.LAYERS == moe_layers(model)
@@ -46,17 +46,17 @@ def test_what_is_shown_is_what_the_router_decides():
 
 def test_the_sliders_first_picture_answers_the_notebooks_question():
     """'About 25 %': what is drawn, what is expected here, and what is expected of a large batch."""
-    from moeviz.pictures.routing.seats import drop_share, expected_drop
+    from moeviz.pictures.routing.slots import drop_share, expected_drop
     from moeviz.records.metrics import expected_drop_rate
 
-    decision = panels.Seats().recorded["synthetic"]
+    decision = panels.Slots().recorded["synthetic"]
     share = 1 / np.arange(1, 9) / (1 / np.arange(1, 9)).sum()
     rates = (drop_share(decision), expected_drop(decision), expected_drop_rate(share, 4096, 640))
     assert all(0.2 < rate < 0.3 for rate in rates)
 
 
-def test_more_seats_drop_less_and_waste_more():
-    panel = panels.Seats()
+def test_more_slots_drop_less_and_waste_more():
+    panel = panels.Slots()
     rows = []
     for factor in (0.5, 1.0, 2.0, 4.0, "no limit"):
         panel.controls["factor"].value = factor
@@ -64,14 +64,14 @@ def test_more_seats_drop_less_and_waste_more():
         rows.append((lost, said(panel)))
     lost = [n for n, _ in rows]
     assert lost == sorted(lost, reverse=True) and lost[0] > 15 and lost[-2:] == [0, 0]
-    assert "Without a limit no seat" in rows[-1][1]
+    assert "Without a limit no slot" in rows[-1][1]
     panel.controls["factor"].value = 0.5
     panel.controls["overflow"].value = "pad"
-    assert "All 40 assignments find a seat. " in said(panel)
+    assert "All 40 assignments find a slot. " in said(panel)
 
 
 def test_the_last_sentence_says_who_sees_the_future():
-    panel = panels.Seats()
+    panel = panels.Slots()
     panel.controls["top_k"].value, panel.controls["factor"].value = 2, 0.75
     for priority in module.PRIORITIES:
         panel.controls["priority"].value = priority
@@ -82,7 +82,7 @@ def test_the_last_sentence_says_who_sees_the_future():
 
 @pytest.mark.parametrize("text", ["a", "to be", "x " * 250])
 def test_short_and_long_texts(text):
-    panel = panels.Seats("text")
+    panel = panels.Slots("text")
     for pool in ("batch", "sequence"):
         panel.controls["pool"].value = pool
         panel.controls["text"].value = text

@@ -81,7 +81,7 @@ def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
 
 def test_all_open_without_torch_and_well_within_3_seconds():
     names = [f"panels.{name}()" for name in MOVES]
-    names += ['panels.Seats("text")', 'panels.Dispatch("synthetic")']
+    names += ['panels.Slots("text")', 'panels.Dispatch("synthetic")']
     took, has_torch, pictures, statuses = opened(*names)
     assert max(took) < 2 and not has_torch
     assert pictures == ["<svg"] * len(names)
@@ -177,7 +177,7 @@ def test_a_state_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothin
 
 FIELDS = {
     "Claims": ("claim",), "Dispatch": ("source",), "ModelAnatomy": ("model", "beside"),
-    "ModelMap": ("model",), "Seats": ("source",), "TrainingCost": ("model",),
+    "ModelMap": ("model",), "Slots": ("source",), "TrainingCost": ("model",),
 }  # fmt: skip
 
 

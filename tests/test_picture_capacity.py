@@ -14,15 +14,15 @@ from helpers.picture_cases import placed_batch as live
 from helpers.picture_cases import slots_by_hand as by_hand
 from helpers.pictures import SVG, parse
 from helpers.pictures import texts as texts_of
-from moeviz.experiments.seats import drops_by_place, seated, synthetic, visit_chances
+from moeviz.experiments.slots import drops_by_place, placed, synthetic, visit_chances
 from moeviz.host import data_path
 from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.limits import difference, effects, leak, limits, seen, spread
-from moeviz.pictures.routing.seats import (
+from moeviz.pictures.routing.slots import (
     FACTORS,
     drop_share,
     expected_drop,
-    seats,
+    slots,
     trade_off,
     waste_share,
 )
@@ -35,43 +35,43 @@ def texts(picture):
 
 
 def test_a_nasty_token_is_escaped():
-    shown = texts(seats(by_hand()))
+    shown = texts(slots(by_hand()))
     assert "&amp;" in shown and "<b" in shown and "x" * 19 + "…" in shown
-    assert "<script" not in seats(by_hand()).svg
+    assert "<script" not in slots(by_hand()).svg
 
 
-def test_the_twin_of_the_seats():
-    picture = seats(by_hand(leaks=np.arange(8) == 2, causal=False))
+def test_the_twin_of_the_slots():
+    picture = slots(by_hand(leaks=np.arange(8) == 2, causal=False))
     rows = {row[0]: row[2:] for row in picture.rows}
-    assert rows[0] == ("0 1", "expert 0 seat 0, expert 1 seat 0", "", "")
+    assert rows[0] == ("0 1", "expert 0 slot 0, expert 1 slot 0", "", "")
     assert rows[2][3] == "yes"
-    assert rows[6] == ("0 1", "expert 0 seat 6", "1", "")
+    assert rows[6] == ("0 1", "expert 0 slot 6", "1", "")
     assert rows[7] == ("1 0", "none", "1 0", "")
     assert "3 of 16 assignments are dropped, 18.8%" in picture.summary
     assert "1 token gets no expert at all, the first is number 7" in picture.summary
-    assert "looks into the future: the seats of at least 1 of 8 tokens" in picture.summary
+    assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
 
 
 def test_fully_and_partly_dropped_tokens_are_told_apart():
-    root = ElementTree.fromstring(seats(by_hand()).svg)
+    root = ElementTree.fromstring(slots(by_hand()).svg)
     tips = {t.text for t in root.iter(SVG + "title")}
     assert any(tip.endswith(": 0 ×1 (struck)") for tip in tips)
     assert any(tip.endswith(": ×1 ×0 (no expert)") for tip in tips)
-    assert sum(tip.endswith("(seated)") for tip in tips) == 6
+    assert sum(tip.endswith("(placed)") for tip in tips) == 6
     strip = [ln for ln in root.iter(SVG + "line") if float(ln.get("y1")) > 300]
     assert len(strip) == 3  # one stroke for token 6, two for token 7
-    assert {"0 ×1", "×1 ×0"} <= set(texts(seats(by_hand())))
+    assert {"0 ×1", "×1 ×0"} <= set(texts(slots(by_hand())))
 
 
 @pytest.mark.parametrize("pool", ["batch", "sequence"])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_drawn_seats_are_those_of_the_plan(pool, top_k):
+def test_drawn_slots_are_those_of_the_plan(pool, top_k):
     decision = live(40, top_k, pool=pool)
-    tips = [t.text for t in ElementTree.fromstring(seats(decision).svg).iter(SVG + "title")]
-    seated_rows = [re.search(r"seat (\d+) of expert (\d)", tip) for tip in tips]
-    found = np.bincount([int(m[2]) for m in seated_rows if m], minlength=8)
+    tips = [t.text for t in ElementTree.fromstring(slots(decision).svg).iter(SVG + "title")]
+    placed_rows = [re.search(r"slot (\d+) of expert (\d)", tip) for tip in tips]
+    found = np.bincount([int(m[2]) for m in placed_rows if m], minlength=8)
     np.testing.assert_array_equal(found, decision.load)
-    gone = np.bincount([int(tip[-1]) for tip in tips if "no seat with" in tip], minlength=8)
+    gone = np.bincount([int(tip[-1]) for tip in tips if "no slot with" in tip], minlength=8)
     np.testing.assert_array_equal(gone, decision.demand - decision.load)
     empty = sum(int(tip.split()[2]) for tip in tips if tip.endswith("empty"))
     parts = 4 if pool == "sequence" else 1
@@ -94,7 +94,7 @@ def test_the_closed_form_is_the_mean_over_batches(top_k, pool):
     for seed in range(60):
         tokens = synthetic(64, skew=1.0, seed=seed)
         visits = visit_chances(1.0, top_k)
-        decision = seated(tokens, top_k=top_k, capacity=Capacity(1.0, pool=pool), visits=visits)
+        decision = placed(tokens, top_k=top_k, capacity=Capacity(1.0, pool=pool), visits=visits)
         found.append(drop_share(decision))
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - expected_drop(decision)) < 4 * error

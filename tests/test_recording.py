@@ -11,7 +11,7 @@ import torch
 from helpers.numerics import relative
 from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
-from moeviz.experiments.seats import seating_router, synthetic
+from moeviz.experiments.slots import placing_router, synthetic
 from moeviz.host import data_path
 from moeviz.model import LanguageModel
 from moeviz.records.runs import Curve, Snapshot
@@ -111,7 +111,7 @@ def test_an_own_priority_by_position_is_the_built_in_one_padding_included(pool):
     capacity = Capacity(1.0, pool=pool)
     rule = lambda token_N, choice_N, weight_N: -(2.0 * token_N + choice_N)  # noqa: E731
     own, built_in = (
-        seating_router(tokens, 2, capacity, priority)(tokens.x_TD, context)
+        placing_router(tokens, 2, capacity, priority)(tokens.x_TD, context)
         for priority in (rule, None)
     )
     assert own.stats.capacity == built_in.stats.capacity and len(own.plan.dropped)

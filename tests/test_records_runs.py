@@ -149,7 +149,7 @@ def test_a_trace_counts_its_load_and_skips_what_was_not_served():
 SHIPPED = {
     "start_here": Trace,
     "inside_layer": Anatomy,
-    "seats": Decision,
+    "slots": Decision,
     "dispatch": DispatchTrace,
 }
 

@@ -108,7 +108,7 @@ def test_it_is_saved_and_loaded_whole(tmp_path):
     with pytest.raises(FileNotFoundError):
         DispatchTrace.load_file(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="kind 'decision'; here 'dispatch'"):
-        DispatchTrace.load_file(data_path("traces", "seats.safetensors"))
+        DispatchTrace.load_file(data_path("traces", "slots.safetensors"))
 
 
 @pytest.mark.parametrize("block", [0, 3, -4])

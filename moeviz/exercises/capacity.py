@@ -16,10 +16,10 @@ def _places(answer: Any) -> str | None:
         answer,
         157,
         {
-            156: "156.25 is rounded up: an expert has whole seats, and the factor is a promise.",
-            156.25: "an expert has a whole number of seats: round up.",
-            79: "that is one seat's worth of choices; each token asks for K = 2.",
-            78.125: "each token asks for K = 2 experts, and a number of seats is whole.",
+            156: "156.25 is rounded up: an expert has whole slots, and the factor is a promise.",
+            156.25: "an expert has a whole number of slots: round up.",
+            79: "that is one slot's worth of choices; each token asks for K = 2.",
+            78.125: "each token asks for K = 2 experts, and a number of slots is whole.",
             125: "that is the even share; the factor leaves room above it.",
             2500: "that is room for all experts together; one expert is asked for.",
         },
@@ -34,7 +34,7 @@ def _two_tokens(answer: Any) -> str | None:
             0.0: "even on average is not even in every batch: both tokens may choose one expert.",
             0.5: "in half of all batches one token is dropped, but that is one of two.",
             25.0: "give a share between 0 and 1, not per cent.",
-            0.75: "that is the share that finds a seat.",
+            0.75: "that is the share that finds a slot.",
         },
         tolerance=1e-9,
     )
@@ -44,9 +44,9 @@ def _causal(answer: Any) -> str | None:
     if answer == "position":
         return None
     wrong = {
-        "choice": "first choices of later tokens are seated before second choices of earlier ones.",
-        "probability": "a later token with a larger weight takes an earlier one's seat.",
-        "batch": "a later token with a larger weight takes an earlier one's seat.",
+        "choice": "first choices of later tokens are placed before second choices of earlier ones.",
+        "probability": "a later token with a larger weight takes an earlier one's slot.",
+        "batch": "a later token with a larger weight takes an earlier one's slot.",
     }
     if isinstance(answer, str) and answer in wrong:
         return f"under {answer!r} {wrong[answer]}"
@@ -64,7 +64,7 @@ def _priority(answer: Any) -> str | None:
             if mine == others[name]:
                 return explanation
         (t, k) = sorted(mine ^ others["batch"])[0]
-        lost = "drops" if (t, k) in mine else "seats"
+        lost = "drops" if (t, k) in mine else "keeps"
         return (
             f"for {num_tokens} tokens with K = {top_k} it {lost} token {t}'s choice {k}; batch "
             "prioritised routing does not."
@@ -101,7 +101,7 @@ def _lost(
     answer: Any, num_tokens: int, top_k: int, seed: int
 ) -> tuple[set[tuple[int, int]], dict[str, set[tuple[int, int]]]]:
     """(token, choice) of all that the real limit drops: under the answer, and under other rules."""
-    from moeviz.experiments.seats import seating_router
+    from moeviz.experiments.slots import placing_router
     from moeviz.routing import Capacity
     from moeviz.watch.routers import synthetic_tokens
 
@@ -109,7 +109,7 @@ def _lost(
     tokens = synthetic_tokens(num_tokens, 8, skew=1.0, spread=0.8, seed=seed)
 
     def lost(capacity: Capacity, priority: Any = None) -> set[tuple[int, int]]:
-        router = seating_router(tokens, top_k, capacity, priority)
+        router = placing_router(tokens, top_k, capacity, priority)
         dropped = router(tokens.x_TD, tokens.context).plan.dropped
         return {(int(t), int(k)) for t, _, k in dropped}
 
@@ -140,11 +140,11 @@ TWO_TOKENS = Exercise(
 CAUSAL = Exercise(
     _causal,
     (
-        "Which rule can seat a token before it has seen the next one?",
+        "Which rule can place a token before it has seen the next one?",
         'The panel\'s last sentence tells; try K = 2, where "choice" and "position" differ.',
     ),
     '"position"',
-    "Who comes first is seated first: nothing that follows can take the seat away.",
+    "Who comes first is served first: nothing that follows can take the slot away.",
 )
 PRIORITY = Exercise(
     _priority,

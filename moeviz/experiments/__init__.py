@@ -22,7 +22,7 @@ EXPERIMENTS = {
     "routers": "routers_trained",
     "collapse": "collapse",
     "capacity": "capacity",
-    "seats": "seats",
+    "slots": "slots",
     "kernels": "dispatch",
 }
 

@@ -68,7 +68,7 @@ MOVES = {
     "Race": {"experts": 8, "top_k": 1, "seed": 3, "axis": "flops"},
     "Roofline": {"machine": "this machine", "tokens": 64},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
-    "Seats": {
+    "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",
         "layer": 2,
@@ -97,16 +97,16 @@ BEFORE = {
     ("Exchange", "seed"): {"skew": 1.0},
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
-    ("Seats", "priority"): {"top_k": 2},
-    ("Seats", "text"): {"source": "text"},
-    ("Seats", "layer"): {"source": "text"},
+    ("Slots", "priority"): {"top_k": 2},
+    ("Slots", "text"): {"source": "text"},
+    ("Slots", "layer"): {"source": "text"},
 }
 # These say what Play will train; the recorded picture stays.
 FOR_PLAY = {("Race", "experts"), ("Race", "top_k"), ("Race", "seed")}
 # Exhibits that read a text: how they open on one.
 READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},
-    "Seats": {"source": "text"},
+    "Slots": {"source": "text"},
 }  # fmt: skip
 
 

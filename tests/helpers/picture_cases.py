@@ -10,7 +10,7 @@ import numpy as np
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.cures import ARMS
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
-from moeviz.experiments.seats import seated, synthetic, visit_chances
+from moeviz.experiments.slots import placed, synthetic, visit_chances
 from moeviz.host import data_path
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import cache_ladder
@@ -30,7 +30,7 @@ from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
 from moeviz.pictures.routing.limits import leak, limits
 from moeviz.pictures.routing.routers import compare, overview
-from moeviz.pictures.routing.seats import seats
+from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import cures
@@ -285,7 +285,7 @@ def placed_batch(num_tokens=64, top_k=1, **capacity):
     """A synthetic batch, placed by the real rule."""
     limit = Capacity(**{"factor": 1.25, **capacity}) if capacity.get("factor", 1) else None
     tokens, visits = synthetic(num_tokens, skew=1.0), visit_chances(1.0, top_k)
-    return seated(tokens, top_k=top_k, capacity=limit, visits=visits)
+    return placed(tokens, top_k=top_k, capacity=limit, visits=visits)
 
 
 def dispatch_by_hand():
@@ -355,9 +355,9 @@ def _routing():
         yield f"recorded layer, {stage}", partial(anatomy, layer, stage)
     yield "recorded routers", partial(compare, shown[:3], RULES[:3], heading="Recorded")
     yield "all recorded routers", partial(overview, shown, heading="Recorded")
-    for name in ("seats", "seats_zipf"):
+    for name in ("slots", "slots_zipf"):
         decision = Decision.load_file(data_path("traces", f"{name}.safetensors"))
-        yield f"recorded {name}", partial(seats, decision)
+        yield f"recorded {name}", partial(slots, decision)
     for name, options in {
         "": {}, " of 40 experts": dict(tokens=LONG, num_experts=40), " of 1 token": {"tokens": "a"},
         " of 1 expert": dict(num_experts=1, top_k=1), " of no tokens": {"tokens": ()},
@@ -380,7 +380,7 @@ def _routing():
         "no limit": placed_batch(factor=None), "one token": placed_batch(1),
         "looks ahead": placed_batch(top_k=2, priority="batch"), "512": placed_batch(512, 2),
     }.items():  # fmt: skip
-        yield f"slots, {name}", partial(seats, decision)
+        yield f"slots, {name}", partial(slots, decision)
     yield "by place", partial(by_place, {"a": np.array([0.0, 0.5]), "b <": np.zeros(2)})
     yield "changed", partial(changed, slots_by_hand((*NASTY[:7], "y")), slots_by_hand(label="<r>"))
     for name, runs in {"": capacity_runs(), " of one seed": capacity_runs(1),

@@ -1,4 +1,4 @@
-"""A batch in its order, with the tokens that found no seat crossed out."""
+"""A batch in its order, with the tokens that found no slot crossed out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from moeviz.records.routes import Decision
 
 WIDTH = 900
 SHOWN_TOKENS = 128
-NO_SEAT, DROPPED = "#ffffff", "#d55e00"
+NO_SLOT, DROPPED = "#ffffff", "#d55e00"
 
 
 def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]], float]:
@@ -27,7 +27,7 @@ def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]],
 
 
 def labels_of(decision: Decision) -> list[str]:
-    """Each token's experts, first choice first; × before one that had no seat for it."""
+    """Each token's experts, first choice first; × before one that had no slot for it."""
     found: list[list[tuple[int, str]]] = [[] for _ in decision.tokens]
     for sign, rows in (("", decision.meta["placed"]), ("×", decision.meta["lost"])):
         for e, t, k in rows:
@@ -45,17 +45,17 @@ def strip(
         else "The sequences, one below another"
     )
     svg.text(0, top - 12, title, size=13, bold=True)
-    legend = "crossed out: no expert · ×: no seat there"
+    legend = "crossed out: no expert · ×: no slot there"
     if decision.meta["top_k"] > 1:
-        legend = "crossed out: no expert · struck once: not all of its experts · ×: no seat there"
+        legend = "crossed out: no expert · struck once: not all of its experts · ×: no slot there"
     svg.text(284, top - 12, legend, fill=MUTED)
     first: dict[int, tuple[int, int]] = {}
     for e, t, k in decision.meta["placed"]:
         first[t] = min(first.get(t, (k, e)), (k, e))
     for t, x, y, width in boxes:
         y += top
-        colour = expert_colour(first[t][1]) if t in first else NO_SEAT
-        fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "seated"
+        colour = expert_colour(first[t][1]) if t in first else NO_SLOT
+        fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "placed"
         tip = f"{t} {decision.tokens[t]}: {labels[t]} ({fate})"
         svg.rect(x, y, width, 22, colour, radius=3, stroke="none" if t in first else RULE, tip=tip)
         strike = ink_on(colour) if t in first else DROPPED

@@ -1,4 +1,4 @@
-"""Who gets a seat: experts with a capacity, on tokens of known skew or on one's own text."""
+"""Who gets a slot: experts with a capacity, on tokens of known skew or on one's own text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, seed_box, skew_slider, text_box
 from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
-from moeviz.pictures.routing.seats import seats
+from moeviz.pictures.routing.slots import slots
 from moeviz.records.routes import Decision
 
 SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
@@ -27,17 +27,17 @@ LAYERS = (0, 1, 2)  # of the shipped model
 # What the decision hangs on besides the rule.
 OF_SOURCE = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
 RULE = ("source", "factor", "top_k", "priority", "overflow", "pool")
-FILES = {"synthetic": "seats_zipf", "text": "seats"}
+FILES = {"synthetic": "slots_zipf", "text": "slots"}
 
 
-class Seats(Panel):
-    """Each expert's buffer with its seats, the tokens that got none, and the price of the factor.
+class Slots(Panel):
+    """Each expert's buffer with its slots, the tokens that got none, and the price of the factor.
 
     It opens on a recorded decision, without torch: of synthetic tokens, or of a text. Any other
     rule or tokens load torch and the small model.
     """
 
-    kind = "seats"
+    kind = "slots"
 
     def __init__(self, source: str = "synthetic") -> None:
         check_choice("source", source, FILES)
@@ -66,7 +66,7 @@ class Seats(Panel):
         decision = self._current()
         if decision is None:
             return None
-        return self.shown(seats(decision, state=self.state))
+        return self.shown(slots(decision, state=self.state))
 
     def _current(self) -> Decision | None:
         values = self.values
@@ -79,7 +79,7 @@ class Seats(Panel):
         loaded = READER.ask(self)
         if loaded is None:
             return None
-        from moeviz.experiments.seats import decision_of, tokens_of
+        from moeviz.experiments.slots import decision_of, tokens_of
 
         of_tokens = {name: wanted[name] for name in ("source", *OF_SOURCE[source])}
         if self._tokens is None or self._tokens[0] != of_tokens:
@@ -98,7 +98,7 @@ def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
         "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
         "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
         "pool": choice(
-            "Seats for", (("whole batch", "batch"), ("each sequence", "sequence")),
+            "Slots for", (("whole batch", "batch"), ("each sequence", "sequence")),
             opening["pool"], "132px",
         ),
         "source": choice("Tokens", SOURCES, opening["source"], "150px"),

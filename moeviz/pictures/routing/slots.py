@@ -1,4 +1,4 @@
-"""The experts' buffers with their seats, who got none, and what the factor trades against what."""
+"""The experts' buffers with their slots, who got none, and what the factor trades against what."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from moeviz.pictures.plot import Scale, axes
-from moeviz.pictures.routing.struck import DROPPED, NO_SEAT, laid_out, strip
+from moeviz.pictures.routing.struck import DROPPED, NO_SLOT, laid_out, strip
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -25,28 +25,28 @@ from moeviz.records.metrics import expected_drop_rate, padding_waste
 from moeviz.records.routes import Decision
 
 WIDTH = 900
-TOP, ROW, SEAT = 66.0, 26.0, 20.0
+TOP, ROW, SLOT = 66.0, 26.0, 20.0
 LEFT, RIGHT = 66.0, 586.0
 BLOCK_GAP = 10.0
-# Seats narrower than this are drawn as one bar: thousands of marks would be too many.
+# Slots narrower than this are drawn as one bar: thousands of marks would be too many.
 NARROW = 8.0
 # Each costs as much of the string as its mark.
 MOST_TIPS = 300
 WASTED = "#0072b2"
 FACTORS = tuple(round(0.05 * i, 2) for i in range(5, 81))
-COLUMNS = ("#", "token", "asked for", "seated at", "dropped", "looks ahead")
+COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 
 Rows = list[tuple[int, int, int]]
 
 
-def seats(decision: Decision, *, state: str = "") -> Picture:
-    """A decision of experiments.seats: the buffers in order of placement, the drop rate beside its
-    closed form, and the tokens with those that got no seat crossed out."""
+def slots(decision: Decision, *, state: str = "") -> Picture:
+    """A decision of experiments.slots: the buffers in order of placement, the drop rate beside its
+    closed form, and the tokens with those that got no slot crossed out."""
     summary = _summary(decision)
     boxes, height = laid_out(decision)
     num_experts = len(decision.load)
     bottom = TOP + max(num_experts * ROW, 8 * ROW)
-    svg = Svg(WIDTH, bottom + 42 + height, "Who gets a seat", summary)
+    svg = Svg(WIDTH, bottom + 42 + height, "Who gets a slot", summary)
     svg.text(0, 16, _rule(decision), size=14, bold=True)
     _buffers(svg, decision)
     _trade(svg, decision)
@@ -55,12 +55,12 @@ def seats(decision: Decision, *, state: str = "") -> Picture:
 
 
 def drop_share(decision: Decision) -> float:
-    """The share of assignments that found no seat."""
+    """The share of assignments that found no slot."""
     return len(decision.meta["lost"]) / max(int(decision.demand.sum()), 1)
 
 
 def waste_share(decision: Decision) -> float:
-    """The share of seats that stay empty; 0 without a limit, where no seat is set up in vain."""
+    """The share of slots that stay empty; 0 without a limit, where no slot is set up in vain."""
     if decision.places is None:
         return 0.0
     return padding_waste(decision.load, decision.places * _parts(decision))
@@ -74,7 +74,7 @@ def _parts(decision: Decision) -> int:
 def trade_off(
     visits: tuple[float, ...], num_tokens: int, top_k: int, parts: int
 ) -> tuple[tuple[float, float], ...]:
-    """(drop rate, share of empty seats) expected at each of FACTORS, for independent tokens with
+    """(drop rate, share of empty slots) expected at each of FACTORS, for independent tokens with
     these chances to ask for each expert."""
     asked, found = num_tokens * top_k, {}
     limits = [max(1, math.ceil(f * asked / len(visits) / parts - 1e-9)) for f in FACTORS]
@@ -99,19 +99,19 @@ def _rule(decision: Decision) -> str:
     if decision.places is None:
         return f"No limit: each expert takes all that come, {int(decision.load.max())} at most"
     if decision.meta["overflow"] == "pad":
-        return f"Padded: each expert gets the {decision.places} seats that the busiest needs"
+        return f"Padded: each expert gets the {decision.places} slots that the busiest needs"
     over = f" / {parts}" if parts > 1 else ""
     each = "an expert and sequence" if parts > 1 else "an expert"
     return (
         f"C = ⌈factor · T · K / E⌉ = ⌈{factor:g} · {num_tokens} · {top_k} / {num_experts}{over}⌉ "
-        f"= {decision.places} seats {each}"
+        f"= {decision.places} slots {each}"
     )
 
 
 def _summary(decision: Decision) -> str:
     asked, lost = int(decision.demand.sum()), len(decision.meta["lost"])
     if not lost:
-        what = f"All {asked} assignments find a seat"
+        what = f"All {asked} assignments find a slot"
         what += "" if decision.meta["factor"] is None else _against(decision)
     else:
         what = f"{lost} of {asked} assignments are dropped, {lost / asked:.1%}{_against(decision)}"
@@ -122,9 +122,9 @@ def _summary(decision: Decision) -> str:
                 f"; {len(nowhere)} token{'' if one else 's'} get{'s' if one else ''} no expert at "
                 f"all, the first is number {nowhere[0]}"
             )
-    empty = f"{waste_share(decision):.1%} of the seats stay empty"
+    empty = f"{waste_share(decision):.1%} of the slots stay empty"
     if decision.places is None:
-        empty = "Without a limit no seat is set up in vain"
+        empty = "Without a limit no slot is set up in vain"
     return f"{what}. {empty}. {_future(decision)}"
 
 
@@ -140,10 +140,10 @@ def _future(decision: Decision) -> str:
         return "This order never looks at later tokens."
     if known:
         return (
-            f"This order looks into the future: the seats of at least {known} of "
+            f"This order looks into the future: the slots of at least {known} of "
             f"{len(decision.tokens)} tokens depend on tokens after them."
         )
-    return "This order may look into the future, but no seat here was found to depend on it."
+    return "This order may look into the future, but no slot here was found to depend on it."
 
 
 def _buffers(svg: Svg, decision: Decision) -> None:
@@ -171,12 +171,12 @@ def _buffers(svg: Svg, decision: Decision) -> None:
         if limit is not None and len(kept) < limit:
             empty = limit - len(kept)
             left, width = x + len(kept) * unit, empty * unit - 1
-            svg.rect(left, y, width, SEAT, RULE, opacity=0.4, tip=f"expert {e}: {empty} empty")
-            svg.hatch(left, y, width, SEAT, "#ffffff")  # in the theme's own ink
+            svg.rect(left, y, width, SLOT, RULE, opacity=0.4, tip=f"expert {e}: {empty} empty")
+            svg.hatch(left, y, width, SLOT, "#ffffff")  # in the theme's own ink
         if unit < NARROW:
             _bars(svg, x, y, unit, e, len(kept), len(gone))
         else:
-            _seats(svg, decision, x, y, unit, kept, gone, numbered)
+            _slots(svg, decision, x, y, unit, kept, gone, numbered)
     if limit is not None:
         for p in range(parts):
             x = LEFT + p * (block + BLOCK_GAP) + limit * unit - 0.5
@@ -190,7 +190,7 @@ def _legend(decision: Decision, numbered: bool, single: bool) -> str:
     if numbered:
         parts.append("number: its token")
     if decision.meta["lost"]:
-        parts.append("crossed out: no seat")
+        parts.append("crossed out: no slot")
     if decision.places is not None:
         parts.append("hatched: empty, yet computed")
     if single and decision.meta["top_k"] > 1:
@@ -198,39 +198,39 @@ def _legend(decision: Decision, numbered: bool, single: bool) -> str:
     return " · ".join(parts)
 
 
-def _seats(
+def _slots(
     svg: Svg, decision: Decision, x: float, y: float, unit: float, kept: Rows, gone: Rows,
     numbered: bool,
 ) -> None:  # fmt: skip
     """One mark a row, with the token's place where it fits."""
     tips = int(decision.demand.sum()) <= MOST_TIPS
     for i, (e, t, k) in enumerate(kept + gone):
-        left, seated = x + i * unit, i < len(kept)
-        colour = expert_colour(e) if seated else NO_SEAT
-        fate = f"seat {i} of expert {e}" if seated else f"no seat with expert {e}"
+        left, served = x + i * unit, i < len(kept)
+        colour = expert_colour(e) if served else NO_SLOT
+        fate = f"slot {i} of expert {e}" if served else f"no slot with expert {e}"
         tip = f"{t} {shorten(decision.tokens[t], 24)}: choice {k + 1}, {fate}" if tips else ""
-        svg.rect(left, y, unit - 1, SEAT, colour, tip=tip, stroke="none" if seated else RULE)
-        if seated and e >= len(OKABE_ITO):
-            svg.hatch(left, y, unit - 1, SEAT, colour)
+        svg.rect(left, y, unit - 1, SLOT, colour, tip=tip, stroke="none" if served else RULE)
+        if served and e >= len(OKABE_ITO):
+            svg.hatch(left, y, unit - 1, SLOT, colour)
         if k:
-            svg.rect(left + 1, y + SEAT - 3, unit - 3, 2, ink_on(colour))
-        if not seated:
-            svg.line(left, y + SEAT, left + unit - 1, y, stroke=DROPPED, width=1.5)
+            svg.rect(left + 1, y + SLOT - 3, unit - 3, 2, ink_on(colour))
+        if not served:
+            svg.line(left, y + SLOT, left + unit - 1, y, stroke=DROPPED, width=1.5)
         if numbered:
             middle = left + (unit - 1) / 2
             svg.text(middle, y + 14, str(t), anchor="middle", mono=True, fill=ink_on(colour))
 
 
 def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: int) -> None:
-    svg.rect(x, y, kept * unit, SEAT, expert_colour(e), tip=f"expert {e}: {kept} seated")
+    svg.rect(x, y, kept * unit, SLOT, expert_colour(e), tip=f"expert {e}: {kept} placed")
     if gone:
         left, width = x + kept * unit, gone * unit
-        svg.rect(left, y, width, SEAT, NO_SEAT, stroke=RULE, tip=f"expert {e}: {gone} without")
-        svg.line(left, y + SEAT, left + width, y, stroke=DROPPED, width=1.5)
+        svg.rect(left, y, width, SLOT, NO_SLOT, stroke=RULE, tip=f"expert {e}: {gone} without")
+        svg.line(left, y + SLOT, left + width, y, stroke=DROPPED, width=1.5)
 
 
 def _trade(svg: Svg, decision: Decision) -> None:
-    """Drop rate and empty seats against the factor: what is expected, and this decision."""
+    """Drop rate and empty slots against the factor: what is expected, and this decision."""
     x, y = Scale(0, 4, 662, 888), Scale(0, 100, TOP + 132, TOP + 2)
     axes(svg, x, y, x_label="capacity factor", y_label="per cent")
     visits, top_k = tuple(decision.meta["visits"]), decision.meta["top_k"]
@@ -239,8 +239,8 @@ def _trade(svg: Svg, decision: Decision) -> None:
         points = [(x(f), y(100 * both[i])) for f, both in zip(FACTORS, curve, strict=True)]
         svg.polyline(points, stroke=colour, dash=dash)
     if decision.places is not None:
-        seats_in_all = decision.places * _parts(decision) * len(decision.load)
-        at = min(seats_in_all / max(int(decision.demand.sum()), 1), 4.0)
+        slots_in_all = decision.places * _parts(decision) * len(decision.load)
+        at = min(slots_in_all / max(int(decision.demand.sum()), 1), 4.0)
         if decision.meta["overflow"] != "pad":
             at = decision.meta["factor"]
         svg.line(x(at), y.start, x(at), y.end, stroke=INK, dash="2 3")
@@ -249,7 +249,7 @@ def _trade(svg: Svg, decision: Decision) -> None:
         svg.rect(x(at) - 3.5, spot - 3.5, 7, 7, WASTED, stroke=INK)
     top = TOP + 184
     for i, (colour, dash, name) in enumerate(
-        ((DROPPED, "", "dropped of all assignments"), (WASTED, "6 3", "empty of all seats"))
+        ((DROPPED, "", "dropped of all assignments"), (WASTED, "6 3", "empty of all slots"))
     ):
         svg.line(640, top + 16 * i - 4, 664, top + 16 * i - 4, stroke=colour, width=2, dash=dash)
         if i == 0:
@@ -273,8 +273,8 @@ def _table(decision: Decision) -> tuple[tuple[object, ...], ...]:
     rows = []
     for t, token in enumerate(decision.tokens):
         experts = [e for _, e in sorted(asked[t])]
-        seated = ", ".join(f"expert {e} seat {slot[t, e]}" for e in experts if (t, e) in slot)
+        taken = ", ".join(f"expert {e} slot {slot[t, e]}" for e in experts if (t, e) in slot)
         lost = " ".join(str(e) for e in experts if (t, e) not in slot)
         ahead = "yes" if decision.leaks[t] else ""
-        rows.append((t, token, " ".join(map(str, experts)), seated or "none", lost, ahead))
+        rows.append((t, token, " ".join(map(str, experts)), taken or "none", lost, ahead))
     return tuple(rows)

@@ -37,11 +37,11 @@ LAYER = 1
 # What a panel's controls say of the recorded decisions, by file in data/traces. The seed is one
 # whose drop rate lies near what is expected, so that the first picture does not mislead.
 RECORDED: dict[str, dict[str, Any]] = {
-    "seats_zipf": {
+    "slots_zipf": {
         "source": "synthetic", "skew": 1.0, "tokens": 40, "seed": 7, "factor": 1.25, "top_k": 1,
         "priority": "position", "overflow": "drop", "pool": "batch",
     },
-    "seats": {
+    "slots": {
         "source": "text", "text": TEXT, "layer": LAYER, "factor": 1.0, "top_k": 2,
         "priority": "position", "overflow": "drop", "pool": "batch",
     },
@@ -108,7 +108,7 @@ def in_sequences(tokens: Tokens) -> Tokens:
     return dataclasses.replace(tokens, context=context)
 
 
-def seated(
+def placed(
     tokens: Tokens,
     *,
     top_k: int,
@@ -122,7 +122,7 @@ def seated(
     for each expert, where it is known; else its share of these tokens. meta: the rule, the parts
     of the pool, and every row [expert, token, choice] in the order in which it was placed or lost.
     """
-    router = seating_router(tokens, top_k, capacity, priority)
+    router = placing_router(tokens, top_k, capacity, priority)
     context = dataclasses.replace(tokens.context, training=True)
     plan = router(tokens.x_TD, context).plan
     decision = decide(router, tokens, label="own" if priority else _label(capacity))
@@ -152,7 +152,7 @@ def _label(capacity: Capacity | None) -> str:
     return "no limit" if capacity is None else f"factor {capacity.factor:g}, {capacity.priority}"
 
 
-def seating_router(
+def placing_router(
     tokens: Tokens, top_k: int, capacity: Capacity | None, priority: OwnPriority | None = None
 ) -> BaseRouter:
     """Top-K on the tokens' own gate, with places by the capacity or by a rule of one's own."""
@@ -196,7 +196,7 @@ def drops_by_place(
         tokens = synthetic(num_tokens, skew=skew, seed=seed)
         context = dataclasses.replace(tokens.context, training=True)
         for name, capacity in rules.items():
-            plan = seating_router(tokens, top_k, capacity)(tokens.x_TD, context).plan
+            plan = placing_router(tokens, top_k, capacity)(tokens.x_TD, context).plan
             place_M = plan.dropped[:, 0].numpy() * bins // num_tokens
             lost[name] += np.bincount(place_M, minlength=bins)
     asked = seeds * num_tokens * top_k / bins
@@ -214,11 +214,11 @@ def decision_of(values: dict[str, Any], tokens: Tokens) -> Decision:
     """What a panel with these controls shows."""
     known = values["source"] == "synthetic"
     visits = visit_chances(values["skew"], values["top_k"]) if known else None
-    return seated(tokens, top_k=values["top_k"], capacity=capacity_of(values), visits=visits)
+    return placed(tokens, top_k=values["top_k"], capacity=capacity_of(values), visits=visits)
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Write traces/seats and traces/seats_zipf under `out`. Returns the figures worth telling."""
+    """Write traces/slots and traces/slots_zipf under `out`. Returns the figures worth telling."""
     tokenizer = Tokenizer.default()
     model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
     told = {}
