@@ -14,13 +14,9 @@ import numpy as np
 
 from moeviz.experiments import Progress
 from moeviz.host import cores
-from moeviz.records.metrics import (
-    dead_experts,
-    effective_experts,
-    max_violation,
-    mutual_information_of_counts,
-)
+from moeviz.records.metrics import dead_experts, effective_experts, max_violation
 from moeviz.records.runs import Curve, Snapshot
+from moeviz.records.specialisation import mutual_information_of_counts
 from moeviz.records.store import write_atomically
 from moeviz.training.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
 
