@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moeviz.checks import check_choice
+
 Backend = Literal["auto", "reference", "grouped", "matmul", "triton"]
 # grouped_mm reads rows in 16-byte steps and takes these dtypes only.
 GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -113,8 +115,7 @@ def resolve_backend(backend: str, x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
     triton; on a CPU of grouped and reference. What torch.compile traces has matmul for grouped,
     whose rule there refuses all but bfloat16 (torch 2.13).
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}.")
+    check_choice("backend", backend, get_args(Backend))
     if backend != "auto":
         refusals = {"triton": triton_refusal, "grouped": grouped_refusal}
         refusal = refusals[backend](x_TD, w13_E2FD, w2_EDF) if backend in refusals else None

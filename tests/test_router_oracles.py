@@ -693,8 +693,10 @@ def test_the_chance_of_being_chosen_is_scipys_and_what_drawing_again_gives():
 # --- experts choose ---
 
 
-@pytest.mark.parametrize("options", [{}, {"capacity_factor": 1.3}, {"chunk": 10}])
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    ("options", "shuffle"),
+    [({}, False), ({"capacity_factor": 1.3}, False), ({"chunk": 10}, False), ({"chunk": 10}, True)],
+)
 def test_expert_choice_equals_argpartition(options, shuffle):
     made = router("expert_choice", shuffle=shuffle, **options)
     x_TD = inputs()

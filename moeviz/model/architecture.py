@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moeviz.checks import check_choice
 from moeviz.costs import Architecture
 from moeviz.costs.shape.feedforward import DenseFFN, MoE
 from moeviz.costs.shape.layers import Layer
@@ -32,10 +33,8 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
 
 def _experts(moe: MoEConfig) -> MoE:
-    matrices = ROUTERS[moe.router].matrices
-    if matrices is None:
-        countable = [name for name, router in ROUTERS.items() if router.matrices is not None]
-        raise ValueError(f"router must be one of {', '.join(countable)}, got {moe.router!r}.")
+    countable = {n: r.matrices for n, r in ROUTERS.items() if r.matrices is not None}
+    check_choice("router", moe.router, countable)
     return MoE(
         num_experts=moe.num_experts,
         top_k=moe.top_k,
@@ -43,5 +42,5 @@ def _experts(moe: MoEConfig) -> MoE:
         shared_experts=moe.num_shared,
         shared_width=moe.num_shared * moe.d_expert,
         shared_gates=SHARED_GATES[moe.shared_gate] if moe.num_shared else 0,
-        router_matrices=matrices,
+        router_matrices=countable[moe.router],
     )

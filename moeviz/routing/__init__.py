@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moeviz.routing.assignment import Base, Sinkhorn
-from moeviz.routing.base import BaseRouter, Gate, NonFiniteLogitsError
+from moeviz.routing.base import BaseRouter, NonFiniteLogitsError
 from moeviz.routing.capacity import Capacity, WithCapacity
 from moeviz.routing.causality import leaking_tokens
 from moeviz.routing.context import RouteContext
@@ -17,6 +17,7 @@ from moeviz.routing.deepseek import DeepSeekV2, DeepSeekV3, QuantileBalanced
 from moeviz.routing.dense import DenseMixture, SequenceLevel
 from moeviz.routing.depth import MixtureOfDepths
 from moeviz.routing.expert_choice import ExpertChoice, ExpertThreshold
+from moeviz.routing.gate import Gate
 from moeviz.routing.hashing import Hash
 from moeviz.routing.hierarchy import ExpertPrototyping, Hierarchical
 from moeviz.routing.noisy import NoisyTopK

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.ops import topk
-from moeviz.routing.base import FILLS, Gate, LinearRouter
+from moeviz.routing.base import FILLS
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 

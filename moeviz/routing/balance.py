@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from moeviz.checks import check_choice, check_number
 from moeviz.ops import count
 from moeviz.routing.base import groups_of
 from moeviz.routing.out import RouterStats
@@ -117,8 +118,6 @@ def build_bias(rule: BiasRule, num_experts: int, rate: float) -> SignBias | Quan
     """The bias rule by name; ValueError on an unknown one or a rate that is not positive."""
     if rule == "none":
         return None
-    if rule not in get_args(BiasRule):
-        raise ValueError(f"bias must be one of {', '.join(get_args(BiasRule))}, got {rule!r}.")
-    if not rate > 0:
-        raise ValueError(f"bias_rate must be a positive number, got {rate}.")
+    check_choice("bias", rule, get_args(BiasRule))
+    check_number("bias_rate", rate, open_low=True)
     return SignBias(num_experts, rate) if rule == "sign" else QuantileBias(num_experts, rate)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_choice, check_number
 from moeviz.ops import count
 from moeviz.routing.base import BaseRouter, groups_of
 from moeviz.routing.context import RouteContext
@@ -48,20 +49,12 @@ class Capacity:
     pool: Pool = "batch"
 
     def __post_init__(self) -> None:
-        for name in ("factor", "eval_factor"):
-            value = getattr(self, name)
-            if not (value is None and name == "eval_factor" or _positive(value)):
-                raise ValueError(f"The capacity {name} must be a positive number, got {value}.")
-        for name, kind in (("priority", Priority), ("overflow", Overflow), ("pool", Pool)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"The capacity's {name} must be one of {', '.join(get_args(kind))}, got "
-                    f"{getattr(self, name)!r}."
-                )
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
+        check_number("The capacity factor", self.factor, open_low=True)
+        if self.eval_factor is not None:
+            check_number("The capacity eval_factor", self.eval_factor, open_low=True)
+        check_choice("The capacity's priority", self.priority, get_args(Priority))
+        check_choice("The capacity's overflow", self.overflow, get_args(Overflow))
+        check_choice("The capacity's pool", self.pool, get_args(Pool))
 
 
 def places(room: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.routing.balance import BiasRule
-from moeviz.routing.base import Gate
+from moeviz.routing.gate import Gate
 from moeviz.routing.token_choice import TokenChoice
 
 

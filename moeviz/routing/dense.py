@@ -7,8 +7,9 @@ from torch import Tensor
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import FILLS, Gate, LinearRouter, groups_of
+from moeviz.routing.base import FILLS, groups_of
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 

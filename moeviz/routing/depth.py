@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, check_finite, groups_of
+from moeviz.routing.base import check_finite, groups_of
 from moeviz.routing.capacity import places
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 

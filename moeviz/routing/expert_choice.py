@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_number, check_whole
 from moeviz.ops import count, topk
 from moeviz.routing.balance import z_loss
-from moeviz.routing.base import FILLS, INIT_STD, Gate, LinearRouter, groups_of
+from moeviz.routing.base import FILLS, groups_of
 from moeviz.routing.capacity import places
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import INIT_STD, Gate, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
@@ -57,8 +59,8 @@ class ExpertChoice(LinearRouter):
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
         self.capacity_factor = check_factor(capacity_factor, top_k)
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1 token, got {chunk}.")
+        if chunk is not None:
+            check_whole("chunk", chunk)
         if max_experts is not None and not self.capacity_factor <= max_experts <= num_experts:
             raise ValueError(
                 f"max_experts must lie between capacity_factor = {self.capacity_factor:g} and "
@@ -190,8 +192,7 @@ class ExpertThreshold(LinearRouter):
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
         self.capacity_factor = check_factor(capacity_factor, top_k)
-        if not 0 <= memory < 1:
-            raise ValueError(f"memory must lie in 0 to below 1, got {memory}.")
+        check_number("memory", memory, high=0.999)
         self.memory = memory
         taken = min(self.capacity_factor / num_experts, 1 - 1e-3)
         spread = INIT_STD * self.gate.init_scale * d_model**0.5 / self.gate.temperature
@@ -229,6 +230,4 @@ class ExpertThreshold(LinearRouter):
 def check_factor(capacity_factor: float | None, top_k: int) -> float:
     """The mean number of experts per token; ValueError where it is not positive."""
     factor = float(top_k) if capacity_factor is None else capacity_factor
-    if not (factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"capacity_factor must be a positive number, got {capacity_factor}.")
-    return factor
+    return check_number("capacity_factor", factor, open_low=True)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_choice, check_whole
 from moeviz.ops import can_look
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.context import RouteContext
@@ -44,12 +45,8 @@ class Hash(BaseRouter):
         seed: int = 0,
     ) -> None:
         super().__init__(d_model, num_experts, top_k)
-        if variant not in get_args(Hashing):
-            raise ValueError(
-                f"variant must be one of {', '.join(get_args(Hashing))}, got {variant!r}."
-            )
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
+        check_choice("variant", variant, get_args(Hashing))
+        check_whole("vocab_size", vocab_size)
         self.variant, self.vocab_size = variant, vocab_size
         generator = torch.Generator().manual_seed(seed)
         order_V = torch.randperm(vocab_size, generator=generator)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
-from moeviz.routing.base import IN_GROUPS, Gate, LinearRouter, check_finite
+from moeviz.routing.base import IN_GROUPS, check_finite
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import check_groups

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared
-from moeviz.routing.base import Gate, LinearRouter, Start, check_finite, normal, zeros
+from moeviz.routing.base import check_finite, normal
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter, Start, zeros
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 

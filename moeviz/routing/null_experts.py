@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, zeros
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter, zeros
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moeviz.routing.base import Gate, LinearRouter
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moeviz.checks import check_whole
 from moeviz.ops import count
 from moeviz.routing.base import BaseRouter, check_finite, groups_of
 from moeviz.routing.context import RouteContext
@@ -39,8 +40,7 @@ class SoftMoE(BaseRouter):
     ) -> None:
         super().__init__(d_model, num_experts, top_k)
         self.slots = top_k if slots is None else slots
-        if self.slots < 1:
-            raise ValueError(f"slots must be at least 1, got {slots}.")
+        check_whole("slots", self.slots)
         self.phi_EPD = nn.Parameter(torch.empty(num_experts, self.slots, d_model))
         nn.init.normal_(self.phi_EPD, std=d_model**-0.5)
         self.scale = nn.Parameter(torch.ones(()))
@@ -114,8 +114,7 @@ class MixtureOfTokens(BaseRouter):
     ) -> None:
         super().__init__(d_model, num_experts, top_k)
         self.group_size = max(1, num_experts // top_k) if group_size is None else group_size
-        if self.group_size < 1:
-            raise ValueError(f"group_size must be at least 1, got {group_size}.")
+        check_whole("group_size", self.group_size)
         self.weight_ED = nn.Parameter(torch.empty(num_experts, d_model))
         nn.init.normal_(self.weight_ED, std=d_model**-0.5)
 

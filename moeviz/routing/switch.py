@@ -9,9 +9,10 @@ from torch import Tensor
 
 from moeviz.ops import count, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Gate, LinearRouter, Waits, uniform
+from moeviz.routing.base import Waits, uniform
 from moeviz.routing.capacity import NEVER_FULL, Capacity, Priority, WithCapacity
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import TokenChoice

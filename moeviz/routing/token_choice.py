@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_choice, check_number, check_whole
 from moeviz.ops import count, softmax_topk, topk
 from moeviz.routing.balance import (
     BiasRule,
@@ -17,8 +17,9 @@ from moeviz.routing.balance import (
     sequence_balancing_loss,
     z_loss,
 )
-from moeviz.routing.base import IN_GROUPS, Gate, LinearRouter, overridden, renormalised
+from moeviz.routing.base import IN_GROUPS, overridden, renormalised
 from moeviz.routing.context import RouteContext
+from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
@@ -68,18 +69,11 @@ class TokenChoice(LinearRouter):
         gate: Gate | None = None,
     ) -> None:
         super().__init__(d_model, num_experts, top_k, gate or Gate())
-        for name, value, kind in (
-            ("score", score, Score),
-            ("weighting", weighting, Weighting),
-            ("scope", scope, Scope),
-            ("group_score", group_score, GroupScore),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}."
-                )
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be a positive number, got {scale}.")
+        check_choice("score", score, get_args(Score))
+        check_choice("weighting", weighting, get_args(Weighting))
+        check_choice("scope", scope, get_args(Scope))
+        check_choice("group_score", group_score, get_args(GroupScore))
+        check_number("scale", scale, open_low=True)
         for idle, what, needs in (
             (bias == "none" and bias_rate != BIAS_RATE, "bias_rate", "a bias rule: give bias"),
             (num_groups > 1 and top_groups is None, "num_groups", "a choice: give top_groups"),
@@ -175,10 +169,10 @@ class TokenChoice(LinearRouter):
 
 def check_groups(num_experts: int, num_groups: int, top_groups: int, top_k: int) -> None:
     """ValueError where experts cannot be grouped so, or the best groups hold fewer than K."""
-    if num_groups < 1 or num_experts % num_groups:
+    check_whole("num_groups", num_groups)
+    if num_experts % num_groups:
         raise ValueError(f"num_groups must divide num_experts = {num_experts}, got {num_groups}.")
-    if not 1 <= top_groups <= num_groups:
-        raise ValueError(f"top_groups must lie in 1..{num_groups}, got {top_groups}.")
+    check_whole("top_groups", top_groups, 1, num_groups)
     if top_k > top_groups * (num_experts // num_groups):
         raise ValueError(
             f"{top_groups} groups of {num_experts // num_groups} experts hold fewer than "

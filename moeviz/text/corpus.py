@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moeviz.checks import check_whole
 from moeviz.text.embedded import Domain, Source
 from moeviz.text.sources import open_source
 from moeviz.text.tokenizer import Tokenizer
@@ -179,8 +180,7 @@ class Corpus:
         They overlap where a domain's validation text is shorter than all of them together.
         Raises ValueError for impossible sizes and for a domain shorter than a sequence.
         """
-        if windows_per_domain < 1:
-            raise ValueError(f"windows_per_domain={windows_per_domain} must be at least 1.")
+        check_whole("windows_per_domain", windows_per_domain)
         streams = self._long_enough("validation", seq_len)
         domain = np.repeat(np.arange(len(streams)), windows_per_domain)
         room = np.array([stream.size - seq_len - 1 for stream in streams])

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from moeviz.checks import check_whole
 from moeviz.text.embedded import PIECE, Domain, Source, cut_documents, embedded_source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -218,8 +219,7 @@ def open_source(
 
     Raises ValueError in one sentence for anything else, and as the loader it ends up with.
     """
-    if max_characters < 1:
-        raise ValueError(f"max_characters={max_characters} must be at least 1.")
+    check_whole("max_characters", max_characters)
     if source == "embedded":
         return embedded_source()
     if isinstance(source, str) and (name := _KNOWN.get(source, source)):

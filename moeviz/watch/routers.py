@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_number, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.routes import Decision
 from moeviz.routing import (
@@ -25,8 +26,8 @@ from moeviz.routing import (
     leaking_tokens,
     untrained_router,
 )
-from moeviz.routing.base import LinearRouter
 from moeviz.routing.capacity import WithCapacity
+from moeviz.routing.gate import LinearRouter
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import layer_input
 
@@ -84,12 +85,10 @@ def synthetic_tokens(
     """Tokens of E clusters, the r-th most frequent drawn in proportion to 1 / r^skew (Zipf; 0 is
     even), each scattered by `spread` around its centre, with a gate whose rows are the centres.
     ValueError where a size or value is impossible."""
-    if num_tokens < 1 or num_experts < 1:
-        raise ValueError(
-            f"num_tokens and num_experts must be at least 1, got {num_tokens} and {num_experts}."
-        )
-    if not (0 <= skew < np.inf and 0 <= spread < np.inf):
-        raise ValueError(f"skew and spread must be 0 or more, got {skew} and {spread}.")
+    check_whole("num_tokens", num_tokens)
+    check_whole("num_experts", num_experts)
+    check_number("skew", skew)
+    check_number("spread", spread)
     rng = np.random.default_rng(seed)
     share_E = np.arange(1, num_experts + 1) ** -float(skew)
     group_T = rng.choice(num_experts, size=num_tokens, p=share_E / share_E.sum())
