@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
-from functools import partial
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from helpers.numerics import relative
+from moeviz.experiments import recording
 from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
 from moeviz.experiments.slots import placing_router, synthetic
@@ -23,16 +25,33 @@ from moeviz.watch.text import load_model
 META = {"code": "f00", "versions": {"torch": "2"}, "commit": "abc+", "date": "today"}
 
 
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Instead of processes, which import torch for seconds each."""
+    monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+
+
 def interrupted(path, *, made_by, **results):
     """An interrupted recording of these results; the rest of two runs with two seeds."""
     path.write_text(json.dumps({"made_by": made_by, "results": results}))
-    # Functions that a worker process can import; the seed is their argument.
-    runs = {"even": partial(round, ndigits=2), "ones": partial(round, ndigits=1)}
+    runs = {"even": lambda seed: 2 * seed, "ones": lambda seed: seed}
     seen = []
     return collect(path, META, runs, 2, lambda *at: seen.append(at)), seen
 
 
-def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path):
+def process_of(seed):
+    """At the top of a module, so that a process can import it."""
+    return os.getpid(), torch.get_num_threads(), seed
+
+
+@pytest.mark.slow
+def test_each_run_has_a_process_and_one_thread(tmp_path):
+    results = collect(tmp_path / "part.json", META, {"one": process_of}, 2, lambda *at: None)
+    for seed, (process, threads, got) in enumerate(results["one"]):
+        assert process != os.getpid() and (threads, got) == (1, seed)
+
+
+def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path, in_threads):
     path = tmp_path / "runs.part.json"
     made_by = {"code": "f00", "versions": {"torch": "2"}}
     results, seen = interrupted(path, made_by=made_by, **{"0 even": -1.0, "1 even": -2.0})
@@ -48,9 +67,9 @@ def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path):
         None,
     ],
 )
-def test_runs_of_other_code_are_run_again(tmp_path, made_by):
+def test_runs_of_other_code_are_run_again(tmp_path, in_threads, made_by):
     results, seen = interrupted(tmp_path / "part.json", made_by=made_by, **{"0 ones": 9})
-    assert results == {"even": [0, 1], "ones": [0, 1]} and len(seen) == 4
+    assert results == {"even": [0, 2], "ones": [0, 1]} and len(seen) == 4
 
 
 def test_mean_and_spread():

@@ -2,16 +2,27 @@
 
 import json
 import os
+import pickle
+import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 
 from moeviz.records import store as files
-from moeviz.records.store import fitting, load_arrays, load_header, save_arrays, write_atomically
+from moeviz.records.store import (
+    HEADER_KEY,
+    fitting,
+    load_arrays,
+    load_header,
+    save_arrays,
+    write_atomically,
+)
 
 JSON = st.recursive(
     st.none()
@@ -64,26 +75,48 @@ def test_anyone_can_read_the_file(tmp_path):
     assert json.loads(metadata["moeviz"]) == {"kind": "test", "seed": 1}
 
 
+def written(**options):
+    return lambda path, whole: save_file({"x": np.ones(3)}, path, **options)
+
+
+def content(change):
+    return lambda path, whole: path.write_bytes(change(whole))
+
+
+DAMAGED, FOREIGN = "damaged or of another format", "was not written by moeviz"
+DAMAGES = {
+    "no safetensors": (content(lambda whole: random.Random(0).randbytes(5000)), DAMAGED),
+    "empty": (content(lambda whole: b""), DAMAGED),
+    "truncated": (content(lambda whole: whole[: len(whole) - 9]), DAMAGED),
+    "truncated header": (content(lambda whole: whole[:60]), DAMAGED),
+    "flipped": (content(lambda whole: whole[:8] + bytes([whole[8] ^ 255]) + whole[9:]), DAMAGED),
+    "a pickle": (content(lambda whole: pickle.dumps(1)), "no pickles"),
+    "foreign": (written(metadata={"format": "pt"}), FOREIGN),
+    "without a header": (written(), FOREIGN),
+    "a header that is no JSON": (written(metadata={HEADER_KEY: "{"}), FOREIGN),
+    "a header that is a list": (written(metadata={HEADER_KEY: "[]"}), FOREIGN),
+    "another kind": (
+        lambda path, whole: save_arrays(path, {}, {}, kind="other"),
+        "is of the kind .other.; here .test. is needed",
+    ),
+    "bfloat16, which numpy has not": (
+        lambda path, whole: save_torch({"w": torch.zeros(3, dtype=torch.bfloat16)}, path),
+        f"{FOREIGN}|{DAMAGED}",
+    ),
+}
+
+
 @pytest.mark.parametrize("read", [load_arrays, load_header])
-def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path, read):
-    path = tmp_path / "a"
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path, read, kind):
+    path, (damage, sentence) = tmp_path / "a", DAMAGES[kind]
     with pytest.raises(FileNotFoundError, match="There is no file"):
         read(path, kind="test")
-    cases = {
-        "damaged or of another format": b"not safetensors at all",
-        "no pickles": b"\x80\x04K\x01.",
-    }
-    for sentence, content in cases.items():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=sentence) as refusal:
-            read(path, kind="test")
-        assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
-    save_file({"x": np.ones(3)}, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="was not written by moeviz"):
+    save_arrays(path, {"x": np.ones(3)}, {}, kind="test")
+    damage(path, path.read_bytes())
+    with pytest.raises(ValueError, match=sentence) as refusal:
         read(path, kind="test")
-    save_arrays(path, {}, {}, kind="other")
-    with pytest.raises(ValueError, match="is of the kind .other.; here .test. is needed"):
-        read(path, kind="test")
+    assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -5,17 +5,13 @@ import dataclasses
 import json
 import math
 import pickle
-import random
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
-from safetensors.torch import save_file as save_torch
+from safetensors.numpy import save_file
 
+import moeviz.model.layer
 from helpers.prose import prose
 from helpers.training import DENSE, MODELS, MOE, TRAIN, make, run
 from moeviz.records.store import HEADER_KEY, load_arrays
@@ -50,6 +46,10 @@ def check_same(a, b):
     assert [k for k in a if a[k].dtype != b[k].dtype or a[k].tobytes() != b[k].tobytes()] == []
 
 
+def check_finite(trainer):
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
 # --- learning ---
 
 
@@ -67,15 +67,15 @@ def test_a_step_says_what_it_did(corpus):
     trainer = make(corpus)
     first, second = run(trainer, 2)
     assert (first.step, second.step) == (1, 2)
-    assert first.load.shape == (2, 4) and first.load.dtype == np.int64
+    assert first.load.dtype == np.int64
     # Every token keeps its two experts in each layer.
     assert first.load.sum(1).tolist() == [2 * 4 * 16] * 2
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 2 / 3)
-    assert first.router_losses.keys() == {"balance", "z"} and min(first.router_losses.values()) > 0
-    assert first.grad_norm > 0 and 0 < trainer.history.curve().seconds[0] < trainer.seconds
-    point = trainer.history.curve()
-    assert point.load.sum(-1) == pytest.approx(np.ones((2, 2)))
-    assert point.flops[-1] == 2 * 3 * MOE.flops_per_token(16) * 4 * 16
+    assert first.router_losses.keys() == {"balance", "z"}
+    curve = trainer.history.curve()
+    assert 0 < curve.seconds[0] < trainer.seconds
+    assert curve.load == pytest.approx(np.array([first.load, second.load]) / 128)
+    assert curve.flops[-1] == 2 * 3 * MOE.flops_per_token(16) * 4 * 16
     dense = run(make(corpus, DENSE), 1)[0]
     assert dense.load.shape == (0, 0) and dense.router_losses == {}
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(corpus, tmp_path, name, capacity)
 
 def test_a_run_can_be_resumed_for_longer(corpus, tmp_path):
     trainer = make(corpus)
-    run(trainer, 12)
+    list(trainer)
     trainer.save(tmp_path / "run.safetensors")
     resumed = Trainer.resume(tmp_path / "run.safetensors", corpus, steps=14)
     assert len(list(resumed)) == 2 and resumed.config.seed == TRAIN.seed
@@ -196,7 +196,6 @@ def test_a_poisoned_weight_takes_the_run_back_to_its_last_good_state(corpus):
     with pytest.raises(NonFiniteLossError, match="step 30.*back at step 25") as stop:
         next(trainer)
     assert "\n" not in str(stop.value)
-    assert trainer.step == GOOD_STATE_EVERY
     check_same(good, state_of(trainer))
     # It goes on as if nothing had happened.
     straight = make(corpus, steps=60)
@@ -227,11 +226,6 @@ def test_a_broken_state_is_never_taken_for_a_good_one(corpus):
     poison(trainer)
     with pytest.raises(NonFiniteLossError, match="back at step 0"):
         next(trainer)
-    assert all(
-        np.isfinite(value).all()
-        for name, value in state_of(trainer).items()
-        if name[:6] == "model."
-    )
     check_same(state_of(trainer), state_of(make(corpus)))
 
 
@@ -241,9 +235,8 @@ def test_a_gradient_that_is_not_finite_is_not_blamed_on_the_loss(corpus):
     trainer.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(NonFiniteLossError, match="The gradient stopped .* step 3 .*loss itself is"):
         next(trainer)
-    assert trainer.step == 0 and all(
-        np.isfinite(v).all() for k, v in state_of(trainer).items() if k[:6] == "model."
-    )
+    assert trainer.step == 0
+    check_finite(trainer)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -252,11 +245,7 @@ def test_an_absurd_learning_rate_stops_and_a_sane_one_goes_on(corpus, name):
     with pytest.raises(NonFiniteLossError, match=r"learning rate 1e\+30"):
         list(trainer)
     assert trainer.step == 0
-    assert all(
-        np.isfinite(value).all()
-        for name, value in state_of(trainer).items()
-        if name[:6] == "model."
-    )
+    check_finite(trainer)
     trainer.config = dataclasses.replace(trainer.config, learning_rate=1e-2)
     assert all(math.isfinite(result.loss) for result in run(trainer, 5))
     assert len(trainer.history.curve()) == 5
@@ -281,47 +270,15 @@ class Bomb:
         return exec, ("import builtins; builtins.moeviz_was_unpickled = True",)
 
 
-def text_header(text):
-    return lambda path, whole: save_file({"a": np.zeros(3)}, path, metadata={HEADER_KEY: text})
-
-
-NO_FORMAT, NO_PICKLE, FOREIGN = "damaged or of another format", "loads no pickles", "not written by"
-DAMAGES = {
-    "truncated": (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), NO_FORMAT),
-    "truncated header": (lambda path, whole: path.write_bytes(whole[:100]), NO_FORMAT),
-    "empty": (lambda path, whole: path.write_bytes(b""), NO_FORMAT),
-    "random": (lambda path, whole: path.write_bytes(random.Random(0).randbytes(5000)), NO_FORMAT),
-    "flipped": (
-        lambda path, whole: path.write_bytes(whole[:8] + bytes([whole[8] ^ 255]) + whole[9:]),
-        NO_FORMAT,
-    ),
-    "a pickle": (lambda path, whole: path.write_bytes(pickle.dumps(Bomb())), NO_PICKLE),
-    "a torch file": (lambda path, whole: torch.save({"model": Bomb()}, path), NO_PICKLE),
-    "foreign": (lambda path, whole: save_file({"w": np.zeros(3, np.float32)}, path), FOREIGN),
-    "bfloat16": (  # numpy has no such type
-        lambda path, whole: save_torch({"w": torch.zeros(3, dtype=torch.bfloat16)}, path),
-        f"{FOREIGN}|{NO_FORMAT}",
-    ),
-    "another kind": (text_header('{"kind": "trace"}'), "kind .trace.; here .checkpoint. is needed"),
-    "a header that is no JSON": (text_header("{"), FOREIGN),
-    "a header that is a list": (text_header("[]"), FOREIGN),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_or_foreign_checkpoint_is_one_sentence(corpus, saved, tmp_path, kind):
-    path, (damage, sentence) = tmp_path / "run.safetensors", DAMAGES[kind]
-    damage(path, saved.read_bytes())
-    with pytest.raises(ValueError, match=sentence) as refusal:
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_no_checkpoint_is_unpickled(corpus, tmp_path, write):
+    path = tmp_path / "run.safetensors"
+    with path.open("wb") as file:
+        write({"model": Bomb()}, file)
+    with pytest.raises(ValueError, match="loads no pickles"):
         Trainer.resume(path, corpus)
-    assert "\n" not in str(refusal.value) and str(path) in str(refusal.value)
     assert not hasattr(builtins, "moeviz_was_unpickled")
-
-
-def test_the_bomb_would_have_gone_off():
-    """Or the test above proves nothing."""
-    pickle.loads(pickle.dumps(Bomb()))
-    assert builtins.moeviz_was_unpickled
+    pickle.loads(pickle.dumps(Bomb()))  # it would have gone off, or this test proves nothing
     del builtins.moeviz_was_unpickled
 
 
@@ -344,22 +301,19 @@ VERSION = "does not fit this version of moeviz"
         (in_model(wings=2), f"{VERSION}.*wings"),
         (lambda arrays, header: header["train"].update(wings=2), f"{VERSION}.*wings"),
         (in_model(num_heads=3), "num_heads"),
-        (lambda arrays, header: header.pop("corpus"), f"{VERSION}.*corpus"),
-        (lambda arrays, header: header.pop("model"), f"{VERSION}.*model"),
-        (lambda arrays, header: header.pop("step"), f"{VERSION}.*step"),
+        *(
+            (lambda arrays, header, name=name: header.pop(name), f"{VERSION}.*{name}")
+            for name in ("corpus", "model", "step")
+        ),
         (lambda arrays, header: header.update(model=None), VERSION),
         (lambda arrays, header: arrays.pop("history.loss"), f"{VERSION}.*loss"),
         (rename, f"{VERSION}.*tail.weight"),
-        (lambda arrays, header: None, None),  # rewritten only: or the others prove nothing
     ],
 )
 def test_a_header_that_does_not_fit_is_one_sentence(corpus, saved, tmp_path, change, sentence):
     arrays, header = load_arrays(saved, kind="checkpoint")
     change(arrays, header)
     save_file(arrays, tmp_path / "run", metadata={HEADER_KEY: json.dumps(header)})
-    if sentence is None:
-        assert Trainer.resume(tmp_path / "run", corpus).step == 2
-        return
     with pytest.raises(ValueError, match=sentence) as refusal:
         Trainer.resume(tmp_path / "run", corpus)
     assert "\n" not in str(refusal.value)
@@ -370,43 +324,9 @@ def test_another_corpus_or_a_missing_file_is_said(corpus, saved, tmp_path):
     other = load_corpus(tmp_path / "other.txt", tokenizer=corpus.tokenizer)
     with pytest.raises(ValueError, match="was trained on corpus .*resume on the corpus it began"):
         Trainer.resume(saved, other)
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        Trainer.resume(tmp_path / "absent", corpus)
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        Trainer.resume(tmp_path, corpus)
-
-
-def test_every_array_of_a_checkpoint_is_plain_numbers(saved):
-    arrays = load_file(saved)
-    assert {"model.head.weight", "optimizer.exp_avg.head.weight", "history.loss"} <= set(arrays)
-    assert all(array.dtype.kind in "fi" for array in arrays.values())
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs the limits of a POSIX system")
-def test_a_save_that_runs_out_of_space_leaves_the_old_file(saved, tmp_path):
-    """In a process of its own, which may write no file of more than 4 kB: the write fails half-way
-    with EFBIG, as a full disk fails it with ENOSPC."""
-    code = textwrap.dedent(
-        """
-        import resource, signal, sys
-        import numpy as np
-        from moeviz.records.store import save_arrays
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        try:
-            save_arrays(sys.argv[1], {"a": np.zeros(10_000)}, {}, kind="checkpoint")
-        except OSError as error:
-            print(error)
-        """
-    )
-    old = tmp_path / "run.safetensors"
-    old.write_bytes(saved.read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(old)], capture_output=True, text=True, check=True
-    )
-    assert "Could not save" in done.stdout and "is untouched" in done.stdout, done
-    assert old.read_bytes() == saved.read_bytes()
-    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(FileNotFoundError, match="There is no file"):
+            Trainer.resume(path, corpus)
 
 
 # --- how it trains ---
@@ -426,18 +346,18 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
 
 
 def test_norms_are_not_decayed(corpus):
-    """With nothing but decay at work (no gradient reaches Adam's update in one step of rate lr
-    through weight_decay alone), matrices shrink and norm scales do not."""
     trainer = make(corpus, weight_decay=0.5)
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
     decay = {
-        name: group["weight_decay"]
+        names[parameter]: group["weight_decay"]
         for group in trainer.optimizer.param_groups
-        for name, parameter in trainer.model.named_parameters()
-        if any(parameter is p for p in group["params"])
+        for parameter in group["params"]
     }
-    assert decay.keys() == dict(trainer.model.named_parameters()).keys()
-    assert decay["head.weight"] == decay["blocks.0.ffn.w13_E2FD"] == 0.5
-    assert decay["norm.weight"] == decay["blocks.1.ffn_norm.weight"] == 0.0
+    assert decay.keys() == set(names.values())
+    assert {name for name, rate in decay.items() if rate == 0} == {
+        name for name in decay if "norm" in name
+    }
+    assert set(decay.values()) == {0.0, 0.5}
 
 
 def test_gradients_are_clipped(corpus, monkeypatch):
@@ -457,8 +377,6 @@ def test_gradients_are_clipped(corpus, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["grouped", "reference"])
 def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monkeypatch):
-    import moeviz.model.layer
-
     seen, apply = [], moeviz.model.layer.apply_experts
     monkeypatch.setattr(
         moeviz.model.layer,
@@ -466,14 +384,12 @@ def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monke
         lambda x, *a, **k: seen.append(x.dtype) or apply(x, *a, **k),
     )
     model = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, backend=backend))
-    results = run(make(corpus, model, precision="bfloat16"), 12)
+    trainer = make(corpus, model, precision="bfloat16")
+    results = run(trainer, 12)
     assert set(seen) == {torch.bfloat16}
-    exact = run(make(corpus, model), 12)
-    assert results[0].loss == pytest.approx(exact[0].loss, rel=1e-2)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert results[0].loss == pytest.approx(run(make(corpus, model), 1)[0].loss, rel=1e-2)
     assert results[-1].loss < results[0].loss - 0.3
-    trained = make(corpus, model, precision="bfloat16")
-    next(trained)
-    assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.slow
@@ -502,15 +418,12 @@ def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
     "change,sentence",
     [
         (dict(steps=0), "steps must be a whole number of at least 1, got 0"),
-        (dict(steps=10.5), "steps must be a whole number of at least 1, got 10.5"),
         (dict(batch_size=0), "batch_size must be a whole number of at least 1"),
         (dict(seq_len=-3), "seq_len must be a whole number of at least 1"),
         (dict(warmup=-1), "warmup must be a whole number of at least 0, got -1"),
         (dict(validate_every=0.5), "validate_every must be a whole number of at least 0"),
-        (dict(seed=-1), "seed must be a whole number of at least 0"),
         (dict(seed=2**32), "seed must be .* at most 4294967295, got 4294967296"),
         (dict(learning_rate=0.0), "learning_rate must be a finite number above 0, got 0.0"),
-        (dict(learning_rate=math.nan), "learning_rate must be a finite number above 0, got nan"),
         (dict(clip=math.inf), "clip must be a finite number above 0, got inf"),
         (dict(weight_decay=-0.1), "weight_decay must be a finite number of at least 0"),
         (dict(balance_weight="1"), "balance_weight must be a finite number of at least 0, got '1'"),
@@ -527,13 +440,8 @@ def test_impossible_training_is_one_sentence(change, sentence):
     assert "\n" not in str(refusal.value)
 
 
-def test_the_largest_seed_trains(corpus):
-    assert math.isfinite(next(make(corpus, seed=2**32 - 1)).loss)
-
-
 def test_a_trainer_refuses_what_does_not_fit_together(corpus):
     with pytest.raises(ValueError, match="vocab_size 299 is smaller than the tokenizer's"):
-        assert corpus.tokenizer.vocab_size > 299 or pytest.fail("the tokenizer is too small")
         make(corpus, dataclasses.replace(MOE, vocab_size=299))
     with pytest.raises(ValueError, match="'cuda:77' is not available here"):
         make(corpus, device="cuda:77")
