@@ -9,16 +9,12 @@ from moeviz.costs import (
     Assumption,
     Claim,
     bill,
-    carbon_kg,
-    cost_usd,
-    device_hours,
-    energy_kwh,
     evaluate,
     hours_bill,
-    margin,
     six_n_d_flops,
 )
 from moeviz.costs.claims.ledger import Outcome
+from moeviz.costs.cost.money import carbon_kg, cost_usd, device_hours, energy_kwh
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
 LEDGER = {
@@ -162,7 +158,6 @@ def test_figures_move_with_assumptions():
         (lambda: energy_kwh(1, 100, 0.9), "pue must be a finite number of at least 1, got 0.9"),
         (lambda: energy_kwh(1, 0), "watts must be a finite number above 0, got 0"),
         (lambda: carbon_kg(1, -0.1), "kg_per_kwh must be a finite number of at least 0, got -0.1"),
-        (lambda: margin(1, 0), "usd must be a finite number above 0, got 0"),
         (lambda: six_n_d_flops(0, 1), "active_parameters must be a finite number above 0, got 0"),
     ],
 )  # fmt: skip

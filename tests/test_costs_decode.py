@@ -8,17 +8,13 @@ from hypothesis import strategies as st
 
 from moeviz.costs import (
     DEVICES,
-    FORMATS,
-    PLANS,
     Device,
-    QuantPlan,
     cache_baselines,
     critical_batch,
     decode_step,
     device,
     distinct_experts,
     fit,
-    forward_flops_per_sequence,
     kv_cache_bytes,
     kv_cache_bytes_per_token,
     model,
@@ -26,7 +22,8 @@ from moeviz.costs import (
     training_flops_per_token,
     weight_bytes,
 )
-from moeviz.costs.cost.quantisation import Format
+from moeviz.costs.cost.compute import forward_flops_per_token
+from moeviz.costs.cost.quantisation import FORMATS, PLANS, Format, QuantPlan
 
 few = settings(max_examples=40, deadline=None)
 H100, H200 = DEVICES["H100 SXM"], DEVICES["H200 SXM"]
@@ -174,7 +171,7 @@ def test_the_dense_twin_reads_as_much_for_one_token_and_less_for_many():
 
 def test_training_is_three_times_forward():
     each = training_flops_per_token(MIXTRAL, 64)
-    assert 3 * forward_flops_per_sequence(MIXTRAL, 64).total / 64 == pytest.approx(each.total)
+    assert 3 * forward_flops_per_token(MIXTRAL, 64).total == pytest.approx(each.total)
     products = [term.value for term in each.terms if "products with keys" in term.label]
     assert products == [pytest.approx(3 * 32 * 4 * 32 * 128 * 65 / 2)]
 
@@ -221,7 +218,7 @@ SWITCH = model("Switch-C 1.6T").architecture
         (lambda: Format("x", 0), "weight_bits must be a finite number above 0, got 0"),
         (lambda: kv_cache_bytes(LLAMA8, 10, bits=0), "bits must be a finite number above 0"),
         (lambda: kv_cache_bytes(SWITCH, 10), "Switch-C has an encoder"),
-        (lambda: forward_flops_per_sequence(SWITCH, 10), "Switch-C has an encoder"),
+        (lambda: forward_flops_per_token(SWITCH, 10), "Switch-C has an encoder"),
         (lambda: cache_baselines(LLAMA8), "Llama 3.1 8B has no latent attention"),
         (lambda: device("TPU v9"), "device must be one of T4, L4"),
         (lambda: Device("x", 1e9, -1, 1e12), "bytes_per_s must be a finite number above 0, got -1"),

@@ -2,17 +2,10 @@
 
 import pytest
 
-from moeviz.costs import (
-    COMPONENTS,
-    MODELS,
-    Architecture,
-    Figure,
-    Model,
-    active_parameters,
-    model,
-    parameters,
-)
+from moeviz.costs import MODELS, Architecture, Model, active_parameters, model, parameters
+from moeviz.costs.known.catalogue import Figure
 from moeviz.costs.known.models_2024 import V2_LITE, V3
+from moeviz.costs.shape.terms import COMPONENTS
 
 SIZED = [m.name for m in MODELS.values() if m.architecture is not None]
 # Billions of parameters: all; active by convention all, without input table, without both tables.
@@ -113,9 +106,9 @@ def test_every_figure_has_a_source_and_a_confidence():
 def test_the_switch_papers_table_cannot_be_right():
     """64 experts, as it prints them, make 201B; the released 128 make the 395B it also prints."""
     from moeviz.costs.known.models_early import t5
-    from moeviz.costs.shape.feedforward import DenseFFN, MoE
+    from moeviz.costs.shape.feedforward import FFN, MoE
 
-    halved = t5("Switch-XXL", 4096, 64, 24, (DenseFFN(10240), MoE(64, 1, 10240)), tied=False)
+    halved = t5("Switch-XXL", 4096, 64, 24, (FFN(10240), MoE(64, 1, 10240)), tied=False)
     assert parameters(halved).total / 395e9 == pytest.approx(0.51, abs=0.005)
 
 

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from moeviz.costs import MODEL_TYPES, Architecture, parameters
+from moeviz.costs import Architecture, parameters
+from moeviz.costs.read_hf.read import MODEL_TYPES
 
 # model_type -> configs with a few layers, every part in at least one of them.
 SMALL = dict(num_hidden_layers=2)

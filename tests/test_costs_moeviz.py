@@ -4,14 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moeviz.costs import (
-    Architecture,
-    active_parameters,
-    decode_flops_per_token,
-    forward_flops_per_sequence,
-    forward_flops_per_token,
-    parameters,
-)
+from moeviz.costs import Architecture, active_parameters, parameters
+from moeviz.costs.cost.compute import decode_flops_per_token, forward_flops_per_token
 from moeviz.model.architecture import architecture_of
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
@@ -134,7 +128,7 @@ def test_flops_are_those_that_run(config):
     model = LanguageModel(config).eval()
     with torch.no_grad(), Counter() as counter:
         model(torch.randint(0, 50, (1, 12)))
-    expected = forward_flops_per_sequence(architecture_of(config), 12).total
+    expected = 12 * forward_flops_per_token(architecture_of(config), 12).total
     assert counter.flops == expected
 
 

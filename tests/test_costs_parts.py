@@ -8,23 +8,22 @@ import pytest
 
 from moeviz.costs import (
     Architecture,
-    Attention,
-    DenseFFN,
     LatentAttention,
     Layer,
     MoE,
     active_parameters,
-    decode_flops_per_token,
     kv_cache_bytes,
     parameters,
 )
+from moeviz.costs.cost.compute import decode_flops_per_token
 from moeviz.costs.shape.compressed import CompressedAttention
-from moeviz.costs.shape.mixers import Indexer
+from moeviz.costs.shape.feedforward import FFN
+from moeviz.costs.shape.mixers import Attention, Indexer
 from moeviz.costs.shape.positions import Positions
 from moeviz.costs.shape.recurrent import gated_delta_net, mamba2
 
 GQA = Attention(8, 2, 16)
-LAYER = Layer(GQA, DenseFFN(32))
+LAYER = Layer(GQA, FFN(32))
 
 
 def build(*layers, **options):
@@ -63,7 +62,7 @@ def test_a_model_knows_its_experts():
     mixed = build(LAYER, Layer(GQA, moe), LAYER, Layer(GQA, moe))
     assert (mixed.moe_layers, mixed.is_moe, mixed.moe) == ((1, 3), True, moe)
     assert build().moe_layers == () and not build().is_moe
-    assert mixed.dense_twin().layers[1].ffn == DenseFFN(32)
+    assert mixed.dense_twin().layers[1].ffn == FFN(32)
     assert mixed.mixers() == ((4, GQA),)
 
 
@@ -108,7 +107,7 @@ def test_compressed_attention_by_hand():
 
 def test_a_hybrid_keeps_states_in_float32():
     linear = gated_delta_net(64, 2, 4, 8, 8, 4)
-    hybrid = build(Layer(linear, DenseFFN(8)), LAYER)
+    hybrid = build(Layer(linear, FFN(8)), LAYER)
     state, conv = 4 * 8 * 8, (2 * 16 + 32) * 3
     kept = kv_cache_bytes(hybrid, 10)
     assert kept.total == 4 * (state + conv) + 2 * (2 * 2 * 16 * 10)
@@ -118,7 +117,7 @@ def test_a_hybrid_keeps_states_in_float32():
 
 
 def test_an_encoder_belongs_to_cross_attention():
-    decoder = Layer(GQA, DenseFFN(32), 3, GQA)
+    decoder = Layer(GQA, FFN(32), 3, GQA)
     both = Architecture("t5", 64, 100, (decoder,), encoder=(LAYER,), relative_buckets=32)
     block, ffn = 2 * 64 * 128 + 2 * 64 * 32, 3 * 64 * 32
     expected = 3 * block + 2 * ffn + 5 * 64 + 2 * 64 + 2 * 32 * 8 + 2 * 6400
@@ -148,8 +147,8 @@ def test_an_encoder_belongs_to_cross_attention():
         (lambda: CompressedAttention(4, 8, 6, 2, 3, 10, 4, 5), "top_k and indexer must be"),
         (lambda: CompressedAttention(4, 8, 6, 2, 3, 10, None, 5, Indexer(1, 1)), "every must be"),
         (lambda: mamba2(8, 0, 4, 4, 1, 4, conv_bias=True, proj_bias=False), "heads must be"),
-        (lambda: DenseFFN(0), "width must be a whole number of at least 1, got 0"),
-        (lambda: DenseFFN(8, gated="yes"), "gated must be True or False, got 'yes'"),
+        (lambda: FFN(0), "width must be a whole number of at least 1, got 0"),
+        (lambda: FFN(8, gated="yes"), "gated must be True or False, got 'yes'"),
         (lambda: MoE(8, 9, 4), "top_k must be at most num_experts = 8, got 9"),
         (lambda: MoE(8, 0, 4), "top_k must be a whole number of at least 1, got 0"),
         (lambda: MoE(8, 2, 4, shared_experts=1), "shared_experts and shared_width must both be 0"),
@@ -160,7 +159,7 @@ def test_an_encoder_belongs_to_cross_attention():
         (lambda: MoE(8, 2, 4, latent_width=0), "latent_width must be a whole number"),
         (lambda: Layer(None, None), "mixer or ffn must be given"),
         (lambda: Layer(GQA, None, norms=-1), "norms must be a whole number of at least 0, got -1"),
-        (lambda: Layer(None, DenseFFN(8)).heads, "mixer must be Attention here"),
+        (lambda: Layer(None, FFN(8)).heads, "mixer must be Attention here"),
         (lambda: Architecture("x", 0, 10, (LAYER,)), "d_model must be a whole number"),
         (lambda: Architecture("x", 64, 10, ()), "layers must be a non-empty tuple of Layer"),
         (lambda: Architecture("x", 64, 10, (GQA,)), "layers must be a non-empty tuple of Layer"),

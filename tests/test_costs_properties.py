@@ -8,21 +8,19 @@ from hypothesis import strategies as st
 
 from moeviz.costs import (
     Architecture,
-    Attention,
-    DenseFFN,
     LatentAttention,
     Layer,
     MoE,
     active_parameters,
-    active_share,
-    decode_flops_per_token,
-    forward_flops_per_token,
     kv_cache_bytes,
     kv_cache_bytes_per_token,
     parameters,
     weight_bytes,
 )
-from moeviz.costs.shape.mixers import Indexer
+from moeviz.costs.cost.compute import decode_flops_per_token, forward_flops_per_token
+from moeviz.costs.cost.parameters import active_share
+from moeviz.costs.shape.feedforward import FFN
+from moeviz.costs.shape.mixers import Attention, Indexer
 from moeviz.costs.shape.positions import Positions
 from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
 
@@ -80,7 +78,7 @@ def experts(draw):
 
 @st.composite
 def architectures(draw):
-    ffns = experts() | st.builds(DenseFFN, SMALL, st.booleans(), st.booleans())
+    ffns = experts() | st.builds(FFN, SMALL, st.booleans(), st.booleans())
     layers = st.builds(Layer, attentions() | latents(), ffns, st.integers(0, 4))
     return Architecture(
         "drawn",
@@ -240,7 +238,7 @@ RECURRENT = [
 @few
 @given(st.sampled_from(RECURRENT), st.integers(1, 1000))
 def test_a_recurrent_layer_keeps_the_same_state_for_ever(mixer, context):
-    architecture = Architecture("recurrent", 16, 8, (Layer(mixer, DenseFFN(8)),))
+    architecture = Architecture("recurrent", 16, 8, (Layer(mixer, FFN(8)),))
     kept = kv_cache_bytes(architecture, context)
     assert kept.total == kv_cache_bytes(architecture, 1).total > 0
     assert kv_cache_bytes_per_token(architecture, context_tokens=context).total == 0

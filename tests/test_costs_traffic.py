@@ -6,18 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeviz.costs import (
-    Architecture,
-    Attention,
-    DenseFFN,
-    Layer,
-    MoE,
-    all_to_all,
-    destinations,
-    model,
-    offload_bound,
-)
-from moeviz.costs.cost.traffic import hit_probability
+from moeviz.costs import Architecture, Layer, MoE, all_to_all, model, offload_bound
+from moeviz.costs.cost.traffic import destinations, hit_probability
+from moeviz.costs.shape.feedforward import FFN
+from moeviz.costs.shape.mixers import Attention
 
 few = settings(max_examples=40, deadline=None)
 V3 = model("DeepSeek-V3 / R1").architecture
@@ -211,7 +203,7 @@ def test_a_cache_saves_its_hits():
     assert offload_bound(V3, 64e9, hit_rate=1.0).tokens_per_s == float("inf")
 
 
-DENSE = Architecture("dense", 8, 4, (Layer(Attention(1, 1, 8), DenseFFN(8)),))
+DENSE = Architecture("dense", 8, 4, (Layer(Attention(1, 1, 8), FFN(8)),))
 MESH = dict(tokens_per_device=1, nodes=2, devices_per_node=2)
 
 

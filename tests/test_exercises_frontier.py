@@ -72,14 +72,8 @@ def test_the_notebook_asks_for_each_exercise_and_for_no_other():
 
 def test_what_the_notebook_says_is_what_is_counted():
     """The figures in its text, beside those that its panels show."""
-    from moeviz.costs import (
-        DEVICES,
-        active_parameters,
-        active_share,
-        model,
-        parameters,
-        six_n_d_flops,
-    )
+    from moeviz.costs import DEVICES, active_parameters, model, parameters, six_n_d_flops
+    from moeviz.costs.cost.parameters import active_share
 
     v3 = model("DeepSeek-V3 / R1").architecture
     met = active_parameters(v3)

@@ -26,7 +26,7 @@ from moeviz.pictures.costs.training_cost import bill_of, training_cost
 
 
 def test_every_component_has_one_part():
-    from moeviz.costs import COMPONENTS
+    from moeviz.costs.shape.terms import COMPONENTS
 
     listed = [c for _, components in PARTS.values() for c in components]
     assert sorted(listed) == sorted((*COMPONENTS, ""))

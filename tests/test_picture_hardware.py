@@ -17,7 +17,7 @@ from moeviz.costs import (
     model,
     offload_bound,
 )
-from moeviz.costs import PLANS as ALL_PLANS
+from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
 from moeviz.pictures.costs.exchange import exchange, visits

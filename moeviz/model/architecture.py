@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeviz.checks import check_choice
 from moeviz.costs import Architecture
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
 from moeviz.model.layer import MoEConfig
@@ -21,7 +21,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
     attention = Attention(heads, heads, config.d_model // heads)
     experts = None if config.moe is None else _experts(config.moe)
     ffns = [
-        experts if experts is not None and config.is_moe(layer) else DenseFFN(config.d_ff)
+        experts if experts is not None and config.is_moe(layer) else FFN(config.d_ff)
         for layer in range(config.num_layers)
     ]
     return Architecture(

@@ -43,15 +43,8 @@ def _products(architecture: Architecture, positions: Positions, absorbed: bool) 
 
 def forward_flops_per_token(architecture: Architecture, sequence_tokens: int) -> Total:
     """One token of a causal sequence, the mean over its positions, which see (S + 1) / 2 keys."""
-    return _flops(
-        architecture, Positions(1, check_whole("sequence_tokens", sequence_tokens)), False
-    )
-
-
-def forward_flops_per_sequence(architecture: Architecture, sequence_tokens: int) -> Total:
-    """A whole causal sequence, with the logits of every token, as in training."""
-    each = forward_flops_per_token(architecture, sequence_tokens)
-    return each.scaled(sequence_tokens, f"{sequence_tokens:,} tokens")
+    check_whole("sequence_tokens", sequence_tokens)
+    return _flops(architecture, Positions(1, sequence_tokens), False)
 
 
 def decode_flops_per_token(

@@ -88,11 +88,3 @@ def _bill(hours: Total, usd_per_hour: float, watts: float, pue: float, kg_per_kw
     carbon = carbon_kg(kwh.total, kg_per_kwh)
     terms = tuple(part.terms[0] for part in (hours, usd, kwh, carbon))
     return Bill(hours.total, usd.total, kwh.total, carbon.total, terms)
-
-
-def margin(revenue_usd: float, usd: float) -> Total:
-    """Profit as a share of the cost."""
-    check_number("revenue_usd", revenue_usd)
-    check_number("usd", usd, open_low=True)
-    words = f"(${revenue_usd:,.0f} - ${usd:,.0f}) / ${usd:,.0f}"
-    return single("share", "margin", (revenue_usd - usd) / usd, words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeviz.costs.known.catalogue import Figure, Model
 from moeviz.costs.shape.architecture import Architecture
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
 
@@ -17,7 +17,7 @@ GPT3 = Architecture.from_hf(
 
 
 def t5(
-    name: str, d_model: int, heads: int, layers: int, ffns: tuple[DenseFFN | MoE, ...], tied: bool
+    name: str, d_model: int, heads: int, layers: int, ffns: tuple[FFN | MoE, ...], tied: bool
 ) -> Architecture:
     """An encoder and a decoder of `layers` layers each, whose FFNs take turns."""
     attention = Attention(heads, heads, 64)
@@ -35,14 +35,14 @@ def t5(
 
 
 SWITCH_C = t5("Switch-C", 2080, 32, 15, (MoE(2048, 1, 6144, gated=False),), tied=True)
-SWITCH_XXL = t5("Switch-XXL", 4096, 64, 24, (DenseFFN(10240), MoE(128, 1, 10240)), tied=False)
+SWITCH_XXL = t5("Switch-XXL", 4096, 64, 24, (FFN(10240), MoE(128, 1, 10240)), tied=False)
 
 _glam = Attention(128, 128, 128)
 GLAM = Architecture(
     "GLaM 64B/64E",
     d_model=8192,
     vocab=256_000,
-    layers=(Layer(_glam, DenseFFN(32768)), Layer(_glam, MoE(64, 2, 32768, gated=False))) * 32,
+    layers=(Layer(_glam, FFN(32768)), Layer(_glam, MoE(64, 2, 32768, gated=False))) * 32,
     tied=True,
     context_tokens=1024,
 )

@@ -15,7 +15,7 @@ from moeviz.costs.read_hf.parts import (
     windows_by_type,
     windows_on_request,
 )
-from moeviz.costs.shape.feedforward import DenseFFN
+from moeviz.costs.shape.feedforward import FFN
 
 
 def llama(f: Fields) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def starcoder2(f: Fields) -> dict[str, Any]:
 
 def gpt2(f: Fields) -> dict[str, Any]:
     """GPT-2's shape; positions are learned."""
-    ffn = DenseFFN(f.whole("n_inner", default=4 * f.d_model), False, True)
+    ffn = FFN(f.whole("n_inner", default=4 * f.d_model), False, True)
     mixers = attentions(f, qkv_bias=True, out_bias=True)
     rows = f.whole("n_positions")
     return decoder(f, list(mixers), same(ffn, f), tied=True, norm_vectors=2, positions=rows)

@@ -16,7 +16,7 @@ from moeviz.costs.read_hf.parts import (
     qwen_layers,
     same,
 )
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
 
@@ -121,7 +121,7 @@ def granitemoehybrid(f: Fields) -> dict[str, Any]:
         proj_bias=f.flag("mamba_proj_bias", default=False),
     )
     shared = f.whole("shared_intermediate_size")
-    ffn: MoE | DenseFFN = DenseFFN(shared)
+    ffn: MoE | FFN = FFN(shared)
     if f.whole("num_local_experts", low=0):
         width = f.whole("intermediate_size")
         ffn = MoE(*counts(f), width, shared_experts=1, shared_width=shared)

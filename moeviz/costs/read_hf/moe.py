@@ -23,7 +23,7 @@ from moeviz.costs.read_hf.parts import (
     windows_on_request,
 )
 from moeviz.costs.shape.compressed import CompressedAttention
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.mixers import Indexer
 
 INDEXED = {"indexed_attention": "indexed"}
@@ -239,7 +239,7 @@ def llama4(f: Fields) -> dict[str, Any]:
     chosen = set(range(step - 1, f.num_layers, step) if named is None else named)
     ffns: list[Any] = same(moe, f)
     if len(chosen) < f.num_layers:
-        other = DenseFFN(f.whole("intermediate_size_mlp"))
+        other = FFN(f.whole("intermediate_size_mlp"))
         ffns = [moe if i in chosen else other for i in range(f.num_layers)]
     f.ignore("intermediate_size_mlp", "use_qk_norm")  # its QK norm has no parameters
     every = f.whole("no_rope_layer_interval", default=4)

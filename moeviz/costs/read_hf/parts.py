@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moeviz.costs.read_hf.fields import REQUIRED, Fields
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention, QkNorm
 
@@ -148,8 +148,8 @@ def latent(f: Fields, *, sparse: list[bool] | None = None) -> list[LatentAttenti
 # --- experts --------------------------------------------------------------------------------------
 
 
-def dense(f: Fields, *, gated: bool = True, bias: bool = False) -> DenseFFN:
-    return DenseFFN(f.whole("intermediate_size"), gated, bias)
+def dense(f: Fields, *, gated: bool = True, bias: bool = False) -> FFN:
+    return FFN(f.whole("intermediate_size"), gated, bias)
 
 
 def counts(f: Fields) -> tuple[int, int]:
@@ -190,7 +190,7 @@ def deepseek_experts(f: Fields, **options: Any) -> MoE:
     return MoE(experts, top_k, width, shared_experts=shared, shared_width=shared * width, **options)
 
 
-def after_first(f: Fields, dense_ffn: DenseFFN, moe: MoE) -> list[DenseFFN | MoE]:
+def after_first(f: Fields, dense_ffn: FFN, moe: MoE) -> list[FFN | MoE]:
     """DeepSeek's layers: the first first_k_dense_replace dense, then every moe_layer_freq-th MoE;
     or as mlp_layer_types says."""
     named = f.words("mlp_layer_types", f.num_layers, {"dense": "dense", "sparse": "moe"})
@@ -216,7 +216,7 @@ def after_first(f: Fields, dense_ffn: DenseFFN, moe: MoE) -> list[DenseFFN | MoE
     return [moe if flag else dense_ffn for flag in sparse]
 
 
-def qwen_layers(f: Fields, moe: MoE) -> list[DenseFFN | MoE]:
+def qwen_layers(f: Fields, moe: MoE) -> list[FFN | MoE]:
     """Qwen's layers: MoE every decoder_sparse_step-th, save mlp_only_layers."""
     step = f.whole("decoder_sparse_step", default=1)
     only = f.get("mlp_only_layers", default=())

@@ -8,7 +8,7 @@ from typing import Any
 
 from moeviz.checks import check_flag, check_whole
 from moeviz.costs.read_hf.read import read_hf
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Mixer
 from moeviz.costs.shape.terms import Weight, vector, weight
@@ -166,4 +166,4 @@ def _dense(layer: Layer) -> Layer:
     if moe.latent_width is not None:
         raise ValueError("latent_width must be None for a dense twin: latent experts have none.")
     width = moe.top_k * moe.expert_width + moe.shared_width
-    return replace(layer, ffn=DenseFFN(width, moe.gated, moe.expert_bias))
+    return replace(layer, ffn=FFN(width, moe.gated, moe.expert_bias))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from moeviz.checks import check_flag, check_whole
 from moeviz.costs.shape.terms import Weight, vector, weight
 
 
-class FeedForward(Protocol):
-    def weights(self, d_model: int) -> tuple[Weight, ...]: ...
-
-
 @dataclass(frozen=True)
-class DenseFFN:
+class FFN:
     """One FFN of the given width; gated: three matrices (SwiGLU and its kin) instead of two."""
 
     width: int
@@ -95,11 +90,6 @@ class MoE:
                 f"visit, {self.top_groups * (self.num_experts // self.groups)} experts, got "
                 f"{self.top_k}."
             )
-
-    @property
-    def limited(self) -> bool:
-        """Whether a token may visit only some of the groups."""
-        return self.top_groups < self.groups
 
     def expert_parameters(self, d_model: int) -> int:
         """One routed expert, its biases included."""

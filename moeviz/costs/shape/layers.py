@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moeviz.checks import check_whole
 from moeviz.costs.shape.compressed import CompressedAttention
-from moeviz.costs.shape.feedforward import DenseFFN, MoE
+from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.mixers import Attention, LatentAttention
 from moeviz.costs.shape.recurrent import Recurrence
 from moeviz.costs.shape.terms import Weight, vector, weight
@@ -18,7 +18,7 @@ class Layer:
     decoder's attention over its encoder."""
 
     mixer: Attention | LatentAttention | CompressedAttention | Recurrence | None
-    ffn: DenseFFN | MoE | None
+    ffn: FFN | MoE | None
     norms: int = 2
     cross: Attention | None = None
 

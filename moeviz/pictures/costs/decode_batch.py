@@ -50,7 +50,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Curve:
+class ByBatch:
     """Steps of one model by batch, as far as the memory reaches, and where that ends."""
 
     name: str
@@ -61,7 +61,7 @@ class Curve:
 @lru_cache(maxsize=32)
 def curves(
     model_name: str, device_name: str, devices: int, plan: str, context: int
-) -> tuple[Curve, Curve]:
+) -> tuple[ByBatch, ByBatch]:
     """The model and its dense twin of equal active parameters."""
     architecture = model(model_name).architecture
     if architecture is None or not architecture.is_moe:
@@ -84,7 +84,7 @@ def _one_format_for_ffns(plan: QuantPlan) -> QuantPlan:
 
 def _curve(
     name: str, architecture: Architecture, chip: Device, devices: int, plan: QuantPlan, context: int
-) -> Curve:
+) -> ByBatch:
     room = fit(architecture, chip, context_tokens=context, plan=plan, devices=devices)
     steps = {
         batch: decode_step(
@@ -93,7 +93,7 @@ def _curve(
         for batch in BATCHES
         if batch <= room.max_batch
     }
-    return Curve(name, steps, room.max_batch)
+    return ByBatch(name, steps, room.max_batch)
 
 
 def decode_batch(
@@ -140,7 +140,7 @@ def decode_batch(
 
 
 def _summary(
-    name: str, machine: str, sparse: Curve, dense: Curve, batch: int, marks: tuple[float, float]
+    name: str, machine: str, sparse: ByBatch, dense: ByBatch, batch: int, marks: tuple[float, float]
 ) -> str:
     if not sparse.steps:
         return f"{name} does not fit {machine} with even one such sequence."
@@ -202,7 +202,7 @@ def _frame(svg: Svg, x: Scale, y: Scale, label: str, batch: int) -> None:
 
 
 def _steps(
-    svg: Svg, x: Scale, y: Scale, each: Curve, batch: int, value: Callable[[DecodeStep], float]
+    svg: Svg, x: Scale, y: Scale, each: ByBatch, batch: int, value: Callable[[DecodeStep], float]
 ) -> None:
     """A curve with its marks: what bounds it, where it ends, and the chosen batch."""
     key = DENSE if each.name == TWIN else SPARSE
@@ -232,7 +232,7 @@ def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
     )  # fmt: skip
 
 
-def _table(sparse: Curve, dense: Curve, moe: MoE) -> tuple[tuple[object, ...], ...]:
+def _table(sparse: ByBatch, dense: ByBatch, moe: MoE) -> tuple[tuple[object, ...], ...]:
     rows = []
     for batch in BATCHES:
         step, twin = sparse.steps.get(batch), dense.steps.get(batch)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Claim:
+class Order:
     """`better` has the lower loss than `worse` (names of the arms of `experiment routers`), as
     `source` reports with its figures."""
 
@@ -23,20 +23,20 @@ DEEPSEEK = "shared and fine-grained (DeepSeekMoE)"
 DEEPSEEK_TABLE = "DeepSeekMoE (2401.06066) table 1, Pile loss"
 REMOE_TABLE = "ReMoE (2412.14711) table 2, mean accuracy"
 CLAIMS = (
-    Claim("hash, random", "dense", f"{DEEPSEEK_TABLE}: 1.932 against 2.060"),
-    Claim("Switch", "hash, random", f"{DEEPSEEK_TABLE}: 1.881 against 1.932"),
-    Claim("GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881"),
-    Claim(DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867"),
-    Claim(MIXTRAL, DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse"),
-    Claim("expert choice", "dense", f"{REMOE_TABLE}: 38.53 against 38.20"),
-    Claim(MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53"),
-    Claim("ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67"),
-    Claim(
+    Order("hash, random", "dense", f"{DEEPSEEK_TABLE}: 1.932 against 2.060"),
+    Order("Switch", "hash, random", f"{DEEPSEEK_TABLE}: 1.881 against 1.932"),
+    Order("GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881"),
+    Order(DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867"),
+    Order(MIXTRAL, DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse"),
+    Order("expert choice", "dense", f"{REMOE_TABLE}: 38.53 against 38.20"),
+    Order(MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53"),
+    Order("ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67"),
+    Order(
         "sign bias, no loss",
         "token choice, sigmoid",
         "loss-free balancing (2408.15664) table 2, perplexity: 9.50 against 9.56",
     ),
-    Claim("hash, random", OLMOE, "Hash layers (2106.04426): on par with or better than learned"),
+    Order("hash, random", OLMOE, "Hash layers (2106.04426): on par with or better than learned"),
 )
 
 
@@ -45,7 +45,7 @@ class Verdict:
     """A claim beside our figures: difference = better's minus worse's validation loss (nats per
     token, negative where the claim holds), mean and standard deviation over paired seeds."""
 
-    claim: Claim
+    claim: Order
     mean: float
     sd: float
     seen: str
