@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.numerics import relative
+from helpers.training import process_of
 from moeviz.experiments import recording
 from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
@@ -37,11 +38,6 @@ def interrupted(path, *, made_by, **results):
     runs = {"even": lambda seed: 2 * seed, "ones": lambda seed: seed}
     seen = []
     return collect(path, META, runs, 2, lambda *at: seen.append(at)), seen
-
-
-def process_of(seed):
-    """At the top of a module, so that a process can import it."""
-    return os.getpid(), torch.get_num_threads(), seed
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """What the tests of training share: the two smallest models, and one way to train them."""
 
 import dataclasses
+import os
+
+import torch
 
 from moeviz.model import ModelConfig, MoEConfig
 from moeviz.training import TrainConfig, Trainer
@@ -19,3 +22,8 @@ def make(corpus, model=MOE, **changes):
 
 def run(trainer, steps):
     return [next(trainer) for _ in range(steps)]
+
+
+def process_of(seed):
+    """Where it runs: the process, its threads, and the seed it was given."""
+    return os.getpid(), torch.get_num_threads(), seed
