@@ -1,6 +1,7 @@
 # The lab, its tests and its builds, one word each:
 #   make lab        set everything up, then open JupyterLab
-#   make test       every check and test
+#   make test       every check and test but the long searches
+#   make test-all   those too
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
@@ -15,7 +16,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test lint notebooks bench gpu clean
+.PHONY: help lab test test-all lint notebooks bench gpu clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -24,12 +25,17 @@ lab: $(VENV)/.lab
 	@$(PY) -m moeviz lab $(ARGS)
 
 # One thread a process: two workers with two threads each only get into each other's way.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+
 test: lint
 	@$(PY) notebooks/build.py --check
-	@only=; PYTHONPATH=benchmarks $(PY) -c 'import lab_browser as b; b.find_chromium()' 2>/dev/null || { \
+	@only="not slow"; PYTHONPATH=benchmarks $(PY) -c 'import lab_browser as b; b.find_chromium()' 2>/dev/null || { \
 	  echo "No Chromium here: the browser tests are left out (Debian: apt install chromium)."; \
-	  if [ -n "$$CI" ]; then echo "CI insists on them." >&2; exit 1; fi; only="not browser"; }; \
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "$$only" $(ARGS)
+	  if [ -n "$$CI" ]; then echo "CI insists on them." >&2; exit 1; fi; only="not slow and not browser"; }; \
+	$(PYTEST) -m "$$only" $(ARGS)
+
+test-all: test
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/.test
 	@$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy

@@ -42,7 +42,7 @@ SMALL = {
 }
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 widgets8_only = pytest.mark.parametrize("lab", ["widgets8"], indirect=True)
 
 

@@ -18,7 +18,7 @@ NAME = "05_capacity.ipynb"
 PANEL = ".moeviz-slots"
 ALONE = browser.notebook("from moeviz import panels", "panels.Slots()", "panels.Slots('text')")
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def test_the_notebook(tmp_path):

@@ -13,7 +13,7 @@ from helpers.browser import MATHJAX, check_contrast, check_tab_reaches_every_con
 PANEL = ".moeviz-collapse"
 NOTEBOOK = {"collapse.ipynb": browser.notebook("from moeviz import panels", "panels.Collapse()")}
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 wait_status = partial(browser.wait_status, timeout=90)
 
 

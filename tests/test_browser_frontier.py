@@ -21,7 +21,7 @@ ALONE = browser.notebook(
     "panels.TrainingCost()",
 )
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def test_the_notebook(tmp_path):

@@ -20,7 +20,7 @@ ALONE = browser.notebook(
     "panels.Offloading()",
 )
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

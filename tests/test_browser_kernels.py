@@ -26,7 +26,7 @@ ALONE = browser.notebook(
     "panels.Contenders()",
 )
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def test_the_notebook(tmp_path):

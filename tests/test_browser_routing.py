@@ -11,7 +11,7 @@ NAME = "03_routing.ipynb"
 PANEL = ".moeviz-compare_routers"
 ALONE = browser.notebook("from moeviz import panels", "panels.CompareRouters()")
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def test_routers_are_compared(tmp_path):

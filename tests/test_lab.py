@@ -32,7 +32,6 @@ def status(address: str) -> int:
         return error.code
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another signal there")
 def test_the_lab_takes_the_next_port_wants_its_token_and_stops_on_ctrl_c(tmp_path):
     page = tmp_path / lab.FIRST_PAGE
