@@ -22,7 +22,7 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import SVG, parse, texts
 from moeviz.pictures import svg as kit
-from moeviz.pictures.plot import LogScale, Scale, decades, short
+from moeviz.pictures.axes import LogScale, Scale, decades, short
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on

@@ -6,8 +6,7 @@ import pytest
 import scipy.stats
 
 from moeviz.experiments.routers_trained import DENSE, arms
-from moeviz.pictures.training.published import published
-from moeviz.pictures.training.published_orders import CLAIMS, verdicts
+from moeviz.pictures.training.published import CLAIMS, published, verdicts
 
 
 def recorded(values):
@@ -55,7 +54,7 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero(ours, seen):
     claim = CLAIMS[0]
     found = verdicts(recorded({claim.better: ours, claim.worse: [3.0] * 5}))[0]
     assert (found.claim, found.seen) == (claim, seen)
-    assert found.mean == pytest.approx(sum(ours) / 5 - 3.0)
+    assert found.gap["mean"] == pytest.approx(sum(ours) / 5 - 3.0)
     interval = scipy.stats.ttest_1samp([v - 3.0 for v in ours], 0).pvalue
     assert (interval < 0.05) == (seen != "open")
 

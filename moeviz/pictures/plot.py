@@ -1,14 +1,15 @@
-"""What pictures are put together from: scales, axes, curves, legends, rows of dots, token flow."""
+"""What pictures are put together from: curves, legends, boxes, text, figures over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from moeviz.pictures.axes import Scale
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -18,154 +19,8 @@ from moeviz.pictures.svg import (
     Svg,
     expert_colour,
     ink_on,
-    si,
     text_width,
 )
-
-Form = Callable[[float], str]
-Figure = dict[str, Any]  # as experiments record it: mean, sd (None for one seed), values
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A linear map from values low..high to pixels start..end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """Round values within the range, about `count` of them."""
-        span = self.high - self.low
-        if span <= 0:
-            return [self.low]
-        raw = span / count
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        values = [(first + i) * step for i in range(count * 3)]
-        return [v for v in values if v <= self.high + step * 1e-6]
-
-
-@dataclass(frozen=True)
-class LogScale(Scale):
-    """A logarithmic map; low and high are above 0."""
-
-    def __call__(self, value: float) -> float:
-        share = math.log(max(value, 1e-30) / self.low) / (math.log(self.high / self.low) or 1.0)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """The powers of ten within the range."""
-        first = math.ceil(math.log10(self.low) - 1e-9)
-        last = math.floor(math.log10(self.high) + 1e-9)
-        return [10.0**exponent for exponent in range(first, last + 1)]
-
-
-@dataclass(frozen=True)
-class RootScale(Scale):
-    """A map by square roots from 0 to high: it parts small values without losing large ones."""
-
-    def __call__(self, value: float) -> float:
-        return self.start + math.sqrt(max(value, 0.0) / (self.high or 1.0)) * (
-            self.end - self.start
-        )
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """Squares, and the end of the range."""
-        return [v for v in (0, 1, 4, 9) if v < 0.8 * self.high] + [self.high]
-
-
-def decades(values: Iterable[float]) -> tuple[float, float]:
-    """The powers of ten that enclose all values, at least one decade apart."""
-    found = list(values)
-    low = math.floor(math.log10(min(found)) + 1e-9)
-    high = math.ceil(math.log10(max(found)) - 1e-9)
-    return 10.0**low, 10.0 ** max(high, low + 1)
-
-
-def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
-    """The range of values, and some air at both ends."""
-    found = [float(v) for v in values]
-    margin = share * (max(found) - min(found) or 1.0)
-    return min(found) - margin, max(found) + margin
-
-
-def extent(figures: Iterable[Figure]) -> list[float]:
-    """All that is drawn of figures: each seed, and the ends of each standard deviation."""
-    return [v for f in figures for s in (-1, 1) for v in (*f["values"], f["mean"] + s * _sd(f))]
-
-
-def _sd(figure: Figure) -> float:
-    return figure["sd"] or 0.0
-
-
-def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
-    """ "1.23 ± 0.04", or the mean alone where there is one seed; no minus before 0."""
-    text = f"{figure['mean']:{sign}z.{decimals}f}"
-    return text if figure["sd"] is None else f"{text} ± {figure['sd']:.{decimals}f}"
-
-
-def general(value: float) -> str:
-    return f"{value:g}"
-
-
-def short(value: float) -> str:
-    """A number as a tick says it: 0.01, 30, 1,024, 10 k."""
-    if value < 1000:
-        return f"{value:g}"
-    return f"{value:,.0f}" if value % 1000 else si(value, "").strip()
-
-
-# Axes.
-
-
-def x_axis(
-    svg: Svg, x: Scale, bottom: float, label: str = "", *, top: float | None = None,
-    ticks: Sequence[float] | None = None, form: Form = general, zero: bool = False,
-) -> None:  # fmt: skip
-    """Values below, the axis' name under them; with top: lines up to there. zero: 0 stands out."""
-    for value in x.ticks() if ticks is None else ticks:
-        at, end = x(value), bottom + 4 if top is None else top
-        svg.line(at, bottom, at, end, width=1 if top is None else 0.5)
-        svg.text(at, bottom + 17, form(value), anchor="middle", fill=MUTED)
-    if zero:
-        svg.line(x(0), bottom, x(0), bottom if top is None else top, stroke=INK, width=1.5)
-    if label:
-        svg.text((x.start + x.end) / 2, bottom + 36, label, anchor="middle")
-
-
-def y_axis(
-    svg: Svg, y: Scale, left: float, right: float, label: str = "", *,
-    ticks: Sequence[float] | None = None, form: Form = general, above: bool = False,
-) -> None:  # fmt: skip
-    """Lines across with their values on the left. The name stands upright beside them or above,
-    where one of any length has room."""
-    for value in y.ticks() if ticks is None else ticks:
-        svg.line(left, y(value), right, y(value), width=0.5)
-        svg.text(left - 6, y(value) + 4, form(value), anchor="end", fill=MUTED)
-    if above:
-        svg.text(left - 44, y.end - 12, label)
-    elif label:
-        svg.text(left - 42, (y.start + y.end) / 2, label, anchor="middle", rotate=-90)
-
-
-def axes(
-    svg: Svg, x: Scale, y: Scale, *, x_label: str = "", y_label: str = "",
-    x_ticks: Sequence[float] | None = None, y_ticks: Sequence[float] | None = None,
-    x_form: Form = general, y_form: Form = general, above: bool = False, lines: bool = False,
-) -> None:  # fmt: skip
-    """The frame of a plot, units in the names; lines: upright ones too."""
-    y_axis(svg, y, x.start, x.end, y_label, ticks=y_ticks, form=y_form, above=above)
-    top = y.end if lines else None
-    x_axis(svg, x, y.start, x_label, top=top, ticks=x_ticks, form=x_form)
-    svg.line(x.start, y.start, x.end, y.start)
-
 
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
 
@@ -264,13 +119,16 @@ def expert_area(
 def box(
     svg: Svg, x: float, y: float, width: float, height: float, colour: str, text: str, *,
     size: float = SMALLEST, bold: bool = False, mono: bool = False, radius: float = 0,
-    stroke: str = "none", tip: str = "", ink: str = "",
+    stroke: str = "none", hatched: bool = False, tip: str = "", ink: str = "",
 ) -> None:  # fmt: skip
-    """A rectangle with its text in the middle, in the ink that reads on it."""
+    """A rectangle with its text, if any, in the middle, in the ink that reads on it."""
     svg.rect(x, y, width, height, colour, radius=radius, stroke=stroke, tip=tip)
-    ink = ink or (INK if colour == "none" else ink_on(colour))
-    middle, base = x + width / 2, y + height / 2 + 0.37 * size
-    svg.text(middle, base, text, size=size, anchor="middle", bold=bold, mono=mono, fill=ink)
+    if hatched:
+        svg.hatch(x, y, width, height, colour)
+    if text:
+        ink = ink or (INK if colour == "none" else ink_on(colour))
+        middle, base = x + width / 2, y + height / 2 + 0.37 * size
+        svg.text(middle, base, text, size=size, anchor="middle", bold=bold, mono=mono, fill=ink)
 
 
 def heat_bar(
@@ -286,15 +144,6 @@ def heat_bar(
         svg.heat(x, y, width, height, shares[::-1, None])
         svg.text(x + width + 6, y + height, low)
         svg.text(x + width + 6, y + 11, high)
-
-
-def dots(svg: Svg, x: Scale, y: float, figure: Figure, colour: str, shape: str = "circle") -> None:
-    """A figure over seeds: a tick a seed, one standard deviation as a bar, a mark at the mean."""
-    low, high = (min(max(x(figure["mean"] + s * _sd(figure)), x.start), x.end) for s in (-1, 1))
-    svg.rect(low, y - 6, high - low, 12, colour, opacity=0.3)
-    for value in figure["values"]:
-        svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
-    mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
 
 
 # Text.
@@ -336,6 +185,40 @@ def flow(
         places.append((x, y))
         x += width + 3
     return places, y + line_height
+
+
+# Figures over seeds, as experiments record them.
+
+Figure = dict[str, Any]  # mean, sd (None for one seed), values
+
+
+def extent(figures: Iterable[Figure]) -> list[float]:
+    """All that is drawn of figures: each seed, and the ends of each standard deviation."""
+    return [v for f in figures for s in (-1, 1) for v in (*f["values"], f["mean"] + s * _sd(f))]
+
+
+def _sd(figure: Figure) -> float:
+    return figure["sd"] or 0.0
+
+
+def over_seeds(values: Sequence[float]) -> Figure:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
+
+
+def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
+    """ "1.23 ± 0.04", or the mean alone where there is one seed; no minus before 0."""
+    text = f"{figure['mean']:{sign}z.{decimals}f}"
+    return text if figure["sd"] is None else f"{text} ± {figure['sd']:.{decimals}f}"
+
+
+def dots(svg: Svg, x: Scale, y: float, figure: Figure, colour: str, shape: str = "circle") -> None:
+    """A figure over seeds: a tick a seed, one standard deviation as a bar, a mark at the mean."""
+    low, high = (min(max(x(figure["mean"] + s * _sd(figure)), x.start), x.end) for s in (-1, 1))
+    svg.rect(low, y - 6, high - low, 12, colour, opacity=0.3)
+    for value in figure["values"]:
+        svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
+    mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
 
 
 def about(recorded: dict[str, Any], figure: Figure) -> str:

@@ -19,21 +19,10 @@ from moeviz.costs import (
     model,
 )
 from moeviz.costs.cost.quantisation import PLANS, QuantPlan
+from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
-from moeviz.pictures.plot import (
-    Key,
-    LogScale,
-    Scale,
-    axes,
-    curve,
-    decades,
-    heading,
-    legend,
-    mark,
-    paragraph,
-    short,
-)
+from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
 WIDTH, HEIGHT = 900.0, 560.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moeviz.costs import Device, Fit, device, fit, model
-from moeviz.pictures.plot import Key, Scale, area, general, heading, legend, paragraph, x_axis
+from moeviz.pictures.axes import Scale, general, x_axis
+from moeviz.pictures.plot import Key, area, heading, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH = 900.0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from moeviz.costs import MODELS, Model, active_parameters, parameters
 from moeviz.costs.cost.parameters import Convention
+from moeviz.pictures.axes import LogScale, Scale, axes
 from moeviz.pictures.costs.model_parts import count
-from moeviz.pictures.plot import Key, LogScale, Scale, axes, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 606.0

@@ -14,20 +14,10 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.costs.cost.quantisation import PLANS
+from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
-from moeviz.pictures.plot import (
-    Key,
-    LogScale,
-    Scale,
-    axes,
-    curve,
-    heading,
-    legend,
-    mark,
-    paragraph,
-    short,
-)
+from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 500.0

@@ -17,8 +17,9 @@ from moeviz.costs import (
     six_n_d_flops,
     training_flops_per_token,
 )
+from moeviz.pictures.axes import Scale, x_axis
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
-from moeviz.pictures.plot import Key, Scale, area, heading, legend, paragraph, x_axis
+from moeviz.pictures.plot import Key, area, heading, legend, paragraph
 from moeviz.pictures.svg import MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 492.0

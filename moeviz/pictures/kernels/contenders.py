@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from moeviz.pictures.plot import Key, LogScale, decades, heading, legend, mark, x_axis
+from moeviz.pictures.axes import LogScale, decades, x_axis
+from moeviz.pictures.plot import Key, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, text_width
 
 WIDTH = 900.0

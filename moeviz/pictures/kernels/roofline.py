@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.costs import distinct_experts
-from moeviz.pictures.plot import Key, LogScale, Scale, axes, heading, legend, mark
+from moeviz.pictures.axes import LogScale, Scale, axes
+from moeviz.pictures.plot import Key, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
 WIDTH, HEIGHT = 900.0, 470.0

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from moeviz.pictures.plot import Key, Scale, axes, curve, heading, mark, y_axis
+from moeviz.pictures.axes import Scale, axes, y_axis
+from moeviz.pictures.plot import Key, curve, heading, mark
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour
 
 WIDTH, HEIGHT = 900.0, 400.0

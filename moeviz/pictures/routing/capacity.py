@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.pictures.plot import Scale, axes, flow
-from moeviz.pictures.svg import (
-    MUTED,
-    RULE,
-    Picture,
-    Svg,
-    ink_on,
-    shorten,
-    text_width,
-)
+from moeviz.pictures.axes import Scale, axes
+from moeviz.pictures.plot import Key, box, curve, flow, legend
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten, text_width
 from moeviz.records.routes import Decision
 
 WIDTH = 900
@@ -32,21 +25,17 @@ def by_place(shares: dict[str, np.ndarray], *, state: str = "") -> Picture:
     x, y = Scale(0, 100, 70, 610), Scale(0, max(5.0, 108 * peak), 234, 20)
     axes(svg, x, y, x_label="place in the batch (per cent)", y_label="dropped (per cent)")
     svg.text(640, 36, "who is placed first", bold=True)
-    for i, (name, values) in enumerate(shares.items()):
-        colour, dash = STYLES[i % len(STYLES)]
+    keys = [Key(name, *STYLES[i % len(STYLES)], width=2.4) for i, name in enumerate(shares)]
+    for key, values in zip(keys, shares.values(), strict=True):
         middles = (np.arange(len(values)) + 0.5) * 100 / len(values)
-        points = [(x(float(a)), y(100 * float(b))) for a, b in zip(middles, values, strict=True)]
-        svg.polyline(points, stroke=colour, dash=dash, width=2.4)
-        top = 62 + 26 * i
-        svg.line(640, top - 4, 676, top - 4, stroke=colour, dash=dash, width=2.4)
-        svg.text(684, top, name)
+        curve(svg, x, y, zip(middles, 100 * values, strict=True), key)
+    legend(svg, 640, 62, keys, down=26)
     bins = len(next(iter(shares.values())))
-    columns = ("part of the batch", *shares)
-    rows = tuple(
+    rows = (
         (f"{i + 1} of {bins}", *(f"{values[i]:.3f}" for values in shares.values()))
         for i in range(bins)
     )
-    return Picture(svg.close(state=state), summary, columns, rows)
+    return svg.picture(("part of the batch", *shares), rows, state)
 
 
 def _of_places(shares: dict[str, np.ndarray]) -> str:
@@ -71,18 +60,20 @@ def changed(before: Decision, after: Decision, *, state: str = "") -> Picture:
         if a != b:
             break
         common += 1
-    names = [_experts(before, t) for t in range(common)], _named(after)
-    differs = [t for t in range(common) if names[0][t] != names[1][t]]
+    labels = [  # of each token: before, "" where it is new, and after
+        (_experts(before, t) if t < common else "", _experts(after, t))
+        for t in range(len(after.tokens))
+    ]
+    differs = [t for t in range(common) if labels[t][0] != labels[t][1]]
     appended = "".join(after.tokens[common:])
     summary = (
         f"With {shorten(appended, 30)!r} behind it, {len(differs)} of {common} earlier tokens "
         f"{'has' if len(differs) == 1 else 'have'} other experts ({after.label})."
     )
-    widths = []
-    for t, token in enumerate(after.tokens):
-        labels = [names[1][t], names[0][t] if t < common else ""]
-        widest = max(text_width(label, 12) for label in labels)
-        widths.append(max(text_width(shorten(token, 20), 13), widest, 14) + 8)
+    widths = [
+        max(text_width(shorten(token, 20), 13), *(text_width(label, 12) for label in pair), 14) + 8
+        for token, pair in zip(after.tokens, labels, strict=True)
+    ]
     places, height = flow(widths, WIDTH - 60, 64.0)
     svg = Svg(WIDTH, 36 + height, "Experts before and after more text", summary)
     svg.text(0, 16, after.label, size=14, bold=True)
@@ -96,27 +87,17 @@ def changed(before: Decision, after: Decision, *, state: str = "") -> Picture:
     for t, ((left, top), width) in enumerate(zip(places, widths, strict=True)):
         x, y = 60 + left, 36 + top
         colour = "#ffffff" if t >= common else CHANGED if t in differs else SAME
-        svg.rect(x, y, width, 22, colour, radius=3, stroke=RULE)
-        svg.text(
-            x + width / 2, y + 16, shorten(after.tokens[t], 20), size=13, anchor="middle",
-            mono=True, fill=ink_on(colour),
-        )  # fmt: skip
-        for i, given in enumerate(names):
-            if i == 1 or t < common:
-                label, moved = given[t], t in differs
-                svg.text(
-                    x + width / 2, y + 36 + 16 * i, label, anchor="middle", mono=True, bold=moved
-                )
+        box(svg, x, y, width, 22, colour, shorten(after.tokens[t], 20), size=13, mono=True,
+            radius=3, stroke=RULE)  # fmt: skip
+        for i, label in enumerate(labels[t]):
+            svg.text(x + width / 2, y + 36 + 16 * i, label, anchor="middle", mono=True,
+                     bold=t in differs)  # fmt: skip
     columns = ("#", "token", "experts before", "experts after", "changed")
-    rows = tuple(
-        (t, token, names[0][t] if t < common else "", names[1][t], "yes" if t in differs else "")
+    rows = (
+        (t, token, *labels[t], "yes" if t in differs else "")
         for t, token in enumerate(after.tokens)
     )
-    return Picture(svg.close(state=state), summary, columns, rows)
-
-
-def _named(decision: Decision) -> list[str]:
-    return [_experts(decision, t) for t in range(len(decision.tokens))]
+    return svg.picture(columns, rows, state)
 
 
 def _experts(decision: Decision, t: int) -> str:

@@ -6,23 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Picture,
-    Svg,
-    expert_colour,
-    heat_colour,
-    ink_on,
-    shorten,
-)
+from moeviz.pictures.plot import box, stages
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, expert_colour, heat_colour, shorten
 from moeviz.records.routes import Anatomy
 
 WIDTH = 860
 MAX_TOKENS = 14
 TOP = 104
-ROW = 22
+ROW, LINE = 22, 18
 
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
 
@@ -33,27 +24,24 @@ def anatomy(layer: Anatomy, stage: str, *, state: str = "") -> Picture:
     return _DRAW[stage](layer, state)
 
 
-def _frame(layer: Anatomy, stage: str, formula: str, summary: str, height: float) -> Svg:
-    svg = Svg(WIDTH, height, f"Inside layer {layer.layer}: {stage}", summary)
-    width = WIDTH / len(STAGES)
-    for i, name in enumerate(STAGES):
-        here = name == stage
-        svg.rect(
-            i * width + 2, 4, width - 16, 28, "#0072b2" if here else "none",
-            stroke="#0072b2" if here else RULE, radius=6,
-        )  # fmt: skip
-        svg.text(
-            i * width + (width - 12) / 2, 23, f"{i + 1} {name}", size=13, anchor="middle",
-            bold=here, fill="#ffffff" if here else INK,
-        )  # fmt: skip
-        if i < len(STAGES) - 1:
-            svg.text((i + 1) * width - 7, 23, "→", anchor="middle", fill=MUTED)
+def _frame(layer: Anatomy, stage: str, formula: str, note: str, summary: str, rows: float) -> Svg:
+    """The stations, the formula and a note of a stage that needs so many pixels of rows."""
+    svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
+    stages(svg, WIDTH, STAGES, stage)
     svg.text(0, 58, formula, size=14, mono=True)
+    svg.text(0, 78, note, fill=MUTED)
     return svg
 
 
-def _tokens(layer: Anatomy) -> list[str]:
-    return [shorten(token, 13) for token in layer.tokens[:MAX_TOKENS]]
+def _names(svg: Svg, layer: Anatomy, right: float, pitch: float) -> None:
+    """The shown tokens, one below another, each in the middle of its row."""
+    for t, token in enumerate(layer.tokens[:MAX_TOKENS]):
+        y = TOP + (t + 0.5) * pitch + 5
+        svg.text(right, y, shorten(token, 13), anchor="end", mono=True, size=13)
+
+
+def _chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
+    box(svg, x, y, width, 16, expert_colour(expert), f"e{expert}", bold=True, radius=3)
 
 
 def _shape_note(layer: Anatomy) -> str:
@@ -64,55 +52,34 @@ def _shape_note(layer: Anatomy) -> str:
 
 
 def _matrix(
-    layer: Anatomy,
-    stage: str,
-    formula: str,
-    summary: str,
-    state: str,
-    shown_TE: np.ndarray,
-    heat_TE: np.ndarray,
-    *,
-    digits: int,
-    muted_TE: np.ndarray | None = None,
+    layer: Anatomy, stage: str, formula: str, summary: str, state: str, shown_TE: np.ndarray,
+    heat_TE: np.ndarray, *, digits: int, muted_TE: np.ndarray | None = None,
     last_column: tuple[str, np.ndarray] | None = None,
-) -> Picture:
+) -> Picture:  # fmt: skip
     """Tokens down, experts across, a number in every cell."""
-    tokens = _tokens(layer)
-    num_experts = shown_TE.shape[1]
+    num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
     left = 120.0
     cell = min(74.0, (WIDTH - left - 90) / num_experts)
-    svg = _frame(layer, stage, formula, summary, TOP + len(tokens) * ROW + 14)
-    svg.text(0, 78, _shape_note(layer), fill=MUTED)
+    svg = _frame(layer, stage, formula, _shape_note(layer), summary, num_tokens * ROW)
+    _names(svg, layer, left - 8, ROW)
     for e in range(num_experts):
         svg.text(left + (e + 0.5) * cell, TOP - 8, f"e{e}", anchor="middle", fill=MUTED)
+    for t, e in np.ndindex(num_tokens, num_experts):
+        quiet = muted_TE is not None and bool(muted_TE[t, e])
+        # In narrow cells only the chosen few have room for a number.
+        roomy = cell > 36 or (muted_TE is not None and not quiet)
+        colour = "none" if quiet else heat_colour(float(heat_TE[t, e]))
+        box(svg, left + e * cell, TOP + t * ROW, cell - 2, ROW - 2, colour,
+            f"{shown_TE[t, e]:z.{digits}f}" if roomy else "", ink=MUTED if quiet else "",
+            stroke=RULE if quiet else "none")  # fmt: skip
     if last_column:
-        svg.text(
-            left + num_experts * cell + 44, TOP - 8, last_column[0], anchor="middle", bold=True
-        )
-    for t, token in enumerate(tokens):
-        y = TOP + t * ROW
-        svg.text(left - 8, y + 16, token, anchor="end", mono=True, size=13)
-        for e in range(num_experts):
-            quiet = muted_TE is not None and bool(muted_TE[t, e])
-            colour = heat_colour(float(heat_TE[t, e]))
-            svg.rect(
-                left + e * cell, y, cell - 2, ROW - 2, "none" if quiet else colour,
-                stroke=RULE if quiet else "none",
-            )  # fmt: skip
-            # In narrow cells only the chosen few have room for a number.
-            if cell > 36 or (muted_TE is not None and not quiet):
-                svg.text(
-                    left + e * cell + cell / 2 - 1, y + 15, f"{shown_TE[t, e]:z.{digits}f}",
-                    anchor="middle", fill=MUTED if quiet else ink_on(colour),
-                )  # fmt: skip
-        if last_column:
-            value = f"{last_column[1][t]:.2f}"
-            svg.text(left + num_experts * cell + 44, y + 16, value, anchor="middle", bold=True)
+        x, (name, total_T) = left + num_experts * cell + 44, last_column
+        svg.text(x, TOP - 8, name, anchor="middle", bold=True)
+        for t in range(num_tokens):
+            svg.text(x, TOP + t * ROW + 16, f"{total_T[t]:.2f}", anchor="middle", bold=True)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
-    rows = tuple(
-        (t, layer.tokens[t], *(f"{v:.3f}" for v in shown_TE[t])) for t in range(len(layer.tokens))
-    )
-    return Picture(svg.close(state=state), summary, columns, rows)
+    rows = ((t, token, *(f"{v:.3f}" for v in shown_TE[t])) for t, token in enumerate(layer.tokens))
+    return svg.picture(columns, rows, state)
 
 
 def _logits(layer: Anatomy, state: str) -> Picture:
@@ -161,44 +128,35 @@ def _topk(layer: Anatomy, state: str) -> Picture:
 
 
 def _dispatch(layer: Anatomy, state: str) -> Picture:
-    tokens = _tokens(layer)
-    rows = _shown_rows(layer)
+    num_tokens, rows = min(len(layer.tokens), MAX_TOKENS), _shown_rows(layer)
     load_E = np.diff(layer.offsets)
     busiest = int(load_E.argmax())
     summary = (
         f"{len(layer.row_token)} assignments sorted by expert: expert {busiest} gets "
         f"{load_E[busiest]}, {int((load_E == 0).sum())} of {len(load_E)} experts get none."
     )
-    row_height = 18.0
-    height = TOP + max(len(tokens) * 2, len(rows)) * row_height + 14
     svg = _frame(
-        layer, "dispatch", "rows sorted by expert; offsets_E = where each begins", summary, height
-    )
-    svg.text(0, 78, f"{_shape_note(layer)} · N = {len(layer.row_token)} rows", fill=MUTED)
+        layer, "dispatch", "rows sorted by expert; offsets_E = where each begins",
+        f"{_shape_note(layer)} · N = {len(layer.row_token)} rows", summary,
+        max(num_tokens * 2, len(rows)) * LINE,
+    )  # fmt: skip
     left, right = 130.0, 520.0
-    spread = max(len(rows), 1) / max(len(tokens), 1) * row_height
-    for t, shown in enumerate(tokens):
-        svg.text(left - 8, TOP + (t + 0.5) * spread + 5, shown, anchor="end", mono=True, size=13)
+    spread = max(len(rows), 1) / max(num_tokens, 1) * LINE
+    _names(svg, layer, left - 8, spread)
     for i, row in enumerate(rows):
         expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
-        y = TOP + (i + 0.5) * row_height
-        colour = expert_colour(expert)
-        svg.line(left, TOP + (token + 0.5) * spread, right, y, stroke=colour, width=1.8)
-        svg.rect(right, y - 8, 46, 16, colour, radius=3)
-        svg.text(right + 23, y + 4.5, f"e{expert}", anchor="middle", fill=ink_on(colour), bold=True)
+        y, start = TOP + (i + 0.5) * LINE, TOP + (token + 0.5) * spread
+        svg.line(left, start, right, y, stroke=expert_colour(expert), width=1.8)
+        _chip(svg, right, y - 8, 46, expert)
         svg.text(right + 56, y + 5, shorten(layer.tokens[token], 13), mono=True, size=13)
         svg.text(right + 190, y + 5, f"weight {layer.row_weight[row]:.2f}", fill=MUTED)
-    columns = ("row", "expert", "token", "weight")
-    table = tuple(
-        (
-            r,
-            int(layer.row_expert[r]),
-            layer.tokens[layer.row_token[r]],
-            f"{layer.row_weight[r]:.3f}",
+    table = (
+        (r, int(e), layer.tokens[t], f"{weight:.3f}")
+        for r, (e, t, weight) in enumerate(
+            zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
         )
-        for r in range(len(layer.row_token))
     )
-    return Picture(svg.close(state=state), summary, columns, table)
+    return svg.picture(("row", "expert", "token", "weight"), table, state)
 
 
 def _experts(layer: Anatomy, state: str) -> Picture:
@@ -209,37 +167,26 @@ def _experts(layer: Anatomy, state: str) -> Picture:
         f"Each expert transforms its own rows: W2 · (silu(W1 x) * W3 x). Lengths of what comes out "
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
-    row_height = 18.0
     svg = _frame(
-        layer, "experts", "out_ND = expert FFN of each row, one grouped GEMM", summary,
-        TOP + len(rows) * row_height + 14,
+        layer, "experts", "out_ND = expert FFN of each row, one grouped GEMM",
+        f"heat: the {output_ND.shape[1]} values of each row, dark low, light high", summary,
+        len(rows) * LINE,
     )  # fmt: skip
-    svg.text(
-        0,
-        78,
-        f"heat: the {output_ND.shape[1]} values of each row, dark low, light high",
-        fill=MUTED,
-    )
     left = 190.0
-    svg.text(left + 500 + 12, TOP - 8, "length")
-    peak = float(np.abs(output_ND).max()) or 1.0
-    svg.heat(left, TOP, 500, len(rows) * row_height, output_ND / peak / 2 + 0.5)
+    svg.text(left + 512, TOP - 8, "length")
+    _signed_heat(svg, left, 500, len(rows) * LINE, output_ND)
+    table = []
     for i, row in enumerate(rows):
-        expert = int(layer.row_expert[row])
-        y, colour = TOP + i * row_height, expert_colour(expert)
-        svg.rect(0, y + 1, 40, row_height - 2, colour, radius=3)
-        svg.text(20, y + 13.5, f"e{expert}", anchor="middle", fill=ink_on(colour), bold=True)
-        svg.text(52, y + 14, shorten(layer.tokens[layer.row_token[row]], 15), mono=True, size=13)
+        expert, token = int(layer.row_expert[row]), layer.tokens[layer.row_token[row]]
+        y = TOP + i * LINE
+        _chip(svg, 0, y + 1, 40, expert)
+        svg.text(52, y + 14, shorten(token, 15), mono=True, size=13)
         svg.text(left + 512, y + 14, f"{norm_N[i]:.2f}")
-    table = tuple(
-        (int(r), int(layer.row_expert[r]), layer.tokens[layer.row_token[r]], f"{norm_N[i]:.3f}")
-        for i, r in enumerate(rows)
-    )
-    return Picture(svg.close(state=state), summary, ("row", "expert", "token", "length"), table)
+        table.append((int(row), expert, token, f"{norm_N[i]:.3f}"))
+    return svg.picture(("row", "expert", "token", "length"), table, state)
 
 
 def _combine(layer: Anatomy, state: str) -> Picture:
-    tokens = _tokens(layer)
     mixed_TD = np.zeros_like(layer.y)
     np.add.at(mixed_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
     difference = float(np.abs(mixed_TD - layer.y).max())
@@ -249,34 +196,33 @@ def _combine(layer: Anatomy, state: str) -> Picture:
     summary = (
         f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agreement}."
     )
+    shown_TD = layer.y[:MAX_TOKENS]
     svg = _frame(
-        layer, "combine", "y_T = sum over its rows of weight · out", summary,
-        TOP + len(tokens) * ROW + 14,
+        layer, "combine", "y_T = sum over its rows of weight · out",
+        f"heat: the {layer.y.shape[1]} values of y, which joins the residual stream", summary,
+        len(shown_TD) * ROW,
     )  # fmt: skip
-    svg.text(
-        0,
-        78,
-        f"heat: the {layer.y.shape[1]} values of y, which joins the residual stream",
-        fill=MUTED,
-    )
     left = 120.0
-    shown_TD = layer.y[: len(tokens)]
-    peak = float(np.abs(shown_TD).max()) or 1.0
-    svg.heat(left, TOP, 400, len(tokens) * ROW, shown_TD / peak / 2 + 0.5)
+    _signed_heat(svg, left, 400, len(shown_TD) * ROW, shown_TD)
+    _names(svg, layer, left - 8, ROW)
     recipes = [
         " + ".join(
             f"{w:.2f}·e{e}" for e, w in zip(layer.expert[t], layer.weight[t], strict=True) if e >= 0
         )
         for t in range(len(layer.tokens))
     ]
-    for t, token in enumerate(tokens):
-        svg.text(left - 8, TOP + t * ROW + 16, token, anchor="end", mono=True, size=13)
-        svg.text(left + 412, TOP + t * ROW + 16, "= " + recipes[t], mono=True)
-    table = tuple(
-        (t, layer.tokens[t], recipes[t], f"{np.linalg.norm(layer.y[t]):.3f}")
-        for t in range(len(layer.tokens))
+    for t, recipe in enumerate(recipes[:MAX_TOKENS]):
+        svg.text(left + 412, TOP + t * ROW + 16, "= " + recipe, mono=True)
+    table = (
+        (t, token, recipes[t], f"{np.linalg.norm(layer.y[t]):.3f}")
+        for t, token in enumerate(layer.tokens)
     )
-    return Picture(svg.close(state=state), summary, ("#", "token", "sum of", "length"), table)
+    return svg.picture(("#", "token", "sum of", "length"), table, state)
+
+
+def _signed_heat(svg: Svg, x: float, width: float, height: float, values: np.ndarray) -> None:
+    """Rows of numbers around 0, which is the middle of the scale."""
+    svg.heat(x, TOP, width, height, values / (float(np.abs(values).max()) or 1.0) / 2 + 0.5)
 
 
 def _shown_rows(layer: Anatomy) -> np.ndarray:

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from moeviz.pictures.plot import (
-    Figure,
-    Key,
-    Scale,
-    about,
-    dots,
-    extent,
-    legend,
-    mean_sd,
-    padded,
-    x_axis,
-)
+from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.plot import Figure, Key, about, dots, extent, legend, mean_sd, over_seeds
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, TOP, ROW = 900, 62.0, 40.0
@@ -104,8 +92,7 @@ def spread(figure: Figure) -> str:
 def difference(a: Figure, b: Figure) -> Figure:
     """a minus b, seed by seed."""
     values = [x - y for x, y in zip(a["values"], b["values"], strict=True)]
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": values}
+    return over_seeds(values)
 
 
 def effects(figures: dict[str, Figure]) -> str:

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    OKABE_ITO,
-    Picture,
-    Svg,
-    expert_colour,
-    heat_colour,
-    ink_on,
-    shorten,
-)
+from moeviz.pictures.plot import Key, box, expert_area, heat_bar, legend
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
 
@@ -29,20 +20,15 @@ GAP = 20.0
 FACTS, BARS, ROWS = 112.0, 182.0, 262.0  # where each part begins
 BAR = 48.0  # height of the tallest bar
 ROW = 16.0
-HEAT = tuple(heat_colour(i / 100) for i in range(101))
 AHEAD, NOBODY = "#d55e00", "#6e6e6e"
 LEARN_NOTHING = "learn nothing"
 NAMES = ("sees later tokens", "dropped", "no expert", "MaxVio (even: 0)")
 
 
 def compare(
-    decisions: Sequence[Decision],
-    rules: Sequence[str],
-    *,
-    heading: str,
-    note: str = "",
+    decisions: Sequence[Decision], rules: Sequence[str], *, heading: str, note: str = "",
     state: str = "",
-) -> Picture:
+) -> Picture:  # fmt: skip
     """Routers side by side: what they are, how loaded their experts are, who takes which token.
     All decisions are of the same tokens and number of experts; rules: one short text for each."""
     tokens, num_experts = decisions[0].tokens, decisions[0].score.shape[1]
@@ -85,7 +71,7 @@ def compare(
     ]
     rows.append(("", "load", *(" ".join(map(str, d.load)) for d in decisions)))
     rows += [(t, token, *(column[t] for column in said)) for t, token in enumerate(tokens)]
-    return Picture(svg.close(state=state), summary, columns, tuple(rows))
+    return svg.picture(columns, rows, state)
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
@@ -141,9 +127,7 @@ def _bars(svg: Svg, one: Decision, x: float, cell: float, peak: int) -> None:
         left, width = x + e * cell + 1, cell - 3
         tip = f"expert {e}: {int(one.load[e])} of {int(one.demand[e])} assignments"
         svg.rect(left, base - demand, width, demand, "none", stroke=INK, stroke_width=0.75)
-        svg.rect(left, base - load, width, load, expert_colour(e), tip=tip)
-        if e >= len(OKABE_ITO):
-            svg.hatch(left, base - load, width, load, expert_colour(e))
+        expert_area(svg, left, base - load, width, load, e, tip)
         svg.text(x + (e + 0.5) * cell, ROWS - 8, str(e), anchor="middle", fill=MUTED)
     right = x + num_experts * cell
     even = base - BAR * float(one.load.mean()) / peak
@@ -165,14 +149,9 @@ def _rows(svg: Svg, one: Decision, x: float, cell: float, said: list[str]) -> No
         y = ROWS + t * ROW + 1
         for e in [] if whole else np.flatnonzero(one.visits[t]):
             weight = float(one.weight[t, e])
-            colour = HEAT[min(round(weight * 100), 100)]
-            left = x + int(e) * cell + 1
-            svg.rect(left, y, cell - 2, height, colour)
-            if cell >= 25:
-                written = f"{weight:.1f}" if weight >= 0.995 else f"{weight:.2f}".lstrip("0")
-                svg.text(
-                    left + cell / 2 - 1, y + 11.5, written, anchor="middle", fill=ink_on(colour)
-                )
+            written = f"{weight:.1f}" if weight >= 0.995 else f"{weight:.2f}".lstrip("0")
+            box(svg, x + int(e) * cell + 1, y, cell - 2, height, heat_colour(weight),
+                written if cell >= 25 else "")  # fmt: skip
         for e in np.flatnonzero(one.dropped[t]):
             _cross(svg, x + int(e) * cell + 2, y + 1, cell - 4, height - 2)
         marks = x + num_experts * cell + 4
@@ -193,16 +172,12 @@ def _cross(svg: Svg, x: float, y: float, width: float, height: float) -> None:
 
 
 def _badge(svg: Svg, x: float, y: float, mark: str, colour: str) -> None:
-    svg.rect(x, y, 14, ROW - 2, colour, radius=3)
-    svg.text(x + 7, y + 11.5, mark, anchor="middle", fill=ink_on(colour), bold=True)
+    box(svg, x, y, 14, ROW - 2, colour, mark, radius=3, bold=True)
 
 
 def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
     """What the marks mean, in two lines."""
-    svg.text(0, y, "weight 0", fill=MUTED)
-    for i in range(20):
-        svg.rect(56 + i * 4, y - 10, 4, 12, HEAT[round(100 * i / 19)])
-    svg.text(142, y, "1 or more", fill=MUTED)
+    heat_bar(svg, 59, y - 11, 77, 12, "weight 0", "1 or more")
     _cross(svg, 218, y - 10, 14, 11)
     svg.text(238, y, "dropped: no place left", fill=MUTED)
     _badge(svg, 386, y - 11, "∅", NOBODY)
@@ -210,20 +185,16 @@ def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
     _badge(svg, 526, y - 11, "↓", AHEAD)
     svg.text(546, y, "sees later tokens: changed when they were replaced", fill=MUTED)
     y += 24
-    svg.line(0, y - 4, 24, y - 4, stroke=INK, dash="4 3")
-    svg.text(30, y, "even share", fill=MUTED)
-    svg.line(108, y - 4, 132, y - 4, stroke=AHEAD, width=1.5)
-    svg.text(138, y, "places of an expert", fill=MUTED)
+    even, places = (
+        Key("even share", INK, "4 3", width=1),
+        Key("places of an expert", AHEAD, width=1.5),
+    )
+    legend(svg, 0, y, (even, places), fill=MUTED)
     top_k = decisions[0].meta.get("top_k", 1)
     tokens, num_experts = decisions[0].score.shape
     floor = noise_floor(tokens, num_experts, min(top_k, num_experts))
-    svg.text(
-        270,
-        y,
-        "MaxVio: busiest expert over the even share, minus 1; chance alone reaches about "
-        f"{floor:.2f}",
-        fill=MUTED,
-    )
+    violation = "MaxVio: busiest expert over the even share, minus 1; chance alone reaches about"
+    svg.text(288, y, f"{violation} {floor:.2f}", fill=MUTED)
 
 
 def overview(decisions: Sequence[Decision], *, heading: str, state: str = "") -> Picture:
@@ -253,7 +224,7 @@ def overview(decisions: Sequence[Decision], *, heading: str, state: str = "") ->
         if one.load.any():
             length = 56 * max_violation(one.load) / worst
             svg.rect(place[-1] + 38, y + 5, length, 12, "#56b4e9")
-    return Picture(svg.close(state=state), summary, columns, rows)
+    return svg.picture(columns, rows, state)
 
 
 def _answers(one: Decision) -> tuple[str, ...]:

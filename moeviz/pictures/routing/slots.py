@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from moeviz.pictures.plot import Scale, axes
-from moeviz.pictures.routing.struck import DROPPED, NO_SLOT, laid_out, strip
+from moeviz.pictures.axes import Scale, axes
+from moeviz.pictures.plot import Key, box, curve, expert_area, legend, mark
+from moeviz.pictures.routing.tokens import DROPPED, NO_SLOT, batch_strip, laid_out
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -32,7 +33,8 @@ BLOCK_GAP = 10.0
 NARROW = 8.0
 # Each costs as much of the string as its mark.
 MOST_TIPS = 300
-WASTED = "#0072b2"
+LOST = Key("dropped of all assignments", DROPPED, mark="circle")
+EMPTY = Key("empty of all slots", "#0072b2", "6 3", mark="square")
 FACTORS = tuple(round(0.05 * i, 2) for i in range(5, 81))
 COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 
@@ -50,8 +52,8 @@ def slots(decision: Decision, *, state: str = "") -> Picture:
     svg.text(0, 16, _rule(decision), size=14, bold=True)
     _buffers(svg, decision)
     _trade(svg, decision)
-    strip(svg, decision, boxes, bottom + 42)
-    return Picture(svg.close(state=state), summary, COLUMNS, _table(decision))
+    batch_strip(svg, decision, boxes, bottom + 42)
+    return svg.picture(COLUMNS, _table(decision), state)
 
 
 def drop_share(decision: Decision) -> float:
@@ -149,14 +151,13 @@ def _future(decision: Decision) -> str:
 def _buffers(svg: Svg, decision: Decision) -> None:
     parts, num_experts = _parts(decision), len(decision.load)
     part_T = decision.meta["part"]
-    placed: dict[tuple[int, int], Rows] = {}
-    lost: dict[tuple[int, int], Rows] = {}
-    for rows, cells in ((decision.meta["placed"], placed), (decision.meta["lost"], lost)):
-        for e, t, k in rows:
-            cells.setdefault((part_T[t], e), []).append((e, t, k))
+    cells = [(p, e) for p in range(parts) for e in range(num_experts)]
+    placed, lost = ({cell: Rows() for cell in cells} for _ in range(2))
+    for name, rows in (("placed", placed), ("lost", lost)):
+        for e, t, k in decision.meta[name]:
+            rows[part_T[t], e].append((e, t, k))
     limit = decision.places
-    cells_of = [(p, e) for p in range(parts) for e in range(num_experts)]
-    longest = max(len(placed.get(c, ())) + len(lost.get(c, ())) for c in cells_of)
+    longest = max(len(placed[cell]) + len(lost[cell]) for cell in cells)
     longest = max(longest, limit or 0, 1)
     block = (RIGHT - LEFT - BLOCK_GAP * (parts - 1)) / parts
     unit = min(26.0, block / longest)
@@ -165,9 +166,9 @@ def _buffers(svg: Svg, decision: Decision) -> None:
     svg.text(0, 36, _legend(decision, numbered, unit >= NARROW), fill=MUTED)
     for e in range(num_experts):
         svg.text(LEFT - 8, TOP + e * ROW + 15, f"expert {e}", anchor="end")
-    for p, e in cells_of:
+    for p, e in cells:
         x, y = LEFT + p * (block + BLOCK_GAP), TOP + e * ROW
-        kept, gone = placed.get((p, e), []), lost.get((p, e), [])
+        kept, gone = placed[p, e], lost[p, e]
         if limit is not None and len(kept) < limit:
             empty = limit - len(kept)
             left, width = x + len(kept) * unit, empty * unit - 1
@@ -209,20 +210,16 @@ def _slots(
         colour = expert_colour(e) if served else NO_SLOT
         fate = f"slot {i} of expert {e}" if served else f"no slot with expert {e}"
         tip = f"{t} {shorten(decision.tokens[t], 24)}: choice {k + 1}, {fate}" if tips else ""
-        svg.rect(left, y, unit - 1, SLOT, colour, tip=tip, stroke="none" if served else RULE)
-        if served and e >= len(OKABE_ITO):
-            svg.hatch(left, y, unit - 1, SLOT, colour)
+        box(svg, left, y, unit - 1, SLOT, colour, str(t) if numbered else "", mono=True, tip=tip,
+            stroke="none" if served else RULE, hatched=served and e >= len(OKABE_ITO))  # fmt: skip
         if k:
             svg.rect(left + 1, y + SLOT - 3, unit - 3, 2, ink_on(colour))
         if not served:
             svg.line(left, y + SLOT, left + unit - 1, y, stroke=DROPPED, width=1.5)
-        if numbered:
-            middle = left + (unit - 1) / 2
-            svg.text(middle, y + 14, str(t), anchor="middle", mono=True, fill=ink_on(colour))
 
 
 def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: int) -> None:
-    svg.rect(x, y, kept * unit, SLOT, expert_colour(e), tip=f"expert {e}: {kept} placed")
+    expert_area(svg, x, y, kept * unit, SLOT, e, f"expert {e}: {kept} placed")
     if gone:
         left, width = x + kept * unit, gone * unit
         svg.rect(left, y, width, SLOT, NO_SLOT, stroke=RULE, tip=f"expert {e}: {gone} without")
@@ -234,30 +231,24 @@ def _trade(svg: Svg, decision: Decision) -> None:
     x, y = Scale(0, 4, 662, 888), Scale(0, 100, TOP + 132, TOP + 2)
     axes(svg, x, y, x_label="capacity factor", y_label="per cent")
     visits, top_k = tuple(decision.meta["visits"]), decision.meta["top_k"]
-    curve = trade_off(visits, len(decision.tokens), top_k, _parts(decision))
-    for i, (colour, dash) in enumerate(((DROPPED, ""), (WASTED, "6 3"))):
-        points = [(x(f), y(100 * both[i])) for f, both in zip(FACTORS, curve, strict=True)]
-        svg.polyline(points, stroke=colour, dash=dash)
+    expected = trade_off(visits, len(decision.tokens), top_k, _parts(decision))
+    for i, key in enumerate((LOST, EMPTY)):
+        curve(
+            svg, x, y, ((f, 100 * both[i]) for f, both in zip(FACTORS, expected, strict=True)), key
+        )
     if decision.places is not None:
         slots_in_all = decision.places * _parts(decision) * len(decision.load)
         at = min(slots_in_all / max(int(decision.demand.sum()), 1), 4.0)
         if decision.meta["overflow"] != "pad":
             at = decision.meta["factor"]
         svg.line(x(at), y.start, x(at), y.end, stroke=INK, dash="2 3")
-        svg.circle(x(at), y(100 * drop_share(decision)), 5, DROPPED, stroke=INK)
-        spot = y(100 * waste_share(decision))
-        svg.rect(x(at) - 3.5, spot - 3.5, 7, 7, WASTED, stroke=INK)
-    top = TOP + 184
-    for i, (colour, dash, name) in enumerate(
-        ((DROPPED, "", "dropped of all assignments"), (WASTED, "6 3", "empty of all slots"))
-    ):
-        svg.line(640, top + 16 * i - 4, 664, top + 16 * i - 4, stroke=colour, width=2, dash=dash)
-        if i == 0:
-            svg.circle(652, top - 4, 4, colour, stroke=INK)
-        else:
-            svg.rect(648, top + 16 - 8, 8, 8, colour, stroke=INK)
-        svg.text(672, top + 16 * i, name)
-    svg.text(640, top + 34, "line: expected · mark: these tokens", fill=MUTED)
+        # The square stands on the circle and leaves its rim where both are at one place.
+        for key, share, half in (
+            (LOST, drop_share(decision), 5), (EMPTY, waste_share(decision), 3.5),
+        ):  # fmt: skip
+            mark(svg, key.mark, x(at), y(100 * share), key.colour, half, stroke=INK)
+    legend(svg, 640, TOP + 184, (LOST, EMPTY), down=16)
+    svg.text(640, TOP + 218, "line: expected · mark: these tokens", fill=MUTED)
 
 
 def _table(decision: Decision) -> tuple[tuple[object, ...], ...]:

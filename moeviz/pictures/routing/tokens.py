@@ -1,10 +1,11 @@
-"""A text with each token in its expert's colour, and the router's probabilities as a matrix."""
+"""A text with each token in its expert's colour, and the router's probabilities as a matrix; a
+batch with the tokens that found no slot crossed out."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from moeviz.pictures.plot import flow
+from moeviz.pictures.plot import box, expert_area, flow, heading, heat_bar
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -18,9 +19,11 @@ from moeviz.pictures.svg import (
     shorten,
     text_width,
 )
-from moeviz.records.routes import Trace
+from moeviz.records.routes import Decision, Trace
 
-WIDTH = 800
+WIDTH, BATCH_WIDTH = 800, 900
+SHOWN_TOKENS = 128  # of a batch
+NO_SLOT, DROPPED = "#ffffff", "#d55e00"
 
 
 def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
@@ -49,26 +52,75 @@ def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
     for t, ((x, y), width) in enumerate(zip(places, widths, strict=True)):
         y += top
         first = int(expert_TK[t, 0]) if expert_TK.shape[1] else -1
-        colour = expert_colour(first) if first >= 0 else "#ffffff"
+        colour = expert_colour(first) if first >= 0 else NO_SLOT
         weights = ", ".join(
             f"expert {e} weight {w:.2f}"
             for e, w in zip(expert_TK[t], weight_TK[t], strict=True)
             if e >= 0
         )
         tip = f"{trace.tokens[t]}: {weights or 'no expert'}"
-        svg.rect(x, y, width, 26, colour, radius=4, tip=tip, stroke=RULE if first < 0 else "none")
-        if first >= len(OKABE_ITO):
-            svg.hatch(x, y, width, 26, colour)
-        svg.text(
-            x + width / 2, y + 18, shown[t], size=size, anchor="middle", mono=True,
-            fill=ink_on(colour),
-        )  # fmt: skip
-        svg.text(x + width / 2, y + 40, labels[t], anchor="middle", mono=True, fill=INK)
-    rows = tuple(
+        box(svg, x, y, width, 26, colour, shown[t], size=size, mono=True, radius=4, tip=tip,
+            stroke=RULE if first < 0 else "none", hatched=first >= len(OKABE_ITO))  # fmt: skip
+        svg.text(x + width / 2, y + 40, labels[t], anchor="middle", mono=True)
+    rows = (
         (t, token, labels[t], " ".join(f"{w:.2f}" for w in weight_TK[t]))
         for t, token in enumerate(trace.tokens)
     )
-    return Picture(svg.close(state=state), summary, ("#", "token", "experts", "weights"), rows)
+    return svg.picture(("#", "token", "experts", "weights"), rows, state)
+
+
+def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]], float]:
+    """Where each token's box of batch_strip goes: (token, x, y, width), and the height of all."""
+    part_T, labels = decision.meta["part"], _fates(decision)
+    shown = decision.tokens[:SHOWN_TOKENS]
+    widths = [
+        max(text_width(shorten(token, 20), 13), text_width(labels[t], 12), 14) + 8
+        for t, token in enumerate(shown)
+    ]
+    breaks = {t for t in range(1, len(shown)) if part_T[t] != part_T[t - 1]}
+    places, height = flow(widths, BATCH_WIDTH, 44.0, breaks)
+    boxes = [(t, *place, widths[t]) for t, place in enumerate(places)]
+    return boxes, height + 20.0 * (len(decision.tokens) > SHOWN_TOKENS)
+
+
+def _fates(decision: Decision) -> list[str]:
+    """Each token's experts, first choice first; × before one that had no slot for it."""
+    names: list[list[tuple[int, str]]] = [[] for _ in decision.tokens]
+    for sign, rows in (("", decision.meta["placed"]), ("×", decision.meta["lost"])):
+        for e, t, k in rows:
+            names[t].append((k, f"{sign}{e}"))
+    return [" ".join(name for _, name in sorted(row)) for row in names]
+
+
+def batch_strip(
+    svg: Svg, decision: Decision, boxes: list[tuple[int, float, float, float]], top: float
+) -> None:
+    """A batch in its order, with the tokens that found no slot crossed out."""
+    labels, one = _fates(decision), not any(decision.meta["part"])
+    title = "The batch in its order" if one else "The sequences, one below another"
+    svg.text(0, top - 12, title, size=13, bold=True)
+    struck = "struck once: not all of its experts · " if decision.meta["top_k"] > 1 else ""
+    note = f"crossed out: no expert · {struck}×: no slot there"
+    svg.text(284, top - 12, note, fill=MUTED)
+    first: dict[int, tuple[int, int]] = {}
+    for e, t, k in decision.meta["placed"]:
+        first[t] = min(first.get(t, (k, e)), (k, e))
+    for t, x, y, width in boxes:
+        y += top
+        colour = expert_colour(first[t][1]) if t in first else NO_SLOT
+        fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "placed"
+        box(svg, x, y, width, 22, colour, shorten(decision.tokens[t], 20), size=13, mono=True,
+            radius=3, stroke="none" if t in first else RULE,
+            tip=f"{t} {decision.tokens[t]}: {labels[t]} ({fate})")  # fmt: skip
+        strike = ink_on(colour) if t in first else DROPPED
+        if "×" in labels[t]:
+            svg.line(x, y + 22, x + width, y, stroke=strike, width=1.5)
+        if t not in first:
+            svg.line(x, y, x + width, y + 22, stroke=strike, width=1.5)
+        svg.text(x + width / 2, y + 36, labels[t], anchor="middle", mono=True)
+    if len(decision.tokens) > SHOWN_TOKENS:
+        bottom = top + boxes[-1][2] + 58
+        svg.text(0, bottom, f"and {len(decision.tokens) - SHOWN_TOKENS} more tokens", fill=MUTED)
 
 
 def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48, state: str = "") -> Picture:
@@ -86,41 +138,25 @@ def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48, state: str
         f"{1 / num_experts:.2f}."
     )
     svg = Svg(WIDTH, height, "Router probabilities", summary)
-    svg.text(left, 16, f"Layer {trace.layers[layer]}: router probability", size=14, bold=True)
-    svg.text(left, 36, "expert", fill=MUTED)
+    heading(svg, f"Layer {trace.layers[layer]}: router probability", "expert", left)
     svg.text(left - 8, 54, "token", fill=MUTED, anchor="end")
     for e in range(num_experts):
         svg.text(left + (e + 0.5) * cell, 54, str(e), anchor="middle", fill=MUTED)
     for t in range(num_tokens):
         y = top + t * row
         svg.text(left - 8, y + 13, shorten(trace.tokens[t], 14), anchor="end", mono=True)
+        choice = {int(e): str(k + 1) for k, e in enumerate(expert_TK[t])}
         for e in range(num_experts):
-            svg.rect(
-                left + e * cell, y, cell - 1, row - 1, heat_colour(float(score_TE[t, e]) / peak)
-            )
-        for k, e in enumerate(expert_TK[t]):
-            if e >= 0:
-                colour = heat_colour(float(score_TE[t, e]) / peak)
-                svg.text(
-                    left + (int(e) + 0.5) * cell, y + 13, str(k + 1), anchor="middle", bold=True,
-                    fill=ink_on(colour),
-                )  # fmt: skip
-    colour_bar(svg, left + num_experts * cell + 18, top, peak, "probability")
-    svg.text(left + num_experts * cell + 18, top + 158, "1, 2: choices", fill=MUTED)
+            colour = heat_colour(float(score_TE[t, e]) / peak)
+            x = left + e * cell
+            box(svg, x, y, cell - 1, row - 1, colour, choice.get(e, ""), bold=True)
+    right = left + num_experts * cell + 18
+    heat_bar(svg, right, top, 14, 120, "0", f"{peak:.2g}")
+    svg.text(right, top + 138, "probability", fill=MUTED)
+    svg.text(right, top + 158, "1, 2: choices", fill=MUTED)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
-    rows = tuple(
-        (t, trace.tokens[t], *(f"{p:.3f}" for p in score_TE[t])) for t in range(num_tokens)
-    )
-    return Picture(svg.close(state=state), summary, columns, rows)
-
-
-def colour_bar(svg: Svg, x: float, y: float, high: float, name: str) -> None:
-    """What the heat means, from 0 to `high`."""
-    for i in range(20):
-        svg.rect(x, y + i * 6, 14, 6, heat_colour(1 - i / 19))
-    svg.text(x + 20, y + 11, f"{high:.2g}")
-    svg.text(x + 20, y + 120, "0")
-    svg.text(x, y + 138, name, fill=MUTED)
+    rows = ((t, trace.tokens[t], *(f"{p:.3f}" for p in score_TE[t])) for t in range(num_tokens))
+    return svg.picture(columns, rows, state)
 
 
 def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], *, state: str = "") -> Picture:
@@ -141,20 +177,17 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], *, state: str = "") 
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)
     for i in range(num_layers):
         base = top + i * (plot + gap) + plot
-        svg.text(
-            0, base - plot - 12, f"Layer {layers[i]}: share of assignments", size=14, bold=True
-        )
+        title = f"Layer {layers[i]}: share of assignments"
+        svg.text(0, base - plot - 12, title, size=14, bold=True)
         for e in range(num_experts):
             height = plot * float(share_LE[i, e]) / peak
             x = left + e * width
-            svg.rect(x, base - height, width - 4, height, expert_colour(e))
-            if e >= len(OKABE_ITO):
-                svg.hatch(x, base - height, width - 4, height, expert_colour(e))
+            expert_area(svg, x, base - height, width - 4, height, e)
             svg.text(x + (width - 4) / 2, base + 15, str(e), anchor="middle", fill=MUTED)
         even = base - plot / num_experts / peak
         svg.line(left, even, left + num_experts * width, even, stroke=INK, dash="4 3")
         svg.text(left - 6, even + 4, "even", anchor="end", fill=MUTED)
         svg.line(left, base, left + num_experts * width, base)
     columns = ("layer", *(f"expert {e}" for e in range(num_experts)))
-    rows = tuple((layers[i], *(int(n) for n in load_LE[i])) for i in range(num_layers))
-    return Picture(svg.close(state=state), summary, columns, rows)
+    rows = ((layers[i], *(int(n) for n in load_LE[i])) for i in range(num_layers))
+    return svg.picture(columns, rows, state)

@@ -9,19 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from moeviz.pictures.plot import (
-    Form,
-    Key,
-    RootScale,
-    Scale,
-    axes,
-    curve,
-    expert_area,
-    general,
-    legend,
-    padded,
-    paragraph,
-)
+from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
+from moeviz.pictures.plot import Key, curve, expert_area, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
 from moeviz.pictures.training.balance import describe, floor, is_hash, table
 from moeviz.pictures.training.race import losses

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.pictures.plot import RootScale, Scale, about, dots, general, mean_sd, padded, x_axis
+from moeviz.pictures.axes import RootScale, Scale, general, padded, x_axis
+from moeviz.pictures.plot import about, dots, mean_sd
 from moeviz.pictures.svg import MUTED, Picture, Svg
 
 WIDTH, TOP, ROW = 880, 96.0, 28.0

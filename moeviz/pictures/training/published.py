@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from moeviz.pictures.plot import Scale, dots, extent, padded, x_axis
+import numpy as np
+
+from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.plot import Figure, dots, extent, mean_sd, over_seeds
 from moeviz.pictures.svg import MUTED, Picture, Svg, shorten
-from moeviz.pictures.training.published_orders import verdicts
 
 WIDTH = 900
 TOP, ROW = 60.0, 40.0
@@ -14,9 +17,74 @@ COLOURS = {"agrees": "#0072b2", "disagrees": "#d55e00", "open": "#6e6e6e"}
 COLUMNS = ("lower loss", "than", "published", "ours (nats per token)", "seen here")
 
 
+@dataclass(frozen=True)
+class Order:
+    """`better` has the lower loss than `worse` (names of the arms of `experiment routers`), as
+    `source` reports with its figures."""
+
+    better: str
+    worse: str
+    source: str
+
+
+MIXTRAL, OLMOE = "token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)"
+DEEPSEEK = "shared and fine-grained (DeepSeekMoE)"
+DEEPSEEK_TABLE = "DeepSeekMoE (2401.06066) table 1, Pile loss"
+REMOE_TABLE = "ReMoE (2412.14711) table 2, mean accuracy"
+CLAIMS = (
+    Order("hash, random", "dense", f"{DEEPSEEK_TABLE}: 1.932 against 2.060"),
+    Order("Switch", "hash, random", f"{DEEPSEEK_TABLE}: 1.881 against 1.932"),
+    Order("GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881"),
+    Order(DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867"),
+    Order(MIXTRAL, DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse"),
+    Order("expert choice", "dense", f"{REMOE_TABLE}: 38.53 against 38.20"),
+    Order(MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53"),
+    Order("ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67"),
+    Order(
+        "sign bias, no loss",
+        "token choice, sigmoid",
+        "loss-free balancing (2408.15664) table 2, perplexity: 9.50 against 9.56",
+    ),
+    Order("hash, random", OLMOE, "Hash layers (2106.04426): on par with or better than learned"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim beside our figure over paired seeds: better's minus worse's validation loss (nats per
+    token, negative where the claim holds)."""
+
+    claim: Order
+    gap: Figure
+    seen: str
+
+
+def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
+    """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the 95 %
+    interval of the paired difference (Student's t) lies on one side of zero, else "open"."""
+    from scipy.special import stdtrit  # here: no other picture waits for it
+
+    arms = recorded["arms"]
+    found = []
+    for claim in CLAIMS:
+        better, worse = (
+            np.array(arms[name]["validation_loss"]["values"])
+            for name in (claim.better, claim.worse)
+        )
+        gap = over_seeds(better - worse)
+        reach, seeds = float("inf"), len(better)  # one seed leaves everything open
+        if gap["sd"] is not None:
+            reach = stdtrit(seeds - 1, 0.975) * gap["sd"] / seeds**0.5
+        low, high = gap["mean"] - reach, gap["mean"] + reach
+        found.append(
+            Verdict(claim, gap, "agrees" if high < 0 else "disagrees" if low > 0 else "open")
+        )
+    return found
+
+
 def published(recorded: dict[str, Any]) -> Picture:
-    """Each published pair: our difference in validation loss at the mean, a bar of one standard
-    deviation over paired seeds to both sides; left of zero is as published."""
+    """Each published pair: our difference in validation loss, a tick a seed, a mark at the mean, a
+    bar of one standard deviation to both sides; left of zero is as published."""
     found = verdicts(recorded)
     counts = {seen: sum(v.seen == seen for v in found) for seen in COLOURS}
     summary = (
@@ -26,22 +94,21 @@ def published(recorded: dict[str, Any]) -> Picture:
     )
     bottom = TOP + ROW * len(found)
     svg = Svg(WIDTH, bottom + 48, "Published orders beside ours", summary)
-    figures = [{"mean": v.mean, "sd": v.sd if v.sd == v.sd else None, "values": ()} for v in found]
-    x = Scale(*padded([0.0, *extent(figures)], 0.05), 560, 800)
+    x = Scale(*padded([0.0, *extent(v.gap for v in found)], 0.05), 560, 800)
     svg.text(0, 16, "as published", bold=True)
     svg.text(0, 34, "lower loss < higher loss, and where it is reported", fill=MUTED)
     svg.text(x(0) - 10, 34, "← as published", anchor="end")
     svg.text(x(0) + 10, 34, "the other way →")
     label = "difference in validation loss (nats per token)"
     x_axis(svg, x, bottom, label, top=TOP - 10, ticks=x.ticks(4), zero=True)
-    for i, (verdict, figure) in enumerate(zip(found, figures, strict=True)):
+    for i, verdict in enumerate(found):
         y, claim, colour = TOP + (i + 0.5) * ROW, verdict.claim, COLOURS[verdict.seen]
         svg.text(0, y - 4, f"{claim.better}  <  {claim.worse}", bold=True)
         svg.text(0, y + 12, shorten(claim.source, 82), fill=MUTED)
-        dots(svg, x, y, figure, colour)
+        dots(svg, x, y, verdict.gap, colour)
         svg.text(WIDTH, y + 4, verdict.seen, anchor="end", fill=colour, bold=True)
     rows = (
-        (v.claim.better, v.claim.worse, v.claim.source, f"{v.mean:+.3f} ± {v.sd:.3f}", v.seen)
+        (v.claim.better, v.claim.worse, v.claim.source, mean_sd(v.gap, 3, "+"), v.seen)
         for v in found
     )
     return svg.picture(COLUMNS, rows)

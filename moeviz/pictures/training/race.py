@@ -8,7 +8,8 @@ from itertools import dropwhile
 
 import numpy as np
 
-from moeviz.pictures.plot import Key, Scale, axes, curve, heat_bar, legend, mark, padded, smooth
+from moeviz.pictures.axes import Scale, axes, padded
+from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, smooth
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from moeviz.pictures.plot import Figure, Scale, dots, mean_sd, x_axis
+from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.plot import Figure, dots, mean_sd, over_seeds
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
@@ -21,7 +20,7 @@ def race_seeds(recorded: Sequence[Snapshot], provenance: dict[str, Any]) -> Pict
     mean as a mark, one standard deviation to both sides as a bar. recorded: dense and MoE in
     turn."""
     pairs = list(zip(recorded[::2], recorded[1::2], strict=True))
-    gaps = {axis: _figure([gap(d.curve, m.curve, axis) for d, m in pairs]) for axis, _ in AXES}
+    gaps = {axis: over_seeds([gap(d.curve, m.curve, axis) for d, m in pairs]) for axis, _ in AXES}
     summary = " ".join(_verdict(name, gaps[axis]) for axis, name in AXES)
     reach = 1.15 * max(abs(v) for figure in gaps.values() for v in figure["values"])
     x = Scale(-reach, reach, 150, WIDTH - 150)
@@ -44,11 +43,6 @@ def race_seeds(recorded: Sequence[Snapshot], provenance: dict[str, Any]) -> Pict
         for n, (dense, _) in enumerate(pairs)
     )
     return svg.picture(columns, rows)
-
-
-def _figure(values: Sequence[float]) -> Figure:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
 
 
 def _verdict(name: str, figure: Figure) -> str:

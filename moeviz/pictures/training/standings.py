@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.plot import Scale, about, dots, extent, mean_sd, padded, x_axis
+from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.plot import about, dots, extent, mean_sd
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH = 900
