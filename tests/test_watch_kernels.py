@@ -69,7 +69,6 @@ def check(tokens, experts, trace):
         dict(),
         dict(num_tokens=1, top_k=1),
         dict(num_tokens=24, num_experts=8, tile_block=16, sort_block=16),
-        dict(num_tokens=7, num_experts=3, top_k=3, sort_block=8),
         dict(num_experts=1, top_k=1, tile_block=8),
         dict(num_tokens=20, num_experts=8, skew=2.0, top_k=1),
     ],
@@ -97,18 +96,6 @@ def test_steps_walk_through_all_stages_once():
     assert all(trace.step_at(*place) == step for step, place in enumerate(walked))
     assert trace.at(trace.steps + 5) == walked[-1]
     assert trace.step_at("scan", 99) == trace.step_at("scan", trace.num_experts - 1)
-
-
-def test_it_is_saved_and_loaded_whole(tmp_path):
-    _, _, trace = watched()
-    trace.save(tmp_path / "a.safetensors")
-    again = DispatchTrace.load_file(tmp_path / "a.safetensors")
-    for name, value in vars(trace).items():
-        np.testing.assert_array_equal(getattr(again, name), value)
-    with pytest.raises(FileNotFoundError):
-        DispatchTrace.load_file(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="kind 'decision'; here 'dispatch'"):
-        DispatchTrace.load_file(data_path("traces", "slots.safetensors"))
 
 
 @pytest.mark.parametrize("block", [0, 3, -4])

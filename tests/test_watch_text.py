@@ -109,16 +109,6 @@ def test_rows_by_token_is_the_slow_loop(rows, with_choice):
         assert got.dtype == want.dtype and np.array_equal(got, want)
 
 
-def test_rows_by_token_is_topk_turned_back():
-    generator = torch.Generator().manual_seed(3)
-    weight_TK, expert_TK = torch.rand(13, 7, generator=generator).topk(4)
-    order_TK = torch.rand(13, 4, generator=generator).argsort(1)  # choices in any order of weight
-    weight_TK, expert_TK = weight_TK.gather(1, order_TK), expert_TK.gather(1, order_TK)
-    plan = Plan.from_topk(expert_TK, weight_TK, num_experts=7)
-    expert, weight = rows_by_token(plan, 13)
-    assert np.array_equal(expert, expert_TK) and np.array_equal(weight, weight_TK)
-
-
 SOFT = [name for name, kind in ROUTERS.items() if getattr(kind, "soft", False)]
 CAPACITIES = [None, Capacity(0.5, eval_factor=0.5)]
 
