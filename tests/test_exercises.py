@@ -1,4 +1,4 @@
-"""Exercises: the stated solution passes, wrong answers are told apart, help comes in order."""
+"""The exercises of notebooks 00 to 03, and what holds of all; later ones have their own files."""
 
 import re
 
@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.exercises import SOURCE_FOLDER, check_help, check_right, check_wrong, run_solution
+from helpers.exercises import SOURCE_FOLDER, Contract, run_solution
 from moeviz import exercises
 from moeviz.exercises import EXERCISES, check, dense_vs_moe, solution, start_here
 from moeviz.records import metrics
 from moeviz.records.routes import Trace
 from moeviz.records.runs import Curve, Snapshot
 
-# Exercises of other notebooks have a test file of their own, test_exercises_*.py.
-HERE = [number for number in EXERCISES if number < "04"]
 SOURCES = sorted(SOURCE_FOLDER.glob("*.md"))
 pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
@@ -85,14 +83,6 @@ def solved(number):
     return router(answer) if number == "02.3" else answer
 
 
-@pytest.mark.parametrize("number", HERE)
-@pytest.mark.parametrize("recordings", ["shipped", "known"])
-def test_the_stated_solution_passes(number, recordings, request, capsys):
-    if recordings == "known":
-        request.getfixturevalue("known")
-    check_right(number, solved(number), capsys)
-
-
 hidden = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 WRONG = {
     "00.1": [
@@ -103,7 +93,6 @@ WRONG = {
         (-1, "the answer is the number of an expert, 0 to 3."),
         ("2", "the answer is the number of an expert, 0 to 3."),
         (np.array([0, 2]), "the answer is the number of an expert, 0 to 3."),
-        (..., "the answer is the number of an expert, 0 to 3."),
         (True, "the answer is the number of an expert, 0 to 3."),
         (np.nan, "the answer is the number of an expert, 0 to 3."),
     ],
@@ -116,7 +105,6 @@ WRONG = {
         ("ten", "the answer is one number, not 'ten'."),
         (True, "the answer is one number, not True."),
         (float("nan"), "the answer is one number, not nan."),
-        (..., "the answer is one number, not Ellipsis."),
     ],
     "00.3": [
         (lambda s: [0, 1], "for [0.1, 0.6, 0.3] it must be [1, 2], not [0, 1]."),
@@ -133,16 +121,11 @@ WRONG = {
         (2048, "that is what all 32 experts hold; only 4 of them see a token."),
         (64, "that is one expert; a token visits 4."),
         (32, "that is the number of experts."),
-        (128, "128 is too small."),
-        (512, "512 is too large."),
-        ("256", "the answer is one number, not '256'."),
     ],
     "01.2": [
         (0.125, "that is K / E: it leaves out what every token uses"),
         (1 / 0.3, "that is total over active; turn it around."),
         (30, "give a share between 0 and 1, not per cent."),
-        (0.25, "0.25 is too small."),
-        (None, "the answer is one number, not None."),
     ],
     "01.3": [
         (lambda d, m, axis: d.validation[-1] - m.validation[-1], "it gave NaN: not every point"),
@@ -151,9 +134,6 @@ WRONG = {
         (lambda d, m, axis: metrics.gap(d, m, "step"), "compares the two ends"),
         (lambda d, m, axis: 1.0, "for one recorded race at equal step it gave 1.0000; it is 0.2"),
         (0.2, "the answer is a function ahead(dense, moe, axis)."),
-        (lambda d, m: 0.0, "Your code raised TypeError: "),
-        (lambda d, m, axis: None, "Your code raised TypeError: "),
-        (lambda d, m, axis: d.loss[99], "Your code raised IndexError: "),
     ],
     "02.1": [
         ([0.5, 0.3], "those are the raw weights, which sum to 0.8."),
@@ -163,13 +143,11 @@ WRONG = {
         ([0.5, 0.3, 0.1, 0.1], "the answer is a list of two numbers, this has shape (4,)."),
         (0.625, "the answer is a list of two numbers, this has shape ()."),
         ("raw", "the answer is a list of two numbers."),
-        (..., "the answer is a list of two numbers."),
     ],
     "02.2": [
         ("renormalise", "with K = 1 a renormalised weight is score / score = 1"),
         ("Raw", "the answer is 'raw' or 'renormalise'."),
         (1, "the answer is 'raw' or 'renormalise'."),
-        (..., "the answer is 'raw' or 'renormalise'."),
     ],
     "02.3": [
         (router(lambda self, x: both(best(self, hidden))), "for 7 tokens both must be [7, 2], got"),
@@ -182,8 +160,6 @@ WRONG = {
         (router(lambda self, x: both(best(self, x)))(8, 5, 2), "a class of torch.nn.Module, not"),
         (lambda x: x, "the answer is a class of torch.nn.Module"),
         (dict, "the answer is a class of torch.nn.Module"),
-        (router(lambda self, x: self.gat(x)), "Your code raised AttributeError: "),
-        (torch.nn.Module, "Your code raised TypeError: "),
     ],
     "03.1": [
         (["switch", "hash"], "one that can is missing: there, its thresholds come from earlier"),
@@ -200,8 +176,6 @@ WRONG = {
         (5, "that is how many are served in the worst case."),
         (32, "all experts may agree on the very same tokens: count those that are left then."),
         (40, "every expert takes 5 tokens, so some are served."),
-        (20, "20 is too small."),
-        ("35", "the answer is one number, not '35'."),
     ],
     "03.3": [
         (lambda r, x: False, "expert choice sees later tokens, and this did not catch it"),
@@ -210,7 +184,6 @@ WRONG = {
         (lambda r, x: tampered(r, x, slice(0, 5)), "tokens so far was accused, though it knows"),
         (lambda r, x: tampered(r, x, slice(-1, None)), "this did not catch it"),
         (lambda r, x: r(x), "it must return True or False, not a Tensor."),
-        (lambda r: True, "Your code raised TypeError: "),
         (True, "the answer is a function sees_later(route, x_TD)."),
     ],
     "03.4": [
@@ -224,7 +197,6 @@ WRONG = {
         (lambda s: careful(s, keep=3, bar=0.3), "it took 3 experts; two are the most."),
         (lambda s: careful(s).detach(), "the weights carry no gradient"),
         (lambda s: s.topk(2), "it must return a tensor of weights [40, 6], as its scores are."),
-        (lambda s: s.nope, "Your code raised AttributeError: "),
         (0.3, "the answer is a function careful(scores_TE)."),
     ],
 }  # fmt: skip
@@ -259,29 +231,14 @@ def last(curve):
     return curve.validation[~np.isnan(curve.validation)][-1]
 
 
-@pytest.mark.parametrize(
-    ("number", "answer", "sentence"),
-    [(number, *case) for number, cases in WRONG.items() for case in cases],
-)
-def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, known, capsys):
-    check_wrong(number, answer, sentence, capsys)
+@pytest.mark.usefixtures("known")
+class TestContract(Contract):
+    wrong, solved = WRONG, staticmethod(solved)
 
 
-def test_every_exercise_tells_at_least_three_wrong_answers_apart():
-    assert sorted(WRONG) == sorted(HERE)
-    for number, cases in WRONG.items():
-        distinct = {sentence for _, sentence in cases}
-        # 02.2 is a choice between two words.
-        assert len(distinct) >= (2 if number == "02.2" else 3)
-
-
-@pytest.mark.parametrize("number", HERE)
-def test_help_comes_in_order(number, known, capsys):
-    wrong = WRONG[number][0][0]
-    check_help(number, wrong, capsys)
-    check(number, solved(number))
-    check(number, wrong)
-    assert "Hint" not in capsys.readouterr().out, "a right answer ends the count"
+@pytest.mark.parametrize("number", WRONG)
+def test_the_stated_solution_passes_on_what_is_shipped(number):
+    assert EXERCISES[number].fault(solved(number)) is None
 
 
 def test_of_two_equally_busy_experts_either_is_right(monkeypatch, capsys):
@@ -302,12 +259,6 @@ def test_exercises_are_counted_apart(known, capsys):
     check("01.1", 2)
     assert capsys.readouterr().out.count("Hint:") == 1
     assert exercises._wrong == {"01.1": 2, "02.2": 1}
-
-
-@pytest.mark.parametrize("number", HERE)
-def test_the_solution_is_shown(number, capsys):
-    solution(number)
-    assert capsys.readouterr().out == EXERCISES[number].solution + "\n"
 
 
 @pytest.mark.parametrize("call", [lambda n: check(n, 1), solution])
@@ -350,10 +301,3 @@ def test_a_notebook_has_three_exercises_and_has_one_piece_written(path):
     assert all(n.startswith(f"{number}.") and f"**{n}**" in text for n, _ in found)
     pieces = [name for _, name in found if re.search(rf"^(?:def|class) {name}\b", text, re.M)]
     assert pieces, "no exercise has the learner write a function or a class"
-
-
-def test_what_the_notebooks_begin_with_is_not_right_yet(known, capsys):
-    for path in SOURCES:
-        for number in set(re.findall(r'check\("([\d.]+)", \.\.\.\)', path.read_text("utf-8"))):
-            check(number, ...)
-            assert capsys.readouterr().out.startswith(f"✘ {number}: the answer is ")

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.exercises import check_asked, check_help, check_right, check_wrong, run_solution
+from helpers.exercises import Contract, run_solution
 from moeviz.exercises import EXERCISES, capacity
 from moeviz.experiments.slots import placed, synthetic
 from moeviz.records.metrics import expected_drop_rate
 from moeviz.routing import Capacity
 
-NUMBERS = [number for number in EXERCISES if number.startswith("05.")]
-pytestmark = pytest.mark.usefixtures("no_tries_yet")
 solved = partial(run_solution, np=np, math=math, expected_drop_rate=expected_drop_rate)
 
 
@@ -32,18 +30,12 @@ WRONG = {
         (1000 / 16 * 1.25, "each token asks for K = 2 experts"),
         (125, "the factor leaves room above it."),
         (2500, "one expert is asked for."),
-        (160, "160 is too large."),
-        ("157", "the answer is one number, not '157'."),
-        (..., "the answer is one number, not Ellipsis."),
     ],
     "05.2": [
         (0, "even on average is not even in every batch"),
         (0.5, "but that is one of two."),
         (25, "give a share between 0 and 1, not per cent."),
         (0.75, "that is the share that finds a slot."),
-        (0.3, "0.3 is too large."),
-        (None, "the answer is one number, not None."),
-        (..., "the answer is one number, not Ellipsis."),
     ],
     "05.3": [
         ("choice", "first choices of later tokens are placed before second choices"),
@@ -51,7 +43,6 @@ WRONG = {
         ("batch", "under 'batch' a later token"),
         ("Position", "the answer is one of 'position', 'choice', 'probability', 'batch'."),
         (["position"], "the answer is one of 'position'"),
-        (..., "the answer is one of 'position'"),
     ],
     "05.4": [
         (lambda t, k, w: -t, "that is the order of the text"),
@@ -63,36 +54,13 @@ WRONG = {
         (lambda t, k, w: largest(t, w)[:-1], "one number a row, shape (80,); this gave float64"),
         (lambda t, k, w: [None] * len(t), "one number a row"),
         (lambda t, k, w: w * np.nan, "this gave NaN or infinity"),
-        (lambda t: t, "Your code raised TypeError: "),
-        (lambda t, k, w: 1 / 0, "Your code raised ZeroDivisionError: "),
         ("batch", "the answer is a function of token_N, choice_N and weight_N."),
-        (..., "the answer is a function of token_N"),
     ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_the_stated_solution_passes(number, capsys):
-    check_right(number, solved(number), capsys)
-
-
-@pytest.mark.parametrize(
-    ("number", "answer", "sentence"),
-    [(number, *case) for number, cases in WRONG.items() for case in cases],
-)
-def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    check_wrong(number, answer, sentence, capsys)
-
-
-def test_every_exercise_tells_at_least_three_wrong_answers_apart():
-    assert list(WRONG) == NUMBERS
-    for cases in WRONG.values():
-        assert len({sentence for _, sentence in cases}) >= 3
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_help_comes_in_order(number, capsys):
-    check_help(number, WRONG[number][0][0], capsys)
+class TestContract(Contract):
+    wrong, solved = WRONG, staticmethod(solved)
 
 
 def test_the_numbers_asked_for():
@@ -143,7 +111,3 @@ def test_under_a_rule_of_ones_own_the_router_still_learns():
                        out.stats.demand)  # fmt: skip
     free = router(tokens.x_TD, RouteContext(training=False))
     assert len(free.plan.dropped) == 0, "outside training no place is limited"
-
-
-def test_the_notebook_asks_for_each_exercise_and_for_no_other():
-    check_asked("05_capacity", NUMBERS)

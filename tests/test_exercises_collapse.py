@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.exercises import check_help, check_right, check_wrong, run_solution
-from moeviz.exercises import EXERCISES, collapse, solution
+from helpers.exercises import Contract, run_solution
+from moeviz.exercises import EXERCISES, collapse
 from moeviz.pictures.training.cures import failing
 from moeviz.records.metrics import max_violation
-
-NUMBERS = [number for number in EXERCISES if number.startswith("04.")]
-pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 
 def arm(fell):
@@ -32,12 +29,6 @@ KNOWN = {
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     monkeypatch.setattr(collapse, "recorded", lambda: KNOWN)
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_the_stated_solution_passes(number, capsys):
-    answer = run_solution(number, torch=torch, failing=failing, recorded=collapse.recorded)
-    check_right(number, answer, capsys)
 
 
 def sign(rate):
@@ -68,9 +59,6 @@ WRONG = {
         (2, "that is how many experts are in effect."),
         (0, "the two are even among themselves"),
         (15, "that is one expert taking all"),
-        (5, "5 is too small."),
-        (12, "12 is too large."),
-        (..., "the answer is one number, not Ellipsis."),
     ],
     "04.2": [
         (["z-loss 0.001"], "1 more of the cures fails as often."),
@@ -81,7 +69,6 @@ WRONG = {
         (["z-loss"], "no recorded setting is called 'z-loss'."),
         ("noise 1", "the answer is a list of names"),
         ([1, 2], "the answer is a list of names"),
-        (..., "the answer is a list of names"),
     ],
     "04.3": [
         (lambda b, load: b, "MaxVio stays where it was: 3."),
@@ -93,7 +80,6 @@ WRONG = {
         (lambda b, load: None, "update must return the new bias, a tensor [16], not None."),
         (lambda b, load: b.mean(), "update must return the new bias, a tensor [16], not []."),
         (lambda b, load: b / 0 * 0, "the bias it returns holds numbers that are not finite."),
-        (lambda b: b, "Your code raised TypeError: "),
         (0.01, "the answer is a function update(bias_E, load_E)."),
     ],
     "04.4": [
@@ -106,30 +92,16 @@ WRONG = {
         (lambda s, e: 1.0, "it must return one number, as a tensor."),
         (lambda s, e: s.mean(0), "it must return one number, as a tensor."),
         (lambda s, e: s[e], "it must return one number, as a tensor."),
-        (lambda s, e: s.men(), "Your code raised AttributeError: "),
         (1, "the answer is a function balance(scores_TE, expert_T)."),
     ],
 }
 
 
-@pytest.mark.parametrize(
-    ("number", "answer", "sentence"),
-    [(number, *case) for number, cases in WRONG.items() for case in cases],
-)
-def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    assert ".." not in check_wrong(number, answer, sentence, capsys)
+class TestContract(Contract):
+    wrong = WRONG
 
-
-def test_every_exercise_tells_at_least_three_wrong_answers_apart():
-    assert sorted(WRONG) == sorted(NUMBERS)
-    assert all(len({sentence for _, sentence in cases}) >= 3 for cases in WRONG.values())
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_help_comes_in_order(number, capsys):
-    check_help(number, WRONG[number][-1][0], capsys)
-    solution(number)
-    assert capsys.readouterr().out == EXERCISES[number].solution + "\n"
+    def solved(self, number):
+        return run_solution(number, torch=torch, failing=failing, recorded=collapse.recorded)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,11 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from helpers.exercises import check_asked, check_help, check_right, check_wrong
+from helpers.exercises import Contract
 from moeviz.exercises import EXERCISES, check, kernels
 from moeviz.pictures.kernels.tile_waste import padding_rows
 
-NUMBERS = [number for number in EXERCISES if number.startswith("12.")]
 _cells = count()
-pytestmark = pytest.mark.usefixtures("no_tries_yet")
 
 
 def cell(source):
@@ -76,8 +74,6 @@ WRONG = {
         (54, "an expert without rows gets no tile."),
         (6, "round up each expert's rows, not their sum."),
         (40, "the rule of thumb"),
-        (39, "39 is too large."),
-        (..., "the answer is one number, not Ellipsis."),
     ],
     "12.2": [
         (lambda e, n: np.argsort(np.argsort(e, kind="stable")), "it sorts (argsort): count"),
@@ -90,9 +86,7 @@ WRONG = {
         (lambda e, n: e * 0, "belongs in row"),
         (lambda e, n: e[:-1], "shape (12,); this gave int64 of shape (11,)"),
         (lambda e, n: e / 2, "this gave float64"),
-        (lambda e: e, "Your code raised TypeError: "),
         ("sort", "the answer is a function of expert_N and num_experts."),
-        (..., "the answer is a function"),
     ],
     "12.3": [
         (("total, mask=d < D", "total"), "writes outside of y: is a mask missing"),
@@ -109,35 +103,15 @@ WRONG = {
         (("row * D + d, mask", "row * D + d[:4], mask"), "the kernel raises "),
         (("@triton.jit\n", ""), "a function with @triton.jit above it."),
         (("y_ptr, D", "y_ptr"), "the kernel raises "),
-        (..., "the answer is a Triton kernel"),
     ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_the_stated_solution_passes(number, capsys):
-    check_right(number, solved(number), capsys)
+class TestContract(Contract):
+    wrong, solved = WRONG, staticmethod(solved)
 
-
-@pytest.mark.parametrize(
-    ("number", "answer", "sentence"),
-    [(number, *case) for number, cases in WRONG.items() for case in cases],
-)
-def test_a_wrong_answer_is_told_what_is_wrong(number, answer, sentence, capsys):
-    if number == "12.3" and not isinstance(answer, type(...)):
-        answer = changed(*answer)
-    assert "TensorHandle" not in check_wrong(number, answer, sentence, capsys)
-
-
-def test_every_exercise_tells_at_least_three_wrong_answers_apart():
-    assert list(WRONG) == NUMBERS == ["12.1", "12.2", "12.3"]
-    for cases in WRONG.values():
-        assert len({sentence for _, sentence in cases}) >= 3
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_help_comes_in_order(number, capsys):
-    check_help(number, ..., capsys)
+    def wrong_answer(self, number, case):
+        return changed(*case) if isinstance(case, tuple) else case
 
 
 def test_the_number_asked_for():
@@ -164,7 +138,3 @@ def test_a_kernel_that_failed_leaves_the_interpreter_as_it_was(capsys):
     assert set(vars(interpreter_builder)) <= before | {"grid_idx", "grid_dim"}
     check("12.3", solved("12.3"))
     assert "✔ 12.3" in capsys.readouterr().out
-
-
-def test_the_notebook_asks_for_each_exercise_and_for_no_other():
-    check_asked("12_kernels", NUMBERS)

@@ -65,7 +65,7 @@ def check(number: str, answer: Any) -> None:
     try:
         fault = exercise.fault(answer)
     except Exception as error:  # whatever a learner's code raises is an answer to be explained
-        fault = f"Your code raised {type(error).__name__}: {error}."
+        fault = f"Your code raised {type(error).__name__}: {str(error).rstrip('.')}."
     if fault is None:
         _wrong.pop(number, None)
         print(f"✔ {number}: right. {exercise.praise}")

@@ -1,10 +1,12 @@
-"""What the exercise tests share: a stated solution run, and answers checked as a learner would."""
+"""What the exercise tests share: a stated solution run, and the contract of all."""
 
 import re
 import textwrap
 from pathlib import Path
 
-from moeviz.exercises import EXERCISES, check
+import pytest
+
+from moeviz.exercises import EXERCISES, check, solution
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "notebooks" / "src"
 
@@ -18,35 +20,58 @@ def run_solution(number, **names):
     return names[re.search(r"^def (\w+)", stated, re.M).group(1)]
 
 
-def check_right(number, answer, capsys):
-    check(number, answer)
-    assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+@pytest.mark.usefixtures("no_tries_yet")
+class Contract:
+    """What every exercise keeps. A subclass gives `wrong`, for each exercise of its notebooks the
+    answers that people arrive at with a part of the sentence that each is told."""
 
+    wrong: dict
 
-def check_wrong(number, answer, sentence, capsys):
-    """Check a first answer, which is told what is wrong with it in one line; returns the line."""
-    check(number, answer)
-    out = capsys.readouterr().out
-    assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1, out
-    assert sentence in out and "Traceback" not in out, out
-    return out
+    def solved(self, number):
+        return run_solution(number)
 
+    def wrong_answer(self, number, case):
+        return case
 
-def check_help(number, wrong, capsys):
-    """Two hints come one after the other, then the offer of the solution, and they stay."""
-    exercise = EXERCISES[number]
-    assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
-    said = []
-    for _ in range(5):
-        check(number, wrong)
-        said.append(capsys.readouterr().out.splitlines()[1:])
-    offer = f'The solution: run solution("{number}").'
-    first, second = (f"Hint: {hint}" for hint in exercise.hints)
-    assert said == [[], [first], [second], [second, offer], [second, offer]]
+    def pytest_generate_tests(self, metafunc):
+        if "sentence" in metafunc.fixturenames:
+            cases = [(number, *case) for number, each in self.wrong.items() for case in each]
+            metafunc.parametrize(("number", "case", "sentence"), cases)
+        elif "number" in metafunc.fixturenames:
+            metafunc.parametrize("number", self.wrong)
 
+    def test_no_exercise_is_left_out(self):
+        notebooks = {number[:2] for number in self.wrong}
+        assert list(self.wrong) == [n for n in EXERCISES if n[:2] in notebooks]
 
-def check_asked(notebook, numbers):
-    """The notebook asks for each of these exercises and for no other."""
-    text = (SOURCE_FOLDER / f"{notebook}.md").read_text("utf-8")
-    assert sorted(set(re.findall(r'check\("([^"]+)"', text))) == numbers
-    assert all(f"**{number}**" in text for number in numbers)
+    def test_the_stated_solution_passes(self, number, capsys):
+        check(number, self.solved(number))
+        assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+
+    def test_a_wrong_answer_is_told_what_is_wrong(self, number, case, sentence, capsys):
+        check(number, self.wrong_answer(number, case))
+        out = capsys.readouterr().out
+        assert out.startswith(f"✘ {number}: ") and out.count("\n") == 1, out
+        assert sentence in out and not re.search(r"Traceback|TensorHandle|\.\.$", out), out
+
+    def test_wrong_answers_are_told_apart(self, number):
+        sentences = {sentence for _, sentence in self.wrong[number]}
+        assert len(sentences) >= (2 if number == "02.2" else 3), "02.2 chooses between two words"
+
+    def test_help_comes_in_order(self, number, capsys):
+        """Two hints one after the other, then the offer of the solution; a right answer ends it."""
+        exercise, told = EXERCISES[number], []
+        assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
+        for _ in range(5):
+            check(number, ...)
+            first, *rest = capsys.readouterr().out.splitlines()
+            assert first.startswith(f"✘ {number}: the answer is "), "what a notebook begins with"
+            told.append(rest)
+        offer = f'The solution: run solution("{number}").'
+        first, second = (f"Hint: {hint}" for hint in exercise.hints)
+        assert told == [[], [first], [second], [second, offer], [second, offer]]
+        solution(number)
+        assert capsys.readouterr().out == exercise.solution + "\n"
+        check(number, self.solved(number))
+        check(number, ...)
+        assert "Hint" not in capsys.readouterr().out
