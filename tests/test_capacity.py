@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.routers import inner, normal
 from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import ROUTERS, Capacity, RouteContext, RouterStats, build_router
-from moeviz.routing.capacity import places
+from moeviz.routing.capacity import capacity_of
 
 PRIORITIES = ("position", "choice", "probability", "batch")
 POOLS = ("batch", "sequence")
@@ -222,7 +222,7 @@ def test_training_and_evaluation_have_factors_of_their_own():
 
 @pytest.mark.parametrize("room,whole", [(0.01, 1), (1.0, 1), (1.2, 2), (3 * (0.1 + 0.2) / 0.3, 3)])
 def test_places_are_whole_and_rounding_is_not_rounded_up(room, whole):
-    assert places(room) == whole
+    assert capacity_of(room) == whole
 
 
 @pytest.mark.parametrize("name", LIMITED)

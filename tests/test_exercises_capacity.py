@@ -64,9 +64,9 @@ class TestContract(Contract):
 
 
 def test_the_numbers_asked_for():
-    from moeviz.routing.capacity import places
+    from moeviz.routing.capacity import capacity_of
 
-    assert solved("05.1") == places(1.25 * 1000 * 2 / 16) == 157
+    assert solved("05.1") == capacity_of(1.25 * 1000 * 2 / 16) == 157
     assert solved("05.2") == pytest.approx(expected_drop_rate([0.5, 0.5], 2, 1))
 
 

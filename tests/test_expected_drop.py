@@ -73,8 +73,8 @@ def test_figures_of_others():
         ([0.5, 1.5], 4, 1, r"share_E must hold finite numbers in 0..1, got 1.5"),
         ([0.5, np.nan], 4, 1, "share_E must hold finite numbers"),
         ([1.0], 0, 1, "num_assignments must be a whole number of at least 1, got 0"),
-        ([1.0], 4, -1, "places must be a finite number of at least 0, got -1"),
-        ([1.0], 4, np.nan, "places must be a finite number of at least 0, got nan"),
+        ([1.0], 4, -1, "capacity must be a finite number of at least 0, got -1"),
+        ([1.0], 4, np.nan, "capacity must be a finite number of at least 0, got nan"),
     ],
 )
 def test_what_it_refuses(share, total, places, sentence):

@@ -41,7 +41,7 @@ EXERCISES: dict[str, Exercise] = {
     "04.2": collapse.FAILING,
     "04.3": collapse.BIAS_RULE,
     "04.4": collapse.BALANCING_LOSS,
-    "05.1": capacity.PLACES,
+    "05.1": capacity.SLOTS,
     "05.2": capacity.TWO_TOKENS,
     "05.3": capacity.CAUSAL,
     "05.4": capacity.PRIORITY,

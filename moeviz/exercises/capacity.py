@@ -11,7 +11,7 @@ from moeviz.exercises.exercise import Exercise, number_near
 PRIORITIES = ("position", "choice", "probability", "batch")
 
 
-def _places(answer: Any) -> str | None:
+def _slots(answer: Any) -> str | None:
     return number_near(
         answer,
         157,
@@ -122,8 +122,8 @@ def _lost(
     return lost(capacity, answer), others
 
 
-PLACES = Exercise(
-    _places,
+SLOTS = Exercise(
+    _slots,
     ("The even share is T · K / E.", "math.ceil(1.25 * 1000 * 2 / 16)"),
     "math.ceil(1.25 * 1000 * 2 / 16)",
     "Per expert, whole, and with all K choices counted.",

@@ -81,9 +81,9 @@ def padding_waste(load_E: ArrayLike, capacity: int) -> float:
     return float(1 - load.sum() / (len(load) * capacity))
 
 
-def expected_drop_rate(share_E: ArrayLike, num_assignments: int, places: float) -> float:
+def expected_drop_rate(share_E: ArrayLike, num_assignments: int, capacity: float) -> float:
     """E[sum_e max(0, n_e - C)] / E[sum_e n_e], the share of assignments that is dropped on average
-    where each expert takes at most C = places and n_e ~ Binomial(N, share_e).
+    where each expert takes at most C = capacity slots and n_e ~ Binomial(N, share_e).
 
     share_E: the chance that one of the N = num_assignments goes to each expert; it sums to 1. For
     tokens with K distinct experts give N = T and the chance that a token visits each expert (sum
@@ -91,17 +91,17 @@ def expected_drop_rate(share_E: ArrayLike, num_assignments: int, places: float) 
     """
     share = check_array("share_E", share_E, 0, 1, np.float64)
     check_whole("num_assignments", num_assignments)
-    check_number("places", places)
+    check_number("capacity", capacity)
     # log n! as a sum of logarithms: numpy has no log-gamma.
     log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, num_assignments + 1)))))
-    over = np.arange(math.floor(min(places, num_assignments)) + 1, num_assignments + 1)
+    over = np.arange(math.floor(min(capacity, num_assignments)) + 1, num_assignments + 1)
     rest = num_assignments - over
     ways = log_factorial[-1] - log_factorial[over] - log_factorial[rest]
     sure = share >= 1  # its log(1 - share) is not finite
     open_E1 = np.where((share > 0) & ~sure, share, 0.5)[:, None]
     chance_En = np.exp(ways + over * np.log(open_E1) + rest * np.log1p(-open_E1))
-    lost_E = (chance_En * (over - places)).sum(axis=1)
-    lost_E = np.where(sure, max(num_assignments - places, 0.0), np.where(share > 0, lost_E, 0.0))
+    lost_E = (chance_En * (over - capacity)).sum(axis=1)
+    lost_E = np.where(sure, max(num_assignments - capacity, 0.0), np.where(share > 0, lost_E, 0.0))
     return ratio(lost_E.sum(), num_assignments * share.sum())
 
 

@@ -61,31 +61,31 @@ class Base(LinearRouter):
 
 
 def balanced_assignment(logits_TE: Tensor, top_k: int) -> Tensor:
-    """expert_TK, int64: K times the linear assignment of tokens to experts' places, C = ceil(T/E)
+    """expert_TK, int64: K times the linear assignment of tokens to experts' slots, C = ceil(T/E)
     each, that maximises the sum of logits (scipy's modified Jonker-Volgenant algorithm), and never
     the same pair twice.
 
     After each round an expert must have few enough tokens left for the rounds that K = E would
     still have: then a next round without a repetition always exists. Where it would have more, it
-    must fill some of its places; rows that stand for no token take the others.
+    must fill some of its slots; rows that stand for no token take the others.
     """
     from scipy.optimize import linear_sum_assignment
 
     scores_TE = logits_TE.double().cpu().numpy()
     num_tokens, num_experts = scores_TE.shape
-    room = -(-num_tokens // num_experts)
+    capacity = -(-num_tokens // num_experts)
     # Below any sum of real scores.
     never = scores_TE.min() - (np.ptp(scores_TE) + 1) * (num_tokens + num_experts)
-    every_t, empty = np.arange(num_tokens), room * num_experts - num_tokens
+    every_t, empty = np.arange(num_tokens), capacity * num_experts - num_tokens
     taken_E = np.zeros(num_experts, dtype=np.int64)
     rounds = []
     for number in range(1, top_k + 1):
-        must_E = num_tokens - taken_E - room * (num_experts - number)
+        must_E = num_tokens - taken_E - capacity * (num_experts - number)
         must_E *= number < top_k
-        empty_Er = np.where(np.arange(room) < must_E[:, None], never, 0.0)
-        cost = np.vstack([np.repeat(scores_TE, room, 1), np.tile(empty_Er.ravel(), (empty, 1))])
-        _, place = linear_sum_assignment(cost, maximize=True)
-        rounds.append(place[:num_tokens] // room)
+        empty_Er = np.where(np.arange(capacity) < must_E[:, None], never, 0.0)
+        cost = np.vstack([np.repeat(scores_TE, capacity, 1), np.tile(empty_Er.ravel(), (empty, 1))])
+        _, slot = linear_sum_assignment(cost, maximize=True)
+        rounds.append(slot[:num_tokens] // capacity)
         scores_TE = scores_TE.copy()
         scores_TE[every_t, rounds[-1]] = never
         taken_E += np.bincount(rounds[-1], minlength=num_experts)

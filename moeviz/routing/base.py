@@ -144,7 +144,7 @@ class BaseRouter(nn.Module):
         return "it is not causal, its choice for a token depends on later ones"
 
     def kill(self, expert: int) -> None:
-        """Let an expert get no token from now on; ValueError where the rule has no place for it."""
+        """Let an expert get no token from now on; ValueError where the rule needs all of them."""
         raise ValueError(f"{type(self).__name__} {self.never_kills}: none can be taken away.")
 
     def _check(self, x_TD: Tensor, context: RouteContext) -> None:

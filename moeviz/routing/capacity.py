@@ -36,9 +36,9 @@ class Capacity:
         probability  the largest combine weights (Megatron-LM)
         batch        as choice, but tokens by their largest weight, not by position (batch
                      prioritised routing: V-MoE, Riquelme et al. 2021)
-    overflow: "drop" the assignments that find no place (the token keeps its residual), or "pad":
-    drop nothing and give every expert as many places as the busiest needs.
-    pool: whether places are counted over the "batch" or in each "sequence", T then being its own
+    overflow: "drop" the assignments that find no slot (the token keeps its residual), or "pad":
+    drop nothing and give every expert as many slots as the busiest needs.
+    pool: whether slots are counted over the "batch" or in each "sequence", T then being its own
     number of tokens.
     """
 
@@ -57,13 +57,14 @@ class Capacity:
         check_choice("The capacity's pool", self.pool, get_args(Pool))
 
 
-def places(room: float) -> int:
-    """Room as a whole number of places, at least 1; what float rounding adds is not rounded up."""
-    return max(1, math.ceil(room - 1e-9))
+def capacity_of(share: float) -> int:
+    """C, a whole number of slots, at least 1, for an expert that gets `share` assignments on
+    average; what float rounding adds is not rounded up."""
+    return max(1, math.ceil(share - 1e-9))
 
 
 class WithCapacity(BaseRouter):
-    """Any discrete router, with a limited number of places per expert.
+    """Any discrete router, with a limited number of slots per expert.
 
     Losses and weights are those of the router before anything is dropped.
     """
@@ -144,7 +145,7 @@ def limit_plan(
     order_N = _arrival(plan, capacity.priority)
     pool_T, num_pools = groups_of(pool_T, num_tokens, token_N.device)
     real_T = pool_T if mask_T is None else pool_T[mask_T]
-    limits_P = [places(per_token * size) for size in count(real_T, num_pools).tolist()]
+    limits_P = [capacity_of(per_token * size) for size in count(real_T, num_pools).tolist()]
     limit_P = torch.tensor(limits_P, device=token_N.device)
     limit_N = limit_P[pool_T[token_N]][order_N]
     # Number the rows of each (pool, expert) in order of arrival.

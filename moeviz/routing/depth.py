@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moeviz.ops import topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import check_finite, groups_of
-from moeviz.routing.capacity import places
+from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Gate, LinearRouter
 from moeviz.routing.out import RouterOut
@@ -98,8 +98,8 @@ class MixtureOfDepths(LinearRouter):
         chosen_T = torch.zeros_like(depth_T, dtype=torch.bool)
         for group in range(num_groups):
             member_t = (group_T == group).nonzero()[:, 0]
-            room = min(places(self.capacity_factor * len(member_t)), len(member_t))
-            chosen_T[member_t[topk(depth_T[member_t][None], room)[0]]] = True
+            capacity = min(capacity_of(self.capacity_factor * len(member_t)), len(member_t))
+            chosen_T[member_t[topk(depth_T[member_t][None], capacity)[0]]] = True
         return chosen_T
 
     @torch.no_grad()

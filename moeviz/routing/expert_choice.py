@@ -13,7 +13,7 @@ from moeviz.checks import check_number, check_whole
 from moeviz.ops import count, topk
 from moeviz.routing.balance import z_loss
 from moeviz.routing.base import FILLS, groups_of
-from moeviz.routing.capacity import places
+from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import INIT_STD, Gate, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
@@ -100,11 +100,12 @@ class ExpertChoice(LinearRouter):
 
     def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
         """Token and expert of each assignment in one pool."""
-        room = min(places(self.capacity_factor * len(pool_t) / self.num_experts), len(pool_t))
-        best_EC = topk(scores_tE.T, room)
+        share = self.capacity_factor * len(pool_t) / self.num_experts
+        capacity = min(capacity_of(share), len(pool_t))
+        best_EC = topk(scores_tE.T, capacity)
         taken_tE = torch.zeros_like(scores_tE, dtype=torch.bool).scatter(0, best_EC.T, True)
         if self.max_experts is not None:
-            taken_tE = capped_choice(scores_tE, room, self.max_experts)
+            taken_tE = capped_choice(scores_tE, capacity, self.max_experts)
         expert_N, token_N = taken_tE.T.nonzero(as_tuple=True)
         return pool_t[token_N], expert_N
 
@@ -116,22 +117,22 @@ class ExpertChoice(LinearRouter):
         return self.capacity_factor
 
 
-def capped_choice(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
+def capped_choice(scores_TE: Tensor, capacity: int, max_experts: int) -> Tensor:
     """bool [T, E]: Expert Choice with at most `max_experts` experts per token (EC-CAP: Zhou et al.
     2022, section 3.3).
 
-    1. A_TE in [0, 1] maximises <S, A> + tau H(A) where every expert's column sums to `room` and no
-       token's row to more than the cap, by Dykstra's alternating projections in Kullback-Leibler
+    1. A_TE in [0, 1] maximises <S, A> + tau H(A) where every expert's column sums to `capacity` and
+       no token's row to more than the cap, by Dykstra's alternating projections in Kullback-Leibler
        distance (the paper's relaxation)
-    2. each expert takes its `room` largest entries of A; a token with too many keeps the largest,
-       and the experts it sends away take their next best, until all caps hold (the paper stops
-       before this step, and there some tokens keep more)
+    2. each expert takes its `capacity` largest entries of A; a token with too many keeps the
+       largest, and the experts it sends away take their next best, until all caps hold (the paper
+       stops before this step, and there some tokens keep more)
     """
-    ranked_TE = _relaxed(scores_TE, room, max_experts)
+    ranked_TE = _relaxed(scores_TE, capacity, max_experts)
     refused_TE = torch.zeros_like(ranked_TE, dtype=torch.bool)
     while True:
         open_TE = ranked_TE.masked_fill(refused_TE, -torch.inf)
-        taken_TE = torch.zeros_like(refused_TE).scatter(0, topk(open_TE.T, room).T, True)
+        taken_TE = torch.zeros_like(refused_TE).scatter(0, topk(open_TE.T, capacity).T, True)
         taken_TE &= ~refused_TE  # an expert that all sent away takes fewer
         best_TK = topk(ranked_TE.masked_fill(~taken_TE, -torch.inf), max_experts)
         kept_TE = torch.zeros_like(taken_TE).scatter(1, best_TK, True) & taken_TE
@@ -140,14 +141,14 @@ def capped_choice(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
         refused_TE |= taken_TE & ~kept_TE
 
 
-def _relaxed(scores_TE: Tensor, room: int, max_experts: int) -> Tensor:
+def _relaxed(scores_TE: Tensor, capacity: int, max_experts: int) -> Tensor:
     """log A of step 1 above, tau a tenth of the scores' standard deviation."""
     log_A = scores_TE.double() / (0.1 * scores_TE.double().std().clamp(min=1e-12))
     over_one, over_row = torch.zeros_like(log_A), torch.zeros_like(log_A)
-    log_cap, log_room = math.log(max_experts), math.log(room)
+    log_cap, log_capacity = math.log(max_experts), math.log(capacity)
     for _ in range(CAP_ROUNDS):
         # Columns: an affine set, whose projection needs no memory.
-        log_A = log_A - torch.logsumexp(log_A, 0, keepdim=True) + log_room
+        log_A = log_A - torch.logsumexp(log_A, 0, keepdim=True) + log_capacity
         # Entries at most 1, then rows at most the cap, each remembering what it took off.
         raised = log_A + over_one
         log_A = raised.clamp(max=0.0)
@@ -204,8 +205,8 @@ class ExpertThreshold(LinearRouter):
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
         plan = Plan.from_dense(scores_TE, scores_TE >= self.threshold_E)
-        room = min(places(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
-        cut_E = scores_TE.detach().topk(room, dim=0).values[-1]
+        capacity = min(capacity_of(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
+        cut_E = scores_TE.detach().topk(capacity, dim=0).values[-1]
         return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, cut_E=cut_E)
 
     @classmethod

@@ -18,7 +18,7 @@ class RouterStats:
 
     load: assignments each expert takes, int64 [E]; demand: those asked for, before any were
     dropped, int64 [E]; importance: summed scores, float [E]; entropy: mean over tokens of
-    H(scores) / ln E, a scalar: 1 undecided, 0 certain; tokens: real tokens; capacity: places in
+    H(scores) / ln E, a scalar: 1 undecided, 0 certain; tokens: real tokens; capacity: slots in
     each expert's buffer, None where there is no limit; cut: float [E], whatever statistic of the
     scores the router's own rule asked for.
     """

@@ -21,13 +21,13 @@ class Plan:
 
     token, expert: int32 [N], sorted by expert, then by slot
     weight: float [N], the combine weight; carries the router's gradient
-    slot: int32 [N], the row's place in its expert's buffer
+    slot: int32 [N], the row's number in its expert's buffer
     choice: int32 [N], which of its token's choices this is, 0 first; -1 where choices have no order
     offsets: int32 [E + 1], the row range of each expert: the segments of a grouped GEMM
     inverse: int32 [N], the rows in token order: those of token t are
         inverse[token_offsets[t] : token_offsets[t + 1]]
     token_offsets: int32 [T + 1]
-    dropped: int32 [M, 3], (token, expert, choice) of each assignment that found no place
+    dropped: int32 [M, 3], (token, expert, choice) of each assignment that found no slot
     """
 
     token: Tensor

@@ -36,7 +36,7 @@ class Limited(WithCapacity):
 
 class Switch(Limited):
     """Switch Transformers (Fedus et al. 2021, 2101.03961): one expert a token, weighted by its
-    probability, first come first served; what finds no place passes by on the residual.
+    probability, first come first served; what finds no slot passes by on the residual.
 
     By default inputs are jittered by 1 % in training and the initial weights are a tenth of ours
     (their section 2.4). The paper has K = 1; a larger K is weighted and placed the same way.
@@ -89,7 +89,7 @@ class STMoE(Limited):
 
 class GShard(Limited):
     """GShard (Lepikhin et al. 2020, 2006.16668): top-2 with a coin for the second expert, and
-    C = 2T/E places per expert, all first choices placed before any second one.
+    C = 2T/E slots per expert, all first choices placed before any second one.
 
     So a later token's first choice displaces an earlier one's second: not causal.
     """
