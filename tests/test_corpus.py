@@ -1,6 +1,7 @@
 """The corpus: domains, a split that does not leak, stateless batches, and bad input."""
 
 import json
+import operator
 import re
 import shutil
 import sys
@@ -19,6 +20,8 @@ from moeviz.text.embedded import Domain, Source, cut_documents
 from moeviz.text.tokenizer import Tokenizer
 
 datasets = pytest.importorskip("datasets")
+huggingface_hub = pytest.importorskip("huggingface_hub")
+RepositoryNotFoundError = huggingface_hub.errors.RepositoryNotFoundError
 TOKENIZER = Tokenizer.default()
 
 
@@ -69,17 +72,13 @@ def test_no_run_of_validation_characters_stands_in_any_training_text(embedded):
 
 
 def test_no_problem_and_not_its_mirror_image_stands_on_both_sides(embedded):
+    apply = {"+": operator.add, "-": operator.sub, "*": operator.mul}
     pairs = []
     for part in ("train", "validation"):
         lines = text_of(embedded, "arithmetic", part).split()
-        found = [re.fullmatch(r"(\d+)([-+*])(\d+)=(\d+)", line) for line in lines]
-        matches = [match for match in found if match]
-        assert len(matches) == len(lines)
-        for a, sign, b, c in (match.groups() for match in matches):
-            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(
-                c
-            )
-        pairs.append({frozenset((match[1], match[3])) for match in matches})
+        problems = [re.fullmatch(r"(\d+)([-+*])(\d+)=(\d+)", line).groups() for line in lines]
+        assert all(apply[sign](int(a), int(b)) == int(c) for a, sign, b, c in problems)
+        pairs.append({frozenset((a, b)) for a, _, b, _ in problems})
     assert not pairs[0] & pairs[1]
     assert len(pairs[1]) > 500
 
@@ -108,11 +107,16 @@ def test_generated_text_is_the_same_on_every_machine():
 PINNED = ["804436ad470d44ec", "b55e47da6ce21b9e", "6d18d06bf26038ac"]
 
 
-def test_a_python_without_manual_or_headers_falls_back(tmp_path, monkeypatch):
+def without_manual(monkeypatch, **paths):
+    """The domains of a Python without its manual, and with these folders."""
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     real = domains.sysconfig.get_paths()
-    monkeypatch.setattr(domains.sysconfig, "get_paths", lambda: {**real, "include": str(tmp_path)})
-    source = domains.embedded_source.__wrapped__()
+    monkeypatch.setattr(domains.sysconfig, "get_paths", lambda: real | paths)
+    return domains.embedded_source.__wrapped__()
+
+
+def test_a_python_without_manual_or_headers_falls_back(tmp_path, monkeypatch):
+    source = without_manual(monkeypatch, include=str(tmp_path))
     origins = {domain.name: domain.origin for domain in source.domains}
     assert origins["english"].startswith("docstrings")
     assert origins["c"].startswith("C headers of numpy")
@@ -120,11 +124,8 @@ def test_a_python_without_manual_or_headers_falls_back(tmp_path, monkeypatch):
 
 
 def test_a_domain_without_text_is_left_out_and_named(tmp_path, monkeypatch):
-    nowhere = {"stdlib": str(tmp_path), "include": str(tmp_path)}
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    monkeypatch.setattr(domains.sysconfig, "get_paths", lambda: nowhere)
     monkeypatch.setattr(domains.np, "__file__", str(tmp_path / "__init__.py"))
-    source = domains.embedded_source.__wrapped__()
+    source = without_manual(monkeypatch, stdlib=str(tmp_path), include=str(tmp_path))
     assert [domain.name for domain in source.domains] == ["arithmetic", "hex", "brackets"]
     assert [text.split('"')[1] for text in source.left_out] == ["python", "english", "c"]
     assert Corpus(source, TOKENIZER).manifest.left_out == source.left_out
@@ -174,8 +175,6 @@ def test_validation_windows_are_fixed_evenly_spaced_and_reach_both_ends(embedded
     stream = embedded.tokens(embedded.domains[0], "validation")
     assert np.array_equal(batch.tokens[0], stream[:65])
     assert np.array_equal(batch.tokens[4], stream[-65:])
-    again = embedded.validation(seq_len=64, windows_per_domain=5)
-    assert np.array_equal(batch.tokens, again.tokens)
     assert embedded.validation(seq_len=8, windows_per_domain=1).tokens.shape[1] == 9
 
 
@@ -210,9 +209,9 @@ def test_impossible_batches_are_refused(embedded, sizes):
 
 
 def test_impossible_validation_is_refused(embedded):
-    with pytest.raises(ValueError, match="windows_per_domain=0"):
+    with pytest.raises(ValueError, match="windows_per_domain must be .*, got 0"):
         embedded.validation(seq_len=8, windows_per_domain=0)
-    with pytest.raises(ValueError, match="seq_len=1000000.*tokens; choose a shorter"):
+    with pytest.raises(ValueError, match='seq_len=1000000.*".*" has .* tokens; choose a shorter'):
         embedded.validation(seq_len=1_000_000, windows_per_domain=1)
 
 
@@ -379,7 +378,7 @@ def test_bad_local_input_is_one_sentence_each(tmp_path):
     (tmp_path / "hollow").mkdir()
     assert "holds no .txt" in refusal(tmp_path / "hollow")
     assert '"shakespeare" is no corpus' in refusal("shakespeare")
-    assert "max_characters=0" in refusal(tmp_path / "short.txt", max_characters=0)
+    assert "max_characters must be" in refusal(tmp_path / "short.txt", max_characters=0)
 
 
 def test_a_missing_column_names_those_there_are(tmp_path):
@@ -391,12 +390,6 @@ def test_a_missing_column_names_those_there_are(tmp_path):
     file.write_text("\n".join(lines))
     assert load_corpus(file).domains == ("a",)  # the only column that holds text
     assert load_corpus(file, text_column="body").domains == ("a",)
-
-
-def test_text_shorter_than_a_sequence_is_refused(tmp_path):
-    write(tmp_path / "a.txt", prose(10))
-    with pytest.raises(ValueError, match='seq_len=9999.*"a" has .* tokens'):
-        load_corpus(tmp_path / "a.txt").batch(seed=0, step=0, batch_size=1, seq_len=9999)
 
 
 # --- the Hub ---
@@ -454,14 +447,21 @@ def test_a_hub_set_without_the_column_or_broken_on_the_way(monkeypatch):
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache."""
-    import huggingface_hub
+def hub(monkeypatch):
+    """Sets what the Hub does when it is asked for a dataset."""
+    return lambda answer: monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda self, repo, **options: answer()
+    )
 
-    def dataset_info(self, repo_id, **options):
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path, hub):
+    """No network, and an empty cache."""
+
+    def unknown():
         raise OSError("[Errno -2] Name or service not known")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    hub(unknown)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # whatever CI has set
     return tmp_path / "cache"
@@ -488,26 +488,20 @@ def test_offline_the_local_cache_is_used(offline, tmp_path):
     assert load_corpus("owner/name").manifest.domains[0].documents == 40
 
 
-def test_a_hub_that_never_answers_is_given_up(monkeypatch, offline):
-    import huggingface_hub
-
+def test_a_hub_that_never_answers_is_given_up(monkeypatch, offline, hub):
     monkeypatch.setattr(sources, "_HUB_TIMEOUT", 0.2)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "dataset_info", lambda self, repo, **options: time.sleep(3)
-    )
+    hub(lambda: time.sleep(3))
     assert "no answer" in refusal("owner/name")
 
 
-def test_offline_mode_is_respected_and_an_unknown_name_is_said_so(monkeypatch, offline):
+def test_offline_mode_is_respected_and_an_unknown_name_is_said_so(monkeypatch, offline, hub):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     assert "offline mode is set" in refusal("owner/name")
     assert datasets.config.HF_HUB_OFFLINE is True
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError
 
-    def dataset_info(self, repo_id, **options):
+    def not_found():
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    hub(not_found)
     assert 'has no dataset "owner/name"' in refusal("owner/name")

@@ -5,17 +5,24 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from moeviz.experiments.race import summary
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.runs import load_snapshots
-from moeviz.records.store import load_header
+from moeviz.records.store import HEADER_KEY, load_header
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL_FILE = data_path("models", "start_here.safetensors")
+RECORDINGS = sorted(
+    path
+    for room in ("models", "runs", "traces")
+    for path in data_path(room).iterdir()
+    if path.suffix in (".json", ".safetensors")
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +56,13 @@ def test_the_shipped_model_is_the_experiments_own():
     assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(json.dumps(MODEL.to_dict()))
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [
-        load_header(MODEL_FILE, kind="model")["meta"],
-        load_header(data_path("traces", "start_here.safetensors"), kind="trace")["meta"],
-        load_header(data_path("traces", "inside_layer.safetensors"), kind="anatomy")["meta"],
-        load_snapshots(data_path("runs", "race.safetensors"))[1],
-    ],
-    ids=["model", "trace", "layer", "race"],
-)
-def test_every_recording_says_where_it_comes_from(meta):
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)
+def test_every_recording_says_where_it_comes_from(path):
+    if path.suffix == ".json":
+        meta = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    else:
+        with safe_open(path, "numpy") as file:
+            meta = json.loads(file.metadata()[HEADER_KEY])["meta"]
     for name in ("command", "commit", "date", "device", "versions"):
         assert meta[name], name
     assert meta["command"].startswith("python -m moeviz experiment ")
@@ -124,13 +127,13 @@ def test_the_readme_quotes_the_recorded_routers_and_cures():
 
 
 def test_recorded_routers_are_those_of_the_code_and_of_five_seeds():
-    from moeviz.experiments.routers_trained import ARMS, DENSE, STEPS
+    from moeviz.experiments.routers_trained import DENSE, STEPS, arms
 
     recorded = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))
-    assert set(recorded["arms"]) == {DENSE, *ARMS} and recorded["steps"] == STEPS
+    assert set(recorded["arms"]) == {DENSE, *arms()} and recorded["steps"] == STEPS
     for name, arm in recorded["arms"].items():
         assert len(arm["validation_loss"]["values"]) == 5, name
-    for name, arm in ARMS.items():
+    for name, arm in arms().items():
         router = arm.experts.build_router(4)
         shown = recorded["arms"][name]
         assert (shown["causal"], shown["substitute"]) == (router.causal, router.substitute), name

