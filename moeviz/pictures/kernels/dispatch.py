@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.pictures.kernels.dispatch_detail import DETAIL, TOP, detail_height
-from moeviz.pictures.plot import box, expert_area, stages
+from moeviz.pictures.plot import box, stages
 from moeviz.pictures.svg import (
     INK,
     MUTED,
+    OKABE_ITO,
     RULE,
     Picture,
     Svg,
     expert_colour,
-    ink_on,
     shorten,
     text_width,
 )
@@ -80,10 +80,8 @@ class _Lanes:
         self._tokens(svg, trace, program if stage == "combine" else -1)
         for i in range(num_rows):
             now = stage in ("histogram", "scatter") and i // block == program
-            self._cell(
-                svg, self.a(i), LANE_A, int(self.expert_N[i]), str(self.expert_N[i]),
-                ghost=i < done and not now,
-            )  # fmt: skip
+            expert, ghost = int(self.expert_N[i]), i < done and not now
+            self._cell(svg, self.a(i), LANE_A, expert, str(expert), ghost=ghost)
         if stage in ("top-k", "histogram", "scan", "scatter"):
             self._programs(svg, program if stage in ("histogram", "scatter") else -1)
         for row in range(num_rows):
@@ -101,14 +99,13 @@ class _Lanes:
         for i, row in self._moving(stage, program):
             self._arrow(svg, i, row, stage)
         if place < STAGES.index("scatter"):
-            svg.text(
-                0, LANE_B + CELL + 15, "rows: empty, no one knows yet where they go", fill=MUTED
-            )
+            note = "rows: empty, no one knows yet where they go"
+            svg.text(0, LANE_B + CELL + 15, note, fill=MUTED)
         else:
-            x = "number in a row: its token · bar: the expert of the rows above it"
+            note = "number in a row: its token · bar: the expert of the rows above it"
             if place >= STAGES.index("tiles"):
-                x += " · bracket: a tile"
-            svg.text(0, LANE_B + 80, x, fill=MUTED)
+                note += " · bracket: a tile"
+            svg.text(0, LANE_B + 80, note, fill=MUTED)
 
     def _moving(self, stage: str, program: int) -> list[tuple[int, int]]:
         """(assignment, row) of what this step moves."""
@@ -133,9 +130,8 @@ class _Lanes:
             x = self.a(t * trace.top_k)
             if t == marked:
                 left, right = max(x - 2, 1), min(x + self.unit * trace.top_k + 1, WIDTH - 1)
-                svg.rect(
-                    left, LANE_A - 18, right - left, CELL + 21, "none", stroke=INK, stroke_width=2
-                )
+                svg.rect(left, LANE_A - 18, right - left, CELL + 21, "none", stroke=INK,
+                         stroke_width=2)  # fmt: skip
             svg.text(x + (room - self.gap) / 2, LANE_A - 5, shorten(token, fits), anchor="middle",
                      mono=True)  # fmt: skip
 
@@ -143,10 +139,10 @@ class _Lanes:
         self, svg: Svg, x: float, y: float, expert: int, label: str, *, ghost: bool = False
     ) -> None:
         colour, width = expert_colour(expert), self.unit - 1
-        if not ghost:
-            expert_area(svg, x, y, width, CELL, expert)
-        box(svg, x, y, width, CELL, "none", label, stroke=colour if ghost else "none",
-            ink=MUTED if ghost else ink_on(colour))  # fmt: skip
+        if ghost:
+            box(svg, x, y, width, CELL, "none", label, stroke=colour, ink=MUTED)
+        else:
+            box(svg, x, y, width, CELL, colour, label, hatched=expert >= len(OKABE_ITO))
 
     def _programs(self, svg: Svg, active: int) -> None:
         """Which program of the sort takes which assignments."""
@@ -155,16 +151,9 @@ class _Lanes:
         for p in range(len(self.trace.count)):
             left = self.a(p * block)
             right = self.a(min((p + 1) * block, num_rows) - 1) + self.unit - 1
-            colour, width = (ACTIVE, 2.5) if p == active else (RULE, 1.0)
-            for x1, y1, x2, y2 in (
-                (left, y - 3, left, y), (left, y, right, y), (right, y, right, y - 3),
-            ):  # fmt: skip
-                svg.line(x1, y1, x2, y2, stroke=colour, width=width)
             wide = right - left > text_width("program 00", 12)
-            svg.text(
-                (left + right) / 2, y + 14, f"program {p}" if wide else f"p{p}", anchor="middle",
-                bold=p == active, fill=INK if p == active else MUTED,
-            )  # fmt: skip
+            name = f"program {p}" if wide else f"p{p}"
+            _bracket(svg, left, right, y, 3, name, RULE, active=p == active)
 
     def _segments(self, svg: Svg) -> None:
         for e in range(self.trace.num_experts):
@@ -172,12 +161,10 @@ class _Lanes:
             if first == last:
                 continue
             colour = expert_colour(e)
-            left, width = self.b(first), (last - first) * self.unit - 1
-            svg.rect(left, LANE_B + CELL + 2, width, 15, colour)
+            width = (last - first) * self.unit - 1
             label = f"expert {e}" if width > text_width("expert 0", 12) + 4 else f"e{e}"
-            if width > text_width(label, 12):
-                svg.text(left + width / 2, LANE_B + CELL + 14, label, anchor="middle",
-                         fill=ink_on(colour), bold=True)  # fmt: skip
+            label = label if width > text_width(label, 12) else ""
+            box(svg, self.b(first), LANE_B + CELL + 2, width, 15, colour, label, bold=True)
 
     def _tiles(self, svg: Svg, active: int) -> None:
         y = LANE_B + CELL + 21
@@ -186,12 +173,7 @@ class _Lanes:
             if not rows:
                 continue
             left, right = self.b(rows[0]), self.b(rows[-1]) + self.unit - 1
-            colour, width = (ACTIVE, 2.5) if g == active else (MUTED, 1.0)
-            svg.line(left, y, left, y + 4, stroke=colour, width=width)
-            svg.line(left, y + 4, right, y + 4, stroke=colour, width=width)
-            svg.line(right, y + 4, right, y, stroke=colour, width=width)
-            svg.text((left + right) / 2, y + 17, str(g), anchor="middle", bold=g == active,
-                     fill=INK if g == active else MUTED)  # fmt: skip
+            _bracket(svg, left, right, y + 4, 4, str(g), MUTED, active=g == active)
 
     def _arrow(self, svg: Svg, assignment: int, row: int, stage: str) -> None:
         half = (self.unit - 1) / 2
@@ -208,6 +190,17 @@ class _Lanes:
         svg.line(x1, y1, *back, stroke=colour, width=2)
         tip = [(x2, y2), (back[0] + 4 * dy, back[1] - 4 * dx), (back[0] - 4 * dy, back[1] + 4 * dx)]
         svg.polygon(tip, fill=colour)
+
+
+def _bracket(
+    svg: Svg, left: float, right: float, y: float, rise: float, name: str, colour: str, *,
+    active: bool,
+) -> None:  # fmt: skip
+    """A bracket from left to right, open above, with its name below."""
+    ends = [(left, y - rise), (left, y), (right, y), (right, y - rise)]
+    svg.polyline(ends, stroke=ACTIVE if active else colour, width=2.5 if active else 1)
+    svg.text((left + right) / 2, y + 13.5, name, anchor="middle", bold=active,
+             fill=INK if active else MUTED)  # fmt: skip
 
 
 def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
@@ -267,19 +260,15 @@ def _plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _table(trace: DispatchTrace) -> tuple[tuple[object, ...], ...]:
+def _table(trace: DispatchTrace) -> list[tuple[object, ...]]:
     """Every assignment's whole way; the tile is that of its row."""
     tile_of = np.full(len(trace.order), -1)
     for g in range(len(trace.tile_expert)):
         tile_of[list(trace.tile_rows(g))] = g
     expert_N, weight_N = trace.expert.reshape(-1), trace.weight.reshape(-1)
-    rows = []
-    for i, row in enumerate(trace.rank):
-        t = i // trace.top_k
-        rows.append(
-            (
-                i, f"{t} {trace.tokens[t]}", int(expert_N[i]), f"{weight_N[i]:.3f}",
-                i // trace.sort_block, int(row), int(trace.slot[row]), int(tile_of[row]),
-            )
-        )  # fmt: skip
-    return tuple(rows)
+    token_N = [f"{t} {token}" for t, token in enumerate(trace.tokens) for _ in range(trace.top_k)]
+    return [
+        (i, token_N[i], int(expert_N[i]), f"{weight_N[i]:.3f}", i // trace.sort_block, int(row),
+         int(trace.slot[row]), int(tile_of[row]))
+        for i, row in enumerate(trace.rank)
+    ]  # fmt: skip

@@ -59,34 +59,27 @@ def _matrix(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
         svg.text(LEFT - 8, y + 14, f"program {p}", anchor="end", bold=active)
         for e in range(num_experts):
             x = LEFT + e * COLUMN
-            known, before = p <= counted, e <= scanned
             hot = active or (stage == "scan" and e == program)
-            svg.rect(
-                x, y, COLUMN - 2, ROW - 2, "none", stroke=ACTIVE if hot else RULE,
-                stroke_width=2 if hot else 1,
-            )  # fmt: skip
-            if known:
-                value = int((trace.before if before else trace.count)[p, e])
+            svg.rect(x, y, COLUMN - 2, ROW - 2, "none", stroke=ACTIVE if hot else RULE,
+                     stroke_width=2 if hot else 1)  # fmt: skip
+            if p <= counted:
+                value = int((trace.before if e <= scanned else trace.count)[p, e])
                 svg.text(x + COLUMN / 2 - 1, y + 14, str(value), anchor="middle", bold=hot,
                          fill=INK if value or hot else MUTED)  # fmt: skip
-    y = top + programs * ROW + 6
-    if stage != "histogram":
-        svg.text(LEFT - 8, y + 14, "total", anchor="end", bold=True)
-        for e in range(num_experts):
-            if e <= scanned:
-                x = LEFT + e * COLUMN + COLUMN / 2 - 1
-                svg.text(x, y + 14, str(int(trace.total[e])), anchor="middle", bold=True)
-    if stage == "scatter":
-        svg.text(LEFT - 8, y + 34, "offsets", anchor="end", bold=True)
-        for e in range(num_experts):
+    sums = {"total": trace.total[: scanned + 1], "offsets": trace.offsets[:num_experts]}
+    names = {"histogram": (), "scan": ("total",), "scatter": ("total", "offsets")}[stage]
+    for line, name in enumerate(names):
+        y = top + programs * ROW + 20 * (line + 1)
+        svg.text(LEFT - 8, y, name, anchor="end", bold=True)
+        for e, value in enumerate(sums[name]):
             x = LEFT + e * COLUMN + COLUMN / 2 - 1
-            svg.text(x, y + 34, str(int(trace.offsets[e])), anchor="middle", bold=True)
+            svg.text(x, y, str(int(value)), anchor="middle", bold=True)
 
 
 def _notes(svg: Svg, trace: DispatchTrace, lines: tuple[str, ...]) -> None:
     x = LEFT + trace.num_experts * COLUMN + 24
-    for i, text in enumerate(lines):
-        svg.text(x, TOP + 13 + i * 20, text, size=13, bold=i == 0)
+    svg.text(x, TOP + 13, lines[0], size=13, bold=True)
+    paragraph(svg, x, TOP + 33, lines[1:], 20, size=13)
 
 
 def _histogram(svg: Svg, trace: DispatchTrace, program: int) -> None:
@@ -117,8 +110,7 @@ def _scan(svg: Svg, trace: DispatchTrace, program: int) -> None:
 def _scatter(svg: Svg, trace: DispatchTrace, program: int) -> None:
     _matrix(svg, trace, "scatter", program)
     x = LEFT + trace.num_experts * COLUMN + 24
-    svg.text(x, TOP + 13, f"Program {program} of {len(trace.count)} sends its own off:", size=13,
-             bold=True)  # fmt: skip
+    _notes(svg, trace, (f"Program {program} of {len(trace.count)} sends its own off:",))
     expert_N, seen = trace.expert.reshape(-1), [0] * trace.num_experts
     first = program * trace.sort_block
     for n, i in enumerate(range(first, min(first + trace.sort_block, len(expert_N)))):
