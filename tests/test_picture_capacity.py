@@ -34,12 +34,6 @@ def texts(picture):
     return texts_of(parse(picture))
 
 
-def test_a_nasty_token_is_escaped():
-    shown = texts(slots(by_hand()))
-    assert "&amp;" in shown and "<b" in shown and "x" * 19 + "…" in shown
-    assert "<script" not in slots(by_hand()).svg
-
-
 def test_the_twin_of_the_slots():
     picture = slots(by_hand(leaks=np.arange(8) == 2, causal=False))
     rows = {row[0]: row[2:] for row in picture.rows}
@@ -177,24 +171,15 @@ def test_the_sentences_follow_the_figures():
     assert difference(figure(1.0, 2.0), figure(0.5, 1.0))["values"] == [0.5, 1.0]
 
 
-def test_the_recorded_runs_can_be_shown():
-    recorded = json.loads(data_path("runs", "capacity.json").read_text("utf-8"))
-    for picture in (limits(recorded), leak(recorded)):
-        assert len(picture.svg) < 20_000 and "nan" not in picture.summary
-        assert all(name in texts(picture) for name, *_ in picture.rows)
-    same = recorded["leaks"]["token choice"]["worth_of_later_tokens"]["values"]
-    assert max(map(abs, same)) < 5e-4, "a causal router needs no later token"
-
-
 def test_what_05_says_of_the_recorded_runs():
     recorded = json.loads(data_path("runs", "capacity.json").read_text("utf-8"))
-    if recorded["steps"] < 300:
-        pytest.skip("this is a stand-in, not the recording")
     arms, neighbours = recorded["limits"], recorded["leaks"]["pool of 16 neighbours"]
     # "Expert choice from 16 neighbours does better with the later tokens at hand than without."
     worth = neighbours["worth_of_later_tokens"]
     assert len(worth["values"]) >= 5 and min(worth["values"]) > 0
     assert worth["mean"] > 2 * worth["sd"]
+    same = recorded["leaks"]["token choice"]["worth_of_later_tokens"]["values"]
+    assert max(map(abs, same)) < 5e-4, "a causal router needs no later token"
     # "by probability and batch prioritised are one rule here"
     same = (arms[f"factor 1, {name}"] for name in ("by probability", "batch prioritised"))
     first, second = (arm["validation_loss"]["values"] for arm in same)
