@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, holds_if, known, price, within
 from moeviz.costs.cost.money import cost_usd
 from moeviz.costs.cost.parameters import active_share
-from moeviz.costs.known.catalogue import Model
-from moeviz.costs.known.models import MODELS
+from moeviz.costs.known.models import MODELS, published, shape_of
 from moeviz.costs.shape.terms import Term
 
-LLAMA, V3 = MODELS["Llama 3.1 405B"], MODELS["DeepSeek-V3 / R1"]
+LLAMA, V3 = "Llama 3.1 405B", "DeepSeek-V3 / R1"
 GPT4 = (
     Assumption("experts", 16, "experts", "of GPT-4, rumoured", 1, 1024),
     Assumption("expert_parameters", 111e9, "parameters", "of one, rumoured", 1e9, 1e12),
@@ -19,14 +18,8 @@ GPT4 = (
 )
 
 
-def _hours(model: Model) -> float:
-    assert model.device_hours is not None
-    return model.device_hours.value
-
-
-def _tokens(model: Model) -> float:
-    assert model.tokens is not None
-    return model.tokens.value
+def _run_usd(name: str, usd_per_hour: float) -> float:
+    return cost_usd(published(name, "device_hours"), usd_per_hour).total
 
 
 def _sizes(name: str, total: float, active: float):
@@ -73,8 +66,7 @@ def _gpt4_flops(a: Mapping[str, float]) -> Outcome:
 
 
 def _v3_structure(_: Mapping[str, float]) -> Outcome:
-    model = V3.architecture
-    assert model is not None
+    model = shape_of(V3)
     moe, share = model.moe, active_share(model).total
     right = (moe.num_experts, moe.shared_experts, moe.top_k, len(model.layers)) == (256, 1, 8, 61)
     verdict = holds_if(right and share < 0.06)
@@ -98,15 +90,15 @@ def _mla(a: Mapping[str, float]) -> Outcome:
 
 
 def _v3_cost(a: Mapping[str, float]) -> Outcome:
-    usd = cost_usd(_hours(V3), a["usd_per_hour"]).total
+    usd = _run_usd(V3, a["usd_per_hour"])
     terms = (Term("USD", usd, f"2.788M h × ${a['usd_per_hour']:g}"),)
     verdict = holds_if(within(usd, 5.6e6, 0.02))
     return Outcome(verdict, f"${usd / 1e6:.2f}M; the price is an assumption", usd, terms)
 
 
 def _llama_sizes(a: Mapping[str, float]) -> Outcome:
-    found = LLAMA.compare()
-    days = _hours(LLAMA) / a["devices"] / 24
+    found = MODELS[LLAMA].compare()
+    days = published(LLAMA, "device_hours") / a["devices"] / 24
     terms = (
         Term("parameters", found.total, "counted"),
         Term("days of training", days, f"30.84M h / {a['devices']:,.0f} devices / 24"),
@@ -117,8 +109,8 @@ def _llama_sizes(a: Mapping[str, float]) -> Outcome:
 
 
 def _llama_cost(a: Mapping[str, float]) -> Outcome:
-    low = cost_usd(_hours(LLAMA), a["usd_per_hour_low"]).total
-    high = cost_usd(_hours(LLAMA), a["usd_per_hour_high"]).total
+    low = _run_usd(LLAMA, a["usd_per_hour_low"])
+    high = _run_usd(LLAMA, a["usd_per_hour_high"])
     terms = (
         Term("lower", low, f"30.84M h × ${a['usd_per_hour_low']:g}"),
         Term("upper", high, f"30.84M h × ${a['usd_per_hour_high']:g}"),
@@ -129,8 +121,8 @@ def _llama_cost(a: Mapping[str, float]) -> Outcome:
 
 
 def _per_trillion(a: Mapping[str, float]) -> Outcome:
-    sparse = cost_usd(_hours(V3), a["v3_usd_per_hour"]).total / _tokens(V3) * 1e12
-    dense = cost_usd(_hours(LLAMA), a["llama_usd_per_hour"]).total / _tokens(LLAMA) * 1e12
+    sparse = _run_usd(V3, a["v3_usd_per_hour"]) / published(V3, "tokens") * 1e12
+    dense = _run_usd(LLAMA, a["llama_usd_per_hour"]) / published(LLAMA, "tokens") * 1e12
     ratio = dense / sparse
     terms = (
         Term("V3, USD a trillion tokens", sparse, "hours × price / 14.8"),
@@ -147,14 +139,13 @@ def _per_trillion(a: Mapping[str, float]) -> Outcome:
 
 
 def _fewer_hours(_: Mapping[str, float]) -> Outcome:
-    ratio = _hours(LLAMA) / _hours(V3)
+    ratio = published(LLAMA, "device_hours") / published(V3, "device_hours")
     terms = (Term("hours, Llama over V3", ratio, "30.84M / 2.788M"),)
     return Outcome(holds_if(ratio >= 10), f"{ratio:.2f} times", ratio, terms)
 
 
 def _v3_context(_: Mapping[str, float]) -> Outcome:
-    assert V3.architecture is not None and V3.architecture.context_tokens is not None
-    longest = V3.architecture.context_tokens
+    longest = shape_of(V3).context_tokens or 0
     verdict = holds_if(longest == 160 * 1024)
     why = f"the config allows {longest:,}, 160 × 1,024; 131,072 are served"
     return Outcome(verdict, why, longest)
@@ -162,11 +153,8 @@ def _v3_context(_: Mapping[str, float]) -> Outcome:
 
 def _max_sizes(_: Mapping[str, float]) -> Outcome:
     terms = tuple(
-        Term(f"{name}, {what}", value, "counted")
-        for name, what, value in (
-            ("DeepSeek-V2", "all", MODELS["DeepSeek-V2"].compare().total),
-            ("Qwen2-57B-A14B", "all", MODELS["Qwen2-57B-A14B"].compare().total),
-        )
+        Term(f"{name}, all", MODELS[name].compare().total, "counted")
+        for name in ("DeepSeek-V2", "Qwen2-57B-A14B")
     )
     why = (
         "the maker gives no sizes; 236B is DeepSeek-V2's total, and 57B with 64 experts and top-8 "

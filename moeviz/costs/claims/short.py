@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, known, price, within
+from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, Verdict, known, price, within
 from moeviz.costs.cost.compute import forward_flops_per_token
 from moeviz.costs.cost.money import cost_usd, device_hours
 from moeviz.costs.cost.parameters import active_parameters, parameters
 from moeviz.costs.known.devices import DEVICES
-from moeviz.costs.known.models import MODELS
+from moeviz.costs.known.models import shape_of
 from moeviz.costs.known.models_early import GPT3, SWITCH_C
 from moeviz.costs.shape.terms import Term
 
@@ -46,12 +46,8 @@ def _switch_tenth(a: Mapping[str, float]) -> Outcome:
 
 def _routing_cost(a: Mapping[str, float]) -> Outcome:
     names = ("Mixtral 8x7B", "DeepSeek-V3 / R1", "Kimi K2", "Switch-C 1.6T")
-    shares = {}
-    for name in names:
-        model = MODELS[name].architecture
-        assert model is not None
-        active = active_parameters(model)
-        shares[name] = active.part("router") / active.total
+    active = {name: active_parameters(shape_of(name)) for name in names}
+    shares = {name: met.part("router") / met.total for name, met in active.items()}
     terms = tuple(Term(name, share, "router / active") for name, share in shares.items())
     largest = max(share for name, share in shares.items() if name != "Switch-C 1.6T")
     why = (
@@ -60,9 +56,8 @@ def _routing_cost(a: Mapping[str, float]) -> Outcome:
         f"{100 * shares['Kimi K2']:.1f} % of Kimi K2's, {100 * shares['Switch-C 1.6T']:.1f} % of "
         "Switch-C's with its 2,048 experts"
     )
-    if largest >= a["bottleneck_share"]:
-        return Outcome("holds", why, largest, terms)
-    return Outcome("contradicted", why, largest, terms)
+    verdict: Verdict = "holds" if largest >= a["bottleneck_share"] else "contradicted"
+    return Outcome(verdict, why, largest, terms)
 
 
 SHORT = (

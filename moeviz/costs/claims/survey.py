@@ -10,18 +10,11 @@ from moeviz.costs.cost.decode import critical_batch, distinct_experts
 from moeviz.costs.cost.parameters import active_parameters, active_share, parameters
 from moeviz.costs.cost.traffic import offload_bound
 from moeviz.costs.known.devices import DEVICES
-from moeviz.costs.known.models import MODELS
+from moeviz.costs.known.models import MODELS, shape_of
 from moeviz.costs.known.models_early import GPT3
 from moeviz.costs.shape.terms import Term
 
 GPU = DEVICES["H100 SXM"]
-
-
-def _shape(name: str):
-    """A model's architecture, where it is known to have one."""
-    model = MODELS[name].architecture
-    assert model is not None
-    return model
 
 
 def _since_2025(a: Mapping[str, float]) -> Outcome:
@@ -51,7 +44,11 @@ def _multiply_adds(_: Mapping[str, float]) -> Outcome:
 
 def _ffn_share(_: Mapping[str, float]) -> Outcome:
     terms = tuple(
-        Term(name, parameters(_shape(name)).part(part) / parameters(_shape(name)).total, words)
+        Term(
+            name,
+            parameters(shape_of(name)).part(part) / parameters(shape_of(name)).total,
+            words,
+        )
         for name, part, words in (
             ("GPT-3 175B", "dense_ffn", "FFN / all"),
             ("Llama 3.1 405B", "dense_ffn", "FFN / all"),
@@ -90,7 +87,7 @@ def _capacity(a: Mapping[str, float]) -> Outcome:
 
 
 def _not_loaded(a: Mapping[str, float]) -> Outcome:
-    moe = _shape("DeepSeek-V3 / R1").moe
+    moe = shape_of("DeepSeek-V3 / R1").moe
     found = distinct_experts(moe.num_experts, moe.top_k, a["batch"])
     touched, terms = found.total, found.terms
     if a["batch"] == 1:
@@ -101,7 +98,7 @@ def _not_loaded(a: Mapping[str, float]) -> Outcome:
 
 def _few_percent(_: Mapping[str, float]) -> Outcome:
     names = ("Kimi K2", "DeepSeek-V4-Pro", "Llama 4 Maverick", "gpt-oss-120b", "Qwen3-Next-80B-A3B")
-    terms = tuple(Term(name, active_share(_shape(name)).total, "active / all") for name in names)
+    terms = tuple(Term(name, active_share(shape_of(name)).total, "active / all") for name in names)
     least = min(term.value for term in terms)
     inside = all(0.02 <= term.value <= 0.05 for term in terms)
     why = f"from {100 * least:.1f} % of Kimi K2 and V4-Pro to 4.9 % of gpt-oss-120b"
@@ -109,7 +106,7 @@ def _few_percent(_: Mapping[str, float]) -> Outcome:
 
 
 def _which_bound(a: Mapping[str, float]) -> Outcome:
-    dense, sparse = (critical_batch(GPU, _shape(n)).total for n in ("GPT-3 175B", "Mixtral 8x7B"))
+    dense, sparse = (critical_batch(GPU, shape_of(n)).total for n in ("GPT-3 175B", "Mixtral 8x7B"))
     terms = (
         Term("tokens a step from which dense is bound by compute", dense, "H100 peak / bandwidth"),
         Term("the same for Mixtral's experts", sparse, "× experts 8 / choices 2"),
@@ -126,7 +123,7 @@ def _which_bound(a: Mapping[str, float]) -> Outcome:
 
 
 def _all_in_memory(a: Mapping[str, float]) -> Outcome:
-    bound = offload_bound(_shape("DeepSeek-V3 / R1"), a["host_gb_per_s"] * 1e9, plan="q4_k_m")
+    bound = offload_bound(shape_of("DeepSeek-V3 / R1"), a["host_gb_per_s"] * 1e9, plan="q4_k_m")
     rate = bound.tokens_per_s
     terms = (*bound.bytes.terms, Term("tokens/s at most", rate, "host bandwidth / bytes"))
     if rate < 1:
@@ -139,7 +136,7 @@ def _all_in_memory(a: Mapping[str, float]) -> Outcome:
 
 
 def _many_devices(a: Mapping[str, float]) -> Outcome:
-    size = parameters(_shape("Mixtral 8x22B")).total * a["bits"] / 8
+    size = parameters(shape_of("Mixtral 8x22B")).total * a["bits"] / 8
     devices = math.ceil(size / (a["device_gb"] * 1e9))
     words = f"140.6e9 parameters × {a['bits']:g} bits / 8"
     terms = (Term("bytes", size, words), Term("devices", devices, f"of {a['device_gb']:g} GB"))
@@ -150,8 +147,8 @@ def _many_devices(a: Mapping[str, float]) -> Outcome:
 
 
 def _fine_grained(a: Mapping[str, float]) -> Outcome:
-    moe = _shape("DeepSeek-V3 / R1").moe
-    active = active_parameters(_shape("DeepSeek-V3 / R1"))
+    moe = shape_of("DeepSeek-V3 / R1").moe
+    active = active_parameters(shape_of("DeepSeek-V3 / R1"))
     share = active.part("router") / active.total
     terms = (
         Term("width that a token visits", moe.top_k * moe.expert_width, "top_k × expert width"),

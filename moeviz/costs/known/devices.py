@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from moeviz.checks import check_choice, check_number
 
@@ -36,17 +36,10 @@ class Device:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("memory_bytes", "bytes_per_s", "bf16_flops_per_s"):
-            check_number(name, getattr(self, name), open_low=True)
-        for name in (
-            "fp8_flops_per_s",
-            "fp4_flops_per_s",
-            "link_bytes_per_s",
-            "host_bytes_per_s",
-            "watts",
-        ):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), open_low=True)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" or (field.type == "float | None" and value is not None):
+                check_number(field.name, value, open_low=True)
         if self.usd_per_hour is not None:
             low, high = self.usd_per_hour
             check_number("usd_per_hour", low)
@@ -71,38 +64,14 @@ GB, TERA = 1e9, 1e12
 
 
 def _device(
-    name: str,
-    memory: float,
-    bandwidth: float,
-    bf16: float,
-    fp8: float | None,
-    fp4: float | None,
-    link: float | None,
-    host: float | None,
-    watts: float | None,
-    price: tuple[float, float] | None,
-    source: str,
-    **options,
-) -> Device:
-    """Sizes in GB, speeds in GB/s and TFLOP/s."""
-
-    def times(value: float | None, unit: float) -> float | None:
-        return None if value is None else value * unit
-
-    return Device(
-        name,
-        memory * GB,
-        bandwidth * GB,
-        bf16 * TERA,
-        times(fp8, TERA),
-        times(fp4, TERA),
-        times(link, GB),
-        times(host, GB),
-        watts,
-        price,
-        source,
-        **options,
-    )
+    name: str, memory: float, bandwidth: float, bf16: float, fp8: float | None, fp4: float | None,
+    link: float | None, host: float | None, *rest: Any, **options: Any,
+) -> Device:  # fmt: skip
+    """Sizes in GB, speeds in GB/s and TFLOP/s; rest: watts, price, source."""
+    values = (memory, bandwidth, bf16, fp8, fp4, link, host)
+    units = (GB, GB, TERA, TERA, TERA, GB, GB)
+    sizes: Any = (v if v is None else v * unit for v, unit in zip(values, units, strict=True))
+    return Device(name, *sizes, *rest, **options)
 
 
 _AIC = "aiconfigurator system files (github.com/ai-dynamo/aiconfigurator)"

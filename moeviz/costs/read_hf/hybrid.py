@@ -7,11 +7,13 @@ from typing import Any
 
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.parts import (
+    SAID,
     attentions,
     biased,
     counts,
     decoder,
     dense,
+    experts,
     gated_shared_experts,
     qwen_layers,
     same,
@@ -47,10 +49,8 @@ def qwen3_next(f: Fields) -> dict[str, Any]:
     )
     moe = gated_shared_experts(f)
     f.expect("use_sliding_window", False)
-    full = attentions(
-        f, qk_norm="head", output_gate=True, needs_kv_heads=True, needs_head_dim=True, **biased(f)
-    )[0]
-    return decoder(f, _mixed(kinds, full, linear), list(qwen_layers(f, moe)))
+    full = attentions(f, qk_norm="head", output_gate=True, **SAID, **biased(f))[0]
+    return decoder(f, _mixed(kinds, full, linear), qwen_layers(f, moe))
 
 
 def minimax(f: Fields) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def minimax(f: Fields) -> dict[str, Any]:
     kinds = f.words("layer_types", f.num_layers, KIND)
     if kinds is None:
         raise ValueError(f"{f.where}: layer_types is missing.")
-    moe = MoE(*counts(f), f.whole("intermediate_size"))
+    moe = experts(f)
     f.expect("sliding_window", None)
     full = attentions(f, needs_kv_heads=True)[0]
     linear = lightning(f.d_model, f.heads, full.head_dim)
-    return decoder(f, _mixed(kinds, full, linear), same(moe, f))
+    return decoder(f, _mixed(kinds, full, linear), moe)
 
 
 def jamba(f: Fields) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def jamba(f: Fields) -> dict[str, Any]:
         conv_bias=f.flag("mamba_conv_bias", default=True),
         proj_bias=f.flag("mamba_proj_bias", default=False),
     )
-    moe, ffn = MoE(*counts(f), f.whole("intermediate_size")), dense(f)
+    moe, ffn = experts(f), dense(f)
     full = attentions(f, needs_kv_heads=True)[0]
     (a_period, a_offset), (e_period, e_offset) = spans["attn"], spans["expert"]
     kinds = ["full" if i % a_period == a_offset else "linear" for i in range(f.num_layers)]
@@ -127,7 +127,7 @@ def granitemoehybrid(f: Fields) -> dict[str, Any]:
         ffn = MoE(*counts(f), width, shared_experts=1, shared_width=shared)
     f.ignore("num_experts_per_tok")
     full = attentions(f, **biased(f))[0]
-    return decoder(f, _mixed(kinds, full, linear), same(ffn, f))
+    return decoder(f, _mixed(kinds, full, linear), ffn)
 
 
 BLOCKS = {**KIND, "moe": "moe", "mlp": "mlp"}
@@ -168,7 +168,7 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
     f.expect("sliding_window", None)
     # The modules read none of these: attention has no bias and the head is never the table.
     f.ignore("attention_bias", "mamba_proj_bias", "tie_word_embeddings")
-    full = attentions(f, needs_kv_heads=True, needs_head_dim=True)[0]
+    full = attentions(f, **SAID)[0]
     parts: dict[str, Layer] = {
         "linear": Layer(linear, None, 1),
         "full": Layer(full, None, 1),
@@ -177,7 +177,7 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
         parts["mlp"] = Layer(None, dense(f, gated=False, bias=bias), 1)
     if "moe" in kinds:
         parts["moe"] = Layer(None, _nemotron_experts(f, bias), 1)
-    result = decoder(f, same(full, f), same(None, f))
+    result = decoder(f, same(full, f), None)
     result["tied"] = False
     result["layers"] = tuple(parts[kind] for kind in kinds)
     return result

@@ -6,6 +6,7 @@ from typing import Any
 
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.parts import (
+    SAID,
     after_first,
     attentions,
     biased,
@@ -13,11 +14,13 @@ from moeviz.costs.read_hf.parts import (
     decoder,
     deepseek_experts,
     dense,
+    experts,
+    full_every,
     gated_shared_experts,
-    grouped,
     latent,
     qwen_layers,
     same,
+    uniform,
     window_everywhere,
     windows_by_type,
     windows_on_request,
@@ -34,31 +37,16 @@ COMPRESSED = {
 }
 
 
-def mixtral(f: Fields) -> dict[str, Any]:
-    moe = MoE(*counts(f), f.whole("intermediate_size"))
-    mixers = attentions(f, window_everywhere(f), needs_kv_heads=True)
-    return decoder(f, list(mixers), same(moe, f))
+def gpt_oss(f: Fields) -> dict[str, Any]:
+    mixers = attentions(f, full_every(2)(f), sinks=True, **SAID, **biased(f, True))
+    return decoder(f, mixers, experts(f, router_bias=True, expert_bias=True))
 
 
 def phimoe(f: Fields) -> dict[str, Any]:
-    moe = MoE(*counts(f), f.whole("intermediate_size"))
+    moe = experts(f)
     mixers = attentions(f, window_everywhere(f), needs_kv_heads=True, **biased(f))
     head_bias = f.flag("lm_head_bias", default=False)
-    return decoder(f, list(mixers), same(moe, f), norm_vectors=2, head_bias=head_bias)
-
-
-def olmoe(f: Fields) -> dict[str, Any]:
-    moe = MoE(*counts(f), f.whole("intermediate_size"))
-    return decoder(f, list(attentions(f, qk_norm="width", **biased(f))), same(moe, f))
-
-
-def gpt_oss(f: Fields) -> dict[str, Any]:
-    moe = MoE(*counts(f), f.whole("intermediate_size"), router_bias=True, expert_bias=True)
-    windows = windows_by_type(f, lambda i: "full" if i % 2 else "sliding")
-    mixers = attentions(
-        f, windows, sinks=True, needs_kv_heads=True, needs_head_dim=True, **biased(f, True)
-    )
-    return decoder(f, list(mixers), same(moe, f))
+    return decoder(f, mixers, moe, norm_vectors=2, head_bias=head_bias)
 
 
 def granitemoe(f: Fields) -> dict[str, Any]:
@@ -70,7 +58,7 @@ def granitemoe(f: Fields) -> dict[str, Any]:
         shared_experts=int(bool(shared)),
         shared_width=shared,
     )
-    return decoder(f, list(attentions(f, **biased(f))), same(moe, f))
+    return decoder(f, attentions(f, **biased(f)), moe)
 
 
 def dbrx(f: Fields) -> dict[str, Any]:
@@ -81,13 +69,13 @@ def dbrx(f: Fields) -> dict[str, Any]:
     f.config = {**f.config, "num_key_value_heads": kv_heads}
     for part in (attention, ffn):
         part.finish()
-    return decoder(f, list(attentions(f)), same(moe, f))
+    return decoder(f, attentions(f), moe)
 
 
 def qwen2_moe(f: Fields) -> dict[str, Any]:
     moe = gated_shared_experts(f)
     mixers = attentions(f, windows_on_request(f), qkv_bias=f.flag("qkv_bias", default=True))
-    return decoder(f, list(mixers), list(qwen_layers(f, moe)))
+    return decoder(f, mixers, qwen_layers(f, moe))
 
 
 def qwen3_moe(f: Fields) -> dict[str, Any]:
@@ -96,15 +84,15 @@ def qwen3_moe(f: Fields) -> dict[str, Any]:
     f.expect("shared_expert_intermediate_size", 0)
     moe = MoE(*counts(f), f.whole("moe_intermediate_size"))
     mixers = attentions(f, windows_on_request(f), qk_norm="head", needs_kv_heads=True, **biased(f))
-    return decoder(f, list(mixers), list(qwen_layers(f, moe)))
+    return decoder(f, mixers, qwen_layers(f, moe))
 
 
 def minimax_m2(f: Fields) -> dict[str, Any]:
     f.expect("use_qk_norm", True)
     f.expect("shared_intermediate_size", 0)
-    moe = MoE(*counts(f), f.whole("intermediate_size"))
-    mixers = attentions(f, qk_norm="width", needs_kv_heads=True, needs_head_dim=True)
-    return decoder(f, list(mixers), same(moe, f))
+    moe = experts(f)
+    mixers = attentions(f, qk_norm="width", **SAID)
+    return decoder(f, mixers, moe)
 
 
 def ernie4_5_moe(f: Fields) -> dict[str, Any]:
@@ -127,47 +115,47 @@ def ernie4_5_moe(f: Fields) -> dict[str, Any]:
     ffn = dense(f, bias=bias)
     mixers = attentions(f, qkv_bias=bias, out_bias=bias)
     ffns = [moe if flag else ffn for flag in sparse]
-    return decoder(f, list(mixers), ffns, tied=True, head_bias=bias)
+    return decoder(f, mixers, ffns, tied=True, head_bias=bias)
 
 
 def glm4_moe(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f, **grouped(f))
+    moe = deepseek_experts(f)
     mixers = attentions(
         f,
         qkv_bias=f.flag("attention_bias", default=False),
         qk_norm="head" if f.flag("use_qk_norm", default=False) else "none",
         needs_kv_heads=True,
     )
-    return decoder(f, list(mixers), list(after_first(f, dense(f), moe)))
+    return decoder(f, mixers, after_first(f, moe))
 
 
 def dots1(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f, **grouped(f))
+    moe = deepseek_experts(f)
     window = f.whole("sliding_window", default=None)
     first = f.whole("max_window_layers", low=0, default=f.num_layers)
     windows = windows_by_type(f, lambda i: "sliding" if window and i >= first else "full")
     mixers = attentions(f, windows, qk_norm="head", **biased(f))
-    return decoder(f, list(mixers), list(after_first(f, dense(f), moe)))
+    return decoder(f, mixers, after_first(f, moe))
 
 
 def deepseek_v2(f: Fields) -> dict[str, Any]:
     """mlp_bias: of the dense and the shared FFN, not of the routed experts."""
     bias = f.flag("mlp_bias", default=False)
-    moe = deepseek_experts(f, shared_bias=bias, **grouped(f))
-    return decoder(f, list(latent(f)), list(after_first(f, dense(f, bias=bias), moe)))
+    moe = deepseek_experts(f, shared_bias=bias)
+    return decoder(f, latent(f), after_first(f, moe, dense(f, bias=bias)))
 
 
 def deepseek_v3(f: Fields) -> dict[str, Any]:
     """Also Kimi K2. The bias that balances the experts is a buffer, not a parameter."""
-    moe = deepseek_experts(f, **grouped(f))
-    return decoder(f, list(latent(f)), list(after_first(f, dense(f), moe)))
+    moe = deepseek_experts(f)
+    return decoder(f, latent(f), after_first(f, moe))
 
 
 def deepseek_v32(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f, **grouped(f))
+    moe = deepseek_experts(f)
     f.words("layer_types", f.num_layers, INDEXED)
     mixers = latent(f, sparse=same(True, f))
-    return decoder(f, list(mixers), list(after_first(f, dense(f), moe)))
+    return decoder(f, mixers, after_first(f, moe))
 
 
 def glm_moe_dsa(f: Fields) -> dict[str, Any]:
@@ -178,9 +166,9 @@ def glm_moe_dsa(f: Fields) -> dict[str, Any]:
     if own is None:
         own = ["shared" if max(i - offset + 1, 0) % every else "full" for i in range(f.num_layers)]
     f.words("layer_types", f.num_layers, INDEXED)
-    moe = deepseek_experts(f, **grouped(f))
+    moe = deepseek_experts(f)
     mixers = latent(f, sparse=[word == "full" for word in own])
-    return decoder(f, list(mixers), list(after_first(f, dense(f), moe)))
+    return decoder(f, mixers, after_first(f, moe))
 
 
 def deepseek_v4(f: Fields) -> dict[str, Any]:
@@ -211,7 +199,7 @@ def deepseek_v4(f: Fields) -> dict[str, Any]:
     words = typed or ratios
     if words is None:
         raise ValueError(f"{f.where}: layer_types or compress_ratios is missing.")
-    return decoder(f, [kinds[word] for word in words], same(moe, f), streams=f.whole("hc_mult"))
+    return decoder(f, [kinds[word] for word in words], moe, streams=f.whole("hc_mult"))
 
 
 def _by_ratio(f: Fields) -> list[str] | None:
@@ -237,15 +225,15 @@ def llama4(f: Fields) -> dict[str, Any]:
     if named is not None and any(i not in range(f.num_layers) for i in named):
         raise ValueError(f"{f.where}: moe_layers must lie in 0..{f.num_layers - 1}, got {named!r}.")
     chosen = set(range(step - 1, f.num_layers, step) if named is None else named)
-    ffns: list[Any] = same(moe, f)
+    ffns: Any = moe
     if len(chosen) < f.num_layers:
         other = FFN(f.whole("intermediate_size_mlp"))
         ffns = [moe if i in chosen else other for i in range(f.num_layers)]
     f.ignore("intermediate_size_mlp", "use_qk_norm")  # its QK norm has no parameters
     every = f.whole("no_rope_layer_interval", default=4)
     windows = windows_by_type(f, lambda i: "chunked" if (i + 1) % every else "full")
-    mixers = attentions(f, windows, needs_kv_heads=True, needs_head_dim=True, **biased(f))
-    return decoder(f, list(mixers), ffns)
+    mixers = attentions(f, windows, **SAID, **biased(f))
+    return decoder(f, mixers, ffns)
 
 
 SPARSE = {
@@ -264,8 +252,8 @@ SPARSE = {
     "kimi_k2": deepseek_v3,
     "llama4_text": llama4,
     "minimax_m2": minimax_m2,
-    "mixtral": mixtral,
-    "olmoe": olmoe,
+    "mixtral": uniform(experts, windows=window_everywhere, attention=dict(needs_kv_heads=True)),
+    "olmoe": uniform(experts, biased, attention=dict(qk_norm="width")),
     "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,

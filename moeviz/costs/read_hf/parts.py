@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from moeviz.costs.read_hf.fields import REQUIRED, Fields
@@ -11,20 +11,23 @@ from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention, QkNorm
 
 Window = tuple[int | None, bool]  # keys at most, whether chunked
+# The type's own default is another model's number: the config must say it.
+SAID: dict[str, Any] = dict(needs_kv_heads=True, needs_head_dim=True)
 SPAN = {"full_attention": "full", "sliding_attention": "sliding", "chunked_attention": "chunked"}
 
 
 def decoder(
     f: Fields,
     mixers: list[Any],
-    ffns: list[Any],
+    ffns: Any,
     *,
     tied: bool = False,
     norms: int = 2,
     **options: Any,
 ) -> dict[str, Any]:
-    """The arguments of Architecture; tied: what the type means where tie_word_embeddings is not
-    said."""
+    """The arguments of Architecture. ffns: one a layer, or one for all; tied: what the type means
+    where tie_word_embeddings is not said."""
+    ffns = ffns if isinstance(ffns, list) else same(ffns, f)
     layers = (Layer(mixer, ffn, norms) for mixer, ffn in zip(mixers, ffns, strict=True))
     return dict(
         d_model=f.d_model,
@@ -39,6 +42,25 @@ def decoder(
 def same(part: Any, f: Fields) -> list[Any]:
     """One part in every layer."""
     return [part] * f.num_layers
+
+
+def uniform(
+    ffn: Callable[[Fields], FFN | MoE],
+    biases: Callable[[Fields], dict[str, Any]] = lambda f: {},
+    windows: Callable[[Fields], list[Window]] | None = None,
+    *,
+    attention: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Callable[[Fields], dict[str, Any]]:
+    """A reader of a type that has softmax attention and the same kind of FFN in every layer;
+    attention: more arguments of `attentions`, options: of `decoder`."""
+
+    def read(f: Fields) -> dict[str, Any]:
+        each = windows(f) if windows else None
+        mixers = attentions(f, each, **biases(f), **(attention or {}))
+        return decoder(f, mixers, ffn(f), **options)
+
+    return read
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -69,8 +91,8 @@ def attentions(
     needs_kv_heads: bool = False,
     needs_head_dim: bool = False,
 ) -> list[Attention]:
-    """One Attention a layer. needs_kv_heads, needs_head_dim: the type's own default is a number
-    of another model, not "as many as heads" and "what is left to each", so it must be said."""
+    """One Attention a layer. needs_kv_heads, needs_head_dim: nothing said does not mean "as many
+    as heads" and "what is left to each"."""
     kv_heads = f.whole("num_key_value_heads", default=REQUIRED if needs_kv_heads else f.heads)
     width = f.whole("head_dim") if needs_head_dim else head_dim(f)
     return [
@@ -109,6 +131,17 @@ def windows_by_type(f: Fields, default: Callable[[int], str]) -> list[Window]:
         "chunked": (chunk, True),
     }
     return [each[span] for span in spans]
+
+
+def full_every(count: int, *names: str) -> Callable[[Fields], list[Window]]:
+    """Each count-th layer sees everything, the others a window; names: fields that say another
+    count."""
+
+    def read(f: Fields) -> list[Window]:
+        period = f.whole(*names, default=count) if names else count
+        return windows_by_type(f, lambda i: "sliding" if (i + 1) % period else "full")
+
+    return read
 
 
 def windows_on_request(f: Fields) -> list[Window]:
@@ -165,6 +198,11 @@ def counts(f: Fields) -> tuple[int, int]:
     return experts, top_k
 
 
+def experts(f: Fields, **options: Any) -> MoE:
+    """Experts of intermediate_size, none shared."""
+    return MoE(*counts(f), f.whole("intermediate_size"), **options)
+
+
 def gated_shared_experts(f: Fields) -> MoE:
     """Qwen's: routed experts beside a shared FFN whose output a gate of one row multiplies."""
     return MoE(
@@ -176,21 +214,24 @@ def gated_shared_experts(f: Fields) -> MoE:
     )
 
 
-def grouped(f: Fields) -> dict[str, int]:
-    """DeepSeek's groups, of which a token may visit some."""
-    groups = f.whole("n_group", default=1)
-    return dict(groups=groups, top_groups=f.whole("topk_group", default=groups))
-
-
 def deepseek_experts(f: Fields, **options: Any) -> MoE:
-    """Fine-grained experts beside shared ones of the same width."""
-    experts, top_k = counts(f)
+    """Fine-grained experts beside shared ones of the same width, in groups of which a token may
+    visit some."""
     width = f.whole("moe_intermediate_size")
     shared = f.whole("n_shared_experts", low=0, default=0)
-    return MoE(experts, top_k, width, shared_experts=shared, shared_width=shared * width, **options)
+    groups = f.whole("n_group", default=1)
+    return MoE(
+        *counts(f),
+        width,
+        shared_experts=shared,
+        shared_width=shared * width,
+        groups=groups,
+        top_groups=f.whole("topk_group", default=groups),
+        **options,
+    )
 
 
-def after_first(f: Fields, dense_ffn: FFN, moe: MoE) -> list[FFN | MoE]:
+def after_first(f: Fields, moe: MoE, dense_ffn: FFN | None = None) -> list[FFN | MoE]:
     """DeepSeek's layers: the first first_k_dense_replace dense, then every moe_layer_freq-th MoE;
     or as mlp_layer_types says."""
     named = f.words("mlp_layer_types", f.num_layers, {"dense": "dense", "sparse": "moe"})
@@ -213,7 +254,8 @@ def after_first(f: Fields, dense_ffn: FFN, moe: MoE) -> list[FFN | MoE]:
         sparse = [word == "moe" for word in named]
     elif first is None:
         raise ValueError(f"{f.where}: first_k_dense_replace is missing.")
-    return [moe if flag else dense_ffn for flag in sparse]
+    other = dense_ffn or dense(f)
+    return [moe if flag else other for flag in sparse]
 
 
 def qwen_layers(f: Fields, moe: MoE) -> list[FFN | MoE]:

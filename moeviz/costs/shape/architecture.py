@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moeviz.checks import check_flag, check_whole
 from moeviz.costs.read_hf.read import read_hf
 from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Mixer
+from moeviz.costs.shape.sizes import check_sizes
 from moeviz.costs.shape.terms import Weight, vector, weight
 
 
@@ -42,14 +42,7 @@ class Architecture:
     context_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "vocab", "streams"):
-            check_whole(name, getattr(self, name))
-        for name in ("norm_vectors", "positions", "relative_buckets"):
-            check_whole(name, getattr(self, name), 0)
-        for name in ("tied", "final_norm", "head_bias"):
-            check_flag(name, getattr(self, name))
-        if self.context_tokens is not None:
-            check_whole("context_tokens", self.context_tokens)
+        check_sizes(self, zero=("norm_vectors", "positions", "relative_buckets"))
         if not self.layers or not all(isinstance(v, Layer) for v in (*self.layers, *self.encoder)):
             raise ValueError("layers must be a non-empty tuple of Layer.")
         crossed = [layer.cross is not None for layer in self.layers]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.checks import check_whole
 from moeviz.costs.shape.mixers import CachePart, Indexer
 from moeviz.costs.shape.positions import Positions
+from moeviz.costs.shape.sizes import check_sizes
 from moeviz.costs.shape.terms import Weight, vector, weight
 
 
@@ -32,10 +32,7 @@ class CompressedAttention:
     indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "q_rank", "out_groups", "out_rank", "window"):
-            check_whole(name, getattr(self, name))
-        if self.every is not None:
-            check_whole("every", self.every)
+        check_sizes(self)
         if self.heads % self.out_groups:
             raise ValueError(
                 f"out_groups must divide heads, got {self.out_groups} groups for {self.heads}."
@@ -44,8 +41,6 @@ class CompressedAttention:
             raise ValueError("top_k and indexer must be given together or not at all.")
         if self.indexer is not None and self.every is None:
             raise ValueError("every must be given where there is an indexer, got None.")
-        if self.top_k is not None:
-            check_whole("top_k", self.top_k)
 
     @property
     def kind(self) -> str:
@@ -69,17 +64,11 @@ class CompressedAttention:
             return tuple(found)
         found += _compressor("compressor", d_model, self.head_dim, self.every, self._overlap)
         if self.indexer is not None:
-            small = self.indexer.head_dim
+            small, small_heads = self.indexer.head_dim, ("heads", self.indexer.heads)
             found += _compressor("indexer", d_model, small, self.every, self._overlap)
             found += [
-                weight(
-                    "attention",
-                    "indexer queries",
-                    rank,
-                    ("heads", self.indexer.heads),
-                    ("head_dim", small),
-                ),
-                weight("attention", "indexer head weights", d, ("heads", self.indexer.heads)),
+                weight("attention", "indexer queries", rank, small_heads, ("head_dim", small)),
+                weight("attention", "indexer head weights", d, small_heads),
             ]
         return tuple(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.checks import check_flag, check_whole
+from moeviz.costs.shape.sizes import check_sizes
 from moeviz.costs.shape.terms import Weight, vector, weight
 
 
@@ -17,9 +17,7 @@ class FFN:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        check_whole("width", self.width)
-        check_flag("gated", self.gated)
-        check_flag("bias", self.bias)
+        check_sizes(self)
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         return _ffn("dense_ffn", "dense FFN", d_model, self.width, self.gated, self.bias)
@@ -57,14 +55,8 @@ class MoE:
     top_groups: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_experts", "top_k", "expert_width", "groups", "top_groups"):
-            check_whole(name, getattr(self, name))
-        for name in ("shared_experts", "shared_width", "shared_gates", "router_matrices"):
-            check_whole(name, getattr(self, name), 0)
-        for name in ("gated", "router_bias", "score_bias", "expert_bias", "shared_bias"):
-            check_flag(name, getattr(self, name))
-        if self.latent_width is not None:
-            check_whole("latent_width", self.latent_width)
+        zero = ("shared_experts", "shared_width", "shared_gates", "router_matrices")
+        check_sizes(self, zero=zero)
         if self.top_k > self.num_experts:
             raise ValueError(
                 f"top_k must be at most num_experts = {self.num_experts}, got {self.top_k}."

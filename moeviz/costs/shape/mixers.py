@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
-from moeviz.checks import check_choice, check_flag, check_whole
+from moeviz.checks import check_choice, check_whole
 from moeviz.costs.shape.positions import Positions
+from moeviz.costs.shape.sizes import check_sizes
 from moeviz.costs.shape.terms import Weight, vector, weight
 
 QkNorm = Literal["none", "head", "width"]
@@ -71,18 +72,13 @@ class Attention:
     chunked: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("heads", "kv_heads", "head_dim"):
-            check_whole(name, getattr(self, name))
+        check_sizes(self)
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads must divide heads, got {self.kv_heads} key heads for {self.heads} heads."
             )
-        for name in ("qkv_bias", "out_bias", "output_gate", "sinks", "chunked"):
-            check_flag(name, getattr(self, name))
         check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
-        if self.window is not None:
-            check_whole("window", self.window)
-        elif self.chunked:
+        if self.chunked and self.window is None:
             raise ValueError("window must be given where attention is chunked, got None.")
 
     @property
@@ -186,12 +182,7 @@ class LatentAttention:
     indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"):
-            check_whole(name, getattr(self, name))
-        for name in ("q_rank", "top_k"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-        check_flag("bias", self.bias)
+        check_sizes(self)
         if self.indexer is not None and self.top_k is None:
             raise ValueError("top_k must be given where there is an indexer, got None.")
 
