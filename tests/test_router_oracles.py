@@ -7,6 +7,8 @@ after dropping (trap 3).
 """
 
 import dataclasses
+import functools
+import importlib
 import math
 import os
 
@@ -19,7 +21,9 @@ from scipy.special import logsumexp
 from scipy.stats import entropy, norm
 from torch import nn
 
+from helpers import routers
 from helpers.numerics import relative
+from helpers.routers import visited as chosen
 from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import Capacity, RouteContext, WithCapacity, assignment, build_router
 from moeviz.routing.assignment import balanced_assignment, transport
@@ -33,8 +37,7 @@ DOUBLE = 1e-12  # relative error of the same formula in float64, in another orde
 STATE = 1e-6  # of what a router keeps between steps, which stays in float32
 
 
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+normal = functools.partial(routers.normal, dtype=torch.float64)
 
 
 def unit(module, seed=1):
@@ -69,12 +72,6 @@ def expert_ffn(made, e, x_nD):
     """Expert e of a layer, alone."""
     gate_nF, up_nF = (x_nD @ made.w13_E2FD[e].T).chunk(2, dim=-1)
     return (F.silu(gate_nF) * up_nF) @ made.w2_EDF[e].T
-
-
-def chosen(plan):
-    chosen_TE = torch.zeros(plan.num_tokens, plan.num_experts, dtype=torch.bool)
-    chosen_TE[plan.token.long(), plan.expert.long()] = True
-    return chosen_TE
 
 
 def check_plan(plan, want_TE, limit=DOUBLE):
@@ -132,106 +129,58 @@ def models():
 
 
 # name: (number of experts, our layer's settings)
-BLOCKS = {
-    "qwen2_moe": (
-        E,
-        dict(options={"weighting": "raw"}, num_shared=2, shared_gate="sigmoid"),
-    ),
-    "qwen2_moe normed": (E, dict(num_shared=1, shared_gate="sigmoid")),
-    "qwen3_moe": (E, dict(options={"weighting": "raw"})),
-    "qwen3_moe normed": (E, {}),
-    "granitemoe": (E, {}),
-    "mixtral": (E, {}),
-    "olmoe": (E, dict(options={"weighting": "raw"})),
-    "olmoe normed": (E, {}),
-    "deepseek_v2 greedy": (
-        12,
-        dict(name="deepseek_v2", options={"num_groups": 1, "scale": 1.5}, num_shared=2),
-    ),
+V2 = dict(num_groups=4, top_groups=2, scale=1.5)
+V3 = dict(num_groups=4, top_groups=2)
+BLOCKS = {  # name: our router, its options and the layer's
+    "qwen2_moe": ("token_choice", dict(weighting="raw"), dict(num_shared=2, shared_gate="sigmoid")),
+    "qwen2_moe normed": ("token_choice", {}, dict(num_shared=1, shared_gate="sigmoid")),
+    "qwen3_moe": ("token_choice", dict(weighting="raw"), {}),
+    "qwen3_moe normed": ("token_choice", {}, {}),
+    "granitemoe": ("token_choice", {}, {}),
+    "mixtral": ("token_choice", {}, {}),
+    "olmoe": ("token_choice", dict(weighting="raw"), {}),
+    "olmoe normed": ("token_choice", {}, {}),
+    "deepseek_v2 greedy": ("deepseek_v2", dict(num_groups=1, scale=1.5), dict(num_shared=2)),
+    "deepseek_v2": ("deepseek_v2", V2, dict(num_shared=2)),
+    "deepseek_v3": ("deepseek_v3", V3, dict(num_shared=1)),
+}
+PEERS = {  # family: its configuration, its block, its own sizes
+    "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeSparseMoeBlock", {}),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeSparseMoeBlock", {}),
+    "mixtral": ("MixtralConfig", "MixtralSparseMoeBlock", dict(intermediate_size=FF)),
+    "olmoe": ("OlmoeConfig", "OlmoeSparseMoeBlock", dict(intermediate_size=FF)),
+    "granitemoe": ("GraniteMoeConfig", "GraniteMoeMoE", dict(intermediate_size=FF)),
     "deepseek_v2": (
-        12,
-        dict(
-            name="deepseek_v2",
-            options={"num_groups": 4, "top_groups": 2, "scale": 1.5},
-            num_shared=2,
-        ),
+        "DeepseekV2Config",
+        "DeepseekV2Moe",
+        dict(n_shared_experts=2, n_group=4, topk_group=2, routed_scaling_factor=1.5),
     ),
     "deepseek_v3": (
-        12,
-        dict(name="deepseek_v3", options={"num_groups": 4, "top_groups": 2}, num_shared=1),
+        "DeepseekV3Config",
+        "DeepseekV3MoE",
+        dict(n_shared_experts=1, n_group=4, topk_group=2, routed_scaling_factor=2.5),
     ),
 }
 
 
-def peer_block(models, name, num_experts):
+def peer_block(models, name, num_experts, num_shared):
     """(router, experts, the whole block, its shared FFN or None)."""
-    sizes = dict(hidden_size=D, num_experts_per_tok=K, vocab_size=8, num_hidden_layers=1)
-    sizes |= dict(num_attention_heads=1, num_key_value_heads=1)
     family, _, variant = name.partition(" ")
-    if family.startswith("qwen"):
-        sizes |= dict(num_experts=num_experts, moe_intermediate_size=FF, norm_topk_prob=False)
-        sizes["norm_topk_prob"] = variant == "normed"
+    config_name, block_name, own = PEERS[family]
+    count = "num_experts" if "qwen" in family or family == "olmoe" else "num_local_experts"
+    sizes = dict(hidden_size=D, num_experts_per_tok=K, vocab_size=8, num_hidden_layers=1)
+    sizes |= dict(num_attention_heads=1, num_key_value_heads=1, moe_intermediate_size=FF)
+    sizes |= {"n_routed_experts" if "deepseek" in family else count: num_experts} | own
+    if family == "deepseek_v2":
+        sizes["topk_method"] = "greedy" if variant else "group_limited_greedy"
+    elif family != "mixtral" and family != "granitemoe":
+        sizes["norm_topk_prob"] = variant == "normed" or family == "deepseek_v3"
     if family == "qwen2_moe":
-        from transformers.models.qwen2_moe import modeling_qwen2_moe as qwen2
-
-        num_shared = BLOCKS[name][1]["num_shared"]
-        config = models.qwen2_moe.Qwen2MoeConfig(
-            shared_expert_intermediate_size=num_shared * FF, **sizes
-        )
-        make = qwen2.Qwen2MoeSparseMoeBlock
-    elif family == "qwen3_moe":
-        from transformers.models.qwen3_moe import modeling_qwen3_moe as qwen3
-
-        config, make = models.qwen3_moe.Qwen3MoeConfig(**sizes), qwen3.Qwen3MoeSparseMoeBlock
-    elif family in ("mixtral", "olmoe"):
-        sizes |= dict(intermediate_size=FF)
-        if family == "mixtral":
-            from transformers.models.mixtral import modeling_mixtral as mixtral
-
-            config = models.mixtral.MixtralConfig(num_local_experts=num_experts, **sizes)
-            make = mixtral.MixtralSparseMoeBlock
-        else:
-            from transformers.models.olmoe import modeling_olmoe as olmoe
-
-            sizes |= dict(num_experts=num_experts, norm_topk_prob=variant == "normed")
-            config, make = models.olmoe.OlmoeConfig(**sizes), olmoe.OlmoeSparseMoeBlock
-    elif family == "granitemoe":
-        from transformers.models.granitemoe import modeling_granitemoe as granite
-
-        config = models.granitemoe.GraniteMoeConfig(
-            num_local_experts=num_experts, intermediate_size=FF, **sizes
-        )
-        make = granite.GraniteMoeMoE
-    elif family == "deepseek_v2":
-        from transformers.models.deepseek_v2 import modeling_deepseek_v2 as deepseek2
-
-        config = models.deepseek_v2.DeepseekV2Config(
-            n_routed_experts=num_experts,
-            moe_intermediate_size=FF,
-            n_shared_experts=2,
-            topk_method="greedy" if variant else "group_limited_greedy",
-            n_group=4,
-            topk_group=2,
-            routed_scaling_factor=1.5,
-            **sizes,
-        )
-        make = deepseek2.DeepseekV2Moe
-    else:
-        from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek3
-
-        config = models.deepseek_v3.DeepseekV3Config(
-            n_routed_experts=num_experts,
-            moe_intermediate_size=FF,
-            n_shared_experts=1,
-            n_group=4,
-            topk_group=2,
-            norm_topk_prob=True,
-            routed_scaling_factor=2.5,
-            **sizes,
-        )
-        make = deepseek3.DeepseekV3MoE
+        sizes["shared_expert_intermediate_size"] = num_shared * FF
+    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    config = getattr(getattr(models, family), config_name)(**sizes)
     config._experts_implementation = "eager"
-    block = make(config).eval()
+    block = getattr(module, block_name)(config).eval()
     gate = block.router if family == "granitemoe" else block.gate
     shared = getattr(block, "shared_experts", getattr(block, "shared_expert", None))
     return gate, block.experts, block, shared
@@ -243,10 +192,11 @@ def test_a_block_and_its_gradients_equal_transformers(models, name):
     choose a fused path (trap 6); the peer's weights are created empty or zero and must all be set;
     norm_topk_prob is False by default even where the released model has True (qwen3_moe). Its
     routers compute their softmax in float32 whatever they are given, so float32 is compared."""
-    num_experts, settings = BLOCKS[name]
-    settings = {"name": "token_choice"} | settings
-    ours = layer(settings.pop("name"), num_experts=num_experts, dtype=torch.float32, **settings)
-    gate, experts, block, shared = peer_block(models, name, num_experts)
+    made, options, settings = BLOCKS[name]
+    num_experts, num_shared = 12 if "deepseek" in made else E, settings.get("num_shared", 0)
+    settings = settings | dict(options=options, dtype=torch.float32)
+    ours = layer(made, num_experts=num_experts, **settings)
+    gate, experts, block, shared = peer_block(models, name, num_experts, num_shared)
     pairs = [
         (ours.router.weight_ED, gate.weight),
         (ours.w13_E2FD, experts.gate_up_proj),
@@ -285,14 +235,6 @@ def test_a_block_and_its_gradients_equal_transformers(models, name):
         projections = (shared.gate_proj.weight, shared.up_proj.weight)
         want_grad = torch.cat(torch.autograd.grad(want_TD.square().sum(), projections))
         assert relative(got_grad, want_grad) < 2e-6
-
-
-def test_deepseek_v3_masks_groups_with_minus_infinity():
-    """Where all scores with their bias are negative, 0 would open the groups it should close."""
-    made = router("deepseek_v3", num_experts=12, num_groups=4, top_groups=1)
-    made.bias.bias_E.fill_(-2.0)
-    plan = made(inputs(), EVALUATE).plan
-    assert torch.equal(chosen(plan).view(T, 4, 3).any(-1).sum(1), torch.ones(T, dtype=torch.int64))
 
 
 # --- Switch and GShard: capacity ---
@@ -537,31 +479,6 @@ def test_prototypes_are_switch_routers_side_by_side(models):
     assert relative(out.scores, torch.cat(scores, 1)) < 1e-6
     check_loss(out.losses["balance"], sum(balance) / K, [x_TD], 1e-6)
     check_loss(out.losses["z"], sum(z) / K, [x_TD], 1e-6)
-
-
-def test_a_hierarchy_of_all_is_the_product_of_probabilities():
-    made = router("hierarchical", num_experts=12, top_k=12, num_groups=4, top_groups=4)
-    x_TD = inputs()
-    out = made(x_TD, EVALUATE)
-    group_TG = (x_TD @ made.group_GD.T).softmax(-1)
-    inside_TGe = (x_TD @ made.weight_ED.T).view(T, 4, 3).softmax(-1)
-    want_TE = torch.stack(
-        [group_TG[:, e // 3] * inside_TGe[:, e // 3, e % 3] for e in range(12)], 1
-    )
-    check_weights(out.plan, want_TE, [x_TD, made.group_GD, made.weight_ED])
-    assert relative(out.plan.dense_weights().sum(1), torch.ones(T)) < DOUBLE
-    assert relative(out.scores, want_TE) < DOUBLE
-
-
-def test_a_hierarchy_of_one_group_is_token_choice():
-    made = router("hierarchical", num_groups=1, top_groups=1)
-    flat = router("token_choice")
-    x_TD = inputs()
-    out, want = made(x_TD, EVALUATE), flat(x_TD, EVALUATE)
-    leaves = [(made.weight_ED, flat.weight_ED), x_TD]
-    assert torch.equal(made.weight_ED, flat.weight_ED)
-    check_weights(out.plan, want.plan.dense_weights(), leaves)
-    check_loss(out.losses["balance"], want.losses["balance"], leaves)
 
 
 def test_a_hierarchy_equals_a_plain_loop():
@@ -880,24 +797,6 @@ def test_mixture_of_tokens_equals_a_plain_loop(B, S, group):
     check_gradients(y_TD, want_TD, [x_TD, ours.router.weight_ED, ours.w2_EDF], 1e-10)
 
 
-def test_mixture_of_tokens_is_soft_moe_on_the_transposed_batch():
-    """One slot per expert, and cosines that are plain products, for x and weights of length 1."""
-    B, S = 4, 9
-    mixture = router("mixture_of_tokens", group_size=B)
-    soft = router("soft_moe", slots=1)
-    with torch.no_grad():
-        mixture.weight_ED.copy_(F.normalize(mixture.weight_ED, dim=-1))
-        soft.phi_EPD.copy_(mixture.weight_ED[:, None])
-        soft.scale.fill_(1.0)
-    x_TD = F.normalize(normal(B * S, D), dim=-1)
-    sequence_T, position_T = torch.arange(B).repeat_interleave(S), torch.arange(S).repeat(B)
-    got = mixture(x_TD, RouteContext(sequence=sequence_T, position=position_T)).plan
-    want = soft(x_TD, RouteContext(sequence=position_T)).plan
-    assert got.dispatch.shape == want.dispatch.shape == (S, B, E, 1)
-    for values in (got.dispatch, got.combine):
-        assert relative(got.by_token(values), want.by_token(want.dispatch)) < DOUBLE
-
-
 # --- assignment ---
 
 
@@ -967,28 +866,6 @@ def test_the_transport_equals_pot(to_the_end):
     marginals = np.full(T, 1 / T), np.full(E, 1 / E)
     want = ot.sinkhorn(*marginals, -logits_TE.numpy(), reg=1.0, stopThr=1e-14, numItermax=3000)
     assert relative(transport(logits_TE).exp(), torch.from_numpy(want)) < 1e-10
-
-
-def test_the_transport_as_it_is_used_is_near_pots():
-    """It stops where rows are within 1e-4 of even, which leaves an error of that size."""
-    ot = pytest.importorskip("ot")
-    logits_TE = 2 * normal(T, E)
-    marginals = np.full(T, 1 / T), np.full(E, 1 / E)
-    want = torch.from_numpy(ot.sinkhorn(*marginals, -logits_TE.numpy(), reg=1.0, stopThr=1e-12))
-    got = transport(logits_TE).exp()
-    assert 1e-9 < relative(got, want) < 1e-4
-    assert torch.equal(got.topk(K).indices, want.topk(K).indices)
-
-
-def test_rounds_of_the_transport_equal_sinkhorn_router_pytorch(monkeypatch):
-    """Its rounds, columns first, are ours; its rows sum to 1, ours to 1/T."""
-    peer = pytest.importorskip("sinkhorn_router_pytorch")
-    monkeypatch.setattr(assignment, "SINKHORN_TOLERANCE", 0.0)
-    logits_TE = 2 * normal(T, E)
-    for rounds in (1, 3, 8):
-        monkeypatch.setattr(assignment, "SINKHORN_ROUNDS", rounds)
-        want_TE = peer.sinkhorn(logits_TE.exp(), num_iters=rounds) / T
-        assert relative(transport(logits_TE).exp(), want_TE) < DOUBLE
 
 
 def test_the_transport_knows_no_row_or_column_constants_however_large(to_the_end):
@@ -1209,16 +1086,11 @@ def test_copy_experts_equal_longcat_flash(models):
         (ours.w13_E2FD, block.experts.gate_up_proj),
         (ours.w2_EDF, block.experts.down_proj),
     ]
-    got, want = y_TD.square().sum(), want_TD.square().sum()
-    grads = [
-        torch.autograd.grad(v, side, retain_graph=True)
-        for v, side in (
-            (got, [a for a, _ in leaves]),
-            (want, [b for _, b in leaves]),
-        )
-    ]
-    for a, b in zip(*grads, strict=True):
-        assert relative(a, b[: len(a)]) < 2e-6
+    ours_w, theirs_w = zip(*leaves, strict=True)
+    grads = torch.autograd.grad(y_TD.square().sum(), ours_w)
+    wants = torch.autograd.grad(want_TD.square().sum(), theirs_w)
+    for grad, want in zip(grads, wants, strict=True):
+        assert relative(grad, want[: len(grad)]) < 2e-6
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -1262,21 +1134,6 @@ def test_mixture_of_depths_equals_a_plain_loop(training):
 
 
 # --- dense mixtures, sequences, shared experts ---
-
-
-def test_the_dense_mixture_is_token_choice_with_all_experts():
-    ours = layer("dense_mixture")
-    flat = layer("token_choice", top_k=E, options={"weighting": "raw"})
-    x_TD = inputs()
-    (y_TD, route), (want_TD, peer) = ours(x_TD, EVALUATE), flat(x_TD, EVALUATE)
-    check_plan(route.plan, peer.plan.dense_weights())
-    assert relative(y_TD, want_TD) < DOUBLE
-    mixture_TD = sum(
-        (x_TD @ ours.router.weight_ED.T).softmax(-1)[:, e : e + 1] * expert_ffn(ours, e, x_TD)
-        for e in range(E)
-    )
-    assert relative(y_TD, mixture_TD) < DOUBLE
-    check_gradients(y_TD, mixture_TD, [x_TD, ours.router.weight_ED, ours.w13_E2FD, ours.w2_EDF])
 
 
 def test_ds_moe_visits_all_and_its_loss_is_scipys_entropy():
@@ -1389,14 +1246,16 @@ def test_the_quantile_bias_equals_a_plain_loop(rate):
         scores = [
             [1 / (1 + math.exp(-v)) for v in row] for row in (x_TD @ made.weight_ED.T).tolist()
         ]
-        above, count = [], [0] * E
-        for score in scores:
+        above, count, want_TE = [], [0] * E, torch.zeros(tokens, E, dtype=torch.float64)
+        for t, score in enumerate(scores):
             biased = [s + b for s, b in zip(score, bias, strict=True)]
             bar = sorted(biased)[-(K + 1)]
             above.append([v - bar for v in biased])
             for e in best(biased, K):
                 count[e] += 1
+                want_TE[t, e] = score[e] / sum(score[i] for i in best(biased, K))
         assert out.stats.load.tolist() == count
+        check_plan(out.plan, want_TE, STATE)
         made.post_step(out.stats)
         cut = [sorted(row[e] for row in above)[-(quota + 1)] for e in range(E)]
         bias = [b - rate * c for b, c in zip(bias, cut, strict=True)]
