@@ -108,6 +108,16 @@ def area(
         svg.hatch(x, y, width, height, colour)
 
 
+def stack(
+    svg: Svg, x: float, y: float, height: float, parts: Iterable[tuple[float, Key, str]]
+) -> float:
+    """A bar of parts (width, key, tip) beside each other from x on; returns where it ends."""
+    for width, key, tip in parts:
+        area(svg, x, y, width, height, key.colour, hatched=key.hatched, tip=tip)
+        x += width
+    return x
+
+
 def expert_area(
     svg: Svg, x: float, y: float, width: float, height: float, expert: int, tip: str = "",
 ) -> None:  # fmt: skip

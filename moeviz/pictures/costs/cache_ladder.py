@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from moeviz.costs import DEVICES, MODELS, Architecture, cache_baselines, kv_cache_bytes
-from moeviz.pictures.costs.model_parts import size
+from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
+from moeviz.pictures.costs.model_parts import size, sizes_of
 from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on
 
 WIDTH, HEIGHT = 900.0, 456.0
-LADDER = MODELS["DeepSeek-V3 / R1"]
+LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
     "GPT-3 175B", "Llama 3.1 405B", "Mixtral 8x22B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1",
     "gpt-oss-120b", "Qwen3-Next-80B-A3B", "DeepSeek-V4-Pro",
@@ -19,7 +19,7 @@ COLOURS = {"MHA": "#d55e00", "GQA": "#e69f00", "MQA": "#56b4e9", "MLA": "#009e73
 OTHER = "#cc79a7"
 # DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA.
 MEASURED_PAIR = 24.9
-V2, V2_BASELINE, V2_CACHE_BITS = MODELS["DeepSeek-V2"], MODELS["DeepSeek 67B"], 6
+V2, V2_BASELINE, V2_CACHE_BITS = "DeepSeek-V2", "DeepSeek 67B", 6
 MEMORY = DEVICES["H100 SXM"].memory_bytes
 COLUMNS = ("what", "bytes of one sequence", "bytes a token and layer", "times MLA", "formula")
 
@@ -32,8 +32,7 @@ def _bytes(architecture: Architecture, context: int, bits: int) -> float:
 def rungs(context: int, bits: int) -> list[tuple[str, float, float, float, str]]:
     """(label, bytes, bytes a token and layer, times MLA, formula) of V3's layers under each kind of
     attention; only MLA was built."""
-    shape = LADDER.architecture
-    assert shape is not None
+    shape = sizes_of(LADDER)
     layers = len(shape.layers)
     own = _bytes(shape, context, bits)
     found = [
@@ -46,8 +45,7 @@ def rungs(context: int, bits: int) -> list[tuple[str, float, float, float, str]]
 
 def _saved(bits: int) -> float:
     """Per cent that V2's cache with so many bits saves against the 67B model's with 16."""
-    assert V2.architecture is not None and V2_BASELINE.architecture is not None
-    own, other = _bytes(V2.architecture, 4096, bits), _bytes(V2_BASELINE.architecture, 4096, 16)
+    own, other = _bytes(sizes_of(V2), 4096, bits), _bytes(sizes_of(V2_BASELINE), 4096, 16)
     return 100 * (1 - own / other)
 
 
@@ -96,8 +94,7 @@ def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
     """(name, bytes, kinds of its layers, whether it was made for so long a context)."""
     found = []
     for name in SHOWN:
-        shape = MODELS[name].architecture
-        assert shape is not None
+        shape = sizes_of(name)
         kinds = " + ".join(
             f"{times} {mixer.kind}{', window' if getattr(mixer, 'window', None) else ''}"
             for times, mixer in shape.mixers()

@@ -16,12 +16,12 @@ from moeviz.costs import (
     device,
     distinct_experts,
     fit,
-    model,
 )
 from moeviz.costs.cost.quantisation import PLANS, QuantPlan
 from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
+from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
@@ -52,9 +52,7 @@ def curves(
     model_name: str, device_name: str, devices: int, plan: str, context: int
 ) -> tuple[ByBatch, ByBatch]:
     """The model and its dense twin of equal active parameters."""
-    architecture = model(model_name).architecture
-    if architecture is None or not architecture.is_moe:
-        raise ValueError(f"{model_name} has no experts that could be counted.")
+    architecture = sparse_sizes_of(model_name)
     chip, stored = device(device_name), _one_format_for_ffns(PLANS[plan])
     return (
         _curve(model_name, architecture, chip, devices, stored, context),
@@ -91,8 +89,7 @@ def decode_batch(
 ) -> Picture:  # fmt: skip
     """Tokens a second of all sequences, the time of a step, and the experts touched, by batch."""
     sparse, dense = curves(model_name, device_name, devices, plan, context)
-    architecture = model(model_name).architecture
-    assert architecture is not None  # curves() has seen to it
+    architecture = sparse_sizes_of(model_name)
     chip, moe = device(device_name), architecture.moe
     bits = PLANS[plan].format("routed_experts").bits
     marks = (

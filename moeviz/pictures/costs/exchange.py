@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from moeviz.costs import Traffic, all_to_all, model
+from moeviz.costs import Traffic, all_to_all
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
+from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, area, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
@@ -72,9 +73,7 @@ def exchange(
     node_limit: nodes that a token may visit; 0: no limit. It is left out under skewed routing,
     where only visits of single experts are known.
     """
-    architecture = model(model_name).architecture
-    if architecture is None or not architecture.is_moe:
-        raise ValueError(f"{model_name} has no experts that could be counted.")
+    architecture = sparse_sizes_of(model_name)
     moe = architecture.moe
     limit = node_limit if node_limit and node_limit < nodes and not skew else None
     bits = FP8_DISPATCH_BITS if fp8 else BF16_COMBINE_BITS

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from moeviz.costs import Device, Fit, device, fit, model
+from moeviz.costs import Device, Fit, device, fit
 from moeviz.pictures.axes import Scale, general, x_axis
-from moeviz.pictures.plot import Key, area, heading, legend, paragraph
+from moeviz.pictures.costs.model_parts import sizes_of
+from moeviz.pictures.plot import Key, area, heading, legend, paragraph, stack
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH = 900.0
 LEFT, RIGHT, TOP, ROW, BAR = 126.0, 640.0, 92.0, 46.0, 26.0
 # Plans from large to small, and what a learner calls them.
 PLANS = {
-    "bf16": "BF16",
-    "fp8_block": "FP8",
-    "int4": "INT4",
-    "mxfp4_experts": "MXFP4 experts",
+    "bf16": "BF16", "fp8_block": "FP8", "int4": "INT4", "mxfp4_experts": "MXFP4 experts",
     "q4_k_m": "Q4_K_M",
-}
+}  # fmt: skip
 PARTS = (
     Key("routed experts", "#0072b2", mark="box"),
     Key("other weights", "#56b4e9", mark="box"),
@@ -31,9 +29,7 @@ def memory_fit(
     state: str = "",
 ) -> Picture:  # fmt: skip
     """A bar for each quantisation plan, the chosen one framed, against the memory line."""
-    architecture = model(model_name).architecture
-    if architecture is None:
-        raise ValueError(f"The sizes of {model_name} are not public: nothing can be computed.")
+    architecture = sizes_of(model_name)
     chip = device(device_name)
     fits = {
         name: fit(
@@ -83,11 +79,8 @@ def _gb(count: float) -> str:
 
 def _head(svg: Svg, name: str, chip: Device, devices: int, context: int, batch: int) -> None:
     heading(svg, f"{name}: {_sequences(batch)} of {context:,} tokens")
-    free, over = (
-        Key("free", "none", mark="box"),
-        Key("over the memory", OVER, mark="box", hatched=True),
-    )
-    legend(svg, 0, 41, (*PARTS, free, over))
+    over = Key("over the memory", OVER, mark="box", hatched=True)
+    legend(svg, 0, 41, (*PARTS, Key("free", "none", mark="box"), over))
     machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
     svg.text(WIDTH, 16, machine, anchor="end", bold=True)
 
@@ -118,13 +111,11 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
 def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
     experts = found.weights.part("routed_experts")
     sizes = (experts, found.weights.total - experts, found.cache.total)
-    at, edge = 0.0, x(found.capacity_bytes / 1e9)
-    for key, size in zip(PARTS, sizes, strict=True):
-        start, end = x(at / 1e9), x((at + size) / 1e9)
-        tip = f"{key.name}: {_gb(size)} GB"
-        area(svg, start, top, end - start, BAR, key.colour, hatched=key.hatched, tip=tip)
-        at += size
-    end = x(at / 1e9)
+    parts = (
+        (x(size / 1e9) - x.start, key, f"{key.name}: {_gb(size)} GB")
+        for key, size in zip(PARTS, sizes, strict=True)
+    )
+    edge, end = x(found.capacity_bytes / 1e9), stack(svg, x.start, top, BAR, parts)
     if found.fits:
         svg.rect(end, top, edge - end, BAR, "none", stroke=INK)
     else:

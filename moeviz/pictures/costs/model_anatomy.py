@@ -15,8 +15,8 @@ from moeviz.costs import (
     parameters,
     weight_bytes,
 )
-from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, size
-from moeviz.pictures.plot import heading
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, size, sizes_of
+from moeviz.pictures.plot import Key, heading, stack
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 
 WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
@@ -85,10 +85,7 @@ def model_anatomy(shown: Sequence[Model | Architecture], *, state: str = "") -> 
 
 
 def _architecture(item: Model | Architecture) -> Architecture:
-    found = item if isinstance(item, Architecture) else item.architecture
-    if found is None:
-        raise ValueError(f"The sizes of {item.name} are not public: there is nothing to draw.")
-    return found
+    return item if isinstance(item, Architecture) else sizes_of(item.name)
 
 
 def _sentence(item: Model | Architecture) -> str:
@@ -123,11 +120,15 @@ def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
             svg.hatch(x + met, top + 50, wide - met, 26, colour)
         x += wide
     svg.text(0, top + 96, f"what one token meets: {count(found.active['all'])}, its own scale")
-    x = 0.0
-    for part, (colour, _) in PARTS.items():
-        wide = BAR * active[part] / found.active["all"]
-        svg.rect(x, top + 102, wide, 26, colour, tip=f"{part}: {active[part]:,.0f}")
-        x += wide
+    parts = (
+        (
+            BAR * active[part] / found.active["all"],
+            Key(part, colour),
+            f"{part}: {active[part]:,.0f}",
+        )
+        for part, (colour, _) in PARTS.items()
+    )
+    stack(svg, 0, top + 102, 26, parts)
     _list(svg, top, every, active, found)
     for line, words in enumerate(_lines(item, found)):
         svg.text(0, top + 150 + 19 * line, words, fill=MUTED if line == 1 else INK)

@@ -1,8 +1,8 @@
-"""What pictures of whole models share: the parts of a model, their colours, and short numbers."""
+"""What pictures of whole models share: sizes, the parts of a model, their colours, numbers."""
 
 from __future__ import annotations
 
-from moeviz.costs import Total
+from moeviz.costs import Architecture, Total, model
 
 # Part -> its colour and the components of moeviz.costs in it, in the order of a stack.
 PARTS = {
@@ -14,6 +14,22 @@ PARTS = {
     "dense FFN": ("#d55e00", ("dense_ffn",)),
     "norms, biases": ("#6e6e6e", ("norms", "biases", "residual", "")),
 }
+
+
+def sizes_of(name: str) -> Architecture:
+    """The architecture of a model of MODELS; ValueError where its sizes are not public."""
+    found = model(name).architecture
+    if found is None:
+        raise ValueError(f"The sizes of {name} are not public: nothing can be computed.")
+    return found
+
+
+def sparse_sizes_of(name: str) -> Architecture:
+    """The same; ValueError for a dense model."""
+    found = model(name).architecture
+    if found is None or not found.is_moe:
+        raise ValueError(f"{name} has no experts that could be counted.")
+    return found
 
 
 def by_part(total: Total) -> dict[str, float]:

@@ -9,7 +9,6 @@ from moeviz.costs import (
     Device,
     active_parameters,
     device,
-    model,
     offload_bound,
     weight_bytes,
 )
@@ -17,6 +16,7 @@ from moeviz.costs.cost.quantisation import PLANS
 from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
+from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
@@ -86,9 +86,7 @@ def offloading(
 ) -> Picture:
     """A curve for each link, the chosen one with the band that measured systems reach. hit: the
     hit rate in per cent."""
-    architecture = model(model_name).architecture
-    if architecture is None or not architecture.is_moe:
-        raise ValueError(f"{model_name} has no experts that could be counted.")
+    architecture = sparse_sizes_of(model_name)
     chip, chosen = device(device_name), LINKS[link]
     rate = hit / 100
     even = even_hit_rate(architecture, chip, plan)

@@ -7,7 +7,6 @@ from functools import lru_cache
 from moeviz.costs import (
     DEVICES,
     MODELS,
-    Architecture,
     Bill,
     Total,
     active_parameters,
@@ -18,8 +17,8 @@ from moeviz.costs import (
     training_flops_per_token,
 )
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
-from moeviz.pictures.plot import Key, area, heading, legend, paragraph
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, sizes_of
+from moeviz.pictures.plot import Key, heading, legend, paragraph, stack
 from moeviz.pictures.svg import MUTED, Picture, Svg
 
 WIDTH, HEIGHT = 900.0, 492.0
@@ -32,8 +31,8 @@ COLUMNS = ("model", "FLOPs a token", *PARTS, "device hours", "USD", "MWh", "t CO
 
 
 @lru_cache(maxsize=64)
-def _each(architecture: Architecture) -> Total:
-    return training_flops_per_token(architecture, SEQUENCE)
+def _each(name: str) -> Total:
+    return training_flops_per_token(sizes_of(name), SEQUENCE)
 
 
 def bill_of(
@@ -41,10 +40,8 @@ def bill_of(
     pue: float,
 ) -> Bill:  # fmt: skip
     """The bill of one model of COMPARED under these assumptions."""
-    shape = MODELS[name].architecture
-    assert shape is not None
     return bill(
-        _each(shape).total * tokens,
+        _each(name).total * tokens,
         peak_flops_per_s=DEVICES[device].bf16_flops_per_s,
         utilisation=mfu,
         usd_per_hour=usd_per_hour,
@@ -97,24 +94,17 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
         y = 58.0 + 30 * i
         bold = name == chosen
         svg.text(138, y + 15, name, anchor="end", bold=bold)
-        shape = MODELS[name].architecture
-        assert shape is not None
-        parts, whole, left = by_part(_each(shape)), _each(shape).total, x.start
-        for key in map(_key, PARTS):
-            share = parts[key.name] / whole
-            wide, tip = (x(found.usd) - x.start) * share, f"{key.name}: {100 * share:.1f} %"
-            area(svg, left, y, wide, 21, key.colour, hatched=key.hatched, tip=tip)
-            left += wide
-        svg.text(left + 7, y + 15, money(found.usd), bold=bold)
+        length = x(found.usd) - x.start
+        shares = {part: v / _each(name).total for part, v in by_part(_each(name)).items()}
+        parts = ((length * v, _key(p), f"{p}: {100 * v:.1f} %") for p, v in shares.items())
+        end = stack(svg, x.start, y, 21, parts)
+        svg.text(end + 7, y + 15, money(found.usd), bold=bold)
 
 
 def _sum(
     svg: Svg, chosen: str, own: Bill, tokens: float, price: float, watts: float, pue: float
 ) -> None:
-    x, model = 590.0, MODELS[chosen]
-    shape = model.architecture
-    assert shape is not None
-    each = _each(shape).total
+    x, shape, each = 590.0, sizes_of(chosen), _each(chosen).total
     short = six_n_d_flops(active_parameters(shape).total, 1).total
     flops = each * tokens
     lines: list[tuple[str, str]] = [
@@ -171,9 +161,7 @@ def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]
 def _rows(bills: dict[str, Bill]) -> tuple[tuple[object, ...], ...]:
     rows = []
     for name, found in bills.items():
-        shape = MODELS[name].architecture
-        assert shape is not None
-        each = _each(shape)
+        each = _each(name)
         parts = (f"{100 * value / each.total:.1f} %" for value in by_part(each).values())
         rows.append(
             (name, _giga(each.total), *parts, f"{found.device_hours:,.0f}",
