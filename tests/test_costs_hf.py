@@ -4,74 +4,43 @@ import pytest
 
 from moeviz.costs import Architecture, active_parameters, parameters
 from moeviz.costs.known.models_2024 import DBRX, OLMOE, V2, V3
-from moeviz.costs.known.models_2025 import GLM52, MAVERICK, MINIMAX_01, QWEN3_NEXT, ULTRA, V4_FLASH
+from moeviz.costs.known.models_2025 import (
+    GLM52,
+    MAVERICK,
+    MINIMAX_01,
+    MINIMAX_M2,
+    QWEN3_NEXT,
+    QWEN35,
+    ULTRA,
+    V4_FLASH,
+)  # fmt: skip
 from moeviz.costs.read_hf.fields import STRUCTURAL
 
 # Configs as their makers released them, cut down to what is read and what might mislead.
-QWEN35 = {
+QWEN35_RELEASED = {
     "architectures": ["Qwen3_5MoeForConditionalGeneration"],
     "model_type": "qwen3_5_moe",
     "text_config": {
+        **QWEN35,
         "attention_bias": False,
         "attn_output_gate": True,
-        "full_attention_interval": 4,
-        "head_dim": 256,
-        "hidden_size": 4096,
         "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 15,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 64,
-        "linear_value_head_dim": 128,
-        "max_position_embeddings": 262144,
         "mlp_only_layers": [],
-        "model_type": "qwen3_5_moe_text",
-        "moe_intermediate_size": 1024,
         "mtp_num_hidden_layers": 1,
-        "num_attention_heads": 32,
-        "num_experts": 512,
-        "num_experts_per_tok": 10,
-        "num_hidden_layers": 60,
-        "num_key_value_heads": 2,
-        "shared_expert_intermediate_size": 1024,
-        "vocab_size": 248320,
     },
     "tie_word_embeddings": False,
     "vision_config": {"depth": 27, "hidden_size": 1152, "model_type": "qwen3_5_moe"},
 }
-GPT_OSS = {
-    "model_type": "gpt_oss",
-    "attention_bias": True,
-    "experts_per_token": 4,
-    "head_dim": 64,
-    "hidden_size": 2880,
-    "initial_context_length": 4096,
-    "intermediate_size": 2880,
-    "layer_types": ["sliding_attention", "full_attention"] * 18,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 64,
-    "num_experts_per_tok": 4,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 8,
-    "num_local_experts": 128,
-    "quantization_config": {"quant_method": "mxfp4"},
-    "sliding_window": 128,
-    "swiglu_limit": 7.0,
-    "tie_word_embeddings": False,
-    "vocab_size": 201088,
-}
+GPT_OSS = dict(
+    model_type="gpt_oss", attention_bias=True, experts_per_token=4, head_dim=64, hidden_size=2880,
+    initial_context_length=4096, intermediate_size=2880, max_position_embeddings=131072,
+    layer_types=["sliding_attention", "full_attention"] * 18, num_attention_heads=64,
+    num_experts_per_tok=4, num_hidden_layers=36, num_key_value_heads=8, num_local_experts=128,
+    quantization_config={"quant_method": "mxfp4"}, sliding_window=128, swiglu_limit=7.0,
+    tie_word_embeddings=False, vocab_size=201088,
+)  # fmt: skip
 MINIMAX_M25 = {
-    "model_type": "minimax_m2",
-    "num_hidden_layers": 62,
-    "hidden_size": 3072,
-    "num_attention_heads": 48,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 1536,
-    "vocab_size": 200064,
-    "num_experts_per_tok": 8,
-    "num_local_experts": 256,
-    "use_qk_norm": True,
+    **MINIMAX_M2,
     "qk_norm_type": "per_layer",
     "use_routing_bias": True,
     "use_mtp": True,
@@ -126,7 +95,7 @@ GEMMA3_4B = {
 @pytest.mark.parametrize(
     ("config", "total", "active"),
     [
-        (QWEN35, 396.346, 17.349),
+        (QWEN35_RELEASED, 396.346, 17.349),
         (GPT_OSS, 116.829, 5.712),
         (MINIMAX_M25, 228.690, 11.031),
         (MAVERICK, 400.712, 17.185),
@@ -167,16 +136,9 @@ def test_layers_lie_where_the_config_puts_them():
 
 def test_windows_on_request_only():
     qwen = dict(
-        model_type="qwen2",
-        vocab_size=10,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=64,
-        max_window_layers=2,
-    )
+        model_type="qwen2", vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=4,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=64, max_window_layers=2,
+    )  # fmt: skip
     assert {v.mixer.window for v in Architecture.from_hf(qwen).layers} == {None}
     on = Architecture.from_hf({**qwen, "use_sliding_window": True})
     assert [v.mixer.window for v in on.layers] == [None, None, 64, 64]
@@ -197,31 +159,16 @@ def test_tables_are_tied_as_the_type_means_where_nothing_is_said():
 
 
 MIXTRAL = dict(
-    model_type="mixtral",
-    vocab_size=32000,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=4,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    num_local_experts=8,
+    model_type="mixtral", vocab_size=32000, hidden_size=4096, intermediate_size=14336,
+    num_hidden_layers=4, num_attention_heads=32, num_key_value_heads=8, num_local_experts=8,
     num_experts_per_tok=2,
-)
+)  # fmt: skip
 HYBRID = dict(
-    model_type="granitemoehybrid",
-    vocab_size=100,
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_local_experts=0,
-    shared_intermediate_size=8,
-    mamba_n_heads=4,
-    mamba_expand=2,
-    mamba_d_state=4,
-    mamba_n_groups=1,
-    mamba_d_conv=4,
+    model_type="granitemoehybrid", vocab_size=100, hidden_size=64, num_hidden_layers=2,
+    num_attention_heads=2, num_local_experts=0, shared_intermediate_size=8, mamba_n_heads=4,
+    mamba_expand=2, mamba_d_state=4, mamba_n_groups=1, mamba_d_conv=4,
     layer_types=["mamba", "attention"],
-)
+)  # fmt: skip
 QWEN3_MOE = dict(
     model_type="qwen3_moe", vocab_size=10, hidden_size=8, num_hidden_layers=2,
     num_attention_heads=2, num_key_value_heads=1, num_experts=2, num_experts_per_tok=1,

@@ -43,35 +43,12 @@ CASES = [
     ("qwen3_moe", dict(SMALL, mlp_only_layers=[1], head_dim=128)),
     ("minimax_m2", SMALL),
     ("ernie4_5_moe", dict(num_hidden_layers=4, use_bias=True)),
-    (
-        "glm4_moe",
-        dict(num_hidden_layers=3, attention_bias=True, use_qk_norm=True, head_dim=128),
-    ),
-    (
-        "dots1",
-        dict(
-            SMALL,
-            moe_intermediate_size=128,
-            n_routed_experts=4,
-            n_shared_experts=1,
-            first_k_dense_replace=1,
-            num_experts_per_tok=2,
-        ),
-    ),
-    (
-        "deepseek_v2",
-        dict(
-            num_hidden_layers=3,
-            first_k_dense_replace=1,
-            mlp_bias=True,
-            attention_bias=True,
-            num_experts_per_tok=6,
-        ),
-    ),
-    (
-        "deepseek_v2",
-        dict(SMALL, q_lora_rank=None, first_k_dense_replace=1, num_experts_per_tok=6),
-    ),
+    ("glm4_moe", dict(num_hidden_layers=3, attention_bias=True, use_qk_norm=True, head_dim=128)),
+    ("dots1", dict(SMALL, moe_intermediate_size=128, n_routed_experts=4, n_shared_experts=1,
+                   first_k_dense_replace=1, num_experts_per_tok=2)),
+    ("deepseek_v2", dict(num_hidden_layers=3, first_k_dense_replace=1, mlp_bias=True,
+                         attention_bias=True, num_experts_per_tok=6)),
+    ("deepseek_v2", dict(SMALL, q_lora_rank=None, first_k_dense_replace=1, num_experts_per_tok=6)),
     ("deepseek_v3", dict(num_hidden_layers=4, attention_bias=True)),
     ("deepseek_v32", dict(num_hidden_layers=4)),
     ("glm_moe_dsa", dict(num_hidden_layers=5, index_topk_freq=2)),
@@ -82,10 +59,7 @@ CASES = [
     ("qwen3_5_moe_text", dict(num_hidden_layers=4)),
     ("jamba", dict(num_hidden_layers=6)),
     ("granitemoehybrid", dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"])),
-    (
-        "granitemoehybrid",
-        dict(SMALL, layer_types=["mamba", "attention"], num_local_experts=0),
-    ),
+    ("granitemoehybrid", dict(SMALL, layer_types=["mamba", "attention"], num_local_experts=0)),
     ("minimax", dict(num_hidden_layers=4)),
     ("nemotron_h", dict(hybrid_override_pattern="MEM*E-", moe_latent_size=1024)),
     *[
@@ -99,17 +73,10 @@ CASES = [
             dict(use_bias=True),
         )
     ],
-    (
-        "dbrx",
-        dict(
-            n_layers=2,
-            attn_config=dict(kv_n_heads=8, rope_theta=1e4, clip_qkv=8.0),
-            ffn_config=dict(
-                ffn_hidden_size=3584, moe_num_experts=16, moe_top_k=4, hidden_size=2048
-            ),
-        ),
-    ),
-]
+    ("dbrx", dict(n_layers=2, attn_config=dict(kv_n_heads=8, rope_theta=1e4, clip_qkv=8.0),
+                  ffn_config=dict(ffn_hidden_size=3584, moe_num_experts=16, moe_top_k=4,
+                                  hidden_size=2048))),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moeviz.costs.known.catalogue import Figure, Model
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.feedforward import MoE
@@ -11,27 +13,25 @@ from moeviz.costs.shape.mixers import Attention
 CONFIG = "config.json of the released checkpoint"
 LLAMA3_CARD = "meta-llama/llama-models, Llama 3.1 MODEL_CARD.md"
 V2_REPORT = "DeepSeek-V2, 2405.04434"
+MISTRAL_NEWS = "Mistral AI's announcement"
+OLMOE_REPORT = "OLMoE, 2409.02060"
 V3_REPORT = "DeepSeek-V3, 2412.19437"
 
 
-def _llama3(name: str, layers: int, width: int, heads: int, ffn: int) -> Architecture:
-    config = dict(
+def _llama3(layers: int, width: int, heads: int, ffn: int) -> dict:
+    return dict(
         model_type="llama", vocab_size=128256, hidden_size=width, intermediate_size=ffn,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
         max_position_embeddings=131072, tie_word_embeddings=False,
     )  # fmt: skip
-    return Architecture.from_hf(config, name)
 
 
-def _mixtral(
-    name: str, layers: int, width: int, heads: int, ffn: int, context: int
-) -> Architecture:
-    config = dict(
+def _mixtral(layers: int, width: int, heads: int, ffn: int, context: int) -> dict:
+    return dict(
         model_type="mixtral", vocab_size=32000, hidden_size=width, intermediate_size=ffn,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
         num_local_experts=8, num_experts_per_tok=2, max_position_embeddings=context,
     )  # fmt: skip
-    return Architecture.from_hf(config, name)
 
 
 # The sizes of latent attention that DeepSeek has kept since V2.
@@ -104,114 +104,73 @@ GROK = Architecture(
 )
 
 
-def _read(name: str, config: dict) -> Architecture:
-    return Architecture.from_hf(config, name)
-
-
 def _dense(
-    name: str, maker: str, year: int, total: float, source: str, architecture: Architecture,
-    **more,
+    name: str, maker: str, year: int, total: float, source: str, config: dict, **more: Any
+) -> Model:
+    figure = Figure(total, source)
+    return Model(name, year, maker, "dense", Architecture.from_hf(config, name), CONFIG,
+                 total_parameters=figure, active_parameters=figure, **more)  # fmt: skip
+
+
+def sparse(
+    name: str, year: int, maker: str, config: dict, total: float, active: float, source: str, *,
+    sizes: str = CONFIG, **more: Any,
 ) -> Model:  # fmt: skip
-    said = Figure(total, source)
-    return Model(name, year, maker, "dense", architecture, CONFIG, total_parameters=said,
-                 active_parameters=said, **more)  # fmt: skip
+    """A sparse model whose two counts come from one source."""
+    return Model(name, year, maker, "moe", Architecture.from_hf(config, name), sizes,
+                 total_parameters=Figure(total, source), active_parameters=Figure(active, source),
+                 **more)  # fmt: skip
 
 
 UP_TO_2024 = (
     _dense(
-        "Llama 3.1 405B", "Meta", 2024, 405e9, LLAMA3_CARD,
-        _llama3("Llama 3.1 405B", 126, 16384, 128, 53248),
+        "Llama 3.1 405B", "Meta", 2024, 405e9, LLAMA3_CARD, _llama3(126, 16384, 128, 53248),
         tokens=Figure(15.6e12, "The Llama 3 herd, 2407.21783", note="the card says about 15T"),
         device_hours=Figure(30.84e6, LLAMA3_CARD),
         device="H100 SXM",
         context_tokens=Figure(131072, CONFIG),
         note="8,930 t of CO2 by the card",
     ),
-    _dense("Llama 3.1 70B", "Meta", 2024, 70.6e9, LLAMA3_CARD,
-           _llama3("Llama 3.1 70B", 80, 8192, 64, 28672),
+    _dense("Llama 3.1 70B", "Meta", 2024, 70.6e9, LLAMA3_CARD, _llama3(80, 8192, 64, 28672),
            device_hours=Figure(7.0e6, LLAMA3_CARD), device="H100 SXM"),
-    _dense("Llama 3.1 8B", "Meta", 2024, 8.03e9, LLAMA3_CARD,
-           _llama3("Llama 3.1 8B", 32, 4096, 32, 14336),
+    _dense("Llama 3.1 8B", "Meta", 2024, 8.03e9, LLAMA3_CARD, _llama3(32, 4096, 32, 14336),
            device_hours=Figure(1.46e6, LLAMA3_CARD), device="H100 SXM"),
-    _dense("Mistral 7B", "Mistral AI", 2023, 7.24e9, "Mistral 7B, 2310.06825, model card",
-           _read("Mistral 7B", MISTRAL)),
+    _dense("Mistral 7B", "Mistral AI", 2023, 7.24e9, "Mistral 7B, 2310.06825, model card", MISTRAL),
     _dense("DeepSeek 67B", "DeepSeek", 2023, 67.4e9, "DeepSeek LLM, 2401.02954",
-           _read("DeepSeek 67B", DEEPSEEK_67B), tokens=Figure(2e12, "DeepSeek LLM, 2401.02954")),
-    Model(
-        "Mixtral 8x7B", 2023, "Mistral AI", "moe",
-        _mixtral("Mixtral 8x7B", 32, 4096, 32, 14336, 32768), CONFIG,
-        total_parameters=Figure(46.7e9, "Mistral AI's announcement"),
-        active_parameters=Figure(12.9e9, "Mistral AI's announcement"),
-        context_tokens=Figure(32768, CONFIG),
-    ),
-    Model(
-        "Mixtral 8x22B", 2024, "Mistral AI", "moe",
-        _mixtral("Mixtral 8x22B", 56, 6144, 48, 16384, 65536), CONFIG,
-        total_parameters=Figure(141e9, "Mistral AI's announcement"),
-        active_parameters=Figure(39e9, "Mistral AI's announcement"),
-        context_tokens=Figure(65536, CONFIG),
-    ),
+           DEEPSEEK_67B, tokens=Figure(2e12, "DeepSeek LLM, 2401.02954")),
+    sparse("Mixtral 8x7B", 2023, "Mistral AI", _mixtral(32, 4096, 32, 14336, 32768), 46.7e9, 12.9e9,
+           MISTRAL_NEWS, context_tokens=Figure(32768, CONFIG)),
+    sparse("Mixtral 8x22B", 2024, "Mistral AI", _mixtral(56, 6144, 48, 16384, 65536), 141e9, 39e9,
+           MISTRAL_NEWS, context_tokens=Figure(65536, CONFIG)),
     Model(
         "Grok-1", 2024, "xAI", "moe", GROK, "run.py and model.py of xai-org/grok-1",
         total_parameters=Figure(314e9, "README of xai-org/grok-1"),
         context_tokens=Figure(8192, "run.py of xai-org/grok-1"),
         reason="the code's own sizes give 315.7B; no count behind the README's 314B is given",
     ),
+    sparse("DBRX", 2024, "Databricks", DBRX, 132e9, 36e9, "databricks/dbrx README",
+           tokens=Figure(12e12, "databricks/dbrx README")),
+    sparse("Phi-3.5-MoE", 2024, "Microsoft", PHI35, 41.9e9, 6.6e9, "model card",
+           tokens=Figure(4.9e12, "model card")),
+    sparse("Qwen1.5-MoE-A2.7B", 2024, "Alibaba", QWEN15, 14.3e9, 2.7e9, "model card",
+           context_tokens=Figure(8192, CONFIG)),
+    sparse("Qwen2-57B-A14B", 2024, "Alibaba", QWEN2_57B, 57.4e9, 14.2e9, "Qwen2, 2407.10671",
+           context_tokens=Figure(65536, "Qwen2, 2407.10671")),
+    sparse("OLMoE-1B-7B", 2024, "Ai2", OLMOE, 6.9e9, 1.3e9, OLMOE_REPORT, sizes=OLMOE_REPORT,
+           tokens=Figure(5.13e12, OLMOE_REPORT), device="H100 SXM",
+           context_tokens=Figure(4096, OLMOE_REPORT)),
+    sparse("DeepSeek-V2-Lite", 2024, "DeepSeek", V2_LITE, 15.7e9, 2.4e9, V2_REPORT,
+           sizes=f"{V2_REPORT}, appendix B", convention="ex_input_embedding",
+           tokens=Figure(5.7e12, V2_REPORT, "estimate", "not read again"), device="H800 SXM",
+           context_tokens=Figure(32768, "model card"),
+           reason="2.45B without the input table is printed as 2.4B"),
+    sparse("DeepSeek-V2", 2024, "DeepSeek", V2, 236e9, 21e9, V2_REPORT, sizes=V2_REPORT,
+           convention="ex_input_embedding", tokens=Figure(8.1e12, V2_REPORT),
+           device_hours=Figure(1.4e6, f"{V2_REPORT}: 172.8 thousand hours a trillion tokens"),
+           device="H800 SXM", context_tokens=Figure(131072, V2_REPORT)),
     Model(
-        "DBRX", 2024, "Databricks", "moe", _read("DBRX", DBRX), CONFIG,
-        total_parameters=Figure(132e9, "databricks/dbrx README"),
-        active_parameters=Figure(36e9, "databricks/dbrx README"),
-        tokens=Figure(12e12, "databricks/dbrx README"),
-    ),
-    Model(
-        "Phi-3.5-MoE", 2024, "Microsoft", "moe", _read("Phi-3.5-MoE", PHI35), CONFIG,
-        total_parameters=Figure(41.9e9, "model card"),
-        active_parameters=Figure(6.6e9, "model card"),
-        tokens=Figure(4.9e12, "model card"),
-    ),
-    Model(
-        "Qwen1.5-MoE-A2.7B", 2024, "Alibaba", "moe", _read("Qwen1.5-MoE-A2.7B", QWEN15), CONFIG,
-        total_parameters=Figure(14.3e9, "model card"),
-        active_parameters=Figure(2.7e9, "model card"),
-        context_tokens=Figure(8192, CONFIG),
-    ),
-    Model(
-        "Qwen2-57B-A14B", 2024, "Alibaba", "moe", _read("Qwen2-57B-A14B", QWEN2_57B), CONFIG,
-        total_parameters=Figure(57.4e9, "Qwen2, 2407.10671"),
-        active_parameters=Figure(14.2e9, "Qwen2, 2407.10671"),
-        context_tokens=Figure(65536, "Qwen2, 2407.10671"),
-    ),
-    Model(
-        "OLMoE-1B-7B", 2024, "Ai2", "moe", _read("OLMoE-1B-7B", OLMOE), "OLMoE, 2409.02060",
-        total_parameters=Figure(6.9e9, "OLMoE, 2409.02060"),
-        active_parameters=Figure(1.3e9, "OLMoE, 2409.02060"),
-        tokens=Figure(5.13e12, "OLMoE, 2409.02060"),
-        device="H100 SXM",
-        context_tokens=Figure(4096, "OLMoE, 2409.02060"),
-    ),
-    Model(
-        "DeepSeek-V2-Lite", 2024, "DeepSeek", "moe", _read("DeepSeek-V2-Lite", V2_LITE),
-        f"{V2_REPORT}, appendix B",
-        convention="ex_input_embedding",
-        total_parameters=Figure(15.7e9, V2_REPORT),
-        active_parameters=Figure(2.4e9, V2_REPORT),
-        tokens=Figure(5.7e12, V2_REPORT, "estimate", "not read again"),
-        device="H800 SXM",
-        context_tokens=Figure(32768, "model card"),
-        reason="2.45B without the input table is printed as 2.4B",
-    ),
-    Model(
-        "DeepSeek-V2", 2024, "DeepSeek", "moe", _read("DeepSeek-V2", V2), V2_REPORT,
-        convention="ex_input_embedding",
-        total_parameters=Figure(236e9, V2_REPORT),
-        active_parameters=Figure(21e9, V2_REPORT),
-        tokens=Figure(8.1e12, V2_REPORT),
-        device_hours=Figure(1.4e6, f"{V2_REPORT}: 172.8 thousand hours a trillion tokens"),
-        device="H800 SXM",
-        context_tokens=Figure(131072, V2_REPORT),
-    ),
-    Model(
-        "DeepSeek-V3 / R1", 2024, "DeepSeek", "moe", _read("DeepSeek-V3", V3), V3_REPORT,
+        "DeepSeek-V3 / R1", 2024, "DeepSeek", "moe",
+        Architecture.from_hf(V3, "DeepSeek-V3"), V3_REPORT,
         convention="ex_input_embedding",
         total_parameters=Figure(671e9, V3_REPORT),
         active_parameters=Figure(37e9, V3_REPORT,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moeviz.costs.known.catalogue import Figure, Model
-from moeviz.costs.known.models_2024 import CONFIG, MLA, V3
-from moeviz.costs.shape.architecture import Architecture
+from moeviz.costs.known.models_2024 import CONFIG, MLA, V3, sparse
 
 QWEN3_CARD = "Qwen3, 2505.09388, and model card"
 OSS_CARD = "gpt-oss model card, 2508.10925"
@@ -126,21 +127,10 @@ ULTRA = dict(
 )  # fmt: skip
 
 
-def _moe(
-    name: str, year: int, maker: str, config: dict, total: float, active: float, source: str, *,
-    context: float | None = None, sizes: str = CONFIG, **more,
-) -> Model:  # fmt: skip
-    return Model(
-        name, year, maker, "moe", Architecture.from_hf(config, name), sizes,
-        total_parameters=Figure(total, source),
-        active_parameters=Figure(active, source),
-        context_tokens=Figure(context or _context(config), CONFIG),
-        **more,
-    )  # fmt: skip
-
-
-def _context(config: dict) -> int:
-    return config.get("text_config", config)["max_position_embeddings"]
+def _moe(name: str, year: int, maker: str, config: dict, *figures: Any, **more: Any) -> Model:
+    context = config.get("text_config", config)["max_position_embeddings"]
+    return sparse(name, year, maker, config, *figures, context_tokens=Figure(context, CONFIG),
+                  **more)  # fmt: skip
 
 
 SINCE_2025 = (
