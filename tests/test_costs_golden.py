@@ -47,11 +47,6 @@ def test_llama_training_compute():
     assert six_n_d_flops(405.85e9, 15.6e12).total == pytest.approx(3.8e25, rel=0.005)
 
 
-def test_glam_active():
-    """GLaM: 96.6B; computed 96.604."""
-    assert active_parameters(arch("GLaM 64B/64E")).total / 1e9 == pytest.approx(96.604, abs=5e-4)
-
-
 @pytest.mark.parametrize(("name", "gib"), [("gpt-oss-120b", 60.768), ("gpt-oss-20b", 12.816)])
 def test_gpt_oss_checkpoints(name, gib):
     """Model card: 60.8 and 12.8 GiB, experts in MXFP4 and everything else in bf16."""
@@ -79,9 +74,8 @@ def test_v2_against_the_67b_as_deployed():
 
 
 def test_v2_ablations():
-    """DeepSeek-V2, table 9: 34.6K elements with latents, 110.6K with 16 heads in 27 layers."""
+    """DeepSeek-V2, table 9: 34.6K elements with latents."""
     assert kv_cache_bytes_per_token(V2).total / 2 == 34_560
-    assert 2 * 27 * 16 * 128 == 110_592
 
 
 # V3, Llama: Insights into DeepSeek-V3, 2505.09343, table 1.
@@ -202,14 +196,10 @@ def test_critical_batches():
 
 
 def test_bytes_of_one_copy():
-    """V3: 7,392 bytes out and 14,336 back; four nodes' worth 87 kB a layer, 5.0 MB over 58."""
+    """V3: 7,392 bytes out and 14,336 back."""
     sent = all_to_all(V3, tokens_per_device=1, nodes=8, devices_per_node=8)
     assert (sent.dispatch_bytes_per_copy, sent.combine_bytes_per_copy) == (7392, 14336)
     assert (FP8_DISPATCH_BITS, BF16_COMBINE_BITS) == (8.25, 16)
-    each = 7392 + 14336
-    assert 8 * each == pytest.approx(174e3, rel=0.002)
-    assert 4 * each == pytest.approx(87e3, rel=0.002)
-    assert 4 * each * 58 == pytest.approx(5.0e6, rel=0.01)
 
 
 def test_destinations():

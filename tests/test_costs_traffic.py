@@ -185,13 +185,6 @@ def test_hits_are_hypergeometric():
     assert hit_probability(12, 3, 4) == pytest.approx(seen, abs=0.01)
 
 
-def test_destinations_at_most():
-    free = destinations(256, 8, 16)
-    assert (free.at_most, free.remote_at_most) == (8, 7.5)
-    assert destinations(256, 8, 16, 4).at_most == 4
-    assert destinations(8, 2, 1).remote == 0
-
-
 # --- links ----------------------------------------------------------------------------------------
 
 
