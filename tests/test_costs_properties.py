@@ -25,39 +25,21 @@ from moeviz.costs.shape.positions import Positions
 from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
 
 few = settings(max_examples=40, deadline=None)
-SMALL = st.integers(1, 8)
-
-
-@st.composite
-def attentions(draw):
-    kv_heads = draw(st.integers(1, 4))
-    return Attention(
-        heads=kv_heads * draw(st.integers(1, 3)),
-        kv_heads=kv_heads,
-        head_dim=draw(SMALL),
-        qkv_bias=draw(st.booleans()),
-        out_bias=draw(st.booleans()),
-        qk_norm=draw(st.sampled_from(["none", "head", "width"])),
-        output_gate=draw(st.booleans()),
-        sinks=draw(st.booleans()),
-        window=draw(st.none() | st.integers(1, 40)),
-    )
-
-
-@st.composite
-def latents(draw):
-    sparse = draw(st.booleans())
-    return LatentAttention(
-        heads=draw(SMALL),
-        kv_rank=draw(SMALL),
-        nope_dim=draw(SMALL),
-        rope_dim=draw(SMALL),
-        value_dim=draw(SMALL),
-        q_rank=draw(st.none() | SMALL),
-        bias=draw(st.booleans()),
-        top_k=draw(SMALL) if sparse else None,
-        indexer=Indexer(draw(SMALL), draw(SMALL)) if sparse and draw(st.booleans()) else None,
-    )
+SMALL, FLAG = st.integers(1, 8), st.booleans()
+ATTENTIONS = st.builds(
+    lambda kv_heads, times, **rest: Attention(kv_heads * times, kv_heads, **rest),
+    st.integers(1, 4), st.integers(1, 3), head_dim=SMALL, qkv_bias=FLAG, out_bias=FLAG,
+    qk_norm=st.sampled_from(["none", "head", "width"]), output_gate=FLAG, sinks=FLAG,
+    window=st.none() | st.integers(1, 40),
+)  # fmt: skip
+SPARSE = st.none() | st.tuples(SMALL, st.none() | st.builds(Indexer, SMALL, SMALL))
+LATENTS = st.builds(
+    lambda sparse, **rest: LatentAttention(
+        **rest, top_k=sparse and sparse[0], indexer=sparse and sparse[1]
+    ),
+    SPARSE, heads=SMALL, kv_rank=SMALL, nope_dim=SMALL, rope_dim=SMALL, value_dim=SMALL,
+    q_rank=st.none() | SMALL, bias=FLAG,
+)  # fmt: skip
 
 
 @st.composite
@@ -67,11 +49,11 @@ def experts(draw):
         num_experts=num_experts,
         top_k=draw(st.integers(1, num_experts)),
         expert_width=draw(SMALL),
-        gated=draw(st.booleans()),
+        gated=draw(FLAG),
         shared_experts=shared,
         shared_width=shared * draw(SMALL),
-        expert_bias=draw(st.booleans()),
-        router_bias=draw(st.booleans()),
+        expert_bias=draw(FLAG),
+        router_bias=draw(FLAG),
         latent_width=draw(st.none() | SMALL),
     )
 
@@ -79,16 +61,16 @@ def experts(draw):
 @st.composite
 def architectures(draw):
     ffns = experts() | st.builds(FFN, SMALL, st.booleans(), st.booleans())
-    layers = st.builds(Layer, attentions() | latents(), ffns, st.integers(0, 4))
+    layers = st.builds(Layer, ATTENTIONS | LATENTS, ffns, st.integers(0, 4))
     return Architecture(
         "drawn",
         d_model=draw(SMALL),
         vocab=draw(st.integers(1, 50)),
         layers=tuple(draw(st.lists(layers, min_size=1, max_size=4))),
-        tied=draw(st.booleans()),
+        tied=draw(FLAG),
         norm_vectors=draw(st.integers(0, 2)),
         positions=draw(st.integers(0, 3)),
-        head_bias=draw(st.booleans()),
+        head_bias=draw(FLAG),
         streams=draw(st.sampled_from([1, 1, 4])),
     )
 
