@@ -253,13 +253,12 @@ def test_ink_reads_on_every_colour():
 
 def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
     assert [expert_colour(e) for e in range(8, 16)] == [expert_colour(e) for e in range(8)]
-    for make in (lambda e: load_bars(np.ones((1, e)), (0,)),):
-        for experts, hatched in ((8, 0), (9, 1), (40, 32)):
-            root = parse(make(experts))
-            fills = [r for r in root.iter(SVG + "rect") if r.get("fill") == "url(#mv-hatch)"]
-            assert len(fills) == hatched
-            assert (root.find(f"{SVG}defs/{SVG}pattern") is not None) == bool(hatched)
-            assert {str(e) for e in range(experts)} <= set(texts(root))
+    for experts, hatched in ((8, 0), (9, 1), (40, 32)):
+        root = parse(load_bars(np.ones((1, experts)), (0,)))
+        fills = [r for r in root.iter(SVG + "rect") if r.get("fill") == "url(#mv-hatch)"]
+        assert len(fills) == hatched
+        assert (root.find(f"{SVG}defs/{SVG}pattern") is not None) == bool(hatched)
+        assert {str(e) for e in range(experts)} <= set(texts(root))
     strip = make_trace(["a", "b", "c"], 40, 1)
     hatched = parse(token_strip(strip, 0)).findall(f".//{SVG}g/{SVG}rect")
     assert len(hatched) == int((strip.expert[:, 0, 0] >= 8).sum()) > 0

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
 from moeviz.pictures.costs.model_parts import size, sizes_of
-from moeviz.pictures.plot import heading, paragraph
+from moeviz.pictures.plot import area, heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on
 
 WIDTH, HEIGHT = 900.0, 456.0
@@ -106,11 +106,11 @@ def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
 
 def _bar(
     svg: Svg, x: float, y: float, width: float, name: str, value: float, share: float, kind: str,
-    factor: str,
+    factor: str = "", hatched: bool = False,
 ) -> None:  # fmt: skip
     svg.text(x, y, name)
     colour = COLOURS.get(kind, OTHER)
-    svg.rect(x, y + 5, max(width * share, 1.5), 18, colour)
+    area(svg, x, y + 5, max(width * share, 1.5), 18, colour, hatched=hatched)
     if not factor:  # the models' column: beyond the line of one GPU
         svg.text(WIDTH, y + 19, size(value), bold=True, anchor="end")
         return
@@ -128,12 +128,9 @@ def _models(svg: Svg, context: int, bits: int, batch: int) -> None:
     top = max(batch * value for _, value, _, _ in found)
     heading(svg, "Models as they are", "hatched: longer than the model was made for", left)
     for i, (name, value, kinds, reaches) in enumerate(found):
-        y = 62 + 44 * i
-        share = batch * value / top
-        kind = next((k for k in COLOURS if k in kinds), "")
-        _bar(svg, left, y, width, f"{name}: {kinds}", batch * value, share, kind, "")
-        if not reaches:
-            svg.hatch(left, y + 5, max(width * share, 1.5), 18, COLOURS.get(kind, OTHER))
+        total, kind = batch * value, next((k for k in COLOURS if k in kinds), "")
+        _bar(svg, left, 62 + 44 * i, width, f"{name}: {kinds}", total, total / top, kind,
+             hatched=not reaches)  # fmt: skip
     base = 62 + 44 * len(found)
     at = left + width * MEMORY / top
     if MEMORY <= top * 1.25:
