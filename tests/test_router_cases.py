@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from helpers.routers import normal
+from helpers.routers import build, context, normal
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig
 from moeviz.routing import Capacity, RouteContext, build_router, leaking_tokens
 from moeviz.routing.assignment import balanced_assignment
@@ -132,3 +132,16 @@ def test_renormalised_sigmoids_sum_to_one_however_small(level):
     assert out.plan.dense_weights().sum(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
     (out.plan.dense_weights() * normal(2, 4)).sum().backward()
     assert torch.isfinite(made.weight_ED.grad).all()
+
+
+def test_saturated_sigmoids_are_chosen_by_their_logits():
+    """sigmoid(20) and sigmoid(40) are both 1 in float32."""
+    made = build("token_choice", torch.tensor([[20.0, 40.0, 30.0]]), 1, score="sigmoid")
+    assert made(torch.eye(1), context(1)).plan.expert.tolist() == [1]
+
+
+def test_no_coin_is_tossed_for_a_first_choice():
+    """With four choices a first one may weigh less than a half."""
+    made = build("gshard", torch.zeros(200, 4), 4, capacity_factor=9.0)
+    plan = made(torch.eye(200), context(200, True)).plan
+    assert (plan.choice == 0).sum() == 200 and len(plan.token) < 700
