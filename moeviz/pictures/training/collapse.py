@@ -41,7 +41,8 @@ def collapse(
     if before is not None:
         before = replace(before, label=f"dashed: {before.label}")
     svg = Svg(WIDTH, HEIGHT, "Expert load over training", describe(run, layer))
-    svg.text(0, 16, note, fill=MUTED)
+    if note:
+        svg.text(0, 16, note, fill=MUTED)
     runs = [(run, _key(run, NOW))] if before is None else [
         (before, _key(before, BEFORE)), (run, _key(run, NOW)),
     ]  # fmt: skip
