@@ -146,6 +146,9 @@ class Svg:
         self, x: float, y: float, text: str, *, size: float = SMALLEST, fill: str = INK,
         anchor: str = "start", mono: bool = False, bold: bool = False, rotate: float = 0,
     ) -> None:  # fmt: skip
+        """Nothing where there are no words."""
+        if not text:
+            return
         turn = f' transform="rotate({number(rotate)} {number(x)} {number(y)})"' if rotate else ""
         style = _style(
             fill=fill,

@@ -41,8 +41,7 @@ def collapse(
     if before is not None:
         before = replace(before, label=f"dashed: {before.label}")
     svg = Svg(WIDTH, HEIGHT, "Expert load over training", describe(run, layer))
-    if note:
-        svg.text(0, 16, note, fill=MUTED)
+    svg.text(0, 16, note, fill=MUTED)
     runs = [(run, _key(run, NOW))] if before is None else [
         (before, _key(before, BEFORE)), (run, _key(run, NOW)),
     ]  # fmt: skip
