@@ -190,14 +190,22 @@ class SoftPlan:
 
     def by_place(self, values_T: Tensor) -> Tensor:
         """Values of tokens [T, ...] as values of places [G, S, ...], 0 at an empty place."""
-        shape = (*self.dispatch.shape[:2], *values_T.shape[1:])
+        groups, places = self.dispatch.shape[:2]
         if self.place is None:
-            return values_T.view(shape)
-        # Padding goes to one place more, which is cut off.
-        last = shape[0] * shape[1]
-        place_T = torch.where(self.place < 0, last, self.place)
-        values_C = values_T.new_zeros(last + 1, *shape[2:]).index_copy(0, place_T, values_T)
-        return values_C[:-1].view(shape)
+            return values_T.view(groups, places, *values_T.shape[1:])
+        return at_places(values_T, self.place, groups, places)
+
+
+def at_places(
+    values_T: Tensor, place_T: Tensor, groups: int, places: int, fill: float = 0.0
+) -> Tensor:
+    """Values of tokens [T, ...] where SoftPlan.place puts them [G, S, ...], `fill` elsewhere."""
+    # Padding goes to one place more, which is cut off.
+    last = groups * places
+    place_T = torch.where(place_T < 0, last, place_T)
+    values_C = values_T.new_full((last + 1, *values_T.shape[1:]), fill)
+    values_C = values_C.index_copy(0, place_T, values_T)
+    return values_C[:-1].view(groups, places, *values_T.shape[1:])
 
 
 def _like(mask_T: Tensor, values_T: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ from moeviz.ops import count
 from moeviz.routing.base import BaseRouter, check_finite, groups_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
-from moeviz.routing.plan import SoftPlan
+from moeviz.routing.plan import SoftPlan, at_places
 
 
 class SoftMoE(BaseRouter):
@@ -52,9 +51,9 @@ class SoftMoE(BaseRouter):
         )
         check_finite(similar_TEP.flatten(1))
         dispatch, place_T = by_group(similar_TEP, context.sequence)
-        plan = SoftPlan(dispatch, torch.empty(0), place_T)
         combine_TEP = similar_TEP.flatten(1).softmax(-1).view_as(similar_TEP)
-        plan = dataclasses.replace(plan, combine=plan.by_place(combine_TEP))
+        combine = at_places(combine_TEP, place_T, *dispatch.shape[:2])
+        plan = SoftPlan(dispatch, combine, place_T)
         return RouterOut.of(torch.logsumexp(similar_TEP, dim=-1), combine_TEP.sum(-1), plan)
 
     @classmethod
@@ -76,7 +75,7 @@ class SoftMoE(BaseRouter):
 def by_group(logits_TEP: Tensor, group_T: Tensor | None) -> tuple[Tensor, Tensor]:
     """A softmax over the tokens of each group, [G, S, E, P] with S the size of the largest one, and
     place int64 [T] of each token: nothing passes between groups."""
-    num_tokens, num_experts, slots = logits_TEP.shape
+    num_tokens = len(logits_TEP)
     group_T, num_groups = groups_of(group_T, num_tokens, logits_TEP.device)
     size_G = count(group_T, num_groups)
     largest = int(size_G.max())
@@ -85,9 +84,7 @@ def by_group(logits_TEP: Tensor, group_T: Tensor | None) -> tuple[Tensor, Tensor
     rows_T = torch.arange(num_tokens, device=group_T.device)
     number_T = rows_T - (size_G.cumsum(0) - size_G)[sorted_T]
     place_T = torch.empty_like(group_T).scatter_(0, order_T, sorted_T * largest + number_T)
-    places_CEP = logits_TEP.new_full((num_groups * largest, num_experts, slots), -torch.inf)
-    places_CEP = places_CEP.index_copy(0, place_T, logits_TEP)
-    return places_CEP.view(num_groups, largest, num_experts, slots).softmax(1), place_T
+    return at_places(logits_TEP, place_T, num_groups, largest, -torch.inf).softmax(1), place_T
 
 
 class MixtureOfTokens(BaseRouter):
