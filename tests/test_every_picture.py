@@ -106,10 +106,8 @@ def test_every_setting_of_the_hardware():
 
 
 def test_the_state_stands_on_the_root():
-    for draw in {draw.func: draw for draw in CASES.values()}.values():
-        if "state" in inspect.signature(draw.func).parameters:
-            picture = draw(state=STATE)
-            assert parse(picture).get("data-state") == STATE, draw.func
+    picture = CASES["strip"]().at(STATE)
+    assert parse(picture).get("data-state") == STATE and picture.at("later") == picture
 
 
 @pytest.mark.parametrize("room", ["strip", "recorded race by step", "dispatch, step 9", "send node 4 2 0"])  # noqa: E501  # fmt: skip

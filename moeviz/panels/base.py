@@ -92,14 +92,14 @@ class Panel(widgets.VBox):
         with self.sentence_last(), self.guarded():
             picture = self.draw()
             if picture is not None:
-                self.drawn = picture
-                self.picture.value = picture.svg
+                self.drawn = picture.at(self.state)
+                self.picture.value = self.drawn.svg
                 self._draw_table()
             self._show_state()
 
     def drawn_by(self, picture: Callable[..., Picture]) -> Picture:
         """The picture of all control values, and what it says in words."""
-        return self.shown(picture(**self.values, state=self.state))
+        return self.shown(picture(**self.values))
 
     def shown(self, picture: Picture) -> Picture:
         """A picture, and what it says in words."""

@@ -13,7 +13,7 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -47,6 +47,7 @@ CIVIDIS = (
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
 )  # fmt: skip
 SMALLEST = 12
+NO_STATE = 'data-state=""'
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Picture:
     summary: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
+
+    def at(self, state: str) -> Picture:
+        """The same with a panel's state on its root, for tests and exports; once is enough."""
+        root = f'data-state="{escape(state)}"'
+        return replace(self, svg=self.svg.replace(NO_STATE, root, 1))
 
 
 def expert_colour(expert: int) -> str:
@@ -203,14 +209,12 @@ class Svg:
             f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
         )
 
-    def picture(
-        self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], state: str = ""
-    ) -> Picture:
+    def picture(self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Picture:
         """The finished picture with its table twin."""
-        return Picture(self.close(state=state), self.description, columns, tuple(rows))
+        return Picture(self.close(), self.description, columns, tuple(rows))
 
-    def close(self, *, state: str = "") -> str:
-        """The finished string. state stands on the root as data-state, for tests and exports."""
+    def close(self) -> str:
+        """The finished string."""
         hatch = (
             '<defs><pattern id="mv-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
             'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
@@ -224,7 +228,7 @@ class Svg:
             f'width="{number(self.width)}" height="{number(self.height)}" '
             f'style="{ROOT_STYLE}max-width:100%;height:auto" role="img" '
             f'aria-label="{escape(self.title)}. {escape(self.description)}" '
-            f'data-state="{escape(state)}">'
+            f"{NO_STATE}>"
             f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
             f"{hatch}{''.join(self._marks)}</svg>"
         )

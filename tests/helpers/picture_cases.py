@@ -45,7 +45,6 @@ from moeviz.records.runs import Curve, Snapshot, load_snapshots
 from moeviz.routing import Capacity
 
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
-STATE = 'route_text?text=%3Cb%3E&a="<x>"'
 PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
 LONG = tuple(f"tok{i}" for i in range(120))
 

@@ -50,7 +50,7 @@ class Claims(Panel):
         claim = CLAIMS[self.controls["claim"].value]
         names = [a.name for a in claim.assumptions]
         assumed = {n: self.controls[s].value for s, n in zip(SLIDERS, names, strict=False)}
-        return self.shown(claims(claim.id, assumed, state=self.state))
+        return self.shown(claims(claim.id, assumed))
 
     def _offer(self) -> None:
         """Give the sliders the assumptions of the chosen claim; the rest go out of sight."""

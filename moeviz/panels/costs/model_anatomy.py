@@ -82,7 +82,7 @@ class ModelAnatomy(Panel):
     def draw(self) -> Picture | None:
         # One model beside itself is one model.
         models = [self._model(name) for name in dict.fromkeys(self._chosen())]
-        return self.shown(model_anatomy(models, state=self.state))
+        return self.shown(model_anatomy(models))
 
     def _model(self, name: str) -> Model | Architecture:
         return read_config(self.controls["config"].value) if name == YOURS else MODELS[name]

@@ -44,6 +44,4 @@ class ModelMap(Panel):
 
     def draw(self) -> Picture | None:
         model, until, counted = self.values.values()
-        return self.shown(
-            model_map(chosen=model, convention=counted, until=until, state=self.state)
-        )
+        return self.shown(model_map(chosen=model, convention=counted, until=until))

@@ -60,7 +60,6 @@ class TrainingCost(Panel):
             usd_per_hour=price,
             watts=watts,
             pue=pue,
-            state=self.state,
         )
         return self.shown(picture)
 

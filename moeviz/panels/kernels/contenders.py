@@ -77,7 +77,7 @@ class Contenders(TimedPanel):
     def draw(self) -> Picture | None:
         machine, title = self.controls["machine"].value, self.controls["case"].value
         case = self._by_machine[machine].get(title)
-        return self.shown(contenders(case, where=machine, state=self.state))
+        return self.shown(contenders(case, where=machine))
 
 
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -112,7 +112,7 @@ class Dispatch(Panel):
         if self._position is not None:
             trace = self._position[0]
         step = trace.step_at("tiles") - 1
-        self.drawn = dispatch(trace, step, note=_where(trace), state=self.state)
+        self.drawn = dispatch(trace, step, note=_where(trace)).at(self.state)
         try:
             return super()._repr_mimebundle_(**options)
         finally:
@@ -129,7 +129,7 @@ class Dispatch(Panel):
         if trace is None:
             return None
         step = self._step_for(trace)
-        return self.shown(dispatch(trace, step, note=_where(trace), state=self.state))
+        return self.shown(dispatch(trace, step, note=_where(trace)))
 
     def _step_for(self, trace: DispatchTrace) -> int:
         """The step to show, and the controls set to it: in another batch the learner stays at the

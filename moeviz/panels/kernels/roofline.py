@@ -45,9 +45,9 @@ class Roofline(TimedPanel):
         run = self._measured if name == HERE else self.recorded[name]
         tokens = self.controls["tokens"].value
         if run is None:
-            return self.shown(roofline(None, LAYER, tokens, state=self.state))
+            return self.shown(roofline(None, LAYER, tokens))
         layer = run.get("layer") or _layer_of(run["cases"])
-        return self.shown(roofline(run["device"], layer, tokens, _reached(run), state=self.state))
+        return self.shown(roofline(run["device"], layer, tokens, _reached(run)))
 
 
 def _layer_of(cases: list[dict[str, Any]]) -> dict[str, int]:

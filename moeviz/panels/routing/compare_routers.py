@@ -107,7 +107,7 @@ class CompareRouters(Panel):
         names = self.choice.chosen
         heading, note = self._heading(settings, source), self._note(settings, names)
         rules = [self.names[name].rule for name in names]
-        picture = compare(decisions, rules, heading=heading, note=note, state=self.state)
+        picture = compare(decisions, rules, heading=heading, note=note)
         self.say(f"{picture.summary} {note}".strip())
         return picture
 

@@ -53,7 +53,7 @@ class InsideLayer(Panel):
         layer = self._current()
         if layer is None:
             return None
-        return self.shown(anatomy(layer, self.controls["stage"].value, state=self.state))
+        return self.shown(anatomy(layer, self.controls["stage"].value))
 
     def _current(self) -> Anatomy | None:
         wanted = tuple(self.controls[name].value for name in ("text", "layer", "weighting"))

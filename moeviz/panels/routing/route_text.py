@@ -41,10 +41,10 @@ class RouteText(Panel):
             return None
         layer, view = self.controls["layer"].value, self.controls["view"].value
         if view == "text":
-            return self.shown(token_strip(trace, layer, state=self.state))
+            return self.shown(token_strip(trace, layer))
         if view == "probabilities":
-            return self.shown(routing_matrix(trace, layer, state=self.state))
-        return self.shown(load_bars(trace.load(), trace.layers, state=self.state))
+            return self.shown(routing_matrix(trace, layer))
+        return self.shown(load_bars(trace.load(), trace.layers))
 
     def _current_trace(self) -> Trace | None:
         text = self.controls["text"].value

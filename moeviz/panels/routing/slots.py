@@ -66,7 +66,7 @@ class Slots(Panel):
         decision = self._current()
         if decision is None:
             return None
-        return self.shown(slots(decision, state=self.state))
+        return self.shown(slots(decision))
 
     def _current(self) -> Decision | None:
         values = self.values

@@ -124,9 +124,8 @@ class Collapse(LivePanel):
             note += f" · timeline at {self.timeline.value} %"
         killed = tuple(self._killed) if self._is_live() else ()
         state = f"{self.state}&timeline={self.timeline.value}&step={run.step}"
-        return collapse(
-            run, self.controls["layer"].value, before=before, killed=killed, note=note, state=state
-        )
+        layer = self.controls["layer"].value
+        return collapse(run, layer, before=before, killed=killed, note=note).at(state)
 
     def _is_live(self) -> bool:
         return self._frame is not None and bool(self._frame.learners)

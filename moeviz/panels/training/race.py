@@ -61,7 +61,7 @@ class Race(LivePanel):
             learners = [s.at(axis, share * far) for s in learners]
             note += f" · timeline at {self.timeline.value} %"
         state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
-        return race(learners, axis, note=note, state=state)
+        return race(learners, axis, note=note).at(state)
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self._frame is not None and self._frame.learners:

@@ -49,7 +49,7 @@ def _saved(bits: int) -> float:
     return 100 * (1 - own / other)
 
 
-def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, state: str = "") -> Picture:
+def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
     """Left: V3's layers with another attention each, right: models as they are; bytes of `batch`
     sequences of that length, against the memory of one GPU."""
     steps = rungs(context, bits)
@@ -87,7 +87,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, state: str = "
         (name, f"{batch * value:,.0f}", "", f"{value / own[1]:.2f}", kind)
         for name, value, kind, _ in _found(context, bits)
     ]
-    return svg.picture(COLUMNS, rows, state)
+    return svg.picture(COLUMNS, rows)
 
 
 def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:

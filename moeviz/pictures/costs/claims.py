@@ -75,7 +75,7 @@ def amount(value: float | None, unit: str) -> str:
     return f"{words or count(value)} {unit}".strip()
 
 
-def claims(chosen: str, assumed: Mapping[str, float], *, state: str = "") -> Picture:
+def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     """The chosen claim under what is assumed, and the verdicts of all. ValueError as evaluate."""
     claim = CLAIMS[chosen]
     found = evaluate(claim, **assumed)
@@ -85,7 +85,7 @@ def claims(chosen: str, assumed: Mapping[str, float], *, state: str = "") -> Pic
     _claim(svg, found)
     _along(svg, found)
     _tally(svg, all_found, chosen)
-    return svg.picture(COLUMNS, _rows(all_found), state)
+    return svg.picture(COLUMNS, _rows(all_found))
 
 
 def _claim(svg: Svg, found: Evaluation) -> None:

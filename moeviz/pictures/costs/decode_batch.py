@@ -85,7 +85,6 @@ def _curve(
 
 def decode_batch(
     *, model_name: str, device_name: str, devices: int, plan: str, context: int, batch: int,
-    state: str = "",
 ) -> Picture:  # fmt: skip
     """Tokens a second of all sequences, the time of a step, and the experts touched, by batch."""
     sparse, dense = curves(model_name, device_name, devices, plan, context)
@@ -122,7 +121,7 @@ def decode_batch(
     _touched(svg, moe.num_experts, moe.top_k, batch)
     bounds = "Bounds, nothing measured: BF16 arithmetic, even routing, no traffic between devices."
     paragraph(svg, 0, HEIGHT - 26, (source_line(chip), bounds), fill=MUTED)
-    return svg.picture(COLUMNS, _table(sparse, dense, moe), state)
+    return svg.picture(COLUMNS, _table(sparse, dense, moe))
 
 
 def _summary(

@@ -66,7 +66,7 @@ def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float,
 
 def exchange(
     *, model_name: str, nodes: int, devices_per_node: int, tokens: int, copies: Copies,
-    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, state: str = "",
+    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0,
 ) -> Picture:  # fmt: skip
     """The matrix of bytes, dispatch and combine together, and what it adds up to.
 
@@ -103,7 +103,7 @@ def exchange(
     )  # fmt: skip
     _matrix(svg, found.traffic, nodes)
     _totals(svg, (plainest, *ways.values()), found)
-    return svg.picture(COLUMNS, _table(found.traffic), state)
+    return svg.picture(COLUMNS, _table(found.traffic))
 
 
 def _summary(name: str, found: Way, plainest: Way, layers: int) -> str:

@@ -26,7 +26,6 @@ COLUMNS = ("plan", "routed experts, GB", "other weights, GB", "cache, GB", "free
 
 def memory_fit(
     *, model_name: str, device_name: str, devices: int, plan: str, context: int, batch: int,
-    state: str = "",
 ) -> Picture:  # fmt: skip
     """A bar for each quantisation plan, the chosen one framed, against the memory line."""
     architecture = sizes_of(model_name)
@@ -46,7 +45,7 @@ def memory_fit(
     _head(svg, model_name, chip, devices, context, batch)
     _bars(svg, fits, plan)
     _foot(svg, chip, TOP + ROW * len(PLANS))
-    return svg.picture(COLUMNS, _table(fits), state)
+    return svg.picture(COLUMNS, _table(fits))
 
 
 def _summary(

@@ -68,7 +68,7 @@ def sheet(architecture: Architecture) -> Sheet:
     )
 
 
-def model_anatomy(shown: Sequence[Model | Architecture], *, state: str = "") -> Picture:
+def model_anatomy(shown: Sequence[Model | Architecture]) -> Picture:
     """One block for each: a bar of all parameters, hatched where a token does not go, a bar of what
     it meets, and the sheet. A bare Architecture is one that a learner pasted."""
     summary = " ".join(_sentence(item) for item in shown)
@@ -81,7 +81,7 @@ def model_anatomy(shown: Sequence[Model | Architecture], *, state: str = "") -> 
     for i, item in enumerate(shown):
         _block(svg, TOP + BLOCK * i, item)
         rows += _rows(item)
-    return svg.picture(COLUMNS, rows, state)
+    return svg.picture(COLUMNS, rows)
 
 
 def _architecture(item: Model | Architecture) -> Architecture:

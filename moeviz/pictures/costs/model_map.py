@@ -62,9 +62,7 @@ def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
     return found
 
 
-def model_map(
-    *, chosen: str = "", convention: Convention = "all", until: int = 2026, state: str = ""
-) -> Picture:
+def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 2026) -> Picture:
     """Log-log, with lines of equal sparsity; the chosen model is ringed and named first."""
     shown = points(convention, until)
     summary = _summary(shown, chosen)
@@ -86,7 +84,7 @@ def model_map(
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
         for p in sorted(shown, key=lambda p: (p.model.year, p.model.name))
     )  # fmt: skip
-    return svg.picture(COLUMNS, rows, state)
+    return svg.picture(COLUMNS, rows)
 
 
 def _summary(shown: Sequence[Point], chosen: str) -> str:

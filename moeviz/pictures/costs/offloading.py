@@ -81,9 +81,7 @@ def even_hit_rate(architecture: Architecture, chip: Device, plan: str) -> float:
     return min(max(room / experts, 0.0), 1.0)
 
 
-def offloading(
-    *, model_name: str, device_name: str, plan: str, link: str, hit: int, state: str = ""
-) -> Picture:
+def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: int) -> Picture:
     """A curve for each link, the chosen one with the band that measured systems reach. hit: the
     hit rate in per cent."""
     architecture = sparse_sizes_of(model_name)
@@ -103,7 +101,7 @@ def offloading(
     _plot(svg, architecture, chip, plan, link, rate, even)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
     paragraph(svg, 0, HEIGHT - 26, (source_line(chip), nominal), fill=MUTED)
-    return svg.picture(COLUMNS, _table(architecture, chip, chosen, plan), state)
+    return svg.picture(COLUMNS, _table(architecture, chip, chosen, plan))
 
 
 def _summary(

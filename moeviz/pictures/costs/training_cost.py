@@ -52,7 +52,7 @@ def bill_of(
 
 def training_cost(
     *, chosen: str, tokens: float, device: str, mfu: float, usd_per_hour: float, watts: float,
-    pue: float, state: str = "",
+    pue: float,
 ) -> Picture:  # fmt: skip
     """All models on the same tokens at the same price, split by where the FLOPs go; the chosen
     one's sum line by line, beside what was published of it."""
@@ -74,7 +74,7 @@ def training_cost(
     legend(svg, 0, 400, keys[:3], across=168)
     legend(svg, 0, 420, keys[3:], across=168)
     _sum(svg, chosen, own, tokens, usd_per_hour, watts, pue)
-    return svg.picture(COLUMNS, _rows(bills), state)
+    return svg.picture(COLUMNS, _rows(bills))
 
 
 def _key(part: str) -> Key:

@@ -19,14 +19,14 @@ SERIES = {
 COLUMNS = ("contender", *(f"{key.name}, ms: {q}" for key in SERIES.values() for q in QUARTILES))
 
 
-def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> Picture:
+def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
     """One case of a contest, as benchmarks and experiments.contest write it: a mark at the median,
     a bar over the quartiles, on a logarithmic scale. case None: nothing is measured yet."""
     if case is None:
         summary = f"Nothing is measured on {where} yet."
         svg = Svg(WIDTH, TOP, "Contenders", summary)
         heading(svg, summary, "Press Run: each contender takes its turn, round by round.")
-        return svg.picture(COLUMNS, (), state)
+        return svg.picture(COLUMNS, ())
     timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
     summary = _summary(timed)
@@ -51,7 +51,7 @@ def contenders(case: dict[str, Any] | None, *, where: str, state: str = "") -> P
     for i, (name, entry) in enumerate(left_out.items()):
         reason = entry.get("not_run") or entry.get("failed") or "not measured"
         svg.text(0, bottom + 56 + 18 * i, f"{name}: not run, {reason}"[:130], fill=MUTED)
-    return svg.picture(COLUMNS, _table(case), state)
+    return svg.picture(COLUMNS, _table(case))
 
 
 def _summary(timed: dict[str, Any]) -> str:

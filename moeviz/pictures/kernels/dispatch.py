@@ -34,7 +34,7 @@ FORMULAS = {
 }
 
 
-def dispatch(trace: DispatchTrace, step: int, *, note: str = "", state: str = "") -> Picture:
+def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     """The batch at one step (0 to trace.steps - 1): above, the assignments in token order and where
     their rows go; below, what the program of this step computes. note: where it was computed."""
     stage, program = trace.at(step)
@@ -49,7 +49,7 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "", state: str = ""
     lanes = _Lanes(trace)
     lanes.draw(svg, stage, program)
     DETAIL[stage](svg, trace, program)
-    return svg.picture(COLUMNS, _table(trace), state)
+    return svg.picture(COLUMNS, _table(trace))
 
 
 class _Lanes:

@@ -83,13 +83,9 @@ def works(tokens: int, layer: dict[str, int], size: int) -> tuple[Work, ...]:
 
 
 def roofline(
-    device: dict[str, Any] | None,
-    layer: dict[str, int],
-    tokens: int,
+    device: dict[str, Any] | None, layer: dict[str, int], tokens: int,
     reached: Sequence[Reached] = (),
-    *,
-    state: str = "",
-) -> Picture:
+) -> Picture:  # fmt: skip
     """device: name, dtype, copy_gb_per_s and matmul_tflops, as measured; None: not yet, then the
     kernels stand by their intensity alone."""
     size = BYTES.get((device or {}).get("dtype") or "float32", 4)
@@ -117,7 +113,7 @@ def roofline(
         _roofs(svg, x, y, peak, memory)
     taken = _reached(svg, x, y, reached)
     _parts(svg, x, y, parts, peak, memory, device is not None, taken)
-    return svg.picture(COLUMNS, _table(parts, device, reached), state)
+    return svg.picture(COLUMNS, _table(parts, device, reached))
 
 
 def _ceilings(device: dict[str, Any] | None) -> tuple[float, float]:

@@ -59,7 +59,6 @@ def expected_waste(num_rows: int, num_experts: int, block: int) -> float:
 
 def tile_waste(
     *, tokens: int, experts: int, top_k: int, skew: float, block: int, seed: int = 0,
-    state: str = "",
 ) -> Picture:  # fmt: skip
     """Padding against skew for each BLOCK_M, the chosen setting marked; beside it, the experts of
     one such batch with their padding."""
@@ -80,7 +79,7 @@ def tile_waste(
     rows = tuple(
         (skew, *(f"{curves[b, s]:.1%}" for b in range(len(BLOCKS)))) for s, skew in enumerate(SKEWS)
     )
-    return svg.picture(COLUMNS, rows, state)
+    return svg.picture(COLUMNS, rows)
 
 
 def _lines(

@@ -17,7 +17,7 @@ STYLES = (
 CHANGED, SAME = "#e69f00", "#dfe3e8"
 
 
-def by_place(shares: dict[str, np.ndarray], *, state: str = "") -> Picture:
+def by_place(shares: dict[str, np.ndarray]) -> Picture:
     """The share of assignments dropped along the batch, one line for each rule (drops_by_place)."""
     summary = _of_places(shares)
     svg = Svg(WIDTH, 290, "Where in the batch assignments are dropped", summary)
@@ -35,7 +35,7 @@ def by_place(shares: dict[str, np.ndarray], *, state: str = "") -> Picture:
         (f"{i + 1} of {bins}", *(f"{values[i]:.3f}" for values in shares.values()))
         for i in range(bins)
     )
-    return svg.picture(("part of the batch", *shares), rows, state)
+    return svg.picture(("part of the batch", *shares), rows)
 
 
 def _of_places(shares: dict[str, np.ndarray]) -> str:
@@ -52,7 +52,7 @@ def _of_places(shares: dict[str, np.ndarray]) -> str:
     )
 
 
-def changed(before: Decision, after: Decision, *, state: str = "") -> Picture:
+def changed(before: Decision, after: Decision) -> Picture:
     """The experts of each token before and after more text was put behind it: the tokens that both
     have in common at the start, then the new ones."""
     common = 0
@@ -97,7 +97,7 @@ def changed(before: Decision, after: Decision, *, state: str = "") -> Picture:
         (t, token, *labels[t], "yes" if t in differs else "")
         for t, token in enumerate(after.tokens)
     )
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)
 
 
 def _experts(decision: Decision, t: int) -> str:

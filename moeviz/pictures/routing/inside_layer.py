@@ -18,10 +18,10 @@ ROW, LINE = 22, 18
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
 
 
-def anatomy(layer: Anatomy, stage: str, *, state: str = "") -> Picture:
+def anatomy(layer: Anatomy, stage: str) -> Picture:
     """The named stage (one of STAGES) of a layer, with the real numbers of the first MAX_TOKENS
     tokens."""
-    return _DRAW[stage](layer, state)
+    return _DRAW[stage](layer)
 
 
 def _frame(layer: Anatomy, stage: str, formula: str, note: str, summary: str, rows: float) -> Svg:
@@ -52,7 +52,7 @@ def _shape_note(layer: Anatomy) -> str:
 
 
 def _matrix(
-    layer: Anatomy, stage: str, formula: str, summary: str, state: str, shown_TE: np.ndarray,
+    layer: Anatomy, stage: str, formula: str, summary: str, shown_TE: np.ndarray,
     heat_TE: np.ndarray, *, digits: int, muted_TE: np.ndarray | None = None,
     last_column: tuple[str, np.ndarray] | None = None,
 ) -> Picture:  # fmt: skip
@@ -79,21 +79,21 @@ def _matrix(
             svg.text(x, TOP + t * ROW + 16, f"{total_T[t]:.2f}", anchor="middle", bold=True)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
     rows = ((t, token, *(f"{v:.3f}" for v in shown_TE[t])) for t, token in enumerate(layer.tokens))
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)
 
 
-def _logits(layer: Anatomy, state: str) -> Picture:
+def _logits(layer: Anatomy) -> Picture:
     low, high = float(layer.logits.min()), float(layer.logits.max())
     heat = (layer.logits - low) / ((high - low) or 1.0)
     summary = (
         f"One score per token and expert: a row of x times the router, {low:.1f} to {high:.1f}."
     )
     return _matrix(
-        layer, "logits", "logits_TE = x_TD · W_ED^T", summary, state, layer.logits, heat, digits=1
+        layer, "logits", "logits_TE = x_TD · W_ED^T", summary, layer.logits, heat, digits=1
     )
 
 
-def _softmax(layer: Anatomy, state: str) -> Picture:
+def _softmax(layer: Anatomy) -> Picture:
     peak = float(layer.score.max())
     summary = (
         f"Scores become probabilities: every row sums to 1; the surest choice has {peak:.2f}, a "
@@ -101,12 +101,12 @@ def _softmax(layer: Anatomy, state: str) -> Picture:
     )
     total_T = layer.score.sum(1)
     return _matrix(
-        layer, "softmax", "score_TE = softmax(logits_TE)", summary, state, layer.score,
+        layer, "softmax", "score_TE = softmax(logits_TE)", summary, layer.score,
         layer.score / peak, digits=2, last_column=("row sum", total_T),
     )  # fmt: skip
 
 
-def _topk(layer: Anatomy, state: str) -> Picture:
+def _topk(layer: Anatomy) -> Picture:
     weight_TE = np.zeros_like(layer.score)
     np.put_along_axis(weight_TE, layer.expert.astype(np.int64), layer.weight, axis=1)
     chosen_TE = weight_TE > 0
@@ -122,12 +122,12 @@ def _topk(layer: Anatomy, state: str) -> Picture:
         f"Each token keeps its {layer.expert.shape[1]} best experts; their weights are {says}."
     )
     return _matrix(
-        layer, "top-k", formula, summary, state, shown_TE, shown_TE, digits=2,
+        layer, "top-k", formula, summary, shown_TE, shown_TE, digits=2,
         muted_TE=~chosen_TE, last_column=("weights", total_T),
     )  # fmt: skip
 
 
-def _dispatch(layer: Anatomy, state: str) -> Picture:
+def _dispatch(layer: Anatomy) -> Picture:
     num_tokens, rows = min(len(layer.tokens), MAX_TOKENS), _shown_rows(layer)
     load_E = np.diff(layer.offsets)
     busiest = int(load_E.argmax())
@@ -156,10 +156,10 @@ def _dispatch(layer: Anatomy, state: str) -> Picture:
             zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
         )
     )
-    return svg.picture(("row", "expert", "token", "weight"), table, state)
+    return svg.picture(("row", "expert", "token", "weight"), table)
 
 
-def _experts(layer: Anatomy, state: str) -> Picture:
+def _experts(layer: Anatomy) -> Picture:
     rows = _shown_rows(layer)
     output_ND = layer.row_output[rows]
     norm_N = np.linalg.norm(output_ND, axis=1)
@@ -183,10 +183,10 @@ def _experts(layer: Anatomy, state: str) -> Picture:
         svg.text(52, y + 14, shorten(token, 15), mono=True, size=13)
         svg.text(left + 512, y + 14, f"{norm_N[i]:.2f}")
         table.append((int(row), expert, token, f"{norm_N[i]:.3f}"))
-    return svg.picture(("row", "expert", "token", "length"), table, state)
+    return svg.picture(("row", "expert", "token", "length"), table)
 
 
-def _combine(layer: Anatomy, state: str) -> Picture:
+def _combine(layer: Anatomy) -> Picture:
     mixed_TD = np.zeros_like(layer.y)
     np.add.at(mixed_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
     difference = float(np.abs(mixed_TD - layer.y).max())
@@ -217,7 +217,7 @@ def _combine(layer: Anatomy, state: str) -> Picture:
         (t, token, recipes[t], f"{np.linalg.norm(layer.y[t]):.3f}")
         for t, token in enumerate(layer.tokens)
     )
-    return svg.picture(("#", "token", "sum of", "length"), table, state)
+    return svg.picture(("#", "token", "sum of", "length"), table)
 
 
 def _signed_heat(svg: Svg, x: float, width: float, height: float, values: np.ndarray) -> None:
@@ -230,6 +230,6 @@ def _shown_rows(layer: Anatomy) -> np.ndarray:
     return np.flatnonzero(layer.row_token < MAX_TOKENS)
 
 
-_DRAW: dict[str, Callable[[Anatomy, str], Picture]] = dict(
+_DRAW: dict[str, Callable[[Anatomy], Picture]] = dict(
     zip(STAGES, (_logits, _softmax, _topk, _dispatch, _experts, _combine), strict=True)
 )

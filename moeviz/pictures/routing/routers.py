@@ -27,7 +27,6 @@ NAMES = ("sees later tokens", "dropped", "no expert", "MaxVio (even: 0)")
 
 def compare(
     decisions: Sequence[Decision], rules: Sequence[str], *, heading: str, note: str = "",
-    state: str = "",
 ) -> Picture:  # fmt: skip
     """Routers side by side: what they are, how loaded their experts are, who takes which token.
     All decisions are of the same tokens and number of experts; rules: one short text for each."""
@@ -71,7 +70,7 @@ def compare(
     ]
     rows.append(("", "load", *(" ".join(map(str, d.load)) for d in decisions)))
     rows += [(t, token, *(column[t] for column in said)) for t, token in enumerate(tokens)]
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
@@ -197,7 +196,7 @@ def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
     svg.text(288, y, f"{violation} {floor:.2f}", fill=MUTED)
 
 
-def overview(decisions: Sequence[Decision], *, heading: str, state: str = "") -> Picture:
+def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
     """Every router's answers to the same questions, in one table; the busiest expert as a bar."""
     columns = (
         "router", *NAMES[:3], "experts a token", "learned numbers", "generates", "MaxVio"
@@ -224,7 +223,7 @@ def overview(decisions: Sequence[Decision], *, heading: str, state: str = "") ->
         if one.load.any():
             length = 56 * max_violation(one.load) / worst
             svg.rect(place[-1] + 38, y + 5, length, 12, "#56b4e9")
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)
 
 
 def _answers(one: Decision) -> tuple[str, ...]:

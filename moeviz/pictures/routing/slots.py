@@ -41,7 +41,7 @@ COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 Rows = list[tuple[int, int, int]]
 
 
-def slots(decision: Decision, *, state: str = "") -> Picture:
+def slots(decision: Decision) -> Picture:
     """A decision of experiments.slots: the buffers in order of placement, the drop rate beside its
     closed form, and the tokens with those that got no slot crossed out."""
     summary = _summary(decision)
@@ -53,7 +53,7 @@ def slots(decision: Decision, *, state: str = "") -> Picture:
     _buffers(svg, decision)
     _trade(svg, decision)
     batch_strip(svg, decision, boxes, bottom + 42)
-    return svg.picture(COLUMNS, _table(decision), state)
+    return svg.picture(COLUMNS, _table(decision))
 
 
 def drop_share(decision: Decision) -> float:

@@ -26,7 +26,7 @@ SHOWN_TOKENS = 128  # of a batch
 NO_SLOT, DROPPED = "#ffffff", "#d55e00"
 
 
-def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
+def token_strip(trace: Trace, layer: int) -> Picture:
     """The text, line by line. A token's colour and first number are its first expert; the second
     number its second choice. layer counts the trace's MoE layers from 0."""
     expert_TK, weight_TK = trace.expert[:, layer], trace.weight[:, layer]
@@ -66,7 +66,7 @@ def token_strip(trace: Trace, layer: int, *, state: str = "") -> Picture:
         (t, token, labels[t], " ".join(f"{w:.2f}" for w in weight_TK[t]))
         for t, token in enumerate(trace.tokens)
     )
-    return svg.picture(("#", "token", "experts", "weights"), rows, state)
+    return svg.picture(("#", "token", "experts", "weights"), rows)
 
 
 def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]], float]:
@@ -123,7 +123,7 @@ def batch_strip(
         svg.text(0, bottom, f"and {len(decision.tokens) - SHOWN_TOKENS} more tokens", fill=MUTED)
 
 
-def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48, state: str = "") -> Picture:
+def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48) -> Picture:
     """Tokens down, experts across: the router's probability as heat, the chosen ones ringed."""
     score_TE = trace.score[:max_tokens, layer]
     expert_TK = trace.expert[:max_tokens, layer]
@@ -156,10 +156,10 @@ def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48, state: str
     svg.text(right, top + 158, "1, 2: choices", fill=MUTED)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
     rows = ((t, trace.tokens[t], *(f"{p:.3f}" for p in score_TE[t])) for t in range(num_tokens))
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)
 
 
-def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], *, state: str = "") -> Picture:
+def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
     """Assignments each expert took, one row of bars per MoE layer, with the even share marked."""
     num_layers, num_experts = load_LE.shape
     left, top, plot, gap = 56.0, 40.0, 84.0, 54.0
@@ -190,4 +190,4 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], *, state: str = "") 
         svg.line(left, base, left + num_experts * width, base)
     columns = ("layer", *(f"expert {e}" for e in range(num_experts)))
     rows = ((layers[i], *(int(n) for n in load_LE[i])) for i in range(num_layers))
-    return svg.picture(columns, rows, state)
+    return svg.picture(columns, rows)

@@ -30,7 +30,6 @@ def collapse(
     before: Snapshot | None = None,
     killed: Sequence[tuple[int, int, int]] = (),
     note: str = "",
-    state: str = "",
 ) -> Picture:
     """A run's balance in one MoE layer, on its steps, beside that of the run before (dashed).
 
@@ -84,7 +83,7 @@ def collapse(
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
             _mark_killed(svg, step, expert, x.high)
     paragraph(svg, 0, 518, textwrap.wrap(svg.description, 125))
-    return svg.picture(*table([shown for shown, _ in reversed(runs)], layer), state)
+    return svg.picture(*table([shown for shown, _ in reversed(runs)], layer))
 
 
 def _key(run: Snapshot, style: tuple[str, str, str]) -> Key:

@@ -27,7 +27,7 @@ SMOOTH = 9
 HEAT_TOP = 3
 
 
-def race(learners: Sequence[Snapshot], axis: str, *, note: str = "", state: str = "") -> Picture:
+def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
     """Loss of each learner against step, flops or seconds; the vertical line marks the furthest
     point that all have reached, where they are compared. Load: the last MoE layer."""
     svg = Svg(WIDTH, HEIGHT, "Learners side by side", compare(learners, axis))
@@ -54,7 +54,7 @@ def race(learners: Sequence[Snapshot], axis: str, *, note: str = "", state: str 
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
         "training loss", "validation loss", "MaxVio", "effective experts",
     )  # fmt: skip
-    return svg.picture(columns, map(_row, learners), state)
+    return svg.picture(columns, map(_row, learners))
 
 
 def _key(i: int, name: str) -> Key:
