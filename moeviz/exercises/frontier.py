@@ -44,7 +44,7 @@ def _layer(answer: Any) -> str | None:
                       dice.choice((0, dice.randint(1, 99)))))  # fmt: skip
     for d_model, width, experts, top_k, shared in cases:
         moe = MoE(experts, top_k, width, shared_experts=int(shared > 0), shared_width=shared)
-        weights = moe.weights(d_model)
+        weights = [*moe.weights(d_model)]
         want = (sum(w.count for w in weights), sum(w.active for w in weights))
         given = answer(d_model, width, experts, top_k, shared)
         if not isinstance(given, tuple | list) or len(given) != 2 or not all(map(is_number, given)):

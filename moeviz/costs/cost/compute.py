@@ -6,6 +6,7 @@ of the input embedding. Attention is causal: a token at position i sees i keys, 
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 from moeviz.checks import check_number, check_whole
@@ -17,11 +18,10 @@ from moeviz.costs.shape.terms import Term, Total, single
 @lru_cache(maxsize=1024)
 def _flops(architecture: Architecture, positions: Positions, absorbed: bool) -> Total:
     architecture.decoder_only()
-    elements: dict[tuple[str, str], int] = {}
+    elements: Counter[tuple[str, str]] = Counter()
     for times, item in architecture.weights():
         if item.matmul and item.active:
-            key = (item.label, item.component)
-            elements[key] = elements.get(key, 0) + times * item.active
+            elements[item.label, item.component] += times * item.active
     terms = [
         Term(label, 2 * count, f"2 × {count:,} elements", component)
         for (label, component), count in elements.items()
@@ -34,7 +34,7 @@ def _products(architecture: Architecture, positions: Positions, absorbed: bool) 
     terms = []
     for times, mixer in architecture.mixers():
         each = mixer.score_flops(positions, absorbed)
-        state = any(part.state for part in mixer.cache(1))
+        state = any(part.state for part in mixer.caches())
         what = "updates of the state" if state else "products with keys and values"
         words = f"{times} layers × {each:,.0f}"
         terms.append(Term(f"{mixer.kind}: {what}", times * each, words, "attention"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from moeviz.checks import check_number, check_whole
@@ -124,11 +125,10 @@ def _step_bytes(
     context_tokens: int,
     distinct: float,
 ) -> Total:
-    elements: dict[tuple[str, bool], int] = {}
+    elements: Counter[tuple[str, bool]] = Counter()
     for times, item in architecture.weights():
         if item.component != "embedding" or architecture.tied:
-            key = (item.component, item.copies > 1)
-            elements[key] = elements.get(key, 0) + times * item.count
+            elements[item.component, item.copies > 1] += times * item.count
     terms = []
     for (component, routed), count in elements.items():
         bits = plan.format(component).bits
@@ -141,7 +141,7 @@ def _step_bytes(
         words += f" × {bits:.4g} bits / 8"
         terms.append(Term(label, count * share * bits / 8, words, component))
     for times, mixer in architecture.mixers():
-        read = mixer.cache_read(context_tokens)
+        read = sum(part.elements_read(context_tokens) for part in mixer.caches())
         value = batch * times * read * CACHE_BITS / 8
         words = f"{batch} sequences × {times} layers × {read:,.0f} elements × {CACHE_BITS} / 8"
         terms.append(Term(f"cache, {mixer.kind}", value, words))

@@ -42,10 +42,10 @@ def kv_cache_bytes(
     check_number("state_bits", state_bits, open_low=True)
     terms = []
     for times, mixer in architecture.mixers():
-        for part in mixer.cache(context_tokens):
-            size = state_bits if part.state else bits
-            words = f"{batch} sequences × {times} layers × {part.formula} × {size:g} bits / 8"
-            value = batch * times * part.elements * size / 8
+        for part in mixer.caches():
+            size, each = state_bits if part.state else bits, part.formula(context_tokens)
+            words = f"{batch} sequences × {times} layers × {each} × {size:g} bits / 8"
+            value = batch * times * part.width * part.entries(context_tokens) * size / 8
             terms.append(Term(f"{mixer.kind}: {part.label}", value, words, "attention"))
     return Total("bytes", tuple(terms))
 
@@ -59,7 +59,7 @@ def kv_cache_bytes_per_token(
     check_number("bits", bits, open_low=True)
     terms = []
     for times, mixer in architecture.mixers():
-        each = mixer.cache_growth(context_tokens)
+        each = sum(part.growth(context_tokens) for part in mixer.caches())
         words = f"{times} layers × {each:g} elements × {bits:g} bits / 8"
         terms.append(Term(mixer.kind, times * each * bits / 8, words, "attention"))
     return Total("bytes", tuple(terms))

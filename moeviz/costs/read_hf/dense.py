@@ -7,98 +7,83 @@ from typing import Any
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.parts import (
     SAID,
-    attentions,
     biased,
     decoder,
     dense,
     full_every,
-    uniform,
+    reader,
+    softmax,
     window_everywhere,
     windows_on_request,
 )
 from moeviz.costs.shape.feedforward import FFN
 
 PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
-KV_SAID = dict(needs_kv_heads=True)
+# Google's uploads of Gemma 3 leave these out and mean the class's own.
+GEMMA3 = dict(vocab_size=262_208, num_attention_heads=8, num_key_value_heads=4, head_dim=256)
 
 
 def dense_biased(f: Fields) -> FFN:
     return dense(f, bias=f.flag("mlp_bias", default=False))
 
 
-def seed_oss(f: Fields) -> dict[str, Any]:
-    mixers = attentions(
-        f,
-        qkv_bias=f.flag("attention_bias", default=True),
-        out_bias=f.flag("attention_out_bias", default=False),
-        **SAID,
-    )
-    return decoder(f, mixers, dense_biased(f))
-
-
-# Google's uploads of Gemma 3 leave these out and mean the class's own.
-GEMMA3 = dict(vocab_size=262_208, num_attention_heads=8, num_key_value_heads=4, head_dim=256)
+def seed_oss_biases(f: Fields) -> dict[str, Any]:
+    out = f.flag("attention_out_bias", default=False)
+    return dict(qkv_bias=f.flag("attention_bias", default=True), out_bias=out)
 
 
 def gemma3(f: Fields) -> dict[str, Any]:
     given = {name: value for name, value in f.config.items() if value is not None}
     f.config = {**GEMMA3, **given}
-    mixers = attentions(f, full_every(6, *PATTERN)(f), qk_norm="head", **biased(f))
-    return decoder(f, mixers, dense(f), tied=True, norms=4)
+    mixers = softmax(biased, full_every(6, *PATTERN), qk_norm="head")
+    return decoder(f, mixers(f), dense(f), tied=True, norms=4)
 
 
-def cohere(f: Fields) -> dict[str, Any]:
-    """Attention and FFN side by side behind one norm."""
+def cohere_norms(f: Fields) -> dict[str, Any]:
+    """Attention and FFN lie side by side behind one norm."""
     norm = "width" if f.flag("use_qk_norm", default=False) else "none"
-    mixers = attentions(f, qk_norm=norm, **biased(f))  # type: ignore[arg-type]
-    return decoder(f, mixers, dense(f), tied=True, norms=1)
+    return dict(qk_norm=norm, **biased(f))
 
 
-def starcoder2(f: Fields) -> dict[str, Any]:
-    biases = biased(f, True, "use_bias")
-    mixers = attentions(f, window_everywhere(f), needs_kv_heads=True, **biases)
-    ffn = dense(f, gated=False, bias=biases["out_bias"])
-    return decoder(f, mixers, ffn, tied=True, norm_vectors=2)
+def use_bias(f: Fields) -> dict[str, Any]:
+    return biased(f, True, "use_bias")
 
 
 def gpt2(f: Fields) -> dict[str, Any]:
     """GPT-2's shape; positions are learned."""
     ffn = FFN(f.whole("n_inner", default=4 * f.d_model), False, True)
-    rows = f.whole("n_positions")
-    return decoder(
-        f,
-        attentions(f, qkv_bias=True, out_bias=True),
-        ffn,
-        tied=True,
-        norm_vectors=2,
-        positions=rows,
-    )
+    mixers, rows = softmax(qkv_bias=True, out_bias=True), f.whole("n_positions")
+    return decoder(f, mixers(f), ffn, tied=True, norm_vectors=2, positions=rows)
 
 
-def gpt_neox(f: Fields) -> dict[str, Any]:
-    ffn = dense(f, gated=False, bias=True)
-    return decoder(f, attentions(f, **biased(f, True)), ffn, norm_vectors=2)
-
-
-LLAMA = uniform(dense_biased, biased)
+LLAMA = reader(dense_biased, softmax(biased))
 DENSE = {
-    "cohere": cohere,
-    "cohere2": uniform(dense, biased, full_every(4, *PATTERN), tied=True, norms=1),
-    "gemma": uniform(dense, biased, attention=SAID, tied=True),
-    "gemma2": uniform(dense, biased, full_every(2), attention=SAID, tied=True, norms=4),
+    "cohere": reader(dense, softmax(cohere_norms), tied=True, norms=1),
+    "cohere2": reader(dense, softmax(biased, full_every(4, *PATTERN)), tied=True, norms=1),
+    "gemma": reader(dense, softmax(biased, **SAID), tied=True),
+    "gemma2": reader(dense, softmax(biased, full_every(2), **SAID), tied=True, norms=4),
     "gemma3_text": gemma3,
     "gpt2": gpt2,
-    "gpt_neox": gpt_neox,
+    "gpt_neox": reader(
+        lambda f: dense(f, gated=False, bias=True),
+        softmax(lambda f: biased(f, True)),
+        norm_vectors=2,
+    ),
     "granite": LLAMA,
     "llama": LLAMA,
-    "mistral": uniform(dense, windows=window_everywhere, attention=KV_SAID),
-    "olmo": uniform(dense, biased, norm_vectors=0),
-    "olmo2": uniform(dense, biased, attention=dict(qk_norm="width")),
-    "olmo3": uniform(dense, biased, full_every(4), attention=dict(qk_norm="width")),
-    "phi3": uniform(dense, windows=window_everywhere),
-    "qwen2": uniform(dense, windows=windows_on_request, attention=dict(KV_SAID, qkv_bias=True)),
-    "qwen3": uniform(dense, biased, windows_on_request, attention=dict(SAID, qk_norm="head")),
-    "seed_oss": seed_oss,
-    "smollm3": uniform(dense_biased, biased, windows_on_request, tied=True),
-    "starcoder2": starcoder2,
+    "mistral": reader(dense, softmax(windows=window_everywhere, needs_kv_heads=True)),
+    "olmo": reader(dense, softmax(biased), norm_vectors=0),
+    "olmo2": reader(dense, softmax(biased, qk_norm="width")),
+    "olmo3": reader(dense, softmax(biased, full_every(4), qk_norm="width")),
+    "phi3": reader(dense, softmax(windows=window_everywhere)),
+    "qwen2": reader(dense, softmax(windows=windows_on_request, needs_kv_heads=True, qkv_bias=True)),
+    "qwen3": reader(dense, softmax(biased, windows_on_request, qk_norm="head", **SAID)),
+    "seed_oss": reader(dense_biased, softmax(seed_oss_biases, **SAID)),
+    "smollm3": reader(dense_biased, softmax(biased, windows_on_request), tied=True),
+    "starcoder2": reader(
+        lambda f: dense(f, gated=False, bias=use_bias(f)["out_bias"]),
+        softmax(use_bias, window_everywhere, needs_kv_heads=True),
+        tied=True,
+        norm_vectors=2,
+    ),
 }

@@ -97,23 +97,29 @@ class Fields:
             raise ValueError(f"{self.where}: {name} must be an object, got {value!r}.")
         return Fields(value, f"{self.where}, {name}")
 
-    def words(self, name: str, count: int, allowed: Mapping[str, str] | None = None) -> Any:
-        """A list of one word per layer, translated by `allowed`; None where it is absent."""
-        value = self.get(name, default=None)
+    def words(
+        self,
+        name: str,
+        allowed: Mapping[str, str] | None = None,
+        *,
+        count: int | None = None,
+        default: Any = None,
+    ) -> Any:
+        """A list of one word per layer, or of `count`, translated by `allowed`."""
+        value = self.get(name, default=default)
         if value is None:
             return None
+        count = count or self.num_layers
         if not isinstance(value, list | tuple) or len(value) != count:
             size = len(value) if isinstance(value, list | tuple) else value
             raise ValueError(f"{self.where}: {name} must have one entry for each of {count} "
                              f"layers, got {size!r}.")  # fmt: skip
-        if allowed is None:
-            return list(value)
-        for word in value:
+        for word in value if allowed is not None else ():
             if word not in allowed:
                 raise ValueError(
                     f"{self.where}: {name} must hold {', '.join(allowed)}, got {word!r}."
                 )
-        return [allowed[word] for word in value]
+        return [word if allowed is None else allowed[word] for word in value]
 
     def finish(self) -> None:
         """ValueError for a structural field that is set and that nobody has read."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from moeviz.costs.read_hf.fields import Fields
+from moeviz.costs.read_hf.fields import REQUIRED, Fields
 from moeviz.costs.read_hf.parts import (
     SAID,
     attentions,
     biased,
+    chosen,
     counts,
     decoder,
     dense,
@@ -36,7 +37,7 @@ def qwen3_next(f: Fields) -> dict[str, Any]:
     """Also Qwen3.5: three Gated DeltaNet layers, then one of gated attention."""
     every = f.whole("full_attention_interval", default=4)
     f.expect("attn_output_gate", True)
-    kinds = f.words("layer_types", f.num_layers, KIND)
+    kinds = f.words("layer_types", KIND)
     if kinds is None:
         kinds = ["linear" if (i + 1) % every else "full" for i in range(f.num_layers)]
     linear = gated_delta_net(
@@ -55,9 +56,7 @@ def qwen3_next(f: Fields) -> dict[str, Any]:
 
 def minimax(f: Fields) -> dict[str, Any]:
     """MiniMax-01: seven lightning layers, then one of softmax attention."""
-    kinds = f.words("layer_types", f.num_layers, KIND)
-    if kinds is None:
-        raise ValueError(f"{f.where}: layer_types is missing.")
+    kinds = f.words("layer_types", KIND, default=REQUIRED)
     moe = experts(f)
     f.expect("sliding_window", None)
     full = attentions(f, needs_kv_heads=True)[0]
@@ -77,29 +76,29 @@ def jamba(f: Fields) -> dict[str, Any]:
                 f"{f.where}: {name}_layer_offset must be below {name}_layer_period = {period}, "
                 f"got {offset}."
             )
-    rank = f.get("mamba_dt_rank", default="auto")
+    auto = f.config.get("mamba_dt_rank") in (None, "auto")
     linear = mamba(
         f.d_model,
         d_state=f.whole("mamba_d_state"),
         conv=f.whole("mamba_d_conv"),
         expand=f.whole("mamba_expand"),
-        dt_rank=math.ceil(f.d_model / 16) if rank == "auto" else rank,
+        dt_rank=math.ceil(f.d_model / 16) if auto else f.whole("mamba_dt_rank"),
         conv_bias=f.flag("mamba_conv_bias", default=True),
         proj_bias=f.flag("mamba_proj_bias", default=False),
     )
     moe, ffn = experts(f), dense(f)
     full = attentions(f, needs_kv_heads=True)[0]
-    (a_period, a_offset), (e_period, e_offset) = spans["attn"], spans["expert"]
-    kinds = ["full" if i % a_period == a_offset else "linear" for i in range(f.num_layers)]
-    ffns = [moe if i % e_period == e_offset else ffn for i in range(f.num_layers)]
-    return decoder(f, _mixed(kinds, full, linear), ffns)
+    turns = {
+        name: [i % period == offset for i in range(f.num_layers)]
+        for name, (period, offset) in spans.items()
+    }
+    mixers, ffns = chosen(turns["attn"], full, linear), chosen(turns["expert"], moe, ffn)
+    return decoder(f, mixers, ffns)
 
 
 def granitemoehybrid(f: Fields) -> dict[str, Any]:
     """Granite 4: Mamba-2 and attention; experts beside a shared FFN, or that FFN alone."""
-    kinds = f.words("layer_types", f.num_layers, KIND)
-    if kinds is None:
-        raise ValueError(f"{f.where}: layer_types is missing.")
+    kinds = f.words("layer_types", KIND, default=REQUIRED)
     heads = f.whole("mamba_n_heads")
     expand = f.whole("mamba_expand")
     inner = expand * f.d_model
@@ -147,7 +146,7 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
         kinds = [LETTERS[letter] for letter in pattern]
     else:
         name = "layers_block_type" if f.config.get("layers_block_type") else "layer_types"
-        kinds = f.words(name, len(blocks), BLOCKS)
+        kinds = f.words(name, BLOCKS, count=len(blocks))
     said = f.whole("num_hidden_layers", default=len(kinds))
     if said != len(kinds):
         raise ValueError(
@@ -200,7 +199,7 @@ def _nemotron_experts(f: Fields, bias: bool) -> MoE:
 
 
 def _mixed(kinds: list[str], full: Any, linear: Any) -> list[Any]:
-    return [full if kind == "full" else linear for kind in kinds]
+    return chosen((kind == "full" for kind in kinds), full, linear)
 
 
 HYBRID = {

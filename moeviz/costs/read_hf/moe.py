@@ -7,27 +7,29 @@ from typing import Any
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.parts import (
     SAID,
-    after_first,
     attentions,
     biased,
+    chosen,
     counts,
     decoder,
     deepseek_experts,
+    deepseek_layers,
     dense,
     experts,
     full_every,
     gated_shared_experts,
     latent,
     qwen_layers,
+    reader,
     same,
-    uniform,
+    softmax,
     window_everywhere,
     windows_by_type,
     windows_on_request,
 )
 from moeviz.costs.shape.compressed import CompressedAttention
 from moeviz.costs.shape.feedforward import FFN, MoE
-from moeviz.costs.shape.mixers import Indexer
+from moeviz.costs.shape.mixers import Indexer, LatentAttention
 
 INDEXED = {"indexed_attention": "indexed"}
 COMPRESSED = {
@@ -37,11 +39,6 @@ COMPRESSED = {
 }
 
 
-def gpt_oss(f: Fields) -> dict[str, Any]:
-    mixers = attentions(f, full_every(2)(f), sinks=True, **SAID, **biased(f, True))
-    return decoder(f, mixers, experts(f, router_bias=True, expert_bias=True))
-
-
 def phimoe(f: Fields) -> dict[str, Any]:
     moe = experts(f)
     mixers = attentions(f, window_everywhere(f), needs_kv_heads=True, **biased(f))
@@ -49,16 +46,15 @@ def phimoe(f: Fields) -> dict[str, Any]:
     return decoder(f, mixers, moe, norm_vectors=2, head_bias=head_bias)
 
 
-def granitemoe(f: Fields) -> dict[str, Any]:
+def granite_experts(f: Fields) -> MoE:
     """With shared experts (granitemoeshared) where shared_intermediate_size is above 0."""
     shared = f.whole("shared_intermediate_size", low=0, default=0)
-    moe = MoE(
+    return MoE(
         *counts(f),
         f.whole("intermediate_size"),
         shared_experts=int(bool(shared)),
         shared_width=shared,
     )
-    return decoder(f, attentions(f, **biased(f)), moe)
 
 
 def dbrx(f: Fields) -> dict[str, Any]:
@@ -70,29 +66,6 @@ def dbrx(f: Fields) -> dict[str, Any]:
     for part in (attention, ffn):
         part.finish()
     return decoder(f, attentions(f), moe)
-
-
-def qwen2_moe(f: Fields) -> dict[str, Any]:
-    moe = gated_shared_experts(f)
-    mixers = attentions(f, windows_on_request(f), qkv_bias=f.flag("qkv_bias", default=True))
-    return decoder(f, mixers, qwen_layers(f, moe))
-
-
-def qwen3_moe(f: Fields) -> dict[str, Any]:
-    f.expect("use_qk_norm", True)
-    f.expect("qkv_bias", False)
-    f.expect("shared_expert_intermediate_size", 0)
-    moe = MoE(*counts(f), f.whole("moe_intermediate_size"))
-    mixers = attentions(f, windows_on_request(f), qk_norm="head", needs_kv_heads=True, **biased(f))
-    return decoder(f, mixers, qwen_layers(f, moe))
-
-
-def minimax_m2(f: Fields) -> dict[str, Any]:
-    f.expect("use_qk_norm", True)
-    f.expect("shared_intermediate_size", 0)
-    moe = experts(f)
-    mixers = attentions(f, qk_norm="width", **SAID)
-    return decoder(f, mixers, moe)
 
 
 def ernie4_5_moe(f: Fields) -> dict[str, Any]:
@@ -112,63 +85,36 @@ def ernie4_5_moe(f: Fields) -> dict[str, Any]:
     last = f.whole("moe_layer_end_index", low=-1, default=-1)
     last = f.num_layers - 1 if last == -1 else last
     sparse = [first <= i <= last and (i + 1) % step == 0 for i in range(f.num_layers)]
-    ffn = dense(f, bias=bias)
     mixers = attentions(f, qkv_bias=bias, out_bias=bias)
-    ffns = [moe if flag else ffn for flag in sparse]
+    ffns = chosen(sparse, moe, dense(f, bias=bias))
     return decoder(f, mixers, ffns, tied=True, head_bias=bias)
 
 
-def glm4_moe(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f)
-    mixers = attentions(
-        f,
-        qkv_bias=f.flag("attention_bias", default=False),
-        qk_norm="head" if f.flag("use_qk_norm", default=False) else "none",
-        needs_kv_heads=True,
-    )
-    return decoder(f, mixers, after_first(f, moe))
+def glm4_norms(f: Fields) -> dict[str, Any]:
+    norm = "head" if f.flag("use_qk_norm", default=False) else "none"
+    return dict(qkv_bias=f.flag("attention_bias", default=False), qk_norm=norm)
 
 
-def dots1(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f)
+def dots1_windows(f: Fields) -> list[Any]:
     window = f.whole("sliding_window", default=None)
     first = f.whole("max_window_layers", low=0, default=f.num_layers)
-    windows = windows_by_type(f, lambda i: "sliding" if window and i >= first else "full")
-    mixers = attentions(f, windows, qk_norm="head", **biased(f))
-    return decoder(f, mixers, after_first(f, moe))
+    return windows_by_type(f, lambda i: "sliding" if window and i >= first else "full")
 
 
-def deepseek_v2(f: Fields) -> dict[str, Any]:
-    """mlp_bias: of the dense and the shared FFN, not of the routed experts."""
-    bias = f.flag("mlp_bias", default=False)
-    moe = deepseek_experts(f, shared_bias=bias)
-    return decoder(f, latent(f), after_first(f, moe, dense(f, bias=bias)))
+def indexed(f: Fields) -> list[LatentAttention]:
+    f.words("layer_types", INDEXED)
+    return latent(f, sparse=same(True, f))
 
 
-def deepseek_v3(f: Fields) -> dict[str, Any]:
-    """Also Kimi K2. The bias that balances the experts is a buffer, not a parameter."""
-    moe = deepseek_experts(f)
-    return decoder(f, latent(f), after_first(f, moe))
-
-
-def deepseek_v32(f: Fields) -> dict[str, Any]:
-    moe = deepseek_experts(f)
-    f.words("layer_types", f.num_layers, INDEXED)
-    mixers = latent(f, sparse=same(True, f))
-    return decoder(f, mixers, after_first(f, moe))
-
-
-def glm_moe_dsa(f: Fields) -> dict[str, Any]:
+def indexed_by_turns(f: Fields) -> list[LatentAttention]:
     """Layers of indexer type "shared" take over the choice of the last "full" one."""
-    own = f.words("indexer_types", f.num_layers, {"full": "full", "shared": "shared"})
+    own = f.words("indexer_types", {"full": "full", "shared": "shared"})
     every = f.whole("index_topk_freq", default=1)
     offset = f.whole("index_skip_topk_offset", low=0, default=2)
     if own is None:
         own = ["shared" if max(i - offset + 1, 0) % every else "full" for i in range(f.num_layers)]
-    f.words("layer_types", f.num_layers, INDEXED)
-    moe = deepseek_experts(f)
-    mixers = latent(f, sparse=[word == "full" for word in own])
-    return decoder(f, mixers, after_first(f, moe))
+    f.words("layer_types", INDEXED)
+    return latent(f, sparse=[word == "full" for word in own])
 
 
 def deepseek_v4(f: Fields) -> dict[str, Any]:
@@ -176,7 +122,7 @@ def deepseek_v4(f: Fields) -> dict[str, Any]:
     tokens an entry, a further one being the MTP layer's), a compressed past besides."""
     moe = deepseek_experts(f)
     f.ignore("num_key_value_heads", "qk_rope_head_dim", "qk_nope_head_dim")
-    f.words("mlp_layer_types", f.num_layers, {"moe": "moe", "hash_moe": "moe"})
+    f.words("mlp_layer_types", {"moe": "moe", "hash_moe": "moe"})
     sizes = dict(
         heads=f.heads,
         head_dim=f.whole("head_dim"),
@@ -193,7 +139,7 @@ def deepseek_v4(f: Fields) -> dict[str, Any]:
         "heavy": CompressedAttention(**sizes, every=128),
     }
     f.expect("compress_rates", dict(zip(list(COMPRESSED)[1:], (4, 128), strict=True)))
-    typed, ratios = f.words("layer_types", f.num_layers, COMPRESSED), _by_ratio(f)
+    typed, ratios = f.words("layer_types", COMPRESSED), _by_ratio(f)
     if typed and ratios and typed != ratios:
         raise ValueError(f"{f.where}: layer_types and compress_ratios contradict each other.")
     words = typed or ratios
@@ -224,11 +170,9 @@ def llama4(f: Fields) -> dict[str, Any]:
     named = f.get("moe_layers", default=None)
     if named is not None and any(i not in range(f.num_layers) for i in named):
         raise ValueError(f"{f.where}: moe_layers must lie in 0..{f.num_layers - 1}, got {named!r}.")
-    chosen = set(range(step - 1, f.num_layers, step) if named is None else named)
-    ffns: Any = moe
-    if len(chosen) < f.num_layers:
-        other = FFN(f.whole("intermediate_size_mlp"))
-        ffns = [moe if i in chosen else other for i in range(f.num_layers)]
+    sparse = set(range(step - 1, f.num_layers, step) if named is None else named)
+    other = FFN(f.whole("intermediate_size_mlp")) if len(sparse) < f.num_layers else moe
+    ffns = chosen((i in sparse for i in range(f.num_layers)), moe, other)
     f.ignore("intermediate_size_mlp", "use_qk_norm")  # its QK norm has no parameters
     every = f.whole("no_rope_layer_interval", default=4)
     windows = windows_by_type(f, lambda i: "chunked" if (i + 1) % every else "full")
@@ -236,25 +180,42 @@ def llama4(f: Fields) -> dict[str, Any]:
     return decoder(f, mixers, ffns)
 
 
+# Also Kimi K2. The bias that balances the experts is a buffer, not a parameter.
+DEEPSEEK_V3 = reader(deepseek_layers, latent)
+GRANITE = reader(granite_experts, softmax(biased))
 SPARSE = {
     "dbrx": dbrx,
-    "deepseek_v2": deepseek_v2,
-    "deepseek_v3": deepseek_v3,
-    "deepseek_v32": deepseek_v32,
+    "deepseek_v2": reader(lambda f: deepseek_layers(f, f.flag("mlp_bias", default=False)), latent),
+    "deepseek_v3": DEEPSEEK_V3,
+    "deepseek_v32": reader(deepseek_layers, indexed),
     "deepseek_v4": deepseek_v4,
-    "dots1": dots1,
+    "dots1": reader(deepseek_layers, softmax(biased, dots1_windows, qk_norm="head")),
     "ernie4_5_moe": ernie4_5_moe,
-    "glm4_moe": glm4_moe,
-    "glm_moe_dsa": glm_moe_dsa,
-    "gpt_oss": gpt_oss,
-    "granitemoe": granitemoe,
-    "granitemoeshared": granitemoe,
-    "kimi_k2": deepseek_v3,
+    "glm4_moe": reader(deepseek_layers, softmax(glm4_norms, needs_kv_heads=True)),
+    "glm_moe_dsa": reader(deepseek_layers, indexed_by_turns),
+    "gpt_oss": reader(
+        lambda f: experts(f, router_bias=True, expert_bias=True),
+        softmax(lambda f: biased(f, True), full_every(2), sinks=True, **SAID),
+    ),
+    "granitemoe": GRANITE,
+    "granitemoeshared": GRANITE,
+    "kimi_k2": DEEPSEEK_V3,
     "llama4_text": llama4,
-    "minimax_m2": minimax_m2,
-    "mixtral": uniform(experts, windows=window_everywhere, attention=dict(needs_kv_heads=True)),
-    "olmoe": uniform(experts, biased, attention=dict(qk_norm="width")),
+    "minimax_m2": reader(
+        experts,
+        softmax(qk_norm="width", **SAID),
+        expected=dict(use_qk_norm=True, shared_intermediate_size=0),
+    ),
+    "mixtral": reader(experts, softmax(windows=window_everywhere, needs_kv_heads=True)),
+    "olmoe": reader(experts, softmax(biased, qk_norm="width")),
     "phimoe": phimoe,
-    "qwen2_moe": qwen2_moe,
-    "qwen3_moe": qwen3_moe,
+    "qwen2_moe": reader(
+        lambda f: qwen_layers(f, gated_shared_experts(f)),
+        softmax(lambda f: dict(qkv_bias=f.flag("qkv_bias", default=True)), windows_on_request),
+    ),
+    "qwen3_moe": reader(
+        lambda f: qwen_layers(f, MoE(*counts(f), f.whole("moe_intermediate_size"))),
+        softmax(biased, windows_on_request, qk_norm="head", needs_kv_heads=True),
+        expected=dict(use_qk_norm=True, qkv_bias=False, shared_expert_intermediate_size=0),
+    ),
 }

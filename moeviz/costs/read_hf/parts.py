@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from moeviz.costs.read_hf.fields import REQUIRED, Fields
@@ -10,6 +10,7 @@ from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention, QkNorm
 
+Reader = Callable[[Fields], dict[str, Any]]
 Window = tuple[int | None, bool]  # keys at most, whether chunked
 # The type's own default is another model's number: the config must say it.
 SAID: dict[str, Any] = dict(needs_kv_heads=True, needs_head_dim=True)
@@ -44,21 +45,20 @@ def same(part: Any, f: Fields) -> list[Any]:
     return [part] * f.num_layers
 
 
-def uniform(
-    ffn: Callable[[Fields], FFN | MoE],
-    biases: Callable[[Fields], dict[str, Any]] = lambda f: {},
-    windows: Callable[[Fields], list[Window]] | None = None,
+def reader(
+    ffns: Callable[[Fields], Any],
+    mixers: Callable[[Fields], list[Any]],
     *,
-    attention: Mapping[str, Any] | None = None,
+    expected: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Callable[[Fields], dict[str, Any]]:
-    """A reader of a type that has softmax attention and the same kind of FFN in every layer;
-    attention: more arguments of `attentions`, options: of `decoder`."""
+) -> Reader:
+    """A reader of a type: how its FFNs and its mixers are read, the fields that it has in one way
+    only, and more arguments of `decoder`."""
 
     def read(f: Fields) -> dict[str, Any]:
-        each = windows(f) if windows else None
-        mixers = attentions(f, each, **biases(f), **(attention or {}))
-        return decoder(f, mixers, ffn(f), **options)
+        for name, value in (expected or {}).items():
+            f.expect(name, value)
+        return decoder(f, mixers(f), ffns(f), **options)
 
     return read
 
@@ -103,6 +103,20 @@ def attentions(
     ]
 
 
+def softmax(
+    read: Callable[[Fields], dict[str, Any]] | None = None,
+    windows: Callable[[Fields], list[Window]] | None = None,
+    **options: Any,
+) -> Callable[[Fields], list[Attention]]:
+    """How softmax attention is read: `read` gives the arguments of `attentions` that the config
+    says, `options` those that the type has."""
+
+    def mixers(f: Fields) -> list[Attention]:
+        return attentions(f, windows and windows(f), **(read(f) if read else {}), **options)
+
+    return mixers
+
+
 def biased(f: Fields, default: bool = False, name: str = "attention_bias") -> dict[str, Any]:
     """One flag for the biases of all four projections."""
     flag = f.flag(name, default=default)
@@ -116,7 +130,7 @@ def window_everywhere(f: Fields) -> list[Window]:
 
 def windows_by_type(f: Fields, default: Callable[[int], str]) -> list[Window]:
     """By layer_types, or by the type's own pattern."""
-    spans = f.words("layer_types", f.num_layers, SPAN)
+    spans = f.words("layer_types", SPAN)
     if spans is None:
         spans = [default(i) for i in range(f.num_layers)]
     window = chunk = None
@@ -231,14 +245,15 @@ def deepseek_experts(f: Fields, **options: Any) -> MoE:
     )
 
 
-def after_first(f: Fields, moe: MoE, dense_ffn: FFN | None = None) -> list[FFN | MoE]:
+def deepseek_layers(f: Fields, bias: bool = False) -> list[FFN | MoE]:
     """DeepSeek's layers: the first first_k_dense_replace dense, then every moe_layer_freq-th MoE;
-    or as mlp_layer_types says."""
-    named = f.words("mlp_layer_types", f.num_layers, {"dense": "dense", "sparse": "moe"})
+    or as mlp_layer_types says. bias: of the dense and the shared FFN, not of the routed experts."""
+    moe = deepseek_experts(f, shared_bias=bias)
+    named = f.words("mlp_layer_types", {"dense": "dense", "sparse": "moe"})
     first = f.whole("first_k_dense_replace", low=0, default=None)
     every = f.get("moe_layer_freq", default=1)
     if isinstance(every, list | tuple):
-        sparse = [bool(v) for v in f.words("moe_layer_freq", f.num_layers)]
+        sparse = [bool(v) for v in f.words("moe_layer_freq")]
         if any(sparse[: first or 0]):
             raise ValueError(
                 f"{f.where}: moe_layer_freq and first_k_dense_replace contradict each other."
@@ -254,8 +269,12 @@ def after_first(f: Fields, moe: MoE, dense_ffn: FFN | None = None) -> list[FFN |
         sparse = [word == "moe" for word in named]
     elif first is None:
         raise ValueError(f"{f.where}: first_k_dense_replace is missing.")
-    other = dense_ffn or dense(f)
-    return [moe if flag else other for flag in sparse]
+    return chosen(sparse, moe, dense(f, bias=bias))
+
+
+def chosen(flags: Iterable[bool], part: Any, other: Any) -> list[Any]:
+    """One part where the flag of a layer is set, the other elsewhere."""
+    return [part if flag else other for flag in flags]
 
 
 def qwen_layers(f: Fields, moe: MoE) -> list[FFN | MoE]:
@@ -268,4 +287,4 @@ def qwen_layers(f: Fields, moe: MoE) -> list[FFN | MoE]:
         )
     sparse = [i not in only and (i + 1) % step == 0 for i in range(f.num_layers)]
     other = moe if all(sparse) else dense(f)
-    return [moe if flag else other for flag in sparse]
+    return chosen(sparse, moe, other)

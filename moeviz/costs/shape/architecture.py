@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from moeviz.costs.read_hf.read import read_hf
 from moeviz.costs.shape.feedforward import FFN, MoE
-from moeviz.costs.shape.layers import Layer
-from moeviz.costs.shape.mixers import Mixer
+from moeviz.costs.shape.layers import Layer, Mixer
 from moeviz.costs.shape.sizes import check_sizes
 from moeviz.costs.shape.terms import Weight, vector, weight
 
@@ -43,7 +43,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_sizes(self, zero=("norm_vectors", "positions", "relative_buckets"))
-        if not self.layers or not all(isinstance(v, Layer) for v in (*self.layers, *self.encoder)):
+        if not self.layers or not all(isinstance(v, Layer) for v in self.all_layers):
             raise ValueError("layers must be a non-empty tuple of Layer.")
         crossed = [layer.cross is not None for layer in self.layers]
         if any(crossed) != bool(self.encoder) or any(v.cross is not None for v in self.encoder):
@@ -62,10 +62,14 @@ class Architecture:
         return cls(**read_hf(config, name))
 
     @property
+    def all_layers(self) -> tuple[Layer, ...]:
+        """The encoder's, then the decoder's."""
+        return (*self.encoder, *self.layers)
+
+    @property
     def moe_layers(self) -> tuple[int, ...]:
         """Numbers of the layers that have experts, the encoder's first."""
-        layers = (*self.encoder, *self.layers)
-        return tuple(i for i, layer in enumerate(layers) if isinstance(layer.ffn, MoE))
+        return tuple(i for i, v in enumerate(self.all_layers) if isinstance(v.ffn, MoE))
 
     @property
     def is_moe(self) -> bool:
@@ -74,21 +78,17 @@ class Architecture:
     @property
     def moe(self) -> MoE:
         """The experts of the MoE layers; ValueError for a dense model and where layers differ."""
-        layers = (*self.encoder, *self.layers)
-        kinds = {layer.ffn for layer in layers if isinstance(layer.ffn, MoE)}
+        kinds = {layer.ffn for layer in self.all_layers if isinstance(layer.ffn, MoE)}
         if len(kinds) != 1:
             what = "has no experts" if not kinds else "has MoE layers of several shapes"
             raise ValueError(f"{self.name} {what}; this needs one shape of expert layer.")
-        return next(iter(kinds))
+        return kinds.pop()
 
-    def mixers(self) -> tuple[tuple[int, Mixer], ...]:
+    def mixers(self) -> list[tuple[int, Mixer]]:
         """(times, mixer) of the decoder, equal ones together; ValueError with an encoder."""
         self.decoder_only()
-        times: dict[Mixer, int] = {}
-        for layer in self.layers:
-            if layer.mixer is not None:
-                times[layer.mixer] = times.get(layer.mixer, 0) + 1
-        return tuple((count, mixer) for mixer, count in times.items())
+        times = Counter(layer.mixer for layer in self.layers if layer.mixer is not None)
+        return [(count, mixer) for mixer, count in times.items()]
 
     def decoder_only(self) -> None:
         """ValueError for an encoder-decoder, whose tokens do not all meet the same layers."""
@@ -98,41 +98,35 @@ class Architecture:
                 "decoder tokens, which is not counted here."
             )
 
-    def weights(self) -> tuple[tuple[int, Weight], ...]:
+    def weights(self) -> Iterator[tuple[int, Weight]]:
         """(times, weight) of everything, layer by layer kind."""
         d, vocab = ("d_model", self.d_model), ("vocab", self.vocab)
-        table = vector("embedding", "token embedding", vocab, d)
         if self.tied:
-            table = weight("embedding", "token embedding, also the head", vocab, d)
-        found = [(1, table)]
+            yield 1, weight("embedding", "token embedding, also the head", vocab, d)
+        else:
+            yield 1, vector("embedding", "token embedding", vocab, d)
         if self.positions:
-            rows = ("positions", self.positions)
-            found.append((1, vector("embedding", "position embedding", rows, d)))
-        kinds: dict[Layer, int] = {}
-        for layer in (*self.encoder, *self.layers):
-            kinds[layer] = kinds.get(layer, 0) + 1
-        for layer, times in kinds.items():
-            found += [(times, item) for item in layer.weights(self.d_model, self.streams)]
+            yield 1, vector("embedding", "position embedding", ("positions", self.positions), d)
+        norm = (d,) if self.norm_vectors == 1 else (("", self.norm_vectors), d)
+        for layer, times in Counter(self.all_layers).items():
+            for item in layer.weights(self.d_model, self.streams):
+                yield times, item
             if layer.norms and self.norm_vectors:
-                norms = ("norms", layer.norms)
-                item = vector("norms", "layer norms", norms, *_norm(self.norm_vectors, d))
-                found.append((times, item))
+                yield times, vector("norms", "layer norms", ("norms", layer.norms), *norm)
         stacks = 2 if self.encoder else 1
         if self.final_norm and self.norm_vectors:
-            found.append((stacks, vector("norms", "final norm", *_norm(self.norm_vectors, d))))
+            yield stacks, vector("norms", "final norm", *norm)
         if self.relative_buckets:
-            heads = ("heads", self.layers[0].heads)
-            buckets = ("buckets", self.relative_buckets)
-            found.append((stacks, vector("attention", "relative position bias", buckets, heads)))
+            table = ("buckets", self.relative_buckets), ("heads", self.layers[0].heads)
+            yield stacks, vector("attention", "relative position bias", *table)
         if self.streams > 1:
             streams = ("streams", self.streams)
-            found.append((1, weight("residual", "joining the streams", streams, streams, d)))
-            found.append((1, vector("residual", "joining, base and scale", ("", self.streams + 1))))
+            yield 1, weight("residual", "joining the streams", streams, streams, d)
+            yield 1, vector("residual", "joining, base and scale", ("", self.streams + 1))
         if not self.tied:
-            found.append((1, weight("head", "head", vocab, d)))
+            yield 1, weight("head", "head", vocab, d)
         if self.head_bias:
-            found.append((1, vector("biases", "head bias", vocab)))
-        return tuple(found)
+            yield 1, vector("biases", "head bias", vocab)
 
     def dense_twin(self) -> Architecture:
         """The dense model of the same compute per token: each MoE layer an FFN as wide as the
@@ -146,10 +140,6 @@ class Architecture:
             layers=tuple(_dense(layer) for layer in self.layers),
             encoder=tuple(_dense(layer) for layer in self.encoder),
         )
-
-
-def _norm(vectors: int, d: tuple[str, int]) -> tuple[tuple[str, int], ...]:
-    return (d,) if vectors == 1 else (("", vectors), d)
 
 
 def _dense(layer: Layer) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moeviz.costs.shape.sizes import check_sizes
@@ -19,7 +20,7 @@ class FFN:
     def __post_init__(self) -> None:
         check_sizes(self)
 
-    def weights(self, d_model: int) -> tuple[Weight, ...]:
+    def weights(self, d_model: int) -> Iterator[Weight]:
         return _ffn("dense_ffn", "dense FFN", d_model, self.width, self.gated, self.bias)
 
 
@@ -87,53 +88,41 @@ class MoE:
         """One routed expert, its biases included."""
         return sum(item.size for item in self._expert(d_model))
 
-    def weights(self, d_model: int) -> tuple[Weight, ...]:
+    def weights(self, d_model: int) -> Iterator[Weight]:
         d, experts = ("d_model", d_model), ("experts", self.num_experts)
-        found = list(self._expert(d_model))
+        yield from self._expert(d_model)
         if self.router_matrices:
             many = [("", self.router_matrices)] if self.router_matrices > 1 else []
-            found.append(weight("router", "router", *many, d, experts))
-        for flag, label in ((self.router_bias, "router bias"), (self.score_bias, "balance bias")):
-            if flag:
-                found.append(vector("biases", label, experts))
+            yield weight("router", "router", *many, d, experts)
+        if self.router_bias:
+            yield vector("biases", "router bias", experts)
+        if self.score_bias:
+            yield vector("biases", "balance bias", experts)
         if self.latent_width is not None:
             latent = ("latent", self.latent_width)
-            found.append(
-                weight("shared_experts", "to the latent width and back", ("", 2), d, latent)
-            )
+            yield weight("shared_experts", "to the latent width and back", ("", 2), d, latent)
             if self.shared_bias:
-                found.append(vector("biases", "latent bias, down", latent))
-                found.append(vector("biases", "latent bias, up", d))
+                yield vector("biases", "latent bias, down", latent)
+                yield vector("biases", "latent bias, up", d)
         if self.shared_width:
-            found += _ffn(
-                "shared_experts", "shared experts", d_model, self.shared_width, self.gated,
-                self.shared_bias,
-            )  # fmt: skip
+            yield from _ffn("shared_experts", "shared experts", d_model, self.shared_width,
+                            self.gated, self.shared_bias)  # fmt: skip
         if self.shared_gates:
-            found.append(weight("router", "shared gate", ("", self.shared_gates), d))
-        return tuple(found)
+            yield weight("router", "shared gate", ("", self.shared_gates), d)
 
-    def _expert(self, d_model: int) -> tuple[Weight, ...]:
-        return _ffn(
-            "routed_experts",
-            "routed experts",
-            self.latent_width or d_model,
-            self.expert_width,
-            self.gated,
-            self.expert_bias,
-            copies=self.num_experts,
-            used=self.top_k,
-        )
+    def _expert(self, d_model: int) -> Iterator[Weight]:
+        width = self.latent_width or d_model
+        return _ffn("routed_experts", "routed experts", width, self.expert_width, self.gated,
+                    self.expert_bias, copies=self.num_experts, used=self.top_k)  # fmt: skip
 
 
 def _ffn(
     component: str, label: str, width: int, hidden: int, gated: bool, bias: bool, **copies: int
-) -> tuple[Weight, ...]:
+) -> Iterator[Weight]:
     """The matrices of an FFN, and its biases where it has them."""
     matrices = ("matrices", 3 if gated else 2)
-    found = [weight(component, label, matrices, ("d_model", width), ("width", hidden), **copies)]
+    yield weight(component, label, matrices, ("d_model", width), ("width", hidden), **copies)
     if bias:
         into = [("", 2)] if gated else []
-        found.append(vector("biases", f"{label}, bias in", *into, ("width", hidden), **copies))
-        found.append(vector("biases", f"{label}, bias out", ("d_model", width), **copies))
-    return tuple(found)
+        yield vector("biases", f"{label}, bias in", *into, ("width", hidden), **copies)
+        yield vector("biases", f"{label}, bias out", ("d_model", width), **copies)

@@ -7,8 +7,9 @@ compressed attention: the modules of DeepSeek-V4 in transformers 5.23.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from moeviz.checks import check_choice, check_whole
 from moeviz.costs.shape.positions import Positions
@@ -19,35 +20,41 @@ QkNorm = Literal["none", "head", "width"]
 
 
 @dataclass(frozen=True)
-class CachePart:
-    """What one layer keeps of a sequence: elements; state: whether it is a recurrent state, of a
-    size that no token adds to and usually kept in float32."""
+class Cache:
+    """What one layer keeps of a sequence: an entry of `width` elements for every `every` tokens, at
+    most `kept` of them, of which a decoded token reads at most `read`; words: the width, multiplied
+    out. state: a recurrent state instead, of `width` elements at any length, usually in float32."""
 
     label: str
-    elements: float
-    formula: str
+    width: int
+    words: str = ""
+    every: int = 1
+    kept: int | None = None
+    read: int | None = None
     state: bool = False
 
+    def entries(self, context_tokens: int) -> int:
+        if self.state:
+            return 1
+        entries = context_tokens // self.every
+        return entries if self.kept is None else min(entries, self.kept)
 
-class Mixer(Protocol):
-    """What a layer does along the sequence."""
-
-    @property
-    def kind(self) -> str: ...
-
-    def weights(self, d_model: int) -> tuple[Weight, ...]: ...
-
-    def score_flops(self, positions: Positions, absorbed: bool) -> float:
-        """FLOPs of one token beyond its weights: 2 per multiply-add with keys, values or state.
-        absorbed: latent attention as it is decoded, on the compressed cache itself."""
-
-    def cache(self, context_tokens: int) -> tuple[CachePart, ...]: ...
-
-    def cache_growth(self, context_tokens: int) -> float:
+    def growth(self, context_tokens: int) -> float:
         """Elements that the next token adds when so many are there already, on average."""
+        full = self.kept is not None and context_tokens >= self.kept
+        return 0 if full or self.state else self.width / self.every
 
-    def cache_read(self, context_tokens: int) -> float:
+    def elements_read(self, context_tokens: int) -> int:
         """Elements that one decoded token reads."""
+        entries = self.entries(context_tokens)
+        return self.width * (entries if self.read is None else min(entries, self.read))
+
+    def formula(self, context_tokens: int) -> str:
+        if self.state:
+            return f"{self.width:,} elements"
+        if self.every > 1:
+            return f"{self.words} × {context_tokens:,} tokens / {self.every}"
+        return f"{self.words} × {self.entries(context_tokens):,} tokens"
 
 
 @dataclass(frozen=True)
@@ -86,54 +93,42 @@ class Attention:
         """MHA, GQA or MQA."""
         return "MHA" if self.kv_heads == self.heads else "MQA" if self.kv_heads == 1 else "GQA"
 
-    def weights(self, d_model: int) -> tuple[Weight, ...]:
+    def weights(self, d_model: int) -> Iterator[Weight]:
         d, h = ("d_model", d_model), ("head_dim", self.head_dim)
         queries, keys = ("heads", self.heads), ("kv_heads", self.kv_heads)
-        found = [
-            weight("attention", "queries", d, queries, h),
-            weight("attention", "keys and values", ("", 2), d, keys, h),
-            weight("attention", "attention output", queries, h, d),
-        ]
+        yield weight("attention", "queries", d, queries, h)
+        yield weight("attention", "keys and values", ("", 2), d, keys, h)
+        yield weight("attention", "attention output", queries, h, d)
         if self.output_gate:
-            found.append(weight("attention", "attention output gate", d, queries, h))
+            yield weight("attention", "attention output gate", d, queries, h)
         if self.sinks:
-            found.append(vector("attention", "attention sinks", queries))
+            yield vector("attention", "attention sinks", queries)
         if self.qkv_bias:
-            found.append(vector("biases", "query bias", queries, h))
-            found.append(vector("biases", "key and value bias", ("", 2), keys, h))
-            if self.output_gate:
-                found.append(vector("biases", "output gate bias", queries, h))
+            yield vector("biases", "query bias", queries, h)
+            yield vector("biases", "key and value bias", ("", 2), keys, h)
+        if self.qkv_bias and self.output_gate:
+            yield vector("biases", "output gate bias", queries, h)
         if self.out_bias:
-            found.append(vector("biases", "attention output bias", d))
+            yield vector("biases", "attention output bias", d)
         if self.qk_norm == "head":
-            found.append(vector("norms", "query and key norms", ("", 2), h))
+            yield vector("norms", "query and key norms", ("", 2), h)
         elif self.qk_norm == "width":
-            found.append(vector("norms", "query norm", queries, h))
-            found.append(vector("norms", "key norm", keys, h))
-        return tuple(found)
+            yield vector("norms", "query norm", queries, h)
+            yield vector("norms", "key norm", keys, h)
 
     def score_flops(self, positions: Positions, absorbed: bool) -> float:
+        """FLOPs of one token beyond its weights: 2 per multiply-add with keys, values or state.
+        absorbed: latent attention as it is decoded, on the compressed cache itself."""
         if self.chunked and self.window is not None:
             keys = positions.mean_chunked(self.window)
         else:
             keys = positions.mean_keys(self.window)
         return 4 * self.heads * self.head_dim * keys
 
-    def _kept(self, context_tokens: int) -> int:
-        return min(context_tokens, self.window or context_tokens)
-
-    def cache(self, context_tokens: int) -> tuple[CachePart, ...]:
-        kept = self._kept(context_tokens)
-        elements = 2 * self.kv_heads * self.head_dim * kept
-        words = f"2 × kv_heads {self.kv_heads} × head_dim {self.head_dim} × {kept:,} tokens"
-        return (CachePart("keys and values", elements, words),)
-
-    def cache_growth(self, context_tokens: int) -> float:
-        full = self.window is not None and context_tokens >= self.window
-        return 0 if full else 2 * self.kv_heads * self.head_dim
-
-    def cache_read(self, context_tokens: int) -> float:
-        return 2 * self.kv_heads * self.head_dim * self._kept(context_tokens)
+    def caches(self) -> list[Cache]:
+        width = 2 * self.kv_heads * self.head_dim
+        words = f"2 × kv_heads {self.kv_heads} × head_dim {self.head_dim}"
+        return [Cache("keys and values", width, words, kept=self.window)]
 
 
 @dataclass(frozen=True)
@@ -147,17 +142,18 @@ class Indexer:
         check_whole("indexer heads", self.heads)
         check_whole("indexer head_dim", self.head_dim)
 
-    def weights(self, d_model: int, query_from: int) -> tuple[Weight, ...]:
+    def weights(self, d_model: int, query_from: int) -> Iterator[Weight]:
         d, heads, h = ("d_model", d_model), ("heads", self.heads), ("head_dim", self.head_dim)
-        return (
-            weight("attention", "indexer queries", ("rank", query_from), heads, h),
-            weight("attention", "indexer keys", d, h),
-            weight("attention", "indexer head weights", d, heads),
-            vector("norms", "indexer key norm", ("", 2), h),
-        )
+        yield weight("attention", "indexer queries", ("rank", query_from), heads, h)
+        yield weight("attention", "indexer keys", d, h)
+        yield weight("attention", "indexer head weights", d, heads)
+        yield vector("norms", "indexer key norm", ("", 2), h)
 
     def score_flops(self, keys: float) -> float:
         return 2 * self.heads * self.head_dim * keys
+
+    def caches(self, every: int = 1) -> list[Cache]:
+        return [Cache("indexer keys", self.head_dim, f"head_dim {self.head_dim}", every)]
 
 
 @dataclass(frozen=True)
@@ -190,33 +186,29 @@ class LatentAttention:
     def kind(self) -> str:
         return "MLA" if self.top_k is None else "MLA, sparse"
 
-    def weights(self, d_model: int) -> tuple[Weight, ...]:
+    def weights(self, d_model: int) -> Iterator[Weight]:
         d, heads, rank = ("d_model", d_model), ("heads", self.heads), ("kv_rank", self.kv_rank)
         key = ("nope + rope", self.nope_dim + self.rope_dim)
-        found = []
         if self.q_rank is None:
-            found.append(weight("attention", "queries", d, heads, key))
+            yield weight("attention", "queries", d, heads, key)
         else:
             q_rank = ("q_rank", self.q_rank)
-            found.append(weight("attention", "queries, down", d, q_rank))
-            found.append(weight("attention", "queries, up", q_rank, heads, key))
-            found.append(vector("norms", "query latent norm", q_rank))
+            yield weight("attention", "queries, down", d, q_rank)
+            yield weight("attention", "queries, up", q_rank, heads, key)
+            yield vector("norms", "query latent norm", q_rank)
             if self.bias:
-                found.append(vector("biases", "query latent bias", q_rank))
+                yield vector("biases", "query latent bias", q_rank)
         latent = ("kv_rank + rope", self.kv_rank + self.rope_dim)
         up = ("nope + value", self.nope_dim + self.value_dim)
-        found += [
-            weight("attention", "keys and values, down", d, latent),
-            weight("attention", "keys and values, up", rank, heads, up),
-            weight("attention", "attention output", heads, ("value_dim", self.value_dim), d),
-            vector("norms", "key and value latent norm", rank),
-        ]
+        yield weight("attention", "keys and values, down", d, latent)
+        yield weight("attention", "keys and values, up", rank, heads, up)
+        yield weight("attention", "attention output", heads, ("value_dim", self.value_dim), d)
+        yield vector("norms", "key and value latent norm", rank)
         if self.bias:
-            found.append(vector("biases", "key and value latent bias", latent))
-            found.append(vector("biases", "attention output bias", d))
+            yield vector("biases", "key and value latent bias", latent)
+            yield vector("biases", "attention output bias", d)
         if self.indexer is not None:
-            found += self.indexer.weights(d_model, self.q_rank or d_model)
-        return tuple(found)
+            yield from self.indexer.weights(d_model, self.q_rank or d_model)
 
     def score_flops(self, positions: Positions, absorbed: bool) -> float:
         width = self.nope_dim + self.rope_dim + self.value_dim
@@ -227,21 +219,8 @@ class LatentAttention:
             flops += self.indexer.score_flops(positions.mean_keys())
         return flops
 
-    def cache(self, context_tokens: int) -> tuple[CachePart, ...]:
-        latent = self.kv_rank + self.rope_dim
-        words = f"(kv_rank {self.kv_rank} + rope {self.rope_dim}) × {context_tokens:,} tokens"
-        parts = [CachePart("latent keys and values", latent * context_tokens, words)]
-        if self.indexer is not None:
-            words = f"head_dim {self.indexer.head_dim} × {context_tokens:,} tokens"
-            elements = self.indexer.head_dim * context_tokens
-            parts.append(CachePart("indexer keys", elements, words))
-        return tuple(parts)
-
-    def cache_growth(self, context_tokens: int) -> float:
-        indexer = 0 if self.indexer is None else self.indexer.head_dim
-        return self.kv_rank + self.rope_dim + indexer
-
-    def cache_read(self, context_tokens: int) -> float:
-        looked_at = min(context_tokens, self.top_k or context_tokens)
-        indexer = 0 if self.indexer is None else self.indexer.head_dim * context_tokens
-        return (self.kv_rank + self.rope_dim) * looked_at + indexer
+    def caches(self) -> list[Cache]:
+        words = f"(kv_rank {self.kv_rank} + rope {self.rope_dim})"
+        width = self.kv_rank + self.rope_dim
+        latent = Cache("latent keys and values", width, words, read=self.top_k)
+        return [latent, *(self.indexer.caches() if self.indexer is not None else [])]

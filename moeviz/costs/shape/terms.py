@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -116,9 +117,9 @@ def vector(component: str, label: str, *factors: tuple[str, int], **options: Any
 
 def gathered(pairs: Iterable[tuple[int, Weight]], active: bool) -> tuple[Term, ...]:
     """(times, Weight) pairs as terms, equal labels and formulas of a component added up."""
-    times: dict[Weight, int] = {}
+    times: Counter[Weight] = Counter()
     for count, item in pairs:
-        times[item] = times.get(item, 0) + count
+        times[item] += count
     terms = []
     for item, count in times.items():
         value = count * (item.active if active else item.count)
@@ -127,7 +128,6 @@ def gathered(pairs: Iterable[tuple[int, Weight]], active: bool) -> tuple[Term, .
         words = [f"{count} layers"] if count > 1 else []
         words += [f"{each} experts{of}"] if item.copies > 1 else []
         if value:
-            terms.append(
-                Term(item.label, value, " × ".join([*words, item.formula]), item.component)
-            )
+            formula = " × ".join([*words, item.formula])
+            terms.append(Term(item.label, value, formula, item.component))
     return tuple(terms)
