@@ -7,13 +7,12 @@ from moeviz.costs import (
     SOURCES,
     VERDICTS,
     Assumption,
-    Claim,
     bill,
     evaluate,
     hours_bill,
     six_n_d_flops,
 )
-from moeviz.costs.claims.ledger import Outcome
+from moeviz.costs.claims.ledger import Article
 from moeviz.costs.cost.money import carbon_kg, cost_usd, device_hours, energy_kwh
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
@@ -148,8 +147,7 @@ def test_figures_move_with_assumptions():
         (lambda: evaluate("v3_cost", usd_per_hour=-1), "usd_per_hour must be .* got -1"),
         (lambda: evaluate("v3_cost", usd_per_hour=float("nan")), "usd_per_hour must be a finite"),
         (lambda: Assumption("x", 5, "", "", 0, 1), "x must be .* at most 1, got 5"),
-        (lambda: Claim("x", "blog", "", "", "", lambda _: Outcome("holds", ""), ""),
-         "source must be one of revolution, survey, beacon, market"),
+        (lambda: Article("blog"), "source must be one of revolution, survey, beacon, market"),
         (lambda: cost_usd(1, -2), "usd_per_hour must be a finite number of at least 0, got -2"),
         (lambda: cost_usd(-1, 2), "hours must be a finite number of at least 0, got -1"),
         (lambda: device_hours(1e20, 1e15, 0), "utilisation must be .* above 0 and .* got 0"),

@@ -232,6 +232,7 @@ JAMBA = dict(
         ({**DBRX, "attn_config": {}}, "dbrx, attn_config: kv_n_heads is missing"),
         ({**HYBRID, "layer_types": None}, "granitemoehybrid: layer_types is missing"),
         ({**HYBRID, "mamba_d_head": 16}, "mamba_n_heads 4 × mamba_d_head 16 and mamba_expand 2"),
+        ({**JAMBA, "mamba_dt_rank": True}, "jamba: mamba_dt_rank must be a whole number"),
         ({**JAMBA, "attn_layer_offset": 2}, "attn_layer_offset must be below attn_layer_period"),
         ({**ULTRA, "hybrid_override_pattern": "MX"}, "hybrid_override_pattern is no word"),
         ({**ULTRA, "num_hidden_layers": 3}, "num_hidden_layers 3 and 108 layers contradict"),

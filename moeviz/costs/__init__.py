@@ -4,8 +4,8 @@ Every result carries its terms, so that a sum can be read: `parameters(arch).ter
 decimal: B is 1e9 parameters, GB 1e9 bytes.
 """
 
-from moeviz.costs.claims.claims import CLAIMS, evaluate
-from moeviz.costs.claims.ledger import SOURCES, VERDICTS, Assumption, Claim, Evaluation
+from moeviz.costs.claims.claims import CLAIMS, Evaluation, evaluate
+from moeviz.costs.claims.ledger import SOURCES, VERDICTS, Assumption, Claim
 from moeviz.costs.cost.compute import six_n_d_flops, training_flops_per_token
 from moeviz.costs.cost.decode import DecodeStep, critical_batch, decode_step, distinct_experts
 from moeviz.costs.cost.memory import (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from moeviz.checks import check_choice, check_number
-from moeviz.costs.shape.terms import Term
+from moeviz.costs.cost.money import cost_usd
+from moeviz.costs.known.models import published
+from moeviz.costs.shape.terms import Term, Total
 
 # "holds"; "off": wrong in a figure, a unit or a condition that was left out; "contradicted" by the
 # sum or by the source itself; "unverifiable": nothing to test it against.
@@ -49,7 +51,8 @@ class Outcome:
     terms: tuple[Term, ...] = ()
 
 
-Test = Callable[[Mapping[str, float]], Outcome]
+# From the claim's assumptions, by name.
+Test = Callable[..., Outcome]
 
 
 @dataclass(frozen=True)
@@ -63,54 +66,44 @@ class Claim:
     where: str
     text: str
     formula: str
-    test: Test
     evidence: str
+    assumptions: tuple[Assumption, ...]
+    test: Test
     stated: float | None = None
     unit: str = ""
-    assumptions: tuple[Assumption, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_choice("source", self.source, SOURCES)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A claim tested under certain assumptions."""
+class Article:
+    """The claims of one of SOURCES, in their order."""
 
-    claim: Claim
-    assumptions: tuple[tuple[str, float], ...]
-    value: float | None
-    verdict: Verdict
-    why: str
-    terms: tuple[Term, ...]
+    def __init__(self, source: str) -> None:
+        self.source = check_choice("source", source, SOURCES)
+        self.claims: list[Claim] = []
 
-    @property
-    def ratio(self) -> float | None:
-        """Computed over claimed, None where either is missing."""
-        if self.value is None or not self.claim.stated:
-            return None
-        return self.value / self.claim.stated
+    def claim(
+        self,
+        where: str,
+        text: str,
+        formula: str,
+        evidence: str,
+        *assumptions: Assumption,
+        stated: float | None = None,
+        unit: str = "",
+    ) -> Callable[[Test], Test]:
+        """Makes a test the claim of its name."""
 
+        def add(test: Test) -> Test:
+            facts = (test.__name__, self.source, where, text, formula, evidence)
+            self.claims.append(Claim(*facts, assumptions, test, stated, unit))
+            return test
 
-def evaluate_claim(claim: Claim, assumptions: Mapping[str, float]) -> Evaluation:
-    """The claim under its own assumptions, save those that are given. ValueError, naming it, on an
-    assumption that the claim does not have or that lies outside its range."""
-    known = {item.name: item for item in claim.assumptions}
-    for name, value in assumptions.items():
-        if name not in known:
-            listed = ", ".join(known) or "nothing"
-            raise ValueError(f"{claim.id} assumes {listed}; it has no assumption {name!r}.")
-        check_number(name, value, known[name].low, known[name].high)
-    used = {name: assumptions.get(name, item.value) for name, item in known.items()}
-    found = claim.test(used)
-    return Evaluation(
-        claim, tuple(used.items()), found.value, found.verdict, found.why, found.terms
-    )
+        return add
 
-
-def known(verdict: Verdict, why: str) -> Test:
-    """A test of a statement that no sum decides."""
-    return lambda _: Outcome(verdict, why)
+    def fact(self, name: str, where: str, text: str, formula: str, evidence: str,
+             verdict: Verdict, why: str) -> None:  # fmt: skip
+        """A claim that no sum decides."""
+        facts = (name, self.source, where, text, formula, evidence)
+        self.claims.append(Claim(*facts, (), lambda: Outcome(verdict, why)))
 
 
 def holds_if(condition: bool) -> Verdict:
@@ -125,3 +118,8 @@ def within(value: float, stated: float, tolerance: float) -> bool:
 
 def price(value: float, meaning: str = "price of a device hour") -> Assumption:
     return Assumption("usd_per_hour", value, "USD/h", meaning, 0.1, 50)
+
+
+def run_usd(name: str, usd_per_hour: float) -> Total:
+    """The published device hours of a model at a price."""
+    return cost_usd(published(name, "device_hours"), usd_per_hour)

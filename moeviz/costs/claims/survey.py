@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-from moeviz.costs.claims.ledger import Assumption, Claim, Outcome, holds_if, known, within
+from moeviz.costs.claims.ledger import Article, Assumption, Outcome, holds_if, within
 from moeviz.costs.cost.decode import critical_batch, distinct_experts
 from moeviz.costs.cost.parameters import active_parameters, active_share, parameters
 from moeviz.costs.cost.traffic import offload_bound
@@ -14,25 +13,44 @@ from moeviz.costs.known.models import MODELS, shape_of
 from moeviz.costs.known.models_early import GPT3
 from moeviz.costs.shape.terms import Term
 
-GPU = DEVICES["H100 SXM"]
+SURVEY = Article("survey")
+V3 = shape_of("DeepSeek-V3 / R1")
 
 
-def _since_2025(a: Mapping[str, float]) -> Outcome:
-    recent = [m for m in MODELS.values() if m.year >= a["since"] and m.confidence != "unverifiable"]
+@SURVEY.claim(
+    "Introduction to Sparse Neural Networks",
+    "MoE is of 1991, and most frontier models of late 2025 and 2026 are sparse",
+    "sparse models of our table since a year / all of them",
+    "Jacobs et al. 1991; the model table",
+    Assumption("since", 2025, "year", "first year that counts", 2020, 2026),
+    stated=0.5, unit="share",
+)  # fmt: skip
+def since_1991(since: float) -> Outcome:
+    recent = [m for m in MODELS.values() if m.year >= since and m.confidence != "unverifiable"]
     sparse = sum(m.kind == "moe" for m in recent)
     share = sparse / len(recent)
-    terms = (Term("sparse models", sparse, f"of {len(recent)} in the table since {a['since']:g}"),)
+    terms = (Term("sparse models", sparse, f"of {len(recent)} in the table since {since:g}"),)
     why = f"{sparse} of the {len(recent)} models in our table are sparse; 1991 is Jacobs et al."
     return Outcome(holds_if(share > 0.5), why, share, terms)
 
 
-def _gpt3_sizes(_: Mapping[str, float]) -> Outcome:
+@SURVEY.claim(
+    "The Dense Scaling Bottleneck",
+    "GPT-3: 175B parameters, 96 layers, width 12,288, 96 heads",
+    "parameters from the sizes", "GPT-3 paper, 2005.14165", stated=175e9, unit="parameters",
+)  # fmt: skip
+def gpt3_sizes() -> Outcome:
     total = parameters(GPT3).total
     right = holds_if(within(total, 175e9, 0.005))
     return Outcome(right, f"the sizes make {total / 1e9:.2f}B", total, parameters(GPT3).terms)
 
 
-def _multiply_adds(_: Mapping[str, float]) -> Outcome:
+@SURVEY.claim(
+    "The Dense Scaling Bottleneck",
+    "A token through GPT-3 takes about 350 billion multiply-add operations",
+    "one multiply-add a parameter", "counted", stated=350e9, unit="multiply-adds",
+)  # fmt: skip
+def gpt3_multiply_adds() -> Outcome:
     count = active_parameters(GPT3).total
     terms = (
         Term("multiply-adds", count, "one for each parameter"),
@@ -42,19 +60,19 @@ def _multiply_adds(_: Mapping[str, float]) -> Outcome:
     return Outcome("off", why, count, terms)
 
 
-def _ffn_share(_: Mapping[str, float]) -> Outcome:
+@SURVEY.claim(
+    "Structural Foundations of Mixture-of-Experts",
+    "Feed-forward blocks hold 70 to 80 % of a transformer's parameters",
+    "FFN parameters / all", "counted", stated=0.75, unit="share",
+)  # fmt: skip
+def ffn_share() -> Outcome:
+    dense, routed = ("dense_ffn", "FFN / all"), ("routed_experts", "routed experts / all")
+    parts = {"GPT-3 175B": dense, "Llama 3.1 405B": dense, "Mixtral 8x7B": routed,
+             "DeepSeek-V3 / R1": routed}  # fmt: skip
+    counted = {name: parameters(shape_of(name)) for name in parts}
     terms = tuple(
-        Term(
-            name,
-            parameters(shape_of(name)).part(part) / parameters(shape_of(name)).total,
-            words,
-        )
-        for name, part, words in (
-            ("GPT-3 175B", "dense_ffn", "FFN / all"),
-            ("Llama 3.1 405B", "dense_ffn", "FFN / all"),
-            ("Mixtral 8x7B", "routed_experts", "routed experts / all"),
-            ("DeepSeek-V3 / R1", "routed_experts", "routed experts / all"),
-        )
+        Term(name, counted[name].part(part) / counted[name].total, words)
+        for name, (part, words) in parts.items()
     )
     gpt3, llama = terms[0].value, terms[1].value
     loosely = all(0.65 <= share <= 0.85 for share in (gpt3, llama))
@@ -65,19 +83,34 @@ def _ffn_share(_: Mapping[str, float]) -> Outcome:
     return Outcome(holds_if(loosely), why, llama, terms)
 
 
-def _megawatts(a: Mapping[str, float]) -> Outcome:
-    power = a["devices"] * a["watts"] * a["pue"]
-    words = f"{a['devices']:,.0f} devices × {a['watts']:g} W × PUE {a['pue']:g}"
+@SURVEY.claim(
+    "The Dense Scaling Bottleneck", "Training a massive dense model draws tens of megawatts",
+    "devices × watts × PUE", "Llama 3.1's card: 16,000 H100 at 700 W",
+    Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
+    Assumption("watts", 700, "W", "of one", 10, 2000),
+    Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
+    stated=10e6, unit="watts",
+)  # fmt: skip
+def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
+    power = devices * watts * pue
+    words = f"{devices:,.0f} devices × {watts:g} W × PUE {pue:g}"
     why = f"{power / 1e6:.0f} MW for the accelerators of Llama 3.1 alone"
     return Outcome(holds_if(power >= 10e6), why, power, (Term("watts", power, words),))
 
 
-def _capacity(a: Mapping[str, float]) -> Outcome:
-    tokens, experts, top_k = 4096, 64, a["top_k"]
-    claimed = tokens / experts * a["capacity_factor"]
+@SURVEY.claim(
+    "Token Choice Routing and Load Imbalance",
+    "Capacity is tokens / experts × capacity factor",
+    "assignments / experts × factor", "GShard, 2006.16668",
+    Assumption("top_k", 2, "experts", "that a token visits", 1, 64),
+    Assumption("capacity_factor", 1.25, "", "capacity factor", 0.1, 16),
+    unit="tokens",
+)  # fmt: skip
+def capacity_formula(top_k: float, capacity_factor: float) -> Outcome:
+    claimed = 4096 / 64 * capacity_factor
     needed = top_k * claimed
     terms = (
-        Term("claimed capacity", claimed, f"{tokens} tokens / {experts} experts × factor"),
+        Term("claimed capacity", claimed, "4096 tokens / 64 experts × factor"),
         Term("capacity", needed, f"{top_k:g} choices × the same"),
     )
     if top_k == 1:
@@ -86,17 +119,36 @@ def _capacity(a: Mapping[str, float]) -> Outcome:
     return Outcome("off", why, needed, terms)
 
 
-def _not_loaded(a: Mapping[str, float]) -> Outcome:
-    moe = shape_of("DeepSeek-V3 / R1").moe
-    found = distinct_experts(moe.num_experts, moe.top_k, a["batch"])
-    touched, terms = found.total, found.terms
-    if a["batch"] == 1:
-        return Outcome("holds", "one token loads its own experts alone", touched, terms)
-    why = f"a batch of {a['batch']:g} tokens loads {touched:.0f} of V3's {moe.num_experts} experts"
-    return Outcome("off", why, touched, terms)
+SURVEY.fact(
+    "overprovisioning", "Token Choice Routing and Load Imbalance",
+    "Token choice over-provisions capacity 2 to 8 times; Expert Choice is of NeurIPS 2022",
+    "what the authors write", "Zhou et al. 2022, 2202.09368", "holds",
+    "Google's article on Expert Choice says so; figure not read again",
+)  # fmt: skip
 
 
-def _few_percent(_: Mapping[str, float]) -> Outcome:
+@SURVEY.claim(
+    "Structural Foundations of Mixture-of-Experts",
+    "Experts that are not selected are not loaded",
+    "E (1 - (1 - K/E)^B) experts touched by a batch", "even routing",
+    Assumption("batch", 32, "tokens", "decoded together", 1, 4096),
+    stated=8, unit="experts of V3",
+)  # fmt: skip
+def unselected_not_loaded(batch: float) -> Outcome:
+    experts = V3.moe.num_experts
+    touched = distinct_experts(experts, V3.moe.top_k, batch)
+    verdict, why = holds_if(True), "one token loads its own experts alone"
+    if batch != 1:
+        verdict = "off"
+        why = f"a batch of {batch:g} tokens loads {touched.total:.0f} of V3's {experts} experts"
+    return Outcome(verdict, why, touched.total, touched.terms)
+
+
+@SURVEY.claim(
+    "The Memory Bandwidth Bottleneck", "As little as 2 to 5 % of parameters are active",
+    "active / all", "counted", stated=0.02, unit="share",
+)  # fmt: skip
+def few_percent_active() -> Outcome:
     names = ("Kimi K2", "DeepSeek-V4-Pro", "Llama 4 Maverick", "gpt-oss-120b", "Qwen3-Next-80B-A3B")
     terms = tuple(Term(name, active_share(shape_of(name)).total, "active / all") for name in names)
     least = min(term.value for term in terms)
@@ -105,14 +157,20 @@ def _few_percent(_: Mapping[str, float]) -> Outcome:
     return Outcome(holds_if(inside), why, least, terms)
 
 
-def _which_bound(a: Mapping[str, float]) -> Outcome:
-    dense, sparse = (critical_batch(GPU, shape_of(n)).total for n in ("GPT-3 175B", "Mixtral 8x7B"))
+@SURVEY.claim(
+    "The Memory Bandwidth Bottleneck",
+    "Dense models are bound by compute, sparse ones almost only by memory",
+    "peak / bandwidth, times E/K for experts, against the batch", "roofline of an H100",
+    Assumption("batch", 32, "tokens", "in one step", 1, 1e5), unit="tokens a step",
+)  # fmt: skip
+def dense_compute_bound(batch: float) -> Outcome:
+    shapes = map(shape_of, ("GPT-3 175B", "Mixtral 8x7B"))
+    dense, sparse = (critical_batch(DEVICES["H100 SXM"], shape).total for shape in shapes)
     terms = (
         Term("tokens a step from which dense is bound by compute", dense, "H100 peak / bandwidth"),
         Term("the same for Mixtral's experts", sparse, "× experts 8 / choices 2"),
     )
-    batch = a["batch"]
-    if batch >= dense and batch < sparse:
+    if dense <= batch < sparse:
         return Outcome("holds", "true between the two batches", dense, terms)
     both = "memory" if batch < dense else "compute"
     why = (
@@ -122,8 +180,13 @@ def _which_bound(a: Mapping[str, float]) -> Outcome:
     return Outcome("contradicted", why, dense, terms)
 
 
-def _all_in_memory(a: Mapping[str, float]) -> Outcome:
-    bound = offload_bound(shape_of("DeepSeek-V3 / R1"), a["host_gb_per_s"] * 1e9, plan="q4_k_m")
+@SURVEY.claim(
+    "The Memory Bandwidth Bottleneck", "All weights must stay in the accelerators' memory",
+    "host bandwidth / bytes of the experts of a token", "KTransformers, DeepseekR1_V3 tutorial",
+    Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000), unit="tokens/s",
+)  # fmt: skip
+def all_in_vram(host_gb_per_s: float) -> Outcome:
+    bound = offload_bound(V3, host_gb_per_s * 1e9, plan="q4_k_m")
     rate = bound.tokens_per_s
     terms = (*bound.bytes.terms, Term("tokens/s at most", rate, "host bandwidth / bytes"))
     if rate < 1:
@@ -135,131 +198,41 @@ def _all_in_memory(a: Mapping[str, float]) -> Outcome:
     return Outcome("off", why, rate, terms)
 
 
-def _many_devices(a: Mapping[str, float]) -> Outcome:
-    size = parameters(shape_of("Mixtral 8x22B")).total * a["bits"] / 8
-    devices = math.ceil(size / (a["device_gb"] * 1e9))
-    words = f"140.6e9 parameters × {a['bits']:g} bits / 8"
-    terms = (Term("bytes", size, words), Term("devices", devices, f"of {a['device_gb']:g} GB"))
+@SURVEY.claim(
+    "The Memory Bandwidth Bottleneck", "141B parameters need multiple devices",
+    "parameters × bits / 8 / memory", "counted",
+    Assumption("bits", 16, "bits", "a weight", 1, 32),
+    Assumption("device_gb", 80, "GB", "of one device", 1, 1000),
+    unit="devices",
+)  # fmt: skip
+def many_devices_141b(bits: float, device_gb: float) -> Outcome:
+    size = parameters(shape_of("Mixtral 8x22B")).total * bits / 8
+    devices = math.ceil(size / (device_gb * 1e9))
+    words = f"140.6e9 parameters × {bits:g} bits / 8"
+    terms = (Term("bytes", size, words), Term("devices", devices, f"of {device_gb:g} GB"))
     if devices > 1:
         return Outcome("holds", f"{size / 1e9:.0f} GB take {devices} devices", devices, terms)
     why = f"{size / 1e9:.0f} GB fit one device, with next to no room for a cache"
     return Outcome("off", why, devices, terms)
 
 
-def _fine_grained(a: Mapping[str, float]) -> Outcome:
-    moe = shape_of("DeepSeek-V3 / R1").moe
-    active = active_parameters(shape_of("DeepSeek-V3 / R1"))
+@SURVEY.claim(
+    "Granularity and the Shared Expert Paradigm",
+    "256 small experts instead of 8 massive ones cost no extra compute",
+    "top_k × width before and after; the router's share", "DeepSeek-V3's config",
+    Assumption("coarse_top_k", 1, "experts", "of the coarse layer, a token", 1, 8),
+    Assumption("coarse_width", 8 * 2048, "", "of a coarse expert", 1, 1e6),
+    unit="share",
+)  # fmt: skip
+def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
+    active, width = active_parameters(V3), V3.moe.top_k * V3.moe.expert_width
     share = active.part("router") / active.total
     terms = (
-        Term("width that a token visits", moe.top_k * moe.expert_width, "top_k × expert width"),
+        Term("width that a token visits", width, "top_k × expert width"),
         Term("router's share of active parameters", share, "router / active"),
     )
-    width = a["coarse_top_k"] * a["coarse_width"]
-    if width < 0.9 * moe.top_k * moe.expert_width:
-        why = f"{a['coarse_top_k']:g} experts of {a['coarse_width']:g} were less work than V3's 8"
+    if coarse_top_k * coarse_width < 0.9 * width:
+        why = f"{coarse_top_k:g} experts of {coarse_width:g} were less work than V3's 8"
         return Outcome("off", why, share, terms)
     why = f"as long as top_k × width stays: the larger router takes {100 * share:.2f} % of V3"
     return Outcome("holds", why, share, terms)
-
-
-SURVEY = (
-    Claim(
-        "since_1991", "survey", "Introduction to Sparse Neural Networks",
-        "MoE is of 1991, and most frontier models of late 2025 and 2026 are sparse",
-        "sparse models of our table since a year / all of them", _since_2025,
-        "Jacobs et al. 1991; the model table", stated=0.5, unit="share",
-        assumptions=(Assumption("since", 2025, "year", "first year that counts", 2020, 2026),),
-    ),
-    Claim(
-        "gpt3_sizes", "survey", "The Dense Scaling Bottleneck",
-        "GPT-3: 175B parameters, 96 layers, width 12,288, 96 heads",
-        "parameters from the sizes", _gpt3_sizes, "GPT-3 paper, 2005.14165", stated=175e9,
-        unit="parameters",
-    ),
-    Claim(
-        "gpt3_multiply_adds", "survey", "The Dense Scaling Bottleneck",
-        "A token through GPT-3 takes about 350 billion multiply-add operations",
-        "one multiply-add a parameter", _multiply_adds, "counted", stated=350e9,
-        unit="multiply-adds",
-    ),
-    Claim(
-        "ffn_share", "survey", "Structural Foundations of Mixture-of-Experts",
-        "Feed-forward blocks hold 70 to 80 % of a transformer's parameters",
-        "FFN parameters / all", _ffn_share, "counted", stated=0.75, unit="share",
-    ),
-    Claim(
-        "tens_of_megawatts", "survey", "The Dense Scaling Bottleneck",
-        "Training a massive dense model draws tens of megawatts",
-        "devices × watts × PUE", _megawatts, "Llama 3.1's card: 16,000 H100 at 700 W",
-        stated=10e6, unit="watts",
-        assumptions=(
-            Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
-            Assumption("watts", 700, "W", "of one", 10, 2000),
-            Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
-        ),
-    ),
-    Claim(
-        "capacity_formula", "survey", "Token Choice Routing and Load Imbalance",
-        "Capacity is tokens / experts × capacity factor",
-        "assignments / experts × factor", _capacity, "GShard, 2006.16668", unit="tokens",
-        assumptions=(
-            Assumption("top_k", 2, "experts", "that a token visits", 1, 64),
-            Assumption("capacity_factor", 1.25, "", "capacity factor", 0.1, 16),
-        ),
-    ),
-    Claim(
-        "overprovisioning", "survey", "Token Choice Routing and Load Imbalance",
-        "Token choice over-provisions capacity 2 to 8 times; Expert Choice is of NeurIPS 2022",
-        "what the authors write",
-        known("holds", "Google's article on Expert Choice says so; figure not read again"),
-        "Zhou et al. 2022, 2202.09368",
-    ),
-    Claim(
-        "unselected_not_loaded", "survey", "Structural Foundations of Mixture-of-Experts",
-        "Experts that are not selected are not loaded",
-        "E (1 - (1 - K/E)^B) experts touched by a batch", _not_loaded, "even routing",
-        stated=8, unit="experts of V3",
-        assumptions=(Assumption("batch", 32, "tokens", "decoded together", 1, 4096),),
-    ),
-    Claim(
-        "few_percent_active", "survey", "The Memory Bandwidth Bottleneck",
-        "As little as 2 to 5 % of parameters are active",
-        "active / all", _few_percent, "counted", stated=0.02, unit="share",
-    ),
-    Claim(
-        "dense_compute_bound", "survey", "The Memory Bandwidth Bottleneck",
-        "Dense models are bound by compute, sparse ones almost only by memory",
-        "peak / bandwidth, times E/K for experts, against the batch", _which_bound,
-        "roofline of an H100", unit="tokens a step",
-        assumptions=(Assumption("batch", 32, "tokens", "in one step", 1, 1e5),),
-    ),
-    Claim(
-        "all_in_vram", "survey", "The Memory Bandwidth Bottleneck",
-        "All weights must stay in the accelerators' memory",
-        "host bandwidth / bytes of the experts of a token", _all_in_memory,
-        "KTransformers, DeepseekR1_V3 tutorial", unit="tokens/s",
-        assumptions=(
-            Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000),
-        ),
-    ),
-    Claim(
-        "many_devices_141b", "survey", "The Memory Bandwidth Bottleneck",
-        "141B parameters need multiple devices",
-        "parameters × bits / 8 / memory", _many_devices, "counted", unit="devices",
-        assumptions=(
-            Assumption("bits", 16, "bits", "a weight", 1, 32),
-            Assumption("device_gb", 80, "GB", "of one device", 1, 1000),
-        ),
-    ),
-    Claim(
-        "fine_grained_is_free", "survey", "Granularity and the Shared Expert Paradigm",
-        "256 small experts instead of 8 massive ones cost no extra compute",
-        "top_k × width before and after; the router's share", _fine_grained,
-        "DeepSeek-V3's config", unit="share",
-        assumptions=(
-            Assumption("coarse_top_k", 1, "experts", "of the coarse layer, a token", 1, 8),
-            Assumption("coarse_width", 8 * 2048,
-                       "", "of a coarse expert", 1, 1e6),
-        ),
-    ),
-)  # fmt: skip

@@ -114,12 +114,14 @@ class Fields:
             size = len(value) if isinstance(value, list | tuple) else value
             raise ValueError(f"{self.where}: {name} must have one entry for each of {count} "
                              f"layers, got {size!r}.")  # fmt: skip
-        for word in value if allowed is not None else ():
+        if allowed is None:
+            return list(value)
+        for word in value:
             if word not in allowed:
                 raise ValueError(
                     f"{self.where}: {name} must hold {', '.join(allowed)}, got {word!r}."
                 )
-        return [word if allowed is None else allowed[word] for word in value]
+        return [allowed[word] for word in value]
 
     def finish(self) -> None:
         """ValueError for a structural field that is set and that nobody has read."""

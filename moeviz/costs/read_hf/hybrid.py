@@ -7,20 +7,18 @@ from typing import Any
 
 from moeviz.costs.read_hf.fields import REQUIRED, Fields
 from moeviz.costs.read_hf.parts import (
+    FINE,
     SAID,
     attentions,
     biased,
     chosen,
-    counts,
     decoder,
     dense,
     experts,
     gated_shared_experts,
     qwen_layers,
-    same,
 )
 from moeviz.costs.shape.feedforward import FFN, MoE
-from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
 
 # What configs of several years call the two kinds of layer.
@@ -122,8 +120,7 @@ def granitemoehybrid(f: Fields) -> dict[str, Any]:
     shared = f.whole("shared_intermediate_size")
     ffn: MoE | FFN = FFN(shared)
     if f.whole("num_local_experts", low=0):
-        width = f.whole("intermediate_size")
-        ffn = MoE(*counts(f), width, shared_experts=1, shared_width=shared)
+        ffn = experts(f, shared_experts=1, shared_width=shared)
     f.ignore("num_experts_per_tok")
     full = attentions(f, **biased(f))[0]
     return decoder(f, _mixed(kinds, full, linear), ffn)
@@ -168,28 +165,21 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
     # The modules read none of these: attention has no bias and the head is never the table.
     f.ignore("attention_bias", "mamba_proj_bias", "tie_word_embeddings")
     full = attentions(f, **SAID)[0]
-    parts: dict[str, Layer] = {
-        "linear": Layer(linear, None, 1),
-        "full": Layer(full, None, 1),
-    }
+    mixers, ffns = {"linear": linear, "full": full}, dict[str, FFN | MoE]()
     if "mlp" in kinds:
-        parts["mlp"] = Layer(None, dense(f, gated=False, bias=bias), 1)
+        ffns["mlp"] = dense(f, gated=False, bias=bias)
     if "moe" in kinds:
-        parts["moe"] = Layer(None, _nemotron_experts(f, bias), 1)
-    result = decoder(f, same(full, f), None)
-    result["tied"] = False
-    result["layers"] = tuple(parts[kind] for kind in kinds)
-    return result
+        ffns["moe"] = _nemotron_experts(f, bias)
+    each = decoder(f, [*map(mixers.get, kinds)], [*map(ffns.get, kinds)], norms=1)
+    return {**each, "tied": False}
 
 
 def _nemotron_experts(f: Fields, bias: bool) -> MoE:
     """One shared FFN of the width that is said, whatever n_shared_experts says of it."""
-    experts, top_k = counts(f)
     f.ignore("n_group", "topk_group", "n_shared_experts")
-    return MoE(
-        experts,
-        top_k,
-        f.whole("moe_intermediate_size"),
+    return experts(
+        f,
+        FINE,
         gated=False,
         shared_experts=1,
         shared_width=f.whole("moe_shared_expert_intermediate_size"),

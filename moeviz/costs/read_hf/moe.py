@@ -6,11 +6,11 @@ from typing import Any
 
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.parts import (
+    FINE,
     SAID,
     attentions,
     biased,
     chosen,
-    counts,
     decoder,
     deepseek_experts,
     deepseek_layers,
@@ -49,18 +49,13 @@ def phimoe(f: Fields) -> dict[str, Any]:
 def granite_experts(f: Fields) -> MoE:
     """With shared experts (granitemoeshared) where shared_intermediate_size is above 0."""
     shared = f.whole("shared_intermediate_size", low=0, default=0)
-    return MoE(
-        *counts(f),
-        f.whole("intermediate_size"),
-        shared_experts=int(bool(shared)),
-        shared_width=shared,
-    )
+    return experts(f, shared_experts=int(bool(shared)), shared_width=shared)
 
 
 def dbrx(f: Fields) -> dict[str, Any]:
     """Sizes in nested objects; LayerNorms without bias."""
     attention, ffn = f.nested("attn_config"), f.nested("ffn_config")
-    moe = MoE(*counts(ffn), ffn.whole("ffn_hidden_size"))
+    moe = experts(ffn, "ffn_hidden_size")
     kv_heads = attention.whole("kv_n_heads")
     f.config = {**f.config, "num_key_value_heads": kv_heads}
     for part in (attention, ffn):
@@ -71,13 +66,12 @@ def dbrx(f: Fields) -> dict[str, Any]:
 def ernie4_5_moe(f: Fields) -> dict[str, Any]:
     """use_bias: of everything but the routed experts, the head included."""
     bias = f.flag("use_bias", default=False)
-    width = f.whole("moe_intermediate_size")
     shared = f.whole("moe_num_shared_experts", low=0)
-    moe = MoE(
-        *counts(f),
-        width,
+    moe = experts(
+        f,
+        FINE,
         shared_experts=shared,
-        shared_width=shared * width,
+        shared_width=shared * f.whole(FINE),
         score_bias=True,
         shared_bias=bias and shared > 0,
     )
@@ -164,8 +158,7 @@ def _by_ratio(f: Fields) -> list[str] | None:
 
 def llama4(f: Fields) -> dict[str, Any]:
     """A shared expert of the routed ones' width; every fourth layer sees everything."""
-    width = f.whole("intermediate_size")
-    moe = MoE(*counts(f), width, shared_experts=1, shared_width=width)
+    moe = experts(f, shared_experts=1, shared_width=f.whole("intermediate_size"))
     step = f.whole("interleave_moe_layer_step", default=1)
     named = f.get("moe_layers", default=None)
     if named is not None and any(i not in range(f.num_layers) for i in named):
@@ -214,7 +207,7 @@ SPARSE = {
         softmax(lambda f: dict(qkv_bias=f.flag("qkv_bias", default=True)), windows_on_request),
     ),
     "qwen3_moe": reader(
-        lambda f: qwen_layers(f, MoE(*counts(f), f.whole("moe_intermediate_size"))),
+        lambda f: qwen_layers(f, experts(f, FINE)),
         softmax(biased, windows_on_request, qk_norm="head", needs_kv_heads=True),
         expected=dict(use_qk_norm=True, qkv_bias=False, shared_expert_intermediate_size=0),
     ),

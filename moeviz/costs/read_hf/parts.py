@@ -14,6 +14,7 @@ Reader = Callable[[Fields], dict[str, Any]]
 Window = tuple[int | None, bool]  # keys at most, whether chunked
 # The type's own default is another model's number: the config must say it.
 SAID: dict[str, Any] = dict(needs_kv_heads=True, needs_head_dim=True)
+FINE = "moe_intermediate_size"
 SPAN = {"full_attention": "full", "sliding_attention": "sliding", "chunked_attention": "chunked"}
 
 
@@ -212,33 +213,27 @@ def counts(f: Fields) -> tuple[int, int]:
     return experts, top_k
 
 
-def experts(f: Fields, **options: Any) -> MoE:
-    """Experts of intermediate_size, none shared."""
-    return MoE(*counts(f), f.whole("intermediate_size"), **options)
+def experts(f: Fields, width: str = "intermediate_size", **options: Any) -> MoE:
+    """Experts; width: the field that says theirs."""
+    return MoE(*counts(f), f.whole(width), **options)
 
 
 def gated_shared_experts(f: Fields) -> MoE:
     """Qwen's: routed experts beside a shared FFN whose output a gate of one row multiplies."""
-    return MoE(
-        *counts(f),
-        f.whole("moe_intermediate_size"),
-        shared_experts=1,
-        shared_width=f.whole("shared_expert_intermediate_size"),
-        shared_gates=1,
-    )
+    shared = f.whole("shared_expert_intermediate_size")
+    return experts(f, FINE, shared_experts=1, shared_width=shared, shared_gates=1)
 
 
 def deepseek_experts(f: Fields, **options: Any) -> MoE:
     """Fine-grained experts beside shared ones of the same width, in groups of which a token may
     visit some."""
-    width = f.whole("moe_intermediate_size")
     shared = f.whole("n_shared_experts", low=0, default=0)
     groups = f.whole("n_group", default=1)
-    return MoE(
-        *counts(f),
-        width,
+    return experts(
+        f,
+        FINE,
         shared_experts=shared,
-        shared_width=shared * width,
+        shared_width=shared * f.whole(FINE),
         groups=groups,
         top_groups=f.whole("topk_group", default=groups),
         **options,
