@@ -10,13 +10,11 @@ import warnings
 import pytest
 import torch
 
+from helpers.kernels import DEVICE, make
 from helpers.numerics import relative
 from moeviz import backend
 from moeviz.model.experts import apply_experts
-from moeviz.model.layer import MoEConfig, MoEFFN
-from moeviz.routing import Plan, RouteContext, SoftPlan
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from moeviz.routing import Plan
 
 
 def tensors(T=12, D=16, F=8, E=4, dtype=torch.float32, device=DEVICE):
@@ -69,8 +67,6 @@ def test_a_cpu_runs_grouped_and_says_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert backend.resolve_backend("auto", *tensors(device="cpu")) == "grouped"
-        odd = tensors(D=7, F=5, device="cpu")
-        assert backend.resolve_backend("auto", *odd) == "reference"
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
@@ -111,36 +107,34 @@ def test_without_triton_a_gpu_runs_grouped_and_says_why(monkeypatch, said):
         backend.kernels()
 
 
-def test_a_missing_triton_is_one_sentence():
+def run(code):
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_training_on_a_cpu_needs_no_triton_and_a_missing_one_is_one_sentence():
     code = """
 import sys
-sys.modules["triton"] = None
 import torch
 from moeviz import backend
-try:
-    backend.kernels()
-except ValueError as error:
-    print(error)
-"""
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
-    assert run.stdout.startswith("The Triton kernels do not import (")
-    assert "pip install triton" in run.stdout and run.stderr == ""
-
-
-def test_training_a_model_on_a_cpu_never_imports_triton():
-    code = """
-import sys
-import torch
 from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.routing import RouteContext
 y, route = MoEFFN(16, MoEConfig(4, 2, 8))(torch.randn(6, 16), RouteContext())
 y.sum().backward()
 assert "triton" not in sys.modules and "moeviz_kernels" not in sys.modules
+sys.modules["triton"] = None
+try:
+    backend.kernels()
+except ValueError as error:
+    print(error)
 """
-    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    (sentence,) = run(code)
+    assert sentence.startswith("The Triton kernels do not import (")
+    assert "pip install triton" in sentence
 
 
-def test_the_interpreter_asked_for_too_late_is_one_sentence(monkeypatch):
+def test_the_interpreter_asked_for_too_late_is_one_sentence():
     code = """
 import os
 os.environ.pop("TRITON_INTERPRET", None)
@@ -161,51 +155,61 @@ try:
 except ValueError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
-    late, refused = run.stdout.splitlines()
+    late, refused = run(code)
     assert late.startswith("Triton was imported before its interpreter was asked for: restart")
     assert refused.startswith("Triton kernels run on an NVIDIA GPU; on a CPU they need")
 
 
-# Refusals, each in one sentence.
+# Refusals, each in one sentence, and fallbacks.
 
 
 @pytest.mark.parametrize(
-    "change,sentence",
+    ("change", "turned", "sentence"),
     [
-        (dict(dtype=torch.float64), "take float32, float16 and bfloat16, not torch.float64"),
-        (dict(w13=lambda w: w.transpose(1, 2)), "w13_E2FD must be contiguous"),
-        (dict(w2=lambda w: w[:, :, ::2]), "w2_EDF must be contiguous"),
+        (dict(), 0, "w13_E2FD must be contiguous"),
+        (dict(), 1, "w2_EDF must be contiguous"),
+        (dict(dtype=torch.float64), None, "float32, float16 and bfloat16, not torch.float64"),
+        (dict(E=0), None, "at least one unit, got 0 experts, d_model 16, d_expert 8."),
+        (dict(D=0), None, "at least one unit, got 4 experts, d_model 0, d_expert 8."),
+        (dict(F=0), None, "at least one unit, got 4 experts, d_model 16, d_expert 0."),
+        (dict(E=4097, D=1, F=1), None, "up to 4096 experts, got 4097"),
+        pytest.param(
+            dict(dtype=torch.bfloat16),
+            None,
+            "interpreter computes bfloat16 wrongly",
+            marks=pytest.mark.skipif(DEVICE == "cuda", reason="a GPU computes bfloat16"),
+        ),
     ],
 )
-def test_what_the_kernels_cannot_take_is_refused(change, sentence):
-    x, w13, w2 = tensors(dtype=change.get("dtype", torch.float32), D=16, F=8)
-    if "w13" in change:
-        w13 = change["w13"](torch.randn(4, 16, 16, device=DEVICE))
-    if "w2" in change:
-        w2 = change["w2"](torch.randn(4, 16, 16, device=DEVICE))
-    plan = Plan.from_topk(torch.zeros(12, 1, dtype=torch.int64), torch.ones(12, 1), num_experts=4)
-    plan = to(plan, DEVICE)
+def test_what_the_kernels_cannot_take_is_refused(change, turned, sentence):
+    x_TD, *weights = tensors(**change)
+    if turned is not None:
+        weights[turned] = weights[turned].mT.contiguous().mT
     with pytest.raises(ValueError, match=sentence):
-        apply_experts(x, plan, w13, w2, backend="triton")
+        backend.resolve_backend("triton", x_TD, *weights)
 
 
-def to(plan, device):
-    return type(plan)(*(getattr(plan, name).to(device) for name in plan.__dataclass_fields__))
-
-
-@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU computes bfloat16")
-def test_the_interpreter_refuses_bfloat16():
-    x, w13, w2 = tensors(dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="interpreter computes bfloat16 wrongly"):
-        backend.resolve_backend("triton", x, w13, w2)
+@pytest.mark.parametrize(
+    ("change", "gaps", "sentence"),
+    [
+        (dict(D=7), 1, "d_model to be a multiple of 4, got 7"),
+        (dict(F=5), 1, "d_expert to be a multiple of 4, got 5"),
+        (dict(dtype=torch.float64), 1, "float32, bfloat16 and float16, not torch.float64"),
+        (dict(), 2, "w13_E2FD contiguous"),
+    ],
+)
+def test_what_grouped_cannot_take_is_refused_and_run_by_the_reference(change, gaps, sentence):
+    x_TD, w13, w2 = tensors(device="cpu", **change)
+    w13 = w13.repeat_interleave(gaps, -1)[..., ::gaps]
+    with pytest.raises(ValueError, match=sentence):
+        backend.resolve_backend("grouped", x_TD, w13, w2)
+    assert backend.resolve_backend("auto", x_TD, w13, w2) == "reference"
 
 
 def test_a_kernel_that_does_not_fit_the_gpu_falls_back_and_says_so(monkeypatch, said):
     x, w13, w2 = tensors()
-    plan = to(
-        Plan.from_topk(torch.arange(24).view(12, 2) % 4, torch.rand(12, 2), num_experts=4), DEVICE
-    )
+    expert_TK = torch.arange(24, device=DEVICE).view(12, 2) % 4
+    plan = Plan.from_topk(expert_TK, torch.rand(12, 2, device=DEVICE), num_experts=4)
     want = apply_experts(x, plan, w13, w2, backend="reference")
     kernels = backend.kernels()
 
@@ -228,74 +232,18 @@ def test_a_full_gpu_is_one_sentence_with_the_sizes(monkeypatch, name):
 
     monkeypatch.setattr(f"moeviz.model.experts.{name}_experts", full)
     x, w13, w2 = tensors()
-    plan = to(Plan.from_topk(torch.zeros(12, 1).long(), torch.ones(12, 1), num_experts=4), DEVICE)
+    weight_TK = torch.ones(12, 1, device=DEVICE)
+    plan = Plan.from_topk(torch.zeros_like(weight_TK).long(), weight_TK, num_experts=4)
     with pytest.raises(torch.OutOfMemoryError, match="12 rows .12 tokens, d_model 16, d_expert 8"):
         apply_experts(x, plan, w13, w2, backend=name)
 
 
-def test_a_soft_plan_needs_no_kernels():
-    x, w13, w2 = tensors(T=6, E=3)
-    logits = torch.randn(6, 3, 2, device=DEVICE)
-    plan = SoftPlan(logits.softmax(0)[None], logits.flatten(1).softmax(1).view(1, 6, 3, 2))
-    same = apply_experts(x, plan, w13, w2)
-    assert torch.equal(apply_experts(x, plan, w13, w2, backend="triton"), same)
-
-
-# The Triton path (every router on it: test_kernels_routers.py).
-
-
 @pytest.mark.parametrize("name", ["matmul", "grouped"])
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.float16, 5e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3)])
 def test_other_matrix_products_between_the_kernels_of_gather_and_combine(
     name, dtype, tolerance, triton_everywhere
 ):
     """The path of GPUs that are too old for the kernels, and of sizes that do not suit them."""
-    g = torch.Generator().manual_seed(4)
-    expert_TK = torch.rand(20, 4, generator=g).topk(2).indices.to(DEVICE)
-    leaves = [
-        torch.randn(size, generator=g).mul(size[-1] ** -0.5).to(DEVICE, dtype).requires_grad_()
-        for size in ((20, 16), (20, 2), (4, 16, 16), (4, 16, 8))
-    ]
-    results = {}
-    for chosen in ("reference", name):
-        plan = Plan.from_topk(expert_TK, leaves[1].float(), num_experts=4)
-        y_TD = apply_experts(leaves[0], plan, *leaves[2:], backend=chosen)
-        results[chosen] = y_TD.detach(), *torch.autograd.grad(y_TD.float().square().sum(), leaves)
-    assert torch.Size([40, 16]) in triton_everywhere  # the rows that are added up
-    for got, want in zip(results[name], results["reference"], strict=True):
-        assert relative(got, want) < tolerance
-
-
-def test_the_plan_by_counting_sort_is_the_plan_by_argsort(triton_everywhere, monkeypatch):
-    g = torch.Generator().manual_seed(2)
-    expert_TK = torch.rand(50, 6, generator=g).topk(3).indices.to(DEVICE)
-    weight_TK = torch.rand(50, 3, generator=g).to(DEVICE)
-    by_kernel = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
-    assert triton_everywhere
-    monkeypatch.setattr("moeviz.ops.kernels_for", lambda *args, **sizes: None)
-    plain = Plan.from_topk(expert_TK, weight_TK, num_experts=6)
-    for name in Plan.__dataclass_fields__:
-        ours, theirs = getattr(by_kernel, name), getattr(plain, name)
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
-
-
-def test_a_layer_on_the_kernels_is_one_graph_of_torch_compile(triton_everywhere):
-    x_TD = torch.randn(24, 16, device=DEVICE)
-    torch.manual_seed(0)
-    layer = MoEFFN(16, MoEConfig(4, 2, 8, backend="triton")).to(DEVICE)
-
-    def step(x_TD):
-        y_TD, route = layer(x_TD, RouteContext(training=True))
-        return y_TD, route.losses["balance"]
-
-    y_TD, balance = step(x_TD)
-    (y_TD.square().sum() + balance).backward()
-    want = {name: value.grad.clone() for name, value in layer.named_parameters()}
-    layer.zero_grad()
-    torch._dynamo.reset()
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    y_compiled, balance = compiled(x_TD)
-    (y_compiled.square().sum() + balance).backward()
-    assert relative(y_compiled.detach(), y_TD.detach()) < 1e-6
-    for name, value in layer.named_parameters():
-        assert relative(value.grad, want[name]) < 1e-5, name
+    case = make("any number", 9, 4, 2, 16, 8, dtype)
+    case.check(dtype, name, tolerance=tolerance)
+    assert torch.Size([len(case.token), 16]) in triton_everywhere  # the rows that are added up
