@@ -1,6 +1,7 @@
 """What every picture is tested on: recorded runs, and small inputs with known answers."""
 
 import json
+import statistics
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, product
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from moeviz.costs import CLAIMS, MODELS
-from moeviz.experiments.cures import ARMS
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
 from moeviz.experiments.slots import placed, synthetic, visit_chances
 from moeviz.host import data_path
@@ -63,8 +63,8 @@ def wave(*shape):
 
 def figure(*values):
     """As experiments record a figure: mean, standard deviation, values over seeds."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": [*values]}
 
 
 def routed(num_tokens, num_layers, num_experts, top_k):
@@ -99,26 +99,38 @@ def make_anatomy(tokens=NASTY, num_experts=4, top_k=2, weighting="renormalise"):
     )  # fmt: skip
 
 
-def learner(label, points=12, num_experts=0, *, every=4, seconds=0.5, ahead=0.0, seed=0):
+def snapshot(label, load_PLE, *, every, total=600, seconds=0.5, ahead=0.0, seed=0,
+             router="token_choice"):  # fmt: skip
+    """A run with a validation every so many steps; ahead: of the others' loss."""
+    points = len(load_PLE)
     step = np.arange(1, points + 1, dtype=np.float64)
-    load = wave(points, 2 if num_experts else 0, num_experts)
-    load = load / load.sum(-1, keepdims=True) if num_experts else load
-    loss = 2 + 5 / step - ahead
     measured = (step % every == 0) if every else np.zeros(points, dtype=bool)
+    loss = 2 + 5 / step - ahead
     curve = Curve(
-        step=step, seconds=step * seconds, flops=step * 2e9, loss=loss, load=load,
+        step=step, seconds=step * seconds, flops=step * 2e9, loss=loss,
+        load=load_PLE / load_PLE.sum(-1, keepdims=True),
         validation=np.where(measured, loss + 0.125, np.nan),
+        entropy=np.stack([1 - step / 4096, 1 - step / 512], 1),
     )  # fmt: skip
+    meta = {
+        "model": {"moe": {"top_k": 1, "router": router}},
+        "train": {"batch_size": 16, "seq_len": 64, "seed": seed},
+    }
     return Snapshot(
-        label=label, step=points, total_steps=600, seconds=points * seconds,
+        label=label, step=points, total_steps=total, seconds=points * seconds,
         tokens_per_second=1000 / seconds, parameters=2_000_000, active_parameters=500_000,
-        curve=curve, meta={"train": {"seed": seed}},
+        curve=curve, meta=meta,
     )  # fmt: skip
 
 
-def pair(**changes):
-    sparse = learner("MoE", num_experts=8, seconds=0.75, ahead=0.25, **changes)
-    return [learner('dense <b>&"', **changes), sparse]
+def learner(label, points=12, num_experts=0, *, every=4, **changes):
+    load = wave(points, 2 if num_experts else 0, num_experts)
+    return snapshot(label, load, every=every, **changes)
+
+
+def pair(points=12, **changes):
+    sparse = learner("MoE", points, 8, seconds=0.75, ahead=0.25, **changes)
+    return [learner('dense <b>&"', points, **changes), sparse]
 
 
 def seeds(count=3):
@@ -128,93 +140,22 @@ def seeds(count=3):
     return found
 
 
-def make_run(
-    label="nothing <&>", points=300, total=300, experts=16, collapse_at=60, router="token_choice"
-):
+def make_run(label="nothing <&>", points=300, experts=16, collapse_at=60, **changes):
     """Expert 3 of layer 1 takes over from a step on; layer 0 stays nearly even."""
-    step = np.arange(1, points + 1, dtype=np.float64)
     load = (np.arange(points * 2 * experts) * 7 % 11 + 5.0).reshape(points, 2, experts)
-    load[step > collapse_at, 1] = 0.05
-    load[step > collapse_at, 1, min(3, experts - 1)] = 30.0
-    curve = Curve(
-        step=step, seconds=step / 8, flops=step * 1e9, loss=3 + 5 / step,
-        load=load / load.sum(-1, keepdims=True),
-        validation=np.where(step % 25 == 0, 3.125 + 5 / step, np.nan),
-        entropy=np.stack([1 - step / 4096, 1 - step / 512], 1),
-    )  # fmt: skip
-    meta = {
-        "model": {"moe": {"top_k": 1, "router": router}},
-        "train": {"batch_size": 16, "seq_len": 64, "seed": 0},
-    }
-    return Snapshot(label, points, total, points / 8, 8192.0, 10**6, 10**5, curve, meta)
+    load[collapse_at:, 1] = 0.05
+    load[collapse_at:, 1, min(3, experts - 1)] = 30.0
+    return snapshot(label, load, every=25, **{"total": 300, **changes})
 
 
 RUN = make_run()
 
 
-def summary_of_cures(count=5):
-    """Recorded figures with known answers: balance and loss have nothing to do with each other."""
-    arms = {}
-    for n, name in enumerate(ARMS):
-        violation = {"nothing": 12.0, "z-loss 0.001": 13.0, "noise 1": 9.0, "expert choice": 0.0}
-        base = violation.get(name, 0.5 + 0.125 * n)
-        fell = {"nothing": count, "z-loss 0.001": count, "noise 1": 3, "shared expert": 1}
-        gap = [0.0 if name == "nothing" else 0.015625 * n * (-1) ** s for s in range(count)]
-        if name == "hash":
-            gap = [-0.125 - 0.015625 * s for s in range(count)]
-        elif name == "sign bias":
-            gap = [0.0625 + 0.015625 * s for s in range(count)]
-        arms[name] = {
-            "runs": count,
-            "collapsed": min(fell.get(name, 0), count),
-            "max_violation": figure(*(base + 0.0625 * s * (base > 0) for s in range(count))),
-            "dead_experts": figure(*[13.0 if base > 8 else 0.0] * count),
-            "effective_experts": figure(*[1.5 if base > 8 else 14.0] * count),
-            "domain_information": figure(*(0.25 + 0.03125 * s - 0.01 * n for s in range(count))),
-            "validation_loss": figure(*(3.5 + g for g in gap)),
-            "loss_minus_nothing": figure(*gap),
-        }
-    return {"provenance": PROVENANCE, "steps": 300, "arms": arms}
-
-
-def arm(*minus_dense, causal=True, substitute="", rate=5.0):
-    """One router as experiment routers writes it."""
-    return {
-        "validation_loss": figure(*(3 + v for v in minus_dense)),
-        "loss_minus_dense": figure(*minus_dense), "max_violation": figure(0.5, 0.7),
-        "dead_experts": figure(1, 2), "drop_rate": figure(0.1, 0.3), "steps_per_second": rate,
-        "causal": causal, "substitute": substitute, "experts": 16,
-    }  # fmt: skip
-
-
-def trained_routers(**arms):
-    dense = {k: v for k, v in arm(0.0, 0.0, rate=10.0).items() if k not in ("causal", "experts")}
-    return {"provenance": PROVENANCE, "steps": 7, "arms": {"dense": dense, **arms}}
-
-
-def capacity_runs(count=3, worth=0.05):
-    """As experiment capacity writes it: factor 0.5 costs, factor 2 does not."""
-    noise = [0.002 * (-1) ** s for s in range(count)]
-    cost = {"no limit": 0.0, "factor 2": 0.0, "factor 1": 0.01, "factor 1, by probability": 0.01}
-    cost |= {"factor 1, batch prioritised": 0.004, "factor 0.5": 0.08}
-    arms = {}
-    for name, c in cost.items():
-        own = [0.0] * count if name == "no limit" else noise
-        arms[name] = {
-            "validation_loss": figure(*(3 + c + n for n in own)),
-            "validation_loss_limited": figure(*(3 + 2 * c + n for n in own)),
-            "validation_loss_minus_no_limit": figure(*(c + n for n in own)),
-            "validation_loss_limited_minus_no_limit": figure(*(2 * c + n for n in own)),
-            "drop_rate": figure(*([c] * count)),
-        }
-    leaks = {}
-    for name, w in (("token choice", 0.0), ("pool of one sequence", worth)):
-        leaks[name] = {
-            "loss_with_later_tokens": figure(*(3 - w + n for n in noise)),
-            "loss_from_prefixes": figure(*(3 + w + n for n in noise)),
-            "worth_of_later_tokens": figure(*([2 * w] * count)),
-        }
-    return {"provenance": PROVENANCE, "steps": 300, "limits": arms, "leaks": leaks}
+def one_seed(recorded):
+    """A recorded experiment as if only its first seed had run."""
+    if "values" in recorded:
+        return figure(recorded["values"][0])
+    return {k: one_seed(v) if isinstance(v, dict) else v for k, v in recorded.items()}
 
 
 def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes):
@@ -234,15 +175,15 @@ def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes
     return Decision(**{**fields, **changes})
 
 
-def limited(label="Switch", tokens=NASTY):
+def limited(label="Switch", tokens=NASTY, **changes):
     """The second half finds no slot, and looks ahead."""
     whole = make_decision(label, tokens, top_k=1)
     late = np.arange(len(tokens)) >= len(tokens) // 2
     dropped = whole.visits & late[:, None]
     visits = whole.visits & ~dropped
-    return make_decision(
-        label, tokens, top_k=1, visits=visits, dropped=dropped, weight=whole.weight * visits,
-        load=visits.sum(0), demand=whole.load, places=1, leaks=late, causal=False,
+    return replace(
+        whole, visits=visits, dropped=dropped, weight=whole.weight * visits, load=visits.sum(0),
+        places=1, leaks=late, causal=False, **changes,
     )  # fmt: skip
 
 
@@ -281,10 +222,10 @@ def slots_by_hand(tokens=NASTY, **changes):
     return make_decision(**{"label": "", "tokens": tokens, **fields, **changes})
 
 
-def placed_batch(num_tokens=64, top_k=1, **capacity):
+def placed_batch(num_tokens=64, top_k=1, seed=0, **capacity):
     """A synthetic batch, placed by the real rule."""
     limit = Capacity(**{"factor": 1.25, **capacity}) if capacity.get("factor", 1) else None
-    tokens, visits = synthetic(num_tokens, skew=1.0), visit_chances(1.0, top_k)
+    tokens, visits = synthetic(num_tokens, skew=1.0, seed=seed), visit_chances(1.0, top_k)
     return placed(tokens, top_k=top_k, capacity=limit, visits=visits)
 
 
@@ -383,10 +324,6 @@ def _routing():
         yield f"slots, {name}", partial(slots, decision)
     yield "by place", partial(by_place, {"a": np.array([0.0, 0.5]), "b <": np.zeros(2)})
     yield "changed", partial(changed, slots_by_hand((*NASTY[:7], "y")), slots_by_hand(label="<r>"))
-    for name, runs in {"": capacity_runs(), " of one seed": capacity_runs(1),
-                       ", recorded": recorded_json("capacity")}.items():  # fmt: skip
-        yield f"limits{name}", partial(limits, runs)
-        yield f"leak{name}", partial(leak, runs)
     nobody = make_decision("B", visits=np.zeros((8, 8), bool), load=np.zeros(8, np.int64))
     for name, decisions in {
         "two": [make_decision(), limited()], "three": [limited(), mixture(), make_decision()],
@@ -408,9 +345,12 @@ def _training():
     yield "recorded seeds", partial(race_seeds, runs, recorded_json("race")["provenance"])
     yield "recorded collapse", partial(collapse, arms[0], 1)
     yield "recorded collapse beside", partial(collapse, arms[1], 0, before=arms[0])
-    yield "recorded cures", partial(cures, recorded_json("collapse"))
-    yield "recorded standings", partial(standings, recorded_json("routers"))
-    yield "recorded published", partial(published, recorded_json("routers"))
+    for draw, file in ((cures, "collapse"), (standings, "routers"), (published, "routers"),
+                       (limits, "capacity"), (leak, "capacity")):  # fmt: skip
+        recorded = recorded_json(file)
+        yield f"recorded {draw.__name__}", partial(draw, recorded)
+        alone = one_seed(recorded) | {"provenance": PROVENANCE}
+        yield f"{draw.__name__} of one seed", partial(draw, alone)
     many = [learner("dense", 400, every=1), learner("MoE", 400, 32, every=1)]
     for name, learners in {
         "of 400 points, 32 experts": many, "without points": pair(points=0),
@@ -435,11 +375,6 @@ def _training():
         "of a long run": dict(run=make_run(points=390, total=2000), layer=1),
     }.items():  # fmt: skip
         yield f"collapse {name}", partial(collapse, **options)
-    yield "cures", partial(cures, summary_of_cures())
-    yield "cures of one seed", partial(cures, summary_of_cures(1))
-    some = dict(slow=arm(0.1, 0.3), peeks=arm(-0.4, -0.2, causal=False), plain=arm(-0.15, -0.05))
-    yield "standings", partial(standings, trained_routers(**some))
-    yield "standings of one seed", partial(standings, trained_routers(one=arm(0.5)))
 
 
 def _kernels():

@@ -1,4 +1,4 @@
-"""What the tests of pictures share: reading an SVG back, and the width of its text."""
+"""What the tests of pictures share: reading a picture back, and the width of its text."""
 
 import functools
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 from PIL import ImageFont
 
 from moeviz.pictures.svg import MONO
@@ -17,8 +18,36 @@ def parse(picture):
     return ElementTree.fromstring(picture.svg)
 
 
-def texts(root):
-    return [t.text or "" for t in root.iter(f"{SVG}text")]
+def marks(picture, shape, style="", tip=""):
+    """All marks of a shape with this in their style and at the beginning of their tip."""
+    return [
+        m for m in parse(picture).iter(SVG + shape)
+        if style in m.get("style", "") and m.findtext(SVG + "title", "").startswith(tip)
+    ]  # fmt: skip
+
+
+def texts(picture, style=""):
+    return [m.text for m in marks(picture, "text", style)]
+
+
+def tips(picture):
+    return [m.text for m in marks(picture, "title")]
+
+
+def values(found, attribute):
+    """A number of each mark."""
+    return np.array([float(m.get(attribute)) for m in found])
+
+
+def corners(mark):
+    """The points of a line or an area, [N, 2]."""
+    return np.array([[float(v) for v in p.split(",")] for p in mark.get("points").split()])
+
+
+def table(picture, *columns):
+    """Columns of the table twin as numbers, [rows, columns]."""
+    places = [picture.columns.index(name) for name in columns]
+    return np.array([[float(row[place]) for place in places] for row in picture.rows])
 
 
 def text_size(text):

@@ -22,7 +22,7 @@ from moeviz.pictures.svg import (
 from moeviz.records.routes import Decision, Trace
 
 WIDTH, BATCH_WIDTH = 800, 900
-SHOWN_TOKENS = 128  # of a batch
+SHOWN_TOKENS, MATRIX_TOKENS = 128, 48  # of a batch, of a matrix
 NO_SLOT, DROPPED = "#ffffff", "#d55e00"
 
 
@@ -123,10 +123,10 @@ def batch_strip(
         svg.text(0, bottom, f"and {len(decision.tokens) - SHOWN_TOKENS} more tokens", fill=MUTED)
 
 
-def routing_matrix(trace: Trace, layer: int, *, max_tokens: int = 48) -> Picture:
+def routing_matrix(trace: Trace, layer: int) -> Picture:
     """Tokens down, experts across: the router's probability as heat, the chosen ones ringed."""
-    score_TE = trace.score[:max_tokens, layer]
-    expert_TK = trace.expert[:max_tokens, layer]
+    score_TE = trace.score[:MATRIX_TOKENS, layer]
+    expert_TK = trace.expert[:MATRIX_TOKENS, layer]
     num_tokens, num_experts = score_TE.shape
     left, top, row = 130.0, 62.0, 17.0
     cell = min(34.0, (WIDTH - left - 110) / num_experts)

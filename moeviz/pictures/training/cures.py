@@ -112,6 +112,8 @@ def told_cures(summary: dict[str, Any]) -> str:
 
 def told_quality(summary: dict[str, Any]) -> str:
     """Whether the even ones are the good ones."""
+    from scipy.stats import spearmanr  # here: no other picture waits for it
+
     arms = {n: a for n, a in summary["arms"].items() if n != BASE}
     signs = {n: np.sign(a["loss_minus_nothing"]["values"]) for n, a in arms.items()}
     better = [_with_loss(n, arms[n]) for n, s in signs.items() if (s < 0).all()]
@@ -119,10 +121,9 @@ def told_quality(summary: dict[str, Any]) -> str:
     mixed = [_with_loss(n, arms[n]) for n, s in signs.items() if (s < 0).any() and (s > 0).any()]
     even = min(arms, key=lambda n: arms[n]["max_violation"]["mean"])
     by_loss = sorted(summary["arms"], key=lambda n: summary["arms"][n]["validation_loss"]["mean"])
-    rank = _rank_correlation(
-        [a["max_violation"]["mean"] for a in summary["arms"].values()],
-        [a["validation_loss"]["mean"] for a in summary["arms"].values()],
-    )
+    figures = ("max_violation", "validation_loss")
+    means = [[arm[name]["mean"] for name in figures] for arm in summary["arms"].values()]
+    rank = spearmanr(means).statistic
     return " ".join(
         [
             f"Better than nothing with every seed: {_listed(better) or 'none'}.",
@@ -149,12 +150,6 @@ def told_versus(summary: dict[str, Any], a: str, b: str, figure: str, name: str)
 
 def _with_loss(arm: str, figures: dict[str, Any]) -> str:
     return f"{arm} ({mean_sd(figures['loss_minus_nothing'], 3, '+')})"
-
-
-def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's, for values without ties."""
-    first, second = (np.argsort(np.argsort(values)) for values in (a, b))
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _listed(names: Sequence[str]) -> str:

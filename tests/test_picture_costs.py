@@ -1,0 +1,267 @@
+"""What pictures of costs say, draw and list is what the calculators count."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
+from moeviz.costs import (
+    CLAIMS,
+    DEVICES,
+    MODELS,
+    active_parameters,
+    all_to_all,
+    critical_batch,
+    decode_step,
+    device,
+    evaluate,
+    fit,
+    kv_cache_bytes,
+    offload_bound,
+    parameters,
+)
+from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
+from moeviz.costs.shape.terms import COMPONENTS
+from moeviz.panels import hardware_choice as offered
+from moeviz.pictures.costs.cache_ladder import cache_ladder, rungs
+from moeviz.pictures.costs.claims import amount, claims, ladder
+from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
+from moeviz.pictures.costs.exchange import exchange, visits
+from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
+from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
+from moeviz.pictures.costs.model_map import RANGES, model_map, points
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, size
+from moeviz.pictures.costs.offloading import LINKS, even_hit_rate, offloading, speed
+from moeviz.pictures.costs.training_cost import bill_of, training_cost
+
+MIXTRAL = MODELS["Mixtral 8x7B"].architecture
+SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
+
+
+def test_every_component_has_one_part():
+    listed = [c for _, components in PARTS.values() for c in components]
+    assert sorted(listed) == sorted((*COMPONENTS, ""))
+    for model in COUNTED:
+        total = parameters(model.architecture)
+        assert sum(by_part(total).values()) == pytest.approx(total.total)
+
+
+def test_numbers_read_as_models_are_named():
+    assert [count(v) for v in (671.026e9, 999.7e9, 1.571e12, 39.16e9, 12, 0)] == [
+        "671B", "1T", "1.57T", "39.2B", "12", "0",
+    ]  # fmt: skip
+    assert (size(70272), size(1.342e12)) == ("70.3 kB", "1.34 TB")
+    assert (money(5.576e6), money(0.0032)) == ("$5.58M", "$0.0032")
+
+
+# Models: anatomy and map.
+
+
+def test_the_anatomy_says_what_was_counted():
+    picture = model_anatomy([V3])
+    for words in ("37.6B everything", "36.6B without the input table", "35.7B without both", "671B",
+                  "70.3 kB more for each token", "bf16 1.34 TB", "counted −1.0 %"):  # fmt: skip
+        assert words in picture.svg, words
+    terms = {row[2]: row for row in picture.rows if row[1] != "sheet" and row[2]}
+    assert terms["routed experts"][5].startswith("58 layers × 256 experts × matrices 3")
+    for column, whole in ((3, parameters), (4, active_parameters)):
+        listed = sum(float(row[column].replace(",", "")) for row in terms.values())
+        assert listed == whole(V3.architecture).total
+    assert "nothing is known of it here" in model_anatomy([V3.architecture]).svg
+    assert "not counted" in sheet(MODELS["Switch-C 1.6T"].architecture).no_cache
+    assert sheet(MODELS["GPT-3 175B"].architecture).context_tokens == 2048, "no longer than it read"
+
+
+def test_every_point_can_be_chosen_from_its_year_on_and_is_then_named():
+    for point in points():
+        picture = model_map(chosen=point.model.name, until=point.model.year)
+        assert f">{point.model.name}</text>" in picture.svg
+        assert point.confidence in picture.summary
+        earlier = model_map(chosen=point.model.name, until=point.model.year - 1)
+        assert "is not there" in earlier.summary
+
+
+def test_confidence_is_what_is_said_of_the_sizes():
+    by_name = {p.model.name: p for p in points()}
+    for name, confidence in {
+        "GPT-4 (rumour)": "rumour", "Qwen2.5-Max": "unverifiable", V3.name: "official",
+        "Inferrix-72B (article)": "unverifiable", "Switch-C 1.6T": "official",
+    }.items():  # fmt: skip
+        assert by_name[name].confidence == confidence
+    assert not {"Gemini 1.5 Pro", "M6-T 1T"} & set(by_name)
+    for name, ((low, high), (least, most)) in RANGES.items():
+        assert low <= by_name[name].total <= high and least <= by_name[name].active <= most
+    assert RANGES["GPT-4 (rumour)"][0][1] == evaluate("gpt4_sizes").value
+
+
+# The ledger.
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_is_judged_at_both_ends_of_what_it_assumes(name):
+    for assumption in CLAIMS[name].assumptions:
+        steps = ladder(assumption)
+        assert assumption.value in steps and sorted(set(steps)) == list(steps)
+        assert (steps[0], steps[-1]) == (assumption.low, assumption.high)
+        assert max(len(amount(v, assumption.unit)) for v in steps) < 24
+        for value in (steps[0], steps[-1]):
+            verdict = evaluate(name, **{assumption.name: value}).verdict
+            assert f": {verdict}; " in claims(name, {assumption.name: value}).summary
+
+
+def test_the_ledgers_table_has_every_claim():
+    verdicts = {row[0]: row[6] for row in claims("mla_57", {}).rows}
+    assert verdicts == {name: evaluate(name).verdict for name in CLAIMS}
+
+
+# Caches and training.
+
+
+def test_the_ladder_by_hand():
+    ladder = {label: (total, each, ratio) for label, total, each, ratio, _ in rungs(1000, 16)}
+    assert ladder["MLA, as built"] == pytest.approx((61 * 576 * 2 * 1000, 1152, 1))
+    assert ladder["GQA, 8 groups"][0] == pytest.approx(61 * 2 * 8 * 128 * 2 * 1000)
+    assert ladder["MHA, 128 heads, keys and values of 128"][2] == pytest.approx(56.89, abs=0.01)
+    picture = cache_ladder(context=1000, bits=8, batch=4)
+    bytes_of = {row[0]: row[1] for row in picture.rows}
+    llama = kv_cache_bytes(MODELS["Llama 3.1 405B"].architecture, 1000, bits=8)
+    assert bytes_of["Llama 3.1 405B"] == f"{4 * llama.total:,.0f}"
+    # DeepSeek-V2's abstract.
+    assert "counted −93.3 % of a 67B model" in picture.svg
+    assert "−82.2 % at 16 bits each" in picture.svg
+
+
+def test_v3s_bill_gives_back_its_published_hours():
+    picture = training_cost(**BILL)
+    assert "2.67M hours" in picture.summary and "$5.34M" in picture.summary
+    assert "2.79M hours of H800 SXM (official)" in picture.svg
+    assumed = {k: v for k, v in BILL.items() if k != "chosen"}
+    assert bill_of(V3.name, **assumed).device_hours == pytest.approx(2.664e6, rel=0.01)
+    llama = bill_of("Llama 3.1 405B", **assumed | dict(tokens=15.6e12, mfu=0.35))
+    assert llama.device_hours == pytest.approx(30.84e6, rel=0.01), "as the notebook says"
+
+
+# Hardware.
+
+
+def test_the_fit_says_what_the_calculator_says():
+    model = MODELS["gpt-oss-120b"].architecture
+    room = fit(model, device("H100 SXM"), context_tokens=32768, batch=8, plan="mxfp4_experts")
+    summary = memory_fit(**FIT).summary
+    assert f"weights {room.weights.total / 1e9:.1f} GB" in summary
+    assert f"{room.free_bytes / 1e9:.1f} GB stay free; at most {room.max_batch} such" in summary
+    summary = memory_fit(**FIT | {"plan": "bf16"}).summary
+    assert "does not fit: 163.4 GB are missing, and not even one" in summary
+    long = memory_fit(**FIT | {"model_name": "Mixtral 8x7B", "context": 131072}).summary
+    assert "made for 32,768 tokens at most" in long
+
+
+def test_the_step_is_the_calculators_and_ends_where_the_memory_does():
+    sparse, dense = curves(V3.name, "H200 SXM", 32, "fp8_block", 4096)
+    chip, values = device("H200 SXM"), dict(context_tokens=4096, plan="fp8_block", devices=32)
+    for batch in (1, 64, 4096):
+        assert sparse.steps[batch] == decode_step(V3.architecture, chip, batch=batch, **values)
+    assert list(sparse.steps) == [b for b in BATCHES if b <= sparse.max_batch] != list(BATCHES)
+    ratio = [sparse.steps[b].seconds / dense.steps[b].seconds for b in sparse.steps]
+    assert ratio[0] == pytest.approx(1, abs=0.02) == ratio[-1] and max(ratio) > 10
+    assert dense.steps[64].distinct == 0
+    summary = decode_batch(**STEP).summary
+    critical = critical_batch(chip, V3.architecture, weight_bits=8).total
+    assert "222.4 experts" in summary and f"{critical:,.0f}, dense 103" in summary
+    assert "does not fit" in decode_batch(**STEP | {"batch": 16384}).summary
+    assert "even one" in decode_batch(**STEP | {"devices": 1}).summary
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_twin_has_the_same_active_weights_and_bits(plan):
+    """At batch 1 it moves as many bytes but for the router's."""
+    for name in ("Mixtral 8x7B", "gpt-oss-120b", V3.name):
+        sparse, dense = curves(name, "B200 SXM", 64, plan, 128)
+        assert sparse.steps[1].seconds == pytest.approx(dense.steps[1].seconds, rel=0.02)
+
+
+def test_the_exchange_adds_up():
+    traffic = all_to_all(V3.architecture, tokens_per_device=128, nodes=8, devices_per_node=8,
+                         copies="node", node_limit=4)  # fmt: skip
+    summary = exchange(**SEND | dict(copies="node", node_limit=4, fp8=True)).summary
+    assert f"{traffic.between_nodes_bytes / 1e6:.0f} MB between" in summary
+    assert "66% less" in summary
+    assert f"{traffic.seconds(160e9, 50e9) * 1e6:.0f} µs a layer" in summary
+    assert [row[1] for row in exchange(**SEND).rows] == [d // 8 for d in range(64)]
+    # One node has nothing to send to another, and a limit beyond the nodes is none.
+    assert "0 B between" in exchange(**SEND | dict(nodes=1)).summary
+    assert exchange(**SEND | dict(nodes=4, node_limit=4)) == exchange(**SEND | dict(nodes=4))
+
+
+@pytest.mark.parametrize("skew", [0.1, 1.0, 2.0])
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (128, 4), (256, 8)])
+def test_skewed_visits_are_shares_of_tokens(experts, top_k, skew):
+    share_E, other_E = (np.array(visits(experts, top_k, skew, seed)) for seed in (0, 1))
+    assert share_E.sum() == pytest.approx(top_k) and 0 < share_E.min() < share_E.max() <= 1
+    assert (other_E != share_E).any() and np.allclose(np.sort(other_E), np.sort(share_E))
+    assert visits(experts, top_k, 0.0, 5) is None
+
+
+def test_a_link_bounds_until_the_devices_memory_does():
+    chip, link = device("T4"), LINKS["pcie3"]
+    at_hit = [speed(MIXTRAL, chip, link, "int4", hit) for hit in (0.0, 0.5, 1.0)]
+    bound = offload_bound(MIXTRAL, link.bytes_per_s, plan="int4").tokens_per_s
+    own = sum(
+        count * ALL_PLANS["int4"].format(part).bits / 8
+        for part, count in active_parameters(MIXTRAL, "ex_input_embedding").components.items()
+    )
+    assert at_hit == pytest.approx([bound, 2 * bound, chip.bytes_per_s / own])
+    assert len({speed(MIXTRAL, chip, LINKS["host"], "int4", hit) for hit in (0, 0.5, 1)}) == 1
+    assert 0.6 < even_hit_rate(MIXTRAL, chip, "int4") < 0.7
+    assert even_hit_rate(MIXTRAL, device("B200 SXM"), "int4") == 1.0
+    assert even_hit_rate(MODELS["Kimi K2"].architecture, chip, "bf16") == 0.0
+    summary = offloading(**LINK | {"model_name": "Kimi K2", "plan": "bf16"}).summary
+    assert summary.startswith("Even without its experts the model takes")
+
+
+def test_the_device_is_named_with_its_source():
+    for draw, values in ((memory_fit, FIT), (decode_batch, STEP), (offloading, LINK)):
+        for name in offered.DEVICES.values():
+            svg = draw(**values | {"device_name": name}).svg
+            assert f"{name}, confidence {DEVICES[name].confidence}: " in svg
+            assert "prices" not in svg
+
+
+@pytest.mark.parametrize(
+    ("draw", "values", "change", "sentence"),
+    [
+        (memory_fit, FIT, "Qwen2.5-Max", "The sizes of Qwen2.5-Max are not public"),
+        (decode_batch, STEP, "Llama 3.1 8B", "Llama 3.1 8B has no experts"),
+    ],
+)
+def test_a_model_that_cannot_be_drawn_is_refused(draw, values, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        draw(**values | {"model_name": change})
+
+
+def test_the_text_quotes_what_is_computed():
+    text = " ".join(SOURCE.read_text("utf-8").split())
+    less = SEND | {"fp8": True}
+    limited = less | {"copies": "node", "node_limit": 4}
+    for summary, *figures in (
+        (memory_fit(**FIT | {"plan": "bf16"}).summary, "233.7 GB"),
+        (memory_fit(**FIT).summary, "65.2 GB", "5.0 GB"),
+        (exchange(**SEND).summary, "1.64 GB", "514 µs"),
+        (exchange(**less).summary, "1.25 GB"),
+        (exchange(**less | {"copies": "node"}).summary, "825 MB"),
+        (exchange(**limited).summary, "565 MB", "177 µs"),
+        (offloading(**LINK).summary, "5.81 GB", "2.75 tokens/s"),
+        (offloading(**LINK | {"hit": 50}).summary, "5.5"),
+    ):
+        assert all(figure in text and figure in summary for figure in figures), summary
+    sparse, dense = curves(V3.name, "H200 SXM", 32, "fp8_block", 4096)
+    ratio = {b: sparse.steps[b].seconds / dense.steps[b].seconds for b in sparse.steps}
+    assert max(ratio.values()) == ratio[64] == pytest.approx(10.8, abs=0.05)
+    turns = next(b for b, step in sparse.steps.items() if step.bound == "compute")
+    assert turns == 2048 and "10.8 times" in text and "from batch 2,048 on" in text
+    for curve in (sparse, dense):
+        assert curve.steps[1].seconds * 1e3 == pytest.approx(0.25, abs=0.005)
+    chip, host = device("T4"), speed(MIXTRAL, device("T4"), LINKS["host"], "int4", 0)
+    below, above = (speed(MIXTRAL, chip, LINKS["pcie3"], "int4", hit) for hit in (0.8, 0.85))
+    assert below < host < above

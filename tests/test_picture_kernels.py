@@ -1,0 +1,162 @@
+"""What pictures of kernels say, draw and list is what was computed or measured."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from helpers.picture_cases import CPU, LAYER, TRACES, dispatch_by_hand, evil_case, recorded_json
+from helpers.pictures import parse, texts
+from moeviz.costs import distinct_experts
+from moeviz.experiments import recorded
+from moeviz.pictures.kernels.contenders import contenders
+from moeviz.pictures.kernels.dispatch import dispatch
+from moeviz.pictures.kernels.roofline import all_experts, roofline, works
+from moeviz.pictures.kernels.tile_waste import (
+    BLOCKS,
+    expected_waste,
+    padding_rows,
+    tile_waste,
+    waste_curves,
+    zipf_load,
+)
+
+# Dispatch.
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_every_step_says_something_else_at_the_same_height(name):
+    trace = TRACES[name]
+    drawn = [dispatch(trace, step) for step in range(trace.steps)]
+    assert len({parse(picture).get("viewBox") for picture in drawn}) == 1
+    assert max(len(picture.summary) for picture in drawn) < 125, "one line above the picture"
+    if name == "dispatch":
+        assert len({picture.summary for picture in drawn}) == trace.steps
+        bare = {re.sub("aria-label=.*?data", "", picture.svg) for picture in drawn}
+        assert len(bare) == trace.steps
+
+
+def test_by_hand_each_stage_has_its_numbers():
+    trace = dispatch_by_hand()
+    assert trace.steps == 1 + 2 + 2 + 2 + 1 + 3 + 3
+    for stage, program, words in (
+        ("top-k", 0, "3 tokens ask for 1 expert each: 3 assignments, in token order."),
+        ("histogram", 0, "of 2 assignments 1 to e0, 1 to e1."),
+        ("scan", 1, "adds up the column of expert 1; it will have 2 rows."),
+        ("scatter", 0, "writes assignments 0 to 1 to rows 1, 0."),
+        ("tiles", 0, "2 tiles of 4 rows for 3 rows: 5 of 8 computed rows are padding"),
+        ("tiles", 0, "of the GEMM's 3 programs 1 find no tile."),
+        ("GEMM", 1, "2 rows of expert 1, 2 padding."),
+        ("GEMM", 2, "no tile is left, it returns at once."),
+        ("combine", 2, "y differs by 2e-07 of its length."),
+    ):
+        picture = dispatch(trace, trace.step_at(stage, program))
+        assert words in picture.summary
+    assert picture.rows[2] == (2, "2 " + "x" * 50, 1, "0.250", 1, 2, 1, 1)
+    drawn = texts(dispatch(trace, trace.step_at("GEMM")))
+    assert "drawn in tiles of 4; this GPU computed in tiles of 16" in drawn
+
+
+def test_the_scatters_arithmetic_is_written_out():
+    trace = TRACES["dispatch"]
+    for program in range(len(trace.count)):
+        text = dispatch(trace, trace.step_at("scatter", program)).svg
+        sums = re.findall(r"row = (\d+) \+ (\d+) \+ (\d+) = (\d+)", text)
+        assert len(sums) == trace.sort_block
+        assert all(int(a) + int(b) + int(c) == int(d) for a, b, c, d in sums)
+
+
+# Tile waste.
+
+
+def test_padding_by_hand():
+    assert padding_rows(np.array([70, 3, 0, 129, 16]), 16) == 38
+    assert padding_rows(np.array([16, 32]), 16) == 0 and padding_rows(np.array([0, 0]), 64) == 0
+
+
+def test_what_is_said_of_tile_waste():
+    few, some, many = (waste_curves(8 * tokens, 64, 0) for tokens in (64, 1024, 4096))
+    assert (few > some).all() and (some > many).all(), "fewer: worse"
+    assert (np.diff(some, axis=0) > 0).all(), "larger tiles: worse"
+    # The rule of thumb holds where experts have many rows.
+    rule = [expected_waste(64 * 4096, 64, block) for block in BLOCKS]
+    assert waste_curves(64 * 4096, 64, 0)[:, 0] == pytest.approx(rule, rel=0.25)
+    # The notebook's prediction: "about 20 %".
+    said = tile_waste(tokens=1024, experts=64, top_k=8, skew=0.0, block=64).summary
+    assert 15 < float(re.search(r"padding, ([\d.]+)%", said)[1]) < 25
+
+
+def test_loads_are_drawn_once_for_each_seed():
+    load_E = zipf_load(1000, 16, 1.0, 3)
+    assert load_E.sum() == 1000 and load_E[0] > load_E[-1]
+    assert (load_E != zipf_load(1000, 16, 1.0, 4)).any()
+
+
+# Roofline.
+
+
+def test_the_formulas_by_hand():
+    # One token, four experts of 64: their weights once, x and y once.
+    work = all_experts(1, LAYER, 4)
+    assert work.flops == 6 * 4 * 512 * 256
+    assert work.size == pytest.approx(4 * (4 * 3 * 512 * 256 + 2 * 512))
+    assert distinct_experts(64, 4, 1).total == pytest.approx(4)
+    assert distinct_experts(64, 4, 10**6).total == 64
+    up, down = works(8, LAYER, 2)[2:4]
+    assert up.flops == 2 * down.flops == pytest.approx(2 / 3 * all_experts(8, LAYER, 2).flops)
+
+
+def test_what_is_said_of_the_roofline():
+    """Half a FLOP per byte at T = 1 in float32; a dense FFN climbs sooner; combine never."""
+    assert all_experts(1, LAYER, 4).intensity == pytest.approx(0.5, rel=0.01)
+    for tokens in (16, 256, 4096):
+        dense, experts, _, _, combine, top_k = works(tokens, LAYER, 4)
+        assert dense.intensity > 2 * experts.intensity
+        assert round(combine.intensity, 3) == 0.2 and top_k.intensity < 1
+    assert "not measured yet" in roofline(None, LAYER, 1).summary
+    assert roofline(CPU, LAYER, 1).summary.endswith("bound by memory.")
+    assert roofline(CPU, LAYER, 4096).summary.endswith("bound by arithmetic.")
+
+
+# Contenders.
+
+
+def test_contenders_are_drawn_and_left_out_ones_named():
+    case = evil_case()
+    picture = contenders(case, where="here <i>")
+    assert "<evil>: not run, <b>why</b>" in texts(picture)
+    assert len(picture.rows) == len(case["contenders"])
+    empty = contenders(None, where="here")
+    assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
+    case["contenders"] = {"slow": {"forward_ms": {"median": 2150.0, "q1": 2077.5, "q3": 12345.0}}}
+    assert "2.15 s (2.08 to 12.3)" in texts(contenders(case, where="here")), "one unit for all"
+
+
+def test_what_is_said_of_the_recorded_contest():
+    """Forward the loops are alike; backward W[e] costs more the more experts there are, and no
+    interpreter was timed."""
+    run = recorded_json("kernels")
+    assert run["provenance"]["command"].startswith("python -m moeviz experiment kernels")
+    ratios = []
+    for case in run["cases"]:
+        naive, unbound, grouped, triton = (
+            case["contenders"][name]
+            for name in ("loop over W[e]", "loop over W.unbind()", "grouped_mm", "Triton")
+        )
+        assert 0.5 < naive["forward_ms"]["median"] / unbound["forward_ms"]["median"] < 2
+        ratios.append(naive["both_ms"]["median"] / unbound["both_ms"]["median"])
+        assert grouped["both_ms"]["median"] < unbound["both_ms"]["median"]
+        assert run["device"]["kind"] == "cuda" or "not_run" in triton
+    assert ratios == sorted(ratios) and ratios[-1] > 5
+
+
+def test_recorded_machines_are_found_and_a_damaged_file_is_none(tmp_path, monkeypatch):
+    run = recorded_json("kernels")
+    gpu = {**run, "device": {**run["device"], "kind": "cuda", "name": "A GPU"}}
+    for name, text in {"layer_gpu": json.dumps(gpu), "kernels": json.dumps(run),
+                       "layer_bad": "{", "layer_other": "[1]"}.items():  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(text)
+    monkeypatch.setattr(recorded, "data_path", lambda *parts: tmp_path)
+    names = [name.split(",")[0] for name in recorded.recorded_machines()]
+    assert names == ["A GPU", run["device"]["name"].split(",")[0]]

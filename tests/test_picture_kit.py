@@ -1,0 +1,165 @@
+"""The drawing kit: colours that everyone can tell apart, scales, numbers, and our SVG as PNG."""
+
+import base64
+import io
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.picture_cases import CASES, make_trace
+from helpers.pictures import marks, texts
+from moeviz.pictures.axes import LogScale, Scale, decades, short
+from moeviz.pictures.routing.tokens import load_bars, token_strip
+from moeviz.pictures.static import plain, png, smaller
+from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
+VISIONS = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+          [0.0193339, 0.1191920, 0.9503041]]  # fmt: skip
+WHITE = [0.95047, 1.0, 1.08883]  # D65
+HEAT = [heat_colour(i / 255) for i in range(256)]
+
+
+def linear(colour):
+    v = np.array(list(bytes.fromhex(colour[1:]))) / 255
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def lab(colour, vision):
+    """CIE L*a*b* of a colour as it is seen."""
+    v = np.array(TO_XYZ) @ np.clip(VISIONS[vision] @ linear(colour), 0, 1) / WHITE
+    f = np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_every_kind_of_colour_vision_tells_experts_apart_and_sees_heat_grow_lighter(vision):
+    seen = [lab(expert_colour(e), vision) for e in range(8)]
+    for (a, first), (b, second) in itertools.combinations(enumerate(seen), 2):
+        assert np.linalg.norm(first - second) >= 10, f"experts {a} and {b}"
+    assert (np.diff([lab(c, vision)[0] for c in HEAT[::8]]) > 0).all()
+
+
+def test_ink_reads_on_every_colour():
+    for colour in (*OKABE_ITO, *HEAT, heat_colour(float("nan"))):
+        a, b = sorted(TO_XYZ[1] @ linear(c) for c in (colour, ink_on(colour)))
+        assert (b + 0.05) / (a + 0.05) >= 4.5, colour
+
+
+def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
+    assert [expert_colour(e) for e in range(8, 16)] == [expert_colour(e) for e in range(8)]
+    trace = make_trace(["a", "b", "c"], 40, 1)
+    beyond = int((trace.expert[:, 0, 0] >= 8).sum())
+    bars = [(load_bars(np.ones((1, e)), (0,)), max(e - 8, 0)) for e in (8, 9, 40)]
+    for picture, count in [*bars, (token_strip(trace, 0), beyond)]:
+        fills = [r.get("fill") for r in marks(picture, "rect")]
+        assert fills.count("url(#mv-hatch)") == count
+        assert bool(marks(picture, "pattern")) == bool(count)
+    assert {str(e) for e in range(40)} <= set(texts(bars[-1][0]))
+
+
+def test_a_heat_image_has_a_pixel_for_every_value_in_its_colour():
+    svg = Svg(30, 20, "Heat", "Six values.")
+    svg.heat(0, 0, 30, 20, np.array([[0.0, 0.25, 1.0], [2.0, -1.0, np.nan]]))
+    (image,) = marks(svg.picture((), ()), "image")
+    data = base64.b64decode(image.get("href").removeprefix("data:image/png;base64,"))
+    decoded = Image.open(io.BytesIO(data))
+    assert decoded.size == (3, 2) and decoded.mode == "RGB"
+    drawn = ["#" + bytes(pixel).hex() for pixel in np.asarray(decoded).reshape(-1, 3)]
+    assert drawn == [HEAT[level] for level in (0, 64, 255, 255, 0, 128)]
+
+
+# Scales and numbers.
+
+
+def test_logarithmic_axes():
+    scale = LogScale(1, 1000, 0, 300)
+    assert [scale(v) for v in (1, 10, 1000)] == pytest.approx([0, 100, 300])
+    assert scale.ticks() == [1, 10, 100, 1000]
+    assert decades([0.3, 20]) == (0.1, 100) and decades([10, 10]) == (10, 100)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 600), (-0.02, 0.03), (0, 1.3e15), (2.1, 2.1000001), (5, 5)]
+)
+def test_ticks_are_round_and_inside(low, high):
+    ticks = Scale(low, high, 0, 100).ticks()
+    assert 1 <= len(ticks) <= 12
+    margin = 1e-6 * (high - low)
+    assert low - margin <= min(ticks) and max(ticks) <= high + margin
+
+
+def test_numbers_are_short():
+    assert [number(v) for v in (0, 1, 1.5, 100, 10.10)] == ["0", "1", "1.5", "100", "10.1"]
+    flops = [si(v, "FLOP") for v in (0, 999, 1.23e12, 2e15)]
+    assert flops == ["0 FLOP", "999 FLOP", "1.23 TFLOP", "2 PFLOP"]
+    assert [short(v) for v in (0.1, 64, 1024, 10_000, 1e6)] == ["0.1", "64", "1,024", "10 k", "1 M"]
+
+
+# PNG.
+
+
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        ("var( --a , red )", "red "),
+        ("var(--a,var(--b,var(--c,#123)))", "#123"),
+        ("calc(var(--a, 1px) + var(--b, 2px))", "calc(1px + 2px)"),
+        ("f = var(x, 3)", "f = var(x, 3)"),
+    ],
+)
+def test_variables_become_their_fallbacks(text, resolved):
+    assert plain(text) == resolved
+
+
+def test_no_picture_keeps_a_variable():
+    for name in ("strip", "race by step", "dispatch, step 9", "send node 4 2 0"):
+        assert "var(" not in plain(CASES[name]().svg)
+
+
+def test_text_is_set_in_our_own_font_and_the_same_bytes_come_every_time():
+    pytest.importorskip("resvg_py")
+    svg = CASES["strip"]().svg
+    assert png(svg) == png(svg) == png(svg.replace("sans-serif", "'Nowhere Sans'"))
+    assert png(svg) != png(svg.replace("quoted", "edited"))
+    with pytest.raises(ValueError):
+        png("<p>no picture</p>")
+
+
+def test_without_resvg_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(ImportError, match="pip install resvg-py"):
+        png("<svg/>")
+
+
+def test_a_smaller_png_keeps_the_size_and_the_colours_of_areas():
+    """256 bars of cividis and the eight experts' colours, with text over them."""
+    pytest.importorskip("resvg_py")
+    svg = Svg(640, 80, "t", "d")
+    svg.heat(0, 0, 512, 20, np.linspace(0, 1, 200)[None])
+    for expert in range(8):
+        svg.rect(60 * expert, 30, 60, 20, expert_colour(expert))
+        svg.text(60 * expert, 70, f"expert {expert}")
+    large = png(svg.close())
+    small = smaller(large)
+    assert len(small) < len(large) and smaller(large) == small
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+        for data in (large, small)
+    )
+    assert before.shape == (80, 640, 3)
+    colours, count = np.unique(before.reshape(-1, 3), axis=0, return_counts=True)
+    for colour in colours[count > 150]:
+        assert np.abs(after[(before == colour).all(-1)] - colour).max() <= 2

@@ -1,0 +1,359 @@
+"""What pictures of routing say, draw and list is what was decided."""
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from helpers.picture_cases import (
+    LONG,
+    NASTY,
+    RULES,
+    figure,
+    limited,
+    make_anatomy,
+    make_decision,
+    make_trace,
+    mixture,
+    placed_batch,
+    recorded_json,
+    slots_by_hand,
+)
+from helpers.pictures import extent, marks, table, texts, tips, values
+from moeviz.experiments.routers_on_a_text import every_name
+from moeviz.experiments.slots import drops_by_place, visit_chances
+from moeviz.pictures.routing.capacity import changed
+from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
+from moeviz.pictures.routing.limits import effects, leak, limits, spread
+from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
+from moeviz.pictures.routing.slots import (
+    FACTORS,
+    drop_share,
+    expected_drop,
+    slots,
+    trade_off,
+    waste_share,
+)
+from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.records.metrics import expected_drop_rate
+
+
+def experts(count):
+    return [f"expert {e}" for e in range(count)]
+
+
+# Tokens.
+
+
+def test_the_strip_names_each_token_as_it_is_written_and_its_experts():
+    trace = make_trace()
+    picture = token_strip(trace, 1)
+    labels = ["·".join(map(str, row)) for row in trace.expert[:, 1]]
+    assert [row[1:3] for row in picture.rows] == list(zip(NASTY, labels, strict=True))
+    shown = {token if len(token) <= 24 else token[:23] + "…" for token in NASTY}
+    assert shown | set(labels) <= set(texts(picture))
+    assert all(
+        f"{token}: expert" in tip for token, tip in zip(NASTY, tips(picture)[1:], strict=True)
+    )
+    weights = [[float(v) for v in row[3].split()] for row in picture.rows]
+    np.testing.assert_allclose(weights, trace.weight[:, 1], atol=0.006)
+
+
+def test_the_matrix_has_each_probability_and_marks_the_choices():
+    trace = make_trace(LONG[:30], 6)
+    picture = routing_matrix(trace, 0)
+    np.testing.assert_allclose(table(picture, *experts(6)), trace.score[:, 0], atol=0.0006)
+    assert len([t for t in texts(picture, "600") if t in "12"]) == 30 * 2
+    assert len(routing_matrix(make_trace(LONG), 0).rows) == 48, "no more find room"
+
+
+def test_the_bars_are_the_load():
+    load_LE = make_trace(LONG, 5).load()
+    picture = load_bars(load_LE, (1, 2))
+    np.testing.assert_array_equal(table(picture, *experts(5)), load_LE)
+    heights = values(marks(picture, "rect"), "height").reshape(2, 5)
+    np.testing.assert_allclose(heights / heights.max(), load_LE / load_LE.max(), atol=0.001)
+
+
+def test_the_load_says_over_how_many_assignments():
+    """Eight tokens cannot reach 64 experts: that the others got nothing is no news."""
+    few = load_bars(np.array([[1] * 8 + [0] * 56]), (0,)).summary
+    assert "a layer's 8 assignments" in few
+    assert "56 of 64 got nothing (8 reach no more than 8 of the 64 of a layer)." in few
+    assert load_bars(np.array([[300, 0, 0, 100]]), (0,)).summary.endswith("2 of 4 got nothing.")
+
+
+# A layer taken apart.
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_twins_of_a_layer(stage):
+    layer = make_anatomy(LONG[:20], num_experts=6)
+    picture = anatomy(layer, stage)
+    kept = layer.score.copy()
+    np.put_along_axis(kept, layer.expert.astype(int), layer.weight, 1)
+    shown = layer.row_token < MAX_TOKENS
+    columns, wanted = {
+        "logits": (experts(6), layer.logits),
+        "softmax": (experts(6), layer.score),
+        "top-k": (experts(6), kept),
+        "dispatch": (["expert", "weight"], np.stack([layer.row_expert, layer.row_weight], 1)),
+        "experts": (["length"], np.linalg.norm(layer.row_output[shown], axis=1, keepdims=True)),
+        "combine": (["length"], np.linalg.norm(layer.y, axis=1, keepdims=True)),
+    }[stage]
+    np.testing.assert_allclose(table(picture, *columns), wanted, atol=0.0006)
+    tokens = [row[picture.columns.index("token")] for row in picture.rows]
+    by_row = {"dispatch": layer.row_token, "experts": layer.row_token[shown]}.get(stage, range(20))
+    assert tokens == [layer.tokens[t] for t in by_row]
+    assert layer.tokens[MAX_TOKENS - 1] in texts(picture)
+    assert layer.tokens[MAX_TOKENS] not in texts(picture)
+
+
+def test_a_layer_says_how_it_weighs_and_when_it_is_not_the_sum_of_its_rows():
+    layer, raw = make_anatomy(), make_anatomy(weighting="raw")
+    assert "every row's weights sum to 1" in anatomy(layer, "top-k").summary
+    sums = raw.weight.sum(1)
+    wanted = f"rows sum to {sums.min():.2f} to {sums.max():.2f}"
+    assert wanted in anatomy(raw, "top-k").summary
+    assert "to the last bit" in anatomy(layer, "combine").summary
+    assert "at most 1e+00" in anatomy(replace(layer, y=layer.y + 1), "combine").summary
+
+
+# Slots.
+
+
+def test_the_slots_by_hand():
+    picture = slots(slots_by_hand(leaks=np.arange(8) == 2, causal=False))
+    rows = {row[0]: row[2:] for row in picture.rows}
+    assert rows[0] == ("0 1", "expert 0 slot 0, expert 1 slot 0", "", "")
+    assert rows[2][3] == "yes"
+    assert rows[6] == ("0 1", "expert 0 slot 6", "1", "")
+    assert rows[7] == ("1 0", "none", "1 0", "")
+    assert "3 of 16 assignments are dropped, 18.8%" in picture.summary
+    assert "1 token gets no expert at all, the first is number 7" in picture.summary
+    assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
+    fates = [re.findall(r"\((placed|struck|no expert)\)$", tip) for tip in tips(picture)]
+    assert sorted(sum(fates, [])) == ["no expert", *["placed"] * 6, "struck"]
+    strokes = [line for line in marks(picture, "line") if float(line.get("y1")) > 300]
+    assert len(strokes) == 3, "one for token 6, two for token 7"
+    assert {"0 ×1", "×1 ×0"} <= set(texts(picture))
+
+
+@pytest.mark.parametrize("pool", ["batch", "sequence"])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_drawn_slots_are_those_of_the_plan(pool, top_k):
+    decision = placed_batch(40, top_k, pool=pool)
+    drawn = "\n".join(tips(slots(decision)))
+
+    def counted(pattern):
+        return np.bincount([int(e) for e in re.findall(pattern, drawn)], minlength=8)
+
+    np.testing.assert_array_equal(counted(r", slot \d+ of expert (\d)"), decision.load)
+    lost_E = counted(r"no slot with expert (\d)")
+    np.testing.assert_array_equal(lost_E, decision.demand - decision.load)
+    empty = sum(map(int, re.findall(r"(\d+) empty", drawn)))
+    there = 8 * (4 if pool == "sequence" else 1) * decision.places
+    assert empty == there - decision.load.sum()
+    assert waste_share(decision) == pytest.approx(empty / there)
+
+
+def test_an_experts_row_stands_in_the_order_of_placement():
+    decision = placed_batch(40, priority="probability")
+    for e in range(8):
+        weights = [decision.score[t, e] for i, t, _ in decision.meta["placed"] if i == e]
+        assert weights == sorted(weights, reverse=True)
+
+
+@pytest.mark.parametrize(("top_k", "pool"), [(2, "batch"), (1, "sequence")])
+def test_the_closed_form_is_the_mean_over_batches(top_k, pool):
+    drawn = [placed_batch(64, top_k, factor=1.0, pool=pool, seed=seed) for seed in range(60)]
+    dropped = [drop_share(decision) for decision in drawn]
+    error = np.std(dropped) / np.sqrt(len(dropped))
+    assert abs(np.mean(dropped) - expected_drop(drawn[0])) < 4 * error
+
+
+def test_the_curves_cross_the_marks_and_fall():
+    visits = tuple(visit_chances(1.0, 1))
+    dropped, empty = np.array(trade_off(visits, 64, 1, 1)).T
+    assert (np.diff(dropped) <= 1e-12).all() and (np.diff(empty) >= -1e-12).all()
+    at = FACTORS.index(1.25)
+    assert dropped[at] == pytest.approx(expected_drop_rate(visits, 64, 10))
+    assert empty[at] == pytest.approx(1 - 64 * (1 - dropped[at]) / 80)
+
+
+def test_priority_says_who_and_not_how_many():
+    """What the notebook says of drops_by_place: the end pays under position, no end by weight."""
+    shares = drops_by_place(top_k=2, factor=1.0, seeds=10)
+    position, choice, probability, batch, by_sequence = shares.values()
+    assert position[:6].sum() == 0 and position[-4:].mean() > 0.3
+    assert choice[-4:].mean() > 2 * choice[:4].mean() > 0
+    for flat in (probability, batch):
+        assert abs(flat[:4].mean() - flat[-4:].mean()) < 0.05
+    means = [shares.mean() for shares in (position, choice, probability, batch)]
+    assert np.ptp(means) < 0.005 and by_sequence.mean() > means[0] + 0.02
+    assert by_sequence[[0, 4, 8, 12]].max() < 0.05 < by_sequence[[3, 7, 11, 15]].min()
+
+
+def test_what_changed_is_marked():
+    before, after = slots_by_hand(), slots_by_hand()
+    after.visits[3] = [True, False]
+    picture = changed(before, after)
+    assert [row[0] for row in picture.rows if row[4]] == [3]
+    assert "1 of 8 earlier tokens has other experts" in picture.summary
+    picture = changed(before, slots_by_hand(tokens=(*NASTY[:6], "new", "words")))
+    assert "'newwords' behind it, 0 of 6 earlier tokens have other" in picture.summary
+    assert [row[2] for row in picture.rows[6:]] == ["", ""]
+
+
+# What a limit costs: words that the figures decide.
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ((0.1, 0.11, 0.09), "higher"),
+        ((-0.1, -0.11, -0.09), "lower"),
+        ((0.1, -0.001, 0.1), "no difference seen"),
+        ((0.01, 0.09, 0.001), "no difference seen"),
+        ((0.0, 0.0), "no difference seen"),
+        ((0.1,), "no difference seen"),
+    ],
+)
+def test_an_effect_within_its_spread_is_not_seen(differences, words):
+    one = figure(*differences)
+    assert effects({"arm": one}) == f"{words}: arm ({spread(one)})"
+
+
+def test_no_minus_before_nothing():
+    assert spread(figure(-0.0001, -0.0001)) == "+0.000 ± 0.000"
+
+
+def test_the_sentences_follow_the_figures():
+    recorded = recorded_json("capacity")
+    arms, leaks = recorded["limits"], recorded["leaks"]
+    arms["factor 0.5"]["validation_loss_minus_no_limit"] = figure(0.1, 0.11, 0.09)
+    arms["factor 0.5"]["validation_loss_limited_minus_no_limit"] = figure(0.1, -0.1, 0.3)
+    for name, losses in {"": (3, 3), ", by probability": (3.1, 2.9),
+                         ", batch prioritised": (2.9, 2.9)}.items():  # fmt: skip
+        arms[f"factor 1{name}"]["validation_loss_limited"] = figure(*losses)
+    _, free, bound, orders = re.split("Evaluated|At factor", limits(recorded).summary)
+    assert re.search("higher: [^;]*factor 0.5 \\(\\+0.100 ± 0.010\\)", free)
+    assert re.search("seen: [^;]*factor 0.5 \\(\\+0.100 ± 0.200\\)", bound)
+    assert "lower: batch prioritised (-0.100 ± 0.000); no difference seen: by prob" in orders
+    assert "Token choice has the same loss" in leak(recorded).summary
+    for kind, losses in {"loss_with_later_tokens": (2.9, 2.8), "loss_from_prefixes": (3.1, 3.2),
+                         "worth_of_later_tokens": (0.2, 0.4)}.items():  # fmt: skip
+        leaks["token choice"][kind] = figure(3.0, 3.0)
+        leaks["pool of 16 neighbours"][kind] = figure(*losses)
+    kept = {name: leaks[name] for name in ("token choice", "pool of 16 neighbours")}
+    said = leak(recorded | {"leaks": kept}).summary
+    assert "Token choice has another loss" in said
+    assert "at hand, lower: pool of 16 neighbours (-0.150 ± 0.071)" in said
+    assert "from prefixes alone, higher: pool of 16 neighbours (+0.150 ± 0.071)" in said
+    assert said.endswith("higher: pool of 16 neighbours (+0.300 ± 0.141).")
+
+
+def test_what_05_says_of_the_recorded_runs():
+    recorded = recorded_json("capacity")
+    arms, leaks = recorded["limits"], recorded["leaks"]
+    # "Expert choice from 16 neighbours does better with the later tokens at hand than without."
+    worth = leaks["pool of 16 neighbours"]["worth_of_later_tokens"]
+    assert len(worth["values"]) >= 5 and min(worth["values"]) > 0
+    assert worth["mean"] > 2 * worth["sd"]
+    same = leaks["token choice"]["worth_of_later_tokens"]["values"]
+    assert max(map(abs, same)) < 5e-4, "a causal router needs no later token"
+    # "by probability and batch prioritised are one rule here"
+    first, second = (
+        arms[f"factor 1, {name}"]["validation_loss"]["values"]
+        for name in ("by probability", "batch prioritised")
+    )
+    assert first == second
+
+
+# Routers side by side.
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_texts_of_one_line_do_not_touch_and_every_rule_has_room(count):
+    """With the longest label and facts that there are."""
+    named = every_name().values()
+    label = max((one.title for one in named), key=len)
+    busy = limited(tokens=LONG[:40], label=label, demand=np.full(8, 20))
+    for one in named:
+        picture = compare([replace(busy, label=f"{label[:-1]}{n}") for n in range(count)],
+                          [one.rule] * count, heading="T")  # fmt: skip
+        lines = defaultdict(list)
+        for text in marks(picture, "text"):
+            lines[text.get("y")].append((*extent(text), text.text))
+        for line in lines.values():
+            for (_, end, before), (start, _, after) in pairwise(sorted(line)):
+                assert end <= start, (before, after)
+        shown = " ".join(texts(picture))
+        assert all(shown.count(word) >= count for word in one.rule.split()), one.rule
+
+
+def test_the_twin_says_of_each_token_what_the_row_shows():
+    top, switch = make_decision(), limited()
+    picture = compare([top, switch], RULES[:2], heading="T")
+    assert picture.columns == ("#", "token", "Top-K", "Switch")
+    named = {row[1]: row for row in picture.rows if row[0] == ""}
+    assert [named[n][3] for n in NAMES] == list(facts_of(switch))
+    assert named["load"][2:] == ("2 2 2 2 2 2 2 2", "1 1 1 1 0 0 0 0")
+    rows = [row for row in picture.rows if row[0] != ""]
+    assert [row[1] for row in rows] == list(NASTY)
+    assert rows[0][2:] == ("e0 0.75, e3 0.38", "e0 0.75")
+    assert rows[7][3] == "no expert; dropped at e7; sees later tokens"
+    assert {f"{row[1]}: {cell}" for row in rows for cell in row[2:]} <= set(tips(picture))
+
+
+def test_the_facts():
+    assert facts_of(make_decision()) == ("no", "nothing", "none", "0.00")
+    assert facts_of(limited()) == ("yes: 4 of 8 tokens", "4 of 8 (50%)", "4 of 8 tokens", "1.00")
+    quiet = make_decision(causal=False)
+    assert facts_of(quiet)[0] == "may, not caught here"
+    meta = {"training": False, "substitute": "by some other rule"}
+    assert facts_of(replace(quiet, meta=meta))[0] == "no: another rule"
+    nobody = make_decision(load=np.zeros(8, np.int64), visits=np.zeros((8, 8), bool))
+    assert facts_of(nobody)[2:] == ("8 of 8 tokens", "no load")
+
+
+def test_what_was_decided_is_marked_and_the_load_drawn():
+    top, switch = make_decision(), limited()
+    picture = compare([top, switch], RULES[:2], heading="T")
+    # One mark for each case and one in the legend.
+    shown = texts(picture)
+    assert len(marks(picture, "polyline")) == int(switch.dropped.sum()) + 1
+    assert shown.count("∅") == int((~switch.visits.any(1)).sum()) + 1
+    assert shown.count("↓") == int(switch.leaks.sum()) + 1
+    assert shown.count(".75") == 8 + 4 and shown.count(".38") == 8
+    bars = marks(picture, "rect", tip="expert ")
+    heights = values(bars, "height")
+    assert heights / heights.max() == pytest.approx([*top.load / 2, *switch.load / 2], abs=0.01)
+    assert bars[8].findtext("{*}title") == "expert 0: 1 of 1 assignments"
+    assert len(marks(picture, "line", "dasharray")) == 2 + 1, "the even share in each block"
+    assert len(marks(picture, "line", "#d55e00")) == 1 + 1, "the places of Switch"
+
+
+def test_the_words_name_who_does_what():
+    hashed = make_decision("Hash", meta={"learned": 0, "substitute": ""})
+    base = make_decision("BASE", causal=False, meta={"learned": 512, "substitute": "another"})
+    decisions = [make_decision(), limited(), mixture(), hashed, base]
+    picture = compare(decisions[:3], RULES[:3], heading="A text, K = 2")
+    assert picture.summary == (
+        "A text, K = 2. See later tokens: Switch, Soft MoE. Drop assignments: Switch. "
+        "Leave tokens without an expert: Switch."
+    )
+    assert "Drop assignments: none." in compare(decisions[::3], RULES[:2], heading="T").summary
+    picture = overview(decisions, heading="All")
+    assert "2 of 5 see later tokens: Switch, Soft MoE." in picture.summary
+    assert "1 of 5 learn nothing: Hash." in picture.summary
+    rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
+    generates = ["yes", "no", "no", "yes", "by another rule"]
+    assert [row["generates"] for row in rows.values()] == generates
+    assert rows["Switch"]["dropped"] == "4 of 8 (50%)" and rows["Switch"]["MaxVio"] == "1.00"
+    assert rows["Soft MoE"]["experts a token"] == "mixtures"
+    assert rows["Top-K"]["experts a token"] == "2.00"
+    assert rows["Hash"]["learned numbers"] == "none"

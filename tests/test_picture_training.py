@@ -1,0 +1,325 @@
+"""What pictures of training say, draw and list is what the runs did."""
+
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from helpers.picture_cases import (
+    CASES,
+    PROVENANCE,
+    RUN,
+    figure,
+    learner,
+    make_run,
+    pair,
+    recorded_json,
+    seeds,
+)
+from helpers.pictures import corners, marks, table, texts, values
+from moeviz.experiments.routers_trained import DENSE, arms
+from moeviz.host import data_path
+from moeviz.pictures.figures import race_curves
+from moeviz.pictures.svg import heat_colour
+from moeviz.pictures.training.balance import describe, standing
+from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.cures import (
+    cures,
+    failing,
+    told_collapse,
+    told_cures,
+    told_quality,
+    told_versus,
+)
+from moeviz.pictures.training.published import CLAIMS, published, verdicts
+from moeviz.pictures.training.race import AXES, race
+from moeviz.pictures.training.seeds import race_seeds
+from moeviz.pictures.training.standings import COLUMNS, standings
+from moeviz.records.metrics import gap, noise_floor
+from moeviz.records.runs import load_snapshots
+
+# A race.
+
+
+def test_the_twin_of_the_race():
+    dense, moe = learners = pair()
+    picture = race(learners, "step")
+    assert [row[0] for row in picture.rows] == ['dense <b>&"', "MoE"]
+    wanted = [[12, 2_000_000, 500_000, one.curve.validation[-1]] for one in learners]
+    columns = "step", "parameters", "active parameters", "validation loss"
+    np.testing.assert_allclose(table(picture, *columns), wanted, atol=1e-3)
+    assert picture.rows[0][-1] == "" and float(picture.rows[1][-1]) > 1
+    assert f"MoE is ahead by {gap(dense.curve, moe.curve, 'step'):.3f}." in picture.summary
+    for name in ("without points", "without validation", "of one learner"):
+        summary = CASES[f"race {name}"]().summary
+        assert summary == "No validation loss of both to compare here yet."
+
+
+def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
+    picture = race([learner("dense", 40), learner("MoE", 40, 8)], "step")
+    assert ["dasharray" in line.get("style") for line in marks(picture, "polyline")] == [
+        False,
+        True,
+    ]
+    assert len(marks(picture, "circle")) == 10 + 1, "the dense marks and their legend"
+    assert sum(r.get("width") in ("6.8", "8") for r in marks(picture, "rect")) == 10 + 1
+
+
+def test_the_race_is_drawn_on_the_axis_it_names():
+    far = {}
+    for axis, (label, _) in AXES.items():
+        picture = race(pair(), axis)
+        assert label in texts(picture)
+        far[axis] = [corners(line)[-1, 0] for line in marks(picture, "polyline")]
+    # At equal steps both are as far; in seconds the slower one is further.
+    assert far["step"][0] == far["step"][1] == far["flops"][0]
+    assert far["seconds"] == pytest.approx([60 + (500 - 60) * 0.5 / 0.75, 500], abs=0.1)
+
+
+def test_the_heat_of_a_race_is_its_load():
+    moe = learner("MoE", 60, 8)
+    image, *_ = marks(race([learner("dense", 60), moe], "step"), "image")
+    data = base64.b64decode(image.get("href").split(",", 1)[1])
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    assert pixels.shape == (8, 60, 3)
+    # Three times an even share is the top of the scale; the last column is the last point.
+    wanted = [heat_colour(round(min(v * 8 / 3, 1) * 255) / 255) for v in moe.curve.load[-1, -1]]
+    assert ["#" + bytes(pixel).hex() for pixel in pixels[:, 59]] == wanted
+
+
+def test_the_twin_of_the_seeds():
+    picture = race_seeds(seeds(), PROVENANCE)
+    assert [row[:2] for row in picture.rows] == [(0, "-0.250"), (1, "+0.000"), (2, "+0.250")]
+    ticks = values(marks(picture, "line", "#d55e00"), "x1").reshape(3, 3)
+    assert (ticks[:, 1] == 430).all() and (np.diff(ticks) > 0).all()
+    assert values(marks(picture, "circle"), "cx").tolist() == [430] * 3
+    assert "MoE is ahead in 1 of 3 seeds, by +0.000 ± 0.250" in picture.summary
+
+
+@pytest.mark.parametrize("axis", ["step", "flops"])
+def test_the_printed_lines_are_the_means_over_seeds(axis, tmp_path):
+    recorded = load_snapshots(data_path("runs", "race.safetensors"))[0]
+    drawn = race_curves(recorded, axis)
+    (axes,) = drawn.axes
+    for label, line in zip(("dense", "MoE"), axes.get_lines(), strict=False):
+        curves = [s.curve for s in recorded if s.label == label]
+        measured = ~np.isnan(curves[0].validation)
+        np.testing.assert_allclose(line.get_xdata(), getattr(curves[0], axis)[measured])
+        mean = np.mean([c.validation[measured] for c in curves], axis=0)
+        np.testing.assert_allclose(line.get_ydata(), mean)
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["dense", "MoE"]
+    assert "nats" in axes.get_ylabel() and axes.get_xlabel()
+    drawn.savefig(tmp_path / "race.pdf")
+    assert (tmp_path / "race.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(ValueError, match="axis must be 'step' or 'flops', got 'seconds'"):
+        race_curves(recorded, "seconds")
+
+
+# A collapse.
+
+
+def test_the_sentence_is_of_the_last_steps():
+    now = standing(RUN, 1)
+    load_E = RUN.curve.load[-30:, 1].mean(0)
+    assert now.busiest == 3 and now.share == pytest.approx(load_E[3])
+    assert now.dead == 15 and now.max_violation == pytest.approx(16 * load_E[3] - 1)
+    assert now.floor == noise_floor(30 * 1024, 16, 1)
+    early = standing(RUN.at("step", 9), 1)
+    assert early.floor == noise_floor(9 * 1024, 16, 1) and early.dead == 0
+    assert describe(RUN, 1).startswith(
+        "nothing <&>, layer 1, step 300 of 300, over the last 30 steps: expert 3 takes 98% of the "
+        "tokens; 15 of 16 experts get less than a tenth"
+    )
+
+
+def bands(picture):
+    """The plain areas of the ribbon: one an expert."""
+    return [corners(p) for p in marks(picture, "polygon") if "url" not in p.get("style")]
+
+
+def test_a_recording_with_fewer_points_says_and_draws_the_same():
+    """Recorded curves hold means of three steps."""
+    columns = {}
+    for name, points in vars(RUN.curve).items():
+        threes = points.reshape(100, 3, *points.shape[1:])
+        at_end = name in ("step", "seconds", "flops", "validation")
+        columns[name] = threes[:, -1] if at_end else threes.mean(1)
+    small = replace(RUN, curve=replace(RUN.curve, **columns))
+    assert describe(small, 1) == describe(RUN, 1)
+    of_all, of_means = (bands(collapse(run, 1))[:4] for run in (RUN, small))
+    np.testing.assert_allclose(of_all, of_means, atol=0.02)
+
+
+def test_the_bands_fill_the_ribbon_and_are_hatched_from_the_eighth_on():
+    picture = collapse(RUN, 0)
+    assert len(marks(picture, "polygon", "url(#mv-hatch)")) == 8 and marks(picture, "pattern")
+    assert marks(collapse(RUN, 1), "pattern"), "only expert 3 is left, but the others have been"
+    upper, lower = np.split(np.array(bands(picture)), 2, axis=1)
+    np.testing.assert_allclose(upper[..., 0], lower[:, ::-1, 0])
+    np.testing.assert_allclose((lower[:, ::-1] - upper).sum(0)[:, 1], 276 - 80, atol=0.2)
+
+
+def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
+    shown = texts(collapse(RUN, 1))
+    assert f"about {noise_floor(6 * 1024, 16, 1):.2f}" in shown
+    assert "MaxVio of 6 steps: 0 is even" in shown
+    assert "MaxVio of 40 steps: 0 is even" in texts(CASES["collapse of a long run"]())
+
+
+def test_only_the_dead_of_this_layer_and_of_the_past_are_marked():
+    shown = texts(CASES["collapse beside another"]())
+    assert [t for t in shown if t.startswith("✕")] == ["✕ expert 3"]
+
+
+def test_the_table_has_the_validations_and_the_end_and_a_hash_has_no_entropy():
+    picture = collapse(make_run(points=110), 1)
+    assert [row[1] for row in picture.rows] == [25, 50, 75, 100, 110]
+    assert picture.rows[-1][2:4] == (3, "98%") and picture.rows[-1][-1] == ""
+    picture = CASES["collapse of a hash"]()
+    assert "a hash has no gate" in texts(picture)
+    at = picture.columns.index("gate entropy")
+    assert all((row[0] == "hash") == (row[at] == "") for row in picture.rows)
+
+
+# Cures of a collapse.
+
+
+def cured(collapsed, violation, *gaps):
+    """One arm as experiment collapse writes it, for two seeds."""
+    names = "max_violation", "dead_experts", "effective_experts", "domain_information"
+    losses = figure(*(3.5 + gap for gap in gaps))
+    balance = {name: figure(violation, violation) for name in names}
+    counts = {"runs": 2, "collapsed": collapsed}
+    return counts | balance | {"validation_loss": losses, "loss_minus_nothing": figure(*gaps)}
+
+
+def cures_by_hand():
+    return {
+        "provenance": PROVENANCE, "steps": 300,
+        "arms": {
+            "nothing": cured(2, 12.0, 0.0, 0.0), "z-loss": cured(2, 13.0, 0.25, -0.25),
+            "noise": cured(1, 9.0, 0.5, 1.0), "hash": cured(0, 0.5, -0.25, -0.5),
+            "even": cured(0, 0.0, 0.0, 0.25),
+        },
+    }  # fmt: skip
+
+
+def test_the_words_of_the_cures():
+    summary = cures_by_hand()
+    arms = summary["arms"]
+    assert failing(summary) == ["z-loss", "noise"]
+    assert told_collapse(summary).startswith("Without a cure 2 of 2 recorded runs collapsed: in")
+    assert told_cures(summary) == (
+        "No run collapsed under hash and even. "
+        "At least half of the runs still collapsed under z-loss and noise."
+    )
+    quality = told_quality(summary)
+    assert "Better than nothing with every seed: hash (-0.375 ± 0.177)." in quality
+    assert "Worse with every seed: noise (+0.750 ± 0.354)." in quality
+    assert "Better with some seeds and worse with others: z-loss (+0.000 ± 0.354)." in quality
+    assert "The most even of all, even, has rank 4 of 5 by loss" in quality
+    points = [[a[n]["mean"] for n in ("max_violation", "validation_loss")] for a in arms.values()]
+    correlation = scipy.stats.spearmanr(points).statistic
+    assert f"rank correlation of MaxVio and loss is {correlation:.2f} (" in quality
+    wanted = "Loss: 3.125 ± 0.177 with hash, 3.500 ± 0.000 with nothing; lower with hash in 2 of 2"
+    assert told_versus(summary, "hash", "nothing", "validation_loss", "Loss").startswith(wanted)
+    arms["noise"] |= {"runs": 3}
+    assert "Some did under noise." in told_cures(summary)
+    for arm in arms.values():
+        arm |= {"collapsed": 2, "loss_minus_nothing": figure(0.0, 0.0)}
+    assert told_cures(summary).startswith("No cure saved every run. At least half")
+    assert "with every seed: none." in told_quality(summary)
+
+
+def test_a_tick_for_each_seed_and_a_mark_for_each_figure():
+    picture = cures(cures_by_hand())
+    lines = marks(picture, "line")
+    assert sum(values(lines, "y1") - values(lines, "y2") == -12) == 2 * (3 * 5 - 1)
+    assert len(marks(picture, "circle")) == 3 * 5 - 1
+
+
+# Routers in the same model.
+
+
+def arm(*minus_dense, causal=True, substitute="", rate=5.0):
+    """One router as experiment routers writes it."""
+    return {
+        "validation_loss": figure(*(3 + v for v in minus_dense)),
+        "loss_minus_dense": figure(*minus_dense), "max_violation": figure(0.5, 0.7),
+        "dead_experts": figure(1, 2), "drop_rate": figure(0.1, 0.3), "steps_per_second": rate,
+        "causal": causal, "substitute": substitute, "experts": 16,
+    }  # fmt: skip
+
+
+def test_the_standings_have_the_best_first_and_every_figure():
+    arms = dict(
+        dense=arm(0.0, 0.0, rate=10.0), slow=arm(0.1, 0.3, rate=2.5), mixed=arm(-0.1, 0.1),
+        peeks=arm(-0.4, -0.2, causal=False), plain=arm(-0.15, -0.05),
+        learns=arm(-0.2, -0.1, causal=False, substitute="greedy outside"),
+    )  # fmt: skip
+    picture = standings({"provenance": PROVENANCE, "steps": 7, "arms": arms})
+    order = ["peeks", "learns", "plain", "dense", "mixed", "slow"]
+    assert [row[0] for row in picture.rows] == order
+    row = dict(zip(COLUMNS, picture.rows[-1], strict=True))
+    assert row["minus dense"] == "0.200 ± 0.141" and row["MaxVio"] == "0.60 ± 0.14"
+    assert row["step time / dense"] == "4.00" and row["causal"] == "yes" and row["of"] == 16
+    assert [row[-1] for row in picture.rows[:3]] == ["no", "outside training", "yes"]
+    shown = texts(picture)
+    assert {"4.0×", "20.0 %", "1.5/16"} <= set(shown)
+    assert shown.count("always") == 1 and shown.count("train") == 1
+    assert '2 seeds · 7 steps · 8 <cores> & "more" · 2026-01-01' in shown
+    assert "3 of 5 routers beat the dense twin with every seed, and 1 lose" in picture.summary
+    assert "is plain, with -0.100 ± 0.071 nats" in picture.summary, "who sees the future is no best"
+    alone = standings({"provenance": PROVENANCE, "steps": 7, "arms": dict(dense=arm(0), a=arm(1))})
+    assert "±" not in alone.rows[1][2]
+
+
+# Published orders.
+
+CLAIM = next(c for c in CLAIMS if c.better == "sign bias, no loss")  # its arms stand once
+
+
+def with_losses(better, worse):
+    """Recorded routers with these losses by seed in one claim's arms, 3.0 in all others."""
+    losses = dict.fromkeys(recorded_json("routers")["arms"], [3.0] * len(better))
+    losses |= {CLAIM.better: better, CLAIM.worse: worse}
+    return {"arms": {n: {"validation_loss": {"values": v}} for n, v in losses.items()}}
+
+
+def seen(better, worse=None):
+    recorded = with_losses(better, worse or [3.0] * len(better))
+    return next(v for v in verdicts(recorded) if v.claim == CLAIM).seen
+
+
+def test_every_claim_is_about_arms_that_are_recorded():
+    for claim in CLAIMS:
+        assert {claim.better, claim.worse} <= {DENSE, *arms()}
+        assert claim.better != claim.worse and claim.source
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 11, 15, 30])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_interval_is_students_for_any_number_of_seeds(count, sign):
+    """A mean just within and just beyond t(0.975) standard errors from zero."""
+    spread = [(-1.0) ** i for i in range(count - count % 2)] + [0.0] * (count % 2)
+    error = scipy.stats.sem(spread) * scipy.stats.t.ppf(0.975, count - 1)
+    for margin, verdict in ((0.99, "open"), (1.01, "disagrees" if sign > 0 else "agrees")):
+        assert seen([3.0 + value + sign * margin * error for value in spread]) == verdict
+
+
+def test_a_verdict_needs_seeds_in_pairs_and_a_difference():
+    assert seen([1.0]) == seen([3.0, 3.0, 3.0]) == "open"
+    worse = [3.0, 3.5, 2.5, 3.2, 2.9]
+    better = [v - 0.01 - 1e-4 * i for i, v in enumerate(worse)]
+    assert seen(better, worse) == "agrees", "both vary by 0.5, their difference by nothing"
+
+
+def test_the_picture_and_its_table_say_the_same():
+    picture = published(with_losses([2.9, 2.91, 2.9], [3.0, 3.0, 3.0]))
+    assert "agree with 1, disagree with 0" in picture.summary
+    row = (CLAIM.better, CLAIM.worse, CLAIM.source, "-0.097 ± 0.006", "agrees")
+    assert picture.rows[CLAIMS.index(CLAIM)] == row
