@@ -44,6 +44,11 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
+def one_line(error: BaseException) -> str:
+    """Another library's message, on one line and short enough for a sentence."""
+    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+
+
 def check_flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):

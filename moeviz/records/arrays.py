@@ -44,5 +44,7 @@ def ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole > 0 else NAN
 
 
-def average(values: Any) -> float:
-    return float(values.mean()) if len(values) else NAN
+def entropy(counts: np.ndarray) -> float:
+    """H in nats of the shares of the counts, with 0 log 0 = 0."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moeviz.checks import check_number, check_whole
-from moeviz.records.arrays import NAN, amounts, check_array, check_equally_long, ratio
+from moeviz.records.arrays import NAN, amounts, check_array, check_equally_long, entropy, ratio
 from moeviz.records.runs import Curve
 
 DEAD = 0.1  # an expert with less than this share of the mean load is called dead
@@ -28,10 +28,7 @@ def max_violation(load_E: ArrayLike) -> float:
 def effective_experts(load_E: ArrayLike) -> float:
     """exp of the load's entropy: E when even, 1 when one expert takes all. NaN without load."""
     load = amounts("load_E", load_E)
-    if not load.any():
-        return NAN
-    share = load[load > 0] / load.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+    return math.exp(entropy(load)) if load.any() else NAN
 
 
 def noise_floor(num_tokens: int, num_experts: int, top_k: int) -> float:

@@ -22,9 +22,9 @@ class Point(NamedTuple):
     flops: float
     loss: float
     load: np.ndarray
-    validation: float = float("nan")
-    entropy: np.ndarray = np.array(np.nan)
-    dropped: np.ndarray = np.array(np.nan)
+    validation: float
+    entropy: np.ndarray
+    dropped: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,7 @@ class History:
         self._shape = (num_layers, num_experts)
 
     def add(self, point: Point) -> None:
-        layers = self._shape[:1]
-        self._pending.append(
-            point._replace(
-                entropy=np.broadcast_to(point.entropy, layers),
-                dropped=np.broadcast_to(point.dropped, layers),
-            )
-        )
+        self._pending.append(point)
         if len(self._pending) < self.stride:
             return
         self._points.append(_merge(self._pending))
@@ -104,26 +98,23 @@ class History:
         self._points, self._pending = points[: counts["finished"]], points[counts["finished"] :]
 
     def _pack(self, points: list[Point]) -> Curve:
+        layers = self._shape[:1]
+        shapes = {"load": self._shape, "entropy": layers, "dropped": layers}
         columns = {
             name: np.array([getattr(p, name) for p in points], dtype=np.float64)
             for name in Point._fields
         }
-        columns["load"] = columns["load"].reshape(len(points), *self._shape)
-        for name in ("entropy", "dropped"):
-            columns[name] = columns[name].reshape(len(points), self._shape[0])
-        return Curve(**columns)
+        return Curve(**{k: v.reshape(len(points), *shapes.get(k, ())) for k, v in columns.items()})
 
 
 def _merge(points: list[Point]) -> Point:
     """One point for many: the last place, the last validation, the mean of all else."""
     measured = [p.validation for p in points if not np.isnan(p.validation)]
-    return points[-1]._replace(
-        loss=float(np.mean([p.loss for p in points])),
-        load=np.mean([p.load for p in points], axis=0),
-        entropy=np.mean([p.entropy for p in points], axis=0),
-        dropped=np.mean([p.dropped for p in points], axis=0),
-        validation=measured[-1] if measured else float("nan"),
-    )
+    means = {
+        name: np.mean([getattr(p, name) for p in points], axis=0)
+        for name in ("loss", "load", "entropy", "dropped")
+    }
+    return points[-1]._replace(**means, validation=measured[-1] if measured else float("nan"))
 
 
 @dataclass(frozen=True)

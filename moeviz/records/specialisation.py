@@ -1,7 +1,7 @@
 """What routing depends on, and how it changes: with tokens, domains, layers and training.
 
-numpy, from scores [T, E], choices [T, K] and counts. A choice of -1 was not served and never
-counts; NaN where nothing counted.
+numpy, from choices [T, K] and counts. A choice of -1 was not served and never counts; NaN where
+nothing counted.
 """
 
 from __future__ import annotations
@@ -12,43 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moeviz.checks import check_whole
-from moeviz.records.arrays import (
-    NAN,
-    amounts,
-    average,
-    check_array,
-    check_equally_long,
-    indices,
-    ratio,
-)
-
-
-def _entropy(share: np.ndarray) -> np.ndarray:
-    """H in nats along the last axis, with 0 log 0 = 0."""
-    return -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=-1)
-
-
-def _probabilities(scores_TE: ArrayLike) -> np.ndarray:
-    """Rows of scores (softmax, sigmoid, ReLU) that sum to 1; rows of zeros are left out."""
-    scores = amounts("scores_TE", scores_TE)
-    scores = scores[scores.any(axis=1)]
-    return scores / scores.sum(axis=1, keepdims=True)
-
-
-def gate_entropy(scores_TE: ArrayLike) -> float:
-    """Mean over tokens of H(p_t) / ln E: 0 where the gate is sure, 1 where it is undecided (and
-    for a single expert). Scores are normalised to p_t; tokens without any score do not count."""
-    p_TE = _probabilities(scores_TE)
-    E = p_TE.shape[1]
-    return average(_entropy(p_TE) / np.log(E) if E > 1 else np.ones(len(p_TE)))
-
-
-def mutual_information_tokens(scores_TE: ArrayLike) -> float:
-    """I(expert; token) = H(mean p) - mean H(p_t) in nats: ln E when sure and balanced, 0 when
-    collapsed or undecided (minus the MI loss of Pan et al. 2024, DS-MoE)."""
-    p_TE = _probabilities(scores_TE)
-    mean_E = p_TE.sum(axis=0) / max(len(p_TE), 1)
-    return max(float(_entropy(mean_E)) - average(_entropy(p_TE)), 0.0)
+from moeviz.records.arrays import NAN, amounts, check_equally_long, entropy, indices, ratio
 
 
 def _joint(x_N: np.ndarray, y_N: np.ndarray, size_x: int, size_y: int) -> np.ndarray:
@@ -62,28 +26,16 @@ def _information(count_XY: np.ndarray) -> float:
     """Plug-in mutual information of a contingency table, in nats."""
     if not count_XY.any():
         return NAN
-    p_XY = count_XY / count_XY.sum()
-    separate = _entropy(p_XY.sum(axis=0)) + _entropy(p_XY.sum(axis=1))
-    return max(float(separate - _entropy(p_XY.ravel())), 0.0)
-
-
-def mutual_information(
-    expert_N: ArrayLike, label_N: ArrayLike, num_experts: int, num_labels: int
-) -> float:
-    """Plug-in mutual information of two discrete variables, in nats; for independent ones it is
-    still about (E - 1)(labels - 1) / 2N (Miller 1955), so set it beside a shuffle."""
-    expert = indices("expert_N", expert_N, num_experts)
-    label = indices("label_N", label_N, num_labels)
-    check_equally_long(expert_N=expert, label_N=label)
-    return _information(_joint(expert, label, num_experts, num_labels))
+    separate = entropy(count_XY.sum(axis=0)) + entropy(count_XY.sum(axis=1))
+    return max(separate - entropy(count_XY), 0.0)
 
 
 def mutual_information_of_counts(count_DE: ArrayLike) -> float:
-    """The same from a table of counts, as a share of the entropy of its rows (domains): 1 where
-    the expert tells the domain, 0 where it tells nothing."""
+    """Plug-in mutual information of a table of counts, as a share of the entropy of its rows
+    (domains): 1 where the expert tells the domain, 0 where it tells nothing; for independent ones
+    still about (D - 1)(E - 1) / 2N nats (Miller 1955), so set it beside a shuffle."""
     count = amounts("count_DE", count_DE)
-    rows = count.sum(1)
-    return ratio(_information(count), _entropy(rows / max(rows.sum(), 1.0)))
+    return ratio(_information(count), entropy(count.sum(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -146,7 +98,7 @@ def domain_information(
     reached = int((null >= value - 1e-12).sum())  # equal tables in another order round differently
     return DomainInformation(
         value=value,
-        normalised=ratio(value, float(_entropy(observed.sum(axis=1) / observed.sum()))),
+        normalised=ratio(value, entropy(observed.sum(axis=1))),
         null_mean=float(null.mean()),
         null_sd=float(null.std()),
         p_value=(1 + reached) / (1 + permutations),
@@ -160,25 +112,17 @@ def _chosen(expert_TK: np.ndarray, num_experts: int) -> np.ndarray:
     return chosen[:, :num_experts]
 
 
-def _overlap(**two: ArrayLike) -> float:
-    """Mean over tokens of |A & B| / max(|A|, |B|), without tokens that neither side serves."""
-    sets = {name: indices(name, expert_TK) for name, expert_TK in two.items()}
-    check_equally_long(**sets)
-    num_experts = 1 + max(int(expert_TK.max(initial=-1)) for expert_TK in sets.values())
-    a_TE, b_TE = (_chosen(expert_TK, num_experts) for expert_TK in sets.values())
-    size_T = np.maximum(a_TE.sum(axis=1), b_TE.sum(axis=1))
-    return average((a_TE * b_TE).sum(axis=1)[size_T > 0] / size_T[size_T > 0])
-
-
 def saturation(expert_TK: ArrayLike, final_TK: ArrayLike) -> float:
     """Mean over tokens of |S & S_final| / K, the share of the final choices already made; K / E by
-    chance (Muennighoff et al. 2024, OLMoE). With -1 among them, K is the larger set's size."""
-    return _overlap(expert_TK=expert_TK, final_TK=final_TK)
-
-
-def churn(a_TK: ArrayLike, b_TK: ArrayLike) -> float:
-    """1 - |S_a & S_b| / K: the share of choices that differ between two moments."""
-    return 1 - _overlap(a_TK=a_TK, b_TK=b_TK)
+    chance (Muennighoff et al. 2024, OLMoE). With -1 among them, K is the larger set's size; tokens
+    that neither side serves do not count."""
+    expert, final = indices("expert_TK", expert_TK), indices("final_TK", final_TK)
+    check_equally_long(expert_TK=expert, final_TK=final)
+    num_experts = 1 + max(int(choices.max(initial=-1)) for choices in (expert, final))
+    now_TE, final_TE = _chosen(expert, num_experts), _chosen(final, num_experts)
+    size_T = np.maximum(now_TE.sum(axis=1), final_TE.sum(axis=1))
+    share_T = (now_TE * final_TE).sum(axis=1) / np.maximum(size_T, 1)
+    return ratio(share_T.sum(), np.count_nonzero(size_T))
 
 
 def co_activation(expert_TK: ArrayLike, num_experts: int) -> np.ndarray:
@@ -202,18 +146,3 @@ def transitions(earlier_TK: ArrayLike, later_TK: ArrayLike, num_experts: int) ->
     count_EE = _chosen(earlier, num_experts).T @ _chosen(later, num_experts)
     total_E = count_EE.sum(axis=1)
     return count_EE / np.where(total_E > 0, total_E, np.nan)[:, None]
-
-
-def _centred(name: str, values: ArrayLike) -> np.ndarray:
-    x_NA = check_array(name, values, -np.inf, np.inf, np.float64)
-    x_NA = x_NA - x_NA[:1]  # a constant column becomes exactly 0: its mean may have rounded
-    return x_NA - x_NA.mean(axis=0) if len(x_NA) else x_NA
-
-
-def linear_cka(x_NA: ArrayLike, y_NB: ArrayLike) -> float:
-    """How alike two representations of the same N inputs are, up to rotation and scale: 1 when
-    equal (linear CKA, Kornblith et al. 2019). NaN where one is constant."""
-    x, y = _centred("x_NA", x_NA), _centred("y_NB", y_NB)
-    check_equally_long(x_NA=x, y_NB=y)
-    norm = np.linalg.norm
-    return ratio(norm(y.T @ x) ** 2, norm(x.T @ x) * norm(y.T @ y))

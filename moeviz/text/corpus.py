@@ -9,7 +9,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -62,30 +62,6 @@ class Manifest:
         """Short hash of everything in the manifest: 12 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def to_json(self) -> str:
-        """The manifest as JSON text; the fingerprint stands in it for the reader."""
-        return json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Read what `to_json` wrote. Raises ValueError when it is damaged or was edited."""
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            fingerprint = fields.pop("fingerprint")
-            domains = tuple(DomainManifest(**domain) for domain in fields.pop("domains"))
-            left_out = tuple(fields.pop("left_out"))
-            manifest = cls(domains=domains, left_out=left_out, **fields)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ValueError(
-                "this is no corpus manifest, or a damaged one; write it again with to_json()."
-            ) from None
-        if manifest.fingerprint != fingerprint:
-            raise ValueError(
-                f"the corpus manifest was changed: it says {fingerprint} but its content is "
-                f"{manifest.fingerprint}; write it again with to_json()."
-            )
-        return manifest
 
 
 class Corpus:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import platform
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 NATURAL_DOMAINS = ("python", "english", "c")
 PIECE = 3_000  # characters of a document that is cut from a longer text
 
+_PYTHON = f"Python {platform.python_version()}"
 _MOST = 600_000  # characters of an embedded domain, so that the corpus loads in seconds
 _LEAST = 50_000  # below this a domain is too small to learn from, and the next place is tried
 _SHORTEST, _LONGEST = 1_000, 20_000  # of an embedded file: no stubs, and no file that is a domain
@@ -46,14 +47,9 @@ def cut_documents(text: str, size: int = PIECE) -> list[str]:
     """Cut a long text into documents of about `size` characters: at blank lines, else at lines,
     else anywhere; what is left out is only the blank space at the cuts."""
     documents: list[str] = []
-    for separator in ("\n\n", "\n"):
-        if separator in text:
-            blocks = text.split(separator)
-            break
-    else:
-        separator, blocks = "", [text]
+    separator = next((mark for mark in ("\n\n", "\n") if mark in text), "")
     current = ""
-    for block in blocks:
+    for block in text.split(separator) if separator else [text]:
         if current and len(current) + len(block) > size:
             documents.append(current)
             current = ""
@@ -74,12 +70,12 @@ def embedded_source() -> Source:
     differ from one Python to another; `arithmetic`, `hex` and `brackets` are generated and the same
     everywhere. A domain for which this machine has no text is left out and named in `left_out`.
     """
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    stdlib, include = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "include"))
     found = {
-        "python": _python_source(stdlib),
+        "python": _files("python", stdlib, "*.py", f"{_PYTHON} standard library"),
         "english": _help_topics() or _docstrings(stdlib),
-        "c": _headers(Path(sysconfig.get_paths()["include"]), f"Python {platform.python_version()}")
-        or _headers(Path(np.__file__).parent, f"numpy {np.__version__}"),
+        "c": _files("c", include, "**/*.h", f"C headers of {_PYTHON}")
+        or _files("c", Path(np.__file__).parent, "**/*.h", f"C headers of numpy {np.__version__}"),
     }
     left_out = tuple(
         f'domain "{name}": this Python installation has no text for it.'
@@ -90,23 +86,16 @@ def embedded_source() -> Source:
     return Source("embedded", (*real, _arithmetic(), _hex_dumps(), _brackets()), left_out)
 
 
-def _python_source(stdlib: Path) -> Domain | None:
-    return _files("python", stdlib, "*.py", f"Python {platform.python_version()} standard library")
-
-
-def _headers(folder: Path, whose: str) -> Domain | None:
-    return _files("c", folder, "**/*.h", f"C headers of {whose}")
-
-
 def _files(name: str, folder: Path, pattern: str, origin: str) -> Domain | None:
     texts = {
         path: text for path, text in _texts(folder, pattern) if _SHORTEST <= len(text) <= _LONGEST
     }
-    chosen: dict[str, str] = {}
+    chosen, size = [], 0
     for path in sorted(texts, key=_digest):  # hashed order: a spread over the whole alphabet
-        if sum(map(len, chosen.values())) + len(texts[path]) <= _MOST:
-            chosen[path] = texts[path]
-    documents = tuple(chosen[path] for path in sorted(chosen))
+        if size + len(texts[path]) <= _MOST:
+            chosen.append(path)
+            size += len(texts[path])
+    documents = [texts[path] for path in sorted(chosen)]
     return _domain(name, documents, f"{origin}, {len(documents)} files")
 
 
@@ -133,9 +122,7 @@ def _help_topics() -> Domain | None:
         fresh = [p for p in topic.split("\n\n") if p.strip() and p not in seen]
         seen.update(fresh)
         documents += cut_documents("\n\n".join(fresh))
-    return _domain(
-        "english", documents, f"Python {platform.python_version()} reference manual (pydoc topics)"
-    )
+    return _domain("english", documents, f"{_PYTHON} reference manual (pydoc topics)")
 
 
 def _docstrings(stdlib: Path) -> Domain | None:
@@ -152,12 +139,12 @@ def _docstrings(stdlib: Path) -> Domain | None:
         if sum(map(len, documents)) + len(prose) > _MOST // 2:
             break
         documents += cut_documents(prose)
-    return _domain("english", documents, f"docstrings of Python {platform.python_version()}")
+    return _domain("english", documents, f"docstrings of {_PYTHON}")
 
 
-def _domain(name: str, documents: Iterable[str], origin: str) -> Domain | None:
-    documents = tuple(documents)
-    return Domain(name, documents, origin) if sum(map(len, documents)) >= _LEAST else None
+def _domain(name: str, documents: list[str], origin: str) -> Domain | None:
+    enough = sum(map(len, documents)) >= _LEAST
+    return Domain(name, tuple(documents), origin) if enough else None
 
 
 def _digest(text: str) -> str:

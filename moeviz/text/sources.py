@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moeviz.checks import check_whole
+from moeviz.checks import check_whole, one_line
 from moeviz.text.embedded import PIECE, Domain, Source, cut_documents, embedded_source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -53,8 +53,10 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
             # A short file is cut finer, so that a tenth of it can be kept for validation.
             documents = cut_documents(text, min(PIECE, max(200, len(text) // 20)))
         else:
+            kind = {".jsonl": "json", ".parquet": "parquet"}[file.suffix.lower()]
+            table = _table(str(file), kind, data_files=str(file), split="train")
             try:
-                documents = _rows(_open_table(file), str(file), text_column, max_characters)
+                documents = _rows(table, str(file), text_column, max_characters)
             except ValueError:
                 if file.suffix.lower() == ".jsonl":
                     _read_utf8(file, file.stat().st_size)  # if that is why, it names the byte
@@ -81,15 +83,17 @@ def _read_utf8(path: Path, max_characters: int) -> str:
     return text.replace("\r\n", "\n")[:max_characters]
 
 
-def _open_table(path: Path) -> Iterable[dict[str, Any]]:
+def _table(
+    name: str, *what: str | None, refusal: str | None = None, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """The rows of a table, streamed: it is read where it lies, and not copied to a cache."""
     import datasets
 
-    kind = {".jsonl": "json", ".parquet": "parquet"}[path.suffix.lower()]
-    # Streaming reads the file where it lies; otherwise `datasets` would write a copy to its cache.
     try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
-    except Exception as error:  # of `datasets`, pyarrow or the file system
-        raise ValueError(f'"{path}" could not be read ({_reason(error)}).') from None
+        yield from datasets.load_dataset(*what, streaming=True, **options)
+    except Exception as error:  # `datasets`, pyarrow and HTTP clients each raise their own
+        sentence = refusal or f'"{name}" could not be read ({one_line(error)}).'
+        raise ValueError(sentence) from None
 
 
 def _rows(
@@ -99,7 +103,7 @@ def _rows(
     documents: list[str] = []
     left = max_characters
     column: str | None = None
-    for row in _reading(table, name):
+    for row in table:
         column = column or _text_column(row, name, text_column)
         text = row.get(column)
         if isinstance(text, str) and text.strip():
@@ -108,13 +112,6 @@ def _rows(
         if left <= 0:
             break
     return documents
-
-
-def _reading(table: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
-    try:
-        yield from table
-    except Exception as error:  # `datasets`, pyarrow and HTTP clients each raise their own
-        raise ValueError(f'"{name}" could not be read ({_reason(error)}).') from None
 
 
 def _text_column(row: dict[str, Any], name: str, wanted: str | None) -> str:
@@ -127,11 +124,6 @@ def _text_column(row: dict[str, Any], name: str, wanted: str | None) -> str:
         f'"{name}" has no column "{wanted or "text"}"; choose one of {", ".join(row)} '
         f"with text_column=."
     )
-
-
-def _reason(error: BaseException) -> str:
-    """An error's message on one line, short enough for a sentence."""
-    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
 
 
 # --- the Hugging Face Hub -------------------------------------------------------------------------
@@ -158,17 +150,12 @@ def hub_source(name: str, text_column: str | None, split: str, max_characters: i
     before = datasets.config.HF_HUB_OFFLINE
     # The public switch is an environment variable read at import; this is the value it sets.
     datasets.config.HF_HUB_OFFLINE = before or unreachable is not None
+    refusal = unreachable and (
+        f'"{name}" could not be reached on the Hugging Face Hub ({unreachable}) and is not in the '
+        f'local cache; go online, or use load_corpus("embedded"), which needs no network.'
+    )
+    table = _table(name, repo, config or None, split=split, refusal=refusal)
     try:
-        try:
-            table = datasets.load_dataset(repo, config or None, split=split, streaming=True)
-        except Exception as error:
-            if unreachable is None:
-                raise ValueError(f'"{name}" could not be read ({_reason(error)}).') from None
-            raise ValueError(
-                f'"{name}" could not be reached on the Hugging Face Hub ({unreachable}) and is not '
-                f'in the local cache; go online, or use load_corpus("embedded"), which needs no '
-                f"network."
-            ) from None
         documents = _rows(table, name, text_column, max_characters)
     finally:
         datasets.config.HF_HUB_OFFLINE = before
@@ -209,7 +196,7 @@ def _why_unreachable(repo: str) -> str | None:
             f'the Hugging Face Hub has no dataset "{repo}" that you may read; check the name, '
             f'or use load_corpus("embedded").'
         )
-    return _reason(answer[0]) if answer[0] else None
+    return one_line(answer[0]) if answer[0] else None
 
 
 def open_source(

@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import platform
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from moeviz.checks import one_line
 from moeviz.host import data_path
 
 DEFAULT_VOCAB_SIZE = 2048
@@ -61,7 +59,7 @@ class Tokenizer:
             model = json.loads(text)["model"]
             vocab: dict[str, int] = model["vocab"]
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"the tokenizer cannot be read ({_first_line(error)})") from None
+            raise ValueError(f"the tokenizer cannot be read ({one_line(error)})") from None
         by_id = sorted(vocab, key=vocab.__getitem__)
         if (
             model.get("type") != "BPE"
@@ -113,17 +111,18 @@ class Tokenizer:
             return cls(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f'"{path}" is not a usable tokenizer ({_first_line(error)}); restore the shipped '
+                f'"{path}" is not a usable tokenizer ({one_line(error)}); restore the shipped '
                 f'one with "git checkout -- data/tokenizer" or by reinstalling moeviz.'
             ) from None
 
     @staticmethod
+    @functools.cache
     def default() -> Tokenizer:
         """The tokenizer that ships with moeviz; read once a process.
 
         Raises FileNotFoundError when it is missing and ValueError when it is damaged.
         """
-        return _default()
+        return Tokenizer.from_file(data_path("tokenizer", "tokenizer.json"))
 
     @property
     def vocab_size(self) -> int:
@@ -189,53 +188,6 @@ class Tokenizer:
         return numbers.tolist()
 
 
-def build_default(folder: str | Path) -> Tokenizer:
-    """Train the tokenizer that ships with moeviz and write it, with its provenance, to `folder`.
-
-    It learns from equal shares of the natural domains of the embedded corpus (generated ones would
-    spend the vocabulary on pairs of hex letters), so the result depends on the Python that runs it:
-    the file in `data/tokenizer` is the one that counts, and its provenance says where it came from.
-    Writes `tokenizer.json` and `provenance.json`.
-    """
-    import tokenizers
-
-    from moeviz.text.embedded import NATURAL_DOMAINS, embedded_source
-
-    domains = [d for d in embedded_source().domains if d.name in NATURAL_DOMAINS]
-    joined = {d.name: "\n".join(d.documents) for d in domains}
-    share = min(len(text) for text in joined.values())
-    texts = {name: text[:share] for name, text in joined.items()}
-    tokenizer = Tokenizer.train(texts.values(), DEFAULT_VOCAB_SIZE)
-    provenance: dict[str, Any] = {
-        "file": "tokenizer.json",
-        "sha256": tokenizer.sha256,
-        "vocab_size": tokenizer.vocab_size,
-        "command": "python -m moeviz experiment tokenizer",
-        "python": platform.python_version(),
-        "tokenizers": tokenizers.__version__,
-        "trained_on": [
-            {
-                "domain": d.name,
-                "origin": d.origin,
-                "characters": share,
-                "sha256": hashlib.sha256(texts[d.name].encode()).hexdigest(),
-            }
-            for d in domains
-        ],
-    }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "tokenizer.json")
-    text = json.dumps(provenance, indent=2) + "\n"
-    (folder / "provenance.json").write_text(text, encoding="utf-8", newline="\n")
-    return tokenizer
-
-
-@functools.cache
-def _default() -> Tokenizer:
-    return Tokenizer.from_file(data_path("tokenizer", "tokenizer.json"))
-
-
 _SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _MARK_HOLDER = "◌"
 _RESERVED = {*_SIGNS.values(), _MARK_HOLDER, "‹", "›"}
@@ -256,9 +208,3 @@ def _readable(piece: bytes) -> str:
         else:
             text.append(character)
     return "".join(text)
-
-
-def _first_line(error: BaseException) -> str:
-    return (
-        re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0].rstrip(".") or type(error).__name__
-    )

@@ -227,15 +227,15 @@ class Trainer(TrainState):
     def _diverged(self, what: str) -> NoReturn:
         failed, learning_rate = self.step + 1, learning_rate_at(self.step, self.config)
         self.rewind()
-        cause = {
-            "loss": "Lower the learning rate or the clip and start again.",
-            "gradient": "The loss itself is finite: one of its terms has no finite slope there. "
-            "Give the router other options, or lower the learning rate, and start again.",
+        otherwise = {
+            "loss": "",
+            "gradient": "; if that does not help, a term of the loss has no finite slope there: "
+            "give the router other options",
         }
         raise NonFiniteLossError(
             f"The {what} stopped being a finite number at step {failed} (learning rate "
             f"{learning_rate:.2g}); the model is back at step {self.step}, its last good state. "
-            f"{cause[what]}"
+            f"Lower the learning rate or the clip and start again{otherwise[what]}."
         )
 
 
