@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
@@ -34,20 +35,21 @@ JSON = st.recursive(
     max_leaves=8,
 )
 DTYPES = st.sampled_from(["f4", "f8", "f2", "i2", "i4", "i8", "u1", "?"])
+SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=3, min_side=0)
+ARRAYS = arrays_of.arrays(DTYPES, SHAPES).flatmap(
+    lambda array: st.sampled_from([array, array.T, array[::-1] if array.ndim else array])
+)
 NAMES = st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    arrays=st.dictionaries(
-        NAMES,
-        arrays_of.arrays(DTYPES, arrays_of.array_shapes(min_dims=0, max_dims=3, min_side=0)),
-        max_size=4,
-    ),
+    arrays=st.dictionaries(NAMES, ARRAYS, max_size=4),
     header=st.dictionaries(st.text().filter(lambda k: k != "kind"), JSON, max_size=3),
 )
 def test_arrays_of_any_shape_and_a_header_come_back(tmp_path, arrays, header):
-    """Scalars and empty arrays included: np.ascontiguousarray would make vectors of scalars."""
+    """Scalars and empty arrays included (np.ascontiguousarray would make vectors of scalars), and
+    those that are not contiguous."""
     save_arrays(tmp_path / "a", arrays, header, kind="test")
     back, read = load_arrays(tmp_path / "a", kind="test")
     assert back.keys() == arrays.keys()
@@ -58,21 +60,11 @@ def test_arrays_of_any_shape_and_a_header_come_back(tmp_path, arrays, header):
     assert load_header(tmp_path / "a", kind="test") == read
 
 
-def test_arrays_that_are_not_contiguous_come_back(tmp_path):
-    turned = np.arange(12.0).reshape(3, 4).T
-    save_arrays(tmp_path / "a", {"turned": turned, "flipped": turned[::-1]}, {}, kind="test")
-    back, _ = load_arrays(tmp_path / "a", kind="test")
-    assert np.array_equal(back["turned"], turned)
-    assert np.array_equal(back["flipped"], turned[::-1])
-
-
 def test_anyone_can_read_the_file(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.ones(3)}, {"seed": 1}, kind="test")
     assert load_file(tmp_path / "a")["x"].tolist() == [1, 1, 1]
-    raw = (tmp_path / "a").read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
-    assert json.loads(metadata["moeviz"]) == {"kind": "test", "seed": 1}
+    with safe_open(tmp_path / "a", "numpy") as file:
+        assert json.loads(file.metadata()["moeviz"]) == {"kind": "test", "seed": 1}
 
 
 def written(**options):
@@ -120,8 +112,10 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(tmp_path, read, kind):
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    write_atomically(path, b"old")
+    path = tmp_path / "deep" / "er" / "a"
+    for content in (b"new folders", b"old"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content and os.listdir(path.parent) == ["a"]
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -132,16 +126,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     ) as stop:
         write_atomically(path, b"new")
     assert "\n" not in str(stop.value) and "Errno" not in str(stop.value)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_a_write_replaces_the_file_and_makes_its_folder(tmp_path):
-    path = tmp_path / "deep" / "er" / "a"
-    for content in (b"one", b"two"):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert os.listdir(path.parent) == ["a"]
+    assert path.read_bytes() == b"old" and os.listdir(path.parent) == ["a"]
 
 
 @pytest.mark.parametrize("error", [KeyError("step"), TypeError("no step"), AttributeError("step")])
@@ -149,5 +134,3 @@ def test_what_does_not_fit_names_the_file(error):
     with pytest.raises(ValueError, match="run.safetensors does not fit this version.*step"):
         with fitting("run.safetensors"):
             raise error
-    with pytest.raises(ZeroDivisionError), fitting("run.safetensors"):
-        1 / 0  # noqa: B018

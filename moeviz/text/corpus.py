@@ -143,7 +143,8 @@ class Corpus:
                 f"to 2**64 - 1, and batch_size at least 1."
             )
         streams = self._long_enough("train", seq_len)
-        domain = (step * batch_size + np.arange(batch_size)) % len(self.domains)
+        count = len(self.domains)
+        domain = (step * batch_size % count + np.arange(batch_size)) % count
         # Raw Philox numbers are fixed by the algorithm; numpy's distributions may change.
         key = np.array([seed, step], dtype=np.uint64)
         draws = np.random.Philox(key=key).random_raw(batch_size)
