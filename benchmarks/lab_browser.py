@@ -100,7 +100,7 @@ class LabServer:
             notebooks = {pathlib.Path(p).name: p for p in notebooks}
         self.python = os.path.abspath(shutil.which(python) or python)  # a venv's link, unresolved
         self.notebooks, self.env = notebooks, dict(env or {})
-        self.theme, self.timeout = f"JupyterLab {theme}", timeout
+        self.theme, self.timeout = theme, timeout
         self.token, self.process = secrets.token_hex(16), None
 
     def __enter__(self):
@@ -113,24 +113,16 @@ class LabServer:
         return self
 
     def _start(self):
-        root = self.home / "root"
-        root.mkdir()
+        self.root = self.home / "root"
+        self.root.mkdir()
         for name, content in self.notebooks.items():
-            if not isinstance(content, dict):
-                content = json.loads(pathlib.Path(content).read_text(encoding="utf-8"))
-            # Without a kernelspec JupyterLab asks in a modal window which kernel to take.
-            metadata = {"kernelspec": KERNELSPEC, **content.get("metadata", {})}
-            text = json.dumps({**content, "metadata": metadata})
-            (root / name).write_text(text, encoding="utf-8")
+            self.put(name, content)
         env = {**os.environ, **{f: str(self.home / f.lower()) for f in FOLDERS}, **self.env}
         env.pop("TRITON_INTERPRET", None)  # set by the tests for themselves; a user's lab has none
         # No news, no update check, no pop-up: nothing that could cover a panel.
         quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
-        settings = self.home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
-        settings.mkdir(parents=True)
-        for name, values in {"notification": quiet, "themes": {"theme": self.theme}}.items():
-            path = settings / f"{name}.jupyterlab-settings"
-            path.write_text(json.dumps(values), encoding="utf-8")
+        self.set("notification", quiet)
+        self.set("themes", {"theme": f"JupyterLab {self.theme}"})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -142,11 +134,11 @@ class LabServer:
         ).split() + [
             f"--ServerApp.port={port}",
             f"--IdentityProvider.token={self.token}",
-            f"--ServerApp.root_dir={root}",
+            f"--ServerApp.root_dir={self.root}",
         ]
         command = [self.python, "-m", "jupyterlab", *options]
         with open(self.home / "server.log", "wb") as log:
-            self.process = subprocess.Popen(command, env=env, cwd=root, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=env, cwd=self.root, stdout=log, stderr=log)
         end = time.monotonic() + self.timeout
         while True:
             if self.process.poll() is not None or time.monotonic() > end:
@@ -168,6 +160,26 @@ class LabServer:
                     self.process.wait(15)
                     break
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def put(self, name, content):
+        """Put a notebook, a path or a dict, among those that the lab shows."""
+        if not isinstance(content, dict):
+            content = json.loads(pathlib.Path(content).read_text(encoding="utf-8"))
+        # Without a kernelspec JupyterLab asks in a modal window which kernel to take.
+        metadata = {"kernelspec": KERNELSPEC, **content.get("metadata", {})}
+        text = json.dumps({**content, "metadata": metadata})
+        (self.root / name).write_text(text, encoding="utf-8")
+
+    def set(self, name, values):
+        """Write JupyterLab's settings `name`; a page that is opened later has them."""
+        folder = self.home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jupyterlab-settings").write_text(json.dumps(values), encoding="utf-8")
+
+    def end_kernels(self):
+        """End every session and its kernel; the pages must have let go of them."""
+        for session in self.rest("GET", "/api/sessions"):
+            self.rest("DELETE", f"/api/sessions/{session['id']}")
 
     def log(self):
         """Return what the server has written so far."""

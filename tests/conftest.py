@@ -157,3 +157,12 @@ def corpus(tmp_path_factory):
 def no_tries_yet(monkeypatch):
     """Each test begins with no wrong answer counted."""
     monkeypatch.setattr("moeviz.exercises._wrong", {})
+
+
+@pytest.fixture(scope="session")
+def labs(tmp_path_factory):
+    """JupyterLab and Chromium, started once for all browser tests: see helpers/browser.py."""
+    from helpers.browser import Labs
+
+    with Labs(tmp_path_factory.mktemp("labs")) as every:
+        yield every

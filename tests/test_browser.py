@@ -2,92 +2,47 @@
 mouse and keyboard, its picture must change, and nothing may go wrong in kernel, page or panel."""
 
 import re
-import shutil
 import time
 
 import pytest
 
 import lab_browser as browser
 import latency
-from helpers.browser import (
-    BADGE,
-    MATHJAX,
-    NOTEBOOKS,
-    check_contrast,
-    check_tab_reaches_every_control,
-    python_with,
-)
+from helpers.browser import check_contrast, check_tab_reaches_every_control, put_and_open, start
 
-NAMES = ("00_start_here", "01_dense_vs_moe", "02_inside_a_layer")
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
 
 TEXT_PANEL, RACE, LAYER_PANEL = ".moeviz-route_text", ".moeviz-race", ".moeviz-inside_layer"
 IMPORT = "from moeviz import panels"
 # Panels alone, where a whole notebook would only cost time.
-SMALL = {
-    "race.ipynb": browser.notebook(IMPORT, "panels.Race()"),
-    "busy.ipynb": browser.notebook(
-        IMPORT,
-        "panels.RouteText()",
-        "import time\n\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass",
-    ),
-    "restart.ipynb": browser.notebook(IMPORT, "panels.Race()"),
-    "all.ipynb": browser.notebook(
-        IMPORT,
-        "panels.RouteText()",
-        "panels.Race()",
-        "panels.InsideLayer()",
-        'panels.Predict("a", "Which?", ["this", "that"], reveal="That.")',
-    ),
-}
+RACE_ALONE = browser.notebook(IMPORT, "panels.Race()")
+BUSY = browser.notebook(
+    IMPORT,
+    "panels.RouteText()",
+    "import time\n\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass",
+)
+ALL = browser.notebook(
+    IMPORT,
+    "panels.RouteText()",
+    "panels.Race()",
+    "panels.InsideLayer()",
+    'panels.Predict("a", "Which?", ["this", "that"], reveal="That.")',
+)
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
-widgets8_only = pytest.mark.parametrize("lab", ["widgets8"], indirect=True)
+widgets8_only = pytest.mark.parametrize("level", ["widgets8"])
 
 
-@pytest.fixture(scope="module", params=["widgets8", "widgets7"])
-def lab(request, tmp_path_factory):
-    """A JupyterLab with the notebooks, the small ones too; its kernels keep a home of their own."""
-    home = tmp_path_factory.mktemp(request.param)
-    files = {f"{name}.ipynb": NOTEBOOKS / f"{name}.ipynb" for name in NAMES} | SMALL
-    # A restarted kernel's debugger warns of Python's frozen modules unless told not to.
-    env = {"MOEVIZ_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    with browser.LabServer(files, python=python_with(request.param), env=env) as server:
-        # The badge is a file beside the notebooks; without it the page logs a 404.
-        shutil.copytree(NOTEBOOKS / "img", server.home / "root" / "img")
-        server.autosave, server.level = home / "live" / "race", request.param
-        yield server
-
-
-@pytest.fixture(scope="module")
-def window():
-    with browser.open_browser() as page:
-        page.dialogs = []
-        page.on("dialog", lambda d: (page.dialogs.append(f"{d.type}: {d.message}"), d.accept()))
-        yield page
+@pytest.fixture(params=["widgets8", "widgets7"])
+def level(request):
+    return request.param
 
 
 @pytest.fixture
-def page(lab, window):
-    """The browser; afterwards nothing may have gone wrong, and no kernel is left."""
-    shutil.rmtree(lab.autosave, ignore_errors=True)
-    window.context.clear_cookies()  # another server's: cookies do not tell ports apart
-    window.faults.clear()
-    window.dialogs.clear()
-    yield window
-    known = [BADGE, MATHJAX] if lab.level == "widgets7" else [BADGE]
-    found = browser.problems(window, ignore=known)
-    found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
-    window.goto("about:blank")  # a page would ask the server for the kernels that end now
-    for session in lab.rest("GET", "/api/sessions"):
-        lab.rest("DELETE", f"/api/sessions/{session['id']}")
-    assert found == []
-
-
-def start(page, lab, name):
-    browser.open_notebook(page, lab, name)
-    assert browser.run_all(page) == []
+def page(labs, level):
+    with labs.page(level=level) as window:
+        yield window
 
 
 def step(page):
@@ -140,8 +95,8 @@ def lock_in(page, nth, answer):
 # 00: which expert takes each token
 
 
-def test_start_here(page, lab, record_property):
-    browser.open_notebook(page, lab, "00_start_here.ipynb")
+def test_start_here(page, record_property):
+    put_and_open(page, "00_start_here.ipynb")
     begun = time.monotonic()
     page.evaluate("() => void moeviz.runAll(120000)")
     page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=60_000)
@@ -187,8 +142,8 @@ def test_start_here(page, lab, record_property):
 # 01: the race
 
 
-def test_dense_vs_moe(page, lab):
-    start(page, lab, "01_dense_vs_moe.ipynb")
+def test_dense_vs_moe(page):
+    start(page, "01_dense_vs_moe.ipynb")
     lock_in(page, 0, "MoE")
     lock_in(page, 1, "no difference")
     page.locator(f"{RACE} button.moeviz-play").dblclick()
@@ -247,8 +202,8 @@ def test_dense_vs_moe(page, lab):
 
 
 @widgets8_only
-def test_a_race_goes_on_without_the_page_and_is_found_again(page, lab):
-    start(page, lab, "race.ipynb")
+def test_a_race_goes_on_without_the_page_and_is_found_again(page):
+    start(page, RACE_ALONE)
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=16, seed=0)
     wait_step(page, 3)
@@ -256,7 +211,7 @@ def test_a_race_goes_on_without_the_page_and_is_found_again(page, lab):
     page.goto("about:blank")
     page.wait_for_timeout(500)
     page.faults.clear()  # what the page had asked for when it was closed
-    start(page, lab, "race.ipynb")
+    start(page, RACE_ALONE)
     browser.wait_status(page, RACE, "Training.")
     wait_step(page, left_at + 1)
     browser.click(page, ".moeviz-pause")
@@ -268,14 +223,14 @@ def test_a_race_goes_on_without_the_page_and_is_found_again(page, lab):
 
 
 @widgets8_only
-def test_a_race_goes_on_after_a_restart_of_the_kernel(page, lab):
-    start(page, lab, "restart.ipynb")
+def test_a_race_goes_on_after_a_restart_of_the_kernel(page):
+    start(page, RACE_ALONE)
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=16, seed=0)
     wait_step(page, 5)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
-    kept, saved = step(page), lab.autosave / "MoE.safetensors"
+    kept, saved = step(page), page.lab.moeviz_home / "live" / "race" / "MoE.safetensors"
     end = time.monotonic() + 10
     while not saved.is_file() and time.monotonic() < end:
         time.sleep(0.1)
@@ -294,8 +249,8 @@ def test_a_race_goes_on_after_a_restart_of_the_kernel(page, lab):
 # 02: stage by stage
 
 
-def test_inside_a_layer(page, lab):
-    start(page, lab, "02_inside_a_layer.ipynb")
+def test_inside_a_layer(page):
+    start(page, "02_inside_a_layer.ipynb")
     lock_in(page, 0, "less than 1")
     seen = {browser.picture(page, LAYER_PANEL)}
     for stage in STAGES[1:]:
@@ -332,9 +287,9 @@ def test_inside_a_layer(page, lab):
 # Every panel: while a cell runs, by keyboard alone, and in both themes
 
 
-def test_the_first_move_is_heard_while_a_cell_runs(page, lab):
+def test_the_first_move_is_heard_while_a_cell_runs(page):
     """Holds the private name in answer_at_once: without it the move waits for the cell."""
-    browser.open_notebook(page, lab, "busy.ipynb")
+    put_and_open(page, BUSY)
     page.evaluate("() => void moeviz.runAll(60000)")
     page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=30_000)
     page.wait_for_timeout(500)
@@ -346,8 +301,8 @@ def test_the_first_move_is_heard_while_a_cell_runs(page, lab):
     running.wait_for(state="detached")
 
 
-def test_tab_reaches_every_control(page, lab):
-    start(page, lab, "all.ipynb")
+def test_tab_reaches_every_control(page):
+    start(page, ALL)
     for panel in (TEXT_PANEL, RACE, LAYER_PANEL, ".moeviz-predict"):
         check_tab_reaches_every_control(page, panel)
 
@@ -367,19 +322,7 @@ def check_views(page, folder):
             browser.screenshot(page, folder / f"{panel[1:]}-{n}.png", panel)
 
 
-@widgets8_only
-def test_texts_read_well_in_the_light_theme(page, lab, tmp_path):
-    start(page, lab, "all.ipynb")
-    check_views(page, tmp_path)
-
-
-def test_texts_read_well_in_the_dark_theme(window, tmp_path):
-    files, env = {"all.ipynb": SMALL["all.ipynb"]}, {"MOEVIZ_HOME": str(tmp_path)}
-    with browser.LabServer(files, env=env, theme="Dark") as server:
-        window.context.clear_cookies()
-        window.faults.clear()
-        start(window, server, "all.ipynb")
-        assert window.evaluate("() => document.body.dataset.jpThemeLight") == "false"
-        check_views(window, tmp_path)
-        assert browser.problems(window) == []
-        window.goto("about:blank")
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_texts_read_well(theme, labs, tmp_path):
+    with labs.opened(ALL, theme) as page:
+        check_views(page, tmp_path)

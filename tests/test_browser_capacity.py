@@ -10,7 +10,6 @@ from helpers.browser import (
     check_quick,
     check_readable,
     check_tab_reaches_every_control,
-    opened,
     seconds_to_move,
 )
 
@@ -21,9 +20,9 @@ ALONE = browser.notebook("from moeviz import panels", "panels.Slots()", "panels.
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
-def test_the_notebook(tmp_path):
+def test_the_notebook(labs):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
-    with opened(NAME, tmp_path, timeout=400) as page:
+    with labs.opened(NAME, timeout=400) as page:
         page.locator(f"{PANEL} svg[data-state]").first.wait_for()
         assert page.locator(f"{PANEL} svg[data-state]").count() == 2
         assert page.locator(".moeviz-predict").count() == 2
@@ -61,8 +60,8 @@ def test_the_notebook(tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_reads_well_and_by_keyboard_alone(theme, tmp_path):
-    with opened(ALONE, tmp_path, theme) as page:
+def test_it_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
+    with labs.opened(ALONE, theme) as page:
         page.locator(f"{PANEL} svg[data-state]").nth(1).wait_for()
         check_readable(page, PANEL, 30)
         for n in (0, 1):

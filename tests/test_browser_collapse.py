@@ -2,45 +2,26 @@
 mouse or keyboard, refusals, a killed expert, both themes."""
 
 import re
-import shutil
 from functools import partial
 
 import pytest
 
 import lab_browser as browser
-from helpers.browser import MATHJAX, check_contrast, check_tab_reaches_every_control, python_with
+from helpers.browser import check_contrast, check_tab_reaches_every_control
 
 PANEL = ".moeviz-collapse"
-NOTEBOOK = {"collapse.ipynb": browser.notebook("from moeviz import panels", "panels.Collapse()")}
+NOTEBOOK = browser.notebook("from moeviz import panels", "panels.Collapse()")
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 wait_status = partial(browser.wait_status, timeout=90)
 
 
-@pytest.fixture(scope="module")
-def window():
-    with browser.open_browser() as page:
-        page.on("dialog", lambda dialog: dialog.accept())
-        yield page
-
-
-@pytest.fixture(params=["widgets8", "widgets7", "widgets8 dark"])
-def page(request, window, tmp_path):
-    """The panel on a fresh page; afterwards nothing may have gone wrong."""
-    kind, _, theme = request.param.partition(" ")
-    env = {"MOEVIZ_HOME": str(tmp_path), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    theme = theme.capitalize() or "Light"
-    with browser.LabServer(NOTEBOOK, python=python_with(kind), env=env, theme=theme) as lab:
-        window.context.clear_cookies()
-        window.faults.clear()
-        browser.open_notebook(window, lab, "collapse.ipynb")
-        assert browser.run_all(window) == []
-        window.theme = theme
+@pytest.fixture(params=["widgets8 Light", "widgets7 Light", "widgets8 Dark"])
+def page(request, labs):
+    """The panel on a fresh page."""
+    level, theme = request.param.split()
+    with labs.opened(NOTEBOOK, theme, level) as window:
         yield window
-        found = browser.problems(window, ignore=[MATHJAX] if kind == "widgets7" else [])
-        window.goto("about:blank")
-        assert found == []
-        shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def switch(page, name, nth, *, keyboard=False):
@@ -81,8 +62,6 @@ def test_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refus
     assert pressed(page, "router") == 0 and state["router"] == "token_choice"
     assert state["bias"] == "sign" and state["z"] == "True"
     check_contrast(page, PANEL, 30)
-    dark = page.evaluate("() => document.body.dataset.jpThemeLight") == "false"
-    assert dark == (page.theme == "Dark")
 
 
 def test_tab_reaches_every_control(page):

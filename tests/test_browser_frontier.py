@@ -6,7 +6,7 @@ import re
 import pytest
 
 import lab_browser as browser
-from helpers.browser import check_readable, opened
+from helpers.browser import check_readable
 
 NAME = "09_frontier_models.ipynb"
 KINDS = {"model_anatomy": 40, "model_map": 40, "claims": 60, "cache_ladder": 30,
@@ -24,9 +24,9 @@ ALONE = browser.notebook(
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
-def test_the_notebook(tmp_path):
+def test_the_notebook(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with opened(NAME, tmp_path, timeout=200) as page:
+    with labs.opened(NAME, timeout=200) as page:
         for css in (ANATOMY, MAP, CLAIMS, LADDER, COST):
             page.locator(f"{css} svg[data-state]").first.wait_for()
         assert page.locator(".moeviz-predict").count() == 3
@@ -68,8 +68,8 @@ def test_the_notebook(tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_reads_well(theme, tmp_path):
-    with opened(ALONE, tmp_path, theme) as page:
+def test_it_reads_well(labs, theme, tmp_path):
+    with labs.opened(ALONE, theme) as page:
         for kind, least in KINDS.items():
             css = f".moeviz-{kind}"
             page.locator(f"{css} svg[data-state]").first.wait_for()

@@ -4,7 +4,7 @@ keyboard, pictures must change and be readable; nothing may go wrong in kernel, 
 import pytest
 
 import lab_browser as browser
-from helpers.browser import check_quick, check_readable, opened, seconds_to_move
+from helpers.browser import check_quick, check_readable, seconds_to_move
 
 PANELS = {
     ".moeviz-memory_fit": (".moeviz-batch", ".moeviz-plan"),
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_sliders_and_buttons_move_the_pictures(theme, tmp_path):
-    with opened(ALONE, tmp_path, theme) as page:
+def test_sliders_and_buttons_move_the_pictures(labs, theme, tmp_path):
+    with labs.opened(ALONE, theme) as page:
         took = []
         for css, (slider, buttons) in PANELS.items():
             picture = page.locator(f"{css} svg[data-state]").first

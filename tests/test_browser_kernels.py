@@ -10,7 +10,6 @@ from helpers.browser import (
     check_quick,
     check_readable,
     check_tab_reaches_every_control,
-    opened,
     seconds_to_move,
 )
 
@@ -29,9 +28,9 @@ ALONE = browser.notebook(
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
-def test_the_notebook(tmp_path):
+def test_the_notebook(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with opened(NAME, tmp_path, timeout=400) as page:
+    with labs.opened(NAME, timeout=400) as page:
         for css in (PANEL, WASTE, ROOF, RACE):
             page.locator(f"{css} svg[data-state]").first.wait_for()
         assert page.locator(".moeviz-predict").count() == 2
@@ -76,8 +75,8 @@ def test_the_notebook(tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_reads_well_and_by_keyboard_alone(theme, tmp_path):
-    with opened(ALONE, tmp_path, theme) as page:
+def test_it_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
+    with labs.opened(ALONE, theme) as page:
         for css, least in ((PANEL, 100), (WASTE, 20), (ROOF, 30), (RACE, 15)):
             page.locator(f"{css} svg[data-state]").first.wait_for()
             check_readable(page, css, least)

@@ -5,7 +5,7 @@ import pytest
 
 import lab_browser as browser
 import latency
-from helpers.browser import check_readable, opened
+from helpers.browser import check_readable
 
 NAME = "03_routing.ipynb"
 PANEL = ".moeviz-compare_routers"
@@ -14,9 +14,9 @@ ALONE = browser.notebook("from moeviz import panels", "panels.CompareRouters()")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
-def test_routers_are_compared(tmp_path):
+def test_routers_are_compared(labs, tmp_path):
     """In the notebook itself, in the light theme."""
-    with opened(NAME, tmp_path) as page:
+    with labs.opened(NAME) as page:
         page.locator(f"{PANEL} svg[data-state]").first.wait_for()
         browser.screenshot(page, tmp_path / "light.png", PANEL)
 
@@ -56,9 +56,9 @@ def test_routers_are_compared(tmp_path):
         assert panel.locator(".moeviz-state input").input_value() == found
 
 
-def test_it_reads_well_in_the_dark_theme(tmp_path):
+def test_it_reads_well_in_the_dark_theme(labs, tmp_path):
     """And a slider's every move arrives, the last value at last."""
-    with opened(ALONE, tmp_path, "Dark") as page:
+    with labs.opened(ALONE, "Dark") as page:
         page.locator(f"{PANEL} svg[data-state]").first.wait_for()
         browser.press_slider(page, f"{PANEL} .moeviz-top-k")
         browser.wait_state(page, PANEL, "top_k=2&")

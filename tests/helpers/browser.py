@@ -31,25 +31,79 @@ def python_with(level):
     return str(python)
 
 
-@contextlib.contextmanager
-def opened(notebook, home, theme="Light", timeout=120):
-    """A page with a notebook, by its file name or as a dict, that has run from start to end;
-    afterwards nothing may have gone wrong."""
-    shipped = isinstance(notebook, str)
-    name = notebook if shipped else "a.ipynb"
-    files = {name: NOTEBOOKS / notebook if shipped else notebook}
-    with (
-        browser.LabServer(files, env={"MOEVIZ_HOME": str(home)}, theme=theme) as lab,
-        browser.open_browser(height=1300) as page,
-    ):
-        if shipped:
+class Labs(contextlib.ExitStack):
+    """One window and, of each level that is asked for, one lab with all shipped notebooks; they
+    last as long as the tests do, and every test gets them as if they were new."""
+
+    def __init__(self, home):
+        super().__init__()
+        self.home, self.labs = home, {}
+        self.window = self.enter_context(browser.open_browser())
+        self.window.dialogs = []
+        self.window.on("dialog", self._accept)
+
+    def _accept(self, dialog):
+        self.window.dialogs.append(f"{dialog.type}: {dialog.message}")
+        dialog.accept()
+
+    def lab(self, level):
+        if level not in self.labs:
+            home = self.home / level
+            # A restarted kernel's debugger warns of Python's frozen modules unless told not to.
+            env = {"MOEVIZ_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            server = browser.LabServer(
+                sorted(NOTEBOOKS.glob("*.ipynb")), python=python_with(level), env=env
+            )
+            lab = self.enter_context(server)
             # The badge is a file beside the notebooks; without it the page logs a 404.
-            shutil.copytree(NOTEBOOKS / "img", lab.home / "root" / "img")
-        browser.open_notebook(page, lab, name)
-        assert browser.run_all(page, timeout=timeout) == []
-        yield page
-        assert browser.problems(page, ignore=[BADGE] if shipped else []) == []
-        page.goto("about:blank")
+            shutil.copytree(NOTEBOOKS / "img", lab.root / "img")
+            lab.moeviz_home, self.labs[level] = home, lab
+        return self.labs[level]
+
+    @contextlib.contextmanager
+    def page(self, theme="Light", level="widgets8", height=1000):
+        """The window, with its .lab, where nothing has happened yet; afterwards nothing may have
+        gone wrong, and no kernel is left."""
+        lab, window = self.lab(level), self.window
+        window.lab = lab
+        shutil.rmtree(lab.moeviz_home, ignore_errors=True)
+        lab.set("themes", {"theme": f"JupyterLab {theme}"})
+        window.set_viewport_size({"width": 1400, "height": height})
+        window.context.clear_cookies()  # another server's: cookies do not tell ports apart
+        window.faults.clear()
+        window.dialogs.clear()
+        try:
+            yield window
+            dark = window.evaluate("() => document.body.dataset.jpThemeLight") == "false"
+            assert dark == (theme == "Dark")
+            known = [BADGE, MATHJAX] if level == "widgets7" else [BADGE]
+            found = browser.problems(window, ignore=known)
+            found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
+            assert found == []
+        finally:
+            window.goto("about:blank")  # a page would ask for the kernels that end now
+            lab.end_kernels()
+
+    @contextlib.contextmanager
+    def opened(self, notebook, theme="Light", level="widgets8", timeout=120):
+        """A page with a notebook, by its file name or as a dict, that has run from start to end."""
+        with self.page(theme, level, height=1300) as window:
+            start(window, notebook, timeout)
+            yield window
+
+
+def put_and_open(page, notebook):
+    """Open a notebook, by its file name or as a dict, in the page's lab."""
+    name = notebook if isinstance(notebook, str) else "a.ipynb"
+    if name != notebook:
+        page.lab.put(name, notebook)
+    browser.open_notebook(page, page.lab, name)
+
+
+def start(page, notebook, timeout=120):
+    """Open a notebook, as `put_and_open` does, and run it from start to end."""
+    put_and_open(page, notebook)
+    assert browser.run_all(page, timeout=timeout) == []
 
 
 # Texts.
