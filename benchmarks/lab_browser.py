@@ -26,6 +26,8 @@ import tempfile
 import time
 import urllib.request
 
+import nbformat
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -33,10 +35,13 @@ CHROMIUM_FLAGS = (
 ).split()
 FOLDERS = (
     "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR "
-    "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR"
+    "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
-KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+START_SECONDS = 120
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 PICTURE = ".moeviz-picture"
+# JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
+BADGE = "/lab/tree/img/colab.svg"
 
 # The part that runs in the page: window.moeviz.
 _SCRIPT = """
@@ -83,24 +88,25 @@ window.moeviz = {
 
 def notebook(*sources):
     """Build a notebook (a dict, as in the file) whose code cells have these sources."""
-    empty = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-    cells = [{**empty, "id": f"cell-{i}", "source": s} for i, s in enumerate(sources)]
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    # Without a kernelspec JupyterLab asks in a modal window which kernel to take.
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 class LabServer:
     """A JupyterLab of its own on copies of some notebooks; stops its kernels and itself at the end.
 
     notebooks: {name: path or notebook dict}, or paths; python: whose jupyterlab and kernel to use;
-    env: environment variables to add; theme: "Light" or "Dark".
+    env: environment variables to add. Live runs are kept in a folder of the server's own, unless
+    env says otherwise (MOEVIZ_HOME).
     """
 
-    def __init__(self, notebooks, python=sys.executable, env=None, theme="Light", timeout=120):
+    def __init__(self, notebooks, python=sys.executable, env=None):
         if not isinstance(notebooks, dict):
             notebooks = {pathlib.Path(p).name: p for p in notebooks}
         self.python = os.path.abspath(shutil.which(python) or python)  # a venv's link, unresolved
         self.notebooks, self.env = notebooks, dict(env or {})
-        self.theme, self.timeout = theme, timeout
         self.token, self.process = secrets.token_hex(16), None
 
     def __enter__(self):
@@ -117,58 +123,50 @@ class LabServer:
         self.root.mkdir()
         for name, content in self.notebooks.items():
             self.put(name, content)
-        env = {**os.environ, **{f: str(self.home / f.lower()) for f in FOLDERS}, **self.env}
+        folders = {folder: str(self.home / folder.lower()) for folder in FOLDERS}
+        env = {**os.environ, **folders, **self.env}
         env.pop("TRITON_INTERPRET", None)  # set by the tests for themselves; a user's lab has none
         # No news, no update check, no pop-up: nothing that could cover a panel.
         quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
         self.set("notification", quiet)
-        self.set("themes", {"theme": f"JupyterLab {self.theme}"})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        options = (
-            "--no-browser --allow-root --ServerApp.ip=127.0.0.1 --ServerApp.port_retries=0 "
+        command = [self.python, "-m", "jupyterlab", f"--ServerApp.root_dir={self.root}"]
+        command += (
+            f"--ServerApp.port={port} --ServerApp.port_retries=0 --ServerApp.ip=127.0.0.1 "
+            f"--IdentityProvider.token={self.token} --no-browser --allow-root "
             "--LabApp.expose_app_in_browser=True "
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
-        ).split() + [
-            f"--ServerApp.port={port}",
-            f"--IdentityProvider.token={self.token}",
-            f"--ServerApp.root_dir={self.root}",
-        ]
-        command = [self.python, "-m", "jupyterlab", *options]
+        ).split()
         with open(self.home / "server.log", "wb") as log:
             self.process = subprocess.Popen(command, env=env, cwd=self.root, stdout=log, stderr=log)
-        end = time.monotonic() + self.timeout
+        end = time.monotonic() + START_SECONDS
         while True:
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"JupyterLab did not start:\n{self.log()[-3000:]}")
+                said = (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"JupyterLab did not start:\n{said[-3000:]}")
             with contextlib.suppress(OSError):
                 self.rest("GET", "/api/status")
                 return
             time.sleep(0.2)
 
     def __exit__(self, *exc):
-        if self.process is not None and self.process.poll() is None:
-            with contextlib.suppress(OSError, ValueError):
-                for kernel in self.rest("GET", "/api/kernels"):
-                    self.rest("DELETE", f"/api/kernels/{kernel['id']}")
-                self.rest("POST", "/api/shutdown")
-            for stop in (lambda: None, self.process.terminate, self.process.kill):
-                stop()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(15)
-                    break
+        if self.process is not None:
+            self.process.terminate()  # on which it ends its kernels
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def put(self, name, content):
         """Put a notebook, a path or a dict, among those that the lab shows."""
-        if not isinstance(content, dict):
-            content = json.loads(pathlib.Path(content).read_text(encoding="utf-8"))
-        # Without a kernelspec JupyterLab asks in a modal window which kernel to take.
-        metadata = {"kernelspec": KERNELSPEC, **content.get("metadata", {})}
-        text = json.dumps({**content, "metadata": metadata})
-        (self.root / name).write_text(text, encoding="utf-8")
+        if isinstance(content, dict):
+            nbformat.write(content, self.root / name)
+        else:
+            shutil.copy(content, self.root / name)
 
     def set(self, name, values):
         """Write JupyterLab's settings `name`; a page that is opened later has them."""
@@ -181,10 +179,6 @@ class LabServer:
         for session in self.rest("GET", "/api/sessions"):
             self.rest("DELETE", f"/api/sessions/{session['id']}")
 
-    def log(self):
-        """Return what the server has written so far."""
-        return (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
-
     def rest(self, method, path):
         """Call the server's REST interface and return the decoded answer."""
         headers = {"Authorization": f"token {self.token}"}
@@ -192,18 +186,23 @@ class LabServer:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
-    def address(self, name):
-        """Return the address that opens notebook `name` in a clean workspace."""
-        return f"{self.url}/lab/tree/{name}?reset&token={self.token}"
-
 
 def find_chromium():
     """Return the path of a Chromium; RuntimeError says what to do when there is none."""
-    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
+    named = os.environ.get("CHROMIUM")
+    names = (named,) if named else CHROMIUM_NAMES
     for path in filter(None, map(shutil.which, names)):
         return path
     advice = "apt-get install chromium, or set CHROMIUM to the path of one"
     raise RuntimeError(f"No Chromium found (looked for {', '.join(names)}): {advice}.")
+
+
+@contextlib.contextmanager
+def open_shipped(notebooks, python=sys.executable, **size):
+    """Yield a page and a server of notebooks with the badge beside them, which they all show."""
+    with LabServer(notebooks, python) as lab, open_browser(**size) as page:
+        shutil.copytree(NOTEBOOKS / "img", lab.root / "img")
+        yield page, lab
 
 
 @contextlib.contextmanager
@@ -235,27 +234,24 @@ def open_notebook(page, lab, name, timeout=120):
     The execution indicator says idle already while the kernel initialises, and cells sent then
     never run; so this waits for the session, the connection and the kernel's own idle.
     """
-    page.goto(lab.address(name), timeout=timeout * 1000)
+    address = f"{lab.url}/lab/tree/{name}?reset&token={lab.token}"  # a clean workspace
+    page.goto(address, timeout=timeout * 1000)
     page.wait_for_function("() => window.moeviz?.ready()", timeout=timeout * 1000)
     page.evaluate("() => moeviz.watch()")
 
 
 def run_all(page, timeout=120):
-    """Run all cells, wait for the end, and return the errors so far (see `output_errors`)."""
+    """Run all cells, wait for the end, and return the exceptions and stderr text so far: of the
+    kernel, of cell outputs and of panels."""
     page.evaluate("ms => moeviz.runAll(ms)", timeout * 1000)
     page.wait_for_timeout(200)  # the last outputs are drawn after the last reply
-    return output_errors(page)
-
-
-def output_errors(page):
-    """Return the exceptions and stderr text of the kernel, of cell outputs and of panels."""
     return page.evaluate("() => moeviz.errors()")
 
 
 def problems(page, ignore=()):
     """Return all that went wrong so far, but for texts with a known substring in `ignore`."""
-    found = output_errors(page) + page.faults
-    return [text for text in found if not any(known in text for known in ignore)]
+    faults = page.evaluate("() => moeviz.errors()") + page.faults
+    return [text for text in faults if not any(known in text for known in ignore)]
 
 
 def run_in_kernel(page, code, timeout=60):
@@ -286,11 +282,6 @@ def drag_slider(page, css, fraction, steps=10):
     page.mouse.up()
 
 
-def readout(page, css):
-    """Return the text beside the slider `css`."""
-    return page.locator(f"{css} .widget-readout").inner_text()
-
-
 def type_text(page, css, text):
     """Replace the content of the text box `css` and press Enter."""
     box = page.locator(f"{css} input, {css} textarea").first
@@ -308,6 +299,12 @@ def write(page, css, text):
 def click(page, css):
     """Click the button `css` (or the first one within it)."""
     page.locator(f"button{css}, {css} button, {css} input[type=checkbox]").first.click()
+
+
+def play(page, css):
+    """Press Play on the panel `css` and wait until its models train."""
+    click(page, ".moeviz-play")
+    wait_status(page, css, "Training.", timeout=120)
 
 
 def picture(page, css=""):

@@ -13,42 +13,43 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lab_browser
-from moeviz.host import load_average, provenance
-from moeviz.records.store import write_atomically
+import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
-RESULT = ROOT / "benchmarks" / "results" / "latency.json"
+import lab_browser
+import report
+
 WARM_UP_SECONDS = 2.0  # of training before the first move
-# JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
-HARMLESS = ["/lab/tree/img/colab.svg"]
+PAUSE_TARGET_MS = 250
 
 
 @dataclass(frozen=True)
 class Case:
-    """A slider: where it is, what data-state says of it, and what goes on meanwhile."""
+    """A slider and what goes on meanwhile. source: a shipped notebook, or the cells of a small one.
+    slider: its class, which data-state repeats with the value. trains: the panel whose models
+    train. at_once: move while the cells after the panel still run."""
 
-    notebook: Path | dict[str, Any]
+    source: str | tuple[str, ...]
     panel: str
     slider: str
-    match: str
-    target_ms: int
-    trains: str = ""  # the panel whose models train meanwhile
-    at_once: bool = False  # move while the cells after the panel still run
+    trains: str = ""
+    at_once: bool = False
 
+    @property
+    def target_ms(self) -> int:
+        """What 95 of 100 moves should keep."""
+        return 150 if self.trains else 100
 
-def _small(*sources: str) -> dict[str, Any]:
-    return lab_browser.notebook("from moeviz import panels", *sources)
+    @property
+    def notebook(self) -> Path | dict[str, Any]:
+        if isinstance(self.source, str):
+            return lab_browser.NOTEBOOKS / f"{self.source}.ipynb"
+        return lab_browser.notebook("from moeviz import panels", *self.source)
 
 
 # What the panels of 03 and 05 load in the background at the first move that needs it.
@@ -59,82 +60,32 @@ from moeviz.panels.shipped_model import READER
 loaded = threading.Event()
 READER.load(loaded.set)
 print(loaded.wait(60))"""
+# Without the panels' answer_at_once the first moves here wait until the cell ends.
+BUSY = "import time\n\ntime.sleep(15)"
 
 CASES = {
-    "layer": Case(
-        NOTEBOOKS / "00_start_here.ipynb", ".moeviz-route_text", ".moeviz-layer", "layer={}", 100
-    ),
-    "stage": Case(
-        NOTEBOOKS / "02_inside_a_layer.ipynb",
-        ".moeviz-inside_layer",
-        ".moeviz-stage",
-        "stage={}",
-        100,
-    ),
-    "timeline while training": Case(
-        NOTEBOOKS / "01_dense_vs_moe.ipynb",
-        ".moeviz-race",
-        ".moeviz-timeline",
-        "timeline={}",
-        150,
-        trains=".moeviz-race",
-    ),
+    "layer": Case("00_start_here", "route_text", "layer"),
+    "stage": Case("02_inside_a_layer", "inside_layer", "stage"),
+    "timeline while training": Case("01_dense_vs_moe", "race", "timeline", trains="race"),
     "layer while training": Case(
-        _small("panels.Race()", "panels.RouteText()"),
-        ".moeviz-route_text",
-        ".moeviz-layer",
-        "layer={}",
-        150,
-        trains=".moeviz-race",
+        ("panels.Race()", "panels.RouteText()"), "route_text", "layer", trains="race"
     ),
-    "four routers": Case(
-        _small(READY, "panels.CompareRouters()"),
-        ".moeviz-compare_routers",
-        ".moeviz-top-k",
-        "top_k={}",
-        100,
-    ),
-    "slots": Case(
-        _small(READY, "panels.Slots()"), ".moeviz-slots", ".moeviz-tokens", "tokens={}", 100
-    ),
-    "collapse": Case(
-        NOTEBOOKS / "04_collapse.ipynb", ".moeviz-collapse", ".moeviz-timeline", "timeline={}", 100
-    ),
+    "four routers": Case((READY, "panels.CompareRouters()"), "compare_routers", "top-k"),
+    "slots": Case((READY, "panels.Slots()"), "slots", "tokens"),
+    "collapse": Case("04_collapse", "collapse", "timeline"),
     "collapse while training": Case(
-        _small("panels.Collapse()"),
-        ".moeviz-collapse",
-        ".moeviz-timeline",
-        "timeline={}",
-        150,
-        trains=".moeviz-collapse",
+        ("panels.Collapse()",), "collapse", "timeline", trains="collapse"
     ),
-    **{
-        name: Case(
-            _small(f"panels.{panel}()"),
-            f".moeviz-{kind}",
-            f".moeviz-{slider}",
-            f"{slider}={{}}",
-            100,
-        )
-        for name, panel, kind, slider in (
-            ("dispatch", "Dispatch", "dispatch", "step"),
-            ("fit", "MemoryFit", "memory_fit", "batch"),
-            ("decode", "DecodeBatch", "decode_batch", "batch"),
-            ("exchange", "Exchange", "exchange", "tokens"),
-            ("offloading", "Offloading", "offloading", "hit"),
-            ("cache ladder", "CacheLadder", "cache_ladder", "batch"),
-            ("model map", "ModelMap", "model_map", "until"),
-            ("training cost", "TrainingCost", "training_cost", "watts"),
-        )
-    },
-    # Without the panels' answer_at_once the first moves here wait until the cell ends.
+    "dispatch": Case(("panels.Dispatch()",), "dispatch", "step"),
+    "fit": Case(("panels.MemoryFit()",), "memory_fit", "batch"),
+    "decode": Case(("panels.DecodeBatch()",), "decode_batch", "batch"),
+    "exchange": Case(("panels.Exchange()",), "exchange", "tokens"),
+    "offloading": Case(("panels.Offloading()",), "offloading", "hit"),
+    "cache ladder": Case(("panels.CacheLadder()",), "cache_ladder", "batch"),
+    "model map": Case(("panels.ModelMap()",), "model_map", "until"),
+    "training cost": Case(("panels.TrainingCost()",), "training_cost", "watts"),
     "layer while a cell runs": Case(
-        _small("panels.RouteText()", "import time\n\ntime.sleep(15)"),
-        ".moeviz-route_text",
-        ".moeviz-layer",
-        "layer={}",
-        100,
-        at_once=True,
+        ("panels.RouteText()", BUSY), "route_text", "layer", at_once=True
     ),
 }
 
@@ -191,18 +142,11 @@ ARM_PAUSE = """([panel, button]) => {
 
 def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """One fresh kernel: its moves and pauses, [{ms} or {miss}], and what went wrong."""
-    name = "latency.ipynb"
-    slider, picture = f"{case.panel} {case.slider}", f"{case.panel} {lab_browser.PICTURE}"
-    pattern = re.escape(case.match).replace(r"\{\}", "VALUE")
-    arm = [slider, picture, rf"(^|[^\d.]){pattern}($|[^\d.]|\.(?!\d))", arguments.timeout * 1000]
-    with (
-        tempfile.TemporaryDirectory(prefix="moeviz-latency-") as home,
-        lab_browser.LabServer(
-            {name: case.notebook}, python=arguments.python, env={"MOEVIZ_HOME": home}
-        ) as lab,
-        lab_browser.open_browser() as page,
-    ):
-        shutil.copytree(NOTEBOOKS / "img", lab.home / "root" / "img")  # the badge
+    name, panel = "latency.ipynb", f".moeviz-{case.panel}"
+    slider, picture = f"{panel} .moeviz-{case.slider}", f"{panel} {lab_browser.PICTURE}"
+    key = case.slider.replace("-", "_")
+    arm = [slider, picture, rf"(^|[^\d.]){key}=VALUE($|[^\d.]|\.(?!\d))", arguments.timeout * 1000]
+    with lab_browser.open_shipped({name: case.notebook}, arguments.python) as (page, lab):
         lab_browser.open_notebook(page, lab, name)
         page.evaluate(FIRST, f"{picture} svg[data-state]")
         if case.at_once:
@@ -211,7 +155,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
             lab_browser.run_all(page, timeout=600)
         first_ms = page.evaluate("() => moeviz.within(60000, 'a picture', moevizFirst)")
         if case.trains:
-            play(page, case.trains)
+            lab_browser.play(page, f".moeviz-{case.trains}")
             page.wait_for_timeout(WARM_UP_SECONDS * 1000)
         handle, key, moves = lab_browser.slider_handle(page, slider), "ArrowRight", []
         for _ in range(arguments.moves):
@@ -223,39 +167,26 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         pauses = []
         for n in range(arguments.pauses if case.panel == case.trains else 0):
             page.wait_for_timeout(400 + 37 * n)  # so that it meets every part of a step
-            page.evaluate(ARM_PAUSE, [case.panel, "button.moeviz-pause"])
+            page.evaluate(ARM_PAUSE, [panel, "button.moeviz-pause"])
             lab_browser.click(page, ".moeviz-pause")
             pauses.append(page.evaluate("() => moeviz.within(60000, 'a pause', moevizMove)"))
-            play(page, case.panel)
-        problems = lab_browser.problems(page, ignore=HARMLESS)
-        return {"moves": moves, "pauses": pauses, "first_picture_ms": first_ms} | {
-            "problems": problems
-        }
-
-
-def play(page: Any, panel: str) -> None:
-    """Press a panel's Play and wait until its models train."""
-    lab_browser.click(page, ".moeviz-play")
-    training = page.locator(f"{panel} .moeviz-status", has_text="Training.")
-    training.wait_for(timeout=120_000)
-
-
-def percentile(values: list[float], percent: int) -> float | None:
-    """The nearest-rank percentile of some numbers, None of none."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+            lab_browser.play(page, panel)
+        problems = lab_browser.problems(page, ignore=[lab_browser.BADGE])
+    figures = {"moves": moves, "pauses": pauses, "problems": problems}
+    return figures | {"first_picture_ms": first_ms}
 
 
 def summary(kernels: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """Misses and percentiles over the moves (or pauses) of several kernels."""
     ms = [[round(m["ms"], 1) if "ms" in m else None for m in kernel] for kernel in kernels]
     times = [t for kernel in ms for t in kernel if t is not None]
+    ranks: list[float | None] = [None] * 3
+    if times:
+        ranks = np.percentile(times, [50, 95, 100], method="inverted_cdf").tolist()
     return {
         "count": sum(map(len, ms)),
         "misses": [move["miss"] for kernel in kernels for move in kernel if "miss" in move],
-        "p50_ms": percentile(times, 50),
-        "p95_ms": percentile(times, 95),
-        "max_ms": max(times, default=None),
+        **dict(zip(("p50_ms", "p95_ms", "max_ms"), ranks, strict=True)),
         "first_ms": [kernel[0] for kernel in ms if kernel],
         "ms": ms,
     }
@@ -275,17 +206,16 @@ def environment(python: str) -> dict[str, Any]:
     return {"chromium": chromium.strip(), **json.loads(versions)}
 
 
-def compact(report: dict[str, Any]) -> bytes:
-    """JSON with lists of numbers on one line."""
-    text = json.dumps(report, indent=1)
-    return (re.sub(r"(?<=[\d\[l,])\n\s+(?=[\d\]n])", " ", text) + "\n").encode()
+def sentence(what: str, figures: dict[str, Any]) -> str:
+    """The figures of one case, as the terminal shows them."""
+    line = "{p50_ms} ms, p95 {p95_ms} (target {target_ms}), max {max_ms}, first {first_ms}"
+    misses = f"{len(figures['misses'])} of {figures['count']} missed"
+    return f"{what}: {misses}, p50 {line.format_map(figures)}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return 0 when nothing was missed and nothing went wrong, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz bench latency", description=__doc__.split("\n", 1)[0]
-    )
+    parser = report.command_line("latency", __doc__)
     add = parser.add_argument
     add("--case", choices=CASES, action="append", help="default: all of them")
     add("--moves", type=int, default=50, help="for each kernel (%(default)s)")
@@ -293,42 +223,32 @@ def main(argv: list[str] | None = None) -> int:
     add("--kernels", type=int, default=3, help="fresh kernels for each case (%(default)s)")
     add("--timeout", type=float, default=5.0, help="seconds after which a move is a miss")
     add("--python", default=sys.executable, help="the Python whose JupyterLab and kernel to use")
-    add("--json", type=Path, default=RESULT, help="where the figures go (%(default)s)")
+    default = report.RESULTS / "latency.json"
+    add("--json", type=Path, default=default, help="where the figures go (%(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.moves < 1 or arguments.kernels < 1 or arguments.pauses < 0:
         parser.error("--moves and --kernels must be at least 1, --pauses not negative")
 
-    report: dict[str, Any] = {
-        "provenance": provenance("python -m moeviz bench latency"),
-        "environment": environment(arguments.python),
-        "load_average_before": load_average(),
-        "cases": {},
-    }
-    failed = False
+    cases: dict[str, Any] = {}
+    results = report.begin(parser.prog)
+    results |= {"environment": environment(arguments.python), "cases": cases}
+    bad: list[str] = []
     for name in arguments.case or CASES:
         case = CASES[name]
         kernels = [measure(case, arguments) for _ in range(arguments.kernels)]
-        figures = {"target_p95_ms": case.target_ms} | summary([k["moves"] for k in kernels])
-        figures["first_picture_ms"] = [round(kernel["first_picture_ms"]) for kernel in kernels]
-        figures["problems"] = [text for kernel in kernels for text in kernel["problems"]]
-        report["cases"][name] = figures
-        bad = figures["misses"] + figures["problems"]
-        line = "p50 {p50_ms} ms, p95 {p95_ms} (target {target_p95_ms}), max {max_ms}, first "
-        line = (line + "{first_ms}, first picture {first_picture_ms} ms").format_map(figures)
-        print(f"{name}: {len(figures['misses'])} of {figures['count']} moves missed, {line}")
-        if any(kernel["pauses"] for kernel in kernels):
-            figures["pause"] = pause = {"target_ms": 250} | summary([k["pauses"] for k in kernels])
-            bad += pause["misses"]
-            line = "p50 {p50_ms} ms, p95 {p95_ms}, max {max_ms} (target {target_ms})"
-            print(f"pause: {len(pause['misses'])} of {pause['count']} missed, ", end="")
-            print(line.format_map(pause))
-        for text in bad:
-            print(f"  {text}")
-        failed = failed or bool(bad)
-    report["load_average_after"] = load_average()
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.json, compact(report))
-    return int(failed)
+        problems = [text for kernel in kernels for text in kernel["problems"]]
+        moves = summary([kernel["moves"] for kernel in kernels])
+        pauses = summary([kernel["pauses"] for kernel in kernels])
+        cases[name] = {"target_ms": case.target_ms, **moves, "problems": problems}
+        cases[name]["first_picture_ms"] = [round(kernel["first_picture_ms"]) for kernel in kernels]
+        print(sentence(name, cases[name]), "first picture", cases[name]["first_picture_ms"], "ms")
+        if pauses["count"]:
+            cases[name]["pause"] = {"target_ms": PAUSE_TARGET_MS, **pauses}
+            print(sentence("pause", cases[name]["pause"]))
+        bad += [f"{name}: {text}" for text in moves["misses"] + pauses["misses"] + problems]
+    report.save(results, arguments.json)
+    print(*bad, sep="\n", end="\n" if bad else "")
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

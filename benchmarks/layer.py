@@ -17,24 +17,21 @@ when all cases are through.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from layer_contenders import ABSENT, NotRun
+import report
+from layer_contenders import ABSENT, DENSE, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
 from layer_study import Run, reason
-from moeviz.host import cores, data_path, load_average, package_version, provenance
-from moeviz.records.store import write_atomically
+from moeviz.host import data_path, package_version, processor_name
 from profiling import free_memory
 
-RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -55,12 +52,12 @@ def table(case: dict[str, Any]) -> str:
             lines.append(f"{name:32}not run: {r['not_run']}")
             continue
         f, (saved, peak) = r["forward_ms"], (r["saved_bytes"], r["peak_bytes"])
-        errors = r.get("relative_error")
+        errors, dense = r.get("relative_error"), r["of_peers"].get(DENSE)
         cells = (
             f"{f['median']:.3f} ({f['q1']:.3f}-{f['q3']:.3f})".rjust(24),
             *(f"{r[key]['median']:10.3f}" for key in ("inference_ms", "backward_ms", "both_ms")),
             f"{r['tflops']['both']:9.3g}",
-            f"{r['of_dense']['both']:8.2f}" if "of_dense" in r else f"{'-':>8}",
+            f"{dense['both']['median']:8.2f}" if dense else f"{'-':>8}",
             f"{r['of_limit']['both']:7.0%}",
             *("-".rjust(9) if v is None else f"{v / 1e6:9.1f}" for v in (saved, peak)),
             str("-" if r["launches"]["both"] is None else r["launches"]["both"]).rjust(9),
@@ -69,10 +66,9 @@ def table(case: dict[str, Any]) -> str:
             f"  {'yes' if r['repeatable'] else 'no'} ({r['repeated_runs']})",
         )
         lines.append(f"{name:32}" + "".join(cells))
-        graphs = {k: r.get(f"graph_{k}_ms") for k in ("forward", "both")}
-        if any(graphs.values()):
-            said = (f"{k} {ms['median']:.3f} ms" for k, ms in graphs.items() if ms)
-            lines.append(f"{'  as a CUDA graph':32}{', '.join(said)}")
+        graphs = {part: r.get(f"graph_{part}_ms") for part in ("forward", "both")}
+        if words := [f"{part} {ms['median']:.3f} ms" for part, ms in graphs.items() if ms]:
+            lines.append(f"{'  as a CUDA graph':32}{', '.join(words)}")
     for kernel in case["kernels"]:
         share = f"{kernel['share']:.0%} of {kernel['of']}" if kernel["of"] else ""
         lines.append(
@@ -99,7 +95,7 @@ def cases_for(device: torch.device, names: str | None) -> list[tuple[str, str]]:
 
 def describe(run: Run) -> dict[str, Any]:
     """The device, as the report has it."""
-    name, capability, memory = f"{platform.machine()} CPU, {cores()} cores", None, None
+    name, capability, memory = processor_name(), None, None
     if run.on_gpu:
         properties = torch.cuda.get_device_properties(run.device)
         name, memory = properties.name, properties.total_memory / 1e9
@@ -118,7 +114,7 @@ def describe(run: Run) -> dict[str, Any]:
 def default_file(device: torch.device) -> Path:
     """layer_cpu.json, or by the GPU's name, where the panels find it: data/runs/layer_h200.json."""
     if device.type == "cpu":
-        return RESULTS / "layer_cpu.json"
+        return report.RESULTS / "layer_cpu.json"
     words = re.sub(r"[^a-z0-9]+", " ", torch.cuda.get_device_name(device).lower()).split()
     name = "_".join(word for word in words if word not in ("nvidia", "tesla"))
     return data_path("runs") / f"layer_{name}.json"
@@ -126,9 +122,7 @@ def default_file(device: torch.device) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 where all compute the same and moeviz repeats its bits, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz bench layer", description=__doc__.split("\n", 1)[0]
-    )
+    parser = report.command_line("layer", __doc__)
     add = parser.add_argument
     where = (
         "data/runs/layer_<gpu>.json, which the panels show, or benchmarks/results/layer_cpu.json"
@@ -153,49 +147,41 @@ def main(argv: list[str] | None = None) -> int:
     dtype = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     path = arguments.json or default_file(device)
 
-    before = load_average()
-    run = Run(device, DTYPES[dtype], arguments.rounds, arguments.budget)
-    command = f"{parser.prog} --device {device.type} --dtype {dtype} --budget {run.budget:g}"
-    command += f" --rounds {run.rounds}" if device.type == "cpu" else ""
+    command = f"{parser.prog} --device {device.type} --dtype {dtype}"
+    command += f" --budget {arguments.budget:g}"
+    command += f" --rounds {arguments.rounds}" if device.type == "cpu" else ""
     command += f" --shapes {arguments.shapes}" if arguments.shapes else ""
-    report: dict[str, Any] = {
-        "provenance": provenance(command),
-        "device": describe(run),
-        "threads": torch.get_num_threads(),
-        "load_average_before": before,
-        "cases": [],
-        "not_run": dict(ABSENT),
-    }
-    versions = report["provenance"]["versions"]
+    results = report.begin(command)
+    versions = results["provenance"]["versions"]
     versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
+    run = Run(device, DTYPES[dtype], arguments.rounds, arguments.budget)
+    done: list[dict[str, Any]] = []
+    not_run = dict(ABSENT)
+    results |= {"device": describe(run), "threads": torch.get_num_threads()}
+    results |= {"cases": done, "not_run": not_run, "failures": run.failures}
+    save = partial(report.save, results, path)
     print(
-        f"{report['device']['name']}, {dtype}: {run.ceilings.matmul_tflops:.3g} TFLOP/s in a "
+        f"{results['device']['name']}, {dtype}: {run.ceilings.matmul_tflops:.3g} TFLOP/s in a "
         f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy",
         *(f"{peer}: not run: {why}" for peer, why in ABSENT.items()),
         sep="\n",
         end="\n\n",
         flush=True,
     )
-
-    def save() -> None:
-        after = {"failures": run.failures, "load_average_after": load_average()}
-        write_atomically(path, (json.dumps(report | after, indent=1) + "\n").encode())
-
     for name, routing in cases:
-        late = run.out_of_time()
         try:
-            if late:
+            if late := run.out_of_time():
                 raise NotRun(late)
-            report["cases"].append(run.case(name, routing))
-            print(table(report["cases"][-1]), end="\n\n", flush=True)
+            done.append(run.case(name, routing))
+            print(table(done[-1]), end="\n\n", flush=True)
         except (NotRun, torch.OutOfMemoryError) as error:
-            report["not_run"][f"{name}, {routing}"] = reason(error)
+            not_run[f"{name}, {routing}"] = reason(error)
             print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
         free_memory()
         save()
     if run.on_gpu:
-        run.later(report["cases"], save)
-        print("\n\n".join(table(case) for case in report["cases"]), end="\n\n")
+        run.later(done, save)
+        print("\n\n".join(table(case) for case in done), end="\n\n")
     print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")
     for failure in run.failures:
         print(f"FAILED: {failure}")

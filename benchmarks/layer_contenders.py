@@ -8,15 +8,15 @@ honest ceiling of an MoE layer on a device.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layer_shapes import Shape, route
+from layer_shapes import Shape, as_dense, route
 from moeviz.backend import kernels, triton_refusal
 from moeviz.experiments.backends_timed import naive_loop
 from moeviz.model.experts import apply_experts, swiglu
@@ -75,8 +75,7 @@ class Problem:
         x_TD, logits_TE = (
             v.detach()[:tokens].clone().requires_grad_() for v in (self.x_TD, self.logits_TE)
         )
-        grad_TD = self.grad_TD[:tokens]
-        return Problem(self.top_k, x_TD, logits_TE, self.w13_E2FD, self.w2_EDF, grad_TD)
+        return replace(self, x_TD=x_TD, logits_TE=logits_TE, grad_TD=self.grad_TD[:tokens])
 
 
 def load(problem: Problem) -> Tensor:
@@ -89,14 +88,11 @@ def load(problem: Problem) -> Tensor:
 class Contender:
     """forward: (x_TD, logits_TE) to y_TD. weights: those that it takes gradients of."""
 
+    problem: Problem
     forward: Callable[[Tensor, Tensor], Tensor]
     weights: tuple[nn.Parameter, ...]
     routed: bool = True  # whether it uses the logits
     graph: bool = False  # whether it is also timed as a CUDA graph
-    problem: Problem = field(kw_only=True)
-
-    def on(self, problem: Problem) -> Contender:
-        return Contender(self.forward, self.weights, self.routed, problem=problem)
 
     def output(self) -> Tensor:
         return self.forward(self.problem.x_TD, self.problem.logits_TE)
@@ -126,9 +122,19 @@ class Contender:
 
 
 def choose(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """weight_TK and expert_TK, as Mixtral's router."""
+    """expert_TK and weight_TK, as Mixtral's router."""
     scores_TK, expert_TK = logits_TE.softmax(-1).topk(top_k)
-    return scores_TK / scores_TK.sum(-1, keepdim=True), expert_TK
+    return expert_TK, scores_TK / scores_TK.sum(-1, keepdim=True)
+
+
+def behind_a_router(problem: Problem, experts: Callable[..., Tensor]) -> Contender:
+    """experts: (x_TD, expert_TK, weight_TK, w13_E2FD, w2_EDF) to y_TD."""
+    weights = (problem.w13_E2FD, problem.w2_EDF)
+
+    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
+        return experts(x_TD, *choose(logits_TE, problem.top_k), *weights)
+
+    return Contender(problem, forward, weights)
 
 
 def moeviz(problem: Problem, backend: str) -> Contender:
@@ -143,7 +149,7 @@ def moeviz(problem: Problem, backend: str) -> Contender:
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=num_experts)
         return apply_experts(x_TD, plan, *weights, backend=backend)
 
-    return Contender(forward, weights, graph=backend == "triton", problem=problem)
+    return Contender(problem, forward, weights, graph=backend == "triton")
 
 
 def moeviz_triton(problem: Problem) -> Contender:
@@ -159,20 +165,21 @@ def moeviz_triton(problem: Problem) -> Contender:
 
 def torch_grouped_mm(problem: Problem) -> Contender:
     """What one would write with PyTorch alone: sort, index, two grouped_mm, gather-sum."""
-    w13_E2FD, w2_EDF, top_k = problem.w13_E2FD, problem.w2_EDF, problem.top_k
 
-    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
-        weight_TK, expert_TK = choose(logits_TE, top_k)
+    def experts(
+        x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor
+    ) -> Tensor:
+        top_k = expert_TK.shape[1]
         expert_N, order_N = expert_TK.flatten().sort()
-        experts = torch.arange(w2_EDF.shape[0], device=x_TD.device)
-        ends_E = torch.searchsorted(expert_N, experts, right=True, out_int32=True)
+        ids_E = torch.arange(len(w2_EDF), device=x_TD.device)
+        ends_E = torch.searchsorted(expert_N, ids_E, right=True, out_int32=True)
         x_ND = x_TD.index_select(0, order_N // top_k)
         hidden_NF = swiglu(F.grouped_mm(x_ND, w13_E2FD.transpose(1, 2), offs=ends_E))
         y_ND = F.grouped_mm(hidden_NF, w2_EDF.transpose(1, 2), offs=ends_E)
         y_TKD = y_ND.index_select(0, order_N.argsort()).unflatten(0, (-1, top_k))
         return (y_TKD * weight_TK[..., None].to(y_TKD.dtype)).sum(1)
 
-    return Contender(forward, (w13_E2FD, w2_EDF), problem=problem)
+    return behind_a_router(problem, experts)
 
 
 def compiled(problem: Problem, build: Builder) -> Contender:
@@ -183,11 +190,20 @@ def compiled(problem: Problem, build: Builder) -> Contender:
 
 def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Contender:
     """transformers' Mixtral experts behind the lines of its router, the linear map left out."""
-    weights = (problem.w13_E2FD, problem.w2_EDF)
     from transformers import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
+    weights, device = (problem.w13_E2FD, problem.w2_EDF), problem.w2_EDF.device.type
     num_experts, d_model, d_expert = problem.w2_EDF.shape
+    expert_gb = 1e-9 * sum(w[0].numel() * w.element_size() for w in weights)
+    # For each expert, the gradient of `weight[e]` fills one of all experts and adds it up: it is
+    # written once and read twice and written in the sum.
+    cleared = 4 * num_experts**2 * expert_gb
+    if implementation == "eager" and device == "cuda" and cleared > SLOW_SECONDS * copy_gb_per_s:
+        raise NotRun(f"a step would move {cleared:,.0f} GB for the gradients of `weight[e]` alone")
+    copied = len(problem.logits_TE) * problem.top_k * expert_gb
+    if implementation == "batched_mm" and copied > COPIED_GB[device]:
+        raise NotRun(f"would copy {copied:,.1f} GB of weights: an expert for each assignment")
     config = MixtralConfig(
         hidden_size=d_model,
         intermediate_size=d_expert,
@@ -195,70 +211,36 @@ def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Cont
         num_experts_per_tok=problem.top_k,
         experts_implementation=implementation,
     )
-
-    # For each expert, the gradient of `weight[e]` fills one of all experts and adds it up: it is
-    # written once and read twice and written in the sum.
-    clearing = 4e-9 * len(problem.w2_EDF) * sum(w.numel() * w.element_size() for w in weights)
-    if problem.x_TD.is_cuda and implementation == "eager":
-        if clearing / copy_gb_per_s > SLOW_SECONDS:
-            raise NotRun(
-                f"a step would move {clearing:,.0f} GB for the gradients of `weight[e]` alone"
-            )
-    if implementation == "batched_mm":
-        one_expert = sum(w[0].numel() * w.element_size() for w in weights)
-        copied = 1e-9 * len(problem.logits_TE) * problem.top_k * one_expert
-        if copied > COPIED_GB[problem.w2_EDF.device.type]:
-            raise NotRun(f"would copy {copied:,.1f} GB of weights: an expert for each assignment")
     with torch.device("meta"):
         experts = MixtralExperts(config)
     experts.gate_up_proj, experts.down_proj = weights
-
-    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
-        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
-        return experts(x_TD, expert_TK, weight_TK)
-
-    return Contender(forward, weights, problem=problem)
+    return behind_a_router(problem, lambda *call: experts(*call[:3]))
 
 
 def liger(problem: Problem) -> Contender:
-    from liger_kernel.ops import LigerFusedMoEFunction
+    from liger_kernel.ops import LigerFusedMoEFunction as Liger
 
-    weights = (problem.w13_E2FD, problem.w2_EDF)
+    def experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, *weights: Tensor) -> Tensor:
+        return Liger.apply(x_TD, *weights, expert_TK.int(), weight_TK)
 
-    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
-        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
-        return LigerFusedMoEFunction.apply(x_TD, *weights, expert_TK.int(), weight_TK)
-
-    return Contender(forward, weights, problem=problem)
+    return behind_a_router(problem, experts)
 
 
 def naive(problem: Problem) -> Contender:
-    weights = (problem.w13_E2FD, problem.w2_EDF)
-
-    def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
-        weight_TK, expert_TK = choose(logits_TE, problem.top_k)
-        return naive_loop(x_TD, expert_TK, weight_TK, *weights)
-
-    return Contender(forward, weights, problem=problem)
+    return behind_a_router(problem, naive_loop)
 
 
 def dense(problem: Problem) -> Contender:
-    x_TD, (_, d_model, d_expert) = problem.x_TD, problem.w2_EDF.shape
-    width = problem.top_k * d_expert
-    generator = torch.Generator(x_TD.device).manual_seed(2)
-    w13_2FD, w2_DF = (
-        nn.Parameter(
-            torch.randn(
-                size, generator=generator, device=x_TD.device, dtype=x_TD.dtype
-            ).mul_(size[1] ** -0.5)
-        )
-        for size in ((2 * width, d_model), (d_model, width))
-    )  # fmt: skip
+    """One expert of K * F hidden units, which takes every token."""
+    x_TD, (num_experts, d_model, d_expert) = problem.x_TD, problem.w2_EDF.shape
+    shape = as_dense(Shape(len(x_TD), d_model, d_expert, num_experts, problem.top_k))
+    one = Problem.random(shape, "uniform", x_TD.device, x_TD.dtype)
+    w13_2FD, w2_DF = (nn.Parameter(w.detach()[0]) for w in (one.w13_E2FD, one.w2_EDF))
 
     def forward(x_TD: Tensor, _: Tensor) -> Tensor:
         return swiglu(x_TD @ w13_2FD.T) @ w2_DF.T
 
-    return Contender(forward, (w13_2FD, w2_DF), routed=False, graph=True, problem=problem)
+    return Contender(problem, forward, (w13_2FD, w2_DF), routed=False, graph=True)
 
 
 Builder = Callable[[Problem], Contender]
@@ -268,15 +250,11 @@ def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
     """By name, in the order of running."""
     peers: dict[str, Builder] = {"torch grouped_mm": torch_grouped_mm}
     for name in ("grouped_mm", "batched_mm", "eager"):
-        peers[f"transformers Mixtral {name}"] = functools.partial(
-            mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s
-        )
+        build = partial(mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s)
+        peers[f"transformers Mixtral {name}"] = build
     if device.type == "cuda":
         return {OURS: moeviz_triton, DENSE: dense, **peers}
-    ours: dict[str, Builder] = {
-        OURS: moeviz_triton,
-        "moeviz grouped": functools.partial(moeviz, backend="grouped"),
-    }
+    ours = {OURS: moeviz_triton, "moeviz grouped": partial(moeviz, backend="grouped")}
     return {**ours, **peers, "naive loop over W[e]": naive, DENSE: dense}
 
 
@@ -284,8 +262,8 @@ def compiling_builders() -> dict[str, Builder]:
     """Those whose first call takes long: they tune themselves, or compile."""
     return {
         "liger": liger,
-        "torch grouped_mm compiled": functools.partial(compiled, build=torch_grouped_mm),
-        DENSE_COMPILED: functools.partial(compiled, build=dense),
+        "torch grouped_mm compiled": partial(compiled, build=torch_grouped_mm),
+        DENSE_COMPILED: partial(compiled, build=dense),
     }
 
 
@@ -299,7 +277,7 @@ def relative_errors(contender: Contender) -> dict[str, float]:
     out, dx, dlogits, *dweights = contender.run()
     x64, grad64 = problem.x_TD.detach().double(), problem.grad_TD.double()
     logits64 = problem.logits_TE.detach().double().requires_grad_()
-    weight_TK, expert_TK = choose(logits64, problem.top_k)
+    expert_TK, weight_TK = choose(logits64, problem.top_k)
     want_out, want_dx = torch.zeros_like(x64), torch.zeros_like(x64)
     dweight_TK = torch.zeros_like(weight_TK)
     squares = torch.zeros(2, 2, device=x64.device, dtype=torch.float64)  # of each bank: error, norm

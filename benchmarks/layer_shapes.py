@@ -32,6 +32,12 @@ class Shape(NamedTuple):
         return 6.0 * self.tokens * self.top_k * self.d_model * self.d_expert
 
 
+def as_dense(shape: Shape) -> Shape:
+    """One expert for all tokens, with the same active FLOPs."""
+    tokens, d_model, d_expert, _, top_k = shape
+    return Shape(tokens, d_model, top_k * d_expert, num_experts=1, top_k=1)
+
+
 # tokens, d_model, d_expert, num_experts, top_k; in this order, so that a run that ends early has
 # told the most.
 GPU_SHAPES = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -69,17 +69,6 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-@contextlib.contextmanager
-def old_objects_set_aside() -> Iterator[None]:
-    """Within, a search for garbage passes over all that is there already: after the imports of
-    torch and transformers that would take it a third of a second."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
@@ -106,19 +95,15 @@ def device_events(run: Callable[[], object], times: int = 1) -> list[Any]:
         for _ in range(times):
             run()
         torch.cuda.synchronize()
-    found = on_device(profiler.events())
-    if not found:
-        raise RuntimeError("the profiler saw nothing on the GPU")
-    return found
-
-
-def on_device(events: Iterable[Any]) -> list[Any]:
-    """Without the host's events, and without the ranges that they are drawn as on the GPU."""
-    return [
+    events = [
         event
-        for event in events
+        for event in profiler.events()
+        # Not the host's events, nor the ranges that they are drawn as on the GPU.
         if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
     ]
+    if not events:
+        raise RuntimeError("the profiler saw nothing on the GPU")
+    return events
 
 
 def kernel_table(
@@ -127,16 +112,16 @@ def kernel_table(
     """One row a kernel, the longest first: calls and milliseconds a step, and the share of the
     ceiling that its work reaches. work: by kernel, FLOPs ("matmul") or bytes ("copy") a step; a
     kernel that is not in it has no share."""
-    found: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     for event in events:
         name = event.name.replace("(anonymous namespace)::", "").removeprefix("void ")
-        name = name.partition("<")[0].partition("(")[0].strip()
-        found.setdefault(name, []).append(event.time_range.elapsed_us())
+        name = re.split(r"[<(]", name)[0].strip()
+        times.setdefault(name, []).append(event.time_range.elapsed_us())
     peaks = {"matmul": 1e12 * ceilings.matmul_tflops, "copy": 1e9 * ceilings.copy_gb_per_s}
     rows = []
-    for name, times in found.items():
-        ms = sum(times) / steps / 1e3
+    for name, us in times.items():
+        ms = 1e-3 * sum(us) / steps
         amount, of = work.get(name, (None, None))
-        share = None if amount is None or of is None else amount / peaks[of] / (ms / 1e3)
-        rows.append({"name": name, "calls": len(times) / steps, "ms": ms, "share": share, "of": of})
+        share = amount / peaks[of] / (ms / 1e3) if amount and of else None
+        rows.append({"name": name, "calls": len(us) / steps, "ms": ms, "share": share, "of": of})
     return sorted(rows, key=lambda row: -row["ms"])

@@ -10,22 +10,22 @@ device or takes too long, that is said and is no failure; an error that it finds
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
 import torch
 
+import report
 from layer_contenders import Problem, moeviz_triton
 from layer_shapes import Shape
 
 SHAPES = (Shape(100, 72, 40, 5, 2), Shape(1, 136, 24, 8, 8), Shape(33, 64, 56, 60, 3))
 FOUND = 9  # compute-sanitizer's exit code for errors
+KILLED = -9  # and that of what took too long
 ERROR = re.compile(r"^=+ (Invalid|Misaligned|Illegal) ", re.MULTILINE)
 
 
@@ -38,54 +38,38 @@ def step() -> None:
             contender.inference_step(torch.cuda.synchronize)
 
 
-def verdict(code: int, said: str) -> tuple[int, str]:
+def verdict(code: int, output: str) -> tuple[int, str]:
     """This command's exit code, and a sentence on what the checker's exit code and output mean."""
-    summary = re.search(r"ERROR SUMMARY: (\d+) error", said)
-    if "device not supported" in said.lower():
+    summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
+    if "device not supported" in output.lower():
         return 0, "compute-sanitizer does not support this device: not checked."
     if code == FOUND or (summary and int(summary[1])):
-        return 1, "compute-sanitizer found errors:\n" + said
-    if summary and code == 0:
-        return 0, "compute-sanitizer found no errors."
-    if summary:
-        return 1, f"The kernels failed (exit code {code}):\n{said}"
-    return 0, f"compute-sanitizer did not run (exit code {code}): not checked.\n{said}"
-
-
-def unfinished(late: subprocess.TimeoutExpired) -> tuple[int, str]:
-    """As verdict, of a run that took too long: what it found until then counts."""
-    said = late.output or ""
-    if ERROR.search(said):
-        return 1, f"compute-sanitizer found errors, in the {late.timeout:g} s that it had:\n{said}"
-    return 0, f"It took longer than {late.timeout:g} s: not checked."
+        return 1, f"compute-sanitizer found errors:\n{output}"
+    if code == KILLED:
+        if ERROR.search(output):  # what it found until then counts
+            return 1, f"compute-sanitizer found errors in the time that it had:\n{output}"
+        return 0, "compute-sanitizer took longer than --seconds: not checked."
+    if not summary:
+        return 0, f"compute-sanitizer did not run (exit code {code}): not checked.\n{output}"
+    if code:
+        return 1, f"The kernels failed (exit code {code}):\n{output}"
+    return 0, "compute-sanitizer found no errors."
 
 
 def run_within(command: list[str], seconds: float) -> tuple[int, str]:
-    """Exit code and output. After `seconds` the command and all that it started are ended, and
-    subprocess.TimeoutExpired is raised, with what it had said."""
+    """Exit code and output. After `seconds` the command and all that it started are KILLED."""
+    limited = ["timeout", "--signal=KILL", f"{seconds:g}", *command]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        try:
-            said, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            raise subprocess.TimeoutExpired(command, seconds, said) from None
-    return process.returncode, said
+    pipe = subprocess.PIPE
+    done = subprocess.run(
+        limited, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    return done.returncode, done.stdout
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 where nothing was found, or nothing could be checked; 1 on an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz bench sanitize", description=__doc__.split("\n", 1)[0]
-    )
+    parser = report.command_line("sanitize", __doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="to give up after")
     parser.add_argument("--step", action="store_true", help="the pass itself, unwatched")
     arguments = parser.parse_args(argv)
@@ -104,15 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     command = [checker, "--tool", "memcheck", "--report-api-errors", "no"]
     command += ["--error-exitcode", str(FOUND), "--print-limit", "10", "--show-backtrace", "device"]
     watched = [sys.executable, "-P", "-m", "moeviz", "bench", "sanitize", "--step"]
-    try:
-        code, said = run_within(watched, arguments.seconds)  # compiles the kernels
-        if code == 0:
-            code, said = run_within([*command, *watched], arguments.seconds)
-            code, sentence = verdict(code, said)
-        else:
-            sentence = f"The kernels failed before they were watched (exit code {code}):\n{said}"
-    except subprocess.TimeoutExpired as late:
-        code, sentence = unfinished(late)
+    code, output = run_within(watched, arguments.seconds)  # compiles the kernels
+    if code == 0:
+        code, output = run_within([*command, *watched], arguments.seconds)
+    elif code != KILLED:
+        print(f"The kernels failed before they were watched (exit code {code}):\n{output}")
+        return code
+    code, sentence = verdict(code, output)
     print(sentence)
     return code
 

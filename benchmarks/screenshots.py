@@ -7,22 +7,16 @@ Writes notebooks/img/lab.png (JupyterLab with the race) and one picture for each
 
 from __future__ import annotations
 
-import argparse
 import io
-import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 import lab_browser
+import report
 from moeviz.records.store import write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
 MAX_BYTES = 200_000
 WIDTH, HEIGHT = 1400, 900
 # The notebook's panel, and what is pressed on it before the picture is taken.
@@ -38,55 +32,36 @@ PANELS = {
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
 }
 RACE = "01_dense_vs_moe"
-
-
-def optimised(png: bytes) -> bytes:
-    """The same pixels in fewer bytes; a palette would shift colours that mean something."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(small, "PNG", optimize=True)
-    return min(small.getvalue(), png, key=len)
+# Scrolls to the heading that the panel stands under, which says what is seen.
+TO_HEADING = """panel => { const cell = panel.closest('.jp-Cell');
+    (cell.previousElementSibling ?? cell).scrollIntoView() }"""
+# Whether the live race, and not the recorded one, has come so far.
+RACED = """least => { const race = document.querySelector('.moeviz-race svg');
+    return /(?<!not )live:/.test(race.textContent)
+        && +/step=(\\d+)$/.exec(race.dataset.state)?.[1] >= least }"""
 
 
 def save(out: Path, name: str, png: bytes) -> None:
-    data = optimised(png)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{name}.png has {len(data)} bytes, at most {MAX_BYTES} are wanted.")
-    write_atomically(out / f"{name}.png", data)
-    print(f"{name}.png: {len(data) / 1000:.0f} kB")
-
-
-def race_to(page: Any, step: int) -> None:
-    """Press Play and wait until the live race has come so far."""
-    lab_browser.click(page, ".moeviz-play")
-    page.locator(".moeviz-race svg", has_text=re.compile("(?<!not )live:")).wait_for(
-        timeout=120_000
-    )
-    page.wait_for_function(
-        "least => +/step=(\\d+)$/.exec("
-        "document.querySelector('.moeviz-race svg').dataset.state)?.[1] >= least",
-        arg=step,
-        timeout=300_000,
-    )
+    """Write the same pixels in fewer bytes; a palette would shift colours that mean something."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(small, "PNG", optimize=True)
+    if small.tell() > MAX_BYTES:
+        raise ValueError(f"{name}.png has {small.tell()} bytes, at most {MAX_BYTES} are wanted.")
+    write_atomically(out / f"{name}.png", small.getvalue())
+    print(f"{name}.png: {small.tell() / 1000:.0f} kB")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Take the pictures; returns 0 when nothing went wrong in the browser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz bench screenshots", description=__doc__.split("\n", 1)[0]
-    )
+    parser = report.command_line("screenshots", __doc__)
     add = parser.add_argument
     add("--step", type=int, default=300, help="of the race on the pictures (%(default)s)")
-    add("--out", type=Path, default=NOTEBOOKS / "img", help="folder (%(default)s)")
+    add("--out", type=Path, default=lab_browser.NOTEBOOKS / "img", help="folder (%(default)s)")
     arguments = parser.parse_args(argv)
 
-    files = [NOTEBOOKS / f"{name}.ipynb" for name in PANELS]
+    files = [lab_browser.NOTEBOOKS / f"{name}.ipynb" for name in PANELS]
     problems = []
-    with (
-        tempfile.TemporaryDirectory(prefix="moeviz-screenshots-") as home,
-        lab_browser.LabServer(files, env={"MOEVIZ_HOME": home}) as lab,
-        lab_browser.open_browser(WIDTH, HEIGHT) as page,
-    ):
-        shutil.copytree(NOTEBOOKS / "img", lab.home / "root" / "img")  # the badge
+    with lab_browser.open_shipped(files, width=WIDTH, height=HEIGHT) as (page, lab):
         for name, (panel, presses) in PANELS.items():
             lab_browser.open_notebook(page, lab, f"{name}.ipynb")
             lab_browser.run_all(page)
@@ -94,12 +69,9 @@ def main(argv: list[str] | None = None) -> int:
                 lab_browser.click(page, css)
                 page.wait_for_timeout(300)
             if name == RACE:
-                race_to(page, arguments.step)
-                # The heading that the panel stands under says what is seen.
-                page.locator(panel).first.evaluate(
-                    "e => { const cell = e.closest('.jp-Cell'); const head = "
-                    "cell.previousElementSibling ?? cell; head.scrollIntoView() }"
-                )
+                lab_browser.play(page, panel)
+                page.wait_for_function(RACED, arg=arguments.step, timeout=300_000)
+                page.locator(panel).first.evaluate(TO_HEADING)
                 page.wait_for_timeout(500)
                 save(arguments.out, "lab", page.screenshot())
                 lab_browser.click(page, ".moeviz-pause")
@@ -109,8 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             page.wait_for_timeout(500)
             save(arguments.out, name, page.locator(panel).first.screenshot())
             page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-            # The badge is loaded twice: the first time by an address not yet resolved.
-            problems += lab_browser.problems(page, ignore=["/lab/tree/img/colab.svg"])
+            problems += lab_browser.problems(page, ignore=[lab_browser.BADGE])
             page.faults.clear()
     for text in problems:
         print(text)

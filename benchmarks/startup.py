@@ -9,8 +9,6 @@ time installs everything: it depends on the network and on pip's cache, which th
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import signal
@@ -23,11 +21,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from moeviz.host import load_average, provenance
-from moeviz.records.store import write_atomically
+import report
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "startup.json"
 ADDRESS = re.compile(r"http://\S+/lab/tree/\S+\?token=\S+")
 
 
@@ -52,20 +48,16 @@ def make_lab(folder: Path, port: int, timeout: float) -> dict[str, Any]:
     )
     watchdog = threading.Timer(timeout, lambda: os.killpg(process.pid, signal.SIGKILL))
     watchdog.start()
-    said: list[str] = []
-    stages: dict[str, float] = {}
+    said, stages = "", {}
     try:
         assert process.stdout is not None
-        address = None
-        for line in process.stdout:
-            said.append(line)
-            if found := re.match(r"\[\d/\d\]", line):
-                stages[found[0]] = round(time.monotonic() - begun, 1)
-            address = address or ADDRESS.search(line)
-            if "Ctrl-C stops" in line:
-                break
+        while "Ctrl-C stops" not in said and (line := process.stdout.readline()):
+            said += line
+            if stage := re.match(r"\[\d/\d\]", line):
+                stages[stage[0]] = round(time.monotonic() - begun, 1)
+        address = ADDRESS.search(said)
         if address is None:
-            raise RuntimeError(f"`make lab` did not come up:\n{''.join(said)[-2000:]}")
+            raise RuntimeError(f"`make lab` did not come up:\n{said[-2000:]}")
         with urllib.request.urlopen(address[0], timeout=60) as answer:
             assert answer.status == 200
         seconds = time.monotonic() - begun
@@ -79,40 +71,28 @@ def make_lab(folder: Path, port: int, timeout: float) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "stages_begun_at": stages}
 
 
-def clone(folder: Path) -> None:
-    """This checkout's last commit, as `git clone` brings it."""
-    command = ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)]
-    subprocess.run(command, check=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns 0 when both starts served their page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz bench startup", description=__doc__.split("\n", 1)[0]
-    )
+    parser = report.command_line("startup", __doc__)
     add = parser.add_argument
     add("--port", type=int, default=8899, help="first port to try (%(default)s)")
     add("--timeout", type=float, default=1800, help="seconds for one start (%(default)s)")
-    add("--json", type=Path, default=RESULT, help="where the figures go (%(default)s)")
+    default = report.RESULTS / "startup.json"
+    add("--json", type=Path, default=default, help="where the figures go (%(default)s)")
     arguments = parser.parse_args(argv)
 
-    cache = subprocess.run(
-        [sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True
-    ).stdout.strip()
-    filled = bool(cache) and Path(cache).is_dir() and any(Path(cache).iterdir())
-    report: dict[str, Any] = {
-        "provenance": provenance("python -m moeviz bench startup"),
-        "pip_cache_filled": filled,
-        "load_average_before": load_average(),
-    }
+    ask = [sys.executable, "-m", "pip", "cache", "dir"]
+    cache = Path(subprocess.run(ask, capture_output=True, text=True).stdout.strip() or os.devnull)
+    results = report.begin(parser.prog)
+    results["pip_cache_filled"] = cache.is_dir() and any(cache.iterdir())
     with tempfile.TemporaryDirectory(prefix="moeviz-startup-") as home:
         folder = Path(home) / "moeviz"
-        clone(folder)
+        clone = ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)]
+        subprocess.run(clone, check=True)
         for name in ("first", "second"):
-            report[name] = make_lab(folder, arguments.port, arguments.timeout)
-            print(f"{name} `make lab`: page served after {report[name]['seconds']} s", flush=True)
-    report["load_average_after"] = load_average()
-    write_atomically(arguments.json, (json.dumps(report, indent=1) + "\n").encode())
+            results[name] = make_lab(folder, arguments.port, arguments.timeout)
+            print(f"{name} `make lab`: page served after {results[name]['seconds']} s", flush=True)
+    report.save(results, arguments.json)
     return 0
 
 

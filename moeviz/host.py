@@ -27,12 +27,16 @@ def load_average() -> list[float] | None:
     return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
+def processor_name() -> str:
+    return f"{platform.machine()} CPU, {cores()} cores"
+
+
 def device_name() -> str:
     """The GPU where torch is loaded and sees one, else the processor and its cores."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"{platform.machine()} CPU, {cores()} cores"
+    return processor_name()
 
 
 def package_version(distribution: str) -> str | None:

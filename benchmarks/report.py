@@ -1,0 +1,32 @@
+"""What the benchmarks share: their command line, and the JSON file that they leave."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from moeviz.host import load_average, provenance
+from moeviz.records.store import write_atomically
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m moeviz bench NAME`. description: the module's, its first line."""
+    first_line = (description or "").partition("\n")[0]
+    return argparse.ArgumentParser(prog=f"python -m moeviz bench {name}", description=first_line)
+
+
+def begin(command: str) -> dict[str, Any]:
+    """What a report says before anything is measured."""
+    return {"provenance": provenance(command), "load_average_before": load_average()}
+
+
+def save(report: dict[str, Any], path: Path) -> None:
+    """Write the report, and how busy the machine was; lists of numbers stand on one line."""
+    text = json.dumps(report | {"load_average_after": load_average()}, indent=1)
+    text = re.sub(r"(?<=[\d\[l,])\n\s+(?=[\d\]n])", " ", text)
+    write_atomically(path, f"{text}\n".encode())
