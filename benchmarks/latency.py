@@ -53,13 +53,9 @@ class Case:
 
 
 # What the panels of 03 and 05 load in the background at the first move that needs it.
-READY = """import threading
+READY = """from moeviz.panels.shipped_model import READER
 
-from moeviz.panels.shipped_model import READER
-
-loaded = threading.Event()
-READER.load(loaded.set)
-print(loaded.wait(60))"""
+model, tokenizer = READER.get()"""
 # Without the panels' answer_at_once the first moves here wait until the cell ends.
 BUSY = "import time\n\ntime.sleep(15)"
 

@@ -63,31 +63,23 @@ def nothing_is_swallowed(monkeypatch, caplog):
     assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def loaded_reader():
     """The shipped model, loaded once for all tests that only read with it."""
     from moeviz.panels.shipped_model import Reader
 
-    found, done = Reader(), threading.Event()
-    found.load(done.set)
-    assert done.wait(60) and not found.error, found.error
-    return found
+    reader = Reader()
+    reader.get()
+    return reader
 
 
 @pytest.fixture
 def a_reader(monkeypatch, loaded_reader, request):
     """The loaded model for all panels; a reader without one where a test asks for `unloaded`."""
-    from moeviz.panels.shipped_model import Reader
+    from moeviz.panels import shipped_model
 
-    given = Reader() if "unloaded" in request.fixturenames else loaded_reader
-    for module in (
-        "routing.inside_layer",
-        "routing.slots",
-        "kernels.dispatch",
-        "routing.route_text",
-        "routing.compare_routers",
-    ):
-        monkeypatch.setattr(f"moeviz.panels.{module}.READER", given)
+    given = shipped_model.Reader() if "unloaded" in request.fixturenames else loaded_reader
+    monkeypatch.setattr(shipped_model, "READER", given)
 
 
 @pytest.fixture
@@ -99,21 +91,17 @@ def unloaded():
 def fresh_kernel(monkeypatch, tmp_path):
     """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
     from helpers.live import end_of_kernel
-    from moeviz.panels import predict
-    from moeviz.panels.training import collapse, race
+    from moeviz.panels import Collapse, Race, predict
 
-    folders, answers = {}, {}
-    monkeypatch.setattr(predict, "ANSWERS", answers)
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
+    predict.ANSWERS.clear()
     of_a_kernel = {"run": None, "_scores": {}, "_before": None, "_killed": []}
-    for module, kind in ((race, race.Race), (collapse, collapse.Collapse)):
-        folders[kind] = tmp_path / "live" / kind.kind
-        monkeypatch.setattr(module, "AUTOSAVE", folders[kind])
-        monkeypatch.setattr(module, "ANSWERS", answers)
+    for kind in (Race, Collapse):
         for name, value in of_a_kernel.items():
             if hasattr(kind, name):
                 monkeypatch.setattr(kind, name, value)
-    yield folders
-    for kind in folders:
+    yield {kind: tmp_path / "live" / kind.kind for kind in (Race, Collapse)}
+    for kind in (Race, Collapse):
         end_of_kernel(kind)
 
 

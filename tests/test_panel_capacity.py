@@ -28,9 +28,9 @@ def test_only_controls_that_matter_can_be_moved():
     assert off == {"skew", "tokens", "seed"}
 
 
-def test_what_is_shown_is_what_the_router_decides():
+def test_what_is_shown_is_what_the_router_decides(loaded_reader):
     """And the recordings are what this code makes (another machine may round a near tie)."""
-    tokenizer, model = module.READER.tokenizer, module.READER.model
+    model, tokenizer = loaded_reader.get()
     for name, values in RECORDED.items():
         recorded = Decision.load_file(data_path("traces", f"{name}.safetensors"))
         now = decision_of(values, tokens_of(values, (model, tokenizer)))

@@ -12,6 +12,7 @@ from helpers.live import end_of_kernel, settle, wait
 from helpers.panels import LOUD, check_at_rest, drawn, press, said
 from moeviz import panels
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
+from moeviz.host import autosave_folder
 from moeviz.model.transformer import ModelConfig
 from moeviz.panels import predict
 from moeviz.panels.training.collapse import Collapse
@@ -364,7 +365,7 @@ def test_a_damaged_autosave_is_not_gone_on_from(damage, track):
     wait_step(3)
     pause(panel)
     end_of_kernel(Collapse)
-    path = moeviz.panels.training.collapse.AUTOSAVE / "MoE.safetensors"
+    path = autosave_folder("collapse") / "MoE.safetensors"
     data = path.read_bytes()
     path.write_bytes(
         {"cut": data[:-50], "empty": b"", "of a race": data.replace(b"num_shared", b"num_sharks")}[
@@ -402,7 +403,7 @@ def test_finished_runs_are_scored_and_the_series_goes_on_with_the_next_seed(trac
     assert wanted in panel.score.value
     assert "You predicted, without a cure: &lt;b&gt;16." in panel.score.value
     assert panels.Collapse().score.value == panel.score.value
-    assert not list(moeviz.panels.training.collapse.AUTOSAVE.glob("*.safetensors"))
+    assert not list(autosave_folder("collapse").glob("*.safetensors"))
 
 
 def test_a_run_with_a_killed_expert_is_not_scored(track):

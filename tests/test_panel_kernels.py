@@ -1,5 +1,6 @@
 """The panels of 12_kernels, driven as a learner would but without a browser."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -341,14 +342,12 @@ def test_the_recorded_ceilings_are_in_the_form_of_the_benchmarks():
 
 
 def test_a_worker_serves_the_latest_and_rests():
-    class Quiet(panels.TileWaste):
-        pass
-
-    worker, done, hold = background.Worker(Quiet()), [], threading.Event()
+    worker = background.Worker("moeviz-test", contextlib.nullcontext)
+    done, hold = [], threading.Event()
     worker.ask(lambda: hold.wait(10))
     for number in range(5):
         worker.ask(lambda n=number: done.append(n))
     hold.set()
-    assert worker.wait(10) and done == [4] and not worker.busy
+    wait(lambda: done == [4], "the latest")
     worker.ask(lambda: done.append(9))
-    assert worker.wait(10) and done == [4, 9]
+    wait(lambda: done == [4, 9], "one more")

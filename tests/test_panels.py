@@ -24,7 +24,7 @@ from helpers.panels import (
 )
 from helpers.prose import WORDS
 from moeviz import panels
-from moeviz.host import data_path
+from moeviz.host import autosave_folder, data_path
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.panels import predict
@@ -411,7 +411,7 @@ def test_finished_races_are_scored_and_the_series_goes_on_with_the_next_seed(tra
     counts = re.findall(r"at equal (steps|seconds) MoE ahead in \d+ of (\d+), by", score)
     assert counts == [("steps", str(len(seeds))), ("seconds", str(len(seeds)))]
     assert "You predicted, per step: &lt;b&gt;MoE&lt;/b&gt;." in score
-    assert not list(moeviz.panels.training.race.AUTOSAVE.glob("*.safetensors"))
+    assert not list(autosave_folder("race").glob("*.safetensors"))
     assert panels.Race().score.value == panel.score.value
     end_of_kernel(Race)
     assert said(panels.Race()).startswith("Recorded race."), "a finished race is not interrupted"
@@ -444,7 +444,7 @@ def interrupted(steps=6, experts=8):
     settle(Race)
     stood = learner_steps()
     end_of_kernel(Race)
-    return moeviz.panels.training.race.AUTOSAVE, stood
+    return autosave_folder("race"), stood
 
 
 def test_an_interrupted_race_is_found_and_goes_on(track):
@@ -464,8 +464,8 @@ def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypa
     panel = panels.Race()
     press(panel, "play")
     wait_step(3)
-    folder = moeviz.panels.training.race.AUTOSAVE
-    kept = folder.with_name("kept")
+    folder = autosave_folder("race")
+    kept = folder.parents[1] / "kept" / "live" / "race"
 
     def copied():  # both files of one moment, as a killed process would leave them
         shutil.rmtree(kept, ignore_errors=True)
@@ -474,7 +474,7 @@ def test_a_killed_kernel_loses_only_what_came_after_the_autosave(track, monkeypa
 
     wait(copied, "an autosave of both")
     end_of_kernel(Race)
-    monkeypatch.setattr("moeviz.panels.training.race.AUTOSAVE", kept)
+    monkeypatch.setenv("MOEVIZ_HOME", str(kept.parents[1]))
     panel = panels.Race()
     found = re.search(r"interrupted at step (\d+) was kept", said(panel))
     assert found and int(found.group(1)) >= 1
@@ -544,7 +544,7 @@ def test_a_full_disk_is_said_and_training_goes_on(track, monkeypatch):
         wait_step(min(learner_steps()) + 10)
         assert "Traceback" not in said(panel) and "unexpected" not in panel.status.value
         assert "what stood there before is untouched" in said(panel)
-        assert not list(moeviz.panels.training.race.AUTOSAVE.glob("*.safetensors"))
+        assert not list(autosave_folder("race").glob("*.safetensors"))
     wait(lambda: said(panel) == "Training.", "no complaint once there is room again")
     assert Race.run.frame.status == "playing"
 

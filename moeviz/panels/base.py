@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets as widgets
 
+from moeviz.panels.controls import switch, text_box
+from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
 from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
@@ -24,53 +26,68 @@ log = logging.getLogger("moeviz")
 ODD_TEXT = "surrogatepass"  # half of a surrogate pair has a place in a state too
 
 
-class Panel(widgets.VBox):
-    """An exhibit. A subclass names its controls and draws; the rest is here.
+Row = dict[str, widgets.Widget] | Sequence[dict[str, widgets.Widget] | widgets.Widget]
 
-    kind: the panel's name in state strings. controls: the widgets whose values make up the state,
-    each of the CSS class moeviz-NAME; a change of any of them redraws. rows: how they stand on the
-    page, by name, with buttons between them. draw() returns the Picture, or None to leave the last
-    one.
+
+class Panel(widgets.VBox):
+    """An exhibit. A subclass names its controls and its picture; the rest is here.
+
+    kind: the name in state strings, which is the file's. draws: the picture of all control values,
+    each by its name; a panel that draws otherwise overrides draw().
+    rows: what stands above the picture. A widget under a name is a control: the values of all
+    controls make up the state, each is of the CSS class moeviz-NAME, and a change of any redraws.
     """
 
     kind: ClassVar[str]
+    draws: ClassVar[Callable[..., Picture]]
 
-    def __init__(
-        self, controls: dict[str, widgets.Widget], rows: Sequence[Sequence[str | widgets.Widget]]
-    ) -> None:
-        self.controls = controls
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.kind = cls.__module__.rpartition(".")[2]
+
+    def __init__(self, *rows: Row) -> None:
+        self.controls: dict[str, widgets.Widget] = {}
         self._lock = threading.RLock()
+        self.worker = Worker(f"moeviz-{self.kind}", self.guarded)
         self.drawn: Picture | None = None
         self._quiet = False
         self.picture = widgets.HTML().add_class("moeviz-picture")
         self.status = widgets.HTML().add_class("moeviz-status")
         self.table = widgets.HTML().add_class("moeviz-table")
-        self.show_table = widgets.Checkbox(
-            False, description="Show as a table", indent=False
-        ).add_class("moeviz-show-table")
-        self.state_box = widgets.Text(
-            description="State",
-            continuous_update=False,
-            layout=widgets.Layout(width="420px"),
-        ).add_class("moeviz-state")
-        bars = [
-            _row([controls[item] if isinstance(item, str) else item for item in row])
-            for row in rows
-        ]
-        under = _row([self.show_table, self.state_box])
+        self.show_table = switch("Show as a table").add_class("moeviz-show-table")
+        self.state_box = text_box("", "420px", label="State").add_class("moeviz-state")
+        self.state_box.continuous_update = False
+        bars = [self._bar([row] if isinstance(row, dict) else row) for row in rows]
+        under = self._bar([self.show_table, self.state_box])
         super().__init__([*bars, self.status, self.picture, under, self.table])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
-        for name, control in controls.items():
+        for name, control in self.controls.items():
             control.add_class(f"moeviz-{name.replace('_', '-')}")
             control.observe(lambda _: self.changed(), "value")
         self.show_table.observe(lambda _: self._draw_table(), "value")
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")
+        self.begin()
+
+    def _bar(self, items: Sequence[dict[str, widgets.Widget] | widgets.Widget]) -> widgets.HBox:
+        shown: list[widgets.Widget] = []
+        for item in items:
+            if isinstance(item, dict):
+                self.controls |= item
+                shown += item.values()
+            else:
+                shown.append(item)
+        return widgets.HBox(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
     # A subclass says these.
 
+    def begin(self) -> None:
+        """The controls stand: show something."""
+        self.refresh()
+
     def draw(self) -> Picture | None:
-        raise NotImplementedError
+        """The picture of the controls as they are, said in words too; None leaves the last one."""
+        return self.shown(type(self).draws(**self.values))
 
     def changed(self) -> None:
         """A control has a new value."""
@@ -96,10 +113,6 @@ class Panel(widgets.VBox):
                 self.picture.value = self.drawn.svg
                 self._draw_table()
             self._show_state()
-
-    def drawn_by(self, picture: Callable[..., Picture]) -> Picture:
-        """The picture of all control values, and what it says in words."""
-        return self.shown(picture(**self.values))
 
     def shown(self, picture: Picture) -> Picture:
         """A picture, and what it says in words."""
@@ -134,6 +147,8 @@ class Panel(widgets.VBox):
             yield
         except (ValueError, OSError) as error:
             self.say(str(error))
+        except ImportError as error:
+            self.say(f"This needs a package that does not import: {error}.")
         except Exception as error:
             log.exception("A panel failed")
             self.say(f"Something broke inside moeviz: {error!r}.", unexpected=True)
@@ -208,10 +223,6 @@ class Panel(widgets.VBox):
         return with_still(
             self.drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
         )
-
-
-def _row(items: Sequence[widgets.Widget]) -> widgets.HBox:
-    return widgets.HBox(items, layout=widgets.Layout(flex_flow="row wrap"))
 
 
 def view_bundle(widget: widgets.DOMWidget, plain: str) -> dict[str, Any]:

@@ -51,10 +51,23 @@ def skew_slider(value: float = 0.0) -> widgets.FloatSlider:
     )
 
 
+def slider(label: str, options: Any, value: Any, width: str = "") -> widgets.SelectionSlider:
+    """One of some values in their order."""
+    layout = widgets.Layout(width=width or None)
+    return widgets.SelectionSlider(options=options, value=value, description=label, layout=layout)
+
+
 def steps(label: str, options: tuple[int, ...], value: int) -> widgets.SelectionSlider:
     """A slider over powers of two: what is counted spans decades."""
-    labelled = tuple((f"{option:,}", option) for option in options)
-    return widgets.SelectionSlider(options=labelled, value=value, description=label)
+    return slider(label, tuple((f"{option:,}", option) for option in options), value)
+
+
+def whole_slider(
+    label: str, low: int, high: int, value: int, step: int = 1, width: str = ""
+) -> widgets.IntSlider:
+    """Whole numbers from `low` to `high`."""
+    layout = widgets.Layout(width=width or None, max_width="100%")
+    return widgets.IntSlider(value, low, high, step, description=label, layout=layout)
 
 
 def text_box(text: str, width: str, height: str = "", label: str = "Your text") -> widgets.Widget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import ipywidgets as widgets
@@ -19,34 +20,32 @@ ROUTERS = (
 LEARNING = (("learned", "learned"), ("frozen", "frozen"), ("re-randomised", "rerandomised"))
 
 
-def cure_controls() -> dict[str, widgets.Widget]:
-    """The switches, all of them off."""
+def cure_controls() -> list[dict[str, widgets.Widget]]:
+    """The switches in rows, all of them off."""
     amounts = (("off", 0.0), ("0.01", 0.01), ("0.1", 0.1))
     sizes = (("off", 0.0), ("0.3", 0.3), ("1", 1.0))
-    controls: dict[str, widgets.Widget] = {
-        "aux": choice("Bal. loss", amounts, 0.0, "54px"),
-        "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
-        "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
-        "noise": choice("Noise", sizes, 0.0, "54px"),
-        "z": switch(f"z-loss {Z_LOSS:g}"),
-        "shared": switch("shared expert"),
-        "router": choice("Router", ROUTERS, "token_choice", "110px"),
-        "learning": choice("Learning", LEARNING, "learned", "130px"),
-    }
-    for name in ("z", "shared"):
-        controls[name].layout.width = "130px"
-    return controls
+    z_loss, shared = switch(f"z-loss {Z_LOSS:g}"), switch("shared expert")
+    z_loss.layout.width = shared.layout.width = "130px"
+    return [
+        {
+            "aux": choice("Bal. loss", amounts, 0.0, "54px"),
+            "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
+        },
+        {
+            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
+            "noise": choice("Noise", sizes, 0.0, "54px"),
+            "z": z_loss,
+            "shared": shared,
+        },
+        {
+            "router": choice("Router", ROUTERS, "token_choice", "110px"),
+            "learning": choice("Learning", LEARNING, "learned", "130px"),
+        },
+    ]
 
 
 def chosen_cures(values: dict[str, Any]) -> Cures:
     """The cures of these values of the switches; ValueError where two exclude each other."""
-    return Cures(
-        aux=values["aux"],
-        scope=values["scope"] if values["aux"] else "batch",
-        z=Z_LOSS if values["z"] else 0.0,
-        noise=values["noise"],
-        bias=values["bias"],
-        router=values["router"],
-        shared=values["shared"],
-        learning=values["learning"],
-    )
+    named = {field.name: values[field.name] for field in fields(Cures) if field.name in values}
+    scope = values["scope"] if values["aux"] else "batch"
+    return Cures(**named | {"scope": scope, "z": Z_LOSS if values["z"] else 0.0})

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets as widgets
 from traitlets import TraitError
 
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import button
+from moeviz.host import autosave_folder
+from moeviz.panels.base import Panel, Row
+from moeviz.panels.controls import button, switch, whole_slider
+from moeviz.pictures import Picture
 from moeviz.records.store import load_header
 
 if TYPE_CHECKING:
+    from moeviz.records.runs import Snapshot
     from moeviz.training.live import Frame, LiveRun
     from moeviz.training.trainer import Trainer
 
@@ -36,17 +39,14 @@ class LivePanel(Panel):
     run: ClassVar[LiveRun | None] = None
     _asked: ClassVar[Any] = None
 
-    def __init__(
-        self, controls: dict[str, widgets.Widget], rows: list[list[str | widgets.Widget]]
-    ) -> None:
+    def __init__(self, *rows: Row, last: dict[str, widgets.Widget]) -> None:
         self._frame: Frame | None = None
-        self.timeline = widgets.IntSlider(
-            100, min=0, max=100, description="Timeline %", layout=widgets.Layout(width="420px")
-        ).add_class("moeviz-timeline")
-        self.series = widgets.Checkbox(
-            False, description=self.series_label, indent=False
-        ).add_class("moeviz-series")
+        self.timeline = whole_slider("Timeline %", 0, 100, 100, width="420px")
+        self.timeline.add_class("moeviz-timeline")
+        self.series = switch(self.series_label).add_class("moeviz-series")
         self.score = widgets.HTML().add_class("moeviz-score")
+        self._offered = False  # whether an interrupted run was offered to go on with
+        self._aside = ""
         play, one = f"Train {self.trained}", f"One step of {self.trained}"
         buttons = [
             button("▶ Play", "moeviz-play", play, lambda: self._command("play")),
@@ -56,14 +56,7 @@ class LivePanel(Panel):
             button("▶▮ Step", "moeviz-step", one, lambda: self._command("step")),
             button("⟲ Reset", "moeviz-reset", "Back to step 0", self._press_reset),
         ]
-        last = [*rows[-1], self.timeline]
-        super().__init__(controls, [[*buttons, self.series], *rows[:-1], last])
-        self.children = (*self.children, self.score)  # type: ignore[has-type]
-        self._show_score()
-        self.timeline.observe(lambda _: self.refresh(), "value")
-        self._chosen = self._configuration()
-        self._offered = False  # whether an interrupted run was offered to go on with
-        self._aside = ""
+        super().__init__([*buttons, self.series], *rows, [last, self.timeline])
 
     # A subclass says these.
 
@@ -78,15 +71,17 @@ class LivePanel(Panel):
         """The configuration of a learner, from its snapshot's meta or its checkpoint."""
         raise NotImplementedError
 
-    def _autosave(self) -> Path:
+    def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
+        """Learners of this configuration, on the run's thread: new ones, or those that an autosave
+        in the folder kept, none where it has none of this configuration."""
         raise NotImplementedError
 
-    def _build(self, configuration: Any) -> dict[str, Trainer]:
-        """New learners; on the run's thread."""
+    def _learners(self) -> tuple[list[Snapshot], str]:
+        """The learners to show, and where they come from."""
         raise NotImplementedError
 
-    def _resume(self, configuration: Any) -> dict[str, Trainer] | None:
-        """The learners in the autosave where they are of this configuration; on the thread."""
+    def _picture(self, learners: list[Snapshot], note: str) -> Picture:
+        """Of the learners as far back as the timeline is pulled."""
         raise NotImplementedError
 
     def _keep_score(self, frame: Frame) -> None:
@@ -102,8 +97,19 @@ class LivePanel(Panel):
 
     # What a subclass uses.
 
-    def _open(self) -> None:
+    @property
+    def live(self) -> tuple[Snapshot, ...]:
+        """The learners of the live run; none before there is one."""
+        return self._frame.learners if self._frame is not None else ()
+
+    # The rest.
+
+    def begin(self) -> None:
         """Show the run that goes on, offer the interrupted one, or say what is recorded."""
+        self.children = (*self.children, self.score)  # type: ignore[has-type]
+        self._show_score()
+        self.timeline.observe(lambda _: self.refresh(), "value")
+        self._chosen = self._configuration()
         run = type(self).run
         if run is not None:
             self._take_over(run)
@@ -112,6 +118,17 @@ class LivePanel(Panel):
                 f"Recorded {self.called}. Press Play to train {self.trained} here, on this machine."
             )
         self.refresh()
+
+    def draw(self) -> Picture | None:
+        learners, note = self._learners()
+        if self.timeline.value < 100:
+            axis = self.values.get("axis", "step")
+            ends = [float(getattr(run.curve, axis)[-1]) for run in learners if len(run.curve)]
+            place = self.timeline.value / 100 * max(ends, default=0.0)
+            learners = [run.at(axis, place) for run in learners]
+            note += f" · timeline at {self.timeline.value} %"
+        state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
+        return self._picture(learners, note).at(state)
 
     def changed(self) -> None:
         if self._quiet:
@@ -153,6 +170,10 @@ class LivePanel(Panel):
                 self._frame = None
                 self.say(f"Ready. Press Play to train {self.trained} here, on this machine.")
 
+    @property
+    def _autosave(self) -> Path:
+        return autosave_folder(self.kind)
+
     def _live(self) -> LiveRun:
         """The run's thread, begun at the first command."""
         kind = type(self)
@@ -160,7 +181,7 @@ class LivePanel(Panel):
             self.say("Loading PyTorch: some seconds, once…")
             from moeviz.training.live import LiveRun
 
-            kind.run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave())
+            kind.run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave)
         return kind.run
 
     def _take_over(self, run: LiveRun) -> None:
@@ -175,7 +196,7 @@ class LivePanel(Panel):
         before = self._chosen
         try:
             headers = [
-                load_header(self._autosave() / f"{label}.safetensors", kind="checkpoint")
+                load_header(self._autosave / f"{label}.safetensors", kind="checkpoint")
                 for label in self.labels
             ]
             self._choose(self._configured(headers[-1]))
@@ -201,13 +222,13 @@ class LivePanel(Panel):
         def build() -> dict[str, Trainer]:
             if anew:  # here too: a save in hand may have ended after the reset
                 self._forget_autosave()
-                return self._build(configuration)
-            kept = self._resume(configuration)
-            if kept is None and self._offered:
+                return self._build(configuration, None)
+            kept = self._build(configuration, self._autosave)
+            if not kept and self._offered:
                 self._aside = (
                     f" · the interrupted {self.called} is of another text or version: begun anew"
                 )
-            return kept or self._build(configuration)
+            return kept or self._build(configuration, None)
 
         return build
 
@@ -229,5 +250,5 @@ class LivePanel(Panel):
 
     def _forget_autosave(self) -> None:
         """The interrupted run is finished or thrown away."""
-        for path in self._autosave().glob("*.safetensors"):
+        for path in self._autosave.glob("*.safetensors"):
             path.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ import ipywidgets as widgets
 
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import button, choice
-from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
 
 HERE = "this machine"
@@ -29,14 +28,13 @@ class TimedPanel(Panel):
         self.recorded = recorded
         gpus = [run for run in recorded.values() if run["device"].get("kind") == "cuda"]
         self._note = "" if gpus else f" {NO_GPU}"
-        self._worker = Worker(self)
         self._stop = threading.Event()
         self._running = False  # its progress is told then, and nothing else
         options = [*recorded, HERE]
         machine = choice("Machine", options, options[0], "auto")
         run = button(label, "moeviz-run", "On this machine, in the background", self._press)
         stop = button("■ Stop", "moeviz-stop", "Keep what was there before", self._stop.set)
-        super().__init__({"machine": machine, **controls}, [["machine"], [run, stop, *controls]])
+        super().__init__({"machine": machine}, [run, stop, controls])
 
     @property
     def here(self) -> bool:
@@ -55,7 +53,7 @@ class TimedPanel(Panel):
             self.controls["machine"].value = HERE
             work = self.measure()
             self.say("Loading PyTorch: some seconds, once…")
-            self._worker.ask(lambda: self._work(work))
+            self.worker.ask(lambda: self._work(work))
 
     def _work(self, work: Callable[[], None]) -> None:
         from moeviz.experiments.backends_timed import Stopped

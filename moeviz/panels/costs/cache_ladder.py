@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
-
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, steps
-from moeviz.pictures import Picture
 from moeviz.pictures.costs.cache_ladder import cache_ladder
 
 CONTEXTS = tuple(2**i for i in range(10, 21))
@@ -16,17 +13,14 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 class CacheLadder(Panel):
     """From multi-head to latent attention, and what is compared when a factor is claimed."""
 
-    kind = "cache_ladder"
+    draws = cache_ladder
 
     def __init__(self) -> None:
         formats = (("bf16", 16), ("8 bits", 8), ("4 bits", 4))
-        controls: dict[str, widgets.Widget] = {
-            "context": steps("Context", CONTEXTS, 131_072),
-            "batch": steps("Sequences", BATCHES, 1),
-            "bits": choice("Cache in", formats, 16, "64px"),
-        }
-        super().__init__(controls, [[*controls]])
-        self.refresh()
-
-    def draw(self) -> Picture | None:
-        return self.drawn_by(cache_ladder)
+        super().__init__(
+            {
+                "context": steps("Context", CONTEXTS, 131_072),
+                "batch": steps("Sequences", BATCHES, 1),
+                "bits": choice("Cache in", formats, 16, "64px"),
+            }
+        )

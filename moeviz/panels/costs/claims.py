@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
-
 from moeviz.checks import check_choice
 from moeviz.costs import CLAIMS
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import button
+from moeviz.panels.controls import button, slider
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.claims import amount, claims, ladder
 
@@ -18,27 +16,20 @@ class Claims(Panel):
     """A claim, where it stands, the sum that tests it, and the verdict under what is assumed. The
     sliders are those of the chosen claim."""
 
-    kind = "claims"
-
     def __init__(self, claim: str = "mla_57") -> None:
         check_choice("claim", claim, CLAIMS)
         numbered = [(f"{i + 1} · {name}", name) for i, name in enumerate(CLAIMS)]
-        wide = widgets.Layout(width="460px")
-        controls: dict[str, widgets.Widget] = {
-            "claim": widgets.SelectionSlider(
-                options=numbered, value=claim, description="Claim", layout=wide
-            )
-        }
-        for name in SLIDERS:
-            controls[name] = widgets.SelectionSlider(
-                options=[("", 0.0)],
-                style={"description_width": "150px"},
-                layout=widgets.Layout(width="560px"),
-            )
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)
-        super().__init__(controls, [["claim", reset], *([name] for name in SLIDERS)])
-        self._offer()
-        self.refresh()
+        sliders = {name: slider("", [("", 0.0)], 0.0, "560px") for name in SLIDERS}
+        for each in sliders.values():
+            each.style.description_width = "150px"
+        super().__init__(
+            [{"claim": slider("Claim", numbered, claim, "460px")}, reset],
+            *({name: each} for name, each in sliders.items()),
+        )
+
+    def begin(self) -> None:
+        self._reset()
 
     def changed(self) -> None:
         if not self._quiet:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
-
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, seed_box, skew_slider, steps, switch
 from moeviz.panels.hardware_choice import BATCHES, model_choice
@@ -19,34 +17,26 @@ LIMITS = (("none", 0), ("2", 2), ("4", 4))
 class Exchange(Panel):
     """Who sends how many bytes to whom in one MoE layer, inside nodes and between them."""
 
-    kind = "exchange"
+    draws = exchange
 
     def __init__(self) -> None:
-        controls: dict[str, widgets.Widget] = {
-            "model_name": model_choice(MODELS, "DeepSeek-V3 / R1"),
-            "nodes": choice("Nodes", (1, 2, 4, 8), 8, "44px"),
-            "devices_per_node": choice("Devices", (4, 8), 8, "44px"),
-            "tokens": steps("Tokens", BATCHES, 128),
-            "copies": choice("A copy for", COPIES, "expert", "104px"),
-            "node_limit": choice("Node limit", LIMITS, 0, "56px"),
-            "fp8": switch("FP8 dispatch"),
-            "skew": skew_slider(),
-            "seed": seed_box(),
-        }
         super().__init__(
-            controls,
-            [
-                ["model_name"],
-                ["copies", "node_limit"],
-                ["nodes", "devices_per_node", "tokens"],
-                ["skew", "seed", "fp8"],
-            ],
+            {"model_name": model_choice(MODELS, "DeepSeek-V3 / R1")},
+            {
+                "copies": choice("A copy for", COPIES, "expert", "104px"),
+                "node_limit": choice("Node limit", LIMITS, 0, "56px"),
+            },
+            {
+                "nodes": choice("Nodes", (1, 2, 4, 8), 8, "44px"),
+                "devices_per_node": choice("Devices", (4, 8), 8, "44px"),
+                "tokens": steps("Tokens", BATCHES, 128),
+            },
+            {"skew": skew_slider(), "seed": seed_box(), "fp8": switch("FP8 dispatch")},
         )
-        self.refresh()
 
     def draw(self) -> Picture | None:
         # Of a skewed router only the visits to single experts are known, and the seed deals them.
         skewed = self.controls["skew"].value > 0
         self.controls["node_limit"].disabled = skewed
         self.controls["seed"].disabled = not skewed
-        return self.drawn_by(exchange)
+        return super().draw()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import ipywidgets as widgets
-
 from moeviz.checks import check_choice
 from moeviz.costs import MODELS, Architecture, Model
 from moeviz.panels.base import Panel
@@ -46,20 +44,16 @@ class ModelAnatomy(Panel):
     """Where the parameters of two models lie and which of them one token meets; *yours* reads the
     config.json in the box, or says why it cannot."""
 
-    kind = "model_anatomy"
-
     def __init__(self, model: str = "DeepSeek-V3 / R1", beside: str = "Mixtral 8x22B") -> None:
         names = [name for _, name in CHOICES]
         for field, value in (("model", model), ("beside", beside)):
             check_choice(field, value, names)
-        controls: dict[str, widgets.Widget] = {
-            "model": choice("Model", CHOICES, model, "84px"),
-            "beside": choice("Beside", CHOICES, beside, "84px"),
-            "config": text_box(CONFIG, "820px", "84px", "config.json"),
-        }
         self._read = CONFIG
-        super().__init__(controls, [[name] for name in controls])
-        self.refresh()
+        super().__init__(
+            {"model": choice("Model", CHOICES, model, "84px")},
+            {"beside": choice("Beside", CHOICES, beside, "84px")},
+            {"config": text_box(CONFIG, "820px", "84px", "config.json")},
+        )
 
     def changed(self) -> None:
         """A config that is pasted is shown at once, beside the model."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
-
 from moeviz.checks import check_choice
 from moeviz.costs import MODELS
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice
+from moeviz.panels.controls import choice, slider, whole_slider
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_map import model_map, points
 
@@ -22,25 +20,18 @@ FIRST_YEAR = 2020
 class ModelMap(Panel):
     """Nothing is fitted here: a place on the map is counted from a config, or printed somewhere."""
 
-    kind = "model_map"
-
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         by_year = sorted(points(), key=lambda p: (p.model.year, p.total))
         names = [p.model.name for p in by_year]
         check_choice("model", model, names)
         last = max(m.year for m in MODELS.values())
-        controls: dict[str, widgets.Widget] = {
-            "model": widgets.SelectionSlider(
-                options=names,
-                value=model,
-                description="Model",
-                layout=widgets.Layout(width="460px"),
-            ),
-            "until": widgets.IntSlider(last, min=FIRST_YEAR, max=last, description="Up to"),
-            "counted": choice("Active is", COUNTED, "all", "116px"),
-        }
-        super().__init__(controls, [["model", "until"], ["counted"]])
-        self.refresh()
+        super().__init__(
+            {
+                "model": slider("Model", names, model, "460px"),
+                "until": whole_slider("Up to", FIRST_YEAR, last, last),
+            },
+            {"counted": choice("Active is", COUNTED, "all", "116px")},
+        )
 
     def draw(self) -> Picture | None:
         model, until, counted = self.values.values()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
-
 from moeviz.checks import check_choice
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice
+from moeviz.panels.controls import choice, slider, whole_slider
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 
@@ -25,30 +23,23 @@ GPUS = ("A100-80G SXM", "H100 SXM", "H800 SXM", "B200 SXM")
 class TrainingCost(Panel):
     """Every model on the same tokens at the same price; what is left is the architecture."""
 
-    kind = "training_cost"
-
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         check_choice("model", model, COMPARED)
         models = [*zip(SHORT, COMPARED, strict=True)]
         devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
-        controls: dict[str, widgets.Widget] = {
-            "model": choice("Model", models, model, "70px"),
-            "tokens": _slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
-            "mfu": _slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
-            "price": _slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
-            "watts": widgets.IntSlider(700, min=100, max=1500, step=50, description="Watts"),
-            "pue": _slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
-            "device": choice("Device", devices, "H800 SXM", "64px"),
-        }
         super().__init__(
-            controls,
-            [
-                ["model"],
-                ["tokens", "mfu", "price"],
-                ["watts", "pue", "device"],
-            ],
+            {"model": choice("Model", models, model, "70px")},
+            {
+                "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
+                "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
+                "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
+            },
+            {
+                "watts": whole_slider("Watts", 100, 1500, 700, step=50),
+                "pue": slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
+                "device": choice("Device", devices, "H800 SXM", "64px"),
+            },
         )
-        self.refresh()
 
     def draw(self) -> Picture | None:
         model, trillions, mfu, price, watts, pue, device = self.values.values()
@@ -62,7 +53,3 @@ class TrainingCost(Panel):
             pue=pue,
         )
         return self.shown(picture)
-
-
-def _slider(label: str, options: list[tuple[str, float]], value: float) -> widgets.SelectionSlider:
-    return widgets.SelectionSlider(options=options, value=value, description=label)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets as widgets
-
 from moeviz.experiments.recorded import recorded_machines
+from moeviz.panels.controls import slider
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.contenders import contenders
@@ -19,8 +18,6 @@ SMALL = {"num_experts": 0}
 class Contenders(TimedPanel):
     """Who is faster, forward and with the backward pass. Run measures this machine; recorded
     machines stand beside it where there are any."""
-
-    kind = "contenders"
 
     def __init__(self) -> None:
         recorded = recorded_machines()
@@ -34,12 +31,8 @@ class Contenders(TimedPanel):
         largest = max(
             first, key=lambda title: (first[title] or {}).get("shape", SMALL)["num_experts"]
         )
-        case = widgets.SelectionSlider(
-            options=[*first], value=largest, description="Layer",
-            layout=widgets.Layout(width="560px"),
-        )  # fmt: skip
+        case = slider("Layer", [*first], largest, "560px")
         super().__init__(recorded, {"case": case}, "▶ Run")
-        self.refresh()
 
     # The layers on offer are those of the machine.
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import ipywidgets as widgets
-
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import button, choice, seed_box, skew_slider, text_box
-from moeviz.panels.shipped_model import READER
-from moeviz.panels.worker import Worker
+from moeviz.panels import shipped_model
+from moeviz.panels.controls import button, choice, seed_box, skew_slider, text_box, whole_slider
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.records.dispatch import STAGES, DispatchTrace
@@ -21,52 +18,54 @@ SOURCES = (("your text", "text"), ("synthetic tokens", "synthetic"))
 FILES = {"text": "dispatch", "synthetic": "dispatch_zipf"}
 LAYERS = (0, 1, 2)  # of the shipped model
 BLOCKS = (4, 8, 16)
-# What the dispatch hangs on, by source.
-OF_SOURCE = {"text": ("text", "layer"), "synthetic": ("skew", "seed")}
-SHAPE = ("source", "tokens", "top_k", "sort_block", "tile_block")
 PLAY_SECONDS = 0.8
-LOAD_SECONDS = 120
 MOST_STEPS = 400  # that a state may name before its own batch is known
-KEPT = 30  # dispatches: a slider that is moved back finds them again
 
 
-class Dispatch(Panel):
+class Dispatch(ReadingPanel):
     """histogram → scan → scatter → tiles → GEMM → combine, one step a program.
 
     It opens on a recorded dispatch, without torch. Another batch or block runs the kernels, on the
     GPU or in Triton's interpreter, in the background.
     """
 
-    kind = "dispatch"
+    hangs_on = ("source", "tokens", "top_k", "sort_block", "tile_block")
+    of_source = {"text": ("text", "layer"), "synthetic": ("skew", "seed")}
 
     def __init__(self, source: str = "text") -> None:
         check_choice("source", source, FILES)
         self.recorded = {name: recorded_trace(DispatchTrace, file) for name, file in FILES.items()}
-        self._kept = [(trace.meta["controls"], trace) for trace in self.recorded.values()]
+        recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
+        opening = recorded["text"] | recorded["synthetic"] | recorded[source]
         self._position: tuple[DispatchTrace, int] | None = None  # the batch and its step
-        self._worker = Worker(self)
         self._stop_playing: threading.Event | None = None
-        opening: dict[str, Any] = {}
-        for name in ("text", "synthetic", source):
-            opening |= self.recorded[name].meta["controls"]
         self.stage = choice("Stage", STAGES, STAGES[0], "86px").add_class("moeviz-stage")
         self.stage.observe(lambda _: self._jump(), "value")
-        buttons = [
-            button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
-            button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
-            button("▶ Play", "moeviz-play", "Step by step, to the end", self._play),
-            button("▮▮ Pause", "moeviz-pause", "Stay at this step", self._pause),
-        ]
-        rows = [
+        super().__init__(
+            [(recorded[name], trace) for name, trace in self.recorded.items()],
             [self.stage],
-            ["step", *buttons],
-            ["top_k", "sort_block", "tile_block"],
-            ["source", "tokens"],
-            ["layer", "text"],
-            ["skew", "seed"],
-        ]
-        super().__init__(_controls(opening), rows)
-        self.refresh()
+            [
+                {"step": whole_slider("Step", 0, MOST_STEPS, 0, width="420px")},
+                button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
+                button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
+                button("▶ Play", "moeviz-play", "Step by step, to the end", self._play),
+                button("▮▮ Pause", "moeviz-pause", "Stay at this step", self._pause),
+            ],
+            {
+                "top_k": choice("K", (1, 2), opening["top_k"], "44px"),
+                "sort_block": choice("Sort block", BLOCKS, opening["sort_block"], "44px"),
+                "tile_block": choice("BLOCK_M", BLOCKS, opening["tile_block"], "44px"),
+            },
+            {
+                "source": choice("Batch", SOURCES, opening["source"], "140px"),
+                "tokens": whole_slider("Tokens", 4, 24, opening["tokens"]),
+            },
+            {
+                "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
+                "text": text_box(opening["text"], "620px", "72px"),
+            },
+            {"skew": skew_slider(opening["skew"]), "seed": seed_box(opening["seed"])},
+        )
 
     def check_state(self, given: dict[str, str]) -> None:
         """Until its batch is known any step may be meant, as it is given: not as a place within
@@ -121,11 +120,7 @@ class Dispatch(Panel):
     # Drawing.
 
     def draw(self) -> Picture | None:
-        source = self.controls["source"].value
-        for of, names in OF_SOURCE.items():
-            for name in names:
-                self.controls[name].disabled = of != source
-        trace = self._current()
+        trace = self.record()
         if trace is None:
             return None
         step = self._step_for(trace)
@@ -148,60 +143,20 @@ class Dispatch(Panel):
             self.stage.value = trace.at(step)[0]
         return step
 
-    def _wanted(self) -> dict[str, Any]:
-        values = self.values
-        return {name: values[name] for name in (*SHAPE, *OF_SOURCE[values["source"]])}
-
-    def _current(self) -> DispatchTrace | None:
-        wanted = self._wanted()
-        for values, trace in self._kept:
-            if values == wanted:
-                return trace
+    def make(self, wanted: Values) -> None:
         self.say("The kernels run on this batch…")
-        self._worker.ask(lambda: self._compute(wanted))
-        return None
+        self.worker.ask(lambda: self._compute(wanted))
 
-    def _compute(self, wanted: dict[str, Any]) -> None:
+    def _compute(self, wanted: Values) -> None:
         """On the worker's thread."""
         from moeviz.experiments.dispatch import dispatch_of
 
-        loaded = None
-        if wanted["source"] == "text":
-            done = threading.Event()
-            READER.load(done.set)
-            if not done.wait(LOAD_SECONDS):
-                raise ValueError(
-                    "The small model did not load in time: move a control to try again."
-                )
-            if READER.model is None or READER.tokenizer is None:
-                self.say(READER.error, unexpected=READER.unexpected)
-                return
-            loaded = READER.model, READER.tokenizer
-        trace = dispatch_of(wanted, loaded)
-        self._kept = [*self._kept[: len(FILES)], *self._kept[len(FILES) :][-KEPT:], (wanted, trace)]
-        if wanted == self._wanted():
+        loaded = shipped_model.READER.get() if wanted["source"] == "text" else None
+        self.keep(wanted, dispatch_of(wanted, loaded))
+        if wanted == self.wanted():
             self.refresh()
 
 
 def _where(trace: DispatchTrace) -> str:
     where = f"computed by the kernels, {trace.meta['where']}"
     return f"{where}, {trace.meta['date']}" if "date" in trace.meta else where
-
-
-def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
-    """The controls, by their names in a state string."""
-    return {
-        "step": widgets.IntSlider(
-            0, min=0, max=MOST_STEPS, description="Step",
-            layout=widgets.Layout(width="420px", max_width="100%"),
-        ),
-        "source": choice("Batch", SOURCES, opening["source"], "140px"),
-        "top_k": choice("K", (1, 2), opening["top_k"], "44px"),
-        "sort_block": choice("Sort block", BLOCKS, opening["sort_block"], "44px"),
-        "tile_block": choice("BLOCK_M", BLOCKS, opening["tile_block"], "44px"),
-        "tokens": widgets.IntSlider(opening["tokens"], min=4, max=24, description="Tokens"),
-        "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-        "skew": skew_slider(opening["skew"]),
-        "seed": seed_box(opening["seed"]),
-        "text": text_box(opening["text"], "620px", "72px"),
-    }  # fmt: skip

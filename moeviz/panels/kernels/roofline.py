@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets as widgets
-
 from moeviz.experiments.recorded import recorded_machines
+from moeviz.panels.controls import slider
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.roofline import BYTES, Reached, all_experts, roofline
@@ -23,14 +22,10 @@ class Roofline(TimedPanel):
     machine for its ceilings and for what its backend reaches; recorded machines are there at once.
     """
 
-    kind = "roofline"
-
     def __init__(self) -> None:
-        recorded = recorded_machines()
         self._measured: dict[str, Any] | None = None
-        tokens = widgets.SelectionSlider(options=TOKENS, value=1, description="Tokens")
-        super().__init__(recorded, {"tokens": tokens}, "▶ Measure")
-        self.refresh()
+        tokens = slider("Tokens", TOKENS, 1)
+        super().__init__(recorded_machines(), {"tokens": tokens}, "▶ Measure")
 
     def measure(self) -> Callable[[], None]:
         def work() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections import OrderedDict
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -20,16 +17,17 @@ from moeviz.experiments.routers_on_a_text import (
     gated,
     recorded,
 )
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, seed_box, skew_slider, text_box
+from moeviz.panels import shipped_model
+from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.panels.router_choice import RouterChoice
-from moeviz.panels.shipped_model import READER
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.routers import compare
 from moeviz.records.routes import Decision
 
 if TYPE_CHECKING:
-    from moeviz.watch.routers import Rule, Tokens
+    from moeviz.panels.shipped_model import Loaded
+    from moeviz.watch.routers import Rule
 
 MAX_TOKENS = 40
 DEFAULT = ("token_choice", "switch", "expert_choice", "hash")
@@ -38,185 +36,138 @@ MODES = (("in training", "training"), ("outside training", "outside"))
 NO_LIMIT = "none"
 FACTORS = (NO_LIMIT, "0.5", "0.75", "1", "1.25", "1.5", "2")
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
-KEPT = 200  # decisions: a slider that is moved back finds them again
 
 
-class CompareRouters(Panel):
+class CompareRouters(ReadingPanel):
     """Who gets which token, under two to four rules that score by the same trained gate.
 
     It opens on a recording, without torch; anything else loads torch and the model in the
     background. own: a rule weight_TE = own(scores_TE), compared as the router "Yours".
     """
 
-    kind = "compare_routers"
+    hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
+    of_source = {"text": ("text", "layer"), "synthetic": ("skew", "tokens")}
 
     def __init__(self, *, own: Rule | None = None) -> None:
-        self.recorded, self._meta = recorded()
+        self.recorded, meta = recorded()
         self.own = own
-        self._tokens: tuple[Any, Tokens] | None = None
-        self._given = 0  # tokens of the whole text
-        self._kept: OrderedDict[Any, Decision] = OrderedDict()
+        self._opening = (meta["text"], meta["layer"])
         self.names = every_name() | ({OWN: OWN_NAMED} if own else {})
         self.choice = RouterChoice(self.names, DEFAULT)
-        controls = {"routers": self.choice, **_controls(self._meta)}
-        rows = [
-            ["routers"],
-            ["source", "mode", "seed"],
-            ["text", "layer"],
-            ["skew", "tokens"],
-            ["top_k", "capacity"],
-            ["temperature", "noise"],
-        ]
-        super().__init__(controls, rows)
         self.choice.refused = self.say
-        controls["source"].observe(lambda _: self._offer(), "value")
-        self._offer()
-        if own:
-            self._open_with_own()
-        self.refresh()
+        temperatures = [(f"{t:g}", t) for t in TEMPERATURES]
+        noise = widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise")
+        sliders = [
+            {"skew": skew_slider(1.0), "tokens": whole_slider("Tokens", 8, MAX_TOKENS, 32)},
+            {
+                "top_k": whole_slider("Choices K", 1, 4, 1),
+                "capacity": slider("Capacity", FACTORS, NO_LIMIT),
+            },
+            {"temperature": slider("Temperature", temperatures, 1.0), "noise": noise},
+        ]
+        for made in (made for row in sliders for made in row.values()):
+            made.style.description_width = "90px"
+        super().__init__(
+            [],
+            {"routers": self.choice},
+            {
+                "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
+                "mode": choice("Mode", MODES, MODES[0][1], "125px"),
+                "seed": seed_box(),
+            },
+            {
+                "text": text_box(meta["text"], "640px"),
+                "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
+            },
+            *sliders,
+        )
 
-    def _offer(self) -> None:
-        """Show the controls that the source of the tokens has."""
-        text = self.controls["source"].value == "text"
-        for name, needed in (
-            ("text", text),
-            ("layer", text),
-            ("skew", not text),
-            ("tokens", not text),
-        ):
-            self.controls[name].layout.display = None if needed else "none"
-
-    def _open_with_own(self) -> None:
-        """A rule of tensors was written with torch: it is there, and the model takes no time."""
-        done = threading.Event()
-        READER.load(done.set)
-        done.wait(60)
-        self.set_controls({"routers": f"token_choice,{OWN}", "top_k": 2})
+    def begin(self) -> None:
+        if self.own:
+            # A rule of tensors was written with torch: it is there, and the model takes no time.
+            with self.guarded():
+                shipped_model.READER.get()
+            self.set_controls({"routers": f"token_choice,{OWN}", "top_k": 2})
+        super().begin()
 
     def check_state(self, given: dict[str, str]) -> None:
         if "routers" in given:
             self.choice.check(given["routers"])
 
-    # What is drawn.
+    # What is drawn: the decisions, and how many tokens the whole text has.
 
     def draw(self) -> Picture | None:
-        settings, source = self._settings(), self._source()
-        decisions = self._decisions(settings, source)
-        if decisions is None:
+        record = self.record()
+        if record is None:
             return None
-        names = self.choice.chosen
-        heading, note = self._heading(settings, source), self._note(settings, names)
-        rules = [self.names[name].rule for name in names]
+        decisions, given = record
+        rules = [self.names[name].rule for name in self.choice.chosen]
+        heading, note = self._heading(), self._note(given)
         picture = compare(decisions, rules, heading=heading, note=note)
         self.say(f"{picture.summary} {note}".strip())
         return picture
 
-    def _settings(self) -> Settings:
-        value = self.values
-        capacity = None if value["capacity"] == NO_LIMIT else float(value["capacity"])
-        return Settings(
-            top_k=value["top_k"],
-            temperature=value["temperature"],
-            noise=value["noise"],
-            capacity=capacity,
-            training=value["mode"] == "training",
-            seed=value["seed"],
-        )
+    def make(self, wanted: Values) -> tuple[list[Decision], int] | None:
+        """As recorded, where only the choice of routers is another one. Synthetic tokens need
+        torch alone: they do without a model that could not be loaded."""
+        names, of_text = self.choice.chosen, wanted["source"] == "text"
+        opening = of_text and (wanted["text"], wanted["layer"]) == self._opening
+        if opening and _settings(wanted) == Settings() and self.recorded.keys() >= {*names}:
+            return [self.recorded[name] for name in names], 0
+        if not of_text and shipped_model.READER.failed and "torch" in sys.modules:
+            return self.keep(wanted, self.compute(wanted, None))
+        return super().make(wanted)
 
-    def _source(self) -> tuple[Any, ...]:
-        """What tells the tokens apart from all others."""
-        of_text = self.controls["source"].value == "text"
-        names = ("text", "layer") if of_text else ("tokens", "skew", "seed")
-        return (of_text, *(self.controls[name].value for name in names))
-
-    def _decisions(self, settings: Settings, source: tuple[Any, ...]) -> list[Decision] | None:
-        names = self.choice.chosen
-        opening = (True, self._meta["text"], self._meta["layer"])
-        if source == opening and settings == Settings() and self.recorded.keys() >= {*names}:
-            return [self.recorded[name] for name in names]
-        tokens = self._current_tokens(source)
-        if tokens is None:
-            return None
-        return [self._decide(tokens, name, settings, source) for name in names]
-
-    def _decide(
-        self, tokens: Tokens, name: str, settings: Settings, source: tuple[Any, ...]
-    ) -> Decision:
-        key = (name, source, *asdict(settings).values())
-        if key not in self._kept:
-            rule = self.own if name == OWN else None
-            self._kept[key] = decision(tokens, name, settings, rule=rule, prove=False)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[key]
-
-    def _current_tokens(self, source: tuple[Any, ...]) -> Tokens | None:
-        if self._tokens is not None and self._tokens[0] == source:
-            return self._tokens[1]
-        # Synthetic tokens need torch alone: they do without a model that could not be loaded.
-        without = not source[0] and READER.error and "torch" in sys.modules
-        loaded = None if without else READER.ask(self)
-        if loaded is None and not without:
-            return None
+    def compute(self, wanted: Values, loaded: Loaded | None) -> tuple[list[Decision], int]:
         from moeviz.watch.routers import synthetic_tokens, text_tokens
 
-        if source[0]:
-            assert loaded is not None
-            whole = text_tokens(*loaded, source[1], layer=source[2])
-            tokens, self._given = whole.first(MAX_TOKENS), len(whole.pieces)
+        if loaded and wanted["source"] == "text":
+            tokens = text_tokens(*loaded, wanted["text"], layer=wanted["layer"])
         else:
-            _, count, skew, seed = source
-            tokens = synthetic_tokens(count, NUM_EXPERTS, skew=skew, seed=seed)
-        self._tokens = (source, tokens)
-        return tokens
+            skew, seed = wanted["skew"], wanted["seed"]
+            tokens = synthetic_tokens(wanted["tokens"], NUM_EXPERTS, skew=skew, seed=seed)
+        first, settings = tokens.first(MAX_TOKENS), _settings(wanted)
+        decisions = [
+            decision(first, name, settings, rule=self.own if name == OWN else None, prove=False)
+            for name in self.choice.chosen
+        ]
+        return decisions, len(tokens.pieces)
 
-    def _heading(self, settings: Settings, source: tuple[Any, ...]) -> str:
-        if source[0]:
-            whose = f"Your text at layer {source[2]}"
+    def _heading(self) -> str:
+        value = self.values
+        if value["source"] == "text":
+            whose = f"Your text at layer {value['layer']}"
         else:
-            whose = f"{source[1]} synthetic tokens of skew {source[2]:g}"
-        return f"{whose}, K = {settings.top_k}, {_spoken(settings.training)}"
+            whose = f"{value['tokens']} synthetic tokens of skew {value['skew']:g}"
+        spoken = next(words for words, mode in MODES if mode == value["mode"])
+        return f"{whose}, K = {value['top_k']}, {spoken}"
 
-    def _note(self, settings: Settings, names: tuple[str, ...]) -> str:
+    def _note(self, given: int) -> str:
         """What a learner would wonder about: settings that do nothing, tokens that are missing."""
-        notes = []
-        of_text = self.controls["source"].value == "text"
-        if not of_text:
+        value, notes = self.values, []
+        outside = value["mode"] == "outside"
+        if value["source"] == "synthetic":
             notes.append("c3: a token of cluster 3, which expert 3 suits best.")
-        elif self._tokens is not None and self._given > MAX_TOKENS:
-            notes.append(f"The first {MAX_TOKENS} of {self._given} tokens.")
-        if settings.temperature != 1 or settings.noise:
-            ungated = [self.names[name].title for name in names if not gated(name)]
+        elif given > MAX_TOKENS:
+            notes.append(f"The first {MAX_TOKENS} of {given} tokens.")
+        if value["temperature"] != 1 or value["noise"]:
+            ungated = [self.names[name].title for name in self.choice.chosen if not gated(name)]
             if ungated:
                 notes.append(f"Temperature and noise do not reach {' and '.join(ungated)}.")
-        if settings.noise and not settings.training:
+        if value["noise"] and outside:
             notes.append("Noise is for training.")
-        if settings.capacity and not settings.training:
+        if value["capacity"] != NO_LIMIT and outside:
             notes.append("Outside training nothing is dropped.")
         return " ".join(notes)
 
 
-def _spoken(training: bool) -> str:
-    return next(words for words, mode in MODES if (mode == "training") == training)
-
-
-def _controls(meta: dict[str, Any]) -> dict[str, widgets.Widget]:
-    """Everything but the choice of routers, set to what was recorded."""
-    made: dict[str, widgets.DOMWidget] = {
-        "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
-        "mode": choice("Mode", MODES, MODES[0][1], "125px"),
-        "text": text_box(meta["text"], "640px"),
-        "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
-        "skew": skew_slider(1.0),
-        "tokens": widgets.IntSlider(32, min=8, max=MAX_TOKENS, description="Tokens"),
-        "top_k": widgets.IntSlider(1, min=1, max=4, description="Choices K"),
-        "temperature": widgets.SelectionSlider(
-            options=[(f"{t:g}", t) for t in TEMPERATURES], value=1.0, description="Temperature"
-        ),
-        "capacity": widgets.SelectionSlider(options=FACTORS, description="Capacity"),
-        "noise": widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise"),
-        "seed": seed_box(),
-    }
-    for name in ("top_k", "capacity", "temperature", "noise", "skew", "tokens"):
-        made[name].style.description_width = "90px"
-    return made
+def _settings(wanted: Values) -> Settings:
+    capacity = wanted["capacity"]
+    return Settings(
+        top_k=wanted["top_k"],
+        temperature=wanted["temperature"],
+        noise=wanted["noise"],
+        capacity=None if capacity == NO_LIMIT else float(capacity),
+        training=wanted["mode"] == "training",
+        seed=wanted["seed"],
+    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
+from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import button, choice, text_box
-from moeviz.panels.shipped_model import READER
+from moeviz.panels.controls import button, choice, slider, text_box
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
 from moeviz.records.routes import Anatomy
+
+if TYPE_CHECKING:
+    from moeviz.panels.shipped_model import Loaded
 
 WEIGHTINGS = (
     ("renormalise after top-k", "renormalise"),
@@ -18,30 +20,30 @@ WEIGHTINGS = (
 )
 
 
-class InsideLayer(Panel):
+class InsideLayer(ReadingPanel):
     """logits → softmax → top-k → dispatch → experts → combine, every matrix real.
 
     It opens on a recorded layer, without torch; another text, layer or weighting loads the model.
     """
 
-    kind = "inside_layer"
+    hangs_on = ("text", "layer", "weighting")
 
     def __init__(self) -> None:
-        self.recorded = recorded_trace(Anatomy, "inside_layer")
-        self._anatomy = self.recorded
-        opening = self.recorded
-        controls: dict[str, widgets.Widget] = {
-            "text": text_box(opening.text, "660px"),
-            "stage": widgets.SelectionSlider(options=STAGES, value=STAGES[0], description="Stage"),
-            "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
-            "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
-        }
-        previous = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))
-        following = button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1))
+        self.recorded = opening = recorded_trace(Anatomy, "inside_layer")
+        values = {name: getattr(opening, name) for name in self.hangs_on}
         super().__init__(
-            controls, [["text"], ["stage", previous, following], ["layer", "weighting"]]
+            [(values, opening)],
+            {"text": text_box(opening.text, "660px")},
+            [
+                {"stage": slider("Stage", STAGES, STAGES[0])},
+                button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1)),
+                button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1)),
+            ],
+            {
+                "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
+                "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
+            },
         )
-        self.refresh()
 
     def _turn(self, by: int) -> None:
         stage = self.controls["stage"]
@@ -50,21 +52,12 @@ class InsideLayer(Panel):
             stage.value = STAGES[place]
 
     def draw(self) -> Picture | None:
-        layer = self._current()
+        layer = self.record()
         if layer is None:
             return None
         return self.shown(anatomy(layer, self.controls["stage"].value))
 
-    def _current(self) -> Anatomy | None:
-        wanted = tuple(self.controls[name].value for name in ("text", "layer", "weighting"))
-        for known in (self.recorded, self._anatomy):
-            if wanted == (known.text, known.layer, known.weighting):
-                return known
-        loaded = READER.ask(self)
-        if loaded is None:
-            return None
+    def compute(self, wanted: Values, loaded: Loaded) -> Anatomy:
         from moeviz.watch.text import dissect
 
-        text, layer, weighting = wanted
-        self._anatomy = dissect(*loaded, text, layer=layer, weighting=weighting)
-        return self._anatomy
+        return dissect(*loaded, **wanted)

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
+from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, text_box
-from moeviz.panels.shipped_model import READER
+from moeviz.panels.controls import choice, slider, text_box
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.records.routes import Trace
 
+if TYPE_CHECKING:
+    from moeviz.panels.shipped_model import Loaded
+
 VIEWS = ("text", "probabilities", "load")
 
 
-class RouteText(Panel):
+class RouteText(ReadingPanel):
     """The routing of a text. It opens on a recorded trace, without torch; the first text of the
     learner's own loads torch and the small model in the background."""
 
-    kind = "route_text"
+    hangs_on = ("text",)
 
     def __init__(self) -> None:
         self.recorded = recorded_trace(Trace, "start_here")
-        self._trace = self.recorded
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
-        controls: dict[str, widgets.Widget] = {
-            "text": text_box(self.recorded.meta["text"], "660px", "84px"),
-            "layer": widgets.SelectionSlider(
-                options=layers, value=len(layers) // 2, description="Layer"
-            ),
-            "view": choice("Show", VIEWS, VIEWS[0], ""),
-        }
-        super().__init__(controls, [["text"], ["layer", "view"]])
-        self.refresh()
+        text = self.recorded.meta["text"]
+        super().__init__(
+            [({"text": text}, self.recorded)],
+            {"text": text_box(text, "660px", "84px")},
+            {
+                "layer": slider("Layer", layers, len(layers) // 2),
+                "view": choice("Show", VIEWS, VIEWS[0], ""),
+            },
+        )
 
     def draw(self) -> Picture | None:
-        trace = self._current_trace()
+        trace = self.record()
         if trace is None:
             return None
         layer, view = self.controls["layer"].value, self.controls["view"].value
@@ -46,15 +47,7 @@ class RouteText(Panel):
             return self.shown(routing_matrix(trace, layer))
         return self.shown(load_bars(trace.load(), trace.layers))
 
-    def _current_trace(self) -> Trace | None:
-        text = self.controls["text"].value
-        if text == self.recorded.meta["text"]:
-            return self.recorded
-        if text != self._trace.meta["text"]:
-            loaded = READER.ask(self)
-            if loaded is None:
-                return None
-            from moeviz.watch.text import trace_text
+    def compute(self, wanted: Values, loaded: Loaded) -> Trace:
+        from moeviz.watch.text import trace_text
 
-            self._trace = trace_text(*loaded, text, meta={"text": text})
-        return self._trace
+        return trace_text(*loaded, wanted["text"], meta=wanted)

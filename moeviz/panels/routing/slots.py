@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import ipywidgets as widgets
+from typing import TYPE_CHECKING
 
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, seed_box, skew_slider, text_box
-from moeviz.panels.shipped_model import READER
+from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.slots import slots
 from moeviz.records.routes import Decision
 
+if TYPE_CHECKING:
+    from moeviz.panels.shipped_model import Loaded
+
 SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
+POOLS = (("whole batch", "batch"), ("each sequence", "sequence"))
 NO_LIMIT = "no limit"
 FACTORS = (
     *(round(0.05 * i, 2) for i in range(5, 41)),
@@ -24,89 +25,52 @@ FACTORS = (
 )
 PRIORITIES = ("position", "choice", "probability", "batch")
 LAYERS = (0, 1, 2)  # of the shipped model
-# What the decision hangs on besides the rule.
-OF_SOURCE = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
-RULE = ("source", "factor", "top_k", "priority", "overflow", "pool")
 FILES = {"synthetic": "slots_zipf", "text": "slots"}
 
 
-class Slots(Panel):
+class Slots(ReadingPanel):
     """Each expert's buffer with its slots, the tokens that got none, and the price of the factor.
 
     It opens on a recorded decision, without torch: of synthetic tokens, or of a text. Any other
     rule or tokens load torch and the small model.
     """
 
-    kind = "slots"
+    hangs_on = ("source", "factor", "top_k", "priority", "overflow", "pool")
+    of_source = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
 
     def __init__(self, source: str = "synthetic") -> None:
         check_choice("source", source, FILES)
         self.recorded = {name: recorded_trace(Decision, file) for name, file in FILES.items()}
-        self._shown: tuple[dict[str, Any], Decision] | None = None
-        self._tokens: tuple[dict[str, Any], Any] | None = None
-        opening = {**self._opening("text"), **self._opening("synthetic"), **self._opening(source)}
-        rows = [
-            ["factor", "top_k", "overflow"],
-            ["priority", "pool"],
-            ["source", "layer", "text"],
-            ["skew", "tokens", "seed"],
-        ]
-        super().__init__(_controls(opening), rows)
-        self.refresh()
-
-    def _opening(self, source: str) -> dict[str, Any]:
-        controls: dict[str, Any] = self.recorded[source].meta["controls"]
-        return controls
+        recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
+        opening = recorded["text"] | recorded["synthetic"] | recorded[source]
+        super().__init__(
+            [(recorded[name], trace) for name, trace in self.recorded.items()],
+            {
+                "factor": slider("Factor", FACTORS, opening["factor"]),
+                "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
+                "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
+            },
+            {
+                "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
+                "pool": choice("Slots for", POOLS, opening["pool"], "132px"),
+            },
+            {
+                "source": choice("Tokens", SOURCES, opening["source"], "150px"),
+                "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
+                "text": text_box(opening["text"], "820px", "72px"),
+            },
+            {
+                "skew": skew_slider(opening["skew"]),
+                "tokens": whole_slider("Tokens", 16, 128, opening["tokens"], step=8),
+                "seed": seed_box(opening["seed"]),
+            },
+        )
 
     def draw(self) -> Picture | None:
-        source = self.controls["source"].value
-        for of, names in OF_SOURCE.items():
-            for name in names:
-                self.controls[name].disabled = of != source
-        decision = self._current()
-        if decision is None:
-            return None
-        return self.shown(slots(decision))
+        decision = self.record()
+        return None if decision is None else self.shown(slots(decision))
 
-    def _current(self) -> Decision | None:
-        values = self.values
-        source = values["source"]
-        wanted = {name: values[name] for name in (*RULE, *OF_SOURCE[source])}
-        if wanted == self._opening(source):
-            return self.recorded[source]
-        if self._shown is not None and self._shown[0] == wanted:
-            return self._shown[1]
-        loaded = READER.ask(self)
-        if loaded is None:
-            return None
+    def compute(self, wanted: Values, loaded: Loaded) -> Decision:
         from moeviz.experiments.slots import decision_of, tokens_of
 
-        of_tokens = {name: wanted[name] for name in ("source", *OF_SOURCE[source])}
-        if self._tokens is None or self._tokens[0] != of_tokens:
-            self._tokens = of_tokens, tokens_of(wanted, loaded)
-        self._shown = wanted, decision_of(wanted, self._tokens[1])
-        return self._shown[1]
-
-
-def _controls(opening: dict[str, Any]) -> dict[str, widgets.Widget]:
-    """The controls, by their names in a state string."""
-    return {
-        "factor": widgets.SelectionSlider(
-            options=FACTORS, value=opening["factor"], description="Factor"
-        ),
-        "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
-        "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
-        "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
-        "pool": choice(
-            "Slots for", (("whole batch", "batch"), ("each sequence", "sequence")),
-            opening["pool"], "132px",
-        ),
-        "source": choice("Tokens", SOURCES, opening["source"], "150px"),
-        "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-        "text": text_box(opening["text"], "820px", "72px"),
-        "skew": skew_slider(opening["skew"]),
-        "tokens": widgets.IntSlider(
-            opening["tokens"], min=16, max=128, step=8, description="Tokens"
-        ),
-        "seed": seed_box(opening["seed"]),
-    }  # fmt: skip
+        return decision_of(wanted, tokens_of(wanted, loaded))

@@ -7,11 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import ipywidgets as widgets
-
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.host import autosave_folder
 from moeviz.panels.controls import button, choice, seed_box, whole_box
 from moeviz.panels.cures_choice import chosen_cures, cure_controls
 from moeviz.panels.live_panel import LivePanel
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from moeviz.training.live import Frame
     from moeviz.training.trainer import Trainer
 
-AUTOSAVE = autosave_folder("collapse")
 MODEL = "MoE"  # the one learner's name
 REFUSAL_SECONDS = 8.0  # how long a refusal is said while frames come in
 
@@ -40,7 +36,6 @@ class Collapse(LivePanel):
     before; Play trains it here.
     """
 
-    kind = "collapse"
     called, trained, series_label = "run", "the model", "then train the next seed"
     labels = (MODEL,)
     # Of this process: whether each finished run collapsed, the run before this one, and who was
@@ -53,29 +48,22 @@ class Collapse(LivePanel):
         runs, self._provenance = recorded_runs("collapse")
         self._recorded = {(ARMS[s.label], s.meta["train"]["seed"]): _labelled(s) for s in runs}
         num_experts = runs[0].curve.load.shape[2]
-        controls = {
-            **cure_controls(),
-            "layer": choice("Layer", (0, 1), 1, "44px"),
-            "seed": seed_box(),
-        }
         self.victim = whole_box("or expert", num_experts - 1).add_class("moeviz-victim")
-        tip = "No token goes to it from now on, in the layer shown"
-        kills = [
-            button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
-            self.victim,
-            button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.victim.value)),
-        ]
         self._refusal = ("", 0.0)
-        self._allowed: dict[str, Any] = {name: control.value for name, control in controls.items()}
-        rows: list[list[str | widgets.Widget]] = [
-            ["aux", "scope"],
-            ["bias", "noise", "z", "shared"],
-            ["router", "learning"],
-            kills,
-            ["layer", "seed"],
-        ]
-        super().__init__(controls, rows)
-        self._open()
+        tip = "No token goes to it from now on, in the layer shown"
+        super().__init__(
+            *cure_controls(),
+            [
+                button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
+                self.victim,
+                button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.victim.value)),
+            ],
+            last={"layer": choice("Layer", (0, 1), 1, "44px"), "seed": seed_box()},
+        )
+
+    def begin(self) -> None:
+        self._allowed = self.values
+        super().begin()
 
     # Switches.
 
@@ -98,57 +86,41 @@ class Collapse(LivePanel):
         idle_scope &= not self.controls["aux"].value
         super().changed()
         self._allowed = self.values
-        if type(self).run is None and self._chosen in self._recorded:
-            self.say("A recorded run of this setting. Press Play to train it here.")
-        elif type(self).run is None:
-            self.say("This setting is not recorded. Press Play to train it here.")
+        if type(self).run is None:
+            known = self._chosen in self._recorded
+            words = "A recorded run of this setting." if known else "This setting is not recorded."
+            self.say(f"{words} Press Play to train it here.")
         if idle_scope:
             self._refuse("The scope is the balancing loss's, which is off: it changes nothing now.")
 
     def set_controls(self, values: dict[str, Any]) -> None:
-        before = {name: self.controls[name].value for name in values}
         super().set_controls(values)
-        try:
-            self._configuration()
-        except ValueError:
-            super().set_controls(before)
-            raise
+        self._configuration()
         self._allowed = self.values
 
     # Drawing.
 
-    def draw(self) -> Picture:
-        run, before, note = self._runs()
-        if self.timeline.value < 100 and len(run.curve):
-            run = run.at("step", self.timeline.value / 100 * float(run.curve.step[-1]))
-            note += f" · timeline at {self.timeline.value} %"
-        killed = tuple(self._killed) if self._is_live() else ()
-        state = f"{self.state}&timeline={self.timeline.value}&step={run.step}"
-        layer = self.controls["layer"].value
-        return collapse(run, layer, before=before, killed=killed, note=note).at(state)
+    def _picture(self, learners: list[Snapshot], note: str) -> Picture:
+        """With the run to compare it with: the live one before, or the recorded one without cures.
 
-    def _is_live(self) -> bool:
-        return self._frame is not None and bool(self._frame.learners)
-
-    def _runs(self) -> tuple[Snapshot, Snapshot | None, str]:
-        """The run, the one to compare it with, and where it comes from."""
+        Who was killed is marked."""
+        (run,) = learners
+        configuration = self._configured(run.meta) if self.live else self._chosen
         before = self._before
-        if self._is_live():
-            assert self._frame is not None
-            run = _labelled(self._frame.learners[-1])
-            wanted, note = self._configured(run.meta), f"live{self._aside}"
-        else:
-            wanted = self._chosen
-            recording = self._recorded.get(wanted)
-            made = f"{self._provenance.get('device', '')} · {self._provenance.get('date', '')}"
-            note = "not recorded: Play trains it here"
-            if recording:
-                note = f"recorded, not live · {made}"
-            run = recording or self._nothing_yet(wanted)
-        plain = (Cures(), wanted[1])
-        if before is None and wanted != plain:
+        plain = (Cures(), configuration[1])
+        if before is None and configuration != plain:
             before = self._recorded.get(plain)
-        return run, before, note
+        killed = self._killed if self.live else ()
+        layer = self.controls["layer"].value
+        return collapse(run, layer, before=before, killed=killed, note=note)
+
+    def _learners(self) -> tuple[list[Snapshot], str]:
+        if self.live:
+            return [_labelled(self.live[-1])], f"live{self._aside}"
+        if recording := self._recorded.get(self._chosen):
+            made = self._provenance
+            return [recording], f"recorded, not live · {made['device']} · {made['date']}"
+        return [self._nothing_yet(self._chosen)], "not recorded: Play trains it here"
 
     def _nothing_yet(self, wanted: Configuration) -> Snapshot:
         """A run of this setting before its first step."""
@@ -166,31 +138,20 @@ class Collapse(LivePanel):
     def _configured(self, meta: dict[str, Any]) -> Configuration:
         return cures_of(meta["model"], meta["train"]), meta["train"]["seed"]
 
-    def _autosave(self) -> Path:
-        return AUTOSAVE
-
     def _reset(self) -> None:
-        if self._is_live():
-            assert self._frame is not None
-            run = self._frame.learners[-1]
-            if run.step:
-                dead = "".join(f", expert {e} killed" for _, _, e in self._killed)
-                run = _labelled(run)
-                type(self)._before = replace(run, label=run.label + dead)
+        if self.live and self.live[-1].step:
+            run = _labelled(self.live[-1])
+            dead = "".join(f", expert {e} killed" for _, _, e in self._killed)
+            type(self)._before = replace(run, label=run.label + dead)
         super()._reset()
 
-    def _build(self, configuration: Any) -> dict[str, Trainer]:
-        from moeviz.experiments.collapse import build_collapse
+    def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
+        from moeviz.experiments.collapse import build_collapse, resume_collapse
 
-        type(self)._killed = []
-        return {MODEL: build_collapse(*configuration)}
-
-    def _resume(self, configuration: Any) -> dict[str, Trainer] | None:
-        from moeviz.experiments.collapse import resume_collapse
-
-        trainer = resume_collapse(AUTOSAVE / f"{MODEL}.safetensors", *configuration)
+        file = folder and folder / f"{MODEL}.safetensors"
+        trainer = resume_collapse(file, *configuration) if file else build_collapse(*configuration)
         if trainer is None:
-            return None
+            return {}
         type(self)._killed = _deaths(trainer)
         return {MODEL: trainer}
 

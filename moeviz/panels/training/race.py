@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.host import autosave_folder
 from moeviz.panels.controls import choice, seed_box
 from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
@@ -24,13 +23,12 @@ if TYPE_CHECKING:
 AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
 EXPERTS = (4, 8, 16, 32)
 CHOICES = (1, 2, 4)
-AUTOSAVE = autosave_folder("race")
 
 
 class Race(LivePanel):
     """Play, pause, step and reset a race; switch its x-axis; drag its timeline back."""
 
-    kind = called = "race"
+    called = "race"
     trained = "both models"
     series_label = "then race the next seed"
     labels = ("dense", "MoE")
@@ -40,34 +38,24 @@ class Race(LivePanel):
     def __init__(self) -> None:
         recorded, self._provenance = recorded_runs("race")
         self._recorded = recorded[:2]
-        controls = {
-            "experts": choice("Experts E", EXPERTS, 16, "44px"),
-            "top_k": choice("Choices K", CHOICES, 2, "44px"),
-            "seed": seed_box(),
-            "axis": choice("x-axis", AXIS_OPTIONS, "step", "80px"),
-        }
-        super().__init__(controls, [["experts", "top_k", "seed"], ["axis"]])
-        self._open()
+        super().__init__(
+            {
+                "experts": choice("Experts E", EXPERTS, 16, "44px"),
+                "top_k": choice("Choices K", CHOICES, 2, "44px"),
+                "seed": seed_box(),
+            },
+            last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
+        )
 
     # Drawing.
 
-    def draw(self) -> Picture:
-        axis = self.controls["axis"].value
-        learners, note = self._learners()
-        share = self.timeline.value / 100
-        if share < 1:
-            ends = [float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve)]
-            far = max(ends, default=0.0)
-            learners = [s.at(axis, share * far) for s in learners]
-            note += f" · timeline at {self.timeline.value} %"
-        state = f"{self.state}&timeline={self.timeline.value}&step={learners[-1].step}"
-        return race(learners, axis, note=note).at(state)
+    def _picture(self, learners: list[Snapshot], note: str) -> Picture:
+        return race(learners, self.controls["axis"].value, note=note)
 
     def _learners(self) -> tuple[list[Snapshot], str]:
-        if self._frame is not None and self._frame.learners:
-            experts, top_k, seed = self._configured(self._frame.learners[-1].meta)
-            note = f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
-            return list(self._frame.learners), note
+        if self.live:
+            experts, top_k, seed = self._configured(self.live[-1].meta)
+            return [*self.live], f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
         recorded = self._provenance
         return self._recorded, (
             f"recorded, not live: E = 16, K = 2, seed 0 · {recorded['device']} · {recorded['date']}"
@@ -76,10 +64,8 @@ class Race(LivePanel):
     # The run.
 
     def _configuration(self) -> tuple[int, int, int]:
-        experts, top_k, seed = (
-            int(self.controls[key].value) for key in ("experts", "top_k", "seed")
-        )
-        return experts, top_k, seed
+        values = self.values
+        return values["experts"], values["top_k"], values["seed"]
 
     def _set_controls_to(self, configuration: Any) -> None:
         keys = ("experts", "top_k", "seed")
@@ -89,18 +75,12 @@ class Race(LivePanel):
         experts = meta["model"]["moe"]
         return experts["num_experts"], experts["top_k"], meta["train"]["seed"]
 
-    def _autosave(self) -> Path:
-        return AUTOSAVE
+    def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
+        from moeviz.experiments.race import build_race, resume_race
 
-    def _build(self, configuration: Any) -> dict[str, Trainer]:
-        from moeviz.experiments.race import build_race
-
-        return build_race(*configuration)
-
-    def _resume(self, configuration: Any) -> dict[str, Trainer] | None:
-        from moeviz.experiments.race import resume_race
-
-        return resume_race(AUTOSAVE, *configuration)
+        if folder is None:
+            return build_race(*configuration)
+        return resume_race(folder, *configuration) or {}
 
     # The score over seeds.
 

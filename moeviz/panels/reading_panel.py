@@ -1,0 +1,66 @@
+"""What panels share that look into the shipped model: recordings at first, then any text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moeviz.panels import shipped_model
+from moeviz.panels.base import Panel, Row
+
+if TYPE_CHECKING:
+    from moeviz.panels.shipped_model import Loaded
+
+KEPT = 30  # records: a slider that is moved back finds them again
+
+Values = dict[str, Any]
+
+
+class ReadingPanel(Panel):
+    """A panel of one record. It opens on recordings, without torch; any other text or value loads
+    the model, and what is computed with it is kept.
+
+    recorded: recordings, each with the values that it was made of.
+    hangs_on: the controls that a record hangs on. of_source: those that it hangs on besides, by
+    the value of the control "source"; the others' cannot be moved.
+    """
+
+    hangs_on: ClassVar[tuple[str, ...]]
+    of_source: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, recorded: Iterable[tuple[Values, Any]], *rows: Row) -> None:
+        self._recorded = {frozenset(values.items()): record for values, record in recorded}
+        self._kept: dict[frozenset[Any], Any] = {}
+        super().__init__(*rows)
+
+    def compute(self, wanted: Values, loaded: Loaded) -> Any:
+        """The record of these values."""
+        raise NotImplementedError
+
+    def wanted(self) -> Values:
+        """The values that the record hangs on, by their controls' names."""
+        values = self.values
+        names = (*self.hangs_on, *self.of_source.get(values.get("source", ""), ()))
+        return {name: values[name] for name in names}
+
+    def record(self) -> Any | None:
+        """What is to be shown; None while it is on its way."""
+        wanted = self.wanted()
+        for source, names in self.of_source.items():
+            for name in names:
+                self.controls[name].disabled = source != wanted["source"]
+        key = frozenset(wanted.items())
+        record = self._recorded.get(key, self._kept.get(key))
+        return self.make(wanted) if record is None else record
+
+    def make(self, wanted: Values) -> Any | None:
+        """Compute the record, or see to it that it comes."""
+        loaded = shipped_model.READER.ask(self)
+        return loaded and self.keep(wanted, self.compute(wanted, loaded))
+
+    def keep(self, wanted: Values, record: Any) -> Any:
+        """The record, to be found again while it is among the latest."""
+        self._kept[frozenset(wanted.items())] = record
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return record
