@@ -1,6 +1,8 @@
 """Kinds of faults that practitioners reported of routers elsewhere, each by its smallest case."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ import torch
 from helpers.routers import build, context, normal
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig
 from moeviz.routing import Capacity, RouteContext, build_router, leaking_tokens
-from moeviz.routing.assignment import balanced_assignment
+from moeviz.routing.balance import cv_squared, load_balancing_loss
+from moeviz.routing.deepseek import default_groups
 
 
 def padded(*real, length=12):
@@ -95,19 +98,6 @@ def test_the_probe_takes_padded_batches(name, leaks):
     assert leaks_T.any().item() == leaks and not leaks_T[24:].any()
 
 
-@pytest.mark.parametrize("num_experts", range(1, 7))
-@pytest.mark.parametrize("num_tokens", range(1, 12))
-def test_an_assignment_repeats_no_pair_and_keeps_within_its_places(num_tokens, num_experts):
-    room = -(-num_tokens // num_experts)
-    for top_k in range(1, num_experts + 1):
-        for seed in range(3):
-            logits_TE = normal(num_tokens, num_experts, seed=seed)
-            expert_TK = balanced_assignment(logits_TE, top_k)
-            assert all(len(set(row)) == top_k for row in expert_TK.tolist())
-            for round_T in expert_TK.T:
-                assert round_T.bincount(minlength=num_experts).max() <= room
-
-
 @pytest.mark.parametrize("temperature", [1e-6, 1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_a_killed_expert_is_dead_at_every_temperature(temperature, score):
@@ -145,3 +135,42 @@ def test_no_coin_is_tossed_for_a_first_choice():
     made = build("gshard", torch.zeros(200, 4), 4, capacity_factor=9.0)
     plan = made(torch.eye(200), context(200, True)).plan
     assert (plan.choice == 0).sum() == 200 and len(plan.token) < 700
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "top_k", "groups"),
+    [(8, 2, (4, 2)), (16, 6, (4, 2)), (10, 2, (1, 1)), (4, 2, (1, 1)), (8, 7, (4, 4))],
+)
+def test_groups_by_default(num_experts, top_k, groups):
+    assert default_groups(num_experts, top_k, None, None) == groups
+
+
+def test_a_group_of_one_expert_scores_by_it_alone():
+    """The two best of a group of one are one."""
+    options = dict(num_groups=4, top_groups=2, score="sigmoid")
+    plans = [
+        build("token_choice", group_score=score, **options)(normal(9, 6), context(9)).plan
+        for score in ("max", "top2")
+    ]
+    assert torch.equal(plans[0].expert, plans[1].expert)
+
+
+def test_nothing_is_shared_out_evenly():
+    """Where all is zero, and where a mean is."""
+    assert cv_squared(torch.zeros(4)) == cv_squared(torch.ones(1)) == 0
+    assert cv_squared(torch.tensor([1.0, -1.0])) > 1e9
+    assert load_balancing_loss(torch.ones(6, 3), torch.zeros(3, dtype=torch.int64)) == 0
+
+
+def test_a_mixture_of_tokens_costs_a_token_k_experts_by_default():
+    for sizes, group_size in ((dict(E=4, K=3), 1), (dict(E=8, K=2), 4)):
+        assert build("mixture_of_tokens", **sizes).group_size == group_size
+
+
+def test_the_interpreter_is_asked_for_where_there_is_no_gpu():
+    code = (
+        "import os; os.environ.pop('TRITON_INTERPRET', None)\n"
+        "from moeviz.backend import kernels_anywhere; print(kernels_anywhere().interpreted())"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "True", run.stderr

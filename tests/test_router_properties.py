@@ -316,35 +316,6 @@ def test_of_equal_tokens_an_expert_takes_the_earlier():
     assert visited(out.plan).any(1).tolist() == [True] * 3 + [False] * 3
 
 
-# --- experts that choose, and variable numbers of experts ---
-
-
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_every_expert_takes_exactly_its_places(data):
-    logits_TE, K = data.draw(cases("expert_choice", max_T=14))
-    T, E = logits_TE.shape
-    factor = data.draw(st.sampled_from([None, 0.5, 1.0, 2.0, 50.0]))
-    chunk = data.draw(st.sampled_from([None, 1, 4]))
-    made = build("expert_choice", logits_TE, K, capacity_factor=factor, chunk=chunk)
-    out = made(tokens(logits_TE), context(T))
-    ends = [*range(3, T, 3), T] if chunk else [T]  # sequences of three
-    pools = [
-        range(s, min(s + (chunk or T), end))
-        for start, end in zip([0, *ends], ends, strict=False)
-        for s in range(start, end, chunk or T)
-    ]
-    rooms = [min(max(1, -(-(factor or K) * len(p) // E)), len(p)) for p in pools]
-    assert out.stats.load.tolist() == [sum(rooms)] * E
-    assert (visited(out.plan).sum(1) <= E).all() and out.stats.load.sum() == E * sum(rooms)
-    for pool, room in zip(pools, rooms, strict=True):
-        for e in range(E):
-            column = out.scores[:, e].tolist()
-            best = sorted(pool, key=lambda t: -column[t])[: int(room)]
-            assert [t for t in pool if visited(out.plan)[t, e]] == sorted(best)
-    assert torch.equal(decision(out), out.scores * visited(out.plan))
-
-
 # --- gradients ---
 
 
@@ -384,18 +355,6 @@ def test_gradients_are_those_of_finite_differences(name, training, seed):
     finally:
         assume(len(choices) <= 1)
     assert correct
-
-
-# --- what is refused ---
-
-
-@every(["token_choice", "switch", "st_moe", "deepseek_v2"])
-def test_a_balance_loss_is_experts_times_share_times_mean_score(name):
-    """The other routers' losses are compared with their oracles."""
-    logits_TE = skewed("zipf", 9, 8, dtype=torch.float64)
-    out = build(name, logits_TE, 2)(tokens(logits_TE), context(9))
-    want = 8 * (out.stats.load / out.stats.load.sum() * out.scores.mean(0)).sum()
-    assert torch.allclose(out.losses["balance"], want)
 
 
 # --- what is refused ---
