@@ -93,6 +93,12 @@ def count(group_N: Tensor, num_groups: int) -> Tensor:
     return zeros.scatter_add_(0, group_N.long(), torch.ones_like(group_N, dtype=torch.int64))
 
 
+def number_in_group(group_N: Tensor, num_groups: int) -> Tensor:
+    """Each row's number among those of its group, in their order, int64 [N]."""
+    _, rank_N, _, slot_N, _ = sort_by_expert(group_N, num_groups)
+    return slot_N[rank_N.long()].long()
+
+
 def gather(x_TD: Tensor, token_N: Tensor) -> Tensor:
     """Each assignment's token, x_ND."""
     triton = kernels_for(x_TD)

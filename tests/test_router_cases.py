@@ -142,7 +142,7 @@ def test_no_coin_is_tossed_for_a_first_choice():
     [(8, 2, (4, 2)), (16, 6, (4, 2)), (10, 2, (1, 1)), (4, 2, (1, 1)), (8, 7, (4, 4))],
 )
 def test_groups_by_default(num_experts, top_k, groups):
-    assert default_groups(num_experts, top_k, None, None) == groups
+    assert default_groups(dict(num_experts=num_experts, top_k=top_k), None, None) == groups
 
 
 def test_a_group_of_one_expert_scores_by_it_alone():

@@ -119,7 +119,9 @@ def test_facts_are_complete_and_those_of_the_router_as_it_is_built(name):
         assert sum(p.numel() for p in made.parameters()) == router.matrices * 8 * 8
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTERS if ROUTERS[name].gated])
+@pytest.mark.parametrize(
+    "name", [name for name in ROUTERS if ROUTERS[name].default_gate is not None]
+)
 @pytest.mark.parametrize("factor", [None, 1.0])
 def test_a_router_scores_by_the_given_gate_under_any_limit(name, factor):
     """The limit of places is one more router around it, or two: switch has one of its own."""

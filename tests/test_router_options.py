@@ -1,13 +1,12 @@
 """Every option of every router does something, or is refused in one sentence."""
 
-import inspect
 import warnings
 
 import pytest
 import torch
 
 from helpers.routers import GATED, VOCAB, context, decision, every, normal
-from moeviz.routing import ROUTERS, Capacity, Gate, build_router
+from moeviz.routing import ROUTERS, Capacity, Gate, build_router, own_options
 
 D, E, K, T = 12, 8, 2, 24
 SIZES = dict(d_model=D, num_experts=E, top_k=K)
@@ -55,12 +54,12 @@ NEEDED = {
 }
 
 
-def own_options(name):
-    return [p for p in inspect.signature(ROUTERS[name]).parameters if p not in (*SIZES, "gate")]
-
-
 def options_of(name):
-    gate = ("temperature", "noise", "jitter", "init_scale") if ROUTERS[name].gated else ()
+    gate = (
+        ("temperature", "noise", "jitter", "init_scale")
+        if ROUTERS[name].default_gate is not None
+        else ()
+    )
     return [*own_options(name), *gate, "capacity"]
 
 

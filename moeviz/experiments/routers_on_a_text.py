@@ -99,7 +99,7 @@ def gated(name: str) -> bool:
     """Whether temperature and noise reach a router."""
     from moeviz.routing import ROUTERS
 
-    return name == OWN or ROUTERS[name].gated
+    return name == OWN or ROUTERS[name].default_gate is not None
 
 
 def _options(tokens: Tokens, name: str, settings: Settings) -> dict[str, Any]:

@@ -93,9 +93,8 @@ def build_router(
     router but a soft one. Raises ValueError on an unknown name or option, and on values that the
     router cannot have. Warns of weights that are all the same: they teach the gate nothing.
     """
-    router = untrained_router(
-        name, d_model=d_model, num_experts=num_experts, top_k=top_k, capacity=capacity, **options
-    )
+    sizes = dict(d_model=d_model, num_experts=num_experts, top_k=top_k)
+    router = untrained_router(name, capacity=capacity, **sizes, **options)
     learns = any(parameter.requires_grad for parameter in router.parameters())
     if router.renormalises and top_k == 1 < num_experts and learns:
         warnings.warn(
@@ -107,38 +106,36 @@ def build_router(
     return router
 
 
-def untrained_router(
-    name: str,
-    *,
-    d_model: int,
-    num_experts: int,
-    top_k: int,
-    capacity: Capacity | None = None,
-    **options: Any,
-) -> BaseRouter:
+def untrained_router(name: str, *, capacity: Capacity | None = None, **options: Any) -> BaseRouter:
     """As build_router, for a router that is only looked at: what training it would lack is no
-    matter."""
+    matter. options: the sizes too."""
     if name not in ROUTERS:
         raise ValueError(f"There is no router {name!r}; there is {', '.join(sorted(ROUTERS))}.")
-    parameters = inspect.signature(ROUTERS[name]).parameters
-    own = [p for p in parameters if p not in _SIZES]
-    of_gate = _GATE if "gate" in own else ()
-    allowed = [option for option in own if option != "gate"] + list(of_gate)
-    if unknown := [option for option in options if option not in (*allowed, *own)]:
+    make: Callable[..., BaseRouter] = ROUTERS[name]
+    gate = ROUTERS[name].default_gate
+    allowed = own_options(name) + list(_GATE if gate else ())
+    hidden = (*_SIZES, "gate") if gate else _SIZES
+    if unknown := [option for option in options if option not in (*allowed, *hidden)]:
         raise ValueError(
             f"Router {name!r} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(allowed) or 'none'}."
         )
+    of_gate = {option: options.pop(option) for option in _GATE if gate and option in options}
+    given = options.get("gate") or gate
+    if of_gate and isinstance(given, Gate):
+        options["gate"] = dataclasses.replace(given, **of_gate)
     try:
-        if gate := {option: options.pop(option) for option in of_gate if option in options}:
-            given = options.get("gate") or parameters["gate"].default or Gate()
-            if isinstance(given, Gate):
-                options["gate"] = dataclasses.replace(given, **gate)
-        make: Callable[..., BaseRouter] = ROUTERS[name]
-        router = make(d_model=d_model, num_experts=num_experts, top_k=top_k, **options)
+        router = make(**options)
     except TypeError as error:  # a word where a number belongs
         raise ValueError(f"Router {name!r} cannot take these values: {error}.") from None
     return router if capacity is None else WithCapacity(router, capacity)
+
+
+def own_options(name: str) -> list[str]:
+    """The options of a router beside its sizes and its gate."""
+    parameters = inspect.signature(ROUTERS[name]).parameters.values()
+    named = [one.name for one in parameters if one.kind != inspect.Parameter.VAR_KEYWORD]
+    return [option for option in named if option not in (*_SIZES, "gate")]
 
 
 def title_of(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from moeviz.ops import topk
 from moeviz.routing.base import FILLS
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -39,11 +41,9 @@ class Base(LinearRouter):
     waits_for = "the assignment, solved on the CPU by scipy"
     never_kills = FILLS
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int = 1, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.add_parameter("weight_ED", (num_experts, d_model), self._orthogonal)
+    def __init__(self, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        self.add_parameter("weight_ED", (self.num_experts, self.d_model), self._orthogonal)
 
     def _orthogonal(self, values: Tensor, generator: torch.Generator | None) -> None:
         nn.init.orthogonal_(values, gain=0.1 * self.gate.init_scale, generator=generator)
@@ -112,11 +112,6 @@ class Sinkhorn(LinearRouter):
     waits = "in training"
     waits_for = "each of up to 100 rounds, whether it has converged"
     never_kills = FILLS
-
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)

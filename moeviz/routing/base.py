@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from moeviz.checks import check_whole
 from moeviz.ops import can_look
-from moeviz.routing.context import RouteContext
+from moeviz.routing.context import PER_TOKEN, RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan, SoftPlan
+
+if TYPE_CHECKING:
+    from moeviz.routing.gate import Gate
 
 FILLS = "gives every expert its share of tokens whatever they score"  # for never_kills
 IN_GROUPS = "chooses in groups, which need all of their experts"
@@ -43,7 +46,8 @@ class BaseRouter(nn.Module):
         number of tokens, in training as elsewhere. substitute: the rule, in words, by which a
         router that is not causal decides outside training ("": none, so it cannot generate).
     waits, waits_for: when it makes a GPU wait for the host, and for what.
-    gated: whether Gate's options act on it. renormalises: whether the weights of a token sum to a
+    default_gate: the gate it has by default, None where Gate's options do not act on it.
+    renormalises: whether the weights of a token sum to a
         constant, so that with one choice they are all the same.
     matrices: its parameters as a number of matrices [E, D], where every token visits K experts;
         None for other parameters or another number of visits, which no calculator counts.
@@ -61,7 +65,7 @@ class BaseRouter(nn.Module):
     substitute: str = ""
     waits: ClassVar[Waits] = "never"
     waits_for: ClassVar[str] = ""
-    gated: ClassVar[bool] = False
+    default_gate: ClassVar[Gate | None] = None
     renormalises: bool = False
     matrices: ClassVar[int | None] = None
     soft: ClassVar[bool] = False
@@ -152,7 +156,7 @@ class BaseRouter(nn.Module):
             raise ValueError(f"x_TD must be [T, {self.d_model}], got {tuple(x_TD.shape)}.")
         if len(x_TD) == 0:
             raise ValueError("There are no tokens to route: x_TD has 0 rows, at least 1 is needed.")
-        for name in ("token_ids", "sequence", "position", "previous_ids", "mask"):
+        for name in PER_TOKEN:
             values_T = getattr(context, name)
             if values_T is None and name in self.needs:
                 raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_choice, check_number
-from moeviz.ops import count
+from moeviz.ops import count, number_in_group
 from moeviz.routing.base import BaseRouter, groups_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
@@ -57,10 +57,10 @@ class Capacity:
         check_choice("The capacity's pool", self.pool, get_args(Pool))
 
 
-def capacity_of(share: float) -> int:
-    """C, a whole number of slots, at least 1, for an expert that gets `share` assignments on
-    average; what float rounding adds is not rounded up."""
-    return max(1, math.ceil(share - 1e-9))
+def capacity_of(share: float, most: float = math.inf) -> int:
+    """C, a whole number of slots, at least 1 and at most `most`, for an expert that gets `share`
+    assignments on average; what float rounding adds is not rounded up."""
+    return max(1, math.ceil(min(share - 1e-9, most)))
 
 
 class WithCapacity(BaseRouter):
@@ -150,12 +150,7 @@ def limit_plan(
     limit_N = limit_P[pool_T[token_N]][order_N]
     # Number the rows of each (pool, expert) in order of arrival.
     cell_N = (pool_T[token_N] * num_experts + expert_N)[order_N]
-    by_cell_N = torch.argsort(cell_N, stable=True)
-    count_C = count(cell_N, num_pools * num_experts)
-    first_C = count_C.cumsum(0) - count_C
-    number_N = torch.empty_like(cell_N)
-    rows_N = torch.arange(len(cell_N), device=cell_N.device)
-    number_N[by_cell_N] = rows_N - first_C[cell_N[by_cell_N]]
+    number_N = number_in_group(cell_N, num_pools * num_experts)
     kept, lost = order_N[number_N < limit_N], order_N[number_N >= limit_N]
     lost_M3 = torch.stack((token_N[lost], expert_N[lost], choice_N[lost]), dim=1)
     limited = Plan.from_rows(
@@ -172,17 +167,15 @@ def limit_plan(
 
 def _arrival(plan: Plan, priority: Priority) -> Tensor:
     """Rows int64 [N] in the order in which they are placed; equals by position."""
-    token_N, choice_N = plan.token.long(), plan.choice.long()
-    weight_N = plan.weight.detach()
-    order_N = torch.argsort(choice_N, stable=True)
-    order_N = order_N[torch.argsort(token_N[order_N], stable=True)]  # by token, then choice
-    if priority == "position":
-        return order_N
-    if priority == "probability":
-        return order_N[torch.argsort(weight_N[order_N], descending=True, stable=True)]
-    if priority == "batch":
-        best_T = weight_N.new_zeros(plan.num_tokens)
-        best_T = best_T.scatter_reduce(0, token_N, weight_N, "amax", include_self=True)
-        best_N = best_T[token_N[order_N]]
-        order_N = order_N[torch.argsort(best_N, descending=True, stable=True)]
-    return order_N[torch.argsort(choice_N[order_N], stable=True)]
+    token_N, choice_N, weight_N = plan.token.long(), plan.choice, plan.weight.detach()
+    best_T = weight_N.new_zeros(plan.num_tokens).scatter_reduce(0, token_N, weight_N, "amax")
+    more = {
+        "position": (),
+        "choice": (choice_N,),
+        "probability": (-weight_N,),
+        "batch": (-best_T[token_N], choice_N),
+    }[priority]
+    order_N = torch.arange(len(token_N), device=token_N.device)
+    for key_N in (choice_N, token_N, *more):  # the last key counts most
+        order_N = order_N[torch.argsort(key_N[order_N], stable=True)]
+    return order_N

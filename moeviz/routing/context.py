@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PER_TOKEN = ("token_ids", "sequence", "position", "previous_ids", "mask")
+
 
 @dataclass(frozen=True)
 class RouteContext:
@@ -29,15 +31,6 @@ class RouteContext:
 
     def select(self, mask_T: Tensor) -> RouteContext:
         """The same of the tokens under a mask, all of them real."""
-
-        def of(values_T: Tensor | None) -> Tensor | None:
-            return None if values_T is None else values_T[mask_T]
-
-        return dataclasses.replace(
-            self,
-            token_ids=of(self.token_ids),
-            sequence=of(self.sequence),
-            position=of(self.position),
-            previous_ids=of(self.previous_ids),
-            mask=None,
-        )
+        fields = {name: getattr(self, name) for name in PER_TOKEN}
+        kept = {name: values_T[mask_T] for name, values_T in fields.items() if values_T is not None}
+        return dataclasses.replace(self, **kept | {"mask": None})

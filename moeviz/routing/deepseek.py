@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from moeviz.routing.balance import BiasRule
-from moeviz.routing.gate import Gate
+from moeviz.routing.gate import Basics
 from moeviz.routing.token_choice import TokenChoice
 
 
@@ -19,24 +21,18 @@ class DeepSeekV2(TokenChoice):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         num_groups: int | None = None,
         top_groups: int | None = None,
         scale: float = 1.0,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+        num_groups, top_groups = default_groups(basics, num_groups, top_groups)
         super().__init__(
-            d_model=d_model,
-            num_experts=num_experts,
-            top_k=top_k,
             weighting="raw",
             scale=scale,
             num_groups=num_groups,
             top_groups=top_groups,
-            gate=gate,
+            **basics,
         )
 
 
@@ -55,21 +51,15 @@ class DeepSeekV3(TokenChoice):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         num_groups: int | None = None,
         top_groups: int | None = None,
         scale: float = 2.5,
         bias: BiasRule = "sign",
         bias_rate: float = 1e-3,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        num_groups, top_groups = default_groups(num_experts, top_k, num_groups, top_groups)
+        num_groups, top_groups = default_groups(basics, num_groups, top_groups)
         super().__init__(
-            d_model=d_model,
-            num_experts=num_experts,
-            top_k=top_k,
             score="sigmoid",
             scale=scale,
             bias=bias,
@@ -78,7 +68,7 @@ class DeepSeekV3(TokenChoice):
             top_groups=top_groups,
             group_score="top2" if num_groups > 1 else "max",
             scope="sequence",
-            gate=gate,
+            **basics,
         )
 
 
@@ -89,32 +79,18 @@ class QuantileBalanced(TokenChoice):
     rule = "K best sigmoid scores, with a balancing bias"
     paper = "J. Su 2025"
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
-        bias_rate: float = 1.0,
-        gate: Gate | None = None,
-    ) -> None:
+    def __init__(self, *, bias_rate: float = 1.0, **basics: Unpack[Basics]) -> None:
         super().__init__(
-            d_model=d_model,
-            num_experts=num_experts,
-            top_k=top_k,
-            score="sigmoid",
-            bias="quantile",
-            bias_rate=bias_rate,
-            scope="none",
-            gate=gate,
+            score="sigmoid", bias="quantile", bias_rate=bias_rate, scope="none", **basics
         )
 
 
 def default_groups(
-    num_experts: int, top_k: int, num_groups: int | None, top_groups: int | None
+    basics: Basics, num_groups: int | None, top_groups: int | None
 ) -> tuple[int, int]:
     """Four groups where they are of two experts or more (else one), and half of them, or as many
     more as K experts need."""
+    num_experts, top_k = basics["num_experts"], basics["top_k"]
     if num_groups is None:
         num_groups = 4 if num_experts >= 8 and num_experts % 4 == 0 else 1
     if top_groups is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moeviz.ops import count, topk
+from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import FILLS, groups_of
+from moeviz.routing.base import FILLS, groups_of, renormalised
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -32,18 +32,10 @@ class DenseMixture(LinearRouter):
     matrices = None
     never_kills = FILLS
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE = logits_TE.softmax(-1)
-        expert_TE = topk(logits_TE, self.num_experts)
-        plan = Plan.from_topk(
-            expert_TE, scores_TE.gather(1, expert_TE), num_experts=self.num_experts
-        )
+        scores_TE, weight_TE, expert_TE = softmax_topk(logits_TE, self.num_experts)
+        plan = Plan.from_topk(expert_TE, weight_TE, num_experts=self.num_experts)
         information = entropy(scores_TE.mean(0)) - entropy(scores_TE).mean()
         losses = {"information": -INFORMATION_WEIGHT * information, "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
@@ -78,21 +70,14 @@ class SequenceLevel(LinearRouter):
     waits_for = "the number of sequences"
     renormalises = True
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         group_T, num_groups = groups_of(context.sequence, len(x_TD), x_TD.device)
         logits_TE = self.logits(x_TD, context)
         tokens_G = count(group_T, num_groups).to(logits_TE.dtype)
         sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(0, group_T, logits_TE)
         logits_TE = (sum_GE / tokens_G[:, None])[group_T]
-        scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk(logits_TE, self.top_k)
-        weight_TK = scores_TE.gather(1, expert_TK)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
+        weight_TK = renormalised(chosen_TK)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, plan.load()), "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)

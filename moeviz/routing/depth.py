@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.ops import topk
+from moeviz.checks import check_number
+from moeviz.ops import softmax_topk, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import check_finite, groups_of
+from moeviz.routing.base import check_finite, groups_of, renormalised
 from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -47,23 +48,15 @@ class MixtureOfDepths(LinearRouter):
 
     depth_D: nn.Parameter
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
-        capacity_factor: float = 0.5,
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        if not (0 < capacity_factor <= 1 and math.isfinite(capacity_factor)):
-            raise ValueError(
-                "capacity_factor is the share of tokens that go on, above 0 and at most 1, got "
-                f"{capacity_factor}."
-            )
-        self.capacity_factor = capacity_factor
-        self.add_parameter("depth_D", (d_model,))
+    def __init__(self, *, capacity_factor: float = 0.5, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        self.capacity_factor = check_number(
+            "capacity_factor, the share of tokens that go on,",
+            capacity_factor,
+            high=1,
+            open_low=True,
+        )
+        self.add_parameter("depth_D", (self.d_model,))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         depth_T = F.linear(x_TD, self.depth_D[None].to(x_TD.dtype))[:, 0]
@@ -71,19 +64,10 @@ class MixtureOfDepths(LinearRouter):
         chosen_T = self._largest(depth_T.detach(), context.sequence)
         goes_T = chosen_T if context.training else depth_T > 0
         logits_TE = self.logits(x_TD, context)
-        scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk(logits_TE, self.top_k)
-        weight_TK = scores_TE.gather(1, expert_TK)
-        weight_TK = depth_T.sigmoid()[:, None] * weight_TK / weight_TK.sum(-1, keepdim=True)
-        token_t = goes_T.nonzero()[:, 0]
-        plan = Plan.from_rows(
-            token_t.repeat_interleave(self.top_k),
-            expert_TK[token_t].flatten(),
-            weight_TK[token_t].flatten(),
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-            choice_N=torch.arange(self.top_k, device=token_t.device).repeat(len(token_t)),
-        )
+        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
+        weight_TK = depth_T.sigmoid()[:, None] * renormalised(chosen_TK)
+        keep_TK = goes_T[:, None].expand_as(expert_TK)
+        plan = Plan.from_kept(expert_TK, weight_TK, keep_TK, num_experts=self.num_experts)
         losses = {
             "balance": load_balancing_loss(scores_TE, plan.load()),
             "z": z_loss(logits_TE),
@@ -98,7 +82,7 @@ class MixtureOfDepths(LinearRouter):
         chosen_T = torch.zeros_like(depth_T, dtype=torch.bool)
         for group in range(num_groups):
             member_t = (group_T == group).nonzero()[:, 0]
-            capacity = min(capacity_of(self.capacity_factor * len(member_t)), len(member_t))
+            capacity = capacity_of(self.capacity_factor * len(member_t), len(member_t))
             chosen_T[member_t[topk(depth_T[member_t][None], capacity)[0]]] = True
         return chosen_T
 

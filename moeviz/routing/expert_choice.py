@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -15,50 +15,69 @@ from moeviz.routing.balance import z_loss
 from moeviz.routing.base import FILLS, groups_of
 from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import INIT_STD, Gate, LinearRouter
+from moeviz.routing.gate import INIT_STD, Basics, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
 CAP_ROUNDS = 50
 
 
-class ExpertChoice(LinearRouter):
+class ExpertsChoose(LinearRouter):
+    """What routers share in which experts take tokens, any number for a token: capacity_factor, the
+    mean number of experts that a token gets (default: top_k)."""
+
+    family = "experts choose"
+    waits = "always"
+    waits_for = "the number of rows of each token"
+    matrices = None
+
+    def __init__(self, *, capacity_factor: float | None = None, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        factor = self.top_k if capacity_factor is None else capacity_factor
+        self.capacity_factor = check_number("capacity_factor", factor, open_low=True)
+
+    def room(self, num_tokens: int) -> int:
+        """C, how many of so many tokens an expert takes."""
+        return capacity_of(self.capacity_factor * num_tokens / self.num_experts, num_tokens)
+
+    @classmethod
+    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
+        return {} if factor is None else {"capacity_factor": factor * top_k}
+
+    def active_experts(self, seq_len: int) -> float:
+        return float(self.capacity_factor)
+
+
+class ExpertChoice(ExpertsChoose):
     """Expert Choice (Zhou et al. 2022, 2202.09368): every expert takes its C best tokens.
 
     1. scores_TE = softmax over experts of x W^T
     2. of every pool of tokens, expert e takes the C = ceil(capacity_factor * tokens / E) with the
        largest score in its column, ties to the earlier token; weight = the score
     Balanced by construction; a token may get any number of experts, 0 included. Not causal: whether
-    a token is taken depends on the ones after it. capacity_factor is the mean number of experts a
-    token gets (default: top_k). chunk: a pool is so many neighbours of one sequence (default: the
-    whole batch); shuffle: in training, so many tokens at random from the batch. max_experts: at
-    most so many experts per token, by the paper's section 3.3 (see `capped_choice`).
+    a token is taken depends on the ones after it. chunk: a pool is so many neighbours of one
+    sequence (default: the whole batch); shuffle: in training, so many tokens at random from the
+    batch. max_experts: at most so many experts per token, by the paper's section 3.3 (see
+    `capped_choice`).
     """
 
     title = "Expert choice"
     rule = "each expert takes its best tokens"
-    family = "experts choose"
     paper = "Zhou et al. 2022, 2202.09368"
     causal = False
-    waits = "always"
-    waits_for = "the number of rows of each token"
-    matrices = None
     never_kills = FILLS
 
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         capacity_factor: float | None = None,
         chunk: int | None = None,
         shuffle: bool = False,
         max_experts: int | None = None,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.capacity_factor = check_factor(capacity_factor, top_k)
+        super().__init__(capacity_factor=capacity_factor, **basics)
+        num_experts = self.num_experts
         if chunk is not None:
             check_whole("chunk", chunk)
         if max_experts is not None and not self.capacity_factor <= max_experts <= num_experts:
@@ -100,21 +119,13 @@ class ExpertChoice(LinearRouter):
 
     def _take(self, scores_tE: Tensor, pool_t: Tensor) -> tuple[Tensor, Tensor]:
         """Token and expert of each assignment in one pool."""
-        share = self.capacity_factor * len(pool_t) / self.num_experts
-        capacity = min(capacity_of(share), len(pool_t))
+        capacity = self.room(len(pool_t))
         best_EC = topk(scores_tE.T, capacity)
         taken_tE = torch.zeros_like(scores_tE, dtype=torch.bool).scatter(0, best_EC.T, True)
         if self.max_experts is not None:
             taken_tE = capped_choice(scores_tE, capacity, self.max_experts)
         expert_N, token_N = taken_tE.T.nonzero(as_tuple=True)
         return pool_t[token_N], expert_N
-
-    @classmethod
-    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
-        return {} if factor is None else {"capacity_factor": factor * top_k}
-
-    def active_experts(self, seq_len: int) -> float:
-        return self.capacity_factor
 
 
 def capped_choice(scores_TE: Tensor, capacity: int, max_experts: int) -> Tensor:
@@ -160,7 +171,7 @@ def _relaxed(scores_TE: Tensor, capacity: int, max_experts: int) -> Tensor:
     return log_A
 
 
-class ExpertThreshold(LinearRouter):
+class ExpertThreshold(ExpertsChoose):
     """Expert Threshold (2603.11535): a token visits every expert whose score beats that expert's
     threshold, a running mean of the score of the last token that expert choice would have taken.
 
@@ -173,45 +184,31 @@ class ExpertThreshold(LinearRouter):
 
     title = "Threshold"
     rule = "an expert takes what scores above its threshold"
-    family = "experts choose"
     paper = "2603.11535"
-    waits = "always"
-    waits_for = "the number of rows of each token"
-    matrices = None
     never_kills = "lets a token pass by each expert's own threshold, whatever the others score"
     threshold_E: Tensor
 
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         capacity_factor: float | None = None,
         memory: float = 0.9,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        self.capacity_factor = check_factor(capacity_factor, top_k)
-        check_number("memory", memory, high=0.999)
-        self.memory = memory
-        taken = min(self.capacity_factor / num_experts, 1 - 1e-3)
-        spread = INIT_STD * self.gate.init_scale * d_model**0.5 / self.gate.temperature
+        super().__init__(capacity_factor=capacity_factor, **basics)
+        self.memory = check_number("memory", memory, high=0.999)
+        taken = min(self.capacity_factor / self.num_experts, 1 - 1e-3)
+        spread = INIT_STD * self.gate.init_scale * self.d_model**0.5 / self.gate.temperature
         logit = spread * NormalDist().inv_cdf(1 - taken) - spread**2 / 2
-        start = math.exp(logit) / num_experts
-        self.register_buffer("threshold_E", torch.full((num_experts,), start))
+        start = math.exp(logit) / self.num_experts
+        self.register_buffer("threshold_E", torch.full((self.num_experts,), start))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE = logits_TE.softmax(-1)
         plan = Plan.from_dense(scores_TE, scores_TE >= self.threshold_E)
-        capacity = min(capacity_of(self.capacity_factor * len(x_TD) / self.num_experts), len(x_TD))
-        cut_E = scores_TE.detach().topk(capacity, dim=0).values[-1]
+        cut_E = scores_TE.detach().topk(self.room(len(x_TD)), dim=0).values[-1]
         return RouterOut.of(logits_TE, scores_TE, plan, {"z": z_loss(logits_TE)}, cut_E=cut_E)
-
-    @classmethod
-    def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
-        return ExpertChoice.limit(factor, top_k=top_k, share=share)
 
     @torch.no_grad()
     def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
@@ -223,12 +220,3 @@ class ExpertThreshold(LinearRouter):
         super().post_step(stats)
         assert stats.cut is not None
         self.threshold_E.lerp_(stats.cut.to(self.threshold_E.dtype), 1 - self.memory)
-
-    def active_experts(self, seq_len: int) -> float:
-        return self.capacity_factor
-
-
-def check_factor(capacity_factor: float | None, top_k: int) -> float:
-    """The mean number of experts per token; ValueError where it is not positive."""
-    factor = float(top_k) if capacity_factor is None else capacity_factor
-    return check_number("capacity_factor", factor, open_low=True)

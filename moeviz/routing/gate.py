@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NotRequired, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
@@ -46,20 +46,31 @@ class Gate:
         check_choice("learning", self.learning, get_args(Learning))
 
 
+class Basics(TypedDict):
+    """What every router with a gate is built of; the gate by default is its `default_gate`."""
+
+    d_model: int
+    num_experts: int
+    top_k: int
+    gate: NotRequired[Gate]
+
+
 class LinearRouter(BaseRouter):
     """A router whose scores start from logits_TE = x W^T / temperature. What it can learn is made
     by `add_parameter`, which sees to Gate.learning."""
 
-    gated = True
+    default_gate = Gate()
     matrices: ClassVar[int | None] = 1
     never_kills = ""
     weight_ED: nn.Parameter
 
-    def __init__(self, d_model: int, num_experts: int, top_k: int, gate: Gate) -> None:
+    def __init__(
+        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
+    ) -> None:
         super().__init__(d_model, num_experts, top_k)
-        if not isinstance(gate, Gate):
+        self.gate = self.default_gate if gate is None else gate
+        if not isinstance(self.gate, Gate):
             raise ValueError(f"gate must be a routing.Gate, got {gate!r}.")
-        self.gate = gate
         self._starts: dict[str, Start] = {}
         self.add_parameter("weight_ED", (num_experts, d_model))
         # Not part of a checkpoint: a trainer keeps its own list of whom it killed.

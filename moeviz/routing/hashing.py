@@ -65,7 +65,7 @@ class Hash(BaseRouter):
         assert ids_T is not None
         if self.variant == "bigram":
             ids_T = (ids_T * 31 + 1 + 17 * self._before(ids_T, context)) % self.vocab_size
-        elif can_look(ids_T) and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < (self.vocab_size):
+        elif can_look(ids_T) and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < self.vocab_size:
             raise ValueError(
                 f"token_ids must lie in 0..{self.vocab_size - 1}, the table's vocab_size, got "
                 f"{int(ids_T.min())} to {int(ids_T.max())}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared, load_balancing_loss, z_loss
 from moeviz.routing.base import IN_GROUPS, check_finite
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import check_groups
@@ -30,12 +32,12 @@ class ExpertPrototyping(LinearRouter):
     paper = "Yang et al. 2021, 2105.15082"
     never_kills = IN_GROUPS
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        if num_experts % top_k:
-            raise ValueError(f"top_k = {top_k} prototypes must divide num_experts = {num_experts}.")
+    def __init__(self, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        if self.num_experts % self.top_k:
+            raise ValueError(
+                f"top_k = {self.top_k} prototypes must divide num_experts = {self.num_experts}."
+            )
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
@@ -78,14 +80,12 @@ class Hierarchical(LinearRouter):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         num_groups: int | None = None,
         top_groups: int | None = None,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        super().__init__(**basics)
+        num_experts, top_k = self.num_experts, self.top_k
         if num_groups is None:
             # The divisor of E nearest to its square root.
             divisors = [g for g in range(1, num_experts + 1) if num_experts % g == 0]
@@ -105,7 +105,7 @@ class Hierarchical(LinearRouter):
                 f"{num_experts // num_groups} experts in each, the size of a group."
             )
         self.num_groups, self.top_groups = num_groups, top_groups
-        self.add_parameter("group_GD", (num_groups, d_model))
+        self.add_parameter("group_GD", (num_groups, self.d_model))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         inside_TGe = self.logits(x_TD, context).unflatten(1, (self.num_groups, -1))

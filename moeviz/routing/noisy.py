@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from moeviz.ops import topk
 from moeviz.routing.balance import cv_squared
 from moeviz.routing.base import check_finite, normal
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter, Start, zeros
+from moeviz.routing.gate import Basics, LinearRouter, Start, zeros
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -34,10 +36,8 @@ class NoisyTopK(LinearRouter):
     matrices = 2
     noise_ED: nn.Parameter
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
+    def __init__(self, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
         start: Start | None = None
         if self.gate.learning == "learned":
             if self.gate.init_scale != 1:
@@ -46,7 +46,7 @@ class NoisyTopK(LinearRouter):
                 )
             start = zeros
         for name in ("weight_ED", "noise_ED"):
-            self.add_parameter(name, (num_experts, d_model), start)
+            self.add_parameter(name, (self.num_experts, self.d_model), start)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         clean_TE = self.logits(x_TD, context)

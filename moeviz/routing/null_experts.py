@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.ops import count, topk
+from moeviz.checks import check_whole
+from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.base import renormalised
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter, zeros
+from moeviz.routing.gate import Basics, LinearRouter, zeros
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -41,43 +45,32 @@ class NullExperts(LinearRouter):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         zero: int = 1,
         copy: int = 1,
         constant: int = 1,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        if min(zero, copy, constant) < 0 or zero + copy + constant == 0:
+        super().__init__(**basics)
+        self.zero = check_whole("zero", zero, low=0)
+        self.copy = check_whole("copy", copy, low=0)
+        self.constant = check_whole("constant", constant, low=0)
+        if not zero + copy + constant:
             raise ValueError(
-                "zero, copy and constant count experts without an FFN: none below 0 and at least "
-                f"one of them, got {zero}, {copy} and {constant}."
+                "zero, copy and constant count experts without an FFN: at least one of them, or "
+                "router='token_choice'."
             )
-        self.zero, self.copy, self.constant = zero, copy, constant
-        self.add_parameter("null_ZD", (zero + copy + constant, d_model))
-        self.add_parameter("mix_c2D", (constant, 2, d_model), zeros)
-        self.add_parameter("value_cD", (constant, d_model), zeros)
+        self.add_parameter("null_ZD", (zero + copy + constant, self.d_model))
+        self.add_parameter("mix_c2D", (constant, 2, self.d_model), zeros)
+        self.add_parameter("value_cD", (constant, self.d_model), zeros)
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         null_TZ = F.linear(x_TD, self.null_ZD.to(x_TD.dtype)) / self.gate.temperature
         all_TA = torch.cat((logits_TE, null_TZ), dim=1)
-        scores_TA = all_TA.softmax(-1)
-        expert_TK = topk(all_TA, self.top_k)
-        weight_TK = scores_TA.gather(1, expert_TK)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        scores_TA, chosen_TK, expert_TK = softmax_topk(all_TA, self.top_k)
+        weight_TK = renormalised(chosen_TK)
         real_TK = expert_TK < self.num_experts
-        token_N, choice_N = real_TK.nonzero(as_tuple=True)
-        plan = Plan.from_rows(
-            token_N,
-            expert_TK[real_TK],
-            weight_TK[real_TK],
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-            choice_N=choice_N,
-        )
+        plan = Plan.from_kept(expert_TK, weight_TK, real_TK, num_experts=self.num_experts)
         weight_TA = torch.zeros_like(scores_TA).scatter(1, expert_TK, weight_TK)
         scores_TE = scores_TA[:, : self.num_experts]
         losses = {"balance": self._balance(scores_TA, expert_TK), "z": z_loss(all_TA)}

@@ -125,6 +125,22 @@ class Plan:
         )
 
     @staticmethod
+    def from_kept(
+        expert_TK: Tensor, weight_TK: Tensor, keep_TK: Tensor, *, num_experts: int
+    ) -> Plan:
+        """As from_topk, of those choices that keep_TK (bool) says. Rows stand in token order."""
+        token_N, choice_N = keep_TK.nonzero(as_tuple=True)
+        return Plan.from_rows(
+            token_N,
+            expert_TK[keep_TK],
+            weight_TK[keep_TK],
+            num_tokens=len(expert_TK),
+            num_experts=num_experts,
+            choice_N=choice_N,
+            in_token_order=True,
+        )
+
+    @staticmethod
     def from_dense(weight_TE: Tensor, visits_TE: Tensor) -> Plan:
         """The plan of a matrix of weights, where visits_TE (bool) says which of them count: the
         way back from dense_weights. An expert's rows stand in token order."""

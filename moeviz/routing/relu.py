@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_number
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
@@ -31,20 +34,10 @@ class ReMoE(LinearRouter):
     matrices = None
     strength: Tensor
 
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
-        start: float = 1e-8,
-        rate: float = 1.2,
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-        if not (start > 0 and rate > 1):
-            raise ValueError(f"start must be above 0 and rate above 1, got {start} and {rate}.")
-        self.rate = rate
+    def __init__(self, *, start: float = 1e-8, rate: float = 1.2, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        check_number("start", start, open_low=True)
+        self.rate = check_number("rate", rate, low=1, open_low=True)
         self.register_buffer("strength", torch.tensor(float(start)))
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:

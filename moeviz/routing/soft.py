@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moeviz.checks import check_whole
-from moeviz.ops import count
+from moeviz.ops import number_in_group
 from moeviz.routing.base import BaseRouter, check_finite, groups_of
+from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import SoftPlan, at_places
@@ -58,7 +58,7 @@ class SoftMoE(BaseRouter):
 
     @classmethod
     def limit(cls, factor: float | None, *, top_k: int, share: float) -> dict[str, Any]:
-        return {"slots": max(1, math.ceil((factor or 1) * share))}
+        return {"slots": capacity_of((factor or 1) * share)}
 
     @torch.no_grad()
     def take_gate(self, gate_ED: Tensor, x_TD: Tensor, context: RouteContext) -> None:
@@ -75,15 +75,10 @@ class SoftMoE(BaseRouter):
 def by_group(logits_TEP: Tensor, group_T: Tensor | None) -> tuple[Tensor, Tensor]:
     """A softmax over the tokens of each group, [G, S, E, P] with S the size of the largest one, and
     place int64 [T] of each token: nothing passes between groups."""
-    num_tokens = len(logits_TEP)
-    group_T, num_groups = groups_of(group_T, num_tokens, logits_TEP.device)
-    size_G = count(group_T, num_groups)
-    largest = int(size_G.max())
-    order_T = torch.argsort(group_T, stable=True)
-    sorted_T = group_T[order_T]
-    rows_T = torch.arange(num_tokens, device=group_T.device)
-    number_T = rows_T - (size_G.cumsum(0) - size_G)[sorted_T]
-    place_T = torch.empty_like(group_T).scatter_(0, order_T, sorted_T * largest + number_T)
+    group_T, num_groups = groups_of(group_T, len(logits_TEP), logits_TEP.device)
+    number_T = number_in_group(group_T, num_groups)
+    largest = int(number_T.max()) + 1
+    place_T = group_T * largest + number_T
     return at_places(logits_TEP, place_T, num_groups, largest, -torch.inf).softmax(1), place_T
 
 

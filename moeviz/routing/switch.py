@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
-from moeviz.ops import count, topk
+from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import Waits, uniform
+from moeviz.routing.base import Waits, renormalised, uniform
 from moeviz.routing.capacity import NEVER_FULL, Capacity, Priority, WithCapacity
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, Gate, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 from moeviz.routing.token_choice import TokenChoice
-
-SWITCH_GATE = Gate(jitter=0.01, init_scale=0.1)
 
 
 class Limited(WithCapacity):
     """A published router that has a capacity of its own, `capacity_factor`."""
 
     family = "token choice"
-    gated = True
+    default_gate = Gate()
     matrices = 1
     waits: ClassVar[Waits] = "in training"
     waits_for = "which rows found a slot"
@@ -45,21 +43,18 @@ class Switch(Limited):
     title = "Switch"
     rule = "K best, first come first served; full: dropped"
     paper = "Fedus et al. 2021, 2101.03961"
+    default_gate = Gate(jitter=0.01, init_scale=0.1)
 
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int = 1,
         capacity_factor: float = 1.25,
         eval_capacity_factor: float | None = None,
         priority: Priority = "position",
-        gate: Gate = SWITCH_GATE,
+        **basics: Unpack[Basics],
     ) -> None:
-        router = TokenChoice(
-            d_model=d_model, num_experts=num_experts, top_k=top_k, weighting="raw", gate=gate
-        )
+        basics.setdefault("gate", self.default_gate)
+        router = TokenChoice(weighting="raw", **basics)
         super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, priority))
 
 
@@ -76,14 +71,11 @@ class STMoE(Limited):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int = 2,
         capacity_factor: float = 1.25,
         eval_capacity_factor: float | None = None,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        router = TokenChoice(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+        router = TokenChoice(**basics)
         super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
 
 
@@ -105,14 +97,11 @@ class GShard(Limited):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int = 2,
         capacity_factor: float = 1.0,
         eval_capacity_factor: float | None = None,
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        router = CoinTossTopK(d_model=d_model, num_experts=num_experts, top_k=top_k, gate=gate)
+        router = CoinTossTopK(**basics)
         super().__init__(router, Capacity(capacity_factor, eval_capacity_factor, "choice"))
 
 
@@ -126,32 +115,16 @@ class CoinTossTopK(LinearRouter):
 
     renormalises = True
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
-
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE = logits_TE.softmax(-1)
-        expert_TK = topk(logits_TE, self.top_k)
-        weight_TK = scores_TE.gather(1, expert_TK)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
+        weight_TK = renormalised(chosen_TK)
+        keep_TK = torch.ones_like(expert_TK, dtype=torch.bool)
         if context.training:
             coin_TK = uniform(weight_TK.shape, weight_TK, context)
             keep_TK = coin_TK < 2 * weight_TK.detach()
             keep_TK[:, 0] = True
-        else:
-            keep_TK = torch.ones_like(expert_TK, dtype=torch.bool)
-        token_N, choice_N = keep_TK.nonzero(as_tuple=True)
-        plan = Plan.from_rows(
-            token_N,
-            expert_TK[keep_TK],
-            weight_TK[keep_TK],
-            num_tokens=len(x_TD),
-            num_experts=self.num_experts,
-            choice_N=choice_N,
-        )
+        plan = Plan.from_kept(expert_TK, weight_TK, keep_TK, num_experts=self.num_experts)
         first_E = count(expert_TK[:, 0], self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, first_E), "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from moeviz.routing.balance import (
 )
 from moeviz.routing.base import IN_GROUPS, overridden, renormalised
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import Gate, LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
@@ -43,7 +43,7 @@ class TokenChoice(LinearRouter):
     With K = 1, renormalised weights are all 1 and the router gets no gradient from the task.
     Losses: "balance" of the `scope` ("sequence" or "batch"; absent for "none"), and "z"
     (ST-MoE). Under a bias, "balance" counts the choices that would be made without it (DeepSeek-V3,
-    eq. 18). gate: options of the scores (see base.Gate).
+    eq. 18). gate: options of the scores (see gate.Gate).
     """
 
     title = "Top-K"
@@ -54,9 +54,6 @@ class TokenChoice(LinearRouter):
     def __init__(
         self,
         *,
-        d_model: int,
-        num_experts: int,
-        top_k: int,
         score: Score = "softmax",
         weighting: Weighting = "renormalise",
         scale: float = 1.0,
@@ -66,9 +63,9 @@ class TokenChoice(LinearRouter):
         top_groups: int | None = None,
         group_score: GroupScore = "max",
         scope: Scope = "batch",
-        gate: Gate | None = None,
+        **basics: Unpack[Basics],
     ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
+        super().__init__(**basics)
         check_choice("score", score, get_args(Score))
         check_choice("weighting", weighting, get_args(Weighting))
         check_choice("scope", scope, get_args(Scope))
@@ -82,11 +79,11 @@ class TokenChoice(LinearRouter):
             if idle:
                 raise ValueError(f"{what} does nothing without {needs} too, or leave it out.")
         top_groups = num_groups if top_groups is None else top_groups
-        check_groups(num_experts, num_groups, top_groups, top_k)
+        check_groups(self.num_experts, num_groups, top_groups, self.top_k)
         self.score_by, self.weighting, self.scale = score, weighting, scale
         self.num_groups, self.top_groups, self.group_score = num_groups, top_groups, group_score
         self.scope = scope
-        self.bias = build_bias(bias, num_experts, bias_rate)
+        self.bias = build_bias(bias, self.num_experts, bias_rate)
         self.renormalises = weighting == "renormalise"
         if num_groups > 1:
             self.never_kills = IN_GROUPS

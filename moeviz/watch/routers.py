@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from moeviz.routing import (
     untrained_router,
 )
 from moeviz.routing.capacity import WithCapacity
-from moeviz.routing.gate import LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import layer_input
 
@@ -115,10 +115,8 @@ class OwnRouter(LinearRouter):
     it does. ValueError where the rule fails, or gives anything but weights of 0 or more, [T, E].
     """
 
-    def __init__(
-        self, *, d_model: int, num_experts: int, top_k: int, rule: Rule, gate: Gate | None = None
-    ) -> None:
-        super().__init__(d_model, num_experts, top_k, gate or Gate())
+    def __init__(self, *, rule: Rule, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
         self.weigh = rule
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:

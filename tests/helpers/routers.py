@@ -9,7 +9,7 @@ from moeviz.routing.capacity import WithCapacity
 
 SOFT = tuple(name for name in ROUTERS if ROUTERS[name].soft)
 DISCRETE = tuple(name for name in ROUTERS if name not in SOFT)
-GATED = tuple(name for name in ROUTERS if ROUTERS[name].gated)
+GATED = tuple(name for name in ROUTERS if ROUTERS[name].default_gate is not None)
 VOCAB = 40
 
 modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
