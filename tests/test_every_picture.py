@@ -77,6 +77,8 @@ def _is_inside(root):
             across += [x + w for x, w in zip(found.get("x", []), found["width"], strict=False)]
             down += [y + h for y, h in zip(found.get("y", []), found["height"], strict=False)]
         if element.tag.removeprefix(SVG) in SHAPES:
+            style = element.get("style", "")
+            assert "fill:none" not in style or re.search("stroke:(?!none)", style), element.attrib
             assert all(-1 <= v <= width + 1 for v in across), (element.text, element.attrib)
             assert all(-1 <= v <= height + 1 for v in down), (element.text, element.attrib)
         if element.tag == SVG + "text":

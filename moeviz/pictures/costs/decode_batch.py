@@ -198,7 +198,7 @@ def _steps(
     if each.max_batch < BATCHES[-1]:
         mark(svg, "cross", points[-1][0] + 11, points[-1][1], key.colour, 5)
     if batch in each.steps:
-        mark(svg, "ring", x(batch), y(value(each.steps[batch])), "none", 7, stroke=INK)
+        mark(svg, "ring", x(batch), y(value(each.steps[batch])), INK, 7)
 
 
 def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
