@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from moeviz.ops import can_look
 from moeviz.routing.context import PER_TOKEN, RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan, SoftPlan
-
-if TYPE_CHECKING:
-    from moeviz.routing.gate import Gate
 
 FILLS = "gives every expert its share of tokens whatever they score"  # for never_kills
 IN_GROUPS = "chooses in groups, which need all of their experts"
@@ -46,9 +43,9 @@ class BaseRouter(nn.Module):
         number of tokens, in training as elsewhere. substitute: the rule, in words, by which a
         router that is not causal decides outside training ("": none, so it cannot generate).
     waits, waits_for: when it makes a GPU wait for the host, and for what.
-    default_gate: the gate it has by default, None where Gate's options do not act on it.
-    renormalises: whether the weights of a token sum to a
-        constant, so that with one choice they are all the same.
+    default_gate: the Gate it has by default, None where Gate's options do not act on it.
+    renormalises: whether the weights of a token sum to a constant, so that with one choice they are
+        all the same.
     matrices: its parameters as a number of matrices [E, D], where every token visits K experts;
         None for other parameters or another number of visits, which no calculator counts.
     soft: whether it makes a SoftPlan. needs: fields of the RouteContext that it cannot do without.
@@ -65,7 +62,7 @@ class BaseRouter(nn.Module):
     substitute: str = ""
     waits: ClassVar[Waits] = "never"
     waits_for: ClassVar[str] = ""
-    default_gate: ClassVar[Gate | None] = None
+    default_gate: ClassVar[Any] = None
     renormalises: bool = False
     matrices: ClassVar[int | None] = None
     soft: ClassVar[bool] = False
