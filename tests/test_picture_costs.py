@@ -31,8 +31,8 @@ from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 from moeviz.pictures.costs.model_map import RANGES, model_map, points
-from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, size
-from moeviz.pictures.costs.offloading import LINKS, even_hit_rate, offloading, speed
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
+from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
@@ -51,7 +51,6 @@ def test_numbers_read_as_models_are_named():
     assert [count(v) for v in (671.026e9, 999.7e9, 1.571e12, 39.16e9, 12, 0)] == [
         "671B", "1T", "1.57T", "39.2B", "12", "0",
     ]  # fmt: skip
-    assert (size(70272), size(1.342e12)) == ("70.3 kB", "1.34 TB")
     assert (money(5.576e6), money(0.0032)) == ("$5.58M", "$0.0032")
 
 
@@ -204,18 +203,18 @@ def test_skewed_visits_are_shares_of_tokens(experts, top_k, skew):
 
 
 def test_a_link_bounds_until_the_devices_memory_does():
-    chip, link = device("T4"), LINKS["pcie3"]
-    at_hit = [speed(MIXTRAL, chip, link, "int4", hit) for hit in (0.0, 0.5, 1.0)]
+    setup, link, host = Setup(MIXTRAL, device("T4"), "int4"), LINKS["pcie3"], LINKS["host"]
     bound = offload_bound(MIXTRAL, link.bytes_per_s, plan="int4").tokens_per_s
     own = sum(
         count * ALL_PLANS["int4"].format(part).bits / 8
         for part, count in active_parameters(MIXTRAL, "ex_input_embedding").components.items()
     )
-    assert at_hit == pytest.approx([bound, 2 * bound, chip.bytes_per_s / own])
-    assert len({speed(MIXTRAL, chip, LINKS["host"], "int4", hit) for hit in (0, 0.5, 1)}) == 1
-    assert 0.6 < even_hit_rate(MIXTRAL, chip, "int4") < 0.7
-    assert even_hit_rate(MIXTRAL, device("B200 SXM"), "int4") == 1.0
-    assert even_hit_rate(MODELS["Kimi K2"].architecture, chip, "bf16") == 0.0
+    at_hit = [setup.speed(link, hit) for hit in (0.0, 0.5, 1.0)]
+    assert at_hit == pytest.approx([bound, 2 * bound, setup.chip.bytes_per_s / own])
+    assert len({setup.speed(host, hit) for hit in (0, 0.5, 1)}) == 1
+    assert 0.6 < setup.even_hit_rate < 0.7
+    assert Setup(MIXTRAL, device("B200 SXM"), "int4").even_hit_rate == 1.0
+    assert Setup(MODELS["Kimi K2"].architecture, device("T4"), "bf16").even_hit_rate == 0.0
     summary = offloading(**LINK | {"model_name": "Kimi K2", "plan": "bf16"}).summary
     assert summary.startswith("Even without its experts the model takes")
 
@@ -262,6 +261,6 @@ def test_the_text_quotes_what_is_computed():
     assert turns == 2048 and "10.8 times" in text and "from batch 2,048 on" in text
     for curve in (sparse, dense):
         assert curve.steps[1].seconds * 1e3 == pytest.approx(0.25, abs=0.005)
-    chip, host = device("T4"), speed(MIXTRAL, device("T4"), LINKS["host"], "int4", 0)
-    below, above = (speed(MIXTRAL, chip, LINKS["pcie3"], "int4", hit) for hit in (0.8, 0.85))
-    assert below < host < above
+    setup = Setup(MIXTRAL, device("T4"), "int4")
+    below, above = (setup.speed(LINKS["pcie3"], hit) for hit in (0.8, 0.85))
+    assert below < setup.speed(LINKS["host"], 0) < above

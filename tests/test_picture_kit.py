@@ -103,8 +103,8 @@ def test_ticks_are_round_and_inside(low, high):
 
 def test_numbers_are_short():
     assert [number(v) for v in (0, 1, 1.5, 100, 10.10)] == ["0", "1", "1.5", "100", "10.1"]
-    flops = [si(v, "FLOP") for v in (0, 999, 1.23e12, 2e15)]
-    assert flops == ["0 FLOP", "999 FLOP", "1.23 TFLOP", "2 PFLOP"]
+    flops = [si(v, "FLOP") for v in (0, 999, 999.7e9, 1.23e12, 2e15, 3e18)]
+    assert flops == ["0 FLOP", "999 FLOP", "1 TFLOP", "1.23 TFLOP", "2 PFLOP", "3,000 PFLOP"]
     assert [short(v) for v in (0.1, 64, 1024, 10_000, 1e6)] == ["0.1", "64", "1,024", "10 k", "1 M"]
 
 

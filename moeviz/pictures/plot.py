@@ -22,6 +22,8 @@ from moeviz.pictures.svg import (
     text_width,
 )
 
+NOBODY = "#ffffff"  # the colour of what no expert takes
+
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
 
 
@@ -88,7 +90,7 @@ def legend(
             svg.line(x, y - 4, x + sample, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
         if key.mark == "box":
             edge = INK if key.colour == "none" else "none"
-            area(svg, x, y - 10, 12, 12, key.colour, hatched=key.hatched, stroke=edge)
+            box(svg, x, y - 10, 12, 12, key.colour, hatched=key.hatched, stroke=edge)
         elif key.mark:
             mark(svg, key.mark, x + (sample / 2 or 6), y - 4, key.colour, 4)
         svg.text(x + (sample or 12) + 6, y, key.name, bold=key.bold, fill=fill)
@@ -99,46 +101,40 @@ def legend(
             x += across or (sample or 12) + 22 + 0.93 * wide
 
 
-def area(
-    svg: Svg, x: float, y: float, width: float, height: float, colour: str, *,
-    hatched: bool = False, tip: str = "", stroke: str = "none",
-) -> None:  # fmt: skip
-    svg.rect(x, y, width, height, colour, tip=tip, stroke=stroke)
-    if hatched and width > 0.5:
-        svg.hatch(x, y, width, height, colour)
-
-
 def stack(
     svg: Svg, x: float, y: float, height: float, parts: Iterable[tuple[float, Key, str]]
 ) -> float:
     """A bar of parts (width, key, tip) beside each other from x on; returns where it ends."""
     for width, key, tip in parts:
-        area(svg, x, y, width, height, key.colour, hatched=key.hatched, tip=tip)
+        box(svg, x, y, width, height, key.colour, hatched=key.hatched, tip=tip)
         x += width
     return x
 
 
-def expert_area(
-    svg: Svg, x: float, y: float, width: float, height: float, expert: int, tip: str = "",
-) -> None:  # fmt: skip
-    """A rectangle in an expert's colour, hatched where the colours come again."""
-    colour = expert_colour(expert)
-    area(svg, x, y, width, height, colour, hatched=expert >= len(OKABE_ITO), tip=tip)
-
-
 def box(
-    svg: Svg, x: float, y: float, width: float, height: float, colour: str, text: str, *,
+    svg: Svg, x: float, y: float, width: float, height: float, colour: str, text: str = "", *,
     size: float = SMALLEST, bold: bool = False, mono: bool = False, radius: float = 0,
     stroke: str = "none", hatched: bool = False, tip: str = "", ink: str = "",
 ) -> None:  # fmt: skip
     """A rectangle with its text, if any, in the middle, in the ink that reads on it."""
     svg.rect(x, y, width, height, colour, radius=radius, stroke=stroke, tip=tip)
-    if hatched:
+    if hatched and width > 0.5:
         svg.hatch(x, y, width, height, colour)
-    if text:
-        ink = ink or (INK if colour == "none" else ink_on(colour))
-        middle, base = x + width / 2, y + height / 2 + 0.37 * size
-        svg.text(middle, base, text, size=size, anchor="middle", bold=bold, mono=mono, fill=ink)
+    ink = ink or (INK if colour == "none" else ink_on(colour))
+    middle, base = x + width / 2, y + height / 2 + 0.37 * size
+    svg.text(middle, base, text, size=size, anchor="middle", bold=bold, mono=mono, fill=ink)
+
+
+def expert_box(
+    svg: Svg, x: float, y: float, width: float, height: float, expert: int, text: str = "",
+    **style: Any,
+) -> None:  # fmt: skip
+    """A box in an expert's colour, hatched where the colours come again; -1: nobody's."""
+    if expert < 0:
+        box(svg, x, y, width, height, NOBODY, text, stroke=RULE, **style)
+    else:
+        hatched = expert >= len(OKABE_ITO)
+        box(svg, x, y, width, height, expert_colour(expert), text, hatched=hatched, **style)
 
 
 def heat_bar(

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from moeviz.pictures.svg import Picture
 
 # Set by the builder of the notebooks.
@@ -31,8 +33,6 @@ def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any
 def smaller(image: bytes) -> bytes:
     """A PNG with a palette of 256 colours, a third of the bytes. Areas keep their colours, for the
     median cut gives each of them a place; only pixels on the edges of letters and lines shift."""
-    from PIL import Image
-
     palette = Image.open(io.BytesIO(image)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     data = io.BytesIO()
     palette.save(data, "PNG", optimize=True)

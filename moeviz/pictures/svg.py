@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
 import math
-import struct
 import unicodedata
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
+from PIL import Image
 
 # The theme's colours on a page, with what stands where there is no theme.
 PAGE_INK = (
@@ -47,6 +47,7 @@ CIVIDIS = (
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
 )  # fmt: skip
 SMALLEST = 12
+Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
 
@@ -117,9 +118,14 @@ def number(value: float) -> str:
 def si(value: float, unit: str) -> str:
     """1.23e12, "FLOP" -> "1.2 TFLOP"."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+        if abs(value) >= factor * 0.9995:
+            return f"{three(value / factor)} {prefix}{unit}"
+    return f"{three(value)} {unit}"
+
+
+def three(value: float) -> str:
+    """Three figures, never in powers of ten."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 class Svg:
@@ -136,78 +142,75 @@ class Svg:
         stroke: str = "none", radius: float = 0, opacity: float = 1, tip: str = "",
         stroke_width: float = 1,
     ) -> None:  # fmt: skip
-        shape = _attributes(x=x, y=y, width=max(width, 0), height=max(height, 0), rx=radius or None)
-        style = _style(
-            fill=fill,
-            stroke=stroke,
-            stroke_width=None if stroke == "none" or stroke_width == 1 else stroke_width,
-            opacity=None if opacity == 1 else number(opacity),
-        )
-        inside = f"<title>{escape(tip)}</title>" if tip else ""
-        self._marks.append(
-            f"<rect{shape}{style}>{inside}</rect>" if tip else f"<rect{shape}{style}/>"
-        )
+        edge = None if stroke == "none" or stroke_width == 1 else number(stroke_width)
+        self._mark(
+            "rect", f"<title>{escape(tip)}</title>" if tip else "",
+            _style(fill=fill, stroke=stroke, stroke_width=edge, opacity=_opacity(opacity)),
+            x=x, y=y, width=max(width, 0), height=max(height, 0), rx=radius or None,
+        )  # fmt: skip
 
     def text(
         self, x: float, y: float, text: str, *, size: float = SMALLEST, fill: str = INK,
         anchor: str = "start", mono: bool = False, bold: bool = False, rotate: float = 0,
     ) -> None:  # fmt: skip
         """Nothing where there are no words."""
-        if not text:
-            return
-        turn = f' transform="rotate({number(rotate)} {number(x)} {number(y)})"' if rotate else ""
-        style = _style(
-            fill=fill,
-            font=f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}",
-            text_anchor=None if anchor == "start" else anchor,
-        )
-        self._marks.append(f"<text{_attributes(x=x, y=y)}{style}{turn}>{escape(text)}</text>")
+        font = f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}"
+        style = _style(fill=fill, font=font, text_anchor=None if anchor == "start" else anchor)
+        if rotate:
+            style += f' transform="rotate({number(rotate)} {number(x)} {number(y)})"'
+        if text:
+            self._mark("text", escape(text), style, x=x, y=y)
 
     def line(
         self, x1: float, y1: float, x2: float, y2: float, *,
         stroke: str = RULE, width: float = 1, dash: str = "",
     ) -> None:  # fmt: skip
         style = _style(stroke=stroke, stroke_width=number(width), stroke_dasharray=dash or None)
-        self._marks.append(f"<line{_attributes(x1=x1, y1=y1, x2=x2, y2=y2)}{style}/>")
+        self._mark("line", "", style, x1=x1, y1=y1, x2=x2, y2=y2)
 
     def polyline(
-        self, points: list[tuple[float, float]], *,
-        stroke: str, width: float = 2, opacity: float = 1, dash: str = "",
-    ) -> None:  # fmt: skip
-        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        self, points: Points, *, stroke: str, width: float = 2, opacity: float = 1, dash: str = ""
+    ) -> None:
         style = _style(
             fill="none", stroke=stroke, stroke_width=number(width), stroke_linejoin="round",
-            stroke_dasharray=dash or None, opacity=None if opacity == 1 else number(opacity),
+            stroke_dasharray=dash or None, opacity=_opacity(opacity),
         )  # fmt: skip
-        self._marks.append(f'<polyline points="{path}"{style}/>')
+        self._mark("polyline", "", style, points=_path(points))
 
-    def polygon(self, points: list[tuple[float, float]], *, fill: str, opacity: float = 1) -> None:
-        path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
-        style = _style(fill=fill, opacity=number(opacity))
-        self._marks.append(f'<polygon points="{path}"{style}/>')
+    def polygon(self, points: Points, *, fill: str, opacity: float = 1) -> None:
+        style = _style(fill=fill, opacity=_opacity(opacity))
+        self._mark("polygon", "", style, points=_path(points))
 
     def circle(self, x: float, y: float, radius: float, fill: str, *, stroke: str = "none") -> None:
-        shape = _attributes(cx=x, cy=y, r=radius)
-        self._marks.append(f"<circle{shape}{_style(fill=fill, stroke=stroke)}/>")
+        self._mark("circle", "", _style(fill=fill, stroke=stroke), cx=x, cy=y, r=radius)
 
     def hatch(self, x: float, y: float, width: float, height: float, fill: str) -> None:
         """Diagonal lines over a rectangle: what sets expert 8 apart from expert 0."""
         self._hatched = True
-        shape = _attributes(x=x, y=y, width=max(width, 0), height=max(height, 0))
-        self._marks.append(
-            f'<g style="color:{ink_on(fill)}"><rect{shape} fill="url(#mv-hatch)"/></g>'
-        )
+        self._marks.append(f'<g style="color:{ink_on(fill)}">')
+        shape = dict(x=x, y=y, width=max(width, 0), height=max(height, 0))
+        self._mark("rect", "", ' fill="url(#mv-hatch)"', **shape)
+        self._marks.append("</g>")
 
     def heat(self, x: float, y: float, width: float, height: float, share_RC: np.ndarray) -> None:
         """A matrix [rows, columns] of shares 0..1 as one cividis image: light where marks of its
         own for every cell would be thousands."""
         level_RC = (np.nan_to_num(share_RC, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
-        data = base64.b64encode(_png(_heat_table()[level_RC])).decode()
-        self._marks.append(
-            f"<image{_attributes(x=x, y=y, width=width, height=height)} "
-            'preserveAspectRatio="none" image-rendering="optimizeSpeed" '
-            f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+        image = io.BytesIO()
+        Image.fromarray(_heat_table()[level_RC]).save(image, "PNG")
+        data = base64.b64encode(image.getvalue()).decode()
+        style = (
+            ' preserveAspectRatio="none" image-rendering="optimizeSpeed" '
+            f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"'
         )
+        self._mark("image", "", style, x=x, y=y, width=width, height=height)
+
+    def _mark(self, tag: str, inside: str, style: str, **shape: float | str | None) -> None:
+        for name, value in shape.items():
+            if value is not None:
+                tag += f' {name}="{value if isinstance(value, str) else number(value)}"'
+        end = f">{inside}</{tag.partition(' ')[0]}>" if inside else "/>"
+        self._marks.append(f"<{tag}{style}{end}")
 
     def picture(self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Picture:
         """The finished picture with its table twin."""
@@ -234,25 +237,14 @@ class Svg:
         )
 
 
-def _png(rgb_RC3: np.ndarray) -> bytes:
-    """An uint8 image [rows, columns, 3] as PNG (ISO/IEC 15948): without this, drawing would need
-    an imaging library."""
-    rows, columns = rgb_RC3.shape[:2]
-    lines = b"".join(b"\0" + line.tobytes() for line in rgb_RC3)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+def _path(points: Points) -> str:
+    return " ".join(f"{number(x)},{number(y)}" for x, y in points)
 
 
-def _attributes(**values: float | None) -> str:
-    return "".join(f' {name}="{number(v)}"' for name, v in values.items() if v is not None)
+def _opacity(value: float) -> str | None:
+    return None if value == 1 else number(value)
 
 
-def _style(**values: str | float | None) -> str:
+def _style(**values: str | None) -> str:
     pairs = [f"{k.replace('_', '-')}:{v}" for k, v in values.items() if v is not None]
     return f' style="{";".join(pairs)}"'

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
-from moeviz.pictures.costs.model_parts import size, sizes_of
-from moeviz.pictures.plot import area, heading, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on
+from moeviz.pictures.costs.model_parts import sizes_of
+from moeviz.pictures.plot import box, heading, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on, si
 
 WIDTH, HEIGHT = 900.0, 456.0
 LADDER = "DeepSeek-V3 / R1"
@@ -56,10 +56,11 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
     baseline, own = steps[0], steps[-1]
     eight = next(s for s in steps if "8 groups" in s[0])
     many = "One sequence" if batch == 1 else f"{batch} sequences"
+    latent, plain = (si(batch * step[1], "B") for step in (own, baseline))
     summary = (
-        f"{many} of {context:,} tokens in DeepSeek-V3's layers: {size(batch * own[1])} with latent "
-        f"attention, {size(batch * baseline[1])} with {baseline[0]}, {baseline[3]:.1f} times as "
-        f"much; GQA with 8 groups takes {eight[3]:.1f} times as much."
+        f"{many} of {context:,} tokens in DeepSeek-V3's layers: {latent} with latent attention, "
+        f"{plain} with {baseline[0]}, {baseline[3]:.1f} times as much; GQA with 8 groups takes "
+        f"{eight[3]:.1f} times as much."
     )
     svg = Svg(WIDTH, HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
@@ -110,11 +111,11 @@ def _bar(
 ) -> None:  # fmt: skip
     svg.text(x, y, name)
     colour = COLOURS.get(kind, OTHER)
-    area(svg, x, y + 5, max(width * share, 1.5), 18, colour, hatched=hatched)
+    box(svg, x, y + 5, max(width * share, 1.5), 18, colour, hatched=hatched)
     if not factor:  # the models' column: beyond the line of one GPU
-        svg.text(WIDTH, y + 19, size(value), bold=True, anchor="end")
+        svg.text(WIDTH, y + 19, si(value, "B"), bold=True, anchor="end")
         return
-    words = f"{size(value)} · {factor}"
+    words = f"{si(value, 'B')} · {factor}"
     end = x + width * share
     if share > 0.5:
         svg.text(end - 8, y + 19, words, bold=True, anchor="end", fill=ink_on(colour))
@@ -136,7 +137,7 @@ def _models(svg: Svg, context: int, bits: int, batch: int) -> None:
     if MEMORY <= top * 1.25:
         for i in range(len(found)):
             svg.line(at, 67 + 44 * i, at, 90 + 44 * i, stroke=INK, width=2)
-        svg.text(left, base + 14, f"black line: {size(MEMORY)}, one H100")
+        svg.text(left, base + 14, f"black line: {si(MEMORY, 'B')}, one H100")
     else:
         svg.text(left, base + 14, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
     svg.text(left, base + 34, "bytes of cache; weights come on top", fill=MUTED)

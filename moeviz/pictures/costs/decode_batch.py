@@ -23,7 +23,7 @@ from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, three
 
 WIDTH, HEIGHT = 900.0, 560.0
 LAST = 14  # the batch goes to 2^14
@@ -136,7 +136,7 @@ def _summary(
             f"{sparse.max_batch:,} such sequences."
         )
     said = (
-        f"Batch {batch:,}: {_ms(step)} ms a step, {_count(step.tokens_per_s)} tokens/s in all, "
+        f"Batch {batch:,}: {_ms(step)} ms a step, {step.tokens_per_s:,.0f} tokens/s in all, "
         f"bound by {step.bound}; {step.distinct:.1f} experts touched in each layer."
     )
     twin = dense.steps.get(batch)
@@ -146,25 +146,17 @@ def _summary(
             f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
             f"{ratio:.2f} times as long."
         )
-    return (
-        said
-        + f" Critical batch by the weights alone: {_count(marks[0])}, dense "
-        + (f"{_count(marks[1])}.")
-    )
+    return f"{said} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
 
 
 def _ms(step: DecodeStep) -> str:
-    return f"{step.seconds * 1e3:.3g}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
+    return three(step.seconds * 1e3)
 
 
 def _legend(svg: Svg, marks: tuple[float, float]) -> None:
     names = (
-        f"sparse (critical batch {_count(marks[0])})",
-        f"dense twin, equal active parameters (critical {_count(marks[1])})",
+        f"sparse (critical batch {marks[0]:,.0f})",
+        f"dense twin, equal active parameters (critical {marks[1]:,.0f})",
     )
     keys = (replace(key, name=name) for key, name in zip((SPARSE, DENSE), names, strict=True))
     legend(svg, 0, 37, keys)

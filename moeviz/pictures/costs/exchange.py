@@ -10,7 +10,7 @@ import numpy as np
 from moeviz.costs import Traffic, all_to_all
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, area, heading, heat_bar, legend, paragraph
+from moeviz.pictures.plot import Key, box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
 WIDTH, HEIGHT = 900.0, 540.0
@@ -163,7 +163,7 @@ def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
         for j, (size, key) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
             y = top + 23 + j * 25
             width = (right - left - 86) * size / (most or 1.0)
-            area(svg, left, y, width, 19, key.colour, hatched=key.hatched)
+            box(svg, left, y, width, 19, key.colour, hatched=key.hatched)
             svg.text(left + width + 6, y + 14, si(size, "B"))
     notes = (
         "One copy a node: a token crosses once, to the device there",

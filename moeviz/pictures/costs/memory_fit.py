@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeviz.costs import Device, Fit, device, fit
 from moeviz.pictures.axes import Scale, general, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, area, heading, legend, paragraph, stack
+from moeviz.pictures.plot import Key, box, heading, legend, paragraph, stack
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH = 900.0
@@ -119,7 +119,7 @@ def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
         svg.rect(end, top, edge - end, BAR, "none", stroke=INK)
     else:
         # Under the bar, so that the parts' own colours stay.
-        area(svg, edge, top + BAR, end - edge, 7, OVER, hatched=True)
+        box(svg, edge, top + BAR, end - edge, 7, OVER, hatched=True)
 
 
 def _verdict(found: Fit) -> str:

@@ -15,9 +15,9 @@ from moeviz.costs import (
     parameters,
     weight_bytes,
 )
-from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, size, sizes_of
+from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, sizes_of
 from moeviz.pictures.plot import Key, heading, stack
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
 WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
 BAR, LIST = 560.0, 596.0
@@ -147,9 +147,9 @@ def _list(svg: Svg, top: float, every: dict, active: dict, found: Sheet) -> None
 
 def _lines(item: Model | Architecture, found: Sheet) -> tuple[str, ...]:
     ways = " · ".join(f"{count(found.active[name])} {words}" for name, words in CONVENTIONS.items())
-    weights = " · ".join(f"{name} {size(value)}" for name, value in found.weights.items())
+    weights = " · ".join(f"{name} {si(value, 'B')}" for name, value in found.weights.items())
     cache = found.no_cache or (
-        f"{size(found.cache_per_token)} more for each token; {size(found.cache)} at "
+        f"{si(found.cache_per_token, 'B')} more for each token; {si(found.cache, 'B')} at "
         f"{found.context_tokens:,} tokens, 16 bits"
     )
     return (
@@ -192,10 +192,10 @@ def _rows(item: Model | Architecture) -> list[tuple[object, ...]]:
         for way, words in CONVENTIONS.items()
     ]
     rows += [
-        (name, "sheet", f"weights, {plan}", size(value), "", "parameters × bits / 8")
+        (name, "sheet", f"weights, {plan}", si(value, "B"), "", "parameters × bits / 8")
         for plan, value in found.weights.items()
     ]
-    cache = found.no_cache or size(found.cache_per_token)
+    cache = found.no_cache or si(found.cache_per_token, "B")
     rows.append(
         (name, "sheet", "cache, one more token", cache, "", f"at {found.context_tokens:,} tokens")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moeviz.costs import Architecture, Total, model
+from moeviz.pictures.svg import si
 
 # Part -> its colour and the components of moeviz.costs in it, in the order of a stack.
 PARTS = {
@@ -48,25 +49,9 @@ def part_of(component: str) -> str:
 
 def count(value: float) -> str:
     """6.71e11 -> "671B": three figures, as models are named."""
-    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * 0.9995:
-            return f"{_three(value / factor)}{letter}"
-    return f"{value:.3g}"
-
-
-def size(value: float) -> str:
-    """Bytes in decimal units, three figures: 1.34e12 -> "1.34 TB"."""
-    for factor, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= factor * 0.9995:
-            return f"{_three(value / factor)} {unit}"
-    return f"{value:.3g} B"
+    return si(value, "").replace(" ", "").replace("G", "B")
 
 
 def money(usd: float) -> str:
     """5.576e6 -> "$5.58M"."""
     return f"${count(usd)}" if usd >= 0.01 else f"${usd:.2g}"
-
-
-def _three(value: float) -> str:
-    """Three figures, never in powers of ten."""
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"

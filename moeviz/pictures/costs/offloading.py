@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from moeviz.costs import (
     Architecture,
@@ -53,101 +55,111 @@ LINKS = {
 }  # fmt: skip
 
 
-def speed(
-    architecture: Architecture, chip: Device, link: Link, plan: str, hit_rate: float
-) -> float:
-    """At most so many tokens a second of one sequence: bytes over the link, and the device's own
-    read of what a token needs, whichever takes longer.
+@dataclass(frozen=True)
+class Setup:
+    """A model in a plan's formats beside one device."""
 
-    A host that computes its experts itself leaves the device only the other weights."""
-    hit = 0.0 if link.host_computes else hit_rate
-    over = offload_bound(architecture, link.bytes_per_s, plan=plan, hit_rate=hit)
-    parts = active_parameters(architecture, "ex_input_embedding").components
-    own = sum(
-        count * PLANS[plan].format(component).bits / 8
-        for component, count in parts.items()
-        if not (link.host_computes and component == "routed_experts")
-    )
-    seconds = max(over.bytes.total / link.bytes_per_s, own / chip.bytes_per_s)
-    return 1 / seconds
+    architecture: Architecture
+    chip: Device
+    plan: str
 
+    def gigabytes(self, link: Link, hit_rate: float) -> float:
+        """What comes over the link for each token; a host that computes has no cache to hit."""
+        hit = 0.0 if link.host_computes else hit_rate
+        over = offload_bound(self.architecture, link.bytes_per_s, plan=self.plan, hit_rate=hit)
+        return over.bytes.total / 1e9
 
-def even_hit_rate(architecture: Architecture, chip: Device, plan: str) -> float:
-    """The share of the experts that lies in the device's memory beside all other weights: the hit
-    rate under even routing, where no cache can do better."""
-    weights = weight_bytes(architecture, plan)
-    experts = weights.part("routed_experts")
-    room = chip.memory_bytes - (weights.total - experts)
-    return min(max(room / experts, 0.0), 1.0)
+    def speed(self, link: Link, hit_rate: float) -> float:
+        """At most so many tokens a second of one sequence: bytes over the link, and the device's
+        own read of what a token needs, whichever takes longer.
+
+        A host that computes its experts itself leaves the device only the other weights."""
+        parts = active_parameters(self.architecture, "ex_input_embedding").components
+        own = sum(
+            count * PLANS[self.plan].format(component).bits / 8
+            for component, count in parts.items()
+            if not (link.host_computes and component == "routed_experts")
+        )
+        over = self.gigabytes(link, hit_rate) * 1e9
+        return 1 / max(over / link.bytes_per_s, own / self.chip.bytes_per_s)
+
+    @cached_property
+    def weights(self) -> tuple[float, float]:
+        """Bytes of the routed experts and of all other weights."""
+        weights = weight_bytes(self.architecture, self.plan)
+        experts = weights.part("routed_experts")
+        return experts, weights.total - experts
+
+    @property
+    def even_hit_rate(self) -> float:
+        """The share of the experts that lies in the device's memory beside all other weights: the
+        hit rate under even routing, where no cache can do better."""
+        experts, others = self.weights
+        return min(max((self.chip.memory_bytes - others) / experts, 0.0), 1.0)
 
 
 def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: int) -> Picture:
     """A curve for each link, the chosen one with the band that measured systems reach. hit: the
     hit rate in per cent."""
-    architecture = sparse_sizes_of(model_name)
-    chip, chosen = device(device_name), LINKS[link]
-    rate = hit / 100
-    even = even_hit_rate(architecture, chip, plan)
-    weights = weight_bytes(architecture, plan)
-    others = (weights.total - weights.part("routed_experts")) / 1e9
-    room = chip.memory_bytes / 1e9
-    summary = _summary(architecture, chip, chosen, plan, rate, even, others)
-    svg = Svg(WIDTH, HEIGHT, "Experts behind a link", summary)
+    setup = Setup(sparse_sizes_of(model_name), device(device_name), plan)
+    chip, chosen, rate = setup.chip, LINKS[link], hit / 100
+    experts, others = setup.weights
+    svg = Svg(WIDTH, HEIGHT, "Experts behind a link", _summary(setup, chosen, rate))
     heading(
         svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence on one {chip.name}",
-        f"{weights.total / 1e9:,.1f} GB of weights, {others:,.1f} GB of them no experts, and "
-        f"{room:,.0f} GB of memory: {even:.0%} of the experts lie there",
+        f"{(experts + others) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB of them no "
+        f"experts, and {chip.memory_bytes / 1e9:,.0f} GB of memory: {setup.even_hit_rate:.0%} of "
+        "the experts lie there",
     )  # fmt: skip
-    _plot(svg, architecture, chip, plan, link, rate, even)
+    _plot(svg, setup, chosen, rate)
+    _legend(svg, setup, chosen, rate)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
     paragraph(svg, 0, HEIGHT - 26, (source_line(chip), nominal), fill=MUTED)
-    return svg.picture(COLUMNS, _table(architecture, chip, chosen, plan))
+    return svg.picture(COLUMNS, _table(setup, chosen))
 
 
-def _summary(
-    architecture: Architecture, chip: Device, link: Link, plan: str, rate: float, even: float,
-    others: float,
-) -> str:  # fmt: skip
-    if others * 1e9 > chip.memory_bytes:
+def _summary(setup: Setup, link: Link, rate: float) -> str:
+    memory, others, even = setup.chip.memory_bytes, setup.weights[1], setup.even_hit_rate
+    if others > memory:
         return (
-            f"Even without its experts the model takes {others:,.1f} GB: it does not fit the "
-            f"{chip.memory_bytes / 1e9:,.0f} GB of {chip.name}."
+            f"Even without its experts the model takes {others / 1e9:,.1f} GB: it does not fit the "
+            f"{memory / 1e9:,.0f} GB of {setup.chip.name}."
         )
-    best = speed(architecture, chip, link, plan, rate)
-    low, high = (share * best for share in REACHED)
+    best = setup.speed(link, rate)
     if link.host_computes:
         said = f"The host computes its experts: at most {best:,.3g} tokens/s, whatever is cached."
     else:
-        over = offload_bound(architecture, link.bytes_per_s, plan=plan, hit_rate=rate)
         said = (
-            f"{link.label} at a hit rate of {rate:.0%}: {over.bytes.total / 1e9:.3g} GB come over "
-            f"it for every token, at most {best:,.3g} tokens/s."
+            f"{link.label} at a hit rate of {rate:.0%}: {setup.gigabytes(link, rate):.3g} GB come "
+            f"over it for every token, at most {best:,.3g} tokens/s."
         )
         if rate > even:
             said += f" Even routing gives {even:.0%}; more needs experts that are asked for again."
-    return f"{said} Measured systems reach 20 to 40 %: {low:,.3g} to {high:,.3g}."
+    return f"{said} Measured systems reach 20 to 40 %: {_reached(best)}."
 
 
-def _plot(
-    svg: Svg, architecture: Architecture, chip: Device, plan: str, link: str, rate: float,
-    even: float,
-) -> None:  # fmt: skip
+def _reached(best: float) -> str:
+    low, high = (share * best for share in REACHED)
+    return f"{low:,.3g} to {high:,.3g}"
+
+
+def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     x, y = Scale(0, 100, 62, 640), LogScale(0.05, 1000, 400, 82)
     axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
-    svg.line(x(100 * even), y.start, x(100 * even), y.end, stroke=INK, dash="2 4", width=1.5)
-    for name, each in LINKS.items():
-        best = {100 * hit: speed(architecture, chip, each, plan, hit) for hit in HITS}
-        if name == link:
+    even, at = x(100 * setup.even_hit_rate), x(100 * rate)
+    svg.line(even, y.start, even, y.end, stroke=INK, dash="2 4", width=1.5)
+    for link in LINKS.values():
+        best = {100 * hit: setup.speed(link, hit) for hit in HITS}
+        if link is chosen:
             low, high = (
                 [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
             )
-            svg.polygon(high + low[::-1], fill=each.colour, opacity=0.3)
-        curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), _key(each, name == link))
-    here = _clip(speed(architecture, chip, LINKS[link], plan, rate), y)
-    svg.line(x(100 * rate), y.start, x(100 * rate), y.end, stroke=INK, width=0.8)
-    mark(svg, "circle", x(100 * rate), y(here), LINKS[link].colour, 7, stroke=INK)
-    _legend(svg, architecture, chip, plan, link, rate, even)
+            svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
+        curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), _key(link, link is chosen))
+    svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
+    best_here = _clip(setup.speed(chosen, rate), y)
+    mark(svg, "circle", at, y(best_here), chosen.colour, 7, stroke=INK)
 
 
 def _key(link: Link, chosen: bool) -> Key:
@@ -158,36 +170,24 @@ def _clip(value: float, y: Scale) -> float:
     return min(max(value, y.low), y.high)
 
 
-def _legend(
-    svg: Svg, architecture: Architecture, chip: Device, plan: str, link: str, rate: float,
-    even: float,
-) -> None:  # fmt: skip
+def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     left = 668.0
     svg.text(left, 92, f"tokens/s at most, {rate:.0%} hits", bold=True)
-    legend(svg, left, 118, (_key(each, n == link) for n, each in LINKS.items()), down=26)
-    for i, (name, each) in enumerate(LINKS.items()):
-        best = speed(architecture, chip, each, plan, rate)
-        svg.text(WIDTH, 118 + i * 26, f"{best:,.3g}", anchor="end", bold=name == link)
-    svg.rect(left, 250, 26, 16, LINKS[link].colour, opacity=0.3)
+    legend(svg, left, 118, (_key(each, each is chosen) for each in LINKS.values()), down=26)
+    for i, link in enumerate(LINKS.values()):
+        best = f"{setup.speed(link, rate):,.3g}"
+        svg.text(WIDTH, 118 + i * 26, best, anchor="end", bold=link is chosen)
+    svg.rect(left, 250, 26, 16, chosen.colour, opacity=0.3)
     paragraph(svg, left + 34, 263, ("20 to 40 % of it: what", "measured systems reach"))
     svg.line(left + 13, 298, left + 13, 330, stroke=INK, dash="2 4", width=1.5)
-    fits = f"{even:.0%}: as many experts as", "fit, if routing is even"
+    fits = f"{setup.even_hit_rate:.0%}: as many experts as", "fit, if routing is even"
     paragraph(svg, left + 34, 309, fits)
     flat = "Where a curve is flat, the", "device's own memory limits."
     paragraph(svg, left, 357, flat, fill=MUTED)
 
 
-def _table(
-    architecture: Architecture, chip: Device, link: Link, plan: str
-) -> tuple[tuple[object, ...], ...]:
-    rows = []
+def _table(setup: Setup, link: Link) -> Iterator[tuple[object, ...]]:
     for percent in range(0, 101, 5):
-        rate = percent / 100
-        hit = 0.0 if link.host_computes else rate
-        over = offload_bound(architecture, link.bytes_per_s, plan=plan, hit_rate=hit)
-        best = speed(architecture, chip, link, plan, rate)
-        rows.append(
-            (f"{percent} %", f"{over.bytes.total / 1e9:.3g}", f"{best:,.3g}",
-             f"{REACHED[0] * best:,.3g} to {REACHED[1] * best:,.3g}")
-        )  # fmt: skip
-    return tuple(rows)
+        best = setup.speed(link, percent / 100)
+        over = setup.gigabytes(link, percent / 100)
+        yield f"{percent} %", f"{over:.3g}", f"{best:,.3g}", _reached(best)

@@ -7,7 +7,7 @@ from typing import Any
 
 from moeviz.pictures.axes import LogScale, decades, x_axis
 from moeviz.pictures.plot import Key, heading, legend, mark
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, text_width
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, text_width, three
 
 WIDTH = 900.0
 RIGHT, TOP, ROW = 640.0, 96.0, 52.0
@@ -73,12 +73,7 @@ def _unit(milliseconds: float) -> tuple[str, float]:
 
 def _ms(value: float) -> str:
     unit, one = _unit(value)
-    return f"{_short(value / one)} {unit}"
-
-
-def _short(value: float) -> str:
-    """Three digits, without an exponent."""
-    return f"{float(f'{value:.3g}'):g}"
+    return f"{three(value / one)} {unit}"
 
 
 def _scale(timed: dict[str, Any]) -> LogScale:
@@ -95,7 +90,7 @@ def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale) -
     svg.line(q1, y, q3, y, stroke=key.colour, width=5)
     mark(svg, key.mark, median, y, key.colour, 6, stroke=INK)
     unit, one = _unit(spread["median"])
-    m, a, b = (_short(spread[q] / one) for q in QUARTILES)
+    m, a, b = (three(spread[q] / one) for q in QUARTILES)
     svg.text(RIGHT + 16, y + 4, f"{m} {unit} ({a} to {b})")
 
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.pictures.kernels.dispatch_detail import DETAIL, TOP, detail_height
-from moeviz.pictures.plot import box, stages
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    OKABE_ITO,
-    RULE,
-    Picture,
-    Svg,
-    expert_colour,
-    shorten,
-    text_width,
-)
+from moeviz.pictures.plot import box, expert_box, stages
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, shorten, text_width
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
 WIDTH = 900.0
@@ -138,11 +128,12 @@ class _Lanes:
     def _cell(
         self, svg: Svg, x: float, y: float, expert: int, label: str, *, ghost: bool = False
     ) -> None:
-        colour, width = expert_colour(expert), self.unit - 1
+        width = self.unit - 1
         if ghost:
-            box(svg, x, y, width, CELL, "none", label, stroke=colour, ink=MUTED)
+            edge = expert_colour(expert)
+            box(svg, x, y, width, CELL, "none", label, stroke=edge, ink=MUTED)
         else:
-            box(svg, x, y, width, CELL, colour, label, hatched=expert >= len(OKABE_ITO))
+            expert_box(svg, x, y, width, CELL, expert, label)
 
     def _programs(self, svg: Svg, active: int) -> None:
         """Which program of the sort takes which assignments."""
@@ -160,11 +151,10 @@ class _Lanes:
             first, last = int(self.trace.offsets[e]), int(self.trace.offsets[e + 1])
             if first == last:
                 continue
-            colour = expert_colour(e)
             width = (last - first) * self.unit - 1
             label = f"expert {e}" if width > text_width("expert 0", 12) + 4 else f"e{e}"
             label = label if width > text_width(label, 12) else ""
-            box(svg, self.b(first), LANE_B + CELL + 2, width, 15, colour, label, bold=True)
+            expert_box(svg, self.b(first), LANE_B + CELL + 2, width, 15, e, label, bold=True)
 
     def _tiles(self, svg: Svg, active: int) -> None:
         y = LANE_B + CELL + 21

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.plot import box, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, shorten
+from moeviz.pictures.plot import expert_box, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, Svg, shorten
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
 TOP = 326.0
@@ -40,7 +40,7 @@ def _topk(svg: Svg, trace: DispatchTrace, _: int) -> None:
         svg.text(x + 22, y, shorten(token, 9), mono=True, size=13)
         for k in range(trace.top_k):
             e, left = int(trace.expert[t, k]), x + 104 + k * 84
-            box(svg, left, y - 12, 26, 16, expert_colour(e), f"e{e}", bold=True, radius=3)
+            expert_box(svg, left, y - 12, 26, 16, e, f"e{e}", bold=True, radius=3)
             svg.text(left + 32, y, f"× {trace.weight[t, k]:.2f}")
 
 
@@ -52,7 +52,7 @@ def _matrix(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
     top = TOP + 24
     for e in range(num_experts):
         x = LEFT + e * COLUMN
-        box(svg, x, TOP, COLUMN - 2, 17, expert_colour(e), f"e{e}", bold=True)
+        expert_box(svg, x, TOP, COLUMN - 2, 17, e, f"e{e}", bold=True)
     for p in range(programs):
         y = top + p * ROW
         active = stage != "scan" and p == program
@@ -115,7 +115,7 @@ def _scatter(svg: Svg, trace: DispatchTrace, program: int) -> None:
     first = program * trace.sort_block
     for n, i in enumerate(range(first, min(first + trace.sort_block, len(expert_N)))):
         e, y = int(expert_N[i]), TOP + 32 + n * LINE
-        box(svg, x, y - 12, 26, 16, expert_colour(e), f"e{e}", bold=True, radius=3)
+        expert_box(svg, x, y - 12, 26, 16, e, f"e{e}", bold=True, radius=3)
         token = shorten(trace.tokens[i // trace.top_k], 9)
         svg.text(x + 34, y, token, mono=True)
         sum_ = f"{int(trace.offsets[e])} + {int(trace.before[program, e])} + {seen[e]}"
@@ -143,7 +143,7 @@ def _tiles(svg: Svg, trace: DispatchTrace, _: int) -> None:
         for m in range(trace.tile_block):
             left = x + m * unit
             if m < len(rows):
-                box(svg, left, y + 10, unit - 1, 22, expert_colour(e), str(rows[m]))
+                expert_box(svg, left, y + 10, unit - 1, 22, e, str(rows[m]))
             else:
                 _padding(svg, left, y + 10, unit - 1, 22)
 
@@ -188,7 +188,7 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
             _padding(svg, 0, y - 13, sum(STRIPS[-1]), LINE - 3)
             continue
         row, t = rows[m], int(trace.order[rows[m]]) // trace.top_k
-        box(svg, 0, y - 13, 30, LINE - 3, expert_colour(e), str(row), bold=True, radius=3)
+        expert_box(svg, 0, y - 13, 30, LINE - 3, e, str(row), bold=True, radius=3)
         svg.text(38, y, f"token {t}", fill=MUTED)
         svg.text(98, y, shorten(trace.tokens[t], 11), mono=True)
         svg.text(848, y, f"{np.linalg.norm(trace.rows[row]):.2f}", fill=MUTED)
@@ -205,7 +205,7 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
     for n, row in enumerate(rows):
         e = int(trace.row_expert[row])
         svg.text(0, y, "+" if n else "", size=14, bold=True)
-        box(svg, 16, y - 13, 30, LINE - 3, expert_colour(e), str(int(row)), bold=True, radius=3)
+        expert_box(svg, 16, y - 13, 30, LINE - 3, e, str(row), bold=True, radius=3)
         svg.text(54, y, f"row {int(row)}, from expert {e}")
         y += LINE
     svg.text(0, y + 2, "=", size=14, bold=True)

@@ -9,7 +9,7 @@ from typing import Any
 from moeviz.costs import distinct_experts
 from moeviz.pictures.axes import LogScale, Scale, axes
 from moeviz.pictures.plot import Key, heading, legend, mark
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 
 WIDTH, HEIGHT = 900.0, 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 548.0, 62.0, 400.0
@@ -127,8 +127,8 @@ def _summary(device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int
     whole, dense = parts[1], parts[0]
     batch = f"{tokens} tokens" if tokens > 1 else "1 token"
     said = (
-        f"With {batch} the experts do {_short(whole.intensity)} FLOP per byte, a dense FFN of the "
-        f"same FLOPs {_short(dense.intensity)}."
+        f"With {batch} the experts do {three(whole.intensity)} FLOP per byte, a dense FFN of the "
+        f"same FLOPs {three(dense.intensity)}."
     )
     if device is None:
         return f"{said} This machine's ceilings are not measured yet."
@@ -136,13 +136,9 @@ def _summary(device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int
     ridge = peak / memory
     bound = "memory" if whole.intensity < ridge else "arithmetic"
     return (
-        f"{said} This device needs {_short(ridge)} FLOP per byte to be busy: the experts are "
+        f"{said} This device needs {three(ridge)} FLOP per byte to be busy: the experts are "
         f"bound by {bound}."
     )
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class _Clipped(LogScale):
@@ -183,7 +179,7 @@ def _parts(
         svg.line(at, roof, *spot, stroke=MUTED)
         line = 142 + i * 19
         _numbered(svg, 589, line - 4, i + 1)
-        svg.text(606, line, f"{part.name}: {_short(part.intensity)}")
+        svg.text(606, line, f"{part.name}: {three(part.intensity)}")
     for i, spot in enumerate(placed[len(taken) :]):  # above every line
         _numbered(svg, *spot, i + 1)
     svg.text(580, 257, "above the roof: makes way for another mark", fill=MUTED)

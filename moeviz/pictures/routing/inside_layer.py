@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.plot import box, stages
+from moeviz.pictures.plot import box, expert_box, stages
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, expert_colour, heat_colour, shorten
 from moeviz.records.routes import Anatomy
 
@@ -41,7 +41,7 @@ def _names(svg: Svg, layer: Anatomy, right: float, pitch: float) -> None:
 
 
 def _chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
-    box(svg, x, y, width, 16, expert_colour(expert), f"e{expert}", bold=True, radius=3)
+    expert_box(svg, x, y, width, 16, expert, f"e{expert}", bold=True, radius=3)
 
 
 def _shape_note(layer: Anatomy) -> str:

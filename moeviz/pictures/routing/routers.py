@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.pictures.plot import Key, box, expert_area, heat_bar, legend
+from moeviz.pictures.plot import Key, box, expert_box, heat_bar, legend
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
@@ -126,7 +126,7 @@ def _bars(svg: Svg, one: Decision, x: float, cell: float, peak: int) -> None:
         left, width = x + e * cell + 1, cell - 3
         tip = f"expert {e}: {int(one.load[e])} of {int(one.demand[e])} assignments"
         svg.rect(left, base - demand, width, demand, "none", stroke=INK, stroke_width=0.75)
-        expert_area(svg, left, base - load, width, load, e, tip)
+        expert_box(svg, left, base - load, width, load, e, tip=tip)
         svg.text(x + (e + 0.5) * cell, ROWS - 8, str(e), anchor="middle", fill=MUTED)
     right = x + num_experts * cell
     even = base - BAR * float(one.load.mean()) / peak

@@ -8,12 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes
-from moeviz.pictures.plot import Key, box, curve, expert_area, legend, mark
-from moeviz.pictures.routing.tokens import DROPPED, NO_SLOT, batch_strip, laid_out
+from moeviz.pictures.plot import NOBODY, Key, curve, expert_box, legend, mark
+from moeviz.pictures.routing.tokens import DROPPED, batch_strip, laid_out
 from moeviz.pictures.svg import (
     INK,
     MUTED,
-    OKABE_ITO,
     RULE,
     Picture,
     Svg,
@@ -207,22 +206,22 @@ def _slots(
     tips = int(decision.demand.sum()) <= MOST_TIPS
     for i, (e, t, k) in enumerate(kept + gone):
         left, served = x + i * unit, i < len(kept)
-        colour = expert_colour(e) if served else NO_SLOT
         fate = f"slot {i} of expert {e}" if served else f"no slot with expert {e}"
         tip = f"{t} {shorten(decision.tokens[t], 24)}: choice {k + 1}, {fate}" if tips else ""
-        box(svg, left, y, unit - 1, SLOT, colour, str(t) if numbered else "", mono=True, tip=tip,
-            stroke="none" if served else RULE, hatched=served and e >= len(OKABE_ITO))  # fmt: skip
+        label, taker = str(t) if numbered else "", e if served else -1
+        expert_box(svg, left, y, unit - 1, SLOT, taker, label, mono=True, tip=tip)
         if k:
-            svg.rect(left + 1, y + SLOT - 3, unit - 3, 2, ink_on(colour))
+            ink = ink_on(expert_colour(e) if served else NOBODY)
+            svg.rect(left + 1, y + SLOT - 3, unit - 3, 2, ink)
         if not served:
             svg.line(left, y + SLOT, left + unit - 1, y, stroke=DROPPED, width=1.5)
 
 
 def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: int) -> None:
-    expert_area(svg, x, y, kept * unit, SLOT, e, f"expert {e}: {kept} placed")
+    expert_box(svg, x, y, kept * unit, SLOT, e, tip=f"expert {e}: {kept} placed")
     if gone:
         left, width = x + kept * unit, gone * unit
-        svg.rect(left, y, width, SLOT, NO_SLOT, stroke=RULE, tip=f"expert {e}: {gone} without")
+        expert_box(svg, left, y, width, SLOT, -1, tip=f"expert {e}: {gone} without")
         svg.line(left, y + SLOT, left + width, y, stroke=DROPPED, width=1.5)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.pictures.plot import box, expert_area, flow, heading, heat_bar
+from moeviz.pictures.plot import box, expert_box, flow, heading, heat_bar
 from moeviz.pictures.svg import (
     INK,
     MUTED,
-    OKABE_ITO,
-    RULE,
     Picture,
     Svg,
     expert_colour,
@@ -23,7 +21,7 @@ from moeviz.records.routes import Decision, Trace
 
 WIDTH, BATCH_WIDTH = 800, 900
 SHOWN_TOKENS, MATRIX_TOKENS = 128, 48  # of a batch, of a matrix
-NO_SLOT, DROPPED = "#ffffff", "#d55e00"
+DROPPED = "#d55e00"
 
 
 def token_strip(trace: Trace, layer: int) -> Picture:
@@ -52,15 +50,13 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     for t, ((x, y), width) in enumerate(zip(places, widths, strict=True)):
         y += top
         first = int(expert_TK[t, 0]) if expert_TK.shape[1] else -1
-        colour = expert_colour(first) if first >= 0 else NO_SLOT
         weights = ", ".join(
             f"expert {e} weight {w:.2f}"
             for e, w in zip(expert_TK[t], weight_TK[t], strict=True)
             if e >= 0
         )
         tip = f"{trace.tokens[t]}: {weights or 'no expert'}"
-        box(svg, x, y, width, 26, colour, shown[t], size=size, mono=True, radius=4, tip=tip,
-            stroke=RULE if first < 0 else "none", hatched=first >= len(OKABE_ITO))  # fmt: skip
+        expert_box(svg, x, y, width, 26, first, shown[t], size=size, mono=True, radius=4, tip=tip)
         svg.text(x + width / 2, y + 40, labels[t], anchor="middle", mono=True)
     rows = (
         (t, token, labels[t], " ".join(f"{w:.2f}" for w in weight_TK[t]))
@@ -107,12 +103,12 @@ def batch_strip(
         first[t] = min(first.get(t, (k, e)), (k, e))
     for t, x, y, width in boxes:
         y += top
-        colour = expert_colour(first[t][1]) if t in first else NO_SLOT
+        expert = first[t][1] if t in first else -1
         fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "placed"
-        box(svg, x, y, width, 22, colour, shorten(decision.tokens[t], 20), size=13, mono=True,
-            radius=3, stroke="none" if t in first else RULE,
-            tip=f"{t} {decision.tokens[t]}: {labels[t]} ({fate})")  # fmt: skip
-        strike = ink_on(colour) if t in first else DROPPED
+        expert_box(svg, x, y, width, 22, expert, shorten(decision.tokens[t], 20), size=13,
+                   mono=True, radius=3,
+                   tip=f"{t} {decision.tokens[t]}: {labels[t]} ({fate})")  # fmt: skip
+        strike = ink_on(expert_colour(expert)) if t in first else DROPPED
         if "×" in labels[t]:
             svg.line(x, y + 22, x + width, y, stroke=strike, width=1.5)
         if t not in first:
@@ -182,7 +178,7 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
         for e in range(num_experts):
             height = plot * float(share_LE[i, e]) / peak
             x = left + e * width
-            expert_area(svg, x, base - height, width - 4, height, e)
+            expert_box(svg, x, base - height, width - 4, height, e)
             svg.text(x + (width - 4) / 2, base + 15, str(e), anchor="middle", fill=MUTED)
         even = base - plot / num_experts / peak
         svg.line(left, even, left + num_experts * width, even, stroke=INK, dash="4 3")

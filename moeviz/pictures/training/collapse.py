@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
-from moeviz.pictures.plot import Key, curve, expert_area, legend, paragraph
+from moeviz.pictures.plot import Key, curve, expert_box, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
 from moeviz.pictures.training.balance import describe, floor, is_hash, table
 from moeviz.pictures.training.race import losses
@@ -156,7 +156,7 @@ def _ribbon(svg: Svg, points: Curve, x: Scale, y: Scale) -> None:
             svg.polygon(outline, fill="url(#mv-hatch)")
     for e in np.flatnonzero(share_PE[-1] * (y.start - y.end) >= 13):
         left, middle = x(steps[-1]) + 6, y(float(below_PE[-1, e] + share_PE[-1, e] / 2))
-        expert_area(svg, left, middle - 5, 10, 10, int(e))
+        expert_box(svg, left, middle - 5, 10, 10, int(e))
         svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
 
 
