@@ -18,19 +18,16 @@ from typing import TYPE_CHECKING, Any
 from moeviz import __version__
 
 if TYPE_CHECKING:
-    from moeviz.model.layer import MoEConfig
-    from moeviz.model.transformer import ModelConfig
     from moeviz.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL_OPTIONS = {
-    "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 256,
-    "num_experts": 16, "top_k": 2, "d_expert": 128,
-}  # fmt: skip
-TOP_K_HELP = (
-    "experts of a token; with 1, renormalised weights are all 1 and the gate learns from its "
-    "balancing losses alone: add --option weighting=raw"
-)
+HELP = {
+    "top_k": "experts of a token; with 1, renormalised weights are all 1 and the gate learns from "
+    "its balancing losses alone: add --option weighting=raw",
+    "router": "one of moeviz.routing.ROUTERS",
+    "num_shared": "experts that all tokens visit",
+    "backend": "auto, or one of moeviz.backend",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -67,6 +64,8 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
     )
     if not wanted:  # its options come from TrainConfig, and importing torch takes seconds
         return
+    from moeviz.model.layer import MoEConfig
+    from moeviz.model.transformer import ModelConfig
     from moeviz.training.trainer import TrainConfig
 
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="folder of the run")
@@ -74,11 +73,9 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
     train.add_argument("--corpus", default="embedded", help="embedded, a Hub name, or a local path")
     train.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     model = train.add_argument_group("model")
-    for name, default in MODEL_OPTIONS.items():
-        says = TOP_K_HELP if name == "top_k" else " "
-        model.add_argument(_flag(name), type=int, default=default, help=says)
+    _add_fields(model, ModelConfig, but=("vocab_size", "rope_base"))
+    _add_fields(model, MoEConfig, but=("shared_gate",))
     model.add_argument("--dense", action="store_true", help="no experts: one FFN of width d-ff")
-    model.add_argument("--router", default="token_choice", help="one of moeviz.routing.ROUTERS")
     model.add_argument(
         "--option",
         action="append",
@@ -92,22 +89,30 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
         help="limit every expert to this many times its even share of tokens, first come first "
         "served; not given: no limit but the router's own",
     )
-    model.add_argument("--num-shared", type=int, default=0, help="experts that all tokens visit")
-    model.add_argument("--backend", default="auto", help="auto, or one of moeviz.backend")
+    steps = f"(default: {TrainConfig.steps}; with --resume, the checkpoint's)"
     training = train.add_argument_group("training")
-    for field in dataclasses.fields(TrainConfig):
-        if field.name == "steps":  # not given is not 600: a resumed run keeps its own
-            says = f"(default: {field.default}; with --resume, the checkpoint's)"
-            training.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=says)
-        elif isinstance(field.default, bool):
-            training.add_argument(_flag(field.name), action="store_true", help=" ")
-        else:
-            kind = type(field.default)
-            training.add_argument(_flag(field.name), type=kind, default=field.default, help=" ")
+    # Not given is not the default: a resumed run keeps its own.
+    training.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=steps)
+    _add_fields(training, TrainConfig, but=("steps",))
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _add_fields(group: Any, kind: type, but: tuple[str, ...]) -> None:
+    """An option for each plain field of a dataclass, with the same default."""
+    for field in dataclasses.fields(kind):
+        default = field.default
+        if field.name in but or not isinstance(default, int | float | str):
+            continue
+        typed: dict[str, Any] = {"type": type(default), "default": default}
+        if isinstance(default, bool):
+            typed = {"action": "store_true"}
+        says = HELP.get(field.name, "(default: %(default)s)")
+        group.add_argument(f"--{field.name.replace('_', '-')}", help=says, **typed)
+
+
+def _from_options(kind: type, args: argparse.Namespace, **more: Any) -> Any:
+    """A dataclass of the options that bear the names of its fields."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in vars(args).items() if name in names}, **more)
 
 
 def _router_option(given: str) -> tuple[str, Any]:
@@ -161,15 +166,20 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
 
 def _trainer(args: argparse.Namespace, checkpoint: Path) -> Trainer:
     """The trainer that the options describe, or that of the checkpoint to go on from."""
+    from moeviz.model.layer import MoEConfig
+    from moeviz.model.transformer import ModelConfig
+    from moeviz.routing import Capacity
     from moeviz.text.corpus import load_corpus
     from moeviz.training.trainer import TrainConfig, Trainer
 
-    names = [f.name for f in dataclasses.fields(TrainConfig)]
-    train = TrainConfig(**{name: getattr(args, name) for name in names if hasattr(args, name)})
-    moe = _moe(args)
+    train = _from_options(TrainConfig, args)
+    capacity = None if args.capacity_factor is None else Capacity(args.capacity_factor)
+    options = dict(_router_option(given) for given in args.option)
+    moe = _from_options(MoEConfig, args, options=options, capacity=capacity)
     print("Preparing the text…", flush=True)
     corpus = load_corpus(args.corpus)
-    model = _model(args, moe, corpus.tokenizer.vocab_size)
+    size = corpus.tokenizer.vocab_size
+    model = _from_options(ModelConfig, args, vocab_size=size, moe=None if args.dense else moe)
     if args.resume:
         changes = {"steps": args.steps} if hasattr(args, "steps") else {}
         trainer = Trainer.resume(checkpoint, corpus, **changes)
@@ -182,35 +192,6 @@ def _trainer(args: argparse.Namespace, checkpoint: Path) -> Trainer:
     except OSError as error:
         raise ValueError(f"--out {args.out} cannot be a folder ({error.strerror}).") from None
     return trainer
-
-
-def _moe(args: argparse.Namespace) -> MoEConfig:
-    from moeviz.model.layer import MoEConfig
-    from moeviz.routing import Capacity
-
-    return MoEConfig(
-        num_experts=args.num_experts,
-        top_k=args.top_k,
-        d_expert=args.d_expert,
-        router=args.router,
-        options=dict(_router_option(given) for given in args.option),
-        capacity=None if args.capacity_factor is None else Capacity(args.capacity_factor),
-        num_shared=args.num_shared,
-        backend=args.backend,
-    )
-
-
-def _model(args: argparse.Namespace, moe: MoEConfig, vocab_size: int) -> ModelConfig:
-    from moeviz.model.transformer import ModelConfig
-
-    return ModelConfig(
-        vocab_size=vocab_size,
-        d_model=args.d_model,
-        num_layers=args.num_layers,
-        num_heads=args.num_heads,
-        d_ff=args.d_ff,
-        moe=None if args.dense else moe,
-    )
 
 
 def _run(trainer: Trainer, checkpoint: Path, save_every: int) -> bool:
@@ -290,16 +271,9 @@ def _experiment(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _doctor(args: argparse.Namespace, _: list[str]) -> int:
-    from moeviz.app.doctor import report
-
-    return report()
-
-
-def _lab(args: argparse.Namespace, rest: list[str]) -> int:
-    from moeviz.app.lab import main as start
-
-    return start(rest)
+def _app(args: argparse.Namespace, rest: list[str]) -> int:
+    """The doctor and the lab, which stand beside this file."""
+    return importlib.import_module(f"moeviz.app.{args.command}").main(rest)
 
 
 def _bench(args: argparse.Namespace, rest: list[str]) -> int:
@@ -318,5 +292,5 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 _COMMANDS = {
-    "train": _train, "experiment": _experiment, "doctor": _doctor, "lab": _lab, "bench": _bench,
+    "train": _train, "experiment": _experiment, "doctor": _app, "lab": _app, "bench": _bench,
 }  # fmt: skip

@@ -12,10 +12,11 @@ from moeviz.host import cores, package_version
 if TYPE_CHECKING:
     import torch
 
+SIZES = ((48, 32), (8, 64, 32), (8, 32, 32))  # of x_TD, w13_E2FD and w2_EDF
 FIRST_PYTHON, LAST_PYTHON = (3, 11), (3, 13)  # as pyproject.toml and the Makefile say
 
 
-def report() -> int:
+def main(argv: list[str]) -> int:
     """Print the page; 0 where all that moeviz needs works, 1 where something is to be done."""
     advice: list[str] = []
     print(f"moeviz {__version__} on Python {platform.python_version()}, {platform.platform()}")
@@ -103,16 +104,17 @@ def _backends(advice: list[str]) -> None:
     import torch
 
     from moeviz.backend import Backend, resolve_backend
+    from moeviz.experiments.backends_timed import naive_loop
 
     print("\nExpert backends (relative error against a float64 loop, output and gradients)")
-    truth = _output_and_gradients(_loop, "cpu", torch.float64)
+    truth = _outcome(naive_loop, "cpu", torch.float64)
     cases = [("cpu", torch.float32)]
     if torch.cuda.is_available():
         cases += [("cuda", torch.float32), ("cuda", torch.float16)]
         cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
     for device, dtype in cases:
         where = f"{device} {str(dtype).removeprefix('torch.')}"
-        like = [v.to(device, dtype) for v in _case()[:3]]
+        like = [torch.empty(size, device=device, dtype=dtype) for size in SIZES]
         _line(f"auto, {where}", f"runs {resolve_backend('auto', *like)}")
         for backend in get_args(Backend):
             if backend == "auto":
@@ -132,13 +134,13 @@ def _proved(
     from moeviz.routing import Plan
 
     def experts(
-        x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, weight_TK: torch.Tensor
+        x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor, *w: torch.Tensor
     ) -> torch.Tensor:
-        plan = Plan.from_topk(_case()[4].to(x.device), weight_TK, num_experts=len(w2))
-        return apply_experts(x, plan, w13, w2, backend=backend)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=len(w[0]))
+        return apply_experts(x_TD, plan, *w, backend=backend)
 
     try:
-        results = _output_and_gradients(experts, device, dtype)
+        results = _outcome(experts, device, dtype)
     except ValueError as error:  # a refusal
         return f"no: {str(error).splitlines()[0]}", ""
     except RuntimeError as error:
@@ -151,48 +153,26 @@ def _proved(
     return f"WRONG, {worst:.0e}", mend
 
 
-def _case() -> tuple[torch.Tensor, ...]:
-    """x [T, D], w13 [E, 2F, D], w2 [E, D, F], weight and expert [T, K], the same on every call."""
+def _outcome(
+    experts: Callable[..., torch.Tensor], device: str, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """What experts (x_TD, expert_TK, weight_TK, w13_E2FD, w2_EDF) give on the same small case each
+    time, and the gradients of its squared sum, in float64 on the CPU."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    x, w13, w2 = (
-        torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in ((48, 32), (8, 64, 32), (8, 32, 32))
+    x_TD, w13_E2FD, w2_EDF = (
+        torch.randn(size, generator=generator, dtype=torch.float64)
+        .to(device, dtype)
+        .requires_grad_()
+        for size in SIZES
     )
-    weight_TK, expert_TK = torch.rand(48, 8, generator=generator).softmax(-1).topk(2)
-    return x, w13, w2, weight_TK, expert_TK
-
-
-def _loop(
-    x: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, weight_TK: torch.Tensor
-) -> torch.Tensor:
-    """The experts of _case, token by token."""
-    import torch
-    import torch.nn.functional as F
-
-    rows = []
-    for token, weight_K, expert_K in zip(x, weight_TK, _case()[4], strict=True):
-        outs = []
-        for weight, e in zip(weight_K, expert_K, strict=True):
-            gate, up = (w13[e] @ token).chunk(2)
-            outs.append(weight * (w2[e] @ (F.silu(gate) * up)))
-        rows.append(torch.stack(outs).sum(0))
-    return torch.stack(rows)
-
-
-def _output_and_gradients(
-    experts: Callable[..., torch.Tensor], device: str, dtype: torch.dtype
-) -> list[torch.Tensor]:
-    """y of _case and the gradients of its squared sum, float64 on the CPU."""
-    import torch
-
-    *matrices, weight_TK, _ = _case()
-    leaves = [v.to(device, dtype) for v in matrices] + [weight_TK.to(device)]
-    leaves = [v.detach().requires_grad_() for v in leaves]
-    y = experts(*leaves)
-    grads = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
-    return [v.detach().double().cpu() for v in (y, *grads)]
+    scores_TE = torch.rand(len(x_TD), len(w2_EDF), generator=generator).softmax(-1)
+    weight_TK, expert_TK = scores_TE.to(device).topk(2)
+    leaves = (x_TD, w13_E2FD, w2_EDF, weight_TK.requires_grad_())
+    y_TD = experts(x_TD, expert_TK, weight_TK, w13_E2FD, w2_EDF)
+    grads = torch.autograd.grad(y_TD.square().sum(), leaves, materialize_grads=True)
+    return [v.detach().double().cpu() for v in (y_TD, *grads)]
 
 
 def _data(advice: list[str]) -> None:
