@@ -155,7 +155,7 @@ def test_drawn_slots_are_those_of_the_plan(pool, top_k):
     lost_E = counted(r"no slot with expert (\d)")
     np.testing.assert_array_equal(lost_E, decision.demand - decision.load)
     empty = sum(map(int, re.findall(r"(\d+) empty", drawn)))
-    there = 8 * (4 if pool == "sequence" else 1) * decision.places
+    there = 8 * (4 if pool == "sequence" else 1) * decision.capacity
     assert empty == there - decision.load.sum()
     assert waste_share(decision) == pytest.approx(empty / there)
 

@@ -69,13 +69,13 @@ def check(decision, T, E):
     assert np.array_equal(decision.weight > 0, decision.visits)
     assert not (decision.visits & decision.dropped).any()
     if decision.soft:
-        assert not decision.dropped.any() and decision.visits.all() and decision.places is None
+        assert not decision.dropped.any() and decision.visits.all() and decision.capacity is None
     else:
         assert np.array_equal(decision.visits.sum(0), decision.load)
         assert np.array_equal((decision.visits | decision.dropped).sum(0), decision.demand)
-    if decision.places is not None:
-        assert decision.load.max() <= decision.places
-        over = np.maximum(decision.demand - decision.places, 0)
+    if decision.capacity is not None:
+        assert decision.load.max() <= decision.capacity
+        over = np.maximum(decision.demand - decision.capacity, 0)
         assert np.array_equal(decision.dropped.sum(0), over)
     assert not (decision.causal and decision.leaks.any())
     assert not decision.leaks[-1]  # nothing comes after the last token
@@ -101,7 +101,7 @@ def test_the_fields_of_a_decision_agree(sources, name, source, training):
         assert np.array_equal(decision.weight, out.plan.dense_weights().detach().numpy())
     assert np.array_equal(decision.score, out.scores.detach().numpy())
     assert np.array_equal(decision.load, out.stats.load.numpy())
-    assert decision.places == out.stats.capacity
+    assert decision.capacity == out.stats.capacity
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,11 +137,11 @@ def test_a_limit_shows_in_the_decision(sources, priority):
         router_for(tokens, "token_choice", top_k=2, capacity=capacity), tokens, label="limited"
     )
     check(decision, 40, 8)
-    assert decision.places == 8 and decision.dropped.any()
+    assert decision.capacity == 8 and decision.dropped.any()
     assert decision.leaks.any() == (priority != "position")
     free = decide(router_for(tokens, "token_choice", top_k=2), tokens, label="free")
     assert np.array_equal(free.visits, decision.visits | decision.dropped)
-    assert free.places is None
+    assert free.capacity is None
 
 
 def test_routers_differ_by_their_rule_alone(sources):

@@ -227,5 +227,5 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
         kept = {**meta, **decision.meta, "controls": values}
         dataclasses.replace(decision, meta=kept).save(out / "traces" / f"{name}.safetensors")
         lost, asked = len(decision.meta["lost"]), int(decision.demand.sum())
-        told[name] = {"places": decision.places, "dropped": lost, "asked_for": asked}
+        told[name] = {"capacity": decision.capacity, "dropped": lost, "asked_for": asked}
     return told

@@ -80,8 +80,8 @@ class Decision(Record):
     label; tokens: T readable pieces; score: float32 [T, E]; weight: float32 [T, E], the combine
     weight, 0 where the token does not visit the expert (a soft router: the share of its slots);
     visits, dropped: bool [T, E]; leaks: bool [T], tokens proven to depend on later ones; load,
-    demand: int64 [E]; places: of each expert, None where there is no limit; causal: what the router
-    declares; soft: whether experts read mixtures; meta: JSON values.
+    demand: int64 [E]; capacity: slots of each expert, None where there is no limit; causal: what
+    the router declares; soft: whether experts read mixtures; meta: JSON values.
     """
 
     kind: ClassVar[str] = "decision"
@@ -94,7 +94,7 @@ class Decision(Record):
     leaks: np.ndarray
     load: np.ndarray
     demand: np.ndarray
-    places: int | None
+    capacity: int | None
     causal: bool
     soft: bool
     meta: dict[str, Any] = field(default_factory=dict)

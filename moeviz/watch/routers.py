@@ -205,7 +205,7 @@ def decide(
         leaks=leaks_T.numpy(),
         load=out.stats.load.numpy(),
         demand=out.stats.demand.numpy(),
-        places=out.stats.capacity,
+        capacity=out.stats.capacity,
         causal=router.causal,
         soft=isinstance(out.plan, SoftPlan),
         meta={

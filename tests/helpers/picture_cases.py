@@ -169,7 +169,7 @@ def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes
     fields = dict(
         label=label, tokens=tuple(tokens), score=np.full_like(weight, 1 / num_experts),
         weight=weight, visits=visits, dropped=np.zeros_like(visits),
-        leaks=np.zeros(len(tokens), dtype=bool), load=load, demand=load, places=None, causal=True,
+        leaks=np.zeros(len(tokens), dtype=bool), load=load, demand=load, capacity=None, causal=True,
         soft=False, meta={"top_k": top_k, "training": True, "substitute": "", "learned": 512},
     )  # fmt: skip
     return Decision(**{**fields, **changes})
@@ -183,7 +183,7 @@ def limited(label="Switch", tokens=NASTY, **changes):
     visits = whole.visits & ~dropped
     return replace(
         whole, visits=visits, dropped=dropped, weight=whole.weight * visits, load=visits.sum(0),
-        places=1, leaks=late, causal=False, **changes,
+        capacity=1, leaks=late, causal=False, **changes,
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def slots_by_hand(tokens=NASTY, **changes):
     }  # fmt: skip
     fields = dict(
         score=np.full((8, 2), 0.5, np.float32), weight=visits * np.float32(0.5), visits=visits,
-        dropped=dropped, load=visits.sum(0), demand=np.array([8, 8]), places=8, meta=meta,
+        dropped=dropped, load=visits.sum(0), demand=np.array([8, 8]), capacity=8, meta=meta,
     )  # fmt: skip
     return make_decision(**{"label": "", "tokens": tokens, **fields, **changes})
 

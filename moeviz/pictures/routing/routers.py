@@ -131,8 +131,8 @@ def _bars(svg: Svg, one: Decision, x: float, cell: float, peak: int) -> None:
     right = x + num_experts * cell
     even = base - BAR * float(one.load.mean()) / peak
     svg.line(x - 2, even, right, even, stroke=INK, dash="4 3")
-    if one.places is not None and one.places <= peak:
-        limit = base - BAR * one.places / peak
+    if one.capacity is not None and one.capacity <= peak:
+        limit = base - BAR * one.capacity / peak
         svg.line(x - 2, limit, right, limit, stroke=AHEAD, width=1.5)
     svg.line(x - 2, base, right, base)
 

@@ -62,9 +62,9 @@ def drop_share(decision: Decision) -> float:
 
 def waste_share(decision: Decision) -> float:
     """The share of slots that stay empty; 0 without a limit, where no slot is set up in vain."""
-    if decision.places is None:
+    if decision.capacity is None:
         return 0.0
-    return padding_waste(decision.load, decision.places * _parts(decision))
+    return padding_waste(decision.load, decision.capacity * _parts(decision))
 
 
 def _parts(decision: Decision) -> int:
@@ -87,25 +87,25 @@ def trade_off(
 
 def expected_drop(decision: Decision) -> float:
     """The closed form at this decision's own limit; 0 without one."""
-    if decision.places is None or decision.meta["overflow"] == "pad":
+    if decision.capacity is None or decision.meta["overflow"] == "pad":
         return 0.0
     per_part = max(1, round(len(decision.tokens) / _parts(decision)))
-    return expected_drop_rate(decision.meta["visits"], per_part, decision.places)
+    return expected_drop_rate(decision.meta["visits"], per_part, decision.capacity)
 
 
 def _rule(decision: Decision) -> str:
     """The arithmetic of the limit, with these numbers."""
     num_tokens, num_experts = len(decision.tokens), len(decision.load)
     top_k, factor, parts = decision.meta["top_k"], decision.meta["factor"], _parts(decision)
-    if decision.places is None:
+    if decision.capacity is None:
         return f"No limit: each expert takes all that come, {int(decision.load.max())} at most"
     if decision.meta["overflow"] == "pad":
-        return f"Padded: each expert gets the {decision.places} slots that the busiest needs"
+        return f"Padded: each expert gets the {decision.capacity} slots that the busiest needs"
     over = f" / {parts}" if parts > 1 else ""
     each = "an expert and sequence" if parts > 1 else "an expert"
     return (
         f"C = ⌈factor · T · K / E⌉ = ⌈{factor:g} · {num_tokens} · {top_k} / {num_experts}{over}⌉ "
-        f"= {decision.places} slots {each}"
+        f"= {decision.capacity} slots {each}"
     )
 
 
@@ -124,7 +124,7 @@ def _summary(decision: Decision) -> str:
                 f"all, the first is number {nowhere[0]}"
             )
     empty = f"{waste_share(decision):.1%} of the slots stay empty"
-    if decision.places is None:
+    if decision.capacity is None:
         empty = "Without a limit no slot is set up in vain"
     return f"{what}. {empty}. {_future(decision)}"
 
@@ -155,7 +155,7 @@ def _buffers(svg: Svg, decision: Decision) -> None:
     for name, rows in (("placed", placed), ("lost", lost)):
         for e, t, k in decision.meta[name]:
             rows[part_T[t], e].append((e, t, k))
-    limit = decision.places
+    limit = decision.capacity
     longest = max(len(placed[cell]) + len(lost[cell]) for cell in cells)
     longest = max(longest, limit or 0, 1)
     block = (RIGHT - LEFT - BLOCK_GAP * (parts - 1)) / parts
@@ -191,7 +191,7 @@ def _legend(decision: Decision, numbered: bool, single: bool) -> str:
         parts.append("number: its token")
     if decision.meta["lost"]:
         parts.append("crossed out: no slot")
-    if decision.places is not None:
+    if decision.capacity is not None:
         parts.append("hatched: empty, yet computed")
     if single and decision.meta["top_k"] > 1:
         parts.append("bar below: a later choice")
@@ -235,8 +235,8 @@ def _trade(svg: Svg, decision: Decision) -> None:
         curve(
             svg, x, y, ((f, 100 * both[i]) for f, both in zip(FACTORS, expected, strict=True)), key
         )
-    if decision.places is not None:
-        slots_in_all = decision.places * _parts(decision) * len(decision.load)
+    if decision.capacity is not None:
+        slots_in_all = decision.capacity * _parts(decision) * len(decision.load)
         at = min(slots_in_all / max(int(decision.demand.sum()), 1), 4.0)
         if decision.meta["overflow"] != "pad":
             at = decision.meta["factor"]
