@@ -1,54 +1,51 @@
 """The one dialect of errors: what is let through, what is refused, and in which words."""
 
+import functools
 import math
 
 import pytest
 
 from moeviz.checks import check_choice, check_flag, check_number, check_whole
 
+NAMES = ("cosine", "constant")
+above = functools.partial(check_number, open_low=True)
+
 
 @pytest.mark.parametrize(
-    "value, bounds", [(1, ()), (0, (0,)), (7, (0, 7)), (-3, (-3, -3)), (10**30, ())]
+    "check,bounds,values",
+    [
+        (check_whole, (), [1, 10**30]),
+        (check_whole, (0, 7), [0, 7]),
+        (check_whole, (-3, -3), [-3]),
+        (check_number, (0, 1), [0, 0.5, 1.0]),
+        (check_number, (-2, 0), [-2]),
+        (check_number, (), [10**400]),
+        (above, (), [1e-9]),
+        (check_choice, (NAMES,), [*NAMES]),
+        (check_flag, (), [True, False]),
+    ],
 )
-def test_whole_numbers_within_bounds_come_back(value, bounds):
-    assert check_whole("steps", value, *bounds) is value
+def test_what_is_allowed_comes_back(check, bounds, values):
+    assert all(check("it", value, *bounds) is value for value in values)
 
 
-@pytest.mark.parametrize("value", [0, -1, 8, 10.0, 10.5, True, "3", None, math.nan, [1]])
-def test_any_other_whole_number_is_refused(value):
-    allowed = "steps must be a whole number of at least 1 and at most 7, got "
-    with pytest.raises(ValueError) as error:
-        check_whole("steps", value, 1, 7)
-    assert str(error.value) == f"{allowed}{value!r}."
+NEITHER = [math.nan, True, "1", None, [1]]
 
 
-@pytest.mark.parametrize("value, low, high", [(0, 0, 1), (1.0, 0, 1), (0.5, 0, 1), (-2, -2, 0)])
-def test_numbers_within_bounds_come_back(value, low, high):
-    assert check_number("clip", value, low, high) == value
-
-
-@pytest.mark.parametrize("value", [-1e-9, 1.1, math.nan, math.inf, -math.inf, True, "1", None])
-def test_any_other_number_is_refused(value):
-    with pytest.raises(ValueError, match="clip must be a finite number of at least 0 and at most"):
-        check_number("clip", value, 0, 1)
-
-
-def test_a_number_without_an_upper_bound_is_finite_and_may_be_large():
-    assert check_number("clip", 10**400) == 10**400
-    with pytest.raises(ValueError, match="clip must be a finite number of at least 0, got inf"):
-        check_number("clip", math.inf)
-
-
-def test_an_open_bound_is_refused_itself():
-    assert check_number("rate", 1e-9, open_low=True) == 1e-9
-    with pytest.raises(ValueError, match=r"rate must be a finite number above 0, got 0\."):
-        check_number("rate", 0, open_low=True)
-
-
-def test_choices_and_flags():
-    assert check_choice("schedule", "cosine", ("cosine", "constant")) == "cosine"
-    assert check_flag("compile", False) is False
-    with pytest.raises(ValueError, match=r"schedule must be one of cosine, constant, got 'step'\."):
-        check_choice("schedule", "step", ("cosine", "constant"))
-    with pytest.raises(ValueError, match=r"compile must be True or False, got 1\."):
-        check_flag("compile", 1)
+@pytest.mark.parametrize(
+    "check,bounds,values,words",
+    [
+        (check_whole, (), [0, *NEITHER], "a whole number of at least 1"),
+        (check_whole, (1, 7), [0, 8, 10.0, 2.5], "a whole number of at least 1 and at most 7"),
+        (check_number, (), [-1, math.inf, -math.inf, *NEITHER], "a finite number of at least 0"),
+        (check_number, (0, 1), [-1e-9, 1.1, 1e9], "a finite number of at least 0 and at most 1"),
+        (above, (), [0, 0.0, math.inf], "a finite number above 0"),
+        (check_choice, (NAMES,), ["step", None], "one of cosine, constant"),
+        (check_flag, (), [0, 1, None], "True or False"),
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_in_one_sentence(check, bounds, values, words):
+    for value in values:
+        with pytest.raises(ValueError) as error:
+            check("it", value, *bounds)
+        assert str(error.value) == f"it must be {words}, got {value!r}."

@@ -125,11 +125,11 @@ def test_the_timeline_goes_back_to_any_point(axis, x, count):
 
 
 def test_a_trace_counts_its_load_and_skips_what_was_not_served():
-    expert = np.array([[[0, 2], [1, -1]], [[2, 0], [1, 0]]] * 2, dtype=np.int16)
-    score = np.full((4, 2, 3), 1 / 3, dtype=np.float32)
-    trace = Trace(("a", "b", "c", "d"), expert, score[..., :2], score, (0, 2))
-    assert trace.load().tolist() == [[4, 0, 4], [2, 4, 0]]
-    assert (trace.num_experts, trace.top_k) == (3, 2)
+    expert = np.array([[[0, 3], [1, -1], [2, 3]], [[3, 0], [1, 0], [3, 2]]] * 2, dtype=np.int16)
+    score = np.full((4, 3, 4), 1 / 4, dtype=np.float32)
+    trace = Trace(("a", "b", "c", "d"), expert, score[..., :2], score, (0, 2, 5))
+    assert trace.load().tolist() == [[4, 0, 0, 4], [2, 4, 0, 0], [0, 0, 4, 4]]
+    assert (trace.num_experts, trace.top_k) == (4, 2)
 
 
 # Files.

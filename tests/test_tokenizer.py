@@ -31,17 +31,31 @@ def test_any_ids_decode_to_printable_pieces(ids):
     assert all(piece and piece.isprintable() for piece in TOKENIZER.pieces(ids))
 
 
-def test_pieces_are_readable():
-    def show(text):
-        return TOKENIZER.pieces(TOKENIZER.encode(text))
+@pytest.fixture(scope="module", params=["shipped", "made again"])
+def made(request, tmp_path_factory):
+    """The tokenizer that ships, and the one that its experiment makes here, with its folder."""
+    folder = paths.data_path("tokenizer")
+    if request.param == "made again":
+        out = tmp_path_factory.mktemp("out")
+        experiment.run(out, {"command": "python -m"}, 1, lambda done, of: None)
+        folder = out / "tokenizer"
+    return folder, Tokenizer.from_file(folder / "tokenizer.json")
 
-    assert show("def f(self):\n    return 120\n") == (
-        ["def", "·f", "(", "self", ")", ":", "⏎", "····", "return", "·", "1", "2", "0", "⏎"]
-    )
-    assert show("the value of the object") == ["the", "·value", "·of", "·the", "·object"]
-    assert show("12+34=46\n") == [*"12+34=46", "⏎"]
-    assert show("([{}])") == list("([{}])")
-    assert show("é\t\0") == ["‹c3›", "‹a9›", "⇥", "‹00›"]
+
+def test_pieces_are_readable(made):
+    _, held = made
+    for text, pieces in (
+        ("def f(self):\n    return 120\n", "def ·f ( self ) : ⏎ ···· return · 1 2 0 ⏎"),
+        ("the value of the object", "the ·value ·of ·the ·object"),
+        ("12+34=46\n", "1 2 + 3 4 = 4 6 ⏎"),
+        ("([{}])", "( [ { } ] )"),
+        ("é\t\0", "‹c3› ‹a9› ⇥ ‹00›"),
+    ):
+        assert held.pieces(held.encode(text)) == pieces.split()
+    every = held.pieces(range(held.vocab_size))
+    for sign in "0123456789()[]{}":  # stand alone, but for a space before them
+        assert sign in every
+        assert {p.lstrip("·") for p in every if sign in p and "‹" not in p} == {sign}
 
 
 def test_a_sign_means_one_thing_and_no_mark_stands_alone():
@@ -55,15 +69,6 @@ def test_a_sign_means_one_thing_and_no_mark_stands_alone():
     text = "".join(by_id)
     assert text.startswith("a‹c2›‹b7›b·a") and "\u0302\u0301" in text
     assert "·\u0301" not in text and "◌\u0301" in text
-
-
-def test_every_byte_is_a_token_and_no_digit_or_bracket_is_merged():
-    pieces = TOKENIZER.pieces(range(TOKENIZER.vocab_size))
-    for sign in "0123456789()[]{}":
-        assert sign in pieces
-        assert all(
-            piece.lstrip("·") == sign for piece in pieces if sign in piece and "‹" not in piece
-        )
 
 
 def test_training_is_deterministic_and_saving_loses_nothing(tmp_path):
@@ -80,13 +85,9 @@ def test_training_is_deterministic_and_saving_loses_nothing(tmp_path):
     assert Tokenizer.from_file(tmp_path / "t.json").sha256 == again.sha256 == one.sha256
 
 
-@pytest.mark.parametrize("shipped", [True, False])
-def test_a_tokenizer_is_the_one_its_provenance_names(tmp_path, shipped):
-    folder = paths.data_path("tokenizer") if shipped else tmp_path / "tokenizer"
-    if not shipped:
-        experiment.run(tmp_path, {"command": "python -m"}, 1, lambda done, of: None)
+def test_a_tokenizer_is_the_one_its_provenance_names(made):
+    folder, held = made
     provenance = json.loads((folder / "provenance.json").read_text())
-    held = Tokenizer.from_file(folder / "tokenizer.json")
     assert (held.sha256, held.vocab_size) == (provenance["sha256"], provenance["vocab_size"])
     assert held.vocab_size == 2048 and provenance["command"].startswith("python -m")
     assert {"python", "english"} <= {entry["domain"] for entry in provenance["trained_on"]}

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from moeviz.backend import resolve_backend
 from moeviz.model.transformer import ModelConfig, ModelOut
-from moeviz.records.routes import Trace
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
 from moeviz.text.corpus import Batch, Corpus
 from moeviz.training.checkpoint import TrainState
 from moeviz.training.config import TrainConfig, learning_rate_at
-from moeviz.watch.text import trace_text
 
 # How often the last good state is copied: a rewind loses at most this many steps.
 GOOD_STATE_EVERY = 25
@@ -219,10 +217,6 @@ class Trainer(TrainState):
                 "corpus": self.corpus.manifest.fingerprint,
             },
         )
-
-    def trace(self, text: str) -> Trace:
-        """The routing of a text by the model as it is now; ValueError where it is empty."""
-        return trace_text(self.model, self.corpus.tokenizer, text)
 
     def _diverged(self, what: str) -> NoReturn:
         failed, learning_rate = self.step + 1, learning_rate_at(self.step, self.config)
