@@ -1,5 +1,6 @@
 """Each kernel by itself against a plain form of what it computes: compiled where there is a GPU, in
-Triton's interpreter elsewhere. The whole of them stands in test_kernels_experts.py."""
+Triton's interpreter elsewhere, at the smallest sizes that reach every branch. The whole of them:
+test_experts.py, test_kernels_experts.py."""
 
 import ast
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from helpers.kernels import DEVICE, DTYPES, every_dtype, with_dtypes
+from helpers.kernels import DEVICE, TOLERANCES, every_dtype, normal, with_dtypes
 from helpers.numerics import relative
 from moeviz_kernels import (
     LaunchError,
@@ -38,12 +39,6 @@ pytestmark = [
 ]
 
 
-def normal(*shape, seed=0, dtype=torch.float32):
-    """The same values on every device, rounded to the dtype."""
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=draw, dtype=torch.float64).to(DEVICE, dtype)
-
-
 def test_unwritten_memory_shows():
     assert torch.empty(3, device=DEVICE).isnan().all()
     assert normal(2, 2).new_empty(3).isnan().all()
@@ -51,10 +46,6 @@ def test_unwritten_memory_shows():
 
 
 # Softmax and top-K.
-
-EXPERTS_AND_K = [
-    (1, 1), (3, 2), (3, 3), (8, 2), (8, 8), (60, 4), (64, 8), (64, 32), (256, 8), (4096, 2)
-]  # fmt: skip
 
 
 def best(scores_TE, k):
@@ -79,40 +70,31 @@ def awkward_scores(num_experts, k):
     return scores_TE
 
 
-@pytest.mark.parametrize(("num_experts", "k"), EXPERTS_AND_K)
+@pytest.mark.parametrize(
+    ("num_experts", "k"), [(1, 1), (3, 2), (8, 8), (60, 4), (64, 32), (4096, 2)]
+)
 def test_softmax_topk_scores_weighs_and_takes_the_best_and_of_equal_scores_the_first(
     num_experts, k
 ):
-    logits_TE = awkward_scores(num_experts, k)
+    logits_TE = awkward_scores(num_experts, k).requires_grad_()
     scores_TE, weight_TK, expert_TK = softmax_topk(logits_TE, k)
-    want_TK, want_TE = best(logits_TE, k), logits_TE.double().softmax(1)
+    exact_TE, want_TK = logits_TE.detach().double().requires_grad_(), best(logits_TE, k)
     for got_TK in (expert_TK, topk(logits_TE, k)):
         assert got_TK.dtype == torch.int32 and torch.equal(got_TK, want_TK)
-    assert relative(scores_TE, want_TE) < 1e-6
-    assert relative(weight_TK, want_TE.gather(1, want_TK.long())) < 1e-6
-
-
-@pytest.mark.parametrize("through", ["scores", "weights", "both"])
-@pytest.mark.parametrize(("num_experts", "k"), EXPERTS_AND_K[:-1])
-def test_gradients_of_softmax_topk_are_those_of_autograd_in_float64(num_experts, k, through):
-    logits_TE = awkward_scores(num_experts, k)[:101]
-    grad_TE = normal(*logits_TE.shape, seed=1)
-    grad_TK = normal(len(logits_TE), k, seed=2)
-    expert_TK = best(logits_TE, k).long()
-
-    def loss(scores_TE, weight_TK):
-        by_scores = (scores_TE * grad_TE).sum() if through != "weights" else 0
-        return by_scores + ((weight_TK * grad_TK).sum() if through != "scores" else 0)
-
-    leaf = logits_TE.clone().requires_grad_()
-    loss(*softmax_topk(leaf, k)[:2]).backward()
-    leaf64 = logits_TE.double().requires_grad_()
-    scores64 = leaf64.softmax(1)
-    loss(scores64, scores64.gather(1, expert_TK)).backward()
-    if num_experts == 1:  # one score is always 1
-        assert (leaf.grad == 0).all()
-    else:
-        assert relative(leaf.grad, leaf64.grad) < 2e-6
+    want = exact_TE.softmax(1), exact_TE.softmax(1).gather(1, want_TK.long())
+    grads = normal(*scores_TE.shape, seed=1), normal(*weight_TK.shape, seed=2)
+    for ours, theirs in zip((scores_TE, weight_TK), want, strict=True):
+        assert relative(ours, theirs) < 1e-6
+    for through in ([0], [1], [0, 1]):
+        got, exact = (
+            torch.autograd.grad([outputs[i] for i in through], leaf, gs, retain_graph=True)[0]
+            for outputs, leaf, gs in (
+                ((scores_TE, weight_TK), logits_TE, [grads[i] for i in through]),
+                (want, exact_TE, [grads[i].double() for i in through]),
+            )
+        )
+        # One score is always 1.
+        assert (got == 0).all() if num_experts == 1 else relative(got, exact) < 2e-6
 
 
 def test_topk_reads_transposed_scores_and_no_tokens():
@@ -170,24 +152,30 @@ def assert_sorted(expert_N, num_experts):
 
 
 # The interpreter takes seconds for the most experts that a program holds.
-MANY = 4096 if DEVICE == "cuda" else 300
-
-
-@pytest.mark.parametrize("num_rows", [0, 1, 16, 301])
-@pytest.mark.parametrize("num_experts", [1, 3, 8, 60, 64, 256, MANY])
+@pytest.mark.parametrize("num_experts", [60, 256, 4096 if DEVICE == "cuda" else 300])
+@pytest.mark.parametrize("num_rows", [16, 301])
 def test_sort_is_the_stable_one(num_rows, num_experts):
     assert_sorted(random_experts(num_rows, num_experts), num_experts)
 
 
-@pytest.mark.parametrize("max_blocks", [1, 2, 3])
-@pytest.mark.parametrize("num_experts", [1, 8, 60, 256])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.data())
+def test_sort_of_any_list(data):
+    num_experts = data.draw(st.sampled_from((1, 2, 9, 100)))
+    experts = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=200))
+    dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
+    step = data.draw(st.integers(1, 2))
+    assert_sorted(torch.tensor(experts, device=DEVICE, dtype=dtype)[::step], num_experts)
+
+
+@pytest.mark.parametrize("max_blocks", [1, 3])
+@pytest.mark.parametrize("num_experts", [8, 256])
 def test_sort_by_programs_of_several_steps(monkeypatch, num_experts, max_blocks):
     """As with more than 131072 assignments, where a program takes more than one block."""
     monkeypatch.setattr(sorting, "MAX_BLOCKS", max_blocks)
-    expert_N = random_experts(901, num_experts)
-    cut = sorting.blocking(901, num_experts)
+    cut = sorting.blocking(401, num_experts)
     assert cut["rows"] > cut["block"] and cut["programs"] <= max_blocks
-    assert_sorted(expert_N, num_experts)
+    assert_sorted(random_experts(401, num_experts), num_experts)
 
 
 @pytest.mark.parametrize("num_rows", [131_072, 131_073])
@@ -198,36 +186,23 @@ def test_sort_scans_at_most_as_many_blocks_as_one_program_holds(num_rows):
     assert (cut["rows"] > cut["block"]) == (num_rows > 131_072)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(st.data())
-def test_sort_of_any_list(data):
-    num_experts = data.draw(st.sampled_from((1, 2, 9, 100)))
-    experts = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=300))
-    dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
-    step = data.draw(st.integers(1, 2))
-    assert_sorted(torch.tensor(experts, device=DEVICE, dtype=dtype)[::step], num_experts)
+EDGES = [(sorting.RECTANGLE + edge, 1) for edge in (-1, 0, 1)]
 
 
-@pytest.mark.parametrize("edge", [-1, 0, 1])
-def test_sort_topk_splits_its_assignments_up_to_the_last_of_a_block(edge):
-    assert_rectangle(random_experts(sorting.RECTANGLE + edge, 8)[:, None], 8)
-
-
-@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (1, 1), (1, 8), (33, 3), (513, 2), (200, 8)])
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (1, 1), (33, 3), *EDGES])
 def test_sort_topk_says_whose_row_it_is_and_which_choice(shape):
-    assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape), 8)
-    assert_rectangle(random_experts(shape[0] * shape[1], 8).reshape(shape[::-1]).T, 8)
-
-
-def assert_rectangle(expert_TK, num_experts):
-    *same, token, choice, token_offsets = sort_topk(expert_TK, num_experts)
-    want = sort_by_expert(expert_TK.reshape(-1), num_experts)
-    assert all(torch.equal(a, b) for a, b in zip(same, want, strict=True))
-    num_tokens, k = expert_TK.shape
-    assert {v.dtype for v in (token, choice, token_offsets)} == {torch.int32}
-    assert token.tolist() == [assignment // k for assignment in want[0].tolist()]
-    assert choice.tolist() == [assignment % k for assignment in want[0].tolist()]
-    assert token_offsets.tolist() == [k * t for t in range(num_tokens + 1)]
+    num_tokens, k = shape
+    for expert_TK in (
+        random_experts(num_tokens * k, 8).reshape(shape),
+        random_experts(num_tokens * k, 8).reshape(k, num_tokens).T,
+    ):
+        *same, token, choice, token_offsets = sort_topk(expert_TK, 8)
+        want = sort_by_expert(expert_TK.reshape(-1), 8)
+        assert all(torch.equal(a, b) for a, b in zip(same, want, strict=True))
+        assert {v.dtype for v in (token, choice, token_offsets)} == {torch.int32}
+        assert token.tolist() == [assignment // k for assignment in want[0].tolist()]
+        assert choice.tolist() == [assignment % k for assignment in want[0].tolist()]
+        assert token_offsets.tolist() == [k * t for t in range(num_tokens + 1)]
 
 
 @pytest.mark.parametrize(
@@ -253,10 +228,8 @@ LOADS = {
     "even": (16,) * 8,
     "empty experts at both ends and between": (0, 0, 5, 1, 0, 37, 128, 33, 0),
     "all to one": (0, 0, 0, 301, 0),
-    "one expert": (70,),
     "one row": (0, 1),
-    "one row each": (1,) * 60,
-    "many experts": tuple(e * 7 % 40 for e in range(300)),
+    "several programs": tuple(e * 7 % 40 for e in range(70)),
     "no rows": (0, 0, 0),
 }
 
@@ -274,7 +247,7 @@ def tiles_by_hand(loads, block_m):
     return tiles
 
 
-@pytest.mark.parametrize("block_m", [16, 32, 64, 128])
+@pytest.mark.parametrize("block_m", [16, 128])
 @pytest.mark.parametrize("loads", LOADS.values(), ids=LOADS)
 def test_tile_map_is_the_loop_over_experts(loads, block_m):
     expert, row = tile_map(offsets_of(loads), sum(loads), block_m)
@@ -319,163 +292,136 @@ def test_grouped_order_visits_each_block_once_and_few_tiles_at_a_time(
         assert [column for _, column in together] == sorted(column for _, column in together)
 
 
-# The grouped matrix products. A block of 16 x 32 meets widths that it divides and does not, experts
-# of several tiles; one of 128 x 128 is larger than most of what it computes.
+# The grouped matrix products. The narrow block meets widths that it divides and does not, and
+# experts of several tiles; the wide one is larger than most of what it computes.
 
-CUTS = [
-    Gemm(16, 32, 16, num_warps=4, num_stages=2, group=1),
-    Gemm(32, 64, 32, num_warps=4, num_stages=3, group=3),
-    Gemm(128, 128, 32, num_warps=8, num_stages=2),
-]
-EXPERT_LOADS = ((0, 5, 1, 0, 37, 20, 0), (0, 70, 0), (21,), (0, 1), (2, 129))
-WIDTHS = ((20, 65), (65, 20), (7, 33), (1, 1), (64, 48))
-every_cut_and_dtype = with_dtypes(("cut",), [(cut,) for cut in CUTS], quick=[(CUTS[0],)])
-every_case = pytest.mark.parametrize(
-    ("loads", "widths"),
-    list(zip(EXPERT_LOADS, WIDTHS, strict=True)),
-    ids=lambda pair: "-".join(map(str, pair)),
-)
+CUTS = {
+    "narrow": Gemm(16, 32, 16, num_warps=4, num_stages=2, group=1),
+    "grouped": Gemm(32, 64, 32, num_warps=4, num_stages=3, group=3),
+    "wide": Gemm(128, 128, 32, num_warps=8, num_stages=2),
+}
+# Rows of each expert, and the two widths.
+PROBLEMS = {
+    "several": ((0, 5, 1, 0, 37, 20, 0), (20, 65)),
+    "all to one": ((0, 70, 0), (65, 20)),
+    "one": ((0, 1), (1, 1)),
+    "tall": ((2, 129), (64, 48)),
+}
+QUICK = [("narrow", "several"), ("grouped", "several"), ("narrow", "one"), ("wide", "tall")]
 
 
 class Rows:
     """Rows of random tokens, so many for each expert."""
 
-    def __init__(self, loads, block_m):
+    def __init__(self, cut, loads):
         draw = torch.Generator().manual_seed(sum(loads))
-        self.num_rows, self.num_tokens, self.num_experts = sum(loads), 23, len(loads)
+        num_rows, self.num_tokens, self.num_experts = sum(loads), 23, len(loads)
         self.offsets = offsets_of(loads)
-        self.expert = torch.repeat_interleave(torch.arange(len(loads)), torch.tensor(loads))
-        self.expert = self.expert.to(DEVICE)
-        token = torch.randint(self.num_tokens, (self.num_rows,), generator=draw)
-        self.token = token.to(DEVICE, torch.int32)
-        self.tiles = tile_map(self.offsets, self.num_rows, block_m)
-        self.weight = normal(self.num_rows, seed=9)
+        expert = torch.repeat_interleave(torch.arange(len(loads)), torch.tensor(loads))
+        token = torch.randint(self.num_tokens, (num_rows,), generator=draw)
+        self.expert, self.token = expert.to(DEVICE), token.to(DEVICE, torch.int32)
+        self.where = (self.offsets, tile_map(self.offsets, num_rows, cut.block_m), cut)
+        self.weight = normal(num_rows, seed=9)
 
     def of(self, x_TD):
         """Each row's token, in float64."""
         return x_TD.double()[self.token.long()]
 
+    def times(self, x_NB, bank_EAB):
+        """Each row times its expert's matrix, in float64."""
+        return torch.einsum("nb,nab->na", x_NB.double(), bank_EAB.double()[self.expert])
 
-@every_cut_and_dtype
-@every_case
-def test_up_gathers_multiplies_and_applies_swiglu(loads, widths, cut, dtype):
-    (d_model, d_expert), rows = widths, Rows(loads, cut.block_m)
-    x_TD = normal(rows.num_tokens, d_model, dtype=dtype)
-    w13 = normal(rows.num_experts, 2 * d_expert, d_model, seed=1).div(d_model**0.5).to(dtype)
-    args = (x_TD, rows.token, rows.weight, w13, rows.offsets, rows.tiles, cut)
-    h_NF, z_N2F = up_swiglu(*args, save=True)
-
-    want_z = torch.einsum("nd,nfd->nf", rows.of(x_TD), w13.double()[rows.expert])
-    gate, up = want_z.chunk(2, dim=1)
-    want_h = rows.weight.double()[:, None] * F.silu(gate) * up
-    assert h_NF.dtype == z_N2F.dtype == dtype
-    assert relative(z_N2F, want_z) < DTYPES[dtype]
-    assert relative(h_NF, want_h) < DTYPES[dtype]
-    again, kept = up_swiglu(*args, save=False)
-    assert torch.equal(again, h_NF) and kept.shape == (0, 2 * d_expert)
+    def outer(self, left_NA, right_NB):
+        """Each expert's outer products added up, in float64."""
+        outer_NAB = left_NA.double()[:, :, None] * right_NB.double()[:, None, :]
+        sums_EAB = outer_NAB.new_zeros(self.num_experts, *outer_NAB.shape[1:])
+        return sums_EAB.index_add_(0, self.expert, outer_NAB)
 
 
-@every_cut_and_dtype
-@every_case
-@pytest.mark.parametrize("transposed", [False, True], ids=["as it is", "transposed"])
-def test_grouped_gemm_is_each_rows_product_with_its_experts_matrix(
-    loads, widths, cut, dtype, transposed
-):
-    (depth, width), rows = widths, Rows(loads, cut.block_m)
-    rows_NK = normal(rows.num_rows, depth, dtype=dtype)
-    shape = (width, depth) if transposed else (depth, width)
-    matrix = normal(rows.num_experts, *shape, seed=1).div(depth**0.5).to(dtype)
-    matrix = matrix.transpose(1, 2) if transposed else matrix
-    got = grouped_gemm(rows_NK, matrix, rows.offsets, rows.tiles, cut)
-    want = torch.einsum("nk,nkc->nc", rows_NK.double(), matrix.double()[rows.expert])
-    assert got.dtype == dtype and relative(got, want) < DTYPES[dtype]
+@with_dtypes(
+    ("cut", "problem"),
+    [(cut, problem) for cut in CUTS for problem in PROBLEMS],
+    quick=lambda *case, dtype: case in QUICK[: 4 if dtype == torch.float32 else 1],
+)
+def test_each_product_is_its_plain_form_on_the_inputs_of_a_layer(cut, problem, dtype):
+    cut, (loads, (d_model, d_expert)) = CUTS[cut], PROBLEMS[problem]
+    rows = Rows(cut, loads)
+    x_TD, grad_TD = (normal(rows.num_tokens, d_model, seed=i, dtype=dtype) for i in (1, 2))
+    w13 = (normal(rows.num_experts, 2 * d_expert, d_model) / d_model**0.5).to(dtype)
+    w2 = (normal(rows.num_experts, d_model, d_expert) / d_expert**0.5).to(dtype)
+    given = (rows.token, rows.weight)
+    h_NF, z_N2F = up_swiglu(x_TD, *given, w13, *rows.where, save=True)
+    y_ND = grouped_gemm(h_NF, w2.transpose(1, 2), *rows.where)
+    again_NF, dz_N2F, dweight_N = grad_hidden(grad_TD, *given, w2, z_N2F, *rows.where)
+    dx_ND = grouped_gemm(dz_N2F, w13, *rows.where)
+    of_bank = (rows.token, rows.offsets, cut)
+    dw2 = grad_weight(grad_TD, h_NF, *of_bank, gather_left=True)
+    dw13 = grad_weight(dz_N2F, x_TD, *of_bank, gather_left=False)
 
+    def hidden(z_N2F, weight_N):
+        gate, up = z_N2F.chunk(2, dim=1)
+        return weight_N[:, None] * F.silu(gate) * up
 
-@every_cut_and_dtype
-@every_case
-def test_grad_hidden_is_autograd_of_the_down_projection_and_swiglu(loads, widths, cut, dtype):
-    (d_model, d_expert), rows = widths, Rows(loads, cut.block_m)
-    grad_TD = normal(rows.num_tokens, d_model, dtype=dtype)
-    w2 = normal(rows.num_experts, d_model, d_expert, seed=1).div(d_expert**0.5).to(dtype)
-    z_N2F = normal(rows.num_rows, 2 * d_expert, seed=2, dtype=dtype)
-    h_NF, dz_N2F, grad_N = grad_hidden(
-        grad_TD, rows.token, rows.weight, w2, z_N2F, rows.offsets, rows.tiles, cut
-    )
+    want_z = rows.times(rows.of(x_TD), w13)
     z64, weight64 = (v.double().requires_grad_() for v in (z_N2F, rows.weight))
-    gate, up = z64.chunk(2, dim=1)
-    want_h = weight64[:, None] * F.silu(gate) * up
-    y_ND = torch.einsum("nf,ndf->nd", want_h, w2.double()[rows.expert])
-    y_ND.backward(rows.of(grad_TD))
-    assert h_NF.dtype == dz_N2F.dtype == dtype and grad_N.dtype == torch.float32
-    assert relative(h_NF, want_h) < DTYPES[dtype]
-    assert relative(dz_N2F, z64.grad) < DTYPES[dtype]
-    assert relative(grad_N, weight64.grad) < 1e-5  # nothing is rounded on the way to it
-
-
-@every_cut_and_dtype
-@every_case
-@pytest.mark.parametrize("gather_left", [True, False], ids=["left gathered", "right gathered"])
-def test_grad_weight_sums_each_experts_outer_products_and_writes_zeros_without_rows(
-    loads, widths, cut, dtype, gather_left
-):
-    (width_a, width_b), rows = widths, Rows(loads, cut.block_m)
-    lengths = (rows.num_tokens, rows.num_rows)[:: 1 if gather_left else -1]
-    left = normal(lengths[0], width_a, dtype=dtype)
-    right = normal(lengths[1], width_b, seed=1, dtype=dtype)
-    got = grad_weight(left, right, rows.token, rows.offsets, cut, gather_left=gather_left)
-    left64, right64 = left.double(), right.double()
-    left64, right64 = (rows.of(left), right64) if gather_left else (left64, rows.of(right))
-    outer_NAB = left64[:, :, None] * right64[:, None, :]
-    want = torch.zeros(rows.num_experts, width_a, width_b, device=DEVICE, dtype=torch.float64)
-    want.index_add_(0, rows.expert, outer_NAB)
-    assert got.dtype == dtype and relative(got, want) < DTYPES[dtype]
-    empty = rows.offsets.diff() == 0
-    assert (got[empty] == 0).all() and (got[~empty] != 0).any()
+    h64 = hidden(z64, weight64)
+    want_dz, want_dweight = torch.autograd.grad(
+        rows.times(h64, w2), (z64, weight64), rows.of(grad_TD)
+    )
+    for name, ours, theirs in (
+        ("z", z_N2F, want_z),
+        ("h", h_NF, hidden(want_z, rows.weight.double())),
+        ("y", y_ND, rows.times(h_NF, w2)),
+        ("h again", again_NF, h64),
+        ("dz", dz_N2F, want_dz),
+        ("dx", dx_ND, rows.times(dz_N2F, w13.mT)),
+        ("dw2", dw2, rows.outer(rows.of(grad_TD), h_NF)),
+        ("dw13", dw13, rows.outer(dz_N2F, rows.of(x_TD))),
+    ):
+        assert ours.dtype == dtype and relative(ours, theirs) < TOLERANCES[dtype], name
+    assert dweight_N.dtype == torch.float32
+    assert relative(dweight_N, want_dweight) < 1e-5  # nothing is rounded on the way to it
 
 
 def test_long_sums_are_kept_in_float32():
-    """Of 4000 products in float16, the result alone is rounded: by 2e-4, not by what 250 steps of
+    """Of 1600 products in float16, the result alone is rounded: by 2e-4, not by what 100 steps of
     16 would lose."""
-    cut, depth, half = CUTS[0], 4000, torch.float16
-    rows, tall = Rows((0, 5, 3), cut.block_m), Rows((0, depth), cut.block_m)
-    x_TD = normal(23, depth, dtype=half)
-    w13, w2 = normal(3, 2, depth, dtype=half) / 64, normal(3, depth, 1, dtype=half)
-    where = (rows.offsets, rows.tiles, cut)
-    _, z_N2F = up_swiglu(x_TD, rows.token, rows.weight, w13, *where, save=True)
-    want_z = torch.einsum("nd,nfd->nf", rows.of(x_TD), w13.double()[rows.expert])
-    assert relative(z_N2F, want_z) < 4e-4
-    x_ND = rows.of(x_TD).half()
-    assert relative(grouped_gemm(x_ND, w13.transpose(1, 2), *where), want_z) < 4e-4
-
+    cut, depth, half = CUTS["narrow"], 1600, torch.float16
+    rows, tall = Rows(cut, (0, 5, 3)), Rows(cut, (0, depth))
+    x_TD, right = normal(23, depth, dtype=half), normal(depth, 3, seed=1, dtype=half)
+    w13, w2 = normal(3, 2, depth, dtype=half) / 40, normal(3, depth, 1, dtype=half)
+    x_ND, left = rows.of(x_TD).half(), x_TD[:, :5].contiguous()
+    _, z_N2F = up_swiglu(x_TD, rows.token, rows.weight, w13, *rows.where, save=True)
+    y_ND = grouped_gemm(x_ND, w13.mT, *rows.where)
+    sums = grad_weight(left, right, tall.token, tall.offsets, cut, gather_left=True)
+    for ours, theirs in (
+        (z_N2F, rows.times(x_ND, w13)),
+        (y_ND, rows.times(x_ND, w13)),
+        (sums, tall.outer(tall.of(left), right)),
+    ):
+        assert relative(ours, theirs) < 4e-4
     ones = torch.ones(8, 2, device=DEVICE, dtype=half)
-    _, _, grad_N = grad_hidden(x_TD, rows.token, rows.weight, w2, ones, *where)
-    want_dh = torch.einsum("nd,nd->n", rows.of(x_TD), w2.double()[rows.expert, :, 0])
+    _, _, dweight_N = grad_hidden(x_TD, rows.token, rows.weight, w2, ones, *rows.where)
+    want_N = rows.times(x_ND, w2.mT)[:, 0] * F.silu(torch.ones(()).double())
     # Not rounded at all; but tensor cores cut each step of their sums off, always downwards.
-    assert relative(grad_N, want_dh * F.silu(torch.ones(()).double())) < 1e-4
-
-    right = normal(depth, 3, seed=1, dtype=half)
-    args = (x_TD[:, :5].contiguous(), right, tall.token, tall.offsets, cut)
-    want = torch.einsum("na,nb->ab", tall.of(args[0]), right.double())
-    assert relative(grad_weight(*args, gather_left=True)[1], want) < 4e-4
+    assert relative(dweight_N, want_N) < 1e-4
 
 
 # Gather and gather-sum.
 
-ROWS_PER_TOKEN = (2, 0, 1, 45, 0, 3, 1)
-
 
 @every_dtype
-@pytest.mark.parametrize("width", [1, 7, 20, 513, 2048, 2049, 5000])
+@pytest.mark.parametrize("width", [1, 20, 513, 2049])
 def test_gather_copies_and_gather_sum_adds_each_tokens_rows_in_their_order(width, dtype):
-    token_offsets = offsets_of(ROWS_PER_TOKEN)
-    num_rows, draw = sum(ROWS_PER_TOKEN), torch.Generator().manual_seed(1)
+    loads = (2, 0, 1, 9, 0, 3)
+    num_rows, draw = sum(loads), torch.Generator().manual_seed(1)
     inverse = torch.randperm(num_rows, generator=draw).to(DEVICE, torch.int32)
     rows_ND = normal(num_rows, width, dtype=dtype)
-    want = torch.zeros(len(ROWS_PER_TOKEN), width, device=DEVICE)
-    for t, (start, end) in enumerate(zip(token_offsets[:-1], token_offsets[1:], strict=True)):
-        for row in inverse[start:end]:
+    want = torch.zeros(len(loads), width, device=DEVICE)
+    for t, rows in enumerate(inverse.split(loads)):
+        for row in rows:
             want[t] += rows_ND[row].float()
-    got = gather_sum(rows_ND, inverse, token_offsets)
+    got = gather_sum(rows_ND, inverse, offsets_of(loads))
     assert torch.equal(got, want.to(dtype))
     token = torch.randint(len(got), (num_rows,), generator=draw).to(DEVICE, torch.int32)
     assert torch.equal(gather(got, token), got[token.long()])
@@ -483,14 +429,15 @@ def test_gather_copies_and_gather_sum_adds_each_tokens_rows_in_their_order(width
 
 def test_gather_sum_adds_in_float32():
     """2048 + 1 is 2048 in float16."""
-    rows_ND = torch.ones(2100, 3, device=DEVICE, dtype=torch.float16)
-    inverse = torch.arange(2100, device=DEVICE, dtype=torch.int32)
-    assert (gather_sum(rows_ND, inverse, offsets_of((2100,))) == 2100).all()
+    rows_ND = torch.ones(13, 3, device=DEVICE, dtype=torch.float16)
+    rows_ND[0] = 2048
+    inverse = torch.arange(13, device=DEVICE, dtype=torch.int32)
+    assert (gather_sum(rows_ND, inverse, offsets_of((13,))) == 2060).all()
 
 
 def test_gathers_read_views():
-    rows_ND, token_offsets = normal(45, 6), offsets_of((2, 0, 42, 1))
-    inverse = torch.arange(45, device=DEVICE, dtype=torch.int32).flip(0)
+    rows_ND, token_offsets = normal(9, 6), offsets_of((2, 0, 6, 1))
+    inverse = torch.arange(9, device=DEVICE, dtype=torch.int32).flip(0)
     token = inverse % 4
 
     def view(v):

@@ -36,7 +36,7 @@ def with_dtypes(names, cases, quick):
                 *case,
                 dtype,
                 id="-".join([*map(str, case), str(dtype)[6:]]),
-                marks=() if quick(*case, dtype) else pytest.mark.slow,
+                marks=() if quick(*case, dtype=dtype) else pytest.mark.slow,
             )
             for case in cases
             for dtype in DTYPES
