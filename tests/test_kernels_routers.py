@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from helpers.kernels import DEVICE
 from helpers.numerics import relative
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
 from moeviz.routing import ROUTERS, build_router
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VOCAB = 61
 
 
@@ -49,7 +49,7 @@ def model_of(name, backend, device=DEVICE):
 
 
 def batch(device=DEVICE):
-    return torch.randint(VOCAB, (2, 13), generator=torch.Generator().manual_seed(1)).to(device)
+    return torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1)).to(device)
 
 
 def train_step(model):
@@ -71,7 +71,9 @@ def test_a_training_step_on_the_kernels_is_that_of_the_reference(name, request):
     got_loss, got, got_plans = train_step(model_of(name, "triton"))
     assert launches  # the routing's own steps ran on kernels too
     for ours, theirs in zip(got_plans, want_plans, strict=True):
-        assert torch.equal(ours.token, theirs.token) and torch.equal(ours.expert, theirs.expert)
+        for name, values in vars(theirs).items():
+            assert getattr(ours, name).dtype == values.dtype, name
+            assert relative(getattr(ours, name), values) < 1e-5, name
     assert relative(got_loss, want_loss) < 1e-5
     for key, theirs in want.items():
         assert (got[key] is None) == (theirs is None), key
@@ -83,18 +85,18 @@ def test_a_training_step_on_the_kernels_is_that_of_the_reference(name, request):
 
 @pytest.mark.parametrize("name", GENERATING)
 def test_greedy_generation_on_the_kernels_says_what_the_reference_says(name, request):
+    """A prompt, and a token alone after it."""
+
     def said_by(backend):
         model, logits = model_of(name, backend), []
         model.head.register_forward_hook(lambda *call: logits.append(call[2][0, -1]))
-        tokens = model.generate(batch()[0, :4], 6, temperature=0).tolist()
-        return tokens, torch.stack(logits)
+        return model.generate(batch()[0, :4], 2, temperature=0), torch.stack(logits)
 
     want, want_logits = said_by("reference")
     launches = request.getfixturevalue("triton_everywhere")
     got, got_logits = said_by("triton")
-    assert got == want and launches
-    # Six tokens may be right by luck.
-    assert len(got_logits) == 6 and relative(got_logits, want_logits) < 1e-5
+    assert torch.equal(got, want) and launches
+    assert len(got_logits) == 2 and relative(got_logits, want_logits) < 1e-5
 
 
 # Who makes a GPU wait for the host in training and outside of it. A fake tensor has a shape and no
@@ -121,7 +123,7 @@ def test_who_waits_for_the_host(name, training, triton_everywhere, monkeypatch):
     @torch.no_grad()
     def generate(model):  # all but taking the likeliest token, which the host does
         cache = Cache(1)
-        for piece_BS in batch("cpu")[:1].split((12, 1), dim=1):
+        for piece_BS in batch("cpu")[:1].split((8, 1), dim=1):
             model.eval()(piece_BS, cache=cache)
 
     def run():

@@ -208,14 +208,14 @@ def capability(chip: str) -> tuple[int, int]:
 
 
 def shipped_gemms(chip: str, dtype: str) -> list[Launch]:
-    """The grouped GEMMs as `configs.choose` cuts them for a chip: for few and many rows, a wide and
+    """The grouped GEMMs as `configs.choose` cuts them for a chip: for many and few rows, a wide and
     a narrow matrix; with a sum over a multiple of every block, and of 16 only, which takes a mask;
     with columns by 8 only, and with both odd, at odd addresses, which allows no wide loads."""
     found: list[Launch] = []
     like: Any = SimpleNamespace(dtype=DTYPES[dtype], device=chip, is_cuda=True)
     with mock.patch.object(torch.cuda, "get_device_capability", capability):
         for kernel, rows, width, (odd, more) in itertools.product(
-            configs.KERNELS, (16, 32, 96, 1000), (1024, 32), ((0, 0), (0, 16), (8, 0), (9, 9))
+            configs.KERNELS, (1000, 96, 32, 16), (1024, 32), ((0, 0), (0, 16), (8, 0), (9, 9))
         ):
             columns, depth = width + odd, 1024 + more
             chosen = columns * 2 if kernel == "up" else columns
@@ -225,27 +225,19 @@ def shipped_gemms(chip: str, dtype: str) -> list[Launch]:
     return found
 
 
-def one_of_each_block(launches: list[Launch], turn: int) -> list[Launch]:
-    """Each kernel once with each of its blocks, the other choices by turns."""
-    groups: dict[str, list[Launch]] = {}
-    for launch in launches:
-        block = [part for part in launch.constants.items() if part[0].startswith("BLOCK")]
-        groups.setdefault(f"{launch.kernel} {block}", []).append(launch)
-    return [group[i % len(group)] for i, group in enumerate(groups.values(), turn)]
-
-
 def shipped(chip: str, dtypes: Sequence[str], quick: bool) -> list[Launch]:
-    """All that is launched on a chip, or one of each block."""
-    sizes = (8, 60, 256) if quick else (8, 60, 256, sort.MAX_EXPERTS)
-    groups = [routing_launches(sizes)]
+    """All that is launched on a chip, or each kernel once in each dtype."""
+    launches = routing_launches((8, 60, 256, sort.MAX_EXPERTS))
     for dtype in dtypes:
-        groups.append(list(combine_launches(dtype)))
+        launches += combine_launches(dtype)
         if capability(chip) >= configs.OLDEST and (chip, dtype) not in UNCHECKED:
-            groups.append(shipped_gemms(chip, dtype))
-    first = list(CHIPS).index(chip)
+            launches += shipped_gemms(chip, dtype)
     if quick:
-        groups = [one_of_each_block(group, turn) for turn, group in enumerate(groups, first)]
-    return sum(groups, [])
+        first: dict[tuple[str, str], Launch] = {}
+        for launch in launches:
+            first.setdefault((launch.kernel, launch.dtype), launch)
+        return [*first.values()]
+    return launches
 
 
 def compile_launch(launch: Launch, chip: str) -> Report:
@@ -302,7 +294,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("moeviz_kernels.aot", description=(__doc__ or "")[:95])
     parser.add_argument("--chips", default=",".join(CHIPS))
     parser.add_argument("--dtypes", default=",".join(DTYPES))
-    parser.add_argument("--quick", action="store_true", help="one of each block: a fifth of all")
+    parser.add_argument("--quick", action="store_true", help="each kernel once in each dtype")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     chips, dtypes = asked.chips.split(","), asked.dtypes.split(",")
