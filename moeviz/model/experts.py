@@ -42,11 +42,8 @@ def apply_experts(
     try:
         if chosen == "triton":
             return _triton_or_matmul(x_TD, plan, w13_E2FD, w2_EDF, insist=backend == "triton")
-        if chosen == "grouped":
-            return grouped_experts(x_TD, plan, w13_E2FD, w2_EDF)
-        if chosen == "matmul":
-            return matmul_experts(x_TD, plan, w13_E2FD, w2_EDF)
-        return reference_experts(x_TD, plan, w13_E2FD, w2_EDF)
+        run = dict(grouped=grouped_experts, matmul=matmul_experts, reference=reference_experts)
+        return run[chosen](x_TD, plan, w13_E2FD, w2_EDF)
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)):
             raise
@@ -181,16 +178,8 @@ def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -
 
 def triton_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
     """The kernels of kernels/moeviz_kernels, forward and backward."""
-    return kernels().experts(
-        x_TD,
-        w13_E2FD,
-        w2_EDF,
-        token=plan.token,
-        weight=plan.weight,
-        offsets=plan.offsets,
-        inverse=plan.inverse,
-        token_offsets=plan.token_offsets,
-    )
+    names = ("token", "weight", "offsets", "inverse", "token_offsets")
+    return kernels().experts(x_TD, w13_E2FD, w2_EDF, **{n: getattr(plan, n) for n in names})
 
 
 class _Dispatch(torch.autograd.Function):
@@ -232,8 +221,9 @@ def soft_experts(x_TD: Tensor, plan: SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor)
 
 
 def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor) -> None:
-    named = {"x_TD": (x_TD, 2), "w13_E2FD": (w13_E2FD, 3), "w2_EDF": (w2_EDF, 3)}
-    for name, (tensor, ndim) in named.items():
+    tensors = {"x_TD": x_TD, "w13_E2FD": w13_E2FD, "w2_EDF": w2_EDF}
+    for name, tensor in tensors.items():
+        ndim = 2 if tensor is x_TD else 3
         if tensor.ndim != ndim:
             raise ValueError(
                 f"{name} must have {ndim} dimensions, as its name says, got shape "
@@ -242,19 +232,18 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
         if tensor.dtype not in DTYPES:
             allowed = ", ".join(str(dtype) for dtype in DTYPES)
             raise ValueError(f"{name} must be of {allowed}, got {tensor.dtype}.")
-    num_experts, num_tokens = plan.num_experts, plan.num_tokens
-    d_model, d_expert = w2_EDF.shape[1:]
+    num_experts, num_tokens, d_model = plan.num_experts, plan.num_tokens, x_TD.shape[1]
+    d_expert = w2_EDF.shape[2]
     want = {
-        "x_TD": (num_tokens, d_model),
-        "w13_E2FD": (num_experts, 2 * d_expert, x_TD.shape[1]),
-        "w2_EDF": (num_experts, x_TD.shape[1], d_expert),
+        "x_TD": (num_tokens, w2_EDF.shape[1]),
+        "w13_E2FD": (num_experts, 2 * d_expert, d_model),
+        "w2_EDF": (num_experts, d_model, d_expert),
     }
     for name, shape in want.items():
-        tensor, _ = named[name]
-        if tuple(tensor.shape) != shape:
+        if tuple(tensors[name].shape) != shape:
             raise ValueError(
                 f"{name} must be {shape} for this plan of {num_tokens} tokens and {num_experts} "
-                f"experts, got {tuple(tensor.shape)}."
+                f"experts, got {tuple(tensors[name].shape)}."
             )
     if isinstance(plan, Plan) and can_look(plan.offsets):
         rows = int(plan.offsets[-1])
@@ -262,12 +251,10 @@ def _check(x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor
             raise ValueError(
                 f"The plan's offsets must end at its number of rows, {len(plan.token)}, got {rows}."
             )
-    parts = [(f.name, getattr(plan, f.name)) for f in dataclasses.fields(plan)]
-    parts = [(name, part) for name, part in parts if part is not None]
-    for what in ("dtype", "device"):
-        found = {name: getattr(tensor, what) for name, (tensor, _) in named.items()}
-        if what == "device":
-            found |= {f"plan.{name}": tensor.device for name, tensor in parts}
-        if len(set(found.values())) > 1:
-            listed = ", ".join(f"{name} {value}" for name, value in found.items())
+    parts = {f"plan.{f.name}": getattr(plan, f.name) for f in dataclasses.fields(plan)}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    for what, alike in (("dtype", tensors), ("device", tensors | parts)):
+        given = {name: getattr(tensor, what) for name, tensor in alike.items()}
+        if len(set(given.values())) > 1:
+            listed = ", ".join(f"{name} {value}" for name, value in given.items())
             raise ValueError(f"All tensors must share one {what}, got {listed}.")

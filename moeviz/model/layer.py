@@ -90,14 +90,6 @@ class DenseFFN(nn.Module):
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
         return swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T, None
 
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        self.w2_DF.mul_(factor)
-
-    def num_active_parameters(self) -> int:
-        """Those that one token uses."""
-        return self.w13_2FD.numel() + self.w2_DF.numel()
-
 
 class MoEFFN(nn.Module):
     """Router, dispatch, experts, combine.
@@ -140,21 +132,13 @@ class MoEFFN(nn.Module):
             y_TD = self._with_shared(y_TD, shared_TD, x_TD)
         return y_TD, route
 
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Of the chosen experts and of the shared ones."""
-        self.w2_EDF.mul_(factor)
-        if self.shared is not None:
-            self.shared.scale_output(factor)
-
-    def num_active_parameters(self) -> int:
-        """Those that one token uses: all but the experts that it does not visit."""
+    def num_idle_parameters(self) -> int:
+        """Those of the experts that one token does not visit."""
         router = self.router
         # A soft router's token is mixed into what every expert reads.
         used = router.num_experts if router.soft else router.active_experts(1)
         per_expert = self.w13_E2FD[0].numel() + self.w2_EDF[0].numel()
-        total = sum(parameter.numel() for parameter in self.parameters())
-        return total - round((router.num_experts - used) * per_expert)
+        return round((router.num_experts - used) * per_expert)
 
     def _with_shared(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> Tensor:
         if self.shared_gate_GD is None:

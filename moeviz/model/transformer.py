@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,10 +204,9 @@ class LanguageModel(nn.Module):
         # Each block adds twice to the residual stream: scaling the additions by 1/sqrt(2L) keeps
         # its variance from growing with depth (GPT-2, Radford et al. 2019).
         scale = (2 * config.num_layers) ** -0.5
-        for block in self.blocks:
-            block.ffn.scale_output(scale)
-            with torch.no_grad():
-                block.attention.out.weight.mul_(scale)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("attention.out.weight", "w2_DF", "w2_EDF")):
+                weight.data.mul_(scale)
 
     def routers(self) -> dict[int, BaseRouter]:
         """The router of each block that has experts, by the block's number."""
@@ -269,27 +270,30 @@ class LanguageModel(nn.Module):
             if why := router.cannot_generate():
                 assert self.config.moe is not None
                 raise ValueError(f"The router {self.config.moe.router!r} cannot generate: {why}.")
-        was_training = self.training
-        self.eval()
-        try:
-            return self._generate(prompt_S, num_tokens, temperature, seed)
-        finally:
-            self.train(was_training)
-
-    def _generate(self, prompt_S: Tensor, num_tokens: int, temperature: float, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         cache = Cache(self.config.num_layers)
         tokens, fresh = prompt_S.clone(), prompt_S
-        for _ in range(num_tokens):
-            logits_V = self(fresh[None], cache=cache).logits[0, -1].float().cpu()
-            if temperature == 0:
-                fresh = logits_V.argmax()[None]
-            else:
-                probability_V = (logits_V / temperature).softmax(-1)
-                fresh = torch.multinomial(probability_V, 1, generator=generator)
-            fresh = fresh.to(tokens)
-            tokens = torch.cat((tokens, fresh))
+        with self.evaluating():
+            for _ in range(num_tokens):
+                logits_V = self(fresh[None], cache=cache).logits[0, -1].float().cpu()
+                if temperature == 0:
+                    fresh = logits_V.argmax()[None]
+                else:
+                    probability_V = (logits_V / temperature).softmax(-1)
+                    fresh = torch.multinomial(probability_V, 1, generator=generator)
+                fresh = fresh.to(tokens)
+                tokens = torch.cat((tokens, fresh))
         return tokens
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode within, and afterwards in the mode that it was in."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     def load_arrays(self, arrays: dict[str, np.ndarray], path: str | Path) -> None:
         """Take the parameters of a checkpoint's arrays ("model.<name>"); ValueError, naming the
@@ -305,8 +309,5 @@ class LanguageModel(nn.Module):
 
     def num_active_parameters(self) -> int:
         """Parameters that one token uses: everything but the experts it does not visit."""
-        unused = sum(
-            sum(p.numel() for p in block.ffn.parameters()) - block.ffn.num_active_parameters()
-            for block in self.blocks
-        )
-        return self.num_parameters() - unused
+        idle = (self.blocks[n].ffn.num_idle_parameters() for n in self.config.moe_layers)
+        return self.num_parameters() - sum(idle)

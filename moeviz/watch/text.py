@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,7 +51,7 @@ def trace_text(
     """
     layers = moe_layers(model)
     tokens_S = encode(tokenizer, text)
-    with _evaluating(model):
+    with model.evaluating():
         out = model(tokens_S[None].to(model.head.weight.device))
     routes = [out.routes[layer] for layer in layers]
     rows = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
@@ -88,7 +86,7 @@ def dissect(
             f"The layer's router is a {type(ffn.router).__name__}; the stages are those of "
             "TokenChoice."
         )
-    with _evaluating(model):
+    with model.evaluating():
         route = ffn.router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
     plan = _weighted(route, weighting, ffn.router.scale)
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
@@ -145,22 +143,11 @@ def layer_input(
     seen: list[Tensor] = []
     hook = model.blocks[layer].ffn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
-        with _evaluating(model):
+        with model.evaluating():
             model(tokens_S[None].to(model.head.weight.device))
     finally:
         hook.remove()
     return tokens_S, seen[0]
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def moe_layers(model: LanguageModel) -> tuple[int, ...]:
