@@ -8,10 +8,11 @@ from moeviz.costs.cost.money import cost_usd, device_hours
 from moeviz.costs.cost.parameters import active_parameters, active_share
 from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import shape_of
-from moeviz.costs.known.models_early import GPT3, SWITCH_C
+from moeviz.costs.known.models_early import SWITCH_C
 from moeviz.costs.shape.terms import Term
 
 BEACON, MARKET = Article("beacon"), Article("market")
+GPT3 = shape_of("GPT-3 175B")
 
 
 @BEACON.claim(

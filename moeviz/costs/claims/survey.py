@@ -10,11 +10,10 @@ from moeviz.costs.cost.parameters import active_parameters, active_share, parame
 from moeviz.costs.cost.traffic import offload_bound
 from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import MODELS, shape_of
-from moeviz.costs.known.models_early import GPT3
 from moeviz.costs.shape.terms import Term
 
 SURVEY = Article("survey")
-V3 = shape_of("DeepSeek-V3 / R1")
+GPT3, V3 = shape_of("GPT-3 175B"), shape_of("DeepSeek-V3 / R1")
 
 
 @SURVEY.claim(

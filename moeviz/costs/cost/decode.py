@@ -23,11 +23,8 @@ def distinct_experts(num_experts: int, top_k: int, batch: float) -> Total:
     if top_k > num_experts:
         raise ValueError(f"top_k must be at most num_experts = {num_experts}, got {top_k}.")
     words = f"{num_experts} × (1 - (1 - {top_k}/{num_experts})^{batch:g})"
-    return single("experts", "distinct experts", _even(num_experts, top_k, batch), words)
-
-
-def _even(num_experts: int, top_k: int, batch: float) -> float:
-    return num_experts * (1 - (1 - top_k / num_experts) ** batch)
+    touched = num_experts * (1 - (1 - top_k / num_experts) ** batch)
+    return single("experts", "distinct experts", touched, words)
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,8 @@ def decode_step(
        what good kernels reach
     ValueError where weights and cache do not fit the memory: see memory.fit.
     """
-    check_whole("batch", batch)
-    room = fit(
-        architecture,
-        device,
-        context_tokens=context_tokens,
-        batch=batch,
-        plan=plan,
-        devices=devices,
-    )
+    room = fit(architecture, device, context_tokens=context_tokens, batch=batch, plan=plan,
+               devices=devices)  # fmt: skip
     if not room.fits:
         raise ValueError(
             f"batch {batch} of {context_tokens:,} tokens does not fit {devices} × {device.name}: "
@@ -119,11 +109,7 @@ def decode_step(
 
 
 def _step_bytes(
-    architecture: Architecture,
-    plan: QuantPlan,
-    batch: int,
-    context_tokens: int,
-    distinct: float,
+    architecture: Architecture, plan: QuantPlan, batch: int, context_tokens: int, distinct: float
 ) -> Total:
     elements: Counter[tuple[str, bool]] = Counter()
     for times, item in architecture.weights():

@@ -54,35 +54,22 @@ class Bill:
     terms: tuple[Term, ...]
 
 
-def bill(
-    flops: float,
-    *,
-    peak_flops_per_s: float,
-    utilisation: float,
-    usd_per_hour: float,
-    watts: float,
-    pue: float = 1.1,
-    kg_per_kwh: float = LLAMA_GRID_KG_PER_KWH,
-) -> Bill:
-    """From FLOPs to hours, dollars, energy and carbon; every assumption is an argument."""
-    hours = device_hours(flops, peak_flops_per_s, utilisation)
-    return _bill(hours, usd_per_hour, watts, pue, kg_per_kwh)
+def bill(flops: float, *, peak_flops_per_s: float, utilisation: float, **rates: float) -> Bill:
+    """From FLOPs to hours, dollars, energy and carbon; rates: what hours_bill assumes."""
+    return hours_bill(device_hours(flops, peak_flops_per_s, utilisation), **rates)
 
 
 def hours_bill(
-    hours: float,
+    hours: float | Total,
     *,
     usd_per_hour: float,
     watts: float,
     pue: float = 1.1,
     kg_per_kwh: float = LLAMA_GRID_KG_PER_KWH,
 ) -> Bill:
-    """The same from device hours as published."""
-    published = single("hours", "device hours", hours, "as published")
-    return _bill(published, usd_per_hour, watts, pue, kg_per_kwh)
-
-
-def _bill(hours: Total, usd_per_hour: float, watts: float, pue: float, kg_per_kwh: float) -> Bill:
+    """The same from device hours as published, or as computed."""
+    if not isinstance(hours, Total):
+        hours = single("hours", "device hours", hours, "as published")
     usd = cost_usd(hours.total, usd_per_hour)
     kwh = energy_kwh(hours.total, watts, pue)
     carbon = carbon_kg(kwh.total, kg_per_kwh)

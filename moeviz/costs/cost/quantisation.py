@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moeviz.checks import check_choice, check_number, check_whole
+from moeviz.checks import check_choice
 from moeviz.costs.shape.terms import COMPONENTS
 
 
@@ -19,12 +19,6 @@ class Format:
     scale_bits: float = 0.0
     zero_bits: float = 0.0
     source: str = ""
-
-    def __post_init__(self) -> None:
-        check_number("weight_bits", self.weight_bits, open_low=True)
-        check_whole("group", self.group, 0)
-        check_number("scale_bits", self.scale_bits)
-        check_number("zero_bits", self.zero_bits)
 
     @property
     def bits(self) -> float:

@@ -23,55 +23,16 @@ BF16_COMBINE_BITS = 16
 def hit_probability(num_experts: int, top_k: int, here: int) -> float:
     """That a token which picks top_k of num_experts evenly, none twice, picks one of `here`:
     1 - C(E - here, K) / C(E, K)."""
-    for name, value in (("num_experts", num_experts), ("top_k", top_k)):
-        check_whole(name, value)
-    check_whole("here", here, 0)
-    if not max(top_k, here) <= num_experts:
-        raise ValueError(
-            f"top_k and here must be at most num_experts = {num_experts}, got {top_k} and {here}."
-        )
     return 1 - math.comb(num_experts - here, top_k) / math.comb(num_experts, top_k)
 
 
-@dataclass(frozen=True)
-class Destinations:
-    """Places (nodes, devices) that a token is sent to: on average under even routing, and at
-    most. remote: the same without its own place, which it is as likely to need as any."""
-
-    expected: float
-    at_most: int
-    places: int
-
-    @property
-    def remote(self) -> float:
-        return self.expected * (self.places - 1) / self.places
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        share = f"× {self.places - 1}/{self.places}, the share that is not its own"
-        return (
-            Term("places", self.expected, "places × P(one has a chosen expert)"),
-            Term("other places", self.remote, f"{self.expected:.3f} {share}"),
-            Term("other places, at most", self.remote_at_most, f"{self.at_most} {share}"),
-        )
-
-    @property
-    def remote_at_most(self) -> float:
-        """Were every token sent to as many places as it may be."""
-        return self.at_most * (self.places - 1) / self.places
-
-
-def destinations(
-    num_experts: int, top_k: int, places: int, limit: int | None = None
-) -> Destinations:
-    """Distinct places among `places` that share the experts evenly: N [1 - C(E-E/N, K) / C(E, K)].
+def destinations(num_experts: int, top_k: int, places: int, limit: int | None = None) -> float:
+    """Distinct places (nodes, devices), of `places` that share the experts evenly, to which a token
+    is sent on average under even routing: N [1 - C(E-E/N, K) / C(E, K)].
 
     limit: a token chooses so many places, evenly, and its experts inside them (group-limited
-    routing, DeepSeek-V2 and V3). ValueError where experts do not divide or K does not fit.
+    routing, DeepSeek-V2 and V3). ValueError where K does not fit.
     """
-    check_whole("places", places)
-    if num_experts % places:
-        raise ValueError(f"places must divide num_experts = {num_experts}, got {places}.")
     chosen = places if limit is None else check_whole("limit", limit)
     if chosen > places:
         raise ValueError(f"limit must be at most places = {places}, got {limit}.")
@@ -80,8 +41,7 @@ def destinations(
         raise ValueError(
             f"limit must leave room for top_k = {top_k} experts, got {chosen} places of {here}."
         )
-    expected = chosen * hit_probability(chosen * here, top_k, here)
-    return Destinations(expected, min(top_k, chosen), places)
+    return chosen * hit_probability(chosen * here, top_k, here)
 
 
 @dataclass(frozen=True)
@@ -134,20 +94,20 @@ class Traffic:
         link inside the node and its share of the network outside, one direction each."""
         check_number("link_bytes_per_s", link_bytes_per_s, open_low=True)
         check_number("network_bytes_per_s", network_bytes_per_s, open_low=True)
-        total = 0.0
-        for matrix in (self.dispatch_bytes, self.combine_bytes):
-            worst = 0.0
-            for device in range(self.devices):
-                for sent in (matrix[device], tuple(row[device] for row in matrix)):
-                    near = far = 0.0
-                    for other, count in enumerate(sent):
-                        if self._node(other) != self._node(device):
-                            far += count
-                        elif other != device:
-                            near += count
-                    worst = max(worst, near / link_bytes_per_s, far / network_bytes_per_s)
-            total += worst
-        return total
+        return sum(
+            max(
+                max(near / link_bytes_per_s, far / network_bytes_per_s)
+                for lines in (matrix, zip(*matrix, strict=True))
+                for near, far in map(self._near_and_far, range(self.devices), lines)
+            )
+            for matrix in (self.dispatch_bytes, self.combine_bytes)
+        )
+
+    def _near_and_far(self, device: int, sent: Sequence[float]) -> tuple[float, float]:
+        """Bytes between a device and the others of its node, and those of other nodes."""
+        node = self._node(device)
+        inside = sum(v for other, v in enumerate(sent) if self._node(other) == node)
+        return inside - sent[device], sum(sent) - inside
 
     def _node(self, device: int) -> int:
         return device // self.devices_per_node
@@ -240,7 +200,7 @@ def _visits(
             [met(i * here, here) for i in range(devices)],
             [met(i * wide, wide) for i in range(nodes)],
         )
-    by_node = destinations(moe.num_experts, moe.top_k, nodes, limit).expected / nodes
+    by_node = destinations(moe.num_experts, moe.top_k, nodes, limit) / nodes
     if copies == "expert":
         by_device = moe.top_k / devices
     else:
@@ -254,21 +214,18 @@ def _pattern(
     nodes: int, per_node: int, copies: Copies, on_device: list[float], on_node: list[float]
 ) -> list[list[float]]:
     """Copies per token of each source, to each destination."""
-    devices = nodes * per_node
+    devices = range(nodes * per_node)
     if copies != "node":
-        return [list(on_device) for _ in range(devices)]
-    pattern = [[0.0] * devices for _ in range(devices)]
-    for source in range(devices):
-        node, number = divmod(source, per_node)
-        for other in range(nodes):
-            relay = other * per_node + number
-            if other != node:
-                pattern[source][relay] += on_node[other]
-            for destination in range(other * per_node, (other + 1) * per_node):
-                # The relay's own experts cost no second trip.
-                if destination != relay or other == node:
-                    pattern[relay][destination] += on_device[destination]
-    return pattern
+        return [on_device for _ in devices]
+
+    def sent(source: int, destination: int) -> float:
+        if source // per_node != destination // per_node:
+            relays = source % per_node == destination % per_node
+            return on_node[destination // per_node] if relays else 0.0
+        # A relay passes on what came from every node; its own experts cost no second trip.
+        return on_device[destination] * (1 if source == destination else nodes)
+
+    return [[sent(source, destination) for destination in devices] for source in devices]
 
 
 @dataclass(frozen=True)

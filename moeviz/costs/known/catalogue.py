@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from moeviz.checks import check_choice, check_number, check_whole
 from moeviz.costs.cost.parameters import Convention, active_parameters, parameters
 from moeviz.costs.known.devices import Confidence
 from moeviz.costs.shape.architecture import Architecture
 
+CONFIG = "config.json of the released checkpoint"
 Kind = Literal["dense", "moe", "undisclosed"]
 
 
@@ -22,12 +23,6 @@ class Figure:
     source: str
     confidence: Confidence = "official"
     note: str = ""
-
-    def __post_init__(self) -> None:
-        check_number("value", self.value, open_low=True)
-        check_choice("confidence", self.confidence, get_args(Confidence))
-        if not self.source:
-            raise ValueError("source must be given for every figure, got nothing.")
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,12 @@ class Model:
     reason: str = ""
     note: str = ""
 
-    def __post_init__(self) -> None:
-        check_whole("year", self.year, 1991)
-        check_choice("kind", self.kind, get_args(Kind))
-        check_choice("convention", self.convention, get_args(Convention))
-        check_choice("sizes_confidence", self.sizes_confidence, get_args(Confidence))
-        if self.architecture is not None and not self.sizes:
-            raise ValueError(f"sizes must say where the architecture of {self.name} comes from.")
+    @property
+    def shape(self) -> Architecture:
+        """The architecture; ValueError where the sizes are not public."""
+        if self.architecture is None:
+            raise ValueError(f"The sizes of {self.name} are not public: nothing can be computed.")
+        return self.architecture
 
     @property
     def confidence(self) -> Confidence:
@@ -93,10 +87,8 @@ class Model:
 
     def compare(self) -> Comparison:
         """Computed against published; ValueError where the sizes are not public."""
-        if self.architecture is None:
-            raise ValueError(f"The sizes of {self.name} are not public: nothing can be computed.")
-        total = parameters(self.architecture).total
-        active = active_parameters(self.architecture, self.convention).total
+        total = parameters(self.shape).total
+        active = active_parameters(self.shape, self.convention).total
         return Comparison(
             total,
             _error(total, self.total_parameters),
@@ -107,3 +99,19 @@ class Model:
 
 def _error(computed: float, published: Figure | None) -> float | None:
     return None if published is None else computed / published.value - 1
+
+
+def entry(
+    name: str, year: int, maker: str, config: Mapping[str, Any], total: float, active: float,
+    source: str, *, sizes: str = CONFIG, **more: Any,
+) -> Model:  # fmt: skip
+    """A model of a released config.json, whose two counts come from one source; its context is
+    what the config allows, where `more` says nothing else."""
+    shape = Architecture.from_hf(config, name)
+    figures = dict(
+        total_parameters=Figure(total, source),
+        active_parameters=Figure(active, source),
+        context_tokens=shape.context_tokens and Figure(shape.context_tokens, CONFIG),
+    )
+    kind: Kind = "moe" if shape.is_moe else "dense"
+    return Model(name, year, maker, kind, shape, sizes, **{**figures, **more})

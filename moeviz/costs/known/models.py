@@ -16,10 +16,7 @@ MODELS: dict[str, Model] = {model.name: model for model in (*EARLY, *UP_TO_2024,
 
 def shape_of(name: str) -> Architecture:
     """The architecture of one of MODELS; ValueError where its sizes are not public."""
-    found = model(name).architecture
-    if found is None:
-        raise ValueError(f"The sizes of {name} are not public: nothing can be computed.")
-    return found
+    return model(name).shape
 
 
 def model(name: str) -> Model:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from moeviz.costs.known.catalogue import Figure, Model
+from moeviz.costs.known.catalogue import CONFIG, Figure, Model, entry
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.feedforward import MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
 
-CONFIG = "config.json of the released checkpoint"
 LLAMA3_CARD = "meta-llama/llama-models, Llama 3.1 MODEL_CARD.md"
 V2_REPORT = "DeepSeek-V2, 2405.04434"
 MISTRAL_NEWS = "Mistral AI's announcement"
@@ -18,11 +15,13 @@ OLMOE_REPORT = "OLMoE, 2409.02060"
 V3_REPORT = "DeepSeek-V3, 2412.19437"
 
 
-def _llama3(layers: int, width: int, heads: int, ffn: int) -> dict:
+def _llama(
+    layers: int, width: int, heads: int, ffn: int, vocab: int = 128256, context: int = 131072
+) -> dict:
     return dict(
-        model_type="llama", vocab_size=128256, hidden_size=width, intermediate_size=ffn,
+        model_type="llama", vocab_size=vocab, hidden_size=width, intermediate_size=ffn,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
-        max_position_embeddings=131072, tie_word_embeddings=False,
+        max_position_embeddings=context, tie_word_embeddings=False,
     )  # fmt: skip
 
 
@@ -82,11 +81,6 @@ PHI35 = dict(
     num_experts_per_tok=2, attention_bias=True, lm_head_bias=True,
     max_position_embeddings=131072,
 )  # fmt: skip
-DEEPSEEK_67B = dict(
-    model_type="llama", vocab_size=102400, hidden_size=8192, intermediate_size=22016,
-    num_hidden_layers=95, num_attention_heads=64, num_key_value_heads=8,
-    max_position_embeddings=4096,
-)  # fmt: skip
 MISTRAL = dict(
     model_type="mistral", vocab_size=32000, hidden_size=4096, intermediate_size=14336,
     num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, sliding_window=4096,
@@ -104,75 +98,54 @@ GROK = Architecture(
 )
 
 
-def _dense(
-    name: str, maker: str, year: int, total: float, source: str, config: dict, **more: Any
-) -> Model:
-    figure = Figure(total, source)
-    return Model(name, year, maker, "dense", Architecture.from_hf(config, name), CONFIG,
-                 total_parameters=figure, active_parameters=figure, **more)  # fmt: skip
-
-
-def sparse(
-    name: str, year: int, maker: str, config: dict, total: float, active: float, source: str, *,
-    sizes: str = CONFIG, **more: Any,
-) -> Model:  # fmt: skip
-    """A sparse model whose two counts come from one source."""
-    return Model(name, year, maker, "moe", Architecture.from_hf(config, name), sizes,
-                 total_parameters=Figure(total, source), active_parameters=Figure(active, source),
-                 **more)  # fmt: skip
-
-
 UP_TO_2024 = (
-    _dense(
-        "Llama 3.1 405B", "Meta", 2024, 405e9, LLAMA3_CARD, _llama3(126, 16384, 128, 53248),
+    entry(
+        "Llama 3.1 405B", 2024, "Meta", _llama(126, 16384, 128, 53248), 405e9, 405e9, LLAMA3_CARD,
         tokens=Figure(15.6e12, "The Llama 3 herd, 2407.21783", note="the card says about 15T"),
         device_hours=Figure(30.84e6, LLAMA3_CARD),
         device="H100 SXM",
-        context_tokens=Figure(131072, CONFIG),
         note="8,930 t of CO2 by the card",
     ),
-    _dense("Llama 3.1 70B", "Meta", 2024, 70.6e9, LLAMA3_CARD, _llama3(80, 8192, 64, 28672),
-           device_hours=Figure(7.0e6, LLAMA3_CARD), device="H100 SXM"),
-    _dense("Llama 3.1 8B", "Meta", 2024, 8.03e9, LLAMA3_CARD, _llama3(32, 4096, 32, 14336),
-           device_hours=Figure(1.46e6, LLAMA3_CARD), device="H100 SXM"),
-    _dense("Mistral 7B", "Mistral AI", 2023, 7.24e9, "Mistral 7B, 2310.06825, model card", MISTRAL),
-    _dense("DeepSeek 67B", "DeepSeek", 2023, 67.4e9, "DeepSeek LLM, 2401.02954",
-           DEEPSEEK_67B, tokens=Figure(2e12, "DeepSeek LLM, 2401.02954")),
-    sparse("Mixtral 8x7B", 2023, "Mistral AI", _mixtral(32, 4096, 32, 14336, 32768), 46.7e9, 12.9e9,
-           MISTRAL_NEWS, context_tokens=Figure(32768, CONFIG)),
-    sparse("Mixtral 8x22B", 2024, "Mistral AI", _mixtral(56, 6144, 48, 16384, 65536), 141e9, 39e9,
-           MISTRAL_NEWS, context_tokens=Figure(65536, CONFIG)),
+    entry("Llama 3.1 70B", 2024, "Meta", _llama(80, 8192, 64, 28672), 70.6e9, 70.6e9, LLAMA3_CARD,
+          device_hours=Figure(7.0e6, LLAMA3_CARD), device="H100 SXM"),
+    entry("Llama 3.1 8B", 2024, "Meta", _llama(32, 4096, 32, 14336), 8.03e9, 8.03e9, LLAMA3_CARD,
+          device_hours=Figure(1.46e6, LLAMA3_CARD), device="H100 SXM"),
+    entry("Mistral 7B", 2023, "Mistral AI", MISTRAL, 7.24e9, 7.24e9,
+          "Mistral 7B, 2310.06825, model card"),
+    entry("DeepSeek 67B", 2023, "DeepSeek", _llama(95, 8192, 64, 22016, 102400, 4096), 67.4e9,
+          67.4e9, "DeepSeek LLM, 2401.02954", tokens=Figure(2e12, "DeepSeek LLM, 2401.02954")),
+    entry("Mixtral 8x7B", 2023, "Mistral AI", _mixtral(32, 4096, 32, 14336, 32768), 46.7e9, 12.9e9,
+          MISTRAL_NEWS),
+    entry("Mixtral 8x22B", 2024, "Mistral AI", _mixtral(56, 6144, 48, 16384, 65536), 141e9, 39e9,
+          MISTRAL_NEWS),
     Model(
         "Grok-1", 2024, "xAI", "moe", GROK, "run.py and model.py of xai-org/grok-1",
         total_parameters=Figure(314e9, "README of xai-org/grok-1"),
         context_tokens=Figure(8192, "run.py of xai-org/grok-1"),
         reason="the code's own sizes give 315.7B; no count behind the README's 314B is given",
     ),
-    sparse("DBRX", 2024, "Databricks", DBRX, 132e9, 36e9, "databricks/dbrx README",
-           tokens=Figure(12e12, "databricks/dbrx README")),
-    sparse("Phi-3.5-MoE", 2024, "Microsoft", PHI35, 41.9e9, 6.6e9, "model card",
-           tokens=Figure(4.9e12, "model card")),
-    sparse("Qwen1.5-MoE-A2.7B", 2024, "Alibaba", QWEN15, 14.3e9, 2.7e9, "model card",
-           context_tokens=Figure(8192, CONFIG)),
-    sparse("Qwen2-57B-A14B", 2024, "Alibaba", QWEN2_57B, 57.4e9, 14.2e9, "Qwen2, 2407.10671",
-           context_tokens=Figure(65536, "Qwen2, 2407.10671")),
-    sparse("OLMoE-1B-7B", 2024, "Ai2", OLMOE, 6.9e9, 1.3e9, OLMOE_REPORT, sizes=OLMOE_REPORT,
-           tokens=Figure(5.13e12, OLMOE_REPORT), device="H100 SXM",
-           context_tokens=Figure(4096, OLMOE_REPORT)),
-    sparse("DeepSeek-V2-Lite", 2024, "DeepSeek", V2_LITE, 15.7e9, 2.4e9, V2_REPORT,
-           sizes=f"{V2_REPORT}, appendix B", convention="ex_input_embedding",
-           tokens=Figure(5.7e12, V2_REPORT, "estimate", "not read again"), device="H800 SXM",
-           context_tokens=Figure(32768, "model card"),
-           reason="2.45B without the input table is printed as 2.4B"),
-    sparse("DeepSeek-V2", 2024, "DeepSeek", V2, 236e9, 21e9, V2_REPORT, sizes=V2_REPORT,
-           convention="ex_input_embedding", tokens=Figure(8.1e12, V2_REPORT),
-           device_hours=Figure(1.4e6, f"{V2_REPORT}: 172.8 thousand hours a trillion tokens"),
-           device="H800 SXM", context_tokens=Figure(131072, V2_REPORT)),
-    Model(
-        "DeepSeek-V3 / R1", 2024, "DeepSeek", "moe",
-        Architecture.from_hf(V3, "DeepSeek-V3"), V3_REPORT,
+    entry("DBRX", 2024, "Databricks", DBRX, 132e9, 36e9, "databricks/dbrx README",
+          tokens=Figure(12e12, "databricks/dbrx README")),
+    entry("Phi-3.5-MoE", 2024, "Microsoft", PHI35, 41.9e9, 6.6e9, "model card",
+          tokens=Figure(4.9e12, "model card")),
+    entry("Qwen1.5-MoE-A2.7B", 2024, "Alibaba", QWEN15, 14.3e9, 2.7e9, "model card"),
+    entry("Qwen2-57B-A14B", 2024, "Alibaba", QWEN2_57B, 57.4e9, 14.2e9, "Qwen2, 2407.10671",
+          context_tokens=Figure(65536, "Qwen2, 2407.10671")),
+    entry("OLMoE-1B-7B", 2024, "Ai2", OLMOE, 6.9e9, 1.3e9, OLMOE_REPORT, sizes=OLMOE_REPORT,
+          tokens=Figure(5.13e12, OLMOE_REPORT), device="H100 SXM",
+          context_tokens=Figure(4096, OLMOE_REPORT)),
+    entry("DeepSeek-V2-Lite", 2024, "DeepSeek", V2_LITE, 15.7e9, 2.4e9, V2_REPORT,
+          sizes=f"{V2_REPORT}, appendix B", convention="ex_input_embedding",
+          tokens=Figure(5.7e12, V2_REPORT, "estimate", "not read again"), device="H800 SXM",
+          context_tokens=Figure(32768, "model card"),
+          reason="2.45B without the input table is printed as 2.4B"),
+    entry("DeepSeek-V2", 2024, "DeepSeek", V2, 236e9, 21e9, V2_REPORT, sizes=V2_REPORT,
+          convention="ex_input_embedding", tokens=Figure(8.1e12, V2_REPORT),
+          device_hours=Figure(1.4e6, f"{V2_REPORT}: 172.8 thousand hours a trillion tokens"),
+          device="H800 SXM", context_tokens=Figure(131072, V2_REPORT)),
+    entry(
+        "DeepSeek-V3 / R1", 2024, "DeepSeek", V3, 671e9, 37e9, V3_REPORT, sizes=V3_REPORT,
         convention="ex_input_embedding",
-        total_parameters=Figure(671e9, V3_REPORT),
         active_parameters=Figure(37e9, V3_REPORT,
                                  note="README_WEIGHTS: 36.7B with both tables, not reproducible"),
         tokens=Figure(14.8e12, V3_REPORT),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from moeviz.costs.known.catalogue import Figure, Model
-from moeviz.costs.known.models_2024 import CONFIG, MLA, V3, sparse
+from moeviz.costs.known.catalogue import Figure, entry
+from moeviz.costs.known.models_2024 import MLA, V3
 
 QWEN3_CARD = "Qwen3, 2505.09388, and model card"
 OSS_CARD = "gpt-oss model card, 2508.10925"
@@ -39,7 +37,7 @@ K2 = {
 }  # fmt: skip
 
 
-def _qwen3(layers: int, width: int, heads: int, kv: int, experts: int, ffn: int, ctx: int) -> dict:
+def _qwen(layers: int, width: int, heads: int, kv: int, experts: int, ffn: int, ctx: int) -> dict:
     return dict(
         model_type="qwen3_moe", vocab_size=151936, hidden_size=width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv, head_dim=128, num_experts=experts,
@@ -127,63 +125,57 @@ ULTRA = dict(
 )  # fmt: skip
 
 
-def _moe(name: str, year: int, maker: str, config: dict, *figures: Any, **more: Any) -> Model:
-    context = config.get("text_config", config)["max_position_embeddings"]
-    return sparse(name, year, maker, config, *figures, context_tokens=Figure(context, CONFIG),
-                  **more)  # fmt: skip
-
-
 SINCE_2025 = (
-    _moe("DeepSeek-V3.2", 2025, "DeepSeek", V32, 671e9, 37e9, "model card",
-         convention="ex_input_embedding", note="the indexer adds 0.85B to V3"),
-    _moe("DeepSeek-V4-Flash", 2026, "DeepSeek", V4_FLASH, 284e9, 13e9, V4_NEWS,
-         convention="ex_input_embedding",
-         tokens=Figure(32e12, V4_NEWS, "estimate", "32 to 33T"),
-         reason="13.27B is printed as 13B"),
-    _moe("DeepSeek-V4-Pro", 2026, "DeepSeek", V4_PRO, 1.6e12, 49e9, V4_NEWS,
-         convention="ex_input_embedding",
-         tokens=Figure(32e12, V4_NEWS, "estimate", "32 to 33T"),
-         reason="1.573T is printed as 1.6T"),
-    _moe("Kimi K2", 2025, "Moonshot AI", K2, 1.04e12, 32.6e9, "Kimi K2, 2507.20534",
-         tokens=Figure(15.5e12, "Kimi K2, 2507.20534"),
-         convention="all",
-         reason="the config's sizes give 1.026T; the report's table prints 1.04T, its abstract 1T"),
-    _moe("Qwen3-30B-A3B", 2025, "Alibaba", _qwen3(48, 2048, 32, 4, 128, 768, 40960), 30.5e9, 3.3e9,
-         QWEN3_CARD, tokens=Figure(36e12, QWEN3_CARD)),
-    _moe("Qwen3-235B-A22B", 2025, "Alibaba", _qwen3(94, 4096, 64, 4, 128, 1536, 40960), 235e9, 22e9,
-         QWEN3_CARD, tokens=Figure(36e12, QWEN3_CARD)),
-    _moe("Qwen3-Coder-480B-A35B", 2025, "Alibaba", _qwen3(62, 6144, 96, 8, 160, 2560, 262144),
-         480e9, 35e9, "model card"),
-    _moe("Qwen3-Next-80B-A3B", 2025, "Alibaba", QWEN3_NEXT, 80e9, 3e9, "model card",
-         convention="ex_embeddings",
-         reason="A3B is a label: 3.25B without both tables, 3.88B with them"),
-    _moe("Qwen3.5-397B-A17B", 2026, "Alibaba", QWEN35, 397e9, 17e9, "checkpoint name",
-         reason="17.35B is printed as 17B", note="the text tower of a multimodal model"),
-    _moe("gpt-oss-120b", 2025, "OpenAI", _gpt_oss(36, 128), 116.8e9, 5.13e9, OSS_CARD,
-         convention="ex_input_embedding",
-         device_hours=Figure(2.1e6, OSS_CARD), device="H100 SXM"),
-    _moe("gpt-oss-20b", 2025, "OpenAI", _gpt_oss(24, 32), 20.9e9, 3.61e9, OSS_CARD,
-         convention="ex_input_embedding", device="H100 SXM"),
-    _moe("Llama 4 Maverick", 2025, "Meta", MAVERICK, 400e9, 17e9, LLAMA4_CARD,
-         tokens=Figure(22e12, LLAMA4_CARD), device_hours=Figure(2.38e6, LLAMA4_CARD),
-         device="H100 SXM", note="the text tower; 36 of 48 layers see 8,192 tokens at most"),
-    _moe("GLM-4.5", 2025, "Zhipu AI", _glm45(92, 5120, 12288, 3, 160, 1536, True), 355e9, 32e9,
-         "GLM-4.5, 2508.06471", convention="ex_embeddings",
-         tokens=Figure(23e12, "GLM-4.5, 2508.06471"),
-         reason="355.2B without both tables and with the layer that predicts a further token, "
-         "about 4.0B, which is not counted here"),
-    _moe("GLM-4.5-Air", 2025, "Zhipu AI", _glm45(46, 4096, 10944, 1, 128, 1408, False), 106e9,
-         12e9, "GLM-4.5, 2508.06471", convention="ex_embeddings",
-         tokens=Figure(23e12, "GLM-4.5, 2508.06471"),
-         reason="105.6B without both tables, printed as 106B"),
-    _moe("GLM-5.2", 2026, "Zhipu AI", GLM52, 744e9, 40e9, "GLM-5 report, as copied",
-         convention="ex_input_embedding",
-         tokens=Figure(28.5e12, "GLM-5 report, as copied", "estimate")),
-    _moe("MiniMax-01", 2025, "MiniMax", MINIMAX_01, 456e9, 45.9e9, "MiniMax-01, 2501.08313",
-         convention="ex_embeddings"),
-    _moe("MiniMax-M2", 2025, "MiniMax", MINIMAX_M2, 230e9, 10e9, "model card",
-         convention="ex_embeddings", reason="228.7B is printed as 230B"),
-    _moe("Nemotron 3 Ultra", 2026, "NVIDIA", ULTRA, 550e9, 55e9, "checkpoint name",
-         convention="ex_input_embedding",
-         note="experts work at a latent width of 2,048 between two projections"),
+    entry("DeepSeek-V3.2", 2025, "DeepSeek", V32, 671e9, 37e9, "model card",
+          convention="ex_input_embedding", note="the indexer adds 0.85B to V3"),
+    entry("DeepSeek-V4-Flash", 2026, "DeepSeek", V4_FLASH, 284e9, 13e9, V4_NEWS,
+          convention="ex_input_embedding",
+          tokens=Figure(32e12, V4_NEWS, "estimate", "32 to 33T"),
+          reason="13.27B is printed as 13B"),
+    entry("DeepSeek-V4-Pro", 2026, "DeepSeek", V4_PRO, 1.6e12, 49e9, V4_NEWS,
+          convention="ex_input_embedding",
+          tokens=Figure(32e12, V4_NEWS, "estimate", "32 to 33T"),
+          reason="1.573T is printed as 1.6T"),
+    entry("Kimi K2", 2025, "Moonshot AI", K2, 1.04e12, 32.6e9, "Kimi K2, 2507.20534",
+          tokens=Figure(15.5e12, "Kimi K2, 2507.20534"),
+          reason="the config's sizes give 1.026T; the report's table prints 1.04T, its abstract "
+          "1T"),
+    entry("Qwen3-30B-A3B", 2025, "Alibaba", _qwen(48, 2048, 32, 4, 128, 768, 40960), 30.5e9, 3.3e9,
+          QWEN3_CARD, tokens=Figure(36e12, QWEN3_CARD)),
+    entry("Qwen3-235B-A22B", 2025, "Alibaba", _qwen(94, 4096, 64, 4, 128, 1536, 40960), 235e9, 22e9,
+          QWEN3_CARD, tokens=Figure(36e12, QWEN3_CARD)),
+    entry("Qwen3-Coder-480B-A35B", 2025, "Alibaba", _qwen(62, 6144, 96, 8, 160, 2560, 262144),
+          480e9, 35e9, "model card"),
+    entry("Qwen3-Next-80B-A3B", 2025, "Alibaba", QWEN3_NEXT, 80e9, 3e9, "model card",
+          convention="ex_embeddings",
+          reason="A3B is a label: 3.25B without both tables, 3.88B with them"),
+    entry("Qwen3.5-397B-A17B", 2026, "Alibaba", QWEN35, 397e9, 17e9, "checkpoint name",
+          reason="17.35B is printed as 17B", note="the text tower of a multimodal model"),
+    entry("gpt-oss-120b", 2025, "OpenAI", _gpt_oss(36, 128), 116.8e9, 5.13e9, OSS_CARD,
+          convention="ex_input_embedding",
+          device_hours=Figure(2.1e6, OSS_CARD), device="H100 SXM"),
+    entry("gpt-oss-20b", 2025, "OpenAI", _gpt_oss(24, 32), 20.9e9, 3.61e9, OSS_CARD,
+          convention="ex_input_embedding", device="H100 SXM"),
+    entry("Llama 4 Maverick", 2025, "Meta", MAVERICK, 400e9, 17e9, LLAMA4_CARD,
+          tokens=Figure(22e12, LLAMA4_CARD), device_hours=Figure(2.38e6, LLAMA4_CARD),
+          device="H100 SXM", note="the text tower; 36 of 48 layers see 8,192 tokens at most"),
+    entry("GLM-4.5", 2025, "Zhipu AI", _glm45(92, 5120, 12288, 3, 160, 1536, True), 355e9, 32e9,
+          "GLM-4.5, 2508.06471", convention="ex_embeddings",
+          tokens=Figure(23e12, "GLM-4.5, 2508.06471"),
+          reason="355.2B without both tables and with the layer that predicts a further token, "
+          "about 4.0B, which is not counted here"),
+    entry("GLM-4.5-Air", 2025, "Zhipu AI", _glm45(46, 4096, 10944, 1, 128, 1408, False), 106e9,
+          12e9, "GLM-4.5, 2508.06471", convention="ex_embeddings",
+          tokens=Figure(23e12, "GLM-4.5, 2508.06471"),
+          reason="105.6B without both tables, printed as 106B"),
+    entry("GLM-5.2", 2026, "Zhipu AI", GLM52, 744e9, 40e9, "GLM-5 report, as copied",
+          convention="ex_input_embedding",
+          tokens=Figure(28.5e12, "GLM-5 report, as copied", "estimate")),
+    entry("MiniMax-01", 2025, "MiniMax", MINIMAX_01, 456e9, 45.9e9, "MiniMax-01, 2501.08313",
+          convention="ex_embeddings"),
+    entry("MiniMax-M2", 2025, "MiniMax", MINIMAX_M2, 230e9, 10e9, "model card",
+          convention="ex_embeddings", reason="228.7B is printed as 230B"),
+    entry("Nemotron 3 Ultra", 2026, "NVIDIA", ULTRA, 550e9, 55e9, "checkpoint name",
+          convention="ex_input_embedding",
+          note="experts work at a latent width of 2,048 between two projections"),
 )  # fmt: skip

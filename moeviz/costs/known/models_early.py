@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from moeviz.costs.known.catalogue import Figure, Model
+from moeviz.costs.known.catalogue import Figure, Model, entry
 from moeviz.costs.shape.architecture import Architecture
 from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
 
-GPT3 = Architecture.from_hf(
-    dict(
-        model_type="gpt2", n_embd=12288, n_layer=96, n_head=96, n_positions=2048, vocab_size=50257
-    ),
-    "GPT-3 175B",
+GPT3_CONFIG = dict(
+    model_type="gpt2", n_embd=12288, n_layer=96, n_head=96, n_positions=2048, vocab_size=50257
 )
 
 
@@ -54,10 +51,8 @@ LEAK = "SemiAnalysis, July 2023, as copied; OpenAI never confirmed it"
 ARTICLE = '"The 1% FLOPs Revolution", an article that no paper can be found for'
 
 EARLY = (
-    Model(
-        "GPT-3 175B", 2020, "OpenAI", "dense", GPT3, GPT3_PAPER,
-        total_parameters=Figure(175e9, GPT3_PAPER),
-        active_parameters=Figure(175e9, GPT3_PAPER),
+    entry(
+        "GPT-3 175B", 2020, "OpenAI", GPT3_CONFIG, 175e9, 175e9, GPT3_PAPER, sizes=GPT3_PAPER,
         tokens=Figure(300e9, GPT3_PAPER),
         device="V100",
         usd=Figure(4.6e6, "Lambda Labs, 2020, at list price", "estimate",

@@ -19,9 +19,9 @@ class Architecture:
     """A transformer by its sizes; ValueError, naming the field, on impossible ones.
 
     layers: the decoder's, in order. tied: whether the head is the embedding table. norm_vectors: of
-    d_model in each norm: 1 for RMSNorm, 2 for LayerNorm with bias, 0 for one without parameters;
-    final_norm: whether one stands before the head. positions: rows of a learned position table.
-    head_bias: of the logits. streams: residual streams of hyper-connections, 1 for a plain one.
+    d_model in each norm: 1 for RMSNorm, 2 for LayerNorm with bias, 0 for one without parameters.
+    positions: rows of a learned position table. head_bias: of the logits. streams: residual streams
+    of hyper-connections, 1 for a plain one.
     encoder: layers of an encoder before the decoder, whose own layers then have `cross`.
     relative_buckets: of T5's relative position bias, one table of buckets x heads per stack.
     context_tokens: the longest context that it was made for, None where unknown.
@@ -33,7 +33,6 @@ class Architecture:
     layers: tuple[Layer, ...]
     tied: bool = False
     norm_vectors: int = 1
-    final_norm: bool = True
     positions: int = 0
     head_bias: bool = False
     streams: int = 1
@@ -114,7 +113,7 @@ class Architecture:
             if layer.norms and self.norm_vectors:
                 yield times, vector("norms", "layer norms", ("norms", layer.norms), *norm)
         stacks = 2 if self.encoder else 1
-        if self.final_norm and self.norm_vectors:
+        if self.norm_vectors:
             yield stacks, vector("norms", "final norm", *norm)
         if self.relative_buckets:
             table = ("buckets", self.relative_buckets), ("heads", self.layers[0].heads)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from moeviz.checks import check_choice, check_number
+from moeviz.checks import check_choice
 
 # The order in which a stack is drawn, and the names by which a component is meant elsewhere.
 COMPONENTS = (
@@ -64,7 +64,6 @@ class Total:
 
     def scaled(self, factor: float, words: str) -> Total:
         """Every term times a factor; `words` is put before each formula."""
-        check_number("factor", factor)
         terms = tuple(
             Term(t.label, factor * t.value, f"{words} × {t.formula}", t.component)
             for t in self.terms
