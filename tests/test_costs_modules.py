@@ -1,11 +1,16 @@
-"""Every model type's parameters, counted from the config, are those of transformers' modules."""
+"""What is counted of every model type from its config is what transformers' modules have."""
 
 import copy
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from moeviz.costs import Architecture, parameters
+from moeviz.costs import Architecture, active_parameters, parameters
+from moeviz.costs.cost.compute import decode_flops_per_token
 from moeviz.costs.read_hf.read import MODEL_TYPES
+
+transformers = pytest.importorskip("transformers", minversion="5.20")
 
 # model_type -> configs with a few layers, every part in at least one of them.
 SMALL = dict(num_hidden_layers=2)
@@ -79,19 +84,66 @@ CASES = [
 ]  # fmt: skip
 
 
+ROUTED = (".experts.", "block_sparse_moe.input_linear", "block_sparse_moe.output_linear")
+TINY = dict(
+    vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4
+)
+FLOPS = {
+    "llama": dict(num_key_value_heads=2),
+    "mixtral": dict(num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2),
+    "gpt_oss": dict(
+        num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "qwen2_moe": dict(
+        num_key_value_heads=2, moe_intermediate_size=16, shared_expert_intermediate_size=20,
+        num_experts=4, num_experts_per_tok=2,
+    ),
+    "deepseek_v3": dict(
+        moe_intermediate_size=16, num_key_value_heads=4, n_routed_experts=8,
+        num_experts_per_tok=2, n_group=2, topk_group=1, first_k_dense_replace=1, kv_lora_rank=8,
+        q_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=6,
+    ),
+}  # fmt: skip
+
+
+def both(model_type, options, device, **how):
+    """A model of transformers, and its architecture as read from its config."""
+    config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
+    with torch.device(device):
+        module = transformers.AutoModelForCausalLM.from_config(config, **how)
+    module.tie_weights()
+    return module, Architecture.from_hf(config.to_dict())
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("model_type", "options"), CASES)
 def test_parameters_are_those_of_transformers_modules(model_type, options):
-    """Counted on torch's meta device: shapes without memory."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers", minversion="5.20")
-    config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
-    with torch.device("meta"):
-        module = transformers.AutoModelForCausalLM.from_config(config)
-    module.tie_weights()
-    counted = sum(parameter.numel() for parameter in module.parameters())
-    assert parameters(Architecture.from_hf(config.to_dict())).total == counted
+    """Counted on torch's meta device: shapes without memory. A token meets top_k of the experts."""
+    module, architecture = both(model_type, options, "meta")
+    sizes = {name: value.numel() for name, value in module.named_parameters()}
+    assert parameters(architecture).total == sum(sizes.values())
+    routed = sum(n for name, n in sizes.items() if any(word in name for word in ROUTED))
+    if architecture.is_moe:
+        moe = architecture.moe
+        waits = routed * (moe.num_experts - moe.top_k) // moe.num_experts
+        assert active_parameters(architecture).total == sum(sizes.values()) - waits
+    else:
+        assert not routed
 
 
 def test_every_model_type_but_an_alias_is_compared_with_its_module():
     assert set(MODEL_TYPES) - {"kimi_k2"} == {model_type for model_type, _ in CASES}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", FLOPS)
+def test_flops_are_those_of_transformers_modules(model_type):
+    """Eager attention multiplies every query with every key, masked or not: S tokens that each see
+    S keys."""
+    torch.manual_seed(0)
+    eager = dict(attn_implementation="eager", experts_implementation="eager")
+    module, architecture = both(model_type, TINY | FLOPS[model_type], "cpu", **eager)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.eval()(torch.randint(0, 64, (1, 10)), use_cache=False)
+    each = decode_flops_per_token(architecture, 10, absorbed=False).total
+    assert counter.get_total_flops() == 10 * each

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeviz.costs import (
+    MODELS,
     Architecture,
     LatentAttention,
     Layer,
@@ -22,7 +23,7 @@ from moeviz.costs.cost.parameters import active_share
 from moeviz.costs.shape.feedforward import FFN
 from moeviz.costs.shape.mixers import Attention, Indexer
 from moeviz.costs.shape.positions import Positions
-from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
+from moeviz.costs.shape.terms import COMPONENTS
 
 few = settings(max_examples=40, deadline=None)
 SMALL, FLAG = st.integers(1, 8), st.booleans()
@@ -77,56 +78,40 @@ def architectures(draw):
 
 @few
 @given(architectures())
-def test_active_is_at_most_all_and_conventions_only_take_away(architecture):
-    counts = [
-        active_parameters(architecture, convention).total
-        for convention in ("ex_embeddings", "ex_input_embedding", "all")
-    ]
-    assert counts == sorted(counts)
-    assert counts[-1] <= parameters(architecture).total
+def test_conventions_differ_by_the_tables_alone(architecture):
+    everything, no_input, neither = (
+        active_parameters(architecture, convention)
+        for convention in ("all", "ex_input_embedding", "ex_embeddings")
+    )
+    table, head = everything.part("embedding"), everything.part("head")
+    assert everything.total - no_input.total == (0 if architecture.tied else table)
+    assert everything.total - neither.total == table + head
     assert 0 < active_share(architecture).total <= 1
 
 
+SIZED = [entry.shape for entry in MODELS.values() if entry.architecture is not None]
+
+
+@pytest.mark.parametrize("architecture", SIZED, ids=lambda shape: shape.name)
+def test_terms_multiply_out_to_their_values_and_add_up_to_the_total(architecture):
+    for result in (parameters(architecture), active_parameters(architecture)):
+        assert sum(result.components.values()) == result.total
+        assert set(result.components) <= set(COMPONENTS)
+    for term in parameters(architecture).terms:
+        product = 1
+        for factor in term.formula.split(" × "):
+            numbers = [w.replace(",", "") for w in factor.split()]
+            numbers = [int(w) for w in numbers if w.isdigit()]
+            product *= numbers[-1] if factor[-1].isdigit() else numbers[0]
+        assert product == term.value > 0 and term.label, term
+
+
 @few
-@given(architectures())
-def test_all_parameters_are_active_where_every_expert_is_visited(architecture):
-    layers = tuple(
-        dataclasses.replace(v, ffn=dataclasses.replace(v.ffn, top_k=v.ffn.num_experts))
-        if isinstance(v.ffn, MoE)
-        else v
-        for v in architecture.layers
-    )
-    full = dataclasses.replace(architecture, layers=layers)
-    assert active_parameters(full).total == parameters(full).total == parameters(architecture).total
-
-
-GROWING = ["d_model", "vocab", "positions"]
-
-
-@few
-@given(architectures(), st.sampled_from(GROWING), st.integers(1, 5))
+@given(architectures(), st.sampled_from(["d_model", "vocab", "positions"]), st.integers(1, 5))
 def test_parameters_grow_with_every_size(architecture, name, more):
     larger = dataclasses.replace(architecture, **{name: getattr(architecture, name) + more})
     assert parameters(larger).total > parameters(architecture).total
     assert active_parameters(larger).total > active_parameters(architecture).total
-
-
-@few
-@given(
-    st.sampled_from(["num_experts", "expert_width", "shared_width", "top_k"]),
-    st.integers(1, 3),
-)
-def test_experts_grow_with_every_size(name, more):
-    moe = MoE(8, 2, 4, shared_experts=1, shared_width=4)
-    larger = dataclasses.replace(moe, **{name: getattr(moe, name) + more})
-
-    def counts(ffn):
-        made = Architecture("x", 4, 4, (Layer(Attention(1, 1, 4), ffn),))
-        return parameters(made).total, active_parameters(made).total
-
-    (total, active), (more_total, more_active) = counts(moe), counts(larger)
-    assert more_total > total if name != "top_k" else more_total == total
-    assert more_active > active
 
 
 @few
@@ -207,24 +192,3 @@ def test_mean_keys_is_the_plain_mean(first, more, cap, every):
     chunked = [(i - 1) % every + 1 for i in range(first, last + 1)]
     mean = sum(chunked) / len(chunked)
     assert Positions(first, last).mean_chunked(every) == pytest.approx(mean)
-
-
-RECURRENT = [
-    gated_delta_net(16, 2, 4, 8, 8, 4),
-    mamba(16, 4, 4, 2, 3, conv_bias=True, proj_bias=False),
-    mamba2(16, 4, 8, 4, 2, 4, conv_bias=True, proj_bias=True),
-    lightning(16, 2, 8),
-]
-
-
-@few
-@given(st.sampled_from(RECURRENT), st.integers(1, 1000))
-def test_a_recurrent_layer_keeps_the_same_state_for_ever(mixer, context):
-    architecture = Architecture("recurrent", 16, 8, (Layer(mixer, FFN(8)),))
-    kept = kv_cache_bytes(architecture, context)
-    assert kept.total == kv_cache_bytes(architecture, 1).total > 0
-    assert kv_cache_bytes_per_token(architecture, context_tokens=context).total == 0
-    assert (
-        decode_flops_per_token(architecture, context).total
-        == decode_flops_per_token(architecture, 1).total
-    )
