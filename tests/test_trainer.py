@@ -14,11 +14,20 @@ from safetensors.numpy import save_file
 import moeviz.model.layer
 from helpers.numerics import relative
 from helpers.prose import prose
-from helpers.training import DENSE, MODELS, MOE, TRAIN, make, run
+from helpers.training import (
+    DENSE,
+    MODELS,
+    MOE,
+    TRAIN,
+    check_same,
+    make,
+    run,
+    state_of,
+    tiny_corpus,
+)
 from moeviz.records.store import HEADER_KEY, load_arrays
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
-from moeviz.text.tokenizer import Tokenizer
 from moeviz.training import Trainer
 from moeviz.training.config import learning_rate_at, resolve_device, resolve_precision
 from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError
@@ -26,26 +35,7 @@ from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for name, seed in (("one", 1), ("two", 2)):
-        (folder / f"{name}.txt").write_text(prose(seed, 300))
-    return load_corpus(folder, tokenizer=Tokenizer.train([prose(1, 300)], 300))
-
-
-def state_of(trainer):
-    """Every number that the next step depends on, and the curve, by name (no two runs share the
-    seconds)."""
-    state = {f"model.{k}": v.numpy().copy() for k, v in trainer.model.state_dict().items()}
-    for index, moments in trainer.optimizer.state_dict()["state"].items():
-        state |= {f"{index}.{name}": value.numpy().copy() for name, value in moments.items()}
-    curve = vars(trainer.history.curve())
-    return state | {f"curve.{k}": v for k, v in curve.items() if k != "seconds"}
-
-
-def check_same(a, b):
-    """Bit for bit: the same kernels on the same layout, in one process."""
-    assert a.keys() == b.keys()
-    assert [k for k in a if a[k].dtype != b[k].dtype or a[k].tobytes() != b[k].tobytes()] == []
+    return tiny_corpus(tmp_path_factory.mktemp("text"))
 
 
 # --- learning ---

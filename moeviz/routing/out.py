@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moeviz.ops import count
 from moeviz.routing.plan import Plan, SoftPlan
 
 
@@ -33,20 +32,19 @@ class RouterStats:
 
     @staticmethod
     def of(plan: Plan | SoftPlan, scores_TE: Tensor, *, cut_E: Tensor | None = None) -> RouterStats:
-        """The counts of a plan. A soft router's slots are its load: each is one expert's row."""
+        """The counts of a plan of which nothing is dropped yet. A soft router's slots are its load:
+        each is one expert's row."""
         scores_TE = scores_TE.detach()
         num_tokens, num_experts = scores_TE.shape
         if isinstance(plan, SoftPlan):
             slots = plan.dispatch.shape[0] * plan.dispatch.shape[3]  # P in each of G groups
             load_E = torch.full((num_experts,), slots, device=scores_TE.device)
-            demand_E = load_E
         else:
             load_E = plan.load().long()
-            demand_E = load_E + count(plan.dropped[:, 1], num_experts)
         tiny = torch.finfo(scores_TE.dtype).tiny
         share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=tiny)
         entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
-        return RouterStats(load_E, demand_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
+        return RouterStats(load_E, load_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
 
 
 @dataclass(frozen=True)
