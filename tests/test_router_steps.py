@@ -8,86 +8,58 @@ import pytest
 import torch
 
 from helpers.numerics import relative
-from moeviz.model import MoEConfig, MoEFFN
-from moeviz.routing import ROUTERS, RouteContext, build_router
+from helpers.routers import build, context, inner, normal
+from moeviz.model import MoEFFN
+from moeviz.routing import ROUTERS
 from moeviz.routing.base import overridden
 from moeviz.routing.token_choice import TokenChoice
 
-T, D, E, K = 11, 16, 6, 2
 README = Path(__file__).resolve().parents[1] / "README.md"
+STEPS = ("score", "adjust", "select", "weight")
+T, D = 11, 16
 
 
-def second_best():
-    """README's own router, as it stands there."""
+def trained(layer):
+    """The route of a step, and every gradient."""
+    layer.zero_grad()
+    y_TD, route = layer(3 * normal(T, D), context(T, True))
+    (y_TD.square().sum() + route.losses["z"]).backward()
+    return route, [value.grad.clone() for value in layer.parameters()]
+
+
+def test_readmes_own_router_trains_on_the_kernels_as_on_a_cpu(monkeypatch, request):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
     (code,) = (block for block in blocks if "class SecondBest" in block)
+    monkeypatch.setitem(ROUTERS, "second_best", None)  # as it was, after the test
     names = {}
-    before = dict(ROUTERS)
-    try:
-        exec(code, names)
-    finally:
-        ROUTERS.clear()
-        ROUTERS.update(before)
-    return names["SecondBest"]
-
-
-def routed(router, x_TD):
-    out = router(x_TD, RouteContext())
-    total = (out.plan.dense_weights() * torch.arange(1.0, E + 1)).sum() + out.losses["z"]
-    (grad_ED,) = torch.autograd.grad(total, router.weight_ED)
-    return out, grad_ED
-
-
-def test_a_replaced_step_counts_on_the_kernels_too(request):
-    torch.manual_seed(0)
-    router = second_best()(d_model=D, num_experts=E, top_k=1, weighting="raw")
-    plain = TokenChoice(d_model=D, num_experts=E, top_k=1, weighting="raw")
-    plain.load_state_dict(router.state_dict())
-    x_TD = 3 * torch.randn(T, D)
-    want, want_grad = routed(router, x_TD)
-    usual, _ = routed(plain, x_TD)
-    assert relative(want.plan.dense_weights(), usual.plan.dense_weights()) > 0.01
+    exec(code, names)
+    layer = MoEFFN(D, names["config"])
+    want, want_grads = trained(layer)
+    second_T = want.logits.topk(2).indices[:, 1]
+    assert torch.equal(want.plan.expert[want.plan.inverse.long()], second_T.int())
     request.getfixturevalue("triton_everywhere")
-    got, got_grad = routed(router, x_TD)
+    got, got_grads = trained(layer)
     assert torch.equal(got.plan.expert, want.plan.expert)
     assert torch.equal(got.plan.token, want.plan.token)
-    assert relative(got.plan.weight, want.plan.weight) < 1e-6
     assert relative(got.scores, want.scores) < 1e-6
-    assert relative(got_grad, want_grad) < 1e-5
-
-
-STEPS = ("score", "adjust", "select", "weight")
-
-
-def with_fast_path():
-    """Every router that is, or holds, a TokenChoice."""
-    names = []
-    for name in ROUTERS:
-        router = build_router(name, d_model=D, num_experts=8, top_k=2)
-        if isinstance(getattr(router, "router", router), TokenChoice):
-            names.append(name)
-    return names
+    for ours, theirs in zip(got_grads, want_grads, strict=True):
+        assert theirs.norm() > 0 and relative(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", with_fast_path())
+@pytest.mark.parametrize("name", [n for n in ROUTERS if isinstance(inner(build(n)), TokenChoice)])
 def test_a_step_replaced_on_the_object_counts_for_every_router_with_a_fast_path(
-    name, step, request
+    name, step, triton_everywhere, monkeypatch
 ):
-    torch.manual_seed(1)
-    made = build_router(name, d_model=D, num_experts=8, top_k=2)
-    router = getattr(made, "router", made)
-    calls = []
-    original = getattr(router, step)
+    made, calls = build(name, D=D, E=8), []
+    original = getattr(inner(made), step)
 
     def counted(*given):
         calls.append(step)
         return original(*given)
 
-    request.getfixturevalue("triton_everywhere")
-    monkeypatch = request.getfixturevalue("monkeypatch")
-    monkeypatch.setattr(router, step, counted)
-    made(torch.randn(T, D), RouteContext(training=True))
+    monkeypatch.setattr(inner(made), step, counted)
+    made(normal(T, D), context(T, True))
     assert calls == [step]
 
 
@@ -95,23 +67,7 @@ def test_the_kernel_still_runs_where_nothing_was_replaced(triton_everywhere):
     class Renamed(TokenChoice):
         """A subclass that replaces no step."""
 
-    router = Renamed(d_model=D, num_experts=E, top_k=K)
+    router = Renamed(d_model=D, num_experts=6, top_k=2)
     assert not overridden(router, TokenChoice, *STEPS)
-    router(torch.randn(T, D), RouteContext())
-    assert (T, E) in [tuple(shape) for shape in triton_everywhere]
-
-
-def test_a_users_router_trains_in_the_real_layer():
-    kind = second_best()
-    before = dict(ROUTERS)
-    ROUTERS["second_best"] = kind
-    try:
-        layer = MoEFFN(D, MoEConfig(E, 1, 8, router="second_best"))
-    finally:
-        ROUTERS.clear()
-        ROUTERS.update(before)
-    y_TD, route = layer(torch.randn(T, D), RouteContext(training=True))
-    y_TD.square().sum().backward()
-    assert layer.w2_EDF.grad.norm() > 0
-    best_T = route.logits.argmax(1)
-    assert not (route.plan.expert[route.plan.inverse.long()] == best_T).any()
+    router(normal(T, D), context(T))
+    assert (T, 6) in [tuple(shape) for shape in triton_everywhere]

@@ -78,11 +78,14 @@ def test_invariants_of_a_plan_from_topk(T, E, data):
     K = data.draw(st.integers(1, E))
     logits_TE = normal(T, E, seed=data.draw(st.integers(0, 10**6)))
     weight_TK, expert_TK = logits_TE.softmax(-1).topk(K)
-    plan = Plan.from_topk(expert_TK, weight_TK, num_experts=E)
-    rows = [
-        (t, int(expert_TK[t, k]), k, float(weight_TK[t, k])) for t in range(T) for k in range(K)
+    cells = [
+        (t, k, expert_TK[t, k].item(), weight_TK[t, k].item()) for t in range(T) for k in range(K)
     ]
-    check_invariants(plan, T, E, rows)
+    plan = Plan.from_topk(expert_TK, weight_TK, num_experts=E)
+    check_invariants(plan, T, E, [(t, e, k, weight) for t, k, e, weight in cells])
+    keep_TK = normal(T, K) > 0
+    kept = Plan.from_kept(expert_TK, weight_TK, keep_TK, num_experts=E)
+    check_invariants(kept, T, E, [(t, e, k, w) for t, k, e, w in cells if keep_TK[t, k]])
 
 
 @pytest.mark.parametrize(
