@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -152,23 +151,6 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_last_checkpoint(
     assert train("run", "--steps", "9", "--save-every", "2") == 130
     assert sentences(capsys) == ["stopped."]
     assert len(calls) == 4 and checkpoint(tmp_path / "run")[1]["step"] == 2
-
-
-def test_a_process_that_gets_sigint_says_where_it_stopped(texts, tmp_path):
-    """As from a terminal: another process, a signal at any moment."""
-    command = [sys.executable, "-P", "-m", "moeviz", "train", *TINY, "--out", str(tmp_path)]
-    options = ["--corpus", str(texts / "text.txt"), "--steps", "3000", "--save-every", "5"]
-    pipe = subprocess.PIPE
-    run = subprocess.Popen([*command, *options], stdout=pipe, stderr=pipe, text=True)
-    end = time.monotonic() + 60
-    while not (tmp_path / "checkpoint.safetensors").exists() and run.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=30)
-    assert run.returncode == 130 and "Traceback" not in err, err
-    stopped = int(re.search(r"Stopped at step (\d+); --resume goes on", out)[1])
-    assert 5 <= stopped < 3000 and checkpoint(tmp_path)[1]["step"] == stopped
 
 
 def test_a_finished_run_is_resumed_and_never_overwritten(train, texts, tmp_path, capsys):

@@ -10,11 +10,9 @@ from moeviz import host
 
 
 def git(folder, *command):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *command], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    as_somebody = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    run = subprocess.run([*as_somebody, *command], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
 
 
 def installed(folder):
@@ -26,6 +24,10 @@ def installed(folder):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def commit_of(module):
+    return module.provenance("x")["commit"]
 
 
 @pytest.fixture
@@ -40,39 +42,34 @@ def repository(tmp_path):
 @pytest.mark.parametrize("place", ["venv/lib/site-packages", "."])
 def test_the_commit_of_a_strangers_repository_is_not_ours(repository, place):
     """Installed in an environment inside it, or laid into it and never committed."""
-    assert installed(repository / place).provenance("x")["commit"] is None
+    assert commit_of(installed(repository / place)) is None
 
 
-def test_the_commit_of_our_checkout_is_told_with_a_plus_where_files_were_changed(repository):
+def test_the_commit_of_our_checkout_is_told_with_a_plus_where_files_were_changed(
+    repository, monkeypatch
+):
     checkout = installed(repository)
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "the package")
     commit = git(repository, "rev-parse", "--short=12", "HEAD")
-    assert checkout.provenance("x")["commit"] == commit
+    assert commit_of(checkout) == commit
     (repository / "thesis.txt").write_text("Chapter two.\n")
-    assert checkout.provenance("x")["commit"] == commit + "+"
-
-
-def test_without_git_there_is_no_commit(repository, monkeypatch):
-    checkout = installed(repository)
-    monkeypatch.setenv("PATH", "")
-    assert checkout.provenance("x")["commit"] is None
+    assert commit_of(checkout) == commit + "+"
+    monkeypatch.setenv("PATH", "")  # no git
+    assert commit_of(checkout) is None
 
 
 def test_the_fingerprint_follows_every_python_file(tmp_path):
-    other = installed(tmp_path)
-    first = other.provenance("x")["code"]
-    assert other.provenance("y")["code"] == first
+    other, new = installed(tmp_path), tmp_path / "moeviz" / "new.py"
+    seen = [other.code_fingerprint()]
     (tmp_path / "moeviz" / "notes.txt").write_text("not code")
-    assert other.provenance("x")["code"] == first
-    new = tmp_path / "moeviz" / "new.py"
-    seen = {first}
+    assert other.code_fingerprint() == seen[0]
     for content in ("", "a = 1\n", "a = 2\n"):  # a new file counts, committed or not
         new.write_text(content)
-        seen.add(other.provenance("x")["code"])
+        seen.append(other.code_fingerprint())
     new.rename(tmp_path / "moeviz" / "renamed.py")
-    seen.add(other.provenance("x")["code"])
-    assert len(seen) == 5
+    seen.append(other.provenance("x")["code"])
+    assert len(set(seen)) == 5
 
 
 def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from moeviz import __version__, nb
+
 HEAVY = {"torch", "triton", "matplotlib", "datasets", "pandas", "transformers"}
 LIMIT_S = 0.3
 # CPU time of the statement alone: it does not wait for other jobs of a busy machine.
@@ -18,48 +20,30 @@ print("\\n" + json.dumps([took, sorted({{name.split(".")[0] for name in sys.modu
 """
 
 
-def measure(statement: str) -> tuple[float, set[str]]:
+def measure(statement):
+    """CPU seconds of a statement in a new process, and the modules that it brings along."""
     command = [sys.executable, "-P", "-c", MEASURE.format(statement=statement)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     took, modules = json.loads(run.stdout.splitlines()[-1])
     return took, set(modules)
 
 
-def test_import_moeviz_is_light():
-    runs = [measure("import moeviz") for _ in range(3)]
-    assert not HEAVY & runs[0][1]
-    assert min(took for took, _ in runs) < LIMIT_S
+def test_the_package_and_the_first_cell_are_light():
+    assert not HEAVY & measure("from moeviz import nb; nb.setup()")[1]
+    assert min(measure("import moeviz")[0] for _ in range(3)) < LIMIT_S
 
 
-def test_the_first_cell_imports_nothing_heavy():
-    _, modules = measure("from moeviz import nb; nb.setup()")
-    assert not HEAVY & modules
-
-
-def test_setup_prints_one_line_with_versions(capsys):
-    from moeviz import __version__, nb
-
+@pytest.mark.parametrize("torch", ["2.11.0+cpu", None])
+def test_setup_prints_one_line_with_versions(torch, monkeypatch, capsys):
+    monkeypatch.setattr(nb, "package_version", {"torch": torch, "ipywidgets": "8.1"}.get)
     nb.setup()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"moeviz {__version__} · Python 3.")
-    assert "ipywidgets" in lines[0] and "expert backend" in lines[0]
-
-
-def test_setup_without_torch_says_what_still_works(monkeypatch, capsys):
-    from moeviz import nb
-
-    version = nb.package_version
-    monkeypatch.setattr(
-        nb, "package_version", lambda name: None if name == "torch" else version(name)
-    )
-    nb.setup()
-    assert "no PyTorch: recorded pictures only" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"moeviz {__version__} · Python 3.") and "ipywidgets 8.1" in line
+    assert ("no PyTorch: recorded pictures only" in line) == (torch is None)
+    assert ("CPU, grouped expert backend" in line) == (torch is not None)
 
 
 def test_setup_without_ipywidgets_says_what_to_do(monkeypatch):
-    from moeviz import nb
-
     monkeypatch.setattr(nb, "package_version", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install ipywidgets"):
         nb.setup()

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import moeviz
+
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What Google Colab has preinstalled; moeviz is added there without its dependencies.
 COLAB = {
     "torch": "2.11.0",
@@ -35,13 +38,12 @@ def lines(name: str) -> list[str]:
 def wheel(tmp_path_factory) -> Path:
     # From a copy, because a build leaves folders beside its sources.
     tree = tmp_path_factory.mktemp("tree")
-    for name in BUILT_FROM:
-        if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-            )
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for source in (ROOT / name for name in BUILT_FROM):
+        if source.is_dir():
+            shutil.copytree(source, tree / source.name, ignore=ignored)
         else:
-            shutil.copy(ROOT / name, tree)
+            shutil.copy(source, tree)
     target = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(target)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tree)], check=True)
@@ -50,15 +52,17 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_the_packages_and_the_data(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = set()
-    for folder, inside in [
-        ("moeviz", "moeviz"),
-        ("kernels/moeviz_kernels", "moeviz_kernels"),
-        ("data", "moeviz/recorded"),
-    ]:
-        for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                expected.add(f"{inside}/{path.relative_to(ROOT / folder).as_posix()}")
+    sources = {
+        "moeviz": "moeviz",
+        "kernels/moeviz_kernels": "moeviz_kernels",
+        "data": "moeviz/recorded",
+    }
+    expected = {
+        f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, inside in sources.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert held == expected
 
 
@@ -66,21 +70,17 @@ def test_an_installed_wheel_finds_its_data_from_anywhere(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import moeviz.host as paths\n"
-        "assert paths.__file__.startswith(sys.argv[1]), paths.__file__\n"
-        "folder = paths.data_path()\n"
-        "assert any(folder.iterdir()), folder\n"
-        "print(folder)"
+        "from moeviz.host import data_path\n"
+        "print(data_path('tokenizer', 'tokenizer.json'))"
     )
     command = [sys.executable, "-P", "-c", code, str(tmp_path / "site")]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(tmp_path / "site" / "moeviz" / "recorded")
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = tmp_path / "site" / "moeviz" / "recorded" / "tokenizer" / "tokenizer.json"
+    assert run.stdout.strip() == str(expected)
 
 
 def test_the_repository_root_is_not_on_the_path(tmp_path):
-    code = "import moeviz, sys; print(*sys.path, sep='\\n')"
-    command = [sys.executable, "-P", "-c", code]
+    command = [sys.executable, "-P", "-c", "import moeviz, sys; print(*sys.path, sep='\\n')"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ROOT not in {Path(line).resolve() for line in run.stdout.splitlines() if line}
 
@@ -93,35 +93,23 @@ def test_kernels_is_a_plain_folder():
 
 @pytest.mark.parametrize(("name", "version"), COLAB.items())
 def test_the_ranges_admit_what_colab_has(name, version):
-    ranges = {
-        Requirement(line).name: Requirement(line).specifier for line in lines("requirements.txt")
-    }
+    ranges = {r.name: r.specifier for r in map(Requirement, lines("requirements.txt"))}
     assert version in ranges[name]
 
 
 def test_every_direct_dependency_is_pinned_inside_its_range():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = {}
-    for line in lines("constraints.txt"):
-        name, version = line.split("==")
-        pins[name] = version
-    for line in [*lines("requirements.txt"), *project["optional-dependencies"]["test"]]:
+    pins = dict(line.split("==") for line in lines("constraints.txt"))
+    for line in [*lines("requirements.txt"), *PROJECT["optional-dependencies"]["test"]]:
         requirement = Requirement(line)
         assert pins[requirement.name] in requirement.specifier, line
 
 
 def test_the_version_is_said_once():
-    import moeviz
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["version"] == moeviz.__version__
+    assert PROJECT["version"] == moeviz.__version__
 
 
 def test_the_address_stands_in_one_place_only():
     address = "github.com/" + "OWNER"
-    held = [
-        path.name
-        for path in [*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("moeviz/**/*.py")]
-        if address in path.read_text(encoding="utf-8")
-    ]
+    files = [*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("moeviz/**/*.py")]
+    held = [path.name for path in files if address in path.read_text(encoding="utf-8")]
     assert set(held) <= {"pyproject.toml", "README.md"}
