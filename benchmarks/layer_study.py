@@ -270,10 +270,7 @@ class Run:
         training = by_turns({n: c.training_step for n, c in contenders.items()}, self.rounds)
         inference = by_turns({n: c.inference_step for n, c in contenders.items()}, self.rounds)
         self.times[label(case)] = {
-            name: milliseconds(
-                [walls for walls, _ in training[name]], [walls for walls, _ in inference[name]]
-            )
-            for name in contenders
+            name: milliseconds(training[name], inference[name]) for name in contenders
         }
 
     def compare(self, case: dict[str, Any]) -> None:

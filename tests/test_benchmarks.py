@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import DeviceType
@@ -197,18 +198,25 @@ def test_errors_are_found_in_the_output_and_in_every_gradient(which, monkeypatch
     assert all(error < 1e-6 for error in errors.values())
 
 
-def test_slow_steps_get_fewer_turns_and_quick_ones_are_repeated():
-    calls, heard = [], []
-    steps = {
-        "quick": timing.single(lambda: calls.append(time.sleep(0.001))),
-        "slow": timing.single(lambda: time.sleep(0.02)),
-    }
+def test_slow_steps_get_fewer_turns_and_quick_ones_are_repeated(monkeypatch):
+    now, heard = [0.0], []
+
+    def lasts(seconds):
+        def run():
+            now[0] += seconds
+
+        return timing.single(run)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     turns = timing.by_turns(
-        steps, 5, turn_seconds=0.01, step_seconds=0.01, on_turn=lambda *at: heard.append(at)
+        {"quick": lasts(0.001), "slow": lasts(0.02)},
+        rounds=5,
+        turn_seconds=0.01,
+        step_seconds=0.01,
+        on_turn=lambda *at: heard.append(at),
     )
-    assert len(turns["slow"]) == 2 and len(calls) > 2 + len(turns["quick"])
-    (walls, cpus) = turns["slow"][0]
-    assert walls[0] >= 20 > cpus[0] and len(walls) == len(cpus) == 1
+    assert np.allclose(turns["quick"], [[1.0]] * 5) and np.allclose(turns["slow"], [[20.0]] * 2)
+    assert now[0] == pytest.approx(2 * (0.001 + 0.02) + 5 * 10 * 0.001 + 2 * 0.02)
     assert heard == [(done, 14) for done in range(1, 15)]
 
 

@@ -36,6 +36,11 @@ Panel([ipywidgets.IntSlider()])
 print(1)
 print(2)
 ```
+
+```{code-cell}
+:tags: [raises-exception]
+1 / 0
+```
 """
 
 
@@ -57,10 +62,6 @@ def shelf(tmp_path, monkeypatch):
         return source
 
     return put
-
-
-def code(text: str) -> str:
-    return f"# A trial\n\n```{{code-cell}}\n{text}\n```\n"
 
 
 @pytest.mark.notebook
@@ -85,46 +86,41 @@ def test_two_builds_are_byte_identical_and_read_without_a_kernel(shelf):
     assert "git+https://github.com/someone/moeviz" in notebook.cells[1].source
 
 
-def test_check_sees_a_changed_source_a_broken_link_and_a_stray(shelf, capsys):
+def test_check_sees_a_changed_source_a_broken_link_and_a_stray(shelf, capsys, monkeypatch):
+    monkeypatch.setattr(build, "execute", lambda *given, static: None)
     source = shelf("# A trial\n\nSee [this](nowhere.md) and [that](https://example.org).\n")
     build.build(source)
     shelf(source.read_text() + "\nMore.\n")
     (build.HERE / "99_stray.ipynb").write_text("{}")
     assert build.main(["--check"]) == 1
-    said = capsys.readouterr().err
-    assert "90_trial.ipynb differs from src/90_trial.md" in said
-    assert "links to nowhere.md" in said and "example.org" not in said
-    assert "99_stray.ipynb has no source" in said
+    complaints = capsys.readouterr().err
+    assert "90_trial.ipynb differs from src/90_trial.md" in complaints
+    assert "links to nowhere.md" in complaints and "example.org" not in complaints
+    assert "99_stray.ipynb has no source" in complaints
+
+
+SWALLOWED = """import sys, ipywidgets
+print('oh', file=sys.stderr)
+with ipywidgets.Output():
+    1 / 0
+box = ipywidgets.HTML('<b class="moeviz-unexpected">lost</b>')"""
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("code", "complaints"),
     [
         ("1 / 0", "ZeroDivisionError"),
-        ("import sys\nprint('oh', file=sys.stderr)", "wrote to stderr: oh"),
-        (
-            "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0",
-            "an Output widget holds ZeroDivisionError",
-        ),
-        (
-            "import ipywidgets\nbox = ipywidgets.HTML('<b class=\"moeviz-unexpected\">lost</b>')",
-            "a panel shows an unexpected error",
-        ),
+        (SWALLOWED, "wrote to stderr: oh|Output widget holds ZeroDivisionError|unexpected error"),
         ("import ipywidgets\nipywidgets.IntSlider()", "no still picture"),
         ("object()", "memory address"),
         ("from IPython.display import HTML\n\nHTML('x' * 500_000)", "at most 400000 are allowed"),
     ],
-    ids=lambda value: value[:20].replace("\n", " "),
 )
-def test_what_must_not_be_published_stops_the_build(shelf, cell, said):
-    with pytest.raises(build.BuildError, match=said):
-        build.build(shelf(code(cell)))
+def test_what_must_not_be_published_stops_the_build(shelf, code, complaints):
+    with pytest.raises(build.BuildError) as stopped:
+        build.build(shelf(f"# A trial\n\n```{{code-cell}}\n{code}\n```\n"))
+    assert [words for words in complaints.split("|") if words not in str(stopped.value)] == []
     assert not (build.HERE / "90_trial.ipynb").exists()
-
-
-def test_an_expected_error_is_no_problem(shelf):
-    text = code("1 / 0").replace("{code-cell}", "{code-cell}\n:tags: [raises-exception]")
-    build.build(shelf(text))
 
 
 def test_a_source_opens_with_its_title(shelf):

@@ -128,7 +128,7 @@ def contest(num_experts: int, *, rounds: int = ROUNDS, on_turn: OnTurn) -> dict[
         if reason:
             results[name] = {"not_run": reason}
         else:
-            forward, both = (_rounded(ms) for ms in zip(*(w for w, _ in turns[name]), strict=True))
+            forward, both = (_rounded(ms) for ms in zip(*turns[name], strict=True))
             results[name] = {"forward_ms": forward, "both_ms": both}
     return {
         "shape": shape, "dtype": str(dtype)[6:], "routing": "uniform", "contenders": results,

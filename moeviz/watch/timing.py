@@ -1,7 +1,7 @@
 """How long a step takes, and what the device can reach: the one way in which moeviz measures time.
 
 A step is a function that calls `mark` when it begins, between its parts and when it ends. On a CPU
-a mark reads the clocks, and steps take turns (A B C A B C ...), so that a disturbance on a shared
+a mark reads the clock, and steps take turns (A B C A B C ...), so that a disturbance on a shared
 machine hits all of them. On a GPU a mark is an event in the stream: nothing waits between two
 repetitions, so a step whose launches take the host longer than the GPU shows the host's time.
 """
@@ -48,24 +48,19 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def turn(step: Step, repeats: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Wall and process CPU milliseconds between a step's marks, the mean of its repetitions."""
-    clocks: list[list[tuple[float, float]]] = []
+def turn(step: Step, repeats: int, device: torch.device) -> list[float]:
+    """Milliseconds between a step's marks, the mean of its repetitions."""
+    repetitions: list[list[float]] = []
     for _ in range(repeats):
-        marks: list[tuple[float, float]] = []
+        marks: list[float] = []
 
-        def mark(marks: list[tuple[float, float]] = marks) -> None:
+        def mark(marks: list[float] = marks) -> None:
             synchronize(device)
-            marks.append((time.perf_counter(), time.process_time()))
+            marks.append(time.perf_counter())
 
         step(mark)
-        clocks.append([(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)])
-    parts = list(zip(*clocks, strict=True))
-    walls, cpus = ([1e3 * statistics.mean(t[i] for t in part) for part in parts] for i in (0, 1))
-    return walls, cpus
-
-
-Turns = list[tuple[list[float], list[float]]]
+        repetitions.append([b - a for a, b in pairwise(marks)])
+    return [1e3 * statistics.mean(parts) for parts in zip(*repetitions, strict=True)]
 
 
 def by_turns(
@@ -76,20 +71,20 @@ def by_turns(
     turn_seconds: float = 0.2,
     step_seconds: float = 12.0,
     on_turn: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Turns]:
+) -> dict[str, list[list[float]]]:
     """Each round every step has one turn; the same place in two lists is the same round.
 
     turn_seconds: a turn repeats a quick step for about so long. step_seconds: a slow step gets
     fewer turns, but 2, once they took so long. on_turn hears of each turn; it may raise to stop.
     """
-    turns: dict[str, Turns] = {name: [] for name in steps}
+    turns: dict[str, list[list[float]]] = {name: [] for name in steps}
     once: dict[str, float] = {}
     done, total = 0, len(steps) * (rounds + 2)
     # A first run starts threads and asks the system for memory, a second one tells the time.
     for number in range(-2, rounds):
         for name, step in steps.items():
             if number < 0:
-                once[name] = sum(turn(step, 1, device)[0]) / 1e3
+                once[name] = sum(turn(step, 1, device)) / 1e3
             elif number < 2 or number * once[name] < step_seconds:
                 repeats = max(1, round(turn_seconds / once[name]))
                 turns[name].append(turn(step, repeats, device))
