@@ -40,7 +40,7 @@ SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
 
 
 def test_every_component_has_one_part():
-    listed = [c for _, components in PARTS.values() for c in components]
+    listed = [name for names in PARTS.values() for name in names]
     assert sorted(listed) == sorted((*COMPONENTS, ""))
     for model in COUNTED:
         total = parameters(model.architecture)

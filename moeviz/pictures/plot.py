@@ -180,17 +180,21 @@ def stages(svg: Svg, width: float, names: Sequence[str], here: str, first: int =
 
 
 def flow(
-    widths: Sequence[float], room: float, line_height: float, breaks: Collection[int] = ()
-) -> tuple[list[tuple[float, float]], float]:
-    """Where boxes of these widths stand, left to right and line by line: (x, y) of each, and the
-    height of all. breaks: which of them begin a new line in any case."""
-    places, x, y = [], 0.0, 0.0
-    for i, width in enumerate(widths):
+    tokens: Sequence[str], labels: Sequence[Sequence[str]], *, size: float, air: float,
+    room: float, line_height: float, breaks: Collection[int] = (),
+) -> tuple[list[tuple[float, float, float]], float]:  # fmt: skip
+    """Where the boxes of tokens stand, with labels below, left to right and line by line: (x, y,
+    width) of each, and the height of all. air: beside a text of this size; breaks: which of them
+    begin a new line in any case."""
+    boxes, x, y = [], 0.0, 0.0
+    for i, (token, below) in enumerate(zip(tokens, labels, strict=True)):
+        wide = max(text_width(token, size), *(text_width(label, SMALLEST) for label in below))
+        width = max(wide + air, 22.0)
         if x and (x + width > room or i in breaks):
             x, y = 0.0, y + line_height
-        places.append((x, y))
+        boxes.append((x, y, width))
         x += width + 3
-    return places, y + line_height
+    return boxes, y + line_height
 
 
 # Figures over seeds, as experiments record them.

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
 
-from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Claim, Evaluation, evaluate
+from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
 from moeviz.pictures.plot import box, heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
@@ -85,7 +85,14 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     _claim(svg, found)
     _along(svg, found)
     _tally(svg, all_found, chosen)
-    return svg.picture(COLUMNS, _rows(all_found))
+    rows = (
+        (f.claim.id, SOURCES[f.claim.source], f.claim.text, f.claim.formula,
+         "" if f.value is None else amount(f.value, f.claim.unit),
+         amount(f.claim.stated, f.claim.unit) if f.claim.stated else "",
+         f.verdict, f.why, f.claim.evidence)
+        for f in all_found.values()
+    )  # fmt: skip
+    return svg.picture(COLUMNS, rows)
 
 
 def _claim(svg: Svg, found: Evaluation) -> None:
@@ -166,13 +173,3 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
             box(svg, left, y - 10, 21, 21, colour, sign, tip=tip)
             if found.claim.id == chosen:
                 svg.rect(left - 2.5, y - 12.5, 26, 26, "none", stroke=INK, stroke_width=2.5)
-
-
-def _rows(all_found: Mapping[str, Evaluation]) -> tuple[tuple[object, ...], ...]:
-    def row(claim: Claim, found: Evaluation) -> tuple[object, ...]:
-        said = amount(claim.stated, claim.unit) if claim.stated else ""
-        computed = amount(found.value, claim.unit) if found.value is not None else ""
-        return (claim.id, SOURCES[claim.source], claim.text, claim.formula, computed, said,
-                found.verdict, found.why, claim.evidence)  # fmt: skip
-
-    return tuple(row(found.claim, found) for found in all_found.values())

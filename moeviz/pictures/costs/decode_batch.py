@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -209,8 +209,7 @@ def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
     )  # fmt: skip
 
 
-def _table(sparse: ByBatch, dense: ByBatch, moe: MoE) -> tuple[tuple[object, ...], ...]:
-    rows = []
+def _table(sparse: ByBatch, dense: ByBatch, moe: MoE) -> Iterator[tuple[object, ...]]:
     for batch in BATCHES:
         step, twin = sparse.steps.get(batch), dense.steps.get(batch)
         touched = f"{distinct_experts(moe.num_experts, moe.top_k, batch).total:.1f}"
@@ -222,5 +221,4 @@ def _table(sparse: ByBatch, dense: ByBatch, moe: MoE) -> tuple[tuple[object, ...
         of_twin = (
             (_ms(twin), si(twin.tokens_per_s, ""), twin.bound) if twin else ("does not fit", "", "")
         )
-        rows.append((batch, touched, *of_step, *of_twin))
-    return tuple(rows)
+        yield batch, touched, *of_step, *of_twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -174,14 +175,11 @@ def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
     paragraph(svg, left, 456, notes, 20, fill=MUTED)
 
 
-def _table(found: Traffic) -> tuple[tuple[object, ...], ...]:
-    bytes_RC = np.array(found.total_bytes)
+def _table(traffic: Traffic) -> Iterator[tuple[object, ...]]:
+    bytes_RC = np.array(traffic.total_bytes)
     np.fill_diagonal(bytes_RC, 0.0)
-    node_R = np.arange(found.devices) // found.devices_per_node
-    same_RC = node_R[:, None] == node_R[None, :]
-    near_RC, far_RC = bytes_RC * same_RC, bytes_RC * ~same_RC
-    return tuple(
-        (d, int(node_R[d]), *(si(float(v), "B") for v in (
-            near_RC[d].sum(), far_RC[d].sum(), near_RC[:, d].sum(), far_RC[:, d].sum())))
-        for d in range(found.devices)
-    )  # fmt: skip
+    node_R = np.arange(traffic.devices) // traffic.devices_per_node
+    near_RC = np.where(node_R[:, None] == node_R, bytes_RC, 0.0)
+    ways = [m.sum(axis) for axis in (1, 0) for m in (near_RC, bytes_RC - near_RC)]
+    for d, sums in enumerate(zip(*ways, strict=True)):
+        yield d, int(node_R[d]), *(si(float(v), "B") for v in sums)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from moeviz.costs import Device, Fit, device, fit
 from moeviz.pictures.axes import Scale, general, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
@@ -44,7 +46,8 @@ def memory_fit(
     svg = Svg(WIDTH, height, "Will it fit", summary)
     _head(svg, model_name, chip, devices, context, batch)
     _bars(svg, fits, plan)
-    _foot(svg, chip, TOP + ROW * len(PLANS))
+    made = "Computed from the published sizes; activations and buffers, some GB more, are"
+    paragraph(svg, 0, height - 34, (source_line(chip), f"{made} not in it."), fill=MUTED)
     return svg.picture(COLUMNS, _table(fits))
 
 
@@ -108,11 +111,9 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
 
 
 def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
-    experts = found.weights.part("routed_experts")
-    sizes = (experts, found.weights.total - experts, found.cache.total)
     parts = (
         (x(size / 1e9) - x.start, key, f"{key.name}: {_gb(size)} GB")
-        for key, size in zip(PARTS, sizes, strict=True)
+        for key, size in zip(PARTS, _sizes(found), strict=True)
     )
     edge, end = x(found.capacity_bytes / 1e9), stack(svg, x.start, top, BAR, parts)
     if found.fits:
@@ -122,17 +123,16 @@ def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
         box(svg, edge, top + BAR, end - edge, 7, OVER, hatched=True)
 
 
+def _sizes(found: Fit) -> tuple[float, float, float]:
+    """Bytes of PARTS."""
+    experts = found.weights.part("routed_experts")
+    return experts, found.weights.total - experts, found.cache.total
+
+
 def _verdict(found: Fit) -> str:
     if found.fits:
         return f"✔ fits, {_gb(found.free_bytes)} GB free"
     return f"✘ {_gb(-found.free_bytes)} GB too much"
-
-
-def _foot(svg: Svg, chip: Device, bottom: float) -> None:
-    made = (
-        "Computed from the published sizes; activations and buffers, some GB more, are not in it."
-    )
-    paragraph(svg, 0, bottom + 58, (source_line(chip), made), fill=MUTED)
 
 
 def source_line(chip: Device) -> str:
@@ -140,12 +140,7 @@ def source_line(chip: Device) -> str:
     return f"{chip.name}, confidence {chip.confidence}: {chip.source.split('; prices')[0]}."
 
 
-def _table(fits: dict[str, Fit]) -> tuple[tuple[object, ...], ...]:
-    rows = []
+def _table(fits: dict[str, Fit]) -> Iterator[tuple[object, ...]]:
     for name, found in fits.items():
-        experts = found.weights.part("routed_experts")
-        rows.append(
-            (PLANS[name], _gb(experts), _gb(found.weights.total - experts),
-             _gb(found.cache.total), f"{found.free_bytes / 1e9:,.1f}", _verdict(found))
-        )  # fmt: skip
-    return tuple(rows)
+        free = f"{found.free_bytes / 1e9:,.1f}"
+        yield PLANS[name], *map(_gb, _sizes(found)), free, _verdict(found)

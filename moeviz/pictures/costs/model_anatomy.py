@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, sizes_of
-from moeviz.pictures.plot import Key, heading, stack
+from moeviz.pictures.plot import heading, stack
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
 WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
@@ -49,23 +49,15 @@ class Sheet:
 @lru_cache(maxsize=64)
 def sheet(architecture: Architecture) -> Sheet:
     """Everything that the picture prints of one architecture."""
-    each = cache = 0.0
     context = min(CONTEXT, architecture.context_tokens or CONTEXT)
-    why = ""
     try:
         each = kv_cache_bytes_per_token(architecture, context_tokens=context).total
-        cache = kv_cache_bytes(architecture, context).total
+        cache = (each, kv_cache_bytes(architecture, context).total, "")
     except ValueError:
-        why = "not counted: encoder and decoder tokens meet different layers"
-    return Sheet(
-        parameters(architecture).total,
-        {name: active_parameters(architecture, name).total for name in CONVENTIONS},
-        context,
-        each,
-        cache,
-        why,
-        {name: weight_bytes(architecture, name).total for name in SHOWN_PLANS},
-    )
+        cache = (0.0, 0.0, "not counted: encoder and decoder tokens meet different layers")
+    active = {name: active_parameters(architecture, name).total for name in CONVENTIONS}
+    weights = {name: weight_bytes(architecture, name).total for name in SHOWN_PLANS}
+    return Sheet(parameters(architecture).total, active, context, *cache, weights)
 
 
 def model_anatomy(shown: Sequence[Model | Architecture]) -> Picture:
@@ -77,11 +69,9 @@ def model_anatomy(shown: Sequence[Model | Architecture]) -> Picture:
             "solid: a token meets them · hatched: it does not")  # fmt: skip
     svg.text(LIST + 172, 36, "all", fill=MUTED, anchor="end")
     svg.text(LIST + 240, 36, "a token", fill=MUTED, anchor="end")
-    rows: list[tuple[object, ...]] = []
     for i, item in enumerate(shown):
         _block(svg, TOP + BLOCK * i, item)
-        rows += _rows(item)
-    return svg.picture(COLUMNS, rows)
+    return svg.picture(COLUMNS, (row for item in shown for row in _rows(item)))
 
 
 def _architecture(item: Model | Architecture) -> Architecture:
@@ -90,14 +80,11 @@ def _architecture(item: Model | Architecture) -> Architecture:
 
 def _sentence(item: Model | Architecture) -> str:
     found = sheet(_architecture(item))
-    active = found.active["all"]
-    share = 100 * active / found.total
-    return (
-        f"{shorten(item.name, 40)}: {count(found.total)} parameters, of which one token meets "
-        f"{count(active)}, {share:.2g} %."
-        if active < found.total
-        else f"{shorten(item.name, 40)}: {count(found.total)} parameters, every token meets all."
-    )
+    active, share = found.active["all"], 100 * found.active["all"] / found.total
+    met = f"of which one token meets {count(active)}, {share:.2g} %"
+    if active == found.total:
+        met = "every token meets all"
+    return f"{shorten(item.name, 40)}: {count(found.total)} parameters, {met}."
 
 
 def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
@@ -110,24 +97,16 @@ def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
     sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
     svg.text(BAR, top + 24, f"sizes: {shorten(sizes, 46)}", fill=MUTED, anchor="end")
     svg.text(0, top + 44, f"all parameters: {count(found.total)}")
-    x = 0.0
-    for part, (colour, _) in PARTS.items():
-        wide = BAR * every[part] / found.total
-        met = BAR * active[part] / found.total
-        tip = f"{part}: {every[part]:,.0f}, a token meets {active[part]:,.0f}"
-        svg.rect(x, top + 50, wide, 26, colour, tip=tip)
+    x, all_wide, met_wide = 0.0, BAR / found.total, BAR / found.active["all"]
+    for key in PARTS:
+        wide, met = all_wide * every[key], all_wide * active[key]
+        tip = f"{key.name}: {every[key]:,.0f}, a token meets {active[key]:,.0f}"
+        svg.rect(x, top + 50, wide, 26, key.colour, tip=tip)
         if wide - met > 0.5:
-            svg.hatch(x + met, top + 50, wide - met, 26, colour)
+            svg.hatch(x + met, top + 50, wide - met, 26, key.colour)
         x += wide
     svg.text(0, top + 96, f"what one token meets: {count(found.active['all'])}, its own scale")
-    parts = (
-        (
-            BAR * active[part] / found.active["all"],
-            Key(part, colour),
-            f"{part}: {active[part]:,.0f}",
-        )
-        for part, (colour, _) in PARTS.items()
-    )
+    parts = ((met_wide * v, key, f"{key.name}: {v:,.0f}") for key, v in active.items())
     stack(svg, 0, top + 102, 26, parts)
     _list(svg, top, every, active, found)
     for line, words in enumerate(_lines(item, found)):
@@ -135,13 +114,13 @@ def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
 
 
 def _list(svg: Svg, top: float, every: dict, active: dict, found: Sheet) -> None:
-    for line, (part, (colour, _)) in enumerate(PARTS.items()):
+    for line, key in enumerate(PARTS):
         y = top + 24 + 17 * line
-        svg.rect(LIST, y - 10, 11, 11, colour)
-        svg.text(LIST + 17, y, part)
-        svg.text(LIST + 172, y, count(every[part]), anchor="end", mono=True)
-        svg.text(LIST + 240, y, count(active[part]), anchor="end", mono=True)
-        share = 100 * active[part] / found.active["all"]
+        svg.rect(LIST, y - 10, 11, 11, key.colour)
+        svg.text(LIST + 17, y, key.name)
+        svg.text(LIST + 172, y, count(every[key]), anchor="end", mono=True)
+        svg.text(LIST + 240, y, count(active[key]), anchor="end", mono=True)
+        share = 100 * active[key] / found.active["all"]
         svg.text(LIST + 302, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
 
 
@@ -177,26 +156,17 @@ def _published(item: Model | Architecture) -> str:
     return f"published: {'; '.join(words)}{way}" if words else "published: neither figure"
 
 
-def _rows(item: Model | Architecture) -> list[tuple[object, ...]]:
+def _rows(item: Model | Architecture) -> Iterator[tuple[object, ...]]:
     architecture = _architecture(item)
     found, name = sheet(architecture), shorten(item.name, 40)
     terms = zip(parameters(architecture).terms, active_parameters(architecture).terms, strict=True)
-    rows: list[tuple[object, ...]] = [
-        (name, part_of(t.component), t.label, f"{t.value:,.0f}", f"{a.value:,.0f}", t.formula)
-        for t, a in terms
-    ]
-    whole, met = f"{found.total:,.0f}", f"{found.active['all']:,.0f}"
-    rows.append((name, "all", "", whole, met, "the sum"))
-    rows += [
-        (name, "sheet", f"active, {words}", "", f"{found.active[way]:,.0f}", "")
-        for way, words in CONVENTIONS.items()
-    ]
-    rows += [
-        (name, "sheet", f"weights, {plan}", si(value, "B"), "", "parameters × bits / 8")
-        for plan, value in found.weights.items()
-    ]
-    cache = found.no_cache or si(found.cache_per_token, "B")
-    rows.append(
-        (name, "sheet", "cache, one more token", cache, "", f"at {found.context_tokens:,} tokens")
-    )
-    return rows
+    for t, a in terms:
+        numbers = f"{t.value:,.0f}", f"{a.value:,.0f}"
+        yield name, part_of(t.component), t.label, *numbers, t.formula
+    yield name, "all", "", f"{found.total:,.0f}", f"{found.active['all']:,.0f}", "the sum"
+    for way, words in CONVENTIONS.items():
+        yield name, "sheet", f"active, {words}", "", f"{found.active[way]:,.0f}", ""
+    for plan, value in found.weights.items():
+        yield name, "sheet", f"weights, {plan}", si(value, "B"), "", "parameters × bits / 8"
+    cache, reach = found.no_cache or si(found.cache_per_token, "B"), f"{found.context_tokens:,}"
+    yield name, "sheet", "cache, one more token", cache, "", f"at {reach} tokens"

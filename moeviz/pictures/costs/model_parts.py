@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from moeviz.costs import Architecture, Total, model
+from moeviz.pictures.plot import Key
 from moeviz.pictures.svg import si
 
-# Part -> its colour and the components of moeviz.costs in it, in the order of a stack.
+# The components of moeviz.costs in each part, in the order of a stack.
 PARTS = {
-    "embedding, head": ("#56b4e9", ("embedding", "head")),
-    "attention": ("#0072b2", ("attention",)),
-    "router": ("#cc79a7", ("router",)),
-    "routed experts": ("#e69f00", ("routed_experts",)),
-    "shared experts": ("#009e73", ("shared_experts",)),
-    "dense FFN": ("#d55e00", ("dense_ffn",)),
-    "norms, biases": ("#6e6e6e", ("norms", "biases", "residual", "")),
+    Key("embedding, head", "#56b4e9", mark="box"): ("embedding", "head"),
+    Key("attention", "#0072b2", mark="box"): ("attention",),
+    Key("router", "#cc79a7", mark="box"): ("router",),
+    Key("routed experts", "#e69f00", mark="box"): ("routed_experts",),
+    Key("shared experts", "#009e73", mark="box"): ("shared_experts",),
+    Key("dense FFN", "#d55e00", mark="box"): ("dense_ffn",),
+    Key("norms, biases", "#6e6e6e", mark="box"): ("norms", "biases", "residual", ""),
 }
 
 
@@ -33,18 +34,15 @@ def sparse_sizes_of(name: str) -> Architecture:
     return found
 
 
-def by_part(total: Total) -> dict[str, float]:
+def by_part(total: Total) -> dict[Key, float]:
     """A total's parts in the order of a stack, 0 where it has none."""
-    found = total.components
-    return {
-        part: sum(found.get(component, 0) for component in components)
-        for part, (_, components) in PARTS.items()
-    }
+    known = total.components
+    return {key: sum(known.get(name, 0) for name in names) for key, names in PARTS.items()}
 
 
 def part_of(component: str) -> str:
     """The part that a component belongs to."""
-    return next(part for part, (_, components) in PARTS.items() if component in components)
+    return next(key.name for key, names in PARTS.items() if component in names)
 
 
 def count(value: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 from moeviz.costs import (
@@ -27,7 +29,8 @@ COMPARED = (
     "GPT-3 175B", "Llama 3.1 405B", "GLaM 64B/64E", "Mixtral 8x22B", "DeepSeek-V3 / R1",
     "Kimi K2", "Qwen3-235B-A22B", "gpt-oss-120b", "DeepSeek-V4-Pro",
 )  # fmt: skip
-COLUMNS = ("model", "FLOPs a token", *PARTS, "device hours", "USD", "MWh", "t CO2")
+SUMS = ("device hours", "USD", "MWh", "t CO2")
+COLUMNS = ("model", "FLOPs a token", *(key.name for key in PARTS), *SUMS)
 
 
 @lru_cache(maxsize=64)
@@ -69,17 +72,16 @@ def training_cost(
     heading(svg, f"Every model on {count(tokens)} tokens, on {device}",
             f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens")  # fmt: skip
     _bars(svg, bills, chosen)
-    # Norms and biases are no matrix and cost no FLOPs.
-    keys = [_key(part) for part in PARTS if part != "norms, biases"]
+    keys = [_shown(key) for key in PARTS][:-1]  # norms and biases cost no FLOPs
     legend(svg, 0, 400, keys[:3], across=168)
     legend(svg, 0, 420, keys[3:], across=168)
     _sum(svg, chosen, own, tokens, usd_per_hour, watts, pue)
     return svg.picture(COLUMNS, _rows(bills))
 
 
-def _key(part: str) -> Key:
-    """attention is hatched, as the one part that grows with the sequence."""
-    return Key(part, PARTS[part][0], mark="box", hatched=part == "attention")
+def _shown(key: Key) -> Key:
+    """Attention is hatched, as the one part that grows with the sequence."""
+    return replace(key, hatched=key.name == "attention")
 
 
 def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
@@ -95,8 +97,8 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
         bold = name == chosen
         svg.text(138, y + 15, name, anchor="end", bold=bold)
         length = x(found.usd) - x.start
-        shares = {part: v / _each(name).total for part, v in by_part(_each(name)).items()}
-        parts = ((length * v, _key(p), f"{p}: {100 * v:.1f} %") for p, v in shares.items())
+        shares = {key: v / _each(name).total for key, v in by_part(_each(name)).items()}
+        parts = ((length * v, _shown(k), f"{k.name}: {100 * v:.1f} %") for k, v in shares.items())
         end = stack(svg, x.start, y, 21, parts)
         svg.text(end + 7, y + 15, money(found.usd), bold=bold)
 
@@ -158,13 +160,9 @@ def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]
     return lines or ["neither tokens nor hours"]
 
 
-def _rows(bills: dict[str, Bill]) -> tuple[tuple[object, ...], ...]:
-    rows = []
-    for name, found in bills.items():
+def _rows(bills: dict[str, Bill]) -> Iterator[tuple[object, ...]]:
+    for name, own in bills.items():
         each = _each(name)
         parts = (f"{100 * value / each.total:.1f} %" for value in by_part(each).values())
-        rows.append(
-            (name, _giga(each.total), *parts, f"{found.device_hours:,.0f}",
-             f"{found.usd:,.0f}", f"{found.kwh / 1e3:,.0f}", f"{found.carbon_kg / 1e3:,.0f}")
-        )  # fmt: skip
-    return tuple(rows)
+        sums = (own.device_hours, own.usd, own.kwh / 1e3, own.carbon_kg / 1e3)
+        yield name, _giga(each.total), *parts, *(f"{value:,.0f}" for value in sums)

@@ -62,11 +62,8 @@ class _Lanes:
     def draw(self, svg: Svg, stage: str, program: int) -> None:
         trace, place = self.trace, STAGES.index(stage)
         block, num_rows = trace.sort_block, len(trace.order)
-        done = 0
-        if stage == "scatter":
-            done = min((program + 1) * block, num_rows)
-        elif place > STAGES.index("scatter"):
-            done = num_rows
+        placed = place >= STAGES.index("scatter")
+        done = min((program + 1) * block if stage == "scatter" else num_rows, num_rows) * placed
         self._tokens(svg, trace, program if stage == "combine" else -1)
         for i in range(num_rows):
             now = stage in ("histogram", "scatter") and i // block == program
@@ -78,24 +75,21 @@ class _Lanes:
             i, e = int(trace.order[row]), int(trace.row_expert[row])
             if i < done:
                 self._cell(svg, self.b(row), LANE_B, e, str(i // trace.top_k))
-            elif place >= STAGES.index("scatter"):
-                svg.rect(self.b(row), LANE_B, self.unit - 1, CELL, "none", stroke=expert_colour(e))
             else:
-                svg.rect(row * self.unit, LANE_B, self.unit - 1, CELL, "none", stroke=RULE)
-        if place >= STAGES.index("scatter"):
+                x, edge = (self.b(row), expert_colour(e)) if placed else (row * self.unit, RULE)
+                svg.rect(x, LANE_B, self.unit - 1, CELL, "none", stroke=edge)
+        if placed:
             self._segments(svg)
         if place >= STAGES.index("tiles"):
             self._tiles(svg, program if stage == "GEMM" else -1)
         for i, row in self._moving(stage, program):
             self._arrow(svg, i, row, stage)
-        if place < STAGES.index("scatter"):
+        note = "number in a row: its token · bar: the expert of the rows above it"
+        if not placed:
             note = "rows: empty, no one knows yet where they go"
-            svg.text(0, LANE_B + CELL + 15, note, fill=MUTED)
-        else:
-            note = "number in a row: its token · bar: the expert of the rows above it"
-            if place >= STAGES.index("tiles"):
-                note += " · bracket: a tile"
-            svg.text(0, LANE_B + 80, note, fill=MUTED)
+        elif place >= STAGES.index("tiles"):
+            note += " · bracket: a tile"
+        svg.text(0, LANE_B + (80 if placed else CELL + 15), note, fill=MUTED)
 
     def _moving(self, stage: str, program: int) -> list[tuple[int, int]]:
         """(assignment, row) of what this step moves."""
@@ -106,10 +100,8 @@ class _Lanes:
             return [(i, int(trace.rank[i])) for i in range(first, last)]
         if stage == "GEMM":
             return [(int(trace.order[row]), row) for row in trace.tile_rows(program)]
-        if stage == "combine":
-            mine = range(program * trace.top_k, (program + 1) * trace.top_k)
-            return [(i, int(trace.rank[i])) for i in mine]
-        return []
+        first, last = program * trace.top_k, (program + 1) * trace.top_k
+        return [(i, int(trace.rank[i])) for i in range(first, last) if stage == "combine"]
 
     def _tokens(self, svg: Svg, trace: DispatchTrace, marked: int) -> None:
         said = "assignments in token order; number and colour: the expert asked for"
@@ -198,10 +190,9 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
     num_rows, count = len(trace.order), trace.steps_of(stage)
     of = f"program {program} of {count}"
     if stage == "top-k":
-        return (
-            f"{len(trace.tokens)} tokens ask for {trace.top_k} expert"
-            f"{'s' if trace.top_k > 1 else ''} each: {num_rows} assignments, in token order."
-        )
+        experts = _plural(trace.top_k, "expert")
+        words = f"{len(trace.tokens)} tokens ask for {experts} each: {num_rows} assignments"
+        return f"{words}, in token order."
     if stage == "histogram":
         mine = trace.count[program]
         return (
@@ -209,17 +200,13 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
             f"{', '.join(f'{int(n)} to e{e}' for e, n in enumerate(mine) if n)}."
         )
     if stage == "scan":
-        return (
-            f"Scan, {of}: adds up the column of expert {program}; it will have "
-            f"{_plural(int(trace.total[program]), 'row')}."
-        )
+        rows = _plural(int(trace.total[program]), "row")
+        return f"Scan, {of}: adds up the column of expert {program}; it will have {rows}."
     if stage == "scatter":
         first = program * trace.sort_block
         last = min(first + trace.sort_block, num_rows) - 1
-        return (
-            f"Scatter, {of}: writes assignments {first} to {last} to rows "
-            f"{', '.join(str(int(r)) for r in trace.rank[first : last + 1])}."
-        )
+        rows = ", ".join(map(str, trace.rank[first : last + 1]))
+        return f"Scatter, {of}: writes assignments {first} to {last} to rows {rows}."
     if stage == "tiles":
         real, grid = int((trace.tile_expert >= 0).sum()), len(trace.tile_expert)
         computed = real * trace.tile_block
@@ -229,18 +216,15 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
             f"programs {grid - real} find no tile."
         )
     if stage == "GEMM":
-        rows = trace.tile_rows(program)
-        if not rows:
+        count_rows = len(trace.tile_rows(program))
+        if not count_rows:
             return f"Grouped GEMM, {of}: no tile is left, it returns at once."
-        return (
-            f"Grouped GEMM, {of}: {_plural(len(rows), 'row')} of expert "
-            f"{int(trace.tile_expert[program])}, {trace.tile_block - len(rows)} padding."
-        )
-    rows_t = trace.rank[program * trace.top_k : (program + 1) * trace.top_k]
-    said = (
-        f"Combine, {of}: token {program} adds up row{'s' if trace.top_k > 1 else ''} "
-        f"{' and '.join(str(int(r)) for r in rows_t)}."
-    )
+        expert, padding = trace.tile_expert[program], trace.tile_block - count_rows
+        rows = _plural(count_rows, "row")
+        return f"Grouped GEMM, {of}: {rows} of expert {expert}, {padding} padding."
+    rows = " and ".join(map(str, trace.rank[program * trace.top_k : (program + 1) * trace.top_k]))
+    plural = "s" if trace.top_k > 1 else ""
+    said = f"Combine, {of}: token {program} adds up row{plural} {rows}."
     if program == count - 1:
         said += f" Against a plain loop y differs by {trace.error:.0e} of its length."
     return said

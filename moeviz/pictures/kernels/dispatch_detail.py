@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -76,41 +77,39 @@ def _matrix(svg: Svg, trace: DispatchTrace, stage: str, program: int) -> None:
             svg.text(x, y, str(int(value)), anchor="middle", bold=True)
 
 
-def _notes(svg: Svg, trace: DispatchTrace, lines: tuple[str, ...]) -> None:
+def _notes(svg: Svg, trace: DispatchTrace, title: str, *lines: str) -> None:
     x = LEFT + trace.num_experts * COLUMN + 24
-    svg.text(x, TOP + 13, lines[0], size=13, bold=True)
-    paragraph(svg, x, TOP + 33, lines[1:], 20, size=13)
+    svg.text(x, TOP + 13, title, size=13, bold=True)
+    paragraph(svg, x, TOP + 33, lines, 20, size=13)
 
 
 def _histogram(svg: Svg, trace: DispatchTrace, program: int) -> None:
     _matrix(svg, trace, "histogram", program)
-    lines = (
-        f"Program {program} of {len(trace.count)}: one row of the table",
+    _notes(
+        svg, trace, f"Program {program} of {len(trace.count)}: one row of the table",
         "It compares each of its assignments with every expert",
         "and adds the hits up.",
         "No atomic additions: no program waits for another,",
         "and the counts never depend on who came first.",
-    )
-    _notes(svg, trace, lines)
+    )  # fmt: skip
 
 
 def _scan(svg: Svg, trace: DispatchTrace, program: int) -> None:
     _matrix(svg, trace, "scan", program)
     counts = " + ".join(str(int(n)) for n in trace.count[:, program])
-    lines = (
-        f"Program {program} of {trace.num_experts}: one column of the table",
+    _notes(
+        svg, trace, f"Program {program} of {trace.num_experts}: one column of the table",
         f"total[{program}] = {counts} = {int(trace.total[program])}",
         "Each count becomes the sum of those above it:",
         "how many rows of this expert belong to earlier programs.",
         "So every program knows where its own ones begin.",
-    )
-    _notes(svg, trace, lines)
+    )  # fmt: skip
 
 
 def _scatter(svg: Svg, trace: DispatchTrace, program: int) -> None:
     _matrix(svg, trace, "scatter", program)
     x = LEFT + trace.num_experts * COLUMN + 24
-    _notes(svg, trace, (f"Program {program} of {len(trace.count)} sends its own off:",))
+    _notes(svg, trace, f"Program {program} of {len(trace.count)} sends its own off:")
     expert_N, seen = trace.expert.reshape(-1), [0] * trace.num_experts
     first = program * trace.sort_block
     for n, i in enumerate(range(first, min(first + trace.sort_block, len(expert_N)))):
@@ -212,12 +211,9 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
     svg.text(54, y + 2, f"y of token {program} {shorten(trace.tokens[program], 8)}", bold=True)
     summed = np.vstack((trace.rows[rows], trace.y[program]))
     _strips(svg, STRIPS[0][0], TOP + 14, STRIPS[0][1], summed, peak)
-    why = (
-        "The weights are in the rows already: they multiplied the hidden",
-        "values. One program a token, float32, one order: the same bits",
-        "in every run.",
-    )
-    paragraph(svg, STRIPS[1][0], TOP + 13, why)
+    why = "The weights are in the rows already: they multiplied the hidden values. One program a "
+    why += "token, float32, one order: the same bits in every run."
+    paragraph(svg, STRIPS[1][0], TOP + 13, textwrap.wrap(why, 64))
     top = TOP + (trace.top_k + 2) * LINE + 14
     lines = -(-len(trace.tokens) // TOKEN_COLUMNS)
     for column in range(TOKEN_COLUMNS):

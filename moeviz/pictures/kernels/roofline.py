@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 
 WIDTH, HEIGHT = 900.0, 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 548.0, 62.0, 400.0
+SHAPE = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOPK_FLOPS = 5  # a logit: maximum, difference, exponential, sum, quotient
 Spots = list[tuple[float, float]]
@@ -44,9 +45,7 @@ class Reached:
 
 def all_experts(tokens: int, layer: dict[str, int], size: int) -> Work:
     """The experts' forward pass: x and y once, the weights of the experts that are hit once."""
-    d_model, d_expert, num_experts, top_k = (
-        layer[n] for n in ("d_model", "d_expert", "num_experts", "top_k")
-    )
+    d_model, d_expert, num_experts, top_k = (layer[name] for name in SHAPE.values())
     weights = distinct_experts(num_experts, top_k, tokens).total * 3 * d_model * d_expert
     flops = 6.0 * tokens * top_k * d_model * d_expert
     return Work("all experts", flops, size * (weights + 2 * tokens * d_model))
@@ -55,9 +54,7 @@ def all_experts(tokens: int, layer: dict[str, int], size: int) -> Work:
 def works(tokens: int, layer: dict[str, int], size: int) -> tuple[Work, ...]:
     """The dense FFN of equal FLOPs, the experts as a whole, and kernel by kernel; size: bytes of a
     number. What is in the registers of one kernel costs no bytes."""
-    d_model, d_expert, num_experts, top_k = (
-        layer[n] for n in ("d_model", "d_expert", "num_experts", "top_k")
-    )
+    d_model, d_expert, num_experts, top_k = (layer[name] for name in SHAPE.values())
     rows = tokens * top_k
     hit = distinct_experts(num_experts, top_k, tokens).total
     product = 2.0 * rows * d_model * d_expert
@@ -93,8 +90,7 @@ def roofline(
     summary = _summary(device, parts, tokens)
     svg = Svg(WIDTH, HEIGHT, "Roofline", summary)
     name = device["name"] if device else "not measured yet"
-    letters = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
-    shape = " · ".join(f"{letter} {layer[key]}" for letter, key in letters.items())
+    shape = " · ".join(f"{letter} {layer[key]}" for letter, key in SHAPE.items())
     dtype = device["dtype"] if device else "float32"
     heading(svg, f"{name}: T = {tokens}",
             f"{shape} · {dtype} · forward, every number moved once")  # fmt: skip
@@ -218,19 +214,15 @@ def _reached(svg: Svg, x: Scale, y: Scale, reached: Sequence[Reached]) -> Spots:
 
 def _table(
     parts: tuple[Work, ...], device: dict[str, Any] | None, reached: Sequence[Reached]
-) -> tuple[tuple[object, ...], ...]:
+) -> Iterator[tuple[object, ...]]:
     peak, memory = _ceilings(device)
-    rows: list[tuple[object, ...]] = []
     for part in parts:
         best, bound = "", ""
         if device:
             best = si(min(peak, memory * part.intensity), "FLOP/s")
             bound = "memory" if part.intensity < peak / memory else "arithmetic"
-        rows.append(
-            (part.name, si(part.flops, "FLOP"), si(part.size, "B"), f"{part.intensity:.3g}", best,
-             bound, "")
-        )  # fmt: skip
-    rows += [
-        (r.name, "", "", f"{r.intensity:.3g}", "", "", si(r.flops_per_s, "FLOP/s")) for r in reached
-    ]
-    return tuple(rows)
+        needs = si(part.flops, "FLOP"), si(part.size, "B"), f"{part.intensity:.3g}"
+        yield part.name, *needs, best, bound, ""
+    for point in reached:
+        speed = si(point.flops_per_s, "FLOP/s")
+        yield point.name, "", "", f"{point.intensity:.3g}", "", "", speed

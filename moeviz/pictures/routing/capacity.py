@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix  # of any sequences
+
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes
@@ -40,26 +42,19 @@ def by_place(shares: dict[str, np.ndarray]) -> Picture:
 
 def _of_places(shares: dict[str, np.ndarray]) -> str:
     """Each rule's drops in the first and in the last quarter."""
-    told = []
-    for name, values in shares.items():
-        quarter = max(1, len(values) // 4)
-        first, last = float(values[:quarter].mean()), float(values[-quarter:].mean())
-        told.append(f"{name} {first:.1%} and {last:.1%}")
-    in_all = ", ".join(f"{name} {float(values.mean()):.1%}" for name, values in shares.items())
-    return (
-        f"Dropped in the first and in the last quarter of the batch: {'; '.join(told)}. In all: "
-        f"{in_all}."
+    quarter = max(1, len(next(iter(shares.values()))) // 4)
+    ends = "; ".join(
+        f"{name} {values[:quarter].mean():.1%} and {values[-quarter:].mean():.1%}"
+        for name, values in shares.items()
     )
+    in_all = ", ".join(f"{name} {values.mean():.1%}" for name, values in shares.items())
+    return f"Dropped in the first and in the last quarter of the batch: {ends}. In all: {in_all}."
 
 
 def changed(before: Decision, after: Decision) -> Picture:
     """The experts of each token before and after more text was put behind it: the tokens that both
     have in common at the start, then the new ones."""
-    common = 0
-    for a, b in zip(before.tokens, after.tokens, strict=False):
-        if a != b:
-            break
-        common += 1
+    common = len(commonprefix([before.tokens, after.tokens]))
     labels = [  # of each token: before, "" where it is new, and after
         (_experts(before, t) if t < common else "", _experts(after, t))
         for t in range(len(after.tokens))
@@ -70,25 +65,19 @@ def changed(before: Decision, after: Decision) -> Picture:
         f"With {shorten(appended, 30)!r} behind it, {len(differs)} of {common} earlier tokens "
         f"{'has' if len(differs) == 1 else 'have'} other experts ({after.label})."
     )
-    widths = [
-        max(text_width(shorten(token, 20), 13), *(text_width(label, 12) for label in pair), 14) + 8
-        for token, pair in zip(after.tokens, labels, strict=True)
-    ]
-    places, height = flow(widths, WIDTH - 60, 64.0)
+    shown = [shorten(token, 20) for token in after.tokens]
+    boxes, height = flow(shown, labels, size=13, air=8, room=WIDTH - 60, line_height=64)
     svg = Svg(WIDTH, 36 + height, "Experts before and after more text", summary)
     svg.text(0, 16, after.label, size=14, bold=True)
-    svg.text(
-        text_width(after.label, 14) + 20, 16, "orange and bold: other experts than before · white: "
-        "the new tokens", fill=MUTED,
-    )  # fmt: skip
+    note = "orange and bold: other experts than before · white: the new tokens"
+    svg.text(text_width(after.label, 14) + 20, 16, note, fill=MUTED)
     for row in range(round(height / 64)):
         for name, below in (("before", 36), ("after", 52)):
             svg.text(0, 36 + row * 64 + below, name, fill=MUTED)
-    for t, ((left, top), width) in enumerate(zip(places, widths, strict=True)):
+    for t, (left, top, width) in enumerate(boxes):
         x, y = 60 + left, 36 + top
         colour = "#ffffff" if t >= common else CHANGED if t in differs else SAME
-        box(svg, x, y, width, 22, colour, shorten(after.tokens[t], 20), size=13, mono=True,
-            radius=3, stroke=RULE)  # fmt: skip
+        box(svg, x, y, width, 22, colour, shown[t], size=13, mono=True, radius=3, stroke=RULE)
         for i, label in enumerate(labels[t]):
             svg.text(x + width / 2, y + 36 + 16 * i, label, anchor="middle", mono=True,
                      bold=t in differs)  # fmt: skip

@@ -99,9 +99,8 @@ def effects(figures: dict[str, Figure]) -> str:
     """Which differences are above zero, which below, and which are not seen, with their sizes."""
     groups: dict[str, list[str]] = {"higher": [], "lower": [], "no difference seen": []}
     for name, figure in figures.items():
-        group = "no difference seen"
-        if seen(figure):
-            group = "higher" if figure["mean"] > 0 else "lower"
+        side = "higher" if figure["mean"] > 0 else "lower"
+        group = side if seen(figure) else "no difference seen"
         groups[group].append(f"{name} ({spread(figure)})")
     return "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
 
@@ -111,12 +110,8 @@ def _of_limits(recorded: dict[str, Any], pairs: dict[str, list[Figure]]) -> str:
     bound = effects({name: two[1] for name, two in pairs.items()})
     arms, kind = recorded["limits"], "validation_loss_limited"
     base = arms["factor 1"][kind]
-    orders = effects(
-        {
-            name: difference(arms[f"factor 1, {name}"][kind], base)
-            for name in ("by probability", "batch prioritised")
-        }
-    )
+    names = ("by probability", "batch prioritised")
+    orders = effects({name: difference(arms[f"factor 1, {name}"][kind], base) for name in names})
     return (
         "Validation loss against training without a limit (nats per token; smaller than its "
         f"spread, or of either sign, is not seen). Evaluated without a limit, {free}. Evaluated "

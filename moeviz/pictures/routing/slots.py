@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -118,11 +119,8 @@ def _summary(decision: Decision) -> str:
         what = f"{lost} of {asked} assignments are dropped, {lost / asked:.1%}{_against(decision)}"
         nowhere = np.flatnonzero(~decision.visits.any(axis=1))
         if len(nowhere):
-            one = len(nowhere) == 1
-            what += (
-                f"; {len(nowhere)} token{'' if one else 's'} get{'s' if one else ''} no expert at "
-                f"all, the first is number {nowhere[0]}"
-            )
+            gets = "1 token gets" if len(nowhere) == 1 else f"{len(nowhere)} tokens get"
+            what += f"; {gets} no expert at all, the first is number {nowhere[0]}"
     empty = f"{waste_share(decision):.1%} of the slots stay empty"
     if decision.capacity is None:
         empty = "Without a limit no slot is set up in vain"
@@ -250,7 +248,7 @@ def _trade(svg: Svg, decision: Decision) -> None:
     svg.text(640, TOP + 218, "line: expected · mark: these tokens", fill=MUTED)
 
 
-def _table(decision: Decision) -> tuple[tuple[object, ...], ...]:
+def _table(decision: Decision) -> Iterator[tuple[object, ...]]:
     slot: dict[tuple[int, int], int] = {}
     asked: list[list[tuple[int, int]]] = [[] for _ in decision.tokens]
     used: dict[tuple[int, int], int] = {}
@@ -260,11 +258,9 @@ def _table(decision: Decision) -> tuple[tuple[object, ...], ...]:
         asked[t].append((k, e))
     for e, t, k in decision.meta["lost"]:
         asked[t].append((k, e))
-    rows = []
     for t, token in enumerate(decision.tokens):
         experts = [e for _, e in sorted(asked[t])]
         taken = ", ".join(f"expert {e} slot {slot[t, e]}" for e in experts if (t, e) in slot)
         lost = " ".join(str(e) for e in experts if (t, e) not in slot)
         ahead = "yes" if decision.leaks[t] else ""
-        rows.append((t, token, " ".join(map(str, experts)), taken or "none", lost, ahead))
-    return tuple(rows)
+        yield t, token, " ".join(map(str, experts)), taken or "none", lost, ahead

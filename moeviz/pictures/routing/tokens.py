@@ -15,7 +15,6 @@ from moeviz.pictures.svg import (
     heat_colour,
     ink_on,
     shorten,
-    text_width,
 )
 from moeviz.records.routes import Decision, Trace
 
@@ -28,27 +27,22 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     """The text, line by line. A token's colour and first number are its first expert; the second
     number its second choice. layer counts the trace's MoE layers from 0."""
     expert_TK, weight_TK = trace.expert[:, layer], trace.weight[:, layer]
-    size, pad, row_height, top = 14.0, 6.0, 52.0, 34.0
     labels = ["·".join(str(e) for e in row if e >= 0) or "none" for row in expert_TK]
     shown = [shorten(token, 24) for token in trace.tokens]
-    widths = [
-        max(text_width(token, size), text_width(label, 12)) + 2 * pad
-        for token, label in zip(shown, labels, strict=True)
-    ]
     breaks = {t + 1 for t, token in enumerate(trace.tokens) if token.endswith("⏎")}
-    places, height = flow(widths, WIDTH, row_height, breaks)
-    bottom = top + height
+    boxes, height = flow(shown, [(label,) for label in labels], size=14, air=12, room=WIDTH,
+                         line_height=52, breaks=breaks)  # fmt: skip
     load = trace.load()[layer]
     busiest = int(load.argmax())
     summary = (
         f"Layer {trace.layers[layer]}: {len(trace.tokens)} tokens, {trace.num_experts} experts; "
         f"expert {busiest} takes most, {load[busiest] / max(load.sum(), 1):.0%} of the assignments."
     )
-    svg = Svg(WIDTH, bottom + 4, "Which expert takes each token", summary)
+    svg = Svg(WIDTH, height + 38, "Which expert takes each token", summary)
     svg.text(0, 16, f"Layer {trace.layers[layer]}", size=14, bold=True)
     svg.text(64, 16, "colour and first number: the token's first expert", fill=MUTED)
-    for t, ((x, y), width) in enumerate(zip(places, widths, strict=True)):
-        y += top
+    for t, (x, y, width) in enumerate(boxes):
+        y += 34
         first = int(expert_TK[t, 0]) if expert_TK.shape[1] else -1
         weights = ", ".join(
             f"expert {e} weight {w:.2f}"
@@ -56,7 +50,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
             if e >= 0
         )
         tip = f"{trace.tokens[t]}: {weights or 'no expert'}"
-        expert_box(svg, x, y, width, 26, first, shown[t], size=size, mono=True, radius=4, tip=tip)
+        expert_box(svg, x, y, width, 26, first, shown[t], size=14, mono=True, radius=4, tip=tip)
         svg.text(x + width / 2, y + 40, labels[t], anchor="middle", mono=True)
     rows = (
         (t, token, labels[t], " ".join(f"{w:.2f}" for w in weight_TK[t]))
@@ -65,17 +59,13 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     return svg.picture(("#", "token", "experts", "weights"), rows)
 
 
-def laid_out(decision: Decision) -> tuple[list[tuple[int, float, float, float]], float]:
-    """Where each token's box of batch_strip goes: (token, x, y, width), and the height of all."""
-    part_T, labels = decision.meta["part"], _fates(decision)
-    shown = decision.tokens[:SHOWN_TOKENS]
-    widths = [
-        max(text_width(shorten(token, 20), 13), text_width(labels[t], 12), 14) + 8
-        for t, token in enumerate(shown)
-    ]
+def laid_out(decision: Decision) -> tuple[list[tuple[float, float, float]], float]:
+    """Where each token's box of batch_strip goes: (x, y, width), and the height of all."""
+    part_T, labels = decision.meta["part"], [(fate,) for fate in _fates(decision)]
+    shown = [shorten(token, 20) for token in decision.tokens[:SHOWN_TOKENS]]
     breaks = {t for t in range(1, len(shown)) if part_T[t] != part_T[t - 1]}
-    places, height = flow(widths, BATCH_WIDTH, 44.0, breaks)
-    boxes = [(t, *place, widths[t]) for t, place in enumerate(places)]
+    boxes, height = flow(shown, labels[:SHOWN_TOKENS], size=13, air=8, room=BATCH_WIDTH,
+                         line_height=44, breaks=breaks)  # fmt: skip
     return boxes, height + 20.0 * (len(decision.tokens) > SHOWN_TOKENS)
 
 
@@ -89,7 +79,7 @@ def _fates(decision: Decision) -> list[str]:
 
 
 def batch_strip(
-    svg: Svg, decision: Decision, boxes: list[tuple[int, float, float, float]], top: float
+    svg: Svg, decision: Decision, boxes: list[tuple[float, float, float]], top: float
 ) -> None:
     """A batch in its order, with the tokens that found no slot crossed out."""
     labels, one = _fates(decision), not any(decision.meta["part"])
@@ -101,7 +91,7 @@ def batch_strip(
     first: dict[int, tuple[int, int]] = {}
     for e, t, k in decision.meta["placed"]:
         first[t] = min(first.get(t, (k, e)), (k, e))
-    for t, x, y, width in boxes:
+    for t, (x, y, width) in enumerate(boxes):
         y += top
         expert = first[t][1] if t in first else -1
         fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "placed"
@@ -115,7 +105,7 @@ def batch_strip(
             svg.line(x, y, x + width, y + 22, stroke=strike, width=1.5)
         svg.text(x + width / 2, y + 36, labels[t], anchor="middle", mono=True)
     if len(decision.tokens) > SHOWN_TOKENS:
-        bottom = top + boxes[-1][2] + 58
+        bottom = top + boxes[-1][1] + 58
         svg.text(0, bottom, f"and {len(decision.tokens) - SHOWN_TOKENS} more tokens", fill=MUTED)
 
 

@@ -32,17 +32,12 @@ def standing(run: Snapshot, layer: int, steps: int = LAST) -> Standing | None:
     curve = run.curve
     if not len(curve):
         return None
-    recent = curve.step > curve.step[-1] - steps
-    load_E = curve.load[recent, layer].mean(0)
-    counted = min(steps, int(curve.step[-1]))
+    load_E = curve.load[curve.step > curve.step[-1] - steps, layer].mean(0)
+    share = float(load_E.max() / load_E.sum()) if load_E.sum() else math.nan
     return Standing(
-        max_violation(load_E),
-        effective_experts(load_E),
-        dead_experts(load_E),
-        int(load_E.argmax()),
-        float(load_E.max() / load_E.sum()) if load_E.sum() else math.nan,
-        floor(run, counted),
-    )
+        max_violation(load_E), effective_experts(load_E), dead_experts(load_E),
+        int(load_E.argmax()), share, floor(run, min(steps, int(curve.step[-1]))),
+    )  # fmt: skip
 
 
 def describe(run: Snapshot, layer: int) -> str:
@@ -86,15 +81,11 @@ def table(
         for p in sorted({*measured.tolist(), len(curve) - 1} - {-1}):
             found = standing(run.at("step", float(curve.step[p])), layer)
             assert found is not None
-            rows.append(
-                (
-                    run.label, int(curve.step[p]), found.busiest, f"{found.share:.0%}",
-                    f"{found.max_violation:.2f}", f"{found.effective:.1f}", found.dead,
-                    "" if is_hash(run) else _told(curve.entropy[p, layer], 2),
-                    f"{curve.loss[p]:.3f}",
-                    _told(curve.validation[p], 3),
-                )
-            )  # fmt: skip
+            entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
+            balance = f"{found.share:.0%}", f"{found.max_violation:.2f}", f"{found.effective:.1f}"
+            losses = _told(curve.loss[p], 3), _told(curve.validation[p], 3)
+            step = int(curve.step[p])
+            rows.append((run.label, step, found.busiest, *balance, found.dead, entropy, *losses))
     return columns, tuple(rows)
 
 

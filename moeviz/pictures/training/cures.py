@@ -16,18 +16,19 @@ WIDTH, TOP, ROW = 880, 96.0, 28.0
 BALANCE, COUNT, LOSS, DOMAINS = (222.0, 424.0), 484.0, (544.0, 708.0), (738.0, 868.0)
 EVEN = "#0072b2"
 BASE = "nothing"
+EXPERTS = 16  # of every recorded run
 
 
 def cures(summary: dict[str, Any]) -> Picture:
     """One row an arm, a tick a seed, a mark at the mean, one standard deviation to both sides as a
     bar: MaxVio in the least even layer, runs that collapsed, validation loss minus that of the same
     seed without a cure, and what the chosen expert tells about the text's domain."""
-    arms, experts = summary["arms"], summary.get("num_experts", 16)
+    arms = summary["arms"]
     verdict = f"{told_collapse(summary)} {told_cures(summary)}"
     bottom = TOP + ROW * len(arms)
     svg = Svg(WIDTH, bottom + 66, "Balance and loss under every cure", verdict)
     svg.text(0, 16, about(summary, arms[BASE]["max_violation"]), fill=MUTED)
-    balance = RootScale(0, experts - 1, *BALANCE)
+    balance = RootScale(0, EXPERTS - 1, *BALANCE)
     loss, domains = (
         padded([0.0, *(v for arm in arms.values() for v in arm[name]["values"])])
         for name in ("loss_minus_nothing", "domain_information")
@@ -38,7 +39,7 @@ def cures(summary: dict[str, Any]) -> Picture:
         "domain_information": Scale(0, domains[1], *DOMAINS),
     }
     for place, title, note in (
-        (BALANCE[0], "MaxVio", f"0 even · {experts - 1} all to one"),
+        (BALANCE[0], "MaxVio", f"0 even · {EXPERTS - 1} all to one"),
         (COUNT - 42, "collapsed", "runs"),
         (LOSS[0], "Loss minus nothing's", "nats · left is better"),
         (DOMAINS[0], "Domain information", "0 none · 1 all"),
@@ -85,7 +86,7 @@ def told_collapse(summary: dict[str, Any]) -> str:
     return (
         f"Without a cure {a['collapsed']} of {a['runs']} recorded runs collapsed: in the least "
         f"even layer MaxVio is {mean_sd(a['max_violation'], 1)}, {mean_sd(a['dead_experts'], 1)} "
-        f"of 16 experts get less than a tenth of a fair share, and "
+        f"of {EXPERTS} experts get less than a tenth of a fair share, and "
         f"{mean_sd(a['effective_experts'], 1)} are in effect."
     )
 
@@ -116,24 +117,23 @@ def told_quality(summary: dict[str, Any]) -> str:
 
     arms = {n: a for n, a in summary["arms"].items() if n != BASE}
     signs = {n: np.sign(a["loss_minus_nothing"]["values"]) for n, a in arms.items()}
-    better = [_with_loss(n, arms[n]) for n, s in signs.items() if (s < 0).all()]
-    worse = [_with_loss(n, arms[n]) for n, s in signs.items() if (s > 0).all()]
-    mixed = [_with_loss(n, arms[n]) for n, s in signs.items() if (s < 0).any() and (s > 0).any()]
+    loss = {n: f"{n} ({mean_sd(a['loss_minus_nothing'], 3, '+')})" for n, a in arms.items()}
+    better = [loss[n] for n, s in signs.items() if (s < 0).all()]
+    worse = [loss[n] for n, s in signs.items() if (s > 0).all()]
+    mixed = [loss[n] for n, s in signs.items() if (s < 0).any() and (s > 0).any()]
     even = min(arms, key=lambda n: arms[n]["max_violation"]["mean"])
     by_loss = sorted(summary["arms"], key=lambda n: summary["arms"][n]["validation_loss"]["mean"])
     figures = ("max_violation", "validation_loss")
     means = [[arm[name]["mean"] for name in figures] for arm in summary["arms"].values()]
     rank = spearmanr(means).statistic
-    return " ".join(
-        [
-            f"Better than nothing with every seed: {_listed(better) or 'none'}.",
-            f"Worse with every seed: {_listed(worse) or 'none'}.",
-            f"Better with some seeds and worse with others: {_listed(mixed) or 'none'}.",
-            f"The most even of all, {even}, has rank {by_loss.index(even) + 1} of {len(by_loss)} "
-            "by loss (1 is the best).",
-            f"Over all arms the rank correlation of MaxVio and loss is {rank:.2f} (1: the more "
-            "even, the better; 0: nothing to do with each other).",
-        ]
+    return (
+        f"Better than nothing with every seed: {_listed(better) or 'none'}. "
+        f"Worse with every seed: {_listed(worse) or 'none'}. "
+        f"Better with some seeds and worse with others: {_listed(mixed) or 'none'}. "
+        f"The most even of all, {even}, has rank {by_loss.index(even) + 1} of {len(by_loss)} "
+        "by loss (1 is the best). "
+        f"Over all arms the rank correlation of MaxVio and loss is {rank:.2f} (1: the more "
+        "even, the better; 0: nothing to do with each other)."
     )
 
 
@@ -146,10 +146,6 @@ def told_versus(summary: dict[str, Any], a: str, b: str, figure: str, name: str)
         f"{name}: {mean_sd(first, 3)} with {a}, {mean_sd(second, 3)} with {b}; lower with {a} in "
         f"{lower} of {len(gap)} seeds."
     )
-
-
-def _with_loss(arm: str, figures: dict[str, Any]) -> str:
-    return f"{arm} ({mean_sd(figures['loss_minus_nothing'], 3, '+')})"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -67,18 +67,14 @@ def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
     arms = recorded["arms"]
     found = []
     for claim in CLAIMS:
-        better, worse = (
-            np.array(arms[name]["validation_loss"]["values"])
-            for name in (claim.better, claim.worse)
-        )
-        gap = over_seeds(better - worse)
-        reach, seeds = float("inf"), len(better)  # one seed leaves everything open
+        losses = (arms[name]["validation_loss"]["values"] for name in (claim.better, claim.worse))
+        gap = over_seeds(np.subtract(*losses))
+        reach, seeds = float("inf"), len(gap["values"])  # one seed leaves everything open
         if gap["sd"] is not None:
             reach = stdtrit(seeds - 1, 0.975) * gap["sd"] / seeds**0.5
         low, high = gap["mean"] - reach, gap["mean"] + reach
-        found.append(
-            Verdict(claim, gap, "agrees" if high < 0 else "disagrees" if low > 0 else "open")
-        )
+        seen = "agrees" if high < 0 else "disagrees" if low > 0 else "open"
+        found.append(Verdict(claim, gap, seen))
     return found
 
 

@@ -152,14 +152,10 @@ def _row(learner: Snapshot) -> tuple[object, ...]:
     measured = curve.validation[~np.isnan(curve.validation)]
     load_E = _recent_load(learner) if len(curve) and curve.load.shape[1] else None
     return (
-        learner.label,
-        learner.step,
-        f"{learner.seconds:.1f}",
-        f"{learner.tokens_per_second:.0f}",
-        learner.parameters,
-        learner.active_parameters,
+        learner.label, learner.step, f"{learner.seconds:.1f}", f"{learner.tokens_per_second:.0f}",
+        learner.parameters, learner.active_parameters,
         f"{smooth(curve.loss, SMOOTH)[-1]:.3f}" if len(curve) else "",
         f"{measured[-1]:.3f}" if len(measured) else "",
         f"{max_violation(load_E):.2f}" if load_E is not None else "",
         f"{effective_experts(load_E):.1f}" if load_E is not None else "",
-    )
+    )  # fmt: skip

@@ -63,14 +63,13 @@ def _figures(name: str, arms: dict[str, Any]) -> tuple[str, ...]:
 def _cells(name: str, arms: dict[str, Any]) -> tuple[object, ...]:
     arm = arms[name]
     time = arms["dense"]["steps_per_second"] / arm["steps_per_second"]
-    figures = [mean_sd(arm["validation_loss"], 3), mean_sd(arm["loss_minus_dense"], 3)]
+    losses = [mean_sd(arm[kind], 3) for kind in ("validation_loss", "loss_minus_dense")]
     if name == "dense":
-        return (name, *figures, "", "", "", "", f"{time:.2f}", "yes")
+        return (name, *losses, "", "", "", "", f"{time:.2f}", "yes")
     causal = "yes" if arm["causal"] else "outside training" if arm["substitute"] else "no"
-    return (
-        name, *figures, mean_sd(arm["max_violation"], 2), mean_sd(arm["dead_experts"], 1),
-        arm["experts"], mean_sd(arm["drop_rate"], 3), f"{time:.2f}", causal,
-    )  # fmt: skip
+    violation, dead = mean_sd(arm["max_violation"], 2), mean_sd(arm["dead_experts"], 1)
+    drops = mean_sd(arm["drop_rate"], 3)
+    return name, *losses, violation, dead, arm["experts"], drops, f"{time:.2f}", causal
 
 
 def _summary(arms: dict[str, Any], order: list[str], steps: int) -> str:
