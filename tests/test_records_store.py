@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -67,6 +68,13 @@ def test_anyone_can_read_the_file(tmp_path):
         assert json.loads(file.metadata()["moeviz"]) == {"kind": "test", "seed": 1}
 
 
+class Bomb:
+    """Unpickling it ends the process."""
+
+    def __reduce__(self):
+        return sys.exit, ("was unpickled",)
+
+
 def written(**options):
     return lambda path, whole: save_file({"x": np.ones(3)}, path, **options)
 
@@ -82,7 +90,8 @@ DAMAGES = {
     "truncated": (content(lambda whole: whole[: len(whole) - 9]), DAMAGED),
     "truncated header": (content(lambda whole: whole[:60]), DAMAGED),
     "flipped": (content(lambda whole: whole[:8] + bytes([whole[8] ^ 255]) + whole[9:]), DAMAGED),
-    "a pickle": (content(lambda whole: pickle.dumps(1)), "no pickles"),
+    "a pickle": (content(lambda whole: pickle.dumps(Bomb())), "no pickles"),
+    "a file of torch": (lambda path, whole: torch.save(Bomb(), path), "no pickles"),
     "foreign": (written(metadata={"format": "pt"}), FOREIGN),
     "without a header": (written(), FOREIGN),
     "a header that is no JSON": (written(metadata={HEADER_KEY: "{"}), FOREIGN),
