@@ -15,6 +15,7 @@ from moeviz.records.metrics import (
     dead_experts,
     drop_rate,
     effective_experts,
+    expected_drop_rate,
     gap,
     last_common,
     max_violation,
@@ -126,6 +127,36 @@ def test_dropped_and_padded():
     assert padding_waste([4, 4], 4) == 0 and padding_waste([0, 0], 4) == 1
 
 
+EVEN, ZIPF = np.ones(8) / 8, np.arange(1, 9) ** -1.0 / (np.arange(1, 9) ** -1.0).sum()
+
+
+@pytest.mark.parametrize("share", [EVEN, ZIPF, [1.0, 0, 0], [0, 0], [0.5, 0.5], [1e-12, 1 - 1e-12]])
+@pytest.mark.parametrize(
+    "total,capacity", [(1, 1), (7, 2), (64, 0), (64, 10.5), (64, 64), (64, 1e9), (4096, 640)]
+)
+def test_expected_drops_are_the_sum_over_the_binomial(share, total, capacity):
+    n, share = np.arange(total + 1), np.array(share)
+    over = np.maximum(n - capacity, 0)
+    lost = sum((scipy.stats.binom.pmf(n, total, p) * over).sum() for p in share)
+    wanted = lost / (total * share.sum()) if share.any() else NAN
+    got = expected_drop_rate(share, total, capacity)
+    assert got == pytest.approx(wanted, rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_expected_drops_are_what_drawing_gives(K):
+    """First choices by ZIPF, second ones evenly among the others: visits sum to K."""
+    visit_E = ZIPF if K == 1 else ZIPF + (1 - ZIPF) / 7
+    rng, tokens, rates = np.random.default_rng(1), 64, []
+    for _ in range(3000):
+        first_T = rng.choice(8, size=tokens, p=ZIPF)
+        choices = [first_T, (first_T + rng.integers(1, 8, size=tokens)) % 8][:K]
+        demand_E = np.bincount(np.concatenate(choices), minlength=8)
+        rates.append(drop_rate(demand_E, np.minimum(demand_E, 10 * K)))
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert abs(np.mean(rates) - expected_drop_rate(visit_E, tokens, 10 * K)) < 4 * error
+
+
 # The race
 
 
@@ -176,6 +207,10 @@ def test_the_race_is_read_where_both_have_been():
         (lambda: drop_rate([1, 2], [2, 2]), r"load_E \(4 in all\) must not exceed demand_E \(3\)"),
         (lambda: padding_waste([3, 5], 4), "capacity must be a .* of at least 5, got 4"),
         (lambda: padding_waste([0, 0], 0), "capacity must be a .* of at least 1, got 0"),
+        (lambda: expected_drop_rate([], 4, 1), "share_E must be an array"),
+        (lambda: expected_drop_rate([1.5], 4, 1), "share_E must hold .* in 0..1, got 1.5"),
+        (lambda: expected_drop_rate([1], 0, 1), "num_assignments must be a .* 1, got 0"),
+        (lambda: expected_drop_rate([1], 4, NAN), "capacity must be a .* of at least 0, got nan"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):
