@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,20 +96,13 @@ def cases_for(device: torch.device, names: str | None) -> list[tuple[str, str]]:
 
 def describe(run: Run) -> dict[str, Any]:
     """The device, as the report has it."""
-    name, capability, memory = processor_name(), None, None
+    described = {"name": processor_name(), "capability": None, "memory_gb": None}
     if run.on_gpu:
-        properties = torch.cuda.get_device_properties(run.device)
-        name, memory = properties.name, properties.total_memory / 1e9
-        capability = f"{properties.major}.{properties.minor}"
-    return {
-        "name": name,
-        "kind": run.device.type,
-        "capability": capability,
-        "memory_gb": memory,
-        "copy_gb_per_s": run.ceilings.copy_gb_per_s,
-        "matmul_tflops": run.ceilings.matmul_tflops,
-        "dtype": str(run.dtype).removeprefix("torch."),
-    }
+        chip = torch.cuda.get_device_properties(run.device)
+        described = {"name": chip.name, "capability": f"{chip.major}.{chip.minor}"}
+        described["memory_gb"] = chip.total_memory / 1e9
+    dtype = str(run.dtype).removeprefix("torch.")
+    return {**described, "kind": run.device.type, "dtype": dtype, **asdict(run.ceilings)}
 
 
 def default_file(device: torch.device) -> Path:

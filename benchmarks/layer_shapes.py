@@ -55,20 +55,20 @@ GPU_SHAPES = {
     "decode-64": Shape(64, 2048, 1024, 64, 8),
     "DSv3-8192": Shape(8192, 7168, 2048, 256, 8),
 }
+# Fine, coarse and finest experts; "tiny" has few tokens, where small steps show.
 CPU_SHAPES = {
+    "fine": Shape(1024, 512, 256, 64, 8),
     "coarse": Shape(2048, 256, 256, 8, 2),
     "wide": Shape(2048, 512, 512, 8, 2),
+    "teach": GPU_SHAPES["teach"],
     "narrow": Shape(2048, 128, 128, 8, 2),
-    "fine": Shape(1024, 512, 256, 64, 8),
     "finest": Shape(512, 256, 64, 256, 8),
     "tiny": Shape(64, 64, 32, 8, 2),
 }
 SHAPES = {**GPU_SHAPES, **CPU_SHAPES}
 GPU_CASES = [(name, "uniform") for name in GPU_SHAPES]
 GPU_CASES[5:5] = [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
-# Fine, coarse and finest experts; "tiny" has few tokens, where small steps show.
-CPU_NAMES = ("fine", "coarse", "wide", "teach", "narrow", "finest", "tiny")
-CPU_CASES = [(name, "uniform") for name in CPU_NAMES]
+CPU_CASES = [(name, "uniform") for name in CPU_SHAPES]
 
 
 def limit_ms(

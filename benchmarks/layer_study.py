@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -46,9 +45,9 @@ from moeviz.watch.timing import (
 from profiling import (
     captured,
     count_syncs,
-    device_events,
     free_memory,
     kernel_table,
+    launches,
     peak_bytes,
     repeatable,
     saved_bytes,
@@ -88,10 +87,10 @@ def label(case: dict[str, Any]) -> str:
     return f"{case['shape']['name']}, {case['routing']} routing"
 
 
-def optional(result: dict[str, Any], key: str, measure: Callable[[], Any]) -> None:
+def optional(result: dict[str, Any], key: str, measure: Callable[..., Any], *given: Any) -> None:
     """A figure beside the times, which are worth having without it."""
     try:
-        result[key] = measure()
+        result[key] = measure(*given)
     except Exception as error:
         result.setdefault(key, None)
         result.setdefault("notes", {})[key] = reason(error)
@@ -165,20 +164,9 @@ class Run:
                 continue
             contender = build(problem)
             contender.run()  # what is lazy happens before
-            steps = {"forward": contender.output, "both": contender.run}
-            optional(
-                result,
-                "launches",
-                lambda steps=steps: {part: len(device_events(f)) for part, f in steps.items()},
-            )
+            optional(result, "launches", launches, contender.output, contender.run)
             if name == OURS:
-                optional(
-                    case,
-                    "kernels",
-                    lambda run=contender.run: kernel_table(
-                        device_events(run, 5), 5, work, self.ceilings
-                    ),
-                )
+                optional(case, "kernels", kernel_table, contender.run, work, self.ceilings)
 
     def study(
         self,
@@ -222,7 +210,7 @@ class Run:
         result["repeatable"], result["repeated_runs"] = repeatable(contender.run, RUNS, budget)
         if name == OURS and not result["repeatable"]:
             self.failures.append(f"{name} is not repeatable bit for bit: {label(case)}")
-        optional(result, "saved_bytes", lambda: saved_bytes(contender.output, contender.weights))
+        optional(result, "saved_bytes", saved_bytes, contender.output, contender.weights)
         result |= {"peak_bytes": None, "launches": {"forward": None, "both": None}, "syncs": None}
         if self.on_gpu:
             self.times.setdefault(label(case), {})[name] = self.on_the_gpu(contender, result)
@@ -243,12 +231,12 @@ class Run:
         flush = torch.empty(FLUSH_BYTES, device=self.device, dtype=torch.uint8) if few else None
         training = on_gpu(contender.training_step, 0.5, flush)
         inference = on_gpu(contender.inference_step, 0.25, flush)
-        optional(result, "peak_bytes", lambda: peak_bytes(contender.run))
-        optional(result, "syncs", lambda: count_syncs(contender.run))
+        optional(result, "peak_bytes", peak_bytes, contender.run)
+        optional(result, "syncs", count_syncs, contender.run)
         if contender.graph:
             steps = {"forward": lambda: [contender.output().detach()], "both": contender.run}
             for part, run in steps.items():
-                optional(result, f"graph_{part}_ms", partial(self.replayed, run, flush))
+                optional(result, f"graph_{part}_ms", self.replayed, run, flush)
         return milliseconds(training, inference)
 
     def replayed(

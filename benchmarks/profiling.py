@@ -15,6 +15,7 @@ from torch.autograd import DeviceType
 
 from moeviz.watch.timing import Ceilings, Step, single
 
+TABLE_STEPS = 5
 SYNC_WARNING = "called a synchronizing CUDA operation"
 
 
@@ -106,12 +107,18 @@ def device_events(run: Callable[[], object], times: int = 1) -> list[Any]:
     return events
 
 
+def launches(forward: Callable[[], object], both: Callable[[], object]) -> dict[str, int]:
+    """How many kernels, copies and fills each of two runs starts."""
+    return {"forward": len(device_events(forward)), "both": len(device_events(both))}
+
+
 def kernel_table(
-    events: list[Any], steps: int, work: dict[str, tuple[float, str]], ceilings: Ceilings
+    run: Callable[[], object], work: dict[str, tuple[float, str]], ceilings: Ceilings
 ) -> list[dict[str, Any]]:
     """One row a kernel, the longest first: calls and milliseconds a step, and the share of the
     ceiling that its work reaches. work: by kernel, FLOPs ("matmul") or bytes ("copy") a step; a
     kernel that is not in it has no share."""
+    events = device_events(run, TABLE_STEPS)
     times: dict[str, list[float]] = {}
     for event in events:
         name = event.name.replace("(anonymous namespace)::", "").removeprefix("void ")
@@ -120,8 +127,8 @@ def kernel_table(
     peaks = {"matmul": 1e12 * ceilings.matmul_tflops, "copy": 1e9 * ceilings.copy_gb_per_s}
     rows = []
     for name, us in times.items():
-        ms = 1e-3 * sum(us) / steps
+        calls, ms = len(us) / TABLE_STEPS, 1e-3 * sum(us) / TABLE_STEPS
         amount, of = work.get(name, (None, None))
         share = amount / peaks[of] / (ms / 1e3) if amount and of else None
-        rows.append({"name": name, "calls": len(us) / steps, "ms": ms, "share": share, "of": of})
+        rows.append({"name": name, "calls": calls, "ms": ms, "share": share, "of": of})
     return sorted(rows, key=lambda row: -row["ms"])

@@ -1,5 +1,6 @@
 """What every test module needs before it is imported, and the fixtures that several share."""
 
+import functools
 import importlib.util
 import os
 import threading
@@ -154,3 +155,18 @@ def labs(tmp_path_factory):
 
     with Labs(tmp_path_factory.mktemp("labs")) as every:
         yield every
+
+
+@pytest.fixture(scope="session")
+def layer_report(tmp_path_factory):
+    """What `bench layer` writes of a tiny layer, made once: its tests are one xdist_group."""
+    import layer
+    import layer_study
+
+    path = tmp_path_factory.mktemp("bench") / "layer_here.json"
+    tiny = ["--shapes", "tiny", "--rounds", "2", "--device", "cpu", "--json", str(path)]
+    with pytest.MonkeyPatch.context() as patch:
+        by_turns = functools.partial(layer_study.by_turns, turn_seconds=0.0)
+        patch.setattr(layer_study, "by_turns", by_turns)
+        assert layer.main(tiny) == 0
+    return path

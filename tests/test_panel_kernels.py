@@ -267,22 +267,12 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
     assert "T = 16: 2 GFLOP/s" in panel.picture.value
 
 
-@pytest.fixture(scope="module")
-def benchmark_file(tmp_path_factory):
-    """What `bench layer` writes on this machine."""
-    import layer
-
-    path = tmp_path_factory.mktemp("bench") / "layer_here.json"
-    tiny = ["--shapes", "tiny", "--rounds", "1", "--device", "cpu"]
-    assert layer.main([*tiny, "--json", str(path)]) == 0
-    return path
-
-
-def test_what_the_layer_benchmark_writes_is_drawn(benchmark_file, tmp_path, monkeypatch):
+@pytest.mark.xdist_group("layer_report")
+def test_what_the_layer_benchmark_writes_is_drawn(layer_report, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
-    shutil.copy(benchmark_file, tmp_path / "runs")
+    shutil.copy(layer_report, tmp_path / "runs")
     monkeypatch.setattr(machines, "data_path", lambda *parts: tmp_path.joinpath(*parts))
-    run = json.loads(benchmark_file.read_text(encoding="utf-8"))
+    run = json.loads(layer_report.read_text(encoding="utf-8"))
     name = f"{run['device']['name']}, {run['provenance']['date']}"
     contest, roof = panels.Contenders(), panels.Roofline()
     for panel in (contest, roof):
@@ -297,8 +287,9 @@ def test_what_the_layer_benchmark_writes_is_drawn(benchmark_file, tmp_path, monk
     assert "tiny (" in roof.picture.value
 
 
-def test_a_benchmark_that_finished_no_case_is_not_offered(benchmark_file, tmp_path, monkeypatch):
-    run = json.loads(benchmark_file.read_text(encoding="utf-8"))
+@pytest.mark.xdist_group("layer_report")
+def test_a_benchmark_that_finished_no_case_is_not_offered(layer_report, tmp_path, monkeypatch):
+    run = json.loads(layer_report.read_text(encoding="utf-8"))
     (tmp_path / "layer_here.json").write_text(json.dumps({**run, "cases": []}), encoding="utf-8")
     monkeypatch.setattr(machines, "data_path", lambda *parts: tmp_path)
     assert machines.recorded_machines() == {}
