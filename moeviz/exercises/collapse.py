@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.exercises.exercise import Exercise, number_near
+from moeviz.exercises.exercise import Wrong, exercise, names_fault, number_asked
 from moeviz.experiments.cures import recorded
 from moeviz.pictures.training.cures import BASE, failing
 from moeviz.records.metrics import max_violation
@@ -13,32 +13,40 @@ EXPERTS, TOKENS, STEPS = 16, 1024, 300
 BOUND = 1.0  # MaxVio of a batch, mean of the last 50: the sign rule has 0.6, chance alone 0.3
 
 
-def _max_violation(answer: Any) -> str | None:
-    return number_near(
-        answer,
-        7,
-        {
-            8: "that is the largest load over the mean load; an even load must give 0.",
-            2: "that is how many experts are in effect.",
-            0: "the two are even among themselves, but the mean is over all 16 experts.",
-            15: "that is one expert taking all; here two share.",
-        },
-    )
+number_asked(
+    "04.1",
+    7,
+    {
+        8: "that is the largest load over the mean load; an even load must give 0.",
+        2: "that is how many experts are in effect.",
+        0: "the two are even among themselves, but the mean is over all 16 experts.",
+        15: "that is one expert taking all; here two share.",
+    },
+    "MaxVio = largest load / mean load - 1.",
+    "The mean load is 1,024 / 16.",
+    solution="512 / 64 - 1",
+    praise="With two experts in effect out of 16, MaxVio can be 7 at the least: E / 2 - 1.",
+)
 
 
-def _failing(answer: Any) -> str | None:
-    if not isinstance(answer, (list, tuple, set)) or not all(isinstance(n, str) for n in answer):
-        return "the answer is a list of names, spelt as in the picture."
+@exercise(
+    "04.2",
+    "Read the column 'collapsed': at least half of the runs.",
+    "failing(recorded()) in moeviz.pictures.training.cures makes this list.",
+    solution="failing(recorded())",
+    praise="Not all that is built into routers against instability is against imbalance.",
+)
+def fail(answer: Any) -> str | None:
     arms, wanted = recorded()["arms"], failing(recorded())
+    if fault := names_fault(answer, arms):
+        return fault
     for name in answer:
-        if name not in arms:
-            return f"no recorded setting is called '{name}'."
         if name == BASE:
             return f"'{BASE}' is no cure: it is what the cures are compared with."
         if name not in wanted:
             a = arms[name]
             return f"under '{name}' {a['collapsed']} of {a['runs']} runs collapsed, not half."
-    missing = len(set(wanted) - set(answer))
+    missing = len({*wanted} - {*answer})
     if missing:
         return f"{missing} more of the cures {'fail' if missing > 1 else 'fails'} as often."
     return None
@@ -48,7 +56,7 @@ def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
     """Let the package's top-1 router choose among 16 experts, some of them favourites of all
     tokens, and after each batch of 1,024 tokens replace its selection bias by
     update(bias_E, load_E). Returns every batch's MaxVio and that of the last 50 batches together.
-    ValueError where update returns no bias."""
+    Wrong where update returns no bias."""
     import torch
 
     from moeviz.routing import RouteContext, build_router
@@ -68,20 +76,27 @@ def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
         bias_E = update(router.bias.bias_E.clone(), load_E.float())
         if not isinstance(bias_E, torch.Tensor) or bias_E.shape != (EXPERTS,):
             shape = list(bias_E.shape) if isinstance(bias_E, torch.Tensor) else repr(bias_E)
-            raise ValueError(f"update must return the new bias, a tensor [{EXPERTS}], not {shape}")
+            raise Wrong(f"update must return the new bias, a tensor [{EXPERTS}], not {shape}.")
         if not torch.isfinite(bias_E).all():
-            raise ValueError("the bias it returns holds numbers that are not finite")
+            raise Wrong("the bias it returns holds numbers that are not finite.")
         router.bias.bias_E.copy_(bias_E)
     return [max_violation(load_E) for load_E in loads], max_violation(sum(loads[-50:]))
 
 
-def _bias_rule(answer: Any) -> str | None:
-    if not callable(answer):
-        return "the answer is a function update(bias_E, load_E)."
-    try:
-        each, together = simulate(answer)
-    except ValueError as error:
-        return f"{error}."
+def update(bias_E, load_E):
+    return bias_E + 0.01 * (load_E.mean() - load_E).sign()
+
+
+@exercise(
+    "04.3",
+    "Who has more than the mean load must get less bias: what has the sign of mean - load?",
+    "bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
+    solution=update,
+    praise="This is loss-free balancing (Wang et al. 2024): no gradient, and the weights never see "
+    "it.",
+)
+def bias_rule(answer: Any) -> str | None:
+    each, together = simulate(answer)
     before, after = each[0], sum(each[-50:]) / 50
     if after > BOUND and together < 0.5 * after:
         return (
@@ -100,13 +115,22 @@ def _bias_rule(answer: Any) -> str | None:
     return None
 
 
-def _balancing_loss(answer: Any) -> str | None:
+def balance(scores_TE, expert_T):
+    num_experts = scores_TE.shape[1]
+    share_E = expert_T.bincount(minlength=num_experts) / len(expert_T)
+    return num_experts * (share_E * scores_TE.mean(0)).sum()
+
+
+@exercise(
+    "04.4",
+    "f_e is the share of tokens that chose e; P_e the mean of scores_TE[:, e].",
+    "torch.bincount(expert_T, minlength=E) / len(expert_T) is f.",
+    solution=balance,
+    praise="Value and gradient are those of the package's load_balancing_loss.",
+)
+def balancing_loss(answer: Any) -> str | None:
     import torch
 
-    from moeviz.routing.balance import load_balancing_loss
-
-    if not callable(answer):
-        return "the answer is a function balance(scores_TE, expert_T)."
     generator = torch.Generator().manual_seed(0)
     even_TE = torch.full((32, 8), 1 / 8, requires_grad=True)
     value = answer(even_TE, torch.arange(32) % 8)
@@ -118,10 +142,7 @@ def _balancing_loss(answer: Any) -> str | None:
         logits_TE = torch.randn(32, 8, generator=generator) + lean * torch.eye(8)[0]
         scores_TE = logits_TE.softmax(-1).requires_grad_()
         expert_T = (logits_TE.argmax(-1) + 1) % 8  # a bias may choose another than the best score
-        found, wanted = (
-            answer(scores_TE, expert_T),
-            load_balancing_loss(scores_TE, expert_T.bincount(minlength=8)),
-        )
+        found, wanted = (rule(scores_TE, expert_T) for rule in (answer, balance))
         if not found.requires_grad:
             return "it carries no gradient: counts have none, the mean scores have."
         if not torch.isclose(found, wanted, atol=1e-4):
@@ -129,45 +150,7 @@ def _balancing_loss(answer: Any) -> str | None:
                 f"where experts are chosen unevenly it gives {found.item():.3f} instead of "
                 f"{wanted.item():.3f}: both the counts and the scores belong into it."
             )
-        mine, theirs = (torch.autograd.grad(v, scores_TE)[0] for v in (found, wanted))
-        if not torch.allclose(mine, theirs, atol=1e-5):
+        slope, slope_wanted = (torch.autograd.grad(v, scores_TE)[0] for v in (found, wanted))
+        if not torch.allclose(slope, slope_wanted, atol=1e-5):
             return "its value is right, its gradient is not."
     return None
-
-
-MAX_VIOLATION = Exercise(
-    _max_violation,
-    ("MaxVio = largest load / mean load - 1.", "The mean load is 1,024 / 16."),
-    "512 / 64 - 1",
-    "With two experts in effect out of 16, MaxVio can be 7 at the least: E / 2 - 1.",
-)
-FAILING = Exercise(
-    _failing,
-    (
-        "Read the column 'collapsed': at least half of the runs.",
-        "failing(recorded()) in moeviz.pictures.training.cures makes this list.",
-    ),
-    "failing(recorded())",
-    "Not all that is built into routers against instability is against imbalance.",
-)
-BIAS_RULE = Exercise(
-    _bias_rule,
-    (
-        "Who has more than the mean load must get less bias: what has the sign of mean - load?",
-        "bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
-    ),
-    "def update(bias_E, load_E):\n    return bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
-    "This is loss-free balancing (Wang et al. 2024): no gradient, and the weights never see it.",
-)
-BALANCING_LOSS = Exercise(
-    _balancing_loss,
-    (
-        "f_e is the share of tokens that chose e; P_e the mean of scores_TE[:, e].",
-        "torch.bincount(expert_T, minlength=E) / len(expert_T) is f.",
-    ),
-    "def balance(scores_TE, expert_T):\n"
-    "    num_experts = scores_TE.shape[1]\n"
-    "    share_E = torch.bincount(expert_T, minlength=num_experts) / len(expert_T)\n"
-    "    return num_experts * (share_E * scores_TE.mean(0)).sum()",
-    "Value and gradient are those of the package's load_balancing_loss.",
-)

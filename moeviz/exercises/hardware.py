@@ -2,107 +2,86 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from moeviz.costs import decode_step, device, fit, model
-from moeviz.exercises.exercise import Exercise, is_number, number_near
+from moeviz.exercises.exercise import function_asked, number_asked
 
 TRIES = 30
+GIGABYTES = "that is how many GB the weights take; how many devices of 80 GB hold them?"
 
-
-def _devices(answer: Any) -> str | None:
-    if is_number(answer) and 281 <= answer < 282:
-        return "that is how many GB the weights take; how many devices of 80 GB hold them?"
-    return number_near(
-        answer,
-        4,
-        {
-            1: "that is for the active parameters; every token picks other experts, so all are "
-            "kept at hand.",
-            2: "141 GB would be one byte a parameter; BF16 takes two.",
-            3: "3 devices have 240 GB, less than the weights.",
-            8: "16 bits are 2 bytes a parameter, not 4.",
-        },
-        tolerance=0.01,
-    )
-
-
-# 08.2
-
-
-def _experts(num_experts: int, top_k: int, batch: int) -> float:
-    return num_experts * (1 - (1 - top_k / num_experts) ** batch)
-
-
-# What people write instead, and what it means.
-_OTHER_EXPERTS: tuple[tuple[Callable[..., float], str], ...] = (
-    (lambda e, k, b: min(e, k * b), "that is right only if no two tokens ever agree on an expert."),
-    (lambda e, k, b: k, "the batch plays no part in it: more tokens touch more experts."),
-    (
-        lambda e, k, b: e * (1 - (1 - 1 / e) ** (k * b)),
-        "that lets a token pick one expert twice; its K experts are distinct, so it misses an "
-        "expert with 1 - K/E.",
-    ),
-    (lambda e, k, b: e * (1 - k / e) ** b, "those are the experts that nobody touches."),
-    (lambda e, k, b: 1 - (1 - k / e) ** b, "that is the share of the experts; how many are they?"),
-    (
-        lambda e, k, b: 1 - k / e,
-        "that is the chance that one token misses an expert; go on from there.",
-    ),
+number_asked(
+    "08.1",
+    4,
+    {
+        281: GIGABYTES,
+        281.2: GIGABYTES,
+        1: "that is for the active parameters; every token picks other experts, so all are kept at "
+        "hand.",
+        2: "141 GB would be one byte a parameter; BF16 takes two.",
+        3: "3 devices have 240 GB, less than the weights.",
+        8: "16 bits are 2 bytes a parameter, not 4.",
+    },
+    "Two bytes a parameter: 281 GB. All experts count, not only those that one token visits.",
+    "math.ceil(140.6 * 2 / 80)",
+    solution="4  # 281 GB of weights; 3 devices have 240 GB",
+    praise="And the cache is still to come: what stays free of 320 GB is 39 GB.",
+    tolerance=0.05,
 )
 
 
-def _distinct(answer: Any) -> str | None:
-    if not callable(answer):
-        return "the answer is a function of num_experts, top_k and batch."
+def experts_touched(num_experts, top_k, batch):
+    missed = (1 - top_k / num_experts) ** batch
+    return num_experts * (1 - missed)
+
+
+def _batches() -> list[tuple[int, int, int]]:
     rng = np.random.default_rng(8)
     cases = [(8, 2, 1), (256, 8, 32)]
     for _ in range(TRIES):
         num_experts = int(rng.integers(2, 300))
         top_k = int(rng.integers(1, num_experts))
         cases.append((num_experts, top_k, int(rng.integers(1, 60))))
-    return _fault(answer, cases, _experts, _OTHER_EXPERTS, "E = {}, K = {}, B = {}")
+    return cases
 
 
-# 08.3
+function_asked(
+    "08.2",
+    "One token misses a given expert with probability 1 - K/E; B independent tokens all miss it "
+    "with (1 - K/E)^B.",
+    "Sum over E experts the probability that each is touched.",
+    solution=experts_touched,
+    praise="Of 256 experts with K = 8, 32 tokens touch 163: most of the model is read for 32 "
+    "tokens.",
+    cases=_batches,
+    mistakes=(
+        (
+            lambda e, k, b: min(e, k * b),
+            "that is right only if no two tokens ever agree on an expert.",
+        ),
+        (lambda e, k, b: k, "the batch plays no part in it: more tokens touch more experts."),
+        (
+            lambda e, k, b: e * (1 - (1 - 1 / e) ** (k * b)),
+            "that lets a token pick one expert twice; its K experts are distinct, so it misses an "
+            "expert with 1 - K/E.",
+        ),
+        (lambda e, k, b: e * (1 - k / e) ** b, "those are the experts that nobody touches."),
+        (
+            lambda e, k, b: 1 - (1 - k / e) ** b,
+            "that is the share of the experts; how many are they?",
+        ),
+        (
+            lambda e, k, b: 1 - k / e,
+            "that is the chance that one token misses an expert; go on from there.",
+        ),
+    ),
+    words="for E = {}, K = {}, B = {} it must be {wanted:.4g}, not {found:.4g}.",
+)
 
 
-def _seconds(
-    batch: float, distinct: float, expert: float, rest: float, cache: float, flops: float,
-    bandwidth: float, peak: float,
-) -> float:  # fmt: skip
+def step_seconds(batch, distinct, expert, rest, cache, flops, bandwidth, peak):
     moved = rest + distinct * expert + batch * cache
     return max(moved / bandwidth, batch * flops / peak)
-
-
-_OTHER_SECONDS: tuple[tuple[Callable[..., float], str], ...] = (
-    (
-        lambda b, d, e, r, c, f, w, p: (r + d * e + b * c) / w + b * f / p,
-        "it adds the two times; a device reads and computes at once, so the longer one counts.",
-    ),
-    (
-        lambda b, d, e, r, c, f, w, p: min((r + d * e + b * c) / w, b * f / p),
-        "that is the shorter of the two times; who waits for whom?",
-    ),
-    (
-        lambda b, d, e, r, c, f, w, p: max((r + d * e + c) / w, b * f / p),
-        "every sequence has a cache of its own to be read.",
-    ),
-    (
-        lambda b, d, e, r, c, f, w, p: max((b * (r + e * d) + b * c) / w, b * f / p),
-        "weights are read once a step, however many tokens share them.",
-    ),
-    (
-        lambda b, d, e, r, c, f, w, p: (r + d * e + b * c) / w,
-        # Also what comes of the FLOPs of one token: they never take longer than the weights.
-        "with a large batch the arithmetic takes longer than the memory: it is done for every "
-        "sequence.",
-    ),
-)
 
 
 def _steps() -> list[tuple[float, ...]]:
@@ -129,66 +108,37 @@ def _steps() -> list[tuple[float, ...]]:
     return found
 
 
-def _bound(answer: Any) -> str | None:
-    if not callable(answer):
-        return "the answer is a function of the eight arguments in the text."
-    return _fault(answer, _steps(), _seconds, _OTHER_SECONDS, "batch {}, {:.4g} experts touched")
-
-
-def _fault(
-    answer: Callable[..., Any],
-    cases: list[Any],
-    right: Callable[..., float],
-    others: tuple[tuple[Callable[..., float], str], ...],
-    words: str,
-) -> str | None:
-    """The first case that differs, said by the well-known other formula that all cases follow, if
-    there is one."""
-    found = [answer(*case) for case in cases]
-    for value in found:
-        if not is_number(value) or not math.isfinite(value):
-            return f"it must give one number, not {value!r}."
-    wanted = [right(*case) for case in cases]
-    if np.allclose(found, wanted, rtol=1e-6, atol=0):
-        return None
-    for other, sentence in others:
-        if np.allclose(found, [other(*case) for case in cases], rtol=1e-6, atol=0):
-            return sentence
-    i = next(i for i, (a, b) in enumerate(zip(found, wanted, strict=True))
-             if not math.isclose(a, b, rel_tol=1e-6))  # fmt: skip
-    return f"for {words.format(*cases[i])} it must be {wanted[i]:.4g}, not {found[i]:.4g}."
-
-
-DEVICES = Exercise(
-    _devices,
-    (
-        "Two bytes a parameter: 281 GB. All experts count, not only those that one token visits.",
-        "math.ceil(140.6 * 2 / 80)",
+function_asked(
+    "08.3",
+    "Bytes: rest once, distinct × expert, and the cache of every sequence. FLOPs: those of one "
+    "token, for every sequence.",
+    "The step takes the longer of bytes / bandwidth and FLOPs / peak.",
+    solution=step_seconds,
+    praise="That is the calculator behind the second panel, to the last digit.",
+    cases=_steps,
+    mistakes=(
+        (
+            lambda b, d, e, r, c, f, w, p: (r + d * e + b * c) / w + b * f / p,
+            "it adds the two times; a device reads and computes at once, so the longer one counts.",
+        ),
+        (
+            lambda b, d, e, r, c, f, w, p: min((r + d * e + b * c) / w, b * f / p),
+            "that is the shorter of the two times; who waits for whom?",
+        ),
+        (
+            lambda b, d, e, r, c, f, w, p: max((r + d * e + c) / w, b * f / p),
+            "every sequence has a cache of its own to be read.",
+        ),
+        (
+            lambda b, d, e, r, c, f, w, p: max((b * (r + e * d) + b * c) / w, b * f / p),
+            "weights are read once a step, however many tokens share them.",
+        ),
+        (
+            lambda b, d, e, r, c, f, w, p: (r + d * e + b * c) / w,
+            # Also what comes of the FLOPs of one token: they never take longer than the weights.
+            "with a large batch the arithmetic takes longer than the memory: it is done for every "
+            "sequence.",
+        ),
     ),
-    "4  # 281 GB of weights; 3 devices have 240 GB",
-    "And the cache is still to come: what stays free of 320 GB is 39 GB.",
-)
-DISTINCT = Exercise(
-    _distinct,
-    (
-        "One token misses a given expert with probability 1 - K/E; B independent tokens all miss "
-        "it with (1 - K/E)^B.",
-        "Sum over E experts the probability that each is touched.",
-    ),
-    "def experts_touched(num_experts, top_k, batch):\n"
-    "    missed = (1 - top_k / num_experts) ** batch\n"
-    "    return num_experts * (1 - missed)",
-    "Of 256 experts with K = 8, 32 tokens touch 163: most of the model is read for 32 tokens.",
-)
-SECONDS = Exercise(
-    _bound,
-    (
-        "Bytes: rest once, distinct × expert, and the cache of every sequence. FLOPs: those of "
-        "one token, for every sequence.",
-        "The step takes the longer of bytes / bandwidth and FLOPs / peak.",
-    ),
-    "def step_seconds(batch, distinct, expert, rest, cache, flops, bandwidth, peak):\n"
-    "    moved = rest + distinct * expert + batch * cache\n"
-    "    return max(moved / bandwidth, batch * flops / peak)",
-    "That is the calculator behind the second panel, to the last digit.",
+    words="for batch {}, {:.4g} experts touched it must be {wanted:.4g}, not {found:.4g}.",
 )

@@ -6,12 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import Exercise
+from moeviz.exercises.exercise import exercise
 
 
-def _renormalise(answer: Any) -> str | None:
+@exercise(
+    "02.1",
+    "Divide each of the two by their sum.",
+    "0.5 / (0.5 + 0.3) is the first.",
+    solution="[0.5 / 0.8, 0.3 / 0.8]",
+    praise="The ratio stays, the sum becomes 1.",
+)
+def renormalised(answer: Any) -> str | None:
     try:
-        found = np.array(answer, dtype=float)
+        found = np.asarray(answer, dtype=float)
     except (TypeError, ValueError):
         return "the answer is a list of two numbers."
     if found.shape != (2,):
@@ -27,15 +34,36 @@ def _renormalise(answer: Any) -> str | None:
     return "they sum to 1, but their ratio is not that of 0.5 to 0.3."
 
 
-def _top_one(answer: Any) -> str | None:
-    if answer == "raw":
-        return None
-    if answer == "renormalise":
-        return "with K = 1 a renormalised weight is score / score = 1, whatever the router says."
+@exercise(
+    "02.2",
+    "What is the one weight, in each case, as a function of the logits?",
+    "A weight that is always 1 has no gradient.",
+    solution="'raw'",
+    praise="Switch Transformers keep the raw probability for this reason.",
+)
+def top_one(answer: Any) -> str | None:
+    told = {
+        "raw": None,
+        "renormalise": "with K = 1 a renormalised weight is score / score = 1, whatever the router "
+        "says.",
+    }
+    if isinstance(answer, str) and answer in told:
+        return told[answer]
     return "the answer is 'raw' or 'renormalise'."
 
 
-def _router(answer: Any) -> str | None:
+@exercise(
+    "02.3",
+    "Which tensor does each line of forward read? One of them is not an argument.",
+    "Replace hidden, the notebook's global, by x_TD.",
+    solution="# Inside the class:\n"
+    "def forward(self, x_TD):\n"
+    "    score_TE = self.gate(x_TD).softmax(-1)\n"
+    "    best_TK, expert_TK = score_TE.topk(self.top_k)\n"
+    "    return expert_TK, best_TK / best_TK.sum(-1, keepdim=True)",
+    praise="It routes whatever it is given.",
+)
+def router_class(answer: Any) -> str | None:
     import torch
 
     if not (isinstance(answer, type) and issubclass(answer, torch.nn.Module)):
@@ -62,32 +90,3 @@ def _router(answer: Any) -> str | None:
     if router(x_TD)[1].grad_fn is None:
         return "the weights carry no gradient, so this router could not learn."
     return None
-
-
-RENORMALISE = Exercise(
-    _renormalise,
-    ("Divide each of the two by their sum.", "0.5 / (0.5 + 0.3) is the first."),
-    "[0.5 / 0.8, 0.3 / 0.8]",
-    "The ratio stays, the sum becomes 1.",
-)
-TOP_ONE = Exercise(
-    _top_one,
-    (
-        "What is the one weight, in each case, as a function of the logits?",
-        "A weight that is always 1 has no gradient.",
-    ),
-    "'raw'",
-    "Switch Transformers keep the raw probability for this reason.",
-)
-ROUTER = Exercise(
-    _router,
-    (
-        "Which tensor does each line of forward read? One of them is not an argument.",
-        "Replace hidden, the notebook's global, by x_TD.",
-    ),
-    "def forward(self, x_TD):\n"
-    "    score_TE = self.gate(x_TD).softmax(-1)\n"
-    "    best_TK, expert_TK = score_TE.topk(self.top_k)\n"
-    "    return expert_TK, best_TK / best_TK.sum(-1, keepdim=True)",
-    "It routes whatever it is given.",
-)

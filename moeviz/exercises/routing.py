@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from moeviz.exercises.exercise import Exercise, number_near
+from moeviz.exercises.exercise import exercise, names_fault, number_asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,31 +25,38 @@ AHEAD = {
 }
 
 
-def _causal(answer: Any) -> str | None:
-    if not isinstance(answer, list | tuple | set) or not all(isinstance(a, str) for a in answer):
-        return "the answer is a list of names, each in quotes."
-    if unknown := sorted({*answer} - CAUSAL.keys() - AHEAD.keys()):
-        return f"'{unknown[0]}' is none of the six names."
+@exercise(
+    "03.1",
+    "Ask of each: could a token that is not written yet change what was decided before?",
+    "Three can. Press the six in the panel: what sees later tokens carries the mark ↓.",
+    solution='["switch", "hash", "expert_threshold"]',
+    praise="A model trained with one of these generates by the very rule it was trained with.",
+)
+def causal_ones(answer: Any) -> str | None:
+    if fault := names_fault(answer, CAUSAL | AHEAD):
+        return fault
     for name, reason in AHEAD.items():
         if name in answer:
             return f"{name} cannot: {reason}"
-    for name, reason in CAUSAL.items():
-        if name not in answer:
-            return f"one that can is missing: there, {reason}"
-    return None
+    missing = [reason for name, reason in CAUSAL.items() if name not in answer]
+    return f"one that can is missing: there, {missing[0]}" if missing else None
 
 
-def _unserved(answer: Any) -> str | None:
-    return number_near(
-        answer,
-        35,
-        {
-            0: "every expert is filled, but nothing says that every token is taken.",
-            5: "that is how many are served in the worst case.",
-            32: "all experts may agree on the very same tokens: count those that are left then.",
-            40: "every expert takes 5 tokens, so some are served.",
-        },
-    )
+number_asked(
+    "03.2",
+    35,
+    {
+        0: "every expert is filled, but nothing says that every token is taken.",
+        5: "that is how many are served in the worst case.",
+        32: "all experts may agree on the very same tokens: count those that are left then.",
+        40: "every expert takes 5 tokens, so some are served.",
+    },
+    "How many tokens does one expert take?",
+    "In the worst case all 8 take the same 40 / 8.",
+    solution="40 - 40 // 8",
+    praise="An even load says nothing about the tokens. On real text it is fewer, and never "
+    "guaranteed.",
+)
 
 
 # 03.3: routes with and without a look ahead, each x_TD -> weight_TE.
@@ -91,11 +98,23 @@ def _routes() -> list[tuple[str, bool, Route]]:
     ]
 
 
-def _probe(answer: Any) -> str | None:
+@exercise(
+    "03.3",
+    "Copy x_TD, change the rows from a cut on, route again, compare the rows before the cut.",
+    "One cut can miss: try them all, and return True at the first difference.",
+    solution="def sees_later(route, x_TD):\n"
+    "    before_TE = route(x_TD)\n"
+    "    for cut in range(1, len(x_TD)):\n"
+    "        changed_TD = x_TD.clone()\n"
+    "        changed_TD[cut:] = -2 * x_TD[cut:]\n"
+    "        if not torch.allclose(route(changed_TD)[:cut], before_TE[:cut]):\n"
+    "            return True\n"
+    "    return False",
+    praise="This is the probe behind the mark ↓ in the panel.",
+)
+def probe(answer: Any) -> str | None:
     import torch
 
-    if not callable(answer):
-        return "the answer is a function sees_later(route, x_TD)."
     for seed in range(3):
         x_TD = torch.randn(24, 6, generator=torch.Generator().manual_seed(seed))
         for name, wanted, route in _routes():
@@ -123,11 +142,24 @@ def _probe(answer: Any) -> str | None:
 # 03.4: a router of one's own.
 
 
-def _careful(answer: Any) -> str | None:
+@exercise(
+    "03.4",
+    "Sort the scores, keep two, and set the second to 0 where it is not above 0.3; then divide "
+    "by the sum.",
+    "scores_TE.sort(dim=1, descending=True, stable=True): in a tie the lower number comes first.",
+    solution="def careful(scores_TE):\n"
+    "    best_TE, expert_TE = scores_TE.sort(dim=1, descending=True, stable=True)\n"
+    "    best_TK, expert_TK = best_TE[:, :2], expert_TE[:, :2]\n"
+    "    second_T = best_TK[:, 1] * (best_TK[:, 1] > 0.3)\n"
+    "    best_TK = torch.stack((best_TK[:, 0], second_T), dim=1)\n"
+    "    weight_TK = best_TK / best_TK.sum(-1, keepdim=True)\n"
+    "    return torch.zeros_like(scores_TE).scatter(1, expert_TK, weight_TK)",
+    praise="It works token by token, so it is causal; how many experts run now depends on the "
+    "text.",
+)
+def careful(answer: Any) -> str | None:
     import torch
 
-    if not callable(answer):
-        return "the answer is a function careful(scores_TE)."
     for scores_TE in _score_cases():
         weight_TE = answer(scores_TE.clone())
         if not isinstance(weight_TE, torch.Tensor) or weight_TE.shape != scores_TE.shape:
@@ -179,53 +211,3 @@ def _score_cases() -> list[Tensor]:
         [0.0, 0.0, 1.0, 0.0],
     ]
     return [*random, torch.tensor(ties)]
-
-
-CAUSAL_ONES = Exercise(
-    _causal,
-    (
-        "Ask of each: could a token that is not written yet change what was decided before?",
-        "Three can. Press the six in the panel: what sees later tokens carries the mark ↓.",
-    ),
-    '["switch", "hash", "expert_threshold"]',
-    "A model trained with one of these generates by the very rule it was trained with.",
-)
-UNSERVED = Exercise(
-    _unserved,
-    ("How many tokens does one expert take?", "In the worst case all 8 take the same 40 / 8."),
-    "40 - 40 // 8",
-    "An even load says nothing about the tokens. On real text it is fewer, and never guaranteed.",
-)
-PROBE = Exercise(
-    _probe,
-    (
-        "Copy x_TD, change the rows from a cut on, route again, compare the rows before the cut.",
-        "One cut can miss: try them all, and return True at the first difference.",
-    ),
-    "def sees_later(route, x_TD):\n"
-    "    before_TE = route(x_TD)\n"
-    "    for cut in range(1, len(x_TD)):\n"
-    "        changed_TD = x_TD.clone()\n"
-    "        changed_TD[cut:] = -2 * x_TD[cut:]\n"
-    "        if not torch.allclose(route(changed_TD)[:cut], before_TE[:cut]):\n"
-    "            return True\n"
-    "    return False",
-    "This is the probe behind the mark ↓ in the panel.",
-)
-CAREFUL = Exercise(
-    _careful,
-    (
-        "Sort the scores, keep two, and set the second to 0 where it is not above 0.3; then divide "
-        "by the sum.",
-        "scores_TE.sort(dim=1, descending=True, stable=True): "
-        "in a tie the lower number comes first.",
-    ),
-    "def careful(scores_TE):\n"
-    "    best_TE, expert_TE = scores_TE.sort(dim=1, descending=True, stable=True)\n"
-    "    best_TK, expert_TK = best_TE[:, :2], expert_TE[:, :2]\n"
-    "    second_T = best_TK[:, 1] * (best_TK[:, 1] > 0.3)\n"
-    "    best_TK = torch.stack((best_TK[:, 0], second_T), dim=1)\n"
-    "    weight_TK = best_TK / best_TK.sum(-1, keepdim=True)\n"
-    "    return torch.zeros_like(scores_TE).scatter(1, expert_TK, weight_TK)",
-    "It works token by token, so it is causal; how many experts run now depends on the text.",
-)

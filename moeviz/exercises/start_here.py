@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import Exercise, is_number, number_near
+from moeviz.exercises.exercise import exercise, function_fault, is_number, number_near
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.records import Trace
 
@@ -18,7 +18,14 @@ def recorded() -> Trace:
     return recorded_trace(Trace, "start_here")
 
 
-def _busiest(answer: Any) -> str | None:
+@exercise(
+    "00.1",
+    'Choose "load" in the panel.',
+    "The last layer is the lowest row of bars.",
+    solution="recorded.load()[-1].argmax()",
+    praise="Its bar is the highest of the last layer.",
+)
+def busiest(answer: Any) -> str | None:
     load_LE = recorded().load()
     first = int(load_LE[0].argmax())
     if not is_number(answer) or answer not in range(load_LE.shape[1]):
@@ -31,62 +38,51 @@ def _busiest(answer: Any) -> str | None:
     return f"expert {answer} takes {count} assignments in the last layer; another takes more."
 
 
-def _rows(answer: Any) -> str | None:
-    trace = recorded()
-    tokens, layers, top_k = trace.expert.shape
-    return number_near(
-        answer,
-        tokens * top_k,
-        {
-            tokens: f"that is the number of tokens; each goes to {top_k} experts.",
-            tokens * top_k * layers: "that counts all layers; one layer is asked for.",
-            tokens * trace.num_experts: "a token does not go to every expert.",
-        },
-    )
+@exercise(
+    "00.2",
+    "Every token is sent to K experts.",
+    "len(recorded.tokens) * recorded.top_k",
+    solution="len(recorded.tokens) * recorded.top_k",
+    praise="T tokens with K choices each make N = T·K rows, whatever the number of experts.",
+)
+def rows(answer: Any) -> str | None:
+    tokens, layers, top_k = recorded().expert.shape
+    mistakes = {
+        tokens: f"that is the number of tokens; each goes to {top_k} experts.",
+        tokens * top_k * layers: "that counts all layers; one layer is asked for.",
+        tokens * recorded().num_experts: "a token does not go to every expert.",
+    }
+    return number_near(answer, tokens * top_k, mistakes)
 
 
-def _pick(answer: Any) -> str | None:
-    if not callable(answer):
-        return "the answer is a function of one array of scores."
-    cases = [
-        (np.array([0.1, 0.6, 0.3]), [1, 2]),
-        (np.array([0.25, 0.25, 0.25, 0.25]), [0, 1]),
-        (np.array([0.1, 0.4, 0.1, 0.4]), [1, 3]),
-        (np.array([-3.0, -1.0, -2.0]), [1, 2]),
-    ]
-    for scores, wanted in cases:
-        found = [int(e) for e in answer(scores.copy())]
-        if found == wanted[::-1]:
-            return f"for {scores.tolist()} the best expert comes first: {wanted}, not {found}."
-        if found != wanted and sorted(scores)[-1] == sorted(scores)[-2]:
-            return f"for {scores.tolist()} the lower number wins a tie: {wanted}, not {found}."
-        if found != wanted:
-            return f"for {scores.tolist()} it must be {wanted}, not {found}."
+def pick(score_E):
+    return np.argsort(-score_E, kind="stable")[:2]
+
+
+@exercise(
+    "00.3",
+    "np.argsort sorts upwards: sort the negated scores.",
+    'np.argsort(..., kind="stable") keeps the lower number first where scores are equal.',
+    solution=pick,
+    praise="It chose as the trained router did, for every token of the recorded text.",
+)
+def picks(answer: Any) -> str | None:
+    cases = [[0.1, 0.6, 0.3], [0.25] * 4, [0.1, 0.4, 0.1, 0.4], [-3.0, -1.0, -2.0]]
+
+    def say(case: tuple[np.ndarray], found: list[int], wanted: np.ndarray) -> str:
+        scores, best = case[0].tolist(), wanted.tolist()
+        why = "it must be "
+        if found == best[::-1]:
+            why = "the best expert comes first: "
+        elif sorted(scores)[-1] == sorted(scores)[-2]:
+            why = "the lower number wins a tie: "
+        return f"for {scores} {why}{best}, not {found}."
+
+    arrays = [(np.array(case),) for case in cases]
+    if fault := function_fault(lambda s: [int(e) for e in answer(s)], pick, arrays, (), say):
+        return fault
     trace = recorded()
-    mine_TK = np.array([answer(row) for row in trace.score[:, -1]])
+    mine_TK = np.array([answer(row.copy()) for row in trace.score[:, -1]])
     if not (mine_TK == trace.expert[:, -1]).all():
         return "it disagrees with the real router on the recorded text."
     return None
-
-
-BUSIEST = Exercise(
-    _busiest,
-    ('Choose "load" in the panel.', "The last layer is the lowest row of bars."),
-    "recorded.load()[-1].argmax()",
-    "Its bar is the highest of the last layer.",
-)
-ROWS = Exercise(
-    _rows,
-    ("Every token is sent to K experts.", "len(recorded.tokens) * recorded.top_k"),
-    "len(recorded.tokens) * recorded.top_k",
-    "T tokens with K choices each make N = T·K rows, whatever the number of experts.",
-)
-PICK = Exercise(
-    _pick,
-    (
-        "np.argsort sorts upwards: sort the negated scores.",
-        'np.argsort(..., kind="stable") keeps the lower number first where scores are equal.',
-    ),
-    'def pick(score_E):\n    return np.argsort(-score_E, kind="stable")[:2]',
-    "It chose as the trained router did, for every token of the recorded text.",
-)
