@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.routers import DISCRETE, SOFT
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
-from moeviz.routing import ROUTERS, Capacity, Plan
+from moeviz.routing import Capacity, Plan
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.trainer import TrainConfig, Trainer
@@ -60,25 +61,6 @@ def forward(model, text=TEXT):
     return seen, out.routes
 
 
-def test_a_trace_is_what_a_forward_pass_decides(model):
-    _, routes = forward(model)
-    trace = trace_text(model, TOKENIZER, TEXT, meta={"seed": 1})
-    assert trace.layers == (0, 2, 3) and trace.meta == {"seed": 1}
-    assert list(trace.tokens) == TOKENIZER.pieces(TOKENIZER.encode(TEXT))
-    T = len(trace.tokens)
-    assert trace.expert.shape == trace.weight.shape == (T, 3, 3) and trace.score.shape == (T, 3, 5)
-    assert (trace.expert.dtype, trace.weight.dtype, trace.score.dtype) == ("i2", "f4", "f4")
-    for column, layer in enumerate(trace.layers):
-        scores = routes[layer].scores
-        assert relative(trace.score[:, column], scores) < 1e-6
-        value, index = scores.topk(3, dim=1)  # best first, as the choices are
-        assert np.array_equal(trace.expert[:, column], index)
-        weight = value / value.sum(1, keepdim=True)
-        assert relative(trace.weight[:, column], weight) < 1e-6
-        assert np.array_equal(trace.load()[column], routes[layer].stats.load)
-    assert (trace.expert[:, 0] != trace.expert[:, 1]).any()
-
-
 def slow_rows(plan, num_tokens):
     """Token by token: its rows in the order of its choices."""
     bounds = plan.token_offsets.tolist()
@@ -109,38 +91,31 @@ def test_rows_by_token_is_the_slow_loop(rows, with_choice):
         assert got.dtype == want.dtype and np.array_equal(got, want)
 
 
-SOFT = [name for name, kind in ROUTERS.items() if getattr(kind, "soft", False)]
-CAPACITIES = [None, Capacity(0.5, eval_factor=0.5)]
-
-
-@pytest.mark.parametrize("capacity", CAPACITIES, ids=["free", "capacity"])
-@pytest.mark.parametrize("name", [name for name in ROUTERS if name not in SOFT])
-def test_every_router_can_be_traced(name, capacity):
+@pytest.mark.parametrize("capacity", [None, Capacity(0.5, eval_factor=0.5)], ids=str)
+@pytest.mark.parametrize("name", DISCRETE)
+def test_a_trace_of_any_router_is_what_a_forward_pass_decides(name, capacity):
     """Each column holds the layer's weights, however many experts a token visits."""
     torch.manual_seed(0)
     moe = MoEConfig(num_experts=8, top_k=2, d_expert=16, router=name, capacity=capacity)
-    model = LanguageModel(ModelConfig(d_model=32, num_layers=3, num_heads=2, moe=moe))
+    sizes = dict(d_model=32, num_layers=4, num_heads=2, dense_layers=(1,))
+    model = LanguageModel(ModelConfig(**sizes, moe=moe)).eval()
     text = "The cat sat on the mat. def f(x): return x + 12"
-    model.eval()
     _, routes = forward(model, text)
-    model.train()
-    trace = trace_text(model, TOKENIZER, text)
+    trace = trace_text(model.train(), TOKENIZER, text, meta={"seed": 1})
     assert model.training
-    busiest = max(
-        int(route.plan.token_offsets.diff().max()) for route in routes if route is not None
-    )
-    assert trace.top_k == max(1, busiest)
-    for column, layer in enumerate(trace.layers):
-        plan = routes[layer].plan
+    assert trace.layers == (0, 2, 3) and trace.meta == {"seed": 1}
+    assert list(trace.tokens) == TOKENIZER.pieces(TOKENIZER.encode(text))
+    assert (trace.expert.dtype, trace.weight.dtype, trace.score.dtype) == ("i2", "f4", "f4")
+    routes = [route for route in routes if route is not None]
+    assert trace.top_k == max(1, *(int(r.plan.token_offsets.diff().max()) for r in routes))
+    for column, route in enumerate(routes):
         table = np.zeros((len(trace.tokens), trace.num_experts + 1))
-        np.add.at(
-            table,
-            (np.arange(len(table))[:, None], trace.expert[:, column]),
-            trace.weight[:, column],
-        )
+        token_T1 = np.arange(len(table))[:, None]
+        np.add.at(table, (token_T1, trace.expert[:, column]), trace.weight[:, column])
         assert not table[:, -1].any()  # where no expert is, no weight is
-        assert relative(table[:, :-1], plan.dense_weights().detach()) < 1e-6
-        assert np.array_equal(trace.load()[column], plan.load())
+        assert relative(table[:, :-1], route.plan.dense_weights().detach()) < 1e-6
+        assert relative(trace.score[:, column], route.scores.detach()) < 1e-6
+        assert np.array_equal(trace.load()[column], route.plan.load())
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -149,19 +124,6 @@ def test_a_soft_router_has_no_route_to_trace(name):
     model = LanguageModel(ModelConfig(d_model=8, num_layers=1, num_heads=1, moe=moe))
     with pytest.raises(ValueError, match="a soft one and sends no token to an expert"):
         trace_text(model, TOKENIZER, TEXT)
-
-
-def test_rows_by_token_fills_up_where_a_token_has_fewer():
-    plan = Plan.from_rows(
-        torch.tensor([2, 0, 2]),
-        torch.tensor([1, 1, 0]),
-        torch.tensor([0.5, 0.25, 0.75]),
-        num_tokens=4,
-        num_experts=2,
-    )
-    expert, weight = rows_by_token(plan, 4)
-    assert expert.tolist() == [[1, -1], [-1, -1], [0, 1], [-1, -1]]
-    assert weight.tolist() == [[0.25, 0], [0, 0], [0.75, 0.5], [0, 0]]
 
 
 @pytest.mark.parametrize("weighting", ["renormalise", "raw"])
@@ -214,33 +176,39 @@ def test_the_switch_changes_the_weights_and_leaves_the_model_as_it_was(model):
     assert np.array_equal(before.weight, after.weight)
 
 
-def test_texts_that_cannot_be_traced_are_refused_in_one_sentence(model):
-    def both(text):
-        yield lambda: trace_text(model, TOKENIZER, text)
-        yield lambda: dissect(model, TOKENIZER, text, layer=0, weighting="raw")
+def cut_at(layer):
+    def dissected(model, text):
+        return dissect(model, TOKENIZER, text, layer=layer, weighting="raw")
 
-    for text, sentence in (
-        ("", "The text is empty"),
-        ("1" * (MAX_TOKENS + 1), f"has {MAX_TOKENS + 1} tokens; at most {MAX_TOKENS} fit"),
-        ("\ud83d", "half of a surrogate pair"),
-    ):
-        for attempt in both(text):
-            with pytest.raises(ValueError, match=sentence) as refusal:
-                attempt()
-            assert "\n" not in str(refusal.value)
-    assert len(trace_text(model, TOKENIZER, "1" * MAX_TOKENS).tokens) == MAX_TOKENS
+    return dissected
 
 
-def test_a_layer_without_experts_is_refused(model):
-    with pytest.raises(ValueError, match=r"Layer 1 has no experts; layers \(0, 2, 3\) have"):
-        dissect(model, TOKENIZER, TEXT, layer=1, weighting="raw")
-    dense = LanguageModel(dataclasses.replace(CONFIG, moe=None, dense_layers=()))
-    for attempt in (
-        lambda: trace_text(dense, TOKENIZER, TEXT),
-        lambda: dissect(dense, TOKENIZER, TEXT, layer=0, weighting="raw"),
-    ):
-        with pytest.raises(ValueError, match="This model is dense"):
-            attempt()
+def traced(model, text):
+    return trace_text(model, TOKENIZER, text)
+
+
+DENSE = LanguageModel(dataclasses.replace(CONFIG, moe=None, dense_layers=()))
+
+
+@pytest.mark.parametrize(
+    ("look", "text", "sentence"),
+    [
+        *((look, "", "The text is empty") for look in (traced, cut_at(0))),
+        (traced, "1" * (MAX_TOKENS + 1), f"{MAX_TOKENS + 1} tokens; at most {MAX_TOKENS} fit"),
+        (traced, "\ud83d", "half of a surrogate pair"),
+        (cut_at(1), TEXT, r"Layer 1 has no experts; layers \(0, 2, 3\) have"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_refused_in_one_sentence(model, look, text, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        look(model, text)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match="This model is dense"):
+        look(DENSE, TEXT)
+
+
+def test_as_many_tokens_as_fit_are_traced(model):
+    assert len(traced(model, "1" * MAX_TOKENS).tokens) == MAX_TOKENS
 
 
 def test_an_exported_model_is_read_with_its_tokenizer_alone(tmp_path):
