@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
+from helpers.routers import SOFT
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.routes import Decision
@@ -17,7 +18,6 @@ from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens
 
 NAMES = tuple(ROUTERS)
-SOFT = ("soft_moe", "mixture_of_tokens")
 PROSE = "the cat sat on a mat and the dog ran from the big red log to one two three cats "
 
 
@@ -53,18 +53,12 @@ def sources(tokenizer):
 def check(decision, T, E):
     """What has to hold between the fields of any decision."""
     assert len(decision.tokens) == T and all(isinstance(piece, str) for piece in decision.tokens)
-    for name, dtype in (
-        ("score", np.float32),
-        ("weight", np.float32),
-        ("visits", np.bool_),
-        ("dropped", np.bool_),
-    ):
+    for name, dtype in dict(score="f4", weight="f4", visits="?", dropped="?").items():
         values = getattr(decision, name)
         assert values.shape == (T, E) and values.dtype == dtype, name
+        assert np.isfinite(values).all() and (values >= 0).all(), name
     assert decision.leaks.shape == (T,) and decision.leaks.dtype == np.bool_
     assert decision.load.dtype == decision.demand.dtype == np.int64
-    assert np.isfinite(decision.score).all() and np.isfinite(decision.weight).all()
-    assert (decision.score >= 0).all() and (decision.weight >= 0).all()
     # A weight stands where a visit is, and nowhere else.
     assert np.array_equal(decision.weight > 0, decision.visits)
     assert not (decision.visits & decision.dropped).any()
@@ -144,23 +138,19 @@ def test_a_limit_shows_in_the_decision(sources, priority):
     assert free.capacity is None
 
 
+SCORED_BY_SOFTMAX = (
+    "token_choice", "switch", "gshard", "deepseek_v2", "expert_choice", "noisy_topk",
+    "dense_mixture",
+)  # fmt: skip
+
+
 def test_routers_differ_by_their_rule_alone(sources):
     """They score the tokens by the same matrix."""
     tokens = sources["text"]
-    want_TE = (tokens.x_TD @ tokens.gate_ED.T).softmax(-1).numpy()
-    state = torch.get_rng_state()
-    for name in (
-        "token_choice",
-        "switch",
-        "gshard",
-        "deepseek_v2",
-        "expert_choice",
-        "noisy_topk",
-        "dense_mixture",
-    ):
+    want_TE = (tokens.x_TD @ tokens.gate_ED.T).softmax(-1)
+    for name in SCORED_BY_SOFTMAX:
         got = decide(router_for(tokens, name, top_k=2), tokens, label=name, training=False).score
-        assert np.allclose(got, want_TE, atol=1e-6), name
-    assert torch.equal(torch.get_rng_state(), state)
+        assert relative(torch.from_numpy(got), want_TE) < 1e-6, name
 
 
 def test_thresholds_start_where_expert_choice_would_cut(sources):
@@ -278,16 +268,12 @@ def test_without_tokens_there_is_nothing_to_decide():
 
 
 @pytest.mark.parametrize(
-    "router, text, layer, sentence",
+    "router, layer, sentence",
     [
-        ("switch", "", 1, "The text is empty"),
-        ("switch", PROSE * 99, 1, "at most 512 fit"),
-        ("switch", PROSE, 0, r"Layer 0 has no experts; layers \(1,\) have"),
-        ("switch", PROSE, 7, "Layer 7 has no experts"),
-        ("hash", PROSE, 1, "router is a Hash: it has no gate matrix"),
+        ("switch", 7, r"Layer 7 has no experts; layers \(1,\) have"),
+        ("hash", 1, "router is a Hash: it has no gate matrix"),
     ],
 )
-def test_a_text_that_cannot_be_watched_is_refused(tokenizer, router, text, layer, sentence):
-    with pytest.raises(ValueError, match=sentence) as refusal:
-        text_tokens(model_of(router), tokenizer, text, layer=layer)
-    assert "\n" not in str(refusal.value)
+def test_a_layer_that_cannot_be_watched_is_refused(tokenizer, router, layer, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        text_tokens(model_of(router), tokenizer, PROSE, layer=layer)
