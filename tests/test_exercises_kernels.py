@@ -115,7 +115,6 @@ class TestContract(Contract):
 
 def test_the_number_asked_for():
     assert padding_rows(np.array(kernels.LOADS), kernels.BLOCK_M) == solved("12.1") == 38
-    assert sum(kernels.LOADS) == 218 and sum(-(-n // 16) for n in kernels.LOADS) == 16
 
 
 def test_ones_own_sort_is_the_kernels():

@@ -138,24 +138,43 @@ def random_experts(num_rows, num_experts, seed=0):
     return torch.randint(num_experts, (num_rows,), generator=draw).to(DEVICE)
 
 
-def assert_sorted(expert_N, num_experts):
-    order, rank, expert, slot, offsets = sort_by_expert(expert_N, num_experts)
-    assert {v.dtype for v in (order, rank, expert, slot, offsets)} == {torch.int32}
-    want_expert, want_order = torch.sort(expert_N.long(), stable=True)
-    want_offsets = F.pad(expert_N.long().bincount(minlength=num_experts).cumsum(0), (1, 0))
-    assert torch.equal(order.long(), want_order)
-    assert torch.equal(rank.long(), want_order.argsort())
-    assert torch.equal(expert.long(), want_expert)
-    assert torch.equal(offsets.long(), want_offsets)
-    rows = torch.arange(expert_N.numel(), device=DEVICE)
-    assert torch.equal(slot.long(), rows - want_offsets[want_expert])
+def assert_sorted(expert_TK, num_experts):
+    num_tokens, k = expert_TK.shape
+    expert, order = torch.sort(expert_TK.reshape(-1).long(), stable=True)
+    offsets = F.pad(expert.bincount(minlength=num_experts).cumsum(0), (1, 0))
+    want = dict(order=order, rank=order.argsort(), expert=expert)
+    want |= dict(slot=torch.arange(len(order), device=DEVICE) - offsets[expert], offsets=offsets)
+    want |= dict(token=order // max(1, k), choice=order % max(1, k))
+    want |= dict(token_offsets=k * torch.arange(num_tokens + 1, device=DEVICE))
+    got = sort_topk(expert_TK, num_experts)
+    for (name, theirs), ours in zip(want.items(), got, strict=True):
+        assert ours.dtype == torch.int32 and torch.equal(ours.long(), theirs), name
+    for ours, same in zip(sort_by_expert(expert_TK.reshape(-1), num_experts), got, strict=False):
+        assert torch.equal(ours, same)
 
 
 # The interpreter takes seconds for the most experts that a program holds.
-@pytest.mark.parametrize("num_experts", [60, 256, 4096 if DEVICE == "cuda" else 300])
-@pytest.mark.parametrize("num_rows", [16, 301])
-def test_sort_is_the_stable_one(num_rows, num_experts):
-    assert_sorted(random_experts(num_rows, num_experts), num_experts)
+MANY = 4096 if DEVICE == "cuda" else 300
+EDGES = [(sorting.RECTANGLE + edge, 1, 8) for edge in (-1, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "k", "num_experts"),
+    [
+        (0, 2, 8),
+        (3, 0, 8),
+        (1, 1, 1),
+        (33, 3, 8),
+        (301, 1, 60),
+        (150, 2, 256),
+        (8, 2, MANY),
+        *EDGES,
+    ],
+)
+def test_sorts_are_stable_and_say_whose_row_it_is_and_which_choice(num_tokens, k, num_experts):
+    expert_N = random_experts(num_tokens * k, num_experts)
+    assert_sorted(expert_N.reshape(num_tokens, k), num_experts)
+    assert_sorted(expert_N.reshape(k, num_tokens).T, num_experts)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -165,7 +184,7 @@ def test_sort_of_any_list(data):
     experts = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=200))
     dtype = data.draw(st.sampled_from((torch.int64, torch.int32, torch.uint8)))
     step = data.draw(st.integers(1, 2))
-    assert_sorted(torch.tensor(experts, device=DEVICE, dtype=dtype)[::step], num_experts)
+    assert_sorted(torch.tensor(experts, device=DEVICE, dtype=dtype)[::step, None], num_experts)
 
 
 @pytest.mark.parametrize("max_blocks", [1, 3])
@@ -175,7 +194,7 @@ def test_sort_by_programs_of_several_steps(monkeypatch, num_experts, max_blocks)
     monkeypatch.setattr(sorting, "MAX_BLOCKS", max_blocks)
     cut = sorting.blocking(401, num_experts)
     assert cut["rows"] > cut["block"] and cut["programs"] <= max_blocks
-    assert_sorted(random_experts(401, num_experts), num_experts)
+    assert_sorted(random_experts(401, num_experts)[:, None], num_experts)
 
 
 @pytest.mark.parametrize("num_rows", [131_072, 131_073])
@@ -184,25 +203,6 @@ def test_sort_scans_at_most_as_many_blocks_as_one_program_holds(num_rows):
     assert cut["programs"] <= sorting.MAX_BLOCKS and cut["rows"] % cut["block"] == 0
     assert cut["programs"] * cut["rows"] >= num_rows
     assert (cut["rows"] > cut["block"]) == (num_rows > 131_072)
-
-
-EDGES = [(sorting.RECTANGLE + edge, 1) for edge in (-1, 0, 1)]
-
-
-@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (1, 1), (33, 3), *EDGES])
-def test_sort_topk_says_whose_row_it_is_and_which_choice(shape):
-    num_tokens, k = shape
-    for expert_TK in (
-        random_experts(num_tokens * k, 8).reshape(shape),
-        random_experts(num_tokens * k, 8).reshape(k, num_tokens).T,
-    ):
-        *same, token, choice, token_offsets = sort_topk(expert_TK, 8)
-        want = sort_by_expert(expert_TK.reshape(-1), 8)
-        assert all(torch.equal(a, b) for a, b in zip(same, want, strict=True))
-        assert {v.dtype for v in (token, choice, token_offsets)} == {torch.int32}
-        assert token.tolist() == [assignment // k for assignment in want[0].tolist()]
-        assert choice.tolist() == [assignment % k for assignment in want[0].tolist()]
-        assert token_offsets.tolist() == [k * t for t in range(num_tokens + 1)]
 
 
 @pytest.mark.parametrize(

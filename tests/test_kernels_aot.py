@@ -61,7 +61,7 @@ def compiled(cache, *arguments, path=None):
     assert done.stdout.splitlines()[-1] == last
     for r in reports:
         check(r)
-    return written["triton"], reports, done.stdout
+    return written["triton"], reports
 
 
 def check(r):
@@ -100,25 +100,18 @@ QUICK = ("--quick", "--chips", "sm_75,sm_90", "--dtypes", "fp16")
     ],
     ids=["this Triton", "Triton 3.6"],
 )
-def test_every_kernel_compiles_fits_and_stands_in_the_table(version, path, tmp_path):
-    triton, reports, printed = compiled(tmp_path, *QUICK, path=path)
+def test_every_kernel_compiles_and_fits(version, path, tmp_path):
+    triton, reports = compiled(tmp_path, *QUICK, path=path)
     assert version in (None, triton)
     for chip in ("sm_75", "sm_90"):
         assert kernels_of(reports, chip) == all_kernels(chip, ["fp16"])
     assert "wgmma.mma_async" in {r["tensor_cores"] for r in reports}
-    head, *rows = printed.splitlines()
-    assert head.split()[:6] == "chip dtype kernel registers shared spilled".split()
-    # The numbers stand below each other, flush right.
-    ends = [head.index(name) + len(name) for name in ("registers", "shared", "spilled")]
-    for row, r in zip(rows, reports, strict=False):
-        numbers = [r["registers"], r["shared"], r["spilled"]]
-        assert all(row[:e].endswith(f" {n}") for e, n in zip(ends, numbers, strict=True)), row
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", SHARED_KIB)
 def test_every_cut_of_the_whole_table_fits_the_chip(chip, tmp_path):
-    _, reports, _ = compiled(tmp_path, "--chips", chip)
+    _, reports = compiled(tmp_path, "--chips", chip)
     assert kernels_of(reports, chip) == all_kernels(chip, aot.DTYPES)
     launches = {
         kernel: [r["launch"] for r in reports if r["kernel"] == kernel] for kernel in KERNELS

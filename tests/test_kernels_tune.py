@@ -15,13 +15,16 @@ def restore(monkeypatch):
     monkeypatch.setattr(configs, "TUNED", {})
 
 
-def on_cpu(monkeypatch):
-    """tune() as on a GPU, with a clock that likes narrow blocks."""
+def on_cpu(monkeypatch, widest=256):
+    """tune() as on a GPU that holds no wider blocks, with a clock that likes narrow ones."""
     asked = []
 
     def clock(call, **_):
+        (cut, *_) = call.__defaults__
+        if cut.block_n > widest:
+            raise tune.LaunchError[0](300_000, 232_448, "shared memory")
         asked.append(call)
-        return float(call.__defaults__[0].block_n)
+        return float(cut.block_n)
 
     real = tune.cases
     monkeypatch.setattr(tune, "cases", lambda *sizes: real(*sizes[:-1], "cpu"))
@@ -75,14 +78,6 @@ def test_the_fastest_cut_is_chosen_for_any_number_of_tokens(monkeypatch):
 
 
 def test_what_does_not_fit_the_chip_is_left_out(monkeypatch):
-    on_cpu(monkeypatch)
-    error = tune.LaunchError[0]
-
-    def clock(call, **_):
-        if call.__defaults__[0].block_n > 64:
-            raise error(300_000, 232_448, "shared memory")
-        return 1.0
-
-    monkeypatch.setattr(tune.triton.testing, "do_bench", clock)
+    on_cpu(monkeypatch, widest=64)
     times = tune.tune(*SIZES, dtype=torch.float32)
     assert all(cut.block_n == 64 for of_cut in times.values() for cut in of_cut)

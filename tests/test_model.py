@@ -47,7 +47,7 @@ MODELS = {name: build(config) for name, config in CONFIGS.items()}
     batch=st.integers(1, 3),
 )
 def test_cached_decoding_equals_the_full_forward_however_it_is_cut(name, pieces, batch):
-    """Prefill in chunks of any size, then single tokens: logits and routing are the same."""
+    """In chunks of any size, logits and routing are the same: later tokens change nothing."""
     model, tokens_BS = MODELS[name], text(batch, sum(pieces))
     with torch.no_grad():
         full = model(tokens_BS)
@@ -63,18 +63,6 @@ def test_cached_decoding_equals_the_full_forward_however_it_is_cut(name, pieces,
                     assert relative(here.scores.view_as(scores), scores) < 1e-5
             start += length
     assert relative(torch.cat(logits, 1), full.logits) < 1e-5
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_later_tokens_change_nothing_before_them(name):
-    model, tokens_BS = MODELS[name], text(2, 17)
-    changed = tokens_BS.clone()
-    changed[:, 9:] = (changed[:, 9:] + 1) % 37
-    with torch.no_grad():
-        before, after = model(tokens_BS).logits, model(changed).logits
-    # Not bit for bit: grouped GEMMs of other sizes may add in another order.
-    assert relative(after[:, :9], before[:, :9]) < 1e-5
-    assert relative(after[:, 9:], before[:, 9:]) > 0.1
 
 
 @pytest.mark.parametrize("name", CONFIGS)

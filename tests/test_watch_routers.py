@@ -246,20 +246,6 @@ def test_tokens_that_cannot_be_drawn_are_refused(wrong, sentence):
         synthetic_tokens(**dict(num_tokens=4, num_experts=4, skew=1.0) | wrong)
 
 
-@pytest.mark.parametrize(
-    "name, options, sentence",
-    [
-        ("swich", {}, "no router 'swich'"),
-        ("switch", dict(top_k=5), "top_k must be at most num_experts = 4"),
-        ("soft_moe", dict(capacity=Capacity()), "no assignments to drop"),
-    ],
-)
-def test_a_router_that_cannot_be_is_refused(name, options, sentence):
-    with pytest.raises(ValueError, match=sentence) as refusal:
-        router_for(synthetic_tokens(4, 4, skew=1.0), name, **dict(top_k=1) | options)
-    assert "\n" not in str(refusal.value)
-
-
 def test_without_tokens_there_is_nothing_to_decide():
     tokens = synthetic_tokens(4, 4, skew=1.0)
     none = Tokens((), tokens.x_TD[:0], tokens.gate_ED, RouteContext())
