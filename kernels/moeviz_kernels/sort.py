@@ -179,8 +179,7 @@ def _sort(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, T
         return order, rank, expert, slot, expert_N.new_zeros(num_experts + 1)
     with torch.cuda.device_of(expert_N):  # where Triton launches
         count = histogram(expert_N, num_experts)
-        total_E = scan(count)
-        order, rank, expert, slot, offsets = scatter(expert_N, count, total_E)
+        order, rank, expert, slot, offsets = scatter(expert_N, count, scan(count))
     return order, rank, expert, slot, offsets
 
 
@@ -209,8 +208,7 @@ def sort_by_expert(
     if expert_N.ndim != 1:
         raise ValueError(f"expert_N must be [N], got {tuple(expert_N.shape)}.")
     check(expert_N, num_experts)
-    order, rank, expert, slot, offsets = _sort(expert_N.int().contiguous(), num_experts)
-    return order, rank, expert, slot, offsets
+    return _sort(expert_N.int().contiguous(), num_experts)
 
 
 @torch.library.custom_op("moeviz::sort_topk", mutates_args=())

@@ -137,5 +137,4 @@ def softmax_topk(logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """scores_TE = softmax(logits_TE), the k largest of each row weight_TK, and whose they are,
     expert_TK int32: as `topk` on the logits. Gradients flow through scores and weights."""
     check(logits_TE, k)
-    scores_TE, weight_TK, expert_TK = _softmax_topk(logits_TE.contiguous(), k)
-    return scores_TE, weight_TK, expert_TK
+    return _softmax_topk(logits_TE.contiguous(), k)

@@ -37,11 +37,10 @@ Case = tuple[tuple[Kernel, int, int], Callable[[Gemm], object]]
 def candidates(kernel: Kernel, block_m: int) -> list[Gemm]:
     """Every cut worth a try; those that do not fit the chip refuse to launch and are left out."""
     rows = (128, 256) if kernel == "grad_weight" else (block_m,)
-    found = []
-    for m, n, k, stages in itertools.product(rows, BLOCK_N, BLOCK_K, STAGES):
-        warps = 8 if m * n > 64 * 128 else 4
-        found.append(Gemm(m, n, k, warps, stages))
-    return found
+    return [
+        Gemm(m, n, k, 8 if m * n > 64 * 128 else 4, stages)
+        for m, n, k, stages in itertools.product(rows, BLOCK_N, BLOCK_K, STAGES)
+    ]
 
 
 def cases(
