@@ -157,8 +157,7 @@ def heat_bar(
 
 def heading(svg: Svg, title: str, note: str = "", x: float = 0) -> None:
     svg.text(x, 16, title, size=14, bold=True)
-    if note:
-        svg.text(x, 36, note, fill=MUTED)
+    svg.text(x, 36, note, fill=MUTED)
 
 
 def paragraph(

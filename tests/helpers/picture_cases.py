@@ -190,8 +190,8 @@ def limited(label="Switch", tokens=NASTY, **changes):
 def mixture(label="Soft MoE", tokens=NASTY):
     weight = np.full((len(tokens), 8), 0.125, dtype=np.float32)
     leaks = np.ones(len(tokens), dtype=bool)
-    changes = dict(weight=weight, visits=weight > 0, soft=True, causal=False, leaks=leaks)
-    return make_decision(label, tokens, **changes)
+    return make_decision(label, tokens, weight=weight, visits=weight > 0, soft=True, leaks=leaks,
+                         causal=False)  # fmt: skip
 
 
 RULES = ["each token takes its K best experts", 'a <b> & "rule"', "c " * 60, "d"]
@@ -207,17 +207,16 @@ def slots_by_hand(tokens=NASTY, **changes):
     asked = [(t % 2, t, 0) for t in range(8)] + [(1 - t % 2, t, 1) for t in range(8)]
     lost = [(1, 7, 0), (0, 7, 1), (1, 6, 1)]
     placed = [row for row in asked if row not in lost]
-    visits, dropped = np.zeros((8, 2), bool), np.zeros((8, 2), bool)
-    for rows, marks in ((placed, visits), (lost, dropped)):
-        for e, t, _ in rows:
-            marks[t, e] = True
+    visits = np.ones((8, 2), bool)
+    for e, t, _ in lost:
+        visits[t, e] = False
     meta = {
         "top_k": 2, "factor": 1.0, "priority": "position", "overflow": "drop", "pool": "batch",
         "own": False, "part": [0] * 8, "placed": sorted(placed), "lost": lost, "visits": [1.0, 1.0],
     }  # fmt: skip
     fields = dict(
         score=np.full((8, 2), 0.5, np.float32), weight=visits * np.float32(0.5), visits=visits,
-        dropped=dropped, load=visits.sum(0), demand=np.array([8, 8]), capacity=8, meta=meta,
+        dropped=~visits, load=visits.sum(0), demand=np.array([8, 8]), capacity=8, meta=meta,
     )  # fmt: skip
     return make_decision(**{"label": "", "tokens": tokens, **fields, **changes})
 

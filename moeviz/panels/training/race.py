@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import choice, seed_box
 from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
+from moeviz.pictures.plot import mean_sd, over_seeds
 from moeviz.pictures.training.race import race
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
@@ -96,12 +95,9 @@ class Race(LivePanel):
             gaps = [g for key, g in self._scores.items() if key[:2] == (experts, top_k)]
             ends = []
             for axis, words in (("step", "at equal steps"), ("seconds", "at equal seconds")):
-                values = np.array([gap[axis] for gap in gaps])
-                spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-                ends.append(
-                    f"{words} MoE ahead in {int((values > 0).sum())} of {len(values)}, by "
-                    f"{values.mean():+.3f}{spread} nats"
-                )
+                values = [gap[axis] for gap in gaps]
+                ahead = f"MoE ahead in {sum(v > 0 for v in values)} of {len(values)}"
+                ends.append(f"{words} {ahead}, by {mean_sd(over_seeds(values), 3, '+')} nats")
             lines.append(f"Races here: E = {experts}, K = {top_k}: {'; '.join(ends)}.")
         for axis in ("step", "seconds") if lines else ():
             if f"race.{axis}" in ANSWERS:

@@ -67,10 +67,8 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
             f"{many} of {context:,} tokens, {bits} bits · factor: times MLA")  # fmt: skip
     top = max(step[1] for step in steps)
     for i, (label, value, _, ratio, _) in enumerate(steps):
-        built = "" if label.startswith("MLA") else " (not built)"
-        name = f"{label}{built}"
-        _bar(svg, 0, 62 + 44 * i, 330, name, batch * value, value / top, label.split(",")[0][:3],
-             f"{ratio:.3g}×")  # fmt: skip
+        name = label if label.startswith("MLA") else f"{label} (not built)"
+        _bar(svg, 0, 62 + 44 * i, 330, name, batch * value, value / top, label[:3], f"{ratio:.3g}×")
     notes = (
         f"57× is the first bar over the last: {baseline[3]:.1f}. Keys as wide as V3's: "
         f"{steps[1][3]:.0f}×.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from moeviz.costs import (
     Architecture,
     DecodeStep,
-    Device,
     MoE,
     critical_batch,
     decode_step,
@@ -52,12 +52,18 @@ def curves(
     model_name: str, device_name: str, devices: int, plan: str, context: int
 ) -> tuple[ByBatch, ByBatch]:
     """The model and its dense twin of equal active parameters."""
-    architecture = sparse_sizes_of(model_name)
-    chip, stored = device(device_name), _one_format_for_ffns(PLANS[plan])
-    return (
-        _curve(model_name, architecture, chip, devices, stored, context),
-        _curve(TWIN, architecture.dense_twin(), chip, devices, stored, context),
+    architecture, chip = sparse_sizes_of(model_name), device(device_name)
+    setting: dict[str, Any] = dict(
+        context_tokens=context, plan=_one_format_for_ffns(PLANS[plan]), devices=devices
     )
+
+    def curve_of(name: str, shape: Architecture) -> ByBatch:
+        most = fit(shape, chip, **setting).max_batch
+        held = [batch for batch in BATCHES if batch <= most]
+        steps = {batch: decode_step(shape, chip, batch=batch, **setting) for batch in held}
+        return ByBatch(name, steps, most)
+
+    return curve_of(model_name, architecture), curve_of(TWIN, architecture.dense_twin())
 
 
 def _one_format_for_ffns(plan: QuantPlan) -> QuantPlan:
@@ -67,20 +73,6 @@ def _one_format_for_ffns(plan: QuantPlan) -> QuantPlan:
     if "routed_experts" in parts:
         parts["shared_experts"] = parts["dense_ffn"] = parts["routed_experts"]
     return QuantPlan(plan.name, plan.default, tuple(parts.items()))
-
-
-def _curve(
-    name: str, architecture: Architecture, chip: Device, devices: int, plan: QuantPlan, context: int
-) -> ByBatch:
-    room = fit(architecture, chip, context_tokens=context, plan=plan, devices=devices)
-    steps = {
-        batch: decode_step(
-            architecture, chip, batch=batch, context_tokens=context, plan=plan, devices=devices
-        )
-        for batch in BATCHES
-        if batch <= room.max_batch
-    }
-    return ByBatch(name, steps, room.max_batch)
 
 
 def decode_batch(
@@ -141,10 +133,9 @@ def _summary(
     )
     twin = dense.steps.get(batch)
     if twin is not None:
-        ratio = step.seconds / twin.seconds
+        times = f"{step.seconds / twin.seconds:.2f} times as long"
         said += (
-            f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
-            f"{ratio:.2f} times as long."
+            f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take {times}."
         )
     return f"{said} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
 
@@ -154,12 +145,9 @@ def _ms(step: DecodeStep) -> str:
 
 
 def _legend(svg: Svg, marks: tuple[float, float]) -> None:
-    names = (
-        f"sparse (critical batch {marks[0]:,.0f})",
-        f"dense twin, equal active parameters (critical {marks[1]:,.0f})",
-    )
-    keys = (replace(key, name=name) for key, name in zip((SPARSE, DENSE), names, strict=True))
-    legend(svg, 0, 37, keys)
+    sparse = f"sparse (critical batch {marks[0]:,.0f})"
+    dense = f"dense twin, equal active parameters (critical {marks[1]:,.0f})"
+    legend(svg, 0, 37, (replace(SPARSE, name=sparse), replace(DENSE, name=dense)))
     shapes = {"bound by memory": "circle", "bound by compute": "square",
               "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip
     keys = (Key(name, INK, mark=shape, width=0) for name, shape in shapes.items())
@@ -213,12 +201,11 @@ def _table(sparse: ByBatch, dense: ByBatch, moe: MoE) -> Iterator[tuple[object, 
     for batch in BATCHES:
         step, twin = sparse.steps.get(batch), dense.steps.get(batch)
         touched = f"{distinct_experts(moe.num_experts, moe.top_k, batch).total:.1f}"
-        of_step = (
-            (_ms(step), si(step.tokens_per_s, ""), si(step.tokens_per_s_per_sequence, ""),
-             step.bound)
-            if step else ("does not fit", "", "", "")
-        )  # fmt: skip
-        of_twin = (
-            (_ms(twin), si(twin.tokens_per_s, ""), twin.bound) if twin else ("does not fit", "", "")
-        )
+        of_step: tuple[str, ...] = ("does not fit", "", "", "")
+        of_twin: tuple[str, ...] = ("does not fit", "", "")
+        if step:
+            each = si(step.tokens_per_s_per_sequence, "")
+            of_step = _ms(step), si(step.tokens_per_s, ""), each, step.bound
+        if twin:
+            of_twin = _ms(twin), si(twin.tokens_per_s, ""), twin.bound
         yield batch, touched, *of_step, *of_twin

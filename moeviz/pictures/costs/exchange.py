@@ -38,13 +38,6 @@ class Way:
     seconds: float
 
 
-def _way(label: str, traffic: Traffic) -> Way:
-    return Way(
-        label, traffic, traffic.within_node_bytes, traffic.between_nodes_bytes,
-        traffic.seconds(LINK, NETWORK),
-    )  # fmt: skip
-
-
 @lru_cache(maxsize=64)
 def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float, ...] | None:
     """Share of tokens that visit each expert, in sum K and none above 1: the r-th most popular in
@@ -79,18 +72,19 @@ def exchange(
     limit = node_limit if node_limit and node_limit < nodes and not skew else None
     bits = FP8_DISPATCH_BITS if fp8 else BF16_COMBINE_BITS
 
-    def traffic(how: Copies, limited: int | None, dispatch_bits: float) -> Traffic:
-        return all_to_all(
+    def way(label: str, how: Copies, limited: int | None, dispatch_bits: float) -> Way:
+        traffic = all_to_all(
             architecture, tokens_per_device=tokens, nodes=nodes,
             devices_per_node=devices_per_node, copies=how, node_limit=limited,
             dispatch_bits=dispatch_bits,
             share_E=visits(moe.num_experts, moe.top_k, skew, seed),
         )  # fmt: skip
+        near, far = traffic.within_node_bytes, traffic.between_nodes_bytes
+        return Way(label, traffic, near, far, traffic.seconds(LINK, NETWORK))
 
-    plainest = _way("a BF16 copy an expert, no limit", traffic("expert", None, BF16_COMBINE_BITS))
-    hows: tuple[Copies, ...] = ("expert", "device", "node")
-    ways = {how: _way(f"one copy a{'n' * (how == 'expert')} {how}", traffic(how, limit, bits))
-            for how in hows}  # fmt: skip
+    plainest = way("a BF16 copy an expert, no limit", "expert", None, BF16_COMBINE_BITS)
+    hows: dict[Copies, str] = {"expert": "an expert", "device": "a device", "node": "a node"}
+    ways = {how: way(f"one copy {name}", how, limit, bits) for how, name in hows.items()}
     found = ways[copies]
     summary = _summary(model_name, found, plainest, len(architecture.moe_layers))
     svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)

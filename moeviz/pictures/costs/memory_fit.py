@@ -32,19 +32,19 @@ def memory_fit(
     """A bar for each quantisation plan, the chosen one framed, against the memory line."""
     architecture = sizes_of(model_name)
     chip = device(device_name)
-    fits = {
-        name: fit(
-            architecture, chip, context_tokens=context, batch=batch, plan=name, devices=devices
-        )
-        for name in PLANS
-    }
+    setting = dict(context_tokens=context, batch=batch, devices=devices)
+    fits = {name: fit(architecture, chip, plan=name, **setting) for name in PLANS}
     summary = _summary(model_name, chip, devices, plan, context, batch, fits[plan])
     made_for = architecture.context_tokens
     if made_for and context > made_for:
         summary += f" The model was made for {made_for:,} tokens at most."
     height = TOP + ROW * len(PLANS) + 92
     svg = Svg(WIDTH, height, "Will it fit", summary)
-    _head(svg, model_name, chip, devices, context, batch)
+    heading(svg, f"{model_name}: {_sequences(batch)} of {context:,} tokens")
+    over = Key("over the memory", OVER, mark="box", hatched=True)
+    legend(svg, 0, 41, (*PARTS, Key("free", "none", mark="box"), over))
+    machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
+    svg.text(WIDTH, 16, machine, anchor="end", bold=True)
     _bars(svg, fits, plan)
     made = "Computed from the published sizes; activations and buffers, some GB more, are"
     paragraph(svg, 0, height - 34, (source_line(chip), f"{made} not in it."), fill=MUTED)
@@ -61,9 +61,8 @@ def _summary(
         f"{_gb(found.capacity_bytes)} GB of {machine}. "
     )
     if found.fits:
-        return f"{said}It fits, {_gb(found.free_bytes)} GB stay free; at most " + (
-            f"{found.max_batch:,} such sequences do."
-        )
+        said += f"It fits, {_gb(found.free_bytes)} GB stay free; at most"
+        return f"{said} {found.max_batch:,} such sequences do."
     said += f"It does not fit: {_gb(-found.free_bytes)} GB are missing"
     if found.max_batch:
         return f"{said}; {_sequences(found.max_batch)} would fit."
@@ -77,14 +76,6 @@ def _sequences(count: int) -> str:
 def _gb(count: float) -> str:
     value = count / 1e9
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def _head(svg: Svg, name: str, chip: Device, devices: int, context: int, batch: int) -> None:
-    heading(svg, f"{name}: {_sequences(batch)} of {context:,} tokens")
-    over = Key("over the memory", OVER, mark="box", hatched=True)
-    legend(svg, 0, 41, (*PARTS, Key("free", "none", mark="box"), over))
-    machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
-    svg.text(WIDTH, 16, machine, anchor="end", bold=True)
 
 
 def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:

@@ -33,11 +33,10 @@ def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
     height = TOP + len(timed) * ROW + 50 + 18 * len(left_out)
     svg = Svg(WIDTH, height, "Contenders", summary)
     shape = case["shape"]
-    sizes = (
-        f"T {shape['tokens']} · D {shape['d_model']} · F {shape['d_expert']} · "
-        f"E {shape['num_experts']} · K {shape['top_k']} · {case['dtype']}, {case['routing']}"
-    )
-    heading(svg, f"{where}: {shape['name']}", f"{sizes} · mark: median · bar: quartiles")
+    names = {"T": "tokens", "D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
+    sizes = " · ".join(f"{letter} {shape[name]}" for letter, name in names.items())
+    note = f"{sizes} · {case['dtype']}, {case['routing']} · mark: median · bar: quartiles"
+    heading(svg, f"{where}: {shape['name']}", note)
     legend(svg, 0, 62, SERIES.values())
     scale = _scale(timed)
     bottom = TOP + len(timed) * ROW

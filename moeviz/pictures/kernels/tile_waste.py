@@ -88,10 +88,8 @@ def _lines(
     rules = [expected_waste(num_rows, experts, m) for m in BLOCKS]
     top = min(max(100 * float(max(curves.max(), *rules)) * 1.05, 10.0), 100.0)
     x, y = Scale(0, 2, 60, 400), Scale(0, top, 340, 60)
-    note = (
-        f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: E · BLOCK_M / 2 rows"
-    )
-    heading(svg, "Padding, as a share of all computed rows", note)
+    note = f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: "
+    heading(svg, "Padding, as a share of all computed rows", f"{note}E · BLOCK_M / 2 rows")
     axes(svg, x, y, x_label="skew of the routing (Zipf exponent)", y_label="per cent of rows")
     ends: list[tuple[float, int]] = []
     for b, key in enumerate(STYLES):

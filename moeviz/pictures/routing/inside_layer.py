@@ -15,7 +15,19 @@ MAX_TOKENS = 14
 TOP = 104
 ROW, LINE = 22, 18
 
-STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
+FORMULAS = {
+    "logits": "logits_TE = x_TD · W_ED^T",
+    "softmax": "score_TE = softmax(logits_TE)",
+    "top-k": "weight_TK = score_TK",
+    "dispatch": "rows sorted by expert; offsets_E = where each begins",
+    "experts": "out_ND = expert FFN of each row, one grouped GEMM",
+    "combine": "y_T = sum over its rows of weight · out",
+}
+STAGES = tuple(FORMULAS)
+WEIGHTINGS = {
+    "renormalise": " / sum(score_TK)   renormalise after top-k",
+    "raw": "   raw: the softmax before top-k",
+}
 
 
 def anatomy(layer: Anatomy, stage: str) -> Picture:
@@ -24,8 +36,9 @@ def anatomy(layer: Anatomy, stage: str) -> Picture:
     return _DRAW[stage](layer)
 
 
-def _frame(layer: Anatomy, stage: str, formula: str, note: str, summary: str, rows: float) -> Svg:
+def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> Svg:
     """The stations, the formula and a note of a stage that needs so many pixels of rows."""
+    formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
     svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
     stages(svg, WIDTH, STAGES, stage)
     svg.text(0, 58, formula, size=14, mono=True)
@@ -52,15 +65,15 @@ def _shape_note(layer: Anatomy) -> str:
 
 
 def _matrix(
-    layer: Anatomy, stage: str, formula: str, summary: str, shown_TE: np.ndarray,
-    heat_TE: np.ndarray, *, digits: int, muted_TE: np.ndarray | None = None,
-    last_column: tuple[str, np.ndarray] | None = None,
+    layer: Anatomy, stage: str, summary: str, shown_TE: np.ndarray, heat_TE: np.ndarray, *,
+    muted_TE: np.ndarray | None = None, last_column: tuple[str, np.ndarray] | None = None,
 ) -> Picture:  # fmt: skip
     """Tokens down, experts across, a number in every cell."""
     num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
     left = 120.0
     cell = min(74.0, (WIDTH - left - 90) / num_experts)
-    svg = _frame(layer, stage, formula, _shape_note(layer), summary, num_tokens * ROW)
+    svg = _frame(layer, stage, _shape_note(layer), summary, num_tokens * ROW)
+    digits = 1 if stage == "logits" else 2
     _names(svg, layer, left - 8, ROW)
     for e in range(num_experts):
         svg.text(left + (e + 0.5) * cell, TOP - 8, f"e{e}", anchor="middle", fill=MUTED)
@@ -85,12 +98,8 @@ def _matrix(
 def _logits(layer: Anatomy) -> Picture:
     low, high = float(layer.logits.min()), float(layer.logits.max())
     heat = (layer.logits - low) / ((high - low) or 1.0)
-    summary = (
-        f"One score per token and expert: a row of x times the router, {low:.1f} to {high:.1f}."
-    )
-    return _matrix(
-        layer, "logits", "logits_TE = x_TD · W_ED^T", summary, layer.logits, heat, digits=1
-    )
+    words = "One score per token and expert: a row of x times the router"
+    return _matrix(layer, "logits", f"{words}, {low:.1f} to {high:.1f}.", layer.logits, heat)
 
 
 def _softmax(layer: Anatomy) -> Picture:
@@ -99,11 +108,8 @@ def _softmax(layer: Anatomy) -> Picture:
         f"Scores become probabilities: every row sums to 1; the surest choice has {peak:.2f}, a "
         f"router that knows nothing would give {1 / layer.score.shape[1]:.2f} everywhere."
     )
-    total_T = layer.score.sum(1)
-    return _matrix(
-        layer, "softmax", "score_TE = softmax(logits_TE)", summary, layer.score,
-        layer.score / peak, digits=2, last_column=("row sum", total_T),
-    )  # fmt: skip
+    sums = ("row sum", layer.score.sum(1))
+    return _matrix(layer, "softmax", summary, layer.score, layer.score / peak, last_column=sums)
 
 
 def _topk(layer: Anatomy) -> Picture:
@@ -112,19 +118,12 @@ def _topk(layer: Anatomy) -> Picture:
     chosen_TE = weight_TE > 0
     shown_TE = np.where(chosen_TE, weight_TE, layer.score)
     total_T = layer.weight.sum(1)
-    if layer.weighting == "renormalise":
-        formula = "weight_TK = score_TK / sum(score_TK)   renormalise after top-k"
-        says = "renormalised, so that every row's weights sum to 1"
-    else:
-        formula = "weight_TK = score_TK   raw: the softmax before top-k"
+    says = "renormalised, so that every row's weights sum to 1"
+    if layer.weighting == "raw":
         says = f"left raw, so that rows sum to {total_T.min():.2f} to {total_T.max():.2f}"
-    summary = (
-        f"Each token keeps its {layer.expert.shape[1]} best experts; their weights are {says}."
-    )
-    return _matrix(
-        layer, "top-k", formula, summary, shown_TE, shown_TE, digits=2,
-        muted_TE=~chosen_TE, last_column=("weights", total_T),
-    )  # fmt: skip
+    words = f"Each token keeps its {layer.expert.shape[1]} best experts; their weights are {says}."
+    return _matrix(layer, "top-k", words, shown_TE, shown_TE, muted_TE=~chosen_TE,
+                   last_column=("weights", total_T))  # fmt: skip
 
 
 def _dispatch(layer: Anatomy) -> Picture:
@@ -135,11 +134,8 @@ def _dispatch(layer: Anatomy) -> Picture:
         f"{len(layer.row_token)} assignments sorted by expert: expert {busiest} gets "
         f"{load_E[busiest]}, {int((load_E == 0).sum())} of {len(load_E)} experts get none."
     )
-    svg = _frame(
-        layer, "dispatch", "rows sorted by expert; offsets_E = where each begins",
-        f"{_shape_note(layer)} · N = {len(layer.row_token)} rows", summary,
-        max(num_tokens * 2, len(rows)) * LINE,
-    )  # fmt: skip
+    note = f"{_shape_note(layer)} · N = {len(layer.row_token)} rows"
+    svg = _frame(layer, "dispatch", note, summary, max(num_tokens * 2, len(rows)) * LINE)
     left, right = 130.0, 520.0
     spread = max(len(rows), 1) / max(num_tokens, 1) * LINE
     _names(svg, layer, left - 8, spread)
@@ -150,11 +146,9 @@ def _dispatch(layer: Anatomy) -> Picture:
         _chip(svg, right, y - 8, 46, expert)
         svg.text(right + 56, y + 5, shorten(layer.tokens[token], 13), mono=True, size=13)
         svg.text(right + 190, y + 5, f"weight {layer.row_weight[row]:.2f}", fill=MUTED)
+    of_row = zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
     table = (
-        (r, int(e), layer.tokens[t], f"{weight:.3f}")
-        for r, (e, t, weight) in enumerate(
-            zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
-        )
+        (r, int(e), layer.tokens[t], f"{weight:.3f}") for r, (e, t, weight) in enumerate(of_row)
     )
     return svg.picture(("row", "expert", "token", "weight"), table)
 
@@ -167,11 +161,8 @@ def _experts(layer: Anatomy) -> Picture:
         f"Each expert transforms its own rows: W2 · (silu(W1 x) * W3 x). Lengths of what comes out "
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
-    svg = _frame(
-        layer, "experts", "out_ND = expert FFN of each row, one grouped GEMM",
-        f"heat: the {output_ND.shape[1]} values of each row, dark low, light high", summary,
-        len(rows) * LINE,
-    )  # fmt: skip
+    note = f"heat: the {output_ND.shape[1]} values of each row, dark low, light high"
+    svg = _frame(layer, "experts", note, summary, len(rows) * LINE)
     left = 190.0
     svg.text(left + 512, TOP - 8, "length")
     _signed_heat(svg, left, 500, len(rows) * LINE, output_ND)
@@ -190,18 +181,13 @@ def _combine(layer: Anatomy) -> Picture:
     mixed_TD = np.zeros_like(layer.y)
     np.add.at(mixed_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
     difference = float(np.abs(mixed_TD - layer.y).max())
-    agreement = f"differs from the layer's own output by at most {difference:.0e}"
+    agrees = f"differs from the layer's own output by at most {difference:.0e}"
     if difference == 0:
-        agreement = "equals the layer's own output to the last bit"
-    summary = (
-        f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agreement}."
-    )
+        agrees = "equals the layer's own output to the last bit"
+    summary = f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agrees}."
     shown_TD = layer.y[:MAX_TOKENS]
-    svg = _frame(
-        layer, "combine", "y_T = sum over its rows of weight · out",
-        f"heat: the {layer.y.shape[1]} values of y, which joins the residual stream", summary,
-        len(shown_TD) * ROW,
-    )  # fmt: skip
+    note = f"heat: the {layer.y.shape[1]} values of y, which joins the residual stream"
+    svg = _frame(layer, "combine", note, summary, len(shown_TD) * ROW)
     left = 120.0
     _signed_heat(svg, left, 400, len(shown_TD) * ROW, shown_TD)
     _names(svg, layer, left - 8, ROW)

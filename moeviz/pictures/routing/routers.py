@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.pictures.plot import Key, box, expert_box, heat_bar, legend
+from moeviz.pictures.plot import Key, box, expert_box, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
@@ -44,10 +44,8 @@ def compare(
     bottom = ROWS + len(tokens) * ROW
     svg = Svg(WIDTH, bottom + 62, "Routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
-    if note:
-        svg.text(0, 36, note, fill=MUTED)
-    for i, name in enumerate(NAMES):
-        svg.text(LEFT - 10, FACTS + i * 17, name, anchor="end", fill=MUTED)
+    svg.text(0, 36, note, fill=MUTED)
+    paragraph(svg, LEFT - 10, FACTS, NAMES, 17, anchor="end", fill=MUTED)
     svg.text(LEFT - 10, BARS + BAR, "load", anchor="end", fill=MUTED)
     svg.text(LEFT - 10, ROWS - 8, "token / expert", anchor="end", fill=MUTED)
     for t, token in enumerate(tokens):
@@ -57,20 +55,17 @@ def compare(
     for i, one in enumerate(decisions):
         x = LEFT + i * block
         svg.text(x, 64, one.label, size=14, bold=True)
-        for n, line in enumerate(textwrap.wrap(rules[i], int((block - 8) / 6.6))[:2]):
-            svg.text(x, 80 + n * 15, line, fill=MUTED)
+        paragraph(svg, x, 80, textwrap.wrap(rules[i], int((block - 8) / 6.6))[:2], 15, fill=MUTED)
         for n, fact in enumerate(facts[i]):
             svg.text(x, FACTS + n * 17, fact, bold=n == 0 and fact != "no")
         _bars(svg, one, x, cell, peak)
         _rows(svg, one, x, cell, said[i])
     _legend(svg, bottom + 22, decisions)
     columns = ("#", "token", *(d.label for d in decisions))
-    rows: list[tuple[object, ...]] = [
-        ("", name, *(fact[i] for fact in facts)) for i, name in enumerate(NAMES)
-    ]
-    rows.append(("", "load", *(" ".join(map(str, d.load)) for d in decisions)))
-    rows += [(t, token, *(column[t] for column in said)) for t, token in enumerate(tokens)]
-    return svg.picture(columns, rows)
+    loads = [" ".join(map(str, d.load)) for d in decisions]
+    above = [("", name, *row) for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)]
+    below = ((t, token, *(column[t] for column in said)) for t, token in enumerate(tokens))
+    return svg.picture(columns, (*above, ("", "load", *loads), *below))
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
@@ -184,11 +179,8 @@ def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
     _badge(svg, 526, y - 11, "↓", AHEAD)
     svg.text(546, y, "sees later tokens: changed when they were replaced", fill=MUTED)
     y += 24
-    even, places = (
-        Key("even share", INK, "4 3", width=1),
-        Key("places of an expert", AHEAD, width=1.5),
-    )
-    legend(svg, 0, y, (even, places), fill=MUTED)
+    lines = Key("even share", INK, "4 3", width=1), Key("places of an expert", AHEAD, width=1.5)
+    legend(svg, 0, y, lines, fill=MUTED)
     top_k = decisions[0].meta.get("top_k", 1)
     tokens, num_experts = decisions[0].score.shape
     floor = noise_floor(tokens, num_experts, min(top_k, num_experts))
@@ -228,9 +220,8 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
 
 def _answers(one: Decision) -> tuple[str, ...]:
     experts = f"{one.visits.sum(1).mean():.2f}" if not one.soft else "mixtures"
-    generates = "yes"
-    if not one.causal:
-        generates = "by another rule" if one.meta.get("substitute") else "no"
+    otherwise = "by another rule" if one.meta.get("substitute") else "no"
+    generates = "yes" if one.causal else otherwise
     sees, dropped, unserved, violation = facts_of(one)
     learned = f"{one.meta.get('learned', 0):,}" if one.meta.get("learned") else "none"
     short = [fact.removesuffix(" tokens") for fact in (sees, dropped, unserved)]
