@@ -32,8 +32,7 @@ def hourly(name: str, value: float, meaning: str) -> Assumption:
     "The GPT-4 Paradigm Shift",
     "GPT-4: 1.76 to 1.8T in 16 experts of 111B, top-2, 55B shared, 280B active",
     "16 × 111B; 2 × 111B + 55B", "SemiAnalysis, as copied; never confirmed", *GPT4,
-    stated=1.8e12, unit="parameters",
-)  # fmt: skip
+    stated=1.8e12, unit="parameters")  # fmt: skip
 def gpt4_sizes(experts: float, expert_parameters: float, shared_parameters: float) -> Outcome:
     routed = experts * expert_parameters
     active = 2 * expert_parameters + shared_parameters
@@ -52,8 +51,7 @@ def gpt4_sizes(experts: float, expert_parameters: float, shared_parameters: floa
 @FRONTIER.claim(
     "The GPT-4 Paradigm Shift",
     "A pass through GPT-4 takes 560 TFLOPs instead of a dense 3,700",
-    "2 × active parameters", "the same rumour", *GPT4, stated=560e12, unit="FLOPs",
-)  # fmt: skip
+    "2 × active parameters", "the same rumour", *GPT4, stated=560e12, unit="FLOPs")  # fmt: skip
 def gpt4_flops(experts: float, expert_parameters: float, shared_parameters: float) -> Outcome:
     active = 2 * expert_parameters + shared_parameters
     total = experts * expert_parameters + shared_parameters
@@ -77,16 +75,14 @@ def counted(name: str, total: float, active: float) -> Outcome:
 @FRONTIER.claim(
     "The Mixtral Open-Weights Architecture",
     "Mixtral 8x22B: 141B, 39B active, 56 layers, 8 experts, top-2, 65,536 tokens",
-    "parameters from the config", "config.json", stated=141e9, unit="parameters",
-)  # fmt: skip
+    "parameters from the config", "config.json", stated=141e9, unit="parameters")  # fmt: skip
 def mixtral_8x22b() -> Outcome:
     return counted("Mixtral 8x22B", 141e9, 39e9)
 
 
 @FRONTIER.claim(
     "DeepSeek-V3 and Extreme Sparsity", "DeepSeek-V3: 671B parameters, 37B active",
-    "parameters from the config", "config.json", stated=671e9, unit="parameters",
-)  # fmt: skip
+    "parameters from the config", "config.json", stated=671e9, unit="parameters")  # fmt: skip
 def v3_sizes() -> Outcome:
     return counted(V3, 671e9, 37e9)
 
@@ -94,8 +90,7 @@ def v3_sizes() -> Outcome:
 @FRONTIER.claim(
     "DeepSeek-V3 and Extreme Sparsity",
     "DeepSeek-V3: below 6 % active, 256 routed and 1 shared expert, top-8, 61 layers",
-    "active / all", "config.json", stated=0.06, unit="share",
-)  # fmt: skip
+    "active / all", "config.json", stated=0.06, unit="share")  # fmt: skip
 def v3_structure() -> Outcome:
     model = shape_of(V3)
     moe, share = model.moe, active_share(model)
@@ -110,8 +105,7 @@ def v3_structure() -> Outcome:
     "elements of the baseline / (512 + 64)", "DeepSeek-V2, 2405.04434, table 9",
     Assumption("baseline_groups", 128, "heads", "key heads of the baseline", 1, 256),
     Assumption("baseline_width", 128, "", "of its keys and values", 1, 1024),
-    stated=57, unit="times",
-)  # fmt: skip
+    stated=57, unit="times")  # fmt: skip
 def mla_57(baseline_groups: float, baseline_width: float) -> Outcome:
     baseline = 2 * baseline_groups * baseline_width
     ratio = baseline / (512 + 64)
@@ -130,8 +124,7 @@ def mla_57(baseline_groups: float, baseline_width: float) -> Outcome:
 @FRONTIER.claim(
     "DeepSeek-V3 and Extreme Sparsity, table",
     "DeepSeek-V3: 2.788M H800 hours, 14.8T tokens, about $5.6M",
-    "hours × price", "DeepSeek-V3, 2412.19437", price(2), stated=5.6e6, unit="USD",
-)  # fmt: skip
+    "hours × price", "DeepSeek-V3, 2412.19437", price(2), stated=5.6e6, unit="USD")  # fmt: skip
 def v3_cost(usd_per_hour: float) -> Outcome:
     usd = run_usd(V3, usd_per_hour)
     why = f"${usd.total / 1e6:.2f}M; the price is an assumption"
@@ -141,8 +134,7 @@ def v3_cost(usd_per_hour: float) -> Outcome:
 @FRONTIER.claim(
     "Qwen2.5-Max", "Qwen2.5-Max: 236B parameters, 57B active, 64 experts, top-8",
     "the totals of two other models", "Qwen's announcement gives none",
-    stated=57e9, unit="parameters",
-)  # fmt: skip
+    stated=57e9, unit="parameters")  # fmt: skip
 def qwen25_max_sizes() -> Outcome:
     terms = tuple(
         Term(f"{name}, all", parameters(shape_of(name)).total, "counted")
@@ -158,12 +150,10 @@ def qwen25_max_sizes() -> Outcome:
 FRONTIER.fact(
     "qwen25_max_cost", "Qwen2.5-Max, table",
     "Qwen2.5-Max: 128K context, about $12M, up to 40 % faster than dense", "none", "none",
-    "unverifiable", "no primary source; the API offered 32K",
-)  # fmt: skip
+    "unverifiable", "no primary source; the API offered 32K")  # fmt: skip
 FRONTIER.fact(
     "qwen25_max_tokens", "Qwen2.5-Max", "Qwen2.5-Max was trained on over 20T tokens",
-    "what its maker says", "Qwen's announcement", "holds", "the announcement says so",
-)  # fmt: skip
+    "what its maker says", "Qwen's announcement", "holds", "the announcement says so")  # fmt: skip
 
 
 @FRONTIER.claim(
@@ -171,8 +161,7 @@ FRONTIER.fact(
     "Llama 3.1 405B: 126 layers, 128 heads, width 16,384, 15.6T tokens, 30.8M H100 hours on 16,000",
     "parameters from the config; hours / devices", "Llama 3.1's model card",
     Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
-    stated=405e9, unit="parameters",
-)  # fmt: skip
+    stated=405e9, unit="parameters")  # fmt: skip
 def llama_sizes(devices: float) -> Outcome:
     total = parameters(shape_of(LLAMA)).total
     days = published(LLAMA, "device_hours") / devices / 24
@@ -188,8 +177,7 @@ def llama_sizes(devices: float) -> Outcome:
 @FRONTIER.claim(
     "The Efficiency Frontier", "Llama 3.1 405B cost $92.4M to $123.2M", "hours × $3 and × $4",
     "Llama 3.1's model card", hourly("usd_per_hour_low", 3, "lower price"),
-    hourly("usd_per_hour_high", 4, "upper price"), stated=92.4e6, unit="USD",
-)  # fmt: skip
+    hourly("usd_per_hour_high", 4, "upper price"), stated=92.4e6, unit="USD")  # fmt: skip
 def llama_cost(usd_per_hour_low: float, usd_per_hour_high: float) -> Outcome:
     low, high = run_usd(LLAMA, usd_per_hour_low), run_usd(LLAMA, usd_per_hour_high)
     right = within(low.total, 92.4e6, 0.01) and within(high.total, 123.2e6, 0.01)
@@ -205,8 +193,7 @@ def llama_cost(usd_per_hour_low: float, usd_per_hour_high: float) -> Outcome:
     "V3 cost $378,000 a trillion tokens, Llama 3.1 405B $5.93M to $7.90M",
     "hours × price / tokens, one over the other", "both cards",
     hourly("v3_usd_per_hour", 2, "price for V3"),
-    hourly("llama_usd_per_hour", 3, "price for Llama"), stated=15.7, unit="times",
-)  # fmt: skip
+    hourly("llama_usd_per_hour", 3, "price for Llama"), stated=15.7, unit="times")  # fmt: skip
 def cost_per_trillion(v3_usd_per_hour: float, llama_usd_per_hour: float) -> Outcome:
     sparse = run_usd(V3, v3_usd_per_hour).total / published(V3, "tokens") * 1e12
     dense = run_usd(LLAMA, llama_usd_per_hour).total / published(LLAMA, "tokens") * 1e12
@@ -223,8 +210,7 @@ def cost_per_trillion(v3_usd_per_hour: float, llama_usd_per_hour: float) -> Outc
 
 @FRONTIER.claim(
     "The Efficiency Frontier", "V3 took an order of magnitude fewer hours than Llama",
-    "hours over hours", "both cards", stated=10, unit="times",
-)  # fmt: skip
+    "hours over hours", "both cards", stated=10, unit="times")  # fmt: skip
 def order_of_magnitude() -> Outcome:
     ratio = published(LLAMA, "device_hours") / published(V3, "device_hours")
     terms = (Term("hours, Llama over V3", ratio, "30.84M / 2.788M"),)
@@ -233,8 +219,7 @@ def order_of_magnitude() -> Outcome:
 
 @FRONTIER.claim(
     "The Efficiency Frontier, table", "DeepSeek-V3's context is 131,072 tokens, at most 160K",
-    "max_position_embeddings", "config.json", stated=163840, unit="tokens",
-)  # fmt: skip
+    "max_position_embeddings", "config.json", stated=163840, unit="tokens")  # fmt: skip
 def v3_context() -> Outcome:
     longest = shape_of(V3).context_tokens or 0
     why = f"the config allows {longest:,}, 160 × 1,024; 131,072 are served"
@@ -245,5 +230,4 @@ FRONTIER.fact(
     "dsmoe_half", "Future Trajectories in Sparse Computation",
     "DS-MoE matches dense 7B models with half the parameters", "what its abstract says",
     "Dense Training, Sparse Inference, 2404.05567", "contradicted",
-    "on par with a dense model of equal size, with 30 to 40 % of it active",
-)  # fmt: skip
+    "on par with a dense model of equal size, with 30 to 40 % of it active")  # fmt: skip

@@ -19,8 +19,7 @@ REVOLUTION = Article("revolution")
     "month of the upload - month of the number", "arXiv's numbering: YYMM of the upload",
     Assumption("upload_year", 2026, "year", "year of the upload", 2024, 2027),
     Assumption("upload_month", 5, "month", "month of the upload", 1, 12),
-    unit="months",
-)  # fmt: skip
+    unit="months")  # fmt: skip
 def arxiv_number(upload_year: float, upload_month: float) -> Outcome:
     months = 12 * (upload_year - 2025) + upload_month - 5
     terms = (Term("months between", months, "upload date - May 2025, what 2505 stands for"),)
@@ -38,8 +37,7 @@ def arxiv_number(upload_year: float, upload_month: float) -> Outcome:
     "Kaplan et al., 2001.08361; the Pile has about 300B tokens",
     Assumption("tokens", 300e9, "tokens", "what the baseline is trained on", 1e9, 1e14),
     Assumption("utilisation", 0.4, "share of peak", "MFU of the run", 0.05, 1), price(2),
-    unit="H100 hours",
-)  # fmt: skip
+    unit="H100 hours")  # fmt: skip
 def dense_baseline(tokens: float, utilisation: float, usd_per_hour: float) -> Outcome:
     flops = six_n_d_flops(1.6e12, tokens)
     hours = device_hours(flops.total, DEVICES["H100 SXM"].bf16_flops_per_s, utilisation)
@@ -56,8 +54,7 @@ def dense_baseline(tokens: float, utilisation: float, usd_per_hour: float) -> Ou
     "total over active parameters of DeepSeek-V3, against the claimed factor",
     "counted from V3's config.json",
     Assumption("factor", 100, "times", "the claimed saving", 1, 1000),
-    stated=100, unit="times",
-)  # fmt: skip
+    stated=100, unit="times")  # fmt: skip
 def hundredfold(factor: float) -> Outcome:
     model = shape_of("DeepSeek-V3 / R1")
     total, active = parameters(model).total, active_parameters(model)
@@ -81,8 +78,7 @@ def hundredfold(factor: float) -> Outcome:
     "parameters and active share of Switch-C, 2021", "Switch Transformers, 2101.03961, counted",
     Assumption("parameters", 1.6e12, "parameters", "of the claimed model", 1e9, 1e13),
     Assumption("active_share", 0.01, "share", "of the claimed model", 0.0001, 1),
-    stated=0.01, unit="active share",
-)  # fmt: skip
+    stated=0.01, unit="active share")  # fmt: skip
 def unprecedented(**claimed: float) -> Outcome:
     total, share = parameters(SWITCH_C).total, active_share(SWITCH_C)
     verdict, why = holds_if(True), "Switch-C (2021) was smaller or less sparse than that"
@@ -95,8 +91,7 @@ def unprecedented(**claimed: float) -> Outcome:
 @REVOLUTION.claim(
     "opening", "Inferrix-72B cost about $4.2M", "tokens that the money buys", "6 N D",
     price(2), Assumption("tflops_per_s", 400, "TFLOP/s", "reached by a device", 10, 5000),
-    unit="tokens",
-)  # fmt: skip
+    unit="tokens")  # fmt: skip
 def inferrix_cost(usd_per_hour: float, tflops_per_s: float) -> Outcome:
     hours = 4.2e6 / usd_per_hour
     tokens = hours * 3600 * tflops_per_s * 1e12 / (6 * 72e9)
@@ -115,8 +110,7 @@ def inferrix_cost(usd_per_hour: float, tflops_per_s: float) -> Outcome:
 @REVOLUTION.claim(
     "opening", "Frontier models cost ten times that or more",
     "Llama 3.1 405B's hours × price / $4.2M", "Llama 3.1's model card", price(2),
-    stated=10, unit="times",
-)  # fmt: skip
+    stated=10, unit="times")  # fmt: skip
 def frontier_tenfold(usd_per_hour: float) -> Outcome:
     usd = run_usd("Llama 3.1 405B", usd_per_hour)
     ratio = usd.total / 4.2e6
@@ -127,8 +121,7 @@ def frontier_tenfold(usd_per_hour: float) -> Outcome:
 REVOLUTION.fact(
     "gpt4_gemini_dense", "How It Works", "GPT-4 and Gemini are dense transformers",
     "what their makers and others say", "Gemini 1.5 report, 2403.05530", "contradicted",
-    "Google's report calls Gemini 1.5 a sparse MoE; GPT-4 is rumoured to be one",
-)  # fmt: skip
+    "Google's report calls Gemini 1.5 a sparse MoE; GPT-4 is rumoured to be one")  # fmt: skip
 
 
 @REVOLUTION.claim(

@@ -21,8 +21,7 @@ GPT3 = shape_of("GPT-3 175B")
     Assumption("tokens", 2048, "tokens", "what passes through", 1, 1e14),
     Assumption("utilisation", 0.3, "share of peak", "MFU", 0.01, 1),
     price(1.5, "price of an A100 hour"),
-    stated=2.5e6, unit="USD",
-)  # fmt: skip
+    stated=2.5e6, unit="USD")  # fmt: skip
 def gpt3_pass_cost(tokens: float, utilisation: float, usd_per_hour: float) -> Outcome:
     flops = forward_flops_per_token(GPT3, min(int(tokens), GPT3.positions)).total * tokens
     hours = device_hours(flops, DEVICES["A100-80G SXM"].bf16_flops_per_s, utilisation)
@@ -40,8 +39,7 @@ def gpt3_pass_cost(tokens: float, utilisation: float, usd_per_hour: float) -> Ou
     "active share of Switch-C; its FLOPs over T5-XXL's",
     "Switch Transformers, 2101.03961, table 9",
     Assumption("t5_xxl_flops", 6.3e12, "FLOPs", "T5-XXL, a sequence", 1e12, 1e14),
-    stated=0.1, unit="share",
-)  # fmt: skip
+    stated=0.1, unit="share")  # fmt: skip
 def switch_tenth(t5_xxl_flops: float) -> Outcome:
     share, of_t5 = active_share(SWITCH_C), 890e9 / t5_xxl_flops
     formula = f"890e9 / {t5_xxl_flops:.3g}"
@@ -56,14 +54,12 @@ def switch_tenth(t5_xxl_flops: float) -> Outcome:
 BEACON.fact(
     "tenth_for_nine_tenths", "second paragraph",
     "Models use 10 % of their parameters for 90 % of tasks", "none", "none", "unverifiable",
-    "no source is given and none is found",
-)  # fmt: skip
+    "no source is given and none is found")  # fmt: skip
 BEACON.fact(
     "activation_beacon", "second paragraph",
     "An activation beacon identifies the experts for an input", "what the name stands for",
     "Activation Beacon, 2401.03462", "contradicted",
-    "Activation Beacon compresses the key-value cache; routers choose experts",
-)  # fmt: skip
+    "Activation Beacon compresses the key-value cache; routers choose experts")  # fmt: skip
 
 
 @BEACON.claim(
@@ -71,8 +67,7 @@ BEACON.fact(
     "MoE routing is layer-specific, not input-dependent, and a complex decision tree that can "
     "negate the benefits", "router parameters / active parameters", "counted",
     Assumption("bottleneck_share", 0.1, "share", "from which routing counts as one", 0, 1),
-    unit="share",
-)  # fmt: skip
+    unit="share")  # fmt: skip
 def routing_bottleneck(bottleneck_share: float) -> Outcome:
     names = ("Mixtral 8x7B", "DeepSeek-V3 / R1", "Kimi K2", "Switch-C 1.6T")
     active = {name: active_parameters(shape_of(name)) for name in names}
@@ -92,15 +87,12 @@ MARKET.fact(
     "gemini15", "What Happened and Why It Matters",
     "Gemini 1.5 Pro is MoE, takes 1M tokens and is on par with 1.0 Ultra with less compute",
     "what its report says", "Gemini 1.5 report, 2403.05530", "holds",
-    "the report says so, and no sizes",
-)  # fmt: skip
+    "the report says so, and no sizes")  # fmt: skip
 MARKET.fact(
     "m6t_google", "What Happened and Why It Matters", "M6-T is research by Google",
     "who wrote it", "M6-T, 2105.15082", "contradicted",
-    "M6-T is Alibaba's: over 1T parameters on 480 V100",
-)  # fmt: skip
+    "M6-T is Alibaba's: over 1T parameters on 480 V100")  # fmt: skip
 MARKET.fact(
     "v3_mla_fp8", "What Happened and Why It Matters",
     "DeepSeek-V3 combines latent attention and FP8 training", "what its report says",
-    "DeepSeek-V3, 2412.19437", "holds", "the config has the one, the report the other",
-)  # fmt: skip
+    "DeepSeek-V3, 2412.19437", "holds", "the config has the one, the report the other")  # fmt: skip

@@ -22,8 +22,7 @@ GPT3, V3 = shape_of("GPT-3 175B"), shape_of("DeepSeek-V3 / R1")
     "sparse models of our table since a year / all of them",
     "Jacobs et al. 1991; the model table",
     Assumption("since", 2025, "year", "first year that counts", 2020, 2026),
-    stated=0.5, unit="share",
-)  # fmt: skip
+    stated=0.5, unit="share")  # fmt: skip
 def since_1991(since: float) -> Outcome:
     recent = [m for m in MODELS.values() if m.year >= since and m.confidence != "unverifiable"]
     sparse = sum(m.kind == "moe" for m in recent)
@@ -47,8 +46,7 @@ def gpt3_sizes() -> Outcome:
 @SURVEY.claim(
     "The Dense Scaling Bottleneck",
     "A token through GPT-3 takes about 350 billion multiply-add operations",
-    "one multiply-add a parameter", "counted", stated=350e9, unit="multiply-adds",
-)  # fmt: skip
+    "one multiply-add a parameter", "counted", stated=350e9, unit="multiply-adds")  # fmt: skip
 def gpt3_multiply_adds() -> Outcome:
     count = active_parameters(GPT3).total
     terms = (
@@ -62,8 +60,7 @@ def gpt3_multiply_adds() -> Outcome:
 @SURVEY.claim(
     "Structural Foundations of Mixture-of-Experts",
     "Feed-forward blocks hold 70 to 80 % of a transformer's parameters",
-    "FFN parameters / all", "counted", stated=0.75, unit="share",
-)  # fmt: skip
+    "FFN parameters / all", "counted", stated=0.75, unit="share")  # fmt: skip
 def ffn_share() -> Outcome:
     dense, routed = ("dense_ffn", "FFN / all"), ("routed_experts", "routed experts / all")
     parts = {"GPT-3 175B": dense, "Llama 3.1 405B": dense, "Mixtral 8x7B": routed,
@@ -88,8 +85,7 @@ def ffn_share() -> Outcome:
     Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
     Assumption("watts", 700, "W", "of one", 10, 2000),
     Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
-    stated=10e6, unit="watts",
-)  # fmt: skip
+    stated=10e6, unit="watts")  # fmt: skip
 def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
     power = devices * watts * pue
     words = f"{devices:,.0f} devices × {watts:g} W × PUE {pue:g}"
@@ -103,8 +99,7 @@ def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
     "assignments / experts × factor", "GShard, 2006.16668",
     Assumption("top_k", 2, "experts", "that a token visits", 1, 64),
     Assumption("capacity_factor", 1.25, "", "capacity factor", 0.1, 16),
-    unit="tokens",
-)  # fmt: skip
+    unit="tokens")  # fmt: skip
 def capacity_formula(top_k: float, capacity_factor: float) -> Outcome:
     claimed = 4096 / 64 * capacity_factor
     needed = top_k * claimed
@@ -122,8 +117,7 @@ SURVEY.fact(
     "overprovisioning", "Token Choice Routing and Load Imbalance",
     "Token choice over-provisions capacity 2 to 8 times; Expert Choice is of NeurIPS 2022",
     "what the authors write", "Zhou et al. 2022, 2202.09368", "holds",
-    "Google's article on Expert Choice says so; figure not read again",
-)  # fmt: skip
+    "Google's article on Expert Choice says so; figure not read again")  # fmt: skip
 
 
 @SURVEY.claim(
@@ -131,8 +125,7 @@ SURVEY.fact(
     "Experts that are not selected are not loaded",
     "E (1 - (1 - K/E)^B) experts touched by a batch", "even routing",
     Assumption("batch", 32, "tokens", "decoded together", 1, 4096),
-    stated=8, unit="experts of V3",
-)  # fmt: skip
+    stated=8, unit="experts of V3")  # fmt: skip
 def unselected_not_loaded(batch: float) -> Outcome:
     experts = V3.moe.num_experts
     touched = distinct_experts(experts, V3.moe.top_k, batch)
@@ -145,8 +138,7 @@ def unselected_not_loaded(batch: float) -> Outcome:
 
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck", "As little as 2 to 5 % of parameters are active",
-    "active / all", "counted", stated=0.02, unit="share",
-)  # fmt: skip
+    "active / all", "counted", stated=0.02, unit="share")  # fmt: skip
 def few_percent_active() -> Outcome:
     names = ("Kimi K2", "DeepSeek-V4-Pro", "Llama 4 Maverick", "gpt-oss-120b", "Qwen3-Next-80B-A3B")
     terms = tuple(Term(name, active_share(shape_of(name)).total, "active / all") for name in names)
@@ -160,8 +152,7 @@ def few_percent_active() -> Outcome:
     "The Memory Bandwidth Bottleneck",
     "Dense models are bound by compute, sparse ones almost only by memory",
     "peak / bandwidth, times E/K for experts, against the batch", "roofline of an H100",
-    Assumption("batch", 32, "tokens", "in one step", 1, 1e5), unit="tokens a step",
-)  # fmt: skip
+    Assumption("batch", 32, "tokens", "in one step", 1, 1e5), unit="tokens a step")  # fmt: skip
 def dense_compute_bound(batch: float) -> Outcome:
     shapes = map(shape_of, ("GPT-3 175B", "Mixtral 8x7B"))
     dense, sparse = (critical_batch(DEVICES["H100 SXM"], shape).total for shape in shapes)
@@ -202,8 +193,7 @@ def all_in_vram(host_gb_per_s: float) -> Outcome:
     "parameters × bits / 8 / memory", "counted",
     Assumption("bits", 16, "bits", "a weight", 1, 32),
     Assumption("device_gb", 80, "GB", "of one device", 1, 1000),
-    unit="devices",
-)  # fmt: skip
+    unit="devices")  # fmt: skip
 def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     size = parameters(shape_of("Mixtral 8x22B")).total * bits / 8
     devices = math.ceil(size / (device_gb * 1e9))
@@ -221,8 +211,7 @@ def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     "top_k × width before and after; the router's share", "DeepSeek-V3's config",
     Assumption("coarse_top_k", 1, "experts", "of the coarse layer, a token", 1, 8),
     Assumption("coarse_width", 8 * 2048, "", "of a coarse expert", 1, 1e6),
-    unit="share",
-)  # fmt: skip
+    unit="share")  # fmt: skip
 def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
     active, width = active_parameters(V3), V3.moe.top_k * V3.moe.expert_width
     share = active.part("router") / active.total

@@ -46,10 +46,13 @@ class DecodeStep:
     @property
     def terms(self) -> tuple[Term, ...]:
         """The two times of which the longer is the step's."""
-        return (
-            _time("memory", self.bytes.total, self.memory_seconds, "bytes"),
-            _time("compute", self.flops.total, self.compute_seconds, "FLOPs"),
-        )
+        times = {"memory": (self.bytes, self.memory_seconds),
+                 "compute": (self.flops, self.compute_seconds)}  # fmt: skip
+        return tuple(
+            Term(f"{label} seconds", seconds, f"{moved.total:.4g} {moved.unit} / "
+                 f"{moved.total / seconds:.4g} {moved.unit} a second")
+            for label, (moved, seconds) in times.items()
+        )  # fmt: skip
 
     @property
     def bound(self) -> str:
@@ -62,11 +65,6 @@ class DecodeStep:
     @property
     def tokens_per_s_per_sequence(self) -> float:
         return 1 / self.seconds
-
-
-def _time(label: str, amount: float, seconds: float, unit: str) -> Term:
-    words = f"{amount:.4g} {unit} / {amount / seconds:.4g} {unit} a second"
-    return Term(f"{label} seconds", seconds, words)
 
 
 def decode_step(

@@ -60,14 +60,14 @@ class Traffic:
     def terms(self) -> tuple[Term, ...]:
         """Where the bytes of dispatch and combine go: on the device, in the node, between nodes."""
         each = f"{self.dispatch_bytes_per_copy:,.0f} + {self.combine_bytes_per_copy:,.0f} bytes"
-        stays = sum(self._between(lambda a, b: a == b))
+        ways = {
+            "stays": "to the own device",
+            "within nodes": "to another device of the node",
+            "between nodes": "to another node",
+        }
         return tuple(
             Term(label, value, f"copies {where} × ({each})")
-            for label, value, where in (
-                ("stays", stays, "to the own device"),
-                ("within nodes", self.within_node_bytes, "to another device of the node"),
-                ("between nodes", self.between_nodes_bytes, "to another node"),
-            )
+            for (label, where), value in zip(ways.items(), self._split(), strict=True)
         )
 
     @property
@@ -83,11 +83,11 @@ class Traffic:
     @property
     def within_node_bytes(self) -> float:
         """Between devices of a node, both directions of the exchange."""
-        return sum(self._between(lambda a, b: a != b and self._node(a) == self._node(b)))
+        return self._split()[1]
 
     @property
     def between_nodes_bytes(self) -> float:
-        return sum(self._between(lambda a, b: self._node(a) != self._node(b)))
+        return self._split()[2]
 
     def seconds(self, link_bytes_per_s: float, network_bytes_per_s: float) -> float:
         """Dispatch and combine one after the other, each as long as its busiest port: a device's
@@ -103,20 +103,17 @@ class Traffic:
             for matrix in (self.dispatch_bytes, self.combine_bytes)
         )
 
+    def _split(self) -> tuple[float, ...]:
+        """Bytes that stay on their device, that go to others of its node, and to other nodes."""
+        rows = enumerate(self.total_bytes)
+        each = ((row[device], *self._near_and_far(device, row)) for device, row in rows)
+        return tuple(map(sum, zip(*each, strict=True)))
+
     def _near_and_far(self, device: int, sent: Sequence[float]) -> tuple[float, float]:
         """Bytes between a device and the others of its node, and those of other nodes."""
-        node = self._node(device)
-        inside = sum(v for other, v in enumerate(sent) if self._node(other) == node)
+        first = device // self.devices_per_node * self.devices_per_node
+        inside = sum(sent[first : first + self.devices_per_node])
         return inside - sent[device], sum(sent) - inside
-
-    def _node(self, device: int) -> int:
-        return device // self.devices_per_node
-
-    def _between(self, pair) -> list[float]:
-        matrix = self.total_bytes
-        return [
-            matrix[a][b] for a in range(self.devices) for b in range(self.devices) if pair(a, b)
-        ]
 
 
 def all_to_all(
@@ -140,12 +137,9 @@ def all_to_all(
     The combine goes back the same ways. ValueError on what cannot be spread.
     """
     moe = architecture.moe
-    for name, value in (
-        ("tokens_per_device", tokens_per_device),
-        ("nodes", nodes),
-        ("devices_per_node", devices_per_node),
-    ):
-        check_whole(name, value)
+    check_whole("tokens_per_device", tokens_per_device)
+    check_whole("nodes", nodes)
+    check_whole("devices_per_node", devices_per_node)
     check_choice("copies", copies, get_args(Copies))
     check_number("dispatch_bits", dispatch_bits, open_low=True)
     check_number("combine_bits", combine_bits, open_low=True)
@@ -158,28 +152,19 @@ def all_to_all(
         raise ValueError("node_limit must be None with share_E: a measured router had its own.")
     on_device, on_node = _visits(moe, nodes, devices_per_node, copies, node_limit, share_E)
     pattern = _pattern(nodes, devices_per_node, copies, on_device, on_node)
-    out = architecture.d_model * dispatch_bits / 8
-    back = architecture.d_model * combine_bits / 8
-    return Traffic(
-        tuple(tuple(tokens_per_device * out * v for v in row) for row in pattern),
-        tuple(
-            tuple(tokens_per_device * back * v for v in row) for row in zip(*pattern, strict=True)
-        ),
-        devices_per_node,
-        sum(map(sum, pattern)) / devices,
-        out,
-        back,
+    out, back = (architecture.d_model * bits / 8 for bits in (dispatch_bits, combine_bits))
+    dispatch, combine = (
+        tuple(tuple(tokens_per_device * each * v for v in row) for row in rows)
+        for each, rows in ((out, pattern), (back, zip(*pattern, strict=True)))
     )
+    each_token = sum(map(sum, pattern)) / devices
+    return Traffic(dispatch, combine, devices_per_node, each_token, out, back)
 
 
 def _visits(
-    moe: MoE,
-    nodes: int,
-    per_node: int,
-    copies: Copies,
-    limit: int | None,
+    moe: MoE, nodes: int, per_node: int, copies: Copies, limit: int | None,
     share_E: Sequence[float] | None,
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[float], list[float]]:  # fmt: skip
     """Expected copies of one token to each device, and to each node."""
     devices = nodes * per_node
     here = moe.num_experts // devices
@@ -196,17 +181,14 @@ def _visits(
             return sum(chosen) if copies == "expert" else 1 - math.prod(1 - v for v in chosen)
 
         wide = here * per_node
-        return (
-            [met(i * here, here) for i in range(devices)],
-            [met(i * wide, wide) for i in range(nodes)],
-        )
+        on_device = [met(i * here, here) for i in range(devices)]
+        return on_device, [met(i * wide, wide) for i in range(nodes)]
     by_node = destinations(moe.num_experts, moe.top_k, nodes, limit) / nodes
     if copies == "expert":
         by_device = moe.top_k / devices
     else:
         chosen = nodes if limit is None else limit
-        pool = chosen * here * per_node
-        by_device = chosen / nodes * hit_probability(pool, moe.top_k, here)
+        by_device = chosen / nodes * hit_probability(chosen * here * per_node, moe.top_k, here)
     return [by_device] * devices, [by_node] * nodes
 
 

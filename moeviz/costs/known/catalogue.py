@@ -71,19 +71,10 @@ class Model:
     @property
     def confidence(self) -> Confidence:
         """The weakest confidence of what is said of it."""
-        figures = (
-            self.total_parameters,
-            self.active_parameters,
-            self.tokens,
-            self.device_hours,
-            self.usd,
-            self.context_tokens,
-        )
-        order = get_args(Confidence)
-        said = [figure.confidence for figure in figures if figure is not None]
+        said = [value.confidence for value in vars(self).values() if isinstance(value, Figure)]
         if self.architecture is not None:
             said.append(self.sizes_confidence)
-        return max(said, key=order.index, default="unverifiable")
+        return max(said, key=get_args(Confidence).index, default="unverifiable")
 
     def compare(self) -> Comparison:
         """Computed against published; ValueError where the sizes are not public."""

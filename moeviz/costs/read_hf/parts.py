@@ -8,7 +8,7 @@ from typing import Any
 from moeviz.costs.read_hf.fields import REQUIRED, Fields
 from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
-from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention, QkNorm
+from moeviz.costs.shape.mixers import Attention, Indexer, LatentAttention
 
 Reader = Callable[[Fields], dict[str, Any]]
 Window = tuple[int | None, bool]  # keys at most, whether chunked
@@ -84,23 +84,17 @@ def attentions(
     f: Fields,
     windows: list[Window] | None = None,
     *,
-    qkv_bias: bool = False,
-    out_bias: bool = False,
-    qk_norm: QkNorm = "none",
-    output_gate: bool = False,
-    sinks: bool = False,
     needs_kv_heads: bool = False,
     needs_head_dim: bool = False,
+    **options: Any,
 ) -> list[Attention]:
-    """One Attention a layer. needs_kv_heads, needs_head_dim: nothing said does not mean "as many
-    as heads" and "what is left to each"."""
+    """One Attention a layer, with these options. needs_kv_heads, needs_head_dim: nothing said does
+    not mean "as many as heads" and "what is left to each"."""
     kv_heads = f.whole("num_key_value_heads", default=REQUIRED if needs_kv_heads else f.heads)
     width = f.whole("head_dim") if needs_head_dim else head_dim(f)
     return [
-        Attention(
-            f.heads, kv_heads, width, qkv_bias, out_bias, qk_norm, output_gate, sinks, window, chunk
-        )
-        for window, chunk in windows or same((None, False), f)
+        Attention(f.heads, kv_heads, width, window=window, chunked=chunked, **options)
+        for window, chunked in windows or same((None, False), f)
     ]
 
 
@@ -134,17 +128,12 @@ def windows_by_type(f: Fields, default: Callable[[int], str]) -> list[Window]:
     spans = f.words("layer_types", SPAN)
     if spans is None:
         spans = [default(i) for i in range(f.num_layers)]
-    window = chunk = None
+    each: dict[str, Window] = {"full": (None, False)}
     if "sliding" in spans:
-        window = f.whole("sliding_window")
+        each["sliding"] = (f.whole("sliding_window"), False)
     if "chunked" in spans:
-        chunk = f.whole("attention_chunk_size")
+        each["chunked"] = (f.whole("attention_chunk_size"), True)
     f.ignore("sliding_window", "attention_chunk_size")
-    each: dict[str, Window] = {
-        "full": (None, False),
-        "sliding": (window, False),
-        "chunked": (chunk, True),
-    }
     return [each[span] for span in spans]
 
 
@@ -173,9 +162,9 @@ def latent(f: Fields, *, sparse: list[bool] | None = None) -> list[LatentAttenti
     """Latent attention a layer. sparse: for DeepSeek Sparse Attention, which layers have an
     indexer of their own; the others take over what an earlier one chose."""
     f.ignore("head_dim", "num_key_value_heads", "qk_head_dim")
-    top_k = None if sparse is None else f.whole("index_topk")
-    indexer = None
+    top_k = indexer = None
     if sparse is not None:
+        top_k = f.whole("index_topk")
         indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"))
     options: dict[str, Any] = dict(
         heads=f.heads,

@@ -12,17 +12,9 @@ from moeviz.checks import check_choice
 
 # The order in which a stack is drawn, and the names by which a component is meant elsewhere.
 COMPONENTS = (
-    "embedding",
-    "attention",
-    "router",
-    "routed_experts",
-    "shared_experts",
-    "dense_ffn",
-    "residual",
-    "norms",
-    "biases",
-    "head",
-)
+    "embedding", "attention", "router", "routed_experts", "shared_experts", "dense_ffn",
+    "residual", "norms", "biases", "head",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
