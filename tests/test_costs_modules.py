@@ -107,12 +107,16 @@ FLOPS = {
 
 
 def both(model_type, options, device, **how):
-    """A model of transformers, and its architecture as read from its config."""
+    """A model of transformers, and its architecture as read from its config, in which a flag of the
+    tables is not said where it is what the type means."""
     config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
     with torch.device(device):
         module = transformers.AutoModelForCausalLM.from_config(config, **how)
     module.tie_weights()
-    return module, Architecture.from_hf(config.to_dict())
+    said = config.to_dict()
+    if "tie_word_embeddings" not in options:
+        del said["tie_word_embeddings"]
+    return module, Architecture.from_hf(said)
 
 
 @pytest.mark.filterwarnings("ignore")

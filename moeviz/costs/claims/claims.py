@@ -51,6 +51,4 @@ def evaluate(claim: Claim | str, **assumptions: float) -> Evaluation:
             raise ValueError(f"{claim.id} assumes {listed}; it has no assumption {name!r}.")
         check_number(name, value, known[name].low, known[name].high)
     used = {name: assumptions.get(name, item.value) for name, item in known.items()}
-    outcome = claim.test(**used)
-    figures = (outcome.verdict, outcome.why, outcome.value, outcome.terms)
-    return Evaluation(claim, tuple(used.items()), *figures)
+    return Evaluation(claim, tuple(used.items()), *claim.test(**used))

@@ -24,10 +24,6 @@ GPT4 = (
 )
 
 
-def hourly(name: str, value: float, meaning: str) -> Assumption:
-    return Assumption(name, value, "USD/h", meaning, 0.1, 20)
-
-
 @FRONTIER.claim(
     "The GPT-4 Paradigm Shift",
     "GPT-4: 1.76 to 1.8T in 16 experts of 111B, top-2, 55B shared, 280B active",
@@ -176,8 +172,8 @@ def llama_sizes(devices: float) -> Outcome:
 
 @FRONTIER.claim(
     "The Efficiency Frontier", "Llama 3.1 405B cost $92.4M to $123.2M", "hours × $3 and × $4",
-    "Llama 3.1's model card", hourly("usd_per_hour_low", 3, "lower price"),
-    hourly("usd_per_hour_high", 4, "upper price"), stated=92.4e6, unit="USD")  # fmt: skip
+    "Llama 3.1's model card", price(3, "lower price", "usd_per_hour_low", 20),
+    price(4, "upper price", "usd_per_hour_high", 20), stated=92.4e6, unit="USD")  # fmt: skip
 def llama_cost(usd_per_hour_low: float, usd_per_hour_high: float) -> Outcome:
     low, high = run_usd(LLAMA, usd_per_hour_low), run_usd(LLAMA, usd_per_hour_high)
     right = within(low.total, 92.4e6, 0.01) and within(high.total, 123.2e6, 0.01)
@@ -192,8 +188,8 @@ def llama_cost(usd_per_hour_low: float, usd_per_hour_high: float) -> Outcome:
     "The Efficiency Frontier",
     "V3 cost $378,000 a trillion tokens, Llama 3.1 405B $5.93M to $7.90M",
     "hours × price / tokens, one over the other", "both cards",
-    hourly("v3_usd_per_hour", 2, "price for V3"),
-    hourly("llama_usd_per_hour", 3, "price for Llama"), stated=15.7, unit="times")  # fmt: skip
+    price(2, "price for V3", "v3_usd_per_hour", 20),
+    price(3, "price for Llama", "llama_usd_per_hour", 20), stated=15.7, unit="times")  # fmt: skip
 def cost_per_trillion(v3_usd_per_hour: float, llama_usd_per_hour: float) -> Outcome:
     sparse = run_usd(V3, v3_usd_per_hour).total / published(V3, "tokens") * 1e12
     dense = run_usd(LLAMA, llama_usd_per_hour).total / published(LLAMA, "tokens") * 1e12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from moeviz.costs.cost.money import cost_usd
 from moeviz.costs.known.models import published
@@ -37,8 +37,7 @@ class Assumption:
     high: float
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a test found: the computed value (None where there is nothing to compute)."""
 
     verdict: Verdict
@@ -77,15 +76,9 @@ class Article:
         self.claims: list[Claim] = []
 
     def claim(
-        self,
-        where: str,
-        text: str,
-        formula: str,
-        evidence: str,
-        *assumptions: Assumption,
-        stated: float | None = None,
-        unit: str = "",
-    ) -> Callable[[Test], Test]:
+        self, where: str, text: str, formula: str, evidence: str, *assumptions: Assumption,
+        stated: float | None = None, unit: str = "",
+    ) -> Callable[[Test], Test]:  # fmt: skip
         """Makes a test the claim of its name."""
 
         def add(test: Test) -> Test:
@@ -112,8 +105,11 @@ def within(value: float, stated: float, tolerance: float) -> bool:
     return abs(value / stated - 1) <= tolerance
 
 
-def price(value: float, meaning: str = "price of a device hour") -> Assumption:
-    return Assumption("usd_per_hour", value, "USD/h", meaning, 0.1, 50)
+def price(
+    value: float, meaning: str = "price of a device hour", name: str = "usd_per_hour",
+    high: float = 50,
+) -> Assumption:  # fmt: skip
+    return Assumption(name, value, "USD/h", meaning, 0.1, high)
 
 
 def run_usd(name: str, usd_per_hour: float) -> Total:

@@ -68,15 +68,9 @@ class DecodeStep:
 
 
 def decode_step(
-    architecture: Architecture,
-    device: Device,
-    *,
-    batch: int,
-    context_tokens: int,
-    plan: QuantPlan | str = "bf16",
-    devices: int = 1,
-    compute: Compute = "bf16",
-) -> DecodeStep:
+    architecture: Architecture, device: Device, *, batch: int, context_tokens: int,
+    plan: QuantPlan | str = "bf16", devices: int = 1, compute: Compute = "bf16",
+) -> DecodeStep:  # fmt: skip
     """The roofline of one step on `devices` devices taken together, communication left out.
 
     1. bytes: weights but for the input table, of the routed experts those that even routing
@@ -133,12 +127,9 @@ def _step_bytes(
 
 
 def critical_batch(
-    device: Device,
-    architecture: Architecture | None = None,
-    *,
-    weight_bits: float = 16,
+    device: Device, architecture: Architecture | None = None, *, weight_bits: float = 16,
     compute: Compute = "bf16",
-) -> Total:
+) -> Total:  # fmt: skip
     """Tokens per step from which matrices are bound by compute: peak / bandwidth × bytes / 2 for a
     dense model, E/K times that for routed experts, which see only their share of the tokens."""
     check_number("weight_bits", weight_bits, open_low=True)

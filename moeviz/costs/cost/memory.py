@@ -27,13 +27,9 @@ def weight_bytes(architecture: Architecture, plan: QuantPlan | str = "bf16") -> 
 
 
 def kv_cache_bytes(
-    architecture: Architecture,
-    context_tokens: int,
-    batch: int = 1,
-    *,
-    bits: float = CACHE_BITS,
+    architecture: Architecture, context_tokens: int, batch: int = 1, *, bits: float = CACHE_BITS,
     state_bits: float = 32,
-) -> Total:
+) -> Total:  # fmt: skip
     """What is kept of `batch` sequences of context_tokens each: keys and values by the kind of
     attention, windows at most their length; a recurrent layer's state, constant, in state_bits."""
     check_whole("context_tokens", context_tokens)
@@ -126,14 +122,9 @@ class Fit:
 
 
 def fit(
-    architecture: Architecture,
-    device: Device,
-    *,
-    context_tokens: int,
-    batch: int = 1,
-    plan: QuantPlan | str = "bf16",
-    devices: int = 1,
-) -> Fit:
+    architecture: Architecture, device: Device, *, context_tokens: int, batch: int = 1,
+    plan: QuantPlan | str = "bf16", devices: int = 1,
+) -> Fit:  # fmt: skip
     """Weights and cache against the memory of `devices` devices together."""
     check_whole("devices", devices)
     weights = weight_bytes(architecture, plan)

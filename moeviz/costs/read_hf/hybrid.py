@@ -64,16 +64,6 @@ def minimax(f: Fields) -> dict[str, Any]:
 
 def jamba(f: Fields) -> dict[str, Any]:
     """One attention layer in attn_layer_period, experts in every expert_layer_period-th."""
-    spans = {
-        name: (f.whole(f"{name}_layer_period"), f.whole(f"{name}_layer_offset", low=0))
-        for name in ("attn", "expert")
-    }
-    for name, (period, offset) in spans.items():
-        if offset >= period:
-            raise ValueError(
-                f"{f.where}: {name}_layer_offset must be below {name}_layer_period = {period}, "
-                f"got {offset}."
-            )
     auto = f.config.get("mamba_dt_rank") in (None, "auto")
     linear = mamba(
         f.d_model,
@@ -86,12 +76,19 @@ def jamba(f: Fields) -> dict[str, Any]:
     )
     moe, ffn = experts(f), dense(f)
     full = attentions(f, needs_kv_heads=True)[0]
-    turns = {
-        name: [i % period == offset for i in range(f.num_layers)]
-        for name, (period, offset) in spans.items()
-    }
-    mixers, ffns = chosen(turns["attn"], full, linear), chosen(turns["expert"], moe, ffn)
-    return decoder(f, mixers, ffns)
+    mixers = chosen(_turns(f, "attn"), full, linear)
+    return decoder(f, mixers, chosen(_turns(f, "expert"), moe, ffn))
+
+
+def _turns(f: Fields, name: str) -> list[bool]:
+    """Which layers are one, by its period and offset."""
+    period, offset = f.whole(f"{name}_layer_period"), f.whole(f"{name}_layer_offset", low=0)
+    if offset >= period:
+        raise ValueError(
+            f"{f.where}: {name}_layer_offset must be below {name}_layer_period = {period}, got "
+            f"{offset}."
+        )
+    return [i % period == offset for i in range(f.num_layers)]
 
 
 def granitemoehybrid(f: Fields) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from moeviz.checks import check_whole
@@ -25,9 +26,13 @@ class Positions:
     def mean_keys(self, cap: int | None = None, every: int = 1) -> float:
         """Mean of min(i // every, cap): keys seen of a cache with one entry every so many tokens,
         of which at most `cap` are looked at."""
-        if cap == 0:
-            return 0.0
-        return self._mean(lambda n: _capped(n, cap, every))
+
+        def seen(n: int) -> int:
+            # For each count up to the most, the positions that reach it.
+            most = n // every if cap is None else min(n // every, cap)
+            return most * (n + 1) - every * most * (most + 1) // 2
+
+        return self._mean(seen)
 
     def mean_chunked(self, chunk: int) -> float:
         """Mean of (i - 1) % chunk + 1: keys seen where attention starts afresh every `chunk`."""
@@ -38,18 +43,6 @@ class Positions:
 
         return self._mean(seen)
 
-    def _mean(self, total) -> float:
+    def _mean(self, total: Callable[[int], int]) -> float:
+        """From the sum over positions 1..n."""
         return (total(self.last) - total(self.first - 1)) / (self.last - self.first + 1)
-
-
-def _floors(n: int, every: int) -> int:
-    """Sum of i // every for i in 1..n."""
-    whole = n // every
-    return every * whole * (whole - 1) // 2 + whole * (n - whole * every + 1)
-
-
-def _capped(n: int, cap: int | None, every: int) -> int:
-    """Sum of min(i // every, cap) for i in 1..n."""
-    if cap is None or n < every * cap:
-        return _floors(n, every)
-    return _floors(every * cap - 1, every) + cap * (n - every * cap + 1)

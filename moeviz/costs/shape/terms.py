@@ -43,11 +43,9 @@ class Total:
     def components(self) -> dict[str, float]:
         """Component -> its part of the total, in the order of COMPONENTS, empty ones left out."""
         parts: dict[str, float] = {}
-        for name in (*COMPONENTS, ""):
-            values = [term.value for term in self.terms if term.component == name]
-            if values:
-                parts[name] = sum(values)
-        return parts
+        for term in self.terms:
+            parts[term.component] = parts.get(term.component, 0) + term.value
+        return {name: parts[name] for name in (*COMPONENTS, "") if name in parts}
 
     def part(self, component: str) -> float:
         """A component's part of the total, 0 where it has none. ValueError on an unknown one."""
