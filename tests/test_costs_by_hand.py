@@ -27,7 +27,7 @@ from moeviz.costs.shape.compressed import CompressedAttention
 from moeviz.costs.shape.feedforward import FFN
 from moeviz.costs.shape.mixers import Attention, Indexer
 from moeviz.costs.shape.positions import Positions
-from moeviz.costs.shape.recurrent import gated_delta_net
+from moeviz.costs.shape.recurrent import gated_delta_net, lightning, mamba, mamba2
 
 H100, H200 = DEVICES["H100 SXM"], DEVICES["H200 SXM"]
 MIXTRAL, LLAMA8 = shape_of("Mixtral 8x7B"), shape_of("Llama 3.1 8B")
@@ -69,14 +69,21 @@ def test_compressed_attention():
     assert [sum(c.growth(100) for c in each) for each in caches] == [0, 0.5, 3]
 
 
-def test_a_hybrid_keeps_states_in_float32():
-    linear = Layer(gated_delta_net(64, 2, 4, 8, 8, 4), FFN(8))
-    hybrid = Architecture("mine", 64, 100, (linear, LAYER))
-    state, conv = 4 * 8 * 8, (2 * 16 + 32) * 3
+@pytest.mark.parametrize(
+    ("mixer", "state", "conv", "products"),
+    [
+        (gated_delta_net(64, 2, 4, 8, 8, 4), 4 * 8 * 8, (2 * 16 + 32) * 3, 3),
+        (mamba(64, 4, 4, 2, 3, conv_bias=True, proj_bias=False), 128 * 4, 128 * 3, 2),
+        (mamba2(64, 4, 8, 4, 2, 4, conv_bias=True, proj_bias=True), 32 * 4, (32 + 16) * 3, 2),
+        (lightning(64, 2, 8), 2 * 8 * 8, 0, 2),
+    ],
+)
+def test_a_hybrid_keeps_states_in_float32(mixer, state, conv, products):
+    hybrid = Architecture("mine", 64, 100, (Layer(mixer, FFN(8)), LAYER))
     assert kv_cache_bytes(hybrid, 10).total == 4 * (state + conv) + 2 * (2 * 2 * 16 * 10)
     assert kv_cache_bytes(hybrid, 10, state_bits=16).total == 2 * (state + conv) + 1280
     updates = [t.value for t in decode_flops_per_token(hybrid, 10).terms if "state" in t.label]
-    assert updates == [6 * state]
+    assert updates == [2 * products * state]
 
 
 def test_an_encoder_belongs_to_cross_attention():

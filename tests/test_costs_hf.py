@@ -15,87 +15,59 @@ from moeviz.costs.known.models_2025 import (
     QWEN35,
     ULTRA,
     V4_FLASH,
+    _gpt_oss,
 )  # fmt: skip
 from moeviz.costs.read_hf.fields import STRUCTURAL
 
+MIXERS = {"M": "mamba", "E": "moe", "*": "attention"}
 # Configs as their makers released them, cut down to what is read and what might mislead.
-QWEN35_RELEASED = {
-    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
-    "model_type": "qwen3_5_moe",
-    "text_config": {
-        **QWEN35,
-        "attention_bias": False,
-        "attn_output_gate": True,
-        "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 15,
-        "mlp_only_layers": [],
-        "mtp_num_hidden_layers": 1,
+RELEASED = {
+    "Qwen3.5-397B-A17B": {
+        "model_type": "qwen3_5_moe", "tie_word_embeddings": False, "vision_config": {"depth": 27},
+        "text_config": {
+            **QWEN35, "attention_bias": False, "attn_output_gate": True, "mlp_only_layers": [],
+            "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 15,
+            "mtp_num_hidden_layers": 1,
+        },
     },
-    "tie_word_embeddings": False,
-    "vision_config": {"depth": 27, "hidden_size": 1152, "model_type": "qwen3_5_moe"},
-}
-GPT_OSS = dict(
-    model_type="gpt_oss", attention_bias=True, experts_per_token=4, head_dim=64, hidden_size=2880,
-    initial_context_length=4096, intermediate_size=2880, max_position_embeddings=131072,
-    layer_types=["sliding_attention", "full_attention"] * 18, num_attention_heads=64,
-    num_experts_per_tok=4, num_hidden_layers=36, num_key_value_heads=8, num_local_experts=128,
-    quantization_config={"quant_method": "mxfp4"}, sliding_window=128, swiglu_limit=7.0,
-    tie_word_embeddings=False, vocab_size=201088,
-)  # fmt: skip
-MINIMAX_M25 = {
-    **MINIMAX_M2, "qk_norm_type": "per_layer", "use_routing_bias": True, "use_mtp": True,
-    "num_mtp_modules": 3, "shared_intermediate_size": 0, "tie_word_embeddings": False,
+    "gpt-oss-120b": {
+        **_gpt_oss(36, 128), "experts_per_token": 4, "initial_context_length": 4096,
+        "layer_types": ["sliding_attention", "full_attention"] * 18, "swiglu_limit": 7.0,
+        "quantization_config": {"quant_method": "mxfp4"}, "tie_word_embeddings": False,
+    },
+    "MiniMax-M2": {
+        **MINIMAX_M2, "qk_norm_type": "per_layer", "use_routing_bias": True, "use_mtp": True,
+        "num_mtp_modules": 3, "shared_intermediate_size": 0, "tie_word_embeddings": False,
+    },
+    "DeepSeek-V4-Flash": {
+        **V4_FLASH, "first_k_dense_replace": None, "kv_lora_rank": None, "qk_nope_head_dim": 448,
+        "qk_rope_head_dim": 64, "v_head_dim": None, "n_group": None, "num_hash_layers": 3,
+        "compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0],
+    },
+    "GLM-5.2": {
+        **GLM52, "index_topk_freq": None, "head_dim": 192, "moe_layer_freq": 1,
+        "indexer_types": ["full"] * 3 + (["shared"] * 3 + ["full"]) * 18 + ["shared"] * 3,
+        "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75, "num_key_value_heads": 64,
+        "qk_head_dim": 256,
+    },
+    "Nemotron 3 Ultra": {
+        **ULTRA, "hybrid_override_pattern": None, "n_group": 1, "topk_group": 1, "expand": 2,
+        "layers_block_type": [MIXERS[letter] for letter in ULTRA["hybrid_override_pattern"]],
+    },
 }  # fmt: skip
-V4_FLASH_REPACKED = {
-    **V4_FLASH, "first_k_dense_replace": None, "kv_lora_rank": None, "qk_nope_head_dim": 448,
-    "qk_rope_head_dim": 64, "v_head_dim": None, "n_group": None,
-    "compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0], "num_hash_layers": 3,
-}  # fmt: skip
-GLM52_RELEASED = {
-    **{k: v for k, v in GLM52.items() if k != "index_topk_freq"},
-    "head_dim": 192,
-    "indexer_types": ["full"] * 3 + (["shared"] * 3 + ["full"]) * 18 + ["shared"] * 3,
-    "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75,
-    "moe_layer_freq": 1,
-    "num_key_value_heads": 64,
-    "qk_head_dim": 256,
-}
-ULTRA_RELEASED = {
-    **{k: v for k, v in ULTRA.items() if k != "hybrid_override_pattern"},
-    "layers_block_type": [
-        {"M": "mamba", "E": "moe", "*": "attention"}[letter]
-        for letter in ULTRA["hybrid_override_pattern"]
-    ],
-    "n_group": 1,
-    "topk_group": 1,
-    "expand": 2,
-}
+GPT_OSS, MINIMAX_M25 = RELEASED["gpt-oss-120b"], RELEASED["MiniMax-M2"]
 GEMMA3_4B = {
-    "model_type": "gemma3",
+    "model_type": "gemma3", "vision_config": {"hidden_size": 1152},
     "text_config": {
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 34,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "sliding_window": 1024,
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0}, "sliding_window": 1024,
     },
-    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        (QWEN35_RELEASED, "Qwen3.5-397B-A17B"),
-        (GPT_OSS, "gpt-oss-120b"),
-        (MINIMAX_M25, "MiniMax-M2"),
-        (V4_FLASH_REPACKED, "DeepSeek-V4-Flash"),
-        (GLM52_RELEASED, "GLM-5.2"),
-        (ULTRA_RELEASED, "Nemotron 3 Ultra"),
-    ],
-)
-def test_released_configs_are_read_as_our_shorter_ones(config, name):
-    assert Architecture.from_hf(config, name) == shape_of(name)
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_config_is_read_as_our_shorter_one(name):
+    assert Architecture.from_hf(RELEASED[name], name) == shape_of(name)
 
 
 def windows(config):
@@ -157,19 +129,10 @@ HYBRID = default("granitemoehybrid", num_hidden_layers=2, layer_types=["mamba", 
         ({**MIXTRAL, "hidden_size": None}, "hidden_size or n_embd or d_model is missing"),
         ({**MIXTRAL, "num_local_experts": None}, "num_local_experts or .* is missing"),
         ({**MIXTRAL, "num_key_value_heads": None}, "mixtral: num_key_value_heads is missing"),
-        (
-            {**MIXTRAL, "num_local_experts": None, "n_routed_experts": 0},
-            "n_routed_experts must be a whole number of at least 1, got 0",
-        ),
-        (
-            {**MIXTRAL, "num_experts_per_tok": 9},
-            "num_experts_per_tok must be at most num_local_experts = 8, got 9",
-        ),
+        ({**MIXTRAL, "num_experts_per_tok": 9}, "num_experts_per_tok must be at .* = 8"),
         ({**MIXTRAL, "num_experts": 16}, "num_local_experts = 8 and num_experts = 16 contradict"),
         ({**MIXTRAL, "hidden_size": 4100}, "head_dim is missing, and hidden_size 4100 is no mult"),
-        ({**MIXTRAL, "hidden_size": 4096.0}, "hidden_size must be a whole number .* got 4096.0"),
         ({**MIXTRAL, "num_hidden_layers": 0}, "num_hidden_layers must be a whole number of at le"),
-        ({**MIXTRAL, "num_key_value_heads": 7}, "kv_heads must divide heads, got 7 key heads"),
         ({**MIXTRAL, "tie_word_embeddings": "no"}, "tie_word_embeddings must be True or False"),
         ({**MIXTRAL, "n_shared_experts": 1}, "n_shared_experts = 1 is not understood for this"),
         ({**MIXTRAL, "attention_bias": True}, "attention_bias = True is not understood"),
@@ -177,14 +140,12 @@ HYBRID = default("granitemoehybrid", num_hidden_layers=2, layer_types=["mamba", 
         ({**V3, "first_k_dense_replace": None}, "deepseek_v3: first_k_dense_replace is missing"),
         ({**V3, "kv_lora_rank": None}, "kv_lora_rank is missing"),
         ({**V3, "topk_group": 9}, "top_groups must be at most groups = 8, got 9"),
-        ({**V3, "n_group": 7}, "groups must divide num_experts = 256, got 7"),
-        ({**V3, "n_group": 64, "topk_group": 1}, "top_k must fit the 1 of 64 groups"),
         ({**V3, "moe_layer_freq": [1, 0]}, "moe_layer_freq must have one entry for each of 61"),
         ({**V3, "moe_layer_freq": [1] * 61}, "moe_layer_freq and first_k_dense_replace contra"),
         ({**V3, "mlp_layer_types": ["sparse"] * 61}, "mlp_layer_types and first_k_dense_rep"),
         ({**V3, "model_type": "deepseek_v32"}, "index_topk is missing"),
         ({**V4_FLASH, "compress_ratios": [0, 4]}, "compress_ratios must have one entry for each"),
-        ({**V4_FLASH, "compress_ratios": [0, 8] * 22}, "compress_ratios must hold 0, 4 or 128"),
+        ({**V4_FLASH, "compress_ratios": [0, 8] * 22}, "compress_ratios must hold 0, 4, 128, got"),
         ({**V4_FLASH, "compress_ratios": None}, "layer_types or compress_ratios is missing"),
         ({**V4_FLASH, "layer_types": ["sliding_attention"] * 43}, "contradict each other"),
         ({**GPT_OSS, "layer_types": ["sliding_attention"]}, "layer_types must have one entry for"),
@@ -199,10 +160,10 @@ HYBRID = default("granitemoehybrid", num_hidden_layers=2, layer_types=["mamba", 
         ({**HYBRID, "mamba_d_head": 16}, "mamba_n_heads 128 × mamba_d_head 16 and mamba_expand"),
         ({**JAMBA, "mamba_dt_rank": True}, "jamba: mamba_dt_rank must be a whole number"),
         ({**JAMBA, "attn_layer_offset": 8}, "attn_layer_offset must be below attn_layer_period"),
-        ({**ULTRA, "hybrid_override_pattern": "MX"}, "hybrid_override_pattern is no word"),
+        ({**ULTRA, "hybrid_override_pattern": "MX"}, "hybrid_override_pattern a word of the"),
         ({**ULTRA, "num_hidden_layers": 3}, "num_hidden_layers 3 and 108 layers contradict"),
         ({**MAVERICK["text_config"], "attention_chunk_size": None}, "attention_chunk_size is miss"),
-        ({**MAVERICK["text_config"], "moe_layers": [1, 48]}, r"moe_layers must lie in 0\.\.47"),
+        ({**MAVERICK["text_config"], "moe_layers": [1, 48]}, r"moe_layers must hold layers in 0"),
         ({**QWEN3_MOE, "mlp_only_layers": [99]}, r"mlp_only_layers must hold layers in 0\.\.23"),
     ],
 )  # fmt: skip

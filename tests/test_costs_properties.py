@@ -1,7 +1,5 @@
 """What must hold of every architecture: hypothesis builds them."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,27 +102,6 @@ def test_terms_multiply_out_to_their_values_and_add_up_to_the_total(architecture
             numbers = [int(w) for w in numbers if w.isdigit()]
             product *= numbers[-1] if factor[-1].isdigit() else numbers[0]
         assert product == term.value > 0 and term.label, term
-
-
-@few
-@given(architectures(), st.sampled_from(["d_model", "vocab", "positions"]), st.integers(1, 5))
-def test_parameters_grow_with_every_size(architecture, name, more):
-    larger = dataclasses.replace(architecture, **{name: getattr(architecture, name) + more})
-    assert parameters(larger).total > parameters(architecture).total
-    assert active_parameters(larger).total > active_parameters(architecture).total
-
-
-@few
-@given(architectures(), st.integers(1, 60))
-def test_compute_and_cache_grow_with_the_context(architecture, context):
-    assert (
-        decode_flops_per_token(architecture, context).total
-        <= decode_flops_per_token(architecture, context + 1).total
-    )
-    assert (
-        kv_cache_bytes(architecture, context).total
-        <= kv_cache_bytes(architecture, context + 1).total
-    )
 
 
 @few

@@ -76,6 +76,10 @@ class Fields:
             raise ValueError(f"{field} must be at most {high:,}, got {value:,}.")
         return value
 
+    def whole_or_auto(self, name: str, auto: int) -> int:
+        """A whole number; `auto` where it is absent or says so."""
+        return auto if self.get(name, default="auto") == "auto" else self.whole(name)
+
     def flag(self, *names: str, default: bool) -> bool:
         field = f"{self.where}: {self.named(*names)}"
         return check_flag(field, self.get(*names, default=default))
@@ -98,30 +102,35 @@ class Fields:
         return Fields(value, f"{self.where}, {name}")
 
     def words(
-        self,
-        name: str,
-        allowed: Mapping[str, str] | None = None,
-        *,
-        count: int | None = None,
-        default: Any = None,
-    ) -> Any:
-        """A list of one word per layer, or of `count`, translated by `allowed`."""
+        self, name: str, allowed: Mapping[Any, str] | None = None, *, default: Any = None,
+        lengths: Sequence[int] = (),
+    ) -> Any:  # fmt: skip
+        """A list of one word per layer, or of one of these lengths, translated by `allowed`."""
         value = self.get(name, default=default)
         if value is None:
             return None
-        count = count or self.num_layers
-        if not isinstance(value, list | tuple) or len(value) != count:
+        lengths = lengths or (self.num_layers,)
+        if not isinstance(value, list | tuple) or len(value) not in lengths:
             size = len(value) if isinstance(value, list | tuple) else value
-            raise ValueError(f"{self.where}: {name} must have one entry for each of {count} "
+            raise ValueError(f"{self.where}: {name} must have one entry for each of {lengths[0]} "
                              f"layers, got {size!r}.")  # fmt: skip
         if allowed is None:
             return list(value)
         for word in value:
-            if word not in allowed:
-                raise ValueError(
-                    f"{self.where}: {name} must hold {', '.join(allowed)}, got {word!r}."
-                )
+            if word not in list(allowed):
+                listed = ", ".join(map(str, allowed))
+                raise ValueError(f"{self.where}: {name} must hold {listed}, got {word!r}.")
         return [allowed[word] for word in value]
+
+    def layers(self, name: str, default: Sequence[int]) -> Sequence[int]:
+        """A list of layers, by number."""
+        value = self.get(name, default=default)
+        every = range(self.num_layers)
+        if not isinstance(value, list | tuple | range) or any(i not in every for i in value):
+            raise ValueError(
+                f"{self.where}: {name} must hold layers in 0..{every[-1]}, got {value!r}."
+            )
+        return value
 
     def finish(self) -> None:
         """ValueError for a structural field that is set and that nobody has read."""

@@ -64,13 +64,12 @@ def minimax(f: Fields) -> dict[str, Any]:
 
 def jamba(f: Fields) -> dict[str, Any]:
     """One attention layer in attn_layer_period, experts in every expert_layer_period-th."""
-    auto = f.config.get("mamba_dt_rank") in (None, "auto")
     linear = mamba(
         f.d_model,
         d_state=f.whole("mamba_d_state"),
         conv=f.whole("mamba_d_conv"),
         expand=f.whole("mamba_expand"),
-        dt_rank=math.ceil(f.d_model / 16) if auto else f.whole("mamba_dt_rank"),
+        dt_rank=f.whole_or_auto("mamba_dt_rank", math.ceil(f.d_model / 16)),
         conv_bias=f.flag("mamba_conv_bias", default=True),
         proj_bias=f.flag("mamba_proj_bias", default=False),
     )
@@ -97,8 +96,7 @@ def granitemoehybrid(f: Fields) -> dict[str, Any]:
     heads = f.whole("mamba_n_heads")
     expand = f.whole("mamba_expand")
     inner = expand * f.d_model
-    width = f.get("mamba_d_head", default="auto")
-    width = inner // heads if width == "auto" else width
+    width = f.whole_or_auto("mamba_d_head", inner // heads)
     if width * heads != inner:
         raise ValueError(
             f"{f.where}: mamba_n_heads {heads} × mamba_d_head {width} and mamba_expand {expand} × "
@@ -131,16 +129,16 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
     """Nemotron-H and Nemotron 3: every layer is one thing only, a mixer or an FFN, un-gated."""
     pattern = f.get("hybrid_override_pattern", default=None)
     blocks = f.get("layers_block_type", "layer_types", default=None)
-    if blocks is None:
-        if not isinstance(pattern, str) or not set(pattern) <= set(LETTERS):
-            raise ValueError(
-                f"{f.where}: layers_block_type is missing, and hybrid_override_pattern is no word "
-                f"of the letters {' '.join(LETTERS)}."
-            )
+    if isinstance(blocks, list | tuple):
+        name = f.named("layers_block_type", "layer_types")
+        kinds = f.words(name, BLOCKS, lengths=(len(blocks),))
+    elif blocks is None and isinstance(pattern, str) and set(pattern) <= set(LETTERS):
         kinds = [LETTERS[letter] for letter in pattern]
     else:
-        name = "layers_block_type" if f.config.get("layers_block_type") else "layer_types"
-        kinds = f.words(name, BLOCKS, count=len(blocks))
+        raise ValueError(
+            f"{f.where}: layers_block_type must be a list of words, or hybrid_override_pattern a "
+            f"word of the letters {' '.join(LETTERS)}."
+        )
     said = f.whole("num_hidden_layers", default=len(kinds))
     if said != len(kinds):
         raise ValueError(

@@ -37,6 +37,7 @@ COMPRESSED = {
     "compressed_sparse_attention": "sparse",
     "heavily_compressed_attention": "heavy",
 }
+RATIOS = {0: "window", 4: "sparse", 128: "heavy"}
 
 
 def phimoe(f: Fields) -> dict[str, Any]:
@@ -133,7 +134,9 @@ def deepseek_v4(f: Fields) -> dict[str, Any]:
         "heavy": CompressedAttention(**sizes, every=128),
     }
     f.expect("compress_rates", dict(zip(list(COMPRESSED)[1:], (4, 128), strict=True)))
-    typed, ratios = f.words("layer_types", COMPRESSED), _by_ratio(f)
+    typed = f.words("layer_types", COMPRESSED)
+    ratios = f.words("compress_ratios", RATIOS, lengths=(f.num_layers, f.num_layers + 1))
+    ratios = ratios and ratios[: f.num_layers]
     if typed and ratios and typed != ratios:
         raise ValueError(f"{f.where}: layer_types and compress_ratios contradict each other.")
     words = typed or ratios
@@ -142,28 +145,11 @@ def deepseek_v4(f: Fields) -> dict[str, Any]:
     return decoder(f, [kinds[word] for word in words], moe, streams=f.whole("hc_mult"))
 
 
-def _by_ratio(f: Fields) -> list[str] | None:
-    names = {0: "window", 4: "sparse", 128: "heavy"}
-    ratios = f.get("compress_ratios", default=None)
-    if ratios is None:
-        return None
-    if not isinstance(ratios, list | tuple) or len(ratios) - f.num_layers not in (0, 1):
-        raise ValueError(
-            f"{f.where}: compress_ratios must have one entry for each of {f.num_layers} layers."
-        )
-    if unknown := set(ratios) - set(names):
-        raise ValueError(f"{f.where}: compress_ratios must hold 0, 4 or 128, got {unknown.pop()}.")
-    return [names[ratio] for ratio in ratios[: f.num_layers]]
-
-
 def llama4(f: Fields) -> dict[str, Any]:
     """A shared expert of the routed ones' width; every fourth layer sees everything."""
     moe = experts(f, shared_experts=1, shared_width=f.whole("intermediate_size"))
     step = f.whole("interleave_moe_layer_step", default=1)
-    named = f.get("moe_layers", default=None)
-    if named is not None and any(i not in range(f.num_layers) for i in named):
-        raise ValueError(f"{f.where}: moe_layers must lie in 0..{f.num_layers - 1}, got {named!r}.")
-    sparse = set(range(step - 1, f.num_layers, step) if named is None else named)
+    sparse = set(f.layers("moe_layers", default=range(step - 1, f.num_layers, step)))
     other = FFN(f.whole("intermediate_size_mlp")) if len(sparse) < f.num_layers else moe
     ffns = chosen((i in sparse for i in range(f.num_layers)), moe, other)
     f.ignore("intermediate_size_mlp", "use_qk_norm")  # its QK norm has no parameters

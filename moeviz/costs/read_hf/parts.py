@@ -264,11 +264,7 @@ def chosen(flags: Iterable[bool], part: Any, other: Any) -> list[Any]:
 def qwen_layers(f: Fields, moe: MoE) -> list[FFN | MoE]:
     """Qwen's layers: MoE every decoder_sparse_step-th, save mlp_only_layers."""
     step = f.whole("decoder_sparse_step", default=1)
-    only = f.get("mlp_only_layers", default=())
-    if not isinstance(only, list | tuple) or any(i not in range(f.num_layers) for i in only):
-        raise ValueError(
-            f"{f.where}: mlp_only_layers must hold layers in 0..{f.num_layers - 1}, got {only!r}."
-        )
+    only = f.layers("mlp_only_layers", default=())
     sparse = [i not in only and (i + 1) % step == 0 for i in range(f.num_layers)]
     other = moe if all(sparse) else dense(f)
     return chosen(sparse, moe, other)
