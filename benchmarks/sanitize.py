@@ -58,7 +58,7 @@ def verdict(code: int, output: str) -> tuple[int, str]:
 
 def run_within(command: list[str], seconds: float) -> tuple[int, str]:
     """Exit code and output. After `seconds` the command and all that it started are KILLED."""
-    limited = ["timeout", "--signal=KILL", f"{seconds:g}", *command]
+    limited = ["timeout", "--signal=KILL", f"{max(seconds, 1):g}", *command]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     pipe = subprocess.PIPE
     done = subprocess.run(
