@@ -232,9 +232,6 @@ def _interrupt_noted() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         noted.set()
 
-    if threading.current_thread() is not threading.main_thread():  # signals end up elsewhere
-        yield noted
-        return
     before = signal.signal(signal.SIGINT, note)
     try:
         yield noted
