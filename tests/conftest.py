@@ -96,14 +96,51 @@ def fresh_kernel(monkeypatch, tmp_path):
 
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     predict.ANSWERS.clear()
-    of_a_kernel = {"run": None, "_scores": {}, "_before": None, "_killed": []}
-    for kind in (Race, Collapse):
-        for name, value in of_a_kernel.items():
-            if hasattr(kind, name):
-                monkeypatch.setattr(kind, name, value)
     yield {kind: tmp_path / "live" / kind.kind for kind in (Race, Collapse)}
     for kind in (Race, Collapse):
         end_of_kernel(kind)
+
+
+@pytest.fixture
+def track(monkeypatch, corpus):
+    """Small races and collapses, on a text of few words; what a test may change of them."""
+    from types import SimpleNamespace
+
+    from moeviz.experiments import collapse
+    from moeviz.model.layer import MoEConfig
+    from moeviz.model.transformer import ModelConfig
+    from moeviz.training.config import TrainConfig
+
+    track, whole = SimpleNamespace(steps=10**6, validate_every=0), collapse.collapse_model
+
+    def small(moe, num_layers):
+        return ModelConfig(vocab_size=300, d_model=8, num_layers=num_layers, num_heads=2, moe=moe)
+
+    def race_models(num_experts, top_k):
+        experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=8 // top_k)
+        model = small(experts, 1)
+        return {"dense": model.dense_twin(), "MoE": model}
+
+    def training(seed, **options):
+        return TrainConfig(
+            steps=track.steps, seed=seed, seq_len=8, schedule="constant", warmup=0,
+            validate_every=track.validate_every, **options,
+        )  # fmt: skip
+
+    for name, value in {
+        "race.load_corpus": lambda: corpus,
+        "race.race_models": race_models,
+        "race.race_training": lambda seed, steps=0: training(seed, batch_size=2),
+        "collapse.load_corpus": lambda: corpus,
+        "collapse.collapse_model": lambda cures: small(whole(cures).moe, 2),
+        "collapse.collapse_training": lambda cures, seed, steps=0: training(
+            seed, batch_size=8, balance_weight=cures.aux, z_weight=cures.z
+        ),
+    }.items():
+        monkeypatch.setattr(f"moeviz.experiments.{name}", value)
+    # Frames come fast enough that no test waits for one.
+    monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.02)
+    return track
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ class LivePanel(Panel):
         with self.guarded():
             self._chosen = self._configuration()
             self.timeline.value = 100
-            self._aside = ""
+            self._aside, self._offered = "", False
             self._forget_autosave()
             run = type(self).run
             if run is not None:

@@ -1,7 +1,11 @@
-"""What the tests of live runs share: waiting for their threads."""
+"""What the tests of live runs share: to wait for their threads, and to read a panel that trains."""
 
+import html
+import re
 import threading
 import time
+
+from helpers.panels import drawn, press, said
 
 
 def wait(condition, what, seconds=20.0):
@@ -11,16 +15,94 @@ def wait(condition, what, seconds=20.0):
         time.sleep(0.005)
 
 
-def settle(player):
-    """Every command to the run of this kind of panel has been obeyed."""
-    done = threading.Event()
-    player.run._commands.put(done.set)
-    assert done.wait(20)
+def live_threads():
+    return [t for t in threading.enumerate() if t.name == "moeviz-live"]
 
 
-def end_of_kernel(player):
-    """Close the run of this kind of panel, if there is one."""
-    run, player.run = player.run, None
-    if run is not None:
-        run.close()
-        assert not run._thread.is_alive()
+def end_of_kernel(kind):
+    """Close the run of this kind of panel, if there is one, and forget what its process knew."""
+    if kind.run is not None:
+        kind.run.close()
+    fresh = {"run": None, "_asked": None, "_scores": {}, "_before": None, "_killed": []}
+    for name, value in fresh.items():
+        if hasattr(kind, name):
+            setattr(kind, name, value)
+
+
+def learners(kind):
+    """What the run of this kind of panel trains, as of its latest frame."""
+    return kind.run.frame.learners if kind.run else ()
+
+
+def steps(kind):
+    return [learner.step for learner in learners(kind)] or [0]
+
+
+def play(panel, step):
+    """Train until a frame of this step."""
+    press(panel, "play")
+    wait(lambda: min(steps(type(panel))) >= step, f"step {step}")
+
+
+def until(panel, sentence, condition=lambda: True):
+    """Wait until the panel says so, beside the picture that belongs to the sentence."""
+
+    def shown():
+        with panel.sentence_last():
+            return sentence in said(panel) and condition()
+
+    wait(shown, sentence)
+
+
+def obey(panel, button, sentence):
+    """Press a button and wait until what it leads to is said."""
+    press(panel, button)
+    until(panel, sentence)
+
+
+def step(panel, count=1):
+    """So many steps, one by one; how far each learner has come."""
+    goal = steps(type(panel))[-1] + count
+    for _ in range(count):
+        press(panel, "step")
+    until(panel, "One step done.", lambda: shown_step(panel) == goal and "live" in note(panel))
+    return steps(type(panel))
+
+
+def interrupt(panel, step=1):
+    """Train to this step and pause; then the kernel ends. How far each learner had come."""
+    kind = type(panel)
+    play(panel, step)
+    obey(panel, "pause", "Paused.")
+    stood = steps(kind)
+    end_of_kernel(kind)
+    return stood
+
+
+def heard_by(panel):
+    """All that the panel says from now on, each sentence once."""
+    heard = set()
+
+    def hear(change):
+        heard.add(html.unescape(re.sub("<[^>]*>", "", change["new"])))
+
+    panel.status.observe(hear, "value")
+    return heard
+
+
+def shown_step(panel):
+    return int(drawn(panel).get("data-state").rpartition("step=")[2])
+
+
+def texts(panel):
+    return [t.text for t in drawn(panel).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def note(panel):
+    return texts(panel)[0]
+
+
+def trained(panel):
+    """The run in the picture: its sizes or cures, and its seed."""
+    wait(lambda: note(panel).startswith("live"), "the live run in the picture")
+    return note(panel)[len("live: ") :] or panel.drawn.rows[0][0]

@@ -102,6 +102,7 @@ BEFORE = {
     ("Slots", "layer"): {"source": "text"},
 }
 # These say what Play will train; the recorded picture stays.
+LIVE = ("Race", "Collapse")
 FOR_PLAY = {("Race", "experts"), ("Race", "top_k"), ("Race", "seed")}
 # Exhibits that read a text: how they open on one.
 READING = {
@@ -116,12 +117,16 @@ def exhibit(name):
     return getattr(panels, name)
 
 
-def move(panel, name, value=None):
-    """Move a control, to the value or to another one on offer, and wait for the picture."""
-    control = panel.controls[name]
-    if value is None:
-        value = next((v for v in values_of(control) if v != control.value), control.value)
-    control.value = value
+def value_for(panel, name, control):
+    """What MOVES has for a control, or another value on offer."""
+    widget, value = panel.controls[control], MOVES[name][control]
+    others = [v for v in values_of(widget) if v != widget.value] if value is None else [value]
+    return [*others, widget.value][0]
+
+
+def move(panel, name, value):
+    """Move a control, and wait for the picture."""
+    panel.controls[name].value = value
     return at_ease(panel)
 
 
