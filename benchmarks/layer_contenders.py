@@ -281,20 +281,18 @@ def relative_errors(contender: Contender) -> dict[str, float]:
     want_out, want_dx = torch.zeros_like(x64), torch.zeros_like(x64)
     dweight_TK = torch.zeros_like(weight_TK)
     squares = torch.zeros(2, 2, device=x64.device, dtype=torch.float64)  # of each bank: error, norm
-    for e in range(len(problem.w2_EDF)):
+    for e, weights in enumerate(zip(problem.w13_E2FD, problem.w2_EDF, strict=True)):
         token, choice = torch.where(expert_TK == e)
-        w13, w2 = problem.w13_E2FD.detach()[e], problem.w2_EDF.detach()[e]
-        parts = (x64[token], weight_TK.detach()[token, choice], w13.double(), w2.double())
-        leaves = [part.requires_grad_() for part in parts]
-        x, weight, w13, w2 = leaves
+        parts = (x64[token], weight_TK[token, choice], *weights)
+        x, weight, w13, w2 = leaves = [v.detach().double().requires_grad_() for v in parts]
         y = weight[:, None] * (swiglu(x @ w13.T) @ w2.T)
         want_out.index_add_(0, token, y.detach())
         dx_n, dweight_n, *want = torch.autograd.grad(y, leaves, grad64[token])
         want_dx.index_add_(0, token, dx_n)
         dweight_TK[token, choice] = dweight_n
-        for i, (got, exact) in enumerate(zip(dweights, want, strict=True)):
-            squares[i, 0] += (got[e].double() - exact).square().sum()
-            squares[i, 1] += exact.square().sum()
+        for square, got, exact in zip(squares, dweights, want, strict=True):
+            square[0] += (got[e].double() - exact).square().sum()
+            square[1] += exact.square().sum()
     (want_dlogits,) = torch.autograd.grad(weight_TK, logits64, dweight_TK)
     pairs = {"out": (out, want_out), "dx": (dx, want_dx), "dlogits": (dlogits, want_dlogits)}
     errors = {name: float((a.double() - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
