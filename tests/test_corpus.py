@@ -68,6 +68,7 @@ def test_the_embedded_domains_are_there_and_of_use(embedded):
         assert 0.03 < share < 0.13, row
         assert row.train_tokens == embedded.tokens(row.name).size
         assert row.validation_tokens == embedded.tokens(row.name, "validation").size
+        assert row.characters == sum(map(len, both_parts(embedded, row.name)))
     assert load_corpus() is embedded
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -53,7 +54,9 @@ def test_a_step_says_what_it_did(corpus):
     """Of 128 choices in each layer, half find a slot at most: ceil(0.5 * 2 * 64 / 4) = 16 each."""
     moe = dataclasses.replace(MOE.moe, capacity=Capacity(0.5))
     trainer = make(corpus, dataclasses.replace(MOE, moe=moe))
+    start = time.perf_counter()
     first, second = run(trainer, 2)
+    assert 0 < trainer.seconds < time.perf_counter() - start
     assert (first.step, second.step) == (1, 2)
     assert first.load.dtype == np.int64 and first.load.max() == 16
     assert first.dropped == pytest.approx(1 - first.load.sum(1) / 128)

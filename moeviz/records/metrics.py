@@ -102,25 +102,23 @@ def expected_drop_rate(share_E: ArrayLike, num_assignments: int, capacity: float
     return ratio(lost_E.sum(), num_assignments * share.sum())
 
 
+def _measured(curve: Curve, axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where on an axis the validation loss was measured, and what it was."""
+    known = ~np.isnan(curve.validation)
+    return getattr(curve, axis)[known], curve.validation[known]
+
+
 def validation_at(curve: Curve, axis: str, x: float) -> float:
     """The validation loss at x on an axis (step, seconds or flops), linear between measurements;
     NaN before the first and after the last."""
-    measured = ~np.isnan(curve.validation)
-    if not measured.any():
-        return NAN
-    xs, losses = getattr(curve, axis)[measured], curve.validation[measured]
-    return float(np.interp(x, xs, losses, left=np.nan, right=np.nan))
+    xs, losses = _measured(curve, axis)
+    return float(np.interp(x, xs, losses, left=NAN, right=NAN)) if len(xs) else NAN
 
 
 def last_common(curves: list[Curve], axis: str) -> float:
     """The furthest x at which every curve has a validation loss; NaN where one has none."""
-    ends = []
-    for curve in curves:
-        measured = ~np.isnan(curve.validation)
-        if not measured.any():
-            return NAN
-        ends.append(float(getattr(curve, axis)[measured][-1]))
-    return min(ends, default=NAN)
+    ends = [xs[-1] if len(xs) else NAN for xs, _ in (_measured(curve, axis) for curve in curves)]
+    return float(np.min(ends)) if ends else NAN
 
 
 def gap(dense: Curve, moe: Curve, axis: str) -> float:

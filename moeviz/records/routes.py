@@ -37,11 +37,7 @@ class Trace(Record):
 
     def load(self) -> np.ndarray:
         """Assignments each expert took, int64 [L, E]."""
-        counts = [
-            np.bincount(layer[layer >= 0], minlength=self.num_experts)
-            for layer in self.expert.transpose(1, 0, 2).reshape(len(self.layers), -1)
-        ]
-        return np.stack(counts)
+        return (self.expert[..., None] == np.arange(self.num_experts)).sum(axis=(0, 2))
 
 
 @dataclass(frozen=True)

@@ -163,11 +163,11 @@ def _arithmetic() -> Domain:
     small = [(a, b) for b in range(100) for a in range(b, 100)]
     large = {(int(max(p)), int(min(p))) for p in random.randint(100, 1000, (3000, 2))}
     pairs = small + sorted(large)
-    lines: list[list[str]] = [[] for _ in pairs]
-    for place, (a, b) in enumerate(pairs):
-        lines[place] = [f"{a}+{b}={a + b}", f"{b}+{a}={a + b}", f"{a}-{b}={a - b}"]
-        if a < 100:
-            lines[place].append(f"{a}*{b}={a * b}")
+    lines = [
+        [f"{a}+{b}={a + b}", f"{b}+{a}={a + b}", f"{a}-{b}={a - b}"]
+        + [f"{a}*{b}={a * b}"] * (a < 100)
+        for a, b in pairs
+    ]
     order = random.permutation(len(pairs))
     documents = []
     for start in range(0, len(pairs), 25):
