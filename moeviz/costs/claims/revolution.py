@@ -126,8 +126,8 @@ REVOLUTION.fact(
 
 @REVOLUTION.claim(
     "Strategic Implications, 1", "Frontier training takes a nine- or ten-figure budget",
-    "DeepSeek-V3's hours × price", "DeepSeek-V3, 2412.19437", price(2), stated=1e8, unit="USD",
-)  # fmt: skip
+    "DeepSeek-V3's hours × price", "DeepSeek-V3, 2412.19437", price(2),
+    stated=1e8, unit="USD")  # fmt: skip
 def nine_figures(usd_per_hour: float) -> Outcome:
     usd = run_usd("DeepSeek-V3 / R1", usd_per_hour)
     if usd.total >= 1e8:
@@ -143,8 +143,8 @@ def nine_figures(usd_per_hour: float) -> Outcome:
     "A cut in FLOPs translates directly into a cut in energy",
     "GLaM's energy over GPT-3's, beside their FLOPs",
     "GLaM, 2112.06905; GPT-3's 1,287 MWh: Patterson et al., 2104.10350",
-    Assumption("gpt3_mwh", 1287, "MWh", "energy of GPT-3's training", 100, 10000), unit="times",
-)  # fmt: skip
+    Assumption("gpt3_mwh", 1287, "MWh", "energy of GPT-3's training", 100, 10000),
+    unit="times")  # fmt: skip
 def flops_are_energy(gpt3_mwh: float) -> Outcome:
     ratio = 456 / gpt3_mwh
     terms = (

@@ -35,8 +35,8 @@ def since_1991(since: float) -> Outcome:
 @SURVEY.claim(
     "The Dense Scaling Bottleneck",
     "GPT-3: 175B parameters, 96 layers, width 12,288, 96 heads",
-    "parameters from the sizes", "GPT-3 paper, 2005.14165", stated=175e9, unit="parameters",
-)  # fmt: skip
+    "parameters from the sizes", "GPT-3 paper, 2005.14165",
+    stated=175e9, unit="parameters")  # fmt: skip
 def gpt3_sizes() -> Outcome:
     total = parameters(GPT3).total
     right = holds_if(within(total, 175e9, 0.005))
@@ -173,8 +173,8 @@ def dense_compute_bound(batch: float) -> Outcome:
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck", "All weights must stay in the accelerators' memory",
     "host bandwidth / bytes of the experts of a token", "KTransformers, DeepseekR1_V3 tutorial",
-    Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000), unit="tokens/s",
-)  # fmt: skip
+    Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000),
+    unit="tokens/s")  # fmt: skip
 def all_in_vram(host_gb_per_s: float) -> Outcome:
     bound = offload_bound(V3, host_gb_per_s * 1e9, plan="q4_k_m")
     rate = bound.tokens_per_s
