@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import groupby
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
@@ -119,11 +120,11 @@ def _claim(svg: Svg, found: Evaluation) -> None:
 def _along(svg: Svg, found: Evaluation) -> None:
     """One strip for each assumption: the verdict at every value that its slider has."""
     assumed = dict(found.assumptions)
-    if not assumed:
-        svg.text(0, 208, "Nothing is assumed here: the figures are published or counted.",
-                 fill=MUTED)  # fmt: skip
-    else:
+    if assumed:
         svg.text(0, 208, "The verdict along each assumption, the others held", bold=True)
+    else:
+        words = "Nothing is assumed here: the figures are published or counted."
+        svg.text(0, 208, words, fill=MUTED)
     for i, assumption in enumerate(found.claim.assumptions):
         others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
         steps = _verdict_along(found.claim.id, assumption.name, others)
@@ -131,15 +132,11 @@ def _along(svg: Svg, found: Evaluation) -> None:
         here, unit = assumed[assumption.name], assumption.unit
         svg.text(0, top + 13, f"{assumption.name.replace('_', ' ')}: {amount(here, unit)}")
         svg.text(0, top + 29, assumption.meaning, fill=MUTED)
-        wide = 560.0 / len(steps)
-        begun = 0
-        for j in range(1, len(steps) + 1):
-            if j < len(steps) and steps[j][1] == steps[begun][1]:
-                continue
-            colour, sign = STYLES[steps[begun][1]]
-            x, span = 320 + begun * wide, (j - begun) * wide
+        x, wide = 320.0, 560.0 / len(steps)
+        for verdict, run in groupby(verdict for _, verdict in steps):
+            (colour, sign), span = STYLES[verdict], wide * len(list(run))
             box(svg, x, top, span, 20, colour, sign if span > 14 else "")
-            begun = j
+            x += span
         at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - here))
         x = 320 + (at + 0.5) * wide
         svg.line(x, top - 5, x, top + 25, stroke=INK, width=3)

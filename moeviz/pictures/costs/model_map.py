@@ -165,11 +165,8 @@ def _names(
             (a + 8, b - 9), (a + 8, b + 17), (a - 8 - wide, b - 9), (a - 8 - wide, b + 17),
         ]  # fmt: skip
         if name == chosen:  # it is named wherever there is room, with a line to it
-            near += [
-                (a + side, b + up)
-                for up in range(-30, -150, -15)
-                for side in (14, -14 - wide, -wide / 2)
-            ]
+            sides = (14, -14 - wide, -wide / 2)
+            near += [(a + side, b + up) for up in range(-30, -150, -15) for side in sides]
         for left, base in near:
             box = (left, base - 11, left + wide, base + 3)
             inside = LEFT + 2 < box[0] and box[2] < RIGHT and TOP < box[1] and box[3] < BOTTOM

@@ -151,11 +151,9 @@ def _roofs(svg: Svg, x: Scale, y: Scale, peak: float, memory: float) -> None:
     svg.polyline([(x(low), y(low * memory)), corner], stroke=MEMORY, width=3)
     svg.polyline([corner, (RIGHT, y(peak))], stroke=ARITHMETIC, width=3)
     svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
-    names = {
-        f"memory: a large copy, {si(memory, 'B/s')}": MEMORY,
-        f"arithmetic: a matrix product, {si(peak, 'FLOP/s')}": ARITHMETIC,
-    }
-    legend(svg, 580, 74, (Key(n, colour, width=3) for n, colour in names.items()), down=20)
+    copy = Key(f"memory: a large copy, {si(memory, 'B/s')}", MEMORY, width=3)
+    product = Key(f"arithmetic: a matrix product, {si(peak, 'FLOP/s')}", ARITHMETIC, width=3)
+    legend(svg, 580, 74, (copy, product), down=20)
 
 
 def _parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from moeviz.pictures.axes import Scale, axes
 from moeviz.pictures.plot import NOBODY, Key, curve, expert_box, legend, mark
-from moeviz.pictures.routing.tokens import DROPPED, batch_strip, laid_out
+from moeviz.pictures.routing.tokens import DROPPED, batch_strip, fates, laid_out
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -229,38 +230,31 @@ def _trade(svg: Svg, decision: Decision) -> None:
     axes(svg, x, y, x_label="capacity factor", y_label="per cent")
     visits, top_k = tuple(decision.meta["visits"]), decision.meta["top_k"]
     expected = trade_off(visits, len(decision.tokens), top_k, _parts(decision))
-    for i, key in enumerate((LOST, EMPTY)):
-        curve(
-            svg, x, y, ((f, 100 * both[i]) for f, both in zip(FACTORS, expected, strict=True)), key
-        )
+    for key, shares in zip((LOST, EMPTY), 100 * np.array(expected).T, strict=True):
+        curve(svg, x, y, zip(FACTORS, shares, strict=True), key)
     if decision.capacity is not None:
         slots_in_all = decision.capacity * _parts(decision) * len(decision.load)
         at = min(slots_in_all / max(int(decision.demand.sum()), 1), 4.0)
         if decision.meta["overflow"] != "pad":
             at = decision.meta["factor"]
         svg.line(x(at), y.start, x(at), y.end, stroke=INK, dash="2 3")
+        lost, empty = y(100 * drop_share(decision)), y(100 * waste_share(decision))
         # The square stands on the circle and leaves its rim where both are at one place.
-        for key, share, half in (
-            (LOST, drop_share(decision), 5), (EMPTY, waste_share(decision), 3.5),
-        ):  # fmt: skip
-            mark(svg, key.mark, x(at), y(100 * share), key.colour, half, stroke=INK)
+        mark(svg, LOST.mark, x(at), lost, LOST.colour, 5, stroke=INK)
+        mark(svg, EMPTY.mark, x(at), empty, EMPTY.colour, 3.5, stroke=INK)
     legend(svg, 640, TOP + 184, (LOST, EMPTY), down=16)
     svg.text(640, TOP + 218, "line: expected · mark: these tokens", fill=MUTED)
 
 
 def _table(decision: Decision) -> Iterator[tuple[object, ...]]:
-    slot: dict[tuple[int, int], int] = {}
-    asked: list[list[tuple[int, int]]] = [[] for _ in decision.tokens]
-    used: dict[tuple[int, int], int] = {}
-    for e, t, k in decision.meta["placed"]:
+    slot: dict[tuple[int, str], int] = {}
+    used: Counter[tuple[int, int]] = Counter()
+    for e, t, _ in decision.meta["placed"]:
         cell = (decision.meta["part"][t], e)
-        slot[t, e] = used[cell] = used.get(cell, -1) + 1
-        asked[t].append((k, e))
-    for e, t, k in decision.meta["lost"]:
-        asked[t].append((k, e))
-    for t, token in enumerate(decision.tokens):
-        experts = [e for _, e in sorted(asked[t])]
-        taken = ", ".join(f"expert {e} slot {slot[t, e]}" for e in experts if (t, e) in slot)
-        lost = " ".join(str(e) for e in experts if (t, e) not in slot)
-        ahead = "yes" if decision.leaks[t] else ""
-        yield t, token, " ".join(map(str, experts)), taken or "none", lost, ahead
+        slot[t, str(e)] = used[cell]
+        used[cell] += 1
+    for t, (token, fate) in enumerate(zip(decision.tokens, fates(decision), strict=True)):
+        asked = fate.replace("×", "")
+        taken = ", ".join(f"expert {e} slot {slot[t, e]}" for e in fate.split() if e[0] != "×")
+        lost = " ".join(e[1:] for e in fate.split() if e[0] == "×")
+        yield t, token, asked, taken or "none", lost, "yes" if decision.leaks[t] else ""

@@ -61,7 +61,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
 
 def laid_out(decision: Decision) -> tuple[list[tuple[float, float, float]], float]:
     """Where each token's box of batch_strip goes: (x, y, width), and the height of all."""
-    part_T, labels = decision.meta["part"], [(fate,) for fate in _fates(decision)]
+    part_T, labels = decision.meta["part"], [(fate,) for fate in fates(decision)]
     shown = [shorten(token, 20) for token in decision.tokens[:SHOWN_TOKENS]]
     breaks = {t for t in range(1, len(shown)) if part_T[t] != part_T[t - 1]}
     boxes, height = flow(shown, labels[:SHOWN_TOKENS], size=13, air=8, room=BATCH_WIDTH,
@@ -69,7 +69,7 @@ def laid_out(decision: Decision) -> tuple[list[tuple[float, float, float]], floa
     return boxes, height + 20.0 * (len(decision.tokens) > SHOWN_TOKENS)
 
 
-def _fates(decision: Decision) -> list[str]:
+def fates(decision: Decision) -> list[str]:
     """Each token's experts, first choice first; × before one that had no slot for it."""
     names: list[list[tuple[int, str]]] = [[] for _ in decision.tokens]
     for sign, rows in (("", decision.meta["placed"]), ("×", decision.meta["lost"])):
@@ -82,7 +82,7 @@ def batch_strip(
     svg: Svg, decision: Decision, boxes: list[tuple[float, float, float]], top: float
 ) -> None:
     """A batch in its order, with the tokens that found no slot crossed out."""
-    labels, one = _fates(decision), not any(decision.meta["part"])
+    labels, one = fates(decision), not any(decision.meta["part"])
     title = "The batch in its order" if one else "The sequences, one below another"
     svg.text(0, top - 12, title, size=13, bold=True)
     struck = "struck once: not all of its experts · " if decision.meta["top_k"] > 1 else ""
