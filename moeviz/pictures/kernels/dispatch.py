@@ -36,8 +36,7 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     svg.rect(STAGES.index(stage) * pitch + 2, 35, (pitch - 16) * done, 4, ACTIVE)
     svg.text(0, 60, FORMULAS[stage], size=14, mono=True)
     svg.text(WIDTH, LANE_A - 26, note, anchor="end", fill=MUTED)
-    lanes = _Lanes(trace)
-    lanes.draw(svg, stage, program)
+    _Lanes(trace).draw(svg, stage, program)
     DETAIL[stage](svg, trace, program)
     return svg.picture(COLUMNS, _table(trace))
 
@@ -50,7 +49,6 @@ class _Lanes:
         num_rows, num_tokens = len(trace.order), len(trace.tokens)
         self.gap = 3.0
         self.unit = min(30.0, (WIDTH - self.gap * num_tokens) / max(num_rows, 1))
-        self.expert_N = trace.expert.reshape(-1)
 
     def a(self, assignment: int) -> float:
         """The left edge of an assignment's cell."""
@@ -64,20 +62,24 @@ class _Lanes:
         block, num_rows = trace.sort_block, len(trace.order)
         placed = place >= STAGES.index("scatter")
         done = min((program + 1) * block if stage == "scatter" else num_rows, num_rows) * placed
-        self._tokens(svg, trace, program if stage == "combine" else -1)
-        for i in range(num_rows):
+        self._tokens(svg, program if stage == "combine" else -1)
+        cell = self.unit - 1
+        for i, e in enumerate(trace.expert.reshape(-1).tolist()):
             now = stage in ("histogram", "scatter") and i // block == program
-            expert, ghost = int(self.expert_N[i]), i < done and not now
-            self._cell(svg, self.a(i), LANE_A, expert, str(expert), ghost=ghost)
+            if i < done and not now:  # a ghost of what has gone
+                edge = expert_colour(e)
+                box(svg, self.a(i), LANE_A, cell, CELL, "none", str(e), stroke=edge, ink=MUTED)
+            else:
+                expert_box(svg, self.a(i), LANE_A, cell, CELL, e, str(e))
         if stage in ("top-k", "histogram", "scan", "scatter"):
             self._programs(svg, program if stage in ("histogram", "scatter") else -1)
         for row in range(num_rows):
             i, e = int(trace.order[row]), int(trace.row_expert[row])
             if i < done:
-                self._cell(svg, self.b(row), LANE_B, e, str(i // trace.top_k))
+                expert_box(svg, self.b(row), LANE_B, cell, CELL, e, str(i // trace.top_k))
             else:
                 x, edge = (self.b(row), expert_colour(e)) if placed else (row * self.unit, RULE)
-                svg.rect(x, LANE_B, self.unit - 1, CELL, "none", stroke=edge)
+                svg.rect(x, LANE_B, cell, CELL, "none", stroke=edge)
         if placed:
             self._segments(svg)
         if place >= STAGES.index("tiles"):
@@ -103,29 +105,18 @@ class _Lanes:
         first, last = program * trace.top_k, (program + 1) * trace.top_k
         return [(i, int(trace.rank[i])) for i in range(first, last) if stage == "combine"]
 
-    def _tokens(self, svg: Svg, trace: DispatchTrace, marked: int) -> None:
+    def _tokens(self, svg: Svg, marked: int) -> None:
         said = "assignments in token order; number and colour: the expert asked for"
         svg.text(0, LANE_A - 26, said, fill=MUTED)
-        room = self.unit * trace.top_k + self.gap
-        fits = max(int((room - 2) / text_width("x", 12)), 1)
-        for t, token in enumerate(trace.tokens):
-            x = self.a(t * trace.top_k)
+        room = self.unit * self.trace.top_k
+        fits = max(int((room + self.gap - 2) / text_width("x", 12)), 1)
+        for t, token in enumerate(self.trace.tokens):
+            x, name = self.a(t * self.trace.top_k), shorten(token, fits)
             if t == marked:
-                left, right = max(x - 2, 1), min(x + self.unit * trace.top_k + 1, WIDTH - 1)
-                svg.rect(left, LANE_A - 18, right - left, CELL + 21, "none", stroke=INK,
-                         stroke_width=2)  # fmt: skip
-            svg.text(x + (room - self.gap) / 2, LANE_A - 5, shorten(token, fits), anchor="middle",
-                     mono=True)  # fmt: skip
-
-    def _cell(
-        self, svg: Svg, x: float, y: float, expert: int, label: str, *, ghost: bool = False
-    ) -> None:
-        width = self.unit - 1
-        if ghost:
-            edge = expert_colour(expert)
-            box(svg, x, y, width, CELL, "none", label, stroke=edge, ink=MUTED)
-        else:
-            expert_box(svg, x, y, width, CELL, expert, label)
+                left, top = max(x - 2, 1), LANE_A - 18
+                width = min(x + room + 1, WIDTH - 1) - left
+                svg.rect(left, top, width, CELL + 21, "none", stroke=INK, stroke_width=2)
+            svg.text(x + room / 2, LANE_A - 5, name, anchor="middle", mono=True)
 
     def _programs(self, svg: Svg, active: int) -> None:
         """Which program of the sort takes which assignments."""
@@ -152,10 +143,9 @@ class _Lanes:
         y = LANE_B + CELL + 21
         for g in range(len(self.trace.tile_expert)):
             rows = self.trace.tile_rows(g)
-            if not rows:
-                continue
-            left, right = self.b(rows[0]), self.b(rows[-1]) + self.unit - 1
-            _bracket(svg, left, right, y + 4, 4, str(g), MUTED, active=g == active)
+            if rows:
+                left, right = self.b(rows[0]), self.b(rows[-1]) + self.unit - 1
+                _bracket(svg, left, right, y + 4, 4, str(g), MUTED, active=g == active)
 
     def _arrow(self, svg: Svg, assignment: int, row: int, stage: str) -> None:
         half = (self.unit - 1) / 2
@@ -181,8 +171,8 @@ def _bracket(
     """A bracket from left to right, open above, with its name below."""
     ends = [(left, y - rise), (left, y), (right, y), (right, y - rise)]
     svg.polyline(ends, stroke=ACTIVE if active else colour, width=2.5 if active else 1)
-    svg.text((left + right) / 2, y + 13.5, name, anchor="middle", bold=active,
-             fill=INK if active else MUTED)  # fmt: skip
+    ink = INK if active else MUTED
+    svg.text((left + right) / 2, y + 13.5, name, anchor="middle", bold=active, fill=ink)
 
 
 def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
@@ -194,11 +184,9 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
         words = f"{len(trace.tokens)} tokens ask for {experts} each: {num_rows} assignments"
         return f"{words}, in token order."
     if stage == "histogram":
-        mine = trace.count[program]
-        return (
-            f"Histogram, {of}: of {_plural(int(mine.sum()), 'assignment')} "
-            f"{', '.join(f'{int(n)} to e{e}' for e, n in enumerate(mine) if n)}."
-        )
+        asked = _plural(int(trace.count[program].sum()), "assignment")
+        parts = ", ".join(f"{n} to e{e}" for e, n in enumerate(trace.count[program]) if n)
+        return f"Histogram, {of}: of {asked} {parts}."
     if stage == "scan":
         rows = _plural(int(trace.total[program]), "row")
         return f"Scan, {of}: adds up the column of expert {program}; it will have {rows}."

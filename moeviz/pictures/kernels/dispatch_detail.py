@@ -169,17 +169,14 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
         why = "The grid is as long as any routing could need: the host never has to ask the GPU"
         svg.text(0, TOP + 33, f"{why} how many tiles there are.", size=13)
         return
-    shapes = (trace.x.shape[1], trace.hidden.shape[1], trace.rows.shape[1])
-    names = ("x", "hidden, weighted", "out")
-    for (x, _), name, width in zip(STRIPS, names, shapes, strict=True):
-        svg.text(x, TOP + 13, f"{name} [{width}]", bold=True)
     svg.text(0, TOP + 13, f"tile {program}, expert {e}", bold=True)
     for (x, width), what in zip(STRIPS, ("W13", "W2"), strict=False):
         svg.text(x + width + 35, TOP + 13, f"· {what} →", anchor="middle", fill=MUTED)
     mine = slice(rows[0], rows[-1] + 1)
     shown = (trace.x[trace.order[mine] // trace.top_k], trace.hidden[mine], trace.rows[mine])
-    of_all = (trace.x, trace.hidden, trace.rows)
-    for (x, width), values, known in zip(STRIPS, shown, of_all, strict=True):
+    of_all = {"x": trace.x, "hidden, weighted": trace.hidden, "out": trace.rows}
+    for (x, width), values, (name, known) in zip(STRIPS, shown, of_all.items(), strict=True):
+        svg.text(x, TOP + 13, f"{name} [{known.shape[1]}]", bold=True)
         _strips(svg, x, TOP + 36, width, values, _peak(known))
     for m in range(trace.tile_block):
         y = TOP + 36 + m * LINE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,10 @@ from moeviz.records.metrics import dead_experts, effective_experts, max_violatio
 from moeviz.records.runs import Snapshot
 
 LAST = 30  # steps: what a sentence speaks of
+COLUMNS = (
+    "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect", "dead experts",
+    "gate entropy", "training loss", "validation loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,8 @@ def is_hash(run: Snapshot) -> bool:
     return run.meta["model"]["moe"]["router"] == "hash"
 
 
-def table(
-    runs: Sequence[Snapshot], layer: int
-) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
-    """Each run where its validation was measured, and at its end."""
-    columns = (
-        "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect",
-        "dead experts", "gate entropy", "training loss", "validation loss",
-    )  # fmt: skip
-    rows = []
+def table(runs: Sequence[Snapshot], layer: int) -> Iterator[tuple[object, ...]]:
+    """COLUMNS of each run where its validation was measured, and at its end."""
     for run in runs:
         curve = run.curve
         measured = np.flatnonzero(~np.isnan(curve.validation))
@@ -85,8 +82,7 @@ def table(
             balance = f"{found.share:.0%}", f"{found.max_violation:.2f}", f"{found.effective:.1f}"
             losses = _told(curve.loss[p], 3), _told(curve.validation[p], 3)
             step = int(curve.step[p])
-            rows.append((run.label, step, found.busiest, *balance, found.dead, entropy, *losses))
-    return columns, tuple(rows)
+            yield run.label, step, found.busiest, *balance, found.dead, entropy, *losses
 
 
 def _told(value: float, decimals: int) -> str:

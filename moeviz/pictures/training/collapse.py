@@ -12,7 +12,7 @@ import numpy as np
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
 from moeviz.pictures.plot import Key, curve, expert_box, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
-from moeviz.pictures.training.balance import describe, floor, is_hash, table
+from moeviz.pictures.training.balance import COLUMNS, describe, floor, is_hash, table
 from moeviz.pictures.training.race import losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
@@ -75,7 +75,7 @@ def collapse(
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
             _mark_killed(svg, left(step), right(step), expert)
     paragraph(svg, 0, 518, textwrap.wrap(svg.description, 125))
-    return svg.picture(*table(runs[::-1], layer))
+    return svg.picture(COLUMNS, table(runs[::-1], layer))
 
 
 def _key(run: Snapshot, style: tuple[str, str, str]) -> Key:

@@ -119,11 +119,9 @@ def _draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, x: Scale) -> N
         reach = width * float(xs[-1]) / x.high
         svg.heat(left, top, reach, height, load_PE[sampled].T * num_experts / HEAT_TOP)
         recent_E = _recent_load(learner)
-        svg.text(
-            left, top + height + 18,
-            f"MaxVio {max_violation(recent_E):.2f} · {effective_experts(recent_E):.1f} of "
-            f"{num_experts} experts in effect",
-        )  # fmt: skip
+        effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
+        words = f"MaxVio {max_violation(recent_E):.2f} · {effective}"
+        svg.text(left, top + height + 18, words)
     heat_bar(svg, left + width + 8, top, 10, 96, "0", f"{HEAT_TOP}×")
     svg.text(left + width + 24, top + 28, "even", fill=MUTED)
 
