@@ -125,7 +125,7 @@ def test_variables_become_their_fallbacks(text, resolved):
 
 
 def test_no_picture_keeps_a_variable():
-    for name in ("strip", "race by step", "dispatch, step 9", "send node 4 2 0"):
+    for name in ("strip", "race by step", "dispatch, step 9", "recorded layer, experts"):
         assert "var(" not in plain(CASES[name]().svg)
 
 

@@ -279,9 +279,13 @@ BENCHED = json.loads(
 
 def evil_case():
     """A recorded contest with a contender that never ran."""
-    case = recorded_json("kernels")["cases"][-1]
-    case["contenders"]["<evil>"] = {"not_run": "<b>why</b>"}
-    return case
+    contest = recorded_json("kernels")["cases"][-1]
+    contest["contenders"]["<evil>"] = {"not_run": "<b>why</b>"}
+    return contest
+
+
+def case(draw, **options):
+    return f"{draw.__name__} {' '.join(map(str, options.values()))}", partial(draw, **options)
 
 
 def _routing():
@@ -381,14 +385,12 @@ def _kernels():
         for step in range(0, trace.steps, 1 if trace.steps < 20 else 3):
             yield f"{name}, step {step}", partial(dispatch, trace, step)
     for (tokens, experts), block in product([(1, 8), (1024, 64), (32768, 256)], BLOCKS):
-        name = f"padding of {tokens} tokens, {experts} experts, tiles of {block}"
-        options = dict(tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
-        yield name, partial(tile_waste, **options)
+        yield case(tile_waste, tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
     for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
         name = f"roofline of {device and device['name']}, {tokens} tokens"
         yield name, partial(roofline, device, LAYER, tokens, REACHED if device else ())
-    for i, case in enumerate([*recorded_json("kernels")["cases"], *BENCHED, evil_case()]):
-        yield f"contenders, case {i}", partial(contenders, case, where="here <i>")
+    for i, contest in enumerate([*recorded_json("kernels")["cases"], *BENCHED, evil_case()]):
+        yield f"contenders, case {i}", partial(contenders, contest, where="here <i>")
     yield "no contenders", partial(contenders, None, where="here")
 
 
@@ -397,48 +399,35 @@ def _costs():
         yield f"anatomy of {model.name}", partial(model_anatomy, [model, V3])
     pasted = replace(V3.architecture, name="<b>&" + "x" * 99)
     yield "anatomy of a pasted one", partial(model_anatomy, [pasted])
-    for until, kind in zip((2020, 2023, 2026), ("all", *list(CONVENTIONS)[1:]), strict=True):
-        options = dict(chosen=V3.name, until=until, convention=kind)
-        yield f"map until {until}, {kind}", partial(model_map, **options)
-    yield "map with a rumour", partial(model_map, chosen="GPT-4 (rumour)")
+    for until, kind in zip((2020, 2023, 2026), CONVENTIONS, strict=True):
+        yield case(model_map, chosen=V3.name, until=until, convention=kind)
+    yield case(model_map, chosen="GPT-4 (rumour)")
     for name, claim in CLAIMS.items():
-        yield f"claim {name}", partial(claims, name, {})
-        ends = {assumption.name: assumption.low for assumption in claim.assumptions}
-        yield f"claim {name}, all at their least", partial(claims, name, ends)
+        least = {assumption.name: assumption.low for assumption in claim.assumptions}
+        for assumed in ({}, least)[: 1 + bool(least)]:
+            yield f"claim {name} of {len(assumed)}", partial(claims, name, assumed)
     for context, bits, batch in ((1024, 4, 1), (32768, 16, 1), (1048576, 8, 256)):
-        options = dict(context=context, bits=bits, batch=batch)
-        yield f"caches of {batch} × {context} × {bits}", partial(cache_ladder, **options)
+        yield case(cache_ladder, context=context, bits=bits, batch=batch)
     for name, tokens in product(COMPARED, [1e11, 14.8e12, 1e14]):
-        options = {**BILL, "chosen": name, "tokens": tokens}
-        yield f"bill of {name}, {tokens:g}", partial(training_cost, **options)
-    for options in (FIT, FIT | {"plan": "bf16"}, FIT | {"context": 131072}):
-        yield f"fit {len(str(options))}", partial(memory_fit, **options)
-    for options in (STEP, STEP | {"batch": 16384}, STEP | {"devices": 1}, STEP | {"plan": "int4"}):
-        yield (
-            f"step {options['plan']} {options['batch']} {options['devices']}",
-            partial(decode_batch, **options),
-        )
-    for copies, (nodes, limit, skew) in product(
-        ["expert", "device", "node"], [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
-    ):
-        options = SEND | dict(copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3)
-        yield f"send {copies} {nodes} {limit} {skew}", partial(exchange, **options)
-    for link, hit in product(LINKS, (0, 50, 100)):
-        yield f"link {link} {hit}", partial(offloading, **LINK | dict(link=link, hit=hit))
-
-
-CASES = {n: draw for room in (_routing, _training, _kernels, _costs) for n, draw in room()}
-
-
-def every_setting():
-    """Each model of 08_hardware with each plan or link that a panel offers, from one device to
-    many, on the chips in turn: all combinations would be thousands."""
+        yield case(training_cost, **BILL | dict(chosen=name, tokens=tokens))
+    ways = [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
+    for copies, (nodes, limit, skew) in product(["expert", "device", "node"], ways):
+        options = dict(copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3)
+        yield case(exchange, **SEND | options)
+    # Each model of 08_hardware with each plan or link that a panel offers, from one device to many,
+    # on the chips in turn: all combinations would be thousands.
     chips, ends = cycle(offered.DEVICES.values()), cycle(((1, 512, 1), (64, 131072, 16384)))
     for name, plan in product((*offered.DENSE, *offered.SPARSE), PLANS):
         for draw in (memory_fit, decode_batch)[: 1 + (name in offered.SPARSE)]:
             devices, context, batch = next(ends)
-            yield partial(draw, model_name=name, device_name=next(chips), devices=devices,
-                          plan=plan, context=context, batch=batch)  # fmt: skip
+            yield case(draw, model_name=name, device_name=next(chips), devices=devices, plan=plan,
+                       context=context, batch=batch)  # fmt: skip
     for name, link, hit in product(offered.SPARSE, LINKS, (0, 37, 100)):
-        yield partial(offloading, model_name=name, device_name=next(chips), plan="q4_k_m",
-                      link=link, hit=hit)  # fmt: skip
+        yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,
+                   hit=hit)  # fmt: skip
+    yield case(decode_batch, **STEP)
+
+
+ALL = [*_routing(), *_training(), *_kernels(), *_costs()]
+CASES = dict(ALL)
+assert len(CASES) == len(ALL), "two cases of one name"
