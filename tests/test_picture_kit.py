@@ -152,7 +152,7 @@ def test_a_smaller_png_keeps_the_size_and_the_colours_of_areas():
     for expert in range(8):
         svg.rect(60 * expert, 30, 60, 20, expert_colour(expert))
         svg.text(60 * expert, 70, f"expert {expert}")
-    large = png(svg.close())
+    large = png(svg.picture((), ()).svg)
     small = smaller(large)
     assert len(small) < len(large) and smaller(large) == small
     before, after = (

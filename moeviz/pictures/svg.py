@@ -214,10 +214,6 @@ class Svg:
 
     def picture(self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Picture:
         """The finished picture with its table twin."""
-        return Picture(self.close(), self.description, columns, tuple(rows))
-
-    def close(self) -> str:
-        """The finished string."""
         hatch = (
             '<defs><pattern id="mv-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
             'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
@@ -226,7 +222,7 @@ class Svg:
             else ""
         )
         size = f"{number(self.width)} {number(self.height)}"
-        return (
+        svg = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
             f'style="{ROOT_STYLE}max-width:100%;height:auto" role="img" '
@@ -235,6 +231,7 @@ class Svg:
             f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
             f"{hatch}{''.join(self._marks)}</svg>"
         )
+        return Picture(svg, self.description, columns, tuple(rows))
 
 
 def _path(points: Points) -> str:

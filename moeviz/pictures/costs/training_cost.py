@@ -108,18 +108,17 @@ def _sum(
 ) -> None:
     x, shape, each = 590.0, sizes_of(chosen), _each(chosen).total
     short = six_n_d_flops(active_parameters(shape).total, 1).total
-    flops = each * tokens
-    lines: list[tuple[str, str]] = [
-        ("FLOPs a token", f"{_giga(each)} (6 N: {_giga(short)})"),
-        ("× tokens", f"{flops:.3g} FLOPs"),
-        ("/ (peak × MFU)", f"{count(own.device_hours)} hours"),
-        (f"× ${price:g}", money(own.usd)),
-        (f"× {watts:g} W × PUE {pue:g}", f"{own.kwh / 1e6:.3g} GWh"),
-        ("× 0.414 kg/kWh", f"{own.carbon_kg / 1e3:,.0f} t CO2"),
-        ("with 10,000 devices", f"{own.device_hours / 10_000 / 24:.3g} days"),
-    ]
+    lines = {
+        "FLOPs a token": f"{_giga(each)} (6 N: {_giga(short)})",
+        "× tokens": f"{each * tokens:.3g} FLOPs",
+        "/ (peak × MFU)": f"{count(own.device_hours)} hours",
+        f"× ${price:g}": money(own.usd),
+        f"× {watts:g} W × PUE {pue:g}": f"{own.kwh / 1e6:.3g} GWh",
+        "× 0.414 kg/kWh": f"{own.carbon_kg / 1e3:,.0f} t CO2",
+        "with 10,000 devices": f"{own.device_hours / 10_000 / 24:.3g} days",
+    }
     heading(svg, chosen, x=x)
-    for i, (name, words) in enumerate(lines):
+    for i, (name, words) in enumerate(lines.items()):
         svg.text(x, 44 + 22 * i, name, fill=MUTED)
         svg.text(x + 146, 44 + 22 * i, words, bold=name.startswith("× $"))
     y = 44.0 + 22 * len(lines) + 14

@@ -76,9 +76,7 @@ def tile_waste(
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
     _lines(svg, curves, num_rows, experts, skew, block, here)
     _experts(svg, load_E, block)
-    rows = tuple(
-        (skew, *(f"{curves[b, s]:.1%}" for b in range(len(BLOCKS)))) for s, skew in enumerate(SKEWS)
-    )
+    rows = ((s, *map("{:.1%}".format, each)) for s, each in zip(SKEWS, curves.T, strict=True))
     return svg.picture(COLUMNS, rows)
 
 
@@ -120,16 +118,14 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
     y_axis(svg, y, left, right, ticks=y.ticks(4))
     for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
         at = left + e * width
+        real, filled, wide = y(float(load)), y(float(computed)), width - gap
         if computed > load:
-            height = y(float(load)) - y(float(computed))
-            svg.rect(at, y(float(computed)), width - gap, height, RULE, opacity=0.5)
+            svg.rect(at, filled, wide, real - filled, RULE, opacity=0.5)
             if width > 4:
-                svg.hatch(at, y(float(computed)), width - gap, height, PADDING)
+                svg.hatch(at, filled, wide, real - filled, PADDING)
         if load:
             tip = f"expert {e}: {load} rows, {computed - load} padding" if len(load_E) <= 64 else ""
-            svg.rect(
-                at, y(float(load)), width - gap, base - y(float(load)), expert_colour(e), tip=tip
-            )
+            svg.rect(at, real, wide, base - real, expert_colour(e), tip=tip)
     svg.line(left, base, right, base)
     svg.text((left + right) / 2, base + 35, "experts, most popular first", anchor="middle")
     shown = range(len(load_E)) if len(load_E) <= 16 else (0, len(load_E) - 1)

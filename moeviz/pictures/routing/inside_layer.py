@@ -192,17 +192,13 @@ def _combine(layer: Anatomy) -> Picture:
     _signed_heat(svg, left, 400, len(shown_TD) * ROW, shown_TD)
     _names(svg, layer, left - 8, ROW)
     recipes = [
-        " + ".join(
-            f"{w:.2f}·e{e}" for e, w in zip(layer.expert[t], layer.weight[t], strict=True) if e >= 0
-        )
-        for t in range(len(layer.tokens))
+        " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
+        for row in zip(layer.expert, layer.weight, strict=True)
     ]
     for t, recipe in enumerate(recipes[:MAX_TOKENS]):
         svg.text(left + 412, TOP + t * ROW + 16, "= " + recipe, mono=True)
-    table = (
-        (t, token, recipes[t], f"{np.linalg.norm(layer.y[t]):.3f}")
-        for t, token in enumerate(layer.tokens)
-    )
+    lengths = (f"{norm:.3f}" for norm in np.linalg.norm(layer.y, axis=1))
+    table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)
 
 

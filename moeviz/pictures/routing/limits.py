@@ -35,9 +35,8 @@ def leak(recorded: dict[str, Any]) -> Picture:
     """Loss of a recorded `experiment capacity` with the whole text at hand (circles) and from each
     prefix alone (squares), for token choice and for expert choice with several pools."""
     arms = recorded["leaks"]
-    pairs = {
-        n: [arm["loss_with_later_tokens"], arm["loss_from_prefixes"]] for n, arm in arms.items()
-    }
+    kinds = ("loss_with_later_tokens", "loss_from_prefixes")
+    pairs = {name: [arm[kind] for kind in kinds] for name, arm in arms.items()}
     worth = [spread(arm["worth_of_later_tokens"]) for arm in arms.values()]
     bottom = TOP + ROW * len(arms)
     svg = Svg(WIDTH, bottom + 50, "What the later tokens are worth", _of_leaks(recorded))

@@ -208,10 +208,9 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
         y = 54 + i * TABLE_ROW
         svg.line(0, y, WIDTH, y, width=0.5)
         for x, column, value in zip(place, columns, row, strict=True):
-            notable = str(value).startswith("yes:") or (
-                column in NAMES[1:3] and value not in ("nothing", "none")
-            )
-            svg.text(x, y + 15, str(value), bold=column == "router" or notable)
+            bold = column == "router" or value.startswith("yes:")
+            bold |= column in NAMES[1:3] and value not in ("nothing", "none")
+            svg.text(x, y + 15, value, bold=bold)
         if one.load.any():
             length = 56 * max_violation(one.load) / worst
             svg.rect(place[-1] + 38, y + 5, length, 12, "#56b4e9")
@@ -223,6 +222,6 @@ def _answers(one: Decision) -> tuple[str, ...]:
     otherwise = "by another rule" if one.meta.get("substitute") else "no"
     generates = "yes" if one.causal else otherwise
     sees, dropped, unserved, violation = facts_of(one)
-    learned = f"{one.meta.get('learned', 0):,}" if one.meta.get("learned") else "none"
+    learned = f"{one.meta['learned']:,}" if one.meta.get("learned") else "none"
     short = [fact.removesuffix(" tokens") for fact in (sees, dropped, unserved)]
     return one.label, *short, experts, learned, generates, violation
