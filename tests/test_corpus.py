@@ -250,15 +250,9 @@ def test_cutting_loses_no_word_and_keeps_to_the_size(text, size):
 
 def test_the_fingerprint_follows_the_text_and_the_tokenizer_and_holds_no_path(embedded):
     documents = prose(30)
-    same, again, less, other = (
-        corpus.manifest.fingerprint
-        for corpus in (
-            tiny(a=documents),
-            tiny(a=documents),
-            tiny(a=documents[:-1]),
-            tiny(Tokenizer.train(documents, 300), a=documents),
-        )
-    )
+    other = Tokenizer.train(documents, 300)
+    made = [tiny(a=documents), tiny(a=documents), tiny(a=documents[1:]), tiny(other, a=documents)]
+    same, again, less, other = (corpus.manifest.fingerprint for corpus in made)
     assert same == again and len({same, less, other}) == 3 and len(same) == 12
     told = json.dumps(asdict(embedded.manifest))
     assert str(Path.home()) not in told and sys.prefix not in told

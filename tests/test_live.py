@@ -301,6 +301,8 @@ def test_it_saves_while_it_plays_and_when_it_is_closed_which_ends_the_thread(
     run = live(autosave=tmp_path / "live")
     run.play_to(1)
     wait(lambda: (tmp_path / "live" / "moe.safetensors").is_file(), "an autosave while playing")
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 1e6)
+    run.wait_step(max(run.steps()) + 3)
     before = threads()
     run.close()
     assert len(before - threads()) == 1
