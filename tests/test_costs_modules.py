@@ -88,15 +88,13 @@ FLOPS = {
 
 
 def both(model_type, options, device, **how):
-    """A model of transformers, and its architecture as read from its config, in which a flag of the
-    tables is not said where it is what the type means."""
+    """A model of transformers, and its architecture as read from its config, in which no flag
+    is said that is what the type means."""
     config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
     with torch.device(device):
         module = transformers.AutoModelForCausalLM.from_config(config, **how)
     module.tie_weights()
-    said = config.to_dict()
-    if "tie_word_embeddings" not in options:
-        del said["tie_word_embeddings"]
+    said = {k: v for k, v in config.to_dict().items() if k in options or not isinstance(v, bool)}
     return module, Architecture.from_hf(said)
 
 
