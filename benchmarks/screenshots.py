@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     with lab_browser.open_shipped(files, width=WIDTH, height=HEIGHT) as (page, lab):
         for name, (panel, presses) in PANELS.items():
             lab_browser.open_notebook(page, lab, f"{name}.ipynb")
-            lab_browser.run_all(page)
+            lab_browser.run_all(page, timeout=600)
             for css in presses:
                 lab_browser.click(page, css)
                 page.wait_for_timeout(300)
