@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.kernels import BACKENDS, DEVICE, DTYPES, ROUTINGS, TOLERANCES, every_backend, make
+from helpers.kernels import (
+    BACKENDS,
+    DEVICE,
+    DTYPES,
+    ROUTINGS,
+    TOLERANCES,
+    device_of,
+    every_backend,
+    make,
+)
 from helpers.numerics import relative
 from moeviz.backend import kernels
 from moeviz.model import MoEConfig, MoEFFN
@@ -88,7 +97,7 @@ def test_no_rows_at_all_give_zeros_and_zero_gradients(T, backend):
     full, none = make("none", 5, 3, 1, 8, 4), torch.zeros(0, dtype=torch.int64)
     case = dataclasses.replace(full, x=full.x[:T], grad=full.grad[:T] + 1)
     assert torch.equal(case.token, none)
-    leaves = case.leaves(torch.float32)
+    leaves = case.leaves(torch.float32, device=device_of(backend))
     y, *grads = case.outcome(leaves, backend)
     assert torch.equal(y, torch.zeros_like(leaves[0]))
     assert all(torch.equal(g, torch.zeros_like(v)) for g, v in zip(grads, leaves, strict=True))
@@ -101,7 +110,8 @@ def test_tokens_and_experts_without_rows_get_exact_zeros_and_keep_their_nan(back
     case = dataclasses.replace(case, token=case.token - case.token % 3 + 1)
     lonely = torch.arange(12) % 3 != 1
     case.x[lonely] = case.grad[lonely] = case.w13[1::2] = case.w2[1::2] = torch.nan
-    y, grad_x, _, grad_w13, grad_w2 = of_all = case.outcome(case.leaves(torch.float32), backend)
+    leaves = case.leaves(torch.float32, device=device_of(backend))
+    y, grad_x, _, grad_w13, grad_w2 = of_all = case.outcome(leaves, backend)
     assert all(v.isfinite().all() for v in of_all)
     for of_tokens in (y, grad_x):
         assert (of_tokens[lonely] == 0).all() and (of_tokens[~lonely] != 0).any(1).all()
@@ -112,7 +122,7 @@ def test_tokens_and_experts_without_rows_get_exact_zeros_and_keep_their_nan(back
 @every_backend
 def test_the_same_bits_in_every_run_and_every_backward_pass(backend):
     case = make("any number", 9, 5, 3, *widths(backend, (4, 3)))
-    leaves = case.leaves(torch.float32)
+    leaves = case.leaves(torch.float32, device=device_of(backend))
     y = case.run(leaves, backend)
     runs = [case.outcome(leaves, backend) for _ in range(2)]
     runs += [

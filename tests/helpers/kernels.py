@@ -50,6 +50,11 @@ def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=draw, dtype=torch.float64).to(DEVICE, dtype)
 
 
+def device_of(backend):
+    """The kernels run on a GPU where there is one; the other backends are tested on the CPU."""
+    return DEVICE if backend == "triton" else "cpu"
+
+
 def by_rows(x, weight, w13, w2, *, token, expert):
     """Row by row: the definition. It knows nothing of plans."""
     gate, up = torch.einsum("nfd,nd->nf", w13[expert], x[token]).chunk(2, dim=1)
@@ -69,18 +74,19 @@ class Case:
     expert: Tensor  # [N]
     grad: Tensor  # [T, D]
 
-    def leaves(self, dtype, wanted=LEAVES) -> list[Tensor]:
-        """x, weight, w13, w2 where the tests run; the weight in float32."""
+    def leaves(self, dtype, wanted=LEAVES, device=DEVICE) -> list[Tensor]:
+        """x, weight, w13, w2; the weight in float32."""
         return [
             getattr(self, name)
-            .to(DEVICE, torch.float32 if name == "weight" else dtype)
+            .to(device, torch.float32 if name == "weight" else dtype)
             .requires_grad_(name in wanted)
             for name in LEAVES
         ]
 
     def plan(self, weight) -> Plan:
+        token, expert = (v.to(weight.device) for v in (self.token, self.expert))
         sizes = dict(num_tokens=len(self.x), num_experts=len(self.w2))
-        return Plan.from_rows(self.token.to(DEVICE), self.expert.to(DEVICE), weight, **sizes)
+        return Plan.from_rows(token, expert, weight, **sizes)
 
     def run(self, leaves, backend="triton") -> Tensor:
         x, weight, w13, w2 = leaves
@@ -98,9 +104,10 @@ class Case:
         y = by_rows(**leaves, token=self.token, expert=self.expert)
         return [y, *torch.autograd.grad(y, [leaves[name] for name in wanted], self.grad)]
 
-    def check(self, dtype, backend="triton", wanted=LEAVES, tolerance=None) -> None:
+    def check(self, dtype, backend="triton", wanted=LEAVES, device=None, tolerance=None) -> None:
         """The backend's outcome is that of the definition."""
-        got = self.outcome(self.leaves(dtype, wanted), backend)
+        leaves = self.leaves(dtype, wanted, device or device_of(backend))
+        got = self.outcome(leaves, backend)
         assert got[0].dtype == dtype
         for name, ours, theirs in zip(("y", *wanted), got, self.exact(wanted), strict=True):
             assert relative(ours, theirs) < (tolerance or TOLERANCES[dtype]), name
