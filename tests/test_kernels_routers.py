@@ -8,27 +8,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers.kernels import DEVICE
 from helpers.numerics import relative
+from helpers.routers import DISCRETE
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
-from moeviz.routing import ROUTERS, build_router
+from moeviz.routing import ROUTERS
 
 VOCAB = 61
 
 
 def choices(name):
-    """What MoEConfig and build_router must be told of a router."""
+    """What MoEConfig must be told of a router."""
     options = {"vocab_size": VOCAB} if name == "hash" else {}
     return dict(top_k=1 if name in ("switch", "mixture_of_depths") else 2, options=options)
 
 
-def router(name):
-    of = choices(name)
-    return build_router(name, d_model=4, num_experts=4, top_k=of["top_k"], **of["options"])
-
-
-DISCRETE = [name for name in ROUTERS if not router(name).soft]
 # A router that is causal needs no substitute to generate.
-GENERATING = [name for name in DISCRETE if router(name).causal or router(name).substitute]
+GENERATING = [name for name in DISCRETE if ROUTERS[name].causal or ROUTERS[name].substitute]
 
 
 def model_of(name, backend, device=DEVICE):
