@@ -168,9 +168,7 @@ def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
     assert f"about {noise_floor(6 * 1024, 16, 1):.2f}" in shown
     assert "MaxVio of 6 steps: 0 is even" in shown
     assert "MaxVio of 40 steps: 0 is even" in texts(CASES["collapse of a long run"]())
-
-
-def test_only_the_dead_of_this_layer_and_of_the_past_are_marked():
+    # Only the dead of this layer and of the past are marked.
     shown = texts(CASES["collapse beside another"]())
     assert [t for t in shown if t.startswith("✕")] == ["✕ expert 3"]
 

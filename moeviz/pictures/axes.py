@@ -57,9 +57,8 @@ class RootScale(Scale):
     """A map by square roots from 0 to high: it parts small values without losing large ones."""
 
     def __call__(self, value: float) -> float:
-        return self.start + math.sqrt(max(value, 0.0) / (self.high or 1.0)) * (
-            self.end - self.start
-        )
+        share = math.sqrt(max(value, 0.0) / (self.high or 1.0))
+        return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
         """Squares, and the end of the range."""

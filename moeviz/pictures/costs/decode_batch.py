@@ -133,10 +133,8 @@ def _summary(
     )
     twin = dense.steps.get(batch)
     if twin is not None:
-        times = f"{step.seconds / twin.seconds:.2f} times as long"
-        said += (
-            f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take {times}."
-        )
+        said += f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
+        said += f"{step.seconds / twin.seconds:.2f} times as long."
     return f"{said} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
 
 

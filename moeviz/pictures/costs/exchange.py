@@ -91,11 +91,9 @@ def exchange(
     said = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
-    heading(
-        svg, f"{model_name}, one MoE layer: {nodes} nodes × {devices_per_node} devices, "
-        f"{tokens:,} tokens on each",
-        f"dispatch in {said}, combine in BF16 · {reach} · {routing}",
-    )  # fmt: skip
+    machine = f"{nodes} nodes × {devices_per_node} devices, {tokens:,} tokens on each"
+    note = f"dispatch in {said}, combine in BF16 · {reach} · {routing}"
+    heading(svg, f"{model_name}, one MoE layer: {machine}", note)
     _matrix(svg, found.traffic, nodes)
     _totals(svg, (plainest, *ways.values()), found)
     return svg.picture(COLUMNS, _table(found.traffic))
@@ -126,12 +124,11 @@ def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
     most = float(np.nanmax(bytes_RC)) if devices > 1 else 0.0
     svg.heat(LEFT, TOP, SIDE, SIDE, bytes_RC / (most or 1.0))
     cell = SIDE / devices
-    for node in range(1, nodes):
-        at = node * per_node * cell
-        svg.line(LEFT + at, TOP, LEFT + at, TOP + SIDE, stroke="#ffffff", width=1.5)
-        svg.line(LEFT, TOP + at, LEFT + SIDE, TOP + at, stroke="#ffffff", width=1.5)
     for node in range(nodes):
-        middle = (node + 0.5) * per_node * cell
+        at, middle = node * per_node * cell, (node + 0.5) * per_node * cell
+        if node:
+            svg.line(LEFT + at, TOP, LEFT + at, TOP + SIDE, stroke="#ffffff", width=1.5)
+            svg.line(LEFT, TOP + at, LEFT + SIDE, TOP + at, stroke="#ffffff", width=1.5)
         svg.text(LEFT + middle, TOP - 6, str(node), anchor="middle", fill=MUTED)
         svg.text(LEFT - 8, TOP + middle + 4, str(node), anchor="end", fill=MUTED)
     svg.text(LEFT + SIDE / 2, TOP - 22, "to the devices of node", anchor="middle")

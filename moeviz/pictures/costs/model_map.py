@@ -45,9 +45,7 @@ def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
     """Every model of MODELS up to a year whose two figures are known, counted where the sizes are
     public and as they are printed elsewhere."""
     found = []
-    for model in MODELS.values():
-        if model.year > until:
-            continue
+    for model in (model for model in MODELS.values() if model.year <= until):
         if model.architecture is not None:
             total = parameters(model.architecture).total
             active = active_parameters(model.architecture, convention).total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -130,12 +131,9 @@ def _sum(
     dense = 6 * (everything - met)
     times = f"{(each + dense) / each:.3g} times the FLOPs and the bill"
     svg.text(x, y + 20, times if dense else "they do: it is dense")
-    notes = (
-        "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
-        "what",
-        "a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh.",
-    )
-    paragraph(svg, 0, 462, notes, fill=MUTED)
+    note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
+    note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
+    paragraph(svg, 0, 462, textwrap.wrap(note, 92), fill=MUTED)
 
 
 def _giga(value: float) -> str:

@@ -95,9 +95,8 @@ def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale) -
 
 def _table(case: dict[str, Any]) -> Iterator[tuple[object, ...]]:
     for name, entry in case["contenders"].items():
-        cells = [
-            f"{entry[kind][q]:.3f}" if kind in entry else "" for kind in SERIES for q in QUARTILES
-        ]
+        spreads = [entry.get(kind, {}) for kind in SERIES]
+        cells = [f"{spread[q]:.3f}" if spread else "" for spread in spreads for q in QUARTILES]
         if "forward_ms" not in entry:
             cells[0] = f"not run: {entry.get('not_run', '')}"
         yield name, *cells

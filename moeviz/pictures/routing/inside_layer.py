@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.plot import box, expert_box, stages
+from moeviz.pictures.plot import box, expert_box, paragraph, stages
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, expert_colour, heat_colour, shorten
 from moeviz.records.routes import Anatomy
 
@@ -48,9 +48,8 @@ def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> 
 
 def _names(svg: Svg, layer: Anatomy, right: float, pitch: float) -> None:
     """The shown tokens, one below another, each in the middle of its row."""
-    for t, token in enumerate(layer.tokens[:MAX_TOKENS]):
-        y = TOP + (t + 0.5) * pitch + 5
-        svg.text(right, y, shorten(token, 13), anchor="end", mono=True, size=13)
+    names = (shorten(token, 13) for token in layer.tokens[:MAX_TOKENS])
+    paragraph(svg, right, TOP + pitch / 2 + 5, names, pitch, anchor="end", mono=True, size=13)
 
 
 def _chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
@@ -195,8 +194,8 @@ def _combine(layer: Anatomy) -> Picture:
         " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
         for row in zip(layer.expert, layer.weight, strict=True)
     ]
-    for t, recipe in enumerate(recipes[:MAX_TOKENS]):
-        svg.text(left + 412, TOP + t * ROW + 16, "= " + recipe, mono=True)
+    sums = ("= " + recipe for recipe in recipes[:MAX_TOKENS])
+    paragraph(svg, left + 412, TOP + 16, sums, ROW, mono=True)
     lengths = (f"{norm:.3f}" for norm in np.linalg.norm(layer.y, axis=1))
     table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)

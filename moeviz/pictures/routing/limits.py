@@ -11,6 +11,7 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 WIDTH, TOP, ROW = 900, 62.0, 40.0
 FREE, BOUND = "#0072b2", "#d55e00"
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
+KINDS = ("loss_with_later_tokens", "loss_from_prefixes")
 
 
 def limits(recorded: dict[str, Any]) -> Picture:
@@ -35,8 +36,7 @@ def leak(recorded: dict[str, Any]) -> Picture:
     """Loss of a recorded `experiment capacity` with the whole text at hand (circles) and from each
     prefix alone (squares), for token choice and for expert choice with several pools."""
     arms = recorded["leaks"]
-    kinds = ("loss_with_later_tokens", "loss_from_prefixes")
-    pairs = {name: [arm[kind] for kind in kinds] for name, arm in arms.items()}
+    pairs = {name: [arm[kind] for kind in KINDS] for name, arm in arms.items()}
     worth = [spread(arm["worth_of_later_tokens"]) for arm in arms.values()]
     bottom = TOP + ROW * len(arms)
     svg = Svg(WIDTH, bottom + 50, "What the later tokens are worth", _of_leaks(recorded))
@@ -124,13 +124,13 @@ def _of_leaks(recorded: dict[str, Any]) -> str:
     base, pools = arms[TOKEN_CHOICE], {n: a for n, a in arms.items() if n != TOKEN_CHOICE}
     worth = base["worth_of_later_tokens"]
     same = all(abs(v) < 5e-4 for v in worth["values"])
-    verdict: dict[str, str] = {}
-    for kind in ("loss_with_later_tokens", "loss_from_prefixes"):
-        verdict[kind] = effects({n: difference(a[kind], base[kind]) for n, a in pools.items()})
+    at_hand, alone = (
+        effects({n: difference(a[kind], base[kind]) for n, a in pools.items()}) for kind in KINDS
+    )
     return (
         f"Token choice has {'the same' if same else 'another'} loss with and without the later "
         f"tokens ({spread(worth)} nats per token). Expert choice against token choice, with the "
-        f"later tokens at hand, {verdict['loss_with_later_tokens']}; from prefixes alone, "
-        f"{verdict['loss_from_prefixes']}. Loss from prefixes against loss with the later tokens, "
+        f"later tokens at hand, {at_hand}; from prefixes alone, {alone}. Loss from prefixes "
+        "against loss with the later tokens, "
         f"{effects({n: a['worth_of_later_tokens'] for n, a in pools.items()})}."
     )
