@@ -61,13 +61,8 @@ def cv_squared(values_E: Tensor) -> Tensor:
     return values_E.var() / values_E.mean().square().clamp(min=1e-10)
 
 
-class SignBias(nn.Module):
-    """A bias per expert that enters the choice and never the weight: after each step
-    b += rate * sign(mean count - count) (Wang et al. 2024, "Auxiliary-loss-free load balancing").
-
-    The counts are those of the step before, so the rule is causal. rate is 1e-3 in the paper, for
-    runs of 10^5 steps; a run of some hundred steps needs 1e-2.
-    """
+class Bias(nn.Module):
+    """A bias per expert that enters the choice and never the weight, and how steps change it."""
 
     bias_E: Tensor
 
@@ -77,14 +72,27 @@ class SignBias(nn.Module):
         self.register_buffer("bias_E", torch.zeros(num_experts))
 
     def cut(self, scores_TE: Tensor, top_k: int) -> Tensor | None:
+        """The statistic of the scores, [E], that its update goes by, if any."""
         return None
+
+    def update(self, stats: RouterStats) -> None:
+        raise NotImplementedError
+
+
+class SignBias(Bias):
+    """After each step b += rate * sign(mean count - count) (Wang et al. 2024, "Auxiliary-loss-free
+    load balancing").
+
+    The counts are those of the step before, so the rule is causal. rate is 1e-3 in the paper, for
+    runs of 10^5 steps; a run of some hundred steps needs 1e-2.
+    """
 
     def update(self, stats: RouterStats) -> None:
         count_E = stats.demand.to(self.bias_E.dtype)
         self.bias_E.add_(self.rate * torch.sign(count_E.mean() - count_E))
 
 
-class QuantileBias(nn.Module):
+class QuantileBias(Bias):
     """A bias without a step size: the one under which the batch just seen would have been even
     (quantile balancing, J. Su 2025).
 
@@ -92,13 +100,6 @@ class QuantileBias(nn.Module):
     2. b_e -= the (q+1)-th largest over t of s_te + b_e - a_t, q = K T / E: then q tokens choose e
     rate 1 takes the whole correction, less averages it over steps.
     """
-
-    bias_E: Tensor
-
-    def __init__(self, num_experts: int, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.register_buffer("bias_E", torch.zeros(num_experts))
 
     def cut(self, scores_TE: Tensor, top_k: int) -> Tensor | None:
         num_tokens, num_experts = scores_TE.shape
@@ -114,7 +115,7 @@ class QuantileBias(nn.Module):
         self.bias_E.sub_(self.rate * stats.cut.to(self.bias_E.dtype))
 
 
-def build_bias(rule: BiasRule, num_experts: int, rate: float) -> SignBias | QuantileBias | None:
+def build_bias(rule: BiasRule, num_experts: int, rate: float) -> Bias | None:
     """The bias rule by name; ValueError on an unknown one or a rate that is not positive."""
     if rule == "none":
         return None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moeviz.checks import check_whole
@@ -182,14 +183,12 @@ def _spread(out: RouterOut, real_T: Tensor) -> RouterOut:
     else:
         dropped = out.plan.dropped.clone()
         dropped[:, 0] = index_t[dropped[:, 0].long()].int()
-        plan = Plan.from_rows(
-            index_t[out.plan.token.long()],
-            out.plan.expert.long(),
-            out.plan.weight,
-            num_tokens=len(real_T),
-            num_experts=out.plan.num_experts,
-            choice_N=out.plan.choice.long(),
-            dropped_M3=dropped,
+        rows_T = spread(out.plan.token_offsets.diff())
+        plan = dataclasses.replace(
+            out.plan,
+            token=index_t[out.plan.token.long()].int(),
+            token_offsets=F.pad(rows_T.cumsum(0), (1, 0)).int(),
+            dropped=dropped,
         )
     bypass = None if out.bypass is None else spread(out.bypass)
     return dataclasses.replace(

@@ -28,11 +28,7 @@ class DeepSeekV2(TokenChoice):
     ) -> None:
         num_groups, top_groups = default_groups(basics, num_groups, top_groups)
         super().__init__(
-            weighting="raw",
-            scale=scale,
-            num_groups=num_groups,
-            top_groups=top_groups,
-            **basics,
+            weighting="raw", scale=scale, num_groups=num_groups, top_groups=top_groups, **basics
         )
 
 

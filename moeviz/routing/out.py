@@ -30,22 +30,6 @@ class RouterStats:
     capacity: int | None = None
     cut: Tensor | None = None
 
-    @staticmethod
-    def of(plan: Plan | SoftPlan, scores_TE: Tensor, *, cut_E: Tensor | None = None) -> RouterStats:
-        """The counts of a plan of which nothing is dropped yet. A soft router's slots are its load:
-        each is one expert's row."""
-        scores_TE = scores_TE.detach()
-        num_tokens, num_experts = scores_TE.shape
-        if isinstance(plan, SoftPlan):
-            slots = plan.dispatch.shape[0] * plan.dispatch.shape[3]  # P in each of G groups
-            load_E = torch.full((num_experts,), slots, device=scores_TE.device)
-        else:
-            load_E = plan.load().long()
-        tiny = torch.finfo(scores_TE.dtype).tiny
-        share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp(min=tiny)
-        entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
-        return RouterStats(load_E, load_E, scores_TE.sum(0), entropy, num_tokens, cut=cut_E)
-
 
 @dataclass(frozen=True)
 class RouterOut:
@@ -73,6 +57,12 @@ class RouterOut:
         cut_E: Tensor | None = None,
         bypass_TD: Tensor | None = None,
     ) -> RouterOut:
-        """With the counts of the plan."""
-        stats = RouterStats.of(plan, scores_TE, cut_E=cut_E)
+        """With the counts of a plan of which nothing is dropped yet."""
+        load_E, share_TE = plan.load().long(), scores_TE.detach()
+        num_tokens, num_experts = share_TE.shape
+        tiny = torch.finfo(share_TE.dtype).tiny
+        share_TE = share_TE / share_TE.sum(-1, keepdim=True).clamp(min=tiny)
+        entropy = -torch.xlogy(share_TE, share_TE).sum(-1).mean() / math.log(max(num_experts, 2))
+        importance_E = scores_TE.detach().sum(0)
+        stats = RouterStats(load_E, load_E, importance_E, entropy, num_tokens, cut=cut_E)
         return RouterOut(logits_TE, scores_TE, plan, losses or {}, stats, bypass_TD)

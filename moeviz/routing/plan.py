@@ -196,6 +196,12 @@ class SoftPlan:
     def num_experts(self) -> int:
         return self.dispatch.shape[2]
 
+    def load(self) -> Tensor:
+        """Slots of each expert in all groups, int32 [E]: each is one row that it works on."""
+        groups, _, num_experts, slots = self.dispatch.shape
+        size, device = (num_experts,), self.dispatch.device
+        return torch.full(size, groups * slots, dtype=torch.int32, device=device)
+
     def by_token(self, values_GS: Tensor) -> Tensor:
         """Values of places [G, S, ...] as values of tokens [T, ...], 0 for padding."""
         values_C = values_GS.flatten(0, 1)
