@@ -19,12 +19,14 @@ from helpers.routers import (
     VOCAB,
     at_unit_scale,
     build,
+    check_plan,
     context,
     decision,
     every,
     inner,
     modes,
     normal,
+    rows_of,
     skewed,
     tokens,
     visited,
@@ -103,21 +105,13 @@ def test_every_decision_is_sound(name, training, data):
         assert made.soft and (stats.load == groups * slots).all()
         return
     plan = out.plan
-    assert plan.num_tokens == T and plan.num_experts == E
+    check_plan(plan, T, E, rows_of(plan))
     dropped_E = plan.dropped[:, 1].long().bincount(minlength=E)
     assert torch.equal(stats.load, plan.load().long())
     assert torch.equal(stats.load + dropped_E, stats.demand)
     # No token visits an expert twice, kept or dropped.
-    kept = list(zip(plan.token.tolist(), plan.expert.tolist(), strict=True))
-    lost = [(token, expert) for token, expert, _ in plan.dropped.tolist()]
-    assert len({*kept, *lost}) == len(kept) + len(lost)
-    for e in range(E):
-        rows = slice(plan.offsets[e], plan.offsets[e + 1])
-        assert (plan.expert[rows] == e).all()
-        assert plan.slot[rows].tolist() == list(range(stats.load[e]))
-    # And the rows of each token are found again.
-    assert plan.token[plan.inverse].tolist() == sorted(plan.token.tolist())
-    assert plan.token_offsets.diff().tolist() == plan.token.bincount(minlength=T).tolist()
+    cells = [row[:2] for row in [*rows_of(plan), *plan.dropped.tolist()]]
+    assert len({tuple(cell) for cell in cells}) == len(cells)
     made.post_step(stats)
     assert all(torch.isfinite(value).all() for value in made.state_dict().values())
 
@@ -158,6 +152,7 @@ def test_padding_changes_nothing_for_real_tokens(name, training, data):
     assert torch.equal(decision(padded)[real_T], decision(want))
     same(dataclasses.replace(trimmed, plan=want.plan), want)  # logits, scores, losses, counts
     if name not in SOFT:
+        check_plan(padded.plan, T, E, rows_of(padded.plan))
         assert visited(padded.plan)[real_T].equal(visited(want.plan))
         index_t = real_T.nonzero()[:, 0]
         moved = [[index_t[t].item(), e, k] for t, e, k in want.plan.dropped.tolist()]
@@ -375,6 +370,7 @@ NO_ROUTER = [  # one impossible value of each option; those of a kind are tested
     ("expert_choice", dict(max_experts=1), "max_experts must lie between .* 2 and .* 4, got 1"),
     ("expert_threshold", dict(capacity_factor=INF), "capacity_factor must be a finite number"),
     ("expert_threshold", dict(memory=1.0), "memory must be .* at least 0 and at most 0.999"),
+    ("mixture_of_depths", dict(capacity_factor=0), "go on, must be .* above 0 and .*, got 0"),
     ("mixture_of_depths", dict(capacity_factor=1.5), "go on, must be .* at most 1, got 1.5"),
     ("mixture_of_depths", dict(capacity_factor="big"), "go on, must be a finite .*, got 'big'"),
     ("expert_choice", dict(max_experts="big"), "'expert_choice' cannot take these values"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.numerics import relative
-from helpers.routers import normal, rows_of
+from helpers.routers import check_plan, normal
 from moeviz.model.layer import MoEConfig
 from moeviz.routing import Plan, RouteContext
 from moeviz.routing.token_choice import TokenChoice
@@ -21,34 +21,6 @@ def assignments(draw):
     cells = [(t, e) for t in range(T) for e in range(E)]
     rows = draw(st.lists(st.sampled_from(cells), unique=True, max_size=30))
     return T, E, rows
-
-
-def check_invariants(plan, T, E, rows):
-    """rows: (token, expert, choice, weight) of every assignment, in the order that was given."""
-    N = len(rows)
-    assert plan.num_tokens == T and plan.num_experts == E
-    for name in ("token", "expert", "slot", "choice", "inverse", "offsets", "token_offsets"):
-        assert getattr(plan, name).dtype == torch.int32, name
-    got = rows_of(plan)
-    # Sorted by expert; an expert's rows keep the order they were given in.
-    assert got == sorted(rows, key=lambda row: row[1])
-    offsets = plan.offsets.tolist()
-    assert offsets[0] == 0 and offsets[-1] == N
-    for e in range(E):
-        here = range(offsets[e], offsets[e + 1])
-        assert all(plan.expert[i] == e for i in here)
-        assert plan.slot[offsets[e] : offsets[e + 1]].tolist() == list(range(len(here)))
-    assert plan.load().tolist() == [sum(row[1] == e for row in rows) for e in range(E)]
-    assert sorted(plan.inverse.tolist()) == list(range(N))
-    bounds = plan.token_offsets.tolist()
-    assert bounds[0] == 0 and bounds[-1] == N
-    for t in range(T):
-        mine = plan.inverse[bounds[t] : bounds[t + 1]].tolist()
-        assert set(mine) == {i for i, row in enumerate(got) if row[0] == t}
-    dense = torch.zeros(T, E)
-    for token, expert, _, weight in rows:
-        dense[token, expert] += weight
-    assert torch.equal(plan.dense_weights(), dense)
 
 
 @settings(max_examples=100, deadline=None)
@@ -68,7 +40,7 @@ def test_invariants_of_a_plan_from_rows(case, seed, ordered):
         choice_N=torch.tensor(choice, dtype=torch.int64) if ordered else None,
     )
     rows = [(*cell, c, w) for cell, c, w in zip(cells, choice, weight_N.tolist(), strict=True)]
-    check_invariants(plan, T, E, rows)
+    check_plan(plan, T, E, rows)
     assert plan.dropped.shape == (0, 3) and plan.dropped.dtype == torch.int32
 
 
@@ -82,10 +54,10 @@ def test_invariants_of_a_plan_from_topk(T, E, data):
         (t, k, expert_TK[t, k].item(), weight_TK[t, k].item()) for t in range(T) for k in range(K)
     ]
     plan = Plan.from_topk(expert_TK, weight_TK, num_experts=E)
-    check_invariants(plan, T, E, [(t, e, k, weight) for t, k, e, weight in cells])
+    check_plan(plan, T, E, [(t, e, k, weight) for t, k, e, weight in cells])
     keep_TK = normal(T, K) > 0
     kept = Plan.from_kept(expert_TK, weight_TK, keep_TK, num_experts=E)
-    check_invariants(kept, T, E, [(t, e, k, w) for t, k, e, w in cells if keep_TK[t, k]])
+    check_plan(kept, T, E, [(t, e, k, w) for t, k, e, w in cells if keep_TK[t, k]])
 
 
 @pytest.mark.parametrize(

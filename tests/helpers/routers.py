@@ -108,3 +108,31 @@ def rows_of(plan):
     """(token, expert, choice, weight) of every assignment, in the order of experts and slots."""
     columns = (plan.token, plan.expert, plan.choice, plan.weight.detach())
     return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def check_plan(plan, T, E, rows):
+    """rows: (token, expert, choice, weight) of every assignment, in the order that was given."""
+    N = len(rows)
+    assert plan.num_tokens == T and plan.num_experts == E
+    for name in ("token", "expert", "slot", "choice", "inverse", "offsets", "token_offsets"):
+        assert getattr(plan, name).dtype == torch.int32, name
+    got = rows_of(plan)
+    # Sorted by expert; an expert's rows keep the order they were given in.
+    assert got == sorted(rows, key=lambda row: row[1])
+    offsets = plan.offsets.tolist()
+    assert offsets[0] == 0 and offsets[-1] == N
+    for e in range(E):
+        here = range(offsets[e], offsets[e + 1])
+        assert all(plan.expert[i] == e for i in here)
+        assert plan.slot[offsets[e] : offsets[e + 1]].tolist() == list(range(len(here)))
+    assert plan.load().tolist() == [sum(row[1] == e for row in rows) for e in range(E)]
+    assert sorted(plan.inverse.tolist()) == list(range(N))
+    bounds = plan.token_offsets.tolist()
+    assert bounds[0] == 0 and bounds[-1] == N
+    for t in range(T):
+        mine = plan.inverse[bounds[t] : bounds[t + 1]].tolist()
+        assert set(mine) == {i for i, row in enumerate(got) if row[0] == t}
+    dense = torch.zeros(T, E, dtype=plan.weight.dtype)
+    for token, expert, _, weight in rows:
+        dense[token, expert] += weight
+    assert torch.equal(plan.dense_weights(), dense)
