@@ -291,7 +291,7 @@ def test_a_real_contest_of_the_smallest_kind():
 def test_the_contenders_compute_the_same():
     import torch
 
-    problem = contest._problem(contest.shape_of(8, "cpu"), torch.device("cpu"), torch.float32)
+    problem = contest.problem_of(contest.shape_of(8, "cpu"), torch.device("cpu"), torch.float32)
     weight_TK, expert_TK = problem["choice"]
     tensors = (problem["x"], problem["w13"], problem["w2"])
     outputs = [

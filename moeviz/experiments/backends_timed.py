@@ -113,7 +113,7 @@ def contest(num_experts: int, *, rounds: int = ROUNDS, on_turn: OnTurn) -> dict[
     as in the recorded files. Raises Stopped when on_turn says so."""
     device, dtype = device_and_dtype()
     shape = shape_of(num_experts, device.type)
-    problem = _problem(shape, device, dtype)
+    problem = problem_of(shape, device, dtype)
     reasons = {n: refused(n, (problem["x"], problem["w13"], problem["w2"])) for n in CONTENDERS}
     turns = by_turns(
         {name: _step(run, problem) for name, run in CONTENDERS.items() if not reasons[name]},
@@ -147,7 +147,7 @@ def _rounded(ms: tuple[float, ...]) -> dict[str, float]:
     return {key: round(value, 4) for key, value in spread(list(ms)).items()}
 
 
-def _problem(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def problem_of(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Inputs and weights, the same on every machine; tokens choose their experts evenly."""
     generator = torch.Generator().manual_seed(0)
 
@@ -199,7 +199,7 @@ def machine(on_turn: OnTurn) -> dict[str, Any]:
     turn(2, turns)
     points = []
     shape = {**layer, "tokens": max(counts)}
-    problem = _problem(shape, device, dtype)
+    problem = problem_of(shape, device, dtype)
     weight_TK, expert_TK = problem["choice"]
     for number, tokens in enumerate(counts, start=3):
         # Other tokens each time: one batch's experts would lie in the cache.

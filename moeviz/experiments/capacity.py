@@ -21,17 +21,17 @@ from moeviz.experiments.recording import (
     mean_sd,
     means,
     paired,
+    untrained,
     write_json,
 )
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity
 from moeviz.text.corpus import load_corpus
-from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import Trainer
 
 STEPS = 300
-SEQ_LEN = 64
+SEQ_LEN = 64  # as trained with
 # Windows per domain on which every prefix is evaluated by itself: S forward passes each.
 PREFIX_WINDOWS = 4
 
@@ -63,7 +63,7 @@ def build_capacity(arm: str, seed: int, steps: int = STEPS) -> Trainer:
     """Top-1 routing, E = 8, under one of the limits, ready to train."""
     capacity, balance_weight = CAPACITY_ARMS[arm]
     experts = MoEConfig(8, 1, 256, options={"weighting": "raw"}, capacity=capacity)
-    return _trainer(experts, seed, steps, balance_weight=balance_weight)
+    return untrained(experts, seed, steps, load_corpus(), balance_weight=balance_weight)
 
 
 def build_leak(arm: str, seed: int, steps: int = STEPS) -> Trainer:
@@ -73,20 +73,7 @@ def build_leak(arm: str, seed: int, steps: int = STEPS) -> Trainer:
         if arm == TOKEN_CHOICE
         else MoEConfig(16, 2, 128, router="expert_choice", options=LEAK_ARMS[arm])
     )
-    return _trainer(experts, seed, steps)
-
-
-def _trainer(experts: MoEConfig, seed: int, steps: int, **training: float) -> Trainer:
-    model = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
-    train = TrainConfig(
-        steps=steps,
-        seed=seed,
-        seq_len=SEQ_LEN,
-        learning_rate=4e-3,
-        validate_every=0,
-        **training,  # type: ignore[arg-type]
-    )
-    return Trainer(model, train, load_corpus())
+    return untrained(experts, seed, steps, load_corpus())
 
 
 def run_capacity(arm: str, seed: int) -> dict[str, float]:

@@ -11,7 +11,16 @@ from typing import Any
 
 from moeviz.experiments import Progress
 from moeviz.experiments.cures import ARMS, Cures
-from moeviz.experiments.recording import compact, figures_over, finish, means, paired, write_json
+from moeviz.experiments.recording import (
+    compact,
+    figures_over,
+    finish,
+    means,
+    paired,
+    resumed,
+    small_model,
+    write_json,
+)
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.metrics import collapsed, noise_floor
@@ -31,11 +40,7 @@ def collapse_model(cures: Cures) -> ModelConfig:
     if cures.router != "hash":
         options = {"noise": cures.noise, "learning": cures.learning}
     if cures.router == "token_choice":
-        options |= {
-            "weighting": "raw",
-            "bias": cures.bias,
-            "scope": cures.scope,
-        }
+        options |= {"weighting": "raw", "bias": cures.bias, "scope": cures.scope}
     if cures.bias != "none":
         options["bias_rate"] = 0.01 if cures.bias == "sign" else 1.0
     experts = MoEConfig(
@@ -46,7 +51,7 @@ def collapse_model(cures: Cures) -> ModelConfig:
         options=options,
         num_shared=int(cures.shared),
     )
-    return ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+    return small_model(experts)
 
 
 def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfig:
@@ -70,12 +75,7 @@ def build_collapse(cures: Cures, seed: int, steps: int = STEPS) -> Trainer:
 def resume_collapse(path: Path, cures: Cures, seed: int) -> Trainer | None:
     """The training that was interrupted and saved there; None where there is none, or it is of
     other cures, another seed or text, or damaged."""
-    try:
-        trainer = Trainer.resume(path, load_corpus())
-    except (OSError, ValueError):
-        return None
-    wanted = (collapse_model(cures), collapse_training(cures, seed))
-    return trainer if (trainer.model_config, trainer.config) == wanted else None
+    return resumed(path, collapse_model(cures), collapse_training(cures, seed), load_corpus())
 
 
 def train_arm(arm: str, seed: int) -> Snapshot:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.experiments import Progress
-from moeviz.host import data_path
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.watch.kernels import experts_of, own_experts, watch
 from moeviz.watch.routers import synthetic_tokens, text_tokens
@@ -60,31 +59,19 @@ def dispatch_of(
     )
 
 
-def record_dispatch(out: Path, meta: dict[str, Any]) -> dict[str, Any]:
-    """Write traces/dispatch and traces/dispatch_zipf under `out`. Returns the figures worth
-    telling."""
-    from moeviz.text.tokenizer import Tokenizer
-    from moeviz.watch.text import load_model
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Write traces/dispatch and traces/dispatch_zipf, and runs/kernels.json: the contest and the
+    ceilings of the device at hand, in the form of the recorded layer benchmarks."""
+    from moeviz.experiments.backends_timed import EXPERTS, contest, machine
+    from moeviz.experiments.recording import recorded_model, write_json
 
-    tokenizer = Tokenizer.default()
-    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
-    told = {}
+    loaded, told = recorded_model(), {}
     for source, values in RECORDED.items():
-        trace = dispatch_of(values, (model, tokenizer))
+        trace = dispatch_of(values, loaded)
         kept = dataclasses.replace(trace, meta={**meta, **trace.meta})
         kept.save(out / "traces" / f"{FILES[source]}.safetensors")
-        told[source] = {"rows": len(trace.order), "load": trace.total.tolist()}
-        told[source]["relative_error"] = f"{trace.error:.0e}"
-    return told
-
-
-def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Write the recorded dispatches, and runs/kernels.json: the contest and the ceilings of the
-    device at hand, in the form of the recorded layer benchmarks."""
-    from moeviz.experiments.backends_timed import EXPERTS, contest, machine
-    from moeviz.experiments.recording import write_json
-
-    told = record_dispatch(out, meta)
+        told[source] = {"rows": len(trace.order), "load": trace.total.tolist(),
+                        "relative_error": f"{trace.error:.0e}"}  # fmt: skip
     cases = []
     for number, num_experts in enumerate(EXPERTS):
         cases.append(contest(num_experts, on_turn=lambda done, total: True))
@@ -95,27 +82,25 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     return told | {"device": figures["device"]["name"]}
 
 
-def kept_bytes(backend: str, *, tokens: int = 64, d_model: int = 32, d_expert: int = 32) -> int:
-    """What a forward pass of 4 experts, K = 2, keeps for its backward pass, beyond the weights, x
-    and the plan; counted by PyTorch's hooks. ValueError where the backend does not run here."""
+def kept_bytes(backend: str) -> int:
+    """What a forward pass of 4 experts, K = 2, on 64 tokens keeps for its backward pass, beyond the
+    weights, x and the plan; counted by PyTorch's hooks. ValueError where the backend does not run
+    here."""
     import torch
     from torch.autograd.graph import saved_tensors_hooks
 
+    from moeviz.experiments.backends_timed import problem_of
     from moeviz.model.experts import apply_experts
     from moeviz.routing import Plan
     from moeviz.watch.kernels import kernels_alone
 
-    generator = torch.Generator().manual_seed(0)
+    shape = {"tokens": 64, "d_model": 32, "d_expert": 32, "num_experts": 4, "top_k": 2}
     with kernels_alone() as kernels:
-        device = "cpu" if kernels.interpreted() else "cuda"
-
-        def normal(*size: int) -> torch.Tensor:
-            return torch.randn(size, generator=generator).to(device).requires_grad_()
-
-        x_TD = normal(tokens, d_model)
-        w13_E2FD, w2_EDF = normal(4, 2 * d_expert, d_model), normal(4, d_model, d_expert)
-        weight_TK, expert_TK = normal(tokens, 4).detach().softmax(-1).topk(2)
+        device = torch.device("cpu" if kernels.interpreted() else "cuda")
+        problem = problem_of(shape, device, torch.float32)
+        weight_TK, expert_TK = problem["choice"]
         plan = Plan.from_topk(expert_TK, weight_TK.requires_grad_(), num_experts=4)
+        x_TD, w13_E2FD, w2_EDF = problem["x"], problem["w13"], problem["w2"]
         given = (x_TD, w13_E2FD, w2_EDF, *vars(plan).values())
         known = {v.untyped_storage().data_ptr() for v in given}
         kept: dict[int, int] = {}

@@ -8,10 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import mean_sd, write_json
+from moeviz.experiments.recording import mean_sd, resumed, small_model, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.metrics import gap, last_common, validation_at
@@ -32,7 +30,7 @@ def race_models(num_experts: int, top_k: int) -> dict[str, ModelConfig]:
         raise ValueError(f"K must divide {ACTIVE_WIDTH}, the active width, got {top_k}.")
     options = {"weighting": "raw"} if top_k == 1 else {}
     experts = MoEConfig(num_experts, top_k, ACTIVE_WIDTH // top_k, options=options)
-    moe = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+    moe = small_model(experts)
     return {"dense": moe.dense_twin(), "MoE": moe}
 
 
@@ -59,11 +57,8 @@ def resume_race(folder: Path, num_experts: int, top_k: int, seed: int) -> dict[s
     models, train = race_models(num_experts, top_k), race_training(seed)
     learners = {}
     for label, model in models.items():
-        try:
-            trainer = Trainer.resume(folder / f"{label}.safetensors", corpus)
-        except (OSError, ValueError):
-            return None
-        if (trainer.model_config, trainer.config) != (model, train):
+        trainer = resumed(folder / f"{label}.safetensors", model, train, corpus)
+        if trainer is None:
             return None
         learners[label] = trainer
     return learners
@@ -84,14 +79,13 @@ def summary(snapshots: list[Snapshot]) -> dict[str, Any]:
     pairs = list(zip(snapshots[::2], snapshots[1::2], strict=True))
     result: dict[str, Any] = {"seeds": [dense.meta["train"]["seed"] for dense, _ in pairs]}
     for axis in AXES:
-        values = np.array([gap(dense.curve, moe.curve, axis) for dense, moe in pairs])
-        result[f"gap_at_equal_{axis}"] = mean_sd(values)
+        result[f"gap_at_equal_{axis}"] = mean_sd([gap(d.curve, m.curve, axis) for d, m in pairs])
         ends = [last_common([dense.curve, moe.curve], axis) for dense, moe in pairs]
         for i, label in enumerate(("dense", "MoE")):
-            losses = [
-                validation_at(pair[i].curve, axis, x) for pair, x in zip(pairs, ends, strict=True)
-            ]
-            result[f"{label}_at_equal_{axis}"] = mean_sd(np.array(losses))
+            losses = zip(pairs, ends, strict=True)
+            result[f"{label}_at_equal_{axis}"] = mean_sd(
+                [validation_at(pair[i].curve, axis, x) for pair, x in losses]
+            )
     return result
 
 

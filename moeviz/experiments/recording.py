@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,59 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.host import cores
-from moeviz.records.metrics import dead_experts, effective_experts, max_violation
+from moeviz.host import cores, data_path
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.records.metrics import dead_experts, effective_experts, max_violation, over_seeds
 from moeviz.records.runs import Curve, Snapshot
 from moeviz.records.specialisation import mutual_information_of_counts
 from moeviz.records.store import write_atomically
+from moeviz.text.corpus import Corpus
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
+from moeviz.watch.text import load_model
 
 # Points of a recorded curve: more than a picture's width shows.
 POINTS = 100
 
 
-def mean_sd(values: list[float] | np.ndarray) -> dict[str, Any]:
-    """Mean, sample standard deviation (None for one value) and the values, four decimals."""
-    given = np.asarray(values, dtype=np.float64)
-    return {
-        "mean": round(float(given.mean()), 4),
-        "sd": round(float(given.std(ddof=1)), 4) if len(given) > 1 else None,
-        "values": [round(float(v), 4) for v in given],
-    }
+def mean_sd(values: Sequence[float]) -> dict[str, Any]:
+    """over_seeds, in four decimals."""
+    mean, sd, each = over_seeds(values).values()
+    four = [round(value, 4) for value in each]
+    return {"mean": round(mean, 4), "sd": sd if sd is None else round(sd, 4), "values": four}
+
+
+def small_model(experts: MoEConfig) -> ModelConfig:
+    """The model of all training experiments, as small as their effects allow."""
+    return ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+
+
+def untrained(
+    experts: MoEConfig, seed: int, steps: int, corpus: Corpus, *, dense: bool = False,
+    **training: Any,
+) -> Trainer:  # fmt: skip
+    """The model with these experts, or its dense twin, ready to be compared with others of it."""
+    model = small_model(experts)
+    train = TrainConfig(steps=steps, seed=seed, learning_rate=4e-3, validate_every=0, **training)
+    return Trainer(model.dense_twin() if dense else model, train, corpus)
+
+
+def resumed(path: Path, model: ModelConfig, train: TrainConfig, corpus: Corpus) -> Trainer | None:
+    """The training that was interrupted and saved there; None where there is none, or it is of
+    another model, training or text, or damaged."""
+    try:
+        trainer = Trainer.resume(path, corpus)
+    except (OSError, ValueError):
+        return None
+    return trainer if (trainer.model_config, trainer.config) == (model, train) else None
+
+
+def recorded_model() -> tuple[LanguageModel, Tokenizer]:
+    """The small model that ships, and its tokenizer."""
+    tokenizer = Tokenizer.default()
+    return load_model(data_path("models", "start_here.safetensors"), tokenizer), tokenizer
 
 
 def compact(snapshot: Snapshot) -> Snapshot:

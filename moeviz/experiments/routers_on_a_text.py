@@ -124,12 +124,11 @@ def _options(tokens: Tokens, name: str, settings: Settings) -> dict[str, Any]:
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """What every router decides for TEXT in the shipped model's layer LAYER, under the default
     Settings; written to traces/routing under `out`. Returns the figures worth telling."""
-    from moeviz.text.tokenizer import Tokenizer
+    from moeviz.experiments.recording import recorded_model
     from moeviz.watch.routers import text_tokens
-    from moeviz.watch.text import load_model, moe_layers
+    from moeviz.watch.text import moe_layers
 
-    tokenizer = Tokenizer.default()
-    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
+    model, tokenizer = recorded_model()
     tokens = text_tokens(model, tokenizer, TEXT, layer=LAYER)
     names = every_name()
     decisions = {name: decision(tokens, name, Settings()) for name in names}

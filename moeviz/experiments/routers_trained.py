@@ -14,12 +14,19 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import collect, figures_over, finish, means, paired, write_json
+from moeviz.experiments.recording import (
+    collect,
+    figures_over,
+    finish,
+    means,
+    paired,
+    untrained,
+    write_json,
+)
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.routing import ROUTERS, title_of
 from moeviz.text.corpus import Corpus, load_corpus
-from moeviz.training.config import TrainConfig, leave_a_core_free
+from moeviz.training.config import leave_a_core_free
 from moeviz.training.trainer import Trainer
 
 STEPS = 300
@@ -97,11 +104,7 @@ def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
     """The trainer of one arm; "dense" is the twin without experts."""
     every = arms()
     arm = every.get(name, every["token choice, renormalised (Mixtral)"])
-    model = ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=arm.experts)
-    train = TrainConfig(
-        steps=steps, seed=seed, learning_rate=4e-3, validate_every=0, **arm.training
-    )
-    return Trainer(model.dense_twin() if name == DENSE else model, train, corpus)
+    return untrained(arm.experts, seed, steps, corpus, dense=name == DENSE, **arm.training)
 
 
 def train_arm(name: str, seed: int) -> dict[str, float]:

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from moeviz.experiments import Progress
-from moeviz.host import data_path
+from moeviz.experiments.recording import recorded_model
 from moeviz.records.routes import Decision
 from moeviz.routing import Capacity, Plan, RouteContext, RouterOut
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.capacity import Priority, WithCapacity
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens
-from moeviz.watch.text import load_model
 
 NUM_EXPERTS = 8
 # As near to its centre that each token's first choice is its own cluster: the load is Zipf's.
@@ -47,6 +46,8 @@ RECORDED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# What a decision says of its limit where it has none.
+NO_LIMIT = {"factor": None, "priority": "position", "overflow": "none", "pool": "batch"}
 # What a learner writes: token_N, choice_N, weight_N -> a number a row; the largest come first.
 OwnPriority = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
 
@@ -134,9 +135,7 @@ def placed(
         visits = decision.demand / len(tokens.pieces)
     placed_N3 = torch.stack((plan.expert, plan.token, plan.choice), dim=1)
     lost_M3 = plan.dropped[:, [1, 0, 2]]
-    rule = dict(factor=None, priority="position", overflow="none", pool="batch")
-    if capacity is not None:
-        rule = {name: getattr(capacity, name) for name in rule}
+    rule = {name: getattr(capacity, name, unset) for name, unset in NO_LIMIT.items()}
     meta = {
         **decision.meta, **rule,
         "own": priority is not None,
@@ -174,12 +173,7 @@ def capacity_of(values: dict[str, Any]) -> Capacity | None:
     """The limit that a panel's controls name; None where factor is "no limit"."""
     if values["factor"] == "no limit":
         return None
-    return Capacity(
-        values["factor"],
-        priority=values["priority"],
-        overflow=values["overflow"],
-        pool=values["pool"],
-    )
+    return Capacity(**{name: values[name] for name in NO_LIMIT})
 
 
 def drops_by_place(
@@ -219,11 +213,10 @@ def decision_of(values: dict[str, Any], tokens: Tokens) -> Decision:
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Write traces/slots and traces/slots_zipf under `out`. Returns the figures worth telling."""
-    tokenizer = Tokenizer.default()
-    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
+    loaded = recorded_model()
     told = {}
     for name, values in RECORDED.items():
-        decision = decision_of(values, tokens_of(values, (model, tokenizer)))
+        decision = decision_of(values, tokens_of(values, loaded))
         kept = {**meta, **decision.meta, "controls": values}
         dataclasses.replace(decision, meta=kept).save(out / "traces" / f"{name}.safetensors")
         lost, asked = len(decision.meta["lost"]), int(decision.demand.sum())

@@ -210,11 +210,6 @@ def _sd(figure: Figure) -> float:
     return figure["sd"] or 0.0
 
 
-def over_seeds(values: Sequence[float]) -> Figure:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": [*values]}
-
-
 def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
     """ "1.23 ± 0.04", or the mean alone where there is one seed; no minus before 0."""
     text = f"{figure['mean']:{sign}z.{decimals}f}"

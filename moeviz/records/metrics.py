@@ -1,4 +1,4 @@
-"""Balance of expert load, what a limit drops, and who is ahead in a race.
+"""Balance of expert load, what a limit drops, who is ahead in a race, figures over seeds.
 
 numpy, from what runs and decisions hold; NaN where nothing counted.
 """
@@ -6,6 +6,8 @@ numpy, from what runs and decisions hold; NaN where nothing counted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -126,3 +128,9 @@ def gap(dense: Curve, moe: Curve, axis: str) -> float:
     on an axis that both have reached."""
     x = last_common([dense, moe], axis)
     return validation_at(dense, axis, x) - validation_at(moe, axis, x)
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """A figure over seeds: its mean, its sample standard deviation (None for one seed), values."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": [float(v) for v in values]}

@@ -10,9 +10,9 @@ from moeviz.panels.controls import choice, seed_box
 from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
-from moeviz.pictures.plot import mean_sd, over_seeds
+from moeviz.pictures.plot import mean_sd
 from moeviz.pictures.training.race import race
-from moeviz.records.metrics import gap
+from moeviz.records.metrics import gap, over_seeds
 from moeviz.records.runs import Snapshot
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import Figure, Key, about, dots, extent, legend, mean_sd, over_seeds
+from moeviz.pictures.plot import Figure, Key, about, dots, extent, legend, mean_sd
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.records.metrics import over_seeds
 
 WIDTH, TOP, ROW = 900, 62.0, 40.0
 FREE, BOUND = "#0072b2", "#d55e00"

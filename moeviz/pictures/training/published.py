@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import Figure, dots, extent, mean_sd, over_seeds
+from moeviz.pictures.plot import Figure, dots, extent, mean_sd
 from moeviz.pictures.svg import MUTED, Picture, Svg, shorten
+from moeviz.records.metrics import over_seeds
 
 WIDTH = 900
 TOP, ROW = 60.0, 40.0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.plot import Figure, dots, mean_sd, over_seeds
+from moeviz.pictures.plot import Figure, dots, mean_sd
 from moeviz.pictures.svg import MUTED, Picture, Svg
-from moeviz.records.metrics import gap
+from moeviz.records.metrics import gap, over_seeds
 from moeviz.records.runs import Snapshot
 
 WIDTH, TOP, ROW = 860, 62.0, 52.0
