@@ -1,15 +1,19 @@
-"""What ships in data/ is what this code makes, and says what the notebooks say of it."""
+"""What ships in data/ is what this code makes, and says what README and the notebooks say of it."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from moeviz.experiments.race import summary
+from moeviz.experiments import collapse, race
+from moeviz.experiments.cures import ARMS, cures_of
+from moeviz.experiments.routers_trained import DENSE, STEPS, arms
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
+from moeviz.panels.training.collapse import collapsed as judged_by_the_panel
+from moeviz.pictures.training.cures import failing, told_quality, told_versus
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.runs import load_snapshots
 from moeviz.records.store import HEADER_KEY, load_header
@@ -17,6 +21,7 @@ from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL_FILE = data_path("models", "start_here.safetensors")
+TRACE = Trace.load_file(data_path("traces", "start_here.safetensors"))
 RECORDINGS = sorted(
     path
     for room in ("models", "runs", "traces")
@@ -25,41 +30,19 @@ RECORDINGS = sorted(
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load_model(MODEL_FILE, Tokenizer.default())
+def figures(name):
+    """What stands in a recorded summary."""
+    return json.loads(data_path("runs", f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_the_recorded_trace_is_what_the_shipped_model_does(model):
-    recorded = Trace.load_file(data_path("traces", "start_here.safetensors"))
-    now = trace_text(model, Tokenizer.default(), TEXT)
-    assert recorded.meta["text"] == TEXT
-    assert recorded.tokens == now.tokens and recorded.layers == now.layers
-    np.testing.assert_allclose(recorded.score, now.score, atol=1e-5)
-    # Another machine may round a near tie the other way; nothing else may differ.
-    sorted_score = np.sort(now.score, axis=-1)
-    clear = (np.diff(sorted_score, axis=-1)[..., -now.top_k :] > 1e-4).all(-1)
-    np.testing.assert_array_equal(recorded.expert[clear], now.expert[clear])
-    assert clear.mean() > 0.9
-
-
-def test_the_recorded_layer_is_what_the_shipped_model_does(model):
-    recorded = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
-    now = dissect(model, Tokenizer.default(), LAYER_TEXT, layer=LAYER, weighting=recorded.weighting)
-    for name in ("x", "logits", "score", "y"):
-        np.testing.assert_allclose(
-            getattr(recorded, name), getattr(now, name), atol=1e-4, err_msg=name
-        )
-
-
-def test_the_shipped_model_is_the_experiments_own():
-    assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(json.dumps(MODEL.to_dict()))
+def snapshots(name):
+    return load_snapshots(data_path("runs", f"{name}.safetensors"))[0]
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)
 def test_every_recording_says_where_it_comes_from(path):
     if path.suffix == ".json":
-        meta = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        meta = figures(path.stem)["provenance"]
     else:
         with safe_open(path, "numpy") as file:
             meta = json.loads(file.metadata()[HEADER_KEY])["meta"]
@@ -68,41 +51,56 @@ def test_every_recording_says_where_it_comes_from(path):
     assert meta["command"].startswith("python -m moeviz experiment ")
 
 
-def test_the_race_summary_is_that_of_the_recorded_curves():
-    snapshots, _ = load_snapshots(data_path("runs", "race.safetensors"))
-    told = json.loads(data_path("runs", "race.json").read_text(encoding="utf-8"))
-    told.pop("provenance")
-    assert told == json.loads(json.dumps(summary(snapshots)))
+@pytest.mark.parametrize("module", [race, collapse], ids=["race", "collapse"])
+def test_a_summary_is_that_of_the_recorded_curves(module):
+    name = module.__name__.rpartition(".")[2]
+    told = figures(name)
+    del told["provenance"]
+    assert told == json.loads(json.dumps(module.summary(snapshots(name))))
 
 
-def test_what_01_says_of_the_recorded_races():
-    told = json.loads(data_path("runs", "race.json").read_text(encoding="utf-8"))
-    assert len(told["seeds"]) >= 5
-    steps, seconds = told["gap_at_equal_step"], told["gap_at_equal_seconds"]
-    # "Per step the MoE model is ahead with every seed": the mean is three deviations from zero.
-    assert min(steps["values"]) > 0 and steps["mean"] > 3 * steps["sd"]
-    # "On the clock that lead shrinks or turns around, seed by seed."
-    pairs = zip(steps["values"], seconds["values"], strict=True)
-    assert all(on_the_clock < per_step for per_step, on_the_clock in pairs)
-    # Both contestants cost a token the same, but for the router.
-    dense, moe = load_snapshots(data_path("runs", "race.safetensors"))[0][:2]
-    assert moe.active_parameters - dense.active_parameters == 2 * 16 * 64
-    # "by an amount like the one in question"
-    losses = told["dense_at_equal_step"]["values"]
-    assert max(losses) - min(losses) > 0.5 * steps["mean"]
+def test_the_recorded_looks_are_what_the_shipped_model_does():
+    assert load_header(MODEL_FILE, kind="model")["model"] == json.loads(json.dumps(MODEL.to_dict()))
+    tokenizer = Tokenizer.default()
+    model = load_model(MODEL_FILE, tokenizer)
+    now = trace_text(model, tokenizer, TEXT)
+    assert (TRACE.meta["text"], TRACE.tokens, TRACE.layers) == (TEXT, now.tokens, now.layers)
+    np.testing.assert_allclose(TRACE.score, now.score, atol=1e-5)
+    # Another machine may round a near tie the other way; nothing else may differ.
+    sorted_score = np.sort(now.score, axis=-1)
+    clear = (np.diff(sorted_score, axis=-1)[..., -now.top_k :] > 1e-4).all(-1)
+    np.testing.assert_array_equal(TRACE.expert[clear], now.expert[clear])
+    assert clear.mean() > 0.9
+    layer = Anatomy.load_file(data_path("traces", "inside_layer.safetensors"))
+    again = dissect(model, tokenizer, LAYER_TEXT, layer=LAYER, weighting=layer.weighting)
+    for name in ("x", "logits", "score", "y"):
+        np.testing.assert_allclose(
+            getattr(layer, name), getattr(again, name), atol=1e-4, err_msg=name
+        )
 
 
-def test_what_00_says_of_repeated_tokens():
-    """In the first layer a repeated token keeps its first expert; further up some change."""
-    trace = Trace.load_file(data_path("traces", "start_here.safetensors"))
-    always = []
-    for layer in range(len(trace.layers)):
-        experts = defaultdict(list)
-        for token, first in zip(trace.tokens, trace.expert[:, layer, 0], strict=True):
-            experts[token].append(int(first))
-        repeated = [e for e in experts.values() if len(e) > 1]
-        always.append(sum(len(set(e)) == 1 for e in repeated) / len(repeated))
-    assert always[0] == 1.0 and max(always[1:]) < 1.0
+def test_recorded_routers_are_those_of_the_code_and_of_five_seeds():
+    recorded = figures("routers")
+    assert set(recorded["arms"]) == {DENSE, *arms()} and recorded["steps"] == STEPS
+    assert {len(arm["validation_loss"]["values"]) for arm in recorded["arms"].values()} == {5}
+    for name, arm in arms().items():
+        router = arm.experts.build_router(4)
+        shown = recorded["arms"][name]
+        assert (shown["causal"], shown["substitute"]) == (router.causal, router.substitute), name
+
+
+def test_every_collapse_is_of_its_arm_and_whole_and_counted_by_the_panel_as_recorded():
+    """The panel's one sentence sets runs of its own beside the recorded ones."""
+    fallen = Counter()
+    for run in snapshots("collapse"):
+        assert cures_of(run.meta["model"], run.meta["train"]) == ARMS[run.label]
+        assert run.step == collapse.STEPS == run.curve.step[-1] and len(run.curve) == 100
+        fallen[run.label] += judged_by_the_panel(run.curve)
+    recorded = {arm: (f["collapsed"], f["runs"]) for arm, f in figures("collapse")["arms"].items()}
+    assert {arm: (fallen[arm], 5) for arm in ARMS} == recorded
+
+
+# What is said of them.
 
 
 def spread(figure, decimals):
@@ -111,43 +109,105 @@ def spread(figure, decimals):
 
 def test_the_readme_quotes_the_recorded_routers_and_cures():
     readme = (data_path("README.md").parents[1] / "README.md").read_text(encoding="utf-8")
-    routers = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))["arms"]
-    for name, arm in routers.items():
-        shown = "**dense twin**" if name == "dense" else name
+    for name, arm in figures("routers")["arms"].items():
+        shown = "**dense twin**" if name == DENSE else name
         row = f"| {shown} | {spread(arm['validation_loss'], 3)} |"
-        if name != "dense":
+        if name != DENSE:
             row += f" {spread(arm['max_violation'], 2)} | {spread(arm['dead_experts'], 1)} of"
         assert row in readme, row
-    cures = json.loads(data_path("runs", "collapse.json").read_text(encoding="utf-8"))["arms"]
-    for name, arm in cures.items():
+    for name, arm in figures("collapse")["arms"].items():
         row = (
             f"| {name} | {arm['collapsed']} of {arm['runs']} | {spread(arm['max_violation'], 2)} |"
         )
         assert row in readme, row
 
 
-def test_recorded_routers_are_those_of_the_code_and_of_five_seeds():
-    from moeviz.experiments.routers_trained import DENSE, STEPS, arms
+def test_what_00_says_of_repeated_tokens():
+    """In the first layer a repeated token keeps its first expert; further up some change."""
+    always = []
+    for first_T in TRACE.expert[..., 0].T:
+        experts = defaultdict(list)
+        for token, first in zip(TRACE.tokens, first_T, strict=True):
+            experts[token].append(int(first))
+        repeated = [e for e in experts.values() if len(e) > 1]
+        always.append(sum(len(set(e)) == 1 for e in repeated) / len(repeated))
+    assert always[0] == 1.0 and max(always[1:]) < 1.0
 
-    recorded = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))
-    assert set(recorded["arms"]) == {DENSE, *arms()} and recorded["steps"] == STEPS
-    for name, arm in recorded["arms"].items():
-        assert len(arm["validation_loss"]["values"]) == 5, name
-    for name, arm in arms().items():
-        router = arm.experts.build_router(4)
-        shown = recorded["arms"][name]
-        assert (shown["causal"], shown["substitute"]) == (router.causal, router.substitute), name
+
+def test_what_01_says_of_the_recorded_races():
+    told = figures("race")
+    assert len(told["seeds"]) >= 5
+    steps, seconds = told["gap_at_equal_step"], told["gap_at_equal_seconds"]
+    # "Per step the MoE model is ahead with every seed": the mean is three deviations from zero.
+    assert min(steps["values"]) > 0 and steps["mean"] > 3 * steps["sd"]
+    # "On the clock that lead shrinks or turns around, seed by seed."
+    assert (np.array(seconds["values"]) < steps["values"]).all()
+    # Both contestants cost a token the same, but for the router.
+    dense, moe = snapshots("race")[:2]
+    assert moe.active_parameters - dense.active_parameters == 2 * 16 * 64
+    # "by an amount like the one in question"
+    assert np.ptp(told["dense_at_equal_step"]["values"]) > 0.5 * steps["mean"]
 
 
 def test_what_is_said_of_the_recorded_routers():
     """README and 03 word these; each holds with every seed, or by a margin of two deviations."""
-    arms = json.loads(data_path("runs", "routers.json").read_text(encoding="utf-8"))["arms"]
+    every = figures("routers")["arms"]
 
     def ahead(better, worse):
-        pairs = zip(*(arms[n]["validation_loss"]["values"] for n in (better, worse)), strict=True)
-        return all(a < b for a, b in pairs)
+        losses = (np.array(every[n]["validation_loss"]["values"]) for n in (better, worse))
+        return np.less(*losses).all()
 
-    assert ahead("hash, random", "dense")
+    assert ahead("hash, random", DENSE)
     assert ahead("token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)")
     # Balance is not quality: perfectly even, and behind the dense twin with every seed.
-    assert arms["expert choice"]["max_violation"]["mean"] == 0 and ahead("dense", "expert choice")
+    assert every["expert choice"]["max_violation"]["mean"] == 0 and ahead(DENSE, "expert choice")
+
+
+# 04_collapse: every size stands in a sentence that is made from the figures.
+
+
+@pytest.mark.parametrize(
+    ("arm", "name", "least", "most"),
+    [
+        ("nothing", "dead_experts", 8, 16),  # "4 or fewer" is nearest
+        ("nothing", "effective_experts", 1, 6),
+        ("balancing loss 0.01", "dead_experts", 1, 16),
+        ("balancing loss 0.1", "dead_experts", 0, 0),
+        ("balancing loss 0.1", "max_violation", 0, 2),
+        ("expert choice", "domain_information", 0, 0),
+        ("expert choice", "max_violation", 0, 0),
+    ],
+)
+def test_what_04_says_holds_in_every_run(arm, name, least, most):
+    values = figures("collapse")["arms"][arm][name]["values"]
+    assert least <= min(values) and max(values) <= most
+
+
+def test_what_04_says_of_the_cures():
+    told = figures("collapse")
+    every = told["arms"]
+    assert len(every) == 14 and every["nothing"]["collapsed"] == 5
+    assert {"z-loss 0.001", "noise 1"} <= set(failing(told)), "stabilisers do not cure"
+    # The loss shows little of a collapse: within 0.05 nats with two experts in effect, or fourteen.
+    effective = {arm: figure["effective_experts"]["mean"] for arm, figure in every.items()}
+    for cure in ("balancing loss 0.1", "sign bias", "quantile bias"):
+        assert effective[cure] > 5 + effective["nothing"]
+        assert abs(every[cure]["loss_minus_nothing"]["mean"]) < 0.05
+    # A scope of one sequence takes the domains away.
+    batch, sequence = "balancing loss 0.1", "balancing loss 0.1 per sequence"
+    values = (np.array(every[arm]["domain_information"]["values"]) for arm in (batch, sequence))
+    assert np.greater(next(values), 2 * next(values)).all()
+    words = told_versus(told, sequence, batch, "domain_information", "Domain information")
+    assert words.endswith("in 5 of 5 seeds.")
+
+
+def test_what_04_says_of_balance_and_quality():
+    told = figures("collapse")
+    means = {
+        name: {arm: figure[name]["mean"] for arm, figure in told["arms"].items()}
+        for name in ("max_violation", "validation_loss")
+    }
+    ranks = (np.argsort(np.argsort([*of_arms.values()])) for of_arms in means.values())
+    assert abs(np.corrcoef(*ranks)[0, 1]) < 0.5
+    even, best = (min(of_arms, key=of_arms.get) for of_arms in means.values())
+    assert even != best and f"The most even of all, {even}," in told_quality(told)
