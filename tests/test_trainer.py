@@ -13,17 +13,7 @@ from safetensors.numpy import save_file
 import moeviz.model.layer
 from helpers.numerics import relative
 from helpers.prose import prose
-from helpers.training import (
-    DENSE,
-    MODELS,
-    MOE,
-    TRAIN,
-    check_same,
-    make,
-    run,
-    state_of,
-    tiny_corpus,
-)
+from helpers.training import DENSE, MODELS, MOE, TRAIN, check_same, make, run, state_of, tiny_corpus
 from moeviz.records.store import HEADER_KEY, load_arrays
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
