@@ -14,6 +14,7 @@ from helpers.live import wait
 from helpers.panels import (
     LOUD,
     at_ease,
+    check_refused,
     drawn,
     everything,
     move,
@@ -169,7 +170,7 @@ def test_the_contest_runs_in_the_background_and_is_shown(monkeypatch, recorded):
     assert "Nothing is measured" in said(panel)
 
 
-def test_a_measurement_can_be_stopped_and_says_how_far_it_is(monkeypatch, recorded):
+def test_a_measurement_can_be_stopped_and_says_how_far_it_is_and_what_breaks(monkeypatch, recorded):
     begun = threading.Event()
 
     def endless(num_experts, *, on_turn):
@@ -177,6 +178,9 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is(monkeypatch, record
             begun.set()
             time.sleep(0.01)
         raise contest.Stopped
+
+    def breaks(num_experts, *, on_turn):
+        raise ValueError("The GPU is gone.")
 
     monkeypatch.setattr(contest, "contest", endless)
     panel = panels.Contenders()
@@ -190,17 +194,9 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is(monkeypatch, record
     assert said(panel) == "Stopped: nothing was changed."
     panel.refresh()
     assert "Nothing is measured" in said(panel)
-
-
-def test_what_breaks_in_a_measurement_is_said(monkeypatch, recorded):
-    def breaks(num_experts, *, on_turn):
-        raise ValueError("The GPU is gone.")
-
     monkeypatch.setattr(contest, "contest", breaks)
-    panel = panels.Contenders()
     press(panel, "run")
-    at_ease(panel)
-    assert said(panel) == "The GPU is gone."
+    assert said(at_ease(panel)) == "The GPU is gone."
 
 
 def test_the_layers_on_offer_are_those_of_the_machine(recorded):
@@ -216,10 +212,8 @@ def test_the_layers_on_offer_are_those_of_the_machine(recorded):
     second = panels.Contenders()
     second.state_box.value = panel.state
     assert everything(second) == everything(panel)
-    before = everything(second)
-    second.state_box.value = panel.state.replace("256", "99")
-    assert "case must be one of 8 experts, 256 experts" in said(second)
-    assert everything(second) == before
+    sentence = "case must be one of 8 experts, 256 experts"
+    check_refused(second, panel.state.replace("256", "99"), sentence)
 
 
 def test_without_any_recording_the_panels_still_open(monkeypatch):

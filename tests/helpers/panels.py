@@ -101,8 +101,8 @@ BEFORE = {
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},
 }
-# These say what Play will train; the recorded picture stays.
 LIVE = ("Race", "Collapse")
+# These say what Play will train; the recorded picture stays.
 FOR_PLAY = {("Race", "experts"), ("Race", "top_k"), ("Race", "seed")}
 # Exhibits that read a text: how they open on one.
 READING = {
