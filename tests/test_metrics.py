@@ -116,6 +116,8 @@ def test_collapsed_is_the_worst_layer_over_the_last_fifty_steps():
     three.load[50:, 1] = [0.4, 0.3, 0.29, 0.01]
     assert not collapsed(three)
     assert not collapsed(run.upto("step", 0)) and not collapsed(curve(step, step))
+    five_of_eight = np.tile([1.0, 1, 1, 0, 0, 0, 0, 0], (100, 1, 1))
+    assert collapsed(dataclasses.replace(run, load=five_of_eight))
 
 
 def test_dropped_and_padded():
