@@ -48,16 +48,16 @@ def make_lab(folder: Path, port: int, timeout: float) -> dict[str, Any]:
     )
     watchdog = threading.Timer(timeout, lambda: os.killpg(process.pid, signal.SIGKILL))
     watchdog.start()
-    said, stages = "", {}
+    output, stages = "", {}
     try:
         assert process.stdout is not None
-        while "Ctrl-C stops" not in said and (line := process.stdout.readline()):
-            said += line
+        while "Ctrl-C stops" not in output and (line := process.stdout.readline()):
+            output += line
             if stage := re.match(r"\[\d/\d\]", line):
                 stages[stage[0]] = round(time.monotonic() - begun, 1)
-        address = ADDRESS.search(said)
+        address = ADDRESS.search(output)
         if address is None:
-            raise RuntimeError(f"`make lab` did not come up:\n{said[-2000:]}")
+            raise RuntimeError(f"`make lab` did not come up:\n{output[-2000:]}")
         with urllib.request.urlopen(address[0], timeout=60) as answer:
             assert answer.status == 200
         seconds = time.monotonic() - begun

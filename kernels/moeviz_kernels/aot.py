@@ -315,8 +315,8 @@ def main() -> int:
             print(row(r.chip, r.dtype, r.kernel, *numbers, words), flush=True)
             reports.append(r)
     if asked.json:
-        found = dict(triton=triton.__version__, reports=[asdict(r) for r in reports])
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        summary = dict(triton=triton.__version__, reports=[asdict(r) for r in reports])
+        asked.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for chip in chips:
         own = [r for r in reports if r.chip == chip]
         print(

@@ -27,8 +27,8 @@ def launch_reason(error: BaseException) -> str:
     while isinstance(error.__cause__, triton.CompilationError):
         error = error.__cause__
     if isinstance(error, PTXASError):
-        said = re.search(r"^ptxas.*\b(?:error|fatal)\s*:\s*(.+)$", str(error), re.MULTILINE)
-        return f"ptxas: {said[1]}" if said else str(error).partition("\n")[0]
+        complaint = re.search(r"^ptxas.*\b(?:error|fatal)\s*:\s*(.+)$", str(error), re.MULTILINE)
+        return f"ptxas: {complaint[1]}" if complaint else str(error).partition("\n")[0]
     lines = [line for line in str(error).splitlines() if line.strip(" ^")]
     return lines[-1].strip() if lines else type(error).__name__
 

@@ -67,17 +67,17 @@ class RootScale(Scale):
 
 def decades(values: Iterable[float]) -> tuple[float, float]:
     """The powers of ten that enclose all values, at least one decade apart."""
-    found = list(values)
-    low = math.floor(math.log10(min(found)) + 1e-9)
-    high = math.ceil(math.log10(max(found)) - 1e-9)
+    numbers = list(values)
+    low = math.floor(math.log10(min(numbers)) + 1e-9)
+    high = math.ceil(math.log10(max(numbers)) - 1e-9)
     return 10.0**low, 10.0 ** max(high, low + 1)
 
 
 def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
     """The range of values, and some air at both ends."""
-    found = [float(v) for v in values]
-    margin = share * (max(found) - min(found) or 1.0)
-    return min(found) - margin, max(found) + margin
+    numbers = [float(v) for v in values]
+    margin = share * (max(numbers) - min(numbers) or 1.0)
+    return min(numbers) - margin, max(numbers) + margin
 
 
 def general(value: float) -> str:

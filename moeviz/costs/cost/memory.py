@@ -77,10 +77,10 @@ def cache_baselines(architecture: Architecture) -> tuple[CacheBaseline, ...]:
     "57 times smaller" holds for DeepSeek-V3 against multi-head attention with as many heads of the
     value's width, a model that nobody trained. ValueError for an architecture without MLA.
     """
-    found = [m for _, m in architecture.mixers() if isinstance(m, LatentAttention)]
-    if not found:
+    latent = [m for _, m in architecture.mixers() if isinstance(m, LatentAttention)]
+    if not latent:
         raise ValueError(f"{architecture.name} has no latent attention to compare.")
-    mla = found[0]
+    mla = latent[0]
     own = mla.kv_rank + mla.rope_dim
     heads, value, key = mla.heads, mla.value_dim, mla.nope_dim + mla.rope_dim
     rows = [

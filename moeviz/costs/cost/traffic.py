@@ -36,12 +36,13 @@ def destinations(num_experts: int, top_k: int, places: int, limit: int | None = 
     chosen = places if limit is None else check_whole("limit", limit)
     if chosen > places:
         raise ValueError(f"limit must be at most places = {places}, got {limit}.")
-    here = num_experts // places
-    if top_k > chosen * here:
+    per_place = num_experts // places
+    if top_k > chosen * per_place:
         raise ValueError(
-            f"limit must leave room for top_k = {top_k} experts, got {chosen} places of {here}."
+            f"limit must leave room for top_k = {top_k} experts, got {chosen} places of "
+            f"{per_place}."
         )
-    return chosen * hit_probability(chosen * here, top_k, here)
+    return chosen * hit_probability(chosen * per_place, top_k, per_place)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _visits(
 ) -> tuple[list[float], list[float]]:  # fmt: skip
     """Expected copies of one token to each device, and to each node."""
     devices = nodes * per_node
-    here = moe.num_experts // devices
+    held = moe.num_experts // devices
     if share_E is not None:
         if len(share_E) != moe.num_experts:
             raise ValueError(
@@ -180,15 +181,15 @@ def _visits(
             chosen = shares[first : first + count]
             return sum(chosen) if copies == "expert" else 1 - math.prod(1 - v for v in chosen)
 
-        wide = here * per_node
-        on_device = [met(i * here, here) for i in range(devices)]
+        wide = held * per_node
+        on_device = [met(i * held, held) for i in range(devices)]
         return on_device, [met(i * wide, wide) for i in range(nodes)]
     by_node = destinations(moe.num_experts, moe.top_k, nodes, limit) / nodes
     if copies == "expert":
         by_device = moe.top_k / devices
     else:
         chosen = nodes if limit is None else limit
-        by_device = chosen / nodes * hit_probability(chosen * here * per_node, moe.top_k, here)
+        by_device = chosen / nodes * hit_probability(chosen * held * per_node, moe.top_k, held)
     return [by_device] * devices, [by_node] * nodes
 
 

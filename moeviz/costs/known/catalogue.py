@@ -71,10 +71,12 @@ class Model:
     @property
     def confidence(self) -> Confidence:
         """The weakest confidence of what is said of it."""
-        said = [value.confidence for value in vars(self).values() if isinstance(value, Figure)]
+        confidences = [
+            value.confidence for value in vars(self).values() if isinstance(value, Figure)
+        ]
         if self.architecture is not None:
-            said.append(self.sizes_confidence)
-        return max(said, key=get_args(Confidence).index, default="unverifiable")
+            confidences.append(self.sizes_confidence)
+        return max(confidences, key=get_args(Confidence).index, default="unverifiable")
 
     def compare(self) -> Comparison:
         """Computed against published; ValueError where the sizes are not public."""

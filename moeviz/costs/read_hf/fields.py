@@ -46,15 +46,15 @@ class Fields:
         """The value under the first of these names that has one; null counts as absent. ValueError
         where two of them contradict each other, and where a required one is missing."""
         self._read.update(names)
-        found = self._set(names)
-        for other in found[1:]:
-            if self.config[other] != self.config[found[0]]:
+        values = self._set(names)
+        for other in values[1:]:
+            if self.config[other] != self.config[values[0]]:
                 raise ValueError(
-                    f"{self.where}: {found[0]} = {self.config[found[0]]!r} and {other} = "
+                    f"{self.where}: {values[0]} = {self.config[values[0]]!r} and {other} = "
                     f"{self.config[other]!r} contradict each other."
                 )
-        if found:
-            return self.config[found[0]]
+        if values:
+            return self.config[values[0]]
         if default is REQUIRED:
             raise ValueError(f"{self.where}: {' or '.join(names)} is missing.")
         return default
@@ -86,9 +86,9 @@ class Fields:
 
     def expect(self, name: str, value: Any) -> None:
         """A field that this model type has in one way only: absent, or exactly that."""
-        found = self.get(name, default=value)
-        if found != value:
-            raise ValueError(f"{self.where}: {name} must be {value!r} here, got {found!r}.")
+        given = self.get(name, default=value)
+        if given != value:
+            raise ValueError(f"{self.where}: {name} must be {value!r} here, got {given!r}.")
 
     def ignore(self, *names: str) -> None:
         """Fields that the type carries and that change nothing that is counted here."""

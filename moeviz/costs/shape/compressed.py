@@ -80,12 +80,12 @@ class CompressedAttention:
 
     def caches(self) -> list[Cache]:
         words, width = f"head_dim {self.head_dim}", self.head_dim
-        found = [Cache("window of shared keys and values", width, words, kept=self.window)]
+        caches = [Cache("window of shared keys and values", width, words, kept=self.window)]
         if self.every is not None:
-            found.append(Cache("compressed entries", width, words, self.every, read=self.top_k))
+            caches.append(Cache("compressed entries", width, words, self.every, read=self.top_k))
             if self.indexer is not None:
-                found += self.indexer.caches(self.every)
-        return found
+                caches += self.indexer.caches(self.every)
+        return caches
 
 
 def _compressor(name: str, d_model: int, width: int, every: int, overlap: int) -> Iterator[Weight]:

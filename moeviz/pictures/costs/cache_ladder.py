@@ -91,7 +91,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
 
 def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
     """(name, bytes, kinds of its layers, whether it was made for so long a context)."""
-    found = []
+    caches = []
     for name in SHOWN:
         shape = sizes_of(name)
         kinds = " + ".join(
@@ -99,8 +99,8 @@ def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
             for times, mixer in shape.mixers()
         )
         reaches = shape.context_tokens is None or context <= shape.context_tokens
-        found.append((name, _bytes(shape, context, bits), kinds, reaches))
-    return found
+        caches.append((name, _bytes(shape, context, bits), kinds, reaches))
+    return caches
 
 
 def _bar(
@@ -123,17 +123,17 @@ def _bar(
 
 def _models(svg: Svg, context: int, bits: int, batch: int) -> None:
     left, width = 470.0, 310.0
-    found = _found(context, bits)
-    top = max(batch * value for _, value, _, _ in found)
+    caches = _found(context, bits)
+    top = max(batch * value for _, value, _, _ in caches)
     heading(svg, "Models as they are", "hatched: longer than the model was made for", left)
-    for i, (name, value, kinds, reaches) in enumerate(found):
+    for i, (name, value, kinds, reaches) in enumerate(caches):
         total, kind = batch * value, next((k for k in COLOURS if k in kinds), "")
         _bar(svg, left, 62 + 44 * i, width, f"{name}: {kinds}", total, total / top, kind,
              hatched=not reaches)  # fmt: skip
-    base = 62 + 44 * len(found)
+    base = 62 + 44 * len(caches)
     at = left + width * MEMORY / top
     if MEMORY <= top * 1.25:
-        for i in range(len(found)):
+        for i in range(len(caches)):
             svg.line(at, 67 + 44 * i, at, 90 + 44 * i, stroke=INK, width=2)
         svg.text(left, base + 14, f"black line: {si(MEMORY, 'B')}, one H100")
     else:

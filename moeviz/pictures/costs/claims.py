@@ -33,14 +33,14 @@ def ladder(assumption: Assumption) -> tuple[float, ...]:
     low, high = assumption.low, assumption.high
     if assumption.unit in ("year", "month"):
         return tuple(range(int(low), int(high) + 1))
-    found = {low, high, assumption.value}
+    stops = {low, high, assumption.value}
     if low == 0:
-        found |= {_plain(high * i / STEPS) for i in range(STEPS)}
+        stops |= {_plain(high * i / STEPS) for i in range(STEPS)}
     else:
         decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
         each = {_plain(m * 10.0**power) for power in decades for m in MANTISSAS}
-        found |= {value for value in each if low <= value <= high}
-    return tuple(sorted(_plain(value) for value in found))
+        stops |= {value for value in each if low <= value <= high}
+    return tuple(sorted(_plain(value) for value in stops))
 
 
 def _plain(value: float) -> float:
@@ -79,12 +79,12 @@ def amount(value: float | None, unit: str) -> str:
 def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     """The chosen claim under what is assumed, and the verdicts of all. ValueError as evaluate."""
     claim = CLAIMS[chosen]
-    found = evaluate(claim, **assumed)
-    all_found = {name: evaluate(name) for name in CLAIMS} | {chosen: found}
-    summary = f"{claim.text}: {found.verdict}; {found.why}."
+    finding = evaluate(claim, **assumed)
+    all_found = {name: evaluate(name) for name in CLAIMS} | {chosen: finding}
+    summary = f"{claim.text}: {finding.verdict}; {finding.why}."
     svg = Svg(WIDTH, HEIGHT, "The ledger of claims", summary)
-    _claim(svg, found)
-    _along(svg, found)
+    _claim(svg, finding)
+    _along(svg, finding)
     _tally(svg, all_found, chosen)
     rows = (
         (f.claim.id, SOURCES[f.claim.source], f.claim.text, f.claim.formula,
@@ -129,15 +129,15 @@ def _along(svg: Svg, found: Evaluation) -> None:
         others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
         steps = _verdict_along(found.claim.id, assumption.name, others)
         top = 226.0 + 50 * i
-        here, unit = assumed[assumption.name], assumption.unit
-        svg.text(0, top + 13, f"{assumption.name.replace('_', ' ')}: {amount(here, unit)}")
+        assumed_value, unit = assumed[assumption.name], assumption.unit
+        svg.text(0, top + 13, f"{assumption.name.replace('_', ' ')}: {amount(assumed_value, unit)}")
         svg.text(0, top + 29, assumption.meaning, fill=MUTED)
         x, wide = 320.0, 560.0 / len(steps)
         for verdict, run in groupby(verdict for _, verdict in steps):
             (colour, sign), span = STYLES[verdict], wide * len(list(run))
             box(svg, x, top, span, 20, colour, sign if span > 14 else "")
             x += span
-        at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - here))
+        at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - assumed_value))
         x = 320 + (at + 0.5) * wide
         svg.line(x, top - 5, x, top + 25, stroke=INK, width=3)
         svg.text(320, top + 36, amount(assumption.low, unit), fill=MUTED)
@@ -162,11 +162,11 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
         svg.text(0, y - 2, first, fill=MUTED)
         if more:
             svg.text(0, y + 12, more[0] + (" …" if more[1:] else ""), fill=MUTED)
-        here = [f for f in all_found.values() if f.claim.source == source]
-        for i, found in enumerate(here):
-            colour, sign = STYLES[found.verdict]
+        findings = [f for f in all_found.values() if f.claim.source == source]
+        for i, finding in enumerate(findings):
+            colour, sign = STYLES[finding.verdict]
             left = 174 + 25 * i
-            tip = f"{numbers[found.claim.id]}: {found.claim.text}: {found.verdict}"
+            tip = f"{numbers[finding.claim.id]}: {finding.claim.text}: {finding.verdict}"
             box(svg, left, y - 10, 21, 21, colour, sign, tip=tip)
-            if found.claim.id == chosen:
+            if finding.claim.id == chosen:
                 svg.rect(left - 2.5, y - 12.5, 26, 26, "none", stroke=INK, stroke_width=2.5)

@@ -127,15 +127,17 @@ def _summary(
             f"A batch of {batch:,} does not fit {machine}: weights and cache leave room for "
             f"{sparse.max_batch:,} such sequences."
         )
-    said = (
+    sentence = (
         f"Batch {batch:,}: {_ms(step)} ms a step, {step.tokens_per_s:,.0f} tokens/s in all, "
         f"bound by {step.bound}; {step.distinct:.1f} experts touched in each layer."
     )
     twin = dense.steps.get(batch)
     if twin is not None:
-        said += f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
-        said += f"{step.seconds / twin.seconds:.2f} times as long."
-    return f"{said} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
+        sentence += f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
+        sentence += f"{step.seconds / twin.seconds:.2f} times as long."
+    return (
+        f"{sentence} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
+    )
 
 
 def _ms(step: DecodeStep) -> str:
@@ -184,13 +186,13 @@ def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
     _frame(svg, x, y, f"experts touched in a layer, % of {experts}", batch)
     touched = {b: distinct_experts(experts, top_k, b).total for b in (*BATCHES, batch)}
     curve(svg, x, y, ((b, 100 * touched[b] / experts) for b in BATCHES), TOUCHED)
-    here, spot = touched[batch], y(100 * touched[batch] / experts)
+    of_batch, spot = touched[batch], y(100 * touched[batch] / experts)
     mark(svg, "circle", x(batch), spot, TOUCHED.colour, 5, stroke=INK)
     # On the side of the rising curve where it does not run, and inside the picture.
-    full = here > 0.85 * experts
+    full = of_batch > 0.85 * experts
     after = batch < 4 or (full and batch < 1024)
     svg.text(
-        x(batch) + (9 if after else -9), spot + (20 if full else -10), f"{here:.1f}", bold=True,
+        x(batch) + (9 if after else -9), spot + (20 if full else -10), f"{of_batch:.1f}", bold=True,
         anchor="start" if after else "end",
     )  # fmt: skip
 

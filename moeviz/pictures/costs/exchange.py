@@ -85,31 +85,31 @@ def exchange(
     plainest = way("a BF16 copy an expert, no limit", "expert", None, BF16_COMBINE_BITS)
     hows: dict[Copies, str] = {"expert": "an expert", "device": "a device", "node": "a node"}
     ways = {how: way(f"one copy {name}", how, limit, bits) for how, name in hows.items()}
-    found = ways[copies]
-    summary = _summary(model_name, found, plainest, len(architecture.moe_layers))
+    exchanged = ways[copies]
+    summary = _summary(model_name, exchanged, plainest, len(architecture.moe_layers))
     svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
-    said = "FP8 + scales" if fp8 else "BF16"
+    precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
     machine = f"{nodes} nodes × {devices_per_node} devices, {tokens:,} tokens on each"
-    note = f"dispatch in {said}, combine in BF16 · {reach} · {routing}"
+    note = f"dispatch in {precision}, combine in BF16 · {reach} · {routing}"
     heading(svg, f"{model_name}, one MoE layer: {machine}", note)
-    _matrix(svg, found.traffic, nodes)
-    _totals(svg, (plainest, *ways.values()), found)
-    return svg.picture(COLUMNS, _table(found.traffic))
+    _matrix(svg, exchanged.traffic, nodes)
+    _totals(svg, (plainest, *ways.values()), exchanged)
+    return svg.picture(COLUMNS, _table(exchanged.traffic))
 
 
 def _summary(name: str, found: Way, plainest: Way, layers: int) -> str:
     saved = 1 - found.far / plainest.far if plainest.far else 0.0
-    said = (
+    sentence = (
         f"{name}: one layer moves {si(found.near, 'B')} inside nodes and {si(found.far, 'B')} "
         f"between them, {si((found.near + found.far) * layers, 'B')} in its {layers} MoE layers; "
         f"{found.traffic.copies_per_token:.2f} copies a token."
     )
     if saved:
         more = "less" if saved > 0 else "more"
-        said += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
-    return f"{said} On H800s at least {_time(found)} a layer."
+        sentence += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
+    return f"{sentence} On H800s at least {_time(found)} a layer."
 
 
 def _time(way: Way) -> str:
@@ -146,12 +146,12 @@ def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
     svg.text(right, 62, "time at least", bold=True, anchor="end")
     legend(svg, left, 85, (WITHIN, BETWEEN))
     for i, way in enumerate(ways):
-        top, here = 100 + i * 84, way is found
-        if here:
+        top, is_chosen = 100 + i * 84, way is found
+        if is_chosen:
             svg.rect(left - 10, top - 2, right - left + 19, 80, "none", stroke=INK, radius=6)
         head = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
-        svg.text(left, top + 14, head, bold=here)
-        svg.text(right, top + 14, _time(way), bold=here, anchor="end")
+        svg.text(left, top + 14, head, bold=is_chosen)
+        svg.text(right, top + 14, _time(way), bold=is_chosen, anchor="end")
         for j, (size, key) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
             y = top + 23 + j * 25
             width = (right - left - 86) * size / (most or 1.0)

@@ -55,18 +55,18 @@ def _summary(
     name: str, chip: Device, devices: int, plan: str, context: int, batch: int, found: Fit
 ) -> str:
     machine = f"{devices} × {chip.name}"
-    said = (
+    sentence = (
         f"{name} in {PLANS[plan]}: weights {_gb(found.weights.total)} GB and a cache of "
         f"{_gb(found.cache.total)} GB for {_sequences(batch)} of {context:,} tokens, against "
         f"{_gb(found.capacity_bytes)} GB of {machine}. "
     )
     if found.fits:
-        said += f"It fits, {_gb(found.free_bytes)} GB stay free; at most"
-        return f"{said} {found.max_batch:,} such sequences do."
-    said += f"It does not fit: {_gb(-found.free_bytes)} GB are missing"
+        sentence += f"It fits, {_gb(found.free_bytes)} GB stay free; at most"
+        return f"{sentence} {found.max_batch:,} such sequences do."
+    sentence += f"It does not fit: {_gb(-found.free_bytes)} GB are missing"
     if found.max_batch:
-        return f"{said}; {_sequences(found.max_batch)} would fit."
-    return f"{said}, and not even one such sequence fits."
+        return f"{sentence}; {_sequences(found.max_batch)} would fit."
+    return f"{sentence}, and not even one such sequence fits."
 
 
 def _sequences(count: int) -> str:
@@ -85,14 +85,14 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
     bottom = TOP + ROW * len(PLANS)
     form = "{:,.0f}".format if most > 5e9 else general
     x_axis(svg, x, bottom, "memory in GB (1e9 bytes)", top=TOP - 8, form=form)
-    for i, (name, found) in enumerate(fits.items()):
-        top, here = TOP + i * ROW, name == plan
-        if here:
+    for i, (name, needed) in enumerate(fits.items()):
+        top, is_chosen = TOP + i * ROW, name == plan
+        if is_chosen:
             svg.rect(1, top - 8, WIDTH - 2, ROW - 4, "none", stroke=INK, radius=6)
-        svg.text(8, top + BAR / 2 + 4, PLANS[name], bold=here)
-        _bar(svg, x, found, top)
-        svg.text(RIGHT + 16, top + 10, _verdict(found), bold=here)
-        sizes = f"weights {_gb(found.weights.total)} + cache {_gb(found.cache.total)} GB"
+        svg.text(8, top + BAR / 2 + 4, PLANS[name], bold=is_chosen)
+        _bar(svg, x, needed, top)
+        svg.text(RIGHT + 16, top + 10, _verdict(needed), bold=is_chosen)
+        sizes = f"weights {_gb(needed.weights.total)} + cache {_gb(needed.cache.total)} GB"
         svg.text(RIGHT + 16, top + 27, sizes, fill=MUTED)
     edge = x(capacity / 1e9)
     svg.line(edge, TOP - 20, edge, bottom, stroke=INK, width=2)
@@ -132,6 +132,6 @@ def source_line(chip: Device) -> str:
 
 
 def _table(fits: dict[str, Fit]) -> Iterator[tuple[object, ...]]:
-    for name, found in fits.items():
-        free = f"{found.free_bytes / 1e9:,.1f}"
-        yield PLANS[name], *map(_gb, _sizes(found)), free, _verdict(found)
+    for name, needed in fits.items():
+        free = f"{needed.free_bytes / 1e9:,.1f}"
+        yield PLANS[name], *map(_gb, _sizes(needed)), free, _verdict(needed)

@@ -79,25 +79,25 @@ def _architecture(item: Model | Architecture) -> Architecture:
 
 
 def _sentence(item: Model | Architecture) -> str:
-    found = sheet(_architecture(item))
-    active, share = found.active["all"], 100 * found.active["all"] / found.total
+    counted = sheet(_architecture(item))
+    active, share = counted.active["all"], 100 * counted.active["all"] / counted.total
     met = f"of which one token meets {count(active)}, {share:.2g} %"
-    if active == found.total:
+    if active == counted.total:
         met = "every token meets all"
-    return f"{shorten(item.name, 40)}: {count(found.total)} parameters, {met}."
+    return f"{shorten(item.name, 40)}: {count(counted.total)} parameters, {met}."
 
 
 def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
     architecture = _architecture(item)
-    found = sheet(architecture)
+    counted = sheet(architecture)
     every = by_part(parameters(architecture))
     active = by_part(active_parameters(architecture))
     svg.line(0, top + 4, WIDTH, top + 4, width=0.5)
     svg.text(0, top + 24, shorten(item.name, 26), size=14, bold=True)
     sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
     svg.text(BAR, top + 24, f"sizes: {shorten(sizes, 46)}", fill=MUTED, anchor="end")
-    svg.text(0, top + 44, f"all parameters: {count(found.total)}")
-    x, all_wide, met_wide = 0.0, BAR / found.total, BAR / found.active["all"]
+    svg.text(0, top + 44, f"all parameters: {count(counted.total)}")
+    x, all_wide, met_wide = 0.0, BAR / counted.total, BAR / counted.active["all"]
     for key in PARTS:
         wide, met = all_wide * every[key], all_wide * active[key]
         tip = f"{key.name}: {every[key]:,.0f}, a token meets {active[key]:,.0f}"
@@ -105,11 +105,11 @@ def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
         if wide - met > 0.5:
             svg.hatch(x + met, top + 50, wide - met, 26, key.colour)
         x += wide
-    svg.text(0, top + 96, f"what one token meets: {count(found.active['all'])}, its own scale")
+    svg.text(0, top + 96, f"what one token meets: {count(counted.active['all'])}, its own scale")
     parts = ((met_wide * v, key, f"{key.name}: {v:,.0f}") for key, v in active.items())
     stack(svg, 0, top + 102, 26, parts)
-    _list(svg, top, every, active, found)
-    for line, words in enumerate(_lines(item, found)):
+    _list(svg, top, every, active, counted)
+    for line, words in enumerate(_lines(item, counted)):
         svg.text(0, top + 150 + 19 * line, words, fill=MUTED if line == 1 else INK)
 
 
@@ -143,11 +143,11 @@ def _published(item: Model | Architecture) -> str:
     """What its makers print, and how far our count is from it."""
     if isinstance(item, Architecture):
         return "published: nothing is known of it here"
-    said = item.compare()
+    compared = item.compare()
     words = []
     for name, figure, error in (
-        ("total", item.total_parameters, said.total_error),
-        ("active", item.active_parameters, said.active_error),
+        ("total", item.total_parameters, compared.total_error),
+        ("active", item.active_parameters, compared.active_error),
     ):
         if figure is not None and error is not None:
             off = f"{100 * error:+.1f} %".replace("-", "−")
@@ -158,15 +158,18 @@ def _published(item: Model | Architecture) -> str:
 
 def _rows(item: Model | Architecture) -> Iterator[tuple[object, ...]]:
     architecture = _architecture(item)
-    found, name = sheet(architecture), shorten(item.name, 40)
+    counted, name = sheet(architecture), shorten(item.name, 40)
     terms = zip(parameters(architecture).terms, active_parameters(architecture).terms, strict=True)
     for t, a in terms:
         numbers = f"{t.value:,.0f}", f"{a.value:,.0f}"
         yield name, part_of(t.component), t.label, *numbers, t.formula
-    yield name, "all", "", f"{found.total:,.0f}", f"{found.active['all']:,.0f}", "the sum"
+    yield name, "all", "", f"{counted.total:,.0f}", f"{counted.active['all']:,.0f}", "the sum"
     for way, words in CONVENTIONS.items():
-        yield name, "sheet", f"active, {words}", "", f"{found.active[way]:,.0f}", ""
-    for plan, value in found.weights.items():
+        yield name, "sheet", f"active, {words}", "", f"{counted.active[way]:,.0f}", ""
+    for plan, value in counted.weights.items():
         yield name, "sheet", f"weights, {plan}", si(value, "B"), "", "parameters × bits / 8"
-    cache, reach = found.no_cache or si(found.cache_per_token, "B"), f"{found.context_tokens:,}"
+    cache, reach = (
+        counted.no_cache or si(counted.cache_per_token, "B"),
+        f"{counted.context_tokens:,}",
+    )
     yield name, "sheet", "cache, one more token", cache, "", f"at {reach} tokens"

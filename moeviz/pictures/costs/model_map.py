@@ -88,13 +88,15 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
 def _summary(shown: Sequence[Point], chosen: str) -> str:
     by_name = {p.model.name: p for p in shown}
     sparse = sum(p.model.kind == "moe" for p in shown)
-    said = f"{len(shown)} models, {sparse} of them sparse."
+    sentence = f"{len(shown)} models, {sparse} of them sparse."
     if chosen not in by_name:
-        return said + (f" {chosen} is not there: too late, or no size is known." if chosen else "")
+        return sentence + (
+            f" {chosen} is not there: too late, or no size is known." if chosen else ""
+        )
     p = by_name[chosen]
     share = 100 * p.active / p.total
     return (
-        f"{said} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.2g} %; "
+        f"{sentence} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.2g} %; "
         f"{p.confidence}, {p.source}."
     )
 

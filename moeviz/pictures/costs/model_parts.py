@@ -20,18 +20,18 @@ PARTS = {
 
 def sizes_of(name: str) -> Architecture:
     """The architecture of a model of MODELS; ValueError where its sizes are not public."""
-    found = model(name).architecture
-    if found is None:
+    architecture = model(name).architecture
+    if architecture is None:
         raise ValueError(f"The sizes of {name} are not public: nothing can be computed.")
-    return found
+    return architecture
 
 
 def sparse_sizes_of(name: str) -> Architecture:
     """The same; ValueError for a dense model."""
-    found = model(name).architecture
-    if found is None or not found.is_moe:
+    architecture = model(name).architecture
+    if architecture is None or not architecture.is_moe:
         raise ValueError(f"{name} has no experts that could be counted.")
-    return found
+    return architecture
 
 
 def by_part(total: Total) -> dict[Key, float]:

@@ -127,15 +127,19 @@ def _summary(setup: Setup, link: Link, rate: float) -> str:
         )
     best = setup.speed(link, rate)
     if link.host_computes:
-        said = f"The host computes its experts: at most {best:,.3g} tokens/s, whatever is cached."
+        sentence = (
+            f"The host computes its experts: at most {best:,.3g} tokens/s, whatever is cached."
+        )
     else:
-        said = (
+        sentence = (
             f"{link.label} at a hit rate of {rate:.0%}: {setup.gigabytes(link, rate):.3g} GB come "
             f"over it for every token, at most {best:,.3g} tokens/s."
         )
         if rate > even:
-            said += f" Even routing gives {even:.0%}; more needs experts that are asked for again."
-    return f"{said} Measured systems reach 20 to 40 %: {_reached(best)}."
+            sentence += (
+                f" Even routing gives {even:.0%}; more needs experts that are asked for again."
+            )
+    return f"{sentence} Measured systems reach 20 to 40 %: {_reached(best)}."
 
 
 def _reached(best: float) -> str:

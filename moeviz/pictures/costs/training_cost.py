@@ -93,15 +93,15 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
         svg, x, base, "US dollars of the final run", top=52, ticks=x.ticks(4),
         form=lambda v: money(v) if v else "0",
     )  # fmt: skip
-    for i, (name, found) in enumerate(bills.items()):
+    for i, (name, costs) in enumerate(bills.items()):
         y = 58.0 + 30 * i
         bold = name == chosen
         svg.text(138, y + 15, name, anchor="end", bold=bold)
-        length = x(found.usd) - x.start
+        length = x(costs.usd) - x.start
         shares = {key: v / _each(name).total for key, v in by_part(_each(name)).items()}
         parts = ((length * v, _shown(k), f"{k.name}: {100 * v:.1f} %") for k, v in shares.items())
         end = stack(svg, x.start, y, 21, parts)
-        svg.text(end + 7, y + 15, money(found.usd), bold=bold)
+        svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
 
 
 def _sum(

@@ -106,8 +106,8 @@ class _Lanes:
         return [(i, int(trace.rank[i])) for i in range(first, last) if stage == "combine"]
 
     def _tokens(self, svg: Svg, marked: int) -> None:
-        said = "assignments in token order; number and colour: the expert asked for"
-        svg.text(0, LANE_A - 26, said, fill=MUTED)
+        caption = "assignments in token order; number and colour: the expert asked for"
+        svg.text(0, LANE_A - 26, caption, fill=MUTED)
         room = self.unit * self.trace.top_k
         fits = max(int((room + self.gap - 2) / text_width("x", 12)), 1)
         for t, token in enumerate(self.trace.tokens):
@@ -212,10 +212,10 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
         return f"Grouped GEMM, {of}: {rows} of expert {expert}, {padding} padding."
     rows = " and ".join(map(str, trace.rank[program * trace.top_k : (program + 1) * trace.top_k]))
     plural = "s" if trace.top_k > 1 else ""
-    said = f"Combine, {of}: token {program} adds up row{plural} {rows}."
+    sentence = f"Combine, {of}: token {program} adds up row{plural} {rows}."
     if program == count - 1:
-        said += f" Against a plain loop y differs by {trace.error:.0e} of its length."
-    return said
+        sentence += f" Against a plain loop y differs by {trace.error:.0e} of its length."
+    return sentence
 
 
 def _plural(count: int, what: str) -> str:

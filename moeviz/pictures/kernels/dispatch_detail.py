@@ -172,8 +172,12 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
     svg.text(0, TOP + 13, f"tile {program}, expert {e}", bold=True)
     for (x, width), what in zip(STRIPS, ("W13", "W2"), strict=False):
         svg.text(x + width + 35, TOP + 13, f"· {what} →", anchor="middle", fill=MUTED)
-    mine = slice(rows[0], rows[-1] + 1)
-    shown = (trace.x[trace.order[mine] // trace.top_k], trace.hidden[mine], trace.rows[mine])
+    of_tile = slice(rows[0], rows[-1] + 1)
+    shown = (
+        trace.x[trace.order[of_tile] // trace.top_k],
+        trace.hidden[of_tile],
+        trace.rows[of_tile],
+    )
     of_all = {"x": trace.x, "hidden, weighted": trace.hidden, "out": trace.rows}
     for (x, width), values, (name, known) in zip(STRIPS, shown, of_all.items(), strict=True):
         svg.text(x, TOP + 13, f"{name} [{known.shape[1]}]", bold=True)
@@ -189,8 +193,8 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
         svg.text(98, y, shorten(trace.tokens[t], 11), mono=True)
         svg.text(848, y, f"{np.linalg.norm(trace.rows[row]):.2f}", fill=MUTED)
     if trace.gemm_block != trace.tile_block:
-        said = f"drawn in tiles of {trace.tile_block}; this GPU computed in tiles of"
-        svg.text(0, TOP + 36 + trace.tile_block * LINE, f"{said} {trace.gemm_block}", fill=MUTED)
+        note = f"drawn in tiles of {trace.tile_block}; this GPU computed in tiles of"
+        svg.text(0, TOP + 36 + trace.tile_block * LINE, f"{note} {trace.gemm_block}", fill=MUTED)
     svg.text(848, TOP + 13, "length", fill=MUTED)
 
 
@@ -219,12 +223,12 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
             _strips(svg, column * 460.0 + 110, top, 190, done, peak)
     for t, token in enumerate(trace.tokens):
         x, y = t // lines * 460.0, top + t % lines * LINE
-        mine = trace.rank[t * trace.top_k : (t + 1) * trace.top_k]
+        of_token = trace.rank[t * trace.top_k : (t + 1) * trace.top_k]
         svg.text(x, y, f"{t}", bold=t == program, fill=INK if t <= program else MUTED)
         svg.text(x + 22, y, shorten(token, 11), mono=True, fill=INK if t <= program else MUTED)
         if t > program:
             svg.rect(x + 110, y - 13, 190, LINE - 3, "none", stroke=RULE)
-        svg.text(x + 310, y, "= rows " + " + ".join(str(int(r)) for r in mine), fill=MUTED)
+        svg.text(x + 310, y, "= rows " + " + ".join(str(int(r)) for r in of_token), fill=MUTED)
 
 
 DETAIL: dict[str, Callable[[Svg, DispatchTrace, int], None]] = dict(

@@ -122,17 +122,17 @@ def _ceilings(device: dict[str, Any] | None) -> tuple[float, float]:
 def _summary(device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int) -> str:
     whole, dense = parts[1], parts[0]
     batch = f"{tokens} tokens" if tokens > 1 else "1 token"
-    said = (
+    sentence = (
         f"With {batch} the experts do {three(whole.intensity)} FLOP per byte, a dense FFN of the "
         f"same FLOPs {three(dense.intensity)}."
     )
     if device is None:
-        return f"{said} This machine's ceilings are not measured yet."
+        return f"{sentence} This machine's ceilings are not measured yet."
     peak, memory = _ceilings(device)
     ridge = peak / memory
     bound = "memory" if whole.intensity < ridge else "arithmetic"
     return (
-        f"{said} This device needs {three(ridge)} FLOP per byte to be busy: the experts are "
+        f"{sentence} This device needs {three(ridge)} FLOP per byte to be busy: the experts are "
         f"bound by {bound}."
     )
 

@@ -66,15 +66,15 @@ def tile_waste(
     curves = waste_curves(num_rows, experts, seed)
     load_E = zipf_load(num_rows, experts, skew, seed * DRAWS)
     padding = padding_rows(load_E, block)
-    here = padding / (num_rows + padding)
+    waste = padding / (num_rows + padding)
     summary = (
         f"{num_rows} rows for {experts} experts, skew {skew:g}: in tiles of {block} rows "
-        f"{padding} of {num_rows + padding} computed rows are padding, {here:.1%}; {1 - here:.1%} "
-        f"of the FLOPs are useful. Rule of thumb, E · BLOCK_M / 2 rows: "
+        f"{padding} of {num_rows + padding} computed rows are padding, {waste:.1%}; "
+        f"{1 - waste:.1%} of the FLOPs are useful. Rule of thumb, E · BLOCK_M / 2 rows: "
         f"{expected_waste(num_rows, experts, block):.1%}."
     )
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
-    _lines(svg, curves, num_rows, experts, skew, block, here)
+    _lines(svg, curves, num_rows, experts, skew, block, waste)
     _experts(svg, load_E, block)
     rows = ((s, *map("{:.1%}".format, each)) for s, each in zip(SKEWS, curves.T, strict=True))
     return svg.picture(COLUMNS, rows)

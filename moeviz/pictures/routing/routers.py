@@ -35,7 +35,7 @@ def compare(
     cell = min(34.0, (block - MARKS - GAP) / num_experts)
     peak = max(int(d.demand.max(initial=1)) for d in decisions)
     facts = [facts_of(d) for d in decisions]
-    said = [[_said(d, t) for t in range(len(tokens))] for d in decisions]
+    notes = [[_said(d, t) for t in range(len(tokens))] for d in decisions]
     summary = f"{heading}. " + " ".join(
         f"{what.capitalize()}: {', '.join(names) or 'none'}."
         for what, names in _who(decisions).items()
@@ -59,12 +59,12 @@ def compare(
         for n, fact in enumerate(facts[i]):
             svg.text(x, FACTS + n * 17, fact, bold=n == 0 and fact != "no")
         _bars(svg, one, x, cell, peak)
-        _rows(svg, one, x, cell, said[i])
+        _rows(svg, one, x, cell, notes[i])
     _legend(svg, bottom + 22, decisions)
     columns = ("#", "token", *(d.label for d in decisions))
     loads = [" ".join(map(str, d.load)) for d in decisions]
     above = [("", name, *row) for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)]
-    below = ((t, token, *(column[t] for column in said)) for t, token in enumerate(tokens))
+    below = ((t, token, *(column[t] for column in notes)) for t, token in enumerate(tokens))
     return svg.picture(columns, (*above, ("", "load", *loads), *below))
 
 

@@ -79,12 +79,12 @@ def trade_off(
 ) -> tuple[tuple[float, float], ...]:
     """(drop rate, share of empty slots) expected at each of FACTORS, for independent tokens with
     these chances to ask for each expert."""
-    asked, found = num_tokens * top_k, {}
+    asked, shares = num_tokens * top_k, {}
     limits = [max(1, math.ceil(f * asked / len(visits) / parts - 1e-9)) for f in FACTORS]
     for limit in set(limits):
         drop = expected_drop_rate(visits, max(1, round(num_tokens / parts)), limit)
-        found[limit] = drop, 1 - asked * (1 - drop) / (len(visits) * limit * parts)
-    return tuple(found[limit] for limit in limits)
+        shares[limit] = drop, 1 - asked * (1 - drop) / (len(visits) * limit * parts)
+    return tuple(shares[limit] for limit in limits)
 
 
 def expected_drop(decision: Decision) -> float:

@@ -76,13 +76,13 @@ def table(runs: Sequence[Snapshot], layer: int) -> Iterator[tuple[object, ...]]:
         curve = run.curve
         measured = np.flatnonzero(~np.isnan(curve.validation))
         for p in sorted({*measured.tolist(), len(curve) - 1} - {-1}):
-            found = standing(run.at("step", float(curve.step[p])), layer)
-            assert found is not None
+            now = standing(run.at("step", float(curve.step[p])), layer)
+            assert now is not None
             entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
-            balance = f"{found.share:.0%}", f"{found.max_violation:.2f}", f"{found.effective:.1f}"
+            balance = f"{now.share:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
             losses = _told(curve.loss[p], 3), _told(curve.validation[p], 3)
             step = int(curve.step[p])
-            yield run.label, step, found.busiest, *balance, found.dead, entropy, *losses
+            yield run.label, step, now.busiest, *balance, now.dead, entropy, *losses
 
 
 def _told(value: float, decimals: int) -> str:
