@@ -142,15 +142,15 @@ def balancing_loss(answer: Any) -> str | None:
         logits_TE = torch.randn(32, 8, generator=generator) + lean * torch.eye(8)[0]
         scores_TE = logits_TE.softmax(-1).requires_grad_()
         expert_T = (logits_TE.argmax(-1) + 1) % 8  # a bias may choose another than the best score
-        found, wanted = (rule(scores_TE, expert_T) for rule in (answer, balance))
-        if not found.requires_grad:
+        loss, wanted = (rule(scores_TE, expert_T) for rule in (answer, balance))
+        if not loss.requires_grad:
             return "it carries no gradient: counts have none, the mean scores have."
-        if not torch.isclose(found, wanted, atol=1e-4):
+        if not torch.isclose(loss, wanted, atol=1e-4):
             return (
-                f"where experts are chosen unevenly it gives {found.item():.3f} instead of "
+                f"where experts are chosen unevenly it gives {loss.item():.3f} instead of "
                 f"{wanted.item():.3f}: both the counts and the scores belong into it."
             )
-        slope, slope_wanted = (torch.autograd.grad(v, scores_TE)[0] for v in (found, wanted))
+        slope, slope_wanted = (torch.autograd.grad(v, scores_TE)[0] for v in (loss, wanted))
         if not torch.allclose(slope, slope_wanted, atol=1e-5):
             return "its value is right, its gradient is not."
     return None

@@ -148,16 +148,16 @@ def function_fault(
 ) -> str | None:
     """Where a function of numbers or arrays is not the right one: said by the well-known other
     function that it is in all cases, or by say(case, found, wanted) of the first that differs."""
-    found = [answer(*(a.copy() if isinstance(a, np.ndarray) else a for a in c)) for c in cases]
+    given = [answer(*(a.copy() if isinstance(a, np.ndarray) else a for a in c)) for c in cases]
     wanted = [right(*case) for case in cases]
-    differs = [not _same(a, b) for a, b in zip(found, wanted, strict=True)]
+    differs = [not _same(a, b) for a, b in zip(given, wanted, strict=True)]
     if not any(differs):
         return None
     for other, sentence in mistakes:
-        if all(_same(a, other(*case)) for a, case in zip(found, cases, strict=True)):
+        if all(_same(a, other(*case)) for a, case in zip(given, cases, strict=True)):
             return sentence
     first = differs.index(True)
-    return say(cases[first], found[first], wanted[first])
+    return say(cases[first], given[first], wanted[first])
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -87,7 +87,7 @@ def step_seconds(batch, distinct, expert, rest, cache, flops, bandwidth, peak):
 def _steps() -> list[tuple[float, ...]]:
     """Steps of real models on real devices, memory- and compute-bound ones, as arguments."""
     rng = np.random.default_rng(8)
-    found: list[tuple[float, ...]] = []
+    steps: list[tuple[float, ...]] = []
     names = ("Mixtral 8x7B", "gpt-oss-120b", "Qwen3-30B-A3B", "DeepSeek-V3 / R1")
     for i in range(TRIES):
         architecture = model(names[i % len(names)]).architecture
@@ -100,12 +100,12 @@ def _steps() -> list[tuple[float, ...]]:
         terms = step.bytes.terms
         experts = sum(t.value for t in terms if t.component == "routed_experts")
         cache = sum(t.value for t in terms if t.label.startswith("cache"))
-        found.append(
+        steps.append(
             (batch, step.distinct, experts / step.distinct, step.bytes.total - experts - cache,
              cache / batch, step.flops.total / batch, devices * chip.bytes_per_s,
              devices * chip.flops_per_s())
         )  # fmt: skip
-    return found
+    return steps
 
 
 function_asked(

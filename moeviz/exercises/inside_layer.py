@@ -18,19 +18,19 @@ from moeviz.exercises.exercise import exercise
 )
 def renormalised(answer: Any) -> str | None:
     try:
-        found = np.asarray(answer, dtype=float)
+        weight_K = np.asarray(answer, dtype=float)
     except (TypeError, ValueError):
         return "the answer is a list of two numbers."
-    if found.shape != (2,):
-        return f"the answer is a list of two numbers, this has shape {found.shape}."
-    if np.allclose(found, [0.625, 0.375], atol=1e-3):
+    if weight_K.shape != (2,):
+        return f"the answer is a list of two numbers, this has shape {weight_K.shape}."
+    if np.allclose(weight_K, [0.625, 0.375], atol=1e-3):
         return None
-    if np.allclose(found, [0.5, 0.3], atol=1e-3):
+    if np.allclose(weight_K, [0.5, 0.3], atol=1e-3):
         return "those are the raw weights, which sum to 0.8."
-    if np.allclose(found, [0.375, 0.625], atol=1e-3):
+    if np.allclose(weight_K, [0.375, 0.625], atol=1e-3):
         return "the better expert comes first."
-    if not np.isclose(found.sum(), 1, atol=1e-3):
-        return f"renormalised weights sum to 1, these to {found.sum():.3f}."
+    if not np.isclose(weight_K.sum(), 1, atol=1e-3):
+        return f"renormalised weights sum to 1, these to {weight_K.sum():.3f}."
     return "they sum to 1, but their ratio is not that of 0.5 to 0.3."
 
 
@@ -42,13 +42,13 @@ def renormalised(answer: Any) -> str | None:
     praise="Switch Transformers keep the raw probability for this reason.",
 )
 def top_one(answer: Any) -> str | None:
-    told = {
+    sentences = {
         "raw": None,
         "renormalise": "with K = 1 a renormalised weight is score / score = 1, whatever the router "
         "says.",
     }
-    if isinstance(answer, str) and answer in told:
-        return told[answer]
+    if isinstance(answer, str) and answer in sentences:
+        return sentences[answer]
     return "the answer is 'raw' or 'renormalise'."
 
 

@@ -61,11 +61,11 @@ def _launch(
     beyond = torch.cat((around[:GUARD], around[-GUARD:])) != UNTOUCHED
     if beyond.any():
         return "it writes outside of y: mask the store, d < D, and mind the row's length."
-    found, rows_64 = y_TD.cpu().double(), rows_ND.double()
+    given_TD, rows_64 = y_TD.cpu().double(), rows_ND.double()
     want = _sums(rows_64, inverse, token_offsets)
-    if torch.allclose(found, want, rtol=2e-3 if dtype == "float16" else 1e-5, atol=1e-4):
+    if torch.allclose(given_TD, want, rtol=2e-3 if dtype == "float16" else 1e-5, atol=1e-4):
         return None
-    return _sum_fault(found, want, rows_64, inverse, token_offsets, block)
+    return _sum_fault(given_TD, want, rows_64, inverse, token_offsets, block)
 
 
 class _Astray(Exception):

@@ -86,13 +86,13 @@ def rank(answer: Any) -> str | None:
         return f"it sorts ({sorts[0]}): count instead, as the kernels do."
 
     def rows(expert_N: np.ndarray, num_experts: int) -> np.ndarray:
-        found = np.asarray(answer(expert_N, num_experts))
-        if found.shape != expert_N.shape or found.dtype.kind not in "iu":
+        rank_N = np.asarray(answer(expert_N, num_experts))
+        if rank_N.shape != expert_N.shape or rank_N.dtype.kind not in "iu":
             raise Wrong(
                 f"it must give one whole number for each assignment, shape {expert_N.shape}; this "
-                f"gave {found.dtype} of shape {found.shape}."
+                f"gave {rank_N.dtype} of shape {rank_N.shape}."
             )
-        return found
+        return rank_N
 
     def say(case: tuple[np.ndarray, int], found: np.ndarray, wanted: np.ndarray) -> str:
         expert_N, num_experts = case

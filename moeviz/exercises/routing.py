@@ -118,12 +118,12 @@ def probe(answer: Any) -> str | None:
     for seed in range(3):
         x_TD = torch.randn(24, 6, generator=torch.Generator().manual_seed(seed))
         for name, wanted, route in _routes():
-            found = answer(route, x_TD.clone())
-            if isinstance(found, torch.Tensor) and found.numel() == 1:
-                found = found.item()
-            if not isinstance(found, bool):
-                return f"it must return True or False, not a {type(found).__name__}."
-            if found == wanted:
+            given = answer(route, x_TD.clone())
+            if isinstance(given, torch.Tensor) and given.numel() == 1:
+                given = given.item()
+            if not isinstance(given, bool):
+                return f"it must return True or False, not a {type(given).__name__}."
+            if given == wanted:
                 continue
             if wanted:
                 return (
@@ -178,17 +178,19 @@ def careful(answer: Any) -> str | None:
 def _careful_token(score_E: list[float], weight_E: list[float]) -> str | None:
     ranked = sorted(range(len(score_E)), key=lambda e: (-score_E[e], e))
     wanted = ranked[: 2 if score_E[ranked[1]] > 0.3 else 1]
-    found = sorted((e for e, w in enumerate(weight_E) if w != 0), key=ranked.index)
-    if len(found) > 2:
-        return f"it took {len(found)} experts; two are the most."
-    if ranked[0] not in found and score_E[ranked[0]] > max([score_E[e] for e in found], default=-1):
+    chosen = sorted((e for e, w in enumerate(weight_E) if w != 0), key=ranked.index)
+    if len(chosen) > 2:
+        return f"it took {len(chosen)} experts; two are the most."
+    if ranked[0] not in chosen and score_E[ranked[0]] > max(
+        [score_E[e] for e in chosen], default=-1
+    ):
         return f"expert {ranked[0]}, the best, must be taken."
-    if len(found) > len(wanted):
-        return f"a second expert was taken, at a score of {score_E[found[1]]:.3f}."
-    if len(found) < len(wanted):
+    if len(chosen) > len(wanted):
+        return f"a second expert was taken, at a score of {score_E[chosen[1]]:.3f}."
+    if len(chosen) < len(wanted):
         return f"expert {wanted[1]} must be taken too: its score is above 0.3."
-    if found != wanted:
-        return f"the lower number wins a tie: {sorted(wanted)}, not {sorted(found)}."
+    if chosen != wanted:
+        return f"the lower number wins a tie: {sorted(wanted)}, not {sorted(chosen)}."
     total = sum(score_E[e] for e in wanted)
     if abs(sum(weight_E) - 1) > 1e-4:
         return f"the weights sum to {sum(weight_E):.2f}, not to 1."

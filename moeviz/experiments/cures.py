@@ -107,5 +107,5 @@ def cures_of(model: dict[str, Any], train: dict[str, Any]) -> Cures:
 def recorded() -> dict[str, Any]:
     """The summary of the recorded runs: every arm's figures over seeds, and their provenance."""
     path = data_path("runs", "collapse.json")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

@@ -65,12 +65,12 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     from moeviz.experiments.backends_timed import EXPERTS, contest, machine
     from moeviz.experiments.recording import recorded_model, write_json
 
-    loaded, told = recorded_model(), {}
+    loaded, facts = recorded_model(), {}
     for source, values in RECORDED.items():
         trace = dispatch_of(values, loaded)
         kept = dataclasses.replace(trace, meta={**meta, **trace.meta})
         kept.save(out / "traces" / f"{FILES[source]}.safetensors")
-        told[source] = {"rows": len(trace.order), "load": trace.total.tolist(),
+        facts[source] = {"rows": len(trace.order), "load": trace.total.tolist(),
                         "relative_error": f"{trace.error:.0e}"}  # fmt: skip
     cases = []
     for number, num_experts in enumerate(EXPERTS):
@@ -79,7 +79,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     figures = {**machine(lambda done, total: True), "cases": cases}
     on_step(len(EXPERTS) + 1, len(EXPERTS) + 1)
     write_json(out / "runs" / "kernels.json", meta, figures)
-    return told | {"device": figures["device"]["name"]}
+    return facts | {"device": figures["device"]["name"]}
 
 
 def kept_bytes(backend: str) -> int:

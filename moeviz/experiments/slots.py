@@ -84,15 +84,15 @@ class OwnOrder(WithCapacity):
 def _numbers(plan: Plan, priority: OwnPriority) -> Tensor:
     """The learner's number of each row; ValueError where it is not one finite number a row."""
     columns = (plan.token.long(), plan.choice.long(), plan.weight.detach())
-    found = np.asarray(priority(*(column.numpy().copy() for column in columns)))
-    if found.shape != plan.token.shape or found.dtype.kind not in "iuf":
+    numbers = np.asarray(priority(*(column.numpy().copy() for column in columns)))
+    if numbers.shape != plan.token.shape or numbers.dtype.kind not in "iuf":
         raise ValueError(
             f"a priority gives one number a row, shape ({len(plan.token)},); this gave "
-            f"{found.dtype} of shape {found.shape}."
+            f"{numbers.dtype} of shape {numbers.shape}."
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(numbers).all():
         raise ValueError("a priority gives finite numbers; this gave NaN or infinity.")
-    return torch.from_numpy(found.astype(np.float64))
+    return torch.from_numpy(numbers.astype(np.float64))
 
 
 def synthetic(num_tokens: int, *, skew: float, seed: int = 0) -> Tokens:
@@ -214,11 +214,11 @@ def decision_of(values: dict[str, Any], tokens: Tokens) -> Decision:
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Write traces/slots and traces/slots_zipf under `out`. Returns the figures worth telling."""
     loaded = recorded_model()
-    told = {}
+    facts = {}
     for name, values in RECORDED.items():
         decision = decision_of(values, tokens_of(values, loaded))
         kept = {**meta, **decision.meta, "controls": values}
         dataclasses.replace(decision, meta=kept).save(out / "traces" / f"{name}.safetensors")
         lost, asked = len(decision.meta["lost"]), int(decision.demand.sum())
-        told[name] = {"capacity": decision.capacity, "dropped": lost, "asked_for": asked}
-    return told
+        facts[name] = {"capacity": decision.capacity, "dropped": lost, "asked_for": asked}
+    return facts
