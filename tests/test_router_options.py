@@ -178,6 +178,7 @@ def test_single_options_go_before_those_of_a_given_gate():
     assert made.gate == Gate(noise=1.0, jitter=0.1, temperature=2)
     made = build_router("token_choice", **SIZES, gate=Gate(noise=1.0), noise=0.5)
     assert made.gate == Gate(noise=0.5)
+    assert build_router("switch", **SIZES).router.gate == Gate(jitter=0.01, init_scale=0.1)
     assert build_router("switch", **SIZES, noise=0.5).router.gate == Gate(1.0, 0.5, 0.01, 0.1)
 
 
