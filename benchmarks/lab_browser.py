@@ -145,8 +145,8 @@ class LabServer:
         end = time.monotonic() + START_SECONDS
         while True:
             if self.process.poll() is not None or time.monotonic() > end:
-                said = (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
-                raise RuntimeError(f"JupyterLab did not start:\n{said[-3000:]}")
+                written = (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"JupyterLab did not start:\n{written[-3000:]}")
             with contextlib.suppress(OSError):
                 self.rest("GET", "/api/status")
                 return

@@ -15,7 +15,6 @@ import torch
 from helpers.prose import WORDS, prose
 from moeviz import __version__
 from moeviz.app import cli, doctor
-from moeviz.experiments import EXPERIMENTS
 from moeviz.host import data_path
 from moeviz.model.experts import apply_experts
 from moeviz.records.store import load_arrays
@@ -288,13 +287,6 @@ def test_the_help_of_train_names_every_option(capsys):
     for words in ("--resume", "--d-expert", "--compile", "(default: 0.004)", "are all 1"):
         assert words in shown
     assert "SUPPRESS" not in shown and argparse.SUPPRESS not in shown
-
-
-def test_experiments_are_listed_each_in_one_line(capsys):
-    assert cli.main(["experiment"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
-    assert all(len(line.split()) > 4 for line in lines)
 
 
 def test_one_range_of_pythons_is_named_everywhere():

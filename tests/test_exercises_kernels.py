@@ -42,47 +42,15 @@ def changed(old, new):
     return cell(stated.replace(old, new))
 
 
-def one_hot(expert_N, num_experts):
-    return (expert_N[:, None] == np.arange(num_experts)).astype(int)
-
-
-def place(expert_N, num_experts):
-    hits = one_hot(expert_N, num_experts)
-    return (hits * (hits.cumsum(0) - hits)).sum(1)
-
-
-def start(expert_N, num_experts):
-    hits = one_hot(expert_N, num_experts)
-    return (hits * (hits.sum(0).cumsum() - hits.sum(0))).sum(1)
-
-
 def backwards(expert_N, num_experts):
     return solved("12.2")(expert_N[::-1], num_experts)[::-1]
 
 
-def inverse(expert_N, num_experts):
-    found = np.empty(len(expert_N), int)
-    found[solved("12.2")(expert_N, num_experts)] = np.arange(len(expert_N))
-    return found
-
-
 WRONG = {
-    "12.1": [
-        (16, "that is the number of tiles"),
-        (256, "that is all computed rows"),
-        (218, "that is the real rows."),
-        (54, "an expert without rows gets no tile."),
-        (6, "round up each expert's rows, not their sum."),
-        (40, "the rule of thumb"),
-    ],
     "12.2": [
         (lambda e, n: np.argsort(np.argsort(e, kind="stable")), "it sorts (argsort): count"),
         (lambda e, n: sorted(e), "it sorts (sorted)"),
-        (inverse, "that is the other way round"),
-        (place, "that is the place among the expert's own rows"),
-        (start, "add how many came earlier"),
         (backwards, "not stable"),
-        (lambda e, n: solved("12.2")(e, n) + 1, "one too large"),
         (lambda e, n: e * 0, "belongs in row"),
         (lambda e, n: e[:-1], "shape (12,); this gave int64 of shape (11,)"),
         (lambda e, n: e / 2, "this gave float64"),

@@ -83,14 +83,6 @@ def test_the_ssh_command_uses_what_ssh_says_about_this_machine(monkeypatch):
     assert lab.ssh_command(8888, {}).endswith("ada@HOST")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no root here")
-@pytest.mark.parametrize("user", [0, 1000])
-def test_root_is_allowed_only_for_root(monkeypatch, user):
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    arguments = lab.server_arguments("127.0.0.1", 8888, browser=False)
-    assert ("--allow-root" in arguments) == (user == 0)
-
-
 def test_without_notebooks_one_sentence_says_where_they_are(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(lab, "ROOT", tmp_path)
     assert lab.main([]) == 1

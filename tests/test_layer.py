@@ -1,7 +1,6 @@
 """The MoE layer around any router: its cost, its shared experts, what it adds without an FFN."""
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.routers import context, normal
@@ -49,9 +48,3 @@ def test_flops_of_null_experts_are_counted_at_an_even_load():
     with FlopCounterMode(display=False) as counter:
         router(normal(T, D), context(T, True, length=T))
     assert counter.get_total_flops() == router.flops(T) * T
-
-
-def test_asking_a_config_leaves_the_random_numbers_of_its_process():
-    state = torch.get_rng_state()
-    MoEConfig(E, 2, F).flops_per_token(D, 9)
-    assert torch.equal(torch.get_rng_state(), state)

@@ -121,8 +121,3 @@ def test_what_must_not_be_published_stops_the_build(shelf, code, complaints):
         build.build(shelf(f"# A trial\n\n```{{code-cell}}\n{code}\n```\n"))
     assert [words for words in complaints.split("|") if words not in str(stopped.value)] == []
     assert not (build.HERE / "90_trial.ipynb").exists()
-
-
-def test_a_source_opens_with_its_title(shelf):
-    with pytest.raises(build.BuildError, match="must begin with a text cell"):
-        build.compose(shelf("Text.\n"))

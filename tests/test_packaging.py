@@ -85,12 +85,6 @@ def test_the_repository_root_is_not_on_the_path(tmp_path):
     assert ROOT not in {Path(line).resolve() for line in run.stdout.splitlines() if line}
 
 
-def test_kernels_is_a_plain_folder():
-    assert not (ROOT / "kernels" / "__init__.py").exists()
-    assert not (ROOT / "tests" / "__init__.py").exists()
-    assert not (ROOT / "tests" / "kernels").exists()
-
-
 @pytest.mark.parametrize(("name", "version"), COLAB.items())
 def test_the_ranges_admit_what_colab_has(name, version):
     ranges = {r.name: r.specifier for r in map(Requirement, lines("requirements.txt"))}

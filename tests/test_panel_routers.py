@@ -22,7 +22,7 @@ from moeviz.experiments import routers_on_a_text as routing
 from moeviz.experiments.routers_on_a_text import Settings, every_decision, every_name, recorded
 from moeviz.panels.routing.compare_routers import MAX_TOKENS
 from moeviz.routing import ROUTERS, RouteContext, build_router
-from moeviz.watch.routers import decide, router_for, synthetic_tokens, text_tokens
+from moeviz.watch.routers import router_for, text_tokens
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03_routing.md"
@@ -96,15 +96,6 @@ def test_what_03_says_of_its_panel():
     for piece in set(hashed.tokens):
         same = np.array(hashed.tokens) == piece
         assert (hashed.visits[same] == hashed.visits[same][0]).all()
-
-
-def test_temperature_never_changes_the_choice_of_top_k(loaded_reader):
-    model, tokenizer = loaded_reader.get()
-    tokens = text_tokens(model, tokenizer, routing.TEXT, layer=1)
-    cold, warm = (
-        routing.decision(tokens, "token_choice", Settings(top_k=2, temperature=t)) for t in (0.5, 4)
-    )
-    assert (cold.visits == warm.visits).all() and not np.allclose(cold.weight, warm.weight)
 
 
 def test_the_right_answers_of_03_1_are_the_causal_routers():
@@ -272,31 +263,6 @@ def test_the_real_layer_runs_a_router_of_ones_own(loaded_reader):
         layer.router = trained
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert len(route.plan.token) == 2 * len(tokens.pieces)
-
-
-def test_a_rule_may_work_in_place_and_on_ties():
-    tokens = synthetic_tokens(10, 4, skew=0, spread=0.0)
-
-    def in_place(scores_TE):
-        scores_TE[:, 1:] = 0
-        return scores_TE
-
-    one = decide(router_for(tokens, in_place, top_k=1), tokens, label="mine")
-    assert one.load.tolist() == [10, 0, 0, 0] and one.score[:, 1:].any()
-
-
-# Time.
-
-
-def test_computing_leaves_the_number_of_threads_as_it_was():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        panel = panels.CompareRouters()
-        panel.controls["noise"].value = 1.0
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_move_costs_well_under_100_ms():

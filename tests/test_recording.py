@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.numerics import relative
 from helpers.training import process_of
 from moeviz.experiments import recording
 from moeviz.experiments.race import race_models
 from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
 from moeviz.experiments.slots import placing_router, synthetic
-from moeviz.host import data_path
 from moeviz.model import LanguageModel
 from moeviz.records.runs import Curve, Snapshot
 from moeviz.routing import Capacity
-from moeviz.text.tokenizer import Tokenizer
-from moeviz.watch.routers import text_tokens
-from moeviz.watch.text import load_model
 
 META = {"code": "f00", "versions": {"torch": "2"}, "commit": "abc+", "date": "today"}
 
@@ -100,20 +95,6 @@ def test_the_race_trains_its_gate_by_the_loss_of_the_text(top_k):
     logits = model(tokens_BS[:, :-1]).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, tokens_BS[:, 1:].flatten()).backward()
     assert all(block.ffn.router.weight_ED.grad.norm() > 1e-4 for block in model.blocks)
-
-
-def test_the_first_tokens_are_those_of_a_shorter_text():
-    tokenizer = Tokenizer.default()
-    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
-    whole = text_tokens(model, tokenizer, "def f(x): return x + 12", layer=1)
-    few = whole.first(5)
-    short = text_tokens(model, tokenizer, "".join(whole.pieces[:5]).replace("·", " "), layer=1)
-    assert few.pieces == short.pieces and relative(few.x_TD, short.x_TD) < 1e-5
-    assert few.gate_ED is whole.gate_ED
-    assert vars(few.context).keys() == vars(short.context).keys()
-    for name, value in vars(short.context).items():
-        assert np.array_equal(value, getattr(few.context, name)), name
-    assert whole.first(10**6).pieces == whole.pieces
 
 
 @pytest.mark.parametrize("pool", ["batch", "sequence"])

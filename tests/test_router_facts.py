@@ -60,13 +60,8 @@ def test_the_contest_has_an_arm_of_it(added):
 
 
 def test_its_parameters_are_counted(added):
-    config = ModelConfig(
-        vocab_size=50,
-        d_model=16,
-        num_layers=2,
-        num_heads=2,
-        moe=MoEConfig(8, 2, 8, router="runner"),
-    )
+    moe = MoEConfig(8, 2, 8, router="runner")
+    config = ModelConfig(vocab_size=50, d_model=16, num_layers=2, num_heads=2, moe=moe)
     assert parameters(architecture_of(config)).total == LanguageModel(config).num_parameters()
 
 

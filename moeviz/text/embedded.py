@@ -71,7 +71,7 @@ def embedded_source() -> Source:
     everywhere. A domain for which this machine has no text is left out and named in `left_out`.
     """
     stdlib, include = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "include"))
-    found = {
+    files = {
         "python": _files("python", stdlib, "*.py", f"{_PYTHON} standard library"),
         "english": _help_topics() or _docstrings(stdlib),
         "c": _files("c", include, "**/*.h", f"C headers of {_PYTHON}")
@@ -79,10 +79,10 @@ def embedded_source() -> Source:
     }
     left_out = tuple(
         f'domain "{name}": this Python installation has no text for it.'
-        for name, domain in found.items()
+        for name, domain in files.items()
         if domain is None
     )
-    real = tuple(domain for domain in found.values() if domain is not None)
+    real = tuple(domain for domain in files.values() if domain is not None)
     return Source("embedded", (*real, _arithmetic(), _hex_dumps(), _brackets()), left_out)
 
 
@@ -134,8 +134,8 @@ def _docstrings(stdlib: Path) -> Domain | None:
         except SyntaxError:
             continue
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
-        prose = "\n\n".join(text for text in found if text and len(text) >= 80)
+        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+        prose = "\n\n".join(text for text in docstrings if text and len(text) >= 80)
         if sum(map(len, documents)) + len(prose) > _MOST // 2:
             break
         documents += cut_documents(prose)

@@ -127,11 +127,11 @@ class OwnRouter(LinearRouter):
         except Exception as error:  # whatever it raises is for its author to read
             raise ValueError(f"Your router raised {type(error).__name__}: {error}.") from error
         if not isinstance(weight_TE, Tensor) or weight_TE.shape != scores_TE.shape:
-            found = getattr(weight_TE, "shape", type(weight_TE).__name__)
-            found = list(found) if isinstance(found, torch.Size) else f"a {found}"
+            given = getattr(weight_TE, "shape", type(weight_TE).__name__)
+            given = list(given) if isinstance(given, torch.Size) else f"a {given}"
             raise ValueError(
                 f"Your router must return a tensor of weights {list(scores_TE.shape)}, one for "
-                f"each token and expert; it returned {found}."
+                f"each token and expert; it returned {given}."
             )
         if not (weight_TE.is_floating_point() and bool((weight_TE >= 0).all())):
             raise ValueError("Your router must return weights that are floats of 0 or more.")

@@ -35,12 +35,12 @@ def rungs(context: int, bits: int) -> list[tuple[str, float, float, float, str]]
     shape = sizes_of(LADDER)
     layers = len(shape.layers)
     own = _bytes(shape, context, bits)
-    found = [
+    caches = [
         (b.label, own * b.ratio, b.elements * bits / 8, b.ratio, b.formula)
         for b in cache_baselines(shape)
     ]
     each = own / layers / context
-    return [*found, ("MLA, as built", own, each, 1.0, "(kv_rank 512 + rope 64) / 576")]
+    return [*caches, ("MLA, as built", own, each, 1.0, "(kv_rank 512 + rope 64) / 576")]
 
 
 def _saved(bits: int) -> float:

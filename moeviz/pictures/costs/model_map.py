@@ -44,20 +44,20 @@ class Point:
 def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
     """Every model of MODELS up to a year whose two figures are known, counted where the sizes are
     public and as they are printed elsewhere."""
-    found = []
+    places = []
     for model in (model for model in MODELS.values() if model.year <= until):
         if model.architecture is not None:
             total = parameters(model.architecture).total
             active = active_parameters(model.architecture, convention).total
             where = f"counted from {model.sizes}"
-            found.append(Point(model, total, active, model.sizes_confidence, where))
+            places.append(Point(model, total, active, model.sizes_confidence, where))
             continue
-        said = model.total_parameters
-        met = model.active_parameters or (said if model.kind == "dense" else None)
-        if said is not None and met is not None:
-            weakest = max(said.confidence, met.confidence, key=[*CONFIDENCES].index)
-            found.append(Point(model, said.value, met.value, weakest, said.source))
-    return found
+        figure = model.total_parameters
+        met = model.active_parameters or (figure if model.kind == "dense" else None)
+        if figure is not None and met is not None:
+            weakest = max(figure.confidence, met.confidence, key=[*CONFIDENCES].index)
+            places.append(Point(model, figure.value, met.value, weakest, figure.source))
+    return places
 
 
 def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 2026) -> Picture:

@@ -66,7 +66,7 @@ def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
     from scipy.special import stdtrit  # here: no other picture waits for it
 
     arms = recorded["arms"]
-    found = []
+    judgements = []
     for claim in CLAIMS:
         losses = (arms[name]["validation_loss"]["values"] for name in (claim.better, claim.worse))
         gap = over_seeds(np.subtract(*losses))
@@ -75,8 +75,8 @@ def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
             reach = stdtrit(seeds - 1, 0.975) * gap["sd"] / seeds**0.5
         low, high = gap["mean"] - reach, gap["mean"] + reach
         seen = "agrees" if high < 0 else "disagrees" if low > 0 else "open"
-        found.append(Verdict(claim, gap, seen))
-    return found
+        judgements.append(Verdict(claim, gap, seen))
+    return judgements
 
 
 def published(recorded: dict[str, Any]) -> Picture:

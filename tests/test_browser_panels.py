@@ -1,0 +1,384 @@
+"""The panels of 03 to 05, 08, 09 and 12 in a real JupyterLab and Chromium: in whole notebooks, and
+alone in both themes; moved by mouse and keyboard, pictures must change and read well."""
+
+import re
+
+import pytest
+
+import lab_browser as browser
+import latency
+from helpers.browser import (
+    check_contrast,
+    check_quick,
+    check_readable,
+    check_tab_reaches_every_control,
+    seconds_to_move,
+)
+
+ROUTERS, COLLAPSE, SLOTS = ".moeviz-compare_routers", ".moeviz-collapse", ".moeviz-slots"
+HARDWARE = {
+    ".moeviz-memory_fit": (".moeviz-batch", ".moeviz-plan"),
+    ".moeviz-decode_batch": (".moeviz-batch", ".moeviz-plan"),
+    ".moeviz-exchange": (".moeviz-skew", ".moeviz-copies"),
+    ".moeviz-offloading": (".moeviz-hit", ".moeviz-link"),
+}
+FIT = ("MemoryFit()", "DecodeBatch()", "Exchange()", "Offloading()")
+FRONTIER = {"model_anatomy": 40, "model_map": 40, "claims": 60, "cache_ladder": 30,
+            "training_cost": 40}  # fmt: skip
+ANATOMY, MAP, CLAIMS, LADDER, COST = (f".moeviz-{kind}" for kind in FRONTIER)
+MODELS = ("ModelAnatomy('DeepSeek-V4-Pro', 'Switch-C 1.6T')", "ModelMap()", "Claims('gpt4_sizes')",
+          "CacheLadder()", "TrainingCost()")  # fmt: skip
+KERNELS = ("Dispatch()", "TileWaste()", "Roofline()", "Contenders()")
+DISPATCH, WASTE, ROOF, CONTENDERS = (
+    f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "roofline", "contenders")
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+both_themes = pytest.mark.parametrize("theme", ["Light", "Dark"])
+
+
+def alone(*panels):
+    """A notebook of these panels and nothing else."""
+    return browser.notebook("from moeviz import panels", *(f"panels.{panel}" for panel in panels))
+
+
+def check_text_is_no_markup(page, css):
+    """Tags that are typed into a panel's text stay text; the state of before is set again."""
+    kept = page.locator(f"{css} .moeviz-state input").first.input_value()
+    browser.write(page, f"{css} .moeviz-text", "<script>alert(1)</script> <b>&amp;")
+    text = "text=%3Cscript%3Ealert%281%29%3C%2Fscript%3E\\+%3Cb%3E%26amp%3B&"
+    browser.wait_state(page, css, text)
+    assert page.locator(f"{css} svg :is(script, b)").count() == 0
+    browser.type_text(page, f"{css} .moeviz-state", kept)
+    browser.wait_state(page, css, "^" + re.escape(kept) + "$")
+
+
+def test_03_compares_routers(labs, tmp_path):
+    """In the notebook itself, in the light theme."""
+    with labs.opened("03_routing.ipynb") as page:
+        page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
+        browser.screenshot(page, tmp_path / "light.png", ROUTERS)
+
+        # Buttons, by mouse and by keyboard; a fifth and a last but one are refused.
+        buttons = page.locator(f"{ROUTERS} .moeviz-routers").first
+        buttons.get_by_role("button", name="BASE", exact=True).click()
+        page.locator(f"{ROUTERS} .moeviz-status", has_text="At most 4 routers fit").wait_for()
+        buttons.get_by_role("button", name="Hash", exact=True).focus()
+        page.keyboard.press("Space")
+        browser.wait_state(page, ROUTERS, "routers=token_choice%2Cswitch%2Cexpert_choice&")
+        buttons.get_by_role("button", name="BASE", exact=True).click()
+        browser.wait_state(page, ROUTERS, "routers=token_choice%2Cswitch%2Cexpert_choice%2Cbase&")
+
+        # Sliders: anything but the recording needs the model, which a cell has loaded by now.
+        for slider, state in (("top-k", "top_k=2&"), ("noise", "noise=0.1$")):
+            before = browser.picture(page, ROUTERS)
+            browser.press_slider(page, f"{ROUTERS} .moeviz-{slider}")
+            browser.wait_state(page, ROUTERS, state)
+            assert browser.picture(page, ROUTERS) != before
+        browser.drag_slider(page, f"{ROUTERS} .moeviz-capacity", 1.0)
+        browser.wait_state(page, ROUTERS, "capacity=2&")
+        panel = page.locator(ROUTERS).first
+        panel.get_by_role("button", name="outside training").click()
+        browser.wait_state(page, ROUTERS, "mode=outside&")
+        panel.get_by_role("button", name="synthetic tokens").click()
+        browser.wait_state(page, ROUTERS, "source=synthetic&")
+        assert panel.locator(".moeviz-text :is(input, textarea)").is_disabled()
+        browser.press_slider(page, f"{ROUTERS} .moeviz-skew", "End")
+        browser.wait_state(page, ROUTERS, "skew=2.0&")
+
+        # The state string follows the picture.
+        box = panel.locator(".moeviz-state input")
+        page.wait_for_function("e => e.value.includes('skew=2.0&')", arg=box.element_handle())
+        found = box.input_value()
+        browser.type_text(page, f"{ROUTERS} .moeviz-state", "compare_routers?routers=hash")
+        panel.locator(".moeviz-status", has_text="At least 2 routers").wait_for()
+        assert panel.locator(".moeviz-state input").input_value() == found
+
+
+def test_03_reads_well_in_the_dark_theme(labs, tmp_path):
+    """And a slider's every move arrives, the last value at last."""
+    with labs.opened(alone("CompareRouters()"), "Dark") as page:
+        page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
+        browser.press_slider(page, f"{ROUTERS} .moeviz-top-k")
+        browser.wait_state(page, ROUTERS, "top_k=2&")
+        key = browser.slider_handle(page, f"{ROUTERS} .moeviz-noise").evaluate(latency.AWAY)
+        browser.press_slider(page, f"{ROUTERS} .moeviz-noise", key or "ArrowRight", times=8)
+        browser.wait_state(page, ROUTERS, "noise=0.8$")
+        browser.screenshot(page, tmp_path / "dark.png", ROUTERS)
+        check_readable(page, ROUTERS, 30)
+
+
+@pytest.fixture(params=["widgets8 Light", "widgets7 Light", "widgets8 Dark"])
+def page(request, labs):
+    """The panel on a fresh page."""
+    level, theme = request.param.split()
+    with labs.opened(alone("Collapse()"), theme, level) as window:
+        yield window
+
+
+def switch(page, name, nth, *, keyboard=False):
+    button = page.locator(f"{COLLAPSE} .moeviz-{name} button").nth(nth)
+    if keyboard:
+        button.focus()
+        page.keyboard.press("Space")
+    else:
+        button.click()
+
+
+def pressed(page, name):
+    """Which of a switch's buttons is pressed, as the page shows it."""
+    buttons = page.locator(f"{COLLAPSE} .moeviz-{name} button")
+    return buttons.evaluate_all("all => all.findIndex(b => b.classList.contains('mod-active'))")
+
+
+def test_04_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refused(page):
+    for name, nth, shown in (
+        ("aux", 2, "aux=0.1&"), ("scope", 1, "scope=sequence"), ("aux", 0, "aux=0.0"),
+        ("noise", 2, "noise=1.0"), ("noise", 0, "noise=0.0"), ("learning", 2, "rerandomised"),
+        ("learning", 0, "learning=learned"), ("layer", 0, "layer=0"), ("layer", 1, "layer=1"),
+        ("bias", 1, "bias=sign"),
+    ):  # fmt: skip
+        switch(page, name, nth, keyboard=nth % 2 == 0)
+        browser.wait_state(page, COLLAPSE, shown)
+    for name in ("z", "shared"):
+        page.locator(f"{COLLAPSE} .moeviz-{name} input").focus()
+        page.keyboard.press("Space")
+        browser.wait_state(page, COLLAPSE, f"{name}=True")
+    switch(page, "router", 3)
+    browser.wait_status(page, COLLAPSE, "The hash router balances in its own way")
+    page.wait_for_function(
+        "css => document.querySelectorAll(css)[0].classList.contains('mod-active')",
+        arg=f"{COLLAPSE} .moeviz-router button",
+    )
+    state = browser.state(page, COLLAPSE)
+    assert pressed(page, "router") == 0 and state["router"] == "token_choice"
+    assert state["bias"] == "sign" and state["z"] == "True"
+    check_contrast(page, COLLAPSE, 30)
+
+
+def test_04_tab_reaches_every_control(page):
+    check_tab_reaches_every_control(page, COLLAPSE)
+
+
+def test_04_a_run_trains_loses_an_expert_and_goes_on(page):
+    browser.click(page, ".moeviz-kill-busiest")
+    browser.wait_status(page, COLLAPSE, "Nothing trains yet")
+    browser.click(page, ".moeviz-play")
+    live = page.locator(f"{COLLAPSE} svg text", has_text=re.compile("^live"))
+    live.wait_for(timeout=120_000)
+    browser.press_slider(page, f"{COLLAPSE} .moeviz-timeline", "ArrowLeft")
+    browser.wait_state(page, COLLAPSE, "timeline=99&")
+    browser.press_slider(page, f"{COLLAPSE} .moeviz-timeline", "End")
+    browser.wait_state(page, COLLAPSE, "timeline=100&step=[1-9]")
+    browser.click(page, ".moeviz-kill-busiest")
+    browser.wait_status(page, COLLAPSE, re.compile(r"Killed: expert \d+ \(layer 1, step \d+\)"))
+    page.locator(f"{COLLAPSE} svg text", has_text="✕ expert").wait_for()
+    browser.click(page, ".moeviz-pause")
+    browser.wait_status(page, COLLAPSE, "Paused.")
+    stood = int(browser.state(page, COLLAPSE)["step"])
+    page.wait_for_timeout(700)
+    assert int(browser.state(page, COLLAPSE)["step"]) == stood
+    browser.click(page, ".moeviz-step")
+    browser.wait_status(page, COLLAPSE, "One step done.")
+    assert int(browser.state(page, COLLAPSE)["step"]) == stood + 1
+    switch(page, "bias", 2)  # a new run, beside the one before
+    browser.wait_state(page, COLLAPSE, "bias=quantile")
+    browser.click(page, ".moeviz-step")
+    browser.wait_status(page, COLLAPSE, "One step done.")
+    dashed = re.compile(rf"dashed: nothing, seed 0, expert \d+ killed: step {stood + 1} of 300")
+    page.locator(f"{COLLAPSE} svg text", has_text=dashed).wait_for()
+
+
+def test_05(labs):
+    """The whole notebook, live, and its first panel by mouse and keyboard."""
+    with labs.opened("05_capacity.ipynb", timeout=400) as page:
+        page.locator(f"{SLOTS} svg[data-state]").first.wait_for()
+        assert page.locator(f"{SLOTS} svg[data-state]").count() == 2
+        assert page.locator(".moeviz-predict").count() == 2
+
+        browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowRight")
+        browser.wait_state(page, SLOTS, r"factor=1.3&")
+        for group, label, state in (
+            ("top-k", "2", "top_k=2&"),
+            ("priority", "batch", "priority=batch&"),
+            ("pool", "each sequence", "pool=sequence&"),
+            ("overflow", "pad", "overflow=pad&"),
+            ("overflow", "drop", "overflow=drop&"),
+        ):
+            panel = page.locator(SLOTS).first
+            panel.locator(f".moeviz-{group} button", has_text=label).first.focus()
+            page.keyboard.press("Space")
+            browser.wait_state(page, SLOTS, state)
+        browser.drag_slider(page, f"{SLOTS} .moeviz-skew", 0.0)
+        browser.wait_state(page, SLOTS, "skew=0.0&")
+        browser.press_slider(page, f"{SLOTS} .moeviz-tokens", "ArrowRight")
+        browser.wait_state(page, SLOTS, "tokens=48&")
+        page.locator(f"{SLOTS} .moeviz-seed input").first.focus()
+        page.keyboard.press("ArrowUp")
+        browser.wait_state(page, SLOTS, "seed=8$")
+        page.locator(f"{SLOTS} .moeviz-source button", has_text="your text").first.click()
+        browser.wait_state(page, SLOTS, "source=text&")
+        check_text_is_no_markup(page, SLOTS)
+
+
+@both_themes
+def test_05_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
+    with labs.opened(alone("Slots()", "Slots('text')"), theme) as page:
+        page.locator(f"{SLOTS} svg[data-state]").nth(1).wait_for()
+        check_readable(page, SLOTS, 30)
+        for n in (0, 1):
+            page.locator(SLOTS).nth(n).screenshot(path=str(tmp_path / f"{theme}-{n}.png"))
+        check_tab_reaches_every_control(page, SLOTS)
+
+        browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowLeft", times=6)
+        browser.wait_state(page, SLOTS, "factor=0.95&")
+        took = []
+        for i in range(20):
+            key = "ArrowRight" if i < 10 else "ArrowLeft"
+            took.append(seconds_to_move(page, SLOTS, ".moeviz-factor", key))
+        check_quick(took, theme)
+        page.locator(SLOTS).first.locator(".moeviz-top-k button").nth(1).click()
+        browser.wait_state(page, SLOTS, "top_k=2&")
+        page.locator(SLOTS).first.locator(".moeviz-pool button").nth(1).click()
+        browser.wait_state(page, SLOTS, "pool=sequence&")
+        check_readable(page, SLOTS, 30)
+        browser.screenshot(page, tmp_path / f"{theme}-2.png", SLOTS)
+
+
+@both_themes
+def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, theme, tmp_path):
+    with labs.opened(alone(*FIT), theme) as page:
+        took = []
+        for css, (slider, buttons) in HARDWARE.items():
+            picture = page.locator(f"{css} svg[data-state]").first
+            picture.wait_for()
+            check_readable(page, css, 15)
+            picture.scroll_into_view_if_needed()
+            pixels = picture.screenshot()
+            for _ in range(4):
+                took.append(seconds_to_move(page, css, slider))
+            assert picture.screenshot() != pixels
+            before = browser.picture(page, css)
+            page.locator(f"{css} {buttons} button").last.click()
+            browser.wait_for_change(page, before, css)
+            check_readable(page, css, 15)
+            browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)
+        check_quick(took, theme)
+
+
+def test_09(labs):
+    """The whole notebook, live, and its panels by mouse and keyboard."""
+    with labs.opened("09_frontier_models.ipynb", timeout=200) as page:
+        for css in (ANATOMY, MAP, CLAIMS, LADDER, COST):
+            page.locator(f"{css} svg[data-state]").first.wait_for()
+        assert page.locator(".moeviz-predict").count() == 3
+
+        before = page.locator(f"{LADDER} .moeviz-picture").first.screenshot()
+        browser.press_slider(page, f"{LADDER} .moeviz-context", "ArrowRight", times=2)
+        browser.wait_state(page, LADDER, r"context=524288&")
+        assert page.locator(f"{LADDER} .moeviz-picture").first.screenshot() != before
+        page.locator(f"{LADDER} .moeviz-bits button", has_text="8 bits").first.click()
+        browser.wait_state(page, LADDER, r"bits=8$")
+
+        page.locator(f"{ANATOMY} .moeviz-model button", has_text="GPT-3").first.click()
+        browser.wait_state(page, ANATOMY, r"model=GPT-3")
+        page.locator(f"{ANATOMY} .moeviz-config textarea").first.focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.insert_text('{"model_type": "<script>alert(1)</script>"}')
+        page.locator(f"{ANATOMY} .moeviz-status", has_text="is not known; known are").wait_for()
+        assert page.locator(f"{ANATOMY} :is(svg, .moeviz-status) script").count() == 0
+
+        browser.press_slider(page, f"{MAP} .moeviz-model", "ArrowRight")
+        browser.wait_state(page, MAP, r"model=(?!DeepSeek-V3\+%2F)")
+        browser.press_slider(page, f"{MAP} .moeviz-until", "ArrowLeft", times=3)
+        browser.wait_state(page, MAP, r"until=2023&")
+
+        browser.press_slider(page, f"{CLAIMS} .moeviz-first", "ArrowLeft", times=4)
+        page.locator(f"{CLAIMS} .moeviz-status", has_text=": off; ").wait_for()
+        kept = page.locator(f"{CLAIMS} .moeviz-state input").first.input_value()
+        browser.press_slider(page, f"{CLAIMS} .moeviz-claim", "ArrowRight")
+        browser.wait_state(page, CLAIMS, "claim=v3_cost&")
+        browser.type_text(page, f"{CLAIMS} .moeviz-state", kept)
+        browser.wait_state(page, CLAIMS, "^" + re.escape(kept) + "$")
+        page.locator(f"{CLAIMS} button.moeviz-reset").first.click()
+        page.locator(f"{CLAIMS} .moeviz-status", has_text=": holds; ").wait_for()
+
+        browser.press_slider(page, f"{COST} .moeviz-price", "ArrowRight")
+        browser.wait_state(page, COST, r"price=2.1&")
+        page.locator(f"{COST} .moeviz-device button", has_text="B200").first.click()
+        browser.wait_state(page, COST, r"device=B200")
+
+
+@both_themes
+def test_09_reads_well(labs, theme, tmp_path):
+    with labs.opened(alone(*MODELS), theme) as page:
+        for kind, least in FRONTIER.items():
+            css = f".moeviz-{kind}"
+            page.locator(f"{css} svg[data-state]").first.wait_for()
+            check_readable(page, css, least)
+            browser.screenshot(page, tmp_path / f"{theme}-{kind}.png", css)
+        # The ledger's longest texts, and the ladder where nothing is as large as a GPU.
+        for claim in ("routing_bottleneck", "qwen25_max_sizes", "dense_baseline"):
+            browser.type_text(page, f"{CLAIMS} .moeviz-state", f"claims?claim={claim}")
+            browser.wait_state(page, CLAIMS, f"claim={claim}&")
+            check_readable(page, CLAIMS, 60)
+        browser.press_slider(page, f"{LADDER} .moeviz-context", "ArrowLeft", times=7)
+        browser.wait_state(page, LADDER, "context=1024&")
+        check_readable(page, LADDER, 30)
+
+
+def test_12(labs):
+    """The whole notebook, live, and its panels by mouse and keyboard."""
+    with labs.opened("12_kernels.ipynb", timeout=400) as page:
+        for css in (DISPATCH, WASTE, ROOF, CONTENDERS):
+            page.locator(f"{css} svg[data-state]").first.wait_for()
+        assert page.locator(".moeviz-predict").count() == 2
+
+        page.locator(f"{DISPATCH} button.moeviz-next").first.click()
+        browser.wait_state(page, DISPATCH, r"step=1&")
+        browser.press_slider(page, f"{DISPATCH} .moeviz-step", "ArrowRight")
+        browser.wait_state(page, DISPATCH, r"step=2&")
+        page.locator(f"{DISPATCH} .moeviz-stage button", has_text="scatter").first.click()
+        browser.wait_state(page, DISPATCH, r"step=13&")
+        page.locator(f"{DISPATCH} button.moeviz-play").first.click()
+        browser.wait_state(page, DISPATCH, r"step=15&")
+        page.locator(f"{DISPATCH} button.moeviz-pause").first.click()
+        # The kernels run here, in the interpreter where there is no GPU.
+        page.locator(f"{DISPATCH} .moeviz-tile-block button", has_text="8").first.click()
+        browser.wait_state(page, DISPATCH, r"tile_block=8&")
+        page.locator(f"{DISPATCH} .moeviz-source button", has_text="synthetic").first.click()
+        browser.wait_state(page, DISPATCH, r"source=synthetic&")
+        browser.press_slider(page, f"{DISPATCH} .moeviz-tokens", "ArrowRight")
+        browser.wait_state(page, DISPATCH, r"tokens=17&")
+        page.locator(f"{DISPATCH} .moeviz-source button", has_text="your text").first.click()
+        browser.wait_state(page, DISPATCH, r"source=text&")
+        check_text_is_no_markup(page, DISPATCH)
+
+        browser.press_slider(page, f"{WASTE} .moeviz-skew", "ArrowRight")
+        browser.wait_state(page, WASTE, "skew=0.1&")
+        browser.press_slider(page, f"{ROOF} .moeviz-tokens", "ArrowRight", times=3)
+        browser.wait_state(page, ROOF, "tokens=8$")
+        page.locator(f"{ROOF} button.moeviz-run").first.click()
+        browser.wait_state(page, ROOF, "machine=this")
+        page.locator(f"{ROOF} svg", has_text="memory: a large copy").wait_for(timeout=90_000)
+        page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
+        page.locator(f"{CONTENDERS} svg", has_text="this machine: ").wait_for(timeout=60_000)
+        page.locator(f"{CONTENDERS} svg", has_text="grouped_mm").wait_for(timeout=120_000)
+
+
+@both_themes
+def test_12_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
+    with labs.opened(alone(*KERNELS), theme) as page:
+        for css, least in ((DISPATCH, 100), (WASTE, 20), (ROOF, 30), (CONTENDERS, 15)):
+            page.locator(f"{css} svg[data-state]").first.wait_for()
+            check_readable(page, css, least)
+            browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)
+        check_tab_reaches_every_control(page, DISPATCH)
+
+        took = []
+        for step in range(1, 48):
+            took.append(seconds_to_move(page, DISPATCH, ".moeviz-step"))
+            if step in (2, 8, 15, 17, 22, 40):  # one of each stage
+                check_readable(page, DISPATCH, 80)
+                browser.screenshot(page, tmp_path / f"{theme}-{step}.png", DISPATCH)
+        check_quick(took, theme)
