@@ -67,7 +67,7 @@ def test_every_router_says_what_is_known_of_it():
         ("token_choice", dict(bias="quantile", noise=1.0, jitter=0.2)),
         ("switch", dict(capacity_factor=0.5)),
         ("hash", dict(variant="bigram")),
-        ("null_experts", dict(zero=2, copy=0)),
+        ("null_experts", dict(zero=2, copy=0, constant=0)),
     ],
 )
 @settings(max_examples=6, deadline=None)

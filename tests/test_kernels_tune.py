@@ -45,20 +45,6 @@ def test_without_a_gpu_it_is_one_sentence(capsys):
     assert "none is here" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="blocks for the interpreter")
-def test_each_case_runs_its_kernel_at_the_layers_shapes():
-    rows = SIZES[0] * SIZES[4]
-    block_m, found = tune.cases(*SIZES, torch.float32, "cpu")
-    assert block_m == configs.tile_height(rows / SIZES[3])
-    shapes = {key: call(SMALL) for key, call in found}
-    assert shapes["up", 16, 16][0].shape == (rows, 8)
-    assert shapes["gemm", 16, 8].shape == (rows, 16)
-    assert shapes["gemm", 16, 16].shape == (rows, 16)
-    assert shapes["grad_hidden", 8, 16][1].shape == (rows, 16)
-    assert shapes["grad_weight", 8, 16].shape == (4, 16, 8)
-    assert shapes["grad_weight", 16, 16].shape == (4, 16, 16)
-
-
 def test_the_fastest_cut_is_chosen_for_any_number_of_tokens(monkeypatch):
     asked = on_cpu(monkeypatch)
     half = torch.empty(1).half()

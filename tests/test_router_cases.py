@@ -10,6 +10,7 @@ import torch
 from helpers.routers import build, context, normal
 from moeviz.routing import ROUTERS, RouteContext, build_router, leaking_tokens
 from moeviz.routing.balance import cv_squared, load_balancing_loss
+from moeviz.routing.base import renormalised
 from moeviz.routing.deepseek import default_groups
 
 
@@ -84,6 +85,7 @@ def test_no_coin_is_tossed_for_a_first_choice():
 )
 def test_groups_by_default(num_experts, top_k, groups):
     assert default_groups(dict(num_experts=num_experts, top_k=top_k), None, None) == groups
+    assert default_groups(dict(num_experts=12, top_k=2), 6, None) == (6, 3)
 
 
 def test_a_group_of_one_expert_scores_by_it_alone():
@@ -101,6 +103,18 @@ def test_nothing_is_shared_out_evenly():
     assert cv_squared(torch.zeros(4)) == cv_squared(torch.ones(1)) == 0
     assert cv_squared(torch.tensor([1.0, -1.0])) > 1e9
     assert load_balancing_loss(torch.ones(6, 3), torch.zeros(3, dtype=torch.int64)) == 0
+    assert renormalised(torch.zeros(3, 2)).tolist() == [[0.5, 0.5]] * 3
+
+
+@pytest.mark.parametrize("name", ["soft_moe", "mixture_of_tokens"])
+def test_a_soft_router_starts_at_logits_of_unit_scale(name):
+    weight, *_ = build_router(name, d_model=64, num_experts=64, top_k=1).parameters()
+    assert weight.std().item() == pytest.approx(1 / 8, rel=0.1)
+
+
+def test_a_switch_has_the_limit_that_is_asked_for_or_its_own():
+    limits = [ROUTERS["switch"].limit(factor, top_k=1, share=3.0) for factor in (None, 2.0)]
+    assert limits == [{}, {"capacity_factor": 2.0}]
 
 
 def test_a_mixture_of_tokens_costs_a_token_k_experts_by_default():

@@ -357,6 +357,7 @@ NO_ROUTER = [  # one impossible value of each option; those of a kind are tested
         "1 groups of 2 experts hold fewer than top_k = 3",
     ),
     ("hierarchical", dict(num_groups=3), "num_groups must divide num_experts = 4, got 3"),
+    ("hierarchical", dict(num_groups=0), "num_groups must be a whole number"),
     (
         "hierarchical",
         dict(num_groups=2, top_groups=2, top_k=3),
