@@ -5,7 +5,8 @@
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
-#   make gpu        check and time the Triton kernels on an NVIDIA GPU, without pip
+#   make gpu        measure on an NVIDIA GPU, without pip: OUT=dir MINUTES=9 PHASES=check,sweep,layer
+#   make gpu-verify the kernels' tests and the memory checker there
 #   make clean      remove the environments and all caches
 # Options: make lab PYTHON=python3.12 ARGS="--port 9000"
 
@@ -16,7 +17,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test test-all lint notebooks bench gpu clean
+.PHONY: help lab test test-all lint notebooks bench gpu gpu-verify clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -46,30 +47,34 @@ notebooks: $(VENV)/.test
 bench: $(VENV)/.test
 	@$(PY) -m moeviz bench $(ARGS)
 
-# A plain tree on a machine that has torch, triton, pytest and hypothesis: nothing is installed. The
-# root stays off sys.path, see above. Each part goes on after the others' failures; 8 minutes at most.
-# An interrupted pytest, unlike a terminated one, still says what has failed. The doctor fails too
-# where JupyterLab is missing, which does not matter here: what counts are its self-checks.
+# A plain tree on a machine that has torch, triton, pytest and hypothesis: nothing is installed, and
+# what the caller has on PYTHONPATH stays. The root stays off sys.path, see above. What comes first
+# is what a GPU alone can tell; the tests are gpu-verify's, on the same machine afterwards.
 GPU_PYTHON ?= python3
 GPU_TESTS := $(addprefix tests/test_,kernels.py kernels_experts.py kernels_routers.py experts.py backend.py)
+OUT ?= build/gpu/results
+MINUTES ?= 9
+PHASES ?= check,sweep,layer
 
-gpu: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks
-gpu: export PYTHONUNBUFFERED := 1
+gpu gpu-verify: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks:$(PYTHONPATH)
+gpu gpu-verify: export PYTHONUNBUFFERED := 1
 gpu:
 	@mkdir -p build/gpu
 	@ln -sfn ../../moeviz build/gpu/moeviz
 	@ln -sfn ../../kernels/moeviz_kernels build/gpu/moeviz_kernels
-	@start=$$(date +%s); failed=; py="$(GPU_PYTHON) -P"; \
-	timeout 60 $$py -m moeviz doctor 2>&1 | tee build/gpu/doctor.txt; \
-	if grep -Eq "WRONG|failed: " build/gpu/doctor.txt || ! grep -q "ok, " build/gpu/doctor.txt; then failed=" doctor"; fi; \
+	@$(GPU_PYTHON) -P -m moeviz bench gpu --out "$(OUT)" --minutes $(MINUTES) --phases $(PHASES) $(ARGS)
+
+# At most 200 s: the kernels' tests, the memory checker, the largest shapes again with the cuts that
+# the sweep has chosen. Each part goes on after the others' failures.
+gpu-verify:
+	@mkdir -p "$(OUT)"; failed=; py="$(GPU_PYTHON) -P"; export MOEVIZ_TUNED=build/gpu/tuned.json; \
 	workers=$$($$py -c 'import xdist; print("-n 8")' 2>/dev/null); \
-	OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 15 195 \
-	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || failed="$$failed tests"; \
-	left=$$((370 - $$(date +%s) + start)); \
-	timeout $$left $$py -m moeviz bench layer --budget $$((left - 45)) $(ARGS) || failed="$$failed layer"; \
-	left=$$((475 - $$(date +%s) + start)); \
-	timeout $$left $$py -m moeviz bench sanitize --seconds $$((left / 2 - 5)) || failed="$$failed sanitize"; \
-	if [ -n "$$failed" ]; then echo "Failed:$$failed." >&2; exit 1; fi
+	{ OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 10 110 \
+	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || echo "FAILED: tests"; \
+	  timeout 45 $$py -m moeviz bench sanitize --seconds 30 || echo "FAILED: sanitize"; \
+	  timeout 45 $$py -m moeviz bench layer --shapes OLMoE-32768,Qwen3-32768,Mixtral-8192 --budget 25 \
+	    --json "$(OUT)/layer_again.json" || echo "FAILED: layer"; } 2>&1 | tee "$(OUT)/verify.txt"; \
+	if grep "^FAILED: " "$(OUT)/verify.txt" >/dev/null; then exit 1; fi
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

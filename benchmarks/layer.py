@@ -105,11 +105,11 @@ def describe(run: Run) -> dict[str, Any]:
     return {**described, "kind": run.device.type, "dtype": dtype, **asdict(run.ceilings)}
 
 
-def default_file(device: torch.device) -> Path:
+def default_file(gpu: str | None) -> Path:
     """layer_cpu.json, or by the GPU's name, where the panels find it: data/runs/layer_h200.json."""
-    if device.type == "cpu":
+    if gpu is None:
         return report.RESULTS / "layer_cpu.json"
-    words = re.sub(r"[^a-z0-9]+", " ", torch.cuda.get_device_name(device).lower()).split()
+    words = re.sub(r"[^a-z0-9]+", " ", gpu.lower()).split()
     name = "_".join(word for word in words if word not in ("nvidia", "tesla"))
     return data_path("runs") / f"layer_{name}.json"
 
@@ -139,7 +139,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     dtype = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
-    path = arguments.json or default_file(device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    path = arguments.json or default_file(gpu)
 
     command = f"{parser.prog} --device {device.type} --dtype {dtype}"
     command += f" --budget {arguments.budget:g}"

@@ -74,10 +74,13 @@ def autosave_folder(name: str) -> Path:
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Commit, fingerprint of the code, command, device, versions and date of this moment."""
+    """Commit, fingerprint of the code, command, device, versions and date of this moment.
+
+    Where the code travels without its repository, MOEVIZ_COMMIT names the commit.
+    """
     return {
         "command": command,
-        "commit": _commit(),
+        "commit": _commit() or os.environ.get("MOEVIZ_COMMIT"),
         "code": code_fingerprint(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": device_name(),

@@ -6,16 +6,22 @@
 Never chosen by the number of tokens alone, so that no batch size compiles or tunes anew; for the
 same reason the kernels' `do_not_specialize` names what grows with the batch. Each entry
 is the first of its candidates that ptxas compiles without a spill within the chip's shared memory
-(aot.py checks every one); none has been measured on a GPU yet. Widths that are no multiple of 16
-take the small cuts of float32. `tune.tune` measures on the GPU at hand.
+(aot.py checks every one). Widths that are no multiple of 16 take the small cuts of float32.
+
+What a GPU has measured goes before the table: tuned.json, which `moeviz bench gpu --adopt` writes,
+or the file that MOEVIZ_TUNED names. An entry holds for one chip, Triton, width and depth.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import triton
 
 Kernel = Literal["up", "gemm", "grad_hidden", "grad_weight"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -25,7 +31,8 @@ OLDEST = (8, 0)  # Triton uses no tensor cores below
 @dataclass(frozen=True)
 class Gemm:
     """One cut of a grouped GEMM: the block of the output, the step along the sum, the warps of a
-    program, the stages of its pipeline, and how many tiles walk the columns together."""
+    program, the stages of its pipeline, how many tiles walk the columns together, and how many
+    registers a thread may have at most (None: as many as ptxas likes)."""
 
     block_m: int
     block_n: int
@@ -33,6 +40,7 @@ class Gemm:
     num_warps: int
     num_stages: int
     group: int = 8
+    maxnreg: int | None = None
 
 
 # BLOCK_M: (BLOCK_N, BLOCK_K, warps, stages), a wide and a narrow one. A column of `up` is a gate or
@@ -95,7 +103,46 @@ TABLE: dict[str, dict[Kernel, Cuts]] = {
     "sm_90": _HOPPER,
     "float32": _FLOAT32,
 }
-TUNED: dict[tuple[Any, ...], Gemm] = {}
+PACKAGED = Path(__file__).with_name("tuned.json")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What GPUs have measured. cuts: by chip, Triton, dtype, `bucket` of the rows, kernel, width
+    and depth. heights, of the tiles of rows: by chip, Triton, dtype, bucket, d_model, d_expert."""
+
+    cuts: dict[tuple[Any, ...], Gemm]
+    heights: dict[tuple[Any, ...], int]
+
+    @staticmethod
+    def read(path: Path) -> Tuned:
+        if not path.is_file():
+            return Tuned({}, {})
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return Tuned(
+            {tuple(entry["for"]): Gemm(**entry["cut"]) for entry in table["cuts"]},
+            {tuple(entry["for"]): entry["height"] for entry in table["heights"]},
+        )
+
+
+TUNED = Tuned.read(Path(os.environ.get("MOEVIZ_TUNED") or PACKAGED))
+
+
+def bucket(rows_per_expert: float) -> int:
+    """The next power of two from 16 to 4,096: numbers of rows that share what was measured."""
+    return next((size for size in _BUCKETS if rows_per_expert <= size), _BUCKETS[-1])
+
+
+_BUCKETS = tuple(2**power for power in range(4, 13))
+
+
+def place(like: torch.Tensor, rows_per_expert: float) -> tuple[Any, ...]:
+    """Where a measurement holds: chip, Triton (major.minor), dtype, bucket of the rows."""
+    chip = "interpreter"
+    if like.is_cuda:
+        chip = "sm_{}{}".format(*torch.cuda.get_device_capability(like.device))
+    version = ".".join(triton.__version__.split(".")[:2])
+    return chip, version, str(like.dtype).removeprefix("torch."), bucket(rows_per_expert)
 
 
 def family(capability: tuple[int, int], dtype: torch.dtype) -> str:
@@ -107,17 +154,31 @@ def family(capability: tuple[int, int], dtype: torch.dtype) -> str:
 
 
 def tile_height(rows_per_expert: float) -> int:
-    """BLOCK_M of the kernels that walk tiles of rows."""
+    """BLOCK_M of the kernels that walk tiles of rows, where nothing was measured."""
     return next((m for m, most in ((16, 16), (32, 32), (64, 96)) if rows_per_expert <= most), 128)
 
 
+def height_of_tiles(like: torch.Tensor, rows_per_expert: float, d_model: int, d_expert: int) -> int:
+    """BLOCK_M of a layer's kernels that walk tiles of rows, for tensors like `like`."""
+    key = (*place(like, rows_per_expert), d_model, d_expert)
+    return TUNED.heights.get(key, tile_height(rows_per_expert))
+
+
 def choose(
-    kernel: Kernel, like: torch.Tensor, rows_per_expert: float, width: int, depth: int
+    kernel: Kernel,
+    like: torch.Tensor,
+    rows_per_expert: float,
+    width: int,
+    depth: int,
+    height: int | None = None,
 ) -> Gemm:
-    """The cut of a GEMM of `width` columns and a sum over `depth`, for tensors like `like`."""
-    block_m = 128 if kernel == "grad_weight" else tile_height(rows_per_expert)
-    tuned = TUNED.get((kernel, like.dtype, block_m, width, depth))
-    if tuned is not None:
+    """The cut of a GEMM of `width` columns and a sum over `depth`, for tensors like `like`.
+
+    height: of its tiles of rows (default: tile_height); grad_weight has none.
+    """
+    block_m = 128 if kernel == "grad_weight" else height or tile_height(rows_per_expert)
+    tuned = TUNED.cuts.get((*place(like, rows_per_expert), kernel, width, depth))
+    if tuned is not None and (kernel == "grad_weight" or tuned.block_m == block_m):
         return tuned
     capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else OLDEST
     # Where Triton knows of no multiple of 16, a load or store of 16 bytes becomes eight, each with
@@ -139,4 +200,5 @@ def launch_options(config: Gemm, dtype: torch.dtype) -> dict[str, Any]:
         PRECISION="ieee" if exact else "tf32",
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        **({} if config.maxnreg is None else {"maxnreg": config.maxnreg}),
     )

@@ -63,10 +63,11 @@ def _forward(
         return torch.zeros_like(x_TD), x_TD.new_empty(0, two_f)
     with torch.cuda.device_of(x_TD):  # where Triton launches, on a machine with several GPUs
         rows_per_expert = num_rows / num_experts
-        tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
-        cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model)
+        height = configs.height_of_tiles(x_TD, rows_per_expert, d_model, two_f // 2)
+        tiles = tile_map(offsets, num_rows, height)
+        cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model, height)
         h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
-        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2)
+        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2, height)
         rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
         return gather_sum(rows_ND, inverse, token_offsets), z_N2F
 
@@ -91,8 +92,9 @@ def _backward(
     grad_x, grad_w13, grad_w2 = (x_TD.new_empty(0) for _ in range(3))
     with torch.cuda.device_of(x_TD):
         rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
-        tiles = tile_map(offsets, num_rows, configs.tile_height(rows_per_expert))
-        cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model)
+        height = configs.height_of_tiles(x_TD, rows_per_expert, d_model, d_expert)
+        tiles = tile_map(offsets, num_rows, height)
+        cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model, height)
         h_NF, dz_N2F, grad_N = grad_hidden(
             grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut
         )
@@ -103,7 +105,7 @@ def _backward(
             cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
             grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
         if needs_x:
-            cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f)
+            cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f, height)
             rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
             grad_x = gather_sum(rows_ND, inverse, token_offsets)
         return grad_x, grad_N, grad_w13, grad_w2

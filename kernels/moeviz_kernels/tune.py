@@ -1,147 +1,152 @@
-"""Measure the cuts of the grouped GEMMs on the GPU at hand, for one size of layer.
+"""The six products of a layer's training step, and the cuts that a GPU may prefer for them.
 
-    python -m moeviz_kernels.tune --tokens 32768 --d-model 2048 --d-expert 1024 \\
-        --experts 64 --top-k 8
+    forward     up    x W13 and SwiGLU      down  h W2
+    backward    grad_hidden  dy W2, SwiGLU's slope      dx  dz W13      dW2  dy h      dW13  dz x
 
-prints each kernel's candidates with their times and keeps the fastest for the running process:
-configs.choose then takes it for this width, depth, dtype and tile height, whatever the number of
-tokens. To keep it for good, write it into configs.TABLE.
+`Products` calls each kernel as the layer does, on random rows, in the cut that is asked for, and
+holds its results to float64. `candidates` lists the cuts worth a try; aot.py compiles each of them
+ahead of time. Measuring them is the business of a GPU: `python -m moeviz bench gpu` does it and
+leaves a table that configs.py reads.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
-import triton
 from torch import Tensor
 
-from moeviz_kernels import configs
 from moeviz_kernels.configs import Gemm, Kernel
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
 from moeviz_kernels.sort import sort_by_expert
-from moeviz_kernels.support import LaunchError, interpreted
 from moeviz_kernels.tiles import tile_map
 from moeviz_kernels.up import up_swiglu
 
-BLOCK_N, BLOCK_K, STAGES = (64, 128, 256), (32, 64), (3, 4, 5)
-
-# What configs.choose is asked for, and a run with a cut: (kernel, width, depth), call.
-Case = tuple[tuple[Kernel, int, int], Callable[[Gemm], object]]
-
-
-def candidates(kernel: Kernel, block_m: int) -> list[Gemm]:
-    """Every cut worth a try; those that do not fit the chip refuse to launch and are left out."""
-    rows = (128, 256) if kernel == "grad_weight" else (block_m,)
-    return [
-        Gemm(m, n, k, 8 if m * n > 64 * 128 else 4, stages)
-        for m, n, k, stages in itertools.product(rows, BLOCK_N, BLOCK_K, STAGES)
-    ]
-
-
-def cases(
-    num_tokens: int,
-    d_model: int,
-    d_expert: int,
-    num_experts: int,
-    top_k: int,
-    dtype: torch.dtype,
-    device: str,
-) -> tuple[int, list[Case]]:
-    """The tile height, and each kernel as the layer calls it, on random rows routed evenly."""
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device, dtype=dtype)
-
-    num_rows = num_tokens * top_k
-    expert_N = torch.randint(num_experts, (num_rows,), device=device)
-    order, _, _, _, offsets = sort_by_expert(expert_N, num_experts)
-    token, weight = order // top_k, torch.rand(num_rows, device=device)
-    block_m = configs.tile_height(num_rows / num_experts)
-    tiles = tile_map(offsets, num_rows, block_m)
-    x, w13 = random(num_tokens, d_model), random(num_experts, 2 * d_expert, d_model)
-    h, z = random(num_rows, d_expert), random(num_rows, 2 * d_expert)
-    w2 = random(num_experts, d_model, d_expert)
-
-    def up(cut: Gemm) -> object:
-        return up_swiglu(x, token, weight, w13, offsets, tiles, cut, save=True)
-
-    def down(cut: Gemm) -> object:
-        return grouped_gemm(h, w2.transpose(1, 2), offsets, tiles, cut)
-
-    def grad_x(cut: Gemm) -> object:
-        return grouped_gemm(z, w13, offsets, tiles, cut)
-
-    def hidden(cut: Gemm) -> object:
-        return grad_hidden(x, token, weight, w2, z, offsets, tiles, cut)
-
-    def grad_w2(cut: Gemm) -> object:
-        return grad_weight(x, h, token, offsets, cut, gather_left=True)
-
-    def grad_w13(cut: Gemm) -> object:
-        return grad_weight(z, x, token, offsets, cut, gather_left=False)
-
-    return block_m, [
-        (("up", 2 * d_expert, d_model), up),
-        (("gemm", d_model, d_expert), down),
-        (("gemm", d_model, 2 * d_expert), grad_x),
-        (("grad_hidden", d_expert, d_model), hidden),
-        (("grad_weight", d_expert, d_model), grad_w2),
-        (("grad_weight", d_model, 2 * d_expert), grad_w13),
-    ]
+Role = Literal["up", "down", "grad_hidden", "dx", "dW2", "dW13"]
+ROLES: tuple[Role, ...] = get_args(Role)
+KERNEL_OF: dict[Role, Kernel] = {
+    "up": "up", "down": "gemm", "dx": "gemm", "grad_hidden": "grad_hidden",
+    "dW2": "grad_weight", "dW13": "grad_weight",
+}  # fmt: skip
+# Of the kernels that walk tiles of rows, by height: (BLOCK_N, BLOCK_K, warps, stages, maxnreg).
+# A cut with few registers and little shared memory lets two programs share a multiprocessor: one
+# computes while the other begins or ends a tile. grad_weight's block is of the weight's gradient.
+_WIDE = ((256, 64, 8, 4), (256, 64, 8, 3))
+_TWO_PROGRAMS = ((128, 64, 8, 3), (128, 64, 4, 3))
+_CANDIDATES: dict[tuple[Kernel, int], tuple[tuple[int, ...], ...]] = {
+    ("up", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
+    ("up", 64): (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
+    ("gemm", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
+    ("gemm", 64): (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
+    ("grad_hidden", 128): ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 3, 128), (64, 64, 8, 3)),
+    ("grad_hidden", 64): ((128, 64, 4, 4), (128, 64, 8, 3), (64, 64, 4, 3)),
+    ("grad_weight", 128): ((256, 64, 8, 5), (256, 64, 8, 4), (256, 32, 8, 6), (128, 64, 8, 6),
+                           (128, 64, 8, 3), (128, 32, 8, 4)),
+}  # fmt: skip
+GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates
 
 
-def tune(
-    num_tokens: int,
-    d_model: int,
-    d_expert: int,
-    num_experts: int,
-    top_k: int,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-) -> dict[tuple[Kernel, int, int], dict[Gemm, float]]:
-    """Milliseconds of every cut by (kernel, width, depth), fastest first; the fastest is kept in
-    configs.TUNED. Takes some minutes, for the compiling. ValueError without a GPU."""
-    if interpreted() or not torch.cuda.is_available():
-        raise ValueError("tune() measures on a GPU, and none is here.")
-    sizes = (num_tokens, d_model, d_expert, num_experts, top_k)
-    block_m, found = cases(*sizes, dtype, "cuda")
-    times: dict[tuple[Kernel, int, int], dict[Gemm, float]] = {}
-    for key, call in found:
-        of_cut: dict[Gemm, float] = {}
-        for cut in candidates(key[0], block_m):
-            try:
-                median = triton.testing.do_bench(
-                    lambda cut=cut, call=call: call(cut), warmup=5, rep=20, return_mode="median"
-                )
-            except LaunchError:
-                continue
-            of_cut[cut] = median
-        times[key] = dict(sorted(of_cut.items(), key=lambda item: item[1]))
-        height = 128 if key[0] == "grad_weight" else block_m
-        configs.TUNED[key[0], dtype, height, key[1], key[2]] = next(iter(times[key]))
-    return times
+def candidates(kernel: Kernel, height: int) -> list[Gemm]:
+    """The cuts worth a try for 16-bit numbers, the shipped one among them."""
+    cuts = []
+    for block_n, block_k, warps, stages, *registers in _CANDIDATES[kernel, height]:
+        cut = Gemm(height, block_n, block_k, warps, stages)
+        cuts.append(replace(cut, maxnreg=registers[0]) if registers else cut)
+    return cuts + [replace(cuts[0], group=group) for group in GROUPS]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    for name in ("tokens", "d-model", "d-expert", "experts", "top-k"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    args = parser.parse_args(argv)
-    try:
-        times = tune(args.tokens, args.d_model, args.d_expert, args.experts, args.top_k)
-    except ValueError as error:
-        parser.error(str(error))
-    for (kernel, width, depth), of_cut in times.items():
-        print(f"{kernel}, width {width}, depth {depth}")
-        for cut, milliseconds in list(of_cut.items())[:5]:
-            print(f"  {milliseconds:8.3f} ms  {cut}")
-    return 0
+class Products:
+    """The layer's products on random rows. The first expert has no token, the others about as many
+    each. Sizes: T tokens, D = d_model, F = d_expert, E experts, K of them for each token."""
 
+    def __init__(
+        self, sizes: tuple[int, int, int, int, int], dtype: torch.dtype, device: str
+    ) -> None:
+        num_tokens, d_model, d_expert, num_experts, top_k = sizes
+        generator = torch.Generator(device).manual_seed(0)
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+        def random(*shape: int, scale: float = 1.0) -> Tensor:
+            numbers = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+            return numbers.mul_(scale)
+
+        self.num_rows = num_tokens * top_k
+        low = min(1, num_experts - 1)
+        expert_N = torch.randint(
+            low, num_experts, (self.num_rows,), generator=generator, device=device
+        )
+        order, _, _, _, self.offsets = sort_by_expert(expert_N, num_experts)
+        self.token = order // top_k
+        self.weight = torch.rand(self.num_rows, generator=generator, device=device)
+        self.x_TD, self.grad_TD = random(num_tokens, d_model), random(num_tokens, d_model)
+        self.h_NF, self.z_N2F = random(self.num_rows, d_expert), random(self.num_rows, 2 * d_expert)
+        self.w13_E2FD = random(num_experts, 2 * d_expert, d_model, scale=d_model**-0.5)
+        self.w2_EDF = random(num_experts, d_model, d_expert, scale=d_expert**-0.5)
+        # What configs.choose is asked for: the columns of a product and the length of its sums.
+        self.width_and_depth: dict[Role, tuple[int, int]] = {
+            "up": (2 * d_expert, d_model), "down": (d_model, d_expert),
+            "grad_hidden": (d_expert, d_model), "dx": (d_model, 2 * d_expert),
+            "dW2": (d_expert, d_model), "dW13": (d_model, 2 * d_expert),
+        }  # fmt: skip
+        self._tiles: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def flops(self) -> float:
+        """Of each of the six: 2 per multiply-add; `up`, `dx` and `dW13` do twice as many."""
+        return 2.0 * self.num_rows * self.w2_EDF[0].numel()
+
+    def call(self, role: Role, cut: Gemm) -> tuple[Tensor, ...]:
+        """The results of one product, as its kernel gives them."""
+        if KERNEL_OF[role] != "grad_weight" and cut.block_m not in self._tiles:
+            self._tiles[cut.block_m] = tile_map(self.offsets, self.num_rows, cut.block_m)
+        offsets, tiles = self.offsets, self._tiles.get(cut.block_m)
+        rows = (self.token, self.weight)
+        if role == "up":
+            return up_swiglu(self.x_TD, *rows, self.w13_E2FD, offsets, tiles, cut, save=True)
+        if role == "down":
+            w2_EFD = self.w2_EDF.transpose(1, 2)
+            return (grouped_gemm(self.h_NF, w2_EFD, offsets, tiles, cut),)
+        if role == "dx":
+            return (grouped_gemm(self.z_N2F, self.w13_E2FD, offsets, tiles, cut),)
+        if role == "grad_hidden":
+            return grad_hidden(self.grad_TD, *rows, self.w2_EDF, self.z_N2F, offsets, tiles, cut)
+        left, right = (self.grad_TD, self.h_NF) if role == "dW2" else (self.z_N2F, self.x_TD)
+        return (grad_weight(left, right, self.token, offsets, cut, gather_left=role == "dW2"),)
+
+    def errors(self, role: Role, results: tuple[Tensor, ...]) -> list[float]:
+        """||a - b|| / ||b|| of each result, b by float64, one expert at a time."""
+        squares = torch.zeros(len(results), 2, dtype=torch.float64, device=self.x_TD.device)
+        for part, exact in self._exact(role):
+            for i, (result, wanted) in enumerate(zip(results, exact, strict=True)):
+                squares[i, 0] += (result[part].double() - wanted).square().sum()
+                squares[i, 1] += wanted.square().sum()
+        return [float(error) for error in (squares[:, 0] / squares[:, 1]).sqrt()]
+
+    def _exact(self, role: Role) -> Iterator[tuple[slice | int, tuple[Tensor, ...]]]:
+        """For each expert: where its part of the results lies, and what stands there."""
+        ends = self.offsets.tolist()
+        for e, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+            rows = slice(start, end)
+            token, weight_N1 = self.token[rows].long(), self.weight[rows, None].double()
+            x, grad = self.x_TD[token].double(), self.grad_TD[token].double()
+            h, z = self.h_NF[rows].double(), self.z_N2F[rows].double()
+            w13, w2 = self.w13_E2FD[e].double(), self.w2_EDF[e].double()
+            if role == "up":
+                z = x @ w13.T
+                gate, up = z.chunk(2, dim=1)
+                yield rows, (weight_N1 * torch.nn.functional.silu(gate) * up, z)
+            elif role == "down":
+                yield rows, (h @ w2.T,)
+            elif role == "dx":
+                yield rows, (z @ w13,)
+            elif role == "grad_hidden":
+                gate, up = (half.requires_grad_() for half in z.chunk(2, dim=1))
+                weight_N1.requires_grad_()
+                h = weight_N1 * torch.nn.functional.silu(gate) * up
+                slopes = torch.autograd.grad(h, (gate, up, weight_N1), grad @ w2)
+                dz = torch.cat(slopes[:2], dim=1)
+                yield rows, (h.detach(), dz, slopes[2][:, 0])
+            else:
+                yield e, (grad.T @ h if role == "dW2" else z.T @ x,)

@@ -1,0 +1,271 @@
+"""A visit to a GPU in one command: right cuts, fast cuts, the layer beside its peers.
+
+    python -m moeviz bench gpu --out DIR [--minutes 9] [--phases check,sweep,layer]
+    python -m moeviz bench gpu --out DIR --rehearse    all of it at toy size, without a GPU
+    python -m moeviz bench gpu --adopt DIR             later, on any machine
+
+    check   compiles every candidate cut in parallel, against float64, five runs of equal bits
+    sweep   times those that passed, at the sizes that count; the best are the layer's from here on
+    layer   `bench layer` with them: beside a dense FFN, grouped_mm, transformers, Liger
+
+A GPU is rare and a visit is short: each phase has its share of the minutes and runs in a process of
+its own, every result is written as it comes, and what fails or comes too late is named. DIR holds
+env.json, one file for each phase and log.txt. --adopt puts the results where the kernels, the
+panels and the notebooks look for them; it refuses figures that do not say where they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import layer
+import report
+from cuts import Device, check, describe, sweep
+from moeviz.host import data_path, package_version
+from moeviz.records.store import write_atomically
+from moeviz_kernels import configs
+from moeviz_kernels.configs import Gemm
+from visit import Phase, load
+
+# When a phase ends, as a share of the visit.
+ENDS = {"check": 0.17, "sweep": 0.45, "layer": 0.97}
+HOT = ["OLMoE-32768", "Qwen3-32768", "Mixtral-8192", "Qwen3-8192", "OLMoE-8192"]
+LAST_CASE_S = 20.0  # for what the layer has begun when its budget ends
+GRACE_S = 5.0  # for a phase to end by itself after its deadline
+SUMMARY_LINES = 40
+# The cuts of the last sweep on this machine, which `make gpu-verify` takes too.
+TABLE = Path(__file__).resolve().parent.parent / "build" / "gpu" / "tuned.json"
+NEEDED = ("date", "commit", "device")  # of env.json's provenance, without which nothing is adopted
+
+
+def environment(command: str, rehearse: bool) -> dict[str, Any]:
+    """Where the figures come from: commit, date, device, driver, versions."""
+    found = report.begin(command)
+    versions = found["provenance"]["versions"]
+    versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
+    found |= {"rehearsal": rehearse, "gpu": None}
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found["gpu"] = {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_gb": properties.total_memory / 1e9,
+            "multiprocessors": properties.multi_processor_count,
+            "driver": driver(),
+            "cuda": torch.version.cuda,
+        }
+    return found
+
+
+def driver() -> str | None:
+    """The driver's version, as nvidia-smi says it."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip().splitlines()[0] if answer.stdout.strip() else None
+
+
+def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
+    """One phase, in this process. until: by time.monotonic(), the same clock in all processes."""
+    names, device = (["toy"] if rehearse else HOT), Device.here(rehearse)
+    if name == "layer":
+        return layer.main(
+            [
+                "--json",
+                str(out / "layer.json"),
+                "--budget",
+                f"{max(1.0, until - time.monotonic() - LAST_CASE_S):g}",
+            ]
+            + (["--device", "cpu", "--shapes", "tiny", "--rounds", "1"] if rehearse else [])
+        )
+    phase = Phase(name, out, until)
+    if name == "check":
+        check(phase, names, device)
+    else:
+        sweep(phase, names, device, set(load(out, "check")["items"]))
+    phase.save()
+    print(phase.sentence(), flush=True)
+    return 0
+
+
+def in_a_process(name: str, out: Path, until: float, rehearse: bool, log: Any) -> str | None:
+    """Run a phase, its output on the screen and in the log; why it did not end well, if so."""
+    words = ["bench", "gpu", "--phase", name, "--out", str(out), "--until", f"{until:.1f}"]
+    command = [sys.executable, "-P", "-m", "moeviz", *words] + ["--rehearse"] * rehearse
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if table := load(out, "sweep").get("table"):
+        write_atomically(TABLE, json.dumps(table).encode())
+    if name == "layer" and table:
+        environment["MOEVIZ_TUNED"] = str(TABLE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(until + GRACE_S - time.monotonic(), stop)
+    timer.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        log.write(line)
+        log.flush()
+    code = process.wait()
+    timer.cancel()
+    if late.is_set():
+        return f"was stopped {GRACE_S:g} s after its deadline"
+    return f"ended with exit code {code}" if code else None
+
+
+def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command: str) -> int:
+    """All phases, one after the other, and a summary; 1 where a phase did not end well."""
+    out.mkdir(parents=True, exist_ok=True)
+    begun, total, troubles = time.monotonic(), 60 * minutes, {}
+    where = environment(command, rehearse)
+    report.save(where, out / "env.json")
+    with open(out / "log.txt", "a", encoding="utf-8") as log:
+        for name in phases:
+            at, end = time.monotonic() - begun, ENDS[name] * total
+            if at >= end:
+                trouble = f"not begun: its time had passed after {end:.0f} s"
+            else:
+                print(f"== {name}: from {at:.0f} to {end:.0f} s", flush=True)
+                trouble = in_a_process(name, out, begun + end, rehearse, log)
+            if trouble:
+                troubles[name] = trouble
+            report.save(where | {"troubles": troubles}, out / "env.json")
+        lines = summary(out)
+        print("\n".join(lines), flush=True)
+        log.write("\n".join(lines) + "\n")
+    return 1 if troubles else 0
+
+
+def summary(out: Path) -> list[str]:
+    """What a visit has found, in at most 40 lines."""
+    where = load(out, "env")
+    gpu = where.get("gpu") or {"name": "no GPU: a rehearsal, no figure is a measurement"}
+    lines = ["", f"== {gpu['name']}, commit {where['provenance']['commit']}"]
+    lines += [f"{name} {trouble}" for name, trouble in where.get("troubles", {}).items()]
+    for name in ("check", "sweep"):
+        phase = load(out, name)
+        lines += [phase["sentence"]] if "sentence" in phase else []
+        lines += [f"  struck out: {key}: {why}" for key, why in list(phase["failed"].items())[:4]]
+    for key, results in load(out, "sweep")["items"].items():
+        ms, cut = statistics.median(results[0]["ms"]), Gemm(**results[0]["cut"])
+        lines.append(f"  {key:28} {ms:9.3f} ms  {describe(cut)}")
+    for case in load(out, "layer").get("cases", []):
+        ours = case["contenders"].get("moeviz triton", {})
+        if "tflops" in ours:
+            of_dense = ours["of_peers"].get("dense, equal active FLOPs")
+            ratio = f", {of_dense['both']['median']:.2f} x dense" if of_dense else ""
+            both = ours["tflops"]
+            lines.append(
+                f"  {case['shape']['name']:16} {case['routing']:10} forward {both['forward']:.3g}, "
+                f"both {both['both']:.3g} TFLOP/s{ratio}"
+            )
+    if len(lines) > SUMMARY_LINES:
+        lines = [*lines[: SUMMARY_LINES - 1], f"... and more in {out}"]
+    return lines
+
+
+def adopt(out: Path, tuned: Path, runs: Path) -> list[str]:
+    """Put a visit's results where they are used, and say what went where.
+
+    Raises ValueError where the files do not say on which device, by which commit and when they came
+    about, or where they are a rehearsal's.
+    """
+    where = load(out, "env")
+    provenance, gpu = where.get("provenance", {}), where.get("gpu") or {}
+    missing = [name for name in NEEDED if not provenance.get(name)]
+    missing += [name for name in ("name", "driver") if not gpu.get(name)]
+    if where.get("rehearsal"):
+        raise ValueError(f"{out} holds a rehearsal: its figures are no measurements.")
+    if missing:
+        raise ValueError(
+            f"{out}/env.json does not say {', '.join(missing)}: figures without their origin are "
+            "not adopted."
+        )
+    said = []
+    table = load(out, "sweep").get("table", {"cuts": [], "heights": []})
+    if table["cuts"]:
+        write_atomically(tuned, merged(tuned, table, {**provenance, "gpu": gpu}))
+        said.append(f"{len(table['cuts'])} cuts: {tuned}")
+    if load(out, "layer").get("cases"):
+        path = runs / layer.default_file(gpu["name"]).name
+        write_atomically(path, (out / "layer.json").read_bytes())
+        said.append(f"the layer beside its peers: {path}")
+    if not said:
+        raise ValueError(f"{out} holds nothing to adopt: no phase came to its first result.")
+    return [*said, "Now build the notebook that shows them: make notebooks NAMES=12_kernels"]
+
+
+def merged(path: Path, table: dict[str, Any], origin: dict[str, Any]) -> bytes:
+    """The table at `path` with new entries, which replace those for the same place."""
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {"cuts": [], "heights": []}
+    for part, entries in table.items():
+        new = {tuple(entry["for"]): entry | {"origin": origin} for entry in entries}
+        old = {tuple(entry["for"]): entry for entry in known[part]}
+        known[part] = list((old | new).values())
+    return (json.dumps(known, indent=1) + "\n").encode()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = report.command_line("gpu", __doc__)
+    add = parser.add_argument
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=TABLE.parent / "results",
+        help="(default: build/gpu/results)",
+    )
+    add("--minutes", type=float, default=9.0, help="for all phases (default: 9)")
+    add("--phases", default=",".join(ENDS), help=f"of {','.join(ENDS)}")
+    add("--rehearse", action="store_true", help="at toy size in Triton's interpreter")
+    add("--adopt", type=Path, metavar="DIR", help="put a visit's results where they are used")
+    add("--phase", choices=ENDS, help=argparse.SUPPRESS)
+    add("--until", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.adopt:
+        try:
+            lines = adopt(arguments.adopt, configs.PACKAGED, data_path("runs"))
+        except ValueError as error:
+            parser.error(str(error))
+        print("\n".join(lines))
+        return 0
+    if not arguments.rehearse and not torch.cuda.is_available():
+        parser.error("a visit needs an NVIDIA GPU; --rehearse needs none.")
+    if arguments.rehearse and os.environ.get("TRITON_INTERPRET") != "1":
+        parser.error("a rehearsal needs TRITON_INTERPRET=1 before Python starts.")
+    if arguments.phase:
+        return run_phase(arguments.phase, arguments.out, arguments.until, arguments.rehearse)
+    phases = arguments.phases.split(",")
+    if unknown := [name for name in phases if name not in ENDS]:
+        parser.error(f"--phases takes {', '.join(ENDS)}, got {', '.join(unknown)}.")
+    if not arguments.minutes > 0:
+        parser.error(f"--minutes must be above 0, got {arguments.minutes:g}.")
+    command = f"{parser.prog} --minutes {arguments.minutes:g} --phases {','.join(phases)}"
+    command += " --rehearse" * arguments.rehearse
+    return visit(arguments.out, arguments.minutes, phases, arguments.rehearse, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""What a short visit to a GPU needs: phases with deadlines, and results that nothing can lose.
+
+A phase is a list of items. Each has its result as soon as it is through, in a file that is whole at
+any moment; one that fails is named with its reason and the rest goes on; one whose time has not
+come by the phase's deadline is named too. A phase runs in a process of its own, for a GPU that
+has met an illegal address is lost to the process that met it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import report
+
+Clock = Callable[[], float]
+
+
+def reason(error: BaseException) -> str:
+    """The kind of an error and its first line."""
+    line = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {line}"
+
+
+@dataclass
+class Phase:
+    """One part of a visit, kept in OUT/<name>.json. deadline: by the clock, in seconds."""
+
+    name: str
+    out: Path
+    deadline: float
+    clock: Clock = time.monotonic
+    items: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+        self.save(done=False)
+
+    @property
+    def path(self) -> Path:
+        return self.out / f"{self.name}.json"
+
+    def left(self) -> float:
+        """Seconds to the deadline."""
+        return self.deadline - self.clock()
+
+    def item(self, key: str, measure: Callable[[], Any], least: float = 0.0) -> Any:
+        """The result of an item; None where it failed, or where less than `least` seconds were
+        left for it to begin."""
+        if self.left() <= least:
+            self.late.append(key)
+            self.save(done=False)
+            return None
+        try:
+            self.items[key] = measure()
+        except Exception as error:
+            self.strike(key, reason(error))
+            return None
+        self.save(done=False)
+        return self.items[key]
+
+    def strike(self, key: str, why: str) -> None:
+        """Name an item that failed."""
+        self.failed[key] = why
+        print(f"{self.name}: {key} is struck out: {why}", flush=True)
+        self.save(done=False)
+
+    def sentence(self) -> str:
+        """What became of the phase, in one line."""
+        parts = [f"{len(self.items)} done"]
+        parts += [f"{len(self.failed)} struck out"] if self.failed else []
+        parts += [f"{len(self.late)} not begun, for want of time"] if self.late else []
+        return f"{self.name}: {', '.join(parts)} in {self.clock() - self.began:.0f} s"
+
+    def save(self, *, done: bool = True) -> None:
+        words = {"done": done, "sentence": self.sentence(), **self.facts}
+        results = {"items": self.items, "failed": self.failed, "late": self.late}
+        report.save(words | results, self.path)
+
+
+def load(out: Path, name: str) -> dict[str, Any]:
+    """What a phase left; a phase that left nothing did nothing."""
+    try:
+        return dict(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {"done": False, "items": {}, "failed": {}, "late": []}
+
+
+class Task(Protocol):
+    """Work of several parts that one process does in order."""
+
+    parts: tuple[Any, ...]
+
+    def key(self, part: Any) -> str: ...
+
+    def begin(self) -> Any:
+        """What all parts need, made in the process."""
+
+    def measure(self, state: Any, part: Any) -> Any:
+        """The result of one part, in JSON's types."""
+
+
+def in_processes(phase: Phase, tasks: Iterable[Task], workers: int) -> None:
+    """Each task in a process of its own, so many at a time; results come part by part.
+
+    A part that raises is struck out. A process that dies strikes out the part that it was at, and
+    the rest of its task gets another process. What has no result by the deadline is late.
+    """
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.SimpleQueue()
+    waiting = list(tasks)
+    running: list[tuple[Any, Task]] = []
+    while (waiting or running) and phase.left() > 0:
+        while waiting and len(running) < workers:
+            task = waiting.pop(0)
+            process = context.Process(target=_answer, args=(task, answers), daemon=True)
+            process.start()
+            running.append((process, task))
+        ended = [pair for pair in running if not pair[0].is_alive()]
+        _collect(phase, answers)
+        running = [pair for pair in running if pair not in ended]
+        for process, task in ended:
+            if rest := _unanswered(phase, task):
+                if process.exitcode != _GPU_LOST:
+                    why = f"its process ended with exit code {process.exitcode}"
+                    phase.strike(task.key(rest.pop(0)), why)
+                waiting.append(replace(task, parts=tuple(rest)))  # type: ignore[type-var]
+        time.sleep(0.02)
+    for process, _ in running:
+        process.kill()
+    for task in waiting + [task for _, task in running]:
+        phase.late += [task.key(part) for part in _unanswered(phase, task)]
+    phase.save(done=False)
+
+
+_GPU_LOST = 3  # exit code of a process whose GPU context an error has broken
+
+
+def _answer(task: Task, answers: Any) -> None:
+    state = task.begin()
+    for part in task.parts:
+        try:
+            answers.put((task.key(part), None, task.measure(state, part)))
+        except Exception as error:
+            answers.put((task.key(part), reason(error), None))
+            if "CUDA error" in str(error):
+                os._exit(_GPU_LOST)
+
+
+def _unanswered(phase: Phase, task: Task) -> list[Any]:
+    return [p for p in task.parts if task.key(p) not in phase.items | phase.failed]
+
+
+def _collect(phase: Phase, answers: Any) -> None:
+    """Keep what the processes have answered so far."""
+    before = len(phase.items)
+    while not answers.empty():
+        key, why, result = answers.get()
+        if why:
+            phase.strike(key, why)
+        else:
+            phase.items[key] = result
+    if len(phase.items) > before:
+        phase.save(done=False)

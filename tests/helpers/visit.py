@@ -1,0 +1,30 @@
+"""A task for the processes of a GPU visit; they import it, as they cannot a test module."""
+
+import os
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A task whose parts are named by what becomes of them."""
+
+    name: str
+    parts: tuple[str, ...]
+
+    def key(self, part):
+        return f"{self.name} {part}"
+
+    def begin(self):
+        return os.getpid()
+
+    def measure(self, state, part):
+        if "raises" in part:
+            raise ValueError("no such cut")
+        if "dies" in part:
+            os._exit(9)
+        if "loses" in part:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if "sleeps" in part:
+            time.sleep(60)
+        return state

@@ -1,0 +1,232 @@
+"""A visit to a GPU loses nothing: what fails and what is late is named, a kill leaves whole files;
+and what it leaves is adopted only where it says where it comes from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpu
+from helpers.visit import Parts
+from moeviz_kernels import configs
+from moeviz_kernels.configs import Gemm, Tuned
+from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, candidates
+from visit import Phase, in_processes, load
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_phase_keeps_what_is_done_and_names_what_fails_or_is_late(tmp_path):
+    clock = Clock()
+    phase = Phase("sweep", tmp_path, deadline=10.0, clock=clock)
+
+    def slow():
+        clock.now += 6
+        return {"ms": 1.5}
+
+    assert phase.item("one", slow) == {"ms": 1.5}
+    assert load(tmp_path, "sweep")["items"] == {"one": {"ms": 1.5}}
+    assert phase.item("wrong", lambda: 1 / 0) is None
+    assert phase.item("two", slow) == {"ms": 1.5}
+    assert phase.item("three", slow) is None
+    phase.save()
+    left = load(tmp_path, "sweep")
+    assert left["failed"] == {"wrong": "ZeroDivisionError: division by zero"}
+    assert left["late"] == ["three"] and set(left["items"]) == {"one", "two"} and left["done"]
+    assert left["sentence"] == (
+        "sweep: 2 done, 1 struck out, 1 not begun, for want of time in 12 s"
+    )
+
+
+def test_a_process_that_dies_strikes_out_its_part_alone(tmp_path):
+    phase = Phase("check", tmp_path, time.monotonic() + 120)
+    parts = ("a", "raises", "b", "dies", "c", "loses", "d")
+    in_processes(phase, [Parts("up", parts), Parts("down", ("a",))], workers=2)
+    assert set(phase.items) == {"up a", "up b", "up c", "up d", "down a"}
+    assert phase.failed == {
+        "up raises": "ValueError: no such cut",
+        "up dies": "its process ended with exit code 9",
+        "up loses": "RuntimeError: CUDA error: an illegal memory access was encountered",
+    }
+    # A process goes on after an error of its own, and never after one that broke its GPU.
+    processes = [phase.items[f"up {part}"] for part in "abcd"]
+    assert processes[0] == processes[1] and len(set(processes)) == 3
+
+
+def test_a_process_that_hangs_ends_with_the_phase(tmp_path):
+    begun = time.monotonic()
+    phase = Phase("check", tmp_path, begun + 8)
+    in_processes(phase, [Parts("up", ("a", "sleeps", "b"))], workers=1)
+    assert time.monotonic() - begun < 20
+    assert set(phase.items) == {"up a"} and phase.late == ["up sleeps", "up b"]
+    assert load(tmp_path, "check")["late"] == phase.late
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
+def test_a_kill_leaves_whole_files(tmp_path, seconds):
+    code = (
+        "import sys; from pathlib import Path; from visit import Phase\n"
+        "phase = Phase('sweep', Path(sys.argv[1]), 1e12)\n"
+        "print('ready', flush=True)\n"
+        "for i in range(10**6): phase.item(f'cut {i}', lambda: {'ms': [0.1] * 40})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not load(tmp_path, "sweep")["done"]
+
+
+def test_every_product_is_held_to_float64():
+    """And the check sees a wrong one: of weights that are not the layer's."""
+    cut = Gemm(16, 16, 16, 4, 2)
+    products = Products((19, 40, 24, 4, 2), torch.float16, "cpu")
+    other = Products((19, 40, 24, 4, 2), torch.float16, "cpu")
+    other.weight.mul_(1.1), other.w13_E2FD.mul_(1.1), other.h_NF.mul_(1.1), other.x_TD.mul_(1.1)
+    for role in ROLES:
+        assert max(products.errors(role, products.call(role, cut))) < 1e-3
+        assert max(products.errors(role, other.call(role, cut))) > 0.05
+    assert products.offsets[1] == 0 < products.offsets[2], "the first expert has no token"
+
+
+def test_the_shipped_cut_is_a_candidate():
+    for (kernel, heights), _ in zip(
+        dict.fromkeys(configs.KERNELS, (128, 64)).items(), range(4), strict=True
+    ):
+        for height in heights[: 1 if kernel == "grad_weight" else 2]:
+            block_n, *more = configs.TABLE["sm_90"][kernel][height][0]
+            assert Gemm(height, block_n, *more) in candidates(kernel, height)
+    assert set(KERNEL_OF.values()) == set(configs.KERNELS)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What a visit leaves."""
+    out = tmp_path / "visit"
+    env = {
+        "provenance": {"date": "2026-11-27", "commit": "abc", "device": "NVIDIA H200"},
+        "rehearsal": False,
+        "gpu": {"name": "NVIDIA H200", "driver": "570.1"},
+    }
+    place = ["sm_90", "3.6", "bfloat16", 512]
+    cut = dict(block_m=64, block_n=128, block_k=64, num_warps=4, num_stages=3, maxnreg=128)
+    table = {
+        "heights": [{"for": [*place, 2048, 768], "height": 64, "ms": {"64": 1.0, "128": 2.0}}],
+        "cuts": [{"for": [*place, "up", 1536, 2048], "role": "up", "cut": cut, "ms": [1.0]}],
+    }
+    cases = [{"shape": {"name": "OLMoE-8192"}, "routing": "uniform", "contenders": {}}]
+    out.mkdir()
+    for name, content in {
+        "env": env, "sweep": {"table": table, "items": {}, "failed": {}}, "layer": {"cases": cases}
+    }.items():  # fmt: skip
+        (out / f"{name}.json").write_text(json.dumps(content))
+    return out
+
+
+def change(out, name, **values):
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatch):
+    tuned, runs = tmp_path / "tuned.json", tmp_path / "runs"
+    gpu.adopt(results, tuned, runs)
+    lines = gpu.adopt(results, tuned, runs)  # again: the same places, no second entry
+    assert (runs / "layer_h200.json").is_file() and "make notebooks" in lines[-1]
+    written = json.loads(tuned.read_text())
+    assert len(written["cuts"]) == len(written["heights"]) == 1
+    assert written["cuts"][0]["origin"]["gpu"]["driver"] == "570.1"
+
+    monkeypatch.setattr(configs, "TUNED", Tuned.read(tuned))
+    monkeypatch.setattr(configs.triton, "__version__", "3.6.2")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    like = type("OnGpu", (), {"dtype": torch.bfloat16, "is_cuda": True, "device": "cuda"})()
+    for rows, height in ((512, 64), (300, 64), (513, 128), (200, 128)):
+        assert configs.height_of_tiles(like, rows, 2048, 768) == height
+        cut = configs.choose("up", like, rows, 1536, 2048, height)
+        assert (cut.maxnreg == 128) == (height == 64) and cut.block_m == height
+    assert configs.choose("up", like, 512, 1536, 2048, 128).maxnreg is None
+    assert configs.choose("up", like, 512, 1536, 1024, 64).maxnreg is None
+    assert configs.launch_options(Gemm(64, 64, 64, 4, 3), torch.float16).get("maxnreg") is None
+    monkeypatch.setattr(configs.triton, "__version__", "3.7.1")
+    assert configs.choose("up", like, 512, 1536, 2048, 64).maxnreg is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("env", {"rehearsal": True}, "holds a rehearsal"),
+        ("env", {"gpu": {"name": "NVIDIA H200", "driver": None}}, "does not say driver"),
+        ("env", {"provenance": {"date": "2026-11-27"}}, "does not say commit, device"),
+        ("sweep", {"table": {"cuts": [], "heights": []}}, ""),
+    ],
+)
+def test_figures_without_their_origin_are_refused(results, tmp_path, name, values, words):
+    change(results, name, **values)
+    if name == "sweep":
+        change(results, "layer", cases=[])
+        words = "holds nothing to adopt"
+    with pytest.raises(ValueError, match=words):
+        gpu.adopt(results, tmp_path / "tuned.json", tmp_path / "runs")
+    assert not (tmp_path / "tuned.json").exists()
+
+
+def test_a_rehearsal_leaves_every_file(tmp_path):
+    out = tmp_path / "out"
+    words = ["-m", "moeviz", "bench", "gpu", "--rehearse", "--minutes", "10", "--out", str(out)]
+    run = subprocess.run(
+        [sys.executable, "-P", *words], capture_output=True, text=True, timeout=570,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {p.name for p in out.iterdir()} == {
+        "env.json", "check.json", "sweep.json", "layer.json", "log.txt"
+    }  # fmt: skip
+    check, sweep = load(out, "check"), load(out, "sweep")
+    assert len(check["items"]) == 2 * len(ROLES) and not check["late"]
+    assert len(check["failed"]) == len(ROLES), "the cut that cannot work"
+    assert all("power of 2" in why for why in check["failed"].values())
+    assert len(sweep["items"]) == len(ROLES) == len(sweep["table"]["cuts"])
+    assert [entry["height"] for entry in sweep["table"]["heights"]] == [16]
+    summary = run.stdout.partition("== no GPU: a rehearsal")[2].splitlines()
+    assert len(summary) <= 40 and any("toy dW13" in line for line in summary)
+    with pytest.raises(ValueError, match="holds a rehearsal"):
+        gpu.adopt(out, tmp_path / "tuned.json", tmp_path / "runs")
+
+
+def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
+    """With a stand-in for Python, which writes down how it was called."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH $MOEVIZ_TUNED $*" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    command = ["make", "-C", str(ROOT), f"GPU_PYTHON={python}", f"OUT={tmp_path}/out", "MINUTES=7"]
+    environment = {**os.environ, "PYTHONPATH": "/carried"}
+    for target in ("gpu", "gpu-verify"):
+        subprocess.run([*command, target], check=True, env=environment, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert all(call.split()[0].endswith(":/carried") for call in calls)
+    assert f"-m moeviz bench gpu --out {tmp_path}/out --minutes 7" in calls[0]
+    assert "-m pytest" not in calls[0] and any("-m pytest" in call for call in calls[1:])
+    assert all("build/gpu/tuned.json" in call for call in calls[2:])
+    assert (tmp_path / "out" / "verify.txt").is_file()
