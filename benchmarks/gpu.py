@@ -33,6 +33,7 @@ import torch
 import layer
 import report
 from cuts import Device, check, describe, sweep
+from layer_shapes import HOT
 from moeviz.host import data_path, package_version
 from moeviz.records.store import write_atomically
 from moeviz_kernels import configs
@@ -41,7 +42,6 @@ from visit import Phase, load
 
 # When a phase ends, as a share of the visit.
 ENDS = {"check": 0.17, "sweep": 0.45, "layer": 0.97}
-HOT = ["OLMoE-32768", "Qwen3-32768", "Mixtral-8192", "Qwen3-8192", "OLMoE-8192"]
 LAST_CASE_S = 20.0  # for what the layer has begun when its budget ends
 GRACE_S = 5.0  # for a phase to end by itself after its deadline
 SUMMARY_LINES = 40
@@ -81,7 +81,7 @@ def driver() -> str | None:
 
 def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
     """One phase, in this process. until: by time.monotonic(), the same clock in all processes."""
-    names, device = (["toy"] if rehearse else HOT), Device.here(rehearse)
+    names, device = (["toy"] if rehearse else [*HOT, "OLMoE-8192"]), Device.here(rehearse)
     if name == "layer":
         return layer.main(
             [

@@ -183,7 +183,6 @@ def torch_grouped_mm(problem: Problem) -> Contender:
 
 
 def compiled(problem: Problem, build: Builder) -> Contender:
-    torch.compiler.reset()  # each shape is another graph: none of the earlier is needed again
     plain = build(problem)
     return replace(plain, forward=torch.compile(plain.forward, dynamic=False), graph=False)
 

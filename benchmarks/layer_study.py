@@ -1,7 +1,7 @@
 """One case of the layer benchmark: each contender checked, then measured.
 
-On a GPU two things wait until all cases are through: contenders that compile for long, and the
-profiler, which slows down what is launched after it.
+On a GPU two things wait until all cases but the hot ones are through: contenders that compile for
+long, and the profiler, which slows down what is launched after it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from layer_contenders import (
     load,
     relative_errors,
 )
-from layer_shapes import SHAPES, as_dense, kernel_work, limit_ms
+from layer_shapes import HOT, SHAPES, as_dense, kernel_work, limit_ms
 from moeviz.watch.timing import (
     FLUSH_BYTES,
     by_turns,
@@ -116,7 +116,7 @@ class Run:
         return None
 
     def case(self, name: str, routing: str) -> dict[str, Any]:
-        """One shape and routing: all figures but those that are left for `later`."""
+        """One shape and routing: all figures of a hot one, else all but those left for `later`."""
         gc.freeze()  # what is there already: a search for garbage would take a third of a second
         shape = SHAPES[name]
         problem = Problem.random(shape, routing, self.device, self.dtype)
@@ -135,13 +135,18 @@ class Run:
             "contenders": {},
             "kernels": [],
         }
-        self.study(case, problem, builders(self.device, self.ceilings.copy_gb_per_s))
+        hot = self.on_gpu and name in HOT
+        contenders = builders(self.device, self.ceilings.copy_gb_per_s)
+        self.study(case, problem, contenders | compiling_builders() if hot else contenders)
+        if hot:
+            self.profiled(case, problem)
         return case
 
     def later(self, cases: list[dict[str, Any]], save: Callable[[], None]) -> None:
-        """On a GPU, once all cases are through: what would have cost them time, or slowed them."""
+        """On a GPU, once all cases are through: what would have cost them time, or slowed them. The
+        hot cases have it already."""
         for step in (self.compiled, self.profiled):
-            for case in cases:
+            for case in (case for case in cases if case["shape"]["name"] not in HOT):
                 # The same numbers again, for they are drawn from fixed seeds.
                 shape = SHAPES[case["shape"]["name"]]
                 try:
@@ -177,6 +182,7 @@ class Run:
     ) -> None:
         """Adds all figures of some contenders; what does not run says why. share: of the budget,
         after which a contender is left out."""
+        torch.compiler.reset()  # each case has graphs of its own: no earlier one is needed again
         ready: dict[str, Contender] = {}
         for name, build in contenders.items():
             try:
@@ -184,22 +190,22 @@ class Run:
                     raise NotRun(late)
                 contender = build(problem)
                 case["contenders"][name] = self.measure(name, contender, case)
-                if not self.on_gpu:
-                    ready[name] = contender
+                ready[name] = contender
             except Exception as error:
                 case["contenders"][name] = {"not_run": reason(error)}
                 expected = (NotRun, ImportError, torch.OutOfMemoryError)
                 if name.startswith("moeviz") and not isinstance(error, expected):
                     self.failures.append(f"{name} did not run: {reason(error)}, {label(case)}")
                     traceback.print_exc()
-            contender = None  # its weights, if they are its own
+            contender = None  # that which did not run, with weights of its own
             free_memory()
         if ready:
-            self.take_turns(ready, case)
+            times = self.there_and_back(ready, case) if self.on_gpu else self.in_turns(ready)
+            self.times.setdefault(label(case), {}).update(times)
         self.compare(case)
 
     def measure(self, name: str, contender: Contender, case: dict[str, Any]) -> dict[str, Any]:
-        """Whether it is right, what it takes, and on a GPU how long."""
+        """Whether it is right, and what it takes beside time."""
         result: dict[str, Any] = {"first_call_s": seconds(contender.run, self.device)}
         if contender.routed:
             first = contender.problem.first(case["checked_tokens"])
@@ -213,7 +219,12 @@ class Run:
         optional(result, "saved_bytes", saved_bytes, contender.output, contender.weights)
         result |= {"peak_bytes": None, "launches": {"forward": None, "both": None}, "syncs": None}
         if self.on_gpu:
-            self.times.setdefault(label(case), {})[name] = self.on_the_gpu(contender, result)
+            optional(result, "peak_bytes", peak_bytes, contender.run)
+            optional(result, "syncs", count_syncs, contender.run)
+            if contender.graph:
+                steps = {"forward": lambda: [contender.output().detach()], "both": contender.run}
+                for part, run in steps.items():
+                    optional(result, f"graph_{part}_ms", self.replayed, run, self.flush(contender))
         return result
 
     def judge(self, name: str, case: dict[str, Any], errors: dict[str, float]) -> None:
@@ -226,18 +237,10 @@ class Run:
             if not math.isfinite(error):  # JSON has no word for it
                 errors[what] = sys.float_info.max
 
-    def on_the_gpu(self, contender: Contender, result: dict[str, Any]) -> Times:
+    def flush(self, contender: Contender) -> torch.Tensor | None:
+        """What empties the L2 cache between two runs, where all that a layer reads fits into it."""
         few = len(contender.problem.x_TD) <= FEW_TOKENS
-        flush = torch.empty(FLUSH_BYTES, device=self.device, dtype=torch.uint8) if few else None
-        training = on_gpu(contender.training_step, 0.5, flush)
-        inference = on_gpu(contender.inference_step, 0.25, flush)
-        optional(result, "peak_bytes", peak_bytes, contender.run)
-        optional(result, "syncs", count_syncs, contender.run)
-        if contender.graph:
-            steps = {"forward": lambda: [contender.output().detach()], "both": contender.run}
-            for part, run in steps.items():
-                optional(result, f"graph_{part}_ms", self.replayed, run, flush)
-        return milliseconds(training, inference)
+        return torch.empty(FLUSH_BYTES, device=self.device, dtype=torch.uint8) if few else None
 
     def replayed(
         self, run: Callable[[], list[torch.Tensor]], flush: torch.Tensor | None
@@ -253,13 +256,30 @@ class Run:
                 raise ValueError("the replay of the CUDA graph computes something else")
         return spread([sum(parts) for parts in times])
 
-    def take_turns(self, contenders: dict[str, Contender], case: dict[str, Any]) -> None:
+    def there_and_back(
+        self, contenders: dict[str, Contender], case: dict[str, Any]
+    ) -> dict[str, Times]:
+        """On a GPU: down the list, then up again, for a chip that warms up gets slower."""
+        times: dict[str, Times] = {}
+        for name in [*contenders, *reversed(contenders)]:
+            one = contenders[name]
+            flush = self.flush(one)
+            try:
+                training = on_gpu(one.training_step, 0.25, flush)
+                inference = on_gpu(one.inference_step, 0.12, flush)
+            except RuntimeError as error:
+                case["contenders"][name] = {"not_run": reason(error)}
+                times.pop(name, None)
+                continue
+            for part, ms in milliseconds(training, inference).items():
+                times.setdefault(name, {}).setdefault(part, []).extend(ms)
+        return times
+
+    def in_turns(self, contenders: dict[str, Contender]) -> dict[str, Times]:
         """On a CPU, where the same place in two lists of times is the same round."""
         training = by_turns({n: c.training_step for n, c in contenders.items()}, self.rounds)
         inference = by_turns({n: c.inference_step for n, c in contenders.items()}, self.rounds)
-        self.times[label(case)] = {
-            name: milliseconds(training[name], inference[name]) for name in contenders
-        }
+        return {name: milliseconds(training[name], inference[name]) for name in contenders}
 
     def compare(self, case: dict[str, Any]) -> None:
         """Adds the times, the speed they mean, and their ratios to the limit and to those of the

@@ -93,27 +93,22 @@ class Products:
         }  # fmt: skip
         self._tiles: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def flops(self) -> float:
-        """Of each of the six: 2 per multiply-add; `up`, `dx` and `dW13` do twice as many."""
-        return 2.0 * self.num_rows * self.w2_EDF[0].numel()
-
     def call(self, role: Role, cut: Gemm) -> tuple[Tensor, ...]:
         """The results of one product, as its kernel gives them."""
-        if KERNEL_OF[role] != "grad_weight" and cut.block_m not in self._tiles:
+        if KERNEL_OF[role] == "grad_weight":
+            left, right = (self.grad_TD, self.h_NF) if role == "dW2" else (self.z_N2F, self.x_TD)
+            walk = (self.token, self.offsets, cut)
+            return (grad_weight(left, right, *walk, gather_left=role == "dW2"),)
+        if cut.block_m not in self._tiles:
             self._tiles[cut.block_m] = tile_map(self.offsets, self.num_rows, cut.block_m)
-        offsets, tiles = self.offsets, self._tiles.get(cut.block_m)
-        rows = (self.token, self.weight)
+        rows, tiles = (self.token, self.weight), (self.offsets, self._tiles[cut.block_m])
         if role == "up":
-            return up_swiglu(self.x_TD, *rows, self.w13_E2FD, offsets, tiles, cut, save=True)
-        if role == "down":
-            w2_EFD = self.w2_EDF.transpose(1, 2)
-            return (grouped_gemm(self.h_NF, w2_EFD, offsets, tiles, cut),)
-        if role == "dx":
-            return (grouped_gemm(self.z_N2F, self.w13_E2FD, offsets, tiles, cut),)
+            return up_swiglu(self.x_TD, *rows, self.w13_E2FD, *tiles, cut, save=True)
         if role == "grad_hidden":
-            return grad_hidden(self.grad_TD, *rows, self.w2_EDF, self.z_N2F, offsets, tiles, cut)
-        left, right = (self.grad_TD, self.h_NF) if role == "dW2" else (self.z_N2F, self.x_TD)
-        return (grad_weight(left, right, self.token, offsets, cut, gather_left=role == "dW2"),)
+            return grad_hidden(self.grad_TD, *rows, self.w2_EDF, self.z_N2F, *tiles, cut)
+        if role == "down":
+            return (grouped_gemm(self.h_NF, self.w2_EDF.transpose(1, 2), *tiles, cut),)
+        return (grouped_gemm(self.z_N2F, self.w13_E2FD, *tiles, cut),)
 
     def errors(self, role: Role, results: tuple[Tensor, ...]) -> list[float]:
         """||a - b|| / ||b|| of each result, b by float64, one expert at a time."""
