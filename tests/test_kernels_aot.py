@@ -66,7 +66,8 @@ def compiled(cache, *arguments, path=None):
 
 def check(r):
     """What is asked of a compilation, from its figures alone."""
-    assert r["registers"] and not r["spilled"] and not r["faults"], r
+    assert r["registers"] and not r["faults"], r
+    assert r["spilled"] <= (32 if "maxnreg" in r["launch"] else 0), r
     assert r["shared"] <= SHARED_KIB[r["chip"]] * 1024, r
     right = ""  # no product, or an exact one
     if r["kernel"] in PRODUCTS and r["dtype"] != "fp32":
@@ -106,6 +107,13 @@ def test_every_kernel_compiles_and_fits(version, path, tmp_path):
     for chip in ("sm_75", "sm_90"):
         assert kernels_of(reports, chip) == all_kernels(chip, ["fp16"])
     assert "wgmma.mma_async" in {r["tensor_cores"] for r in reports}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [None, pytest.param(TRITON_36, marks=with_triton36)])
+def test_every_candidate_of_a_gpu_visit_compiles_and_fits(path, tmp_path):
+    _, reports = compiled(tmp_path, "--candidates", path=path)
+    assert {r["kernel"] for r in reports} == PRODUCTS
 
 
 @pytest.mark.slow

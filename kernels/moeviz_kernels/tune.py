@@ -37,7 +37,7 @@ KERNEL_OF: dict[Role, Kernel] = {
 # computes while the other begins or ends a tile. grad_weight's block is of the weight's gradient.
 _WIDE = ((256, 64, 8, 4), (256, 64, 8, 3))
 _TWO_PROGRAMS = ((128, 64, 8, 3), (128, 64, 4, 3))
-_CANDIDATES: dict[tuple[Kernel, int], tuple[tuple[int, ...], ...]] = {
+CANDIDATES: dict[tuple[Kernel, int], tuple[tuple[int, ...], ...]] = {
     ("up", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
     ("up", 64): (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
     ("gemm", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
@@ -53,7 +53,7 @@ GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates
 def candidates(kernel: Kernel, height: int) -> list[Gemm]:
     """The cuts worth a try for 16-bit numbers, the shipped one among them."""
     cuts = []
-    for block_n, block_k, warps, stages, *registers in _CANDIDATES[kernel, height]:
+    for block_n, block_k, warps, stages, *registers in CANDIDATES[kernel, height]:
         cut = Gemm(height, block_n, block_k, warps, stages)
         cuts.append(replace(cut, maxnreg=registers[0]) if registers else cut)
     return cuts + [replace(cuts[0], group=group) for group in GROUPS]
