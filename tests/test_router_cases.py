@@ -72,6 +72,14 @@ def test_saturated_sigmoids_are_chosen_by_their_logits():
     assert made(torch.eye(1), context(1)).plan.expert.tolist() == [1]
 
 
+def test_an_expert_takes_no_more_tokens_than_there_are():
+    """In float32, whose top-k refuses more; that of float64 gives what there is."""
+    for name in ("expert_choice", "expert_threshold"):
+        made = build(name, torch.zeros(5, 4), 2, capacity_factor=50.0)
+        stats = made(torch.eye(5), context(5)).stats
+        assert stats.load.tolist() == [5] * 4
+
+
 def test_no_coin_is_tossed_for_a_first_choice():
     """With four choices a first one may weigh less than a half."""
     made = build("gshard", torch.zeros(200, 4), 4, capacity_factor=9.0)
