@@ -120,6 +120,17 @@ def test_a_soft_router_starts_at_logits_of_unit_scale(name):
     assert weight.std().item() == pytest.approx(1 / 8, rel=0.1)
 
 
+def test_a_threshold_starts_where_a_token_gets_k_experts_on_average():
+    made = build_router("expert_threshold", d_model=64, num_experts=32, top_k=2)
+    assert made(normal(500, 64), context(500)).stats.load.sum() / 500 == pytest.approx(2, rel=0.3)
+
+
+def test_equal_scores_still_fill_every_expert_and_no_token_gets_one_twice():
+    made = build("base", torch.zeros(10, 4), 3)
+    out = made(torch.eye(10), context(10, True))
+    assert out.stats.load.max() <= 9 and (out.plan.dense_weights() > 0).sum(1).tolist() == [3] * 10
+
+
 def test_a_switch_has_the_limit_that_is_asked_for_or_its_own():
     limits = [ROUTERS["switch"].limit(factor, top_k=1, share=3.0) for factor in (None, 2.0)]
     assert limits == [{}, {"capacity_factor": 2.0}]

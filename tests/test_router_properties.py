@@ -363,6 +363,7 @@ NO_ROUTER = [  # one impossible value of each option; those of a kind are tested
         dict(num_groups=2, top_groups=2, top_k=3),
         "top_k = 3 must be a multiple of top_groups = 2",
     ),
+    ("hierarchical", dict(num_groups=4, top_groups=2, top_k=4), "at most 1 experts in each"),
     ("expert_prototyping", dict(top_k=3), "top_k = 3 prototypes must divide num_experts = 4"),
     ("switch", dict(capacity_factor=0), "factor must be a finite number above 0"),
     ("gshard", dict(capacity_factor=NAN), "factor must be a finite number above 0"),
