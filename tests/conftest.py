@@ -186,10 +186,13 @@ def no_tries_yet(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def labs(tmp_path_factory):
+def labs(request, tmp_path_factory):
     """JupyterLab and Chromium, started once for all browser tests: see helpers/browser.py."""
     from helpers.browser import Labs
 
+    if "PYTEST_XDIST_WORKER" in os.environ:  # on two cores two browsers are in each other's way
+        own = [i.nodeid for i in request.session.items if i.get_closest_marker("browser")]
+        assert all(nodeid.endswith("@browser") for nodeid in own), "xdist forgets its groups"
     with Labs(tmp_path_factory.mktemp("labs")) as every:
         yield every
 
