@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
+import report
 from layer_shapes import SHAPES, Shape
 from moeviz.watch.timing import by_events, seconds, single
 from moeviz_kernels import configs
 from moeviz_kernels.configs import Gemm
 from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, Role, candidates
 from profiling import free_memory
-from visit import Phase, in_processes, reason
+from visit import Phase, in_processes
 
 RUNS = 5  # that must give the same bits
 FEW_TOKENS = 1031  # several tiles for every expert, the last one ragged
@@ -140,7 +141,7 @@ def sweep(phase: Phase, names: list[str], device: Device, passed: set[str]) -> N
         try:
             layer = Prepared(device, name)
         except Exception as error:  # a GPU without the memory for it
-            phase.strike(name, reason(error))
+            phase.strike(name, report.reason(error))
             continue
         for role in ROLES:
             for height in heights(role, layer.shape):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import re
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+import report
 from layer_contenders import (
     DENSE,
     DENSE_COMPILED,
@@ -62,10 +62,9 @@ Times = dict[str, list[float]]  # milliseconds of each part, one for each repeti
 
 
 def reason(error: Exception) -> str:
-    """In one line, without this machine's folders."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    line = re.sub(r"(?:/[\w.+-]+)+/", "", line)[:200]
-    return line if isinstance(error, NotRun) else f"{type(error).__name__}: {line}"
+    """Why a contender has no figure; what is left out on purpose says so by itself."""
+    words = report.reason(error)
+    return words.partition(": ")[2] if isinstance(error, NotRun) else words
 
 
 def milliseconds(training: list[list[float]], inference: list[list[float]]) -> Times:

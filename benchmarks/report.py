@@ -20,6 +20,13 @@ def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"python -m moeviz bench {name}", description=first_line)
 
 
+def reason(error: BaseException) -> str:
+    """The kind of an error and its first line, without this machine's folders."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    line = re.sub(r"(?:/[\w.+-]+)+/", "", line)[:200]
+    return f"{type(error).__name__}: {line}"
+
+
 def begin(command: str) -> dict[str, Any]:
     """What a report says before anything is measured."""
     return {"provenance": provenance(command), "load_average_before": load_average()}

@@ -22,12 +22,6 @@ import report
 Clock = Callable[[], float]
 
 
-def reason(error: BaseException) -> str:
-    """The kind of an error and its first line."""
-    line = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {line}"
-
-
 @dataclass
 class Phase:
     """One part of a visit, kept in OUT/<name>.json. deadline: by the clock, in seconds."""
@@ -53,17 +47,16 @@ class Phase:
         """Seconds to the deadline."""
         return self.deadline - self.clock()
 
-    def item(self, key: str, measure: Callable[[], Any], least: float = 0.0) -> Any:
-        """The result of an item; None where it failed, or where less than `least` seconds were
-        left for it to begin."""
-        if self.left() <= least:
+    def item(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The result of an item; None where it failed or came too late to begin."""
+        if self.left() <= 0:
             self.late.append(key)
             self.save(done=False)
             return None
         try:
             self.items[key] = measure()
         except Exception as error:
-            self.strike(key, reason(error))
+            self.strike(key, report.reason(error))
             return None
         self.save(done=False)
         return self.items[key]
@@ -151,7 +144,7 @@ def _answer(task: Task, answers: Any) -> None:
         try:
             answers.put((task.key(part), None, task.measure(state, part)))
         except Exception as error:
-            answers.put((task.key(part), reason(error), None))
+            answers.put((task.key(part), report.reason(error), None))
             if "CUDA error" in str(error):
                 os._exit(_GPU_LOST)
 
