@@ -39,7 +39,8 @@ TOY_CUTS = (Gemm(16, 32, 16, 4, 2), Gemm(16, 16, 16, 4, 2), Gemm(16, 24, 16, 4, 
 def describe(cut: Gemm) -> str:
     words = f"{cut.block_m}x{cut.block_n}x{cut.block_k} w{cut.num_warps} s{cut.num_stages}"
     words += f" g{cut.group}"
-    return words + (f" r{cut.maxnreg}" if cut.maxnreg else "")
+    words += f" r{cut.maxnreg}" if cut.maxnreg else ""
+    return words + (f" {cut.path}" if cut.path != "pointer" else "")
 
 
 def heights(role: Role, shape: Shape) -> tuple[int, ...]:

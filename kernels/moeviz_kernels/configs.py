@@ -31,8 +31,9 @@ OLDEST = (8, 0)  # Triton uses no tensor cores below
 @dataclass(frozen=True)
 class Gemm:
     """One cut of a grouped GEMM: the block of the output, the step along the sum, the warps of a
-    program, the stages of its pipeline, how many tiles walk the columns together, and how many
-    registers a thread may have at most (None: as many as ptxas likes)."""
+    program, the stages of its pipeline, how many tiles walk the columns together, how many
+    registers a thread may have at most (None: as many as ptxas likes), and the path by which the
+    kernel walks its tiles (each kernel's file draws its own)."""
 
     block_m: int
     block_n: int
@@ -41,6 +42,7 @@ class Gemm:
     num_stages: int
     group: int = 8
     maxnreg: int | None = None
+    path: str = "pointer"
 
 
 # BLOCK_M: (BLOCK_N, BLOCK_K, warps, stages), a wide and a narrow one. A column of `up` is a gate or
