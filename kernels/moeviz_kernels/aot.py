@@ -41,6 +41,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels import combine, configs, sort, tiles, tune
 from moeviz_kernels.gemm import grouped_gemm
@@ -122,6 +123,9 @@ def recording(dtype: str, aligned: bool = True) -> Iterator[list[Launch]]:
             if isinstance(value, Tensor):
                 signature[name] = POINTERS[value.dtype]
                 divisible += [name] * aligned
+            elif isinstance(value, TensorDescriptor):
+                element = POINTERS[value.base.dtype].removeprefix("*")
+                signature[name] = f"tensordesc<{element}{[*value.block_shape]}>"
             # Triton, too, makes a constant of a size or stride of 1.
             elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
                 signature[name], constants[name] = "constexpr", value
