@@ -68,7 +68,7 @@ gpu:
 # the sweep has chosen. Each part goes on after the others' failures.
 gpu-verify:
 	@mkdir -p "$(OUT)"; failed=; py="$(GPU_PYTHON) -P"; export MOEVIZ_TUNED=build/gpu/tuned.json; \
-	workers=$$($$py -c 'import xdist; print("-n 8")' 2>/dev/null); \
+	workers=$$($$py -c 'import xdist; print("-n 14")' 2>/dev/null); \
 	{ OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 10 110 \
 	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || echo "FAILED: tests"; \
 	  timeout 45 $$py -m moeviz bench sanitize --seconds 30 || echo "FAILED: sanitize"; \

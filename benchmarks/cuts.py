@@ -30,6 +30,8 @@ FEW_TOKENS = 1031  # several tiles for every expert, the last one ragged
 TOLERANCE = {"float16": 3e-3, "bfloat16": 2e-2}
 BOTH_HEIGHTS = (96, 768)  # rows of an expert between which tiles of 64 rows may win
 FINALISTS = 4
+BUSY_CYCLES = 400_000  # of a GPU's clock, some 0.2 ms
+CUTS_OF_A_PROCESS = 5  # that it compiles one after the other
 QUICK_ROUNDS, FINAL_ROUNDS = 3, 15
 # A visit's rehearsal: the interpreter, and cuts of which the last cannot work.
 TOY = Shape(24, 32, 16, 4, 2)
@@ -75,6 +77,8 @@ class Device:
         """Milliseconds of one run."""
         if self.kind == "cpu":
             return 1e3 * seconds(run, torch.device("cpu"))
+        # The launch is queued while the GPU is busy: what it costs the host is not in the time.
+        torch.cuda._sleep(BUSY_CYCLES)
         return sum(by_events(single(run), 1)[0])
 
 
@@ -112,18 +116,25 @@ def layer_of(name: str) -> str:
 
 def check(phase: Phase, names: list[str], device: Device) -> None:
     """Every candidate of every product of the shapes called `names`."""
-    parts: dict[tuple[Any, ...], list[tuple[Role, Gemm]]] = defaultdict(list)
+    parts: dict[tuple[str, Shape], dict[tuple[Role, int], list[tuple[Role, Gemm]]]] = {}
     for name in names:
         shape = shape_of(name)
         few = shape._replace(tokens=min(shape.tokens, FEW_TOKENS))
+        products = parts.setdefault((layer_of(name), few), {})
         for role in ROLES:
             for height in heights(role, shape):
-                # A process for each product, where there are many cores and compilers are slow.
-                split = (role, height) if device.kind == "cuda" else ()
-                new = [(role, cut) for cut in device.cuts(role, height)]
-                of_task = parts[layer_of(name), few, *split]
-                of_task += [part for part in new if part not in of_task]
-    tasks = [Candidates(key[0], key[1], device, tuple(own)) for key, own in parts.items()]
+                products[role, height] = [(role, cut) for cut in device.cuts(role, height)]
+    tasks = []
+    for (name, few), products in parts.items():
+        every = [*products.values()] if device.kind == "cuda" else [sum(products.values(), [])]
+        # The first layer compiles what the others then find in Triton's cache: there a process has
+        # some of a product's cuts only.
+        some = CUTS_OF_A_PROCESS if not tasks else max(map(len, every))
+        tasks += [
+            Candidates(name, few, device, tuple(product[i : i + some]))
+            for product in every
+            for i in range(0, len(product), some)
+        ]
     phase.facts |= {"tokens": FEW_TOKENS, "dtype": device.dtype, "runs": RUNS}
     in_processes(phase, tasks, device.workers)
 

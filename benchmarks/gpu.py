@@ -203,18 +203,21 @@ def adopt(out: Path, tuned: Path, runs: Path) -> list[str]:
             f"{out}/env.json does not say {', '.join(missing)}: figures without their origin are "
             "not adopted."
         )
-    said = []
+    adopted = []
     table = load(out, "sweep").get("table", {"cuts": [], "heights": []})
     if table["cuts"]:
         write_atomically(tuned, merged(tuned, table, {**provenance, "gpu": gpu}))
-        said.append(f"{len(table['cuts'])} cuts: {tuned}")
+        adopted.append(f"{len(table['cuts'])} cuts: {tuned}")
     if load(out, "layer").get("cases"):
         path = runs / layer.default_file(gpu["name"]).name
         write_atomically(path, (out / "layer.json").read_bytes())
-        said.append(f"the layer beside its peers: {path}")
-    if not said:
+        adopted.append(f"the layer beside its peers: {path}")
+    for path in sorted(out.glob("gpu_*.json")):
+        write_atomically(runs / path.name, path.read_bytes())
+        adopted.append(f"training at a size for a GPU: {runs / path.name}")
+    if not adopted:
         raise ValueError(f"{out} holds nothing to adopt: no phase came to its first result.")
-    return [*said, "Now build the notebook that shows them: make notebooks NAMES=12_kernels"]
+    return [*adopted, "Now build the notebooks that show them: make notebooks"]
 
 
 def merged(path: Path, table: dict[str, Any], origin: dict[str, Any]) -> bytes:

@@ -11,8 +11,8 @@ The limit is that of an ideal fused layer, with the ceilings of the device measu
 (layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs, and in
 the file "of_peers" is the time over that of each peer. What does not run, for want of time
 (--budget), memory or a package, says so. The file is written after each case: an interrupted run
-leaves those that it finished. On a GPU contenders that compile, and the profiler's figures, follow
-when all cases are through; the hot shapes, which come first, have them at once.
+leaves those that it finished. On a GPU contenders that compile follow when all cases are through,
+and so do the profiler's figures; the hot shapes, which come first, have the latter at once.
 """
 
 from __future__ import annotations

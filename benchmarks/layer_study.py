@@ -1,7 +1,7 @@
 """One case of the layer benchmark: each contender checked, then measured.
 
-On a GPU two things wait until all cases but the hot ones are through: contenders that compile for
-long, and the profiler, which slows down what is launched after it.
+On a GPU two things wait until all cases are through: contenders that compile for long, and but for
+the hot cases the profiler, which slows down what is launched after it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Run:
         return None
 
     def case(self, name: str, routing: str) -> dict[str, Any]:
-        """One shape and routing: all figures of a hot one, else all but those left for `later`."""
+        """One shape and routing: all figures but those left for `later`."""
         gc.freeze()  # what is there already: a search for garbage would take a third of a second
         shape = SHAPES[name]
         problem = Problem.random(shape, routing, self.device, self.dtype)
@@ -134,18 +134,17 @@ class Run:
             "contenders": {},
             "kernels": [],
         }
-        hot = self.on_gpu and name in HOT
-        contenders = builders(self.device, self.ceilings.copy_gb_per_s)
-        self.study(case, problem, contenders | compiling_builders() if hot else contenders)
-        if hot:
+        self.study(case, problem, builders(self.device, self.ceilings.copy_gb_per_s))
+        if self.on_gpu and name in HOT:
             self.profiled(case, problem)
         return case
 
     def later(self, cases: list[dict[str, Any]], save: Callable[[], None]) -> None:
-        """On a GPU, once all cases are through: what would have cost them time, or slowed them. The
-        hot cases have it already."""
-        for step in (self.compiled, self.profiled):
-            for case in (case for case in cases if case["shape"]["name"] not in HOT):
+        """On a GPU, once all cases are through: what would have cost them time, or slowed them.
+        The kernels of the hot cases are profiled already."""
+        cold = [case for case in cases if case["shape"]["name"] not in HOT]
+        for step, left in ((self.compiled, cases), (self.profiled, cold)):
+            for case in left:
                 # The same numbers again, for they are drawn from fixed seeds.
                 shape = SHAPES[case["shape"]["name"]]
                 try:
