@@ -70,7 +70,9 @@ def _add_train(commands: Any, *, wanted: bool) -> None:
 
     train.add_argument("--out", type=Path, default=Path("runs/default"), help="folder of the run")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.add_argument("--corpus", default="embedded", help="embedded, a Hub name, or a local path")
+    train.add_argument(
+        "--corpus", default="embedded", help="embedded, packages, a Hub name or a path"
+    )
     train.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     model = train.add_argument_group("model")
     _add_fields(model, ModelConfig, but=("vocab_size", "rope_base"))

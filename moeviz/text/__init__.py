@@ -1,1 +1,1 @@
-"""What a model reads: corpora, embedded domains, sources, the tokenizer."""
+"""What a model reads: corpora, embedded domains, installed packages, sources, the tokenizer."""

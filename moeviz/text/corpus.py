@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from moeviz.checks import check_whole
-from moeviz.text.embedded import Domain, Source
+from moeviz.text.embedded import Domain, Package, Source
 from moeviz.text.sources import open_source
 from moeviz.text.tokenizer import Tokenizer
 
@@ -56,11 +56,13 @@ class Manifest:
     left_out: tuple[str, ...]  # a sentence for each domain this machine has no text for
     python: str
     tokenizer_sha256: str
+    packages: tuple[Package, ...] = ()  # that gave the text, of the corpus "packages"
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hash of everything in the manifest: 12 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """Short hash of all but the packages, whose texts have one: 12 hex digits."""
+        values = {name: value for name, value in asdict(self).items() if name != "packages"}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -113,6 +115,7 @@ class Corpus:
             left_out=source.left_out,
             python=platform.python_version(),
             tokenizer_sha256=tokenizer.sha256,
+            packages=source.packages,
         )
 
     def __repr__(self) -> str:
@@ -185,31 +188,33 @@ def load_corpus(
     tokenizer: Tokenizer | None = None,
     text_column: str | None = None,
     split: str = "train",
-    max_characters: int = 2_000_000,
+    max_characters: int | None = None,
 ) -> Corpus:
     """Load text in domains, split it, and tokenise it (with the shipped tokenizer by default).
 
-    `source` is "embedded" (offline, on any machine), "tinystories", "wikitext", a Hub name
-    "owner/name" or "owner/name:config", or the path of a .txt, .jsonl or .parquet file or of a
+    `source` is "embedded" or "packages" (offline, on any machine), "tinystories", "wikitext", a Hub
+    name "owner/name" or "owner/name:config", or the path of a .txt, .jsonl or .parquet file or of a
     folder of them (a domain each). `text_column` names the column of a table to read, `split` the
-    split of a Hub set, and at most `max_characters` are taken of each file or Hub set.
+    split of a Hub set, and at most `max_characters` are taken of each file or Hub set (2 million by
+    default) or of all packages (60 million).
 
     1. Repeated documents are dropped.
-    2. A tenth of the characters goes to validation, by whole documents, chosen by their hash.
+    2. A tenth of the characters goes to validation, by whole documents, chosen by their hash; of
+       "packages" a twentieth, by whole packages.
     3. Lines of validation that share a run of `LEAK_WINDOW` characters with any training text are
        taken out of validation: no such run is left on both sides.
 
     Raises ValueError in one sentence for what cannot be found, read or split.
     """
-    if source == "embedded" and tokenizer is None:
-        return _embedded_corpus()
+    if source in ("embedded", "packages") and tokenizer is None:
+        return _corpus_of_this_machine(str(source), max_characters)
     opened = open_source(source, text_column, split, max_characters)
     return Corpus(opened, tokenizer or Tokenizer.default())
 
 
 @functools.cache
-def _embedded_corpus() -> Corpus:
-    return Corpus(open_source("embedded", None, "train", 1), Tokenizer.default())
+def _corpus_of_this_machine(source: str, max_characters: int | None) -> Corpus:
+    return Corpus(open_source(source, None, "train", max_characters), Tokenizer.default())
 
 
 def _gather(
@@ -221,7 +226,12 @@ def _gather(
 
 def _split(domain: Domain) -> tuple[list[str], list[str]]:
     """Training and validation documents, each ended by an empty line."""
-    documents = dict.fromkeys(document.strip("\n") + "\n\n" for document in domain.documents)
+    documents, held_out = (
+        dict.fromkeys(document.strip("\n") + "\n\n" for document in part)
+        for part in (domain.documents, domain.held_out)
+    )
+    if held_out:
+        return list(documents), list(held_out)
     by_hash = sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())
     most = VALIDATION_SHARE * sum(map(len, documents))
     chosen: set[str] = set()

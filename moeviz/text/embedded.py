@@ -19,7 +19,7 @@ import numpy as np
 NATURAL_DOMAINS = ("python", "english", "c")
 PIECE = 3_000  # characters of a document that is cut from a longer text
 
-_PYTHON = f"Python {platform.python_version()}"
+PYTHON = f"Python {platform.python_version()}"
 _MOST = 600_000  # characters of an embedded domain, so that the corpus loads in seconds
 _LEAST = 50_000  # below this a domain is too small to learn from, and the next place is tried
 _SHORTEST, _LONGEST = 1_000, 20_000  # of an embedded file: no stubs, and no file that is a domain
@@ -27,20 +27,38 @@ _SHORTEST, _LONGEST = 1_000, 20_000  # of an embedded file: no stubs, and no fil
 
 @dataclass(frozen=True)
 class Domain:
-    """One kind of text: `documents` in a fixed order, and in words where they came from."""
+    """One kind of text: `documents` in a fixed order, and in words where they came from.
+
+    held_out: documents for validation, where the source knows what belongs together; by default
+    some of `documents` are chosen for it.
+    """
 
     name: str
     documents: tuple[str, ...]
     origin: str
+    held_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Package:
+    """How much text an installed package gave, and to which side."""
+
+    name: str
+    version: str
+    files: int
+    characters: int
+    held_out: bool
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a corpus is made of; `left_out` says in a sentence each what was not to be had."""
+    """What a corpus is made of; `left_out` says in a sentence each what was not to be had, and
+    `packages` which ones gave the text, where it is theirs."""
 
     name: str
     domains: tuple[Domain, ...]
     left_out: tuple[str, ...] = ()
+    packages: tuple[Package, ...] = ()
 
 
 def cut_documents(text: str, size: int = PIECE) -> list[str]:
@@ -72,9 +90,9 @@ def embedded_source() -> Source:
     """
     stdlib, include = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "include"))
     files = {
-        "python": _files("python", stdlib, "*.py", f"{_PYTHON} standard library"),
+        "python": _files("python", stdlib, "*.py", f"{PYTHON} standard library"),
         "english": _help_topics() or _docstrings(stdlib),
-        "c": _files("c", include, "**/*.h", f"C headers of {_PYTHON}")
+        "c": _files("c", include, "**/*.h", f"C headers of {PYTHON}")
         or _files("c", Path(np.__file__).parent, "**/*.h", f"C headers of numpy {np.__version__}"),
     }
     left_out = tuple(
@@ -122,7 +140,7 @@ def _help_topics() -> Domain | None:
         fresh = [p for p in topic.split("\n\n") if p.strip() and p not in seen]
         seen.update(fresh)
         documents += cut_documents("\n\n".join(fresh))
-    return _domain("english", documents, f"{_PYTHON} reference manual (pydoc topics)")
+    return _domain("english", documents, f"{PYTHON} reference manual (pydoc topics)")
 
 
 def _docstrings(stdlib: Path) -> Domain | None:
@@ -139,7 +157,7 @@ def _docstrings(stdlib: Path) -> Domain | None:
         if sum(map(len, documents)) + len(prose) > _MOST // 2:
             break
         documents += cut_documents(prose)
-    return _domain("english", documents, f"docstrings of {_PYTHON}")
+    return _domain("english", documents, f"docstrings of {PYTHON}")
 
 
 def _domain(name: str, documents: list[str], origin: str) -> Domain | None:

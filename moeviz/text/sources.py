@@ -1,4 +1,4 @@
-"""Where a corpus gets its text: the embedded domains, local files, and the Hugging Face Hub.
+"""Where a corpus gets its text: what is embedded or installed, local files, the Hugging Face Hub.
 
 Every source is a tuple of named domains, each a tuple of documents; `moeviz.text.corpus` splits and
 tokenises them. Nothing here needs a network except a Hub name.
@@ -15,8 +15,12 @@ from typing import Any
 
 from moeviz.checks import check_whole, one_line
 from moeviz.text.embedded import PIECE, Domain, Source, cut_documents, embedded_source
+from moeviz.text.packages import MOST as MOST_OF_PACKAGES
+from moeviz.text.packages import packages_source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+MOST = 2_000_000  # characters of a file or a Hub set unless told otherwise
 
 _HUB_TIMEOUT = 5.0  # seconds; `datasets` itself would retry an absent network for more than 20
 
@@ -200,15 +204,19 @@ def _why_unreachable(repo: str) -> str | None:
 
 
 def open_source(
-    source: str | Path, text_column: str | None, split: str, max_characters: int
+    source: str | Path, text_column: str | None, split: str, max_characters: int | None
 ) -> Source:
-    """Find what `source` means: "embedded", a known or full Hub name, or a local path.
+    """Find what `source` means: "embedded", "packages", a known or full Hub name, or a local path.
 
     Raises ValueError in one sentence for anything else, and as the loader it ends up with.
     """
+    if max_characters is None:
+        max_characters = MOST_OF_PACKAGES if source == "packages" else MOST
     check_whole("max_characters", max_characters)
     if source == "embedded":
         return embedded_source()
+    if source == "packages":
+        return packages_source(max_characters)
     if isinstance(source, str) and (name := _KNOWN.get(source, source)):
         path = Path(name).expanduser()
         local = path.exists() or path.is_absolute() or path.suffix.lower() in SUFFIXES
@@ -216,7 +224,8 @@ def open_source(
             return hub_source(name, text_column, split, max_characters)
         if not local and path.name == name and not path.suffix:
             raise ValueError(
-                f'"{source}" is no corpus; give "embedded", {", ".join(map(repr, _KNOWN))}, '
-                f'a Hub name "owner/name", or the path of a {", ".join(SUFFIXES)} file.'
+                f'"{source}" is no corpus; give "embedded", "packages", '
+                f'{", ".join(map(repr, _KNOWN))}, a Hub name "owner/name", or the path of a '
+                f"{', '.join(SUFFIXES)} file."
             )
     return local_source(Path(source).expanduser(), text_column, max_characters)

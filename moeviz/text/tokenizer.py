@@ -19,6 +19,7 @@ from moeviz.checks import one_line
 from moeviz.host import data_path
 
 DEFAULT_VOCAB_SIZE = 2048
+AT_ONCE = 1024  # texts: the library's encodings take some 100 bytes a token while they last
 
 # What a piece may never cross. In order: indentation; a word with the space before it, where a
 # capital begins a new one (Py|Object, HTTP|Server); one digit; one bracket; a run of other signs; a
@@ -157,8 +158,12 @@ class Tokenizer:
                     f"character {error.start}, which is not valid Unicode; remove it, or read the "
                     f'file with errors="replace".'
                 ) from None
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        ids: list[np.ndarray] = []
+        for start in range(0, len(texts), AT_ONCE):
+            some = list(texts[start : start + AT_ONCE])
+            encodings = self._backend.encode_batch_fast(some, add_special_tokens=False)
+            ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return ids
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of `ids` [tokens]; bytes that form no character become U+FFFD.
