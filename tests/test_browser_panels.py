@@ -28,9 +28,9 @@ FRONTIER = {"model_anatomy": 40, "model_map": 40, "claims": 60, "cache_ladder": 
 ANATOMY, MAP, CLAIMS, LADDER, COST = (f".moeviz-{kind}" for kind in FRONTIER)
 MODELS = ("ModelAnatomy('DeepSeek-V4-Pro', 'Switch-C 1.6T')", "ModelMap()", "Claims('gpt4_sizes')",
           "CacheLadder()", "TrainingCost()")  # fmt: skip
-KERNELS = ("Dispatch()", "TileWaste()", "Roofline()", "Contenders()")
-DISPATCH, WASTE, ROOF, CONTENDERS = (
-    f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "roofline", "contenders")
+KERNELS = ("Dispatch()", "TileWaste()", "TileWalk()", "Roofline()", "Contenders()")
+DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
+    f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -330,7 +330,7 @@ def test_09_reads_well(labs, theme, tmp_path):
 def test_12(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("12_kernels.ipynb", timeout=400) as page:
-        for css in (DISPATCH, WASTE, ROOF, CONTENDERS):
+        for css in (DISPATCH, WASTE, WALK, ROOF, CONTENDERS):
             page.locator(f"{css} svg[data-state]").first.wait_for()
         assert page.locator(".moeviz-predict").count() == 2
 
@@ -369,7 +369,7 @@ def test_12(labs):
 @both_themes
 def test_12_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
     with labs.opened(alone(*KERNELS), theme) as page:
-        for css, least in ((DISPATCH, 100), (WASTE, 20), (ROOF, 30), (CONTENDERS, 15)):
+        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 60), (ROOF, 30), (CONTENDERS, 15)):
             page.locator(f"{css} svg[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)

@@ -5,6 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
+import triton
+import triton.language as tl
 
 from helpers.picture_cases import CPU, LAYER, TRACES, dispatch_by_hand, evil_case, recorded_json
 from helpers.pictures import parse, texts
@@ -13,6 +16,7 @@ from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.roofline import all_experts, roofline, works
+from moeviz.pictures.kernels.tile_walk import lanes, moments, order, tile_walk
 from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
     expected_waste,
@@ -21,6 +25,7 @@ from moeviz.pictures.kernels.tile_waste import (
     waste_curves,
     zipf_load,
 )
+from moeviz_kernels.tiles import grouped_order
 
 # Dispatch.
 
@@ -91,6 +96,50 @@ def test_loads_are_drawn_once_for_each_seed():
     load_E = zipf_load(1000, 16, 1.0, 3)
     assert load_E.sum() == 1000 and load_E[0] > load_E[-1]
     assert (load_E != zipf_load(1000, 16, 1.0, 4)).any()
+
+
+# Tile walk.
+
+
+@triton.jit
+def order_kernel(out_ptr, num_tiles, num_columns, GROUP: tl.constexpr):
+    tile, column = grouped_order(tl.program_id(0), num_tiles, num_columns, GROUP)
+    tl.store(out_ptr + 2 * tl.program_id(0), tile)
+    tl.store(out_ptr + 2 * tl.program_id(0) + 1, column)
+
+
+@pytest.mark.parametrize(("tiles", "columns", "group"), [(7, 3, 2), (5, 1, 8), (9, 4, 1)])
+def test_the_walk_drawn_is_the_kernels(tiles, columns, group):
+    out = torch.empty(tiles * columns, 2, dtype=torch.int32)
+    order_kernel[(tiles * columns,)](out, tiles, columns, GROUP=group)
+    assert order(tiles, columns, group) == list(map(tuple, out.tolist()))
+
+
+def test_the_walk_by_hand():
+    """Three rows, of expert 0 one and of expert 1 two; x of 2 numbers, hidden of 3: one column."""
+    trace = dispatch_by_hand()
+    (first, second) = lanes(trace, columns=1, group=8, programs=2)
+    assert [(p.tile, p.expert, p.rows) for p in first + second] == [(0, 0, 1), (1, 1, 2)]
+    weights, row = 64 * 2 * 2, 2 * 2
+    assert moments([first, second], d_model=2) == [
+        (2, 2 * weights + 3 * row, 2 * weights + 3 * row)
+    ]
+    # Two columns of the same tile read its rows once.
+    ((pair,), (other,)) = lanes(trace, columns=2, group=1, programs=4)[:2]
+    assert (pair.tile, other.tile) == (0, 0)
+    assert moments([[pair], [other]], 2) == [(2, 2 * weights + 2 * row, 2 * weights + row)]
+
+
+def test_a_persistent_walk_starts_as_many_programs_as_run_at_a_time():
+    trace = TRACES["dispatch"]
+    one, persistent = (tile_walk(trace, walk=w, programs=4, group=8) for w in ("one", "persistent"))
+    pieces = int(re.match(r"(\d+) pieces", one.summary)[1])
+    started = int(re.search(r"(\d+) programs start", one.summary)[1])
+    assert started == pieces + int(re.search(r"(\d+) of them without", one.summary)[1])
+    assert "4 programs start." in persistent.summary
+    assert sum(row[1] for row in one.rows) == pieces
+    starts = [picture.svg.count('width="4"') for picture in (one, persistent)]
+    assert starts == [pieces, 4]
 
 
 # Roofline.

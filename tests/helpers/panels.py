@@ -76,6 +76,7 @@ MOVES = {
     "TileWaste": {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
     },
+    "TileWalk": {"walk": "persistent", "programs": 2, "group": 1},
     "TrainingCost": {
         "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
         "device": "H100 SXM",

@@ -26,6 +26,7 @@ from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline
+from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
@@ -386,6 +387,10 @@ def _kernels():
             yield f"{name}, step {step}", partial(dispatch, trace, step)
     for (tokens, experts), block in product([(1, 8), (1024, 64), (32768, 256)], BLOCKS):
         yield case(tile_waste, tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
+    for (_, walk), programs in product(WALKS, [2, 8]):
+        for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
+            options = dict(walk=walk, programs=programs, group=2)
+            yield f"walk {walk} of {name}, {programs}", partial(tile_walk, trace, **options)
     for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
         name = f"roofline of {device and device['name']}, {tokens} tokens"
         yield name, partial(roofline, device, LAYER, tokens, REACHED if device else ())
