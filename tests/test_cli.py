@@ -240,6 +240,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence(train, tmp_path, monkeypatch, 
     [
         ("experiment nonsense", "moeviz: There is no experiment 'nonsense'; there is tokenizer, "),
         ("experiment race --seeds 0", "moeviz: --seeds must be at least 1, got 0."),
+        ("experiment race --seconds 5", "moeviz: Experiment 'race' takes no --seconds; leave it"),
         ("bench nonsense", "moeviz: There is no benchmark 'nonsense'. Give one of: "),
         ("bench", "moeviz: Give one of: gpu, latency, layer, sanitize, screenshots, startup."),
         ("", "the following arguments are required: command"),

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import signal
 import sys
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     experiment.add_argument("name", nargs="?", help="which one; without a name, they are listed")
     experiment.add_argument("--out", type=Path, default=ROOT / "data", help="folder to write to")
     experiment.add_argument("--seeds", type=int, default=5, help="for those that repeat over seeds")
+    experiment.add_argument("--seconds", type=float, help="of a GPU, for those that name it")
     commands.add_parser("doctor", help="what this machine can run, and what to do about the rest")
     for name, says in (("lab", "start JupyterLab on the notebooks"), ("bench", "run a benchmark")):
         commands.add_parser(name, help=says, add_help=False)
@@ -255,17 +257,22 @@ def _experiment(args: argparse.Namespace, _: list[str]) -> int:
         )
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {args.seeds}.")
+    run = run_of(args.name)
+    options = {} if args.seconds is None else {"seconds": args.seconds}
+    if options and not options.keys() <= inspect.signature(run).parameters.keys():
+        raise ValueError(f"Experiment '{args.name}' takes no --seconds; leave it out.")
     import torch  # noqa: F401  (so that the provenance can name the device)
     from tqdm import tqdm
 
     command = f"python -m moeviz experiment {args.name} --seeds {args.seeds}"
+    command += f" --seconds {args.seconds:g}" if options else ""
     with tqdm(dynamic_ncols=True) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        figures = run_of(args.name)(args.out, provenance(command), args.seeds, on_step)
+        figures = run(args.out, provenance(command), args.seeds, on_step, **options)
     print(json.dumps(figures, indent=1))
     return 0
 

@@ -10,8 +10,8 @@ from typing import Any
 
 Progress = Callable[[int, int], None]
 # run(out, meta, seeds, on_step): writes its recordings, which name meta as their provenance, under
-# `out`, and returns the figures worth telling on a terminal.
-Run = Callable[[Path, dict[str, Any], int, Progress], dict[str, Any]]
+# `out`, and returns the figures worth telling on a terminal. Some take `seconds` to fit into.
+Run = Callable[..., dict[str, Any]]
 
 # Name -> module, which has such a `run`; the first line of its docstring is the help.
 EXPERIMENTS = {
@@ -24,6 +24,9 @@ EXPERIMENTS = {
     "capacity": "capacity",
     "slots": "slots",
     "kernels": "dispatch",
+    "gpu_race": "gpu_race",
+    "gpu_experts": "gpu_experts",
+    "gpu_collapse": "gpu_collapse",
 }
 
 

@@ -35,7 +35,12 @@ STEPS = 300
 
 def collapse_model(cures: Cures) -> ModelConfig:
     """Two layers of 16 experts: as small as the effect allows."""
-    width = ACTIVE_WIDTH // (cures.top_k + cures.shared)
+    return small_model(collapse_experts(cures, ACTIVE_WIDTH))
+
+
+def collapse_experts(cures: Cures, active_width: int) -> MoEConfig:
+    """The experts of a layer under these cures."""
+    width = active_width // (cures.top_k + cures.shared)
     options: dict[str, Any] = {}
     if cures.router != "hash":
         options = {"noise": cures.noise, "learning": cures.learning}
@@ -43,7 +48,7 @@ def collapse_model(cures: Cures) -> ModelConfig:
         options |= {"weighting": "raw", "bias": cures.bias, "scope": cures.scope}
     if cures.bias != "none":
         options["bias_rate"] = 0.01 if cures.bias == "sign" else 1.0
-    experts = MoEConfig(
+    return MoEConfig(
         num_experts=cures.num_experts,
         top_k=cures.top_k,
         d_expert=width,
@@ -51,7 +56,6 @@ def collapse_model(cures: Cures) -> ModelConfig:
         options=options,
         num_shared=int(cures.shared),
     )
-    return small_model(experts)
 
 
 def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfig:

@@ -1,0 +1,64 @@
+"""The training of a GPU visit: three experiments at a size that no laptop reaches.
+
+Each gets its share of the phase's time and one number of steps for all of its runs; a run's figures
+are kept as soon as it has ended. `records` makes of them what notebooks show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from moeviz.experiments import gpu_collapse, gpu_experts, gpu_race
+from moeviz.experiments.at_scale import TOY_SIZE, Setting, gpu_setting
+from moeviz.experiments.gpu_record import Experiment, record, summary
+from moeviz.text.corpus import Corpus
+from moeviz.text.embedded import Source, embedded_source
+from moeviz.text.tokenizer import Tokenizer
+from visit import Phase
+
+# Each experiment's share of the time that there is when it begins.
+SHARES: dict[Experiment, float] = {
+    gpu_race.EXPERIMENT: 0.40,
+    gpu_experts.EXPERIMENT: 0.55,
+    gpu_collapse.EXPERIMENT: 1.0,
+}
+SLICE = 200_000  # characters of the embedded text that a rehearsal reads
+
+
+def train(phase: Phase, rehearse: bool) -> None:
+    """All experiments, one after the other; results go to the phase, run by run."""
+    setting = toy_setting() if rehearse else gpu_setting()
+    for experiment, share in SHARES.items():
+        end = phase.clock() + share * phase.left()
+        record(experiment, setting, lambda end=end: end - phase.clock(), phase.item)
+
+
+def toy_setting() -> Setting:
+    """A model of a few thousand parameters and a slice of the embedded text."""
+    source = embedded_source()
+    domains = []
+    for domain in source.domains:
+        room, documents = SLICE // len(source.domains), []
+        for document in domain.documents:
+            if room > 0:
+                documents.append(document[:room])
+            room -= len(document)
+        domains.append(dataclasses.replace(domain, documents=tuple(documents)))
+    text = Source("embedded, a slice", tuple(domains), source.left_out)
+    return Setting(TOY_SIZE, Corpus(text, Tokenizer.default()))
+
+
+def records(train: dict[str, Any], provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the phase left, as the files of data/runs by name; an experiment without a run has
+    none."""
+    found = {}
+    for experiment in SHARES:
+        try:
+            found[experiment.name] = {
+                "provenance": provenance,
+                **summary(experiment, train["items"]),
+            }
+        except ValueError:
+            continue
+    return found
