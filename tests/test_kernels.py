@@ -3,6 +3,7 @@ Triton's interpreter elsewhere, at the smallest sizes that reach every branch. T
 test_experts.py, test_kernels_experts.py."""
 
 import ast
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from moeviz_kernels import sort as sorting
 from moeviz_kernels.configs import Gemm
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
-from moeviz_kernels.grad_weight import grad_weight
+from moeviz_kernels.grad_weight import grad_weight, takes_tma
 from moeviz_kernels.tiles import grouped_order, most_tiles, tile_map
 from moeviz_kernels.up import up_swiglu
 
@@ -381,6 +382,48 @@ def test_each_product_is_its_plain_form_on_the_inputs_of_a_layer(cut, problem, d
         assert ours.dtype == dtype and relative(ours, theirs) < TOLERANCES[dtype], name
     assert dweight_N.dtype == torch.float32
     assert relative(dweight_N, want_dweight) < 1e-5  # nothing is rounded on the way to it
+
+
+PATHS = ("ahead", "tma")
+# With BLOCK_K 16: no row, one, exactly a block, one more, several blocks and a ragged end.
+RAGGED = (0, 1, 16, 17, 47, 0)
+
+
+@with_dtypes(
+    ("path", "widths"),
+    [(path, widths) for path in PATHS for widths in ((40, 24), (20, 65), (1, 1))],
+    quick=lambda *case, dtype: case[1] == (40, 24) or dtype == torch.float32,
+)
+def test_every_path_of_grad_weight_adds_the_same_numbers_in_the_same_order(path, widths, dtype):
+    """And none of the expert before and the one behind, whose rows are NaN."""
+    cut = Gemm(16, 32, 16, num_warps=4, num_stages=2)
+    rows = Rows(cut, RAGGED)
+    for gather_left in (True, False):
+        shapes = [(len(rows.token), widths[0]), (len(rows.token), widths[1])]
+        shapes[not gather_left] = (rows.num_tokens, widths[not gather_left])
+        left, right = (normal(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes))
+        given = (rows.token, rows.offsets)
+        want = grad_weight(left, right, *given, cut, gather_left=gather_left)
+        ways = grad_weight(left, right, *given, replace(cut, path=path), gather_left=gather_left)
+        assert torch.equal(ways, want)
+        sides = (rows.of(left), right) if gather_left else (left, rows.of(right))
+        assert relative(ways, rows.outer(*sides)) < TOLERANCES[dtype]
+
+        straight = right if gather_left else left
+        for e in range(1, len(RAGGED), 2):  # of two neighbours one is NaN
+            straight[rows.expert == e] = torch.nan
+        ways = grad_weight(left, right, *given, replace(cut, path=path), gather_left=gather_left)
+        assert torch.equal(ways[::2], want[::2])
+        has_rows = torch.tensor(RAGGED)[1::2] > 0
+        assert torch.equal(ways[1::2].isnan().all((1, 2)).cpu(), has_rows)
+
+
+def test_rows_that_tma_cannot_read_are_read_without():
+    """Their distance or their address is no multiple of 16 bytes."""
+    half = torch.float16
+    assert takes_tma(normal(4, 8, dtype=half)) and takes_tma(normal(4, 24, dtype=half))
+    assert not takes_tma(normal(4, 12, dtype=half)) and takes_tma(normal(4, 12))
+    assert not takes_tma(normal(5, 8, dtype=half).flatten()[4:36].view(4, 8))
 
 
 def test_long_sums_are_kept_in_float32():
