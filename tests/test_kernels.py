@@ -30,14 +30,17 @@ from moeviz_kernels import sort as sorting
 from moeviz_kernels.configs import Gemm
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
-from moeviz_kernels.grad_weight import grad_weight, takes_tma
+from moeviz_kernels.grad_weight import grad_weight
 from moeviz_kernels.tiles import grouped_order, most_tiles, tile_map
-from moeviz_kernels.up import up_swiglu
+from moeviz_kernels.tma import programs_that_stay, takes_tma
+from moeviz_kernels.up import logistic, up_swiglu
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned_memory"),
     pytest.mark.filterwarnings("ignore:.*deterministic"),
 ]
+
+on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 
 
 def test_unwritten_memory_shows():
@@ -294,12 +297,15 @@ def test_grouped_order_visits_each_block_once_and_few_tiles_at_a_time(
 
 
 # The grouped matrix products. The narrow block meets widths that it divides and does not, and
-# experts of several tiles; the wide one is larger than most of what it computes.
+# experts of several tiles; the wide one is larger than most of what it computes. The last two go by
+# the copy engine, where the widths allow it.
 
 CUTS = {
     "narrow": Gemm(16, 32, 16, num_warps=4, num_stages=2, group=1),
     "grouped": Gemm(32, 64, 32, num_warps=4, num_stages=3, group=3),
     "wide": Gemm(128, 128, 32, num_warps=8, num_stages=2),
+    "tma": Gemm(16, 32, 16, num_warps=4, num_stages=2, group=2, path="tma"),
+    "flat": Gemm(64, 64, 32, num_warps=4, num_stages=3, path="flat"),
 }
 # Rows of each expert, and the two widths.
 PROBLEMS = {
@@ -307,8 +313,11 @@ PROBLEMS = {
     "all to one": ((0, 70, 0), (65, 20)),
     "one": ((0, 1), (1, 1)),
     "tall": ((2, 129), (64, 48)),
+    "many": ((9, 0, 16, 40, 1, 0, 65, 17), (72, 40)),
+    "odd units": ((9, 0, 40), (24, 33)),  # of which up alone takes descriptors
 }
-QUICK = [("narrow", "several"), ("grouped", "several"), ("narrow", "one"), ("wide", "tall")]
+QUICK = [("tma", "many"), ("narrow", "several"), ("flat", "many"), ("tma", "odd units")]
+QUICK += [("grouped", "several"), ("narrow", "one"), ("wide", "tall")]
 
 
 class Rows:
@@ -342,7 +351,7 @@ class Rows:
 @with_dtypes(
     ("cut", "problem"),
     [(cut, problem) for cut in CUTS for problem in PROBLEMS],
-    quick=lambda *case, dtype: case in QUICK[: 4 if dtype == torch.float32 else 1],
+    quick=lambda *case, dtype: case in QUICK[: 7 if dtype == torch.float32 else 2],
 )
 def test_each_product_is_its_plain_form_on_the_inputs_of_a_layer(cut, problem, dtype):
     cut, (loads, (d_model, d_expert)) = CUTS[cut], PROBLEMS[problem]
@@ -418,12 +427,82 @@ def test_every_path_of_grad_weight_adds_the_same_numbers_in_the_same_order(path,
         assert torch.equal(ways[1::2].isnan().all((1, 2)).cpu(), has_rows)
 
 
-def test_rows_that_tma_cannot_read_are_read_without():
-    """Their distance or their address is no multiple of 16 bytes."""
-    half = torch.float16
-    assert takes_tma(normal(4, 8, dtype=half)) and takes_tma(normal(4, 24, dtype=half))
-    assert not takes_tma(normal(4, 12, dtype=half)) and takes_tma(normal(4, 12))
-    assert not takes_tma(normal(5, 8, dtype=half).flatten()[4:36].view(4, 8))
+def results_of(cut, loads, widths, dtype, wrong=slice(0)):
+    """h, z, h W2^T and dz W13, with NaN in the tokens and the rows called `wrong`."""
+    rows, (d_model, d_expert) = Rows(cut, loads), widths
+    rows.token = torch.arange(len(rows.token), device=DEVICE, dtype=torch.int32)
+    sizes = ((len(rows.token), width) for width in (d_model, d_expert, 2 * d_expert))
+    inputs = [normal(*size, seed=i, dtype=dtype) for i, size in enumerate(sizes)]
+    for matrix in inputs:
+        matrix[wrong] = torch.nan
+    x_TD, h_NF, dz_N2F = inputs
+    w13 = normal(rows.num_experts, 2 * d_expert, d_model, seed=3, dtype=dtype)
+    w2 = normal(rows.num_experts, d_model, d_expert, seed=4, dtype=dtype)
+    return (
+        *up_swiglu(x_TD, rows.token, rows.weight, w13, *rows.where, save=True),
+        grouped_gemm(h_NF, w2.transpose(1, 2), *rows.where),
+        grouped_gemm(dz_N2F, w13, *rows.where),
+    )
+
+
+@pytest.mark.parametrize("path", ["tma", "flat"])
+@every_dtype
+def test_the_copy_engine_brings_what_pointers_read_and_no_neighbours_rows(path, dtype):
+    """Blocks that it brings reach into the next expert's rows, and behind the last row."""
+    loads, widths = (3, 0, 40, 0, 21, 16, 1), (40, 72)
+    cut = replace(CUTS["tma"], path=path)
+    want = results_of(replace(cut, path="pointer"), loads, widths, dtype)
+    got = results_of(cut, loads, widths, dtype)
+    among_nan = results_of(cut, loads, widths, dtype, wrong=slice(43, 64))
+    for ours, theirs, nan in zip(got, want, among_nan, strict=True):
+        assert relative(ours, theirs) < TOLERANCES[dtype]
+        assert DEVICE == "cuda" or torch.equal(ours, theirs)
+        assert nan[43:64].isnan().all()
+        assert torch.equal(nan[:43], ours[:43]) and torch.equal(nan[64:], ours[64:])
+
+
+def test_descriptors_stand_for_matrices_in_steps_of_16_bytes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    even, odd = normal(3, 8, 16, dtype=torch.float16), normal(3, 8, 12, dtype=torch.float16)
+    assert takes_tma(even) and takes_tma(odd.float()) and takes_tma(even, odd.mT.contiguous())
+    assert not takes_tma(odd) and not takes_tma(even, odd) and not takes_tma(even.mT)
+    shifted = normal(8 * 16 + 4, dtype=torch.float16)[4:].view(8, 16)
+    assert shifted.is_contiguous() and not takes_tma(shifted)
+
+
+def test_as_many_programs_stay_as_fit():
+    """The registers of 256 threads that may take all are those of one multiprocessor; half of them
+    let two programs in, where the shared memory of their stages does."""
+    half = torch.empty(0, device=DEVICE, dtype=torch.float16)
+    one = torch.cuda.get_device_properties(0).multi_processor_count if DEVICE == "cuda" else 3
+    for cut, together in (
+        (Gemm(128, 256, 64, 8, 4, path="tma"), 1),
+        (Gemm(128, 128, 64, 8, 3, maxnreg=128, path="tma"), 2),
+        (Gemm(128, 128, 64, 8, 3, maxnreg=128, path="flat"), 1),
+        (Gemm(128, 128, 64, 8, 4, maxnreg=128, path="tma"), 1),
+        (Gemm(128, 128, 64, 4, 3, path="tma"), 2),
+    ):
+        assert programs_that_stay(cut, half, 10**6) == together * one
+        assert programs_that_stay(cut, half, 2) == 2
+
+
+@triton.jit
+def logistic_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr, FAST: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + at, logistic(tl.load(x_ptr + at), FAST))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=on_gpu)])
+def test_the_sigmoid_is_far_better_than_16_bits(fast):
+    x = torch.linspace(-87, 200, 2**14, device=DEVICE)
+    got = torch.empty_like(x)
+    logistic_kernel[(16,)](x, got, BLOCK=2**10, FAST=fast)
+    want = x.double().sigmoid()
+    assert ((got - want).abs() / want).max() < 2**-16
+    ends = torch.tensor([-torch.inf, torch.inf, torch.nan, -1e4] * 256, device=DEVICE)
+    logistic_kernel[(1,)](ends, got, BLOCK=2**10, FAST=fast)
+    assert got[:4].nan_to_num(7.0).tolist() == [0.0, 1.0, 7.0, 0.0]
 
 
 def test_long_sums_are_kept_in_float32():

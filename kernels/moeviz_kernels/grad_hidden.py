@@ -21,17 +21,18 @@ from torch import Tensor
 
 from moeviz_kernels.configs import Gemm, launch_options
 from moeviz_kernels.tiles import grouped_order
+from moeviz_kernels.up import logistic, takes_fast_sigmoid
 
 
 @triton.jit
-def swiglu_backward(dh, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F):
+def swiglu_backward(dh, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F, FAST: tl.constexpr):
     """Stores h and dz of some columns f, returns their part of the weights' gradient."""
     inside = real[:, None] & (f < F)[None, :]
     h_at = m[:, None] * F + f[None, :]
     z_at = h_at + m[:, None] * F
     gate = tl.load(z_ptr + z_at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(z_ptr + z_at + F, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
+    sigmoid = logistic(gate, FAST)
     silu = gate * sigmoid
     a = silu * up
     da = weight[:, None] * dh
@@ -60,6 +61,7 @@ def grad_hidden_kernel(
     D,
     F,
     num_tiles,
+    FAST: tl.constexpr,  # see up.logistic
     EVEN_K: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -103,10 +105,10 @@ def grad_hidden_kernel(
     dh0, dh1 = tl.split(left)
     dh2, dh3 = tl.split(right)
     f = column * BLOCK_N + tl.arange(0, QUARTER)
-    part += swiglu_backward(dh0, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F)
-    part += swiglu_backward(dh1, weight, real, m, f + QUARTER, z_ptr, h_ptr, dz_ptr, F)
-    part += swiglu_backward(dh2, weight, real, m, f + 2 * QUARTER, z_ptr, h_ptr, dz_ptr, F)
-    part += swiglu_backward(dh3, weight, real, m, f + 3 * QUARTER, z_ptr, h_ptr, dz_ptr, F)
+    part += swiglu_backward(dh0, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F, FAST)
+    part += swiglu_backward(dh1, weight, real, m, f + QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
+    part += swiglu_backward(dh2, weight, real, m, f + 2 * QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
+    part += swiglu_backward(dh3, weight, real, m, f + 3 * QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
     tl.store(part_ptr + column.to(tl.int64) * N + first + m, part, mask=real)
 
 
@@ -128,7 +130,7 @@ def grad_hidden(
     grad_hidden_kernel[(tiles[0].numel() * columns,)](
         grad_TD, token, weight, w2_EDF, z_N2F, *tiles, offsets, h_NF, dz_N2F, part,
         num_rows, d_model, d_expert, tiles[0].numel(),
-        EVEN_K=d_model % config.block_k == 0,
+        FAST=takes_fast_sigmoid(grad_TD.dtype), EVEN_K=d_model % config.block_k == 0,
         **launch_options(config, grad_TD.dtype),
     )  # fmt: skip
     return h_NF, dz_N2F, part.sum(0)

@@ -26,6 +26,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels.configs import Gemm, launch_options
 from moeviz_kernels.tiles import grouped_order
+from moeviz_kernels.tma import takes_tma
 
 
 @triton.jit
@@ -130,9 +131,3 @@ def grad_weight(
         **launch_options(config, left.dtype),
     )  # fmt: skip
     return out_EAB
-
-
-def takes_tma(matrix: Tensor) -> bool:
-    """Whether TMA can read a matrix: its rows begin at multiples of 16 bytes."""
-    row_bytes = matrix.stride(0) * matrix.element_size()
-    return row_bytes % 16 == 0 and matrix.data_ptr() % 16 == 0

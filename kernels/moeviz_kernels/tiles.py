@@ -70,6 +70,15 @@ def tile_map(offsets: Tensor, num_rows: int, block_m: int) -> tuple[Tensor, Tens
 
 
 @triton.jit
+def count_tiles(offsets_ptr, E, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr):
+    """How many tiles are real, for programs that stay and need no others."""
+    e = tl.arange(0, BLOCK_E)
+    start = tl.load(offsets_ptr + e, mask=e < E, other=0)
+    end = tl.load(offsets_ptr + e + 1, mask=e < E, other=0)
+    return tl.sum(tl.cdiv(end - start, BLOCK_M))
+
+
+@triton.jit
 def grouped_order(pid, num_tiles, num_columns, GROUP: tl.constexpr):
     """(tile, column) of a program: GROUP tiles walk all columns together.
 

@@ -32,20 +32,37 @@ KERNEL_OF: dict[Role, Kernel] = {
     "up": "up", "down": "gemm", "dx": "gemm", "grad_hidden": "grad_hidden",
     "dW2": "grad_weight", "dW13": "grad_weight",
 }  # fmt: skip
-# Of the kernels that walk tiles of rows, by height: (BLOCK_N, BLOCK_K, warps, stages, maxnreg).
-# A cut with few registers and little shared memory lets two programs share a multiprocessor: one
-# computes while the other begins or ends a tile. grad_weight's block is of the weight's gradient.
+# By kernel and height of its tiles of rows (grad_weight's block is of the weight's gradient), then
+# by path: (BLOCK_N, BLOCK_K, warps, stages, maxnreg). A cut with few registers and little shared
+# memory lets two programs share a multiprocessor: one computes while the other begins or ends a
+# tile.
+Paths = dict[str, tuple[tuple[int, ...], ...]]
 _WIDE = ((256, 64, 8, 4), (256, 64, 8, 3))
-_TWO_PROGRAMS = ((128, 64, 8, 3), (128, 64, 4, 3))
-CANDIDATES: dict[tuple[Kernel, int], tuple[tuple[int, ...], ...]] = {
-    ("up", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
-    ("up", 64): (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
-    ("gemm", 128): (*_WIDE, (128, 64, 8, 4), *_TWO_PROGRAMS),
-    ("gemm", 64): (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
-    ("grad_hidden", 128): ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 3, 128), (64, 64, 8, 3)),
-    ("grad_hidden", 64): ((128, 64, 4, 4), (128, 64, 8, 3), (64, 64, 4, 3)),
-    ("grad_weight", 128): ((256, 64, 8, 5), (256, 64, 8, 4), (256, 32, 8, 6), (128, 64, 8, 6),
-                           (128, 64, 8, 3), (128, 32, 8, 4)),
+_TALL_PATHS: Paths = {
+    "pointer": (*_WIDE, (128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 4, 3)),
+    "tma": ((256, 64, 8, 4), (128, 64, 8, 3, 128), (128, 64, 4, 3)),
+    "flat": _WIDE,
+}
+_LOW_PATHS: Paths = {
+    "pointer": (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
+    "tma": ((256, 64, 8, 4), (128, 64, 4, 4), (128, 64, 4, 3, 168)),
+    "flat": ((256, 64, 8, 4), (128, 64, 4, 4)),
+}
+CANDIDATES: dict[tuple[Kernel, int], Paths] = {
+    ("up", 128): _TALL_PATHS,
+    ("up", 64): _LOW_PATHS,
+    ("gemm", 128): _TALL_PATHS,
+    ("gemm", 64): _LOW_PATHS,
+    ("grad_hidden", 128): {
+        "pointer": ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 3, 128), (64, 64, 8, 3)),
+    },
+    ("grad_hidden", 64): {"pointer": ((128, 64, 4, 4), (128, 64, 8, 3), (64, 64, 4, 3))},
+    ("grad_weight", 128): {
+        "pointer": ((256, 64, 8, 5), (256, 64, 8, 4), (256, 32, 8, 6), (128, 64, 8, 6),
+                    (128, 64, 8, 3), (128, 32, 8, 4)),
+        "ahead": ((256, 64, 8, 4), (128, 64, 8, 3)),
+        "tma": ((256, 64, 8, 4), (256, 64, 8, 3), (128, 64, 8, 3)),
+    },
 }  # fmt: skip
 GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates
 
@@ -53,9 +70,11 @@ GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates
 def candidates(kernel: Kernel, height: int) -> list[Gemm]:
     """The cuts worth a try for 16-bit numbers, the shipped one among them."""
     cuts = []
-    for block_n, block_k, warps, stages, *registers in CANDIDATES[kernel, height]:
-        cut = Gemm(height, block_n, block_k, warps, stages)
-        cuts.append(replace(cut, maxnreg=registers[0]) if registers else cut)
+    for path, of_path in CANDIDATES[kernel, height].items():
+        for block_n, block_k, warps, stages, *few in of_path:
+            registers = few[0] if few else None
+            cut = Gemm(height, block_n, block_k, warps, stages, maxnreg=registers, path=path)
+            cuts.append(cut)
     return cuts + [replace(cuts[0], group=group) for group in GROUPS]
 
 
