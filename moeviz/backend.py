@@ -71,6 +71,12 @@ def kernels_anywhere() -> ModuleType:
     return module
 
 
+def native_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16 itself, from compute capability 8.0 on. By default torch
+    says yes of older ones too, such as Colab's T4, where it is emulated and slow."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def kernels_for(tensor: Tensor, *, num_experts: int = 1) -> ModuleType | None:
     """moeviz_kernels for a tensor on a GPU where Triton runs, and for as many experts as a program
     of the sort or the top-k holds; elsewhere None: plain PyTorch it is. So it is for float64, which

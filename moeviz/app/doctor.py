@@ -66,6 +66,8 @@ def _packages(advice: list[str]) -> None:
 def _devices(advice: list[str]) -> None:
     import torch
 
+    from moeviz.backend import native_bfloat16
+
     print("\nDevices")
     _line("CPU", f"{cores()} cores, torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
@@ -77,7 +79,7 @@ def _devices(advice: list[str]) -> None:
             f"CUDA {i}",
             f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability "
             f"{properties.major}.{properties.minor}, bf16 "
-            f"{'yes' if torch.cuda.is_bf16_supported() else 'no: float16 is used'}",
+            f"{'yes' if native_bfloat16() else 'no: float16 is used'}",
         )
 
 
@@ -103,7 +105,7 @@ def _backends(advice: list[str]) -> None:
     """Run each expert backend on a small random case, beside a plain loop in float64."""
     import torch
 
-    from moeviz.backend import Backend, resolve_backend
+    from moeviz.backend import Backend, native_bfloat16, resolve_backend
     from moeviz.experiments.backends_timed import naive_loop
 
     print("\nExpert backends (relative error against a float64 loop, output and gradients)")
@@ -111,7 +113,7 @@ def _backends(advice: list[str]) -> None:
     cases = [("cpu", torch.float32)]
     if torch.cuda.is_available():
         cases += [("cuda", torch.float32), ("cuda", torch.float16)]
-        cases += [("cuda", torch.bfloat16)] if torch.cuda.is_bf16_supported() else []
+        cases += [("cuda", torch.bfloat16)] if native_bfloat16() else []
     for device, dtype in cases:
         where = f"{device} {str(dtype).removeprefix('torch.')}"
         like = [torch.empty(size, device=device, dtype=dtype) for size in SIZES]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moeviz.backend import native_bfloat16
 from moeviz.checks import check_choice, check_flag, check_number, check_whole
 from moeviz.host import cores
 
@@ -98,7 +99,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         return getattr(torch, precision)
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if native_bfloat16() else torch.float16
 
 
 def leave_a_core_free() -> None:
