@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from helpers.training import DENSE, MODELS, MOE, TRAIN, check_same, make, run, s
 from moeviz.records.store import HEADER_KEY, load_arrays
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
-from moeviz.training import Trainer
+from moeviz.training import Trainer, checkpoint
 from moeviz.training.config import learning_rate_at, resolve_device, resolve_precision
 from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError
 
@@ -366,6 +367,126 @@ def test_auto_takes_what_the_machine_has():
     for name, dtype in (("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")):
         assert resolve_precision(name, torch.device("cpu")) == getattr(torch, dtype)
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_a_gpu_trains_in_the_half_precision_that_it_computes_in(monkeypatch, capability, dtype):
+    """Colab's T4 is a 7.5: torch calls bfloat16 supported there, for it can emulate it."""
+    major, minor = capability
+    properties = SimpleNamespace(major=major, minor=minor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert torch.cuda.is_bf16_supported()
+    assert resolve_precision("auto", torch.device("cuda")) == getattr(torch, dtype)
+
+
+# --- float16, whose gradients are scaled; on a CPU, where no one would want it ---
+
+
+@pytest.fixture
+def in_float16(monkeypatch):
+    monkeypatch.setattr(checkpoint, "resolve_precision", lambda *_: torch.float16)
+
+
+def overflow_once(trainer):
+    """The next step's gradient is infinite."""
+    handle = trainer.model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+    result = next(trainer)
+    handle.remove()
+    return result
+
+
+def test_float16_learns_and_an_overflow_costs_one_step(corpus, in_float16):
+    trainer = make(corpus, steps=40, learning_rate=2e-2)
+    first = next(trainer)
+    with torch.autocast("cpu", dtype=torch.float16):
+        logits = make(corpus).model(torch.zeros(1, 4, dtype=torch.int64)).logits
+    assert logits.dtype == torch.float16
+    before, scale = state_of(trainer), trainer.scaler.get_scale()
+    assert not math.isfinite(overflow_once(trainer).grad_norm)
+    after = state_of(trainer)
+    kept = [name for name in before if not name.startswith("curve.")]
+    check_same({name: before[name] for name in kept}, {name: after[name] for name in kept})
+    assert trainer.scaler.get_scale() == scale / 2 and trainer.step == 2
+    assert list(trainer)[-1].loss < first.loss - 1.0
+
+
+def test_float16_resumes_bit_for_bit_with_its_scale(corpus, in_float16, tmp_path):
+    whole, part = make(corpus), make(corpus)
+    for trainer in (whole, part):
+        run(trainer, 3)
+        overflow_once(trainer)
+    part.save(tmp_path / "run")
+    resumed = Trainer.resume(tmp_path / "run", corpus)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert resumed.scaler.get_scale() != make(corpus).scaler.get_scale()
+    run(whole, 4)
+    run(resumed, 4)
+    check_same(state_of(whole), state_of(resumed))
+
+
+def test_a_run_in_float32_goes_on_in_float16(corpus, saved, in_float16):
+    resumed = Trainer.resume(saved, corpus)
+    assert resumed.scaler.get_scale() == make(corpus).scaler.get_scale()
+    assert math.isfinite(next(resumed).loss)
+
+
+def test_float16_goes_on_after_it_diverged(corpus, in_float16):
+    trainer = make(corpus)
+    run(trainer, 2)
+    diverge(trainer, "The loss stopped")
+    assert math.isfinite(next(trainer).loss)
+
+
+# --- one look at the device's numbers in a step ---
+
+
+@pytest.mark.parametrize(
+    "router", ["token_choice", "expert_choice", "soft_moe", "remoe", "mixture_of_depths"]
+)
+def test_a_step_says_the_same_numbers_as_each_tensor_by_itself(corpus, router, monkeypatch):
+    """To the last bit, and by one copy: each would make a GPU wait."""
+    moe = dataclasses.replace(MOE.moe, router=router, capacity=None)
+    trainer = make(corpus, dataclasses.replace(MOE, moe=moe))
+    outs, copies, cpu = [], [], torch.Tensor.cpu
+    trainer.model.register_forward_hook(lambda model, args, out: outs.append(out))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(t.shape) or cpu(t))
+    result = next(trainer)
+    assert len(copies) == 1
+    stats = [route.stats for route in outs[0].routes]
+    assert result.load.dtype == np.int64 and result.load.tolist() == [
+        s.load.tolist() for s in stats
+    ]
+    assert result.entropy.tolist() == [s.entropy.item() for s in stats]
+    lost = [1 - s.load.sum() / s.demand.sum().clamp(min=1) for s in stats]
+    assert result.dropped.tolist() == [share.item() for share in lost]
+    for name, value in result.router_losses.items():
+        means = torch.stack([route.losses[name] for route in outs[0].routes]).mean()
+        assert value == means.item()
+
+
+def test_a_gpus_fused_optimiser_takes_the_same_steps_and_resumes(corpus, monkeypatch, tmp_path):
+    """Here on the CPU, which has one too, asked for as a GPU's is."""
+    plain = make(corpus)
+    assert plain.optimizer.defaults["fused"] is None
+    adamw = checkpoint.adamw
+    monkeypatch.setattr(checkpoint, "adamw", lambda g, lr, _: adamw(g, lr, torch.device("cuda")))
+    fused = make(corpus)
+    assert fused.optimizer.defaults["fused"]
+    run(plain, 4)
+    run(fused, 4)
+    for one, other in zip(plain.model.parameters(), fused.model.parameters(), strict=True):
+        assert relative(other, one) < 1e-4
+    fused.save(tmp_path / "run")
+    resumed = Trainer.resume(tmp_path / "run", corpus)
+    run(fused, 4)
+    run(resumed, 4)
+    check_same(state_of(fused), state_of(resumed))
 
 
 def test_a_snapshot_is_independent_of_what_comes_after(corpus):

@@ -17,6 +17,14 @@ from moeviz.text.corpus import Corpus
 from moeviz.training.config import TrainConfig, resolve_device, resolve_precision
 
 
+def adamw(
+    groups: list[dict[str, Any]], learning_rate: float, device: torch.device
+) -> torch.optim.AdamW:
+    """The optimiser; on a GPU a few kernels update all parameters, and skip an overflow unasked."""
+    fused = True if device.type == "cuda" else None
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
+
+
 class TrainState:
     """A model, its optimiser, its history and its counters, on one corpus."""
 
@@ -37,7 +45,7 @@ class TrainState:
             {"params": [p for n, p in named if n in names], "weight_decay": weight_decay}
             for names, weight_decay in ((decayed, config.weight_decay), (plain, 0.0))
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+        self.optimizer = adamw(groups, config.learning_rate, self.device)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
@@ -157,7 +165,8 @@ class TrainState:
                 _, moment, name = key.split(".", 2)
                 moments.setdefault(index_of[name], {})[moment] = torch.from_numpy(value.copy())
         self._set_moments(moments)
-        self.scaler.load_state_dict(header["scaler"])
+        if header["scaler"]:  # empty where it was not trained in float16
+            self.scaler.load_state_dict(header["scaler"])
         curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
         self.history.restore(curve, header["history"])
         self.step, self.seconds = header["step"], header["seconds"]

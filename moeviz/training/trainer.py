@@ -133,29 +133,41 @@ class Trainer(TrainState):
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        stats = [route.stats for route in out.routes if route is not None]
+        # The step's only look at its numbers, before the optimiser's work is queued.
+        host = _on_host(
+            {
+                "losses": [loss, total, norm, *losses.values()],
+                "load": [s.load for s in stats],
+                "entropy": [s.entropy for s in stats],
+                "dropped": [1 - s.load.sum() / s.demand.sum().clamp(min=1) for s in stats],
+            }
+        )
+        loss_value, total_value, norm_value, *router_values = host["losses"].tolist()
         # float16 skips a step whose gradients overflow and lowers its scale; elsewhere an
         # overflow means that training has diverged.
-        if not math.isfinite(total.item()):
+        if not math.isfinite(total_value):
+            self.scaler.update()  # or it would refuse to unscale the step after the rewind
             self._diverged("loss")
-        if not math.isfinite(norm.item()) and self.precision != torch.float16:
+        if not math.isfinite(norm_value) and self.precision != torch.float16:
             self._diverged("gradient")
         # Copied here, where its loss is known to be finite: a state is not good by its number.
         self.keep_good_state(GOOD_STATE_EVERY)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        routes = [route for route in out.routes if route is not None]
-        for layer, route in zip(self.moe_layers, routes, strict=True):
-            self.model.routers()[layer].post_step(route.stats)
-        load = [route.stats.load.cpu().numpy() for route in routes]
-        lost = [1 - r.stats.load.sum() / r.stats.demand.sum().clamp(min=1) for r in routes]
+        for layer, layer_stats in zip(self.moe_layers, stats, strict=True):
+            self.model.routers()[layer].post_step(layer_stats)
+        if self.device.type == "cuda":
+            # The optimiser's time is this step's, not that of whoever takes the next turn.
+            torch.cuda.synchronize(self.device)
         return StepResult(
             step=self.step + 1,
-            loss=loss.item(),
-            router_losses={name: value.item() for name, value in losses.items()},
-            grad_norm=norm.item(),
-            load=np.stack(load) if load else np.zeros((0, 0), dtype=np.int64),
-            entropy=np.array([route.stats.entropy.item() for route in routes]),
-            dropped=np.array([share.item() for share in lost]),
+            loss=loss_value,
+            router_losses=dict(zip(losses, router_values, strict=True)),
+            grad_norm=norm_value,
+            load=host["load"].astype(np.int64).reshape(len(stats), -1 if stats else 0),
+            entropy=host["entropy"],
+            dropped=host["dropped"],
         )
 
     def _compiled(self) -> Any:
@@ -238,3 +250,17 @@ def _router_losses(out: ModelOut) -> dict[str, Tensor]:
     routes = [route for route in out.routes if route is not None]
     names = dict.fromkeys(name for route in routes for name in route.losses)
     return {name: torch.stack([r.losses[name] for r in routes]).mean() for name in names}
+
+
+def _on_host(columns: dict[str, list[Tensor]]) -> dict[str, np.ndarray]:
+    """Each column's tensors, all of one shape, stacked as float64: [tensors, ...]. A GPU is waited
+    for once, whatever their number."""
+    flat = [value.detach().double().flatten() for values in columns.values() for value in values]
+    packed = torch.cat(flat).cpu().numpy()
+    arrays, start = {}, 0
+    for name, values in columns.items():
+        shape = (len(values), *(values[0].shape if values else ()))
+        end = start + math.prod(shape)
+        arrays[name] = packed[start:end].reshape(shape)
+        start = end
+    return arrays
