@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 LARGEST_SEED = 2**31 - 1  # what every random generator here takes
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 60, 60, 40
+
+
+def brief(value: Any) -> str:
+    """How a refusal names a value: its repr, its middle left out where that is long."""
+    return _BRIEF.repr(value)
 
 
 def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
@@ -14,7 +22,9 @@ def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) ->
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
         upper = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name} must be a whole number of at least {low}{upper}, got {value!r}.")
+        raise ValueError(
+            f"{name} must be a whole number of at least {low}{upper}, got {brief(value)}."
+        )
     return value
 
 
@@ -32,7 +42,7 @@ def check_number(
     ):
         allowed = f"above {low:g}" if open_low else f"of at least {low:g}"
         upper = "" if math.isinf(high) else f" and at most {high:g}"
-        raise ValueError(f"{name} must be a finite number {allowed}{upper}, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number {allowed}{upper}, got {brief(value)}.")
     return value
 
 
@@ -40,7 +50,7 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     """One of the allowed words."""
     allowed = tuple(allowed)
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {brief(value)}.")
     return value
 
 
@@ -52,5 +62,5 @@ def one_line(error: BaseException) -> str:
 def check_flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
+        raise ValueError(f"{name} must be True or False, got {brief(value)}.")
     return value

@@ -176,7 +176,7 @@ def test_what_is_not_understood_is_refused_by_name(config, message):
 def test_a_count_beyond_any_models_is_refused_before_anything_is_built():
     """A list of 10^9 layers would hang the panel that reads a pasted config."""
     for name, most in (("num_hidden_layers", 10_000), ("num_local_experts", 10**9)):
-        with pytest.raises(ValueError, match=f"{name} must be at most {most:,}, got 1,000,000,001"):
+        with pytest.raises(ValueError, match=f"{name} .* at most {most}, got 1000000001"):
             Architecture.from_hf({**QWEN3_MOE, name: 10**9 + 1})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moeviz.checks import check_flag, check_whole
+from moeviz.checks import brief, check_flag, check_whole
 
 REQUIRED = object()
 # Above any model's: a slip of the keyboard must not become a list of a billion layers.
@@ -50,8 +50,8 @@ class Fields:
         for other in values[1:]:
             if self.config[other] != self.config[values[0]]:
                 raise ValueError(
-                    f"{self.where}: {values[0]} = {self.config[values[0]]!r} and {other} = "
-                    f"{self.config[other]!r} contradict each other."
+                    f"{self.where}: {values[0]} = {brief(self.config[values[0]])} and {other} = "
+                    f"{brief(self.config[other])} contradict each other."
                 )
         if values:
             return self.config[values[0]]
@@ -69,12 +69,9 @@ class Fields:
     def whole(self, *names: str, low: int = 1, high: int = MOST, default: Any = REQUIRED) -> Any:
         """A whole number in low..high; the default is returned as it is."""
         value = self.get(*names, default=default)
-        field = f"{self.where}: {self.named(*names)}"
         if value is default:
             return value
-        if check_whole(field, value, low) > high:
-            raise ValueError(f"{field} must be at most {high:,}, got {value:,}.")
-        return value
+        return check_whole(f"{self.where}: {self.named(*names)}", value, low, high)
 
     def whole_or_auto(self, name: str, auto: int) -> int:
         """A whole number; `auto` where it is absent or says so."""
@@ -88,7 +85,7 @@ class Fields:
         """A field that this model type has in one way only: absent, or exactly that."""
         given = self.get(name, default=value)
         if given != value:
-            raise ValueError(f"{self.where}: {name} must be {value!r} here, got {given!r}.")
+            raise ValueError(f"{self.where}: {name} must be {value!r} here, got {brief(given)}.")
 
     def ignore(self, *names: str) -> None:
         """Fields that the type carries and that change nothing that is counted here."""
@@ -98,7 +95,7 @@ class Fields:
         """The fields of an object inside the config."""
         value = self.get(name)
         if not isinstance(value, Mapping):
-            raise ValueError(f"{self.where}: {name} must be an object, got {value!r}.")
+            raise ValueError(f"{self.where}: {name} must be an object, got {brief(value)}.")
         return Fields(value, f"{self.where}, {name}")
 
     def words(
@@ -113,32 +110,35 @@ class Fields:
         if not isinstance(value, list | tuple) or len(value) not in lengths:
             size = len(value) if isinstance(value, list | tuple) else value
             raise ValueError(f"{self.where}: {name} must have one entry for each of {lengths[0]} "
-                             f"layers, got {size!r}.")  # fmt: skip
+                             f"layers, got {brief(size)}.")  # fmt: skip
         if allowed is None:
             return list(value)
         for word in value:
             if word not in list(allowed):
                 listed = ", ".join(map(str, allowed))
-                raise ValueError(f"{self.where}: {name} must hold {listed}, got {word!r}.")
+                raise ValueError(f"{self.where}: {name} must hold {listed}, got {brief(word)}.")
         return [allowed[word] for word in value]
 
-    def layers(self, name: str, default: Sequence[int]) -> Sequence[int]:
-        """A list of layers, by number."""
+    def layers(self, name: str, default: Sequence[int]) -> set[int]:
+        """The layers that a list gives by number."""
         value = self.get(name, default=default)
         every = range(self.num_layers)
-        if not isinstance(value, list | tuple | range) or any(i not in every for i in value):
+        # Whole numbers alone: a range is searched from its start for anything else.
+        if not isinstance(value, list | tuple | range) or any(
+            type(i) is not int or i not in every for i in value
+        ):
             raise ValueError(
-                f"{self.where}: {name} must hold layers in 0..{every[-1]}, got {value!r}."
+                f"{self.where}: {name} must hold layers in 0..{every[-1]}, got {brief(value)}."
             )
-        return value
+        return set(value)
 
     def finish(self) -> None:
         """ValueError for a structural field that is set and that nobody has read."""
         for name in sorted(STRUCTURAL - self._read):
             if value := self.config.get(name):
                 raise ValueError(
-                    f"{self.where}: {name} = {value!r} is not understood for this model type, and "
-                    "may change what is counted."
+                    f"{self.where}: {name} = {brief(value)} is not understood for this model type, "
+                    "and may change what is counted."
                 )
 
     # The sizes that every decoder has, by the names in use.

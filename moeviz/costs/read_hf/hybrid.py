@@ -139,13 +139,13 @@ def nemotron_h(f: Fields) -> dict[str, Any]:
             f"{f.where}: layers_block_type must be a list of words, or hybrid_override_pattern a "
             f"word of the letters {' '.join(LETTERS)}."
         )
-    num_layers = f.whole("num_hidden_layers", default=len(kinds))
-    if num_layers != len(kinds):
+    if f.get("num_hidden_layers", default=None) is None:
+        f.config = {**f.config, "num_hidden_layers": len(kinds)}
+    if f.num_layers != len(kinds):
         raise ValueError(
-            f"{f.where}: num_hidden_layers {num_layers} and {len(kinds)} layers contradict each "
+            f"{f.where}: num_hidden_layers {f.num_layers} and {len(kinds)} layers contradict each "
             "other."
         )
-    f.config = {**f.config, "num_hidden_layers": len(kinds)}
     bias = f.flag("mlp_bias", default=False)
     linear = mamba2(
         f.d_model,

@@ -149,7 +149,7 @@ def llama4(f: Fields) -> dict[str, Any]:
     """A shared expert of the routed ones' width; every fourth layer sees everything."""
     moe = experts(f, shared_experts=1, shared_width=f.whole("intermediate_size"))
     step = f.whole("interleave_moe_layer_step", default=1)
-    sparse = set(f.layers("moe_layers", default=range(step - 1, f.num_layers, step)))
+    sparse = f.layers("moe_layers", default=range(step - 1, f.num_layers, step))
     other = FFN(f.whole("intermediate_size_mlp")) if len(sparse) < f.num_layers else moe
     ffns = chosen((i in sparse for i in range(f.num_layers)), moe, other)
     f.ignore("intermediate_size_mlp", "use_qk_norm")  # its QK norm has no parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moeviz.checks import brief
 from moeviz.costs.read_hf.dense import DENSE
 from moeviz.costs.read_hf.fields import Fields
 from moeviz.costs.read_hf.hybrid import HYBRID
@@ -30,7 +31,8 @@ def read_hf(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any
         raise ValueError("model_type is missing: without it the fields have no certain meaning.")
     if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"model_type {model_type!r} is not known; known are {', '.join(sorted(MODEL_TYPES))}."
+            f"model_type {brief(model_type)} is not known; known are "
+            f"{', '.join(sorted(MODEL_TYPES))}."
         )
     fields = Fields(config, model_type)
     arguments = MODEL_TYPES[model_type](fields)

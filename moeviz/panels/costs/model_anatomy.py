@@ -93,4 +93,6 @@ def read_config(text: str) -> Architecture:
         raise ValueError(f"This is no JSON, line {error.lineno}: {error.msg}.") from None
     except RecursionError:
         raise ValueError("This is no config.json: it is nested too deeply.") from None
+    except ValueError:
+        raise ValueError("This is no config.json: a number in it is too long.") from None
     return Architecture.from_hf(config)

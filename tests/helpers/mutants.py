@@ -1,0 +1,67 @@
+"""Things as a slip of the keyboard or a bad disk leaves them, drawn from a seeded generator."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Of every kind that JSON has, the sizes at which something overflows or fills the memory, and what
+# is no key of a dict.
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, 2, 3, 7, -1, -7, 255, 10**4, 10**4 + 1, 10**6, 10**9, 2**31, 2**63,
+    10**18, 10**400, 0.5, 1.0, 2.5, 1e308, float("nan"), float("inf"), -float("inf"),
+    "", "auto", "full_attention", "linear_attention", "M", "ME*-" * 30, "x" * 50_000, "a\ud83d",
+    [], [0], [1, 0], [9999.0] * 3000, [1] * 48, [None], [[1], {}], ["full_attention"] * 48,
+    ["x"] * 20_000, [[[[[[[]]]]]]], {}, {"a": {"b": {"c": []}}}, {"model_type": "llama"},
+)  # fmt: skip
+
+
+def mutated(config: dict[str, Any], others: list[str], rng: random.Random) -> dict[str, Any]:
+    """A copy of the config with one to four fields changed, dropped, or added from `others`."""
+    out = dict(config)
+    for _ in range(rng.randint(1, 4)):
+        name = rng.choice(list(out) or others)
+        change = rng.random()
+        if change < 0.1:
+            out.pop(name, None)
+        elif change < 0.25:
+            out[rng.choice(others)] = rng.choice(VALUES)
+        elif change < 0.35:
+            out[name] = out.get(rng.choice(others))
+        elif isinstance(value := out.get(name), dict) and change < 0.95:
+            out[name] = mutated(value, others, rng)
+        elif isinstance(value, list) and value and change < 0.8:
+            changed = list(value)
+            changed[rng.randrange(len(changed))] = rng.choice(VALUES)
+            out[name] = changed * rng.choice((1, 1, 1, 2, 100))
+        elif isinstance(value, int) and change < 0.6:
+            out[name] = rng.choice((value + 1, value - 1, -value, value * 10, value * 10**9))
+        else:
+            out[name] = rng.choice(VALUES)
+    return out
+
+
+@contextlib.contextmanager
+def bounded(seconds: int, gigabytes: float) -> Iterator[None]:
+    """TimeoutError in place of a hang, MemoryError in place of a machine that dies (on Linux)."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"This took over {seconds} s.")
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if (statm := Path("/proc/self/statm")).exists():
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30), before[1]))
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
