@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeviz.text import embedded as domains
-from moeviz.text import sources
-from moeviz.text.corpus import LEAK_WINDOW, Corpus, load_corpus
+from moeviz.text import leaks, sources
+from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.embedded import Domain, Source, cut_documents
+from moeviz.text.leaks import LEAK_WINDOW
 from moeviz.text.tokenizer import Tokenizer
 
 datasets = pytest.importorskip("datasets")
@@ -226,6 +227,20 @@ def test_a_copied_paragraph_leaves_validation_whichever_domain_trained_on_it():
         train, validation = both_parts(corpus, domain)
         assert licence in train and licence.split("\n")[0] not in validation
     assert [row.leaked_characters > 0 for row in corpus.manifest.domains] == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [0, 79, 80, 81, 250, 360])
+def test_runs_hash_alike_where_they_are_the_same_and_wherever_they_stand(monkeypatch, size):
+    """In one piece or in many."""
+    text = ("é𝄞" + "".join(prose(2)) + "".join(prose(2)))[:size]
+    runs = [text[i : i + LEAK_WINDOW] for i in range(size - LEAK_WINDOW + 1)]
+    monkeypatch.setattr(leaks, "_HASHED_AT_ONCE", 7)
+    hashes = leaks._window_hashes(text).tolist()
+    assert len(hashes) == len(runs)
+    assert len(dict(zip(hashes, runs, strict=True))) == len(set(runs)) == len(set(hashes))
+    assert len(set(zip(hashes, runs, strict=True))) == len(set(runs))
+    monkeypatch.undo()
+    assert leaks._window_hashes(text).tolist() == hashes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from moeviz.text import packages
-from moeviz.text.corpus import LEAK_WINDOW, Corpus, load_corpus
+from moeviz.text.corpus import Corpus, load_corpus
+from moeviz.text.leaks import LEAK_WINDOW
 from moeviz.text.tokenizer import Tokenizer
 
 

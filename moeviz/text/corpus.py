@@ -15,12 +15,11 @@ import numpy as np
 
 from moeviz.checks import check_whole
 from moeviz.text.embedded import Domain, Package, Source
+from moeviz.text.leaks import without_leaks
 from moeviz.text.sources import open_source
 from moeviz.text.tokenizer import Tokenizer
 
 VALIDATION_SHARE = 0.1
-# No run of this many characters of the validation text stands in the training text of any domain.
-LEAK_WINDOW = 80
 
 Part = Literal["train", "validation"]
 
@@ -80,7 +79,7 @@ class Corpus:
         parts = [_split(domain) for domain in source.domains]
         training = ["".join(train) for train, _ in parts]
         held_out = ["".join(validation) for _, validation in parts]
-        cleaned = _without_leaks(held_out, training)
+        cleaned = without_leaks(held_out, training)
         self._streams: dict[Part, list[np.ndarray]] = {"train": [], "validation": []}
         rows = []
         for domain, (train, validation), before, after in zip(
@@ -201,7 +200,7 @@ def load_corpus(
     1. Repeated documents are dropped.
     2. A tenth of the characters goes to validation, by whole documents, chosen by their hash; of
        "packages" a twentieth, by whole packages.
-    3. Lines of validation that share a run of `LEAK_WINDOW` characters with any training text are
+    3. Lines of validation that share a run of `LEAK_WINDOW` characters with training text are
        taken out of validation: no such run is left on both sides.
 
     Raises ValueError in one sentence for what cannot be found, read or split.
@@ -248,55 +247,3 @@ def _split(domain: Domain) -> tuple[list[str], list[str]]:
             f"characters, too little to keep some for validation; give more text."
         )
     return [d for d in documents if d not in chosen], [d for d in documents if d in chosen]
-
-
-def _without_leaks(held_out: Sequence[str], training: Sequence[str]) -> list[str]:
-    """`held_out` without the lines that share `LEAK_WINDOW` characters with any training text.
-
-    Taking lines out makes new neighbours, so it goes on until nothing is shared.
-    """
-    known = np.sort(np.concatenate([_window_hashes(text) for text in training]))
-    if known.size == 0:
-        return list(held_out)
-    cleaned = []
-    for text in held_out:
-        while True:
-            hashes = _window_hashes(text)
-            place = np.searchsorted(known, hashes).clip(max=known.size - 1)
-            leaks = np.flatnonzero(known[place] == hashes)
-            if leaks.size == 0:
-                break
-            covered = np.zeros(len(text) + 1, dtype=np.int64)
-            covered[leaks] += 1
-            covered[leaks + LEAK_WINDOW] -= 1
-            lines = text.splitlines(keepends=True)
-            lengths = np.array([len(line) for line in lines])
-            shared = np.add.reduceat(np.cumsum(covered[:-1]) > 0, lengths.cumsum() - lengths)
-            # A run often ends a few characters into a line that is new: keep that line, unless
-            # nothing else can be taken out.
-            drop = shared > lengths / 2
-            if not drop.any():
-                drop = shared > 0
-            text = "".join(line for line, gone in zip(lines, drop, strict=True) if not gone)
-        cleaned.append(text)
-    return cleaned
-
-
-def _window_hashes(text: str) -> np.ndarray:
-    """A 64-bit hash of every run of `LEAK_WINDOW` characters: uint64 [characters - window + 1].
-
-    A polynomial hash modulo 2^64 in an odd base, which has an inverse, so that all windows come
-    from one running sum. Equal runs hash alike; unequal ones that did would only be cleaned away.
-    """
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    if codes.size < LEAK_WINDOW:
-        return np.empty(0, dtype=np.uint64)
-    base = 0x9E3779B97F4A7C15
-    inverse = pow(base, -1, 1 << 64)
-    powers = np.cumprod(np.full(codes.size, base, dtype=np.uint64))
-    mixed = (codes.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
-    sums = np.concatenate(
-        [np.zeros(1, dtype=np.uint64), np.cumsum((mixed ^ (mixed >> np.uint64(32))) * powers)]
-    )
-    back = np.cumprod(np.full(codes.size - LEAK_WINDOW + 1, inverse, dtype=np.uint64))
-    return (sums[LEAK_WINDOW:] - sums[:-LEAK_WINDOW]) * back
