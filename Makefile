@@ -5,7 +5,7 @@
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
-#   make gpu        measure on an NVIDIA GPU, without pip: OUT=dir MINUTES=9 PHASES=check,sweep,layer
+#   make gpu        measure on an NVIDIA GPU, without pip: OUT=dir MINUTES=9 PHASES=check,sweep,layer,train
 #   make gpu-verify the kernels' tests and the memory checker there
 #   make clean      remove the environments and all caches
 # Options: make lab PYTHON=python3.12 ARGS="--port 9000"
@@ -54,7 +54,7 @@ GPU_PYTHON ?= python3
 GPU_TESTS := $(addprefix tests/test_,kernels.py kernels_experts.py kernels_routers.py experts.py backend.py)
 OUT ?= build/gpu/results
 MINUTES ?= 9
-PHASES ?= check,sweep,layer
+PHASES ?= check,sweep,layer,train
 
 gpu gpu-verify: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks:$(PYTHONPATH)
 gpu gpu-verify: export PYTHONUNBUFFERED := 1

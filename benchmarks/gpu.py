@@ -1,12 +1,13 @@
 """A visit to a GPU in one command: right cuts, fast cuts, the layer beside its peers.
 
-    python -m moeviz bench gpu --out DIR [--minutes 9] [--phases check,sweep,layer]
+    python -m moeviz bench gpu --out DIR [--minutes 9] [--phases check,sweep,layer,train]
     python -m moeviz bench gpu --out DIR --rehearse    all of it at toy size, without a GPU
     python -m moeviz bench gpu --adopt DIR             later, on any machine
 
     check   compiles every candidate cut in parallel, against float64, five runs of equal bits
     sweep   times those that passed, at the sizes that count; the best are the layer's from here on
     layer   `bench layer` with them: beside a dense FFN, grouped_mm, transformers, Liger
+    train   three experiments at a size that no laptop reaches; their text is read meanwhile
 
 A GPU is rare and a visit is short: each phase has its share of the minutes and runs in a process of
 its own, every result is written as it comes, and what fails or comes too late is named. DIR holds
@@ -17,6 +18,7 @@ panels and the notebooks look for them; it refuses figures that do not say where
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -32,6 +34,7 @@ import torch
 
 import layer
 import report
+import train_runs
 from cuts import Device, check, describe, sweep
 from layer_shapes import HOT
 from moeviz.host import data_path, package_version
@@ -41,7 +44,7 @@ from moeviz_kernels.configs import Gemm
 from visit import Phase, load
 
 # When a phase ends, as a share of the visit.
-ENDS = {"check": 0.17, "sweep": 0.45, "layer": 0.97}
+ENDS = {"check": 0.15, "sweep": 0.25, "layer": 0.58, "train": 0.985}
 LAST_CASE_S = 20.0  # for what the layer has begun when its budget ends
 GRACE_S = 5.0  # for a phase to end by itself after its deadline
 SUMMARY_LINES = 40
@@ -92,29 +95,38 @@ def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
             ]
             + (["--device", "cpu", "--shapes", "tiny", "--rounds", "1"] if rehearse else [])
         )
+    if name == "train":
+        corpus = train_runs.text(rehearse)
+        sys.stdin.readline()  # its turn
     phase = Phase(name, out, until)
     if name == "check":
         check(phase, names, device)
-    else:
+    elif name == "sweep":
         sweep(phase, names, device, set(load(out, "check")["items"]))
+    else:
+        train_runs.train(phase, corpus, rehearse)
     phase.save()
     print(phase.sentence(), flush=True)
     return 0
 
 
-def in_a_process(name: str, out: Path, until: float, rehearse: bool, log: Any) -> str | None:
-    """Run a phase, its output on the screen and in the log; why it did not end well, if so."""
+def begin(name: str, out: Path, until: float, rehearse: bool) -> subprocess.Popen[str]:
+    """The process of a phase."""
     words = ["bench", "gpu", "--phase", name, "--out", str(out), "--until", f"{until:.1f}"]
     command = [sys.executable, "-P", "-m", "moeviz", *words] + ["--rehearse"] * rehearse
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if table := load(out, "sweep").get("table"):
+    if name == "layer" and (table := load(out, "sweep").get("table")):
         write_atomically(TABLE, json.dumps(table).encode())
-    if name == "layer" and table:
         environment["MOEVIZ_TUNED"] = str(TABLE)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        start_new_session=True,
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=environment, start_new_session=True,
     )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], until: float, log: Any) -> str | None:
+    """It is the phase's turn: its output goes to the screen and the log. Why it did not end well,
+    if so."""
     late = threading.Event()
 
     def stop() -> None:
@@ -123,7 +135,10 @@ def in_a_process(name: str, out: Path, until: float, rehearse: bool, log: Any) -
 
     timer = threading.Timer(until + GRACE_S - time.monotonic(), stop)
     timer.start()
-    assert process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # of a process that has ended
+        process.stdin.write("\n")
+        process.stdin.close()
     for line in process.stdout:
         print(line, end="", flush=True)
         log.write(line)
@@ -139,19 +154,25 @@ def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command:
     """All phases, one after the other, and a summary; 1 where a phase did not end well."""
     out.mkdir(parents=True, exist_ok=True)
     begun, total, troubles = time.monotonic(), 60 * minutes, {}
+    ends = {name: begun + ENDS[name] * total for name in phases}
     where = environment(command, rehearse)
     report.save(where, out / "env.json")
+    # The text of the training takes a core half a minute: it is read from the start on.
+    early = {n: begin(n, out, ends[n], rehearse) for n in phases if n == "train"}
     with open(out / "log.txt", "a", encoding="utf-8") as log:
-        for name in phases:
-            at, end = time.monotonic() - begun, ENDS[name] * total
-            if at >= end:
-                trouble = f"not begun: its time had passed after {end:.0f} s"
+        for name, end in ends.items():
+            now = time.monotonic()
+            if now >= end:
+                trouble = f"not begun: its time had passed after {end - begun:.0f} s"
             else:
-                print(f"== {name}: from {at:.0f} to {end:.0f} s", flush=True)
-                trouble = in_a_process(name, out, begun + end, rehearse, log)
+                print(f"== {name}: from {now - begun:.0f} to {end - begun:.0f} s", flush=True)
+                process = early.pop(name, None) or begin(name, out, end, rehearse)
+                trouble = finish(process, end, log)
             if trouble:
                 troubles[name] = trouble
             report.save(where | {"troubles": troubles}, out / "env.json")
+        for process in early.values():  # whose turn did not come
+            process.kill()
         lines = summary(out)
         print("\n".join(lines), flush=True)
         log.write("\n".join(lines) + "\n")
@@ -164,13 +185,10 @@ def summary(out: Path) -> list[str]:
     gpu = where.get("gpu") or {"name": "no GPU: a rehearsal, no figure is a measurement"}
     lines = ["", f"== {gpu['name']}, commit {where['provenance']['commit']}"]
     lines += [f"{name} {trouble}" for name, trouble in where.get("troubles", {}).items()]
-    for name in ("check", "sweep"):
+    for name in ("check", "sweep", "train"):
         phase = load(out, name)
         lines += [phase["sentence"]] if "sentence" in phase else []
         lines += [f"  struck out: {key}: {why}" for key, why in list(phase["failed"].items())[:4]]
-    for key, results in load(out, "sweep")["items"].items():
-        ms, cut = statistics.median(results[0]["ms"]), Gemm(**results[0]["cut"])
-        lines.append(f"  {key:28} {ms:9.3f} ms  {describe(cut)}")
     for case in load(out, "layer").get("cases", []):
         ours = case["contenders"].get("moeviz triton", {})
         if "tflops" in ours:
@@ -181,6 +199,16 @@ def summary(out: Path) -> list[str]:
                 f"  {case['shape']['name']:16} {case['routing']:10} forward {both['forward']:.3g}, "
                 f"both {both['both']:.3g} TFLOP/s{ratio}"
             )
+    for name, record in train_runs.records(load(out, "train"), {}).items():
+        for arm, of_arm in record["arms"].items():
+            lines.append(
+                f"  {name} {arm:20} {of_arm['runs']} x {record['steps']} steps: held-out loss "
+                f"{of_arm['validation_loss']['mean']:.4f}, "
+                f"{of_arm['tokens_per_second']['mean']:,.0f} tokens/s"
+            )
+    for key, results in load(out, "sweep")["items"].items():
+        ms, cut = statistics.median(results[0]["ms"]), Gemm(**results[0]["cut"])
+        lines.append(f"  {key:28} {ms:9.3f} ms  {describe(cut)}")
     if len(lines) > SUMMARY_LINES:
         lines = [*lines[: SUMMARY_LINES - 1], f"... and more in {out}"]
     return lines
@@ -212,9 +240,9 @@ def adopt(out: Path, tuned: Path, runs: Path) -> list[str]:
         path = runs / layer.default_file(gpu["name"]).name
         write_atomically(path, (out / "layer.json").read_bytes())
         adopted.append(f"the layer beside its peers: {path}")
-    for path in sorted(out.glob("gpu_*.json")):
-        write_atomically(runs / path.name, path.read_bytes())
-        adopted.append(f"training at a size for a GPU: {runs / path.name}")
+    for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
+        report.save(record, runs / f"{name}.json")
+        adopted.append(f"training at a size for a GPU: {runs / name}.json")
     if not adopted:
         raise ValueError(f"{out} holds nothing to adopt: no phase came to its first result.")
     return [*adopted, "Now build the notebooks that show them: make notebooks"]

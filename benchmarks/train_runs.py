@@ -12,7 +12,7 @@ from typing import Any
 from moeviz.experiments import gpu_collapse, gpu_experts, gpu_race
 from moeviz.experiments.at_scale import TOY_SIZE, Setting, gpu_setting
 from moeviz.experiments.gpu_record import Experiment, record, summary
-from moeviz.text.corpus import Corpus
+from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.embedded import Source, embedded_source
 from moeviz.text.tokenizer import Tokenizer
 from visit import Phase
@@ -26,16 +26,21 @@ SHARES: dict[Experiment, float] = {
 SLICE = 200_000  # characters of the embedded text that a rehearsal reads
 
 
-def train(phase: Phase, rehearse: bool) -> None:
+def text(rehearse: bool) -> Corpus:
+    """What they train on: the text of the installed packages, or a slice of the embedded one."""
+    return toy_text() if rehearse else load_corpus("packages")
+
+
+def train(phase: Phase, corpus: Corpus, rehearse: bool) -> None:
     """All experiments, one after the other; results go to the phase, run by run."""
-    setting = toy_setting() if rehearse else gpu_setting()
+    setting = Setting(TOY_SIZE, corpus) if rehearse else gpu_setting(corpus)
     for experiment, share in SHARES.items():
         end = phase.clock() + share * phase.left()
         record(experiment, setting, lambda end=end: end - phase.clock(), phase.item)
 
 
-def toy_setting() -> Setting:
-    """A model of a few thousand parameters and a slice of the embedded text."""
+def toy_text() -> Corpus:
+    """The first characters of every domain of the embedded text."""
     source = embedded_source()
     domains = []
     for domain in source.domains:
@@ -45,8 +50,7 @@ def toy_setting() -> Setting:
                 documents.append(document[:room])
             room -= len(document)
         domains.append(dataclasses.replace(domain, documents=tuple(documents)))
-    text = Source("embedded, a slice", tuple(domains), source.left_out)
-    return Setting(TOY_SIZE, Corpus(text, Tokenizer.default()))
+    return Corpus(Source("embedded, a slice", tuple(domains), source.left_out), Tokenizer.default())
 
 
 def records(train: dict[str, Any], provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:

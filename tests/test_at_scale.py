@@ -11,7 +11,16 @@ import torch
 
 import train_runs
 from moeviz.experiments import at_scale, gpu_collapse, gpu_experts, gpu_race, gpu_record
-from moeviz.experiments.at_scale import DENSE, Arm, Size, build, equal_output, output_variance
+from moeviz.experiments.at_scale import (
+    DENSE,
+    TOY_SIZE,
+    Arm,
+    Setting,
+    Size,
+    build,
+    equal_output,
+    output_variance,
+)
 from moeviz.experiments.cures import name_of
 from moeviz.experiments.gpu_record import Experiment, difference, record, steps_that_fit, summary
 from moeviz.model.layer import MoEConfig
@@ -22,7 +31,7 @@ EXPERIMENTS = {e.name: e for e in train_runs.SHARES}
 
 @pytest.fixture(scope="module")
 def toy():
-    return train_runs.toy_setting()
+    return Setting(TOY_SIZE, train_runs.text(rehearse=True))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +209,7 @@ def test_what_a_doubling_of_experts_changes():
 
 def test_a_rehearsal_leaves_every_run_with_its_figures(tmp_path):
     phase = Phase("train", tmp_path, time.monotonic() + 300)
-    train_runs.train(phase, rehearse=True)
+    train_runs.train(phase, train_runs.text(rehearse=True), rehearse=True)
     phase.save()
     assert not phase.failed and not phase.late
     found = train_runs.records(load(tmp_path, "train"), {"date": "today"})

@@ -201,7 +201,7 @@ def test_a_rehearsal_leaves_every_file(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert {p.name for p in out.iterdir()} == {
-        "env.json", "check.json", "sweep.json", "layer.json", "log.txt"
+        "env.json", "check.json", "sweep.json", "layer.json", "train.json", "log.txt"
     }  # fmt: skip
     check, sweep = load(out, "check"), load(out, "sweep")
     assert len(check["items"]) == 2 * len(ROLES) and not check["late"]
@@ -209,6 +209,8 @@ def test_a_rehearsal_leaves_every_file(tmp_path):
     assert all("power of 2" in why for why in check["failed"].values())
     assert len(sweep["items"]) == len(ROLES) == len(sweep["table"]["cuts"])
     assert [entry["height"] for entry in sweep["table"]["heights"]] == [16]
+    train = load(out, "train")
+    assert sum("/seed 0" in key for key in train["items"]) >= 8 and not train["failed"]
     summary = run.stdout.partition("== no GPU: a rehearsal")[2].splitlines()
     assert len(summary) <= 40 and any("toy dW13" in line for line in summary)
     with pytest.raises(ValueError, match="holds a rehearsal"):

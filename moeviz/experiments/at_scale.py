@@ -106,12 +106,13 @@ class Setting:
         return max(1, self.size.windows // len(self.corpus.domains))
 
 
-def gpu_setting() -> Setting:
-    """This GPU, the text of the installed packages; ValueError where there is no GPU."""
+def gpu_setting(corpus: Corpus | None = None) -> Setting:
+    """This GPU and a text, by default that of the installed packages; ValueError where there is no
+    GPU."""
     if not torch.cuda.is_available():
         raise ValueError("A training of this size needs an NVIDIA GPU, and there is none here.")
     peak = matmul_tflops(torch.device("cuda"), torch.bfloat16)
-    return Setting(GPU_SIZE, load_corpus("packages"), peak)
+    return Setting(GPU_SIZE, corpus or load_corpus("packages"), peak)
 
 
 # The same start for all.
