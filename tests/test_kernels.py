@@ -548,6 +548,20 @@ def test_gather_copies_and_gather_sum_adds_each_tokens_rows_in_their_order(width
     assert torch.equal(gather(got, token), got[token.long()])
 
 
+@every_dtype
+def test_gather_sum_of_four_rows_at_a_time_reads_none_of_the_next_token(dtype):
+    """Whose rows are NaN. And zeros stand for rows that are not there: no sum is -0 before or
+    after them."""
+    loads = (1, 2, 3, 1, 4, 3, 5, 1)
+    rows_ND = torch.full((sum(loads), 9), -0.0, device=DEVICE, dtype=dtype)
+    for rows in rows_ND.split(loads)[1::2]:
+        rows.fill_(torch.nan)
+    inverse = torch.arange(sum(loads), device=DEVICE, dtype=torch.int32)
+    y_TD = gather_sum(rows_ND, inverse, offsets_of(loads))
+    assert (y_TD[::2] == 0).all() and not y_TD[::2].signbit().any()
+    assert y_TD[1::2].isnan().all()
+
+
 def test_gather_sum_adds_in_float32():
     """2048 + 1 is 2048 in float16."""
     rows_ND = torch.ones(13, 3, device=DEVICE, dtype=torch.float16)
