@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
+from moeviz.experiments.recorded import recorded_on_gpu
 from moeviz.host import package_version
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
+from moeviz.pictures.training.at_scale import at_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +52,19 @@ def show(picture: Picture) -> None:
 
     display(with_still(picture, {"text/html": picture.svg}), raw=True)
     print(picture.summary)
+
+
+def show_gpu_run(name: str) -> None:
+    """Display a training that was recorded on a GPU, by its experiment's name, or say that there is
+    none yet."""
+    recorded = recorded_on_gpu(name)
+    if recorded is None:
+        print(
+            f"Not recorded yet: this needs an NVIDIA GPU. On one, 'python -m moeviz experiment "
+            f"{name} --seconds 100' records it."
+        )
+    else:
+        show(at_scale(name, recorded))
 
 
 def show_figure(figure: Figure) -> None:

@@ -15,6 +15,7 @@ from helpers.picture_cases import (
     RUN,
     figure,
     learner,
+    make_gpu_run,
     make_run,
     pair,
     recorded_json,
@@ -25,6 +26,7 @@ from moeviz.experiments.routers_trained import DENSE, arms
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
+from moeviz.pictures.training.at_scale import at_scale
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import (
@@ -321,3 +323,55 @@ def test_the_picture_and_its_table_say_the_same():
     assert "agree with 1, disagree with 0" in picture.summary
     row = (CLAIM.better, CLAIM.worse, CLAIM.source, "-0.097 ± 0.006", "agrees")
     assert picture.rows[CLAIMS.index(CLAIM)] == row
+
+
+# Trainings on a GPU.
+
+
+@pytest.mark.parametrize(
+    ("gap", "wide", "words"),
+    [
+        (-0.1, 0.02, "MoE ended 0.100 nats per token below dense (95 % interval -0.120 to -0.080,"),
+        (0.1, 0.02, "MoE ended 0.100 nats per token above dense (95 % interval +0.080 to +0.120,"),
+        (-0.1, 0.11, "A difference between MoE and dense is not shown (95 % interval -0.210 to"),
+    ],
+)
+def test_a_difference_within_its_interval_is_told_as_not_shown(gap, wide, words):
+    picture = at_scale("gpu_race", make_gpu_run(gap=gap, wide=wide))
+    assert words in picture.summary and ("is not shown" in picture.summary) == (wide > 0.1)
+    assert "MoE read 0.50 times the tokens of dense per second." in picture.summary
+    moe = dict(zip(picture.columns, picture.rows[1], strict=True))
+    assert moe["minus the first arm's"] == f"{gap:+.3f} ± {wide:.3f}"
+    assert (moe["experts in effect"], moe["dead experts"]) == ("6.0 of 16", "2.0")
+    assert dict(zip(picture.columns, picture.rows[0], strict=True))["experts in effect"] == ""
+
+
+def test_one_seed_shows_no_difference_of_loss():
+    picture = at_scale("gpu_collapse", make_gpu_run(["nothing", "sign bias", "dense"], seeds=1))
+    assert "With one seed no difference of loss is shown" in picture.summary
+    assert "Under sign bias 2 of 16 experts are dead" in picture.summary
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (
+            {"mean": -0.05, "interval": 0.01},
+            "Each doubling of E lowers the held-out loss by 0.050",
+        ),
+        ({"mean": 0.05, "interval": 0.01}, "Each doubling of E raises the held-out loss by 0.050"),
+        ({"mean": -0.05, "interval": 0.06}, "An effect of more experts on the loss is not shown "),
+        (None, "Too few sizes were trained to tell"),
+    ],
+)
+def test_the_slope_over_experts_is_told_with_its_interval(slope, words):
+    recorded = make_gpu_run(["dense", "E = 8", "E = 16", "E = 32"], seeds=1)
+    picture = at_scale("gpu_experts", recorded | ({"loss_per_doubling": slope} if slope else {}))
+    assert words in picture.summary
+    assert "E = 32 read 0.25 times the tokens of dense per second." in picture.summary
+
+
+def test_every_run_of_a_gpu_is_a_line_that_ends_at_its_last_token():
+    picture = at_scale("gpu_race", make_gpu_run(seeds=2))
+    ends = [corners(line)[-1, 0] for line in marks(picture, "polyline")]
+    assert sorted(ends) == [430.0] * 4 + [868.0] * 2

@@ -266,6 +266,7 @@ def _balance(snapshot: Snapshot, load_LE: np.ndarray) -> dict[str, Any]:
         "dead_experts": dead_experts(worst),
         "effective_experts": effective_experts(worst),
         "collapsed": collapsed(snapshot.curve),
+        "experts": load_LE.shape[1],
         "effective_by_layer": [round(effective_experts(load_E), 2) for load_E in load_LE],
         "dead_by_layer": [dead_experts(load_E) for load_E in load_LE],
         "effective_curve": _points(snapshot, np.array(effective_P)),

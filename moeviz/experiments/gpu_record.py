@@ -28,6 +28,8 @@ from moeviz.experiments.at_scale import (
 from moeviz.experiments.recording import figures_over, mean_sd, means, write_json
 
 SPARE = 0.93  # of the seconds is planned for
+# Figures of a run that no seed changes.
+FIXED = ("experts", "parameters", "active_parameters", "gigaflops_per_step")
 
 # item(key, measure): keeps the result of an item under its key and gives it back, None where it
 # failed or came too late; benchmarks/visit.py has one.
@@ -170,8 +172,9 @@ def of_arm(
     """One arm of a record, from its runs and the base's by seed."""
     runs = [*of_seed.values()]
     lists = [name for name, value in runs[0].items() if isinstance(value, list)]
-    numbers = [{n: float(v) for n, v in run.items() if n not in lists} for run in runs]
+    numbers = [{n: float(v) for n, v in run.items() if n not in (*lists, *FIXED)} for run in runs]
     arm = {"runs": len(runs), "seeds": [*of_seed], **figures_over(numbers)}
+    arm |= {name: runs[0][name] for name in FIXED if name in runs[0]}
     arm |= {name: [run[name] for run in runs] for name in lists}
     if both := [seed for seed in of_seed if seed in base]:
         arm["loss_minus_base"] = difference(

@@ -31,6 +31,16 @@ def recorded_runs(name: str) -> tuple[list[Snapshot], dict[str, Any]]:
     return load_snapshots(data_path("runs", f"{name}.safetensors"))
 
 
+def recorded_on_gpu(name: str) -> dict[str, Any] | None:
+    """A training experiment of experiments/gpu_*.py; None where none is recorded yet."""
+    try:
+        path = data_path("runs", f"{name}.json")
+    except FileNotFoundError:
+        return None
+    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return recorded
+
+
 def recorded_machines() -> dict[str, dict[str, Any]]:
     """Recorded benchmarks of the experts by device, GPUs first; of one device the layer benchmark
     wins over the small contest. A damaged file is none, nor is a run that finished no case."""

@@ -34,6 +34,7 @@ from moeviz.pictures.routing.limits import leak, limits
 from moeviz.pictures.routing.routers import compare, overview
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.training.at_scale import at_scale
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import cures
 from moeviz.pictures.training.published import published
@@ -159,6 +160,32 @@ def one_seed(recorded):
     return {k: one_seed(v) if isinstance(v, dict) else v for k, v in recorded.items()}
 
 
+def make_gpu_run(arms=("dense", "MoE"), seeds=3, *, gap=-0.1, wide=0.02):
+    """A made-up record of a GPU's training, as experiments/gpu_record.py makes them. gap: of each
+    arm's loss to the one before it; wide: half of its interval."""
+    found = {}
+    for i, arm in enumerate(arms):
+        loss = [3 + gap * i + 0.01 * seed for seed in range(seeds)]
+        found[arm] = {
+            "runs": seeds, "seeds": [*range(seeds)], "validation_loss": figure(*loss),
+            "tokens_per_second": figure(*[1e6 / (i + 1)] * seeds), "of_peak": figure(0.25),
+            "parameters": 35_000_000 * (i + 1), "active_parameters": 35_000_000 + i,
+            "validation_curve": [[[50 * s, v + 4 / s] for s in range(1, 13)] for v in loss],
+        }  # fmt: skip
+        if i:
+            interval = wide if seeds > 1 else None
+            found[arm]["loss_minus_base"] = figure(*[gap * i] * seeds) | {"interval": interval}
+        if arm != "dense":
+            curve = [[6 * p, 16 - p / 10] for p in range(1, 101)]
+            found[arm] |= {
+                "experts": 16, "effective_experts": figure(*[6.0] * seeds),
+                "dead_experts": figure(*[2.0] * seeds), "effective_curve": [curve] * seeds,
+            }  # fmt: skip
+    provenance = {**PROVENANCE, "commit": "abc"}
+    steps = {"steps": 600, "tokens": 600 * 32768, "base": arms[0]}
+    return {"provenance": provenance, **steps, "arms": found}
+
+
 def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes):
     """Token t visits experts t, t + 3, ... with falling weights."""
     weight = np.zeros((len(tokens), num_experts), dtype=np.float32)
@@ -247,6 +274,21 @@ def dispatch_by_hand():
 
 
 # One line a picture and input: name -> what draws it.
+
+SWEEP = ("dense", *(f"E = {e}" for e in (8, 16, 32, 64, 128)))
+CURED = (
+    "nothing",
+    "balancing loss 0.01",
+    "sign <b>",
+    "balancing loss 0.01 + z-loss 0.001",
+    "dense",
+)
+GPU_RUNS = {
+    "a race on a GPU": partial(at_scale, "gpu_race", make_gpu_run()),
+    "one arm of a race on a GPU": partial(at_scale, "gpu_race", make_gpu_run(["MoE"])),
+    "more experts on a GPU": partial(at_scale, "gpu_experts", make_gpu_run(SWEEP, seeds=1)),
+    "collapse on a GPU": partial(at_scale, "gpu_collapse", make_gpu_run(CURED, seeds=1)),
+}
 
 LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
 GPU = {"name": "A GPU", "dtype": "bfloat16", "copy_gb_per_s": 4300.0, "matmul_tflops": 780.0}
@@ -363,6 +405,7 @@ def _training():
         "with one behind": [learner("dense", 40), learner("MoE", 0, 8)],
     }.items():  # fmt: skip
         yield f"race {name}", partial(race, learners, "step")
+    yield from GPU_RUNS.items()
     yield "seeds", partial(race_seeds, seeds(), PROVENANCE)
     yield "one seed", partial(race_seeds, seeds(1), PROVENANCE)
     yield "a draw", partial(race_seeds, [learner("dense"), learner("MoE", 12, 8)], PROVENANCE)

@@ -1,0 +1,190 @@
+"""Trainings recorded on a GPU: held-out loss, balance and speed of every arm.
+
+Every sentence is made from the recorded figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from moeviz.pictures.axes import Scale, axes, padded
+from moeviz.pictures.plot import Key, curve, legend, mark, mean_sd
+from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
+
+WIDTH, TABLE, ROW = 880, 372.0, 24.0
+LEFT, RIGHT, UPRIGHT = (60.0, 430.0), (520.0, 868.0), (296.0, 70.0)
+LATE = 0.3  # of a run: the steep beginning before it would flatten the rest
+LOOKS = tuple(
+    zip(
+        (OKABE_ITO[i] for i in (4, 5, 2, 0, 6, 1)),
+        ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4"),
+        ("circle", "square", "diamond", "ring", "cross", "circle"),
+        strict=True,
+    )
+)
+# Right edges of the columns of figures.
+EDGES = (318.0, 428.0, 516.0, 606.0, 680.0, 790.0, 868.0)
+HEADS = ("held-out loss", "minus {}", "parameters", "tokens / s", "of peak", "in effect", "dead")
+COLUMNS = (
+    "arm", "runs", "held-out loss", "minus the first arm's", "parameters", "tokens per second",
+    "share of the peak", "experts in effect", "dead experts",
+)  # fmt: skip
+
+
+def at_scale(name: str, recorded: dict[str, Any]) -> Picture:
+    """A recorded experiment of experiments/gpu_*.py, by its name: held-out loss and experts in
+    effect against the tokens seen, a line a run, and a row of figures for each arm."""
+    arms, base = recorded["arms"], recorded["base"]
+    svg = Svg(WIDTH, TABLE + ROW * len(arms) + 30, TITLES[name], TOLD[name](recorded))
+    svg.text(0, 16, about(recorded), fill=MUTED)
+    keys = {
+        arm: Key(arm, *look, width=1.8, bold=arm == base)
+        for arm, look in zip(arms, LOOKS, strict=False)
+    }
+    tokens, per_step = recorded["tokens"], recorded["tokens"] / recorded["steps"]
+    left, right = (Scale(0, tokens, *ends) for ends in (LEFT, RIGHT))
+    late = [v for a in arms.values() for run in a["validation_curve"] for s, v in run
+            if s * per_step >= LATE * tokens]  # fmt: skip
+    loss, effect = Scale(*padded(late), *UPRIGHT), Scale(0, 1, *UPRIGHT)
+    svg.text(LEFT[0], 52, "Held-out loss (nats per token)", size=13, bold=True)
+    svg.text(RIGHT[0], 52, "Experts in effect, share of all, least even layer", size=13, bold=True)
+    for x, y in ((left, loss), (right, effect)):
+        axes(svg, x, y, x_label="training tokens", x_form=lambda v: si(v, "") if v else "0")
+    for arm, key in keys.items():
+        for run in arms[arm]["validation_curve"]:
+            shown = [(s * per_step, v) for s, v in run if v <= loss.high]
+            for point in curve(svg, left, loss, shown, key):
+                mark(svg, key.mark, *point, key.colour, 3)
+        experts = arms[arm].get("experts")
+        for run in arms[arm].get("effective_curve", ()):
+            curve(svg, right, effect, ((s * per_step, v / experts) for s, v in run), key)
+    for edge, head in zip(EDGES, HEADS, strict=True):
+        svg.text(edge, TABLE - 12, head.format(base), anchor="end", bold=True)
+    for i, (arm, key) in enumerate(keys.items()):
+        middle = TABLE + (i + 0.5) * ROW
+        svg.line(0, middle - 10, WIDTH, middle - 10, width=0.5)
+        legend(svg, 0, middle + 4, [key])
+        for edge, text in zip(EDGES, _figures(arms[arm]), strict=True):
+            svg.text(edge, middle + 4, text, anchor="end")
+    note = "± of a loss: standard deviation over seeds · ± of a difference: half its 95 % interval"
+    svg.text(0, TABLE + ROW * len(arms) + 20, note, fill=MUTED)
+    return svg.picture(COLUMNS, ((n, a["runs"], *_figures(a)) for n, a in arms.items()))
+
+
+def about(recorded: dict[str, Any]) -> str:
+    """Where and when it ran, and on how much text."""
+    made = recorded["provenance"]
+    words = [f"recorded on {made['device']}", made["date"], f"commit {made['commit']}"]
+    return " · ".join(
+        [*words, f"{recorded['steps']} steps", f"{_short(recorded['tokens'])} tokens"]
+    )
+
+
+def _figures(arm: dict[str, Any]) -> tuple[str, ...]:
+    """The columns at the right; nothing where an arm has none."""
+    minus, peak, effect = (arm.get(n) for n in ("loss_minus_base", "of_peak", "effective_experts"))
+    return (
+        mean_sd(arm["validation_loss"], 3),
+        _difference(minus) if minus else "",
+        _short(arm["parameters"]),
+        _short(arm["tokens_per_second"]["mean"]),
+        f"{peak['mean']:.0%}" if peak else "",
+        f"{effect['mean']:.1f} of {arm['experts']}" if effect else "",
+        f"{arm['dead_experts']['mean']:.1f}" if effect else "",
+    )
+
+
+def _difference(figure: dict[str, Any]) -> str:
+    interval = figure["interval"]
+    return f"{figure['mean']:+z.3f}" + (f" ± {interval:.3f}" if interval is not None else "")
+
+
+# What the recorded runs say, in words.
+
+
+def told_difference(arm: str, base: str, figure: dict[str, Any]) -> str:
+    """One arm's held-out loss beside another's: a difference within its interval is not shown."""
+    mean, interval, seeds = figure["mean"], figure["interval"], len(figure["values"])
+    if interval is None:
+        return f"A difference between {arm} and {base} is not shown (one seed)."
+    spread = f"95 % interval {mean - interval:+.3f} to {mean + interval:+.3f}, {seeds} seeds"
+    if abs(mean) <= interval:
+        return f"A difference between {arm} and {base} is not shown ({spread})."
+    below = "below" if mean < 0 else "above"
+    return f"{arm} ended {abs(mean):.3f} nats per token {below} {base} ({spread})."
+
+
+def told_race(recorded: dict[str, Any]) -> str:
+    """Who is ahead after equal tokens, and who is faster."""
+    return " ".join([_setting(recorded), *_differences(recorded), *_speeds(recorded, "MoE")])
+
+
+def told_experts(recorded: dict[str, Any]) -> str:
+    """What more experts change in the loss and in the speed."""
+    sparse = [name for name in recorded["arms"] if name != recorded["base"]]
+    parts = [_setting(recorded)]
+    if slope := recorded.get("loss_per_doubling"):
+        ends = [slope["mean"] + sign * slope["interval"] for sign in (-1, 1)]
+        spread = f"95 % interval of a straight line, {ends[0]:+.3f} to {ends[1]:+.3f}"
+        if ends[0] <= 0 <= ends[1]:
+            parts.append(f"An effect of more experts on the loss is not shown ({spread}).")
+        else:
+            way = "lowers" if slope["mean"] < 0 else "raises"
+            size = f"{abs(slope['mean']):.3f} nats per token"
+            parts.append(f"Each doubling of E {way} the held-out loss by {size} ({spread}).")
+    elif sparse:
+        parts.append("Too few sizes were trained to tell what more experts change.")
+    return " ".join([*parts, *_speeds(recorded, sparse[-1] if sparse else "")])
+
+
+def told_collapse(recorded: dict[str, Any]) -> str:
+    """Who is left under every cure; and the losses beside that without a cure."""
+    parts = [_setting(recorded)]
+    for name, arm in recorded["arms"].items():
+        if effect := arm.get("effective_experts"):
+            cure = "Without a cure" if name == recorded["base"] else f"Under {name}"
+            parts.append(
+                f"{cure} {arm['dead_experts']['mean']:.0f} of {arm['experts']} experts are dead in "
+                f"the least even layer, and {effect['mean']:.1f} are in effect."
+            )
+    return " ".join([*parts, *_differences(recorded)])
+
+
+def _setting(recorded: dict[str, Any]) -> str:
+    arms = recorded["arms"].values()
+    active = max(arm["active_parameters"] for arm in arms)
+    return (
+        f"All arms read the same {_short(recorded['tokens'])} tokens, with at most "
+        f"{_short(active)} active parameters."
+    )
+
+
+def _short(value: float) -> str:
+    return si(value, "").strip()
+
+
+def _differences(recorded: dict[str, Any]) -> Iterator[str]:
+    arms = recorded["arms"]
+    found = {name: arm["loss_minus_base"] for name, arm in arms.items() if "loss_minus_base" in arm}
+    if found and all(figure["interval"] is None for figure in found.values()):
+        yield "With one seed no difference of loss is shown to be more than luck."
+        return
+    for name, figure in found.items():
+        yield told_difference(name, recorded["base"], figure)
+
+
+def _speeds(recorded: dict[str, Any], arm: str) -> Iterator[str]:
+    """How fast an arm reads beside the first one."""
+    both = [recorded["arms"].get(name) for name in (arm, recorded["base"])]
+    if arm != recorded["base"] and all(both):
+        fast, slow = (one["tokens_per_second"]["mean"] for one in both if one)
+        yield f"{arm} read {fast / slow:.2f} times the tokens of {recorded['base']} per second."
+
+
+TOLD = {"gpu_race": told_race, "gpu_experts": told_experts, "gpu_collapse": told_collapse}
+TITLES = {
+    "gpu_race": "Dense against MoE on a GPU",
+    "gpu_experts": "More and more experts on a GPU",
+    "gpu_collapse": "Collapse and three cures on a GPU",
+}
