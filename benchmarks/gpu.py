@@ -44,7 +44,7 @@ from moeviz_kernels.configs import Gemm
 from visit import Phase, load
 
 # When a phase ends, as a share of the visit.
-ENDS = {"check": 0.15, "sweep": 0.25, "layer": 0.58, "train": 0.985}
+ENDS = {"check": 0.15, "sweep": 0.25, "layer": 0.63, "train": 0.985}
 LAST_CASE_S = 20.0  # for what the layer has begun when its budget ends
 GRACE_S = 5.0  # for a phase to end by itself after its deadline
 SUMMARY_LINES = 40
