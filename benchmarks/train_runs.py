@@ -7,6 +7,7 @@ are kept as soon as it has ended. `records` makes of them what notebooks show.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from moeviz.experiments import gpu_collapse, gpu_experts, gpu_race
@@ -23,6 +24,8 @@ SHARES: dict[Experiment, float] = {
     gpu_experts.EXPERIMENT: 0.55,
     gpu_collapse.EXPERIMENT: 1.0,
 }
+# What the log says of a probe, a plan and a run.
+LOGGED = ("step", "steps", "validation_loss", "tokens_per_second", "of_peak", "dead_experts")
 SLICE = 200_000  # characters of the embedded text that a rehearsal reads
 
 
@@ -34,9 +37,16 @@ def text(rehearse: bool) -> Corpus:
 def train(phase: Phase, corpus: Corpus, rehearse: bool) -> None:
     """All experiments, one after the other; results go to the phase, run by run."""
     setting = Setting(TOY_SIZE, corpus) if rehearse else gpu_setting(corpus)
+
+    def item(key: str, measure: Callable[[], Any]) -> Any:
+        result = phase.item(key, measure)
+        told = {name: value for name, value in (result or {}).items() if name in LOGGED}
+        print(f"train: {key}: {told}, {phase.left():.0f} s are left", flush=True)
+        return result
+
     for experiment, share in SHARES.items():
         end = phase.clock() + share * phase.left()
-        record(experiment, setting, lambda end=end: end - phase.clock(), phase.item)
+        record(experiment, setting, lambda end=end: end - phase.clock(), item)
 
 
 def toy_text() -> Corpus:
