@@ -7,7 +7,8 @@
         one program: BLOCK_M rows of one expert, BLOCK_N columns
 
 Forward it is the down-projection h W2^T; backward, the gradient of the gathered rows, dz W13. The
-two differ in the strides of the matrix alone.
+two differ in the strides of the matrix alone. Paths "tma" and "flat", drawn in tma.py, read both
+operands by descriptor.
 """
 
 from __future__ import annotations
