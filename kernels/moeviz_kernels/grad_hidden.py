@@ -9,7 +9,7 @@
 
 <dO, W2 a> = <dO W2, a>: the weight's gradient falls out here, and neither the experts' output nor
 its gradient is ever stored. A program sees BLOCK_N of the F columns and writes its part of the sum;
-the parts are added in a fixed order.
+the parts are added in a fixed order. Paths "tma" and "flat", in tma.py, read W2 by descriptor.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ weights are read, row by row: so both are one product, and the pair that SwiGLU 
 one thread. The combine weight multiplies the hidden rows: W2 is linear, so the sum over a token's
 experts then needs no weights, and the gradient of the weight is <dO W2, a>, for which the experts'
 output need not be kept.
+
+Paths "tma" and "flat", drawn in tma.py, read W13 by descriptor, gate rows above up rows.
 """
 
 from __future__ import annotations
