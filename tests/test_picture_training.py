@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from helpers.picture_cases import (
     seeds,
 )
 from helpers.pictures import corners, marks, table, texts, values
+from moeviz import nb
+from moeviz.experiments import recorded
 from moeviz.experiments.routers_trained import DENSE, arms
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
@@ -375,3 +378,18 @@ def test_every_run_of_a_gpu_is_a_line_that_ends_at_its_last_token():
     picture = at_scale("gpu_race", make_gpu_run(seeds=2))
     ends = [corners(line)[-1, 0] for line in marks(picture, "polyline")]
     assert sorted(ends) == [430.0] * 4 + [868.0] * 2
+
+
+def test_a_notebook_shows_a_gpus_run_or_says_that_there_is_none(tmp_path, monkeypatch, capsys):
+    def missing(*parts):
+        raise FileNotFoundError(*parts)
+
+    monkeypatch.setattr(recorded, "data_path", missing)
+    nb.show_gpu_run("gpu_collapse")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("Not recorded yet: ") and "experiment gpu_collapse --seconds" in line
+    path = tmp_path / "gpu_race.json"
+    path.write_text(json.dumps(make_gpu_run()))
+    monkeypatch.setattr(recorded, "data_path", lambda *parts: tmp_path / parts[-1])
+    nb.show_gpu_run("gpu_race")
+    assert at_scale("gpu_race", make_gpu_run()).summary in capsys.readouterr().out

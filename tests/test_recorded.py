@@ -48,7 +48,7 @@ def test_every_recording_says_where_it_comes_from(path):
             meta = json.loads(file.metadata()[HEADER_KEY])["meta"]
     for name in ("command", "commit", "date", "device", "versions"):
         assert meta[name], name
-    assert meta["command"].startswith("python -m moeviz experiment ")
+    assert meta["command"].startswith(("python -m moeviz experiment ", "python -m moeviz bench "))
 
 
 @pytest.mark.parametrize("module", [race, collapse], ids=["race", "collapse"])
