@@ -76,11 +76,11 @@ def autosave_folder(name: str) -> Path:
 def provenance(command: str) -> dict[str, Any]:
     """Commit, fingerprint of the code, command, device, versions and date of this moment.
 
-    Where the code travels without its repository, MOEVIZ_COMMIT names the commit.
+    MOEVIZ_COMMIT names the commit of code that travels without its repository, or with another one.
     """
     return {
         "command": command,
-        "commit": _commit() or os.environ.get("MOEVIZ_COMMIT"),
+        "commit": os.environ.get("MOEVIZ_COMMIT") or _commit(),
         "code": code_fingerprint(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": device_name(),

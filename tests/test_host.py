@@ -45,6 +45,11 @@ def test_the_commit_of_a_strangers_repository_is_not_ours(repository, place):
     assert commit_of(installed(repository / place)) is None
 
 
+def test_a_named_commit_goes_before_the_repository_that_the_code_lies_in(repository, monkeypatch):
+    monkeypatch.setenv("MOEVIZ_COMMIT", "abc123")
+    assert commit_of(installed(repository / "lib")) == "abc123"
+
+
 def test_the_commit_of_our_checkout_is_told_with_a_plus_where_files_were_changed(
     repository, monkeypatch
 ):

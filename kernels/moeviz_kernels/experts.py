@@ -74,7 +74,7 @@ def _forward(
 
 @_forward.register_fake
 def _(x_TD, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, save):
-    return torch.empty_like(x_TD), x_TD.new_empty(token.numel() * save, w13_E2FD.shape[1])
+    return torch.empty_like(x_TD), x_TD.new_empty(token.numel() if save else 0, w13_E2FD.shape[1])
 
 
 @torch.library.custom_op("moeviz::experts_backward", mutates_args=())
