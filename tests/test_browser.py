@@ -28,6 +28,20 @@ ALL = browser.notebook(
     "panels.InsideLayer()",
     'panels.Predict("a", "Which?", ["this", "that"], reveal="That.")',
 )
+# Loses what threads send, as Colab does: only what answers a message of the page gets there.
+THREADS_ARE_LOST = """\
+import threading
+from ipykernel.comm.comm import BaseComm
+
+publish, lost = BaseComm.publish_msg, []
+
+def publish_msg(self, *args, **options):
+    name = threading.current_thread().name
+    answers = name.startswith(("MainThread", "subshell"))
+    return publish(self, *args, **options) if answers else lost.append(name)
+
+BaseComm.publish_msg = publish_msg"""
+TWO_LIVE = (IMPORT, "text = panels.RouteText()\ntext", "race = panels.Race()\nrace")
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -244,6 +258,40 @@ def test_a_race_goes_on_after_a_restart_of_the_kernel(page):
     wait_live(page, experts=16, seed=0)
     assert step(page) >= kept - 1
     wait_step(page, kept + 1)
+
+
+# Both: what threads say
+
+
+def beats(page):
+    """Whether the page has beaten, in either panel, since its cell ran."""
+    values = browser.run_in_kernel(page, "print(*(p.pulse.box.value for p in (text, race)))")
+    return bool(values.strip())
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "heard"])
+def test_what_threads_say_is_seen(page, lost):
+    put_and_open(page, browser.notebook(*TWO_LIVE))
+    if lost:
+        browser.run_in_kernel(page, THREADS_ARE_LOST)
+    assert browser.run_all(page) == []
+    browser.write(page, f"{TEXT_PANEL} .moeviz-text", "one dog, two dogs")
+    wait_tokens(page, "one dog, two dogs")
+    browser.click(page, ".moeviz-play")
+    wait_live(page, experts=16, seed=0)
+    wait_step(page, 5)
+    assert beats(page) == lost
+    assert browser.run_all(page) == []  # the cells once more, while it trains
+    wait_live(page, experts=16, seed=0)
+    wait_step(page, step(page) + 5)
+    browser.click(page, ".moeviz-pause")
+    browser.wait_status(page, RACE, "Paused.")
+    page.wait_for_timeout(600)
+    at, beat = step(page), "print(race.pulse.box.value)"
+    last = browser.run_in_kernel(page, beat)
+    page.wait_for_timeout(600)
+    assert step(page) == at and browser.run_in_kernel(page, beat) == last, "it rests"
+    assert beats(page) == lost
 
 
 # 02: stage by stage

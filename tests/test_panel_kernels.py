@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -282,7 +283,8 @@ def test_a_real_contest_of_the_smallest_kind():
 
 
 def test_a_worker_serves_the_latest_and_rests():
-    worker = background.Worker("moeviz-test", contextlib.nullcontext)
+    pulse = SimpleNamespace(begin=lambda: None)
+    worker = background.Worker("moeviz-test", contextlib.nullcontext, pulse)
     done, hold = [], threading.Event()
     worker.ask(lambda: hold.wait(10))
     for number in range(5):

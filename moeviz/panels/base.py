@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import ipywidgets as widgets
 
 from moeviz.panels.controls import switch, text_box
+from moeviz.panels.pulse import OURS, Pulse
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
@@ -48,7 +49,8 @@ class Panel(widgets.VBox):
     def __init__(self, *rows: Row) -> None:
         self.controls: dict[str, widgets.Widget] = {}
         self._lock = threading.RLock()
-        self.worker = Worker(f"moeviz-{self.kind}", self.guarded)
+        self.pulse = Pulse(self, lambda: self.busy, self._lock)
+        self.worker = Worker(f"{OURS}{self.kind}", self.guarded, self.pulse)
         self.drawn: Picture | None = None
         self._quiet = False
         self.picture = widgets.HTML().add_class("moeviz-picture")
@@ -59,7 +61,7 @@ class Panel(widgets.VBox):
         self.state_box.continuous_update = False
         bars = [self._bar([row] if isinstance(row, dict) else row) for row in rows]
         under = self._bar([self.show_table, self.state_box])
-        super().__init__([*bars, self.status, self.picture, under, self.table])
+        super().__init__([*bars, self.status, self.picture, under, self.table, self.pulse])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
         for name, control in self.controls.items():
@@ -101,6 +103,11 @@ class Panel(widgets.VBox):
     def state_values(self) -> dict[str, Any]:
         """What the state string holds."""
         return self.values
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread has work whose outcome is to be shown here."""
+        return self.worker.busy
 
     # What a subclass uses.
 

@@ -163,9 +163,8 @@ class LivePanel(Panel):
             self.timeline.value = 100
             self._aside, self._offered = "", False
             self._forget_autosave()
-            run = type(self).run
-            if run is not None:
-                run.reset(self._builder(anew=True))
+            if type(self).run is not None:
+                self._live().reset(self._builder(anew=True))
             else:
                 self._frame = None
                 self.say(f"Ready. Press Play to train {self.trained} here, on this machine.")
@@ -174,18 +173,25 @@ class LivePanel(Panel):
     def _autosave(self) -> Path:
         return autosave_folder(self.kind)
 
+    @property
+    def busy(self) -> bool:
+        run = type(self).run
+        return super().busy or (run is not None and run.busy)
+
     def _live(self) -> LiveRun:
-        """The run's thread, begun at the first command."""
+        """The run's thread, begun at the first command, to be given one."""
         kind = type(self)
         if kind.run is None:
             self.say("Loading PyTorch: some seconds, once…")
             from moeviz.training.live import LiveRun
 
             kind.run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave)
+        self.pulse.begin()
         return kind.run
 
     def _take_over(self, run: LiveRun) -> None:
         """This panel was made while a run exists: show that one."""
+        self.pulse.begin()
         run.publish = self._on_frame
         self._frame = run.frame
         self._choose(type(self)._asked)

@@ -6,18 +6,28 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from moeviz.panels.pulse import Pulse
+
 
 class Worker:
     """One daemon thread at most, called `name`. Of requests that come while it works only the
-    latest is served; each inside `guarded()`, which hears of what goes wrong."""
+    latest is served; each inside `guarded()`, which hears of what goes wrong. What it says comes
+    to the page by the pulse."""
 
-    def __init__(self, name: str, guarded: Callable[[], AbstractContextManager[None]]) -> None:
-        self._name, self._guarded = name, guarded
+    def __init__(
+        self, name: str, guarded: Callable[[], AbstractContextManager[None]], pulse: Pulse
+    ) -> None:
+        self._name, self._guarded, self._pulse = name, guarded, pulse
         self._next: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None
+
     def ask(self, work: Callable[[], None]) -> None:
+        self._pulse.begin()
         with self._lock:
             self._next = work
             if self._thread is None:

@@ -66,13 +66,18 @@ class LiveRun:
         self.autosave = autosave
         self._build = build
         self._learners: Learners | None = None
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue()
         self._going = False
         self._closed = False
         self._unsaved = ""  # why the last autosave failed: said until one succeeds
         self._published_at = self._saved_at = 0.0
         self._thread = threading.Thread(target=self._loop, name="moeviz-live", daemon=True)
         self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it trains or has a command to obey: more Frames may come."""
+        return self._going or self._commands.unfinished_tasks > 0
 
     # Commands: each returns at once, and the thread obeys between two steps.
 
@@ -114,21 +119,25 @@ class LiveRun:
     def _loop(self) -> None:
         leave_a_core_free()
         while not self._closed:
-            try:
-                if self._going and self._commands.empty():
-                    self._advance()
-                else:
-                    self._commands.get()()
-            except (NonFiniteLossError, ValueError, OSError) as error:
-                self._fail(str(error), unexpected=False)
-            except Exception as error:
-                log.exception("A live run failed")
-                self._fail(f"Something broke inside moeviz: {error!r}.", unexpected=True)
+            if self._going and self._commands.empty():
+                self._turn(self._advance)
+            else:
+                self._turn(self._commands.get())
+                self._commands.task_done()
+
+    def _turn(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (NonFiniteLossError, ValueError, OSError) as error:
+            self._fail(str(error), unexpected=False)
+        except Exception as error:
+            log.exception("A live run failed")
+            self._fail(f"Something broke inside moeviz: {error!r}.", unexpected=True)
 
     def _fail(self, sentence: str, *, unexpected: bool) -> None:
-        self._going = False
         snapshots = () if self._learners is None else self._snapshots(self._learners)
         self._show(Frame("failed", sentence, snapshots, unexpected))
+        self._going = False
 
     def _start(self) -> None:
         if self._going:
@@ -186,8 +195,8 @@ class LiveRun:
         # Turns by steps: the learner that is behind goes first, so the two stay side by side.
         unfinished = [t for t in learners.values() if t.step < t.config.steps]
         if not unfinished:
-            self._going = False
             self._report("finished", "Finished.")
+            self._going = False  # not before it was shown: see busy
             return
         behind = min(unfinished, key=lambda trainer: trainer.step)
         next(behind)

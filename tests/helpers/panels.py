@@ -15,6 +15,7 @@ import pytest
 
 from moeviz import panels
 from moeviz.panels.costs.model_anatomy import CONFIG
+from moeviz.panels.pulse import family
 
 NASTY = "<script>alert(\"x\")</script> & 'q' ]]> {{x}}\n\t% + # ="
 # What a callback raises, and what a thread raises, would pass unseen otherwise.
@@ -166,10 +167,6 @@ def twin(panel):
     table = ElementTree.fromstring(panel.table.value)
     rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
     return rows, table.find(".//caption").text
-
-
-def family(widget):
-    return [widget, *(w for child in getattr(widget, "children", ()) for w in family(child))]
 
 
 def find(panel, name):

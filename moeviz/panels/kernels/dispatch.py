@@ -9,6 +9,7 @@ from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels import shipped_model
 from moeviz.panels.controls import button, choice, seed_box, skew_slider, text_box, whole_slider
+from moeviz.panels.pulse import OURS
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.dispatch import dispatch
@@ -85,8 +86,16 @@ class Dispatch(ReadingPanel):
             if trace.at(step)[0] != self.stage.value:
                 self.controls["step"].value = trace.step_at(self.stage.value)
 
+    @property
+    def busy(self) -> bool:
+        return super().busy or self._plays
+
+    @property
+    def _plays(self) -> bool:
+        return self._stop_playing is not None and not self._stop_playing.is_set()
+
     def _play(self) -> None:
-        if self._stop_playing is not None and not self._stop_playing.is_set():
+        if self._plays:
             return
         step, stop = self.controls["step"], threading.Event()
         self._stop_playing = stop
@@ -99,7 +108,8 @@ class Dispatch(ReadingPanel):
                     step.value += 1
             stop.set()
 
-        threading.Thread(target=run, name="moeviz-dispatch-play", daemon=True).start()
+        self.pulse.begin()
+        threading.Thread(target=run, name=f"{OURS}dispatch-play", daemon=True).start()
 
     def _pause(self) -> None:
         if self._stop_playing is not None:
