@@ -15,8 +15,9 @@ from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets as widgets
 
+from moeviz.panels import cell
 from moeviz.panels.controls import switch, text_box
-from moeviz.panels.pulse import OURS, Pulse
+from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
@@ -69,6 +70,7 @@ class Panel(widgets.VBox):
             control.observe(lambda _: self.changed(), "value")
         self.show_table.observe(lambda _: self._draw_table(), "value")
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")
+        cell.replaces(self)
         self.begin()
 
     def _bar(self, items: Sequence[dict[str, widgets.Widget] | widgets.Widget]) -> widgets.HBox:
@@ -96,6 +98,9 @@ class Panel(widgets.VBox):
         if not self._quiet:
             self.refresh()
 
+    def end(self) -> None:
+        """It is closed: what only it would show need not go on."""
+
     def check_state(self, given: dict[str, str]) -> None:
         """A state is about to be read: offer what its values may be of. ValueError where they
         exclude each other; this is then called again with the values of before."""
@@ -108,6 +113,19 @@ class Panel(widgets.VBox):
     def busy(self) -> bool:
         """Whether a thread has work whose outcome is to be shown here."""
         return self.worker.busy
+
+    def close(self) -> None:
+        """Take it off the page, with all that it holds."""
+        if self.comm is None:  # closed before, or never made
+            return
+        self.end()
+        with self._lock:
+            for widget in family(self)[1:]:
+                for part in (widget.layout, getattr(widget, "style", None), widget):
+                    if part is not None:
+                        part.close()
+            self.layout.close()
+            super().close()
 
     # What a subclass uses.
 

@@ -40,6 +40,9 @@ class TimedPanel(Panel):
     def here(self) -> bool:
         return bool(self.controls["machine"].value == HERE)
 
+    def end(self) -> None:
+        self._stop.set()
+
     def measure(self) -> Callable[[], None]:
         """What the thread is to do for the controls as they are now; it may raise Stopped."""
         raise NotImplementedError

@@ -94,6 +94,9 @@ class Dispatch(ReadingPanel):
     def _plays(self) -> bool:
         return self._stop_playing is not None and not self._stop_playing.is_set()
 
+    def end(self) -> None:
+        self._pause()
+
     def _play(self) -> None:
         if self._plays:
             return

@@ -1,0 +1,125 @@
+"""A cell that runs again closes the panels that it made before, and nothing of them stays."""
+
+import gc
+import threading
+
+import ipywidgets
+import pytest
+
+from helpers.live import live_threads, obey, play, step
+from helpers.panels import LOUD, exhibit, family, said
+from moeviz import panels
+from moeviz.panels import cell
+from moeviz.panels.base import Panel
+
+pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
+JUPYTERLAB, COLAB = (lambda name: {"cellId": name}), (lambda name: {"colab": {"cell_id": name}})
+RERUNS = 30
+# All widgets on the page, where ipywidgets 8 and 7 keep them.
+MODULE = ipywidgets.widgets.widget
+INSTANCES = MODULE._instances if hasattr(MODULE, "_instances") else ipywidgets.Widget.widgets
+
+
+class Shell:
+    """What a panel sees of the IPython that runs its cell."""
+
+    def __init__(self, metadata):
+        self.metadata, self.user_ns, self.runs = metadata, {"_oh": {}}, 0
+
+    def get_parent(self):
+        return self.parent
+
+    def run(self, name, make):
+        """Run the cell of this name, and keep what it shows as IPython does."""
+        self.runs += 1
+        self.parent = {"header": {"msg_id": str(self.runs)}, "metadata": self.metadata(name)}
+        shown = self.user_ns["_oh"][self.runs] = self.user_ns[f"_{self.runs}"] = make()
+        self.parent = {}
+        return shown
+
+
+@pytest.fixture(params=[JUPYTERLAB, COLAB], ids=["JupyterLab", "Colab"])
+def shell(request, monkeypatch):
+    made = Shell(request.param)
+    monkeypatch.setattr(cell, "_shell", lambda: made)
+    monkeypatch.setattr(cell, "_made", {})
+    return made
+
+
+def shown(panel):
+    return panel.comm is not None
+
+
+def test_its_own_panels_of_before_are_closed_and_no_others(shell):
+    first = shell.run("a", lambda: [panels.TileWaste(), panels.TileWaste()])
+    other = shell.run("b", panels.TileWaste)
+    outside = panels.TileWaste()  # made by a button, say: in no cell
+    assert all(map(shown, [*first, other, outside]))
+    second = shell.run("a", panels.TileWaste)
+    assert all(map(shown, [second, other, outside]))
+    assert not any(w.comm for panel in first for w in family(panel))
+    first[0].close()  # twice is once
+    again = shell.run("a", panels.ModelMap)
+    assert shown(again) and not shown(second)
+
+
+def test_without_the_name_of_a_cell_nothing_is_closed(shell):
+    shell.metadata = lambda name: {}
+    both = [shell.run("a", panels.TileWaste) for _ in range(2)]
+    assert all(map(shown, both))
+
+
+def count():
+    """Panels, widgets on the page, threads."""
+    gc.collect()
+    return (
+        sum(issubclass(type(thing), Panel) for thing in gc.get_objects()),
+        len(INSTANCES),
+        threading.active_count(),
+    )
+
+
+@pytest.mark.parametrize("name", ["Race", "Collapse", "CompareRouters", "Dispatch", "Contenders"])
+def test_reruns_leave_nothing_behind(name, shell):
+    kind = exhibit(name)
+    for _ in range(2):
+        shell.run("a", kind)
+    before = count()
+    for _ in range(RERUNS):
+        panel = shell.run("a", kind)
+    assert count() == before and shown(panel)
+    assert list(shell.user_ns["_oh"].values()) == [panel]
+
+
+def test_a_run_goes_on_in_the_panel_of_the_cell_made_anew(shell, track):
+    first = shell.run("a", panels.Race)
+    play(first, 3)
+    for _ in range(RERUNS):
+        panel = shell.run("a", panels.Race)
+    assert len(live_threads()) == 1
+    play(panel, panel.run.frame.learners[0].step + 3)
+    obey(panel, "pause", "Paused.")
+    step(panel)
+    assert not shown(first) and "One step done." in said(panel)
+
+
+def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
+    from moeviz.experiments import backends_timed
+    from moeviz.panels.kernels import dispatch
+
+    def endless(num_experts, *, on_turn):
+        while on_turn(1, 2):
+            pass
+        raise backends_timed.Stopped
+
+    monkeypatch.setattr(backends_timed, "contest", endless)
+    monkeypatch.setattr(dispatch, "PLAY_SECONDS", 0.01)
+    for name, button in (("Contenders", "run"), ("Dispatch", "play")):
+        panel = shell.run(name, exhibit(name))
+        next(w for w in family(panel) if f"moeviz-{button}" in w._dom_classes).click()
+        assert panel.busy
+        shell.run(name, exhibit(name))
+        for thread in threading.enumerate():
+            if thread.name.startswith("moeviz-"):
+                thread.join(10)
+        assert not panel.busy
