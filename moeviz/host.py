@@ -39,6 +39,13 @@ def device_name() -> str:
     return processor_name()
 
 
+def has_gpu() -> bool:
+    """Whether torch will see an NVIDIA GPU: the driver is loaded and torch is no CPU build. Asked
+    without importing it."""
+    torch = package_version("torch") or "+cpu"
+    return Path("/proc/driver/nvidia/version").exists() and not torch.endswith("+cpu")
+
+
 def package_version(distribution: str) -> str | None:
     """The version installed, found without importing it; None where there is none."""
     try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
 from moeviz.experiments.recorded import recorded_on_gpu
-from moeviz.host import package_version
+from moeviz.host import has_gpu, package_version
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
 from moeviz.pictures.training.at_scale import at_scale
@@ -39,7 +38,7 @@ def setup() -> None:
         f"ipywidgets {widgets}",
     ]
     if torch:
-        device = _device(torch)
+        device = "NVIDIA GPU" if has_gpu() else "CPU"
         # Which one a GPU runs hangs on its compute capability, and asking would import torch.
         backend = "grouped" if device == "CPU" else "Triton or matmul (see python -m moeviz doctor)"
         parts.append(f"{device}, {backend} expert backend")
@@ -74,9 +73,3 @@ def show_figure(figure: Figure) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     display(Image(data.getvalue()))
-
-
-def _device(torch_version: str) -> str:
-    """NVIDIA GPU where the driver is loaded and torch is not the CPU build, else CPU."""
-    has_driver = Path("/proc/driver/nvidia/version").exists()
-    return "NVIDIA GPU" if has_driver and not torch_version.endswith("+cpu") else "CPU"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.experiments import Progress
+from moeviz.experiments.larger import SMALL, enlarged
 from moeviz.experiments.recording import mean_sd, resumed, small_model, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
@@ -41,23 +42,31 @@ def race_training(seed: int, steps: int = 600) -> TrainConfig:
     )
 
 
-def build_race(num_experts: int, top_k: int, seed: int, steps: int = 600) -> dict[str, Trainer]:
+def _contestants(
+    num_experts: int, top_k: int, train: TrainConfig, size: str
+) -> dict[str, tuple[ModelConfig, TrainConfig]]:
+    pairs = {label: (model, train) for label, model in race_models(num_experts, top_k).items()}
+    return pairs if size == SMALL else {label: enlarged(*pair) for label, pair in pairs.items()}
+
+
+def build_race(
+    num_experts: int, top_k: int, seed: int, steps: int = 600, size: str = SMALL
+) -> dict[str, Trainer]:
     """Both contestants, ready to train on the embedded corpus with the same batches."""
     corpus = load_corpus()
-    models = race_models(num_experts, top_k)
-    return {
-        label: Trainer(model, race_training(seed, steps), corpus) for label, model in models.items()
-    }
+    pairs = _contestants(num_experts, top_k, race_training(seed, steps), size)
+    return {label: Trainer(*pair, corpus) for label, pair in pairs.items()}
 
 
-def resume_race(folder: Path, num_experts: int, top_k: int, seed: int) -> dict[str, Trainer] | None:
+def resume_race(
+    folder: Path, num_experts: int, top_k: int, seed: int, size: str = SMALL
+) -> dict[str, Trainer] | None:
     """The contestants that an interrupted race left in a folder; None where there are none, or
     they are of another race, or damaged."""
     corpus = load_corpus()
-    models, train = race_models(num_experts, top_k), race_training(seed)
     learners = {}
-    for label, model in models.items():
-        trainer = resumed(folder / f"{label}.safetensors", model, train, corpus)
+    for label, pair in _contestants(num_experts, top_k, race_training(seed), size).items():
+        trainer = resumed(folder / f"{label}.safetensors", *pair, corpus)
         if trainer is None:
             return None
         learners[label] = trainer

@@ -7,6 +7,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from moeviz.experiments.larger import LARGE, SMALL, offer
+from moeviz.host import has_gpu
+
 # ipywidgets 8 puts the buttons of ToggleButtons under their label; this class of its style sheet,
 # which 7 gives them itself, puts them beside it.
 BESIDE_LABEL = "widget-inline-hbox"
@@ -42,6 +45,13 @@ def whole_box(label: str, last: int, value: int = 0) -> widgets.BoundedIntText:
     return widgets.BoundedIntText(
         value, min=0, max=last, description=label, layout=widgets.Layout(width="150px")
     )
+
+
+def size_choice(num_experts: int, active_width: int) -> dict[str, widgets.Widget]:
+    """The small size or the large one, and what that takes; nothing where there is no GPU."""
+    large = offer(num_experts, active_width)
+    sizes = ((SMALL, SMALL), (large, LARGE))
+    return {"size": choice("Size", sizes, SMALL, "230px")} if has_gpu() else {}
 
 
 def skew_slider(value: float = 0.0) -> widgets.FloatSlider:

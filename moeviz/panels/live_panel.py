@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets as widgets
 from traitlets import TraitError
 
+from moeviz.experiments.larger import SMALL
 from moeviz.host import autosave_folder
 from moeviz.panels.base import Panel, Row
 from moeviz.panels.controls import button, switch, whole_slider
@@ -94,6 +95,15 @@ class LivePanel(Panel):
     def _sentence(self, frame: Frame) -> str:
         """What a frame says to the learner."""
         return frame.message
+
+    # The small size, which is the only one without a GPU, stands in no state.
+
+    def state_values(self) -> dict[str, Any]:
+        return {name: v for name, v in self.values.items() if (name, v) != ("size", SMALL)}
+
+    def check_state(self, given: dict[str, str]) -> None:
+        if "size" in self.controls:
+            given.setdefault("size", SMALL)
 
     # What a subclass uses.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
+from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.panels.controls import button, choice, seed_box, whole_box
+from moeviz.panels.controls import button, choice, seed_box, size_choice, whole_box
 from moeviz.panels.cures_choice import chosen_cures, cure_controls
 from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 MODEL = "MoE"  # the one learner's name
 REFUSAL_SECONDS = 8.0  # how long a refusal is said while frames come in
 
-Configuration = tuple[Cures, int]
+ACTIVE_WIDTH = 256  # of the model at the small size
+
+Configuration = tuple[Cures, int, str]  # cures, seed, size
 
 
 class Collapse(LivePanel):
@@ -46,7 +49,9 @@ class Collapse(LivePanel):
 
     def __init__(self) -> None:
         runs, self._provenance = recorded_runs("collapse")
-        self._recorded = {(ARMS[s.label], s.meta["train"]["seed"]): _labelled(s) for s in runs}
+        self._recorded = {
+            (ARMS[s.label], s.meta["train"]["seed"], SMALL): _labelled(s) for s in runs
+        }
         num_experts = runs[0].curve.load.shape[2]
         self.victim = whole_box("or expert", num_experts - 1).add_class("moeviz-victim")
         self._refusal = ("", 0.0)
@@ -58,7 +63,11 @@ class Collapse(LivePanel):
                 self.victim,
                 button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.victim.value)),
             ],
-            last={"layer": choice("Layer", (0, 1), 1, "44px"), "seed": seed_box()},
+            last={
+                "layer": choice("Layer", (0, 1), 1, "44px"),
+                "seed": seed_box(),
+                **size_choice(num_experts, ACTIVE_WIDTH),
+            },
         )
 
     def begin(self) -> None:
@@ -70,7 +79,7 @@ class Collapse(LivePanel):
     def _configuration(self) -> Configuration:
         """ValueError where two cures exclude each other."""
         values = self.values
-        return chosen_cures(values), int(values["seed"])
+        return chosen_cures(values), int(values["seed"]), values.get("size", SMALL)
 
     def changed(self) -> None:
         if self._quiet:
@@ -107,7 +116,7 @@ class Collapse(LivePanel):
         (run,) = learners
         configuration = self._configured(run.meta) if self.live else self._chosen
         before = self._before
-        plain = (Cures(), configuration[1])
+        plain = (Cures(), *configuration[1:])
         if before is None and configuration != plain:
             before = self._recorded.get(plain)
         killed = self._killed if self.live else ()
@@ -125,18 +134,17 @@ class Collapse(LivePanel):
     def _nothing_yet(self, wanted: Configuration) -> Snapshot:
         """A run of this setting before its first step."""
         any_run = next(iter(self._recorded.values()))
-        label = f"{name_of(wanted[0])}, seed {wanted[1]}"
-        return replace(any_run.at("step", 0), label=label)
+        return replace(any_run.at("step", 0), label=_name(wanted))
 
     # The run.
 
     def _set_controls_to(self, configuration: Any) -> None:
-        cures, seed = configuration
-        values = {name: v for name, v in asdict(cures).items() if name in self.controls}
-        self.set_controls(values | {"z": bool(cures.z), "seed": seed})
+        cures, seed, size = configuration
+        values = asdict(cures) | {"z": bool(cures.z), "seed": seed, "size": size}
+        self.set_controls({name: v for name, v in values.items() if name in self.controls})
 
     def _configured(self, meta: dict[str, Any]) -> Configuration:
-        return cures_of(meta["model"], meta["train"]), meta["train"]["seed"]
+        return _configured(meta)
 
     def _reset(self) -> None:
         if self.live and self.live[-1].step:
@@ -149,7 +157,12 @@ class Collapse(LivePanel):
         from moeviz.experiments.collapse import build_collapse, resume_collapse
 
         file = folder and folder / f"{MODEL}.safetensors"
-        trainer = resume_collapse(file, *configuration) if file else build_collapse(*configuration)
+        cures, seed, size = configuration
+        trainer = (
+            resume_collapse(file, cures, seed, size)
+            if file
+            else build_collapse(cures, seed, size=size)
+        )
         if trainer is None:
             return {}
         type(self)._killed = _deaths(trainer)
@@ -216,11 +229,12 @@ class Collapse(LivePanel):
     def _score_lines(self) -> list[str]:
         """Per setting: how many of the runs here collapsed, and of the recorded ones."""
         lines = []
-        for cures in dict.fromkeys(cures for cures, _ in self._scores):
-            ends = [fell for key, fell in self._scores.items() if key[0] == cures]
-            line = f"{name_of(cures)}: collapsed in {sum(ends)} of {len(ends)} runs here"
+        for cures, size in dict.fromkeys((cures, size) for cures, _, size in self._scores):
+            ends = [fell for (c, _, s), fell in self._scores.items() if (c, s) == (cures, size)]
+            large = f", {LARGE}" * (size == LARGE)
+            line = f"{name_of(cures)}{large}: collapsed in {sum(ends)} of {len(ends)} runs here"
             arm = recorded()["arms"].get(name_of(cures))
-            if arm:
+            if arm and size == SMALL:
                 line += f", in {arm['collapsed']} of {arm['runs']} recorded ones"
             lines.append(f"{line}.")
         if lines and "collapse.survivors" in ANSWERS:
@@ -230,8 +244,17 @@ class Collapse(LivePanel):
 
 def _labelled(run: Snapshot) -> Snapshot:
     """The run under the name of its cures and its seed."""
-    cures = cures_of(run.meta["model"], run.meta["train"])
-    return replace(run, label=f"{name_of(cures)}, seed {run.meta['train']['seed']}")
+    return replace(run, label=_name(_configured(run.meta)))
+
+
+def _configured(meta: dict[str, Any]) -> Configuration:
+    train = meta["train"]
+    return cures_of(meta["model"], train), train["seed"], size_of(train)
+
+
+def _name(configuration: Configuration) -> str:
+    cures, seed, size = configuration
+    return f"{name_of(cures)}, seed {seed}" + f", {LARGE}" * (size == LARGE)
 
 
 def _deaths(trainer: Trainer) -> list[tuple[int, int, int]]:

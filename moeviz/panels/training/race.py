@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.panels.controls import choice, seed_box
+from moeviz.panels.controls import choice, seed_box, size_choice
 from moeviz.panels.live_panel import LivePanel
 from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
 EXPERTS = (4, 8, 16, 32)
 CHOICES = (1, 2, 4)
+ACTIVE_WIDTH = 256  # of both models at the small size
+
+Configuration = tuple[int, int, int, str]  # E, K, seed, size
 
 
 class Race(LivePanel):
@@ -32,7 +36,7 @@ class Race(LivePanel):
     series_label = "then race the next seed"
     labels = ("dense", "MoE")
     # The results of this process: a panel made anew goes on with them.
-    _scores: ClassVar[dict[tuple[int, int, int], dict[str, float]]] = {}
+    _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}
 
     def __init__(self) -> None:
         recorded, self._provenance = recorded_runs("race")
@@ -42,6 +46,7 @@ class Race(LivePanel):
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
                 "top_k": choice("Choices K", CHOICES, 2, "44px"),
                 "seed": seed_box(),
+                **size_choice(max(EXPERTS), ACTIVE_WIDTH),
             },
             last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
         )
@@ -53,8 +58,9 @@ class Race(LivePanel):
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:
-            experts, top_k, seed = self._configured(self.live[-1].meta)
-            return [*self.live], f"live: E = {experts}, K = {top_k}, seed {seed}{self._aside}"
+            experts, top_k, seed, size = self._configured(self.live[-1].meta)
+            named = f"E = {experts}, K = {top_k}, seed {seed}" + f", {LARGE}" * (size == LARGE)
+            return [*self.live], f"live: {named}{self._aside}"
         recorded = self._provenance
         return self._recorded, (
             f"recorded, not live: E = 16, K = 2, seed 0 · {recorded['device']} · {recorded['date']}"
@@ -62,23 +68,25 @@ class Race(LivePanel):
 
     # The run.
 
-    def _configuration(self) -> tuple[int, int, int]:
+    def _configuration(self) -> Configuration:
         values = self.values
-        return values["experts"], values["top_k"], values["seed"]
+        return values["experts"], values["top_k"], values["seed"], values.get("size", SMALL)
 
     def _set_controls_to(self, configuration: Any) -> None:
-        keys = ("experts", "top_k", "seed")
-        self.set_controls(dict(zip(keys, configuration, strict=True)))
+        keys = ("experts", "top_k", "seed", "size")
+        values = dict(zip(keys, configuration, strict=True))
+        self.set_controls({name: v for name, v in values.items() if name in self.controls})
 
-    def _configured(self, meta: dict[str, Any]) -> tuple[int, int, int]:
-        experts = meta["model"]["moe"]
-        return experts["num_experts"], experts["top_k"], meta["train"]["seed"]
+    def _configured(self, meta: dict[str, Any]) -> Configuration:
+        experts, train = meta["model"]["moe"], meta["train"]
+        return experts["num_experts"], experts["top_k"], train["seed"], size_of(train)
 
     def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
         from moeviz.experiments.race import build_race, resume_race
 
         if folder is None:
-            return build_race(*configuration)
+            experts, top_k, seed, size = configuration
+            return build_race(experts, top_k, seed, size=size)
         return resume_race(folder, *configuration) or {}
 
     # The score over seeds.
@@ -91,14 +99,17 @@ class Race(LivePanel):
     def _score_lines(self) -> list[str]:
         """Every finished race, and how the learner's prediction did."""
         lines = []
-        for experts, top_k in sorted({key[:2] for key in self._scores}):
-            gaps = [g for key, g in self._scores.items() if key[:2] == (experts, top_k)]
+        by_kind: dict[tuple[int, int, str], list[dict[str, float]]] = {}
+        for (experts, top_k, _, size), gaps in self._scores.items():
+            by_kind.setdefault((experts, top_k, size), []).append(gaps)
+        for (experts, top_k, size), races in sorted(by_kind.items(), key=lambda item: item[0]):
+            large = f", {LARGE}" * (size == LARGE)
             ends = []
             for axis, words in (("step", "at equal steps"), ("seconds", "at equal seconds")):
-                values = [gap[axis] for gap in gaps]
+                values = [gaps[axis] for gaps in races]
                 ahead = f"MoE ahead in {sum(v > 0 for v in values)} of {len(values)}"
                 ends.append(f"{words} {ahead}, by {mean_sd(over_seeds(values), 3, '+')} nats")
-            lines.append(f"Races here: E = {experts}, K = {top_k}: {'; '.join(ends)}.")
+            lines.append(f"Races here: E = {experts}, K = {top_k}{large}: {'; '.join(ends)}.")
         for axis in ("step", "seconds") if lines else ():
             if f"race.{axis}" in ANSWERS:
                 per = "step" if axis == "step" else "second"
