@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 LARGEST_SEED = 2**31 - 1  # what every random generator here takes
+LARGEST_WHOLE = 2**63 - 1  # what a tensor of whole numbers holds
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 60, 60, 40
 
@@ -18,10 +20,12 @@ def brief(value: Any) -> str:
 
 
 def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """A whole number of at least `low`, and of at most `high` where there is one."""
+    """A whole number of at least `low`, and of at most `high` (None: that of 64 bits)."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
+    most = LARGEST_WHOLE if high is None else high
+    if not whole or not low <= value <= most:
+        limited = high is not None or (whole and value > most)
+        upper = f" and at most {most}" if limited else ""
         raise ValueError(
             f"{name} must be a whole number of at least {low}{upper}, got {brief(value)}."
         )
@@ -37,7 +41,7 @@ def check_number(
     if (
         not number
         or not low <= value <= high
-        or abs(value) == math.inf
+        or abs(value) > sys.float_info.max
         or (open_low and value == low)
     ):
         allowed = f"above {low:g}" if open_low else f"of at least {low:g}"

@@ -1,5 +1,6 @@
 """Every option of every router does something, or is refused in one sentence."""
 
+import random
 import warnings
 
 import pytest
@@ -126,6 +127,80 @@ def test_what_is_refused_alone_acts_with_what_it_needs(option):
 
 def test_every_option_has_a_value_to_try():
     assert {option for _, option in CASES} == OTHER.keys()
+
+
+# Values that make no sense.
+
+ODD = (
+    0, 1, 3, 8, -1, 0.5, 1e-30, 1e30, 10**12, 2**63, 10**310, float("nan"), float("inf"), True,
+    False, None, "raw", "sigmoid", "sign", "sequence", "random", "pad", "batch", [], {}, (1, 2),
+)  # fmt: skip
+
+
+def routes_twice(name, sizes, options, capacity):
+    """Build it, train on some batches of a wide spread, and evaluate."""
+    limit = Capacity(**capacity) if capacity else None
+    made = build_router(name, **SIZES | sizes, capacity=limit, **options)
+    if made.d_model != D:  # of which only a table is made
+        return
+    for scale, training in ((1.0, True), (1e4, True), (1e30, True), (1.0, False)):
+        out = made(scale * normal(T, D), context(T, training, seed=1, length=8))
+        total = sum(out.losses.values(), torch.zeros(()))
+        if total.requires_grad and total.isfinite():
+            total.backward()
+            for values in made.parameters():
+                assert values.grad is None or values.grad.isfinite().all()
+                values.grad = None
+        made.post_step(out.stats)
+
+
+@pytest.mark.filterwarnings("ignore:With top_k=1")
+@pytest.mark.parametrize(
+    "count", [600, pytest.param(10_000, marks=pytest.mark.slow)], ids="{:,} sets".format
+)
+def test_odd_options_route_with_finite_gradients_or_are_refused_in_one_sentence(count):
+    rng, routed = random.Random(count), 0
+    for _ in range(count):
+        name = rng.choice(sorted(ROUTERS))
+        names = [option for option in options_of(name) if option != "capacity"]
+        options = {
+            option: rng.choice(ODD)
+            for option in rng.sample(names, min(len(names), rng.randint(0, 2)))
+        }
+        sizes = {size: rng.choice(ODD) for size in SIZES if rng.random() < 0.05}
+        fields = ("factor", "eval_factor", "priority", "overflow", "pool")
+        capacity = {field: rng.choice(ODD) for field in fields if rng.random() < 0.1}
+        try:
+            routes_twice(name, sizes, options, capacity)
+            routed += 1
+        except ValueError as refusal:
+            assert "\n" not in str(refusal) and str(refusal).endswith("."), refusal
+            assert len(str(refusal)) < 500, refusal
+    assert routed > count / 10
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("token_choice", dict(d_model=10**12), "cannot take these values: .*memory"),
+        ("deepseek_v2", dict(num_experts=0), "num_experts must be a whole number of at least 1"),
+        ("hash", dict(seed="x"), "seed must be a whole number of at least 0"),
+        ("null_experts", dict(zero=True), "zero must be a whole number of at least 0, got True"),
+        ("mixture_of_tokens", dict(group_size=10**400), "group_size must be .* at most 92233720"),
+        ("token_choice", dict(capacity=1.25), "capacity must be a routing.Capacity, got 1.25"),
+        ("token_choice", dict(temperature=10**400), "temperature must be a finite number"),
+    ],
+)
+def test_a_size_that_no_tensor_has_is_refused_when_it_is_built(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_router(name, **SIZES | options)
+
+
+def test_a_capacity_beyond_all_tokens_drops_none():
+    out = build_router("token_choice", **SIZES, capacity=Capacity(1e30))(
+        normal(T, D), context(T, True)
+    )
+    assert len(out.plan.token) == T * K and out.stats.capacity == 2**31 - 1
 
 
 # A gate that does not learn.

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from moeviz.checks import check_whole, one_line
 from moeviz.routing.assignment import Base, Sinkhorn
 from moeviz.routing.base import BaseRouter, NonFiniteLogitsError
 from moeviz.routing.capacity import Capacity, WithCapacity
@@ -120,14 +121,18 @@ def untrained_router(name: str, *, capacity: Capacity | None = None, **options: 
             f"Router {name!r} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(allowed) or 'none'}."
         )
+    for size in _SIZES:  # before a router divides by them
+        check_whole(size, options.get(size, 1))
     of_gate = {option: options.pop(option) for option in _GATE if gate and option in options}
     given = options.get("gate") or gate
     if of_gate and isinstance(given, Gate):
         options["gate"] = dataclasses.replace(given, **of_gate)
     try:
         router = make(**options)
-    except TypeError as error:  # a word where a number belongs
-        raise ValueError(f"Router {name!r} cannot take these values: {error}.") from None
+    # A word where a number belongs, a number too large, or no memory.
+    except (TypeError, ArithmeticError, RuntimeError) as error:
+        reason = one_line(error)
+        raise ValueError(f"Router {name!r} cannot take these values: {reason}.") from None
     return router if capacity is None else WithCapacity(router, capacity)
 
 

@@ -17,6 +17,7 @@ from moeviz.routing.context import RouteContext
 from moeviz.routing.out import RouterOut, RouterStats
 from moeviz.routing.plan import Plan
 
+MOST_SLOTS = 2**31 - 1  # as many rows as a plan can number
 NEVER_FULL = "outside training no expert is ever full, so nothing is dropped"
 Priority = Literal["position", "choice", "probability", "batch"]
 Overflow = Literal["drop", "pad"]
@@ -71,6 +72,8 @@ class WithCapacity(BaseRouter):
 
     def __init__(self, router: BaseRouter, capacity: Capacity) -> None:
         super().__init__(router.d_model, router.num_experts, router.top_k)
+        if not isinstance(capacity, Capacity):
+            raise ValueError(f"capacity must be a routing.Capacity, got {capacity!r}.")
         if router.soft:
             raise ValueError(
                 f"{type(router).__name__} has no assignments to drop: its slots are its capacity. "
@@ -145,7 +148,8 @@ def limit_plan(
     order_N = _arrival(plan, capacity.priority)
     pool_T, num_pools = groups_of(pool_T, num_tokens, token_N.device)
     real_T = pool_T if mask_T is None else pool_T[mask_T]
-    limits_P = [capacity_of(per_token * size) for size in count(real_T, num_pools).tolist()]
+    sizes_P = count(real_T, num_pools).tolist()
+    limits_P = [capacity_of(per_token * size, MOST_SLOTS) for size in sizes_P]
     limit_P = torch.tensor(limits_P, device=token_N.device)
     limit_N = limit_P[pool_T[token_N]][order_N]
     # Number the rows of each (pool, expert) in order of arrival.

@@ -197,7 +197,7 @@ class ExpertThreshold(ExpertsChoose):
     ) -> None:
         super().__init__(capacity_factor=capacity_factor, **basics)
         self.memory = check_number("memory", memory, high=0.999)
-        taken = min(self.capacity_factor / self.num_experts, 1 - 1e-3)
+        taken = min(max(self.capacity_factor / self.num_experts, 1e-9), 1 - 1e-3)
         spread = INIT_STD * self.gate.init_scale * self.d_model**0.5 / self.gate.temperature
         logit = spread * NormalDist().inv_cdf(1 - taken) - spread**2 / 2
         start = math.exp(logit) / self.num_experts

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from moeviz.checks import check_choice, check_whole
+from moeviz.checks import LARGEST_SEED, check_choice, check_whole
 from moeviz.ops import can_look
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.context import RouteContext
@@ -23,7 +23,8 @@ class Hash(BaseRouter):
     variant "random": ids are dealt to experts at random, evenly by number of ids.
     "bigram": a hash of the token and the one before it in its sequence.
     With K > 1, K hashes that never agree (MultiHash), each weight 1/K. No parameters, no loss. A
-    random table is uneven wherever some ids are frequent. Raises ValueError without token ids.
+    random table is uneven wherever some ids are frequent. Raises ValueError without token ids. What
+    a token holds is not looked at, NaN included.
     """
 
     title = "Hash"
@@ -47,6 +48,7 @@ class Hash(BaseRouter):
         super().__init__(d_model, num_experts, top_k)
         check_choice("variant", variant, get_args(Hashing))
         check_whole("vocab_size", vocab_size)
+        check_whole("seed", seed, 0, LARGEST_SEED)
         self.variant, self.vocab_size = variant, vocab_size
         generator = torch.Generator().manual_seed(seed)
         order_V = torch.randperm(vocab_size, generator=generator)
