@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
+import math
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,17 @@ def cores() -> int:
 def load_average() -> list[float] | None:
     """Of the last 1, 5 and 15 minutes; None where the system keeps none."""
     return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def memory_bytes() -> float:
+    """Memory that this process may fill: the machine's, or its container's where that is less;
+    infinity where the system does not say."""
+    limits = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits, default=math.inf)
 
 
 def processor_name() -> str:
@@ -75,9 +89,13 @@ def data_path(*parts: str) -> Path:
 
 def autosave_folder(name: str) -> Path:
     """Where the live run called `name` keeps its checkpoints: under MOEVIZ_HOME, or in the user's
-    cache."""
+    cache, or among the temporary files of a user who has no home."""
     home = os.environ.get("MOEVIZ_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "moeviz") / "live" / name
+    try:
+        folder = Path(home) if home else Path.home() / ".cache" / "moeviz"
+    except RuntimeError:  # a user without a home, as in a container under a bare number
+        folder = Path(tempfile.gettempdir()) / f"moeviz-{os.getuid()}"
+    return folder / "live" / name
 
 
 def provenance(command: str) -> dict[str, Any]:

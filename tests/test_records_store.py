@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import re
+import subprocess
 import sys
 
 import numpy as np
@@ -65,7 +67,35 @@ def test_anyone_can_read_the_file(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.ones(3)}, {"seed": 1}, kind="test")
     assert load_file(tmp_path / "a")["x"].tolist() == [1, 1, 1]
     with safe_open(tmp_path / "a", "numpy") as file:
-        assert json.loads(file.metadata()["moeviz"]) == {"kind": "test", "seed": 1}
+        header = json.loads(file.metadata()["moeviz"])
+    assert re.fullmatch("[0-9a-f]{64}", header.pop("sha256"))
+    assert header == {"kind": "test", "seed": 1}
+
+
+def test_a_checkpoint_needs_a_checksum_and_the_right_one(tmp_path):
+    save_arrays(tmp_path / "a", {"x": np.ones(3)}, {}, kind="checkpoint")
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data[:-1] + b"\x40")
+    with pytest.raises(ValueError, match="is damaged: what it holds does not fit its checksum"):
+        load_arrays(tmp_path / "a", kind="checkpoint")
+    for kind in ("checkpoint", "test"):  # a record of an earlier version has none
+        metadata = {HEADER_KEY: json.dumps({"kind": kind})}
+        save_file({"x": np.ones(3)}, tmp_path / "b", metadata=metadata)
+        if kind == "test":
+            assert load_arrays(tmp_path / "b", kind=kind)[1] == {"kind": kind}
+            continue
+        with pytest.raises(ValueError, match="is damaged"):
+            load_arrays(tmp_path / "b", kind=kind)
+
+
+def test_a_save_takes_away_the_partial_files_of_processes_that_have_ended(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".a.{pid}.partial" for pid in (ended.pid, os.getppid(), 10**30)] + [".a.x.partial"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    write_atomically(tmp_path / "a", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1::2], "a"])
 
 
 class Bomb:

@@ -9,13 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 import moeviz.model.layer
 from helpers.numerics import relative
 from helpers.prose import prose
 from helpers.training import DENSE, MODELS, MOE, TRAIN, check_same, make, run, state_of, tiny_corpus
-from moeviz.records.store import HEADER_KEY, load_arrays
+from moeviz.records.store import load_arrays, save_arrays
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
 from moeviz.training import Trainer, checkpoint
@@ -261,7 +260,7 @@ VERSION = "does not fit this version of moeviz"
 def test_a_header_that_does_not_fit_is_one_sentence(corpus, saved, tmp_path, change, sentence):
     arrays, header = load_arrays(saved, kind="checkpoint")
     change(arrays, header)
-    save_file(arrays, tmp_path / "run", metadata={HEADER_KEY: json.dumps(header)})
+    save_arrays(tmp_path / "run", arrays, header, kind="checkpoint")
     with pytest.raises(ValueError, match=sentence) as refusal:
         Trainer.resume(tmp_path / "run", corpus)
     assert "\n" not in str(refusal.value)

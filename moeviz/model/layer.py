@@ -13,6 +13,7 @@ from moeviz.checks import check_choice, check_whole
 from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import BaseRouter, Capacity, RouteContext, RouterOut, build_router
 
+MOST_EXPERTS = 1_000_000  # a router of that many is made to check its options
 SharedGate = Literal["one", "sigmoid", "softmax"]
 
 
@@ -40,6 +41,7 @@ class MoEConfig:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
+        check_whole("num_experts", self.num_experts, high=MOST_EXPERTS)
         check_whole("d_expert", self.d_expert)
         check_whole("num_shared", self.num_shared, low=0)
         check_choice("backend", self.backend, get_args(Backend))

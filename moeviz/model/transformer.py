@@ -19,6 +19,8 @@ from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
 from moeviz.ops import can_look
 from moeviz.routing import BaseRouter, RouteContext, RouterOut
 
+MOST_LAYERS = 10_000  # they are built one by one
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -35,8 +37,9 @@ class ModelConfig:
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff"):
+        for name in ("vocab_size", "d_model", "num_heads", "d_ff"):
             check_whole(name, getattr(self, name))
+        check_whole("num_layers", self.num_layers, high=MOST_LAYERS)
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"d_model must be a multiple of num_heads, got {self.d_model} and {self.num_heads}."
@@ -71,6 +74,18 @@ class ModelConfig:
                 "a twin exists only where the two are equal."
             )
         return dataclasses.replace(self, moe=None, d_ff=width)
+
+    def num_weights(self) -> float:
+        """Entries of its large matrices, without building it: of the tables, attention and FFNs."""
+        total = 2.0 * self.vocab_size * self.d_model
+        for layer in range(self.num_layers):
+            total += 4 * self.d_model**2
+            width = self.d_ff
+            if self.is_moe(layer):
+                assert self.moe is not None
+                width = self.moe.d_expert * (self.moe.num_experts + self.moe.num_shared)
+            total += 3 * self.d_model * width
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from moeviz.checks import check_whole
 from moeviz.records.store import Record, load_records, save_records
 
 
@@ -66,7 +67,8 @@ class History:
         self.stride = 1
         self._points: list[Point] = []
         self._pending: list[Point] = []
-        self._shape = (num_layers, num_experts)
+        layers = (num_layers,)
+        self._shapes = {"load": (num_layers, num_experts), "entropy": layers, "dropped": layers}
 
     def add(self, point: Point) -> None:
         self._pending.append(point)
@@ -89,7 +91,14 @@ class History:
         return vars(self._pack(self._points + self._pending)), counts
 
     def restore(self, arrays: dict[str, np.ndarray], counts: dict[str, int]) -> None:
+        """Go on from what `state` gave; ValueError where it cannot have come from such a run."""
         columns = [arrays[name] for name in Point._fields]
+        length = len(columns[0]) if columns[0].ndim else 0
+        wanted = [(length, *self._shapes.get(name, ())) for name in Point._fields]
+        if [v.shape for v in columns] != wanted or {v.dtype for v in columns} != {np.dtype("f8")}:
+            raise ValueError("its history does not fit its layers and experts.")
+        check_whole("the stride of its history", counts["stride"])
+        check_whole("the finished points of its history", counts["finished"], 0, length)
         points = [
             Point._make(float(v) if v.ndim == 0 else v for v in row)
             for row in zip(*columns, strict=True)
@@ -98,13 +107,13 @@ class History:
         self._points, self._pending = points[: counts["finished"]], points[counts["finished"] :]
 
     def _pack(self, points: list[Point]) -> Curve:
-        layers = self._shape[:1]
-        shapes = {"load": self._shape, "entropy": layers, "dropped": layers}
         columns = {
             name: np.array([getattr(p, name) for p in points], dtype=np.float64)
             for name in Point._fields
         }
-        return Curve(**{k: v.reshape(len(points), *shapes.get(k, ())) for k, v in columns.items()})
+        return Curve(
+            **{k: v.reshape(len(points), *self._shapes.get(k, ())) for k, v in columns.items()}
+        )
 
 
 def _merge(points: list[Point]) -> Point:

@@ -1,12 +1,14 @@
 """One file format for checkpoints and records: safetensors with a JSON header.
 
 Nothing is ever unpickled. A file is written beside its place and moved there when it is whole, so
-an interrupted or failed save leaves the earlier file as it was.
+an interrupted or failed save leaves the earlier file as it was. The header ends in a checksum
+of itself and of all arrays: a checkpoint without it, or any file with another, is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -17,7 +19,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-HEADER_KEY = "moeviz"
+from moeviz.checks import one_line
+
+HEADER_KEY, SUM_KEY = "moeviz", "sha256"
 
 
 def save_arrays(
@@ -31,8 +35,19 @@ def save_arrays(
 
     # np.ascontiguousarray would make a vector of a scalar.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    data = save(contiguous, metadata={HEADER_KEY: json.dumps({"kind": kind, **header})})
-    write_atomically(path, data)
+    header = {"kind": kind, **header}
+    proved = {**header, SUM_KEY: checksum(contiguous, header)}
+    write_atomically(path, save(contiguous, metadata={HEADER_KEY: json.dumps(proved)}))
+
+
+def checksum(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    """SHA-256 of the header as JSON and of every array: its name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -41,6 +56,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
@@ -55,23 +71,48 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         ) from None
 
 
+def remove_stale(folder: Path) -> None:
+    """Take away the partial files of processes that have ended in the middle of a save."""
+    for partial in folder.glob(".*.partial"):
+        pid = partial.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            partial.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine has the number; yes where asking would end it (Windows)."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
 def load_arrays(path: str | Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the header of a file that save_arrays wrote.
 
     Raises FileNotFoundError, or ValueError on a damaged file and on one of another kind or origin.
     """
-    with _opened(path, kind) as (file, header):
-        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    with _opened(path, kind) as (file, header, wanted):
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if wanted is not None and wanted != checksum(arrays, header):
+        raise ValueError(f"{path} is damaged: what it holds does not fit its checksum.")
+    return arrays, header
 
 
 def load_header(path: str | Path, *, kind: str) -> dict[str, Any]:
     """The header alone; errors as load_arrays."""
-    with _opened(path, kind) as (_, header):
+    with _opened(path, kind) as (_, header, _):
         return header
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _opened(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, Any], str | None]]:
+    """The open file, its header, and the checksum that it names (None: it need not have one)."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -79,7 +120,8 @@ def _opened(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, Any]]]
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            yield file, _header(path, file.metadata() or {}, kind)
+            header = _header(path, file.metadata() or {}, kind)
+            yield file, header, header.pop(SUM_KEY, "" if kind == "checkpoint" else None)
     except (SafetensorError, OSError, TypeError) as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); it is damaged or of another "
@@ -100,15 +142,17 @@ def _header(path: Path, metadata: dict[str, str], kind: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def fitting(path: str | Path) -> Iterator[None]:
-    """Around the use of a file's header and arrays: what is missing or unknown there is a
-    ValueError in one sentence, as when another version of moeviz wrote the file."""
+    """Around the use of a file's header and arrays: what is missing, unknown or impossible there
+    is a ValueError in one sentence, as when another version of moeviz wrote the file."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(
-            f"{path} does not fit this version of moeviz ({type(error).__name__}: {error}); write "
-            "it again with this version."
+            f"{path} does not fit this version of moeviz ({type(error).__name__}: "
+            f"{one_line(error)}); write it again with this version."
         ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {one_line(error)}.") from None
 
 
 class Record:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_number, check_whole
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.runs import History
 from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.text.corpus import Corpus
-from moeviz.training.config import TrainConfig, resolve_device, resolve_precision
+from moeviz.training.config import TrainConfig, check_fits, resolve_device, resolve_precision
 
 
 def adamw(
@@ -32,6 +33,7 @@ class TrainState:
         self.model_config, self.config, self.corpus = model, config, corpus
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
+        check_fits(model, config, self.device)
         # A model's start depends on its seed alone, not on what ran before in this process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -52,6 +54,7 @@ class TrainState:
         self.step = 0
         self.seconds = 0.0
         self.killed: list[tuple[int, int]] = []
+        self.notes: dict[str, Any] = {}  # JSON values that a checkpoint keeps for who trains
         num_experts = model.moe.num_experts if model.moe else 0
         self.history = History(len(self.moe_layers), num_experts)
         self._good: tuple[int, dict[str, Any]] | None = None
@@ -122,7 +125,9 @@ class TrainState:
             "history": counts,
             "scaler": self.scaler.state_dict(),
             "killed": self.killed,
+            "notes": self.notes,
             "corpus": self.corpus.manifest.fingerprint,
+            "python": self.corpus.manifest.python,
         }
         save_arrays(path, arrays, header, kind="checkpoint")
 
@@ -145,30 +150,59 @@ class TrainState:
             fingerprint = header["corpus"]
             train = TrainConfig(**header["train"])
             model = ModelConfig.from_dict(header["model"])
+            python = header["python"]
         if fingerprint != corpus.manifest.fingerprint:
+            under = f" and under Python {python}, with whose files a text may change"
             raise ValueError(
                 f"{path} was trained on corpus {fingerprint}, this one is "
-                f"{corpus.manifest.fingerprint}; resume on the corpus it began with."
+                f"{corpus.manifest.fingerprint}; resume on the corpus it began with"
+                f"{under if python != corpus.manifest.python else ''}."
             )
         resumed = cls(model, dataclasses.replace(train, **changes), corpus)
         resumed.model.load_arrays(arrays, path)
         with fitting(path):
             resumed._take(arrays, header)
+        if resumed.step > resumed.config.steps:
+            raise ValueError(
+                f"{path} has done {resumed.step} steps already; steps must be at least that, got "
+                f"{resumed.config.steps}."
+            )
         return resumed
 
     def _take(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-        """Take the optimiser's moments, the history and the counters that `save` wrote."""
+        """Take the optimiser's moments, the history and the counters that `save` wrote. Nothing is
+        believed that the next step would trip over."""
+        self.step = check_whole("its step", header["step"], 0)
+        self.seconds = check_number("its seconds", header["seconds"])
+        for name, value in self._model_arrays().items():
+            if arrays[name].dtype != value.dtype:
+                raise ValueError(f"{name} is of type {arrays[name].dtype}, not {value.dtype}.")
+        self.notes = dict(header["notes"])
         index_of = {name: index for index, name in enumerate(self._optimized)}
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in arrays.items():
             if key.startswith("optimizer."):
                 _, moment, name = key.split(".", 2)
                 moments.setdefault(index_of[name], {})[moment] = torch.from_numpy(value.copy())
+        for index, state in moments.items():
+            self._check_moments(self._optimized[index], state)
         self._set_moments(moments)
+        scaler = self.scaler.state_dict()
         if header["scaler"]:  # empty where it was not trained in float16
+            for name in scaler:
+                check_number(f"its scaler's {name}", header["scaler"][name])
             self.scaler.load_state_dict(header["scaler"])
         curve = {k.removeprefix("history."): v for k, v in arrays.items() if k[:8] == "history."}
         self.history.restore(curve, header["history"])
-        self.step, self.seconds = header["step"], header["seconds"]
         for layer, expert in header["killed"]:
             self.kill(layer, expert)
+
+    def _check_moments(self, name: str, state: dict[str, Tensor]) -> None:
+        """ValueError for moments that are not AdamW's of this parameter after at most self.step
+        steps."""
+        shape = self.model.get_parameter(name).shape
+        wanted = {"step": torch.Size([]), "exp_avg": shape, "exp_avg_sq": shape}
+        shapes = {moment: value.shape for moment, value in state.items()}
+        types = {value.dtype for value in state.values()}
+        if shapes != wanted or types != {torch.float32} or not 0 < state["step"] <= self.step:
+            raise ValueError(f"its moments of {name} do not fit that parameter.")

@@ -9,7 +9,8 @@ import torch
 
 from moeviz.backend import native_bfloat16
 from moeviz.checks import check_choice, check_flag, check_number, check_whole
-from moeviz.host import cores
+from moeviz.host import cores, memory_bytes
+from moeviz.model.transformer import ModelConfig
 
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -86,9 +87,25 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
+        torch.Generator(resolved)  # "meta" has tensors, but draws no numbers
     except (RuntimeError, AssertionError):
         raise ValueError(f"Device {device!r} is not available here; use 'cpu' or 'auto'.") from None
     return resolved
+
+
+def check_fits(model: ModelConfig, config: TrainConfig, device: torch.device) -> None:
+    """ValueError where training needs more memory than there is, before a machine dies of it: for
+    every weight also its gradient and two moments, and all logits with their gradient."""
+    logits = config.batch_size * config.seq_len * model.vocab_size
+    needed = 16 * model.num_weights() + 8.0 * logits
+    available = memory_bytes()
+    if device.type == "cuda":
+        available = torch.cuda.get_device_properties(device).total_memory
+    if needed > available:
+        raise ValueError(
+            f"Training would need at least {needed / 1e9:,.0f} GB of memory, and there are "
+            f"{available / 1e9:,.0f}; give a smaller model, batch_size or seq_len."
+        )
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

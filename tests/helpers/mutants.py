@@ -65,3 +65,22 @@ def bounded(seconds: int, gigabytes: float) -> Iterator[None]:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def spoilt(data: bytes, rng: random.Random) -> bytes:
+    """A file as a bad disk, a full one or a broken copy leaves it."""
+    place = rng.choice((rng.randrange(8), rng.randrange(2_000), rng.randrange(len(data))))
+    place, length = min(place, len(data) - 1), rng.choice((1, 8, 64, 4096))
+    kind = rng.randrange(6)
+    if kind == 0:
+        return data[:place]
+    if kind == 1:  # some bits
+        return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+    if kind == 2:  # a block of zeros
+        return data[:place] + bytes(len(data[place : place + length])) + data[place + length :]
+    if kind == 3:  # a hole
+        return data[:place] + data[place + length :]
+    if kind == 4:  # twice
+        return data[: place + length] + data[place:]
+    block = data[place : place + length]
+    return data[:place] + rng.randbytes(len(block)) + data[place + length :]
