@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+import moeviz.app.train
+from helpers.processes import another_process
 from helpers.prose import WORDS, prose
 from moeviz import __version__
 from moeviz.app import cli, doctor
@@ -63,8 +66,8 @@ def checkpoint(folder):
     return arrays, header
 
 
-def interrupting(run, times, at):
-    """`run`, with Ctrl-C pressed some times after its `at`-th call; the calls so far."""
+def interrupting(run, times, at, number=signal.SIGINT):
+    """`run`, with a signal (Ctrl-C) sent some times after its `at`-th call; the calls so far."""
     calls = []
 
     def interrupted(self, *args, **kwargs):
@@ -72,7 +75,7 @@ def interrupting(run, times, at):
         calls.append(1)
         if len(calls) == at:
             for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
         return result
 
     return interrupted, calls
@@ -87,7 +90,7 @@ def test_train_writes_a_checkpoint_on_the_way_and_a_model_at_the_end(
     saved, save = [], Trainer.save
     monkeypatch.setattr(Trainer, "save", lambda self, p: (saved.append(self.step), save(self, p)))
     assert train("run", "--steps", "6", "--validate-every", "3", "--save-every", "4") == 0
-    assert saved == [4, 6]
+    assert saved == [0, 4, 6]
     captured = capsys.readouterr()
     assert re.search(
         r"[\d,]+ parameters, [\d,]+ active per token, on cpu in float32; ", captured.out
@@ -117,19 +120,30 @@ def test_every_option_arrives(train, tmp_path):
     assert header["model"]["moe"] is None and header["model"]["d_ff"] == 12
 
 
-@pytest.mark.parametrize("place", ["between steps", "inside a step"])
-def test_an_interrupted_run_goes_on_bit_for_bit(place, train, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("place", "name_of_signal"),
+    [
+        ("between steps", "SIGINT"),
+        ("inside a step", "SIGINT"),
+        ("inside a step", "SIGTERM"),
+        ("inside a step", "SIGHUP"),
+    ],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    place, name_of_signal, train, tmp_path, monkeypatch, capsys
+):
     """Ctrl-C after the weights have moved but before the step is counted must not save a step
     that the resumed run would take again."""
     assert train("whole", "--steps", "9") == 0
     owner, name = torch.optim.AdamW, "step"
     if place == "between steps":
         owner, name = Trainer, "__next__"
-    before = signal.getsignal(signal.SIGINT)
+    number = signal.Signals[name_of_signal]
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, interrupting(getattr(owner, name), times=1, at=4)[0])
-        assert train("cut", "--steps", "9") == 130
-    assert signal.getsignal(signal.SIGINT) is before
+        patch.setattr(owner, name, interrupting(getattr(owner, name), 1, 4, number)[0])
+        assert train("cut", "--steps", "9") == 128 + number
+    assert signal.getsignal(number) is before
     assert "Stopped at step 4; --resume goes on from" in capsys.readouterr().out
     assert checkpoint(tmp_path / "cut")[1]["step"] == 4
     assert not (tmp_path / "cut" / "model.safetensors").exists()
@@ -150,6 +164,74 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_last_checkpoint(
     assert train("run", "--steps", "9", "--save-every", "2") == 130
     assert sentences(capsys) == ["stopped."]
     assert len(calls) == 4 and checkpoint(tmp_path / "run")[1]["step"] == 2
+
+
+def test_under_nohup_a_terminal_that_closes_changes_nothing(train, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        step = interrupting(Trainer.__next__, 1, 4, signal.SIGHUP)[0]
+        monkeypatch.setattr(Trainer, "__next__", step)
+        assert train("run", "--steps", "6") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_slow_run_has_its_first_checkpoint_soon(train, monkeypatch):
+    saved, save = [], Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self, p: (saved.append(self.step), save(self, p)))
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(moeviz.app.train.time, "monotonic", lambda: float(next(clock)))
+    assert train("run", "--steps", "9") == 0
+    assert saved == [0, 3, 9]  # steps of ten seconds
+
+
+def test_two_runs_in_one_folder_know_of_each_other(train, tmp_path, capsys):
+    with another_process(tmp_path / "run") as other:
+        assert train("run", "--steps", "2") == 2
+        (sentence,) = sentences(capsys)
+        assert f"run is in use by another process ({other.pid}); wait until it ends" in sentence
+        assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert train("run", "--steps", "2") == 0
+    with another_process(tmp_path / "run"):
+        assert train("run", "--resume", "--steps", "4") == 2
+    assert checkpoint(tmp_path / "run")[1]["step"] == 2
+
+
+def test_a_resumed_run_names_what_it_does_not_take_and_keeps_the_rest(
+    train, tmp_path, monkeypatch, capsys
+):
+    assert train("run", "--steps", "4", "--save-every", "3", "--option", "scale=2") == 0
+    sentences(capsys)
+    other = (
+        "--learning-rate 1 --router switch --num-heads 1 --dense --option weighting=raw "
+        "--capacity-factor 2 --seed 0 --steps 7 --option scale=2"
+    )
+    saved, save = [], Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self, p: (saved.append(self.step), save(self, p)))
+    assert train("run", "--resume", *other.split()) == 0
+    assert sentences(capsys) == [
+        "--resume does not take --learning-rate, --num-heads, --router, --dense, --option "
+        "weighting, --capacity-factor: model and training stay those of the checkpoint."
+    ]
+    assert saved == [6, 7]
+    assert train("run", "--resume", "--steps", "8") == 0
+    assert sentences(capsys) == []
+    assert train("run", "--resume", "--steps", "5") == 2
+    assert "has done 8 steps already; steps must be at least that, got 5." in sentences(capsys)[0]
+    assert checkpoint(tmp_path / "run")[1]["step"] == 8
+
+
+def test_a_column_is_named_and_a_text_that_is_cut_is_said(train, tmp_path, capsys):
+    text = prose(1)
+    bodies = [text[i : i + 300] for i in range(0, len(text), 300)]
+    rows = (json.dumps({"title": "a", "body": body}) for body in bodies)
+    (tmp_path / "table.jsonl").write_text("\n".join(rows))
+    corpus = ["--steps", "1", "--corpus", str(tmp_path / "table.jsonl")]
+    assert train("run", *corpus) == 2
+    assert "--text-column" in sentences(capsys)[0]
+    assert train("run", *corpus, "--text-column", "body", "--max-characters", "9000") == 0
+    out = capsys.readouterr().out
+    assert "Of table the first 9,000 characters of local file table.jsonl are taken" in out
 
 
 def test_a_finished_run_is_resumed_and_never_overwritten(train, texts, tmp_path, capsys):
@@ -199,7 +281,13 @@ def test_one_expert_of_renormalised_weight_is_explained_once(train, capsys):
         ("--corpus nowhere/text.txt", '"nowhere/text.txt" does not exist'),
         ("--corpus {texts}/latin.txt", "is not UTF-8 text: byte 0xe9"),
         ("--corpus nobody/nothing-of-that-name", "not be reached on the Hugging Face Hub"),
-        ("--resume", "There is no file"),
+        ("--resume", "to go on from; leave --resume out to begin a run."),
+        ("--seed 4294967296", "seed must be a whole number of at least 0 and at most 4294967295"),
+        ("--batch-size 1000000000", "GB of memory, and there are"),
+        ("--d-model 1000000", "GB of memory, and there are"),
+        ("--num-layers 1000000000", "num_layers must be a whole number of at least 1 and at most"),
+        ("--num-experts 1000000000", "num_experts must be a whole number of at least 1 and at"),
+        ("--device meta", "Device 'meta' is not available here"),
         ("--out {texts}/text.txt", "cannot be a folder"),
         ("--out {texts}/text.txt/deeper", "cannot be a folder"),
     ],
@@ -232,7 +320,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence(train, tmp_path, monkeypatch, 
     monkeypatch.setattr(os, "fsync", full)
     assert train("run", "--steps", "2") == 2
     assert "No space left on device" in sentences(capsys)[0]
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +376,12 @@ def test_the_help_of_train_names_every_option(capsys):
     for words in ("--resume", "--d-expert", "--compile", "(default: 0.004)", "are all 1"):
         assert words in shown
     assert "SUPPRESS" not in shown and argparse.SUPPRESS not in shown
+
+
+def test_without_a_checkout_an_experiment_writes_to_a_folder_that_is_here(monkeypatch, tmp_path):
+    assert cli._data_folder() == cli.ROOT / "data"
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert str(cli._data_folder()) == "data"
 
 
 def test_one_range_of_pythons_is_named_everywhere():

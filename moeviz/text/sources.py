@@ -68,7 +68,10 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
         if not documents:
             raise ValueError(f'"{file}" holds no text; give a file with some.')
         name = file.stem if stems.count(file.stem) == 1 else file.name
-        domains.append(Domain(name, tuple(documents), f"local file {file.name}"))
+        origin = f"local file {file.name}"
+        if sum(map(len, documents)) >= max_characters:
+            origin = f"the first {max_characters:,} characters of {origin}"
+        domains.append(Domain(name, tuple(documents), origin))
     return Source(f"local:{path.stem}", tuple(domains))
 
 
@@ -126,7 +129,7 @@ def _text_column(row: dict[str, Any], name: str, wanted: str | None) -> str:
             return column
     raise ValueError(
         f'"{name}" has no column "{wanted or "text"}"; choose one of {", ".join(row)} '
-        f"with text_column=."
+        f"as text_column (on the command line: --text-column)."
     )
 
 
