@@ -1,6 +1,7 @@
 """What holds for both panels that train, driven by their buttons, controls and states."""
 
 import shutil
+import threading
 import time
 
 import pytest
@@ -23,8 +24,10 @@ from helpers.live import (
     wait,
 )
 from helpers.panels import LOUD, press, said, sent_by
+from helpers.processes import another_process
 from helpers.prose import WORDS
 from moeviz.panels import Collapse, Race, predict
+from moeviz.records.lock import release
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 
@@ -209,11 +212,11 @@ def pickled(folder):
 
 
 def empty_first(folder):
-    min(folder.iterdir()).write_bytes(b"")
+    min(folder.glob("*.safetensors")).write_bytes(b"")
 
 
 def first_missing(folder):
-    min(folder.iterdir()).unlink()
+    min(folder.glob("*.safetensors")).unlink()
 
 
 def of_the_first(folder):
@@ -256,6 +259,42 @@ def test_an_autosave_of_another_text_is_not_gone_on_from_and_that_is_said(
     panel = kind()
     assert set(step(panel)) == {1}
     assert f"the interrupted {kind.called} is of another text or version" in note(panel)
+
+
+# Another kernel, and two presses at once.
+
+
+def test_a_run_that_another_kernel_keeps_is_neither_offered_nor_thrown_away(track, fresh_kernel):
+    interrupt(Race())
+    folder = fresh_kernel[Race]
+    release(folder)
+    files = {path: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(files) == 2
+    with another_process(folder):
+        panel = Race()
+        assert said(panel).startswith("Recorded ")
+        press(panel, "reset")
+        assert set(step(panel)) == {1}
+        assert "not kept: another kernel keeps its own race" in note(panel)
+        press(panel, "reset")
+        assert {path: path.read_bytes() for path in folder.glob("*.safetensors")} == files
+        end_of_kernel(Race)
+    assert "interrupted at step" in said(Race())
+
+
+@both
+def test_two_presses_at_once_begin_one_run(kind, track):
+    panel, together = kind(), threading.Barrier(2)
+
+    def both_press():
+        together.wait()
+        press(panel, "play")
+
+    other = threading.Thread(target=both_press)
+    other.start()
+    both_press()
+    other.join()
+    assert len(live_threads()) == 1
 
 
 # What goes wrong.

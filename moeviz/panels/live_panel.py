@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +17,8 @@ from moeviz.host import autosave_folder
 from moeviz.panels.base import Panel, Row
 from moeviz.panels.controls import button, switch, whole_slider
 from moeviz.pictures import Picture
-from moeviz.records.store import load_header
+from moeviz.records.lock import holder, take
+from moeviz.records.store import load_header, remove_stale
 
 if TYPE_CHECKING:
     from moeviz.records.runs import Snapshot
@@ -39,6 +42,7 @@ class LivePanel(Panel):
     # The process's one run and what was asked of it: a panel made anew goes on with it.
     run: ClassVar[LiveRun | None] = None
     _asked: ClassVar[Any] = None
+    _beginning: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, *rows: Row, last: dict[str, widgets.Widget]) -> None:
         self._frame: Frame | None = None
@@ -180,8 +184,19 @@ class LivePanel(Panel):
                 self.say(f"Ready. Press Play to train {self.trained} here, on this machine.")
 
     @property
-    def _autosave(self) -> Path:
-        return autosave_folder(self.kind)
+    def _autosave(self) -> Path | None:
+        """Where the run is kept; None while another kernel keeps its own there."""
+        folder = autosave_folder(self.kind)
+        return None if holder(folder) else folder
+
+    def _take_autosave(self) -> Path | None:
+        """The same, and from now on other kernels keep theirs nowhere."""
+        folder = autosave_folder(self.kind)
+        with suppress(OSError):  # then each save says so
+            if take(folder):
+                self._aside = f" · not kept: another kernel keeps its own {self.called}"
+                return None
+        return folder
 
     @property
     def busy(self) -> bool:
@@ -195,7 +210,10 @@ class LivePanel(Panel):
             self.say("Loading PyTorch: some seconds, once…")
             from moeviz.training.live import LiveRun
 
-            kind.run = LiveRun(self._builder(), self._on_frame, autosave=self._autosave)
+            with self._beginning:  # two presses at once begin one run
+                if kind.run is None:
+                    autosave = self._take_autosave()
+                    kind.run = LiveRun(self._builder(), self._on_frame, autosave=autosave)
         self.pulse.begin()
         return kind.run
 
@@ -209,10 +227,12 @@ class LivePanel(Panel):
 
     def _find_interrupted(self) -> bool:
         """Whether an autosave is there; then this panel is set to its run."""
-        before = self._chosen
+        before, folder = self._chosen, self._autosave
+        if folder is None:
+            return False
         try:
             headers = [
-                load_header(self._autosave / f"{label}.safetensors", kind="checkpoint")
+                load_header(folder / f"{label}.safetensors", kind="checkpoint")
                 for label in self.labels
             ]
             self._choose(self._configured(headers[-1]))
@@ -239,7 +259,8 @@ class LivePanel(Panel):
             if anew:  # here too: a save in hand may have ended after the reset
                 self._forget_autosave()
                 return self._build(configuration, None)
-            kept = self._build(configuration, self._autosave)
+            folder = self._autosave
+            kept = self._build(configuration, folder) if folder else {}
             if not kept and self._offered:
                 self._aside = (
                     f" · the interrupted {self.called} is of another text or version: begun anew"
@@ -266,5 +287,7 @@ class LivePanel(Panel):
 
     def _forget_autosave(self) -> None:
         """The interrupted run is finished or thrown away."""
-        for path in self._autosave.glob("*.safetensors"):
-            path.unlink(missing_ok=True)
+        if folder := self._autosave:
+            for path in folder.glob("*.safetensors"):
+                path.unlink(missing_ok=True)
+            remove_stale(folder)

@@ -35,6 +35,7 @@ class TimedPanel(Panel):
         run = button(label, "moeviz-run", "On this machine, in the background", self._press)
         stop = button("■ Stop", "moeviz-stop", "Keep what was there before", self._stop.set)
         super().__init__({"machine": machine}, [run, stop, controls])
+        self.worker.stop = self._stop.set
 
     @property
     def here(self) -> bool:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from moeviz.leaving import begin
 from moeviz.panels.pulse import Pulse
 
 
@@ -18,6 +19,7 @@ class Worker:
         self, name: str, guarded: Callable[[], AbstractContextManager[None]], pulse: Pulse
     ) -> None:
         self._name, self._guarded, self._pulse = name, guarded, pulse
+        self.stop: Callable[[], None] = lambda: None  # for work that can be asked to end
         self._next: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -31,8 +33,13 @@ class Worker:
         with self._lock:
             self._next = work
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = begin(self._name, self._serve, self._leave)
+
+    def _leave(self) -> None:
+        """Python ends: nothing more is begun."""
+        with self._lock:
+            self._next = None
+        self.stop()
 
     def _serve(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from moeviz.leaving import begin
 from moeviz.records.runs import Snapshot
 from moeviz.training.config import leave_a_core_free
 from moeviz.training.trainer import NonFiniteLossError, Trainer
@@ -71,8 +72,7 @@ class LiveRun:
         self._closed = False
         self._unsaved = ""  # why the last autosave failed: said until one succeeds
         self._published_at = self._saved_at = 0.0
-        self._thread = threading.Thread(target=self._loop, name="moeviz-live", daemon=True)
-        self._thread.start()
+        self._thread = begin("moeviz-live", self._loop, self._leave)
 
     @property
     def busy(self) -> bool:
@@ -157,6 +157,11 @@ class LiveRun:
         self._closed = True
         self._stop("Closed.")
 
+    def _leave(self) -> None:
+        """Python ends, and nobody is left to show frames to."""
+        self.publish = lambda _: None
+        self._commands.put(self._finish)
+
     def _single_step(self) -> None:
         self._going = False
         learners = self._ready()
@@ -166,6 +171,7 @@ class LiveRun:
             self._report("finished", "Finished.")
         else:
             self._report("paused", "One step done.")
+            self._save()
 
     def _obey(self, action: Callable[[Learners], str]) -> None:
         learners = self._ready()
