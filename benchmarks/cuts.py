@@ -42,6 +42,7 @@ def describe(cut: Gemm) -> str:
     words = f"{cut.block_m}x{cut.block_n}x{cut.block_k} w{cut.num_warps} s{cut.num_stages}"
     words += f" g{cut.group}"
     words += f" r{cut.maxnreg}" if cut.maxnreg else ""
+    words += f" e{cut.epilogue}" if cut.epilogue != Gemm.epilogue else ""
     return words + (f" {cut.path}" if cut.path != "pointer" else "")
 
 
@@ -71,7 +72,12 @@ class Device:
         return Products(tuple(shape), getattr(torch, self.dtype), self.kind)
 
     def cuts(self, role: Role, height: int) -> tuple[Gemm, ...]:
-        return TOY_CUTS if self.kind == "cpu" else tuple(candidates(KERNEL_OF[role], height))
+        if self.kind == "cpu":
+            return TOY_CUTS
+        kernel = KERNEL_OF[role]
+        # grad_weight walks no tiles of rows: its blocks' heights are tried together.
+        known = (128, 256) if kernel == "grad_weight" else (height,)
+        return tuple(cut for h in known for cut in candidates(kernel, h))
 
     def clock(self, run: Callable[[], object]) -> float:
         """Milliseconds of one run."""

@@ -97,7 +97,9 @@ def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
         )
     if name == "train":
         corpus = train_runs.text(rehearse)
-        sys.stdin.readline()  # its turn
+        sys.stdin.readline()  # its turn: the sweep has chosen meanwhile
+        if TABLE.is_file():
+            configs.TUNED = configs.Tuned.read(TABLE)
     phase = Phase(name, out, until)
     if name == "check":
         check(phase, names, device)

@@ -11,8 +11,8 @@ The limit is that of an ideal fused layer, with the ceilings of the device measu
 (layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs, and in
 the file "of_peers" is the time over that of each peer. What does not run, for want of time
 (--budget), memory or a package, says so. The file is written after each case: an interrupted run
-leaves those that it finished. On a GPU contenders that compile follow when all cases are through,
-and so do the profiler's figures; the hot shapes, which come first, have the latter at once.
+leaves those that it finished. On a GPU the hot shapes come first, then what compiles for them, then
+all others, what compiles for these and their profile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 
 import report
 from layer_contenders import ABSENT, DENSE, NotRun
-from layer_shapes import CPU_CASES, GPU_CASES, SHAPES
+from layer_shapes import CPU_CASES, GPU_CASES, HOT, SHAPES
 from layer_study import Run, reason
 from moeviz.host import data_path, package_version, processor_name
 from profiling import free_memory
@@ -163,19 +163,23 @@ def main(argv: list[str] | None = None) -> int:
         end="\n\n",
         flush=True,
     )
-    for name, routing in cases:
-        try:
-            if late := run.out_of_time():
-                raise NotRun(late)
-            done.append(run.case(name, routing))
-            print(table(done[-1]), end="\n\n", flush=True)
-        except (NotRun, torch.OutOfMemoryError) as error:
-            not_run[f"{name}, {routing}"] = reason(error)
-            print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
-        free_memory()
-        save()
+    hot = [case for case in cases if run.on_gpu and case[0] in HOT]
+    for part in (hot, [case for case in cases if case not in hot]):
+        before = len(done)
+        for name, routing in part:
+            try:
+                if late := run.out_of_time():
+                    raise NotRun(late)
+                done.append(run.case(name, routing))
+                print(table(done[-1]), end="\n\n", flush=True)
+            except (NotRun, torch.OutOfMemoryError) as error:
+                not_run[f"{name}, {routing}"] = reason(error)
+                print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
+            free_memory()
+            save()
+        if run.on_gpu:
+            run.later(done[before:], save)
     if run.on_gpu:
-        run.later(done, save)
         print("\n\n".join(table(case) for case in done), end="\n\n")
     print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")
     for failure in run.failures:

@@ -32,8 +32,9 @@ OLDEST = (8, 0)  # Triton uses no tensor cores below
 class Gemm:
     """One cut of a grouped GEMM: the block of the output, the step along the sum, the warps of a
     program, the stages of its pipeline, how many tiles walk the columns together, how many
-    registers a thread may have at most (None: as many as ptxas likes), and the path by which the
-    kernel walks its tiles (each kernel's file draws its own)."""
+    registers a thread may have at most (None: as many as ptxas likes), the path by which the
+    kernel walks its tiles (each kernel's file draws its own), and how many columns of its block
+    grad_hidden turns into its results at a time."""
 
     block_m: int
     block_n: int
@@ -43,13 +44,15 @@ class Gemm:
     group: int = 8
     maxnreg: int | None = None
     path: str = "pointer"
+    epilogue: int = 32
 
 
-# BLOCK_M: (BLOCK_N, BLOCK_K, warps, stages), a wide and a narrow one. A column of `up` is a gate or
-# an up row, so BLOCK_N / 2 hidden units. grad_weight walks the rows: its BLOCK_M is of the output.
-Cuts = dict[int, tuple[tuple[int, int, int, int], ...]]
+# BLOCK_M: (BLOCK_N, BLOCK_K, warps, stages, and what else Gemm has), a wide and a narrow one. A
+# column of `up` is a gate or an up row, so BLOCK_N / 2 hidden units. grad_weight walks the rows:
+# its BLOCK_M is of the output.
+Cuts = dict[int, tuple[tuple[Any, ...], ...]]
 _FEW: Cuts = {32: ((128, 64, 4, 4), (64, 64, 4, 4)), 16: ((128, 64, 4, 4), (64, 64, 4, 4))}
-_HOPPER: dict[Kernel, Cuts] = {
+_BLACKWELL: dict[Kernel, Cuts] = {
     "up": {128: ((256, 64, 8, 4), (128, 64, 8, 4)), 64: ((256, 64, 8, 4), (128, 64, 4, 4)), **_FEW},
     "gemm": {
         128: ((256, 64, 8, 4), (128, 64, 8, 4)),
@@ -63,6 +66,15 @@ _HOPPER: dict[Kernel, Cuts] = {
     },
     # Half of the stages are spent on the row's token, which has to be there before its address.
     "grad_weight": {128: ((256, 64, 8, 5), (128, 64, 8, 6))},
+}
+# What an H200 was fastest with at every large size that it was asked for, in place of the same
+# blocks by pointers.
+_FLAT: Cuts = {128: ((256, 64, 8, 4, 8, None, "flat"), (128, 64, 8, 4))}
+_HOPPER: dict[Kernel, Cuts] = {
+    "up": _BLACKWELL["up"] | _FLAT,
+    "gemm": _BLACKWELL["gemm"] | _FLAT,
+    "grad_hidden": _BLACKWELL["grad_hidden"] | {128: ((128, 64, 8, 3, 8, 128), (64, 64, 8, 3))},
+    "grad_weight": {128: ((128, 64, 8, 3, 8, None, "tma"),)},
 }
 _AMPERE: dict[Kernel, Cuts] = {
     "up": {128: ((256, 64, 8, 3), (128, 64, 8, 3)), 64: ((256, 64, 8, 3), (128, 64, 4, 4)), **_FEW},
@@ -103,6 +115,7 @@ _FLOAT32: dict[Kernel, Cuts] = {
 TABLE: dict[str, dict[Kernel, Cuts]] = {
     "sm_80": _AMPERE,
     "sm_90": _HOPPER,
+    "sm_100": _BLACKWELL,
     "float32": _FLOAT32,
 }
 PACKAGED = Path(__file__).with_name("tuned.json")
@@ -149,10 +162,10 @@ def place(like: torch.Tensor, rows_per_expert: float) -> tuple[Any, ...]:
 
 def family(capability: tuple[int, int], dtype: torch.dtype) -> str:
     """The table's name for a chip: 9.0 and 10.x hold 227 KiB of shared memory a program, the others
-    from 8.0 on at least 99 KiB."""
+    from 8.0 on at least 99 KiB. 10.x has the cuts that compile: nobody has measured there."""
     if dtype == torch.float32:
         return "float32"
-    return "sm_90" if capability[0] in (9, 10) else "sm_80"
+    return {9: "sm_90", 10: "sm_100"}.get(capability[0], "sm_80")
 
 
 def tile_height(rows_per_expert: float) -> int:

@@ -47,28 +47,37 @@ def swiglu_backward(dh, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F, FAST: tl.co
 
 
 @triton.jit
+def in_parts(
+    dh, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F,
+    FAST: tl.constexpr, EPILOGUE: tl.constexpr,
+):  # fmt: skip
+    """swiglu_backward of few columns at a time: all at once would not fit the registers."""
+    COLUMNS: tl.constexpr = dh.shape[1]
+    HALF: tl.constexpr = COLUMNS // 2
+    if COLUMNS <= EPILOGUE:
+        f = first_f + tl.arange(0, COLUMNS)
+        part = swiglu_backward(dh, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F, FAST)
+    else:
+        left, right = tl.split(tl.permute(tl.reshape(dh, [dh.shape[0], 2, HALF]), [0, 2, 1]))
+        part = in_parts(left, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
+        first_f += HALF
+        part += in_parts(right, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
+    return part
+
+
+@triton.jit
 def store_gradients(
-    dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F, FAST: tl.constexpr
-):
+    dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F,
+    FAST: tl.constexpr, EPILOGUE: tl.constexpr,
+):  # fmt: skip
     """What follows from a block of dh, for the rows first + m."""
-    BLOCK_M: tl.constexpr = dh.shape[0]
     BLOCK_N: tl.constexpr = dh.shape[1]
     weight = tl.load(weight_ptr + first + m, mask=real, other=0.0)
     z_ptr += first.to(tl.int64) * (2 * F)
     h_ptr += first.to(tl.int64) * F
     dz_ptr += first.to(tl.int64) * (2 * F)
-    part = tl.zeros([BLOCK_M], tl.float32)
-    # In quarters: all columns at once would not fit the registers.
-    QUARTER: tl.constexpr = BLOCK_N // 4
-    quarters = tl.permute(tl.reshape(dh, [BLOCK_M, 2, 2, QUARTER]), [0, 3, 2, 1])
-    left, right = tl.split(quarters)
-    dh0, dh1 = tl.split(left)
-    dh2, dh3 = tl.split(right)
-    f = column * BLOCK_N + tl.arange(0, QUARTER)
-    part += swiglu_backward(dh0, weight, real, m, f, z_ptr, h_ptr, dz_ptr, F, FAST)
-    part += swiglu_backward(dh1, weight, real, m, f + QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
-    part += swiglu_backward(dh2, weight, real, m, f + 2 * QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
-    part += swiglu_backward(dh3, weight, real, m, f + 3 * QUARTER, z_ptr, h_ptr, dz_ptr, F, FAST)
+    first_f = column * BLOCK_N
+    part = in_parts(dh, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
     tl.store(part_ptr + column.to(tl.int64) * N + first + m, part, mask=real)
 
 
@@ -90,6 +99,7 @@ def grad_hidden_kernel(
     F,
     num_tiles,
     FAST: tl.constexpr,  # see up.logistic
+    EPILOGUE: tl.constexpr,  # columns of dh that become h and dz at a time
     EVEN_K: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -122,7 +132,7 @@ def grad_hidden_kernel(
         w2_at += BLOCK_K * F
 
     store_gradients(
-        dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F, FAST
+        dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F, FAST, EPILOGUE
     )
 
 
@@ -145,6 +155,7 @@ def grad_hidden_tma_kernel(
     E,
     num_programs,
     FAST: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     EVEN_K: tl.constexpr,
     FLAT: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -175,7 +186,20 @@ def grad_hidden_tma_kernel(
             dh = tl.dot(grad, right, dh, input_precision=PRECISION)
             grad_at += BLOCK_K
         store_gradients(
-            dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F, FAST
+            dh,
+            first,
+            real,
+            m,
+            column,
+            weight_ptr,
+            z_ptr,
+            h_ptr,
+            dz_ptr,
+            part_ptr,
+            N,
+            F,
+            FAST,
+            EPILOGUE,
         )
 
 
@@ -194,7 +218,10 @@ def grad_hidden(
     columns = triton.cdiv(d_expert, config.block_n)
     h_NF, dz_N2F = grad_TD.new_empty(num_rows, d_expert), torch.empty_like(z_N2F)
     part = torch.empty(columns, num_rows, device=grad_TD.device, dtype=torch.float32)
-    flags = dict(FAST=takes_fast_sigmoid(grad_TD.dtype), EVEN_K=d_model % config.block_k == 0)
+    flags = dict(
+        FAST=takes_fast_sigmoid(grad_TD.dtype), EPILOGUE=min(config.epilogue, config.block_n // 4),
+        EVEN_K=d_model % config.block_k == 0,
+    )  # fmt: skip
     options = launch_options(config, grad_TD.dtype)
     most_blocks = tiles[0].numel() * columns
     if config.path == "pointer" or not takes_tma(w2_EDF):

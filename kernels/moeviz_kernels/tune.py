@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,18 +33,18 @@ KERNEL_OF: dict[Role, Kernel] = {
     "dW2": "grad_weight", "dW13": "grad_weight",
 }  # fmt: skip
 # By kernel and height of its tiles of rows (grad_weight's block is of the weight's gradient), then
-# by path: (BLOCK_N, BLOCK_K, warps, stages, maxnreg). A cut with few registers and little shared
-# memory lets two programs share a multiprocessor: one computes while the other begins or ends a
-# tile.
-Paths = dict[str, tuple[tuple[int, ...], ...]]
+# by path: (BLOCK_N, BLOCK_K, warps, stages, maxnreg, epilogue). A cut with few registers and little
+# shared memory lets two programs share a multiprocessor: one computes while the other begins or
+# ends a tile.
+Paths = dict[str, tuple[tuple[Any, ...], ...]]
 _WIDE = ((256, 64, 8, 4), (256, 64, 8, 3))
 _TALL_PATHS: Paths = {
-    "pointer": (*_WIDE, (128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 4, 3)),
+    "pointer": (*_WIDE, (128, 64, 8, 3), (128, 64, 4, 3)),
     "tma": ((256, 64, 8, 4), (128, 64, 8, 3, 128), (128, 64, 4, 3)),
-    "flat": _WIDE,
+    "flat": (*_WIDE, (256, 128, 8, 2)),
 }
 _LOW_PATHS: Paths = {
-    "pointer": (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3), (128, 64, 8, 4)),
+    "pointer": (*_WIDE, (128, 64, 4, 4), (128, 64, 4, 3)),
     "tma": ((256, 64, 8, 4), (128, 64, 4, 4), (128, 64, 4, 3, 168)),
     "flat": ((256, 64, 8, 4), (128, 64, 4, 4)),
 }
@@ -54,34 +54,37 @@ CANDIDATES: dict[tuple[Kernel, int], Paths] = {
     ("gemm", 128): _TALL_PATHS,
     ("gemm", 64): _LOW_PATHS,
     ("grad_hidden", 128): {
-        "pointer": ((128, 64, 8, 4), (128, 64, 8, 3), (128, 64, 8, 3, 128), (64, 64, 8, 3)),
-        "tma": ((128, 64, 8, 4), (64, 64, 8, 4, 128)),
-        "flat": ((128, 64, 8, 4), (128, 64, 8, 3)),
+        "pointer": ((128, 64, 8, 4), (128, 64, 8, 3, 128), (128, 64, 8, 3, 128, 16),
+                    (256, 64, 8, 4, None, 16), (256, 64, 8, 3, None, 16)),
+        "tma": ((128, 64, 8, 3, 128, 16), (128, 64, 8, 4), (256, 64, 8, 3, None, 16)),
+        "flat": ((256, 64, 8, 4, None, 16), (256, 64, 8, 3, None, 16), (128, 64, 8, 4)),
     },
     ("grad_hidden", 64): {
-        "pointer": ((128, 64, 4, 4), (128, 64, 8, 3), (64, 64, 4, 3)),
-        "tma": ((256, 64, 8, 4), (128, 64, 4, 4)),
-        "flat": ((128, 64, 4, 4),),
+        "pointer": ((128, 64, 4, 4), (128, 64, 8, 3), (256, 64, 8, 3, 128, 16)),
+        "tma": ((256, 64, 8, 4), (256, 64, 8, 3, 128, 16), (128, 64, 4, 4)),
+        "flat": ((256, 64, 8, 4, None, 16), (128, 64, 4, 4)),
     },
     ("grad_weight", 128): {
-        "pointer": ((256, 64, 8, 5), (256, 64, 8, 4), (256, 32, 8, 6), (128, 64, 8, 6),
-                    (128, 64, 8, 3), (128, 32, 8, 4)),
+        "pointer": ((256, 64, 8, 5), (128, 64, 8, 6), (128, 64, 8, 3)),
         "ahead": ((256, 64, 8, 4), (128, 64, 8, 3)),
-        "tma": ((256, 64, 8, 4), (256, 64, 8, 3), (128, 64, 8, 3)),
+        "tma": ((256, 64, 8, 3), (256, 64, 8, 4), (128, 64, 8, 3)),
     },
+    ("grad_weight", 256): {"tma": ((128, 64, 8, 3), (128, 64, 8, 4))},
 }  # fmt: skip
-GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates
+GROUPS = (4, 16)  # beside the usual 8, for the first of the candidates on each path
 
 
 def candidates(kernel: Kernel, height: int) -> list[Gemm]:
     """The cuts worth a try for 16-bit numbers, the shipped one among them."""
-    cuts = []
+    cuts: list[Gemm] = []
     for path, of_path in CANDIDATES[kernel, height].items():
         for block_n, block_k, warps, stages, *few in of_path:
-            registers = few[0] if few else None
-            cut = Gemm(height, block_n, block_k, warps, stages, maxnreg=registers, path=path)
-            cuts.append(cut)
-    return cuts + [replace(cuts[0], group=group) for group in GROUPS]
+            maxnreg = few[0] if few else None
+            epilogue = few[1] if len(few) > 1 else Gemm.epilogue
+            cut = Gemm(height, block_n, block_k, warps, stages, 8, maxnreg, path, epilogue)
+            groups = GROUPS if (block_n, block_k, warps, stages, *few) == of_path[0] else ()
+            cuts += [cut, *(replace(cut, group=group) for group in groups)]
+    return cuts
 
 
 class Products:
