@@ -46,41 +46,86 @@ METADATA = {
 }
 FIRST_CELL = """\
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:  # Colab gets moeviz alone: its PyTorch and widgets stay
-    %pip install --quiet --no-deps "git+{repository}"
+
+class NotInstalled(Exception):
+    def _render_traceback_(self):  # this sentence, and no traceback
+        return [str(self)]
+
+
+if "google.colab" in sys.modules and find_spec("moeviz") is None:
+{install}
 
 from moeviz import nb
 
 nb.setup()"""
+# Not %pip: on Colab that asks for a restart, whatever it did. Colab's PyTorch and widgets stay.
+INSTALL = """\
+    import subprocess
+
+    source = "git+{repository}@{tag}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source]
+    if subprocess.run(pip, capture_output=True).returncode:
+        raise NotInstalled(
+            "moeviz could not be installed: run this cell again, or let a cell with "
+            f"'!pip install {{source}}' say why."
+        )
+    print("moeviz {tag} is installed, nothing needs a restart.")"""
+NO_ADDRESS = """\
+    raise NotInstalled("Colab cannot install moeviz: the project has no public address yet.")"""
 
 
 class BuildError(Exception):
     """What is wrong with a notebook, in one sentence for its author."""
 
 
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of the project."""
+    text = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
 def repository() -> str:
     """The project's address, from the one place where it stands."""
-    text = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
-    return str(tomllib.loads(text)["project"]["urls"]["Repository"])
+    return str(project()["urls"]["Repository"])
 
 
-def colab(name: str) -> str:
-    """Where Colab opens a notebook."""
-    path = repository().removeprefix("https://github.com/")
-    return f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb"
+def has_address() -> bool:
+    """Whether it is a real one."""
+    return "/OWNER/" not in repository()
 
 
-def badge(name: str) -> str:
-    return f"[![Open in Colab](img/colab.svg)]({colab(name)})"
+def tag() -> str:
+    """The release that Colab opens and installs, so that a notebook and its code are of one."""
+    return f"v{project()['version']}"
+
+
+def first_cell() -> str:
+    install = INSTALL.format(repository=repository(), tag=tag()) if has_address() else NO_ADDRESS
+    return FIRST_CELL.format(install=install)
+
+
+def badge(name: str, images: str = "img") -> str:
+    """What opens a notebook in Colab, or says that nothing can yet."""
+    if not has_address():
+        return "*In Colab once the project has a public address*"
+    path = f"{repository().removeprefix('https://github.com/')}/blob/{tag()}"
+    colab = f"https://colab.research.google.com/github/{path}/notebooks/{name}.ipynb"
+    return f"[![Open in Colab]({images}/colab.svg)]({colab})"
 
 
 def readme_with_addresses(text: str, names: list[str]) -> str:
     """The README with the project's address where it stands in a command or a badge."""
     text = re.sub(r"git clone \S+", f"git clone {repository()}", text)
     for name in names:
-        text = re.sub(rf"\]\(https://colab[^)]*/{name}\.ipynb\)", f"]({colab(name)})", text)
+        text = row(name).sub(rf"\g<1>{badge(name, 'notebooks/img')}\g<2>", text)
     return text
+
+
+def row(name: str) -> re.Pattern[str]:
+    """A notebook's row in the README, around its last column: the badge."""
+    return re.compile(rf"^(\|.*\(notebooks/{name}\.ipynb\).* \| ).*?( \|)$", re.MULTILINE)
 
 
 def readme_problems(names: list[str]) -> Iterator[str]:
@@ -88,9 +133,9 @@ def readme_problems(names: list[str]) -> Iterator[str]:
     if text != readme_with_addresses(text, names):
         yield "README.md has another address than pyproject.toml: run 'make notebooks'."
     yield from (
-        f"README.md has no badge for {name}: link to {colab(name)}."
+        f"README.md has no row for {name}: add one to the shelf."
         for name in names
-        if colab(name) not in text
+        if not row(name).search(text)
     )
     for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", text):
         path = target.split("#")[0]
@@ -104,7 +149,7 @@ def compose(source: Path) -> NotebookNode:
     if not cells or cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
         raise BuildError(f"{source.name} must begin with a text cell that opens with '# Title'.")
     title = nbformat.v4.new_markdown_cell(f"{badge(source.stem)}\n\n{cells[0].source}")
-    setup = nbformat.v4.new_code_cell(FIRST_CELL.format(repository=repository()))
+    setup = nbformat.v4.new_code_cell(first_cell())
     # JupyterLab folds the plumbing away; its output, one line, stays in sight.
     setup.metadata = NotebookNode({"jupyter": {"source_hidden": True}})
     cells = [title, setup, *cells[1:]]

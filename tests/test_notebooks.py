@@ -1,6 +1,8 @@
 """The builder keeps its promises, and every notebook runs from start to end without an error."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -49,7 +51,8 @@ def shelf(tmp_path, monkeypatch):
     """An empty shelf of notebooks; call it with a text to put a source there."""
     (tmp_path / "notebooks" / "src").mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text(
-        '[project.urls]\nRepository = "https://github.com/someone/moeviz"\n'
+        '[project]\nversion = "3.2.1"\n[project.urls]\n'
+        'Repository = "https://github.com/someone/moeviz"\n'
     )
     monkeypatch.setattr(build, "HERE", tmp_path / "notebooks")
     monkeypatch.setattr(build, "SOURCES", tmp_path / "notebooks" / "src")
@@ -82,8 +85,9 @@ def test_two_builds_are_byte_identical_and_read_without_a_kernel(shelf):
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     shown = [output.get("data", {}) for _, output in build.outputs(notebook)]
     assert "image/png" in shown[1] and build.WIDGET_VIEW not in shown[1]
-    assert "github/someone/moeviz/blob/main/notebooks/90_trial.ipynb" in notebook.cells[0].source
-    assert "git+https://github.com/someone/moeviz" in notebook.cells[1].source
+    address = "github/someone/moeviz/blob/v3.2.1/notebooks/90_trial.ipynb"
+    assert address in notebook.cells[0].source
+    assert "git+https://github.com/someone/moeviz@v3.2.1" in notebook.cells[1].source
 
 
 def test_check_sees_a_changed_source_a_broken_link_and_a_stray(shelf, capsys, monkeypatch):
@@ -97,6 +101,69 @@ def test_check_sees_a_changed_source_a_broken_link_and_a_stray(shelf, capsys, mo
     assert "90_trial.ipynb differs from src/90_trial.md" in complaints
     assert "links to nowhere.md" in complaints and "example.org" not in complaints
     assert "99_stray.ipynb has no source" in complaints
+
+
+# Runs a cell in IPython as on Colab, where moeviz is not installed yet and pip ends as it is told.
+ON_COLAB = """\
+import importlib.util, subprocess, sys, types
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell()
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+importlib.util.find_spec = lambda name: None
+subprocess.run = lambda command, **options: asked.append(command) or ends
+asked, ends = [], types.SimpleNamespace(returncode=int(sys.argv[1]))
+assert shell.run_cell(sys.argv[2]).success == (sys.argv[1] == "0")
+print(*asked[0][1:] if asked else ["nothing asked"])"""
+
+
+def on_colab(code, pip=0):
+    """What is shown of a cell, line by line, and last what pip was asked."""
+    command = [sys.executable, "-P", "-c", ON_COLAB, str(pip), code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    return run.stdout.splitlines()
+
+
+def test_on_colab_the_first_cell_installs_one_release_and_says_how_that_went(shelf):
+    code = build.compose(shelf(TRIAL)).cells[1].source
+    source = "git+https://github.com/someone/moeviz@v3.2.1"
+    said, versions, asked = on_colab(code)
+    assert said == "moeviz v3.2.1 is installed, nothing needs a restart."
+    assert versions.startswith("moeviz ") and "PyTorch" in versions
+    assert asked == f"-m pip install --quiet --no-deps {source}"
+    said, asked = on_colab(code, pip=1)
+    assert said.startswith("moeviz could not be installed: run this cell again, or ")
+    assert source in said and source in asked
+
+
+def test_without_a_public_address_badge_and_first_cell_say_so(shelf, monkeypatch):
+    where = build.HERE.parent / "pyproject.toml"
+    where.write_text(where.read_text().replace("someone", "OWN" + "ER"))
+    title, first = build.compose(shelf(TRIAL)).cells[:2]
+    assert title.source.startswith("*In Colab once the project has a public address*")
+    assert "](" not in title.source.split("#")[0]
+    said, asked = on_colab(first.source, pip=1)
+    assert said == "Colab cannot install moeviz: the project has no public address yet."
+    assert asked == "nothing asked"
+
+
+def test_the_readme_follows_the_address(shelf):
+    readme = "git clone {} && cd x\n| <img> | **[90](notebooks/90_trial.ipynb)** It | {} |\n"
+    where = build.HERE.parent / "pyproject.toml"
+    real = where.read_text()
+    text = readme.format("anything", "no badge")
+    for owner, badge in (
+        ("OWN" + "ER", "*In Colab once the project has a public address*"),
+        (
+            "someone",
+            "[![Open in Colab](notebooks/img/colab.svg)](https://colab.research.google.com/"
+            "github/someone/moeviz/blob/v3.2.1/notebooks/90_trial.ipynb)",
+        ),
+    ):
+        where.write_text(real.replace("someone", owner))
+        text = build.readme_with_addresses(text, ["90_trial"])
+        assert text == readme.format(f"https://github.com/{owner}/moeviz", badge)
 
 
 SWALLOWED = """import sys, ipywidgets
