@@ -36,11 +36,13 @@ def test_a_prediction_is_stored_once_and_nothing_is_revealed_before():
     assert predict.ANSWERS == {} and not again.lock.disabled
 
 
-def test_what_is_displayed_where_no_widget_can_be():
+def test_what_is_displayed_where_no_widget_can_be(stills, monkeypatch):
     asked = ask()
     bundle = asked._repr_mimebundle_(include=None, exclude=None)
     view = bundle["application/vnd.jupyter.widget-view+json"]
     assert view["model_id"] == asked.model_id and "run the notebook to" in bundle["text/plain"]
     assert "What &lt;b&gt;? (one &amp; two / &lt;i&gt;;" in bundle["text/html"]
     assert asked._ipython_display_ is None
+    monkeypatch.delenv("MOEVIZ_STATIC")
+    assert set(asked._repr_mimebundle_()) == {*bundle} - {"text/html"}
     assert view_bundle(ipywidgets.Label("x"), "words")["text/plain"] == "words"

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from moeviz.panels.base import view_bundle
 from moeviz.panels.controls import button
+from moeviz.pictures.static import stills_wanted
 from moeviz.pictures.svg import PAGE_INK
 
 # What the learner said, by question: other panels read it when the answer is in.
@@ -48,4 +49,7 @@ class Predict(widgets.VBox):
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
         options = " / ".join(self.choice.options)
         still = f"Predict: {self._question} ({options}; run the notebook to answer.)"
-        return view_bundle(self, still) | {"text/html": f"<p>{escape(still)}</p>"}
+        bundle = view_bundle(self, still)
+        if stills_wanted():  # elsewhere a page might show this instead of the widget
+            bundle["text/html"] = f"<p>{escape(still)}</p>"
+        return bundle

@@ -22,10 +22,15 @@ INNERMOST = re.compile(r"var\(\s*--[\w-]+\s*,\s*([^()]*)\)")
 FONT_KINDS = ("", "-Bold", "Mono", "Mono-Bold")
 
 
+def stills_wanted() -> bool:
+    """Whether what is displayed is kept for readers without a kernel."""
+    return bool(os.environ.get(STATIC))
+
+
 def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any]:
     """A mime bundle with, while notebooks are built, a PNG beside it: what a reader without a
     kernel sees."""
-    if picture is not None and os.environ.get(STATIC):
+    if picture is not None and stills_wanted():
         bundle["image/png"] = base64.b64encode(smaller(png(picture.svg))).decode()
     return bundle
 
