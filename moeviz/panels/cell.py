@@ -39,4 +39,4 @@ def _forget(shell: Any, panel: widgets.Widget) -> None:
     outputs = shell.user_ns.get("_oh", {})
     for number in [n for n, output in outputs.items() if output is panel]:
         del outputs[number]
-        shell.user_ns.pop(f"_{number}", None)
+        shell.drop_by_id({f"_{number}": panel})
