@@ -1,7 +1,6 @@
 """A released config.json is read, and what is not understood is refused by name."""
 
 import pytest
-import transformers
 
 from moeviz.costs import Architecture, parameters
 from moeviz.costs.known.models import shape_of
@@ -19,6 +18,8 @@ from moeviz.costs.known.models_2025 import (
 )  # fmt: skip
 from moeviz.costs.read_hf.dense import GEMMA3
 from moeviz.costs.read_hf.fields import STRUCTURAL
+
+transformers = pytest.importorskip("transformers")
 
 MIXERS = {"M": "mamba", "E": "moe", "*": "attention"}
 # Configs as their makers released them, cut down to what is read and what might mislead.

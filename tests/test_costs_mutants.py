@@ -6,7 +6,6 @@ import random
 from collections import Counter
 
 import pytest
-import transformers
 
 from helpers.mutants import bounded, mutated
 from moeviz.costs import Architecture
@@ -16,6 +15,8 @@ from moeviz.costs.read_hf.fields import STRUCTURAL
 from moeviz.costs.read_hf.read import MODEL_TYPES
 from moeviz.panels.costs.model_anatomy import CONFIG, read_config
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
+
+transformers = pytest.importorskip("transformers")
 
 LONGEST = 600  # characters of a sentence: 500 of them where it lists every model type
 
