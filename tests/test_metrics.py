@@ -124,7 +124,7 @@ def test_dropped_and_padded():
     assert drop_rate([6, 2, 0], [4, 2, 0]) == pytest.approx(0.25)
     assert drop_rate([6, 2, 0], [4, 2, 2]) == 0  # another expert took them
     assert drop_rate([6, 2], [0, 0]) == 1 and math.isnan(drop_rate([0, 0], [0, 0]))
-    assert drop_rate([0.3, 0.2, 0.1], [0.1, 0.2, 0.3]) == 0 < sum([0.1, 0.2, 0.3]) - 0.6
+    assert drop_rate([0.3, 0.2, 0.1], [0.1, 0.2, 0.3]) == 0 < 0.1 + 0.2 + 0.3 - 0.6
     assert padding_waste([4, 2, 0], 4) == pytest.approx(0.5)
     assert padding_waste([4, 4], 4) == 0 and padding_waste([0, 0], 4) == 1
 

@@ -27,6 +27,8 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="9
 
 
 class Panel(ipywidgets.VBox):
+    _ipython_display_ = None
+
     def _repr_mimebundle_(self, **options):
         return {**super()._repr_mimebundle_(**options), "image/png": png(SVG), "text/plain": "P"}
 
