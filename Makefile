@@ -1,7 +1,7 @@
 # The lab, its tests and its builds, one word each:
 #   make lab        set everything up, then open JupyterLab
 #   make test       every check and test but the long searches
-#   make test-all   those too
+#   make test-all   those too, and the fast tests with the lowest and the newest versions allowed
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
@@ -17,7 +17,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test test-all lint notebooks bench gpu gpu-verify clean
+.PHONY: help lab test test-all test-lowest test-newest lint notebooks bench gpu gpu-verify clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -37,6 +37,16 @@ test: lint
 
 test-all: test
 	@$(PYTEST) -m slow $(ARGS)
+	@$(MAKE) test-lowest test-newest
+
+# With the lowest and the newest versions that requirements.txt allows, on Python 3.12 and 3.13.
+# Others: make test-lowest LOWEST_PYTHON=/path/to/python3.12
+test-lowest: END_PYTHON = $(LOWEST_PYTHON)
+test-newest: END_PYTHON = $(NEWEST_PYTHON)
+test-lowest test-newest: test-%: $(VENV)/.test
+	@sh tests/make_versions_env.sh $* $(END_PYTHON) $(AGAIN)
+	@OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -P -m pytest -n 2 --dist loadgroup \
+	  -m "not slow and not browser and not notebook" $(ARGS)
 
 lint: $(VENV)/.test
 	@$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy
