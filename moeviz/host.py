@@ -94,7 +94,8 @@ def autosave_folder(name: str) -> Path:
     try:
         folder = Path(home) if home else Path.home() / ".cache" / "moeviz"
     except RuntimeError:  # a user without a home, as in a container under a bare number
-        folder = Path(tempfile.gettempdir()) / f"moeviz-{os.getuid()}"
+        user = str(os.getuid()) if hasattr(os, "getuid") else "user"
+        folder = Path(tempfile.gettempdir()) / f"moeviz-{user}"
     return folder / "live" / name
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import sys
@@ -348,6 +349,24 @@ def test_bad_local_input_is_one_sentence_each(tmp_path):
     assert "holds no .txt" in refusal(tmp_path / "hollow")
     assert '"shakespeare" is no corpus' in refusal("shakespeare")
     assert "max_characters must be" in refusal(tmp_path / "short.txt", max_characters=0)
+
+
+def test_a_file_that_is_cut_says_so_and_its_name_commands_no_terminal(tmp_path):
+    (tmp_path / "a\x1b[2Jb.txt").write_text("\n".join(prose(30)))
+    whole = load_corpus(tmp_path).manifest.domains[0]
+    assert (whole.name, whole.origin) == ("a?[2Jb", "local file a?[2Jb.txt")
+    cut = load_corpus(tmp_path, max_characters=2_000).manifest.domains[0]
+    assert cut.origin == "the first 2,000 characters of local file a?[2Jb.txt"
+
+
+def test_what_cannot_be_read_is_said_by_us_alone(tmp_path, monkeypatch):
+    (tmp_path / "broken.jsonl").write_text('{"text": \n')
+    records = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [handler])
+    assert "could not be read" in refusal(tmp_path / "broken.jsonl")
+    assert [record.getMessage() for record in records] == []
 
 
 def test_a_missing_column_names_those_there_are(tmp_path):

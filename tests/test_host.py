@@ -3,6 +3,8 @@
 import importlib.util
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,14 @@ def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.delenv("MOEVIZ_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert host.autosave_folder("race") == tmp_path / ".cache" / "moeviz" / "live" / "race"
+    monkeypatch.setattr(host.Path, "home", no_home)
+    folder = host.autosave_folder("race")  # and the panels import
+    assert folder.name == "race" and Path(tempfile.gettempdir()) in folder.parents
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_the_memory_is_that_of_the_machine_or_its_container():
+    assert 2**28 < host.memory_bytes() < 2**50

@@ -1,5 +1,6 @@
 """The lab starts anywhere: with its port taken, with a token, on loopback, and stops on Ctrl-C."""
 
+import argparse
 import os
 import re
 import signal
@@ -81,6 +82,29 @@ def test_the_ssh_command_uses_what_ssh_says_about_this_machine(monkeypatch):
         "ssh -N -L 8889:127.0.0.1:8889 -p 2200 ada@2.2.2.2"
     )
     assert lab.ssh_command(8888, {}).endswith("ada@HOST")
+
+
+@pytest.mark.parametrize(
+    ("ip", "address", "warned"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9/", False),
+        ("::1", "http://[::1]:9/", False),
+        ("10.0.0.7", "http://10.0.0.7:9/", False),
+        ("0.0.0.0", "http://127.0.0.1:9/", True),
+        ("::", "http://[::1]:9/", True),
+    ],
+)
+def test_the_address_answers_and_an_open_one_is_warned_of(ip, address, warned, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "in_container", lambda: False)
+    lab.announce(9, "token", argparse.Namespace(ip=ip, port=9), None)
+    out = capsys.readouterr().out
+    assert address in out and ("Everyone on this network can reach the lab" in out) == warned
+
+
+def test_in_a_container_the_port_is_published_to_this_machine_alone(monkeypatch, capsys):
+    monkeypatch.setattr(lab, "in_container", lambda: True)
+    lab.announce(9, "token", argparse.Namespace(ip="127.0.0.1", port=9), None)
+    assert "docker run -p 127.0.0.1:9:9" in capsys.readouterr().out
 
 
 def test_without_notebooks_one_sentence_says_where_they_are(monkeypatch, capsys, tmp_path):

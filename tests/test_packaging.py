@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -24,8 +25,8 @@ COLAB = {
     "datasets": "4.0.0",
 }
 BUILT_FROM = [
-    *("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE"),
-    *("moeviz", "kernels", "data"),
+    *("pyproject.toml", "setup.py", "MANIFEST.in", "requirements.txt", "README.md", "LICENSE"),
+    *("moeviz", "kernels", "data", "tests"),
 ]
 
 
@@ -35,8 +36,8 @@ def lines(name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    # From a copy, because a build leaves folders beside its sources.
+def tree(tmp_path_factory) -> Path:
+    """A copy of the sources, because a build leaves folders beside them."""
     tree = tmp_path_factory.mktemp("tree")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for source in (ROOT / name for name in BUILT_FROM):
@@ -44,10 +45,37 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(source, tree / source.name, ignore=ignored)
         else:
             shutil.copy(source, tree)
-    target = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(target)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tree)], check=True)
-    return next(target.glob("moeviz-*.whl"))
+    return tree
+
+
+def built(tree: Path, kind: str, target: Path) -> tuple[Path, str]:
+    """The file that setuptools builds, and all that it says."""
+    code = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
+    command = [sys.executable, "-P", "-c", code, str(target)]
+    run = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
+    return next(target.iterdir()), run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def sdist(tree, tmp_path_factory) -> Path:
+    return built(tree, "sdist", tmp_path_factory.mktemp("sdist"))[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> Path:
+    """Of the sdist, as pip builds it where it finds no wheel."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    shutil.unpack_archive(sdist, folder, filter="data")
+    path, said = built(next(folder.iterdir()), "wheel", tmp_path_factory.mktemp("wheel"))
+    assert "Warning" not in said and "would be ignored" not in said, said
+    return path
+
+
+def test_the_sdist_leaves_out_what_needs_a_checkout(sdist):
+    with tarfile.open(sdist) as archive:
+        tops = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    ours = {"moeviz", "kernels", "data", "setup.py", "pyproject.toml", "requirements.txt"}
+    assert ours <= tops and not tops & {"tests", "notebooks", "benchmarks"}
 
 
 def test_the_wheel_holds_the_packages_and_the_data(wheel):

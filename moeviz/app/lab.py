@@ -84,17 +84,31 @@ def server_arguments(ip: str, port: int, browser: bool) -> list[str]:
     return arguments
 
 
+def shown_host(ip: str) -> str:
+    """Where a browser on this machine finds a server that listens on this address."""
+    host = "::1" if ip == "::" else LOOPBACK if ip in EVERY_ADDRESS else ip
+    return f"[{host}]" if ":" in host else host
+
+
 def announce(port: int, token: str, options: argparse.Namespace, reason: str | None) -> None:
     """Say where the lab is and how to get there; `reason`: why no browser was opened."""
     if port != options.port:
         print(f"Port {options.port} is taken; using {port}.")
-    host = LOOPBACK if options.ip in EVERY_ADDRESS else options.ip
-    print(f"\n  http://{host}:{port}/lab/tree/{FIRST_PAGE}?token={token}\n")
+    print(f"\n  http://{shown_host(options.ip)}:{port}/lab/tree/{FIRST_PAGE}?token={token}\n")
+    if options.ip in EVERY_ADDRESS and not in_container():
+        print(
+            "Everyone on this network can reach the lab, unencrypted; who has the token above can "
+            "run anything on this machine."
+        )
     if reason:
         print(f"No browser is opened ({reason}): open this address in yours.")
         print(f"From another machine, first run there: {ssh_command(port)}")
     if in_container() and options.ip == LOOPBACK:
-        print('From outside the container: publish the port, make lab ARGS="--ip 0.0.0.0".')
+        print(
+            "From outside the container: publish the port, "
+            f"docker run -p {LOOPBACK}:{port}:{port}, "
+            'and make lab ARGS="--ip 0.0.0.0".'
+        )
     print("Ctrl-C stops the lab and its kernels.", flush=True)
 
 

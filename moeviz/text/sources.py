@@ -50,10 +50,12 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
     domains = []
     for file in files:
         documents: list[str] = []
+        taken = 0
         if file.stat().st_size == 0:
             pass  # `datasets` would fail on it; the refusal below says it better
         elif file.suffix.lower() == ".txt":
             text = _read_utf8(file, max_characters)
+            taken = len(text)
             # A short file is cut finer, so that a tenth of it can be kept for validation.
             documents = cut_documents(text, min(PIECE, max(200, len(text) // 20)))
         else:
@@ -67,12 +69,17 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
                 raise
         if not documents:
             raise ValueError(f'"{file}" holds no text; give a file with some.')
-        name = file.stem if stems.count(file.stem) == 1 else file.name
-        origin = f"local file {file.name}"
-        if sum(map(len, documents)) >= max_characters:
+        name = _printable(file.stem if stems.count(file.stem) == 1 else file.name)
+        origin = f"local file {_printable(file.name)}"
+        if max(taken, sum(map(len, documents))) >= max_characters:
             origin = f"the first {max_characters:,} characters of {origin}"
         domains.append(Domain(name, tuple(documents), origin))
     return Source(f"local:{path.stem}", tuple(domains))
+
+
+def _printable(name: str) -> str:
+    """A file's name without what would command a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _read_utf8(path: Path, max_characters: int) -> str:
@@ -96,11 +103,15 @@ def _table(
     """The rows of a table, streamed: it is read where it lies, and not copied to a cache."""
     import datasets
 
+    before = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below
     try:
         yield from datasets.load_dataset(*what, streaming=True, **options)
     except Exception as error:  # `datasets`, pyarrow and HTTP clients each raise their own
         sentence = refusal or f'"{name}" could not be read ({one_line(error)}).'
         raise ValueError(sentence) from None
+    finally:
+        datasets.logging.set_verbosity(before)
 
 
 def _rows(

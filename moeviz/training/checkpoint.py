@@ -112,7 +112,7 @@ class TrainState:
 
     def save(self, path: str | Path) -> None:
         """Write everything that going on needs, atomically; OSError (one sentence) where that
-        fails. A run resumed from it on a CPU is the same bit for bit."""
+        fails. A run resumed from it on a CPU, with as many threads, is the same bit for bit."""
         arrays = self._model_arrays()
         for index, moment in self.optimizer.state_dict()["state"].items():
             for key, value in moment.items():
