@@ -15,7 +15,7 @@ from moeviz.records.store import load_arrays, load_header
 ENDS = {
     "while it trains": (
         "panel._command('play')\nwait(lambda: panel.live and panel.live[0].step > 2)\n"
-        "print(panel.live[0].step)"
+        "print(min(learner.step for learner in panel.live))"
     ),
     "after single steps": (
         "panel._command('step')\n"

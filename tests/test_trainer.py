@@ -271,6 +271,11 @@ def test_another_corpus_or_a_missing_file_is_said(corpus, saved, tmp_path):
     other = load_corpus(tmp_path / "other.txt", tokenizer=corpus.tokenizer)
     with pytest.raises(ValueError, match="was trained on corpus .*resume on the corpus it began"):
         Trainer.resume(saved, other)
+    arrays, header = load_arrays(saved, kind="checkpoint")
+    header |= {"corpus": "0123456789ab", "python": "3.11.99"}
+    save_arrays(tmp_path / "elsewhere", arrays, header, kind="checkpoint")
+    with pytest.raises(ValueError, match=r"and under Python 3\.11\.99, with whose files"):
+        Trainer.resume(tmp_path / "elsewhere", corpus)
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(FileNotFoundError, match="There is no file"):
             Trainer.resume(path, corpus)
