@@ -122,7 +122,8 @@ def kernel_table(
     times: dict[str, list[float]] = {}
     for event in events:
         name = event.name.replace("(anonymous namespace)::", "").removeprefix("void ")
-        name = re.split(r"[<(]", name)[0].strip()
+        # A kernel's paths share its work.
+        name = re.split(r"[<(]", name)[0].strip().replace("_tma_kernel", "_kernel")
         times.setdefault(name, []).append(event.time_range.elapsed_us())
     peaks = {"matmul": 1e12 * ceilings.matmul_tflops, "copy": 1e9 * ceilings.copy_gb_per_s}
     rows = []

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.kernels import (
     DEVICE,
@@ -116,6 +117,29 @@ def test_frozen_experts_cost_no_gradient(monkeypatch):
             y.backward(case.grad.to(y))
         for name, leaf in zip(LEAVES, leaves, strict=True):
             assert (leaf.grad is None) == (name in frozen), name
+
+
+class Fills(TorchDispatchMode):
+    """The sizes of all tensors that were filled with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "zero" in func.name():
+            self.sizes.append(result.numel())
+        return result
+
+
+def test_the_backward_pass_fills_nothing_as_large_as_z():
+    case = make("uniform", 40, 4, 2, 16, 24)
+    leaves = case.leaves(torch.float32)
+    y, size_of_z = case.run(leaves), 40 * 2 * 2 * 24
+    with Fills() as fills:
+        y.backward(case.grad.to(y))
+    assert max(fills.sizes, default=0) < size_of_z
 
 
 @pytest.mark.parametrize("how", ["strided", "expanded"])

@@ -127,6 +127,8 @@ def _keep(ctx, inputs, output) -> None:
     x_TD, weight, w13_E2FD, w2_EDF, *plan, save = inputs
     z_N2F = output[1]
     ctx.mark_non_differentiable(z_N2F)
+    # Or autograd would fill a gradient of z with zeros, as large as z, which nobody reads.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x_TD, z_N2F, weight, w13_E2FD, w2_EDF, *plan)
 
 
