@@ -10,6 +10,7 @@ from helpers.mutants import bounded, mutated, spoilt
 from helpers.training import MODELS, check_same, make, run, state_of, tiny_corpus
 from moeviz.records.store import load_arrays, save_arrays
 from moeviz.training import Trainer
+from moeviz.training.trainer import NonFiniteLossError
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,10 @@ def outcome(path, corpus, state=None):
             assert "\n" not in sentence and sentence.endswith("."), sentence
             assert len(sentence.replace(str(path), "")) < 600, sentence
             return "refused"
-        run(trainer, min(2, trainer.config.steps - trainer.step))
+        try:
+            run(trainer, min(2, trainer.config.steps - trainer.step))
+        except NonFiniteLossError:  # of settings that can be had, and do not train
+            assert state is None
     if state is not None:
         check_same(state, state_of(trainer))
     return "resumed"
@@ -77,6 +81,7 @@ def change_array(arrays, rng):
 
 
 @counts(60, 500)
+@pytest.mark.filterwarnings("ignore:.*encountered in cast")
 def test_a_checkpoint_of_other_shapes_types_or_settings_never_trips_a_step(
     count, saved, corpus, tmp_path
 ):

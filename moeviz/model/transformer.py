@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.checks import LARGEST_SEED, check_number, check_whole
+from moeviz.checks import LARGEST_SEED, brief, check_number, check_whole
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
 from moeviz.ops import can_look
 from moeviz.routing import BaseRouter, RouteContext, RouterOut
@@ -51,7 +51,8 @@ class ModelConfig:
             )
         if any(not 0 <= layer < self.num_layers for layer in self.dense_layers):
             raise ValueError(
-                f"dense_layers must lie in 0..{self.num_layers - 1}, got {self.dense_layers}."
+                f"dense_layers must lie in 0..{self.num_layers - 1}, got "
+                f"{brief(self.dense_layers)}."
             )
 
     def is_moe(self, layer: int) -> bool:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from moeviz.checks import check_whole, one_line
+from moeviz.checks import brief, check_whole, one_line
 from moeviz.routing.assignment import Base, Sinkhorn
 from moeviz.routing.base import BaseRouter, NonFiniteLogitsError
 from moeviz.routing.capacity import Capacity, WithCapacity
@@ -110,8 +110,9 @@ def build_router(
 def untrained_router(name: str, *, capacity: Capacity | None = None, **options: Any) -> BaseRouter:
     """As build_router, for a router that is only looked at: what training it would lack is no
     matter. options: the sizes too."""
-    if name not in ROUTERS:
-        raise ValueError(f"There is no router {name!r}; there is {', '.join(sorted(ROUTERS))}.")
+    if name not in list(ROUTERS):  # a list looks at a name that cannot be hashed too
+        known = ", ".join(sorted(ROUTERS))
+        raise ValueError(f"There is no router {brief(name)}; there is {known}.")
     make: Callable[..., BaseRouter] = ROUTERS[name]
     gate = ROUTERS[name].default_gate
     allowed = own_options(name) + list(_GATE if gate else ())

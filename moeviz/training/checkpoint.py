@@ -147,10 +147,9 @@ class TrainState:
         """
         arrays, header = load_arrays(path, kind="checkpoint")
         with fitting(path):
-            fingerprint = header["corpus"]
+            fingerprint, python = str(header["corpus"])[:12], str(header["python"])[:12]
             train = TrainConfig(**header["train"])
             model = ModelConfig.from_dict(header["model"])
-            python = header["python"]
         if fingerprint != corpus.manifest.fingerprint:
             under = f" and under Python {python}, with whose files a text may change"
             raise ValueError(

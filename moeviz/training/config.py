@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from moeviz.backend import native_bfloat16
-from moeviz.checks import check_choice, check_flag, check_number, check_whole
+from moeviz.checks import brief, check_choice, check_flag, check_number, check_whole
 from moeviz.host import cores, memory_bytes
 from moeviz.model.transformer import ModelConfig
 
@@ -88,8 +88,10 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
         torch.Generator(resolved)  # "meta" has tensors, but draws no numbers
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"Device {device!r} is not available here; use 'cpu' or 'auto'.") from None
+    except (RuntimeError, AssertionError, TypeError):
+        raise ValueError(
+            f"Device {brief(device)} is not available here; use 'cpu' or 'auto'."
+        ) from None
     return resolved
 
 
