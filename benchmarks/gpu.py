@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+import gpu_table
 import layer
 import report
 import train_runs
@@ -216,7 +217,7 @@ def summary(out: Path) -> list[str]:
     return lines
 
 
-def adopt(out: Path, tuned: Path, runs: Path) -> list[str]:
+def adopt(out: Path, tuned: Path, runs: Path, readme: Path) -> list[str]:
     """Put a visit's results where they are used, and say what went where.
 
     Raises ValueError where the files do not say on which device, by which commit and when they came
@@ -241,7 +242,9 @@ def adopt(out: Path, tuned: Path, runs: Path) -> list[str]:
     if load(out, "layer").get("cases"):
         path = runs / layer.default_file(gpu["name"]).name
         write_atomically(path, (out / "layer.json").read_bytes())
-        adopted.append(f"the layer beside its peers: {path}")
+        run = json.loads(path.read_text("utf-8"))
+        readme.write_text(gpu_table.renewed(readme.read_text("utf-8"), run), "utf-8")
+        adopted.append(f"the layer beside its peers: {path}, and the table of {readme}")
     for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
         report.save(record, runs / f"{name}.json")
         adopted.append(f"training at a size for a GPU: {runs / name}.json")
@@ -279,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.adopt:
         try:
-            lines = adopt(arguments.adopt, configs.PACKAGED, data_path("runs"))
+            lines = adopt(arguments.adopt, configs.PACKAGED, data_path("runs"), gpu_table.README)
         except ValueError as error:
             parser.error(str(error))
         print("\n".join(lines))

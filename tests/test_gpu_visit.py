@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import gpu
+import gpu_table
 from helpers.visit import Parts
+from layer_contenders import DENSE, OURS
+from moeviz.host import data_path
 from moeviz_kernels import configs
 from moeviz_kernels.configs import Gemm, Tuned
 from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, candidates
@@ -135,10 +138,20 @@ def results(tmp_path):
         "heights": [{"for": [*place, 2048, 768], "height": 64, "ms": {"64": 1.0, "128": 2.0}}],
         "cuts": [{"for": [*place, "up", 1536, 2048], "role": "up", "cut": cut, "ms": [1.0]}],
     }
-    cases = [{"shape": {"name": "OLMoE-8192"}, "routing": "uniform", "contenders": {}}]
+    times = {part: {"median": 2.0} for part in ("forward_ms", "both_ms")}
+    ours = times | {"tflops": {"forward": 500.0, "both": 450.0}, "graph_both_ms": {"median": 1.5}}
+    dense = {part: {"median": 1.0} for part in times}
+    shape = dict(name="O", tokens=8192, d_model=8, d_expert=4, num_experts=2, top_k=1)
+    contenders = {OURS: ours, DENSE: dense, "liger": {"not_run": "no time"}}
+    layer = {
+        "provenance": env["provenance"] | {"versions": {"torch": "2.11", "triton": "3.6"}},
+        "device": {"name": "NVIDIA H200", "dtype": "bfloat16", "matmul_tflops": 787.9,
+                   "copy_gb_per_s": 4299.2},
+        "cases": [{"shape": shape, "routing": "uniform", "contenders": contenders}],
+    }  # fmt: skip
     out.mkdir()
     for name, content in {
-        "env": env, "sweep": {"table": table, "items": {}, "failed": {}}, "layer": {"cases": cases}
+        "env": env, "sweep": {"table": table, "items": {}, "failed": {}}, "layer": layer
     }.items():  # fmt: skip
         (out / f"{name}.json").write_text(json.dumps(content))
     return out
@@ -150,10 +163,16 @@ def change(out, name, **values):
 
 
 def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatch):
-    tuned, runs = tmp_path / "tuned.json", tmp_path / "runs"
-    gpu.adopt(results, tuned, runs)
-    lines = gpu.adopt(results, tuned, runs)  # again: the same places, no second entry
+    tuned, runs, readme = tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README"
+    marker = "<!-- layer: made by python -m moeviz bench gpu --adopt -->"
+    readme.write_text(f"before\n{marker}\nold\n<!-- end -->\nafter\n")
+    gpu.adopt(results, tuned, runs, readme)
+    lines = gpu.adopt(results, tuned, runs, readme)  # again: the same places, no second entry
     assert (runs / "layer_h200.json").is_file() and "make notebooks" in lines[-1]
+    table = readme.read_text()
+    assert "| 8192, 8, 4, 2, 1 | uniform | 500 / 450 | – / 1.5 | 0.50 / 0.50 |" in table
+    assert "old" not in table and "Liger" not in table and table.startswith(f"before\n{marker}\n")
+    assert table.endswith("\n<!-- end -->\nafter\n") and "8192³ reaches 788 TFLOP/s" in table
     written = json.loads(tuned.read_text())
     assert len(written["cuts"]) == len(written["heights"]) == 1
     assert written["cuts"][0]["origin"]["gpu"]["driver"] == "570.1"
@@ -173,6 +192,12 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
     assert configs.choose("up", like, 512, 1536, 2048, 64).maxnreg is None
 
 
+def test_the_readme_shows_the_recorded_run():
+    run = json.loads(data_path("runs", "layer_h200.json").read_text("utf-8"))
+    text = gpu_table.README.read_text("utf-8")
+    assert gpu_table.renewed(text, run) == text
+
+
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
@@ -188,7 +213,7 @@ def test_figures_without_their_origin_are_refused(results, tmp_path, name, value
         change(results, "layer", cases=[])
         words = "holds nothing to adopt"
     with pytest.raises(ValueError, match=words):
-        gpu.adopt(results, tmp_path / "tuned.json", tmp_path / "runs")
+        gpu.adopt(results, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
     assert not (tmp_path / "tuned.json").exists()
 
 
@@ -214,7 +239,7 @@ def test_a_rehearsal_leaves_every_file(tmp_path):
     summary = run.stdout.partition("== no GPU: a rehearsal")[2].splitlines()
     assert len(summary) <= 40 and any("toy dW13" in line for line in summary)
     with pytest.raises(ValueError, match="holds a rehearsal"):
-        gpu.adopt(out, tmp_path / "tuned.json", tmp_path / "runs")
+        gpu.adopt(out, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
 
 
 def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
