@@ -269,7 +269,9 @@ def beats(page):
     return bool(values.strip())
 
 
-@pytest.mark.parametrize("lost", [True, False], ids=["lost", "heard"])
+@pytest.mark.parametrize(
+    ("level", "lost"), [("widgets8", True), ("widgets7", True), ("widgets8", False)]
+)
 def test_what_threads_say_is_seen(page, lost):
     put_and_open(page, browser.notebook(*TWO_LIVE))
     if lost:

@@ -21,6 +21,7 @@ TRIAL = """\
 ```{code-cell}
 import ipywidgets
 
+from moeviz.panels.base import view_bundle
 from moeviz.pictures.static import png
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="9"/></svg>'
@@ -30,7 +31,7 @@ class Panel(ipywidgets.VBox):
     _ipython_display_ = None
 
     def _repr_mimebundle_(self, **options):
-        return {**super()._repr_mimebundle_(**options), "image/png": png(SVG), "text/plain": "P"}
+        return {**view_bundle(self, "P"), "image/png": png(SVG)}
 
 
 Panel([ipywidgets.IntSlider()])

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
 import comm
 import ipywidgets
@@ -96,7 +97,13 @@ class Page:
 class PageComm(Comm):
     """The kernel's end of the line to a page, for all versions of ipywidgets and ipykernel."""
 
-    kernel = "one that ipywidgets 7 need not do without"
+    # What ipywidgets 7 and ipykernel 6.17 do not send or open without.
+    kernel = SimpleNamespace(
+        shell=None,
+        comm_manager=SimpleNamespace(
+            register_comm=lambda comm: None, unregister_comm=lambda comm: None
+        ),
+    )
     page = None
 
     def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
