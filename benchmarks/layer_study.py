@@ -112,7 +112,7 @@ class Run:
     def out_of_time(self, share: float = 1.0) -> str | None:
         if time.perf_counter() - self.start > share * self.budget:
             part = "" if share == 1 else f"{share:.0%} of "
-            return f"{part}the budget of {self.budget:g} s was used up"
+            return f"{part}the budget of {self.budget:.3g} s was used up"
         return None
 
     def case(self, name: str, routing: str) -> dict[str, Any]:
