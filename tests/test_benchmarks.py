@@ -70,7 +70,9 @@ def test_every_contender_is_measured_and_right(layer_report, tmp_path):
     for name, result in ran.items():
         assert all(result[key]["median"] > 0 for key in TIMES)
         assert result["first_call_s"] > 0
-        assert result["repeatable"] and result["repeated_runs"] >= 2
+        # With several threads a peer may add up in another order from run to run.
+        assert result["repeatable"] or not name.startswith("moeviz"), name
+        assert result["repeated_runs"] >= 2
         errors = {} if name == DENSE else result["relative_error"]
         assert all(0 < error < 1e-5 for error in errors.values()), errors
     # x, gate and up, silu(gate), the hidden rows, in float32.

@@ -285,8 +285,9 @@ def test_a_real_contest_of_the_smallest_kind():
 def test_a_worker_serves_the_latest_and_rests():
     pulse = SimpleNamespace(begin=lambda: None)
     worker = background.Worker("moeviz-test", contextlib.nullcontext, pulse)
-    done, hold = [], threading.Event()
-    worker.ask(lambda: hold.wait(10))
+    done, begun, hold = [], threading.Event(), threading.Event()
+    worker.ask(lambda: (begun.set(), hold.wait(10)))
+    begun.wait(10)  # or the next would take its place
     for number in range(5):
         worker.ask(lambda n=number: done.append(n))
     hold.set()
