@@ -369,7 +369,7 @@ def test_12(labs):
 @both_themes
 def test_12_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
     with labs.opened(alone(*KERNELS), theme) as page:
-        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 60), (ROOF, 30), (CONTENDERS, 15)):
+        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 30), (CONTENDERS, 15)):
             page.locator(f"{css} svg[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)
