@@ -74,10 +74,7 @@ class Device:
     def cuts(self, role: Role, height: int) -> tuple[Gemm, ...]:
         if self.kind == "cpu":
             return TOY_CUTS
-        kernel = KERNEL_OF[role]
-        # grad_weight walks no tiles of rows: its blocks' heights are tried together.
-        known = (128, 256) if kernel == "grad_weight" else (height,)
-        return tuple(cut for h in known for cut in candidates(kernel, h))
+        return tuple(candidates(KERNEL_OF[role], height))
 
     def clock(self, run: Callable[[], object]) -> float:
         """Milliseconds of one run."""

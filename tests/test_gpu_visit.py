@@ -113,13 +113,15 @@ def test_every_product_is_held_to_float64():
     assert products.offsets[1] == 0 < products.offsets[2], "the first expert has no token"
 
 
-def test_the_shipped_cut_is_a_candidate():
+def test_the_shipped_cuts_are_candidates():
     for (kernel, heights), _ in zip(
         dict.fromkeys(configs.KERNELS, (128, 64)).items(), range(4), strict=True
     ):
         for height in heights[: 1 if kernel == "grad_weight" else 2]:
             block_n, *more = configs.TABLE["sm_90"][kernel][height][0]
             assert Gemm(height, block_n, *more) in candidates(kernel, height)
+    for (*_, kernel, _, _), cut in configs.Tuned.read(configs.PACKAGED).cuts.items():
+        assert cut in candidates(kernel, cut.block_m), "what was measured to be the fastest"
     assert set(KERNEL_OF.values()) == set(configs.KERNELS)
 
 

@@ -25,8 +25,8 @@ KERNELS = {
     for name in re.findall(r"@triton.jit.*\ndef (\w+_kernel)\(", path.read_text(encoding="utf-8"))
 }
 PRODUCTS = {"up_kernel", "gemm_kernel", "grad_hidden_kernel", "grad_weight_kernel"}
-# What sm_90 alone ships, in 16 bits; grad_hidden's is a candidate.
-STAY = {"up_tma_kernel", "gemm_tma_kernel", "grad_hidden_tma_kernel"}
+# What sm_90 alone ships, in 16 bits.
+STAY = {"up_tma_kernel", "gemm_tma_kernel"}
 COMBINE = {"gather_kernel", "gather_sum_kernel"}
 SHARED_KIB = {"sm_75": 64, "sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
 
@@ -92,12 +92,7 @@ def all_kernels(chip, dtypes):
     typed = COMBINE | (PRODUCTS if chip != "sm_75" else set())
     pairs = {(kernel, dtype) for kernel in typed for dtype in dtypes}
     if chip == "sm_90":
-        pairs |= {
-            (k, dtype)
-            for k in STAY - {"grad_hidden_tma_kernel"}
-            for dtype in dtypes
-            if dtype in ("fp16", "bf16")
-        }
+        pairs |= {(k, dtype) for k in STAY for dtype in dtypes if dtype in ("fp16", "bf16")}
     if chip == "sm_100":
         pairs -= {(kernel, "tf32") for kernel in PRODUCTS}
     return pairs | {(kernel, "fp32") for kernel in KERNELS - PRODUCTS - STAY - COMBINE}

@@ -9,7 +9,7 @@
 
 <dO, W2 a> = <dO W2, a>: the weight's gradient falls out here, and neither the experts' output nor
 its gradient is ever stored. A program sees BLOCK_N of the F columns and writes its part of the sum;
-the parts are added in a fixed order. Paths "tma" and "flat", in tma.py, read W2 by descriptor.
+the parts are added in a fixed order. W2 comes by pointers alone: an H200 was slower by descriptors.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels.configs import Gemm, launch_options
-from moeviz_kernels.tiles import count_tiles, grouped_order
-from moeviz_kernels.tma import programs_that_stay, takes_tma
+from moeviz_kernels.tiles import grouped_order
 from moeviz_kernels.up import logistic, takes_fast_sigmoid
 
 
@@ -63,22 +61,6 @@ def in_parts(
         first_f += HALF
         part += in_parts(right, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
     return part
-
-
-@triton.jit
-def store_gradients(
-    dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F,
-    FAST: tl.constexpr, EPILOGUE: tl.constexpr,
-):  # fmt: skip
-    """What follows from a block of dh, for the rows first + m."""
-    BLOCK_N: tl.constexpr = dh.shape[1]
-    weight = tl.load(weight_ptr + first + m, mask=real, other=0.0)
-    z_ptr += first.to(tl.int64) * (2 * F)
-    h_ptr += first.to(tl.int64) * F
-    dz_ptr += first.to(tl.int64) * (2 * F)
-    first_f = column * BLOCK_N
-    part = in_parts(dh, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
-    tl.store(part_ptr + column.to(tl.int64) * N + first + m, part, mask=real)
 
 
 @triton.jit(do_not_specialize=["N", "num_tiles"])
@@ -131,76 +113,13 @@ def grad_hidden_kernel(
         grad_at += BLOCK_K
         w2_at += BLOCK_K * F
 
-    store_gradients(
-        dh, first, real, m, column, weight_ptr, z_ptr, h_ptr, dz_ptr, part_ptr, N, F, FAST, EPILOGUE
-    )
-
-
-@triton.jit(do_not_specialize=["N", "E", "num_programs"])
-def grad_hidden_tma_kernel(
-    grad_ptr,  # [T, D], gradient of the layer's output
-    token_ptr,  # [N] int32
-    weight_ptr,  # [N] float32
-    w2,  # descriptor of [E, D, F]
-    z_ptr,  # [N, 2F]
-    tile_expert_ptr,
-    tile_row_ptr,
-    offsets_ptr,  # [E + 1] int32
-    h_ptr,  # [N, F], written
-    dz_ptr,  # [N, 2F], written
-    part_ptr,  # [column blocks, N] float32, written
-    N,
-    D,
-    F,
-    E,
-    num_programs,
-    FAST: tl.constexpr,
-    EPILOGUE: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    FLAT: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    num_tiles = count_tiles(offsets_ptr, E, BLOCK_M, BLOCK_E)
-    columns = tl.cdiv(F, BLOCK_N)
-    m = tl.arange(0, BLOCK_M)
-    k = tl.arange(0, BLOCK_K)
-    for block in tl.range(tl.program_id(0), num_tiles * columns, num_programs, flatten=FLAT):
-        tile, column = grouped_order(block, num_tiles, columns, GROUP)
-        expert = tl.load(tile_expert_ptr + tile)
-        first = tl.load(tile_row_ptr + tile)
-        real = first + m < tl.load(offsets_ptr + expert + 1)
-        token = tl.load(token_ptr + first + m, mask=real, other=0).to(tl.int64)
-        grad_at = grad_ptr + token[:, None] * D + k[None, :]
-        dh = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for start in range(0, D, BLOCK_K):
-            if EVEN_K:
-                grad = tl.load(grad_at)
-            else:
-                grad = tl.load(grad_at, mask=(start + k < D)[None, :], other=0.0)
-            right = w2.load([expert, start, column * BLOCK_N]).reshape(BLOCK_K, BLOCK_N)
-            dh = tl.dot(grad, right, dh, input_precision=PRECISION)
-            grad_at += BLOCK_K
-        store_gradients(
-            dh,
-            first,
-            real,
-            m,
-            column,
-            weight_ptr,
-            z_ptr,
-            h_ptr,
-            dz_ptr,
-            part_ptr,
-            N,
-            F,
-            FAST,
-            EPILOGUE,
-        )
+    weight = tl.load(weight_ptr + first + m, mask=real, other=0.0)
+    z_ptr += first.to(tl.int64) * (2 * F)
+    h_ptr += first.to(tl.int64) * F
+    dz_ptr += first.to(tl.int64) * (2 * F)
+    first_f = column * BLOCK_N
+    part = in_parts(dh, weight, real, m, first_f, z_ptr, h_ptr, dz_ptr, F, FAST, EPILOGUE)
+    tl.store(part_ptr + column.to(tl.int64) * N + first + m, part, mask=real)
 
 
 def grad_hidden(
@@ -214,7 +133,7 @@ def grad_hidden(
     config: Gemm,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_NF, dz_N2F and the gradient of the weights, float32 [N], as drawn above."""
-    num_rows, (num_experts, d_model, d_expert) = token.numel(), w2_EDF.shape
+    num_rows, (_, d_model, d_expert) = token.numel(), w2_EDF.shape
     columns = triton.cdiv(d_expert, config.block_n)
     h_NF, dz_N2F = grad_TD.new_empty(num_rows, d_expert), torch.empty_like(z_N2F)
     part = torch.empty(columns, num_rows, device=grad_TD.device, dtype=torch.float32)
@@ -223,18 +142,8 @@ def grad_hidden(
         EVEN_K=d_model % config.block_k == 0,
     )  # fmt: skip
     options = launch_options(config, grad_TD.dtype)
-    most_blocks = tiles[0].numel() * columns
-    if config.path == "pointer" or not takes_tma(w2_EDF):
-        grad_hidden_kernel[(most_blocks,)](
-            grad_TD, token, weight, w2_EDF, z_N2F, *tiles, offsets, h_NF, dz_N2F, part,
-            num_rows, d_model, d_expert, tiles[0].numel(), **flags, **options,
-        )  # fmt: skip
-    else:
-        w2 = TensorDescriptor.from_tensor(w2_EDF, [1, config.block_k, config.block_n])
-        programs = programs_that_stay(config, grad_TD, most_blocks)
-        grad_hidden_tma_kernel[(programs,)](
-            grad_TD, token, weight, w2, z_N2F, *tiles, offsets, h_NF, dz_N2F, part,
-            num_rows, d_model, d_expert, num_experts, programs, FLAT=config.path == "flat",
-            BLOCK_E=triton.next_power_of_2(num_experts), **flags, **options,
-        )  # fmt: skip
+    grad_hidden_kernel[(tiles[0].numel() * columns,)](
+        grad_TD, token, weight, w2_EDF, z_N2F, *tiles, offsets, h_NF, dz_N2F, part,
+        num_rows, d_model, d_expert, tiles[0].numel(), **flags, **options,
+    )  # fmt: skip
     return h_NF, dz_N2F, part.sum(0)

@@ -212,11 +212,9 @@ def shipped(chip: str, dtypes: Sequence[str], quick: bool) -> list[Launch]:
 
 def all_candidates() -> list[Launch]:
     """Every cut that a GPU is asked to try, in bfloat16, each with its kernel's flags."""
-    cuts = dict.fromkeys(
-        (kernel, c) for kernel, m in tune.CANDIDATES for c in tune.candidates(kernel, m)
-    )
     launches: list[Launch] = []
-    for kernel, cut in cuts:
-        if cut.group == configs.Gemm.group:  # the order of programs is no matter of ptxas
-            launches += gemm_launches(kernel, cut, "bf16", 1024, 2048)
+    for kernel, height in tune.CANDIDATES:
+        for cut in tune.candidates(kernel, height):
+            if cut.group == configs.Gemm.group:  # the order of programs is no matter of ptxas
+                launches += gemm_launches(kernel, cut, "bf16", 1024, 2048)
     return launches
