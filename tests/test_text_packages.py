@@ -134,3 +134,13 @@ def test_too_little_is_refused_in_one_sentence(install):
         load_corpus("packages", tokenizer=Tokenizer.default())
     with pytest.raises(ValueError, match="max_characters must be"):
         load_corpus("packages", max_characters=0)
+
+
+def test_less_than_the_least_is_enough_where_no_more_was_asked_for(install, monkeypatch):
+    monkeypatch.setattr(packages, "_LEAST", 100_000)
+    install("other", {"other/one.py": noise(1), "other/two.py": noise(2)})
+    short = packages._SHORTEST - 1  # they need not fill up what is asked for
+    parts = packages.packages_source(7_276 + short).packages
+    assert sum(part.characters for part in parts) == 7_276
+    with pytest.raises(ValueError, match=r"hold 7,276 .* in 2 packages, too little"):
+        packages.packages_source(7_276 + short + 2)

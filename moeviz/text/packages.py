@@ -62,7 +62,8 @@ def packages_source(max_characters: int) -> Source:
     for text in texts:
         sizes[text.package] = sizes.get(text.package, 0) + len(text.text)
     total = sum(sizes.values())
-    if total < min(_LEAST, max_characters) or len(sizes) < 2:
+    least = min(_LEAST, max_characters - _SHORTEST)  # they stop up to so many short
+    if total < least or len(sizes) < 2:
         raise ValueError(
             f"The installed Python packages hold {total:,} characters of text in {len(sizes)} "
             f"packages, too little to train on (at least {_LEAST:,}, in 2 packages); install "
