@@ -185,15 +185,18 @@ class LivePanel(Panel):
 
     @property
     def _autosave(self) -> Path | None:
-        """Where the run is kept; None while another kernel keeps its own there."""
-        folder = autosave_folder(self.kind)
-        return None if holder(folder) else folder
+        """Where the run is kept; None while another kernel keeps its own there, and where one did
+        as this kernel's run began: what lies there is the other's then, even after its end."""
+        run, folder = type(self).run, autosave_folder(self.kind)
+        if run is not None and run.autosave is None:
+            return None
+        return folder if holder(folder) is None else None
 
     def _take_autosave(self) -> Path | None:
         """The same, and from now on other kernels keep theirs nowhere."""
         folder = autosave_folder(self.kind)
         with suppress(OSError):  # then each save says so
-            if take(folder):
+            if take(folder) is not None:
                 self._aside = f" · not kept: another kernel keeps its own {self.called}"
                 return None
         return folder

@@ -23,7 +23,8 @@ _held: dict[Path, IO[str]] = {}  # by this process
 
 def take(folder: Path) -> int | None:
     """Hold the folder, which is made, until `release` or the end of this process. None where that
-    went well; else the process (its pid) that holds it. OSError where there can be no such folder.
+    went well; else the process (its pid) that holds it, 0 where
+    it has not said so yet. OSError where there can be no such folder.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def take(folder: Path) -> int | None:
 
 
 def holder(folder: Path) -> int | None:
-    """The other process (its pid) that holds the folder; None where none does."""
+    """The other process (its pid, as from `take`) that holds the folder; None where none does."""
     if folder.resolve() in _held:
         return None
     try:
@@ -65,23 +66,25 @@ def release(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder within, and leave none behind that is empty. ValueError where another process
-    has it or it cannot be written."""
+    """Hold the folder within, and leave none behind that is new and empty. ValueError where another
+    process has it or it cannot be written."""
+    new = not folder.exists()
     try:
         pid = take(folder)
     except OSError as error:
         raise ValueError(f"{folder} cannot be a folder to write to ({error.strerror}).") from None
     if pid is not None:
+        other = f"another process ({pid})" if pid else "another process"
         raise ValueError(
-            f"{folder} is in use by another process ({pid}); wait until it ends, or give another "
-            "folder."
+            f"{folder} is in use by {other}; wait until it ends, or give another folder."
         )
     try:
         yield
     finally:
         release(folder)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _locked(file: IO[str]) -> bool:
