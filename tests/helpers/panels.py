@@ -139,10 +139,16 @@ def values_of(control):
 def at_ease(panel, seconds=30.0):
     """The panel, when its picture is of its controls or it says why it cannot be."""
     end = time.monotonic() + seconds
-    while said(panel).endswith("…"):
+    while waits(panel):
         assert time.monotonic() < end, said(panel)
         time.sleep(0.005)
     return panel
+
+
+def waits(panel):
+    """Whether it says that something is on its way; not between a sentence and its picture."""
+    with panel.sentence_last():
+        return said(panel).endswith("…")
 
 
 def said(panel):
