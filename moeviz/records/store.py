@@ -121,7 +121,13 @@ def _opened(path: str | Path, kind: str) -> Iterator[tuple[Any, dict[str, Any], 
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = _header(path, file.metadata() or {}, kind)
-            yield file, header, header.pop(SUM_KEY, "" if kind == "checkpoint" else None)
+            wanted = header.pop(SUM_KEY, None)
+            if kind == "checkpoint" and wanted is None:
+                raise ValueError(
+                    f"{path} is a checkpoint of an earlier version of moeviz, without a checksum: "
+                    "train anew, or finish it with that version."
+                )
+            yield file, header, wanted
     except (SafetensorError, OSError, TypeError) as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); it is damaged or of another "
