@@ -1,6 +1,7 @@
 """Training: it learns, resumes bit for bit, survives divergence, and never unpickles a file."""
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -420,10 +421,16 @@ def test_float16_learns_and_an_overflow_costs_one_step(corpus, in_float16):
     assert list(trainer)[-1].loss < first.loss - 1.0
 
 
-def test_float16_resumes_bit_for_bit_with_its_scale(corpus, in_float16, tmp_path):
+@pytest.mark.parametrize("fused", [False, True])  # as on a GPU: it skips the overflow itself
+@pytest.mark.parametrize("steps", [0, 3])
+def test_float16_resumes_bit_for_bit_with_its_scale(
+    steps, fused, corpus, in_float16, tmp_path, monkeypatch
+):
+    optimiser = functools.partial(torch.optim.AdamW, fused=fused)
+    monkeypatch.setattr(checkpoint, "adamw", lambda groups, *_: optimiser(groups, lr=1e-3))
     whole, part = make(corpus), make(corpus)
     for trainer in (whole, part):
-        run(trainer, 3)
+        run(trainer, steps)
         overflow_once(trainer)
     part.save(tmp_path / "run")
     resumed = Trainer.resume(tmp_path / "run", corpus)

@@ -198,10 +198,10 @@ class TrainState:
 
     def _check_moments(self, name: str, state: dict[str, Tensor]) -> None:
         """ValueError for moments that are not AdamW's of this parameter after at most self.step
-        steps."""
+        steps, of which float16 may have skipped all."""
         shape = self.model.get_parameter(name).shape
         wanted = {"step": torch.Size([]), "exp_avg": shape, "exp_avg_sq": shape}
         shapes = {moment: value.shape for moment, value in state.items()}
         types = {value.dtype for value in state.values()}
-        if shapes != wanted or types != {torch.float32} or not 0 < state["step"] <= self.step:
+        if shapes != wanted or types != {torch.float32} or not 0 <= state["step"] <= self.step:
             raise ValueError(f"its moments of {name} do not fit that parameter.")
