@@ -98,9 +98,8 @@ def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
         )
     if name == "train":
         corpus = train_runs.text(rehearse)
-        sys.stdin.readline()  # its turn: the sweep has chosen meanwhile
-        if TABLE.is_file():
-            configs.TUNED = configs.Tuned.read(TABLE)
+        if not sys.stdin.readline():  # its turn; nobody is there to give it
+            return 1
     phase = Phase(name, out, until)
     if name == "check":
         check(phase, names, device)
@@ -162,7 +161,10 @@ def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command:
     report.save(where, out / "env.json")
     # The text of the training takes a core half a minute: it is read from the start on.
     early = {n: begin(n, out, ends[n], rehearse) for n in phases if n == "train"}
-    with open(out / "log.txt", "a", encoding="utf-8") as log:
+    with contextlib.ExitStack() as leaving:
+        for process in early.values():
+            leaving.callback(process.kill)  # whose turn did not come
+        log = leaving.enter_context(open(out / "log.txt", "a", encoding="utf-8"))
         for name, end in ends.items():
             now = time.monotonic()
             if now >= end:
@@ -174,8 +176,6 @@ def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command:
             if trouble:
                 troubles[name] = trouble
             report.save(where | {"troubles": troubles}, out / "env.json")
-        for process in early.values():  # whose turn did not come
-            process.kill()
         lines = summary(out)
         print("\n".join(lines), flush=True)
         log.write("\n".join(lines) + "\n")
@@ -238,12 +238,20 @@ def adopt(out: Path, tuned: Path, runs: Path, readme: Path) -> list[str]:
     table = load(out, "sweep").get("table", {"cuts": [], "heights": []})
     if table["cuts"]:
         write_atomically(tuned, merged(tuned, table, {**provenance, "gpu": gpu}))
-        adopted.append(f"{len(table['cuts'])} cuts: {tuned}")
+        items = load(out, "sweep")["items"]
+        path = runs / layer.default_file(gpu["name"]).name.replace("layer_", "sweep_")
+        report.save({"provenance": provenance, "gpu": gpu, "items": items}, path)
+        text = gpu_table.renewed(
+            readme.read_text("utf-8"), "paths", gpu_table.paths({"items": items})
+        )
+        readme.write_text(text, "utf-8")
+        adopted.append(f"{len(table['cuts'])} cuts: {tuned}, with all their times: {path}")
     if load(out, "layer").get("cases"):
         path = runs / layer.default_file(gpu["name"]).name
         write_atomically(path, (out / "layer.json").read_bytes())
         run = json.loads(path.read_text("utf-8"))
-        readme.write_text(gpu_table.renewed(readme.read_text("utf-8"), run), "utf-8")
+        text = gpu_table.renewed(readme.read_text("utf-8"), "layer", gpu_table.overview(run))
+        readme.write_text(text, "utf-8")
         adopted.append(f"the layer beside its peers: {path}, and the table of {readme}")
     for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
         report.save(record, runs / f"{name}.json")

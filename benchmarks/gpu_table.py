@@ -1,21 +1,22 @@
-"""The table of kernels/README.md: the layer on a GPU beside its peers, made from a recorded run.
+"""The tables of kernels/README.md, from what was recorded on a GPU: the layer beside its peers, and
+what each path of a kernel took.
 
-`python -m moeviz bench gpu --adopt DIR` writes it anew between its markers.
+`python -m moeviz bench gpu --adopt DIR` writes them anew between their markers.
 """
 
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
+from cuts import QUICK_ROUNDS
 from layer_contenders import DENSE, OURS
 from layer_shapes import Shape
 
 README = Path(__file__).resolve().parent.parent / "kernels" / "README.md"
-MARKERS = re.compile(
-    r"(<!-- layer: made by python -m moeviz bench gpu --adopt -->\n).*?(\n<!-- end -->)", re.DOTALL
-)
+MARKER = "<!-- {}: made by python -m moeviz bench gpu --adopt -->\n"
 PEERS = {
     DENSE: "dense FFN",
     "torch grouped_mm": "`grouped_mm`",
@@ -69,6 +70,31 @@ def ratios(ours: dict[str, Any], peer: dict[str, Any]) -> str:
     )
 
 
-def renewed(text: str, run: dict[str, Any]) -> str:
-    """The README's text with this run's table between the markers."""
-    return MARKERS.sub(lambda found: found[1] + overview(run) + found[2], text)
+def paths(sweep: dict[str, Any]) -> str:
+    """One row a product and size: milliseconds of the best cut on each path, in the rounds that all
+    cuts had. "two": at most 128 registers a thread, for two programs a multiprocessor."""
+    columns = ("pointer", "pointer, two", "ahead", "tma", "flat")
+    lines = ["| size | product | " + " | ".join(columns) + " |", "|-|-|" + "-|" * len(columns)]
+    for key, cuts in sweep["items"].items():
+        best: dict[str, float] = {}
+        for entry in cuts:
+            path = entry["cut"]["path"]
+            two = ", two" if path == "pointer" and entry["cut"]["maxnreg"] else ""
+            ms = statistics.median(entry["ms"][:QUICK_ROUNDS])
+            best[path + two] = min(ms, best.get(path + two, ms))
+        fastest = min(best.values())
+        cells = (f"{best[c]:.3f}" if c in best else "" for c in columns)
+        cells = (f"**{cell}**" if cell == f"{fastest:.3f}" else cell for cell in cells)
+        size, role, height = key.split()
+        lines.append(f"| {size} | {role}, {height} rows | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def renewed(text: str, name: str, table: str) -> str:
+    """The README's text with this table between the markers of its name; ValueError without."""
+    begin = MARKER.format(name)
+    found = re.compile(f"({re.escape(begin)}).*?(<!-- end -->)", re.DOTALL)
+    text, count = found.subn(lambda part: f"{part[1]}{table}\n{part[2]}", text)
+    if count != 1:
+        raise ValueError(f"The README has {count} places for the table '{name}', not one.")
+    return text

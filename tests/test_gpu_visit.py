@@ -22,6 +22,7 @@ from moeviz_kernels.configs import Gemm, Tuned
 from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, candidates
 from visit import Phase, in_processes, load
 
+NAMES = ("layer", "paths")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -140,6 +141,7 @@ def results(tmp_path):
         "heights": [{"for": [*place, 2048, 768], "height": 64, "ms": {"64": 1.0, "128": 2.0}}],
         "cuts": [{"for": [*place, "up", 1536, 2048], "role": "up", "cut": cut, "ms": [1.0]}],
     }
+    items = {"O-8 up 64": [{"cut": cut | {"path": "pointer"}, "ms": [0.5, 0.5, 0.6, 9.0]}]}
     times = {part: {"median": 2.0} for part in ("forward_ms", "both_ms")}
     ours = times | {"tflops": {"forward": 500.0, "both": 450.0}, "graph_both_ms": {"median": 1.5}}
     dense = {part: {"median": 1.0} for part in times}
@@ -153,7 +155,7 @@ def results(tmp_path):
     }  # fmt: skip
     out.mkdir()
     for name, content in {
-        "env": env, "sweep": {"table": table, "items": {}, "failed": {}}, "layer": layer
+        "env": env, "sweep": {"table": table, "items": items, "failed": {}}, "layer": layer
     }.items():  # fmt: skip
         (out / f"{name}.json").write_text(json.dumps(content))
     return out
@@ -166,14 +168,16 @@ def change(out, name, **values):
 
 def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatch):
     tuned, runs, readme = tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README"
-    marker = "<!-- layer: made by python -m moeviz bench gpu --adopt -->"
-    readme.write_text(f"before\n{marker}\nold\n<!-- end -->\nafter\n")
+    marker, other = (f"<!-- {n}: made by python -m moeviz bench gpu --adopt -->" for n in NAMES)
+    end = "<!-- end -->"
+    readme.write_text(f"before\n{marker}\nold\n{end}\nbetween\n{other}\n{end}\nafter\n")
     gpu.adopt(results, tuned, runs, readme)
     lines = gpu.adopt(results, tuned, runs, readme)  # again: the same places, no second entry
     assert (runs / "layer_h200.json").is_file() and "make notebooks" in lines[-1]
     table = readme.read_text()
     assert "| 8192, 8, 4, 2, 1 | uniform | 500 / 450 | – / 1.5 | 0.50 / 0.50 |" in table
     assert "old" not in table and "Liger" not in table and table.startswith(f"before\n{marker}\n")
+    assert "| O-8 | up, 64 rows |  | **0.500** |  |  |  |" in table
     assert table.endswith("\n<!-- end -->\nafter\n") and "8192³ reaches 788 TFLOP/s" in table
     written = json.loads(tuned.read_text())
     assert len(written["cuts"]) == len(written["heights"]) == 1
@@ -195,9 +199,13 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
 
 
 def test_the_readme_shows_the_recorded_run():
-    run = json.loads(data_path("runs", "layer_h200.json").read_text("utf-8"))
-    text = gpu_table.README.read_text("utf-8")
-    assert gpu_table.renewed(text, run) == text
+    runs, text = data_path("runs"), gpu_table.README.read_text("utf-8")
+    for name, table in (("layer", gpu_table.overview), ("paths", gpu_table.paths)):
+        file = {"layer": "layer", "paths": "sweep"}[name]
+        rows = table(json.loads((runs / f"{file}_h200.json").read_text("utf-8")))
+        assert rows in text and gpu_table.renewed(text, name, rows) == text
+    with pytest.raises(ValueError, match="0 places for the table 'layer'"):
+        gpu_table.renewed("no marker", "layer", "")
 
 
 @pytest.mark.parametrize(

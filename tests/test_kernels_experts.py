@@ -119,6 +119,25 @@ def test_frozen_experts_cost_no_gradient(monkeypatch):
             assert (leaf.grad is None) == (name in frozen), name
 
 
+class NoGradient(torch.autograd.Function):
+    """Hands y on, and no gradient back."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_where_no_gradient_comes_back_there_is_none_of_what_went_in():
+    leaves = make("uniform", 5, 2, 1, 16, 8).leaves(torch.float32)
+    y = make("uniform", 5, 2, 1, 16, 8).run(leaves)
+    (NoGradient.apply(y).sum() + 0 * leaves[0].sum()).backward()
+    assert leaves[0].grad is not None and all(leaf.grad is None for leaf in leaves[1:])
+
+
 class Fills(TorchDispatchMode):
     """The sizes of all tensors that were filled with zeros."""
 

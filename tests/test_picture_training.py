@@ -352,7 +352,11 @@ def test_a_difference_within_its_interval_is_told_as_not_shown(gap, wide, words)
 def test_one_seed_shows_no_difference_of_loss():
     picture = at_scale("gpu_collapse", make_gpu_run(["nothing", "sign bias", "dense"], seeds=1))
     assert "With one seed no difference of loss is shown" in picture.summary
-    assert "Under sign bias 2 of 16 experts are dead" in picture.summary
+    assert "Under sign bias up to 2 of 16 experts of a layer are dead, and 6.0" in picture.summary
+    assert "No arm collapsed in this time" in picture.summary
+    lost = make_gpu_run(["nothing", "sign bias"], seeds=1)
+    lost["arms"]["nothing"]["collapsed"] = {"mean": 1.0}
+    assert "No arm collapsed" not in at_scale("gpu_collapse", lost).summary
 
 
 @pytest.mark.parametrize(
@@ -371,6 +375,7 @@ def test_the_slope_over_experts_is_told_with_its_interval(slope, words):
     recorded = make_gpu_run(["dense", "E = 8", "E = 16", "E = 32"], seeds=1)
     picture = at_scale("gpu_experts", recorded | ({"loss_per_doubling": slope} if slope else {}))
     assert words in picture.summary
+    assert "E = 8 read 0.50 times the tokens of dense per second." in picture.summary
     assert "E = 32 read 0.25 times the tokens of dense per second." in picture.summary
 
 

@@ -67,8 +67,7 @@ _BLACKWELL: dict[Kernel, Cuts] = {
     # Half of the stages are spent on the row's token, which has to be there before its address.
     "grad_weight": {128: ((256, 64, 8, 5), (128, 64, 8, 6))},
 }
-# What an H200 was fastest with at every large size that it was asked for, in place of the same
-# blocks by pointers.
+# What an H200 was fastest with at most large sizes that it was asked for.
 _FLAT: Cuts = {128: ((256, 64, 8, 4, 8, None, "flat"), (128, 64, 8, 4))}
 _HOPPER: dict[Kernel, Cuts] = {
     "up": _BLACKWELL["up"] | _FLAT,

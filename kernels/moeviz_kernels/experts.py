@@ -132,7 +132,9 @@ def _keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(x_TD, z_N2F, weight, w13_E2FD, w2_EDF, *plan)
 
 
-def _gradients(ctx, grad_TD: Tensor, _: Tensor | None):
+def _gradients(ctx, grad_TD: Tensor | None, _: Tensor | None):
+    if grad_TD is None:  # what comes after has none
+        return (None,) * 9
     needed = ctx.needs_input_grad
     x_TD, z_N2F, *_ = ctx.saved_tensors
     try:

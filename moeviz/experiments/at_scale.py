@@ -254,17 +254,14 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
 
 
 def _balance(snapshot: Snapshot, load_LE: np.ndarray) -> dict[str, Any]:
-    """Balance of validation's load at the end, and through training, in the least even layer."""
+    """Balance of validation's load at the end by layer, and through training in the least even."""
     if not len(load_LE):
         return {}
-    worst = load_LE[int(np.argmax([max_violation(load_E) for load_E in load_LE]))]
     effective_P = [
         min(effective_experts(load_E) for load_E in load_LE) for load_LE in snapshot.curve.load
     ]
     return {
-        "max_violation": max_violation(worst),
-        "dead_experts": dead_experts(worst),
-        "effective_experts": effective_experts(worst),
+        "max_violation": max(max_violation(load_E) for load_E in load_LE),
         "collapsed": collapsed(snapshot.curve),
         "experts": load_LE.shape[1],
         "effective_by_layer": [round(effective_experts(load_E), 2) for load_E in load_LE],

@@ -178,8 +178,8 @@ def make_gpu_run(arms=("dense", "MoE"), seeds=3, *, gap=-0.1, wide=0.02):
         if arm != "dense":
             curve = [[6 * p, 16 - p / 10] for p in range(1, 101)]
             found[arm] |= {
-                "experts": 16, "effective_experts": figure(*[6.0] * seeds),
-                "dead_experts": figure(*[2.0] * seeds), "effective_curve": [curve] * seeds,
+                "experts": 16, "effective_by_layer": [[9.0, 6.0]] * seeds,
+                "dead_by_layer": [[0, 2]] * seeds, "effective_curve": [curve] * seeds,
             }  # fmt: skip
     provenance = {**PROVENANCE, "commit": "abc"}
     steps = {"steps": 600, "tokens": 600 * 32768, "base": arms[0]}

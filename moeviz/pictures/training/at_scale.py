@@ -83,16 +83,26 @@ def about(recorded: dict[str, Any]) -> str:
 
 def _figures(arm: dict[str, Any]) -> tuple[str, ...]:
     """The columns at the right; nothing where an arm has none."""
-    minus, peak, effect = (arm.get(n) for n in ("loss_minus_base", "of_peak", "effective_experts"))
+    minus, peak, balance = arm.get("loss_minus_base"), arm.get("of_peak"), least_even(arm)
     return (
         mean_sd(arm["validation_loss"], 3),
         _difference(minus) if minus else "",
         _short(arm["parameters"]),
         _short(arm["tokens_per_second"]["mean"]),
         f"{peak['mean']:.0%}" if peak else "",
-        f"{effect['mean']:.1f} of {arm['experts']}" if effect else "",
-        f"{arm['dead_experts']['mean']:.1f}" if effect else "",
+        f"{balance[0]:.1f} of {arm['experts']}" if balance else "",
+        f"{balance[1]:.1f}" if balance else "",
     )
+
+
+def least_even(arm: dict[str, Any]) -> tuple[float, float] | None:
+    """Experts in effect where they are fewest, and dead ones where they are most: of all layers at
+    the end, the mean over the runs. None for a dense arm."""
+    if "effective_by_layer" not in arm:
+        return None
+    effect = [min(run) for run in arm["effective_by_layer"]]
+    dead = [max(run) for run in arm["dead_by_layer"]]
+    return sum(effect) / len(effect), sum(dead) / len(dead)
 
 
 def _difference(figure: dict[str, Any]) -> str:
@@ -132,22 +142,27 @@ def told_experts(recorded: dict[str, Any]) -> str:
         else:
             way = "lowers" if slope["mean"] < 0 else "raises"
             size = f"{abs(slope['mean']):.3f} nats per token"
-            parts.append(f"Each doubling of E {way} the held-out loss by {size} ({spread}).")
+            seeds = max(arm["runs"] for arm in recorded["arms"].values())
+            luck = "; one seed a size, so luck between seeds is not in it" if seeds == 1 else ""
+            parts.append(f"Each doubling of E {way} the held-out loss by {size} ({spread}{luck}).")
     elif sparse:
         parts.append("Too few sizes were trained to tell what more experts change.")
-    return " ".join([*parts, *_speeds(recorded, sparse[-1] if sparse else "")])
+    ends = dict.fromkeys([*sparse[:1], *sparse[-1:]])
+    return " ".join([*parts, *(words for name in ends for words in _speeds(recorded, name))])
 
 
 def told_collapse(recorded: dict[str, Any]) -> str:
     """Who is left under every cure; and the losses beside that without a cure."""
     parts = [_setting(recorded)]
     for name, arm in recorded["arms"].items():
-        if effect := arm.get("effective_experts"):
+        if balance := least_even(arm):
             cure = "Without a cure" if name == recorded["base"] else f"Under {name}"
             parts.append(
-                f"{cure} {arm['dead_experts']['mean']:.0f} of {arm['experts']} experts are dead in "
-                f"the least even layer, and {effect['mean']:.1f} are in effect."
+                f"{cure} up to {balance[1]:.0f} of {arm['experts']} experts of a layer are dead, "
+                f"and {balance[0]:.1f} are in effect where they are fewest."
             )
+    if not any(arm.get("collapsed", {}).get("mean") for arm in recorded["arms"].values()):
+        parts.append("No arm collapsed in this time: that is, no layer lost half of its experts.")
     return " ".join([*parts, *_differences(recorded)])
 
 
