@@ -147,8 +147,8 @@ def told_experts(recorded: dict[str, Any]) -> str:
             parts.append(f"Each doubling of E {way} the held-out loss by {size} ({spread}{luck}).")
     elif sparse:
         parts.append("Too few sizes were trained to tell what more experts change.")
-    ends = dict.fromkeys([*sparse[:1], *sparse[-1:]])
-    return " ".join([*parts, *(words for name in ends for words in _speeds(recorded, name))])
+    few = dict.fromkeys([*sparse[:1], *sparse[-1:]])
+    return " ".join([*parts, *(words for name in few for words in _speeds(recorded, name))])
 
 
 def told_collapse(recorded: dict[str, Any]) -> str:
