@@ -166,6 +166,24 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_last_checkpoint(
     assert len(calls) == 4 and checkpoint(tmp_path / "run")[1]["step"] == 2
 
 
+@pytest.mark.parametrize("stop", [4, None])  # the step at which it is asked to end; at none
+def test_an_interrupt_while_it_saves_the_last_step_does_not_lose_it(
+    stop, train, tmp_path, monkeypatch, capsys
+):
+    save, last = Trainer.save, stop or 6
+
+    def interrupted(self, path):
+        if self.step == last:
+            signal.raise_signal(signal.SIGINT)
+        save(self, path)
+
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    monkeypatch.setattr(Trainer, "__next__", interrupting(Trainer.__next__, 1, stop)[0])
+    assert train("run", "--steps", "6") == 130
+    assert f"Stopped at step {last}; --resume goes on from" in capsys.readouterr().out
+    assert checkpoint(tmp_path / "run")[1]["step"] == last
+
+
 def test_under_nohup_a_terminal_that_closes_changes_nothing(train, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -281,6 +299,11 @@ def test_one_expert_of_renormalised_weight_is_explained_once(train, capsys):
         ("--corpus nowhere/text.txt", '"nowhere/text.txt" does not exist'),
         ("--corpus {texts}/latin.txt", "is not UTF-8 text: byte 0xe9"),
         ("--corpus nobody/nothing-of-that-name", "not be reached on the Hugging Face Hub"),
+        (
+            "--corpus embedded --max-characters 9",
+            "embedded takes no --max-characters; leave it",
+        ),
+        ("--corpus packages --text-column a", "packages takes no --text-column; leave it out, or"),
         ("--resume", "to go on from; leave --resume out to begin a run."),
         ("--seed 4294967296", "seed must be a whole number of at least 0 and at most 4294967295"),
         ("--batch-size 1000000000", "GB of memory, and there are"),

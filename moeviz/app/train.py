@@ -20,12 +20,14 @@ from moeviz.model.transformer import ModelConfig
 from moeviz.records.lock import held
 from moeviz.routing import Capacity
 from moeviz.text.corpus import Corpus, load_corpus
+from moeviz.text.packages import MOST as MOST_OF_PACKAGES
 from moeviz.text.sources import MOST
 from moeviz.training.trainer import NonFiniteLossError, TrainConfig, Trainer
 
 SAVE_EVERY = 200  # steps
 FIRST_SAVE = 20.0  # seconds after which a checkpoint is due, if none was before
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; docker stop and SLURM; a terminal that closes
+TAKES_NO = {"embedded": ("max_characters", "text_column"), "packages": ("text_column",)}
 HELP = {
     "top_k": "experts of a token; with 1, renormalised weights are all 1 and the gate learns from "
     "its balancing losses alone: add --option weighting=raw",
@@ -47,7 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add("--corpus", default="embedded", help=f"embedded, packages, a Hub name or a path {default}")
     add("--text-column", help="column of a corpus in tables, where it is not called text")
-    add("--max-characters", type=int, help=f"of a file or a Hub set (default: {MOST:,})")
+    says = f"of a file or a Hub set (default: {MOST:,}), or of packages ({MOST_OF_PACKAGES:,})"
+    add("--max-characters", type=int, help=says)
     says = f"steps between checkpoints (default: {SAVE_EVERY}; with --resume, as before)"
     add("--save-every", type=int, help=says)
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
@@ -177,6 +180,12 @@ def _dropped(args: argparse.Namespace, trainer: Trainer) -> list[str]:
 
 
 def _corpus(args: argparse.Namespace) -> Corpus:
+    for name in TAKES_NO.get(args.corpus, ()):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"The corpus {args.corpus} takes no {_option(name)}; leave it out, or give another "
+                "--corpus."
+            )
     print("Preparing the text…", flush=True)
     corpus = load_corpus(
         args.corpus, text_column=args.text_column, max_characters=args.max_characters
@@ -194,13 +203,7 @@ def _trained(trainer: Trainer, checkpoint: Path) -> int:
         f"{str(trainer.precision).removeprefix('torch.')}; corpus "
         f"{trainer.corpus.manifest.fingerprint}; {trainer.expert_backend or 'no'} expert backend."
     )
-    try:
-        stop = _run(trainer, checkpoint)
-    except NonFiniteLossError:
-        trainer.save(checkpoint)
-        raise
-    trainer.save(checkpoint)
-    if stop:
+    if stop := _run(trainer, checkpoint):
         print(f"Stopped at step {trainer.step}; --resume goes on from {checkpoint}.")
         return 128 + stop
     exported = checkpoint.with_name("model.safetensors")
@@ -216,8 +219,8 @@ def _trained(trainer: Trainer, checkpoint: Path) -> int:
 
 
 def _run(trainer: Trainer, checkpoint: Path) -> int:
-    """Train to the last step under a progress bar; the number of the signal that ended it before,
-    0 for none. A first checkpoint shows at once whether there can be one."""
+    """Train to the last step under a progress bar, and save; the number of the signal that ended it
+    before, 0 for none. A first checkpoint shows at once whether there can be one."""
     from tqdm import tqdm
 
     if trainer.step == 0:
@@ -225,15 +228,22 @@ def _run(trainer: Trainer, checkpoint: Path) -> int:
     first = time.monotonic() + FIRST_SAVE
     bar = tqdm(initial=trainer.step, total=trainer.config.steps, unit="step", dynamic_ncols=True)
     with bar, _stops_noted() as stops:
-        for result in trainer:
-            if stops:
-                break
-            bar.update()
-            bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
-            if result.step % trainer.notes["save_every"] == 0 or time.monotonic() > first:
-                trainer.save(checkpoint)
-                first = float("inf")
-    return stops[0] if stops else 0
+        try:
+            for result in trainer:
+                if stops:
+                    break
+                bar.update()
+                bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+                if result.step % trainer.notes["save_every"] == 0 or time.monotonic() > first:
+                    trainer.save(checkpoint)
+                    first = float("inf")
+        except NonFiniteLossError:
+            trainer.save(checkpoint)
+            raise
+        asked = stops.copy()
+        stops.clear()  # a second Ctrl-C does not end the save, a third does
+        trainer.save(checkpoint)
+    return next(iter(asked + stops), 0)
 
 
 @contextlib.contextmanager
