@@ -20,7 +20,7 @@ from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
 from moeviz.training import Trainer, checkpoint
 from moeviz.training.config import learning_rate_at, resolve_device, resolve_precision
-from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError
+from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError, _on_host
 
 
 @pytest.fixture(scope="module")
@@ -479,6 +479,31 @@ def test_a_step_says_the_same_numbers_as_each_tensor_by_itself(corpus, router, m
     for name, value in result.router_losses.items():
         means = torch.stack([route.losses[name] for route in outs[0].routes]).mean()
         assert value == means.item()
+
+
+class OnMps:
+    """What a step may ask of a number on a Mac's GPU: not for float64, which is not there."""
+
+    device = torch.device("mps")
+
+    def __init__(self, value):
+        self.value, self.shape = value, value.shape
+
+    def detach(self):
+        return self
+
+    def flatten(self):
+        return OnMps(self.value.flatten())
+
+    def cpu(self):
+        return self.value
+
+
+def test_a_step_needs_no_float64_of_a_macs_gpu():
+    columns = {"losses": [torch.tensor(0.1)], "load": [torch.tensor([1, 2]), torch.tensor([3, 4])]}
+    moved = {name: [OnMps(value) for value in values] for name, values in columns.items()}
+    for name, array in _on_host(columns).items():
+        assert np.array_equal(_on_host(moved)[name], array) and array.dtype == np.float64
 
 
 def test_a_gpus_fused_optimiser_takes_the_same_steps_and_resumes(corpus, monkeypatch, tmp_path):

@@ -255,8 +255,10 @@ def _router_losses(out: ModelOut) -> dict[str, Tensor]:
 def _on_host(columns: dict[str, list[Tensor]]) -> dict[str, np.ndarray]:
     """Each column's tensors, all of one shape, stacked as float64: [tensors, ...]. A GPU is waited
     for once, whatever their number."""
-    flat = [value.detach().double().flatten() for values in columns.values() for value in values]
-    packed = torch.cat(flat).cpu().numpy()
+    flat = [value.detach().flatten() for values in columns.values() for value in values]
+    if flat[0].device.type == "mps":  # which has no float64
+        flat = [value.cpu() for value in flat]
+    packed = torch.cat([value.double() for value in flat]).cpu().numpy()
     arrays, start = {}, 0
     for name, values in columns.items():
         shape = (len(values), *(values[0].shape if values else ()))
