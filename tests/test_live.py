@@ -317,6 +317,23 @@ def test_it_saves_while_it_plays_and_when_it_is_closed_which_ends_the_thread(
     run.check_stands_still()
 
 
+def test_a_slow_disk_takes_a_twentieth_of_the_time(live, tmp_path, monkeypatch):
+    monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.0)
+    times, save = [], Trainer.save
+
+    def slow(self, path):
+        times.append(time.monotonic())
+        time.sleep(0.01)
+        save(self, path)
+        times.append(time.monotonic())
+
+    monkeypatch.setattr(Trainer, "save", slow)
+    live(autosave=tmp_path / "live").play()
+    wait(lambda: len(times) >= 12, "three saves of both learners")
+    for began, ended, after in ((times[0], times[3], times[4]), (times[4], times[7], times[8])):
+        assert after - ended >= 20 * (ended - began)
+
+
 def test_a_full_disk_is_said_until_it_is_over_and_training_goes_on(live, tmp_path, monkeypatch):
     """A file where the folder should be: like a full disk, every save fails with an OSError."""
     monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.25)

@@ -22,7 +22,7 @@ from moeviz.training.trainer import NonFiniteLossError, Trainer
 
 Status = Literal["ready", "preparing", "playing", "paused", "finished", "failed"]
 PUBLISH_SECONDS = 0.1
-AUTOSAVE_SECONDS = 15.0
+AUTOSAVE_SECONDS, AUTOSAVE_SHARE = 15.0, 0.05  # between two at least; of the time at most
 
 log = logging.getLogger("moeviz")
 
@@ -71,7 +71,7 @@ class LiveRun:
         self._going = False
         self._closed = False
         self._unsaved = ""  # why the last autosave failed: said until one succeeds
-        self._published_at = self._saved_at = 0.0
+        self._published_at = self._saved_at = self._save_seconds = 0.0
         self._thread = begin("moeviz-live", self._loop, self._leave)
 
     @property
@@ -209,7 +209,7 @@ class LiveRun:
         now = time.monotonic()
         if now - self._published_at >= PUBLISH_SECONDS:
             self._report("playing", "Training.")
-        if now - self._saved_at >= AUTOSAVE_SECONDS:
+        if now - self._saved_at >= max(AUTOSAVE_SECONDS, self._save_seconds / AUTOSAVE_SHARE):
             self._save()
 
     def _report(self, status: Status, message: str) -> None:
@@ -228,9 +228,9 @@ class LiveRun:
 
     def _save(self) -> None:
         """Autosave. A failure is said, and training goes on: nothing that exists is harmed."""
-        self._saved_at = time.monotonic()
         if self.autosave is None or self._learners is None:
             return
+        began = time.monotonic()
         try:
             for label, trainer in self._learners.items():
                 trainer.save(self.autosave / f"{label}.safetensors")
@@ -239,3 +239,5 @@ class LiveRun:
             self._show(replace(self.frame, message=self._unsaved.strip()))
         else:
             self._unsaved = ""
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
