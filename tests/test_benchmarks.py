@@ -57,6 +57,7 @@ def bench(path, *more):
 
 @pytest.mark.xdist_group("layer_report")
 def test_every_contender_is_measured_and_right(layer_report, tmp_path):
+    pytest.importorskip("transformers")  # a peer's, which not all test with
     report = json.loads(layer_report.read_text(encoding="utf-8"))
     assert report["failures"] == [] and report["not_run"] == ABSENT
     assert {"triton", "transformers", "liger-kernel"} < set(report["provenance"]["versions"])
