@@ -20,6 +20,7 @@ LIVE = [*LOUD, pytest.mark.usefixtures("fresh_kernel", "track", "gpu")]
 def gpu(monkeypatch):
     """As where a GPU is, with few tokens a step."""
     monkeypatch.setattr(controls, "has_gpu", lambda: True)
+    monkeypatch.setattr(larger, "_sees_gpu", lambda: True)
     monkeypatch.setattr(larger, "BATCH", 2)
     monkeypatch.setattr(larger, "SEQ_LEN", 12)
     monkeypatch.setattr(larger, "HEADS", 4)
@@ -54,7 +55,22 @@ def test_the_button_counts_the_largest_model_that_it_offers():
 @pytest.mark.usefixtures("fresh_kernel")
 def test_without_a_gpu_there_is_one_size(kind, monkeypatch):
     monkeypatch.setattr(controls, "has_gpu", lambda: False)
-    assert "size" not in kind().controls
+    panel = kind()
+    assert "size" not in panel.controls
+    before = panel.state
+    with pytest.raises(ValueError, match="The large size needs a GPU, and there is none here"):
+        panel.state = f"{before}&size=large"
+    assert panel.state == before
+
+
+def test_a_gpu_that_pytorch_does_not_see_is_said(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for build in (
+        lambda: race.build_race(16, 2, 0, size=larger.LARGE),
+        lambda: collapse.build_collapse(Cures(), 0, size=larger.LARGE),
+    ):
+        with pytest.raises(ValueError, match="needs a GPU that PyTorch sees; python -m moeviz doc"):
+            build()
 
 
 @both
@@ -89,6 +105,14 @@ class TestLive:
         until(again, "Ready.")
         assert set(step(again)) == {1}
         assert {run.meta["model"]["d_model"] for run in learners(kind)} == {8}
+
+    @both
+    def test_an_interrupted_large_run_is_not_offered_without_a_gpu(self, kind, monkeypatch):
+        panel = kind()
+        panel.controls["size"].value = larger.LARGE
+        interrupt(panel)
+        monkeypatch.setattr(controls, "has_gpu", lambda: False)
+        assert said(kind()).startswith("Recorded ")
 
     def test_a_large_run_is_named_so_and_compared_with_no_small_one(self, track):
         track.steps = track.validate_every = 2

@@ -11,7 +11,7 @@ from typing import Any
 
 from moeviz.experiments import Progress
 from moeviz.experiments.cures import ARMS, Cures
-from moeviz.experiments.larger import SMALL, enlarged
+from moeviz.experiments.larger import SMALL, at_size
 from moeviz.experiments.recording import (
     compact,
     figures_over,
@@ -72,20 +72,17 @@ def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfi
     )
 
 
-def _at_size(cures: Cures, train: TrainConfig, size: str) -> tuple[ModelConfig, TrainConfig]:
-    pair = collapse_model(cures), train
-    return pair if size == SMALL else enlarged(*pair)
-
-
 def build_collapse(cures: Cures, seed: int, steps: int = STEPS, size: str = SMALL) -> Trainer:
     """The model under these cures, ready to train on the embedded corpus."""
-    return Trainer(*_at_size(cures, collapse_training(cures, seed, steps), size), load_corpus())
+    training = collapse_training(cures, seed, steps)
+    return Trainer(*at_size(size, collapse_model(cures), training), load_corpus())
 
 
 def resume_collapse(path: Path, cures: Cures, seed: int, size: str = SMALL) -> Trainer | None:
     """The training that was interrupted and saved there; None where there is none, or it is of
     other cures, another seed, size or text, or damaged."""
-    return resumed(path, *_at_size(cures, collapse_training(cures, seed), size), load_corpus())
+    pair = at_size(size, collapse_model(cures), collapse_training(cures, seed))
+    return resumed(path, *pair, load_corpus())
 
 
 def train_arm(arm: str, seed: int) -> Snapshot:

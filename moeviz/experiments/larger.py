@@ -1,6 +1,6 @@
 """A larger size of the live race and the live collapse, for a machine with a GPU.
 
-Nothing here needs torch: a panel knows what it may offer before a model is built.
+Nothing here needs torch until a model is built: a panel knows before what it may offer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,24 @@ def enlarged(model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, Train
     return wide, dataclasses.replace(
         train, batch_size=BATCH, seq_len=SEQ_LEN, learning_rate=LEARNING_RATE
     )
+
+
+def at_size(size: str, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+    """A small model and its training at that size. ValueError for the large one without a GPU."""
+    if size == SMALL:
+        return model, train
+    if not _sees_gpu():
+        raise ValueError(
+            "The large size needs a GPU that PyTorch sees; python -m moeviz doctor says why it "
+            "does not."
+        )
+    return enlarged(model, train)
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def size_of(train: dict[str, Any]) -> str:

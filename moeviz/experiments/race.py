@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.experiments import Progress
-from moeviz.experiments.larger import SMALL, enlarged
+from moeviz.experiments.larger import SMALL, at_size
 from moeviz.experiments.recording import mean_sd, resumed, small_model, write_json
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
@@ -45,8 +45,8 @@ def race_training(seed: int, steps: int = 600) -> TrainConfig:
 def _contestants(
     num_experts: int, top_k: int, train: TrainConfig, size: str
 ) -> dict[str, tuple[ModelConfig, TrainConfig]]:
-    pairs = {label: (model, train) for label, model in race_models(num_experts, top_k).items()}
-    return pairs if size == SMALL else {label: enlarged(*pair) for label, pair in pairs.items()}
+    models = race_models(num_experts, top_k)
+    return {label: at_size(size, model, train) for label, model in models.items()}
 
 
 def build_race(

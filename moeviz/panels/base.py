@@ -193,14 +193,14 @@ class Panel(widgets.VBox):
                 f"This panel's states begin with '{self.kind}?', this one with '{kind}'."
             )
         given = dict(parse_qsl(query, keep_blank_values=True, errors=ODD_TEXT))
-        if unknown := set(given) - set(self.controls):
-            raise ValueError(
-                f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "
-                f"{', '.join(self.controls)}."
-            )
         before = self.values
         try:
             self.check_state(given)
+            if unknown := set(given) - set(self.controls):
+                raise ValueError(
+                    f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "
+                    f"{', '.join(self.controls)}."
+                )
             self.set_controls({n: _parse(n, self.controls[n], v) for n, v in given.items()})
         except ValueError:
             self.check_state({name: str(value) for name, value in before.items()})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets as widgets
 from traitlets import TraitError
 
-from moeviz.experiments.larger import SMALL
+from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.host import autosave_folder
 from moeviz.panels.base import Panel, Row
 from moeviz.panels.controls import button, switch, whole_slider
@@ -108,6 +108,11 @@ class LivePanel(Panel):
     def check_state(self, given: dict[str, str]) -> None:
         if "size" in self.controls:
             given.setdefault("size", SMALL)
+        self._check_size(given.get("size", SMALL))
+
+    def _check_size(self, size: str) -> None:
+        if size == LARGE and "size" not in self.controls:
+            raise ValueError("The large size needs a GPU, and there is none here.")
 
     # What a subclass uses.
 
@@ -238,6 +243,7 @@ class LivePanel(Panel):
                 load_header(folder / f"{label}.safetensors", kind="checkpoint")
                 for label in self.labels
             ]
+            self._check_size(size_of(headers[-1]["train"]))
             self._choose(self._configured(headers[-1]))
         except (OSError, ValueError, LookupError, TypeError, TraitError):
             self._choose(before)
