@@ -484,6 +484,16 @@ def test_the_doctor_names_an_untested_python(version, unproved, capsys, monkeypa
     assert "is not tested; use 3.11, 3.12 or 3.13" in page(capsys)[1]
 
 
+def test_the_doctor_says_why_pytorch_sees_no_gpu(unproved, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    assert "PyTorch does not see the NVIDIA GPU: The NVIDIA driver on your sys" in page(capsys)[0]
+
+
 def test_the_doctor_names_missing_data(unproved, capsys, monkeypatch):
     monkeypatch.setattr(
         "moeviz.host.data_path",

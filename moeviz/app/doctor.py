@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
 
 from moeviz import __version__
-from moeviz.host import cores, package_version
+from moeviz.checks import one_line
+from moeviz.host import cores, has_gpu, package_version
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,8 @@ def _devices(advice: list[str]) -> None:
     _line("CPU", f"{cores()} cores, torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
         _line("CUDA", "none (everything runs on the CPU; the notebooks are sized for two cores)")
+        if has_gpu():
+            _line("", f"PyTorch does not see the NVIDIA GPU: {_why_no_cuda()}")
         return
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
@@ -81,6 +84,16 @@ def _devices(advice: list[str]) -> None:
             f"{properties.major}.{properties.minor}, bf16 "
             f"{'yes' if native_bfloat16() else 'no: float16 is used'}",
         )
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    try:
+        torch.empty(0, device="cuda")
+    except (RuntimeError, AssertionError) as error:
+        return one_line(error)
+    return "it does now"
 
 
 def _triton(advice: list[str]) -> None:
