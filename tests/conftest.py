@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import signal
 import threading
 
 import pytest
@@ -19,6 +20,17 @@ if importlib.util.find_spec("triton") is None and not os.environ.get("CI"):
     collect_ignore_glob = ["test_kernels*.py"]
 
 pytest.register_assert_rewrite("helpers")  # a failed check shows its values there too
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal():
+    """What a shell has told its background jobs to ignore, or nohup, is heard: by tests of signals,
+    and by the processes that tests start."""
+    defaults = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for name, handler in defaults.items():
+        number = getattr(signal, name, None)  # not all on Windows
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -131,7 +130,7 @@ def test_every_option_arrives(train, tmp_path):
     ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    place, name_of_signal, train, tmp_path, monkeypatch, capsys, request
+    place, name_of_signal, train, tmp_path, monkeypatch, capsys
 ):
     """Ctrl-C after the weights have moved but before the step is counted must not save a step
     that the resumed run would take again."""
@@ -140,9 +139,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     if place == "between steps":
         owner, name = Trainer, "__next__"
     number = signal.Signals[name_of_signal]
-    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup, where a hang-up stays ignored
-        request.addfinalizer(partial(signal.signal, number, signal.SIG_IGN))
-        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupting(getattr(owner, name), 1, 4, number)[0])
