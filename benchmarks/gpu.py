@@ -37,8 +37,9 @@ import layer
 import report
 import train_runs
 from cuts import Device, check, describe, sweep
+from layer_contenders import PACKAGES
 from layer_shapes import HOT
-from moeviz.host import data_path, package_version
+from moeviz.host import data_path
 from moeviz.records.store import write_atomically
 from moeviz_kernels import configs
 from moeviz_kernels.configs import Gemm
@@ -56,9 +57,7 @@ NEEDED = ("date", "commit", "device")  # of env.json's provenance, without which
 
 def environment(command: str, rehearse: bool) -> dict[str, Any]:
     """Where the figures come from: commit, date, device, driver, versions."""
-    found = report.begin(command)
-    versions = found["provenance"]["versions"]
-    versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
+    found = report.begin(command, PACKAGES)
     found |= {"rehearsal": rehearse, "gpu": None}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -234,28 +233,25 @@ def adopt(out: Path, tuned: Path, runs: Path, readme: Path) -> list[str]:
             f"{out}/env.json does not say {', '.join(missing)}: figures without their origin are "
             "not adopted."
         )
-    adopted = []
+    adopted, tables = [], {}
     table = load(out, "sweep").get("table", {"cuts": [], "heights": []})
     if table["cuts"]:
         write_atomically(tuned, merged(tuned, table, {**provenance, "gpu": gpu}))
         items = load(out, "sweep")["items"]
         path = runs / layer.default_file(gpu["name"]).name.replace("layer_", "sweep_")
         report.save({"provenance": provenance, "gpu": gpu, "items": items}, path)
-        text = gpu_table.renewed(
-            readme.read_text("utf-8"), "paths", gpu_table.paths({"items": items})
-        )
-        readme.write_text(text, "utf-8")
+        tables["paths"] = gpu_table.paths({"items": items})
         adopted.append(f"{len(table['cuts'])} cuts: {tuned}, with all their times: {path}")
     if load(out, "layer").get("cases"):
         path = runs / layer.default_file(gpu["name"]).name
         write_atomically(path, (out / "layer.json").read_bytes())
-        run = json.loads(path.read_text("utf-8"))
-        text = gpu_table.renewed(readme.read_text("utf-8"), "layer", gpu_table.overview(run))
-        readme.write_text(text, "utf-8")
+        tables["layer"] = gpu_table.overview(load(out, "layer"))
         adopted.append(f"the layer beside its peers: {path}, and the table of {readme}")
     for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
         report.save(record, runs / f"{name}.json")
         adopted.append(f"training at a size for a GPU: {runs / name}.json")
+    for name, rows in tables.items():
+        readme.write_text(gpu_table.renewed(readme.read_text("utf-8"), name, rows), "utf-8")
     if not adopted:
         raise ValueError(f"{out} holds nothing to adopt: no phase came to its first result.")
     return [*adopted, "Now build the notebooks that show them: make notebooks"]

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 
 import report
-from layer_contenders import ABSENT, DENSE, NotRun
+from layer_contenders import ABSENT, DENSE, PACKAGES, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, HOT, SHAPES
 from layer_study import Run, reason
-from moeviz.host import data_path, package_version, processor_name
+from moeviz.host import data_path, processor_name
 from profiling import free_memory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -146,9 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     command += f" --budget {arguments.budget:g}"
     command += f" --rounds {arguments.rounds}" if device.type == "cpu" else ""
     command += f" --shapes {arguments.shapes}" if arguments.shapes else ""
-    results = report.begin(command)
-    versions = results["provenance"]["versions"]
-    versions |= {name: package_version(name) for name in ("triton", "transformers", "liger-kernel")}
+    results = report.begin(command, PACKAGES)
     run = Run(device, DTYPES[dtype], arguments.rounds, arguments.budget)
     done: list[dict[str, Any]] = []
     not_run = dict(ABSENT)

@@ -27,6 +27,7 @@ from moeviz.watch.timing import Mark
 DENSE = "dense, equal active FLOPs"
 OURS = "moeviz triton"
 DENSE_COMPILED = "dense compiled"
+PACKAGES = ("triton", "transformers", "liger-kernel")  # whose code is timed, besides torch's
 # What nobody can run beside this PyTorch, and why.
 ABSENT = {
     "ScatterMoE": "not on the package registries that this project installs from",

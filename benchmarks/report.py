@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moeviz.host import load_average, provenance
+from moeviz.host import load_average, package_version, provenance
 from moeviz.records.store import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -27,9 +28,11 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}"
 
 
-def begin(command: str) -> dict[str, Any]:
-    """What a report says before anything is measured."""
-    return {"provenance": provenance(command), "load_average_before": load_average()}
+def begin(command: str, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """What a report says before anything is measured. packages: whose versions matter besides."""
+    begun = {"provenance": provenance(command), "load_average_before": load_average()}
+    begun["provenance"]["versions"] |= {name: package_version(name) for name in packages}
+    return begun
 
 
 def save(report: dict[str, Any], path: Path) -> None:

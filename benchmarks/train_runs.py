@@ -25,7 +25,7 @@ SHARES: dict[Experiment, float] = {
     gpu_collapse.EXPERIMENT: 1.0,
 }
 # What the log says of a probe, a plan and a run.
-LOGGED = ("step", "steps", "validation_loss", "tokens_per_second", "of_peak", "dead_experts")
+LOGGED = ("step", "steps", "validation_loss", "tokens_per_second", "of_peak", "max_violation")
 SLICE = 200_000  # characters of the embedded text that a rehearsal reads
 
 
