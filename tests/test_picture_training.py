@@ -40,7 +40,7 @@ from moeviz.pictures.training.cures import (
     told_quality,
     told_versus,
 )
-from moeviz.pictures.training.published import CLAIMS, published, verdicts
+from moeviz.pictures.training.published import CLAIMS, judged, published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.standings import COLUMNS, standings
@@ -295,7 +295,7 @@ def with_losses(better, worse):
 
 def seen(better, worse=None):
     recorded = with_losses(better, worse or [3.0] * len(better))
-    return next(v for v in verdicts(recorded) if v.claim == CLAIM).seen
+    return next(v for v in judged(recorded) if v.claim == CLAIM).seen
 
 
 def test_every_claim_is_about_arms_that_are_recorded():
@@ -306,10 +306,12 @@ def test_every_claim_is_about_arms_that_are_recorded():
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10, 11, 15, 30])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_the_interval_is_students_for_any_number_of_seeds(count, sign):
-    """A mean just within and just beyond t(0.975) standard errors from zero."""
+def test_a_claim_is_judged_as_one_of_all_claims(count, sign):
+    """A mean just within and just beyond as many standard errors from zero as Student's t asks of
+    the smallest of ten p-values (Bonferroni: all others are 1)."""
     spread = [(-1.0) ** i for i in range(count - count % 2)] + [0.0] * (count % 2)
-    error = scipy.stats.sem(spread) * scipy.stats.t.ppf(0.975, count - 1)
+    quantile = 1 - 0.025 / len(CLAIMS)
+    error = scipy.stats.sem(spread) * scipy.stats.t.ppf(quantile, count - 1)
     for margin, verdict in ((0.99, "open"), (1.01, "disagrees" if sign > 0 else "agrees")):
         assert seen([3.0 + value + sign * margin * error for value in spread]) == verdict
 

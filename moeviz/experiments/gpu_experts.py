@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments.at_scale import DENSE, Arm, Size
-from moeviz.experiments.gpu_record import Experiment, half_interval
+from moeviz.experiments.gpu_record import Experiment
 from moeviz.model.layer import MoEConfig
+from moeviz.records.compare import half_interval
 
 PREFIX = "E = "
 
@@ -33,7 +34,7 @@ def per_doubling(arms: dict[str, Any]) -> dict[str, Any]:
     from scipy.stats import linregress
 
     line = linregress(x, y)
-    interval = half_interval(float(line.stderr), len(x) - 2)
+    interval = round(half_interval(float(line.stderr), len(x) - 2), 4)
     slope = {"mean": round(float(line.slope), 4), "interval": interval}
     return {"loss_per_doubling": slope}
 

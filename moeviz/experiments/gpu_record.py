@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeviz.experiments import Progress
 from moeviz.experiments.at_scale import (
     VALIDATIONS,
@@ -26,6 +24,7 @@ from moeviz.experiments.at_scale import (
     train,
 )
 from moeviz.experiments.recording import figures_over, mean_sd, means, write_json
+from moeviz.records.compare import compare
 
 SPARE = 0.93  # of the seconds is planned for
 # Figures of a run that no seed changes.
@@ -186,16 +185,6 @@ def of_arm(
 def difference(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """Seed by seed: mean, spread, values, and half of the 95 % interval of Student's t, None for
     one seed."""
-    gaps = [a - b for a, b in zip(values, base, strict=True)]
-    figure = mean_sd(gaps) | {"interval": None}
-    if len(gaps) > 1:
-        error = float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5
-        figure["interval"] = half_interval(error, len(gaps) - 1)
-    return figure
-
-
-def half_interval(standard_error: float, freedom: int) -> float:
-    """Half of a 95 % interval by Student's t."""
-    from scipy.stats import t  # here: most of what imports this waits for no statistics
-
-    return round(float(t.ppf(0.975, freedom) * standard_error), 4)
+    gap = compare(values, base)
+    half = round((gap.high - gap.low) / 2, 4) if len(gap.values) > 1 else None
+    return mean_sd(gap.values) | {"interval": half}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from moeviz.pictures.axes import Scale, padded, x_axis
 from moeviz.pictures.plot import Figure, dots, extent, mean_sd
 from moeviz.pictures.svg import MUTED, Picture, Svg, shorten
+from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import over_seeds
 
 WIDTH = 900
@@ -60,34 +59,28 @@ class Verdict:
     seen: str
 
 
-def verdicts(recorded: dict[str, Any]) -> list[Verdict]:
-    """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the 95 %
-    interval of the paired difference (Student's t) lies on one side of zero, else "open"."""
-    from scipy.special import stdtrit  # here: no other picture waits for it
-
+def judged(recorded: dict[str, Any]) -> list[Verdict]:
+    """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the paired
+    difference stands among as many as there are claims (records.compare), else "open"."""
     arms = recorded["arms"]
-    judgements = []
+    gaps = {}
     for claim in CLAIMS:
-        losses = (arms[name]["validation_loss"]["values"] for name in (claim.better, claim.worse))
-        gap = over_seeds(np.subtract(*losses))
-        reach, seeds = float("inf"), len(gap["values"])  # one seed leaves everything open
-        if gap["sd"] is not None:
-            reach = stdtrit(seeds - 1, 0.975) * gap["sd"] / seeds**0.5
-        low, high = gap["mean"] - reach, gap["mean"] + reach
-        seen = "agrees" if high < 0 else "disagrees" if low > 0 else "open"
-        judgements.append(Verdict(claim, gap, seen))
-    return judgements
+        better, worse = (arms[name]["validation_loss"] for name in (claim.better, claim.worse))
+        gaps[claim] = compare(better["values"], worse["values"])
+    seen = {"lower": "agrees", "higher": "disagrees", "open": "open"}
+    found = verdicts(gaps)
+    return [Verdict(c, over_seeds(gap.values), seen[found[c]]) for c, gap in gaps.items()]
 
 
 def published(recorded: dict[str, Any]) -> Picture:
     """Each published pair: our difference in validation loss, a tick a seed, a mark at the mean, a
     bar of one standard deviation to both sides; left of zero is as published."""
-    found = verdicts(recorded)
+    found = judged(recorded)
     counts = {seen: sum(v.seen == seen for v in found) for seen in COLOURS}
     summary = (
         f"Of {len(found)} published orders, our small runs agree with {counts['agrees']}, disagree "
-        f"with {counts['disagrees']} and leave {counts['open']} open (the 95 % interval over "
-        "seeds holds zero)."
+        f"with {counts['disagrees']} and leave {counts['open']} open (paired t over seeds, "
+        "corrected for so many comparisons)."
     )
     bottom = TOP + ROW * len(found)
     svg = Svg(WIDTH, bottom + 48, "Published orders beside ours", summary)

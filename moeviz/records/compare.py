@@ -1,0 +1,89 @@
+"""Whether two arms differ: paired over seeds, and corrected for the size of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from moeviz.records.arrays import check_array, check_equally_long
+
+Key = TypeVar("Key", bound=Hashable)
+LEVEL = 0.05  # the chance that a table without any effect shows one all the same
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far one arm lies from another, over paired seeds.
+
+    values: the difference of each seed; mean: theirs; low, high: the 95 % interval of the mean by
+    Student's t; p: two-sided, of no difference at all. One seed leaves the interval endless and p
+    at 1. Seeds that agree exactly have an interval of no width, and p 0 (1 where all are 0).
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    values: tuple[float, ...]
+
+
+def compare(values: ArrayLike, base: ArrayLike) -> Gap:
+    """The figures of one arm minus those of another, seed by seed in one order.
+
+    Raises ValueError where the seeds are not paired, or a figure is not finite.
+    """
+    values_N = check_array("values_N", values, -np.inf, np.inf, np.float64)
+    base_N = check_array("base_N", base, -np.inf, np.inf, np.float64)
+    check_equally_long(values=values_N, base=base_N)
+    if not len(values_N):
+        raise ValueError("A comparison needs at least one seed, got none.")
+    gap_N = values_N - base_N
+    mean, freedom = float(gap_N.mean()), len(gap_N) - 1
+    reach, p = np.inf, 1.0
+    if freedom:
+        error = float(gap_N.std(ddof=1)) / len(gap_N) ** 0.5
+        reach, p = half_interval(error, freedom), _p_value(mean, error, freedom)
+    return Gap(mean, mean - reach, mean + reach, p, tuple(gap_N.tolist()))
+
+
+def half_interval(standard_error: float, freedom: int) -> float:
+    """Half of the 95 % interval of an estimate by Student's t."""
+    from scipy.special import stdtrit  # here: a panel that opens waits for no statistics
+
+    return float(stdtrit(freedom, 0.975)) * standard_error
+
+
+def _p_value(mean: float, standard_error: float, freedom: int) -> float:
+    from scipy.special import stdtr
+
+    if standard_error == 0:
+        return float(mean == 0)
+    return float(2 * stdtr(freedom, -abs(mean) / standard_error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of a table, each corrected for all of its comparisons (Holm 1979).
+
+    Where those below 0.05 are taken for effects, a table without any shows one in at most 5 % of
+    all cases, however its comparisons depend on each other.
+    """
+    p = check_array("p_values_N", p_values, 0, 1, np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1.0).tolist()
+
+
+def verdicts(gaps: Mapping[Key, Gap]) -> dict[Key, str]:
+    """What a whole table says of each arm, after Holm's correction: it has the "lower" or the
+    "higher" figure, or the question is "open". The interval of a Gap is not corrected, and may
+    leave out zero where the verdict is open."""
+    corrected = holm([gap.p for gap in gaps.values()])
+    return {
+        name: "open" if p >= LEVEL else "lower" if gap.mean < 0 else "higher"
+        for (name, gap), p in zip(gaps.items(), corrected, strict=True)
+    }
