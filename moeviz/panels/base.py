@@ -21,7 +21,8 @@ from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
-from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
+from moeviz.pictures.svg import PAGE_INK
+from moeviz.pictures.table import Table
 
 log = logging.getLogger("moeviz")
 
@@ -236,8 +237,9 @@ class Panel(widgets.VBox):
 
     def _draw_table(self) -> None:
         """The table twin; made only while it is shown."""
-        shown = self.show_table.value and self.drawn is not None
-        self.table.value = table_html(self.drawn) if shown and self.drawn else ""
+        drawn = self.drawn if self.show_table.value else None
+        table = drawn and Table(drawn.summary, drawn.columns, drawn.rows)
+        self.table.value = table._repr_html_() if table else ""
 
     # ipywidgets 7 shows a widget by _ipython_display_, 8 by _repr_mimebundle_. This bundle serves
     # both and can carry a picture for places without a kernel.
@@ -274,25 +276,6 @@ def answer_at_once(widget: widgets.Widget) -> None:
         widget.comm._reply_subshell_for = None
     for child in getattr(widget, "children", ()):
         answer_at_once(child)
-
-
-def table_html(picture: Picture) -> str:
-    """A picture's content as an HTML table."""
-    cell = f'<td style="padding:2px 10px;border-top:1px solid {PAGE_RULE}">'
-    head = "".join(
-        f'<th scope="col" style="text-align:left;padding:2px 10px">{escape(str(c))}</th>'
-        for c in picture.columns
-    )
-    body = "".join(
-        "<tr>" + "".join(f"{cell}{escape(str(value))}</td>" for value in row) + "</tr>"
-        for row in picture.rows
-    )
-    return (
-        f'<div style="max-height:320px;overflow:auto;color:{PAGE_INK}" tabindex="0" role="region" '
-        f'aria-label="The picture as a table"><table style="border-collapse:collapse">'
-        f'<caption style="text-align:left;color:{PAGE_MUTED}">{escape(picture.summary)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 def _parse(name: str, control: Any, given: str) -> Any:
