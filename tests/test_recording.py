@@ -12,7 +12,15 @@ import torch
 from helpers.training import process_of
 from moeviz.experiments import recording
 from moeviz.experiments.race import race_models
-from moeviz.experiments.recording import POINTS, collect, compact, mean_sd
+from moeviz.experiments.recording import (
+    POINTS,
+    collect,
+    compact,
+    differences,
+    mean_sd,
+    packed,
+    unpacked,
+)
 from moeviz.experiments.slots import placing_router, synthetic
 from moeviz.model import LanguageModel
 from moeviz.records.runs import Curve, Snapshot
@@ -84,6 +92,32 @@ def test_a_compact_curve_keeps_ends_means_and_the_last_validation(points):
     assert small.load.mean() == pytest.approx(load.mean(), abs=0.02)
     measured = small.validation[~np.isnan(small.validation)]
     assert measured.tolist() == [s for s in step if s % 25 == 0]
+
+
+def test_a_packed_snapshot_comes_back_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    step, load = np.arange(1.0, 151), rng.random((150, 2, 4))
+    validation = np.where(step % 25 == 0, rng.random(150), np.nan)
+    curve = Curve(step, step / 3, step * 3, rng.random(150), load, validation)
+    snapshot = compact(Snapshot("a", 150, 150, 1.5, 1.0, 1, 1, curve, {"train": {"seed": 3}}))
+    again = unpacked(json.loads(json.dumps(packed(snapshot))))
+    for name, column in vars(snapshot.curve).items():
+        other = getattr(again.curve, name)
+        assert other.dtype == column.dtype and np.array_equal(other, column, equal_nan=True), name
+    assert dataclasses.replace(again, curve=snapshot.curve) == snapshot
+
+
+def test_differences_are_paired_and_judged_as_one_table():
+    """The interval of three seeds by Student's t table: 4.3027 standard errors."""
+    losses = {"dense": [3.0, 3.1, 3.2], "better": [2.9, 2.99, 3.11], "noise": [3.1, 3.0, 3.2]}
+    found = differences(losses, "dense")
+    better = found["better"]
+    assert better["values"] == pytest.approx([-0.1, -0.11, -0.09], abs=1e-9)
+    assert better["high"] - better["mean"] == pytest.approx(4.3027 * 0.01 / 3**0.5, abs=1e-4)
+    assert (better["mean"], better["sd"], better["verdict"]) == (-0.1, 0.01, "lower")
+    assert found["noise"]["verdict"] == found["dense"]["verdict"] == "open"
+    alone = differences({"a": [1.0], "b": [2.0]}, "a")["b"]
+    assert (alone["mean"], alone["low"], alone["p"], alone["verdict"]) == (1.0, None, 1.0, "open")
 
 
 @pytest.mark.parametrize("top_k", [1, 2])

@@ -16,6 +16,7 @@ from moeviz.experiments import Progress
 from moeviz.host import cores, data_path
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import dead_experts, effective_experts, max_violation, over_seeds
 from moeviz.records.runs import Curve, Snapshot
 from moeviz.records.specialisation import mutual_information_of_counts
@@ -89,6 +90,20 @@ def _last_measured(values: np.ndarray) -> float:
     return float(measured[-1]) if len(measured) else float("nan")
 
 
+def packed(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as JSON values: `collect` keeps what is finished as text."""
+    arrays, values = snapshot.take_apart()
+    columns = {name: (str(array.dtype), array.tolist()) for name, array in arrays.items()}
+    return values | {"columns": columns}
+
+
+def unpacked(kept: dict[str, Any]) -> Snapshot:
+    """The snapshot that `packed` took apart, to the last bit."""
+    values = {name: value for name, value in kept.items() if name != "columns"}
+    arrays = {name: np.array(rows, kind) for name, (kind, rows) in kept["columns"].items()}
+    return Snapshot.put_together(arrays, values)
+
+
 def figures_over(seeds: list[dict[str, float]]) -> dict[str, Any]:
     """Every figure's mean and spread over the seeds of one arm."""
     return {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
@@ -100,6 +115,24 @@ def paired(
     """A figure minus the validation loss of another arm, seed by seed."""
     pairs = zip(seeds, base, strict=True)
     return mean_sd([run[name] - other["validation_loss"] for run, other in pairs])
+
+
+def differences(losses: Mapping[str, Sequence[float]], base: str) -> dict[str, dict[str, Any]]:
+    """Every arm's losses minus those of the base arm, seed by seed: mean_sd, "low" and "high" of
+    the 95 % interval (None for one seed), p, and the "verdict" of records.compare, corrected for
+    all arms but the base, which is "open"."""
+    gaps = {arm: compare(values, losses[base]) for arm, values in losses.items()}
+    found = verdicts({arm: gap for arm, gap in gaps.items() if arm != base})
+    return {
+        arm: {
+            **mean_sd(gap.values),
+            "low": round(gap.low, 4) if np.isfinite(gap.low) else None,
+            "high": round(gap.high, 4) if np.isfinite(gap.high) else None,
+            "p": float(f"{gap.p:.3g}"),
+            "verdict": found.get(arm, "open"),
+        }
+        for arm, gap in gaps.items()
+    }
 
 
 def finish(trainer: Trainer) -> dict[str, float]:
