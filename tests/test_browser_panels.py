@@ -59,18 +59,24 @@ def test_03_compares_routers(labs, tmp_path):
         page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
         browser.screenshot(page, tmp_path / "light.png", ROUTERS)
 
-        # Buttons, by mouse and by keyboard; a fifth and a last but one are refused.
+        # Families and routers, by mouse and by keyboard; of five routers the oldest goes.
         buttons = page.locator(f"{ROUTERS} .moeviz-routers").first
-        buttons.get_by_role("button", name="BASE", exact=True).click()
-        page.locator(f"{ROUTERS} .moeviz-status", has_text="At most 4 routers fit").wait_for()
-        buttons.get_by_role("button", name="Hash", exact=True).focus()
+        assert not buttons.get_by_role("button", name="Sinkhorn", exact=True).is_visible()
+        buttons.get_by_role("button", name="assignment", exact=True).click()
+        browser.wait_state(page, ROUTERS, "routers=token_choice%2Cbase%2Csinkhorn&")
+        buttons.get_by_role("button", name="Top-K", exact=True).focus()
         page.keyboard.press("Space")
-        browser.wait_state(page, ROUTERS, "routers=token_choice%2Cswitch%2Cexpert_choice&")
-        buttons.get_by_role("button", name="BASE", exact=True).click()
-        browser.wait_state(page, ROUTERS, "routers=token_choice%2Cswitch%2Cexpert_choice%2Cbase&")
+        browser.wait_state(page, ROUTERS, "routers=base%2Csinkhorn&")
+        buttons.get_by_role("button", name="all", exact=True).click()
+        for router in ("Hash", "Switch", "Expert choice"):
+            buttons.get_by_role("button", name=router, exact=True).click()
+        browser.wait_state(page, ROUTERS, "routers=sinkhorn%2Chash%2Cswitch%2Cexpert_choice&")
 
         # Sliders: anything but the recording needs the model, which a cell has loaded by now.
-        for slider, state in (("top-k", "top_k=2&"), ("noise", "noise=0.1$")):
+        more = page.locator(f"{ROUTERS} .moeviz-more").first
+        assert not page.locator(f"{ROUTERS} .moeviz-noise").first.is_visible()
+        more.click()
+        for slider, state in (("top-k", "top_k=2&"), ("noise", "noise=0.1&")):
             before = browser.picture(page, ROUTERS)
             browser.press_slider(page, f"{ROUTERS} .moeviz-{slider}")
             browser.wait_state(page, ROUTERS, state)
@@ -99,11 +105,12 @@ def test_03_reads_well_in_the_dark_theme(labs, tmp_path):
     """And a slider's every move arrives, the last value at last."""
     with labs.opened(alone("CompareRouters()"), "Dark") as page:
         page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
+        page.locator(f"{ROUTERS} .moeviz-more").click()
         browser.press_slider(page, f"{ROUTERS} .moeviz-top-k")
         browser.wait_state(page, ROUTERS, "top_k=2&")
         key = browser.slider_handle(page, f"{ROUTERS} .moeviz-noise").evaluate(latency.AWAY)
         browser.press_slider(page, f"{ROUTERS} .moeviz-noise", key or "ArrowRight", times=8)
-        browser.wait_state(page, ROUTERS, "noise=0.8$")
+        browser.wait_state(page, ROUTERS, "noise=0.8&")
         browser.screenshot(page, tmp_path / "dark.png", ROUTERS)
         check_readable(page, ROUTERS, 30)
 

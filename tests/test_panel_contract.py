@@ -103,7 +103,7 @@ def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
 def test_all_open_without_torch_and_well_within_3_seconds():
     names = [f"panels.{name}()" for name in MOVES]
     names += ['panels.Slots("text")', 'panels.Dispatch("synthetic")', "panels.CompareRouters()"]
-    routers = 'for name in panel.choice.names[4:]: panel.choice.value = f"token_choice,{name}"'
+    routers = 'for name in [*panel.names][4:]: panel.choice.value = f"token_choice,{name}"'
     took, has_torch, pictures, statuses = opened(*names, then=routers)
     assert max(took) < 2 and not has_torch
     assert pictures == ["<svg"] * len(names)

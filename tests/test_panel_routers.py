@@ -1,4 +1,4 @@
-"""The panel of 03_routing, driven without a browser, and the recording that it opens on."""
+"""The panel of 03 and 03b, driven without a browser, and the recording that it opens on."""
 
 import html
 import re
@@ -15,6 +15,8 @@ from helpers.panels import (
     LOUD,
     check_refused,
     everything,
+    family,
+    find,
     said,
 )
 from moeviz import panels
@@ -85,9 +87,11 @@ def test_what_03_says_of_all_routers(loaded_reader):
     }  # fmt: skip
 
 
-def test_what_03_says_of_its_panel():
+def test_what_03_and_03b_say_of_their_panels():
     decisions, _ = recorded()
-    top, switch, choice, hashed = (decisions[n] for n in panels.CompareRouters().choice.chosen)
+    top, switch, choice, hashed = (
+        decisions[name] for name in ("token_choice", "switch", "expert_choice", "hash")
+    )
     assert not top.dropped.any() and len(set(top.load.tolist())) > 3
     assert switch.dropped.any() and not switch.visits[switch.dropped.any(1)].any()
     counts = choice.visits.sum(1)
@@ -119,23 +123,52 @@ def test_expert_choice_can_leave_as_many_without_an_expert_as_03_2_says():
 # The panel.
 
 
-def test_two_to_four_routers_are_down_and_anything_else_is_refused_in_a_sentence():
-    panel = panels.CompareRouters()
-    toggle(panel, "hash", "switch")
-    assert panel.choice.chosen == ("token_choice", "expert_choice")
+def in_sight(panel):
+    buttons = panel.choice.buttons.items()
+    return [name for name, button in buttons if button.layout.display != "none"]
+
+
+@pytest.mark.parametrize("family", {named.family for named in every_name().values()})
+def test_a_family_stands_beside_top_k_and_only_its_buttons_are_in_sight(family):
+    panel, other = panels.CompareRouters(family), panels.CompareRouters()
+    other.choice.family.value = family
+    members = [name for name, named in every_name().items() if named.family == family]
+    first, *rest = panel.choice.chosen
+    assert first == "token_choice" and set(rest) <= set(members) and rest
+    assert set(in_sight(panel)) == {"token_choice", *members} == set(in_sight(other))
+    assert everything(other) == everything(panel)
+
+
+def test_of_five_routers_the_oldest_goes_and_the_last_but_one_stays():
+    panel = panels.CompareRouters("experts choose")
+    assert panel.choice.chosen == ("token_choice", "expert_choice", "expert_threshold")
+    before = everything(panel)
+    panel.choice.family.value = "all"
+    assert everything(panel) == before and set(in_sight(panel)) == set(ROUTERS)
+    toggle(panel, "base", "remoe")
+    assert panel.choice.chosen == ("token_choice", "expert_threshold", "base", "remoe")
+    labels = panel.drawn.columns[2:]
+    assert labels == ("Top-K", "Threshold", "BASE", "ReMoE")
+    toggle(panel, "base", "remoe")
     before = everything(panel)
     toggle(panel, "token_choice")
     assert said(panel) == "At least 2 routers are compared; choose another one first."
     assert everything(panel) == before and panel.choice.buttons["token_choice"].value
-    toggle(panel, "base", "soft_moe")
-    assert panel.choice.chosen == ("token_choice", "expert_choice", "base", "soft_moe")
-    before = everything(panel)
-    toggle(panel, "remoe")
-    assert said(panel) == "At most 4 routers fit side by side; take one out first."
-    assert everything(panel) == before and not panel.choice.buttons["remoe"].value
-    toggle(panel, "base", "remoe")
-    labels = panel.drawn.columns[2:]
-    assert labels == ("Top-K", "Expert choice", "Soft MoE", "ReMoE")
+
+
+def test_a_family_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="^family must be one of token choice, .*, got 'soft moe'"):
+        panels.CompareRouters("soft moe")
+
+
+def test_it_opens_with_few_controls_and_more_behind_a_button():
+    panel = panels.CompareRouters()
+    more, rest = find(panel, "more"), find(panel, "rest")
+    assert rest.layout.display == "none"
+    hidden = {name for name, control in panel.controls.items() if control in family(rest)}
+    assert panel.controls.keys() - hidden == {"routers", "text", "top_k"}
+    more.value = True
+    assert rest.layout.display == ""
 
 
 @pytest.mark.parametrize(
@@ -180,7 +213,7 @@ def test_a_long_text_is_cut_where_it_fits_and_that_is_said():
     ],
 )
 def test_a_setting_that_does_nothing_is_named(values, note):
-    panel = panels.CompareRouters()
+    panel = panels.CompareRouters("without learning")
     for name, value in values.items():
         panel.controls[name].value = value
     assert note in said(panel) and note in html.unescape(panel.picture.value)

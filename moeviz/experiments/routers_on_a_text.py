@@ -1,4 +1,4 @@
-"""What every router decides for one text in the small model: what 03_routing opens on."""
+"""What every router decides for one text in the small model: what 03 and 03b open on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Named:
-    """How a router is called on a button, and its rule in half a line."""
+    """How a router is called on a button, its rule in half a line, and its family."""
 
     title: str
     rule: str
+    family: str
 
 
-OWN_NAMED = Named("Yours", "your rule")
+OWN_NAMED = Named("Yours", "your rule", "your own")
 
 
 def every_name() -> dict[str, Named]:
@@ -38,7 +39,10 @@ def every_name() -> dict[str, Named]:
     loaded, all of routing.ROUTERS, a reader's own included."""
     routing = sys.modules.get("moeviz.routing")
     if routing is not None and hasattr(routing, "ROUTERS"):
-        return {n: Named(routing.title_of(n), routing.rule_of(n)) for n in routing.ROUTERS}
+        return {
+            name: Named(routing.title_of(name), routing.rule_of(name), router.family)
+            for name, router in routing.ROUTERS.items()
+        }
     return {n: Named(**named) for n, named in recorded()[1]["names"].items()}
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import ipywidgets as widgets
 
 from moeviz.panels import cell
-from moeviz.panels.controls import switch, text_box
+from moeviz.panels.controls import behind_more, switch, text_box
 from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
@@ -39,6 +39,7 @@ class Panel(widgets.VBox):
     each by its name; a panel that draws otherwise overrides draw().
     rows: what stands above the picture. A widget under a name is a control: the values of all
     controls make up the state, each is of the CSS class moeviz-NAME, and a change of any redraws.
+    more: further rows, which a button "More" shows.
     """
 
     kind: ClassVar[str]
@@ -48,7 +49,7 @@ class Panel(widgets.VBox):
         super().__init_subclass__(**options)
         cls.kind = cls.__module__.rpartition(".")[2]
 
-    def __init__(self, *rows: Row) -> None:
+    def __init__(self, *rows: Row, more: Sequence[Row] = ()) -> None:
         self.controls: dict[str, widgets.Widget] = {}
         self._lock = threading.RLock()
         self.pulse = Pulse(self, lambda: self.busy, self._lock)
@@ -61,7 +62,9 @@ class Panel(widgets.VBox):
         self.show_table = switch("Show as a table").add_class("moeviz-show-table")
         self.state_box = text_box("", "420px", label="State").add_class("moeviz-state")
         self.state_box.continuous_update = False
-        bars = [self._bar([row] if isinstance(row, dict) else row) for row in rows]
+        bars = self._bars(rows)
+        if more:
+            bars += behind_more(self._bars(more))
         under = self._bar([self.show_table, self.state_box])
         super().__init__([*bars, self.status, self.picture, under, self.table, self.pulse])
         self.add_class("moeviz-panel")
@@ -73,6 +76,9 @@ class Panel(widgets.VBox):
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")
         cell.replaces(self)
         self.begin()
+
+    def _bars(self, rows: Sequence[Row]) -> list[widgets.Widget]:
+        return [self._bar([row] if isinstance(row, dict) else row) for row in rows]
 
     def _bar(self, items: Sequence[dict[str, widgets.Widget] | widgets.Widget]) -> widgets.HBox:
         shown: list[widgets.Widget] = []

@@ -36,6 +36,20 @@ def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widge
     return made
 
 
+def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
+    """A button "More", and the bars that it shows: a first look needs few controls."""
+    rest = widgets.VBox(bars).add_class("moeviz-rest")
+    press = widgets.ToggleButton(description="More", tooltip="Show the other controls")
+    press.layout.width = "auto"
+
+    def show(_: object = None) -> None:
+        rest.layout.display = "" if press.value else "none"
+
+    press.observe(show, "value")
+    show()
+    return [press.add_class("moeviz-more"), rest]
+
+
 def seed_box(value: int = 0) -> widgets.BoundedIntText:
     return whole_box("Seed", LAST_SEED, value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moeviz.panels import shipped_model
@@ -28,10 +28,12 @@ class ReadingPanel(Panel):
     hangs_on: ClassVar[tuple[str, ...]]
     of_source: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    def __init__(self, recorded: Iterable[tuple[Values, Any]], *rows: Row) -> None:
+    def __init__(
+        self, recorded: Iterable[tuple[Values, Any]], *rows: Row, more: Sequence[Row] = ()
+    ) -> None:
         self._recorded = {frozenset(values.items()): record for values, record in recorded}
         self._kept: dict[frozenset[Any], Any] = {}
-        super().__init__(*rows)
+        super().__init__(*rows, more=more)
 
     def compute(self, wanted: Values, loaded: Loaded) -> Any:
         """The record of these values."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
+from moeviz.checks import check_choice
 from moeviz.experiments.routers_on_a_text import (
     NUM_EXPERTS,
     OWN,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from moeviz.watch.routers import Rule
 
 MAX_TOKENS = 40
-DEFAULT = ("token_choice", "switch", "expert_choice", "hash")
 SOURCES = (("your text", "text"), ("synthetic tokens", "synthetic"))
 MODES = (("in training", "training"), ("outside training", "outside"))
 NO_LIMIT = "none"
@@ -42,44 +42,49 @@ class CompareRouters(ReadingPanel):
     """Who gets which token, under two to four rules that score by the same trained gate.
 
     It opens on a recording, without torch; anything else loads torch and the model in the
-    background. own: a rule weight_TE = own(scores_TE), compared as the router "Yours".
+    background. family: whose routers stand beside top-K at first. own: a rule
+    weight_TE = own(scores_TE), compared as the router "Yours".
     """
 
     hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
     of_source = {"text": ("text", "layer"), "synthetic": ("skew", "tokens")}
 
-    def __init__(self, *, own: Rule | None = None) -> None:
+    def __init__(self, family: str = "token choice", *, own: Rule | None = None) -> None:
         self.recorded, meta = recorded()
         self.own = own
         self._opening = (meta["text"], meta["layer"])
         self.names = every_name() | ({OWN: OWN_NAMED} if own else {})
-        self.choice = RouterChoice(self.names, DEFAULT)
+        check_choice("family", family, dict.fromkeys(n.family for n in self.names.values()))
+        self.choice = RouterChoice(self.names, family)
         self.choice.refused = self.say
         temperatures = [(f"{t:g}", t) for t in TEMPERATURES]
         noise = widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise")
+        top_k = {"top_k": whole_slider("Choices K", 1, 4, 1)}
         sliders = [
-            {"skew": skew_slider(1.0), "tokens": whole_slider("Tokens", 8, MAX_TOKENS, 32)},
             {
-                "top_k": whole_slider("Choices K", 1, 4, 1),
                 "capacity": slider("Capacity", FACTORS, NO_LIMIT),
+                "temperature": slider("Temperature", temperatures, 1.0),
             },
-            {"temperature": slider("Temperature", temperatures, 1.0), "noise": noise},
+            {"noise": noise},
+            {"skew": skew_slider(1.0), "tokens": whole_slider("Tokens", 8, MAX_TOKENS, 32)},
         ]
-        for made in (made for row in sliders for made in row.values()):
+        for made in (made for row in (top_k, *sliders) for made in row.values()):
             made.style.description_width = "90px"
         super().__init__(
             [],
             {"routers": self.choice},
-            {
-                "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
-                "mode": choice("Mode", MODES, MODES[0][1], "125px"),
-                "seed": seed_box(),
-            },
-            {
-                "text": text_box(meta["text"], "640px"),
-                "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
-            },
-            *sliders,
+            {"text": text_box(meta["text"], "560px"), **top_k},
+            more=[
+                {
+                    "mode": choice("Mode", MODES, MODES[0][1], "125px"),
+                    "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
+                },
+                {
+                    "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
+                    "seed": seed_box(),
+                },
+                *sliders,
+            ],
         )
 
     def begin(self) -> None:

@@ -17,7 +17,7 @@ LEFT = 122.0  # of the first block; token names and names of facts stand before 
 TABLE_ROW = 22.0
 MARKS = 34.0  # room for the two badges of a row
 GAP = 20.0
-FACTS, BARS, ROWS = 112.0, 182.0, 262.0  # where each part begins
+KEYS, NAME, FACTS, BARS, ROWS = 38.0, 92.0, 140.0, 210.0, 290.0  # where each part begins
 BAR = 48.0  # height of the tallest bar
 ROW = 16.0
 AHEAD, NOBODY = "#d55e00", "#6e6e6e"
@@ -42,9 +42,11 @@ def compare(
         if what != LEARN_NOTHING
     )
     bottom = ROWS + len(tokens) * ROW
-    svg = Svg(WIDTH, bottom + 62, "Routers on the same tokens", summary)
+    below = textwrap.wrap(note, int(WIDTH / 6.6))
+    svg = Svg(WIDTH, bottom + 8 + 18 * len(below), "Routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
-    svg.text(0, 36, note, fill=MUTED)
+    _legend(svg, KEYS, decisions)
+    paragraph(svg, 0, bottom + 18, below, fill=MUTED)
     paragraph(svg, LEFT - 10, FACTS, NAMES, 17, anchor="end", fill=MUTED)
     svg.text(LEFT - 10, BARS + BAR, "load", anchor="end", fill=MUTED)
     svg.text(LEFT - 10, ROWS - 8, "token / expert", anchor="end", fill=MUTED)
@@ -54,18 +56,19 @@ def compare(
         svg.text(LEFT - 10, y + 12.5, shorten(token, 14), anchor="end", mono=True)
     for i, one in enumerate(decisions):
         x = LEFT + i * block
-        svg.text(x, 64, one.label, size=14, bold=True)
-        paragraph(svg, x, 80, textwrap.wrap(rules[i], int((block - 8) / 6.6))[:2], 15, fill=MUTED)
+        svg.text(x, NAME, one.label, size=14, bold=True)
+        paragraph(
+            svg, x, NAME + 16, textwrap.wrap(rules[i], int((block - 8) / 6.6))[:2], 15, fill=MUTED
+        )
         for n, fact in enumerate(facts[i]):
             svg.text(x, FACTS + n * 17, fact, bold=n == 0 and fact != "no")
         _bars(svg, one, x, cell, peak)
         _rows(svg, one, x, cell, notes[i])
-    _legend(svg, bottom + 22, decisions)
     columns = ("#", "token", *(d.label for d in decisions))
     loads = [" ".join(map(str, d.load)) for d in decisions]
     above = [("", name, *row) for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)]
-    below = ((t, token, *(column[t] for column in notes)) for t, token in enumerate(tokens))
-    return svg.picture(columns, (*above, ("", "load", *loads), *below))
+    each = ((t, token, *(column[t] for column in notes)) for t, token in enumerate(tokens))
+    return svg.picture(columns, (*above, ("", "load", *loads), *each))
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
