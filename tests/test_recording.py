@@ -3,7 +3,11 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from moeviz.experiments.recording import (
     mean_sd,
     packed,
     unpacked,
+    write_json,
 )
 from moeviz.experiments.slots import placing_router, synthetic
 from moeviz.model import LanguageModel
@@ -35,12 +40,14 @@ def in_threads(monkeypatch):
     monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 
+RUNS = {"even": lambda seed: 2 * seed, "ones": lambda seed: seed}
+
+
 def interrupted(path, *, made_by, **results):
     """An interrupted recording of these results; the rest of two runs with two seeds."""
     path.write_text(json.dumps({"made_by": made_by, "results": results}))
-    runs = {"even": lambda seed: 2 * seed, "ones": lambda seed: seed}
     seen = []
-    return collect(path, META, runs, 2, lambda *at: seen.append(at)), seen
+    return collect(path, META, RUNS, 2, lambda *at: seen.append(at)), seen
 
 
 @pytest.mark.slow
@@ -50,12 +57,92 @@ def test_each_run_has_a_process_and_one_thread(tmp_path):
         assert process != os.getpid() and (threads, got) == (1, seed)
 
 
-def test_finished_runs_are_not_run_again_and_leave_no_file(tmp_path, in_threads):
-    path = tmp_path / "runs.part.json"
+def test_finished_runs_are_not_run_again(tmp_path, in_threads):
     made_by = {"code": "f00", "versions": {"torch": "2"}}
-    results, seen = interrupted(path, made_by=made_by, **{"0 even": -1.0, "1 even": -2.0})
+    results, seen = interrupted(
+        tmp_path / "part", made_by=made_by, **{"0 even": -1.0, "1 even": -2.0}
+    )
     assert results == {"even": [-1.0, -2.0], "ones": [0, 1]}
-    assert seen == [(3, 4), (4, 4)] and not path.exists()
+    assert seen == [(3, 4), (4, 4)]
+
+
+def test_more_seeds_go_on_from_fewer_and_other_runs_stay(tmp_path, in_threads):
+    path, ran = tmp_path / "part", []
+    runs = {"a": lambda seed: ran.append(seed) or seed}
+    for seeds in (2, 2, 4):
+        assert collect(path, META, runs, seeds, lambda *at: None) == {"a": [*range(seeds)]}
+    assert collect(path, META, {"b": abs}, 1, lambda *at: None) == {"b": [0]}
+    assert ran == [0, 1, 2, 3]
+    assert len(json.loads(path.read_text())["results"]) == 5
+
+
+def test_each_whole_seed_is_told_of_once_and_none_that_lacks_a_run(tmp_path, in_threads):
+    told = []
+    collect(tmp_path / "part", META, RUNS, 3, lambda *at: None, told.append)
+    assert [results["even"] for results in told] == [[0], [0, 2], [0, 2, 4]]
+    assert all(len(results["ones"]) == len(results["even"]) for results in told)
+
+
+def test_what_was_finished_before_a_failure_is_kept(tmp_path, in_threads):
+    path, failing = tmp_path / "part", True
+
+    def second(seed):
+        if failing:
+            raise RuntimeError("no memory")
+        return -seed
+
+    first_ran = []
+    runs = {"first": lambda seed: first_ran.append(seed) or seed, "second": second}
+    with pytest.raises(RuntimeError, match="no memory"):
+        collect(path, META, runs, 2, lambda *at: None)
+    failing = False
+    results = collect(path, META, runs, 2, lambda *at: None)
+    assert results == {"first": [0, 1], "second": [0, -1]} and first_ran.count(0) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_recording_leaves_no_process_behind(tmp_path):
+    """Its workers, each in the middle of a run, end with it."""
+    code = (
+        "import sys; from pathlib import Path; from helpers.training import linger\n"
+        "from moeviz.experiments.recording import collect\n"
+        "if __name__ == '__main__':\n"
+        "    meta = {'code': '0', 'versions': {}}\n"
+        "    collect(Path(sys.argv[1]) / 'part', meta, {'a': linger}, 2, print)\n"
+    )
+    script = tmp_path / "record.py"
+    script.write_text(code)
+    path = os.pathsep.join(map(str, sys.path))
+    env = os.environ | {"PYTHONPATH": path, "LINGER": str(tmp_path)}
+    recording = subprocess.Popen([sys.executable, script, tmp_path], env=env)
+    deadline = time.monotonic() + 60
+    while not (pids := [int(file.name) for file in tmp_path.glob("[0-9]*")]):
+        assert time.monotonic() < deadline, "no worker has begun"
+        time.sleep(0.1)
+    recording.kill()
+    recording.wait()
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline + 20, "a worker has outlived its recording"
+        time.sleep(0.1)
+
+
+def alive(pid):
+    """Whether it runs: a process that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_numbers_of_a_list_share_a_line_and_stay_what_they_are(tmp_path):
+    figures = {
+        "a": {"values": [1.5, -2e-05, None, 3], "name": "[ 1,\n 2 ]"},
+        "b": [[1, 2], [], ["x", 1], [True]],
+    }
+    write_json(tmp_path / "a.json", META, figures)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"provenance": META, **figures}
+    assert "[1.5, -2e-05, null, 3]" in text and "[1, 2]" in text
 
 
 @pytest.mark.parametrize(

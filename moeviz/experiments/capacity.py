@@ -146,7 +146,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     """Train every arm with every seed; write runs/capacity under `out`."""
     limits = {arm: partial(run_capacity, arm) for arm in CAPACITY_ARMS}
     leaks = {arm: partial(run_leak, arm) for arm in (TOKEN_CHOICE, *LEAK_ARMS)}
-    results = collect(out / "runs" / "capacity.part.json", meta, limits | leaks, seeds, on_step)
+    results = collect(out / "runs" / "capacity.part", meta, limits | leaks, seeds, on_step)
     figures = summary({a: results[a] for a in limits}, {a: results[a] for a in leaks})
     write_json(out / "runs" / "capacity.json", meta, figures)
     return means(figures["limits"], "validation_loss", "drop_rate") | means(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -171,39 +174,72 @@ def collect(
     runs: Mapping[str, Callable[[int], Any]],
     seeds: int,
     on_step: Progress,
+    on_seed: Callable[[dict[str, list[Any]]], None] = lambda results: None,
 ) -> dict[str, list[Any]]:
     """Every run with every seed, results by name; as many at a time as there are cores, each in a
-    process and with a thread of its own. Finished ones are kept in `path` until all are there, so
-    that an interrupted recording goes on where it was: with the same code and the same libraries,
-    whatever the commit is called (a changed file has none of its own)."""
-    results: dict[str, Any] = {}
-    made_by = {name: meta[name] for name in ("code", "versions")}
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept.get("made_by") == made_by:
-            results = kept["results"]
-    order = [(seed, name) for seed in range(seeds) for name in runs]
+    process and with a thread of its own.
+
+    What is finished stays in `path`, beside the results of other runs, so that a recording goes on
+    where it was: interrupted, or asked for more seeds. It begins anew with other code or other
+    libraries, whatever the commit is called (a changed file has none of its own). on_seed is told
+    the results of all whole seeds, each time that there is one more.
+    """
+    results = _kept(path, meta)
+    keys = {(seed, name): f"{seed} {name}" for seed in range(seeds) for name in runs}
+    pending = [place for place, key in keys.items() if key not in results]
+    whole = _whole_seeds(results, runs, seeds)
     # Spawned: a forked process would inherit torch's threads half alive.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores(), context, initializer=_take_one_thread) as pool:
-        pending = {
-            pool.submit(runs[name], seed): f"{seed} {name}"
-            for seed, name in order
-            if f"{seed} {name}" not in results
-        }
-        for future in as_completed(pending):
-            results[pending[future]] = future.result()
-            kept = {"made_by": made_by, "results": results}
+    pool = ProcessPoolExecutor(cores(), context, initializer=_start_worker)
+    try:
+        futures = {pool.submit(runs[name], seed): keys[seed, name] for seed, name in pending}
+        for number, future in enumerate(as_completed(futures), len(keys) - len(pending) + 1):
+            results[futures[future]] = future.result()
+            kept = {"made_by": _made_by(meta), "results": results}
             write_atomically(path, json.dumps(kept).encode())
-            on_step(len(results), len(order))
-    path.unlink(missing_ok=True)
+            on_step(number, len(keys))
+            before, whole = whole, _whole_seeds(results, runs, seeds)
+            if whole > before:
+                on_seed(_by_name(results, runs, whole))
+    finally:  # an interruption does not wait for what has not begun
+        pool.shutdown(wait=False, cancel_futures=True)
+    return _by_name(results, runs, seeds)
+
+
+def _made_by(meta: dict[str, Any]) -> dict[str, Any]:
+    return {name: meta[name] for name in ("code", "versions")}
+
+
+def _kept(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """The finished results of the same code and libraries."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Any] = kept["results"] if kept.get("made_by") == _made_by(meta) else {}
+    return results
+
+
+def _whole_seeds(results: dict[str, Any], runs: Iterable[str], seeds: int) -> int:
+    """How many seeds, from 0 on, have every run."""
+    missing = (s for s in range(seeds) if any(f"{s} {name}" not in results for name in runs))
+    return next(missing, seeds)
+
+
+def _by_name(results: dict[str, Any], runs: Iterable[str], seeds: int) -> dict[str, list[Any]]:
     return {name: [results[f"{seed} {name}"] for seed in range(seeds)] for name in runs}
 
 
-def _take_one_thread() -> None:
+def _start_worker() -> None:
+    """One thread; and an end when the recording ends, were it by a kill."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def means(arms: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -214,7 +250,12 @@ def means(arms: dict[str, Any], *names: str) -> dict[str, Any]:
     }
 
 
+# A list of numbers alone, one a line as json writes it.
+_NUMBERS = re.compile(r"\[\s+([-+.\deEnul,\s]+?)\s+\]")
+
+
 def write_json(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Figures with their provenance, as text."""
-    text = json.dumps({"provenance": meta, **figures}, indent=1) + "\n"
-    write_atomically(path, text.encode())
+    """Figures with their provenance, as text; a list of numbers takes one line."""
+    text = json.dumps({"provenance": meta, **figures}, indent=1)
+    text = _NUMBERS.sub(lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text)
+    write_atomically(path, (text + "\n").encode())

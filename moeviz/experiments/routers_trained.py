@@ -156,7 +156,7 @@ def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Train every arm with every seed; write runs/routers under `out`."""
     runs = {name: partial(train_arm, name) for name in (DENSE, *arms())}
-    results = collect(out / "runs" / "routers.part.json", meta, runs, seeds, on_step)
+    results = collect(out / "runs" / "routers.part", meta, runs, seeds, on_step)
     figures = summary(results, time_steps())
     write_json(out / "runs" / "routers.json", meta, figures)
     return means(figures["arms"], "validation_loss", "max_violation", "dead_experts")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import time
+from pathlib import Path
 
 import torch
 
@@ -53,3 +55,10 @@ def check_same(a, b):
 def process_of(seed):
     """Where it runs: the process, its threads, and the seed it was given."""
     return os.getpid(), torch.get_num_threads(), seed
+
+
+def linger(seed):
+    """A run without end, which leaves the number of its process in the folder LINGER."""
+    Path(os.environ["LINGER"], str(os.getpid())).touch()
+    while True:
+        time.sleep(1)
