@@ -259,7 +259,7 @@ def test_a_finished_run_is_resumed_and_never_overwritten(train, texts, tmp_path,
     assert train("run", "--steps", "3") == 2
     assert "exists; add --resume to go on from it, or give another" in sentences(capsys)[0]
     assert train("run", "--resume", "--corpus", str(texts / "other.txt")) == 2
-    assert "resume on the corpus it began with" in sentences(capsys)[0]
+    assert "resume it on the text that it began with" in sentences(capsys)[0]
     assert file.read_bytes() == before
     assert train("run", "--resume", "--steps", "4") == 0
     assert checkpoint(tmp_path / "run")[1]["step"] == 4

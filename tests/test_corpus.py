@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ datasets = pytest.importorskip("datasets")
 huggingface_hub = pytest.importorskip("huggingface_hub")
 RepositoryNotFoundError = huggingface_hub.errors.RepositoryNotFoundError
 TOKENIZER = Tokenizer.default()
+PARTS = ("train", "validation", "reserve")
 
 
 def prose(count, seed=0):
@@ -59,6 +60,10 @@ def both_parts(corpus, domain):
     return [text_of(corpus, domain, part) for part in ("train", "validation")]
 
 
+def runs_of(text):
+    return {text[i : i + LEAK_WINDOW] for i in range(len(text) - LEAK_WINDOW + 1)}
+
+
 # --- the embedded corpus ---
 
 
@@ -66,23 +71,20 @@ def test_the_embedded_domains_are_there_and_of_use(embedded):
     assert {"arithmetic", "hex", "brackets"} <= set(embedded.domains)
     for row in embedded.manifest.domains:
         assert 45_000 < row.characters < 620_000, row
-        share = row.validation_tokens / (row.train_tokens + row.validation_tokens)
-        assert 0.03 < share < 0.13, row
-        assert row.train_tokens == embedded.tokens(row.name).size
-        assert row.validation_tokens == embedded.tokens(row.name, "validation").size
-        assert row.characters == sum(map(len, both_parts(embedded, row.name)))
+        texts = [text_of(embedded, row.name, part) for part in PARTS]
+        assert row.characters == sum(map(len, texts))
+        for part, text in zip(PARTS, texts, strict=True):
+            assert getattr(row, f"{part}_tokens") == embedded.tokens(row.name, part).size
+            assert part == "train" or 0.06 < len(text) / row.characters < 0.13, row
     assert load_corpus() is embedded
 
 
-def test_no_run_of_validation_characters_stands_in_any_training_text(embedded):
-    held_out = set()
-    for domain in embedded.domains:
-        text = text_of(embedded, domain, "validation")
-        held_out.update(text[i : i + LEAK_WINDOW] for i in range(len(text) - LEAK_WINDOW + 1))
-    for domain in embedded.domains:
-        text = text_of(embedded, domain, "train")
-        for i in range(len(text) - LEAK_WINDOW + 1):
-            assert text[i : i + LEAK_WINDOW] not in held_out, (domain, text[i : i + LEAK_WINDOW])
+def test_no_run_of_characters_stands_in_two_parts(embedded):
+    train, validation, reserve = (
+        set().union(*(runs_of(text_of(embedded, domain, part)) for domain in embedded.domains))
+        for part in PARTS
+    )
+    assert not train & validation and not (train | validation) & reserve
 
 
 PINNED = {
@@ -98,11 +100,16 @@ def test_generated_text_is_the_same_everywhere_and_each_problem_on_one_side(embe
     text = "\n".join(domain.documents)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == PINNED[name]
     # A line, or the two operands of a sum in any order.
-    train, validation = (
-        {frozenset(re.split("[-+*=]", line)[:2]) for line in part.split("\n") if line}
-        for part in both_parts(embedded, name)
+    train, validation, reserve = (
+        {
+            frozenset(re.split("[-+*=]", line)[:2])
+            for line in text_of(embedded, name, part).split("\n")
+            if line
+        }
+        for part in PARTS
     )
     assert len(validation) > 300 and not train & validation
+    assert len(reserve) > 300 and not (train | validation) & reserve
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -161,16 +168,17 @@ def test_seed_and_step_decide_the_batch(embedded):
     assert len(set(batches)) == 4
 
 
-def test_validation_windows_are_fixed_evenly_spaced_and_reach_both_ends(embedded):
-    batch = embedded.validation(seq_len=64, windows_per_domain=5)
+@pytest.mark.parametrize("part", PARTS)
+def test_windows_of_a_part_are_fixed_evenly_spaced_and_reach_both_ends(embedded, part):
+    batch = embedded.windows(part, seq_len=64, windows_per_domain=5)
     assert batch.tokens.shape == (5 * len(embedded.domains), 65)
     assert batch.tokens.dtype == np.int64
     assert (np.bincount(batch.domain) == 5).all()
-    stream = embedded.tokens(embedded.domains[0], "validation")
+    stream = embedded.tokens(embedded.domains[0], part)
     middle = (stream.size - 65) // 2
     for window, start in ((0, 0), (2, middle), (4, stream.size - 65)):
         assert np.array_equal(batch.tokens[window], stream[start : start + 65])
-    assert embedded.validation(seq_len=8, windows_per_domain=1).tokens.shape[1] == 9
+    assert embedded.windows(part, seq_len=8, windows_per_domain=1).tokens.shape[1] == 9
 
 
 def test_every_position_of_a_short_stream_can_be_drawn():
@@ -196,12 +204,17 @@ def test_impossible_batches_are_refused(three, name, value):
 
 def test_impossible_windows_and_unknown_texts_are_refused(three):
     with pytest.raises(ValueError, match="windows_per_domain must be .*, got 0"):
-        three.validation(seq_len=4, windows_per_domain=0)
+        three.windows("validation", seq_len=4, windows_per_domain=0)
     with pytest.raises(ValueError, match='seq_len=99.* the validation text of "short" has .* tok'):
-        three.validation(seq_len=99, windows_per_domain=1)
-    for domain, part in (("latin", "train"), ("a", "test")):
-        with pytest.raises(ValueError, match=f'no "{part}" text of "{domain}"; choose'):
-            three.tokens(domain, part)
+        three.windows("validation", seq_len=99, windows_per_domain=1)
+    with pytest.raises(ValueError, match='no domain "latin"; choose one of short, a, b'):
+        three.tokens("latin", "train")
+    for part in ("test", "reserve"):
+        message = f'"tiny" has no part "{part}"; choose one of train, validation'
+        with pytest.raises(ValueError, match=message):
+            three.tokens("a", part)
+        with pytest.raises(ValueError, match=message):
+            three.windows(part, seq_len=4, windows_per_domain=1)
 
 
 # --- splitting ---
@@ -217,6 +230,32 @@ def test_documents_are_split_whole_by_themselves_and_repeated_ones_dropped():
     # Whatever their order.
     turned = text_of(tiny(a=documents[::-1]), "a", "validation")
     assert sorted(turned.split("\n")) == sorted(validation.split("\n"))
+
+
+@pytest.mark.parametrize("count", [3, 40, 200])
+def test_a_reserve_is_another_tenth_and_leaves_validation_as_it_is(count):
+    documents = prose(count)
+    domain = Domain("a", tuple(documents), "test")
+    without, with_one = (
+        Corpus(Source("tiny", (domain,), reserve=reserve), TOKENIZER) for reserve in (False, True)
+    )
+    validation = text_of(without, "a", "validation")
+    assert text_of(with_one, "a", "validation") == validation
+    assert text_of(with_one, "a", "reserve").count("\n\n") == max(count // 10, 1)
+    texts = [text_of(with_one, "a", part) for part in PARTS]
+    assert all(sum(document in text for text in texts) == 1 for document in documents)
+
+
+def test_a_part_loses_what_any_part_before_it_holds():
+    lines = prose(4)
+    [a], [b], [c] = leaks.without_leaks(
+        [
+            ["\n".join(lines[:2])],
+            ["\n".join([lines[1], lines[2]])],
+            ["\n".join([lines[0], lines[2], lines[3]])],
+        ]
+    )
+    assert (a, b, c) == ("\n".join(lines[:2]), lines[2], lines[3])
 
 
 def test_a_copied_paragraph_leaves_validation_whichever_domain_trained_on_it():
@@ -270,6 +309,8 @@ def test_the_fingerprint_follows_the_text_and_the_tokenizer_and_holds_no_path(em
     made = [tiny(a=documents), tiny(a=documents), tiny(a=documents[1:]), tiny(other, a=documents)]
     same, again, less, other = (corpus.manifest.fingerprint for corpus in made)
     assert same == again and len({same, less, other}) == 3 and len(same) == 12
+    manifest = replace(made[0].manifest, python="3.99.0", left_out=("a sentence",))
+    assert manifest.fingerprint == same
     told = json.dumps(asdict(embedded.manifest))
     assert str(Path.home()) not in told and sys.prefix not in told
 

@@ -108,7 +108,7 @@ def prefix_losses(trainer: Trainer) -> tuple[float, float]:
     """Nats per token of the same windows, one sequence at a time: all at once, and every token from
     its prefix alone. The two are equal for a causal router."""
     corpus, model = trainer.corpus, trainer.model.eval()
-    batch = corpus.validation(seq_len=SEQ_LEN, windows_per_domain=PREFIX_WINDOWS)
+    batch = corpus.windows("validation", seq_len=SEQ_LEN, windows_per_domain=PREFIX_WINDOWS)
     tokens_BS = torch.from_numpy(batch.tokens)
     whole, prefixes = [], []
     for tokens_S in tokens_BS:

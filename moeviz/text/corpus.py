@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +18,9 @@ from moeviz.text.leaks import without_leaks
 from moeviz.text.sources import open_source
 from moeviz.text.tokenizer import Tokenizer
 
-VALIDATION_SHARE = 0.1
+HELD_OUT_SHARE = 0.1  # of the characters, for validation and again for the reserve
 
-Part = Literal["train", "validation"]
+Part = Literal["train", "validation", "reserve"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,12 @@ class DomainManifest:
     name: str
     documents: int
     characters: int
+    leaked_characters: int  # taken out because a part before it holds them too
+    sha256: str  # of the text of all parts
+    origin: str
     train_tokens: int
     validation_tokens: int
-    leaked_characters: int  # taken out of validation because training holds them too
-    sha256: str  # of the training and the validation text
-    origin: str
+    reserve_tokens: int = 0  # where the source keeps no reserve
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,18 @@ class Manifest:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hash of all but the packages, whose texts have one: 12 hex digits."""
-        values = {name: value for name, value in asdict(self).items() if name != "packages"}
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Short hash of the text and the tokenizer alone: 12 hex digits, the same on every Python
+        that has the same text."""
+        hashes = [*(domain.sha256 for domain in self.domains), self.tokenizer_sha256]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f'"{self.corpus}" under Python {self.python} (fingerprint {self.fingerprint})'
 
 
 class Corpus:
-    """Tokenised text in domains, each split into training and validation."""
+    """Tokenised text in domains, each split into training, validation and, where the source keeps
+    one, a reserve."""
 
     def __init__(self, source: Source, tokenizer: Tokenizer) -> None:
         """Split, clean and tokenise `source`; see `load_corpus` for what is promised.
@@ -76,36 +80,39 @@ class Corpus:
         self.name = source.name
         self.domains = tuple(domain.name for domain in source.domains)
         self.tokenizer = tokenizer
-        parts = [_split(domain) for domain in source.domains]
-        training = ["".join(train) for train, _ in parts]
-        held_out = ["".join(validation) for _, validation in parts]
-        cleaned = without_leaks(held_out, training)
-        self._streams: dict[Part, list[np.ndarray]] = {"train": [], "validation": []}
+        split = [_split(domain, source.reserve) for domain in source.domains]
+        joined = [["".join(documents[part]) for documents in split] for part in split[0]]
+        texts = dict(zip(split[0], without_leaks(joined), strict=True))
+        self._streams: dict[Part, list[np.ndarray]] = {part: [] for part in texts}
         rows = []
-        for domain, (train, validation), before, after in zip(
-            source.domains, parts, held_out, cleaned, strict=True
-        ):
-            if not after.strip():
-                raise ValueError(
-                    f'the domain "{domain.name}" repeats itself so much that nothing is left for '
-                    f"validation; give more varied text."
-                )
-            ids = tokenizer.encode_batch([*train, after])
-            streams = np.concatenate(ids[:-1]), ids[-1]
-            for part, stream in zip(self._streams, streams, strict=True):
+        for index, domain in enumerate(source.domains):
+            documents = split[index]
+            cleaned = {part: texts[part][index] for part in texts}
+            for part, text in cleaned.items():
+                if not text.strip():
+                    raise ValueError(
+                        f'the domain "{domain.name}" repeats itself so much that nothing is left '
+                        f"for {part}; give more varied text."
+                    )
+                # Document by document, on all cores; what is held out is short.
+                ids = tokenizer.encode_batch(documents["train"] if part == "train" else [text])
+                stream = np.concatenate(ids)
                 stream.setflags(write=False)
                 self._streams[part].append(stream)
-            text = "".join(train) + "\0" + after
+            sizes = {
+                f"{part}_tokens": streams[index].size for part, streams in self._streams.items()
+            }
+            characters = sum(map(len, cleaned.values()))
             rows.append(
                 DomainManifest(
                     name=domain.name,
-                    documents=len(train) + len(validation),
-                    characters=len(text) - 1,
-                    train_tokens=streams[0].size,
-                    validation_tokens=streams[1].size,
-                    leaked_characters=len(before) - len(after),
-                    sha256=hashlib.sha256(text.encode()).hexdigest(),
+                    documents=sum(map(len, documents.values())),
+                    characters=characters,
+                    leaked_characters=sum(len(d) for part in documents.values() for d in part)
+                    - characters,
+                    sha256=hashlib.sha256("\0".join(cleaned.values()).encode()).hexdigest(),
                     origin=domain.origin,
+                    **sizes,
                 )
             )
         self.manifest = Manifest(
@@ -121,16 +128,16 @@ class Corpus:
         return f"Corpus({self.name!r}, domains={self.domains}, {self.manifest.fingerprint})"
 
     def tokens(self, domain: str, part: Part = "train") -> np.ndarray:
-        """All of a domain's training or validation text: int32 [tokens], read-only.
+        """All text of a domain in a part: int32 [tokens], read-only.
 
         Raises ValueError for a domain or a part that the corpus does not have.
         """
-        if domain not in self.domains or part not in self._streams:
+        streams = self._part(part)
+        if domain not in self.domains:
             raise ValueError(
-                f'the corpus has no "{part}" text of "{domain}"; choose "train" or "validation" of '
-                f"{', '.join(self.domains)}."
+                f'the corpus has no domain "{domain}"; choose one of {", ".join(self.domains)}.'
             )
-        return self._streams[part][self.domains.index(domain)]
+        return streams[self.domains.index(domain)]
 
     def batch(self, *, seed: int, step: int, batch_size: int, seq_len: int) -> Batch:
         """The training batch of a step: `batch_size` sequences of `seq_len` + 1 tokens.
@@ -153,14 +160,17 @@ class Corpus:
         room = np.array([stream.size - seq_len for stream in streams], dtype=np.uint64)
         return _gather(streams, domain, (draws % room[domain]).astype(np.int64), seq_len)
 
-    def validation(self, *, seq_len: int, windows_per_domain: int) -> Batch:
-        """The same windows every time: `windows_per_domain` of each domain, evenly spaced.
+    def windows(self, part: Part, *, seq_len: int, windows_per_domain: int) -> Batch:
+        """The same windows of a part every time: `windows_per_domain` of each domain, evenly
+        spaced.
 
-        They overlap where a domain's validation text is shorter than all of them together.
-        Raises ValueError for impossible sizes and for a domain shorter than a sequence.
+        part: "validation" for every choice, "reserve" for the final figure after all choices.
+        Windows overlap where a domain's text is shorter than all of them together. Raises
+        ValueError for impossible sizes, for a domain shorter than a sequence, and for a part that
+        the corpus does not have.
         """
         check_whole("windows_per_domain", windows_per_domain)
-        streams = self._long_enough("validation", seq_len)
+        streams = self._long_enough(part, seq_len)
         domain = np.repeat(np.arange(len(streams)), windows_per_domain)
         room = np.array([stream.size - seq_len - 1 for stream in streams])
         place = np.tile(np.arange(windows_per_domain), len(streams))
@@ -168,8 +178,16 @@ class Corpus:
             streams, domain, room[domain] * place // max(windows_per_domain - 1, 1), seq_len
         )
 
+    def _part(self, part: Part) -> list[np.ndarray]:
+        if part not in self._streams:
+            raise ValueError(
+                f'the corpus "{self.name}" has no part "{part}"; choose one of '
+                f"{', '.join(self._streams)} (only the embedded corpus keeps a reserve)."
+            )
+        return self._streams[part]
+
     def _long_enough(self, part: Part, seq_len: int) -> list[np.ndarray]:
-        streams = self._streams[part]
+        streams = self._part(part)
         shortest = min(range(len(streams)), key=lambda i: streams[i].size)
         longest_sequence = streams[shortest].size - 1
         if not 1 <= seq_len <= longest_sequence:
@@ -199,9 +217,10 @@ def load_corpus(
 
     1. Repeated documents are dropped.
     2. A tenth of the characters goes to validation, by whole documents, chosen by their hash; of
-       "packages" a twentieth, by whole packages.
-    3. Lines of validation that share a run of `LEAK_WINDOW` characters with training text are
-       taken out of validation: no such run is left on both sides.
+       "packages" a twentieth, by whole packages. Of "embedded", another tenth is kept in reserve,
+       for figures that are measured after every choice was made on validation.
+    3. Lines of validation or of the reserve that share a run of `LEAK_WINDOW` characters with a
+       part before it are taken out: no such run is left in two parts.
 
     Raises ValueError in one sentence for what cannot be found, read or split.
     """
@@ -223,27 +242,40 @@ def _gather(
     return Batch(tokens=np.stack(rows).astype(np.int64), domain=domain.astype(np.int64))
 
 
-def _split(domain: Domain) -> tuple[list[str], list[str]]:
-    """Training and validation documents, each ended by an empty line."""
+def _split(domain: Domain, reserve: bool) -> dict[Part, list[str]]:
+    """The documents of each part, each ended by an empty line."""
     documents, held_out = (
         dict.fromkeys(document.strip("\n") + "\n\n" for document in part)
         for part in (domain.documents, domain.held_out)
     )
     if held_out:
-        return list(documents), list(held_out)
-    by_hash = sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())
-    most = VALIDATION_SHARE * sum(map(len, documents))
+        return {"train": list(documents), "validation": list(held_out)}
+    most = HELD_OUT_SHARE * sum(map(len, documents))
+    left = sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())
+    part_of: dict[str, Part] = {}
+    parts: tuple[Part, ...] = ("validation", "reserve") if reserve else ("validation",)
+    for part in parts:
+        chosen = _that_fit(left, most)
+        if not chosen and len(left) > 1:
+            chosen = {min(left, key=len)}
+        if not chosen:
+            raise ValueError(
+                f'the domain "{domain.name}" has {len(documents)} document of {round(10 * most)} '
+                f"characters, too little to keep some for {part}; give more text."
+            )
+        part_of |= dict.fromkeys(chosen, part)
+        left = [document for document in left if document not in chosen]
+    return {
+        part: [d for d in documents if part_of.get(d, "train") == part]
+        for part in ("train", *parts)
+    }
+
+
+def _that_fit(documents: list[str], most: float) -> set[str]:
+    """Whatever still fits, one after the other: `most` is met closely and never exceeded."""
     chosen: set[str] = set()
-    taken = 0
-    for document in by_hash:  # whatever still fits; the share is met closely, never exceeded
-        if taken + len(document) <= most:
+    for document in documents:
+        if len(document) <= most:
             chosen.add(document)
-            taken += len(document)
-    if not chosen and len(documents) > 1:
-        chosen.add(min(by_hash, key=len))
-    if not chosen:
-        raise ValueError(
-            f'the domain "{domain.name}" has {len(documents)} document of {round(10 * most)} '
-            f"characters, too little to keep some for validation; give more text."
-        )
-    return [d for d in documents if d not in chosen], [d for d in documents if d in chosen]
+            most -= len(document)
+    return chosen

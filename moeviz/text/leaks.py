@@ -1,4 +1,4 @@
-"""Validation text without what training has seen: copied paragraphs, licences, vendored files."""
+"""Held-out text without what has been seen: copied paragraphs, licences, vendored files."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# No run of this many characters of the validation text stands in the training text of any domain.
+# No run of this many characters of a domain's held-out text stands in another part of any domain.
 LEAK_WINDOW = 80
 _HASHED_AT_ONCE = 1 << 16  # runs
 
 
-def without_leaks(held_out: Sequence[str], training: Sequence[str]) -> list[str]:
-    """`held_out` without the lines that share `LEAK_WINDOW` characters with any training text.
-
-    Taking lines out makes new neighbours, so it goes on until nothing is shared.
-    """
-    known = np.sort(np.concatenate([_window_hashes(text) for text in training]))
-    if known.size == 0:
-        return list(held_out)
-    cleaned = []
-    for text in held_out:
-        while True:
-            hashes = _window_hashes(text)
-            order = np.argsort(hashes)  # looked up in order, neighbours stand in the cache
-            place = np.searchsorted(known, hashes[order]).clip(max=known.size - 1)
-            leaks = order[known[place] == hashes[order]]
-            if leaks.size == 0:
-                break
-            covered = np.zeros(len(text) + 1, dtype=np.int64)
-            covered[leaks] += 1
-            covered[leaks + LEAK_WINDOW] -= 1
-            lines = text.splitlines(keepends=True)
-            lengths = np.array([len(line) for line in lines])
-            shared = np.add.reduceat(np.cumsum(covered[:-1]) > 0, lengths.cumsum() - lengths)
-            # A run often ends a few characters into a line that is new: keep that line, unless
-            # nothing else can be taken out.
-            drop = shared > lengths / 2
-            if not drop.any():
-                drop = shared > 0
-            text = "".join(line for line, gone in zip(lines, drop, strict=True) if not gone)
-        cleaned.append(text)
+def without_leaks(parts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Parts of a corpus, each a text for every domain; each part without the lines that share
+    `LEAK_WINDOW` characters with any text of a part before it."""
+    known = np.empty(0, dtype=np.uint64)
+    cleaned: list[list[str]] = []
+    for texts in parts:
+        cleaned.append([_unknown_lines(text, known) if known.size else text for text in texts])
+        if len(cleaned) < len(parts):
+            known = np.sort(np.concatenate([known, *map(_window_hashes, cleaned[-1])]))
     return cleaned
+
+
+def _unknown_lines(text: str, known: np.ndarray) -> str:
+    """Taking lines out makes new neighbours, so it goes on until nothing is shared."""
+    while True:
+        hashes = _window_hashes(text)
+        order = np.argsort(hashes)  # looked up in order, neighbours stand in the cache
+        place = np.searchsorted(known, hashes[order]).clip(max=known.size - 1)
+        leaks = order[known[place] == hashes[order]]
+        if leaks.size == 0:
+            return text
+        covered = np.zeros(len(text) + 1, dtype=np.int64)
+        covered[leaks] += 1
+        covered[leaks + LEAK_WINDOW] -= 1
+        lines = text.splitlines(keepends=True)
+        lengths = np.array([len(line) for line in lines])
+        shared = np.add.reduceat(np.cumsum(covered[:-1]) > 0, lengths.cumsum() - lengths)
+        # A run often ends a few characters into a line that is new: keep that line, unless
+        # nothing else can be taken out.
+        drop = shared > lengths / 2
+        if not drop.any():
+            drop = shared > 0
+        text = "".join(line for line, gone in zip(lines, drop, strict=True) if not gone)
 
 
 def _window_hashes(text: str) -> np.ndarray:

@@ -126,8 +126,8 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "killed": self.killed,
             "notes": self.notes,
-            "corpus": self.corpus.manifest.fingerprint,
-            "python": self.corpus.manifest.python,
+            "corpus": str(self.corpus.manifest),
+            "fingerprint": self.corpus.manifest.fingerprint,
         }
         save_arrays(path, arrays, header, kind="checkpoint")
 
@@ -147,15 +147,13 @@ class TrainState:
         """
         arrays, header = load_arrays(path, kind="checkpoint")
         with fitting(path):
-            fingerprint, python = str(header["corpus"])[:12], str(header["python"])[:12]
+            began, fingerprint = str(header["corpus"])[:200], header["fingerprint"]
             train = TrainConfig(**header["train"])
             model = ModelConfig.from_dict(header["model"])
         if fingerprint != corpus.manifest.fingerprint:
-            under = f" and under Python {python}, with whose files a text may change"
             raise ValueError(
-                f"{path} was trained on corpus {fingerprint}, this one is "
-                f"{corpus.manifest.fingerprint}; resume on the corpus it began with"
-                f"{under if python != corpus.manifest.python else ''}."
+                f"{path} was trained on {began}, and this is {corpus.manifest}; resume it on the "
+                f"text that it began with, or train a new model on this one."
             )
         resumed = cls(model, dataclasses.replace(train, **changes), corpus)
         resumed.model.load_arrays(arrays, path)

@@ -69,7 +69,7 @@ class Trainer(TrainState):
             )
         # A text too short for the sequences is refused here, not at the first validation.
         corpus.batch(seed=config.seed, step=0, batch_size=1, seq_len=config.seq_len)
-        corpus.validation(seq_len=config.seq_len, windows_per_domain=1)
+        corpus.windows("validation", seq_len=config.seq_len, windows_per_domain=1)
         super().__init__(model, config, corpus)
         self._forward = self._compiled() if config.compile else self.model
         self.flops_per_step = (
@@ -196,8 +196,8 @@ class Trainer(TrainState):
     @torch.no_grad()
     def evaluate(self, windows_per_domain: int = WINDOWS_PER_DOMAIN) -> Evaluation:
         """Loss and load on fixed validation windows, equal per domain."""
-        batch = self.corpus.validation(
-            seq_len=self.config.seq_len, windows_per_domain=windows_per_domain
+        batch = self.corpus.windows(
+            "validation", seq_len=self.config.seq_len, windows_per_domain=windows_per_domain
         )
         self.model.eval()
         losses, loads = [], []
