@@ -104,10 +104,11 @@ def unloaded():
 def fresh_kernel(monkeypatch, tmp_path):
     """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
     from helpers.live import end_of_kernel
-    from moeviz.panels import Collapse, Race, predict
+    from moeviz.panels import Collapse, Race
+    from moeviz.predictions import ANSWERS
 
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
-    predict.ANSWERS.clear()
+    ANSWERS.clear()
     yield {kind: tmp_path / "live" / kind.kind for kind in (Race, Collapse)}
     for kind in (Race, Collapse):
         end_of_kernel(kind)

@@ -26,7 +26,7 @@ ALL = browser.notebook(
     "panels.RouteText()",
     "panels.Race()",
     "panels.InsideLayer()",
-    'panels.Predict("a", "Which?", ["this", "that"], reveal="That.")',
+    'panels.Predict("02.sum")',
 )
 # Loses what threads send, as Colab does: only what answers a message of the page gets there.
 THREADS_ARE_LOST = """\
@@ -102,7 +102,7 @@ def lock_in(page, nth, answer):
     panel.get_by_role("button", name=answer, exact=True).focus()
     page.keyboard.press("Space")
     panel.locator("button.moeviz-lock").click()
-    panel.locator("[role=status]", has_text=f"You said: {answer}.").wait_for()
+    panel.locator("[role=status]", has_text=f"You said “{answer}”.").wait_for()
     assert panel.locator("button.moeviz-lock").is_disabled()
 
 

@@ -22,6 +22,7 @@ FLOORS = [
     {"watch", "systems", "surgery"},
     {"training"},
     {"experiments"},
+    {"predictions"},
     {"exercises", "panels", "nb"},
     {"app"},
     {"__main__", "__init__"},

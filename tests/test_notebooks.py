@@ -1,12 +1,15 @@
 """The builder keeps its promises, and every notebook runs from start to end without an error."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from moeviz.predictions import PREDICTIONS
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = sorted((NOTEBOOKS / "src").glob("*.md"))
@@ -74,6 +77,22 @@ def shelf(tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_runs_from_start_to_end(source):
     build.execute(build.compose(source), source.stem, static=False)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_prediction_is_asked_and_then_resolved(source):
+    asked = re.findall(r'panels\.(Predict|Outcome)\("([^"]+)"\)', source.read_text("utf-8"))
+    keys = [key for kind, key in asked if kind == "Predict"]
+    assert [key for kind, key in asked if kind == "Outcome"] == keys, "each once, in one order"
+    assert {*keys} <= PREDICTIONS.keys()
+    for key in keys:
+        assert asked.index(("Predict", key)) < asked.index(("Outcome", key))
+        assert key.startswith(source.stem[:2])
+
+
+def test_no_prediction_is_left_unasked():
+    text = "".join(source.read_text("utf-8") for source in SOURCES)
+    assert [key for key in PREDICTIONS if f'panels.Predict("{key}")' not in text] == []
 
 
 def test_two_builds_are_byte_identical_and_read_without_a_kernel(shelf):

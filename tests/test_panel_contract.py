@@ -81,7 +81,7 @@ def moved(name):
 
 
 def test_every_exhibit_and_every_control_is_tried_here():
-    assert set(MOVES) | {"Predict"} == set(panels.__all__)
+    assert set(MOVES) | {"Outcome", "Predict"} == set(panels.__all__)
     for name, moves in MOVES.items():
         kind = exhibit(name)
         assert kind.kind == kind.__module__.rpartition(".")[2]

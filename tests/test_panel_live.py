@@ -26,7 +26,8 @@ from helpers.live import (
 from helpers.panels import LOUD, press, said, sent_by
 from helpers.processes import another_process
 from helpers.prose import WORDS
-from moeviz.panels import Collapse, Race, predict
+from moeviz.panels import Collapse, Race
+from moeviz.predictions import ANSWERS
 from moeviz.records.lock import release
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
@@ -158,8 +159,7 @@ def test_finished_runs_are_scored_once_and_the_series_ends_at_the_last_seed(
 ):
     monkeypatch.setattr(moeviz.training.live, "AUTOSAVE_SECONDS", 0.0)
     track.steps, track.validate_every = 4, 2
-    question = {Race: "race.step", Collapse: "collapse.survivors"}[kind]
-    predict.ANSWERS[question] = "<b>MoE</b>"
+    ANSWERS[{Race: "01.step", Collapse: "04.survivors"}[kind]] = "<b>MoE</b>"
     panel = kind()
     panel.series.value = True
     for seed in (9997, 9998):  # the second time over runs that were scored before
@@ -169,8 +169,8 @@ def test_finished_runs_are_scored_once_and_the_series_ends_at_the_last_seed(
         wait(lambda: seeds_finished(kind) == {9999}, "its end")
         until(panel, "Finished.")
         score = panel.score.value
-        assert score.count(" of 3") == SCORES[kind], score
-    assert "You predicted, " in score and ": &lt;b&gt;MoE&lt;/b&gt;." in score
+        assert score.partition("You said")[0].count(" of 3") == SCORES[kind], score
+    assert "You said " in score and "“&lt;b&gt;MoE&lt;/b&gt;”" in score
     assert kind().score.value == score
     end_of_kernel(kind)
     assert not list(fresh_kernel[kind].glob("*.safetensors"))

@@ -12,7 +12,7 @@ _FILES = {
     "".join(part.capitalize() for part in path.stem.split("_")): path
     for path in sorted(Path(__file__).parent.glob("*/[a-z]*.py"))
 }
-__all__ = [*_FILES, "Predict"]
+__all__ = [*_FILES, "Outcome", "Predict"]
 
 
 def __getattr__(name: str) -> Any:

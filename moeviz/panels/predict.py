@@ -1,55 +1,114 @@
-"""A prediction, stored before anything is shown."""
+"""A prediction before something is shown, and what was measured after it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
+from moeviz.panels import cell
 from moeviz.panels.base import view_bundle
 from moeviz.panels.controls import button
 from moeviz.pictures.static import stills_wanted
-from moeviz.pictures.svg import PAGE_INK
-
-# What the learner said, by question: other panels read it when the answer is in.
-ANSWERS: dict[str, str] = {}
+from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED
+from moeviz.predictions import ANSWERS, find
 
 
 class Predict(widgets.VBox):
-    """One question with a few answers. "Lock in" stores the choice in ANSWERS[key] and then, not
-    before, shows `reveal`."""
+    """The question of one of PREDICTIONS, and its answers, of which none is chosen.
 
-    def __init__(self, key: str, question: str, options: Sequence[str], *, reveal: str) -> None:
-        self.key, self.reveal = key, reveal
-        ANSWERS.pop(key, None)
+    "Lock in" stores the choice in ANSWERS and fills the Outcomes of the same key. Made anew, it
+    stands as it was answered. ValueError where there is no such prediction.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.prediction = find(key)
+        options = self.prediction.options
         # Not radio buttons: JupyterLab takes the arrow keys from them, and Tab reaches only one.
-        self.choice = widgets.ToggleButtons(options=[*options]).add_class("moeviz-choice")
-        self.choice.style.button_width = "auto"
+        self.choice = widgets.ToggleButtons(options=options, value=ANSWERS.get(key))
+        self.choice.add_class("moeviz-choice").style.button_width = "auto"
         self.lock = button("Lock in", "moeviz-lock", "Store your prediction", self._lock_in)
+        self.lock.button_style = "primary"
         self.lock.layout.align_self = "flex-start"  # a VBox would stretch it over the whole page
         self.answer = widgets.HTML()
-        self._question = question
-        asked = widgets.HTML(f'<b style="color:{PAGE_INK}">Predict: {escape(question)}</b>')
+        self.choice.observe(lambda _: self._show(), "value")
+        question = escape(self.prediction.question)
+        asked = widgets.HTML(f'<b style="color:{PAGE_INK}">Predict: {question}</b>')
         super().__init__([asked, self.choice, self.lock, self.answer])
         self.add_class("moeviz-predict")
+        self._show()
+
+    def _show(self) -> None:
+        said = ANSWERS.get(self.prediction.key)
+        self.choice.disabled = said is not None
+        self.lock.disabled = said is not None or self.choice.value is None
+        words = "Choose an answer, then lock it in."
+        if said is not None:
+            words = f"You said “{said}”. What was measured stands below the next picture."
+        self.answer.value = _region(words)
 
     def _lock_in(self) -> None:
-        if self.key in ANSWERS:
-            return
-        ANSWERS[self.key] = self.choice.value
-        self.choice.disabled = self.lock.disabled = True
-        self.answer.value = (
-            f'<div role="status" aria-live="polite" style="line-height:1.5;color:{PAGE_INK}">'
-            f"You said: {escape(self.choice.value)}. {escape(self.reveal)}</div>"
-        )
+        if self.choice.value is not None:
+            ANSWERS.setdefault(self.prediction.key, self.choice.value)
+            self._show()
+            Outcome.refresh(self.prediction.key)
 
     _ipython_display_ = None
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        options = " / ".join(self.choice.options)
-        still = f"Predict: {self._question} ({options}; run the notebook to answer.)"
-        bundle = view_bundle(self, still)
-        if stills_wanted():  # elsewhere a page might show this instead of the widget
-            bundle["text/html"] = f"<p>{escape(still)}</p>"
-        return bundle
+        options = " / ".join(self.prediction.options)
+        still = f"Predict: {self.prediction.question} ({options}; run the notebook to answer.)"
+        return _bundle(self, still)
+
+
+class Outcome(widgets.HTML):
+    """What was measured of a prediction, once it is made: "You said …; it is …, because …"."""
+
+    _open: ClassVar[list[Outcome]] = []
+
+    def __init__(self, key: str) -> None:
+        self.prediction = find(key)
+        super().__init__()
+        self.add_class("moeviz-outcome")
+        cell.replaces(self)
+        Outcome._open = [o for o in Outcome._open if o.comm is not None] + [self]
+        self._show()
+
+    @classmethod
+    def refresh(cls, key: str) -> None:
+        """The prediction of that key is made."""
+        for outcome in cls._open:
+            if outcome.prediction.key == key:
+                outcome._show()
+
+    def _show(self) -> None:
+        said = ANSWERS.get(self.prediction.key)
+        waiting = "Lock in your prediction above: what was measured then stands here."
+        self.value = _region(waiting if said is None else self._sentence(said), said is None)
+
+    def _sentence(self, said: str | None) -> str:
+        try:
+            return self.prediction.sentence(said)
+        except (ValueError, OSError) as error:  # a recording that is missing or damaged
+            return str(error)
+
+    _ipython_display_ = None
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        return _bundle(self, self._sentence(None))
+
+
+def _region(words: str, muted: bool = False) -> str:
+    colour = PAGE_MUTED if muted else PAGE_INK
+    return (
+        f'<div role="status" aria-live="polite" style="line-height:1.5;color:{colour}">'
+        f"{escape(words)}</div>"
+    )
+
+
+def _bundle(widget: widgets.DOMWidget, still: str) -> dict[str, Any]:
+    """What displays a widget, and while notebooks are built the words for a reader without one."""
+    if not stills_wanted():  # elsewhere a page might show the words instead of the widget
+        return view_bundle(widget, "Run the notebook to answer.")
+    return view_bundle(widget, still) | {"text/html": f"<p>{escape(still)}</p>"}

@@ -13,10 +13,10 @@ from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import button, choice, seed_box, size_choice, whole_box
 from moeviz.panels.cures_choice import chosen_cures, cure_controls
 from moeviz.panels.live_panel import LivePanel
-from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
 from moeviz.pictures.training.collapse import collapse
+from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import collapsed
 from moeviz.records.runs import Snapshot
 
@@ -237,8 +237,12 @@ class Collapse(LivePanel):
             if arm and size == SMALL:
                 line += f", in {arm['collapsed']} of {arm['runs']} recorded ones"
             lines.append(f"{line}.")
-        if lines and "collapse.survivors" in ANSWERS:
-            lines.append(f"You predicted, without a cure: {ANSWERS['collapse.survivors']}.")
+        bare = [fell for (cures, *_), fell in self._scores.items() if cures == Cures()]
+        if bare and (said := ANSWERS.get("04.survivors")):
+            lines.append(
+                f"You said that without a cure “{said}” stay; here {sum(bare)} of {len(bare)} such "
+                "runs collapsed."
+            )
         return lines
 
 

@@ -9,10 +9,10 @@ from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import choice, seed_box, size_choice
 from moeviz.panels.live_panel import LivePanel
-from moeviz.panels.predict import ANSWERS
 from moeviz.pictures import Picture
 from moeviz.pictures.plot import mean_sd
 from moeviz.pictures.training.race import race
+from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import gap, over_seeds
 from moeviz.records.runs import Snapshot
 
@@ -110,8 +110,11 @@ class Race(LivePanel):
                 ahead = f"MoE ahead in {sum(v > 0 for v in values)} of {len(values)}"
                 ends.append(f"{words} {ahead}, by {mean_sd(over_seeds(values), 3, '+')} nats")
             lines.append(f"Races here: E = {experts}, K = {top_k}{large}: {'; '.join(ends)}.")
-        for axis in ("step", "seconds") if lines else ():
-            if f"race.{axis}" in ANSWERS:
-                per = "step" if axis == "step" else "second"
-                lines.append(f"You predicted, per {per}: {ANSWERS['race.' + axis]}.")
+        for axis, per in (("step", "step"), ("seconds", "second")) if lines else ():
+            if said := ANSWERS.get(f"01.{axis}"):
+                wins = sum(gaps[axis] > 0 for gaps in self._scores.values())
+                lines.append(
+                    f"You said “{said}” per {per}; here MoE was ahead in {wins} of "
+                    f"{len(self._scores)} races."
+                )
         return lines

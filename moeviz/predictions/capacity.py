@@ -1,0 +1,48 @@
+"""Predictions of 05_capacity."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.records.metrics import expected_drop_rate
+
+
+@prediction(
+    "05.zipf",
+    "8 experts, K = 1, and the r-th most popular expert is asked for in proportion to 1/r. Every "
+    "expert gets twice as many slots as an even load needs. What share of 4,096 tokens is dropped?",
+    "none", "about 3 %", "about 12 %", "about 40 %",
+)  # fmt: skip
+def zipf() -> Measured:
+    share_E = 1 / np.arange(1, 9)
+    share_E /= share_E.sum()
+    capacity = math.ceil(2 * 4096 / 8)
+    lost = expected_drop_rate(share_E, 4096, capacity)
+    options = {"none": 0.0, "about 3 %": 0.03, "about 12 %": 0.12, "about 40 %": 0.4}
+    because = (
+        f"{share_E[0]:.0%} of the tokens ask for the most popular expert, and its slots hold "
+        f"{capacity / 4096:.0%}"
+    )
+    return Measured(nearest(lost, options), f"{lost:.1%} of the tokens are dropped", because)
+
+
+@prediction(
+    "05.priority",
+    "Slots go to tokens in the order of the text. Which tokens are dropped?",
+    "the unsure ones", "the last ones", "any, at random",
+)  # fmt: skip
+def priority() -> Measured:
+    from moeviz.experiments.slots import drops_by_place
+
+    lost = drops_by_place(top_k=2, factor=1.0, seeds=5)["position"]
+    first, last = lost[: len(lost) // 4].mean(), lost[-len(lost) // 4 :].mean()
+    option = "the last ones" if last > 2 * first else "any, at random"
+    figure = (
+        f"{first:.0%} of the assignments of the batch's first quarter are dropped, and {last:.0%} "
+        "of its last quarter's (K = 2, factor 1, skew 1)"
+    )
+    because = "an expert is full only after others have come, and who comes late finds it full"
+    return Measured(option, figure, because)

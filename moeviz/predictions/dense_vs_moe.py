@@ -1,0 +1,80 @@
+"""Predictions of 01_dense_vs_moe."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moeviz.experiments.recorded import recorded_runs
+from moeviz.pictures.plot import gap_words
+from moeviz.predictions.prediction import Measured, prediction
+from moeviz.records.compare import Gap, compare
+from moeviz.records.metrics import last_common, validation_at
+from moeviz.records.runs import Snapshot
+
+ANSWERS = ("dense", "MoE", "no clear difference")
+
+
+class Raced(NamedTuple):
+    """The recorded races: MoE's loss minus dense's at the furthest point of an axis that both have
+    reached, whom that puts ahead, and the runs."""
+
+    gap: Gap
+    ahead: str
+    dense: list[Snapshot]
+    moe: list[Snapshot]
+
+
+@prediction(
+    "01.step", "After the same number of training steps, whose validation loss is lower?", *ANSWERS
+)  # fmt: skip
+def by_step() -> Measured:
+    raced = recorded_race("step")
+    more = raced.moe[0].parameters / raced.dense[0].parameters
+    because = {
+        "MoE": f"it holds {more:.1f} times the parameters for the same work on each token",
+        "dense": f"{more:.1f} times the parameters do not help within so few steps",
+        "no clear difference": "the seed changes the loss as much as the experts do",
+    }
+    steps = f"{raced.moe[0].curve.step[-1]:.0f} steps of the recorded races"
+    return Measured(raced.ahead, f"after {steps} {_words(raced)}", because[raced.ahead])
+
+
+@prediction(
+    "01.seconds", "After the same number of seconds, whose validation loss is lower?", *ANSWERS
+)  # fmt: skip
+def by_second() -> Measured:
+    raced = recorded_race("seconds")
+    seconds = [
+        np.mean([run.curve.seconds[-1] for run in runs]) for runs in (raced.dense, raced.moe)
+    ]
+    because = (
+        f"a step of the MoE model took {seconds[1] / seconds[0]:.2f} times as long there: sorting "
+        "tokens and many small matrix products cost time"
+    )
+    _, provenance = recorded_runs("race")
+    where = f"after equal seconds of the recorded races ({provenance['device']})"
+    return Measured(raced.ahead, f"{where} {_words(raced)}", because)
+
+
+def recorded_race(axis: str) -> Raced:
+    """The recorded races, compared on an axis (step, seconds or flops)."""
+    recorded, _ = recorded_runs("race")
+    dense, moe = ([run for run in recorded if run.label == name] for name in ("dense", "MoE"))
+    losses = []
+    for runs in (moe, dense):
+        pairs = zip(runs, zip(dense, moe, strict=True), strict=True)
+        losses.append(
+            [
+                validation_at(r.curve, axis, last_common([a.curve, b.curve], axis))
+                for r, (a, b) in pairs
+            ]
+        )
+    gap = compare(*losses)
+    ahead = "MoE" if gap.high < 0 else "dense" if gap.low > 0 else "no clear difference"
+    return Raced(gap, ahead, dense, moe)
+
+
+def _words(raced: Raced) -> str:
+    return f"MoE's loss is {gap_words(raced.gap)} than dense's"

@@ -1,0 +1,50 @@
+"""Predictions of the notebooks about routers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeviz.experiments.routers_on_a_text import recorded
+from moeviz.predictions.prediction import Measured, prediction
+from moeviz.records.routes import Decision
+
+
+@prediction(
+    "03.price",
+    "Let every expert pick its best tokens: the load is even by construction. What is the price?",
+    "there is none", "some tokens get no expert", "some experts get no token",
+)  # fmt: skip
+def price() -> Measured:
+    choice = _decision("expert_choice")
+    alone, idle = int((~choice.visits.any(axis=1)).sum()), int((choice.load == 0).sum())
+    option = "some tokens get no expert" if alone else "some experts get no token"
+    if not alone and not idle:
+        option = "there is none"
+    figure = (
+        f"in the recorded text {alone} of {len(choice.tokens)} tokens are picked by no expert, and "
+        f"the experts take {choice.load.min()} to {choice.load.max()} tokens each"
+    )
+    return Measured(option, figure, "nothing obliges any expert to pick a given token")
+
+
+@prediction(
+    "03.future",
+    "Which of these may be used while a text is still being written?",
+    "each expert picks tokens", "each token picks experts", "both",
+)  # fmt: skip
+def future() -> Measured:
+    leaking = {name: int(_decision(name).leaks.sum()) for name in ("expert_choice", "token_choice")}
+    causal = [not leaking["expert_choice"], not leaking["token_choice"]]
+    options = ("each expert picks tokens", "each token picks experts", "both")
+    option = "both" if all(causal) else options[int(np.argmax(causal))]
+    tokens = len(_decision("token_choice").tokens)
+    figure = (
+        "when only later tokens are replaced, the choice for "
+        f"{leaking['expert_choice']} of {tokens} tokens changes where experts pick, and for "
+        f"{leaking['token_choice']} where tokens pick"
+    )
+    return Measured(option, figure, "an expert that picks compares a token with those after it")
+
+
+def _decision(name: str) -> Decision:
+    return recorded()[0][name]
