@@ -194,8 +194,8 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def no_tries_yet(monkeypatch):
-    """Each test begins with no wrong answer counted."""
-    monkeypatch.setattr("moeviz.exercises._wrong", {})
+    """Each test begins with no answer counted."""
+    monkeypatch.setattr("moeviz.exercises._records", {})
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 of their own."""
 
 import dataclasses
+import linecache
 import math
 import re
 
@@ -90,6 +91,33 @@ def both(found):
     return expert_TK, normalised(weight_TK)
 
 
+def by_prefixes(route, x_TD):
+    """The probe that comes to mind first: the beginning of a text routed by itself."""
+    whole_TE = route(x_TD)
+    for cut in range(1, len(x_TD)):
+        if not torch.allclose(route(x_TD[:cut]), whole_TE[:cut], atol=1e-6):
+            return True
+    return False
+
+
+def by_item(scores_TE):
+    """Exercise 03.4, token by token."""
+    rows = []
+    for score_E in scores_TE:
+        first, second = sorted(range(len(score_E)), key=lambda e: -score_E[e].item())[:2]
+        keep = [first, second] if score_E[second].item() > 0.25 else [first]
+        row = torch.zeros_like(score_E)
+        row[keep] = normalised(score_E[keep])
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def without_the_best(scores_TE):
+    """Exercise 03.4, the bar held against both."""
+    two_TE = careful(scores_TE, bar=0.0) > 0
+    return normalised(scores_TE * two_TE * (scores_TE > 0.25))
+
+
 def tampered(route, x_TD, rows):
     """A probe that changes other rows than those behind a cut, and looks at the others."""
     changed_TD = x_TD.clone()
@@ -98,11 +126,11 @@ def tampered(route, x_TD, rows):
     return not route(changed_TD)[same_T].equal(route(x_TD)[same_T])
 
 
-def careful(scores_TE, keep=2, bar=0.3, norm=True):
+def careful(scores_TE, keep=2, bar=0.25, norm=True, above=torch.gt):
     """Exercise 03.4, with its usual mistakes."""
     best_TE, expert_TE = scores_TE.sort(dim=1, descending=True, stable=True)
     best_TK, expert_TK = best_TE[:, :keep], expert_TE[:, :keep]
-    best_TK = torch.cat((best_TK[:, :1], best_TK[:, 1:] * (best_TK[:, 1:] > bar)), dim=1)
+    best_TK = torch.cat((best_TK[:, :1], best_TK[:, 1:] * above(best_TK[:, 1:], bar)), dim=1)
     if norm is None:
         best_TK = (best_TK > 0) / (best_TK > 0).sum(-1, keepdim=True) + 0 * best_TK
     elif norm:
@@ -137,6 +165,13 @@ def spoiling(token_N, choice_N, weight_N):
     return found
 
 
+def unstable(score_E):
+    """Stable up to 16 numbers, as NumPy's default sort is."""
+    if len(score_E) <= 16:
+        return np.argsort(-score_E, kind="stable")
+    return np.argsort(score_E, kind="stable")[::-1]
+
+
 hidden = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 WRONG = {
     "00.1": [
@@ -149,9 +184,11 @@ WRONG = {
         (62, "that is the number of tokens; each goes to 2 experts."),
         (np.int64(248), "that counts all layers; one layer is asked for."),
         (62 * 8, "a token does not go to every expert."),
-        (123, "123 is too small."),
-        (125.0, "125 is too large."),
+        (123, "123 is of the right size, but it is not exact."),
+        (12, "12 is much too small."),
+        ("1,240", "1240 is much too large."),
         (np.nan, "the answer is one number, not nan."),
+        ("many", "the answer is one number, not 'many'."),
         (True, "the answer is one number, not True."),
     ],
     "00.3": [
@@ -160,8 +197,9 @@ WRONG = {
         (lambda s: np.argsort(s)[::-1][:2], "the lower number wins a tie: [0, 1], not [3, 2]."),
         (lambda s: np.argsort(-(s**2), kind="stable")[:2], "for [-3.0, -1.0, -2.0] it must be"),
         (lambda s: [1, 2] if len(s) == 3 else [0, 1], "for [0.1, 0.4, 0.1, 0.4]"),
+        (lambda s: unstable(s)[:2], "the lower number wins a tie: [0, 1], not [39, 38]."),
         (lambda s: np.argsort(-s, kind="stable")[:3], "it must be [1, 2], not [1, 2, 0]."),
-        (lambda s: start_here.pick(s if len(s) < 8 else -s), "disagrees with the real router"),
+        (lambda s: start_here.pick(s if len(s) != 8 else -s), "disagrees with the real router"),
         (lambda s: 1 / 0, "Your code raised ZeroDivisionError: division by zero."),
     ],
     "01.2": [
@@ -178,26 +216,36 @@ WRONG = {
         ([0.5, 0.3], "those are the raw weights, which sum to 0.8."),
         ([0.375, 0.625], "the better expert comes first."),
         ([0.6, 0.3], "renormalised weights sum to 1, these to 0.900."),
-        ([0.6, 0.4], "they sum to 1, but their ratio is not that of 0.5 to 0.3."),
+        ([0.6, 0.4], "the first is 1.50 times the second; 0.5 is 1.67 times 0.3."),
+        (np.array([1.0, 0.0]), "the first is inf times the second"),
     ],
     "02.2": [("renormalise", "with K = 1 a renormalised weight is score / score = 1")],
     "02.3": [
-        (router(lambda self, x: both(best(self, hidden))), "for 7 tokens both must be [7, 2], got"),
-        (router(lambda self, x: both(best(self, hidden.repeat(2, 1)[:7]))), "not the two best"),
-        (router(lambda self, x: both(self.gate(-x).softmax(-1).topk(2))), "not the two best"),
+        (
+            router(lambda self, x: both(best(self, hidden))),
+            "7 tokens and K = 2 both must be [7",
+        ),
+        (router(lambda self, x: both(self.gate(x).softmax(-1).topk(2))), "and K = 3 both must be"),
+        (router(lambda self, x: both(best(self, hidden.repeat(2, 1)[:7]))), "not the 2 best"),
+        (router(lambda self, x: both(self.gate(-x).softmax(-1).topk(2))), "not the 2 best"),
         (router(lambda self, x: best(self, x)[::-1]), "the chosen scores, renormalised to sum"),
         (router(lambda self, x: both([v.detach() for v in best(self, x)])), "carry no gradient"),
         (router(lambda self, x: best(self, x)[1]), "must return (expert_TK, weight_TK)."),
-        (router(lambda self, x: both(best(self, x))[::-1]), "not the two best"),
+        (router(lambda self, x: both(best(self, x))[::-1]), "not the 2 best"),
         (router(lambda self, x: both(best(self, x)))(8, 5, 2), "a class of torch.nn.Module, not"),
     ],
     "03.1": [
         (["switch", "hash"], "one that can is missing: there, its thresholds come from earlier"),
         (("hash", "expert_threshold"), "one that can is missing: there, first come, first served"),
-        (["switch", "hash", "expert_threshold", "gshard"], "gshard cannot: all first choices are"),
+        (["switch", "hash", "expert threshold", "GShard"], "gshard cannot: all first choices are"),
         ({"expert_choice"}, "expert_choice cannot: an expert ranks all tokens of the text"),
         (["soft_moe"], "soft_moe cannot: every slot is a mixture of all tokens"),
-        (["Switch"], "'Switch' is none of the names to choose from."),
+        (["Swiss"], "'Swiss' is none of the names to choose from: switch, hash, expert_thresh"),
+        (["expert"], "'expert' may be each of expert_threshold, expert_choice: write it in full."),
+    ],
+    "03.2": [
+        (34, "that is the worst case where the scores of a token sum to 1"),
+        (36, "36 is of the right size, but it is not exact."),
     ],
     "03.3": [
         (lambda r, x: False, "expert choice sees later tokens, and this did not catch it"),
@@ -206,16 +254,18 @@ WRONG = {
         (lambda r, x: tampered(r, x, slice(0, 5)), "tokens so far was accused, though it knows"),
         (lambda r, x: tampered(r, x, slice(-1, None)), "this did not catch it"),
         (lambda r, x: r(x), "it must return True or False, not a Tensor."),
+        (lambda r, x: "yes", "it must return True or False, not a str."),
     ],
     "03.4": [
         (lambda s: careful(s, bar=0.0), "a second expert was taken, at a score of "),
-        (lambda s: careful(s, bar=1.0), "must be taken too: its score is above 0.3."),
+        (lambda s: careful(s, bar=1.0), "must be taken too: its score is above 0.25."),
+        (lambda s: careful(s, above=torch.ge), "at a score of 0.250, which is not above 0.25."),
         (lambda s: careful(1 - s), "the best, must be taken."),
-        (lambda s: normalised(s * (s > 0.3)), "no finite numbers: is there a token without any?"),
+        (without_the_best, "no finite numbers: is there a token without any?"),
         (lambda s: careful(s, norm=False), "the weights sum to "),
         (lambda s: careful(s, norm=None), "the weights sum to 1, but not in the ratio"),
         (lambda s: careful(s.flip(1)).flip(1), "the lower number wins a tie: [0], not [3]."),
-        (lambda s: careful(s, keep=3, bar=0.3), "it took 3 experts; two are the most."),
+        (lambda s: careful(s, keep=3), "it took 3 experts; two are the most."),
         (lambda s: careful(s).detach(), "the weights carry no gradient"),
         (lambda s: s.topk(2), "it must return a tensor of weights [40, 6], as its scores are."),
     ],
@@ -225,10 +275,11 @@ WRONG = {
         (["z-loss 0.001", "noise 1", "hash"], "under 'hash' 0 of 5 runs collapsed, not half."),
         (["shared expert"], "under 'shared expert' 2 of 5 runs collapsed, not half."),
         (["nothing", "noise 1"], "'nothing' is no cure"),
-        (["z-loss"], "'z-loss' is none of the names to choose from."),
+        (["Z loss"], "1 more of the cures fails as often."),
+        (["weight decay"], "'weight decay' is none of the names to choose from: nothing, z-loss"),
     ],
     "04.3": [
-        (lambda b, load: b, "MaxVio stays where it was: 3."),
+        (lambda b, load: b * 1, "MaxVio stays where it was: 3."),
         (sign(-0.01), "the busy get busier. Mind the sign."),
         (sign(0.1), "the load swings from batch to batch"),
         (lambda b, load: b + load.mean() - load, "the load swings from batch to batch"),
@@ -249,24 +300,27 @@ WRONG = {
     "05.3": [
         ("choice", "first choices of later tokens are placed before second choices"),
         ("probability", "a later token with a larger weight takes an earlier one's slot."),
-        ("batch", "under 'batch' a later token"),
-        ("Position", "the answer is one of 'position', 'choice', 'probability', 'batch'."),
+        (["Batch"], "a later token with a larger weight"),
+        ("first", "'first' is none of the names to choose from: position, choice, probability, b"),
     ],
     "05.4": [
         (lambda t, k, w: t, "it drops token 2's choice 0; batch prioritised routing does not."),
         (lambda t, k, w: w[:-1], "one number a row, shape (80,); this gave float32"),
         (lambda t, k, w: w * np.nan, "this gave NaN or infinity"),
     ],
-    "08.1": [(5, "5 is too large.")],
+    "08.1": [(5, "5 is of the right size, but it is not exact.")],
     "08.2": [
         (lambda *a: 1.01 * hardware.experts_touched(*a), "for E = 8, K = 2, B = 1 it must be 2"),
         (lambda *a: np.nan, "it must give one number, not nan."),
+        (lambda *a: round(hardware.experts_touched(*a)), "that is rounded to whole numbers"),
+        (lambda *a: math.ceil(hardware.experts_touched(*a)), "that is rounded to whole numbers"),
     ],
     "08.3": [(lambda *a: 2 * hardware.step_seconds(*a), "experts touched it must be ")],
-    "09.1": [(600, "600 is too large.")],
+    "09.1": [(600, "600 is of the right size, but it is not exact.")],
     "09.2": [
         (lambda *a: 3, "two numbers, (all, active); this returned 3."),
         (lambda *a: (1, 1), "for d_model 4096"),
+        (lambda *a: np.array([1, 2, 3]), "two numbers, (all, active); this returned array([1, 2,"),
     ],
     "09.3": [(lambda *a: 0, "it is 70,272 bytes, not 0")],
 }
@@ -275,11 +329,10 @@ WRONG = {
 def solved(number):
     """The stated solution, as a learner would run it in the notebook."""
     dense, moe = dense_vs_moe.recorded()[:2]
-    answer = run_solution(
+    return run_solution(
         number, np=np, torch=torch, math=math, metrics=metrics, dense=dense, moe=moe,
         recorded=collapse.recorded if number == "04.2" else start_here.recorded(), failing=failing,
     )  # fmt: skip
-    return router(answer) if number == "02.3" else answer
 
 
 class TestContract(Contract):
@@ -289,12 +342,44 @@ class TestContract(Contract):
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
+        ("00.1", np.array([5])),
+        ("00.1", " 5 "),
+        ("00.2", torch.tensor(124)),
+        ("00.3", lambda s: torch.from_numpy(s).sort(descending=True, stable=True).indices[:2]),
         ("00.3", lambda s: (np.argsort(-s, kind="stable")[:2], s.sort())[0]),  # it has a copy
+        ("01.1", "256"),
+        ("01.2", np.float32(0.365)),
+        ("01.3", lambda d, m, axis: np.float32(metrics.gap(d, m, axis))),
+        ("02.1", (0.63, 0.37)),
+        ("02.1", torch.tensor([0.625, 0.375])),
+        ("02.2", ["Raw"]),
+        ("02.3", router(lambda self, x: both(self.gate(x).softmax(1).topk(self.top_k)))),
+        ("03.1", "switch, hash, expert threshold"),
+        ("03.1", np.array(["Hash", "Switch", "expert-threshold"])),
+        ("03.2", np.int64(35)),
+        ("03.3", by_prefixes),
+        ("03.3", lambda r, x: int(by_prefixes(r, x))),
+        ("03.3", lambda r, x: np.bool_(by_prefixes(r, x))),
+        ("03.4", by_item),
+        ("04.1", torch.tensor([7])),
+        ("04.2", {"Noise 1", "z-loss"}),
         ("04.3", sign(0.001)),
         ("04.3", lambda b, load: b.add_(0.01 * torch.sign(load.mean() - load))),  # it too
         ("04.3", lambda b, load: b + 5e-4 * (load.mean() - load)),  # as the paper's appendix
         ("04.4", switch),
+        ("04.4", lambda s, e: switch(s, e) + 3 * (s.sum(-1).mean() - 1)),  # softmax feels no sum
+        ("05.1", 157.0),
+        ("05.2", "0.25"),
+        ("05.3", ("Position",)),
         ("05.4", spoiling),
+        ("05.4", lambda t, k, w: [1e3 * v for v in capacity.sure_first(t, k, w)]),
+        ("08.1", "4"),
+        ("08.2", lambda e, k, b: sum((k / e) * (1 - k / e) ** i for i in range(b)) * e),
+        ("08.3", lambda *a: np.array([hardware.step_seconds(*a)])),
+        ("09.1", 554.4),
+        ("09.2", lambda *a: np.array(frontier.layer_parameters(*a))),
+        ("09.2", lambda *a: torch.tensor(frontier.layer_parameters(*a))),
+        ("09.3", lambda *a: np.float64(frontier.latent_cache_bytes(*a))),
     ],
 )
 def test_other_answers_that_are_right_too(number, answer):
@@ -319,8 +404,10 @@ def test_exercises_are_counted_apart(capsys):
     check("01.1", 1)
     check("02.2", "no")
     check("01.1", 2)
-    assert capsys.readouterr().out.count("Hint:") == 1
-    assert exercises._wrong == {"01.1": 2, "02.2": 1}
+    check("01.1", 2)  # the same cell again
+    assert capsys.readouterr().out.count("Hint:") == 2, "it stays"
+    tries = {number: record.tries for number, record in exercises._records.items()}
+    assert tries == {"01.1": 2, "02.2": 1}
 
 
 @pytest.mark.parametrize("call", [lambda n: check(n, 1), solution])
@@ -390,7 +477,7 @@ def test_the_causal_priority_is_the_one_that_the_router_declares():
     tokens = synthetic(64, skew=1.0)
     found = {
         name: placed(tokens, top_k=2, capacity=Capacity(1.0, priority=name))
-        for name in capacity.PRIORITIES
+        for name in ("position", "choice", "probability", "batch")
     }
     assert [name for name, d in found.items() if d.causal] == [solved("05.3")]
     assert [name for name, d in found.items() if not d.leaks.any()] == [solved("05.3")]
@@ -452,3 +539,53 @@ def test_a_notebook_has_three_exercises_and_has_one_piece_written(path):
     assert all(n.startswith(f"{number}.") and f"**{n}**" in text for n, _ in found)
     pieces = [name for _, name in found if re.search(rf"^(?:def|class) {name}\b", text, re.M)]
     assert pieces, "no exercise has the learner write a function or a class"
+
+
+CELL = re.compile(r"```\{code-cell\} ipython3\n(.*?)```", re.S)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_run_as_it_stands_counts_no_try(path, capsys):
+    """Its exercise cells are stubs that the check knows, and it says how hard each one is."""
+    text = path.read_text("utf-8")
+    names = dict(np=np, torch=torch, math=math, metrics=metrics, check=check)
+    dense, moe = dense_vs_moe.recorded()[:2]
+    names |= dict(recorded=[dense, moe])
+    if path.stem.startswith("12"):
+        triton = pytest.importorskip("triton")
+        names |= dict(triton=triton, tl=triton.language)
+    asked = 0
+    for cell in CELL.findall(text):
+        numbers = re.findall(r'^check\("([^"]+)"', cell, re.M)
+        if not numbers:
+            continue
+        name = f"<exercise {numbers[0]}>"  # Triton reads a kernel's source
+        linecache.cache[name] = (len(cell), None, cell.splitlines(True), name)
+        exec(compile(cell, name, "exec"), names)
+        out = capsys.readouterr().out
+        for number in numbers:
+            asked += 1
+            assert f"○ {number} " in out and "✘" not in out, out
+            assert f"**{number}** ({EXERCISES[number].effort})\n" in text
+    assert asked >= 3 and not any(record.tries for record in exercises._records.values())
+
+
+def test_progress_is_of_the_notebook_that_runs_and_can_be_copied():
+    check("01.1", 1)
+    check("01.1", 32)
+    check("01.1", 256)
+    check("01.1", 7)  # what comes after is no longer counted
+    check("01.3", ...)
+    solution("01.2")
+    table = exercises.progress()
+    assert table.caption == "1 of 3 exercises are solved."
+    assert [(row[0], *row[2:]) for row in table.rows] == [
+        ("01.1", "answer", 3, "solved"),
+        ("01.2", "answer", 0, "not tried yet, solution seen"),
+        ("01.3", "code", 0, "not tried yet"),
+    ]
+    assert table.csv.splitlines()[1] == "01.1,★☆☆ · 1 min,answer,3,solved"
+
+
+def test_progress_before_anything_is_tried_lists_all_of_them():
+    assert [row[0] for row in exercises.progress().rows] == sorted(EXERCISES)

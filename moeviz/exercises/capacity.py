@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import exercise, function_fault, number_asked
+from moeviz.exercises.exercise import exercise, function_fault, name_asked, number_asked
 
 number_asked(
     "05.1",
@@ -21,7 +21,10 @@ number_asked(
         2500: "that is room for all experts together; one expert is asked for.",
     },
     "The even share is T · K / E.",
-    "math.ceil(1.25 * 1000 * 2 / 16)",
+    "How many choices do all tokens make, what is an expert's even share of them, and what makes "
+    "it whole?",
+    difficulty=1,
+    minutes=2,
     solution="math.ceil(1.25 * 1000 * 2 / 16)",
     praise="Per expert, whole, and with all K choices counted.",
 )
@@ -35,7 +38,9 @@ number_asked(
         0.75: "that is the share that finds a slot.",
     },
     "There are four batches, all as likely: 00, 01, 10, 11. How many drops has each?",
-    "expected_drop_rate([0.5, 0.5], 2, 1) says it too.",
+    "The share is of assignments: average over the four batches how many of the two are dropped.",
+    difficulty=2,
+    minutes=3,
     solution="0.5 * 1 / 2",
     praise="A perfectly balanced router drops a quarter here; the closed form gives the same.",
     tolerance=1e-9,
@@ -43,26 +48,23 @@ number_asked(
 
 
 LATER_TAKES = "a later token with a larger weight takes an earlier one's slot."
-PRIORITIES = {
-    "position": "",
-    "choice": "first choices of later tokens are placed before second choices of earlier ones.",
-    "probability": LATER_TAKES,
-    "batch": LATER_TAKES,
-}
 
-
-@exercise(
+name_asked(
     "05.3",
+    "position",
+    {
+        "choice": "first choices of later tokens are placed before second choices of earlier ones.",
+        "probability": LATER_TAKES,
+        "batch": LATER_TAKES,
+    },
     "Which rule can place a token before it has seen the next one?",
-    'The panel\'s last sentence tells; try K = 2, where "choice" and "position" differ.',
+    "The panel's last sentence tells it for the chosen priority; try all four at K = 2.",
+    difficulty=2,
+    minutes=3,
+    asks='one of "position", "choice", "probability" and "batch"',
     solution='"position"',
     praise="Who comes first is served first: nothing that follows can take the slot away.",
 )
-def causal(answer: Any) -> str | None:
-    if not isinstance(answer, str) or answer not in PRIORITIES:
-        return f"the answer is one of {', '.join(map(repr, PRIORITIES))}."
-    fault = PRIORITIES[answer]
-    return f"under {answer!r} {fault}" if fault else None
 
 
 def sure_first(token_N, choice_N, weight_N):
@@ -92,11 +94,15 @@ MISTAKES = (
 
 @exercise(
     "05.4",
-    "np.maximum.at(best_T, token_N, weight_N) collects each token's largest weight.",
-    "Weights lie in 0 to 1: take 10 off for each later choice.",
+    "np.maximum.at collects each token's largest weight; every row of a token then has it.",
+    "Weights lie between 0 and 1: what may be taken off a later choice, so that it comes behind "
+    "every first one?",
+    difficulty=3,
+    minutes=12,
     solution=sure_first,
     praise="It dropped what V-MoE's batch prioritised routing drops, row by row.",
     mistakes=MISTAKES,
+    start="def sure_first(token_N, choice_N, weight_N):\n    return -token_N",
 )
 def priority(answer: Any) -> str | None:
     def say(case: tuple[int, int, int], found_TK: np.ndarray, wanted_TK: np.ndarray) -> str:

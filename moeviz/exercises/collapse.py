@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.exercises.exercise import Wrong, exercise, names_fault, number_asked
+from moeviz.exercises.answers import as_names
+from moeviz.exercises.exercise import Wrong, exercise, number_asked
 from moeviz.experiments.cures import recorded
 from moeviz.pictures.training.cures import BASE, failing
 from moeviz.records.metrics import max_violation
@@ -23,7 +24,9 @@ number_asked(
         15: "that is one expert taking all; here two share.",
     },
     "MaxVio = largest load / mean load - 1.",
-    "The mean load is 1,024 / 16.",
+    "The mean is over all 16 experts; what is the largest load?",
+    difficulty=1,
+    minutes=2,
     solution="512 / 64 - 1",
     praise="With two experts in effect out of 16, MaxVio can be 7 at the least: E / 2 - 1.",
 )
@@ -32,21 +35,25 @@ number_asked(
 @exercise(
     "04.2",
     "Read the column 'collapsed': at least half of the runs.",
-    "failing(recorded()) in moeviz.pictures.training.cures makes this list.",
+    "The base case is no cure. A cure counts even where only just half of its runs collapsed.",
+    difficulty=1,
+    minutes=2,
+    asks="a list of names",
     solution="failing(recorded())",
     praise="Not all that is built into routers against instability is against imbalance.",
 )
 def fail(answer: Any) -> str | None:
     arms, wanted = recorded()["arms"], failing(recorded())
-    if fault := names_fault(answer, arms):
-        return fault
-    for name in answer:
+    names = as_names(answer, arms)
+    if isinstance(names, str):
+        return names
+    for name in names:
         if name == BASE:
             return f"'{BASE}' is no cure: it is what the cures are compared with."
         if name not in wanted:
             a = arms[name]
             return f"under '{name}' {a['collapsed']} of {a['runs']} runs collapsed, not half."
-    missing = len({*wanted} - {*answer})
+    missing = len({*wanted} - {*names})
     if missing:
         return f"{missing} more of the cures {'fail' if missing > 1 else 'fails'} as often."
     return None
@@ -90,10 +97,13 @@ def update(bias_E, load_E):
 @exercise(
     "04.3",
     "Who has more than the mean load must get less bias: what has the sign of mean - load?",
-    "bias_E + 0.01 * torch.sign(load_E.mean() - load_E)",
+    "How large a step? The scores lie between 0 and 1, and there are 300 steps to go.",
+    difficulty=2,
+    minutes=8,
     solution=update,
-    praise="This is loss-free balancing (Wang et al. 2024): no gradient, and the weights never see "
-    "it.",
+    praise="MaxVio is at most 1, without a gradient, and the weights never see the bias. Wang et "
+    "al. (2024) step by the sign of mean - load, each time by the same amount.",
+    start="def update(bias_E, load_E):\n    return bias_E",
 )
 def bias_rule(answer: Any) -> str | None:
     each, together = simulate(answer)
@@ -124,9 +134,11 @@ def balance(scores_TE, expert_T):
 @exercise(
     "04.4",
     "f_e is the share of tokens that chose e; P_e the mean of scores_TE[:, e].",
-    "torch.bincount(expert_T, minlength=E) / len(expert_T) is f.",
+    "Counts carry no gradient, mean scores do: the product of both is summed over the experts.",
+    difficulty=2,
+    minutes=8,
     solution=balance,
-    praise="Value and gradient are those of the package's load_balancing_loss.",
+    praise="Value and gradient at the logits are those of the package's load_balancing_loss.",
 )
 def balancing_loss(answer: Any) -> str | None:
     import torch
@@ -140,7 +152,8 @@ def balancing_loss(answer: Any) -> str | None:
         return f"on an even load with even scores it must give 1, this gives {value.item():.3f}."
     for lean in (0.0, 3.0):
         logits_TE = torch.randn(32, 8, generator=generator) + lean * torch.eye(8)[0]
-        scores_TE = logits_TE.softmax(-1).requires_grad_()
+        logits_TE.requires_grad_()
+        scores_TE = logits_TE.softmax(-1)
         expert_T = (logits_TE.argmax(-1) + 1) % 8  # a bias may choose another than the best score
         loss, wanted = (rule(scores_TE, expert_T) for rule in (answer, balance))
         if not loss.requires_grad:
@@ -150,7 +163,10 @@ def balancing_loss(answer: Any) -> str | None:
                 f"where experts are chosen unevenly it gives {loss.item():.3f} instead of "
                 f"{wanted.item():.3f}: both the counts and the scores belong into it."
             )
-        slope, slope_wanted = (torch.autograd.grad(v, scores_TE)[0] for v in (loss, wanted))
-        if not torch.allclose(slope, slope_wanted, atol=1e-5):
+        # At the logits: a number added to all scores of a token is none that a softmax can feel.
+        slope, slope_wanted = (
+            torch.autograd.grad(v, logits_TE, retain_graph=True)[0] for v in (loss, wanted)
+        )
+        if not torch.allclose(slope, slope_wanted, atol=1e-6, rtol=1e-4):
             return "its value is right, its gradient is not."
     return None

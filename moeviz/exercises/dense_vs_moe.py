@@ -13,6 +13,7 @@ from moeviz.exercises.exercise import (
     function_asked,
     number_asked,
     number_near,
+    one_number,
 )
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.records import metrics
@@ -34,7 +35,9 @@ number_asked(
         32: "that is the number of experts.",
     },
     "Count what one token goes through.",
-    "K experts of width d_expert: K * d_expert.",
+    "How many experts does a token visit, and how wide is each of them?",
+    difficulty=1,
+    minutes=1,
     solution="4 * 64",
     praise="Equal active width is what makes the race fair: each token costs both models the same.",
 )
@@ -43,7 +46,10 @@ number_asked(
 @exercise(
     "01.2",
     "Both counts are in the race's table.",
-    "moe.active_parameters / moe.parameters",
+    "A share is a part over the whole; the part is what one token uses.",
+    difficulty=1,
+    minutes=1,
+    asks="one number",
     solution="moe.active_parameters / moe.parameters",
     praise="Attention and embeddings are always active, so the share stays well above K / E.",
 )
@@ -68,10 +74,20 @@ def _between_ends(dense: Curve, moe: Curve, axis: str) -> float:
     return float(last - last_moe)
 
 
+def _last_measured(dense: Curve, moe: Curve, axis: str) -> float:
+    x = metrics.last_common([dense, moe], axis)
+
+    def before(curve: Curve) -> float:
+        known = ~np.isnan(curve.validation) & (getattr(curve, axis) <= x)
+        return float(curve.validation[known][-1])
+
+    return before(dense) - before(moe)
+
+
 def _measured(gap: Any) -> float:
-    if np.isnan(gap):
+    if isinstance(gap, float | np.floating) and np.isnan(gap):
         raise Wrong("it gave NaN: not every point of a curve has a validation loss.")
-    return float(gap)
+    return one_number(gap)
 
 
 def _races() -> list[tuple[Curve, Curve, str]]:
@@ -87,8 +103,10 @@ def _races() -> list[tuple[Curve, Curve, str]]:
 
 function_asked(
     "01.3",
-    "metrics.last_common([dense, moe], axis) is the furthest x that both have reached.",
-    "metrics.validation_at(curve, axis, x) interpolates between measurements.",
+    "How far have both come? metrics.last_common answers that for a list of curves and an axis.",
+    "metrics.validation_at takes the straight line between two measurements of one curve.",
+    difficulty=2,
+    minutes=8,
     solution=ahead,
     praise="It judged every recorded race, on all three axes, as the panel does.",
     cases=_races,
@@ -101,6 +119,11 @@ function_asked(
             _between_ends,
             "that compares the two ends, which stand at different FLOPs and seconds: compare both "
             "at the furthest point that both have reached.",
+        ),
+        (
+            _last_measured,
+            "that takes the last measurement before the point: take the straight line between the "
+            "two measurements around it.",
         ),
     ),
     words="for one recorded race at equal {2} it gave {found:.4f}; it is {wanted:.4f}.",

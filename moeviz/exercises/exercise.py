@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from moeviz.exercises.answers import as_names, as_number, untouched
 
 # Given the answer: None where it is right, else one sentence on what is wrong.
 Judge = Callable[[Any], str | None]
@@ -25,13 +25,22 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """judge: see Judge. stated: the solution, its text or the function itself. mistakes: those that
-    have a sentence of their own."""
+    """One task and how its answer is judged.
 
-    judge: Judge
+    difficulty: 1 to 3. minutes: about how long it takes. hints: two, which lead to the answer and
+    do not hold it. stated: the solution, its text or the function itself. asks: what the answer
+    is, "one number". start: what the notebook's cell begins with, where that runs. mistakes: wrong
+    answers that have a sentence of their own.
+    """
+
+    judge: Judge = field(repr=False)
+    difficulty: int
+    minutes: int
     hints: tuple[str, ...]
     stated: str | Callable[..., Any]
     praise: str
+    asks: str
+    start: str = ""
     mistakes: Sequence[Mistake] = ()
 
     @property
@@ -40,11 +49,30 @@ class Exercise:
             return self.stated
         return inspect.getsource(self.stated).rstrip()
 
+    @property
+    def is_code(self) -> bool:
+        """Whether the learner writes a function, a class or a kernel."""
+        return "def " in self.solution
+
+    @property
+    def effort(self) -> str:
+        """Difficulty and time, as a notebook shows them."""
+        return f"{'★' * self.difficulty}{'☆' * (3 - self.difficulty)} · {self.minutes} min"
+
+    def untouched(self, answer: Any) -> str | None:
+        """What is to be done, where nothing was done yet."""
+        if not untouched(answer, self.start):
+            return None
+        if not self.is_code:
+            return f"Put {self.asks} in place of the dots."
+        if self.start:
+            return "The cell runs, but it does not solve the task yet: change its code."
+        return f"Write {self.asks}."
+
     def fault(self, answer: Any) -> str | None:
         """None when the answer is right, else one sentence on what is wrong."""
-        head = self.solution.partition(":\n")[0]
-        if head.startswith("def ") and not callable(answer):
-            return f"the answer is a function {head.removeprefix('def ')}."
+        if self.is_code and not callable(answer):
+            return f"the answer is {self.asks}."
         try:
             fault = self.judge(answer)
         except Wrong as wrong:
@@ -54,29 +82,26 @@ class Exercise:
         return fault and " ".join(fault.split())  # what it quotes may have several lines
 
 
-def is_number(answer: Any) -> bool:
-    """Whether it is one real number, numpy's included."""
-    return isinstance(answer, numbers.Real) and not isinstance(answer, bool)
-
-
-def one_number(value: Any) -> Any:
-    """What a function gave, where that is one finite number."""
-    if not is_number(value) or not math.isfinite(value):
-        raise Wrong(f"it must give one number, not {value!r}.")
-    return value
-
-
 def exercise(
     number: str,
     *hints: str,
+    difficulty: int,
+    minutes: int,
     solution: str | Callable[..., Any],
     praise: str,
+    asks: str = "",
+    start: str = "",
     mistakes: Sequence[Mistake] = (),
 ) -> Callable[[Judge], Judge]:
-    """Enter an exercise, which the decorated function judges."""
+    """Enter an exercise, which the decorated function judges. asks: may be left out where the
+    solution is a function."""
+    if not asks and callable(solution):
+        asks = f"a function {solution.__name__}{inspect.signature(solution)}"
 
     def enter(judge: Judge) -> Judge:
-        EXERCISES[number] = Exercise(judge, hints, solution, praise, mistakes)
+        EXERCISES[number] = Exercise(
+            judge, difficulty, minutes, hints, solution, praise, asks, start, mistakes
+        )
         return judge
 
     return enter
@@ -88,25 +113,45 @@ def number_asked(
     mistakes: dict[float, str],
     *hints: str,
     tolerance: float = 0.0,
-    **text: str,
+    **rest: Any,
 ) -> None:
-    """Enter an exercise whose answer is one number. text: its solution and praise."""
-    enter = exercise(number, *hints, mistakes=[*mistakes.items()], **text)
+    """Enter an exercise whose answer is one number. rest: as of `exercise`."""
+    enter = exercise(number, *hints, asks="one number", mistakes=[*mistakes.items()], **rest)
     enter(lambda answer: number_near(answer, wanted, mistakes, tolerance=tolerance))
+
+
+def name_asked(
+    number: str, wanted: str, mistakes: dict[str, str], *hints: str, **rest: Any
+) -> None:
+    """Enter an exercise whose answer is one of the known names. mistakes: what each of the others
+    is told."""
+    known = [wanted, *mistakes]
+
+    def judge(answer: Any) -> str | None:
+        names = as_names(answer, known)
+        if isinstance(names, str):
+            return names
+        for name in names:
+            if name in mistakes:
+                return mistakes[name]
+        return None if names else f"the answer is {rest['asks']}."
+
+    exercise(number, *hints, mistakes=[*mistakes.items()], **rest)(judge)
 
 
 def function_asked(
     number: str,
     *hints: str,
     solution: Callable[..., Any],
-    praise: str,
     cases: Callable[[], Sequence[tuple[Any, ...]]],
     mistakes: Sequence[Mistake],
     words: str,
-    read: Callable[[Any], Any] = one_number,
+    read: Callable[[Any], Any] | None = None,
+    **rest: Any,
 ) -> None:
     """Enter an exercise whose answer is a function of numbers. read: what is taken of its result;
     words: as say of function_fault, a format of the case, `found` and `wanted`."""
+    read = read or one_number
 
     def judge(answer: Any) -> str | None:
         def say(case: tuple[Any, ...], found: float, wanted: float) -> str:
@@ -114,29 +159,33 @@ def function_asked(
 
         return function_fault(lambda *c: read(answer(*c)), solution, cases(), mistakes, say)
 
-    exercise(number, *hints, solution=solution, praise=praise, mistakes=mistakes)(judge)
+    exercise(number, *hints, solution=solution, mistakes=mistakes, **rest)(judge)
+
+
+def one_number(value: Any) -> float:
+    """What a function gave, where that is one finite number."""
+    number = as_number(value)
+    if number is None:
+        raise Wrong(f"it must give one number, not {value!r}.")
+    return number
 
 
 def number_near(
     answer: Any, wanted: float, mistakes: dict[float, str], *, tolerance: float = 0.0
 ) -> str | None:
-    """The fault of a numeric answer; `mistakes` explains the wrong values people arrive at."""
-    if not is_number(answer) or not math.isfinite(answer):
+    """The fault of a numeric answer; `mistakes` explains the wrong values people arrive at. Of any
+    other value only the order of magnitude is told: more would lead to the answer by trying."""
+    value = as_number(answer)
+    if value is None:
         return f"the answer is one number, not {answer!r}."
-    if abs(answer - wanted) <= tolerance:
+    if abs(value - wanted) <= tolerance:
         return None
-    for value, explanation in mistakes.items():
-        if abs(answer - value) <= tolerance:
+    for other, explanation in mistakes.items():
+        if abs(value - other) <= tolerance:
             return explanation
-    return f"{answer:g} is too {'small' if answer < wanted else 'large'}."
-
-
-def names_fault(answer: Any, known: Iterable[str]) -> str | None:
-    """Why an answer is no list of some of the known names."""
-    if not isinstance(answer, list | tuple | set) or not all(isinstance(n, str) for n in answer):
-        return "the answer is a list of names, each in quotes."
-    unknown = sorted({*answer} - {*known})
-    return f"'{unknown[0]}' is none of the names to choose from." if unknown else None
+    if wanted / 2 <= value <= wanted * 2:
+        return f"{value:g} is of the right size, but it is not exact."
+    return f"{value:g} is much too {'small' if value < wanted else 'large'}."
 
 
 def function_fault(
@@ -156,9 +205,19 @@ def function_fault(
     for other, sentence in mistakes:
         if all(_same(a, other(*case)) for a, case in zip(given, cases, strict=True)):
             return sentence
+    if all(_rounded(a, b) for a, b in zip(given, wanted, strict=True)):
+        return "that is rounded to whole numbers: leave the result as it is."
     first = differs.index(True)
     return say(cases[first], given[first], wanted[first])
 
 
 def _same(found: Any, wanted: Any) -> bool:
     return np.shape(found) == np.shape(wanted) and np.allclose(found, wanted, rtol=1e-6, atol=1e-12)
+
+
+def _rounded(found: Any, wanted: Any) -> bool:
+    """Whether it is the right number, rounded up, down or to the nearest."""
+    if np.shape(found) != np.shape(wanted):
+        return False
+    found = np.asarray(found, dtype=float)
+    return bool((found == np.round(found)).all() and (np.abs(found - wanted) < 1).all())

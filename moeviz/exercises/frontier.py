@@ -9,7 +9,10 @@ from functools import partial
 from itertools import chain, combinations
 from typing import Any
 
-from moeviz.exercises.exercise import Mistake, Wrong, function_asked, is_number, number_asked
+import numpy as np
+
+from moeviz.exercises.answers import as_number
+from moeviz.exercises.exercise import Mistake, Wrong, function_asked, number_asked
 
 number_asked(
     "09.1",
@@ -24,8 +27,10 @@ number_asked(
         332: "a token visits two experts, not one.",
         554e9: "the answer is in GFLOP, billions.",
     },
-    "Active parameters: two experts and what is shared, 2 × 111B + 55B.",
-    "Two FLOPs for each parameter that a token meets: a multiply and an add.",
+    "Which parameters does a token meet? Count its experts and what is shared.",
+    "Each parameter that a token meets takes two FLOPs: a multiply and an add.",
+    difficulty=1,
+    minutes=2,
     solution="2 * (2 * 111 + 55)",
     praise="554 GFLOP a token. The article that says 560 TFLOPs is off by a thousand, whatever "
     "GPT-4 is.",
@@ -51,9 +56,11 @@ def _layers() -> Sequence[tuple[int, ...]]:
 
 
 def _pair(given: Any) -> tuple[float, float]:
-    if not isinstance(given, tuple | list) or len(given) != 2 or not all(map(is_number, given)):
+    values = [*given] if hasattr(given, "__iter__") and np.ndim(given) == 1 else []
+    pair = [as_number(value) for value in values]
+    if len(pair) != 2 or pair[0] is None or pair[1] is None:
         raise Wrong(f"it must return two numbers, (all, active); this returned {given!r}.")
-    return given[0], given[1]
+    return pair[0], pair[1]
 
 
 def _counted(d: int, f: int, e: int, k: int, s: int, **terms: int) -> list[int]:
@@ -81,7 +88,9 @@ def _forgotten() -> Iterator[Mistake]:
 function_asked(
     "09.2",
     "One expert of width f is a gated FFN: 3 × d_model × f. So is the shared one.",
-    "all = experts × one + shared + router; active = top_k × one + shared + router.",
+    "Which of experts, shared expert and router meet every token? They stand in both counts.",
+    difficulty=2,
+    minutes=6,
     solution=layer_parameters,
     praise="That is all a config says about an MoE layer, and 98 % of DeepSeek-V3 follows from it.",
     cases=_layers,
@@ -105,7 +114,7 @@ function_asked(
         ),
     ),
     words="for d_model {}, width {}, {} experts, top-{}, shared {} it is {wanted[0]:,} and "
-    "{wanted[1]:,}, not {found[0]:,} and {found[1]:,}.",
+    "{wanted[1]:,}, not {found[0]:,.0f} and {found[1]:,.0f}.",
     read=_pair,
 )
 
@@ -129,7 +138,9 @@ KEY = "the rotary key of rope_dim is kept beside the latent vector"
 function_asked(
     "09.3",
     "A token leaves kv_rank + rope_dim numbers in each layer, whatever the number of heads.",
-    "bytes = layers × tokens × (kv_rank + rope_dim) × bits / 8",
+    "Every layer keeps that for every token, and each number has `bits` bits.",
+    difficulty=2,
+    minutes=4,
     solution=latent_cache_bytes,
     praise="70,272 bytes a token for DeepSeek-V3 in 16 bits. The heads do not appear in it at all.",
     cases=_caches,

@@ -23,7 +23,9 @@ number_asked(
         8: "16 bits are 2 bytes a parameter, not 4.",
     },
     "Two bytes a parameter: 281 GB. All experts count, not only those that one token visits.",
-    "math.ceil(140.6 * 2 / 80)",
+    "How many devices hold that many bytes? The last one need not be full.",
+    difficulty=1,
+    minutes=2,
     solution="4  # 281 GB of weights; 3 devices have 240 GB",
     praise="And the cache is still to come: what stays free of 320 GB is 39 GB.",
     tolerance=0.05,
@@ -49,7 +51,10 @@ function_asked(
     "08.2",
     "One token misses a given expert with probability 1 - K/E; B independent tokens all miss it "
     "with (1 - K/E)^B.",
-    "Sum over E experts the probability that each is touched.",
+    "The mean number touched is the number of experts times the probability that one is not "
+    "missed.",
+    difficulty=2,
+    minutes=6,
     solution=experts_touched,
     praise="Of 256 experts with K = 8, 32 tokens touch 163: most of the model is read for 32 "
     "tokens.",
@@ -112,7 +117,9 @@ function_asked(
     "08.3",
     "Bytes: rest once, distinct × expert, and the cache of every sequence. FLOPs: those of one "
     "token, for every sequence.",
-    "The step takes the longer of bytes / bandwidth and FLOPs / peak.",
+    "Bytes take one time, FLOPs another. The device does both at once: which one lasts?",
+    difficulty=2,
+    minutes=8,
     solution=step_seconds,
     praise="That is the calculator behind the second panel, to the last digit.",
     cases=_steps,

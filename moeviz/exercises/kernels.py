@@ -26,7 +26,9 @@ number_asked(
         40: "that is the rule of thumb, E · BLOCK_M / 2; here the loads are known.",
     },
     "Expert 0: 70 rows are ⌈70 / 16⌉ = 5 tiles, 80 rows computed, 10 of them padding.",
-    "sum(-(-n // 16) * 16 - n for n in loads)",
+    "Do the same for every expert and add the padding up. What does an expert without rows get?",
+    difficulty=1,
+    minutes=3,
     solution="sum(-(-n // 16) * 16 - n for n in (70, 3, 0, 129, 16))",
     praise="16 tiles, 256 computed rows, 218 real ones: 15 % of the work is thrown away.",
 )
@@ -75,9 +77,13 @@ MISTAKES = (
     "12.2",
     "one_hot = expert_N[:, None] == np.arange(num_experts) compares all at once; its cumsum "
     "down the rows counts.",
-    "row = offset of the expert + how many of the same expert came earlier.",
+    "A row has two parts: where the rows of its expert begin, and how many assignments of the "
+    "same expert came earlier.",
+    difficulty=3,
+    minutes=15,
     solution=row_of,
-    praise="Histogram, scan, scatter in four lines: stable, and nothing was compared pair by pair.",
+    praise="It is stable and sorts nothing. The kernels do it in three steps: histogram, scan, "
+    "scatter.",
     mistakes=MISTAKES,
 )
 def rank(answer: Any) -> str | None:
@@ -121,11 +127,28 @@ def _names(code: CodeType | None) -> set[str]:
     return set(code.co_names).union(*inside)
 
 
+# With its imports: Python compiles the call of a name differently where it is imported.
+BEGUN = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def my_gather_sum(rows_ptr, inverse_ptr, token_offsets_ptr, y_ptr, D, BLOCK: tl.constexpr):
+    token = tl.program_id(0)
+    d = tl.arange(0, BLOCK)
+    tl.store(y_ptr + token * D + d, tl.zeros([BLOCK], tl.float32), mask=d < D)
+""".strip()
+
 exercise(
     "12.3",
-    "start and end of a token's rows stand in token_offsets, at token and token + 1; then "
-    "row = tl.load(inverse_ptr + i).",
-    "total = tl.zeros([BLOCK], tl.float32); each tl.load and the tl.store get mask=d < D.",
+    "Start and end of a token's rows stand in token_offsets, at token and token + 1; which rows "
+    "they are, in inverse.",
+    "Add up in float32 whatever the rows' type is, and let no load and no store of columns reach "
+    "beyond D.",
+    difficulty=3,
+    minutes=20,
+    asks="a Triton kernel my_gather_sum",
+    start=BEGUN,
     solution="@triton.jit\n"
     "def my_gather_sum(rows_ptr, inverse_ptr, token_offsets_ptr, y_ptr, D, BLOCK: tl.constexpr):\n"
     "    token = tl.program_id(0)\n"

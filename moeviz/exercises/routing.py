@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from moeviz.exercises.exercise import exercise, names_fault, number_asked
+from moeviz.exercises.answers import as_names, as_truth
+from moeviz.exercises.exercise import exercise, number_asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,17 +29,21 @@ AHEAD = {
 @exercise(
     "03.1",
     "Ask of each: could a token that is not written yet change what was decided before?",
-    "Three can. Press the six in the panel: what sees later tokens carries the mark ↓.",
+    "Press the six in the panel: a decision that later tokens changed carries the mark ↓.",
+    difficulty=2,
+    minutes=4,
+    asks="a list of names",
     solution='["switch", "hash", "expert_threshold"]',
     praise="A model trained with one of these generates by the very rule it was trained with.",
 )
 def causal_ones(answer: Any) -> str | None:
-    if fault := names_fault(answer, CAUSAL | AHEAD):
-        return fault
+    names = as_names(answer, CAUSAL | AHEAD)
+    if isinstance(names, str):
+        return names
     for name, reason in AHEAD.items():
-        if name in answer:
+        if name in names:
             return f"{name} cannot: {reason}"
-    missing = [reason for name, reason in CAUSAL.items() if name not in answer]
+    missing = [reason for name, reason in CAUSAL.items() if name not in names]
     return f"one that can is missing: there, {missing[0]}" if missing else None
 
 
@@ -49,10 +54,14 @@ number_asked(
         0: "every expert is filled, but nothing says that every token is taken.",
         5: "that is how many are served in the worst case.",
         32: "all experts may agree on the very same tokens: count those that are left then.",
+        34: "that is the worst case where the scores of a token sum to 1 (softmax over experts): "
+        "no five tokens can lead all 8 columns there. With a sigmoid they can.",
         40: "every expert takes 5 tokens, so some are served.",
     },
     "How many tokens does one expert take?",
-    "In the worst case all 8 take the same 40 / 8.",
+    "How few tokens can all the choices of all experts fall on?",
+    difficulty=2,
+    minutes=3,
     solution="40 - 40 // 8",
     praise="An even load says nothing about the tokens. On real text it is fewer, and never "
     "guaranteed.",
@@ -79,15 +88,17 @@ def _routes() -> list[tuple[str, bool, Route]]:
 
     def expert_choice(x_TD: Tensor) -> Tensor:
         score_TE = score(x_TD)
-        bar_1E = score_TE.topk(len(x_TD) // 4, dim=0).values[-1:]
+        capacity = -(-len(x_TD) // 4)  # a text of one token has room too
+        bar_1E = score_TE.topk(capacity, dim=0).values[-1:]
         return score_TE * (score_TE >= bar_1E)
 
     def one_set(x_TD: Tensor) -> Tensor:
         return best(x_TD.mean(0, keepdim=True).expand_as(x_TD))
 
     def pairs(x_TD: Tensor) -> Tensor:
-        pair_PD = x_TD[:8].unflatten(0, (-1, 2)).mean(1)
-        return score(torch.cat((pair_PD.repeat_interleave(2, 0), x_TD[8:])))
+        paired = min(8, len(x_TD) // 2 * 2)
+        pair_PD = x_TD[:paired].unflatten(0, (-1, 2)).mean(1)
+        return score(torch.cat((pair_PD.repeat_interleave(2, 0), x_TD[paired:])))
 
     return [
         ("token choice", False, best),
@@ -101,7 +112,10 @@ def _routes() -> list[tuple[str, bool, Route]]:
 @exercise(
     "03.3",
     "Copy x_TD, change the rows from a cut on, route again, compare the rows before the cut.",
-    "One cut can miss: try them all, and return True at the first difference.",
+    "One cut can miss: try them all. One difference is enough.",
+    difficulty=3,
+    minutes=12,
+    asks="a function sees_later(route, x_TD)",
     solution="def sees_later(route, x_TD):\n"
     "    before_TE = route(x_TD)\n"
     "    for cut in range(1, len(x_TD)):\n"
@@ -119,11 +133,10 @@ def probe(answer: Any) -> str | None:
         x_TD = torch.randn(24, 6, generator=torch.Generator().manual_seed(seed))
         for name, wanted, route in _routes():
             given = answer(route, x_TD.clone())
-            if isinstance(given, torch.Tensor) and given.numel() == 1:
-                given = given.item()
-            if not isinstance(given, bool):
+            found = as_truth(given)
+            if found is None:
                 return f"it must return True or False, not a {type(given).__name__}."
-            if given == wanted:
+            if found == wanted:
                 continue
             if wanted:
                 return (
@@ -141,16 +154,29 @@ def probe(answer: Any) -> str | None:
 
 # 03.4: a router of one's own.
 
+BAR = 0.25  # a float32 holds it exactly, so that every way to compare says the same
+PLAIN = """
+def careful(scores_TE):
+    best_TK, expert_TK = scores_TE.topk(2)
+    weight_TK = best_TK / best_TK.sum(-1, keepdim=True)
+    return torch.zeros_like(scores_TE).scatter(1, expert_TK, weight_TK)
+""".strip()
+
 
 @exercise(
     "03.4",
-    "Sort the scores, keep two, and set the second to 0 where it is not above 0.3; then divide "
-    "by the sum.",
-    "scores_TE.sort(dim=1, descending=True, stable=True): in a tie the lower number comes first.",
+    "Start with the two best. Which of the second ones must go, and what is then left to "
+    "renormalise?",
+    "topk may return tied experts in any order; a sort that is stable keeps the lower number "
+    "first.",
+    difficulty=2,
+    minutes=10,
+    asks="a function careful(scores_TE)",
+    start=PLAIN,
     solution="def careful(scores_TE):\n"
     "    best_TE, expert_TE = scores_TE.sort(dim=1, descending=True, stable=True)\n"
     "    best_TK, expert_TK = best_TE[:, :2], expert_TE[:, :2]\n"
-    "    second_T = best_TK[:, 1] * (best_TK[:, 1] > 0.3)\n"
+    "    second_T = best_TK[:, 1] * (best_TK[:, 1] > 0.25)\n"
     "    best_TK = torch.stack((best_TK[:, 0], second_T), dim=1)\n"
     "    weight_TK = best_TK / best_TK.sum(-1, keepdim=True)\n"
     "    return torch.zeros_like(scores_TE).scatter(1, expert_TK, weight_TK)",
@@ -177,7 +203,7 @@ def careful(answer: Any) -> str | None:
 
 def _careful_token(score_E: list[float], weight_E: list[float]) -> str | None:
     ranked = sorted(range(len(score_E)), key=lambda e: (-score_E[e], e))
-    wanted = ranked[: 2 if score_E[ranked[1]] > 0.3 else 1]
+    wanted = ranked[: 2 if score_E[ranked[1]] > BAR else 1]
     chosen = sorted((e for e, w in enumerate(weight_E) if w != 0), key=ranked.index)
     if len(chosen) > 2:
         return f"it took {len(chosen)} experts; two are the most."
@@ -186,9 +212,11 @@ def _careful_token(score_E: list[float], weight_E: list[float]) -> str | None:
     ):
         return f"expert {ranked[0]}, the best, must be taken."
     if len(chosen) > len(wanted):
-        return f"a second expert was taken, at a score of {score_E[chosen[1]]:.3f}."
+        score = score_E[chosen[1]]
+        where = "not above" if score == BAR else "below"
+        return f"a second expert was taken, at a score of {score:.3f}, which is {where} {BAR}."
     if len(chosen) < len(wanted):
-        return f"expert {wanted[1]} must be taken too: its score is above 0.3."
+        return f"expert {wanted[1]} must be taken too: its score is above {BAR}."
     if chosen != wanted:
         return f"the lower number wins a tie: {sorted(wanted)}, not {sorted(chosen)}."
     total = sum(score_E[e] for e in wanted)
@@ -209,6 +237,7 @@ def _score_cases() -> list[Tensor]:
         [0.25, 0.25, 0.25, 0.25],
         [0.1, 0.45, 0.0, 0.45],
         [0.32, 0.34, 0.02, 0.32],
+        [0.625, 0.25, 0.125, 0.0],
         [0.2, 0.2, 0.2, 0.4],
         [0.0, 0.0, 1.0, 0.0],
     ]

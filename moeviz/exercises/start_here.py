@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import exercise, function_fault, is_number, number_near
+from moeviz.exercises.answers import as_number
+from moeviz.exercises.exercise import exercise, function_fault, number_near
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.records import Trace
 
@@ -22,26 +23,34 @@ def recorded() -> Trace:
     "00.1",
     'Choose "load" in the panel.',
     "The last layer is the lowest row of bars.",
+    difficulty=1,
+    minutes=2,
+    asks="the number of an expert",
     solution="recorded.load()[-1].argmax()",
     praise="Its bar is the highest of the last layer.",
 )
 def busiest(answer: Any) -> str | None:
     load_LE = recorded().load()
     first = int(load_LE[0].argmax())
-    if not is_number(answer) or answer not in range(load_LE.shape[1]):
+    number = as_number(answer)
+    if number is None or number not in range(load_LE.shape[1]):
         return f"the answer is the number of an expert, 0 to {load_LE.shape[1] - 1}."
-    if load_LE[-1, int(answer)] == load_LE[-1].max():
+    expert = int(number)
+    count = int(load_LE[-1, expert])
+    if count == load_LE[-1].max():
         return None
-    if answer == first:
+    if expert == first:
         return f"expert {first} is the busiest of the first layer; the last layer is asked for."
-    count = int(load_LE[-1, int(answer)])
-    return f"expert {answer} takes {count} assignments in the last layer; another takes more."
+    return f"expert {expert} takes {count} assignments in the last layer; another takes more."
 
 
 @exercise(
     "00.2",
     "Every token is sent to K experts.",
-    "len(recorded.tokens) * recorded.top_k",
+    "A token makes one row for each of its choices. Other layers are not counted.",
+    difficulty=1,
+    minutes=2,
+    asks="one number",
     solution="len(recorded.tokens) * recorded.top_k",
     praise="T tokens with K choices each make N = T·K rows, whatever the number of experts.",
 )
@@ -62,12 +71,23 @@ def pick(score_E):
 @exercise(
     "00.3",
     "np.argsort sorts upwards: sort the negated scores.",
-    'np.argsort(..., kind="stable") keeps the lower number first where scores are equal.',
+    "Where scores are equal, only one kind of sort keeps the order they came in: look at the "
+    "argument `kind`.",
+    difficulty=2,
+    minutes=5,
     solution=pick,
     praise="It chose as the trained router did, for every token of the recorded text.",
 )
 def picks(answer: Any) -> str | None:
-    cases = [[0.1, 0.6, 0.3], [0.25] * 4, [0.1, 0.4, 0.1, 0.4], [-3.0, -1.0, -2.0]]
+    cases = [
+        [0.1, 0.6, 0.3],
+        [0.25] * 4,
+        [0.1, 0.4, 0.1, 0.4],
+        [-3.0, -1.0, -2.0],
+        # NumPy sorts short arrays stably whatever it is asked; these it does not.
+        [0.0] * 40,
+        [0.5, 0.25] * 100,
+    ]
 
     def say(case: tuple[np.ndarray], found: list[int], wanted: np.ndarray) -> str:
         scores, best = case[0].tolist(), wanted.tolist()
@@ -76,13 +96,14 @@ def picks(answer: Any) -> str | None:
             why = "the best expert comes first: "
         elif sorted(scores)[-1] == sorted(scores)[-2]:
             why = "the lower number wins a tie: "
-        return f"for {scores} {why}{best}, not {found}."
+        shown = f"[{', '.join(map(str, scores[:8]))}{', …' if len(scores) > 8 else ''}]"
+        return f"for {shown} {why}{best}, not {found}."
 
     arrays = [(np.array(case),) for case in cases]
     if fault := function_fault(lambda s: [int(e) for e in answer(s)], pick, arrays, (), say):
         return fault
     trace = recorded()
-    mine_TK = np.array([answer(row.copy()) for row in trace.score[:, -1]])
-    if not (mine_TK == trace.expert[:, -1]).all():
+    choice_TK = np.array([answer(row.copy()) for row in trace.score[:, -1]])
+    if not (choice_TK == trace.expert[:, -1]).all():
         return "it disagrees with the real router on the recorded text."
     return None

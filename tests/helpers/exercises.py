@@ -1,13 +1,15 @@
 """What the exercise tests share: a stated solution run, and the contract of all."""
 
+import math
 import re
-import textwrap
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from moeviz import exercises
 from moeviz.exercises import EXERCISES, check, solution
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[2] / "notebooks" / "src"
@@ -18,17 +20,17 @@ VALUES = (
 )  # fmt: skip
 FUNCTIONS = (
     *(lambda *_, value=value: value for value in VALUES), lambda: 0, int, dict, torch.nn.Module,
-    lambda *_: 1 / 0, lambda first, *_: first, lambda *_: torch.zeros(2, 3) / 0,
+    lambda *_: 1 / 0, lambda first, *_: [first][0], lambda *_: torch.zeros(2, 3) / 0,
 )  # fmt: skip
 
 
 def run_solution(number, **names):
     """The stated solution, run where a notebook's cell would know these names."""
     stated = EXERCISES[number].solution
-    if "def " not in stated:
+    if not EXERCISES[number].is_code:
         return eval(stated, names)
-    exec(textwrap.dedent(stated), names)
-    return names[re.search(r"^def (\w+)", stated, re.M).group(1)]
+    exec(stated, names)
+    return names[re.search(r"^(?:def|class) (\w+)", stated, re.M).group(1)]
 
 
 @pytest.mark.usefixtures("no_tries_yet")
@@ -73,24 +75,51 @@ class Contract:
 
     def test_whatever_is_answered_gets_one_sentence(self, number, capsys, monkeypatch):
         for answer in VALUES + FUNCTIONS:
-            monkeypatch.setattr("moeviz.exercises._wrong", {})
+            monkeypatch.setattr("moeviz.exercises._records", {})
             out = self.refused(number, answer, capsys)
             assert callable(answer) or "Your code raised" not in out, (answer, out)
 
     def test_help_comes_in_order(self, number, capsys):
-        """Two hints one after the other, then the offer of the solution; a right answer ends it."""
+        """Two hints one after the other, then the offer of the solution; a right answer ends it.
+        The same answer again is no further try."""
         exercise, told = EXERCISES[number], []
         assert len(exercise.hints) == 2 and all(exercise.hints) and exercise.praise
-        for _ in range(5):
-            check(number, ...)
+        for answer in ({"a": 1}, {"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}, {"a": 5}):
+            check(number, answer)
             first, *rest = capsys.readouterr().out.splitlines()
-            assert first.startswith(f"✘ {number}: the answer is "), "what a notebook begins with"
+            assert first.startswith(f"✘ {number}: the answer is "), first
             told.append(rest)
         offer = f'The solution: run solution("{number}").'
         first, second = (f"Hint: {hint}" for hint in exercise.hints)
-        assert told == [[], [first], [second], [second, offer], [second, offer]]
+        assert told == [[], [], [first], [second], [second, offer], [second, offer]]
         solution(number)
         assert capsys.readouterr().out == exercise.solution + "\n"
         check(number, self.solved(number))
-        check(number, ...)
+        check(number, {"a": 6})
         assert "Hint" not in capsys.readouterr().out
+
+    def test_dots_count_as_no_try(self, number, capsys):
+        for answer in (..., [...], {"a": ...}, lambda x: ...):
+            check(number, answer)
+            out = capsys.readouterr().out
+            effort = re.escape(EXERCISES[number].effort)
+            assert re.fullmatch(rf"○ {number} \({effort}\): not tried yet\. [A-Z].+\.\n", out), out
+        assert exercises._records[number].tries == 0 and not exercises._records[number].wrong
+
+    def test_no_hint_holds_the_answer(self, number):
+        """Nothing in a hint, taken by itself, is the answer or the solution's decisive line."""
+        exercise = EXERCISES[number]
+        lines = [_bare(line).removeprefix("return") for line in exercise.solution.splitlines()]
+        for hint in exercise.hints:
+            assert not [line for line in lines if len(line) > 20 and line in _bare(hint)]
+            words = hint.split()
+            for i, j in combinations(range(len(words) + 1), 2):
+                try:
+                    value = eval(" ".join(words[i:j]).strip(".,:;?"), {"math": math})
+                except Exception:
+                    continue
+                assert exercise.is_code or exercise.judge(value) is not None, words[i:j]
+
+
+def _bare(text):
+    return re.sub(r"\s", "", text)
