@@ -184,7 +184,6 @@ def test_odd_options_route_with_finite_gradients_or_are_refused_in_one_sentence(
     [
         ("token_choice", dict(d_model=10**12), "cannot take these values: .*memory"),
         ("deepseek_v2", dict(num_experts=0), "num_experts must be a whole number of at least 1"),
-        ("hash", dict(seed="x"), "seed must be a whole number of at least 0"),
         ("null_experts", dict(zero=True), "zero must be a whole number of at least 0, got True"),
         ("mixture_of_tokens", dict(group_size=10**400), "group_size must be .* at most 92233720"),
         ("token_choice", dict(capacity=1.25), "capacity must be a routing.Capacity, got 1.25"),

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from moeviz.checks import LARGEST_SEED, check_choice, check_whole
+from moeviz.checks import check_choice, check_whole
 from moeviz.ops import can_look
 from moeviz.routing.base import BaseRouter
 from moeviz.routing.context import RouteContext
@@ -20,6 +20,8 @@ Hashing = Literal["random", "bigram"]
 class Hash(BaseRouter):
     """Hash layers (Roller et al. 2021, 2106.04426): expert = table[token id], fixed from the start.
 
+    The table is drawn from torch's random numbers when the router is made, as a gate is: every
+    layer and every seed has its own.
     variant "random": ids are dealt to experts at random, evenly by number of ids.
     "bigram": a hash of the token and the one before it in its sequence.
     With K > 1, K hashes that never agree (MultiHash), each weight 1/K. No parameters, no loss. A
@@ -43,22 +45,19 @@ class Hash(BaseRouter):
         top_k: int = 1,
         variant: Hashing = "random",
         vocab_size: int = 2048,
-        seed: int = 0,
     ) -> None:
         super().__init__(d_model, num_experts, top_k)
         check_choice("variant", variant, get_args(Hashing))
         check_whole("vocab_size", vocab_size)
-        check_whole("seed", seed, 0, LARGEST_SEED)
         self.variant, self.vocab_size = variant, vocab_size
-        generator = torch.Generator().manual_seed(seed)
-        order_V = torch.randperm(vocab_size, generator=generator)
+        order_V = torch.randperm(vocab_size)
         first_V = torch.empty(vocab_size, dtype=torch.int64)
         first_V[order_V] = torch.arange(vocab_size) % num_experts
         # The other hashes are the first one's experts, each shifted by amounts of its own: never
         # the same expert twice for one token.
-        shift_EK = torch.stack(
-            [torch.randperm(num_experts - 1, generator=generator) + 1 for _ in range(num_experts)]
-        )[:, : top_k - 1]
+        shift_EK = torch.stack([torch.randperm(num_experts - 1) + 1 for _ in range(num_experts)])[
+            :, : top_k - 1
+        ]
         others_VK = (first_V[:, None] + shift_EK[first_V]) % num_experts
         self.register_buffer("table_VK", torch.cat((first_V[:, None], others_VK), dim=1))
 
