@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 import train_runs
-from moeviz.experiments import at_scale, gpu_collapse, gpu_experts, gpu_race, gpu_record
+from moeviz.experiments import gpu_collapse, gpu_experts, gpu_race, gpu_record
 from moeviz.experiments.at_scale import (
     DENSE,
     TOY_SIZE,
@@ -18,7 +18,6 @@ from moeviz.experiments.at_scale import (
     Setting,
     Size,
     build,
-    equal_output,
     output_variance,
 )
 from moeviz.experiments.cures import name_of
@@ -50,23 +49,13 @@ def wide(toy):
     ],
     ids=["renormalised", "top-1 raw", "too loud"],
 )
-def test_every_ffn_starts_as_loud_as_the_dense_twins(wide, monkeypatch, experts):
+def test_every_ffn_starts_as_loud_as_the_dense_twins(wide, experts):
     def mean_variance(arm):
         of_seeds = [output_variance(build(arm, seed, 2, wide), 8) for seed in range(3)]
         return np.mean(of_seeds)
 
     twin = mean_variance(Arm(None))
     assert mean_variance(Arm(experts)) == pytest.approx(twin, rel=0.25)
-    # Without the factor none of them is near it.
-    monkeypatch.setattr(at_scale, "equal_output", lambda experts, d_model: (experts, 1.0))
-    assert abs(np.log(mean_variance(Arm(experts)) / twin)) > np.log(1.7)
-
-
-def test_the_factor_of_an_even_router_is_that_of_equal_weights():
-    """All K weights of a renormalised gate that knows nothing are 1/K: K of (1/K)^2 make 1/K."""
-    assert equal_output(MoEConfig(64, 4, 8), 16)[1] == pytest.approx(2.0, rel=0.02)
-    experts, factor = equal_output(MoEConfig(64, 4, 8, options={"weighting": "raw"}), 16)
-    assert experts.build_router(16).scale == factor == pytest.approx(64 / 2, rel=0.2)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -226,6 +215,7 @@ def test_a_rehearsal_leaves_every_run_with_its_figures(tmp_path):
                 4, pytest.approx(arm["validation_loss"]["values"][0], abs=1e-4)
             ]  # fmt: skip
             assert len(arm["output_variance_at_start"][0]) == 2
+            assert len(arm["output_scale"][0]) == (0 if name == DENSE else 2)
             assert arm["tokens_per_second"]["mean"] > 0 and "of_peak" not in arm
             assert ("effective_curve" in arm) == (name != DENSE)
     # The dense twin of one seed is one run, whatever it is compared with.

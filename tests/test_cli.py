@@ -115,9 +115,11 @@ def test_every_option_arrives(train, tmp_path):
     assert (moe["router"], moe["options"]["jitter"], moe["num_shared"]) == ("switch", 0.25, 1)
     assert moe["capacity"]["factor"] == 2 and moe["backend"] == "matmul"
     assert (header["model"]["d_model"], header["train"]["seed"]) == (8, 3)
-    assert train("dense", "--steps", "1", "--dense", "--d-ff", "12") == 0
+    assert header["model"]["ffn_scale"] is None
+    assert train("dense", "--steps", "1", "--dense", "--d-ff", "12", "--ffn-scale", "0.5") == 0
     _, header = checkpoint(tmp_path / "dense")
     assert header["model"]["moe"] is None and header["model"]["d_ff"] == 12
+    assert header["model"]["ffn_scale"] == 0.5
 
 
 @pytest.mark.parametrize(

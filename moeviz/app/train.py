@@ -56,6 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
     _add_fields(model, ModelConfig, but=("vocab_size", "rope_base"))
     _add_fields(model, MoEConfig, but=("shared_gate",))
+    says = "how loud every FFN starts, in units of a plain dense FFN; 1 is the fair scale "
+    says += "(default: as the router's paper writes it)"
+    model.add_argument("--ffn-scale", type=float, help=says)
     model.add_argument("--dense", action="store_true", help="no experts: one FFN of width d-ff")
     says = "of the router, any number of times: --option weighting=raw"
     model.add_argument("--option", action="append", metavar="NAME=VALUE", help=says)

@@ -3,9 +3,8 @@
 What would make a comparison unfair, and how it is closed:
 
 1. How loud the FFN is at the start. Every FFN's output, the dense twin's too, starts with the same
-   variance: an MoE's is that of one expert times E[sum of w^2] over a token's weights w, so these
-   are multiplied by one fixed factor that makes it 1, computed from the router itself
-   (`equal_output`). What each arm then starts with is measured and recorded.
+   variance: the fair scale, ModelConfig(ffn_scale=1.0). What each arm then starts with is measured
+   and recorded.
 2. Other data. All arms of one seed see the same batches in the same order, and the same held-out
    windows, in bfloat16 with the same kernels.
 3. Other luck at the start. What arms have in common (embedding, attention, norms, head) starts from
@@ -36,7 +35,6 @@ from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.metrics import collapsed, dead_experts, effective_experts, max_violation
 from moeviz.records.runs import Snapshot
-from moeviz.routing import Plan, RouteContext
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.training.config import TrainConfig, resolve_device
 from moeviz.training.trainer import Trainer
@@ -45,7 +43,6 @@ from moeviz.watch.timing import matmul_tflops
 DENSE = "dense"
 VALIDATIONS = 12  # of a run, evenly spaced, the last one at its end
 WARM_STEPS, TIMED_STEPS = 4, 16  # of a probe; the first ones compile kernels
-ROUTED_TOKENS = 4096  # for the factor of a router's output
 
 Cost = dict[str, float]  # seconds to build an arm, for a step, and for a validation
 
@@ -118,22 +115,6 @@ def gpu_setting(corpus: Corpus | None = None) -> Setting:
 # The same start for all.
 
 
-def equal_output(experts: MoEConfig, d_model: int) -> tuple[MoEConfig, float]:
-    """The experts with the router's `scale` at which a token's squared weights sum to 1 on average
-    at the start, and that factor: their output then has the variance of one expert's, which is that
-    of a dense FFN. For routers of the TokenChoice family. Tokens are Gaussian, as normed ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        plain = dataclasses.replace(experts, options=experts.options | {"scale": 1.0})
-        router = plain.build_router(d_model)
-        x_TD = torch.randn(ROUTED_TOKENS, d_model)
-    with torch.no_grad():
-        plan = router(x_TD, RouteContext()).plan
-    assert isinstance(plan, Plan)
-    factor = float(f"{(plan.weight.square().sum() / ROUTED_TOKENS).item() ** -0.5:.4g}")
-    return dataclasses.replace(experts, options=experts.options | {"scale": factor}), factor
-
-
 def shared_start(model: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """The parameters of a dense model as the seed gives them on a CPU: the same on any machine."""
     with torch.random.fork_rng(devices=[]):
@@ -151,8 +132,8 @@ def build(arm: Arm, seed: int, steps: int, setting: Setting) -> Trainer:
         num_layers=size.num_layers,
         num_heads=size.num_heads,
         d_ff=size.width,
+        ffn_scale=1.0,
     )
-    moe = None if arm.experts is None else equal_output(arm.experts, size.d_model)[0]
     train = TrainConfig(
         steps=steps,
         batch_size=size.batch_size,
@@ -164,7 +145,7 @@ def build(arm: Arm, seed: int, steps: int, setting: Setting) -> Trainer:
         **arm.training,  # type: ignore[arg-type]
     )
     with torch.device(resolve_device("auto")):
-        trainer = Trainer(dataclasses.replace(dense, moe=moe), train, corpus)
+        trainer = Trainer(dataclasses.replace(dense, moe=arm.experts), train, corpus)
     trainer.model.load_state_dict(shared_start(dense, seed), strict=False)
     return trainer
 
@@ -183,6 +164,12 @@ def output_variance(trainer: Trainer, windows_per_domain: int) -> list[float]:
         hook.remove()
     of_layers = np.reshape(squares, (-1, len(trainer.model.blocks))).mean(0)
     return [float(f"{v:.4g}") for v in of_layers]
+
+
+def output_scale(trainer: Trainer) -> list[float]:
+    """The factor that each MoE block's chosen experts have."""
+    ffns = [trainer.model.blocks[layer].ffn for layer in trainer.moe_layers]
+    return [float(f"{ffn.factor_P[0].item():.4g}") for ffn in ffns]
 
 
 # One run.
@@ -242,6 +229,7 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
         "parameters": snapshot.parameters,
         "active_parameters": snapshot.active_parameters,
         "gigaflops_per_step": trainer.flops_per_step / 1e9,
+        "output_scale": output_scale(trainer),
         "output_variance_at_start": variance,
         "validation_curve": measured,
         "loss_curve": _points(snapshot, snapshot.curve.loss),

@@ -18,7 +18,6 @@ from moeviz.experiments.at_scale import (
     Cost,
     Setting,
     Size,
-    equal_output,
     gpu_setting,
     probe,
     train,
@@ -127,7 +126,6 @@ def plan_of(
     """What is the same for all runs, with the number of steps that fit."""
     steps = steps_that_fit(seconds, [*costs.values()] * experiment.seeds, setting.size)
     corpus, size = setting.corpus, setting.size
-    sparse = {name: arm.experts for name, arm in experiment.arms(size).items() if arm.experts}
     return {
         "base": next(iter(experiment.arms(size))),
         "arms": [*costs],
@@ -142,7 +140,6 @@ def plan_of(
             "training_tokens": sum(d.train_tokens for d in corpus.manifest.domains),
         },
         "peak_tflops": setting.peak_tflops,
-        "output_scale": {name: equal_output(e, size.d_model)[1] for name, e in sparse.items()},
     }
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from moeviz.backend import Backend
 from moeviz.checks import check_choice, check_whole
 from moeviz.model.experts import apply_experts, swiglu
+from moeviz.model.scale import SWIGLU_SQUARE, factors_for
 from moeviz.routing import BaseRouter, Capacity, RouteContext, RouterOut, build_router
+from moeviz.routing.base import KeepsFloat32
 
 MOST_EXPERTS = 1_000_000  # a router of that many is made to check its options
 SharedGate = Literal["one", "sigmoid", "softmax"]
@@ -80,32 +82,41 @@ class MoEConfig:
 
 
 class DenseFFN(nn.Module):
-    """SwiGLU feed-forward of width F: y = W2 (silu(W1 x) * W3 x), W1 and W3 stacked in w13_2FD."""
+    """SwiGLU feed-forward of width F: y = W2 (silu(W1 x) * W3 x), W1 and W3 stacked in w13_2FD.
+    scale: what y is multiplied by."""
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, d_model: int, d_ff: int, scale: float | None = None) -> None:
         super().__init__()
+        self.scale = scale
         self.w13_2FD = nn.Parameter(torch.empty(2 * d_ff, d_model))
         self.w2_DF = nn.Parameter(torch.empty(d_model, d_ff))
         nn.init.normal_(self.w13_2FD, std=d_model**-0.5)
         nn.init.normal_(self.w2_DF, std=d_ff**-0.5)
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
-        return swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T, None
+        y_TD = swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T
+        if self.scale is not None:
+            y_TD = y_TD * self.scale
+        return y_TD, None
 
 
-class MoEFFN(nn.Module):
+class MoEFFN(KeepsFloat32):
     """Router, dispatch, experts, combine.
 
     1. route = router(x_TD): which experts take each token, with which weight
     2. y_TD = sum over a token's experts of weight * expert(x_TD), and what experts without an FFN
        add
     3. with shared experts, their output is added, weighted as MoEConfig.shared_gate says
+    4. where the scale was fixed, each of the two parts is multiplied by its factor before
     The losses come back in the RouterOut; nothing is collected on the side.
     """
+
+    factor_P: Tensor | None  # of chosen and of shared experts; None: as the paper writes it
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
         num_experts, d_expert = config.num_experts, config.d_expert
+        self.num_active = (config.top_k, config.num_shared)
         self.backend = config.backend
         self.router = config.build_router(d_model)
         self.w13_E2FD = nn.Parameter(torch.empty(num_experts, 2 * d_expert, d_model))
@@ -118,8 +129,17 @@ class MoEFFN(nn.Module):
             if config.shared_gate != "one":
                 rows = 1 if config.shared_gate == "sigmoid" else 2
                 self.shared_gate_GD = nn.Parameter(torch.zeros(rows, d_model))
+        self.register_buffer("factor_P", None)
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
+        parts, route = self.parts(x_TD, context)
+        if self.factor_P is not None:
+            parts = [part_TD * factor for part_TD, factor in zip(parts, self.factor_P, strict=True)]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1], route
+
+    def parts(self, x_TD: Tensor, context: RouteContext) -> tuple[list[Tensor], RouterOut]:
+        """What the chosen experts add and, where there are any, what the shared ones do, each
+        [T, D] and not yet multiplied by its factor."""
         route: RouterOut = self.router(x_TD, context)
         # Autocast does not reach grouped_mm: its dtype is taken here.
         device = x_TD.device.type
@@ -129,10 +149,24 @@ class MoEFFN(nn.Module):
         y_TD = apply_experts(x_TD, route.plan, w13_E2FD, w2_EDF, backend=self.backend)
         if route.bypass is not None:
             y_TD = y_TD + route.bypass.to(y_TD.dtype)
-        if self.shared is not None:
-            shared_TD, _ = self.shared(x_TD, context)
-            y_TD = self._with_shared(y_TD, shared_TD, x_TD)
-        return y_TD, route
+        if self.shared is None:
+            return [y_TD], route
+        shared_TD, _ = self.shared(x_TD, context)
+        return self._gated(y_TD, shared_TD, x_TD), route
+
+    @torch.no_grad()
+    def fix_scale(self, ffn_scale: float, x_TD: Tensor, context: RouteContext) -> None:
+        """Give the output, from now on, ffn_scale**2 times the variance that a dense FFN has whose
+        weights have the variance of these; on these tokens, of mean square 1. Where there are
+        shared experts, each active expert has an equal share in it. The router stays as it is."""
+        state = [buffer.clone() for buffer in self.router.buffers()]
+        parts, _ = self.parts(x_TD, context)
+        for buffer, before in zip(self.router.buffers(), state, strict=True):
+            buffer.copy_(before)
+        w2_square = float(torch.linalg.vector_norm(self.w2_EDF)) ** 2 / self.w2_EDF.numel()
+        dense = SWIGLU_SQUARE * self.w2_EDF.shape[2] * w2_square
+        shares = [n / sum(self.num_active) for n in self.num_active[: len(parts)]]
+        self.factor_P = factors_for(parts, [share * ffn_scale**2 * dense for share in shares])
 
     def num_idle_parameters(self) -> int:
         """Those of the experts that one token does not visit."""
@@ -142,11 +176,11 @@ class MoEFFN(nn.Module):
         per_expert = self.w13_E2FD[0].numel() + self.w2_EDF[0].numel()
         return round((router.num_experts - used) * per_expert)
 
-    def _with_shared(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> Tensor:
+    def _gated(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> list[Tensor]:
         if self.shared_gate_GD is None:
-            return y_TD + shared_TD
+            return [y_TD, shared_TD]
         gate_TG = x_TD @ self.shared_gate_GD.T.to(x_TD.dtype)
         if self.shared_gate == "sigmoid":
-            return y_TD + gate_TG.sigmoid() * shared_TD
+            return [y_TD, gate_TG.sigmoid() * shared_TD]
         weight_TG = gate_TG.softmax(-1)
-        return weight_TG[:, :1] * y_TD + weight_TG[:, 1:] * shared_TD
+        return [weight_TG[:, :1] * y_TD, weight_TG[:, 1:] * shared_TD]

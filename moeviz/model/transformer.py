@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moeviz.checks import LARGEST_SEED, brief, check_number, check_whole
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
+from moeviz.model.scale import SEED, sample_text
 from moeviz.ops import can_look
 from moeviz.routing import BaseRouter, RouteContext, RouterOut
 
@@ -25,7 +26,13 @@ MOST_LAYERS = 10_000  # they are built one by one
 @dataclass(frozen=True)
 class ModelConfig:
     """A model. d_ff: width of a dense FFN; moe: the experts of the MoE blocks (None: all dense);
-    dense_layers: blocks that stay dense all the same. Raises ValueError on impossible sizes."""
+    dense_layers: blocks that stay dense all the same. Raises ValueError on impossible sizes.
+
+    ffn_scale: None trains every FFN as its paper writes it. A number multiplies every FFN, dense or
+    MoE, by a fixed factor, so that its output starts with ffn_scale**2 times the variance of a
+    plain dense FFN's. 1.0 is the fair scale: the models of a comparison then differ by their rules,
+    and not by how loud they start.
+    """
 
     vocab_size: int = 2048
     d_model: int = 64
@@ -35,11 +42,14 @@ class ModelConfig:
     moe: MoEConfig | None = None
     dense_layers: tuple[int, ...] = ()
     rope_base: float = 10_000.0
+    ffn_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "num_heads", "d_ff"):
             check_whole(name, getattr(self, name))
         check_whole("num_layers", self.num_layers, high=MOST_LAYERS)
+        if self.ffn_scale is not None:
+            check_number("ffn_scale", self.ffn_scale, open_low=True)
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"d_model must be a multiple of num_heads, got {self.d_model} and {self.num_heads}."
@@ -195,7 +205,7 @@ class Block(nn.Module):
             assert config.moe is not None
             self.ffn = MoEFFN(config.d_model, config.moe)
         else:
-            self.ffn = DenseFFN(config.d_model, config.d_ff)
+            self.ffn = DenseFFN(config.d_model, config.d_ff, config.ffn_scale)
 
     def forward(
         self, x_BSD: Tensor, context: RouteContext, start: int, cache: Cache | None
@@ -223,6 +233,23 @@ class LanguageModel(nn.Module):
         for name, weight in self.blocks.named_parameters():
             if name.endswith(("attention.out.weight", "w2_DF", "w2_EDF")):
                 weight.data.mul_(scale)
+        if config.ffn_scale is not None:
+            self._fix_scale(config.ffn_scale)
+
+    @torch.no_grad()
+    def _fix_scale(self, ffn_scale: float) -> None:
+        """Each FFN by what reaches it where the ones before it have their factors already. The
+        process's random numbers stay as they are."""
+        ffns = [self.blocks[layer].ffn for layer in self.config.moe_layers]
+        hooks = [
+            ffn.register_forward_pre_hook(lambda ffn, args: ffn.fix_scale(ffn_scale, *args))
+            for ffn in ffns
+        ]
+        ids_BS = sample_text(self.config.vocab_size).to(self.head.weight.device)
+        with torch.random.fork_rng(devices=[]):
+            self(ids_BS, generator=torch.Generator(ids_BS.device).manual_seed(SEED))
+        for hook in hooks:
+            hook.remove()
 
     def routers(self) -> dict[int, BaseRouter]:
         """The router of each block that has experts, by the block's number."""

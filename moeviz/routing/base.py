@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,24 @@ class NonFiniteLogitsError(ValueError):
         )
 
 
-class BaseRouter(nn.Module):
+class KeepsFloat32(nn.Module):
+    """A module whose buffers, and those of its parts, keep their precision under a cast: small
+    steps added to a balancing state are lost in 16 bits."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        states = [
+            (module, name, state)
+            for module in self.modules()
+            for name, state in module._buffers.items()
+            if state is not None and state.is_floating_point() and not state.is_meta
+        ]
+        super()._apply(fn, recurse)
+        for module, name, state in states:
+            module._buffers[name] = state.to(module._buffers[name].device)
+        return self
+
+
+class BaseRouter(KeepsFloat32):
     """A router: `route` says where the tokens go; checks, masks and precision are seen to here.
 
     What the rest of the house must know of a router stands on its class:
@@ -78,20 +95,6 @@ class BaseRouter(nn.Module):
         if top_k > num_experts:
             raise ValueError(f"top_k must be at most num_experts = {num_experts}, got {top_k}.")
         self.d_model, self.num_experts, self.top_k = d_model, num_experts, top_k
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BaseRouter:
-        """What a module's cast or move does: balancing state stays in float32, for small steps
-        added to a large sum are lost in 16 bits."""
-        states = [
-            (module, name, state)
-            for module in self.modules()
-            for name, state in module._buffers.items()
-            if state is not None and state.is_floating_point() and not state.is_meta
-        ]
-        super()._apply(fn, recurse)
-        for module, name, state in states:
-            module._buffers[name] = state.to(module._buffers[name].device)
-        return self
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         self._check(x_TD, context)
