@@ -38,7 +38,6 @@ OTHER = {
     "group_size": 2,
     "variant": "bigram",
     "vocab_size": VOCAB + 7,
-    "seed": 5,
     "start": 0.1,
     "rate": 1.7,
     "zero": 2,
