@@ -52,7 +52,7 @@ class Manifest:
 
     corpus: str
     domains: tuple[DomainManifest, ...]
-    left_out: tuple[str, ...]  # a sentence for each domain this machine has no text for
+    left_out: tuple[str, ...]  # a sentence for each domain that is not whole here
     python: str
     tokenizer_sha256: str
     packages: tuple[Package, ...] = ()  # that gave the text, of the corpus "packages"

@@ -1,28 +1,27 @@
 """The embedded corpus: domains of text that exist on every machine, without a network.
 
-Real text is found in the running Python installation, the rest is generated.
+Real text is found in the running Python installation (`moeviz.text.pieces`), the rest is generated.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import platform
-import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from moeviz.text.pieces import Pieces, find_pieces, folder_of
 
 NATURAL_DOMAINS = ("python", "english", "c")
 PIECE = 3_000  # characters of a document that is cut from a longer text
 
 PYTHON = f"Python {platform.python_version()}"
-_MOST = 600_000  # characters of an embedded domain, so that the corpus loads in seconds
-_LEAST = 50_000  # below this a domain is too small to learn from, and the next place is tried
-_SHORTEST, _LONGEST = 1_000, 20_000  # of an embedded file: no stubs, and no file that is a domain
+_LEAST = 0.5  # of a domain's pieces; with fewer it is left out
+_NO_HEADERS = (
+    'domain "c" is left out: this Python has no C headers; to get them install "python3-dev" (on '
+    "Debian and Ubuntu) or a Python from python.org, conda or pyenv."
+)
 
 
 @dataclass(frozen=True)
@@ -84,93 +83,49 @@ def cut_documents(text: str, size: int = PIECE) -> list[str]:
 
 @functools.cache
 def embedded_source() -> Source:
-    """The domains that exist on every machine, without a network: up to 600 kB of text each.
+    """The domains that exist on every machine, without a network: 200 to 600 kB of text each.
 
-    `python`, `english` and `c` are real text found in the running Python installation, so they
-    differ from one Python to another; `arithmetic`, `hex` and `brackets` are generated and the same
-    everywhere. A domain for which this machine has no text is left out and named in `left_out`.
+    `python`, `english` and `c` are real text found in the running Python installation: pieces of
+    its files that every supported Python has, so the text is the same on all of them.
+    `arithmetic`, `hex` and `brackets` are generated. What this Python has not is named in
+    `left_out`.
     """
-    stdlib, include = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "include"))
-    files = {
-        "python": _files("python", stdlib, "*.py", f"{PYTHON} standard library"),
-        "english": _help_topics() or _docstrings(stdlib),
-        "c": _files("c", include, "**/*.h", f"C headers of {PYTHON}")
-        or _files("c", Path(np.__file__).parent, "**/*.h", f"C headers of numpy {np.__version__}"),
-    }
+    found = {name: find_pieces(name, folder_of(name)) for name in NATURAL_DOMAINS}
     left_out = tuple(
-        f'domain "{name}": this Python installation has no text for it.'
-        for name, domain in files.items()
-        if domain is None
+        sentence for name, pieces in found.items() if (sentence := _what_lacks(name, pieces))
     )
-    real = tuple(domain for domain in files.values() if domain is not None)
-    return Source(
-        "embedded", (*real, _arithmetic(), _hex_dumps(), _brackets()), left_out, reserve=True
+    real = tuple(
+        _real_domain(name, pieces)
+        for name, pieces in found.items()
+        if pieces.found >= _LEAST * pieces.wanted
     )
+    domains = (*real, _arithmetic(), _hex_dumps(), _brackets())
+    return Source("embedded", domains, left_out, reserve=True)
 
 
-def _files(name: str, folder: Path, pattern: str, origin: str) -> Domain | None:
-    texts = {
-        path: text for path, text in _texts(folder, pattern) if _SHORTEST <= len(text) <= _LONGEST
-    }
-    chosen, size = [], 0
-    for path in sorted(texts, key=_digest):  # hashed order: a spread over the whole alphabet
-        if size + len(texts[path]) <= _MOST:
-            chosen.append(path)
-            size += len(texts[path])
-    documents = [texts[path] for path in sorted(chosen)]
-    return _domain(name, documents, f"{origin}, {len(documents)} files")
+def _real_domain(name: str, pieces: Pieces) -> Domain:
+    """Code by whole files; prose in shorter documents, for half of it is one book."""
+    if name == "english":
+        documents = [part for text in pieces.texts for part in cut_documents(text)]
+    else:
+        documents = list(pieces.texts)
+    kind = {"python": "modules", "english": "manual and docstrings", "c": "headers"}[name]
+    origin = f"{kind} of Python 3.11 to 3.13: {pieces.found:,} pieces that are equal in all"
+    return Domain(name, tuple(documents), origin)
 
 
-def _texts(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
-    """Relative name and text of the files in `folder`; what is not UTF-8 is passed over."""
-    for path in sorted(folder.glob(pattern)):
-        if path.name.startswith(("_sysconfigdata", "sitecustomize")):
-            continue  # written for one machine: they hold its paths
-        try:
-            yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            continue
-
-
-def _help_topics() -> Domain | None:
-    """The reference manual's chapters behind `help()`; many repeat paragraphs of longer ones."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
+def _what_lacks(name: str, pieces: Pieces) -> str | None:
+    lost = pieces.wanted - pieces.found
+    if not lost:
         return None
-    seen: set[str] = set()
-    documents: list[str] = []
-    for _, topic in sorted(topics.items(), key=lambda item: (-len(item[1]), item[0])):
-        fresh = [p for p in topic.split("\n\n") if p.strip() and p not in seen]
-        seen.update(fresh)
-        documents += cut_documents("\n\n".join(fresh))
-    return _domain("english", documents, f"{PYTHON} reference manual (pydoc topics)")
-
-
-def _docstrings(stdlib: Path) -> Domain | None:
-    """Prose where there is no manual: the docstrings of the standard library."""
-    documents: list[str] = []
-    for _, text in _texts(stdlib, "*.py"):
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
-            continue
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
-        prose = "\n\n".join(text for text in docstrings if text and len(text) >= 80)
-        if sum(map(len, documents)) + len(prose) > _MOST // 2:
-            break
-        documents += cut_documents(prose)
-    return _domain("english", documents, f"docstrings of {PYTHON}")
-
-
-def _domain(name: str, documents: list[str], origin: str) -> Domain | None:
-    enough = sum(map(len, documents)) >= _LEAST
-    return Domain(name, tuple(documents), origin) if enough else None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    if name == "c" and not pieces.found:
+        return _NO_HEADERS
+    if pieces.found < _LEAST * pieces.wanted:
+        return f'domain "{name}" is left out: {PYTHON} has {pieces.found:,} of its pieces only.'
+    return (
+        f'domain "{name}": {lost:,} of {pieces.wanted:,} pieces differ in {PYTHON}, so losses '
+        f"cannot be compared to the digit with the recorded ones."
+    )
 
 
 def _random(seed: int) -> np.random.RandomState:
