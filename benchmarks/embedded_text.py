@@ -64,11 +64,9 @@ def _choose(domain: str, files: list[str], folders: list[Path], taken: set[str])
     chosen: dict[str, str] = {}
     pieces, characters = 0, 0
     for file in files:
-        cut = [list(cut_pieces(domain, folder, file)) for folder in folders]
-        present = [set(one) for one in cut if one]
-        if not present:
-            continue
-        common = set.intersection(*present)
+        having = [folder for folder in folders if (folder / file).exists()]
+        cut = [list(cut_pieces(domain, folder, file)) for folder in having]
+        common = set(cut[0]).intersection(*cut[1:])
         equal = [piece for piece in dict.fromkeys(cut[0]) if piece in common]
         if domain == "python" and sum(map(len, equal)) < SHARE * sum(map(len, cut[0])):
             continue
