@@ -196,6 +196,8 @@ def _corpus(args: argparse.Namespace) -> Corpus:
     for domain in corpus.manifest.domains:
         if domain.origin.startswith("the first"):
             print(f"Of {domain.name} {domain.origin} are taken; --max-characters allows more.")
+    for sentence in corpus.manifest.left_out:
+        print(f"{sentence[0].upper()}{sentence[1:]}")
     return corpus
 
 

@@ -123,7 +123,7 @@ def _what_lacks(name: str, pieces: Pieces) -> str | None:
     if pieces.found < _LEAST * pieces.wanted:
         return f'domain "{name}" is left out: {PYTHON} has {pieces.found:,} of its pieces only.'
     return (
-        f'domain "{name}": {lost:,} of {pieces.wanted:,} pieces differ in {PYTHON}, so losses '
+        f'domain "{name}": {lost:,} of {pieces.wanted:,} pieces are not in {PYTHON}, so losses '
         f"cannot be compared to the digit with the recorded ones."
     )
 
