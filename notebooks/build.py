@@ -5,7 +5,8 @@ python notebooks/build.py --check         do sources and written notebooks agree
 python notebooks/build.py --execute-only  run every notebook for real, write nothing
 
 A written notebook reads well with no kernel: a PNG stands where a widget lives, no widget state,
-no timings, cell ids that follow from the text. Two builds are byte-identical.
+no timings, cell ids that follow from the text. Two builds are byte-identical. The glossary beside
+them is written from moeviz/glossary.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+
+from moeviz.glossary import as_markdown
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
@@ -153,6 +156,9 @@ def compose(source: Path) -> NotebookNode:
     # JupyterLab folds the plumbing away; its output, one line, stays in sight.
     setup.metadata = NotebookNode({"jupyter": {"source_hidden": True}})
     cells = [title, setup, *cells[1:]]
+    for cell in cells:
+        if cell.cell_type == "code" and shows_panels_alone(cell.source):
+            cell.metadata = setup.metadata
     # An id from the text: it moves with its cell, so that a new cell changes no other.
     seen: dict[str, int] = {}
     for cell in cells:
@@ -160,6 +166,12 @@ def compose(source: Path) -> NotebookNode:
         seen[key] = seen.get(key, 0) + 1
         cell.id = key if seen[key] == 1 else f"{key}-{seen[key]}"
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def shows_panels_alone(code: str) -> bool:
+    """Whether there is nothing to read in a cell: it calls a panel, and no more."""
+    lines = [line for line in code.splitlines() if line.strip()]
+    return all(re.match(r"from moeviz import panels$|panels\.\w+\(", line) for line in lines)
 
 
 def execute(notebook: NotebookNode, name: str, *, static: bool) -> None:
@@ -342,7 +354,12 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{source.stem}: {size / 1000:.0f} KB in {took:.0f} s", flush=True)
         except BuildError as error:
             problems.append(str(error))
+    glossary = HERE / "glossary.md"
+    written = glossary.read_text(encoding="utf-8") if glossary.is_file() else ""
+    if options.check and written != as_markdown():
+        problems.append("glossary.md is not that of moeviz/glossary.py: run 'make notebooks'.")
     if not (options.check or options.execute_only or problems):
+        glossary.write_text(as_markdown(), encoding="utf-8", newline="\n")
         text = readme_with_addresses(README.read_text(encoding="utf-8"), names)
         README.write_text(text, encoding="utf-8", newline="\n")
     for problem in problems:

@@ -123,6 +123,7 @@ def test_check_sees_a_changed_source_a_broken_link_and_a_stray(shelf, capsys, mo
     assert "90_trial.ipynb differs from src/90_trial.md" in complaints
     assert "links to nowhere.md" in complaints and "example.org" not in complaints
     assert "99_stray.ipynb has no source" in complaints
+    assert "glossary.md is not that of" in complaints
 
 
 # Runs a cell in IPython as on Colab, where moeviz is not installed yet and pip ends as it is told.

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import ipywidgets as widgets
 
 from moeviz.panels import cell
-from moeviz.panels.controls import behind_more, switch, text_box
+from moeviz.panels.controls import behind_more, explain, switch, text_box
 from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
@@ -71,6 +71,7 @@ class Panel(widgets.VBox):
         self.add_class(f"moeviz-{self.kind}")
         for name, control in self.controls.items():
             control.add_class(f"moeviz-{name.replace('_', '-')}")
+            explain(control)
             control.observe(lambda _: self.changed(), "value")
         self.show_table.observe(lambda _: self._draw_table(), "value")
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")

@@ -8,12 +8,14 @@ from typing import Any
 import ipywidgets as widgets
 
 from moeviz.experiments.larger import LARGE, SMALL, offer
+from moeviz.glossary import meaning
 from moeviz.host import has_gpu
 
 # ipywidgets 8 puts the buttons of ToggleButtons under their label; this class of its style sheet,
 # which 7 gives them itself, puts them beside it.
 BESIDE_LABEL = "widget-inline-hbox"
 LAST_SEED = 9999
+EIGHT = int(widgets.__version__.partition(".")[0]) >= 8
 
 
 def choice(label: str, options: Any, value: Any, width: str) -> widgets.ToggleButtons:
@@ -26,6 +28,13 @@ def choice(label: str, options: Any, value: Any, width: str) -> widgets.ToggleBu
 def switch(label: str) -> widgets.Checkbox:
     """On or off."""
     return widgets.Checkbox(False, description=label, indent=False)
+
+
+def explain(control: widgets.Widget) -> None:
+    """Give a control whose label is a word of the glossary the meaning as hover text."""
+    if words := meaning(getattr(control, "description", "")):
+        # ipywidgets 7 has a tooltip for the label; in 8 it is the widget's.
+        setattr(control, "tooltip" if EIGHT else "description_tooltip", words)
 
 
 def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widgets.Button:

@@ -18,6 +18,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from moeviz.glossary import meaning
+
 # The theme's colours on a page, with what stands where there is no theme.
 PAGE_INK = (
     "var(--jp-ui-font-color1, var(--colab-primary-text-color, var(--vscode-foreground, #1f2328)))"
@@ -153,13 +155,15 @@ class Svg:
         self, x: float, y: float, text: str, *, size: float = SMALLEST, fill: str = INK,
         anchor: str = "start", mono: bool = False, bold: bool = False, rotate: float = 0,
     ) -> None:  # fmt: skip
-        """Nothing where there are no words."""
+        """Nothing where there are no words; a word of the glossary has hover text."""
         font = f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}"
         style = _style(fill=fill, font=font, text_anchor=None if anchor == "start" else anchor)
         if rotate:
             style += f' transform="rotate({number(rotate)} {number(x)} {number(y)})"'
         if text:
-            self._mark("text", escape(text), style, x=x, y=y)
+            words = meaning(text)
+            tip = f"<title>{escape(words)}</title>" if words else ""
+            self._mark("text", f"{escape(text)}{tip}", style, x=x, y=y)
 
     def line(
         self, x1: float, y1: float, x2: float, y2: float, *,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from moeviz.glossary import meaning
 from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
 
 
@@ -40,8 +41,8 @@ class Table:
     def _repr_html_(self) -> str:
         cell = f'<td style="padding:2px 10px;border-top:1px solid {PAGE_RULE}">'
         head = "".join(
-            f'<th scope="col" style="text-align:left;padding:2px 10px">{escape(str(c))}</th>'
-            for c in self.columns
+            f'<th scope="col"{_hover(c)} style="text-align:left;padding:2px 10px">{escape(c)}</th>'
+            for c in map(str, self.columns)
         )
         body = "".join(
             "<tr>" + "".join(f"{cell}{escape(str(value))}</td>" for value in row) + "</tr>"
@@ -53,3 +54,9 @@ class Table:
             f'<caption style="text-align:left;color:{PAGE_MUTED}">{escape(self.caption)}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+
+def _hover(column: str) -> str:
+    """What a word of the glossary means, as an attribute."""
+    words = meaning(column)
+    return f' title="{escape(words)}"' if words else ""

@@ -1,0 +1,174 @@
+"""The words of the lab, each with one plain meaning and the notebook that introduces it.
+
+`notebooks/glossary.md` is made from this list, and panels show it as hover text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Term:
+    """meaning: one or two sentences. notebook: where it is introduced, by its file's name. also:
+    other ways to write it, in labels above all."""
+
+    word: str
+    meaning: str
+    notebook: str
+    also: tuple[str, ...] = ()
+
+
+START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
+ROUTING, COLLAPSE, CAPACITY = "03_routing", "04_collapse", "05_capacity"
+HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
+
+TERMS = (
+    Term("active parameters", "The parameters that work on one token: all but the experts that "
+         "its router does not choose.", RACE),
+    Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
+         "raw weights near 1/E its output starts E times too quiet.", COLLAPSE),
+    Term("backend", "The code that computes the experts for a plan. All backends give the same "
+         "numbers up to rounding, at different speeds.", INSIDE),
+    Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
+         "many tokens. It is also called auxiliary loss.", COLLAPSE,
+         ("auxiliary loss", "bal. loss")),
+    Term("capacity", "The number of slots of each expert: the most tokens that it takes from one "
+         "batch.", CAPACITY),
+    Term("capacity factor", "The capacity as a multiple of the even share: factor 1 gives every "
+         "expert exactly its even share of slots.", CAPACITY, ("factor",)),
+    Term("causal", "A router is causal if the experts of a token never depend on tokens that come "
+         "after it. Only then can a model write token by token with it.", ROUTING),
+    Term("collapse", "Most tokens go to a few experts, and the others get next to none and stop "
+         "learning.", COLLAPSE),
+    Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
+         "their weights and added.", INSIDE),
+    Term("critical batch", "The batch size from which a device waits for its arithmetic and no "
+         "longer for its memory.", HARDWARE),
+    Term("dead expert", "An expert that gets less than a tenth of its even share of tokens.",
+         COLLAPSE, ("dead experts",)),
+    Term("dense twin", "A model without a router, with the same layers and with feed-forward "
+         "networks as wide as the experts that one token visits. Both spend equally much on a "
+         "token.", RACE),
+    Term("dispatch", "The step that brings each token to its experts: the rows are sorted by "
+         "expert.", INSIDE),
+    Term("domain information", "How much the chosen expert tells of the kind of text, from 0 "
+         "(nothing) to 1 (everything): their normalised mutual information.", COLLAPSE),
+    Term("dropped", "A token is dropped by an expert that is full. Dropped by all its experts, it "
+         "passes the layer on the residual path alone.", CAPACITY),
+    Term("entropy of the gate", "How undecided the router is about one token, in nats: 0 when one "
+         "expert has all the probability, log E when all have the same.", COLLAPSE),
+    Term("even share", "The load of an expert when all experts get equally many tokens: T · K / E.",
+         COLLAPSE, ("fair share",)),
+    Term("expert", "One of several feed-forward networks in a layer. A token visits only the few "
+         "that the router chooses for it.", START),
+    Term("expert choice", "Each expert picks the tokens that it takes. The load is even, but the "
+         "choice for a token depends on the other tokens, later ones included.", ROUTING),
+    Term("expert parallelism", "The experts of a layer lie on different devices, and tokens travel "
+         "to them and back.", HARDWARE),
+    Term("experts in effect", "The number of equally loaded experts with the same entropy of load: "
+         "E when the load is even, 1 when one expert has everything.", COLLAPSE,
+         ("effective experts",)),
+    Term("fair scale", "Every feed-forward layer, dense or MoE, is multiplied by a fixed factor so "
+         "that at the start its output varies as much as a dense one's. Without it, differences in "
+         "loudness look like differences between routers.", COLLAPSE),
+    Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
+         "FLOPs are an amount.", RACE),
+    Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
+         ("gate weights",)),
+    Term("GQA", "Grouped-query attention: several query heads share one pair of key and value "
+         "heads, so the cache is smaller.", FRONTIER),
+    Term("grouped GEMM", "One kernel for many matrix products of different heights, one for each "
+         "expert.", KERNELS),
+    Term("hidden state", "The vector of numbers that stands for a token between two layers.",
+         START),
+    Term("hit rate", "The share of the experts that are asked for and already lie on the device.",
+         HARDWARE, ("hits, %",)),
+    Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
+         "not compute them again.", HARDWARE, ("cache",)),
+    Term("load", "How many tokens an expert gets from a batch.", START),
+    Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
+         INSIDE),
+    Term("MaxVio", "The largest load over the mean load, minus 1. It is 0 when the load is even, "
+         "and E − 1 when one expert has all tokens.", COLLAPSE),
+    Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
+         "of the device's peak.", FRONTIER),
+    Term("MLA", "Multi-head latent attention: the cache keeps one short vector for each token, "
+         "from which keys and values are computed again.", FRONTIER),
+    Term("MXFP4", "A 4-bit number format in which blocks of 32 numbers share a scale: 4.25 bits a "
+         "number.", HARDWARE),
+    Term("nats", "The unit of a loss with the natural logarithm. A loss lower by 0.1 nats per "
+         "token means that the right token gets about 10 % more probability.", RACE,
+         ("nats per token",)),
+    Term("normalised mutual information", "How much two labels tell of each other, divided by the "
+         "entropy of one of them: 0 means nothing, 1 means everything.", COLLAPSE),
+    Term("node limit", "The most nodes that the experts of one token may lie on.", HARDWARE),
+    Term("padding", "Rows that are computed only because a tile or a buffer must be full.",
+         KERNELS),
+    Term("plan", "The router's decision as a list of rows, one for each token and chosen expert, "
+         "sorted by expert. It is all that the experts need to know.", INSIDE),
+    Term("pool", "The tokens that compete for the same slots: a whole batch, or one sequence.",
+         CAPACITY, ("slots for",)),
+    Term("priority", "The order in which tokens get slots while there are any.", CAPACITY,
+         ("first come",)),
+    Term("PUE", "Power usage effectiveness: the power of a whole data centre over that of its "
+         "computers.", FRONTIER),
+    Term("raw", "Weights as the softmax gives them, not renormalised. Their sum over the chosen "
+         "experts is below 1.", INSIDE),
+    Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
+         "add up to 1.", INSIDE, ("renormalise",)),
+    Term("residual", "The path around a layer: the layer's output is added to its input.",
+         CAPACITY),
+    Term("router", "The part of an MoE layer that chooses the experts of a token: a gate, and a "
+         "rule for the choice.", START),
+    Term("scope", "The tokens over which a balancing loss asks for an even load: a whole batch, or "
+         "each sequence.", COLLAPSE),
+    Term("seed", "The number that random draws start from: the same seed gives the same start and "
+         "the same batches.", RACE),
+    Term("shared expert", "An expert that every token visits beside those that are chosen.",
+         COLLAPSE),
+    Term("skew", "How unequal the experts' popularity is: the r-th most popular is asked for in "
+         "proportion to 1 over r to the power of the skew.", CAPACITY),
+    Term("slot", "A place for one token in an expert's buffer.", CAPACITY, ("slots",)),
+    Term("softmax", "Turns scores into positive numbers that sum to 1: probabilities.", INSIDE),
+    Term("SwiGLU", "The feed-forward network of most of today's models: one product is passed "
+         "through SiLU and multiplied by a second one, and a third brings the result back.",
+         KERNELS),
+    Term("TDP", "Thermal design power: the most heat, in watts, that a device is built to give "
+         "off.", FRONTIER),
+    Term("temperature", "The scores are divided by it before the softmax: above 1 the "
+         "probabilities become more equal, below 1 less.", ROUTING),
+    Term("tile", "A block of rows that one program of a kernel computes at once.", KERNELS,
+         ("block_m",)),
+    Term("token", "A piece of text that the model reads as one unit: a word, a part of a word, or "
+         "a sign.", START),
+    Term("top-k", "The K experts with the highest scores are chosen.", INSIDE, ("k", "choices k")),
+    Term("validation loss", "The loss on text that training never sees: how surprised the model is "
+         "by each next token, on average.", RACE),
+    Term("z-loss", "A term added to the loss that keeps the logits of the router small.",
+         COLLAPSE),
+)  # fmt: skip
+
+_BY_NAME = {name.lower(): term for term in TERMS for name in (term.word, *term.also)}
+
+
+def meaning(name: str) -> str:
+    """What a word of the glossary means, as hover text; empty where it is not one of them."""
+    term = _BY_NAME.get(name.lower())
+    return "" if term is None else f"{term.word}: {term.meaning}"
+
+
+def as_markdown() -> str:
+    """The page `notebooks/glossary.md`."""
+    lines = [
+        "# Glossary",
+        "",
+        "What the words of this lab mean. The last column is the notebook that introduces a word.",
+        "",
+        "| word | meaning | notebook |",
+        "|-|-|-|",
+    ]
+    for term in sorted(TERMS, key=lambda term: term.word.lower()):
+        link = f"[{term.notebook[:2]}]({term.notebook}.ipynb)"
+        lines.append(f"| **{term.word}** | {term.meaning} | {link} |")
+    return "\n".join(lines) + "\n"
