@@ -51,10 +51,19 @@ KNOWN_CURES = {
 
 
 def make_trace():
-    """The recorded trace with two of its layers, whose busiest experts differ: 0 of the first, 5 of
-    the last with 25 assignments, then 4 with 24."""
+    """The recorded text with choices of ours: expert 0 is the busiest of the first layer, 5 of the
+    last with 25 assignments, then 4 with 24."""
     whole = recorded_trace(Trace, "start_here")
-    columns = {name: getattr(whole, name)[:, [2, 1]] for name in ("expert", "weight", "score")}
+    first = [(0, 1 + place % 7) for place in range(62)]
+    last = [(5, 4)] * 12 + [(5, place % 4) for place in range(13)]
+    last += [(4, place % 4) for place in range(12)]
+    last += [(6 + place % 2, place % 4) for place in range(25)]
+    expert_TLK = np.array([first, last]).swapaxes(0, 1)
+    score_TLE = np.full((62, 2, 8), 0.1 / 6, dtype=whole.score.dtype)
+    np.put_along_axis(score_TLE, expert_TLK, np.array([0.6, 0.3], dtype=score_TLE.dtype), -1)
+    weight_TLK = np.take_along_axis(score_TLE, expert_TLK, -1)
+    expert_TLK = expert_TLK.astype(whole.expert.dtype)
+    columns = {"expert": expert_TLK, "weight": weight_TLK, "score": score_TLE}
     return dataclasses.replace(whole, **columns, layers=(0, 1))
 
 
