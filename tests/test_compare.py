@@ -9,7 +9,15 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.records.compare import Gap, compare, half_interval, holm, verdicts
+from moeviz.records.compare import (
+    Gap,
+    Spent,
+    compare,
+    half_interval,
+    holm,
+    multipliers,
+    verdicts,
+)
 
 LOSSES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=2, max_size=12).filter(
     lambda pairs: np.ptp([a - b for a, b in pairs]) > 1e-3
@@ -132,3 +140,60 @@ def test_a_table_without_effects_is_open_nineteen_times_of_twenty():
         gaps = {i: compare(loss, base) for i, loss in enumerate(losses)}
         wrong += set(verdicts(gaps).values()) != {"open"}
     assert 0 < wrong / 1000 < 0.05 + 4 * (0.05 * 0.95 / 1000) ** 0.5
+
+
+# --- what an arm saves ---
+
+
+def twin(flops, *, second=1e-9):
+    """A dense twin whose loss is 5 - 0.1 ln C, at so many seconds a FLOP."""
+    return Spent(5 - 0.1 * math.log(flops), flops, second * flops)
+
+
+@given(
+    st.lists(st.floats(1, 1e12), min_size=2, max_size=9, unique=True),
+    st.floats(0, 1),
+    st.floats(0.1, 10),
+    st.floats(0.1, 10),
+)
+def test_multipliers_are_exact_where_the_loss_falls_with_the_logarithm(spent, at, less, slower):
+    """The arm has the loss that its twin has at `flops`, for flops / less, each `slower` times as
+    long as one of the twin's."""
+    spent = sorted(spent)
+    flops = spent[0] * (spent[-1] / spent[0]) ** at
+    loss = min(max(twin(flops).loss, twin(spent[-1]).loss), twin(spent[0]).loss)
+    arm = Spent(loss, flops / less, slower * 1e-9 * flops / less)
+    found = multipliers([twin(c) for c in spent], arm)
+    assert found.compute == pytest.approx(less, rel=1e-6)
+    assert found.time == pytest.approx(less / slower, rel=1e-6)
+    assert found.why == ""
+
+
+def test_the_twin_against_itself_saves_nothing():
+    points = [twin(10.0**i) for i in range(5)]
+    for point in points:
+        assert multipliers(points, point).compute == pytest.approx(1)
+        assert multipliers(points, point).time == pytest.approx(1)
+
+
+def test_a_curve_that_rises_in_between_counts_where_it_first_gets_there():
+    points = [Spent(4.0, 1, 1), Spent(3.0, 10, 10), Spent(3.5, 100, 100), Spent(2.0, 1e3, 1e3)]
+    assert multipliers(points, Spent(3.0, 1, 1)).compute == pytest.approx(10)
+    assert multipliers(points, Spent(3.5, 1, 1)).compute == pytest.approx(10**0.5)
+    assert multipliers(points, Spent(2.75, 1, 1)).compute == pytest.approx(100 * 10**0.5)
+
+
+def test_nothing_is_extrapolated():
+    points = [Spent(4.0, 1, 1), Spent(3.0, 10, 10)]
+    lower = multipliers(points, Spent(2.9, 5, 5))
+    higher = multipliers(points, Spent(4.1, 5, 5))
+    assert (lower.compute, lower.time) == (higher.compute, higher.time) == (None, None)
+    assert lower.why == "the dense twin was trained down to 3.000 only, not 2.900"
+    assert higher.why == "the dense twin was below 4.100 when first measured"
+    for dense, arm in (
+        ([], points[0]),
+        (points, Spent(3.5, 0, 1)),
+        ([Spent(3.5, 1, 0)], points[0]),
+    ):
+        with pytest.raises(ValueError, match="FLOPs and seconds above 0"):
+            multipliers(dense, arm)

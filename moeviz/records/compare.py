@@ -1,10 +1,10 @@
-"""Whether two arms differ: paired over seeds, and corrected for the size of the table."""
+"""Whether arms differ, over paired seeds and in a whole table, and what they save."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,3 +87,52 @@ def verdicts(gaps: Mapping[Key, Gap]) -> dict[Key, str]:
         name: "open" if p >= LEVEL else "lower" if gap.mean < 0 else "higher"
         for (name, gap), p in zip(gaps.items(), corrected, strict=True)
     }
+
+
+class Spent(NamedTuple):
+    """A loss (nats per token) and what it took: FLOPs and seconds of training."""
+
+    loss: float
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """How many times the compute and the time of an arm its dense twin needs for the same loss:
+    above 1 the arm is the cheaper one. None where that was not measured, and why."""
+
+    compute: float | None
+    time: float | None
+    why: str = ""
+
+
+def multipliers(dense: Sequence[Spent], arm: Spent) -> Multipliers:
+    """What an arm saves against the loss curve of its dense twin, as two numbers.
+
+    dense: points of the twin in the order of what was spent: moments of one run at a constant rate,
+    or the ends of runs of several lengths. Where the curve first falls to the arm's loss, the loss
+    is taken as linear in the logarithm of what was spent between two points. Nothing is
+    extrapolated.
+    """
+    if not dense or any(value <= 0 for point in (*dense, arm) for value in point[1:]):
+        raise ValueError("Give a point of the dense twin at least, and FLOPs and seconds above 0.")
+    reached = next((i for i, point in enumerate(dense) if point.loss <= arm.loss), None)
+    if reached is None:
+        lowest = min(point.loss for point in dense)
+        return _unknown(f"the dense twin was trained down to {lowest:.3f} only, not {arm.loss:.3f}")
+    if reached == 0 and dense[0].loss < arm.loss:
+        return _unknown(f"the dense twin was below {arm.loss:.3f} when first measured")
+    after, before = dense[reached], dense[max(reached - 1, 0)]
+    fall = before.loss - after.loss
+    share = (before.loss - arm.loss) / fall if fall else 0.0
+
+    def times(name: str) -> float:
+        first, last, own = (getattr(point, name) for point in (before, after, arm))
+        return float(first / own * (last / first) ** share)
+
+    return Multipliers(times("flops"), times("seconds"))
+
+
+def _unknown(why: str) -> Multipliers:
+    return Multipliers(None, None, why)
