@@ -21,6 +21,7 @@ from moeviz.records.metrics import (
     max_violation,
     noise_floor,
     padding_waste,
+    training_load,
     validation_at,
 )
 from moeviz.records.runs import Curve
@@ -100,6 +101,19 @@ def test_noise_floor_beside_an_even_random_router(T, E, K, low, high):
     floor = noise_floor(T, E, K)
     assert low * seen.mean() < floor < high * seen.mean()
     assert low < 1 or (seen > floor).mean() < 0.25
+
+
+def test_the_load_of_training_is_the_mean_of_the_last_fifty_steps():
+    """Whatever came before: two layers of two experts, of which one wins in the last fifty."""
+    step = np.arange(1.0, 121.0)
+    load = np.zeros((120, 2, 2))
+    load[:70], load[70:95], load[95:] = [[0.5, 0.5]] * 2, [[0.5, 0.5], [1, 0]], [[1, 0], [1, 0]]
+    run = Curve(step, step, step, step, load, step)
+    assert training_load(run).tolist() == [[0.75, 0.25], [1.0, 0.0]]
+    assert training_load(run.upto("step", 30)).tolist() == [[0.5, 0.5]] * 2
+    assert max_violation(training_load(run)[1]) == 1.0
+    with pytest.raises(ValueError, match="no point yet"):
+        training_load(run.upto("step", 0))
 
 
 def test_collapsed_is_the_worst_layer_over_the_last_fifty_steps():

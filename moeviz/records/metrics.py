@@ -53,13 +53,21 @@ def dead_experts(load_E: ArrayLike) -> int:
     return int((load < DEAD * load.mean()).sum())
 
 
+def training_load(curve: Curve) -> np.ndarray:
+    """The share of assignments that each expert took on average over the last 50 steps of training
+    (fewer, where it had fewer): float [L, E], for the figures above. ValueError without a step."""
+    if not len(curve):
+        raise ValueError("The curve has no point yet; train for a step at least.")
+    load_LE: np.ndarray = curve.load[curve.step > curve.step[-1] - RECENT].mean(0)
+    return load_LE
+
+
 def collapsed(curve: Curve) -> bool:
     """Whether in one of the layers at least half of the experts are dead, by their mean load over
     the last 50 steps of training."""
     if not len(curve):
         return False
-    load_LE = curve.load[curve.step > curve.step[-1] - RECENT].mean(0)
-    return any(2 * dead_experts(load_E) >= len(load_E) for load_E in load_LE)
+    return any(2 * dead_experts(load_E) >= len(load_E) for load_E in training_load(curve))
 
 
 def drop_rate(demand_E: ArrayLike, load_E: ArrayLike) -> float:
