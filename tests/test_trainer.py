@@ -293,6 +293,22 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     assert learning_rate_at(0, dataclasses.replace(config, warmup=0)) == 2.0
 
 
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_the_learning_rate_starts_anew_as_often_as_asked_for(warmup):
+    """After the warm-up as torch's own schedule, and at its peak after each restart."""
+    config = dataclasses.replace(
+        TRAIN, steps=110, warmup=warmup, learning_rate=2.0, schedule="restarts", restart_every=25
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 25, eta_min=0.2)
+    for step in range(warmup, 110):
+        assert learning_rate_at(step, config) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        oracle.step()
+    assert [learning_rate_at(warmup + 25 * i, config) for i in range(4)] == [2.0] * 4
+    assert learning_rate_at(warmup + 24, config) < 0.21
+
+
 @pytest.mark.parametrize("backend", ["grouped", "reference"])
 def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monkeypatch):
     seen, apply = [], moeviz.model.layer.apply_experts
@@ -335,6 +351,7 @@ def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
 
 
 WRONG = {
+    "restart_every": 0,
     "steps": 0, "batch_size": 0, "seq_len": -3, "warmup": -1, "validate_every": 0.5, "seed": 2**32,
     "learning_rate": 0.0, "clip": math.inf, "weight_decay": -0.1, "balance_weight": "1",
     "z_weight": -1, "cv_weight": -1, "schedule": "linear", "precision": "fp8", "compile": 1,

@@ -12,7 +12,7 @@ from moeviz.checks import brief, check_choice, check_flag, check_number, check_w
 from moeviz.host import cores, memory_bytes
 from moeviz.model.transformer import ModelConfig
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "restarts")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -21,7 +21,9 @@ class TrainConfig:
     """How to train; ValueError on impossible values.
 
     learning_rate is the peak, reached after `warmup` steps; then schedule "cosine" lets it fall to
-    a tenth at `steps`, and "constant" keeps it, so that a run may be read at any step.
+    a tenth at `steps`, "constant" keeps it, so that a run may be read at any step, and "restarts"
+    lets it fall to a tenth in `restart_every` steps, again and again (warm restarts, Loshchilov and
+    Hutter 2017).
     balance_weight, z_weight and cv_weight multiply the routers' losses (see `weight_of`).
     Validation is measured every `validate_every` steps (0: never).
     """
@@ -32,6 +34,7 @@ class TrainConfig:
     learning_rate: float = 4e-3
     warmup: int = 50
     schedule: str = "cosine"
+    restart_every: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
     balance_weight: float = 0.01
@@ -44,7 +47,7 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "seq_len"):
+        for name in ("steps", "batch_size", "seq_len", "restart_every"):
             check_whole(name, getattr(self, name))
         for name in ("warmup", "validate_every"):
             check_whole(name, getattr(self, name), 0)
@@ -70,13 +73,16 @@ class TrainConfig:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then the peak, or a cosine from it to a tenth of it at config.steps."""
+    """Linear warm-up, then the peak, or a cosine from it to a tenth of it at config.steps, or one
+    every config.restart_every steps."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.learning_rate
-    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    done, period = step - config.warmup, max(config.steps - config.warmup, 1)
+    if config.schedule == "restarts":
+        done, period = done % config.restart_every, config.restart_every
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done / period, 1.0)))
     return config.learning_rate * (0.1 + 0.9 * cosine)
 
 
