@@ -27,7 +27,8 @@ from moeviz.records.store import write_atomically
 from moeviz.text.corpus import Corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.config import TrainConfig
-from moeviz.training.trainer import WINDOWS_PER_DOMAIN, Evaluation, Trainer
+from moeviz.training.evaluation import Evaluation
+from moeviz.training.trainer import Trainer
 from moeviz.watch.text import load_model
 
 # Points of a recorded curve: more than a picture's width shows.
@@ -155,7 +156,6 @@ def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float
     load_LE = load_LDE.sum(1)
     worst = int(np.argmax([max_violation(load_E) for load_E in load_LE]))
     dropped = trainer.history.curve().dropped[-50:]
-    tokens = len(trainer.corpus.domains) * WINDOWS_PER_DOMAIN * trainer.config.seq_len
     return {
         "max_violation": max_violation(load_LE[worst]),
         "dead_experts": dead_experts(load_LE[worst]),
@@ -164,7 +164,7 @@ def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float
             np.mean([mutual_information_of_counts(load_DE) for load_DE in load_LDE])
         ),
         "drop_rate": float(dropped.mean()),
-        "active_experts": float(load_LE.sum() / (len(load_LE) * tokens)),
+        "active_experts": float(evaluation.active_experts.mean()),
     }
 
 

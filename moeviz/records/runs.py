@@ -81,6 +81,12 @@ class History:
             self._points = [_merge(list(pair)) for pair in pairs]
             self.stride *= 2
 
+    @property
+    def flops(self) -> float:
+        """Those of all points so far."""
+        points = self._pending or self._points
+        return points[-1].flops if points else 0.0
+
     def curve(self) -> Curve:
         """An independent copy of the points so far, the unfinished last one included."""
         return self._pack(self._points + ([_merge(self._pending)] if self._pending else []))

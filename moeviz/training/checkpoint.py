@@ -55,8 +55,8 @@ class TrainState:
         self.seconds = 0.0
         self.killed: list[tuple[int, int]] = []
         self.notes: dict[str, Any] = {}  # JSON values that a checkpoint keeps for who trains
-        num_experts = model.moe.num_experts if model.moe else 0
-        self.history = History(len(self.moe_layers), num_experts)
+        self.num_experts = model.moe.num_experts if model.moe else 0
+        self.history = History(len(self.moe_layers), self.num_experts)
         self._good: tuple[int, dict[str, Any]] | None = None
 
     def kill(self, layer: int, expert: int) -> None:

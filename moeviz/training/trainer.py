@@ -19,14 +19,13 @@ from moeviz.backend import resolve_backend
 from moeviz.model.transformer import ModelConfig, ModelOut
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
-from moeviz.text.corpus import Batch, Corpus
+from moeviz.text.corpus import Batch, Corpus, Part
 from moeviz.training.checkpoint import TrainState
 from moeviz.training.config import TrainConfig, learning_rate_at
+from moeviz.training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, Pool, batches, domain_load
 
 # How often the last good state is copied: a rewind loses at most this many steps.
 GOOD_STATE_EVERY = 25
-# Of validation's fixed windows, unless asked for others.
-WINDOWS_PER_DOMAIN = 8
 
 
 class NonFiniteLossError(RuntimeError):
@@ -48,16 +47,6 @@ class StepResult:
     dropped: np.ndarray
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Validation. loss: mean over domains, nats per token; domain_loss: float64 [domains]; load:
-    assignments per MoE layer, domain and expert, int64 [L, domains, E]."""
-
-    loss: float
-    domain_loss: np.ndarray
-    load: np.ndarray
-
-
 class Trainer(TrainState):
     """A model, its optimiser and its data. `for result in trainer:` runs it to config.steps."""
 
@@ -72,9 +61,9 @@ class Trainer(TrainState):
         corpus.windows("validation", seq_len=config.seq_len, windows_per_domain=1)
         super().__init__(model, config, corpus)
         self._forward = self._compiled() if config.compile else self.model
-        self.flops_per_step = (
-            3 * model.flops_per_token(config.seq_len) * config.batch_size * config.seq_len
-        )
+        self.tokens_per_step = config.batch_size * config.seq_len
+        self._declared_flops = model.flops_per_token(config.seq_len)
+        self.flops_per_step = 3 * self._declared_flops * self.tokens_per_step
 
     @property
     def expert_backend(self) -> str | None:
@@ -84,6 +73,16 @@ class Trainer(TrainState):
         ffn = self.model.blocks[self.moe_layers[0]].ffn
         x_TD = ffn.w2_EDF.new_empty(1, self.model_config.d_model, dtype=self.precision)
         return resolve_backend(ffn.backend, x_TD, ffn.w13_E2FD, ffn.w2_EDF)
+
+    def flops_per_token(self, active_experts_L: np.ndarray) -> float:
+        """Forward FLOPs of one token that visits so many experts in each MoE layer, shared ones not
+        counted: with a measured average this is the honest cost of a router that only declares one.
+        """
+        if self.model_config.moe is None:
+            return self._declared_flops
+        declared = [r.active_experts(self.config.seq_len) for r in self.model.routers().values()]
+        per_expert = 6 * self.model_config.d_model * self.model_config.moe.d_expert
+        return self._declared_flops + per_expert * float(np.sum(active_experts_L - declared))
 
     def __iter__(self) -> Iterator[StepResult]:
         return self
@@ -97,13 +96,14 @@ class Trainer(TrainState):
         result = self._one_step()
         self.seconds += time.perf_counter() - start
         self.step += 1
+        flops_per_token = self.flops_per_token(result.load.sum(-1) / self.tokens_per_step)
         every = self.config.validate_every
         due = every and (self.step % every == 0 or self.step == self.config.steps)
         self.history.add(
             Point(
                 step=self.step,
                 seconds=self.seconds,
-                flops=self.step * self.flops_per_step,
+                flops=self.history.flops + 3 * flops_per_token * self.tokens_per_step,
                 loss=result.loss,
                 load=result.load / np.maximum(result.load.sum(-1, keepdims=True), 1),
                 entropy=result.entropy,
@@ -180,13 +180,18 @@ class Trainer(TrainState):
         return torch.compile(self.model)
 
     def _loss(
-        self, forward: Any, batch: Batch, generator: torch.Generator | None = None
+        self,
+        forward: Any,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        reduction: str = "mean",
     ) -> tuple[ModelOut, Tensor]:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
         with self._autocast():
             out = forward(tokens_BS[:, :-1], generator=generator)
         logits_TV = out.logits.float().flatten(0, 1)
-        return out, F.cross_entropy(logits_TV, tokens_BS[:, 1:].flatten())
+        target_T = tokens_BS[:, 1:].flatten()
+        return out, F.cross_entropy(logits_TV, target_T, reduction=reduction)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
@@ -194,22 +199,35 @@ class Trainer(TrainState):
         return torch.autocast(self.device.type, dtype=self.precision)
 
     @torch.no_grad()
-    def evaluate(self, windows_per_domain: int = WINDOWS_PER_DOMAIN) -> Evaluation:
-        """Loss and load on fixed validation windows, equal per domain."""
-        batch = self.corpus.windows(
-            "validation", seq_len=self.config.seq_len, windows_per_domain=windows_per_domain
-        )
+    def evaluate(
+        self,
+        windows_per_domain: int = WINDOWS_PER_DOMAIN,
+        *,
+        part: Part = "validation",
+        pool: Pool = "mixed",
+    ) -> Evaluation:
+        """Loss and load on fixed windows of held-out text, as many of each domain.
+
+        part: choices are made on "validation", the final figure comes from "reserve". pool: which
+        windows meet in a batch; see `batches`. It matters to every router whose tokens are compared
+        with each other, and to every capacity.
+        """
+        seq_len, num_domains = self.config.seq_len, len(self.corpus.domains)
+        windows = self.corpus.windows(part, seq_len=seq_len, windows_per_domain=windows_per_domain)
         self.model.eval()
-        losses, loads = [], []
-        for domain in range(len(self.corpus.domains)):
-            rows = batch.domain == domain
-            out, loss = self._loss(self.model, Batch(batch.tokens[rows], batch.domain[rows]))
-            losses.append(loss.item())
-            loads.append([r.stats.load.cpu().numpy() for r in out.routes if r is not None])
-        load = np.array(loads, dtype=np.int64)
-        if not self.moe_layers:
-            load = load.reshape(len(losses), 0, 0)
-        return Evaluation(float(np.mean(losses)), np.array(losses), load.swapaxes(0, 1))
+        loss_W = np.empty(len(windows.domain))
+        load = np.zeros((len(self.moe_layers), num_domains, self.num_experts))
+        for rows in batches(windows.domain, pool, self.config.batch_size):
+            batch = Batch(windows.tokens[rows], windows.domain[rows])
+            out, loss_T = self._loss(self.model, batch, reduction="none")
+            domain_T = torch.from_numpy(batch.domain).to(self.device).repeat_interleave(seq_len)
+            plans = [route.plan for route in out.routes if route is not None]
+            loads = [domain_load(plan, domain_T, num_domains) for plan in plans]
+            host = _on_host({"losses": [*loss_T.view(-1, seq_len).mean(1)], "load": loads})
+            loss_W[rows] = host["losses"]
+            load += host["load"].reshape(load.shape)
+        domain_loss = np.bincount(windows.domain, loss_W) / windows_per_domain
+        return Evaluation(domain_loss, load, loss_W.size * seq_len)
 
     def snapshot(self, label: str) -> Snapshot:
         """The run so far, as numpy."""
