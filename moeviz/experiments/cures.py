@@ -1,4 +1,4 @@
-"""What may be switched on against expert collapse, and the combinations that are recorded.
+"""What may be switched on against expert collapse, and the settings that are recorded.
 
 Nothing here needs torch: a panel knows its switches before it trains.
 """
@@ -64,6 +64,33 @@ ARMS = {
     "hash": Cures(router="hash"),
     "frozen router": Cures(learning="frozen"),
     "re-randomised router": Cures(learning="rerandomised"),
+}
+
+
+DENSE, BASE = "dense", "nothing"
+FAIR = 1.0  # ModelConfig.ffn_scale: every FFN starts as loud as a dense one
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One recorded setting. cures: None for the dense twin; ffn_scale: of the model, None as the
+    router's paper writes it; schedule: of the learning rate."""
+
+    cures: Cures | None = Cures()
+    ffn_scale: float | None = FAIR
+    schedule: str = "constant"
+
+
+# Every recorded setting: the dense twin, the cures, and what the comparison itself depends on.
+# "As written" top-1 routing starts with a weight near 1/16, a hash with a weight of 1.
+SETTINGS = {
+    DENSE: Setting(None),
+    **{name: Setting(cures) for name, cures in ARMS.items()},
+    "nothing, as written": Setting(ffn_scale=None),
+    "frozen router, as written": Setting(Cures(learning="frozen"), None),
+    "hash, as written": Setting(Cures(router="hash"), None),
+    "hash, at one sixteenth": Setting(Cures(router="hash"), 1 / 16),
+    "nothing, warm restarts": Setting(schedule="restarts"),
 }
 
 

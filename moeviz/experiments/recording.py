@@ -8,10 +8,10 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from moeviz.training.evaluation import Evaluation
 from moeviz.training.trainer import Trainer
 from moeviz.watch.text import load_model
 
+Key = TypeVar("Key", bound=Hashable)
 # Points of a recorded curve: more than a picture's width shows.
 POINTS = 100
 
@@ -42,9 +43,14 @@ def mean_sd(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": round(mean, 4), "sd": sd if sd is None else round(sd, 4), "values": four}
 
 
-def small_model(experts: MoEConfig) -> ModelConfig:
-    """The model of all training experiments, as small as their effects allow."""
-    return ModelConfig(d_model=64, num_layers=2, num_heads=4, moe=experts)
+def small_model(
+    experts: MoEConfig | None, *, ffn_scale: float | None = 1.0, d_ff: int = 256
+) -> ModelConfig:
+    """The model of all training experiments, as small as their effects allow: at the fair scale
+    unless told otherwise (None: as written); without experts a dense one of width d_ff."""
+    return ModelConfig(
+        d_model=64, num_layers=2, num_heads=4, d_ff=d_ff, moe=experts, ffn_scale=ffn_scale
+    )
 
 
 def untrained(
@@ -121,22 +127,32 @@ def paired(
     return mean_sd([run[name] - other["validation_loss"] for run, other in pairs])
 
 
-def differences(losses: Mapping[str, Sequence[float]], base: str) -> dict[str, dict[str, Any]]:
-    """Every arm's losses minus those of the base arm, seed by seed: mean_sd, "low" and "high" of
-    the 95 % interval (None for one seed), p, and the "verdict" of records.compare, corrected for
-    all arms but the base, which is "open"."""
-    gaps = {arm: compare(values, losses[base]) for arm, values in losses.items()}
-    found = verdicts({arm: gap for arm, gap in gaps.items() if arm != base})
+def judged(
+    pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]],
+) -> dict[Key, dict[str, Any]]:
+    """A table of paired differences, the first of two minus the second, seed by seed: mean_sd,
+    "low" and "high" of the 95 % interval (None for one seed), p, and the "verdict" of
+    records.compare, corrected for the whole table."""
+    gaps = {name: compare(*two) for name, two in pairs.items()}
+    found = verdicts(gaps)
     return {
-        arm: {
+        name: {
             **mean_sd(gap.values),
             "low": round(gap.low, 4) if np.isfinite(gap.low) else None,
             "high": round(gap.high, 4) if np.isfinite(gap.high) else None,
             "p": float(f"{gap.p:.3g}"),
-            "verdict": found.get(arm, "open"),
+            "verdict": found[name],
         }
-        for arm, gap in gaps.items()
+        for name, gap in gaps.items()
     }
+
+
+def differences(losses: Mapping[str, Sequence[float]], base: str) -> dict[str, dict[str, Any]]:
+    """Every arm's losses minus those of the base arm, judged as one table; the base's own are
+    zeros, and no part of it."""
+    itself = judged({base: (losses[base], losses[base])})
+    others = {arm: (values, losses[base]) for arm, values in losses.items() if arm != base}
+    return itself | judged(others)
 
 
 def finish(trainer: Trainer) -> dict[str, float]:

@@ -50,9 +50,11 @@ class Collapse(LivePanel):
     def __init__(self) -> None:
         runs, self._provenance = recorded_runs("collapse")
         self._recorded = {
-            (ARMS[s.label], s.meta["train"]["seed"], SMALL): _labelled(s) for s in runs
+            (ARMS[s.label], s.meta["train"]["seed"], SMALL): _labelled(s)
+            for s in runs
+            if s.label in ARMS
         }
-        num_experts = runs[0].curve.load.shape[2]
+        num_experts = next(iter(self._recorded.values())).curve.load.shape[2]
         self.victim = whole_box("or expert", num_experts - 1).add_class("moeviz-victim")
         self._refusal = ("", 0.0)
         tip = "No token goes to it from now on, in the layer shown"
