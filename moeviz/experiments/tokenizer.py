@@ -18,8 +18,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     """Train it and write it, with where it comes from, to tokenizer/ under `out`.
 
     It learns from equal shares of the natural domains (generated ones would spend the vocabulary on
-    pairs of hex letters), so the result depends on the Python that runs it: the shipped file is the
-    one that counts.
+    pairs of hex letters). The shipped file was trained on an earlier embedded text, and is kept.
     """
     domains = [d for d in embedded_source().domains if d.name in NATURAL_DOMAINS]
     joined = {d.name: "\n".join(d.documents) for d in domains}
