@@ -5,6 +5,7 @@ import dataclasses
 import linecache
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,12 +27,14 @@ from moeviz.exercises import (
 from moeviz.experiments.cures import recorded as recorded_cures
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.experiments.slots import placed, placing_router, synthetic
+from moeviz.model import MoEConfig, apply_experts
+from moeviz.model.experts import swiglu
 from moeviz.pictures.training.cures import failing
 from moeviz.records import metrics
 from moeviz.records.routes import Trace
-from moeviz.routing import Capacity, RouteContext
-from moeviz.routing.balance import load_balancing_loss
-from moeviz.routing.capacity import capacity_of
+from moeviz.routing import Capacity, Plan, RouteContext
+from moeviz.routing.balance import load_balancing_loss, z_loss
+from moeviz.routing.capacity import capacity_of, limit_plan
 
 SOURCES = sorted(SOURCE_FOLDER.glob("*.md"))
 pytestmark = pytest.mark.usefixtures("no_tries_yet", "known")
@@ -125,6 +128,37 @@ def without_the_best(scores_TE):
     """Exercise 03.4, the bar held against both."""
     two_TE = careful(scores_TE, bar=0.0) > 0
     return normalised(scores_TE * two_TE * (scores_TE > 0.25))
+
+
+def package_layer(x_TD, gate_ED, w13_E2FD, w2_EDF, top_k):
+    """Exercise 02.4 by the package's own parts."""
+    scores_TK, expert_TK = (x_TD @ gate_ED.T).softmax(-1).topk(top_k)
+    plan = Plan.from_topk(expert_TK, normalised(scores_TK), num_experts=len(gate_ED))
+    return apply_experts(x_TD, plan, w13_E2FD, w2_EDF)
+
+
+def row_by_row(x_TD, gate_ED, w13_E2FD, w2_EDF, top_k):
+    """The same, token by token."""
+    rows = []
+    for x_D in x_TD:
+        score_E = torch.softmax(gate_ED @ x_D, 0)
+        chosen = score_E.argsort(descending=True)[:top_k]
+        outputs = [
+            score_E[e] / score_E[chosen].sum() * (w2_EDF[e] @ swiglu(w13_E2FD[e] @ x_D))
+            for e in chosen
+        ]
+        rows.append(sum(outputs))
+    return torch.stack(rows)
+
+
+def counted(expert_TK, num_experts, capacity):
+    """Exercise 05.5, with a dictionary."""
+    seen = Counter()
+    kept = []
+    for row in expert_TK.tolist():
+        kept.append([seen[e] < capacity for e in row])
+        seen.update(row)
+    return kept
 
 
 def tampered(route, x_TD, rows):
@@ -243,6 +277,16 @@ WRONG = {
         (router(lambda self, x: both(best(self, x))[::-1]), "not the 2 best"),
         (router(lambda self, x: both(best(self, x)))(8, 5, 2), "a class of torch.nn.Module, not"),
     ],
+    "02.4": [
+        (lambda *a: package_layer(*a).detach(), "it carries no gradient: nothing would learn."),
+        (
+            lambda x, gate, *a: package_layer(x, gate.detach(), *a),
+            "the output is right, but the gradient that reaches gate_ED is not.",
+        ),
+        (lambda *a: 2 * package_layer(*a), "with 11 tokens, 6 experts and K = 2 the output of tok"),
+        (lambda *a: package_layer(*a)[:-1], "it must return y_TD, a tensor [11, 8] as x_TD is, no"),
+        (lambda *a: None if len(a) < 5 else 3, "as x_TD is, not 3."),
+    ],
     "03.1": [
         (["switch", "hash"], "one that can is missing: there, its thresholds come from earlier"),
         (("hash", "expert_threshold"), "one that can is missing: there, first come, first served"),
@@ -306,6 +350,12 @@ WRONG = {
         (through_the_maximum, "its value is right, its gradient is not."),
         (lambda s, e: s.mean(0), "it must return one number, as a tensor."),
     ],
+    "04.5": [
+        (lambda z: z.exp().sum(1).log().square().mean(), "exp is too large there."),
+        (lambda z: z.detach().logsumexp(1).square().mean(), "it carries no gradient"),
+        (lambda z: 2 * z.logsumexp(1).square().mean(), "with logits of about 1 it gives"),
+        (lambda z: z.logsumexp(1).square(), "it must return one number, as a tensor."),
+    ],
     "05.3": [
         ("choice", "first choices of later tokens are placed before second choices"),
         ("probability", "a later token with a larger weight takes an earlier one's slot."),
@@ -317,6 +367,11 @@ WRONG = {
         (lambda t, k, w: w[:-1], "one number a row, shape (80,); this gave float32"),
         (lambda t, k, w: w * np.nan, "this gave NaN or infinity"),
     ],
+    "05.5": [
+        (lambda e, n, c: e < 2, "with 3 slots for each of 4 experts it "),
+        (lambda e, n, c: e, "it must give True or False for each choice, an array [12, 2]"),
+        (lambda e, n, c: (e < n)[:, 0], "this gave bool of shape [12]."),
+    ],
     "08.1": [(5, "5 is of the right size, but it is not exact.")],
     "08.2": [
         (lambda *a: 1.01 * hardware.experts_touched(*a), "for E = 8, K = 2, B = 1 it must be 2"),
@@ -325,6 +380,10 @@ WRONG = {
         (lambda *a: math.ceil(hardware.experts_touched(*a)), "that is rounded to whole numbers"),
     ],
     "08.3": [(lambda *a: 2 * hardware.step_seconds(*a), "experts touched it must be ")],
+    "08.4": [
+        (lambda d, f, e, k: 2.5 * hardware.layer_flops(d, f, e, k), "for d_model 4096, d_expert"),
+        (lambda d, f, e, k: (1, 2), "it must give one number, not (1, 2)."),
+    ],
     "09.1": [(600, "600 is of the right size, but it is not exact.")],
     "09.2": [
         (lambda *a: 3, "two numbers, (all, active); this returned 3."),
@@ -363,6 +422,8 @@ class TestContract(Contract):
         ("02.1", torch.tensor([0.625, 0.375])),
         ("02.2", ["Raw"]),
         ("02.3", router(lambda self, x: both(self.gate(x).softmax(1).topk(self.top_k)))),
+        ("02.4", package_layer),
+        ("02.4", row_by_row),
         ("03.1", "switch, hash, expert threshold"),
         ("03.1", np.array(["Hash", "Switch", "expert-threshold"])),
         ("03.2", np.int64(35)),
@@ -381,10 +442,13 @@ class TestContract(Contract):
         ("05.2", "0.25"),
         ("05.3", ("Position",)),
         ("05.4", spoiling),
+        ("04.5", lambda z: (z.amax(1) + (z - z.amax(1, True)).exp().sum(1).log()).pow(2).mean()),
         ("05.4", lambda t, k, w: [1e3 * v for v in capacity.sure_first(t, k, w)]),
+        ("05.5", counted),
         ("08.1", "4"),
         ("08.2", lambda e, k, b: sum((k / e) * (1 - k / e) ** i for i in range(b)) * e),
         ("08.3", lambda *a: np.array([hardware.step_seconds(*a)])),
+        ("08.4", lambda *a: float(hardware.layer_flops(*a))),
         ("09.1", 554.4),
         ("09.2", lambda *a: np.array(frontier.layer_parameters(*a))),
         ("09.2", lambda *a: torch.tensor(frontier.layer_parameters(*a))),
@@ -480,6 +544,33 @@ def test_what_09_says_is_what_is_counted():
     oss = costs.active_parameters(gpt, "ex_input_embedding").total
     flops = 2.1e6 * 3600 * costs.DEVICES["H100 SXM"].bf16_flops_per_s * 0.4
     assert flops / costs.six_n_d_flops(oss, 1).total == pytest.approx(97e12, rel=0.01)
+
+
+def test_the_layers_flops_are_the_packages():
+    for d_model, d_expert, num_experts, top_k in hardware._layers():
+        layer = MoEConfig(num_experts, top_k, d_expert)
+        wanted = layer.flops_per_token(d_model, seq_len=16)
+        assert hardware.layer_flops(d_model, d_expert, num_experts, top_k) == wanted
+
+
+def test_the_mask_asked_for_is_the_packages_limit():
+    for expert_TK, num_experts, slots in capacity._choices():
+        num_tokens, top_k = expert_TK.shape
+        weight_TK = torch.full(expert_TK.shape, 1 / top_k)
+        plan = Plan.from_topk(torch.from_numpy(expert_TK), weight_TK, num_experts=num_experts)
+        per_token = slots / num_tokens
+        limited, most = limit_plan(plan, per_token, Capacity(priority="position"), None)
+        assert most == slots
+        kept_TK = np.ones(expert_TK.shape, bool)
+        token_M, _, choice_M = limited.dropped.long().T.numpy()
+        kept_TK[token_M, choice_M] = False
+        np.testing.assert_array_equal(capacity.keep(expert_TK, num_experts, slots), kept_TK)
+    assert sum(capacity.keep(*case).all() for case in capacity._choices()) == 1, "one has room"
+
+
+def test_the_z_loss_asked_for_is_the_packages():
+    logits_TE = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(collapse.z_loss(logits_TE), z_loss(logits_TE))
 
 
 def test_the_causal_priority_is_the_one_that_the_router_declares():

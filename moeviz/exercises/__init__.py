@@ -18,6 +18,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     hardware,
     inside_layer,
     kernels,
+    moe_layer,
     routing,
     start_here,
 )

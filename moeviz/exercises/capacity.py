@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import exercise, function_fault, name_asked, number_asked
+from moeviz.exercises.exercise import (
+    Wrong,
+    exercise,
+    function_fault,
+    name_asked,
+    number_asked,
+)
 
 number_asked(
     "05.1",
@@ -131,3 +137,91 @@ def _lost(rule: Any, num_tokens: int, top_k: int, seed: int) -> np.ndarray:
     lost_TK = np.zeros((num_tokens, top_k), bool)
     lost_TK[token_M, choice_M] = True
     return lost_TK
+
+
+# 05.5: who keeps a slot, by position.
+
+
+def keep(expert_TK, num_experts, capacity):
+    flat_N = expert_TK.reshape(-1)
+    one_hot_NE = flat_N[:, None] == np.arange(num_experts)
+    number_N = (one_hot_NE.cumsum(0) * one_hot_NE).sum(1)
+    return (number_N <= capacity).reshape(expert_TK.shape)
+
+
+def _numbers(expert_TK: np.ndarray, num_experts: int, *, choice_first: bool = False) -> np.ndarray:
+    """How many assignments to the same expert come before each, token by token or choice by
+    choice."""
+    rows = expert_TK.T if choice_first else expert_TK
+    one_hot_NE = rows.reshape(-1, 1) == np.arange(num_experts)
+    number = ((one_hot_NE.cumsum(0) - 1) * one_hot_NE).sum(1).reshape(rows.shape)
+    return number.T if choice_first else number
+
+
+def _choices() -> list[tuple[np.ndarray, int, int]]:
+    """expert_TK, num_experts, capacity: crowded, with room for all, and with one choice."""
+    rng = np.random.default_rng(5)
+    cases = []
+    for tokens, experts, top_k, capacity in (
+        (12, 4, 2, 3), (9, 3, 1, 2), (20, 5, 3, 7), (8, 4, 2, 8), (16, 6, 2, 1),
+    ):  # fmt: skip
+        skewed_TE = rng.random((tokens, experts)) + np.linspace(0.6, 0, experts)
+        cases.append((np.argsort(-skewed_TE)[:, :top_k], experts, capacity))
+    return cases
+
+
+def _mask(kept_TK: Any, shape: tuple[int, ...]) -> np.ndarray:
+    kept_TK = np.asarray(kept_TK)
+    if kept_TK.shape != shape or not np.isin(kept_TK, (0, 1)).all():
+        raise Wrong(
+            f"it must give True or False for each choice, an array {list(shape)}; this gave "
+            f"{kept_TK.dtype} of shape {list(kept_TK.shape)}."
+        )
+    return kept_TK.astype(bool)
+
+
+KEEP_MISTAKES = (
+    (
+        lambda e, n, c: _numbers(e, n) <= c,
+        "every expert takes one too many: the first one has the number 0, or count from 1.",
+    ),
+    (
+        lambda e, n, c: _numbers(e, n) < c - 1,
+        "every expert takes one too few: count those before, without the choice itself.",
+    ),
+    (
+        lambda e, n, c: _numbers(e, n, choice_first=True) < c,
+        "that serves all first choices before any second one; here tokens come in their order, "
+        "each with all its choices.",
+    ),
+    (
+        lambda e, n, c: np.broadcast_to(np.arange(len(e))[:, None] < c, e.shape),
+        "that keeps the first tokens, whatever expert they chose: count for each expert apart.",
+    ),
+    (lambda e, n, c: _numbers(e, n) >= c, "those are the choices that are dropped."),
+    (lambda e, n, c: np.ones(e.shape, bool), "nothing is dropped, though experts are full."),
+)
+
+
+@exercise(
+    "05.5",
+    "For each choice count how many before it, in the order of the text, ask for the same expert.",
+    "With one column for each expert, a cumsum down the choices counts for all experts at once.",
+    difficulty=2,
+    minutes=8,
+    solution=keep,
+    praise="It drops what the package's limit drops by position, row by row.",
+    mistakes=KEEP_MISTAKES,
+)
+def capacity_mask(answer: Any) -> str | None:
+    def say(case: tuple[np.ndarray, int, int], found: np.ndarray, wanted: np.ndarray) -> str:
+        t, k = np.argwhere(found != wanted)[0]
+        verb = "keeps" if found[t, k] else "drops"
+        return (
+            f"with {case[2]} slots for each of {case[1]} experts it {verb} choice {k} of token "
+            f"{t}, expert {case[0][t, k]}; it must not."
+        )
+
+    return function_fault(
+        lambda e, n, c: _mask(answer(e, n, c), e.shape), keep, _choices(), KEEP_MISTAKES, say
+    )

@@ -170,3 +170,60 @@ def balancing_loss(answer: Any) -> str | None:
         if not torch.allclose(slope, slope_wanted, atol=1e-6, rtol=1e-4):
             return "its value is right, its gradient is not."
     return None
+
+
+def z_loss(logits_TE):
+    return logits_TE.logsumexp(dim=1).square().mean()
+
+
+def _z_mistakes() -> list[tuple[Any, str]]:
+    """Other losses, and what each is told."""
+    return [
+        (lambda z: z.logsumexp(1).mean(), "the logsumexp of each token must be squared."),
+        (lambda z: z.logsumexp(1).mean().square(), "square first, then take the mean of tokens."),
+        (lambda z: z.logsumexp(1).square().sum(), "take the mean over tokens, not their sum."),
+        (lambda z: z.logsumexp(0).square().mean(), "sum over the experts of a token, not over "
+         "tokens."),
+        (lambda z: z.square().mean(), "that is the mean square of the logits; it needs their "
+         "logsumexp."),
+        (lambda z: z.softmax(1).logsumexp(1).square().mean(), "logits go in as they are: no "
+         "softmax before."),
+    ]  # fmt: skip
+
+
+@exercise(
+    "04.5",
+    "A token's logits become one number: the logarithm of the sum of their exponentials.",
+    "exp of a logit of 100 is no float32 any more: torch has a logsumexp that subtracts the "
+    "largest one first.",
+    difficulty=1,
+    minutes=4,
+    solution=z_loss,
+    praise="It is the package's z-loss, for large logits too. It keeps logits small; it does not "
+    "balance.",
+    mistakes=_z_mistakes(),
+)
+def z_loss_fault(answer: Any) -> str | None:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1.0, 3.0, 200.0):
+        logits_TE = scale * torch.randn(24, 6, generator=generator)
+        loss, wanted = answer(logits_TE.clone().requires_grad_()), z_loss(logits_TE)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            return "it must return one number, as a tensor."
+        if not torch.isfinite(loss):
+            return f"with logits of about {scale:g} it gives {loss.item()}: exp is too large there."
+        if not torch.isclose(loss, wanted, rtol=1e-4):
+            return next(
+                (
+                    words
+                    for other, words in _z_mistakes()
+                    if torch.isclose(loss, other(logits_TE), rtol=1e-4)
+                ),
+                f"with logits of about {scale:g} it gives {loss.item():.4g} instead of "
+                f"{wanted.item():.4g}.",
+            )
+    if not loss.requires_grad:
+        return "it carries no gradient, so nothing would be kept small."
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -194,16 +195,20 @@ def function_fault(
     cases: Sequence[tuple[Any, ...]],
     mistakes: Sequence[Mistake],
     say: Callable[[tuple[Any, ...], Any, Any], str],
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-12,
 ) -> str | None:
     """Where a function of numbers or arrays is not the right one: said by the well-known other
     function that it is in all cases, or by say(case, found, wanted) of the first that differs."""
+    same = partial(_same, rtol=rtol, atol=atol)
     given = [answer(*(a.copy() if isinstance(a, np.ndarray) else a for a in c)) for c in cases]
     wanted = [right(*case) for case in cases]
-    differs = [not _same(a, b) for a, b in zip(given, wanted, strict=True)]
+    differs = [not same(a, b) for a, b in zip(given, wanted, strict=True)]
     if not any(differs):
         return None
     for other, sentence in mistakes:
-        if all(_same(a, other(*case)) for a, case in zip(given, cases, strict=True)):
+        if all(same(a, other(*case)) for a, case in zip(given, cases, strict=True)):
             return sentence
     if all(_rounded(a, b) for a, b in zip(given, wanted, strict=True)):
         return "that is rounded to whole numbers: leave the result as it is."
@@ -211,8 +216,9 @@ def function_fault(
     return say(cases[first], given[first], wanted[first])
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    return np.shape(found) == np.shape(wanted) and np.allclose(found, wanted, rtol=1e-6, atol=1e-12)
+def _same(found: Any, wanted: Any, *, rtol: float, atol: float) -> bool:
+    same_shape = np.shape(found) == np.shape(wanted)
+    return same_shape and np.allclose(found, wanted, rtol=rtol, atol=atol)
 
 
 def _rounded(found: Any, wanted: Any) -> bool:

@@ -149,3 +149,45 @@ function_asked(
     ),
     words="for batch {}, {:.4g} experts touched it must be {wanted:.4g}, not {found:.4g}.",
 )
+
+
+def layer_flops(d_model, d_expert, num_experts, top_k):
+    router = 2 * d_model * num_experts
+    expert = 2 * 3 * d_model * d_expert
+    return router + top_k * expert
+
+
+def _layers() -> list[tuple[int, int, int, int]]:
+    """Mixtral's and Qwen3-30B-A3B's layers, then any."""
+    rng = np.random.default_rng(4)
+    cases = [(4096, 14336, 8, 2), (2048, 768, 128, 8)]
+    for _ in range(TRIES):
+        num_experts = int(rng.integers(2, 300))
+        top_k = int(rng.integers(1, num_experts))
+        cases.append((int(rng.integers(1, 999)), int(rng.integers(1, 999)), num_experts, top_k))
+    return cases
+
+
+function_asked(
+    "08.4",
+    "A matrix of A × B numbers takes a token 2 · A · B FLOPs: a multiply and an add for each.",
+    "An expert has three matrices, and a token visits top_k experts. Which other matrix meets it?",
+    difficulty=1,
+    minutes=4,
+    solution=layer_flops,
+    praise="That is what the package counts for a layer. The router's part grows with E, the "
+    "experts' does not.",
+    cases=_layers,
+    mistakes=(
+        (lambda d, f, e, k: 6 * d * f * k, "the router is missing: it scores all experts."),
+        (lambda d, f, e, k: d * e + 3 * d * f * k, "each number takes two FLOPs."),
+        (lambda d, f, e, k: 2 * d * e + 4 * d * f * k, "a gated FFN has three matrices, not two."),
+        (
+            lambda d, f, e, k: 4 * d * f * k,
+            "three matrices make an expert; the router is missing.",
+        ),
+        (lambda d, f, e, k: 2 * d * e + 6 * d * f * e, "a token visits top_k experts, not all."),
+        (lambda d, f, e, k: 2 * d * k + 6 * d * f * k, "the router scores all experts to choose."),
+    ),
+    words="for d_model {}, d_expert {}, E = {}, K = {} it is {wanted:,} FLOPs, not {found:,.0f}.",
+)

@@ -106,6 +106,7 @@ class Contract:
             assert re.fullmatch(rf"○ {number} \({effort}\): not tried yet\. [A-Z].+\.\n", out), out
         assert exercises._records[number].tries == 0 and not exercises._records[number].wrong
 
+    @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # of English, read as Python
     def test_no_hint_holds_the_answer(self, number):
         """Nothing in a hint, taken by itself, is the answer or the solution's decisive line."""
         exercise = EXERCISES[number]
