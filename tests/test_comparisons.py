@@ -1,6 +1,7 @@
 """Collapse, capacity and the race as they are recorded, at toy size: what is compared with what."""
 
 import dataclasses
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -253,7 +254,10 @@ def test_the_third_model_is_dense_and_has_the_parameters_of_all_experts():
     assert of_moe - of_control == router
 
 
-def test_a_recorded_race_has_three_models_and_their_final_losses(toy, tmp_path):
+def test_a_recorded_race_has_three_models_and_their_final_losses(toy, tmp_path, monkeypatch):
+    # Every step takes a second: a race this short has nothing in common on a real clock.
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr("moeviz.training.trainer.time", clock)
     told = race.run(tmp_path, META, 1, lambda *at: None)
     runs, _ = load_snapshots(tmp_path / "runs" / "race.safetensors")
     controls, _ = load_snapshots(tmp_path / "runs" / "race_control.safetensors")
@@ -261,5 +265,6 @@ def test_a_recorded_race_has_three_models_and_their_final_losses(toy, tmp_path):
     assert written(tmp_path / "runs" / "race.json") == as_json(told)
     assert as_json(race.summary(runs, controls)) == as_json(told)
     assert [row[0] for row in runs[1].meta["reserve"]] == [2, 4]
+    assert told["gap_at_equal_seconds"]["values"] == told["gap_at_equal_step"]["values"]
     flops = told["control"]["gigaflops_per_step"]
     assert flops["dense"] < flops["MoE"] < flops[race.CONTROL]
