@@ -24,6 +24,7 @@ from moeviz.exercises import (
     solution,
     start_here,
 )
+from moeviz.exercises.sabotaged_layers import SABOTAGED
 from moeviz.experiments.cures import recorded as recorded_cures
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.experiments.slots import placed, placing_router, synthetic
@@ -159,6 +160,18 @@ def counted(expert_TK, num_experts, capacity):
         kept.append([seen[e] < capacity for e in row])
         seen.update(row)
     return kept
+
+
+def diagnosed(**others):
+    return SABOTAGED | others
+
+
+def biased(x_TD, gate_ED, bias_E, top_k, within=0.0, norm=True):
+    """Exercise 04.7; within: a bias in the weights."""
+    scores_TE = (x_TD @ gate_ED.T).softmax(-1)
+    expert_TK = (scores_TE + bias_E).topk(top_k).indices
+    weight_TK = (scores_TE + within).gather(1, expert_TK)
+    return expert_TK, normalised(weight_TK) if norm else weight_TK
 
 
 def tampered(route, x_TD, rows):
@@ -356,6 +369,27 @@ WRONG = {
         (lambda z: 2 * z.logsumexp(1).square().mean(), "with logits of about 1 it gives"),
         (lambda z: z.logsumexp(1).square(), "it must return one number, as a tensor."),
     ],
+    "04.6": [
+        (diagnosed(B="detached"), "B is not 'detached weights': detached weights leave the"),
+        (diagnosed(A="bias in the weights"), "A is not 'bias in the weights': with the bias in"),
+        (diagnosed(E="outputs without weights"), "E is not 'outputs without weights': two experts"),
+        (diagnosed(C="sign"), "C is not 'sign of the balancing loss': with the wrong sign"),
+        (diagnosed(D="old tokens"), "D is not 'old tokens': if it looked at old tokens, every"),
+        (diagnosed(D="softmax over tokens"), "D is not 'softmax over tokens': with a softmax over"),
+        (diagnosed(D="tired"), "D: 'tired' is none of the names to choose from: detached weights"),
+        (diagnosed(D=["old tokens", "sign"]), "D has one fault."),
+        ({"A": "sign"}, "a dictionary with a name for each of"),
+    ],
+    "04.7": [
+        (lambda x, g, b, k: biased(x, g, 0 * b, k), "the choice ignores the bias"),
+        (lambda x, g, b, k: biased(x, g, -b, k), "not those with the largest score plus bias."),
+        (lambda x, g, b, k: biased(x, g, b, k, within=b), "weights are not those of the scores al"),
+        (lambda x, g, b, k: biased(x, g, b, k, norm=False), "do not sum to 1: renormalise them."),
+        (lambda x, g, b, k: biased(x, g.detach(), b, k), "the weights carry no gradient"),
+        (lambda x, g, b, k: biased(x, g, b, k)[::-1], "are they swapped?"),
+        (lambda x, g, b, k: biased(x, g, b, k)[0], "it must return (expert_TK, weight_TK)."),
+        (lambda x, g, b, k: biased(x, g, b, k + 1), "expert_TK must be a tensor [20, 2], not [20,"),
+    ],
     "05.3": [
         ("choice", "first choices of later tokens are placed before second choices"),
         ("probability", "a later token with a larger weight takes an earlier one's slot."),
@@ -443,6 +477,8 @@ class TestContract(Contract):
         ("05.3", ("Position",)),
         ("05.4", spoiling),
         ("04.5", lambda z: (z.amax(1) + (z - z.amax(1, True)).exp().sum(1).log()).pow(2).mean()),
+        ("04.6", ["softmax", "bias", "Old Tokens", "detached", "sign"]),
+        ("04.7", lambda *a: [values.flip(1) for values in biased(*a)]),
         ("05.4", lambda t, k, w: [1e3 * v for v in capacity.sure_first(t, k, w)]),
         ("05.5", counted),
         ("08.1", "4"),

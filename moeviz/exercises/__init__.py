@@ -14,6 +14,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     capacity,
     collapse,
     dense_vs_moe,
+    diagnosis,
     frontier,
     hardware,
     inside_layer,
