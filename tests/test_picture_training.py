@@ -25,7 +25,7 @@ from helpers.picture_cases import (
 from helpers.pictures import corners, marks, table, texts, values
 from moeviz import nb
 from moeviz.experiments import recorded
-from moeviz.experiments.routers_trained import DENSE, arms
+from moeviz.experiments.router_arms import DENSE, arms
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour

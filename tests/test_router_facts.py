@@ -9,7 +9,7 @@ from helpers.live import wait
 from moeviz import panels
 from moeviz.app import cli
 from moeviz.costs import parameters
-from moeviz.experiments import routers_on_a_text, routers_trained
+from moeviz.experiments import router_arms, routers_on_a_text
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig, architecture_of
 from moeviz.routing import ROUTERS, RouteContext, build_router, tables
 from moeviz.watch.routers import router_for, synthetic_tokens
@@ -56,7 +56,7 @@ def test_the_overview_has_it(added):
 
 
 def test_the_contest_has_an_arm_of_it(added):
-    assert routers_trained.arms()["Runner-up"].experts.router == "runner"
+    assert router_arms.arms()["Runner-up"].experts.router == "runner"
 
 
 def test_its_parameters_are_counted(added):

@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "race": "race",
     "routing": "routers_on_a_text",
     "routers": "routers_trained",
+    "routers_timed": "routers_timed",
+    "scale": "output_scale",
     "collapse": "collapse",
     "capacity": "capacity",
     "slots": "slots",

@@ -190,7 +190,7 @@ def collect(
     runs: Mapping[str, Callable[[int], Any]],
     seeds: int,
     on_step: Progress,
-    on_seed: Callable[[dict[str, list[Any]]], None] = lambda results: None,
+    on_seed: Callable[[dict[str, list[Any]]], object] = lambda results: None,
 ) -> dict[str, list[Any]]:
     """Every run with every seed, results by name; as many at a time as there are cores, each in a
     process and with a thread of its own.
@@ -220,6 +220,14 @@ def collect(
     finally:  # an interruption does not wait for what has not begun
         pool.shutdown(wait=False, cancel_futures=True)
     return _by_name(results, runs, seeds)
+
+
+def finished(
+    path: Path, meta: dict[str, Any], runs: Iterable[str], seeds: int
+) -> dict[str, list[Any]]:
+    """What `collect` has kept of these runs: results by name, of the whole seeds that there are."""
+    results = _kept(path, meta)
+    return _by_name(results, runs, _whole_seeds(results, runs, seeds))
 
 
 def _made_by(meta: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,61 @@
-"""Every router at equal active FLOPs (5 minutes a seed on two cores).
+"""Every router at equal active FLOPs, at fair scale and as written (half an hour a seed).
 
-The same model on the same batches, with experts of equal active FLOPs.
+What would make the comparison unfair, and how it is closed:
+
+1. How loud the FFN is at the start: weights near 1/E make it 8 to 16 times too quiet. At the fair
+   scale all arms, the dense twin too, start with one variance (ModelConfig.ffn_scale). "As written"
+   is a setting of its own, so that what the scale alone does can be read.
+2. Unequal cost. FLOPs are equal as measured in training, within 2 % of the dense twin's; every arm
+   has its measured figure beside it (see `router_arms`). Its parameters are more: "dense, all
+   parameters" has the experts' total width, at 3.5 times the FLOPs, as a second control.
+3. Losses that a paper does not have. Each arm has its own paper's, by the paper's weights, and the
+   recording lists them.
+4. One learning rate that suits one family. Each family has the rate of the grid at which its
+   representative has the lowest mean validation loss, over two seeds that are no final ones, at 300
+   steps; in each setting again, so that neither scale trains at the other's rate.
+5. Choices made on what is reported. Rates are chosen on "validation", final figures are of
+   "reserve" windows.
+6. Another pool than in training. Evaluation mixes the domains as training does; where decisions
+   compare tokens, the loss with each other pool is recorded too.
+7. Luck. Seeds draw the model, the batches and hash tables; arms of one seed see the same batches.
+   Differences are paired; verdicts hold for a whole table (Holm).
+8. A verdict of the start of training. 300 and 1,200 steps are recorded, each with its own cosine,
+   and how far the two orders agree. Multipliers compare with the dense twin trained to the end of
+   several lengths: a point on the way of a longer run is not yet cooled.
+
+Not closed: the model is small and its text repeats after 1,100 steps; rates are of a family, not of
+an arm, chosen at 300 steps for all lengths; nothing else is tuned; BASE, Sinkhorn, GShard, Switch
+and others evaluate by another rule than they train by, as their papers have it.
+
+runs/routers.json; figures are {mean, sd} over the seeds, and lists are means:
+    rates: by scale ("fair", "as written") and family: its "arm", the "grid" of rates, their
+        "losses" (None: diverged), the rate "chosen", and whether that lies "at_edge" of the grid
+    arms: what each is before training (router_arms.declared)
+    settings: by name ("fair 300", "as written 300", "fair 1200"), where a seed is whole: "steps",
+        "scale", "seeds", "curve_steps", "diverged" (arms left out), and "arms" by name:
+            loss, by seed; minus_dense: low, high, p, verdict over this table
+            domain_loss [domains], curve [validation loss at curve_steps]
+            pools {domain, sequence}: loss by seed, empty where a decision depends on no pool
+            max_violation, dead_experts, effective_experts, domain_information: of the evaluation's
+                load, in the worst layer; evaluation_max_violation [layers]
+            training_max_violation, training_dead_experts [layers]: of the load summed over the last
+                50 steps of training
+            drop_rate (these steps), active_experts (training), active_experts_evaluated
+            gigaflops_per_step: as measured over the whole training
+            multipliers: {compute, wall_clock, why}: FLOPs and time that the dense twin needs for
+                the same loss, over the arm's own; None where not measured, and why. interval: of
+                compute, by that of minus_dense
+    changes: by arm, fair minus as written at 300 steps (differences; one table)
+    dense_by_steps: by steps: loss, gigaflops_per_step of the dense twin
+    order: Spearman's rank correlation of 300 and 1,200 steps (fair): "all" and "upper_half" of the
+        arms of equal FLOPs, each {rho, low, high}: 95 % of 2,000 draws of seeds
+    timing: seconds of a step by arm, and where they were measured; by `experiment routers_timed`
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,149 +63,157 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import (
-    collect,
-    figures_over,
-    finish,
-    means,
-    paired,
-    untrained,
-    write_json,
+from moeviz.experiments.recording import balance_figures, collect, finished, means, write_json
+from moeviz.experiments.router_arms import (
+    DENSE,
+    FAIR,
+    FAMILIES,
+    LONG,
+    SETTINGS,
+    WRITTEN,
+    Setting,
+    arms,
+    declared,
 )
-from moeviz.model.layer import MoEConfig
-from moeviz.routing import ROUTERS, title_of
-from moeviz.text.corpus import Corpus, load_corpus
-from moeviz.training.config import leave_a_core_free
-from moeviz.training.trainer import Trainer
+from moeviz.experiments.routers_compared import best_rates, compared
+from moeviz.records.metrics import dead_experts, max_violation, training_load
+from moeviz.text.corpus import load_corpus
+from moeviz.training.evaluation import FINAL_WINDOWS
+from moeviz.training.trainer import NonFiniteLossError, Trainer
 
-STEPS = 300
-ACTIVE_WIDTH = 256
-TIMED_STEPS = 12
+GRID = (2e-3, 4e-3, 8e-3, 16e-3)
+GRID_SEEDS = (1000, 1001)  # of no final run
+# Lengths at which the dense twin is trained beside those of the settings, for the multipliers.
+DENSE_STEPS = (150, 600, 2400)
+BY_STEPS = "dense by steps"
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One router as it is compared: its experts and how its losses are weighed."""
-
-    experts: MoEConfig
-    training: dict[str, Any] = field(default_factory=dict)
+# One run.
 
 
-def _arm(router: str, e: int = 16, k: int = 2, f: int = 128, **rest: Any) -> Arm:
-    """E experts of width F, K a token: K F = 256 and E F = 2048 unless it must be otherwise."""
-    weights = ("balance_weight", "z_weight")
-    training: dict[str, Any] = {name: rest.pop(name) for name in weights if name in rest}
-    layer = {name: rest.pop(name) for name in ("num_shared", "shared_gate") if name in rest}
-    return Arm(MoEConfig(e, k, f, router=router, options=rest, **layer), training)
+def try_rate(name: str, setting: Setting, rate: float, seed: int) -> float | None:
+    """The validation loss that a rate leads to; None where training diverges."""
+    trainer = arms()[name].trainer(load_corpus(), setting, rate, GRID_SEEDS[seed])
+    try:
+        for _ in trainer:
+            pass
+    except NonFiniteLossError:
+        return None
+    return trainer.evaluate(FINAL_WINDOWS).loss
 
 
-# Weights of losses are the papers'; u = 0.01 for the sign rule, whose 0.001 is meant for runs a
-# thousand times longer.
-_NAMED: dict[str, Arm] = {
-    "token choice, renormalised (Mixtral)": _arm("token_choice"),
-    "token choice, raw (OLMoE)": _arm("token_choice", weighting="raw"),
-    "token choice, sigmoid": _arm("token_choice", score="sigmoid"),
-    "noisy top-K (Shazeer)": _arm("noisy_topk"),
-    "GShard": _arm("gshard"),
-    "Switch": _arm("switch", 8, 1, 256),
-    "ST-MoE": _arm("st_moe"),
-    "expert prototyping (M6-T)": _arm("expert_prototyping"),
-    "hierarchical": _arm("hierarchical"),
-    "shared and fine-grained (DeepSeekMoE)": _arm(
-        "token_choice", 32, 3, 64, weighting="raw", num_shared=1
-    ),
-    "dense residual (PR-MoE)": _arm(
-        "token_choice", 16, 1, 128, weighting="raw", num_shared=1, shared_gate="softmax"
-    ),
-    "group-limited (DeepSeek-V2)": _arm("deepseek_v2", num_groups=4, top_groups=1),
-    "group-limited, sign bias (DeepSeek-V3)": _arm(
-        "deepseek_v3", bias_rate=0.01, balance_weight=1e-4
-    ),
-    "sign bias, no loss": _arm(
-        "token_choice", score="sigmoid", bias="sign", bias_rate=0.01, scope="none"
-    ),
-    "quantile bias": _arm("quantile_balanced"),
-    "expert choice": _arm("expert_choice"),
-    "expert choice, at most 3 a token": _arm("expert_choice", max_experts=3),
-    "expert threshold": _arm("expert_threshold"),
-    "Soft MoE": _arm("soft_moe", slots=8),
-    "Mixture of Tokens": _arm("mixture_of_tokens"),
-    "BASE": _arm("base", 8, 1, 256),
-    "Sinkhorn": _arm("sinkhorn"),
-    "hash, random": _arm("hash"),
-    "hash, bigram": _arm("hash", variant="bigram"),
-    "ReMoE": _arm("remoe"),
-    "null experts (MoE++)": _arm("null_experts"),
-    "Mixture of Depths": _arm("mixture_of_depths", k=4),
-    "dense mixture": _arm("dense_mixture", f=ACTIVE_WIDTH // 16),
-    "one set a sequence": _arm("sequence_level"),
-}
-DENSE = "dense"
+def train_arm(name: str, setting: Setting, rate: float, seed: int) -> dict[str, Any] | None:
+    """Train one arm to the end: its figures, as the head of this file lists them; None where
+    training diverges."""
+    trainer = arms()[name].trainer(load_corpus(), setting, rate, seed)
+    curve, due = [], set(setting.curve_steps)
+    try:
+        for result in trainer:
+            if result.step in due:
+                curve.append(trainer.evaluate().loss)
+    except NonFiniteLossError:
+        return None
+    final = trainer.evaluate(FINAL_WINDOWS, part="reserve")
+    figures: dict[str, Any] = {
+        "loss": final.loss,
+        "domain_loss": final.domain_loss.tolist(),
+        "curve": curve,
+        "gigaflops_per_step": trainer.history.flops / 1e9 / setting.steps,
+    }
+    if not trainer.moe_layers:
+        return figures
+    load_LE = training_load(trainer.history.curve())
+    router = trainer.model.routers()[0]
+    compares = not router.causal and not router.substitute
+    return {
+        **figures,
+        **balance_figures(trainer, final),
+        "evaluation_max_violation": [max_violation(load_E) for load_E in final.load.sum(1)],
+        "training_max_violation": [max_violation(load_E) for load_E in load_LE],
+        "training_dead_experts": [dead_experts(load_E) for load_E in load_LE],
+        "active_experts": _active_in_training(trainer),
+        "active_experts_evaluated": float(final.active_experts.mean()),
+        "pools": {
+            pool: trainer.evaluate(FINAL_WINDOWS, part="reserve", pool=pool).loss
+            for pool in (("domain", "sequence") if compares else ())
+        },
+    }
 
 
-def arms() -> dict[str, Arm]:
-    """Every router by at least one arm: what has none of its own trains as it is."""
-    compared = {arm.experts.router for arm in _NAMED.values()}
-    return _NAMED | {title_of(name): _arm(name) for name in ROUTERS if name not in compared}
+def _active_in_training(trainer: Trainer) -> float:
+    """Experts that worked for a token on average over all steps, by the FLOPs that were counted."""
+    per_token = trainer.history.flops / (3 * trainer.tokens_per_step * trainer.step)
+    of_none, of_one = (
+        trainer.flops_per_token(np.full(len(trainer.moe_layers), n)) for n in (0.0, 1.0)
+    )
+    return (per_token - of_none) / (of_one - of_none)
 
 
-def build(name: str, seed: int, corpus: Corpus, steps: int = STEPS) -> Trainer:
-    """The trainer of one arm; "dense" is the twin without experts."""
-    every = arms()
-    arm = every.get(name, every["token choice, renormalised (Mixtral)"])
-    return untrained(arm.experts, seed, steps, corpus, dense=name == DENSE, **arm.training)
+# All runs.
+
+Runs = dict[str, Callable[[int], Any]]
 
 
-def train_arm(name: str, seed: int) -> dict[str, float]:
-    """Train one arm to the end; its figures on validation."""
-    return finish(build(name, seed, load_corpus()))
+def grid_runs(names: list[str]) -> Runs:
+    """What the rates are chosen by, named by scale, family and rate."""
+    return {
+        f"rate, {setting.scale}, {family}, {rate:g}": partial(try_rate, arm, setting, rate)
+        for setting in (SETTINGS[FAIR], SETTINGS[WRITTEN])
+        for family, arm in FAMILIES.items()
+        if arm in names
+        for rate in GRID
+    }
 
 
-def time_steps() -> dict[str, float]:
-    """Median seconds of a training step of each arm, in turns of one step, so that other load on
-    the machine meets all alike."""
-    leave_a_core_free()
-    corpus = load_corpus()
-    trainers = {name: build(name, 0, corpus) for name in (DENSE, *arms())}
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(TIMED_STEPS + 2):
-        for name, trainer in trainers.items():
-            start = time.perf_counter()
-            next(trainer)
-            if turn >= 2:  # the first ones warm caches
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(taken)) for name, taken in seconds.items()}
+def stages(names: list[str], rates: dict[str, Any]) -> dict[str, Runs]:
+    """The final runs in the order in which they are worth having: those of each setting by arm,
+    and those of the dense twin by steps."""
+    families = {name: arm.family for name, arm in arms().items()}
 
+    def trained(name: str, setting: Setting) -> Callable[[int], Any]:
+        rate = rates[setting.scale][families[name]]["chosen"]
+        return partial(train_arm, name, setting, rate)
 
-def summary(runs: dict[str, list[dict[str, float]]], seconds: dict[str, float]) -> dict[str, Any]:
-    """Per arm: every figure's mean and spread over seeds, the loss paired with the dense twin's,
-    what the router declares, and its steps per second."""
-    corpus = load_corpus()
-    figures: dict[str, Any] = {}
-    for name, seeds in runs.items():
-        trainer = build(name, 0, corpus)
-        figures[name] = {
-            **figures_over(seeds),
-            "loss_minus_dense": paired(seeds, runs[DENSE]),
-            "steps_per_second": round(1 / seconds[name], 2),
-            "parameters": trainer.model.num_parameters(),
-            "gigaflops_per_step": round(trainer.flops_per_step / 1e9, 3),
-        }
-        if name != DENSE:
-            router, experts = trainer.model.routers()[0], arms()[name].experts
-            figures[name] |= {
-                "causal": router.causal,
-                "substitute": router.substitute,
-                "experts": experts.num_experts,
-                "router": experts.router,
-            }
-    return {"steps": STEPS, "arms": figures}
+    by_steps = {str(steps): trained(DENSE, Setting(steps)) for steps in DENSE_STEPS}
+    tables = {stage: {name: trained(name, SETTINGS[stage]) for name in names} for stage in SETTINGS}
+    return {FAIR: tables[FAIR], WRITTEN: tables[WRITTEN], BY_STEPS: by_steps, LONG: tables[LONG]}
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Train every arm with every seed; write runs/routers under `out`."""
-    runs = {name: partial(train_arm, name) for name in (DENSE, *arms())}
-    results = collect(out / "runs" / "routers.part", meta, runs, seeds, on_step)
-    figures = summary(results, time_steps())
-    write_json(out / "runs" / "routers.json", meta, figures)
-    return means(figures["arms"], "validation_loss", "max_violation", "dead_experts")
+    """Choose the rates, then train every arm in every setting with every seed. runs/routers.json
+    under `out` is written again with each whole seed, so that what there is may be read."""
+    part, path = out / "runs" / "routers.part", out / "runs" / "routers.json"
+    names = list(arms())
+    grid = grid_runs(names)
+    total = len(grid) * len(GRID_SEEDS) + seeds * (len(SETTINGS) * len(names) + len(DENSE_STEPS))
+
+    def after(before: int) -> Progress:
+        return lambda done, _: on_step(before + done, total)
+
+    losses = collect(part, meta, grid, len(GRID_SEEDS), after(0))
+    rates = best_rates(losses)
+    corpus = load_corpus()
+    facts = {name: declared(name, corpus) for name in names}
+    runs = {
+        stage: {f"{stage}, {label}": one for label, one in of_stage.items()}
+        for stage, of_stage in stages(names, rates).items()
+    }
+
+    def write(_: Any = None) -> dict[str, Any]:
+        results = {
+            stage: {
+                label.removeprefix(f"{stage}, "): seeds
+                for label, seeds in finished(part, meta, of_stage, seeds).items()
+            }
+            for stage, of_stage in runs.items()
+        }
+        timing = json.loads(path.read_text()).get("timing") if path.exists() else None
+        figures = compared(results, rates, facts, timing)
+        write_json(path, meta, figures)
+        return figures
+
+    done = len(grid) * len(GRID_SEEDS)
+    for of_stage in runs.values():
+        collect(part, meta, of_stage, seeds, after(done), write)
+        done += seeds * len(of_stage)
+    figures = write()
+    return {stage: means(table["arms"], "loss") for stage, table in figures["settings"].items()}
