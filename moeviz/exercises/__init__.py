@@ -13,6 +13,7 @@ from typing import Any
 from moeviz.exercises import (  # noqa: F401  (each enters its own)
     capacity,
     collapse,
+    comparisons,
     dense_vs_moe,
     diagnosis,
     frontier,
@@ -20,6 +21,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     inside_layer,
     kernels,
     moe_layer,
+    router_rules,
     routing,
     start_here,
 )
