@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.picture_cases import CASES, make_trace
+from helpers.picture_cases import CASES, judged_figure, make_trace
 from helpers.pictures import marks, texts
 from moeviz.pictures.axes import LogScale, Scale, decades, short
+from moeviz.pictures.plot import gap_cell, gap_dots, told_gap
 from moeviz.pictures.routing.tokens import load_bars, token_strip
 from moeviz.pictures.static import plain, png, smaller
 from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si
@@ -106,6 +107,43 @@ def test_numbers_are_short():
     flops = [si(v, "FLOP") for v in (0, 999, 999.7e9, 1.23e12, 2e15, 3e18)]
     assert flops == ["0 FLOP", "999 FLOP", "1 TFLOP", "1.23 TFLOP", "2 PFLOP", "3,000 PFLOP"]
     assert [short(v) for v in (0.1, 64, 1024, 10_000, 1e6)] == ["0.1", "64", "1,024", "10 k", "1 M"]
+
+
+# Differences with a verdict.
+
+GAPS = [
+    (judged_figure(-0.2, -0.1, -0.3, verdict="lower"), "a ends 0.200 nats per token below b ("),
+    (judged_figure(0.2, 0.1, 0.3, verdict="higher"), "a ends 0.200 nats per token above b ("),
+    (judged_figure(0.2, -0.1, -0.1), "Whether a differs from b is open: the difference is +0.000"),
+    (judged_figure(0.2), "Whether a differs from b is open: only one seed is recorded."),
+]
+
+
+@pytest.mark.parametrize(("gap", "words"), GAPS)
+def test_a_verdict_is_told_with_its_interval_in_words_and_in_a_cell(gap, words):
+    told, cell = told_gap("a", "b", gap), gap_cell(gap)
+    assert told.lower().startswith(words.lower()) and cell.endswith(f", {gap['verdict']}")
+    if gap["low"] is None:
+        assert "(one seed)" in cell
+    else:
+        ends = f"{gap['low']:+z.3f} to {gap['high']:+z.3f})"
+        assert f"95 % interval {ends}" in told and f"({ends}" in cell
+
+
+@pytest.mark.parametrize(("gap", "words"), GAPS)
+def test_a_verdict_is_drawn_as_a_shape_and_its_interval_as_a_bar(gap, words):
+    svg = Svg(100, 20, "t", "d.")
+    x = Scale(-1, 1, 0, 100)
+    gap_dots(svg, x, 10, gap)
+    picture = svg.picture(("a",), [])
+    bar, *squares = marks(picture, "rect")
+    ends = [gap["low"], gap["high"]] if gap["low"] is not None else [gap["mean"]] * 2
+    drawn = [float(bar.get("x")), float(bar.get("x")) + float(bar.get("width"))]
+    assert drawn == pytest.approx([min(max(x(end), 0), 100) for end in ends], abs=0.02)
+    assert len(squares) == (gap["verdict"] == "higher")
+    ring = marks(picture, "circle", "fill:none")
+    assert len(ring) == (gap["verdict"] == "open")
+    assert len(marks(picture, "line")) == len(gap["values"])
 
 
 # PNG.

@@ -41,6 +41,7 @@ from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.standings import standings
+from moeviz.records.compare import compare as paired
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.routes import Anatomy, Decision, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
@@ -67,6 +68,15 @@ def figure(*values):
     """As experiments record a figure: mean, standard deviation, values over seeds."""
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": sd, "values": [*values]}
+
+
+def judged_figure(*values, verdict="open"):
+    """A paired difference as experiments.recording.judged writes one: with Student's interval."""
+    low = high = None
+    if len(values) > 1:
+        gap = paired(values, [0.0] * len(values))
+        low, high = gap.low, gap.high
+    return figure(*values) | {"low": low, "high": high, "p": 0.5, "verdict": verdict}
 
 
 def routed(num_tokens, num_layers, num_experts, top_k):
