@@ -92,7 +92,7 @@ def as_names(answer: Any, known: Collection[str]) -> list[str] | str:
     underscores do not count, and the beginning of a name will do where no other begins so.
     """
     if isinstance(answer, str):
-        answer = re.split(r"[,;]", answer)
+        answer = [answer] if _fitting(answer, known) else re.split(r"[,;]", answer)
     if isinstance(answer, np.ndarray):
         answer = answer.ravel().tolist()
     if not isinstance(answer, list | tuple | set | frozenset):
@@ -118,4 +118,4 @@ def _fitting(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _bare(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).casefold()
+    return re.sub(r"[\s,_-]", "", name).casefold()

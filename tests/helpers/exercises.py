@@ -33,24 +33,41 @@ def run_solution(number, **names):
     return names[re.search(r"^(?:def|class) (\w+)", stated, re.M).group(1)]
 
 
+def normalised(weight_TK):
+    return weight_TK / weight_TK.sum(-1, keepdim=True)
+
+
+def biased(x_TD, gate_ED, bias_E, top_k, within=0.0, norm=True):
+    """A router with a bias; within: a bias in the weights."""
+    scores_TE = (x_TD @ gate_ED.T).softmax(-1)
+    expert_TK = (scores_TE + bias_E).topk(top_k).indices
+    weight_TK = (scores_TE + within).gather(1, expert_TK)
+    return expert_TK, normalised(weight_TK) if norm else weight_TK
+
+
 @pytest.mark.usefixtures("no_tries_yet")
 class Contract:
     """What every exercise keeps. A subclass gives `wrong`, for each exercise of its notebooks the
     answers that people arrive at, besides those that the exercise lists itself, with a part of the
-    sentence that each is told."""
+    sentence that each is told; and `right`, answers that are right and not the stated ones."""
 
     wrong: dict
+    right: dict
 
     def solved(self, number):
         return run_solution(number)
 
-    def wrong_answer(self, number, case):
+    def answer(self, number, case):
+        """What a case of `wrong` or `right` stands for."""
         return case
 
     def pytest_generate_tests(self, metafunc):
         if "sentence" in metafunc.fixturenames:
             cases = [(number, *case) for number, each in self.wrong.items() for case in each]
             metafunc.parametrize(("number", "case", "sentence"), cases)
+        elif "other" in metafunc.fixturenames:
+            cases = [(number, case) for number, each in self.right.items() for case in each]
+            metafunc.parametrize(("number", "other"), cases)
         elif "number" in metafunc.fixturenames:
             notebooks = {number[:2] for number in self.wrong}
             metafunc.parametrize("number", sorted(n for n in EXERCISES if n[:2] in notebooks))
@@ -67,7 +84,16 @@ class Contract:
         assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
 
     def test_a_wrong_answer_is_told_what_is_wrong(self, number, case, sentence, capsys):
-        assert sentence in self.refused(number, self.wrong_answer(number, case), capsys)
+        assert sentence in self.refused(number, self.answer(number, case), capsys)
+
+    def test_another_right_answer_passes(self, number, other):
+        answer = self.answer(number, other)
+        assert EXERCISES[number].fault(answer) is None
+        assert EXERCISES[number].fault(answer) is None, "nor has it spoilt the next try"
+
+    def test_there_are_two_wrong_answers_and_another_right_one(self, number):
+        mistakes = len(EXERCISES[number].mistakes) + len(self.wrong.get(number, ()))
+        assert mistakes >= 2 and self.right.get(number)
 
     def test_each_known_mistake_has_its_sentence(self, number):
         told = [EXERCISES[number].fault(answer) for answer, _ in EXERCISES[number].mistakes]

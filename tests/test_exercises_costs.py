@@ -1,0 +1,126 @@
+"""Exercises of 08 and 09: what a model costs, compared with the calculators."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.exercises import Contract, run_solution
+from moeviz import costs
+from moeviz.exercises import (
+    frontier,
+    hardware,
+)
+from moeviz.model import MoEConfig
+
+WRONG = {
+    "08.1": [(5, "5 is of the right size, but it is not exact.")],
+    "08.2": [
+        (lambda *a: 1.01 * hardware.experts_touched(*a), "for E = 8, K = 2, B = 1 it must be 2"),
+        (lambda *a: np.nan, "it must give one number, not nan."),
+        (lambda *a: round(hardware.experts_touched(*a)), "that is rounded to whole numbers"),
+        (lambda *a: math.ceil(hardware.experts_touched(*a)), "that is rounded to whole numbers"),
+    ],
+    "08.3": [(lambda *a: 2 * hardware.step_seconds(*a), "experts touched it must be ")],
+    "08.4": [
+        (lambda d, f, e, k: 2.5 * hardware.layer_flops(d, f, e, k), "for d_model 4096, d_expert"),
+        (lambda d, f, e, k: (1, 2), "it must give one number, not (1, 2)."),
+    ],
+    "09.1": [(600, "600 is of the right size, but it is not exact.")],
+    "09.2": [
+        (lambda *a: 3, "two numbers, (all, active); this returned 3."),
+        (lambda *a: (1, 1), "for d_model 4096"),
+        (lambda *a: np.array([1, 2, 3]), "two numbers, (all, active); this returned array([1, 2,"),
+    ],
+    "09.3": [(lambda *a: 0, "it is 70,272 bytes, not 0")],
+}
+# As right as the stated solution, and not it.
+RIGHT = {
+    "08.1": [
+        "4",
+    ],
+    "08.2": [
+        lambda e, k, b: sum((k / e) * (1 - k / e) ** i for i in range(b)) * e,
+    ],
+    "08.3": [
+        lambda *a: np.array([hardware.step_seconds(*a)]),
+    ],
+    "08.4": [
+        lambda *a: float(hardware.layer_flops(*a)),
+    ],
+    "09.1": [
+        554.4,
+    ],
+    "09.2": [
+        lambda *a: np.array(frontier.layer_parameters(*a)),
+        lambda *a: torch.tensor(frontier.layer_parameters(*a)),
+    ],
+    "09.3": [
+        lambda *a: np.float64(frontier.latent_cache_bytes(*a)),
+    ],
+}
+
+
+def solved(number):
+    return run_solution(number, math=math)
+
+
+class TestContract(Contract):
+    wrong, right, solved = WRONG, RIGHT, staticmethod(solved)
+
+
+def test_the_numbers_asked_for():
+    size = costs.weight_bytes(costs.model("Mixtral 8x22B").architecture, "bf16").total
+    assert solved("08.1") == math.ceil(size / 80e9) and round(320 - size / 1e9) == 39
+    assert solved("09.1") * 1e9 == costs.evaluate("gpt4_flops").value
+
+
+def test_the_functions_asked_for():
+    for case in hardware._batches():
+        wanted = costs.distinct_experts(*case).total
+        assert hardware.experts_touched(*case) == pytest.approx(wanted, rel=1e-12)
+    for d_model, width, num_experts, top_k, shared in frontier._layers():
+        one = int(shared > 0)
+        layer = costs.MoE(num_experts, top_k, width, shared_experts=one, shared_width=shared)
+        weights = [*layer.weights(d_model)]
+        wanted = sum(w.count for w in weights), sum(w.active for w in weights)
+        assert frontier.layer_parameters(d_model, width, num_experts, top_k, shared) == wanted
+    for layers, rank, rope, tokens, bits in frontier._caches():
+        mixer = costs.LatentAttention(2, kv_rank=rank, rope_dim=rope, nope_dim=4, value_dim=4)
+        shape = costs.Architecture("one", 8, 8, (costs.Layer(mixer, None),) * layers)
+        wanted = costs.kv_cache_bytes(shape, tokens, bits=bits).total
+        assert frontier.latent_cache_bytes(layers, rank, rope, tokens, bits) == wanted
+
+
+def test_the_steps_asked_for_are_bound_by_memory_and_by_compute():
+    steps = hardware._steps()
+    computes = sum(hardware.step_seconds(*step) == step[0] * step[5] / step[7] for step in steps)
+    assert 3 <= computes <= len(steps) - 3
+    assert steps == hardware._steps(), "the same for everyone"
+
+
+def test_the_layers_flops_are_the_packages():
+    for d_model, d_expert, num_experts, top_k in hardware._layers():
+        layer = MoEConfig(num_experts, top_k, d_expert)
+        wanted = layer.flops_per_token(d_model, seq_len=16)
+        assert hardware.layer_flops(d_model, d_expert, num_experts, top_k) == wanted
+
+
+def test_what_09_says_is_what_is_counted():
+    """The figures in its text, beside those that its panels show."""
+    v3 = costs.model("DeepSeek-V3 / R1").architecture
+    met, every = costs.active_parameters(v3), costs.parameters(v3)
+    assert met.total / every.total == pytest.approx(0.056, abs=0.0005)
+    assert met.part("attention") / met.total == pytest.approx(0.30, abs=0.005)
+    experts = sum(every.part(p) for p in ("routed_experts", "shared_experts", "router"))
+    assert experts / every.total == pytest.approx(0.98, abs=0.005), "the praise of 09.2"
+    bare = met.total - met.part("routed_experts")
+    assert every.total / bare == pytest.approx(39, abs=0.5)
+    assert costs.evaluate("unselected_not_loaded").value == pytest.approx(163, abs=0.5)
+    ratio = costs.evaluate("cost_per_trillion", llama_usd_per_hour=2).value
+    assert (round(costs.evaluate("cost_per_trillion").value, 1), round(ratio, 1)) == (15.7, 10.5)
+    gpt = costs.model("gpt-oss-120b").architecture
+    oss = costs.active_parameters(gpt, "ex_input_embedding").total
+    flops = 2.1e6 * 3600 * costs.DEVICES["H100 SXM"].bf16_flops_per_s * 0.4
+    assert flops / costs.six_n_d_flops(oss, 1).total == pytest.approx(97e12, rel=0.01)
