@@ -86,6 +86,8 @@ GRID_SEEDS = (1000, 1001)  # of no final run
 # Lengths at which the dense twin is trained beside those of the settings, for the multipliers.
 DENSE_STEPS = (150, 600, 2400)
 BY_STEPS = "dense by steps"
+# The stages in the order in which they are worth having.
+ORDER = (FAIR, WRITTEN, BY_STEPS, LONG)
 
 # One run.
 
@@ -153,67 +155,65 @@ def _active_in_training(trainer: Trainer) -> float:
 Runs = dict[str, Callable[[int], Any]]
 
 
-def grid_runs(names: list[str]) -> Runs:
-    """What the rates are chosen by, named by scale, family and rate."""
+def grid_runs(names: list[str], scale: str) -> Runs:
+    """What the rates of a scale are chosen by, named by scale, family and rate."""
+    setting = SETTINGS[FAIR if scale == "fair" else WRITTEN]
     return {
-        f"rate, {setting.scale}, {family}, {rate:g}": partial(try_rate, arm, setting, rate)
-        for setting in (SETTINGS[FAIR], SETTINGS[WRITTEN])
+        f"rate, {scale}, {family}, {rate:g}": partial(try_rate, arm, setting, rate)
         for family, arm in FAMILIES.items()
         if arm in names
         for rate in GRID
     }
 
 
-def stages(names: list[str], rates: dict[str, Any]) -> dict[str, Runs]:
-    """The final runs in the order in which they are worth having: those of each setting by arm,
-    and those of the dense twin by steps."""
+def stage_runs(stage: str, names: list[str], rates: dict[str, Any]) -> Runs:
+    """The final runs of a stage: those of a setting by arm, or those of the dense twin by steps."""
     families = {name: arm.family for name, arm in arms().items()}
 
     def trained(name: str, setting: Setting) -> Callable[[int], Any]:
         rate = rates[setting.scale][families[name]]["chosen"]
         return partial(train_arm, name, setting, rate)
 
-    by_steps = {str(steps): trained(DENSE, Setting(steps)) for steps in DENSE_STEPS}
-    tables = {stage: {name: trained(name, SETTINGS[stage]) for name in names} for stage in SETTINGS}
-    return {FAIR: tables[FAIR], WRITTEN: tables[WRITTEN], BY_STEPS: by_steps, LONG: tables[LONG]}
+    if stage == BY_STEPS:
+        return {str(steps): trained(DENSE, Setting(steps)) for steps in DENSE_STEPS}
+    return {name: trained(name, SETTINGS[stage]) for name in names}
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Choose the rates, then train every arm in every setting with every seed. runs/routers.json
-    under `out` is written again with each whole seed, so that what there is may be read."""
+    """Train every arm in every setting with every seed, at rates that are chosen before.
+    runs/routers.json under `out` is written again with each whole seed, so that what there is may
+    be read."""
     part, path = out / "runs" / "routers.part", out / "runs" / "routers.json"
     names = list(arms())
-    grid = grid_runs(names)
-    total = len(grid) * len(GRID_SEEDS) + seeds * (len(SETTINGS) * len(names) + len(DENSE_STEPS))
-
-    def after(before: int) -> Progress:
-        return lambda done, _: on_step(before + done, total)
-
-    losses = collect(part, meta, grid, len(GRID_SEEDS), after(0))
-    rates = best_rates(losses)
     corpus = load_corpus()
     facts = {name: declared(name, corpus) for name in names}
-    runs = {
-        stage: {f"{stage}, {label}": one for label, one in of_stage.items()}
-        for stage, of_stage in stages(names, rates).items()
-    }
+    labels = {stage: list(map(str, DENSE_STEPS)) if stage == BY_STEPS else names for stage in ORDER}
+    rates: dict[str, Any] = {}
+    done = 0
+    total = sum(len(of_stage) for of_stage in labels.values()) * seeds
+    total += 2 * len(grid_runs(names, "fair")) * len(GRID_SEEDS)
+
+    def record(runs: Runs, seeds: int, on_seed: Callable[[Any], object]) -> dict[str, list[Any]]:
+        nonlocal done
+        before = done
+        done += len(runs) * seeds
+        return collect(part, meta, runs, seeds, lambda n, _: on_step(before + n, total), on_seed)
 
     def write(_: Any = None) -> dict[str, Any]:
-        results = {
-            stage: {
-                label.removeprefix(f"{stage}, "): seeds
-                for label, seeds in finished(part, meta, of_stage, seeds).items()
-            }
-            for stage, of_stage in runs.items()
-        }
+        results = {}
+        for stage, of_stage in labels.items():
+            kept = finished(part, meta, [f"{stage}, {label}" for label in of_stage], seeds)
+            results[stage] = {k.removeprefix(f"{stage}, "): runs for k, runs in kept.items()}
         timing = json.loads(path.read_text()).get("timing") if path.exists() else None
         figures = compared(results, rates, facts, timing)
         write_json(path, meta, figures)
         return figures
 
-    done = len(grid) * len(GRID_SEEDS)
-    for of_stage in runs.values():
-        collect(part, meta, of_stage, seeds, after(done), write)
-        done += seeds * len(of_stage)
+    for stage in ORDER:
+        scale = "as written" if stage == WRITTEN else "fair"
+        if scale not in rates:
+            rates |= best_rates(record(grid_runs(names, scale), len(GRID_SEEDS), lambda _: None))
+        of_stage = stage_runs(stage, names, rates)
+        record({f"{stage}, {label}": one for label, one in of_stage.items()}, seeds, write)
     figures = write()
     return {stage: means(table["arms"], "loss") for stage, table in figures["settings"].items()}
