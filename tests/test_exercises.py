@@ -3,6 +3,7 @@
 The answers of each notebook have files of their own: test_exercises_*.py.
 """
 
+import ast
 import linecache
 import math
 import re
@@ -88,8 +89,10 @@ def test_a_notebook_has_three_exercises_and_has_one_piece_written(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_a_notebook_run_as_it_stands_counts_no_try(path, capsys):
-    """Its exercise cells are stubs that the check knows, and it says how hard each one is."""
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "by_statement"])
+def test_a_notebook_run_as_it_stands_counts_no_try(path, whole, capsys):
+    """Its exercise cells are stubs that the check knows, and it says how hard each one is. A cell
+    is compiled as a whole, or each statement by itself, as IPython does."""
     text = path.read_text("utf-8")
     names = dict(np=np, torch=torch, math=math, metrics=metrics, check=check)
     dense, moe = dense_vs_moe.recorded()[:2]
@@ -104,7 +107,9 @@ def test_a_notebook_run_as_it_stands_counts_no_try(path, capsys):
             continue
         name = f"<exercise {numbers[0]}>"  # Triton reads a kernel's source
         linecache.cache[name] = (len(cell), None, cell.splitlines(True), name)
-        exec(compile(cell, name, "exec"), names)
+        tree = ast.parse(cell)
+        for part in [tree] if whole else [ast.Module([node], []) for node in tree.body]:
+            exec(compile(part, name, "exec"), names)
         out = capsys.readouterr().out
         for number in numbers:
             asked += 1

@@ -127,7 +127,6 @@ def _names(code: CodeType | None) -> set[str]:
     return set(code.co_names).union(*inside)
 
 
-# With its imports: Python compiles the call of a name differently where it is imported.
 BEGUN = """
 import triton
 import triton.language as tl
