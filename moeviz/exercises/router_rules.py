@@ -58,7 +58,7 @@ def top_k_router(answer: Any) -> str | None:
 
     from moeviz.routing import build_router
 
-    for num_tokens, num_experts, top_k in ((9, 5, 2), (14, 8, 3), (6, 4, 1), (7, 3, 3)):
+    for num_tokens, num_experts, top_k in ((9, 5, 2), (14, 8, 3), (6, 16, 4), (7, 3, 3)):
         x_TD, gate_ED = _tokens_and_gate(num_tokens, num_experts)
         router = build_router("token_choice", d_model=D_MODEL, num_experts=num_experts, top_k=top_k)
         router.weight_ED.data = gate_ED
@@ -67,7 +67,7 @@ def top_k_router(answer: Any) -> str | None:
             answer(x_TD, router.weight_ED, top_k), num_tokens, num_experts, top_k
         )
         if torch.allclose(found_TE, wanted_TE, atol=1e-5):
-            if top_k > 1 and not found_TE.requires_grad:
+            if not found_TE.requires_grad:
                 return "the weights carry no gradient, so this router could not learn."
             continue
         case = f"with {num_tokens} tokens, {num_experts} experts and K = {top_k}"

@@ -45,6 +45,8 @@ def biased(x_TD, gate_ED, bias_E, top_k, within=0.0, norm=True):
     return expert_TK, normalised(weight_TK) if norm else weight_TK
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # a learner would read it
+@pytest.mark.filterwarnings("error::UserWarning")  # a learner would read it
 @pytest.mark.usefixtures("no_tries_yet")
 class Contract:
     """What every exercise keeps. A subclass gives `wrong`, for each exercise of its notebooks the
