@@ -6,9 +6,9 @@ from moeviz.costs import CLAIMS, SOURCES, VERDICTS, bill, evaluate
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
 LEDGER = {
-    "arxiv_number": ("unverifiable", 12),
+    "arxiv_number": ("contradicted", 12),
     "dense_baseline": ("unverifiable", 2.0222e6),
-    "hundredfold": ("contradicted", 17.869),
+    "hundredfold": ("off", 17.869),
     "unprecedented": ("contradicted", 0.0011),
     "inferrix_cost": ("unverifiable", 7.0e12),
     "frontier_tenfold": ("holds", 14.686),
@@ -21,7 +21,7 @@ LEDGER = {
     "ffn_share": ("holds", 0.8125),
     "tens_of_megawatts": ("holds", 11.2e6),
     "capacity_formula": ("off", 160),
-    "overprovisioning": ("holds", None),
+    "overprovisioning": ("unverifiable", None),
     "unselected_not_loaded": ("off", 163.314),
     "few_percent_active": ("holds", 0.03165),
     "dense_compute_bound": ("contradicted", 295.22),
@@ -81,8 +81,8 @@ def test_a_claim_comes_to_its_verdict_and_every_assumption_can_be_moved_to_its_e
     [
         ("v3_cost", dict(usd_per_hour=4), "off"),
         ("mla_57", dict(baseline_groups=8), "off"),
-        ("hundredfold", dict(factor=10), "holds"),
-        ("hundredfold", dict(factor=30), "off"),
+        ("hundredfold", dict(factor=1), "holds"),
+        ("hundredfold", dict(factor=1000), "off"),
         ("unprecedented", dict(active_share=0.0005), "holds"),
         ("inferrix_cost", dict(usd_per_hour=20, tflops_per_s=50), "off"),
         ("frontier_tenfold", dict(usd_per_hour=1), "off"),
@@ -125,3 +125,9 @@ def test_a_bill_shows_its_sums():
                kg_per_kwh=0.4)  # fmt: skip
     assert [t.value for t in run.terms] == pytest.approx([2000, 4000, 1200, 480])
     assert [run.device_hours, run.usd, run.kwh, run.carbon_kg] == [t.value for t in run.terms]
+
+
+def test_a_hundredfold_saving_is_one_models_ratio():
+    words = evaluate("hundredfold").why
+    assert "only Switch-C 1.6T reach 100 times" in words and "V3 has 17.9" in words
+    assert "none reach 1000 times" in evaluate("hundredfold", factor=1000).why

@@ -116,8 +116,8 @@ def capacity_formula(top_k: float, capacity_factor: float) -> Outcome:
 SURVEY.fact(
     "overprovisioning", "Token Choice Routing and Load Imbalance",
     "Token choice over-provisions capacity 2 to 8 times; Expert Choice is of NeurIPS 2022",
-    "what the authors write", "Zhou et al. 2022, 2202.09368", "holds",
-    "Google's article on Expert Choice says so; figure not read again")  # fmt: skip
+    "what the authors write", "Zhou et al. 2022, 2202.09368", "unverifiable",
+    "the year is right; the factor was not read in the paper itself")  # fmt: skip
 
 
 @SURVEY.claim(
