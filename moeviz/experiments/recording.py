@@ -20,7 +20,13 @@ from moeviz.host import cores, data_path
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.compare import compare, verdicts
-from moeviz.records.metrics import dead_experts, effective_experts, max_violation, over_seeds
+from moeviz.records.metrics import (
+    RECENT,
+    dead_experts,
+    effective_experts,
+    max_violation,
+    over_seeds,
+)
 from moeviz.records.runs import Curve, Snapshot
 from moeviz.records.specialisation import mutual_information_of_counts
 from moeviz.records.store import write_atomically
@@ -119,14 +125,6 @@ def figures_over(seeds: list[dict[str, float]]) -> dict[str, Any]:
     return {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
 
 
-def paired(
-    seeds: list[dict[str, float]], base: list[dict[str, float]], name: str = "validation_loss"
-) -> dict[str, Any]:
-    """A figure minus the validation loss of another arm, seed by seed."""
-    pairs = zip(seeds, base, strict=True)
-    return mean_sd([run[name] - other["validation_loss"] for run, other in pairs])
-
-
 def judged(
     pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]],
 ) -> dict[Key, dict[str, Any]]:
@@ -155,23 +153,16 @@ def differences(losses: Mapping[str, Sequence[float]], base: str) -> dict[str, d
     return itself | judged(others)
 
 
-def finish(trainer: Trainer) -> dict[str, float]:
-    """Train to the end; the validation loss and what balance_figures says."""
-    for _ in trainer:
-        pass
-    evaluation = trainer.evaluate()
-    return {"validation_loss": evaluation.loss, **balance_figures(trainer, evaluation)}
-
-
 def balance_figures(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
-    """Balance at the end of a run, in the worst MoE layer: of validation's load, and the share of
-    assignments dropped over the last fifty training steps (all layers)."""
+    """Balance at the end of a run, in the worst MoE layer: of the evaluation's load, and the share
+    of assignments dropped over the last fifty training steps (all layers)."""
     load_LDE = evaluation.load
     if not load_LDE.shape[0]:
         return {}
     load_LE = load_LDE.sum(1)
     worst = int(np.argmax([max_violation(load_E) for load_E in load_LE]))
-    dropped = trainer.history.curve().dropped[-50:]
+    curve = trainer.history.curve()  # of a long run, whose points are merged
+    dropped = curve.dropped[curve.step > curve.step[-1] - RECENT]
     return {
         "max_violation": max_violation(load_LE[worst]),
         "dead_experts": dead_experts(load_LE[worst]),

@@ -96,7 +96,8 @@ def _arm(
     return Arm(family, experts, {"balance_weight": balance, "z_weight": z, "cv_weight": cv})
 
 
-# u = 0.01 for the sign rule, whose 0.001 is meant for runs a thousand times longer.
+# Two constants are meant for runs a thousand times longer. The sign rule's 0.001 is 0.01 here;
+# ReMoE's first weight of its loss, 1e-8, is 0.01, or it would be dense for half of the run.
 _NAMED: dict[str, Arm] = {
     DENSE: Arm("dense", None),
     DENSE_ALL: Arm("dense", None, width=TOTAL_WIDTH),
@@ -142,7 +143,7 @@ _NAMED: dict[str, Arm] = {
     "hash, random": _arm("fixed", "hash"),
     "hash, random, one expert": _arm("fixed", "hash", 8, 1, 256),
     "hash, bigram": _arm("fixed", "hash", variant="bigram"),
-    "ReMoE": _arm("variable number", "remoe", f=112),
+    "ReMoE": _arm("variable number", "remoe", f=110, start=0.01),
     "null experts (MoE++)": _arm("variable number", "null_experts", f=144, balance=0.01),
     "Mixture of Depths": _arm("variable number", "mixture_of_depths", k=4),
 }  # fmt: skip
