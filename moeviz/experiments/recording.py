@@ -63,9 +63,10 @@ def untrained(
     experts: MoEConfig, seed: int, steps: int, corpus: Corpus, *, dense: bool = False,
     **training: Any,
 ) -> Trainer:  # fmt: skip
-    """The model with these experts, or its dense twin, ready to be compared with others of it."""
+    """The model with these experts, or its dense twin, ready to be compared with others of it, at
+    a rate that suits both (`experiment routers` looks for it)."""
     model = small_model(experts)
-    train = TrainConfig(steps=steps, seed=seed, learning_rate=4e-3, validate_every=0, **training)
+    train = TrainConfig(steps=steps, seed=seed, learning_rate=16e-3, validate_every=0, **training)
     return Trainer(model.dense_twin() if dense else model, train, corpus)
 
 
