@@ -3,9 +3,12 @@
 import base64
 import html
 import io
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from urllib.parse import parse_qsl
 
 import ipywidgets
 import numpy as np
@@ -42,6 +45,7 @@ from moeviz import panels
 from moeviz.panels.base import view_bundle
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader", "fresh_kernel")]
+ROOT = Path(__file__).resolve().parent.parent
 VIEW = "application/vnd.jupyter.widget-view+json"
 every = pytest.mark.parametrize("name", MOVES)
 reading = pytest.mark.parametrize("name", READING)
@@ -98,6 +102,16 @@ def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
     assert found.stdout.split() == sorted(panels.__all__), found.stderr
     with pytest.raises(AttributeError, match=r"^There is no panel 'Raec'; there is CacheLadder, "):
         _ = panels.Raec
+
+
+STATES = re.findall(r"`((\w+)\?\S+)`", (ROOT / "notebooks" / "for_teachers.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("state", "kind"), STATES)
+def test_a_state_string_of_the_class_page_is_taken_as_it_stands(state, kind):
+    panel = next(exhibit(name) for name in MOVES if exhibit(name).kind == kind)()
+    panel.state = state
+    assert {*parse_qsl(state.partition("?")[2])} <= {*parse_qsl(panel.state.partition("?")[2])}
 
 
 def test_all_open_without_torch_and_well_within_3_seconds():
