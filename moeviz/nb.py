@@ -7,7 +7,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
-from moeviz.experiments.recorded import recorded_on_gpu
+from moeviz.experiments.recorded import recorded_figures
 from moeviz.host import has_gpu, package_version
 from moeviz.pictures import Picture
 from moeviz.pictures.static import with_still
@@ -56,7 +56,7 @@ def show(picture: Picture) -> None:
 def show_gpu_run(name: str) -> None:
     """Display a training that was recorded on a GPU, by its experiment's name, or say that there is
     none yet."""
-    recorded = recorded_on_gpu(name)
+    recorded = recorded_figures(name)
     if recorded is None:
         print(
             f"Not recorded yet: this needs an NVIDIA GPU. On one, 'python -m moeviz experiment "

@@ -19,13 +19,11 @@ from helpers.picture_cases import (
     make_gpu_run,
     make_run,
     pair,
-    recorded_json,
     seeds,
 )
 from helpers.pictures import corners, marks, table, texts, values
 from moeviz import nb
 from moeviz.experiments import recorded
-from moeviz.experiments.router_arms import DENSE, arms
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
@@ -40,10 +38,8 @@ from moeviz.pictures.training.cures import (
     told_quality,
     told_versus,
 )
-from moeviz.pictures.training.published import CLAIMS, judged, published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
-from moeviz.pictures.training.standings import COLUMNS, standings
 from moeviz.records.metrics import gap, noise_floor
 from moeviz.records.runs import load_snapshots
 
@@ -243,91 +239,6 @@ def test_a_tick_for_each_seed_and_a_mark_for_each_figure():
     lines = marks(picture, "line")
     assert sum(values(lines, "y1") - values(lines, "y2") == -12) == 2 * (3 * 5 - 1)
     assert len(marks(picture, "circle")) == 3 * 5 - 1
-
-
-# Routers in the same model.
-
-
-def arm(*minus_dense, causal=True, substitute="", rate=5.0):
-    """One router as experiment routers writes it."""
-    return {
-        "validation_loss": figure(*(3 + v for v in minus_dense)),
-        "loss_minus_dense": figure(*minus_dense), "max_violation": figure(0.5, 0.7),
-        "dead_experts": figure(1, 2), "drop_rate": figure(0.1, 0.3), "steps_per_second": rate,
-        "causal": causal, "substitute": substitute, "experts": 16,
-    }  # fmt: skip
-
-
-def test_the_standings_have_the_best_first_and_every_figure():
-    arms = dict(
-        dense=arm(0.0, 0.0, rate=10.0), slow=arm(0.1, 0.3, rate=2.5), mixed=arm(-0.1, 0.1),
-        peeks=arm(-0.4, -0.2, causal=False), plain=arm(-0.15, -0.05),
-        learns=arm(-0.2, -0.1, causal=False, substitute="greedy outside"),
-    )  # fmt: skip
-    picture = standings({"provenance": PROVENANCE, "steps": 7, "arms": arms})
-    order = ["peeks", "learns", "plain", "dense", "mixed", "slow"]
-    assert [row[0] for row in picture.rows] == order
-    row = dict(zip(COLUMNS, picture.rows[-1], strict=True))
-    assert row["minus dense"] == "0.200 ± 0.141" and row["MaxVio"] == "0.60 ± 0.14"
-    assert row["step time / dense"] == "4.00" and row["causal"] == "yes" and row["of"] == 16
-    assert [row[-1] for row in picture.rows[:3]] == ["no", "outside training", "yes"]
-    shown = texts(picture)
-    assert {"4.0×", "20.0 %", "1.5/16"} <= set(shown)
-    assert shown.count("always") == 1 and shown.count("train") == 1
-    assert '2 seeds · 7 steps · 8 <cores> & "more" · 2026-01-01' in shown
-    assert "3 of 5 routers beat the dense twin with every seed, and 1 lose" in picture.summary
-    assert "is plain, with -0.100 ± 0.071 nats" in picture.summary, "who sees the future is no best"
-    alone = standings({"provenance": PROVENANCE, "steps": 7, "arms": dict(dense=arm(0), a=arm(1))})
-    assert "±" not in alone.rows[1][2]
-
-
-# Published orders.
-
-CLAIM = next(c for c in CLAIMS if c.better == "sign bias, no loss")  # its arms stand once
-
-
-def with_losses(better, worse):
-    """Recorded routers with these losses by seed in one claim's arms, 3.0 in all others."""
-    losses = dict.fromkeys(recorded_json("routers")["arms"], [3.0] * len(better))
-    losses |= {CLAIM.better: better, CLAIM.worse: worse}
-    return {"arms": {n: {"validation_loss": {"values": v}} for n, v in losses.items()}}
-
-
-def seen(better, worse=None):
-    recorded = with_losses(better, worse or [3.0] * len(better))
-    return next(v for v in judged(recorded) if v.claim == CLAIM).seen
-
-
-def test_every_claim_is_about_arms_that_are_recorded():
-    for claim in CLAIMS:
-        assert {claim.better, claim.worse} <= {DENSE, *arms()}
-        assert claim.better != claim.worse and claim.source
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 10, 11, 15, 30])
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_claim_is_judged_as_one_of_all_claims(count, sign):
-    """A mean just within and just beyond as many standard errors from zero as Student's t asks of
-    the smallest of ten p-values (Bonferroni: all others are 1)."""
-    spread = [(-1.0) ** i for i in range(count - count % 2)] + [0.0] * (count % 2)
-    quantile = 1 - 0.025 / len(CLAIMS)
-    error = scipy.stats.sem(spread) * scipy.stats.t.ppf(quantile, count - 1)
-    for margin, verdict in ((0.99, "open"), (1.01, "disagrees" if sign > 0 else "agrees")):
-        assert seen([3.0 + value + sign * margin * error for value in spread]) == verdict
-
-
-def test_a_verdict_needs_seeds_in_pairs_and_a_difference():
-    assert seen([1.0]) == seen([3.0, 3.0, 3.0]) == "open"
-    worse = [3.0, 3.5, 2.5, 3.2, 2.9]
-    better = [v - 0.01 - 1e-4 * i for i, v in enumerate(worse)]
-    assert seen(better, worse) == "agrees", "both vary by 0.5, their difference by nothing"
-
-
-def test_the_picture_and_its_table_say_the_same():
-    picture = published(with_losses([2.9, 2.91, 2.9], [3.0, 3.0, 3.0]))
-    assert "agree with 1, disagree with 0" in picture.summary
-    row = (CLAIM.better, CLAIM.worse, CLAIM.source, "-0.097 ± 0.006", "agrees")
-    assert picture.rows[CLAIMS.index(CLAIM)] == row
 
 
 # Trainings on a GPU.

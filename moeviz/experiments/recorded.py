@@ -31,8 +31,8 @@ def recorded_runs(name: str) -> tuple[list[Snapshot], dict[str, Any]]:
     return load_snapshots(data_path("runs", f"{name}.safetensors"))
 
 
-def recorded_on_gpu(name: str) -> dict[str, Any] | None:
-    """A training experiment of experiments/gpu_*.py; None where none is recorded yet."""
+def recorded_figures(name: str) -> dict[str, Any] | None:
+    """The figures that an experiment wrote to runs/NAME.json; None where none are recorded yet."""
     try:
         path = data_path("runs", f"{name}.json")
     except FileNotFoundError:

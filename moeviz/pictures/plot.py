@@ -220,8 +220,14 @@ def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
 def gap_words(gap: Gap, unit: str = "nats per token") -> str:
     """ "0.048 nats per token lower (95 % interval -0.065 to -0.031, 5 seeds)"."""
     way = "lower" if gap.mean < 0 else "higher"
-    interval = f"95 % interval {gap.low:+z.3f} to {gap.high:+z.3f}, {len(gap.values)} seeds"
-    return f"{abs(gap.mean):.3f} {unit} {way} ({interval})"
+    return f"{abs(gap.mean):.3f} {unit} {way} ({interval_words(gap)}, {len(gap.values)} seeds)"
+
+
+def interval_words(gap: Gap) -> str:
+    """ "95 % interval -0.065 to -0.031"; one seed has none."""
+    if len(gap.values) == 1:
+        return "one seed, so no interval"
+    return f"95 % interval {gap.low:+z.3f} to {gap.high:+z.3f}"
 
 
 def dots(svg: Svg, x: Scale, y: float, figure: Figure, colour: str, shape: str = "circle") -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.recorded_routers import PROVENANCE, routers, scale
 from moeviz.costs import CLAIMS, MODELS
+from moeviz.experiments.router_arms import FAIR, arms
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
 from moeviz.experiments.slots import placed, synthetic, visit_chances
 from moeviz.host import data_path
@@ -34,9 +36,15 @@ from moeviz.pictures.routing.limits import leak, limits
 from moeviz.pictures.routing.routers import compare, overview
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.training.arms import FIVE
+from moeviz.pictures.training.arms import LONG as LONGER
 from moeviz.pictures.training.at_scale import at_scale
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import cures
+from moeviz.pictures.training.fair_and_written import fair_and_written
+from moeviz.pictures.training.order import order
+from moeviz.pictures.training.output_scale import output_scale
+from moeviz.pictures.training.pools import pools
 from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
@@ -48,7 +56,6 @@ from moeviz.records.runs import Curve, Snapshot, load_snapshots
 from moeviz.routing import Capacity
 
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
-PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
 LONG = tuple(f"tok{i}" for i in range(120))
 
 
@@ -401,8 +408,7 @@ def _training():
     yield "recorded seeds", partial(race_seeds, runs, recorded_json("race")["provenance"])
     yield "recorded collapse", partial(collapse, arms[0], 1)
     yield "recorded collapse beside", partial(collapse, arms[1], 0, before=arms[0])
-    for draw, file in ((cures, "collapse"), (standings, "routers"), (published, "routers"),
-                       (limits, "capacity"), (leak, "capacity")):  # fmt: skip
+    for draw, file in ((cures, "collapse"), (limits, "capacity"), (leak, "capacity")):
         recorded = recorded_json(file)
         yield f"recorded {draw.__name__}", partial(draw, recorded)
         alone = one_seed(recorded) | {"provenance": PROVENANCE}
@@ -432,6 +438,29 @@ def _training():
         "of a long run": dict(run=make_run(points=390, total=2000), layer=1),
     }.items():  # fmt: skip
         yield f"collapse {name}", partial(collapse, **options)
+
+
+def _routers():
+    gaps = {name: 0.1 * (i % 7 - 3) for i, name in enumerate(arms())}
+    whole, one, two = (routers(gaps, seeds=seeds) for seeds in (5, 1, 2))
+    first = routers(gaps, settings=(FAIR,), timed=False, diverged=("Switch",))
+    files = {"": whole, " of one seed": one, " of two seeds": two, " so far": first}
+    if "settings" in (recorded := recorded_json("routers")):
+        files[" recorded"] = recorded
+    for name, file in files.items():
+        yield f"standings{name}", partial(standings, file)
+        yield f"five{name}", partial(standings, file, only=FIVE)
+        yield f"pools{name}", partial(pools, file)
+        yield f"published{name}", partial(published, file)
+        if "order" in file:
+            yield f"order{name}", partial(order, file)
+            yield f"later{name}", partial(standings, file, LONGER)
+        if "changes" in file:
+            yield f"scales{name}", partial(fair_and_written, file)
+    for seeds in (5, 1, 2):
+        yield f"output scale of {seeds}", partial(output_scale, scale(seeds=seeds))
+    if data_path("runs").joinpath("scale.json").exists():
+        yield "output scale recorded", partial(output_scale, recorded_json("scale"))
 
 
 def _kernels():
@@ -486,6 +515,6 @@ def _costs():
     yield case(decode_batch, **STEP)
 
 
-ALL = [*_routing(), *_training(), *_kernels(), *_costs()]
+ALL = [*_routing(), *_training(), *_routers(), *_kernels(), *_costs()]
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

@@ -1,104 +1,182 @@
-"""Published orders of routers beside our own: agrees, disagrees, or open."""
+"""Published orders of routers beside our own, and what differs between their setting and ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import Figure, dots, extent, mean_sd
-from moeviz.pictures.svg import MUTED, Picture, Svg, shorten
-from moeviz.records.compare import compare, verdicts
-from moeviz.records.metrics import over_seeds
+from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.arms import (
+    DENSE,
+    FAIR,
+    LONG,
+    MIXTRAL,
+    Judged,
+    Recorded,
+    axis,
+    drawn,
+    gap_row,
+    judged,
+    losses,
+    origin,
+    sentence_case,
+    setting_words,
+    table_of,
+    verdict_legend,
+)
 
-WIDTH = 900
-TOP, ROW = 60.0, 40.0
-COLOURS = {"agrees": "#0072b2", "disagrees": "#d55e00", "open": "#6e6e6e"}
-COLUMNS = ("lower loss", "than", "published", "ours (nats per token)", "seen here")
+WIDTH, TOP, ROW = 900.0, 60.0, 62.0
+PLOT, NOT_TESTED = (640.0, 810.0), "not tested"
+WORDS = {"lower": "agrees", "higher": "disagrees", "open": "open"}
+COLUMNS = ("lower loss", "than", "published", "what differs", "setting", "ours (nats per token)",
+           "95 % interval", "seen")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Order:
-    """`better` has the lower loss than `worse` (names of the arms of `experiment routers`), as
-    `source` reports with its figures."""
+    """`better` has the lower loss than `worse` (arms of `experiment routers`), as `source` reports.
+    differs: between their setting and ours. tested: whether ours could contradict it."""
 
     better: str
     worse: str
     source: str
+    differs: str
+    tested: bool = True
 
 
-MIXTRAL, OLMOE = "token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)"
+HASH, HASH_ONE = "hash, random", "hash, random, one expert"
 DEEPSEEK = "shared and fine-grained (DeepSeekMoE)"
 DEEPSEEK_TABLE = "DeepSeekMoE (2401.06066) table 1, Pile loss"
 REMOE_TABLE = "ReMoE (2412.14711) table 2, mean accuracy"
 CLAIMS = (
-    Order("hash, random", "dense", f"{DEEPSEEK_TABLE}: 1.932 against 2.060"),
-    Order("Switch", "hash, random", f"{DEEPSEEK_TABLE}: 1.881 against 1.932"),
-    Order("GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881"),
-    Order(DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867"),
-    Order(MIXTRAL, DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse"),
-    Order("expert choice", "dense", f"{REMOE_TABLE}: 38.53 against 38.20"),
-    Order(MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53"),
-    Order("ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67"),
     Order(
-        "sign bias, no loss",
-        "token choice, sigmoid",
-        "loss-free balancing (2408.15664) table 2, perplexity: 9.50 against 9.56",
+        HASH_ONE, DENSE, f"{DEEPSEEK_TABLE}: 1.932 against 2.060",
+        "16 experts and 100 billion tokens there, 8 experts and a short training here",
     ),
-    Order("hash, random", OLMOE, "Hash layers (2106.04426): on par with or better than learned"),
-)
+    Order(
+        "Switch", HASH_ONE, f"{DEEPSEEK_TABLE}: 1.881 against 1.932",
+        "the same; Hash Layers (2106.04426) report the opposite order or none",
+    ),
+    Order(
+        DEEPSEEK, "GShard", f"{DEEPSEEK_TABLE}: 1.808 against 1.867",
+        "experts are split in four there, in two here",
+    ),
+    Order(
+        "fine-grained", DEEPSEEK, "OLMoE (2409.02060): a shared expert makes it slightly worse",
+        "32 experts, four a token, there and here; their model is far larger",
+    ),
+    Order(
+        "ReMoE", MIXTRAL, f"{REMOE_TABLE}: 40.03 against 39.67",
+        "one of 8 experts there, two of 16 here; accuracy there, loss here",
+    ),
+    Order(
+        "sign bias, no loss", "token choice, sigmoid",
+        "loss-free balancing (2408.15664) table 2, perplexity: 9.50 against 9.56",
+        "the bias moves by 0.001 a step there, by 0.01 here, in far fewer steps",
+    ),
+    Order(
+        "Sinkhorn", HASH, "Unified scaling laws (2202.01169): a learned assignment before hash",
+        "one expert a token there, two here",
+    ),
+    Order(
+        "GShard", "Switch", f"{DEEPSEEK_TABLE}: 1.867 against 1.881",
+        "not tested: two experts of Switch's size there, equal FLOPs here", tested=False,
+    ),
+    Order(
+        "expert choice", DENSE, f"{REMOE_TABLE}: 38.53 against 38.20",
+        "not tested: our loss of expert choice is helped by later tokens", tested=False,
+    ),
+    Order(
+        MIXTRAL, "expert choice", f"{REMOE_TABLE}, dropless: 39.67 against 38.53",
+        "not tested: our loss of expert choice is helped by later tokens", tested=False,
+    ),
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim beside our figure over paired seeds: better's minus worse's validation loss (nats per
-    token, negative where the claim holds)."""
-
-    claim: Order
-    gap: Figure
-    seen: str
-
-
-def judged(recorded: dict[str, Any]) -> list[Verdict]:
-    """Every claim against a recorded `experiment routers`: "agrees" or "disagrees" where the paired
-    difference stands among as many as there are claims (records.compare), else "open"."""
-    arms = recorded["arms"]
-    gaps = {}
-    for claim in CLAIMS:
-        better, worse = (arms[name]["validation_loss"] for name in (claim.better, claim.worse))
-        gaps[claim] = compare(better["values"], worse["values"])
-    seen = {"lower": "agrees", "higher": "disagrees", "open": "open"}
-    found = verdicts(gaps)
-    return [Verdict(c, over_seeds(gap.values), seen[found[c]]) for c, gap in gaps.items()]
-
-
-def published(recorded: dict[str, Any]) -> Picture:
-    """Each published pair: our difference in validation loss, a tick a seed, a mark at the mean, a
-    bar of one standard deviation to both sides; left of zero is as published."""
-    found = judged(recorded)
-    counts = {seen: sum(v.seen == seen for v in found) for seen in COLOURS}
-    summary = (
-        f"Of {len(found)} published orders, our small runs agree with {counts['agrees']}, disagree "
-        f"with {counts['disagrees']} and leave {counts['open']} open (paired t over seeds, "
-        "corrected for so many comparisons)."
+def judged_orders(recorded: Recorded, setting: str = FAIR) -> dict[Order, Judged]:
+    """The tested claims whose arms are recorded in this setting, judged as one table: better's
+    minus worse's loss, "lower" where ours agrees."""
+    table = table_of(recorded, setting)
+    return judged(
+        {
+            claim: (losses(table, claim.better), losses(table, claim.worse))
+            for claim in CLAIMS
+            if claim.tested and {claim.better, claim.worse} <= set(table["arms"])
+        }
     )
-    bottom = TOP + ROW * len(found)
-    svg = Svg(WIDTH, bottom + 48, "Published orders beside ours", summary)
-    x = Scale(*padded([0.0, *extent(v.gap for v in found)], 0.05), 560, 800)
-    svg.text(0, 16, "as published", bold=True)
-    svg.text(0, 34, "lower loss < higher loss, and where it is reported", fill=MUTED)
-    svg.text(x(0) - 10, 34, "← as published", anchor="end")
-    svg.text(x(0) + 10, 34, "the other way →")
-    label = "difference in validation loss (nats per token)"
-    x_axis(svg, x, bottom, label, top=TOP - 10, ticks=x.ticks(4), zero=True)
-    for i, verdict in enumerate(found):
-        y, claim, colour = TOP + (i + 0.5) * ROW, verdict.claim, COLOURS[verdict.seen]
-        svg.text(0, y - 4, f"{claim.better}  <  {claim.worse}", bold=True)
-        svg.text(0, y + 12, shorten(claim.source, 82), fill=MUTED)
-        dots(svg, x, y, verdict.gap, colour)
-        svg.text(WIDTH, y + 4, verdict.seen, anchor="end", fill=colour, bold=True)
+
+
+def published(recorded: Recorded) -> Picture:
+    """Each published pair and our difference in loss at the fair scale, after the short training
+    and the long one where it is recorded; left of zero is as published."""
+    settings = [name for name in (FAIR, LONG) if name in recorded["settings"]]
+    seen = {name: judged_orders(recorded, name) for name in settings}
+    bottom = TOP + ROW * len(CLAIMS)
+    summary = " ".join(_sentences(recorded, seen))
+    svg = Svg(WIDTH, bottom + 72, "Published orders beside ours", summary)
+    words = " · ".join(setting_words(table_of(recorded, name)) for name in settings)
+    svg.text(0, 16, origin(recorded, words), fill=MUTED)
+    svg.text(0, 44, "lower loss < higher loss, where it is reported, what differs", bold=True)
+    x = axis(drawn(one.gap for table in seen.values() for one in table.values()), PLOT)
+    svg.text(x(0) - 8, 44, "← as published", anchor="end", bold=True)
+    label = "difference in loss (nats per token)"
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
+    for i, claim in enumerate(CLAIMS):
+        y = TOP + i * ROW
+        svg.line(0, y, WIDTH, y, width=0.5)
+        svg.text(0, y + 18, f"{claim.better}  <  {claim.worse}", bold=True)
+        svg.text(0, y + 36, claim.source, fill=MUTED)
+        svg.text(0, y + 53, claim.differs, fill=MUTED)
+        if not claim.tested:
+            svg.text(WIDTH, y + 35, NOT_TESTED, anchor="end", fill=MUTED)
+            continue
+        for n, name in enumerate(settings):
+            _row(svg, x, y + 20 + 24 * n, seen[name].get(claim), recorded["settings"][name])
+    tested = max(len(table) for table in seen.values())
+    verdict_legend(svg, bottom + 64, tested, WORDS)
     rows = (
-        (v.claim.better, v.claim.worse, v.claim.source, mean_sd(v.gap, 3, "+"), v.seen)
-        for v in found
+        (
+            claim.better,
+            claim.worse,
+            claim.source,
+            claim.differs,
+            name,
+            *_cells(claim, seen[name].get(claim)),
+        )
+        for claim in CLAIMS
+        for name in settings
     )
     return svg.picture(COLUMNS, rows)
+
+
+def _row(svg: Svg, x: Scale, y: float, one: Judged | None, table: Recorded) -> None:
+    svg.text(PLOT[0] - 10, y + 4, f"{table['steps']:,} steps", anchor="end", fill=MUTED)
+    if one is not None:
+        gap_row(svg, x, y, one)
+    words = "diverged" if one is None else WORDS[one.verdict]
+    svg.text(WIDTH, y + 4, words, anchor="end", bold=words in ("agrees", "disagrees"))
+
+
+def _cells(claim: Order, one: Judged | None) -> tuple[str, str, str]:
+    if one is None:
+        return "", "", NOT_TESTED if not claim.tested else "diverged"
+    gap = one.gap
+    interval = f"{gap.low:+z.3f} to {gap.high:+z.3f}" if len(gap.values) > 1 else ""
+    return f"{gap.mean:+z.3f}", interval, WORDS[one.verdict]
+
+
+def _sentences(recorded: Recorded, seen: dict[str, dict[Order, Judged]]) -> list[str]:
+    untested = sum(not claim.tested for claim in CLAIMS)
+    sentences = [f"{untested} of {len(CLAIMS)} published orders are not tested by ours."]
+    for name, table in seen.items():
+        counts = dict.fromkeys(WORDS.values(), 0)
+        for one in table.values():
+            counts[WORDS[one.verdict]] += 1
+        sentences.append(
+            f"{sentence_case(setting_words(table_of(recorded, name)))}: ours agree with "
+            f"{counts['agrees']} of the tested orders, disagree with {counts['disagrees']} and "
+            f"leave {counts['open']} open."
+        )
+    if LONG not in seen:
+        sentences.append("The longer training is not recorded yet.")
+    return sentences

@@ -1,89 +1,182 @@
-"""All routers in one table: trained quality, balance, drops, speed, and who sees the future."""
+"""Every router beside the dense twin: loss, balance, cost, and who sees later tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import about, dots, extent, mean_sd
+from moeviz.pictures.axes import x_axis
+from moeviz.pictures.plot import mean_sd
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.training.arms import (
+    DENSE,
+    FAIR,
+    LOOKS,
+    Judged,
+    Recorded,
+    axis,
+    counted,
+    drawn,
+    gap_row,
+    lies,
+    minus_dense,
+    origin,
+    seen,
+    sentence_case,
+    setting_words,
+    sparse,
+    table_of,
+    verdict_legend,
+)
 
-WIDTH = 900
-TOP, ROW = 64.0, 22.0
-BETTER, WORSE = "#0072b2", "#d55e00"
-# Right edges of the columns of figures.
-EDGES = (684.0, 736.0, 792.0, 838.0, WIDTH)
+WIDTH, TOP, ROW = 900.0, 76.0, 24.0
+NAME, PLOT, VERDICT, LOSSES = 252.0, (262.0, 420.0), 428.0, 762.0
+# Right edges of the columns of figures, their two lines of heading, and the table's names of them.
+EDGES = {
+    "balance": (546.0, "MaxVio,", "training"),
+    "later": (594.0, "sees", "later"),
+    "time": (634.0, "step", "time"),
+    "compute": (702.0, "dense needs", "compute"),
+    "clock": (750.0, "", "time"),
+}
 COLUMNS = (
-    "router", "validation loss", "minus dense", "MaxVio", "dead experts", "of",
-    "drop rate", "step time / dense", "causal",
+    "arm", "family", "loss", "minus dense", "95 % interval", "verdict", "MaxVio of training",
+    "dead experts of training", "of", "dropped", "sees later tokens", "losses",
+    "compute multiplier", "its 95 % interval", "wall-clock multiplier", "step time / dense",
+    "multiplier unknown because",
 )  # fmt: skip
 
 
-def standings(recorded: dict[str, Any]) -> Picture:
-    """Every router of a recorded `experiment routers`, best validation loss first: the difference
-    to the dense twin of equal active FLOPs, a tick a seed, a bar of one standard deviation to both
-    sides."""
-    arms: dict[str, Any] = recorded["arms"]
-    order = sorted(arms, key=lambda name: arms[name]["validation_loss"]["mean"])
-    summary = _summary(arms, order, recorded["steps"])
-    svg = Svg(WIDTH, TOP + ROW * len(order) + 52, "Every router in the same model", summary)
-    svg.text(0, 16, about(recorded, arms["dense"]["validation_loss"]), fill=MUTED)
-    ends = extent(arm["loss_minus_dense"] for arm in arms.values())
-    x = Scale(*padded([0.0, *ends], 0.05), 290, 620)
-    label = "validation loss minus the dense twin's (nats per token): left is better"
-    x_axis(svg, x, TOP + ROW * len(order), label, top=TOP - 6, zero=True)
-    for edge, head in zip(EDGES, ("MaxVio", "dead", "drops", "time", "future"), strict=True):
-        svg.text(edge, 46, head, anchor="end", bold=True)
-    for i, name in enumerate(order):
+def standings(
+    recorded: Recorded, setting: str = FAIR, only: Sequence[str] | None = None
+) -> Picture:
+    """Arms of a recorded `experiment routers` in one setting, lowest loss first; only: these arms
+    (None: all). Verdicts are those of the whole table.
+
+    A multiplier says how many times the arm's compute, or its time, the dense twin needs for the
+    same loss: above 1 the arm is the cheaper one.
+    """
+    table = table_of(recorded, setting)
+    arms = table["arms"]
+    shown = [arm for arm in only or arms if arm in arms]
+    shown.sort(key=lambda arm: arms[arm]["loss"]["mean"])
+    gaps = {arm: minus_dense(table, arm) for arm in arms if arm != DENSE}
+    bottom = TOP + ROW * len(shown)
+    title = "Routers beside their dense twin"
+    svg = Svg(WIDTH, bottom + 72, title, _summary(recorded, table, gaps, shown))
+    svg.text(0, 16, origin(recorded, setting_words(table)), fill=MUTED)
+    x = axis(drawn(gaps[arm].gap for arm in shown if arm in gaps), PLOT)
+    label = "loss minus the dense twin's (nats per token)"
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
+    _heads(svg)
+    for i, arm in enumerate(shown):
         y = TOP + (i + 0.5) * ROW
-        svg.text(280, y + 4, name, anchor="end", bold=name == "dense")
-        difference = arms[name]["loss_minus_dense"]
-        dots(svg, x, y, difference, BETTER if difference["mean"] <= 0 else WORSE)
-        for edge, text in zip(EDGES, _figures(name, arms), strict=True):
-            late = edge == WIDTH
-            svg.text(edge, y + 4, text, anchor="end", fill=WORSE if late else INK, bold=late)
-    return svg.picture(COLUMNS, (_cells(name, arms) for name in order))
+        svg.text(NAME, y + 4, arm, anchor="end", bold=arm == DENSE)
+        if arm in gaps:
+            gap_row(svg, x, y, gaps[arm])
+            svg.text(VERDICT, y + 4, gaps[arm].verdict, bold=gaps[arm].verdict != "open")
+        figures = _figures(recorded, table, arm)
+        for (edge, *_), words in zip(EDGES.values(), figures, strict=True):
+            svg.text(edge, y + 4, words, anchor="end", fill=INK, bold=words == "always")
+        svg.text(LOSSES, y + 4, _losses(recorded, arm), fill=MUTED)
+    verdict_legend(svg, bottom + 64, len(gaps))
+    return svg.picture(COLUMNS, (_cells(recorded, table, gaps, arm) for arm in shown))
 
 
-def _figures(name: str, arms: dict[str, Any]) -> tuple[str, ...]:
-    """The columns at the right."""
-    arm = arms[name]
-    time = f"{arms['dense']['steps_per_second'] / arm['steps_per_second']:.1f}×"
-    if name == "dense":
-        return ("", "", "", time, "")
+def _heads(svg: Svg) -> None:
+    svg.text(VERDICT, 62, "verdict", bold=True)
+    svg.text(LOSSES, 62, "losses added", bold=True)
+    for edge, first, second in EDGES.values():
+        wide = edge + 48 if first == "dense needs" else edge
+        svg.text(wide, 44, first, anchor="end", bold=True)
+        svg.text(edge, 62, second, anchor="end", bold=True)
+
+
+def _figures(recorded: Recorded, table: Recorded, arm: str) -> tuple[str, ...]:
+    """The columns at the right: empty where a dense arm has none, a dash where not measured."""
+    of_arm = table["arms"][arm]
+    balance = of_arm.get("training_max_violation")
+    later = seen(recorded["arms"][arm])
+    times = of_arm.get("multipliers", {})
     return (
-        f"{arm['max_violation']['mean']:.2f}",
-        f"{arm['dead_experts']['mean']:.1f}/{arm['experts']}",
-        f"{100 * arm['drop_rate']['mean']:.1f} %",
-        time,
-        "" if arm["causal"] else "train" if arm["substitute"] else "always",
+        f"{max(balance):.2f}" if balance else "",
+        later if balance else "",
+        _ratio(_step_time(recorded, arm)),
+        _ratio(times.get("compute")) if times else "",
+        _ratio(times.get("wall_clock")) if times else "",
     )
 
 
-def _cells(name: str, arms: dict[str, Any]) -> tuple[object, ...]:
-    arm = arms[name]
-    time = arms["dense"]["steps_per_second"] / arm["steps_per_second"]
-    losses = [mean_sd(arm[kind], 3) for kind in ("validation_loss", "loss_minus_dense")]
-    if name == "dense":
-        return (name, *losses, "", "", "", "", f"{time:.2f}", "yes")
-    causal = "yes" if arm["causal"] else "outside training" if arm["substitute"] else "no"
-    violation, dead = mean_sd(arm["max_violation"], 2), mean_sd(arm["dead_experts"], 1)
-    drops = mean_sd(arm["drop_rate"], 3)
-    return name, *losses, violation, dead, arm["experts"], drops, f"{time:.2f}", causal
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
 
 
-def _summary(arms: dict[str, Any], order: list[str], steps: int) -> str:
-    """What was seen, in words that the figures decide."""
-    sparse = [name for name in order if name != "dense"]
-    values = {name: arms[name]["loss_minus_dense"]["values"] for name in sparse}
-    better = [name for name in sparse if all(v < 0 for v in values[name])]
-    worse = [name for name in sparse if all(v > 0 for v in values[name])]
-    causal = [name for name in sparse if arms[name]["causal"]]
-    best = causal[0] if causal else sparse[0]
-    figure = arms[best]["loss_minus_dense"]
+def _step_time(recorded: Recorded, arm: str) -> float | None:
+    """Of the dense twin's; None where the steps are not timed yet."""
+    seconds = recorded.get("timing", {}).get("seconds", {})
+    return seconds[arm] / seconds[DENSE] if arm in seconds else None
+
+
+def _losses(recorded: Recorded, arm: str) -> str:
+    """The losses beside that of the text, by weight; one whose weight moves has none to name."""
+    losses: list[list[Any]] = recorded["arms"][arm]["losses"]
+    return ", ".join(name if w is None else f"{name} {w:g}" for name, w in losses)
+
+
+def _cells(
+    recorded: Recorded, table: Recorded, gaps: dict[str, Judged], arm: str
+) -> tuple[object, ...]:
+    facts, of_arm = recorded["arms"][arm], table["arms"][arm]
+    times = of_arm.get("multipliers", {})
+    interval = "" if arm == DENSE else _interval(of_arm["minus_dense"], 3)
+    time = _step_time(recorded, arm)
+    balance = of_arm.get("training_max_violation")
+    dropped = mean_sd(of_arm["drop_rate"], 3) if "drop_rate" in of_arm else ""
     return (
-        f"After {steps} steps at equal active FLOPs, {len(better)} of {len(sparse)} routers beat "
-        f"the dense twin with every seed, and {len(worse)} lose to it with every seed. The best "
-        f"one that never sees the future is {best}, with {mean_sd(figure, 3)} nats per token "
-        "against the twin."
-    )
+        arm, facts["family"], mean_sd(of_arm["loss"], 3),
+        f"{gaps[arm].gap.mean:+z.3f}" if arm in gaps else "", interval,
+        gaps[arm].verdict if arm in gaps else "",
+        f"{max(balance):.2f}" if balance else "",
+        f"{max(of_arm['training_dead_experts']):.1f}" if balance else "",
+        facts.get("experts", ""), dropped, seen(facts) if balance else "",
+        _losses(recorded, arm), _blank(times.get("compute")),
+        " to ".join(_blank(end) or "?" for end in times.get("interval", ())),
+        _blank(times.get("wall_clock")), _blank(time), times.get("why", ""),
+    )  # fmt: skip
+
+
+def _interval(gap: Recorded, decimals: int) -> str:
+    if gap["low"] is None:
+        return ""
+    return f"{gap['low']:+z.{decimals}f} to {gap['high']:+z.{decimals}f}"
+
+
+def _blank(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _summary(
+    recorded: Recorded, table: Recorded, gaps: dict[str, Judged], shown: Sequence[str]
+) -> str:
+    """The setting, the count of verdicts, and the lowest arm that never sees later tokens."""
+    routers = [arm for arm in shown if arm in sparse(table)]
+    counts = {look: sum(gaps[arm].verdict == look for arm in routers) for look in LOOKS}
+    rest = "the order of the others is open" if counts["open"] else "no order is left open"
+    lower = sentence_case(counted(counts["lower"], len(routers)))
+    sentences = [
+        f"{sentence_case(setting_words(table))}.",
+        f"{lower} routers have a lower loss than the dense twin, "
+        f"{counted(counts['higher'])} a higher one, and {rest}.",
+    ]
+    causal = [arm for arm in routers if seen(recorded["arms"][arm]) == "no"]
+    if causal:
+        best = min(causal, key=lambda arm: gaps[arm].gap.mean)
+        sentences.append(
+            f"Of those that never see later tokens, {best} has the lowest loss, {lies(gaps[best])}."
+        )
+    if table["diverged"]:
+        missing = " and ".join(table["diverged"])
+        sentences.append(f"Training diverged for {missing}, which is not shown.")
+    if "timing" not in recorded:
+        sentences.append("Steps are not timed yet, so the columns of time are empty.")
+    return " ".join(sentences)

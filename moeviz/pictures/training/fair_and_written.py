@@ -1,0 +1,104 @@
+"""What the output scale alone does to every router: each at the fair scale and as it is written."""
+
+from __future__ import annotations
+
+from moeviz.pictures.axes import x_axis
+from moeviz.pictures.plot import Key, legend, mark
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.arms import (
+    FAIR,
+    WRITTEN,
+    Judged,
+    Recorded,
+    axis,
+    counted,
+    judged,
+    lies,
+    losses,
+    minus_dense,
+    origin,
+    seeds_words,
+    sentence_case,
+    setting_words,
+    sparse,
+    table_of,
+)
+
+WIDTH, TOP, ROW = 900.0, 76.0, 24.0
+NAME, PLOT, CHANGE, VERDICTS = 256.0, (268.0, 600.0), 668.0, 690.0
+SCALES = (
+    Key("as written", "#6e6e6e", mark="ring", width=0),
+    Key("fair scale", "#0072b2", mark="circle", width=0),
+)
+COLUMNS = (
+    "arm", "as written, minus dense", "its verdict", "fair scale, minus dense",
+    "fair scale's verdict", "fair minus as written", "95 % interval", "verdict of the change",
+)  # fmt: skip
+
+
+def fair_and_written(recorded: Recorded) -> Picture:
+    """Every router twice, joined by a line: its loss minus the dense twin's as written and at the
+    fair scale. Those that gain most by the fair scale stand first."""
+    written, fair = table_of(recorded, WRITTEN), table_of(recorded, FAIR)
+    arms = [arm for arm in sparse(fair) if arm in written["arms"]]
+    both = {arm: (minus_dense(written, arm), minus_dense(fair, arm)) for arm in arms}
+    # The dense twin is the same at both scales, so a router's own losses are compared.
+    change = judged({arm: (losses(fair, arm), losses(written, arm)) for arm in arms})
+    arms.sort(key=lambda arm: change[arm].gap.mean)
+    bottom = TOP + ROW * len(arms)
+    title = "The same routers, as written and at the fair scale"
+    svg = Svg(WIDTH, bottom + 70, title, _summary(written, fair, arms, both, change))
+    words = f"{setting_words(fair)} · {setting_words(written)}"
+    svg.text(0, 16, origin(recorded, words), fill=MUTED)
+    x = axis((one.gap.mean for two in both.values() for one in two), PLOT)
+    x_axis(svg, x, bottom, "loss minus the dense twin's (nats per token)", top=TOP - 6, zero=True)
+    svg.text(CHANGE, 44, "fair minus", anchor="end", bold=True)
+    svg.text(CHANGE, 62, "as written", anchor="end", bold=True)
+    svg.text(VERDICTS, 44, "against the dense twin,", bold=True)
+    svg.text(VERDICTS, 62, "as written → fair", bold=True)
+    for i, arm in enumerate(arms):
+        y = TOP + (i + 0.5) * ROW
+        svg.text(NAME, y + 4, arm, anchor="end")
+        places = [x(one.gap.mean) for one in both[arm]]
+        svg.line(places[0], y, places[1], y, stroke="#0072b2", width=2)
+        for key, place in zip(SCALES, places, strict=True):
+            mark(svg, key.mark, place, y, key.colour, 4.5)
+        svg.text(CHANGE, y + 4, f"{change[arm].gap.mean:+z.3f}", anchor="end")
+        first, second = (one.verdict for one in both[arm])
+        svg.text(VERDICTS, y + 4, f"{first} → {second}", bold=first != second)
+    legend(svg, 2, bottom + 62, SCALES, fill=MUTED)
+    note = "bold: another verdict, each after Holm's correction within its table"
+    svg.text(250, bottom + 62, note, fill=MUTED)
+    rows = ((arm, *_cells(*both[arm], change[arm])) for arm in arms)
+    return svg.picture(COLUMNS, rows)
+
+
+def _cells(written: Judged, fair: Judged, change: Judged) -> tuple[str, ...]:
+    gap = change.gap
+    return (
+        f"{written.gap.mean:+z.3f}", written.verdict, f"{fair.gap.mean:+z.3f}", fair.verdict,
+        f"{gap.mean:+z.3f}",
+        f"{gap.low:+z.3f} to {gap.high:+z.3f}" if len(gap.values) > 1 else "", change.verdict,
+    )  # fmt: skip
+
+
+def _summary(
+    written: Recorded,
+    fair: Recorded,
+    arms: list[str],
+    both: dict[str, tuple[Judged, Judged]],
+    change: dict[str, Judged],
+) -> str:
+    other = [arm for arm in arms if both[arm][0].verdict != both[arm][1].verdict]
+    turned = [arm for arm in other if [one.verdict for one in both[arm]] == ["higher", "lower"]]
+    most = max(arms, key=lambda arm: abs(change[arm].gap.mean))
+    seeds = seeds_words(min(len(fair["seeds"]), len(written["seeds"])))
+    return (
+        f"{fair['steps']:,} steps, {seeds}. "
+        f"{sentence_case(counted(len(other), len(arms)))} routers have another verdict against the "
+        "dense twin at the fair scale than as written. "
+        f"{sentence_case(counted(len(turned)))} of them turned from a higher loss than the twin's "
+        "to a lower one. "
+        f"The scale changes {most} most: at the fair scale its loss is "
+        f"{lies(change[most], 'as written')}."
+    )

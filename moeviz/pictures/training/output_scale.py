@@ -1,0 +1,113 @@
+"""How loud the FFN starts, and what that alone does to the loss: `experiment scale`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeviz.pictures.axes import LogScale, Scale, axes, padded
+from moeviz.pictures.plot import Key, curve, legend, mark
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.training.arms import Recorded, judged, lies, origin, seeds_words
+
+WIDTH, HEIGHT = 880.0, 420.0
+LEFT, RIGHT, UPRIGHT = 64.0, 640.0, (350.0, 64.0)
+LOOKS = (("#0072b2", "", "circle"), ("#d55e00", "7 3", "square"), ("#009e73", "2 3", "diamond"))
+COLUMNS = ("arm", "output scale", "loss", "minus dense at the fair scale", "95 % interval",
+           "verdict")  # fmt: skip
+
+
+def output_scale(recorded: Recorded) -> Picture:
+    """Loss against the output scale at the start, minus the dense twin's at the fair scale (1): a
+    line an arm, the 95 % interval as an upright one, a ring where the arm is as written."""
+    arms = recorded["arms"]
+    svg = Svg(WIDTH, HEIGHT, "Loss against the output scale", " ".join(_sentences(recorded)))
+    svg.text(0, 16, origin(recorded, _setting(recorded)), fill=MUTED)
+    every = [p for arm in arms.values() for p in (arm["as_written"], *arm["points"])]
+    scales = [p["scale"] for p in every]
+    x = LogScale(min(scales) / 1.2, max(scales) * 1.2, LEFT, RIGHT)
+    y = Scale(*padded([0.0, *(v for p in every for v in _reach(p))]), *UPRIGHT)
+    axes(
+        svg, x, y, x_label="output scale at the start (1: the fair scale)",
+        y_label="loss minus the dense twin's at scale 1 (nats per token)", above=True,
+        x_ticks=recorded["scales"], x_form=_fraction,
+    )  # fmt: skip
+    svg.line(x(1), y.start, x(1), y.end, dash="3 3", width=1)
+    svg.line(LEFT, y(0), RIGHT, y(0), stroke=INK, width=1)
+    for (name, arm), (colour, dash, shape) in zip(arms.items(), LOOKS, strict=True):
+        key = Key(name, colour, dash, shape)
+        points = [(p["scale"], p["minus_dense"]["mean"]) for p in arm["points"]]
+        curve(svg, x, y, points, key)
+        for point in arm["points"]:
+            _point(svg, x, y, point, key)
+        written = arm["as_written"]
+        mark(svg, "ring", x(written["scale"]), y(written["minus_dense"]["mean"]), colour, 9)
+    keys = [Key(name, *look) for name, look in zip(arms, LOOKS, strict=True)]
+    legend(svg, RIGHT + 24, 84, keys, down=24)
+    legend(svg, RIGHT + 24, 168, [Key("as written", "#6e6e6e", mark="ring", width=0)])
+    svg.text(RIGHT + 24, 196, "upright line: 95 % interval", fill=MUTED)
+    rows = (
+        _cells(name, p, note)
+        for name, arm in arms.items()
+        for p, note in (*((p, "") for p in arm["points"]), (arm["as_written"], " (as written)"))
+    )
+    return svg.picture(COLUMNS, rows)
+
+
+def _fraction(value: float) -> str:
+    return f"1/{1 / value:g}" if value < 1 else f"{value:g}"
+
+
+def _reach(point: Recorded) -> list[float]:
+    """What is drawn of a point; the interval of two seeds would leave no room for anything else."""
+    gap = point["minus_dense"]
+    wide = gap["low"] is None or len(point["loss"]["values"]) < 3
+    return [gap["mean"], *(() if wide else (gap["low"], gap["high"]))]
+
+
+def _point(svg: Svg, x: Scale, y: Scale, point: Recorded, key: Key) -> None:
+    at, gap = x(point["scale"]), point["minus_dense"]
+    if gap["low"] is not None:
+        low, high = (y(min(max(gap[end], y.low), y.high)) for end in ("low", "high"))
+        svg.line(at, low, at, high, stroke=key.colour, width=1.5)
+    mark(svg, key.mark, at, y(gap["mean"]), key.colour, 4)
+
+
+def _cells(name: str, point: Recorded, note: str) -> tuple[Any, ...]:
+    gap, loss = point["minus_dense"], point["loss"]
+    interval = "" if gap["low"] is None else f"{gap['low']:+z.3f} to {gap['high']:+z.3f}"
+    scale = f"{point['scale']:.4g}{note}"
+    return name, scale, f"{loss['mean']:.3f}", f"{gap['mean']:+z.3f}", interval, gap["verdict"]
+
+
+def _setting(recorded: Recorded) -> str:
+    return f"{recorded['steps']:,} steps, {seeds_words(len(recorded['seeds']))}"
+
+
+def _sentences(recorded: Recorded) -> list[str]:
+    arms = recorded["arms"]
+    fair = {name: _at_fair(arm)["loss"]["values"] for name, arm in arms.items()}
+    written = {name: arm["as_written"]["loss"]["values"] for name, arm in arms.items()}
+    sentences = [f"{_setting(recorded)}."]
+    # Of a dense FFN, "as written" is the fair scale itself.
+    quiet = [name for name, arm in arms.items() if abs(arm["as_written"]["scale"] - 1) > 0.05]
+    for name, change in judged({name: (written[name], fair[name]) for name in quiet}).items():
+        sentences += [
+            f"As written, {name} starts at {arms[name]['as_written']['scale']:.2g} times the fair "
+            "scale.",
+            f"Its loss is then {lies(change, 'at the fair scale')}.",
+        ]
+    best = [
+        f"{_fraction(min(arm['points'], key=_mean)['scale'])} for {name}"
+        for name, arm in arms.items()
+    ]
+    return [*sentences, f"The lowest loss lies at scale {', '.join(best[:-1])} and {best[-1]}."]
+
+
+def _at_fair(arm: Recorded) -> Recorded:
+    point: Recorded = next(p for p in arm["points"] if p["scale"] == 1)
+    return point
+
+
+def _mean(point: Recorded) -> float:
+    mean: float = point["loss"]["mean"]
+    return mean

@@ -1,0 +1,100 @@
+"""Routers that compare tokens with each other: their loss hangs on which tokens stand together."""
+
+from __future__ import annotations
+
+from moeviz.pictures.axes import x_axis
+from moeviz.pictures.plot import Key, legend, mark
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.arms import (
+    DENSE,
+    FAIR,
+    Judged,
+    Recorded,
+    axis,
+    counted,
+    judged,
+    lies,
+    losses,
+    origin,
+    sentence_case,
+    setting_words,
+    table_of,
+)
+
+WIDTH, TOP, ROW = 900.0, 76.0, 26.0
+NAME, PLOT = 256.0, (268.0, 600.0)
+MIXED = Key("domains mixed, as in training", "#0072b2", mark="circle", width=0)
+# The other pools and the right edges of their columns.
+POOLS = {
+    "domain": (Key("one domain at a time", "#d55e00", mark="square", width=0), 694.0),
+    "sequence": (Key("one sequence at a time", "#009e73", mark="diamond", width=0), 838.0),
+}
+COLUMNS = (
+    "arm", "mixed, minus dense", "domain minus mixed", "domain's verdict",
+    "sequence minus mixed", "sequence's verdict",
+)  # fmt: skip
+
+
+def pools(recorded: Recorded, setting: str = FAIR) -> Picture:
+    """The same trained models, evaluated on the same text in other pools of tokens: only routers
+    that compare tokens outside training too can tell the difference."""
+    table = table_of(recorded, setting)
+    arms = [arm for arm, figures in table["arms"].items() if figures.get("pools")]
+    change = judged(
+        {
+            (arm, pool): (table["arms"][arm]["pools"][pool]["values"], losses(table, arm))
+            for arm in arms
+            for pool in POOLS
+        }
+    )
+    arms.sort(key=lambda arm: -abs(change[arm, "domain"].gap.mean))
+    dense = table["arms"][DENSE]["loss"]["mean"]
+    mixed = {arm: table["arms"][arm]["loss"]["mean"] - dense for arm in arms}
+    other = {place: mixed[place[0]] + one.gap.mean for place, one in change.items()}
+    bottom = TOP + ROW * len(arms)
+    svg = Svg(WIDTH, bottom + 70, "The same models in other pools", _summary(table, change))
+    svg.text(0, 16, origin(recorded, setting_words(table)), fill=MUTED)
+    x = axis((*mixed.values(), *other.values()), PLOT)
+    x_axis(svg, x, bottom, "loss minus the dense twin's (nats per token)", top=TOP - 6, zero=True)
+    for pool, (_, edge) in POOLS.items():
+        svg.text(edge, 44, f"one {pool}", anchor="end", bold=True)
+        svg.text(edge, 62, "minus mixed", anchor="end", bold=True)
+    for i, arm in enumerate(arms):
+        y = TOP + (i + 0.5) * ROW
+        svg.text(NAME, y + 4, arm, anchor="end")
+        places = [x(value) for value in (mixed[arm], *(other[arm, pool] for pool in POOLS))]
+        svg.line(min(places), y, max(places), y, width=1.5)
+        mark(svg, MIXED.mark, places[0], y, MIXED.colour, 4.5)
+        for (pool, (key, edge)), place in zip(POOLS.items(), places[1:], strict=True):
+            mark(svg, key.mark, place, y, key.colour, 4.5)
+            one = change[arm, pool]
+            bold = one.verdict != "open"
+            svg.text(edge, y + 4, f"{one.gap.mean:+z.3f}", anchor="end", bold=bold)
+            svg.text(edge + 8, y + 4, one.verdict, bold=bold)
+    legend(svg, 2, bottom + 62, (MIXED, *(key for key, _ in POOLS.values())), fill=MUTED)
+    rows = (
+        (
+            arm, f"{mixed[arm]:+z.3f}",
+            *(words for pool in POOLS for words in _cells(change[arm, pool])),
+        )
+        for arm in arms
+    )  # fmt: skip
+    return svg.picture(COLUMNS, rows)
+
+
+def _cells(one: Judged) -> tuple[str, str]:
+    return f"{one.gap.mean:+z.3f}", one.verdict
+
+
+def _summary(table: Recorded, change: dict[tuple[str, str], Judged]) -> str:
+    sentences = [f"{sentence_case(setting_words(table))}."]
+    for pool, (key, _) in POOLS.items():
+        of_pool = {arm: one for (arm, which), one in change.items() if which == pool}
+        moved = sum(one.verdict != "open" for one in of_pool.values())
+        most = max(of_pool, key=lambda arm: abs(of_pool[arm].gap.mean))
+        sentences += [
+            f"With {key.name}, {counted(moved, len(of_pool))} routers have another loss than in "
+            "mixed batches.",
+            f"The largest difference is that of {most}: {lies(of_pool[most], 'mixed')}.",
+        ]
+    return " ".join(sentences)
