@@ -84,6 +84,8 @@ def test_a_notebook_has_three_exercises_and_has_one_piece_written(path):
     assert len({n for n, _ in found}) >= 3
     # A chapter in parts (03, 03b, …) counts on.
     assert all(n.startswith(f"{number[:2]}.") and f"**{n}**" in text for n, _ in found)
+    for n, name in found:
+        assert not EXERCISES[n].is_code or f" {name}" in EXERCISES[n].asks, "one name for one thing"
     pieces = [name for _, name in found if re.search(rf"^(?:def|class) {name}\b", text, re.M)]
     assert pieces, "no exercise has the learner write a function or a class"
 
@@ -136,4 +138,6 @@ def test_progress_is_of_the_notebook_that_runs_and_can_be_copied():
 
 
 def test_progress_before_anything_is_tried_lists_all_of_them():
-    assert [row[0] for row in exercises.progress().rows] == sorted(EXERCISES)
+    numbers = [row[0] for row in exercises.progress().rows]
+    assert sorted(numbers) == sorted(EXERCISES)
+    assert numbers.index("03.10") == numbers.index("03.9") + 1

@@ -3,10 +3,13 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from helpers.exercises import Contract, biased, normalised, run_solution
 from helpers.numerics import relative
+from moeviz.exercises import verdicts
+from moeviz.records import compare
 from moeviz.routing.assignment import transport
 
 
@@ -101,6 +104,24 @@ def careful(scores_TE, keep=2, bar=0.25, norm=True, above=torch.gt):
     return torch.zeros_like(scores_TE).scatter(1, expert_TK, best_TK)
 
 
+def one_seed_at_a_time(losses, base_losses, t):
+    """Exercise 03.10 without NumPy's statistics."""
+    gaps = [float(a) - float(b) for a, b in zip(losses, base_losses, strict=True)]
+    mean = sum(gaps) / len(gaps)
+    square = sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)
+    reach = t * math.sqrt(square / len(gaps))
+    return [mean, mean - reach, mean + reach]
+
+
+def one_p_at_a_time(p_values):
+    """Exercise 03.11 with a loop."""
+    found, largest = {}, 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        found[i] = largest
+    return [found[i] for i in range(len(p_values))]
+
+
 WRONG = {
     "03.1": [
         (["switch", "hash"], "one that can is missing: there, its thresholds come from earlier"),
@@ -164,6 +185,19 @@ WRONG = {
         (lambda z: scaled(2 * z), "what the tokens prefer is lost."),
         (lambda z: scaled(z, stable=False), "the plan holds numbers that are not finite."),
     ],
+    "03.9": [
+        (0.2, "0.2 is of the right size, but it is not exact."),
+        (50, "50 is much too large."),
+    ],
+    "03.10": [
+        (lambda a, b, t: verdicts.paired(a + 0.01, b, t), "; it must be -0.0"),
+        (lambda a, b, t: (a - b).mean(), "it must return three numbers (mean, low, high), not"),
+        (lambda a, b, t: (1, 2, math.nan), "it returns numbers that are not finite."),
+    ],
+    "03.11": [
+        (lambda p: p / 2, "for a table of p-values it gives [0.015 0.002 0.01 ]; it must be [0.0"),
+        (lambda p: "1", "it must return one number for each p-value, not '1'."),
+    ],
     "03.8": [
         (["router"], "'router' is what the comparison asks about: it must differ."),
         (["steps"], "'steps' is the same in both runs."),
@@ -203,6 +237,9 @@ RIGHT = {
         in_logarithms,
         lambda z: scaled(z.double()),
     ],
+    "03.9": ["0.125", np.float64(0.125)],
+    "03.10": [one_seed_at_a_time],
+    "03.11": [one_p_at_a_time, lambda p: verdicts.holm(p).tolist()],
     "03.8": [
         {"Learning Rate", "output", "active flops", "final loss"},
     ],
@@ -210,7 +247,7 @@ RIGHT = {
 
 
 def solved(number):
-    return run_solution(number, torch=torch)
+    return run_solution(number, torch=torch, np=np)
 
 
 class TestContract(Contract):
@@ -230,3 +267,13 @@ def test_the_worst_case_of_expert_choice_is_reached_with_sigmoids():
     logits_TE[:5] += 10
     taken_TE = by_experts(logits_TE.sigmoid(), 5) > 0
     assert (taken_TE.sum(1) == 0).sum() == solved("03.2")
+
+
+def test_the_interval_and_the_correction_asked_for_are_the_packages():
+    for losses, base_losses, t in verdicts._losses():
+        gap = compare.compare(losses, base_losses)
+        assert verdicts.paired(losses, base_losses, t) == pytest.approx(
+            (gap.mean, gap.low, gap.high), rel=1e-3, abs=1e-5
+        )
+    for (p_values,) in verdicts._tables():
+        np.testing.assert_allclose(verdicts.holm(p_values), compare.holm(p_values))

@@ -24,6 +24,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     router_rules,
     routing,
     start_here,
+    verdicts,
 )
 from moeviz.exercises.answers import fingerprint
 from moeviz.exercises.exercise import EXERCISES, Exercise
@@ -81,7 +82,7 @@ def solution(number: str) -> None:
 def progress() -> Table:
     """The exercises of this notebook and the tries that they took; its `.csv` is to copy."""
     notebooks = {_notebook(number) for number in _records or EXERCISES}
-    numbers = [number for number in sorted(EXERCISES) if _notebook(number) in notebooks]
+    numbers = [number for number in _in_order() if _notebook(number) in notebooks]
     rows = []
     for number in numbers:
         exercise, record = EXERCISES[number], _records.get(number, _Record())
@@ -95,13 +96,16 @@ def progress() -> Table:
     return Table(caption, ("exercise", "difficulty and time", "kind", "tries", "state"), rows)
 
 
+def _in_order() -> list[str]:
+    """All numbers; 03.10 comes after 03.9."""
+    return sorted(EXERCISES, key=lambda number: (_notebook(number), int(number.split(".")[1])))
+
+
 def _notebook(number: str) -> str:
     return number.partition(".")[0]
 
 
 def _find(number: str) -> Exercise:
     if number not in EXERCISES:
-        raise ValueError(
-            f"There is no exercise '{number}'; there is {', '.join(sorted(EXERCISES))}."
-        )
+        raise ValueError(f"There is no exercise '{number}'; there is {', '.join(_in_order())}.")
     return EXERCISES[number]

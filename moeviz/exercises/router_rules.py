@@ -92,9 +92,9 @@ def top_k_router(answer: Any) -> str | None:
     "their places.",
     difficulty=2,
     minutes=8,
-    asks="a function expert_choice(scores_TE, capacity)",
+    asks="a function each_expert_takes(scores_TE, capacity)",
     solution="""
-def expert_choice(scores_TE, capacity):
+def each_expert_takes(scores_TE, capacity):
     best_CE, token_CE = scores_TE.topk(capacity, dim=0)
     return torch.zeros_like(scores_TE).scatter(0, token_CE, best_CE)
 """.strip(),
@@ -143,9 +143,9 @@ TOLERANCE = 0.01  # of a row's or a column's sum
     "finite. How many rounds are enough shows in the sums.",
     difficulty=3,
     minutes=12,
-    asks="a function sinkhorn(logits_TE)",
+    asks="a function transport(logits_TE)",
     solution="""
-def sinkhorn(logits_TE):
+def transport(logits_TE):
     num_tokens, num_experts = logits_TE.shape
     plan_TE = (logits_TE - logits_TE.amax(1, keepdim=True)).exp()
     for _ in range(200):

@@ -242,3 +242,23 @@ def _score_cases() -> list[Tensor]:
         [0.0, 0.0, 1.0, 0.0],
     ]
     return [*random, torch.tensor(ties)]
+
+
+number_asked(
+    "03.9",
+    0.125,
+    {
+        1.0: "that is the sum of renormalised weights; these are raw.",
+        1 / 64: "that is the weight of one expert; a token has 8 of them.",
+        8.0: "with equal scores each weight is 1/64, not 1.",
+        12.5: "give a share between 0 and 1, not per cent.",
+    },
+    "What is every score of a softmax over 64 equal logits?",
+    "Raw weights are the chosen scores as they are: how many of them does a token have?",
+    difficulty=1,
+    minutes=2,
+    tolerance=1e-6,
+    solution="8 / 64",
+    praise="At the start the logits are nearly equal, so that a layer with raw weights starts "
+    "quiet; the more experts, the quieter.",
+)
