@@ -128,7 +128,7 @@ def test_progress_is_of_the_notebook_that_runs_and_can_be_copied():
     check("01.3", ...)
     solution("01.2")
     table = exercises.progress()
-    assert table.caption == "1 of 3 exercises are solved."
+    assert table.caption == "1 of 3 exercises of 01 are solved."
     assert [(row[0], *row[2:]) for row in table.rows] == [
         ("01.1", "answer", 3, "solved"),
         ("01.2", "answer", 0, "not tried yet, solution seen"),

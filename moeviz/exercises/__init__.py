@@ -58,7 +58,7 @@ def check(number: str, answer: Any) -> None:
     if fault is None:
         record.tries += not record.solved
         record.solved, record.wrong = True, []
-        print(f"✔ {number}: right. {exercise.praise}")
+        print(f"✔ {number}: right. {exercise.praise}\n{progress().caption}")
         return
     print(f"✘ {number}: {fault}")
     if (this := fingerprint(answer)) not in record.wrong:
@@ -92,7 +92,8 @@ def progress() -> Table:
         kind = "code" if exercise.is_code else "answer"
         rows.append((number, exercise.effort, kind, record.tries, state))
     solved = sum(record.solved for record in _records.values())
-    caption = f"{solved} of {len(numbers)} exercises are solved."
+    chapters = ", ".join(sorted(notebooks))
+    caption = f"{solved} of {len(numbers)} exercises of {chapters} are solved."
     return Table(caption, ("exercise", "difficulty and time", "kind", "tries", "state"), rows)
 
 

@@ -83,7 +83,9 @@ class Contract:
 
     def test_the_stated_solution_passes(self, number, capsys):
         check(number, self.solved(number))
-        assert capsys.readouterr().out == f"✔ {number}: right. {EXERCISES[number].praise}\n"
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == f"✔ {number}: right. {EXERCISES[number].praise}"
+        assert re.fullmatch(rf"1 of \d+ exercises of {number[:2]} are solved\.", second)
 
     def test_a_wrong_answer_is_told_what_is_wrong(self, number, case, sentence, capsys):
         assert sentence in self.refused(number, self.answer(number, case), capsys)
