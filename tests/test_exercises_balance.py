@@ -17,7 +17,7 @@ from moeviz.exercises import (
 from moeviz.exercises.sabotaged_layers import SABOTAGED
 from moeviz.experiments.cures import recorded as recorded_cures
 from moeviz.experiments.slots import placed, placing_router, synthetic
-from moeviz.pictures.training.cures import failing
+from moeviz.pictures.training.cures_told import failing
 from moeviz.records import metrics
 from moeviz.routing import Capacity, Plan, RouteContext
 from moeviz.routing.balance import load_balancing_loss, z_loss

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.stats
 from PIL import Image
 
 from helpers.picture_cases import (
     CASES,
     PROVENANCE,
     RUN,
-    figure,
     learner,
     make_gpu_run,
     make_run,
@@ -30,17 +28,9 @@ from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import at_scale
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import collapse
-from moeviz.pictures.training.cures import (
-    cures,
-    failing,
-    told_collapse,
-    told_cures,
-    told_quality,
-    told_versus,
-)
-from moeviz.pictures.training.race import AXES, race
+from moeviz.pictures.training.race import AXES, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
-from moeviz.records.metrics import gap, noise_floor
+from moeviz.records.metrics import gap, noise_floor, validation_at
 from moeviz.records.runs import load_snapshots
 
 # A race.
@@ -54,31 +44,46 @@ def test_the_twin_of_the_race():
     columns = "step", "parameters", "active parameters", "validation loss"
     np.testing.assert_allclose(table(picture, *columns), wanted, atol=1e-3)
     assert picture.rows[0][-1] == "" and float(picture.rows[1][-1]) > 1
-    assert f"MoE is ahead by {gap(dense.curve, moe.curve, 'step'):.3f}." in picture.summary
+    ahead = gap(dense.curve, moe.curve, "step")
+    assert f"MoE is ahead by {ahead:.3f} nats per token" in picture.summary
+    assert picture.summary.startswith("Step 12 of 600, about 735 s left. At 12 steps")
     for name in ("without points", "without validation", "of one learner"):
         summary = CASES[f"race {name}"]().summary
-        assert summary == "No validation loss of both to compare here yet."
+        assert summary.endswith("No validation loss of both to compare here yet.")
 
 
 def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
     picture = race([learner("dense", 40), learner("MoE", 40, 8)], "step")
-    assert ["dasharray" in line.get("style") for line in marks(picture, "polyline")] == [
-        False,
-        True,
-    ]
+    dashed = ["dasharray" in line.get("style") for line in marks(picture, "polyline")]
+    assert dashed == [False, True, True], "dense, MoE, and the gap below"
     assert len(marks(picture, "circle")) == 10 + 1, "the dense marks and their legend"
     assert sum(r.get("width") in ("6.8", "8") for r in marks(picture, "rect")) == 10 + 1
 
 
-def test_the_race_is_drawn_on_the_axis_it_names():
+def test_the_race_is_drawn_on_the_axis_it_names_up_to_the_finish():
     far = {}
     for axis, (label, _) in AXES.items():
         picture = race(pair(), axis)
-        assert label in texts(picture)
-        far[axis] = [corners(line)[-1, 0] for line in marks(picture, "polyline")]
+        assert {label, "finish"} <= {*texts(picture)}
+        far[axis] = [corners(line)[-1, 0] for line in marks(picture, "polyline")[:2]]
     # At equal steps both are as far; in seconds the slower one is further.
-    assert far["step"][0] == far["step"][1] == far["flops"][0]
-    assert far["seconds"] == pytest.approx([60 + (500 - 60) * 0.5 / 0.75, 500], abs=0.1)
+    at = 60 + (500 - 60) * 12 / 600
+    assert far["step"] == far["flops"] == pytest.approx([at, at], abs=0.1)
+    assert far["seconds"] == pytest.approx([60 + (at - 60) * 0.5 / 0.75, at], abs=0.1)
+
+
+def test_the_gap_is_dense_minus_moe_where_both_were_measured():
+    dense, moe = learners = pair()
+    assert gaps(learners, "step") == pytest.approx([(s, 0.25) for s in (4.0, 8.0, 12.0)])
+    # In seconds dense ends at 6 and MoE at 9, and neither is known before its first measurement.
+    places = [place for place, _ in gaps(learners, "seconds")]
+    assert places == [3.0, 4.0, 6.0]
+    for place, ahead in gaps(learners, "seconds"):
+        losses = [validation_at(one.curve, "seconds", place) for one in (dense, moe)]
+        assert ahead == pytest.approx(losses[0] - losses[1])
+    third = race([*learners, learner("dense, all parameters", 12)], "step")
+    assert third.summary == race(learners, "step").summary and len(third.rows) == 3
+    assert len(marks(third, "polyline")) == 4
 
 
 def test_the_heat_of_a_race_is_its_load():
@@ -182,63 +187,6 @@ def test_the_table_has_the_validations_and_the_end_and_a_hash_has_no_entropy():
     assert "a hash has no gate" in texts(picture)
     at = picture.columns.index("gate entropy")
     assert all((row[0] == "hash") == (row[at] == "") for row in picture.rows)
-
-
-# Cures of a collapse.
-
-
-def cured(collapsed, violation, *gaps):
-    """One arm as experiment collapse writes it, for two seeds."""
-    names = "max_violation", "dead_experts", "effective_experts", "domain_information"
-    losses = figure(*(3.5 + gap for gap in gaps))
-    balance = {name: figure(violation, violation) for name in names}
-    counts = {"runs": 2, "collapsed": collapsed}
-    return counts | balance | {"validation_loss": losses, "loss_minus_nothing": figure(*gaps)}
-
-
-def cures_by_hand():
-    return {
-        "provenance": PROVENANCE, "steps": 300,
-        "arms": {
-            "nothing": cured(2, 12.0, 0.0, 0.0), "z-loss": cured(2, 13.0, 0.25, -0.25),
-            "noise": cured(1, 9.0, 0.5, 1.0), "hash": cured(0, 0.5, -0.25, -0.5),
-            "even": cured(0, 0.0, 0.0, 0.25),
-        },
-    }  # fmt: skip
-
-
-def test_the_words_of_the_cures():
-    summary = cures_by_hand()
-    arms = summary["arms"]
-    assert failing(summary) == ["z-loss", "noise"]
-    assert told_collapse(summary).startswith("Without a cure 2 of 2 recorded runs collapsed: in")
-    assert told_cures(summary) == (
-        "No run collapsed under hash and even. "
-        "At least half of the runs still collapsed under z-loss and noise."
-    )
-    quality = told_quality(summary)
-    assert "Better than nothing with every seed: hash (-0.375 ± 0.177)." in quality
-    assert "Worse with every seed: noise (+0.750 ± 0.354)." in quality
-    assert "Better with some seeds and worse with others: z-loss (+0.000 ± 0.354)." in quality
-    assert "The most even of all, even, has rank 4 of 5 by loss" in quality
-    points = [[a[n]["mean"] for n in ("max_violation", "validation_loss")] for a in arms.values()]
-    correlation = scipy.stats.spearmanr(points).statistic
-    assert f"rank correlation of MaxVio and loss is {correlation:.2f} (" in quality
-    wanted = "Loss: 3.125 ± 0.177 with hash, 3.500 ± 0.000 with nothing; lower with hash in 2 of 2"
-    assert told_versus(summary, "hash", "nothing", "validation_loss", "Loss").startswith(wanted)
-    arms["noise"] |= {"runs": 3}
-    assert "Some did under noise." in told_cures(summary)
-    for arm in arms.values():
-        arm |= {"collapsed": 2, "loss_minus_nothing": figure(0.0, 0.0)}
-    assert told_cures(summary).startswith("No cure saved every run. At least half")
-    assert "with every seed: none." in told_quality(summary)
-
-
-def test_a_tick_for_each_seed_and_a_mark_for_each_figure():
-    picture = cures(cures_by_hand())
-    lines = marks(picture, "line")
-    assert sum(values(lines, "y1") - values(lines, "y2") == -12) == 2 * (3 * 5 - 1)
-    assert len(marks(picture, "circle")) == 3 * 5 - 1
 
 
 # Trainings on a GPU.

@@ -9,11 +9,17 @@ from safetensors import safe_open
 
 from moeviz.experiments import collapse, race
 from moeviz.experiments.cures import ARMS, cures_of
+from moeviz.experiments.cures import SETTINGS as COLLAPSE_SETTINGS
 from moeviz.experiments.router_arms import DENSE, FAIR, SETTINGS, arms
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
 from moeviz.panels.training.collapse import collapsed as judged_by_the_panel
-from moeviz.pictures.training.cures import failing, told_quality, told_versus
+from moeviz.pictures.training.cures_told import (
+    balance_verdicts,
+    failing,
+    told_versus,
+    worst_layer,
+)
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.runs import load_snapshots
 from moeviz.records.store import HEADER_KEY, load_header
@@ -121,18 +127,13 @@ def spread(figure, decimals):
     return f"{figure['mean']:.{decimals}f} ± {figure['sd']:.{decimals}f}"
 
 
-def test_the_readme_quotes_the_recorded_routers_and_cures():
+def test_the_readme_quotes_the_recorded_routers():
     readme = (data_path("README.md").parents[1] / "README.md").read_text(encoding="utf-8")
     for name, arm in figures("routers")["arms"].items():
         shown = "**dense twin**" if name == DENSE else name
         row = f"| {shown} | {spread(arm['validation_loss'], 3)} |"
         if name != DENSE:
             row += f" {spread(arm['max_violation'], 2)} | {spread(arm['dead_experts'], 1)} of"
-        assert row in readme, row
-    for name, arm in figures("collapse")["arms"].items():
-        row = (
-            f"| {name} | {arm['collapsed']} of {arm['runs']} | {spread(arm['max_violation'], 2)} |"
-        )
         assert row in readme, row
 
 
@@ -180,51 +181,22 @@ def test_what_is_said_of_the_recorded_routers():
     assert every["expert choice"]["max_violation"]["mean"] == 0 and ahead(DENSE, "expert choice")
 
 
-# 04_collapse: every size stands in a sentence that is made from the figures.
+# 04_collapse.
 
 
-@pytest.mark.parametrize(
-    ("arm", "name", "least", "most"),
-    [
-        ("nothing", "dead_experts", 8, 16),  # "4 or fewer" is nearest
-        ("nothing", "effective_experts", 1, 6),
-        ("balancing loss 0.01", "dead_experts", 1, 16),
-        ("balancing loss 0.1", "dead_experts", 0, 0),
-        ("balancing loss 0.1", "max_violation", 0, 2),
-        ("expert choice", "domain_information", 0, 0),
-        ("expert choice", "max_violation", 0, 0),
-    ],
-)
-def test_what_04_says_holds_in_every_run(arm, name, least, most):
-    values = figures("collapse")["arms"][arm][name]["values"]
-    assert least <= min(values) and max(values) <= most
-
-
-def test_what_04_says_of_the_cures():
+def test_what_04_says_of_the_recorded_runs():
+    """Effects are told by sentences that are made from the figures; this holds the rest."""
     told = figures("collapse")
     every = told["arms"]
-    assert len(every) == 14 and every["nothing"]["collapsed"] == 5
-    assert {"z-loss 0.001", "noise 1"} <= set(failing(told)), "stabilisers do not cure"
-    # The loss shows little of a collapse: within 0.05 nats with two experts in effect, or fourteen.
-    effective = {arm: figure["effective_experts"]["mean"] for arm, figure in every.items()}
-    for cure in ("balancing loss 0.1", "sign bias", "quantile bias"):
-        assert effective[cure] > 5 + effective["nothing"]
-        assert abs(every[cure]["loss_minus_nothing"]["mean"]) < 0.05
+    assert set(every) == set(COLLAPSE_SETTINGS) and every["nothing"]["runs"] == 5
+    # "z-loss and noise are known as stabilisers. Are they cures?"
+    verdicts = balance_verdicts(told)
+    assert "lower" not in (verdicts["z-loss 0.001"], verdicts["noise 1"])
+    assert failing(told), "exercise 04.2 asks for them"
+    assert worst_layer(told) == 1, "the layer on which the panel opens"
+    # Expert choice is even by construction, and then no expert can tell of a domain in its pool.
+    assert every["expert choice"]["training"]["max_violation"][1]["mean"] == 0
     # A scope of one sequence takes the domains away.
     batch, sequence = "balancing loss 0.1", "balancing loss 0.1 per sequence"
-    values = (np.array(every[arm]["domain_information"]["values"]) for arm in (batch, sequence))
-    assert np.greater(next(values), 2 * next(values)).all()
     words = told_versus(told, sequence, batch, "domain_information", "Domain information")
-    assert words.endswith("in 5 of 5 seeds.")
-
-
-def test_what_04_says_of_balance_and_quality():
-    told = figures("collapse")
-    means = {
-        name: {arm: figure[name]["mean"] for arm, figure in told["arms"].items()}
-        for name in ("max_violation", "validation_loss")
-    }
-    ranks = (np.argsort(np.argsort([*of_arms.values()])) for of_arms in means.values())
-    assert abs(np.corrcoef(*ranks)[0, 1]) < 0.5
-    even, best = (min(of_arms, key=of_arms.get) for of_arms in means.values())
-    assert even != best and f"The most even of all, {even}," in told_quality(told)
+    assert f"lower than with {batch}" in words

@@ -7,7 +7,7 @@ from typing import Any
 from moeviz.exercises.answers import as_names
 from moeviz.exercises.exercise import Wrong, exercise, number_asked
 from moeviz.experiments.cures import recorded
-from moeviz.pictures.training.cures import BASE, failing
+from moeviz.pictures.training.cures_told import BASE, failing
 from moeviz.records.metrics import max_violation
 
 EXPERTS, TOKENS, STEPS = 16, 1024, 300

@@ -282,7 +282,9 @@ def told_gap(name: str, base: str, gap: Figure, unit: str = "nats per token") ->
         return f"Whether {name} differs from {base} is open: only one seed is recorded."
     if gap["verdict"] == "open":
         size = f"{gap['mean']:+z.3f} {unit} (95 % interval {ends})"
-        return f"Whether {name} differs from {base} is open: the difference is {size}."
+        # The interval is not corrected, and may leave out zero.
+        why = " for so many comparisons" if gap["low"] * gap["high"] > 0 else ""
+        return f"Whether {name} differs from {base} is open{why}: the difference is {size}."
     way = "below" if gap["verdict"] == "lower" else "above"
     size = f"{abs(gap['mean']):.3f} {unit} {way} {base}"
     return f"{name[0].upper()}{name[1:]} ends {size} (95 % interval {ends})."

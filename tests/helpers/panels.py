@@ -104,8 +104,6 @@ BEFORE = {
     ("Slots", "layer"): {"source": "text"},
 }
 LIVE = ("Race", "Collapse")
-# These say what Play will train; the recorded picture stays.
-FOR_PLAY = {("Race", "experts"), ("Race", "top_k"), ("Race", "seed")}
 # Exhibits that read a text: how they open on one.
 READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},

@@ -1,14 +1,15 @@
 """What every picture is tested on: recorded runs, and small inputs with known answers."""
 
 import json
-import statistics
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
+from helpers.comparisons import figure, made_collapse
 from helpers.recorded_routers import PROVENANCE, routers, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -38,10 +39,14 @@ from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.pictures.training.arms import FIVE
 from moeviz.pictures.training.arms import LONG as LONGER
+from moeviz.pictures.training.as_written import as_written
 from moeviz.pictures.training.at_scale import at_scale
+from moeviz.pictures.training.balance_over_time import balance_over_time, restarts
+from moeviz.pictures.training.busy_experts import busy_experts
 from moeviz.pictures.training.collapse import collapse
-from moeviz.pictures.training.cures import cures
+from moeviz.pictures.training.cures import FEW, cures
 from moeviz.pictures.training.fair_and_written import fair_and_written
+from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -69,12 +74,6 @@ def recorded_json(name):
 def wave(*shape):
     size = int(np.prod(shape))
     return ((np.arange(size) * 7 + 3) % 11 + 1).reshape(shape).astype(np.float32)
-
-
-def figure(*values):
-    """As experiments record a figure: mean, standard deviation, values over seeds."""
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "values": [*values]}
 
 
 def judged_figure(*values, verdict="open"):
@@ -201,6 +200,15 @@ def make_gpu_run(arms=("dense", "MoE"), seeds=3, *, gap=-0.1, wide=0.02):
     provenance = {**PROVENANCE, "commit": "abc"}
     steps = {"steps": 600, "tokens": 600 * 32768, "base": arms[0]}
     return {"provenance": provenance, **steps, "arms": found}
+
+
+def learned(gradient=1.0, update=0.1):
+    """Eight experts whose gradient grows with their tokens by so much, and their update."""
+    tokens = np.array([40.0, 30, 20, 10, 0, 0, 5, 8])
+    return SimpleNamespace(
+        tokens=tokens, gradient=gradient * tokens / 40 + 0.01, update=update * tokens / 40 + 0.1,
+        moved=update * tokens / 40 + 0.1, gain=np.where(tokens, 0.2, np.nan),
+    )  # fmt: skip
 
 
 def make_decision(label="Top-K", tokens=NASTY, num_experts=8, top_k=2, **changes):
@@ -406,9 +414,18 @@ def _training():
         yield f"recorded race by {axis}", partial(race, runs[:2], axis)
         yield f"race by {axis}", partial(race, pair(), axis, note="<i>")
     yield "recorded seeds", partial(race_seeds, runs, recorded_json("race")["provenance"])
-    yield "recorded collapse", partial(collapse, arms[0], 1)
-    yield "recorded collapse beside", partial(collapse, arms[1], 0, before=arms[0])
-    for draw, file in ((cures, "collapse"), (limits, "capacity"), (leak, "capacity")):
+    bare, cured = (
+        next(run for run in arms if run.label == name) for name in ("nothing", "sign bias")
+    )
+    yield "recorded collapse", partial(collapse, bare, 1)
+    yield "recorded collapse beside", partial(collapse, cured, 0, before=bare)
+    for draw in (cures, as_written, balance_over_time, restarts, kept_experts):
+        yield f"recorded {draw.__name__}", partial(draw, recorded_json("collapse"))
+        for count in (1, 3):
+            yield f"{draw.__name__} of {count} seeds", partial(draw, made_collapse(count))
+    yield "few cures", partial(cures, made_collapse(), FEW)
+    yield "busy experts", partial(busy_experts, learned(), np.array([0, 1]), np.array([6, 7]))
+    for draw, file in ((limits, "capacity"), (leak, "capacity")):
         recorded = recorded_json(file)
         yield f"recorded {draw.__name__}", partial(draw, recorded)
         alone = one_seed(recorded) | {"provenance": PROVENANCE}
@@ -425,6 +442,7 @@ def _training():
     yield "seeds", partial(race_seeds, seeds(), PROVENANCE)
     yield "one seed", partial(race_seeds, seeds(1), PROVENANCE)
     yield "a draw", partial(race_seeds, [learner("dense"), learner("MoE", 12, 8)], PROVENANCE)
+    yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {
         "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),

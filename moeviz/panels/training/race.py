@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,13 @@ ACTIVE_WIDTH = 256  # of both models at the small size
 Configuration = tuple[int, int, int, str]  # E, K, seed, size
 
 
+def _control() -> list[Snapshot]:
+    """The recorded dense model with the parameters of all experts; none before it is recorded."""
+    with suppress(FileNotFoundError):
+        return recorded_runs("race_control")[0][:1]
+    return []
+
+
 class Race(LivePanel):
     """Play, pause, step and reset a race; switch its x-axis; drag its timeline back."""
 
@@ -40,7 +48,7 @@ class Race(LivePanel):
 
     def __init__(self) -> None:
         recorded, self._provenance = recorded_runs("race")
-        self._recorded = recorded[:2]
+        self._recorded = [*recorded[:2], *_control()]
         super().__init__(
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
@@ -61,9 +69,12 @@ class Race(LivePanel):
             experts, top_k, seed, size = self._configured(self.live[-1].meta)
             named = f"E = {experts}, K = {top_k}, seed {seed}" + f", {LARGE}" * (size == LARGE)
             return [*self.live], f"live: {named}{self._aside}"
-        recorded = self._provenance
+        if self._configured(self._recorded[1].meta) != self._chosen:
+            waiting = [run.at("step", 0) for run in self._recorded[:2]]
+            return waiting, "not recorded: Play races it here"
+        made = self._provenance
         return self._recorded, (
-            f"recorded, not live: E = 16, K = 2, seed 0 · {recorded['device']} · {recorded['date']}"
+            f"recorded, not live: E = 16, K = 2, seed 0 · {made['device']} · {made['date']}"
         )
 
     # The run.

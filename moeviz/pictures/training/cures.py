@@ -1,152 +1,140 @@
 """Cures of collapse over several seeds: how even they make the load, and what that does to the
-loss. Every sentence is made from the recorded figures."""
+loss, beside the dense twin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from moeviz.pictures.axes import RootScale, Scale, general, padded, x_axis
-from moeviz.pictures.plot import about, dots, mean_sd
+from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
+from moeviz.pictures.plot import (
+    Key,
+    about,
+    dots,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    legend,
+    mean_sd,
+    verdict_keys,
+)
 from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.cures_told import (
+    BASE,
+    DENSE,
+    balance_verdicts,
+    cures_of,
+    told_against_dense,
+    told_cures,
+    told_layers,
+    told_quality,
+    worst_layer,
+)
 
-WIDTH, TOP, ROW = 880, 96.0, 28.0
-BALANCE, COUNT, LOSS, DOMAINS = (222.0, 424.0), 484.0, (544.0, 708.0), (738.0, 868.0)
-EVEN = "#0072b2"
-BASE = "nothing"
+WIDTH, TOP, ROW = 900, 108.0, 30.0
+BALANCE, COUNT = (226.0, 430.0), 474.0
+LOSS = {DENSE: (528.0, 698.0), BASE: (722.0, 892.0)}
 EXPERTS = 16  # of every recorded run
+# A layer's colour and mark.
+LAYERS = (("#cc79a7", "diamond"), ("#009e73", "circle"))
+FEW = (DENSE, BASE, "balancing loss 0.1", "sign bias", "z-loss 0.001", "hash")
 
 
-def cures(summary: dict[str, Any]) -> Picture:
-    """One row an arm, a tick a seed, a mark at the mean, one standard deviation to both sides as a
-    bar: MaxVio in the least even layer, runs that collapsed, validation loss minus that of the same
-    seed without a cure, and what the chosen expert tells about the text's domain."""
-    arms = summary["arms"]
-    verdict = f"{told_collapse(summary)} {told_cures(summary)}"
-    bottom = TOP + ROW * len(arms)
-    svg = Svg(WIDTH, bottom + 66, "Balance and loss under every cure", verdict)
-    svg.text(0, 16, about(summary, arms[BASE]["max_violation"]), fill=MUTED)
+def cures(summary: dict[str, Any], names: Sequence[str] = ()) -> Picture:
+    """One row a setting (all cures unless named): MaxVio of the last 50 training steps in each
+    layer, a tick a seed, a bar of one standard deviation; runs that collapsed; loss minus the dense
+    twin's and minus that without a cure, a bar for the 95 % interval, the verdict as the mark."""
+    shown = {n: summary["arms"][n] for n in names or (DENSE, BASE, *cures_of(summary))}
+    bottom = TOP + ROW * len(shown)
+    svg = Svg(WIDTH, bottom + 64, "Balance and loss under every cure", _sentences(summary))
+    svg.text(0, 16, about(summary, summary["arms"][DENSE]["reserve_loss"]), fill=MUTED)
     balance = RootScale(0, EXPERTS - 1, *BALANCE)
-    loss, domains = (
-        padded([0.0, *(v for arm in arms.values() for v in arm[name]["values"])])
-        for name in ("loss_minus_nothing", "domain_information")
-    )
-    plots = {
-        "max_violation": balance,
-        "loss_minus_nothing": Scale(*loss, *LOSS),
-        "domain_information": Scale(0, domains[1], *DOMAINS),
+    gaps = {
+        base: Scale(*padded([0.0, *gap_extent(a[_minus(base)] for a in shown.values())]), *ends)
+        for base, ends in LOSS.items()
     }
-    for place, title, note in (
-        (BALANCE[0], "MaxVio", f"0 even · {EXPERTS - 1} all to one"),
-        (COUNT - 42, "collapsed", "runs"),
-        (LOSS[0], "Loss minus nothing's", "nats · left is better"),
-        (DOMAINS[0], "Domain information", "0 none · 1 all"),
-    ):
-        svg.text(place, 46, title, bold=True)
-        svg.text(place, 64, note, fill=MUTED)
-    for name, x in plots.items():
-        minus = name == "loss_minus_nothing"
-        form = (lambda v: f"{v:+g}" if v else "0") if minus else general
-        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(4 if minus else 3), form=form, zero=minus)
-    for i, (arm, figures) in enumerate(arms.items()):
+    _heads(svg, summary)
+    x_axis(svg, balance, bottom, top=TOP - 4, ticks=balance.ticks(3))
+    for x in gaps.values():
+        x_axis(svg, x, bottom, top=TOP - 4, ticks=x.ticks(4), form=_signed, zero=True)
+    for i, (name, arm) in enumerate(shown.items()):
         y = TOP + (i + 0.5) * ROW
         svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(0, y + 4, arm, bold=arm == BASE)
-        fell = figures["collapsed"]
-        svg.text(COUNT - 14, y + 4, f"{fell} of {figures['runs']}", anchor="middle", bold=fell > 0)
-        for name, x in plots.items():
-            if (arm, name) != (BASE, "loss_minus_nothing"):
-                dots(svg, x, y, figures[name], EVEN)
-    note = "tick: a seed · circle: mean · bar: one standard deviation · MaxVio on a root scale"
-    svg.text(0, bottom + 52, note, fill=MUTED)
-    columns = (
-        "cure", "collapsed", "MaxVio", "dead experts", "experts in effect", "validation loss",
-        "loss minus nothing's", "domain information",
-    )  # fmt: skip
-    rows = (
-        (
-            arm, f"{a['collapsed']} of {a['runs']}", mean_sd(a["max_violation"], 2),
-            mean_sd(a["dead_experts"], 1), mean_sd(a["effective_experts"], 1),
-            mean_sd(a["validation_loss"], 3), mean_sd(a["loss_minus_nothing"], 3, "+"),
-            mean_sd(a["domain_information"], 3),
-        )
-        for arm, a in arms.items()
-    )  # fmt: skip
-    return svg.picture(columns, rows)
-
-
-# What the recorded runs say, in words.
-
-
-def told_collapse(summary: dict[str, Any]) -> str:
-    """What happens without a cure."""
-    a = summary["arms"][BASE]
-    return (
-        f"Without a cure {a['collapsed']} of {a['runs']} recorded runs collapsed: in the least "
-        f"even layer MaxVio is {mean_sd(a['max_violation'], 1)}, {mean_sd(a['dead_experts'], 1)} "
-        f"of {EXPERTS} experts get less than a tenth of a fair share, and "
-        f"{mean_sd(a['effective_experts'], 1)} are in effect."
+        svg.text(0, y + 4, name, bold=name in (DENSE, BASE))
+        for layer, figure in enumerate(arm.get("training", {}).get("max_violation", ())):
+            dots(svg, balance, y - 7 + 14 * layer, figure, *LAYERS[layer])
+        if "training" in arm:
+            fell = f"{arm['collapsed']} of {arm['runs']}"
+            svg.text(COUNT, y + 4, fell, anchor="middle", bold=arm["collapsed"] > 0)
+        for base, x in gaps.items():
+            if name != base:
+                gap_dots(svg, x, y, arm[_minus(base)])
+    note = (
+        "tick: a seed · bar of MaxVio: one standard deviation · bar of a loss: 95 % interval · "
+        "verdicts are corrected for the whole table (Holm)"
     )
+    svg.text(0, bottom + 50, note, fill=MUTED)
+    return svg.picture(_columns(summary), (_cells(*item, summary) for item in shown.items()))
 
 
-def failing(summary: dict[str, Any]) -> list[str]:
-    """The cures under which at least half of the recorded runs still collapsed."""
-    arms = summary["arms"]
-    return [n for n, a in arms.items() if n != BASE and 2 * a["collapsed"] >= a["runs"]]
+def _minus(base: str) -> str:
+    return f"loss_minus_{base}"
 
 
-def told_cures(summary: dict[str, Any]) -> str:
-    """Who cures collapse and who does not."""
-    arms = summary["arms"]
-    fails = failing(summary)
-    never = [n for n, a in arms.items() if n != BASE and not a["collapsed"]]
-    rest = [n for n in arms if n not in (*fails, *never, BASE)]
-    parts = [
-        f"No run collapsed under {_listed(never)}." if never else "No cure saved every run.",
-        f"At least half of the runs still collapsed under {_listed(fails)}." if fails else "",
-        f"Some did under {_listed(rest)}." if rest else "",
+def _signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
+
+
+def _sentences(summary: dict[str, Any]) -> str:
+    told = told_layers, told_cures, told_against_dense, told_quality
+    return " ".join(of(summary) for of in told)
+
+
+def _layers(summary: dict[str, Any]) -> int:
+    return len(summary["arms"][BASE]["training"]["max_violation"])
+
+
+def _heads(svg: Svg, summary: dict[str, Any]) -> None:
+    for place, title in (
+        (BALANCE[0], "MaxVio, last 50 steps"), (COUNT - 36, "collapsed"),
+        (LOSS[DENSE][0], "Loss minus dense"), (LOSS[BASE][0], "Loss minus nothing"),
+    ):  # fmt: skip
+        svg.text(place, 52, title, bold=True)
+    layers = [
+        Key(f"layer {i}", colour, mark=shape, width=0)
+        for i, (colour, shape) in enumerate(LAYERS[: _layers(summary)])
     ]
-    return " ".join(filter(None, parts))
+    legend(svg, BALANCE[0], 72, layers, across=90)
+    svg.text(BALANCE[0], 92, "of training · 0 is even", fill=MUTED)
+    svg.text(COUNT - 36, 72, "runs", fill=MUTED)
+    svg.text(LOSS[DENSE][0], 92, "nats · left is better", fill=MUTED)
+    legend(svg, LOSS[DENSE][0], 72, verdict_keys(), across=80)
 
 
-def told_quality(summary: dict[str, Any]) -> str:
-    """Whether the even ones are the good ones."""
-    from scipy.stats import spearmanr  # here: no other picture waits for it
-
-    arms = {n: a for n, a in summary["arms"].items() if n != BASE}
-    signs = {n: np.sign(a["loss_minus_nothing"]["values"]) for n, a in arms.items()}
-    loss = {n: f"{n} ({mean_sd(a['loss_minus_nothing'], 3, '+')})" for n, a in arms.items()}
-    better = [loss[n] for n, s in signs.items() if (s < 0).all()]
-    worse = [loss[n] for n, s in signs.items() if (s > 0).all()]
-    mixed = [loss[n] for n, s in signs.items() if (s < 0).any() and (s > 0).any()]
-    even = min(arms, key=lambda n: arms[n]["max_violation"]["mean"])
-    by_loss = sorted(summary["arms"], key=lambda n: summary["arms"][n]["validation_loss"]["mean"])
-    figures = ("max_violation", "validation_loss")
-    means = [[arm[name]["mean"] for name in figures] for arm in summary["arms"].values()]
-    rank = spearmanr(means).statistic
+def _columns(summary: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"Better than nothing with every seed: {_listed(better) or 'none'}. "
-        f"Worse with every seed: {_listed(worse) or 'none'}. "
-        f"Better with some seeds and worse with others: {_listed(mixed) or 'none'}. "
-        f"The most even of all, {even}, has rank {by_loss.index(even) + 1} of {len(by_loss)} "
-        "by loss (1 is the best). "
-        f"Over all arms the rank correlation of MaxVio and loss is {rank:.2f} (1: the more "
-        "even, the better; 0: nothing to do with each other)."
-    )
+        "setting", "collapsed", f"MaxVio in training, layer {worst_layer(summary)}, minus nothing",
+        *(f"{name}, layer {i}" for i in range(_layers(summary))
+          for name in ("MaxVio in training", "dead experts in training", "MaxVio in evaluation")),
+        "loss", "loss minus dense", "loss minus nothing", "domain information",
+    )  # fmt: skip
 
 
-def told_versus(summary: dict[str, Any], a: str, b: str, figure: str, name: str) -> str:
-    """One arm beside another in one figure, paired by seed."""
-    first, second = (summary["arms"][arm][figure] for arm in (a, b))
-    gap = np.subtract(first["values"], second["values"])
-    lower = int((gap < 0).sum())
+def _cells(name: str, arm: dict[str, Any], summary: dict[str, Any]) -> tuple[object, ...]:
+    balance: list[str] = []
+    for i in range(_layers(summary)):
+        balance += [
+            mean_sd(arm[load][figure][i], decimals) if load in arm else ""
+            for load, figure, decimals in (
+                ("training", "max_violation", 2),
+                ("training", "dead_experts", 1),
+                ("held_out", "max_violation", 2),
+            )
+        ]
+    domains = arm.get("domain_information")
     return (
-        f"{name}: {mean_sd(first, 3)} with {a}, {mean_sd(second, 3)} with {b}; lower with {a} in "
-        f"{lower} of {len(gap)} seeds."
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+        name, f"{arm['collapsed']} of {arm['runs']}" if "training" in arm else "",
+        balance_verdicts(summary).get(name, ""), *balance,
+        mean_sd(arm["reserve_loss"], 3), *(gap_cell(arm[_minus(base)]) for base in (DENSE, BASE)),
+        mean_sd(domains, 3) if domains else "",
+    )  # fmt: skip

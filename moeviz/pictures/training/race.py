@@ -3,53 +3,58 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import dropwhile
 
 import numpy as np
 
-from moeviz.pictures.axes import Scale, axes, padded
-from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, smooth
+from moeviz.pictures.axes import Form, Scale, axes, general, padded
+from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, paragraph, smooth
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot
 
-WIDTH, HEIGHT = 880, 430
+WIDTH, HEIGHT = 880, 540
+PLOT, GAP = (300.0, 56.0), (448.0, 360.0)  # y of their lower and upper ends
 AXES = {
     "step": ("training steps", ""),
     "flops": ("training compute, forward + backward", "FLOP"),
     "seconds": ("seconds of training on this machine", "s"),
 }
 # Line colours of the learners, with a dash and a mark each: never colour alone.
-STYLES = (("#0072b2", ""), ("#d55e00", "7 3"))
+STYLES = (("#0072b2", ""), ("#d55e00", "7 3"), ("#009e73", "2 3"))
+MARKS = ("circle", "square", "diamond")
 SMOOTH = 9
 # The heat of expert load ends at this multiple of an even share.
 HEAT_TOP = 3
 
 
 def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
-    """Loss of each learner against step, flops or seconds; the vertical line marks the furthest
-    point that all have reached, where they are compared. Load: the last MoE layer."""
-    svg = Svg(WIDTH, HEIGHT, "Learners side by side", compare(learners, axis))
+    """Loss of each learner against step, flops or seconds up to the finish; below how far the
+    second is ahead of the first. The vertical line marks the furthest point that these two have
+    reached, where they are compared. Load: the last MoE layer."""
+    two = learners[:2]
+    svg = Svg(WIDTH, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
     x_label, unit = AXES[axis]
-    far = max((float(getattr(s.curve, axis)[-1]) for s in learners if len(s.curve)), default=1.0)
-    x = Scale(0, far, 60, 500)
-    y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), 372, 56)
+    x = Scale(0, _finish(learners, axis), 60, 500)
+    y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
     svg.text(0, 16, note, fill=MUTED)
-    axes(
-        svg, x, y, x_label=x_label, y_label="loss (nats per token)",
-        x_form=lambda v: si(v, unit) if unit and v else f"{v:g}",
-    )  # fmt: skip
-    common = last_common([s.curve for s in learners], axis)
-    if not np.isnan(common) and len(learners) > 1:
-        svg.line(x(common), y.start, x(common), y.end, stroke=INK, dash="2 4")
-    keys = [_key(i, f"{s.label}: {s.step}/{s.total_steps} steps") for i, s in enumerate(learners)]
+    axes(svg, x, y, y_label="loss (nats per token)", x_form=lambda _: "")
+    keys = [_key(i, s.label) for i, s in enumerate(learners)]
     for learner, key in zip(learners, keys, strict=True):
         losses(svg, x, y, getattr(learner.curve, axis), learner.curve, SMOOTH, key)
-    legend(svg, 60, 42, keys, across=225)
-    svg.text(60, 424, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
+    legend(svg, 60, 42, keys)
+    svg.text(60, 322, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
+    form = (lambda v: si(v, unit) if v else "0") if unit else general
+    _draw_gap(svg, two, axis, x, x_label, form)
+    common = last_common([s.curve for s in two], axis)
+    if not np.isnan(common) and len(two) > 1:
+        for start, end in (PLOT, GAP):
+            svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
     _draw_load(svg, learners, axis, x)
     _draw_speed(svg, learners)
+    paragraph(svg, 0, 510, textwrap.wrap(svg.description, 125))
     columns = (
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
         "training loss", "validation loss", "MaxVio", "effective experts",
@@ -57,9 +62,54 @@ def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
     return svg.picture(columns, map(_row, learners))
 
 
+def _finish(learners: Sequence[Snapshot], axis: str) -> float:
+    """Where the race ends on an axis, at the pace so far."""
+    if axis == "step":
+        return float(max(s.total_steps for s in learners))
+    ends = (
+        float(getattr(s.curve, axis)[-1]) * s.total_steps / s.curve.step[-1]
+        for s in learners
+        if len(s.curve)
+    )
+    return max(ends, default=1.0)
+
+
 def _key(i: int, name: str) -> Key:
-    (colour, dash), shape = STYLES[i % len(STYLES)], "square" if i else "circle"
-    return Key(name, colour, dash, shape, width=1.6, bold=True)
+    colour, dash = STYLES[i % len(STYLES)]
+    return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
+
+
+def _draw_gap(
+    svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, x_label: str, form: Form
+) -> None:
+    """How far the second learner is ahead, wherever the validation loss of both is known."""
+    points = gaps(two, axis)
+    y = Scale(*padded([0.0, *(gap for _, gap in points)], 0.15), *GAP)
+    names = [s.label for s in two]
+    if len(names) == 2:
+        words = f"{names[0]} minus {names[1]}, validation: above 0 {names[1]} is ahead"
+        svg.text(60, GAP[1] - 12, words, bold=True)
+    axes(svg, x, y, x_label=x_label, y_ticks=y.ticks(4), x_form=form)
+    svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
+    key = _key(1, "")
+    for at in curve(svg, x, y, points, key):
+        mark(svg, key.mark, *at, key.colour, 3)
+    svg.text(x.end + 6, y.start, "finish", fill=MUTED)
+
+
+def gaps(two: Sequence[Snapshot], axis: str) -> list[tuple[float, float]]:
+    """The first learner's validation loss minus the second's, where either was measured and both
+    have come by."""
+    if len(two) < 2:
+        return []
+    curves = [s.curve for s in two]
+    measured = (getattr(c, axis)[~np.isnan(c.validation)] for c in curves)
+    found = []
+    for place in np.unique(np.concatenate([*measured])):
+        first, second = (validation_at(c, axis, float(place)) for c in curves)
+        if not np.isnan(first - second):
+            found.append((float(place), first - second))
+    return found
 
 
 def losses(
@@ -75,6 +125,15 @@ def losses(
             mark(svg, key.mark, x(a), y(b), key.colour, 3.4)
 
 
+def progress(learners: Sequence[Snapshot]) -> str:
+    """How far a race that goes on has come, and for how long it still will."""
+    first = learners[0]
+    if not 0 < first.step < first.total_steps:
+        return ""
+    left = sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
+    return f"Step {first.step} of {first.total_steps}, about {left:.0f} s left. "
+
+
 def compare(learners: Sequence[Snapshot], axis: str) -> str:
     """Who is ahead at the furthest common point of an axis, in one sentence."""
     common = last_common([s.curve for s in learners], axis)
@@ -82,13 +141,9 @@ def compare(learners: Sequence[Snapshot], axis: str) -> str:
     if np.isnan(losses).any() or len(learners) < 2:
         return "No validation loss of both to compare here yet."
     best = int(np.argmin(losses))
-    second = min(v for i, v in enumerate(losses) if i != best)
     where = f"{common:.0f} steps" if axis == "step" else si(common, AXES[axis][1])
-    listed = ", ".join(f"{s.label} {v:.3f}" for s, v in zip(learners, losses, strict=True))
-    return (
-        f"Validation loss at {where}: {listed}. {learners[best].label} is ahead by "
-        f"{second - losses[best]:.3f}."
-    )
+    ahead = f"{learners[best].label} is ahead by {max(losses) - min(losses):.3f} nats per token"
+    return f"At {where} {ahead}: its validation loss is {min(losses):.3f}."
 
 
 def _shown_losses(learner: Snapshot) -> list[float]:
@@ -136,13 +191,12 @@ def _draw_speed(svg: Svg, learners: Sequence[Snapshot]) -> None:
     svg.text(left, top - 12, "Speed, tokens per second", size=13, bold=True)
     peak = max((s.tokens_per_second for s in learners), default=0.0) or 1.0
     for i, learner in enumerate(learners):
-        y, width = top + i * 34, 170 * learner.tokens_per_second / peak
-        svg.text(left, y + 16, learner.label)
-        svg.rect(left + 52, y + 2, width, 20, STYLES[i % len(STYLES)][0])
-        svg.text(left + 58 + width, y + 16, f"{learner.tokens_per_second:,.0f}")
+        y, width = top + i * 56, 200 * learner.tokens_per_second / peak
+        svg.text(left, y + 12, learner.label)
+        svg.rect(left, y + 18, width, 14, STYLES[i % len(STYLES)][0])
+        svg.text(left + 6 + width, y + 30, f"{learner.tokens_per_second:,.0f}")
         size = f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
-        below = top + 34 * len(learners) + 16 + 18 * i
-        svg.text(left, below, f"{learner.label} {size}", fill=MUTED)
+        svg.text(left, y + 46, size, fill=MUTED)
 
 
 def _row(learner: Snapshot) -> tuple[object, ...]:

@@ -1,0 +1,77 @@
+"""The parts of README.md that quote recordings, made from their files.
+
+`python -m moeviz.experiments.readme` writes them anew between their markers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from moeviz.host import data_path
+from moeviz.pictures.plot import gap_cell, mean_sd
+from moeviz.pictures.training.cures_told import (
+    BASE,
+    DENSE,
+    told_against_dense,
+    told_cures,
+    told_layers,
+    told_quality,
+)
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+START, END = "<!-- {}: made by python -m moeviz.experiments.readme -->\n", "\n<!-- end -->"
+
+
+def cures_table(recorded: dict[str, Any]) -> str:
+    """Every recorded setting of collapse: balance in training, and the loss against two others."""
+    # Warm restarts are recorded for their balance alone: their schedule is another one.
+    left_out = {*recorded["restarts"]} - {BASE}
+    arms = {name: arm for name, arm in recorded["arms"].items() if name not in left_out}
+    layers = range(len(arms[BASE]["training"]["max_violation"]))
+    heads = [
+        "setting", "collapsed", *(f"MaxVio, layer {i}" for i in layers),
+        "loss minus the dense twin's", "minus that of *nothing*",
+    ]  # fmt: skip
+    rows = [heads, ["-"] * len(heads)]
+    for name, arm in arms.items():
+        violation = arm["training"]["max_violation"] if "training" in arm else ()
+        fell = f"{arm['collapsed']} of {arm['runs']}" if violation else ""
+        rows.append(
+            [name, fell, *(mean_sd(violation[i], 1) if violation else "" for i in layers),
+             *(gap_cell(arm[f"loss_minus_{b}"]) if b != name else "" for b in (DENSE, BASE))]
+        )  # fmt: skip
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    seeds = f"{arms[BASE]['runs']} seeds, {recorded['steps']} steps."
+    told = told_layers, told_cures, told_against_dense, told_quality
+    return f"{table}\n\n{seeds} {' '.join(of(recorded) for of in told)}"
+
+
+# Of each part its file in data/runs and what makes it.
+PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "cures": ("collapse", cures_table),
+}
+
+
+def part(name: str) -> str:
+    """What stands between the markers of a part."""
+    file, make = PARTS[name]
+    return make(json.loads(data_path("runs", f"{file}.json").read_text(encoding="utf-8")))
+
+
+def renewed(text: str, name: str, content: str) -> str:
+    """The text with this content between the markers of a part."""
+    before, start, rest = text.partition(START.format(name))
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"README.md has no markers of the part '{name}'; put them in.")
+    return before + start + content + end + after
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    for name in PARTS:
+        text = renewed(text, name, part(name))
+    README.write_text(text, encoding="utf-8")

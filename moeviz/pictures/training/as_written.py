@@ -1,0 +1,83 @@
+"""What the output scale alone does to three settings of collapse: fair, and as their papers write
+them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
+from moeviz.pictures.plot import (
+    about,
+    dots,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    legend,
+    mean_sd,
+    verdict_keys,
+)
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.cures_told import DENSE, balance, listed, told_gap, worst_layer
+
+WIDTH, TOP, ROW = 860, 96.0, 30.0
+BALANCE, LOSS = (250.0, 450.0), (520.0, 830.0)
+PAIRS = ("nothing", "frozen router", "hash")
+FAIR, WRITTEN, QUIET = "fair scale", "as written", "at one sixteenth"
+
+
+def as_written(summary: dict[str, Any]) -> Picture:
+    """MaxVio of training and the loss minus the dense twin's, of each setting at the fair scale and
+    as written; of a hash also as quiet as top-1 routing is as written."""
+    arms = summary["arms"]
+    rows = [(pair, scale, _arm(pair, scale)) for pair in PAIRS for scale in (FAIR, WRITTEN)]
+    rows.append(("hash", QUIET, _arm("hash", QUIET)))
+    layer, bottom = worst_layer(summary), TOP + ROW * len(rows)
+    svg = Svg(WIDTH, bottom + 70, "The output scale decides", told_scale(summary))
+    svg.text(0, 16, about(summary, arms[DENSE]["reserve_loss"]), fill=MUTED)
+    violation = RootScale(0, 15, *BALANCE)
+    gaps = [arms[name]["loss_minus_dense"] for *_, name in rows]
+    loss = Scale(*padded([0.0, *gap_extent(gaps)]), *LOSS)
+    svg.text(BALANCE[0], 50, f"MaxVio in training, layer {layer}", bold=True)
+    svg.text(LOSS[0], 50, "Loss minus the dense twin's", bold=True)
+    legend(svg, LOSS[0], 72, verdict_keys(), across=80)
+    x_axis(svg, violation, bottom, top=TOP - 6, ticks=violation.ticks())
+    label = "nats per token: left is better"
+    x_axis(svg, loss, bottom, label, top=TOP - 6, ticks=loss.ticks(4), zero=True)
+    for i, (pair, scale, name) in enumerate(rows):
+        y = TOP + (i + 0.5) * ROW
+        if scale == FAIR:
+            svg.line(0, y - ROW / 2, WIDTH, y - ROW / 2, width=0.5)
+            svg.text(0, y + 4, pair, bold=True)
+        svg.text(118, y + 4, scale)
+        dots(svg, violation, y, balance(summary, name), "#009e73")
+        gap_dots(svg, loss, y, gaps[i])
+    columns = ("setting", "scale", "MaxVio in training", "loss", "loss minus the dense twin's")
+    cells = (
+        (pair, scale, mean_sd(balance(summary, name), 2), mean_sd(arms[name]["reserve_loss"], 3),
+         gap_cell(arms[name]["loss_minus_dense"]))
+        for pair, scale, name in rows
+    )  # fmt: skip
+    return svg.picture(columns, cells)
+
+
+def _arm(pair: str, scale: str) -> str:
+    return pair if scale == FAIR else f"{pair}, {scale}"
+
+
+def told_scale(summary: dict[str, Any]) -> str:
+    """For whom the verdict against the dense twin hangs on the scale."""
+    verdict = {n: arm["loss_minus_dense"]["verdict"] for n, arm in summary["arms"].items()}
+    turned = [pair for pair in PAIRS if verdict[pair] != verdict[_arm(pair, WRITTEN)]]
+    if turned:
+        words = f"The scale alone changes the verdict against the dense twin for {listed(turned)}."
+    else:
+        words = "The scale changes no verdict against the dense twin here."
+    quiet = _arm("hash", QUIET)
+    name = "a hash as quiet as top-1 routing is as written"
+    gap = summary["arms"][quiet]["loss_minus_dense"]
+    written, fair = (summary["arms"][_arm("nothing", scale)] for scale in (WRITTEN, FAIR))
+    return (
+        f"{words} {told_gap(name, 'the dense twin', gap)} Without a cure half of the experts or "
+        f"more are dead in {written['collapsed']} of {written['runs']} runs as written, and in "
+        f"{fair['collapsed']} at the fair scale."
+    )

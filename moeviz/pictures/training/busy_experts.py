@@ -1,0 +1,107 @@
+"""What some steps did to experts with many and with few tokens: gradient, update, way, gain."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Protocol
+
+import numpy as np
+
+from moeviz.pictures.axes import Scale, axes, padded
+from moeviz.pictures.plot import Key, legend, mark, paragraph
+from moeviz.pictures.svg import Picture, Svg
+
+WIDTH, HEIGHT = 880, 560
+ACROSS, UPRIGHT = ((70.0, 410.0), (520.0, 860.0)), ((220.0, 80.0), (450.0, 310.0))
+KINDS = (
+    Key("the quarter with the most tokens", "#d55e00", mark="square", width=0),
+    Key("the quarter with the fewest", "#0072b2", mark="diamond", width=0),
+    Key("the others", "#6e6e6e", mark="ring", width=0),
+)
+FIGURES = {
+    "gradient": "Gradient norm, mean of the steps", "update": "Update norm, mean of the steps",
+    "moved": "Way from start to end", "gain": "Gain, nats per visiting token",
+}  # fmt: skip
+
+
+class Learned(Protocol):
+    """Of each expert: see experiments.busy_experts.Learning."""
+
+    tokens: np.ndarray
+    gradient: np.ndarray
+    update: np.ndarray
+    moved: np.ndarray
+    gain: np.ndarray
+
+
+def busy_experts(learning: Learned, busy: np.ndarray, rare: np.ndarray) -> Picture:
+    """Each expert's gradient, update, way and gain against the tokens that it got. busy, rare: the
+    indices of the experts that the sentence compares."""
+    svg = Svg(WIDTH, HEIGHT, "Busy experts and rare ones", told_experts(learning, busy, rare))
+    legend(svg, 0, 18, KINDS)
+    x_ends = padded([0.0, *learning.tokens])
+    for i, (name, title) in enumerate(FIGURES.items()):
+        value_E = getattr(learning, name)
+        known = ~np.isnan(value_E)
+        x = Scale(*x_ends, *ACROSS[i % 2])
+        y = Scale(*padded([0.0, *value_E[known]]), *UPRIGHT[i // 2])
+        svg.text(x.start, y.end - 14, title, size=13, bold=True)
+        ticks = [tick for tick in x.ticks(4) if tick >= 0]
+        axes(svg, x, y, x_label="tokens of the expert", x_ticks=ticks, y_ticks=y.ticks(4))
+        for expert in np.flatnonzero(known):
+            key = KINDS[0 if expert in busy else 1 if expert in rare else 2]
+            at = x(float(learning.tokens[expert])), y(float(value_E[expert]))
+            mark(svg, key.mark, *at, key.colour, 5)
+    paragraph(svg, 0, 514, textwrap.wrap(svg.description, 125))
+    columns = ("expert", "kind", "tokens", *FIGURES)
+    kinds = {**dict.fromkeys(busy.tolist(), "busy"), **dict.fromkeys(rare.tolist(), "rare")}
+    rows = (
+        (e, kinds.get(e, ""), f"{learning.tokens[e]:.0f}", *_cells(learning, e))
+        for e in range(len(learning.tokens))
+    )
+    return svg.picture(columns, rows)
+
+
+def _cells(learning: Learned, expert: int) -> list[str]:
+    values = [float(getattr(learning, name)[expert]) for name in FIGURES]
+    return ["" if np.isnan(value) else f"{value:.4f}" for value in values]
+
+
+def told_experts(learning: Learned, busy: np.ndarray, rare: np.ndarray) -> str:
+    """How much more the busy ones got, and how much of it AdamW left."""
+    means = {
+        name: [float(np.nanmean(getattr(learning, name)[experts])) for experts in (busy, rare)]
+        for name in ("tokens", "gradient", "update", "moved")
+    }
+    return _told({name: two[0] / two[1] for name, two in means.items()})
+
+
+def told_busy(summary: dict[str, Any]) -> str:
+    """The same of the recorded runs, over their first fifty steps: means over seeds."""
+    found = summary["busy_experts"]
+    names = ("tokens", "gradient", "update", "moved")
+    ratios = {}
+    for name in names:
+        two = (found[f"run_{kind}_{name}"]["values"] for kind in ("busy", "rare"))
+        ratios[name] = float(np.mean(np.divide(*two)))
+    gain = [found[f"run_{kind}_gain"]["mean"] for kind in ("busy", "rare")]
+    return (
+        f"{_told(ratios)} In the end a busy expert is {gain[0]:.2f} nats better for its tokens "
+        f"than at the start, and a rare one {gain[1]:.2f}."
+    )
+
+
+def _told(ratio: dict[str, float]) -> str:
+    left = np.log(ratio["update"]) / np.log(ratio["gradient"])
+    if ratio["gradient"] <= 1:
+        words = "The gradient of busy experts is not the larger one here."
+    elif left < 0.5:
+        words = "AdamW divides most of that out."
+    else:
+        words = "AdamW divides less than half of that out."
+    return (
+        f"The busy quarter got {ratio['tokens']:.1f} times the tokens of the rare one, and "
+        f"gradients {ratio['gradient']:.1f} times as large. The updates are "
+        f"{ratio['update']:.1f} times as large, and the way is {ratio['moved']:.1f} times as long. "
+        f"{words}"
+    )

@@ -1,0 +1,141 @@
+"""What the recorded runs of collapse say, in words that their figures decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moeviz.pictures.plot import Figure, told_gap
+from moeviz.records.compare import compare, verdicts
+from moeviz.records.metrics import over_seeds
+
+DENSE, BASE = "dense", "nothing"
+Summary = dict[str, Any]
+
+
+def worst_layer(summary: Summary) -> int:
+    """The layer whose load is the least even without a cure, at the end of training."""
+    layers = summary["arms"][BASE]["training"]["max_violation"]
+    return int(np.argmax([figure["mean"] for figure in layers]))
+
+
+def cures_of(summary: Summary) -> list[str]:
+    """The cures, by name: all settings but the dense twin, the one without a cure, and those in
+    which something else was changed, which have a comma in their names."""
+    return [name for name in summary["arms"] if name not in (DENSE, BASE) and ", " not in name]
+
+
+def balance(summary: Summary, name: str) -> Figure:
+    """MaxVio of training's last 50 steps in the layer that is the least even without a cure."""
+    figure: Figure = summary["arms"][name]["training"]["max_violation"][worst_layer(summary)]
+    return figure
+
+
+def balance_verdicts(summary: Summary) -> dict[str, str]:
+    """Whether each cure's `balance` is "lower" or "higher" than without one, or "open"."""
+    base = balance(summary, BASE)["values"]
+    gaps = {n: compare(balance(summary, n)["values"], base) for n in cures_of(summary)}
+    return verdicts(gaps)
+
+
+def failing(summary: Summary) -> list[str]:
+    """The cures under which at least half of the recorded runs still collapsed."""
+    arms = summary["arms"]
+    return [n for n in cures_of(summary) if 2 * arms[n]["collapsed"] >= arms[n]["runs"]]
+
+
+def told_layers(summary: Summary) -> str:
+    """What happens without a cure, layer by layer."""
+    arm, layer = summary["arms"][BASE], worst_layer(summary)
+    violation = [figure["mean"] for figure in arm["training"]["max_violation"]]
+    dead = arm["training"]["dead_experts"][layer]["mean"]
+    others = [i for i in range(len(violation)) if i != layer]
+    rest = " and ".join(f"{violation[i]:.1f} in layer {i}" for i in others)
+    fell = arm["collapsed_by_layer"][layer]
+    return (
+        f"Without a cure training ends with MaxVio {violation[layer]:.1f} in layer {layer}"
+        + (f", and {rest}. " if rest else ". ")
+        + f"In layer {layer} {dead:.1f} experts are dead. "
+        f"Half of its experts or more are dead in {fell} of {arm['runs']} runs."
+    )
+
+
+def told_cures(summary: Summary) -> str:
+    """Which cures make the load more even."""
+    found = balance_verdicts(summary)
+    if summary["arms"][BASE]["runs"] == 1:
+        return "One seed does not show which cures make the load more even."
+    parts = (
+        ("lower", "Of the cures, the load of layer {} is more even than without one under {}."),
+        ("higher", "The load of layer {} is less even under {}."),
+        ("open", "Whether the load of layer {} is more even is open under {}."),
+    )
+    layer = worst_layer(summary)
+    by = {v: [n for n, verdict in found.items() if verdict == v] for v, _ in parts}
+    return " ".join(words.format(layer, listed(by[v])) for v, words in parts if by[v])
+
+
+def told_quality(summary: Summary) -> str:
+    """Whether the cures that make the load more even make the model better."""
+    arms, found = summary["arms"], balance_verdicts(summary)
+    even = [name for name, verdict in found.items() if verdict == "lower"]
+    if not even:
+        return "No cure is shown to make the load more even, so nothing is said of its worth."
+    by = {
+        v: [n for n in even if arms[n]["loss_minus_nothing"]["verdict"] == v]
+        for v in ("lower", "higher", "open")
+    }
+    if by["lower"] == even:
+        last = "Here every more even load went with a lower loss."
+    elif by["lower"]:
+        last = "So an even load alone does not decide about the loss."
+    else:
+        last = "So no more even load is shown to lower the loss."
+    return " ".join(
+        [
+            f"{len(even)} of {len(found)} cures are shown to make the load more even.",
+            f"Of these the loss is lower than without a cure under {listed(by['lower'])}.",
+            f"It is higher under {listed(by['higher'])}.",
+            f"It is open under {listed(by['open'])}.",
+            last,
+        ]
+    )
+
+
+def told_against_dense(summary: Summary, name: str = BASE) -> str:
+    """A setting's loss beside the dense twin's."""
+    shown = "the model without a cure" if name == BASE else name
+    return told_gap(shown, "its dense twin", summary["arms"][name]["loss_minus_dense"])
+
+
+def told_versus(summary: Summary, a: str, b: str, figure: str, name: str) -> str:
+    """One setting beside another in one figure, paired by seed."""
+    gap = single(*(summary["arms"][arm][figure]["values"] for arm in (a, b)))
+    return told_difference(f"{name} with {a}", f"with {b}", gap)
+
+
+def single(values: Sequence[float], base: Sequence[float]) -> Figure:
+    """One paired difference that stands in no table, as experiments.recording.judged writes it."""
+    gap = compare(values, base)
+    known = np.isfinite(gap.low)
+    ends = {"low": gap.low if known else None, "high": gap.high if known else None}
+    return over_seeds(gap.values) | ends | {"verdict": verdicts({"": gap})[""]}
+
+
+def told_difference(name: str, other: str, gap: Figure) -> str:
+    """One sentence on two figures of any kind."""
+    if gap["low"] is None:
+        return f"{name} and {other}: one seed shows no difference."
+    ends = f"95 % interval {gap['low']:+z.3f} to {gap['high']:+z.3f}"
+    if gap["verdict"] == "open":
+        return f"{name} is not shown to differ from that {other}: {gap['mean']:+z.3f} ({ends})."
+    return f"{name} is {abs(gap['mean']):.3f} {gap['verdict']} than {other} ({ends})."
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names; of more than four, how many they are and the first two: a table has them all."""
+    if len(names) > 4:
+        return f"{len(names)} of them, {names[0]} and {names[1]} among these"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"

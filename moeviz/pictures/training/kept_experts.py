@@ -1,0 +1,59 @@
+"""How many tokens keep their experts from the first step to the last, by setting and layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.plot import Key, about, dots, legend, mean_sd
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.cures import LAYERS
+from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
+
+WIDTH, TOP, ROW = 760, 84.0, 34.0
+FROZEN = "frozen router"
+SHOWN = {
+    BASE: "learned", FROZEN: "frozen", "re-randomised router": "drawn anew at each step",
+    "hash": "hash of the token",
+}  # fmt: skip
+
+
+def kept_experts(summary: dict[str, Any]) -> Picture:
+    """The share of held-out tokens that visit the same experts at the end as at the start, a tick a
+    seed, a bar of one standard deviation; a mark for each layer."""
+    arms = {name: summary["arms"][name] for name in SHOWN}
+    bottom = TOP + ROW * len(arms)
+    svg = Svg(WIDTH, bottom + 54, "Who keeps an expert", told_kept(summary))
+    svg.text(0, 16, about(summary, arms[BASE]["reserve_loss"]), fill=MUTED)
+    layers = range(len(arms[BASE]["kept_experts"]))
+    keys = [Key(f"layer {i}", LAYERS[i][0], mark=LAYERS[i][1], width=0) for i in layers]
+    legend(svg, 220, 48, keys, across=90)
+    x = Scale(0, 1, 220, 720)
+    label = "share of tokens with the experts of the first step"
+    x_axis(svg, x, bottom, label, top=TOP, form="{:.0%}".format)
+    for i, (name, arm) in enumerate(arms.items()):
+        y = TOP + (i + 0.5) * ROW
+        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
+        svg.text(0, y + 4, SHOWN[name], bold=name == FROZEN)
+        for layer, figure in enumerate(arm["kept_experts"]):
+            dots(svg, x, y - 8 + 16 * layer, figure, *LAYERS[layer])
+    columns = ("router", *(f"kept in layer {i}" for i in layers))
+    cells = (
+        (SHOWN[name], *(mean_sd(figure, 3) for figure in arm["kept_experts"]))
+        for name, arm in arms.items()
+    )
+    return svg.picture(columns, cells)
+
+
+def told_kept(summary: dict[str, Any]) -> str:
+    """Whether a router that stays has choices that stay, beside one that learns."""
+    layer = worst_layer(summary)
+    kept = {name: summary["arms"][name]["kept_experts"][layer] for name in SHOWN}
+    frozen, learned = kept[FROZEN], kept[BASE]
+    gap = single(frozen["values"], learned["values"])
+    name = f"The share with a frozen router in layer {layer}"
+    return (
+        f"A frozen router keeps its matrix, and {frozen['mean']:.0%} of the tokens keep their "
+        f"expert in layer {layer}. {told_difference(name, 'with a learned one', gap)} "
+        f"With a hash it is {kept['hash']['mean']:.0%}."
+    )
