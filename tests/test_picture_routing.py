@@ -8,18 +8,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from helpers.comparisons import made_capacity, numbers, sentences
 from helpers.picture_cases import (
     LONG,
     NASTY,
     RULES,
-    figure,
     limited,
     make_anatomy,
     make_decision,
     make_trace,
     mixture,
     placed_batch,
-    recorded_json,
     slots_by_hand,
 )
 from helpers.pictures import extent, marks, table, texts, tips, values
@@ -27,7 +26,7 @@ from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place, visit_chances
 from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
-from moeviz.pictures.routing.limits import effects, leak, limits
+from moeviz.pictures.routing.limits import NO_LIMIT, leak, limits, told_signature
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
 from moeviz.pictures.routing.slots import (
     FACTORS,
@@ -208,65 +207,71 @@ def test_what_changed_is_marked():
     assert [row[2] for row in picture.rows[6:]] == ["", ""]
 
 
-# What a limit costs: words that the figures decide.
+# What a limit costs, and what the future is worth: words that the figures decide.
+
+COSTS = {("factor 1.25", pool): cost for pool, cost in (("mixed", 0.02), ("domain", 0.14))}
 
 
 @pytest.mark.parametrize(
-    ("differences", "words"),
+    ("costs", "words"),
     [
-        ((0.1, 0.11, 0.09), "higher: arm (+0.100 ± 0.010)"),
-        ((-0.1, -0.11, -0.09), "lower: arm (-0.100 ± 0.010)"),
-        ((0.1, -0.001, 0.1), "no difference seen: arm (+0.066 ± 0.058)"),
-        ((0.01, 0.09, 0.001), "no difference seen: arm (+0.034 ± 0.049)"),
-        ((0.0, 0.0), "no difference seen: arm (+0.000 ± 0.000)"),
-        ((0.1,), "no difference seen: arm (+0.100)"),
-        ((-0.0001, -0.0001), "lower: arm (+0.000 ± 0.000)"),  # no minus before nothing
+        (
+            COSTS,
+            "In pools of all domains a model under factor 1.25 ends 0.020 nats per token above",
+        ),
+        ({}, "under factor 1.25 differs from the same model without a limit is open"),
     ],
 )
-def test_an_effect_within_its_spread_is_not_seen(differences, words):
-    assert effects({"arm": figure(*differences)}) == words
+def test_the_cost_of_a_limit_is_that_of_mixed_pools_and_the_others_stand_beside(costs, words):
+    recorded = made_capacity(costs=costs)
+    picture = limits(recorded)
+    assert words in picture.summary
+    for pool in ("mixed", "domain"):
+        assert f"{costs.get(('factor 1.25', pool), 0):+.3f}" in picture.summary
+    row = next(row for row in picture.rows if row[0] == "factor 1.25")
+    cost = "+0.140 (+0.140 to +0.140), higher" if costs else "+0.000 (+0.000 to +0.000), open"
+    assert row[2] == cost and row[7] == "7.0%" and NO_LIMIT not in [r[0] for r in picture.rows]
+    squares = [m for m in marks(picture, "rect") if m.get("width") == "8"]
+    assert len(squares) - 1 == len(costs), "one mark a verdict, and its key"
 
 
-def test_the_sentences_follow_the_figures():
-    recorded = recorded_json("capacity")
-    arms, leaks = recorded["limits"], recorded["leaks"]
-    arms["factor 0.5"]["validation_loss_minus_no_limit"] = figure(0.1, 0.11, 0.09)
-    arms["factor 0.5"]["validation_loss_limited_minus_no_limit"] = figure(0.1, -0.1, 0.3)
-    for name, losses in {"": (3, 3), ", by probability": (3.1, 2.9),
-                         ", batch prioritised": (2.9, 2.9)}.items():  # fmt: skip
-        arms[f"factor 1{name}"]["validation_loss_limited"] = figure(*losses)
-    _, free, bound, orders = re.split("Evaluated|At factor", limits(recorded).summary)
-    assert re.search("higher: [^;]*factor 0.5 \\(\\+0.100 ± 0.010\\)", free)
-    assert re.search("seen: [^;]*factor 0.5 \\(\\+0.100 ± 0.200\\)", bound)
-    assert "lower: batch prioritised (-0.100 ± 0.000); no difference seen: by prob" in orders
-    assert "Token choice has the same loss" in leak(recorded).summary
-    for kind, losses in {"loss_with_later_tokens": (2.9, 2.8), "loss_from_prefixes": (3.1, 3.2),
-                         "worth_of_later_tokens": (0.2, 0.4)}.items():  # fmt: skip
-        leaks["token choice"][kind] = figure(3.0, 3.0)
-        leaks["pool of 16 neighbours"][kind] = figure(*losses)
-    kept = {name: leaks[name] for name in ("token choice", "pool of 16 neighbours")}
-    said = leak(recorded | {"leaks": kept}).summary
-    assert "Token choice has another loss" in said
-    assert "at hand, lower: pool of 16 neighbours (-0.150 ± 0.071)" in said
-    assert "from prefixes alone, higher: pool of 16 neighbours (+0.150 ± 0.071)" in said
-    assert said.endswith("higher: pool of 16 neighbours (+0.300 ± 0.141).")
+@pytest.mark.parametrize(
+    ("worth", "words"),
+    [
+        (0.07, "without the later tokens ends 0.070 nats per token above the same with them"),
+        (-0.07, "without the later tokens ends 0.070 nats per token below the same with them"),
+        (0.0, "without the later tokens differs from the same with them is open"),
+    ],
+)
+def test_the_future_is_worth_what_other_tokens_in_its_place_cost(worth, words):
+    worths = {"pool of 16 neighbours": worth}
+    told = leak(made_capacity(worths=worths)).summary
+    assert words in told and "Token choice has the same loss" in told
+    told = leak(made_capacity(worths=worths | {"token choice": 0.1})).summary
+    assert "Token choice has another loss" in told
 
 
-def test_what_05_says_of_the_recorded_runs():
-    recorded = recorded_json("capacity")
-    arms, leaks = recorded["limits"], recorded["leaks"]
-    # "Expert choice from 16 neighbours does better with the later tokens at hand than without."
-    worth = leaks["pool of 16 neighbours"]["worth_of_later_tokens"]
-    assert len(worth["values"]) >= 5 and min(worth["values"]) > 0
-    assert worth["mean"] > 2 * worth["sd"]
-    same = leaks["token choice"]["worth_of_later_tokens"]["values"]
-    assert max(map(abs, same)) < 5e-4, "a causal router needs no later token"
-    # "by probability and batch prioritised are one rule here"
-    first, second = (
-        arms[f"factor 1, {name}"]["validation_loss"]["values"]
-        for name in ("by probability", "batch prioritised")
-    )
-    assert first == second
+@pytest.mark.parametrize(
+    ("signature", "words"), [(-0.034, "ends 0.034 nats per token below"), (0.0, "is open")]
+)
+def test_a_gain_in_training_is_told_beside_the_published_one(signature, words):
+    recorded = made_capacity(signature=signature)
+    told = told_signature(recorded)
+    assert words in told and f"That is {signature / 3.4:+.1%} of the loss; Wang et al." in told
+    picture = leak(recorded)
+    row = next(row for row in picture.rows if row[0] == "pool of 16 neighbours")
+    assert row[-1].startswith(f"{signature:+.3f} (")
+    (dashed,) = [m for m in marks(picture, "line") if "dasharray" in m.get("style")]
+    zero = [m for m in marks(picture, "line") if "width:1.5;" in m.get("style") + ";"]
+    assert float(dashed.get("x1")) < max(values(zero, "x1"))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_sentence_of_limits_has_more_than_three_figures(seeds):
+    recorded = made_capacity(seeds, costs=COSTS, signature=-0.03)
+    for draw in (limits, leak):
+        for sentence in sentences(draw(recorded).summary):
+            assert len(numbers(sentence)) <= 3, sentence
 
 
 # Routers side by side.

@@ -12,6 +12,7 @@ from typing import Any
 
 from moeviz.host import data_path
 from moeviz.pictures.plot import gap_cell, mean_sd
+from moeviz.pictures.routing.limits import told_limits, told_signature, told_worth
 from moeviz.pictures.training.cures_told import (
     BASE,
     DENSE,
@@ -49,9 +50,17 @@ def cures_table(recorded: dict[str, Any]) -> str:
     return f"{table}\n\n{seeds} {' '.join(of(recorded) for of in told)}"
 
 
+def capacity_words(recorded: dict[str, Any]) -> str:
+    """What a limit costs, and what the future is worth."""
+    seeds = f"{len(recorded['dense']['loss']['values'])} seeds, {recorded['steps']} steps."
+    told = told_limits, told_worth, told_signature
+    return f"{seeds} {' '.join(of(recorded) for of in told)}"
+
+
 # Of each part its file in data/runs and what makes it.
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cures": ("collapse", cures_table),
+    "capacity": ("capacity", capacity_words),
 }
 
 

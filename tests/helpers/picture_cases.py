@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from helpers.comparisons import figure, made_collapse
+from helpers.comparisons import figure, made_capacity, made_collapse
 from helpers.recorded_routers import PROVENANCE, routers, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -425,11 +425,11 @@ def _training():
             yield f"{draw.__name__} of {count} seeds", partial(draw, made_collapse(count))
     yield "few cures", partial(cures, made_collapse(), FEW)
     yield "busy experts", partial(busy_experts, learned(), np.array([0, 1]), np.array([6, 7]))
-    for draw, file in ((limits, "capacity"), (leak, "capacity")):
-        recorded = recorded_json(file)
-        yield f"recorded {draw.__name__}", partial(draw, recorded)
-        alone = one_seed(recorded) | {"provenance": PROVENANCE}
-        yield f"{draw.__name__} of one seed", partial(draw, alone)
+    for draw in (limits, leak):
+        yield f"recorded {draw.__name__}", partial(draw, recorded_json("capacity"))
+        for count in (1, 3):
+            made = made_capacity(count, signature=-0.03)
+            yield f"{draw.__name__} of {count} seeds", partial(draw, made)
     many = [learner("dense", 400, every=1), learner("MoE", 400, 32, every=1)]
     for name, learners in {
         "of 400 points, 32 experts": many, "without points": pair(points=0),

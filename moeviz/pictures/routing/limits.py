@@ -1,137 +1,200 @@
-"""Recorded runs: what a limit of places costs in loss, and what the later tokens are worth."""
+"""Recorded runs: what a limit of slots costs in loss, and what the later tokens are worth."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import Figure, Key, about, dots, extent, legend, mean_sd
+from moeviz.pictures.plot import (
+    Figure,
+    about,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    legend,
+    mean_sd,
+    told_gap,
+    verdict_keys,
+)
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
-from moeviz.records.metrics import over_seeds
 
-WIDTH, TOP, ROW = 900, 62.0, 40.0
-FREE, BOUND = "#0072b2", "#d55e00"
+WIDTH, TOP, ROW = 900, 96.0, 30.0
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
-KINDS = ("loss_with_later_tokens", "loss_from_prefixes")
+POOLS = {"mixed": "all domains", "domain": "one domain", "sequence": "one text"}
+NARROW = "pool of 16 neighbours"
+PUBLISHED = "Wang et al. (2408.15664, appendix D) saw a loss 10 % lower"
+HOLM = "tick: a seed · bar: 95 % interval · verdicts are corrected for the whole table (Holm)"
+
+Recorded = dict[str, Any]
 
 
-def limits(recorded: dict[str, Any]) -> Picture:
-    """Validation loss of a recorded `experiment capacity` minus that without a limit, seed by seed:
-    evaluated without a limit (circles), and under the limit of training (squares)."""
+def limits(recorded: Recorded) -> Picture:
+    """The loss of one trained model under its limit minus the loss of the same model without: in
+    pools that mix the domains as training does, of one domain, and of one text. At the right what
+    training with the limit did, and the share dropped."""
     arms = {name: arm for name, arm in recorded["limits"].items() if name != NO_LIMIT}
-    kinds = ("validation_loss", "validation_loss_limited")
-    pairs = {n: [arm[f"{kind}_minus_no_limit"] for kind in kinds] for n, arm in arms.items()}
-    drops = [f"{arm['drop_rate']['mean']:.1%}" for arm in arms.values()]
-    svg = Svg(WIDTH, TOP + ROW * len(arms) + 50, "What a limit costs", _of_limits(recorded, pairs))
-    x = Scale(*padded([0.0, *_ends(pairs)]), 206, 800)
-    label = "validation loss minus that without a limit (nats per token): left is better"
-    x_axis(svg, x, TOP + ROW * len(arms), label, top=TOP, zero=True)
-    names = "evaluated without a limit", "evaluated under its own limit"
-    _rows(svg, recorded, x, pairs, names, ("dropped", drops))
-    columns = ("limit", "no limit at evaluation", "own limit at evaluation", "dropped in training")
-    cells = zip(pairs, (map(spread, two) for two in pairs.values()), drops, strict=True)
-    return svg.picture(columns, ((name, *two, drop) for name, two, drop in cells))
-
-
-def leak(recorded: dict[str, Any]) -> Picture:
-    """Loss of a recorded `experiment capacity` with the whole text at hand (circles) and from each
-    prefix alone (squares), for token choice and for expert choice with several pools."""
-    arms = recorded["leaks"]
-    pairs = {name: [arm[kind] for kind in KINDS] for name, arm in arms.items()}
-    worth = [spread(arm["worth_of_later_tokens"]) for arm in arms.values()]
     bottom = TOP + ROW * len(arms)
-    svg = Svg(WIDTH, bottom + 50, "What the later tokens are worth", _of_leaks(recorded))
-    x = Scale(*padded(_ends(pairs)), 206, 700)
-    x_axis(svg, x, bottom, "loss (nats per token): left is better", top=TOP)
-    base = x(arms[TOKEN_CHOICE]["loss_from_prefixes"]["mean"])
-    svg.line(base, TOP, base, bottom, stroke=INK, dash="2 3")
-    names = "later tokens at hand", "each token from those before it"
-    _rows(svg, recorded, x, pairs, names, ("their worth", worth))
-    columns = ("router", "with later tokens", "from prefixes", "worth of the later tokens")
-    cells = zip(pairs.items(), worth, strict=True)
-    rows = ((name, *(f"{figure['mean']:.3f}" for figure in two), w) for (name, two), w in cells)
-    return svg.picture(columns, rows)
-
-
-def _ends(pairs: dict[str, list[Figure]]) -> list[float]:
-    return extent(figure for two in pairs.values() for figure in two)
-
-
-def _rows(
-    svg: Svg, recorded: dict[str, Any], x: Scale, pairs: dict[str, list[Figure]],
-    names: tuple[str, str], last: tuple[str, list[str]],
-) -> None:  # fmt: skip
-    """Two figures a row, the first a circle and the second a square, and a last column of text."""
-    svg.text(0, 16, about(recorded, recorded["limits"][NO_LIMIT]["validation_loss"]), fill=MUTED)
-    kinds = list(zip(names, (FREE, BOUND), ("circle", "square"), (-8, 8), strict=True))
-    legend(svg, 204, 46, (Key(n, colour, mark=m, width=0) for n, colour, m, _ in kinds))
-    svg.text(WIDTH, 46, last[0], anchor="end", bold=True)
-    for i, ((name, two), text) in enumerate(zip(pairs.items(), last[1], strict=True)):
+    svg = Svg(WIDTH, bottom + 76, "What a limit costs", told_limits(recorded))
+    svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
+    legend(svg, 226, 42, verdict_keys(), across=80)
+    ends = padded([0.0, *gap_extent(a[f"cost_{pool}"] for a in arms.values() for pool in POOLS)])
+    plots = {
+        f"cost_{pool}": Scale(*ends, 226 + 136 * i, 346 + 136 * i) for i, pool in enumerate(POOLS)
+    }
+    minus = padded([0.0, *gap_extent(arm["loss_minus_no_limit"] for arm in arms.values())])
+    plots["loss_minus_no_limit"] = Scale(*minus, 650, 780)
+    heads = [f"pool: {words}" for words in POOLS.values()] + ["model alone"]
+    for (name, x), head in zip(plots.items(), heads, strict=True):
+        svg.text(x.start, 72, head, bold=True)
+        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(4), form=_signed, zero=True)
+        for i, arm in enumerate(arms.values()):
+            gap_dots(svg, x, TOP + (i + 0.5) * ROW, arm[name])
+    svg.text(WIDTH, 72, "dropped", anchor="end", bold=True)
+    for i, (name, arm) in enumerate(arms.items()):
         y = TOP + (i + 0.5) * ROW
-        svg.text(196, y + 4, name, anchor="end", bold=name == TOKEN_CHOICE)
-        for figure, (_, colour, shape, shift) in zip(two, kinds, strict=True):
-            dots(svg, x, y + shift, figure, colour, shape)
-        svg.text(WIDTH, y + 4, text, anchor="end")
+        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
+        svg.text(0, y + 4, name)
+        svg.text(WIDTH, y + 4, f"{arm['drop_rate']['mean']:.1%}", anchor="end")
+    words = "loss with the limit minus without it, of one model (nats)"
+    svg.text(226, bottom + 36, words)
+    svg.text(650, bottom + 36, "its loss without a limit, minus")
+    svg.text(650, bottom + 54, "that of the model trained without")
+    svg.text(0, bottom + 70, HOLM, fill=MUTED)
+    columns = (
+        "limit", *(f"cost, pool of {words}" for words in POOLS.values()),
+        *(f"dropped, pool of {words}" for words in POOLS.values()), "dropped in training",
+        "trained with the limit, evaluated without", "under its limit, minus dense",
+    )  # fmt: skip
+    return svg.picture(columns, (_limit_cells(*item) for item in arms.items()))
+
+
+def _limit_cells(name: str, arm: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        name, *(gap_cell(arm[f"cost_{pool}"]) for pool in POOLS),
+        *(f"{arm[f'dropped_{pool}']['mean']:.1%}" for pool in POOLS),
+        f"{arm['drop_rate']['mean']:.1%}", gap_cell(arm["loss_minus_no_limit"]),
+        gap_cell(arm["loss_mixed_minus_dense"]),
+    )  # fmt: skip
+
+
+def leak(recorded: Recorded) -> Picture:
+    """Expert choice with several pools: what the later tokens are worth when the pool keeps its
+    size, and when it shrinks; and the loss in mixed pools minus the dense twin's. Below, the
+    training loss in order minus shuffled."""
+    arms, signature = recorded["leaks"], recorded["signature"]
+    bottom = TOP + ROW * len(arms)
+    below = bottom + 96
+    svg = Svg(WIDTH, below + ROW * len(signature) + 76, "What the future is worth",
+              f"{told_worth(recorded)} {told_signature(recorded)}")  # fmt: skip
+    svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
+    legend(svg, 226, 42, verdict_keys(), across=80)
+    plots = {
+        "worth_of_later_tokens": ("worth, pool as large", (226.0, 420.0)),
+        "worth_with_smaller_pool": ("worth, pool shrinks too", (462.0, 656.0)),
+        "loss_mixed_minus_dense": ("loss minus dense", (700.0, 892.0)),
+    }
+    for name, (head, across) in plots.items():
+        x = Scale(*padded([0.0, *gap_extent(arm[name] for arm in arms.values())]), *across)
+        svg.text(across[0], 72, head, bold=True)
+        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(3), form=_signed, zero=True)
+        for i, arm in enumerate(arms.values()):
+            gap_dots(svg, x, TOP + (i + 0.5) * ROW, arm[name])
+    for i, name in enumerate(arms):
+        y = TOP + (i + 0.5) * ROW
+        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
+        svg.text(0, y + 4, name, bold=name == TOKEN_CHOICE)
+    words = "loss without the later tokens minus loss with them: right is a gain by them"
+    svg.text(226, bottom + 36, words)
+    svg.text(
+        0, below - 20, "Training loss of a pool in order minus the same pool shuffled", bold=True
+    )
+    _signature(svg, recorded, below)
+    svg.text(0, below + ROW * len(signature) + 70, HOLM, fill=MUTED)
+    columns = (
+        "router", "worth of later tokens, pool as large", "worth, pool shrinks too",
+        "loss, mixed pools", "minus dense", "training loss", "in order minus shuffled",
+    )  # fmt: skip
+    return svg.picture(columns, _leak_rows(recorded))
+
+
+def _signature(svg: Svg, recorded: Recorded, top: float) -> None:
+    signature = recorded["signature"]
+    published = -0.1 * _training(recorded)["mean"]
+    bottom = top + ROW * len(signature)
+    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), 226, 892)
+    label = "nats per token: left of zero is what neighbours tell of the future"
+    x_axis(svg, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
+    svg.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")
+    svg.text(x(published) + 6, bottom - 6, "10 % of the loss (Wang et al.)", fill=MUTED)
+    for i, (name, gap) in enumerate(signature.items()):
+        y = top + (i + 0.5) * ROW
+        svg.text(0, y + 4, name)
+        gap_dots(svg, x, y, gap)
+
+
+def _training(recorded: Recorded) -> Figure:
+    """The shuffled pool's training loss, which the published share is of."""
+    figure: Figure = recorded["leaks"]["pool of 16, shuffled"]["training_loss"]
+    return figure
+
+
+def _leak_rows(recorded: Recorded) -> list[tuple[object, ...]]:
+    in_order = {"pool of 16 neighbours": "pool of 16", "pool of one sequence": "pool of 64"}
+    rows: list[tuple[object, ...]] = []
+    for name, arm in recorded["leaks"].items():
+        pool = in_order.get(name)
+        rows.append(
+            (name, gap_cell(arm["worth_of_later_tokens"]), gap_cell(arm["worth_with_smaller_pool"]),
+             mean_sd(arm["loss_mixed"], 3), gap_cell(arm["loss_mixed_minus_dense"]),
+             mean_sd(arm["training_loss"], 3),
+             gap_cell(recorded["signature"][pool]) if pool else "")
+        )  # fmt: skip
+    return rows
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
 
 
 # What was seen, in words that the figures decide.
 
 
-def seen(figure: Figure) -> bool:
-    """Whether a paired difference stands out: its mean lies further from zero than one standard
-    deviation over seeds, and every seed has its sign."""
-    values = figure["values"]
-    one_sign = all(v > 0 for v in values) or all(v < 0 for v in values)
-    return figure["sd"] is not None and one_sign and abs(figure["mean"]) > figure["sd"]
-
-
-def spread(figure: Figure) -> str:
-    return mean_sd(figure, 3, "+")
-
-
-def difference(a: Figure, b: Figure) -> Figure:
-    """a minus b, seed by seed."""
-    values = [x - y for x, y in zip(a["values"], b["values"], strict=True)]
-    return over_seeds(values)
-
-
-def effects(figures: dict[str, Figure]) -> str:
-    """Which differences are above zero, which below, and which are not seen, with their sizes."""
-    groups: dict[str, list[str]] = {"higher": [], "lower": [], "no difference seen": []}
-    for name, figure in figures.items():
-        side = "higher" if figure["mean"] > 0 else "lower"
-        group = side if seen(figure) else "no difference seen"
-        groups[group].append(f"{name} ({spread(figure)})")
-    return "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items() if names)
-
-
-def _of_limits(recorded: dict[str, Any], pairs: dict[str, list[Figure]]) -> str:
-    free = effects({name: two[0] for name, two in pairs.items()})
-    bound = effects({name: two[1] for name, two in pairs.items()})
-    arms, kind = recorded["limits"], "validation_loss_limited"
-    base = arms["factor 1"][kind]
-    names = ("by probability", "batch prioritised")
-    orders = effects({name: difference(arms[f"factor 1, {name}"][kind], base) for name in names})
+def told_limits(recorded: Recorded) -> str:
+    """What factor 1.25 costs in mixed pools, what the pool does to that, and whether training with
+    it harms the model."""
+    arm = recorded["limits"]["factor 1.25"]
+    costs = [f"{arm[f'cost_{pool}']['mean']:+z.3f}" for pool in POOLS]
+    mixed = told_gap(
+        "in pools of all domains a model under factor 1.25", "the same model without a limit",
+        arm["cost_mixed"],
+    )  # fmt: skip
+    freed = told_gap(
+        "a model trained with factor 1.25 and freed of it", "one that never had a limit",
+        arm["loss_minus_no_limit"],
+    )  # fmt: skip
     return (
-        "Validation loss against training without a limit (nats per token; smaller than its "
-        f"spread, or of either sign, is not seen). Evaluated without a limit, {free}. Evaluated "
-        f"under the limit of training, {bound}. At factor 1 under its limit, against placing by "
-        f"position, {orders}."
+        f"{mixed} The cost is {costs[0]} there, {costs[1]} in pools of one domain and {costs[2]} "
+        f"in pools of one text. Training with it drops {arm['drop_rate']['mean']:.1%} of the "
+        f"assignments. {freed}"
     )
 
 
-def _of_leaks(recorded: dict[str, Any]) -> str:
-    arms = recorded["leaks"]
-    base, pools = arms[TOKEN_CHOICE], {n: a for n, a in arms.items() if n != TOKEN_CHOICE}
-    worth = base["worth_of_later_tokens"]
-    same = all(abs(v) < 5e-4 for v in worth["values"])
-    at_hand, alone = (
-        effects({n: difference(a[kind], base[kind]) for n, a in pools.items()}) for kind in KINDS
+def told_worth(recorded: Recorded) -> str:
+    """Whether the later tokens help expert choice among neighbours, in a pool as large as ever."""
+    causal, narrow = (
+        recorded["leaks"][name]["worth_of_later_tokens"] for name in (TOKEN_CHOICE, NARROW)
     )
+    same = all(abs(v) < 5e-4 for v in causal["values"])
+    name = "expert choice in a pool of 16 without the later tokens"
     return (
         f"Token choice has {'the same' if same else 'another'} loss with and without the later "
-        f"tokens ({spread(worth)} nats per token). Expert choice against token choice, with the "
-        f"later tokens at hand, {at_hand}; from prefixes alone, {alone}. Loss from prefixes "
-        "against loss with the later tokens, "
-        f"{effects({n: a['worth_of_later_tokens'] for n, a in pools.items()})}."
+        f"tokens. {told_gap(name, 'the same with them', narrow)}"
     )
+
+
+def told_signature(recorded: Recorded) -> str:
+    """What training on neighbours gains over the same pool shuffled, beside the published size."""
+    gap = recorded["signature"]["pool of 16"]
+    share = gap["mean"] / _training(recorded)["mean"]
+    words = told_gap("training in a pool of 16 in order", "the same pool shuffled", gap)
+    return f"{words} That is {share:+z.1%} of the loss; {PUBLISHED}."
