@@ -1,11 +1,10 @@
 """Every router as it is compared: experts, losses, family, settings; and the dense controls.
 
-Arms cost a token as much as the dense twin, within 2 % of its FLOPs as they are measured in
-training (a test holds the declared ones to it): K F = 256 and E F = 2048, unless the router must
-have it otherwise. Soft MoE and Mixture of Tokens pay for their mixtures with narrower experts; the
-width of ReMoE's and of null experts' is what their measured average of active experts leaves.
-Losses are weighted as each paper has them, and what a paper does not have is off: a z-loss is
-OLMoE's and ST-MoE's alone.
+Arms cost a token as much as the dense twin, within 2 % of its FLOPs before any assignment is
+dropped: K F = 256 and E F = 2048, unless the router must have it otherwise. Soft MoE and Mixture of
+Tokens pay for their mixtures with narrower experts; the width of ReMoE's and of null experts' is
+what their measured average of active experts leaves. Losses are weighted as each paper has them,
+and what a paper does not have is off: a z-loss is OLMoE's and ST-MoE's alone.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ What would make the comparison unfair, and how it is closed:
 1. How loud the FFN is at the start: weights near 1/E make it 8 to 16 times too quiet. At the fair
    scale all arms, the dense twin too, start with one variance (ModelConfig.ffn_scale). "As written"
    is a setting of its own, so that what the scale alone does can be read.
-2. Unequal cost. FLOPs are equal as measured in training, within 2 % of the dense twin's; every arm
-   has its measured figure beside it (see `router_arms`). Its parameters are more: "dense, all
+2. Unequal cost. Declared FLOPs are within 2 % of the dense twin's; every arm has beside them what
+   it computed in training. That is less where assignments are dropped (GShard, ST-MoE, Switch):
+   slots without a token cost nothing here. Parameters are more than the twin's: "dense, all
    parameters" has the experts' total width, at 3.5 times the FLOPs, as a second control.
 3. Losses that a paper does not have. Each arm has its own paper's, by the paper's weights, and the
    recording lists them.
