@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moeviz.experiments.readme_routers import routers_part
 from moeviz.host import data_path
 from moeviz.pictures.plot import gap_cell, mean_sd
 from moeviz.pictures.routing.limits import told_limits, told_signature, told_worth
@@ -59,6 +60,7 @@ def capacity_words(recorded: dict[str, Any]) -> str:
 
 # Of each part its file in data/runs and what makes it.
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "routers": ("routers", routers_part),
     "cures": ("collapse", cures_table),
     "capacity": ("capacity", capacity_words),
 }
