@@ -1,8 +1,12 @@
 """Money, and the ledger of claims: every verdict follows from a sum that a reader can change."""
 
+import re
+
+import numpy as np
 import pytest
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, bill, evaluate
+from moeviz.costs.claims import measured
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
 LEDGER = {
@@ -55,8 +59,12 @@ LEDGER = {
 }
 
 
+# Claims tested by a recorded run, whose figures are not repeated here.
+MEASURED = ("dropping_degrades", "expert_choice_balance", "strict_balance", "token_dropping")
+
+
 def test_the_ledger_is_whole():
-    assert set(CLAIMS) == set(LEDGER)
+    assert set(CLAIMS) == {*LEDGER, *MEASURED}
     assert {claim.source for claim in CLAIMS.values()} == set(SOURCES)
 
 
@@ -131,3 +139,44 @@ def test_a_hundredfold_saving_is_one_models_ratio():
     words = evaluate("hundredfold").why
     assert "only Switch-C 1.6T reach 100 times" in words and "V3 has 17.9" in words
     assert "none reach 1000 times" in evaluate("hundredfold", factor=1000).why
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measured_claim_names_its_run_and_tells_its_figures(name):
+    claim, found = CLAIMS[name], evaluate(name)
+    assert re.search(r"data/runs/\w+\.json", claim.evidence)
+    assert found.verdict in VERDICTS and "nan" not in found.why
+    assert name == "token_dropping" or re.search(r"\d", found.why)
+
+
+def seeds(*values):
+    return {"values": values, "mean": float(np.mean(values))}
+
+
+@pytest.mark.parametrize(
+    ("costs", "verdict"),
+    [((0.02, 0.03, 0.025), "off"), ((0.4, 0.5, 0.45), "holds"), ((-0.1, 0.4, 0.1), "unverifiable")],
+)
+def test_dropping_is_judged_by_the_interval(costs, verdict, monkeypatch):
+    limits = {
+        "no limit": {"loss": seeds(3.0, 3.2, 3.1)},
+        "factor 1.25": {
+            "loss_mixed": seeds(*np.add((3.0, 3.2, 3.1), costs)), "dropped_mixed": seeds(0.1)
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(measured, "recorded", lambda name: {"limits": limits})
+    found = evaluate("dropping_degrades")
+    assert found.verdict == verdict and found.value == pytest.approx(np.mean(costs))
+
+
+@pytest.mark.parametrize(("biased", "verdict"), [(0.02, "holds"), (0.4, "off")])
+def test_strict_balance_is_judged_in_the_least_even_layer(biased, verdict, monkeypatch):
+    layers = {"sign bias": (0.0, biased), "nothing": (1.0, 7.0), "expert choice": (0.0, 0.0)}
+    arms = {
+        arm: {"training": {"max_violation": [seeds(value) for value in values]}}
+        for arm, values in layers.items()
+    }
+    monkeypatch.setattr(measured, "recorded", lambda name: {"arms": arms})
+    assert evaluate("strict_balance").verdict == verdict
+    assert "from 7.00 to" in evaluate("strict_balance").why
+    assert evaluate("expert_choice_balance").verdict == "off"

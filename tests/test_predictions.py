@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeviz.experiments import cures
-from moeviz.predictions import PREDICTIONS, collapse, dense_vs_moe, start_here
+from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, start_here
 from moeviz.predictions.prediction import nearest
 
 
@@ -27,7 +27,7 @@ def test_an_answer_is_the_nearest_in_distance_or_in_ratio():
 
 def arms(cured, bare):
     return {
-        name: {"validation_loss": {"values": values}, "runs": 3}
+        name: {"reserve_loss": {"values": values}, "runs": 3}
         for name, values in (("balancing loss 0.1", cured), ("nothing", bare))
     }
 
@@ -59,14 +59,56 @@ def test_a_repeated_token_keeps_its_expert_where_all_its_places_agree():
     assert start_here.keeping(trace) == ([2, 1], 2)
 
 
-def test_the_recorded_races_are_paired_at_the_end_that_both_have_reached():
+@pytest.mark.parametrize(
+    ("lead", "ahead"),
+    [([0.1, 0.11, 0.09], "MoE"), ([-0.1, -0.11, -0.09], "dense"), ([0.1, -0.1], "no clear")],
+)
+def test_who_is_ahead_follows_the_paired_races(lead, ahead, monkeypatch):
+    recorded = {"gap_at_equal_step": {"values": lead}}
+    monkeypatch.setattr(dense_vs_moe, "recorded_run", lambda name: recorded)
     raced = dense_vs_moe.recorded_race("step")
-    ends = [
-        moe.curve.validation[-1] - dense.curve.validation[-1]
-        for dense, moe in zip(raced.dense, raced.moe, strict=True)
-    ]
-    assert np.allclose(raced.gap.values, ends)
-    assert (raced.ahead == "MoE") == (raced.gap.high < 0)
+    assert raced.ahead.startswith(ahead)
+    assert raced.gap.mean == pytest.approx(-np.mean(lead)), "MoE's loss minus dense's"
+
+
+@pytest.mark.parametrize(
+    ("update", "option"), [(1.0, "not further"), (2.0, "further, but"), (4.0, "as much further")]
+)
+def test_a_step_follows_what_is_left_of_the_gradients_advantage(update, option, monkeypatch):
+    sizes = {"step_busy_gradient": 4.0, "step_rare_gradient": 1.0,
+             "step_busy_update": update, "step_rare_update": 1.0}  # fmt: skip
+    found = {name: {"mean": value} for name, value in sizes.items()}
+    monkeypatch.setattr(collapse, "recorded", lambda: {"busy_experts": found})
+    assert collapse.one_step().option.startswith(option)
+
+
+@pytest.mark.parametrize(
+    ("costs", "option"),
+    [([0.02, 0.021, 0.019], "less"), ([0.2, 0.21, 0.19], "0.1"), ([0.1, -0.1, 0.01], "nothing")],
+)
+def test_the_cost_of_a_limit_follows_the_paired_losses(costs, option, monkeypatch):
+    limits = {
+        "no limit": {"loss": {"values": [3.0, 3.1, 3.2]}},
+        "factor 1.25": {
+            "loss_mixed": {"values": np.add([3.0, 3.1, 3.2], costs)}, "dropped_mixed": {"mean": 0.1}
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": limits})
+    assert capacity.limit_costs().option.startswith(option)
+
+
+@pytest.mark.parametrize(
+    ("shift", "option"), [(0.1, "it rises"), (-0.1, "it falls"), (0.0, "no difference")]
+)
+def test_the_leak_follows_the_paired_losses(shift, option, monkeypatch):
+    own = np.array([3.0, 3.1, 3.2])
+    arm = {
+        "loss_with_later_tokens": {"values": own},
+        "loss_with_other_later_tokens": {"values": own + shift + [0.01, -0.01, 0.0]},
+    }
+    recorded = {"leaks": {"pool of 16 neighbours": arm}}
+    monkeypatch.setattr(capacity, "recorded_run", lambda name: recorded)
+    assert capacity.leak_costs().option.startswith(option)
 
 
 def test_the_runs_that_are_told_of_are_recorded():

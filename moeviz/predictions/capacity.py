@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
-from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.pictures.plot import gap_words
+from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
+from moeviz.records.compare import LEVEL, compare
 from moeviz.records.metrics import expected_drop_rate
 
 
@@ -46,3 +48,47 @@ def priority() -> Measured:
     )
     because = "an expert is full only after others have come, and who comes late finds it full"
     return Measured(option, figure, because)
+
+
+@prediction(
+    "05.limit",
+    "A factor of 1.25 drops some tokens, in training and afterwards. What does it cost in loss, "
+    "beside the same training without a limit?",
+    "nothing that can be shown", "less than 0.1 nats per token", "0.1 nats per token or more",
+)  # fmt: skip
+def limit_costs() -> Measured:
+    limits = recorded_run("capacity")["limits"]
+    arm = limits["factor 1.25"]
+    gap = compare(arm["loss_mixed"]["values"], limits["no limit"]["loss"]["values"])
+    option = "nothing that can be shown"
+    if gap.p < LEVEL and gap.mean > 0:
+        small = gap.mean < 0.1
+        option = "less than 0.1 nats per token" if small else "0.1 nats per token or more"
+    figure = f"in batches mixed as in training the loss is {gap_words(gap)} than without a limit"
+    because = (
+        f"{arm['dropped_mixed']['mean']:.1%} of the tokens are dropped there, and a dropped token "
+        "still has its residual path"
+    )
+    return Measured(option, figure, because)
+
+
+@prediction(
+    "05.leak",
+    "Expert choice is trained on pools of 16 neighbours. Now the tokens after each token are "
+    "exchanged for those of another text. What happens to the loss?",
+    "it falls", "no difference that can be shown", "it rises",
+)  # fmt: skip
+def leak_costs() -> Measured:
+    arm = recorded_run("capacity")["leaks"]["pool of 16 neighbours"]
+    own, other = (arm[f"loss_with_{name}later_tokens"]["values"] for name in ("", "other_"))
+    gap = compare(other, own)
+    option, because = (
+        "no difference that can be shown",
+        "within these few steps no use is made of it",
+    )
+    if gap.p < LEVEL:
+        option = "it rises" if gap.mean > 0 else "it falls"
+        because = "the experts compare a token with those that follow it"
+    return Measured(
+        option, f"it is {gap_words(gap)} than with the text's own later tokens", because
+    )

@@ -8,9 +8,8 @@ import numpy as np
 
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.pictures.plot import gap_words
-from moeviz.predictions.prediction import Measured, prediction
-from moeviz.records.compare import Gap, compare
-from moeviz.records.metrics import last_common, validation_at
+from moeviz.predictions.prediction import Measured, prediction, recorded_run
+from moeviz.records.compare import LEVEL, Gap, compare
 from moeviz.records.runs import Snapshot
 
 ANSWERS = ("dense", "MoE", "no clear difference")
@@ -60,19 +59,14 @@ def by_second() -> Measured:
 
 def recorded_race(axis: str) -> Raced:
     """The recorded races, compared on an axis (step, seconds or flops)."""
-    recorded, _ = recorded_runs("race")
-    dense, moe = ([run for run in recorded if run.label == name] for name in ("dense", "MoE"))
-    losses = []
-    for runs in (moe, dense):
-        pairs = zip(runs, zip(dense, moe, strict=True), strict=True)
-        losses.append(
-            [
-                validation_at(r.curve, axis, last_common([a.curve, b.curve], axis))
-                for r, (a, b) in pairs
-            ]
-        )
-    gap = compare(*losses)
-    ahead = "MoE" if gap.high < 0 else "dense" if gap.low > 0 else "no clear difference"
+    runs, _ = recorded_runs("race")
+    dense, moe = ([run for run in runs if run.label == name] for name in ("dense", "MoE"))
+    figures = recorded_run("race")
+    lead = np.array(figures[f"gap_at_equal_{axis}"]["values"])  # of MoE, in nats
+    gap = compare(-lead, np.zeros_like(lead))
+    ahead = "no clear difference"
+    if gap.p < LEVEL:
+        ahead = "MoE" if gap.mean < 0 else "dense"
     return Raced(gap, ahead, dense, moe)
 
 

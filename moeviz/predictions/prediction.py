@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from moeviz.checks import check_choice
+from moeviz.experiments.recorded import recorded_figures
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ def prediction(key: str, question: str, *options: str) -> Callable[[Measure], Me
         return measure
 
     return enter
+
+
+def recorded_run(name: str) -> dict[str, Any]:
+    """The figures of an experiment; ValueError where none are recorded."""
+    figures = recorded_figures(name)
+    if figures is None:
+        raise ValueError(f"Nothing is recorded: run 'python -m moeviz experiment {name}'.")
+    return figures
 
 
 def nearest(value: float, options: Mapping[str, float], *, ratio: bool = False) -> str:

@@ -1,0 +1,103 @@
+"""Claims that a training of this lab tests, by the figures of a recorded run.
+
+What a small model shows after few steps is a finding about that setting: each sentence names it.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from moeviz.costs.claims.ledger import Assumption, Outcome, holds_if
+from moeviz.costs.claims.short import BEACON
+from moeviz.costs.claims.survey import SURVEY
+from moeviz.costs.shape.terms import Term
+from moeviz.host import data_path
+from moeviz.records.compare import Gap, compare
+
+COLLAPSE, CAPACITY = "data/runs/collapse.json", "data/runs/capacity.json"
+
+
+@cache
+def recorded(name: str) -> dict[str, Any]:
+    """The figures of a recorded run."""
+    figures: dict[str, Any] = json.loads(data_path("runs", f"{name}.json").read_text("utf-8"))
+    return figures
+
+
+def interval(gap: Gap) -> str:
+    return f"95 % interval {gap.low:+z.3f} to {gap.high:+z.3f}, {len(gap.values)} seeds"
+
+
+@SURVEY.claim(
+    "Token Choice Routing and Load Imbalance", "Dropping tokens severely degrades output quality",
+    "loss under factor 1.25 minus loss without a limit, in mixed batches",
+    f"{CAPACITY}: two layers of 8 experts, top-1, 300 steps",
+    Assumption("severe", 0.1, "nats", "a difference in loss that counts as severe", 0.001, 1),
+    unit="nats")  # fmt: skip
+def dropping_degrades(severe: float) -> Outcome:
+    limits = recorded("capacity")["limits"]
+    arm = limits["factor 1.25"]
+    gap = compare(arm["loss_mixed"]["values"], limits["no limit"]["loss"]["values"])
+    terms = (
+        Term("loss under the limit", arm["loss_mixed"]["mean"], "mean of seeds, nats per token"),
+        Term("tokens dropped", arm["dropped_mixed"]["mean"], "share, in evaluation"),
+    )
+    what = (
+        f"{arm['dropped_mixed']['mean']:.1%} of the tokens are dropped there, which costs "
+        f"{gap.mean:+z.3f} nats per token ({interval(gap)})"
+    )
+    if gap.high < severe:
+        return Outcome("off", f"in our small model {what}", gap.mean, terms)
+    verdict = holds_if(True) if gap.low >= severe else "unverifiable"
+    return Outcome(verdict, f"in our small model {what}", gap.mean, terms)
+
+
+@SURVEY.claim(
+    "Expert Choice", "Expert Choice guarantees perfect load balancing",
+    "MaxVio of the experts; tokens that no expert takes",
+    f"{COLLAPSE}; 05_capacity counts the tokens",
+    unit="MaxVio")  # fmt: skip
+def expert_choice_balance() -> Outcome:
+    violation = least_even("expert choice")
+    terms = (Term("MaxVio in training", violation, "of the least even layer, mean of seeds"),)
+    if violation > 0.01:
+        return Outcome("contradicted", f"MaxVio is {violation:.2f}", violation, terms)
+    why = (
+        f"of the experts: their MaxVio is {violation:.2f}; of the tokens not: some are taken by "
+        "several experts and some by none"
+    )
+    return Outcome("off", why, violation, terms)
+
+
+@SURVEY.claim(
+    "Auxiliary-loss-free routing", "A bias for each expert enforces strict load balancing",
+    "MaxVio of training's last 50 steps, in the least even layer",
+    f"{COLLAPSE}: two layers of 16 experts, top-1, sign bias, 300 steps",
+    Assumption("strict", 0.05, "MaxVio", "the unevenness that still counts as strict", 0.0, 1),
+    unit="MaxVio")  # fmt: skip
+def strict_balance(strict: float) -> Outcome:
+    violation, bare = least_even("sign bias"), least_even("nothing")
+    terms = (
+        Term("MaxVio with the bias", violation, "mean of seeds"),
+        Term("MaxVio without", bare, "mean of seeds"),
+    )
+    why = (
+        f"in our small model MaxVio falls from {bare:.2f} to {violation:.2f}: a step corrects the "
+        "load of the batch before, and enforces nothing in the batch that runs"
+    )
+    return Outcome(holds_if(violation <= strict), why, violation, terms)
+
+
+BEACON.fact(
+    "token_dropping", "third paragraph",
+    "Token dropping prunes less relevant experts mid-inference", "what the name stands for",
+    f"GShard, 2006.16668; Switch, 2101.03961; {CAPACITY}", "contradicted",
+    "an expert whose slots are full drops a token, mostly in training")  # fmt: skip
+
+
+def least_even(arm: str) -> float:
+    """MaxVio of training's last steps in the layer where it is largest, mean over seeds."""
+    layers = recorded("collapse")["arms"][arm]["training"]["max_violation"]
+    return float(max(layer["mean"] for layer in layers))
