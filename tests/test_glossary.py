@@ -2,6 +2,7 @@
 
 import html
 import re
+from pathlib import Path
 
 import ipywidgets
 import pytest
@@ -10,6 +11,8 @@ from moeviz.glossary import TERMS, as_markdown, meaning
 from moeviz.panels.controls import choice, explain, slider
 from moeviz.pictures.svg import Svg
 from moeviz.pictures.table import Table
+
+SOURCES = Path(__file__).resolve().parent.parent / "notebooks" / "src"
 
 
 def test_every_word_has_one_meaning():
@@ -21,6 +24,13 @@ def test_every_word_has_one_meaning():
 def test_a_meaning_is_one_or_two_sentences(term):
     ends = re.findall(r"[.](?= [A-Z]|$)", term.meaning)
     assert term.meaning.endswith(".") and 1 <= len(ends) <= 2 and len(term.meaning) < 260
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.word)
+def test_the_notebook_that_a_word_is_said_to_come_from_uses_it(term):
+    pages = SOURCES.glob(f"{term.notebook[:2]}*.md")  # 03 has several parts
+    text = " ".join(" ".join(page.read_text("utf-8") for page in pages).replace("*", "").split())
+    assert any(name.lower().rstrip("s") in text.lower() for name in (term.word, *term.also))
 
 
 def test_the_page_has_every_word_once_in_order():

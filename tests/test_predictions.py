@@ -25,20 +25,14 @@ def test_an_answer_is_the_nearest_in_distance_or_in_ratio():
     assert nearest(4.0, options) == "one" and nearest(4.0, options, ratio=True) == "nine"
 
 
-def arms(cured, bare):
-    return {
-        name: {"reserve_loss": {"values": values}, "runs": 3}
-        for name, values in (("balancing loss 0.1", cured), ("nothing", bare))
-    }
-
-
 @pytest.mark.parametrize(
-    ("shift", "option"), [(-1, "it falls"), (1, "it rises"), (0, "no difference that five seeds")]
+    ("verdict", "option"),
+    [("lower", "it falls"), ("higher", "it rises"), ("open", "no difference that the seeds")],
 )
-def test_quality_follows_the_paired_losses(shift, option, monkeypatch):
-    bare = np.array([3.0, 3.5, 4.0])
-    cured = bare + shift + np.array([0.1, -0.1, 0.0])
-    monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arms(cured, bare)})
+def test_quality_follows_the_verdict_of_the_whole_table(verdict, option, monkeypatch):
+    figure = {"values": [0.1, 0.2, 0.3], "verdict": verdict}
+    arms = {"balancing loss 0.1": {"loss_minus_nothing": figure}}
+    monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arms})
     assert collapse.quality().option.startswith(option)
 
 

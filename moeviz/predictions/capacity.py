@@ -84,7 +84,7 @@ def leak_costs() -> Measured:
     gap = compare(other, own)
     option, because = (
         "no difference that can be shown",
-        "within these few steps no use is made of it",
+        "the seeds change as much",
     )
     if gap.p < LEVEL:
         option = "it rises" if gap.mean > 0 else "it falls"
