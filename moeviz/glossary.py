@@ -20,14 +20,15 @@ class Term:
 
 
 START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
-ROUTING, COLLAPSE, CAPACITY = "03_routing", "04_collapse", "05_capacity"
+ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
+COLLAPSE, CAPACITY = "04_collapse", "05_capacity"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
 
 TERMS = (
     Term("active parameters", "The parameters that work on one token: all but the experts that "
          "its router does not choose.", RACE),
     Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
-         "raw weights near 1/E its output starts E times too quiet.", COLLAPSE),
+         "raw weights near 1/E its output starts E times too quiet.", TRAINED),
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
          "numbers up to rounding, at different speeds.", INSIDE),
     Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
@@ -38,7 +39,7 @@ TERMS = (
     Term("capacity factor", "The capacity as a multiple of the even share: factor 1 gives every "
          "expert exactly its even share of slots.", CAPACITY, ("factor",)),
     Term("causal", "A router is causal if the experts of a token never depend on tokens that come "
-         "after it. Only then can a model write token by token with it.", ROUTING),
+         "after it. Only then can a model write token by token with it.", OTHERS),
     Term("collapse", "Most tokens go to a few experts, and the others get next to none and stop "
          "learning.", COLLAPSE),
     Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
@@ -55,7 +56,7 @@ TERMS = (
     Term("domain information", "How much the chosen expert tells of the kind of text, from 0 "
          "(nothing) to 1 (everything): their normalised mutual information.", COLLAPSE),
     Term("dropped", "A token is dropped by an expert that is full. Dropped by all its experts, it "
-         "passes the layer on the residual path alone.", CAPACITY),
+         "passes the layer on the residual path alone.", ROUTING),
     Term("entropy of the gate", "How undecided the router is about one token, in nats: 0 when one "
          "expert has all the probability, log E when all have the same.", COLLAPSE),
     Term("even share", "The load of an expert when all experts get equally many tokens: T · K / E.",
@@ -63,7 +64,7 @@ TERMS = (
     Term("expert", "One of several feed-forward networks in a layer. A token visits only the few "
          "that the router chooses for it.", START),
     Term("expert choice", "Each expert picks the tokens that it takes. The load is even, but the "
-         "choice for a token depends on the other tokens, later ones included.", ROUTING),
+         "choice for a token depends on the other tokens, later ones included.", OTHERS),
     Term("expert parallelism", "The experts of a layer lie on different devices, and tokens travel "
          "to them and back.", HARDWARE),
     Term("experts in effect", "The number of equally loaded experts with the same entropy of load: "
@@ -71,7 +72,7 @@ TERMS = (
          ("effective experts",)),
     Term("fair scale", "Every feed-forward layer, dense or MoE, is multiplied by a fixed factor so "
          "that at the start its output varies as much as a dense one's. Without it, differences in "
-         "loudness look like differences between routers.", COLLAPSE),
+         "loudness look like differences between routers.", TRAINED),
     Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
          "FLOPs are an amount.", RACE),
     Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
@@ -90,7 +91,7 @@ TERMS = (
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
     Term("MaxVio", "The largest load over the mean load, minus 1. It is 0 when the load is even, "
-         "and E − 1 when one expert has all tokens.", COLLAPSE),
+         "and E − 1 when one expert has all tokens.", ROUTING),
     Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
          "of the device's peak.", FRONTIER),
     Term("MLA", "Multi-head latent attention: the cache keeps one short vector for each token, "
@@ -118,7 +119,7 @@ TERMS = (
     Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
          "add up to 1.", INSIDE, ("renormalise",)),
     Term("residual", "The path around a layer: the layer's output is added to its input.",
-         CAPACITY),
+         ROUTING),
     Term("router", "The part of an MoE layer that chooses the experts of a token: a gate, and a "
          "rule for the choice.", START),
     Term("scope", "The tokens over which a balancing loss asks for an even load: a whole batch, or "
@@ -129,7 +130,7 @@ TERMS = (
          COLLAPSE),
     Term("skew", "How unequal the experts' popularity is: the r-th most popular is asked for in "
          "proportion to 1 over r to the power of the skew.", CAPACITY),
-    Term("slot", "A place for one token in an expert's buffer.", CAPACITY, ("slots",)),
+    Term("slot", "A place for one token in an expert's buffer.", ROUTING, ("slots",)),
     Term("softmax", "Turns scores into positive numbers that sum to 1: probabilities.", INSIDE),
     Term("SwiGLU", "The feed-forward network of most of today's models: one product is passed "
          "through SiLU and multiplied by a second one, and a third brings the result back.",
@@ -169,6 +170,6 @@ def as_markdown() -> str:
         "|-|-|-|",
     ]
     for term in sorted(TERMS, key=lambda term: term.word.lower()):
-        link = f"[{term.notebook[:2]}]({term.notebook}.ipynb)"
+        link = f"[{term.notebook.partition('_')[0]}]({term.notebook}.ipynb)"
         lines.append(f"| **{term.word}** | {term.meaning} | {link} |")
     return "\n".join(lines) + "\n"

@@ -104,13 +104,14 @@ def unloaded():
 def fresh_kernel(monkeypatch, tmp_path):
     """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
     from helpers.live import end_of_kernel
-    from moeviz.panels import Collapse, Race
+    from moeviz.panels import Collapse, LoudAndQuiet, Race
     from moeviz.predictions import ANSWERS
 
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     ANSWERS.clear()
-    yield {kind: tmp_path / "live" / kind.kind for kind in (Race, Collapse)}
-    for kind in (Race, Collapse):
+    kinds = Race, Collapse, LoudAndQuiet
+    yield {kind: tmp_path / "live" / kind.kind for kind in kinds}
+    for kind in kinds:
         end_of_kernel(kind)
 
 

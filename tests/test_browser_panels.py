@@ -53,9 +53,9 @@ def check_text_is_no_markup(page, css):
     browser.wait_state(page, css, "^" + re.escape(kept) + "$")
 
 
-def test_03_compares_routers(labs, tmp_path):
+def test_03b_compares_routers(labs, tmp_path):
     """In the notebook itself, in the light theme."""
-    with labs.opened("03_routing.ipynb") as page:
+    with labs.opened("03b_who_else_chooses.ipynb") as page:
         page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
         browser.screenshot(page, tmp_path / "light.png", ROUTERS)
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from helpers.hosts import Page, opened_in
-from helpers.panels import BEFORE, LOUD, MOVES, exhibit, press, said, value_for
+from helpers.panels import BEFORE, LIVE, LOUD, MOVES, exhibit, press, said, value_for
 from moeviz import panels
 from moeviz.panels import timed_panel
 from moeviz.panels.kernels import dispatch as dispatch_panel
@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.usefixtures("fresh_kernel"),
     pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"),
 ]
-EXHIBITS = [name for name in MOVES if name not in ("Race", "Collapse")]
+EXHIBITS = [name for name in MOVES if name not in LIVE]
 live = pytest.mark.parametrize("kind", [panels.Race, panels.Collapse])
 
 

@@ -24,10 +24,10 @@ from moeviz.experiments import routers_on_a_text as routing
 from moeviz.experiments.routers_on_a_text import Settings, every_decision, every_name, recorded
 from moeviz.panels.routing.compare_routers import MAX_TOKENS
 from moeviz.routing import ROUTERS, RouteContext, build_router
-from moeviz.watch.routers import router_for, text_tokens
+from moeviz.watch.routers import library_weights, router_for, text_tokens
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader")]
-SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03_routing.md"
+SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "03b_who_else_chooses.md"
 
 
 def toggle(panel, *names):
@@ -311,3 +311,54 @@ def test_a_move_costs_well_under_100_ms():
         panel.controls["noise"].value = step / 10
         costs.append(time.thread_time() - begun)
     assert np.percentile(costs, 95) < 0.1
+
+
+# A rule step by step.
+
+
+def test_the_steps_of_a_rule_are_the_very_matrices_that_a_cell_computed():
+    scores_TE = torch.randn(3, 4, requires_grad=True)
+    panel = panels.RuleSteps(
+        {"scores": scores_TE, "softmax": scores_TE.softmax(-1)}, ["a", "b", "c"]
+    )
+    back, onwards = find(panel, "back"), find(panel, "next")
+    back.click()
+    assert panel.values == {"step": 1} and said(panel) == "Step 1 of 2: scores."
+    for _ in range(2):
+        onwards.click()
+    assert panel.values == {"step": 2} and "All rows have the same sum." in said(panel)
+    shown = [[float(v) for v in row[1:5]] for row in panel.drawn.rows[:3]]
+    np.testing.assert_allclose(shown, scores_TE.softmax(-1).detach(), atol=6e-4)
+
+
+@pytest.mark.usefixtures("stills")
+def test_where_no_kernel_runs_the_last_step_of_a_rule_is_shown(monkeypatch):
+    panel, shown = panels.RuleSteps(), []
+    monkeypatch.setattr(
+        "moeviz.panels.base.with_still", lambda picture, bundle: shown.append(picture) or bundle
+    )
+    before = everything(panel)
+    panel._repr_mimebundle_()
+    assert shown[0].summary.startswith("Step 7 of 7: rows, 3.") and everything(panel) == before
+
+
+@pytest.mark.parametrize(
+    ("steps", "tokens", "sentence"),
+    [
+        ({"a": torch.zeros(3)}, None, "Step 'a' must be a matrix [T, N], got [3]."),
+        ({"a": torch.zeros(0, 2)}, None, "Step 'a' must be a matrix [T, N], got [0, 2]."),
+        ({"a": torch.full((1, 1), -torch.inf)}, None, "Step 'a' must hold finite numbers"),
+        ({"a": torch.zeros(2, 2)}, "abc", "a row for each of the 3 tokens; 'a' has 2."),
+    ],
+)
+def test_steps_that_cannot_be_shown_are_refused(steps, tokens, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        panels.RuleSteps(steps, tokens)
+
+
+def test_a_part_of_the_recorded_text_is_routed_as_in_the_whole():
+    whole, part = routing.first_tokens(24), routing.first_tokens(12, after=12)
+    assert part.pieces == whole.pieces[12:] and torch.equal(part.x_TD, whole.x_TD[12:])
+    wanted = library_weights(whole, "token_choice")[12:]
+    torch.testing.assert_close(library_weights(part, "token_choice"), wanted)
+    assert (wanted > 0).sum(1).tolist() == [2] * 12

@@ -28,6 +28,7 @@ from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
 from moeviz.pictures.routing.limits import NO_LIMIT, leak, limits, told_signature
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
+from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import (
     FACTORS,
     drop_share,
@@ -358,3 +359,32 @@ def test_the_words_name_who_does_what():
     assert rows["Soft MoE"]["experts a token"] == "mixtures"
     assert rows["Top-K"]["experts a token"] == "2.00"
     assert rows["Hash"]["learned numbers"] == "none"
+
+
+# A rule step by step.
+
+
+def test_a_step_shows_its_matrix_with_its_sums_and_the_film_has_them_all():
+    first, second = np.array([[-1.0, 3.0], [2.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
+    picture = rule_steps([("scores", first), ("best", second)], 1, tokens=["a", "b"])
+    assert picture.columns == ("token", "0", "1", "sum")
+    np.testing.assert_allclose(table(picture, "0", "1", "sum"), [[0, 3, 3], [1, 0, 1], [1, 3, 4]])
+    assert [tip for tip in tips(picture) if tip[0] in "12"] == ["1: scores", "2: best"]
+    cells = [tip for tip in tips(picture) if "column" in tip]
+    assert cells == ["a, column 1: 3.0000", "b, column 0: 1.0000"], "a 0 is left empty"
+    assert picture.summary == (
+        "Step 2 of 2: best. The fullest column holds 1.50 times the mean column. "
+        "The fullest row holds 1.50 times the mean row."
+    )
+    negative = rule_steps([("scores", first)], 0, tokens=["a", "b"])
+    assert len([tip for tip in tips(negative) if "column" in tip]) == 4
+    assert negative.summary == "Step 1 of 1: scores."
+    even = rule_steps([("even", np.full((3, 2), 0.5))], 0, tokens="abc").summary
+    assert even.endswith("All columns have the same sum. All rows have the same sum.")
+
+
+def test_the_bars_of_a_step_are_its_sums():
+    matrix = np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 4.0]])
+    picture = rule_steps([("m", matrix)], 0, tokens="ab")
+    rows = values(marks(picture, "rect", "#8a8a8a"), "width")
+    np.testing.assert_allclose(rows / rows[1], matrix.sum(1) / matrix.sum(1)[1], atol=1e-3)

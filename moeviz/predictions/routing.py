@@ -10,6 +10,27 @@ from moeviz.records.routes import Decision
 
 
 @prediction(
+    "03.late",
+    "Slots are filled first come, first served. Which tokens of a text are dropped most?",
+    "early ones", "late ones", "early and late ones alike",
+)  # fmt: skip
+def late() -> Measured:
+    switch = _decision("switch")
+    half = len(switch.tokens) // 2
+    lost_T = switch.dropped.sum(axis=1) > 0
+    early, after = int(lost_T[:half].sum()), int(lost_T[half:].sum())
+    options = ("early ones", "late ones", "early and late ones alike")
+    option = options[0 if early > after else 1 if after > early else 2]
+    figure = (
+        f"in the recorded text Switch drops {early} of the first {half} tokens and {after} of the "
+        f"other {len(lost_T) - half}"
+    )
+    return Measured(
+        option, figure, "the slots of a popular expert are free at the start and full later"
+    )
+
+
+@prediction(
     "03.price",
     "Let every expert pick its best tokens: the load is even by construction. What is the price?",
     "there is none", "some tokens get no expert", "some experts get no token",

@@ -60,9 +60,14 @@ class Tokens:
     def first(self, count: int) -> Tokens:
         """The first tokens alone. A model is causal: their hidden states know nothing of the rest,
         and are those of the shorter text."""
-        context = self.context.select(torch.arange(len(self.pieces)) < count)
-        group = None if self.group is None else self.group[:count]
-        return Tokens(self.pieces[:count], self.x_TD[:count], self.gate_ED, context, group)
+        return self.part(0, count)
+
+    def part(self, start: int, end: int) -> Tokens:
+        """Those from one place to another, as they are in the whole text."""
+        place_T = torch.arange(len(self.pieces))
+        context = self.context.select((start <= place_T) & (place_T < end))
+        group = None if self.group is None else self.group[start:end]
+        return Tokens(self.pieces[start:end], self.x_TD[start:end], self.gate_ED, context, group)
 
 
 @one_thread()
@@ -215,3 +220,10 @@ def decide(
             "learned": sum(p.numel() for p in router.parameters() if p.requires_grad),
         },
     )
+
+
+def library_weights(tokens: Tokens, name: str, *, top_k: int = 2, **options: Any) -> Tensor:
+    """The weights [T, E] that the router of this name gives the tokens in training, by their own
+    gate: what a rule that a notebook writes out is compared with. options: the router's."""
+    router = router_for(tokens, name, top_k=top_k, **options)
+    return torch.from_numpy(decide(router, tokens, label=name, cuts=0).weight)

@@ -53,6 +53,7 @@ MOVES = {
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
     },
+    "LoudAndQuiet": {"scale": 0.125, "seed": 3},
     "MemoryFit": {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
         "context": 512, "batch": 1024,
@@ -69,6 +70,7 @@ MOVES = {
     "Race": {"experts": 8, "top_k": 1, "seed": 3, "axis": "flops"},
     "Roofline": {"machine": "this machine", "tokens": 64},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
+    "RuleSteps": {"step": 4},
     "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",
@@ -103,7 +105,7 @@ BEFORE = {
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},
 }
-LIVE = ("Race", "Collapse")
+LIVE = ("Race", "Collapse", "LoudAndQuiet")
 # Exhibits that read a text: how they open on one.
 READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},

@@ -35,6 +35,7 @@ from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import STAGES, anatomy
 from moeviz.pictures.routing.limits import leak, limits
 from moeviz.pictures.routing.routers import compare, overview
+from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.pictures.training.arms import FIVE
@@ -404,6 +405,12 @@ def _routing():
     }.items():  # fmt: skip
         rules = RULES[: len(decisions)]
         yield f"routers, {name}", partial(compare, decisions, rules, heading="A <t>", note="<n> &")
+    for name, (step, tokens, *shape) in {
+        "two steps": (1, NASTY, 8, 8), "one token, one column": (0, "a", 1, 1),
+        "40 tokens, 16 columns": (1, LONG[:40], 40, 16),
+    }.items():  # fmt: skip
+        steps = [("<first>", wave(*shape) - 6), ("then &", wave(*shape) % 3)] * 7
+        yield f"rule of {name}", partial(rule_steps, steps, step, tokens=tokens)
     yield "all routers", partial(overview, four(NASTY), heading="All of <them>")
 
 

@@ -1,0 +1,75 @@
+"""A raw top-2 MoE beside its dense twin, at every scale of its start (half a minute a scale).
+
+What 03c_trained_and_compared opens on: seed 0 at each scale, one curve each. `experiment scale` has
+the figures over seeds. The dense twin always starts at the fair scale, and the learning rate is
+constant, so that the curves may be compared at any step.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import collect, compact, packed, resumed, small_model, unpacked
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.records.runs import save_snapshots
+from moeviz.text.corpus import load_corpus
+from moeviz.training.config import TrainConfig
+from moeviz.training.trainer import Trainer
+
+STEPS = 300
+SCALES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
+WRITTEN = 0.0  # the scale of a model that is as its paper writes it
+DENSE, MOE = "dense", "MoE"
+
+
+def contestants(scale: float) -> dict[str, ModelConfig]:
+    """The dense twin, at the fair scale, and the MoE at this one."""
+    experts = MoEConfig(16, 2, 128, options={"weighting": "raw"})
+    moe = small_model(experts, ffn_scale=None if scale == WRITTEN else scale)
+    return {DENSE: small_model(experts).dense_twin(), MOE: moe}
+
+
+def training(seed: int) -> TrainConfig:
+    return TrainConfig(
+        steps=STEPS, seed=seed, learning_rate=4e-3, schedule="constant", validate_every=25
+    )
+
+
+def build(scale: float, seed: int) -> dict[str, Trainer]:
+    """Both, ready to train on the same batches."""
+    corpus = load_corpus()
+    models = contestants(scale)
+    return {label: Trainer(model, training(seed), corpus) for label, model in models.items()}
+
+
+def resume(folder: Path, scale: float, seed: int) -> dict[str, Trainer]:
+    """Both as an interrupted run left them in a folder; none where one is not of this run."""
+    corpus = load_corpus()
+    found = {
+        label: resumed(folder / f"{label}.safetensors", model, training(seed), corpus)
+        for label, model in contestants(scale).items()
+    }
+    return {label: trainer for label, trainer in found.items() if trainer and all(found.values())}
+
+
+def train(label: str, scale: float, seed: int) -> dict[str, Any]:
+    """One of the two to its end: its snapshot, packed."""
+    trainer = Trainer(contestants(scale)[label], training(seed), load_corpus())
+    for _ in trainer:
+        pass
+    return packed(compact(trainer.snapshot(label)))
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Seed 0 at every scale, whatever `seeds` is; writes runs/loud_and_quiet under `out`: the dense
+    twin, then the MoE by scale, WRITTEN first."""
+    runs = {DENSE: partial(train, DENSE, 1.0)}
+    runs |= {f"{MOE} {scale:g}": partial(train, MOE, scale) for scale in (WRITTEN, *SCALES)}
+    results = collect(out / "runs" / "loud_and_quiet.part", meta, runs, 1, on_step)
+    snapshots = {name: unpacked(kept) for name, (kept,) in results.items()}
+    save_snapshots(out / "runs" / "loud_and_quiet.safetensors", [*snapshots.values()], meta)
+    return {name: float(one.curve.validation[-1]) for name, one in snapshots.items()}

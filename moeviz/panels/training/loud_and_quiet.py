@@ -1,0 +1,90 @@
+"""How loud an MoE starts, as a slider: beside its dense twin, recorded at every scale, and live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moeviz.experiments.recorded import recorded_runs
+from moeviz.panels.controls import seed_box, slider
+from moeviz.panels.live_panel import LivePanel
+from moeviz.pictures import Picture
+from moeviz.pictures.training.race import race
+from moeviz.records.metrics import gap
+from moeviz.records.runs import Snapshot
+
+if TYPE_CHECKING:
+    from moeviz.training.live import Frame
+    from moeviz.training.trainer import Trainer
+
+# As the recording has them: "as written" first, then from quiet to loud.
+SCALES = (
+    ("as written", 0.0), ("1/16", 0.0625), ("1/8", 0.125), ("1/4", 0.25), ("1/2", 0.5),
+    ("1: fair", 1.0), ("2", 2.0), ("4", 4.0),
+)  # fmt: skip
+NAMES = {scale: name for name, scale in SCALES}
+
+Configuration = tuple[float, int]  # scale, seed
+
+
+class LoudAndQuiet(LivePanel):
+    """A top-2 MoE with raw weights and its dense twin; the slider says how loud the MoE starts.
+
+    Moving it shows the recorded run of that scale; Play trains both here.
+    """
+
+    called, trained, series_label = "run", "both models", "then train the next seed"
+    labels = ("dense", "MoE")
+    # The results of this process: how far the MoE is ahead.
+    _scores: ClassVar[dict[Configuration, float]] = {}
+
+    def __init__(self) -> None:
+        (dense, *runs), self._provenance = recorded_runs("loud_and_quiet")
+        self._recorded = {scale: [dense, moe] for (_, scale), moe in zip(SCALES, runs, strict=True)}
+        scale = slider("Scale", SCALES, SCALES[0][1], "420px")
+        super().__init__({"scale": scale, "seed": seed_box()}, last={})
+
+    def _picture(self, learners: list[Snapshot], note: str) -> Picture:
+        return race(learners, "step", note=note)
+
+    def _learners(self) -> tuple[list[Snapshot], str]:
+        scale, made = self.controls["scale"].value, self._provenance
+        if self.live:
+            return [*self.live], f"live: scale {NAMES[scale]}{self._aside}"
+        if self.controls["seed"].value:
+            waiting = [run.at("step", 0) for run in self._recorded[scale]]
+            return waiting, "not recorded: Play trains it here"
+        named = f"scale {NAMES[scale]}, seed 0"
+        note = f"recorded, not live: {named} · {made['device']} · {made['date']}"
+        return self._recorded[scale], note
+
+    # The run.
+
+    def _configuration(self) -> Configuration:
+        return self.controls["scale"].value, self.controls["seed"].value
+
+    def _set_controls_to(self, configuration: Any) -> None:
+        self.set_controls(dict(zip(("scale", "seed"), configuration, strict=True)))
+
+    def _configured(self, meta: dict[str, Any]) -> Configuration:
+        return meta["model"]["ffn_scale"] or 0.0, meta["train"]["seed"]
+
+    def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
+        from moeviz.experiments.loud_and_quiet import build, resume
+
+        return build(*configuration) if folder is None else resume(folder, *configuration)
+
+    # Who is ahead.
+
+    def _keep_score(self, frame: Frame) -> None:
+        dense, moe = frame.learners
+        self._scores.setdefault(self._configured(moe.meta), gap(dense.curve, moe.curve, "step"))
+
+    def _score_lines(self) -> list[str]:
+        """Every finished run of this process."""
+        lines = []
+        for (of, seed), ahead in sorted(self._scores.items()):
+            word = "ahead" if ahead > 0 else "behind"
+            lines.append(f"Trained here, scale {NAMES[of]}, seed {seed}: MoE {word} by "
+                         f"{abs(ahead):.3f} nats.")  # fmt: skip
+        return lines

@@ -1,0 +1,133 @@
+"""A router's rule, one matrix after another: what each of its steps makes of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moeviz.pictures.plot import box, expert_box, heading
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, number, shorten
+
+WIDTH = 800
+LEFT, ROW, CELL = 96.0, 20.0, 48.0
+FILM = 54.0  # where the film begins: a small image of every step
+FRAME = 56.0  # width of one of them, and their distance
+BAR = 150.0  # length of the longest bar beside the rows
+TALL = 56.0  # height of the tallest bar below the columns
+NOW, SUM = "#d55e00", "#8a8a8a"
+EVEN = 1.005  # times the mean: what two decimals show as even
+
+Step = tuple[str, np.ndarray]
+
+
+def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Picture:
+    """One step, large, under a film of all: its matrix [T, N] with the sums of rows and columns.
+
+    steps: what each is called, and its matrix; a 0 is left empty where nothing is negative."""
+    title, matrix_TN = steps[step]
+    num_tokens, num_columns = matrix_TN.shape
+    cell = min(CELL, (WIDTH - LEFT - BAR - 60) / num_columns)
+    frames = min(FRAME, WIDTH / len(steps))
+    small = 44.0
+    top = FILM + small + 46
+    base = top + num_tokens * ROW + 26 + TALL
+    summary = _summary(steps, step)
+    svg = Svg(WIDTH, base + 24, "A routing rule step by step", summary)
+    heading(svg, f"Step {step + 1} of {len(steps)}: {title}")
+    svg.text(0, FILM - 16, "all steps", fill=MUTED)
+    for i, (name, other_TN) in enumerate(steps):
+        x, width = i * frames, min(frames - 6, 44.0)
+        svg.heat(x + 2, FILM - 8, width, small, _shares(other_TN))
+        edge, thick = (NOW, 3.0) if i == step else (MUTED, 0.5)
+        svg.rect(x + 2, FILM - 8, width, small, "transparent", stroke=edge, stroke_width=thick,
+                 tip=f"{i + 1}: {name}")  # fmt: skip
+        svg.text(x + 2 + width / 2, FILM + small + 6, str(i + 1), anchor="middle",
+                 bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
+    right = LEFT + num_columns * cell
+    svg.text(LEFT - 8, top - 6, "token", anchor="end", fill=MUTED)
+    svg.text(right + 14, top - 6, "sum of the row", fill=MUTED)
+    _cells(svg, matrix_TN, tokens, top, cell)
+    _row_sums(svg, matrix_TN, right + 14, top)
+    _column_sums(svg, matrix_TN, top + num_tokens * ROW, base, cell)
+    return svg.picture(*_table(matrix_TN, tokens))
+
+
+def _shares(matrix_TN: np.ndarray) -> np.ndarray:
+    """Where each value stands between 0 (or the least, where that is below) and the largest."""
+    low, high = min(float(matrix_TN.min()), 0.0), float(matrix_TN.max())
+    return (matrix_TN - low) / (high - low) if high > low else np.zeros_like(matrix_TN)
+
+
+def _cells(svg: Svg, matrix_TN: np.ndarray, tokens: Sequence[str], top: float, cell: float) -> None:
+    share_TN, empty = _shares(matrix_TN), matrix_TN.min() >= 0
+    for t, token in enumerate(tokens):
+        y = top + t * ROW
+        svg.line(0, y, LEFT + matrix_TN.shape[1] * cell, y, width=0.5)
+        svg.text(LEFT - 8, y + 14.5, shorten(token, 11), anchor="end", mono=True)
+        for n, value in enumerate(matrix_TN[t]):
+            if not (empty and value == 0):
+                tip = f"{token}, column {n}: {value:.4f}"
+                text = _short(value) if cell >= 34 else ""
+                box(svg, LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2,
+                    heat_colour(float(share_TN[t, n])), text, tip=tip)  # fmt: skip
+
+
+def _short(value: float) -> str:
+    """At most four characters and a sign; a whole number as it is."""
+    if value == round(value):
+        return f"{value:.0f}"
+    return number(round(value)) if abs(value) >= 99.5 else f"{value:.2f}"[: 4 + (value < 0)]
+
+
+def _row_sums(svg: Svg, matrix_TN: np.ndarray, x: float, top: float) -> None:
+    sum_T = matrix_TN.sum(1)
+    peak = max(float(np.abs(sum_T).max()), 1e-12)
+    for t, value in enumerate(sum_T):
+        y, length = top + t * ROW, BAR * 0.66 * abs(float(value)) / peak
+        svg.rect(x, y + 3, length, ROW - 6, SUM)
+        svg.text(x + length + 6, y + 14.5, _short(float(value)))
+
+
+def _column_sums(
+    svg: Svg, matrix_TN: np.ndarray, rows_end: float, base: float, cell: float
+) -> None:
+    """Bars of the sums of columns; the line is their mean."""
+    sum_N = matrix_TN.sum(0)
+    peak = max(float(np.abs(sum_N).max()), 1e-12)
+    svg.text(LEFT - 8, base - TALL / 2, "sum of the", anchor="end", fill=MUTED)
+    svg.text(LEFT - 8, base - TALL / 2 + 15, "column", anchor="end", fill=MUTED)
+    for n, value in enumerate(sum_N):
+        x, tall = LEFT + n * cell, TALL * abs(float(value)) / peak
+        svg.text(x + cell / 2, rows_end + 14, _short(float(value)), anchor="middle")
+        expert_box(svg, x + 3, base - tall, cell - 6, tall, n)
+        svg.text(x + cell / 2, base + 16, str(n), anchor="middle", fill=MUTED)
+    even, end = base - TALL * abs(float(sum_N.mean())) / peak, LEFT + len(sum_N) * cell
+    svg.line(LEFT, even, end, even, stroke=INK, dash="4 3")
+
+
+def _summary(steps: Sequence[Step], step: int) -> str:
+    title, matrix_TN = steps[step]
+    words = f"Step {step + 1} of {len(steps)}: {title}."
+    if matrix_TN.min() < 0:
+        return words
+    for what, axis in (("column", 0), ("row", 1)):
+        total = matrix_TN.sum(axis)
+        if len(total) > 1 and total.mean() > 0:
+            times = total.max() / total.mean()
+            even = times < EVEN
+            fullest = f"The fullest {what} holds {times:.2f} times the mean {what}."
+            words += f" All {what}s have the same sum." if even else f" {fullest}"
+    return words
+
+
+def _table(
+    matrix_TN: np.ndarray, tokens: Sequence[str]
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    columns = ("token", *map(str, range(matrix_TN.shape[1])), "sum")
+    rows = [
+        (token, *(f"{v:.3f}" for v in (*row_N, row_N.sum())))
+        for token, row_N in zip(tokens, matrix_TN, strict=True)
+    ]
+    total = (*matrix_TN.sum(0), matrix_TN.sum())
+    return columns, [*rows, ("sum", *(f"{v:.3f}" for v in total))]

@@ -1,0 +1,86 @@
+"""The slider of how loud an MoE starts: what is recorded at each scale, and what Play trains."""
+
+import math
+
+import pytest
+
+from helpers.live import interrupt, note, obey, play, step, wait
+from helpers.panels import LOUD, drawn, press, said
+from moeviz.experiments import loud_and_quiet
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.panels import LoudAndQuiet
+from moeviz.panels.training.loud_and_quiet import NAMES, SCALES
+from moeviz.training.config import TrainConfig
+
+pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
+
+
+@pytest.fixture
+def small(monkeypatch, corpus):
+    """Both models small, on a text of few words, for four steps."""
+
+    def contestants(scale):
+        moe = ModelConfig(
+            vocab_size=300, d_model=8, num_layers=1, num_heads=2, ffn_scale=scale or None,
+            moe=MoEConfig(4, 2, 4, options={"weighting": "raw"}),
+        )  # fmt: skip
+        return {"dense": moe.dense_twin(), "MoE": moe}
+
+    def training(seed):
+        return TrainConfig(
+            steps=4, seed=seed, batch_size=2, seq_len=8, schedule="constant", validate_every=4
+        )
+
+    monkeypatch.setattr(loud_and_quiet, "load_corpus", lambda: corpus)
+    monkeypatch.setattr(loud_and_quiet, "contestants", contestants)
+    monkeypatch.setattr(loud_and_quiet, "training", training)
+    monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.0)
+    loud_and_quiet.build(1.0, 0)  # what it imports takes seconds on a busy machine
+
+
+def test_the_slider_has_the_scales_that_are_recorded_and_trained():
+    scales = [scale for _, scale in SCALES]
+    assert scales == [loud_and_quiet.WRITTEN, *loud_and_quiet.SCALES]
+    panel = LoudAndQuiet()
+    for scale in scales:
+        panel.controls["scale"].value = scale
+        dense, moe = panel._recorded[scale]
+        assert (moe.meta["model"]["ffn_scale"] or 0.0, dense.meta["model"]["moe"]) == (scale, None)
+        assert dense.step == moe.step == loud_and_quiet.STEPS
+        assert f"scale {NAMES[scale]}, seed 0" in note(panel)
+        assert panel.drawn.summary.startswith("At 300 steps ")
+        assert not math.isnan(moe.curve.validation[-1])
+    panel.controls["seed"].value = 1
+    assert note(panel).startswith("not recorded") and panel.drawn.rows[0][1] == 0
+
+
+def test_the_contestants_differ_by_the_scale_of_the_moe_alone():
+    for scale in loud_and_quiet.SCALES:
+        models = loud_and_quiet.contestants(scale)
+        assert models["dense"] == loud_and_quiet.contestants(0.0)["dense"]
+        assert models["dense"].ffn_scale == 1.0 and models["MoE"].ffn_scale == scale
+        assert models["dense"].d_ff == 256 and models["MoE"].moe.d_expert == 128
+    ffn = LanguageModel(loud_and_quiet.contestants(0.0)["MoE"]).blocks[0].ffn
+    assert ffn.factor_P is None and ffn.router.weighting == "raw"
+
+
+def test_play_trains_the_scale_of_the_slider_and_another_one_begins_anew(small):
+    panel = LoudAndQuiet()
+    panel.controls["scale"].value = 0.25
+    assert step(panel, 1) == [1, 1] and note(panel).startswith("live: scale 1/4")
+    play(panel, 4)
+    wait(lambda: "Trained here, scale 1/4, seed 0: MoE " in panel.score.value, "the score")
+    panel.controls["scale"].value = 4.0
+    wait(lambda: note(panel).startswith("live: scale 4"), "the other scale")
+    obey(panel, "pause", "Paused.")
+    press(panel, "reset")
+    assert drawn(panel).get("data-state").startswith("loud_and_quiet?scale=4.0&seed=0")
+
+
+def test_an_interrupted_run_goes_on(small):
+    panel = LoudAndQuiet()
+    panel.controls["scale"].value = 0.5
+    assert interrupt(panel, 2)[-1] >= 2
+    again = LoudAndQuiet()
+    assert "interrupted at step" in said(again) and again.values == {"scale": 0.5, "seed": 0}
