@@ -76,6 +76,7 @@ def test_the_standings_have_the_lowest_loss_first_and_every_figure(whole):
     assert mixtral["step time / dense"] == "1.25" and mixtral["of"] == 16
     assert rows[DENSE]["minus dense"] == rows[DENSE]["sees later tokens"] == ""
     assert rows[OLMOE]["losses"] == "balance 0.01, z 0.001" and mixtral["losses"] == ""
+    assert rows["noisy top-K (Shazeer)"]["losses"] == "importance + load 0.1"
     later = {arm: row["sees later tokens"] for arm, row in rows.items()}
     assert (later["Soft MoE"], later["GShard"], later[HASH]) == ("always", "train", "no")
     for arm in (MIXTRAL, OLMOE, HASH):
@@ -138,7 +139,7 @@ def test_the_words_count_verdicts_and_name_no_router_that_looks_ahead(whole):
     assert best.startswith("Of those that never see later tokens, hash, random has the lowest loss")
     assert " nats per token lower than the dense twin's (95 % interval -0.2" in best
     assert sentences(standings(whole, LONG, [DENSE, HASH]))[1] == (
-        "None of 1 routers have a lower loss than the dense twin, 1 a higher one, and no order is "
+        "None of 1 routers have a lower loss than the dense twin, 1 a higher one, and none is "
         "left open."
     )
 

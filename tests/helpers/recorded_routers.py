@@ -77,7 +77,8 @@ def facts_of(name):
     """As router_arms.declared, without a model."""
     arm = arms()[name]
     facts = {"family": arm.family, "parameters": 1_000_000, "gigaflops_per_step": 1.6}
-    facts["losses"] = [[n.removesuffix("_weight"), w] for n, w in arm.losses.items() if w]
+    names = {"balance_weight": ["balance"], "z_weight": ["z"], "cv_weight": ["importance", "load"]}
+    facts["losses"] = [[name, w] for key, w in arm.losses.items() if w for name in names[key]]
     if arm.experts is None:
         return facts | {"width": arm.width}
     router = arm.experts.build_router(4)

@@ -118,7 +118,7 @@ def lies(one: Judged, than: str = "the dense twin's") -> str:
     gap = one.gap
     way = "lower" if gap.mean < 0 else "higher"
     words = f"{abs(gap.mean):.3f} nats per token {way} than {than} ({interval_words(gap)})"
-    return f"{words}, which leaves the order open" if one.verdict == "open" else words
+    return f"{words}, which is open among so many comparisons" if one.verdict == "open" else words
 
 
 def seen(facts: Recorded) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from moeviz.pictures.axes import x_axis
 from moeviz.pictures.plot import mean_sd
@@ -33,8 +32,8 @@ WIDTH, TOP, ROW = 900.0, 76.0, 24.0
 NAME, PLOT, VERDICT, LOSSES = 252.0, (262.0, 420.0), 428.0, 762.0
 # Right edges of the columns of figures, their two lines of heading, and the table's names of them.
 EDGES = {
-    "balance": (546.0, "MaxVio,", "training"),
-    "later": (594.0, "sees", "later"),
+    "balance": (538.0, "MaxVio,", "training"),
+    "later": (596.0, "sees", "later"),
     "time": (634.0, "step", "time"),
     "compute": (702.0, "dense needs", "compute"),
     "clock": (750.0, "", "time"),
@@ -119,8 +118,13 @@ def _step_time(recorded: Recorded, arm: str) -> float | None:
 
 def _losses(recorded: Recorded, arm: str) -> str:
     """The losses beside that of the text, by weight; one whose weight moves has none to name."""
-    losses: list[list[Any]] = recorded["arms"][arm]["losses"]
-    return ", ".join(name if w is None else f"{name} {w:g}" for name, w in losses)
+    by_weight: dict[float | None, list[str]] = {}
+    for name, weight in recorded["arms"][arm]["losses"]:
+        by_weight.setdefault(weight, []).append(name)
+    return ", ".join(
+        " + ".join(names) + ("" if weight is None else f" {weight:g}")
+        for weight, names in by_weight.items()
+    )
 
 
 def _cells(
@@ -161,7 +165,7 @@ def _summary(
     """The setting, the count of verdicts, and the lowest arm that never sees later tokens."""
     routers = [arm for arm in shown if arm in sparse(table)]
     counts = {look: sum(gaps[arm].verdict == look for arm in routers) for look in LOOKS}
-    rest = "the order of the others is open" if counts["open"] else "no order is left open"
+    rest = "the rest is open" if counts["open"] else "none is left open"
     lower = sentence_case(counted(counts["lower"], len(routers)))
     sentences = [
         f"{sentence_case(setting_words(table))}.",
