@@ -201,7 +201,7 @@ def test_05(labs):
     with labs.opened("05_capacity.ipynb", timeout=400) as page:
         page.locator(f"{SLOTS} svg[data-state]").first.wait_for()
         assert page.locator(f"{SLOTS} svg[data-state]").count() == 2
-        assert page.locator(".moeviz-predict").count() == 2
+        assert page.locator(".moeviz-predict").count() == 4
 
         browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowRight")
         browser.wait_state(page, SLOTS, r"factor=1.3&")
@@ -278,7 +278,7 @@ def test_09(labs):
     with labs.opened("09_frontier_models.ipynb", timeout=200) as page:
         for css in (ANATOMY, MAP, CLAIMS, LADDER, COST):
             page.locator(f"{css} svg[data-state]").first.wait_for()
-        assert page.locator(".moeviz-predict").count() == 3
+        assert page.locator(".moeviz-predict").count() == 4
 
         before = page.locator(f"{LADDER} .moeviz-picture").first.screenshot()
         browser.press_slider(page, f"{LADDER} .moeviz-context", "ArrowRight", times=2)
@@ -339,7 +339,7 @@ def test_12(labs):
     with labs.opened("12_kernels.ipynb", timeout=400) as page:
         for css in (DISPATCH, WASTE, WALK, ROOF, CONTENDERS):
             page.locator(f"{css} svg[data-state]").first.wait_for()
-        assert page.locator(".moeviz-predict").count() == 2
+        assert page.locator(".moeviz-predict").count() == 3
 
         page.locator(f"{DISPATCH} button.moeviz-next").first.click()
         browser.wait_state(page, DISPATCH, r"step=1&")
