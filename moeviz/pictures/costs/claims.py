@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import groupby
@@ -156,6 +157,8 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
         svg.text(x + 22, top, f"{there} {verdict}")
         x += 150
     numbers = {name: i + 1 for i, name in enumerate(all_found)}
+    most = max(Counter(f.claim.source for f in all_found.values()).values())
+    pitch = min(25.0, (WIDTH - 177) / most)
     for row, (source, title) in enumerate(SOURCES.items()):
         y = top + 32 + 34 * row
         first, *more = textwrap.wrap(title, 22)
@@ -165,8 +168,8 @@ def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
         findings = [f for f in all_found.values() if f.claim.source == source]
         for i, finding in enumerate(findings):
             colour, sign = STYLES[finding.verdict]
-            left = 174 + 25 * i
+            left = 174 + pitch * i
             tip = f"{numbers[finding.claim.id]}: {finding.claim.text}: {finding.verdict}"
-            box(svg, left, y - 10, 21, 21, colour, sign, tip=tip)
+            box(svg, left, y - 10, pitch - 4, 21, colour, sign, tip=tip)
             if finding.claim.id == chosen:
-                svg.rect(left - 2.5, y - 12.5, 26, 26, "none", stroke=INK, stroke_width=2.5)
+                svg.rect(left - 2.5, y - 12.5, pitch + 1, 26, "none", stroke=INK, stroke_width=2.5)
