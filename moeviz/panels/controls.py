@@ -49,7 +49,7 @@ def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
     """A button "More", and the bars that it shows: a first look needs few controls."""
     rest = widgets.VBox(bars).add_class("moeviz-rest")
     press = widgets.ToggleButton(description="More", tooltip="Show the other controls")
-    press.layout.width = "auto"
+    press.layout.width, press.layout.align_self = "auto", "flex-start"
 
     def show(_: object = None) -> None:
         rest.layout.display = "" if press.value else "none"

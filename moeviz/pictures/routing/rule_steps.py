@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moeviz.pictures.plot import box, expert_box, heading
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, number, shorten
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 
 WIDTH = 800
 LEFT, ROW, CELL = 96.0, 20.0, 48.0
@@ -22,7 +22,8 @@ Step = tuple[str, np.ndarray]
 
 
 def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Picture:
-    """One step, large, under a film of all: its matrix [T, N] with the sums of rows and columns.
+    """One step, large, under a film of all: its matrix [T, N] with the sums of rows and columns,
+    which say nothing where a value is negative, and are left out there.
 
     steps: what each is called, and its matrix; a 0 is left empty where nothing is negative."""
     title, matrix_TN = steps[step]
@@ -46,10 +47,12 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
                  bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
     right = LEFT + num_columns * cell
     svg.text(LEFT - 8, top - 6, "token", anchor="end", fill=MUTED)
-    svg.text(right + 14, top - 6, "sum of the row", fill=MUTED)
     _cells(svg, matrix_TN, tokens, top, cell)
-    _row_sums(svg, matrix_TN, right + 14, top)
-    _column_sums(svg, matrix_TN, top + num_tokens * ROW, base, cell)
+    if matrix_TN.min() >= 0:
+        _row_sums(svg, matrix_TN, right + 14, top)
+        _column_sums(svg, matrix_TN, top + num_tokens * ROW, base, cell)
+    for n in range(num_columns):
+        svg.text(LEFT + (n + 0.5) * cell, base + 16, str(n), anchor="middle", fill=MUTED)
     return svg.picture(*_table(matrix_TN, tokens))
 
 
@@ -68,25 +71,26 @@ def _cells(svg: Svg, matrix_TN: np.ndarray, tokens: Sequence[str], top: float, c
         for n, value in enumerate(matrix_TN[t]):
             if not (empty and value == 0):
                 tip = f"{token}, column {n}: {value:.4f}"
-                text = _short(value) if cell >= 34 else ""
+                text = _short(value, matrix_TN) if cell >= 34 else ""
                 box(svg, LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2,
                     heat_colour(float(share_TN[t, n])), text, tip=tip)  # fmt: skip
 
 
-def _short(value: float) -> str:
-    """At most four characters and a sign; a whole number as it is."""
-    if value == round(value):
+def _short(value: float, matrix_TN: np.ndarray) -> str:
+    """At most four characters and a sign; of a matrix of whole numbers, as it is."""
+    if (matrix_TN == matrix_TN.round()).all() or abs(value) >= 99.5:
         return f"{value:.0f}"
-    return number(round(value)) if abs(value) >= 99.5 else f"{value:.2f}"[: 4 + (value < 0)]
+    return f"{value:.2f}"[: 4 + (value < 0)]
 
 
 def _row_sums(svg: Svg, matrix_TN: np.ndarray, x: float, top: float) -> None:
     sum_T = matrix_TN.sum(1)
-    peak = max(float(np.abs(sum_T).max()), 1e-12)
+    peak = max(float(sum_T.max()), 1e-12)
+    svg.text(x, top - 6, "sum of the row", fill=MUTED)
     for t, value in enumerate(sum_T):
-        y, length = top + t * ROW, BAR * 0.66 * abs(float(value)) / peak
+        y, length = top + t * ROW, BAR * 0.66 * float(value) / peak
         svg.rect(x, y + 3, length, ROW - 6, SUM)
-        svg.text(x + length + 6, y + 14.5, _short(float(value)))
+        svg.text(x + length + 6, y + 14.5, _short(float(value), matrix_TN))
 
 
 def _column_sums(
@@ -94,15 +98,14 @@ def _column_sums(
 ) -> None:
     """Bars of the sums of columns; the line is their mean."""
     sum_N = matrix_TN.sum(0)
-    peak = max(float(np.abs(sum_N).max()), 1e-12)
+    peak = max(float(sum_N.max()), 1e-12)
     svg.text(LEFT - 8, base - TALL / 2, "sum of the", anchor="end", fill=MUTED)
     svg.text(LEFT - 8, base - TALL / 2 + 15, "column", anchor="end", fill=MUTED)
     for n, value in enumerate(sum_N):
-        x, tall = LEFT + n * cell, TALL * abs(float(value)) / peak
-        svg.text(x + cell / 2, rows_end + 14, _short(float(value)), anchor="middle")
+        x, tall = LEFT + n * cell, TALL * float(value) / peak
+        svg.text(x + cell / 2, rows_end + 14, _short(float(value), matrix_TN), anchor="middle")
         expert_box(svg, x + 3, base - tall, cell - 6, tall, n)
-        svg.text(x + cell / 2, base + 16, str(n), anchor="middle", fill=MUTED)
-    even, end = base - TALL * abs(float(sum_N.mean())) / peak, LEFT + len(sum_N) * cell
+    even, end = base - TALL * float(sum_N.mean()) / peak, LEFT + len(sum_N) * cell
     svg.line(LEFT, even, end, even, stroke=INK, dash="4 3")
 
 
