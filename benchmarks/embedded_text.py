@@ -30,7 +30,7 @@ PASSED_OVER = re.compile(
 )
 
 
-def main(prefixes: list[str]) -> None:
+def write_pieces(prefixes: list[str]) -> None:
     """Write the list and say how much each domain has."""
     libraries = [next(Path(prefix, "lib").glob("python3.*")) for prefix in prefixes]
     full = [(path / MANUAL).exists() for path in libraries]
@@ -93,4 +93,4 @@ def _is_prose(paragraph: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write_pieces(sys.argv[1:])
