@@ -159,7 +159,7 @@ def test_start_here(page, record_property):
 def test_dense_vs_moe(page):
     start(page, "01_dense_vs_moe.ipynb")
     lock_in(page, 0, "MoE")
-    lock_in(page, 1, "no difference")
+    lock_in(page, 1, "no clear difference")
     page.locator(f"{RACE} button.moeviz-play").dblclick()
     wait_live(page, experts=16, seed=0)
     threads = "import threading; print([t.name for t in threading.enumerate()])"
