@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import json
 import math
 import os
 import platform
@@ -85,6 +86,12 @@ def data_path(*parts: str) -> Path:
         f'the file "{"/".join(parts)}" that ships with moeviz is missing (looked in {roots[0]} '
         f'and {roots[1]}); reinstall moeviz, or restore it with "git checkout -- data" in a clone.'
     )
+
+
+def read_figures(name: str) -> dict[str, Any]:
+    """The figures that an experiment wrote to runs/NAME.json. Raises as data_path does."""
+    figures: dict[str, Any] = json.loads(data_path("runs", f"{name}.json").read_text("utf-8"))
+    return figures
 
 
 def autosave_folder(name: str) -> Path:

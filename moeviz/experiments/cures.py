@@ -5,12 +5,11 @@ Nothing here needs torch: a panel knows its switches before it trains.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from moeviz.host import data_path
+from moeviz.host import read_figures
 
 Chooser = Literal["token_choice", "expert_choice", "sinkhorn", "hash"]
 Learning = Literal["learned", "frozen", "rerandomised"]
@@ -133,6 +132,4 @@ def cures_of(model: dict[str, Any], train: dict[str, Any]) -> Cures:
 @cache
 def recorded() -> dict[str, Any]:
     """The summary of the recorded runs: every arm's figures over seeds, and their provenance."""
-    path = data_path("runs", "collapse.json")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return read_figures("collapse")

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from moeviz.experiments.readme_routers import routers_part
-from moeviz.host import data_path
+from moeviz.host import read_figures
 from moeviz.pictures.plot import gap_cell, mean_sd
 from moeviz.pictures.routing.limits import told_limits, told_signature, told_worth
 from moeviz.pictures.training.cures_told import (
@@ -69,7 +68,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 def part(name: str) -> str:
     """What stands between the markers of a part."""
     file, make = PARTS[name]
-    return make(json.loads(data_path("runs", f"{file}.json").read_text(encoding="utf-8")))
+    return make(read_figures(file))
 
 
 def renewed(text: str, name: str, content: str) -> str:

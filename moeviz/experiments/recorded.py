@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol, TypeVar
 
-from moeviz.host import data_path
+from moeviz.host import data_path, read_figures
 from moeviz.records.runs import Snapshot, load_snapshots
 
 BENCHMARKS = ("layer_*.json", "kernels.json")
@@ -34,11 +34,9 @@ def recorded_runs(name: str) -> tuple[list[Snapshot], dict[str, Any]]:
 def recorded_figures(name: str) -> dict[str, Any] | None:
     """The figures that an experiment wrote to runs/NAME.json; None where none are recorded yet."""
     try:
-        path = data_path("runs", f"{name}.json")
+        return read_figures(name)
     except FileNotFoundError:
         return None
-    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return recorded
 
 
 def recorded_machines() -> dict[str, dict[str, Any]]:

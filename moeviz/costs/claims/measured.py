@@ -5,7 +5,6 @@ What a small model shows after few steps is a finding about that setting: each s
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from moeviz.costs.claims.ledger import Assumption, Outcome, holds_if
 from moeviz.costs.claims.short import BEACON
 from moeviz.costs.claims.survey import SURVEY
 from moeviz.costs.shape.terms import Term
-from moeviz.host import data_path
+from moeviz.host import read_figures
 
 if TYPE_CHECKING:
     from moeviz.records.compare import Gap
@@ -24,8 +23,7 @@ COLLAPSE, CAPACITY = "data/runs/collapse.json", "data/runs/capacity.json"
 @cache
 def recorded(name: str) -> dict[str, Any]:
     """The figures of a recorded run."""
-    figures: dict[str, Any] = json.loads(data_path("runs", f"{name}.json").read_text("utf-8"))
-    return figures
+    return read_figures(name)
 
 
 def difference(first: list[float], second: list[float]) -> Gap:
