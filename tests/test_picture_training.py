@@ -21,7 +21,6 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import corners, marks, table, texts, values
 from moeviz import nb
-from moeviz.experiments import recorded
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
@@ -250,12 +249,12 @@ def test_a_notebook_shows_a_gpus_run_or_says_that_there_is_none(tmp_path, monkey
     def missing(*parts):
         raise FileNotFoundError(*parts)
 
-    monkeypatch.setattr(recorded, "data_path", missing)
+    monkeypatch.setattr("moeviz.host.data_path", missing)
     nb.show_gpu_run("gpu_collapse")
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("Not recorded yet: ") and "experiment gpu_collapse --seconds" in line
     path = tmp_path / "gpu_race.json"
     path.write_text(json.dumps(make_gpu_run()))
-    monkeypatch.setattr(recorded, "data_path", lambda *parts: tmp_path / parts[-1])
+    monkeypatch.setattr("moeviz.host.data_path", lambda *parts: tmp_path / parts[-1])
     nb.show_gpu_run("gpu_race")
     assert at_scale("gpu_race", make_gpu_run()).summary in capsys.readouterr().out
