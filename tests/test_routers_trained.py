@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,6 +255,15 @@ def test_as_written_stands_where_its_weights_say():
     largest_T2 = np.sort(scipy.special.softmax(logits_TE, axis=1))[:, -2:]
     expected = (largest_T2**2).sum(1).mean() ** 0.5
     assert output_scale.written_scale("token choice, raw") == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("arm", output_scale.ARMS)
+def test_where_an_arm_stands_is_no_matter_of_what_ran_before(arm):
+    torch.manual_seed(1)
+    state, place = torch.random.get_rng_state(), output_scale.written_scale(arm)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert output_scale.written_scale(arm) == place
 
 
 def test_the_scales_are_recorded(tmp_path, small):

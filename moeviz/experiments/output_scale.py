@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moeviz.experiments import Progress
 from moeviz.experiments.recording import (
     collect,
@@ -62,9 +64,13 @@ def train_at(arm: str, scale: float | None, seed: int) -> float:
 
 def written_scale(arm: str) -> float:
     """The scale at which an arm starts as it is written: one over the factor of the fair scale,
-    over both layers."""
-    ffns = [block.ffn for block in LanguageModel(small_model(ARMS[arm])).blocks]
-    factors = [1.0 if ARMS[arm] is None else float(ffn.factor_P.mean()) for ffn in ffns]
+    over both layers of one model. The process's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LanguageModel(small_model(ARMS[arm]))
+    factors = [
+        1.0 if ARMS[arm] is None else float(block.ffn.factor_P.mean()) for block in model.blocks
+    ]
     return round(len(factors) / sum(factors), 4)
 
 

@@ -4,8 +4,6 @@ together the recorded ones."""
 import json
 import math
 
-import torch
-
 from moeviz.experiments import output_scale
 from moeviz.experiments.router_arms import DENSE, FAIR, LONG, SETTINGS, WRITTEN, arms
 from moeviz.experiments.routers_compared import compared
@@ -92,7 +90,6 @@ def facts_of(name):
 def scale(effect=0.05, *, seeds=5):
     """Losses in which each halving or doubling of the scale costs token choice `effect`; hash does
     not mind, and lies 0.1 below the dense twin."""
-    torch.manual_seed(0)  # where arms start as written is measured on models
     losses = {}
     for place, arm in enumerate(output_scale.ARMS):
         for at in (*output_scale.SCALES, None):
