@@ -15,6 +15,7 @@ from moeviz.experiments.cures import BASE, DENSE, SETTINGS, Cures
 from moeviz.model import LanguageModel
 from moeviz.records.metrics import max_violation
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
+from moeviz.routing import RouteContext, build_router
 from moeviz.training.config import learning_rate_at
 
 META = {"code": "f00", "versions": {"torch": "2"}, "date": "today"}
@@ -188,6 +189,22 @@ def test_a_limit_is_counted_in_each_pool(toy):
     capacity._limit_evaluation(trainer)
     loads = [trainer.evaluate(1, pool=pool).active_experts.mean() for pool in capacity.POOLS]
     assert loads[0] < 1 and min(loads[1:]) < loads[0], "a pool of one kind overflows sooner"
+
+
+def test_no_two_limits_are_one_rule():
+    """Of a full batch each arm keeps other tokens than any arm of the same balancing loss."""
+    draw = torch.Generator().manual_seed(0)
+    x_TD = torch.randn(64, 16, generator=draw)
+    gate_ED = torch.randn(8, 16, generator=draw)
+    x_TD[:, 0], gate_ED[0, 0] = 2.0, 3.0  # one expert overflows every limit
+    context, kept = RouteContext(training=True), {}
+    for arm, (limit, balance_weight) in capacity.CAPACITY_ARMS.items():
+        sizes = {"d_model": 16, "num_experts": 8, "top_k": 1}
+        router = build_router("token_choice", **sizes, weighting="raw", capacity=limit)
+        router.take_gate(gate_ED, x_TD, context)
+        tokens = router(x_TD, context).plan.token.sort().values
+        kept.setdefault((balance_weight, *tokens.tolist()), []).append(arm)
+    assert [arms for arms in kept.values() if len(arms) > 1] == []
 
 
 def test_the_cost_of_a_limit_is_of_one_model_with_it_and_without(toy, monkeypatch, tmp_path):

@@ -82,13 +82,13 @@ PREFIX_WINDOWS = 4
 POOLS: tuple[Pool, ...] = ("mixed", "domain", "sequence")
 DENSE, NO_LIMIT, TOKEN_CHOICE = "dense", "no limit", "token choice"
 # Switch's layer under different limits; the balancing loss is on in all (0.01) but the last.
+# Batch priority is no arm: a token of K = 1 has one weight, so it is priority by probability.
 CAPACITY_ARMS: dict[str, tuple[Capacity | None, float]] = {
     NO_LIMIT: (None, 0.01),
     "factor 2": (Capacity(2.0), 0.01),
     "factor 1.25": (Capacity(1.25), 0.01),
     "factor 1": (Capacity(1.0), 0.01),
     "factor 1, by probability": (Capacity(1.0, priority="probability"), 0.01),
-    "factor 1, batch prioritised": (Capacity(1.0, priority="batch"), 0.01),
     "factor 0.5": (Capacity(0.5), 0.01),
     "factor 1.25, no balancing loss": (Capacity(1.25), 0.0),
 }
