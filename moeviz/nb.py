@@ -10,6 +10,7 @@ from moeviz import __version__
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.host import has_gpu, package_version
 from moeviz.pictures import Picture
+from moeviz.pictures.hand import HAND
 from moeviz.pictures.static import with_still
 from moeviz.pictures.training.at_scale import at_scale
 
@@ -49,7 +50,7 @@ def show(picture: Picture) -> None:
     """Display a picture that needs no controls, and print what it says in words."""
     from IPython.display import display
 
-    display(with_still(picture, {"text/html": picture.svg}), raw=True)
+    display(with_still(picture, {"text/html": HAND + picture.svg}), raw=True)
     print(picture.summary)
 
 

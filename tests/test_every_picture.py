@@ -24,7 +24,7 @@ from moeviz.pictures.routing.tokens import token_strip
 
 STATE = 'route_text?text=%3Cb%3E&a="<x>"'
 SHAPES = ("rect", "text", "line", "polyline", "polygon", "circle", "image")
-TAGS = {"svg", "title", "desc", "defs", "pattern", "g", *SHAPES}
+TAGS = {"svg", "title", "defs", "pattern", "g", *SHAPES}
 NUMBERS = ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height")
 
 
@@ -39,18 +39,29 @@ def test_every_public_picture_has_a_case():
 
 
 def _is_named(root, picture):
-    assert root.tag == SVG + "svg" and root.get("role") == "img"
-    title, description = root.find(SVG + "title").text, root.find(SVG + "desc").text
+    pressed = root.findall(".//*[@data-press]")
+    assert root.tag == "div" and root.get("role") == ("group" if pressed else "img")
+    title, _, description = root.get("aria-label").partition(". ")
     assert title and description == picture.summary and picture.summary.endswith(".")
-    assert root.get("aria-label") == f"{title}. {picture.summary}"
     # Text from a user never becomes a tag.
-    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= TAGS
+    assert {e.tag.removeprefix(SVG) for e in root.iter()} <= {"div", *TAGS}
 
 
-def _is_inside(root):
-    width, height = map(float, root.get("viewBox").split()[2:])
-    assert (float(root.get("width")), float(root.get("height"))) == (width, height)
-    for mark in (m for m in root.iter() if m.tag.removeprefix(SVG) in SHAPES):
+def _has_things(root):
+    for thing in root.findall(".//*[@class='k']"):
+        assert thing.get("data-kin").strip(), "a name of its own"
+        assert not thing.findall(".//*[@class='k']"), "things do not nest"
+    for part in root:
+        pressed = part.findall(".//*[@data-press]")
+        assert all(mark.get("aria-label") for mark in pressed)
+        # The keyboard enters a part once.
+        assert [m.get("tabindex") for m in pressed] == ["0", *["-1"] * len(pressed)][: len(pressed)]
+
+
+def _is_inside(part):
+    width, height = map(float, part.get("viewBox").split()[2:])
+    assert (float(part.get("width")), float(part.get("height"))) == (width, height)
+    for mark in (m for m in part.iter() if m.tag.removeprefix(SVG) in SHAPES):
         found = {key: float(mark.get(key)) for key in NUMBERS if mark.get(key)}
         points = corners(mark).T if mark.get("points") else ((), ())
         ends = {"width": width, "height": height}
@@ -83,7 +94,9 @@ def test_every_picture(name):
     assert draw() == picture, "the same input, another picture"
     root = parse(picture)
     _is_named(root, picture)
-    _is_inside(root)
+    _has_things(root)
+    for part in root:
+        _is_inside(part)
     _has_a_twin(picture)
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", picture.svg).lower().replace("nano", "")
     assert len(picture.svg) < 200_000

@@ -4,17 +4,19 @@ import base64
 import io
 import itertools
 import sys
+from urllib.parse import parse_qsl
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.picture_cases import CASES, judged_figure, make_trace
-from helpers.pictures import marks, texts
+from helpers.pictures import SVG, marks, parse, texts
 from moeviz.pictures.axes import LogScale, Scale, decades, short
 from moeviz.pictures.plot import gap_cell, gap_dots, told_gap
 from moeviz.pictures.routing.tokens import load_bars, token_strip
-from moeviz.pictures.static import plain, png, smaller
+from moeviz.pictures.static import plain, png, smaller, standalone
 from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
@@ -201,3 +203,32 @@ def test_a_smaller_png_keeps_the_size_and_the_colours_of_areas():
     colours, count = np.unique(before.reshape(-1, 3), axis=0, return_counts=True)
     for colour in colours[count > 150]:
         assert np.abs(after[(before == colour).all(-1)] - colour).max() <= 2
+
+
+# Things and parts.
+
+
+def test_a_thing_is_named_by_its_kin_and_pressed_by_the_values_that_it_sets():
+    svg = Svg(100, 40, "t", "d.")
+    for layer in (1, 2):
+        with svg.thing("layer 1", 'e"5', tip="a < b", press={"layer": layer, "text": "a&b = c"}):
+            svg.rect(0, 0, 10, 10, "#000000")
+    svg.rect(20, 0, 10, 10, "#000000")
+    picture = svg.picture((), ())
+    first, second = parse(picture).findall(".//*[@data-press]")
+    assert first.get("data-kin") == 'layer_1 e"5'
+    assert first.findtext(SVG + "title") == first.get("aria-label") == "a < b"
+    assert dict(parse_qsl(second.get("data-press"))) == {"layer": "2", "text": "a&b = c"}
+    assert [len(mark.findall(SVG + "rect")) for mark in (first, second)] == [1, 1]
+
+
+def test_parts_stand_beside_each_other_alone_too_as_far_as_there_is_room():
+    svg = Svg(600, 100, "t", "d.")
+    for width, height in ((300, 150), (200, 40)):
+        svg.beside(width, height).rect(0, 0, width, height, "#ff0000")
+    alone = ElementTree.fromstring(standalone(svg.picture((), ()).svg))
+    places = [(part.get("x"), part.get("y")) for part in alone]
+    assert places == [("0", "0"), ("624", "0"), ("0", "150")]
+    assert (alone.get("width"), alone.get("height")) == ("924", "190")
+    with pytest.raises(ValueError, match="Expected the SVG of a picture"):
+        standalone("<p>no picture</p>")

@@ -18,10 +18,9 @@ What 01_dense_vs_moe shows. What would make the comparison unfair, and how it is
    of 1. They are taken at the last moment of the MoE whose loss the dense twin reached at all.
 6. The text and luck. Final figures come from "reserve" windows, which no choice has seen, 528 of
    them every 25 steps. Differences are paired by seed, with Student's interval and Holm's verdicts.
-
 7. A rate that suits one of them. Of 0.004, 0.008 and 0.016 it is the one with the lowest mean
-   validation loss of both after 600 steps, over two seeds that are no final ones (1000, 1001): dense
-   3.143, 3.127, 3.141; MoE 3.099, 3.103, 3.127.
+   validation loss of both after 600 steps, over two seeds that are no final ones (1000, 1001):
+   dense 3.143, 3.127, 3.141; MoE 3.099, 3.103, 3.127.
 
 Not closed: the MoE alone would have 0.004, by 0.004 nats; and 600 steps.
 

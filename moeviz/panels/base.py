@@ -20,6 +20,7 @@ from moeviz.panels.controls import behind_more, explain, switch, text_box
 from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
+from moeviz.pictures.hand import HAND
 from moeviz.pictures.static import with_still
 from moeviz.pictures.svg import PAGE_INK
 from moeviz.pictures.table import Table
@@ -66,7 +67,8 @@ class Panel(widgets.VBox):
         if more:
             bars += behind_more(self._bars(more))
         under = self._bar([self.show_table, self.state_box])
-        super().__init__([*bars, self.status, self.picture, under, self.table, self.pulse])
+        hand = widgets.HTML(HAND)
+        super().__init__([*bars, self.status, self.picture, under, self.table, self.pulse, hand])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
         for name, control in self.controls.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,13 +168,18 @@ def paragraph(
         svg.text(x, y + step * i, line, **style)
 
 
-def stages(svg: Svg, width: float, names: Sequence[str], here: str, first: int = 1) -> None:
-    """The stations of a way, numbered from `first`, with the present one filled."""
+def stages(
+    svg: Svg, width: float, names: Sequence[str], here: str, press: Callable[[str], dict[str, Any]],
+    first: int = 1,
+) -> None:  # fmt: skip
+    """The stations of a way, numbered from `first`, with the present one filled. press: what the
+    panel's controls are set to by a click on one."""
     pitch = width / len(names)
     for i, name in enumerate(names):
         colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
-        box(svg, i * pitch + 2, 4, pitch - 16, 28, colour, f"{i + first} {name}", size=13,
-            bold=name == here, radius=6, stroke=edge)  # fmt: skip
+        with svg.thing(tip=f"Go to {name}", press=press(name)):
+            box(svg, i * pitch + 2, 4, pitch - 16, 28, colour, f"{i + first} {name}", size=13,
+                bold=name == here, radius=6, stroke=edge)  # fmt: skip
         if i < len(names) - 1:
             svg.text((i + 1) * pitch - 7, 23, "→", anchor="middle", fill=MUTED)
 

@@ -1,4 +1,4 @@
-"""Our SVG as PNG: the picture that stands in a notebook where no kernel runs."""
+"""A picture as one SVG of its own, and as PNG: what stands in a notebook where no kernel runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from PIL import Image
 
-from moeviz.pictures.svg import Picture
+from moeviz.pictures.svg import Picture, number
 
 # Set by the builder of the notebooks.
 STATIC = "MOEVIZ_STATIC"
 
+SVG = "http://www.w3.org/2000/svg"
+# Parts stand beside each other up to this width, in pixels, with this much air.
+SHEET, AIR = 980, 24
 # A variable whose fallback holds no other.
 INNERMOST = re.compile(r"var\(\s*--[\w-]+\s*,\s*([^()]*)\)")
 FONT_KINDS = ("", "-Bold", "Mono", "Mono-Bold")
@@ -45,13 +49,12 @@ def smaller(image: bytes) -> bytes:
 
 
 def png(svg: str) -> bytes:
-    """Rasterise one SVG string on white, in its own size.
+    """Rasterise a picture's string on white, in its own size.
 
-    1. every CSS variable `var(--name, fallback)` becomes its fallback, as no stylesheet is here
-    2. text is set in the DejaVu fonts that matplotlib carries and in no font of the system, so
-       that the same versions give the same bytes on every machine
+    Text is set in the DejaVu fonts that matplotlib carries and in no font of the system, so that
+    the same versions give the same bytes on every machine.
 
-    Raises ImportError without resvg-py, ValueError for a string that is no SVG.
+    Raises ImportError without resvg-py, ValueError for a string that is no picture.
     """
     try:
         import resvg_py
@@ -60,7 +63,7 @@ def png(svg: str) -> bytes:
             "A picture becomes PNG with resvg-py, which is missing: run 'pip install resvg-py'."
         ) from error
     return resvg_py.svg_to_bytes(
-        svg_string=plain(svg),
+        svg_string=standalone(svg),
         background="#ffffff",
         skip_system_fonts=True,
         font_files=_fonts(),
@@ -69,6 +72,31 @@ def png(svg: str) -> bytes:
         serif_family="DejaVu Sans",
         monospace_family="DejaVu Sans Mono",
     )
+
+
+def standalone(svg: str) -> str:
+    """A picture's string as one <svg> that needs no page around it: its parts beside each other as
+    far as there is room, and no CSS variables. ValueError for a string that is no picture."""
+    ElementTree.register_namespace("", SVG)
+    try:
+        parts = list(ElementTree.fromstring(plain(svg)).iter(f"{{{SVG}}}svg"))
+    except ElementTree.ParseError:
+        parts = []
+    if not parts:
+        raise ValueError(f"Expected the SVG of a picture, got '{svg[:40]}'.")
+    x, y, width, height = 0.0, 0.0, 0.0, 0.0
+    for part in parts:
+        wide, high = float(part.get("width", 0)), float(part.get("height", 0))
+        if x and x + wide > SHEET:
+            x, y = 0.0, height
+        part.set("x", number(x))
+        part.set("y", number(y))
+        x += wide + AIR
+        width, height = max(width, x - AIR), max(height, y + high)
+    size = {"width": number(width), "height": number(height)}
+    sheet = ElementTree.Element(f"{{{SVG}}}svg", size)
+    sheet.extend(parts)
+    return ElementTree.tostring(sheet, encoding="unicode")
 
 
 def plain(svg: str) -> str:

@@ -1,7 +1,8 @@
-"""The drawing kit of every picture: marks, scales, colours, and the Picture they end in.
+"""The drawing kit of every picture: marks, things, colours, and the Picture they end in.
 
 A picture is a string and the same input gives the same string. Colours of text and lines follow
-the notebook's theme through CSS variables, so one SVG reads well in light and dark.
+the notebook's theme through CSS variables, so one SVG reads well in light and dark. Marks between
+`with svg.thing(…)` stand for one thing; what it does under a hand is hand.js's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import functools
 import io
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
+from urllib.parse import urlencode
 
 import numpy as np
 from PIL import Image
@@ -53,9 +56,15 @@ Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
 
+# How the parts of a picture stand on a page: beside each other while there is room, each in its own
+# size, so that text keeps its size too.
+PARTS_STYLE = "display:flex;flex-wrap:wrap;align-items:flex-start;column-gap:24px;overflow-x:auto;"
+
+
 @dataclass(frozen=True)
 class Picture:
-    """An SVG, what it says in one sentence, and the same content as a table."""
+    """An SVG, or several in a row that wraps, what it says in one sentence, and the same content
+    as a table."""
 
     svg: str
     summary: str
@@ -131,13 +140,53 @@ def three(value: float) -> str:
 
 
 class Svg:
-    """Collects marks and closes them into one <svg> string."""
+    """Collects marks and closes them into one picture: of one <svg>, or with parts `beside` it."""
 
-    def __init__(self, width: float, height: float, title: str, description: str) -> None:
+    def __init__(self, width: float, height: float, title: str = "", description: str = "") -> None:
         self.width, self.height = width, height
         self.title, self.description = title, description
         self._marks: list[str] = []
-        self._hatched = False
+        self._parts = [self]
+        self._hatched = self._pressable = False
+
+    def beside(self, width: float, height: float) -> Svg:
+        """A further part of this picture, with coordinates of its own."""
+        part = Svg(width, height)
+        self._parts.append(part)
+        return part
+
+    @contextmanager
+    def thing(
+        self,
+        *kin: str,
+        tip: str = "",
+        press: Mapping[str, object] | None = None,
+        drag: bool = False,
+    ) -> Iterator[None]:
+        """The marks drawn within stand for one thing, as a token or an expert.
+
+        kin: names, first its own ("t3"), then those that it belongs to ("e5"). Under the pointer or
+        the keyboard's focus all things with its own name, in all parts, are lit. tip: its hover
+        text. press: values of the panel's controls that a click on it sets; with drag also a
+        pointer that is moved over it while held. Things do not nest.
+        """
+        names = " ".join(name.replace(" ", "_") for name in kin)
+        attributes = f' class="k" data-kin="{escape(names)}"' if kin else ""
+        if press:
+            # Tab goes to the first, arrow keys from there to the others.
+            first = "-1" if self._pressable else "0"
+            self._pressable = True
+            attributes += (
+                f' role="button" tabindex="{first}" aria-label="{escape(tip)}" '
+                f'style="cursor:pointer;pointer-events:all" data-press="{escape(urlencode(press))}"'
+            )
+        if drag:
+            attributes += ' data-drag=""'
+        self._marks.append(f"<g{attributes}>")
+        if tip:
+            self._marks.append(f"<title>{escape(tip)}</title>")
+        yield
+        self._marks.append("</g>")
 
     def rect(
         self, x: float, y: float, width: float, height: float, fill: str, *,
@@ -218,6 +267,17 @@ class Svg:
 
     def picture(self, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Picture:
         """The finished picture with its table twin."""
+        # What an image holds cannot be pressed: a picture with buttons is a group.
+        role = "group" if any(part._pressable for part in self._parts) else "img"
+        html = (
+            f'<div class="mv" role="{role}" tabindex="0" '
+            f'aria-label="{escape(self.title)}. {escape(self.description)}" '
+            f'style="{ROOT_STYLE}{PARTS_STYLE}" data-lm-suppress-shortcuts="" {NO_STATE}>'
+            f"{''.join(part._svg() for part in self._parts)}</div>"
+        )
+        return Picture(html, self.description, columns, tuple(rows))
+
+    def _svg(self) -> str:
         hatch = (
             '<defs><pattern id="mv-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
             'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
@@ -226,16 +286,11 @@ class Svg:
             else ""
         )
         size = f"{number(self.width)} {number(self.height)}"
-        svg = (
+        return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="{ROOT_STYLE}max-width:100%;height:auto" role="img" '
-            f'aria-label="{escape(self.title)}. {escape(self.description)}" '
-            f"{NO_STATE}>"
-            f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>"
-            f"{hatch}{''.join(self._marks)}</svg>"
+            f'style="flex:none">{hatch}{"".join(self._marks)}</svg>'
         )
-        return Picture(svg, self.description, columns, tuple(rows))
 
 
 def _path(points: Points) -> str:

@@ -30,7 +30,7 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     stage, program = trace.at(step)
     summary = _summary(trace, stage, program)
     svg = Svg(WIDTH, TOP + detail_height(trace), f"Dispatch, step {step}: {stage}", summary)
-    stages(svg, WIDTH, STAGES, stage, first=0)
+    stages(svg, WIDTH, STAGES, stage, lambda name: {"step": trace.step_at(name)}, first=0)
     # How far the stage has come.
     pitch, done = WIDTH / len(STAGES), (program + 1) / trace.steps_of(stage)
     svg.rect(STAGES.index(stage) * pitch + 2, 35, (pitch - 16) * done, 4, ACTIVE)

@@ -40,7 +40,7 @@ def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> 
     """The stations, the formula and a note of a stage that needs so many pixels of rows."""
     formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
     svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
-    stages(svg, WIDTH, STAGES, stage)
+    stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
     svg.text(0, 58, formula, size=14, mono=True)
     svg.text(0, 78, note, fill=MUTED)
     return svg

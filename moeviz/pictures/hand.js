@@ -1,0 +1,126 @@
+// What a picture does under a hand, once for all pictures of a page: hover text at once, kin lit
+// together, marks that set the panel's controls. Everything here is also in the controls and in the
+// table, so where scripts are forbidden nothing is lost.
+(() => {
+  document.moevizHand?.abort(); // a cell that ran before, perhaps of another version
+  const { signal } = (document.moevizHand = new AbortController());
+  const on = (kind, act) => window.addEventListener(kind, act, { signal, capture: true });
+  const style = document.createElement("style");
+  style.textContent = `
+    .mv .k { transition: opacity .12s } .mv.lit .k:not(.hot) { opacity: .2 }
+    .mv [data-press]:focus { outline: none }
+    .mv [data-press]:focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
+    .mv-tip { position: fixed; z-index: 99999; max-width: 340px; padding: 4px 8px; border-radius: 4px;
+      background: #1f2328; color: #fff; font: 13px/1.4 system-ui, sans-serif; pointer-events: none;
+      box-shadow: 0 0 0 1px #fff8; white-space: pre-line }
+    @media (prefers-reduced-motion: reduce) { .mv .k { transition: none } }`;
+  const tip = document.createElement("div");
+  tip.className = "mv-tip";
+  tip.hidden = true;
+  tip.setAttribute("aria-hidden", "true"); // the mark itself is named
+  document.head.append(style);
+  document.body.append(tip);
+  signal.addEventListener("abort", () => (style.remove(), tip.remove()));
+
+  // The native hover text is slow and never comes on a touch screen: its words move here.
+  const words = (mark) => {
+    const title = mark.querySelector(":scope > title");
+    if (title) (mark.dataset.tip = title.textContent), title.remove();
+    return mark.dataset.tip || "";
+  };
+  let lit = null; // the mark under the hand
+  const leave = () => {
+    lit = null;
+    tip.hidden = true;
+    for (const view of document.querySelectorAll(".mv.lit")) {
+      view.classList.remove("lit");
+      for (const kin of view.querySelectorAll(".hot")) kin.classList.remove("hot");
+    }
+  };
+  const enter = (mark, x, y) => {
+    leave();
+    lit = mark;
+    const view = mark.closest(".mv"), name = mark.dataset.kin?.split(" ")[0];
+    if (name) {
+      view.classList.add("lit");
+      for (const kin of view.querySelectorAll(`[data-kin~="${CSS.escape(name)}"]`)) kin.classList.add("hot");
+    }
+    tip.textContent = words(mark);
+    tip.hidden = !tip.textContent;
+    const box = tip.getBoundingClientRect(); // beside the hand, and on the screen
+    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
+    tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 8 : y + 18}px`;
+  };
+  let sent = null; // the mark whose words Escape has sent away: they stay away while the hand does
+  const marked = (event) => {
+    const at = event.target.closest?.(".mv *");
+    return at && (at.closest(".k, [data-press]") || (at.querySelector(":scope > title") || at.dataset.tip ? at : null));
+  };
+
+  // A mark that is pressed pastes its values into the panel's state, as a learner could.
+  const press = (mark) => {
+    const panel = mark.closest(".moeviz-panel"), box = panel?.querySelector(".moeviz-state input");
+    const kind = mark.closest(".mv").dataset.state.split("?")[0];
+    if (!box || !kind) return;
+    const again = `[data-press="${CSS.escape(mark.dataset.press)}"]`;
+    if (mark.contains(document.activeElement)) {
+      // The next picture has a mark of its own in this place: the focus goes on there.
+      const drawn = new MutationObserver(() => {
+        drawn.disconnect();
+        if (document.activeElement === document.body) panel.querySelector(again)?.focus();
+      });
+      drawn.observe(panel.querySelector(".moeviz-picture"), { childList: true, subtree: true });
+      setTimeout(() => drawn.disconnect(), 4000);
+    }
+    box.value = `${kind}?${mark.dataset.press}`;
+    box.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+
+  let held = null; // the value under the hand that holds
+  const drag = (mark) => {
+    if (mark.dataset.press === held) return; // the next picture is under the hand too
+    held = mark.dataset.press;
+    press(mark);
+  };
+  on("pointerover", (event) => {
+    const mark = marked(event);
+    if (mark && mark === sent) return;
+    sent = null;
+    if (!mark) return lit?.matches(":focus-visible") ? null : leave();
+    enter(mark, event.clientX, event.clientY);
+    if (event.buttons === 1 && "drag" in mark.dataset) drag(mark);
+  });
+  on("pointerdown", (event) => {
+    const mark = marked(event);
+    if (!mark || !("drag" in mark.dataset)) return;
+    event.target.releasePointerCapture?.(event.pointerId); // a finger holds what it touched first
+    drag(mark);
+  });
+  on("pointerup", () => (held = null));
+  const enterBelow = (mark) => {
+    const { left, bottom } = mark.getBoundingClientRect();
+    enter(mark, left, bottom - 14);
+  };
+  on("focusin", (event) => {
+    const mark = event.target.closest?.(".mv [data-press]");
+    if (mark?.matches(":focus-visible")) enterBelow(mark);
+  });
+  on("focusout", leave);
+  on("scroll", () => (lit?.matches(":focus-visible") ? enterBelow(lit) : leave()));
+  on("click", (event) => {
+    const mark = event.target.closest?.(".mv [data-press]");
+    if (mark && !("drag" in mark.dataset)) press(mark);
+  });
+  on("keydown", (event) => {
+    if (event.key === "Escape") (sent = lit), leave();
+    const mark = event.target.closest?.(".mv [data-press]");
+    const way = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Enter: 0, " ": 0 }[event.key];
+    if (!mark || way === undefined) return;
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab has these keys too
+    const marks = [...mark.closest(".mv").querySelectorAll("[data-press]")];
+    const next = marks[(marks.indexOf(mark) + way + marks.length) % marks.length];
+    next.focus();
+    if (!way || "drag" in next.dataset) press(next);
+  });
+})();

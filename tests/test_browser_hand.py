@@ -1,0 +1,123 @@
+"""What a picture does under a hand, in a page without a kernel: hover text, kin, press, drag."""
+
+from urllib.parse import parse_qs
+
+import pytest
+
+import lab_browser as browser
+from moeviz.pictures.hand import HAND
+from moeviz.pictures.svg import Svg
+
+pytestmark = pytest.mark.browser
+
+# The panel's part: each state that is pasted is heard, and the picture drawn anew.
+HEARS = """() => {
+    window.heard = [];
+    const box = document.querySelector('.moeviz-state input');
+    const picture = document.querySelector('.moeviz-picture');
+    box.addEventListener('change', () => {
+        heard.push(box.value);
+        setTimeout(() => { picture.innerHTML = picture.innerHTML }, 20);
+    });
+}"""
+
+
+def tokens_and_experts():
+    """Two tokens in one part, their experts in another, and three values to drag over."""
+    svg = Svg(300, 120, "t", "d.")
+    for token, expert in enumerate((0, 1)):
+        with svg.thing(f"t{token}", f"e{expert}", tip=f"token {token}", press={"token": token}):
+            svg.rect(40 * token, 0, 30, 30, "#e69f00")
+    for value in range(3):
+        with svg.thing(tip=f"C = {value}", press={"limit": value}, drag=True):
+            svg.rect(40 * value, 60, 40, 30, "#56b4e9")
+    side = svg.beside(100, 40)
+    for expert in (0, 1):
+        with side.thing(f"e{expert}", tip=f"expert {expert}"):
+            side.rect(40 * expert, 0, 30, 30, "#009e73")
+    return svg.picture((), ()).at("slots?token=0")
+
+
+@pytest.fixture(scope="module")
+def page():
+    with browser.open_browser() as window:
+        yield window
+
+
+@pytest.fixture
+def hand(page):
+    page.mouse.move(700, 600)
+    # Twice, as by two panels.
+    page.set_content(
+        f"<div class='moeviz-panel'>{HAND}{HAND}"
+        f"<div class='moeviz-picture'>{tokens_and_experts().svg}</div>"
+        "<div class='moeviz-state'><input></div></div>"
+    )
+    page.wait_for_selector(".mv-tip", state="attached")
+    page.evaluate(HEARS)
+    return page
+
+
+def lit(page):
+    return page.eval_on_selector_all(".hot", "marks => marks.map(m => m.dataset.kin)")
+
+
+def heard(page):
+    states = page.evaluate("heard")
+    assert all(state.startswith("slots?") for state in states)
+    return [parse_qs(state.partition("?")[2]) for state in states]
+
+
+def centre(page, mark):
+    box = page.locator(mark).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_mark_says_what_it_is_and_lights_its_kin(hand):
+    hand.mouse.move(*centre(hand, "[data-kin='e1']"))
+    assert lit(hand) == ["t1 e1", "e1"], "the token that goes there too"
+    assert hand.inner_text(".mv-tip") == "expert 1"
+    faded = hand.locator("[data-kin='t0 e0']")
+    hand.wait_for_function(
+        "mark => getComputedStyle(mark).opacity === '0.2'", arg=faded.element_handle()
+    )
+    hand.mouse.move(*centre(hand, "[data-kin='t1 e1']"))
+    assert lit(hand) == ["t1 e1"], "the first name is its own"
+    hand.keyboard.press("Escape")
+    assert lit(hand) == [] and not hand.is_visible(".mv-tip")
+    hand.mouse.move(290, 110)
+    assert lit(hand) == [] and hand.locator("title").count() < 7, "native hover text came with it"
+
+
+def test_a_press_pastes_what_it_sets_once(hand):
+    hand.mouse.click(*centre(hand, "[data-kin='t1 e1']"))
+    assert heard(hand) == [{"token": ["1"]}]
+
+
+def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(hand):
+    focus = "document.activeElement.getAttribute('aria-label')"
+    hand.locator(".mv").focus()
+    hand.keyboard.press("Tab")
+    assert hand.evaluate(focus) == "token 0" and lit(hand) == ["t0 e0"]
+    hand.keyboard.press("ArrowRight")
+    assert hand.evaluate(focus) == "token 1" and heard(hand) == []
+    hand.keyboard.press("Enter")
+    assert heard(hand) == [{"token": ["1"]}]
+    hand.wait_for_timeout(200)
+    assert hand.evaluate(focus) == "token 1", "in the new picture"
+    hand.keyboard.press("ArrowRight")
+    assert hand.evaluate(focus) == "C = 0" and heard(hand)[1:] == [{"limit": ["0"]}], "as a slider"
+    hand.keyboard.press("Tab")
+    assert hand.evaluate(focus) is None
+
+
+def test_what_is_dragged_over_is_set_on_the_way(hand):
+    places = [centre(hand, f"[data-press='limit={value}']") for value in range(3)]
+    hand.mouse.move(*places[0])
+    assert heard(hand) == []
+    hand.mouse.down()
+    hand.mouse.move(*places[1])
+    hand.mouse.move(*places[2])
+    hand.mouse.up()
+    hand.mouse.move(*places[0])
+    assert [h["limit"] for h in heard(hand)] == [["0"], ["1"], ["2"]]
