@@ -36,9 +36,13 @@ def relative(a, b):
 
 @pytest.fixture(scope="module")
 def model():
+    return untrained()
+
+
+def untrained(**changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = LanguageModel(CONFIG)
+        made = LanguageModel(dataclasses.replace(CONFIG, **changes))
         for name, parameter in made.named_parameters():
             if name.endswith("router.weight_ED"):
                 torch.nn.init.normal_(parameter, std=12**-0.5)
@@ -126,8 +130,10 @@ def test_a_soft_router_has_no_route_to_trace(name):
         trace_text(model, TOKENIZER, TEXT)
 
 
+@pytest.mark.parametrize("ffn_scale", [None, 1.0])
 @pytest.mark.parametrize("layer", [0, 2, 3])
-def test_a_dissection_adds_up_to_what_the_layer_says(model, layer):
+def test_a_dissection_adds_up_to_what_the_layer_says(layer, ffn_scale):
+    model = untrained(ffn_scale=ffn_scale)
     seen, routes = forward(model)
     x_TD, y_TD = seen[layer]
     ffn = model.blocks[layer].ffn
@@ -149,6 +155,8 @@ def test_a_dissection_adds_up_to_what_the_layer_says(model, layer):
             e, t = cut.row_expert[row], cut.row_token[row]
             gate, up = (ffn.w13_E2FD[e] @ x_TD[t]).chunk(2)
             want = (ffn.w2_EDF[e] @ (F.silu(gate) * up)).detach()
+            if ffn_scale is not None:
+                want = want * ffn.factor_P
             assert relative(cut.row_output[row], want) < 1e-5
         total = np.zeros_like(cut.y)
         np.add.at(total, cut.row_token, cut.row_weight[:, None] * cut.row_output)
@@ -173,6 +181,12 @@ def cut_at(layer):
 
 def traced(model, text):
     return trace_text(model, TOKENIZER, text)
+
+
+def test_shared_experts_are_no_part_of_the_stages():
+    shared = untrained(moe=dataclasses.replace(CONFIG.moe, num_shared=1))
+    with pytest.raises(ValueError, match="shared experts too"):
+        cut_at(0)(shared, TEXT)
 
 
 DENSE = LanguageModel(dataclasses.replace(CONFIG, moe=None, dense_layers=()))

@@ -77,7 +77,8 @@ def dissect(
     model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int, weighting: str
 ) -> Anatomy:
     """Every matrix on a text's way through one MoE layer, with the gate weights renormalised or
-    raw. ValueError as trace_text, where the layer has no experts, and for another weighting."""
+    raw; a fixed output scale counts as a part of the experts. ValueError as trace_text, for another
+    weighting, and where the layer has no experts, or shared ones."""
     check_choice("weighting", weighting, get_args(Weighting))
     tokens_S, x_TD = layer_input(model, tokenizer, text, layer)
     ffn = model.blocks[layer].ffn
@@ -86,11 +87,18 @@ def dissect(
             f"The layer's router is a {type(ffn.router).__name__}; the stages are those of "
             "TokenChoice."
         )
+    if ffn.shared is not None:
+        raise ValueError(
+            "The layer has shared experts too; the stages are those of chosen experts alone. "
+            "Give a model without shared experts."
+        )
     with model.evaluating():
         route = ffn.router(x_TD, RouteContext(token_ids=tokens_S.to(x_TD.device)))
     plan = _weighted(route, weighting, ffn.router.scale)
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
-    y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF)
+    factor = 1.0 if ffn.factor_P is None else ffn.factor_P[0]
+    row_output_ND = _row_outputs(x_TD, plan, ffn) * factor
+    y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF) * factor
     return Anatomy(
         text=text,
         tokens=tuple(tokenizer.pieces(tokens_S.numpy())),
@@ -106,7 +114,7 @@ def dissect(
         row_expert=plan.expert.cpu().numpy(),
         row_weight=plan.weight.cpu().numpy(),
         offsets=plan.offsets.cpu().numpy(),
-        row_output=_row_outputs(x_TD, plan, ffn).cpu().numpy(),
+        row_output=row_output_ND.cpu().numpy(),
         y=y_TD.cpu().numpy(),
     )
 
