@@ -62,6 +62,16 @@ def test_no_sentence_lists_more_than_three_numbers(whole):
             assert len(found) - 2 * bool(setting) <= 3, sentence
 
 
+def test_an_open_verdict_is_not_told_as_no_effect():
+    """Of seeds that show nothing at all, "none" and "no" tell of what is shown."""
+    nothing = routers({name: {} for name in router_arms.SETTINGS}, seeds=1)
+    told = [draw(nothing) for draw in (standings, fair_and_written, order, pools, published)]
+    for picture in (*told, output_scale(scale(0, seeds=1))):
+        for sentence in sentences(picture):
+            if re.search(r"\b(none|no|not|the same|equal)\b", sentence.lower()):
+                assert re.search(r"shown|verdict|its place|not tested by|no interval", sentence)
+
+
 # Standings.
 
 
@@ -134,13 +144,13 @@ def test_the_words_count_verdicts_and_name_no_router_that_looks_ahead(whole):
     setting, counted, best = sentences(standings(whole))
     found = [whole["settings"][FAIR]["arms"][a]["minus_dense"]["verdict"] for a in ROUTERS]
     assert setting == "Fair scale, 300 steps, 5 seeds."
-    assert counted.startswith(f"{found.count('lower')} of {len(ROUTERS)} routers have a lower loss")
-    assert f"{found.count('higher')} a higher one" in counted
-    assert best.startswith("Of those that never see later tokens, hash, random has the lowest loss")
+    assert f"shown for {found.count('lower')} of {len(ROUTERS)} routers" in counted
+    assert f"a higher one for {found.count('higher')}, and the rest is open" in counted
+    assert best.startswith("Of those that never see later tokens, hash, random has the lowest mean")
     assert " nats per token lower than the dense twin's (95 % interval -0.2" in best
     assert sentences(standings(whole, LONG, [DENSE, HASH]))[1] == (
-        "None of 1 routers have a lower loss than the dense twin, 1 a higher one, and none is "
-        "left open."
+        "A lower loss than the dense twin's is shown for none of 1 routers, a higher one for 1, "
+        "and none is left open."
     )
 
 
@@ -172,7 +182,7 @@ def test_every_router_is_joined_to_itself_and_sorted_by_its_change(whole):
     joined = marks(picture, "line", "#0072b2")
     assert len(joined) == len(ROUTERS) == len(marks(picture, "circle", "fill:#0072b2")) - 1
     assert "1 of 31 routers have another verdict" in picture.summary
-    assert "1 of them turned from a higher loss than the twin's to a lower" in picture.summary
+    assert "1 of these verdicts turned from higher to lower." in picture.summary
     most = f"The scale changes {MIXTRAL} most: at the fair scale its loss is 0.400"
     assert most in picture.summary
     assert {"higher → lower", "higher → higher"} <= set(texts(picture))
@@ -211,8 +221,11 @@ def test_pools_are_of_the_routers_that_compare_tokens_outside_training(whole):
     for row in rows.values():
         assert float(row["domain minus mixed"]) == pytest.approx(SECOND_LOOK, abs=1e-3)
         assert row["domain's verdict"] == "higher" and row["sequence's verdict"] == "open"
-    assert f"{len(rows)} of {len(rows)} routers have another loss than in mixed" in picture.summary
-    assert f"none of {len(rows)} routers have another loss than in mixed" in picture.summary
+    for pool, moved in (("domain", len(rows)), ("sequence", "none")):
+        words = (
+            f"With one {pool} at a time, another loss than in mixed batches is shown for {moved}"
+        )
+        assert f"{words} of {len(rows)} routers." in picture.summary
 
 
 # Published orders.
@@ -322,4 +335,4 @@ def test_the_words_of_the_output_scale():
         in words
     )
     assert "As written, dense" not in words, "its own scale is the fair one"
-    assert "1 for token choice, raw" in words.split("The lowest loss lies at scale ")[1]
+    assert "1 for token choice, raw" in words.split("The lowest mean loss lies at scale ")[1]

@@ -84,7 +84,7 @@ def leak_costs() -> Measured:
     gap = compare(other, own)
     option, because = (
         "no difference that can be shown",
-        "the seeds change as much",
+        "the seeds differ too much to show one",
     )
     if gap.p < LEVEL:
         option = "it rises" if gap.mean > 0 else "it falls"

@@ -70,7 +70,7 @@ def quality() -> Measured:
     option, because = {
         "lower": ("it falls", "experts that get tokens learn something"),
         "higher": ("it rises", "tokens then go to experts that suit them less"),
-        "open": (OPEN, "for a table of so many settings the seeds change as much"),
+        "open": (OPEN, "the seeds differ too much to show one among so many settings"),
     }[figure["verdict"]]
     words = f"with a balancing loss of 0.1 it is {gap_words(gap)} than without a cure"
     return Measured(option, words, because)

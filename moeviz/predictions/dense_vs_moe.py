@@ -34,7 +34,7 @@ def by_step() -> Measured:
     because = {
         "MoE": f"it holds {more:.1f} times the parameters for the same work on each token",
         "dense": f"{more:.1f} times the parameters do not help within so few steps",
-        "no clear difference": "the seed changes the loss as much as the experts do",
+        "no clear difference": "the seeds differ too much to show one",
     }
     steps = f"{raced.moe[0].curve.step[-1]:.0f} steps of the recorded races"
     return Measured(raced.ahead, f"after {steps} {_words(raced)}", because[raced.ahead])

@@ -96,8 +96,9 @@ def told_quality(summary: Summary) -> str:
     return " ".join(
         [
             f"{len(even)} of {len(found)} cures are shown to make the load more even.",
-            f"Of these the loss is lower than without a cure under {listed(by['lower'])}.",
-            f"It is higher under {listed(by['higher'])}.",
+            f"Of these the loss is shown to be lower than without a cure under "
+            f"{listed(by['lower'])}.",
+            f"It is shown to be higher under {listed(by['higher'])}.",
             f"It is open under {listed(by['open'])}.",
             last,
         ]

@@ -97,8 +97,7 @@ def _summary(
         f"{fair['steps']:,} steps, {seeds}. "
         f"{sentence_case(counted(len(other), len(arms)))} routers have another verdict against the "
         "dense twin at the fair scale than as written. "
-        f"{sentence_case(counted(len(turned)))} of them turned from a higher loss than the twin's "
-        "to a lower one. "
+        f"{sentence_case(counted(len(turned)))} of these verdicts turned from higher to lower. "
         f"The scale changes {most} most: at the fair scale its loss is "
         f"{lies(change[most], 'as written')}."
     )

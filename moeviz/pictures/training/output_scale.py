@@ -100,7 +100,10 @@ def _sentences(recorded: Recorded) -> list[str]:
         f"{_fraction(min(arm['points'], key=_mean)['scale'])} for {name}"
         for name, arm in arms.items()
     ]
-    return [*sentences, f"The lowest loss lies at scale {', '.join(best[:-1])} and {best[-1]}."]
+    return [
+        *sentences,
+        f"The lowest mean loss lies at scale {', '.join(best[:-1])} and {best[-1]}.",
+    ]
 
 
 def _at_fair(arm: Recorded) -> Recorded:

@@ -93,8 +93,8 @@ def _summary(table: Recorded, change: dict[tuple[str, str], Judged]) -> str:
         moved = sum(one.verdict != "open" for one in of_pool.values())
         most = max(of_pool, key=lambda arm: abs(of_pool[arm].gap.mean))
         sentences += [
-            f"With {key.name}, {counted(moved, len(of_pool))} routers have another loss than in "
-            "mixed batches.",
+            f"With {key.name}, another loss than in mixed batches is shown for "
+            f"{counted(moved, len(of_pool))} routers.",
             f"The largest difference is that of {most}: {lies(of_pool[most], 'mixed')}.",
         ]
     return " ".join(sentences)

@@ -166,17 +166,18 @@ def _summary(
     routers = [arm for arm in shown if arm in sparse(table)]
     counts = {look: sum(gaps[arm].verdict == look for arm in routers) for look in LOOKS}
     rest = "the rest is open" if counts["open"] else "none is left open"
-    lower = sentence_case(counted(counts["lower"], len(routers)))
     sentences = [
         f"{sentence_case(setting_words(table))}.",
-        f"{lower} routers have a lower loss than the dense twin, "
-        f"{counted(counts['higher'])} a higher one, and {rest}.",
+        "A lower loss than the dense twin's is shown for "
+        f"{counted(counts['lower'], len(routers))} routers, a higher one for "
+        f"{counted(counts['higher'])}, and {rest}.",
     ]
     causal = [arm for arm in routers if seen(recorded["arms"][arm]) == "no"]
     if causal:
         best = min(causal, key=lambda arm: gaps[arm].gap.mean)
         sentences.append(
-            f"Of those that never see later tokens, {best} has the lowest loss, {lies(gaps[best])}."
+            f"Of those that never see later tokens, {best} has the lowest mean loss, "
+            f"{lies(gaps[best])}."
         )
     if table["diverged"]:
         missing = " and ".join(table["diverged"])
