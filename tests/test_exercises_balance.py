@@ -34,6 +34,7 @@ KNOWN_CURES = {
         "nothing": arm(5, 3.50, 3.52, 3.51), "z-loss 0.001": arm(5, 3.50, 3.53, 3.50),
         "noise 1": arm(3, 3.60, 3.62, 3.62), "shared expert": arm(2, 3.70, 3.72, 3.71),
         "hash": arm(0, 3.40, 3.42, 3.412), "hash, quiet": arm(0, 3.60, 3.62, 3.612),
+        "nothing, warm restarts": arm(5, 3.20, 3.22, 3.212),
     }
 }  # fmt: skip
 
@@ -87,12 +88,15 @@ def spoiling(token_N, choice_N, weight_N):
 
 WRONG = {
     "04.2": [
-        (["z-loss 0.001"], "1 more of the cures fails as often."),
-        ([], "2 more of the cures fail as often."),
-        (["z-loss 0.001", "noise 1", "hash"], "under 'hash' 0 of 5 runs collapsed, not half."),
-        (["shared expert"], "under 'shared expert' 2 of 5 runs collapsed, not half."),
+        (["z-loss 0.001"], "1 more of the cures has at least half of the runs collapsed."),
+        ([], "2 more of the cures have at least half of the runs collapsed."),
+        (
+            ["z-loss 0.001", "noise 1", "hash"],
+            "under 'hash' 0 of 5 runs collapsed: fewer than",
+        ),
+        (["shared expert"], "under 'shared expert' 2 of 5 runs collapsed: fewer than half."),
         (["nothing", "noise 1"], "'nothing' is no cure"),
-        (["Z loss"], "1 more of the cures fails as often."),
+        (["Z loss"], "1 more of the cures has at least half of the runs collapsed."),
         (["weight decay"], "'weight decay' is none of the names to choose from: nothing, z-loss"),
     ],
     "04.3": [
@@ -145,6 +149,7 @@ WRONG = {
         (("hash", "nothing"), "there hash wins: its loss minus the other's is -0.099 nats ("),
         (("hash, quiet", "noise 1"), "there it is open: hash's loss minus the other's is -0.003"),
         (("nothing", "hash, quiet"), "first a setting of hash, then one of another router."),
+        (("hash, quiet", "nothing, warm restarts"), "has another schedule of the learning rate"),
         (("hash", "hash, quiet"), "first a setting of hash, then one of another router."),
         (("hash", "sleep"), "'sleep' is none of the names to choose from: nothing"),
     ],
@@ -237,9 +242,9 @@ def test_hash_loses_only_where_it_is_quiet_and_the_table_says_so():
 
 def test_made_hash_lose_in_what_is_recorded(monkeypatch):
     monkeypatch.setattr(comparisons, "recorded", recorded_cures)
-    if not comparisons.hash_against_others():
-        pytest.skip("the recorded runs hold no final losses yet")
-    assert EXERCISES["04.8"].fault(comparisons.hash_loses()[0]) is None
+    pairs = comparisons.hash_against_others()
+    assert pairs and "nothing, warm restarts" not in {other for _, other in pairs}
+    assert EXERCISES["04.8"].fault(solved("04.8")) is None
 
 
 def test_before_final_losses_are_recorded_the_exercise_says_so(monkeypatch):

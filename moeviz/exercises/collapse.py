@@ -34,8 +34,8 @@ number_asked(
 
 @exercise(
     "04.2",
-    "Read the column 'collapsed': at least half of the runs.",
-    "The base case is no cure. A cure counts even where only just half of its runs collapsed.",
+    "The column 'collapsed' of the picture counts them.",
+    "The base case is no cure. A cure counts where exactly half of its runs collapsed, too.",
     difficulty=1,
     minutes=2,
     asks="a list of names",
@@ -51,11 +51,12 @@ def fail(answer: Any) -> str | None:
         if name == BASE:
             return f"'{BASE}' is no cure: it is what the cures are compared with."
         if name not in wanted:
-            a = arms[name]
-            return f"under '{name}' {a['collapsed']} of {a['runs']} runs collapsed, not half."
+            fell = f"{arms[name]['collapsed']} of {arms[name]['runs']} runs collapsed"
+            return f"under '{name}' {fell}: fewer than half."
     missing = len({*wanted} - {*names})
     if missing:
-        return f"{missing} more of the cures {'fail' if missing > 1 else 'fails'} as often."
+        verb = "have" if missing > 1 else "has"
+        return f"{missing} more of the cures {verb} at least half of the runs collapsed."
     return None
 
 
@@ -67,6 +68,7 @@ def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
     import torch
 
     from moeviz.routing import RouteContext, build_router
+    from moeviz.watch.routers import one_thread
 
     generator = torch.Generator().manual_seed(0)
     router = build_router(
@@ -76,8 +78,8 @@ def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
     favour_E = torch.linspace(1.5, -1.5, EXPERTS)
     loads = []
     for _ in range(steps):
-        x_TD = torch.randn(TOKENS, EXPERTS, generator=generator) + favour_E
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
+            x_TD = torch.randn(TOKENS, EXPERTS, generator=generator) + favour_E
             load_E = router(x_TD, RouteContext(training=True)).plan.load()
         loads.append(load_E.numpy())
         bias_E = update(router.bias.bias_E.clone(), load_E.float())

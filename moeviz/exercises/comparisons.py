@@ -9,6 +9,7 @@ from moeviz.exercises.answers import as_names
 from moeviz.exercises.exercise import exercise
 from moeviz.experiments.cures import recorded
 from moeviz.pictures.table import Table
+from moeviz.pictures.training.balance_over_time import RESTARTED
 from moeviz.records.compare import Gap, compare, verdicts
 
 # 03.8: name, run 1, run 2, and why it matters, or why it does not; None where both are the same.
@@ -107,8 +108,10 @@ LOSS = "reserve_loss"
 
 
 def hash_against_others() -> dict[tuple[str, str], Gap]:
-    """Every recorded setting of hash beside every other recorded setting, as paired losses."""
-    losses = {n: arm[LOSS]["values"] for n, arm in recorded()["arms"].items() if LOSS in arm}
+    """Every recorded setting of hash beside every other recorded setting of the same schedule, as
+    paired losses."""
+    arms = {n: arm for n, arm in recorded()["arms"].items() if n != RESTARTED}
+    losses = {n: arm[LOSS]["values"] for n, arm in arms.items() if LOSS in arm}
     hashed = [name for name in losses if name.startswith("hash")]
     return {
         (one, other): compare(losses[one], losses[other])
@@ -141,6 +144,8 @@ def make_hash_lose(answer: Any) -> str | None:
     names = as_names(answer, arms)
     if isinstance(names, str):
         return names
+    if RESTARTED in names:
+        return f"'{RESTARTED}' has another schedule of the learning rate: compare like with like."
     gaps = hash_against_others()
     if not gaps:
         return "the recorded runs hold no final losses yet: record them again."

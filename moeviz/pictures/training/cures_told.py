@@ -41,7 +41,7 @@ def balance_verdicts(summary: Summary) -> dict[str, str]:
 
 
 def failing(summary: Summary) -> list[str]:
-    """The cures under which at least half of the recorded runs still collapsed."""
+    """The cures under which at least half of the recorded runs collapsed."""
     arms = summary["arms"]
     return [n for n in cures_of(summary) if 2 * arms[n]["collapsed"] >= arms[n]["runs"]]
 
