@@ -7,6 +7,7 @@ import pytest
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, bill, evaluate
 from moeviz.costs.claims import measured
+from moeviz.pictures.costs.claims import claims
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
 LEDGER = {
@@ -146,7 +147,31 @@ def test_a_measured_claim_names_its_run_and_tells_its_figures(name):
     claim, found = CLAIMS[name], evaluate(name)
     assert re.search(r"data/runs/\w+\.json", claim.evidence)
     assert found.verdict in VERDICTS and "nan" not in found.why
+    assert "not recorded" not in found.why
     assert name == "token_dropping" or re.search(r"\d", found.why)
+
+
+OLDER = ({}, {"arms": {}, "limits": {}}, {"arms": {"nothing": {"max_violation": 5.0}}}, [])
+
+
+@pytest.mark.parametrize("figures", OLDER, ids=str)
+def test_a_recording_without_what_a_claim_reads_is_none(figures, monkeypatch):
+    monkeypatch.setattr(measured, "recorded", lambda name: figures)
+    for name in MEASURED[:3]:
+        found = evaluate(name)
+        assert found.verdict == "unverifiable" and found.value is None
+        assert re.search("not recorded here: 'python -m moeviz experiment [a-z]+' does$", found.why)
+
+
+def test_the_other_claims_are_shown_where_a_run_is_missing(monkeypatch):
+    def missing(name):
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(measured, "recorded", missing)
+    picture = claims("mla_57", {})
+    rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
+    assert {*rows} == {*CLAIMS} and rows["mla_57"]["verdict"] == "holds"
+    assert {rows[name]["verdict"] for name in MEASURED[:3]} == {"unverifiable"}
 
 
 def seeds(*values):
@@ -178,5 +203,5 @@ def test_strict_balance_is_judged_in_the_least_even_layer(biased, verdict, monke
     }
     monkeypatch.setattr(measured, "recorded", lambda name: {"arms": arms})
     assert evaluate("strict_balance").verdict == verdict
-    assert "from 7.00 to" in evaluate("strict_balance").why
+    assert "MaxVio is 7.00 without it" in evaluate("strict_balance").why
     assert evaluate("expert_choice_balance").verdict == "off"
