@@ -349,7 +349,8 @@ def test_12(labs):
         browser.wait_state(page, DISPATCH, r"step=13&")
         page.locator(f"{DISPATCH} button.moeviz-play").first.click()
         browser.wait_state(page, DISPATCH, r"step=15&")
-        page.locator(f"{DISPATCH} button.moeviz-pause").first.click()
+        page.locator(f"{DISPATCH} button.moeviz-play.mod-active").first.click()
+        page.locator(f"{DISPATCH} button.moeviz-play:not(.mod-active)").first.wait_for()
         # The kernels run here, in the interpreter where there is no GPU.
         page.locator(f"{DISPATCH} .moeviz-tile-block button", has_text="8").first.click()
         browser.wait_state(page, DISPATCH, r"tile_block=8&")

@@ -9,9 +9,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from helpers.live import live_threads, obey, play, step
-from helpers.panels import LOUD, exhibit, family, said
+from helpers.panels import LOUD, exhibit, family, press, said
 from moeviz import panels
-from moeviz.panels import cell
+from moeviz.panels import cell, player
 from moeviz.panels.base import Panel
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
@@ -116,7 +116,6 @@ def test_a_run_goes_on_in_the_panel_of_the_cell_made_anew(shell, track):
 
 def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
     from moeviz.experiments import backends_timed
-    from moeviz.panels.kernels import dispatch
 
     def endless(num_experts, *, on_turn):
         while on_turn(1, 2):
@@ -124,10 +123,10 @@ def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
         raise backends_timed.Stopped
 
     monkeypatch.setattr(backends_timed, "contest", endless)
-    monkeypatch.setattr(dispatch, "PLAY_SECONDS", 0.01)
-    for name, button in (("Contenders", "run"), ("Dispatch", "play")):
+    monkeypatch.setattr(player, "STEP_SECONDS", 0.01)
+    for name, button in (("Contenders", "run"), ("Dispatch", "play"), ("RuleSteps", "play")):
         panel = shell.run(name, exhibit(name))
-        next(w for w in family(panel) if f"moeviz-{button}" in w._dom_classes).click()
+        press(panel, button)
         assert panel.busy
         shell.run(name, exhibit(name))
         for thread in threading.enumerate():

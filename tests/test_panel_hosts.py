@@ -5,10 +5,9 @@ import threading
 import pytest
 
 from helpers.hosts import Page, opened_in
-from helpers.panels import BEFORE, LIVE, LOUD, MOVES, exhibit, press, said, value_for
+from helpers.panels import BEFORE, LIVE, LOUD, MOVES, exhibit, find, press, said, value_for
 from moeviz import panels
-from moeviz.panels import timed_panel
-from moeviz.panels.kernels import dispatch as dispatch_panel
+from moeviz.panels import player, timed_panel
 from moeviz.panels.pulse import PROOF, Pulse
 
 pytestmark = [
@@ -139,13 +138,18 @@ def test_a_measurement_says_on_the_page_how_it_ends(kind, withholding, a_measure
 
 
 def test_the_way_through_the_kernels_plays_on_the_page(withholding, monkeypatch):
-    monkeypatch.setattr(dispatch_panel, "PLAY_SECONDS", 0.03)
+    monkeypatch.setattr(player, "STEP_SECONDS", 0.03)
     panel = exhibit("Dispatch")()
     step = panel.controls["step"]
     press(panel, "play")
     withholding.until(lambda: withholding.of(step)["value"] >= 3, "step 3 on the page")
-    press(panel, "pause")
+    press(panel, "play")
     withholding.settled(panel)
+    step.value = step.max - 2
+    press(panel, "play")
+    withholding.settled(panel)
+    assert withholding.of(step)["value"] == step.max
+    assert not withholding.of(find(panel, "play"))["value"], "at the end it looks unpressed"
 
 
 def test_a_page_that_hears_late_is_not_taken_for_one_that_does_not(monkeypatch):

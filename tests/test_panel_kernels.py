@@ -29,7 +29,6 @@ from moeviz.experiments import recorded as machines
 from moeviz.panels import timed_panel
 from moeviz.panels import worker as background
 from moeviz.panels.kernels import contenders as contenders_module
-from moeviz.panels.kernels import dispatch as module
 from moeviz.panels.kernels import roofline as roofline_module
 from moeviz.records.dispatch import STAGES
 
@@ -60,27 +59,6 @@ def test_a_stage_is_jumped_to():
         assert f": {stage}" in drawn(panel).find("{*}title").text
     panel.controls["step"].value += 1
     assert panel.stage.value == "histogram"
-
-
-def test_play_goes_on_by_itself_until_paused_or_at_the_end(monkeypatch):
-    monkeypatch.setattr(module, "PLAY_SECONDS", 0.02)
-    panel = panels.Dispatch()
-    step = panel.controls["step"]
-    press(panel, "play")
-    press(panel, "play")  # pressed twice it is one play
-    wait(lambda: step.value >= 3, "step 3")
-    press(panel, "pause")
-    time.sleep(0.1)
-    at = step.value
-    time.sleep(0.1)
-    assert 3 <= at == step.value
-    step.value = step.max - 2
-    press(panel, "play")
-    wait(lambda: step.value == step.max, "the end")
-    time.sleep(0.1)
-    press(panel, "play")
-    press(panel, "pause")
-    assert step.value < step.max, "at the end it begins again"
 
 
 def test_in_another_batch_the_learner_stays_at_the_stage():

@@ -182,7 +182,12 @@ def find(panel, name):
 
 
 def press(panel, name):
-    find(panel, name).click()
+    """A button, or one that stays pressed."""
+    widget = find(panel, name)
+    if isinstance(widget, ipywidgets.ToggleButton):
+        widget.value = not widget.value
+    else:
+        widget.click()
 
 
 def opened(*makes, then=""):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels import shipped_model
-from moeviz.panels.controls import button, choice, seed_box, skew_slider, text_box, whole_slider
-from moeviz.panels.pulse import OURS
+from moeviz.panels.controls import choice, seed_box, skew_slider, text_box, whole_slider
+from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.dispatch import dispatch
@@ -19,7 +18,6 @@ SOURCES = (("your text", "text"), ("synthetic tokens", "synthetic"))
 FILES = {"text": "dispatch", "synthetic": "dispatch_zipf"}
 LAYERS = (0, 1, 2)  # of the shipped model
 BLOCKS = (4, 8, 16)
-PLAY_SECONDS = 0.8
 MOST_STEPS = 400  # that a state may name before its own batch is known
 
 
@@ -39,19 +37,13 @@ class Dispatch(ReadingPanel):
         recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
         opening = recorded["text"] | recorded["synthetic"] | recorded[source]
         self._position: tuple[DispatchTrace, int] | None = None  # the batch and its step
-        self._stop_playing: threading.Event | None = None
+        self.player = Player(self, whole_slider("Step", 0, MOST_STEPS, 0, width="420px"))
         self.stage = choice("Stage", STAGES, STAGES[0], "86px").add_class("moeviz-stage")
         self.stage.observe(lambda _: self._jump(), "value")
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
             [self.stage],
-            [
-                {"step": whole_slider("Step", 0, MOST_STEPS, 0, width="420px")},
-                button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
-                button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
-                button("▶ Play", "moeviz-play", "Step by step, to the end", self._play),
-                button("▮▮ Pause", "moeviz-pause", "Stay at this step", self._pause),
-            ],
+            self.player.bar,
             {
                 "top_k": choice("K", (1, 2), opening["top_k"], "44px"),
                 "sort_block": choice("Sort block", BLOCKS, opening["sort_block"], "44px"),
@@ -76,10 +68,6 @@ class Dispatch(ReadingPanel):
 
     # Moving.
 
-    def _turn(self, by: int) -> None:
-        step = self.controls["step"]
-        step.value = min(max(step.value + by, step.min), step.max)
-
     def _jump(self) -> None:
         if not self._quiet and self._position is not None:
             trace, step = self._position
@@ -88,35 +76,10 @@ class Dispatch(ReadingPanel):
 
     @property
     def busy(self) -> bool:
-        return super().busy or self._plays
-
-    @property
-    def _plays(self) -> bool:
-        return self._stop_playing is not None and not self._stop_playing.is_set()
+        return super().busy or self.player.plays
 
     def end(self) -> None:
-        self._pause()
-
-    def _play(self) -> None:
-        if self._plays:
-            return
-        step, stop = self.controls["step"], threading.Event()
-        self._stop_playing = stop
-        if step.value == step.max:
-            step.value = 0
-
-        def run() -> None:
-            with self.guarded():
-                while not stop.wait(PLAY_SECONDS) and step.value < step.max:
-                    step.value += 1
-            stop.set()
-
-        self.pulse.begin()
-        threading.Thread(target=run, name=f"{OURS}dispatch-play", daemon=True).start()
-
-    def _pause(self) -> None:
-        if self._stop_playing is not None:
-            self._stop_playing.set()
+        self.player.pause()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Where no kernel runs, the scatter's last step says more than the first of all."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import button, whole_slider
+from moeviz.panels.controls import whole_slider
+from moeviz.panels.player import Player
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.rule_steps import Step, rule_steps
 
@@ -33,17 +34,16 @@ class RuleSteps(Panel):
                     f"Every step needs a row for each of the {len(self.tokens)} tokens; "
                     f"'{title}' has {len(matrix_TN)}."
                 )
-        super().__init__(
-            [
-                button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
-                button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
-                {"step": whole_slider("Step", 1, len(self.steps), 1, width="420px")},
-            ]
-        )
+        slider = whole_slider("Step", 1, len(self.steps), 1, width="420px")
+        self.player = Player(self, slider)
+        super().__init__(self.player.bar)
 
-    def _turn(self, by: int) -> None:
-        step = self.controls["step"]
-        step.value = min(max(step.value + by, step.min), step.max)
+    @property
+    def busy(self) -> bool:
+        return super().busy or self.player.plays
+
+    def end(self) -> None:
+        self.player.pause()
 
     def draw(self) -> Picture | None:
         return self.shown(self._picture(self.controls["step"].value))
