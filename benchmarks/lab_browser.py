@@ -322,7 +322,7 @@ def wait_for_change(page, before, css="", timeout=60):
 
 def state(page, css):
     """Return what the picture of the panel `css` shows, from its own data-state."""
-    text = page.locator(f"{css} svg[data-state]").first.get_attribute("data-state")
+    text = page.locator(f"{css} .mv[data-state]").first.get_attribute("data-state")
     return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
 
 
@@ -330,7 +330,7 @@ def wait_state(page, css, pattern, timeout=60):
     """Wait until the regular expression is found in the data-state of the panel `css`."""
     page.wait_for_function(
         "([css, wanted]) => RegExp(wanted).test("
-        "document.querySelector(css + ' svg[data-state]')?.dataset.state ?? '')",
+        "document.querySelector(css + ' .mv[data-state]')?.dataset.state ?? '')",
         arg=[css, pattern],
         timeout=timeout * 1000,
     )

@@ -93,7 +93,7 @@ FIRST = """css => { const start = performance.now(); window.moevizFirst = new Pr
 # Arms one measurement; the promise holds {ms, value} or {miss}. Times are of the page's one clock.
 ARM = """([slider, picture, pattern, limit]) => {
     const root = document.querySelector(picture);
-    const shown = () => root.querySelector('svg[data-state]')?.dataset.state ?? '';
+    const shown = () => root.querySelector('.mv[data-state]')?.dataset.state ?? '';
     const label = () => document.querySelector(`${slider} .widget-readout`).textContent.trim();
     const old = {label: label(), state: shown()};
     window.moevizMove = new Promise(done => addEventListener('keydown', key => setTimeout(() => {
@@ -122,7 +122,7 @@ AWAY = """h => { const at = name => +h.getAttribute(`aria-value${name}`), left =
 # Arms one pause: {ms} when the panel said so and then stood still for a second, or {miss}.
 ARM_PAUSE = """([panel, button]) => {
     const root = document.querySelector(panel);
-    const shown = () => root.querySelector('svg[data-state]').dataset.state;
+    const shown = () => root.querySelector('.mv[data-state]').dataset.state;
     const said = () => root.querySelector('.moeviz-status').textContent.startsWith('Paused');
     window.moevizMove = new Promise(done => document.querySelector(button).addEventListener('click',
         click => { let state = shown(), paused = null, changed = click.timeStamp;
@@ -144,7 +144,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     arm = [slider, picture, rf"(^|[^\d.]){key}=VALUE($|[^\d.]|\.(?!\d))", arguments.timeout * 1000]
     with lab_browser.open_shipped({name: case.notebook}, arguments.python) as (page, lab):
         lab_browser.open_notebook(page, lab, name)
-        page.evaluate(FIRST, f"{picture} svg[data-state]")
+        page.evaluate(FIRST, f"{picture} .mv[data-state]")
         if case.at_once:
             page.evaluate("() => void moeviz.runAll(600000)")
         else:

@@ -38,7 +38,7 @@ RACE = "01_dense_vs_moe"
 TO_HEADING = """panel => { const cell = panel.closest('.jp-Cell');
     (cell.previousElementSibling ?? cell).scrollIntoView() }"""
 # Whether the live race, and not the recorded one, has come so far.
-RACED = """least => { const race = document.querySelector('.moeviz-race svg');
+RACED = """least => { const race = document.querySelector('.moeviz-race .mv');
     return /(?<!not )live:/.test(race.textContent)
         && +/step=(\\d+)$/.exec(race.dataset.state)?.[1] >= least }"""
 

@@ -66,7 +66,7 @@ def step(page):
 def wait_step(page, least, timeout=60):
     page.wait_for_function(
         "([css, least]) => +(/step=(\\d+)$/.exec("
-        "document.querySelector(css + ' svg').dataset.state)?.[1] ?? 0) >= least",
+        "document.querySelector(css + ' .mv').dataset.state)?.[1] ?? 0) >= least",
         arg=[RACE, least],
         timeout=timeout * 1000,
     )
@@ -113,7 +113,7 @@ def test_start_here(page, record_property):
     put_and_open(page, "00_start_here.ipynb")
     begun = time.monotonic()
     page.evaluate("() => void moeviz.runAll(120000)")
-    page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=60_000)
+    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=60_000)
     seconds = time.monotonic() - begun
     record_property("first_picture_s", round(seconds, 2))
     print(f"from running the first cell to the first picture: {seconds:.2f} s")
@@ -341,7 +341,7 @@ def test_the_first_move_is_heard_while_a_cell_runs(page):
     """Holds the private name in answer_at_once: without it the move waits for the cell."""
     put_and_open(page, BUSY)
     page.evaluate("() => void moeviz.runAll(60000)")
-    page.locator(f"{TEXT_PANEL} svg[data-state]").wait_for(timeout=30_000)
+    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=30_000)
     page.wait_for_timeout(500)
     move(page, TEXT_PANEL, f"{TEXT_PANEL} .moeviz-layer")
     # The kernel's status says idle by now: of the thread that heard the move.

@@ -56,7 +56,7 @@ def check_text_is_no_markup(page, css):
 def test_03b_compares_routers(labs, tmp_path):
     """In the notebook itself, in the light theme."""
     with labs.opened("03b_who_else_chooses.ipynb") as page:
-        page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
+        page.locator(f"{ROUTERS} .mv[data-state]").first.wait_for()
         browser.screenshot(page, tmp_path / "light.png", ROUTERS)
 
         # Families and routers, by mouse and by keyboard; of five routers the oldest goes.
@@ -104,7 +104,7 @@ def test_03b_compares_routers(labs, tmp_path):
 def test_03_reads_well_in_the_dark_theme(labs, tmp_path):
     """And a slider's every move arrives, the last value at last."""
     with labs.opened(alone("CompareRouters()"), "Dark") as page:
-        page.locator(f"{ROUTERS} svg[data-state]").first.wait_for()
+        page.locator(f"{ROUTERS} .mv[data-state]").first.wait_for()
         page.locator(f"{ROUTERS} .moeviz-more").click()
         browser.press_slider(page, f"{ROUTERS} .moeviz-top-k")
         browser.wait_state(page, ROUTERS, "top_k=2&")
@@ -199,8 +199,8 @@ def test_04_a_run_trains_loses_an_expert_and_goes_on(page):
 def test_05(labs):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
     with labs.opened("05_capacity.ipynb", timeout=400) as page:
-        page.locator(f"{SLOTS} svg[data-state]").first.wait_for()
-        assert page.locator(f"{SLOTS} svg[data-state]").count() == 2
+        page.locator(f"{SLOTS} .mv[data-state]").first.wait_for()
+        assert page.locator(f"{SLOTS} .mv[data-state]").count() == 2
         assert page.locator(".moeviz-predict").count() == 4
 
         browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowRight")
@@ -231,7 +231,7 @@ def test_05(labs):
 @both_themes
 def test_05_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
     with labs.opened(alone("Slots()", "Slots('text')"), theme) as page:
-        page.locator(f"{SLOTS} svg[data-state]").nth(1).wait_for()
+        page.locator(f"{SLOTS} .mv[data-state]").nth(1).wait_for()
         check_readable(page, SLOTS, 30)
         for n in (0, 1):
             page.locator(SLOTS).nth(n).screenshot(path=str(tmp_path / f"{theme}-{n}.png"))
@@ -257,7 +257,7 @@ def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, theme, tmp_path):
     with labs.opened(alone(*FIT), theme) as page:
         took = []
         for css, (slider, buttons) in HARDWARE.items():
-            picture = page.locator(f"{css} svg[data-state]").first
+            picture = page.locator(f"{css} .mv[data-state]").first
             picture.wait_for()
             check_readable(page, css, 15)
             picture.scroll_into_view_if_needed()
@@ -277,7 +277,7 @@ def test_09(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("09_frontier_models.ipynb", timeout=200) as page:
         for css in (ANATOMY, MAP, CLAIMS, LADDER, COST):
-            page.locator(f"{css} svg[data-state]").first.wait_for()
+            page.locator(f"{css} .mv[data-state]").first.wait_for()
         assert page.locator(".moeviz-predict").count() == 4
 
         before = page.locator(f"{LADDER} .moeviz-picture").first.screenshot()
@@ -321,7 +321,7 @@ def test_09_reads_well(labs, theme, tmp_path):
     with labs.opened(alone(*MODELS), theme) as page:
         for kind, least in FRONTIER.items():
             css = f".moeviz-{kind}"
-            page.locator(f"{css} svg[data-state]").first.wait_for()
+            page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{theme}-{kind}.png", css)
         # The ledger's longest texts, and the ladder where nothing is as large as a GPU.
@@ -338,7 +338,7 @@ def test_12(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("12_kernels.ipynb", timeout=400) as page:
         for css in (DISPATCH, WASTE, WALK, ROOF, CONTENDERS):
-            page.locator(f"{css} svg[data-state]").first.wait_for()
+            page.locator(f"{css} .mv[data-state]").first.wait_for()
         assert page.locator(".moeviz-predict").count() == 3
 
         page.locator(f"{DISPATCH} button.moeviz-next").first.click()
@@ -378,7 +378,7 @@ def test_12(labs):
 def test_12_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
     with labs.opened(alone(*KERNELS), theme) as page:
         for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 30), (CONTENDERS, 15)):
-            page.locator(f"{css} svg[data-state]").first.wait_for()
+            page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)
         check_tab_reaches_every_control(page, DISPATCH)

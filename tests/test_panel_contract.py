@@ -119,7 +119,7 @@ def test_all_open_without_torch_and_well_within_3_seconds():
     routers = 'for name in [*panel.names][4:]: panel.choice.value = f"token_choice,{name}"'
     took, has_torch, pictures, statuses = opened(*names, then=routers)
     assert max(took) < 2 and not has_torch
-    assert pictures == ["<svg"] * len(names)
+    assert pictures == ["<div"] * len(names)
     assert all('role="status"' in s and "unexpected" not in s for s in statuses)
 
 

@@ -142,20 +142,23 @@ _IN_PICTURE = (
     _COLOURS
     + """
     const page = rgba(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor);
-    const svg = document.querySelector(css + ' svg[data-state]');
+    const picture = document.querySelector(css + ' .mv[data-state]');
     const solid = e => { const s = getComputedStyle(e); return s.fill !== 'none'
         && !s.fill.startsWith('url') && +s.opacity === 1 && rgba(s.fill)[3] === 255 };
-    const boxes = [...svg.querySelectorAll('rect, circle, polygon')].filter(solid);
     const holds = (r, x, y) => { const b = r.getBBox();
         return b.x <= x && x <= b.x + b.width && b.y <= y && y <= b.y + b.height };
-    return [...svg.querySelectorAll('text')].map(t => {
-        const b = t.getBBox(), x = b.x + b.width / 2, y = b.y + b.height / 2;
-        const turned = t.hasAttribute('transform');
-        const under = turned ? [] : boxes.filter(r => holds(r, x, y));
-        const ground = under.length ? rgba(getComputedStyle(under.at(-1)).fill) : page;
-        return {text: t.textContent, ratio: contrast(rgba(getComputedStyle(t).fill), ground),
-            size: parseFloat(getComputedStyle(t).fontSize), turned,
-            box: [b.x, b.y + 2, b.x + b.width, b.y + b.height - 2]} }) }"""
+    return [...picture.querySelectorAll('svg')].map(part => {
+        const boxes = [...part.querySelectorAll('rect, circle, polygon')].filter(solid);
+        const texts = [...part.querySelectorAll('text')].map(t => {
+            const b = t.getBBox(), x = b.x + b.width / 2, y = b.y + b.height / 2;
+            const turned = t.hasAttribute('transform');
+            const under = turned ? [] : boxes.filter(r => holds(r, x, y));
+            const ground = under.length ? rgba(getComputedStyle(under.at(-1)).fill) : page;
+            return {text: t.textContent, ratio: contrast(rgba(getComputedStyle(t).fill), ground),
+                size: parseFloat(getComputedStyle(t).fontSize), turned,
+                box: [b.x, b.y + 2, b.x + b.width, b.y + b.height - 2]} });
+        return {texts, width: part.viewBox.baseVal.width, shown: part.getBoundingClientRect().width}
+    }) }"""
 )
 
 
@@ -168,21 +171,22 @@ def check_contrast(page, css, least):
 
 def check_readable(page, css, least):
     """More than `least` texts in the first picture of `css`: easy to see, large, none cut off by
-    the edge and none over another."""
-    found = page.evaluate(_IN_PICTURE, css)
-    assert len(found) > least
-    assert [f"{t['text']}: {t['ratio']:.2f}" for t in found if t["ratio"] < 4.5] == []
-    assert min(t["size"] for t in found) >= 12
-    flat = [t for t in found if not t["turned"]]
-    outside = [t["text"] for t in flat if t["box"][2] > 902 or t["box"][0] < -1]
-    assert not outside, "runs out of the picture"
-    for i, t in enumerate(flat):
-        for other in flat[i + 1 :]:
-            a, b = t["box"], other["box"]
-            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-            assert apart, f"{t['text']!r} runs into {other['text']!r}"
-    box = page.locator(f"{css} svg[data-state]").first.bounding_box()
-    assert box["width"] > 850, "scaled down, texts would be smaller than 12 px"
+    the edge of its part and none over another."""
+    parts = page.evaluate(_IN_PICTURE, css)
+    assert sum(len(part["texts"]) for part in parts) > least
+    for part in parts:
+        found = part["texts"]
+        assert [f"{t['text']}: {t['ratio']:.2f}" for t in found if t["ratio"] < 4.5] == []
+        assert min([t["size"] for t in found], default=12) >= 12
+        assert abs(part["shown"] - part["width"]) < 1, "scaled down, texts would be smaller"
+        flat = [t for t in found if not t["turned"]]
+        outside = [t for t in flat if t["box"][2] > part["width"] + 2 or t["box"][0] < -1]
+        assert not outside, "runs out of the picture"
+        for i, t in enumerate(flat):
+            for other in flat[i + 1 :]:
+                a, b = t["box"], other["box"]
+                apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+                assert apart, f"{t['text']!r} runs into {other['text']!r}"
 
 
 # Keys.
