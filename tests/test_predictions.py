@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from helpers.recorded_routers import routers
 from moeviz.experiments import cures
-from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, start_here
+from moeviz.experiments.router_arms import FAIR
+from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, routing, start_here
 from moeviz.predictions.prediction import nearest
 
 
@@ -41,6 +43,20 @@ def test_survivors_follow_the_dead(dead, option, monkeypatch):
     arm = {"nothing": {"dead_experts": {"mean": dead}, "runs": 3}}
     monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arm})
     assert collapse.survivors().option.startswith(option)
+
+
+@pytest.mark.parametrize(
+    ("gap", "option"),
+    [(-0.3, "it is lower"), (0.3, "it is higher"), (0.0, "no difference that the seeds")],
+)
+def test_hash_follows_the_verdict_of_the_recorded_table(gap, option, monkeypatch):
+    recorded = routers({routing.HASH: gap}, settings=(FAIR,))
+    monkeypatch.setattr(routing, "recorded_run", lambda name: recorded)
+    found = routing.hash_beside_dense()
+    assert found.option.startswith(option)
+    verdict = recorded["settings"][FAIR]["arms"][routing.HASH]["minus_dense"]["verdict"]
+    assert verdict == {"it is lower": "lower", "it is higher": "higher"}.get(option, "open")
+    assert re.search(r"after 300 steps .* 0\.(300|00\d) nats per token .*5 seeds", found.figure)
 
 
 def test_a_repeated_token_keeps_its_expert_where_all_its_places_agree():

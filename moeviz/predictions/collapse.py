@@ -8,11 +8,10 @@ import numpy as np
 
 from moeviz.experiments.cures import recorded
 from moeviz.pictures.plot import gap_words
-from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction
 from moeviz.records.compare import compare
 
 EXPERTS = 16
-OPEN = "no difference that the seeds can show"
 
 
 @prediction(

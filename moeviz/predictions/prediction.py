@@ -27,6 +27,9 @@ class Measured:
 
 Measure = Callable[[], Measured]
 
+# What is answered where a difference is not shown.
+OPEN = "no difference that the seeds can show"
+
 PREDICTIONS: dict[str, Prediction] = {}
 # What the learner said, by the prediction's key; it lasts as long as the kernel.
 ANSWERS: dict[str, str] = {}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.experiments.routers_on_a_text import recorded
-from moeviz.predictions.prediction import Measured, prediction
+from moeviz.pictures.plot import gap_words
+from moeviz.pictures.training.arms import DENSE, FAIR, minus_dense, table_of
+from moeviz.predictions.prediction import OPEN, Measured, prediction, recorded_run
 from moeviz.records.routes import Decision
+
+HASH = "hash, random"
 
 
 @prediction(
@@ -65,6 +69,32 @@ def future() -> Measured:
         f"{leaking['token_choice']} where tokens pick"
     )
     return Measured(option, figure, "an expert that picks compares a token with those after it")
+
+
+@prediction(
+    "03.hash",
+    "A hash sends each token to two of 16 experts by a fixed table: no router learns anything. Its "
+    "dense twin does the same work on each token. How does the final loss of hash compare with the "
+    "twin's?",
+    "it is lower", OPEN, "it is higher",
+)  # fmt: skip
+def hash_beside_dense() -> Measured:
+    recorded = recorded_run("routers")
+    table, arms = table_of(recorded, FAIR), recorded["arms"]
+    found = minus_dense(table, HASH)
+    more = arms[HASH]["parameters"] / arms[DENSE]["parameters"]
+    option, because = {
+        "lower": ("it is lower", f"it has {more:.1f} times the parameters for the same work, and "
+                  "the table never changes"),
+        "higher": ("it is higher", "a table that knows only the token sends it to experts that do "
+                   "not suit the context"),
+        "open": (OPEN, "the seeds differ too much to show one among so many routers"),
+    }[found.verdict]  # fmt: skip
+    figure = (
+        f"after {table['steps']:,} steps at the fair scale it is {gap_words(found.gap)} than the "
+        "dense twin's"
+    )
+    return Measured(option, figure, because)
 
 
 def _decision(name: str) -> Decision:
