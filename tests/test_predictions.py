@@ -42,7 +42,9 @@ def test_quality_follows_the_verdict_of_the_whole_table(verdict, option, monkeyp
 def test_survivors_follow_the_dead(dead, option, monkeypatch):
     arm = {"nothing": {"dead_experts": {"mean": dead}, "runs": 3}}
     monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arm})
-    assert collapse.survivors().option.startswith(option)
+    measured = collapse.survivors()
+    assert measured.option.startswith(option)
+    assert ("gets more still" in measured.because) == (option != "all 16")
 
 
 @pytest.mark.parametrize(
