@@ -19,7 +19,7 @@ from helpers.picture_cases import (
     pair,
     seeds,
 )
-from helpers.pictures import corners, marks, table, texts, values
+from helpers.pictures import SVG, corners, marks, parse, table, texts, values
 from moeviz import nb
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
@@ -55,8 +55,34 @@ def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
     picture = race([learner("dense", 40), learner("MoE", 40, 8)], "step")
     dashed = ["dasharray" in line.get("style") for line in marks(picture, "polyline")]
     assert dashed == [False, True, True], "dense, MoE, and the gap below"
-    assert len(marks(picture, "circle")) == 10 + 1, "the dense marks and their legend"
+    assert len(marks(picture, "circle", "#0072b2")) == 10 + 1, "the dense marks and their legend"
     assert sum(r.get("width") in ("6.8", "8") for r in marks(picture, "rect")) == 10 + 1
+
+
+def things(picture, kin):
+    """The hover texts of what is of this kin."""
+    named = (m for m in parse(picture).iter() if kin in m.get("data-kin", "").split())
+    return [thing.findtext(SVG + "title", "") for thing in named]
+
+
+def test_a_learner_of_a_race_is_one_thing_with_the_numbers_of_its_validations():
+    picture = race(pair(), "step")
+    tips = things(picture, "MoE")
+    assert "MoE, 8 steps: validation loss 2.500" in tips
+    assert "MoE: 1,333 tokens per second" in tips and len(tips) == 6, "line, legend, 3 points"
+    assert things(picture, "gap")[1:] == [
+        f"{s} steps: MoE is ahead by 0.250 nats" for s in (12, 8, 4)
+    ]
+
+
+def test_of_a_learner_that_has_not_begun_nothing_is_told():
+    """A panel shows the start of another setting's recording, whose sizes may be others."""
+    picture = race(
+        [learner("dense", 40).at("step", 0), learner("MoE", 40, 8).at("step", 0)], "step"
+    )
+    shown = " ".join(texts(picture))
+    assert "no step has been trained yet" in shown and "MoE: not trained yet" in shown
+    assert "2.00 M" not in shown and {*picture.rows[1][2:]} == {""}
 
 
 def test_the_race_is_drawn_on_the_axis_it_names_up_to_the_finish():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from moeviz.pictures.svg import (
 from moeviz.records.compare import Gap
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
+MOST_SPOTS = 40  # of a curve's points, those with hover text
 
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
 
@@ -79,27 +81,45 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (total[end] - total[start]) / (end - start)
 
 
+def spots(
+    svg: Svg, kin: Sequence[str], places: Sequence[tuple[float, float]], tips: Sequence[str]
+) -> None:
+    """Circles that nobody sees, with hover text: the numbers of a curve's points. Of many points
+    every n-th has one."""
+    every = math.ceil(len(places) / MOST_SPOTS) or 1
+    for at, tip in list(zip(places, tips, strict=True))[::-every]:
+        with svg.thing(*kin, tip=tip):
+            svg.circle(*at, 9, "transparent")
+
+
 def legend(
     svg: Svg, x: float, y: float, keys: Iterable[Key], *, down: float = 0, across: float = 0,
-    fill: str = INK,
+    fill: str = INK, kin: bool = False,
 ) -> None:  # fmt: skip
     """Each key's sample and name: below each other in steps of `down`, or beside each other, in
-    steps of `across` or as wide as they are."""
+    steps of `across` or as wide as they are. kin: each is the thing of its name, and under a hand
+    it lights what is of its kin."""
     for key in keys:
-        sample = 0 if key.mark and (key.mark == "box" or not key.width) else 26
-        if sample:
-            svg.line(x, y - 4, x + sample, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
-        if key.mark == "box":
-            edge = INK if key.colour == "none" else "none"
-            box(svg, x, y - 10, 12, 12, key.colour, hatched=key.hatched, stroke=edge)
-        elif key.mark:
-            mark(svg, key.mark, x + (sample / 2 or 6), y - 4, key.colour, 4)
-        svg.text(x + (sample or 12) + 6, y, key.name, bold=key.bold, fill=fill)
+        with svg.thing(key.name) if kin else nullcontext():
+            wide = _entry(svg, x, y, key, fill)
         if down:
             y += down
         else:
-            wide = text_width(key.name, 12 + key.bold)
-            x += across or (sample or 12) + 22 + 0.93 * wide
+            x += across or wide
+
+
+def _entry(svg: Svg, x: float, y: float, key: Key, fill: str) -> float:
+    """One key's sample and name; returns how wide they are, with some air."""
+    sample = 0 if key.mark and (key.mark == "box" or not key.width) else 26
+    if sample:
+        svg.line(x, y - 4, x + sample, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
+    if key.mark == "box":
+        edge = INK if key.colour == "none" else "none"
+        box(svg, x, y - 10, 12, 12, key.colour, hatched=key.hatched, stroke=edge)
+    elif key.mark:
+        mark(svg, key.mark, x + (sample / 2 or 6), y - 4, key.colour, 4)
+    svg.text(x + (sample or 12) + 6, y, key.name, bold=key.bold, fill=fill)
+    return (sample or 12) + 22 + 0.93 * text_width(key.name, 12 + key.bold)
 
 
 def stack(

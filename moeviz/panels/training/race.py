@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
 EXPERTS = (4, 8, 16, 32)
 CHOICES = (1, 2, 4)
+RECORDED = "E = 16, K = 2, seed 0"
 ACTIVE_WIDTH = 256  # of both models at the small size
 
 Configuration = tuple[int, int, int, str]  # E, K, seed, size
@@ -71,10 +72,10 @@ class Race(LivePanel):
             return [*self.live], f"live: {named}{self._aside}"
         if self._configured(self._recorded[1].meta) != self._chosen:
             waiting = [run.at("step", 0) for run in self._recorded[:2]]
-            return waiting, "not recorded: Play races it here"
+            return waiting, f"not recorded: Play races it here · recorded is {RECORDED}"
         made = self._provenance
         return self._recorded, (
-            f"recorded, not live: E = 16, K = 2, seed 0 · {made['device']} · {made['date']}"
+            f"recorded, not live: {RECORDED} · {made['device']} · {made['date']}"
         )
 
     # The run.

@@ -56,7 +56,7 @@ def collapse(
     _frame(svg, right, effect, f"Experts in effect, of {experts}", [0, experts / 2, experts])
     _frame(svg, right, gate, "Entropy of the gate: 1 is undecided", [0, 0.5, 1], bottom=True)
     for shown, key in zip(runs, keys, strict=True):
-        losses(svg, right, loss, shown.curve.step, shown.curve, len(shown.curve) // 30, key)
+        losses(svg, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
         steps, load_PE, entropy_P = _binned(shown, layer)
         for x, y, values in (
             (left, violation, map(max_violation, load_PE)),

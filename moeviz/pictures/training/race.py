@@ -9,13 +9,14 @@ from itertools import dropwhile
 
 import numpy as np
 
-from moeviz.pictures.axes import Form, Scale, axes, general, padded
-from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, paragraph, smooth
+from moeviz.pictures.axes import Scale, axes, general, padded
+from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot
 
-WIDTH, HEIGHT = 880, 540
+MAIN, SIDE, HEIGHT = 560, 300, 560
+ENDS = (60.0, 500.0)  # x of the plots' left and right ends
 PLOT, GAP = (300.0, 56.0), (448.0, 360.0)  # y of their lower and upper ends
 AXES = {
     "step": ("training steps", ""),
@@ -33,28 +34,27 @@ HEAT_TOP = 3
 def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
     """Loss of each learner against step, flops or seconds up to the finish; below how far the
     second is ahead of the first. The vertical line marks the furthest point that these two have
-    reached, where they are compared. Load: the last MoE layer."""
+    reached, where they are compared. Beside them the load of the last MoE layer, and the speed."""
     two = learners[:2]
-    svg = Svg(WIDTH, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
-    x_label, unit = AXES[axis]
-    x = Scale(0, _finish(learners, axis), 60, 500)
+    svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
+    x = Scale(0, _finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
     svg.text(0, 16, note, fill=MUTED)
     axes(svg, x, y, y_label="loss (nats per token)", x_form=lambda _: "")
     keys = [_key(i, s.label) for i, s in enumerate(learners)]
     for learner, key in zip(learners, keys, strict=True):
-        losses(svg, x, y, getattr(learner.curve, axis), learner.curve, SMOOTH, key)
-    legend(svg, 60, 42, keys)
+        losses(svg, x, y, axis, learner.curve, SMOOTH, key)
+    legend(svg, 60, 42, keys, kin=True)
     svg.text(60, 322, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
-    form = (lambda v: si(v, unit) if v else "0") if unit else general
-    _draw_gap(svg, two, axis, x, x_label, form)
+    _draw_gap(svg, two, axis, x)
     common = last_common([s.curve for s in two], axis)
     if not np.isnan(common) and len(two) > 1:
         for start, end in (PLOT, GAP):
             svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
-    _draw_load(svg, learners, axis, x)
-    _draw_speed(svg, learners)
-    paragraph(svg, 0, 510, textwrap.wrap(svg.description, 125))
+    paragraph(svg, 0, 506, textwrap.wrap(svg.description, 80))
+    side = svg.beside(SIDE, 510)
+    _draw_load(side, learners, axis, x.high)
+    _draw_speed(side, learners)
     columns = (
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
         "training loss", "validation loss", "MaxVio", "effective experts",
@@ -79,9 +79,7 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(
-    svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, x_label: str, form: Form
-) -> None:
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
     """How far the second learner is ahead, wherever the validation loss of both is known."""
     points = gaps(two, axis)
     y = Scale(*padded([0.0, *(gap for _, gap in points)], 0.15), *GAP)
@@ -89,12 +87,30 @@ def _draw_gap(
     if len(names) == 2:
         words = f"{names[0]} minus {names[1]}, validation: above 0 {names[1]} is ahead"
         svg.text(60, GAP[1] - 12, words, bold=True)
-    axes(svg, x, y, x_label=x_label, y_ticks=y.ticks(4), x_form=form)
+    axes(svg, x, y, x_label=AXES[axis][0], y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
     svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
-    key = _key(1, "")
-    for at in curve(svg, x, y, points, key):
-        mark(svg, key.mark, *at, key.colour, 3)
+    key = _key(1, "gap")
+    with svg.thing(key.name):
+        places = curve(svg, x, y, points, key)
+        for at in places:
+            mark(svg, key.mark, *at, key.colour, 3)
+    tips = [f"{_where(axis, at)}: {_ahead(names, gap)}" for at, gap in points]
+    spots(svg, [key.name], places, tips)
     svg.text(x.end + 6, y.start, "finish", fill=MUTED)
+
+
+def _place(axis: str, value: float) -> str:
+    """A place on an axis, with its unit: "120", "1.2 TFLOP", "30 s"."""
+    unit = AXES[axis][1]
+    return si(value, unit) if unit and value else general(value)
+
+
+def _where(axis: str, value: float) -> str:
+    return f"{_place(axis, value)} steps" if axis == "step" else _place(axis, value)
+
+
+def _ahead(names: Sequence[str], gap: float) -> str:
+    return f"{names[gap > 0]} is ahead by {abs(gap):.3f} nats"
 
 
 def gaps(two: Sequence[Snapshot], axis: str) -> list[tuple[float, float]]:
@@ -112,17 +128,25 @@ def gaps(two: Sequence[Snapshot], axis: str) -> list[tuple[float, float]]:
     return found
 
 
-def losses(
-    svg: Svg, x: Scale, y: Scale, along: np.ndarray, curve_: Curve, width: int, key: Key
-) -> None:
-    """The training loss, smoothed over so many points, and a mark at each validation loss."""
+def losses(svg: Svg, x: Scale, y: Scale, axis: str, curve_: Curve, width: int, key: Key) -> None:
+    """The training loss, smoothed over so many points, and a mark at each validation loss: the
+    thing of the key's name."""
+    along = getattr(curve_, axis)
     values = zip(along, smooth(curve_.loss, width), strict=True)
     # The steep beginning lies above the plot; drawn along its edge it would look like a plateau.
     shown = dropwhile(lambda value: y(value[1]) < y.end, values)
-    curve(svg, x, y, ((a, min(b, y.high)) for a, b in shown), key, opacity=0.75)
-    for a, b in zip(along, curve_.validation, strict=True):
-        if y.low <= b <= y.high:
-            mark(svg, key.mark, x(a), y(b), key.colour, 3.4)
+    measured = [
+        (float(a), float(b))
+        for a, b in zip(along, curve_.validation, strict=True)
+        if y.low <= b <= y.high
+    ]
+    places = [(x(a), y(b)) for a, b in measured]
+    with svg.thing(key.name):
+        curve(svg, x, y, ((a, min(b, y.high)) for a, b in shown), key, opacity=0.75)
+        for place in places:
+            mark(svg, key.mark, *place, key.colour, 3.4)
+    tips = [f"{key.name}, {_where(axis, a)}: validation loss {b:.3f}" for a, b in measured]
+    spots(svg, [key.name], places, tips)
 
 
 def progress(learners: Sequence[Snapshot]) -> str:
@@ -141,9 +165,8 @@ def compare(learners: Sequence[Snapshot], axis: str) -> str:
     if np.isnan(losses).any() or len(learners) < 2:
         return "No validation loss of both to compare here yet."
     best = int(np.argmin(losses))
-    where = f"{common:.0f} steps" if axis == "step" else si(common, AXES[axis][1])
     ahead = f"{learners[best].label} is ahead by {max(losses) - min(losses):.3f} nats per token"
-    return f"At {where} {ahead}: its validation loss is {min(losses):.3f}."
+    return f"At {_where(axis, common)} {ahead}: its validation loss is {min(losses):.3f}."
 
 
 def _shown_losses(learner: Snapshot) -> list[float]:
@@ -154,29 +177,34 @@ def _shown_losses(learner: Snapshot) -> list[float]:
     return [*kept, *validation[~np.isnan(validation)]]
 
 
-def _draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, x: Scale) -> None:
-    """The last MoE layer's load as a ribbon: experts down, time across, on the plot's own axis."""
+def _draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float) -> None:
+    """The last MoE layer's load as a ribbon: experts down, time across, as far as the race is."""
     learner = next((s for s in learners if s.curve.load.shape[1]), None)
     if learner is None:
         return
-    load_PE = learner.curve.load[:, -1]
-    left, top, width, height = 590.0, 56.0, 210.0, 190.0
+    left, top, width, height = 30.0, 56.0, 210.0, 190.0
     svg.text(left, 42, "Expert load, last layer", size=13, bold=True)
+    if not len(learner.curve):
+        svg.text(left, top + 14, "no step has been trained yet", fill=MUTED)
+        return
+    load_PE = learner.curve.load[:, -1]
     num_experts = load_PE.shape[1]
     row = height / num_experts
     for e in range(0, num_experts, max(1, math.ceil(14 / row))):
         svg.text(left - 6, top + e * row + row / 2 + 4, str(e), anchor="end", fill=MUTED)
-    svg.text(left - 30, top + height / 2, "expert", anchor="middle", rotate=-90, fill=MUTED)
-    if len(load_PE):
-        # The ribbon is as long as its curve, sampled evenly along the axis.
-        xs = getattr(learner.curve, axis)
-        sampled = np.searchsorted(xs, np.linspace(0, xs[-1], 60)).clip(max=len(xs) - 1)
-        reach = width * float(xs[-1]) / x.high
-        svg.heat(left, top, reach, height, load_PE[sampled].T * num_experts / HEAT_TOP)
-        recent_E = _recent_load(learner)
-        effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
-        words = f"MaxVio {max_violation(recent_E):.2f} · {effective}"
-        svg.text(left, top + height + 18, words)
+    # The ribbon is as long as its curve, sampled evenly along the axis.
+    xs = getattr(learner.curve, axis)
+    sampled = np.searchsorted(xs, np.linspace(0, xs[-1], 60)).clip(max=len(xs) - 1)
+    reach = width * float(xs[-1]) / finish
+    svg.heat(left, top, reach, height, load_PE[sampled].T * num_experts / HEAT_TOP)
+    recent_E = _recent_load(learner)
+    for e, share in enumerate(recent_E / recent_E.sum()):
+        tip = f"expert {e}: {share:.1%} of the tokens lately, {share * num_experts:.1f} × even"
+        svg.rect(left, top + e * row, width, row, "transparent", tip=tip)
+    svg.line(left, top + height, left + width, top + height)
+    svg.text(left, top + height + 16, f"{AXES[axis][0].split(',')[0]} →", fill=MUTED)
+    effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
+    svg.text(left, top + height + 36, f"MaxVio {max_violation(recent_E):.2f} · {effective}")
     heat_bar(svg, left + width + 8, top, 10, 96, "0", f"{HEAT_TOP}×")
     svg.text(left + width + 24, top + 28, "even", fill=MUTED)
 
@@ -187,26 +215,32 @@ def _recent_load(learner: Snapshot) -> np.ndarray:
 
 
 def _draw_speed(svg: Svg, learners: Sequence[Snapshot]) -> None:
-    left, top = 560.0, 316.0
-    svg.text(left, top - 12, "Speed, tokens per second", size=13, bold=True)
-    peak = max((s.tokens_per_second for s in learners), default=0.0) or 1.0
+    """A bar a learner; before its first step nothing is known of it."""
+    top = 336.0
+    svg.text(0, top - 12, "Speed, tokens per second", size=13, bold=True)
+    peak = max((s.tokens_per_second for s in learners if len(s.curve)), default=0.0) or 1.0
     for i, learner in enumerate(learners):
-        y, width = top + i * 56, 200 * learner.tokens_per_second / peak
-        svg.text(left, y + 12, learner.label)
-        svg.rect(left, y + 18, width, 14, STYLES[i % len(STYLES)][0])
-        svg.text(left + 6 + width, y + 30, f"{learner.tokens_per_second:,.0f}")
+        y, speed = top + i * 56, learner.tokens_per_second
+        if not len(learner.curve):
+            svg.text(0, y + 12, f"{learner.label}: not trained yet", fill=MUTED)
+            continue
         size = f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
-        svg.text(left, y + 46, size, fill=MUTED)
+        with svg.thing(learner.label, tip=f"{learner.label}: {speed:,.0f} tokens per second"):
+            svg.text(0, y + 12, learner.label)
+            svg.rect(0, y + 18, 220 * speed / peak, 14, STYLES[i % len(STYLES)][0])
+            svg.text(6 + 220 * speed / peak, y + 30, f"{speed:,.0f}")
+            svg.text(0, y + 46, size, fill=MUTED)
 
 
 def _row(learner: Snapshot) -> tuple[object, ...]:
     curve = learner.curve
+    if not len(curve):  # it may be that of another setting, taken back to its start
+        return (learner.label, 0, *[""] * 8)
     measured = curve.validation[~np.isnan(curve.validation)]
-    load_E = _recent_load(learner) if len(curve) and curve.load.shape[1] else None
+    load_E = _recent_load(learner) if curve.load.shape[1] else None
     return (
         learner.label, learner.step, f"{learner.seconds:.1f}", f"{learner.tokens_per_second:.0f}",
-        learner.parameters, learner.active_parameters,
-        f"{smooth(curve.loss, SMOOTH)[-1]:.3f}" if len(curve) else "",
+        learner.parameters, learner.active_parameters, f"{smooth(curve.loss, SMOOTH)[-1]:.3f}",
         f"{measured[-1]:.3f}" if len(measured) else "",
         f"{max_violation(load_E):.2f}" if load_E is not None else "",
         f"{effective_experts(load_E):.1f}" if load_E is not None else "",
