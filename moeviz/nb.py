@@ -50,7 +50,8 @@ def show(picture: Picture) -> None:
     """Display a picture that needs no controls, and print what it says in words."""
     from IPython.display import display
 
-    display(with_still(picture, {"text/html": HAND + picture.svg}), raw=True)
+    bundle = {"text/html": HAND + picture.svg, "text/plain": picture.summary}
+    display(with_still(picture, bundle), raw=True)
     print(picture.summary)
 
 
@@ -68,9 +69,10 @@ def show_gpu_run(name: str) -> None:
 
 
 def show_figure(figure: Figure) -> None:
-    """Display a matplotlib figure."""
+    """Display a matplotlib figure; its axes' titles are what a screen reader says."""
     from IPython.display import Image, display
 
     data = io.BytesIO()
     figure.savefig(data, format="png")
-    display(Image(data.getvalue()))
+    titles = [axes.get_title() for axes in figure.axes]
+    display(Image(data.getvalue(), alt="; ".join(title for title in titles if title)))

@@ -260,6 +260,11 @@ def clean(notebook: NotebookNode, name: str) -> None:
                 f"{name}: {excerpt(cell)} shows a widget and no still picture; give the widget's "
                 "_repr_mimebundle_ an image/png (or text/html) beside it."
             )
+        if "image/png" in data:
+            # An untrusted notebook shows no SVG, and JupyterLab would prefer its empty place.
+            data.pop("text/html", None)
+            image = output.metadata.setdefault("image/png", NotebookNode())
+            image.setdefault("alt", data.get("text/plain", ""))
         if re.search(r" at 0x[0-9a-f]{6,}", data.get("text/plain", "") + output.get("text", "")):
             raise BuildError(f"{name}: {excerpt(cell)} shows a memory address.")
 

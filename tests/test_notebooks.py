@@ -34,7 +34,7 @@ class Panel(ipywidgets.VBox):
     _ipython_display_ = None
 
     def _repr_mimebundle_(self, **options):
-        return {**view_bundle(self, "P"), "image/png": png(SVG)}
+        return {**view_bundle(self, "P"), "text/html": SVG, "image/png": png(SVG)}
 
 
 Panel([ipywidgets.IntSlider()])
@@ -105,8 +105,9 @@ def test_two_builds_are_byte_identical_and_read_without_a_kernel(shelf):
     assert list(build.check(source)) == []
     notebook = nbformat.read(path, as_version=4)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
-    shown = [output.get("data", {}) for _, output in build.outputs(notebook)]
-    assert "image/png" in shown[1] and build.WIDGET_VIEW not in shown[1]
+    shown = [output for _, output in build.outputs(notebook)]
+    assert {*shown[1].data} == {"image/png", "text/plain"}
+    assert shown[1].metadata == {"image/png": {"alt": "P"}}
     address = "github/someone/moeviz/blob/v3.2.1/notebooks/90_trial.ipynb"
     assert address in notebook.cells[0].source
     assert "git+https://github.com/someone/moeviz@v3.2.1" in notebook.cells[1].source
