@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
@@ -9,7 +10,7 @@ from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import box, heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on, si
 
-WIDTH, HEIGHT = 900.0, 456.0
+WIDTH, HEIGHT, BAR = 470.0, 456.0, 340.0
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
     "GPT-3 175B", "Llama 3.1 405B", "Mixtral 8x22B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1",
@@ -65,10 +66,19 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
     svg = Svg(WIDTH, HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
             f"{many} of {context:,} tokens, {bits} bits · factor: times MLA")  # fmt: skip
+    models = _found(context, bits)
     top = max(step[1] for step in steps)
     for i, (label, value, _, ratio, _) in enumerate(steps):
         name = label if label.startswith("MLA") else f"{label} (not built)"
-        _bar(svg, 0, 62 + 44 * i, 330, name, batch * value, value / top, label[:3], f"{ratio:.3g}×")
+        size = si(batch * value, "B")
+        kin = (model.name for model in models if label[:3] in model.kinds)
+        with svg.thing(label, *kin, tip=f"{label}: {size}, {ratio:.3g} times MLA"):
+            y, share, words = 62.0 + 44 * i, value / top, f"{size} · {ratio:.3g}×"
+            colour = _bar(svg, y, name, share, label[:3])
+            inside = share > 0.5
+            svg.text(BAR * share + (-8 if inside else 8), y + 19, words, bold=True,
+                     anchor="end" if inside else "start",
+                     fill=ink_on(colour) if inside else INK)  # fmt: skip
     notes = (
         f"57× is the first bar over the last: {baseline[3]:.1f}. Keys as wide as V3's: "
         f"{steps[1][3]:.0f}×.",
@@ -77,20 +87,29 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
         f"with GQA-8, for 6 bits against 16; −{_saved(16):.1f} % at 16 bits each.",
     )
     paragraph(svg, 0, 62.0 + 44 * len(steps) + 14, notes, 19)
-    _models(svg, context, bits, batch)
+    _models(svg.beside(WIDTH, HEIGHT), models, [step[0] for step in steps], batch)
     rows = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps
     ]
     rows += [
-        (name, f"{batch * value:,.0f}", "", f"{value / own[1]:.2f}", kind)
-        for name, value, kind, _ in _found(context, bits)
+        (m.name, f"{batch * m.bytes:,.0f}", "", f"{m.bytes / own[1]:.2f}", m.kinds) for m in models
     ]
     return svg.picture(COLUMNS, rows)
 
 
-def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
-    """(name, bytes, kinds of its layers, whether it was made for so long a context)."""
+@dataclass(frozen=True)
+class Cached:
+    """A model with the bytes of one sequence and the kinds of its layers; reaches: whether it was
+    made for so long a context."""
+
+    name: str
+    bytes: float
+    kinds: str
+    reaches: bool
+
+
+def _found(context: int, bits: int) -> list[Cached]:
     caches = []
     for name in SHOWN:
         shape = sizes_of(name)
@@ -99,43 +118,39 @@ def _found(context: int, bits: int) -> list[tuple[str, float, str, bool]]:
             for times, mixer in shape.mixers()
         )
         reaches = shape.context_tokens is None or context <= shape.context_tokens
-        caches.append((name, _bytes(shape, context, bits), kinds, reaches))
+        caches.append(Cached(name, _bytes(shape, context, bits), kinds, reaches))
     return caches
 
 
-def _bar(
-    svg: Svg, x: float, y: float, width: float, name: str, value: float, share: float, kind: str,
-    factor: str = "", hatched: bool = False,
-) -> None:  # fmt: skip
-    svg.text(x, y, name)
+def _bar(svg: Svg, y: float, name: str, share: float, kind: str, hatched: bool = False) -> str:
+    """A name over its bar, whose colour is returned."""
+    svg.text(0, y, name)
     colour = COLOURS.get(kind, OTHER)
-    box(svg, x, y + 5, max(width * share, 1.5), 18, colour, hatched=hatched)
-    if not factor:  # the models' column: beyond the line of one GPU
-        svg.text(WIDTH, y + 19, si(value, "B"), bold=True, anchor="end")
-        return
-    words = f"{si(value, 'B')} · {factor}"
-    end = x + width * share
-    if share > 0.5:
-        svg.text(end - 8, y + 19, words, bold=True, anchor="end", fill=ink_on(colour))
-    else:
-        svg.text(end + 8, y + 19, words, bold=True)
+    box(svg, 0, y + 5, max(BAR * share, 1.5), 18, colour, hatched=hatched)
+    return colour
 
 
-def _models(svg: Svg, context: int, bits: int, batch: int) -> None:
-    left, width = 470.0, 310.0
-    caches = _found(context, bits)
-    top = max(batch * value for _, value, _, _ in caches)
-    heading(svg, "Models as they are", "hatched: longer than the model was made for", left)
-    for i, (name, value, kinds, reaches) in enumerate(caches):
-        total, kind = batch * value, next((k for k in COLOURS if k in kinds), "")
-        _bar(svg, left, 62 + 44 * i, width, f"{name}: {kinds}", total, total / top, kind,
-             hatched=not reaches)  # fmt: skip
-    base = 62 + 44 * len(caches)
-    at = left + width * MEMORY / top
-    if MEMORY <= top * 1.25:
+def _models(svg: Svg, caches: list[Cached], rungs: list[str], batch: int) -> None:
+    """Models as they are; rungs: the names of the ladder's, which are lit with them."""
+    top = max(batch * model.bytes for model in caches)
+    heading(svg, "Models as they are", "hatched: longer than the model was made for")
+    for i, model in enumerate(caches):
+        total = batch * model.bytes
+        kind = next((k for k in COLOURS if k in model.kinds), "")
+        kin = (rung for rung in rungs if rung[:3] in model.kinds)
+        size = si(total, "B")
+        tip = f"{model.name}, {model.kinds}: {size}, {total / MEMORY:.2g} times the memory of an H100"
+        with svg.thing(model.name, *kin, tip=tip):
+            y, name = 62.0 + 44 * i, f"{model.name}: {model.kinds}"
+            _bar(svg, y, name, total / top, kind, hatched=not model.reaches)
+            svg.text(WIDTH, y + 19, size, bold=True, anchor="end")  # beyond the line of one GPU
+    base = 62.0 + 44 * len(caches)
+    at = BAR * MEMORY / top
+    if MEMORY <= top * 1.15:
         for i in range(len(caches)):
-            svg.line(at, 67 + 44 * i, at, 90 + 44 * i, stroke=INK, width=2)
-        svg.text(left, base + 14, f"black line: {si(MEMORY, 'B')}, one H100")
+            svg.line(at, 67 + 44 * i, at, 85 + 44 * i, stroke=INK, width=2)
+        svg.line(6, base + 2, 6, base + 18, stroke=INK, width=2)
+        svg.text(16, base + 14, f"the memory of one H100, {si(MEMORY, 'B')}")
     else:
-        svg.text(left, base + 14, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
-    svg.text(left, base + 34, "bytes of cache; weights come on top", fill=MUTED)
+        svg.text(0, base + 14, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
+    svg.text(0, base + 34, "bytes of cache; weights come on top", fill=MUTED)
