@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
+from helpers.pictures import marks
 from moeviz.costs import (
     CLAIMS,
     DEVICES,
@@ -26,7 +27,7 @@ from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import cache_ladder, rungs
 from moeviz.pictures.costs.claims import amount, claims, ladder
-from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch
+from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch, remedies
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
@@ -170,6 +171,26 @@ def test_the_step_is_the_calculators_and_ends_where_the_memory_does():
     assert "222.4 experts" in summary and f"{critical:,.0f}, dense 103" in summary
     assert "does not fit" in decode_batch(**STEP | {"batch": 16384}).summary
     assert "even one" in decode_batch(**STEP | {"devices": 1}).summary
+
+
+def test_where_neither_fits_it_is_said_what_would():
+    (more,) = remedies(V3.name, "H200 SXM", 1, "fp8_block", 4096)
+    assert more.values == {"devices": 8}
+    shape = MODELS["Kimi K2"].architecture
+    for name, devices in (("T4", 1), ("H100 SXM", 1), ("H100 SXM", 8), ("B200 SXM", 8)):
+        for way in remedies("Kimi K2", name, devices, "bf16", 131072):
+            values = {"devices": devices, "plan": "bf16", **way.values}
+            assert fit(shape, device(name), context_tokens=131072, **values).fits
+            assert way.words[1:] in decode_batch(
+                **STEP | dict(model_name="Kimi K2", device_name=name, devices=devices,
+                              plan="bf16", context=131072)
+            ).summary  # fmt: skip
+
+
+def test_the_memory_stays_in_its_place_whatever_is_asked_of_it():
+    shown = [memory_fit(**FIT | dict(context=c, model_name=m)) for c in (512, 131072)
+             for m in ("gpt-oss-120b", "Llama 3.1 405B")]  # fmt: skip
+    assert len({marks(picture, "line", "stroke-width:2")[0].get("x1") for picture in shown}) == 1
 
 
 @pytest.mark.parametrize("plan", PLANS)

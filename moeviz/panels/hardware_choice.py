@@ -25,7 +25,6 @@ DEVICES = {
     "Laptop": "Laptop CPU, DDR5-5600 x2",
 }
 BATCHES = tuple(2**i for i in range(15))
-COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
 
 
 def model_choice(models: Iterable[str], value: str) -> widgets.ToggleButtons:

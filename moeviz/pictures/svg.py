@@ -33,6 +33,10 @@ PAGE_MUTED = (
 PAGE_RULE = (
     "var(--jp-border-color1, var(--colab-border-color, var(--vscode-panel-border, #b6bec8)))"
 )
+PAGE_GROUND = (
+    "var(--jp-layout-color0, var(--colab-primary-surface-color, "
+    "var(--vscode-editor-background, #ffffff)))"
+)
 # In a picture nearly every mark needs one of them, so they stand once, on its root, under a short
 # name: half the string to send and to parse at each move of a slider.
 ROOT_STYLE = (
@@ -203,10 +207,15 @@ class Svg:
     def text(
         self, x: float, y: float, text: str, *, size: float = SMALLEST, fill: str = INK,
         anchor: str = "start", mono: bool = False, bold: bool = False, rotate: float = 0,
+        halo: bool = False,
     ) -> None:  # fmt: skip
-        """Nothing where there are no words; a word of the glossary has hover text."""
+        """Nothing where there are no words; a word of the glossary has hover text. halo: a rim in
+        the page's colour, for words that lines run through."""
         font = f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}"
-        style = _style(fill=fill, font=font, text_anchor=None if anchor == "start" else anchor)
+        rim = dict(paint_order="stroke", stroke=PAGE_GROUND, stroke_width="4") if halo else {}
+        style = _style(
+            fill=fill, font=font, text_anchor=None if anchor == "start" else anchor, **rim
+        )
         if rotate:
             style += f' transform="rotate({number(rotate)} {number(x)} {number(y)})"'
         if text:

@@ -6,13 +6,13 @@ from moeviz.panels.base import Panel
 from moeviz.panels.controls import steps
 from moeviz.panels.hardware_choice import (
     BATCHES,
-    COUNTS,
     SPARSE,
     device_choice,
     model_choice,
     plan_choice,
 )
 from moeviz.pictures.costs.decode_batch import decode_batch
+from moeviz.pictures.costs.memory_fit import COUNTS
 
 CONTEXTS = tuple(2**i for i in range(7, 18))
 

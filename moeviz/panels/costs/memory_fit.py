@@ -6,14 +6,13 @@ from moeviz.panels.base import Panel
 from moeviz.panels.controls import steps
 from moeviz.panels.hardware_choice import (
     BATCHES,
-    COUNTS,
     DENSE,
     SPARSE,
     device_choice,
     model_choice,
     plan_choice,
 )
-from moeviz.pictures.costs.memory_fit import memory_fit
+from moeviz.pictures.costs.memory_fit import COUNTS, memory_fit
 
 CONTEXTS = tuple(2**i for i in range(9, 18))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,13 +21,14 @@ from moeviz.costs import (
 )
 from moeviz.costs.cost.quantisation import PLANS, QuantPlan
 from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
+from moeviz.pictures.costs.memory_fit import COUNTS, source_line
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
-from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, three
+from moeviz.pictures.plot import Key, box, curve, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
 
-WIDTH, HEIGHT = 900.0, 560.0
+# The main chart, and beside it the two that share its batches.
+WIDTH, SIDE, HEIGHT = 560.0, 396.0, 620.0
 LAST = 14  # the batch goes to 2^14
 BATCHES = tuple(2**i for i in range(LAST + 1))
 TICKS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
@@ -89,31 +92,73 @@ def decode_batch(
     )
     machine = f"{devices} × {chip.name}"
     summary = _summary(model_name, machine, sparse, dense, batch, marks)
+    if not sparse.steps:
+        ways = remedies(model_name, device_name, devices, plan, context)
+        words = " or ".join(way.words for way in ways)
+        summary += f" {words[0].upper()}{words[1:]} would hold it." if ways else ""
     svg = Svg(WIDTH, HEIGHT, "Decoding by batch", summary)
-    plan_name = PLAN_NAMES[plan]
-    heading(svg, f"{model_name} in {plan_name} on {machine}, {context:,} tokens of context")
+    heading(svg, f"{model_name} in {PLAN_NAMES[plan]}", f"{machine}, {context:,} tokens of context")
     _legend(svg, marks)
+    side = svg.beside(SIDE, HEIGHT)
     both = [curve for curve in (sparse, dense) if curve.steps]
     if both:
-        speed = LogScale(*decades(s.tokens_per_s for c in both for s in c.steps.values()), 470, 96)
-        time = LogScale(*decades(1e3 * s.seconds for c in both for s in c.steps.values()), 258, 96)
-        for x, y, label, value in (
-            (_batches(58, 440), speed, "tokens/s of all sequences", lambda s: s.tokens_per_s),
-            (_batches(530, 890), time, "time of a step, ms", lambda s: s.seconds * 1e3),
+        speed = LogScale(*decades(s.tokens_per_s for c in both for s in c.steps.values()), 500, 142)
+        time = LogScale(*decades(1e3 * s.seconds for c in both for s in c.steps.values()), 238, 32)
+        for part, x, y, label, value in (
+            (svg, _batches(58, 550), speed, "tokens/s of all sequences", lambda s: s.tokens_per_s),
+            (side, _batches(48, 380), time, "time of a step, ms", lambda s: s.seconds * 1e3),
         ):
-            _frame(svg, x, y, label, batch)
+            _frame(part, x, y, label, batch)
             for mark_, key in zip(marks, (SPARSE, DENSE), strict=True):
                 if mark_ < x.high:
                     at = x(mark_)
-                    svg.line(at, y.start, at, y.end, stroke=key.colour, width=1.5, dash="2 4")
-            for each in both:
-                _steps(svg, x, y, each, batch, value)
+                    part.line(at, y.start, at, y.end, stroke=key.colour, width=1.5, dash="2 4")
+            _steps(part, x, y, both, batch, value)
     else:
-        svg.text(58, 200, "Neither fits this memory: take more devices or fewer bits.", size=14)
-    _touched(svg, moe.num_experts, moe.top_k, batch)
+        svg.text(58, 180, "Neither fits this memory, not even one sequence.", size=14)
+        for i, remedy in enumerate(remedies(model_name, device_name, devices, plan, context)):
+            with svg.thing(tip=f"Take {remedy.words}", press=remedy.values):
+                box(svg, 58, 200 + 44 * i, 340, 32, "none", f"{remedy.words} would hold it",
+                    size=13, radius=6, stroke=RULE)  # fmt: skip
+    _touched(side, moe.num_experts, moe.top_k, batch, dict(_words(b, both) for b in BATCHES))
     bounds = "Bounds, nothing measured: BF16 arithmetic, even routing, no traffic between devices."
-    paragraph(svg, 0, HEIGHT - 26, (source_line(chip), bounds), fill=MUTED)
+    lines = [line for note in (source_line(chip), bounds) for line in textwrap.wrap(note, 80)]
+    paragraph(svg, 0, 562, lines, 17, fill=MUTED)
     return svg.picture(COLUMNS, _table(sparse, dense, moe))
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What would hold a model that does not fit: in words, and as values of the panel."""
+
+    words: str
+    values: dict[str, object]
+
+
+@lru_cache(maxsize=32)
+def remedies(
+    model_name: str, device_name: str, devices: int, plan: str, context: int
+) -> tuple[Remedy, ...]:
+    """More devices, fewer bits, or both, for one sequence; as little as does."""
+    shape, chip = sparse_sizes_of(model_name), device(device_name)
+
+    def holds(count: int, bits: str) -> bool:
+        setting: dict[str, Any] = dict(context_tokens=context, plan=PLANS[bits], devices=count)
+        return fit(shape, chip, **setting).fits
+
+    more = next((n for n in COUNTS if n > devices and holds(n, plan)), None)
+    fewer = next((p for p in PLAN_NAMES if holds(devices, p)), None)
+    ways = []
+    if more:
+        ways.append(Remedy(f"{more} devices", {"devices": more}))
+    if fewer:
+        ways.append(Remedy(f"{PLAN_NAMES[fewer]} weights", {"plan": fewer}))
+    if not ways:
+        both = next(((n, p) for n in COUNTS for p in PLAN_NAMES if holds(n, p)), None)
+        if both:
+            words = f"{both[0]} devices with {PLAN_NAMES[both[1]]} weights"
+            ways.append(Remedy(words, {"devices": both[0], "plan": both[1]}))
+    return tuple(ways)
 
 
 def _summary(
@@ -145,14 +190,17 @@ def _ms(step: DecodeStep) -> str:
 
 
 def _legend(svg: Svg, marks: tuple[float, float]) -> None:
-    sparse = f"sparse (critical batch {marks[0]:,.0f})"
-    dense = f"dense twin, equal active parameters (critical {marks[1]:,.0f})"
-    legend(svg, 0, 37, (replace(SPARSE, name=sparse), replace(DENSE, name=dense)))
-    shapes = {"bound by memory": "circle", "bound by compute": "square",
+    names = [f"b{batch}" for batch in BATCHES]
+    for i, (key, words, critical) in enumerate(
+        ((SPARSE, "sparse", marks[0]), (DENSE, "dense twin, equal active parameters", marks[1]))
+    ):
+        with svg.thing(key.name, *names, tip=f"{key.name}: critical batch {critical:,.0f}"):
+            line = f"{words} (critical batch {critical:,.0f}, dotted)"
+            legend(svg, 0, 60 + 20 * i, (replace(key, name=line),))
+    shapes = {"bound by memory": "circle", "by compute": "square",
               "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip
     keys = (Key(name, INK, mark=shape, width=0) for name, shape in shapes.items())
-    legend(svg, 0, 58, keys, across=158, fill=MUTED)
-    svg.text(632, 58, "dotted: critical batch", fill=MUTED)
+    legend(svg, 0, 102, keys, across=140, fill=MUTED)
 
 
 def _batches(left: float, right: float) -> LogScale:
@@ -166,26 +214,60 @@ def _frame(svg: Svg, x: Scale, y: Scale, label: str, batch: int) -> None:
     svg.line(x(batch), y.start, x(batch), y.end, stroke=INK, width=0.8)
 
 
+def _words(batch: int, both: Sequence[ByBatch]) -> tuple[int, str]:
+    """A batch, and what it means for those that hold it."""
+    steps = ((each.name, each.steps[batch]) for each in both if batch in each.steps)
+    parts = [f"{name} {_ms(s)} ms a step, {s.tokens_per_s:,.0f} tokens/s" for name, s in steps]
+    return batch, f"batch {batch:,}: {'; '.join(parts) or 'does not fit'}"
+
+
 def _steps(
-    svg: Svg, x: Scale, y: Scale, each: ByBatch, batch: int, value: Callable[[DecodeStep], float]
-) -> None:
-    """A curve with its marks: what bounds it, where it ends, and the chosen batch."""
-    key = DENSE if each.name == TWIN else SPARSE
-    points = curve(svg, x, y, ((b, value(step)) for b, step in each.steps.items()), key)
-    for (px, py), step in zip(points, each.steps.values(), strict=True):
-        memory = step.bound == "memory"
-        mark(svg, "circle" if memory else "square", px, py, key.colour, 3 if memory else 4)
-    if each.max_batch < BATCHES[-1]:
-        mark(svg, "cross", points[-1][0] + 11, points[-1][1], key.colour, 5)
-    if batch in each.steps:
-        mark(svg, "ring", x(batch), y(value(each.steps[batch])), INK, 7)
+    svg: Svg, x: Scale, y: Scale, both: Sequence[ByBatch], batch: int,
+    value: Callable[[DecodeStep], float],
+) -> None:  # fmt: skip
+    """The curves, and at each batch their marks: what bounds them, and where they end."""
+    names = [f"b{b}" for b in BATCHES]
+    for each in both:
+        key = DENSE if each.name == TWIN else SPARSE
+        with svg.thing(key.name, *names):
+            curve(svg, x, y, ((b, value(step)) for b, step in each.steps.items()), key)
+    words = dict(_words(b, both) for b in BATCHES)
+    for b in BATCHES:
+        with _zone(svg, x, y, b, words[b]):
+            for each in both:
+                if step := each.steps.get(b):
+                    memory, key = step.bound == "memory", DENSE if each.name == TWIN else SPARSE
+                    mark(svg, "circle" if memory else "square", x(b), y(value(step)), key.colour,
+                         3 if memory else 4)  # fmt: skip
+    for each in both:
+        key = DENSE if each.name == TWIN else SPARSE
+        if each.max_batch < BATCHES[-1]:
+            last = max(each.steps)
+            with svg.thing(key.name, *names, tip=f"{each.name}: at most {each.max_batch:,} fit"):
+                mark(svg, "cross", x(last) + 11, y(value(each.steps[last])), key.colour, 5)
+        if batch in each.steps:
+            mark(svg, "ring", x(batch), y(value(each.steps[batch])), INK, 7)
 
 
-def _touched(svg: Svg, experts: int, top_k: int, batch: int) -> None:
-    x, y = _batches(530, 890), Scale(0, 100, 470, 338)
+@contextmanager
+def _zone(svg: Svg, x: Scale, y: Scale, batch: int, words: str) -> Iterator[None]:
+    """The strip of a plot that stands for a batch: dragged over, it sets it."""
+    half = (x(2) - x(1)) / 2
+    with svg.thing(
+        f"b{batch}", SPARSE.name, DENSE.name, tip=words, press={"batch": batch}, drag=True
+    ):
+        svg.rect(x(batch) - half, y.end, 2 * half, y.start - y.end, "transparent")
+        yield
+
+
+def _touched(svg: Svg, experts: int, top_k: int, batch: int, words: dict[int, str]) -> None:
+    x, y = _batches(48, 380), Scale(0, 100, 500, 320)
     _frame(svg, x, y, f"experts touched in a layer, % of {experts}", batch)
-    touched = {b: distinct_experts(experts, top_k, b).total for b in (*BATCHES, batch)}
+    touched = {b: distinct_experts(experts, top_k, b).total for b in BATCHES}
     curve(svg, x, y, ((b, 100 * touched[b] / experts) for b in BATCHES), TOUCHED)
+    for b in BATCHES:
+        with _zone(svg, x, y, b, f"{words[b]}; {touched[b]:.1f} experts"):
+            svg.circle(x(b), y(100 * touched[b] / experts), 3, TOUCHED.colour)
     of_batch, spot = touched[batch], y(100 * touched[batch] / experts)
     mark(svg, "circle", x(batch), spot, TOUCHED.colour, 5, stroke=INK)
     # On the side of the rising curve where it does not run, and inside the picture.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from moeviz.costs import Device, Fit, device, fit
 from moeviz.pictures.axes import Scale, general, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, box, heading, legend, paragraph, stack
+from moeviz.pictures.plot import Key, box, heading, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH = 900.0
-LEFT, RIGHT, TOP, ROW, BAR = 126.0, 640.0, 92.0, 46.0, 26.0
+WIDTH, TOP, ROW, BAR = 600.0, 104.0, 58.0, 24.0
+# Where the memory ends, whatever is asked of it: a device does not shrink as a context grows.
+EDGE = 380.0
+COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
 # Plans from large to small, and what a learner calls them.
 PLANS = {
     "bf16": "BF16", "fp8_block": "FP8", "int4": "INT4", "mxfp4_experts": "MXFP4 experts",
     "q4_k_m": "Q4_K_M",
 }  # fmt: skip
+BOTTOM = TOP + ROW * len(PLANS)
 PARTS = (
     Key("routed experts", "#0072b2", mark="box"),
     Key("other weights", "#56b4e9", mark="box"),
@@ -38,16 +42,21 @@ def memory_fit(
     made_for = architecture.context_tokens
     if made_for and context > made_for:
         summary += f" The model was made for {made_for:,} tokens at most."
-    height = TOP + ROW * len(PLANS) + 92
-    svg = Svg(WIDTH, height, "Will it fit", summary)
-    heading(svg, f"{model_name}: {_sequences(batch)} of {context:,} tokens")
+    svg = Svg(WIDTH, BOTTOM + 104, "Will it fit", summary)
+    machine = f"{devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB of memory"
+    heading(svg, f"{model_name}: {_sequences(batch)} of {context:,} tokens", machine)
+    x = 0.0
+    for size, key in zip(_sizes(fits[plan]), PARTS, strict=True):
+        with svg.thing(key.name, tip=f"{key.name}: {_gb(size)} GB in {PLANS[plan]}"):
+            legend(svg, x, 58, (key,))
+        x += 122
     over = Key("over the memory", OVER, mark="box", hatched=True)
-    legend(svg, 0, 41, (*PARTS, Key("free", "none", mark="box"), over))
-    machine = f"memory of {devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB"
-    svg.text(WIDTH, 16, machine, anchor="end", bold=True)
+    legend(svg, x, 58, (Key("free", "none", mark="box"), over))
     _bars(svg, fits, plan)
-    made = "Computed from the published sizes; activations and buffers, some GB more, are"
-    paragraph(svg, 0, height - 34, (source_line(chip), f"{made} not in it."), fill=MUTED)
+    made = "Computed from the published sizes; activations and buffers, some GB more,"
+    notes = (source_line(chip), f"{made} are not in it.")
+    lines = [line for note in notes for line in textwrap.wrap(note, 92)]
+    paragraph(svg, 0, BOTTOM + 60, lines, fill=MUTED)
     return svg.picture(COLUMNS, _table(fits))
 
 
@@ -79,39 +88,44 @@ def _gb(count: float) -> str:
 
 
 def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
-    capacity = fits[plan].capacity_bytes
-    most = max(capacity, *(f.weights.total + f.cache.total for f in fits.values()))
-    x = Scale(0, most / 1e9 * 1.02, LEFT, RIGHT)
-    bottom = TOP + ROW * len(PLANS)
-    form = "{:,.0f}".format if most > 5e9 else general
-    x_axis(svg, x, bottom, "memory in GB (1e9 bytes)", top=TOP - 8, form=form)
+    x = Scale(0, fits[plan].capacity_bytes / 1e9, 8, EDGE)
+    step = x.ticks(4)[1]
+    ticks = [step * i for i in range(int(x.high * (WIDTH - 40) / EDGE / step) + 1)]
+    form = "{:,.0f}".format if x.high > 5 else general
+    x_axis(svg, x, BOTTOM, "memory in GB (1e9 bytes)", top=TOP - 8, ticks=ticks, form=form)
     for i, (name, needed) in enumerate(fits.items()):
-        top, is_chosen = TOP + i * ROW, name == plan
-        if is_chosen:
-            svg.rect(1, top - 8, WIDTH - 2, ROW - 4, "none", stroke=INK, radius=6)
-        svg.text(8, top + BAR / 2 + 4, PLANS[name], bold=is_chosen)
-        _bar(svg, x, needed, top)
-        svg.text(RIGHT + 16, top + 10, _verdict(needed), bold=is_chosen)
-        sizes = f"weights {_gb(needed.weights.total)} + cache {_gb(needed.cache.total)} GB"
-        svg.text(RIGHT + 16, top + 27, sizes, fill=MUTED)
-    edge = x(capacity / 1e9)
-    svg.line(edge, TOP - 20, edge, bottom, stroke=INK, width=2)
-    near_end = edge > RIGHT - 60
-    svg.text(edge - 6 if near_end else edge + 6, TOP - 14, "memory",
-             anchor="end" if near_end else "start", bold=True)  # fmt: skip
+        top, press = TOP + i * ROW, {"plan": name}
+        tip = f"{PLANS[name]}: {_verdict(needed)}"
+        with svg.thing(name, tip=tip, press=press):
+            edge = INK if name == plan else "transparent"
+            svg.rect(1, top - 8, WIDTH - 2, ROW - 6, "none", stroke=edge, radius=6)
+            svg.text(8, top + 8, PLANS[name], bold=True)
+            svg.text(118, top + 8, _verdict(needed), bold=name == plan)
+            sizes = f"weights {_gb(needed.weights.total)} + cache {_gb(needed.cache.total)} GB"
+            svg.text(WIDTH - 8, top + 8, sizes, anchor="end", fill=MUTED)
+        _bar(svg, x, name, needed, top + 15)
+    svg.line(EDGE, TOP - 20, EDGE, BOTTOM, stroke=INK, width=2)
+    svg.text(EDGE - 6, TOP - 14, "memory", anchor="end", bold=True)
 
 
-def _bar(svg: Svg, x: Scale, found: Fit, top: float) -> None:
-    parts = (
-        (x(size / 1e9) - x.start, key, f"{key.name}: {_gb(size)} GB")
-        for key, size in zip(PARTS, _sizes(found), strict=True)
-    )
-    edge, end = x(found.capacity_bytes / 1e9), stack(svg, x.start, top, BAR, parts)
-    if found.fits:
-        svg.rect(end, top, edge - end, BAR, "none", stroke=INK)
-    else:
-        # Under the bar, so that the parts' own colours stay.
-        box(svg, edge, top + BAR, end - edge, 7, OVER, hatched=True)
+def _bar(svg: Svg, x: Scale, name: str, needed: Fit, top: float) -> None:
+    """What a plan needs, up to the picture's edge; beyond it, dots."""
+    end, last = x.start, WIDTH - 10
+    for size, key in zip(_sizes(needed), PARTS, strict=True):
+        start, end = end, end + x(size / 1e9) - x.start
+        with svg.thing(key.name, name, tip=f"{PLANS[name]}, {key.name}: {_gb(size)} GB",
+                       press={"plan": name}):  # fmt: skip
+            box(svg, min(start, last), top, min(end, last) - min(start, last), BAR, key.colour,
+                hatched=key.hatched)  # fmt: skip
+    if needed.fits:
+        svg.rect(end, top, EDGE - end, BAR, "none", stroke=INK)
+        return
+    # Under the bar, so that the parts' own colours stay.
+    missing = f"{PLANS[name]}: {_gb(-needed.free_bytes)} GB over the memory"
+    with svg.thing("over", name, tip=missing):
+        box(svg, EDGE, top + BAR, min(end, last) - EDGE, 6, OVER, hatched=True)
+    if end > last:
+        svg.text(WIDTH, top + BAR / 2 + 4, "…", anchor="end", bold=True)
 
 
 def _sizes(found: Fit) -> tuple[float, float, float]:
