@@ -209,6 +209,18 @@ def test_a_state_reproduces_the_picture_in_another_panel(name):
     assert control in changed and (len(changed) == 1 or name == "Claims")
 
 
+@every
+def test_what_a_mark_sets_is_a_value_of_the_panels_controls(name, monkeypatch):
+    panel = exhibit(name)()
+    opening = panel.state
+    pressed = {mark.get("data-press") for mark in drawn(panel).iter()} - {None}
+    monkeypatch.setattr(panel, "changed", lambda: None)  # no picture for each
+    for press in sorted(pressed):
+        panel.state = f"{panel.kind}?{press}"
+        assert {*parse_qsl(press)} <= {*parse_qsl(panel.state.partition("?")[2])}
+        panel.state = opening
+
+
 def misfits(panel):
     """Values that a control cannot take, and what is said of each."""
     yield "depth=3", f"has no depth; it has {', '.join(panel.controls)}."
