@@ -1,9 +1,11 @@
 """What pictures of routing say, draw and list is what was decided."""
 
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ from helpers.picture_cases import (
     placed_batch,
     slots_by_hand,
 )
-from helpers.pictures import extent, marks, table, texts, tips, values
+from helpers.pictures import extent, marks, presses, table, texts, things, tips, values
 from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place, visit_chances
+from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
 from moeviz.pictures.routing.limits import NO_LIMIT, leak, limits, told_signature
@@ -37,8 +40,9 @@ from moeviz.pictures.routing.slots import (
     trade_off,
     waste_share,
 )
-from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.routing.tokens import SHOWN_TOKENS, load_bars, routing_matrix, token_strip
 from moeviz.records.metrics import expected_drop_rate
+from moeviz.routing.capacity import Priority
 
 
 def experts(count):
@@ -51,15 +55,39 @@ def experts(count):
 def test_the_strip_names_each_token_as_it_is_written_and_its_experts():
     trace = make_trace()
     picture = token_strip(trace, 1)
-    labels = ["·".join(map(str, row)) for row in trace.expert[:, 1]]
+    labels = [", ".join(map(str, row)) for row in trace.expert[:, 1]]
     assert [row[1:3] for row in picture.rows] == list(zip(NASTY, labels, strict=True))
     shown = {token if len(token) <= 24 else token[:23] + "…" for token in NASTY}
     assert shown | set(labels) <= set(texts(picture))
-    assert all(
-        f"{token}: expert" in tip for token, tip in zip(NASTY, tips(picture)[1:], strict=True)
-    )
+    for t, row in enumerate(trace.expert[:, 1]):
+        (tip,) = [tip for tip in tips(picture) if tip.startswith(f"token {t} ")]
+        assert re.findall(r"expert (\d) weight", tip) == [str(e) for e in row]
     weights = [[float(v) for v in row[3].split()] for row in picture.rows]
     np.testing.assert_allclose(weights, trace.weight[:, 1], atol=0.006)
+
+
+def test_twins_and_their_experts_are_lit_together():
+    trace = make_trace(("a", "b", "a", "‹e4›"), num_experts=5)
+    picture = token_strip(trace, 0)
+    tokens = [t for t, row in enumerate(trace.tokens) if row == "a"]
+    takes = {f"e{e}" for t in tokens for e in trace.expert[t, 0]}
+    lit = [thing.get("data-kin").split() for thing in things(picture, "t0")]
+    assert [kin[0] for kin in lit[:2]] == ["t0", "t0"], "both of them"
+    assert {kin[0] for kin in lit[2:]} == takes, "and the bars of all that take one"
+    for e in range(5):
+        (bar,) = [kin for kin in things(picture, f"e{e}") if kin.get("data-kin")[0] == "e"]
+        assert f"{trace.load()[0, e]} of 8 assignments" in bar.findtext("{*}title")
+    assert any(text.startswith("‹e4›: one byte") for text in texts(picture))
+
+
+def test_a_layer_is_gone_to_by_its_load():
+    trace = make_trace(num_layers=3)
+    assert [press for _, press in presses(token_strip(trace, 1))] == [
+        {"layer": str(i)} for i in range(3)
+    ]
+    assert presses(load_bars(trace.load(), trace.layers))[2] == (
+        "Show the text at layer 3", {"layer": "2", "view": "text"},
+    )  # fmt: skip
 
 
 def test_the_matrix_has_each_probability_and_marks_the_choices():
@@ -67,14 +95,22 @@ def test_the_matrix_has_each_probability_and_marks_the_choices():
     picture = routing_matrix(trace, 0)
     np.testing.assert_allclose(table(picture, *experts(6)), trace.score[:, 0], atol=0.0006)
     assert len([t for t in texts(picture, "600") if t in "12"]) == 30 * 2
-    assert len(routing_matrix(make_trace(LONG), 0).rows) == 48, "no more find room"
+    for e in range(6):
+        chosen = [t for t, row in enumerate(trace.expert[:, 0]) if e in row]
+        lit = {thing.get("data-kin").split()[0] for thing in things(picture, f"e{e}")}
+        assert lit == {f"e{e}", *(f"t{t}" for t in chosen)}
+    many = routing_matrix(make_trace(LONG * 2), 0)
+    assert len(many.rows) == SHOWN_TOKENS, "no more find room"
+    assert f"the first {SHOWN_TOKENS} of {len(LONG) * 2} tokens" in many.summary
 
 
 def test_the_bars_are_the_load():
     load_LE = make_trace(LONG, 5).load()
     picture = load_bars(load_LE, (1, 2))
     np.testing.assert_array_equal(table(picture, *experts(5)), load_LE)
-    heights = values(marks(picture, "rect"), "height").reshape(2, 5)
+    bars = [[g for g in things(picture, f"l{i}") if "expert" in g.findtext("{*}title")]
+            for i in range(2)]  # fmt: skip
+    heights = np.array([[float(g.find("{*}rect").get("height")) for g in row] for row in bars])
     np.testing.assert_allclose(heights / heights.max(), load_LE / load_LE.max(), atol=0.001)
 
 
@@ -137,8 +173,8 @@ def test_the_slots_by_hand():
     assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
     fates = [re.findall(r"\((placed|struck|no expert)\)$", tip) for tip in tips(picture)]
     assert sorted(sum(fates, [])) == ["no expert", *["placed"] * 6, "struck"]
-    strokes = [line for line in marks(picture, "line") if float(line.get("y1")) > 300]
-    assert len(strokes) == 3, "one for token 6, two for token 7"
+    struck = [sum(len(g.findall("{*}line")) for g in things(picture, f"t{t}")) for t in range(8)]
+    assert struck == [0] * 6 + [1 + 1, 2 + 2], "one for token 6, two for token 7; and their boxes"
     assert {"0 ×1", "×1 ×0"} <= set(texts(picture))
 
 
@@ -165,6 +201,47 @@ def test_an_experts_row_stands_in_the_order_of_placement():
     for e in range(8):
         weights = [decision.score[t, e] for i, t, _ in decision.meta["placed"] if i == e]
         assert weights == sorted(weights, reverse=True)
+
+
+@pytest.mark.parametrize("priority", get_args(Priority))
+def test_assignments_come_in_the_order_in_which_they_are_placed(priority):
+    """Each with a slot of its expert while one is left, as the real limit gives them."""
+    decision = placed_batch(40, 2, factor=1.0, priority=priority)
+    come, used = arrivals(decision), Counter()
+    placed, lost = so_far(decision, come)
+    assert sorted(come) == sorted(placed + lost) and len(come) == 80
+    for row in come:
+        assert (row in placed) == (used[row[0]] < decision.capacity)
+        used[row[0]] += 1
+    for e in range(8):
+        kept = [row for row in come if row[0] == e and row in placed]
+        assert kept == [row for row in placed if row[0] == e]
+
+
+def test_the_slots_fill_step_by_step():
+    decision = placed_batch(40, factor=1.0)
+    come = arrivals(decision)
+    for step in (0, 1, 30):
+        picture = slots(decision, step=step)
+        drawn = [tip for tip in tips(picture) if re.search("slot (\\d+ of|with) expert", tip)]
+        assert len(drawn) == step and f"{step} of 40 assignments have come" in picture.summary
+        waiting = [tip for tip in tips(picture) if tip.endswith("(not come yet)")]
+        assert len(waiting) == 40 - step
+    e, t, _ = come[29]
+    assert f"token {t} 'c{e}' asks expert {e} and " in picture.summary
+    assert slots(decision, step=40) == slots(decision)
+
+
+def test_the_limit_is_dragged_over_the_factors_on_offer():
+    decision, offered = placed_batch(40), (0.5, 1.0, 1.25, 2.0)
+    assert presses(slots(decision)) == []
+    found = presses(slots(decision, offered=offered))
+    over_the_curve = [press["factor"] for _, press in found[-4:]]
+    assert over_the_curve == [str(f) for f in offered]
+    for tip, press in found[:-4]:
+        limit = math.ceil(float(press["factor"]) * 40 / 8 - 1e-9)
+        assert tip.startswith(f"C = {limit}: factor ")
+    assert {press["factor"] for _, press in found[:-4]} <= set(map(str, offered))
 
 
 @pytest.mark.parametrize(("top_k", "pool"), [(2, "batch"), (1, "sequence")])

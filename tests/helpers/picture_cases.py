@@ -394,6 +394,9 @@ def _routing():
         "looks ahead": placed_batch(top_k=2, priority="batch"), "512": placed_batch(512, 2),
     }.items():  # fmt: skip
         yield f"slots, {name}", partial(slots, decision)
+    half = placed_batch(top_k=2, pool="sequence")
+    yield "slots, half of them", partial(slots, half, step=64, offered=(0.5, 1.0, 2.0))
+    yield "slots, none of them", partial(slots, placed_batch(), step=0, offered=(0.5, 1.25, 4.0))
     yield "by place", partial(by_place, {"a": np.array([0.0, 0.5]), "b <": np.zeros(2)})
     yield "changed", partial(changed, slots_by_hand((*NASTY[:7], "y")), slots_by_hand(label="<r>"))
     nobody = make_decision("B", visits=np.zeros((8, 8), bool), load=np.zeros(8, np.int64))

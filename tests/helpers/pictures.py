@@ -3,6 +3,7 @@
 import functools
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 from xml.etree import ElementTree
 
 import matplotlib
@@ -32,6 +33,17 @@ def texts(picture, style=""):
 
 def tips(picture):
     return [m.text for m in marks(picture, "title")]
+
+
+def things(picture, name):
+    """The marks of each thing that belongs to this name."""
+    return [g for g in parse(picture).iter(SVG + "g") if name in g.get("data-kin", "").split()]
+
+
+def presses(picture):
+    """(tip, what it sets) of each mark that can be pressed."""
+    found = parse(picture).iterfind(".//*[@data-press]")
+    return [(m.get("aria-label"), dict(parse_qsl(m.get("data-press")))) for m in found]
 
 
 def values(found, attribute):

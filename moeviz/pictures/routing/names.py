@@ -1,0 +1,29 @@
+"""What pictures of routing call a token in their hover text, and which tokens are twins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from moeviz.pictures.svg import shorten
+
+BYTE = re.compile("‹[0-9a-f]{2}›")
+OF_A_BYTE = "one byte of a letter that this small tokenizer does not know"
+
+
+def named(place: int, token: str) -> str:
+    """ "token 3 'def'", and what a byte is."""
+    words = f"token {place} '{shorten(token, 24)}'"
+    return f"{words} ({OF_A_BYTE})" if BYTE.fullmatch(token) else words
+
+
+def bytes_note(tokens: Sequence[str]) -> str:
+    """What a byte of a letter stands for, where there is one."""
+    byte = BYTE.search("".join(tokens))
+    return f"{byte[0]}: {OF_A_BYTE}" if byte else ""
+
+
+def twins(tokens: Sequence[str]) -> list[str]:
+    """Each token's kin name, that of the first one that is written alike."""
+    first: dict[str, int] = {}
+    return [f"t{first.setdefault(token, t)}" for t, token in enumerate(tokens)]
