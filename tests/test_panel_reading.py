@@ -131,6 +131,25 @@ def test_more_slots_drop_less_and_all_tokens_find_one_where_buffers_are_padded()
     assert "All 40 assignments find a slot. " in said(panel)
 
 
+def test_assignments_come_one_by_one_and_all_are_there_in_another_batch():
+    panel = panels.Slots()
+    step = panel.controls["step"]
+    assert (step.value, step.max) == (40, 40) and "assignments have come" not in said(panel)
+    press(panel, "back")
+    assert step.value == 39 and "39 of 40 assignments have come" in said(panel)
+    move(panel, "factor", 2.0)
+    assert step.value == 39 and "39 of 40 assignments have come" in said(panel)
+    press(panel, "play")
+    wait(lambda: not panel.busy, "the last one")
+    assert step.value == 40
+    move(panel, "tokens", 64)
+    assert (step.value, step.max) == (64, 64)
+    panel.state = "slots?tokens=16&top_k=2&step=20"
+    assert (step.value, step.max) == (20, 32) and "20 of 32 assignments have come" in said(panel)
+    panel.state = "slots?tokens=16&top_k=1&step=20"
+    assert (step.value, step.max) == (16, 16)
+
+
 def test_the_last_sentence_says_who_sees_the_future():
     panel = panels.Slots()
     panel.state = "slots?top_k=2&factor=0.75"

@@ -74,7 +74,7 @@ MOVES = {
     "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",
-        "layer": 2,
+        "layer": 2, "step": 9,
     },
     "TileWaste": {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
+from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.slots import slots
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
 POOLS = (("whole batch", "batch"), ("each sequence", "sequence"))
 NO_LIMIT = "no limit"
-FACTORS = (
-    *(round(0.05 * i, 2) for i in range(5, 41)),
-    *(2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0),
-    NO_LIMIT,
-)
+OFFERED = (*(round(0.05 * i, 2) for i in range(5, 41)), *(2 + 0.25 * i for i in range(1, 9)))
+FACTORS = (*OFFERED, NO_LIMIT)
 PRIORITIES = ("position", "choice", "probability", "batch")
 LAYERS = (0, 1, 2)  # of the shipped model
+MOST_STEPS = 4 * 512  # that a state may name before its own batch is known
 FILES = {"synthetic": "slots_zipf", "text": "slots"}
 
 
@@ -32,7 +31,8 @@ class Slots(ReadingPanel):
     """Each expert's buffer with its slots, the tokens that got none, and the price of the factor.
 
     It opens on a recorded decision, without torch: of synthetic tokens, or of a text. Any other
-    rule or tokens load torch and the small model.
+    rule or tokens load torch and the small model. All assignments have come; played, they come one
+    after the other.
     """
 
     hangs_on = ("source", "factor", "top_k", "priority", "overflow", "pool")
@@ -43,6 +43,9 @@ class Slots(ReadingPanel):
         self.recorded = {name: recorded_trace(Decision, file) for name, file in FILES.items()}
         recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
         opening = recorded["text"] | recorded["synthetic"] | recorded[source]
+        self._total = MOST_STEPS  # assignments of the batch that is shown
+        arrived = whole_slider("Arrived", 0, MOST_STEPS, MOST_STEPS, width="420px")
+        self.player = Player(self, arrived)
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
             {
@@ -50,6 +53,7 @@ class Slots(ReadingPanel):
                 "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
                 "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
             },
+            self.player.bar,
             {
                 "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
                 "pool": choice("Slots for", POOLS, opening["pool"], "132px"),
@@ -66,9 +70,33 @@ class Slots(ReadingPanel):
             },
         )
 
+    def check_state(self, given: dict[str, str]) -> None:
+        """Until its batch is known any step may be meant."""
+        if "step" in given:
+            self.controls["step"].max = self._total = MOST_STEPS
+
+    @property
+    def busy(self) -> bool:
+        return super().busy or self.player.plays
+
+    def end(self) -> None:
+        self.player.pause()
+
     def draw(self) -> Picture | None:
         decision = self.record()
-        return None if decision is None else self.shown(slots(decision))
+        if decision is None:
+            return None
+        return self.shown(slots(decision, step=self._step_for(decision), offered=OFFERED))
+
+    def _step_for(self, decision: Decision) -> int:
+        """How many assignments have come: in another batch again all, where all had."""
+        control, total = self.controls["step"], int(decision.demand.sum())
+        step = total if control.value >= self._total else min(control.value, total)
+        with self.quietly():
+            control.value = min(step, control.max)
+            control.max = self._total = total
+            control.value = step
+        return step
 
     def compute(self, wanted: Values, loaded: Loaded) -> Decision:
         from moeviz.experiments.slots import decision_of, tokens_of

@@ -84,7 +84,8 @@ def batch_strip(
     title = "The batch in its order" if one else "The sequences, one below another"
     svg.text(0, top - 30, title, size=13, bold=True)
     struck = "struck once: not all of its experts · " if decision.meta["top_k"] > 1 else ""
-    svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot there", fill=MUTED)
+    waits = "" if all(labels) else " · no colour: not come yet"
+    svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot there{waits}", fill=MUTED)
     first: dict[int, tuple[int, int]] = {}
     for e, t, k in placed:
         first[t] = min(first.get(t, (k, e)), (k, e))
