@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from helpers.kernels import DEVICE
 from helpers.numerics import relative
 from helpers.routers import DISCRETE
+from moeviz.model.attention import Cache
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.routing import ROUTERS
 
 VOCAB = 61

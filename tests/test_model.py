@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.numerics import relative
+from moeviz.model.attention import Cache
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import Cache, LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.routing import Capacity, RouteContext
 
 MOE = MoEConfig(num_experts=5, top_k=2, d_expert=6)

@@ -64,7 +64,6 @@ from moeviz.experiments.recording import (
     compact,
     differences,
     figures_over,
-    mean_sd,
     means,
     packed,
     resumed,
@@ -208,16 +207,6 @@ def measure_busy(seed: int) -> dict[str, float]:
 # All runs.
 
 
-def over_runs(values: list[Any]) -> Any:
-    """One figure of several runs: of numbers mean_sd, of lists and groups that of each part."""
-    first = values[0]
-    if isinstance(first, dict):
-        return {name: over_runs([value[name] for value in values]) for name in first}
-    if isinstance(first, list):
-        return [over_runs(list(parts)) for parts in zip(*values, strict=True)]
-    return mean_sd(values)
-
-
 def summary(runs: list[Snapshot]) -> dict[str, Any]:
     """Every setting's figures over seeds: see the head of this file."""
     by_name = {name: [run for run in runs if run.label == name] for name in SETTINGS}
@@ -233,7 +222,7 @@ def summary(runs: list[Snapshot]) -> dict[str, Any]:
             "runs": len(of_name),
             "collapsed": sum(map(any, fallen)),
             "collapsed_by_layer": [sum(column) for column in zip(*fallen, strict=True)],
-            **over_runs([run.meta["figures"] for run in of_name]),
+            **figures_over([run.meta["figures"] for run in of_name]),
             "loss_minus_dense": against[DENSE][name],
             "loss_minus_nothing": against[BASE][name],
             "curves": mean_curves([run.meta["curves"] for run in of_name]),
@@ -241,7 +230,7 @@ def summary(runs: list[Snapshot]) -> dict[str, Any]:
     train = collapse_training(Cures(), 0)
     restarts = {
         name: [
-            {"step": step, **over_runs([run.meta["restarts"][i] for run in by_name[name]])}
+            {"step": step, **figures_over([run.meta["restarts"][i] for run in by_name[name]])}
             for i, step in enumerate(restarts_of(train))
         ]
         for name in (BASE, RESTARTED)

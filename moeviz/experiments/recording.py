@@ -121,9 +121,15 @@ def unpacked(kept: dict[str, Any]) -> Snapshot:
     return Snapshot.put_together(arrays, values)
 
 
-def figures_over(seeds: list[dict[str, float]]) -> dict[str, Any]:
-    """Every figure's mean and spread over the seeds of one arm."""
-    return {name: mean_sd([run[name] for run in seeds]) for name in seeds[0]}
+def figures_over(seeds: Sequence[Any]) -> Any:
+    """One arm's figures over its seeds: of a number mean_sd, of lists and groups that of each
+    part."""
+    first = seeds[0]
+    if isinstance(first, dict):
+        return {name: figures_over([run[name] for run in seeds]) for name in first}
+    if isinstance(first, list):
+        return [figures_over(parts) for parts in zip(*seeds, strict=True)]
+    return mean_sd(seeds)
 
 
 def judged(

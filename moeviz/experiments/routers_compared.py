@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.experiments.recording import differences, judged, mean_sd
+from moeviz.experiments.recording import differences, figures_over, judged, mean_sd
 from moeviz.experiments.router_arms import (
     DENSE,
     DENSE_ALL,
@@ -92,7 +92,7 @@ def _over(values: list[Any]) -> Any:
     """A figure over seeds: mean and spread of a number, the means of a list, and of each pool
     what it is of a number, by seed."""
     if isinstance(values[0], dict):
-        return {name: mean_sd([value[name] for value in values]) for name in values[0]}
+        return figures_over(values)
     if isinstance(values[0], list):
         return [round(float(mean), 4) for mean in np.mean(values, axis=0)]
     return _without_seeds(mean_sd(values))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SEQUENCES, LENGTH, SEED = 16, 64, 0
 REPEATED = 0.55  # of the tokens of a sequence are one of its earlier tokens again
@@ -30,6 +30,24 @@ def sample_text(vocab_size: int) -> Tensor:
         again_B1 = ids_BS.gather(1, (place_BS[:, s, None] * s).long())
         ids_BS[:, s] = torch.where(repeats_BS[:, s], again_B1[:, 0], ids_BS[:, s])
     return ids_BS
+
+
+@torch.no_grad()
+def fix_scales(
+    model: nn.Module, ffns: Sequence[nn.Module], vocab_size: int, ffn_scale: float
+) -> None:
+    """Fix the scale of a model's MoE layers, first to last, each by what reaches it where the ones
+    before it have their factors already. The process's random numbers stay as they are."""
+    hooks = [
+        ffn.register_forward_pre_hook(lambda ffn, args: ffn.fix_scale(ffn_scale, *args))
+        for ffn in ffns
+    ]
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        generator = torch.Generator(device).manual_seed(SEED)
+        model(sample_text(vocab_size).to(device), generator=generator)
+    for hook in hooks:
+        hook.remove()
 
 
 def factors_for(parts: Sequence[Tensor], targets: Sequence[float]) -> Tensor:

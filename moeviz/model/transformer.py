@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moeviz.checks import LARGEST_SEED, brief, check_number, check_whole
+from moeviz.model.attention import Attention, Cache
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
-from moeviz.model.scale import SEED, sample_text
+from moeviz.model.scale import fix_scales
 from moeviz.ops import can_look
 from moeviz.routing import BaseRouter, RouteContext, RouterOut
 
@@ -135,62 +135,6 @@ class ModelOut:
     routes: tuple[RouterOut | None, ...]
 
 
-class Cache:
-    """Keys and values of the tokens already seen, per layer [B, H, S, D/H]."""
-
-    def __init__(self, num_layers: int) -> None:
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
-        self.last_B1: Tensor | None = None  # the last token id of each sequence
-
-    @property
-    def length(self) -> int:
-        return 0 if self.layers[0] is None else self.layers[0][0].shape[2]
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.layers[layer]
-        if seen is not None:
-            key, value = torch.cat((seen[0], key), 2), torch.cat((seen[1], value), 2)
-        self.layers[layer] = (key, value)
-        return key, value
-
-
-class Attention(nn.Module):
-    """Causal multi-head attention with rotary positions (RoPE, Su et al. 2021)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.num_heads, self.base = config.num_heads, config.rope_base
-        d_model = config.d_model
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
-
-    def forward(self, x_BSD: Tensor, start: int, cache: Cache | None, layer: int) -> Tensor:
-        batch, seq_len, d_model = x_BSD.shape
-        qkv = self.qkv(x_BSD).view(batch, seq_len, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = self._rotate(query, start), self._rotate(key, start)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value)
-        # With a cache the mask is a lower-right triangle: query s sees keys 0..start+s.
-        mask = None
-        if start and seq_len > 1:
-            mask = torch.ones(seq_len, start + seq_len, dtype=torch.bool, device=x_BSD.device)
-            mask = mask.tril(diagonal=start)
-        y = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=start == 0 and seq_len > 1
-        )
-        return self.out(y.transpose(1, 2).reshape(batch, seq_len, d_model))
-
-    def _rotate(self, x_BHSd: Tensor, start: int) -> Tensor:
-        seq_len, width = x_BHSd.shape[-2:]
-        position_S = torch.arange(start, start + seq_len, device=x_BHSd.device).float()
-        frequency = self.base ** (-torch.arange(0, width, 2, device=x_BHSd.device).float() / width)
-        angle = position_S[:, None] * frequency
-        cos, sin = angle.cos().to(x_BHSd.dtype), angle.sin().to(x_BHSd.dtype)
-        a, b = x_BHSd.chunk(2, dim=-1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
 
@@ -198,7 +142,7 @@ class Block(nn.Module):
         super().__init__()
         self.layer = layer
         self.attention_norm = nn.RMSNorm(config.d_model, eps=1e-6)
-        self.attention = Attention(config)
+        self.attention = Attention(config.d_model, config.num_heads, config.rope_base)
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.ffn: nn.Module
         if config.is_moe(layer):
@@ -234,22 +178,8 @@ class LanguageModel(nn.Module):
             if name.endswith(("attention.out.weight", "w2_DF", "w2_EDF")):
                 weight.data.mul_(scale)
         if config.ffn_scale is not None:
-            self._fix_scale(config.ffn_scale)
-
-    @torch.no_grad()
-    def _fix_scale(self, ffn_scale: float) -> None:
-        """Each FFN by what reaches it where the ones before it have their factors already. The
-        process's random numbers stay as they are."""
-        ffns = [self.blocks[layer].ffn for layer in self.config.moe_layers]
-        hooks = [
-            ffn.register_forward_pre_hook(lambda ffn, args: ffn.fix_scale(ffn_scale, *args))
-            for ffn in ffns
-        ]
-        ids_BS = sample_text(self.config.vocab_size).to(self.head.weight.device)
-        with torch.random.fork_rng(devices=[]):
-            self(ids_BS, generator=torch.Generator(ids_BS.device).manual_seed(SEED))
-        for hook in hooks:
-            hook.remove()
+            ffns = [self.blocks[layer].ffn for layer in config.moe_layers]
+            fix_scales(self, ffns, config.vocab_size, config.ffn_scale)
 
     def routers(self) -> dict[int, BaseRouter]:
         """The router of each block that has experts, by the block's number."""
