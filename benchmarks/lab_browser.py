@@ -168,9 +168,9 @@ class LabServer:
         else:
             shutil.copy(content, self.root / name)
 
-    def set(self, name, values):
-        """Write JupyterLab's settings `name`; a page that is opened later has them."""
-        folder = self.home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    def set(self, name, values, package="@jupyterlab/apputils-extension"):
+        """Write the settings `name` of a package; a page that is opened later has them."""
+        folder = self.home / "jupyterlab_settings_dir" / package
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.jupyterlab-settings").write_text(json.dumps(values), encoding="utf-8")
 
@@ -287,6 +287,13 @@ def type_text(page, css, text):
     box = page.locator(f"{css} input, {css} textarea").first
     box.fill(text)
     box.press("Enter")
+
+
+def paste(page, css, state):
+    """Give the panel `css` a state; its row is opened where it is not."""
+    if not page.locator(f"{css} .moeviz-state input").first.is_visible():
+        page.locator(f"{css} button.moeviz-take-away").first.click()
+    type_text(page, f"{css} .moeviz-state", state)
 
 
 def write(page, css, text):

@@ -17,9 +17,11 @@ FIRST_PAGE = "notebooks/00_start_here.ipynb"
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = ("0.0.0.0", "::", "*", "")
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
-# Nothing pops up over the first picture; a learner's own settings still win.
+# Nothing pops up over the first picture, and a notebook that is opened again shows its pictures; a
+# learner's own settings still win.
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
 }
 
 
