@@ -196,7 +196,6 @@ DENSE = LanguageModel(dataclasses.replace(CONFIG, moe=None, dense_layers=()))
     ("look", "text", "sentence"),
     [
         *((look, "", "The text is empty") for look in (traced, cut_at(0))),
-        (traced, "1" * (MAX_TOKENS + 1), f"{MAX_TOKENS + 1} tokens; at most {MAX_TOKENS} fit"),
         (traced, "\ud83d", "half of a surrogate pair"),
         (cut_at(1), TEXT, r"Layer 1 has no experts; layers \(0, 2, 3\) have"),
     ],
@@ -209,8 +208,11 @@ def test_what_cannot_be_looked_into_is_refused_in_one_sentence(model, look, text
         look(DENSE, TEXT)
 
 
-def test_as_many_tokens_as_fit_are_traced(model):
-    assert len(traced(model, "1" * MAX_TOKENS).tokens) == MAX_TOKENS
+def test_of_a_longer_text_the_first_tokens_are_traced_as_they_stand(model):
+    whole = traced(model, "1" * MAX_TOKENS)
+    longer = traced(model, "1" * MAX_TOKENS + " and more")
+    assert len(longer.tokens) == MAX_TOKENS and longer.tokens == whole.tokens
+    assert np.array_equal(longer.score, whole.score)
 
 
 def test_an_exported_model_is_read_with_its_tokenizer_alone(tmp_path):

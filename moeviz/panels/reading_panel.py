@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moeviz.panels import shipped_model
 from moeviz.panels.base import Panel, Row
+from moeviz.pictures import Picture
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
@@ -33,6 +34,7 @@ class ReadingPanel(Panel):
     ) -> None:
         self._recorded = {frozenset(values.items()): record for values, record in recorded}
         self._kept: dict[frozenset[Any], Any] = {}
+        self._long: dict[str, str] = {}  # what is said of texts that are not read to their end
         super().__init__(*rows, more=more)
 
     def compute(self, wanted: Values, loaded: Loaded) -> Any:
@@ -58,7 +60,21 @@ class ReadingPanel(Panel):
     def make(self, wanted: Values) -> Any | None:
         """Compute the record, or see to it that it comes."""
         loaded = shipped_model.READER.ask(self)
-        return loaded and self.keep(wanted, self.compute(wanted, loaded))
+        if not loaded:
+            return None
+        from moeviz.watch.text import MAX_TOKENS
+
+        record = self.keep(wanted, self.compute(wanted, loaded))
+        text = wanted.get("text", "")
+        count = len(loaded[1].encode(text))
+        if count > MAX_TOKENS:
+            self._long[text] = f" Only the first {MAX_TOKENS} of {count:,} tokens are read."
+        return record
+
+    def shown(self, picture: Picture) -> Picture:
+        """A picture and what it says, and how much of a long text it has read."""
+        self.say(picture.summary + self._long.get(self.wanted().get("text", ""), ""))
+        return picture
 
     def keep(self, wanted: Values, record: Any) -> Any:
         """The record, to be found again while it is among the latest."""

@@ -74,7 +74,7 @@ class Tokens:
 @torch.no_grad()
 def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer: int) -> Tokens:
     """What the router of a layer gets to see of a text, and its trained matrix. ValueError where
-    the text is empty or too long, and where the layer has no experts or its router no matrix."""
+    the text is empty, and where the layer has no experts or its router no matrix."""
     ids_S, x_TD = layer_input(model, tokenizer, text, layer)
     router = model.routers()[layer]
     gate_ED = router.gate_matrix()

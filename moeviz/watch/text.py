@@ -46,8 +46,8 @@ def trace_text(
 ) -> Trace:
     """The routing of a text, in as many columns as its busiest token visits experts.
 
-    Raises ValueError on an empty text, a text of more than MAX_TOKENS tokens, and a model without
-    MoE layers or with soft ones.
+    Of a longer text the first MAX_TOKENS tokens are read. Raises ValueError on an empty text, and
+    on a model without MoE layers or with soft ones.
     """
     layers = moe_layers(model)
     tokens_S = encode(tokenizer, text)
@@ -166,15 +166,12 @@ def moe_layers(model: LanguageModel) -> tuple[int, ...]:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Tensor:
-    """Token ids int64 [S] of a learner's text; ValueError where it is empty or too long."""
+    """Token ids int64 [S] of a learner's text, of the first MAX_TOKENS tokens; ValueError where it
+    is empty."""
     tokens_S = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
     if not len(tokens_S):
         raise ValueError("The text is empty; type a few words.")
-    if len(tokens_S) > MAX_TOKENS:
-        raise ValueError(
-            f"The text has {len(tokens_S)} tokens; at most {MAX_TOKENS} fit, so give a shorter one."
-        )
-    return tokens_S
+    return tokens_S[:MAX_TOKENS]
 
 
 def rows_by_token(plan: Plan | SoftPlan, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
