@@ -76,6 +76,25 @@ def nothing_is_swallowed(monkeypatch, caplog):
     assert not [r.getMessage() for r in caplog.get_records("call") if r.name == "moeviz"]
 
 
+DISPATCHES = {}
+
+
+@pytest.fixture
+def dispatches_once(monkeypatch):
+    """Each dispatch is computed once: the kernels are slow where they are interpreted."""
+    from moeviz.experiments import dispatch
+
+    compute = dispatch.dispatch_of
+
+    def once(values, loaded=None):
+        key = frozenset(values.items())
+        if key not in DISPATCHES:
+            DISPATCHES[key] = compute(values, loaded)
+        return DISPATCHES[key]
+
+    monkeypatch.setattr(dispatch, "dispatch_of", once)
+
+
 @pytest.fixture(scope="session")
 def loaded_reader():
     """The shipped model, loaded once for all tests that only read with it."""

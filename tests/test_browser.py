@@ -146,9 +146,9 @@ def test_start_here(page, record_property):
     page.keyboard.press("Space")
     page.locator(table).wait_for(state="detached")
 
-    browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", kept)
+    browser.paste(page, TEXT_PANEL, kept)
     wait_tokens(page, "two cats and 42 dogs")
-    browser.type_text(page, f"{TEXT_PANEL} .moeviz-state", "race?seed=1")
+    browser.paste(page, TEXT_PANEL, "race?seed=1")
     browser.wait_status(page, TEXT_PANEL, "This panel's states begin with")
     wait_tokens(page, "two cats and 42 dogs")
 
@@ -330,7 +330,7 @@ def test_inside_a_layer(page):
     page.locator(f"{LAYER_PANEL} .moeviz-layer button").first.click()
     browser.wait_state(page, LAYER_PANEL, "layer=0&")
     browser.write(page, f"{LAYER_PANEL} .moeviz-text", "x = <i>7</i>")
-    browser.wait_state(page, LAYER_PANEL, re.escape("text=x+%3D+%3Ci%3E7%3C%2Fi%3E&"))
+    browser.wait_state(page, LAYER_PANEL, re.escape("text=x %3D %3Ci%3E7%3C/i%3E&"))
     assert page.locator(f"{LAYER_PANEL} svg i").count() == 0
 
 

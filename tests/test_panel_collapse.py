@@ -13,6 +13,7 @@ from moeviz import panels
 from moeviz.experiments import collapse
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of
 from moeviz.panels import Collapse
+from moeviz.records.metrics import collapsed
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 NONE_CAN_DIE = {
@@ -44,6 +45,14 @@ def test_the_switches_of_every_recorded_arm_show_its_recordings():
             label, beside = f"{arm}, seed {seed}", f"dashed: nothing, seed {seed}"
             assert set(runs_shown(panel)) == ({label, beside} if arm in OTHERS else {label})
             assert panel.drawn.summary.startswith(label) and "nan" not in panel.drawn.svg
+
+
+def test_the_presets_show_a_recorded_collapse_and_recorded_cures():
+    panel = panels.Collapse()
+    for words, fell in zip(panel.presets, (True, False, False), strict=True):
+        panel._try(words)
+        assert texts(panel)[0].startswith("recorded, not live")
+        assert collapsed(panel._learners()[0][0].curve) == fell
 
 
 def test_what_is_not_recorded_says_so_and_keeps_the_comparison():

@@ -33,6 +33,7 @@ from helpers.panels import (
     exhibit,
     family,
     move,
+    moved,
     opened,
     said,
     sent_by,
@@ -43,44 +44,19 @@ from helpers.panels import (
 from moeviz import panels
 from moeviz.panels.base import view_bundle
 
-pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader", "fresh_kernel")]
+pytestmark = [
+    *LOUD,
+    pytest.mark.usefixtures("a_reader", "fresh_kernel", "dispatches_once"),
+]
 ROOT = Path(__file__).resolve().parent.parent
 VIEW = "application/vnd.jupyter.widget-view+json"
 every = pytest.mark.parametrize("name", MOVES)
 reading = pytest.mark.parametrize("name", READING)
 
 
-DISPATCHES = {}
-
-
-@pytest.fixture(autouse=True)
-def each_dispatch_is_computed_once(monkeypatch):
-    """The kernels are slow where they are interpreted."""
-    from moeviz.experiments import dispatch
-
-    compute = dispatch.dispatch_of
-
-    def once(values, loaded=None):
-        key = frozenset(values.items())
-        if key not in DISPATCHES:
-            DISPATCHES[key] = compute(values, loaded)
-        return DISPATCHES[key]
-
-    monkeypatch.setattr(dispatch, "dispatch_of", once)
-
-
 def reader(name):
     """The exhibit, opened on a text."""
     return exhibit(name)(**READING[name])
-
-
-def moved(name):
-    """The exhibit after a move of every control that its other moves leave room for."""
-    panel = exhibit(name)()
-    for control in MOVES[name]:
-        if not (name == "Collapse" and control == "router"):  # its cures exclude another router
-            move(panel, control, value_for(panel, name, control))
-    return panel
 
 
 def test_every_exhibit_and_every_control_is_tried_here():
@@ -103,7 +79,8 @@ def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
         _ = panels.Raec
 
 
-STATES = re.findall(r"`((\w+)\?\S+)`", (ROOT / "notebooks" / "for_teachers.md").read_text("utf-8"))
+FOR_TEACHERS = (ROOT / "notebooks" / "for_teachers.md").read_text("utf-8")
+STATES = re.findall(r"`((\w+)\?[^`]+)`", FOR_TEACHERS)
 
 
 @pytest.mark.parametrize(("state", "kind"), STATES)
@@ -278,7 +255,7 @@ def test_own_text_loads_the_model_in_the_background_and_the_latest_wins(name, un
         assert panel.state_box.value == panel.state
     held.set()
     wait(lambda: drawn(panel).get("data-state") == panel.state, "the picture of the latest")
-    assert len(begun) == 1 and "text=first+second" in panel.state
+    assert len(begun) == 1 and "text=first second" in panel.state
     picture = panel.picture.value
     assert move(panel, "text", "and now at once").picture.value != picture
 
@@ -302,19 +279,27 @@ def test_a_nasty_text_is_shown_and_never_run(name):
     [
         ("", "The text is empty; type a few words."),
         ("half \ud83d", "half of a surrogate pair"),
-        ("a b " * 600, "tokens; at most 512 fit, so give a shorter one."),
     ],
 )
 def test_a_text_that_cannot_be_read_gets_one_sentence(name, text, sentence):
-    if name == "Dispatch" and len(text) > 99:
-        pytest.skip("it takes the first tokens of a text, however long")
     panel = reader(name)
     picture = panel.picture.value
     move(panel, "text", text)
     assert sentence in said(panel) and "unexpected" not in panel.status.value
-    assert panel.picture.value == picture
+    assert panel.picture.value == picture and "moeviz-stale" in panel.picture._dom_classes
     move(panel, "text", "better")
     assert panel.picture.value != picture and sentence not in said(panel)
+    assert "moeviz-stale" not in panel.picture._dom_classes
+
+
+@pytest.mark.parametrize("name", ["InsideLayer", "RouteText", "Slots"])
+def test_of_a_long_text_the_first_tokens_are_read_and_that_is_said(name):
+    panel = reader(name)
+    move(panel, "text", "a b " * 600)
+    (words,) = re.findall(r"Only the first 512 of \d,\d{3} tokens are read\.$", said(panel))
+    assert drawn(panel).get("data-state") == panel.state
+    move(panel, "text", "short")
+    assert words not in said(panel)
 
 
 # Faults of our own.
@@ -338,6 +323,7 @@ def test_a_fault_is_said_marked_and_logged_and_a_refusal_is_only_said(name, monk
             patch.setattr(kind, "draw", broken)
             panel.refresh()
         assert "<b>" not in panel.status.value and panel.picture.value == picture
+        assert "moeviz-stale" in panel.picture._dom_classes
         if isinstance(error, KeyError):
             assert 'class="moeviz-unexpected"' in panel.status.value
             assert said(panel) == "Something broke inside moeviz: KeyError('<b>boom</b>')."

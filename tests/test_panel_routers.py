@@ -23,6 +23,7 @@ from moeviz import panels
 from moeviz.experiments import routers_on_a_text as routing
 from moeviz.experiments.routers_on_a_text import Settings, every_decision, every_name, recorded
 from moeviz.panels.routing.compare_routers import MAX_TOKENS
+from moeviz.panels.shipped_model import READER
 from moeviz.routing import ROUTERS, RouteContext, build_router
 from moeviz.watch.routers import library_weights, router_for, text_tokens
 
@@ -199,11 +200,27 @@ def test_what_cannot_be_routed_gets_one_sentence():
     assert panel.picture.value == picture and "Prototypes: top_k" not in said(panel)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("Switch runs full", "Leave tokens without an expert: Switch."),
+        ("Expert choice sees the future", "See later tokens: Expert choice."),
+    ],
+)
+def test_a_preset_shows_what_its_name_says(words, sentence):
+    panel = panels.CompareRouters()
+    panel._try(words)
+    assert sentence in said(panel)
+
+
 def test_a_long_text_is_cut_where_it_fits_and_that_is_said():
     panel = panels.CompareRouters()
-    panel.controls["text"].value = "one two three four five six seven eight nine ten. " * 5
-    assert f"The first {MAX_TOKENS} of " in said(panel)
-    assert sum(row[0] != "" for row in panel.drawn.rows) == MAX_TOKENS
+    text = "one two three four five six seven eight nine ten. "
+    for times in (5, 100):
+        panel.controls["text"].value = text * times
+        count = len(READER.get()[1].encode(text * times))
+        assert f"The first {MAX_TOKENS} of {count:,} tokens." in said(panel)
+        assert sum(row[0] != "" for row in panel.drawn.rows) == MAX_TOKENS
 
 
 @pytest.mark.parametrize(

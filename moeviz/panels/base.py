@@ -11,24 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets as widgets
 
 from moeviz.panels import cell
-from moeviz.panels.controls import behind_more, explain, switch, text_box
+from moeviz.panels.controls import behind_more, explain, switch, try_row
+from moeviz.panels.page import page
 from moeviz.panels.pulse import OURS, Pulse, family
+from moeviz.panels.state import opens_by_state, parsed, read, written
+from moeviz.panels.take_away import TakeAway
 from moeviz.panels.worker import Worker
 from moeviz.pictures import Picture
-from moeviz.pictures.hand import HAND
 from moeviz.pictures.static import with_still
 from moeviz.pictures.svg import PAGE_INK
 from moeviz.pictures.table import Table
 
 log = logging.getLogger("moeviz")
-
-ODD_TEXT = "surrogatepass"  # half of a surrogate pair has a place in a state too
-
 
 Row = dict[str, widgets.Widget] | Sequence[dict[str, widgets.Widget] | widgets.Widget]
 
@@ -38,17 +36,22 @@ class Panel(widgets.VBox):
 
     kind: the name in state strings, which is the file's. draws: the picture of all control values,
     each by its name; a panel that draws otherwise overrides draw().
+    presets: what to try, each a button: control values by the words on it.
     rows: what stands above the picture. A widget under a name is a control: the values of all
     controls make up the state, each is of the CSS class moeviz-NAME, and a change of any redraws.
     more: further rows, which a button "More" shows.
+    Every panel also opens on a state: Race(state="race?experts=8").
     """
 
     kind: ClassVar[str]
     draws: ClassVar[Callable[..., Picture]]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.kind = cls.__module__.rpartition(".")[2]
+        if "__init__" in vars(cls):
+            cls.__init__ = opens_by_state(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, *rows: Row, more: Sequence[Row] = ()) -> None:
         self.controls: dict[str, widgets.Widget] = {}
@@ -61,14 +64,15 @@ class Panel(widgets.VBox):
         self.status = widgets.HTML().add_class("moeviz-status")
         self.table = widgets.HTML().add_class("moeviz-table")
         self.show_table = switch("Show as a table").add_class("moeviz-show-table")
-        self.state_box = text_box("", "420px", label="State").add_class("moeviz-state")
-        self.state_box.continuous_update = False
-        bars = self._bars(rows)
+        self.show_table.layout.width = "auto"
+        self.take_away = TakeAway(self.kind, self._reopen)
+        self.state_box = self.take_away.state_box
+        bars = [try_row(self.presets, self._try)] if self.presets else []
+        bars += self._bars(rows)
         if more:
             bars += behind_more(self._bars(more))
-        under = self._bar([self.show_table, self.state_box])
-        hand = widgets.HTML(HAND)
-        super().__init__([*bars, self.status, self.picture, under, self.table, self.pulse, hand])
+        under = [self._bar([self.show_table, self.take_away.press]), self.take_away, self.table]
+        super().__init__([page(), *bars, self.status, self.picture, *under, self.pulse])
         self.add_class("moeviz-panel")
         self.add_class(f"moeviz-{self.kind}")
         for name, control in self.controls.items():
@@ -79,6 +83,12 @@ class Panel(widgets.VBox):
         self.state_box.observe(lambda change: self._paste(change["new"]), "value")
         cell.replaces(self)
         self.begin()
+        self._opened_with = self.values
+
+    def open_at(self, state: str) -> None:
+        """Take over a state, and have it for the opening from now on."""
+        self.state = state
+        self._opened_with = self.values
 
     def _bars(self, rows: Sequence[Row]) -> list[widgets.Widget]:
         return [self._bar([row] if isinstance(row, dict) else row) for row in rows]
@@ -140,14 +150,23 @@ class Panel(widgets.VBox):
     # What a subclass uses.
 
     def refresh(self) -> None:
-        """Draw again from what is there now. Safe from any thread."""
-        with self.sentence_last(), self.guarded():
-            picture = self.draw()
-            if picture is not None:
-                self.drawn = picture.at(self.state)
-                self.picture.value = self.drawn.svg
-                self._draw_table()
-            self._show_state()
+        """Draw again from what is there now. Safe from any thread.
+
+        A picture that is not of the controls, because they are refused or the new one is on its
+        way, is pale."""
+        with self.sentence_last():
+            pale = True
+            with self.guarded():
+                picture = self.draw()
+                if picture is not None:
+                    pale = False
+                    self.drawn = picture.at(self.state)
+                    self.picture.value = self.drawn.svg
+                    self.take_away.follow(self.drawn)
+                    self._draw_table()
+                self._show_state()
+            mark = self.picture.add_class if pale else self.picture.remove_class
+            mark("moeviz-stale")
 
     def shown(self, picture: Picture) -> Picture:
         """A picture, and what it says in words."""
@@ -191,19 +210,13 @@ class Panel(widgets.VBox):
     @property
     def state(self) -> str:
         """A short string that reproduces this panel in another notebook."""
-        return f"{self.kind}?{urlencode(self.state_values(), errors=ODD_TEXT)}"
+        return written(self.kind, self.state_values())
 
     @state.setter
     def state(self, text: str) -> None:
         """Take over a state; ValueError, and nothing changes, where it is of another panel or
         does not fit."""
-        kind, _, query = text.strip().partition("?")
-        if kind != self.kind:
-            raise ValueError(
-                f"This panel's states begin with '{self.kind}?', this one with '{kind}'."
-            )
-        given = dict(parse_qsl(query, keep_blank_values=True, errors=ODD_TEXT))
-        before = self.values
+        given, before = read(self.kind, text), self.values
         try:
             self.check_state(given)
             if unknown := set(given) - set(self.controls):
@@ -211,13 +224,26 @@ class Panel(widgets.VBox):
                     f"A {self.kind} state has no {', '.join(sorted(unknown))}; it has "
                     f"{', '.join(self.controls)}."
                 )
-            self.set_controls({n: _parse(n, self.controls[n], v) for n, v in given.items()})
+            self.set_controls({n: parsed(n, self.controls[n], v) for n, v in given.items()})
         except ValueError:
-            self.check_state({name: str(value) for name, value in before.items()})
-            self.set_controls(before)
+            self._restore(before)
             self.refresh()
             raise
         self.changed()
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        """Values of before for all controls, and for what they may be of."""
+        self.check_state({name: str(value) for name, value in values.items()})
+        self.set_controls(values)
+
+    def _reopen(self) -> None:
+        with self.guarded():
+            self._restore(self._opened_with)
+            self.changed()
+
+    def _try(self, preset: str) -> None:
+        with self.guarded():
+            self.state = written(self.kind, self.presets[preset])
 
     def set_controls(self, values: dict[str, Any]) -> None:
         """Give controls new values without `changed` hearing of each."""
@@ -285,27 +311,3 @@ def answer_at_once(widget: widgets.Widget) -> None:
         widget.comm._reply_subshell_for = None
     for child in getattr(widget, "children", ()):
         answer_at_once(child)
-
-
-def _parse(name: str, control: Any, given: str) -> Any:
-    """A control's value from its text; ValueError where the control cannot take it."""
-    options = getattr(control, "options", None)
-    if options is not None:
-        values = [o[1] if isinstance(o, tuple) else o for o in options]
-        for value in values:
-            if str(value) == given:
-                return value
-        raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got '{given}'.")
-    if isinstance(control.value, str):
-        return given
-    if isinstance(control.value, bool):
-        if given not in ("True", "False"):
-            raise ValueError(f"{name} must be True or False, got '{given}'.")
-        return given == "True"
-    try:
-        value = type(control.value)(given)
-    except ValueError:
-        raise ValueError(f"{name} must be a number, got '{given}'.") from None
-    if not control.min <= value <= control.max:
-        raise ValueError(f"{name} must lie in {control.min} to {control.max}, got {given}.")
-    return value

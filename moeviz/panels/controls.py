@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -48,7 +49,12 @@ def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widge
 def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
     """A button "More", and the bars that it shows: a first look needs few controls."""
     rest = widgets.VBox(bars).add_class("moeviz-rest")
-    press = widgets.ToggleButton(description="More", tooltip="Show the other controls")
+    return [behind("More", "Show the other controls", rest).add_class("moeviz-more"), rest]
+
+
+def behind(label: str, tip: str, rest: widgets.Widget) -> widgets.ToggleButton:
+    """A button that shows a widget, and hides it again."""
+    press = widgets.ToggleButton(description=label, tooltip=tip)
     press.layout.width, press.layout.align_self = "auto", "flex-start"
 
     def show(_: object = None) -> None:
@@ -56,7 +62,17 @@ def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
 
     press.observe(show, "value")
     show()
-    return [press.add_class("moeviz-more"), rest]
+    return press
+
+
+def try_row(presets: Iterable[str], press: Callable[[str], None]) -> widgets.HBox:
+    """A button for each preset, which is called with its name."""
+    buttons = [
+        button(name, "moeviz-preset", f"Set the controls: {name}", partial(press, name))
+        for name in presets
+    ]
+    row = widgets.Layout(flex_flow="row wrap", align_items="center")
+    return widgets.HBox([widgets.Label("Try:"), *buttons], layout=row).add_class("moeviz-try")
 
 
 def seed_box(value: int = 0) -> widgets.BoundedIntText:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,6 +11,7 @@ from moeviz.experiments.cures import Cures
 from moeviz.panels.controls import choice, switch
 
 Z_LOSS = 1e-3
+SWITCHES = ("aux", "scope", "bias", "noise", "z", "shared", "router", "learning")
 ROUTERS = (
     ("token choice", "token_choice"),
     ("expert choice", "expert_choice"),
@@ -42,6 +43,12 @@ def cure_controls() -> list[dict[str, widgets.Widget]]:
             "learning": choice("Learning", LEARNING, "learned", "130px"),
         },
     ]
+
+
+def switched(cures: Cures) -> dict[str, Any]:
+    """The values of the switches that these cures have."""
+    values = asdict(cures) | {"z": bool(cures.z)}
+    return {name: values[name] for name in SWITCHES}
 
 
 def chosen_cures(values: dict[str, Any]) -> Cures:

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from moeviz.panels import cell
 from moeviz.panels.base import view_bundle
 from moeviz.panels.controls import button
+from moeviz.panels.page import page
 from moeviz.pictures.static import stills_wanted
 from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED
 from moeviz.predictions import ANSWERS, find
@@ -35,7 +36,7 @@ class Predict(widgets.VBox):
         self.choice.observe(lambda _: self._show(), "value")
         question = escape(self.prediction.question)
         asked = widgets.HTML(f'<b style="color:{PAGE_INK}">Predict: {question}</b>')
-        super().__init__([asked, self.choice, self.lock, self.answer])
+        super().__init__([page(), asked, self.choice, self.lock, self.answer])
         self.add_class("moeviz-predict")
         self._show()
 

@@ -6,10 +6,10 @@ from html import escape
 from importlib.resources import files
 
 
-def runs(script: str) -> str:
-    """HTML that runs a script of this folder. A widget's <script> would not run; the error of an
-    image that is none does."""
-    code = files(__package__).joinpath(script).read_text("utf-8")
+def runs(script: str, package: str = "moeviz.pictures") -> str:
+    """HTML that runs a script of a package's folder. A widget's <script> would not run; the error
+    of an image that is none does."""
+    code = files(package).joinpath(script).read_text("utf-8")
     return f'<img alt="" hidden src="data:," onerror="{escape(code)}">'
 
 

@@ -50,7 +50,7 @@ class Table:
         )
         return (
             f'<div style="max-height:320px;overflow:auto;color:{PAGE_INK}" tabindex="0" '
-            f'role="region" aria-label="A table"><table style="border-collapse:collapse">'
+            f'role="group" aria-label="A table"><table style="border-collapse:collapse">'
             f'<caption style="text-align:left;color:{PAGE_MUTED}">{escape(self.caption)}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )

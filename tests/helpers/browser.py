@@ -200,7 +200,7 @@ FOCUSABLE = (
 
 def check_tab_reaches_every_control(page, css):
     """From the first control of the first panel `css` on, by the Tab key alone."""
-    controls = page.locator(css).first.locator(FOCUSABLE)
+    controls = page.locator(css).first.locator(FOCUSABLE).filter(visible=True)
     wanted = controls.evaluate_all("all => all.map((e, i) => { e.dataset.tab = i; return i })")
     controls.first.focus()
     reached = set()

@@ -132,6 +132,15 @@ def move(panel, name, value):
     return at_ease(panel)
 
 
+def moved(name):
+    """The exhibit after a move of every control that its other moves leave room for."""
+    panel = exhibit(name)()
+    for control in MOVES[name]:
+        if not (name == "Collapse" and control == "router"):  # its cures exclude another router
+            move(panel, control, value_for(panel, name, control))
+    return panel
+
+
 def values_of(control):
     return [o[1] if isinstance(o, tuple) else o for o in control.options]
 

@@ -14,6 +14,11 @@ class CacheLadder(Panel):
     """From multi-head to latent attention, and what is compared when a factor is claimed."""
 
     draws = cache_ladder
+    presets = {
+        "A short chat": {"context": 1024, "batch": 1},
+        "A million tokens": {"context": 1_048_576, "batch": 1},
+        "64 readers at once": {"context": 131_072, "batch": 64},
+    }
 
     def __init__(self) -> None:
         formats = (("bf16", 16), ("8 bits", 8), ("4 bits", 4))

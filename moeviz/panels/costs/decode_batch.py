@@ -21,6 +21,17 @@ class DecodeBatch(Panel):
     """Time of a step, tokens a second and experts touched by batch, beside the dense twin."""
 
     draws = decode_batch
+    presets = {
+        "Eight experts: Mixtral": {
+            "model_name": "Mixtral 8x7B", "plan": "bf16", "devices": 1, "context": 4096,
+        },
+        "384 experts: Kimi K2": {
+            "model_name": "Kimi K2", "plan": "fp8_block", "devices": 32, "context": 4096,
+        },
+        "A long context": {"context": 131072, "devices": 32},
+        "A single H100": {"model_name": "gpt-oss-120b", "device_name": "H100 SXM", "devices": 1,
+                          "plan": "mxfp4_experts", "context": 4096, "batch": 1},
+    }  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__(

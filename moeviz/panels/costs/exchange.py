@@ -18,6 +18,15 @@ class Exchange(Panel):
     """Who sends how many bytes to whom in one MoE layer, inside nodes and between them."""
 
     draws = exchange
+    presets = {
+        "Two nodes of four": {"nodes": 2, "devices_per_node": 4},
+        "A few experts get most": {"skew": 1.5, "node_limit": 0},
+        "One copy a node": {"copies": "node", "node_limit": 0, "fp8": False, "skew": 0.0},
+        "As DeepSeek-V3 was trained": {
+            "model_name": "DeepSeek-V3 / R1", "nodes": 8, "devices_per_node": 8,
+            "copies": "node", "node_limit": 4, "fp8": True, "skew": 0.0,
+        },
+    }  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__(

@@ -21,6 +21,17 @@ class MemoryFit(Panel):
     """Weights, cache and free memory as bars, one for each way to store the weights."""
 
     draws = memory_fit
+    presets = {
+        "Mixtral on a gaming card": {
+            "model_name": "Mixtral 8x7B", "device_name": "RTX 4090", "plan": "int4", "devices": 1,
+            "context": 4096, "batch": 1,
+        },
+        "DeepSeek-V3 on eight H200s": {
+            "model_name": "DeepSeek-V3 / R1", "device_name": "H200 SXM", "plan": "fp8_block",
+            "devices": 8, "context": 32768, "batch": 8,
+        },
+        "Many long contexts": {"context": 131072, "batch": 32},
+    }  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__(

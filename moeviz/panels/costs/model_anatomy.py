@@ -44,6 +44,12 @@ class ModelAnatomy(Panel):
     """Where the parameters of two models lie and which of them one token meets; *yours* reads the
     config.json in the box, or says why it cannot."""
 
+    presets = {
+        "Dense and sparse": {"model": "GPT-3 175B", "beside": "DeepSeek-V3 / R1"},
+        "Sparse in 2021 and in 2025": {"model": "Switch-C 1.6T", "beside": "Kimi K2"},
+        "Your own config": {"beside": YOURS},
+    }
+
     def __init__(self, model: str = "DeepSeek-V3 / R1", beside: str = "Mixtral 8x22B") -> None:
         names = [name for _, name in CHOICES]
         for field, value in (("model", model), ("beside", beside)):

@@ -20,6 +20,12 @@ FIRST_YEAR = 2020
 class ModelMap(Panel):
     """Nothing is fitted here: a place on the map is counted from a config, or printed somewhere."""
 
+    presets = {
+        "A dense one: GPT-3": {"model": "GPT-3 175B"},
+        "The years until 2021": {"until": 2021, "model": "Switch-C 1.6T"},
+        "Do not count the tables": {"counted": "ex_embeddings"},
+    }
+
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         by_year = sorted(points(), key=lambda p: (p.model.year, p.total))
         names = [p.model.name for p in by_year]

@@ -12,6 +12,11 @@ class Offloading(Panel):
     """The most tokens a second of one sequence, by hit rate, for each link."""
 
     draws = offloading
+    presets = {
+        "Experts on a disk": {"link": "nvme", "hit": 0},
+        "Half of them cached": {"hit": 50},
+        "Kimi K2 on one B200": {"model_name": "Kimi K2", "device_name": "B200 SXM", "hit": 0},
+    }
 
     def __init__(self) -> None:
         links = tuple((link.label, name) for name, link in LINKS.items())

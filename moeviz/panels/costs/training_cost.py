@@ -23,6 +23,16 @@ GPUS = ("A100-80G SXM", "H100 SXM", "H800 SXM", "B200 SXM")
 class TrainingCost(Panel):
     """Every model on the same tokens at the same price; what is left is the architecture."""
 
+    presets = {
+        "DeepSeek-V3's run": {
+            "model": "DeepSeek-V3 / R1", "tokens": 14.8, "mfu": 0.39, "device": "H800 SXM",
+        },
+        "Llama 3.1's run": {
+            "model": "Llama 3.1 405B", "tokens": 15.6, "mfu": 0.4, "device": "H100 SXM",
+        },
+        "On half the price an hour": {"price": 1.0},
+    }  # fmt: skip
+
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         check_choice("model", model, COMPARED)
         models = [*zip(SHORT, COMPARED, strict=True)]

@@ -30,6 +30,14 @@ class Dispatch(ReadingPanel):
 
     hangs_on = ("source", "tokens", "top_k", "sort_block", "tile_block")
     of_source = {"text": ("text", "layer"), "synthetic": ("skew", "seed")}
+    presets = {
+        "A few experts get most": {
+            "source": "synthetic", "skew": 1.0, "seed": 0, "tokens": 16, "top_k": 2,
+            "sort_block": 8, "tile_block": 4,
+        },
+        "One expert a token": {"top_k": 1},
+        "Higher tiles": {"tile_block": 16},
+    }  # fmt: skip
 
     def __init__(self, source: str = "text") -> None:
         check_choice("source", source, FILES)

@@ -22,6 +22,12 @@ class Roofline(TimedPanel):
     machine for its ceilings and for what its backend reaches; recorded machines are there at once.
     """
 
+    presets = {
+        "Decoding one token": {"tokens": 1},
+        "Decoding 64 at once": {"tokens": 64},
+        "A prefill of 4,096": {"tokens": 4096},
+    }
+
     def __init__(self) -> None:
         self._measured: dict[str, Any] | None = None
         tokens = slider("Tokens", TOKENS, 1)

@@ -15,6 +15,12 @@ class TileWaste(Panel):
     """Nothing is measured here: tiles are counted, for loads drawn from Zipf's law."""
 
     draws = tile_waste
+    presets = {
+        "Decoding 64 tokens": {"tokens": 64, "block": 64},
+        "64 tokens in low tiles": {"tokens": 64, "block": 16},
+        "A prefill of 32,768": {"tokens": 32768, "block": 64},
+        "A few experts get most": {"tokens": 1024, "skew": 2.0},
+    }
 
     def __init__(self) -> None:
         super().__init__(

@@ -48,6 +48,20 @@ class CompareRouters(ReadingPanel):
 
     hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
     of_source = {"text": ("text", "layer"), "synthetic": ("skew", "tokens")}
+    presets = {
+        "Switch runs full": {
+            "routers": "token_choice,switch", "source": "synthetic", "skew": 2.0, "top_k": 1,
+            "capacity": "none", "mode": "training",
+        },
+        "Expert choice sees the future": {
+            "routers": "token_choice,expert_choice", "source": "text", "top_k": 1,
+            "capacity": "none", "mode": "training",
+        },
+        "A hash reads no meaning": {
+            "routers": "token_choice,hash", "source": "text", "top_k": 1, "capacity": "none",
+            "mode": "training",
+        },
+    }  # fmt: skip
 
     def __init__(self, family: str = "token choice", *, own: Rule | None = None) -> None:
         self.recorded, meta = recorded()
@@ -128,15 +142,17 @@ class CompareRouters(ReadingPanel):
 
         if loaded and wanted["source"] == "text":
             tokens = text_tokens(*loaded, wanted["text"], layer=wanted["layer"])
+            given = len(loaded[1].encode(wanted["text"]))
         else:
             skew, seed = wanted["skew"], wanted["seed"]
             tokens = synthetic_tokens(wanted["tokens"], NUM_EXPERTS, skew=skew, seed=seed)
+            given = wanted["tokens"]
         first, settings = tokens.first(MAX_TOKENS), _settings(wanted)
         decisions = [
             decision(first, name, settings, rule=self.own if name == OWN else None, prove=False)
             for name in self.choice.chosen
         ]
-        return decisions, len(tokens.pieces)
+        return decisions, given
 
     def _heading(self) -> str:
         value = self.values
@@ -154,7 +170,7 @@ class CompareRouters(ReadingPanel):
         if value["source"] == "synthetic":
             notes.append("c3: a token of cluster 3, which expert 3 suits best.")
         elif given > MAX_TOKENS:
-            notes.append(f"The first {MAX_TOKENS} of {given} tokens.")
+            notes.append(f"The first {MAX_TOKENS} of {given:,} tokens.")
         if value["temperature"] != 1 or value["noise"]:
             ungated = [self.names[name].title for name in self.choice.chosen if not gated(name)]
             if ungated:

@@ -27,6 +27,11 @@ class InsideLayer(ReadingPanel):
     """
 
     hangs_on = ("text", "layer", "weighting")
+    presets = {
+        "Rows in the order of experts": {"stage": "dispatch"},
+        "Weights that do not add up to 1": {"stage": "top-k", "weighting": "raw"},
+        "A sum as text": {"stage": "top-k", "text": "12 + 7 = 19"},
+    }
 
     def __init__(self) -> None:
         self.recorded = opening = recorded_trace(Anatomy, "inside_layer")

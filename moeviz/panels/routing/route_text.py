@@ -22,6 +22,11 @@ class RouteText(ReadingPanel):
     learner's own loads torch and the small model in the background."""
 
     hangs_on = ("text",)
+    presets = {
+        "Prose": {"text": "The cat sat on the mat and the dog lay by the door."},
+        "Code": {"text": "for i in range(10):\n    total = total + values[i]\nreturn total"},
+        "Sums": {"text": "12 + 7 = 19, 8 + 8 = 16, 30 - 4 = 26, 5 * 6 = 30"},
+    }
 
     def __init__(self) -> None:
         self.recorded = recorded_trace(Trace, "start_here")

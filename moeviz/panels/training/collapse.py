@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
 from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import button, choice, seed_box, size_choice, whole_box
-from moeviz.panels.cures_choice import chosen_cures, cure_controls
+from moeviz.panels.cures_choice import chosen_cures, cure_controls, switched
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
@@ -41,6 +41,12 @@ class Collapse(LivePanel):
 
     called, trained, series_label = "run", "the model", "then train the next seed"
     labels = (MODEL,)
+    # Of a seed whose recorded run collapses when nothing is done.
+    presets = {
+        "Let it collapse": switched(Cures()) | {"seed": 1},
+        "Cure it": switched(Cures(bias="sign")) | {"seed": 1},
+        "Freeze the router": switched(Cures(learning="frozen")) | {"seed": 1},
+    }
     # Of this process: whether each finished run collapsed, the run before this one, and who was
     # killed in this one: (step, layer, expert).
     _scores: ClassVar[dict[Configuration, bool]] = {}
@@ -142,7 +148,7 @@ class Collapse(LivePanel):
 
     def _set_controls_to(self, configuration: Any) -> None:
         cures, seed, size = configuration
-        values = asdict(cures) | {"z": bool(cures.z), "seed": seed, "size": size}
+        values = switched(cures) | {"seed": seed, "size": size}
         self.set_controls({name: v for name, v in values.items() if name in self.controls})
 
     def _configured(self, meta: dict[str, Any]) -> Configuration:

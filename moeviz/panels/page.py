@@ -1,0 +1,35 @@
+"""What a panel adds to its page: a style and scripts, in one widget that no redraw touches."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+
+from moeviz.pictures.hand import HAND, runs
+from moeviz.pictures.svg import PAGE_INK
+
+# JupyterLab gives widgets without a kernel the class jupyter-widgets-disconnected. Its broken link
+# on each of them explains nothing: one sentence stands for all.
+STYLE = f"""
+.moeviz-panel.jupyter-widgets-disconnected::after {{
+    content: "No kernel stands behind this picture: run its cell again (Shift+Enter).";
+    order: -1; margin: 2px; padding: 4px 8px; color: {PAGE_INK}; border-left: 4px solid #d55e00;
+}}
+.moeviz-panel.jupyter-widgets-disconnected::before,
+.moeviz-panel .jupyter-widgets-disconnected::before {{ display: none; }}
+/* A pressed button is told by more than a grey, and is not wider than before. */
+.moeviz-panel .mod-active, .moeviz-predict .mod-active {{
+    box-shadow: inset 0 -3px 0 currentColor; text-shadow: 0.4px 0 currentColor;
+}}
+.moeviz-panel :focus-visible:not([data-press]), .moeviz-predict :focus-visible {{
+    outline: 2px solid {PAGE_INK} !important; outline-offset: 1px;
+}}
+.moeviz-stale {{ opacity: 0.4; }}
+.moeviz-files > div {{ display: flex; }}
+.moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}
+"""
+
+
+def page() -> widgets.HTML:
+    """The widget of all of it; what hands do on pictures is of the pictures."""
+    html = f"<style>{STYLE}</style>{runs('speak.js', 'moeviz.panels')}{HAND}"
+    return widgets.HTML(html, layout=widgets.Layout(display="none"))

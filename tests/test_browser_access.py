@@ -1,0 +1,135 @@
+"""What a panel gives to those who do not see it, have no kernel or take it along: in a real
+JupyterLab and Chromium, by axe-core too."""
+
+import importlib.resources
+
+import pytest
+
+import lab_browser as browser
+from helpers.browser import start
+from moeviz import panels
+from moeviz.app.lab import SETTINGS
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+IMPORT = "from moeviz import panels"
+SLOTS, LAYER = ".moeviz-slots", ".moeviz-inside_layer"
+QUESTION = 'panels.Predict("02.sum")', 'panels.Outcome("02.sum")'
+ALL = browser.notebook(
+    IMPORT, *(f"panels.{name}()" for name in panels.__all__ if name not in ("Outcome", "Predict")),
+    *QUESTION,
+)  # fmt: skip
+OURS = ".moeviz-panel, .moeviz-predict, .moeviz-outcome"
+VIOLATIONS = """async css => (await axe.run(document.querySelectorAll(css))).violations.flatMap(
+    fault => fault.nodes.map(node => `${fault.id}: ${node.html.slice(0, 200)}`))"""
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_axe_finds_no_fault_in_any_panel(labs, theme):
+    """With all that a button hides in sight."""
+    source = importlib.resources.files("axe_playwright_python") / "axe.min.js"
+    with labs.opened(ALL, theme, timeout=400) as page:
+        shows = page.locator("button:is(.moeviz-more, .moeviz-take-away)")
+        for button in shows.all():
+            button.click()
+        for box in page.locator(".moeviz-show-table input").all():
+            box.check()
+        page.locator(".moeviz-files a").nth(len(panels.__all__) - 3).wait_for()
+        page.evaluate(source.read_text(encoding="utf-8"))
+        assert page.evaluate(VIOLATIONS, OURS) == []
+
+
+@pytest.mark.parametrize("level", ["widgets8", "widgets7"])
+def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentence(labs, level):
+    cells = IMPORT, "panels.Slots()", *QUESTION
+    with labs.opened(browser.notebook(*cells), level=level) as page:
+        factor = browser.slider_handle(page, f"{SLOTS} .moeviz-factor")
+        page.locator(f"{SLOTS} .moeviz-factor [aria-label=Factor]").wait_for()
+        assert factor.get_attribute("aria-valuetext") == "1.25"
+        region = page.locator(f"{SLOTS} .moeviz-status [role=status]")
+        before = region.inner_text()
+        region.evaluate("region => { region.kept = true }")
+        browser.press_slider(page, f"{SLOTS} .moeviz-factor", times=5)
+        page.locator(f"{SLOTS} .moeviz-factor [aria-valuetext='1.5']").wait_for()
+        page.locator(f"{SLOTS} .moeviz-status", has_not_text=before).wait_for()
+        assert region.evaluate("region => region.kept && region.ariaLive") == "polite"
+
+        overflow = page.get_by_role("group", name="Overflow")
+        pad = overflow.get_by_role("button", name="pad", pressed=False)
+        pad.click()
+        overflow.get_by_role("button", name="pad", pressed=True).wait_for()
+        overflow.get_by_role("button", name="drop", pressed=False).wait_for()
+        assert page.locator(f"{SLOTS} [title=null]").count() == 0
+
+        answer = page.locator(".moeviz-predict [role=status]")
+        answer.evaluate("region => { region.kept = true }")
+        page.get_by_role("button", name="less than 1", pressed=False).click()
+        page.get_by_role("button", name="less than 1", pressed=True).wait_for()
+        page.locator("button.moeviz-lock").click()
+        page.locator(".moeviz-predict [role=status]", has_text="You said").wait_for()
+        assert answer.evaluate("region => region.kept")
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_what_is_pressed_is_seen_and_so_is_the_focus(labs, theme):
+    """A line in the button's own ink, which reads on it, and a ring in the page's."""
+    with labs.opened(browser.notebook(IMPORT, "panels.Slots()"), theme) as page:
+        shown = "e => [getComputedStyle(e).color, getComputedStyle(e).boxShadow]"
+        pressed = page.locator(f"{SLOTS} .moeviz-overflow button.mod-active")
+        ink, line = pressed.evaluate(shown)
+        assert line == f"{ink} 0px -3px 0px 0px inset"
+        other = page.locator(f"{SLOTS} .moeviz-overflow button:not(.mod-active)")
+        assert ink not in other.evaluate(shown)[1]
+        page.locator(f"{SLOTS} .moeviz-seed input").focus()
+        page.keyboard.press("Shift+Tab")
+        ring = page.evaluate("() => getComputedStyle(document.activeElement).outline")
+        assert ring.endswith("solid 2px")
+
+
+def test_a_picture_and_its_state_are_taken_away(labs):
+    with labs.opened(browser.notebook(IMPORT, "panels.InsideLayer()")) as page:
+        browser.click(page, ".moeviz-next")
+        browser.wait_state(page, LAYER, "stage=softmax&")
+        assert page.locator(f"{LAYER} .moeviz-files a").count() == 0
+        page.locator(f"{LAYER} button.moeviz-take-away").click()
+        browser.click(page, ".moeviz-next")
+        browser.wait_state(page, LAYER, "stage=top-k&")
+        for name, start_of_file, holds in (
+            ("SVG", b"<svg", b"</svg>"), ("PNG", b"\x89PNG", b"IEND"),
+        ):  # fmt: skip
+            with page.expect_download() as download:
+                page.get_by_text(f"Download {name}", exact=True).click()
+            assert download.value.suggested_filename == f"inside_layer.{name.lower()}"
+            with open(download.value.path(), "rb") as file:
+                content = file.read()
+            assert content.startswith(start_of_file) and holds in content
+        page.get_by_role("button", name="Copy state").click()
+        page.locator(f"{LAYER} .moeviz-text input").focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.press("Control+V")
+        pasted = page.locator(f"{LAYER} .moeviz-text input").input_value()
+        assert pasted.startswith("inside_layer?text=") and "stage=top-k&" in pasted
+        browser.click(page, ".moeviz-opening")
+        browser.wait_state(page, LAYER, "stage=logits&")
+        page.get_by_role("button", name="Rows in the order of experts").click()
+        browser.wait_state(page, LAYER, "stage=dispatch&")
+
+
+def test_a_notebook_that_is_opened_again_shows_its_picture_and_how_to_wake_it(labs):
+    with labs.page() as page:
+        package, _, name = (plugin := "@jupyter-widgets/jupyterlab-manager:plugin").partition(":")
+        page.lab.set(name, SETTINGS[plugin], package)
+        start(page, browser.notebook(IMPORT, "panels.InsideLayer()"))
+        browser.click(page, ".moeviz-next")
+        browser.wait_state(page, LAYER, "stage=softmax&")
+        told = "css => getComputedStyle(document.querySelector(css), '::after').content"
+        assert page.evaluate(told, LAYER) == "none"
+        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        page.goto("about:blank")
+        page.lab.end_kernels()
+        page.faults.clear()  # what the page had asked for when it was closed
+        browser.open_notebook(page, page.lab, "a.ipynb")
+        browser.wait_state(page, LAYER, "stage=softmax&")
+        assert "Shift+Enter" in page.evaluate(told, LAYER)
+        assert browser.run_all(page) == []
+        browser.wait_state(page, LAYER, "stage=logits&")
+        assert page.evaluate(told, LAYER) == "none"

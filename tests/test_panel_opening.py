@@ -1,0 +1,102 @@
+"""How every exhibit is set up and taken away: presets, states, the opening, files."""
+
+import base64
+import inspect
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+
+import pytest
+
+from helpers.panels import (
+    LOUD,
+    MOVES,
+    NASTY,
+    at_ease,
+    content,
+    drawn,
+    everything,
+    exhibit,
+    family,
+    move,
+    moved,
+    press,
+    value_for,
+)
+from moeviz import panels
+from moeviz.panels.state import ODD_TEXT, read, written
+
+pytestmark = [
+    *LOUD,
+    pytest.mark.usefixtures("a_reader", "fresh_kernel", "dispatches_once"),
+]
+every = pytest.mark.parametrize("name", MOVES)
+PRESETS = [(name, words) for name in MOVES for words in getattr(panels, name).presets]
+
+
+def test_what_notebooks_tell_to_try_is_a_button():
+    few = {name: sum(name == of for of, _ in PRESETS) for name in MOVES}
+    assert all(number in (0, 2, 3, 4) for number in few.values())
+    assert [name for name, number in few.items() if not number] == [
+        "Claims", "Contenders", "LoudAndQuiet", "Race", "RuleSteps", "TileWalk",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words"), PRESETS)
+def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
+    panel = exhibit(name)()
+    buttons = {w.description: w for w in family(panel) if "moeviz-preset" in w._dom_classes}
+    assert [*buttons] == [*panel.presets]
+    wanted = panel.presets[words]
+    if wanted.items() <= panel.values.items():  # it opens like this
+        next(button for name, button in buttons.items() if name != words).click()
+        at_ease(panel)
+    before = content(panel)
+    buttons[words].click()
+    assert wanted.items() <= at_ease(panel).values.items()
+    assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
+
+
+@every
+def test_it_opens_on_a_state_and_is_reset_to_it(name):
+    first = moved(name)
+    panel = at_ease(exhibit(name)(state=first.state))
+    assert everything(panel) == everything(first)
+    plain = {n: c.value for n, c in exhibit(name)().controls.items() if not hasattr(c, "options")}
+    for control, value in plain.items():  # as it opens without a state
+        move(panel, control, value)
+    press(panel, "opening")
+    assert everything(at_ease(panel)) == everything(first)
+    with pytest.raises(ValueError, match=r"^A \w+ state has no depth; it has .*\.$"):
+        exhibit(name)(state=f"{panel.kind}?depth=3")
+    assert "state" in inspect.signature(exhibit(name)).parameters
+
+
+@every
+def test_the_picture_can_be_taken_away_while_that_row_is_open(name):
+    panel = exhibit(name)()
+    row, files = panel.take_away, panel.take_away.files
+    assert row.layout.display == "none" and files.value == ""
+    row.press.value = True
+    link = ElementTree.fromstring(files.value).find("a")
+    assert link.get("download") == f"{panel.kind}.svg"
+    kind, _, data = link.get("href").partition(",")
+    alone = base64.b64decode(data).decode()
+    # No style sheet of a page reaches a file.
+    assert kind == "data:image/svg+xml;base64" and "var(" not in alone
+    assert ElementTree.fromstring(alone).tag == "{http://www.w3.org/2000/svg}svg"
+    before = files.value
+    control = next(c for c in MOVES[name] if c not in ("config", "machine"))
+    move(panel, control, value_for(panel, name, control))
+    assert files.value != before or name == "Contenders"
+    row.press.value = False
+    assert row.layout.display == "none" and files.value == ""
+
+
+@pytest.mark.parametrize("value", [NASTY, " a  b ", "é × 7/2, 'a'", "\ud83d\x00\u200b", "", "5"])
+def test_a_state_is_readable_and_loses_nothing_and_old_ones_are_read(value):
+    values = {"text": value, "seed": "7"}
+    state = written("race", values)
+    for shown in (state, f"  {state}\n", f"race?{urlencode(values, errors=ODD_TEXT)}"):
+        assert read("race", shown) == values
+    assert state.isprintable() and not {*'<>"\\\n'} & {*state}
+    assert written("a", {"b": "DeepSeek-V3 / R1, 2 × 3"}) == "a?b=DeepSeek-V3 / R1, 2 × 3"
