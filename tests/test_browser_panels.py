@@ -345,7 +345,7 @@ def test_12(labs):
         browser.wait_state(page, DISPATCH, r"step=1&")
         browser.press_slider(page, f"{DISPATCH} .moeviz-step", "ArrowRight")
         browser.wait_state(page, DISPATCH, r"step=2&")
-        page.locator(f"{DISPATCH} .moeviz-stage button", has_text="scatter").first.click()
+        page.locator(f"{DISPATCH} svg [data-press]", has_text="scatter").first.click()
         browser.wait_state(page, DISPATCH, r"step=13&")
         page.locator(f"{DISPATCH} button.moeviz-play").first.click()
         browser.wait_state(page, DISPATCH, r"step=15&")
@@ -354,6 +354,7 @@ def test_12(labs):
         # The kernels run here, in the interpreter where there is no GPU.
         page.locator(f"{DISPATCH} .moeviz-tile-block button", has_text="8").first.click()
         browser.wait_state(page, DISPATCH, r"tile_block=8&")
+        page.locator(f"{DISPATCH} button.moeviz-more").first.click()
         page.locator(f"{DISPATCH} .moeviz-source button", has_text="synthetic").first.click()
         browser.wait_state(page, DISPATCH, r"source=synthetic&")
         browser.press_slider(page, f"{DISPATCH} .moeviz-tokens", "ArrowRight")

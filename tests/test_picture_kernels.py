@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from helpers.picture_cases import CPU, LAYER, TRACES, dispatch_by_hand, evil_case, recorded_json
-from helpers.pictures import parse, texts
+from helpers.pictures import parse, presses, texts, things
 from moeviz.costs import distinct_experts
 from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
@@ -25,6 +25,7 @@ from moeviz.pictures.kernels.tile_waste import (
     waste_curves,
     zipf_load,
 )
+from moeviz.records.dispatch import STAGES
 from moeviz_kernels.tiles import grouped_order
 
 # Dispatch.
@@ -34,7 +35,7 @@ from moeviz_kernels.tiles import grouped_order
 def test_every_step_says_something_else_at_the_same_height(name):
     trace = TRACES[name]
     drawn = [dispatch(trace, step) for step in range(trace.steps)]
-    assert len({parse(picture).get("viewBox") for picture in drawn}) == 1
+    assert len({tuple(part.get("viewBox") for part in parse(picture)) for picture in drawn}) == 1
     assert max(len(picture.summary) for picture in drawn) < 125, "one line above the picture"
     if name == "dispatch":
         assert len({picture.summary for picture in drawn}) == trace.steps
@@ -70,6 +71,36 @@ def test_the_scatters_arithmetic_is_written_out():
         sums = re.findall(r"row = (\d+) \+ (\d+) \+ (\d+) = (\d+)", text)
         assert len(sums) == trace.sort_block
         assert all(int(a) + int(b) + int(c) == int(d) for a, b, c, d in sums)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_an_assignment_is_lit_in_every_lane_and_list_with_its_token_and_its_expert(name):
+    trace = TRACES[name]
+    picture = dispatch(trace, trace.step_at("GEMM", 0))
+    for index, row in enumerate(trace.rank):
+        t, e = index // trace.top_k, int(trace.expert.reshape(-1)[index])
+        kin = things(picture, f"a{index}")
+        moves = row in trace.tile_rows(0)
+        assert len(kin) == (4 if moves else 2), "both lanes; the arrow between, the row below"
+        assert {thing.get("data-kin") for thing in kin} == {kin[0].get("data-kin")}
+        tile = next(g for g in range(len(trace.tile_expert)) if row in trace.tile_rows(g))
+        assert {f"t{t}", f"e{e}", f"g{tile}"} < {*kin[0].get("data-kin").split()}
+        tip = kin[0].findtext("{*}title")
+        assert tip.startswith(f"token {t} '{trace.tokens[t]}' → expert {e}, weight 0.")
+        assert f"; row {row}" in tip
+
+
+def test_what_is_pressed_in_a_dispatch_goes_to_a_step_of_it():
+    trace = dispatch_by_hand()
+    for step in range(trace.steps):
+        pressed = [sets for _, sets in presses(dispatch(trace, step))]
+        assert {key for sets in pressed for key in sets} == {"step"}
+        steps = [int(sets["step"]) for sets in pressed]
+        assert steps[:7] == [trace.step_at(stage) for stage in STAGES]
+        assert all(0 <= step < trace.steps for step in steps)
+        stage, program = trace.at(step)
+        if stage not in ("top-k", "tiles") and (stage != "GEMM" or trace.tile_rows(program)):
+            assert step in steps[7:], "the step's own program among those of its stage"
 
 
 # Tile waste.

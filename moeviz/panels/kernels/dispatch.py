@@ -12,7 +12,7 @@ from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.dispatch import dispatch
-from moeviz.records.dispatch import STAGES, DispatchTrace
+from moeviz.records.dispatch import DispatchTrace
 
 SOURCES = (("your text", "text"), ("synthetic tokens", "synthetic"))
 FILES = {"text": "dispatch", "synthetic": "dispatch_zipf"}
@@ -46,26 +46,25 @@ class Dispatch(ReadingPanel):
         opening = recorded["text"] | recorded["synthetic"] | recorded[source]
         self._position: tuple[DispatchTrace, int] | None = None  # the batch and its step
         self.player = Player(self, whole_slider("Step", 0, MOST_STEPS, 0, width="420px"))
-        self.stage = choice("Stage", STAGES, STAGES[0], "86px").add_class("moeviz-stage")
-        self.stage.observe(lambda _: self._jump(), "value")
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
-            [self.stage],
             self.player.bar,
             {
                 "top_k": choice("K", (1, 2), opening["top_k"], "44px"),
                 "sort_block": choice("Sort block", BLOCKS, opening["sort_block"], "44px"),
                 "tile_block": choice("BLOCK_M", BLOCKS, opening["tile_block"], "44px"),
             },
-            {
-                "source": choice("Batch", SOURCES, opening["source"], "140px"),
-                "tokens": whole_slider("Tokens", 4, 24, opening["tokens"]),
-            },
-            {
-                "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-                "text": text_box(opening["text"], "620px", "72px"),
-            },
-            {"skew": skew_slider(opening["skew"]), "seed": seed_box(opening["seed"])},
+            more=[
+                {
+                    "source": choice("Batch", SOURCES, opening["source"], "140px"),
+                    "tokens": whole_slider("Tokens", 4, 24, opening["tokens"]),
+                },
+                {
+                    "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
+                    "text": text_box(opening["text"], "620px", "72px"),
+                },
+                {"skew": skew_slider(opening["skew"]), "seed": seed_box(opening["seed"])},
+            ],
         )
 
     def check_state(self, given: dict[str, str]) -> None:
@@ -73,14 +72,6 @@ class Dispatch(ReadingPanel):
         the stage that is shown."""
         self.controls["step"].max = MOST_STEPS
         self._position = None
-
-    # Moving.
-
-    def _jump(self) -> None:
-        if not self._quiet and self._position is not None:
-            trace, step = self._position
-            if trace.at(step)[0] != self.stage.value:
-                self.controls["step"].value = trace.step_at(self.stage.value)
 
     @property
     def busy(self) -> bool:
@@ -123,8 +114,7 @@ class Dispatch(ReadingPanel):
             control.value = min(step, control.max)
             control.max = trace.steps - 1
             control.value = step
-            self._position = trace, step
-            self.stage.value = trace.at(step)[0]
+        self._position = trace, step
         return step
 
     def make(self, wanted: Values) -> None:

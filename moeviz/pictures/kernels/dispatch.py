@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from moeviz.pictures.kernels.dispatch_detail import DETAIL, TOP, detail_height
+from moeviz.pictures.kernels import things
+from moeviz.pictures.kernels.dispatch_detail import DETAIL, WIDTH, detail_height
 from moeviz.pictures.plot import box, expert_box, stages
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, shorten, text_width
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    RULE,
+    Picture,
+    Svg,
+    expert_colour,
+    ink_on,
+    shorten,
+    text_width,
+)
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
-WIDTH = 900.0
 ACTIVE = "#0072b2"
 LANE_A, LANE_B, CELL = 108.0, 222.0, 24.0
+HEIGHT = LANE_B + 104.0
 COLUMNS = ("assignment", "token", "expert", "weight", "program", "row", "slot", "tile")
 FORMULAS = {
     "top-k": "expert_TK, weight_TK = top-k of softmax(logits_TE)",
@@ -25,30 +34,31 @@ FORMULAS = {
 
 
 def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
-    """The batch at one step (0 to trace.steps - 1): above, the assignments in token order and where
-    their rows go; below, what the program of this step computes. note: where it was computed."""
-    stage, program = trace.at(step)
-    summary = _summary(trace, stage, program)
-    svg = Svg(WIDTH, TOP + detail_height(trace), f"Dispatch, step {step}: {stage}", summary)
+    """The batch at one step (0 to trace.steps - 1): the assignments in token order and where their
+    rows go; beside it, what the program of this step computes. note: where it was computed."""
+    stage, number = trace.at(step)
+    summary = _summary(trace, stage, number)
+    svg = Svg(WIDTH, HEIGHT, f"Dispatch, step {step}: {stage}", summary)
     stages(svg, WIDTH, STAGES, stage, lambda name: {"step": trace.step_at(name)}, first=0)
     # How far the stage has come.
-    pitch, done = WIDTH / len(STAGES), (program + 1) / trace.steps_of(stage)
+    pitch, done = WIDTH / len(STAGES), (number + 1) / trace.steps_of(stage)
     svg.rect(STAGES.index(stage) * pitch + 2, 35, (pitch - 16) * done, 4, ACTIVE)
-    svg.text(0, 60, FORMULAS[stage], size=14, mono=True)
-    svg.text(WIDTH, LANE_A - 26, note, anchor="end", fill=MUTED)
-    _Lanes(trace).draw(svg, stage, program)
-    DETAIL[stage](svg, trace, program)
+    svg.text(0, 60, FORMULAS[stage], mono=True)
+    _Lanes(trace, svg, stage, number).draw()
+    svg.text(0, HEIGHT - 4, note, fill=MUTED)
+    DETAIL[stage](svg.beside(WIDTH, detail_height(trace)), trace, number)
     return svg.picture(COLUMNS, _table(trace))
 
 
 class _Lanes:
     """Assignments in token order (lane A), rows sorted by expert (lane B), and what moves."""
 
-    def __init__(self, trace: DispatchTrace) -> None:
-        self.trace = trace
+    def __init__(self, trace: DispatchTrace, svg: Svg, stage: str, number: int) -> None:
+        self.trace, self.svg, self.stage, self.number = trace, svg, stage, number
         num_rows, num_tokens = len(trace.order), len(trace.tokens)
         self.gap = 3.0
         self.unit = min(30.0, (WIDTH - self.gap * num_tokens) / max(num_rows, 1))
+        self.cell = self.unit - 1
 
     def a(self, assignment: int) -> float:
         """The left edge of an assignment's cell."""
@@ -57,79 +67,105 @@ class _Lanes:
     def b(self, row: int) -> float:
         return row * self.unit + int(self.trace.row_expert[row]) * self.gap
 
-    def draw(self, svg: Svg, stage: str, program: int) -> None:
-        trace, place = self.trace, STAGES.index(stage)
-        block, num_rows = trace.sort_block, len(trace.order)
+    def draw(self) -> None:
+        place, num_rows = STAGES.index(self.stage), len(self.trace.order)
         placed = place >= STAGES.index("scatter")
-        done = min((program + 1) * block if stage == "scatter" else num_rows, num_rows) * placed
-        self._tokens(svg, program if stage == "combine" else -1)
-        cell = self.unit - 1
-        for i, e in enumerate(trace.expert.reshape(-1).tolist()):
-            now = stage in ("histogram", "scatter") and i // block == program
-            if i < done and not now:  # a ghost of what has gone
-                edge = expert_colour(e)
-                box(svg, self.a(i), LANE_A, cell, CELL, "none", str(e), stroke=edge, ink=MUTED)
-            else:
-                expert_box(svg, self.a(i), LANE_A, cell, CELL, e, str(e))
-        if stage in ("top-k", "histogram", "scan", "scatter"):
-            self._programs(svg, program if stage in ("histogram", "scatter") else -1)
-        for row in range(num_rows):
-            i, e = int(trace.order[row]), int(trace.row_expert[row])
-            if i < done:
-                expert_box(svg, self.b(row), LANE_B, cell, CELL, e, str(i // trace.top_k))
-            else:
-                x, edge = (self.b(row), expert_colour(e)) if placed else (row * self.unit, RULE)
-                svg.rect(x, LANE_B, cell, CELL, "none", stroke=edge)
+        last = (self.number + 1) * self.trace.sort_block if self.stage == "scatter" else num_rows
+        done = min(last, num_rows) * placed
+        self._tokens()
+        self._assignments(done)
+        if not placed or self.stage == "scatter":
+            self._programs()
+        self._rows(placed, done)
         if placed:
-            self._segments(svg)
+            self._segments()
         if place >= STAGES.index("tiles"):
-            self._tiles(svg, program if stage == "GEMM" else -1)
-        for i, row in self._moving(stage, program):
-            self._arrow(svg, i, row, stage)
+            self._tiles()
+        for i, row in self._moving():
+            self._arrow(i, row)
         note = "number in a row: its token · bar: the expert of the rows above it"
         if not placed:
             note = "rows: empty, no one knows yet where they go"
         elif place >= STAGES.index("tiles"):
             note += " · bracket: a tile"
-        svg.text(0, LANE_B + (80 if placed else CELL + 15), note, fill=MUTED)
+        self.svg.text(0, LANE_B + (80 if placed else CELL + 15), note, fill=MUTED)
 
-    def _moving(self, stage: str, program: int) -> list[tuple[int, int]]:
+    def _moving(self) -> list[tuple[int, int]]:
         """(assignment, row) of what this step moves."""
-        trace = self.trace
-        if stage == "scatter":
-            first = program * trace.sort_block
+        trace, number = self.trace, self.number
+        if self.stage == "scatter":
+            first = number * trace.sort_block
             last = min(first + trace.sort_block, len(trace.order))
             return [(i, int(trace.rank[i])) for i in range(first, last)]
-        if stage == "GEMM":
-            return [(int(trace.order[row]), row) for row in trace.tile_rows(program)]
-        first, last = program * trace.top_k, (program + 1) * trace.top_k
-        return [(i, int(trace.rank[i])) for i in range(first, last) if stage == "combine"]
+        if self.stage == "GEMM":
+            return [(int(trace.order[row]), row) for row in trace.tile_rows(number)]
+        first, last = number * trace.top_k, (number + 1) * trace.top_k
+        return [(i, int(trace.rank[i])) for i in range(first, last) if self.stage == "combine"]
 
-    def _tokens(self, svg: Svg, marked: int) -> None:
-        caption = "assignments in token order; number and colour: the expert asked for"
+    def _tokens(self) -> None:
+        svg, caption = (
+            self.svg,
+            "assignments in token order; number and colour: the expert asked for",
+        )
         svg.text(0, LANE_A - 26, caption, fill=MUTED)
         room = self.unit * self.trace.top_k
         fits = max(int((room + self.gap - 2) / text_width("x", 12)), 1)
-        for t, token in enumerate(self.trace.tokens):
-            x, name = self.a(t * self.trace.top_k), shorten(token, fits)
-            if t == marked:
-                left, top = max(x - 2, 1), LANE_A - 18
-                width = min(x + room + 1, WIDTH - 1) - left
-                svg.rect(left, top, width, CELL + 21, "none", stroke=INK, stroke_width=2)
-            svg.text(x + room / 2, LANE_A - 5, name, anchor="middle", mono=True)
+        for t, name in enumerate(self.trace.tokens):
+            x = self.a(t * self.trace.top_k)
+            with things.token(svg, self.trace, t, self.stage):
+                if self.stage == "combine" and t == self.number:
+                    left, top = max(x - 2, 1), LANE_A - 18
+                    width = min(x + room + 1, WIDTH - 1) - left
+                    svg.rect(left, top, width, CELL + 21, "none", stroke=INK, stroke_width=2)
+                middle, text = x + room / 2, shorten(name, fits)
+                svg.text(middle, LANE_A - 5, text, anchor="middle", mono=True)
 
-    def _programs(self, svg: Svg, active: int) -> None:
+    def _assignments(self, done: int) -> None:
+        for i, e in enumerate(self.trace.expert.reshape(-1).tolist()):
+            now = self.stage in ("histogram", "scatter")
+            now = now and i // self.trace.sort_block == self.number
+            with things.assignment(self.svg, self.trace, i):
+                if i < done and not now:  # a ghost of what has gone
+                    box(self.svg, self.a(i), LANE_A, self.cell, CELL, "transparent", str(e),
+                        stroke=expert_colour(e), ink=MUTED)  # fmt: skip
+                else:
+                    expert_box(self.svg, self.a(i), LANE_A, self.cell, CELL, e, str(e))
+
+    def _rows(self, placed: bool, done: int) -> None:
+        svg, trace = self.svg, self.trace
+        for row, (i, e) in enumerate(zip(trace.order.tolist(), trace.row_expert, strict=True)):
+            if i < done:
+                with things.assignment(svg, trace, i):
+                    self._row(self.b(row), int(e), str(i // trace.top_k))
+            elif placed:
+                with svg.thing(f"e{e}", tip=f"row {row}, of expert {e}: not written yet"):
+                    edge = expert_colour(int(e))
+                    svg.rect(self.b(row), LANE_B, self.cell, CELL, "transparent", stroke=edge)
+            else:
+                svg.rect(row * self.unit, LANE_B, self.cell, CELL, "none", stroke=RULE)
+
+    def _row(self, x: float, e: int, number: str) -> None:
+        """A row with the number of its token, upright where it is too narrow."""
+        lies = text_width(number, 12) <= self.cell + 1
+        expert_box(self.svg, x, LANE_B, self.cell, CELL, e, number if lies else "")
+        if not lies:
+            ink, x = ink_on(expert_colour(e)), x + self.cell / 2 + 4.4
+            self.svg.text(x, LANE_B + CELL / 2, number, anchor="middle", rotate=-90, fill=ink)
+
+    def _programs(self) -> None:
         """Which program of the sort takes which assignments."""
         block, num_rows = self.trace.sort_block, len(self.trace.order)
         y = LANE_A + CELL + 6
         for p in range(len(self.trace.count)):
             left = self.a(p * block)
-            right = self.a(min((p + 1) * block, num_rows) - 1) + self.unit - 1
+            right = self.a(min((p + 1) * block, num_rows) - 1) + self.cell
             wide = right - left > text_width("program 00", 12)
             name = f"program {p}" if wide else f"p{p}"
-            _bracket(svg, left, right, y, 3, name, RULE, active=p == active)
+            active = self.stage in ("histogram", "scatter") and p == self.number
+            with things.program(self.svg, self.trace, p, self.stage):
+                _bracket(self.svg, left, right, y, 3, name, RULE, active=active)
 
-    def _segments(self, svg: Svg) -> None:
+    def _segments(self) -> None:
         for e in range(self.trace.num_experts):
             first, last = int(self.trace.offsets[e]), int(self.trace.offsets[e + 1])
             if first == last:
@@ -137,31 +173,35 @@ class _Lanes:
             width = (last - first) * self.unit - 1
             label = f"expert {e}" if width > text_width("expert 0", 12) + 4 else f"e{e}"
             label = label if width > text_width(label, 12) else ""
-            expert_box(svg, self.b(first), LANE_B + CELL + 2, width, 15, e, label, bold=True)
+            y = LANE_B + CELL + 2
+            with things.expert(self.svg, self.trace, e):
+                expert_box(self.svg, self.b(first), y, width, 15, e, label, bold=True)
 
-    def _tiles(self, svg: Svg, active: int) -> None:
-        y = LANE_B + CELL + 21
+    def _tiles(self) -> None:
+        y = LANE_B + CELL + 25
         for g in range(len(self.trace.tile_expert)):
-            rows = self.trace.tile_rows(g)
-            if rows:
-                left, right = self.b(rows[0]), self.b(rows[-1]) + self.unit - 1
-                _bracket(svg, left, right, y + 4, 4, str(g), MUTED, active=g == active)
+            if rows := self.trace.tile_rows(g):
+                left, right = self.b(rows[0]), self.b(rows[-1]) + self.cell
+                active = self.stage == "GEMM" and g == self.number
+                with things.tile(self.svg, self.trace, g):
+                    _bracket(self.svg, left, right, y, 4, str(g), MUTED, active=active)
 
-    def _arrow(self, svg: Svg, assignment: int, row: int, stage: str) -> None:
-        half = (self.unit - 1) / 2
+    def _arrow(self, index: int, row: int) -> None:
+        svg, half = self.svg, self.cell / 2
         colour = expert_colour(int(self.trace.row_expert[row]))
-        top = LANE_A + CELL + (25 if stage == "scatter" else 2)  # below the programs' names
-        ends = [(self.a(assignment) + half, top), (self.b(row) + half, LANE_B - 2)]
-        if stage == "combine":
+        top = LANE_A + CELL + (25 if self.stage == "scatter" else 2)  # below the programs' names
+        ends = [(self.a(index) + half, top), (self.b(row) + half, LANE_B - 2)]
+        if self.stage == "combine":
             ends.reverse()
         (x1, y1), (x2, y2) = ends
         length = max(((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5, 1.0)
         dx, dy = (x2 - x1) / length, (y2 - y1) / length
         back = (x2 - 8 * dx, y2 - 8 * dy)
-        svg.line(x1, y1, *back, stroke=MUTED, width=3.4)  # yellow alone is lost on white
-        svg.line(x1, y1, *back, stroke=colour, width=2)
-        tip = [(x2, y2), (back[0] + 4 * dy, back[1] - 4 * dx), (back[0] - 4 * dy, back[1] + 4 * dx)]
-        svg.polygon(tip, fill=colour)
+        sides = [(back[0] + s * 4 * dy, back[1] - s * 4 * dx) for s in (1, -1)]
+        with things.assignment(svg, self.trace, index):
+            svg.line(x1, y1, *back, stroke=MUTED, width=3.4)  # yellow alone is lost on white
+            svg.line(x1, y1, *back, stroke=colour, width=2)
+            svg.polygon([(x2, y2), *sides], fill=colour)
 
 
 def _bracket(
@@ -224,13 +264,10 @@ def _plural(count: int, what: str) -> str:
 
 def _table(trace: DispatchTrace) -> list[tuple[object, ...]]:
     """Every assignment's whole way; the tile is that of its row."""
-    tile_of = np.full(len(trace.order), -1)
-    for g in range(len(trace.tile_expert)):
-        tile_of[list(trace.tile_rows(g))] = g
     expert_N, weight_N = trace.expert.reshape(-1), trace.weight.reshape(-1)
     token_N = [f"{t} {token}" for t, token in enumerate(trace.tokens) for _ in range(trace.top_k)]
     return [
         (i, token_N[i], int(expert_N[i]), f"{weight_N[i]:.3f}", i // trace.sort_block, int(row),
-         int(trace.slot[row]), int(tile_of[row]))
+         int(trace.slot[row]), things.tile_of(trace, int(row)))
         for i, row in enumerate(trace.rank)
     ]  # fmt: skip
