@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,9 @@ from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 
-WIDTH, HEIGHT = 900.0, 500.0
+WIDTH, SIDE, HEIGHT = 600.0, 260.0, 516.0
 HITS = tuple(i / 50 for i in range(51))
 REACHED = (0.2, 0.4)  # of the bound: what measured systems reach
 COLUMNS = ("hit rate", "over the link, GB a token", "bound, tokens/s", "at 20 to 40 % of it")
@@ -44,7 +45,7 @@ class Link:
 # DDR5, and the data sheet of a fast PCIe 4 drive.
 LINKS = {
     "nvme": Link("NVMe SSD", 7e9, "#cc79a7", "2 3", "a PCIe 4.0 x4 drive's sequential read"),
-    "pcie3": Link("PCIe 3 x16", 16e9, "#56b4e9", "9 3 2 3", "PCI-SIG, 16 lanes × 8 GT/s"),
+    "pcie3": Link("PCIe 3 x16", 16e9, "#6e6e6e", "9 3 2 3", "PCI-SIG, 16 lanes × 8 GT/s"),
     "pcie4": Link("PCIe 4 x16", 32e9, "#009e73", "7 3", "PCI-SIG, 16 lanes × 16 GT/s"),
     "pcie5": Link("PCIe 5 x16", 64e9, "#0072b2", "", "PCI-SIG, 16 lanes × 32 GT/s"),
     "host": Link(
@@ -91,6 +92,11 @@ class Setup:
         return experts, weights.total - experts
 
     @property
+    def holds_all(self) -> bool:
+        """Whether the device's memory has room for all weights, so that no link is needed."""
+        return sum(self.weights) <= self.chip.memory_bytes
+
+    @property
     def even_hit_rate(self) -> float:
         """The share of the experts that lies in the device's memory beside all other weights: the
         hit rate under even routing, where no cache can do better."""
@@ -103,18 +109,22 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     hit rate in per cent."""
     setup = Setup(sparse_sizes_of(model_name), device(device_name), plan)
     chip, chosen, rate = setup.chip, LINKS[link], hit / 100
-    experts, others = setup.weights
+    others = setup.weights[1]
     svg = Svg(WIDTH, HEIGHT, "Experts behind a link", _summary(setup, chosen, rate))
-    heading(
-        svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence on one {chip.name}",
-        f"{(experts + others) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB of them no "
-        f"experts, and {chip.memory_bytes / 1e9:,.0f} GB of memory: {setup.even_hit_rate:.0%} of "
-        "the experts lie there",
-    )  # fmt: skip
+    heading(svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence at a time")
+    held = f"{setup.even_hit_rate:.0%} of the experts lie"
+    if setup.holds_all:
+        held = "all experts lie"
+    sizes = (
+        f"{sum(setup.weights) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB of it no experts",
+        f"one {chip.name}, {chip.memory_bytes / 1e9:,.0f} GB of memory: {held} there",
+    )
+    paragraph(svg, 0, 36, sizes, fill=MUTED)
     _plot(svg, setup, chosen, rate)
-    _legend(svg, setup, chosen, rate)
+    _legend(svg.beside(SIDE, HEIGHT), setup, chosen, rate)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
-    paragraph(svg, 0, HEIGHT - 26, (source_line(chip), nominal), fill=MUTED)
+    lines = [line for note in (source_line(chip), nominal) for line in textwrap.wrap(note, 88)]
+    paragraph(svg, 0, 466, lines, 17, fill=MUTED)
     return svg.picture(COLUMNS, _table(setup, chosen))
 
 
@@ -125,15 +135,21 @@ def _summary(setup: Setup, link: Link, rate: float) -> str:
             f"Even without its experts the model takes {others / 1e9:,.1f} GB: it does not fit the "
             f"{memory / 1e9:,.0f} GB of {setup.chip.name}."
         )
+    if setup.holds_all:
+        return (
+            f"All experts lie in the memory of {setup.chip.name}: every hit rate is 100 %, and no "
+            f"link is needed. That memory alone allows {three(setup.speed(LINKS['pcie5'], 1.0))} "
+            "tokens/s at most; a lower rate would be that of a device with less room."
+        )
     best = setup.speed(link, rate)
     if link.host_computes:
         sentence = (
-            f"The host computes its experts: at most {best:,.3g} tokens/s, whatever is cached."
+            f"The host computes its experts: at most {three(best)} tokens/s, whatever is cached."
         )
     else:
         sentence = (
             f"{link.label} at a hit rate of {rate:.0%}: {setup.gigabytes(link, rate):.3g} GB come "
-            f"over it for every token, at most {best:,.3g} tokens/s."
+            f"over it for every token, at most {three(best)} tokens/s."
         )
         if rate > even:
             sentence += (
@@ -144,26 +160,37 @@ def _summary(setup: Setup, link: Link, rate: float) -> str:
 
 def _reached(best: float) -> str:
     low, high = (share * best for share in REACHED)
-    return f"{low:,.3g} to {high:,.3g}"
+    return f"{three(low)} to {three(high)}"
 
 
 def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    x, y = Scale(0, 100, 62, 640), LogScale(0.05, 1000, 400, 82)
+    x, y = Scale(0, 100, 62, 580), LogScale(0.05, 1000, 406, 96)
     axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
     even, at = x(100 * setup.even_hit_rate), x(100 * rate)
     svg.line(even, y.start, even, y.end, stroke=INK, dash="2 4", width=1.5)
-    for link in LINKS.values():
+    for name, link in LINKS.items():
         best = {100 * hit: setup.speed(link, hit) for hit in HITS}
-        if link is chosen:
-            low, high = (
-                [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
-            )
-            svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
-        curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), _key(link, link is chosen))
+        with svg.thing(name):
+            if link is chosen:
+                low, high = (
+                    [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
+                )
+                svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
+            line = _key(link, link is chosen)
+            curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
-    best_here = _clip(setup.speed(chosen, rate), y)
-    mark(svg, "circle", at, y(best_here), chosen.colour, 7, stroke=INK)
+    mark(svg, "circle", at, y(_clip(setup.speed(chosen, rate), y)), chosen.colour, 7, stroke=INK)
+    if setup.holds_all:
+        words = "All experts lie in this memory: every hit rate is 100 %."
+        svg.text(x(50), y.end + 20, words, size=13, bold=True, anchor="middle", halo=True)
+    half = (x(2) - x(0)) / 2
+    for hit in HITS:
+        percent = round(100 * hit)
+        best_here = three(setup.speed(chosen, hit))
+        tip = f"{percent} % hits over {chosen.label}: at most {best_here} tokens/s"
+        with svg.thing(tip=tip, press={"hit": percent}, drag=True):
+            svg.rect(x(percent) - half, y.end, 2 * half, y.start - y.end, "transparent")
 
 
 def _key(link: Link, chosen: bool) -> Key:
@@ -175,23 +202,25 @@ def _clip(value: float, y: Scale) -> float:
 
 
 def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    left = 668.0
-    svg.text(left, 92, f"tokens/s at most, {rate:.0%} hits", bold=True)
-    legend(svg, left, 118, (_key(each, each is chosen) for each in LINKS.values()), down=26)
-    for i, link in enumerate(LINKS.values()):
-        best = f"{setup.speed(link, rate):,.3g}"
-        svg.text(WIDTH, 118 + i * 26, best, anchor="end", bold=link is chosen)
-    svg.rect(left, 250, 26, 16, chosen.colour, opacity=0.3)
-    paragraph(svg, left + 34, 263, ("20 to 40 % of it: what", "measured systems reach"))
-    svg.line(left + 13, 298, left + 13, 330, stroke=INK, dash="2 4", width=1.5)
+    svg.text(0, 98, f"tokens/s at most, {rate:.0%} hits", bold=True)
+    for i, (name, each) in enumerate(LINKS.items()):
+        y, best = 124.0 + 26 * i, three(setup.speed(each, rate))
+        words = f"{each.label}, {each.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
+        with svg.thing(name, tip=words, press={"link": name}):
+            svg.rect(0, y - 17, SIDE, 24, "transparent")
+            legend(svg, 0, y, (_key(each, each is chosen),))
+            svg.text(SIDE - 10, y, best, anchor="end", bold=each is chosen)
+    svg.rect(0, 256, 26, 16, chosen.colour, opacity=0.3)
+    paragraph(svg, 34, 269, ("20 to 40 % of it: what", "measured systems reach"))
+    svg.line(13, 304, 13, 336, stroke=INK, dash="2 4", width=1.5)
     fits = f"{setup.even_hit_rate:.0%}: as many experts as", "fit, if routing is even"
-    paragraph(svg, left + 34, 309, fits)
+    paragraph(svg, 34, 315, fits)
     flat = "Where a curve is flat, the", "device's own memory limits."
-    paragraph(svg, left, 357, flat, fill=MUTED)
+    paragraph(svg, 0, 363, flat, fill=MUTED)
 
 
 def _table(setup: Setup, link: Link) -> Iterator[tuple[object, ...]]:
     for percent in range(0, 101, 5):
         best = setup.speed(link, percent / 100)
         over = setup.gigabytes(link, percent / 100)
-        yield f"{percent} %", f"{over:.3g}", f"{best:,.3g}", _reached(best)
+        yield f"{percent} %", f"{over:.3g}", three(best), _reached(best)
