@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
-from helpers.pictures import marks
+from helpers.pictures import marks, texts
 from moeviz.costs import (
     CLAIMS,
     DEVICES,
@@ -210,7 +210,11 @@ def test_the_exchange_adds_up():
     assert f"{traffic.seconds(160e9, 50e9) * 1e6:.0f} µs a layer" in summary
     assert [row[1] for row in exchange(**SEND).rows] == [d // 8 for d in range(64)]
     # One node has nothing to send to another, and a limit beyond the nodes is none.
-    assert "0 B between" in exchange(**SEND | dict(nodes=1)).summary
+    alone = exchange(**SEND | dict(nodes=1))
+    assert "0 B between" in alone.summary and "between nodes" not in texts(alone)
+    assert texts(alone)[1] == "1 node × 8 devices, 128 tokens on each"
+    stays = sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND), "rect"))
+    assert stays >= 64, "a device and itself"
     assert exchange(**SEND | dict(nodes=4, node_limit=4)) == exchange(**SEND | dict(nodes=4))
 
 
@@ -238,6 +242,10 @@ def test_a_link_bounds_until_the_devices_memory_does():
     assert Setup(MODELS["Kimi K2"].architecture, device("T4"), "bf16").even_hit_rate == 0.0
     summary = offloading(**LINK | {"model_name": "Kimi K2", "plan": "bf16"}).summary
     assert summary.startswith("Even without its experts the model takes")
+    roomy = offloading(**LINK | {"device_name": "B200 SXM", "hit": 5})
+    assert roomy.summary.startswith("All experts lie in the memory of B200 SXM")
+    assert "every hit rate is 100 %." in " ".join(texts(roomy))
+    assert "every hit rate" not in offloading(**LINK).svg
 
 
 def test_the_device_is_named_with_its_source():

@@ -47,8 +47,8 @@ MOVES = {
         "layer": 2, "source": "synthetic", "skew": 0.0, "seed": 3, "step": 9,
     },
     "Exchange": {
-        "model_name": "Kimi K2", "nodes": 4, "devices_per_node": 4, "tokens": 1,
-        "copies": "node", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7,
+        "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
+        "copies": "expert", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7,
     },
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",

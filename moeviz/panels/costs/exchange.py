@@ -29,15 +29,16 @@ class Exchange(Panel):
     }  # fmt: skip
 
     def __init__(self) -> None:
+        # It opens where the cells differ: copies for each expert go evenly to all devices.
         super().__init__(
             {"model_name": model_choice(MODELS, "DeepSeek-V3 / R1")},
             {
-                "copies": choice("A copy for", COPIES, "expert", "104px"),
+                "copies": choice("A copy for", COPIES, "node", "104px"),
                 "node_limit": choice("Node limit", LIMITS, 0, "56px"),
             },
             {
-                "nodes": choice("Nodes", (1, 2, 4, 8), 8, "44px"),
-                "devices_per_node": choice("Devices", (4, 8), 8, "44px"),
+                "nodes": choice("Nodes", (1, 2, 4, 8), 4, "44px"),
+                "devices_per_node": choice("Devices", (4, 8), 4, "44px"),
                 "tokens": steps("Tokens", BATCHES, 128),
             },
             {"skew": skew_slider(), "seed": seed_box(), "fp8": switch("FP8 dispatch")},

@@ -14,8 +14,9 @@ from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
-WIDTH, HEIGHT = 900.0, 540.0
-LEFT, TOP, SIDE = 62.0, 84.0, 392.0
+# The matrix, and beside it what it adds up to.
+WIDTH, SUMS, HEIGHT = 500.0, 430.0, 566.0
+LEFT, TOP, SIDE = 62.0, 104.0, 400.0
 WITHIN = Key("inside nodes", "#56b4e9", mark="box")
 BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
@@ -91,11 +92,14 @@ def exchange(
     precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
-    machine = f"{nodes} nodes × {devices_per_node} devices, {tokens:,} tokens on each"
+    machine = f"{nodes} {'node' if nodes == 1 else 'nodes'} × {devices_per_node} devices"
+    heading(svg, f"{model_name}, one MoE layer", f"{machine}, {tokens:,} tokens on each")
     note = f"dispatch in {precision}, combine in BF16 · {reach} · {routing}"
-    heading(svg, f"{model_name}, one MoE layer: {machine}", note)
+    svg.text(0, 56, note, fill=MUTED)
     _matrix(svg, exchanged.traffic, nodes)
-    _totals(svg, (plainest, *ways.values()), exchanged)
+    # With nothing saved the comparison would say a row twice.
+    compared = [] if ways["expert"].traffic == plainest.traffic else [plainest]
+    _totals(svg.beside(SUMS, HEIGHT), ways, compared, copies, nodes)
     return svg.picture(COLUMNS, _table(exchanged.traffic))
 
 
@@ -118,52 +122,83 @@ def _time(way: Way) -> str:
 
 
 def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
+    """A block for each pair of nodes, or, of one node, for each pair of devices."""
     bytes_RC = np.array(found.total_bytes)
-    np.fill_diagonal(bytes_RC, np.nan)  # grey: what stays on the device crosses no link
-    devices, per_node = found.devices, found.devices_per_node
+    np.fill_diagonal(bytes_RC, np.nan)
+    devices = found.devices
     most = float(np.nanmax(bytes_RC)) if devices > 1 else 0.0
-    svg.heat(LEFT, TOP, SIDE, SIDE, bytes_RC / (most or 1.0))
-    cell = SIDE / devices
-    for node in range(nodes):
-        at, middle = node * per_node * cell, (node + 0.5) * per_node * cell
-        if node:
+    unit, blocks = ("node", nodes) if nodes > 1 else ("device", devices)
+    cell, wide, each = SIDE / devices, SIDE / blocks, devices // blocks
+    for row, column in np.ndindex(blocks, blocks):
+        x, y = LEFT + column * wide, TOP + row * wide
+        block = bytes_RC[row * each : (row + 1) * each, column * each : (column + 1) * each]
+        way = WITHIN if nodes == 1 or row == column else BETWEEN
+        with svg.thing(f"{row} to {column}", way.name, tip=_pair_words(block, row, column, unit)):
+            svg.heat(x, y, wide, wide, block / (most or 1.0))
+            for i in range(each if row == column else 0):
+                at = i * cell
+                svg.rect(x + at, y + at, cell, cell, "#ffffff")
+                svg.hatch(x + at, y + at, cell, cell, "#ffffff")
+    for i in range(blocks):
+        at, middle = i * wide, (i + 0.5) * wide
+        if i:
             svg.line(LEFT + at, TOP, LEFT + at, TOP + SIDE, stroke="#ffffff", width=1.5)
             svg.line(LEFT, TOP + at, LEFT + SIDE, TOP + at, stroke="#ffffff", width=1.5)
-        svg.text(LEFT + middle, TOP - 6, str(node), anchor="middle", fill=MUTED)
-        svg.text(LEFT - 8, TOP + middle + 4, str(node), anchor="end", fill=MUTED)
-    svg.text(LEFT + SIDE / 2, TOP - 22, "to the devices of node", anchor="middle")
-    svg.text(LEFT - 34, TOP + SIDE / 2, "from the devices of node", anchor="middle", rotate=-90)
+        svg.text(LEFT + middle, TOP - 6, str(i), anchor="middle", fill=MUTED)
+        svg.text(LEFT - 8, TOP + middle + 4, str(i), anchor="end", fill=MUTED)
+    whom = "device" if nodes == 1 else "the devices of node"
+    svg.text(LEFT + SIDE / 2, TOP - 22, f"to {whom}", anchor="middle")
+    svg.text(LEFT - 34, TOP + SIDE / 2, f"from {whom}", anchor="middle", rotate=-90)
     bottom = TOP + SIDE + 14
-    heat_bar(svg, LEFT + 60, bottom, 200, 12, "0 B", f"{si(most, 'B')} a pair")
-    svg.text(LEFT, bottom + 30, "grey: stays on the device", fill=MUTED)
+    heat_bar(svg, LEFT + 40, bottom, 180, 12, "0 B", f"{si(most, 'B')} from device to device")
+    box(svg, LEFT, bottom + 22, 14, 14, "#ffffff", hatched=True, stroke=MUTED)
+    svg.text(LEFT + 20, bottom + 34, "stays on the device", fill=MUTED)
 
 
-def _totals(svg: Svg, ways: tuple[Way, ...], found: Way) -> None:
+def _pair_words(block: np.ndarray, row: int, column: int, unit: str) -> str:
+    """What goes from one node or device to another."""
+    if np.isnan(block).all():
+        return f"{unit} {row}: what stays there crosses no link"
+    ends = f"inside {unit} {row}" if row == column else f"{unit} {row} to {unit} {column}"
+    return f"{ends}: {si(float(np.nansum(block)), 'B')}"
+
+
+def _totals(
+    svg: Svg, ways: dict[Copies, Way], compared: list[Way], chosen: Copies, nodes: int
+) -> None:
     """The ways to send as bars, inside and between nodes; the chosen one framed."""
-    left, right = 500.0, 890.0
-    most = max(max(way.near, way.far) for way in ways)
-    svg.text(left, 62, "Bytes of the layer, all devices", bold=True)
-    svg.text(right, 62, "time at least", bold=True, anchor="end")
-    legend(svg, left, 85, (WITHIN, BETWEEN))
-    for i, way in enumerate(ways):
-        top, is_chosen = 100 + i * 84, way is found
-        if is_chosen:
-            svg.rect(left - 10, top - 2, right - left + 19, 80, "none", stroke=INK, radius=6)
-        head = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
-        svg.text(left, top + 14, head, bold=is_chosen)
-        svg.text(right, top + 14, _time(way), bold=is_chosen, anchor="end")
-        for j, (size, key) in enumerate(((way.near, WITHIN), (way.far, BETWEEN))):
-            y = top + 23 + j * 25
-            width = (right - left - 86) * size / (most or 1.0)
-            box(svg, left, y, width, 19, key.colour, hatched=key.hatched)
-            svg.text(left + width + 6, y + 14, si(size, "B"))
+    left, right = 10.0, SUMS - 12
+    kinds = (WITHIN, BETWEEN)[: 1 + (nodes > 1)]
+    rows = [*ways.items(), *(("", way) for way in compared)]
+    most, pitch = max(max(way.near, way.far) for _, way in rows), 34 + 25 * len(kinds)
+    svg.text(left, 16, "Bytes of the layer, all devices", bold=True)
+    svg.text(right, 16, "time at least", bold=True, anchor="end")
+    x = left
+    for key in kinds:
+        with svg.thing(key.name, tip=f"{key.name}: the lit blocks"):
+            legend(svg, x, 40, (key,))
+        x += 130
+    for i, (copies, way) in enumerate(rows):
+        top, is_chosen = 54 + i * pitch, copies == chosen
+        words = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
+        with svg.thing(way.label, tip=f"{words}, {_time(way)} at least",
+                       press={"copies": copies} if copies else None):  # fmt: skip
+            edge = INK if is_chosen else "transparent"
+            svg.rect(left - 9, top, right - left + 18, pitch - 4, "none", stroke=edge, radius=6)
+            svg.text(left, top + 16, words, bold=is_chosen)
+            svg.text(right, top + 16, _time(way), bold=is_chosen, anchor="end")
+            for j, (size, key) in enumerate(zip((way.near, way.far), kinds, strict=False)):
+                y = top + 25 + j * 25
+                width = (right - left - 86) * size / (most or 1.0)
+                box(svg, left, y, width, 19, key.colour, hatched=key.hatched)
+                svg.text(left + width + 6, y + 14, si(size, "B"))
     notes = (
         "One copy a node: a token crosses once, to the device there",
         "with its sender's number, which passes it on (DeepEP).",
         f"Time: the busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s",
         "between nodes (H800, confidence official: DeepEP).",
     )
-    paragraph(svg, left, 456, notes, 20, fill=MUTED)
+    paragraph(svg, left, 420, notes, 20, fill=MUTED)
 
 
 def _table(traffic: Traffic) -> Iterator[tuple[object, ...]]:
