@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from helpers.live import interrupt, learners, obey, play, step, steps, texts, trained, until, wait
-from helpers.panels import LOUD, check_refused, press, said
+from helpers.panels import LOUD, check_refused, drawn, press, said
 from moeviz import panels
 from moeviz.experiments import collapse
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of
@@ -115,6 +115,28 @@ def test_each_switch_trains_that_cure_beside_the_run_before(track):
         assert [row[1] for row in panel.drawn.rows] == [1, 1]
 
 
+def test_a_press_on_a_band_or_a_layer_chooses_it():
+    panel = panels.Collapse()
+    pressed = {m.get("data-press") for m in drawn(panel).iter() if m.get("data-press")}
+    assert {"layer=0", "layer=1", "victim=12"} <= pressed
+    panel.state_box.value = "collapse?victim=12"
+    assert panel.values["victim"] == 12 and "victim=12" in panel.state
+    panel.state_box.value = "collapse?layer=0"
+    assert panel.values["victim"] == 12 and ", layer 0, " in panel.drawn.summary
+
+
+def test_a_switch_that_ends_a_run_says_so_and_that_it_stays(track):
+    panel = panels.Collapse()
+    panel.controls["z"].value = True
+    assert "ended" not in said(panel), "nothing has begun"
+    step(panel, 2)
+    panel.controls["bias"].value = "sign"
+    ended = f"the run before ended at step 2 of {track.steps} and stays in the picture, dashed."
+    assert ended in said(panel)
+    until(panel, "Ready.")
+    assert ended in said(panel), "the frame wipes it away"
+
+
 def test_cures_have_the_names_of_their_arms_and_are_read_off_a_run():
     for arm, cures in ARMS.items():
         made = (
@@ -165,7 +187,7 @@ def test_the_busiest_expert_of_the_layer_shown_is_killed_while_it_trains(layer, 
 def test_a_chosen_expert_is_killed_while_paused_and_only_once(track):
     panel = panels.Collapse()
     step(panel)
-    panel.victim.value = 7
+    panel.controls["victim"].value = 7
     obey(panel, "kill", "Expert 7 of layer 1 gets no token from step 2 on.")
     obey(panel, "kill", "Expert 7 of layer 1 is dead already.")
     assert step(panel, 3) == [4] and not load_of(1, 7)[1:].any()

@@ -117,7 +117,8 @@ def test_another_configuration_trains_from_the_start_and_another_view_goes_on(
     before = panel.controls[control].value
     panel.controls[control].value = value
     wait(lambda: note(panel).startswith("live") and trained(panel) == name, name)
-    assert "Preparing the text and the models…" in heard
+    assert any(words.endswith("Preparing the text and the models…") for words in heard)
+    assert any(f"the {kind.called} before ended at step " in words for words in heard)
     obey(panel, "pause", "Paused.")
     panel.controls[control].value = before
     until(panel, "Ready.")

@@ -19,14 +19,14 @@ from helpers.picture_cases import (
     pair,
     seeds,
 )
-from helpers.pictures import SVG, corners, marks, parse, table, texts, values
+from helpers.pictures import SVG, corners, marks, parse, table, texts, tips, values
 from moeviz import nb
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import at_scale
 from moeviz.pictures.training.balance import describe, standing
-from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.collapse import RIBBON, collapse
 from moeviz.pictures.training.race import AXES, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.records.metrics import gap, noise_floor, validation_at
@@ -191,14 +191,17 @@ def test_the_bands_fill_the_ribbon_and_are_hatched_from_the_eighth_on():
     assert marks(collapse(RUN, 1), "pattern"), "only expert 3 is left, but the others have been"
     upper, lower = np.split(np.array(bands(picture)), 2, axis=1)
     np.testing.assert_allclose(upper[..., 0], lower[:, ::-1, 0])
-    np.testing.assert_allclose((lower[:, ::-1] - upper).sum(0)[:, 1], 276 - 80, atol=0.2)
+    np.testing.assert_allclose(
+        (lower[:, ::-1] - upper).sum(0)[:, 1], RIBBON[0] - RIBBON[1], atol=0.2
+    )
 
 
 def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
     shown = texts(collapse(RUN, 1))
     assert f"about {noise_floor(6 * 1024, 16, 1):.2f}" in shown
-    assert "MaxVio of 6 steps: 0 is even" in shown
-    assert "MaxVio of 40 steps: 0 is even" in texts(CASES["collapse of a long run"]())
+    assert "MaxVio of 6 steps: 0 is even (square-root axis)" in shown
+    shown = " ".join(texts(CASES["collapse of a long run"]()))
+    assert "MaxVio of 40 steps: 0 is even" in shown
     # Only the dead of this layer and of the past are marked.
     shown = texts(CASES["collapse beside another"]())
     assert [t for t in shown if t.startswith("✕")] == ["✕ expert 3"]
@@ -212,6 +215,35 @@ def test_the_table_has_the_validations_and_the_end_and_a_hash_has_no_entropy():
     assert "a hash has no gate" in texts(picture)
     at = picture.columns.index("gate entropy")
     assert all((row[0] == "hash") == (row[at] == "") for row in picture.rows)
+
+
+def test_every_band_is_its_expert_and_only_a_panel_lets_one_choose():
+    still, picture = collapse(RUN, 0), collapse(RUN, 0, victim=3)
+    assert "data-press" not in still.svg
+    for e in range(16):
+        (tip,) = things(picture, f"e{e}")
+        share = RUN.curve.load[-6:, 0].mean(0)[e] / RUN.curve.load[-6:, 0].mean(0).sum()
+        assert tip == f"expert {e}: {share:.1%} of the tokens at step 300"
+    pressed = {m.get("data-press") for m in parse(picture).iter() if m.get("data-press")}
+    assert pressed == {"layer=0", "layer=1", *(f"victim={e}" for e in range(16))}
+    assert len(marks(picture, "polyline")) == len(marks(still, "polyline")) + 1, "one is framed"
+
+
+def test_a_hand_reads_both_runs_at_a_step():
+    picture = CASES["collapse beside another"]()
+    values = [tip for tip in tips(picture) if tip.startswith("step 114: MaxVio")]
+    assert values == ["step 114: MaxVio 14.61 and 14.61, dashed"]
+    late = [tip for tip in tips(picture) if tip.startswith("step 294: ")]
+    assert len(late) == 3 and all(tip.endswith(", dashed") and "and" not in tip for tip in late)
+
+
+def test_a_long_name_has_two_lines_and_the_plots_stay_where_they_are():
+    name = " + ".join(["balancing loss 0.1 per sequence", *["z-loss 0.001"] * 3])
+    long, short = (collapse(make_run(label), 1, before=RUN) for label in (name, "short"))
+    legend = [t.text for t in marks(long, "text") if 30 < float(t.get("y")) < 75]
+    assert " ".join(legend[:2]) == f"{name}: step 300 of 300" and len(legend) == 3
+    tops = [min(corners(p)[:, 1].min() for p in marks(one, "polygon")) for one in (long, short)]
+    assert tops[0] == tops[1]
 
 
 # Trainings on a GPU.

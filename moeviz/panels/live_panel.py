@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from html import escape
@@ -26,18 +27,23 @@ if TYPE_CHECKING:
     from moeviz.training.trainer import Trainer
 
 
+KEPT_SECONDS = 8.0  # how long a sentence of our own stays beside those of frames
+
+
 class LivePanel(Panel):
     """A panel with a live run. It imports torch at the first press of a button. Running its cell
     again finds the same run going on; after a restart of the kernel, Play goes on from the last
     autosave.
 
     called, trained, series_label: what sentences call the run, its learners, and the next seed.
+    kept: what becomes of a run that another setting ends, after "ended at step 9 of 300".
     labels: the learners' names; the last one's configuration is the run's.
     """
 
     called: ClassVar[str]
     trained: ClassVar[str]
     series_label: ClassVar[str]
+    kept: ClassVar[str] = ""
     labels: ClassVar[tuple[str, ...]]
     # The process's one run and what was asked of it: a panel made anew goes on with it.
     run: ClassVar[LiveRun | None] = None
@@ -46,6 +52,7 @@ class LivePanel(Panel):
 
     def __init__(self, *rows: Row, last: dict[str, widgets.Widget]) -> None:
         self._frame: Frame | None = None
+        self._stays = ("", 0.0)  # a sentence, and until when it is said again
         self.timeline = whole_slider("Timeline %", 0, 100, 100, width="420px")
         self.timeline.add_class("moeviz-timeline")
         self.series = switch(self.series_label).add_class("moeviz-series")
@@ -98,7 +105,9 @@ class LivePanel(Panel):
 
     def _sentence(self, frame: Frame) -> str:
         """What a frame says to the learner."""
-        return frame.message
+        sentence, until = self._stays
+        stays = time.monotonic() < until and sentence not in frame.message
+        return f"{sentence} {frame.message}" if stays else frame.message
 
     # The small size, which is the only one without a GPU, stands in no state.
 
@@ -106,8 +115,9 @@ class LivePanel(Panel):
         return {name: v for name, v in self.values.items() if (name, v) != ("size", SMALL)}
 
     def check_state(self, given: dict[str, str]) -> None:
-        if "size" in self.controls:
-            given.setdefault("size", SMALL)
+        # A mark in the picture gives a part alone, which leaves the size as it is.
+        if self.controls.keys() - given.keys() == {"size"}:
+            given["size"] = SMALL
         self._check_size(given.get("size", SMALL))
 
     def _check_size(self, size: str) -> None:
@@ -120,6 +130,11 @@ class LivePanel(Panel):
     def live(self) -> tuple[Snapshot, ...]:
         """The learners of the live run; none before there is one."""
         return self._frame.learners if self._frame is not None else ()
+
+    def _insist(self, sentence: str) -> None:
+        """Say it, and again with the frames of the next seconds, which would wipe it away."""
+        self._stays = (sentence, time.monotonic() + KEPT_SECONDS)
+        self.say(sentence)
 
     # The rest.
 
@@ -153,8 +168,19 @@ class LivePanel(Panel):
         if self._quiet:
             return
         if self._configuration() != self._chosen:
+            ended = self._ended()
             self._reset()
+            if ended:
+                self._insist(ended)
         self.refresh()
+
+    def _ended(self) -> str:
+        """That another setting ends the run in hand; nothing where none is."""
+        run = self.live[-1] if self.live else None
+        if run is None or not 0 < run.step < run.total_steps:
+            return ""
+        steps = f"step {run.step} of {run.total_steps}"
+        return f"Another setting begins anew: the {self.called} before ended at {steps}{self.kept}."
 
     def _on_frame(self, frame: Frame) -> None:
         """Called on the live run's thread."""

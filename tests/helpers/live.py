@@ -105,4 +105,5 @@ def note(panel):
 def trained(panel):
     """The run in the picture: its sizes or cures, and its seed."""
     wait(lambda: note(panel).startswith("live"), "the live run in the picture")
-    return note(panel)[len("live: ") :] or panel.drawn.rows[0][0]
+    named = note(panel).removeprefix("live").removeprefix(": ").partition(" · ")[0]
+    return named or panel.drawn.rows[0][0]

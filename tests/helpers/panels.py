@@ -31,6 +31,7 @@ MOVES = {
     "Collapse": {
         "aux": 0.1, "scope": "sequence", "bias": "quantile", "noise": 1.0, "z": True,
         "shared": True, "router": "sinkhorn", "learning": "frozen", "layer": 0, "seed": 1,
+        "victim": 6,
     },
     "CompareRouters": {
         "routers": "base,sinkhorn,remoe", "mode": "outside", "text": "another text", "layer": 2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +15,7 @@ from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
 from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.race import seconds_left
 from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import collapsed
 from moeviz.records.runs import Snapshot
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from moeviz.training.trainer import Trainer
 
 MODEL = "MoE"  # the one learner's name
-REFUSAL_SECONDS = 8.0  # how long a refusal is said while frames come in
 
 ACTIVE_WIDTH = 256  # of the model at the small size
 
@@ -40,6 +39,7 @@ class Collapse(LivePanel):
     """
 
     called, trained, series_label = "run", "the model", "then train the next seed"
+    kept = " and stays in the picture, dashed"
     labels = (MODEL,)
     # Of a seed whose recorded run collapses when nothing is done.
     presets = {
@@ -61,15 +61,13 @@ class Collapse(LivePanel):
             if s.label in ARMS
         }
         num_experts = next(iter(self._recorded.values())).curve.load.shape[2]
-        self.victim = whole_box("or expert", num_experts - 1).add_class("moeviz-victim")
-        self._refusal = ("", 0.0)
         tip = "No token goes to it from now on, in the layer shown"
         super().__init__(
             *cure_controls(),
             [
                 button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
-                self.victim,
-                button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.victim.value)),
+                {"victim": whole_box("or expert", num_experts - 1)},
+                button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.values["victim"])),
             ],
             last={
                 "layer": choice("Layer", (0, 1), 1, "44px"),
@@ -96,7 +94,7 @@ class Collapse(LivePanel):
             self._configuration()
         except ValueError as error:
             self.set_controls(self._allowed)
-            self._refuse(str(error))
+            self._insist(str(error))
             self._show_state()
             return
         idle_scope = self.controls["scope"].value != self._allowed["scope"]
@@ -108,7 +106,7 @@ class Collapse(LivePanel):
             words = "A recorded run of this setting." if known else "This setting is not recorded."
             self.say(f"{words} Press Play to train it here.")
         if idle_scope:
-            self._refuse("The scope is the balancing loss's, which is off: it changes nothing now.")
+            self._insist("The scope is the balancing loss's, which is off: it changes nothing now.")
 
     def set_controls(self, values: dict[str, Any]) -> None:
         super().set_controls(values)
@@ -129,11 +127,13 @@ class Collapse(LivePanel):
             before = self._recorded.get(plain)
         killed = self._killed if self.live else ()
         layer = self.controls["layer"].value
-        return collapse(run, layer, before=before, killed=killed, note=note)
+        victim = self.controls["victim"].value
+        return collapse(run, layer, before=before, killed=killed, note=note, victim=victim)
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:
-            return [_labelled(self.live[-1])], f"live{self._aside}"
+            left = f" · about {seconds_left(self.live):.0f} s left" if self.live[-1].step else ""
+            return [_labelled(self.live[-1])], f"live{left}{self._aside}"
         if recording := self._recorded.get(self._chosen):
             made = self._provenance
             return [recording], f"recorded, not live · {made['device']} · {made['date']}"
@@ -190,7 +190,7 @@ class Collapse(LivePanel):
                 try:
                     return self._take_away(learners[MODEL], layer, expert)
                 except ValueError as error:
-                    self._refuse(str(error))
+                    self._insist(str(error))
                     raise
 
             self._live().tell(action)
@@ -212,16 +212,8 @@ class Collapse(LivePanel):
         cls._killed = [*cls._killed, (trainer.step, layer, expert)]
         return f"Expert {expert} of layer {layer} gets no token from step {trainer.step + 1} on."
 
-    def _refuse(self, sentence: str) -> None:
-        """Say why not, and again with the frames of the next seconds, which would wipe it away."""
-        self._refusal = (sentence, time.monotonic() + REFUSAL_SECONDS)
-        self.say(sentence)
-
     def _sentence(self, frame: Frame) -> str:
-        parts = [frame.message]
-        refusal, until = self._refusal
-        if time.monotonic() < until and refusal not in frame.message:
-            parts.insert(0, refusal)
+        parts = [super()._sentence(frame)]
         if frame.learners and self._killed and not frame.message.startswith("Expert"):
             deaths = ", ".join(f"expert {e} (layer {n}, step {s})" for s, n, e in self._killed)
             parts.append(f"Killed: {deaths}.")

@@ -4,84 +4,122 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
-from moeviz.pictures.plot import Key, curve, expert_box, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
-from moeviz.pictures.training.balance import COLUMNS, describe, floor, is_hash, table
+from moeviz.pictures.plot import Key, box, curve, expert_box, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
+from moeviz.pictures.training.balance import COLUMNS, describe, floor, is_hash, standing, table
 from moeviz.pictures.training.race import losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 
-WIDTH, HEIGHT = 880, 560
+MAIN, SIDE, HEIGHT = 540, 336, 660
 POINTS = 50  # over the whole run: each is the mean of the steps that it stands for
+NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
+ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
-LEFT, RIGHT = (52.0, 424.0), (560.0, 860.0)
+ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
+# y of the lower and upper ends of the plots; a heading of four lines stands above them.
+RIBBON, VIOLATION = (346.0, 130.0), (526.0, 400.0)
+LOSS, EFFECT, GATE = (256.0, 130.0), (398.0, 306.0), (526.0, 444.0)
 
 
 def collapse(
     run: Snapshot, layer: int, *, before: Snapshot | None = None,
-    killed: Sequence[tuple[int, int, int]] = (), note: str = "",
+    killed: Sequence[tuple[int, int, int]] = (), note: str = "", victim: int | None = None,
 ) -> Picture:  # fmt: skip
     """A run's balance in one MoE layer, on its steps, beside that of the run before (dashed).
 
-    killed: (step, layer, expert) of experts taken away, marked where it is this layer. A point is
-    the mean of total_steps / 50 steps; the level that chance alone brings about is that of as many
-    tokens.
+    killed: (step, layer, expert) of experts taken away, marked where it is this layer. victim: the
+    expert that a panel would kill, framed; a press on another one or on a layer chooses that. A
+    point is the mean of total_steps / 50 steps; the level that chance alone brings about is that of
+    as many tokens.
     """
     if before is not None:
         before = replace(before, label=f"dashed: {before.label}")
     runs = [run] if before is None else [before, run]
     keys = [_key(run, NOW)] if before is None else [_key(before, BEFORE), _key(run, NOW)]
-    svg = Svg(WIDTH, HEIGHT, "Expert load over training", describe(run, layer))
+    svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer))
     svg.text(0, 16, note, fill=MUTED)
-    legend(svg, 0, 40, reversed(keys))
-    experts, level = run.curve.load.shape[2], floor(run, _stride(run))
-    left, right = (Scale(0, float(max(run.total_steps, 1)), *ends) for ends in (LEFT, RIGHT))
+    _legend(svg, runs[::-1], keys[::-1])
+    side = svg.beside(SIDE, 570)
+    steps = (0.0, float(max(run.total_steps, 1)))
+    left, right = Scale(*steps, *ACROSS), Scale(*steps, *BESIDE)
+    experts, stride = run.curve.load.shape[2], _stride(run)
 
-    ribbon, violation = Scale(0, 1, 276, 80), RootScale(0, max(experts - 1, 1), 456, 330)
-    loss, effect, gate = (
-        Scale(*_loss_range(runs), 196, 80), Scale(0, experts, 330, 248), Scale(0, 1, 456, 380)
-    )  # fmt: skip
-    _ribbon(svg, *_binned(run, layer)[:2], left, ribbon)
-    shares = [0, 0.25, 0.5, 0.75, 1]
-    _frame(svg, left, ribbon, f"Share of the tokens, layer {layer}", shares, "{:.0%}".format)
-    title = f"MaxVio of {_stride(run)} steps: 0 is even"
-    _frame(svg, left, violation, title, violation.ticks(), bottom=True)
-    _frame(svg, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
-    _frame(svg, right, effect, f"Experts in effect, of {experts}", [0, experts / 2, experts])
-    _frame(svg, right, gate, "Entropy of the gate: 1 is undecided", [0, 0.5, 1], bottom=True)
+    ribbon, loss = Scale(0, 1, *RIBBON), Scale(*_loss_range(runs), *LOSS)
+    _frame(svg, left, ribbon, f"Tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], "{:.0%}".format)
+    _layers(svg, run, layer, pressable=victim is not None)
+    _ribbon(svg, *_binned(run, layer)[:2], left, ribbon, victim)
+    _frame(side, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
     for shown, key in zip(runs, keys, strict=True):
-        losses(svg, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
-        steps, load_PE, entropy_P = _binned(shown, layer)
-        for x, y, values in (
-            (left, violation, map(max_violation, load_PE)),
-            (right, effect, map(effective_experts, load_PE)),
-            (right, gate, entropy_P),
-        ):
-            curve(svg, x, y, zip(steps, values, strict=True), replace(key, width=1.8))
-    at = violation(level)
-    svg.line(left.start, at, left.end, at, stroke=INK, width=1.2, dash="2 3")
-    svg.text(left.end + 6, at - 12, "by chance", fill=MUTED)
-    svg.text(left.end + 6, at + 4, f"about {level:.2f}")
+        losses(side, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
+    violation = RootScale(0, max(experts - 1, 1), *VIOLATION)
+    title = f"MaxVio of {stride} steps: 0 is even (square-root axis)"
+    _frame(svg, left, violation, title, violation.ticks(), bottom=True)
+    effect, gate = Scale(0, experts, *EFFECT), Scale(0, 1, *GATE)
+    _frame(side, right, effect, f"Experts in effect, of {experts}", [0, experts / 2, experts])
+    _frame(side, right, gate, "Entropy of the gate: 1 is undecided", [0, 0.5, 1], bottom=True)
+    binned = [_binned(shown, layer) for shown in runs]
+    for part, x, y, name, of in (
+        (svg, left, violation, "MaxVio", lambda b: list(map(max_violation, b[1]))),
+        (side, right, effect, "in effect", lambda b: list(map(effective_experts, b[1]))),
+        (side, right, gate, "entropy", lambda b: b[2]),
+    ):
+        lines = [dict(zip(each[0], of(each), strict=True)) for each in binned]
+        _curves(part, x, y, name, dict(zip(keys, lines, strict=True)))
+    _chance(svg, left, violation, floor(run, stride))
     if is_hash(run):
-        svg.text(sum(RIGHT) / 2, 448, "a hash has no gate", anchor="middle", fill=MUTED)
+        side.text(sum(BESIDE) / 2, 496, "a hash has no gate", anchor="middle", fill=MUTED)
 
     for step, at_layer, expert in killed:
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
-            _mark_killed(svg, left(step), right(step), expert)
-    paragraph(svg, 0, 518, textwrap.wrap(svg.description, 125))
+            _mark_killed(svg, side, left(step), right(step), expert)
+    paragraph(svg, 0, 586, textwrap.wrap(svg.description, 78))
     return svg.picture(COLUMNS, table(runs[::-1], layer))
+
+
+def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key]) -> None:
+    """Two lines a run, for a setting of many cures has a long name."""
+    y = 38.0
+    for run, key in zip(runs, keys, strict=True):
+        words = f"{run.label}: step {run.step} of {run.total_steps}"
+        with svg.thing(key.name):
+            svg.line(0, y - 4, 26, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
+            mark(svg, key.mark, 13, y - 4, key.colour, 4)
+            lines = textwrap.wrap(words, 66, max_lines=2, placeholder="…")
+            paragraph(svg, 32, y, lines, 16, bold=key.bold)
+        y += 16 * len(lines) + 3
+
+
+def _chance(svg: Svg, x: Scale, y: Scale, level: float) -> None:
+    """The level that chance alone brings about."""
+    at = y(level)
+    svg.line(x.start, at, x.end, at, stroke=INK, width=1.2, dash="2 3")
+    svg.text(x.end + 6, at - 12, "by chance", fill=MUTED)
+    svg.text(x.end + 6, at + 4, f"about {level:.2f}")
+
+
+def _layers(svg: Svg, run: Snapshot, layer: int, *, pressable: bool) -> None:
+    """MaxVio of every layer, the one shown filled."""
+    right, y = MAIN - 40.0, RIBBON[1] - 24
+    count = run.curve.load.shape[1]
+    for i in range(count):
+        now = standing(run, i)
+        words = f"layer {i}" + (f": MaxVio {now.max_violation:.1f}" if now else "")
+        colour, edge = ("#0072b2", "#0072b2") if i == layer else ("none", RULE)
+        x = right - 136 * (count - i)
+        with svg.thing(f"l{i}", tip=f"Show {words}", press={"layer": i} if pressable else None):
+            box(svg, x, y, 130, 18, colour, words, radius=4, stroke=edge)
 
 
 def _key(run: Snapshot, style: tuple[str, str, str]) -> Key:
     colour, dash, shape = style
-    name = f"{run.label}: step {run.step} of {run.total_steps}"
-    return Key(name, colour, dash, shape, width=1.4, bold=not dash)
+    return Key(run.label, colour, dash, shape, width=1.4, bold=not dash)
 
 
 def _stride(run: Snapshot) -> int:
@@ -114,29 +152,62 @@ def _frame(
          x_form=general if bottom else lambda _: "")  # fmt: skip
 
 
-def _ribbon(svg: Svg, steps: np.ndarray, load_PE: np.ndarray, x: Scale, y: Scale) -> None:
-    """The experts' shares, stacked: expert 0 below; hatched from the eighth on. The numbers stand
-    at the end of the widest."""
+def _curves(
+    svg: Svg, x: Scale, y: Scale, name: str, lines: Mapping[Key, dict[float, float]]
+) -> None:
+    """A line a run, and under a hand the values of all of them at about this step."""
+    for key, line in lines.items():
+        with svg.thing(key.name):
+            curve(svg, x, y, line.items(), replace(key, width=1.8))
+    width = (x.end - x.start) / ZONES
+    for zone in range(ZONES):
+        near = (zone + 0.5) / ZONES * x.high
+        words = []
+        for key, line in lines.items():
+            step = min(line, key=lambda s: abs(s - near), default=math.inf)
+            if abs(step - near) <= x.high / ZONES and not math.isnan(line[step]):
+                words.append(f"{line[step]:.2f}" + ", dashed" * bool(key.dash))
+        if words:
+            tip = f"step {near:.0f}: {name} {' and '.join(reversed(words))}"
+            left = x.start + zone * width
+            svg.rect(left, y.end, width, y.start - y.end, "transparent", tip=tip)
+
+
+def _ribbon(
+    svg: Svg, steps: np.ndarray, load_PE: np.ndarray, x: Scale, y: Scale, victim: int | None
+) -> None:
+    """The experts' shares, stacked: expert 0 below; hatched from the eighth on. A band is numbered
+    where it is wide enough, and has its share at its end."""
     if not len(steps):
         return
     share_PE = load_PE / np.maximum(load_PE.sum(1, keepdims=True), 1e-12)
     # The first point's mean begins at step 0.
     steps, share_PE = np.append(0, steps), np.vstack([share_PE[:1], share_PE])
+    across = [round(x(step), 1) for step in steps]
     above_PE = np.cumsum(share_PE, axis=1)
-    below_PE = above_PE - share_PE
+    middle_PE, below_PE = above_PE - share_PE / 2, above_PE - share_PE
     shown = np.flatnonzero(share_PE.max(0) > 0.002)
     if shown.max() >= 8:
         svg.hatch(0, 0, 0, 0, expert_colour(8))  # brings the pattern that the bands refer to
-    for e in shown:
-        outline = [(x(s), y(v)) for s, v in zip(steps, above_PE[:, e], strict=True)]
-        outline += [(x(s), y(v)) for s, v in zip(steps[::-1], below_PE[::-1, e], strict=True)]
-        svg.polygon(outline, fill=expert_colour(int(e)))
-        if e >= 8:
-            svg.polygon(outline, fill="url(#mv-hatch)")
-    for e in np.flatnonzero(share_PE[-1] * (y.start - y.end) >= 13):
-        left, middle = x(steps[-1]) + 6, y(float(below_PE[-1, e] + share_PE[-1, e] / 2))
-        expert_box(svg, left, middle - 5, 10, 10, int(e))
-        svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
+    height = y.start - y.end
+    for e in map(int, shown):
+        outline = [(at, y(v)) for at, v in zip(across, above_PE[:, e], strict=True)]
+        outline += [(at, y(v)) for at, v in zip(across[::-1], below_PE[::-1, e], strict=True)]
+        tip = f"expert {e}: {share_PE[-1, e]:.1%} of the tokens at step {steps[-1]:.0f}"
+        press = None if victim is None else {"victim": e}
+        with svg.thing(f"e{e}", tip=tip, press=press):
+            svg.polygon(outline, fill=expert_colour(e))
+            if e >= 8:
+                svg.polygon(outline, fill="url(#mv-hatch)")
+            if e == victim:
+                svg.polyline([*outline, outline[0]], stroke=INK, width=2)
+            if len(steps) > 4 and share_PE[NUMBERED, e] * height >= 12:
+                place = across[NUMBERED], y(middle_PE[NUMBERED, e]) + 4
+                svg.text(*place, str(e), anchor="middle", fill=ink_on(expert_colour(e)))
+            if share_PE[-1, e] * height >= 13:
+                left, middle = across[-1] + 6, y(float(middle_PE[-1, e]))
+                expert_box(svg, left, middle - 5, 10, 10, e)
+                svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
 
 
 def _loss_range(runs: Sequence[Snapshot]) -> tuple[float, float]:
@@ -145,9 +216,8 @@ def _loss_range(runs: Sequence[Snapshot]) -> tuple[float, float]:
     return padded(late or [v for run in runs for v in run.curve.loss] or [0.0, 8.0], 0.05)
 
 
-def _mark_killed(svg: Svg, left: float, right: float, expert: int) -> None:
-    for x, top, bottom in (
-        (left, 80, 276), (left, 330, 456), (right, 80, 196), (right, 248, 330), (right, 380, 456)
-    ):  # fmt: skip
-        svg.line(x, top, x, bottom, stroke=INK, width=1.4, dash="4 3")
-    svg.text(left, 294, f"✕ expert {expert}", anchor="middle", bold=True)
+def _mark_killed(svg: Svg, side: Svg, left: float, right: float, expert: int) -> None:
+    for part, x, plots in ((svg, left, (RIBBON, VIOLATION)), (side, right, (LOSS, EFFECT, GATE))):
+        for bottom, top in plots:
+            part.line(x, top, x, bottom, stroke=INK, width=1.4, dash="4 3")
+    svg.text(left, RIBBON[0] + 18, f"✕ expert {expert}", anchor="middle", bold=True)

@@ -154,8 +154,13 @@ def progress(learners: Sequence[Snapshot]) -> str:
     first = learners[0]
     if not 0 < first.step < first.total_steps:
         return ""
-    left = sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
-    return f"Step {first.step} of {first.total_steps}, about {left:.0f} s left. "
+    left = f"about {seconds_left(learners):.0f} s left"
+    return f"Step {first.step} of {first.total_steps}, {left}. "
+
+
+def seconds_left(learners: Sequence[Snapshot]) -> float:
+    """How long learners that train in turns still take, at their pace so far."""
+    return sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
 
 
 def compare(learners: Sequence[Snapshot], axis: str) -> str:
