@@ -1,7 +1,6 @@
 """What holds for every exhibit, whatever it shows; only what is particular has tests elsewhere."""
 
 import base64
-import html
 import io
 import re
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import parse_qsl
+from xml.etree import ElementTree
 
 import ipywidgets
 import numpy as np
@@ -43,6 +43,7 @@ from helpers.panels import (
 )
 from moeviz import panels
 from moeviz.panels.base import view_bundle
+from moeviz.pictures.static import standalone
 
 pytestmark = [
     *LOUD,
@@ -163,7 +164,8 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture_and_a_move_is_qui
         rows, caption = twin(panel)
         assert rows[0] == [str(c) for c in panel.drawn.columns]
         assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
-        assert caption == panel.drawn.summary == html.unescape(drawn(panel)[1].text)
+        _, _, named = drawn(panel).get("aria-label").partition(". ")
+        assert caption == panel.drawn.summary == named
         assert panel.drawn.svg == panel.picture.value
         assert name in LIVE or panel.drawn.summary in said(panel)
     panel.show_table.value = False
@@ -368,6 +370,6 @@ def test_the_bundle_has_a_picture_while_notebooks_are_built(name, stills):
     if name in steps:
         assert bundle["text/plain"].startswith(steps[name])
     else:
-        root = drawn(panel)
-        assert image.size == tuple(round(float(root.get(k))) for k in ("width", "height"))
+        sheet = ElementTree.fromstring(standalone(panel.picture.value))
+        assert image.size == tuple(round(float(sheet.get(k))) for k in ("width", "height"))
         assert bundle["text/plain"].startswith(panel.drawn.summary)
