@@ -31,7 +31,7 @@ from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch, re
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
-from moeviz.pictures.costs.model_map import RANGES, model_map, points
+from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
@@ -80,6 +80,11 @@ def test_every_point_can_be_chosen_from_its_year_on_and_is_then_named():
         assert point.confidence in picture.summary
         earlier = model_map(chosen=point.model.name, until=point.model.year - 1)
         assert "is not there" in earlier.summary
+
+
+@pytest.mark.parametrize("chosen", ["", "Kimi K2", "Switch-C 1.6T", "Qwen2.5-Max"])
+def test_the_famous_are_named_whoever_is_chosen(chosen):
+    assert {*FAMOUS} <= {*texts(model_map(chosen=chosen))}
 
 
 def test_confidence_is_what_is_said_of_the_sizes():

@@ -12,10 +12,13 @@ from moeviz.pictures.costs.model_parts import count
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH, HEIGHT = 900.0, 606.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 690.0, 66.0, 560.0
+# The map, and beside it its key.
+WIDTH, KEY, HEIGHT = 618.0, 200.0, 606.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 572.0, 66.0, 560.0
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 COLUMNS = ("model", "year", "kind", "parameters", "a token meets", "share", "confidence", "source")
+# Named before others where there is little room.
+FAMOUS = ("DeepSeek-V3 / R1", "GPT-3 175B", "Mixtral 8x7B", "Llama 3.1 405B", "Kimi K2")
 COLOURS = {"moe": "#0072b2", "dense": "#d55e00", "undisclosed": "#cc79a7"}
 # From the surest on, each with its mark and the mark's size.
 CONFIDENCES = {
@@ -65,7 +68,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     shown = points(convention, until)
     summary = _summary(shown, chosen)
     svg = Svg(WIDTH, HEIGHT, "All parameters against active ones", summary)
-    note = "dashed: lines of equal active share · not named: point at it, or see the table"
+    note = "dashed: lines of equal active share · not named: point at it; press: choose it"
     heading(svg, "All parameters, and those that one token meets", note)
     x = LogScale(10**9.7, 10**12.4, LEFT, RIGHT)
     y = LogScale(10**8.9, 10**12.1, BOTTOM, TOP)
@@ -76,7 +79,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
-    _legend(svg, shown)
+    _legend(svg.beside(KEY, HEIGHT), shown)
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
@@ -128,14 +131,28 @@ def _whiskers(svg: Svg, point: Point, x: Scale, y: Scale) -> None:
         return
     totals, actives = RANGES[point.model.name]
     colour, at_x, at_y = COLOURS[point.model.kind], x(point.total), y(point.active)
-    svg.line(x(totals[0]), at_y, x(totals[1]), at_y, stroke=colour, width=3)
-    svg.line(at_x, y(actives[0]), at_x, y(actives[1]), stroke=colour, width=3)
+    with svg.thing(*_kin(point)):
+        svg.line(x(totals[0]), at_y, x(totals[1]), at_y, stroke=colour, width=3)
+        svg.line(at_x, y(actives[0]), at_x, y(actives[1]), stroke=colour, width=3)
+
+
+def _kin(point: Point) -> tuple[str, str, str]:
+    """The model's name, and what it is lit with."""
+    return point.model.name, point.model.kind, point.confidence
+
+
+def _words(point: Point) -> str:
+    """A model's numbers."""
+    return (
+        f"{point.model.name}, {point.model.year}: {count(point.total)}, a token meets "
+        f"{count(point.active)}, {100 * point.active / point.total:.2g} %; {point.confidence}"
+    )
 
 
 def _mark(svg: Svg, point: Point, x: float, y: float, *, ring: bool) -> None:
-    _shape(svg, point.confidence, COLOURS[point.model.kind], x, y)
-    tip = f"{point.model.name}: {count(point.total)}, active {count(point.active)}"
-    svg.rect(x - 8, y - 8, 16, 16, "transparent", tip=f"{tip}; {point.confidence}")
+    with svg.thing(*_kin(point), tip=_words(point), press={"model": point.model.name}):
+        svg.rect(x - 8, y - 8, 16, 16, "transparent")
+        _shape(svg, point.confidence, COLOURS[point.model.kind], x, y)
     if ring:
         svg.rect(x - 10, y - 10, 20, 20, "none", stroke=INK, stroke_width=2, radius=4)
 
@@ -150,11 +167,15 @@ def _names(
     svg: Svg, shown: Sequence[Point], spots: dict[str, tuple[float, float]], chosen: str,
     taken: list[tuple[float, float, float, float]],
 ) -> None:  # fmt: skip
-    """As many names as find room; the chosen one and the untrusted ones come first."""
+    """As many names as find room; the chosen one, the untrusted and the famous come first."""
     boxes = [*taken, *((a - 8, b - 7, a + 8, b + 7) for a, b in spots.values())]
     order = sorted(
         shown,
-        key=lambda p: (p.model.name != chosen, p.confidence == "official", -p.total),
+        key=lambda p: (
+            p.model.name != chosen,
+            p.confidence == "official" and p.model.name not in FAMOUS,
+            -p.total,
+        ),
     )
     for point in order:
         name = point.model.name
@@ -164,16 +185,19 @@ def _names(
             (a + 11, b + 4), (a - 11 - wide, b + 4), (a - wide / 2, b - 12), (a - wide / 2, b + 21),
             (a + 8, b - 9), (a + 8, b + 17), (a - 8 - wide, b - 9), (a - 8 - wide, b + 17),
         ]  # fmt: skip
-        if name == chosen:  # it is named wherever there is room, with a line to it
+        if name == chosen or name in FAMOUS:  # named wherever there is room, with a line to it
             sides = (14, -14 - wide, -wide / 2)
-            near += [(a + side, b + up) for up in range(-30, -150, -15) for side in sides]
+            far = [up for step in range(30, 150, 15) for up in (-step, step + 10)]
+            near += [(a + side, b + up) for up in far for side in sides]
         for left, base in near:
             box = (left, base - 11, left + wide, base + 3)
             inside = LEFT + 2 < box[0] and box[2] < RIGHT and TOP < box[1] and box[3] < BOTTOM
             if inside and all(_apart(box, other) for other in boxes):
-                svg.text(left, base, name, bold=name == chosen)
-                if base < b - 20:
-                    svg.line(a, b - 10, min(max(a, left), left + wide), base + 3, stroke=INK)
+                with svg.thing(*_kin(point), tip=_words(point), press={"model": name}):
+                    svg.text(left, base, name, bold=name == chosen, halo=True)
+                if abs(base - b) > 22:
+                    start, end = (b - 10, base + 3) if base < b else (b + 10, base - 11)
+                    svg.line(a, start, min(max(a, left), left + wide), end, stroke=INK)
                 boxes.append(box)
                 break
 
@@ -183,15 +207,18 @@ def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _legend(svg: Svg, shown: Sequence[Point]) -> None:
-    x, y = RIGHT + 52, TOP + 34
-    svg.text(x, y, "The figures are", bold=True)
-    for i, confidence in enumerate(CONFIDENCES):
+    present = [c for c in CONFIDENCES if any(p.confidence == c for p in shown)]
+    svg.text(0, 100, "The figures are", bold=True)
+    for i, confidence in enumerate(present):
         there = sum(p.confidence == confidence for p in shown)
-        _shape(svg, confidence, COLOURS["moe"], x + 8, y + 22 + 24 * i)
-        svg.text(x + 24, y + 26 + 24 * i, f"{confidence} ({there})")
-    svg.text(x, y + 150, "The model is", bold=True)
+        with svg.thing(confidence, tip=f"{there} models of {confidence} figures"):
+            _shape(svg, confidence, COLOURS["moe"], 8, 122 + 24 * i)
+            svg.text(24, 126 + 24 * i, f"{confidence} ({there})")
+    svg.text(0, 250, "The model is", bold=True)
     names = {"moe": "sparse (MoE)"}
-    kinds = (Key(names.get(k, k), colour, mark="box") for k, colour in COLOURS.items())
-    legend(svg, x + 2, y + 172, kinds, down=24)
-    svg.line(x, y + 262, x + 16, y + 262, stroke=COLOURS["undisclosed"], width=3)
-    paragraph(svg, x + 24, y + 266, ("range of what", "is printed"), 16)
+    for i, (kind, colour) in enumerate(COLOURS.items()):
+        there = sum(p.model.kind == kind for p in shown)
+        with svg.thing(kind, tip=f"{there} models"):
+            legend(svg, 2, 272 + 24 * i, (Key(names.get(kind, kind), colour, mark="box"),))
+    svg.line(0, 362, 16, 362, stroke=COLOURS["undisclosed"], width=3)
+    paragraph(svg, 24, 366, ("range of what", "is printed"), 16)
