@@ -16,17 +16,17 @@ YOURS = "yours"
 # What a button says, and the model that it stands for.
 CHOICES = (
     ("GPT-3", "GPT-3 175B"),
-    ("405B", "Llama 3.1 405B"),
+    ("Llama 405B", "Llama 3.1 405B"),
     ("Switch-C", "Switch-C 1.6T"),
     ("GLaM", "GLaM 64B/64E"),
-    ("8x22B", "Mixtral 8x22B"),
-    ("V3", "DeepSeek-V3 / R1"),
-    ("K2", "Kimi K2"),
+    ("Mixtral", "Mixtral 8x22B"),
+    ("DeepSeek-V3", "DeepSeek-V3 / R1"),
+    ("Kimi K2", "Kimi K2"),
     ("gpt-oss", "gpt-oss-120b"),
     ("Qwen3", "Qwen3-235B-A22B"),
-    ("Maverick", "Llama 4 Maverick"),
+    ("Llama 4", "Llama 4 Maverick"),
     ("GLM-5.2", "GLM-5.2"),
-    ("V4-Pro", "DeepSeek-V4-Pro"),
+    ("DeepSeek-V4", "DeepSeek-V4-Pro"),
     ("yours", YOURS),
 )
 # Qwen3-30B-A3B's, short enough to read and to change.
@@ -56,8 +56,8 @@ class ModelAnatomy(Panel):
             check_choice(field, value, names)
         self._read = CONFIG
         super().__init__(
-            {"model": choice("Model", CHOICES, model, "84px")},
-            {"beside": choice("Beside", CHOICES, beside, "84px")},
+            {"model": choice("Model", CHOICES, model, "96px")},
+            {"beside": choice("Beside", CHOICES, beside, "96px")},
             {"config": text_box(CONFIG, "820px", "84px", "config.json")},
         )
 

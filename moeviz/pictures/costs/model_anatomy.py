@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,11 +17,10 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, sizes_of
-from moeviz.pictures.plot import heading, stack
+from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
-WIDTH, BLOCK, TOP = 900.0, 230.0, 40.0
-BAR, LIST = 560.0, 596.0
+WIDTH, HEIGHT = 478.0, 512.0  # of one model
 CONTEXT = 32_768
 CONVENTIONS = {
     "all": "everything",
@@ -64,13 +64,11 @@ def model_anatomy(shown: Sequence[Model | Architecture]) -> Picture:
     """One block for each: a bar of all parameters, hatched where a token does not go, a bar of what
     it meets, and the sheet. A bare Architecture is one that a learner pasted."""
     summary = " ".join(_sentence(item) for item in shown)
-    svg = Svg(WIDTH, TOP + BLOCK * len(shown), "Anatomy of models", summary)
-    heading(svg, "Where the parameters are, and which of them one token meets",
-            "solid: a token meets them · hatched: it does not")  # fmt: skip
-    svg.text(LIST + 172, 36, "all", fill=MUTED, anchor="end")
-    svg.text(LIST + 240, 36, "a token", fill=MUTED, anchor="end")
+    svg = Svg(WIDTH, HEIGHT, "Anatomy of models", summary)
+    heading(svg, "Where the parameters are",
+            "solid: one token meets them · hatched: it does not")  # fmt: skip
     for i, item in enumerate(shown):
-        _block(svg, TOP + BLOCK * i, item)
+        _block(svg.beside(WIDTH, HEIGHT) if i else svg, item)
     return svg.picture(COLUMNS, (row for item in shown for row in _rows(item)))
 
 
@@ -87,48 +85,58 @@ def _sentence(item: Model | Architecture) -> str:
     return f"{shorten(item.name, 40)}: {count(counted.total)} parameters, {met}."
 
 
-def _block(svg: Svg, top: float, item: Model | Architecture) -> None:
+def _block(svg: Svg, item: Model | Architecture) -> None:
     architecture = _architecture(item)
-    counted = sheet(architecture)
+    counted, name = sheet(architecture), shorten(item.name, 40)
     every = by_part(parameters(architecture))
     active = by_part(active_parameters(architecture))
-    svg.line(0, top + 4, WIDTH, top + 4, width=0.5)
-    svg.text(0, top + 24, shorten(item.name, 26), size=14, bold=True)
+    svg.line(0, 46, WIDTH, 46, width=0.5)
+    svg.text(0, 66, name, size=14, bold=True)
     sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
-    svg.text(BAR, top + 24, f"sizes: {shorten(sizes, 46)}", fill=MUTED, anchor="end")
-    svg.text(0, top + 44, f"all parameters: {count(counted.total)}")
-    x, all_wide, met_wide = 0.0, BAR / counted.total, BAR / counted.active["all"]
-    for key in PARTS:
-        wide, met = all_wide * every[key], all_wide * active[key]
-        tip = f"{key.name}: {every[key]:,.0f}, a token meets {active[key]:,.0f}"
-        svg.rect(x, top + 50, wide, 26, key.colour, tip=tip)
-        if wide - met > 0.5:
-            svg.hatch(x + met, top + 50, wide - met, 26, key.colour)
-        x += wide
-    svg.text(0, top + 96, f"what one token meets: {count(counted.active['all'])}, its own scale")
-    parts = ((met_wide * v, key, f"{key.name}: {v:,.0f}") for key, v in active.items())
-    stack(svg, 0, top + 102, 26, parts)
-    _list(svg, top, every, active, counted)
-    for line, words in enumerate(_lines(item, counted)):
-        svg.text(0, top + 150 + 19 * line, words, fill=MUTED if line == 1 else INK)
-
-
-def _list(svg: Svg, top: float, every: dict, active: dict, found: Sheet) -> None:
+    svg.text(0, 84, f"sizes: {shorten(sizes, 60)}", fill=MUTED)
+    svg.text(0, 108, f"all parameters: {count(counted.total)}")
+    met = count(counted.active["all"])
+    svg.text(0, 160, f"what one token meets: {met}, its own scale")
+    x, met_x = 0.0, 0.0
     for line, key in enumerate(PARTS):
-        y = top + 24 + 17 * line
-        svg.rect(LIST, y - 10, 11, 11, key.colour)
-        svg.text(LIST + 17, y, key.name)
-        svg.text(LIST + 172, y, count(every[key]), anchor="end", mono=True)
-        svg.text(LIST + 240, y, count(active[key]), anchor="end", mono=True)
-        share = 100 * active[key] / found.active["all"]
-        svg.text(LIST + 302, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
+        value, own = every[key], active[key]
+        share = 100 * own / counted.active["all"]
+        tip = f"{name}, {key.name}: {count(value)}, a token meets {count(own)}, {share:.1f} %"
+        with svg.thing(key.name, tip=tip):
+            wide = WIDTH * value / counted.total
+            used = WIDTH * own / counted.total
+            svg.rect(x, 114, wide, 26, key.colour)
+            if wide - used > 0.5:
+                svg.hatch(x + used, 114, wide - used, 26, key.colour)
+            of_token = WIDTH * own / counted.active["all"]
+            svg.rect(met_x, 166, of_token, 26, key.colour)
+            y = 232 + 17.0 * line
+            svg.rect(0, y - 10, 11, 11, key.colour)
+            svg.text(17, y, key.name)
+            svg.text(230, y, count(value), anchor="end", mono=True)
+            svg.text(310, y, count(own), anchor="end", mono=True)
+            svg.text(390, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
+        x, met_x = x + wide, met_x + of_token
+    for right, words in ((230, "all"), (310, "a token"), (390, "of these")):
+        svg.text(right, 214, words, fill=MUTED, anchor="end")
+    y = 364.0
+    for i, words in enumerate(_lines(item, counted)):
+        lines = _wrapped(words)
+        paragraph(svg, 0, y, lines, 17, fill=MUTED if i == 1 else INK)
+        y += 17 * len(lines)
+
+
+def _wrapped(words: str) -> list[str]:
+    """Lines that break between phrases, as long as a phrase fits a line."""
+    phrases = [p if len(p) > 66 else p.replace(" ", "\xa0") for p in words.split(" · ")]
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(" · ".join(phrases), 70)]
 
 
 def _lines(item: Model | Architecture, found: Sheet) -> tuple[str, ...]:
     ways = " · ".join(f"{count(found.active[name])} {words}" for name, words in CONVENTIONS.items())
     weights = " · ".join(f"{name} {si(value, 'B')}" for name, value in found.weights.items())
     cache = found.no_cache or (
-        f"{si(found.cache_per_token, 'B')} more for each token; {si(found.cache, 'B')} at "
+        f"{si(found.cache_per_token, 'B')} more for each token · {si(found.cache, 'B')} at "
         f"{found.context_tokens:,} tokens, 16 bits"
     )
     return (
@@ -153,7 +161,7 @@ def _published(item: Model | Architecture) -> str:
             off = f"{100 * error:+.1f} %".replace("-", "−")
             words.append(f"{name} {count(figure.value)} ({figure.confidence}), counted {off}")
     way = f" {CONVENTIONS[item.convention]}" if item.active_parameters else ""
-    return f"published: {'; '.join(words)}{way}" if words else "published: neither figure"
+    return f"published: {' · '.join(words)}{way}" if words else "published: neither figure"
 
 
 def _rows(item: Model | Architecture) -> Iterator[tuple[object, ...]]:
