@@ -1,5 +1,7 @@
 """What is particular to the panels of 08_hardware and 09_frontier_models."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from helpers.panels import LOUD, content, everything, press, said, values_of
@@ -7,6 +9,7 @@ from moeviz import panels
 from moeviz.costs import CLAIMS, DEVICES, MODELS, model, parameters
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs.model_anatomy import CHOICES, CONFIG, YOURS, read_config
+from moeviz.pictures.costs.training_cost import COMPARED, bill_of, published_setting
 
 pytestmark = LOUD
 
@@ -79,6 +82,22 @@ def test_a_config_that_cannot_be_read_becomes_a_sentence(text, sentence):
     assert "<b>" not in panel.status.value and panel.picture.value == old
     panel.controls["config"].value = CONFIG
     assert "qwen3_moe" in said(panel)
+
+
+# Training.
+
+
+def test_the_published_setting_gives_the_published_hours():
+    panel, given = panels.TrainingCost(), {}
+    for name in COMPARED:
+        if setting := published_setting(name):
+            panel.state = f"training_cost?{urlencode({'model': name, **setting})}"
+            model, trillions, mfu, price, watts, pue, chip = panel.values.values()
+            assumed = dict(usd_per_hour=price, watts=watts, pue=pue)
+            own = bill_of(model, tokens=trillions * 1e12, device=chip, mfu=mfu, **assumed)
+            given[name] = own.device_hours / MODELS[name].device_hours.value
+    assert list(given) == ["Llama 3.1 405B", "DeepSeek-V3 / R1"]
+    assert list(given.values()) == pytest.approx([1, 1], abs=0.02)
 
 
 # The ledger.

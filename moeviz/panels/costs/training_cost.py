@@ -9,7 +9,10 @@ from moeviz.pictures import Picture
 from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 
 # What a button says, and the model that it stands for.
-SHORT = ("GPT-3", "405B", "GLaM", "8x22B", "V3", "K2", "Qwen3", "gpt-oss", "V4-Pro")
+SHORT = (
+    "GPT-3", "Llama 405B", "GLaM", "Mixtral", "DeepSeek-V3", "Kimi K2", "Qwen3", "gpt-oss",
+    "DeepSeek-V4",
+)  # fmt: skip
 TRILLIONS = (
     *(0.1, 0.3, 0.6, 1, 2, 3, 5, 7, 8.1, 10, 12, 13, 14.8),
     *(15.6, 18, 20, 22, 25, 28, 32, 36, 40, 50, 70, 100),
@@ -38,7 +41,7 @@ class TrainingCost(Panel):
         models = [*zip(SHORT, COMPARED, strict=True)]
         devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
         super().__init__(
-            {"model": choice("Model", models, model, "70px")},
+            {"model": choice("Model", models, model, "96px")},
             {
                 "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
                 "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),

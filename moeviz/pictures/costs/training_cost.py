@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from moeviz.costs import (
     DEVICES,
@@ -21,10 +22,10 @@ from moeviz.costs import (
 )
 from moeviz.pictures.axes import Scale, x_axis
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, sizes_of
-from moeviz.pictures.plot import Key, heading, legend, paragraph, stack
-from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.plot import Key, box, heading, legend, paragraph, stack
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg
 
-WIDTH, HEIGHT = 900.0, 492.0
+WIDTH, SUM, HEIGHT = 580.0, 340.0, 486.0
 SEQUENCE = 4096
 COMPARED = (
     "GPT-3 175B", "Llama 3.1 405B", "GLaM 64B/64E", "Mixtral 8x22B", "DeepSeek-V3 / R1",
@@ -73,10 +74,14 @@ def training_cost(
     heading(svg, f"Every model on {count(tokens)} tokens, on {device}",
             f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens")  # fmt: skip
     _bars(svg, bills, chosen)
-    keys = [_shown(key) for key in PARTS][:-1]  # norms and biases cost no FLOPs
-    legend(svg, 0, 400, keys[:3], across=168)
-    legend(svg, 0, 420, keys[3:], across=168)
-    _sum(svg, chosen, own, tokens, usd_per_hour, watts, pue)
+    for i, key in enumerate([*PARTS][:-1]):  # norms and biases cost no FLOPs
+        share = by_part(_each(chosen))[key] / _each(chosen).total
+        with svg.thing(key.name, tip=f"{key.name}: {100 * share:.1f} % of {chosen}'s FLOPs"):
+            legend(svg, 168 * (i % 3), 400 + 20 * (i // 3), (_shown(key),))
+    note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
+    note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
+    paragraph(svg, 0, 456, textwrap.wrap(note, 86), fill=MUTED)
+    _sum(svg.beside(SUM, HEIGHT), chosen, own, tokens, usd_per_hour, watts, pue)
     return svg.picture(COLUMNS, _rows(bills))
 
 
@@ -96,18 +101,24 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
     for i, (name, costs) in enumerate(bills.items()):
         y = 58.0 + 30 * i
         bold = name == chosen
-        svg.text(138, y + 15, name, anchor="end", bold=bold)
-        length = x(costs.usd) - x.start
-        shares = {key: v / _each(name).total for key, v in by_part(_each(name)).items()}
-        parts = ((length * v, _shown(k), f"{k.name}: {100 * v:.1f} %") for k, v in shares.items())
-        end = stack(svg, x.start, y, 21, parts)
-        svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
+        press = {"model": name}
+        with svg.thing(name, tip=f"{name}: {money(costs.usd)}", press=press):
+            svg.text(138, y + 15, name, anchor="end", bold=bold)
+        length, end = x(costs.usd) - x.start, x.start
+        for key, value in by_part(_each(name)).items():
+            share = value / _each(name).total
+            with svg.thing(
+                key.name, name, tip=f"{name}, {key.name}: {100 * share:.1f} %", press=press
+            ):
+                end = stack(svg, end, y, 21, ((length * share, _shown(key), ""),))
+        with svg.thing(name):
+            svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
 
 
 def _sum(
     svg: Svg, chosen: str, own: Bill, tokens: float, price: float, watts: float, pue: float
 ) -> None:
-    x, shape, each = 590.0, sizes_of(chosen), _each(chosen).total
+    shape, each = sizes_of(chosen), _each(chosen).total
     short = six_n_d_flops(active_parameters(shape).total, 1).total
     lines = {
         "FLOPs a token": f"{_giga(each)} (6 N: {_giga(short)})",
@@ -118,22 +129,23 @@ def _sum(
         "× 0.414 kg/kWh": f"{own.carbon_kg / 1e3:,.0f} t CO2",
         "with 10,000 devices": f"{own.device_hours / 10_000 / 24:.3g} days",
     }
-    heading(svg, chosen, x=x)
+    heading(svg, chosen)
     for i, (name, words) in enumerate(lines.items()):
-        svg.text(x, 44 + 22 * i, name, fill=MUTED)
-        svg.text(x + 146, 44 + 22 * i, words, bold=name.startswith("× $"))
+        svg.text(0, 44 + 22 * i, name, fill=MUTED)
+        svg.text(146, 44 + 22 * i, words, bold=name.startswith("× $"))
     y = 44.0 + 22 * len(lines) + 14
-    svg.text(x, y, "Published of it", bold=True)
-    paragraph(svg, x, y + 20, _published(chosen, price, watts, pue), 20)
-    y += 20 * 7
+    svg.text(0, y, "Published of it", bold=True)
+    paragraph(svg, 0, y + 20, _published(chosen, price, watts, pue), 20)
+    if setting := published_setting(chosen):
+        words = f"{100 * setting['mfu']:.0f} % MFU gives these hours: set it"
+        with svg.thing(tip="Take the published tokens, device and hours", press=setting):
+            box(svg, 1, y + 111, 290, 26, "none", words, radius=6, stroke=RULE)
+    y += 20 * 8
     everything, met = parameters(shape).total, active_parameters(shape).total
-    svg.text(x, y, "If every parameter met every token", bold=True)
+    svg.text(0, y, "If every parameter met every token", bold=True)
     dense = 6 * (everything - met)
     times = f"{(each + dense) / each:.3g} times the FLOPs and the bill"
-    svg.text(x, y + 20, times if dense else "they do: it is dense")
-    note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
-    note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
-    paragraph(svg, 0, 462, textwrap.wrap(note, 92), fill=MUTED)
+    svg.text(0, y + 20, times if dense else "they do: it is dense")
 
 
 def _giga(value: float) -> str:
@@ -155,6 +167,18 @@ def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]
     if model.usd is not None:
         lines.append(f"{money(model.usd.value)} ({model.usd.confidence})")
     return lines or ["neither tokens nor hours"]
+
+
+def published_setting(name: str) -> dict[str, Any] | None:
+    """The panel's tokens (trillions), device and MFU that give a model its published hours; None
+    where tokens, hours or the device's peak are not known."""
+    model = MODELS[name]
+    if model.tokens is None or model.device_hours is None or model.device not in DEVICES:
+        return None
+    flops = _each(name).total * model.tokens.value
+    peak = DEVICES[model.device].bf16_flops_per_s * 3600 * model.device_hours.value
+    trillions = model.tokens.value / 1e12
+    return {"tokens": trillions, "device": model.device, "mfu": round(flops / peak, 2)}
 
 
 def _rows(bills: dict[str, Bill]) -> Iterator[tuple[object, ...]]:
