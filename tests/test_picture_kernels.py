@@ -1,7 +1,9 @@
 """What pictures of kernels say, draw and list is what was computed or measured."""
 
 import json
+import math
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,8 +11,17 @@ import torch
 import triton
 import triton.language as tl
 
-from helpers.picture_cases import CPU, LAYER, TRACES, dispatch_by_hand, evil_case, recorded_json
-from helpers.pictures import parse, presses, texts, things
+from helpers.picture_cases import (
+    CPU,
+    GPU,
+    LAYER,
+    REACHED,
+    TRACES,
+    dispatch_by_hand,
+    evil_case,
+    recorded_json,
+)
+from helpers.pictures import corners, marks, parse, presses, texts, things
 from moeviz.costs import distinct_experts
 from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
@@ -19,6 +30,7 @@ from moeviz.pictures.kernels.roofline import all_experts, roofline, works
 from moeviz.pictures.kernels.tile_walk import lanes, moments, order, tile_walk
 from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
+    SKEWS,
     expected_waste,
     padding_rows,
     tile_waste,
@@ -129,6 +141,24 @@ def test_loads_are_drawn_once_for_each_seed():
     assert (load_E != zipf_load(1000, 16, 1.0, 4)).any()
 
 
+def test_every_expert_tells_its_rows_and_all_have_one_colour():
+    setting = dict(tokens=64, experts=64, top_k=8, skew=1.0, block=16)
+    picture, load_E = tile_waste(**setting), zipf_load(512, 64, 1.0, 0)
+    for e, load in enumerate(load_E):
+        (bar,) = things(picture, f"e{e}")
+        tip = f"expert {e}: {load} rows, {-load % 16} of padding"
+        assert bar.findtext("{*}title") == tip
+        real = [m for m in bar.iter() if "fill:#0072b2" in m.get("style", "")]
+        assert len(real) == (load > 0)
+
+
+def test_of_tile_waste_the_skew_is_dragged_and_the_blocks_are_pressed():
+    picture = tile_waste(tokens=64, experts=8, top_k=1, skew=0.3 + 1e-9, block=16)
+    pressed = [sets for _, sets in presses(picture)]
+    assert pressed[: len(SKEWS)] == [{"skew": str(skew)} for skew in SKEWS]
+    assert sorted(int(sets["block"]) for sets in pressed[len(SKEWS) :]) == [*BLOCKS]
+
+
 # Tile walk.
 
 
@@ -173,6 +203,17 @@ def test_a_persistent_walk_starts_as_many_programs_as_run_at_a_time():
     assert starts == [pieces, 4]
 
 
+def test_a_moment_lights_its_pieces_and_a_tile_the_moments_that_read_it():
+    trace = TRACES["dispatch"]
+    picture = tile_walk(trace, walk="persistent", programs=4, group=2)
+    for number, pieces, *_ in picture.rows:
+        bar, *_ = [m for m in things(picture, f"m{number - 1}") if m.find("{*}text") is None]
+        assert len(things(picture, f"m{number - 1}")) == pieces + 1
+        tiles = [kin for kin in bar.get("data-kin").split() if kin[0] == "g"]
+        lit = {m.get("data-kin").split()[0] for m in things(picture, f"m{number - 1}")}
+        assert lit == {f"m{number - 1}", *tiles}
+
+
 # Roofline.
 
 
@@ -197,6 +238,35 @@ def test_what_is_said_of_the_roofline():
     assert "not measured yet" in roofline(None, LAYER, 1).summary
     assert roofline(CPU, LAYER, 1).summary.endswith("bound by memory.")
     assert roofline(CPU, LAYER, 4096).summary.endswith("bound by arithmetic.")
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=lambda device: device["name"])
+@pytest.mark.parametrize("tokens", [1, 16, 4096])
+def test_nothing_stands_above_the_roof_and_no_number_upon_another(device, tokens):
+    picture = roofline(device, LAYER, tokens, REACHED)
+    (memory,), (arithmetic,) = (
+        [corners(line) for line in marks(picture, "polyline", colour)]
+        for colour in ("#0072b2", "#d55e00")
+    )
+    xs, ys = np.concatenate([memory, arithmetic[1:]]).T
+    numbers = []
+    for work in works(tokens, LAYER, 4 if device is CPU else 2):
+        drawn, listed = things(picture, work.name.replace(" ", "_"))
+        dot, number = drawn.findall("{*}circle")
+        at, height = (float(dot.get(key)) for key in ("cx", "cy"))
+        assert height == pytest.approx(np.interp(at, xs, ys), abs=0.02), "on the roof"
+        spot = float(number.get("cx")), float(number.get("cy"))
+        assert spot[1] > np.interp(spot[0], xs, ys) + 9, "below it"
+        numbers.append(spot)
+        assert listed.findtext("{*}title") == drawn.findtext("{*}title")
+    assert min(math.dist(a, b) for a, b in combinations(numbers, 2)) > 18, "two numbers touch"
+
+
+def test_where_nothing_is_measured_there_is_a_frame_and_no_roof():
+    picture = roofline(None, LAYER, 1)
+    drawn = texts(picture)
+    assert {"FLOP/s", "1 T", "100 M", "10 k", "arithmetic intensity, FLOP per byte"} <= {*drawn}
+    assert not marks(picture, "polyline") and "roof" not in drawn[-1]
 
 
 # Contenders.

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.costs import distinct_experts
-from moeviz.pictures.axes import LogScale, Scale, axes
+from moeviz.pictures.axes import LogScale, axes, short
 from moeviz.pictures.plot import Key, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 
-WIDTH, HEIGHT = 900.0, 470.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 548.0, 62.0, 400.0
+WIDTH, HEIGHT, SIDE = 570.0, 460.0, 340.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 552.0, 72.0, 390.0
+APART, BELOW = 24.0, 40.0  # marks from each other, and from the roof
 SHAPE = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+UNMEASURED = "Press Measure: here come the two roofs of this machine, and what it reaches."
 TOPK_FLOPS = 5  # a logit: maximum, difference, exponential, sum, quotient
-Spots = list[tuple[float, float]]
+Spot = tuple[float, float]
 MEMORY, ARITHMETIC, REACHED = "#0072b2", "#d55e00", "#009e73"
 COLUMNS = ("what", "FLOP", "bytes", "FLOP per byte", "attainable", "bound by", "measured")
 
@@ -94,21 +96,12 @@ def roofline(
     dtype = device["dtype"] if device else "float32"
     heading(svg, f"{name}: T = {tokens}",
             f"{shape} · {dtype} · forward, every number moved once")  # fmt: skip
-    peak, memory = _ceilings(device)
-    x = _Clipped(0.1, 1e4, LEFT, RIGHT)
-    # Room above for marks that make way for each other, and five and a half decades below.
-    y = _Clipped(peak * 10**-4.5, peak * 10, BOTTOM, TOP)
-    axes(
-        svg, x, y, x_label="arithmetic intensity, FLOP per byte", lines=True,
-        y_label="FLOP/s" if device else "", above=device is not None,
-        y_ticks=None if device else (), y_form=lambda v: si(v, ""),
-    )  # fmt: skip
+    plot = _Plot(svg, svg.beside(SIDE, HEIGHT), device)
+    plot.frame()
+    dots = plot.reached(reached)
+    plot.parts(parts, dots)
     sort = "The sort has no floating-point operation: it stands left of every roof."
     svg.text(0, HEIGHT - 12, sort, fill=MUTED)
-    if device:
-        _roofs(svg, x, y, peak, memory)
-    taken = _reached(svg, x, y, reached)
-    _parts(svg, x, y, parts, peak, memory, device is not None, taken)
     return svg.picture(COLUMNS, _table(parts, device, reached))
 
 
@@ -144,39 +137,98 @@ class _Clipped(LogScale):
         return super().__call__(min(max(value, self.low), self.high))
 
 
-def _roofs(svg: Svg, x: Scale, y: Scale, peak: float, memory: float) -> None:
-    ridge = peak / memory
-    low = max(x.low, y.low / memory)  # from where the memory roof enters the plot
-    corner = (x(ridge), y(peak))
-    svg.polyline([(x(low), y(low * memory)), corner], stroke=MEMORY, width=3)
-    svg.polyline([corner, (RIGHT, y(peak))], stroke=ARITHMETIC, width=3)
-    svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
-    copy = Key(f"memory: a large copy, {si(memory, 'B/s')}", MEMORY, width=3)
-    product = Key(f"arithmetic: a matrix product, {si(peak, 'FLOP/s')}", ARITHMETIC, width=3)
-    legend(svg, 580, 74, (copy, product), down=20)
+class _Plot:
+    """The roofs with what stands on them and below them, and the list beside it."""
 
+    def __init__(self, svg: Svg, side: Svg, device: dict[str, Any] | None) -> None:
+        self.svg, self.side, self.measured = svg, side, device is not None
+        self.peak, self.memory = _ceilings(device)
+        self.x = _Clipped(0.1, 1e4, LEFT, RIGHT)
+        self.y = _Clipped(self.peak * 10**-4.5, self.peak * 4, BOTTOM, TOP)
+        copy, product = si(self.memory, "B/s"), si(self.peak, "FLOP/s")
+        self.copy = Key(f"memory: a large copy, {copy}", MEMORY, width=3)
+        self.product = Key(f"arithmetic: a matrix product, {product}", ARITHMETIC, width=3)
 
-def _parts(
-    svg: Svg, x: Scale, y: Scale, parts: tuple[Work, ...], peak: float, memory: float,
-    measured: bool, taken: Spots,
-) -> None:  # fmt: skip
-    """Numbered marks on the roof, where they would stand at best."""
-    svg.text(580, 122, "At best, by formula (FLOP per byte)", bold=True)
-    placed = list(taken)
-    for i, part in enumerate(parts):
-        at, roof = x(part.intensity), TOP + 120
-        if measured:
-            roof = y(min(peak, memory * part.intensity))
-        # Upwards, where nothing can be measured, so that no mark is taken for a slow kernel.
-        spot = _free(at, roof, (0, -4), placed)
-        placed.append(spot)
-        svg.line(at, roof, *spot, stroke=MUTED)
-        line = 142 + i * 19
-        _numbered(svg, 589, line - 4, i + 1)
-        svg.text(606, line, f"{part.name}: {three(part.intensity)}")
-    for i, spot in enumerate(placed[len(taken) :]):  # above every line
-        _numbered(svg, *spot, i + 1)
-    svg.text(580, 257, "above the roof: makes way for another mark", fill=MUTED)
+    def frame(self) -> None:
+        svg, x, y = self.svg, self.x, self.y
+        axes(
+            svg, x, y, x_label="arithmetic intensity, FLOP per byte", lines=True,
+            y_label="FLOP/s", above=True, x_form=short, y_form=lambda v: si(v, ""),
+        )  # fmt: skip
+        if not self.measured:
+            svg.text((LEFT + RIGHT) / 2, TOP + 90, UNMEASURED, anchor="middle")
+            return
+        ridge = self.peak / self.memory
+        low = max(x.low, y.low / self.memory)  # from where the memory roof enters the plot
+        corner = (x(ridge), y(self.peak))
+        with svg.thing(self.copy.name, tip=self.copy.name):
+            svg.polyline([(x(low), y(low * self.memory)), corner], stroke=MEMORY, width=3)
+        with svg.thing(self.product.name, tip=self.product.name):
+            svg.polyline([corner, (RIGHT, y(self.peak))], stroke=ARITHMETIC, width=3)
+        svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
+        legend(self.side, 0, 74, (self.copy, self.product), down=20, kin=True)
+
+    def roof(self, at: float) -> float:
+        """How high the roof is over a place of the axis; the axis itself, where none is known."""
+        if not self.measured:
+            return BOTTOM
+        share = (at - LEFT) / (RIGHT - LEFT)
+        intensity = self.x.low * (self.x.high / self.x.low) ** share
+        return self.y(min(self.peak, self.memory * intensity))
+
+    def reached(self, reached: Sequence[Reached]) -> list[Spot]:
+        """A dot where each measurement stands, its letter beside it; returns where no mark may
+        be."""
+        dots = [(self.x(r.intensity), self.y(r.flops_per_s)) for r in reached]
+        placed: list[Spot] = []
+        if reached:
+            self.side.text(0, 286, "Measured, all experts", bold=True)
+        for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
+            letter, line = chr(ord("a") + i), 306 + i * 19
+            up = b > BOTTOM - 40
+            spot = _free(
+                (a, b - 18 if up else b + 18), -4 if up else 4, [*placed, *dots[:i], *dots[i + 1 :]]
+            )
+            placed.append(spot)
+            speed = si(point.flops_per_s, "FLOP/s")
+            tip = f"{point.name}: {three(point.intensity)} FLOP per byte, {speed} measured"
+            with self.svg.thing(f"measured {letter}", tip=tip):
+                self.svg.line(a, b, a, spot[1] + (5 if up else -9), stroke=REACHED)
+                mark(self.svg, "circle", a, b, REACHED, 5, stroke=INK)
+                self.svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True)
+            with self.side.thing(f"measured {letter}", tip=tip):
+                mark(self.side, "circle", 10, line - 4, REACHED, 5, stroke=INK)
+                self.side.text(22, line, f"{letter} · {shorten(point.name, 26)}: {speed}")
+        return placed + dots
+
+    def parts(self, parts: tuple[Work, ...], taken: list[Spot]) -> None:
+        """Dots on the roof, where each would stand at best, with their numbers fanned out below:
+        nothing lies above a roof."""
+        what = "At best, by formula" if self.measured else "By formula"
+        self.side.text(0, 122, f"{what} (FLOP per byte)", bold=True)
+        spots = list(taken)
+        places = [self.x(part.intensity) for part in parts]
+        for i, at in _spread(places):
+            away = BELOW if self.measured else -BELOW
+            spot = _free((at, self.roof(at) + away), 6 if self.measured else -6, spots)
+            spots.append(spot)
+            self._part(parts[i], i + 1, (places[i], self.roof(places[i])), spot)
+
+    def _part(self, part: Work, number: int, dot: Spot, spot: Spot) -> None:
+        line, intensity = 123 + number * 19, three(part.intensity)
+        tip = f"{part.name}: {si(part.flops, 'FLOP')} for {si(part.size, 'B')}, {intensity} a byte"
+        kin = [part.name]
+        if self.measured:
+            best = min(self.peak, self.memory * part.intensity)
+            tip += f"; {si(best, 'FLOP/s')} at best"
+            kin.append((self.product if best == self.peak else self.copy).name)
+        with self.svg.thing(*kin, tip=tip):
+            self.svg.line(*dot, *spot, stroke=MUTED)
+            self.svg.circle(*dot, 4.5, INK)
+            _numbered(self.svg, *spot, number)
+        with self.side.thing(*kin, tip=tip):
+            _numbered(self.side, 10, line - 4, number)
+            self.side.text(26, line, f"{part.name}: {intensity}")
 
 
 def _numbered(svg: Svg, x: float, y: float, number: int) -> None:
@@ -184,30 +236,25 @@ def _numbered(svg: Svg, x: float, y: float, number: int) -> None:
     svg.text(x, y + 4.3, str(number), anchor="middle", fill="#000000", bold=True)
 
 
-def _free(x: float, y: float, by: tuple[float, float], placed: Spots) -> tuple[float, float]:
-    """The first spot from (x, y) on, in steps of `by`, that no other mark covers."""
-    while any(abs(x - a) < 22 and abs(y - b) < 21 for a, b in placed):
-        x, y = x + by[0], y + by[1]
+def _spread(places: Sequence[float]) -> list[tuple[int, float]]:
+    """Places of an axis kept APART, from left to right, each with its index."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    spread: list[float] = []
+    for i in order:
+        spread.append(max(places[i], spread[-1] + APART if spread else LEFT + 10))
+    end = RIGHT - 10
+    for n in reversed(range(len(spread))):
+        spread[n] = end = min(spread[n], end)
+        end -= APART
+    return list(zip(order, spread, strict=True))
+
+
+def _free(spot: Spot, step: float, placed: Sequence[Spot]) -> Spot:
+    """The first spot from there on, in steps up or down, that no other mark covers."""
+    x, y = spot
+    while any(abs(x - a) < 20 and abs(y - b) < 20 for a, b in placed):
+        y += step
     return x, y
-
-
-def _reached(svg: Svg, x: Scale, y: Scale, reached: Sequence[Reached]) -> Spots:
-    """A dot where each measurement stands, its letter below; where there is no room for marks."""
-    spots = [(x(r.intensity), y(r.flops_per_s)) for r in reached]
-    placed: Spots = []
-    if reached:
-        svg.text(580, 286, "Measured, all experts", bold=True)
-    for i, (point, (a, b)) in enumerate(zip(reached, spots, strict=True)):
-        letter, line = chr(ord("a") + i), 306 + i * 19
-        spot = _free(a, b + 18, (0, 4), placed)
-        placed.append(spot)
-        svg.line(a, b, a, spot[1] - 9, stroke=REACHED)
-        mark(svg, "circle", a, b, REACHED, 5, stroke=INK)
-        svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True)
-        mark(svg, "circle", 589, line - 4, REACHED, 5, stroke=INK)
-        name, speed = shorten(point.name, 26), si(point.flops_per_s, "FLOP/s")
-        svg.text(602, line, f"{letter} · {name}: {speed}")
-    return placed + spots
 
 
 def _table(

@@ -9,7 +9,7 @@ from moeviz.pictures.plot import Key, expert_box, heading, legend
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.dispatch import DispatchTrace
 
-WIDTH, LEFT, RIGHT = 900.0, 96.0, 890.0
+WIDTH, LEFT, RIGHT = 600.0, 84.0, 594.0
 LANE, GAP = 30.0, 5.0
 BARS = 120.0  # the height of what is read
 BLOCK_N = 64  # columns of [gate, up] that a program computes
@@ -85,12 +85,12 @@ def tile_walk(trace: DispatchTrace, *, walk: str, programs: int, group: int) -> 
         f"{num_pieces} pieces of work, {programs} at a time: {started} programs start{idle}. "
         f"They read {si(asked, 'B')}; within each moment {si(different, 'B')} of it are different."
     )
-    height = 62 + programs * (LANE + GAP) + 62 + BARS + 30
+    height = 62 + programs * (LANE + GAP) + 90 + BARS + 30
     svg = Svg(WIDTH, height, "The walk over the tiles", summary)
-    note = "colour and number: the expert · small number: the block of columns · bar: a start"
+    note = "colour and number: the expert · second number: the block of columns · bar: a start"
     heading(svg, "Who computes what, in which order", note)
     base = _programs(svg, per_program, len(reads), walk)
-    _reads(svg, reads, base + 62)
+    _reads(svg, reads, per_program, base + 90)
     rows = ((i + 1, n, si(a, "B"), si(d, "B")) for i, (n, a, d) in enumerate(reads))
     return svg.picture(COLUMNS, rows)
 
@@ -99,7 +99,8 @@ def _programs(svg: Svg, per_program: list[list[Piece]], count: int, walk: str) -
     """The lines of boxes; returns where they end."""
     wide, y = (RIGHT - LEFT) / count, 62.0
     for lane, pieces in enumerate(per_program):
-        svg.text(LEFT - 10, y + 0.65 * LANE, f"program {lane}", anchor="end", fill=MUTED)
+        with svg.thing(f"p{lane}", tip=f"program {lane} of those that run at a time"):
+            svg.text(LEFT - 10, y + 0.65 * LANE, f"program {lane}", anchor="end", fill=MUTED)
         for i, piece in enumerate(pieces):
             x = LEFT + i * wide
             text = f"{piece.expert} ·{piece.column}" if wide > 44 else str(piece.expert)
@@ -107,23 +108,28 @@ def _programs(svg: Svg, per_program: list[list[Piece]], count: int, walk: str) -
                 f"tile {piece.tile}: {piece.rows} rows of expert {piece.expert}, "
                 f"column block {piece.column}"
             )
-            expert_box(svg, x + 6, y, wide - 8, LANE, piece.expert, text, tip=tip)
+            with svg.thing(f"g{piece.tile}", f"e{piece.expert}", f"m{i}", f"p{lane}", tip=tip):
+                expert_box(svg, x + 6, y, wide - 8, LANE, piece.expert, text)
             if walk == "one" or i == 0:
                 svg.rect(x + 1, y, 4, LANE, INK)
         y += LANE + GAP
     return y
 
 
-def _reads(svg: Svg, reads: list[tuple[int, int, int]], top: float) -> None:
+def _reads(
+    svg: Svg, reads: list[tuple[int, int, int]], per_program: list[list[Piece]], top: float
+) -> None:
     """Under each moment, what its programs read, and how much of it is different."""
     wide = (RIGHT - LEFT) / len(reads)
-    svg.text(0, top - 26, "What the programs of a moment read", size=14, bold=True)
-    legend(svg, LEFT + 300, top - 26, (READ, DIFFERENT))
+    svg.text(0, top - 54, "What the programs of a moment read", size=14, bold=True)
+    legend(svg, 0, top - 28, (READ, DIFFERENT))
     y = Scale(0, max(asked for _, asked, _ in reads), top + BARS, top)
     y_axis(svg, y, LEFT, RIGHT, ticks=y.ticks(3), form=lambda value: si(value, "B"))
     for i, (_, asked, different) in enumerate(reads):
         x, width = LEFT + i * wide + 6, wide - 8
-        tip = f"{si(asked, 'B')}, of which {si(different, 'B')} are different"
-        svg.rect(x, y(asked), width, y.start - y(asked), READ.colour, tip=tip)
-        svg.rect(x, y(different), width, y.start - y(different), DIFFERENT.colour, tip=tip)
+        tiles = dict.fromkeys(f"g{lane[i].tile}" for lane in per_program if i < len(lane))
+        tip = f"moment {i + 1}: {si(asked, 'B')} read, of which {si(different, 'B')} are different"
+        with svg.thing(f"m{i}", *tiles, tip=tip):
+            svg.rect(x, y(asked), width, y.start - y(asked), READ.colour)
+            svg.rect(x, y(different), width, y.start - y(different), DIFFERENT.colour)
     svg.text((LEFT + RIGHT) / 2, top + BARS + 20, "moments, from left to right", anchor="middle")

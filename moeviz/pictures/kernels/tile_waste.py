@@ -8,9 +8,9 @@ import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, y_axis
 from moeviz.pictures.plot import Key, curve, heading, mark
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 
-WIDTH, HEIGHT = 900.0, 400.0
+WIDTH, HEIGHT, SIDE = 520.0, 400.0, 420.0
 BLOCKS = (16, 32, 64, 128)
 # A colour, a dash and a width each: never colour alone.
 STYLES = (
@@ -21,6 +21,7 @@ SKEWS = tuple(round(0.1 * i, 1) for i in range(21))
 DRAWS = 8  # batches behind each point of a line
 COLUMNS = ("skew", *(f"padding at BLOCK_M {m}" for m in BLOCKS))
 PADDING = "#ffffff"
+ROWS = "#0072b2"
 
 
 def padding_rows(load_E: np.ndarray, block: int) -> int:
@@ -75,7 +76,7 @@ def tile_waste(
     )
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
     _lines(svg, curves, num_rows, experts, skew, block, waste)
-    _experts(svg, load_E, block)
+    _experts(svg.beside(SIDE, HEIGHT), load_E, block)
     rows = ((s, *map("{:.1%}".format, each)) for s, each in zip(SKEWS, curves.T, strict=True))
     return svg.picture(COLUMNS, rows)
 
@@ -86,46 +87,62 @@ def _lines(
     rules = [expected_waste(num_rows, experts, m) for m in BLOCKS]
     top = min(max(100 * float(max(curves.max(), *rules)) * 1.05, 10.0), 100.0)
     x, y = Scale(0, 2, 60, 400), Scale(0, top, 340, 60)
-    note = f"line: mean of {DRAWS} batches · dot: the one at the right · dotted: "
+    note = f"line: mean of {DRAWS} batches · dot: the one drawn · dotted: "
     heading(svg, "Padding, as a share of all computed rows", f"{note}E · BLOCK_M / 2 rows")
     axes(svg, x, y, x_label="skew of the routing (Zipf exponent)", y_label="per cent of rows")
+    _skews(svg, x, y, curves)
     ends: list[tuple[float, int]] = []
     for b, key in enumerate(STYLES):
         rule = y(100 * rules[b])
-        svg.line(x.start, rule, x.end, rule, stroke=key.colour, width=0.8, dash="1 3")
-        points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
+        mean = float(np.interp(skew, SKEWS, curves[b]))
+        tip = f"BLOCK_M {BLOCKS[b]}: {mean:.1%} at skew {skew:g}"
+        with svg.thing(f"block {BLOCKS[b]}", tip=f"{tip}, rule of thumb {rules[b]:.1%}"):
+            svg.line(x.start, rule, x.end, rule, stroke=key.colour, width=0.8, dash="1 3")
+            points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
         ends.append((points[-1][1], b))
     # Names at the lines' ends, kept apart.
     placed = 1e9
     for at, b in sorted(ends, reverse=True):
-        placed = min(at + 4, placed - 15)
-        svg.line(x.end + 4, at, x.end + 14, placed - 4, stroke=STYLES[b].colour)
-        svg.text(x.end + 17, placed, f"BLOCK_M {BLOCKS[b]}", bold=BLOCKS[b] == block)
+        placed, m = min(at + 4, placed - 15), BLOCKS[b]
+        with svg.thing(f"block {m}", tip=f"Set BLOCK_M to {m}", press={"block": m}):
+            svg.line(x.end + 4, at, x.end + 14, placed - 4, stroke=STYLES[b].colour)
+            svg.text(x.end + 17, placed, f"BLOCK_M {m}", bold=m == block)
     spot = y(100 * here)
     svg.line(x(skew), y.start, x(skew), spot, stroke=INK, dash="2 3")
     mark(svg, "circle", x(skew), spot, STYLES[BLOCKS.index(block)].colour, 6, stroke=INK)
 
 
+def _skews(svg: Svg, x: Scale, y: Scale, curves: np.ndarray) -> None:
+    """The plot as a slider of the skew, which tells where all lines are."""
+    half = (x(SKEWS[1]) - x(SKEWS[0])) / 2
+    for s, skew in enumerate(SKEWS):
+        each = ", ".join(f"{c:.1%} at {m}" for m, c in zip(BLOCKS, curves[:, s], strict=True))
+        with svg.thing(tip=f"skew {skew:g}: {each}", press={"skew": skew}, drag=True):
+            svg.rect(x(skew) - half, y.end, 2 * half, y.start - y.end + 20, "transparent")
+
+
 def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
     """Each expert's rows with what its last tile adds."""
-    left, right, base, top = 560.0, 890.0, 340.0, 76.0
+    left, right, base, top = 50.0, SIDE - 10, 340.0, 76.0
     computed_E = -(-load_E // block) * block
     y = Scale(0, float(computed_E.max()) or 1.0, base, top)
     width = (right - left) / len(load_E)
     gap = 1.0 if width > 4 else 0.0
-    note = "colour: real · hatched: padding"
-    heading(svg, "One such batch: rows of each expert", note, left - 50)
+    note = "blue: real · hatched: padding" if width > 4 else "blue: real · grey: padding"
+    heading(svg, "One such batch: rows of each expert", note)
     y_axis(svg, y, left, right, ticks=y.ticks(4))
     for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
         at = left + e * width
         real, filled, wide = y(float(load)), y(float(computed)), width - gap
-        if computed > load:
-            svg.rect(at, filled, wide, real - filled, RULE, opacity=0.5)
-            if width > 4:
-                svg.hatch(at, filled, wide, real - filled, PADDING)
-        if load:
-            tip = f"expert {e}: {load} rows, {computed - load} padding" if len(load_E) <= 64 else ""
-            svg.rect(at, real, wide, base - real, expert_colour(e), tip=tip)
+        tip = f"expert {e}: {load} rows, {computed - load} of padding"
+        with svg.thing(f"e{e}", tip=tip):
+            svg.rect(at, top, wide, base - top, "transparent")
+            if computed > load:
+                svg.rect(at, filled, wide, real - filled, RULE, opacity=0.5)
+                if width > 4:
+                    svg.hatch(at, filled, wide, real - filled, PADDING)
+            if load:
+                svg.rect(at, real, wide, base - real, ROWS)
     svg.line(left, base, right, base)
     svg.text((left + right) / 2, base + 35, "experts, most popular first", anchor="middle")
     shown = range(len(load_E)) if len(load_E) <= 16 else (0, len(load_E) - 1)
