@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_the_load_says_over_how_many_assignments():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_twins_of_a_layer(stage):
-    layer = make_anatomy(LONG[:20], num_experts=6)
+    layer = make_anatomy(LONG[:30], num_experts=6)
     picture = anatomy(layer, stage)
     kept = layer.score.copy()
     np.put_along_axis(kept, layer.expert.astype(int), layer.weight, 1)
@@ -142,7 +143,7 @@ def test_the_twins_of_a_layer(stage):
     }[stage]
     np.testing.assert_allclose(table(picture, *columns), wanted, atol=0.0006)
     tokens = [row[picture.columns.index("token")] for row in picture.rows]
-    by_row = {"dispatch": layer.row_token, "experts": layer.row_token[shown]}.get(stage, range(20))
+    by_row = {"dispatch": layer.row_token, "experts": layer.row_token[shown]}.get(stage, range(30))
     assert tokens == [layer.tokens[t] for t in by_row]
     assert layer.tokens[MAX_TOKENS - 1] in texts(picture)
     assert layer.tokens[MAX_TOKENS] not in texts(picture)
@@ -156,6 +157,33 @@ def test_a_layer_says_how_it_weighs_and_when_it_is_not_the_sum_of_its_rows():
     assert wanted in anatomy(raw, "top-k").summary
     assert "to the last bit" in anatomy(layer, "combine").summary
     assert "at most 1e+00" in anatomy(replace(layer, y=layer.y + 1), "combine").summary
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_token_is_followed_through_every_stage(stage):
+    layer = make_anatomy(NASTY, num_experts=6)
+    picture = anatomy(layer, stage, follow=3)
+    framed = [g for g in things(picture, "t3") if g.get("data-kin").startswith("t3")]
+    wanted = {"dispatch": 1 + 2, "experts": 2}.get(stage, 1)  # its name and its rows
+    assert len(framed) == wanted
+    fates = {dict(parse_qsl(g.get("data-press")))["follow"] for g in framed}
+    assert fates == {"-1"}, "pressed again it is followed no longer"
+    rings = marks(picture, "rect", "#d55e00;stroke-width:2.5")
+    bold = [text for text in texts(picture, "600 13px") if text == NASTY[3]]
+    assert len(rings) == {"dispatch": 0, "experts": 2}.get(stage, 1) and bold
+    others = {press["follow"] for _, press in presses(picture) if "follow" in press} - {"-1"}
+    assert others == {str(t) for t in range(8) if t != 3}
+    experts = {f"e{e}" for e in layer.expert[3]}
+    kin = {name for g in framed for name in g.get("data-kin").split()}
+    assert kin == {"t3", *experts}
+
+
+@pytest.mark.parametrize("stage", ["experts", "combine"])
+def test_zero_is_the_middle_of_what_has_a_sign(stage):
+    layer = make_anatomy()
+    values = layer.row_output if stage == "experts" else layer.y
+    peak = f"{np.abs(values).max():.2g}"
+    assert {f"-{peak}", "0", peak} <= set(texts(anatomy(layer, stage)))
 
 
 # Slots.

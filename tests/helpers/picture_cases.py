@@ -380,12 +380,13 @@ def _routing():
         yield f"matrix{name}", partial(routing_matrix, trace, 1)
         yield f"load{name}", partial(load_bars, trace.load(), (1, 2))
     for name, options in {
-        "8 tokens": {}, "raw weights": {"weighting": "raw"}, "20 tokens": {"tokens": LONG[:20]},
+        "8 tokens": {}, "raw weights": {"weighting": "raw"}, "30 tokens": {"tokens": LONG[:30]},
         "1 token": {"tokens": "a"}, "1 expert": {"num_experts": 1, "top_k": 1},
-        "32 experts": {"tokens": LONG[:20], "num_experts": 32, "top_k": 4},
+        "32 experts": {"tokens": LONG[:30], "num_experts": 32, "top_k": 4},
     }.items():  # fmt: skip
         for stage in STAGES:
-            yield f"layer of {name}, {stage}", partial(anatomy, make_anatomy(**options), stage)
+            layer = make_anatomy(**options)
+            yield f"layer of {name}, {stage}", partial(anatomy, layer, stage, follow=0)
     for name, decision in {
         "by hand": slots_by_hand(), "two parts": placed_batch(pool="sequence"),
         "K = 4": placed_batch(128, 4, factor=0.5), "wide": placed_batch(128, 4, factor=4.0),

@@ -8,12 +8,13 @@ from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import button, choice, slider, text_box
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
-from moeviz.pictures.routing.inside_layer import STAGES, anatomy
+from moeviz.pictures.routing.inside_layer import MAX_TOKENS, NOBODY, STAGES, anatomy
 from moeviz.records.routes import Anatomy
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
 
+TOKENS = (("no token", NOBODY), *((f"token {t}", t) for t in range(MAX_TOKENS)))
 WEIGHTINGS = (
     ("renormalise after top-k", "renormalise"),
     ("raw: softmax before top-k", "raw"),
@@ -44,6 +45,7 @@ class InsideLayer(ReadingPanel):
                 button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1)),
                 button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1)),
             ],
+            {"follow": slider("Follow", TOKENS, NOBODY)},
             {
                 "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
                 "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
@@ -60,7 +62,9 @@ class InsideLayer(ReadingPanel):
         layer = self.record()
         if layer is None:
             return None
-        return self.shown(anatomy(layer, self.controls["stage"].value))
+        return self.shown(
+            anatomy(layer, self.controls["stage"].value, self.controls["follow"].value)
+        )
 
     def compute(self, wanted: Values, loaded: Loaded) -> Anatomy:
         from moeviz.watch.text import dissect

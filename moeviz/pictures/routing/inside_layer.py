@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from moeviz.pictures.plot import box, expert_box, paragraph, stages
-from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, expert_colour, heat_colour, shorten
+from moeviz.pictures.plot import box, expert_box, heat_bar, stages
+from moeviz.pictures.routing.names import bytes_note, named
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    RULE,
+    Picture,
+    Svg,
+    expert_colour,
+    heat_colour,
+    ink_on,
+    shorten,
+    text_width,
+)
 from moeviz.records.routes import Anatomy
 
-WIDTH = 860
-MAX_TOKENS = 14
-TOP = 104
+WIDTH = 612
+MAX_TOKENS = 24
+TOP = 130
 ROW, LINE = 22, 18
+LEFT = 116.0  # names of tokens stand before it
+NOBODY, FOLLOWED = -1, "#d55e00"  # no token is followed; the frame of one that is
 
 FORMULAS = {
     "logits": "logits_TE = x_TD · W_ED^T",
@@ -30,10 +45,10 @@ WEIGHTINGS = {
 }
 
 
-def anatomy(layer: Anatomy, stage: str) -> Picture:
+def anatomy(layer: Anatomy, stage: str, follow: int = NOBODY) -> Picture:
     """The named stage (one of STAGES) of a layer, with the real numbers of the first MAX_TOKENS
-    tokens."""
-    return _DRAW[stage](layer)
+    tokens. follow: the token that is framed, as it is in every stage."""
+    return _DRAW[stage](layer, follow)
 
 
 def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> Svg:
@@ -41,15 +56,32 @@ def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> 
     formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
     svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
     stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
-    svg.text(0, 58, formula, size=14, mono=True)
-    svg.text(0, 78, note, fill=MUTED)
+    svg.text(0, 56, formula, size=14, mono=True)
+    svg.text(0, 76, note, fill=MUTED)
+    svg.text(0, 92, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
     return svg
 
 
-def _names(svg: Svg, layer: Anatomy, right: float, pitch: float) -> None:
-    """The shown tokens, one below another, each in the middle of its row."""
-    names = (shorten(token, 13) for token in layer.tokens[:MAX_TOKENS])
-    paragraph(svg, right, TOP + pitch / 2 + 5, names, pitch, anchor="end", mono=True, size=13)
+@contextmanager
+def _token(
+    svg: Svg, layer: Anatomy, t: int, follow: int, *kin: str, tip: str = ""
+) -> Iterator[None]:
+    """Marks of a token: pressed they have it followed through all stages, or no longer."""
+    words = f"{named(t, layer.tokens[t])}{': ' if tip else ''}{tip}"
+    press = {"follow": NOBODY if t == follow else t}
+    with svg.thing(f"t{t}", *kin, tip=words, press=press):
+        yield
+
+
+def _name(svg: Svg, layer: Anatomy, t: int, y: float, follow: int) -> None:
+    """A token's name before its row."""
+    text = shorten(layer.tokens[t], 13)
+    svg.text(LEFT - 8, y, text, anchor="end", mono=True, size=13, bold=t == follow)
+
+
+def _ring(svg: Svg, x: float, y: float, width: float, height: float) -> None:
+    """Around the token that is followed."""
+    svg.rect(x, y, width, height, "none", stroke=FOLLOWED, stroke_width=2.5, radius=3)
 
 
 def _chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
@@ -64,54 +96,74 @@ def _shape_note(layer: Anatomy) -> str:
 
 
 def _matrix(
-    layer: Anatomy, stage: str, summary: str, shown_TE: np.ndarray, heat_TE: np.ndarray, *,
-    muted_TE: np.ndarray | None = None, last_column: tuple[str, np.ndarray] | None = None,
+    layer: Anatomy, stage: str, follow: int, summary: str, shown_TE: np.ndarray,
+    heat_TE: np.ndarray, scale: tuple[str, str], *, muted_TE: np.ndarray | None = None,
+    last_column: tuple[str, np.ndarray] | None = None,
 ) -> Picture:  # fmt: skip
-    """Tokens down, experts across, a number in every cell."""
+    """Tokens down, experts across, a number in every cell; scale: what the ends of the heat are."""
     num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
-    left = 120.0
-    cell = min(74.0, (WIDTH - left - 90) / num_experts)
+    cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
     svg = _frame(layer, stage, _shape_note(layer), summary, num_tokens * ROW)
-    digits = 1 if stage == "logits" else 2
-    _names(svg, layer, left - 8, ROW)
+    heat_bar(svg, LEFT, TOP - 32, 100, 12, *scale)
+    quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
     for e in range(num_experts):
-        svg.text(left + (e + 0.5) * cell, TOP - 8, f"e{e}", anchor="middle", fill=MUTED)
-    for t, e in np.ndindex(num_tokens, num_experts):
-        quiet = muted_TE is not None and bool(muted_TE[t, e])
-        # In narrow cells only the chosen few have room for a number.
-        roomy = cell > 36 or (muted_TE is not None and not quiet)
-        colour = "none" if quiet else heat_colour(float(heat_TE[t, e]))
-        box(svg, left + e * cell, TOP + t * ROW, cell - 2, ROW - 2, colour,
-            f"{shown_TE[t, e]:z.{digits}f}" if roomy else "", ink=MUTED if quiet else "",
-            stroke=RULE if quiet else "none")  # fmt: skip
+        chosen = int((layer.expert == e).sum())
+        with svg.thing(
+            f"e{e}", tip=f"expert {e}: {chosen} of {len(layer.tokens)} tokens choose it"
+        ):
+            svg.text(LEFT + (e + 0.5) * cell, TOP - 8, f"e{e}", anchor="middle", fill=MUTED)
+    end = LEFT + num_experts * cell
+    for t in range(num_tokens):
+        y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
+        tip = ", ".join(f"e{e} {shown_TE[t, e]:z.2f}" for e in np.argsort(-shown_TE[t])[:3])
+        with _token(svg, layer, t, follow, *kin, tip=f"{stage} {tip}"):
+            _name(svg, layer, t, y + 16, follow)
+            for e in range(num_experts):
+                _cell(svg, LEFT + e * cell, y, cell, stage, float(shown_TE[t, e]),
+                      float(heat_TE[t, e]), quiet=bool(quiet_TE[t, e]),
+                      roomy=cell > 36 or (muted_TE is not None and not quiet_TE[t, e]))  # fmt: skip
+            if last_column:
+                svg.text(end + 34, y + 16, f"{last_column[1][t]:.2f}", anchor="middle", bold=True)
+            if t == follow:
+                _ring(svg, LEFT - 2, y - 1, end - LEFT + 2, ROW)
     if last_column:
-        x, (name, total_T) = left + num_experts * cell + 44, last_column
-        svg.text(x, TOP - 8, name, anchor="middle", bold=True)
-        for t in range(num_tokens):
-            svg.text(x, TOP + t * ROW + 16, f"{total_T[t]:.2f}", anchor="middle", bold=True)
+        svg.text(end + 34, TOP - 8, last_column[0], anchor="middle", bold=True)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
     rows = ((t, token, *(f"{v:.3f}" for v in shown_TE[t])) for t, token in enumerate(layer.tokens))
     return svg.picture(columns, rows)
 
 
-def _logits(layer: Anatomy) -> Picture:
+def _cell(
+    svg: Svg, x: float, y: float, cell: float, stage: str, value: float, heat: float, *,
+    quiet: bool, roomy: bool,
+) -> None:  # fmt: skip
+    """One score; in narrow cells only the chosen few have room for a number."""
+    text = f"{value:z.{1 if stage == 'logits' else 2}f}" if roomy else ""
+    colour, ink = ("none", MUTED) if quiet else (heat_colour(heat), "")
+    box(svg, x, y, cell - 2, ROW - 2, colour, text, ink=ink, stroke=RULE if quiet else MUTED)
+
+
+def _logits(layer: Anatomy, follow: int) -> Picture:
     low, high = float(layer.logits.min()), float(layer.logits.max())
     heat = (layer.logits - low) / ((high - low) or 1.0)
     words = "One score per token and expert: a row of x times the router"
-    return _matrix(layer, "logits", f"{words}, {low:.1f} to {high:.1f}.", layer.logits, heat)
+    scale = f"{low:.1f}", f"{high:.1f}"
+    summary = f"{words}, {low:.1f} to {high:.1f}."
+    return _matrix(layer, "logits", follow, summary, layer.logits, heat, scale)
 
 
-def _softmax(layer: Anatomy) -> Picture:
+def _softmax(layer: Anatomy, follow: int) -> Picture:
     peak = float(layer.score.max())
     summary = (
         f"Scores become probabilities: every row sums to 1; the surest choice has {peak:.2f}, a "
         f"router that knows nothing would give {1 / layer.score.shape[1]:.2f} everywhere."
     )
     sums = ("row sum", layer.score.sum(1))
-    return _matrix(layer, "softmax", summary, layer.score, layer.score / peak, last_column=sums)
+    return _matrix(layer, "softmax", follow, summary, layer.score, layer.score / peak,
+                   ("0", f"{peak:.2f}"), last_column=sums)  # fmt: skip
 
 
-def _topk(layer: Anatomy) -> Picture:
+def _topk(layer: Anatomy, follow: int) -> Picture:
     weight_TE = np.zeros_like(layer.score)
     np.put_along_axis(weight_TE, layer.expert.astype(np.int64), layer.weight, axis=1)
     chosen_TE = weight_TE > 0
@@ -121,11 +173,11 @@ def _topk(layer: Anatomy) -> Picture:
     if layer.weighting == "raw":
         says = f"left raw, so that rows sum to {total_T.min():.2f} to {total_T.max():.2f}"
     words = f"Each token keeps its {layer.expert.shape[1]} best experts; their weights are {says}."
-    return _matrix(layer, "top-k", words, shown_TE, shown_TE, muted_TE=~chosen_TE,
-                   last_column=("weights", total_T))  # fmt: skip
+    return _matrix(layer, "top-k", follow, words, shown_TE, shown_TE, ("weight 0", "1"),
+                   muted_TE=~chosen_TE, last_column=("weights", total_T))  # fmt: skip
 
 
-def _dispatch(layer: Anatomy) -> Picture:
+def _dispatch(layer: Anatomy, follow: int) -> Picture:
     num_tokens, rows = min(len(layer.tokens), MAX_TOKENS), _shown_rows(layer)
     load_E = np.diff(layer.offsets)
     busiest = int(load_E.argmax())
@@ -135,16 +187,26 @@ def _dispatch(layer: Anatomy) -> Picture:
     )
     note = f"{_shape_note(layer)} · N = {len(layer.row_token)} rows"
     svg = _frame(layer, "dispatch", note, summary, max(num_tokens * 2, len(rows)) * LINE)
-    left, right = 130.0, 520.0
+    top, right = TOP - 22, 344.0
     spread = max(len(rows), 1) / max(num_tokens, 1) * LINE
-    _names(svg, layer, left - 8, spread)
+    for t in range(num_tokens):
+        kin = [f"e{e}" for e in layer.expert[t] if e >= 0]
+        chosen = " and ".join(f"expert {e}" for e in layer.expert[t] if e >= 0)
+        with _token(svg, layer, t, follow, *kin, tip=f"goes to {chosen or 'no expert'}"):
+            _name(svg, layer, t, top + (t + 0.5) * spread + 5, follow)
     for i, row in enumerate(rows):
         expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
-        y, start = TOP + (i + 0.5) * LINE, TOP + (token + 0.5) * spread
-        svg.line(left, start, right, y, stroke=expert_colour(expert), width=1.8)
-        _chip(svg, right, y - 8, 46, expert)
-        svg.text(right + 56, y + 5, shorten(layer.tokens[token], 13), mono=True, size=13)
-        svg.text(right + 190, y + 5, f"weight {layer.row_weight[row]:.2f}", fill=MUTED)
+        y, start = top + (i + 0.5) * LINE, top + (token + 0.5) * spread
+        weight = f"weight {layer.row_weight[row]:.2f}"
+        with _token(svg, layer, token, follow, f"e{expert}", tip=f"row {row}, {weight}"):
+            wide = 3.4 if token == follow else 1.8
+            svg.line(LEFT, start, right, y, stroke=INK, width=wide + 1)  # an edge for light ones
+            svg.line(LEFT, start, right, y, stroke=expert_colour(expert), width=wide)
+            text = shorten(layer.tokens[token], 13)
+            svg.text(right + 56, y + 5, text, mono=True, size=13, bold=token == follow)
+            svg.text(right + 180, y + 5, weight, fill=MUTED)
+        with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
+            _chip(svg, right, y - 8, 46, expert)
     of_row = zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
     table = (
         (r, int(e), layer.tokens[t], f"{weight:.3f}") for r, (e, t, weight) in enumerate(of_row)
@@ -152,31 +214,39 @@ def _dispatch(layer: Anatomy) -> Picture:
     return svg.picture(("row", "expert", "token", "weight"), table)
 
 
-def _experts(layer: Anatomy) -> Picture:
+def _experts(layer: Anatomy, follow: int) -> Picture:
     rows = _shown_rows(layer)
     output_ND = layer.row_output[rows]
-    norm_N = np.linalg.norm(output_ND, axis=1)
+    norm_N, load_E = np.linalg.norm(output_ND, axis=1), np.diff(layer.offsets)
     summary = (
         f"Each expert transforms its own rows: W2 · (silu(W1 x) * W3 x). Lengths of what comes out "
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
-    note = f"heat: the {output_ND.shape[1]} values of each row, dark low, light high"
+    note = f"the {output_ND.shape[1]} values of each row, and its length"
     svg = _frame(layer, "experts", note, summary, len(rows) * LINE)
-    left = 190.0
-    svg.text(left + 512, TOP - 8, "length")
-    _signed_heat(svg, left, 500, len(rows) * LINE, output_ND)
+    left, width = 164.0, 380.0
+    svg.text(left + width + 12, TOP - 8, "length", fill=MUTED)
+    peak = _signed_scale(svg, left, output_ND)
     table = []
     for i, row in enumerate(rows):
-        expert, token = int(layer.row_expert[row]), layer.tokens[layer.row_token[row]]
+        expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
         y = TOP + i * LINE
-        _chip(svg, 0, y + 1, 40, expert)
-        svg.text(52, y + 14, shorten(token, 15), mono=True, size=13)
-        svg.text(left + 512, y + 14, f"{norm_N[i]:.2f}")
-        table.append((int(row), expert, token, f"{norm_N[i]:.3f}"))
+        with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
+            _chip(svg, 0, y + 1, 40, expert)
+        with _token(
+            svg, layer, token, follow, f"e{expert}", tip=f"row {row}, length {norm_N[i]:.2f}"
+        ):
+            text = shorten(layer.tokens[token], 13)
+            svg.text(50, y + 14, text, mono=True, size=13, bold=token == follow)
+            svg.heat(left, y, width, LINE - 1, output_ND[i][None] / peak / 2 + 0.5)
+            svg.text(left + width + 12, y + 14, f"{norm_N[i]:.2f}")
+            if token == follow:
+                _ring(svg, left - 1, y - 1, width + 2, LINE)
+        table.append((int(row), expert, layer.tokens[token], f"{norm_N[i]:.3f}"))
     return svg.picture(("row", "expert", "token", "length"), table)
 
 
-def _combine(layer: Anatomy) -> Picture:
+def _combine(layer: Anatomy, follow: int) -> Picture:
     mixed_TD = np.zeros_like(layer.y)
     np.add.at(mixed_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
     difference = float(np.abs(mixed_TD - layer.y).max())
@@ -185,25 +255,34 @@ def _combine(layer: Anatomy) -> Picture:
         agrees = "equals the layer's own output to the last bit"
     summary = f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agrees}."
     shown_TD = layer.y[:MAX_TOKENS]
-    note = f"heat: the {layer.y.shape[1]} values of y, which joins the residual stream"
+    note = f"the {layer.y.shape[1]} values of y, which joins the residual stream"
     svg = _frame(layer, "combine", note, summary, len(shown_TD) * ROW)
-    left = 120.0
-    _signed_heat(svg, left, 400, len(shown_TD) * ROW, shown_TD)
-    _names(svg, layer, left - 8, ROW)
     recipes = [
         " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
         for row in zip(layer.expert, layer.weight, strict=True)
     ]
-    sums = ("= " + recipe for recipe in recipes[:MAX_TOKENS])
-    paragraph(svg, left + 412, TOP + 16, sums, ROW, mono=True)
-    lengths = (f"{norm:.3f}" for norm in np.linalg.norm(layer.y, axis=1))
+    width = WIDTH - LEFT - 12 - text_width(f"= {max(recipes, key=len, default='')}", 12)
+    norm_T = np.linalg.norm(layer.y, axis=1)
+    peak = _signed_scale(svg, LEFT, shown_TD)
+    for t, y_D in enumerate(shown_TD):
+        y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
+        with _token(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {norm_T[t]:.2f}"):
+            _name(svg, layer, t, y + 16, follow)
+            svg.heat(LEFT, y, width, ROW - 1, y_D[None] / peak / 2 + 0.5)
+            svg.text(LEFT + width + 12, y + 16, f"= {recipes[t]}", mono=True)
+            if t == follow:
+                _ring(svg, LEFT - 1, y - 1, width + 2, ROW)
+    lengths = (f"{norm:.3f}" for norm in norm_T)
     table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)
 
 
-def _signed_heat(svg: Svg, x: float, width: float, height: float, values: np.ndarray) -> None:
-    """Rows of numbers around 0, which is the middle of the scale."""
-    svg.heat(x, TOP, width, height, values / (float(np.abs(values).max()) or 1.0) / 2 + 0.5)
+def _signed_scale(svg: Svg, x: float, values: np.ndarray) -> float:
+    """The key of numbers around 0, which is the middle of the heat; returns what its end is."""
+    peak = float(np.abs(values).max(initial=0)) or 1.0
+    heat_bar(svg, x, TOP - 32, 120, 12, f"{-peak:.2g}", f"{peak:.2g}")
+    svg.text(x + 60, TOP - 22, "0", anchor="middle", bold=True, fill=ink_on(heat_colour(0.5)))
+    return peak
 
 
 def _shown_rows(layer: Anatomy) -> np.ndarray:
@@ -211,6 +290,6 @@ def _shown_rows(layer: Anatomy) -> np.ndarray:
     return np.flatnonzero(layer.row_token < MAX_TOKENS)
 
 
-_DRAW: dict[str, Callable[[Anatomy], Picture]] = dict(
+_DRAW: dict[str, Callable[[Anatomy, int], Picture]] = dict(
     zip(STAGES, (_logits, _softmax, _topk, _dispatch, _experts, _combine), strict=True)
 )
