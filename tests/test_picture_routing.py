@@ -16,6 +16,7 @@ from helpers.picture_cases import (
     LONG,
     NASTY,
     RULES,
+    four,
     limited,
     make_anatomy,
     make_decision,
@@ -24,13 +25,14 @@ from helpers.picture_cases import (
     placed_batch,
     slots_by_hand,
 )
-from helpers.pictures import extent, marks, presses, table, texts, things, tips, values
+from helpers.pictures import SVG, extent, marks, parse, presses, table, texts, things, tips, values
 from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place, visit_chances
 from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
 from moeviz.pictures.routing.limits import NO_LIMIT, leak, limits, told_signature
+from moeviz.pictures.routing.names import named
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import (
@@ -406,14 +408,15 @@ def test_the_twin_says_of_each_token_what_the_row_shows():
     top, switch = make_decision(), limited()
     picture = compare([top, switch], RULES[:2], heading="T")
     assert picture.columns == ("#", "token", "Top-K", "Switch")
-    named = {row[1]: row for row in picture.rows if row[0] == ""}
-    assert [named[n][3] for n in NAMES] == list(facts_of(switch))
-    assert named["load"][2:] == ("2 2 2 2 2 2 2 2", "1 1 1 1 0 0 0 0")
+    facts = {row[1]: row for row in picture.rows if row[0] == ""}
+    assert [facts[n][3] for n in NAMES] == list(facts_of(switch))
+    assert facts["load"][2:] == ("2 2 2 2 2 2 2 2", "1 1 1 1 0 0 0 0")
     rows = [row for row in picture.rows if row[0] != ""]
     assert [row[1] for row in rows] == list(NASTY)
     assert rows[0][2:] == ("e0 0.75, e3 0.38", "e0 0.75")
     assert rows[7][3] == "no expert; dropped at e7; sees later tokens"
-    assert {f"{row[1]}: {cell}" for row in rows for cell in row[2:]} <= set(tips(picture))
+    wanted = {f"{named(t, token)}: {cell}" for t, token, *cells in rows for cell in cells}
+    assert wanted <= set(tips(picture))
 
 
 def test_the_facts():
@@ -436,10 +439,12 @@ def test_what_was_decided_is_marked_and_the_load_drawn():
     assert shown.count("∅") == int((~switch.visits.any(1)).sum()) + 1
     assert shown.count("↓") == int(switch.leaks.sum()) + 1
     assert shown.count(".75") == 8 + 4 and shown.count(".38") == 8
-    bars = marks(picture, "rect", tip="expert ")
-    heights = values(bars, "height")
+    loads = [
+        g for g in parse(picture).iter(SVG + "g") if "assignments" in g.findtext("{*}title", "")
+    ]
+    heights = np.array([float(g.findall("{*}rect")[1].get("height")) for g in loads])
     assert heights / heights.max() == pytest.approx([*top.load / 2, *switch.load / 2], abs=0.01)
-    assert bars[8].findtext("{*}title") == "expert 0: 1 of 1 assignments"
+    assert loads[8].findtext("{*}title") == "Switch, expert 0: 1 of 1 assignments"
     assert len(marks(picture, "line", "dasharray")) == 2 + 1, "the even share in each block"
     assert len(marks(picture, "line", "#d55e00")) == 1 + 1, "the places of Switch"
 
@@ -466,6 +471,28 @@ def test_the_words_name_who_does_what():
     assert rows["Hash"]["learned numbers"] == "none"
 
 
+def test_a_token_an_expert_and_a_router_are_lit_in_every_column():
+    top, switch = make_decision(), limited()
+    picture = compare([top, switch], RULES[:2], heading="T")
+    for t in range(8):
+        asked = [d.visits[t].sum() + d.dropped[t].sum() for d in (top, switch)]
+        # Its name, a row in each column, and each of its cells.
+        assert len(things(picture, f"t{t}")) == 1 + 2 + sum(asked)
+    for e in range(8):
+        cells = [g for g in things(picture, f"e{e}") if g.get("data-kin")[0] == "t"]
+        asked = sum(d.visits[:, e].sum() + d.dropped[:, e].sum() for d in (top, switch))
+        assert len(cells) == asked and len(things(picture, f"e{e}")) == asked + 2, "and its bars"
+    ends = [extent(mark) for g in things(picture, "Switch") for mark in g.iter(SVG + "text")]
+    assert min(left for left, _ in ends) > 300, "the right column and nothing else"
+
+
+def test_a_row_of_the_table_is_one_thing_in_both_its_parts():
+    picture = overview(four(NASTY), heading="All")
+    assert [len(part.findall("{*}g")) for part in parse(picture)] == [4, 4]
+    first, second = (g.findtext("{*}title") for g in things(picture, "Switch"))
+    assert "dropped 4 of 8 (50%)" in first and "MaxVio 1.00" in second
+
+
 # A rule step by step.
 
 
@@ -474,15 +501,17 @@ def test_a_step_shows_its_matrix_with_its_sums_and_the_film_has_them_all():
     picture = rule_steps([("scores", first), ("best", second)], 1, tokens=["a", "b"])
     assert picture.columns == ("token", "0", "1", "sum")
     np.testing.assert_allclose(table(picture, "0", "1", "sum"), [[0, 3, 3], [1, 0, 1], [1, 3, 4]])
-    assert [tip for tip in tips(picture) if tip[0] in "12"] == ["1: scores", "2: best"]
-    cells = [tip for tip in tips(picture) if "column" in tip]
+    assert presses(picture) == [
+        ("Go to step 1: scores", {"step": "1"}), ("Go to step 2: best", {"step": "2"}),
+    ]  # fmt: skip
+    cells = [tip for tip in tips(picture) if ", column" in tip]
     assert cells == ["a, column 1: 3.0000", "b, column 0: 1.0000"], "a 0 is left empty"
     assert picture.summary == (
         "Step 2 of 2: best. The fullest column holds 1.50 times the mean column. "
         "The fullest row holds 1.50 times the mean row."
     )
     negative = rule_steps([("scores", first)], 0, tokens=["a", "b"])
-    assert len([tip for tip in tips(negative) if "column" in tip]) == 4
+    assert len([tip for tip in tips(negative) if ", column" in tip]) == 4
     assert negative.summary == "Step 1 of 1: scores."
     even = rule_steps([("even", np.full((3, 2), 0.5))], 0, tokens="abc").summary
     assert even.endswith("All columns have the same sum. All rows have the same sum.")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from moeviz.pictures.plot import Key, box, expert_box, heat_bar, legend, paragraph
+from moeviz.pictures.routing.names import bytes_note, named
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
 
-WIDTH = 900
-LEFT = 122.0  # of the first block; token names and names of facts stand before it
+WIDTH = 620
+LEFT = 118.0  # of the first block; token names and names of facts stand before it
 TABLE_ROW = 22.0
-MARKS = 34.0  # room for the two badges of a row
-GAP = 20.0
-KEYS, NAME, FACTS, BARS, ROWS = 38.0, 92.0, 140.0, 210.0, 290.0  # where each part begins
+MARKS = 32.0  # room for the two badges of a row
+GAP = 8.0
+LETTER, BOLD = 6.9, 7.8  # width of most letters of 12 pixels
 BAR = 48.0  # height of the tallest bar
 ROW = 16.0
 AHEAD, NOBODY = "#d55e00", "#6e6e6e"
@@ -41,34 +44,73 @@ def compare(
         for what, names in _who(decisions).items()
         if what != LEARN_NOTHING
     )
-    bottom = ROWS + len(tokens) * ROW
-    below = textwrap.wrap(note, int(WIDTH / 6.6))
-    svg = Svg(WIDTH, bottom + 8 + 18 * len(below), "Routers on the same tokens", summary)
+    above = textwrap.wrap(" ".join(filter(None, [note, bytes_note(tokens)])), int(WIDTH / LETTER))
+    texts = _head(decisions, rules, facts, block)
+    head = 40 + 18 * len(above) + 66  # below the heading, the note and the key
+    rows = head + 26 + sum(_height(row) for _, row in texts) + BAR + 12
+    svg = Svg(WIDTH, rows + len(tokens) * ROW + 4, "Routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
-    _legend(svg, KEYS, decisions)
-    paragraph(svg, 0, bottom + 18, below, fill=MUTED)
-    paragraph(svg, LEFT - 10, FACTS, NAMES, 17, anchor="end", fill=MUTED)
-    svg.text(LEFT - 10, BARS + BAR, "load", anchor="end", fill=MUTED)
-    svg.text(LEFT - 10, ROWS - 8, "token / expert", anchor="end", fill=MUTED)
+    paragraph(svg, 0, 36, above, fill=MUTED)
+    _legend(svg, head - 60, decisions)
+    bars = _draw_head(svg, head + 26, decisions, rules, texts, block)
+    for text, y in (("load", bars + BAR), ("token / expert", rows - 8)):
+        svg.text(LEFT - 10, y, text, anchor="end", fill=MUTED)
     for t, token in enumerate(tokens):
-        y = ROWS + t * ROW
+        y = rows + t * ROW
         svg.line(0, y, WIDTH, y, width=0.5)
-        svg.text(LEFT - 10, y + 12.5, shorten(token, 14), anchor="end", mono=True)
+        with svg.thing(f"t{t}", tip=named(t, token)):
+            svg.text(LEFT - 10, y + 12.5, shorten(token, 14), anchor="end", mono=True)
     for i, one in enumerate(decisions):
         x = LEFT + i * block
-        svg.text(x, NAME, one.label, size=14, bold=True)
-        paragraph(
-            svg, x, NAME + 16, textwrap.wrap(rules[i], int((block - 8) / 6.6))[:2], 15, fill=MUTED
-        )
-        for n, fact in enumerate(facts[i]):
-            svg.text(x, FACTS + n * 17, fact, bold=n == 0 and fact != "no")
-        _bars(svg, one, x, cell, peak)
-        _rows(svg, one, x, cell, notes[i])
+        _bars(svg, one, x, bars, cell, peak)
+        _rows(svg, one, x, rows, cell, notes[i])
     columns = ("#", "token", *(d.label for d in decisions))
     loads = [" ".join(map(str, d.load)) for d in decisions]
-    above = [("", name, *row) for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)]
+    first = [("", name, *row) for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)]
     each = ((t, token, *(column[t] for column in notes)) for t, token in enumerate(tokens))
-    return svg.picture(columns, (*above, ("", "load", *loads), *each))
+    return svg.picture(columns, (*first, ("", "load", *loads), *each))
+
+
+Head = list[tuple[str, list[list[str]]]]  # a name, and for each router the lines that answer it
+
+
+def _head(
+    decisions: Sequence[Decision], rules: Sequence[str], facts: list[tuple[str, ...]], block: float
+) -> Head:
+    """What stands above the loads: each router's name, rule and facts, in lines that fit."""
+
+    def lines(texts: Iterable[str], letter: float) -> list[list[str]]:
+        return [textwrap.wrap(text, int((block - GAP) / letter)) for text in texts]
+
+    return [
+        ("", lines((d.label for d in decisions), 9.6)),
+        ("", [wrapped[:4] for wrapped in lines(rules, LETTER)]),
+        *(
+            (name, lines((fact.removesuffix(" tokens") for fact in row), BOLD))
+            for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)
+        ),
+    ]
+
+
+def _height(row: list[list[str]]) -> float:
+    return 15.0 * max(map(len, row)) + 4
+
+
+def _draw_head(
+    svg: Svg, y: float, decisions: Sequence[Decision], rules: Sequence[str], texts: Head,
+    block: float,
+) -> float:  # fmt: skip
+    """Draws it from y on; returns where it ends."""
+    for n, (name, row) in enumerate(texts):
+        svg.text(LEFT - 10, y, name, anchor="end", fill=MUTED)
+        for i, lines in enumerate(row):
+            style: dict[str, Any] = {"bold": n == 2 and lines != ["no"]}
+            if n < 2:
+                style = {"fill": MUTED} if n else {"size": 14, "bold": True}
+            with svg.thing(decisions[i].label, tip=f"{decisions[i].label}: {rules[i]}"):
+                paragraph(svg, LEFT + i * block, y, lines, 15, **style)
+        y += _height(row)
+    return y - 12
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
@@ -116,16 +158,19 @@ def _said(one: Decision, token: int) -> str:
     return "; ".join(parts)
 
 
-def _bars(svg: Svg, one: Decision, x: float, cell: float, peak: int) -> None:
+def _bars(svg: Svg, one: Decision, x: float, top: float, cell: float, peak: int) -> None:
     """Load of each expert; hollow on top, what was dropped; the even share and the places."""
-    base, num_experts = BARS + BAR, len(one.load)
+    base, num_experts = top + BAR, len(one.load)
+    each = math.ceil(13 / cell)  # number one in so many: for more there is no room
     for e in range(num_experts):
         load, demand = (BAR * int(v[e]) / peak for v in (one.load, one.demand))
-        left, width = x + e * cell + 1, cell - 3
-        tip = f"expert {e}: {int(one.load[e])} of {int(one.demand[e])} assignments"
-        svg.rect(left, base - demand, width, demand, "none", stroke=INK, stroke_width=0.75)
-        expert_box(svg, left, base - load, width, load, e, tip=tip)
-        svg.text(x + (e + 0.5) * cell, ROWS - 8, str(e), anchor="middle", fill=MUTED)
+        left, width = x + e * cell + 1, cell - 2
+        tip = f"{one.label}, expert {e}: {int(one.load[e])} of {int(one.demand[e])} assignments"
+        with svg.thing(f"e{e}", one.label, tip=tip):
+            svg.rect(left, base - demand, width, demand, "none", stroke=INK, stroke_width=0.75)
+            expert_box(svg, left, base - load, width, load, e)
+            label = str(e) if e % each == 0 else ""
+            svg.text(x + (e + 0.5) * cell, base + 16, label, anchor="middle", fill=MUTED)
     right = x + num_experts * cell
     even = base - BAR * float(one.load.mean()) / peak
     svg.line(x - 2, even, right, even, stroke=INK, dash="4 3")
@@ -135,30 +180,34 @@ def _bars(svg: Svg, one: Decision, x: float, cell: float, peak: int) -> None:
     svg.line(x - 2, base, right, base)
 
 
-def _rows(svg: Svg, one: Decision, x: float, cell: float, said: list[str]) -> None:
+def _rows(svg: Svg, one: Decision, x: float, top: float, cell: float, said: list[str]) -> None:
     """A row for each token: weights as heat, the dropped crossed out, badges on the right."""
-    num_tokens, num_experts = one.visits.shape
-    height = ROW - 2
+    num_experts = one.visits.shape[1]
     whole = bool(one.visits.all())
-    if whole:  # mixtures: one image, for hundreds of marks would say no more
-        svg.heat(x, ROWS, num_experts * cell, num_tokens * ROW, one.weight)
-    for t in range(num_tokens):
-        y = ROWS + t * ROW + 1
+    for t, token in enumerate(one.tokens):
+        y = top + t * ROW + 1
+        marks = x + num_experts * cell + 4
+        with svg.thing(f"t{t}", one.label, tip=f"{named(t, token)}: {said[t]}"):
+            svg.rect(x, y - 1, num_experts * cell + MARKS, ROW, "transparent")
+            if whole:  # mixtures: one image, for hundreds of marks would say no more
+                svg.heat(x, y, num_experts * cell, ROW - 2, one.weight[t][None])
+                svg.rect(x, y, num_experts * cell, ROW - 2, "none", stroke=MUTED)
+            if not one.visits[t].any():
+                _badge(svg, marks, y, "∅", NOBODY)
+            if one.leaks[t]:
+                _badge(svg, marks + 14, y, "↓", AHEAD)
         for e in [] if whole else np.flatnonzero(one.visits[t]):
             weight = float(one.weight[t, e])
             written = f"{weight:.1f}" if weight >= 0.995 else f"{weight:.2f}".lstrip("0")
-            box(svg, x + int(e) * cell + 1, y, cell - 2, height, heat_colour(weight),
-                written if cell >= 25 else "")  # fmt: skip
+            # The edge shows a weight of nearly 0 where the page is dark.
+            tip = f"'{shorten(token, 12)}' → expert {e}, {weight:.2f}"
+            with svg.thing(f"t{t}", f"e{e}", one.label, tip=tip):
+                box(svg, x + int(e) * cell + 1, y, cell - 2, ROW - 2, heat_colour(weight),
+                    written if cell >= 25 else "", stroke=MUTED)  # fmt: skip
         for e in np.flatnonzero(one.dropped[t]):
-            _cross(svg, x + int(e) * cell + 2, y + 1, cell - 4, height - 2)
-        marks = x + num_experts * cell + 4
-        if not one.visits[t].any():
-            _badge(svg, marks, y, "∅", NOBODY)
-        if one.leaks[t]:
-            _badge(svg, marks + 15, y, "↓", AHEAD)
-        # On top of the row, for the mouse: all about it in words.
-        tip = f"{one.tokens[t]}: {said[t]}"
-        svg.rect(x, y - 1, num_experts * cell + MARKS, ROW, "transparent", tip=tip)
+            tip = f"'{shorten(token, 12)}' dropped at expert {e}"
+            with svg.thing(f"t{t}", f"e{e}", one.label, tip=tip):
+                _cross(svg, x + int(e) * cell + 2, y + 1, cell - 4, ROW - 4)
 
 
 def _cross(svg: Svg, x: float, y: float, width: float, height: float) -> None:
@@ -173,22 +222,22 @@ def _badge(svg: Svg, x: float, y: float, mark: str, colour: str) -> None:
 
 
 def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
-    """What the marks mean, in two lines."""
+    """What the marks mean, in four lines."""
     heat_bar(svg, 59, y - 11, 77, 12, "weight 0", "1 or more")
     _cross(svg, 218, y - 10, 14, 11)
     svg.text(238, y, "dropped: no place left", fill=MUTED)
-    _badge(svg, 386, y - 11, "∅", NOBODY)
-    svg.text(406, y, "no expert takes it", fill=MUTED)
-    _badge(svg, 526, y - 11, "↓", AHEAD)
-    svg.text(546, y, "sees later tokens: changed when they were replaced", fill=MUTED)
-    y += 24
     lines = Key("even share", INK, "4 3", width=1), Key("places of an expert", AHEAD, width=1.5)
-    legend(svg, 0, y, lines, fill=MUTED)
+    legend(svg, 390, y, lines[:1], fill=MUTED)
+    _badge(svg, 0, y + 9, "∅", NOBODY)
+    svg.text(20, y + 20, "no expert takes it", fill=MUTED)
+    legend(svg, 390, y + 20, lines[1:], fill=MUTED)
+    _badge(svg, 0, y + 29, "↓", AHEAD)
+    svg.text(20, y + 40, "sees later tokens: changed when they were replaced", fill=MUTED)
     top_k = decisions[0].meta.get("top_k", 1)
     tokens, num_experts = decisions[0].score.shape
     floor = noise_floor(tokens, num_experts, min(top_k, num_experts))
     violation = "MaxVio: busiest expert over the even share, minus 1; chance alone reaches about"
-    svg.text(288, y, f"{violation} {floor:.2f}", fill=MUTED)
+    svg.text(0, y + 60, f"{violation} {floor:.2f}", fill=MUTED)
 
 
 def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
@@ -196,27 +245,37 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
     columns = (
         "router", *NAMES[:3], "experts a token", "learned numbers", "generates", "MaxVio"
     )  # fmt: skip
-    place = (0.0, 116.0, 246.0, 356.0, 436.0, 550.0, 672.0, 790.0)
     rows = tuple(_answers(d) for d in decisions)
     summary = f"{heading}. " + " ".join(
         f"{len(who)} of {len(decisions)} {what}: {', '.join(who) or 'none'}."
         for what, who in _who(decisions).items()
     )
-    svg = Svg(WIDTH, 54 + len(rows) * TABLE_ROW + 8, "All routers on the same tokens", summary)
+    height = 58 + len(rows) * TABLE_ROW + 8
+    svg = Svg(430, height, "All routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
-    for x, name in zip(place, columns, strict=True):
-        svg.text(x, 42, name.removesuffix(" (even: 0)"), bold=True)
+    # Two tables beside each other, each with the routers' names.
+    parts = (svg, columns[1:4], (100.0, 240.0, 364.0)), (
+        svg.beside(500, height), columns[4:], (100.0, 206.0, 318.0, 424.0),
+    )  # fmt: skip
     worst = max([max_violation(d.load) for d in decisions if d.load.any()], default=1) or 1
-    for i, (one, row) in enumerate(zip(decisions, rows, strict=True)):
-        y = 54 + i * TABLE_ROW
-        svg.line(0, y, WIDTH, y, width=0.5)
-        for x, column, value in zip(place, columns, row, strict=True):
-            bold = column == "router" or value.startswith("yes:")
-            bold |= column in NAMES[1:3] and value not in ("nothing", "none")
-            svg.text(x, y + 15, value, bold=bold)
-        if one.load.any():
-            length = 56 * max_violation(one.load) / worst
-            svg.rect(place[-1] + 38, y + 5, length, 12, "#56b4e9")
+    for part, names, places in parts:
+        for x, name in zip((0.0, *places), (columns[0], *names), strict=True):
+            lines = textwrap.wrap(name, 12)
+            paragraph(part, x, 66 - 15 * len(lines), lines, 15, bold=True)
+        for i, (one, row) in enumerate(zip(decisions, rows, strict=True)):
+            y, answers = 58 + i * TABLE_ROW, dict(zip(columns, row, strict=True))
+            part.line(0, y, part.width, y, width=0.5)
+            tip = ", ".join(f"{name} {answers[name]}" for name in names)
+            with part.thing(one.label, tip=f"{one.label}: {tip}"):
+                part.text(0, y + 15, one.label, bold=True)
+                for x, name in zip(places, names, strict=True):
+                    value = answers[name]
+                    bold = value.startswith("yes:")
+                    bold |= name in NAMES[1:3] and value not in ("nothing", "none")
+                    part.text(x, y + 15, value, bold=bold)
+                if "MaxVio" in names and one.load.any():
+                    length = 40 * max_violation(one.load) / worst
+                    part.rect(places[-1] + 34, y + 5, length, 12, "#56b4e9", stroke=INK)
     return svg.picture(columns, rows)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from moeviz.pictures.plot import box, expert_box, heading
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 
-WIDTH = 800
+WIDTH = 600
 LEFT, ROW, CELL = 96.0, 20.0, 48.0
 FILM = 54.0  # where the film begins: a small image of every step
 FRAME = 56.0  # width of one of them, and their distance
-BAR = 150.0  # length of the longest bar beside the rows
+BAR = 90.0  # length of the longest bar beside the rows
 TALL = 56.0  # height of the tallest bar below the columns
 NOW, SUM = "#d55e00", "#8a8a8a"
 EVEN = 1.005  # times the mean: what two decimals show as even
@@ -28,7 +28,7 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
     steps: what each is called, and its matrix; a 0 is left empty where nothing is negative."""
     title, matrix_TN = steps[step]
     num_tokens, num_columns = matrix_TN.shape
-    cell = min(CELL, (WIDTH - LEFT - BAR - 60) / num_columns)
+    cell = min(CELL, (WIDTH - LEFT - BAR - 70) / num_columns)
     frames = min(FRAME, WIDTH / len(steps))
     small = 44.0
     top = FILM + small + 46
@@ -39,12 +39,12 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
     svg.text(0, FILM - 16, "all steps", fill=MUTED)
     for i, (name, other_TN) in enumerate(steps):
         x, width = i * frames, min(frames - 6, 44.0)
-        svg.heat(x + 2, FILM - 8, width, small, _shares(other_TN))
-        edge, thick = (NOW, 3.0) if i == step else (MUTED, 0.5)
-        svg.rect(x + 2, FILM - 8, width, small, "transparent", stroke=edge, stroke_width=thick,
-                 tip=f"{i + 1}: {name}")  # fmt: skip
-        svg.text(x + 2 + width / 2, FILM + small + 6, str(i + 1), anchor="middle",
-                 bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
+        with svg.thing(tip=f"Go to step {i + 1}: {name}", press={"step": i + 1}):
+            svg.heat(x + 2, FILM - 8, width, small, _shares(other_TN))
+            edge, thick = (NOW, 3.0) if i == step else (MUTED, 0.5)
+            svg.rect(x + 2, FILM - 8, width, small, "transparent", stroke=edge, stroke_width=thick)
+            svg.text(x + 2 + width / 2, FILM + small + 6, str(i + 1), anchor="middle",
+                     bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
     right = LEFT + num_columns * cell
     svg.text(LEFT - 8, top - 6, "token", anchor="end", fill=MUTED)
     _cells(svg, matrix_TN, tokens, top, cell)
@@ -52,7 +52,8 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
         _row_sums(svg, matrix_TN, right + 14, top)
         _column_sums(svg, matrix_TN, top + num_tokens * ROW, base, cell)
     for n in range(num_columns):
-        svg.text(LEFT + (n + 0.5) * cell, base + 16, str(n), anchor="middle", fill=MUTED)
+        with svg.thing(f"e{n}", tip=f"column {n}"):
+            svg.text(LEFT + (n + 0.5) * cell, base + 16, str(n), anchor="middle", fill=MUTED)
     return svg.picture(*_table(matrix_TN, tokens))
 
 
@@ -67,13 +68,14 @@ def _cells(svg: Svg, matrix_TN: np.ndarray, tokens: Sequence[str], top: float, c
     for t, token in enumerate(tokens):
         y = top + t * ROW
         svg.line(0, y, LEFT + matrix_TN.shape[1] * cell, y, width=0.5)
-        svg.text(LEFT - 8, y + 14.5, shorten(token, 11), anchor="end", mono=True)
+        with svg.thing(f"t{t}", tip=f"token '{shorten(token, 24)}'"):
+            svg.text(LEFT - 8, y + 14.5, shorten(token, 11), anchor="end", mono=True)
         for n, value in enumerate(matrix_TN[t]):
             if not (empty and value == 0):
-                tip = f"{token}, column {n}: {value:.4f}"
                 text = _short(value, matrix_TN) if cell >= 34 else ""
-                box(svg, LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2,
-                    heat_colour(float(share_TN[t, n])), text, tip=tip)  # fmt: skip
+                with svg.thing(f"t{t}", f"e{n}", tip=f"{token}, column {n}: {value:.4f}"):
+                    box(svg, LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2,
+                        heat_colour(float(share_TN[t, n])), text, stroke=MUTED)  # fmt: skip
 
 
 def _short(value: float, matrix_TN: np.ndarray) -> str:
@@ -88,9 +90,10 @@ def _row_sums(svg: Svg, matrix_TN: np.ndarray, x: float, top: float) -> None:
     peak = max(float(sum_T.max()), 1e-12)
     svg.text(x, top - 6, "sum of the row", fill=MUTED)
     for t, value in enumerate(sum_T):
-        y, length = top + t * ROW, BAR * 0.66 * float(value) / peak
-        svg.rect(x, y + 3, length, ROW - 6, SUM)
-        svg.text(x + length + 6, y + 14.5, _short(float(value), matrix_TN))
+        y, length = top + t * ROW, BAR * float(value) / peak
+        with svg.thing(f"t{t}", tip=f"sum of the row: {value:.4f}"):
+            svg.rect(x, y + 3, length, ROW - 6, SUM)
+            svg.text(x + length + 6, y + 14.5, _short(float(value), matrix_TN))
 
 
 def _column_sums(
@@ -103,8 +106,10 @@ def _column_sums(
     svg.text(LEFT - 8, base - TALL / 2 + 15, "column", anchor="end", fill=MUTED)
     for n, value in enumerate(sum_N):
         x, tall = LEFT + n * cell, TALL * float(value) / peak
-        svg.text(x + cell / 2, rows_end + 14, _short(float(value), matrix_TN), anchor="middle")
-        expert_box(svg, x + 3, base - tall, cell - 6, tall, n)
+        text = _short(float(value), matrix_TN) if cell >= 34 else ""
+        with svg.thing(f"e{n}", tip=f"sum of column {n}: {value:.4f}"):
+            svg.text(x + cell / 2, rows_end + 14, text, anchor="middle")
+            expert_box(svg, x + 3, base - tall, cell - 6, tall, n, stroke=MUTED)
     even, end = base - TALL * float(sum_N.mean()) / peak, LEFT + len(sum_N) * cell
     svg.line(LEFT, even, end, even, stroke=INK, dash="4 3")
 
