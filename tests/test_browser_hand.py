@@ -4,11 +4,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-import lab_browser as browser
 from moeviz.pictures.hand import HAND
 from moeviz.pictures.svg import Svg
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 # The panel's part: each state that is pasted is heard, and the picture drawn anew.
 HEARS = """() => {
@@ -38,14 +37,10 @@ def tokens_and_experts():
     return svg.picture((), ()).at("slots?token=0")
 
 
-@pytest.fixture(scope="module")
-def page():
-    with browser.open_browser() as window:
-        yield window
-
-
 @pytest.fixture
-def hand(page):
+def hand(labs):
+    page = labs.window
+    page.goto("about:blank")
     page.mouse.move(700, 600)
     # Twice, as by two panels.
     page.set_content(
