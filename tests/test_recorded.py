@@ -12,7 +12,7 @@ from moeviz.experiments import collapse, output_scale, race
 from moeviz.experiments.cures import ARMS, cures_of
 from moeviz.experiments.cures import SETTINGS as COLLAPSE_SETTINGS
 from moeviz.experiments.recorded import recorded_figures
-from moeviz.experiments.router_arms import DENSE, DENSE_ALL, FAIR, SETTINGS, arms
+from moeviz.experiments.router_arms import DENSE, DENSE_ALL, FAIR, SETTINGS, WRITTEN, arms
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
 from moeviz.panels.training.collapse import collapsed as judged_by_the_panel
@@ -98,7 +98,8 @@ def test_the_recorded_looks_are_what_the_shipped_model_does():
 def test_recorded_routers_are_those_of_the_code_and_of_several_seeds():
     recorded = figures("routers")
     assert set(recorded["arms"]) == set(arms())
-    assert len(recorded["settings"][FAIR]["seeds"]) >= 3
+    assert len(recorded["settings"][FAIR]["seeds"]) >= 5
+    assert len(recorded["settings"][WRITTEN]["seeds"]) >= 3
     for name, table in recorded["settings"].items():
         assert (table["steps"], table["scale"]) == (SETTINGS[name].steps, SETTINGS[name].scale)
         assert set(table["arms"]) | set(table["diverged"]) == set(arms())
