@@ -24,7 +24,7 @@ STYLE = f"""
     outline: 2px solid {PAGE_INK} !important; outline-offset: 1px;
 }}
 .moeviz-stale {{ opacity: 0.4; }}
-.moeviz-files > div {{ display: flex; }}
+.moeviz-files .widget-html-content > div {{ display: flex; }}
 .moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}
 """
 
