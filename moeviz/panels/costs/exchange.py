@@ -21,7 +21,7 @@ class Exchange(Panel):
     presets = {
         "Two nodes of four": {"nodes": 2, "devices_per_node": 4},
         "A few experts get most": {"skew": 1.5, "node_limit": 0},
-        "One copy a node": {"copies": "node", "node_limit": 0, "fp8": False, "skew": 0.0},
+        "A copy for each expert": {"copies": "expert", "node_limit": 0, "fp8": False, "skew": 0.0},
         "As DeepSeek-V3 was trained": {
             "model_name": "DeepSeek-V3 / R1", "nodes": 8, "devices_per_node": 8,
             "copies": "node", "node_limit": 4, "fp8": True, "skew": 0.0,
