@@ -21,7 +21,7 @@ from helpers.picture_cases import (
     evil_case,
     recorded_json,
 )
-from helpers.pictures import corners, marks, parse, presses, texts, things
+from helpers.pictures import corners, marks, parse, presses, texts, things, tips
 from moeviz.costs import distinct_experts
 from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
@@ -281,6 +281,21 @@ def test_contenders_are_drawn_and_left_out_ones_named():
     assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
     case["contenders"] = {"slow": {"forward_ms": {"median": 2150.0, "q1": 2077.5, "q3": 12345.0}}}
     assert "2.15 s (2.08 to 12.3)" in texts(contenders(case, where="here")), "one unit for all"
+
+
+def test_a_contender_tells_how_far_it_is_behind():
+    def spread(median):
+        return {"median": median, "q1": median, "q3": median}
+
+    case = evil_case()
+    case["contenders"] = {
+        "quick": {"forward_ms": spread(2.0), "both_ms": spread(8.0)},
+        "slow <b>": {"forward_ms": spread(5.0)},
+    }
+    assert [t for t in tips(contenders(case, where="here")) if "fastest" in t] == [
+        "quick: forward 2 ms, the fastest; forward + backward 8 ms, the fastest",
+        "slow <b>: forward 5 ms, 2.50 times the fastest",
+    ]
 
 
 def test_what_is_said_of_the_recorded_contest():

@@ -76,10 +76,8 @@ class Contenders(TimedPanel):
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Cases by a name for each; more of it where the shape alone would not tell them apart."""
     titled: dict[str, dict[str, Any]] = {}
-    several = {len({c[key] for c in cases}) > 1 for key in ("routing", "dtype")}
+    several = [key for key in ("routing", "dtype") if len({case[key] for case in cases}) > 1]
     for case in cases:
-        title = str(case["shape"]["name"])
-        if True in several:
-            title = f"{title}, {case['routing']}, {case['dtype']}"
+        title = ", ".join([str(case["shape"]["name"]), *(case[key] for key in several)])
         titled.setdefault(title, case)
     return titled

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, decades, x_axis
-from moeviz.pictures.plot import Key, heading, legend, mark
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, text_width, three
+from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 
-WIDTH = 900.0
-RIGHT, TOP, ROW = 640.0, 96.0, 52.0
+WIDTH = 590.0
+LEFT, RIGHT, TOP, ROW = 8.0, 414.0, 96.0, 68.0
 QUARTILES = ("median", "q1", "q3")
 SERIES = {
     "forward_ms": Key("forward", "#0072b2", mark="circle", width=0),
@@ -30,7 +31,10 @@ def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
     timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
     summary = _summary(timed)
-    height = TOP + len(timed) * ROW + 50 + 18 * len(left_out)
+    reasons = [
+        line for name, entry in left_out.items() for line in textwrap.wrap(_reason(name, entry), 84)
+    ]
+    height = TOP + len(timed) * ROW + 50 + 18 * len(reasons)
     svg = Svg(WIDTH, height, "Contenders", summary)
     shape = case["shape"]
     names = {"T": "tokens", "D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
@@ -42,15 +46,30 @@ def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
     bottom = TOP + len(timed) * ROW
     x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 4)
     for i, (name, times) in enumerate(timed.items()):
-        y = TOP + i * ROW
-        svg.text(scale.start - 12, y + 26, name, anchor="end", size=13)
-        for s, (kind, key) in enumerate(SERIES.items()):
-            if kind in times:
-                _time(svg, times[kind], y + 14 + 20 * s, key, scale)
-    for i, (name, entry) in enumerate(left_out.items()):
-        reason = entry.get("not_run") or entry.get("failed") or "not measured"
-        svg.text(0, bottom + 56 + 18 * i, f"{name}: not run, {reason}"[:130], fill=MUTED)
+        with svg.thing(name, tip=_tip(name, timed)):
+            svg.text(LEFT, TOP + i * ROW + 15, name, size=13, halo=True)
+            for s, (kind, key) in enumerate(SERIES.items()):
+                if kind in times:
+                    _time(svg, times[kind], TOP + i * ROW + 30 + 20 * s, key, scale)
+    paragraph(svg, 0, bottom + 56, reasons, fill=MUTED)
     return svg.picture(COLUMNS, _table(case))
+
+
+def _reason(name: str, entry: dict[str, Any]) -> str:
+    reason = entry.get("not_run") or entry.get("failed") or "not measured"
+    return f"{name}: not run, {reason}"[:160]
+
+
+def _tip(name: str, timed: dict[str, Any]) -> str:
+    """A contender's medians, and how far behind the fastest each is."""
+    parts = []
+    for kind, key in SERIES.items():
+        if kind in timed[name]:
+            median = timed[name][kind]["median"]
+            best = min(times[kind]["median"] for times in timed.values() if kind in times)
+            behind = f"{median / best:.2f} times the fastest" if median > best else "the fastest"
+            parts.append(f"{key.name} {_ms(median)}, {behind}")
+    return f"{name}: {'; '.join(parts)}"
 
 
 def _summary(timed: dict[str, Any]) -> str:
@@ -76,11 +95,10 @@ def _ms(value: float) -> str:
 
 
 def _scale(timed: dict[str, Any]) -> LogScale:
-    """Powers of ten around all quartiles, right of the longest name."""
+    """Powers of ten around all quartiles."""
     spreads = [times[kind] for times in timed.values() for kind in SERIES if kind in times]
     values = [spread[q] for spread in spreads for q in QUARTILES if spread[q] > 0]
-    left = max((text_width(name, 13) + 14 for name in timed), default=0.0)
-    return LogScale(*decades(values or [1.0, 10.0]), max(left, 180.0), RIGHT)
+    return LogScale(*decades(values or [1.0, 10.0]), LEFT, RIGHT)
 
 
 def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale) -> None:
