@@ -1,14 +1,16 @@
 """What is particular to the panels of 08_hardware and 09_frontier_models."""
 
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from helpers.panels import LOUD, content, everything, press, said, values_of
+from helpers.panels import LOUD, content, drawn, everything, press, said, values_of
+from helpers.pictures import texts
 from moeviz import panels
 from moeviz.costs import CLAIMS, DEVICES, MODELS, model, parameters
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs.model_anatomy import CHOICES, CONFIG, YOURS, read_config
+from moeviz.pictures.costs.claims import SLIDERS
 from moeviz.pictures.costs.training_cost import COMPARED, bill_of, published_setting
 
 pytestmark = LOUD
@@ -117,9 +119,20 @@ def test_every_claim_offers_its_own_sliders_and_no_more():
     for name, claim in CLAIMS.items():
         panel.controls["claim"].value = name
         sliders = [panel.controls[slider] for slider in ("first", "second", "third")]
-        values = [slider.value for slider in sliders if slider.layout.display != "none"]
+        values = [slider.value for slider in sliders if slider.layout.visibility == "visible"]
         assert values == [a.value for a in claim.assumptions]
         assert claim.text in said(panel) and "unexpected" not in panel.status.value
+
+
+def test_every_claim_is_listed_and_its_strips_have_every_value_of_its_sliders():
+    panel = panels.Claims("gpt4_sizes")
+    pressed = [dict(parse_qsl(m.get("data-press", ""))) for m in drawn(panel).iter()]
+    assert [p["claim"] for p in pressed if "claim" in p] == list(CLAIMS)
+    for name in SLIDERS:
+        values = [str(value) for value in values_of(panel.controls[name])]
+        assert [p[name] for p in pressed if name in p] == values
+    words = " ".join(texts(panel.drawn))
+    assert all(claim.text in words for claim in CLAIMS.values()), "whole, over lines"
 
 
 def test_a_state_of_another_claim_is_taken_over_or_refused_as_a_whole():
@@ -131,6 +144,6 @@ def test_a_state_of_another_claim_is_taken_over_or_refused_as_a_whole():
             panel.state = state
         assert everything(panel) == before
     panel.state = "claims?claim=v3_cost&first=3"
-    assert "$8.36M" in said(panel) and panel.controls["second"].layout.display == "none"
+    assert "$8.36M" in said(panel) and panel.controls["second"].layout.visibility == "hidden"
     panel.state_box.value = before[1]
     assert everything(panel) == before

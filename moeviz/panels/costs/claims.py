@@ -7,9 +7,7 @@ from moeviz.costs import CLAIMS
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import button, slider
 from moeviz.pictures import Picture
-from moeviz.pictures.costs.claims import amount, claims, ladder
-
-SLIDERS = ("first", "second", "third")  # no claim assumes more
+from moeviz.pictures.costs.claims import SLIDERS, amount, claims, ladder
 
 
 class Claims(Panel):
@@ -18,15 +16,12 @@ class Claims(Panel):
 
     def __init__(self, claim: str = "mla_57") -> None:
         check_choice("claim", claim, CLAIMS)
-        numbered = [(f"{i + 1} · {name}", name) for i, name in enumerate(CLAIMS)]
+        numbered = [(str(i + 1), name) for i, name in enumerate(CLAIMS)]
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)
-        sliders = {name: slider("", [("", 0.0)], 0.0, "560px") for name in SLIDERS}
+        sliders = {name: slider("", [("", 0.0)], 0.0, "360px") for name in SLIDERS}
         for each in sliders.values():
-            each.style.description_width = "150px"
-        super().__init__(
-            [{"claim": slider("Claim", numbered, claim, "460px")}, reset],
-            *({name: each} for name, each in sliders.items()),
-        )
+            each.style.description_width = "140px"
+        super().__init__([{"claim": slider("Claim", numbered, claim, "460px")}, reset], sliders)
 
     def begin(self) -> None:
         self._reset()
@@ -44,14 +39,15 @@ class Claims(Panel):
         return self.shown(claims(claim.id, assumed))
 
     def _offer(self) -> None:
-        """Give the sliders the assumptions of the chosen claim; the rest go out of sight."""
+        """Give the sliders the assumptions of the chosen claim; the rest go out of sight, and
+        their room stays, so that the picture does."""
         self._offered = self.controls["claim"].value
         assumptions = CLAIMS[self._offered].assumptions
         with self.quietly():
             for i, name in enumerate(SLIDERS):
                 slider = self.controls[name]
                 offered = i < len(assumptions)
-                slider.layout.display = "" if offered else "none"
+                slider.layout.visibility = "visible" if offered else "hidden"
                 if offered:
                     a = assumptions[i]
                     slider.options = [(amount(v, a.unit), v) for v in ladder(a)]

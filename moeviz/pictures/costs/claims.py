@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
-from moeviz.pictures.plot import box, heading, paragraph
+from moeviz.pictures.plot import box, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH, HEIGHT = 900.0, 560.0
+# The chosen claim; the list of all stands in two columns beside or below it.
+WIDTH, HEIGHT = 600.0, 486.0
+COLUMN, LINE = 478.0, 17.0
+SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
 MANTISSAS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 # A colour and a sign each: never colour alone.
@@ -86,7 +89,7 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     svg = Svg(WIDTH, HEIGHT, "The ledger of claims", summary)
     _claim(svg, finding)
     _along(svg, finding)
-    _tally(svg, all_found, chosen)
+    _list(svg, all_found, chosen)
     rows = (
         (f.claim.id, SOURCES[f.claim.source], f.claim.text, f.claim.formula,
          "" if f.value is None else amount(f.value, f.claim.unit),
@@ -100,7 +103,11 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    heading(svg, f"{number} · {claim.text}")
+    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 66)):
+        svg.text(0, 16 + 19 * i, words, size=14, bold=True)
+    colour, sign = STYLES[found.verdict]
+    box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
+    paragraph(svg, 188, 59, textwrap.wrap(found.why, 60))
     facts = (
         ("stands in", SOURCES[claim.source]),
         ("test", claim.formula),
@@ -108,68 +115,112 @@ def _claim(svg: Svg, found: Evaluation) -> None:
         ("computed", amount(found.value, claim.unit)),
         ("against", claim.evidence),
     )
-    for i, (name, words) in enumerate(facts):
-        lines = textwrap.wrap(words, 88)
-        svg.text(0, 44 + 19 * i, name, fill=MUTED)
-        svg.text(72, 44 + 19 * i, lines[0] + (" …" if len(lines) > 1 else ""),
-                 bold=name == "computed")  # fmt: skip
-    colour, sign = STYLES[found.verdict]
-    box(svg, 722, 40, 178, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
-    paragraph(svg, 0, 150, textwrap.wrap(found.why, 118))
+    y = 138.0
+    for name, words in facts:
+        svg.text(0, y, name, fill=MUTED)
+        for line in textwrap.wrap(words, 74):
+            svg.text(72, y, line, bold=name == "computed")
+            y += 19
 
 
 def _along(svg: Svg, found: Evaluation) -> None:
-    """One strip for each assumption: the verdict at every value that its slider has."""
+    """One strip for each assumption: the verdict at every value that its slider has, which a drag
+    along it sets."""
     assumed = dict(found.assumptions)
     if assumed:
-        svg.text(0, 208, "The verdict along each assumption, the others held", bold=True)
+        svg.text(0, 268, "The verdict along each assumption, the others held: drag", bold=True)
     else:
         words = "Nothing is assumed here: the figures are published or counted."
-        svg.text(0, 208, words, fill=MUTED)
-    for i, assumption in enumerate(found.claim.assumptions):
+        svg.text(0, 268, words, fill=MUTED)
+    for i, (control, assumption) in enumerate(zip(SLIDERS, found.claim.assumptions, strict=False)):
         others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
         steps = _verdict_along(found.claim.id, assumption.name, others)
-        top = 226.0 + 50 * i
+        top = 298.0 + 66 * i
         assumed_value, unit = assumed[assumption.name], assumption.unit
-        svg.text(0, top + 13, f"{assumption.name.replace('_', ' ')}: {amount(assumed_value, unit)}")
-        svg.text(0, top + 29, assumption.meaning, fill=MUTED)
-        x, wide = 320.0, 560.0 / len(steps)
+        name = assumption.name.replace("_", " ")
+        svg.text(0, top - 7, f"{name}: {amount(assumed_value, unit)}")
+        svg.text(WIDTH, top - 7, assumption.meaning, fill=MUTED, anchor="end")
+        x, wide = 2.0, (WIDTH - 4) / len(steps)
         for verdict, run in groupby(verdict for _, verdict in steps):
             (colour, sign), span = STYLES[verdict], wide * len(list(run))
             box(svg, x, top, span, 20, colour, sign if span > 14 else "")
             x += span
         at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - assumed_value))
-        x = 320 + (at + 0.5) * wide
-        svg.line(x, top - 5, x, top + 25, stroke=INK, width=3)
-        svg.text(320, top + 36, amount(assumption.low, unit), fill=MUTED)
-        svg.text(880, top + 36, amount(assumption.high, unit), fill=MUTED, anchor="end")
+        x = 2 + (at + 0.5) * wide
+        svg.line(x, top - 3, x, top + 23, stroke=INK, width=3)
+        for j, (value, verdict) in enumerate(steps):
+            tip = f"{name} {amount(value, unit)}: {verdict}"
+            with svg.thing(tip=tip, press={control: value}, drag=True):
+                svg.rect(2 + j * wide, top - 3, wide, 26, "transparent")
+        svg.text(0, top + 36, amount(assumption.low, unit), fill=MUTED)
+        svg.text(WIDTH, top + 36, amount(assumption.high, unit), fill=MUTED, anchor="end")
 
 
-def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
-    """Every claim as a square with the sign of its verdict, by where it stands."""
-    top = 396.0
-    svg.text(0, top, "All claims, under their own assumptions", bold=True)
-    x = 300.0
+@dataclass(frozen=True)
+class Entry:
+    """What stands in the list: a claim with its number and finding, or the title of an article."""
+
+    lines: list[str]
+    number: int = 0
+    finding: Evaluation | None = None
+
+
+def _entries(all_found: Mapping[str, Evaluation]) -> Iterator[Entry]:
+    numbers = {name: i + 1 for i, name in enumerate(all_found)}
+    for source, title in SOURCES.items():
+        yield Entry(textwrap.wrap(title, 66))
+        for finding in all_found.values():
+            if finding.claim.source == source:
+                words = textwrap.wrap(finding.claim.text, 58)
+                yield Entry(words, numbers[finding.claim.id], finding)
+
+
+def _list(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
+    """Every claim in its own words with the sign of its verdict, by where it stands."""
+    entries = [*_entries(all_found)]
+    half = sum(len(entry.lines) for entry in entries) / 2
+    columns: list[list[Entry]] = [[], []]
+    lines = 0
+    for entry in entries:
+        columns[lines > half].append(entry)
+        lines += len(entry.lines)
+    parts = [(svg.beside(COLUMN, _height(column)), column) for column in columns]
+    _tally(parts[0][0], all_found)
+    for part, column in parts:
+        y = 62.0
+        for entry in column:
+            if entry.finding is None:
+                paragraph(part, 0, y, entry.lines, LINE, fill=MUTED)
+            else:
+                _entry(part, y, entry, entry.finding, chosen)
+            y += LINE * len(entry.lines) + 3
+
+
+def _height(column: Sequence[Entry]) -> float:
+    return 62 + sum(LINE * len(entry.lines) + 3 for entry in column)
+
+
+def _entry(svg: Svg, y: float, entry: Entry, finding: Evaluation, chosen: str) -> None:
+    claim, verdict = finding.claim, finding.verdict
+    colour, sign = STYLES[verdict]
+    tip = f"{entry.number}: {claim.text}: {verdict}"
+    height = LINE * len(entry.lines) + 2
+    with svg.thing(claim.id, claim.source, verdict, tip=tip, press={"claim": claim.id}):
+        edge = INK if claim.id == chosen else "transparent"
+        svg.rect(1, y - 14, COLUMN - 2, height, "none", stroke=edge, stroke_width=2, radius=4)
+        box(svg, 4, y - 12, 16, 15, colour, sign)
+        svg.text(46, y, str(entry.number), fill=MUTED, anchor="end")
+        paragraph(svg, 54, y, entry.lines, LINE, bold=claim.id == chosen)
+
+
+def _tally(svg: Svg, all_found: Mapping[str, Evaluation]) -> None:
+    """How many claims have each verdict, which lights them."""
+    svg.text(0, 16, "All claims, under their own assumptions: press one", bold=True)
+    x = 0.0
     for verdict in VERDICTS:
         colour, sign = STYLES[verdict]
         there = sum(f.verdict == verdict for f in all_found.values())
-        box(svg, x, top - 13, 16, 16, colour, sign)
-        svg.text(x + 22, top, f"{there} {verdict}")
-        x += 150
-    numbers = {name: i + 1 for i, name in enumerate(all_found)}
-    most = max(Counter(f.claim.source for f in all_found.values()).values())
-    pitch = min(25.0, (WIDTH - 177) / most)
-    for row, (source, title) in enumerate(SOURCES.items()):
-        y = top + 32 + 34 * row
-        first, *more = textwrap.wrap(title, 22)
-        svg.text(0, y - 2, first, fill=MUTED)
-        if more:
-            svg.text(0, y + 12, more[0] + (" …" if more[1:] else ""), fill=MUTED)
-        findings = [f for f in all_found.values() if f.claim.source == source]
-        for i, finding in enumerate(findings):
-            colour, sign = STYLES[finding.verdict]
-            left = 174 + pitch * i
-            tip = f"{numbers[finding.claim.id]}: {finding.claim.text}: {finding.verdict}"
-            box(svg, left, y - 10, pitch - 4, 21, colour, sign, tip=tip)
-            if finding.claim.id == chosen:
-                svg.rect(left - 2.5, y - 12.5, pitch + 1, 26, "none", stroke=INK, stroke_width=2.5)
+        with svg.thing(verdict, tip=f"{there} claims: {verdict}"):
+            box(svg, x, 26, 16, 16, colour, sign)
+            svg.text(x + 22, 39, f"{there} {verdict}")
+        x += 60 + 7.2 * len(verdict)
