@@ -24,7 +24,7 @@ from moeviz import nb
 from moeviz.host import data_path
 from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
-from moeviz.pictures.training.at_scale import at_scale
+from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import RIBBON, collapse
 from moeviz.pictures.training.race import AXES, gaps, race
@@ -300,7 +300,7 @@ def test_the_slope_over_experts_is_told_with_its_interval(slope, words):
 def test_every_run_of_a_gpu_is_a_line_that_ends_at_its_last_token():
     picture = at_scale("gpu_race", make_gpu_run(seeds=2))
     ends = [corners(line)[-1, 0] for line in marks(picture, "polyline")]
-    assert sorted(ends) == [430.0] * 4 + [868.0] * 2
+    assert sorted(ends) == [RIGHT[1]] * 2 + [LEFT[1]] * 4
 
 
 def test_a_notebook_shows_a_gpus_run_or_says_that_there_is_none(tmp_path, monkeypatch, capsys):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from moeviz.pictures.svg import (
 from moeviz.records.compare import Gap
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
-MOST_SPOTS = 40  # of a curve's points, those with hover text
+MOST_SPOTS = 25  # of a curve's points, those with hover text
 
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
 
@@ -90,6 +90,14 @@ def spots(
     for at, tip in list(zip(places, tips, strict=True))[::-every]:
         with svg.thing(*kin, tip=tip):
             svg.circle(*at, 9, "transparent")
+
+
+@contextmanager
+def row(svg: Svg, y: float, height: float, *kin: str, tip: str = "") -> Iterator[None]:
+    """A row around a middle y, a thing in all its breadth: the marks drawn within are its own."""
+    with svg.thing(*kin, tip=tip):
+        svg.rect(0, y - height / 2, svg.width, height, "transparent")
+        yield
 
 
 def legend(

@@ -157,9 +157,15 @@ def gap_row(svg: Svg, x: Scale, y: float, one: Judged) -> None:
     mark(svg, look.mark, x(one.gap.mean), y, look.colour, 4.5)
 
 
+def gap_tip(name: str, one: Judged) -> str:
+    """ "hash: -0.048 nats per token (95 % interval -0.065 to -0.031), lower"."""
+    return f"{name}: {one.gap.mean:+z.3f} nats per token ({interval_words(one.gap)}), {one.verdict}"
+
+
 def verdict_legend(svg: Svg, y: float, compared: int, words: Mapping[str, str] = NAMED) -> None:
-    """How to read rows of differences, over how many of them the verdicts hold."""
+    """How to read rows of differences, over how many of them the verdicts hold, in two lines. A
+    verdict lights the rows of its kin."""
     keys = [replace(key, name=words[verdict]) for verdict, key in LOOKS.items()]
-    legend(svg, 2, y, keys, fill=MUTED, across=92)
-    note = f"after Holm's correction for {compared} comparisons · tick: a seed"
-    svg.text(270, y, f"{note} · line: 95 % interval", fill=MUTED)
+    legend(svg, 2, y, keys, fill=MUTED, across=92, kin=True)
+    svg.text(278, y, "tick: a seed · line: 95 % interval", fill=MUTED)
+    svg.text(2, y + 20, f"verdicts after Holm's correction for {compared} comparisons", fill=MUTED)

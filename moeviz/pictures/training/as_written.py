@@ -14,13 +14,14 @@ from moeviz.pictures.plot import (
     gap_extent,
     legend,
     mean_sd,
+    row,
     verdict_keys,
 )
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import DENSE, balance, listed, told_gap, worst_layer
 
-WIDTH, TOP, ROW = 860, 96.0, 30.0
-BALANCE, LOSS = (250.0, 450.0), (520.0, 830.0)
+MAIN, SIDE, TOP, ROW = 470, 600, 96.0, 30.0
+BALANCE, LOSS = (250.0, 450.0), (250.0, 580.0)
 PAIRS = ("nothing", "frozen router", "hash")
 FAIR, WRITTEN, QUIET = "fair scale", "as written", "at one sixteenth"
 
@@ -32,25 +33,32 @@ def as_written(summary: dict[str, Any]) -> Picture:
     rows = [(pair, scale, _arm(pair, scale)) for pair in PAIRS for scale in (FAIR, WRITTEN)]
     rows.append(("hash", QUIET, _arm("hash", QUIET)))
     layer, bottom = worst_layer(summary), TOP + ROW * len(rows)
-    svg = Svg(WIDTH, bottom + 70, "The output scale decides", told_scale(summary))
+    svg = Svg(MAIN, bottom + 70, "The output scale decides", told_scale(summary))
+    side = svg.beside(SIDE, bottom + 50)
     svg.text(0, 16, about(summary, arms[DENSE]["reserve_loss"]), fill=MUTED)
     violation = RootScale(0, 15, *BALANCE)
     gaps = [arms[name]["loss_minus_dense"] for *_, name in rows]
     loss = Scale(*padded([0.0, *gap_extent(gaps)]), *LOSS)
     svg.text(BALANCE[0], 50, f"MaxVio in training, layer {layer}", bold=True)
-    svg.text(LOSS[0], 50, "Loss minus the dense twin's", bold=True)
-    legend(svg, LOSS[0], 72, verdict_keys(), across=80)
+    side.text(LOSS[0], 50, "Loss minus the dense twin's", bold=True)
+    legend(side, LOSS[0], 72, verdict_keys(), across=80, kin=True)
     x_axis(svg, violation, bottom, top=TOP - 6, ticks=violation.ticks())
     label = "nats per token: left is better"
-    x_axis(svg, loss, bottom, label, top=TOP - 6, ticks=loss.ticks(4), zero=True)
+    x_axis(side, loss, bottom, label, top=TOP - 6, ticks=loss.ticks(4), zero=True)
     for i, (pair, scale, name) in enumerate(rows):
         y = TOP + (i + 0.5) * ROW
-        if scale == FAIR:
-            svg.line(0, y - ROW / 2, WIDTH, y - ROW / 2, width=0.5)
-            svg.text(0, y + 4, pair, bold=True)
-        svg.text(118, y + 4, scale)
-        dots(svg, violation, y, balance(summary, name), "#009e73")
-        gap_dots(svg, loss, y, gaps[i])
+        uneven, verdict = balance(summary, name), gaps[i]["verdict"]
+        tips = f"MaxVio {mean_sd(uneven, 2)}", f"minus the dense twin {gap_cell(gaps[i])}"
+        for part, tip in zip((svg, side), tips, strict=True):
+            if scale == FAIR:
+                part.line(0, y - ROW / 2, part.width, y - ROW / 2, width=0.5)
+                part.text(0, y + 4, pair, bold=True)
+            with row(part, y, ROW, name, verdict, tip=f"{pair}, {scale}: {tip}"):
+                part.text(118, y + 4, scale)
+                if part is svg:
+                    dots(svg, violation, y, uneven, "#009e73")
+                else:
+                    gap_dots(side, loss, y, gaps[i])
     columns = ("setting", "scale", "MaxVio in training", "loss", "loss minus the dense twin's")
     cells = (
         (pair, scale, mean_sd(balance(summary, name), 2), mean_sd(arms[name]["reserve_loss"], 3),

@@ -5,15 +5,16 @@ Every sentence is made from the recorded figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, padded
-from moeviz.pictures.plot import Key, curve, legend, mark, mean_sd
+from moeviz.pictures.plot import Key, curve, legend, mark, mean_sd, paragraph, spots
 from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
 
-WIDTH, TABLE, ROW = 880, 372.0, 24.0
-LEFT, RIGHT, UPRIGHT = (60.0, 430.0), (520.0, 868.0), (296.0, 70.0)
+MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 590, 350, 32.0, 24.0
+LEFT, RIGHT, UPRIGHT = (60.0, 430.0), (40.0, 420.0), (296.0, 84.0)
 LATE = 0.3  # of a run: the steep beginning before it would flatten the rest
 LOOKS = tuple(
     zip(
@@ -23,9 +24,12 @@ LOOKS = tuple(
         strict=True,
     )
 )
-# Right edges of the columns of figures.
-EDGES = (318.0, 428.0, 516.0, 606.0, 680.0, 790.0, 868.0)
-HEADS = ("held-out loss", "minus {}", "parameters", "tokens / s", "of peak", "in effect", "dead")
+# Right edges of the columns of figures and their heads: of two tables, quality and size.
+LOSSES = ((330.0, "held-out loss"), (440.0, "minus {}"))
+SIZES = (
+    (330.0, "parameters"), (404.0, "tokens / s"), (464.0, "of peak"), (538.0, "in effect"),
+    (584.0, "dead"),
+)  # fmt: skip
 COLUMNS = (
     "arm", "runs", "held-out loss", "minus the first arm's", "parameters", "tokens per second",
     "share of the peak", "experts in effect", "dead experts",
@@ -36,8 +40,9 @@ def at_scale(name: str, recorded: dict[str, Any]) -> Picture:
     """A recorded experiment of experiments/gpu_*.py, by its name: held-out loss and experts in
     effect against the tokens seen, a line a run, and a row of figures for each arm."""
     arms, base = recorded["arms"], recorded["base"]
-    svg = Svg(WIDTH, TABLE + ROW * len(arms) + 30, TITLES[name], TOLD[name](recorded))
-    svg.text(0, 16, about(recorded), fill=MUTED)
+    svg = Svg(MAIN, HEIGHT, TITLES[name], TOLD[name](recorded))
+    side = svg.beside(MAIN, HEIGHT)
+    paragraph(svg, 0, 16, textwrap.wrap(about(recorded), 62), fill=MUTED)
     keys = {
         arm: Key(arm, *look, width=1.8, bold=arm == base)
         for arm, look in zip(arms, LOOKS, strict=False)
@@ -47,29 +52,49 @@ def at_scale(name: str, recorded: dict[str, Any]) -> Picture:
     late = [v for a in arms.values() for run in a["validation_curve"] for s, v in run
             if s * per_step >= LATE * tokens]  # fmt: skip
     loss, effect = Scale(*padded(late), *UPRIGHT), Scale(0, 1, *UPRIGHT)
-    svg.text(LEFT[0], 52, "Held-out loss (nats per token)", size=13, bold=True)
-    svg.text(RIGHT[0], 52, "Experts in effect, share of all, least even layer", size=13, bold=True)
-    for x, y in ((left, loss), (right, effect)):
-        axes(svg, x, y, x_label="training tokens", x_form=lambda v: si(v, "") if v else "0")
+    svg.text(LEFT[0], 66, "Held-out loss (nats per token)", size=13, bold=True)
+    title = "Experts in effect, share of all, least even layer"
+    side.text(RIGHT[0], 66, title, size=13, bold=True)
+    for part, x, y in ((svg, left, loss), (side, right, effect)):
+        axes(part, x, y, x_label="training tokens", x_form=lambda v: si(v, "") if v else "0")
     for arm, key in keys.items():
         for run in arms[arm]["validation_curve"]:
             shown = [(s * per_step, v) for s, v in run if v <= loss.high]
-            for point in curve(svg, left, loss, shown, key):
-                mark(svg, key.mark, *point, key.colour, 3)
+            with svg.thing(arm):
+                places = curve(svg, left, loss, shown, key)
+                for place in places:
+                    mark(svg, key.mark, *place, key.colour, 3)
+            spots(svg, [arm], places, [f"{arm}, {_short(t)} tokens: {v:.3f}" for t, v in shown])
         experts = arms[arm].get("experts")
         for run in arms[arm].get("effective_curve", ()):
-            curve(svg, right, effect, ((s * per_step, v / experts) for s, v in run), key)
-    for edge, head in zip(EDGES, HEADS, strict=True):
+            with side.thing(arm):
+                curve(side, right, effect, ((s * per_step, v / experts) for s, v in run), key)
+    height = TABLE + ROW * len(arms) + 50
+    figures = {arm: _figures(arms[arm]) for arm in keys}
+    _table(svg.beside(MAIN, height), LOSSES, base, keys, figures)
+    _table(svg.beside(SIDE, height), SIZES, base, keys, {a: f[2:] for a, f in figures.items()})
+    return svg.picture(COLUMNS, ((n, a["runs"], *_figures(a)) for n, a in arms.items()))
+
+
+def _table(
+    svg: Svg, columns: Sequence[tuple[float, str]], base: str, keys: dict[str, Key],
+    figures: dict[str, tuple[str, ...]],
+) -> None:  # fmt: skip
+    """A row an arm, under these heads."""
+    for edge, head in columns:
         svg.text(edge, TABLE - 12, head.format(base), anchor="end", bold=True)
     for i, (arm, key) in enumerate(keys.items()):
         middle = TABLE + (i + 0.5) * ROW
-        svg.line(0, middle - 10, WIDTH, middle - 10, width=0.5)
-        legend(svg, 0, middle + 4, [key])
-        for edge, text in zip(EDGES, _figures(arms[arm]), strict=True):
+        svg.line(0, middle - 10, svg.width, middle - 10, width=0.5)
+        legend(svg, 0, middle + 4, [key], kin=True)
+        for (edge, _), text in zip(columns, figures[arm], strict=False):
             svg.text(edge, middle + 4, text, anchor="end")
-    note = "± of a loss: standard deviation over seeds · ± of a difference: half its 95 % interval"
-    svg.text(0, TABLE + ROW * len(arms) + 20, note, fill=MUTED)
-    return svg.picture(COLUMNS, ((n, a["runs"], *_figures(a)) for n, a in arms.items()))
+    if columns == LOSSES:
+        notes = (
+            "± of a loss: standard deviation over seeds",
+            "± of a difference: half its 95 % interval",
+        )
+        paragraph(svg, 0, TABLE + ROW * len(keys) + 20, notes, fill=MUTED)
 
 
 def about(recorded: dict[str, Any]) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, padded, x_axis
-from moeviz.pictures.plot import Figure, Key, about, curve, dots, legend, mean_sd
+from moeviz.pictures.plot import (
+    Figure,
+    Key,
+    about,
+    curve,
+    dots,
+    legend,
+    mean_sd,
+    paragraph,
+    spots,
+)
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.at_scale import LOOKS
 from moeviz.pictures.training.cures_told import (
@@ -21,9 +32,8 @@ from moeviz.pictures.training.cures_told import (
 )
 from moeviz.records.metrics import over_seeds
 
-WIDTH, HEIGHT = 900, 520
-ACROSS = ((48.0, 276.0), (356.0, 584.0), (664.0, 892.0))
-UPPER, LOWER = (236.0, 84.0), (466.0, 314.0)
+WIDTH, HEIGHT = 296, 226
+ACROSS, UPRIGHT = (48.0, 286.0), (184.0, 32.0)  # of each plot
 SHOWN = (DENSE, BASE, "balancing loss 0.1", "z-loss 0.001", "sign bias")
 RESTARTED = "nothing, warm restarts"
 LATE = 0.2  # of a run: the steep beginning of a loss would flatten the rest
@@ -35,37 +45,22 @@ def balance_over_time(summary: dict[str, Any], names: Sequence[str] = SHOWN) -> 
     keys = {n: Key(n, *look[:2], width=1.8) for n, look in zip(names, LOOKS, strict=False)}
     curves = {name: summary["arms"][name]["curves"] for name in names}
     svg = Svg(WIDTH, HEIGHT, "Balance over a run", f"{told_layers(summary)} {told_losses(summary)}")
-    svg.text(0, 16, about(summary, summary["arms"][DENSE]["reserve_loss"]), fill=MUTED)
-    legend(svg, 0, 40, keys.values())
+    words = about(summary, summary["arms"][DENSE]["reserve_loss"])
+    paragraph(svg, 0, 16, textwrap.wrap(words, 44), fill=MUTED)
+    legend(svg, 0, 62, keys.values(), down=22, kin=True)
+    notes = "means over seeds", "a dense model has no router,", "so it stands in the loss alone"
+    paragraph(svg, 0, 72 + 22 * len(keys), notes, fill=MUTED)
     layer = worst_layer(summary)
     plots = [
-        (f"MaxVio of a step, layer {layer}", ACROSS[0], UPPER, _layer(curves, layer)),
-        (f"MaxVio of a step, layer {1 - layer}", ACROSS[1], UPPER, _layer(curves, 1 - layer)),
-        ("Training loss, nats per token", ACROSS[2], UPPER, _column(curves, "loss")),
-        ("Balancing loss (1: even)", ACROSS[0], LOWER, _column(curves, "balance_loss")),
-        ("z-loss", ACROSS[1], LOWER, _column(curves, "z_loss")),
+        (f"MaxVio of a step, layer {layer}", _layer(curves, layer)),
+        (f"MaxVio of a step, layer {1 - layer}", _layer(curves, 1 - layer)),
+        ("Training loss, nats per token", _column(curves, "loss")),
+        ("Balancing loss (1: even)", _column(curves, "balance_loss")),
+        ("z-loss", _column(curves, "z_loss")),
     ]
-    for title, across, upright, lines in plots:
-        steps = next(iter(curves.values()))["step"]
-        late = int(LATE * len(steps)) if title.startswith("Training") else 0
-        x = Scale(0, summary["steps"], *across)
-        shown = [v for line in lines.values() for v in line[late:]] or [0.0, 1.0]
-        y = Scale(*padded([0.0, *shown] if title.startswith("MaxVio") else shown), *upright)
-        svg.text(across[0], upright[1] - 14, title, size=13, bold=True)
-        axes(
-            svg,
-            x,
-            y,
-            x_label="training step",
-            x_ticks=x.ticks(3),
-            y_ticks=[v for v in y.ticks(4) if v >= 0],
-        )
-        for name, line in lines.items():
-            points = zip(steps, line, strict=True)
-            curve(svg, x, y, ((s, v) for s, v in points if v <= y.high), keys[name])
-    notes = "means over seeds", "a dense model has no router,", "so it stands in the loss alone"
-    for i, words in enumerate(notes):
-        svg.text(ACROSS[2][0], LOWER[1] + 20 * i, words, fill=MUTED)
+    steps = next(iter(curves.values()))["step"]
+    for title, lines in plots:
+        _plot(svg.beside(WIDTH, HEIGHT), title, steps, lines, keys, summary["steps"])
     columns = (
         "setting", "step", f"MaxVio, layer {layer}", f"MaxVio, layer {1 - layer}",
         "balancing loss", "z-loss", "training loss",
@@ -74,6 +69,24 @@ def balance_over_time(summary: dict[str, Any], names: Sequence[str] = SHOWN) -> 
 
 
 Lines = dict[str, list[float]]
+
+
+def _plot(
+    svg: Svg, title: str, steps: list[int], lines: Lines, keys: dict[str, Key], last: int
+) -> None:
+    """One figure over the run, a line a setting."""
+    late = int(LATE * len(steps)) if title.startswith("Training") else 0
+    x = Scale(0, last, *ACROSS)
+    shown = [v for line in lines.values() for v in line[late:]] or [0.0, 1.0]
+    y = Scale(*padded([0.0, *shown] if title.startswith("MaxVio") else shown), *UPRIGHT)
+    svg.text(x.start, y.end - 14, title, size=13, bold=True)
+    ticks = [v for v in y.ticks(4) if v >= 0]
+    axes(svg, x, y, x_label="training step", x_ticks=x.ticks(3), y_ticks=ticks)
+    for name, line in lines.items():
+        points = [(s, v) for s, v in zip(steps, line, strict=True) if v <= y.high]
+        with svg.thing(name):
+            places = curve(svg, x, y, points, keys[name])
+        spots(svg, [name], places, [f"{name}, step {s}: {v:.3f}" for s, v in points])
 
 
 def _layer(curves: dict[str, Any], layer: int) -> Lines:
@@ -86,7 +99,7 @@ def _column(curves: dict[str, Any], name: str) -> Lines:
 
 def _rows(plots: list[Any], curves: dict[str, Any]) -> Iterator[tuple[object, ...]]:
     """Every setting at the start, in the middle and at the end."""
-    lines = [plots[i][3] for i in (0, 1, 3, 4, 2)]
+    lines = [plots[i][1] for i in (0, 1, 3, 4, 2)]
     for name, columns in curves.items():
         for point in sorted({0, len(columns["step"]) // 2, len(columns["step"]) - 1}):
             shown = (f"{line[name][point]:.3f}" if name in line else "" for line in lines)
@@ -121,9 +134,10 @@ def restarts(summary: dict[str, Any]) -> Picture:
     }
     changes = {name: _changes(summary, name) for name in keys}
     steps = [restart["step"] for restart in summary["restarts"][RESTARTED]]
-    svg = Svg(WIDTH, 330, "Does a warm restart bring collapse?", told_restarts(summary))
+    svg = Svg(500, 330, "Does a warm restart bring collapse?", told_restarts(summary))
+    side = svg.beside(420, 330)
     svg.text(0, 16, about(summary, arms[DENSE]["reserve_loss"]), fill=MUTED)
-    legend(svg, 48, 42, keys.values())
+    legend(svg, 48, 42, keys.values(), kin=True)
     lines = {name: arms[name]["curves"] for name in keys}
     x = Scale(0, summary["steps"], 48, 470)
     top = max(max(line["max_violation"][layer]) for line in lines.values())
@@ -133,19 +147,25 @@ def restarts(summary: dict[str, Any]) -> Picture:
     for step in steps:
         svg.line(x(step), y.start, x(step), y.end, stroke=INK, dash="2 3")
     for name, line in lines.items():
-        curve(svg, x, y, zip(line["step"], line["max_violation"][layer], strict=True), keys[name])
+        points = list(zip(line["step"], line["max_violation"][layer], strict=True))
+        title = keys[name].name
+        with svg.thing(title):
+            places = curve(svg, x, y, points, keys[name])
+        spots(svg, [title], places, [f"{title}, step {s}: MaxVio {v:.2f}" for s, v in points])
     rows = [(f"step {step}", i) for i, step in enumerate(steps)] + [("mean of all", -1)]
     shown = {name: [*found, _mean(found)] for name, found in changes.items()}
     ends = [v for found in shown.values() for figure in found for v in figure["values"]]
-    change = Scale(*padded([0.0, *ends]), 610, 880)
-    svg.text(540, 70, f"Change of MaxVio at a restart, layer {layer}", size=13, bold=True)
+    change = Scale(*padded([0.0, *ends]), 96, 410)
+    side.text(0, 70, f"Change of MaxVio at a restart, layer {layer}", size=13, bold=True)
     label = "after minus before: right is less even"
-    x_axis(svg, change, 270, label, top=84, ticks=change.ticks(4), zero=True)
+    x_axis(side, change, 270, label, top=84, ticks=change.ticks(4), zero=True)
     for i, (title, _) in enumerate(rows):
         middle = 84 + (i + 0.5) * 186 / len(rows)
-        svg.text(540, middle + 4, title, bold=title == "mean of all")
+        side.text(0, middle + 4, title, bold=title == "mean of all")
         for shift, (name, key) in zip((-8, 8), keys.items(), strict=True):
-            dots(svg, change, middle + shift, shown[name][i], key.colour, key.mark)
+            tip = f"{key.name}, {title}: {mean_sd(shown[name][i], 2, '+')}"
+            with side.thing(key.name, tip=tip):
+                dots(side, change, middle + shift, shown[name][i], key.colour, key.mark)
     columns = ("steps", "constant rate: change of MaxVio", "warm restarts: change of MaxVio")
     cells = (
         (title, *(mean_sd(shown[name][i], 2, "+") for name in keys)) for title, i in rows

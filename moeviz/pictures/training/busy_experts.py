@@ -11,8 +11,8 @@ from moeviz.pictures.axes import Scale, axes, padded
 from moeviz.pictures.plot import Key, legend, mark, paragraph
 from moeviz.pictures.svg import Picture, Svg
 
-WIDTH, HEIGHT = 880, 560
-ACROSS, UPRIGHT = ((70.0, 410.0), (520.0, 860.0)), ((220.0, 80.0), (450.0, 310.0))
+WIDTH, HEIGHT = 430, 250
+ACROSS, UPRIGHT = (66.0, 420.0), (206.0, 34.0)  # of each plot
 KINDS = (
     Key("the quarter with the most tokens", "#d55e00", mark="square", width=0),
     Key("the quarter with the fewest", "#0072b2", mark="diamond", width=0),
@@ -37,22 +37,26 @@ class Learned(Protocol):
 def busy_experts(learning: Learned, busy: np.ndarray, rare: np.ndarray) -> Picture:
     """Each expert's gradient, update, way and gain against the tokens that it got. busy, rare: the
     indices of the experts that the sentence compares."""
-    svg = Svg(WIDTH, HEIGHT, "Busy experts and rare ones", told_experts(learning, busy, rare))
-    legend(svg, 0, 18, KINDS)
+    svg = Svg(560, 150, "Busy experts and rare ones", told_experts(learning, busy, rare))
+    legend(svg, 0, 16, KINDS[:2], across=300, kin=True)
+    legend(svg, 0, 36, KINDS[2:], kin=True)
+    paragraph(svg, 0, 62, textwrap.wrap(svg.description, 78))
     x_ends = padded([0.0, *learning.tokens])
-    for i, (name, title) in enumerate(FIGURES.items()):
+    for name, title in FIGURES.items():
+        part = svg.beside(WIDTH, HEIGHT)
         value_E = getattr(learning, name)
         known = ~np.isnan(value_E)
-        x = Scale(*x_ends, *ACROSS[i % 2])
-        y = Scale(*padded([0.0, *value_E[known]]), *UPRIGHT[i // 2])
-        svg.text(x.start, y.end - 14, title, size=13, bold=True)
+        x = Scale(*x_ends, *ACROSS)
+        y = Scale(*padded([0.0, *value_E[known]]), *UPRIGHT)
+        part.text(x.start, y.end - 14, title, size=13, bold=True)
         ticks = [tick for tick in x.ticks(4) if tick >= 0]
-        axes(svg, x, y, x_label="tokens of the expert", x_ticks=ticks, y_ticks=y.ticks(4))
+        axes(part, x, y, x_label="tokens of the expert", x_ticks=ticks, y_ticks=y.ticks(4))
         for expert in np.flatnonzero(known):
             key = KINDS[0 if expert in busy else 1 if expert in rare else 2]
-            at = x(float(learning.tokens[expert])), y(float(value_E[expert]))
-            mark(svg, key.mark, *at, key.colour, 5)
-    paragraph(svg, 0, 514, textwrap.wrap(svg.description, 125))
+            tokens, value = float(learning.tokens[expert]), float(value_E[expert])
+            tip = f"expert {expert}, {tokens:,.0f} tokens: {value:.3g}"
+            with part.thing(f"e{expert}", key.name, tip=tip):
+                mark(part, key.mark, x(tokens), y(value), key.colour, 5)
     columns = ("expert", "kind", "tokens", *FIGURES)
     kinds = {**dict.fromkeys(busy.tolist(), "busy"), **dict.fromkeys(rare.tolist(), "rare")}
     rows = (

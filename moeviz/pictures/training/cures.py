@@ -16,6 +16,8 @@ from moeviz.pictures.plot import (
     gap_extent,
     legend,
     mean_sd,
+    paragraph,
+    row,
     verdict_keys,
 )
 from moeviz.pictures.svg import MUTED, Picture, Svg
@@ -31,9 +33,9 @@ from moeviz.pictures.training.cures_told import (
     worst_layer,
 )
 
-WIDTH, TOP, ROW = 900, 108.0, 30.0
+MAIN, SIDE, TOP, ROW = 510, 600, 108.0, 30.0
 BALANCE, COUNT = (226.0, 430.0), 474.0
-LOSS = {DENSE: (528.0, 698.0), BASE: (722.0, 892.0)}
+LOSS = {DENSE: (226.0, 396.0), BASE: (420.0, 590.0)}
 EXPERTS = 16  # of every recorded run
 # A layer's colour and mark.
 LAYERS = (("#cc79a7", "diamond"), ("#009e73", "circle"))
@@ -46,34 +48,40 @@ def cures(summary: dict[str, Any], names: Sequence[str] = ()) -> Picture:
     twin's and minus that without a cure, a bar for the 95 % interval, the verdict as the mark."""
     shown = {n: summary["arms"][n] for n in names or (DENSE, BASE, *cures_of(summary))}
     bottom = TOP + ROW * len(shown)
-    svg = Svg(WIDTH, bottom + 64, "Balance and loss under every cure", _sentences(summary))
+    svg = Svg(MAIN, bottom + 64, "Balance and loss under every cure", _sentences(summary))
+    side = svg.beside(SIDE, bottom + 84)
     svg.text(0, 16, about(summary, summary["arms"][DENSE]["reserve_loss"]), fill=MUTED)
     balance = RootScale(0, EXPERTS - 1, *BALANCE)
     gaps = {
         base: Scale(*padded([0.0, *gap_extent(a[_minus(base)] for a in shown.values())]), *ends)
         for base, ends in LOSS.items()
     }
-    _heads(svg, summary)
+    _heads(svg, side, summary)
     x_axis(svg, balance, bottom, top=TOP - 4, ticks=balance.ticks(3))
     for x in gaps.values():
-        x_axis(svg, x, bottom, top=TOP - 4, ticks=x.ticks(4), form=_signed, zero=True)
+        x_axis(side, x, bottom, top=TOP - 4, ticks=x.ticks(4), form=_signed, zero=True)
     for i, (name, arm) in enumerate(shown.items()):
-        y = TOP + (i + 0.5) * ROW
-        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(0, y + 4, name, bold=name in (DENSE, BASE))
+        y, bold = TOP + (i + 0.5) * ROW, name in (DENSE, BASE)
+        fell = f"{arm['collapsed']} of {arm['runs']}" if "training" in arm else ""
+        with row(svg, y, ROW, name, tip=f"{name}: collapsed in {fell} runs" if fell else name):
+            svg.text(0, y + 4, name, bold=bold)
+            svg.text(COUNT, y + 4, fell, anchor="middle", bold=fell[:1] != "0")
         for layer, figure in enumerate(arm.get("training", {}).get("max_violation", ())):
-            dots(svg, balance, y - 7 + 14 * layer, figure, *LAYERS[layer])
-        if "training" in arm:
-            fell = f"{arm['collapsed']} of {arm['runs']}"
-            svg.text(COUNT, y + 4, fell, anchor="middle", bold=arm["collapsed"] > 0)
+            tip = f"{name}, layer {layer}: MaxVio {mean_sd(figure, 2)}"
+            with svg.thing(name, f"layer {layer}", tip=tip):
+                dots(svg, balance, y - 7 + 14 * layer, figure, *LAYERS[layer])
+        with row(side, y, ROW, name, tip=f"{name}: loss {mean_sd(arm['reserve_loss'], 3)}"):
+            side.text(0, y + 4, name, bold=bold)
         for base, x in gaps.items():
             if name != base:
-                gap_dots(svg, x, y, arm[_minus(base)])
-    note = (
-        "tick: a seed · bar of MaxVio: one standard deviation · bar of a loss: 95 % interval · "
-        "verdicts are corrected for the whole table (Holm)"
-    )
-    svg.text(0, bottom + 50, note, fill=MUTED)
+                gap = arm[_minus(base)]
+                with side.thing(name, gap["verdict"], tip=f"{name} minus {base}: {gap_cell(gap)}"):
+                    gap_dots(side, x, y, gap)
+        for part in (svg, side):
+            part.line(0, y + ROW / 2, part.width, y + ROW / 2, width=0.5)
+    svg.text(0, bottom + 50, "tick: a seed · bar: one standard deviation", fill=MUTED)
+    notes = "tick: a seed · bar: 95 % interval", "verdicts are corrected for the whole table (Holm)"
+    paragraph(side, 0, bottom + 50, notes, 20, fill=MUTED)
     return svg.picture(_columns(summary), (_cells(*item, summary) for item in shown.items()))
 
 
@@ -94,21 +102,20 @@ def _layers(summary: dict[str, Any]) -> int:
     return len(summary["arms"][BASE]["training"]["max_violation"])
 
 
-def _heads(svg: Svg, summary: dict[str, Any]) -> None:
-    for place, title in (
-        (BALANCE[0], "MaxVio, last 50 steps"), (COUNT - 36, "collapsed"),
-        (LOSS[DENSE][0], "Loss minus dense"), (LOSS[BASE][0], "Loss minus nothing"),
-    ):  # fmt: skip
-        svg.text(place, 52, title, bold=True)
+def _heads(svg: Svg, side: Svg, summary: dict[str, Any]) -> None:
+    svg.text(BALANCE[0], 52, "MaxVio, last 50 steps", bold=True)
+    svg.text(COUNT - 36, 52, "collapsed", bold=True)
+    for base, (left, _) in LOSS.items():
+        side.text(left, 52, f"Loss minus {base}", bold=True)
     layers = [
         Key(f"layer {i}", colour, mark=shape, width=0)
         for i, (colour, shape) in enumerate(LAYERS[: _layers(summary)])
     ]
-    legend(svg, BALANCE[0], 72, layers, across=90)
+    legend(svg, BALANCE[0], 72, layers, across=90, kin=True)
     svg.text(BALANCE[0], 92, "of training · 0 is even", fill=MUTED)
     svg.text(COUNT - 36, 72, "runs", fill=MUTED)
-    svg.text(LOSS[DENSE][0], 92, "nats · left is better", fill=MUTED)
-    legend(svg, LOSS[DENSE][0], 72, verdict_keys(), across=80)
+    side.text(LOSS[DENSE][0], 92, "nats · left is better", fill=MUTED)
+    legend(side, LOSS[DENSE][0], 72, verdict_keys(), across=80, kin=True)
 
 
 def _columns(summary: dict[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.pictures.axes import x_axis
-from moeviz.pictures.plot import Key, legend, mark
+from moeviz.pictures.plot import Key, legend, mark, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     FAIR,
@@ -12,6 +12,7 @@ from moeviz.pictures.training.arms import (
     Recorded,
     axis,
     counted,
+    gap_tip,
     judged,
     lies,
     losses,
@@ -24,8 +25,8 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 900.0, 76.0, 24.0
-NAME, PLOT, CHANGE, VERDICTS = 256.0, (268.0, 600.0), 668.0, 690.0
+WIDTH, TOP, ROW = 620.0, 76.0, 24.0
+NAME, PLOT, CHANGE, VERDICTS = 248.0, (258.0, 420.0), 494.0, 506.0
 SCALES = (
     Key("as written", "#6e6e6e", mark="ring", width=0),
     Key("fair scale", "#0072b2", mark="circle", width=0),
@@ -47,28 +48,32 @@ def fair_and_written(recorded: Recorded) -> Picture:
     arms.sort(key=lambda arm: change[arm].gap.mean)
     bottom = TOP + ROW * len(arms)
     title = "The same routers, as written and at the fair scale"
-    svg = Svg(WIDTH, bottom + 70, title, _summary(written, fair, arms, both, change))
+    svg = Svg(WIDTH, bottom + 90, title, _summary(written, fair, arms, both, change))
     words = f"{setting_words(fair)} · {setting_words(written)}"
     svg.text(0, 16, origin(recorded, words), fill=MUTED)
     x = axis((one.gap.mean for two in both.values() for one in two), PLOT)
-    x_axis(svg, x, bottom, "loss minus the dense twin's (nats per token)", top=TOP - 6, zero=True)
+    label = "loss minus the dense twin's (nats per token)"
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
     svg.text(CHANGE, 44, "fair minus", anchor="end", bold=True)
     svg.text(CHANGE, 62, "as written", anchor="end", bold=True)
-    svg.text(VERDICTS, 44, "against the dense twin,", bold=True)
-    svg.text(VERDICTS, 62, "as written → fair", bold=True)
+    svg.text(VERDICTS, 44, "against dense,", bold=True)
+    svg.text(VERDICTS, 62, "written → fair", bold=True)
     for i, arm in enumerate(arms):
         y = TOP + (i + 0.5) * ROW
-        svg.text(NAME, y + 4, arm, anchor="end")
-        places = [x(one.gap.mean) for one in both[arm]]
-        svg.line(places[0], y, places[1], y, stroke="#0072b2", width=2)
-        for key, place in zip(SCALES, places, strict=True):
-            mark(svg, key.mark, place, y, key.colour, 4.5)
-        svg.text(CHANGE, y + 4, f"{change[arm].gap.mean:+z.3f}", anchor="end")
-        first, second = (one.verdict for one in both[arm])
-        svg.text(VERDICTS, y + 4, f"{first} → {second}", bold=first != second)
-    legend(svg, 2, bottom + 62, SCALES, fill=MUTED)
+        tip = gap_tip(f"{arm}, fair minus as written", change[arm])
+        with row(svg, y, ROW, arm, tip=tip):
+            svg.text(NAME, y + 4, arm, anchor="end")
+            places = [x(one.gap.mean) for one in both[arm]]
+            svg.line(places[0], y, places[1], y, stroke="#0072b2", width=2)
+            svg.text(CHANGE, y + 4, f"{change[arm].gap.mean:+z.3f}", anchor="end")
+            first, second = (one.verdict for one in both[arm])
+            svg.text(VERDICTS, y + 4, f"{first} → {second}", bold=first != second)
+        for key, place, one in zip(SCALES, places, both[arm], strict=True):
+            with svg.thing(arm, key.name, tip=gap_tip(f"{arm}, {key.name}, minus dense", one)):
+                mark(svg, key.mark, place, y, key.colour, 4.5)
+    legend(svg, 2, bottom + 62, SCALES, fill=MUTED, kin=True)
     note = "bold: another verdict, each after Holm's correction within its table"
-    svg.text(250, bottom + 62, note, fill=MUTED)
+    svg.text(2, bottom + 82, note, fill=MUTED)
     rows = ((arm, *_cells(*both[arm], change[arm])) for arm in arms)
     return svg.picture(COLUMNS, rows)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.plot import Key, about, dots, legend, mean_sd
+from moeviz.pictures.plot import Key, about, dots, legend, mean_sd, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
 
-WIDTH, TOP, ROW = 760, 84.0, 34.0
+WIDTH, TOP, ROW = 620, 84.0, 34.0
 FROZEN = "frozen router"
 SHOWN = {
     BASE: "learned", FROZEN: "frozen", "re-randomised router": "drawn anew at each step",
@@ -27,16 +27,19 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
     svg.text(0, 16, about(summary, arms[BASE]["reserve_loss"]), fill=MUTED)
     layers = range(len(arms[BASE]["kept_experts"]))
     keys = [Key(f"layer {i}", LAYERS[i][0], mark=LAYERS[i][1], width=0) for i in layers]
-    legend(svg, 220, 48, keys, across=90)
-    x = Scale(0, 1, 220, 720)
+    legend(svg, 180, 48, keys, across=90, kin=True)
+    x = Scale(0, 1, 180, 600)
     label = "share of tokens with the experts of the first step"
     x_axis(svg, x, bottom, label, top=TOP, form="{:.0%}".format)
     for i, (name, arm) in enumerate(arms.items()):
         y = TOP + (i + 0.5) * ROW
         svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(0, y + 4, SHOWN[name], bold=name == FROZEN)
+        with row(svg, y, ROW, name):
+            svg.text(0, y + 4, SHOWN[name], bold=name == FROZEN)
         for layer, figure in enumerate(arm["kept_experts"]):
-            dots(svg, x, y - 8 + 16 * layer, figure, *LAYERS[layer])
+            tip = f"{SHOWN[name]}, layer {layer}: {figure['mean']:.1%} of the tokens"
+            with svg.thing(name, f"layer {layer}", tip=tip):
+                dots(svg, x, y - 8 + 16 * layer, figure, *LAYERS[layer])
     columns = ("router", *(f"kept in layer {i}" for i in layers))
     cells = (
         (SHOWN[name], *(mean_sd(figure, 3) for figure in arm["kept_experts"]))

@@ -17,8 +17,8 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 900.0, 60.0, 22.0
-LEFT, RIGHT = 292.0, 608.0
+WIDTH, TOP, ROW = 620.0, 60.0, 22.0
+LEFT, RIGHT = 248.0, 428.0
 FAR = 5  # places: a move that a line shows in colour
 MOVES = (
     Key(f"up by {FAR} places or more", "#0072b2", width=2.5),
@@ -42,7 +42,7 @@ def order(recorded: Recorded) -> Picture:
     up = {arm: first - second for arm, (first, second) in place.items()}
     bottom = TOP + ROW * len(arms)
     summary = _summary(recorded, short, long, place, up)
-    svg = Svg(WIDTH, bottom + 30, "The order of a short training and of a longer one", summary)
+    svg = Svg(WIDTH, bottom + 74, "The order of a short training and of a longer one", summary)
     words = f"{setting_words(short)} · {setting_words(long)}"
     svg.text(0, 16, origin(recorded, words), fill=MUTED)
     for x, anchor, table in ((LEFT, "end", short), (RIGHT, "start", long)):
@@ -50,16 +50,19 @@ def order(recorded: Recorded) -> Picture:
     for arm in arms:
         first, second = (TOP + (at + 0.5) * ROW for at in place[arm])
         move = MOVES[0 if up[arm] >= FAR else 1 if up[arm] <= -FAR else 2]
-        svg.polyline(
-            [(LEFT + 34, first), (RIGHT - 34, second)],
-            stroke=INK if arm == DENSE else move.colour, width=move.width, dash=move.dash,
-        )  # fmt: skip
-        bold = arm == DENSE
-        svg.text(LEFT, first + 4, arm, anchor="end", bold=bold)
-        svg.text(LEFT + 28, first + 4, f"{place[arm][0] + 1}", anchor="end", fill=MUTED)
-        svg.text(RIGHT - 28, second + 4, f"{place[arm][1] + 1}", fill=MUTED)
-        svg.text(RIGHT, second + 4, arm, bold=bold)
-    legend(svg, 2, bottom + 22, MOVES, fill=MUTED)
+        tip = f"{arm}: place {place[arm][0] + 1}, then place {place[arm][1] + 1}"
+        with svg.thing(arm, move.name, tip=tip):
+            svg.polyline(
+                [(LEFT + 34, first), (RIGHT - 34, second)],
+                stroke=INK if arm == DENSE else move.colour, width=move.width, dash=move.dash,
+            )  # fmt: skip
+            bold = arm == DENSE
+            svg.text(LEFT, first + 4, arm, anchor="end", bold=bold)
+            svg.text(LEFT + 28, first + 4, f"{place[arm][0] + 1}", anchor="end", fill=MUTED)
+            svg.text(RIGHT - 28, second + 4, f"{place[arm][1] + 1}", fill=MUTED)
+            # The paper in brackets stands on the left.
+            svg.text(RIGHT, second + 4, arm.partition(" (")[0], bold=bold)
+    legend(svg, 2, bottom + 22, MOVES, fill=MUTED, down=20, kin=True)
     rows = (
         (
             arm,

@@ -9,8 +9,8 @@ from moeviz.pictures.plot import Key, curve, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import Recorded, judged, lies, origin, seeds_words
 
-WIDTH, HEIGHT = 880.0, 420.0
-LEFT, RIGHT, UPRIGHT = 64.0, 640.0, (350.0, 64.0)
+WIDTH, HEIGHT = 600.0, 470.0
+LEFT, RIGHT, UPRIGHT = 64.0, 590.0, (420.0, 130.0)
 LOOKS = (("#0072b2", "", "circle"), ("#d55e00", "7 3", "square"), ("#009e73", "2 3", "diamond"))
 COLUMNS = ("arm", "output scale", "loss", "minus dense at the fair scale", "95 % interval",
            "verdict")  # fmt: skip
@@ -36,15 +36,21 @@ def output_scale(recorded: Recorded) -> Picture:
     for (name, arm), (colour, dash, shape) in zip(arms.items(), LOOKS, strict=True):
         key = Key(name, colour, dash, shape)
         points = [(p["scale"], p["minus_dense"]["mean"]) for p in arm["points"]]
-        curve(svg, x, y, points, key)
+        with svg.thing(name):
+            curve(svg, x, y, points, key)
+            for point in arm["points"]:
+                _point(svg, x, y, point, key)
         for point in arm["points"]:
-            _point(svg, x, y, point, key)
+            with svg.thing(name, tip=_tip(name, point)):
+                svg.circle(x(point["scale"]), y(point["minus_dense"]["mean"]), 9, "transparent")
         written = arm["as_written"]
-        mark(svg, "ring", x(written["scale"]), y(written["minus_dense"]["mean"]), colour, 9)
+        with svg.thing(name, "as written", tip=_tip(f"{name}, as written", written)):
+            mark(svg, "ring", x(written["scale"]), y(written["minus_dense"]["mean"]), colour, 9)
     keys = [Key(name, *look) for name, look in zip(arms, LOOKS, strict=True)]
-    legend(svg, RIGHT + 24, 84, keys, down=24)
-    legend(svg, RIGHT + 24, 168, [Key("as written", "#6e6e6e", mark="ring", width=0)])
-    svg.text(RIGHT + 24, 196, "upright line: 95 % interval", fill=MUTED)
+    keys.append(Key("as written", "#6e6e6e", mark="ring", width=0))
+    legend(svg, LEFT, 40, keys[:2], across=250, kin=True)
+    legend(svg, LEFT, 62, keys[2:], across=250, kin=True)
+    svg.text(LEFT, 84, "upright line: 95 % interval", fill=MUTED)
     rows = (
         _cells(name, p, note)
         for name, arm in arms.items()
@@ -70,6 +76,12 @@ def _point(svg: Svg, x: Scale, y: Scale, point: Recorded, key: Key) -> None:
         low, high = (y(min(max(gap[end], y.low), y.high)) for end in ("low", "high"))
         svg.line(at, low, at, high, stroke=key.colour, width=1.5)
     mark(svg, key.mark, at, y(gap["mean"]), key.colour, 4)
+
+
+def _tip(name: str, point: Recorded) -> str:
+    _, scale, loss, gap, interval, verdict = _cells(name, point, "")
+    ends = f" (95 % interval {interval})" * bool(interval)
+    return f"{name}, scale {scale}: loss {loss}, {gap} to dense{ends}, {verdict}"
 
 
 def _cells(name: str, point: Recorded, note: str) -> tuple[Any, ...]:

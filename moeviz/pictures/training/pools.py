@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.pictures.axes import x_axis
-from moeviz.pictures.plot import Key, legend, mark
+from moeviz.pictures.plot import Key, legend, mark, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,
@@ -12,6 +12,7 @@ from moeviz.pictures.training.arms import (
     Recorded,
     axis,
     counted,
+    gap_tip,
     judged,
     lies,
     losses,
@@ -21,13 +22,13 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 900.0, 76.0, 26.0
-NAME, PLOT = 256.0, (268.0, 600.0)
+WIDTH, TOP, ROW = 620.0, 76.0, 26.0
+NAME, PLOT = 230.0, (240.0, 410.0)
 MIXED = Key("domains mixed, as in training", "#0072b2", mark="circle", width=0)
 # The other pools and the right edges of their columns.
 POOLS = {
-    "domain": (Key("one domain at a time", "#d55e00", mark="square", width=0), 694.0),
-    "sequence": (Key("one sequence at a time", "#009e73", mark="diamond", width=0), 838.0),
+    "domain": (Key("one domain at a time", "#d55e00", mark="square", width=0), 464.0),
+    "sequence": (Key("one sequence at a time", "#009e73", mark="diamond", width=0), 562.0),
 }
 COLUMNS = (
     "arm", "mixed, minus dense", "domain minus mixed", "domain's verdict",
@@ -52,26 +53,31 @@ def pools(recorded: Recorded, setting: str = FAIR) -> Picture:
     mixed = {arm: table["arms"][arm]["loss"]["mean"] - dense for arm in arms}
     other = {place: mixed[place[0]] + one.gap.mean for place, one in change.items()}
     bottom = TOP + ROW * len(arms)
-    svg = Svg(WIDTH, bottom + 70, "The same models in other pools", _summary(table, change))
+    svg = Svg(WIDTH, bottom + 110, "The same models in other pools", _summary(table, change))
     svg.text(0, 16, origin(recorded, setting_words(table)), fill=MUTED)
     x = axis((*mixed.values(), *other.values()), PLOT)
-    x_axis(svg, x, bottom, "loss minus the dense twin's (nats per token)", top=TOP - 6, zero=True)
+    label = "loss minus the dense twin's (nats per token)"
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
     for pool, (_, edge) in POOLS.items():
         svg.text(edge, 44, f"one {pool}", anchor="end", bold=True)
         svg.text(edge, 62, "minus mixed", anchor="end", bold=True)
     for i, arm in enumerate(arms):
         y = TOP + (i + 0.5) * ROW
-        svg.text(NAME, y + 4, arm, anchor="end")
         places = [x(value) for value in (mixed[arm], *(other[arm, pool] for pool in POOLS))]
-        svg.line(min(places), y, max(places), y, width=1.5)
-        mark(svg, MIXED.mark, places[0], y, MIXED.colour, 4.5)
+        tip = f"{arm}, {MIXED.name}: {mixed[arm]:+z.3f} nats per token to the dense twin"
+        with row(svg, y, ROW, arm, MIXED.name, tip=tip):
+            svg.text(NAME, y + 4, arm, anchor="end")
+            svg.line(min(places), y, max(places), y, width=1.5)
+            mark(svg, MIXED.mark, places[0], y, MIXED.colour, 4.5)
         for (pool, (key, edge)), place in zip(POOLS.items(), places[1:], strict=True):
-            mark(svg, key.mark, place, y, key.colour, 4.5)
             one = change[arm, pool]
             bold = one.verdict != "open"
-            svg.text(edge, y + 4, f"{one.gap.mean:+z.3f}", anchor="end", bold=bold)
-            svg.text(edge + 8, y + 4, one.verdict, bold=bold)
-    legend(svg, 2, bottom + 62, (MIXED, *(key for key, _ in POOLS.values())), fill=MUTED)
+            with svg.thing(arm, key.name, tip=gap_tip(f"{arm}, one {pool} minus mixed", one)):
+                mark(svg, key.mark, place, y, key.colour, 4.5)
+                svg.text(edge, y + 4, f"{one.gap.mean:+z.3f}", anchor="end", bold=bold)
+                svg.text(edge + 6, y + 4, one.verdict, bold=bold)
+    keys = (MIXED, *(key for key, _ in POOLS.values()))
+    legend(svg, 2, bottom + 62, keys, fill=MUTED, down=20, kin=True)
     rows = (
         (
             arm, f"{mixed[arm]:+z.3f}",

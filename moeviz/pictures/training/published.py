@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
+from itertools import accumulate
 
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,
     FAIR,
@@ -16,6 +18,7 @@ from moeviz.pictures.training.arms import (
     axis,
     drawn,
     gap_row,
+    gap_tip,
     judged,
     losses,
     origin,
@@ -25,8 +28,8 @@ from moeviz.pictures.training.arms import (
     verdict_legend,
 )
 
-WIDTH, TOP, ROW = 900.0, 60.0, 62.0
-PLOT, NOT_TESTED = (640.0, 810.0), "not tested"
+WIDTH, TOP, LINE = 620.0, 60.0, 16.0
+PLOT, NOT_TESTED = (400.0, 540.0), "not tested"
 WORDS = {"lower": "agrees", "higher": "disagrees", "open": "open"}
 COLUMNS = ("lower loss", "than", "published", "what differs", "setting", "ours (nats per token)",
            "95 % interval", "seen")  # fmt: skip
@@ -111,27 +114,31 @@ def published(recorded: Recorded) -> Picture:
     and the long one where it is recorded; left of zero is as published."""
     settings = [name for name in (FAIR, LONG) if name in recorded["settings"]]
     seen = {name: judged_orders(recorded, name) for name in settings}
-    bottom = TOP + ROW * len(CLAIMS)
+    words = [_lines(claim) for claim in CLAIMS]
+    tops = list(accumulate((LINE * len(lines) + 14 for lines in words), initial=TOP))
+    bottom = tops[-1]
     summary = " ".join(_sentences(recorded, seen))
-    svg = Svg(WIDTH, bottom + 72, "Published orders beside ours", summary)
-    words = " · ".join(setting_words(table_of(recorded, name)) for name in settings)
-    svg.text(0, 16, origin(recorded, words), fill=MUTED)
-    svg.text(0, 44, "lower loss < higher loss, where it is reported, what differs", bold=True)
+    svg = Svg(WIDTH, bottom + 92, "Published orders beside ours", summary)
+    about = " · ".join(setting_words(table_of(recorded, name)) for name in settings)
+    svg.text(0, 16, origin(recorded, about), fill=MUTED)
+    svg.text(0, 44, "lower loss < higher loss, who says so", bold=True)
     x = axis(drawn(one.gap for table in seen.values() for one in table.values()), PLOT)
     svg.text(x(0) - 8, 44, "← as published", anchor="end", bold=True)
     label = "difference in loss (nats per token)"
-    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
-    for i, claim in enumerate(CLAIMS):
-        y = TOP + i * ROW
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(3), zero=True)
+    for i, (claim, lines, y) in enumerate(zip(CLAIMS, words, tops, strict=False)):
         svg.line(0, y, WIDTH, y, width=0.5)
-        svg.text(0, y + 18, f"{claim.better}  <  {claim.worse}", bold=True)
-        svg.text(0, y + 36, claim.source, fill=MUTED)
-        svg.text(0, y + 53, claim.differs, fill=MUTED)
-        if not claim.tested:
-            svg.text(WIDTH, y + 35, NOT_TESTED, anchor="end", fill=MUTED)
-            continue
-        for n, name in enumerate(settings):
-            _row(svg, x, y + 20 + 24 * n, seen[name].get(claim), recorded["settings"][name])
+        own = f"claim {i}"
+        with svg.thing(own):
+            for n, (line, bold) in enumerate(lines):
+                svg.text(0, y + LINE * (n + 1), line, bold=bold, fill=INK if bold else MUTED)
+            if not claim.tested:
+                svg.text(WIDTH, y + 35, NOT_TESTED, anchor="end", fill=MUTED)
+        for n, name in enumerate(settings if claim.tested else ()):
+            one, table = seen[name].get(claim), recorded["settings"][name]
+            tip = gap_tip(f"{claim.better} minus {claim.worse}", one) if one else "diverged"
+            with svg.thing(own, *([WORDS[one.verdict]] if one else []), tip=tip):
+                _row(svg, x, y + 20 + 24 * n, one, table)
     tested = max(len(table) for table in seen.values())
     verdict_legend(svg, bottom + 64, tested, WORDS)
     rows = (
@@ -147,6 +154,14 @@ def published(recorded: Recorded) -> Picture:
         for name in settings
     )
     return svg.picture(COLUMNS, rows)
+
+
+def _lines(claim: Order) -> list[tuple[str, bool]]:
+    """The pair, where it is reported and what differs, as lines beside the plot; which are bold."""
+    parts = (f"{claim.better} < {claim.worse}", True), (claim.source, False), (claim.differs, False)
+    return [
+        (line, bold) for words, bold in parts for line in textwrap.wrap(words, 42 if bold else 46)
+    ]
 
 
 def _row(svg: Svg, x: Scale, y: float, one: Judged | None, table: Recorded) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeviz.pictures.axes import x_axis
-from moeviz.pictures.plot import mean_sd
+from moeviz.pictures.plot import mean_sd, row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,
@@ -17,6 +17,7 @@ from moeviz.pictures.training.arms import (
     counted,
     drawn,
     gap_row,
+    gap_tip,
     lies,
     minus_dense,
     origin,
@@ -28,16 +29,12 @@ from moeviz.pictures.training.arms import (
     verdict_legend,
 )
 
-WIDTH, TOP, ROW = 900.0, 76.0, 24.0
-NAME, PLOT, VERDICT, LOSSES = 252.0, (262.0, 420.0), 428.0, 762.0
-# Right edges of the columns of figures, their two lines of heading, and the table's names of them.
-EDGES = {
-    "balance": (538.0, "MaxVio,", "training"),
-    "later": (596.0, "sees", "later"),
-    "time": (634.0, "step", "time"),
-    "compute": (702.0, "dense needs", "compute"),
-    "clock": (750.0, "", "time"),
-}
+WIDTH, TOP, ROW = 608.0, 76.0, 24.0
+NAME, PLOT, VERDICT, LOSSES = 252.0, (262.0, 420.0), 428.0, 456.0
+# Right edges of the columns of figures, and their two lines of heading: of the first part, and of
+# the second, which says what an arm costs.
+EDGES = ((538.0, "MaxVio,", "training"), (596.0, "sees", "later"))
+COSTS = ((306.0, "step", "time"), (376.0, "dense needs", "compute"), (434.0, "", "time"))
 COLUMNS = (
     "arm", "family", "loss", "minus dense", "95 % interval", "verdict", "MaxVio of training",
     "dead experts of training", "of", "dropped", "sees later tokens", "losses",
@@ -62,33 +59,50 @@ def standings(
     gaps = {arm: minus_dense(table, arm) for arm in arms if arm != DENSE}
     bottom = TOP + ROW * len(shown)
     title = "Routers beside their dense twin"
-    svg = Svg(WIDTH, bottom + 72, title, _summary(recorded, table, gaps, shown))
+    svg = Svg(WIDTH, bottom + 92, title, _summary(recorded, table, gaps, shown))
+    costs = svg.beside(WIDTH, bottom + 10)
     svg.text(0, 16, origin(recorded, setting_words(table)), fill=MUTED)
     x = axis(drawn(gaps[arm].gap for arm in shown if arm in gaps), PLOT)
     label = "loss minus the dense twin's (nats per token)"
     x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
-    _heads(svg)
+    svg.text(VERDICT, 62, "verdict", bold=True)
+    costs.text(LOSSES, 62, "losses added", bold=True)
+    for part, columns in ((svg, EDGES), (costs, COSTS)):
+        _heads(part, columns)
     for i, arm in enumerate(shown):
         y = TOP + (i + 0.5) * ROW
-        svg.text(NAME, y + 4, arm, anchor="end", bold=arm == DENSE)
-        if arm in gaps:
-            gap_row(svg, x, y, gaps[arm])
-            svg.text(VERDICT, y + 4, gaps[arm].verdict, bold=gaps[arm].verdict != "open")
         figures = _figures(recorded, table, arm)
-        for (edge, *_), words in zip(EDGES.values(), figures, strict=True):
-            svg.text(edge, y + 4, words, anchor="end", fill=INK, bold=words == "always")
-        svg.text(LOSSES, y + 4, _losses(recorded, arm), fill=MUTED)
+        verdict = [gaps[arm].verdict] if arm in gaps else []
+        tip = gap_tip(arm, gaps[arm]) if arm in gaps else f"{arm}: the others are compared with it"
+        with row(svg, y, ROW, arm, *verdict, tip=tip):
+            if arm in gaps:
+                gap_row(svg, x, y, gaps[arm])
+                svg.text(VERDICT, y + 4, gaps[arm].verdict, bold=gaps[arm].verdict != "open")
+            _cells_at(svg, y, arm, EDGES, figures[: len(EDGES)])
+        losses = _losses(recorded, arm)
+        tip = f"{arm}: step time {figures[2]} of dense" + f", losses added: {losses}" * bool(losses)
+        with row(costs, y, ROW, arm, *verdict, tip=tip):
+            _cells_at(costs, y, arm, COSTS, figures[len(EDGES) :])
+            costs.text(LOSSES, y + 4, losses, fill=MUTED)
     verdict_legend(svg, bottom + 64, len(gaps))
     return svg.picture(COLUMNS, (_cells(recorded, table, gaps, arm) for arm in shown))
 
 
-def _heads(svg: Svg) -> None:
-    svg.text(VERDICT, 62, "verdict", bold=True)
-    svg.text(LOSSES, 62, "losses added", bold=True)
-    for edge, first, second in EDGES.values():
+Columns = Sequence[tuple[float, str, str]]
+
+
+def _heads(svg: Svg, columns: Columns) -> None:
+    for edge, first, second in columns:
         wide = edge + 48 if first == "dense needs" else edge
         svg.text(wide, 44, first, anchor="end", bold=True)
         svg.text(edge, 62, second, anchor="end", bold=True)
+
+
+def _cells_at(svg: Svg, y: float, arm: str, columns: Columns, figures: Sequence[str]) -> None:
+    """An arm's name and its figures in these columns."""
+    svg.text(NAME, y + 4, arm, anchor="end", bold=arm == DENSE)
+    for (edge, *_), words in zip(columns, figures, strict=True):
+        svg.text(edge, y + 4, words, anchor="end", fill=INK, bold=words == "always")
 
 
 def _figures(recorded: Recorded, table: Recorded, arm: str) -> tuple[str, ...]:
