@@ -29,9 +29,9 @@ from helpers.pictures import SVG, extent, marks, parse, presses, table, texts, t
 from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place, visit_chances
 from moeviz.pictures.routing.batch import arrivals, so_far
-from moeviz.pictures.routing.capacity import changed
+from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
-from moeviz.pictures.routing.limits import NO_LIMIT, leak, limits, told_signature
+from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
 from moeviz.pictures.routing.rule_steps import rule_steps
@@ -372,6 +372,25 @@ def test_a_gain_in_training_is_told_beside_the_published_one(signature, words):
     (dashed,) = [m for m in marks(picture, "line") if "dasharray" in m.get("style")]
     zero = [m for m in marks(picture, "line") if "width:1.5;" in m.get("style") + ";"]
     assert float(dashed.get("x1")) < max(values(zero, "x1"))
+
+
+def test_an_arm_is_lit_in_all_plots_with_its_figures():
+    recorded = made_capacity(costs=COSTS)
+    picture = limits(recorded)
+    lit = [g.findtext("{*}title", "") for g in things(picture, "factor_1.25")]
+    assert len(lit) == 2 + len(POOLS) + 1 + 1, "its names, costs, model alone, and what it drops"
+    assert "factor 1.25, pool: one domain: +0.140 (+0.140 to +0.140), higher" in lit
+    assert len(parse(picture)) == 2
+    names = [g.get("data-kin") for g in parse(leak(recorded)).iter(SVG + "g") if g.get("data-kin")]
+    assert {"token_choice", "pool_of_16"} <= set(names)
+
+
+def test_a_curve_of_drops_is_lit_with_its_legend():
+    picture = by_place({"a": np.array([0.0, 0.5]), "b": np.zeros(2)})
+    chart, key = parse(picture)
+    titles = [g.findtext("{*}title") for g in chart.iter(SVG + "g") if g.get("data-kin") == "a"]
+    assert {"a: 25.0% in all", "a, part 1 of 2: 0.0%", "a, part 2 of 2: 50.0%"} == set(titles)
+    assert [g.get("data-kin") for g in key.findall("{*}g")] == ["a", "b"]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

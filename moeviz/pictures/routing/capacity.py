@@ -7,14 +7,15 @@ from os.path import commonprefix  # of any sequences
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes
-from moeviz.pictures.plot import Key, box, curve, flow, legend
-from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten, text_width
+from moeviz.pictures.plot import Key, box, curve, flow, legend, spots
+from moeviz.pictures.routing.names import named, twins
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten
 from moeviz.records.routes import Decision
 
-WIDTH = 900
+WIDTH = 600
 STYLES = (
     ("#d55e00", ""), ("#cc79a7", "2 3"), ("#009e73", "10 3"), ("#0072b2", "6 3 2 3"),
-    ("#e69f00", "4 4"),
+    ("#6e6e6e", "4 4"),
 )  # fmt: skip
 CHANGED, SAME = "#e69f00", "#dfe3e8"
 
@@ -24,14 +25,18 @@ def by_place(shares: dict[str, np.ndarray]) -> Picture:
     summary = _of_places(shares)
     svg = Svg(WIDTH, 290, "Where in the batch assignments are dropped", summary)
     peak = max(float(values.max()) for values in shares.values())
-    x, y = Scale(0, 100, 70, 610), Scale(0, max(5.0, 108 * peak), 234, 20)
+    x, y = Scale(0, 100, 60, WIDTH - 16), Scale(0, max(5.0, 108 * peak), 234, 20)
     axes(svg, x, y, x_label="place in the batch (per cent)", y_label="dropped (per cent)")
-    svg.text(640, 36, "who is placed first", bold=True)
     keys = [Key(name, *STYLES[i % len(STYLES)], width=2.4) for i, name in enumerate(shares)]
     for key, values in zip(keys, shares.values(), strict=True):
         middles = (np.arange(len(values)) + 0.5) * 100 / len(values)
-        curve(svg, x, y, zip(middles, 100 * values, strict=True), key)
-    legend(svg, 640, 62, keys, down=26)
+        with svg.thing(key.name, tip=f"{key.name}: {values.mean():.1%} in all"):
+            places = curve(svg, x, y, zip(middles, 100 * values, strict=True), key)
+        tips = [f"{key.name}, part {i + 1} of {len(values)}: {v:.1%}" for i, v in enumerate(values)]
+        spots(svg, [key.name], places, tips)
+    side = svg.beside(260, 40 + 26 * len(keys))
+    side.text(0, 16, "who is placed first", bold=True)
+    legend(side, 0, 42, keys, down=26, kin=True)
     bins = len(next(iter(shares.values())))
     rows = (
         (f"{i + 1} of {bins}", *(f"{values[i]:.3f}" for values in shares.values()))
@@ -67,20 +72,25 @@ def changed(before: Decision, after: Decision) -> Picture:
     )
     shown = [shorten(token, 20) for token in after.tokens]
     boxes, height = flow(shown, labels, size=13, air=8, room=WIDTH - 60, line_height=64)
-    svg = Svg(WIDTH, 36 + height, "Experts before and after more text", summary)
+    top, twin_T = 56, twins(after.tokens)
+    svg = Svg(WIDTH, top + height, "Experts before and after more text", summary)
     svg.text(0, 16, after.label, size=14, bold=True)
     note = "orange and bold: other experts than before · white: the new tokens"
-    svg.text(text_width(after.label, 14) + 20, 16, note, fill=MUTED)
+    svg.text(0, 36, note, fill=MUTED)
     for row in range(round(height / 64)):
         for name, below in (("before", 36), ("after", 52)):
-            svg.text(0, 36 + row * 64 + below, name, fill=MUTED)
-    for t, (left, top, width) in enumerate(boxes):
-        x, y = 60 + left, 36 + top
+            svg.text(0, top + row * 64 + below, name, fill=MUTED)
+    for t, (left, high, width) in enumerate(boxes):
+        x, y = 60 + left, top + high
         colour = "#ffffff" if t >= common else CHANGED if t in differs else SAME
-        box(svg, x, y, width, 22, colour, shown[t], size=13, mono=True, radius=3, stroke=RULE)
-        for i, label in enumerate(labels[t]):
-            svg.text(x + width / 2, y + 36 + 16 * i, label, anchor="middle", mono=True,
-                     bold=t in differs)  # fmt: skip
+        words = f"experts {labels[t][1]} after, " + (
+            f"{labels[t][0]} before" if t < common else "new"
+        )
+        with svg.thing(twin_T[t], tip=f"{named(t, after.tokens[t])}: {words}"):
+            box(svg, x, y, width, 22, colour, shown[t], size=13, mono=True, radius=3, stroke=RULE)
+            for i, label in enumerate(labels[t]):
+                svg.text(x + width / 2, y + 36 + 16 * i, label, anchor="middle", mono=True,
+                         bold=t in differs)  # fmt: skip
     columns = ("#", "token", "experts before", "experts after", "changed")
     rows = (
         (t, token, *labels[t], "yes" if t in differs else "")

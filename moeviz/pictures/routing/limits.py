@@ -13,16 +13,22 @@ from moeviz.pictures.plot import (
     gap_extent,
     legend,
     mean_sd,
+    paragraph,
     told_gap,
     verdict_keys,
 )
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH, TOP, ROW = 900, 96.0, 30.0
+TOP, ROW = 126.0, 30.0
+NAME = 184.0  # the names of the arms stand before it
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
 POOLS = {"mixed": "all domains", "domain": "one domain", "sequence": "one text"}
 NARROW = "pool of 16 neighbours"
 PUBLISHED = "Wang et al. (2408.15664, appendix D) saw a loss 10 % lower"
+WORTHS = {
+    "worth_of_later_tokens": "worth,\npool as large", "worth_with_smaller_pool":
+    "worth,\npool shrinks too", "loss_mixed_minus_dense": "loss\nminus dense",
+}  # fmt: skip
 HOLM = "tick: a seed · bar: 95 % interval · verdicts are corrected for the whole table (Holm)"
 
 Recorded = dict[str, Any]
@@ -34,32 +40,28 @@ def limits(recorded: Recorded) -> Picture:
     training with the limit did, and the share dropped."""
     arms = {name: arm for name, arm in recorded["limits"].items() if name != NO_LIMIT}
     bottom = TOP + ROW * len(arms)
-    svg = Svg(WIDTH, bottom + 76, "What a limit costs", told_limits(recorded))
+    svg = Svg(612, bottom + 64, "What a limit costs", told_limits(recorded))
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
-    legend(svg, 226, 42, verdict_keys(), across=80)
+    svg.text(0, 36, HOLM, fill=MUTED)
+    legend(svg, NAME, 58, verdict_keys(), across=80)
     ends = padded([0.0, *gap_extent(a[f"cost_{pool}"] for a in arms.values() for pool in POOLS)])
-    plots = {
-        f"cost_{pool}": Scale(*ends, 226 + 136 * i, 346 + 136 * i) for i, pool in enumerate(POOLS)
+    costs = {
+        f"cost_{pool}": (f"pool: {words}", Scale(*ends, NAME + 144 * i, NAME + 144 * i + 124))
+        for i, (pool, words) in enumerate(POOLS.items())
     }
+    _gaps(svg, arms, costs, bottom, 4)
+    svg.text(NAME, bottom + 36, "loss with the limit minus without it, of one model (nats)")
+    side = svg.beside(340, bottom + 64)
     minus = padded([0.0, *gap_extent(arm["loss_minus_no_limit"] for arm in arms.values())])
-    plots["loss_minus_no_limit"] = Scale(*minus, 650, 780)
-    heads = [f"pool: {words}" for words in POOLS.values()] + ["model alone"]
-    for (name, x), head in zip(plots.items(), heads, strict=True):
-        svg.text(x.start, 72, head, bold=True)
-        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(4), form=_signed, zero=True)
-        for i, arm in enumerate(arms.values()):
-            gap_dots(svg, x, TOP + (i + 0.5) * ROW, arm[name])
-    svg.text(WIDTH, 72, "dropped", anchor="end", bold=True)
+    alone = {"loss_minus_no_limit": ("model alone", Scale(*minus, NAME, NAME + 100))}
+    _gaps(side, arms, alone, bottom, 3)
+    side.text(side.width, TOP - 26, "dropped", anchor="end", bold=True)
     for i, (name, arm) in enumerate(arms.items()):
-        y = TOP + (i + 0.5) * ROW
-        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(0, y + 4, name)
-        svg.text(WIDTH, y + 4, f"{arm['drop_rate']['mean']:.1%}", anchor="end")
-    words = "loss with the limit minus without it, of one model (nats)"
-    svg.text(226, bottom + 36, words)
-    svg.text(650, bottom + 36, "its loss without a limit, minus")
-    svg.text(650, bottom + 54, "that of the model trained without")
-    svg.text(0, bottom + 70, HOLM, fill=MUTED)
+        dropped = f"{arm['drop_rate']['mean']:.1%}"
+        with side.thing(name, tip=f"{name}: {dropped} dropped in training"):
+            side.text(side.width, TOP + (i + 0.5) * ROW + 4, dropped, anchor="end")
+    words = "its loss without a limit, minus that", "of the model trained without (nats)"
+    paragraph(side, 60, bottom + 36, words)
     columns = (
         "limit", *(f"cost, pool of {words}" for words in POOLS.values()),
         *(f"dropped, pool of {words}" for words in POOLS.values()), "dropped in training",
@@ -81,35 +83,21 @@ def leak(recorded: Recorded) -> Picture:
     """Expert choice with several pools: what the later tokens are worth when the pool keeps its
     size, and when it shrinks; and the loss in mixed pools minus the dense twin's. Below, the
     training loss in order minus shuffled."""
-    arms, signature = recorded["leaks"], recorded["signature"]
+    arms = recorded["leaks"]
     bottom = TOP + ROW * len(arms)
-    below = bottom + 96
-    svg = Svg(WIDTH, below + ROW * len(signature) + 76, "What the future is worth",
-              f"{told_worth(recorded)} {told_signature(recorded)}")  # fmt: skip
+    summary = f"{told_worth(recorded)} {told_signature(recorded)}"
+    svg = Svg(612, bottom + 64, "What the future is worth", summary)
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
-    legend(svg, 226, 42, verdict_keys(), across=80)
-    plots = {
-        "worth_of_later_tokens": ("worth, pool as large", (226.0, 420.0)),
-        "worth_with_smaller_pool": ("worth, pool shrinks too", (462.0, 656.0)),
-        "loss_mixed_minus_dense": ("loss minus dense", (700.0, 892.0)),
-    }
-    for name, (head, across) in plots.items():
-        x = Scale(*padded([0.0, *gap_extent(arm[name] for arm in arms.values())]), *across)
-        svg.text(across[0], 72, head, bold=True)
-        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(3), form=_signed, zero=True)
-        for i, arm in enumerate(arms.values()):
-            gap_dots(svg, x, TOP + (i + 0.5) * ROW, arm[name])
-    for i, name in enumerate(arms):
-        y = TOP + (i + 0.5) * ROW
-        svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
-        svg.text(0, y + 4, name, bold=name == TOKEN_CHOICE)
+    svg.text(0, 36, HOLM, fill=MUTED)
+    legend(svg, NAME, 58, verdict_keys(), across=80)
+    plots = {}
+    for i, (name, head) in enumerate(WORTHS.items()):
+        ends = padded([0.0, *gap_extent(arm[name] for arm in arms.values())])
+        plots[name] = head, Scale(*ends, NAME + 144 * i, NAME + 144 * i + 124)
+    _gaps(svg, arms, plots, bottom, 3)
     words = "loss without the later tokens minus loss with them: right is a gain by them"
-    svg.text(226, bottom + 36, words)
-    svg.text(
-        0, below - 20, "Training loss of a pool in order minus the same pool shuffled", bold=True
-    )
-    _signature(svg, recorded, below)
-    svg.text(0, below + ROW * len(signature) + 70, HOLM, fill=MUTED)
+    svg.text(svg.width, bottom + 36, words, anchor="end")
+    _signature(svg, recorded)
     columns = (
         "router", "worth of later tokens, pool as large", "worth, pool shrinks too",
         "loss, mixed pools", "minus dense", "training loss", "in order minus shuffled",
@@ -117,19 +105,44 @@ def leak(recorded: Recorded) -> Picture:
     return svg.picture(columns, _leak_rows(recorded))
 
 
-def _signature(svg: Svg, recorded: Recorded, top: float) -> None:
-    signature = recorded["signature"]
-    published = -0.1 * _training(recorded)["mean"]
+def _gaps(
+    svg: Svg, arms: Recorded, plots: dict[str, tuple[str, Scale]], bottom: float, ticks: int
+) -> None:
+    """Arms below each other, their figures of these names beside each other, each on its axis
+    under its head."""
+    for head, x in plots.values():
+        lines = head.split("\n")
+        paragraph(svg, x.start, TOP - 10 - 16 * len(lines), lines, 16, bold=True)
+        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(ticks), form=_signed, zero=True)
+    for i, (name, arm) in enumerate(arms.items()):
+        y = TOP + (i + 0.5) * ROW
+        svg.line(0, y + ROW / 2, svg.width, y + ROW / 2, width=0.5)
+        with svg.thing(name):
+            svg.text(0, y + 4, name, bold=name == TOKEN_CHOICE)
+        for figure, (head, x) in plots.items():
+            words = head.replace("\n", " ")
+            with svg.thing(name, tip=f"{name}, {words}: {gap_cell(arm[figure])}"):
+                gap_dots(svg, x, y, arm[figure])
+
+
+def _signature(svg: Svg, recorded: Recorded) -> None:
+    """Beside, the training loss in order minus shuffled."""
+    signature, top = recorded["signature"], 56.0
     bottom = top + ROW * len(signature)
-    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), 226, 892)
+    side = svg.beside(600, bottom + 48)
+    title = "Training loss of a pool in order minus the same pool shuffled"
+    side.text(0, 16, title, bold=True)
+    published = -0.1 * _training(recorded)["mean"]
+    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), NAME, 580)
     label = "nats per token: left of zero is what neighbours tell of the future"
-    x_axis(svg, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
-    svg.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")
-    svg.text(x(published) + 6, bottom - 6, "10 % of the loss (Wang et al.)", fill=MUTED)
+    x_axis(side, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
+    side.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")
+    side.text(x(published) + 6, top - 10, "10 % of the loss (Wang et al.)", fill=MUTED)
     for i, (name, gap) in enumerate(signature.items()):
         y = top + (i + 0.5) * ROW
-        svg.text(0, y + 4, name)
-        gap_dots(svg, x, y, gap)
+        with side.thing(name, tip=f"{name}: {gap_cell(gap)}"):
+            side.text(0, y + 4, name)
+            gap_dots(side, x, y, gap)
 
 
 def _training(recorded: Recorded) -> Figure:
