@@ -90,7 +90,7 @@ def wait_tokens(page, text, timeout=60):
     """Wait until the tokens in the picture, put together, are the text."""
     page.wait_for_function(
         """([css, text]) => [...document.querySelectorAll(css + ' svg .k > title')]
-            .map(t => /^token \\d+ '(.*?)'(?: \\(.*?\\))?: (?:expert|no expert)/.exec(t.textContent))
+            .map(t => /^token \\d+ '(.*?)'(?: \\(.*?\\))?: (?:no )?expert/.exec(t.textContent))
             .filter(found => found).map(found => found[1]).join('')
             === text.replaceAll(' ', '·')""",
         arg=[TEXT_PANEL, text],

@@ -181,11 +181,13 @@ def test_every_router_is_joined_to_itself_and_sorted_by_its_change(whole):
         assert float(row["fair minus as written"]) == pytest.approx(recorded[arm]["mean"], abs=6e-4)
     joined = marks(picture, "line", "#0072b2")
     assert len(joined) == len(ROUTERS) == len(marks(picture, "circle", "fill:#0072b2")) - 1
-    assert "1 of 31 routers have another verdict" in picture.summary
-    assert "1 of these verdicts turned from higher to lower." in picture.summary
+    ways = [row["verdict"] for row in rows.values()]
+    assert ways == [recorded[arm]["verdict"] for arm in rows]
+    count = ways.count("lower")
+    assert f"lower loss than as written is shown for {count} of 31 routers" in picture.summary
+    assert 0 < count < 31 and ways.count("open") == sum("open" == word for word in texts(picture))
     most = f"The scale changes {MIXTRAL} most: at the fair scale its loss is 0.400"
     assert most in picture.summary
-    assert {"higher → lower", "higher → higher"} <= set(texts(picture))
 
 
 # Orders.
