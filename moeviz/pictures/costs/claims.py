@@ -186,6 +186,7 @@ def _list(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
         lines += len(entry.lines)
     parts = [(svg.beside(COLUMN, _height(column)), column) for column in columns]
     _tally(parts[0][0], all_found)
+    parts[1][0].text(0, 39, "All claims, continued", fill=MUTED)
     for part, column in parts:
         y = 62.0
         for entry in column:

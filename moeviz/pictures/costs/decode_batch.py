@@ -99,7 +99,7 @@ def decode_batch(
     svg = Svg(WIDTH, HEIGHT, "Decoding by batch", summary)
     heading(svg, f"{model_name} in {PLAN_NAMES[plan]}", f"{machine}, {context:,} tokens of context")
     _legend(svg, marks)
-    side = svg.beside(SIDE, HEIGHT)
+    side = svg.beside(SIDE, 546)
     both = [curve for curve in (sparse, dense) if curve.steps]
     if both:
         speed = LogScale(*decades(s.tokens_per_s for c in both for s in c.steps.values()), 500, 142)

@@ -99,7 +99,7 @@ def exchange(
     _matrix(svg, exchanged.traffic, nodes)
     # With nothing saved the comparison would say a row twice.
     compared = [] if ways["expert"].traffic == plainest.traffic else [plainest]
-    _totals(svg.beside(SUMS, HEIGHT), ways, compared, copies, nodes)
+    _totals(svg.beside(SUMS, 490), ways, compared, copies, nodes)
     return svg.picture(COLUMNS, _table(exchanged.traffic))
 
 

@@ -79,7 +79,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
-    _legend(svg.beside(KEY, HEIGHT), shown)
+    _legend(svg.beside(KEY, 320), shown)
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
@@ -145,7 +145,7 @@ def _words(point: Point) -> str:
     """A model's numbers."""
     return (
         f"{point.model.name}, {point.model.year}: {count(point.total)}, a token meets "
-        f"{count(point.active)}, {100 * point.active / point.total:.2g} %; {point.confidence}"
+        f"{count(point.active)}, {100 * point.active / point.total:.3g} %; {point.confidence}"
     )
 
 
@@ -208,17 +208,17 @@ def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 def _legend(svg: Svg, shown: Sequence[Point]) -> None:
     present = [c for c in CONFIDENCES if any(p.confidence == c for p in shown)]
-    svg.text(0, 100, "The figures are", bold=True)
+    svg.text(0, 16, "The figures are", bold=True)
     for i, confidence in enumerate(present):
         there = sum(p.confidence == confidence for p in shown)
         with svg.thing(confidence, tip=f"{there} models of {confidence} figures"):
-            _shape(svg, confidence, COLOURS["moe"], 8, 122 + 24 * i)
-            svg.text(24, 126 + 24 * i, f"{confidence} ({there})")
-    svg.text(0, 250, "The model is", bold=True)
+            _shape(svg, confidence, COLOURS["moe"], 8, 38 + 24 * i)
+            svg.text(24, 42 + 24 * i, f"{confidence} ({there})")
+    svg.text(0, 166, "The model is", bold=True)
     names = {"moe": "sparse (MoE)"}
     for i, (kind, colour) in enumerate(COLOURS.items()):
         there = sum(p.model.kind == kind for p in shown)
         with svg.thing(kind, tip=f"{there} models"):
-            legend(svg, 2, 272 + 24 * i, (Key(names.get(kind, kind), colour, mark="box"),))
-    svg.line(0, 362, 16, 362, stroke=COLOURS["undisclosed"], width=3)
-    paragraph(svg, 24, 366, ("range of what", "is printed"), 16)
+            legend(svg, 2, 188 + 24 * i, (Key(names.get(kind, kind), colour, mark="box"),))
+    svg.line(0, 278, 16, 278, stroke=COLOURS["undisclosed"], width=3)
+    paragraph(svg, 24, 282, ("range of what", "is printed"), 16)

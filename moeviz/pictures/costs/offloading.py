@@ -121,7 +121,7 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     )
     paragraph(svg, 0, 36, sizes, fill=MUTED)
     _plot(svg, setup, chosen, rate)
-    _legend(svg.beside(SIDE, HEIGHT), setup, chosen, rate)
+    _legend(svg.beside(SIDE, 330), setup, chosen, rate)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
     lines = [line for note in (source_line(chip), nominal) for line in textwrap.wrap(note, 88)]
     paragraph(svg, 0, 466, lines, 17, fill=MUTED)
@@ -202,21 +202,21 @@ def _clip(value: float, y: Scale) -> float:
 
 
 def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    svg.text(0, 98, f"tokens/s at most, {rate:.0%} hits", bold=True)
+    svg.text(0, 16, f"tokens/s at most, {rate:.0%} hits", bold=True)
     for i, (name, each) in enumerate(LINKS.items()):
-        y, best = 124.0 + 26 * i, three(setup.speed(each, rate))
+        y, best = 44.0 + 26 * i, three(setup.speed(each, rate))
         words = f"{each.label}, {each.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
         with svg.thing(name, tip=words, press={"link": name}):
             svg.rect(0, y - 17, SIDE, 24, "transparent")
             legend(svg, 0, y, (_key(each, each is chosen),))
             svg.text(SIDE - 10, y, best, anchor="end", bold=each is chosen)
-    svg.rect(0, 256, 26, 16, chosen.colour, opacity=0.3)
-    paragraph(svg, 34, 269, ("20 to 40 % of it: what", "measured systems reach"))
-    svg.line(13, 304, 13, 336, stroke=INK, dash="2 4", width=1.5)
+    svg.rect(0, 182, 26, 16, chosen.colour, opacity=0.3)
+    paragraph(svg, 34, 195, ("20 to 40 % of it: what", "measured systems reach"))
+    svg.line(13, 230, 13, 262, stroke=INK, dash="2 4", width=1.5)
     fits = f"{setup.even_hit_rate:.0%}: as many experts as", "fit, if routing is even"
-    paragraph(svg, 34, 315, fits)
+    paragraph(svg, 34, 241, fits)
     flat = "Where a curve is flat, the", "device's own memory limits."
-    paragraph(svg, 0, 363, flat, fill=MUTED)
+    paragraph(svg, 0, 291, flat, fill=MUTED)
 
 
 def _table(setup: Setup, link: Link) -> Iterator[tuple[object, ...]]:

@@ -81,7 +81,7 @@ def training_cost(
     note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
     note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
     paragraph(svg, 0, 456, textwrap.wrap(note, 86), fill=MUTED)
-    _sum(svg.beside(SUM, HEIGHT), chosen, own, tokens, usd_per_hour, watts, pue)
+    _sum(svg.beside(SUM, 410), chosen, own, tokens, usd_per_hour, watts, pue)
     return svg.picture(COLUMNS, _rows(bills))
 
 
