@@ -17,8 +17,8 @@ from helpers.browser import (
 
 ROUTERS, COLLAPSE, SLOTS = ".moeviz-compare_routers", ".moeviz-collapse", ".moeviz-slots"
 HARDWARE = {
-    ".moeviz-memory_fit": (".moeviz-batch", ".moeviz-plan"),
-    ".moeviz-decode_batch": (".moeviz-batch", ".moeviz-plan"),
+    ".moeviz-memory_fit": (".moeviz-batch", ".moeviz-device-name"),
+    ".moeviz-decode_batch": (".moeviz-batch", ".moeviz-device-name"),
     ".moeviz-exchange": (".moeviz-skew", ".moeviz-copies"),
     ".moeviz-offloading": (".moeviz-hit", ".moeviz-link"),
 }

@@ -94,7 +94,7 @@ def test_the_published_setting_gives_the_published_hours():
     for name in COMPARED:
         if setting := published_setting(name):
             panel.state = f"training_cost?{urlencode({'model': name, **setting})}"
-            model, trillions, mfu, price, watts, pue, chip = panel.values.values()
+            model, trillions, mfu, price, chip, watts, pue = panel.values.values()
             assumed = dict(usd_per_hour=price, watts=watts, pue=pue)
             own = bill_of(model, tokens=trillions * 1e12, device=chip, mfu=mfu, **assumed)
             given[name] = own.device_hours / MODELS[name].device_hours.value

@@ -36,10 +36,11 @@ class DecodeBatch(Panel):
     def __init__(self) -> None:
         super().__init__(
             {"model_name": model_choice(SPARSE, "DeepSeek-V3 / R1")},
-            {"device_name": device_choice("H200 SXM"), "plan": plan_choice("fp8_block")},
+            {"device_name": device_choice("H200 SXM")},
             {
                 "batch": steps("Batch", BATCHES, 64),
                 "devices": steps("How many", COUNTS, 32),
                 "context": steps("Context", CONTEXTS, 4096),
             },
+            more=[{"plan": plan_choice("fp8_block")}],
         )

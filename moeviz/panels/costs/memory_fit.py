@@ -36,10 +36,12 @@ class MemoryFit(Panel):
     def __init__(self) -> None:
         super().__init__(
             {"model_name": model_choice((*DENSE, *SPARSE), "gpt-oss-120b")},
-            {"device_name": device_choice("H100 SXM"), "plan": plan_choice("mxfp4_experts")},
+            {"device_name": device_choice("H100 SXM")},
             {
                 "devices": steps("How many", COUNTS, 1),
                 "context": steps("Context", CONTEXTS, 32768),
                 "batch": steps("Batch", BATCHES[:11], 8),
             },
+            # Each way to store the weights has a bar, which is pressed.
+            more=[{"plan": plan_choice("mxfp4_experts")}],
         )

@@ -24,9 +24,10 @@ class Offloading(Panel):
         device = device_choice("T4", without=("M3 Ultra", "Laptop"))
         super().__init__(
             {"model_name": model_choice(SPARSE, "Mixtral 8x7B")},
-            {"device_name": device, "plan": plan_choice("int4")},
+            {"device_name": device},
             {
                 "link": choice("Link", links, "pcie3", "auto"),
                 "hit": whole_slider("Hits, %", 0, 100, 0),
             },
+            more=[{"plan": plan_choice("int4")}],
         )

@@ -47,15 +47,17 @@ class TrainingCost(Panel):
                 "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
                 "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
             },
-            {
-                "watts": whole_slider("Watts", 100, 1500, 700, step=50),
-                "pue": slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
-                "device": choice("Device", devices, "H800 SXM", "64px"),
-            },
+            {"device": choice("Device", devices, "H800 SXM", "64px")},
+            more=[
+                {
+                    "watts": whole_slider("Watts", 100, 1500, 700, step=50),
+                    "pue": slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
+                }
+            ],
         )
 
     def draw(self) -> Picture | None:
-        model, trillions, mfu, price, watts, pue, device = self.values.values()
+        model, trillions, mfu, price, device, watts, pue = self.values.values()
         picture = training_cost(
             chosen=model,
             tokens=trillions * 1e12,
