@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from helpers.picture_cases import CASES, judged_figure, make_trace
-from helpers.pictures import SVG, marks, parse, texts
+from helpers.pictures import SVG, marks, parse, tips
 from moeviz.pictures.axes import LogScale, Scale, decades, short
 from moeviz.pictures.plot import gap_cell, gap_dots, told_gap
 from moeviz.pictures.routing.tokens import load_bars, token_strip
@@ -70,7 +70,8 @@ def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
         fills = [r.get("fill") for r in marks(picture, "rect")]
         assert fills.count("url(#mv-hatch)") == count
         assert bool(marks(picture, "pattern")) == bool(count)
-    assert {str(e) for e in range(40)} <= set(texts(bars[-1][0]))
+    told = {tip.partition(":")[0] for tip in tips(bars[-1][0])}
+    assert {f"layer 0, expert {e}" for e in range(40)} <= told
 
 
 def test_a_heat_image_has_a_pixel_for_every_value_in_its_colour():
