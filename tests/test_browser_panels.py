@@ -139,6 +139,7 @@ def pressed(page, name):
 
 
 def test_04_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refused(page):
+    browser.click(page, ".moeviz-more")
     for name, nth, shown in (
         ("aux", 2, "aux=0.1&"), ("scope", 1, "scope=sequence"), ("aux", 0, "aux=0.0"),
         ("noise", 2, "noise=1.0"), ("noise", 0, "noise=0.0"), ("learning", 2, "rerandomised"),
@@ -164,6 +165,8 @@ def test_04_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_re
 
 
 def test_04_tab_reaches_every_control(page):
+    assert not page.locator(f"{COLLAPSE} .moeviz-noise").is_visible(), "a first look needs few"
+    browser.click(page, ".moeviz-more")
     check_tab_reaches_every_control(page, COLLAPSE)
 
 
@@ -188,6 +191,7 @@ def test_04_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.click(page, ".moeviz-step")
     browser.wait_status(page, COLLAPSE, "One step done.")
     assert int(browser.state(page, COLLAPSE)["step"]) == stood + 1
+    browser.click(page, ".moeviz-more")
     switch(page, "bias", 2)  # a new run, beside the one before
     browser.wait_state(page, COLLAPSE, "bias=quantile")
     browser.click(page, ".moeviz-step")

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.comparisons import made_collapse, numbers, sentences
 from helpers.picture_cases import learned
-from helpers.pictures import marks, texts, values
+from helpers.pictures import SVG, marks, parse, texts, values
 from moeviz.experiments.cures import ARMS, BASE, DENSE, SETTINGS
 from moeviz.pictures.training.as_written import as_written, told_scale
 from moeviz.pictures.training.balance_over_time import (
@@ -109,6 +109,20 @@ def test_every_setting_is_a_row_with_a_mark_for_each_verdict_and_layer():
     assert [row[0] for row in few.rows] == [*FEW] and few.summary == picture.summary
 
 
+@pytest.mark.parametrize(
+    ("draw", "names"), [(cures, [DENSE, *ARMS]), (as_written, ["nothing", "hash, as written"])]
+)
+def test_a_setting_is_one_thing_in_both_parts_and_a_verdict_lights_its_own(draw, names):
+    summary = made_collapse(losses={"hash": -0.3, "nothing": -0.3})
+    main, side = parse(draw(summary))
+    for part in (main, side):
+        first = {thing.get("data-kin").split()[0] for thing in part.iter() if thing.get("data-kin")}
+        assert {name.replace(" ", "_") for name in names} <= first
+    lower = [t for t in side.iter() if "lower" in t.get("data-kin", "").split()[1:]]
+    tips = [t.findtext(SVG + "title") for t in lower]
+    assert tips and all(tip.endswith(", lower") for tip in tips)
+
+
 def test_the_scale_is_told_to_decide_only_where_a_verdict_turns():
     same = made_collapse()
     assert told_scale(same).startswith("The scale changes no verdict")
@@ -126,7 +140,8 @@ def test_the_scale_is_told_to_decide_only_where_a_verdict_turns():
 def test_a_run_is_drawn_with_the_loss_of_its_dense_twin():
     picture = balance_over_time(made_collapse())
     # Four settings have a router: MaxVio twice, the two losses and the loss; dense has the last.
-    assert len(marks(picture, "polyline")) == 4 * 5 + 1
+    inner = [m for m in marks(picture, "polyline") if "--i" not in m.get("style")]
+    assert len(inner) == 4 * 5 + 1
     dense = [row for row in picture.rows if row[0] == DENSE]
     assert [row[1:] for row in dense][-1] == (300, "", "", "", "", "3.500")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.picture_cases import CASES, judged_figure, make_trace
 from helpers.pictures import SVG, marks, parse, tips
 from moeviz.pictures.axes import LogScale, Scale, decades, short
-from moeviz.pictures.plot import gap_cell, gap_dots, told_gap
+from moeviz.pictures.plot import Key, curve, gap_cell, gap_dots, spots, told_gap
 from moeviz.pictures.routing.tokens import load_bars, token_strip
 from moeviz.pictures.static import plain, png, smaller, standalone
 from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si
@@ -147,6 +147,25 @@ def test_a_verdict_is_drawn_as_a_shape_and_its_interval_as_a_bar(gap, words):
     ring = marks(picture, "circle", "fill:none")
     assert len(ring) == (gap["verdict"] == "open")
     assert len(marks(picture, "line")) == len(gap["values"])
+
+
+@pytest.mark.parametrize("count", [1, 25, 26, 400])
+def test_a_curve_has_hover_text_at_so_many_points_as_a_hand_can_part(count):
+    svg = Svg(400, 20, "t", "d.")
+    spots(svg, ["a b"], [(i, 10) for i in range(count)], [f"point {i}" for i in range(count)])
+    found = [t.text for t in marks(svg.picture(("a",), []), "title")]
+    assert found[0] == f"point {count - 1}" and 1 <= len(found) <= 25
+    gaps = np.diff([int(tip.split()[1]) for tip in found])
+    assert len({*gaps.tolist()}) <= 1
+
+
+def test_a_light_line_has_a_dark_edge():
+    for colour in OKABE_ITO:
+        svg = Svg(100, 20, "t", "d.")
+        curve(svg, Scale(0, 1, 0, 100), Scale(0, 1, 0, 20), [(0, 0), (1, 1)], Key("a", colour))
+        a, b = sorted(TO_XYZ[1] @ linear(c) for c in (colour, "#ffffff"))
+        lines = marks(svg.picture(("a",), []), "polyline")
+        assert len(lines) == 1 + ((b + 0.05) / (a + 0.05) < 2.5), colour
 
 
 # PNG.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from helpers.pictures import marks, texts, values
+from helpers.pictures import SVG, marks, parse, texts, values
 from helpers.recorded_routers import SECOND_LOOK, base_loss, routers, scale
 from moeviz.experiments import router_arms
 from moeviz.pictures.training import arms as names
@@ -165,6 +165,18 @@ def test_what_is_not_recorded_yet_is_told():
     for draw in (fair_and_written, order, lambda recorded: standings(recorded, LONG)):
         with pytest.raises(ValueError, match="is not recorded: there is 'fair 300'. 'python -m"):
             draw(first)
+
+
+def test_an_arm_is_one_thing_in_both_parts_with_its_difference(whole):
+    main, costs = parse(standings(whole))
+    for part in (main, costs):
+        rows = [t for t in part.iter() if t.get("data-kin", "").startswith("hash,_random ")]
+        assert [t.get("data-kin").split()[1] for t in rows] == ["lower"]
+    (tip,) = [t.text for t in main.iter(SVG + "title") if t.text.startswith("hash, random: ")]
+    gap = whole["settings"][FAIR]["arms"][HASH]["minus_dense"]
+    assert f"{gap['mean']:+.3f} nats per token" in tip and tip.endswith("), lower")
+    (legend,) = [t for t in main.iter() if t.get("data-kin") == "lower"]
+    assert "".join(legend.itertext()) == "lower"
 
 
 # Fair against as written.

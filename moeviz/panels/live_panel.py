@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -50,7 +50,9 @@ class LivePanel(Panel):
     _asked: ClassVar[Any] = None
     _beginning: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, *rows: Row, last: dict[str, widgets.Widget]) -> None:
+    def __init__(
+        self, *rows: Row, last: dict[str, widgets.Widget], more: Sequence[Row] = ()
+    ) -> None:
         self._frame: Frame | None = None
         self._stays = ("", 0.0)  # a sentence, and until when it is said again
         self.timeline = whole_slider("Timeline %", 0, 100, 100, width="420px")
@@ -68,7 +70,7 @@ class LivePanel(Panel):
             button("▶▮ Step", "moeviz-step", one, lambda: self._command("step")),
             button("⟲ Reset", "moeviz-reset", "Back to step 0", self._press_reset),
         ]
-        super().__init__([*buttons, self.series], *rows, [last, self.timeline])
+        super().__init__([*buttons, self.series], *rows, [last, self.timeline], more=more)
 
     # A subclass says these.
 

@@ -25,6 +25,7 @@ from moeviz.pictures.svg import (
 from moeviz.records.compare import Gap
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
+LIGHT = ("#e69f00", "#56b4e9", "#f0e442")  # thin lines of these are hard to see on white
 MOST_SPOTS = 25  # of a curve's points, those with hover text
 
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
@@ -64,11 +65,14 @@ def curve(
     svg: Svg, x: Scale, y: Scale, values: Iterable[tuple[float, float]], key: Key,
     *, opacity: float = 1,
 ) -> list[tuple[float, float]]:  # fmt: skip
-    """A line through (x, y) values, which skips NaN; returns its points in pixels."""
+    """A line through (x, y) values, which skips NaN; a light colour has a dark edge. Returns its
+    points in pixels."""
     points = [(x(a), y(b)) for a, b in values if not math.isnan(b)]
     if len(points) == 1:  # one point is no line
         svg.circle(*points[0], 2.4, key.colour)
     elif points:
+        if key.colour in LIGHT:
+            svg.polyline(points, stroke=INK, width=key.width + 1.4, dash=key.dash)
         svg.polyline(points, stroke=key.colour, width=key.width, dash=key.dash, opacity=opacity)
     return points
 
@@ -120,6 +124,8 @@ def _entry(svg: Svg, x: float, y: float, key: Key, fill: str) -> float:
     """One key's sample and name; returns how wide they are, with some air."""
     sample = 0 if key.mark and (key.mark == "box" or not key.width) else 26
     if sample:
+        if key.colour in LIGHT:
+            svg.line(x, y - 4, x + sample, y - 4, stroke=INK, width=key.width + 1.4, dash=key.dash)
         svg.line(x, y - 4, x + sample, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
     if key.mark == "box":
         edge = INK if key.colour == "none" else "none"

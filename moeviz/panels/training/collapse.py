@@ -62,8 +62,9 @@ class Collapse(LivePanel):
         }
         num_experts = next(iter(self._recorded.values())).curve.load.shape[2]
         tip = "No token goes to it from now on, in the layer shown"
+        balancing, *others = cure_controls()
         super().__init__(
-            *cure_controls(),
+            balancing,
             [
                 button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
                 {"victim": whole_box("or expert", num_experts - 1)},
@@ -74,6 +75,7 @@ class Collapse(LivePanel):
                 "seed": seed_box(),
                 **size_choice(num_experts, ACTIVE_WIDTH),
             },
+            more=others,
         )
 
     def begin(self) -> None:
