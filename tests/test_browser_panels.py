@@ -33,6 +33,17 @@ DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
     f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
 
+# Of the words beside each slider: pixels to its handle, were it at the end, and to their own edge.
+BESIDE_SLIDERS = """() => [...document.querySelectorAll('.widget-slider')].flatMap(slider => {
+    const track = slider.querySelector('.noUi-target')?.getBoundingClientRect();
+    if (!track?.width) return [];
+    const readout = slider.querySelector('.widget-readout'), words = document.createRange();
+    words.selectNodeContents(readout);
+    const { left, right } = words.getBoundingClientRect();
+    const handle = slider.querySelector('.noUi-handle').getBoundingClientRect();
+    return [[left - track.right - handle.width / 2, readout.getBoundingClientRect().right - right]];
+})"""
+
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 both_themes = pytest.mark.parametrize("theme", ["Light", "Dark"])
 
@@ -386,6 +397,10 @@ def test_12_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{theme}{css}.png", css)
+        gaps = page.evaluate(BESIDE_SLIDERS)
+        assert len(gaps) >= 4
+        assert min(left for left, _ in gaps) > 4, "a handle at the end touches the words beside it"
+        assert min(right for _, right in gaps) > -1, "words beside a slider are cut off"
         check_tab_reaches_every_control(page, DISPATCH)
 
         took = []

@@ -23,6 +23,8 @@ STYLE = f"""
 .moeviz-panel :focus-visible:not([data-press]), .moeviz-predict :focus-visible {{
     outline: 2px solid {PAGE_INK} !important; outline-offset: 1px;
 }}
+/* The words beside a slider are neither cut off nor touched by its handle at the end. */
+.moeviz-panel .widget-readout {{ margin-left: 10px; max-width: none; flex-shrink: 0; }}
 .moeviz-stale {{ opacity: 0.4; }}
 .moeviz-files .widget-html-content > div {{ display: flex; }}
 .moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}

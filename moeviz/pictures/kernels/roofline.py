@@ -186,16 +186,15 @@ class _Plot:
         for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
             letter, line = chr(ord("a") + i), 306 + i * 19
             up = b > BOTTOM - 40
-            spot = _free(
-                (a, b - 18 if up else b + 18), -4 if up else 4, [*placed, *dots[:i], *dots[i + 1 :]]
-            )
+            start = (a, b - 17 if up else b + 17)
+            spot = _free(start, -4 if up else 4, [*dots, *placed], apart=13)
             placed.append(spot)
             speed = si(point.flops_per_s, "FLOP/s")
             tip = f"{point.name}: {three(point.intensity)} FLOP per byte, {speed} measured"
             with self.svg.thing(f"measured {letter}", tip=tip):
                 self.svg.line(a, b, a, spot[1] + (5 if up else -9), stroke=REACHED)
                 mark(self.svg, "circle", a, b, REACHED, 5, stroke=INK)
-                self.svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True)
+                self.svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True, halo=True)
             with self.side.thing(f"measured {letter}", tip=tip):
                 mark(self.side, "circle", 10, line - 4, REACHED, 5, stroke=INK)
                 self.side.text(22, line, f"{letter} · {shorten(point.name, 26)}: {speed}")
@@ -249,10 +248,10 @@ def _spread(places: Sequence[float]) -> list[tuple[int, float]]:
     return list(zip(order, spread, strict=True))
 
 
-def _free(spot: Spot, step: float, placed: Sequence[Spot]) -> Spot:
+def _free(spot: Spot, step: float, placed: Sequence[Spot], apart: float = 20) -> Spot:
     """The first spot from there on, in steps up or down, that no other mark covers."""
     x, y = spot
-    while any(abs(x - a) < 20 and abs(y - b) < 20 for a, b in placed):
+    while any(abs(x - a) < apart and abs(y - b) < apart for a, b in placed):
         y += step
     return x, y
 
