@@ -24,7 +24,7 @@ FLOORS = [
     {"training"},
     {"experiments"},
     {"predictions"},
-    {"exercises", "panels", "nb"},
+    {"exercises", "panels", "nb", "figures"},
     {"app"},
     {"__main__", "__init__"},
 ]

@@ -21,8 +21,6 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import SVG, corners, marks, parse, table, texts, tips, values
 from moeviz import nb
-from moeviz.host import data_path
-from moeviz.pictures.figures import race_curves
 from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
 from moeviz.pictures.training.balance import describe, standing
@@ -30,7 +28,6 @@ from moeviz.pictures.training.collapse import RIBBON, collapse
 from moeviz.pictures.training.race import AXES, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.records.metrics import gap, noise_floor, validation_at
-from moeviz.records.runs import load_snapshots
 
 # A race.
 
@@ -129,25 +126,6 @@ def test_the_twin_of_the_seeds():
     assert (ticks[:, 1] == 430).all() and (np.diff(ticks) > 0).all()
     assert values(marks(picture, "circle"), "cx").tolist() == [430] * 3
     assert "MoE is ahead in 1 of 3 seeds, by +0.000 ± 0.250" in picture.summary
-
-
-@pytest.mark.parametrize("axis", ["step", "flops"])
-def test_the_printed_lines_are_the_means_over_seeds(axis, tmp_path):
-    recorded = load_snapshots(data_path("runs", "race.safetensors"))[0]
-    drawn = race_curves(recorded, axis)
-    (axes,) = drawn.axes
-    for label, line in zip(("dense", "MoE"), axes.get_lines(), strict=False):
-        curves = [s.curve for s in recorded if s.label == label]
-        measured = ~np.isnan(curves[0].validation)
-        np.testing.assert_allclose(line.get_xdata(), getattr(curves[0], axis)[measured])
-        mean = np.mean([c.validation[measured] for c in curves], axis=0)
-        np.testing.assert_allclose(line.get_ydata(), mean)
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["dense", "MoE"]
-    assert "nats" in axes.get_ylabel() and axes.get_xlabel()
-    drawn.savefig(tmp_path / "race.pdf")
-    assert (tmp_path / "race.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(ValueError, match="axis must be 'step' or 'flops', got 'seconds'"):
-        race_curves(recorded, "seconds")
 
 
 # A collapse.

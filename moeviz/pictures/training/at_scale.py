@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, padded
@@ -43,10 +44,7 @@ def at_scale(name: str, recorded: dict[str, Any]) -> Picture:
     svg = Svg(MAIN, HEIGHT, TITLES[name], TOLD[name](recorded))
     side = svg.beside(MAIN, HEIGHT)
     paragraph(svg, 0, 16, textwrap.wrap(about(recorded), 62), fill=MUTED)
-    keys = {
-        arm: Key(arm, *look, width=1.8, bold=arm == base)
-        for arm, look in zip(arms, LOOKS, strict=False)
-    }
+    keys = {key.name: replace(key, bold=key.name == base) for key in keys_of(recorded)}
     tokens, per_step = recorded["tokens"], recorded["tokens"] / recorded["steps"]
     left, right = (Scale(0, tokens, *ends) for ends in (LEFT, RIGHT))
     late = [v for a in arms.values() for run in a["validation_curve"] for s, v in run
@@ -95,6 +93,11 @@ def _table(
             "± of a difference: half its 95 % interval",
         )
         paragraph(svg, 0, TABLE + ROW * len(keys) + 20, notes, fill=MUTED)
+
+
+def keys_of(recorded: dict[str, Any]) -> list[Key]:
+    """How each arm's lines are drawn."""
+    return [Key(arm, *look, width=1.8) for arm, look in zip(recorded["arms"], LOOKS, strict=False)]
 
 
 def about(recorded: dict[str, Any]) -> str:

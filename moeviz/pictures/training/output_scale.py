@@ -25,28 +25,27 @@ def output_scale(recorded: Recorded) -> Picture:
     every = [p for arm in arms.values() for p in (arm["as_written"], *arm["points"])]
     scales = [p["scale"] for p in every]
     x = LogScale(min(scales) / 1.2, max(scales) * 1.2, LEFT, RIGHT)
-    y = Scale(*padded([0.0, *(v for p in every for v in _reach(p))]), *UPRIGHT)
+    y = Scale(*padded([0.0, *(v for p in every for v in reach(p))]), *UPRIGHT)
     axes(
         svg, x, y, x_label="output scale at the start (1: the fair scale)",
         y_label="loss minus the dense twin's at scale 1 (nats per token)", above=True,
-        x_ticks=recorded["scales"], x_form=_fraction,
+        x_ticks=recorded["scales"], x_form=scale_words,
     )  # fmt: skip
     svg.line(x(1), y.start, x(1), y.end, dash="3 3", width=1)
     svg.line(LEFT, y(0), RIGHT, y(0), stroke=INK, width=1)
-    for (name, arm), (colour, dash, shape) in zip(arms.items(), LOOKS, strict=True):
-        key = Key(name, colour, dash, shape)
+    keys = keys_of(recorded)
+    for arm, key in zip(arms.values(), keys, strict=True):
         points = [(p["scale"], p["minus_dense"]["mean"]) for p in arm["points"]]
-        with svg.thing(name):
+        with svg.thing(key.name):
             curve(svg, x, y, points, key)
             for point in arm["points"]:
                 _point(svg, x, y, point, key)
         for point in arm["points"]:
-            with svg.thing(name, tip=_tip(name, point)):
+            with svg.thing(key.name, tip=_tip(key.name, point)):
                 svg.circle(x(point["scale"]), y(point["minus_dense"]["mean"]), 9, "transparent")
         written = arm["as_written"]
-        with svg.thing(name, "as written", tip=_tip(f"{name}, as written", written)):
-            mark(svg, "ring", x(written["scale"]), y(written["minus_dense"]["mean"]), colour, 9)
-    keys = [Key(name, *look) for name, look in zip(arms, LOOKS, strict=True)]
+        with svg.thing(key.name, "as written", tip=_tip(f"{key.name}, as written", written)):
+            mark(svg, "ring", x(written["scale"]), y(written["minus_dense"]["mean"]), key.colour, 9)
     keys.append(Key("as written", "#6e6e6e", mark="ring", width=0))
     legend(svg, LEFT, 40, keys[:2], across=250, kin=True)
     legend(svg, LEFT, 62, keys[2:], across=250, kin=True)
@@ -59,11 +58,17 @@ def output_scale(recorded: Recorded) -> Picture:
     return svg.picture(COLUMNS, rows)
 
 
-def _fraction(value: float) -> str:
+def keys_of(recorded: Recorded) -> list[Key]:
+    """How each arm's line is drawn."""
+    return [Key(name, *look) for name, look in zip(recorded["arms"], LOOKS, strict=True)]
+
+
+def scale_words(value: float) -> str:
+    """ "1/4", "1" or "2"."""
     return f"1/{1 / value:g}" if value < 1 else f"{value:g}"
 
 
-def _reach(point: Recorded) -> list[float]:
+def reach(point: Recorded) -> list[float]:
     """What is drawn of a point; the interval of two seeds would leave no room for anything else."""
     gap = point["minus_dense"]
     wide = gap["low"] is None or len(point["loss"]["values"]) < 3
@@ -109,7 +114,7 @@ def _sentences(recorded: Recorded) -> list[str]:
             f"Its loss is then {lies(change, 'at the fair scale')}.",
         ]
     best = [
-        f"{_fraction(min(arm['points'], key=_mean)['scale'])} for {name}"
+        f"{scale_words(min(arm['points'], key=_mean)['scale'])} for {name}"
         for name, arm in arms.items()
     ]
     return [

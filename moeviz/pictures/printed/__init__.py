@@ -1,0 +1,1 @@
+"""Recorded results as figures for papers and slides, made with matplotlib and seaborn."""
