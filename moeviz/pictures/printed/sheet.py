@@ -23,7 +23,7 @@ from moeviz.records.compare import Gap
 
 ROW = 0.42  # cm, of a name and its marks
 GREY = "#59636e"
-PAPER = {
+PAPER: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: one look on every machine
     "font.size": 7.5, "axes.labelsize": 7.5, "axes.titlesize": 8, "figure.titlesize": 8,
     "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6,
@@ -31,7 +31,7 @@ PAPER = {
     "ytick.major.size": 2.5, "lines.linewidth": 1.2, "text.usetex": False,
 }  # fmt: skip
 # Text that stays text: whole TrueType fonts, which every journal takes, and words in an SVG.
-SAVED = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+SAVED: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
 MARKERS = {
     "circle": "o", "ring": "o", "square": "s", "diamond": "D", "cross": "X", "up": "^", "down": "v",
 }  # fmt: skip

@@ -90,7 +90,7 @@ def mean_lines(axes: Axes, curves: Curves, keys: Sequence[Key]) -> None:
         palette=[key.colour for key in keys],
     )  # fmt: skip
     for line, key in zip(axes.get_lines(), keys, strict=True):
-        crowd = len(line.get_xdata()) // MOST_MARKS
+        crowd = np.size(line.get_xdata()) // MOST_MARKS
         line.set(**marked(key), markevery=max(crowd, 1))
 
 
