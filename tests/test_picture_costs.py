@@ -84,7 +84,8 @@ def test_every_point_can_be_chosen_from_its_year_on_and_is_then_named():
 
 @pytest.mark.parametrize("chosen", ["", "Kimi K2", "Switch-C 1.6T", "Qwen2.5-Max"])
 def test_the_famous_are_named_whoever_is_chosen(chosen):
-    assert {*FAMOUS} <= {*texts(model_map(chosen=chosen))}
+    names = texts(model_map(chosen=chosen), "paint-order:stroke")
+    assert {*FAMOUS} <= {*names}, "with a rim, for lines run through them"
 
 
 def test_confidence_is_what_is_said_of_the_sizes():
