@@ -106,6 +106,16 @@ def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(han
     assert hand.evaluate(focus) is None
 
 
+def test_the_keyboard_enters_at_what_the_panel_shows(hand):
+    hand.eval_on_selector(".mv", "view => { view.dataset.state = 'slots?limit=1&token=7' }")
+    hand.locator(".mv").focus()
+    hand.keyboard.press("Tab")
+    focus = "document.activeElement.getAttribute('aria-label')"
+    assert hand.evaluate(focus) == "C = 1"
+    hand.keyboard.press("ArrowRight")
+    assert hand.evaluate(focus) == "C = 2" and heard(hand) == [{"limit": ["2"]}]
+
+
 def test_what_is_dragged_over_is_set_on_the_way(hand):
     places = [centre(hand, f"[data-press='limit={value}']") for value in range(3)]
     hand.mouse.move(*places[0])

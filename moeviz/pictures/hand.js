@@ -67,7 +67,8 @@
       // The next picture has a mark of its own in this place: the focus goes on there.
       const drawn = new MutationObserver(() => {
         drawn.disconnect();
-        if (document.activeElement === document.body) panel.querySelector(again)?.focus();
+        const next = panel.querySelector(again) ?? panel.querySelector(".mv");
+        if (document.activeElement === document.body) next?.focus();
       });
       drawn.observe(panel.querySelector(".moeviz-picture"), { childList: true, subtree: true });
       setTimeout(() => drawn.disconnect(), 4000);
@@ -101,9 +102,20 @@
     const { left, bottom } = mark.getBoundingClientRect();
     enter(mark, left, bottom - 14);
   };
+  const isChosen = (mark) => {
+    const state = new URLSearchParams(mark.closest(".mv").dataset.state.split("?")[1]);
+    return [...new URLSearchParams(mark.dataset.press)].every(([name, value]) => state.get(name) === value);
+  };
   on("focusin", (event) => {
     const mark = event.target.closest?.(".mv [data-press]");
-    if (mark?.matches(":focus-visible")) enterBelow(mark);
+    if (!mark?.matches(":focus-visible")) return;
+    const part = mark.closest("svg");
+    if (!part.contains(event.relatedTarget)) {
+      // The Tab key comes in where the panel stands now, so that arrows go on from there.
+      const chosen = [...part.querySelectorAll("[data-press]")].find(isChosen);
+      if (chosen && chosen !== mark) return chosen.focus();
+    }
+    enterBelow(mark);
   });
   on("focusout", leave);
   on("scroll", () => (lit?.matches(":focus-visible") ? enterBelow(lit) : leave()));
