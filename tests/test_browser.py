@@ -75,7 +75,7 @@ def wait_step(page, least, timeout=60):
 def wait_live(page, experts, seed):
     """Until the picture is of the race that trains here, no longer of the recorded one."""
     note = re.compile(rf"(?<!not )live: E = {experts}, K = 2, seed {seed}")
-    page.locator(f"{RACE} svg", has_text=note).wait_for(timeout=60_000)
+    page.locator(f"{RACE} .mv", has_text=note).wait_for(timeout=60_000)
 
 
 def move(page, panel, slider):

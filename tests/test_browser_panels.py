@@ -384,10 +384,10 @@ def test_12(labs):
         browser.wait_state(page, ROOF, "tokens=8$")
         page.locator(f"{ROOF} button.moeviz-run").first.click()
         browser.wait_state(page, ROOF, "machine=this")
-        page.locator(f"{ROOF} svg", has_text="memory: a large copy").wait_for(timeout=90_000)
+        page.locator(f"{ROOF} .mv", has_text="memory: a large copy").wait_for(timeout=90_000)
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
-        page.locator(f"{CONTENDERS} svg", has_text="this machine: ").wait_for(timeout=60_000)
-        page.locator(f"{CONTENDERS} svg", has_text="grouped_mm").wait_for(timeout=120_000)
+        page.locator(f"{CONTENDERS} .mv", has_text="this machine: ").wait_for(timeout=60_000)
+        page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for(timeout=120_000)
 
 
 @both_themes

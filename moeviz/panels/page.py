@@ -25,6 +25,13 @@ STYLE = f"""
 }}
 /* The words beside a slider are neither cut off nor touched by its handle at the end. */
 .moeviz-panel .widget-readout {{ margin-left: 10px; max-width: none; flex-shrink: 0; }}
+/* A picture that is wider than its cell scrolls by itself, and buttons go on in another line. */
+.moeviz-panel .moeviz-picture, .moeviz-picture > .widget-html-content {{
+    min-width: 0; max-width: 100%;
+}}
+.moeviz-picture > .widget-html-content {{ flex: 1 1 100%; }}
+.moeviz-panel .widget-toggle-buttons {{ max-width: calc(100% - 4px); }}
+.moeviz-panel .widget-toggle-buttons > div {{ flex-wrap: wrap; }}
 .moeviz-stale {{ opacity: 0.4; }}
 .moeviz-files .widget-html-content > div {{ display: flex; }}
 .moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}

@@ -110,7 +110,7 @@
     const mark = event.target.closest?.(".mv [data-press]");
     if (!mark?.matches(":focus-visible")) return;
     const part = mark.closest("svg");
-    if (!part.contains(event.relatedTarget)) {
+    if (event.relatedTarget && !part.contains(event.relatedTarget)) {
       // The Tab key comes in where the panel stands now, so that arrows go on from there.
       const chosen = [...part.querySelectorAll("[data-press]")].find(isChosen);
       if (chosen && chosen !== mark) return chosen.focus();

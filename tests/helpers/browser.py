@@ -109,10 +109,12 @@ def start(page, notebook, timeout=120):
 # Texts.
 
 # How an audit begins: colours as the page resolves them, and their contrast (WCAG 2).
-_COLOURS = """css => {
+_COLOURS = """async css => {
     const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
         .getContext('2d', {willReadFrequently: true});
-    const rgba = c => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = c; pen.fillRect(0, 0, 1, 1);
+    // 'none' is no colour and leaves what stood there.
+    const rgba = c => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = 'transparent';
+        pen.fillStyle = c; pen.fillRect(0, 0, 1, 1);
         return [...pen.getImageData(0, 0, 1, 1).data] };
     const light = v => v.slice(0, 3).map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92
         : ((x + 0.055) / 1.055) ** 2.4).reduce((s, x, i) => s + x * [0.2126, 0.7152, 0.0722][i], 0);
@@ -124,18 +126,32 @@ _ON_SCREEN = (
     + """
     const over = (top, under) => [0, 1, 2].map(i =>
         top[i] * top[3] / 255 + under[i] * (1 - top[3] / 255));
-    return [...document.querySelectorAll(`${css} svg text`)].map(text => {
+    // Of a heat image the pixel: an image has no fill.
+    const pixel = async (image, x, y) => {
+        const data = Object.assign(new Image(), {src: image.getAttribute('href')});
+        await data.decode();
+        const box = image.getBoundingClientRect(), pen = Object.assign(
+            document.createElement('canvas'), {width: data.width, height: data.height})
+            .getContext('2d', {willReadFrequently: true});
+        pen.drawImage(data, 0, 0);
+        return [...pen.getImageData((x - box.x) / box.width * data.width,
+            (y - box.y) / box.height * data.height, 1, 1).data] };
+    const found = [];
+    for (const text of document.querySelectorAll(`${css} svg text`)) {
         text.scrollIntoView({block: 'center'});
-        const box = text.getBoundingClientRect();
-        const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
+        const box = text.getBoundingClientRect(), x = box.x + box.width / 2,
+            y = box.y + box.height / 2;
+        const below = document.elementsFromPoint(x, y)
             .filter(e => e !== text && e.tagName !== 'line' && e.tagName !== 'polyline');
         let ground = [255, 255, 255];
         for (const e of below) {
             const style = getComputedStyle(e);
-            const paint = rgba(e instanceof SVGRectElement ? style.fill : style.backgroundColor);
+            const paint = e instanceof SVGImageElement ? await pixel(e, x, y)
+                : rgba(e instanceof SVGRectElement ? style.fill : style.backgroundColor);
             if (paint[3] === 255) { ground = paint.slice(0, 3); break } }
-        return [text.textContent,
-            contrast(over(rgba(getComputedStyle(text).fill), ground), ground)] }) }"""
+        found.push([text.textContent,
+            contrast(over(rgba(getComputedStyle(text).fill), ground), ground)]) }
+    return found }"""
 )
 # By the picture's own geometry: to the filled box right under a text, or to the page.
 _IN_PICTURE = (

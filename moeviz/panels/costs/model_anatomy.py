@@ -56,8 +56,8 @@ class ModelAnatomy(Panel):
             check_choice(field, value, names)
         self._read = CONFIG
         super().__init__(
-            {"model": choice("Model", CHOICES, model, "96px")},
-            {"beside": choice("Beside", CHOICES, beside, "96px")},
+            {"model": choice("Model", CHOICES, model, "118px")},
+            {"beside": choice("Beside", CHOICES, beside, "118px")},
             {"config": text_box(CONFIG, "820px", "84px", "config.json")},
         )
 

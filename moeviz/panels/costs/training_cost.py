@@ -41,7 +41,7 @@ class TrainingCost(Panel):
         models = [*zip(SHORT, COMPARED, strict=True)]
         devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
         super().__init__(
-            {"model": choice("Model", models, model, "96px")},
+            {"model": choice("Model", models, model, "118px")},
             {
                 "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
                 "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),

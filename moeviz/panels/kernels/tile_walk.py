@@ -20,7 +20,7 @@ class TileWalk(Panel):
         self.trace = recorded_trace(DispatchTrace, "dispatch")
         super().__init__(
             {
-                "walk": choice("Walk", WALKS, "one", "150px"),
+                "walk": choice("Walk", WALKS, "one", "172px"),
                 "programs": choice("At a time", PROGRAMS, 4, "44px"),
                 "group": choice("GROUP", GROUPS, 8, "44px"),
             },
