@@ -128,6 +128,7 @@ def test_a_verdict_is_of_the_whole_table():
     assert verdicts(two) == {"a": "open", "b": "open"}
     assert verdicts(two | {"a": gap(-1.0, 0.02)}) == {"a": "lower", "b": "higher"}
     assert verdicts({"a": gap(-1.0, 0.05)}) == {"a": "open"}
+    assert verdicts({"a": gap(-4e-5, 0.001)}) == {"a": "open"}, "arithmetic alone"
     assert verdicts({}) == {}
 
 

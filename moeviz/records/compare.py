@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from moeviz.records.arrays import check_array, check_equally_long
 
 Key = TypeVar("Key", bound=Hashable)
+ROUNDING = 5e-5  # half of the last digit that recordings keep
 LEVEL = 0.05  # the chance that a table without any effect shows one all the same
 
 
@@ -81,12 +82,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdicts(gaps: Mapping[Key, Gap]) -> dict[Key, str]:
     """What a whole table says of each arm, after Holm's correction: it has the "lower" or the
     "higher" figure, or the question is "open". The interval of a Gap is not corrected, and may
-    leave out zero where the verdict is open."""
+    leave out zero where the verdict is open. A difference below ROUNDING is open: errors of
+    arithmetic may all have one sign."""
     corrected = holm([gap.p for gap in gaps.values()])
-    return {
-        name: "open" if p >= LEVEL else "lower" if gap.mean < 0 else "higher"
-        for (name, gap), p in zip(gaps.items(), corrected, strict=True)
-    }
+
+    def verdict(gap: Gap, p: float) -> str:
+        if p >= LEVEL or abs(gap.mean) < ROUNDING:
+            return "open"
+        return "lower" if gap.mean < 0 else "higher"
+
+    return {name: verdict(gap, p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
 
 
 class Spent(NamedTuple):
