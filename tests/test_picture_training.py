@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.comparisons import made_race, numbers, sentences
 from helpers.picture_cases import (
     CASES,
-    PROVENANCE,
     RUN,
     learner,
     make_gpu_run,
     make_run,
     pair,
-    seeds,
 )
-from helpers.pictures import SVG, corners, marks, parse, table, texts, tips, values
+from helpers.pictures import SVG, corners, marks, parse, table, texts, tips
 from moeviz import nb
 from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
@@ -119,13 +118,45 @@ def test_the_heat_of_a_race_is_its_load():
     assert ["#" + bytes(pixel).hex() for pixel in pixels[:, 59]] == wanted
 
 
-def test_the_twin_of_the_seeds():
-    picture = race_seeds(seeds(), PROVENANCE)
-    assert [row[:2] for row in picture.rows] == [(0, "-0.250"), (1, "+0.000"), (2, "+0.250")]
-    ticks = values(marks(picture, "line", "#d55e00"), "x1").reshape(3, 3)
-    assert (ticks[:, 1] == 430).all() and (np.diff(ticks) > 0).all()
-    assert values(marks(picture, "circle"), "cx").tolist() == [430] * 3
-    assert "MoE is ahead in 1 of 3 seeds, by +0.000 ± 0.250" in picture.summary
+@pytest.mark.parametrize(
+    ("seconds", "last"),
+    [
+        (2.0, "So the MoE model saves compute alone."),
+        (1.0, "Both say that the MoE model is the cheaper one."),
+    ],
+)
+def test_both_multipliers_stand_side_by_side(seconds, last):
+    recorded = made_race(seconds=seconds)
+    picture = race_seeds(recorded)
+    numbers_shown = [t for t in texts(picture) if t.endswith("×")]
+    assert len(numbers_shown) == 2 and last in picture.summary
+    times = [recorded["multipliers"][kind]["mean"] for kind in ("compute", "time")]
+    assert numbers_shown == [f"{value:.2f}×" for value in times]
+    multipliers = recorded["multipliers"]
+    wide = {**multipliers["compute"], "values": [0.5, 1.0, 1.7]}
+    told = race_seeds(recorded | {"multipliers": multipliers | {"compute": wide}}).summary
+    assert "is the cheaper one; in compute that is open." in told
+    both = {"compute": wide, "time": wide}
+    assert (
+        "Which of them is the cheaper one is open."
+        in race_seeds(recorded | {"multipliers": multipliers | both}).summary
+    )
+    unknown = recorded | {"multipliers": {"why": "the dense twin was below 3.000 when measured"}}
+    assert "There is no multiplier: the dense twin was below" in race_seeds(unknown).summary
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("ahead", "word"), [(0.25, "above"), (-0.25, "below"), (0.0, "open")])
+def test_the_words_of_the_seeds(ahead, word, seeds):
+    picture = race_seeds(made_race(seeds, ahead=ahead))
+    first = sentences(picture.summary)[0]
+    assert (word if seeds > 1 else "only one seed") in first
+    assert picture.rows[0][2] == f"{ahead:+.3f}" and len(picture.rows[0]) == 2 + seeds
+    assert [row[0] for row in picture.rows[3:5]] == [
+        "dense, all parameters, minus dense", "dense, all parameters, minus MoE",
+    ]  # fmt: skip
+    for sentence in sentences(picture.summary):
+        assert len(numbers(sentence)) <= 3, sentence
 
 
 # A collapse.
@@ -165,7 +196,7 @@ def test_a_recording_with_fewer_points_says_and_draws_the_same():
 
 def test_the_bands_fill_the_ribbon_and_are_hatched_from_the_eighth_on():
     picture = collapse(RUN, 0)
-    assert len(marks(picture, "polygon", "url(#mv-hatch)")) == 8 and marks(picture, "pattern")
+    assert len(marks(picture, "polygon", "url(#mv-hatch-")) == 8 and marks(picture, "pattern")
     assert marks(collapse(RUN, 1), "pattern"), "only expert 3 is left, but the others have been"
     upper, lower = np.split(np.array(bands(picture)), 2, axis=1)
     np.testing.assert_allclose(upper[..., 0], lower[:, ::-1, 0])

@@ -62,8 +62,6 @@ def test_every_recording_says_where_it_comes_from(path):
 
 def test_a_summary_is_that_of_the_recorded_curves():
     told = figures("race")
-    if "multipliers" not in told:
-        pytest.skip("recorded before the race had a third model and final windows")
     del told["provenance"]
     assert told == as_json(race.summary(snapshots("race"), snapshots("race_control")))
     told = figures("collapse")
@@ -141,19 +139,10 @@ def test_the_shipped_model_was_trained_on_the_embedded_text_of_today():
     assert meta["corpus"] == load_corpus().manifest.fingerprint
 
 
-def test_what_01_says_of_the_recorded_races():
-    told = figures("race")
-    assert len(told["seeds"]) >= 5
-    steps, seconds = told["gap_at_equal_step"], told["gap_at_equal_seconds"]
-    # "Per step the MoE model is ahead with every seed": the mean is three deviations from zero.
-    assert min(steps["values"]) > 0 and steps["mean"] > 3 * steps["sd"]
-    # "On the clock that lead shrinks or turns around, seed by seed."
-    assert (np.array(seconds["values"]) < steps["values"]).all()
-    # Both contestants cost a token the same, but for the router.
+def test_the_recorded_races_are_of_models_that_cost_a_token_the_same():
+    """But for the router. All else that 01 says is made from the figures."""
     dense, moe = snapshots("race")[:2]
     assert moe.active_parameters - dense.active_parameters == 2 * 16 * 64
-    # "by an amount like the one in question"
-    assert np.ptp(told["dense_at_equal_step"]["values"]) > 0.5 * steps["mean"]
 
 
 def test_verdicts_and_intervals_of_the_recorded_routers_are_those_of_their_losses():

@@ -21,6 +21,7 @@ from moeviz.pictures.training.cures_told import (
     told_layers,
     told_quality,
 )
+from moeviz.pictures.training.seeds import told_race
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 START, END = "<!-- {}: made by python -m moeviz.experiments.readme -->\n", "\n<!-- end -->"
@@ -57,11 +58,18 @@ def capacity_words(recorded: dict[str, Any]) -> str:
     return f"{seeds} {' '.join(of(recorded) for of in told)}"
 
 
+def race_words(recorded: dict[str, Any]) -> str:
+    """Dense against MoE, and the two multipliers."""
+    seeds = f"{len(recorded['seeds'])} seeds, {recorded['steps']} steps."
+    return f"{seeds} {told_race(recorded)}"
+
+
 # Of each part its file in data/runs and what makes it.
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "routers": ("routers", routers_part),
     "cures": ("collapse", cures_table),
     "capacity": ("capacity", capacity_words),
+    "race": ("race", race_words),
 }
 
 

@@ -8,6 +8,7 @@
   const style = document.createElement("style");
   style.textContent = `
     .mv .k { transition: opacity .12s } .mv.lit .k:not(.hot) { opacity: .2 }
+    .mv svg:has([data-drag]) { user-select: none; touch-action: pan-y }
     .mv [data-press]:focus { outline: none }
     .mv [data-press]:focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
     .mv-tip { position: fixed; z-index: 99999; max-width: 340px; padding: 4px 8px; border-radius: 4px;
@@ -77,10 +78,17 @@
     box.dispatchEvent(new Event("change", { bubbles: true }));
   };
 
-  let held = null; // the value under the hand that holds
+  // A mark that is held follows the hand along the axis, wherever the picture has moved.
+  let held = null;
+  const isBeside = (mark) => mark.dataset.press.split("=")[0] === held.name;
+  const hold = (mark) => {
+    const view = mark.closest(".mv"), part = [...view.children].indexOf(mark.closest("svg"));
+    held = { part, panel: mark.closest(".moeviz-panel"), name: mark.dataset.press.split("=")[0] };
+    drag(mark);
+  };
   const drag = (mark) => {
-    if (mark.dataset.press === held) return; // the next picture is under the hand too
-    held = mark.dataset.press;
+    if (mark.dataset.press === held.press) return;
+    held.press = mark.dataset.press;
     press(mark);
   };
   on("pointerover", (event) => {
@@ -89,13 +97,22 @@
     sent = null;
     if (!mark) return lit?.matches(":focus-visible") ? null : leave();
     enter(mark, event.clientX, event.clientY);
-    if (event.buttons === 1 && "drag" in mark.dataset) drag(mark);
+  });
+  on("pointermove", (event) => {
+    if (!held || !(event.buttons & 1)) return void (held = null);
+    const part = held.panel?.querySelector(".mv")?.children[held.part];
+    const off = (mark) => {
+      const box = mark.getBoundingClientRect();
+      return Math.max(box.left - event.clientX, event.clientX - box.right);
+    };
+    const marks = [...(part?.querySelectorAll("[data-drag]") ?? [])].filter(isBeside);
+    if (marks.length) drag(marks.reduce((best, mark) => (off(mark) < off(best) ? mark : best)));
   });
   on("pointerdown", (event) => {
     const mark = marked(event);
     if (!mark || !("drag" in mark.dataset)) return;
     event.target.releasePointerCapture?.(event.pointerId); // a finger holds what it touched first
-    drag(mark);
+    hold(mark);
   });
   on("pointerup", () => (held = null));
   const enterBelow = (mark) => {

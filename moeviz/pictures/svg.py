@@ -12,6 +12,7 @@ import functools
 import io
 import math
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ CIVIDIS = (
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
 )  # fmt: skip
 SMALLEST = 12
+HATCH = "url(#mv-hatch)"  # the fill of hatched marks
 Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
@@ -251,7 +253,7 @@ class Svg:
         self._hatched = True
         self._marks.append(f'<g style="color:{ink_on(fill)}">')
         shape = dict(x=x, y=y, width=max(width, 0), height=max(height, 0))
-        self._mark("rect", "", ' fill="url(#mv-hatch)"', **shape)
+        self._mark("rect", "", f' fill="{HATCH}"', **shape)
         self._marks.append("</g>")
 
     def heat(self, x: float, y: float, width: float, height: float, share_RC: np.ndarray) -> None:
@@ -287,8 +289,11 @@ class Svg:
         return Picture(html, self.description, columns, tuple(rows))
 
     def _svg(self) -> str:
+        marks = "".join(self._marks)
+        # Of its own: a page that leaves out what is off screen leaves out its patterns too.
+        name = f"mv-hatch-{zlib.crc32(f'{marks}'.encode()):08x}"
         hatch = (
-            '<defs><pattern id="mv-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
+            f'<defs><pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse" '
             'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
             'stroke="currentColor" stroke-width="1.5" stroke-opacity="0.55"/></pattern></defs>'
             if self._hatched
@@ -298,7 +303,7 @@ class Svg:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="flex:none">{hatch}{"".join(self._marks)}</svg>'
+            f'style="flex:none">{hatch}{marks.replace(HATCH, f"url(#{name})")}</svg>'
         )
 
 

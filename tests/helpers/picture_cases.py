@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from helpers.comparisons import figure, made_capacity, made_collapse
+from helpers.comparisons import figure, made_capacity, made_collapse, made_race
 from helpers.recorded_routers import PROVENANCE, routers, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -424,7 +424,7 @@ def _training():
     for axis in AXES:
         yield f"recorded race by {axis}", partial(race, runs[:2], axis)
         yield f"race by {axis}", partial(race, pair(), axis, note="<i>")
-    yield "recorded seeds", partial(race_seeds, runs, recorded_json("race")["provenance"])
+    yield "recorded seeds", partial(race_seeds, recorded_json("race"))
     bare, cured = (
         next(run for run in arms if run.label == name) for name in ("nothing", "sign bias")
     )
@@ -450,9 +450,8 @@ def _training():
     }.items():  # fmt: skip
         yield f"race {name}", partial(race, learners, "step")
     yield from GPU_RUNS.items()
-    yield "seeds", partial(race_seeds, seeds(), PROVENANCE)
-    yield "one seed", partial(race_seeds, seeds(1), PROVENANCE)
-    yield "a draw", partial(race_seeds, [learner("dense"), learner("MoE", 12, 8)], PROVENANCE)
+    yield "three races", partial(race_seeds, made_race())
+    yield "one race", partial(race_seeds, made_race(1, ahead=0.0))
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {

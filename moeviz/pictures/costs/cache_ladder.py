@@ -140,7 +140,7 @@ def _models(svg: Svg, caches: list[Cached], rungs: list[str], batch: int) -> Non
         kin = (rung for rung in rungs if rung[:3] in model.kinds)
         size = si(total, "B")
         tip = (
-            f"{model.name}, {model.kinds}: {size}, {total / MEMORY:.2g} times the memory of an H100"
+            f"{model.name}, {model.kinds}: {size}, {total / MEMORY:.3g} times the memory of an H100"
         )
         with svg.thing(model.name, *kin, tip=tip):
             y, name = 62.0 + 44 * i, f"{model.name}: {model.kinds}"

@@ -79,7 +79,7 @@ def _architecture(item: Model | Architecture) -> Architecture:
 def _sentence(item: Model | Architecture) -> str:
     counted = sheet(_architecture(item))
     active, share = counted.active["all"], 100 * counted.active["all"] / counted.total
-    met = f"of which one token meets {count(active)}, {share:.2g} %"
+    met = f"of which one token meets {count(active)}, {share:.3g} %"
     if active == counted.total:
         met = "every token meets all"
     return f"{shorten(item.name, 40)}: {count(counted.total)} parameters, {met}."

@@ -99,7 +99,7 @@ def _summary(shown: Sequence[Point], chosen: str) -> str:
     p = by_name[chosen]
     share = 100 * p.active / p.total
     return (
-        f"{sentence} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.2g} %; "
+        f"{sentence} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.3g} %; "
         f"{p.confidence}, {p.source}."
     )
 

@@ -88,6 +88,9 @@ def _line(
     factor_of = {limit_of(f, even): f for f in offered} | {limit: decision.meta["factor"]}
     there = sorted(c for c in factor_of if c * unit <= block + 1)
     ends = [left + (a + b) / 2 * unit for a, b in pairwise(there)]
+    now = decision.meta["factor"]
+    with svg.thing(tip=f"C = {limit}: factor {now:g}", press={"factor": now}, drag=True):
+        svg.rect(x - 7, TOP - 2, 14, end - TOP + 2, "transparent")
     for c, start, stop in zip(there, [left, *ends], [*ends, left + block], strict=True):
         factor = factor_of[c]
         tip = f"C = {c}: factor {factor:g}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
 from moeviz.pictures.plot import Key, box, curve, expert_box, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
+from moeviz.pictures.svg import HATCH, INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
 from moeviz.pictures.training.balance import COLUMNS, describe, floor, is_hash, standing, table
 from moeviz.pictures.training.race import losses
 from moeviz.records.metrics import effective_experts, max_violation
@@ -198,7 +198,7 @@ def _ribbon(
         with svg.thing(f"e{e}", tip=tip, press=press):
             svg.polygon(outline, fill=expert_colour(e))
             if e >= 8:
-                svg.polygon(outline, fill="url(#mv-hatch)")
+                svg.polygon(outline, fill=HATCH)
             if e == victim:
                 svg.polyline([*outline, outline[0]], stroke=INK, width=2)
             if len(steps) > 4 and share_PE[NUMBERED, e] * height >= 12:
