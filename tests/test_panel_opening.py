@@ -23,6 +23,7 @@ from helpers.panels import (
     value_for,
 )
 from moeviz import panels
+from moeviz.panels.controls import is_text
 from moeviz.panels.state import ODD_TEXT, read, written
 
 pytestmark = [
@@ -55,6 +56,19 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     buttons[words].click()
     assert wanted.items() <= at_ease(panel).values.items()
     assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in PRESETS}))
+def test_a_preset_begins_at_the_opening_and_leaves_a_learners_text(name):
+    panel = exhibit(name)()
+    opening, texts = panel.values, [n for n, c in panel.controls.items() if is_text(c)]
+    first, last = [*panel.presets][0], [*panel.presets][-1]
+    buttons = {w.description: w for w in family(panel) if "moeviz-preset" in w._dom_classes}
+    for words in (first, last):
+        buttons[words].click()
+        at_ease(panel)
+    rest = {*opening} - {*panel.presets[last], *texts, "step"}
+    assert {n: panel.values[n] for n in rest} == {n: opening[n] for n in rest}
 
 
 @every

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from moeviz.panels import cell
-from moeviz.panels.controls import behind_more, explain, switch, try_row
+from moeviz.panels.controls import behind_more, explain, is_text, switch, try_row
 from moeviz.panels.page import page
 from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.state import opens_by_state, parsed, read, written
@@ -242,8 +242,11 @@ class Panel(widgets.VBox):
             self.changed()
 
     def _try(self, preset: str) -> None:
+        """From the opening: what another preset has set is no part of this one. A learner's own
+        text stays."""
+        opening = {n: v for n, v in self._opened_with.items() if not is_text(self.controls[n])}
         with self.guarded():
-            self.state = written(self.kind, self.presets[preset])
+            self.state = written(self.kind, opening | self.presets[preset])
 
     def set_controls(self, values: dict[str, Any]) -> None:
         """Give controls new values without `changed` hearing of each."""

@@ -124,3 +124,7 @@ def text_box(text: str, width: str, height: str = "", label: str = "Your text") 
     kind = widgets.Textarea if height else widgets.Text
     layout = widgets.Layout(width=width, max_width="100%", height=height or None)
     return kind(text, description=label, layout=layout)
+
+
+def is_text(control: widgets.Widget) -> bool:
+    return isinstance(control, (widgets.Text, widgets.Textarea))
