@@ -14,7 +14,7 @@ from helpers.recorded_routers import PROVENANCE, routers, scale
 from moeviz import figures
 from moeviz.experiments.router_arms import FAIR, LONG, WRITTEN, arms
 from moeviz.host import data_path
-from moeviz.pictures.plot import VERDICTS
+from moeviz.pictures.over_seeds import VERDICTS
 from moeviz.pictures.printed import comparisons, speed, training
 from moeviz.pictures.routing.limits import POOLS
 from moeviz.records.runs import load_snapshots

@@ -14,7 +14,8 @@ from PIL import Image
 from helpers.picture_cases import CASES, judged_figure, make_trace
 from helpers.pictures import SVG, marks, parse, tips
 from moeviz.pictures.axes import LogScale, Scale, decades, short
-from moeviz.pictures.plot import Key, curve, gap_cell, gap_dots, spots, told_gap
+from moeviz.pictures.over_seeds import gap_cell, gap_dots, told_gap
+from moeviz.pictures.plot import Key, curve, spots
 from moeviz.pictures.routing.tokens import load_bars, token_strip
 from moeviz.pictures.static import plain, png, smaller, standalone
 from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si

@@ -11,7 +11,7 @@ from typing import Any
 
 from moeviz.experiments.readme_routers import routers_part
 from moeviz.host import read_figures
-from moeviz.pictures.plot import gap_cell, mean_sd
+from moeviz.pictures.over_seeds import gap_cell, mean_sd
 from moeviz.pictures.routing.limits import told_limits, told_signature, told_worth
 from moeviz.pictures.training.cures_told import (
     BASE,

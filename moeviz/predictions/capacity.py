@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from moeviz.pictures.plot import gap_words
+from moeviz.pictures.over_seeds import gap_words
 from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
 from moeviz.records.compare import LEVEL, compare
 from moeviz.records.metrics import expected_drop_rate

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from moeviz.experiments.cures import recorded
-from moeviz.pictures.plot import gap_words
+from moeviz.pictures.over_seeds import gap_words
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction
 from moeviz.records.compare import compare
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.pictures.plot import gap_words
+from moeviz.pictures.over_seeds import gap_words
 from moeviz.predictions.prediction import Measured, prediction, recorded_run
 from moeviz.records.compare import LEVEL, Gap, compare
 from moeviz.records.runs import Snapshot

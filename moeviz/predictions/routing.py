@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.experiments.routers_on_a_text import recorded
-from moeviz.pictures.plot import gap_words
+from moeviz.pictures.over_seeds import gap_words
 from moeviz.pictures.training.arms import DENSE, FAIR, minus_dense, table_of
 from moeviz.predictions.prediction import OPEN, Measured, prediction, recorded_run
 from moeviz.records.routes import Decision

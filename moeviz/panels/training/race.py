@@ -11,7 +11,7 @@ from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import choice, seed_box, size_choice
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
-from moeviz.pictures.plot import mean_sd
+from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.training.race import race
 from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import gap, over_seeds

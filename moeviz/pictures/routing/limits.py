@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import (
+from moeviz.pictures.over_seeds import (
     Figure,
     about,
     gap_cell,
     gap_dots,
     gap_extent,
-    legend,
     mean_sd,
-    paragraph,
     told_gap,
     verdict_keys,
 )
+from moeviz.pictures.plot import legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 TOP, ROW = 126.0, 30.0

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from moeviz.pictures.axes import Scale, padded
-from moeviz.pictures.plot import Key, interval_words, legend, mark
+from moeviz.pictures.over_seeds import interval_words
+from moeviz.pictures.plot import Key, legend, mark
 from moeviz.pictures.svg import MUTED, Svg
 from moeviz.records.compare import Gap, compare, verdicts
 

@@ -6,17 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
-from moeviz.pictures.plot import (
+from moeviz.pictures.over_seeds import (
     about,
     dots,
     gap_cell,
     gap_dots,
     gap_extent,
-    legend,
     mean_sd,
-    row,
     verdict_keys,
 )
+from moeviz.pictures.plot import legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import DENSE, balance, listed, told_gap, worst_layer
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, padded
-from moeviz.pictures.plot import Key, curve, legend, mark, mean_sd, paragraph, spots
+from moeviz.pictures.over_seeds import mean_sd
+from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, spots
 from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
 
 MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 590, 350, 32.0, 24.0

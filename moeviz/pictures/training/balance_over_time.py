@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, padded, x_axis
-from moeviz.pictures.plot import (
-    Figure,
-    Key,
-    about,
-    curve,
-    dots,
-    legend,
-    mean_sd,
-    paragraph,
-    spots,
-)
+from moeviz.pictures.over_seeds import Figure, about, dots, mean_sd
+from moeviz.pictures.plot import Key, curve, legend, paragraph, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.at_scale import LOOKS
 from moeviz.pictures.training.cures_told import (

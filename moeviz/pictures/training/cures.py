@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
-from moeviz.pictures.plot import (
-    Key,
+from moeviz.pictures.over_seeds import (
     about,
     dots,
     gap_cell,
     gap_dots,
     gap_extent,
-    legend,
     mean_sd,
-    paragraph,
-    row,
     verdict_keys,
 )
+from moeviz.pictures.plot import Key, legend, paragraph, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import (
     BASE,

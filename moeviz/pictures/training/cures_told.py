@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.pictures.plot import Figure, told_gap
+from moeviz.pictures.over_seeds import Figure, told_gap
 from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import over_seeds
 

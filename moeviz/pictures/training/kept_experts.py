@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.plot import Key, about, dots, legend, mean_sd, row
+from moeviz.pictures.over_seeds import about, dots, mean_sd
+from moeviz.pictures.plot import Key, legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer

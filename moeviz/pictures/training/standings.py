@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeviz.pictures.axes import x_axis
-from moeviz.pictures.plot import mean_sd, row
+from moeviz.pictures.over_seeds import mean_sd
+from moeviz.pictures.plot import row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,

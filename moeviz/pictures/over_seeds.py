@@ -1,0 +1,113 @@
+"""Figures over seeds, as experiments record them: in words, and as rows of dots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from moeviz.pictures.axes import Scale
+from moeviz.pictures.plot import Key, mark
+from moeviz.pictures.svg import INK, Svg
+from moeviz.records.compare import Gap
+
+Figure = dict[str, Any]  # mean, sd (None for one seed), values
+
+
+def extent(figures: Iterable[Figure]) -> list[float]:
+    """All that is drawn of figures: each seed, and the ends of each standard deviation."""
+    return [v for f in figures for s in (-1, 1) for v in (*f["values"], f["mean"] + s * _sd(f))]
+
+
+def _sd(figure: Figure) -> float:
+    return figure["sd"] or 0.0
+
+
+def mean_sd(figure: Figure, decimals: int, sign: str = "") -> str:
+    """ "1.23 ± 0.04", or the mean alone where there is one seed; no minus before 0."""
+    text = f"{figure['mean']:{sign}z.{decimals}f}"
+    return text if figure["sd"] is None else f"{text} ± {figure['sd']:.{decimals}f}"
+
+
+def gap_words(gap: Gap, unit: str = "nats per token") -> str:
+    """ "0.048 nats per token lower (95 % interval -0.065 to -0.031, 5 seeds)"."""
+    way = "lower" if gap.mean < 0 else "higher"
+    return f"{abs(gap.mean):.3f} {unit} {way} ({interval_words(gap)}, {len(gap.values)} seeds)"
+
+
+def interval_words(gap: Gap) -> str:
+    """ "95 % interval -0.065 to -0.031"; one seed has none."""
+    if len(gap.values) == 1:
+        return "one seed, so no interval"
+    return f"95 % interval {gap.low:+z.3f} to {gap.high:+z.3f}"
+
+
+def dots(svg: Svg, x: Scale, y: float, figure: Figure, colour: str, shape: str = "circle") -> None:
+    """A figure over seeds: a tick a seed, one standard deviation as a bar, a mark at the mean."""
+    ends = [figure["mean"] + s * _sd(figure) for s in (-1, 1)]
+    _over_seeds(svg, x, y, figure, ends, colour, shape)
+
+
+def _over_seeds(
+    svg: Svg, x: Scale, y: float, figure: Figure, ends: list[float], colour: str, shape: str
+) -> None:
+    low, high = (min(max(x(end), x.start), x.end) for end in ends)
+    svg.rect(low, y - 6, high - low, 12, colour, opacity=0.3)
+    for value in figure["values"]:
+        svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
+    mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
+
+
+# Paired differences with a verdict, as experiments.recording.judged writes them: a Figure with
+# "low" and "high" of the 95 % interval (None for one seed), and the "verdict".
+
+VERDICTS = {
+    "lower": ("#0072b2", "circle"), "higher": ("#d55e00", "square"), "open": ("#6e6e6e", "ring"),
+}  # fmt: skip
+
+
+def verdict_keys() -> list[Key]:
+    """What the marks of `gap_dots` mean."""
+    return [Key(verdict, colour, mark=m, width=0) for verdict, (colour, m) in VERDICTS.items()]
+
+
+def gap_dots(svg: Svg, x: Scale, y: float, gap: Figure) -> None:
+    """A paired difference: a tick a seed, the 95 % interval as a bar, the verdict as the mark."""
+    _over_seeds(svg, x, y, gap, _interval(gap) or [gap["mean"]] * 2, *VERDICTS[gap["verdict"]])
+
+
+def gap_extent(gaps: Iterable[Figure]) -> list[float]:
+    """All that is drawn of such differences."""
+    return [v for gap in gaps for v in (*gap["values"], *_interval(gap))]
+
+
+def gap_cell(gap: Figure) -> str:
+    """ "-0.026 (-0.041 to -0.011), lower": mean, interval and verdict."""
+    ends = " to ".join(f"{end:+z.3f}" for end in _interval(gap)) or "one seed"
+    return f"{gap['mean']:+z.3f} ({ends}), {gap['verdict']}"
+
+
+def told_gap(name: str, base: str, gap: Figure, unit: str = "nats per token") -> str:
+    """One sentence on a loss beside another: how far below or above, or that it is open."""
+    ends = " to ".join(f"{end:+z.3f}" for end in _interval(gap))
+    if not ends:
+        return f"Whether {name} differs from {base} is open: only one seed is recorded."
+    if gap["verdict"] == "open":
+        size = f"{gap['mean']:+z.3f} {unit} (95 % interval {ends})"
+        # The interval is not corrected, and may leave out zero.
+        why = " for so many comparisons" if gap["low"] * gap["high"] > 0 else ""
+        return f"Whether {name} differs from {base} is open{why}: the difference is {size}."
+    way = "below" if gap["verdict"] == "lower" else "above"
+    size = f"{abs(gap['mean']):.3f} {unit} {way} {base}"
+    return f"{name[0].upper()}{name[1:]} ends {size} (95 % interval {ends})."
+
+
+def _interval(gap: Figure) -> list[float]:
+    return [] if gap["low"] is None else [gap["low"], gap["high"]]
+
+
+def about(recorded: dict[str, Any], figure: Figure) -> str:
+    """Of how many seeds and steps a recorded experiment is, where and when it ran."""
+    seeds, made = len(figure["values"]), recorded["provenance"]
+    count = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    words = [count, f"{recorded['steps']} steps", made.get("device"), made.get("date")]
+    return " · ".join(filter(None, words))
