@@ -24,7 +24,7 @@ TRIAL = """\
 ```{code-cell}
 import ipywidgets
 
-from moeviz.panels.base import view_bundle
+from moeviz.panels.bundle import view_bundle
 from moeviz.pictures.static import png
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="9"/></svg>'

@@ -42,7 +42,7 @@ from helpers.panels import (
     values_of,
 )
 from moeviz import panels
-from moeviz.panels.base import view_bundle
+from moeviz.panels.bundle import view_bundle
 from moeviz.pictures.static import standalone
 
 pytestmark = [

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from moeviz.panels import cell
+from moeviz.panels.bundle import view_bundle
 from moeviz.panels.controls import behind_more, explain, is_text, switch, try_row
 from moeviz.panels.page import page
+from moeviz.panels.player import Player
 from moeviz.panels.pulse import OURS, Pulse, family
 from moeviz.panels.state import opens_by_state, parsed, read, written
 from moeviz.panels.take_away import TakeAway
@@ -46,6 +48,7 @@ class Panel(widgets.VBox):
     kind: ClassVar[str]
     draws: ClassVar[Callable[..., Picture]]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    player: Player | None = None  # of a panel that is looked at step by step
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -132,13 +135,15 @@ class Panel(widgets.VBox):
     @property
     def busy(self) -> bool:
         """Whether a thread has work whose outcome is to be shown here."""
-        return self.worker.busy
+        return self.worker.busy or bool(self.player and self.player.plays)
 
     def close(self) -> None:
         """Take it off the page, with all that it holds."""
         if self.comm is None:  # closed before, or never made
             return
         self.end()
+        if self.player:
+            self.player.pause()
         with self._lock:
             for widget in family(self)[1:]:
                 for part in (widget.layout, getattr(widget, "style", None), widget):
@@ -288,29 +293,3 @@ class Panel(widgets.VBox):
         return with_still(
             self.drawn, view_bundle(self, f"{summary} (Run the notebook to interact.)")
         )
-
-
-def view_bundle(widget: widgets.DOMWidget, plain: str) -> dict[str, Any]:
-    """What displays a widget, with a text for places that show none."""
-    answer_at_once(widget)
-    bundle: dict[str, Any] = {"text/plain": plain}
-    if widget.comm is not None:  # a closed widget has no view
-        bundle["application/vnd.jupyter.widget-view+json"] = {
-            "version_major": 2,
-            "version_minor": 0,
-            "model_id": widget.model_id,
-        }
-    return bundle
-
-
-def answer_at_once(widget: widgets.Widget) -> None:
-    """Let a widget and its children hear a control while a cell runs.
-
-    JupyterLab sends a control's messages to a thread of their own (a subshell), but ipykernel 7
-    passes a new widget's first one to the thread that made it, where it waits for the running
-    cell: the learner's first move seems lost. This has the front end's choice honoured.
-    """
-    if widget.comm is not None and hasattr(widget.comm, "_reply_subshell_for"):
-        widget.comm._reply_subshell_for = None
-    for child in getattr(widget, "children", ()):
-        answer_at_once(child)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
 from moeviz.panels.controls import button
-from moeviz.panels.pulse import OURS
+from moeviz.panels.pulse import OURS, Pulse
 
 STEP_SECONDS = 0.8  # a step is on the page, at the most
 PLAY_SECONDS = 40.0  # all steps together, at the most
 PLAY, PAUSE = "▶ Play", "▮▮ Pause"
 
 
+class Played(Protocol):
+    """What a player needs of its panel."""
+
+    kind: str
+    pulse: Pulse
+
+    def guarded(self) -> AbstractContextManager[None]: ...
+
+
 class Player:
     """Back, Next and Play over a slider of whole numbers, the panel's control "step".
 
-    `bar` is the row to show. While it plays, a thread moves the slider on; the panel counts
-    `plays` among what keeps it busy, and pauses it when it ends.
+    `bar` is the row to show. While it plays, a thread moves the slider on: the panel whose `player`
+    it is is busy, and pauses it when it is closed.
     """
 
-    def __init__(self, panel: Panel, step: widgets.IntSlider) -> None:
+    def __init__(self, panel: Played, step: widgets.IntSlider) -> None:
         self._panel, self._step = panel, step
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

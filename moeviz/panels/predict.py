@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from moeviz.panels import cell
-from moeviz.panels.base import view_bundle
+from moeviz.panels.bundle import view_bundle
 from moeviz.panels.controls import button
 from moeviz.panels.page import page
 from moeviz.pictures.static import stills_wanted

@@ -73,13 +73,6 @@ class Dispatch(ReadingPanel):
         self.controls["step"].max = MOST_STEPS
         self._position = None
 
-    @property
-    def busy(self) -> bool:
-        return super().busy or self.player.plays
-
-    def end(self) -> None:
-        self.player.pause()
-
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Where no kernel runs, the scatter's last step says more than the first of all."""
         drawn, trace = self.drawn, next(iter(self.recorded.values()))

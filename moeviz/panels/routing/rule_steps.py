@@ -38,13 +38,6 @@ class RuleSteps(Panel):
         self.player = Player(self, slider)
         super().__init__(self.player.bar)
 
-    @property
-    def busy(self) -> bool:
-        return super().busy or self.player.plays
-
-    def end(self) -> None:
-        self.player.pause()
-
     def draw(self) -> Picture | None:
         return self.shown(self._picture(self.controls["step"].value))
 

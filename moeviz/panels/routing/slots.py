@@ -81,13 +81,6 @@ class Slots(ReadingPanel):
         if "step" in given:
             self.controls["step"].max = self._total = MOST_STEPS
 
-    @property
-    def busy(self) -> bool:
-        return super().busy or self.player.plays
-
-    def end(self) -> None:
-        self.player.pause()
-
     def draw(self) -> Picture | None:
         decision = self.record()
         if decision is None:
