@@ -31,6 +31,8 @@ def test_axe_finds_no_fault_in_any_panel(labs, theme):
         shows = page.locator("button:is(.moeviz-more, .moeviz-take-away)")
         for button in shows.all():
             button.click()
+        opened = "all => all.map(e => [e.ariaExpanded, e.ariaPressed])"
+        assert {*map(tuple, shows.evaluate_all(opened))} == {("true", None)}
         for box in page.locator(".moeviz-show-table input").all():
             box.check()
         page.locator(".moeviz-files a").nth(len(panels.__all__) - 3).wait_for()
@@ -60,13 +62,14 @@ def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentenc
         overflow.get_by_role("button", name="drop", pressed=False).wait_for()
         assert page.locator(f"{SLOTS} [title=null]").count() == 0
 
-        answer = page.locator(".moeviz-predict [role=status]")
-        answer.evaluate("region => { region.kept = true }")
+        answers = page.locator(":is(.moeviz-predict, .moeviz-outcome) [role=status]")
+        answers.evaluate_all("all => all.forEach(region => { region.kept = true })")
         page.get_by_role("button", name="less than 1", pressed=False).click()
         page.get_by_role("button", name="less than 1", pressed=True).wait_for()
         page.locator("button.moeviz-lock").click()
-        page.locator(".moeviz-predict [role=status]", has_text="You said").wait_for()
-        assert answer.evaluate("region => region.kept")
+        for answer in answers.all():
+            answer.filter(has_text="You said").wait_for()
+        assert answers.evaluate_all("all => all.map(region => region.kept)") == [True, True]
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

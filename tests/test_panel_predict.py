@@ -52,7 +52,7 @@ def test_locked_in_it_is_stored_once_and_the_outcome_tells_it_beside_what_was_sa
     box.lock.click()
     assert ANSWERS == {KEY: "one & two"} and box.choice.disabled and box.lock.disabled
     told = "You said “one & two”; it is “<i>”: it weighs <u>7, because that is so."
-    assert told in html.unescape(outcome.value) and "<u>" not in outcome.value
+    assert told in html.unescape(outcome.answer.value) and "<u>" not in outcome.answer.value
     assert "weighs" not in words(box), "the answer stands after the picture, not before it"
     box.choice.value = "<i>"
     box.lock.click()
@@ -65,7 +65,7 @@ def test_made_anew_it_stands_as_it_was_answered():
     box.lock.click()
     again, outcome = panels.Predict(KEY), panels.Outcome(KEY)
     assert again.choice.value == "<i>" and again.choice.disabled and again.lock.disabled
-    assert "You said “<i>”, and so it is: it weighs <u>7" in html.unescape(outcome.value)
+    assert "You said “<i>”, and so it is: it weighs <u>7" in html.unescape(outcome.answer.value)
 
 
 def test_without_a_kernel_the_question_and_what_was_measured_are_text(stills, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_recording_that_is_missing_is_told(monkeypatch):
 
     prediction("99.none", "Why?", "a", "b")(missing)
     ANSWERS["99.none"] = "a"
-    assert "Nothing is recorded." in panels.Outcome("99.none").value
+    assert "Nothing is recorded." in panels.Outcome("99.none").answer.value
     del PREDICTIONS["99.none"]
 
 

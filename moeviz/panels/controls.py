@@ -54,7 +54,7 @@ def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
 
 def behind(label: str, tip: str, rest: widgets.Widget) -> widgets.ToggleButton:
     """A button that shows a widget, and hides it again."""
-    press = widgets.ToggleButton(description=label, tooltip=tip)
+    press = widgets.ToggleButton(description=label, tooltip=tip).add_class("moeviz-behind")
     press.layout.width, press.layout.align_self = "auto", "flex-start"
 
     def show(_: object = None) -> None:

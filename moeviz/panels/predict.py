@@ -63,14 +63,15 @@ class Predict(widgets.VBox):
         return _bundle(self, still)
 
 
-class Outcome(widgets.HTML):
+class Outcome(widgets.VBox):
     """What was measured of a prediction, once it is made: "You said …; it is …, because …"."""
 
     _open: ClassVar[list[Outcome]] = []
 
     def __init__(self, key: str) -> None:
         self.prediction = find(key)
-        super().__init__()
+        self.answer = widgets.HTML()
+        super().__init__([page(), self.answer])
         self.add_class("moeviz-outcome")
         cell.replaces(self)
         Outcome._open = [o for o in Outcome._open if o.comm is not None] + [self]
@@ -86,7 +87,7 @@ class Outcome(widgets.HTML):
     def _show(self) -> None:
         said = ANSWERS.get(self.prediction.key)
         waiting = "Lock in your prediction above: what was measured then stands here."
-        self.value = _region(waiting if said is None else self._sentence(said), said is None)
+        self.answer.value = _region(waiting if said is None else self._sentence(said), said is None)
 
     def _sentence(self, said: str | None) -> str:
         try:

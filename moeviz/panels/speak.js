@@ -2,7 +2,7 @@
 // copied from what is to be seen. A page that runs no scripts loses nothing else.
 let tries = 200;  // a view is put into its panel some time after it is made
 const waiting = setInterval(() => {
-    const panel = this.closest('.moeviz-panel, .moeviz-predict');
+    const panel = this.closest('.moeviz-panel, .moeviz-predict, .moeviz-outcome');
     if (!panel && --tries) return;
     clearInterval(waiting);
     if (!panel) return;
@@ -31,7 +31,9 @@ const waiting = setInterval(() => {
             put(group, 'aria-label', words(group, '.widget-label')) }
         for (const button of panel.querySelectorAll(
                 'button.widget-toggle-button, .widget-toggle-buttons button'))
-            put(button, 'aria-pressed', `${button.classList.contains('mod-active')}`) };
+            // What shows something more is open or not; what sets something is pressed or not.
+            put(button, button.matches('.moeviz-behind') ? 'aria-expanded' : 'aria-pressed',
+                `${button.classList.contains('mod-active')}`) };
     const busy = '.moeviz-picture, .moeviz-table';  // they change often and have no controls
     new MutationObserver(changes => changes.every(c => c.target.closest(busy)) || speak())
         .observe(panel, {subtree: true, childList: true, attributes: true,
