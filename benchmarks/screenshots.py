@@ -7,14 +7,12 @@ Writes notebooks/img/lab.png (JupyterLab with the race) and one picture for each
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 import lab_browser
 import report
+from moeviz.pictures.static import smaller
 from moeviz.records.store import write_atomically
 
 MAX_BYTES = 200_000
@@ -44,13 +42,12 @@ RACED = """least => { const race = document.querySelector('.moeviz-race .mv');
 
 
 def save(out: Path, name: str, png: bytes) -> None:
-    """Write the same pixels in fewer bytes; a palette would shift colours that mean something."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(small, "PNG", optimize=True)
-    if small.tell() > MAX_BYTES:
-        raise ValueError(f"{name}.png has {small.tell()} bytes, at most {MAX_BYTES} are wanted.")
-    write_atomically(out / f"{name}.png", small.getvalue())
-    print(f"{name}.png: {small.tell() / 1000:.0f} kB")
+    """Write a screenshot in few bytes, as the stills in notebooks are."""
+    small = smaller(png)
+    if len(small) > MAX_BYTES:
+        raise ValueError(f"{name}.png has {len(small)} bytes, at most {MAX_BYTES} are wanted.")
+    write_atomically(out / f"{name}.png", small)
+    print(f"{name}.png: {len(small) / 1000:.0f} kB")
 
 
 def main(argv: list[str] | None = None) -> int:
