@@ -80,10 +80,10 @@
 
   // A mark that is held follows the hand along the axis, wherever the picture has moved.
   let held = null;
-  const isBeside = (mark) => mark.dataset.press.split("=")[0] === held.name;
+  const control = (mark) => mark.dataset.press.split("=")[0];
   const hold = (mark) => {
     const view = mark.closest(".mv"), part = [...view.children].indexOf(mark.closest("svg"));
-    held = { part, panel: mark.closest(".moeviz-panel"), name: mark.dataset.press.split("=")[0] };
+    held = { part, panel: mark.closest(".moeviz-panel"), name: control(mark) };
     drag(mark);
   };
   const drag = (mark) => {
@@ -105,7 +105,7 @@
       const box = mark.getBoundingClientRect();
       return Math.max(box.left - event.clientX, event.clientX - box.right);
     };
-    const marks = [...(part?.querySelectorAll("[data-drag]") ?? [])].filter(isBeside);
+    const marks = [...(part?.querySelectorAll("[data-drag]") ?? [])].filter((mark) => control(mark) === held.name);
     if (marks.length) drag(marks.reduce((best, mark) => (off(mark) < off(best) ? mark : best)));
   });
   on("pointerdown", (event) => {
