@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "routing": "routers_on_a_text",
     "routers": "routers_trained",
     "routers_timed": "routers_timed",
+    "routers_longer": "routers_longer",
     "scale": "output_scale",
     "collapse": "collapse",
     "capacity": "capacity",

@@ -35,6 +35,14 @@ FAMILIES = {
     "assignment": "Sinkhorn",
     "variable number": "null experts (MoE++)",
 }
+# The arms that are trained longest, beside the dense twin.
+LONGER_ARMS = (
+    MIXTRAL,
+    "token choice, raw (OLMoE)",
+    "hash, random",
+    "expert choice",
+    "shared and fine-grained (DeepSeekMoE)",
+)
 # Losses that a router weighs itself; ReMoE's weight is moved in training.
 OWN_WEIGHTS = {"information": INFORMATION_WEIGHT, "predictor": PREDICTOR_WEIGHT, "l1": None}
 
@@ -59,6 +67,7 @@ class Setting:
 
 FAIR, WRITTEN, LONG = "fair 300", "as written 300", "fair 1200"
 SETTINGS = {FAIR: Setting(300), WRITTEN: Setting(300, "as written"), LONG: Setting(1200)}
+LONGER = Setting(2400)
 
 
 @dataclass(frozen=True)

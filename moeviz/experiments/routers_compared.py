@@ -56,7 +56,7 @@ def compared(results: Results, rates: Figures, facts: Figures, timing: Figures |
     """All of runs/routers.json but its provenance, of the whole seeds that there are; a stage
     without any is left out."""
     there = {stage: runs for stage, runs in results.items() if all(runs.values())}
-    tables = {name: _table(SETTINGS[name], there[name]) for name in SETTINGS if name in there}
+    tables = {name: setting_table(SETTINGS[name], there[name]) for name in SETTINGS if name in there}
     figures: Figures = {"rates": rates, "arms": facts, "settings": tables}
     figures["dense_by_steps"] = _dense_by_steps(there)
     if FAIR in tables and WRITTEN in tables:
@@ -69,7 +69,8 @@ def compared(results: Results, rates: Figures, facts: Figures, timing: Figures |
 # Tables.
 
 
-def _table(setting: Setting, runs: dict[str, list[Figures | None]]) -> Figures:
+def setting_table(setting: Setting, runs: dict[str, list[Figures | None]]) -> Figures:
+    """One setting's table, as the head of routers_trained lists it, but for its multipliers."""
     whole = {arm: [run for run in seeds if run] for arm, seeds in runs.items() if all(seeds)}
     gaps = differences({arm: [run["loss"] for run in seeds] for arm, seeds in whole.items()}, DENSE)
     arms: Figures = {}
