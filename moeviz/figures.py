@@ -32,6 +32,11 @@ def fair_and_written() -> Figure:
     return comparisons.fair_and_written(read_figures("routers"))
 
 
+def lengths() -> Figure:
+    """Five routers beside their dense twin at several lengths (03c_trained_and_compared)."""
+    return comparisons.lengths(read_figures("routers"), read_figures("routers_longer"))
+
+
 def output_scale() -> Figure:
     """Loss against the output scale at the start (03c_trained_and_compared)."""
     return comparisons.output_scale(read_figures("scale"))

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from helpers.comparisons import made_capacity, made_collapse
 from helpers.picture_cases import CURED, SWEEP, make_gpu_run, seeds
-from helpers.recorded_routers import PROVENANCE, routers, scale
+from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz import figures
 from moeviz.experiments.router_arms import FAIR, LONG, WRITTEN, arms
 from moeviz.host import data_path
@@ -52,6 +52,10 @@ MADE = {
         comparisons.routers, routers(GAPS, settings=(FAIR,), diverged=("Switch",))
     ),
     "fair and as written": partial(comparisons.fair_and_written, ROUTERS),
+    "lengths": partial(comparisons.lengths, ROUTERS, routers_longer(GAPS)),
+    "lengths of one seed": partial(
+        comparisons.lengths, routers(GAPS, seeds=1), routers_longer(GAPS, seeds=1)
+    ),
     "output scale": partial(comparisons.output_scale, scale()),
     "output scale of two seeds": partial(comparisons.output_scale, scale(seeds=2)),
     "output scale of one seed": partial(comparisons.output_scale, scale(seeds=1)),
@@ -67,7 +71,8 @@ MADE = {
 }
 SHIPPED = {
     "routers": figures.routers, "collapse": figures.collapse, "capacity": figures.capacity,
-    "race": figures.race, "layer_h200": figures.kernels, "scale": figures.output_scale,
+    "routers_longer": figures.lengths, "race": figures.race,
+    "layer_h200": figures.kernels, "scale": figures.output_scale,
     **{name: partial(figures.at_scale, name) for name in ("gpu_race", "gpu_experts")},
     "gpu_collapse": partial(figures.at_scale, "gpu_collapse"),
 }  # fmt: skip

@@ -7,11 +7,12 @@ import pytest
 import scipy.stats
 
 from helpers.pictures import SVG, marks, parse, texts, values
-from helpers.recorded_routers import SECOND_LOOK, base_loss, routers, scale
+from helpers.recorded_routers import SECOND_LOOK, base_loss, routers, routers_longer, scale
 from moeviz.experiments import router_arms
 from moeviz.pictures.training import arms as names
 from moeviz.pictures.training.arms import DENSE, FAIR, FIVE, LONG, MIXTRAL, OLMOE, WRITTEN
 from moeviz.pictures.training.fair_and_written import fair_and_written
+from moeviz.pictures.training.lengths import changes, lengths
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -52,7 +53,8 @@ def test_names_are_those_of_the_experiment():
 def test_no_sentence_lists_more_than_three_numbers(whole):
     """Beside the 95 of an interval, which every interval has, and numbers in names of routers."""
     drawn = [standings(whole), standings(whole, LONG, FIVE), fair_and_written(whole), order(whole),
-             pools(whole), published(whole), output_scale(scale())]  # fmt: skip
+             pools(whole), published(whole), output_scale(scale()),
+             lengths(whole, routers_longer(GAPS))]  # fmt: skip
     for picture in drawn:
         for sentence in sentences(picture):
             for arm in sorted(ARMS, key=len, reverse=True):
@@ -177,6 +179,34 @@ def test_an_arm_is_one_thing_in_both_parts_with_its_difference(whole):
     assert f"{gap['mean']:+.3f} nats per token" in tip and tip.endswith("), lower")
     (legend,) = [t for t in main.iter() if t.get("data-kin") == "lower"]
     assert "".join(legend.itertext()) == "lower"
+
+
+# Lengths.
+
+
+def test_a_router_has_a_point_at_each_length_with_its_difference_there(whole):
+    """Hash: 0.2 below the dense twin, 0.4 above in the long training, 0.3 above in the longest."""
+    longer = routers_longer(GAPS | {HASH: 0.3})
+    picture = lengths(whole, longer)
+    rows = [dict(zip(picture.columns, row, strict=True)) for row in picture.rows]
+    of_hash = {row["steps"]: row for row in rows if row["arm"] == HASH}
+    assert list(of_hash) == ["300", "1,200", "2,400"]
+    assert [float(row["minus dense"]) for row in of_hash.values()] == pytest.approx(
+        [-0.2, 0.4, 0.3], abs=0.005
+    )
+    assert [row["verdict"] for row in of_hash.values()] == ["lower", "higher", "higher"]
+    assert {row["arm"] for row in rows} == {*router_arms.LONGER_ARMS}
+    moved = changes(whole, longer)
+    assert moved[HASH].gap.mean == pytest.approx(0.5, abs=0.005)
+    assert moved[HASH].verdict == "higher" and moved[MIXTRAL].verdict == "open"
+    assert "5 routers were trained for 2,400 steps with 3 seeds." in picture.summary
+    assert f"is that of {HASH}: the difference is 0.5" in picture.summary
+
+
+def test_a_router_that_diverged_at_one_length_is_left_out(whole):
+    longer = routers_longer(GAPS)
+    del longer["arms"][MIXTRAL]
+    assert MIXTRAL not in {row[0] for row in lengths(whole, longer).rows}
 
 
 # Fair against as written.

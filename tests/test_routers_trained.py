@@ -11,7 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.experiments import output_scale, recording, routers_timed, routers_trained
+from moeviz.experiments import (
+    output_scale,
+    recording,
+    routers_longer,
+    routers_timed,
+    routers_trained,
+)
 from moeviz.experiments.router_arms import (
     DENSE,
     DENSE_ALL,
@@ -31,6 +37,7 @@ from moeviz.experiments.routers_compared import (
     rank_correlation,
     with_multipliers,
 )
+from moeviz.host import read_figures
 from moeviz.routing import ROUTERS
 from moeviz.text.corpus import load_corpus
 
@@ -131,6 +138,7 @@ def make_small(monkeypatch):
             "FINAL_WINDOWS": 1,
             "train_arm": lambda *run: begun.append(run) or train_arm(*run),
         },
+        routers_longer: {"LONGER": Setting(2), "LONGER_ARMS": (MIXTRAL,)},
         routers_timed: {"WARM_STEPS": 1, "TIMED_STEPS": 2},
         output_scale: {"STEPS": 2, "FINAL_WINDOWS": 1, "SCALES": (0.5, 1.0)},
     }.items():
@@ -241,6 +249,20 @@ def test_active_experts_are_the_mean_over_all_steps():
     per_token = [step.load.sum() / (2 * trainer.tokens_per_step) for step in trainer]
     assert np.ptp(per_token) > 1
     assert routers_trained._active_in_training(trainer) == pytest.approx(np.mean(per_token))
+
+
+def test_some_arms_are_trained_longer_at_the_recorded_rates(tmp_path, small):
+    (tmp_path / "runs").mkdir()
+    routers_longer.run(tmp_path, META, 2, lambda *at: None)
+    figures = json.loads((tmp_path / "runs" / "routers_longer.json").read_text())
+    assert (figures["steps"], figures["seeds"]) == (2, [0, 1])
+    assert set(figures["arms"]) == {DENSE, MIXTRAL}
+    rates = read_figures("routers")["rates"]["fair"]
+    assert rates[arms()[MIXTRAL].family]["chosen"] == 16e-3
+    own = arms()[MIXTRAL].trainer(load_corpus(), Setting(2), 16e-3, 0)
+    list(own)
+    again = own.evaluate(1, part="reserve").loss
+    assert figures["arms"][MIXTRAL]["loss"]["values"][0] == pytest.approx(again, abs=1e-3)
 
 
 # The scale as a knob.

@@ -8,6 +8,7 @@ from moeviz.experiments.recorded import recorded_figures
 from moeviz.pictures import Picture
 from moeviz.pictures.training.arms import DENSE, FIVE, LONG, WRITTEN
 from moeviz.pictures.training.fair_and_written import fair_and_written
+from moeviz.pictures.training.lengths import lengths
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -29,6 +30,8 @@ def routers_part(recorded: dict[str, Any]) -> str:
         findings["The output scale as a knob"] = output_scale(scale)
     if "order" in recorded:
         findings["A short training against a longer one"] = order(recorded)
+    if longer := recorded_figures("routers_longer"):
+        findings["Five routers for longer"] = lengths(recorded, longer)
     every = standings(recorded)
     lines = [
         "Every router in the same small model, beside a dense twin of equal FLOPs "

@@ -56,7 +56,9 @@ def compared(results: Results, rates: Figures, facts: Figures, timing: Figures |
     """All of runs/routers.json but its provenance, of the whole seeds that there are; a stage
     without any is left out."""
     there = {stage: runs for stage, runs in results.items() if all(runs.values())}
-    tables = {name: setting_table(SETTINGS[name], there[name]) for name in SETTINGS if name in there}
+    tables = {
+        name: setting_table(SETTINGS[name], there[name]) for name in SETTINGS if name in there
+    }
     figures: Figures = {"rates": rates, "arms": facts, "settings": tables}
     figures["dense_by_steps"] = _dense_by_steps(there)
     if FAIR in tables and WRITTEN in tables:

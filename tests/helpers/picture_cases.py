@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from helpers.comparisons import figure, made_capacity, made_collapse, made_race
-from helpers.recorded_routers import PROVENANCE, routers, scale
+from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
@@ -48,6 +48,7 @@ from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import FEW, cures
 from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.kept_experts import kept_experts
+from moeviz.pictures.training.lengths import lengths
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -476,6 +477,7 @@ def _routers():
     if "settings" in (recorded := recorded_json("routers")):
         files[" recorded"] = recorded
     for name, file in files.items():
+        longer = routers_longer(gaps, seeds=len(file["settings"][FAIR]["seeds"]))
         yield f"standings{name}", partial(standings, file)
         yield f"five{name}", partial(standings, file, only=FIVE)
         yield f"pools{name}", partial(pools, file)
@@ -483,6 +485,7 @@ def _routers():
         if "order" in file:
             yield f"order{name}", partial(order, file)
             yield f"later{name}", partial(standings, file, LONGER)
+        yield f"lengths{name}", partial(lengths, file, longer)
         if "changes" in file:
             yield f"scales{name}", partial(fair_and_written, file)
     for seeds in (5, 1, 2):

@@ -5,8 +5,17 @@ import json
 import math
 
 from moeviz.experiments import output_scale
-from moeviz.experiments.router_arms import DENSE, FAIR, LONG, SETTINGS, WRITTEN, arms
-from moeviz.experiments.routers_compared import compared
+from moeviz.experiments.router_arms import (
+    DENSE,
+    FAIR,
+    LONG,
+    LONGER,
+    LONGER_ARMS,
+    SETTINGS,
+    WRITTEN,
+    arms,
+)
+from moeviz.experiments.routers_compared import compared, setting_table
 
 PROVENANCE = {"device": '8 <cores> & "more"', "date": "2026-01-01"}
 SECONDS = 0.04
@@ -38,6 +47,15 @@ def routers(gaps, *, seeds=5, settings=(FAIR, WRITTEN, LONG), timed=True, noise=
     timing = {"provenance": PROVENANCE, "seconds": seconds} if timed else None
     figures = json.loads(json.dumps(compared(results, {}, facts, timing)))
     return {"provenance": PROVENANCE, **figures}
+
+
+def routers_longer(gaps, *, seeds=3, noise=0.002):
+    """As runs/routers_longer.json; gaps: each arm's loss minus the dense twin's."""
+    results = {
+        arm: [run(arm, i, seed, gaps.get(arm, 0.0), LONGER, noise) for seed in range(seeds)]
+        for i, arm in enumerate((DENSE, *LONGER_ARMS))
+    }
+    return {"provenance": PROVENANCE, **json.loads(json.dumps(setting_table(LONGER, results)))}
 
 
 def base_loss(steps):

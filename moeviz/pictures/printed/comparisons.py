@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
@@ -32,6 +33,8 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 from moeviz.pictures.training.fair_and_written import SCALES
+from moeviz.pictures.training.lengths import gaps_of, tables_of
+from moeviz.pictures.training.lengths import keys_of as routers_drawn
 from moeviz.pictures.training.output_scale import keys_of, reach, scale_words
 
 MINUS_DENSE = "loss minus the dense twin's (nats per token)"
@@ -100,6 +103,38 @@ def fair_and_written(recorded: Recorded) -> Figure:
         verdict = f"right: mean change, verdict after Holm's correction for {len(arms)} comparisons"
         foot(figure, recorded, verdict)
         seaborn.despine(figure, left=True)
+    return figure
+
+
+def lengths(recorded: Recorded, longer: Recorded) -> Figure:
+    """Loss minus the dense twin's against the steps of a whole training: a line a router, the 95 %
+    interval as a bar."""
+    gaps, drawn_arms = gaps_of(recorded, longer), routers_drawn(recorded, longer)
+    steps = sorted({length for _, length in gaps})
+    with sheet(16, 9) as figure:
+        axes = figure.subplots()
+        for i, (arm, key) in enumerate(drawn_arms.items()):
+            aside = 1.03 ** (i - (len(drawn_arms) - 1) / 2)
+            of_arm = [gaps[arm, length].gap for length in steps]
+            bars = [gap.high - gap.mean for gap in of_arm] if np.isfinite(of_arm[0].low) else None
+            axes.errorbar(
+                [length * aside for length in steps], [gap.mean for gap in of_arm], yerr=bars,
+                markersize=4, elinewidth=1, **marked(key),
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(steps, [f"{length:,}" for length in steps])
+        axes.minorticks_off()
+        axes.axhline(0, color="black", linewidth=0.6)
+        counts = {len(table["seeds"]) for table in tables_of(recorded, longer)}
+        seeds = " or ".join(seeds_words(count) for count in sorted(counts))
+        axes.set(
+            title=f"Routers at several lengths: fair scale, {seeds}",
+            xlabel="steps of training, each with its own decay of the rate",
+            ylabel="loss minus the dense twin's\n(nats per token; bar: 95 % interval)",
+        )
+        legend(figure, [*drawn_arms.values()], "", lines=True)
+        foot(figure, longer)
+        seaborn.despine(figure)
     return figure
 
 
