@@ -25,6 +25,7 @@ from moeviz.pictures.routing.tokens import token_strip
 STATE = 'route_text?text=%3Cb%3E&a="<x>"'
 SHAPES = ("rect", "text", "line", "polyline", "polygon", "circle", "image")
 TAGS = {"svg", "title", "defs", "pattern", "g", *SHAPES}
+WIDEST = 560  # what a notebook's cell has room for, beside the file browser at 1000 pixels
 NUMBERS = ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "width", "height")
 
 
@@ -95,7 +96,9 @@ def test_every_picture(name):
     root = parse(picture)
     _is_named(root, picture)
     _has_things(root)
+    narrow = re.search(r"\.routing\.|\.dispatch$", draw.func.__module__)
     for part in root:
+        assert float(part.get("width")) <= (WIDEST if narrow else 620)
         _is_inside(part)
     _has_a_twin(picture)
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", picture.svg).lower().replace("nano", "")

@@ -14,6 +14,7 @@ from helpers.live import wait
 from helpers.panels import (
     LOUD,
     check_refused,
+    drawn,
     everything,
     family,
     find,
@@ -158,6 +159,18 @@ def test_of_five_routers_the_oldest_goes_and_the_last_but_one_stays():
     toggle(panel, "token_choice")
     assert said(panel) == "At least 2 routers are compared; choose another one first."
     assert everything(panel) == before and panel.choice.buttons["token_choice"].value
+
+
+def test_a_pressed_router_stands_beside_top_k_alone():
+    panel = panels.CompareRouters()
+    (press,) = {
+        m.get("data-press")
+        for m in drawn(panel).iter()
+        if m.get("aria-label", "").startswith("Switch: ")
+    }
+    panel.state = f"{panel.kind}?{press}"
+    assert panel.choice.chosen == ("token_choice", "switch")
+    assert not drawn(panel).findall(".//*[@data-press]"), "two are as large as they get"
 
 
 def test_a_family_that_there_is_not_is_refused():

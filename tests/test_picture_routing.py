@@ -436,6 +436,15 @@ def test_the_twin_says_of_each_token_what_the_row_shows():
     assert rows[7][3] == "no expert; dropped at e7; sees later tokens"
     wanted = {f"{named(t, token)}: {cell}" for t, token, *cells in rows for cell in cells}
     assert wanted <= set(tips(picture))
+    first = next(tip for tip in tips(picture) if tip.startswith("token 7 "))
+    fates = [f"{name}: {cell}" for name, cell in zip(("Top-K", "Switch"), rows[7][2:], strict=True)]
+    assert first.split("\n") == [named(7, NASTY[7]), *fates], "and its name says all of it"
+
+
+def test_a_routers_name_is_pressed_where_that_selects_something():
+    press = {"Switch": {"routers": "token_choice,switch"}}
+    found = presses(compare([make_decision(), limited()], RULES[:2], heading="T", press=press))
+    assert [sets for _, sets in found] == [press["Switch"]] and found[0][0].startswith("Switch: ")
 
 
 def test_the_facts():

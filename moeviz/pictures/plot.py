@@ -208,7 +208,7 @@ def stages(
     """The stations of a way, numbered from `first` where there is room, with the present one
     filled. press: what the panel's controls are set to by a click on one."""
     pitch = width / len(names)
-    numbered = max(text_width(f"{first} {name}", 13) for name in names) <= pitch - 16
+    numbered = 0.93 * max(text_width(f"{first} {name}", 13) for name in names) <= pitch - 16
     for i, name in enumerate(names):
         colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
         label, size = (f"{i + first} {name}", 13) if numbered else (name, SMALLEST)

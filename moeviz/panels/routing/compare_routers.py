@@ -21,7 +21,7 @@ from moeviz.experiments.routers_on_a_text import (
 from moeviz.panels import shipped_model
 from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
 from moeviz.panels.reading_panel import ReadingPanel, Values
-from moeviz.panels.router_choice import RouterChoice
+from moeviz.panels.router_choice import BASELINE, FEWEST, RouterChoice
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.routers import compare
 from moeviz.records.routes import Decision
@@ -122,9 +122,15 @@ class CompareRouters(ReadingPanel):
         decisions, given = record
         rules = [self.names[name].rule for name in self.choice.chosen]
         heading, note = self._heading(), self._note(given)
-        picture = compare(decisions, rules, heading=heading, note=note)
+        picture = compare(decisions, rules, heading=heading, note=note, press=self._alone())
         self.say(f"{picture.summary} {note}".strip())
         return picture
+
+    def _alone(self) -> dict[str, dict[str, str]]:
+        """What shows a router beside top-K alone, where its weights have room."""
+        names = self.choice.chosen
+        others = [name for name in names if name != BASELINE and len(names) > FEWEST]
+        return {self.names[name].title: {"routers": f"{BASELINE},{name}"} for name in others}
 
     def make(self, wanted: Values) -> tuple[list[Decision], int] | None:
         """As recorded, where only the choice of routers is another one. Synthetic tokens need

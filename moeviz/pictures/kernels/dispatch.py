@@ -24,9 +24,9 @@ HEIGHT = LANE_B + 104.0
 COLUMNS = ("assignment", "token", "expert", "weight", "program", "row", "slot", "tile")
 FORMULAS = {
     "top-k": "expert_TK, weight_TK = top-k of softmax(logits_TE)",
-    "histogram": "count[program, e] = how many of its assignments ask for expert e",
-    "scan": "before[program, e] = count[0, e] + … + count[program - 1, e];  total[e] = the sum",
-    "scatter": "row = offsets[e] + before[program, e] + how many for e came earlier in the block",
+    "histogram": "count[p, e] = how many of program p's assignments ask for expert e",
+    "scan": "before[p, e] = count[0, e] + … + count[p - 1, e];  total[e] = the sum",
+    "scatter": "row = offsets[e] + before[p, e] + how many for e came earlier in the block",
     "tiles": "expert e gets ⌈rows / BLOCK_M⌉ tiles; a tile never mixes experts",
     "GEMM": "out = (weight · silu(gate) · up) W2ᵀ,  [gate, up] = x[token] W13ᵀ",
     "combine": "y[token] = the sum of its rows, always in one order",

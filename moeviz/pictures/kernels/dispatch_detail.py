@@ -12,12 +12,12 @@ from moeviz.pictures.plot import expert_box, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Svg, shorten
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
-WIDTH = 600.0
+WIDTH = 560.0
 TOP = 10.0
 LINE = 18.0
 ACTIVE = "#0072b2"
-LEFT, COLUMN, ROW = 86.0, 26.0, 20.0
-STRIPS, STRIP = (136.0, 290.0, 444.0), 108.0  # left edges, and the width of each
+LEFT, COLUMN, ROW = 86.0, 24.0, 20.0
+STRIPS, STRIP = (136.0, 276.0, 416.0), 94.0  # left edges, and the width of each
 TOKEN_COLUMNS = 2
 
 
@@ -101,7 +101,7 @@ def _notes(svg: Svg, trace: DispatchTrace, title: str, *sentences: str) -> None:
     """Beside the table."""
     x = LEFT + trace.num_experts * COLUMN + 18
     svg.text(x, TOP + 13, title, bold=True)
-    lines = [line for each in sentences for line in textwrap.wrap(each, 42)]
+    lines = [line for each in sentences for line in textwrap.wrap(each, 38)]
     paragraph(svg, x, TOP + 33, lines, LINE)
 
 
@@ -270,10 +270,10 @@ def _summed(svg: Svg, trace: DispatchTrace, t: int, program: int, top: float, pe
         svg.text(x, y, f"{t}", bold=t == program, fill=ink)
         svg.text(x + 22, y, shorten(trace.tokens[t], 8), mono=True, fill=ink)
         if t > program:
-            svg.rect(x + 88, y - 13, 124, LINE - 3, "transparent", stroke=RULE)
+            svg.rect(x + 88, y - 13, 112, LINE - 3, "transparent", stroke=RULE)
         else:
-            _strip(svg, x + 88, y, 124, trace.y[t], peak)
-        svg.text(x + 220, y, "= " + " + ".join(str(int(r)) for r in rows), fill=MUTED)
+            _strip(svg, x + 88, y, 112, trace.y[t], peak)
+        svg.text(x + 208, y, "= " + " + ".join(str(int(r)) for r in rows), fill=MUTED)
 
 
 DETAIL: dict[str, Callable[[Svg, DispatchTrace, int], None]] = dict(

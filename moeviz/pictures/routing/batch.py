@@ -9,7 +9,7 @@ from moeviz.pictures.routing.names import named
 from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, ink_on, shorten
 from moeviz.records.routes import Decision
 
-WIDTH = 600
+WIDTH = 560
 SHOWN_TOKENS = 128
 DROPPED = "#d55e00"
 
@@ -83,7 +83,7 @@ def batch_strip(
     labels, one = fates(decision, placed, lost), not any(decision.meta["part"])
     title = "The batch in its order" if one else "The sequences, one below another"
     svg.text(0, top - 30, title, size=13, bold=True)
-    struck = "struck once: not all of its experts · " if decision.meta["top_k"] > 1 else ""
+    struck = "struck: not all its experts · " if decision.meta["top_k"] > 1 else ""
     waits = "" if all(labels) else " · no colour: not come yet"
     svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot there{waits}", fill=MUTED)
     first: dict[int, tuple[int, int]] = {}

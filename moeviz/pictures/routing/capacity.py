@@ -12,7 +12,7 @@ from moeviz.pictures.routing.names import named, twins
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten
 from moeviz.records.routes import Decision
 
-WIDTH = 600
+WIDTH = 560
 STYLES = (
     ("#d55e00", ""), ("#cc79a7", "2 3"), ("#009e73", "10 3"), ("#0072b2", "6 3 2 3"),
     ("#6e6e6e", "4 4"),

@@ -23,7 +23,7 @@ from moeviz.pictures.svg import (
 )
 from moeviz.records.routes import Anatomy
 
-WIDTH = 612
+WIDTH = 560
 MAX_TOKENS = 24
 TOP = 130
 ROW, LINE = 22, 18
@@ -187,7 +187,7 @@ def _dispatch(layer: Anatomy, follow: int) -> Picture:
     )
     note = f"{_shape_note(layer)} · N = {len(layer.row_token)} rows"
     svg = _frame(layer, "dispatch", note, summary, max(num_tokens * 2, len(rows)) * LINE)
-    top, right = TOP - 22, 344.0
+    top, right = TOP - 22, 296.0
     spread = max(len(rows), 1) / max(num_tokens, 1) * LINE
     for t in range(num_tokens):
         kin = [f"e{e}" for e in layer.expert[t] if e >= 0]
@@ -204,7 +204,7 @@ def _dispatch(layer: Anatomy, follow: int) -> Picture:
             svg.line(LEFT, start, right, y, stroke=expert_colour(expert), width=wide)
             text = shorten(layer.tokens[token], 13)
             svg.text(right + 56, y + 5, text, mono=True, size=13, bold=token == follow)
-            svg.text(right + 180, y + 5, weight, fill=MUTED)
+            svg.text(right + 174, y + 5, weight, fill=MUTED)
         with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
             _chip(svg, right, y - 8, 46, expert)
     of_row = zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
@@ -224,7 +224,7 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
     )
     note = f"the {output_ND.shape[1]} values of each row, and its length"
     svg = _frame(layer, "experts", note, summary, len(rows) * LINE)
-    left, width = 164.0, 380.0
+    left, width = 164.0, 330.0
     svg.text(left + width + 12, TOP - 8, "length", fill=MUTED)
     peak = _signed_scale(svg, left, output_ND)
     table = []

@@ -19,7 +19,7 @@ from moeviz.pictures.plot import legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 TOP, ROW = 126.0, 30.0
-NAME = 184.0  # the names of the arms stand before it
+NAME, PITCH, PLOT = 166.0, 132.0, 112.0  # the names of the arms stand before it
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
 POOLS = {"mixed": "all domains", "domain": "one domain", "sequence": "one text"}
 NARROW = "pool of 16 neighbours"
@@ -39,13 +39,13 @@ def limits(recorded: Recorded) -> Picture:
     training with the limit did, and the share dropped."""
     arms = {name: arm for name, arm in recorded["limits"].items() if name != NO_LIMIT}
     bottom = TOP + ROW * len(arms)
-    svg = Svg(612, bottom + 64, "What a limit costs", told_limits(recorded))
+    svg = Svg(560, bottom + 64, "What a limit costs", told_limits(recorded))
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
     svg.text(0, 36, HOLM, fill=MUTED)
     legend(svg, NAME, 58, verdict_keys(), across=80)
     ends = padded([0.0, *gap_extent(a[f"cost_{pool}"] for a in arms.values() for pool in POOLS)])
     costs = {
-        f"cost_{pool}": (f"pool: {words}", Scale(*ends, NAME + 144 * i, NAME + 144 * i + 124))
+        f"cost_{pool}": (f"pool: {words}", Scale(*ends, NAME + PITCH * i, NAME + PITCH * i + PLOT))
         for i, (pool, words) in enumerate(POOLS.items())
     }
     _gaps(svg, arms, costs, bottom, 4)
@@ -85,14 +85,14 @@ def leak(recorded: Recorded) -> Picture:
     arms = recorded["leaks"]
     bottom = TOP + ROW * len(arms)
     summary = f"{told_worth(recorded)} {told_signature(recorded)}"
-    svg = Svg(612, bottom + 64, "What the future is worth", summary)
+    svg = Svg(560, bottom + 64, "What the future is worth", summary)
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
     svg.text(0, 36, HOLM, fill=MUTED)
     legend(svg, NAME, 58, verdict_keys(), across=80)
     plots = {}
     for i, (name, head) in enumerate(WORTHS.items()):
         ends = padded([0.0, *gap_extent(arm[name] for arm in arms.values())])
-        plots[name] = head, Scale(*ends, NAME + 144 * i, NAME + 144 * i + 124)
+        plots[name] = head, Scale(*ends, NAME + PITCH * i, NAME + PITCH * i + PLOT)
     _gaps(svg, arms, plots, bottom, 3)
     words = "loss without the later tokens minus loss with them: right is a gain by them"
     svg.text(svg.width, bottom + 36, words, anchor="end")
@@ -128,11 +128,11 @@ def _signature(svg: Svg, recorded: Recorded) -> None:
     """Beside, the training loss in order minus shuffled."""
     signature, top = recorded["signature"], 56.0
     bottom = top + ROW * len(signature)
-    side = svg.beside(600, bottom + 48)
+    side = svg.beside(560, bottom + 48)
     title = "Training loss of a pool in order minus the same pool shuffled"
     side.text(0, 16, title, bold=True)
     published = -0.1 * _training(recorded)["mean"]
-    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), NAME, 580)
+    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), NAME, 540)
     label = "nats per token: left of zero is what neighbours tell of the future"
     x_axis(side, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
     side.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
 
-WIDTH = 620
-LEFT = 118.0  # of the first block; token names and names of facts stand before it
+WIDTH = 560
+LEFT = 100.0  # of the first block; token names and names of facts stand before it
 TABLE_ROW = 22.0
 MARKS = 32.0  # room for the two badges of a row
 GAP = 8.0
@@ -30,9 +30,11 @@ NAMES = ("sees later tokens", "dropped", "no expert", "MaxVio (even: 0)")
 
 def compare(
     decisions: Sequence[Decision], rules: Sequence[str], *, heading: str, note: str = "",
+    press: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Picture:  # fmt: skip
     """Routers side by side: what they are, how loaded their experts are, who takes which token.
-    All decisions are of the same tokens and number of experts; rules: one short text for each."""
+    All decisions are of the same tokens and number of experts; rules: one short text for each.
+    press: what a click on a router's name sets the panel's controls to, by its label."""
     tokens, num_experts = decisions[0].tokens, decisions[0].score.shape[1]
     block = (WIDTH - LEFT) / len(decisions)
     cell = min(34.0, (block - MARKS - GAP) / num_experts)
@@ -47,19 +49,20 @@ def compare(
     above = textwrap.wrap(" ".join(filter(None, [note, bytes_note(tokens)])), int(WIDTH / LETTER))
     texts = _head(decisions, rules, facts, block)
     head = 40 + 18 * len(above) + 66  # below the heading, the note and the key
-    rows = head + 26 + sum(_height(row) for _, row in texts) + BAR + 12
+    rows = head + 26 + sum(_height(*row) for row in texts) + BAR + 12
     svg = Svg(WIDTH, rows + len(tokens) * ROW + 4, "Routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
     paragraph(svg, 0, 36, above, fill=MUTED)
     _legend(svg, head - 60, decisions)
-    bars = _draw_head(svg, head + 26, decisions, rules, texts, block)
+    bars = _draw_head(svg, head + 26, decisions, rules, texts, block, press or {})
     for text, y in (("load", bars + BAR), ("token / expert", rows - 8)):
         svg.text(LEFT - 10, y, text, anchor="end", fill=MUTED)
     for t, token in enumerate(tokens):
         y = rows + t * ROW
         svg.line(0, y, WIDTH, y, width=0.5)
-        with svg.thing(f"t{t}", tip=named(t, token)):
-            svg.text(LEFT - 10, y + 12.5, shorten(token, 14), anchor="end", mono=True)
+        fates = [f"{one.label}: {notes[i][t]}" for i, one in enumerate(decisions)]
+        with svg.thing(f"t{t}", tip="\n".join([named(t, token), *fates])):
+            svg.text(LEFT - 10, y + 12.5, shorten(token, 12), anchor="end", mono=True)
     for i, one in enumerate(decisions):
         x = LEFT + i * block
         _bars(svg, one, x, bars, cell, peak)
@@ -71,7 +74,8 @@ def compare(
     return svg.picture(columns, (*first, ("", "load", *loads), *each))
 
 
-Head = list[tuple[str, list[list[str]]]]  # a name, and for each router the lines that answer it
+# A name in lines, and for each router the lines that answer it.
+Head = list[tuple[list[str], list[list[str]]]]
 
 
 def _head(
@@ -83,33 +87,39 @@ def _head(
         return [textwrap.wrap(text, int((block - GAP) / letter)) for text in texts]
 
     return [
-        ("", lines((d.label for d in decisions), 9.6)),
-        ("", [wrapped[:4] for wrapped in lines(rules, LETTER)]),
+        ([], lines((d.label for d in decisions), 9.6)),
+        ([], lines(rules, LETTER)),
         *(
-            (name, lines((fact.removesuffix(" tokens") for fact in row), BOLD))
+            (textwrap.wrap(name, 12), lines((fact.removesuffix(" tokens") for fact in row), BOLD))
             for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)
         ),
     ]
 
 
-def _height(row: list[list[str]]) -> float:
-    return 15.0 * max(map(len, row)) + 4
+def _height(name: list[str], row: list[list[str]]) -> float:
+    return 15.0 * max(map(len, (name, *row))) + 4
 
 
 def _draw_head(
     svg: Svg, y: float, decisions: Sequence[Decision], rules: Sequence[str], texts: Head,
-    block: float,
+    block: float, press: Mapping[str, Mapping[str, object]],
 ) -> float:  # fmt: skip
     """Draws it from y on; returns where it ends."""
     for n, (name, row) in enumerate(texts):
-        svg.text(LEFT - 10, y, name, anchor="end", fill=MUTED)
+        paragraph(svg, LEFT - 10, y, name, 15, anchor="end", fill=MUTED)
         for i, lines in enumerate(row):
             style: dict[str, Any] = {"bold": n == 2 and lines != ["no"]}
             if n < 2:
                 style = {"fill": MUTED} if n else {"size": 14, "bold": True}
-            with svg.thing(decisions[i].label, tip=f"{decisions[i].label}: {rules[i]}"):
-                paragraph(svg, LEFT + i * block, y, lines, 15, **style)
-        y += _height(row)
+            label, x = decisions[i].label, LEFT + i * block
+            pressed = None if n else press.get(label)
+            tip = f"{label}: {rules[i]}{'; press to see it larger' if pressed else ''}"
+            with svg.thing(label, tip=tip, press=pressed):
+                if pressed:
+                    svg.rect(x - 5, y - 16, block - 4, 15 * len(lines) + 8, "none", stroke=MUTED,
+                             radius=4)  # fmt: skip
+                paragraph(svg, x, y, lines, 15, **style)
+        y += _height(name, row)
     return y - 12
 
 
@@ -203,7 +213,7 @@ def _rows(svg: Svg, one: Decision, x: float, top: float, cell: float, said: list
             tip = f"'{shorten(token, 12)}' → expert {e}, {weight:.2f}"
             with svg.thing(f"t{t}", f"e{e}", one.label, tip=tip):
                 box(svg, x + int(e) * cell + 1, y, cell - 2, ROW - 2, heat_colour(weight),
-                    written if cell >= 25 else "", stroke=MUTED)  # fmt: skip
+                    written if cell >= 22 else "", stroke=MUTED)  # fmt: skip
         for e in np.flatnonzero(one.dropped[t]):
             tip = f"'{shorten(token, 12)}' dropped at expert {e}"
             with svg.thing(f"t{t}", f"e{e}", one.label, tip=tip):
@@ -224,13 +234,15 @@ def _badge(svg: Svg, x: float, y: float, mark: str, colour: str) -> None:
 def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
     """What the marks mean, in four lines."""
     heat_bar(svg, 59, y - 11, 77, 12, "weight 0", "1 or more")
-    _cross(svg, 218, y - 10, 14, 11)
-    svg.text(238, y, "dropped: no place left", fill=MUTED)
-    lines = Key("even share", INK, "4 3", width=1), Key("places of an expert", AHEAD, width=1.5)
-    legend(svg, 390, y, lines[:1], fill=MUTED)
     _badge(svg, 0, y + 9, "∅", NOBODY)
     svg.text(20, y + 20, "no expert takes it", fill=MUTED)
-    legend(svg, 390, y + 20, lines[1:], fill=MUTED)
+    _cross(svg, 180, y + 10, 14, 11)
+    svg.text(200, y + 20, "dropped: no slot left", fill=MUTED)
+    keys = (
+        Key("even share", INK, "4 3", width=1), Key("slots of an expert", AHEAD, width=1.5),
+        Key("asked for, dropped", "none", mark="box", width=0),
+    )  # fmt: skip
+    legend(svg, 374, y, keys, down=20, fill=MUTED)
     _badge(svg, 0, y + 29, "↓", AHEAD)
     svg.text(20, y + 40, "sees later tokens: changed when they were replaced", fill=MUTED)
     top_k = decisions[0].meta.get("top_k", 1)

@@ -9,7 +9,7 @@ import numpy as np
 from moeviz.pictures.plot import box, expert_box, heading
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 
-WIDTH = 600
+WIDTH = 560
 LEFT, ROW, CELL = 96.0, 20.0, 48.0
 FILM = 54.0  # where the film begins: a small image of every step
 FRAME = 56.0  # width of one of them, and their distance

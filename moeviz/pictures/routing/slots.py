@@ -117,7 +117,7 @@ def _rule(decision: Decision) -> str:
     if decision.meta["overflow"] == "pad":
         return f"Padded: each expert gets the {decision.capacity} slots that the busiest needs"
     over = f" / {parts}" if parts > 1 else ""
-    each = "an expert and sequence" if parts > 1 else "an expert"
+    each = "in each sequence" if parts > 1 else "an expert"
     return (
         f"C = ⌈factor · T · K / E⌉ = ⌈{factor:g} · {num_tokens} · {top_k} / {num_experts}{over}⌉ "
         f"= {decision.capacity} slots {each}"

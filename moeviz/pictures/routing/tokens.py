@@ -20,7 +20,7 @@ from moeviz.pictures.svg import (
 )
 from moeviz.records.routes import Trace
 
-WIDTH, SIDE = 580, 270
+WIDTH, SIDE = 560, 270
 SHOWN_TOKENS = 128  # of a matrix
 
 
