@@ -67,7 +67,7 @@ CASES = {
         ("panels.Race()", "panels.RouteText()"), "route_text", "layer", trains="race"
     ),
     "four routers": Case((READY, "panels.CompareRouters()"), "compare_routers", "top-k"),
-    "slots": Case((READY, "panels.Slots()"), "slots", "tokens"),
+    "slots": Case((READY, "panels.Slots()"), "slots", "factor"),
     "collapse": Case("04_collapse", "collapse", "timeline"),
     "collapse while training": Case(
         ("panels.Collapse()",), "collapse", "timeline", trains="collapse"

@@ -77,12 +77,12 @@ def test_what_is_pressed_is_seen_and_so_is_the_focus(labs, theme):
     """A line in the button's own ink, which reads on it, and a ring in the page's."""
     with labs.opened(browser.notebook(IMPORT, "panels.Slots()"), theme) as page:
         shown = "e => [getComputedStyle(e).color, getComputedStyle(e).boxShadow]"
-        pressed = page.locator(f"{SLOTS} .moeviz-overflow button.mod-active")
+        pressed = page.locator(f"{SLOTS} .moeviz-top-k button.mod-active")
         ink, line = pressed.evaluate(shown)
         assert line == f"{ink} 0px -3px 0px 0px inset"
-        other = page.locator(f"{SLOTS} .moeviz-overflow button:not(.mod-active)")
+        other = page.locator(f"{SLOTS} .moeviz-top-k button:not(.mod-active)").first
         assert ink not in other.evaluate(shown)[1]
-        page.locator(f"{SLOTS} .moeviz-seed input").focus()
+        page.locator(f"{SLOTS} button.moeviz-play").focus()
         page.keyboard.press("Shift+Tab")
         ring = page.evaluate("() => getComputedStyle(document.activeElement).outline")
         assert ring.endswith("solid 2px")

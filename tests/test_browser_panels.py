@@ -220,6 +220,7 @@ def test_05(labs):
 
         browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowRight")
         browser.wait_state(page, SLOTS, r"factor=1.3&")
+        page.locator(f"{SLOTS} .moeviz-more").first.click()
         for group, label, state in (
             ("top-k", "2", "top_k=2&"),
             ("priority", "batch", "priority=batch&"),
@@ -261,6 +262,7 @@ def test_05_reads_well_and_by_keyboard_alone(labs, theme, tmp_path):
         check_quick(took, theme)
         page.locator(SLOTS).first.locator(".moeviz-top-k button").nth(1).click()
         browser.wait_state(page, SLOTS, "top_k=2&")
+        page.locator(f"{SLOTS} .moeviz-more").first.click()
         page.locator(SLOTS).first.locator(".moeviz-pool button").nth(1).click()
         browser.wait_state(page, SLOTS, "pool=sequence&")
         check_readable(page, SLOTS, 30)

@@ -91,10 +91,12 @@ def test_a_state_string_of_the_class_page_is_taken_as_it_stands(state, kind):
     assert {*parse_qsl(state.partition("?")[2])} <= {*parse_qsl(panel.state.partition("?")[2])}
 
 
-def test_all_open_without_torch_and_well_within_3_seconds():
+def test_all_open_and_move_at_first_without_torch_and_well_within_3_seconds():
     names = [f"panels.{name}()" for name in MOVES]
     names += ['panels.Slots("text")', 'panels.Dispatch("synthetic")', "panels.CompareRouters()"]
     routers = 'for name in [*panel.names][4:]: panel.choice.value = f"token_choice,{name}"'
+    slots = names.index("panels.Slots()")
+    routers += f"\nfor name in ('factor', 'top_k', 'skew'): shown[{slots}].controls[name].value = 2"
     took, has_torch, pictures, statuses = opened(*names, then=routers)
     assert max(took) < 2 and not has_torch
     assert pictures == ["<div"] * len(names)

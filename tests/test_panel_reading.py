@@ -1,5 +1,7 @@
 """What is particular to panels that read the shipped model, and how that is loaded."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from helpers.live import wait
 from helpers.panels import LOUD, drawn, move, press, said
 from moeviz import panels
 from moeviz.experiments.slots import RECORDED, decision_of, tokens_of
+from moeviz.experiments.slots_at_once import UNLIMITED, decision_at_once
 from moeviz.host import data_path
 from moeviz.panels.routing.slots import LAYERS, PRIORITIES
 from moeviz.panels.shipped_model import Reader
@@ -108,6 +111,24 @@ def test_what_is_shown_is_what_the_router_decides(loaded_reader):
         assert (recorded.visits == now.visits).mean() > 0.99
     assert moe_layers(loaded_reader.get()[0]) == LAYERS
     assert Priority.__args__ == PRIORITIES
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.25, UNLIMITED])
+@pytest.mark.parametrize("top_k", [1, 4])
+@pytest.mark.parametrize("pool", ["batch", "sequence"])
+@pytest.mark.parametrize("overflow", ["drop", "pad"])
+def test_what_is_shown_at_once_is_what_the_router_decides(factor, top_k, pool, overflow):
+    """42 tokens: four sequences of two lengths."""
+    values = RECORDED["slots_zipf"] | {
+        "tokens": 42, "factor": factor, "top_k": top_k, "pool": pool, "overflow": overflow,
+    }  # fmt: skip
+    fast, plain = decision_at_once(values), decision_of(values, tokens_of(values, None))
+    for name, value in vars(plain).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_allclose(getattr(fast, name), value, atol=1e-6, err_msg=name)
+        elif name != "meta":
+            assert getattr(fast, name) == value, name
+    assert json.loads(json.dumps(fast.meta)) == plain.meta
 
 
 def test_the_sliders_first_picture_answers_the_notebooks_question():

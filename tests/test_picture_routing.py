@@ -27,7 +27,8 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import SVG, extent, marks, parse, presses, table, texts, things, tips, values
 from moeviz.experiments.routers_on_a_text import every_name
-from moeviz.experiments.slots import drops_by_place, visit_chances
+from moeviz.experiments.slots import drops_by_place
+from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy

@@ -16,6 +16,14 @@ from torch import Tensor
 
 from moeviz.experiments import Progress
 from moeviz.experiments.recording import recorded_model
+from moeviz.experiments.slots_at_once import (
+    NO_LIMIT,
+    NUM_EXPERTS,
+    SEQUENCES,
+    SPREAD,
+    UNLIMITED,
+    visit_chances,
+)
 from moeviz.records.routes import Decision
 from moeviz.routing import Capacity, Plan, RouteContext, RouterOut
 from moeviz.routing.base import BaseRouter
@@ -23,11 +31,6 @@ from moeviz.routing.capacity import Priority, WithCapacity
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.routers import Tokens, decide, router_for, synthetic_tokens, text_tokens
 
-NUM_EXPERTS = 8
-# As near to its centre that each token's first choice is its own cluster: the load is Zipf's.
-SPREAD = 0.15
-# The batch is taken for so many sequences of equal length.
-SEQUENCES = 4
 TEXT = (
     "def mean(values):\n    return sum(values) / len(values)\n"
     "An expert has few seats.\n12 + 7 = 19, 8 + 8 = 16\n"
@@ -46,8 +49,6 @@ RECORDED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# What a decision says of its limit where it has none.
-NO_LIMIT = {"factor": None, "priority": "position", "overflow": "none", "pool": "batch"}
 # What a learner writes: token_N, choice_N, weight_N -> a number a row; the largest come first.
 OwnPriority = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
 
@@ -161,17 +162,9 @@ def placing_router(
     return OwnOrder(inner, capacity or Capacity(), priority)
 
 
-def visit_chances(skew: float, top_k: int) -> np.ndarray:
-    """The chance that a synthetic token asks for each expert, float [E], K in all: its first choice
-    by Zipf, the others alike among the rest."""
-    first_E = np.arange(1, NUM_EXPERTS + 1) ** -float(skew)
-    first_E /= first_E.sum()
-    return first_E + (1 - first_E) * (top_k - 1) / (NUM_EXPERTS - 1)
-
-
 def capacity_of(values: dict[str, Any]) -> Capacity | None:
     """The limit that a panel's controls name; None where factor is "no limit"."""
-    if values["factor"] == "no limit":
+    if values["factor"] == UNLIMITED:
         return None
     return Capacity(**{name: values[name] for name in NO_LIMIT})
 

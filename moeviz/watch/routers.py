@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moeviz.checks import check_number, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.routes import Decision
 from moeviz.routing import (
@@ -29,6 +28,7 @@ from moeviz.routing import (
 from moeviz.routing.capacity import WithCapacity
 from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch.clusters import SHARPNESS, clusters
 from moeviz.watch.text import layer_input
 
 PROBE_CUTS = 6
@@ -87,23 +87,11 @@ def text_tokens(model: LanguageModel, tokenizer: Tokenizer, text: str, *, layer:
 def synthetic_tokens(
     num_tokens: int, num_experts: int, *, skew: float, spread: float = 0.5, seed: int = 0
 ) -> Tokens:
-    """Tokens of E clusters, the r-th most frequent drawn in proportion to 1 / r^skew (Zipf; 0 is
-    even), each scattered by `spread` around its centre, with a gate whose rows are the centres.
-    ValueError where a size or value is impossible."""
-    check_whole("num_tokens", num_tokens)
-    check_whole("num_experts", num_experts)
-    check_number("skew", skew)
-    check_number("spread", spread)
-    rng = np.random.default_rng(seed)
-    share_E = np.arange(1, num_experts + 1) ** -float(skew)
-    group_T = rng.choice(num_experts, size=num_tokens, p=share_E / share_E.sum())
-    # Orthogonal centres: no cluster is nearer to another by chance.
-    centre_ED = np.eye(num_experts, dtype=np.float32)
-    scatter_TD = rng.standard_normal((num_tokens, num_experts)).astype(np.float32)
-    x_TD = torch.from_numpy(centre_ED[group_T] + spread * scatter_TD)
+    """Tokens of `clusters`, with a gate whose rows are the clusters' centres."""
+    group_T, x_TD = clusters(num_tokens, num_experts, skew=skew, spread=spread, seed=seed)
     pieces = tuple(f"c{g}" for g in group_T)
-    gate_ED = torch.from_numpy(4 * centre_ED)
-    return Tokens(pieces, x_TD, gate_ED, _context(torch.from_numpy(group_T)), group_T)
+    gate_ED, ids_T = SHARPNESS * torch.eye(num_experts), torch.from_numpy(group_T)
+    return Tokens(pieces, torch.from_numpy(x_TD), gate_ED, _context(ids_T), group_T)
 
 
 def _context(ids_T: Tensor) -> RouteContext:

@@ -14,7 +14,8 @@ from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
-from moeviz.experiments.slots import placed, synthetic, visit_chances
+from moeviz.experiments.slots import placed, synthetic
+from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.host import data_path
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import cache_ladder

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
+from moeviz.experiments.slots_at_once import UNLIMITED, decision_at_once, never_looks_ahead
 from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
 from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 
 SOURCES = (("synthetic tokens", "synthetic"), ("your text", "text"))
 POOLS = (("whole batch", "batch"), ("each sequence", "sequence"))
-NO_LIMIT = "no limit"
 OFFERED = (*(round(0.05 * i, 2) for i in range(5, 41)), *(2 + 0.25 * i for i in range(1, 9)))
-FACTORS = (*OFFERED, NO_LIMIT)
+FACTORS = (*OFFERED, UNLIMITED)
 PRIORITIES = ("position", "choice", "probability", "batch")
 LAYERS = (0, 1, 2)  # of the shipped model
 MOST_STEPS = 4 * 512  # that a state may name before its own batch is known
@@ -40,7 +40,7 @@ class Slots(ReadingPanel):
     presets = {
         "Even tokens": {"source": "synthetic", "skew": 0.0, "factor": 1.25, "top_k": 1},
         "Most want one expert": {"source": "synthetic", "skew": 2.0, "factor": 1.25, "top_k": 1},
-        "No limit": {"factor": NO_LIMIT, "overflow": "drop"},
+        "No limit": {"factor": UNLIMITED, "overflow": "drop"},
         "Each sequence for itself": {"source": "synthetic", "factor": 1.25, "pool": "sequence"},
     }
 
@@ -96,6 +96,12 @@ class Slots(ReadingPanel):
             control.max = self._total = total
             control.value = step
         return step
+
+    def make(self, wanted: Values) -> Decision | None:
+        """A synthetic batch at once, where no order has to be caught looking ahead."""
+        if wanted["source"] == "synthetic" and never_looks_ahead(wanted):
+            return self.keep(wanted, decision_at_once(wanted))
+        return super().make(wanted)
 
     def compute(self, wanted: Values, loaded: Loaded) -> Decision:
         from moeviz.experiments.slots import decision_of, tokens_of
