@@ -6,7 +6,7 @@ from typing import Any
 
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.pictures import Picture
-from moeviz.pictures.training.arms import DENSE, FIVE, LONG, WRITTEN
+from moeviz.pictures.training.arms import DENSE, FIVE, LONG, WRITTEN, seeds_words
 from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.lengths import lengths
 from moeviz.pictures.training.order import order
@@ -15,10 +15,9 @@ from moeviz.pictures.training.pools import pools
 from moeviz.pictures.training.published import published
 from moeviz.pictures.training.standings import standings
 
-HEADS = (
-    "router", "loss minus dense (95 % interval)", "verdict", "as written", "longer training",
-    "MaxVio of training", "sees later tokens", "dense needs × compute", "× time",
-)  # fmt: skip
+FIRST = "router", "loss minus dense (95 % interval)", "verdict"
+OTHERS = {WRITTEN: "as written", LONG: "longer training"}  # settings beside the first
+LAST = "MaxVio of training", "sees later tokens", "dense needs × compute", "× time"
 
 
 def routers_part(recorded: dict[str, Any]) -> str:
@@ -57,13 +56,19 @@ def _rows(picture: Picture) -> list[dict[str, Any]]:
 
 
 def _table(recorded: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    lines = [f"| {' | '.join(HEADS)} |", "|-" * len(HEADS) + "|"]
+    others = {name: recorded["settings"][name] for name in OTHERS if name in recorded["settings"]}
+    heads = [
+        f"{OTHERS[name]} ({table['steps']:,} steps, {seeds_words(len(table['seeds']))})"
+        for name, table in others.items()
+    ]
+    heads = [*FIRST, *heads, *LAST]
+    lines = [f"| {' | '.join(heads)} |", "|-" * len(heads) + "|"]
     for row in rows:
         arm, interval = row["arm"], row["95 % interval"]
         cells = (
             "**dense twin**" if arm == DENSE else arm,
             f"{row['minus dense']} ({interval})" if interval else row["minus dense"],
-            row["verdict"], _gap(recorded, WRITTEN, arm), _gap(recorded, LONG, arm),
+            row["verdict"], *(_gap(table, arm) for table in others.values()),
             row["MaxVio of training"], row["sees later tokens"], row["compute multiplier"],
             row["wall-clock multiplier"],
         )  # fmt: skip
@@ -71,8 +76,7 @@ def _table(recorded: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _gap(recorded: dict[str, Any], setting: str, arm: str) -> str:
+def _gap(table: dict[str, Any], arm: str) -> str:
     """An arm against the dense twin in another setting; empty where it is not recorded there."""
-    of_arm = recorded["settings"].get(setting, {"arms": {}})["arms"].get(arm, {})
-    gap = of_arm.get("minus_dense")
+    gap = table["arms"].get(arm, {}).get("minus_dense")
     return f"{gap['mean']:+z.3f} ({gap['verdict']})" if gap else ""
