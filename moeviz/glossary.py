@@ -25,15 +25,22 @@ COLLAPSE, CAPACITY = "04_collapse", "05_capacity"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
 
 TERMS = (
+    Term("95 % interval", "Where a difference lies, as far as the seeds tell: of a hundred "
+         "intervals that are made this way, about 95 hold the true difference.", RACE),
     Term("active parameters", "The parameters that work on one token: all but the experts that "
          "its router does not choose.", RACE),
+    Term("arm", "One of the models that are trained for a comparison, with all its settings.",
+         RACE),
     Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
          "raw weights near 1/E its output starts E times too quiet.", TRAINED),
+    Term("assignment", "A token and one of the experts that it visits: one row of the work of an "
+         "MoE layer.", START),
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
          "numbers up to rounding, at different speeds.", INSIDE),
     Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
          "many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
+    Term("BF16", "A number format of 16 bits. FP8 has 8 bits, INT4 has 4.", HARDWARE),
     Term("capacity", "The number of slots of each expert: the most tokens that it takes from one "
          "batch.", CAPACITY),
     Term("capacity factor", "The capacity as a multiple of the even share: factor 1 gives every "
@@ -60,7 +67,7 @@ TERMS = (
     Term("entropy of the gate", "How undecided the router is about one token, in nats: 0 when one "
          "expert has all the probability, log E when all have the same.", COLLAPSE),
     Term("even share", "The load of an expert when all experts get equally many tokens: T · K / E.",
-         COLLAPSE, ("fair share",)),
+         ROUTING, ("fair share",)),
     Term("expert", "One of several feed-forward networks in a layer. A token visits only the few "
          "that the router chooses for it.", START),
     Term("expert choice", "Each expert picks the tokens that it takes. The load is even, but the "
@@ -72,7 +79,9 @@ TERMS = (
          ("effective experts",)),
     Term("fair scale", "Every feed-forward layer, dense or MoE, is multiplied by a fixed factor so "
          "that at the start its output varies as much as a dense one's. Without it, differences in "
-         "loudness look like differences between routers.", TRAINED),
+         "loudness look like differences between routers.", RACE),
+    Term("feed-forward network", "The part of a layer that works on each token by itself: two or "
+         "three matrices with a nonlinear function between them.", START, ("FFN",)),
     Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
          "FLOPs are an amount.", RACE),
     Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
@@ -85,39 +94,56 @@ TERMS = (
          START),
     Term("hit rate", "The share of the experts that are asked for and already lie on the device.",
          HARDWARE, ("hits, %",)),
+    Term("Holm's correction", "The more comparisons a table has, the clearer a difference must be. "
+         "Without it, some would look like an effect by chance.", TRAINED),
+    Term("kernel", "A function that runs on a GPU, as many programs side by side.", KERNELS),
     Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
          "not compute them again.", HARDWARE, ("cache",)),
     Term("load", "How many tokens an expert gets from a batch.", START),
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
+    Term("loud", "A layer is loud or quiet by the size of its output.", ROUTING, ("quiet",)),
     Term("MaxVio", "The largest load over the mean load, minus 1. It is 0 when the load is even, "
          "and E − 1 when one expert has all tokens.", ROUTING),
     Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
          "of the device's peak.", FRONTIER),
     Term("MLA", "Multi-head latent attention: the cache keeps one short vector for each token, "
          "from which keys and values are computed again.", FRONTIER),
+    Term("multiplier", "How many times the compute, or the time, of a router the dense twin needs "
+         "for the same loss. Above 1 the router is the cheaper one.", TRAINED),
     Term("MXFP4", "A 4-bit number format in which blocks of 32 numbers share a scale: 4.25 bits a "
          "number.", HARDWARE),
     Term("nats", "The unit of a loss with the natural logarithm. A loss lower by 0.1 nats per "
          "token means that the right token gets about 10 % more probability.", RACE,
          ("nats per token",)),
+    Term("node", "Several devices in one machine, which are joined by fast links.", HARDWARE),
+    Term("node limit", "The most nodes that the experts of one token may lie on.", HARDWARE),
     Term("normalised mutual information", "How much two labels tell of each other, divided by the "
          "entropy of one of them: 0 means nothing, 1 means everything.", COLLAPSE),
-    Term("node limit", "The most nodes that the experts of one token may lie on.", HARDWARE),
     Term("padding", "Rows that are computed only because a tile or a buffer must be full.",
          KERNELS),
+    Term("perplexity", "The exponential of the loss: the model is as unsure as if it had to guess "
+         "among so many equally likely tokens.", COLLAPSE),
     Term("plan", "The router's decision as a list of rows, one for each token and chosen expert, "
          "sorted by expert. It is all that the experts need to know.", INSIDE),
     Term("pool", "The tokens that compete for the same slots: a whole batch, or one sequence.",
          CAPACITY, ("slots for",)),
     Term("priority", "The order in which tokens get slots while there are any.", CAPACITY,
          ("first come",)),
+    Term("program", "One of the many copies of a kernel that run side by side, each on its own "
+         "part of the work.", KERNELS),
     Term("PUE", "Power usage effectiveness: the power of a whole data centre over that of its "
          "computers.", FRONTIER),
+    Term("quantile bias", "Like the sign bias, but each number is set so that the last batch would "
+         "have been even.", COLLAPSE),
+    Term("rank correlation", "How much two orders agree: 1 if they are the same, about 0 if one "
+         "says nothing about the other.", TRAINED),
     Term("raw", "Weights as the softmax gives them, not renormalised. Their sum over the chosen "
          "experts is below 1.", INSIDE),
     Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
          "add up to 1.", INSIDE, ("renormalise",)),
+    Term("reserve", "Text that is kept for the final figures: neither training nor any choice has "
+         "seen it.", TRAINED),
     Term("residual", "The path around a layer: the layer's output is added to its input.",
          ROUTING),
     Term("router", "The part of an MoE layer that chooses the experts of a token: a gate, and a "
@@ -127,7 +153,9 @@ TERMS = (
     Term("seed", "The number that random draws start from: the same seed gives the same start and "
          "the same batches.", RACE),
     Term("shared expert", "An expert that every token visits beside those that are chosen.",
-         COLLAPSE),
+         ROUTING),
+    Term("sign bias", "A number for each expert that is added to its score for the choice alone. "
+         "After each step it falls for busy experts and rises for the others.", COLLAPSE),
     Term("skew", "How unequal the experts' popularity is: the r-th most popular is asked for in "
          "proportion to 1 over r to the power of the skew.", CAPACITY),
     Term("slot", "A place for one token in an expert's buffer.", ROUTING, ("slots",)),
@@ -139,6 +167,7 @@ TERMS = (
          "off.", FRONTIER),
     Term("temperature", "The scores are divided by it before the softmax: above 1 the "
          "probabilities become more equal, below 1 less.", ROUTING),
+    Term("tensor cores", "The parts of a GPU that multiply small matrices fast.", KERNELS),
     Term("tile", "A block of rows that one program of a kernel computes at once.", KERNELS,
          ("block_m",)),
     Term("token", "A piece of text that the model reads as one unit: a word, a part of a word, or "
@@ -146,6 +175,10 @@ TERMS = (
     Term("top-k", "The K experts with the highest scores are chosen.", INSIDE, ("k", "choices k")),
     Term("validation loss", "The loss on text that training never sees: how surprised the model is "
          "by each next token, on average.", RACE),
+    Term("verdict", "What the seeds show of a difference: lower, higher or open. Open means that "
+         "no difference is shown, and not that there is none.", RACE),
+    Term("warm restart", "The learning rate is set back to its start after it has fallen.",
+         COLLAPSE),
     Term("z-loss", "A term added to the loss that keeps the logits of the router small.",
          COLLAPSE),
 )  # fmt: skip
