@@ -303,6 +303,10 @@ def test_priority_says_who_and_not_how_many():
     means = [shares.mean() for shares in (position, choice, probability, batch)]
     assert np.ptp(means) < 0.005 and by_sequence.mean() > means[0] + 0.02
     assert by_sequence[[0, 4, 8, 12]].max() < 0.05 < by_sequence[[3, 7, 11, 15]].min()
+    told = sentences(by_place(shares).summary)
+    assert "differently under “position”" in told[0]
+    assert told[2].endswith("most under “position, by sequence”.")
+    assert all(len(numbers(sentence)) <= 3 for sentence in told)
 
 
 def test_what_changed_is_marked():
@@ -328,7 +332,7 @@ COSTS = {("factor 1.25", pool): cost for pool, cost in (("mixed", 0.02), ("domai
             COSTS,
             "In pools of all domains a model under factor 1.25 ends 0.020 nats per token above",
         ),
-        ({}, "under factor 1.25 differs from the same model without a limit is open"),
+        ({}, "under factor 1.25 differs from the same model freed of its limit is open"),
     ],
 )
 def test_the_cost_of_a_limit_is_that_of_mixed_pools_and_the_others_stand_beside(costs, words):

@@ -7,7 +7,9 @@ import pytest
 
 from helpers.recorded_routers import routers
 from moeviz.experiments import cures
-from moeviz.experiments.router_arms import FAIR
+from moeviz.experiments.recording import judged
+from moeviz.experiments.router_arms import DENSE_ALL, FAIR, LONG, arms
+from moeviz.host import read_figures
 from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, routing, start_here
 from moeviz.predictions.prediction import nearest
 
@@ -15,6 +17,8 @@ from moeviz.predictions.prediction import nearest
 @pytest.mark.parametrize("key", PREDICTIONS)
 def test_its_answer_is_one_of_the_options_and_its_sentence_has_figures(key):
     prediction = PREDICTIONS[key]
+    if key == "03.order" and LONG not in read_figures("routers")["settings"]:
+        pytest.skip("the longer training is not recorded yet")
     assert prediction.question.endswith("?") and len({*prediction.options}) >= 2
     assert prediction.measured().option in prediction.options
     sentence = prediction.sentence(None)
@@ -61,6 +65,18 @@ def test_hash_follows_the_verdict_of_the_recorded_table(gap, option, monkeypatch
     assert re.search(r"after 300 steps .* 0\.(300|00\d) nats per token .*5 seeds", found.figure)
 
 
+@pytest.mark.parametrize(("turn", "option"), [(1, "nearly all"), (-1, "next to nothing")])
+def test_the_order_follows_the_rank_correlation(turn, option, monkeypatch):
+    names = [arm for arm in arms() if arm != DENSE_ALL]
+    gaps = {arm: 0.01 * i for i, arm in enumerate(names)}
+    turned = {arm: turn * gap for arm, gap in gaps.items()}
+    recorded = routers({FAIR: gaps, LONG: turned}, settings=(FAIR, LONG), noise=0.0)
+    monkeypatch.setattr(routing, "recorded_run", lambda name: recorded)
+    measured = routing.order_after_longer_training()
+    assert measured.option == option and f"is {turn}.00 (95 % interval" in measured.figure
+    assert measured.because.startswith("0 of " if turn == 1 else "2"), measured.because
+
+
 def test_a_repeated_token_keeps_its_expert_where_all_its_places_agree():
     from types import SimpleNamespace
 
@@ -98,15 +114,13 @@ def test_a_step_follows_what_is_left_of_the_gradients_advantage(update, option, 
     ("costs", "option"),
     [([0.02, 0.021, 0.019], "less"), ([0.2, 0.21, 0.19], "0.1"), ([0.1, -0.1, 0.01], "nothing")],
 )
-def test_the_cost_of_a_limit_follows_the_paired_losses(costs, option, monkeypatch):
-    limits = {
-        "no limit": {"loss": {"values": [3.0, 3.1, 3.2]}},
-        "factor 1.25": {
-            "loss_mixed": {"values": np.add([3.0, 3.1, 3.2], costs)}, "dropped_mixed": {"mean": 0.1}
-        },
-    }  # fmt: skip
-    monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": limits})
-    assert capacity.limit_costs().option.startswith(option)
+def test_the_cost_of_a_limit_follows_the_verdict_of_the_recorded_table(costs, option, monkeypatch):
+    cost = judged({"cost": (np.add([3.0, 3.1, 3.2], costs), [3.0, 3.1, 3.2])})["cost"]
+    arm = {"cost_mixed": cost, "dropped_mixed": {"mean": 0.1}}
+    monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": {"factor 1.25": arm}})
+    measured = capacity.limit_costs()
+    assert measured.option.startswith(option)
+    assert ("10.0% of the tokens" in measured.because) == (option != "nothing")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ def survivors() -> Measured:
         "recorded runs"
     )
     option = nearest(alive, options)
-    because = "an expert that gets more tokens learns more, its score rises, and it gets more still"
+    because = (
+        "nothing asks for an even load, and an expert that gets more tokens gains more in an early "
+        "step, so that it gets more still"
+    )
     if option == "all 16":
         because = "no expert has fallen that far behind within so few steps"
     return Measured(option, figure, because)

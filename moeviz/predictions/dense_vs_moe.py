@@ -32,7 +32,8 @@ def by_step() -> Measured:
     raced = recorded_race("step")
     more = raced.moe[0].parameters / raced.dense[0].parameters
     because = {
-        "MoE": f"it holds {more:.1f} times the parameters for the same work on each token",
+        "MoE": f"most likely it holds {more:.1f} times the parameters for the same work on each "
+        "token",
         "dense": f"{more:.1f} times the parameters do not help within so few steps",
         "no clear difference": "the seeds differ too much to show one",
     }

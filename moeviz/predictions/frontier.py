@@ -67,9 +67,8 @@ def cache() -> Measured:
     measured = (24.9, full, grouped)  # the first: DeepSeek-V2, 2405.04434, table 9
     nearest_one = min(range(3), key=lambda i: abs(measured[i] - 57))
     figure = (
-        f"against 128 full heads it is {full:.1f} times smaller, against grouped heads with 8 "
-        f"groups {grouped:.1f} times, and DeepSeek-V2 measured {measured[0]} times on its own pair "
-        "of trained models"
+        f"against full heads it is {full:.1f} times smaller, against grouped heads {grouped:.1f} "
+        f"times, and against the full heads of a model that was trained {measured[0]} times"
     )
     return Measured(
         options[nearest_one], figure, "the factor is as large as the baseline that one chooses"
@@ -86,10 +85,10 @@ def hours() -> Measured:
     times = dense / sparse
     options = {"about 2 times": 2, "about 11 times": 11, "about 100 times": 100}
     met = [active_parameters(shape_of(name)).total / 1e9 for name in (LLAMA, V3)]
-    figure = f"{dense / 1e6:.2f} million H100 hours against {sparse / 1e6:.3f} million H800 hours"
-    tokens = [published(name, "tokens") / 1e12 for name in (LLAMA, V3)]
+    figure = f"{dense / 1e6:.1f} million H100 hours against {sparse / 1e6:.1f} million H800 hours"
+    tokens = published(LLAMA, "tokens") / published(V3, "tokens")
     because = (
-        f"a token meets {met[0]:.0f} billion parameters of Llama and {met[1]:.0f} billion of V3; "
-        f"they read {tokens[0]:.1f} and {tokens[1]:.1f} trillion tokens"
+        f"a token meets {met[0] / met[1]:.0f} times as many parameters of Llama, which read "
+        f"{tokens:.2f} times as many tokens"
     )
     return Measured(nearest(times, options, ratio=True), figure, because)

@@ -22,13 +22,9 @@ def padding() -> Measured:
     filled = padding_rows(load_E, 64)
     share = filled / (2048 + filled)
     options = {"none": 0.0, "about 10 %": 0.1, "about half": 0.5, "about nine tenths": 0.9}
-    figure = (
-        f"in a batch drawn at random {filled:,} of {2048 + filled:,} computed rows are padding, "
-        f"{share:.1%}"
-    )
+    figure = f"in a batch drawn at random {share:.1%} of the computed rows are padding"
     because = (
-        f"the experts got {load_E.min()} to {load_E.max()} rows, and nearly every one fills one "
-        "tile of 64 in part"
+        f"the experts got {load_E.min()} to {load_E.max()} rows each, which fill one tile in part"
     )
     return Measured(nearest(share, options), figure, because)
 

@@ -7,7 +7,8 @@ import numpy as np
 from moeviz.experiments.routers_on_a_text import recorded
 from moeviz.pictures.over_seeds import gap_words
 from moeviz.pictures.training.arms import DENSE, FAIR, minus_dense, table_of
-from moeviz.predictions.prediction import OPEN, Measured, prediction, recorded_run
+from moeviz.pictures.training.order import FAR, order, rho_words
+from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
 from moeviz.records.routes import Decision
 
 HASH = "hash, random"
@@ -29,9 +30,8 @@ def late() -> Measured:
         f"in the recorded text Switch drops {early} of the first {half} tokens and {after} of the "
         f"other {len(lost_T) - half}"
     )
-    return Measured(
-        option, figure, "the slots of a popular expert are free at the start and full later"
-    )
+    because = "all slots are free at the start, and those of a popular expert are full later"
+    return Measured(option, figure, because)
 
 
 @prediction(
@@ -45,9 +45,11 @@ def price() -> Measured:
     option = "some tokens get no expert" if alone else "some experts get no token"
     if not alone and not idle:
         option = "there is none"
+    least, most = choice.load.min(), choice.load.max()
+    taken = f"{least}" if least == most else f"{least} to {most}"
     figure = (
         f"in the recorded text {alone} of {len(choice.tokens)} tokens are picked by no expert, and "
-        f"the experts take {choice.load.min()} to {choice.load.max()} tokens each"
+        f"each expert takes {taken} tokens"
     )
     return Measured(option, figure, "nothing obliges any expert to pick a given token")
 
@@ -84,10 +86,10 @@ def hash_beside_dense() -> Measured:
     found = minus_dense(table, HASH)
     more = arms[HASH]["parameters"] / arms[DENSE]["parameters"]
     option, because = {
-        "lower": ("it is lower", f"it has {more:.1f} times the parameters for the same work, and "
-                  "the table never changes"),
-        "higher": ("it is higher", "a table that knows only the token sends it to experts that do "
-                   "not suit the context"),
+        "lower": ("it is lower", f"most likely all of its {more:.1f} times as many parameters "
+                  "are used from the first step on: the table never changes"),
+        "higher": ("it is higher", "most likely a table that knows only the token sends it to "
+                   "experts that do not suit the context"),
         "open": (OPEN, "the seeds differ too much to show one among so many routers"),
     }[found.verdict]  # fmt: skip
     figure = (
@@ -95,6 +97,26 @@ def hash_beside_dense() -> Measured:
         "dense twin's"
     )
     return Measured(option, figure, because)
+
+
+@prediction(
+    "03.order",
+    "All arms are put in order by their loss after 300 steps, and again after 1,200 steps of "
+    "another training. How much does the first order tell of the second?",
+    "nearly all", "about half", "next to nothing",
+)  # fmt: skip
+def order_after_longer_training() -> Measured:
+    recorded = recorded_run("routers")
+    picture = order(recorded)
+    move = picture.columns.index("rank, short"), picture.columns.index("rank, long")
+    far = sum(abs(int(row[move[0]]) - int(row[move[1]])) >= FAR for row in picture.rows)
+    correlation = recorded["order"]["all"]
+    options = {"nearly all": 1.0, "about half": 0.5, "next to nothing": 0.0}
+    return Measured(
+        nearest(correlation["rho"], options),
+        f"Spearman's rank correlation of the two orders is {rho_words(correlation)}",
+        f"{far} of {len(picture.rows)} arms change their place by {FAR} or more",
+    )
 
 
 def _decision(name: str) -> Decision:

@@ -19,19 +19,15 @@ def same_token() -> Measured:
     keep_L, repeated = keeping(trace)
     share = sum(keep_L) / (repeated * len(keep_L))
     option = "always" if share == 1 else "often" if share >= 0.5 else "hardly ever"
-    layers = ", ".join(
-        f"{n} in layer {layer}" for n, layer in zip(keep_L, trace.layers, strict=True)
-    )
     because = "a router reads the token together with its context"
     if keep_L[0] > keep_L[-1]:
         because = (
             "the first router reads little but the token itself, and to the last one the context "
             "matters more"
         )
-    figure = (
-        f"of {repeated} tokens that the recorded text repeats, the number that always keep their "
-        f"first expert is {layers}"
-    )
+    least, most = min(keep_L), max(keep_L)
+    count = f"{least}" if least == most else f"{least} to {most}, depending on the layer,"
+    figure = f"of {repeated} tokens that the recorded text repeats, {count} keep one first expert"
     return Measured(option, figure, because)
 
 

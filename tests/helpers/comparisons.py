@@ -89,7 +89,7 @@ def made_collapse(seeds=3, *, losses=None, violations=None, fallen=None, kept=No
     for kind, times in (("busy", 4.0), ("rare", 1.0)):
         sizes = {"tokens": times, "gradient": times, "update": times**0.25, "moved": times**0.25}
         busy |= {f"run_{kind}_{name}": over(size) for name, size in sizes.items()}
-        busy[f"run_{kind}_gain"] = over(0.2)
+        busy |= {f"run_{kind}_gain": over(0.2), f"step_{kind}_gain": over(0.01 * times)}
     return {
         "provenance": PROVENANCE, "steps": STEPS, "arms": arms, "restarts": restarts,
         "busy_experts": busy,

@@ -46,14 +46,23 @@ def by_place(shares: dict[str, np.ndarray]) -> Picture:
 
 
 def _of_places(shares: dict[str, np.ndarray]) -> str:
-    """Each rule's drops in the first and in the last quarter."""
+    """The rules that treat the ends of the batch most and least alike, and what is dropped in
+    all."""
     quarter = max(1, len(next(iter(shares.values()))) // 4)
-    ends = "; ".join(
-        f"{name} {values[:quarter].mean():.1%} and {values[-quarter:].mean():.1%}"
-        for name, values in shares.items()
+    ends = {name: (v[:quarter].mean(), v[-quarter:].mean()) for name, v in shares.items()}
+    apart = sorted(ends, key=lambda name: abs(ends[name][0] - ends[name][1]))
+    least, most = (
+        f"“{name}”: {ends[name][0]:.1%} of the first quarter's assignments are dropped, and "
+        f"{ends[name][1]:.1%} of the last quarter's"
+        for name in (apart[0], apart[-1])
     )
-    in_all = ", ".join(f"{name} {values.mean():.1%}" for name, values in shares.items())
-    return f"Dropped in the first and in the last quarter of the batch: {ends}. In all: {in_all}."
+    in_all = {name: values.mean() for name, values in shares.items()}
+    top = max(in_all, key=in_all.__getitem__)
+    return (
+        f"The ends of the batch fare most differently under {most}. They fare most alike under "
+        f"{least}. In all, {min(in_all.values()):.1%} to {in_all[top]:.1%} are dropped, most under "
+        f"“{top}”."
+    )
 
 
 def changed(before: Decision, after: Decision) -> Picture:

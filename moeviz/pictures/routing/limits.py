@@ -177,7 +177,7 @@ def told_limits(recorded: Recorded) -> str:
     arm = recorded["limits"]["factor 1.25"]
     costs = [f"{arm[f'cost_{pool}']['mean']:+z.3f}" for pool in POOLS]
     mixed = told_gap(
-        "in pools of all domains a model under factor 1.25", "the same model without a limit",
+        "in pools of all domains a model under factor 1.25", "the same model freed of its limit",
         arm["cost_mixed"],
     )  # fmt: skip
     freed = told_gap(

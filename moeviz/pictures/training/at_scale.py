@@ -186,10 +186,10 @@ def told_collapse(recorded: dict[str, Any]) -> str:
     for name, arm in recorded["arms"].items():
         if balance := least_even(arm):
             cure = "Without a cure" if name == recorded["base"] else f"Under {name}"
-            parts.append(
-                f"{cure} up to {balance[1]:.0f} of {arm['experts']} experts of a layer are dead, "
-                f"and {balance[0]:.1f} are in effect where they are fewest."
-            )
+            dead = f"at most {balance[1]:.3g} of {arm['experts']} experts of a layer are dead"
+            if balance[1] == 0:
+                dead = "no expert is dead"
+            parts.append(f"{cure} {dead}, and at least {balance[0]:.1f} are in effect.")
     if not any(arm.get("collapsed", {}).get("mean") for arm in recorded["arms"].values()):
         parts.append("No arm collapsed in this time: that is, no layer lost half of its experts.")
     return " ".join([*parts, *_differences(recorded)])

@@ -10,6 +10,7 @@ import numpy as np
 from moeviz.pictures.axes import Scale, axes, padded
 from moeviz.pictures.plot import Key, legend, mark, paragraph
 from moeviz.pictures.svg import Picture, Svg
+from moeviz.pictures.training.cures_told import single, told_difference
 
 WIDTH, HEIGHT = 430, 250
 ACROSS, UPRIGHT = (66.0, 420.0), (206.0, 34.0)  # of each plot
@@ -88,10 +89,13 @@ def told_busy(summary: dict[str, Any]) -> str:
     for name in names:
         two = (found[f"run_{kind}_{name}"]["values"] for kind in ("busy", "rare"))
         ratios[name] = float(np.mean(np.divide(*two)))
-    gain = [found[f"run_{kind}_gain"]["mean"] for kind in ("busy", "rare")]
+    step = [found[f"step_{kind}_gain"]["mean"] for kind in ("busy", "rare")]
+    gains = (found[f"run_{kind}_gain"]["values"] for kind in ("busy", "rare"))
+    name = "Over all steps the gain of a busy expert"
+    gap = told_difference(name, "of a rare one", single(*gains))
     return (
-        f"{_told(ratios)} In the end a busy expert is {gain[0]:.2f} nats better for its tokens "
-        f"than at the start, and a rare one {gain[1]:.2f}."
+        f"{_told(ratios)} In one early step a busy expert becomes {step[0]:.3f} nats better for "
+        f"each of its tokens, and a rare one {step[1]:.3f}. {gap}"
     )
 
 
