@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
-from moeviz.pictures.plot import told_gap
+from moeviz.pictures.over_seeds import told_gap
 from moeviz.pictures.training.at_scale import told_difference
 
 
