@@ -30,6 +30,9 @@ from moeviz.pictures.table import Table
 
 log = logging.getLogger("moeviz")
 
+# In letters: for a sentence the most room that is kept, and what is added to the longest one.
+MOST_ROOM, AIR = 300, 40
+
 Row = dict[str, widgets.Widget] | Sequence[dict[str, widgets.Widget] | widgets.Widget]
 
 
@@ -63,6 +66,7 @@ class Panel(widgets.VBox):
         self.worker = Worker(f"{OURS}{self.kind}", self.guarded, self.pulse)
         self.drawn: Picture | None = None
         self._quiet = False
+        self._room = 0  # letters of the longest sentence
         self.picture = widgets.HTML().add_class("moeviz-picture")
         self.status = widgets.HTML().add_class("moeviz-status")
         self.table = widgets.HTML().add_class("moeviz-table")
@@ -184,12 +188,17 @@ class Panel(widgets.VBox):
         return {name: control.value for name, control in self.controls.items()}
 
     def say(self, sentence: str, *, unexpected: bool = False) -> None:
-        """One sentence to the learner, read out by screen readers."""
+        """One sentence to the learner, read out by screen readers.
+
+        It has the room of the longest one so far and a little more, so that the picture below
+        stays in its place while a slider moves."""
         mark = ' class="moeviz-unexpected"' if unexpected else ""
         with self._lock:
+            self._room = max(self._room, min(len(sentence), MOST_ROOM) + AIR)
+            room = ("room for words " * self._room)[: self._room]
             self.status.value = (
-                f'<div role="status" aria-live="polite"{mark} '
-                f'style="line-height:1.5;color:{PAGE_INK}">{escape(sentence)}</div>'
+                f'<div role="status" aria-live="polite"{mark} data-room="{room}" '
+                f'style="line-height:1.5;color:{PAGE_INK}"><span>{escape(sentence)}</span></div>'
             )
 
     @contextmanager

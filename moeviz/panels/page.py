@@ -33,6 +33,10 @@ STYLE = f"""
 .moeviz-panel .widget-toggle-buttons {{ max-width: calc(100% - 4px); }}
 .moeviz-panel .widget-toggle-buttons > div {{ flex-wrap: wrap; }}
 .moeviz-stale {{ opacity: 0.4; }}
+/* A sentence lies over as many letters, unseen, as it is given room for. */
+.moeviz-status [data-room] {{ display: grid; }}
+.moeviz-status [data-room]::after {{ content: attr(data-room); visibility: hidden; }}
+.moeviz-status [data-room] > *, .moeviz-status [data-room]::after {{ grid-area: 1 / 1; }}
 .moeviz-files .widget-html-content > div {{ display: flex; }}
 .moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}
 """
