@@ -14,7 +14,9 @@
     .mv-tip { position: fixed; z-index: 99999; max-width: 340px; padding: 4px 8px; border-radius: 4px;
       background: #1f2328; color: #fff; font: 13px/1.4 system-ui, sans-serif; pointer-events: none;
       box-shadow: 0 0 0 1px #fff8; white-space: pre-line }
-    @media (prefers-reduced-motion: reduce) { .mv .k { transition: none } }`;
+    .mv .a { animation: mv-arrive .6s ease-in-out }
+    @keyframes mv-arrive { from { transform: translate(var(--x), var(--y)) } }
+    @media (prefers-reduced-motion: reduce) { .mv .k { transition: none } .mv .a { animation: none } }`;
   const tip = document.createElement("div");
   tip.className = "mv-tip";
   tip.hidden = true;

@@ -203,7 +203,7 @@ def paragraph(
 
 def stages(
     svg: Svg, width: float, names: Sequence[str], here: str, press: Callable[[str], dict[str, Any]],
-    first: int = 1,
+    first: int = 1, top: float = 4,
 ) -> None:  # fmt: skip
     """The stations of a way, numbered from `first` where there is room, with the present one
     filled. press: what the panel's controls are set to by a click on one."""
@@ -213,10 +213,10 @@ def stages(
         colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
         label, size = (f"{i + first} {name}", 13) if numbered else (name, SMALLEST)
         with svg.thing(tip=f"Go to {name}", press=press(name)):
-            box(svg, i * pitch + 2, 4, pitch - 16, 28, colour, label, size=size,
+            box(svg, i * pitch + 2, top, pitch - 16, 28, colour, label, size=size,
                 bold=name == here, radius=6, stroke=edge)  # fmt: skip
         if i < len(names) - 1:
-            svg.text((i + 1) * pitch - 7, 23, "→", anchor="middle", fill=MUTED)
+            svg.text((i + 1) * pitch - 7, top + 19, "→", anchor="middle", fill=MUTED)
 
 
 def flow(

@@ -194,6 +194,14 @@ class Svg:
         yield
         self._marks.append("</g>")
 
+    @contextmanager
+    def arriving(self, dx: float, dy: float) -> Iterator[None]:
+        """What is drawn within comes from so far away once its picture is on the page; where no
+        motion is wanted it stands in its place at once."""
+        self._marks.append(f'<g class="a" style="--x:{number(dx)}px;--y:{number(dy)}px">')
+        yield
+        self._marks.append("</g>")
+
     def rect(
         self, x: float, y: float, width: float, height: float, fill: str, *,
         stroke: str = "none", radius: float = 0, opacity: float = 1, tip: str = "",

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 
 from moeviz.costs import Traffic, all_to_all
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, box, heading, heat_bar, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
+from moeviz.pictures.costs.one_token import BETWEEN, WITHIN, chosen_experts, draw_way, way_of
+from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
 
-# The matrix, and beside it what it adds up to.
-WIDTH, SUMS, HEIGHT = 500.0, 430.0, 566.0
-LEFT, TOP, SIDE = 62.0, 104.0, 400.0
-WITHIN = Key("inside nodes", "#56b4e9", mark="box")
-BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
+# One token's way, what all of them add up to, and who sends to whom.
+WIDTH, SUMS, MATRIX = 560.0, 380.0, 500.0
+LEFT, TOP, SIDE = 62.0, 62.0, 400.0
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9
@@ -29,14 +29,20 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to send, with its sums: over 64 devices they are worth computing once."""
+class Sent:
+    """A way to send, with its sums: over 64 devices they are worth computing once. near, far:
+    bytes inside nodes and between them; seconds: the least."""
 
     label: str
     traffic: Traffic
     near: float
     far: float
     seconds: float
+
+    def copies(self, size: float, tokens: int) -> float:
+        """Of one token, the copies that such bytes are, each with its result."""
+        each = self.traffic.dispatch_bytes_per_copy + self.traffic.combine_bytes_per_copy
+        return size / each / tokens / self.traffic.devices
 
 
 @lru_cache(maxsize=64)
@@ -61,34 +67,33 @@ def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float,
 
 def exchange(
     *, model_name: str, nodes: int, devices_per_node: int, tokens: int, copies: Copies,
-    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0,
+    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, step: int = 0,
 ) -> Picture:  # fmt: skip
-    """The matrix of bytes, dispatch and combine together, and what it adds up to.
+    """One token's way at a step of one_token.STEPS, the matrix of bytes of all tokens, dispatch and
+    combine together, and what it adds up to.
 
     node_limit: nodes that a token may visit; 0: no limit. It is left out under skewed routing,
-    where only visits of single experts are known.
+    where only visits of single experts are known. seed: of the one token, and of which experts are
+    popular.
     """
     architecture = sparse_sizes_of(model_name)
     moe = architecture.moe
     limit = node_limit if node_limit and node_limit < nodes and not skew else None
     bits = FP8_DISPATCH_BITS if fp8 else BF16_COMBINE_BITS
+    share_E = visits(moe.num_experts, moe.top_k, skew, seed)
 
-    def way(label: str, how: Copies, limited: int | None, dispatch_bits: float) -> Way:
+    def sent(how: Copies, limited: int | None, dispatch_bits: float) -> Sent:
         traffic = all_to_all(
             architecture, tokens_per_device=tokens, nodes=nodes,
             devices_per_node=devices_per_node, copies=how, node_limit=limited,
-            dispatch_bits=dispatch_bits,
-            share_E=visits(moe.num_experts, moe.top_k, skew, seed),
+            dispatch_bits=dispatch_bits, share_E=share_E,
         )  # fmt: skip
         near, far = traffic.within_node_bytes, traffic.between_nodes_bytes
-        return Way(label, traffic, near, far, traffic.seconds(LINK, NETWORK))
+        return Sent(how, traffic, near, far, traffic.seconds(LINK, NETWORK))
 
-    plainest = way("a BF16 copy an expert, no limit", "expert", None, BF16_COMBINE_BITS)
-    hows: dict[Copies, str] = {"expert": "an expert", "device": "a device", "node": "a node"}
-    ways = {how: way(f"one copy {name}", how, limit, bits) for how, name in hows.items()}
-    exchanged = ways[copies]
-    summary = _summary(model_name, exchanged, plainest, len(architecture.moe_layers))
-    svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
+    plainest, chosen = sent("expert", None, BF16_COMBINE_BITS), sent(copies, limit, bits)
+    summary = _summary(model_name, chosen, plainest, len(architecture.moe_layers), tokens)
+    svg = Svg(WIDTH, 456, "All-to-all traffic", summary)
     precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
@@ -96,27 +101,28 @@ def exchange(
     heading(svg, f"{model_name}, one MoE layer", f"{machine}, {tokens:,} tokens on each")
     note = f"dispatch in {precision}, combine in BF16 · {reach} · {routing}"
     svg.text(0, 56, note, fill=MUTED)
-    _matrix(svg, exchanged.traffic, nodes)
-    # With nothing saved the comparison would say a row twice.
-    compared = [] if ways["expert"].traffic == plainest.traffic else [plainest]
-    _totals(svg.beside(SUMS, 490), ways, compared, copies, nodes)
-    return svg.picture(COLUMNS, _table(exchanged.traffic))
+    experts = chosen_experts(moe, nodes, limit, share_E, seed)
+    way = way_of(experts, moe.num_experts, nodes, devices_per_node, copies)
+    draw_way(svg, way, chosen.traffic, step)
+    _totals(svg.beside(SUMS, 384), chosen, plainest, tokens, nodes)
+    _matrix(svg.beside(MATRIX, TOP + SIDE + 58), chosen.traffic, nodes)
+    return svg.picture(COLUMNS, _table(chosen.traffic))
 
 
-def _summary(name: str, found: Way, plainest: Way, layers: int) -> str:
-    saved = 1 - found.far / plainest.far if plainest.far else 0.0
+def _summary(name: str, chosen: Sent, plainest: Sent, layers: int, tokens: int) -> str:
+    saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
     sentence = (
-        f"{name}: one layer moves {si(found.near, 'B')} inside nodes and {si(found.far, 'B')} "
-        f"between them, {si((found.near + found.far) * layers, 'B')} in its {layers} MoE layers; "
-        f"{found.traffic.copies_per_token:.2f} copies a token."
+        f"{name}: one layer moves {si(chosen.near, 'B')} inside nodes and {si(chosen.far, 'B')} "
+        f"between them, {si((chosen.near + chosen.far) * layers, 'B')} in its {layers} MoE layers; "
+        f"of a token {chosen.copies(chosen.far, tokens):.2f} copies cross between nodes."
     )
     if saved:
         more = "less" if saved > 0 else "more"
         sentence += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
-    return f"{sentence} On H800s at least {_time(found)} a layer."
+    return f"{sentence} On H800s at least {_time(chosen)} a layer."
 
 
-def _time(way: Way) -> str:
+def _time(way: Sent) -> str:
     micro = way.seconds * 1e6
     return f"{micro:.3g} µs" if micro < 1000 else f"{micro / 1000:.3g} ms"
 
@@ -147,6 +153,7 @@ def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
         svg.text(LEFT + middle, TOP - 6, str(i), anchor="middle", fill=MUTED)
         svg.text(LEFT - 8, TOP + middle + 4, str(i), anchor="end", fill=MUTED)
     whom = "device" if nodes == 1 else "the devices of node"
+    svg.text(0, 16, "Who sends how much to whom", bold=True)
     svg.text(LEFT + SIDE / 2, TOP - 22, f"to {whom}", anchor="middle")
     svg.text(LEFT - 34, TOP + SIDE / 2, f"from {whom}", anchor="middle", rotate=-90)
     bottom = TOP + SIDE + 14
@@ -163,42 +170,44 @@ def _pair_words(block: np.ndarray, row: int, column: int, unit: str) -> str:
     return f"{ends}: {si(float(np.nansum(block)), 'B')}"
 
 
-def _totals(
-    svg: Svg, ways: dict[Copies, Way], compared: list[Way], chosen: Copies, nodes: int
-) -> None:
-    """The ways to send as bars, inside and between nodes; the chosen one framed."""
-    left, right = 10.0, SUMS - 12
-    kinds = (WITHIN, BETWEEN)[: 1 + (nodes > 1)]
-    rows = [*ways.items(), *(("", way) for way in compared)]
-    most, pitch = max(max(way.near, way.far) for _, way in rows), 34 + 25 * len(kinds)
-    svg.text(left, 16, "Bytes of the layer, all devices", bold=True)
-    svg.text(right, 16, "time at least", bold=True, anchor="end")
-    x = left
-    for key in kinds:
-        with svg.thing(key.name, tip=f"{key.name}: the lit blocks"):
-            legend(svg, x, 40, (key,))
-        x += 130
-    for i, (copies, way) in enumerate(rows):
-        top, is_chosen = 54 + i * pitch, copies == chosen
-        words = f"{way.label}: {way.traffic.copies_per_token:.2f} copies a token"
-        with svg.thing(way.label, tip=f"{words}, {_time(way)} at least",
-                       press={"copies": copies} if copies else None):  # fmt: skip
-            edge = INK if is_chosen else "transparent"
-            svg.rect(left - 9, top, right - left + 18, pitch - 4, "none", stroke=edge, radius=6)
-            svg.text(left, top + 16, words, bold=is_chosen)
-            svg.text(right, top + 16, _time(way), bold=is_chosen, anchor="end")
-            for j, (size, key) in enumerate(zip((way.near, way.far), kinds, strict=False)):
-                y = top + 25 + j * 25
-                width = (right - left - 86) * size / (most or 1.0)
-                box(svg, left, y, width, 19, key.colour, hatched=key.hatched)
-                svg.text(left + width + 6, y + 14, si(size, "B"))
+def _totals(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> None:
+    """The three ways to send, which are pressed; what the chosen one adds up to, and, once it is
+    another, the line of one BF16 copy for each expert."""
+    svg.text(0, 16, "A copy of the token for", bold=True)
+    for i, how in enumerate(get_args(Copies)):
+        with svg.thing(tip=f"One copy for each {how}", press={"copies": how}):
+            is_chosen = how == chosen.label
+            colour, edge = ("#0072b2", "#0072b2") if is_chosen else ("none", RULE)
+            box(svg, 2 + 126 * i, 28, 114, 28, colour, f"each {how}", size=13, bold=is_chosen,
+                radius=6, stroke=edge)  # fmt: skip
+    svg.text(0, 92, "Bytes of the layer, all devices", bold=True)
+    rows = [(WITHIN, chosen.near, plainest.near), (BETWEEN, chosen.far, plainest.far)]
+    rows = rows[: 1 + (nodes > 1)]
+    most = max(max(size, base) for _, size, base in rows) or 1.0
+    for i, (key, size, base) in enumerate(rows):
+        y = 118.0 + 64 * i
+        copies = f"{chosen.copies(size, tokens):.2f} copies a token"
+        with svg.thing(key.name, tip=f"{key.name}: {si(size, 'B')}, {copies}"):
+            legend(svg, 0, y, (key,))
+            svg.text(SUMS, y, f"{copies}, each with its result", anchor="end", fill=MUTED)
+            width = (SUMS - 80) * size / most
+            box(svg, 0, y + 10, width, 22, key.colour, hatched=key.hatched)
+            svg.text(SUMS, y + 26, si(size, "B"), bold=True, anchor="end")
+            if chosen.traffic != plainest.traffic:
+                at = (SUMS - 80) * base / most
+                svg.line(at, y + 6, at, y + 36, stroke=INK, width=2)
+    y = 118.0 + 64 * 2
+    if chosen.traffic != plainest.traffic:
+        svg.line(5, y - 14, 5, y + 2, stroke=INK, width=2)
+        svg.text(16, y - 1, "one BF16 copy for each expert, any node")
+    svg.text(0, y + 32, f"Time at least {_time(chosen)}", bold=True)
     notes = (
-        "One copy a node: a token crosses once, to the device there",
-        "with its sender's number, which passes it on (DeepEP).",
-        f"Time: the busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s",
-        "between nodes (H800, confidence official: DeepEP).",
+        f"The busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s between",
+        "nodes (H800, confidence official: DeepEP).",
+        "Each node: a token crosses once, to the device there with",
+        "its sender's number, which passes it on.",
     )
-    paragraph(svg, left, 420, notes, 20, fill=MUTED)
+    paragraph(svg, 0, y + 54, notes, 20, fill=MUTED)
 
 
 def _table(traffic: Traffic) -> Iterator[tuple[object, ...]]:

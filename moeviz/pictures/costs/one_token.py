@@ -1,0 +1,174 @@
+"""The way of one token to its experts on other devices and back, leg by leg."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.costs import MoE, Traffic
+from moeviz.costs.cost.traffic import Copies
+from moeviz.pictures.plot import Key, box, paragraph, stages
+from moeviz.pictures.svg import INK, MUTED, RULE, Svg, si
+
+STEPS = ("choose", "cross", "spread", "compute", "gather", "return")
+WORDS = (
+    "The router has chosen: a square for each expert.",
+    "Copies cross to other nodes.",
+    "Copies go on inside each node.",
+    "The experts compute.",
+    "Results come together inside each node.",
+    "Results cross back, and the token adds them up.",
+)
+OUT, BACK = ("cross", "spread"), ("gather", "return")
+TOKEN, EXPERT = "#0072b2", "#e69f00"
+WITHIN = Key("inside nodes", "#56b4e9", mark="box")
+BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
+LEFT, TOP, TALL = 74.0, 138.0, 240.0
+SOURCE = 1  # the device that holds the token, of node 0
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Copies that go from one device to another in one of STEPS."""
+
+    step: str
+    source: int
+    target: int
+    copies: int
+    crosses: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """A token on device SOURCE: how many of its experts each device holds, and how its copies
+    travel out; results go back the same ways."""
+
+    experts: Counter[int]
+    legs: tuple[Leg, ...]
+
+    def copies(self, step: int, *, crossing: bool) -> tuple[int, int]:
+        """Copies out and results back that have gone up to a step, between nodes or inside."""
+        gone = [leg for leg in self.legs if STEPS.index(leg.step) <= step]
+        gone = [leg for leg in gone if leg.crosses == crossing]
+        out = sum(leg.copies for leg in gone if leg.step in OUT)
+        return out, sum(leg.copies for leg in gone) - out
+
+
+def chosen_experts(
+    moe: MoE, nodes: int, limit: int | None, share_E: Sequence[float] | None, seed: int
+) -> list[int]:
+    """The experts of one token, drawn by the seed: evenly, within `limit` nodes if there is a
+    limit, or as popular as share_E says."""
+    random = np.random.default_rng(seed)
+    score_E = random.gumbel(size=moe.num_experts)
+    if share_E is not None:
+        score_E += np.log(share_E)
+    elif limit is not None:
+        node_E = np.arange(moe.num_experts) * nodes // moe.num_experts
+        score_E[~np.isin(node_E, random.permutation(nodes)[:limit])] = -np.inf
+    return sorted(int(e) for e in np.argsort(-score_E)[: moe.top_k])
+
+
+def way_of(experts: Sequence[int], num_experts: int, nodes: int, per_node: int, how: Copies) -> Way:
+    """How the copies of a token travel; how: as moeviz.costs.all_to_all has it."""
+    held = Counter(e * nodes * per_node // num_experts for e in experts)
+    out: Counter[tuple[str, int, int]] = Counter()
+    for device, count in held.items():
+        copies = count if how == "expert" else 1
+        node = device // per_node
+        if node == 0:
+            out["spread", SOURCE, device] = copies
+        elif how == "node":
+            relay = node * per_node + SOURCE
+            out["cross", SOURCE, relay] = 1
+            out["spread", relay, device] = 1
+        else:
+            out["cross", SOURCE, device] = copies
+    legs = []
+    for (step, source, target), copies in out.items():
+        if source != target:
+            crosses = step == "cross"
+            back = "return" if crosses else "gather"
+            legs += [Leg(step, source, target, copies, crosses)]
+            legs += [Leg(back, target, source, copies, crosses)]
+    return Way(held, tuple(legs))
+
+
+def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
+    """Nodes as columns of devices, and the copies that travel in this step; each has come from
+    where its line begins."""
+    per_node = traffic.devices_per_node
+    nodes = traffic.devices // per_node
+    stages(svg, svg.width, STEPS, STEPS[step], lambda name: {"step": STEPS.index(name)}, top=70)
+    svg.text(0, TOP - 14, f"One token of device {SOURCE}: {WORDS[step]}", bold=True)
+    pitch = min((svg.width - LEFT) / nodes, 124.0)
+    places = {
+        device: (
+            LEFT + (device // per_node + 0.5) * pitch,
+            TOP + (device % per_node + 0.5) * TALL / per_node + 18,
+        )
+        for device in range(traffic.devices)
+    }
+    for node in range(nodes):
+        x = LEFT + node * pitch
+        svg.rect(x + 3, TOP, pitch - 6, TALL + 22, "none", stroke=RULE, radius=6)
+        svg.text(x + pitch / 2, TOP + 15, f"node {node}", anchor="middle", fill=MUTED)
+    for row in range(per_node):
+        svg.text(LEFT - 8, places[row][1] + 4, f"device {row}", anchor="end", fill=MUTED)
+    for leg in way.legs:
+        if leg.step == STEPS[step]:
+            _travel(svg, leg, places, traffic, per_node)
+    for device, at in places.items():
+        _device(svg, device, at, min(pitch - 16, 84), way, step, per_node)
+    paragraph(svg, 0, TOP + TALL + 46, _sums(way, traffic, step), 20)
+
+
+def _name(device: int, per_node: int) -> str:
+    return f"device {device % per_node} of node {device // per_node}"
+
+
+def _travel(
+    svg: Svg, leg: Leg, places: dict[int, tuple[float, float]], traffic: Traffic, per_node: int
+) -> None:
+    (x, y), (to_x, to_y) = places[leg.source], places[leg.target]
+    each = traffic.dispatch_bytes_per_copy if leg.step in OUT else traffic.combine_bytes_per_copy
+    key = BETWEEN if leg.crosses else WITHIN
+    what = "copy" if leg.step in OUT else "result"
+    number = f"1 {what}" if leg.copies == 1 else f"{leg.copies} {what.replace('y', 'ie')}s"
+    tip = f"{_name(leg.source, per_node)} to {_name(leg.target, per_node)}: {number}, "
+    with svg.thing(key.name, tip=tip + si(leg.copies * each, "B")):
+        for colour, edge in ((INK, 1.4), (key.colour, 0.0)):
+            svg.line(x, y, to_x, to_y, stroke=colour, width=1.5 + leg.copies + edge)
+        with svg.arriving(x - to_x, y - to_y):
+            for i in range(leg.copies):
+                at = to_x - 26 + 7 * i
+                svg.circle(at, to_y, 6, TOKEN if leg.step in OUT else EXPERT, stroke=INK)
+
+
+def _device(
+    svg: Svg, device: int, at: tuple[float, float], wide: float, way: Way, step: int, per_node: int
+) -> None:
+    """A device with a square for each of the token's experts on it, filled once they compute."""
+    (x, y), count = at, way.experts[device]
+    tip = f"{_name(device, per_node)}: {count or 'none'} of the token's experts"
+    with svg.thing(f"d{device}", tip=tip):
+        svg.rect(x - wide / 2, y - 11, wide, 22, "none", stroke=MUTED, radius=4)
+        for i in range(count):
+            done = step >= STEPS.index("compute")
+            box(svg, x + wide / 2 - 13 - 11 * i, y - 5, 9, 9, EXPERT if done else "none",
+                stroke=INK)  # fmt: skip
+        if device == SOURCE:
+            svg.circle(x - wide / 2 + 9, y, 6, TOKEN, stroke=INK)
+
+
+def _sums(way: Way, traffic: Traffic, step: int) -> Iterator[str]:
+    """What has travelled so far, in copies and bytes."""
+    for key, crossing in ((BETWEEN, True), (WITHIN, False)):
+        out, back = way.copies(step, crossing=crossing)
+        size = out * traffic.dispatch_bytes_per_copy + back * traffic.combine_bytes_per_copy
+        copies = f"{out} {'copy' if out == 1 else 'copies'} out"
+        results = f"{back} {'result' if back == 1 else 'results'} back"
+        yield f"{key.name}, so far: {copies}, {results}, {si(size, 'B')}"
