@@ -18,8 +18,8 @@ from helpers.browser import (
 ROUTERS, COLLAPSE, SLOTS = ".moeviz-compare_routers", ".moeviz-collapse", ".moeviz-slots"
 HARDWARE = {
     ".moeviz-memory_fit": (".moeviz-batch", ".moeviz-device-name"),
-    ".moeviz-decode_batch": (".moeviz-batch", ".moeviz-device-name"),
-    ".moeviz-exchange": (".moeviz-skew", ".moeviz-copies"),
+    ".moeviz-decode_batch": (".moeviz-batch", ".moeviz-model-name"),
+    ".moeviz-exchange": (".moeviz-step", ".moeviz-copies"),
     ".moeviz-offloading": (".moeviz-hit", ".moeviz-link"),
 }
 FIT = ("MemoryFit()", "DecodeBatch()", "Exchange()", "Offloading()")

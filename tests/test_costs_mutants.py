@@ -42,7 +42,7 @@ def test_a_mutated_config_is_answered_or_refused_in_one_short_sentence(count):
         with bounded(seconds=20, gigabytes=1):
             try:
                 architecture = read_config(text)
-                model_anatomy([architecture])
+                model_anatomy([architecture], "attention")
             except ValueError as error:
                 sentence = str(error)
                 assert sentence.endswith(".") and "\n" not in sentence, sentence

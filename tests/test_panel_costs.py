@@ -1,19 +1,62 @@
 """What is particular to the panels of 08_hardware and 09_frontier_models."""
 
+import re
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
 from helpers.panels import LOUD, content, drawn, everything, press, said, values_of
-from helpers.pictures import texts
+from helpers.pictures import texts, tips
 from moeviz import panels
 from moeviz.costs import CLAIMS, DEVICES, MODELS, model, parameters
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs.model_anatomy import CHOICES, CONFIG, YOURS, read_config
 from moeviz.pictures.costs.claims import SLIDERS
 from moeviz.pictures.costs.training_cost import COMPARED, bill_of, published_setting
+from moeviz.predictions import PREDICTIONS
 
 pytestmark = LOUD
+ROOT = Path(__file__).parents[1]
+# The panel of each question, and the values that would show the answer.
+ASKED = {
+    "08.fit": ("MemoryFit", {"model_name": "gpt-oss-120b"}),
+    "08.batch": ("DecodeBatch", {"model_name": "DeepSeek-V3 / R1"}),
+    "08.exchange": ("Exchange", {"copies": "node", "fp8": True}),
+    "08.offload": ("Offloading", {"model_name": "Mixtral 8x7B"}),
+    "09.years": ("ModelMap", {"until": 2026}),
+    "09.cache": ("CacheLadder", {"other": "V3's own heads"}),
+    "09.tokens": ("TrainingCost", {"model": "gpt-oss-120b"}),
+}
+GIVEN = {"09.years": {"18.7"}, "09.cache": {"56.9"}}  # figures that the question itself goes by
+
+
+@pytest.mark.parametrize(("key", "case"), ASKED.items())
+def test_no_panel_opens_on_what_a_prediction_asks(key, case):
+    name, values = case
+    asked, panel = PREDICTIONS[key], getattr(panels, name)()
+    opening = panel.values
+    words = " ".join([said(panel), *filter(None, texts(panel.drawn) + tips(panel.drawn))])
+    for control, value in values.items():
+        panel.controls[control].value = value
+        assert panel.values[control] == value != opening[control]
+    # Of three digits and more: shorter ones are there by chance.
+    figures = re.findall(r"\d{2,}\.\d+|\d\.\d{2,}", asked.measured().figure)
+    shown = [f for f in figures if re.search(rf"(?<![\d.]){f}(?!\d)", words)]
+    assert set(shown) <= GIVEN.get(key, set())
+
+
+def test_a_panel_of_costs_stands_after_the_question_that_it_answers():
+    source = "".join(
+        (ROOT / "notebooks" / "src" / f"{name}.md").read_text("utf-8")
+        for name in ("08_hardware", "09_frontier_models")
+    )
+    cells = re.findall(r"^panels\.(\w+)\(\"?([\w.]*)\"?\)$", source, re.M)
+    for key, (name, _) in ASKED.items():
+        at = cells.index(("Predict", key))
+        assert cells[at : at + 3] == [("Predict", key), (name, ""), ("Outcome", key)]
+    at = cells.index(("Predict", "09.mixtral"))  # which a sum answers, and no panel
+    assert cells[at + 1] == ("Outcome", "09.mixtral")
 
 
 def test_every_model_and_device_on_offer_is_one_of_the_calculators():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from moeviz.costs import active_parameters, parameters
-from moeviz.costs.cost.parameters import active_share
+import math
+
+from moeviz.costs import active_parameters, device, parameters, training_flops_per_token
 from moeviz.costs.known.models import published, shape_of
-from moeviz.pictures.costs.cache_ladder import rungs
+from moeviz.pictures.costs.cache_ladder import MEASURED_PAIR, RUNGS, rungs
+from moeviz.pictures.costs.model_map import points, typical_share
+from moeviz.pictures.costs.training_cost import SEQUENCE
 from moeviz.predictions.prediction import Measured, nearest, prediction
 
-MIXTRAL, V3, LLAMA = "Mixtral 8x22B", "DeepSeek-V3 / R1", "Llama 3.1 405B"
+MIXTRAL, GPT_OSS = "Mixtral 8x22B", "gpt-oss-120b"
 
 
 @prediction(
@@ -34,61 +37,53 @@ def mixtral() -> Measured:
 
 
 @prediction(
-    "09.sparsest",
-    "Which of these uses the smallest share of its parameters for a token?",
-    "Switch-C, 2021", "DeepSeek-V3, 2024", "Kimi K2, 2025",
+    "09.years",
+    "In the typical sparse model of 2024, the median of the map, a token meets nearly a fifth of "
+    "the parameters. How much is it in 2026?",
+    "still about a fifth", "about a tenth", "about a twentieth",
 )  # fmt: skip
-def sparsest() -> Measured:
-    names = {
-        "Switch-C, 2021": "Switch-C 1.6T", "DeepSeek-V3, 2024": V3, "Kimi K2, 2025": "Kimi K2"
-    }  # fmt: skip
-    shares = {option: active_share(shape_of(name)).total for option, name in names.items()}
-    least = min(shares, key=lambda option: shares[option])
-    told = ", ".join(
-        f"{option.split(',')[0]} {100 * share:.2g} %" for option, share in shares.items()
-    )
-    sizes = {option: shape_of(name).moe for option, name in names.items()}
-    moe = sizes[least]
-    because = f"{least.split(',')[0]} sends a token to {moe.top_k} of {moe.num_experts:,} experts"
-    return Measured(least, f"the shares are {told}", because)
+def years() -> Measured:
+    shares = {year: typical_share(points(), year) or math.nan for year in (2024, 2026)}
+    options = {"still about a fifth": 0.2, "about a tenth": 0.1, "about a twentieth": 0.05}
+    figure = f"the median fell from {100 * shares[2024]:.1f} % to {100 * shares[2026]:.1f} %"
+    because = "experts became smaller and many more, and a token still meets only a few of them"
+    return Measured(nearest(shares[2026], options, ratio=True), figure, because)
 
 
 @prediction(
     "09.cache",
-    "Latent attention (MLA) keeps a 57 times smaller cache. Smaller than which one?",
-    "the cache of the model before it", "one of full heads, which nobody built",
-    "one of grouped heads (GQA), as in Llama",
+    "Articles say that latent attention (MLA) keeps a 57 times smaller cache than full heads. "
+    "DeepSeek's makers trained two models alike, one with full heads and one with MLA. How many "
+    "times smaller was the cache there?",
+    "about 57 times", "about 25 times", "about 4 times",
 )  # fmt: skip
 def cache() -> Measured:
     ratio = {name: times for name, _, _, times, _ in rungs(131072, 16)}
-    full, grouped = ratio["MHA, 128 heads, keys and values of 128"], ratio["GQA, 8 groups"]
-    options = ("the cache of the model before it", "one of full heads, which nobody built",
-               "one of grouped heads (GQA), as in Llama")  # fmt: skip
-    measured = (24.9, full, grouped)  # the first: DeepSeek-V2, 2405.04434, table 9
-    nearest_one = min(range(3), key=lambda i: abs(measured[i] - 57))
+    options = {"about 57 times": 57, "about 25 times": 25, "about 4 times": 4}
     figure = (
-        f"against full heads it is {full:.1f} times smaller, against grouped heads {grouped:.1f} "
-        f"times, and against the full heads of a model that was trained {measured[0]} times"
+        f"it was {MEASURED_PAIR} times smaller, while DeepSeek-V3's is "
+        f"{ratio[RUNGS['full heads']]:.1f} times smaller than with full heads, which nobody built"
     )
-    return Measured(
-        options[nearest_one], figure, "the factor is as large as the baseline that one chooses"
-    )
+    because = "the factor is as large as the baseline that one chooses"
+    return Measured(nearest(MEASURED_PAIR, options, ratio=True), figure, because)
 
 
 @prediction(
-    "09.hours",
-    "How many times the device hours of DeepSeek-V3 did the training of Llama 3.1 405B take?",
-    "about 2 times", "about 11 times", "about 100 times",
+    "09.tokens",
+    "The card of gpt-oss-120b says 2.1 million hours of H100. Suppose that they were one pass over "
+    "its tokens, at 40 % of the device's peak. How many tokens would that be?",
+    "about 1 trillion", "about 10 trillion", "about 100 trillion",
 )  # fmt: skip
-def hours() -> Measured:
-    dense, sparse = (published(name, "device_hours") for name in (LLAMA, V3))
-    times = dense / sparse
-    options = {"about 2 times": 2, "about 11 times": 11, "about 100 times": 100}
-    met = [active_parameters(shape_of(name)).total / 1e9 for name in (LLAMA, V3)]
-    figure = f"{dense / 1e6:.1f} million H100 hours against {sparse / 1e6:.1f} million H800 hours"
-    tokens = published(LLAMA, "tokens") / published(V3, "tokens")
+def tokens() -> Measured:
+    hours, architecture = published(GPT_OSS, "device_hours"), shape_of(GPT_OSS)
+    flops = 0.4 * device("H100 SXM").bf16_flops_per_s * 3600 * hours
+    each = training_flops_per_token(architecture, SEQUENCE).total
+    options = {f"about {number} trillion": number for number in (1, 10, 100)}
+    trillions = flops / each / 1e12
+    met = active_parameters(architecture).total / 1e9
+    figure = f"{hours / 1e6:.1f} million hours would be {trillions:.0f} trillion tokens"
     because = (
-        f"a token meets {met[0] / met[1]:.0f} times as many parameters of Llama, which read "
-        f"{tokens:.2f} times as many tokens"
+        f"a token meets only {met:.1f} billion parameters; nobody claims so many tokens, so the "
+        "hours hold more than one pass"
     )
-    return Measured(nearest(times, options, ratio=True), figure, because)
+    return Measured(nearest(trillions, options, ratio=True), figure, because)

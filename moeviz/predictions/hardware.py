@@ -50,7 +50,7 @@ def batch() -> Measured:
     "08.exchange",
     "64 devices in 8 nodes, 8 experts a token, one BF16 copy for each expert. By how much can the "
     "traffic between nodes be cut, with the same model and the same choice of experts?",
-    "not at all", "by a quarter", "by half or more",
+    "not at all", "by a quarter", "by about half",
 )  # fmt: skip
 def exchange() -> Measured:
     def crossing(copies: Copies, bits: float) -> float:
@@ -61,7 +61,7 @@ def exchange() -> Measured:
 
     plain, best = crossing("expert", BF16_COMBINE_BITS), crossing("node", FP8_DISPATCH_BITS)
     saved = 1 - best / plain
-    options = {"not at all": 0.0, "by a quarter": 0.25, "by half or more": 0.5}
+    options = {"not at all": 0.0, "by a quarter": 0.25, "by about half": 0.5}
     figure = (
         f"for DeepSeek-V3 and 128 tokens a device the bytes between nodes fall from "
         f"{plain / 1e9:.2f} to {best / 1e9:.2f} GB, by {saved:.0%}"

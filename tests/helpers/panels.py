@@ -26,7 +26,7 @@ LOUD = [
 
 # One move of every control of every exhibit; in this order they can be made one after the other.
 MOVES = {
-    "CacheLadder": {"context": 1024, "batch": 32, "bits": 8},
+    "CacheLadder": {"context": 1024, "batch": 32, "bits": 8, "other": "one head"},
     "Claims": {"claim": "gpt4_sizes", "first": None, "second": None, "third": None},
     "Collapse": {
         "aux": 0.1, "scope": "sequence", "bias": "quantile", "noise": 1.0, "z": True,
@@ -49,7 +49,7 @@ MOVES = {
     },
     "Exchange": {
         "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
-        "copies": "expert", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7,
+        "copies": "node", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7, "step": 3,
     },
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
@@ -61,12 +61,12 @@ MOVES = {
         "context": 512, "batch": 1024,
     },
     "ModelAnatomy": {
-        "model": "GPT-3 175B", "beside": "Kimi K2",
+        "model": "GPT-3 175B", "beside": "Kimi K2", "part": "attention",
         "config": CONFIG.replace('"num_experts": 128', '"num_experts": 64'),
     },
     "ModelMap": {"model": "Kimi K2", "until": 2021, "counted": "ex_embeddings"},
     "Offloading": {
-        "model_name": "Kimi K2", "device_name": "RTX 4090", "plan": "bf16", "link": "host",
+        "model_name": "Kimi K2", "device_name": "T4", "plan": "bf16", "link": "host",
         "hit": 99,
     },
     "Race": {"experts": 8, "top_k": 1, "seed": 3, "axis": "flops"},
@@ -100,7 +100,6 @@ BEFORE = {
     ("Dispatch", "tile_block"): {"step": 30},
     ("Dispatch", "skew"): {"source": "synthetic"},
     ("Dispatch", "seed"): {"source": "synthetic"},
-    ("Exchange", "seed"): {"skew": 1.0},
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
     ("Slots", "priority"): {"top_k": 2},

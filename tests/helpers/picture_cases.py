@@ -18,14 +18,16 @@ from moeviz.experiments.slots import placed, synthetic
 from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.host import data_path
 from moeviz.panels import hardware_choice as offered
-from moeviz.pictures.costs.cache_ladder import cache_ladder
+from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
 from moeviz.pictures.costs.exchange import exchange
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import CONVENTIONS, model_anatomy
 from moeviz.pictures.costs.model_map import model_map
+from moeviz.pictures.costs.model_parts import PARTS
 from moeviz.pictures.costs.offloading import LINKS, offloading
+from moeviz.pictures.costs.one_token import STEPS
 from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
@@ -514,10 +516,11 @@ def _kernels():
 
 
 def _costs():
+    parts = cycle(key.name for key in PARTS)
     for model in COUNTED:
-        yield f"anatomy of {model.name}", partial(model_anatomy, [model, V3])
+        yield f"anatomy of {model.name}", partial(model_anatomy, [model, V3], next(parts))
     pasted = replace(V3.architecture, name="<b>&" + "x" * 99)
-    yield "anatomy of a pasted one", partial(model_anatomy, [pasted])
+    yield "anatomy of a pasted one", partial(model_anatomy, [pasted], "attention")
     for until, kind in zip((2020, 2023, 2026), CONVENTIONS, strict=True):
         yield case(model_map, chosen=V3.name, until=until, convention=kind)
     yield case(model_map, chosen="GPT-4 (rumour)")
@@ -525,13 +528,17 @@ def _costs():
         least = {assumption.name: assumption.low for assumption in claim.assumptions}
         for assumed in ({}, least)[: 1 + bool(least)]:
             yield f"claim {name} of {len(assumed)}", partial(claims, name, assumed)
-    for context, bits, batch in ((1024, 4, 1), (32768, 16, 1), (1048576, 8, 256)):
-        yield case(cache_ladder, context=context, bits=bits, batch=batch)
+    settings = cycle(((1024, 4, 1), (32768, 16, 1), (1048576, 8, 256)))
+    for other, (context, bits, batch) in zip(OTHERS, settings, strict=False):
+        yield case(cache_ladder, context=context, bits=bits, batch=batch, other=other)
     for name, tokens in product(COMPARED, [1e11, 14.8e12, 1e14]):
         yield case(training_cost, **BILL | dict(chosen=name, tokens=tokens))
     ways = [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
+    legs = cycle(range(len(STEPS)))
     for copies, (nodes, limit, skew) in product(["expert", "device", "node"], ways):
-        options = dict(copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3)
+        options = dict(
+            copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3, step=next(legs)
+        )
         yield case(exchange, **SEND | options)
     # Each model of 08_hardware with each plan or link that a panel offers, from one device to many,
     # on the chips in turn: all combinations would be thousands.

@@ -166,7 +166,7 @@ def llama_sizes(devices: float) -> Outcome:
         Term("days of training", days, f"30.84M h / {devices:,.0f} devices / 24"),
     )
     right = within(total, 405e9, 0.005) and 30 <= days <= 180
-    why = f"counted {total / 1e9:.2f}B; the hours are {days:.0f} days of that cluster"
+    why = f"counted {total / 1e9:.2f}B; the hours are {days:,.0f} days of that cluster"
     return Outcome(holds_if(right), why, total, terms)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, steps
-from moeviz.pictures.costs.cache_ladder import cache_ladder
+from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 
 CONTEXTS = tuple(2**i for i in range(10, 21))
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -18,6 +18,7 @@ class CacheLadder(Panel):
         "A short chat": {"context": 1024, "batch": 1},
         "A million tokens": {"context": 1_048_576, "batch": 1},
         "64 readers at once": {"context": 131_072, "batch": 64},
+        "Where 57 comes from": {"other": "full heads"},
     }
 
     def __init__(self) -> None:
@@ -27,5 +28,7 @@ class CacheLadder(Panel):
                 "context": steps("Context", CONTEXTS, 131_072),
                 "batch": steps("Sequences", BATCHES, 1),
                 "bits": choice("Cache in", formats, 16, "64px"),
-            }
+            },
+            # Each is a bar, which is pressed.
+            more=[{"other": choice("MLA against", tuple(OTHERS), "8 groups", "auto")}],
         )

@@ -9,12 +9,24 @@ from moeviz.panels.controls import button, slider
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.claims import SLIDERS, amount, claims, ladder
 
+NONE_BEYOND_1 = {"second": 0.0, "third": 0.0}
+
 
 class Claims(Panel):
     """A claim, where it stands, the sum that tests it, and the verdict under what is assumed. The
     sliders are those of the chosen claim."""
 
-    def __init__(self, claim: str = "mla_57") -> None:
+    # Each names all sliders, for its claim has others than the opening's; one that is out of sight
+    # stands at 0.
+    presets = {
+        "Experts of one token": {"claim": "unselected_not_loaded", "first": 1} | NONE_BEYOND_1,
+        "Both at $2 an hour": {
+            "claim": "cost_per_trillion", "first": 2, "second": 2, "third": 0.0,
+        },
+        "Tested in this lab": {"claim": "dropping_degrades", "first": 0.1} | NONE_BEYOND_1,
+    }  # fmt: skip
+
+    def __init__(self, claim: str = "unselected_not_loaded") -> None:
         check_choice("claim", claim, CLAIMS)
         numbered = [(str(i + 1), name) for i, name in enumerate(CLAIMS)]
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)

@@ -15,6 +15,7 @@ from moeviz.pictures.costs.decode_batch import decode_batch
 from moeviz.pictures.costs.memory_fit import COUNTS
 
 CONTEXTS = tuple(2**i for i in range(7, 18))
+V3 = {"model_name": "DeepSeek-V3 / R1", "plan": "fp8_block", "devices": 32, "batch": 64}
 
 
 class DecodeBatch(Panel):
@@ -22,25 +23,20 @@ class DecodeBatch(Panel):
 
     draws = decode_batch
     presets = {
-        "Eight experts: Mixtral": {
-            "model_name": "Mixtral 8x7B", "plan": "bf16", "devices": 1, "context": 4096,
-        },
-        "384 experts: Kimi K2": {
-            "model_name": "Kimi K2", "plan": "fp8_block", "devices": 32, "context": 4096,
-        },
-        "A long context": {"context": 131072, "devices": 32},
-        "A single H100": {"model_name": "gpt-oss-120b", "device_name": "H100 SXM", "devices": 1,
-                          "plan": "mxfp4_experts", "context": 4096, "batch": 1},
+        "256 experts: DeepSeek-V3": V3,
+        "384 experts: Kimi K2": V3 | {"model_name": "Kimi K2"},
+        "DeepSeek-V3 on long contexts": V3 | {"context": 131072},
+        "A single H100": {"model_name": "gpt-oss-120b", "device_name": "H100 SXM",
+                          "plan": "mxfp4_experts", "batch": 1},
     }  # fmt: skip
 
     def __init__(self) -> None:
+        # It opens on a model of few experts: what many of them do is asked before.
         super().__init__(
-            {"model_name": model_choice(SPARSE, "DeepSeek-V3 / R1")},
-            {"device_name": device_choice("H200 SXM")},
-            {
-                "batch": steps("Batch", BATCHES, 64),
-                "devices": steps("How many", COUNTS, 32),
-                "context": steps("Context", CONTEXTS, 4096),
-            },
-            more=[{"plan": plan_choice("fp8_block")}],
+            {"model_name": model_choice(SPARSE, "Mixtral 8x7B")},
+            {"batch": steps("Batch", BATCHES, 16), "devices": steps("How many", COUNTS, 1)},
+            more=[
+                {"device_name": device_choice("H200 SXM")},
+                {"context": steps("Context", CONTEXTS, 4096), "plan": plan_choice("bf16")},
+            ],
         )

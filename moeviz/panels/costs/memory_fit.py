@@ -22,6 +22,10 @@ class MemoryFit(Panel):
 
     draws = memory_fit
     presets = {
+        "gpt-oss-120b on one H100": {
+            "model_name": "gpt-oss-120b", "device_name": "H100 SXM", "plan": "mxfp4_experts",
+            "devices": 1, "context": 32768, "batch": 8,
+        },
         "Mixtral on a gaming card": {
             "model_name": "Mixtral 8x7B", "device_name": "RTX 4090", "plan": "int4", "devices": 1,
             "context": 4096, "batch": 1,
@@ -34,14 +38,14 @@ class MemoryFit(Panel):
     }  # fmt: skip
 
     def __init__(self) -> None:
+        # It opens on a dense model: what experts need is asked before.
         super().__init__(
-            {"model_name": model_choice((*DENSE, *SPARSE), "gpt-oss-120b")},
-            {"device_name": device_choice("H100 SXM")},
+            {"model_name": model_choice((*DENSE, *SPARSE), "Llama 3.1 8B")},
+            {"device_name": device_choice("RTX 4090")},
             {
-                "devices": steps("How many", COUNTS, 1),
                 "context": steps("Context", CONTEXTS, 32768),
-                "batch": steps("Batch", BATCHES[:11], 8),
+                "batch": steps("Batch", BATCHES[:11], 1),
             },
             # Each way to store the weights has a bar, which is pressed.
-            more=[{"plan": plan_choice("mxfp4_experts")}],
+            more=[{"devices": steps("How many", COUNTS, 1)}, {"plan": plan_choice("bf16")}],
         )

@@ -11,6 +11,7 @@ from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, text_box
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_anatomy import model_anatomy
+from moeviz.pictures.costs.model_parts import PARTS
 
 YOURS = "yours"
 # What a button says, and the model that it stands for.
@@ -41,8 +42,8 @@ MOST_CHARACTERS = 100_000
 
 
 class ModelAnatomy(Panel):
-    """Where the parameters of two models lie and which of them one token meets; *yours* reads the
-    config.json in the box, or says why it cannot."""
+    """Where the parameters of two models lie and which of them one token meets; *yours* shows a box
+    and reads the config.json in it, or says why it cannot."""
 
     presets = {
         "Dense and sparse": {"model": "GPT-3 175B", "beside": "DeepSeek-V3 / R1"},
@@ -56,9 +57,11 @@ class ModelAnatomy(Panel):
             check_choice(field, value, names)
         self._read = CONFIG
         super().__init__(
-            {"model": choice("Model", CHOICES, model, "118px")},
-            {"beside": choice("Beside", CHOICES, beside, "118px")},
+            {"model": choice("Model", CHOICES, model, "auto")},
+            {"beside": choice("Beside", CHOICES, beside, "auto")},
             {"config": text_box(CONFIG, "820px", "84px", "config.json")},
+            # Each part has bars and a line in the picture, which are pressed.
+            more=[{"part": choice("Part", [key.name for key in PARTS], "routed experts", "auto")}],
         )
 
     def changed(self) -> None:
@@ -73,16 +76,20 @@ class ModelAnatomy(Panel):
 
     def state_values(self) -> dict[str, Any]:
         """Without the config where it is not shown: it is long."""
-        names = [*self.controls] if YOURS in self._chosen() else ["model", "beside"]
-        return {name: self.controls[name].value for name in names}
+        values = self.values
+        if YOURS not in self._chosen():
+            del values["config"]
+        return values
 
     def _chosen(self) -> tuple[str, str]:
         return self.controls["model"].value, self.controls["beside"].value
 
     def draw(self) -> Picture | None:
+        shown = YOURS in self._chosen()
+        self.controls["config"].layout.display = None if shown else "none"
         # One model beside itself is one model.
         models = [self._model(name) for name in dict.fromkeys(self._chosen())]
-        return self.shown(model_anatomy(models))
+        return self.shown(model_anatomy(models, self.controls["part"].value))
 
     def _model(self, name: str) -> Model | Architecture:
         return read_config(self.controls["config"].value) if name == YOURS else MODELS[name]

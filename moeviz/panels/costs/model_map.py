@@ -14,7 +14,8 @@ COUNTED = (
     ("no input table", "ex_input_embedding"),
     ("no tables", "ex_embeddings"),
 )
-FIRST_YEAR = 2020
+FIRST_YEAR, LAST_YEAR = 2020, max(model.year for model in MODELS.values())
+OPENS_AT = 2024  # what came later is asked before
 
 
 class ModelMap(Panel):
@@ -23,6 +24,7 @@ class ModelMap(Panel):
     presets = {
         "A dense one: GPT-3": {"model": "GPT-3 175B"},
         "The years until 2021": {"until": 2021, "model": "Switch-C 1.6T"},
+        "Up to now": {"until": LAST_YEAR, "model": "Kimi K2"},
         "Do not count the tables": {"counted": "ex_embeddings"},
     }
 
@@ -30,11 +32,10 @@ class ModelMap(Panel):
         by_year = sorted(points(), key=lambda p: (p.model.year, p.total))
         names = [p.model.name for p in by_year]
         check_choice("model", model, names)
-        last = max(m.year for m in MODELS.values())
         super().__init__(
             {
                 "model": slider("Model", names, model, "460px"),
-                "until": whole_slider("Up to", FIRST_YEAR, last, last),
+                "until": whole_slider("Up to", FIRST_YEAR, LAST_YEAR, OPENS_AT),
             },
             {"counted": choice("Active is", COUNTED, "all", "116px")},
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from moeviz.checks import check_choice
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
 from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import box, heading, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, ink_on, si
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
-WIDTH, HEIGHT, BAR = 470.0, 456.0, 340.0
+WIDTH, HEIGHT, BAR = 470.0, 452.0, 330.0
+ROWS, PITCH = 66.0, 44.0  # where the first bar stands, and from one to the next
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
     "GPT-3 175B", "Llama 3.1 405B", "Mixtral 8x22B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1",
@@ -18,6 +22,15 @@ SHOWN = (
 )  # fmt: skip
 COLOURS = {"MHA": "#d55e00", "GQA": "#e69f00", "MQA": "#56b4e9", "MLA": "#009e73"}
 OTHER = "#cc79a7"
+# What is compared with MLA, by a short name: a rung of the ladder, or a model as it is.
+RUNGS = {
+    "full heads": "MHA, 128 heads, keys and values of 128",
+    "V3's own heads": "MHA with its own keys of 192",
+    "8 groups": "GQA, 8 groups",
+    "4 groups": "GQA, 4 groups",
+    "one head": "MQA",
+}
+OTHERS = {**RUNGS, **{name: name for name in SHOWN if name != LADDER}}
 # DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA.
 MEASURED_PAIR = 24.9
 V2, V2_BASELINE, V2_CACHE_BITS = "DeepSeek-V2", "DeepSeek 67B", 6
@@ -50,52 +63,94 @@ def _saved(bits: int) -> float:
     return 100 * (1 - own / other)
 
 
-def cache_ladder(*, context: int, bits: int = 16, batch: int = 1) -> Picture:
+def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) -> Picture:
     """Left: V3's layers with another attention each, right: models as they are; bytes of `batch`
-    sequences of that length, against the memory of one GPU."""
-    steps = rungs(context, bits)
-    baseline, own = steps[0], steps[-1]
-    eight = next(s for s in steps if "8 groups" in s[0])
+    sequences of that length, against the memory of one GPU. other: of OTHERS, what MLA is compared
+    with."""
+    steps, models = rungs(context, bits), _found(context, bits)
+    own, name = steps[-1][1], OTHERS[check_choice("other", other, OTHERS)]
+    totals = {label: value for label, value, *_ in steps} | {m.name: m.bytes for m in models}
     many = "One sequence" if batch == 1 else f"{batch} sequences"
-    latent, plain = (si(batch * step[1], "B") for step in (own, baseline))
+    what = f"{name} takes" if name in SHOWN else f"with {name} it would be"
     summary = (
-        f"{many} of {context:,} tokens in DeepSeek-V3's layers: {latent} with latent attention, "
-        f"{plain} with {baseline[0]}, {baseline[3]:.1f} times as much; GQA with 8 groups takes "
-        f"{eight[3]:.1f} times as much."
+        f"{many} of {context:,} tokens: DeepSeek-V3's cache is {si(batch * own, 'B')} with latent "
+        f"attention (MLA); {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
     )
     svg = Svg(WIDTH, HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
-            f"{many} of {context:,} tokens, {bits} bits · factor: times MLA")  # fmt: skip
-    models = _found(context, bits)
+            f"{many} of {context:,} tokens, {bits} bits · press a bar")  # fmt: skip
     top = max(step[1] for step in steps)
-    for i, (label, value, _, ratio, _) in enumerate(steps):
-        name = label if label.startswith("MLA") else f"{label} (not built)"
-        size = si(batch * value, "B")
+    for i, (label, value, *_) in enumerate(steps):
         kin = (model.name for model in models if label[:3] in model.kinds)
-        with svg.thing(label, *kin, tip=f"{label}: {size}, {ratio:.3g} times MLA"):
-            y, share, words = 62.0 + 44 * i, value / top, f"{size} · {ratio:.3g}×"
-            colour = _bar(svg, y, name, share, label[:3])
-            inside = share > 0.5
-            svg.text(BAR * share + (-8 if inside else 8), y + 19, words, bold=True,
-                     anchor="end" if inside else "start",
-                     fill=ink_on(colour) if inside else INK)  # fmt: skip
-    notes = (
-        f"57× is the first bar over the last: {baseline[3]:.1f}. Keys as wide as V3's: "
-        f"{steps[1][3]:.0f}×.",
-        f"DeepSeek-V2's own pair, both trained: {MEASURED_PAIR}× (table 9).",
-        f"Its abstract says −93.3 %: counted −{_saved(V2_CACHE_BITS):.1f} % of a 67B model",
-        f"with GQA-8, for 6 bits against 16; −{_saved(16):.1f} % at 16 bits each.",
-    )
-    paragraph(svg, 0, 62.0 + 44 * len(steps) + 14, notes, 19)
-    _models(svg.beside(WIDTH, HEIGHT), models, [step[0] for step in steps], batch)
-    rows = [
+        title = label if label.startswith("MLA") else f"{label} (not built)"
+        row = Row(label, title, batch * value, value / own, label[:3])
+        _row(svg, i, row, value / top, kin, is_chosen=label == name)
+    y = ROWS + PITCH * len(steps) + 8
+    svg.text(8, y, f"{name}: {times(totals[name] / own)}", bold=True)
+    paragraph(svg, 8, y + 20, textwrap.wrap(_note(other, bits), 66))
+    _models(svg.beside(WIDTH, HEIGHT), models, [step[0] for step in steps], batch, own, name)
+    table = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps
     ]
-    rows += [
-        (m.name, f"{batch * m.bytes:,.0f}", "", f"{m.bytes / own[1]:.2f}", m.kinds) for m in models
+    table += [
+        (m.name, f"{batch * m.bytes:,.0f}", "", f"{m.bytes / own:.2f}", m.kinds) for m in models
     ]
-    return svg.picture(COLUMNS, rows)
+    return svg.picture(COLUMNS, table)
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.3g} times MLA's"
+
+
+def _note(other: str, bits: int) -> str:
+    """What stands behind a comparison, in sentences."""
+    abstract = (
+        f"DeepSeek-V2's abstract says 93.3 % less than a 67B model, which has 8 groups. It stores "
+        f"MLA's cache in 6 bits and the other in 16; we count {_saved(V2_CACHE_BITS):.1f} %. With "
+        f"16 bits in both it is {_saved(16):.1f} %."
+    )
+    notes = {
+        "full heads": "This is the 57 that articles quote. Nobody built such a model.",
+        "V3's own heads": "V3's keys are 192 numbers wide, its values 128. DeepSeek-V2's makers "
+        "trained two models alike, one with full heads and one with MLA. There the cache became "
+        f"{MEASURED_PAIR} times smaller (2405.04434, table 9).",
+        "8 groups": f"Llama 3.1 and Mixtral have 8 groups of heads. {abstract}",
+        "4 groups": "Qwen3-235B has 4 groups of heads. Fewer groups, smaller cache.",
+        "one head": "All heads share one set of keys and values. MLA keeps more than that.",
+    }
+    model = (
+        "Another model: its number of layers and its heads count too, not its kind of attention "
+    )
+    return notes.get(other, f"{model}alone. Both caches are counted with {bits} bits.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A bar: its name, what stands over it, its bytes, how many times MLA it is, its kind of
+    attention."""
+
+    name: str
+    title: str
+    bytes: float
+    ratio: float
+    kind: str
+    hatched: bool = False
+
+
+def _row(svg: Svg, i: int, row: Row, share: float, kin: Iterable[str], *, is_chosen: bool) -> None:
+    """A bar, which is pressed to compare it with MLA; share: of the longest."""
+    size, y = si(row.bytes, "B"), ROWS + PITCH * i
+    press = next(({"other": key} for key, name in OTHERS.items() if name == row.name), None)
+    tip = f"{row.title}: {size}, {times(row.ratio)}"
+    with svg.thing(row.name, *kin, tip=tip, press=press):
+        edge = INK if is_chosen else "transparent"
+        svg.rect(1, y - 13, WIDTH - 2, PITCH - 4, "none", stroke=edge, radius=6)
+        svg.text(8, y + 1, row.title, bold=is_chosen)
+        colour = COLOURS.get(row.kind, OTHER)
+        box(svg, 8, y + 6, max(BAR * share, 1.5), 16, colour, hatched=row.hatched)
+        words = f"{size} · {row.ratio:.3g}×" if is_chosen else size
+        svg.text(WIDTH - 8, y + 19, words, bold=is_chosen, anchor="end")
 
 
 @dataclass(frozen=True)
@@ -122,37 +177,25 @@ def _found(context: int, bits: int) -> list[Cached]:
     return caches
 
 
-def _bar(svg: Svg, y: float, name: str, share: float, kind: str, hatched: bool = False) -> str:
-    """A name over its bar, whose colour is returned."""
-    svg.text(0, y, name)
-    colour = COLOURS.get(kind, OTHER)
-    box(svg, 0, y + 5, max(BAR * share, 1.5), 18, colour, hatched=hatched)
-    return colour
-
-
-def _models(svg: Svg, caches: list[Cached], rungs: list[str], batch: int) -> None:
+def _models(
+    svg: Svg, caches: list[Cached], rungs: list[str], batch: int, own: float, chosen: str
+) -> None:
     """Models as they are; rungs: the names of the ladder's, which are lit with them."""
     top = max(batch * model.bytes for model in caches)
     heading(svg, "Models as they are", "hatched: longer than the model was made for")
     for i, model in enumerate(caches):
-        total = batch * model.bytes
         kind = next((k for k in COLOURS if k in model.kinds), "")
         kin = (rung for rung in rungs if rung[:3] in model.kinds)
-        size = si(total, "B")
-        tip = (
-            f"{model.name}, {model.kinds}: {size}, {total / MEMORY:.3g} times the memory of an H100"
-        )
-        with svg.thing(model.name, *kin, tip=tip):
-            y, name = 62.0 + 44 * i, f"{model.name}: {model.kinds}"
-            _bar(svg, y, name, total / top, kind, hatched=not model.reaches)
-            svg.text(WIDTH, y + 19, size, bold=True, anchor="end")  # beyond the line of one GPU
-    base = 62.0 + 44 * len(caches)
-    at = BAR * MEMORY / top
+        title, total = f"{model.name}: {model.kinds}", batch * model.bytes
+        row = Row(model.name, title, total, model.bytes / own, kind, not model.reaches)
+        _row(svg, i, row, total / top, kin, is_chosen=model.name == chosen)
+    base = ROWS + PITCH * len(caches)
+    at = 8 + BAR * MEMORY / top
     if MEMORY <= top * 1.15:
         for i in range(len(caches)):
-            svg.line(at, 67 + 44 * i, at, 85 + 44 * i, stroke=INK, width=2)
-        svg.line(6, base + 2, 6, base + 18, stroke=INK, width=2)
-        svg.text(16, base + 14, f"the memory of one H100, {si(MEMORY, 'B')}")
+            svg.line(at, ROWS + 6 + PITCH * i, at, ROWS + 22 + PITCH * i, stroke=INK, width=2)
+        svg.line(14, base, 14, base + 14, stroke=INK, width=2)
+        svg.text(24, base + 12, f"the memory of one H100, {si(MEMORY, 'B')}")
     else:
-        svg.text(0, base + 14, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
-    svg.text(0, base + 34, "bytes of cache; weights come on top", fill=MUTED)
+        svg.text(8, base + 12, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
+    svg.text(8, base + 32, "bytes of cache; weights come on top", fill=MUTED)

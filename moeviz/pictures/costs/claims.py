@@ -15,7 +15,7 @@ from moeviz.pictures.plot import box, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 # The chosen claim; the list of all stands in two columns beside or below it.
-WIDTH, HEIGHT = 600.0, 486.0
+WIDTH, HEIGHT = 560.0, 486.0
 COLUMN, LINE = 478.0, 17.0
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
@@ -103,11 +103,11 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 66)):
+    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 60)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
     colour, sign = STYLES[found.verdict]
     box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
-    paragraph(svg, 188, 59, textwrap.wrap(found.why, 60))
+    paragraph(svg, 188, 59, textwrap.wrap(found.why, 52))
     facts = (
         ("stands in", SOURCES[claim.source]),
         ("test", claim.formula),
@@ -118,7 +118,7 @@ def _claim(svg: Svg, found: Evaluation) -> None:
     y = 138.0
     for name, words in facts:
         svg.text(0, y, name, fill=MUTED)
-        for line in textwrap.wrap(words, 74):
+        for line in textwrap.wrap(words, 66):
             svg.text(72, y, line, bold=name == "computed")
             y += 19
 

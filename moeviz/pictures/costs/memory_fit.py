@@ -11,9 +11,9 @@ from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import Key, box, heading, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-WIDTH, TOP, ROW, BAR = 600.0, 104.0, 58.0, 24.0
+WIDTH, TOP, ROW, BAR = 560.0, 104.0, 58.0, 24.0
 # Where the memory ends, whatever is asked of it: a device does not shrink as a context grows.
-EDGE = 380.0
+EDGE = 350.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
 # Plans from large to small, and what a learner calls them.
 PLANS = {
@@ -53,9 +53,9 @@ def memory_fit(
     over = Key("over the memory", OVER, mark="box", hatched=True)
     legend(svg, x, 58, (Key("free", "none", mark="box"), over))
     _bars(svg, fits, plan)
-    made = "Computed from the published sizes; activations and buffers, some GB more,"
-    notes = (source_line(chip), f"{made} are not in it.")
-    lines = [line for note in notes for line in textwrap.wrap(note, 92)]
+    made = "Computed from published sizes; some GB of activations and buffers come on top."
+    notes = (source_line(chip), made)
+    lines = [line for note in notes for line in textwrap.wrap(note, 82)]
     paragraph(svg, 0, BOTTOM + 60, lines, fill=MUTED)
     return svg.picture(COLUMNS, _table(fits))
 
@@ -71,7 +71,7 @@ def _summary(
     )
     if found.fits:
         sentence += f"It fits, {_gb(found.free_bytes)} GB stay free; at most"
-        return f"{sentence} {found.max_batch:,} such sequences do."
+        return f"{sentence} {_sequences(found.max_batch)} would."
     sentence += f"It does not fit: {_gb(-found.free_bytes)} GB are missing"
     if found.max_batch:
         return f"{sentence}; {_sequences(found.max_batch)} would fit."

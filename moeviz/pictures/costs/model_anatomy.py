@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from moeviz.checks import check_choice
 from moeviz.costs import (
     Architecture,
     Model,
@@ -20,7 +21,8 @@ from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, si
 from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
-WIDTH, HEIGHT = 478.0, 512.0  # of one model
+WIDTH, HEIGHT = 478.0, 618.0  # of one model
+TERM_LINES = 5  # of a part's sum, at most
 CONTEXT = 32_768
 CONVENTIONS = {
     "all": "everything",
@@ -60,15 +62,17 @@ def sheet(architecture: Architecture) -> Sheet:
     return Sheet(parameters(architecture).total, active, context, *cache, weights)
 
 
-def model_anatomy(shown: Sequence[Model | Architecture]) -> Picture:
+def model_anatomy(shown: Sequence[Model | Architecture], part: str) -> Picture:
     """One block for each: a bar of all parameters, hatched where a token does not go, a bar of what
-    it meets, and the sheet. A bare Architecture is one that a learner pasted."""
+    it meets, the sum of one part of PARTS, and the sheet. A bare Architecture is one that a learner
+    pasted."""
+    check_choice("part", part, [key.name for key in PARTS])
     summary = " ".join(_sentence(item) for item in shown)
     svg = Svg(WIDTH, HEIGHT, "Anatomy of models", summary)
     heading(svg, "Where the parameters are",
-            "solid: one token meets them · hatched: it does not")  # fmt: skip
+            "solid: one token meets them · hatched: it does not · press a part")  # fmt: skip
     for i, item in enumerate(shown):
-        _block(svg.beside(WIDTH, HEIGHT) if i else svg, item)
+        _block(svg.beside(WIDTH, HEIGHT) if i else svg, item, part)
     return svg.picture(COLUMNS, (row for item in shown for row in _rows(item)))
 
 
@@ -85,7 +89,7 @@ def _sentence(item: Model | Architecture) -> str:
     return f"{shorten(item.name, 40)}: {count(counted.total)} parameters, {met}."
 
 
-def _block(svg: Svg, item: Model | Architecture) -> None:
+def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
     architecture = _architecture(item)
     counted, name = sheet(architecture), shorten(item.name, 40)
     every = by_part(parameters(architecture))
@@ -102,7 +106,7 @@ def _block(svg: Svg, item: Model | Architecture) -> None:
         value, own = every[key], active[key]
         share = 100 * own / counted.active["all"]
         tip = f"{name}, {key.name}: {count(value)}, a token meets {count(own)}, {share:.1f} %"
-        with svg.thing(key.name, tip=tip):
+        with svg.thing(key.name, tip=tip, press={"part": key.name}):
             wide = WIDTH * value / counted.total
             used = WIDTH * own / counted.total
             svg.rect(x, 114, wide, 26, key.colour)
@@ -111,19 +115,36 @@ def _block(svg: Svg, item: Model | Architecture) -> None:
             of_token = WIDTH * own / counted.active["all"]
             svg.rect(met_x, 166, of_token, 26, key.colour)
             y = 232 + 17.0 * line
-            svg.rect(0, y - 10, 11, 11, key.colour)
-            svg.text(17, y, key.name)
+            edge = INK if key.name == part else "transparent"
+            svg.rect(1, y - 14, 400, 18, "none", stroke=edge, radius=4)
+            svg.rect(6, y - 10, 11, 11, key.colour)
+            svg.text(23, y, key.name, bold=key.name == part)
             svg.text(230, y, count(value), anchor="end", mono=True)
             svg.text(310, y, count(own), anchor="end", mono=True)
             svg.text(390, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
         x, met_x = x + wide, met_x + of_token
     for right, words in ((230, "all"), (310, "a token"), (390, "of these")):
         svg.text(right, 214, words, fill=MUTED, anchor="end")
-    y = 364.0
+    svg.text(0, 376, f"{part}, from the sizes:", bold=True)
+    paragraph(svg, 0, 394, _sum_lines(architecture, part), 17)
+    y = 490.0
     for i, words in enumerate(_lines(item, counted)):
         lines = _wrapped(words)
         paragraph(svg, 0, y, lines, 17, fill=MUTED if i == 1 else INK)
         y += 17 * len(lines)
+
+
+def _sum_lines(architecture: Architecture, part: str) -> list[str]:
+    """The terms of a part with their formulas, the largest first, as many as have room; the table
+    has all."""
+    terms = [t for t in parameters(architecture).terms if part_of(t.component) == part and t.value]
+    lines: list[str] = []
+    for left, term in enumerate(sorted(terms, key=lambda t: -t.value)):
+        words = textwrap.wrap(f"{term.label}: {term.formula} = {count(term.value)}", 70)
+        if len(lines) + len(words) > TERM_LINES - (left < len(terms) - 1):
+            return [*lines, f"and {len(terms) - left} more, in the table"]
+        lines += words
+    return lines or ["it has none"]
 
 
 def _wrapped(words: str) -> list[str]:

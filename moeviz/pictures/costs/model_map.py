@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from moeviz.costs import MODELS, Model, active_parameters, parameters
 from moeviz.costs.cost.parameters import Convention
@@ -13,8 +15,8 @@ from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 # The map, and beside it its key.
-WIDTH, KEY, HEIGHT = 618.0, 200.0, 606.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 572.0, 66.0, 560.0
+WIDTH, KEY, HEIGHT = 560.0, 200.0, 606.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 514.0, 66.0, 560.0
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 COLUMNS = ("model", "year", "kind", "parameters", "a token meets", "share", "confidence", "source")
 # Named before others where there is little room.
@@ -25,6 +27,10 @@ CONFIDENCES = {
     "official": ("circle", 5.5), "estimate": ("square", 5.0), "rumour": ("diamond", 8.0),
     "unverifiable": ("cross", 6.0),
 }  # fmt: skip
+# How far a mark stands from another, and the ways to go from a place that is taken.
+AWAY = 12.0
+AROUND = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.7, -0.7), (-0.7, 0.7), (0.7, 0.7), (-0.7, -0.7))
+Spot = tuple[float, float]
 # What else is printed of models whose sizes are not public: (total, active), lowest and highest.
 # GPT-4: 1.76T to 16 × 111B + 55B, 2 × 111B + 55B to 280B. Qwen2.5-Max: two papers contradict.
 RANGES = {
@@ -66,16 +72,18 @@ def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
 def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 2026) -> Picture:
     """Log-log, with lines of equal sparsity; the chosen model is ringed and named first."""
     shown = points(convention, until)
-    summary = _summary(shown, chosen)
+    summary = _summary(shown, chosen, until)
     svg = Svg(WIDTH, HEIGHT, "All parameters against active ones", summary)
-    note = "dashed: lines of equal active share · not named: point at it; press: choose it"
+    note = "dashed: lines of equal active share · a line from a mark leads to its own place"
     heading(svg, "All parameters, and those that one token meets", note)
     x = LogScale(10**9.7, 10**12.4, LEFT, RIGHT)
     y = LogScale(10**8.9, 10**12.1, BOTTOM, TOP)
     taken = _grid(svg, x, y)
-    spots = {p.model.name: (x(p.total), y(p.active)) for p in shown}
+    places = {p.model.name: (x(p.total), y(p.active)) for p in shown}
+    spots = _apart_from_each_other(places, chosen)
     for point in shown:
         _whiskers(svg, point, x, y)
+        svg.line(*places[point.model.name], *spots[point.model.name], stroke=INK)
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
@@ -88,10 +96,24 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     return svg.picture(COLUMNS, rows)
 
 
-def _summary(shown: Sequence[Point], chosen: str) -> str:
+def typical_share(shown: Sequence[Point], year: int) -> float | None:
+    """The median share of parameters that a token meets in the sparse models of a year, None where
+    there are none."""
+    shares = [p.active / p.total for p in shown if p.model.year == year and p.model.kind == "moe"]
+    return median(shares) if shares else None
+
+
+def _typical(shown: Sequence[Point], year: int) -> str:
+    share = typical_share(shown, year)
+    if share is None:
+        return ""
+    return f" In the typical sparse one of {year} (the median) a token meets {100 * share:.1f} %."
+
+
+def _summary(shown: Sequence[Point], chosen: str, until: int) -> str:
     by_name = {p.model.name: p for p in shown}
     sparse = sum(p.model.kind == "moe" for p in shown)
-    sentence = f"{len(shown)} models, {sparse} of them sparse."
+    sentence = f"{len(shown)} models, {sparse} of them sparse.{_typical(shown, until)}"
     if chosen not in by_name:
         return sentence + (
             f" {chosen} is not there: too late, or no size is known." if chosen else ""
@@ -123,6 +145,19 @@ def _grid(svg: Svg, x: Scale, y: Scale) -> list[tuple[float, float, float, float
         svg.text(end_x + (6 if right else 0), end_y + (4 if right else -6), words, fill=MUTED)
         taken.append((end_x, end_y - 12, end_x + 40, end_y + 6))
     return taken
+
+
+def _apart_from_each_other(places: dict[str, Spot], first: str) -> dict[str, Spot]:
+    """Where marks stand, so that each can be seen and pressed: in its own place, or beside it
+    where another mark stands there. `first` keeps its place."""
+    steps = [(0, 0), *((r * dx, r * dy) for r in (AWAY, 2 * AWAY) for dx, dy in AROUND)]
+    spots: dict[str, Spot] = {}
+    for name in sorted(places, key=lambda name: name != first):
+        x, y = places[name]
+        around = [(x + dx, y + dy) for dx, dy in steps]
+        free = (at for at in around if all(math.dist(at, b) > AWAY - 1 for b in spots.values()))
+        spots[name] = next(free, (x, y))
+    return spots
 
 
 def _whiskers(svg: Svg, point: Point, x: Scale, y: Scale) -> None:
@@ -164,7 +199,7 @@ def _shape(svg: Svg, confidence: str, colour: str, x: float, y: float) -> None:
 
 
 def _names(
-    svg: Svg, shown: Sequence[Point], spots: dict[str, tuple[float, float]], chosen: str,
+    svg: Svg, shown: Sequence[Point], spots: dict[str, Spot], chosen: str,
     taken: list[tuple[float, float, float, float]],
 ) -> None:  # fmt: skip
     """As many names as find room; the chosen one, the untrusted and the famous come first."""
@@ -216,9 +251,12 @@ def _legend(svg: Svg, shown: Sequence[Point]) -> None:
             svg.text(24, 42 + 24 * i, f"{confidence} ({there})")
     svg.text(0, 166, "The model is", bold=True)
     names = {"moe": "sparse (MoE)"}
-    for i, (kind, colour) in enumerate(COLOURS.items()):
+    kinds = [kind for kind in COLOURS if any(p.model.kind == kind for p in shown)]
+    for i, kind in enumerate(kinds):
         there = sum(p.model.kind == kind for p in shown)
         with svg.thing(kind, tip=f"{there} models"):
-            legend(svg, 2, 188 + 24 * i, (Key(names.get(kind, kind), colour, mark="box"),))
-    svg.line(0, 278, 16, 278, stroke=COLOURS["undisclosed"], width=3)
-    paragraph(svg, 24, 282, ("range of what", "is printed"), 16)
+            key = Key(names.get(kind, kind), COLOURS[kind], mark="box")
+            legend(svg, 2, 188 + 24 * i, (key,))
+    if any(p.model.name in RANGES for p in shown):
+        svg.line(0, 278, 16, 278, stroke=COLOURS["undisclosed"], width=3)
+        paragraph(svg, 24, 282, ("range of what", "is printed"), 16)

@@ -23,7 +23,7 @@ from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 
-WIDTH, SIDE, HEIGHT = 600.0, 260.0, 516.0
+WIDTH, SIDE, HEIGHT = 560.0, 260.0, 516.0
 HITS = tuple(i / 50 for i in range(51))
 REACHED = (0.2, 0.4)  # of the bound: what measured systems reach
 COLUMNS = ("hit rate", "over the link, GB a token", "bound, tokens/s", "at 20 to 40 % of it")
@@ -123,7 +123,7 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     _plot(svg, setup, chosen, rate)
     _legend(svg.beside(SIDE, 330), setup, chosen, rate)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
-    lines = [line for note in (source_line(chip), nominal) for line in textwrap.wrap(note, 88)]
+    lines = [line for note in (source_line(chip), nominal) for line in textwrap.wrap(note, 80)]
     paragraph(svg, 0, 466, lines, 17, fill=MUTED)
     return svg.picture(COLUMNS, _table(setup, chosen))
 
@@ -164,7 +164,7 @@ def _reached(best: float) -> str:
 
 
 def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    x, y = Scale(0, 100, 62, 580), LogScale(0.05, 1000, 406, 96)
+    x, y = Scale(0, 100, 62, 542), LogScale(0.05, 1000, 406, 96)
     axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
     even, at = x(100 * setup.even_hit_rate), x(100 * rate)

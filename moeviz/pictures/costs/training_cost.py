@@ -25,7 +25,7 @@ from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, size
 from moeviz.pictures.plot import Key, box, heading, legend, paragraph, stack
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg
 
-WIDTH, SUM, HEIGHT = 580.0, 340.0, 486.0
+WIDTH, SUM, HEIGHT = 560.0, 340.0, 486.0
 SEQUENCE = 4096
 COMPARED = (
     "GPT-3 175B", "Llama 3.1 405B", "GLaM 64B/64E", "Mixtral 8x22B", "DeepSeek-V3 / R1",
@@ -80,7 +80,7 @@ def training_cost(
             legend(svg, 168 * (i % 3), 400 + 20 * (i // 3), (_shown(key),))
     note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
     note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
-    paragraph(svg, 0, 456, textwrap.wrap(note, 86), fill=MUTED)
+    paragraph(svg, 0, 456, textwrap.wrap(note, 80), fill=MUTED)
     _sum(svg.beside(SUM, 410), chosen, own, tokens, usd_per_hour, watts, pue)
     return svg.picture(COLUMNS, _rows(bills))
 
@@ -92,7 +92,7 @@ def _shown(key: Key) -> Key:
 
 def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
     top = max(b.usd for b in bills.values())
-    x = Scale(0, top, 146, 500)
+    x = Scale(0, top, 146, 484)
     base = 62.0 + 30 * len(bills)
     x_axis(
         svg, x, base, "US dollars of the final run", top=52, ticks=x.ticks(4),
