@@ -53,13 +53,6 @@ class Exchange(Panel):
             ],
         )
 
-    @property
-    def busy(self) -> bool:
-        return super().busy or self.player.plays
-
-    def end(self) -> None:
-        self.player.pause()
-
     def draw(self) -> Picture | None:
         # Of a skewed router only the visits to single experts are known.
         self.controls["node_limit"].disabled = self.controls["skew"].value > 0
