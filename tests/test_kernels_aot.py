@@ -300,7 +300,9 @@ print(triton.__version__, *sorted({name for name, *_ in own}))
 
 
 @pytest.mark.parametrize(
-    "path", [None, pytest.param(TRITON_36, marks=with_triton36)], ids=["this Triton", "Triton 3.6"]
+    "path",
+    [None, pytest.param(TRITON_36, marks=[with_triton36, pytest.mark.slow])],
+    ids=["this Triton", "Triton 3.6"],
 )
 def test_what_is_compiled_ahead_has_the_key_of_what_is_launched(path, tmp_path):
     done = run("-c", AS_ON_A_GPU, cache=tmp_path, path=path)

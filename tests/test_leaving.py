@@ -44,7 +44,13 @@ def run(program, home, *arguments):
     )
 
 
-@pytest.mark.parametrize("when", ENDS)
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(when, marks=[pytest.mark.slow] * (when == "after single steps"))
+        for when in ENDS
+    ],
+)
 def test_a_program_that_ends_while_a_panel_works_neither_aborts_nor_loses_a_step(when, tmp_path):
     ended = run(PANEL + ENDS[when], tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -197,18 +197,39 @@ with ipywidgets.Output():
 box = ipywidgets.HTML('<b class="moeviz-unexpected">lost</b>')"""
 
 
+def refused(source):
+    """Why the build of a notebook stops."""
+    with pytest.raises(build.BuildError) as stopped:
+        build.build(source)
+    assert not (build.HERE / "90_trial.ipynb").exists()
+    return str(stopped.value)
+
+
 @pytest.mark.parametrize(
     ("code", "complaints"),
     [
         ("1 / 0", "ZeroDivisionError"),
         (SWALLOWED, "wrote to stderr: oh|Output widget holds ZeroDivisionError|unexpected error"),
-        ("import ipywidgets\nipywidgets.IntSlider()", "no still picture"),
-        ("object()", "memory address"),
-        ("from IPython.display import HTML\n\nHTML('x' * 500_000)", "at most 400000 are allowed"),
     ],
 )
-def test_what_must_not_be_published_stops_the_build(shelf, code, complaints):
-    with pytest.raises(build.BuildError) as stopped:
-        build.build(shelf(f"# A trial\n\n```{{code-cell}}\n{code}\n```\n"))
-    assert [words for words in complaints.split("|") if words not in str(stopped.value)] == []
-    assert not (build.HERE / "90_trial.ipynb").exists()
+def test_an_error_stops_the_build_wherever_it_is_shown(shelf, code, complaints):
+    said = refused(shelf(f"# A trial\n\n```{{code-cell}}\n{code}\n```\n"))
+    assert [words for words in complaints.split("|") if words not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({build.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "IntSlider()"}, "no still picture"),
+        ({"text/plain": "<object object at 0x7f2e4d5c3a10>"}, "memory address"),
+        ({"text/html": "x" * 500_000}, "at most 400000 are allowed"),
+    ],
+)
+def test_what_must_not_be_published_stops_the_build(shelf, monkeypatch, data, complaint):
+    """Whatever cell has shown it."""
+
+    def shows(notebook, name, *, static):
+        notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data)]
+
+    monkeypatch.setattr(build, "execute", shows)
+    assert complaint in refused(shelf("# A trial\n\n```{code-cell}\nshow()\n```\n"))

@@ -1,13 +1,14 @@
 """Kinds of faults that practitioners reported of routers elsewhere, each by its smallest case."""
 
 import math
-import subprocess
-import sys
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.routers import build, context, normal
+from moeviz import backend
 from moeviz.routing import ROUTERS, RouteContext, build_router, leaking_tokens
 from moeviz.routing.balance import cv_squared, load_balancing_loss
 from moeviz.routing.base import renormalised
@@ -141,13 +142,21 @@ def test_a_mixture_of_tokens_costs_a_token_k_experts_by_default():
         assert build("mixture_of_tokens", **sizes).group_size == group_size
 
 
-def test_the_interpreter_is_asked_for_where_there_is_no_gpu():
-    code = (
-        "import os; os.environ.pop('TRITON_INTERPRET', None)\n"
-        "from moeviz.backend import kernels_anywhere; print(kernels_anywhere().interpreted())"
-    )
-    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
-    assert run.stdout.strip() == "True", run.stderr
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_interpreter_is_asked_for_where_there_is_no_gpu(gpu, monkeypatch):
+    """Before the kernels are imported: they are defined for it, or for a GPU."""
+    asked, loaded = [], SimpleNamespace(device_refusal=lambda device: None)
+    monkeypatch.setenv("TRITON_INTERPRET", "")  # is put back afterwards
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    def imported():
+        asked.append(os.environ.get("TRITON_INTERPRET"))
+        return loaded
+
+    monkeypatch.setattr(backend, "kernels", imported)
+    assert backend.kernels_anywhere() is loaded
+    assert asked == [None if gpu else "1"] * len(asked) and asked
 
 
 # What balancing rules keep between steps.

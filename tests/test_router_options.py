@@ -155,7 +155,7 @@ def routes_twice(name, sizes, options, capacity):
 
 @pytest.mark.filterwarnings("ignore:With top_k=1")
 @pytest.mark.parametrize(
-    "count", [600, pytest.param(10_000, marks=pytest.mark.slow)], ids="{:,} sets".format
+    "count", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids="{:,} sets".format
 )
 def test_odd_options_route_with_finite_gradients_or_are_refused_in_one_sentence(count):
     rng, routed = random.Random(count), 0

@@ -290,7 +290,7 @@ def test_where_an_arm_stands_is_no_matter_of_what_ran_before(arm):
 
 def test_the_scales_are_recorded(tmp_path, small):
     (tmp_path / "runs").mkdir()
-    output_scale.run(tmp_path, META, 2, lambda *at: None)
+    output_scale.run(tmp_path, META, 1, lambda *at: None)
     figures = json.loads((tmp_path / "runs" / "scale.json").read_text())
     dense = figures["arms"]["dense"]
     assert [point["scale"] for point in dense["points"]] == figures["scales"] == [0.5, 1.0]
