@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from functools import partial
 
 import ipywidgets
 import pytest
@@ -77,18 +78,22 @@ def test_without_the_name_of_a_cell_nothing_is_closed(shell):
 
 
 def count():
-    """Panels, widgets on the page, threads."""
+    """What cells show, widgets on the page, threads."""
     gc.collect()
+    shown = (Panel, panels.Predict, panels.Outcome)
     return (
-        sum(issubclass(type(thing), Panel) for thing in gc.get_objects()),
+        sum(issubclass(type(thing), shown) for thing in gc.get_objects()),
         len(INSTANCES),
         threading.active_count(),
     )
 
 
-@pytest.mark.parametrize("name", ["Race", "Collapse", "CompareRouters", "Dispatch", "Contenders"])
+EXHIBITS = ["Race", "Collapse", "CompareRouters", "Dispatch", "Contenders"]
+
+
+@pytest.mark.parametrize("name", [*EXHIBITS, "Predict", "Outcome"])
 def test_reruns_leave_nothing_behind(name, shell):
-    kind = exhibit(name)
+    kind = exhibit(name) if name in EXHIBITS else partial(getattr(panels, name), "01.step")
     for _ in range(2):
         shell.run("a", kind)
     for _ in range(3):

@@ -19,7 +19,7 @@ from moeviz.panels.bundle import view_bundle
 from moeviz.panels.controls import behind_more, explain, is_text, switch, try_row
 from moeviz.panels.page import page
 from moeviz.panels.player import Player
-from moeviz.panels.pulse import OURS, Pulse, family
+from moeviz.panels.pulse import OURS, Pulse
 from moeviz.panels.state import opens_by_state, parsed, read, written
 from moeviz.panels.take_away import TakeAway
 from moeviz.panels.worker import Worker
@@ -149,11 +149,7 @@ class Panel(widgets.VBox):
         if self.player:
             self.player.pause()
         with self._lock:
-            for widget in family(self)[1:]:
-                for part in (widget.layout, getattr(widget, "style", None), widget):
-                    if part is not None:
-                        part.close()
-            self.layout.close()
+            cell.close_parts(self)
             super().close()
 
     # What a subclass uses.

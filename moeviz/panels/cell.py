@@ -6,6 +6,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from moeviz.panels.pulse import family
+
 # By cell: the run of it that made panels last, and these.
 _made: dict[str, tuple[str, list[widgets.Widget]]] = {}
 
@@ -26,6 +28,15 @@ def replaces(panel: widgets.Widget) -> None:
             _forget(shell, old)
         panels = []
     _made[cell] = run, [*panels, panel]
+
+
+def close_parts(panel: widgets.Widget) -> None:
+    """Close all that a panel holds; ipywidgets keeps what is not closed, whoever held it."""
+    for widget in family(panel)[1:]:
+        for part in (widget.layout, getattr(widget, "style", None), widget):
+            if part is not None:
+                part.close()
+    panel.layout.close()
 
 
 def _shell() -> Any:

@@ -38,6 +38,7 @@ class Predict(widgets.VBox):
         asked = widgets.HTML(f'<b style="color:{PAGE_INK}">Predict: {question}</b>')
         super().__init__([page(), asked, self.choice, self.lock, self.answer])
         self.add_class("moeviz-predict")
+        cell.replaces(self)
         self._show()
 
     def _show(self) -> None:
@@ -54,6 +55,11 @@ class Predict(widgets.VBox):
             ANSWERS.setdefault(self.prediction.key, self.choice.value)
             self._show()
             Outcome.refresh(self.prediction.key)
+
+    def close(self) -> None:
+        """Take it off the page, with all that it holds."""
+        cell.close_parts(self)
+        super().close()
 
     _ipython_display_ = None
 
@@ -88,6 +94,11 @@ class Outcome(widgets.VBox):
         said = ANSWERS.get(self.prediction.key)
         waiting = "Lock in your prediction above: what was measured then stands here."
         self.answer.value = _region(waiting if said is None else self._sentence(said), said is None)
+
+    def close(self) -> None:
+        """Take it off the page, with all that it holds."""
+        cell.close_parts(self)
+        super().close()
 
     def _sentence(self, said: str | None) -> str:
         try:
