@@ -136,7 +136,7 @@ def fresh_kernel(monkeypatch, tmp_path):
 
 @pytest.fixture
 def track(monkeypatch, corpus):
-    """Small races and collapses, on a text of few words; what a test may change of them."""
+    """All that trains in a panel small, on a text of few words; what a test may change of it."""
     from types import SimpleNamespace
 
     from moeviz.experiments import collapse
@@ -146,12 +146,19 @@ def track(monkeypatch, corpus):
 
     track, whole = SimpleNamespace(steps=10**6, validate_every=0), collapse.collapse_model
 
-    def small(moe, num_layers):
-        return ModelConfig(vocab_size=300, d_model=8, num_layers=num_layers, num_heads=2, moe=moe)
+    def small(moe, num_layers, **options):
+        return ModelConfig(
+            vocab_size=300, d_model=8, num_layers=num_layers, num_heads=2, moe=moe, **options
+        )
 
     def race_models(num_experts, top_k):
         experts = MoEConfig(num_experts=num_experts, top_k=top_k, d_expert=8 // top_k)
         model = small(experts, 1)
+        return {"dense": model.dense_twin(), "MoE": model}
+
+    def contestants(scale):
+        raw = MoEConfig(4, 2, 4, options={"weighting": "raw"})
+        model = small(raw, 1, ffn_scale=scale or None)
         return {"dense": model.dense_twin(), "MoE": model}
 
     def training(seed, **options):
@@ -169,6 +176,9 @@ def track(monkeypatch, corpus):
         "collapse.collapse_training": lambda cures, seed, steps=0: training(
             seed, batch_size=8, balance_weight=cures.aux, z_weight=cures.z
         ),
+        "loud_and_quiet.load_corpus": lambda: corpus,
+        "loud_and_quiet.contestants": contestants,
+        "loud_and_quiet.training": lambda seed: training(seed, batch_size=2),
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
     # Frames come fast enough that no test waits for one.

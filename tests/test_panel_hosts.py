@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"),
 ]
 EXHIBITS = [name for name in MOVES if name not in LIVE]
-live = pytest.mark.parametrize("kind", [panels.Race, panels.Collapse])
+live = pytest.mark.parametrize("kind", [getattr(panels, name) for name in LIVE])
 
 
 @pytest.fixture

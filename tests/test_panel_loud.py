@@ -7,35 +7,17 @@ import pytest
 from helpers.live import interrupt, note, play, step, wait
 from helpers.panels import LOUD, said
 from moeviz.experiments import loud_and_quiet
-from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.panels import LoudAndQuiet
 from moeviz.panels.training.loud_and_quiet import NAMES, SCALES
-from moeviz.training.config import TrainConfig
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 
 
 @pytest.fixture
-def small(monkeypatch, corpus):
-    """Both models small, on a text of few words, for four steps."""
-
-    def contestants(scale):
-        moe = ModelConfig(
-            vocab_size=300, d_model=8, num_layers=1, num_heads=2, ffn_scale=scale or None,
-            moe=MoEConfig(4, 2, 4, options={"weighting": "raw"}),
-        )  # fmt: skip
-        return {"dense": moe.dense_twin(), "MoE": moe}
-
-    def training(seed):
-        return TrainConfig(
-            steps=4, seed=seed, batch_size=2, seq_len=8, schedule="constant", validate_every=4
-        )
-
-    monkeypatch.setattr(loud_and_quiet, "load_corpus", lambda: corpus)
-    monkeypatch.setattr(loud_and_quiet, "contestants", contestants)
-    monkeypatch.setattr(loud_and_quiet, "training", training)
-    monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.0)
+def small(track):
+    """Both models small, for four steps."""
+    track.steps = track.validate_every = 4
     loud_and_quiet.build(1.0, 0)  # what it imports takes seconds on a busy machine
 
 
