@@ -14,10 +14,14 @@ lowest) named=python3.12 ;;
 newest) named=python3.13 ;;
 *) echo "versions: lowest or newest, not '$end'" >&2; exit 1 ;;
 esac
-python=${2:-$named}
 target=${3:-.venv-$end}
-if ! "$python" -c '' 2>/dev/null; then
-    echo "versions: no $python runs here; the one of .venv is taken"
+# pyenv puts a python3.12 on PATH that runs only where that version was chosen: its own is asked too.
+python=
+for candidate in "${2:-$named}" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${named#python}".*/bin/python; do
+    if "$candidate" -c '' 2>/dev/null; then python=$candidate; break; fi
+done
+if [ -z "$python" ]; then
+    echo "versions: no ${2:-$named} runs here; the one of .venv is taken"
     python=.venv/bin/python
 fi
 packages=$("$python" - "$end" <<'PY'
