@@ -373,6 +373,8 @@ def test_bad_local_input_is_one_sentence_each(tmp_path):
     (tmp_path / "hollow").mkdir()
     assert "holds no .txt" in refusal(tmp_path / "hollow")
     assert '"shakespeare" is no corpus' in refusal("shakespeare")
+    for source in ("", None, 5, b"embedded"):
+        assert "must be a name or a path" in refusal(source)
     assert "max_characters must be" in refusal(tmp_path / "short.txt", max_characters=0)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moeviz.checks import check_whole, one_line
+from moeviz.checks import brief, check_whole, one_line
 from moeviz.text.embedded import PIECE, Domain, Source, cut_documents, embedded_source
 from moeviz.text.packages import MOST as MOST_OF_PACKAGES
 from moeviz.text.packages import packages_source
@@ -227,11 +227,14 @@ def open_source(
     if max_characters is None:
         max_characters = MOST_OF_PACKAGES if source == "packages" else MOST
     check_whole("max_characters", max_characters)
+    if not isinstance(source, str | Path) or source == "":
+        raise ValueError(f"A corpus must be a name or a path, got {brief(source)}.")
     if source == "embedded":
         return embedded_source()
     if source == "packages":
         return packages_source(max_characters)
-    if isinstance(source, str) and (name := _KNOWN.get(source, source)):
+    if isinstance(source, str):
+        name = _KNOWN.get(source, source)
         path = Path(name).expanduser()
         local = path.exists() or path.is_absolute() or path.suffix.lower() in SUFFIXES
         if not local and not name.startswith(".") and _HUB_NAME.fullmatch(name):
