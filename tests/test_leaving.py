@@ -121,7 +121,6 @@ for out, more in ((cut, ["--resume"]), (whole, [])):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
 def test_a_run_that_is_killed_twenty_times_is_the_same_bit_for_bit(tmp_path):
     (tmp_path / "text.txt").write_text(prose(1))
