@@ -90,6 +90,16 @@ def test_every_prediction_is_asked_and_then_resolved(source):
         assert key.startswith(source.stem[:2])
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_minutes_at_the_top_are_enough_to_read_to_look_and_to_solve(source):
+    text = source.read_text("utf-8")
+    top = int(re.search(r"^\*(\d+) minutes", text, re.MULTILINE)[1])
+    exercises = sum(map(int, re.findall(r"· (\d+) min\)", text)))
+    looks = len(re.findall(r"panels\.(?!Predict|Outcome)[A-Z]\w+\(|\bshow\w*\(", text))
+    words = len(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
+    assert top >= exercises + looks + words / 150, "a minute a look, 150 words a minute"
+
+
 def test_no_prediction_is_left_unasked():
     text = "".join(source.read_text("utf-8") for source in SOURCES)
     assert [key for key in PREDICTIONS if f'panels.Predict("{key}")' not in text] == []

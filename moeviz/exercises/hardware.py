@@ -49,10 +49,10 @@ def _batches() -> list[tuple[int, int, int]]:
 
 function_asked(
     "08.2",
-    "One token misses a given expert with probability 1 - K/E; B independent tokens all miss it "
-    "with (1 - K/E)^B.",
+    "Take one expert. With which probability does one token miss it, and with which do all tokens "
+    "of the batch?",
     "The mean number touched is the number of experts times the probability that one is not "
-    "missed.",
+    "missed. Independent probabilities are multiplied.",
     difficulty=2,
     minutes=6,
     solution=experts_touched,

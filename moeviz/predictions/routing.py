@@ -103,20 +103,22 @@ def hash_beside_dense() -> Measured:
     "03.order",
     "All arms are put in order by their loss after 300 steps, and again after 1,200 steps of "
     "another training. How much does the first order tell of the second?",
-    "nearly all", "about half", "next to nothing",
+    "most of it", "about half of it", "next to nothing",
 )  # fmt: skip
 def order_after_longer_training() -> Measured:
     recorded = recorded_run("routers")
     picture = order(recorded)
     up = picture.columns.index("places up")
-    far = [row for row in picture.rows if abs(int(str(row[up]))) >= FAR]
+    moves = [abs(int(str(row[up]))) for row in picture.rows]
+    far = sum(move >= FAR for move in moves)
     correlation = recorded["order"]["all"]
-    options = {"nearly all": 1.0, "about half": 0.5, "next to nothing": 0.0}
-    return Measured(
-        nearest(correlation["rho"], options),
-        f"Spearman's rank correlation of the two orders is {rho_words(correlation)}",
-        f"{len(far)} of {len(picture.rows)} arms change their place by {FAR} or more",
-    )
+    options = {"most of it": 1.0, "about half of it": 0.5, "next to nothing": 0.0}
+    option = nearest(correlation["rho"], options)
+    because = f"{far} of {len(moves)} arms move by {FAR} places or more"
+    if option == "most of it":
+        because = f"{len(moves) - far} of {len(moves)} arms move by less than {FAR} places"
+    figure = f"Spearman's rank correlation of the two orders is {rho_words(correlation)}"
+    return Measured(option, figure, because)
 
 
 def _decision(name: str) -> Decision:

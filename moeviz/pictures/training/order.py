@@ -14,7 +14,6 @@ from moeviz.pictures.training.arms import (
     origin,
     seeds_words,
     sentence_case,
-    setting_words,
     table_of,
 )
 
@@ -44,8 +43,7 @@ def order(recorded: Recorded) -> Picture:
     bottom = TOP + ROW * len(arms)
     summary = _summary(recorded, short, long, place, up)
     svg = Svg(WIDTH, bottom + 74, "The order of a short training and of a longer one", summary)
-    words = f"{setting_words(short)} · {setting_words(long)}"
-    svg.text(0, 16, origin(recorded, words), fill=MUTED)
+    svg.text(0, 16, origin(recorded, f"fair scale, {seeds_words(seeds)}"), fill=MUTED)
     for x, anchor, table in ((LEFT, "end", short), (RIGHT, "start", long)):
         svg.text(x, 44, f"after {table['steps']:,} steps", anchor=anchor, bold=True)
     for arm in arms:

@@ -125,7 +125,7 @@ def published(recorded: Recorded) -> Picture:
     x = axis(drawn(one.gap for table in seen.values() for one in table.values()), PLOT)
     svg.text(x(0) - 8, 44, "← as published", anchor="end", bold=True)
     label = "difference in loss (nats per token)"
-    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(3), zero=True)
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
     for i, (claim, lines, y) in enumerate(zip(CLAIMS, words, tops, strict=False)):
         svg.line(0, y, WIDTH, y, width=0.5)
         own = f"claim {i}"
