@@ -16,7 +16,7 @@ EXPERTS = 16
 
 @prediction(
     "04.survivors",
-    "No cure, 16 experts, top-1, 300 steps: how many experts still get a tenth of a fair share or "
+    "No cure, 16 experts, top-1, 300 steps: how many experts still get a tenth of an even share or "
     "more?",
     "all 16", "about 12", "about 8", "4 or fewer",
 )  # fmt: skip

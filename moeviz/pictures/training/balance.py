@@ -53,7 +53,7 @@ def describe(run: Snapshot, layer: int) -> str:
     return (
         f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}, over the last "
         f"{min(LAST, run.step)} steps: expert {now.busiest} takes {now.share:.0%} of the tokens; "
-        f"{now.dead} of {experts} experts get less than a tenth of a fair share, "
+        f"{now.dead} of {experts} experts get less than a tenth of an even share, "
         f"{now.effective:.1f} are in effect; MaxVio {now.max_violation:.2f} (by chance alone, over "
         f"these steps: about {now.floor:.2f})."
     )
