@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "tokenizer": "tokenizer",
     "start_here": "start_here",
     "race": "race",
+    "race_settings": "race_settings",
     "loud_and_quiet": "loud_and_quiet",
     "routing": "routers_on_a_text",
     "routers": "routers_trained",
