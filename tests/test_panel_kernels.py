@@ -217,10 +217,10 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
     assert "A GPU: T = 1" in panel.picture.value and "8 experts (loop over" in (panel.picture.value)
     for tokens in roofline_module.TOKENS:
         panel.controls["tokens"].value = tokens
-        assert f"A GPU: T = {tokens}<" in panel.picture.value
+        assert f"A GPU: T = {tokens:,}<" in panel.picture.value
     press(panel, "run")
     at_ease(panel)
-    assert panel.here and "Here: T = 4096" in panel.picture.value
+    assert panel.here and "Here: T = 4,096" in panel.picture.value
     assert "T = 16: 2 GFLOP/s" in panel.picture.value
 
 

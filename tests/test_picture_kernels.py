@@ -21,12 +21,12 @@ from helpers.picture_cases import (
     evil_case,
     recorded_json,
 )
-from helpers.pictures import corners, marks, parse, presses, texts, things, tips
+from helpers.pictures import corners, marks, parse, presses, texts, things, tips, values
 from moeviz.costs import distinct_experts
 from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
-from moeviz.pictures.kernels.roofline import all_experts, roofline, works
+from moeviz.pictures.kernels.roofline import TOKENS, Reached, all_experts, roofline, works
 from moeviz.pictures.kernels.tile_walk import lanes, moments, order, tile_walk
 from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
@@ -262,6 +262,26 @@ def test_nothing_stands_above_the_roof_and_no_number_upon_another(device, tokens
     assert min(math.dist(a, b) for a, b in combinations(numbers, 2)) > 18, "two numbers touch"
 
 
+def test_the_batch_is_dragged_below_the_axis():
+    picture = roofline(GPU, LAYER, 64, REACHED)
+    assert [int(sets["tokens"]) for _, sets in presses(picture)] == [*TOKENS]
+
+
+def test_no_leader_of_a_measurement_crosses_another_one():
+    """As on an H200: dots that stand close above and beside each other."""
+    peak = GPU["matmul_tflops"] * 1e12
+    close = [(1090, 0.16), (1020, 0.38), (1900, 0.8), (1670, 0.64)]
+    picture = roofline(GPU, LAYER, 1, [Reached("x", at, share * peak) for at, share in close])
+    measured = [things(picture, f"measured_{letter}")[0] for letter in "abcd"]
+    circles = [m.find("{*}circle") for m in measured]
+    dots = np.transpose([values(circles, "cx"), values(circles, "cy")])
+    for i, m in enumerate(measured):
+        line = m.find("{*}line")
+        ends = [[float(line.get(axis + end)) for axis in "xy"] for end in "12"]
+        way = np.linspace(*ends, 40)
+        assert np.linalg.norm(way[:, None] - np.delete(dots, i, 0), axis=-1).min() > 5
+
+
 def test_where_nothing_is_measured_there_is_a_frame_and_no_roof():
     picture = roofline(None, LAYER, 1)
     drawn = texts(picture)
@@ -272,15 +292,40 @@ def test_where_nothing_is_measured_there_is_a_frame_and_no_roof():
 # Contenders.
 
 
+def contest_of(case, where="here"):
+    return contenders({"one": case}, "one", where=where)
+
+
+def test_of_many_layers_each_is_pressed_and_has_its_fastest_that_routes():
+    cases = {f"case {i}": case for i, case in enumerate(recorded_json("kernels")["cases"])}
+    picture = contenders({**cases, "later": None}, "case 1", where="here")
+    titles = [sets["case"] for _, sets in presses(picture)]
+    assert titles == [*cases, "later"]
+    listed = [tip for tip in tips(picture) if tip.startswith(("case ", "later"))]
+    assert listed[-1] == "later: not measured yet"
+    for tip, case in zip(listed, cases.values(), strict=False):
+        times = {n: c["both_ms"]["median"] for n, c in case["contenders"].items() if "both_ms" in c}
+        assert min(times, key=times.get) in tip
+    assert not presses(contest_of(cases["case 1"])), "one layer is no choice"
+
+
+def test_contenders_that_are_left_out_for_one_reason_are_told_in_one_sentence():
+    case = evil_case()
+    late = {"not_run": "55% of the budget of 194.122 s was used up"}
+    case["contenders"] |= {"one": late, "two": late}
+    words = "one, two: not timed, for the time to measure was over before their turn"
+    assert words in texts(contest_of(case))
+
+
 def test_contenders_are_drawn_and_left_out_ones_named():
     case = evil_case()
-    picture = contenders(case, where="here <i>")
+    picture = contest_of(case, where="here <i>")
     assert "<evil>: not run, <b>why</b>" in texts(picture)
     assert len(picture.rows) == len(case["contenders"])
-    empty = contenders(None, where="here")
+    empty = contest_of(None)
     assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
     case["contenders"] = {"slow": {"forward_ms": {"median": 2150.0, "q1": 2077.5, "q3": 12345.0}}}
-    assert "2.15 s (2.08 to 12.3)" in texts(contenders(case, where="here")), "one unit for all"
+    assert "2.15 s (2.08 to 12.3)" in texts(contest_of(case)), "one unit for all"
 
 
 def test_a_contender_tells_how_far_it_is_behind():
@@ -292,7 +337,7 @@ def test_a_contender_tells_how_far_it_is_behind():
         "quick": {"forward_ms": spread(2.0), "both_ms": spread(8.0)},
         "slow <b>": {"forward_ms": spread(5.0)},
     }
-    assert [t for t in tips(contenders(case, where="here")) if "fastest" in t] == [
+    assert [t for t in tips(contest_of(case)) if "fastest" in t] == [
         "quick: forward 2 ms, the fastest; forward + backward 8 ms, the fastest",
         "slow <b>: forward 5 ms, 2.50 times the fastest",
     ]

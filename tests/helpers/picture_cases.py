@@ -510,9 +510,10 @@ def _kernels():
     for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
         name = f"roofline of {device and device['name']}, {tokens} tokens"
         yield name, partial(roofline, device, LAYER, tokens, REACHED if device else ())
-    for i, contest in enumerate([*recorded_json("kernels")["cases"], *BENCHED, evil_case()]):
-        yield f"contenders, case {i}", partial(contenders, contest, where="here <i>")
-    yield "no contenders", partial(contenders, None, where="here")
+    contests = [*recorded_json("kernels")["cases"], *BENCHED, evil_case()]
+    cases = {f"case {i} <b>": contest for i, contest in enumerate(contests)} | {"none": None}
+    for title in cases:
+        yield f"contenders, {title}", partial(contenders, cases, title, where="here <i>")
 
 
 def _costs():

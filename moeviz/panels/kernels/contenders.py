@@ -19,6 +19,14 @@ class Contenders(TimedPanel):
     """Who is faster, forward and with the backward pass. Run measures this machine; recorded
     machines stand beside it where there are any."""
 
+    # Of the machine that it opens on: the recorded GPU.
+    presets = {
+        "Few large experts": {"case": "Mixtral-8192, uniform"},
+        "Many small experts": {"case": "Qwen3-32768, uniform"},
+        "All tokens to one expert": {"case": "OLMoE-32768, all-to-one"},
+        "Decoding one token": {"case": "decode-1, uniform"},
+    }
+
     def __init__(self) -> None:
         recorded = recorded_machines()
         # Cases by their titles; None where nothing is measured yet.
@@ -69,8 +77,7 @@ class Contenders(TimedPanel):
 
     def draw(self) -> Picture | None:
         machine, title = self.controls["machine"].value, self.controls["case"].value
-        case = self._by_machine[machine].get(title)
-        return self.shown(contenders(case, where=machine))
+        return self.shown(contenders(self._by_machine[machine], title, where=machine))
 
 
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from moeviz.experiments.recorded import recorded_machines
-from moeviz.panels.controls import slider
+from moeviz.panels.controls import steps
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.kernels.roofline import BYTES, Reached, all_experts, roofline
+from moeviz.pictures.kernels.roofline import BYTES, TOKENS, Reached, all_experts, roofline
 
-TOKENS = tuple(2**i for i in range(13))  # decoding one token to a prefill of 4096
 # The layer that is drawn where none was measured: as experiments.contest takes it on a CPU.
 LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
 MOST_POINTS = 8
@@ -30,7 +29,7 @@ class Roofline(TimedPanel):
 
     def __init__(self) -> None:
         self._measured: dict[str, Any] | None = None
-        tokens = slider("Tokens", TOKENS, 1)
+        tokens = steps("Tokens", TOKENS, 1)
         super().__init__(recorded_machines(), {"tokens": tokens}, "▶ Measure")
 
     def measure(self) -> Callable[[], None]:
@@ -64,7 +63,7 @@ def _reached(run: dict[str, Any]) -> list[Reached]:
         layer = run["layer"]
         return [
             Reached(
-                f"T = {p['tokens']}",
+                f"T = {p['tokens']:,}",
                 all_experts(p["tokens"], layer, size).intensity,
                 p["flops_per_s"],
             )

@@ -16,6 +16,12 @@ GROUPS = (1, 2, 4, 8)
 class TileWalk(Panel):
     """Nothing is timed here: tiles, starts and bytes of the recorded batch are counted."""
 
+    presets = {
+        "Tile by tile": {"group": 1},
+        "Two tiles together": {"group": 2},
+        "Persistent programs": {"walk": "persistent"},
+    }
+
     def __init__(self) -> None:
         self.trace = recorded_trace(DispatchTrace, "dispatch")
         super().__init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, seed_box, skew_slider, slider
+from moeviz.panels.controls import choice, seed_box, skew_slider, steps
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 
 TOKENS = (1, 8, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -26,7 +26,7 @@ class TileWaste(Panel):
         super().__init__(
             {
                 "skew": skew_slider(),
-                "tokens": slider("Tokens", TOKENS, 1024),
+                "tokens": steps("Tokens", TOKENS, 1024),
                 "seed": seed_box(),
             },
             {

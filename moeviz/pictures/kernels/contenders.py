@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeviz.pictures.axes import LogScale, decades, x_axis
+from moeviz.pictures.axes import LogScale, decades, short, x_axis
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, three
 
-WIDTH = 590.0
-LEFT, RIGHT, TOP, ROW = 8.0, 414.0, 96.0, 68.0
+WIDTH, SIDE = 560.0, 390.0
+LEFT, RIGHT, TOP, ROW = 8.0, 384.0, 96.0, 68.0
+LAYER = 28.0  # the height of a row in the list of layers
 QUARTILES = ("median", "q1", "q3")
 SERIES = {
     "forward_ms": Key("forward", "#0072b2", mark="circle", width=0),
@@ -20,31 +21,35 @@ SERIES = {
 COLUMNS = ("contender", *(f"{key.name}, ms: {q}" for key in SERIES.values() for q in QUARTILES))
 
 
-def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
-    """One case of a contest, as benchmarks and experiments.contest write it: a mark at the median,
-    a bar over the quartiles, on a logarithmic scale. case None: nothing is measured yet."""
+Case = dict[str, Any]
+
+
+def contenders(cases: Mapping[str, Case | None], title: str, *, where: str) -> Picture:
+    """One case of a machine's contest, as benchmarks and experiments.contest write it: a mark at
+    the median, a bar over the quartiles, on a logarithmic scale. None: it is not measured yet.
+    Beside it all cases by their titles, each of which a press chooses."""
+    case = cases[title]
     if case is None:
         summary = f"Nothing is measured on {where} yet."
         svg = Svg(WIDTH, TOP, "Contenders", summary)
         heading(svg, summary, "Press Run: each contender takes its turn, round by round.")
+        _layers(svg, cases, title)
         return svg.picture(COLUMNS, ())
     timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
     summary = _summary(timed)
-    reasons = [
-        line for name, entry in left_out.items() for line in textwrap.wrap(_reason(name, entry), 84)
-    ]
+    reasons = _reasons(left_out)
     height = TOP + len(timed) * ROW + 50 + 18 * len(reasons)
     svg = Svg(WIDTH, height, "Contenders", summary)
     shape = case["shape"]
     names = {"T": "tokens", "D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
-    sizes = " · ".join(f"{letter} {shape[name]}" for letter, name in names.items())
+    sizes = " · ".join(f"{letter} {shape[name]:,}" for letter, name in names.items())
     note = f"{sizes} · {case['dtype']}, {case['routing']} · mark: median · bar: quartiles"
     heading(svg, f"{where}: {shape['name']}", note)
     legend(svg, 0, 62, SERIES.values())
     scale = _scale(timed)
     bottom = TOP + len(timed) * ROW
-    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 4)
+    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 4, form=short)
     for i, (name, times) in enumerate(timed.items()):
         with svg.thing(name, tip=_tip(name, timed)):
             svg.text(LEFT, TOP + i * ROW + 15, name, size=13, halo=True)
@@ -52,12 +57,51 @@ def contenders(case: dict[str, Any] | None, *, where: str) -> Picture:
                 if kind in times:
                     _time(svg, times[kind], TOP + i * ROW + 30 + 20 * s, key, scale)
     paragraph(svg, 0, bottom + 56, reasons, fill=MUTED)
+    _layers(svg, cases, title)
     return svg.picture(COLUMNS, _table(case))
 
 
-def _reason(name: str, entry: dict[str, Any]) -> str:
+def _reasons(left_out: dict[str, Case]) -> list[str]:
+    """Why these did not run, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for name, entry in left_out.items():
+        names.setdefault(_reason(entry), []).append(name)
+    told = (f"{', '.join(of)}: {reason}"[:240] for reason, of in names.items())
+    return [line for words in told for line in textwrap.wrap(words, 84)]
+
+
+def _reason(entry: Case) -> str:
     reason = entry.get("not_run") or entry.get("failed") or "not measured"
-    return f"{name}: not run, {reason}"[:160]
+    if reason.endswith("was used up"):  # a benchmark's words, of its budget of seconds
+        return "not timed, for the time to measure was over before their turn"
+    return f"not run, {reason}"
+
+
+def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
+    """The layers of this machine, each with its fastest contender that routes."""
+    if len(cases) < 2:
+        return
+    side = svg.beside(SIDE, 52 + LAYER * len(cases))
+    note = "the fastest that routes, forward + backward · press one to see all"
+    heading(side, "Every layer of this machine", note)
+    for i, (title, case) in enumerate(cases.items()):
+        y, fastest = 50 + i * LAYER, _fastest(case)
+        ink, fill = ("#ffffff", "#0072b2") if title == chosen else (INK, "none")
+        with side.thing(title, tip=f"{title}: {fastest}", press={"case": title}):
+            side.rect(1, y, SIDE - 2, LAYER - 4, fill, stroke=RULE, radius=4)
+            side.text(8, y + 16, title, fill=ink, bold=title == chosen)
+            side.text(SIDE - 8, y + 16, fastest, anchor="end", fill=ink)
+
+
+def _fastest(case: Case | None) -> str:
+    if case is None:
+        return "not measured yet"
+    routed = {n: c for n, c in case["contenders"].items() if not n.startswith("dense")}
+    times = {n: c["both_ms"]["median"] for n, c in routed.items() if "both_ms" in c}
+    if not times:
+        return "none ran"
+    first = min(times, key=lambda name: times[name])
+    return f"{first}, {_ms(times[first])}"
 
 
 def _tip(name: str, timed: dict[str, Any]) -> str:
@@ -116,5 +160,5 @@ def _table(case: dict[str, Any]) -> Iterator[tuple[object, ...]]:
         spreads = [entry.get(kind, {}) for kind in SERIES]
         cells = [f"{spread[q]:.3f}" if spread else "" for spread in spreads for q in QUARTILES]
         if "forward_ms" not in entry:
-            cells[0] = f"not run: {entry.get('not_run', '')}"
+            cells[0] = _reason(entry)
         yield name, *cells

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from moeviz.costs import distinct_experts
@@ -11,8 +13,10 @@ from moeviz.pictures.axes import LogScale, axes, short
 from moeviz.pictures.plot import Key, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 
-WIDTH, HEIGHT, SIDE = 570.0, 460.0, 340.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 552.0, 72.0, 390.0
+WIDTH, HEIGHT, SIDE, LISTS = 560.0, 510.0, 380.0, 410.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 542.0, 72.0, 390.0
+BATCHES = 452.0  # y of the row of batches, below the axis
+TOKENS = tuple(2**i for i in range(13))  # of a batch: decoding one token to a prefill of 4,096
 APART, BELOW = 24.0, 40.0  # marks from each other, and from the roof
 SHAPE = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -92,16 +96,17 @@ def roofline(
     summary = _summary(device, parts, tokens)
     svg = Svg(WIDTH, HEIGHT, "Roofline", summary)
     name = device["name"] if device else "not measured yet"
-    shape = " · ".join(f"{letter} {layer[key]}" for letter, key in SHAPE.items())
+    shape = " · ".join(f"{letter} {layer[key]:,}" for letter, key in SHAPE.items())
     dtype = device["dtype"] if device else "float32"
-    heading(svg, f"{name}: T = {tokens}",
+    heading(svg, f"{name}: T = {tokens:,}",
             f"{shape} · {dtype} · forward, every number moved once")  # fmt: skip
-    plot = _Plot(svg, svg.beside(SIDE, HEIGHT), device)
+    plot = _Plot(svg, svg.beside(SIDE, LISTS), device)
     plot.frame()
     dots = plot.reached(reached)
     plot.parts(parts, dots)
+    plot.batches({t: all_experts(t, layer, size).intensity for t in TOKENS}, tokens)
     sort = "The sort has no floating-point operation: it stands left of every roof."
-    svg.text(0, HEIGHT - 12, sort, fill=MUTED)
+    svg.text(0, HEIGHT - 6, sort, fill=MUTED)
     return svg.picture(COLUMNS, _table(parts, device, reached))
 
 
@@ -114,7 +119,7 @@ def _ceilings(device: dict[str, Any] | None) -> tuple[float, float]:
 
 def _summary(device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int) -> str:
     whole, dense = parts[1], parts[0]
-    batch = f"{tokens} tokens" if tokens > 1 else "1 token"
+    batch = f"{tokens:,} tokens" if tokens > 1 else "1 token"
     sentence = (
         f"With {batch} the experts do {three(whole.intensity)} FLOP per byte, a dense FFN of the "
         f"same FLOPs {three(dense.intensity)}."
@@ -166,7 +171,7 @@ class _Plot:
         with svg.thing(self.product.name, tip=self.product.name):
             svg.polyline([corner, (RIGHT, y(self.peak))], stroke=ARITHMETIC, width=3)
         svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
-        legend(self.side, 0, 74, (self.copy, self.product), down=20, kin=True)
+        legend(self.side, 0, 20, (self.copy, self.product), down=20, kin=True)
 
     def roof(self, at: float) -> float:
         """How high the roof is over a place of the axis; the axis itself, where none is known."""
@@ -182,29 +187,56 @@ class _Plot:
         dots = [(self.x(r.intensity), self.y(r.flops_per_s)) for r in reached]
         placed: list[Spot] = []
         if reached:
-            self.side.text(0, 286, "Measured, all experts", bold=True)
+            self.side.text(0, 232, "Measured, all experts", bold=True)
         for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
-            letter, line = chr(ord("a") + i), 306 + i * 19
-            up = b > BOTTOM - 40
-            start = (a, b - 17 if up else b + 17)
-            spot = _free(start, -4 if up else 4, [*dots, *placed], apart=13)
+            letter, line = chr(ord("a") + i), 252 + i * 19
+            others = [*dots[:i], *dots[i + 1 :], *placed]
+            spot = self._place_beside((a, b), others)
             placed.append(spot)
             speed = si(point.flops_per_s, "FLOP/s")
             tip = f"{point.name}: {three(point.intensity)} FLOP per byte, {speed} measured"
             with self.svg.thing(f"measured {letter}", tip=tip):
-                self.svg.line(a, b, a, spot[1] + (5 if up else -9), stroke=REACHED)
+                self.svg.line(a, b, *spot, stroke=REACHED)
                 mark(self.svg, "circle", a, b, REACHED, 5, stroke=INK)
-                self.svg.text(a, spot[1] + 4, letter, anchor="middle", bold=True, halo=True)
+                self.svg.text(spot[0], spot[1] + 4, letter, anchor="middle", bold=True, halo=True)
             with self.side.thing(f"measured {letter}", tip=tip):
                 mark(self.side, "circle", 10, line - 4, REACHED, 5, stroke=INK)
-                self.side.text(22, line, f"{letter} · {shorten(point.name, 26)}: {speed}")
+                self.side.text(22, line, f"{letter} · {shorten(point.name, 36)}: {speed}")
         return placed + dots
+
+    def _place_beside(self, dot: Spot, others: Sequence[Spot]) -> Spot:
+        """Where a dot's letter has room near it: under the roof, and on the way to it there is no
+        other dot or letter."""
+        spot = dot
+        for away, angle in product((15, 27, 39, 51), (90, 0, 180, 45, 135, 270, 315, 225)):
+            turn = math.radians(angle)
+            spot = dot[0] + away * math.cos(turn), dot[1] + away * math.sin(turn)
+            inside = LEFT + 6 < spot[0] < RIGHT - 6 and spot[1] < BOTTOM - 8
+            free = all(math.dist(spot, o) > 13 and _gap(o, dot, spot) > 6 for o in others)
+            if inside and free and spot[1] > self.roof(spot[0]) + 9:
+                break
+        return spot
+
+    def batches(self, intensities: dict[int, float], tokens: int) -> None:
+        """A slider of the batch: where all experts stand on the axis with each number of tokens."""
+        svg, places = self.svg, [self.x(i) for i in intensities.values()]
+        bounds = [LEFT, *((a + b) / 2 for a, b in zip(places, places[1:], strict=False)), RIGHT]
+        svg.line(places[0], BATCHES, places[-1], BATCHES)
+        svg.text(places[0] - 10, BATCHES + 4, f"T = {min(intensities)}", anchor="end", fill=MUTED)
+        svg.text(places[-1] + 10, BATCHES + 4, f"T = {max(intensities):,}", fill=MUTED)
+        for i, (t, intensity) in enumerate(intensities.items()):
+            tip = f"{t:,} tokens: all experts at {three(intensity)} FLOP per byte"
+            with svg.thing(tip=tip, press={"tokens": t}, drag=True):
+                svg.rect(bounds[i], BATCHES - 12, bounds[i + 1] - bounds[i], 24, "transparent")
+                svg.circle(places[i], BATCHES, 6 if t == tokens else 3, INK)
+        words = "Drag: all experts with more or fewer tokens in the batch"
+        svg.text((LEFT + RIGHT) / 2, BATCHES + 28, words, anchor="middle")
 
     def parts(self, parts: tuple[Work, ...], taken: list[Spot]) -> None:
         """Dots on the roof, where each would stand at best, with their numbers fanned out below:
         nothing lies above a roof."""
         what = "At best, by formula" if self.measured else "By formula"
-        self.side.text(0, 122, f"{what} (FLOP per byte)", bold=True)
+        self.side.text(0, 68, f"{what} (FLOP per byte)", bold=True)
         spots = list(taken)
         places = [self.x(part.intensity) for part in parts]
         for i, at in _spread(places):
@@ -214,7 +246,7 @@ class _Plot:
             self._part(parts[i], i + 1, (places[i], self.roof(places[i])), spot)
 
     def _part(self, part: Work, number: int, dot: Spot, spot: Spot) -> None:
-        line, intensity = 123 + number * 19, three(part.intensity)
+        line, intensity = 69 + number * 19, three(part.intensity)
         tip = f"{part.name}: {si(part.flops, 'FLOP')} for {si(part.size, 'B')}, {intensity} a byte"
         kin = [part.name]
         if self.measured:
@@ -246,6 +278,14 @@ def _spread(places: Sequence[float]) -> list[tuple[int, float]]:
         spread[n] = end = min(spread[n], end)
         end -= APART
     return list(zip(order, spread, strict=True))
+
+
+def _gap(point: Spot, start: Spot, end: Spot) -> float:
+    """How far a point is from the line between two others."""
+    a, b = end[0] - start[0], end[1] - start[1]
+    x, y = point[0] - start[0], point[1] - start[1]
+    along = min(max((a * x + b * y) / (a * a + b * b), 0.0), 1.0)
+    return math.hypot(x - along * a, y - along * b)
 
 
 def _free(spot: Spot, step: float, placed: Sequence[Spot], apart: float = 20) -> Spot:

@@ -9,7 +9,7 @@ from moeviz.pictures.plot import Key, expert_box, heading, legend
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.dispatch import DispatchTrace
 
-WIDTH, LEFT, RIGHT = 600.0, 84.0, 594.0
+WIDTH, LEFT, RIGHT = 560.0, 84.0, 554.0
 LANE, GAP = 30.0, 5.0
 BARS = 120.0  # the height of what is read
 BLOCK_N = 64  # columns of [gate, up] that a program computes

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from moeviz.pictures.axes import Scale, axes, y_axis
+from moeviz.pictures.axes import Scale, axes, short, y_axis
 from moeviz.pictures.plot import Key, curve, heading, mark
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 
@@ -69,8 +69,8 @@ def tile_waste(
     padding = padding_rows(load_E, block)
     waste = padding / (num_rows + padding)
     summary = (
-        f"{num_rows} rows for {experts} experts, skew {skew:g}: in tiles of {block} rows "
-        f"{padding} of {num_rows + padding} computed rows are padding, {waste:.1%}; "
+        f"{num_rows:,} rows for {experts} experts, skew {skew:g}: in tiles of {block} rows "
+        f"{padding:,} of {num_rows + padding:,} computed rows are padding, {waste:.1%}; "
         f"{1 - waste:.1%} of the FLOPs are useful. Rule of thumb, E · BLOCK_M / 2 rows: "
         f"{expected_waste(num_rows, experts, block):.1%}."
     )
@@ -130,11 +130,11 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
     gap = 1.0 if width > 4 else 0.0
     note = "blue: real · hatched: padding" if width > 4 else "blue: real · grey: padding"
     heading(svg, "One such batch: rows of each expert", note)
-    y_axis(svg, y, left, right, ticks=y.ticks(4))
+    y_axis(svg, y, left, right, ticks=y.ticks(4), form=short)
     for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
         at = left + e * width
         real, filled, wide = y(float(load)), y(float(computed)), width - gap
-        tip = f"expert {e}: {load} rows, {computed - load} of padding"
+        tip = f"expert {e}: {load:,} rows, {computed - load:,} of padding"
         with svg.thing(f"e{e}", tip=tip):
             svg.rect(at, top, wide, base - top, "transparent")
             if computed > load:
