@@ -13,6 +13,7 @@ from moeviz import panels
 from moeviz.experiments import collapse
 from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of
 from moeviz.panels import Collapse
+from moeviz.pictures.training.balance import standing
 from moeviz.records.metrics import collapsed
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
@@ -121,6 +122,7 @@ def test_a_press_on_a_band_or_a_layer_chooses_it():
     assert {"layer=0", "layer=1", "victim=12"} <= pressed
     panel.state_box.value = "collapse?victim=12"
     assert panel.values["victim"] == 12 and "victim=12" in panel.state
+    assert said(panel).startswith("Expert 12 is chosen: ✕ Kill it takes it away")
     panel.state_box.value = "collapse?layer=0"
     assert panel.values["victim"] == 12 and ", layer 0, " in panel.drawn.summary
 
@@ -174,8 +176,8 @@ def test_the_busiest_expert_of_the_layer_shown_is_killed_while_it_trains(layer, 
     obey(panel, "pause", f"Paused. Killed: expert {expert} (layer {layer}, step {at_step}).")
     load_S, mark = load_of(layer, expert), f"✕ expert {expert}"
     assert at_layer == layer and load_S[at_step - 1] > 0 and not load_S[at_step:].any()
-    load_SE = learners(Collapse)[-1].curve.load[:at_step, layer]
-    assert expert == load_SE[-30:].mean(0).argmax()
+    run = learners(Collapse)[-1]
+    assert expert == standing(run.at("step", at_step), layer).busiest
     wait(lambda: mark in texts(panel), "the mark")
     panel.controls["layer"].value = 1 - layer
     assert mark not in texts(panel), "it is the killed expert's layer's"

@@ -55,10 +55,13 @@ def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
     assert sum(r.get("width") in ("6.8", "8") for r in marks(picture, "rect")) == 10 + 1
 
 
+def things_of(picture, kin):
+    return [m for m in parse(picture).iter() if kin in m.get("data-kin", "").split()]
+
+
 def things(picture, kin):
     """The hover texts of what is of this kin."""
-    named = (m for m in parse(picture).iter() if kin in m.get("data-kin", "").split())
-    return [thing.findtext(SVG + "title", "") for thing in named]
+    return [thing.findtext(SVG + "title", "") for thing in things_of(picture, kin)]
 
 
 def test_a_learner_of_a_race_is_one_thing_with_the_numbers_of_its_validations():
@@ -164,14 +167,14 @@ def test_the_words_of_the_seeds(ahead, word, seeds):
 
 def test_the_sentence_is_of_the_last_steps():
     now = standing(RUN, 1)
-    load_E = RUN.curve.load[-30:, 1].mean(0)
-    assert now.busiest == 3 and now.share == pytest.approx(load_E[3])
+    load_E = RUN.curve.load[-6:, 1].mean(0)
+    assert now.busiest == 3 and now.largest == pytest.approx(load_E[3])
     assert now.dead == 15 and now.max_violation == pytest.approx(16 * load_E[3] - 1)
-    assert now.floor == noise_floor(30 * 1024, 16, 1)
-    early = standing(RUN.at("step", 9), 1)
-    assert early.floor == noise_floor(9 * 1024, 16, 1) and early.dead == 0
+    assert now.floor == noise_floor(6 * 1024, 16, 1)
+    early = standing(RUN.at("step", 5), 1)
+    assert early.floor == noise_floor(5 * 1024, 16, 1) and early.dead == 0
     assert describe(RUN, 1).startswith(
-        "nothing <&>, layer 1, step 300 of 300, over the last 30 steps: expert 3 takes 98% of the "
+        "nothing <&>, layer 1, step 300 of 300, over the last 6 steps: expert 3 takes 98% of the "
         "tokens; 15 of 16 experts get less than a tenth"
     )
 
@@ -230,12 +233,32 @@ def test_every_band_is_its_expert_and_only_a_panel_lets_one_choose():
     still, picture = collapse(RUN, 0), collapse(RUN, 0, victim=3)
     assert "data-press" not in still.svg
     for e in range(16):
-        (tip,) = things(picture, f"e{e}")
+        band, tip = things(picture, f"e{e}")
         share = RUN.curve.load[-6:, 0].mean(0)[e] / RUN.curve.load[-6:, 0].mean(0).sum()
-        assert tip == f"expert {e}: {share:.1%} of the tokens at step 300"
+        assert tip == f"expert {e}: {share:.1%} of the tokens" and band == f"{tip} at step 300"
     pressed = {m.get("data-press") for m in parse(picture).iter() if m.get("data-press")}
     assert pressed == {"layer=0", "layer=1", *(f"victim={e}" for e in range(16))}
     assert len(marks(picture, "polyline")) == len(marks(still, "polyline")) + 1, "one is framed"
+
+
+def test_an_expert_without_a_token_can_be_chosen_too():
+    """Of layer 1 nearly all bands are gone."""
+    picture = collapse(RUN, 1, victim=9)
+    *_, chip = things_of(picture, "e9")
+    assert chip.get("data-press") == "victim=9"
+    assert float(chip.find(SVG + "rect").get("width")) >= 24
+    assert "Expert 9 is chosen: ✕ Kill it takes it away while the model trains here." in (
+        texts(picture)
+    )
+
+
+@pytest.mark.parametrize("step", [150, 152, 300])
+def test_the_curve_ends_at_the_maxvio_that_the_sentence_tells(step):
+    run = RUN.at("step", step)
+    picture, now = collapse(run, 1), standing(run, 1)
+    told = [tip for tip in tips(picture) if ": MaxVio" in tip and tip.startswith("step")]
+    assert told[-1].endswith(f"MaxVio {now.max_violation:.2f}")
+    assert f"layer 1: MaxVio {now.max_violation:.1f}" in texts(picture)
 
 
 def test_a_hand_reads_both_runs_at_a_step():

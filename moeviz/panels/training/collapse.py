@@ -14,7 +14,7 @@ from moeviz.panels.cures_choice import chosen_cures, cure_controls, switched
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
-from moeviz.pictures.training.collapse import collapse
+from moeviz.pictures.training.collapse import chosen, collapse
 from moeviz.pictures.training.race import seconds_left
 from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import collapsed
@@ -80,6 +80,7 @@ class Collapse(LivePanel):
 
     def begin(self) -> None:
         self._allowed = self.values
+        self._victim = self.values["victim"]  # the one last told of
         super().begin()
 
     # Switches.
@@ -107,6 +108,9 @@ class Collapse(LivePanel):
             known = self._chosen in self._recorded
             words = "A recorded run of this setting." if known else "This setting is not recorded."
             self.say(f"{words} Press Play to train it here.")
+        if self._victim != self.values["victim"]:
+            self._victim = self.values["victim"]
+            self._insist(chosen(self._victim))
         if idle_scope:
             self._insist("The scope is the balancing loss's, which is off: it changes nothing now.")
 

@@ -11,7 +11,7 @@ import numpy as np
 from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
 from moeviz.records.runs import Snapshot
 
-LAST = 30  # steps: what a sentence speaks of
+POINTS = 50  # over a whole run: each is the mean of the steps that it stands for
 COLUMNS = (
     "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect", "dead experts",
     "gate entropy", "training loss", "validation loss",
@@ -20,27 +20,41 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Standing:
-    """How a layer's load stood over some steps. busiest: the expert with the largest share; floor:
-    the MaxVio that chance alone brings about over as many tokens."""
+    """How a layer's load stood over some steps. share_E: each expert's part of the tokens; busiest:
+    the one with the largest; floor: the MaxVio that chance alone brings about over as many tokens.
+    """
 
     max_violation: float
     effective: float
     dead: int
-    busiest: int
-    share: float
+    share_E: np.ndarray
     floor: float
 
+    @property
+    def busiest(self) -> int:
+        return int(self.share_E.argmax())
 
-def standing(run: Snapshot, layer: int, steps: int = LAST) -> Standing | None:
-    """The balance of a layer over the last steps; None before the first."""
+    @property
+    def largest(self) -> float:
+        return float(self.share_E.max())
+
+
+def window(run: Snapshot) -> int:
+    """Steps that one drawn point stands for, and that a sentence speaks of."""
+    return max(1, math.ceil(run.total_steps / POINTS))
+
+
+def standing(run: Snapshot, layer: int) -> Standing | None:
+    """The balance of a layer over the last `window` steps; None before the first."""
     curve = run.curve
     if not len(curve):
         return None
+    steps = window(run)
     load_E = curve.load[curve.step > curve.step[-1] - steps, layer].mean(0)
-    share = float(load_E.max() / load_E.sum()) if load_E.sum() else math.nan
+    share_E = load_E / load_E.sum() if load_E.sum() else np.full_like(load_E, math.nan)
     return Standing(
-        max_violation(load_E), effective_experts(load_E), dead_experts(load_E),
-        int(load_E.argmax()), share, floor(run, min(steps, int(curve.step[-1]))),
+        max_violation(load_E), effective_experts(load_E), dead_experts(load_E), share_E,
+        floor(run, min(steps, int(curve.step[-1]))),
     )  # fmt: skip
 
 
@@ -49,10 +63,11 @@ def describe(run: Snapshot, layer: int) -> str:
     now = standing(run, layer)
     if now is None:
         return f"{run.label}: no step has been trained yet."
-    experts = run.curve.load.shape[2]
+    experts, steps = run.curve.load.shape[2], min(window(run), run.step)
+    over = f"over the last {steps} steps" if steps > 1 else "in this step"
     return (
-        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}, over the last "
-        f"{min(LAST, run.step)} steps: expert {now.busiest} takes {now.share:.0%} of the tokens; "
+        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}, {over}: expert "
+        f"{now.busiest} takes {now.largest:.0%} of the tokens; "
         f"{now.dead} of {experts} experts get less than a tenth of an even share, "
         f"{now.effective:.1f} are in effect; MaxVio {now.max_violation:.2f} (by chance alone, over "
         f"these steps: about {now.floor:.2f})."
@@ -79,7 +94,7 @@ def table(runs: Sequence[Snapshot], layer: int) -> Iterator[tuple[object, ...]]:
             now = standing(run.at("step", float(curve.step[p])), layer)
             assert now is not None
             entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
-            balance = f"{now.share:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
+            balance = f"{now.largest:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
             losses = _told(curve.loss[p], 3), _told(curve.validation[p], 3)
             step = int(curve.step[p])
             yield run.label, step, now.busiest, *balance, now.dead, entropy, *losses

@@ -12,19 +12,29 @@ import numpy as np
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
 from moeviz.pictures.plot import Key, box, curve, expert_box, mark, paragraph
 from moeviz.pictures.svg import HATCH, INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
-from moeviz.pictures.training.balance import COLUMNS, describe, floor, is_hash, standing, table
+from moeviz.pictures.training.balance import (
+    COLUMNS,
+    describe,
+    floor,
+    is_hash,
+    standing,
+    table,
+    window,
+)
 from moeviz.pictures.training.race import losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 
-MAIN, SIDE, HEIGHT = 540, 336, 660
-POINTS = 50  # over the whole run: each is the mean of the steps that it stands for
+MAIN, SIDE, HEIGHT = 540, 336, 706
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
 ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
 # y of the lower and upper ends of the plots; a heading of four lines stands above them.
-RIBBON, VIOLATION = (346.0, 130.0), (526.0, 400.0)
+RIBBON, VIOLATION = (346.0, 130.0), (572.0, 446.0)
+# Below the ribbon: the experts, who is chosen, who died.
+CHIPS, CHOSEN, KILLED = 352.0, 396.0, 416.0
+CHIP, NARROW = 28.0, 20.0  # how wide one is where there are few experts, and at the least
 LOSS, EFFECT, GATE = (256.0, 130.0), (398.0, 306.0), (526.0, 444.0)
 
 
@@ -36,8 +46,8 @@ def collapse(
 
     killed: (step, layer, expert) of experts taken away, marked where it is this layer. victim: the
     expert that a panel would kill, framed; a press on another one or on a layer chooses that. A
-    point is the mean of total_steps / 50 steps; the level that chance alone brings about is that of
-    as many tokens.
+    point is the mean of total_steps / 50 steps, the last one of the last as many, and so are all
+    figures; the level that chance alone brings about is that of as many tokens.
     """
     if before is not None:
         before = replace(before, label=f"dashed: {before.label}")
@@ -49,17 +59,18 @@ def collapse(
     side = svg.beside(SIDE, 570)
     steps = (0.0, float(max(run.total_steps, 1)))
     left, right = Scale(*steps, *ACROSS), Scale(*steps, *BESIDE)
-    experts, stride = run.curve.load.shape[2], _stride(run)
+    experts, steps_each = run.curve.load.shape[2], window(run)
 
     ribbon, loss = Scale(0, 1, *RIBBON), Scale(*_loss_range(runs), *LOSS)
     _frame(svg, left, ribbon, f"Tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], "{:.0%}".format)
     _layers(svg, run, layer, pressable=victim is not None)
     _ribbon(svg, *_binned(run, layer)[:2], left, ribbon, victim)
+    _experts(svg, run, layer, victim)
     _frame(side, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
     for shown, key in zip(runs, keys, strict=True):
         losses(side, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
     violation = RootScale(0, max(experts - 1, 1), *VIOLATION)
-    title = f"MaxVio of {stride} steps: 0 is even (square-root axis)"
+    title = f"MaxVio of {steps_each} steps: 0 is even (square-root axis)"
     _frame(svg, left, violation, title, violation.ticks(), bottom=True)
     effect, gate = Scale(0, experts, *EFFECT), Scale(0, 1, *GATE)
     _frame(side, right, effect, f"Experts in effect, of {experts}", [0, experts / 2, experts])
@@ -72,14 +83,14 @@ def collapse(
     ):
         lines = [dict(zip(each[0], of(each), strict=True)) for each in binned]
         _curves(part, x, y, name, dict(zip(keys, lines, strict=True)))
-    _chance(svg, left, violation, floor(run, stride))
+    _chance(svg, left, violation, floor(run, steps_each))
     if is_hash(run):
         side.text(sum(BESIDE) / 2, 496, "a hash has no gate", anchor="middle", fill=MUTED)
 
     for step, at_layer, expert in killed:
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
             _mark_killed(svg, side, left(step), right(step), expert)
-    paragraph(svg, 0, 586, textwrap.wrap(svg.description, 78))
+    paragraph(svg, 0, 632, textwrap.wrap(svg.description, 78))
     return svg.picture(COLUMNS, table(runs[::-1], layer))
 
 
@@ -122,16 +133,14 @@ def _key(run: Snapshot, style: tuple[str, str, str]) -> Key:
     return Key(run.label, colour, dash, shape, width=1.4, bold=not dash)
 
 
-def _stride(run: Snapshot) -> int:
-    """Steps that one drawn point stands for."""
-    return max(1, math.ceil(run.total_steps / POINTS))
-
-
 def _binned(run: Snapshot, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, and a layer's load [P, E] and entropy as means over equal numbers of steps."""
-    curve = run.curve
-    bins = np.ceil(curve.step / _stride(run)).astype(int)
+    """Steps, and a layer's load [P, E] and entropy as means over equal numbers of steps: the last
+    point overlaps the one before while its steps are still to come."""
+    curve, steps = run.curve, window(run)
+    bins = np.ceil(curve.step / steps).astype(int)
     groups = [np.flatnonzero(bins == each) for each in np.unique(bins)]
+    if groups:
+        groups[-1] = np.flatnonzero(curve.step > curve.step[-1] - steps)
     load_PE = [curve.load[group, layer].mean(0, dtype=np.float64) for group in groups]
     entropy_P = [curve.entropy[group, layer].mean(dtype=np.float64) for group in groups]
     if is_hash(run):
@@ -179,6 +188,9 @@ def _ribbon(
     """The experts' shares, stacked: expert 0 below; hatched from the eighth on. A band is numbered
     where it is wide enough, and has its share at its end."""
     if not len(steps):
+        centre = (x.start + x.end) / 2, (y.start + y.end) / 2
+        words = "No step is trained yet: press ▶ Play."
+        svg.text(*centre, words, anchor="middle", bold=True, halo=True)
         return
     share_PE = load_PE / np.maximum(load_PE.sum(1, keepdims=True), 1e-12)
     # The first point's mean begins at step 0.
@@ -194,8 +206,7 @@ def _ribbon(
         outline = [(at, y(v)) for at, v in zip(across, above_PE[:, e], strict=True)]
         outline += [(at, y(v)) for at, v in zip(across[::-1], below_PE[::-1, e], strict=True)]
         tip = f"expert {e}: {share_PE[-1, e]:.1%} of the tokens at step {steps[-1]:.0f}"
-        press = None if victim is None else {"victim": e}
-        with svg.thing(f"e{e}", tip=tip, press=press):
+        with svg.thing(f"e{e}", tip=tip, press=_choice(e, victim)):
             svg.polygon(outline, fill=expert_colour(e))
             if e >= 8:
                 svg.polygon(outline, fill=HATCH)
@@ -210,6 +221,32 @@ def _ribbon(
                 svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
 
 
+def _choice(expert: int, victim: int | None) -> dict[str, object] | None:
+    """What a press on an expert sets: in a panel it is the one to kill."""
+    return None if victim is None else {"victim": expert}
+
+
+def chosen(victim: int) -> str:
+    """What can be done with the expert that a panel would kill."""
+    return f"Expert {victim} is chosen: ✕ Kill it takes it away while the model trains here."
+
+
+def _experts(svg: Svg, run: Snapshot, layer: int, victim: int | None) -> None:
+    """All experts in a row while they have room, for a hand misses thin bands; the one to kill is
+    framed and named."""
+    now, count = standing(run, layer), run.curve.load.shape[2]
+    wide = min(CHIP, (ACROSS[1] + 76 - ACROSS[0]) / count)
+    for e in range(count if wide >= NARROW else 0):
+        x = ACROSS[0] + e * wide
+        tip = f"expert {e}" + (f": {now.share_E[e]:.1%} of the tokens" if now else "")
+        with svg.thing(f"e{e}", tip=tip, press=_choice(e, victim)):
+            expert_box(svg, x, CHIPS, wide, 24, e, str(e), bold=e == victim)
+            if e == victim:
+                svg.rect(x + 1, CHIPS + 1, wide - 2, 22, "none", stroke=INK, stroke_width=2)
+    if victim is not None:
+        svg.text(ACROSS[0], CHOSEN, chosen(victim))
+
+
 def _loss_range(runs: Sequence[Snapshot]) -> tuple[float, float]:
     """What the losses span, but for the steep beginning, which would flatten all that follows."""
     late = [v for run in runs for v in run.curve.loss[run.curve.step > run.total_steps / 5]]
@@ -220,4 +257,4 @@ def _mark_killed(svg: Svg, side: Svg, left: float, right: float, expert: int) ->
     for part, x, plots in ((svg, left, (RIBBON, VIOLATION)), (side, right, (LOSS, EFFECT, GATE))):
         for bottom, top in plots:
             part.line(x, top, x, bottom, stroke=INK, width=1.4, dash="4 3")
-    svg.text(left, RIBBON[0] + 18, f"✕ expert {expert}", anchor="middle", bold=True)
+    svg.text(left, KILLED, f"✕ expert {expert}", anchor="middle", bold=True)
