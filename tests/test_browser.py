@@ -157,6 +157,7 @@ def test_start_here(page, record_property):
 # 01: the race
 
 
+@widgets8_only  # what trains is played with widgets 7 in test_browser_panels.py
 def test_dense_vs_moe(page):
     start(page, "01_dense_vs_moe.ipynb")
     lock_in(page, 0, "MoE")
@@ -300,6 +301,7 @@ def test_what_threads_say_is_seen(page, lost):
 # 02: stage by stage
 
 
+@widgets8_only
 def test_inside_a_layer(page):
     start(page, "02_inside_a_layer.ipynb")
     lock_in(page, 0, "less than 1")

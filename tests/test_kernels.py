@@ -448,7 +448,7 @@ def results_of(cut, loads, widths, dtype, wrong=slice(0)):
 @with_dtypes(("path",), [("tma",), ("flat",)], quick=lambda path, dtype: dtype == torch.float16)
 def test_the_copy_engine_brings_what_pointers_read_and_no_neighbours_rows(path, dtype, monkeypatch):
     """Blocks that it brings reach into the next expert's rows, and behind the last row."""
-    loads, widths = (3, 0, 40, 0, 21, 16, 1), (40, 72)
+    loads, widths = (3, 0, 40, 0, 21, 16, 1), (40, 24)
     cut = replace(CUTS["tma"], path=path)
     want = results_of(replace(cut, path="pointer"), loads, widths, dtype)
     for name in ("up", "gemm"):

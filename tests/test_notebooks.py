@@ -13,6 +13,13 @@ from moeviz.predictions import PREDICTIONS
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = sorted((NOTEBOOKS / "src").glob("*.md"))
+# Those that a browser test plays from start to end need no second run each time.
+BROWSER_TESTS = Path(__file__).parent.glob("test_browser*.py")
+PLAYED = {
+    name
+    for path in BROWSER_TESTS
+    for name in re.findall(r'"(\w+)\.ipynb"', path.read_text("utf-8"))
+}
 
 spec = importlib.util.spec_from_file_location("build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -74,7 +81,13 @@ def shelf(tmp_path, monkeypatch):
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(source, marks=[pytest.mark.slow] * (source.stem in PLAYED), id=source.stem)
+        for source in SOURCES
+    ],
+)
 def test_runs_from_start_to_end(source):
     build.execute(build.compose(source), source.stem, static=False)
 

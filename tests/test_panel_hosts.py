@@ -12,7 +12,7 @@ from moeviz.panels.pulse import PROOF, Pulse
 
 pytestmark = [
     *LOUD,
-    pytest.mark.usefixtures("fresh_kernel"),
+    pytest.mark.usefixtures("fresh_kernel", "dispatches_once"),
     pytest.mark.filterwarnings("ignore:The `ipykernel.comm.Comm` class:DeprecationWarning"),
 ]
 EXHIBITS = [name for name in MOVES if name not in LIVE]

@@ -13,11 +13,6 @@ from moeviz.records.compare import Gap
 Figure = dict[str, Any]  # mean, sd (None for one seed), values
 
 
-def extent(figures: Iterable[Figure]) -> list[float]:
-    """All that is drawn of figures: each seed, and the ends of each standard deviation."""
-    return [v for f in figures for s in (-1, 1) for v in (*f["values"], f["mean"] + s * _sd(f))]
-
-
 def _sd(figure: Figure) -> float:
     return figure["sd"] or 0.0
 
