@@ -187,7 +187,8 @@ def test_a_state_reproduces_the_picture_in_another_panel(name):
     before = part.values
     part.state = f"{first.kind}?{control}={first.values[control]}"
     changed = {n for n, v in at_ease(part).values.items() if v != before[n]}
-    assert control in changed and (len(changed) == 1 or name == "Claims")
+    # At the end of another batch its step is another number.
+    assert control in changed and (len(changed - {"step"}) <= 1 or name == "Claims")
 
 
 @every

@@ -12,10 +12,11 @@ from moeviz.panels.controls import whole_slider
 pytestmark = LOUD
 
 
-@pytest.fixture(params=["Dispatch", "Exchange", "RuleSteps"])
+@pytest.fixture(params=["Dispatch", "Exchange", "InsideLayer", "RuleSteps", "Slots"])
 def panel(request, monkeypatch):
     monkeypatch.setattr(player, "STEP_SECONDS", 0.02)
     panel = exhibit(request.param)()
+    panel.controls["step"].value = panel.controls["step"].min
     yield panel
     panel.close()
 
@@ -31,6 +32,8 @@ def stands_still(step):
 
 
 def test_back_and_next_stay_within_the_steps(panel):
+    if panel.kind == "inside_layer":
+        pytest.skip("Its buttons go from stage to stage.")
     step = panel.controls["step"]
     press(panel, "back")
     assert step.value == step.min

@@ -31,7 +31,9 @@ from moeviz.experiments.slots import drops_by_place
 from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import by_place, changed
-from moeviz.pictures.routing.inside_layer import MAX_TOKENS, STAGES, anatomy
+from moeviz.pictures.routing.inside_layer import anatomy
+from moeviz.pictures.routing.layer_dispatch import in_token_order, moving_rows
+from moeviz.pictures.routing.layer_frame import MAX_TOKENS, STAGES
 from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
@@ -181,6 +183,23 @@ def test_a_token_is_followed_through_every_stage(stage):
     assert kin == {"t3", *experts}
 
 
+def test_rows_move_to_their_experts_in_token_order():
+    layer = make_anatomy(LONG[:30])
+    come = in_token_order(layer)
+    assert [layer.row_token[row] for row in come] == [t for t in range(MAX_TOKENS) for _ in "12"]
+    for step in (0, 5, len(come)):
+        picture = moving_rows(layer, -1, step)
+        there = [int(n) for tip in tips(picture) for n in re.findall(r": row (\d+), weight", tip)]
+        waits = [int(n) for tip in tips(picture) for n in re.findall(r"will be row (\d+)$", tip)]
+        assert sorted(there) == sorted(come[:step]) and sorted(waits) == sorted(come[step:])
+        walkers = [g for g in parse(picture).iter(SVG + "g") if g.get("class") == "a"]
+        assert len(walkers) == (step == 5), "only the row that moves now"
+    row, token = come[4], int(layer.row_token[come[4]])
+    words = f"5 of 48 rows have moved: {named(token, layer.tokens[token])} goes to expert "
+    assert f"{words}{layer.row_expert[row]}, as row {row}." == moving_rows(layer, -1, 5).summary
+    assert moving_rows(layer, -1, 48) == anatomy(layer, "dispatch")
+
+
 @pytest.mark.parametrize("stage", ["experts", "combine"])
 def test_zero_is_the_middle_of_what_has_a_sign(stage):
     layer = make_anatomy()
@@ -258,6 +277,8 @@ def test_the_slots_fill_step_by_step():
         assert len(drawn) == step and f"{step} of 40 assignments have come" in picture.summary
         waiting = [tip for tip in tips(picture) if tip.endswith("(not come yet)")]
         assert len(waiting) == 40 - step
+        walkers = [g for g in parse(picture).iter(SVG + "g") if g.get("class") == "a"]
+        assert len(walkers) == (step > 0), "only the one that comes now"
     e, t, _ = come[29]
     assert f"token {t} 'c{e}' asks expert {e} and " in picture.summary
     assert slots(decision, step=40) == slots(decision)

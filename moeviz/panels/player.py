@@ -23,6 +23,7 @@ class Played(Protocol):
     pulse: Pulse
 
     def guarded(self) -> AbstractContextManager[None]: ...
+    def quietly(self) -> AbstractContextManager[None]: ...
 
 
 class Player:
@@ -34,15 +35,16 @@ class Player:
 
     def __init__(self, panel: Played, step: widgets.IntSlider) -> None:
         self._panel, self._step = panel, step
+        self._most = self._total = step.max  # that a state may name, and that there are
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._toggle = widgets.ToggleButton(description=PLAY, tooltip="Step by step, to the end")
-        self._toggle.layout.width = "90px"  # of both words
-        self._toggle.add_class("moeviz-play").observe(lambda _: self._toggled(), "value")
+        self.toggle = widgets.ToggleButton(description=PLAY, tooltip="Step by step, to the end")
+        self.toggle.layout.width = "90px"  # of both words
+        self.toggle.add_class("moeviz-play").observe(lambda _: self._toggled(), "value")
         self.bar: list[Any] = [
             button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
             button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
-            self._toggle,
+            self.toggle,
             {"step": step},
         ]
 
@@ -50,8 +52,22 @@ class Player:
     def plays(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    def any_step(self) -> None:
+        """Until its course is known, any step may be meant."""
+        self._step.max = self._total = self._most
+
+    def step_of(self, total: int) -> int:
+        """The step in a course of so many: at its end, where it was at the end of the last."""
+        step = self._step
+        place: int = total if step.value >= self._total else min(step.value, total)
+        with self._panel.quietly():
+            step.value = min(place, step.max)
+            step.max = self._total = total
+            step.value = place
+        return place
+
     def pause(self) -> None:
-        self._toggle.value = False
+        self.toggle.value = False
 
     def _turn(self, by: int) -> None:
         """Who steps by hand wants to look."""
@@ -61,8 +77,8 @@ class Player:
 
     def _toggled(self) -> None:
         self._stop.set()
-        self._toggle.description = PAUSE if self._toggle.value else PLAY
-        if self._toggle.value:
+        self.toggle.description = PAUSE if self.toggle.value else PLAY
+        if self.toggle.value:
             self._begin()
 
     def _begin(self) -> None:

@@ -23,7 +23,7 @@ class ReadingPanel(Panel):
 
     recorded: recordings, each with the values that it was made of.
     hangs_on: the controls that a record hangs on. of_source: those that it hangs on besides, by
-    the value of the control "source"; the others' cannot be moved.
+    the value of the control "source"; the others' are hidden.
     """
 
     hangs_on: ClassVar[tuple[str, ...]]
@@ -52,7 +52,9 @@ class ReadingPanel(Panel):
         wanted = self.wanted()
         for source, names in self.of_source.items():
             for name in names:
-                self.controls[name].disabled = source != wanted["source"]
+                off = source != wanted["source"]
+                self.controls[name].disabled = off
+                self.controls[name].layout.display = "none" if off else ""
         key = frozenset(wanted.items())
         record = self._recorded.get(key, self._kept.get(key))
         return self.make(wanted) if record is None else record

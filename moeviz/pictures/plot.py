@@ -208,12 +208,12 @@ def stages(
     """The stations of a way, numbered from `first` where there is room, with the present one
     filled. press: what the panel's controls are set to by a click on one."""
     pitch = width / len(names)
-    numbered = 0.93 * max(text_width(f"{first} {name}", 13) for name in names) <= pitch - 16
+    numbered = max(text_width(f"{first} {name}", SMALLEST) for name in names) <= pitch - 18
     for i, name in enumerate(names):
         colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
-        label, size = (f"{i + first} {name}", 13) if numbered else (name, SMALLEST)
+        label = f"{i + first} {name}" if numbered else name
         with svg.thing(tip=f"Go to {name}", press=press(name)):
-            box(svg, i * pitch + 2, top, pitch - 16, 28, colour, label, size=size,
+            box(svg, i * pitch + 2, top, pitch - 16, 28, colour, label,
                 bold=name == here, radius=6, stroke=edge)  # fmt: skip
         if i < len(names) - 1:
             svg.text((i + 1) * pitch - 7, top + 19, "→", anchor="middle", fill=MUTED)

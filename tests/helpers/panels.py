@@ -53,7 +53,7 @@ MOVES = {
     },
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
-        "follow": 1,
+        "follow": 1, "step": 9,
     },
     "LoudAndQuiet": {"scale": 0.125, "seed": 3},
     "MemoryFit": {

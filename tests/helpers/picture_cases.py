@@ -35,7 +35,9 @@ from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline
 from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.routing.capacity import by_place, changed
-from moeviz.pictures.routing.inside_layer import STAGES, anatomy
+from moeviz.pictures.routing.inside_layer import anatomy
+from moeviz.pictures.routing.layer_dispatch import moving_rows
+from moeviz.pictures.routing.layer_frame import STAGES
 from moeviz.pictures.routing.limits import leak, limits
 from moeviz.pictures.routing.routers import compare, overview
 from moeviz.pictures.routing.rule_steps import rule_steps
@@ -391,6 +393,8 @@ def _routing():
         for stage in STAGES:
             layer = make_anatomy(**options)
             yield f"layer of {name}, {stage}", partial(anatomy, layer, stage, follow=0)
+    for step in (0, 5):
+        yield f"layer, {step} rows moved", partial(moving_rows, make_anatomy(), 3, step)
     for name, decision in {
         "by hand": slots_by_hand(), "two parts": placed_batch(pool="sequence"),
         "K = 4": placed_batch(128, 4, factor=0.5), "wide": placed_batch(128, 4, factor=4.0),

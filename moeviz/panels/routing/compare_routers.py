@@ -23,6 +23,7 @@ from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_b
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.panels.router_choice import BASELINE, FEWEST, RouterChoice
 from moeviz.pictures import Picture
+from moeviz.pictures.routing.names import CLUSTERS
 from moeviz.pictures.routing.routers import compare
 from moeviz.records.routes import Decision
 
@@ -174,7 +175,7 @@ class CompareRouters(ReadingPanel):
         value, notes = self.values, []
         outside = value["mode"] == "outside"
         if value["source"] == "synthetic":
-            notes.append("c3: a token of cluster 3, which expert 3 suits best.")
+            notes.append(CLUSTERS)
         elif given > MAX_TOKENS:
             notes.append(f"The first {MAX_TOKENS} of {given:,} tokens.")
         if value["temperature"] != 1 or value["noise"]:

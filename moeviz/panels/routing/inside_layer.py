@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.controls import button, choice, slider, text_box
+from moeviz.panels.controls import button, choice, slider, text_box, whole_slider
+from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
-from moeviz.pictures.routing.inside_layer import MAX_TOKENS, NOBODY, STAGES, anatomy
+from moeviz.pictures.routing.inside_layer import anatomy
+from moeviz.pictures.routing.layer_dispatch import in_token_order
+from moeviz.pictures.routing.layer_frame import MAX_TOKENS, NOBODY, STAGES
 from moeviz.records.routes import Anatomy
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
 
+MOST_ROWS = 4 * MAX_TOKENS  # that a state may name before its own text is known
 TOKENS = (("no token", NOBODY), *((f"token {t}", t) for t in range(MAX_TOKENS)))
 WEIGHTINGS = (
     ("renormalise after top-k", "renormalise"),
@@ -25,8 +29,10 @@ class InsideLayer(ReadingPanel):
     """logits → softmax → top-k → dispatch → experts → combine, every matrix real.
 
     It opens on a recorded layer, without torch; another text, layer or weighting loads the model.
+    All rows stand in the order of experts; played, they move there one after the other.
     """
 
+    player: Player
     hangs_on = ("text", "layer", "weighting")
     presets = {
         "Rows in the order of experts": {"stage": "dispatch"},
@@ -37,6 +43,9 @@ class InsideLayer(ReadingPanel):
     def __init__(self) -> None:
         self.recorded = opening = recorded_trace(Anatomy, "inside_layer")
         values = {name: getattr(opening, name) for name in self.hangs_on}
+        rows = whole_slider("Rows moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
+        rows.observe(lambda _: self._moved(), "value")
+        self.player = Player(self, rows)
         super().__init__(
             [(values, opening)],
             {"text": text_box(opening.text, "660px")},
@@ -45,12 +54,30 @@ class InsideLayer(ReadingPanel):
                 button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1)),
                 button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1)),
             ],
-            {"follow": slider("Follow", TOKENS, NOBODY)},
-            {
-                "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
-                "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
-            },
+            [self.player.toggle, {"step": rows}],
+            more=[
+                {"follow": slider("Follow", TOKENS, NOBODY)},
+                {
+                    "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
+                    "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
+                },
+            ],
         )
+
+    def _moved(self) -> None:
+        """Rows move at one stage only: whoever moves one wants to see it."""
+        if not self._quiet:
+            self.set_controls({"stage": "dispatch"})
+
+    def changed(self) -> None:
+        """Who goes to another stage wants to look at it."""
+        if self.controls["stage"].value != "dispatch":
+            self.player.pause()
+        super().changed()
+
+    def check_state(self, given: dict[str, str]) -> None:
+        if "step" in given:
+            self.player.any_step()
 
     def _turn(self, by: int) -> None:
         stage = self.controls["stage"]
@@ -62,8 +89,9 @@ class InsideLayer(ReadingPanel):
         layer = self.record()
         if layer is None:
             return None
+        step = self.player.step_of(len(in_token_order(layer)))
         return self.shown(
-            anatomy(layer, self.controls["stage"].value, self.controls["follow"].value)
+            anatomy(layer, self.controls["stage"].value, self.controls["follow"].value, step)
         )
 
     def compute(self, wanted: Values, loaded: Loaded) -> Anatomy:

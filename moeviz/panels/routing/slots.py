@@ -11,6 +11,7 @@ from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_b
 from moeviz.panels.player import Player
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
+from moeviz.pictures.routing.names import CLUSTERS
 from moeviz.pictures.routing.slots import slots
 from moeviz.records.routes import Decision
 
@@ -35,6 +36,7 @@ class Slots(ReadingPanel):
     after the other.
     """
 
+    player: Player
     hangs_on = ("source", "factor", "top_k", "priority", "overflow", "pool")
     of_source = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
     presets = {
@@ -49,53 +51,49 @@ class Slots(ReadingPanel):
         self.recorded = {name: recorded_trace(Decision, file) for name, file in FILES.items()}
         recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
         opening = recorded["text"] | recorded["synthetic"] | recorded[source]
-        self._total = MOST_STEPS  # assignments of the batch that is shown
         arrived = whole_slider("Arrived", 0, MOST_STEPS, MOST_STEPS, width="420px")
         self.player = Player(self, arrived)
+        text = {"text": text_box(opening["text"], "560px", "72px")}
+        of_text = source == "text"
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
+            *([text] if of_text else []),
             {
                 "factor": slider("Factor", FACTORS, opening["factor"]),
                 "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
-                "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
             },
             self.player.bar,
-            {
-                "priority": choice("First come", PRIORITIES, opening["priority"], "92px"),
-                "pool": choice("Slots for", POOLS, opening["pool"], "132px"),
-            },
-            {
-                "source": choice("Tokens", SOURCES, opening["source"], "150px"),
-                "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-                "text": text_box(opening["text"], "820px", "72px"),
-            },
-            {
-                "skew": skew_slider(opening["skew"]),
-                "tokens": whole_slider("Tokens", 16, 128, opening["tokens"], step=8),
-                "seed": seed_box(opening["seed"]),
-            },
+            more=[
+                {
+                    "overflow": choice("Overflow", ("drop", "pad"), opening["overflow"], "60px"),
+                    "pool": choice("Slots for", POOLS, opening["pool"], "132px"),
+                },
+                {"priority": choice("First come", PRIORITIES, opening["priority"], "92px")},
+                {
+                    "source": choice("Tokens", SOURCES, opening["source"], "150px"),
+                    "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
+                },
+                *([] if of_text else [text]),
+                {
+                    "skew": skew_slider(opening["skew"]),
+                    "tokens": whole_slider("Tokens", 16, 128, opening["tokens"], step=8),
+                    "seed": seed_box(opening["seed"]),
+                },
+            ],
         )
 
     def check_state(self, given: dict[str, str]) -> None:
         """Until its batch is known any step may be meant."""
         if "step" in given:
-            self.controls["step"].max = self._total = MOST_STEPS
+            self.player.any_step()
 
     def draw(self) -> Picture | None:
         decision = self.record()
         if decision is None:
             return None
-        return self.shown(slots(decision, step=self._step_for(decision), offered=OFFERED))
-
-    def _step_for(self, decision: Decision) -> int:
-        """How many assignments have come: in another batch again all, where all had."""
-        control, total = self.controls["step"], int(decision.demand.sum())
-        step = total if control.value >= self._total else min(control.value, total)
-        with self.quietly():
-            control.value = min(step, control.max)
-            control.max = self._total = total
-            control.value = step
-        return step
+        step = self.player.step_of(int(decision.demand.sum()))
+        note = CLUSTERS if self.values["source"] == "synthetic" else ""
+        return self.shown(slots(decision, step=step, offered=OFFERED, note=note))
 
     def make(self, wanted: Values) -> Decision | None:
         """A synthetic batch at once, where no order has to be caught looking ahead."""

@@ -76,7 +76,8 @@ class _Lanes:
         self._assignments(done)
         if not placed or self.stage == "scatter":
             self._programs()
-        self._rows(placed, done)
+        moving = dict(self._moving()) if self.stage == "scatter" else {}
+        self._rows(placed, done, moving)
         if placed:
             self._segments()
         if place >= STAGES.index("tiles"):
@@ -131,9 +132,12 @@ class _Lanes:
                 else:
                     expert_box(self.svg, self.a(i), LANE_A, self.cell, CELL, e, str(e))
 
-    def _rows(self, placed: bool, done: int) -> None:
+    def _rows(self, placed: bool, done: int, moving: dict[int, int]) -> None:
+        """moving: the assignments that come to their rows now, over all others."""
         svg, trace = self.svg, self.trace
         for row, (i, e) in enumerate(zip(trace.order.tolist(), trace.row_expert, strict=True)):
+            if i in moving:
+                continue
             if i < done:
                 with things.assignment(svg, trace, i):
                     self._row(self.b(row), int(e), str(i // trace.top_k))
@@ -143,6 +147,11 @@ class _Lanes:
                     svg.rect(self.b(row), LANE_B, self.cell, CELL, "transparent", stroke=edge)
             else:
                 svg.rect(row * self.unit, LANE_B, self.cell, CELL, "none", stroke=RULE)
+
+        for i, row in moving.items():
+            x, e = self.b(row), int(trace.row_expert[row])
+            with things.assignment(svg, trace, i), svg.arriving(self.a(i) - x, LANE_A - LANE_B):
+                self._row(x, e, str(i // trace.top_k))
 
     def _row(self, x: float, e: int, number: str) -> None:
         """A row with the number of its token, upright where it is too narrow."""

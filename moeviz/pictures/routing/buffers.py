@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 
 from moeviz.pictures.plot import NOBODY, expert_box, paragraph
@@ -18,6 +19,8 @@ LEFT, RIGHT = 66.0, WIDTH - 4.0
 BLOCK_GAP = 10.0
 # Slots narrower than this are drawn as one bar: thousands of marks would be too many.
 NARROW = 8.0
+Place = tuple[float, float]
+Arrive = Callable[[Place | None], None]
 # Each costs more of the string than its mark.
 MOST_THINGS = 300
 
@@ -25,8 +28,10 @@ MOST_THINGS = 300
 def buffers(
     svg: Svg, decision: Decision, placed: Rows, lost: Rows, now: Row | None,
     offered: Sequence[float],
-) -> None:  # fmt: skip
-    """Each expert's slots with the assignments so far, and those that found none behind them."""
+) -> Arrive | None:  # fmt: skip
+    """Each expert's slots with the assignments so far, and those that found none behind them.
+    Returns what draws the one that comes now, from a place (None: none is shown): last, for it
+    passes over all."""
     parts, num_experts = parts_of(decision), len(decision.load)
     part_T = decision.meta["part"]
     cells = [(p, e) for p in range(parts) for e in range(num_experts)]
@@ -45,6 +50,7 @@ def buffers(
         tip = f"expert {e}: {got} placed, {left_out} without a slot"
         with svg.thing(f"e{e}", tip=tip):
             svg.text(LEFT - 8, TOP + e * ROW + 15, f"expert {e}", anchor="end")
+    arrive: Arrive | None = None
     for p, e in cells:
         x, y = LEFT + p * (block + BLOCK_GAP), TOP + e * ROW
         served, dropped = kept[p, e], gone[p, e]
@@ -57,11 +63,18 @@ def buffers(
         if unit < NARROW:
             _bars(svg, x, y, unit, e, len(served), len(dropped))
         else:
-            _slots(svg, decision, x, y, unit, served, dropped, numbered, now)
+            for i, row in enumerate(served + dropped):
+                draw = partial(_slot, svg, decision, row, x + i * unit, y, unit,
+                               i if i < len(served) else None, numbered)  # fmt: skip
+                if row == now:
+                    arrive = partial(draw, True)
+                else:
+                    draw()
     if limit is not None:
         for p in range(parts):
             x = LEFT + p * (block + BLOCK_GAP)
             _line(svg, decision, x, unit, block, limit, offered)
+    return arrive
 
 
 def _by_cell(rows: Rows, part_T: Sequence[int]) -> defaultdict[tuple[int, int], Rows]:
@@ -112,27 +125,28 @@ def _legend(decision: Decision, numbered: bool, single: bool) -> list[str]:
     return [" · ".join(parts[:3]), " · ".join(parts[3:])]
 
 
-def _slots(
-    svg: Svg, decision: Decision, x: float, y: float, unit: float, kept: Rows, gone: Rows,
-    numbered: bool, now: Row | None,
+def _slot(
+    svg: Svg, decision: Decision, row: Row, x: float, y: float, unit: float, slot: int | None,
+    numbered: bool, now: bool = False, start: Place | None = None,
 ) -> None:  # fmt: skip
-    """One mark a row, with the token's place where it fits; what strikes it lies under that."""
+    """The mark of a row in a slot of its expert or without one (None), with the token's place where
+    it fits; what strikes it lies under that. now: it is framed, and comes from `start`."""
+    (e, t, k), served = row, slot is not None
     few = int(decision.demand.sum()) <= MOST_THINGS
-    for i, (e, t, k) in enumerate(kept + gone):
-        left, served = x + i * unit, i < len(kept)
-        fate = f"slot {i} of expert {e}" if served else f"no slot with expert {e}"
-        tip = f"{named(t, decision.tokens[t])}: choice {k + 1}, {fate}"
-        with svg.thing(f"t{t}", f"e{e}", tip=tip) if few else nullcontext():
-            expert_box(svg, left, y, unit - 1, SLOT, e if served else -1)
-            ink = ink_on(expert_colour(e) if served else NOBODY)
-            if k:
-                svg.rect(left + 1, y + SLOT - 3, unit - 3, 2, ink)
-            if not served:
-                svg.line(left, y + SLOT, left + unit - 1, y, stroke=DROPPED, width=1.5)
-            label = str(t) if numbered else ""
-            svg.text(left + (unit - 1) / 2, y + 14.4, label, anchor="middle", mono=True, fill=ink)
-            if (e, t, k) == now:
-                svg.rect(left - 1, y - 1.5, unit + 1, SLOT + 3, "none", stroke=INK, stroke_width=3)
+    fate = f"slot {slot} of expert {e}" if served else f"no slot with expert {e}"
+    tip = f"{named(t, decision.tokens[t])}: choice {k + 1}, {fate}"
+    come = svg.arriving(start[0] - x, start[1] - y) if start else nullcontext()
+    with svg.thing(f"t{t}", f"e{e}", tip=tip) if few else nullcontext(), come:
+        expert_box(svg, x, y, unit - 1, SLOT, e if served else -1)
+        ink = ink_on(expert_colour(e) if served else NOBODY)
+        if k:
+            svg.rect(x + 1, y + SLOT - 3, unit - 3, 2, ink)
+        if not served:
+            svg.line(x, y + SLOT, x + unit - 1, y, stroke=DROPPED, width=1.5)
+        label = str(t) if numbered else ""
+        svg.text(x + (unit - 1) / 2, y + 14.4, label, anchor="middle", mono=True, fill=ink)
+        if now:
+            svg.rect(x - 1, y - 1.5, unit + 1, SLOT + 3, "none", stroke=INK, stroke_width=3)
 
 
 def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: int) -> None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.plot import box, expert_box, heat_bar, stages
-from moeviz.pictures.routing.names import bytes_note, named
+from moeviz.pictures.plot import box, heat_bar
+from moeviz.pictures.routing.layer_dispatch import moving_rows
+from moeviz.pictures.routing.layer_frame import (
+    LEFT,
+    LINE,
+    MAX_TOKENS,
+    NOBODY,
+    ROW,
+    TOP,
+    WIDTH,
+    chip,
+    frame,
+    marks_of,
+    name,
+    ring,
+    shape_note,
+    shown_rows,
+)
 from moeviz.pictures.svg import (
-    INK,
     MUTED,
     RULE,
     Picture,
     Svg,
-    expert_colour,
     heat_colour,
     ink_on,
     shorten,
@@ -23,76 +36,14 @@ from moeviz.pictures.svg import (
 )
 from moeviz.records.routes import Anatomy
 
-WIDTH = 560
-MAX_TOKENS = 24
-TOP = 130
-ROW, LINE = 22, 18
-LEFT = 116.0  # names of tokens stand before it
-NOBODY, FOLLOWED = -1, "#d55e00"  # no token is followed; the frame of one that is
 
-FORMULAS = {
-    "logits": "logits_TE = x_TD · W_ED^T",
-    "softmax": "score_TE = softmax(logits_TE)",
-    "top-k": "weight_TK = score_TK",
-    "dispatch": "rows sorted by expert; offsets_E = where each begins",
-    "experts": "out_ND = expert FFN of each row, one grouped GEMM",
-    "combine": "y_T = sum over its rows of weight · out",
-}
-STAGES = tuple(FORMULAS)
-WEIGHTINGS = {
-    "renormalise": " / sum(score_TK)   renormalise after top-k",
-    "raw": "   raw: the softmax before top-k",
-}
-
-
-def anatomy(layer: Anatomy, stage: str, follow: int = NOBODY) -> Picture:
+def anatomy(layer: Anatomy, stage: str, follow: int = NOBODY, step: int | None = None) -> Picture:
     """The named stage (one of STAGES) of a layer, with the real numbers of the first MAX_TOKENS
-    tokens. follow: the token that is framed, as it is in every stage."""
+    tokens. follow: the token that is framed, as it is in every stage. step: at the stage dispatch,
+    so many rows have moved from token order to the order of experts; None: all."""
+    if stage == "dispatch":
+        return moving_rows(layer, follow, step)
     return _DRAW[stage](layer, follow)
-
-
-def _frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> Svg:
-    """The stations, the formula and a note of a stage that needs so many pixels of rows."""
-    formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
-    svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
-    stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
-    svg.text(0, 56, formula, size=14, mono=True)
-    svg.text(0, 76, note, fill=MUTED)
-    svg.text(0, 92, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
-    return svg
-
-
-@contextmanager
-def _token(
-    svg: Svg, layer: Anatomy, t: int, follow: int, *kin: str, tip: str = ""
-) -> Iterator[None]:
-    """Marks of a token: pressed they have it followed through all stages, or no longer."""
-    words = f"{named(t, layer.tokens[t])}{': ' if tip else ''}{tip}"
-    press = {"follow": NOBODY if t == follow else t}
-    with svg.thing(f"t{t}", *kin, tip=words, press=press):
-        yield
-
-
-def _name(svg: Svg, layer: Anatomy, t: int, y: float, follow: int) -> None:
-    """A token's name before its row."""
-    text = shorten(layer.tokens[t], 13)
-    svg.text(LEFT - 8, y, text, anchor="end", mono=True, size=13, bold=t == follow)
-
-
-def _ring(svg: Svg, x: float, y: float, width: float, height: float) -> None:
-    """Around the token that is followed."""
-    svg.rect(x, y, width, height, "none", stroke=FOLLOWED, stroke_width=2.5, radius=3)
-
-
-def _chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
-    expert_box(svg, x, y, width, 16, expert, f"e{expert}", bold=True, radius=3)
-
-
-def _shape_note(layer: Anatomy) -> str:
-    shown = min(len(layer.tokens), MAX_TOKENS)
-    num_experts, top_k = layer.logits.shape[1], layer.expert.shape[1]
-    rest = "" if shown == len(layer.tokens) else f", the first {shown} shown"
-    return f"T = {len(layer.tokens)} tokens{rest} · E = {num_experts} experts · K = {top_k}"
 
 
 def _matrix(
@@ -103,7 +54,7 @@ def _matrix(
     """Tokens down, experts across, a number in every cell; scale: what the ends of the heat are."""
     num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
     cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
-    svg = _frame(layer, stage, _shape_note(layer), summary, num_tokens * ROW)
+    svg = frame(layer, stage, shape_note(layer), summary, num_tokens * ROW)
     heat_bar(svg, LEFT, TOP - 32, 100, 12, *scale)
     quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
     for e in range(num_experts):
@@ -116,8 +67,8 @@ def _matrix(
     for t in range(num_tokens):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
         tip = ", ".join(f"e{e} {shown_TE[t, e]:z.2f}" for e in np.argsort(-shown_TE[t])[:3])
-        with _token(svg, layer, t, follow, *kin, tip=f"{stage} {tip}"):
-            _name(svg, layer, t, y + 16, follow)
+        with marks_of(svg, layer, t, follow, *kin, tip=f"{stage} {tip}"):
+            name(svg, layer, t, y + 16, follow)
             for e in range(num_experts):
                 _cell(svg, LEFT + e * cell, y, cell, stage, float(shown_TE[t, e]),
                       float(heat_TE[t, e]), quiet=bool(quiet_TE[t, e]),
@@ -125,7 +76,7 @@ def _matrix(
             if last_column:
                 svg.text(end + 34, y + 16, f"{last_column[1][t]:.2f}", anchor="middle", bold=True)
             if t == follow:
-                _ring(svg, LEFT - 2, y - 1, end - LEFT + 2, ROW)
+                ring(svg, LEFT - 2, y - 1, end - LEFT + 2, ROW)
     if last_column:
         svg.text(end + 34, TOP - 8, last_column[0], anchor="middle", bold=True)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
@@ -177,45 +128,8 @@ def _topk(layer: Anatomy, follow: int) -> Picture:
                    muted_TE=~chosen_TE, last_column=("weights", total_T))  # fmt: skip
 
 
-def _dispatch(layer: Anatomy, follow: int) -> Picture:
-    num_tokens, rows = min(len(layer.tokens), MAX_TOKENS), _shown_rows(layer)
-    load_E = np.diff(layer.offsets)
-    busiest = int(load_E.argmax())
-    summary = (
-        f"{len(layer.row_token)} assignments sorted by expert: expert {busiest} gets "
-        f"{load_E[busiest]}, {int((load_E == 0).sum())} of {len(load_E)} experts get none."
-    )
-    note = f"{_shape_note(layer)} · N = {len(layer.row_token)} rows"
-    svg = _frame(layer, "dispatch", note, summary, max(num_tokens * 2, len(rows)) * LINE)
-    top, right = TOP - 22, 296.0
-    spread = max(len(rows), 1) / max(num_tokens, 1) * LINE
-    for t in range(num_tokens):
-        kin = [f"e{e}" for e in layer.expert[t] if e >= 0]
-        chosen = " and ".join(f"expert {e}" for e in layer.expert[t] if e >= 0)
-        with _token(svg, layer, t, follow, *kin, tip=f"goes to {chosen or 'no expert'}"):
-            _name(svg, layer, t, top + (t + 0.5) * spread + 5, follow)
-    for i, row in enumerate(rows):
-        expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
-        y, start = top + (i + 0.5) * LINE, top + (token + 0.5) * spread
-        weight = f"weight {layer.row_weight[row]:.2f}"
-        with _token(svg, layer, token, follow, f"e{expert}", tip=f"row {row}, {weight}"):
-            wide = 3.4 if token == follow else 1.8
-            svg.line(LEFT, start, right, y, stroke=INK, width=wide + 1)  # an edge for light ones
-            svg.line(LEFT, start, right, y, stroke=expert_colour(expert), width=wide)
-            text = shorten(layer.tokens[token], 13)
-            svg.text(right + 56, y + 5, text, mono=True, size=13, bold=token == follow)
-            svg.text(right + 174, y + 5, weight, fill=MUTED)
-        with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
-            _chip(svg, right, y - 8, 46, expert)
-    of_row = zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
-    table = (
-        (r, int(e), layer.tokens[t], f"{weight:.3f}") for r, (e, t, weight) in enumerate(of_row)
-    )
-    return svg.picture(("row", "expert", "token", "weight"), table)
-
-
 def _experts(layer: Anatomy, follow: int) -> Picture:
-    rows = _shown_rows(layer)
+    rows = shown_rows(layer)
     output_ND = layer.row_output[rows]
     norm_N, load_E = np.linalg.norm(output_ND, axis=1), np.diff(layer.offsets)
     summary = (
@@ -223,7 +137,7 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
     note = f"the {output_ND.shape[1]} values of each row, and its length"
-    svg = _frame(layer, "experts", note, summary, len(rows) * LINE)
+    svg = frame(layer, "experts", note, summary, len(rows) * LINE)
     left, width = 164.0, 330.0
     svg.text(left + width + 12, TOP - 8, "length", fill=MUTED)
     peak = _signed_scale(svg, left, output_ND)
@@ -232,8 +146,8 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
         expert, token = int(layer.row_expert[row]), int(layer.row_token[row])
         y = TOP + i * LINE
         with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
-            _chip(svg, 0, y + 1, 40, expert)
-        with _token(
+            chip(svg, 0, y + 1, 40, expert)
+        with marks_of(
             svg, layer, token, follow, f"e{expert}", tip=f"row {row}, length {norm_N[i]:.2f}"
         ):
             text = shorten(layer.tokens[token], 13)
@@ -241,7 +155,7 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
             svg.heat(left, y, width, LINE - 1, output_ND[i][None] / peak / 2 + 0.5)
             svg.text(left + width + 12, y + 14, f"{norm_N[i]:.2f}")
             if token == follow:
-                _ring(svg, left - 1, y - 1, width + 2, LINE)
+                ring(svg, left - 1, y - 1, width + 2, LINE)
         table.append((int(row), expert, layer.tokens[token], f"{norm_N[i]:.3f}"))
     return svg.picture(("row", "expert", "token", "length"), table)
 
@@ -256,22 +170,22 @@ def _combine(layer: Anatomy, follow: int) -> Picture:
     summary = f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agrees}."
     shown_TD = layer.y[:MAX_TOKENS]
     note = f"the {layer.y.shape[1]} values of y, which joins the residual stream"
-    svg = _frame(layer, "combine", note, summary, len(shown_TD) * ROW)
+    svg = frame(layer, "combine", note, summary, len(shown_TD) * ROW)
     recipes = [
         " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
         for row in zip(layer.expert, layer.weight, strict=True)
     ]
-    width = WIDTH - LEFT - 12 - text_width(f"= {max(recipes, key=len, default='')}", 12)
+    width = WIDTH - LEFT - 16 - text_width(f"= {max(recipes, key=len, default='')}", 12)
     norm_T = np.linalg.norm(layer.y, axis=1)
     peak = _signed_scale(svg, LEFT, shown_TD)
     for t, y_D in enumerate(shown_TD):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
-        with _token(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {norm_T[t]:.2f}"):
-            _name(svg, layer, t, y + 16, follow)
+        with marks_of(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {norm_T[t]:.2f}"):
+            name(svg, layer, t, y + 16, follow)
             svg.heat(LEFT, y, width, ROW - 1, y_D[None] / peak / 2 + 0.5)
             svg.text(LEFT + width + 12, y + 16, f"= {recipes[t]}", mono=True)
             if t == follow:
-                _ring(svg, LEFT - 1, y - 1, width + 2, ROW)
+                ring(svg, LEFT - 1, y - 1, width + 2, ROW)
     lengths = (f"{norm:.3f}" for norm in norm_T)
     table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)
@@ -285,11 +199,7 @@ def _signed_scale(svg: Svg, x: float, values: np.ndarray) -> float:
     return peak
 
 
-def _shown_rows(layer: Anatomy) -> np.ndarray:
-    """The rows of the first MAX_TOKENS tokens, in the plan's order."""
-    return np.flatnonzero(layer.row_token < MAX_TOKENS)
-
-
-_DRAW: dict[str, Callable[[Anatomy, int], Picture]] = dict(
-    zip(STAGES, (_logits, _softmax, _topk, _dispatch, _experts, _combine), strict=True)
-)
+_DRAW: dict[str, Callable[[Anatomy, int], Picture]] = {
+    "logits": _logits, "softmax": _softmax, "top-k": _topk, "experts": _experts,
+    "combine": _combine,
+}  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from moeviz.pictures.svg import shorten
 
 BYTE = re.compile("‹[0-9a-f]{2}›")
+CLUSTERS = "c3: a token of cluster 3, which expert 3 suits best."
 OF_A_BYTE = "one byte of a letter that this small tokenizer does not know"
 
 

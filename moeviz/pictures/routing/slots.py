@@ -37,12 +37,15 @@ FACTORS = tuple(round(0.05 * i, 2) for i in range(5, 81))
 COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 
 
-def slots(decision: Decision, *, step: int | None = None, offered: Sequence[float] = ()) -> Picture:
+def slots(
+    decision: Decision, *, step: int | None = None, offered: Sequence[float] = (), note: str = ""
+) -> Picture:
     """A decision of experiments.slots: the buffers in order of placement, the tokens with those
     that got no slot crossed out, and the drop rate beside its closed form.
 
     step: so many assignments have come, by default all. offered: the factors that a panel's
-    control has, some of FACTORS; the line of the limit can be dragged over them."""
+    control has, some of FACTORS; the line of the limit can be dragged over them. note: what the
+    tokens are."""
     come = arrivals(decision)
     now = come[step - 1] if step and step < len(come) else None
     placed, lost = so_far(decision, come[:step])
@@ -51,13 +54,16 @@ def slots(decision: Decision, *, step: int | None = None, offered: Sequence[floa
         summary = _of_step(decision, step, len(come), now, lost)
     boxes, height = laid_out(decision)
     bottom = TOP + len(decision.load) * ROW
-    note = bytes_note(decision.tokens)
+    note = note or bytes_note(decision.tokens)
     below = bottom + 52 + 18 * bool(note)
     svg = Svg(WIDTH, below + height, "Who gets a slot", summary)
     svg.text(0, 16, _rule(decision), size=13, bold=True)
-    buffers(svg, decision, placed, lost, now, offered)
+    arrive = buffers(svg, decision, placed, lost, now, offered)
     svg.text(0, bottom + 18, note, fill=MUTED)
     batch_strip(svg, decision, boxes, below, placed, lost, now)
+    if now and arrive:
+        box = dict(enumerate(boxes)).get(now[1])  # not every token of a long batch is shown
+        arrive((box[0], box[1] + below) if box else None)
     _trade(svg.beside(TRADE, 260), decision, offered)
     return svg.picture(COLUMNS, _table(decision, placed, lost))
 

@@ -1,0 +1,83 @@
+"""What all stages of the picture of a layer share: the frame, names, chips and rings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from moeviz.pictures.plot import expert_box, stages
+from moeviz.pictures.routing.names import bytes_note, named
+from moeviz.pictures.svg import MUTED, Svg, shorten
+from moeviz.records.routes import Anatomy
+
+WIDTH = 560
+MAX_TOKENS = 24
+TOP = 130
+ROW, LINE = 22, 18
+LEFT = 116.0  # names of tokens stand before it
+NOBODY, FOLLOWED = -1, "#d55e00"  # no token is followed; the frame of one that is
+
+FORMULAS = {
+    "logits": "logits_TE = x_TD · W_ED^T",
+    "softmax": "score_TE = softmax(logits_TE)",
+    "top-k": "weight_TK = score_TK",
+    "dispatch": "rows sorted by expert; offsets_E = where each begins",
+    "experts": "out_ND = expert FFN of each row, one grouped GEMM",
+    "combine": "y_T = sum over its rows of weight · out",
+}
+STAGES = tuple(FORMULAS)
+WEIGHTINGS = {
+    "renormalise": " / sum(score_TK)   renormalise after top-k",
+    "raw": "   raw: the softmax before top-k",
+}
+
+
+def frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> Svg:
+    """The stations, the formula and a note of a stage that needs so many pixels of rows."""
+    formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
+    svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
+    stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
+    svg.text(0, 56, formula, size=14, mono=True)
+    svg.text(0, 76, note, fill=MUTED)
+    svg.text(0, 92, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
+    return svg
+
+
+@contextmanager
+def marks_of(
+    svg: Svg, layer: Anatomy, t: int, follow: int, *kin: str, tip: str = ""
+) -> Iterator[None]:
+    """Marks of a token: pressed they have it followed through all stages, or no longer."""
+    words = f"{named(t, layer.tokens[t])}{': ' if tip else ''}{tip}"
+    press = {"follow": NOBODY if t == follow else t}
+    with svg.thing(f"t{t}", *kin, tip=words, press=press):
+        yield
+
+
+def name(svg: Svg, layer: Anatomy, t: int, y: float, follow: int) -> None:
+    """A token's name before its row."""
+    text = shorten(layer.tokens[t], 13)
+    svg.text(LEFT - 8, y, text, anchor="end", mono=True, size=13, bold=t == follow)
+
+
+def ring(svg: Svg, x: float, y: float, width: float, height: float) -> None:
+    """Around the token that is followed."""
+    svg.rect(x, y, width, height, "none", stroke=FOLLOWED, stroke_width=2.5, radius=3)
+
+
+def chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
+    expert_box(svg, x, y, width, 16, expert, f"e{expert}", bold=True, radius=3)
+
+
+def shape_note(layer: Anatomy) -> str:
+    shown = min(len(layer.tokens), MAX_TOKENS)
+    num_experts, top_k = layer.logits.shape[1], layer.expert.shape[1]
+    rest = "" if shown == len(layer.tokens) else f", the first {shown} shown"
+    return f"T = {len(layer.tokens)} tokens{rest} · E = {num_experts} experts · K = {top_k}"
+
+
+def shown_rows(layer: Anatomy) -> np.ndarray:
+    """The rows of the first MAX_TOKENS tokens, in the plan's order."""
+    return np.flatnonzero(layer.row_token < MAX_TOKENS)
