@@ -82,6 +82,8 @@ TERMS = (
          "loudness look like differences between routers.", RACE),
     Term("feed-forward network", "The part of a layer that works on each token by itself: two or "
          "three matrices with a nonlinear function between them.", START, ("FFN",)),
+    Term("fingerprint", "A short code that is made from every byte of a text: where it is equal, "
+         "two machines read the same text.", RACE),
     Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
          "FLOPs are an amount.", RACE),
     Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
