@@ -302,10 +302,11 @@ def test_09(labs):
         browser.wait_state(page, LADDER, r"context=524288&")
         assert page.locator(f"{LADDER} .moeviz-picture").first.screenshot() != before
         page.locator(f"{LADDER} .moeviz-bits button", has_text="8 bits").first.click()
-        browser.wait_state(page, LADDER, r"bits=8$")
+        browser.wait_state(page, LADDER, r"bits=8&")
 
         page.locator(f"{ANATOMY} .moeviz-model button", has_text="GPT-3").first.click()
         browser.wait_state(page, ANATOMY, r"model=GPT-3")
+        page.locator(f"{ANATOMY} .moeviz-beside button", has_text="yours").first.click()
         page.locator(f"{ANATOMY} .moeviz-config textarea").first.focus()
         page.keyboard.press("Control+A")
         page.keyboard.insert_text('{"model_type": "<script>alert(1)</script>"}')
@@ -314,18 +315,19 @@ def test_09(labs):
 
         browser.press_slider(page, f"{MAP} .moeviz-model", "ArrowRight")
         browser.wait_state(page, MAP, r"model=(?!DeepSeek-V3 /)")
-        browser.press_slider(page, f"{MAP} .moeviz-until", "ArrowLeft", times=3)
+        browser.press_slider(page, f"{MAP} .moeviz-until", "ArrowLeft")
         browser.wait_state(page, MAP, r"until=2023&")
 
-        browser.press_slider(page, f"{CLAIMS} .moeviz-first", "ArrowLeft", times=4)
-        page.locator(f"{CLAIMS} .moeviz-status", has_text=": off; ").wait_for()
+        page.locator(f"{CLAIMS} .moeviz-more").first.click()
+        browser.press_slider(page, f"{CLAIMS} .moeviz-first", "Home")
+        page.locator(f"{CLAIMS} .moeviz-status", has_text=": holds; ").wait_for()
         kept = page.locator(f"{CLAIMS} .moeviz-state input").first.input_value()
         browser.press_slider(page, f"{CLAIMS} .moeviz-claim", "ArrowRight")
-        browser.wait_state(page, CLAIMS, "claim=v3_cost&")
+        browser.wait_state(page, CLAIMS, "claim=few_percent_active&")
         browser.paste(page, CLAIMS, kept)
         browser.wait_state(page, CLAIMS, "^" + re.escape(kept) + "$")
         page.locator(f"{CLAIMS} button.moeviz-reset").first.click()
-        page.locator(f"{CLAIMS} .moeviz-status", has_text=": holds; ").wait_for()
+        page.locator(f"{CLAIMS} .moeviz-status", has_text=": off; ").wait_for()
 
         browser.press_slider(page, f"{COST} .moeviz-price", "ArrowRight")
         browser.wait_state(page, COST, r"price=2.1&")

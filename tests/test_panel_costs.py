@@ -90,6 +90,15 @@ def test_without_skew_the_exchange_is_what_it_was():
     assert content(panel) == limited
 
 
+def test_a_sentence_keeps_the_room_of_the_longest():
+    panel, rooms = panels.DecodeBatch(), []
+    for batch in (1, 16384, 64, 256):
+        panel.controls["batch"].value = batch
+        rooms.append(len(re.search('data-room="([^"]*)"', panel.status.value)[1]))
+        assert rooms[-1] > len(said(panel))
+    assert rooms == sorted(rooms) and rooms[-1] < 400
+
+
 # Anatomy.
 
 

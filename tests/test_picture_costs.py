@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
-from helpers.pictures import marks, texts
+from helpers.pictures import marks, presses, texts
 from moeviz.costs import (
     CLAIMS,
     DEVICES,
@@ -34,6 +34,7 @@ from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
+from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
@@ -68,6 +69,8 @@ def test_the_anatomy_says_what_was_counted():
     for column, whole in ((3, parameters), (4, active_parameters)):
         listed = sum(float(row[column].replace(",", "")) for row in terms.values())
         assert listed == whole(V3.architecture).total
+    router = " ".join(texts(model_anatomy([V3], "router")))
+    assert "58 layers × d_model 7,168 × experts 256 = 106M" in router
     assert "nothing is known of it here" in model_anatomy([V3.architecture], "router").svg
     assert "not counted" in sheet(MODELS["Switch-C 1.6T"].architecture).no_cache
     assert sheet(MODELS["GPT-3 175B"].architecture).context_tokens == 2048, "no longer than it read"
@@ -80,6 +83,22 @@ def test_every_point_can_be_chosen_from_its_year_on_and_is_then_named():
         assert point.confidence in picture.summary
         earlier = model_map(chosen=point.model.name, until=point.model.year - 1)
         assert "is not there" in earlier.summary
+
+
+@pytest.mark.parametrize("until", [2020, 2023, 2026])
+def test_no_mark_covers_another_and_the_key_has_what_is_drawn(until):
+    picture = model_map(chosen="Llama 3.1 70B", until=until)
+    zones = [m for m in marks(picture, "rect", "transparent") if m.get("width") == "16"]
+    places = np.array([(float(m.get("x")), float(m.get("y"))) for m in zones])
+    apart_PP = np.linalg.norm(places[:, None] - places, axis=2)
+    assert len(places) == len(points(until=until))
+    assert (apart_PP[~np.eye(len(places), dtype=bool)] > 10).all()
+    kinds = {p.model.kind for p in points(until=until)}
+    named = {"moe": "sparse (MoE)", "dense": "dense", "undisclosed": "undisclosed"}
+    assert {*named.values()} & {*texts(picture)} == {named[kind] for kind in kinds}
+    assert ("range of what" in texts(picture)) == any(
+        p.model.name in RANGES for p in points(until=until)
+    )
 
 
 @pytest.mark.parametrize("chosen", ["", "Kimi K2", "Switch-C 1.6T", "Qwen2.5-Max"])
@@ -222,6 +241,36 @@ def test_the_exchange_adds_up():
     stays = sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND), "rect"))
     assert stays >= 64, "a device and itself"
     assert exchange(**SEND | dict(nodes=4, node_limit=4)) == exchange(**SEND | dict(nodes=4))
+
+
+@pytest.mark.parametrize("how", ["expert", "device", "node"])
+@pytest.mark.parametrize("limit", [None, 2])
+def test_one_tokens_way_is_on_average_what_all_tokens_send(how, limit):
+    nodes, each = 4, 4
+    traffic = all_to_all(V3.architecture, tokens_per_device=1, nodes=nodes, devices_per_node=each,
+                         copies=how, node_limit=limit)  # fmt: skip
+    moe, seeds = V3.architecture.moe, range(300)
+    sent = []
+    for seed in seeds:
+        experts = chosen_experts(moe, nodes, limit, None, seed)
+        assert len({*experts}) == moe.top_k
+        way = way_of(experts, moe.num_experts, nodes, each, how)
+        assert way.experts.total() == moe.top_k
+        for crossing in (True, False):
+            out, back = way.copies(len(STEPS) - 1, crossing=crossing)
+            assert out == back
+        sent.append([way.copies(len(STEPS) - 1, crossing=c)[0] for c in (True, False)])
+    copy = traffic.devices * (traffic.dispatch_bytes_per_copy + traffic.combine_bytes_per_copy)
+    expected = np.array([traffic.between_nodes_bytes, traffic.within_node_bytes]) / copy
+    error = np.std(sent, axis=0) / len(seeds) ** 0.5
+    assert (np.abs(np.mean(sent, axis=0) - expected) < 4 * error + 1e-9).all()
+
+
+def test_copies_travel_from_where_their_line_begins_and_only_in_their_step():
+    first, crossing, home = (exchange(**SEND | dict(step=s)).svg for s in (0, 1, 5))
+    assert 'class="a"' not in first
+    assert crossing.count('class="a"') == home.count('class="a"') > 0
+    assert presses(exchange(**SEND))[1][1] == {"step": "1"}
 
 
 @pytest.mark.parametrize("skew", [0.1, 1.0, 2.0])

@@ -31,7 +31,7 @@ from moeviz.pictures.table import Table
 log = logging.getLogger("moeviz")
 
 # In letters: for a sentence the most room that is kept, and what is added to the longest one.
-MOST_ROOM, AIR = 300, 40
+MOST_ROOM, AIR = 300, 12
 
 Row = dict[str, widgets.Widget] | Sequence[dict[str, widgets.Widget] | widgets.Widget]
 

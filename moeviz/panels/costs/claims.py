@@ -33,7 +33,10 @@ class Claims(Panel):
         sliders = {name: slider("", [("", 0.0)], 0.0, "360px") for name in SLIDERS}
         for each in sliders.values():
             each.style.description_width = "140px"
-        super().__init__([{"claim": slider("Claim", numbered, claim, "460px")}, reset], sliders)
+        # Each value is also in a strip of the picture, which is dragged.
+        super().__init__(
+            [{"claim": slider("Claim", numbered, claim, "460px")}, reset], more=[sliders]
+        )
 
     def begin(self) -> None:
         self._reset()

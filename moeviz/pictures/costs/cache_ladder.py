@@ -13,7 +13,7 @@ from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import box, heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
-WIDTH, HEIGHT, BAR = 470.0, 452.0, 330.0
+WIDTH, LADDER_HEIGHT, MODELS_HEIGHT, BAR = 470.0, 432.0, 456.0, 330.0
 ROWS, PITCH = 66.0, 44.0  # where the first bar stands, and from one to the next
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
@@ -76,7 +76,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
         f"{many} of {context:,} tokens: DeepSeek-V3's cache is {si(batch * own, 'B')} with latent "
         f"attention (MLA); {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
     )
-    svg = Svg(WIDTH, HEIGHT, "Ladder of key-value caches", summary)
+    svg = Svg(WIDTH, LADDER_HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
             f"{many} of {context:,} tokens, {bits} bits · press a bar")  # fmt: skip
     top = max(step[1] for step in steps)
@@ -88,7 +88,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
     y = ROWS + PITCH * len(steps) + 8
     svg.text(8, y, f"{name}: {times(totals[name] / own)}", bold=True)
     paragraph(svg, 8, y + 20, textwrap.wrap(_note(other, bits), 66))
-    _models(svg.beside(WIDTH, HEIGHT), models, [step[0] for step in steps], batch, own, name)
+    _models(svg.beside(WIDTH, MODELS_HEIGHT), models, [step[0] for step in steps], batch, own, name)
     table = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps

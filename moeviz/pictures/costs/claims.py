@@ -16,7 +16,7 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 # The chosen claim; the list of all stands in two columns beside or below it.
 WIDTH, HEIGHT = 560.0, 486.0
-COLUMN, LINE = 478.0, 17.0
+COLUMN, LINE = 472.0, 17.0
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
 MANTISSAS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
@@ -103,7 +103,7 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 60)):
+    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 56)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
     colour, sign = STYLES[found.verdict]
     box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)

@@ -21,7 +21,7 @@ from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, si
 from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
-WIDTH, HEIGHT = 478.0, 618.0  # of one model
+WIDTH, HEIGHT = 472.0, 618.0  # of one model
 TERM_LINES = 5  # of a part's sum, at most
 CONTEXT = 32_768
 CONVENTIONS = {

@@ -87,7 +87,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
-    _legend(svg.beside(KEY, 320), shown)
+    _legend(svg.beside(KEY, 268), shown)
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
@@ -249,14 +249,16 @@ def _legend(svg: Svg, shown: Sequence[Point]) -> None:
         with svg.thing(confidence, tip=f"{there} models of {confidence} figures"):
             _shape(svg, confidence, COLOURS["moe"], 8, 38 + 24 * i)
             svg.text(24, 42 + 24 * i, f"{confidence} ({there})")
-    svg.text(0, 166, "The model is", bold=True)
+    y = 62.0 + 24 * len(present)
+    svg.text(0, y, "The model is", bold=True)
     names = {"moe": "sparse (MoE)"}
     kinds = [kind for kind in COLOURS if any(p.model.kind == kind for p in shown)]
     for i, kind in enumerate(kinds):
         there = sum(p.model.kind == kind for p in shown)
         with svg.thing(kind, tip=f"{there} models"):
             key = Key(names.get(kind, kind), COLOURS[kind], mark="box")
-            legend(svg, 2, 188 + 24 * i, (key,))
+            legend(svg, 2, y + 22 + 24 * i, (key,))
     if any(p.model.name in RANGES for p in shown):
-        svg.line(0, 278, 16, 278, stroke=COLOURS["undisclosed"], width=3)
-        paragraph(svg, 24, 282, ("range of what", "is printed"), 16)
+        y += 28.0 + 24 * len(kinds)
+        svg.line(0, y, 16, y, stroke=COLOURS["undisclosed"], width=3)
+        paragraph(svg, 24, y + 4, ("range of what", "is printed"), 16)
