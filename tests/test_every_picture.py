@@ -19,7 +19,7 @@ import pytest
 
 import moeviz.pictures
 from helpers.picture_cases import CASES, make_trace
-from helpers.pictures import SVG, corners, extent, parse, text_size, texts
+from helpers.pictures import SVG, corners, extent, parse, text_size, texts, tips
 from moeviz.pictures.routing.tokens import token_strip
 
 STATE = 'route_text?text=%3Cb%3E&a="<x>"'
@@ -96,10 +96,13 @@ def test_every_picture(name):
     root = parse(picture)
     _is_named(root, picture)
     _has_things(root)
-    narrow = re.search(r"\.routing\.|\.dispatch$", draw.func.__module__)
+    narrow = re.search(r"\.routing\.|\.costs\.|\.dispatch$", draw.func.__module__)
     for part in root:
         assert float(part.get("width")) <= (WIDEST if narrow else 620)
         _is_inside(part)
+    if narrow:
+        words = " ".join(filter(None, texts(picture) + tips(picture)))
+        assert not re.findall(r"(?<![\w.,/])\d{5,}(?!\w)", words), "no separators"
     _has_a_twin(picture)
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", picture.svg).lower().replace("nano", "")
     assert len(picture.svg) < 200_000
