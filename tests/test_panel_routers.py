@@ -392,3 +392,9 @@ def test_a_part_of_the_recorded_text_is_routed_as_in_the_whole():
     wanted = library_weights(whole, "token_choice")[12:]
     torch.testing.assert_close(library_weights(part, "token_choice"), wanted)
     assert (wanted > 0).sum(1).tolist() == [2] * 12
+
+
+def test_the_first_and_the_last_step_of_ones_own_rule_are_gone_to():
+    panel = panels.RuleSteps({"scores": torch.eye(2), "a": torch.eye(2), "best": torch.eye(2)})
+    assert panel.presets == {"scores": {"step": 1}, "best": {"step": 3}}
+    assert panels.RuleSteps.presets == panels.RuleSteps().presets

@@ -50,7 +50,7 @@ class Panel(widgets.VBox):
 
     kind: ClassVar[str]
     draws: ClassVar[Callable[..., Picture]]
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    presets: dict[str, dict[str, Any]] = {}
     player: Player | None = None  # of a panel that is looked at step by step
 
     def __init_subclass__(cls, **options: Any) -> None:

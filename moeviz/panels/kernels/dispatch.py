@@ -61,7 +61,7 @@ class Dispatch(ReadingPanel):
                 },
                 {
                     "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
-                    "text": text_box(opening["text"], "620px", "72px"),
+                    "text": text_box(opening["text"], "560px", "72px"),
                 },
                 {"skew": skew_slider(opening["skew"]), "seed": seed_box(opening["seed"])},
             ],

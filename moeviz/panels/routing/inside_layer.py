@@ -48,7 +48,7 @@ class InsideLayer(ReadingPanel):
         self.player = Player(self, rows)
         super().__init__(
             [(values, opening)],
-            {"text": text_box(opening.text, "660px")},
+            {"text": text_box(opening.text, "560px")},
             [
                 {"stage": slider("Stage", STAGES, STAGES[0])},
                 button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1)),

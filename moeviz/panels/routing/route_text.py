@@ -34,7 +34,7 @@ class RouteText(ReadingPanel):
         text = self.recorded.meta["text"]
         super().__init__(
             [({"text": text}, self.recorded)],
-            {"text": text_box(text, "660px", "84px")},
+            {"text": text_box(text, "560px", "84px")},
             {
                 "layer": slider("Layer", layers, len(layers) // 2),
                 "view": choice("Show", VIEWS, VIEWS[0], ""),

@@ -22,6 +22,13 @@ class RuleSteps(Panel):
     ValueError where a step is no matrix of finite numbers, or has another number of rows.
     """
 
+    presets = {
+        "The table": {"step": 1},
+        "Columns even": {"step": 2},
+        "Rows even": {"step": 3},
+        "Both nearly even": {"step": 7},
+    }
+
     def __init__(
         self, steps: Mapping[str, Any] | None = None, tokens: Sequence[str] | None = None
     ) -> None:
@@ -34,6 +41,9 @@ class RuleSteps(Panel):
                     f"Every step needs a row for each of the {len(self.tokens)} tokens; "
                     f"'{title}' has {len(matrix_TN)}."
                 )
+        if steps:
+            first, last = self.steps[0][0], self.steps[-1][0]
+            self.presets = {first: {"step": 1}, last: {"step": len(self.steps)}}
         slider = whole_slider("Step", 1, len(self.steps), 1, width="420px")
         self.player = Player(self, slider)
         super().__init__(self.player.bar)
