@@ -62,6 +62,17 @@ def test_ink_reads_on_every_colour():
         assert (b + 0.05) / (a + 0.05) >= 4.5, colour
 
 
+def test_a_hatch_is_of_the_ink_that_reads_on_its_area_in_any_theme():
+    svg = Svg(40, 20)
+    for x, colour in ((0, "#ffffff"), (20, "#0072b2")):
+        svg.hatch(x, 0, 20, 20, colour)
+    picture = svg.picture((), ())
+    inks = {p.get("id"): p[0].get("stroke") for p in marks(picture, "pattern")}
+    fills = [m.get("fill").removeprefix("url(#")[:-1] for m in marks(picture, "rect")]
+    assert [inks[name] for name in fills] == [ink_on("#ffffff"), ink_on("#0072b2")]
+    assert len({*inks.values()}) == 2
+
+
 def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
     assert [expert_colour(e) for e in range(8, 16)] == [expert_colour(e) for e in range(8)]
     trace = make_trace(["a", "b", "c"], 40, 1)
@@ -77,11 +88,11 @@ def test_beyond_eight_experts_colours_come_again_with_a_hatch_and_the_number():
 
 def test_every_hatched_picture_has_a_pattern_of_its_own():
     """JupyterLab leaves out what is off screen, and its patterns with it."""
-    names = [marks(load_bars(np.ones((1, e)), (0,)), "pattern")[0].get("id") for e in (9, 40)]
-    assert len(set(names)) == 2
-    picture = load_bars(np.ones((1, 40)), (0,))
-    fills = {m.get("fill") for m in marks(picture, "rect") if "url" in (m.get("fill") or "")}
-    assert fills == {f"url(#{names[1]})"}
+    few, many = (load_bars(np.ones((1, e)), (0,)) for e in (9, 40))
+    names, others = ({m.get("id") for m in marks(p, "pattern")} for p in (many, few))
+    assert not names & others
+    fills = {m.get("fill") for m in marks(many, "rect") if "url" in (m.get("fill") or "")}
+    assert fills == {f"url(#{name})" for name in names}
 
 
 def test_a_heat_image_has_a_pixel_for_every_value_in_its_colour():

@@ -57,7 +57,6 @@ CIVIDIS = (
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
 )  # fmt: skip
 SMALLEST = 12
-HATCH = "url(#mv-hatch)"  # the fill of hatched marks
 Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
@@ -113,6 +112,15 @@ def ink_on(colour: str) -> str:
     return "#000000" if luminance > 0.179 else "#ffffff"
 
 
+def hatch_on(colour: str) -> str:
+    """The fill of marks that are hatched over a colour, in the ink that reads on it."""
+    return _hatch_of(ink_on(colour))
+
+
+def _hatch_of(ink: str) -> str:
+    return f"url(#mv-hatch{ink[1]})"
+
+
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
@@ -153,7 +161,7 @@ class Svg:
         self.title, self.description = title, description
         self._marks: list[str] = []
         self._parts = [self]
-        self._hatched = self._pressable = False
+        self._pressable = False
 
     def beside(self, width: float, height: float) -> Svg:
         """A further part of this picture, with coordinates of its own."""
@@ -258,11 +266,8 @@ class Svg:
 
     def hatch(self, x: float, y: float, width: float, height: float, fill: str) -> None:
         """Diagonal lines over a rectangle: what sets expert 8 apart from expert 0."""
-        self._hatched = True
-        self._marks.append(f'<g style="color:{ink_on(fill)}">')
         shape = dict(x=x, y=y, width=max(width, 0), height=max(height, 0))
-        self._mark("rect", "", f' fill="{HATCH}"', **shape)
-        self._marks.append("</g>")
+        self._mark("rect", "", f' fill="{hatch_on(fill)}"', **shape)
 
     def heat(self, x: float, y: float, width: float, height: float, share_RC: np.ndarray) -> None:
         """A matrix [rows, columns] of shares 0..1 as one cividis image: light where marks of its
@@ -299,19 +304,23 @@ class Svg:
     def _svg(self) -> str:
         marks = "".join(self._marks)
         # Of its own: a page that leaves out what is off screen leaves out its patterns too.
-        name = f"mv-hatch-{zlib.crc32(f'{marks}'.encode()):08x}"
-        hatch = (
-            f'<defs><pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse" '
-            'patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
-            'stroke="currentColor" stroke-width="1.5" stroke-opacity="0.55"/></pattern></defs>'
-            if self._hatched
-            else ""
-        )
+        own = f"{zlib.crc32(marks.encode()):08x}"
+        hatch = ""
+        for ink in ("#000000", "#ffffff"):
+            name = f"mv-hatch-{own}{ink[1]}"
+            if (wanted := _hatch_of(ink)) in marks:
+                marks = marks.replace(wanted, f"url(#{name})")
+                hatch += (
+                    f'<defs><pattern id="{name}" width="6" height="6" '
+                    'patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+                    f'<line x1="0" y1="0" x2="0" y2="6" stroke="{ink}" stroke-width="1.5" '
+                    'stroke-opacity="0.55"/></pattern></defs>'
+                )
         size = f"{number(self.width)} {number(self.height)}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="flex:none">{hatch}{marks.replace(HATCH, f"url(#{name})")}</svg>'
+            f'style="flex:none">{hatch}{marks}</svg>'
         )
 
 

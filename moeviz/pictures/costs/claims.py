@@ -15,8 +15,8 @@ from moeviz.pictures.plot import box, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 # The chosen claim; the list of all stands in two columns beside or below it.
-WIDTH, HEIGHT = 560.0, 486.0
-COLUMN, LINE = 472.0, 17.0
+WIDTH, HEIGHT = 560.0, 460.0
+COLUMN, LINE = 470.0, 17.0
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
 MANTISSAS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
@@ -103,7 +103,7 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 56)):
+    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 60)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
     colour, sign = STYLES[found.verdict]
     box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
@@ -135,7 +135,7 @@ def _along(svg: Svg, found: Evaluation) -> None:
     for i, (control, assumption) in enumerate(zip(SLIDERS, found.claim.assumptions, strict=False)):
         others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
         steps = _verdict_along(found.claim.id, assumption.name, others)
-        top = 298.0 + 66 * i
+        top = 298.0 + 58 * i
         assumed_value, unit = assumed[assumption.name], assumption.unit
         name = assumption.name.replace("_", " ")
         svg.text(0, top - 7, f"{name}: {amount(assumed_value, unit)}")
@@ -171,7 +171,7 @@ def _entries(all_found: Mapping[str, Evaluation]) -> Iterator[Entry]:
         yield Entry(textwrap.wrap(title, 66))
         for finding in all_found.values():
             if finding.claim.source == source:
-                words = textwrap.wrap(finding.claim.text, 58)
+                words = textwrap.wrap(finding.claim.text, 56)
                 yield Entry(words, numbers[finding.claim.id], finding)
 
 

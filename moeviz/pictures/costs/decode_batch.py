@@ -28,7 +28,7 @@ from moeviz.pictures.plot import Key, box, curve, heading, legend, mark, paragra
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
 
 # The main chart, and beside it the two that share its batches.
-WIDTH, SIDE, HEIGHT = 560.0, 384.0, 620.0
+WIDTH, SIDE, HEIGHT = 560.0, 380.0, 620.0
 LAST = 14  # the batch goes to 2^14
 BATCHES = tuple(2**i for i in range(LAST + 1))
 TICKS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
@@ -106,7 +106,7 @@ def decode_batch(
         time = LogScale(*decades(1e3 * s.seconds for c in both for s in c.steps.values()), 238, 32)
         for part, x, y, label, value in (
             (svg, _batches(58, 550), speed, "tokens/s of all sequences", lambda s: s.tokens_per_s),
-            (side, _batches(48, 372), time, "time of a step, ms", lambda s: s.seconds * 1e3),
+            (side, _batches(48, 370), time, "time of a step, ms", lambda s: s.seconds * 1e3),
         ):
             _frame(part, x, y, label, batch)
             for mark_, key in zip(marks, (SPARSE, DENSE), strict=True):
@@ -261,7 +261,7 @@ def _zone(svg: Svg, x: Scale, y: Scale, batch: int, words: str) -> Iterator[None
 
 
 def _touched(svg: Svg, experts: int, top_k: int, batch: int, words: dict[int, str]) -> None:
-    x, y = _batches(48, 372), Scale(0, 100, 500, 320)
+    x, y = _batches(48, 370), Scale(0, 100, 500, 320)
     _frame(svg, x, y, f"experts touched in a layer, % of {experts}", batch)
     touched = {b: distinct_experts(experts, top_k, b).total for b in BATCHES}
     curve(svg, x, y, ((b, 100 * touched[b] / experts) for b in BATCHES), TOUCHED)

@@ -21,8 +21,8 @@ from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, si
 from moeviz.pictures.plot import heading, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
-WIDTH, HEIGHT = 472.0, 618.0  # of one model
-TERM_LINES = 5  # of a part's sum, at most
+WIDTH, HEIGHT = 470.0, 601.0  # of one model
+TERM_LINES = 4  # of a part's sum, at most
 CONTEXT = 32_768
 CONVENTIONS = {
     "all": "everything",
@@ -127,7 +127,7 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
         svg.text(right, 214, words, fill=MUTED, anchor="end")
     svg.text(0, 376, f"{part}, from the sizes:", bold=True)
     paragraph(svg, 0, 394, _sum_lines(architecture, part), 17)
-    y = 490.0
+    y = 473.0
     for i, words in enumerate(_lines(item, counted)):
         lines = _wrapped(words)
         paragraph(svg, 0, y, lines, 17, fill=MUTED if i == 1 else INK)

@@ -11,7 +11,7 @@ import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
 from moeviz.pictures.plot import Key, box, curve, expert_box, mark, paragraph
-from moeviz.pictures.svg import HATCH, INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, hatch_on, ink_on
 from moeviz.pictures.training.balance import (
     COLUMNS,
     describe,
@@ -199,8 +199,6 @@ def _ribbon(
     above_PE = np.cumsum(share_PE, axis=1)
     middle_PE, below_PE = above_PE - share_PE / 2, above_PE - share_PE
     shown = np.flatnonzero(share_PE.max(0) > 0.002)
-    if shown.max() >= 8:
-        svg.hatch(0, 0, 0, 0, expert_colour(8))  # brings the pattern that the bands refer to
     height = y.start - y.end
     for e in map(int, shown):
         outline = [(at, y(v)) for at, v in zip(across, above_PE[:, e], strict=True)]
@@ -209,7 +207,7 @@ def _ribbon(
         with svg.thing(f"e{e}", tip=tip, press=_choice(e, victim)):
             svg.polygon(outline, fill=expert_colour(e))
             if e >= 8:
-                svg.polygon(outline, fill=HATCH)
+                svg.polygon(outline, fill=hatch_on(expert_colour(e)))
             if e == victim:
                 svg.polyline([*outline, outline[0]], stroke=INK, width=2)
             if len(steps) > 4 and share_PE[NUMBERED, e] * height >= 12:
