@@ -43,7 +43,7 @@ class InsideLayer(ReadingPanel):
     def __init__(self) -> None:
         self.recorded = opening = recorded_trace(Anatomy, "inside_layer")
         values = {name: getattr(opening, name) for name in self.hangs_on}
-        rows = whole_slider("Rows moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
+        rows = whole_slider("Moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
         rows.observe(lambda _: self._moved(), "value")
         self.player = Player(self, rows)
         super().__init__(

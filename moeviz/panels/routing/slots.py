@@ -54,10 +54,11 @@ class Slots(ReadingPanel):
         arrived = whole_slider("Arrived", 0, MOST_STEPS, MOST_STEPS, width="420px")
         self.player = Player(self, arrived)
         text = {"text": text_box(opening["text"], "560px", "72px")}
-        of_text = source == "text"
+        skew = {"skew": skew_slider(opening["skew"])}
+        first, later = (text, skew) if source == "text" else (skew, text)
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
-            *([text] if of_text else []),
+            first,
             {
                 "factor": slider("Factor", FACTORS, opening["factor"]),
                 "top_k": choice("K", (1, 2, 4), opening["top_k"], "44px"),
@@ -73,9 +74,8 @@ class Slots(ReadingPanel):
                     "source": choice("Tokens", SOURCES, opening["source"], "150px"),
                     "layer": choice("Layer", LAYERS, opening["layer"], "44px"),
                 },
-                *([] if of_text else [text]),
+                later,
                 {
-                    "skew": skew_slider(opening["skew"]),
                     "tokens": whole_slider("Tokens", 16, 128, opening["tokens"], step=8),
                     "seed": seed_box(opening["seed"]),
                 },
