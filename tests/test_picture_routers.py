@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from helpers.pictures import SVG, marks, parse, texts, values
+from helpers.pictures import SVG, corners, marks, parse, texts, values
 from helpers.recorded_routers import SECOND_LOOK, base_loss, routers, routers_longer, scale
 from moeviz.experiments import router_arms
 from moeviz.pictures.training import arms as names
@@ -17,7 +17,7 @@ from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
 from moeviz.pictures.training.published import CLAIMS, judged_orders, published
-from moeviz.pictures.training.standings import standings
+from moeviz.pictures.training.standings import PLOT, standings
 
 ARMS = list(router_arms.arms())
 ROUTERS = [arm for arm in ARMS if arm not in (DENSE, router_arms.DENSE_ALL)]
@@ -139,6 +139,22 @@ def test_an_interval_and_a_tick_for_each_seed(whole):
     own, twins = (whole["settings"][FAIR]["arms"][n]["loss"]["values"] for n in (HASH, DENSE))
     gaps = sorted(np.subtract(own, twins))
     np.testing.assert_allclose((np.array(ticks) - zero) / pixels, gaps, atol=1e-3)
+
+
+def test_the_few_far_ones_are_arrows_with_their_numbers_and_the_many_are_to_be_read():
+    """Of 32 gaps around zero, of up to 0.08, three lie at 0.3 and beyond."""
+    near = {arm: 0.02 * (i % 9 - 4) for i, arm in enumerate(ROUTERS)}
+    far = {"Soft MoE": 0.5, "Mixture of Depths": 0.3, HASH: -0.4}
+    picture = standings(routers(near | far))
+    assert [t for t in texts(picture) if re.fullmatch(r"[+-]\d\.\d{3}", t)] == [
+        "-0.400", "+0.300", "+0.500",
+    ]  # fmt: skip
+    tips = [corners(p)[0, 0] for p in marks(picture, "polygon")]
+    assert tips == [PLOT[0], PLOT[1], PLOT[1]]
+    assert "arrow: beyond the axis, its mean beside it" in texts(picture)
+    ticks = [float(t) for t in texts(picture) if re.fullmatch(r"-?0(\.\d+)?", t)]
+    assert max(ticks) < 0.2, "the axis is that of the many"
+    assert not marks(standings(routers(near)), "polygon")
 
 
 def test_the_words_count_verdicts_and_name_no_router_that_looks_ahead(whole):

@@ -148,14 +148,25 @@ def axis(values: Iterable[float], ends: tuple[float, float]) -> Scale:
 
 
 def gap_row(svg: Svg, x: Scale, y: float, one: Judged) -> None:
-    """A tick a seed, the 95 % interval as a line, a mark at the mean by the verdict."""
+    """A tick a seed, the 95 % interval as a line, a mark at the mean by the verdict. A mean beyond
+    the axis is an arrow with its number."""
     look = LOOKS[one.verdict]
+    if not x.low <= one.gap.mean <= x.high:
+        _arrow(svg, x, y, one.gap.mean, look.colour)
+        return
     if math.isfinite(one.gap.low):
         low, high = (min(max(x(v), x.start), x.end) for v in (one.gap.low, one.gap.high))
         svg.line(low, y, high, y, stroke=look.colour, width=2.5)
     for value in one.gap.values:
         svg.line(x(value), y - 6, x(value), y + 6, stroke=look.colour, width=1.2)
     mark(svg, look.mark, x(one.gap.mean), y, look.colour, 4.5)
+
+
+def _arrow(svg: Svg, x: Scale, y: float, mean: float, colour: str) -> None:
+    end, out = (x.end, 1) if mean > x.high else (x.start, -1)
+    svg.polygon([(end, y), (end - 9 * out, y - 5), (end - 9 * out, y + 5)], fill=colour)
+    anchor = "end" if out > 0 else "start"
+    svg.text(end - 14 * out, y + 4, f"{mean:+.3f}", anchor=anchor, halo=True)
 
 
 def gap_tip(name: str, one: Judged) -> str:

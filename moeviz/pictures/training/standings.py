@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from moeviz.pictures.axes import x_axis
 from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.plot import row
@@ -29,13 +31,15 @@ from moeviz.pictures.training.arms import (
     table_of,
     verdict_legend,
 )
+from moeviz.records.compare import Gap
 
-WIDTH, TOP, ROW = 608.0, 76.0, 24.0
-NAME, PLOT, VERDICT, LOSSES = 252.0, (262.0, 420.0), 428.0, 456.0
+WIDTH, TOP, ROW = 560.0, 76.0, 24.0
+NAME, PLOT, VERDICT, LOSSES = 246.0, (254.0, 384.0), 390.0, 418.0
+MANY, FAR = 8, 3.0  # of so many routers, those beyond so many upper quartiles do not set the axis
 # Right edges of the columns of figures, and their two lines of heading: of the first part, and of
 # the second, which says what an arm costs.
-EDGES = ((538.0, "MaxVio,", "training"), (596.0, "sees", "later"))
-COSTS = ((306.0, "step", "time"), (376.0, "dense needs", "compute"), (434.0, "", "time"))
+EDGES = ((504.0, "MaxVio,", "training"), (557.0, "sees", "later"))
+COSTS = ((292.0, "step", "time"), (358.0, "dense needs", "compute"), (408.0, "", "time"))
 COLUMNS = (
     "arm", "family", "loss", "minus dense", "95 % interval", "verdict", "MaxVio of training",
     "dead experts of training", "of", "dropped", "sees later tokens", "losses",
@@ -48,7 +52,8 @@ def standings(
     recorded: Recorded, setting: str = FAIR, only: Sequence[str] | None = None
 ) -> Picture:
     """Arms of a recorded `experiment routers` in one setting, lowest loss first; only: these arms
-    (None: all). Verdicts are those of the whole table.
+    (None: all). Verdicts are those of the whole table. The few that lie far from all others are
+    arrows at the axis' end, with their numbers.
 
     A multiplier says how many times the arm's compute, or its time, the dense twin needs for the
     same loss: above 1 the arm is the cheaper one.
@@ -60,12 +65,13 @@ def standings(
     gaps = {arm: minus_dense(table, arm) for arm in arms if arm != DENSE}
     bottom = TOP + ROW * len(shown)
     title = "Routers beside their dense twin"
-    svg = Svg(WIDTH, bottom + 92, title, _summary(recorded, table, gaps, shown))
+    svg = Svg(WIDTH, bottom + 112, title, _summary(recorded, table, gaps, shown))
     costs = svg.beside(WIDTH, bottom + 10)
     svg.text(0, 16, origin(recorded, setting_words(table)), fill=MUTED)
-    x = axis(drawn(gaps[arm].gap for arm in shown if arm in gaps), PLOT)
+    near = _near({arm: gaps[arm].gap for arm in shown if arm in gaps})
+    x = axis(drawn(near), PLOT)
     label = "loss minus the dense twin's (nats per token)"
-    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)
+    x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(5), zero=True)
     svg.text(VERDICT, 62, "verdict", bold=True)
     costs.text(LOSSES, 62, "losses added", bold=True)
     for part, columns in ((svg, EDGES), (costs, COSTS)):
@@ -86,7 +92,17 @@ def standings(
             _cells_at(costs, y, arm, COSTS, figures[len(EDGES) :])
             costs.text(LOSSES, y + 4, losses, fill=MUTED)
     verdict_legend(svg, bottom + 64, len(gaps))
+    if len(near) < len(gaps.keys() & set(shown)):
+        svg.text(2, bottom + 104, "arrow: beyond the axis, its mean beside it", fill=MUTED)
     return svg.picture(COLUMNS, (_cells(recorded, table, gaps, arm) for arm in shown))
+
+
+def _near(gaps: dict[str, Gap]) -> list[Gap]:
+    """Those that are to be read off the axis."""
+    if len(gaps) < MANY:
+        return list(gaps.values())
+    reach = FAR * float(np.quantile([abs(gap.mean) for gap in gaps.values()], 0.75))
+    return [gap for gap in gaps.values() if abs(gap.mean) <= reach]
 
 
 Columns = Sequence[tuple[float, str, str]]
