@@ -1,8 +1,11 @@
 """What holds for both panels that train, driven by their buttons, controls and states."""
 
+import json
 import shutil
 import threading
 import time
+from dataclasses import asdict
+from itertools import product
 
 import pytest
 
@@ -19,23 +22,29 @@ from helpers.live import (
     shown_step,
     step,
     steps,
+    texts,
     trained,
     until,
     wait,
 )
 from helpers.panels import LOUD, press, said, sent_by
+from helpers.pictures import presses
 from helpers.processes import another_process
 from helpers.prose import WORDS
-from moeviz.panels import Collapse, Race
+from moeviz.experiments import race
+from moeviz.panels import Collapse, LoudAndQuiet, Race
+from moeviz.panels.training.race import CHOICES, EXPERTS
+from moeviz.pictures.training.race import NOT_YET
 from moeviz.predictions import ANSWERS
 from moeviz.records.lock import release
+from moeviz.records.metrics import gap
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 both = pytest.mark.parametrize("kind", [Race, Collapse])
 # A control that makes another run of it, with its value then, and one that only shows it otherwise.
-OTHER = {Race: ("experts", 8), Collapse: ("bias", "sign")}
+OTHER = {Race: ("experts", 4), Collapse: ("bias", "sign")}
 SCORES = {Race: 2, Collapse: 1}  # a panel tells of each run: at equal steps and at equal seconds
 VIEW = {Race: ("axis", "flops"), Collapse: ("layer", 0)}
 
@@ -98,7 +107,7 @@ def test_the_timeline_shows_the_past_while_training_goes_on(kind, track):
 @pytest.mark.parametrize(
     ("kind", "control", "value", "name"),
     [
-        (Race, "experts", 8, "E = 8, K = 2, seed 0"),
+        (Race, "experts", 4, "E = 4, K = 2, seed 0"),
         (Race, "top_k", 1, "E = 16, K = 1, seed 0"),
         (Race, "seed", 5, "E = 16, K = 2, seed 5"),
         (Collapse, "z", True, "z-loss 0.001, seed 0"),
@@ -328,3 +337,35 @@ def test_a_run_that_cannot_be_built_says_why_and_can_be_tried_again(
     play(panel, 2)
     until(panel, "Training.")
     assert "unexpected" not in panel.status.value
+
+
+# What is recorded.
+
+
+def test_every_button_of_the_race_shows_a_recorded_race_of_its_own():
+    panel = Race()
+    listed = [sets for _, sets in presses(panel.drawn)]
+    for experts, top_k in product(EXPERTS, CHOICES):
+        assert {"experts": f"{experts}", "top_k": f"{top_k}", "seed": "0"} in listed
+        panel.state = f"race?experts={experts}&top_k={top_k}"
+        assert note(panel).startswith(f"recorded, not live: E = {experts}, K = {top_k}, seed 0 ")
+        dense, moe = panel._learners()[0][:2]
+        models, training = race.race_models(experts, top_k), race.race_training(0)
+        for run, model in ((dense, models["dense"]), (moe, models["MoE"])):
+            assert run.meta["model"] == json.loads(json.dumps(model.to_dict()))
+            assert run.meta["train"] == json.loads(json.dumps(asdict(training)))
+            assert run.step == run.total_steps == race.STEPS
+        ahead = gap(dense.curve, moe.curve, "step")
+        assert f"{ahead:+z.3f}" in texts(panel)
+        assert f"{moe.label if ahead > 0 else dense.label} is ahead by" in panel.drawn.summary
+    assert len(listed) == len(EXPERTS) * len(CHOICES)
+
+
+@pytest.mark.parametrize("kind", [Race, Collapse, LoudAndQuiet])
+def test_a_setting_that_is_not_recorded_says_in_its_frame_what_trains_it(kind):
+    panel = kind()
+    assert NOT_YET not in texts(panel)
+    panel.controls["seed"].value = 9998
+    assert NOT_YET in texts(panel) and note(panel).startswith("not recorded")
+    panel.controls["seed"].value = 0
+    assert NOT_YET not in texts(panel)

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.live import interrupt, note, play, step, wait
 from helpers.panels import LOUD, said
+from helpers.pictures import presses
 from moeviz.experiments import loud_and_quiet
 from moeviz.model.transformer import LanguageModel
 from moeviz.panels import LoudAndQuiet
@@ -33,6 +34,7 @@ def test_the_slider_has_the_scales_that_are_recorded_and_trained():
         assert f"scale {NAMES[scale]}, seed 0" in note(panel)
         assert panel.drawn.summary.startswith("At 300 steps ")
         assert not math.isnan(moe.curve.validation[-1])
+        assert {"scale": f"{scale}", "seed": "0"} in [sets for _, sets in presses(panel.drawn)]
     panel.controls["seed"].value = 1
     assert note(panel).startswith("not recorded") and panel.drawn.rows[0][1] == 0
 

@@ -18,7 +18,7 @@ from helpers.picture_cases import (
     make_run,
     pair,
 )
-from helpers.pictures import SVG, corners, marks, parse, table, texts, tips
+from helpers.pictures import SVG, corners, marks, parse, presses, table, texts, tips
 from moeviz import nb
 from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
@@ -108,6 +108,19 @@ def test_the_gap_is_dense_minus_moe_where_both_were_measured():
     third = race([*learners, learner("dense, all parameters", 12)], "step")
     assert third.summary == race(learners, "step").summary and len(third.rows) == 3
     assert len(marks(third, "polyline")) == 4
+
+
+def test_each_recorded_setting_has_a_bar_on_the_side_of_who_is_ahead():
+    picture = CASES["race among settings"]()
+    assert [sets["experts"] for _, sets in presses(picture)] == ["4", "16", "32"]
+    listed = {m.get("aria-label"): m for m in parse(picture).iter() if m.get("data-press")}
+    zero = {float(m.get("x1")) for m in marks(picture, "line", "stroke-width:1.5")} - {60.0}
+    for (tip, row), (behind, winner) in zip(
+        listed.items(), [(True, "dense"), (False, "MoE"), (False, "dense")], strict=True
+    ):
+        _, bar = row.findall(SVG + "rect")
+        left, width = (float(bar.get(name)) for name in ("x", "width"))
+        assert winner in tip and ({left + width} if behind else {left}) == pytest.approx(zero)
 
 
 def test_the_heat_of_a_race_is_its_load():

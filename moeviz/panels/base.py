@@ -45,7 +45,7 @@ class Panel(widgets.VBox):
     rows: what stands above the picture. A widget under a name is a control: the values of all
     controls make up the state, each is of the CSS class moeviz-NAME, and a change of any redraws.
     more: further rows, which a button "More" shows.
-    Every panel also opens on a state: Race(state="race?experts=8").
+    Every panel also opens on a state: Race(state="race?experts=4").
     """
 
     kind: ClassVar[str]

@@ -130,8 +130,9 @@ class LivePanel(Panel):
 
     @property
     def live(self) -> tuple[Snapshot, ...]:
-        """The learners of the live run; none before there is one."""
-        return self._frame.learners if self._frame is not None else ()
+        """The learners of the live run; none before its first step."""
+        learners = self._frame.learners if self._frame is not None else ()
+        return learners if learners and learners[-1].step else ()
 
     def _insist(self, sentence: str) -> None:
         """Say it, and again with the frames of the next seconds, which would wipe it away."""
@@ -179,7 +180,7 @@ class LivePanel(Panel):
     def _ended(self) -> str:
         """That another setting ends the run in hand; nothing where none is."""
         run = self.live[-1] if self.live else None
-        if run is None or not 0 < run.step < run.total_steps:
+        if run is None or run.step == run.total_steps:
             return ""
         steps = f"step {run.step} of {run.total_steps}"
         return f"Another setting begins anew: the {self.called} before ended at {steps}{self.kept}."

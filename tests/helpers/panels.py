@@ -69,7 +69,7 @@ MOVES = {
         "model_name": "Kimi K2", "device_name": "T4", "plan": "bf16", "link": "host",
         "hit": 99,
     },
-    "Race": {"experts": 8, "top_k": 1, "seed": 3, "axis": "flops"},
+    "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops"},
     "Roofline": {"machine": "this machine", "tokens": 64},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
     "RuleSteps": {"step": 4},

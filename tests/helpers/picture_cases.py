@@ -60,6 +60,7 @@ from moeviz.pictures.training.pools import pools
 from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
+from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
 from moeviz.records.dispatch import DispatchTrace
@@ -460,6 +461,11 @@ def _training():
     yield from GPU_RUNS.items()
     yield "three races", partial(race_seeds, made_race())
     yield "one race", partial(race_seeds, made_race(1, ahead=0.0))
+    listed = [
+        Setting(f"E = {e}, K = 2", ahead, {"experts": e}, e == 16)
+        for e, ahead in ((4, -0.3), (16, 0.02), (32, 0.0))
+    ]
+    yield "race among settings", partial(race, pair(), "step", settings=listed)
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {

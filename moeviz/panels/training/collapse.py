@@ -138,8 +138,8 @@ class Collapse(LivePanel):
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:
-            left = f" · about {seconds_left(self.live):.0f} s left" if self.live[-1].step else ""
-            return [_labelled(self.live[-1])], f"live{left}{self._aside}"
+            left = f"about {seconds_left(self.live):.0f} s left"
+            return [_labelled(self.live[-1])], f"live · {left}{self._aside}"
         if recording := self._recorded.get(self._chosen):
             made = self._provenance
             return [recording], f"recorded, not live · {made['device']} · {made['date']}"
@@ -161,7 +161,7 @@ class Collapse(LivePanel):
         return _configured(meta)
 
     def _reset(self) -> None:
-        if self.live and self.live[-1].step:
+        if self.live:
             run = _labelled(self.live[-1])
             dead = "".join(f", expert {e} killed" for _, _, e in self._killed)
             type(self)._before = replace(run, label=run.label + dead)

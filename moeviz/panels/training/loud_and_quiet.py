@@ -10,6 +10,7 @@ from moeviz.panels.controls import seed_box, slider
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.race import race
+from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
 
@@ -35,6 +36,12 @@ class LoudAndQuiet(LivePanel):
 
     called, trained, series_label = "run", "both models", "then train the next seed"
     labels = ("dense", "MoE")
+    presets = {
+        "As written": {"scale": 0.0},
+        "A 16th as loud": {"scale": 0.0625},
+        "Fair": {"scale": 1.0},
+        "4 times as loud": {"scale": 4.0},
+    }
     # The results of this process: how far the MoE is ahead.
     _scores: ClassVar[dict[Configuration, float]] = {}
 
@@ -45,7 +52,17 @@ class LoudAndQuiet(LivePanel):
         super().__init__({"scale": scale, "seed": seed_box()}, last={})
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
-        return race(learners, "step", note=note)
+        return race(learners, "step", note=note, settings=self._settings())
+
+    def _settings(self) -> list[Setting]:
+        """Every recorded scale, which a press shows."""
+        return [
+            Setting(
+                NAMES[scale], gap(dense.curve, moe.curve, "step"), {"scale": scale, "seed": 0},
+                self._chosen == (scale, 0),
+            )
+            for scale, (dense, moe) in self._recorded.items()
+        ]  # fmt: skip
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         scale, made = self.controls["scale"].value, self._provenance

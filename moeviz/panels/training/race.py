@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.training.race import race
+from moeviz.pictures.training.settings import Setting
 from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import gap, over_seeds
 from moeviz.records.runs import Snapshot
@@ -22,19 +23,12 @@ if TYPE_CHECKING:
     from moeviz.training.trainer import Trainer
 
 AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
-EXPERTS = (4, 8, 16, 32)
+# Of each there is a recorded race, of `experiment race_settings` or of `experiment race`.
+EXPERTS = (4, 16, 32)
 CHOICES = (1, 2, 4)
-RECORDED = "E = 16, K = 2, seed 0"
 ACTIVE_WIDTH = 256  # of both models at the small size
 
 Configuration = tuple[int, int, int, str]  # E, K, seed, size
-
-
-def _control() -> list[Snapshot]:
-    """The recorded dense model with the parameters of all experts; none before it is recorded."""
-    with suppress(FileNotFoundError):
-        return recorded_runs("race_control")[0][:1]
-    return []
 
 
 class Race(LivePanel):
@@ -44,12 +38,17 @@ class Race(LivePanel):
     trained = "both models"
     series_label = "then race the next seed"
     labels = ("dense", "MoE")
+    presets = {
+        "Few experts": {"experts": 4},
+        "Many experts": {"experts": 32},
+        "Smaller experts, more choices": {"experts": 32, "top_k": 4},
+        "By the clock": {"axis": "seconds"},
+    }
     # The results of this process: a panel made anew goes on with them.
     _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}
 
     def __init__(self) -> None:
-        recorded, self._provenance = recorded_runs("race")
-        self._recorded = [*recorded[:2], *_control()]
+        self._recorded, self._made = self._all_recorded()
         super().__init__(
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
@@ -60,23 +59,50 @@ class Race(LivePanel):
             last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
         )
 
+    # What is recorded.
+
+    def _all_recorded(
+        self,
+    ) -> tuple[dict[Configuration, list[Snapshot]], dict[Configuration, dict[str, Any]]]:
+        """The learners of each recorded race, and where it was made. The races of several seeds
+        have a third one: dense, with the parameters of all experts."""
+        runs, made = {}, {}
+        controls, _ = recorded_runs("race_control")
+        for name, thirds in (("race_settings", []), ("race", controls)):
+            races, provenance = recorded_runs(name)
+            for i, moe in enumerate(races[1::2]):
+                key = self._configured(moe.meta)
+                runs[key] = [*races[2 * i : 2 * i + 2], *thirds[i : i + 1]]
+                made[key] = provenance
+        return runs, made
+
+    def _settings(self) -> list[Setting]:
+        """Every number of experts and of choices, which a press shows."""
+        rows = []
+        for experts, top_k in product(EXPERTS, CHOICES):
+            key = experts, top_k, 0, SMALL
+            dense, moe, *_ = self._recorded[key]
+            press = {"experts": experts, "top_k": top_k, "seed": 0}
+            ahead = gap(dense.curve, moe.curve, "step")
+            rows.append(Setting(f"E = {experts}, K = {top_k}", ahead, press, key == self._chosen))
+        return rows
+
     # Drawing.
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
-        return race(learners, self.controls["axis"].value, note=note)
+        axis = self.controls["axis"].value
+        return race(learners, axis, note=note, settings=self._settings())
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:
-            experts, top_k, seed, size = self._configured(self.live[-1].meta)
-            named = f"E = {experts}, K = {top_k}, seed {seed}" + f", {LARGE}" * (size == LARGE)
+            named = _named(self._configured(self.live[-1].meta))
             return [*self.live], f"live: {named}{self._aside}"
-        if self._configured(self._recorded[1].meta) != self._chosen:
-            waiting = [run.at("step", 0) for run in self._recorded[:2]]
-            return waiting, f"not recorded: Play races it here · recorded is {RECORDED}"
-        made = self._provenance
-        return self._recorded, (
-            f"recorded, not live: {RECORDED} · {made['device']} · {made['date']}"
-        )
+        if self._chosen in self._recorded:
+            learners, made = self._recorded[self._chosen], self._made[self._chosen]
+            words = f"recorded, not live: {_named(self._chosen)}"
+            return learners, f"{words} · {made['device']} · {made['date']}"
+        any_two = next(iter(self._recorded.values()))[:2]
+        return [run.at("step", 0) for run in any_two], "not recorded: Play races it here"
 
     # The run.
 
@@ -130,3 +156,8 @@ class Race(LivePanel):
                     f"{len(self._scores)} races."
                 )
         return lines
+
+
+def _named(configuration: Configuration) -> str:
+    experts, top_k, seed, size = configuration
+    return f"E = {experts}, K = {top_k}, seed {seed}" + f", {LARGE}" * (size == LARGE)

@@ -21,7 +21,7 @@ from moeviz.pictures.training.balance import (
     table,
     window,
 )
-from moeviz.pictures.training.race import losses
+from moeviz.pictures.training.race import NOT_YET, losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 
@@ -189,8 +189,7 @@ def _ribbon(
     where it is wide enough, and has its share at its end."""
     if not len(steps):
         centre = (x.start + x.end) / 2, (y.start + y.end) / 2
-        words = "No step is trained yet: press ▶ Play."
-        svg.text(*centre, words, anchor="middle", bold=True, halo=True)
+        svg.text(*centre, NOT_YET, anchor="middle", bold=True, halo=True)
         return
     share_PE = load_PE / np.maximum(load_PE.sum(1, keepdims=True), 1e-12)
     # The first point's mean begins at step 0.

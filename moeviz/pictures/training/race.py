@@ -12,6 +12,7 @@ import numpy as np
 from moeviz.pictures.axes import Scale, axes, general, padded
 from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
+from moeviz.pictures.training.settings import Setting, list_settings
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot
 
@@ -27,14 +28,18 @@ AXES = {
 STYLES = (("#0072b2", ""), ("#d55e00", "7 3"), ("#009e73", "2 3"))
 MARKS = ("circle", "square", "diamond")
 SMOOTH = 9
+NOT_YET = "Step 0: nothing is trained yet. ▶ Play trains it here."
 # The heat of expert load ends at this multiple of an even share.
 HEAT_TOP = 3
 
 
-def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
+def race(
+    learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = ()
+) -> Picture:
     """Loss of each learner against step, flops or seconds up to the finish; below how far the
     second is ahead of the first. The vertical line marks the furthest point that these two have
-    reached, where they are compared. Beside them the load of the last MoE layer, and the speed."""
+    reached, where they are compared. Beside them the load of the last MoE layer, and the speed; and
+    what else is recorded, where settings are given."""
     two = learners[:2]
     svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
     x = Scale(0, _finish(learners, axis), *ENDS)
@@ -46,6 +51,8 @@ def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
         losses(svg, x, y, axis, learner.curve, SMOOTH, key)
     legend(svg, 60, 42, keys, kin=True)
     svg.text(60, 322, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
+    if not any(len(s.curve) for s in learners):
+        svg.text(sum(ENDS) / 2, sum(PLOT) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
     _draw_gap(svg, two, axis, x)
     common = last_common([s.curve for s in two], axis)
     if not np.isnan(common) and len(two) > 1:
@@ -55,6 +62,7 @@ def race(learners: Sequence[Snapshot], axis: str, *, note: str = "") -> Picture:
     side = svg.beside(SIDE, 510)
     _draw_load(side, learners, axis, x.high)
     _draw_speed(side, learners)
+    list_settings(svg, settings)
     columns = (
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
         "training loss", "validation loss", "MaxVio", "effective experts",
