@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Triton decides when a kernel is defined, that is at the import of moeviz_kernels, whether it will
 # be compiled or interpreted. No test module stands before this one, so here it can still be said;
@@ -18,6 +19,10 @@ if not torch.cuda.is_available():
 # Triton has wheels for Linux. CI has it and insists.
 if importlib.util.find_spec("triton") is None and not os.environ.get("CI"):
     collect_ignore_glob = ["test_kernels*.py"]
+
+# On a busy machine an example takes as long as it takes; the rest stays, in CI too.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 pytest.register_assert_rewrite("helpers")  # a failed check shows its values there too
 

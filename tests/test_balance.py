@@ -105,7 +105,7 @@ SPARING = tuple(name for name in GATED if name not in (*FILLING, *BOUND))
 
 
 @every(SPARING)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_killed_expert_gets_nothing_and_killing_stops_before_a_token_has_too_few(name, data):
     """Whoever is killed in whatever order; and the others go on, with finite weights."""

@@ -62,7 +62,7 @@ by_all_rules = pytest.mark.parametrize(
 
 
 @by_all_rules
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(case=cases())
 def test_places_are_given_out_as_by_a_plain_loop(priority, pool, case):
     logits_TE, K, factor, length = case
@@ -84,7 +84,7 @@ def test_places_are_given_out_as_by_a_plain_loop(priority, pool, case):
     assert out.losses == free.losses
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases(), priority=st.sampled_from(PRIORITIES), pool=st.sampled_from(POOLS))
 def test_padding_every_expert_to_the_busiest_drops_nothing(case, priority, pool):
     logits_TE, K, factor, length = case
@@ -168,7 +168,7 @@ def test_what_a_limited_router_dropped_stays_counted_under_a_second_limit():
 
 
 @by_all_rules
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases(), data=st.data())
 def test_padding_takes_no_place_and_gives_none(priority, pool, case, data):
     """The real tokens are placed as if they were alone; a sequence that is all padding is none."""

@@ -71,7 +71,7 @@ def test_every_router_says_what_is_known_of_it():
         ("null_experts", dict(zero=2, copy=0, constant=0)),
     ],
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_who_is_causal_never_leaks_nor_who_has_a_substitute_outside_training(
     name, options, training, data

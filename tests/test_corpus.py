@@ -123,7 +123,7 @@ def test_generated_text_is_the_same_everywhere_and_each_problem_on_one_side(embe
 COUNTS = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=COUNTS, step=COUNTS, batch_size=st.integers(1, 9), seq_len=st.integers(1, 3))
 def test_a_batch_is_a_pure_function_and_domains_take_turns(three, seed, step, batch_size, seq_len):
     sizes = dict(batch_size=batch_size, seq_len=seq_len)

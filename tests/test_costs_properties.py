@@ -112,7 +112,7 @@ def test_a_dense_twin_costs_the_same(shape):
     assert parameters(twin).part("dense_ffn") == ffn
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 60), st.integers(0, 60), st.none() | st.integers(0, 20), st.integers(1, 9))
 def test_mean_keys_is_the_plain_mean(first, more, cap, every):
     last = first + more

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moeviz.costs import Architecture, Layer, MoE, all_to_all, model, offload_bound
 from moeviz.costs.shape.mixers import Attention
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 V3 = model("DeepSeek-V3 / R1").architecture
 
 

@@ -70,7 +70,7 @@ def test_output_and_every_gradient_are_those_of_the_loop(case, backend, dtype):
 @pytest.mark.parametrize(
     "backend", [pytest.param(b, marks=pytest.mark.slow if b == "triton" else ()) for b in BACKENDS]
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     routing=st.sampled_from(ROUTINGS),
     T=st.sampled_from((1, 2, 7, 20) if INTERPRETED else (1, 2, 7, 33, 100, 501)),

@@ -62,7 +62,7 @@ def test_balance_by_hand(load, violation, effective, dead):
     assert dead_experts(load) == dead
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 1000), min_size=1, max_size=20).map(np.array).filter(np.any),
     st.integers(1, 50),

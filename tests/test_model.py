@@ -41,7 +41,7 @@ def text(*shape, seed=0, vocab=37):
 MODELS = {name: build(config) for name, config in CONFIGS.items()}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(CONFIGS)),
     pieces=st.lists(st.integers(1, 6), min_size=1, max_size=6),

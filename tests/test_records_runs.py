@@ -57,7 +57,7 @@ def same(a, b):
             assert value == other, name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(0, 300), capacity=st.sampled_from([2, 4, 10, 32]))
 def test_a_history_is_bounded_ends_at_the_last_step_and_keeps_exact_means(count, capacity):
     added = points(count)
@@ -82,7 +82,7 @@ def test_a_history_is_bounded_ends_at_the_last_step_and_keeps_exact_means(count,
         start = end
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(before=st.integers(0, 70), after=st.integers(0, 70), shape=st.sampled_from([SHAPE, (0, 0)]))
 def test_a_restored_history_goes_on_exactly(before, after, shape):
     """Of a dense model, (0, 0), too; a curve is a copy of what is there."""

@@ -45,7 +45,7 @@ ARRAYS = arrays_of.arrays(DTYPES, SHAPES).flatmap(
 NAMES = st.text(min_size=1, max_size=9).filter(lambda name: name != "__metadata__")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(
     arrays=st.dictionaries(NAMES, ARRAYS, max_size=4),
     header=st.dictionaries(st.text().filter(lambda k: k != "kind"), JSON, max_size=3),

@@ -75,7 +75,7 @@ def cases(draw, name, skews=SKEWS, max_T=10, max_E=8, min_E=1):
     return skewed(kind, T, E, seed, dtype), K
 
 
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=6)
 
 
 # --- all routers ---
@@ -238,7 +238,7 @@ FLAT = [name for name in FLAT if name not in (*SOFT, "dense_mixture", "sequence_
 
 
 @every(FLAT)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_of_equal_logits_the_lower_index_is_taken_first(name, data):
     T, E = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 7))
@@ -294,7 +294,7 @@ class Moved(Exception):
 
 @modes
 @every([name for name in ROUTERS if name != "hash"])
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 10**4))
 def test_gradients_are_those_of_finite_differences(name, training, seed):
     """Of weights, scores, losses and bypass, by hidden states and every parameter; away from

@@ -23,7 +23,7 @@ def assignments(draw):
     return T, E, rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(assignments(), st.integers(0, 10**6), st.booleans())
 def test_invariants_of_a_plan_from_rows(case, seed, ordered):
     T, E, cells = case
@@ -44,7 +44,7 @@ def test_invariants_of_a_plan_from_rows(case, seed, ordered):
     assert plan.dropped.shape == (0, 3) and plan.dropped.dtype == torch.int32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 8), st.integers(1, 9), st.data())
 def test_invariants_of_a_plan_from_topk(T, E, data):
     K = data.draw(st.integers(1, E))

@@ -25,7 +25,7 @@ NAN = float("nan")
 # Information
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 5)), max_size=60), st.booleans())
 def test_information_is_scikit_learns(pairs, padded):
     expert, domain = np.array(pairs, dtype=int).reshape(-1, 2).T
@@ -114,7 +114,7 @@ def test_the_seed_decides_and_unlabelled_tokens_do_not_count():
 # Choices
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 12), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_choices_against_sets_and_loops(T, K, other_K, seed):
     """Tables of different experts per token, a fifth of the choices unserved, and read-only."""

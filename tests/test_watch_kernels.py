@@ -79,7 +79,7 @@ def test_a_watched_dispatch_is_the_plan_and_the_reference(shape):
     check(*watched(**shape))
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 @given(
     st.integers(1, 20), st.integers(1, 9), st.sampled_from([1, 2, 4, 8]),
     st.sampled_from([1, 4, 8]), st.integers(0, 99), st.data(),

@@ -168,7 +168,7 @@ def test_thresholds_start_where_expert_choice_would_cut(sources):
 # --- where tokens come from ---
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     E=st.integers(1, 16),
     skew=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
