@@ -15,14 +15,15 @@ newest) named=python3.13 ;;
 *) echo "versions: lowest or newest, not '$end'" >&2; exit 1 ;;
 esac
 target=${3:-.venv-$end}
-# pyenv puts a python3.12 on PATH that runs only where that version was chosen: its own is asked too.
-python=
-for candidate in "${2:-$named}" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${named#python}".*/bin/python; do
-    if "$candidate" -c '' 2>/dev/null; then python=$candidate; break; fi
-done
-if [ -z "$python" ]; then
-    echo "versions: no ${2:-$named} runs here; the one of .venv is taken"
-    python=.venv/bin/python
+python=${2:-$named}
+runs() { "$1" -c '' 2>/dev/null; }
+if ! runs "$python"; then
+    echo "versions: no $python runs here"
+    # pyenv's python3.12 on PATH runs only where that version was chosen; its own one always does.
+    for own in "${PYENV_ROOT:-$HOME/.pyenv}/versions/${named#python}".*/bin/python .venv/bin/python; do
+        if runs "$own"; then python=$own; break; fi
+    done
+    echo "versions: $python is taken"
 fi
 packages=$("$python" - "$end" <<'PY'
 import re
