@@ -38,6 +38,7 @@ FOLDERS = (
     "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
 START_SECONDS = 120
+NOT_OF_VOILA = '["jupyterlab-jupytext","@jupyter-notebook/lab-extension"]'
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 PICTURE = ".moeviz-picture"
 # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
@@ -76,8 +77,8 @@ window.moeviz = {
     errors: () => {
         const found = [...moeviz.faults], css = '.moeviz-unexpected,'
             + '.jupyter-widgets-error-widget, .jupyter-widgets [data-mime-type*="stderr"]';
-        window.jupyterapp.shell.currentWidget.content.widgets.forEach((cell, i) =>
-            (cell.model.toJSON().outputs ?? []).forEach(o => {
+        const cells = window.jupyterapp?.shell?.currentWidget?.content?.widgets;
+        (cells ?? []).forEach((cell, i) => (cell.model.toJSON().outputs ?? []).forEach(o => {
                 if (o.output_type === 'error') found.push(`cell ${i}: ${o.ename}: ${o.evalue}`);
                 if (o.name === 'stderr') found.push(`cell ${i}: stderr: ${[o.text].flat()}`) }));
         document.querySelectorAll(css).forEach(e => e.textContent.trim()
@@ -137,7 +138,9 @@ class LabServer:
         command += (
             f"--ServerApp.port={port} --ServerApp.port_retries=0 --ServerApp.ip=127.0.0.1 "
             f"--IdentityProvider.token={self.token} --no-browser --allow-root "
-            "--LabApp.expose_app_in_browser=True "
+            "--LabApp.expose_app_in_browser=True --JupyterNotebookApp.expose_app_in_browser=True "
+            # Voilà would load them and misses what they need.
+            f"--VoilaConfiguration.extension_denylist={NOT_OF_VOILA} "
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
         ).split()
         with open(self.home / "server.log", "wb") as log:
@@ -228,13 +231,15 @@ def open_browser(width=1400, height=1000):
             browser.close()
 
 
-def open_notebook(page, lab, name, timeout=120):
+def open_notebook(page, lab, name, host="lab/tree", timeout=120):
     """Open notebook `name` of server `lab` and wait until its kernel really answers.
+
+    host: the page that shows it, JupyterLab's or, as "notebooks", that of Notebook 7.
 
     The execution indicator says idle already while the kernel initialises, and cells sent then
     never run; so this waits for the session, the connection and the kernel's own idle.
     """
-    address = f"{lab.url}/lab/tree/{name}?reset&token={lab.token}"  # a clean workspace
+    address = f"{lab.url}/{host}/{name}?reset&token={lab.token}"  # a clean workspace
     page.goto(address, timeout=timeout * 1000)
     page.wait_for_function("() => window.moeviz?.ready()", timeout=timeout * 1000)
     page.evaluate("() => moeviz.watch()")

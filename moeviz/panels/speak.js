@@ -23,6 +23,8 @@ const waiting = setInterval(() => {
             put(handle, 'aria-label', words(slider, '.widget-label'));
             // The value: a slider of options would tell its index.
             put(handle, 'aria-valuetext', words(slider, '.widget-readout'));
+            // Notebook 7 would keep the arrow keys for its cells.
+            put(handle, 'data-lm-suppress-shortcuts', 'true');
             if (handle?.matches('.ui-slider-handle')) {  // ipywidgets 7
                 put(handle, 'role', 'slider');
                 put(handle, 'aria-valuenow', `${parseFloat(handle.style.left) || 0}`) } }

@@ -61,9 +61,9 @@ class Labs(contextlib.ExitStack):
         return self.labs[level]
 
     @contextlib.contextmanager
-    def page(self, theme="Light", level="widgets8", height=1000):
+    def page(self, theme="Light", level="widgets8", height=1000, known=()):
         """The window, with its .lab, where nothing has happened yet; afterwards nothing may have
-        gone wrong, and no kernel is left."""
+        gone wrong but what holds a `known` text, and no kernel is left."""
         lab, window = self.lab(level), self.window
         window.lab = lab
         shutil.rmtree(lab.moeviz_home, ignore_errors=True)
@@ -76,8 +76,8 @@ class Labs(contextlib.ExitStack):
             yield window
             dark = window.evaluate("() => document.body.dataset.jpThemeLight") == "false"
             assert dark == (theme == "Dark")
-            known = [BADGE, MATHJAX] if level == "widgets7" else [BADGE]
-            found = browser.problems(window, ignore=known)
+            usual = [BADGE, MATHJAX] if level == "widgets7" else [BADGE]
+            found = browser.problems(window, ignore=[*usual, *known])
             found += [dialog for dialog in window.dialogs if "beforeunload" not in dialog]
             assert found == []
         finally:
