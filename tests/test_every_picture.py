@@ -20,6 +20,7 @@ import pytest
 import moeviz.pictures
 from helpers.picture_cases import CASES, make_trace
 from helpers.pictures import SVG, corners, extent, parse, text_size, texts, tips
+from helpers.sight import alike_in_grey, hard_to_see, marks_of
 from moeviz.pictures.routing.tokens import token_strip
 
 STATE = 'route_text?text=%3Cb%3E&a="<x>"'
@@ -82,6 +83,12 @@ def _is_inside(part):
                 assert left >= -8 and right <= width + 8, (mark.text, left, right)
 
 
+def _is_easy_to_see(part):
+    marks = marks_of(part)
+    assert hard_to_see(marks) == []
+    assert alike_in_grey(marks) == [], "in a print without colours"
+
+
 def _has_a_twin(picture):
     assert len(set(picture.columns)) == len(picture.columns)
     assert all(len(row) == len(picture.columns) for row in picture.rows)
@@ -100,6 +107,7 @@ def test_every_picture(name):
     for part in root:
         assert float(part.get("width")) <= (620 if training else WIDEST)
         _is_inside(part)
+        _is_easy_to_see(part)
     if not training:
         words = " ".join(filter(None, texts(picture) + tips(picture)))
         assert not re.findall(r"(?<![\w.,/])\d{5,}(?!\w)", words), "no separators"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from helpers.picture_cases import CASES, judged_figure, make_trace
 from helpers.pictures import SVG, marks, parse, tips
+from helpers.sight import contrast, lightness, linear
 from moeviz.pictures.axes import LogScale, Scale, decades, short
 from moeviz.pictures.over_seeds import gap_cell, gap_dots, told_gap
 from moeviz.pictures.plot import Key, curve, spots
@@ -36,11 +37,6 @@ WHITE = [0.95047, 1.0, 1.08883]  # D65
 HEAT = [heat_colour(i / 255) for i in range(256)]
 
 
-def linear(colour):
-    v = np.array(list(bytes.fromhex(colour[1:]))) / 255
-    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-
-
 def lab(colour, vision):
     """CIE L*a*b* of a colour as it is seen."""
     v = np.array(TO_XYZ) @ np.clip(VISIONS[vision] @ linear(colour), 0, 1) / WHITE
@@ -56,10 +52,14 @@ def test_every_kind_of_colour_vision_tells_experts_apart_and_sees_heat_grow_ligh
     assert (np.diff([lab(c, vision)[0] for c in HEAT[::8]]) > 0).all()
 
 
+def test_a_print_without_colours_tells_neighbours_among_experts_apart():
+    seen = [lightness(expert_colour(e)) for e in range(8)]
+    assert np.abs(np.diff(seen)).min() >= 14
+
+
 def test_ink_reads_on_every_colour():
     for colour in (*OKABE_ITO, *HEAT, heat_colour(float("nan"))):
-        a, b = sorted(TO_XYZ[1] @ linear(c) for c in (colour, ink_on(colour)))
-        assert (b + 0.05) / (a + 0.05) >= 4.5, colour
+        assert contrast(colour, ink_on(colour)) >= 4.5, colour
 
 
 def test_a_hatch_is_of_the_ink_that_reads_on_its_area_in_any_theme():

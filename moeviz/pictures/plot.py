@@ -24,7 +24,7 @@ from moeviz.pictures.svg import (
 )
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
-LIGHT = ("#e69f00", "#56b4e9", "#f0e442")  # thin lines of these are hard to see on white
+LIGHT = ("#e69f00", "#56b4e9", "#f0e442")  # hard to see on white: these have a dark edge
 MOST_SPOTS = 25  # of a curve's points, those with hover text
 
 # Marks, curves and legends: a colour always goes with a dash, a shape or a hatch.
@@ -48,13 +48,16 @@ def mark(
     svg: Svg, shape: str, x: float, y: float, colour: str, size: float = 4, stroke: str = "none"
 ) -> None:
     """A circle, ring, square, diamond or cross around a point; size: half its width."""
+    if colour in LIGHT and stroke == "none":
+        stroke = INK
     if shape in ("circle", "ring"):
         ring = shape == "ring"
         svg.circle(x, y, size, "none" if ring else colour, stroke=colour if ring else stroke)
     elif shape == "square":
         svg.rect(x - size, y - size, 2 * size, 2 * size, colour, stroke=stroke)
     elif shape == "diamond":
-        svg.polygon([(x, y - size), (x + size, y), (x, y + size), (x - size, y)], fill=colour)
+        corners = [(x, y - size), (x + size, y), (x, y + size), (x - size, y)]
+        svg.polygon(corners, fill=colour, stroke=stroke)
     else:
         for side in (-size, size):
             svg.line(x - size, y - side, x + size, y + side, stroke=colour, width=size / 2.5)
@@ -140,7 +143,7 @@ def stack(
 ) -> float:
     """A bar of parts (width, key, tip) beside each other from x on; returns where it ends."""
     for width, key, tip in parts:
-        box(svg, x, y, width, height, key.colour, hatched=key.hatched, tip=tip)
+        box(svg, x, y, width, height, key.colour, hatched=key.hatched, stroke=MUTED, tip=tip)
         x += width
     return x
 
@@ -151,6 +154,8 @@ def box(
     stroke: str = "none", hatched: bool = False, tip: str = "", ink: str = "",
 ) -> None:  # fmt: skip
     """A rectangle with its text, if any, in the middle, in the ink that reads on it."""
+    if colour in LIGHT and stroke == "none":
+        stroke = MUTED
     svg.rect(x, y, width, height, colour, radius=radius, stroke=stroke, tip=tip)
     if hatched and width > 0.5:
         svg.hatch(x, y, width, height, colour)
@@ -164,8 +169,9 @@ def expert_box(
     **style: Any,
 ) -> None:  # fmt: skip
     """A box in an expert's colour, hatched where the colours come again; -1: nobody's."""
+    style = {"stroke": MUTED, **style}
     if expert < 0:
-        box(svg, x, y, width, height, NOBODY, text, stroke=RULE, **style)
+        box(svg, x, y, width, height, NOBODY, text, **style)
     else:
         hatched = expert >= len(OKABE_ITO)
         box(svg, x, y, width, height, expert_colour(expert), text, hatched=hatched, **style)

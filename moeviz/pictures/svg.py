@@ -52,6 +52,8 @@ SANS, MONO = "var(--s,sans-serif)", "var(--t,monospace)"
 OKABE_ITO = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#6e6e6e",
 )  # fmt: skip
+# Neighbours differ most in lightness in this order: a print without colours keeps them apart.
+EXPERTS = tuple(OKABE_ITO[i] for i in (2, 3, 5, 1, 7, 0, 4, 6))
 CIVIDIS = (
     "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",
     "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
@@ -83,8 +85,8 @@ class Picture:
 
 
 def expert_colour(expert: int) -> str:
-    """Expert 0 to 7 in Okabe and Ito's order, then again: beyond eight the number tells."""
-    return OKABE_ITO[expert % len(OKABE_ITO)]
+    """Expert 0 to 7 by EXPERTS, then again: beyond eight the number tells."""
+    return EXPERTS[expert % len(EXPERTS)]
 
 
 def heat_colour(share: float) -> str:
@@ -257,8 +259,10 @@ class Svg:
         )  # fmt: skip
         self._mark("polyline", "", style, points=_path(points))
 
-    def polygon(self, points: Points, *, fill: str, opacity: float = 1) -> None:
-        style = _style(fill=fill, opacity=_opacity(opacity))
+    def polygon(
+        self, points: Points, *, fill: str, opacity: float = 1, stroke: str | None = None
+    ) -> None:
+        style = _style(fill=fill, stroke=stroke, opacity=_opacity(opacity))
         self._mark("polygon", "", style, points=_path(points))
 
     def circle(self, x: float, y: float, radius: float, fill: str, *, stroke: str = "none") -> None:

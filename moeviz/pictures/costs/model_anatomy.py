@@ -109,15 +109,15 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
         with svg.thing(key.name, tip=tip, press={"part": key.name}):
             wide = WIDTH * value / counted.total
             used = WIDTH * own / counted.total
-            svg.rect(x, 114, wide, 26, key.colour)
+            svg.rect(x, 114, wide, 26, key.colour, stroke=MUTED)
             if wide - used > 0.5:
                 svg.hatch(x + used, 114, wide - used, 26, key.colour)
             of_token = WIDTH * own / counted.active["all"]
-            svg.rect(met_x, 166, of_token, 26, key.colour)
+            svg.rect(met_x, 166, of_token, 26, key.colour, stroke=MUTED)
             y = 232 + 17.0 * line
             edge = INK if key.name == part else "transparent"
             svg.rect(1, y - 14, 400, 18, "none", stroke=edge, radius=4)
-            svg.rect(6, y - 10, 11, 11, key.colour)
+            svg.rect(6, y - 10, 11, 11, key.colour, stroke=MUTED)
             svg.text(23, y, key.name, bold=key.name == part)
             svg.text(230, y, count(value), anchor="end", mono=True)
             svg.text(310, y, count(own), anchor="end", mono=True)

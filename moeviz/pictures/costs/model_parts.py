@@ -12,9 +12,9 @@ PARTS = {
     Key("attention", "#0072b2", mark="box"): ("attention",),
     Key("router", "#cc79a7", mark="box"): ("router",),
     Key("routed experts", "#e69f00", mark="box"): ("routed_experts",),
-    Key("shared experts", "#009e73", mark="box"): ("shared_experts",),
-    Key("dense FFN", "#d55e00", mark="box"): ("dense_ffn",),
-    Key("norms, biases", "#6e6e6e", mark="box"): ("norms", "biases", "residual", ""),
+    Key("shared experts", "#6e6e6e", mark="box"): ("shared_experts",),
+    Key("dense FFN", "#009e73", mark="box"): ("dense_ffn",),
+    Key("norms, biases", "#f0e442", mark="box"): ("norms", "biases", "residual", ""),
 }
 
 

@@ -210,7 +210,7 @@ class _Lanes:
         with things.assignment(svg, self.trace, index):
             svg.line(x1, y1, *back, stroke=MUTED, width=3.4)  # yellow alone is lost on white
             svg.line(x1, y1, *back, stroke=colour, width=2)
-            svg.polygon([(x2, y2), *sides], fill=colour)
+            svg.polygon([(x2, y2), *sides], fill=colour, stroke=MUTED)
 
 
 def _bracket(

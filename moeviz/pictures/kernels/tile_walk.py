@@ -16,7 +16,7 @@ BLOCK_N = 64  # columns of [gate, up] that a program computes
 ITEM = 2  # bytes of a 16-bit number
 WALKS = (("one program a piece", "one"), ("persistent", "persistent"))
 COLUMNS = ("moment", "pieces", "bytes read", "of them different")
-READ = Key("read by all programs", "#b6bec8", mark="box")
+READ = Key("read by all programs", "#8a939d", mark="box")
 DIFFERENT = Key("different: the rest can come from the L2 cache", "#0072b2", mark="box")
 
 

@@ -199,6 +199,7 @@ def _ribbon(
     middle_PE, below_PE = above_PE - share_PE / 2, above_PE - share_PE
     shown = np.flatnonzero(share_PE.max(0) > 0.002)
     height = y.start - y.end
+    svg.rect(across[0] - 1, y.end - 1, across[-1] - across[0] + 2, height + 2, "none", stroke=MUTED)
     for e in map(int, shown):
         outline = [(at, y(v)) for at, v in zip(across, above_PE[:, e], strict=True)]
         outline += [(at, y(v)) for at, v in zip(across[::-1], below_PE[::-1, e], strict=True)]
