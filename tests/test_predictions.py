@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from helpers.recorded_routers import routers
+from helpers.recorded_routers import routers, scale
 from moeviz.experiments import cures, question
 from moeviz.experiments.recording import judged
 from moeviz.experiments.router_arms import DENSE_ALL, FAIR, LONG, arms
@@ -64,6 +64,17 @@ def test_hash_follows_the_verdict_of_the_recorded_table(gap, option, monkeypatch
     verdict = recorded["settings"][FAIR]["arms"][routing.HASH]["minus_dense"]["verdict"]
     assert verdict == {"it is lower": "lower", "it is higher": "higher"}.get(option, "open")
     assert re.search(r"after 300 steps .* 0\.(300|00\d) nats per token .*5 seeds", found.figure)
+
+
+@pytest.mark.parametrize(
+    ("effect", "option"),
+    [(0.05, "it is higher"), (-0.05, "it is lower"), (0.0, "no difference that the seeds")],
+)
+def test_what_the_scale_does_follows_the_verdict_of_its_table(effect, option, monkeypatch):
+    monkeypatch.setattr(routing, "recorded_run", lambda name: scale(effect))
+    measured = routing.as_written()
+    assert measured.option.startswith(option)
+    assert ("times the fair scale" in measured.because) == (effect != 0)
 
 
 @pytest.mark.parametrize(("turn", "option"), [(1, "most of it"), (-1, "next to nothing")])

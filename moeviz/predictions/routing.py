@@ -8,10 +8,11 @@ from moeviz.experiments.routers_on_a_text import recorded
 from moeviz.pictures.over_seeds import gap_words
 from moeviz.pictures.training.arms import DENSE, FAIR, minus_dense, table_of
 from moeviz.pictures.training.order import FAR, order, rho_words
+from moeviz.pictures.training.output_scale import written_minus_fair
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
 from moeviz.records.routes import Decision
 
-HASH = "hash, random"
+HASH, RAW = "hash, random", "token choice, raw"
 
 
 @prediction(
@@ -71,6 +72,28 @@ def future() -> Measured:
         f"{leaking['token_choice']} where tokens pick"
     )
     return Measured(option, figure, "an expert that picks compares a token with those after it")
+
+
+@prediction(
+    "03.scale",
+    "Token choice with raw weights sends each token to two of 16 experts. It is trained as written "
+    "and at the fair scale, with one learning rate. How is its final loss as written?",
+    "it is lower", OPEN, "it is higher",
+)  # fmt: skip
+def as_written() -> Measured:
+    recorded = recorded_run("scale")
+    change = written_minus_fair(recorded)[RAW]
+    start = recorded["arms"][RAW]["as_written"]["scale"]
+    quiet = f"its layers start at {start:.2g} times the fair scale and, most likely,"
+    option, because = {
+        "lower": ("it is lower", f"{quiet} disturb the rest of the model less"),
+        "higher": ("it is higher", f"{quiet} need steps to become as loud"),
+        "open": (OPEN, "the seeds differ too much to show one"),
+    }[change.verdict]
+    words = gap_words(change.gap)
+    return Measured(
+        option, f"after {recorded['steps']:,} steps it is {words} than at the fair scale", because
+    )
 
 
 @prediction(

@@ -7,7 +7,7 @@ from typing import Any
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
 from moeviz.pictures.plot import Key, curve, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
-from moeviz.pictures.training.arms import Recorded, judged, lies, origin, seeds_words
+from moeviz.pictures.training.arms import Judged, Recorded, judged, lies, origin, seeds_words
 
 WIDTH, HEIGHT = 600.0, 470.0
 LEFT, RIGHT, UPRIGHT = 64.0, 590.0, (420.0, 130.0)
@@ -102,12 +102,8 @@ def _setting(recorded: Recorded) -> str:
 
 def _sentences(recorded: Recorded) -> list[str]:
     arms = recorded["arms"]
-    fair = {name: _at_fair(arm)["loss"]["values"] for name, arm in arms.items()}
-    written = {name: arm["as_written"]["loss"]["values"] for name, arm in arms.items()}
     sentences = [f"{_setting(recorded)}."]
-    # Of a dense FFN, "as written" is the fair scale itself.
-    quiet = [name for name, arm in arms.items() if abs(arm["as_written"]["scale"] - 1) > 0.05]
-    for name, change in judged({name: (written[name], fair[name]) for name in quiet}).items():
+    for name, change in written_minus_fair(recorded).items():
         sentences += [
             f"As written, {name} starts at {arms[name]['as_written']['scale']:.2g} times the fair "
             "scale.",
@@ -121,6 +117,19 @@ def _sentences(recorded: Recorded) -> list[str]:
         *sentences,
         f"The lowest mean loss lies at scale {', '.join(best[:-1])} and {best[-1]}.",
     ]
+
+
+def written_minus_fair(recorded: Recorded) -> dict[str, Judged]:
+    """Of each arm that starts at another scale as written: its loss then minus that at the fair
+    scale, judged as one table. Of a dense FFN, "as written" is the fair scale itself."""
+    arms = recorded["arms"]
+    return judged(
+        {
+            name: (arm["as_written"]["loss"]["values"], _at_fair(arm)["loss"]["values"])
+            for name, arm in arms.items()
+            if abs(arm["as_written"]["scale"] - 1) > 0.05
+        }
+    )
 
 
 def _at_fair(arm: Recorded) -> Recorded:
