@@ -271,6 +271,8 @@ def test_copies_travel_from_where_their_line_begins_and_only_in_their_step():
     assert 'class="a"' not in first
     assert crossing.count('class="a"') == home.count('class="a"') > 0
     assert presses(exchange(**SEND))[1][1] == {"step": "1"}
+    summaries = [exchange(**SEND | dict(step=step)).summary for step in range(len(STEPS))]
+    assert len({*summaries}) == len(STEPS), "a screen reader hears each step"
 
 
 @pytest.mark.parametrize("skew", [0.1, 1.0, 2.0])

@@ -12,7 +12,14 @@ import numpy as np
 from moeviz.costs import Traffic, all_to_all
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.costs.one_token import BETWEEN, WITHIN, chosen_experts, draw_way, way_of
+from moeviz.pictures.costs.one_token import (
+    BETWEEN,
+    WITHIN,
+    WORDS,
+    chosen_experts,
+    draw_way,
+    way_of,
+)
 from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
 
@@ -92,7 +99,7 @@ def exchange(
         return Sent(how, traffic, near, far, traffic.seconds(LINK, NETWORK))
 
     plainest, chosen = sent("expert", None, BF16_COMBINE_BITS), sent(copies, limit, bits)
-    summary = _summary(model_name, chosen, plainest, len(architecture.moe_layers), tokens)
+    summary = _summary(model_name, chosen, plainest, tokens, step)
     svg = Svg(WIDTH, 456, "All-to-all traffic", summary)
     precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
@@ -109,17 +116,18 @@ def exchange(
     return svg.picture(COLUMNS, _table(chosen.traffic))
 
 
-def _summary(name: str, chosen: Sent, plainest: Sent, layers: int, tokens: int) -> str:
+def _summary(name: str, chosen: Sent, plainest: Sent, tokens: int, step: int) -> str:
     saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
     sentence = (
         f"{name}: one layer moves {si(chosen.near, 'B')} inside nodes and {si(chosen.far, 'B')} "
-        f"between them, {si((chosen.near + chosen.far) * layers, 'B')} in its {layers} MoE layers; "
-        f"of a token {chosen.copies(chosen.far, tokens):.2f} copies cross between nodes."
+        f"between them; of a token {chosen.copies(chosen.far, tokens):.2f} copies cross between "
+        "nodes."
     )
     if saved:
         more = "less" if saved > 0 else "more"
         sentence += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
-    return f"{sentence} On H800s at least {_time(chosen)} a layer."
+    words = WORDS[step][0].lower() + WORDS[step][1:]
+    return f"{sentence} On H800s at least {_time(chosen)} a layer. One token: {words}"
 
 
 def _time(way: Sent) -> str:
