@@ -1,5 +1,6 @@
 """The builder keeps its promises, and every notebook runs from start to end without an error."""
 
+import html
 import importlib.util
 import re
 import subprocess
@@ -111,6 +112,21 @@ def test_the_minutes_at_the_top_are_enough_to_read_to_look_and_to_solve(source):
     looks = len(re.findall(r"panels\.(?!Predict|Outcome)[A-Z]\w+\(|\bshow\w*\(", text))
     words = len(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
     assert top >= exercises + looks + words / 150, "a minute a look, 150 words a minute"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_what_was_measured_stands_nowhere_before_it_is_asked(source):
+    """In no text, code or output; and the first notebook shows something before it asks."""
+    notebook = nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+    before = ""
+    for cell in notebook.cells:
+        shown = [text for o in cell.get("outputs", []) for text in o.get("data", {}).values()]
+        printed = [o.get("text", "") for o in cell.get("outputs", [])]
+        before += html.unescape("\n".join([cell.source, *map(str, shown), *printed, ""]))
+        for key in re.findall(r'panels\.Predict\("([^"]+)"\)', cell.source):
+            measured = PREDICTIONS[key].measured()
+            assert measured.figure not in before and measured.because not in before, key
+            assert not key.startswith("00.") or "panels.RouteText()" in before
 
 
 def test_no_prediction_is_left_unasked():

@@ -47,7 +47,7 @@ class Predict(widgets.VBox):
         self.lock.disabled = said is not None or self.choice.value is None
         words = "Choose an answer, then lock it in."
         if said is not None:
-            words = f"You said “{said}”. What was measured stands below the next picture."
+            words = f"You said “{said}”. What was measured stands further below."
         self.answer.value = _region(words)
 
     def _lock_in(self) -> None:
