@@ -358,12 +358,6 @@ def test_the_first_move_is_heard_while_a_cell_runs(page):
     running.wait_for(state="detached")
 
 
-def test_tab_reaches_every_control(page):
-    start(page, ALL)
-    for panel in (TEXT_PANEL, RACE, LAYER_PANEL, ".moeviz-predict"):
-        check_tab_reaches_every_control(page, panel)
-
-
 def check_views(page, folder):
     """Every text of every view reads well; leaves a picture of each panel in the folder."""
     views = {
@@ -379,7 +373,9 @@ def check_views(page, folder):
             browser.screenshot(page, folder / f"{panel[1:]}-{n}.png", panel)
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_texts_read_well(theme, labs, tmp_path):
-    with labs.opened(ALL, theme) as page:
+@pytest.mark.parametrize(("level", "theme"), [("widgets8", "Dark"), ("widgets7", "Light")])
+def test_tab_reaches_every_control_and_texts_read_well(level, theme, labs, tmp_path):
+    with labs.opened(ALL, theme, level) as page:
+        for panel in (TEXT_PANEL, RACE, LAYER_PANEL, ".moeviz-predict"):
+            check_tab_reaches_every_control(page, panel)
         check_views(page, tmp_path)
