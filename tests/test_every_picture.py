@@ -103,14 +103,12 @@ def test_every_picture(name):
     root = parse(picture)
     _is_named(root, picture)
     _has_things(root)
-    training = ".training." in draw.func.__module__
     for part in root:
-        assert float(part.get("width")) <= (620 if training else WIDEST)
+        assert float(part.get("width")) <= WIDEST
         _is_inside(part)
         _is_easy_to_see(part)
-    if not training:
-        words = " ".join(filter(None, texts(picture) + tips(picture)))
-        assert not re.findall(r"(?<![\w.,/])\d{5,}(?!\w)", words), "no separators"
+    words = " ".join(filter(None, texts(picture) + tips(picture)))
+    assert not re.findall(r"(?<![\w.,/])\d{5,}(?!\w)", words), "no separators"
     _has_a_twin(picture)
     assert "nan" not in re.sub(r"base64,[\w+/=]+", "", picture.svg).lower().replace("nano", "")
     assert len(picture.svg) < 200_000

@@ -10,7 +10,7 @@ from moeviz.pictures.axes import LogScale, decades, short, x_axis
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, three
 
-WIDTH, SIDE = 560.0, 390.0
+WIDTH, SIDE = 560.0, 380.0
 LEFT, RIGHT, TOP, ROW = 8.0, 384.0, 96.0, 68.0
 LAYER = 28.0  # the height of a row in the list of layers
 QUARTILES = ("median", "q1", "q3")
@@ -82,7 +82,7 @@ def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
     if len(cases) < 2:
         return
     side = svg.beside(SIDE, 52 + LAYER * len(cases))
-    note = "the fastest that routes, forward + backward · press one to see all"
+    note = "fastest that routes, forward + backward · press one"
     heading(side, "Every layer of this machine", note)
     for i, (title, case) in enumerate(cases.items()):
         y, fastest = 50 + i * LAYER, _fastest(case)

@@ -19,8 +19,8 @@ from moeviz.pictures.plot import legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import DENSE, balance, listed, told_gap, worst_layer
 
-MAIN, SIDE, TOP, ROW = 470, 600, 96.0, 30.0
-BALANCE, LOSS = (250.0, 450.0), (250.0, 580.0)
+MAIN, SIDE, TOP, ROW = 470, 560, 96.0, 30.0
+BALANCE, LOSS = (250.0, 450.0), (250.0, 544.0)
 PAIRS = ("nothing", "frozen router", "hash")
 FAIR, WRITTEN, QUIET = "fair scale", "as written", "at one sixteenth"
 

@@ -15,7 +15,7 @@ from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, spots
 from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
 
-MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 590, 350, 32.0, 24.0
+MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 560, 350, 32.0, 24.0
 LEFT, RIGHT, UPRIGHT = (60.0, 430.0), (40.0, 420.0), (296.0, 84.0)
 LATE = 0.3  # of a run: the steep beginning before it would flatten the rest
 LOOKS = tuple(
@@ -29,8 +29,8 @@ LOOKS = tuple(
 # Right edges of the columns of figures and their heads: of two tables, quality and size.
 LOSSES = ((330.0, "held-out loss"), (440.0, "minus {}"))
 SIZES = (
-    (330.0, "parameters"), (404.0, "tokens / s"), (464.0, "of peak"), (538.0, "in effect"),
-    (584.0, "dead"),
+    (302.0, "parameters"), (372.0, "tokens / s"), (430.0, "of peak"), (510.0, "in effect"),
+    (556.0, "dead"),
 )  # fmt: skip
 COLUMNS = (
     "arm", "runs", "held-out loss", "minus the first arm's", "parameters", "tokens per second",

@@ -30,9 +30,9 @@ from moeviz.pictures.training.cures_told import (
     worst_layer,
 )
 
-MAIN, SIDE, TOP, ROW = 510, 600, 108.0, 30.0
+MAIN, SIDE, TOP, ROW = 510, 560, 108.0, 30.0
 BALANCE, COUNT = (226.0, 430.0), 474.0
-LOSS = {DENSE: (226.0, 396.0), BASE: (420.0, 590.0)}
+LOSS = {DENSE: (216.0, 372.0), BASE: (396.0, 552.0)}
 EXPERTS = 16  # of every recorded run
 # A layer's colour and mark.
 LAYERS = (("#cc79a7", "diamond"), ("#009e73", "circle"))

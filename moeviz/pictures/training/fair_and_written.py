@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from moeviz.pictures.axes import x_axis
-from moeviz.pictures.plot import Key, legend, mark, row
+from moeviz.pictures.plot import Key, legend, mark, paragraph, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     FAIR,
@@ -24,8 +26,8 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 620.0, 76.0, 24.0
-NAME, PLOT, CHANGE, VERDICT = 248.0, (258.0, 450.0), 540.0, 556.0
+WIDTH, TOP, ROW = 560.0, 76.0, 24.0
+NAME, PLOT, CHANGE, VERDICT = 246.0, (256.0, 420.0), 500.0, 512.0
 SCALES = (
     Key("as written", "#6e6e6e", mark="ring", width=0),
     Key("fair scale", "#0072b2", mark="circle", width=0),
@@ -49,7 +51,7 @@ def fair_and_written(recorded: Recorded) -> Picture:
     title = "The same routers, as written and at the fair scale"
     svg = Svg(WIDTH, bottom + 70, title, _summary(written, fair, arms, change))
     words = f"{setting_words(fair)} · {setting_words(written)}"
-    svg.text(0, 16, origin(recorded, words), fill=MUTED)
+    paragraph(svg, 0, 16, textwrap.wrap(origin(recorded, words), 84), 14, fill=MUTED)
     x = axis((one.gap.mean for two in both.values() for one in two), PLOT)
     label = "loss minus the dense twin's (nats per token)"
     x_axis(svg, x, bottom, label, top=TOP - 6, ticks=x.ticks(4), zero=True)

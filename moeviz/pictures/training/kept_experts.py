@@ -11,7 +11,7 @@ from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
 
-WIDTH, TOP, ROW = 620, 84.0, 34.0
+WIDTH, TOP, ROW = 560, 84.0, 34.0
 FROZEN = "frozen router"
 SHOWN = {
     BASE: "learned", FROZEN: "frozen", "re-randomised router": "drawn anew at each step",
@@ -29,7 +29,7 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
     layers = range(len(arms[BASE]["kept_experts"]))
     keys = [Key(f"layer {i}", LAYERS[i][0], mark=LAYERS[i][1], width=0) for i in layers]
     legend(svg, 180, 48, keys, across=90, kin=True)
-    x = Scale(0, 1, 180, 600)
+    x = Scale(0, 1, 180, 542)
     label = "share of tokens with the experts of the first step"
     x_axis(svg, x, bottom, label, top=TOP, form="{:.0%}".format)
     for i, (name, arm) in enumerate(arms.items()):

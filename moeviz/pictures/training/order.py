@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.pictures.plot import Key, legend
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 from moeviz.pictures.training.arms import (
     DENSE,
     DENSE_ALL,
@@ -17,8 +17,8 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 620.0, 60.0, 22.0
-LEFT, RIGHT = 248.0, 416.0
+WIDTH, TOP, ROW = 560.0, 60.0, 22.0
+LEFT, RIGHT = 248.0, 392.0
 FAR = 5  # places: a move that a line shows in colour
 MOVES = (
     Key(f"up by {FAR} places or more", "#0072b2", width=2.5),
@@ -60,7 +60,7 @@ def order(recorded: Recorded) -> Picture:
             svg.text(LEFT + 28, first + 4, f"{place[arm][0] + 1}", anchor="end", fill=MUTED)
             svg.text(RIGHT - 28, second + 4, f"{place[arm][1] + 1}", fill=MUTED)
             # The paper in brackets stands on the left.
-            svg.text(RIGHT, second + 4, arm.partition(" (")[0], bold=bold)
+            svg.text(RIGHT, second + 4, shorten(arm.partition(" (")[0], 26), bold=bold)
     legend(svg, 2, bottom + 22, MOVES, fill=MUTED, down=20, kin=True)
     rows = (
         (

@@ -9,8 +9,8 @@ from moeviz.pictures.plot import Key, curve, legend, mark
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import Judged, Recorded, judged, lies, origin, seeds_words
 
-WIDTH, HEIGHT = 600.0, 470.0
-LEFT, RIGHT, UPRIGHT = 64.0, 590.0, (420.0, 130.0)
+WIDTH, HEIGHT = 560.0, 470.0
+LEFT, RIGHT, UPRIGHT = 64.0, 550.0, (420.0, 130.0)
 LOOKS = (("#0072b2", "", "circle"), ("#d55e00", "7 3", "square"), ("#009e73", "2 3", "diamond"))
 COLUMNS = ("arm", "output scale", "loss", "minus dense at the fair scale", "95 % interval",
            "verdict")  # fmt: skip

@@ -22,13 +22,13 @@ from moeviz.pictures.training.arms import (
     table_of,
 )
 
-WIDTH, TOP, ROW = 620.0, 76.0, 26.0
-NAME, PLOT = 230.0, (240.0, 410.0)
+WIDTH, TOP, ROW = 560.0, 76.0, 26.0
+NAME, PLOT = 206.0, (214.0, 336.0)
 MIXED = Key("domains mixed, as in training", "#0072b2", mark="circle", width=0)
 # The other pools and the right edges of their columns.
 POOLS = {
-    "domain": (Key("one domain at a time", "#d55e00", mark="square", width=0), 464.0),
-    "sequence": (Key("one sequence at a time", "#009e73", mark="diamond", width=0), 562.0),
+    "domain": (Key("one domain at a time", "#d55e00", mark="square", width=0), 396.0),
+    "sequence": (Key("one sequence at a time", "#009e73", mark="diamond", width=0), 506.0),
 }
 COLUMNS = (
     "arm", "mixed, minus dense", "domain minus mixed", "domain's verdict",

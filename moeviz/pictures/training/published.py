@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.plot import paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,
@@ -28,8 +29,8 @@ from moeviz.pictures.training.arms import (
     verdict_legend,
 )
 
-WIDTH, TOP, LINE = 620.0, 60.0, 16.0
-PLOT, NOT_TESTED = (400.0, 540.0), "not tested"
+WIDTH, TOP, LINE = 560.0, 60.0, 16.0
+PLOT, NOT_TESTED = (368.0, 484.0), "not tested"
 WORDS = {"lower": "agrees", "higher": "disagrees", "open": "open"}
 COLUMNS = ("lower loss", "than", "published", "what differs", "setting", "ours (nats per token)",
            "95 % interval", "seen")  # fmt: skip
@@ -120,7 +121,7 @@ def published(recorded: Recorded) -> Picture:
     summary = " ".join(_sentences(recorded, seen))
     svg = Svg(WIDTH, bottom + 92, "Published orders beside ours", summary)
     about = " · ".join(setting_words(table_of(recorded, name)) for name in settings)
-    svg.text(0, 16, origin(recorded, about), fill=MUTED)
+    paragraph(svg, 0, 16, textwrap.wrap(origin(recorded, about), 84), 14, fill=MUTED)
     svg.text(0, 44, "lower loss < higher loss, who says so", bold=True)
     x = axis(drawn(one.gap for table in seen.values() for one in table.values()), PLOT)
     svg.text(x(0) - 8, 44, "← as published", anchor="end", bold=True)
@@ -160,7 +161,7 @@ def _lines(claim: Order) -> list[tuple[str, bool]]:
     """The pair, where it is reported and what differs, as lines beside the plot; which are bold."""
     parts = (f"{claim.better} < {claim.worse}", True), (claim.source, False), (claim.differs, False)
     return [
-        (line, bold) for words, bold in parts for line in textwrap.wrap(words, 42 if bold else 46)
+        (line, bold) for words, bold in parts for line in textwrap.wrap(words, 38 if bold else 42)
     ]
 
 

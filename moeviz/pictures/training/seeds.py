@@ -19,8 +19,8 @@ from moeviz.pictures.plot import legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import single
 
-WIDTH, TOP, ROW = 620.0, 88.0, 30.0
-PLOT = 262.0, 606.0
+WIDTH, TOP, ROW = 560.0, 88.0, 30.0
+PLOT = 248.0, 550.0
 AXES = {"step": "at equal steps", "flops": "at equal FLOPs", "seconds": "at equal seconds"}
 CONTROL = "dense, all parameters"
 MULTIPLIERS = {"compute": "FLOPs", "time": "seconds"}
@@ -62,11 +62,11 @@ def race_seeds(recorded: dict[str, Any]) -> Picture:
 def _draw_multipliers(svg: Svg, multipliers: dict[str, Any], top: float) -> None:
     """Two numbers side by side, of which one may be above 1 and the other below."""
     for i, (name, cell) in enumerate(_multiplier_cells(multipliers).items()):
-        left = 310.0 * i
+        left = 286.0 * i
         svg.text(left, top, name, bold=True)
         number, _, rest = cell.partition(" ")
         svg.text(left, top + 30, number, size=24, bold=True)
-        svg.text(left + 110, top + 28, rest, fill=MUTED)
+        svg.text(left + 96, top + 28, rest, fill=MUTED)
     svg.text(0, top + 54, "above 1: the MoE model is the cheaper one", fill=MUTED)
 
 

@@ -9,8 +9,8 @@ from moeviz.pictures.axes import Scale, padded, x_axis
 from moeviz.pictures.plot import heading
 from moeviz.pictures.svg import INK, RULE, Svg
 
-WIDTH, TOP, ROW = 390.0, 62.0, 28.0
-PLOT, NUMBER = (118.0, 318.0), 382.0  # x of the bars' ends, and of the numbers' right ends
+WIDTH, TOP, ROW = 380.0, 62.0, 28.0
+PLOT, NUMBER = (118.0, 310.0), 372.0  # x of the bars' ends, and of the numbers' right ends
 DENSE, MOE = "#0072b2", "#d55e00"  # as the race draws them
 
 
