@@ -97,11 +97,10 @@ def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentenc
         page.locator(f"{SLOTS} .moeviz-status", has_not_text=before).wait_for()
         assert region.evaluate("region => region.kept && region.ariaLive") == "polite"
 
-        overflow = page.get_by_role("group", name="Overflow")
-        pad = overflow.get_by_role("button", name="pad", pressed=False)
-        pad.click()
-        overflow.get_by_role("button", name="pad", pressed=True).wait_for()
-        overflow.get_by_role("button", name="drop", pressed=False).wait_for()
+        choices = page.get_by_role("group", name="K", exact=True)
+        choices.get_by_role("button", name="2", pressed=False).click()
+        choices.get_by_role("button", name="2", pressed=True).wait_for()
+        choices.get_by_role("button", name="1", pressed=False).wait_for()
         assert page.locator(f"{SLOTS} [title=null]").count() == 0
 
         answers = page.locator(":is(.moeviz-predict, .moeviz-outcome) [role=status]")

@@ -210,19 +210,34 @@ def paragraph(
 def stages(
     svg: Svg, width: float, names: Sequence[str], here: str, press: Callable[[str], dict[str, Any]],
     first: int = 1, top: float = 4,
-) -> None:  # fmt: skip
+) -> tuple[float, float]:  # fmt: skip
     """The stations of a way, numbered from `first` where there is room, with the present one
-    filled. press: what the panel's controls are set to by a click on one."""
-    pitch = width / len(names)
-    numbered = max(text_width(f"{first} {name}", SMALLEST) for name in names) <= pitch - 18
-    for i, name in enumerate(names):
+    filled; returns where that begins, and its width. press: what the panel's controls are set to by
+    a click on one."""
+    gap, here_at = 16.0, (0.0, 0.0)
+    labels = [f"{i + first} {name}" for i, name in enumerate(names)]
+    air = _air(labels, width, gap)
+    if air < 12:
+        labels = [*names]
+        air = _air(labels, width, gap)
+    x = 2.0
+    for name, label in zip(names, labels, strict=True):
+        wide = text_width(label, SMALLEST) + air
         colour, edge = ("#0072b2", "#0072b2") if name == here else ("none", RULE)
-        label = f"{i + first} {name}" if numbered else name
         with svg.thing(tip=f"Go to {name}", press=press(name)):
-            box(svg, i * pitch + 2, top, pitch - 16, 28, colour, label,
+            box(svg, x, top, wide, 28, colour, label,
                 bold=name == here, radius=6, stroke=edge)  # fmt: skip
-        if i < len(names) - 1:
-            svg.text((i + 1) * pitch - 7, top + 19, "→", anchor="middle", fill=MUTED)
+        if name == here:
+            here_at = x, wide
+        x += wide + gap
+        if name != names[-1]:
+            svg.text(x - gap / 2, top + 19, "→", anchor="middle", fill=MUTED)
+    return here_at
+
+
+def _air(labels: Sequence[str], width: float, gap: float) -> float:
+    """What is left for each box beside its label."""
+    return (width - sum(text_width(label, SMALLEST) + gap for label in labels)) / len(labels)
 
 
 def flow(

@@ -39,10 +39,10 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     stage, number = trace.at(step)
     summary = _summary(trace, stage, number)
     svg = Svg(WIDTH, HEIGHT, f"Dispatch, step {step}: {stage}", summary)
-    stages(svg, WIDTH, STAGES, stage, lambda name: {"step": trace.step_at(name)}, first=0)
+    sets = {name: {"step": trace.step_at(name)} for name in STAGES}
+    x, wide = stages(svg, WIDTH, STAGES, stage, sets.__getitem__, first=0)
     # How far the stage has come.
-    pitch, done = WIDTH / len(STAGES), (number + 1) / trace.steps_of(stage)
-    svg.rect(STAGES.index(stage) * pitch + 2, 35, (pitch - 16) * done, 4, ACTIVE)
+    svg.rect(x, 35, wide * (number + 1) / trace.steps_of(stage), 4, ACTIVE)
     svg.text(0, 60, FORMULAS[stage], mono=True)
     _Lanes(trace, svg, stage, number).draw()
     svg.text(0, HEIGHT - 4, note, fill=MUTED)
