@@ -171,7 +171,7 @@ def _entries(all_found: Mapping[str, Evaluation]) -> Iterator[Entry]:
         yield Entry(textwrap.wrap(title, 66))
         for finding in all_found.values():
             if finding.claim.source == source:
-                words = textwrap.wrap(finding.claim.text, 56)
+                words = textwrap.wrap(finding.claim.text, 56, break_on_hyphens=False)
                 yield Entry(words, numbers[finding.claim.id], finding)
 
 
