@@ -328,6 +328,7 @@ def test_09(labs):
 
         browser.press_slider(page, f"{COST} .moeviz-price", "ArrowRight")
         browser.wait_state(page, COST, r"price=2.1&")
+        page.locator(f"{COST} .moeviz-more").first.click()
         page.locator(f"{COST} .moeviz-device button", has_text="B200").first.click()
         browser.wait_state(page, COST, r"device=B200")
 

@@ -47,12 +47,12 @@ class TrainingCost(Panel):
                 "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
                 "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
             },
-            {"device": choice("Device", devices, "H800 SXM", "64px")},
             more=[
+                {"device": choice("Device", devices, "H800 SXM", "64px")},
                 {
                     "watts": whole_slider("Watts", 100, 1500, 700, step=50),
                     "pue": slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
-                }
+                },
             ],
         )
 
