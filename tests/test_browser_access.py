@@ -19,8 +19,9 @@ ALL = browser.notebook(
     *QUESTION,
 )  # fmt: skip
 OURS = ".moeviz-panel, .moeviz-predict, .moeviz-outcome"
-# A projector's, a laptop's and half a screen, which is also what 1400 has at 200 % zoom.
-WIDTHS = (1000, 700, 1400)
+# Width and zoom: of a laptop, of a projector at 200 % or half a screen, and of a projector. A page
+# at 200 % has half the pixels, each of them twice as large.
+SIZES = ((1000, 1), (700, 2), (1400, 1))
 # Of each panel what is wrong, in words.
 AUDIT = """() => [...document.querySelectorAll('.moeviz-panel')].flatMap(panel => {
     const name = [...panel.classList].find(c => /^moeviz-(?!panel)/.test(c));
@@ -63,11 +64,14 @@ def test_every_panel_reads_at_every_width_and_axe_finds_no_fault(labs, theme):
     source = importlib.resources.files("axe_playwright_python") / "axe.min.js"
     with labs.opened(ALL, theme, timeout=400) as page:
         assert page.locator(".moeviz-panel .mv").count() == len(panels.__all__) - 2
-        wrong = []
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 1300})
+        wrong, devtools = [], page.context.new_cdp_session(page)
+        for width, zoom in SIZES:
+            size = dict(width=width, height=1300 // zoom, deviceScaleFactor=zoom, mobile=False)
+            devtools.send("Emulation.setDeviceMetricsOverride", size)
             page.wait_for_timeout(500)
+            assert page.evaluate("[innerWidth, devicePixelRatio]") == [width, zoom]
             wrong += [f"{width} px, {words}" for words in page.evaluate(AUDIT)]
+        devtools.detach()
         assert wrong == []
 
         shows = page.locator("button:is(.moeviz-more, .moeviz-take-away)")
