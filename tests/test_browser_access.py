@@ -86,10 +86,26 @@ def test_every_panel_reads_at_every_width_and_axe_finds_no_fault(labs, theme):
         assert page.evaluate(VIOLATIONS, OURS) == []
 
 
-@pytest.mark.parametrize("level", ["widgets8", "widgets7"])
-def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentence(labs, level):
+def check_what_is_pressed_is_seen_and_so_is_the_focus(page):
+    """A line in the button's own ink, which reads on it, and a ring in the page's."""
+    shown = "e => [getComputedStyle(e).color, getComputedStyle(e).boxShadow]"
+    ink, line = page.locator(f"{SLOTS} .moeviz-top-k button.mod-active").evaluate(shown)
+    assert line == f"{ink} 0px -3px 0px 0px inset"
+    other = page.locator(f"{SLOTS} .moeviz-top-k button:not(.mod-active)").first
+    assert ink not in other.evaluate(shown)[1]
+    page.locator(f"{SLOTS} button.moeviz-play").focus()
+    page.keyboard.press("Shift+Tab")
+    ring = page.evaluate("() => getComputedStyle(document.activeElement).outline")
+    assert ring.endswith("solid 2px")
+
+
+@pytest.mark.parametrize(("level", "theme"), [("widgets8", "Dark"), ("widgets7", "Light")])
+def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentence(
+    labs, level, theme
+):
     cells = IMPORT, "panels.Slots()", *QUESTION
-    with labs.opened(browser.notebook(*cells), level=level) as page:
+    with labs.opened(browser.notebook(*cells), theme, level) as page:
+        check_what_is_pressed_is_seen_and_so_is_the_focus(page)
         factor = browser.slider_handle(page, f"{SLOTS} .moeviz-factor")
         page.locator(f"{SLOTS} .moeviz-factor [aria-label=Factor]").wait_for()
         assert factor.get_attribute("aria-valuetext") == "1.25"
@@ -115,22 +131,6 @@ def test_a_screen_reader_hears_names_values_what_is_pressed_and_each_new_sentenc
         for answer in answers.all():
             answer.filter(has_text="You said").wait_for()
         assert answers.evaluate_all("all => all.map(region => region.kept)") == [True, True]
-
-
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_what_is_pressed_is_seen_and_so_is_the_focus(labs, theme):
-    """A line in the button's own ink, which reads on it, and a ring in the page's."""
-    with labs.opened(browser.notebook(IMPORT, "panels.Slots()"), theme) as page:
-        shown = "e => [getComputedStyle(e).color, getComputedStyle(e).boxShadow]"
-        pressed = page.locator(f"{SLOTS} .moeviz-top-k button.mod-active")
-        ink, line = pressed.evaluate(shown)
-        assert line == f"{ink} 0px -3px 0px 0px inset"
-        other = page.locator(f"{SLOTS} .moeviz-top-k button:not(.mod-active)").first
-        assert ink not in other.evaluate(shown)[1]
-        page.locator(f"{SLOTS} button.moeviz-play").focus()
-        page.keyboard.press("Shift+Tab")
-        ring = page.evaluate("() => getComputedStyle(document.activeElement).outline")
-        assert ring.endswith("solid 2px")
 
 
 def test_a_picture_and_its_state_are_taken_away(labs):
