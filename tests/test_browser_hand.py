@@ -89,6 +89,16 @@ def test_a_press_pastes_what_it_sets_once(hand):
     assert heard(hand) == [{"token": ["1"]}]
 
 
+def test_a_press_holds_where_the_picture_is_drawn_anew_meanwhile(hand):
+    """As it is at each step while a panel plays."""
+    hand.mouse.move(*centre(hand, "[data-kin='t1 e1']"))
+    hand.mouse.down()
+    redraw = "picture => { picture.innerHTML = picture.innerHTML }"
+    hand.eval_on_selector(".moeviz-picture", redraw)
+    hand.mouse.up()
+    assert heard(hand) == [{"token": ["1"]}]
+
+
 def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(hand):
     focus = "document.activeElement.getAttribute('aria-label')"
     hand.locator(".mv").focus()

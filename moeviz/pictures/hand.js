@@ -110,13 +110,20 @@
     const marks = [...(part?.querySelectorAll("[data-drag]") ?? [])].filter((mark) => control(mark) === held.name);
     if (marks.length) drag(marks.reduce((best, mark) => (off(mark) < off(best) ? mark : best)));
   });
+  let down = null; // the mark that is being pressed
   on("pointerdown", (event) => {
     const mark = marked(event);
+    down = mark;
     if (!mark || !("drag" in mark.dataset)) return;
     event.target.releasePointerCapture?.(event.pointerId); // a finger holds what it touched first
     hold(mark);
   });
-  on("pointerup", () => (held = null));
+  on("pointerup", (event) => {
+    held = null;
+    // Of a mark that was drawn anew meanwhile, as while a panel plays, no click comes.
+    const mark = down && !down.isConnected ? event.target.closest?.(".mv [data-press]") : null;
+    if (mark && mark.dataset.press === down.dataset.press && !("drag" in mark.dataset)) press(mark);
+  });
   const enterBelow = (mark) => {
     const { left, bottom } = mark.getBoundingClientRect();
     enter(mark, left, bottom - 14);
