@@ -1,12 +1,11 @@
-"""The panels of 03 to 05, 08, 09 and 12 in a real JupyterLab and Chromium: in whole notebooks, by
-light, and alone, in the dark; moved by mouse and keyboard, pictures must change and read well."""
+"""The panels of 03 to 05, 08, 09 and 12 in a real JupyterLab and Chromium, in whole notebooks where
+they fit, in the dark: moved by mouse and keyboard, pictures must change and read well."""
 
 import re
 
 import pytest
 
 import lab_browser as browser
-import latency
 from helpers.browser import (
     check_contrast,
     check_quick,
@@ -26,9 +25,6 @@ FIT = ("MemoryFit()", "DecodeBatch()", "Exchange()", "Offloading()")
 FRONTIER = {"model_anatomy": 40, "model_map": 40, "claims": 60, "cache_ladder": 30,
             "training_cost": 40}  # fmt: skip
 ANATOMY, MAP, CLAIMS, LADDER, COST = (f".moeviz-{kind}" for kind in FRONTIER)
-MODELS = ("ModelAnatomy('DeepSeek-V4-Pro', 'Switch-C 1.6T')", "ModelMap()", "Claims('gpt4_sizes')",
-          "CacheLadder()", "TrainingCost()")  # fmt: skip
-KERNELS = ("Dispatch()", "TileWaste()", "TileWalk()", "Roofline()", "Contenders()")
 DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
     f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
@@ -64,10 +60,9 @@ def check_text_is_no_markup(page, css):
 
 
 def test_03b_compares_routers(labs, tmp_path):
-    """In the notebook itself, in the light theme."""
-    with labs.opened("03b_who_else_chooses.ipynb") as page:
+    """In the notebook itself."""
+    with labs.opened("03b_who_else_chooses.ipynb", "Dark") as page:
         page.locator(f"{ROUTERS} .mv[data-state]").first.wait_for()
-        browser.screenshot(page, tmp_path / "light.png", ROUTERS)
 
         # Families and routers, by mouse and by keyboard; of five routers the oldest goes.
         buttons = page.locator(f"{ROUTERS} .moeviz-routers").first
@@ -91,6 +86,11 @@ def test_03b_compares_routers(labs, tmp_path):
             browser.press_slider(page, f"{ROUTERS} .moeviz-{slider}")
             browser.wait_state(page, ROUTERS, state)
             assert browser.picture(page, ROUTERS) != before
+        # Every move arrives, the last value at last.
+        browser.press_slider(page, f"{ROUTERS} .moeviz-noise", times=7)
+        browser.wait_state(page, ROUTERS, "noise=0.8&")
+        browser.screenshot(page, tmp_path / "dark.png", ROUTERS)
+        check_readable(page, ROUTERS, 30)
         browser.drag_slider(page, f"{ROUTERS} .moeviz-capacity", 1.0)
         browser.wait_state(page, ROUTERS, "capacity=2&")
         panel = page.locator(ROUTERS).first
@@ -109,20 +109,6 @@ def test_03b_compares_routers(labs, tmp_path):
         browser.paste(page, ROUTERS, "compare_routers?routers=hash")
         panel.locator(".moeviz-status", has_text="At least 2 routers").wait_for()
         assert panel.locator(".moeviz-state input").input_value() == found
-
-
-def test_03_reads_well_in_the_dark_theme(labs, tmp_path):
-    """And a slider's every move arrives, the last value at last."""
-    with labs.opened(alone("CompareRouters()"), "Dark") as page:
-        page.locator(f"{ROUTERS} .mv[data-state]").first.wait_for()
-        page.locator(f"{ROUTERS} .moeviz-more").click()
-        browser.press_slider(page, f"{ROUTERS} .moeviz-top-k")
-        browser.wait_state(page, ROUTERS, "top_k=2&")
-        key = browser.slider_handle(page, f"{ROUTERS} .moeviz-noise").evaluate(latency.AWAY)
-        browser.press_slider(page, f"{ROUTERS} .moeviz-noise", key or "ArrowRight", times=8)
-        browser.wait_state(page, ROUTERS, "noise=0.8&")
-        browser.screenshot(page, tmp_path / "dark.png", ROUTERS)
-        check_readable(page, ROUTERS, 30)
 
 
 @pytest.fixture(params=["widgets8 Dark", "widgets7 Light"])
@@ -207,13 +193,16 @@ def test_04_a_run_trains_loses_an_expert_and_goes_on(page):
     page.locator(f"{COLLAPSE} svg text", has_text=dashed).wait_for()
 
 
-def test_05(labs):
+def test_05(labs, tmp_path):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
-    with labs.opened("05_capacity.ipynb", timeout=400) as page:
+    with labs.opened("05_capacity.ipynb", "Dark", timeout=400) as page:
         page.locator(f"{SLOTS} .mv[data-state]").first.wait_for()
         assert page.locator(f"{SLOTS} .mv[data-state]").count() == 2
-        check_readable(page, SLOTS, 30)
         assert page.locator(".moeviz-predict").count() == 4
+        check_readable(page, SLOTS, 30)
+        check_tab_reaches_every_control(page, SLOTS)
+        keys = ["ArrowRight"] * 10 + ["ArrowLeft"] * 10
+        check_quick([seconds_to_move(page, SLOTS, ".moeviz-factor", key) for key in keys])
 
         browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowRight")
         browser.wait_state(page, SLOTS, r"factor=1.3&")
@@ -229,6 +218,8 @@ def test_05(labs):
             panel.locator(f".moeviz-{group} button", has_text=label).first.focus()
             page.keyboard.press("Space")
             browser.wait_state(page, SLOTS, state)
+        check_readable(page, SLOTS, 30)
+        browser.screenshot(page, tmp_path / "slots.png", SLOTS)
         browser.drag_slider(page, f"{SLOTS} .moeviz-skew", 0.0)
         browser.wait_state(page, SLOTS, "skew=0.0&")
         browser.press_slider(page, f"{SLOTS} .moeviz-tokens", "ArrowRight")
@@ -239,30 +230,6 @@ def test_05(labs):
         page.locator(f"{SLOTS} .moeviz-source button", has_text="your text").first.click()
         browser.wait_state(page, SLOTS, "source=text&")
         check_text_is_no_markup(page, SLOTS)
-
-
-def test_05_reads_well_in_the_dark_theme_and_by_keyboard_alone(labs, tmp_path):
-    with labs.opened(alone("Slots()", "Slots('text')"), "Dark") as page:
-        page.locator(f"{SLOTS} .mv[data-state]").nth(1).wait_for()
-        check_readable(page, SLOTS, 30)
-        for n in (0, 1):
-            page.locator(SLOTS).nth(n).screenshot(path=str(tmp_path / f"{n}.png"))
-        check_tab_reaches_every_control(page, SLOTS)
-
-        browser.press_slider(page, f"{SLOTS} .moeviz-factor", "ArrowLeft", times=6)
-        browser.wait_state(page, SLOTS, "factor=0.95&")
-        took = []
-        for i in range(20):
-            key = "ArrowRight" if i < 10 else "ArrowLeft"
-            took.append(seconds_to_move(page, SLOTS, ".moeviz-factor", key))
-        check_quick(took, "Dark")
-        page.locator(SLOTS).first.locator(".moeviz-top-k button").nth(1).click()
-        browser.wait_state(page, SLOTS, "top_k=2&")
-        page.locator(f"{SLOTS} .moeviz-more").first.click()
-        page.locator(SLOTS).first.locator(".moeviz-pool button").nth(1).click()
-        browser.wait_state(page, SLOTS, "pool=sequence&")
-        check_readable(page, SLOTS, 30)
-        browser.screenshot(page, tmp_path / "2.png", SLOTS)
 
 
 def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, tmp_path):
@@ -282,15 +249,19 @@ def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, tmp_path):
             browser.wait_for_change(page, before, css)
             check_readable(page, css, 15)
             browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
-        check_quick(took, "Dark")
+        check_quick(took)
 
 
-def test_09(labs):
+def test_09(labs, tmp_path):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with labs.opened("09_frontier_models.ipynb", timeout=200) as page:
-        for css in (ANATOMY, MAP, CLAIMS, LADDER, COST):
+    with labs.opened("09_frontier_models.ipynb", "Dark", timeout=200) as page:
+        browser.paste(page, ANATOMY, "model_anatomy?model=DeepSeek-V4-Pro&beside=Switch-C 1.6T")
+        browser.wait_state(page, ANATOMY, "beside=Switch")
+        for kind, least in FRONTIER.items():
+            css = f".moeviz-{kind}"
             page.locator(f"{css} .mv[data-state]").first.wait_for()
-            check_readable(page, css, 15)
+            check_readable(page, css, least)
+            browser.screenshot(page, tmp_path / f"{kind}.png", css)
         assert page.locator(".moeviz-predict").count() == 4
 
         before = page.locator(f"{LADDER} .moeviz-picture").first.screenshot()
@@ -331,31 +302,39 @@ def test_09(labs):
         page.locator(f"{COST} .moeviz-device button", has_text="B200").first.click()
         browser.wait_state(page, COST, r"device=B200")
 
-
-def test_09_reads_well_in_the_dark_theme(labs, tmp_path):
-    with labs.opened(alone(*MODELS), "Dark") as page:
-        for kind, least in FRONTIER.items():
-            css = f".moeviz-{kind}"
-            page.locator(f"{css} .mv[data-state]").first.wait_for()
-            check_readable(page, css, least)
-            browser.screenshot(page, tmp_path / f"{kind}.png", css)
         # The ledger's longest texts, and the ladder where nothing is as large as a GPU.
         for claim in ("routing_bottleneck", "qwen25_max_sizes", "dense_baseline"):
             browser.paste(page, CLAIMS, f"claims?claim={claim}")
             browser.wait_state(page, CLAIMS, f"claim={claim}&")
             check_readable(page, CLAIMS, 60)
-        browser.press_slider(page, f"{LADDER} .moeviz-context", "ArrowLeft", times=7)
+        browser.press_slider(page, f"{LADDER} .moeviz-context", "Home")
         browser.wait_state(page, LADDER, "context=1024&")
         check_readable(page, LADDER, 30)
 
 
-def test_12(labs):
+def test_12(labs, tmp_path):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with labs.opened("12_kernels.ipynb", timeout=400) as page:
-        for css in (DISPATCH, WASTE, WALK, ROOF, CONTENDERS):
+    with labs.opened("12_kernels.ipynb", "Dark", timeout=400) as page:
+        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 30), (CONTENDERS, 15)):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
-            check_readable(page, css, 15)
+            check_readable(page, css, least)
+            browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
         assert page.locator(".moeviz-predict").count() == 3
+        gaps = page.evaluate(BESIDE_SLIDERS)
+        assert len(gaps) >= 4
+        assert min(left for left, _ in gaps) > 4, "a handle at the end touches the words beside it"
+        assert min(right for _, right in gaps) > -1, "words beside a slider are cut off"
+        check_tab_reaches_every_control(page, DISPATCH)
+
+        took = []
+        for step in range(1, 48):
+            took.append(seconds_to_move(page, DISPATCH, ".moeviz-step"))
+            if step in (2, 8, 15, 17, 22, 40):  # one of each stage
+                check_readable(page, DISPATCH, 80)
+                browser.screenshot(page, tmp_path / f"{step}.png", DISPATCH)
+        check_quick(took)
+        browser.press_slider(page, f"{DISPATCH} .moeviz-step", "Home")
+        browser.wait_state(page, DISPATCH, r"step=0&")
 
         page.locator(f"{DISPATCH} button.moeviz-next").first.click()
         browser.wait_state(page, DISPATCH, r"step=1&")
@@ -389,24 +368,3 @@ def test_12(labs):
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
         page.locator(f"{CONTENDERS} .mv", has_text="this machine: ").wait_for(timeout=60_000)
         page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for(timeout=120_000)
-
-
-def test_12_reads_well_in_the_dark_theme_and_by_keyboard_alone(labs, tmp_path):
-    with labs.opened(alone(*KERNELS), "Dark") as page:
-        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 30), (CONTENDERS, 15)):
-            page.locator(f"{css} .mv[data-state]").first.wait_for()
-            check_readable(page, css, least)
-            browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
-        gaps = page.evaluate(BESIDE_SLIDERS)
-        assert len(gaps) >= 4
-        assert min(left for left, _ in gaps) > 4, "a handle at the end touches the words beside it"
-        assert min(right for _, right in gaps) > -1, "words beside a slider are cut off"
-        check_tab_reaches_every_control(page, DISPATCH)
-
-        took = []
-        for step in range(1, 48):
-            took.append(seconds_to_move(page, DISPATCH, ".moeviz-step"))
-            if step in (2, 8, 15, 17, 22, 40):  # one of each stage
-                check_readable(page, DISPATCH, 80)
-                browser.screenshot(page, tmp_path / f"{step}.png", DISPATCH)
-        check_quick(took, "Dark")
