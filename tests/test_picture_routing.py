@@ -218,9 +218,10 @@ def test_the_slots_by_hand():
     assert rows[2][3] == "yes"
     assert rows[6] == ("0 1", "expert 0 slot 6", "1", "")
     assert rows[7] == ("1 0", "none", "1 0", "")
-    assert "3 of 16 assignments are dropped, 18.8%" in picture.summary
-    assert "1 token gets no expert at all, the first is number 7" in picture.summary
+    assert "3 of 16 assignments are dropped: 18.8%. The closed form" in picture.summary
+    assert "1 token gets no expert at all; the first is number 7." in picture.summary
     assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
+    assert all(len(numbers(sentence)) <= 3 for sentence in sentences(picture.summary))
     fates = [re.findall(r"\((placed|struck|no expert)\)$", tip) for tip in tips(picture)]
     assert sorted(sum(fates, [])) == ["no expert", *["placed"] * 6, "struck"]
     struck = [sum(len(g.findall("{*}line")) for g in things(picture, f"t{t}")) for t in range(8)]
@@ -275,6 +276,7 @@ def test_the_slots_fill_step_by_step():
         picture = slots(decision, step=step)
         drawn = [tip for tip in tips(picture) if re.search("slot (\\d+ of|with) expert", tip)]
         assert len(drawn) == step and f"{step} of 40 assignments have come" in picture.summary
+        assert all(len(numbers(sentence)) <= 3 for sentence in sentences(picture.summary))
         waiting = [tip for tip in tips(picture) if tip.endswith("(not come yet)")]
         assert len(waiting) == 40 - step
         walkers = [g for g in parse(picture).iter(SVG + "g") if g.get("class") == "a"]

@@ -13,6 +13,7 @@ from helpers.comparisons import made_race, numbers, sentences
 from helpers.picture_cases import (
     CASES,
     RUN,
+    TWIN,
     learner,
     make_gpu_run,
     make_run,
@@ -187,9 +188,28 @@ def test_the_sentence_is_of_the_last_steps():
     early = standing(RUN.at("step", 5), 1)
     assert early.floor == noise_floor(5 * 1024, 16, 1) and early.dead == 0
     assert describe(RUN, 1).startswith(
-        "nothing <&>, layer 1, step 300 of 300, over the last 6 steps: expert 3 takes 98% of the "
-        "tokens; 15 of 16 experts get less than a tenth"
+        "nothing <&>, layer 1, step 300 of 300. Over the last 6 steps expert 3 takes 98% of the "
+        "tokens. 15 of 16 experts get less than a tenth"
     )
+
+
+@pytest.mark.parametrize("step", [300, 60, 1, 0])
+def test_the_dense_twin_stands_in_the_loss_and_no_sentence_has_more_than_three_figures(step):
+    picture = collapse(RUN.at("step", step), 1, before=RUN, twin=TWIN)
+    assert "dense twin, recorded" in texts(picture)
+    drawn = [g.findtext("{*}title") for g in things_of(picture, "dense_twin,_recorded")]
+    assert "dense twin, recorded, 300 steps: validation loss 2.017" in drawn
+    told = sentences(picture.summary)
+    assert all(len(numbers(sentence)) <= 3 for sentence in told)
+    beside = {row[1]: row[-1] for row in picture.rows if row[0] == RUN.label}
+    if step < 25:
+        assert "twin" not in picture.summary and not any(beside.values())
+        return
+    last = 25 * (step // 25)
+    wanted = f"At step {last} its validation loss lies 0.125 nats per token above that of the"
+    assert told[-1].startswith(wanted) and beside[last] == f"{2 + 5 / last:.3f}"
+    assert all(row[-1] == "" for row in picture.rows if row[0] != RUN.label)
+    assert "dense" not in collapse(RUN, 1).svg
 
 
 def bands(picture):
@@ -235,7 +255,7 @@ def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
 def test_the_table_has_the_validations_and_the_end_and_a_hash_has_no_entropy():
     picture = collapse(make_run(points=110), 1)
     assert [row[1] for row in picture.rows] == [25, 50, 75, 100, 110]
-    assert picture.rows[-1][2:4] == (3, "98%") and picture.rows[-1][-1] == ""
+    assert picture.rows[-1][2:4] == (3, "98%") and picture.rows[-1][-2:] == ("", "")
     picture = CASES["collapse of a hash"]()
     assert "a hash has no gate" in texts(picture)
     at = picture.columns.index("gate entropy")

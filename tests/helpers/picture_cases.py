@@ -175,6 +175,7 @@ def make_run(label="nothing <&>", points=300, experts=16, collapse_at=60, **chan
 
 
 RUN = make_run()
+TWIN = learner("dense", 300, every=25, ahead=0.125, total=300)
 
 
 def one_seed(recorded):
@@ -471,7 +472,8 @@ def _training():
     for name, options in {
         "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),
         "beside another": dict(run=make_run("now", 120), layer=1, before=RUN, killed=killed),
-        "before the first step": dict(run=RUN.at("step", 0), layer=1),
+        "beside its dense twin": dict(run=RUN, layer=1, before=RUN, twin=TWIN),
+        "before the first step": dict(run=RUN.at("step", 0), layer=1, twin=TWIN),
         "at the first step": dict(run=RUN.at("step", 1), layer=1, before=RUN.at("step", 0)),
         "of a hash": dict(run=make_run("hash", router="hash"), layer=1, before=RUN),
         "of 4 experts": dict(run=make_run(experts=4), layer=1),

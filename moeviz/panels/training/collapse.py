@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moeviz.experiments.cures import ARMS, Cures, cures_of, name_of, recorded
+from moeviz.experiments.cures import ARMS, DENSE, Cures, cures_of, name_of, recorded
 from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import button, choice, seed_box, size_choice, whole_box
@@ -60,6 +60,7 @@ class Collapse(LivePanel):
             for s in runs
             if s.label in ARMS
         }
+        self._twins = {(s.meta["train"]["seed"], SMALL): s for s in runs if s.label == DENSE}
         num_experts = next(iter(self._recorded.values())).curve.load.shape[2]
         tip = "No token goes to it from now on, in the layer shown"
         balancing, *others = cure_controls()
@@ -122,7 +123,8 @@ class Collapse(LivePanel):
     # Drawing.
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
-        """With the run to compare it with: the live one before, or the recorded one without cures.
+        """With the run to compare it with: the live one before, or the recorded one without cures;
+        and with the recorded dense twin of its seed and size, where there is one.
 
         Who was killed is marked."""
         (run,) = learners
@@ -131,10 +133,13 @@ class Collapse(LivePanel):
         plain = (Cures(), *configuration[1:])
         if before is None and configuration != plain:
             before = self._recorded.get(plain)
+        twin = self._twins.get(configuration[1:])
         killed = self._killed if self.live else ()
         layer = self.controls["layer"].value
         victim = self.controls["victim"].value
-        return collapse(run, layer, before=before, killed=killed, note=note, victim=victim)
+        return collapse(
+            run, layer, before=before, twin=twin, killed=killed, note=note, victim=victim
+        )
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:
@@ -221,8 +226,7 @@ class Collapse(LivePanel):
     def _sentence(self, frame: Frame) -> str:
         parts = [super()._sentence(frame)]
         if frame.learners and self._killed and not frame.message.startswith("Expert"):
-            deaths = ", ".join(f"expert {e} (layer {n}, step {s})" for s, n, e in self._killed)
-            parts.append(f"Killed: {deaths}.")
+            parts += [f"Killed: expert {e} (layer {n}, step {s})." for s, n, e in self._killed]
         return " ".join(parts)
 
     # The score over seeds.
@@ -238,11 +242,11 @@ class Collapse(LivePanel):
         for cures, size in dict.fromkeys((cures, size) for cures, _, size in self._scores):
             ends = [fell for (c, _, s), fell in self._scores.items() if (c, s) == (cures, size)]
             large = f", {LARGE}" * (size == LARGE)
-            line = f"{name_of(cures)}{large}: collapsed in {sum(ends)} of {len(ends)} runs here"
+            line = f"{name_of(cures)}{large}: collapsed in {sum(ends)} of {len(ends)} runs here."
             arm = recorded()["arms"].get(name_of(cures))
             if arm and size == SMALL:
-                line += f", in {arm['collapsed']} of {arm['runs']} recorded ones"
-            lines.append(f"{line}.")
+                line += f" Of the recorded ones {arm['collapsed']} of {arm['runs']} did."
+            lines.append(line)
         bare = [fell for (cures, *_), fell in self._scores.items() if cures == Cures()]
         if bare and (said := ANSWERS.get("04.survivors")):
             lines.append(

@@ -75,8 +75,8 @@ def _of_step(decision: Decision, step: int, total: int, now: Row | None, lost: R
     e, t, _ = now
     found = "finds it full and is dropped" if now in lost else "takes its next slot"
     return (
-        f"{step} of {total} assignments have come, {len(lost)} of them dropped: "
-        f"{named(t, decision.tokens[t])} asks expert {e} and {found}."
+        f"{step} of {total} assignments have come, {len(lost)} of them dropped. "
+        f"Now {named(t, decision.tokens[t])} asks expert {e} and {found}."
     )
 
 
@@ -136,11 +136,11 @@ def _summary(decision: Decision) -> str:
         what = f"All {asked} assignments find a slot"
         what += "" if decision.meta["factor"] is None else _against(decision)
     else:
-        what = f"{lost} of {asked} assignments are dropped, {lost / asked:.1%}{_against(decision)}"
+        what = f"{lost} of {asked} assignments are dropped: {lost / asked:.1%}{_against(decision)}"
         nowhere = np.flatnonzero(~decision.visits.any(axis=1))
         if len(nowhere):
             gets = "1 token gets" if len(nowhere) == 1 else f"{len(nowhere)} tokens get"
-            what += f"; {gets} no expert at all, the first is number {nowhere[0]}"
+            what += f". {gets} no expert at all; the first is number {nowhere[0]}"
     empty = f"{waste_share(decision):.1%} of the slots stay empty"
     if decision.capacity is None:
         empty = "Without a limit no slot is set up in vain"
@@ -150,7 +150,7 @@ def _summary(decision: Decision) -> str:
 def _against(decision: Decision) -> str:
     if decision.meta["overflow"] == "pad":
         return ""
-    return f" ({expected_drop(decision):.1%} expected)"
+    return f". The closed form expects that {expected_drop(decision):.1%} are"
 
 
 def _future(decision: Decision) -> str:

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
+from moeviz.records.metrics import (
+    dead_experts,
+    effective_experts,
+    last_common,
+    max_violation,
+    noise_floor,
+    validation_at,
+)
 from moeviz.records.runs import Snapshot
 
 POINTS = 50  # over a whole run: each is the mean of the steps that it stands for
 COLUMNS = (
     "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect", "dead experts",
-    "gate entropy", "training loss", "validation loss",
+    "gate entropy", "training loss", "validation loss", "the dense twin's",
 )  # fmt: skip
 
 
@@ -58,19 +65,34 @@ def standing(run: Snapshot, layer: int) -> Standing | None:
     )  # fmt: skip
 
 
-def describe(run: Snapshot, layer: int) -> str:
-    """The last steps in one sentence, with figures."""
+def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
+    """The last steps in figures, at most three a sentence; at last the loss beside the twin's."""
     now = standing(run, layer)
     if now is None:
         return f"{run.label}: no step has been trained yet."
     experts, steps = run.curve.load.shape[2], min(window(run), run.step)
-    over = f"over the last {steps} steps" if steps > 1 else "in this step"
+    over = f"Over the last {steps} steps" if steps > 1 else "In this step"
     return (
-        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}, {over}: expert "
-        f"{now.busiest} takes {now.largest:.0%} of the tokens; "
-        f"{now.dead} of {experts} experts get less than a tenth of an even share, "
-        f"{now.effective:.1f} are in effect; MaxVio {now.max_violation:.2f} (by chance alone, over "
-        f"these steps: about {now.floor:.2f})."
+        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}. "
+        f"{over} expert {now.busiest} takes {now.largest:.0%} of the tokens. "
+        f"{now.dead} of {experts} experts get less than a tenth of an even share, and "
+        f"{now.effective:.1f} are in effect. MaxVio is {now.max_violation:.2f}; chance alone would "
+        f"bring about {now.floor:.2f}.{_beside(run, twin)}"
+    )
+
+
+def _beside(run: Snapshot, twin: Snapshot | None) -> str:
+    """How far the run's loss lies from the twin's, at the last step where both were measured."""
+    if twin is None:
+        return ""
+    step = last_common([run.curve, twin.curve], "step")
+    own, other = (validation_at(each.curve, "step", step) for each in (run, twin))
+    if math.isnan(own - other):
+        return ""
+    side = "above" if own > other else "below"
+    return (
+        f" At step {step:.0f} its validation loss lies {abs(own - other):.3f} nats per token "
+        f"{side} that of the dense twin, a recorded run of this seed."
     )
 
 
@@ -85,8 +107,10 @@ def is_hash(run: Snapshot) -> bool:
     return run.meta["model"]["moe"]["router"] == "hash"
 
 
-def table(runs: Sequence[Snapshot], layer: int) -> Iterator[tuple[object, ...]]:
-    """COLUMNS of each run where its validation was measured, and at its end."""
+def table(
+    runs: Sequence[Snapshot], layer: int, twin: Snapshot | None = None
+) -> Iterator[tuple[object, ...]]:
+    """COLUMNS of each run where its validation was measured, and at its end. twin: of the first."""
     for run in runs:
         curve = run.curve
         measured = np.flatnonzero(~np.isnan(curve.validation))
@@ -95,8 +119,11 @@ def table(runs: Sequence[Snapshot], layer: int) -> Iterator[tuple[object, ...]]:
             assert now is not None
             entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
             balance = f"{now.largest:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
-            losses = _told(curve.loss[p], 3), _told(curve.validation[p], 3)
             step = int(curve.step[p])
+            beside = math.nan
+            if twin is not None and run is runs[0] and p in measured:
+                beside = validation_at(twin.curve, "step", step)
+            losses = (_told(v, 3) for v in (curve.loss[p], curve.validation[p], beside))
             yield run.label, step, now.busiest, *balance, now.dead, entropy, *losses
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
-from moeviz.pictures.plot import Key, box, curve, expert_box, mark, paragraph
+from moeviz.pictures.plot import Key, box, curve, expert_box, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, hatch_on, ink_on
 from moeviz.pictures.training.balance import (
     COLUMNS,
@@ -25,10 +25,11 @@ from moeviz.pictures.training.race import NOT_YET, losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 
-MAIN, SIDE, HEIGHT = 540, 336, 706
+MAIN, SIDE, HEIGHT = 540, 336, 744
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
+TWIN = Key("dense twin, recorded", "#009e73", "9 3 2 3", "diamond", width=1.2)
 ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
 # y of the lower and upper ends of the plots; a heading of four lines stands above them.
 RIBBON, VIOLATION = (346.0, 130.0), (572.0, 446.0)
@@ -39,11 +40,12 @@ LOSS, EFFECT, GATE = (256.0, 130.0), (398.0, 306.0), (526.0, 444.0)
 
 
 def collapse(
-    run: Snapshot, layer: int, *, before: Snapshot | None = None,
+    run: Snapshot, layer: int, *, before: Snapshot | None = None, twin: Snapshot | None = None,
     killed: Sequence[tuple[int, int, int]] = (), note: str = "", victim: int | None = None,
 ) -> Picture:  # fmt: skip
     """A run's balance in one MoE layer, on its steps, beside that of the run before (dashed).
 
+    twin: the recorded dense twin of the same seed, whose loss is drawn too; it has no router.
     killed: (step, layer, expert) of experts taken away, marked where it is this layer. victim: the
     expert that a panel would kill, framed; a press on another one or on a layer chooses that. A
     point is the mean of total_steps / 50 steps, the last one of the last as many, and so are all
@@ -53,7 +55,7 @@ def collapse(
         before = replace(before, label=f"dashed: {before.label}")
     runs = [run] if before is None else [before, run]
     keys = [_key(run, NOW)] if before is None else [_key(before, BEFORE), _key(run, NOW)]
-    svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer))
+    svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer, twin))
     svg.text(0, 16, note, fill=MUTED)
     _legend(svg, runs[::-1], keys[::-1])
     side = svg.beside(SIDE, 570)
@@ -61,13 +63,16 @@ def collapse(
     left, right = Scale(*steps, *ACROSS), Scale(*steps, *BESIDE)
     experts, steps_each = run.curve.load.shape[2], window(run)
 
-    ribbon, loss = Scale(0, 1, *RIBBON), Scale(*_loss_range(runs), *LOSS)
+    beside = [] if twin is None else [twin]
+    ribbon, loss = Scale(0, 1, *RIBBON), Scale(*_loss_range([*runs, *beside]), *LOSS)
     _frame(svg, left, ribbon, f"Tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], "{:.0%}".format)
     _layers(svg, run, layer, pressable=victim is not None)
     _ribbon(svg, *_binned(run, layer)[:2], left, ribbon, victim)
     _experts(svg, run, layer, victim)
     _frame(side, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
-    for shown, key in zip(runs, keys, strict=True):
+    if beside:
+        legend(side, right.start, LOSS[1] - 34, [TWIN], kin=True)
+    for shown, key in zip([*beside, *runs], [TWIN] * len(beside) + keys, strict=True):
         losses(side, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
     violation = RootScale(0, max(experts - 1, 1), *VIOLATION)
     title = f"MaxVio of {steps_each} steps: 0 is even (square-root axis)"
@@ -91,7 +96,7 @@ def collapse(
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
             _mark_killed(svg, side, left(step), right(step), expert)
     paragraph(svg, 0, 632, textwrap.wrap(svg.description, 78))
-    return svg.picture(COLUMNS, table(runs[::-1], layer))
+    return svg.picture(COLUMNS, table(runs[::-1], layer, twin))
 
 
 def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key]) -> None:
