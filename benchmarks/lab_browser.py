@@ -38,7 +38,11 @@ FOLDERS = (
     "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
 START_SECONDS = 120
-NOT_OF_VOILA = '["jupyterlab-jupytext","@jupyter-notebook/lab-extension"]'
+# What the tests' packages add to the page: a learner's has none of it, and Voilà cannot load it.
+NOT_OURS = (
+    "jupyterlab-jupytext", "@jupyter-notebook/lab-extension",
+    "@voila-dashboards/jupyterlab-preview",
+)  # fmt: skip
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 PICTURE = ".moeviz-picture"
 # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
@@ -130,6 +134,10 @@ class LabServer:
         # No news, no update check, no pop-up: nothing that could cover a panel.
         quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
         self.set("notification", quiet)
+        config = self.home / "jupyter_config_dir" / "labconfig"
+        config.mkdir(parents=True)
+        disabled = json.dumps({"disabledExtensions": dict.fromkeys(NOT_OURS, True)})
+        (config / "page_config.json").write_text(disabled, encoding="utf-8")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -139,8 +147,6 @@ class LabServer:
             f"--ServerApp.port={port} --ServerApp.port_retries=0 --ServerApp.ip=127.0.0.1 "
             f"--IdentityProvider.token={self.token} --no-browser --allow-root "
             "--LabApp.expose_app_in_browser=True --JupyterNotebookApp.expose_app_in_browser=True "
-            # Voilà would load them and misses what they need.
-            f"--VoilaConfiguration.extension_denylist={NOT_OF_VOILA} "
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
         ).split()
         with open(self.home / "server.log", "wb") as log:

@@ -154,6 +154,8 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
             lab_browser.play(page, f".moeviz-{case.trains}")
             page.wait_for_timeout(WARM_UP_SECONDS * 1000)
         handle, key, moves = lab_browser.slider_handle(page, slider), "ArrowRight", []
+        if not handle.is_visible():
+            lab_browser.click(page, f"{panel} .moeviz-more")
         for _ in range(arguments.moves):
             key = handle.evaluate(AWAY) or key
             page.evaluate(ARM, arm)

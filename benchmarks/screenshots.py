@@ -32,9 +32,7 @@ PANELS = {
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
 }
 RACE = "01_dense_vs_moe"
-# Scrolls to the heading that the panel stands under, which says what is seen.
-TO_HEADING = """panel => { const cell = panel.closest('.jp-Cell');
-    (cell.previousElementSibling ?? cell).scrollIntoView() }"""
+TO_CELL = "panel => panel.closest('.jp-Cell').scrollIntoView()"
 # Whether the live race, and not the recorded one, has come so far.
 RACED = """least => { const race = document.querySelector('.moeviz-race .mv');
     return /(?<!not )live:/.test(race.textContent)
@@ -70,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             if name == RACE:
                 lab_browser.play(page, panel)
                 page.wait_for_function(RACED, arg=arguments.step, timeout=300_000)
-                page.locator(panel).first.evaluate(TO_HEADING)
+                page.locator(panel).first.evaluate(TO_CELL)
                 page.wait_for_timeout(500)
                 save(arguments.out, "lab", page.screenshot())
                 lab_browser.click(page, ".moeviz-pause")
