@@ -124,9 +124,12 @@ def test_what_was_measured_stands_nowhere_before_it_is_asked(source):
         printed = [o.get("text", "") for o in cell.get("outputs", [])]
         before += html.unescape("\n".join([cell.source, *map(str, shown), *printed, ""]))
         for key in re.findall(r'panels\.Predict\("([^"]+)"\)', cell.source):
-            measured = PREDICTIONS[key].measured()
-            assert measured.figure not in before and measured.because not in before, key
             assert not key.startswith("00.") or "panels.RouteText()" in before
+            try:
+                measured = PREDICTIONS[key].measured()
+            except ValueError:  # nothing is recorded that could be told
+                continue
+            assert measured.figure not in before and measured.because not in before, key
 
 
 def test_no_prediction_is_left_unasked():
