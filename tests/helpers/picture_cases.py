@@ -544,7 +544,7 @@ def _costs():
     settings = cycle(((1024, 4, 1), (32768, 16, 1), (1048576, 8, 256)))
     for other, (context, bits, batch) in zip(OTHERS, settings, strict=False):
         yield case(cache_ladder, context=context, bits=bits, batch=batch, other=other)
-    for name, tokens in product(COMPARED, [1e11, 14.8e12, 1e14]):
+    for name, tokens in zip(COMPARED, cycle([1e11, 14.8e12, 1e14]), strict=False):
         yield case(training_cost, **BILL | dict(chosen=name, tokens=tokens))
     ways = [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
     legs = cycle(range(len(STEPS)))
@@ -561,9 +561,10 @@ def _costs():
             devices, context, batch = next(ends)
             yield case(draw, model_name=name, device_name=next(chips), devices=devices, plan=plan,
                        context=context, batch=batch)  # fmt: skip
-    for name, link, hit in product(offered.SPARSE, LINKS, (0, 37, 100)):
+    hits = cycle((0, 37, 100))
+    for name, link in product(offered.SPARSE, LINKS):
         yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,
-                   hit=hit)  # fmt: skip
+                   hit=next(hits))  # fmt: skip
     yield case(decode_batch, **STEP)
 
 
