@@ -35,8 +35,11 @@ pytestmark = [
     pytest.mark.xdist_group("aot"),
     pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone"),
 ]
+TRITON_36_STAMP = TRITON_36 / ".complete"  # which names the Python that it was made for
 with_triton36 = pytest.mark.skipif(
-    not (TRITON_36 / ".complete").exists(), reason="made by tests/make_triton36_env.sh"
+    not TRITON_36_STAMP.exists()
+    or " {}.{}.".format(*sys.version_info) not in TRITON_36_STAMP.read_text(),
+    reason="made by tests/make_triton36_env.sh, for the Python of .venv",
 )
 
 
