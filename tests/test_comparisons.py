@@ -16,9 +16,11 @@ from moeviz.model import LanguageModel
 from moeviz.records.metrics import max_violation
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
 from moeviz.routing import RouteContext, build_router
+from moeviz.text.corpus import load_corpus
 from moeviz.training.config import learning_rate_at
 
 META = {"code": "f00", "versions": {"torch": "2"}, "date": "today"}
+ON_TEXT = META | {"text": load_corpus().manifest.fingerprint}
 SHOWN = (DENSE, BASE, "hash", "frozen router", "nothing, as written", collapse.RESTARTED)
 
 
@@ -52,7 +54,7 @@ def toy(monkeypatch):
 
 def written(path):
     values = json.loads(path.read_text())
-    assert values.pop("provenance") == META
+    assert values.pop("provenance") == ON_TEXT
     return values
 
 

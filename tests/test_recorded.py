@@ -31,6 +31,7 @@ from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL_FILE = data_path("models", "start_here.safetensors")
 TRACE = Trace.load_file(data_path("traces", "start_here.safetensors"))
+TRAINED = ("capacity", "collapse", "race", "routers", "routers_longer", "scale")
 RECORDINGS = sorted(
     path
     for room in ("models", "runs", "traces")
@@ -57,6 +58,8 @@ def test_every_recording_says_where_it_comes_from(path):
             meta = json.loads(file.metadata()[HEADER_KEY])["meta"]
     for name in ("command", "commit", "date", "device", "versions"):
         assert meta[name], name
+    if path.stem in TRAINED and path.suffix == ".json":
+        assert meta["text"] == load_corpus().manifest.fingerprint
     assert meta["command"].startswith(("python -m moeviz experiment ", "python -m moeviz bench "))
 
 

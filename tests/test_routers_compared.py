@@ -25,9 +25,11 @@ from moeviz.experiments.router_arms import (
 )
 from moeviz.experiments.routers_compared import best_rates, rank_correlation, with_multipliers
 from moeviz.pictures.training.standings import standings
+from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig
 
 META = {"code": "f00", "versions": {}, "commit": "abc", "date": "today"}
+ON_TEXT = META | {"text": load_corpus().manifest.fingerprint}
 SHOWN = (DENSE, DENSE_ALL, MIXTRAL, "hash, random", "expert choice")
 SHORT, MIDDLE, LONGER = 2, 3, 4  # steps
 
@@ -78,7 +80,7 @@ def record(folder, seeds):
 def test_the_whole_flow_goes_on_where_it_was_interrupted(toy, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     first = record(tmp_path, 1)
-    assert first["provenance"] == META and set(first["arms"]) == set(SHOWN)
+    assert first["provenance"] == ON_TEXT and set(first["arms"]) == set(SHOWN)
     every = len(toy)
     assert every == 3 * len(SHOWN) + 1, "each arm in each setting, and the dense twin by steps"
 
@@ -123,7 +125,7 @@ def test_the_whole_flow_goes_on_where_it_was_interrupted(toy, tmp_path, monkeypa
     seconds = routers_timed.run(tmp_path, {"date": "later"}, 1, lambda *at: None)
     timed = json.loads((tmp_path / "runs" / "routers.json").read_text())
     assert timed["timing"] == {"provenance": {"date": "later"}, "seconds": seconds}
-    assert timed["provenance"] == META and set(seconds) == set(SHOWN)
+    assert timed["provenance"] == ON_TEXT and set(seconds) == set(SHOWN)
     for arm, figures in timed["settings"][FAIR]["arms"].items():
         if arm != DENSE and (compute := figures["multipliers"]["compute"]):
             cost = figures["gigaflops_per_step"]["mean"] / dense_cost(timed)

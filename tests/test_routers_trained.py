@@ -211,7 +211,8 @@ def test_the_clock_is_timed_later_and_stays(recorded, small):
         assert before["settings"][setting]["arms"][MIXTRAL]["multipliers"]["wall_clock"] is None
     routers_timed.run(out, META | {"command": "timed"}, 1, lambda *at: None)
     timed = json.loads((out / "runs" / "routers.json").read_text())
-    assert timed["provenance"] == META and timed["timing"]["provenance"]["command"] == "timed"
+    assert timed["provenance"] == META | {"text": load_corpus().manifest.fingerprint}
+    assert timed["timing"]["provenance"]["command"] == "timed"
     assert set(timed["timing"]["seconds"]) == set(NAMES)
     assert record(out, 2)["timing"] == timed["timing"] and not small
 

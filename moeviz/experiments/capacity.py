@@ -65,7 +65,7 @@ from moeviz.experiments.recording import (
     judged,
     means,
     untrained,
-    write_json,
+    write_trained,
 )
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
@@ -292,7 +292,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     figures = summary(
         results[DENSE], {a: results[a] for a in limits}, {a: results[a] for a in leaks}
     )
-    write_json(out / "runs" / "capacity.json", meta, figures)
+    write_trained(out / "runs" / "capacity.json", meta, figures)
     return means(figures["limits"], "loss", "loss_mixed", "drop_rate") | means(
         figures["leaks"], "loss_with_later_tokens", "loss_with_other_later_tokens"
     )

@@ -69,7 +69,7 @@ from moeviz.experiments.recording import (
     resumed,
     small_model,
     unpacked,
-    write_json,
+    write_trained,
 )
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
@@ -256,5 +256,5 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     snapshots = [unpacked(results[name][seed]) for seed in range(seeds) for name in SETTINGS]
     figures = summary(snapshots) | {"busy_experts": figures_over(results[BUSY])}
     save_snapshots(out / "runs" / "collapse.safetensors", snapshots, meta)
-    write_json(out / "runs" / "collapse.json", meta, figures)
+    write_trained(out / "runs" / "collapse.json", meta, figures)
     return means(figures["arms"], "reserve_loss", "max_violation", "dead_experts")

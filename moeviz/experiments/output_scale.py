@@ -32,7 +32,7 @@ from moeviz.experiments.recording import (
     differences,
     mean_sd,
     small_model,
-    write_json,
+    write_trained,
 )
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
@@ -110,7 +110,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
 
     def write(results: dict[str, list[float]]) -> dict[str, Any]:
         figures = summary({places[label]: values for label, values in results.items()})
-        write_json(out / "runs" / "scale.json", meta, figures)
+        write_trained(out / "runs" / "scale.json", meta, figures)
         return figures
 
     results = collect(out / "runs" / "scale.part", meta, runs, seeds, on_step, write)

@@ -54,7 +54,7 @@ from moeviz.experiments.recording import (
     resumed,
     small_model,
     unpacked,
-    write_json,
+    write_trained,
 )
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
@@ -232,5 +232,5 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     figures = summary(snapshots, controls)
     save_snapshots(out / "runs" / "race.safetensors", snapshots, meta)
     save_snapshots(out / "runs" / "race_control.safetensors", controls, meta)
-    write_json(out / "runs" / "race.json", meta, figures)
+    write_trained(out / "runs" / "race.json", meta, figures)
     return figures

@@ -30,7 +30,7 @@ from moeviz.records.metrics import (
 from moeviz.records.runs import Curve, Snapshot
 from moeviz.records.specialisation import mutual_information_of_counts
 from moeviz.records.store import write_atomically
-from moeviz.text.corpus import Corpus
+from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.training.config import TrainConfig
 from moeviz.training.evaluation import Evaluation
@@ -274,6 +274,12 @@ def means(arms: dict[str, Any], *names: str) -> dict[str, Any]:
 
 # A list of numbers alone, one a line as json writes it.
 _NUMBERS = re.compile(r"\[\s+([-+.\deEnul,\s]+?)\s+\]")
+
+
+def write_trained(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Figures of models that were trained on the embedded text, whose fingerprint is told with
+    their provenance: a class compares losses of one text."""
+    write_json(path, meta | {"text": load_corpus().manifest.fingerprint}, figures)
 
 
 def write_json(path: Path, meta: dict[str, Any], figures: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import collect, means, write_json
+from moeviz.experiments.recording import collect, means, write_trained
 from moeviz.experiments.router_arms import DENSE, LONGER, LONGER_ARMS, arms
 from moeviz.experiments.routers_compared import setting_table
 from moeviz.experiments.routers_trained import train_arm
@@ -35,7 +35,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
 
     def write(results: dict[str, list[Any]]) -> dict[str, Any]:
         figures = setting_table(LONGER, results)
-        write_json(out / "runs" / "routers_longer.json", meta, figures)
+        write_trained(out / "runs" / "routers_longer.json", meta, figures)
         return figures
 
     runs = {name: one(name) for name in (DENSE, *LONGER_ARMS)}

@@ -64,7 +64,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import balance_figures, collect, finished, means, write_json
+from moeviz.experiments.recording import balance_figures, collect, finished, means, write_trained
 from moeviz.experiments.router_arms import (
     DENSE,
     FAIR,
@@ -207,7 +207,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
             results[stage] = {k.removeprefix(f"{stage}, "): runs for k, runs in kept.items()}
         timing = json.loads(path.read_text()).get("timing") if path.exists() else None
         figures = compared(results, rates, facts, timing)
-        write_json(path, meta, figures)
+        write_trained(path, meta, figures)
         return figures
 
     for stage in ORDER:

@@ -101,8 +101,14 @@ def _interval(gap: Figure) -> list[float]:
 
 
 def about(recorded: dict[str, Any], figure: Figure) -> str:
-    """Of how many seeds and steps a recorded experiment is, where and when it ran."""
-    seeds, made = len(figure["values"]), recorded["provenance"]
+    """Of how many seeds and steps a recorded experiment is, where, when and on which text it
+    ran."""
+    seeds = len(figure["values"])
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    words = [count, f"{recorded['steps']} steps", made.get("device"), made.get("date")]
-    return " · ".join(filter(None, words))
+    return " · ".join([count, f"{recorded['steps']} steps", *ran_on(recorded["provenance"])])
+
+
+def ran_on(made: dict[str, Any]) -> list[str]:
+    """The device, the date, and the fingerprint of the text, as far as they are known."""
+    text = f"text {made['text']}" if "text" in made else None
+    return [words for words in (made.get("device"), made.get("date"), text) if words]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from moeviz.pictures.axes import padded
+from moeviz.pictures.over_seeds import ran_on
 from moeviz.pictures.plot import Key
 from moeviz.pictures.training.arms import drawn
 from moeviz.records.compare import Gap
@@ -53,9 +54,8 @@ def sheet(width: float, height: float) -> Iterator[Sheet]:
 
 
 def foot(figure: Figure, recorded: dict[str, Any], *notes: str) -> None:
-    """Notes, and where and when it was recorded: small, below everything."""
-    made = recorded["provenance"]
-    words = "\n".join([*notes, f"recorded on {made['device']}, {made['date']}"])
+    """Notes, and where, when and on which text it was recorded: small, below everything."""
+    words = "\n".join([*notes, f"recorded on {', '.join(ran_on(recorded['provenance']))}"])
     figure.supxlabel(words, x=0.995, ha="right", fontsize=6, color=GREY)
 
 

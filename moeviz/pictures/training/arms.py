@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from moeviz.pictures.axes import Scale, padded
-from moeviz.pictures.over_seeds import interval_words
+from moeviz.pictures.over_seeds import interval_words, ran_on
 from moeviz.pictures.plot import Key, legend, mark
 from moeviz.pictures.svg import MUTED, Svg
 from moeviz.records.compare import Gap, compare, verdicts
@@ -104,9 +104,8 @@ def seeds_words(count: int) -> str:
 
 
 def origin(recorded: Recorded, words: str) -> str:
-    """The line above a picture: these words, where and when it was recorded."""
-    made = recorded["provenance"]
-    return " · ".join(filter(None, (words, made.get("device"), made.get("date"))))
+    """The line above a picture: these words, where, when and on which text it was recorded."""
+    return " · ".join(filter(None, (words, *ran_on(recorded["provenance"]))))
 
 
 def sentence_case(words: str) -> str:
