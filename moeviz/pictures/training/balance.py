@@ -8,14 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.records.metrics import (
-    dead_experts,
-    effective_experts,
-    last_common,
-    max_violation,
-    noise_floor,
-    validation_at,
-)
+from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
 from moeviz.records.runs import Snapshot
 
 POINTS = 50  # over a whole run: each is the mean of the steps that it stands for
@@ -82,18 +75,28 @@ def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
 
 
 def _beside(run: Snapshot, twin: Snapshot | None) -> str:
-    """How far the run's loss lies from the twin's, at the last step where both were measured."""
-    if twin is None:
+    """How far the run's loss lies from the twin's, where it was measured last."""
+    measured = _of_twin(run, twin)
+    if not measured:
         return ""
-    step = last_common([run.curve, twin.curve], "step")
-    own, other = (validation_at(each.curve, "step", step) for each in (run, twin))
-    if math.isnan(own - other):
-        return ""
+    point, other = max(measured.items())
+    own, step = run.curve.validation[point], run.curve.step[point]
     side = "above" if own > other else "below"
     return (
         f" At step {step:.0f} its validation loss lies {abs(own - other):.3f} nats per token "
         f"{side} that of the dense twin, a recorded run of this seed."
     )
+
+
+def _of_twin(run: Snapshot, twin: Snapshot | None) -> dict[int, float]:
+    """The twin's validation loss by the run's points. The first measurement of one belongs to the
+    first of the other, and so on, for both measure equally often; by their steps they need not
+    meet, because a recorded point stands for three steps and bears the last one's number."""
+    if twin is None:
+        return {}
+    points = np.flatnonzero(~np.isnan(run.curve.validation)).tolist()
+    measured = twin.curve.validation[~np.isnan(twin.curve.validation)].tolist()
+    return dict(zip(points, measured, strict=False))
 
 
 def floor(run: Snapshot, steps: int) -> float:
@@ -111,6 +114,7 @@ def table(
     runs: Sequence[Snapshot], layer: int, twin: Snapshot | None = None
 ) -> Iterator[tuple[object, ...]]:
     """COLUMNS of each run where its validation was measured, and at its end. twin: of the first."""
+    of_twin = _of_twin(runs[0], twin)
     for run in runs:
         curve = run.curve
         measured = np.flatnonzero(~np.isnan(curve.validation))
@@ -120,9 +124,7 @@ def table(
             entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
             balance = f"{now.largest:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
             step = int(curve.step[p])
-            beside = math.nan
-            if twin is not None and run is runs[0] and p in measured:
-                beside = validation_at(twin.curve, "step", step)
+            beside = of_twin.get(p, math.nan) if run is runs[0] else math.nan
             losses = (_told(v, 3) for v in (curve.loss[p], curve.validation[p], beside))
             yield run.label, step, now.busiest, *balance, now.dead, entropy, *losses
 

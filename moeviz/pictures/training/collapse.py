@@ -29,7 +29,7 @@ MAIN, SIDE, HEIGHT = 540, 336, 744
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
-TWIN = Key("dense twin, recorded", "#009e73", "9 3 2 3", "diamond", width=1.2)
+TWIN = Key("dense twin, recorded", "#009e73", "3 3", "diamond", width=1.2)
 ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
 # y of the lower and upper ends of the plots; a heading of four lines stands above them.
 RIBBON, VIOLATION = (346.0, 130.0), (572.0, 446.0)
@@ -251,9 +251,13 @@ def _experts(svg: Svg, run: Snapshot, layer: int, victim: int | None) -> None:
 
 
 def _loss_range(runs: Sequence[Snapshot]) -> tuple[float, float]:
-    """What the losses span, but for the steep beginning, which would flatten all that follows."""
-    late = [v for run in runs for v in run.curve.loss[run.curve.step > run.total_steps / 5]]
-    return padded(late or [v for run in runs for v in run.curve.loss] or [0.0, 8.0], 0.05)
+    """What the losses span, but for the steep beginning, which would flatten all that follows; that
+    of a run that is no further counts."""
+    shown: list[float] = []
+    for run in runs:
+        late = run.curve.loss[run.curve.step > run.total_steps / 5]
+        shown += (late if len(late) else run.curve.loss).tolist()
+    return padded(shown or [0.0, 8.0], 0.05)
 
 
 def _mark_killed(svg: Svg, side: Svg, left: float, right: float, expert: int) -> None:
