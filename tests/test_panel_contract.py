@@ -42,6 +42,9 @@ from helpers.panels import (
     values_of,
 )
 from moeviz import panels
+from moeviz.costs.claims.claims import CLAIMS
+from moeviz.costs.known.devices import DEVICES
+from moeviz.costs.known.models import MODELS
 from moeviz.panels.bundle import view_bundle
 from moeviz.pictures.static import standalone
 
@@ -53,6 +56,16 @@ ROOT = Path(__file__).resolve().parent.parent
 VIEW = "application/vnd.jupyter.widget-view+json"
 every = pytest.mark.parametrize("name", MOVES)
 reading = pytest.mark.parametrize("name", READING)
+
+
+def figures(words):
+    """The numbers of each sentence but for those in names and in a claim that is quoted."""
+    quoted = [claim.text for claim in CLAIMS.values()]
+    for name in sorted([*quoted, *MODELS, *DEVICES], key=len, reverse=True):
+        words = words.replace(name, "")
+    kinds = "layer|expert|token|seed|program|step"
+    words = re.sub(rf"(?i)\b({kinds}) \d+|PCIe \d x\d+|\d+ ×|\d{{4}}\.\d{{5}}", "", words)
+    return [re.findall(r"(?<![\w.,])\d[\d,.]*", each) for each in re.split(r"\. ", words)]
 
 
 def reader(name):
@@ -168,6 +181,7 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture_and_a_move_is_qui
         assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
         _, _, named = drawn(panel).get("aria-label").partition(". ")
         assert caption == panel.drawn.summary == named
+        assert all(len(numbers) <= 3 for numbers in figures(caption)), caption
         assert panel.drawn.svg == panel.picture.value
         assert name in LIVE or panel.drawn.summary in said(panel)
     panel.show_table.value = False

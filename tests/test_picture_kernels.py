@@ -132,7 +132,7 @@ def test_what_is_said_of_tile_waste():
     assert waste_curves(64 * 4096, 64, 0)[:, 0] == pytest.approx(rule, rel=0.25)
     # The notebook's prediction: "about 20 %".
     said = tile_waste(tokens=1024, experts=64, top_k=8, skew=0.0, block=64).summary
-    assert 15 < float(re.search(r"padding, ([\d.]+)%", said)[1]) < 25
+    assert 15 < float(re.search(r"padding. That is ([\d.]+)%", said)[1]) < 25
 
 
 def test_loads_are_drawn_once_for_each_seed():

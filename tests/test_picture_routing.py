@@ -124,7 +124,7 @@ def test_the_load_says_over_how_many_assignments():
     """Eight tokens cannot reach 64 experts: that the others got nothing is no news."""
     few = load_bars(np.array([[1] * 8 + [0] * 56]), (0,)).summary
     assert "a layer's 8 assignments" in few
-    assert "56 of 64 got nothing (8 reach no more than 8 of the 64 of a layer)." in few
+    assert "56 of 64 got nothing. Of the 64 of a layer 8 assignments reach at most as many." in few
     assert load_bars(np.array([[300, 0, 0, 100]]), (0,)).summary.endswith("2 of 4 got nothing.")
 
 

@@ -39,7 +39,7 @@ def gpt4_sizes(experts: float, expert_parameters: float, shared_parameters: floa
     )
     fits = within(routed, 1.78e12, 0.05) and within(active, 280e9, 0.05)
     why = f"a rumour: {routed / 1e12:.2f}T in experts, {active / 1e9:.0f}B active" + (
-        ", which agrees with itself" if fits else ", which does not agree with 1.8T and 280B"
+        ". This agrees with itself" if fits else ". The rumour itself says 1.8T and 280B"
     )
     return Outcome("unverifiable", why, routed + shared_parameters, terms)
 

@@ -71,10 +71,10 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
     own, name = steps[-1][1], OTHERS[check_choice("other", other, OTHERS)]
     totals = {label: value for label, value, *_ in steps} | {m.name: m.bytes for m in models}
     many = "One sequence" if batch == 1 else f"{batch} sequences"
-    what = f"{name} takes" if name in SHOWN else f"with {name} it would be"
+    what = f"{name} takes" if name in SHOWN else f"With {name} it would be"
     summary = (
         f"{many} of {context:,} tokens: DeepSeek-V3's cache is {si(batch * own, 'B')} with latent "
-        f"attention (MLA); {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
+        f"attention (MLA). {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
     )
     svg = Svg(WIDTH, LADDER_HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",

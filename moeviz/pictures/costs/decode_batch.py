@@ -174,7 +174,7 @@ def _summary(
         )
     sentence = (
         f"Batch {batch:,}: {_ms(step)} ms a step, {step.tokens_per_s:,.0f} tokens/s in all, "
-        f"bound by {step.bound}; {step.distinct:.1f} experts touched in each layer."
+        f"bound by {step.bound}. In each layer {step.distinct:.1f} experts are touched."
     )
     twin = dense.steps.get(batch)
     if twin is not None:

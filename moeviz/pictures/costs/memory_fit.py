@@ -66,8 +66,8 @@ def _summary(
     machine = f"{devices} × {chip.name}"
     sentence = (
         f"{name} in {PLANS[plan]}: weights {_gb(found.weights.total)} GB and a cache of "
-        f"{_gb(found.cache.total)} GB for {_sequences(batch)} of {context:,} tokens, against "
-        f"{_gb(found.capacity_bytes)} GB of {machine}. "
+        f"{_gb(found.cache.total)} GB, against {_gb(found.capacity_bytes)} GB of {machine}. The "
+        f"cache is that of {_sequences(batch)} of {context:,} tokens. "
     )
     if found.fits:
         sentence += f"It fits, {_gb(found.free_bytes)} GB stay free; at most"

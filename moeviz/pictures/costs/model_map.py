@@ -121,8 +121,8 @@ def _summary(shown: Sequence[Point], chosen: str, until: int) -> str:
     p = by_name[chosen]
     share = 100 * p.active / p.total
     return (
-        f"{sentence} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.3g} %; "
-        f"{p.confidence}, {p.source}."
+        f"{sentence} {chosen}: {count(p.total)}, a token meets {count(p.active)}, {share:.3g} %. "
+        f"Its sizes: {p.confidence}, {p.source}."
     )
 
 

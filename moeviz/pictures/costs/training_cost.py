@@ -67,7 +67,7 @@ def training_cost(
     own = bills[chosen]
     summary = (
         f"{chosen} on {count(tokens)} tokens: {count(own.device_hours)} hours of {device} at "
-        f"{100 * mfu:g} % MFU, {money(own.usd)} at ${usd_per_hour:g} an hour, "
+        f"{100 * mfu:g} % MFU. That is {money(own.usd)} at ${usd_per_hour:g} an hour, and "
         f"{own.kwh / 1e6:.3g} GWh. The final run alone: no staff, no failed runs."
     )
     svg = Svg(WIDTH, HEIGHT, "What training costs", summary)

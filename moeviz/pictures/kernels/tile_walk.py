@@ -82,7 +82,7 @@ def tile_walk(trace: DispatchTrace, *, walk: str, programs: int, group: int) -> 
     started = launched if walk == "one" else programs
     idle = f", {launched - num_pieces} of them without a tile" if walk == "one" else ""
     summary = (
-        f"{num_pieces} pieces of work, {programs} at a time: {started} programs start{idle}. "
+        f"{num_pieces} pieces of work, {programs} at a time. {started} programs start{idle}. "
         f"They read {si(asked, 'B')}; within each moment {si(different, 'B')} of it are different."
     )
     height = 62 + programs * (LANE + GAP) + 90 + BARS + 30

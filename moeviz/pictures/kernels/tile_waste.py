@@ -69,9 +69,9 @@ def tile_waste(
     padding = padding_rows(load_E, block)
     waste = padding / (num_rows + padding)
     summary = (
-        f"{num_rows:,} rows for {experts} experts, skew {skew:g}: in tiles of {block} rows "
-        f"{padding:,} of {num_rows + padding:,} computed rows are padding, {waste:.1%}; "
-        f"{1 - waste:.1%} of the FLOPs are useful. Rule of thumb, E · BLOCK_M / 2 rows: "
+        f"{num_rows:,} rows go to {experts} experts, with skew {skew:g}. In tiles of {block} rows "
+        f"{padding:,} of {num_rows + padding:,} computed rows are padding. That is {waste:.1%} of "
+        f"the FLOPs; by the rule of thumb, E · BLOCK_M / 2 rows, it would be "
         f"{expected_waste(num_rows, experts, block):.1%}."
     )
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)

@@ -157,11 +157,11 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
     peak = max(float(share_LE.max(initial=0)), 2 / num_experts)
     unused = int((load_LE == 0).sum())
     given = int(load_LE.sum(1).max(initial=0))
-    reach = f" ({given} reach no more than {given} of the {num_experts} of a layer)"
+    reach = f" Of the {num_experts} of a layer {given} assignments reach at most as many."
     summary = (
-        f"Share of a layer's {given} assignments per expert; even would be {1 / num_experts:.1%}, "
-        f"the busiest has {float(share_LE.max(initial=0)):.1%}, {unused} of {load_LE.size} got "
-        f"nothing{reach if given < num_experts else ''}."
+        f"Share of a layer's {given} assignments per expert. Even would be {1 / num_experts:.1%}; "
+        f"the busiest has {float(share_LE.max(initial=0)):.1%}. {unused} of {load_LE.size} got "
+        f"nothing.{reach if given < num_experts else ''}"
     )
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)
     for i in range(num_layers):
