@@ -24,14 +24,13 @@ class TileWaste(Panel):
 
     def __init__(self) -> None:
         super().__init__(
-            {
-                "skew": skew_slider(),
-                "tokens": steps("Tokens", TOKENS, 1024),
-                "seed": seed_box(),
-            },
-            {
-                "block": choice("BLOCK_M", BLOCKS, 64, "48px"),
-                "experts": choice("Experts", EXPERTS, 64, "48px"),
-                "top_k": choice("K", TOP_K, 8, "48px"),
-            },
+            {"skew": skew_slider(), "tokens": steps("Tokens", TOKENS, 1024)},
+            {"block": choice("BLOCK_M", BLOCKS, 64, "48px")},
+            more=[
+                {
+                    "experts": choice("Experts", EXPERTS, 64, "48px"),
+                    "top_k": choice("K", TOP_K, 8, "48px"),
+                },
+                {"seed": seed_box()},
+            ],
         )
