@@ -87,9 +87,13 @@ def recorded_model() -> tuple[LanguageModel, Tokenizer]:
 
 
 def compact(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with at most POINTS points, neighbours averaged, in single precision."""
+    """The snapshot with at most POINTS points, neighbours averaged, in single precision. A point
+    with a validation loss stands at the step of that loss."""
     curve = snapshot.curve
-    groups = np.array_split(np.arange(len(curve)), min(POINTS, len(curve)))
+    ends = np.linspace(0, len(curve), min(POINTS, len(curve)) + 1).round().astype(int)[1:]
+    for measured in np.flatnonzero(~np.isnan(curve.validation)) + 1:
+        ends[np.abs(ends[:-1] - measured).argmin() if measured < len(curve) else -1] = measured
+    groups = np.split(np.arange(len(curve)), np.unique(ends)[:-1])
     columns = {}
     for name, column in vars(curve).items():
         if name in ("step", "seconds", "flops"):
