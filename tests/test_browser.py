@@ -326,8 +326,9 @@ def test_inside_a_layer(page):
         browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
 
     # At top-k: the weighting, which loads the model unless a cell has.
+    page.locator(f"{LAYER_PANEL} button.moeviz-more").first.click()
     page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(1).click()
-    browser.wait_state(page, LAYER_PANEL, "weighting=raw$")
+    browser.wait_state(page, LAYER_PANEL, "weighting=raw(&|$)")
     raw = browser.picture(page, LAYER_PANEL)
     page.locator(f"{LAYER_PANEL} .moeviz-weighting button").nth(0).click()
     renormalised = browser.wait_for_change(page, raw, LAYER_PANEL)

@@ -17,10 +17,13 @@ QUESTION = browser.notebook(
 )
 
 
-# Each host's own, before it knows of us: Notebook 7 asks for the shortcuts' settings too early, and
-# Voilà's page for icons and formulas in the network.
+# Each host's own, before it knows of us: Notebook 7 asks too early for the shortcuts' settings and
+# for a command of the lab's file browser, and Voilà's page for icons and formulas in the network.
 KNOWN = {
-    "notebooks": ["page error: Cannot read properties of undefined (reading 'schema')"],
+    "notebooks": [
+        "page error: Cannot read properties of undefined (reading 'schema')",
+        "page error: Command 'filebrowser:open-path' not registered.",
+    ],
     "voila/render": ["https://cdn", "Failed to load resource: net::"],
 }
 
