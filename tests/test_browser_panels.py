@@ -274,7 +274,7 @@ def test_09(labs, tmp_path):
         page.locator(f"{ANATOMY} .moeviz-model button", has_text="GPT-3").first.click()
         browser.wait_state(page, ANATOMY, r"model=GPT-3")
         page.locator(f"{ANATOMY} .moeviz-beside button", has_text="yours").first.click()
-        page.locator(f"{ANATOMY} .moeviz-config textarea").first.focus()
+        page.locator(f"{ANATOMY} .moeviz-config textarea").first.click()  # when it is shown
         page.keyboard.press("Control+A")
         page.keyboard.insert_text('{"model_type": "<script>alert(1)</script>"}')
         page.locator(f"{ANATOMY} .moeviz-status", has_text="is not known; known are").wait_for()
