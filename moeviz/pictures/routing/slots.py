@@ -150,7 +150,7 @@ def _summary(decision: Decision) -> str:
 def _against(decision: Decision) -> str:
     if decision.meta["overflow"] == "pad":
         return ""
-    return f". The closed form expects that {expected_drop(decision):.1%} are"
+    return f". The closed form expects that {expected_drop(decision):.1%} are dropped"
 
 
 def _future(decision: Decision) -> str:
