@@ -181,6 +181,10 @@ def test_a_token_is_followed_through_every_stage(stage):
     experts = {f"e{e}" for e in layer.expert[3]}
     kin = {name for g in framed for name in g.get("data-kin").split()}
     assert kin == {"t3", *experts}
+    if stage == "dispatch":
+        pale = {"opacity:0.2" in m.get("style") for g in framed for m in g.iter(SVG + "polyline")}
+        every = ["opacity:0.2" in line.get("style") for line in marks(picture, "polyline")]
+        assert pale == {False} and every.count(False) == 2 * 2, "only its threads are strong"
 
 
 def test_rows_move_to_their_experts_in_token_order():
@@ -219,6 +223,7 @@ def test_the_slots_by_hand():
     assert rows[6] == ("0 1", "expert 0 slot 6", "1", "")
     assert rows[7] == ("1 0", "none", "1 0", "")
     assert "3 of 16 assignments are dropped: 18.8%. The closed form" in picture.summary
+    assert "% are dropped. 1 token" in picture.summary, "a whole sentence"
     assert "1 token gets no expert at all; the first is number 7." in picture.summary
     assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
     assert all(len(numbers(sentence)) <= 3 for sentence in sentences(picture.summary))

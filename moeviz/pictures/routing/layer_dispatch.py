@@ -10,6 +10,7 @@ from moeviz.pictures.routing.layer_frame import (
     LEFT,
     LINE,
     MAX_TOKENS,
+    NOBODY,
     TOP,
     chip,
     frame,
@@ -24,6 +25,7 @@ from moeviz.records.routes import Anatomy
 
 SORTED = 296.0  # where rows stand in the order of experts
 CHIP = 30.0  # of a row that has not moved yet, beside its token, with air
+PALE = 0.2  # opacity of the threads beside those of a followed token
 
 Place = tuple[float, float]
 
@@ -104,8 +106,10 @@ def _sorted_row(
         bold, end = now or token == follow, start[0] + CHIP
         svg.rect(start[0], start[1] - 8, CHIP - 2, 16, "transparent", stroke=RULE, radius=3)
         wide = 3.4 if bold else 1.8
-        svg.line(end, start[1], SORTED, y, stroke=INK, width=wide + 1)  # an edge for light ones
-        svg.line(end, start[1], SORTED, y, stroke=colour, width=wide)
+        thread = (end, start[1]), (SORTED, y)
+        pale = PALE if follow not in (NOBODY, token) else 1.0
+        svg.polyline(thread, stroke=INK, width=wide + 1, opacity=pale)  # an edge for light ones
+        svg.polyline(thread, stroke=colour, width=wide, opacity=pale)
         text = shorten(layer.tokens[token], 13)
         svg.text(SORTED + 56, y + 5, text, mono=True, size=13, bold=bold)
         svg.text(SORTED + 174, y + 5, weight, fill=MUTED)
