@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,16 +13,18 @@ from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 
 WIDTH, HEIGHT, SIDE = 520.0, 400.0, 420.0
 BLOCKS = (16, 32, 64, 128)
-# A colour, a dash and a width each: never colour alone.
+# A colour and a dash each, never colour alone; the chosen one is wider.
 STYLES = (
-    Key("16", "#0072b2"), Key("32", "#d55e00", "7 3"), Key("64", "#009e73", "2 3", width=2.5),
-    Key("128", "#cc79a7", width=4),
+    Key("16", "#0072b2"), Key("32", "#d55e00", "7 3"), Key("64", "#009e73", "2 3"),
+    Key("128", "#cc79a7", "9 3 2 3"),
 )  # fmt: skip
+WIDE = 4.0
 SKEWS = tuple(round(0.1 * i, 1) for i in range(21))
 DRAWS = 8  # batches behind each point of a line
 COLUMNS = ("skew", *(f"padding at BLOCK_M {m}" for m in BLOCKS))
 PADDING = "#ffffff"
 ROWS = "#0072b2"
+ORDER = "experts, in order of expected popularity"
 
 
 def padding_rows(load_E: np.ndarray, block: int) -> int:
@@ -98,6 +101,7 @@ def _lines(
         tip = f"BLOCK_M {BLOCKS[b]}: {mean:.1%} at skew {skew:g}"
         with svg.thing(f"block {BLOCKS[b]}", tip=f"{tip}, rule of thumb {rules[b]:.1%}"):
             svg.line(x.start, rule, x.end, rule, stroke=key.colour, width=0.8, dash="1 3")
+            key = replace(key, width=WIDE) if BLOCKS[b] == block else key
             points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
         ends.append((points[-1][1], b))
     # Names at the lines' ends, kept apart.
@@ -144,7 +148,7 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
             if load:
                 svg.rect(at, real, wide, base - real, ROWS)
     svg.line(left, base, right, base)
-    svg.text((left + right) / 2, base + 35, "experts, most popular first", anchor="middle")
+    svg.text((left + right) / 2, base + 35, ORDER, anchor="middle")
     shown = range(len(load_E)) if len(load_E) <= 16 else (0, len(load_E) - 1)
     for e in shown:
         svg.text(left + (e + 0.5) * width, base + 17, str(e), anchor="middle", fill=MUTED)
