@@ -16,8 +16,8 @@ BLOCK_N = 64  # columns of [gate, up] that a program computes
 ITEM = 2  # bytes of a 16-bit number
 WALKS = (("one program a piece", "one"), ("persistent", "persistent"))
 COLUMNS = ("moment", "pieces", "bytes read", "of them different")
-READ = Key("read by all programs", "#8a939d", mark="box")
-DIFFERENT = Key("different: the rest can come from the L2 cache", "#0072b2", mark="box")
+AGAIN = Key("asked for again: can come from the L2 cache", "#8a939d", mark="box")
+FIRST = Key("asked for first: from memory", "#0072b2", mark="box")
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def _reads(
     """Under each moment, what its programs read, and how much of it is different."""
     wide = (RIGHT - LEFT) / len(reads)
     svg.text(0, top - 54, "What the programs of a moment read", size=14, bold=True)
-    legend(svg, 0, top - 28, (READ, DIFFERENT))
+    legend(svg, 0, top - 28, (AGAIN, FIRST))
     y = Scale(0, max(asked for _, asked, _ in reads), top + BARS, top)
     y_axis(svg, y, LEFT, RIGHT, ticks=y.ticks(3), form=lambda value: si(value, "B"))
     for i, (_, asked, different) in enumerate(reads):
         x, width = LEFT + i * wide + 6, wide - 8
         tiles = dict.fromkeys(f"g{lane[i].tile}" for lane in per_program if i < len(lane))
-        tip = f"moment {i + 1}: {si(asked, 'B')} read, of which {si(different, 'B')} are different"
+        tip = f"moment {i + 1}: {si(asked, 'B')} asked for, {si(different, 'B')} of them different"
         with svg.thing(f"m{i}", *tiles, tip=tip):
-            svg.rect(x, y(asked), width, y.start - y(asked), READ.colour)
-            svg.rect(x, y(different), width, y.start - y(different), DIFFERENT.colour)
+            svg.rect(x, y(asked), width, y.start - y(asked), AGAIN.colour)
+            svg.rect(x, y(different), width, y.start - y(different), FIRST.colour)
     svg.text((LEFT + RIGHT) / 2, top + BARS + 20, "moments, from left to right", anchor="middle")
