@@ -29,6 +29,21 @@ LEFT, TOP, SIDE = 62.0, 62.0, 400.0
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9
+# How a token travels, in two lines for each way.
+WAY_OF: dict[Copies, tuple[str, str]] = {
+    "expert": (
+        "Each expert: a token is sent once for every expert that it",
+        "chose, and not at all to those on its own device.",
+    ),
+    "device": (
+        "Each device: a token is sent once to every device with",
+        "experts that it chose.",
+    ),
+    "node": (
+        "Each node: a token crosses once, to the device there with",
+        "its sender's number, which passes it on.",
+    ),
+}
 COLUMNS = (
     "device", "node", "sends inside its node", "sends to other nodes", "receives inside its node",
     "receives from other nodes",
@@ -40,7 +55,7 @@ class Sent:
     """A way to send, with its sums: over 64 devices they are worth computing once. near, far:
     bytes inside nodes and between them; seconds: the least."""
 
-    label: str
+    label: Copies
     traffic: Traffic
     near: float
     far: float
@@ -126,6 +141,8 @@ def _summary(name: str, chosen: Sent, plainest: Sent, tokens: int, step: int) ->
     if saved:
         more = "less" if saved > 0 else "more"
         sentence += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
+    elif plainest.far:  # as long, so that the picture below stays in its place
+        sentence += " Between nodes that is as much as a BF16 copy for every expert."
     words = WORDS[step][0].lower() + WORDS[step][1:]
     return f"{sentence} On H800s at least {_time(chosen)} a layer. One token: {words}"
 
@@ -212,8 +229,7 @@ def _totals(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> 
     notes = (
         f"The busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s between",
         "nodes (H800, confidence official: DeepEP).",
-        "Each node: a token crosses once, to the device there with",
-        "its sender's number, which passes it on.",
+        *WAY_OF[chosen.label],
     )
     paragraph(svg, 0, y + 54, notes, 20, fill=MUTED)
 

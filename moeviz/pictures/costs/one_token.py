@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ WORDS = (
     "Results cross back, and the token adds them up.",
 )
 OUT, BACK = ("cross", "spread"), ("gather", "return")
+WAITS = {"spread": "cross", "return": "gather"}  # what came in the step before and is still there
 TOKEN, EXPERT = "#0072b2", "#e69f00"
 WITHIN = Key("inside nodes", "#56b4e9", mark="box")
 BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
@@ -55,6 +57,16 @@ class Way:
         gone = [leg for leg in gone if leg.crosses == crossing]
         out = sum(leg.copies for leg in gone if leg.step in OUT)
         return out, sum(leg.copies for leg in gone) - out
+
+    def present(self, step: str) -> list[Leg]:
+        """Legs whose copies are on their targets: those that come now, and those that came before.
+        Copies stay until the experts compute; of results those that the token is to add."""
+        return [
+            leg
+            for leg in self.legs
+            if leg.step == step
+            or (leg.step == WAITS.get(step) and (leg.step in OUT or leg.target == SOURCE))
+        ]
 
 
 def chosen_experts(
@@ -99,7 +111,7 @@ def way_of(experts: Sequence[int], num_experts: int, nodes: int, per_node: int, 
 
 def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
     """Nodes as columns of devices, and the copies that travel in this step; each has come from
-    where its line begins."""
+    where its line begins. Those that came before have no line."""
     per_node = traffic.devices_per_node
     nodes = traffic.devices // per_node
     stages(svg, svg.width, STEPS, STEPS[step], lambda name: {"step": STEPS.index(name)}, top=70)
@@ -118,11 +130,12 @@ def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
         svg.text(x + pitch / 2, TOP + 15, f"node {node}", anchor="middle", fill=MUTED)
     for row in range(per_node):
         svg.text(LEFT - 8, places[row][1] + 4, f"device {row}", anchor="end", fill=MUTED)
-    for leg in way.legs:
-        if leg.step == STEPS[step]:
-            _travel(svg, leg, places, traffic, per_node)
+    wide = min(pitch - 16, 84)
+    legs = way.present(STEPS[step])
+    for leg, at_C in zip(legs, _side_by_side(legs, places, wide), strict=True):
+        _travel(svg, leg, places, at_C, traffic, moves=leg.step == STEPS[step])
     for device, at in places.items():
-        _device(svg, device, at, min(pitch - 16, 84), way, step, per_node)
+        _device(svg, device, at, wide, way, step, per_node)
     paragraph(svg, 0, TOP + TALL + 46, _sums(way, traffic, step), 20)
 
 
@@ -130,21 +143,39 @@ def _name(device: int, per_node: int) -> str:
     return f"device {device % per_node} of node {device // per_node}"
 
 
+def _side_by_side(
+    legs: Sequence[Leg], places: dict[int, tuple[float, float]], wide: float
+) -> list[list[float]]:
+    """The x of each leg's copies: inside their device, and right of the token where it is there."""
+    room = Counter({SOURCE: 1})
+    for leg in legs:
+        room[leg.target] += leg.copies
+    taken = Counter({SOURCE: 1})
+    at = []
+    for leg in legs:
+        first, left = taken[leg.target], places[leg.target][0] - wide / 2 + 9
+        apart = min(7, (wide - 18) / max(room[leg.target] - 1, 1))
+        at.append([left + apart * i for i in range(first, first + leg.copies)])
+        taken[leg.target] += leg.copies
+    return at
+
+
 def _travel(
-    svg: Svg, leg: Leg, places: dict[int, tuple[float, float]], traffic: Traffic, per_node: int
-) -> None:
+    svg: Svg, leg: Leg, places: dict[int, tuple[float, float]], at_C: Sequence[float],
+    traffic: Traffic, *, moves: bool,
+) -> None:  # fmt: skip
+    """A leg's copies at their target, and, while it moves, its line."""
     (x, y), (to_x, to_y) = places[leg.source], places[leg.target]
     each = traffic.dispatch_bytes_per_copy if leg.step in OUT else traffic.combine_bytes_per_copy
-    key = BETWEEN if leg.crosses else WITHIN
+    key, per_node = BETWEEN if leg.crosses else WITHIN, traffic.devices_per_node
     what = "copy" if leg.step in OUT else "result"
     number = f"1 {what}" if leg.copies == 1 else f"{leg.copies} {what.replace('y', 'ie')}s"
     tip = f"{_name(leg.source, per_node)} to {_name(leg.target, per_node)}: {number}, "
     with svg.thing(key.name, tip=tip + si(leg.copies * each, "B")):
-        for colour, edge in ((INK, 1.4), (key.colour, 0.0)):
+        for colour, edge in ((INK, 1.4), (key.colour, 0.0)) if moves else ():
             svg.line(x, y, to_x, to_y, stroke=colour, width=1.5 + leg.copies + edge)
-        with svg.arriving(x - to_x, y - to_y):
-            for i in range(leg.copies):
-                at = to_x - 26 + 7 * i
+        with svg.arriving(x - to_x, y - to_y) if moves else nullcontext():
+            for at in at_C:
                 svg.circle(at, to_y, 6, TOKEN if leg.step in OUT else EXPERT, stroke=INK)
 
 
@@ -156,9 +187,10 @@ def _device(
     tip = f"{_name(device, per_node)}: {count or 'none'} of the token's experts"
     with svg.thing(f"d{device}", tip=tip):
         svg.rect(x - wide / 2, y - 11, wide, 22, "none", stroke=MUTED, radius=4)
+        apart = min(11, (wide - 17) / max(count - 1, 1))
         for i in range(count):
             done = step >= STEPS.index("compute")
-            box(svg, x + wide / 2 - 13 - 11 * i, y - 5, 9, 9, EXPERT if done else "none",
+            box(svg, x + wide / 2 - 13 - apart * i, y - 5, 9, 9, EXPERT if done else "none",
                 stroke=INK)  # fmt: skip
         if device == SOURCE:
             svg.circle(x - wide / 2 + 9, y, 6, TOKEN, stroke=INK)
