@@ -152,6 +152,10 @@ def test_the_published_setting_gives_the_published_hours():
             given[name] = own.device_hours / MODELS[name].device_hours.value
     assert list(given) == ["Llama 3.1 405B", "DeepSeek-V3 / R1"]
     assert list(given.values()) == pytest.approx([1, 1], abs=0.02)
+    runs = [tried for tried in panel.presets.values() if "model" in tried]
+    assert [{"model": n, **published_setting(n)} for n in reversed(given)] == runs
+    opening = panels.TrainingCost().values
+    assert all(opening | tried != opening for tried in panel.presets.values())
 
 
 # The ledger.

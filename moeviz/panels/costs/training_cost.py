@@ -6,7 +6,7 @@ from moeviz.checks import check_choice
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, slider, whole_slider
 from moeviz.pictures import Picture
-from moeviz.pictures.costs.training_cost import COMPARED, training_cost
+from moeviz.pictures.costs.training_cost import COMPARED, published_setting, training_cost
 
 # What a button says, and the model that it stands for.
 SHORT = (
@@ -20,6 +20,8 @@ TRILLIONS = (
 MFUS = tuple(i / 100 for i in range(5, 101))
 PRICES = tuple(i / 10 for i in range(1, 101))
 PUES = tuple(1 + i / 20 for i in range(21))
+# Runs of which tokens and hours are published: those hours are what the buttons give.
+RUNS = {"DeepSeek-V3": "DeepSeek-V3 / R1", "Llama 3.1": "Llama 3.1 405B"}
 GPUS = ("A100-80G SXM", "H100 SXM", "H800 SXM", "B200 SXM")
 
 
@@ -27,14 +29,11 @@ class TrainingCost(Panel):
     """Every model on the same tokens at the same price; what is left is the architecture."""
 
     presets = {
-        "DeepSeek-V3's run": {
-            "model": "DeepSeek-V3 / R1", "tokens": 14.8, "mfu": 0.39, "device": "H800 SXM",
-        },
-        "Llama 3.1's run": {
-            "model": "Llama 3.1 405B", "tokens": 15.6, "mfu": 0.4, "device": "H100 SXM",
-        },
+        f"{name}'s run": {"model": model, **(published_setting(model) or {})}
+        for name, model in RUNS.items()
+    } | {
         "On half the price an hour": {"price": 1.0},
-    }  # fmt: skip
+    }
 
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         check_choice("model", model, COMPARED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
@@ -91,8 +92,7 @@ def _shown(key: Key) -> Key:
 
 
 def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
-    top = max(b.usd for b in bills.values())
-    x = Scale(0, top, 146, 484)
+    x = Scale(0, _axis_end(max(b.usd for b in bills.values())), 146, 484)
     base = 62.0 + 30 * len(bills)
     x_axis(
         svg, x, base, "US dollars of the final run", top=52, ticks=x.ticks(4),
@@ -113,6 +113,12 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
                 end = stack(svg, end, y, 21, ((length * share, _shown(key), ""),))
         with svg.thing(name):
             svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
+
+
+def _axis_end(most: float) -> float:
+    """8, 80, 800, ... dollars: the axis stays while the longest bar has room on it and is not tiny,
+    so that bars move with tokens, MFU and price."""
+    return 8 * 10.0 ** math.ceil(math.log10(most / 8))
 
 
 def _sum(
@@ -137,7 +143,7 @@ def _sum(
     svg.text(0, y, "Published of it", bold=True)
     paragraph(svg, 0, y + 20, _published(chosen, price, watts, pue), 20)
     if setting := published_setting(chosen):
-        words = f"{100 * setting['mfu']:.0f} % MFU gives these hours: set it"
+        words = f"{100 * setting['mfu']:.0f} % MFU gives about these hours: set it"
         with svg.thing(tip="Take the published tokens, device and hours", press=setting):
             box(svg, 1, y + 111, 290, 26, "none", words, radius=6, stroke=RULE)
     y += 20 * 8
