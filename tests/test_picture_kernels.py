@@ -301,6 +301,8 @@ def test_of_many_layers_each_is_pressed_and_has_its_fastest_that_routes():
     picture = contenders({**cases, "later": None}, "case 1", where="here")
     titles = [sets["case"] for _, sets in presses(picture)]
     assert titles == [*cases, "later"]
+    pressed = [m for m in marks(picture, "g") if m.get("data-press")]
+    assert not any(m.get("data-kin") for m in pressed), "a row under the hand pales no chart"
     listed = [tip for tip in tips(picture) if tip.startswith(("case ", "later"))]
     assert listed[-1] == "later: not measured yet"
     for tip, case in zip(listed, cases.values(), strict=False):
@@ -315,6 +317,8 @@ def test_contenders_that_are_left_out_for_one_reason_are_told_in_one_sentence():
     case["contenders"] |= {"one": late, "two": late}
     words = "one, two: not timed, for the time to measure was over before their turn"
     assert words in texts(contest_of(case))
+    case["contenders"]["one"] = {"not_run": "would copy 2,473.9 GB of weights"}
+    assert "one: not run, would copy 2.47 TB of weights" in texts(contest_of(case))
 
 
 def test_contenders_are_drawn_and_left_out_ones_named():

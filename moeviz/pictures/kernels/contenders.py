@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, decades, short, x_axis
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, three
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
 
 WIDTH, SIDE = 560.0, 380.0
 LEFT, RIGHT, TOP, ROW = 8.0, 384.0, 96.0, 68.0
@@ -74,7 +75,9 @@ def _reason(entry: Case) -> str:
     reason = entry.get("not_run") or entry.get("failed") or "not measured"
     if reason.endswith("was used up"):  # a benchmark's words, of its budget of seconds
         return "not timed, for the time to measure was over before their turn"
-    return f"not run, {reason}"
+    # The benchmark says every size in GB.
+    sized = re.sub(r"([\d,.]+) GB", lambda m: si(1e9 * float(m[1].replace(",", "")), "B"), reason)
+    return f"not run, {sized}"
 
 
 def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
@@ -87,7 +90,8 @@ def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
     for i, (title, case) in enumerate(cases.items()):
         y, fastest = 50 + i * LAYER, _fastest(case)
         ink, fill = ("#ffffff", "#0072b2") if title == chosen else (INK, "none")
-        with side.thing(title, tip=f"{title}: {fastest}", press={"case": title}):
+        # Without kin: the chart of the row's own layer stays as dark as it is.
+        with side.thing(tip=f"{title}: {fastest}", press={"case": title}):
             side.rect(1, y, SIDE - 2, LAYER - 4, fill, stroke=RULE, radius=4)
             side.text(8, y + 16, title, fill=ink, bold=title == chosen)
             side.text(SIDE - 8, y + 16, fastest, anchor="end", fill=ink)
