@@ -167,6 +167,16 @@ def test_v3s_bill_gives_back_its_published_hours():
     assert llama.device_hours == pytest.approx(30.84e6, rel=0.01), "as the notebook says"
 
 
+def test_a_bar_moves_with_what_all_models_share():
+    def bar(**options):
+        shapes = marks(training_cost(**BILL | options), "rect")
+        return max(float(m.get("width")) for m in shapes if m.get("height") == "21")
+
+    longest = bar()
+    assert bar(usd_per_hour=1) == pytest.approx(longest / 2, abs=0.1)
+    assert bar(mfu=0.3) > longest > bar(tokens=8e12)
+
+
 # Hardware.
 
 
@@ -273,6 +283,20 @@ def test_copies_travel_from_where_their_line_begins_and_only_in_their_step():
     assert presses(exchange(**SEND))[1][1] == {"step": "1"}
     summaries = [exchange(**SEND | dict(step=step)).summary for step in range(len(STEPS))]
     assert len({*summaries}) == len(STEPS), "a screen reader hears each step"
+
+
+@pytest.mark.parametrize("how", ["expert", "device", "node"])
+def test_copies_stay_until_the_experts_compute_and_lie_inside_their_device(how):
+    lie = [0, 0, 0, 0, 0, 0]
+    for step in range(len(STEPS)):
+        picture = exchange(**SEND | dict(copies=how, step=step))
+        boxes = [m for m in marks(picture, "rect") if m.get("rx") == "4"]
+        spans = [(float(m.get("x")), float(m.get("x")) + float(m.get("width"))) for m in boxes]
+        centres = [float(m.get("cx")) for m in marks(picture, "circle")]
+        assert all(any(a <= x - 6 and x + 6 <= b for a, b in spans) for x in centres)
+        lie[step] = len(centres) - 1  # the token itself
+    choose, cross, spread, compute, _, back = lie
+    assert choose == compute == 0 and 0 < cross <= spread and back > 0
 
 
 @pytest.mark.parametrize("skew", [0.1, 1.0, 2.0])
