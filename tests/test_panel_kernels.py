@@ -214,7 +214,9 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
                     points=[{"tokens": 16, "flops_per_s": 2e9}])  # fmt: skip
     monkeypatch.setattr(contest, "machine", lambda on_turn: run)
     panel = panels.Roofline()
-    assert "A GPU: T = 1" in panel.picture.value and "8 experts (loop over" in (panel.picture.value)
+    assert "A GPU: T = 64" in panel.picture.value and "8 experts (loop over" in (
+        panel.picture.value
+    )
     for tokens in roofline_module.TOKENS:
         panel.controls["tokens"].value = tokens
         assert f"A GPU: T = {tokens:,}<" in panel.picture.value
@@ -240,7 +242,7 @@ def test_what_the_layer_benchmark_writes_is_drawn(layer_report, tmp_path, monkey
     found = run["cases"][0]["contenders"]
     assert {"moeviz grouped", "torch grouped_mm", "dense, equal active FLOPs"} <= found.keys()
     assert {row[0] for row in twin(contest)[0][1:]} == found.keys()
-    assert f"{run['device']['name']}: T = 1<" in roof.picture.value
+    assert f"{run['device']['name']}: T = 64<" in roof.picture.value
     assert "tiny (" in roof.picture.value
 
 

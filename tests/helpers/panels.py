@@ -70,7 +70,7 @@ MOVES = {
         "hit": 99,
     },
     "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops"},
-    "Roofline": {"machine": "this machine", "tokens": 64},
+    "Roofline": {"machine": "this machine", "tokens": 4096},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
     "RuleSteps": {"step": 4},
     "Slots": {

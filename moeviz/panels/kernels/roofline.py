@@ -29,7 +29,7 @@ class Roofline(TimedPanel):
 
     def __init__(self) -> None:
         self._measured: dict[str, Any] | None = None
-        tokens = steps("Tokens", TOKENS, 1)
+        tokens = steps("Tokens", TOKENS, 64)
         super().__init__(recorded_machines(), {"tokens": tokens}, "▶ Measure")
 
     def measure(self) -> Callable[[], None]:

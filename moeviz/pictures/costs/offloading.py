@@ -177,6 +177,9 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
                     [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
                 )
                 svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
+                at_left, middle = HITS[1], (REACHED[0] * REACHED[1]) ** 0.5
+                base = y(_clip(setup.speed(chosen, at_left) * middle, y)) + 4
+                svg.text(x(100 * at_left), base, f"{chosen.label}: measured systems", halo=True)
             line = _key(link, link is chosen)
             curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
