@@ -10,10 +10,10 @@ from functools import lru_cache
 from moeviz.checks import check_choice
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import box, heading, paragraph
+from moeviz.pictures.plot import Key, box, heading, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 
-WIDTH, LADDER_HEIGHT, MODELS_HEIGHT, BAR = 470.0, 432.0, 456.0, 330.0
+WIDTH, LADDER_HEIGHT, MODELS_HEIGHT, BAR = 470.0, 462.0, 456.0, 330.0
 ROWS, PITCH = 66.0, 44.0  # where the first bar stands, and from one to the next
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
@@ -79,16 +79,19 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
     svg = Svg(WIDTH, LADDER_HEIGHT, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
             f"{many} of {context:,} tokens, {bits} bits · press a bar")  # fmt: skip
-    top = max(step[1] for step in steps)
+    top = batch * max(totals.values())  # one scale for both parts
     for i, (label, value, *_) in enumerate(steps):
         kin = (model.name for model in models if label[:3] in model.kinds)
         title = label if label.startswith("MLA") else f"{label} (not built)"
         row = Row(label, title, batch * value, value / own, label[:3])
-        _row(svg, i, row, value / top, kin, is_chosen=label == name)
+        _row(svg, i, row, row.bytes / top, kin, is_chosen=label == name)
     y = ROWS + PITCH * len(steps) + 8
     svg.text(8, y, f"{name}: {times(totals[name] / own)}", bold=True)
     paragraph(svg, 8, y + 20, textwrap.wrap(_note(other, bits), 66))
-    _models(svg.beside(WIDTH, MODELS_HEIGHT), models, [step[0] for step in steps], batch, own, name)
+    kinds = [Key(kind, colour, mark="box") for kind, colour in COLOURS.items()]
+    legend(svg, 8, LADDER_HEIGHT - 10, [*kinds, Key("another kind", OTHER, mark="box")])
+    beside = svg.beside(WIDTH, MODELS_HEIGHT)
+    _models(beside, models, [step[0] for step in steps], batch, own, name, top)
     table = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps
@@ -178,11 +181,13 @@ def _found(context: int, bits: int) -> list[Cached]:
 
 
 def _models(
-    svg: Svg, caches: list[Cached], rungs: list[str], batch: int, own: float, chosen: str
-) -> None:
-    """Models as they are; rungs: the names of the ladder's, which are lit with them."""
-    top = max(batch * model.bytes for model in caches)
-    heading(svg, "Models as they are", "hatched: longer than the model was made for")
+    svg: Svg, caches: list[Cached], rungs: list[str], batch: int, own: float, chosen: str,
+    top: float,
+) -> None:  # fmt: skip
+    """Models as they are; rungs: the names of the ladder's, which are lit with them; top: bytes of
+    the longest bar of both parts."""
+    heading(svg, "Models as they are, on the same scale",
+            "hatched: longer than the model was made for")  # fmt: skip
     for i, model in enumerate(caches):
         kind = next((k for k in COLOURS if k in model.kinds), "")
         kin = (rung for rung in rungs if rung[:3] in model.kinds)

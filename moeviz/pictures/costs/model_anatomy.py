@@ -98,9 +98,9 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
     svg.text(0, 66, name, size=14, bold=True)
     sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
     svg.text(0, 84, f"sizes: {shorten(sizes, 60)}", fill=MUTED)
-    svg.text(0, 108, f"all parameters: {count(counted.total)}")
+    svg.text(0, 108, f"all parameters: {count(counted.total)} · each bar on its own scale")
     met = count(counted.active["all"])
-    svg.text(0, 160, f"what one token meets: {met}, its own scale")
+    svg.text(0, 160, f"what one token meets: {met} · each bar on its own scale")
     x, met_x = 0.0, 0.0
     for line, key in enumerate(PARTS):
         value, own = every[key], active[key]

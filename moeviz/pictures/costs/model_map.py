@@ -81,13 +81,13 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     taken = _grid(svg, x, y)
     places = {p.model.name: (x(p.total), y(p.active)) for p in shown}
     spots = _apart_from_each_other(places, chosen)
+    ranges = [_whiskers(svg, point, x, y) for point in shown]
     for point in shown:
-        _whiskers(svg, point, x, y)
         svg.line(*places[point.model.name], *spots[point.model.name], stroke=INK)
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
-    _legend(svg.beside(KEY, 268), shown)
+    _legend(svg.beside(KEY, 268), shown, ranged=any(ranges))
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
@@ -160,15 +160,24 @@ def _apart_from_each_other(places: dict[str, Spot], first: str) -> dict[str, Spo
     return spots
 
 
-def _whiskers(svg: Svg, point: Point, x: Scale, y: Scale) -> None:
-    """The range of what is said, where it is one."""
+def _whiskers(svg: Svg, point: Point, x: Scale, y: Scale) -> bool:
+    """The range of what is said, where it is one that the mark does not cover; whether it is."""
     if point.model.name not in RANGES:
-        return
-    totals, actives = RANGES[point.model.name]
-    colour, at_x, at_y = COLOURS[point.model.kind], x(point.total), y(point.active)
+        return False
+    totals, actives = (
+        [*map(scale, ends)] for scale, ends in zip((x, y), RANGES[point.model.name], strict=True)
+    )
+    at_x, at_y = x(point.total), y(point.active)
+    covered = 2 * CONFIDENCES[point.confidence][1]
+    lines = [
+        line
+        for line in ((totals[0], at_y, totals[1], at_y), (at_x, actives[0], at_x, actives[1]))
+        if math.dist(line[:2], line[2:]) > covered
+    ]
     with svg.thing(*_kin(point)):
-        svg.line(x(totals[0]), at_y, x(totals[1]), at_y, stroke=colour, width=3)
-        svg.line(at_x, y(actives[0]), at_x, y(actives[1]), stroke=colour, width=3)
+        for line in lines:
+            svg.line(*line, stroke=INK, width=3)
+    return bool(lines)
 
 
 def _kin(point: Point) -> tuple[str, str, str]:
@@ -241,7 +250,7 @@ def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
-def _legend(svg: Svg, shown: Sequence[Point]) -> None:
+def _legend(svg: Svg, shown: Sequence[Point], *, ranged: bool) -> None:
     present = [c for c in CONFIDENCES if any(p.confidence == c for p in shown)]
     svg.text(0, 16, "The figures are", bold=True)
     for i, confidence in enumerate(present):
@@ -258,7 +267,7 @@ def _legend(svg: Svg, shown: Sequence[Point]) -> None:
         with svg.thing(kind, tip=f"{there} models"):
             key = Key(names.get(kind, kind), COLOURS[kind], mark="box")
             legend(svg, 2, y + 22 + 24 * i, (key,))
-    if any(p.model.name in RANGES for p in shown):
+    if ranged:
         y += 28.0 + 24 * len(kinds)
-        svg.line(0, y, 16, y, stroke=COLOURS["undisclosed"], width=3)
+        svg.line(0, y, 16, y, stroke=INK, width=3)
         paragraph(svg, 24, y + 4, ("range of what", "is printed"), 16)
