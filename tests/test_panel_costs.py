@@ -191,6 +191,20 @@ def test_every_claim_is_listed_and_its_strips_have_every_value_of_its_sliders():
     assert all(claim.text in words for claim in CLAIMS.values()), "whole, over lines"
 
 
+def test_the_list_stays_under_the_pointer_and_says_which_claim_was_changed():
+    panel, rooms = panels.Claims(), set()
+    for name in CLAIMS:
+        panel.controls["claim"].value = name
+        rooms.add(len(re.search('data-room="([^"]*)"', panel.status.value)[1]))
+    assert len(rooms) == 1
+    panel.controls["claim"].value = "v3_cost"
+    assert "under their own assumptions" in panel.picture.value
+    panel.controls["first"].value = 3
+    number = [*CLAIMS].index("v3_cost") + 1
+    assert f"number {number} as you set it" in panel.picture.value
+    assert "under their own assumptions" not in panel.picture.value
+
+
 def test_a_state_of_another_claim_is_taken_over_or_refused_as_a_whole():
     panel = panels.Claims("unselected_not_loaded")
     panel.controls["first"].value = 1

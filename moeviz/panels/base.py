@@ -190,12 +190,16 @@ class Panel(widgets.VBox):
         stays in its place while a slider moves."""
         mark = ' class="moeviz-unexpected"' if unexpected else ""
         with self._lock:
-            self._room = max(self._room, min(len(sentence), MOST_ROOM) + AIR)
+            self.keep_room(len(sentence))
             room = ("room for words " * self._room)[: self._room]
             self.status.value = (
                 f'<div role="status" aria-live="polite"{mark} data-room="{room}" '
                 f'style="line-height:1.5;color:{PAGE_INK}"><span>{escape(sentence)}</span></div>'
             )
+
+    def keep_room(self, letters: int) -> None:
+        """Room for a sentence of so many letters, from the next one that is said."""
+        self._room = max(self._room, min(letters, MOST_ROOM) + AIR)
 
     @contextmanager
     def sentence_last(self) -> Iterator[None]:

@@ -102,7 +102,7 @@ def skew_slider(value: float = 0.0) -> widgets.FloatSlider:
 
 def slider(label: str, options: Any, value: Any, width: str = "") -> widgets.SelectionSlider:
     """One of some values in their order."""
-    layout = widgets.Layout(width=width or None)
+    layout = widgets.Layout(width=width or None, max_width="100%")
     return widgets.SelectionSlider(options=options, value=value, description=label, layout=layout)
 
 

@@ -18,9 +18,13 @@ from moeviz.costs.shape.terms import Term
 FRONTIER = Article("survey")
 LLAMA, V3 = "Llama 3.1 405B", "DeepSeek-V3 / R1"
 GPT4 = (
-    Assumption("experts", 16, "experts", "of GPT-4, rumoured", 1, 1024),
-    Assumption("expert_parameters", 111e9, "parameters", "of one, rumoured", 1e9, 1e12),
-    Assumption("shared_parameters", 55e9, "parameters", "of attention, rumoured", 0, 1e12),
+    Assumption("experts", 16, "experts", "experts of GPT-4, rumoured", 1, 1024),
+    Assumption(
+        "expert_parameters", 111e9, "parameters", "parameters of one expert, rumoured", 1e9, 1e12
+    ),
+    Assumption(
+        "shared_parameters", 55e9, "parameters", "parameters of attention, rumoured", 0, 1e12
+    ),
 )
 
 
@@ -100,7 +104,7 @@ def v3_structure() -> Outcome:
     "Latent attention cuts the key-value cache by a factor of 57",
     "elements of the baseline / (512 + 64)", "DeepSeek-V2, 2405.04434, table 9",
     Assumption("baseline_groups", 128, "heads", "key heads of the baseline", 1, 256),
-    Assumption("baseline_width", 128, "", "of its keys and values", 1, 1024),
+    Assumption("baseline_width", 128, "", "width of the baseline's keys and values", 1, 1024),
     stated=57, unit="times")  # fmt: skip
 def mla_57(baseline_groups: float, baseline_width: float) -> Outcome:
     baseline = 2 * baseline_groups * baseline_width
@@ -156,7 +160,7 @@ FRONTIER.fact(
     "The Efficiency Frontier",
     "Llama 3.1 405B: 126 layers, 128 heads, width 16,384, 15.6T tokens, 30.8M H100 hours on 16,000",
     "parameters from the config; hours / devices", "Llama 3.1's model card",
-    Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
+    Assumption("devices", 16000, "devices", "devices in the cluster", 1, 1e6),
     stated=405e9, unit="parameters")  # fmt: skip
 def llama_sizes(devices: float) -> Outcome:
     total = parameters(shape_of(LLAMA)).total

@@ -60,7 +60,7 @@ def interval(gap: Gap) -> str:
     "Token Choice Routing and Load Imbalance", "Dropping tokens severely degrades output quality",
     "loss under factor 1.25 minus loss without a limit, in mixed batches",
     f"{CAPACITY}: two layers of 8 experts, top-1, 300 steps",
-    Assumption("severe", 0.1, "nats", "a difference in loss that counts as severe", 0.001, 1),
+    Assumption("severe", 0.1, "nats", "loss difference that counts as severe", 0.001, 1),
     unit="nats")  # fmt: skip
 @of_run("capacity")
 def dropping_degrades(figures: dict[str, Any], severe: float) -> Outcome:
@@ -103,7 +103,7 @@ def expert_choice_balance(figures: dict[str, Any]) -> Outcome:
     "Auxiliary-loss-free routing", "A bias for each expert enforces strict load balancing",
     "MaxVio of training's last 50 steps, in the least even layer",
     f"{COLLAPSE}: two layers of 16 experts, top-1, sign bias, 300 steps",
-    Assumption("strict", 0.05, "MaxVio", "the unevenness that still counts as strict", 0.0, 1),
+    Assumption("strict", 0.05, "MaxVio", "unevenness that still counts as strict", 0.0, 1),
     unit="MaxVio")  # fmt: skip
 @of_run("collapse")
 def strict_balance(figures: dict[str, Any], strict: float) -> Outcome:

@@ -35,8 +35,9 @@ def arxiv_number(upload_year: float, upload_month: float) -> Outcome:
     "opening", "1.6T parameters with 1 % active reach 99.3 % of a dense baseline",
     "6 N D of the dense baseline, in H100 hours",
     "Kaplan et al., 2001.08361; the Pile has about 300B tokens",
-    Assumption("tokens", 300e9, "tokens", "what the baseline is trained on", 1e9, 1e14),
-    Assumption("utilisation", 0.4, "share of peak", "MFU of the run", 0.05, 1), price(2),
+    Assumption("tokens", 300e9, "tokens", "tokens that the baseline is trained on", 1e9, 1e14),
+    Assumption("utilisation", 0.4, "share of peak", "share of the peak reached (MFU)", 0.05, 1),
+    price(2),
     unit="H100 hours")  # fmt: skip
 def dense_baseline(tokens: float, utilisation: float, usd_per_hour: float) -> Outcome:
     flops = six_n_d_flops(1.6e12, tokens)
@@ -80,8 +81,8 @@ def hundredfold(factor: float) -> Outcome:
 @REVOLUTION.claim(
     "How It Works", "Sparsity at 1.6T parameters is unprecedented",
     "parameters and active share of Switch-C, 2021", "Switch Transformers, 2101.03961, counted",
-    Assumption("parameters", 1.6e12, "parameters", "of the claimed model", 1e9, 1e13),
-    Assumption("active_share", 0.01, "share", "of the claimed model", 0.0001, 1),
+    Assumption("parameters", 1.6e12, "parameters", "parameters of the claimed model", 1e9, 1e13),
+    Assumption("active_share", 0.01, "share", "share of it that a token meets", 0.0001, 1),
     stated=0.01, unit="active share")  # fmt: skip
 def unprecedented(**claimed: float) -> Outcome:
     total, share = parameters(SWITCH_C).total, active_share(SWITCH_C)
@@ -94,7 +95,7 @@ def unprecedented(**claimed: float) -> Outcome:
 
 @REVOLUTION.claim(
     "opening", "Inferrix-72B cost about $4.2M", "tokens that the money buys", "6 N D",
-    price(2), Assumption("tflops_per_s", 400, "TFLOP/s", "reached by a device", 10, 5000),
+    price(2), Assumption("tflops_per_s", 400, "TFLOP/s", "speed that a device reaches", 10, 5000),
     unit="tokens")  # fmt: skip
 def inferrix_cost(usd_per_hour: float, tflops_per_s: float) -> Outcome:
     hours = 4.2e6 / usd_per_hour

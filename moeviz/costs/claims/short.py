@@ -18,8 +18,8 @@ GPT3 = shape_of("GPT-3 175B")
 @BEACON.claim(
     "third paragraph", "A single pass through GPT-3 costs roughly $2.5M",
     "forward FLOPs / (A100 peak × MFU) × price", "counted from GPT-3's sizes",
-    Assumption("tokens", 2048, "tokens", "what passes through", 1, 1e14),
-    Assumption("utilisation", 0.3, "share of peak", "MFU", 0.01, 1),
+    Assumption("tokens", 2048, "tokens", "tokens that pass through", 1, 1e14),
+    Assumption("utilisation", 0.3, "share of peak", "share of the peak reached (MFU)", 0.01, 1),
     price(1.5, "price of an A100 hour"),
     stated=2.5e6, unit="USD")  # fmt: skip
 def gpt3_pass_cost(tokens: float, utilisation: float, usd_per_hour: float) -> Outcome:
@@ -38,7 +38,7 @@ def gpt3_pass_cost(tokens: float, utilisation: float, usd_per_hour: float) -> Ou
     "Switch Transformer matches a dense 1.6T model at 10 % of the compute per token",
     "active share of Switch-C; its FLOPs over T5-XXL's",
     "Switch Transformers, 2101.03961, table 9",
-    Assumption("t5_xxl_flops", 6.3e12, "FLOPs", "T5-XXL, a sequence", 1e12, 1e14),
+    Assumption("t5_xxl_flops", 6.3e12, "FLOPs", "FLOPs of T5-XXL for one sequence", 1e12, 1e14),
     stated=0.1, unit="share")  # fmt: skip
 def switch_tenth(t5_xxl_flops: float) -> Outcome:
     share, of_t5 = active_share(SWITCH_C), 890e9 / t5_xxl_flops
@@ -66,7 +66,7 @@ BEACON.fact(
     "second and fourth paragraph",
     "MoE routing is layer-specific, not input-dependent, and a complex decision tree that can "
     "negate the benefits", "router parameters / active parameters", "counted",
-    Assumption("bottleneck_share", 0.1, "share", "from which routing counts as one", 0, 1),
+    Assumption("bottleneck_share", 0.1, "share", "share that counts as a bottleneck", 0, 1),
     unit="share")  # fmt: skip
 def routing_bottleneck(bottleneck_share: float) -> Outcome:
     names = ("Mixtral 8x7B", "DeepSeek-V3 / R1", "Kimi K2", "Switch-C 1.6T")

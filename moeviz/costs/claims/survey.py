@@ -82,8 +82,8 @@ def ffn_share() -> Outcome:
 @SURVEY.claim(
     "The Dense Scaling Bottleneck", "Training a massive dense model draws tens of megawatts",
     "devices × watts × PUE", "Llama 3.1's card: 16,000 H100 at 700 W",
-    Assumption("devices", 16000, "devices", "in the cluster", 1, 1e6),
-    Assumption("watts", 700, "W", "of one", 10, 2000),
+    Assumption("devices", 16000, "devices", "devices in the cluster", 1, 1e6),
+    Assumption("watts", 700, "W", "power of one device", 10, 2000),
     Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
     stated=10e6, unit="watts")  # fmt: skip
 def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
@@ -97,7 +97,7 @@ def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
     "Token Choice Routing and Load Imbalance",
     "Capacity is tokens / experts × capacity factor",
     "assignments / experts × factor", "GShard, 2006.16668",
-    Assumption("top_k", 2, "experts", "that a token visits", 1, 64),
+    Assumption("top_k", 2, "experts", "experts that a token visits", 1, 64),
     Assumption("capacity_factor", 1.25, "", "capacity factor", 0.1, 16),
     unit="tokens")  # fmt: skip
 def capacity_formula(top_k: float, capacity_factor: float) -> Outcome:
@@ -124,7 +124,7 @@ SURVEY.fact(
     "Structural Foundations of Mixture-of-Experts",
     "Experts that are not selected are not loaded",
     "E (1 - (1 - K/E)^B) experts touched by a batch", "even routing",
-    Assumption("batch", 32, "tokens", "decoded together", 1, 4096),
+    Assumption("batch", 32, "tokens", "tokens decoded together", 1, 4096),
     stated=8, unit="experts of V3")  # fmt: skip
 def unselected_not_loaded(batch: float) -> Outcome:
     experts = V3.moe.num_experts
@@ -152,7 +152,8 @@ def few_percent_active() -> Outcome:
     "The Memory Bandwidth Bottleneck",
     "Dense models are bound by compute, sparse ones almost only by memory",
     "peak / bandwidth, times E/K for experts, against the batch", "roofline of an H100",
-    Assumption("batch", 32, "tokens", "in one step", 1, 1e5), unit="tokens a step")  # fmt: skip
+    Assumption("batch", 32, "tokens", "tokens in one step", 1, 1e5),
+    unit="tokens a step")  # fmt: skip
 def dense_compute_bound(batch: float) -> Outcome:
     shapes = map(shape_of, ("GPT-3 175B", "Mixtral 8x7B"))
     dense, sparse = (critical_batch(DEVICES["H100 SXM"], shape).total for shape in shapes)
@@ -173,7 +174,7 @@ def dense_compute_bound(batch: float) -> Outcome:
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck", "All weights must stay in the accelerators' memory",
     "host bandwidth / bytes of the experts of a token", "KTransformers, DeepseekR1_V3 tutorial",
-    Assumption("host_gb_per_s", 307.2, "GB/s", "of the host's memory", 1, 2000),
+    Assumption("host_gb_per_s", 307.2, "GB/s", "bandwidth of the host's memory", 1, 2000),
     unit="tokens/s")  # fmt: skip
 def all_in_vram(host_gb_per_s: float) -> Outcome:
     bound = offload_bound(V3, host_gb_per_s * 1e9, plan="q4_k_m")
@@ -191,8 +192,8 @@ def all_in_vram(host_gb_per_s: float) -> Outcome:
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck", "141B parameters need multiple devices",
     "parameters × bits / 8 / memory", "counted",
-    Assumption("bits", 16, "bits", "a weight", 1, 32),
-    Assumption("device_gb", 80, "GB", "of one device", 1, 1000),
+    Assumption("bits", 16, "bits", "bits of one weight", 1, 32),
+    Assumption("device_gb", 80, "GB", "memory of one device", 1, 1000),
     unit="devices")  # fmt: skip
 def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     size = parameters(shape_of("Mixtral 8x22B")).total * bits / 8
@@ -209,8 +210,8 @@ def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     "Granularity and the Shared Expert Paradigm",
     "256 small experts instead of 8 massive ones cost no extra compute",
     "top_k × width before and after; the router's share", "DeepSeek-V3's config",
-    Assumption("coarse_top_k", 1, "experts", "of the coarse layer, a token", 1, 8),
-    Assumption("coarse_width", 8 * 2048, "", "of a coarse expert", 1, 1e6),
+    Assumption("coarse_top_k", 1, "experts", "coarse experts that a token visits", 1, 8),
+    Assumption("coarse_width", 8 * 2048, "", "width of a coarse expert", 1, 1e6),
     unit="share")  # fmt: skip
 def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
     active, width = active_parameters(V3), V3.moe.top_k * V3.moe.expert_width

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from moeviz.checks import check_choice
-from moeviz.costs import CLAIMS
+from moeviz.costs import CLAIMS, evaluate
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import button, slider
 from moeviz.pictures import Picture
-from moeviz.pictures.costs.claims import SLIDERS, amount, claims, ladder
+from moeviz.pictures.costs.claims import SLIDERS, amount, claims, ladder, sentence
 
 NONE_BEYOND_1 = {"second": 0.0, "third": 0.0}
 
@@ -30,15 +30,17 @@ class Claims(Panel):
         check_choice("claim", claim, CLAIMS)
         numbered = [(str(i + 1), name) for i, name in enumerate(CLAIMS)]
         reset = button("Its own assumptions", "moeviz-reset", "Undo what you changed", self._reset)
-        sliders = {name: slider("", [("", 0.0)], 0.0, "360px") for name in SLIDERS}
+        sliders = {name: slider("", [("", 0.0)], 0.0, "560px") for name in SLIDERS}
         for each in sliders.values():
-            each.style.description_width = "140px"
+            each.style.description_width = "270px"
         # Each value is also in a strip of the picture, which is dragged.
         super().__init__(
             [{"claim": slider("Claim", numbered, claim, "460px")}, reset], more=[sliders]
         )
 
     def begin(self) -> None:
+        # Each claim has another length of sentence, and the list must not move under the pointer.
+        self.keep_room(max(len(sentence(evaluate(name))) for name in CLAIMS))
         self._reset()
 
     def changed(self) -> None:
@@ -66,7 +68,7 @@ class Claims(Panel):
                 if offered:
                     a = assumptions[i]
                     slider.options = [(amount(v, a.unit), v) for v in ladder(a)]
-                    slider.value, slider.description = a.value, a.name.replace("_", " ")
+                    slider.value, slider.description = a.value, a.meaning
                 else:
                     slider.options = [("", 0.0)]
 

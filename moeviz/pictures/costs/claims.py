@@ -14,9 +14,11 @@ from moeviz.pictures.costs.model_parts import count, money
 from moeviz.pictures.plot import box, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
-# The chosen claim; the list of all stands in two columns beside or below it.
-WIDTH, HEIGHT = 560.0, 460.0
-COLUMN, LINE = 470.0, 17.0
+# The list begins on the left; the chosen claim stands beside it, and the rest of the list below
+# that, so that a press seldom changes what is out of sight.
+WIDTH, LINE = 470.0, 17.0
+CHOSEN = 548.0  # how high the chosen claim is
+TOP, REST = 62.0, CHOSEN + 62.0  # where the list's lines begin, left and right
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
 MANTISSAS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
@@ -80,16 +82,24 @@ def amount(value: float | None, unit: str) -> str:
     return f"{words or count(value)} {unit}".strip()
 
 
+def sentence(found: Evaluation) -> str:
+    """What is claimed and what was found of it."""
+    return f"{found.claim.text}: {found.verdict}; {found.why}."
+
+
 def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     """The chosen claim under what is assumed, and the verdicts of all. ValueError as evaluate."""
-    claim = CLAIMS[chosen]
-    finding = evaluate(claim, **assumed)
+    finding = evaluate(CLAIMS[chosen], **assumed)
     all_found = {name: evaluate(name) for name in CLAIMS} | {chosen: finding}
-    summary = f"{claim.text}: {finding.verdict}; {finding.why}."
-    svg = Svg(WIDTH, HEIGHT, "The ledger of claims", summary)
-    _claim(svg, finding)
-    _along(svg, finding)
-    _list(svg, all_found, chosen)
+    left, rest = _columns([*_entries(all_found)])
+    svg = Svg(WIDTH, _bottom(TOP, left), "The ledger of claims", sentence(finding))
+    _tally(svg, all_found, finding)
+    _list(svg, TOP, left, chosen)
+    beside = svg.beside(WIDTH, _bottom(REST, rest))
+    _claim(beside, finding)
+    _along(beside, finding)
+    beside.text(0, REST - 23, "All claims, continued", fill=MUTED)
+    _list(beside, REST, rest, chosen)
     rows = (
         (f.claim.id, SOURCES[f.claim.source], f.claim.text, f.claim.formula,
          "" if f.value is None else amount(f.value, f.claim.unit),
@@ -103,11 +113,11 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
 def _claim(svg: Svg, found: Evaluation) -> None:
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
-    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 60)):
+    for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 56)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
     colour, sign = STYLES[found.verdict]
     box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
-    paragraph(svg, 188, 59, textwrap.wrap(found.why, 52))
+    paragraph(svg, 0, 102, textwrap.wrap(found.why, 62), LINE)
     facts = (
         ("stands in", SOURCES[claim.source]),
         ("test", claim.formula),
@@ -115,10 +125,10 @@ def _claim(svg: Svg, found: Evaluation) -> None:
         ("computed", amount(found.value, claim.unit)),
         ("against", claim.evidence),
     )
-    y = 138.0
+    y = 182.0
     for name, words in facts:
         svg.text(0, y, name, fill=MUTED)
-        for line in textwrap.wrap(words, 66):
+        for line in textwrap.wrap(words, 52):
             svg.text(72, y, line, bold=name == "computed")
             y += 19
 
@@ -128,18 +138,17 @@ def _along(svg: Svg, found: Evaluation) -> None:
     along it sets."""
     assumed = dict(found.assumptions)
     if assumed:
-        svg.text(0, 268, "The verdict along each assumption, the others held: drag", bold=True)
+        svg.text(0, 356, "The verdict along each assumption, the others held: drag", bold=True)
     else:
         words = "Nothing is assumed here: the figures are published or counted."
-        svg.text(0, 268, words, fill=MUTED)
+        svg.text(0, 356, words, fill=MUTED)
     for i, (control, assumption) in enumerate(zip(SLIDERS, found.claim.assumptions, strict=False)):
         others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
         steps = _verdict_along(found.claim.id, assumption.name, others)
-        top = 298.0 + 58 * i
+        top = 386.0 + 58 * i
         assumed_value, unit = assumed[assumption.name], assumption.unit
-        name = assumption.name.replace("_", " ")
+        name = assumption.meaning
         svg.text(0, top - 7, f"{name}: {amount(assumed_value, unit)}")
-        svg.text(WIDTH, top - 7, assumption.meaning, fill=MUTED, anchor="end")
         x, wide = 2.0, (WIDTH - 4) / len(steps)
         for verdict, run in groupby(verdict for _, verdict in steps):
             (colour, sign), span = STYLES[verdict], wide * len(list(run))
@@ -175,30 +184,26 @@ def _entries(all_found: Mapping[str, Evaluation]) -> Iterator[Entry]:
                 yield Entry(words, numbers[finding.claim.id], finding)
 
 
-def _list(svg: Svg, all_found: Mapping[str, Evaluation], chosen: str) -> None:
-    """Every claim in its own words with the sign of its verdict, by where it stands."""
-    entries = [*_entries(all_found)]
-    half = sum(len(entry.lines) for entry in entries) / 2
-    columns: list[list[Entry]] = [[], []]
-    lines = 0
+def _columns(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """What of the list stands left, and the rest below the chosen claim, about as far down."""
+    fits = [
+        i for i in range(len(entries)) if _bottom(TOP, entries[:i]) <= _bottom(REST, entries[i:])
+    ]
+    return entries[: fits[-1]], entries[fits[-1] :]
+
+
+def _bottom(top: float, entries: Sequence[Entry]) -> float:
+    return top + sum(LINE * len(entry.lines) + 3 for entry in entries)
+
+
+def _list(svg: Svg, y: float, entries: Sequence[Entry], chosen: str) -> None:
+    """Claims in their own words with the sign of their verdict, by where they stand."""
     for entry in entries:
-        columns[lines > half].append(entry)
-        lines += len(entry.lines)
-    parts = [(svg.beside(COLUMN, _height(column)), column) for column in columns]
-    _tally(parts[0][0], all_found)
-    parts[1][0].text(0, 39, "All claims, continued", fill=MUTED)
-    for part, column in parts:
-        y = 62.0
-        for entry in column:
-            if entry.finding is None:
-                paragraph(part, 0, y, entry.lines, LINE, fill=MUTED)
-            else:
-                _entry(part, y, entry, entry.finding, chosen)
-            y += LINE * len(entry.lines) + 3
-
-
-def _height(column: Sequence[Entry]) -> float:
-    return 62 + sum(LINE * len(entry.lines) + 3 for entry in column)
+        if entry.finding is None:
+            paragraph(svg, 0, y, entry.lines, LINE, fill=MUTED)
+        else:
+            _entry(svg, y, entry, entry.finding, chosen)
+        y += LINE * len(entry.lines) + 3
 
 
 def _entry(svg: Svg, y: float, entry: Entry, finding: Evaluation, chosen: str) -> None:
@@ -208,15 +213,19 @@ def _entry(svg: Svg, y: float, entry: Entry, finding: Evaluation, chosen: str) -
     height = LINE * len(entry.lines) + 2
     with svg.thing(claim.id, claim.source, verdict, tip=tip, press={"claim": claim.id}):
         edge = INK if claim.id == chosen else "transparent"
-        svg.rect(1, y - 14, COLUMN - 2, height, "none", stroke=edge, stroke_width=2, radius=4)
+        svg.rect(1, y - 14, WIDTH - 2, height, "none", stroke=edge, stroke_width=2, radius=4)
         box(svg, 4, y - 12, 16, 15, colour, sign)
         svg.text(46, y, str(entry.number), fill=MUTED, anchor="end")
         paragraph(svg, 54, y, entry.lines, LINE, bold=claim.id == chosen)
 
 
-def _tally(svg: Svg, all_found: Mapping[str, Evaluation]) -> None:
+def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: Evaluation) -> None:
     """How many claims have each verdict, which lights them."""
-    svg.text(0, 16, "All claims, under their own assumptions: press one", bold=True)
+    words = "All claims, under their own assumptions: press one"
+    if any(dict(chosen.assumptions)[a.name] != a.value for a in chosen.claim.assumptions):
+        number = [*all_found].index(chosen.claim.id) + 1
+        words = f"All claims, number {number} as you set it: press one"
+    svg.text(0, 16, words, bold=True)
     x = 0.0
     for verdict in VERDICTS:
         colour, sign = STYLES[verdict]
