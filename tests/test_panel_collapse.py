@@ -41,6 +41,7 @@ def test_the_switches_of_every_recorded_arm_show_its_recordings():
     panel = panels.Collapse()
     runs, _ = recorded_runs("collapse")
     ends = {(run.label, run.meta["train"]["seed"]): run.curve.validation[-1] for run in runs}
+    choose(panel, Cures(), 1)  # the panel opens on the first arm, which would be no other setting
     for arm, cures in ARMS.items():
         for seed in range(5):
             choose(panel, cures, seed)

@@ -28,14 +28,16 @@ def test_the_slider_has_the_scales_that_are_recorded_and_trained():
     panel = LoudAndQuiet()
     for scale in scales:
         panel.controls["scale"].value = scale
-        dense, moe = panel._recorded[scale]
+        dense, moe = panel._recorded[scale, 0]
         assert (moe.meta["model"]["ffn_scale"] or 0.0, dense.meta["model"]["moe"]) == (scale, None)
         assert dense.step == moe.step == loud_and_quiet.STEPS
         assert f"scale {NAMES[scale]}, seed 0" in note(panel)
         assert panel.drawn.summary.startswith("At 300 steps ")
         assert not math.isnan(moe.curve.validation[-1])
         assert {"scale": f"{scale}", "seed": "0"} in [sets for _, sets in presses(panel.drawn)]
+    assert said(panel).startswith("A recorded run of this setting.")
     panel.controls["seed"].value = 1
+    assert said(panel) == "This setting is not recorded. Press Play to train it here."
     assert note(panel).startswith("not recorded") and panel.drawn.rows[0][1] == 0
 
 

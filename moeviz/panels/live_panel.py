@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -38,6 +38,7 @@ class LivePanel(Panel):
     called, trained, series_label: what sentences call the run, its learners, and the next seed.
     kept: what becomes of a run that another setting ends, after "ended at step 9 of 300".
     labels: the learners' names; the last one's configuration is the run's.
+    _recorded: what is shown of each configuration that was recorded.
     """
 
     called: ClassVar[str]
@@ -45,6 +46,7 @@ class LivePanel(Panel):
     series_label: ClassVar[str]
     kept: ClassVar[str] = ""
     labels: ClassVar[tuple[str, ...]]
+    _recorded: Mapping[Any, Any]
     # The process's one run and what was asked of it: a panel made anew goes on with it.
     run: ClassVar[LiveRun | None] = None
     _asked: ClassVar[Any] = None
@@ -175,6 +177,12 @@ class LivePanel(Panel):
             self._reset()
             if ended:
                 self._insist(ended)
+            elif type(self).run is None:
+                known = self._chosen in self._recorded
+                words = (
+                    "A recorded run of this setting" if known else "This setting is not recorded"
+                )
+                self.say(f"{words}. Press Play to train it here.")
         self.refresh()
 
     def _ended(self) -> str:

@@ -105,10 +105,6 @@ class Collapse(LivePanel):
         idle_scope &= not self.controls["aux"].value
         super().changed()
         self._allowed = self.values
-        if type(self).run is None:
-            known = self._chosen in self._recorded
-            words = "A recorded run of this setting." if known else "This setting is not recorded."
-            self.say(f"{words} Press Play to train it here.")
         if self._victim != self.values["victim"]:
             self._victim = self.values["victim"]
             self._insist(chosen(self._victim))

@@ -47,7 +47,9 @@ class LoudAndQuiet(LivePanel):
 
     def __init__(self) -> None:
         (dense, *runs), self._provenance = recorded_runs("loud_and_quiet")
-        self._recorded = {scale: [dense, moe] for (_, scale), moe in zip(SCALES, runs, strict=True)}
+        self._recorded = {
+            (scale, 0): [dense, moe] for (_, scale), moe in zip(SCALES, runs, strict=True)
+        }
         scale = slider("Scale", SCALES, SCALES[0][1], "420px")
         super().__init__({"scale": scale, "seed": seed_box()}, last={})
 
@@ -61,19 +63,19 @@ class LoudAndQuiet(LivePanel):
                 NAMES[scale], gap(dense.curve, moe.curve, "step"), {"scale": scale, "seed": 0},
                 self._chosen == (scale, 0),
             )
-            for scale, (dense, moe) in self._recorded.items()
+            for (scale, _), (dense, moe) in self._recorded.items()
         ]  # fmt: skip
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         scale, made = self.controls["scale"].value, self._provenance
         if self.live:
             return [*self.live], f"live: scale {NAMES[scale]}{self._aside}"
-        if self.controls["seed"].value:
-            waiting = [run.at("step", 0) for run in self._recorded[scale]]
+        if self._chosen not in self._recorded:
+            waiting = [run.at("step", 0) for run in self._recorded[scale, 0]]
             return waiting, "not recorded: Play trains it here"
         named = f"scale {NAMES[scale]}, seed 0"
         note = f"recorded, not live: {named} · {made['device']} · {made['date']}"
-        return self._recorded[scale], note
+        return self._recorded[self._chosen], note
 
     # The run.
 
