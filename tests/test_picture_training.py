@@ -27,6 +27,7 @@ from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import RIBBON, collapse
 from moeviz.pictures.training.race import AXES, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
+from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap, noise_floor, validation_at
 
 # A race.
@@ -75,6 +76,28 @@ def test_a_learner_of_a_race_is_one_thing_with_the_numbers_of_its_validations():
     ]
 
 
+def test_of_learners_that_other_work_slowed_only_the_ratio_is_told():
+    dense, moe = learners = pair()
+    picture = race(learners, "seconds", beside_work=True)
+    ratio = f"{moe.tokens_per_second / dense.tokens_per_second:.2f} ×"
+    assert f"MoE: {ratio} {dense.label}" in things(picture, "MoE") and ratio in texts(picture)
+    told = " ".join(texts(picture))
+    assert told.count("beside other work: only") == 2, "the axis and the speed"
+    assert "tokens per second" not in told and "1,333" not in picture.svg
+    assert {row[2:4] for row in picture.rows} == {("", "")}
+
+
+def test_of_a_setting_a_band_tells_what_one_seed_cannot():
+    for ahead, within in ((0.04, True), (-0.06, False)):
+        setting = Setting("E = 4", ahead, 0.05, "the gap (runs/race.json)", {"experts": 4}, False)
+        picture = race(pair(), "step", settings=[setting])
+        (tip,) = things(picture, "E_=_4")
+        assert "± 0.050, the standard deviation of the gap (runs/race.json)" in tip
+        assert ("one seed shows no difference" in tip) == within
+        band, bar = things_of(picture, "E_=_4")[0].findall(SVG + "rect")[1:]
+        assert (float(bar.get("width")) < float(band.get("width")) / 2) == within
+
+
 def test_of_a_learner_that_has_not_begun_nothing_is_told():
     """A panel shows the start of another setting's recording, whose sizes may be others."""
     picture = race(
@@ -119,7 +142,7 @@ def test_each_recorded_setting_has_a_bar_on_the_side_of_who_is_ahead():
     for (tip, row), (behind, winner) in zip(
         listed.items(), [(True, "dense"), (False, "MoE"), (False, "dense")], strict=True
     ):
-        _, bar = row.findall(SVG + "rect")
+        *_, bar = row.findall(SVG + "rect")
         left, width = (float(bar.get(name)) for name in ("x", "width"))
         assert winner in tip and left + width * behind == pytest.approx(zero, abs=0.02)
 

@@ -465,10 +465,13 @@ def _training():
     yield "three races", partial(race_seeds, made_race())
     yield "one race", partial(race_seeds, made_race(1, ahead=0.0))
     listed = [
-        Setting(f"E = {e}, K = 2", ahead, {"experts": e}, e == 16)
+        Setting(f"E = {e}, K = 2", ahead, 0.05, "a gap", {"experts": e}, e == 16)
         for e, ahead in ((4, -0.3), (16, 0.02), (32, 0.0))
     ]
     yield "race among settings", partial(race, pair(), "step", settings=listed)
+    for axis in AXES:
+        alone = partial(race, pair(), axis, beside_work=True)
+        yield f"race beside other work over {axis}", alone
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {

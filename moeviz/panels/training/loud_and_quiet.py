@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moeviz.experiments.recorded import recorded_runs
+from moeviz.host import read_figures
 from moeviz.panels.controls import seed_box, slider
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
@@ -58,10 +59,14 @@ class LoudAndQuiet(LivePanel):
 
     def _settings(self) -> list[Setting]:
         """Every recorded scale, which a press shows."""
+        arm = read_figures("scale")["arms"]["token choice, raw"]
+        spreads = {point["scale"]: point["minus_dense"]["sd"] for point in arm["points"]}
+        spreads[0.0] = arm["as_written"]["minus_dense"]["sd"]
+        source = "the gap at this scale over five seeds (runs/scale.json), measured on more text"
         return [
             Setting(
-                NAMES[scale], gap(dense.curve, moe.curve, "step"), {"scale": scale, "seed": 0},
-                self._chosen == (scale, 0),
+                NAMES[scale], gap(dense.curve, moe.curve, "step"), spreads[scale], source,
+                {"scale": scale, "seed": 0}, self._chosen == (scale, 0),
             )
             for (scale, _), (dense, moe) in self._recorded.items()
         ]  # fmt: skip

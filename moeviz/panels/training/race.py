@@ -26,6 +26,7 @@ AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
 # Of each there is a recorded race, of `experiment race_settings` or of `experiment race`.
 EXPERTS = (4, 16, 32)
 CHOICES = (1, 2, 4)
+SETTINGS = "race_settings"  # recorded beside other work: its speeds are no speeds of the machine
 ACTIVE_WIDTH = 256  # of both models at the small size
 
 Configuration = tuple[int, int, int, str]  # E, K, seed, size
@@ -49,6 +50,7 @@ class Race(LivePanel):
 
     def __init__(self) -> None:
         self._recorded, self._made = self._all_recorded()
+        self._beside_work = {key for key, made in self._made.items() if SETTINGS in made["command"]}
         super().__init__(
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
@@ -68,7 +70,7 @@ class Race(LivePanel):
         have a third one: dense, with the parameters of all experts."""
         runs, made = {}, {}
         controls, _ = recorded_runs("race_control")
-        for name, thirds in (("race_settings", []), ("race", controls)):
+        for name, thirds in ((SETTINGS, []), ("race", controls)):
             races, provenance = recorded_runs(name)
             for i, moe in enumerate(races[1::2]):
                 key = self._configured(moe.meta)
@@ -78,20 +80,31 @@ class Race(LivePanel):
 
     def _settings(self) -> list[Setting]:
         """Every number of experts and of choices, which a press shows."""
+        # Of the same difference: that of runs/race.json is measured on another text.
+        of_seeds = [
+            gap(dense.curve, moe.curve, "step")
+            for key, (dense, moe, *_) in self._recorded.items()
+            if key not in self._beside_work
+        ]
+        spread = over_seeds(of_seeds)["sd"]
+        source = f"this difference over {len(of_seeds)} seeds at E = 16, K = 2 (runs/race)"
         rows = []
         for experts, top_k in product(EXPERTS, CHOICES):
             key = experts, top_k, 0, SMALL
             dense, moe, *_ = self._recorded[key]
             press = {"experts": experts, "top_k": top_k, "seed": 0}
             ahead = gap(dense.curve, moe.curve, "step")
-            rows.append(Setting(f"E = {experts}, K = {top_k}", ahead, press, key == self._chosen))
+            name, chosen = f"E = {experts}, K = {top_k}", key == self._chosen
+            rows.append(Setting(name, ahead, spread, source, press, chosen))
         return rows
 
     # Drawing.
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
         axis = self.controls["axis"].value
-        return race(learners, axis, note=note, settings=self._settings())
+        beside_work = not self.live and self._chosen in self._beside_work
+        settings = self._settings()
+        return race(learners, axis, note=note, settings=settings, beside_work=beside_work)
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:

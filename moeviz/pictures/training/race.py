@@ -31,15 +31,18 @@ SMOOTH = 9
 NOT_YET = "Step 0: nothing is trained yet. ▶ Play trains it here."
 # The heat of expert load ends at this multiple of an even share.
 HEAT_TOP = 3
+BESIDE_WORK = "recorded beside other work: only the ratio counts"
 
 
 def race(
-    learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = ()
-) -> Picture:
+    learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = (),
+    beside_work: bool = False,
+) -> Picture:  # fmt: skip
     """Loss of each learner against step, flops or seconds up to the finish; below how far the
     second is ahead of the first. The vertical line marks the furthest point that these two have
     reached, where they are compared. Beside them the load of the last MoE layer, and the speed; and
-    what else is recorded, where settings are given."""
+    what else is recorded, where settings are given. beside_work: other work slowed the learners,
+    which trained in turns, so that of their seconds and speeds only the ratio counts."""
     two = learners[:2]
     svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
     x = Scale(0, _finish(learners, axis), *ENDS)
@@ -53,21 +56,29 @@ def race(
     svg.text(60, 322, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
     if not any(len(s.curve) for s in learners):
         svg.text(sum(ENDS) / 2, sum(PLOT) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
-    _draw_gap(svg, two, axis, x)
+    slowed = beside_work and axis == "seconds"
+    label = f"seconds, {BESIDE_WORK}" if slowed else AXES[axis][0]
+    _draw_gap(svg, two, axis, x, label)
     common = last_common([s.curve for s in two], axis)
     if not np.isnan(common) and len(two) > 1:
         for start, end in (PLOT, GAP):
             svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
     paragraph(svg, 0, 506, textwrap.wrap(svg.description, 80))
     side = svg.beside(SIDE, 510)
-    _draw_load(side, learners, axis, x.high)
-    _draw_speed(side, learners)
+    _draw_load(side, learners, axis, x.high, label)
+    if beside_work:
+        _draw_ratio(side, learners)
+    else:
+        _draw_speed(side, learners)
     list_settings(svg, settings)
     columns = (
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
         "training loss", "validation loss", "MaxVio", "effective experts",
     )  # fmt: skip
-    return svg.picture(columns, map(_row, learners))
+    rows = [_row(learner) for learner in learners]
+    if beside_work:
+        rows = [(*row[:2], "", "", *row[4:]) for row in rows]
+    return svg.picture(columns, rows)
 
 
 def _finish(learners: Sequence[Snapshot], axis: str) -> float:
@@ -87,7 +98,7 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, label: str) -> None:
     """How far the second learner is ahead, wherever the validation loss of both is known."""
     points = gaps(two, axis)
     y = Scale(*padded([0.0, *(gap for _, gap in points)], 0.15), *GAP)
@@ -95,7 +106,7 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
     if len(names) == 2:
         words = f"{names[0]} minus {names[1]}, validation: above 0 {names[1]} is ahead"
         svg.text(60, GAP[1] - 12, words, bold=True)
-    axes(svg, x, y, x_label=AXES[axis][0], y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
+    axes(svg, x, y, x_label=label, y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
     svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
     key = _key(1, "gap")
     with svg.thing(key.name):
@@ -190,7 +201,9 @@ def _shown_losses(learner: Snapshot) -> list[float]:
     return [*kept, *validation[~np.isnan(validation)]]
 
 
-def _draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float) -> None:
+def _draw_load(
+    svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float, label: str
+) -> None:
     """The last MoE layer's load as a ribbon: experts down, time across, as far as the race is."""
     learner = next((s for s in learners if s.curve.load.shape[1]), None)
     if learner is None:
@@ -215,7 +228,7 @@ def _draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float)
         tip = f"expert {e}: {share:.1%} of the tokens lately, {share * num_experts:.1f} × even"
         svg.rect(left, top + e * row, width, row, "transparent", tip=tip)
     svg.line(left, top + height, left + width, top + height)
-    svg.text(left, top + height + 16, f"{AXES[axis][0].split(',')[0]} →", fill=MUTED)
+    svg.text(left, top + height + 16, f"{label.split(',')[0]} →", fill=MUTED)
     effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
     svg.text(left, top + height + 36, f"MaxVio {max_violation(recent_E):.2f} · {effective}")
     heat_bar(svg, left + width + 8, top, 10, 96, "0", f"{HEAT_TOP}×")
@@ -237,12 +250,33 @@ def _draw_speed(svg: Svg, learners: Sequence[Snapshot]) -> None:
         if not len(learner.curve):
             svg.text(0, y + 12, f"{learner.label}: not trained yet", fill=MUTED)
             continue
-        size = f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
         with svg.thing(learner.label, tip=f"{learner.label}: {speed:,.0f} tokens per second"):
             svg.text(0, y + 12, learner.label)
             svg.rect(0, y + 18, 220 * speed / peak, 14, STYLES[i % len(STYLES)][0])
             svg.text(6 + 220 * speed / peak, y + 30, f"{speed:,.0f}")
-            svg.text(0, y + 46, size, fill=MUTED)
+            svg.text(0, y + 46, _size(learner), fill=MUTED)
+
+
+def _draw_ratio(svg: Svg, learners: Sequence[Snapshot]) -> None:
+    """Each learner's speed against that of the first, which other work slowed as much."""
+    top, first = 336.0, learners[0]
+    svg.text(0, top - 12, f"Speed, against {first.label}", size=13, bold=True)
+    if not all(len(s.curve) for s in learners):
+        svg.text(0, top + 12, "not trained yet", fill=MUTED)
+        return
+    ratios = [s.tokens_per_second / first.tokens_per_second for s in learners]
+    for i, (learner, ratio) in enumerate(zip(learners, ratios, strict=True)):
+        y, width = top + i * 56, 220 * ratio / max(ratios)
+        with svg.thing(learner.label, tip=f"{learner.label}: {ratio:.2f} × {first.label}"):
+            svg.text(0, y + 12, learner.label)
+            svg.rect(0, y + 18, width, 14, STYLES[i % len(STYLES)][0])
+            svg.text(6 + width, y + 30, f"{ratio:.2f} ×")
+            svg.text(0, y + 46, _size(learner), fill=MUTED)
+    paragraph(svg, 0, top + 56 * len(learners) + 14, textwrap.wrap(BESIDE_WORK, 34), fill=MUTED)
+
+
+def _size(learner: Snapshot) -> str:
+    return f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
 
 
 def _row(learner: Snapshot) -> tuple[object, ...]:
