@@ -119,6 +119,6 @@ class TestLive:
         panel = Race()
         panel.controls["size"].value = larger.LARGE
         play(panel, 2)
-        assert note(panel).startswith("live: E = 16, K = 2, seed 0, large")
+        wait(lambda: note(panel).startswith("live: E = 16, K = 2, seed 0, large"), "the live race")
         until(panel, "Finished.")
         assert "Races here: E = 16, K = 2, large: " in panel.score.value
