@@ -66,10 +66,7 @@ def race(
     paragraph(svg, 0, 506, textwrap.wrap(svg.description, 80))
     side = svg.beside(SIDE, 510)
     _draw_load(side, learners, axis, x.high, label)
-    if beside_work:
-        _draw_ratio(side, learners)
-    else:
-        _draw_speed(side, learners)
+    _draw_speed(side, learners, beside_work)
     list_settings(svg, settings)
     columns = (
         "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
@@ -240,43 +237,33 @@ def _recent_load(learner: Snapshot) -> np.ndarray:
     return learner.curve.load[-max(1, len(learner.curve) // 20) :, -1].mean(0)
 
 
-def _draw_speed(svg: Svg, learners: Sequence[Snapshot]) -> None:
-    """A bar a learner; before its first step nothing is known of it."""
-    top = 336.0
-    svg.text(0, top - 12, "Speed, tokens per second", size=13, bold=True)
+def _draw_speed(svg: Svg, learners: Sequence[Snapshot], beside_work: bool) -> None:
+    """A bar a learner, beside_work as a ratio to the first one, which was slowed as much; before
+    its first step nothing is known of it."""
+    top, first = 336.0, learners[0]
+    unit = f"against {first.label}" if beside_work else "tokens per second"
+    svg.text(0, top - 12, f"Speed, {unit}", size=13, bold=True)
+    if beside_work and not all(len(s.curve) for s in learners):
+        svg.text(0, top + 12, "not trained yet", fill=MUTED)
+        return
     peak = max((s.tokens_per_second for s in learners if len(s.curve)), default=0.0) or 1.0
     for i, learner in enumerate(learners):
         y, speed = top + i * 56, learner.tokens_per_second
         if not len(learner.curve):
             svg.text(0, y + 12, f"{learner.label}: not trained yet", fill=MUTED)
             continue
-        with svg.thing(learner.label, tip=f"{learner.label}: {speed:,.0f} tokens per second"):
+        number, of = f"{speed:,.0f}", unit
+        if beside_work:
+            number, of = f"{speed / first.tokens_per_second:.2f} ×", first.label
+        size = f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
+        with svg.thing(learner.label, tip=f"{learner.label}: {number} {of}"):
             svg.text(0, y + 12, learner.label)
             svg.rect(0, y + 18, 220 * speed / peak, 14, STYLES[i % len(STYLES)][0])
-            svg.text(6 + 220 * speed / peak, y + 30, f"{speed:,.0f}")
-            svg.text(0, y + 46, _size(learner), fill=MUTED)
-
-
-def _draw_ratio(svg: Svg, learners: Sequence[Snapshot]) -> None:
-    """Each learner's speed against that of the first, which other work slowed as much."""
-    top, first = 336.0, learners[0]
-    svg.text(0, top - 12, f"Speed, against {first.label}", size=13, bold=True)
-    if not all(len(s.curve) for s in learners):
-        svg.text(0, top + 12, "not trained yet", fill=MUTED)
-        return
-    ratios = [s.tokens_per_second / first.tokens_per_second for s in learners]
-    for i, (learner, ratio) in enumerate(zip(learners, ratios, strict=True)):
-        y, width = top + i * 56, 220 * ratio / max(ratios)
-        with svg.thing(learner.label, tip=f"{learner.label}: {ratio:.2f} × {first.label}"):
-            svg.text(0, y + 12, learner.label)
-            svg.rect(0, y + 18, width, 14, STYLES[i % len(STYLES)][0])
-            svg.text(6 + width, y + 30, f"{ratio:.2f} ×")
-            svg.text(0, y + 46, _size(learner), fill=MUTED)
-    paragraph(svg, 0, top + 56 * len(learners) + 14, textwrap.wrap(BESIDE_WORK, 34), fill=MUTED)
-
-
-def _size(learner: Snapshot) -> str:
-    return f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
+            svg.text(6 + 220 * speed / peak, y + 30, number)
+            svg.text(0, y + 46, size, fill=MUTED)
+    if beside_work:
+        notes = textwrap.wrap(BESIDE_WORK, 34)
+        paragraph(svg, 0, top + 56 * len(learners) + 14, notes, fill=MUTED)
 
 
 def _row(learner: Snapshot) -> tuple[object, ...]:
