@@ -12,7 +12,7 @@ from moeviz.panels.controls import whole_slider
 pytestmark = LOUD
 
 
-@pytest.fixture(params=["Dispatch", "Exchange", "InsideLayer", "RuleSteps", "Slots"])
+@pytest.fixture(params=["Dispatch", "Exchange", "InsideLayer", "RuleSteps", "Slots", "TileWalk"])
 def panel(request, monkeypatch):
     monkeypatch.setattr(player, "STEP_SECONDS", 0.02)
     panel = exhibit(request.param)()
