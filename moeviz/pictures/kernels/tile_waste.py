@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, short, y_axis
-from moeviz.pictures.plot import Key, curve, heading, mark
+from moeviz.pictures.plot import Key, box, curve, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 
-WIDTH, HEIGHT, SIDE = 520.0, 400.0, 420.0
+WIDTH, HEIGHT, SIDE = 560.0, 400.0, 396.0
 BLOCKS = (16, 32, 64, 128)
 # A colour and a dash each, never colour alone; the chosen one is wider.
 STYLES = (
@@ -24,7 +24,7 @@ DRAWS = 8  # batches behind each point of a line
 COLUMNS = ("skew", *(f"padding at BLOCK_M {m}" for m in BLOCKS))
 PADDING = "#ffffff"
 ROWS = "#0072b2"
-ORDER = "experts, in order of expected popularity"
+MOST_TILES = 400  # that are drawn one by one
 
 
 def padding_rows(load_E: np.ndarray, block: int) -> int:
@@ -72,35 +72,41 @@ def tile_waste(
     padding = padding_rows(load_E, block)
     waste = padding / (num_rows + padding)
     summary = (
-        f"{num_rows:,} rows go to {experts} experts, with skew {skew:g}. In tiles of {block} rows "
-        f"{padding:,} of {num_rows + padding:,} computed rows are padding. That is {waste:.1%} of "
-        f"the FLOPs; by the rule of thumb, E · BLOCK_M / 2 rows, it would be "
-        f"{expected_waste(num_rows, experts, block):.1%}."
+        f"{num_rows:,} rows go to {experts} experts, in tiles of {block} rows. {padding:,} of "
+        f"{num_rows + padding:,} computed rows are padding, {_percent(waste)}. Half a tile for "
+        f"each expert would be {_percent(expected_waste(num_rows, experts, block))}."
     )
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
-    _lines(svg, curves, num_rows, experts, skew, block, waste)
-    _experts(svg.beside(SIDE, HEIGHT), load_E, block)
-    rows = ((s, *map("{:.1%}".format, each)) for s, each in zip(SKEWS, curves.T, strict=True))
+    _experts(svg, load_E, block, waste)
+    _lines(svg.beside(SIDE, HEIGHT), curves, num_rows, experts, skew, block, waste)
+    rows = ((s, *map(_percent, each)) for s, each in zip(SKEWS, curves.T, strict=True))
     return svg.picture(COLUMNS, rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _lines(
     svg: Svg, curves: np.ndarray, num_rows: int, experts: int, skew: float, block: int, here: float
 ) -> None:
-    rules = [expected_waste(num_rows, experts, m) for m in BLOCKS]
-    top = min(max(100 * float(max(curves.max(), *rules)) * 1.05, 10.0), 100.0)
-    x, y = Scale(0, 2, 60, 400), Scale(0, top, 340, 60)
-    note = f"line: mean of {DRAWS} batches · dot: the one drawn · dotted: "
-    heading(svg, "Padding, as a share of all computed rows", f"{note}E · BLOCK_M / 2 rows")
-    axes(svg, x, y, x_label="skew of the routing (Zipf exponent)", y_label="per cent of rows")
+    rule = expected_waste(num_rows, experts, block)
+    top = min(max(100 * max(float(curves.max()), rule) * 1.05, 10.0), 100.0)
+    x, y = Scale(0, 2, 50, 292), Scale(0, top, 340, 76)
+    heading(
+        svg,
+        "Padding, if few experts get most rows",
+        f"line: mean of {DRAWS} batches · dot: this one",
+    )
+    svg.text(0, 54, f"dotted: half a tile of {block} rows for each expert", fill=MUTED)
+    axes(svg, x, y, x_label="skew: 0 even, 2 a few get most", y_label="% of computed rows")
     _skews(svg, x, y, curves)
+    svg.line(x.start, y(100 * rule), x.end, y(100 * rule), stroke=INK, width=1.2, dash="1 3")
     ends: list[tuple[float, int]] = []
     for b, key in enumerate(STYLES):
-        rule = y(100 * rules[b])
         mean = float(np.interp(skew, SKEWS, curves[b]))
-        tip = f"BLOCK_M {BLOCKS[b]}: {mean:.1%} at skew {skew:g}"
-        with svg.thing(f"block {BLOCKS[b]}", tip=f"{tip}, rule of thumb {rules[b]:.1%}"):
-            svg.line(x.start, rule, x.end, rule, stroke=key.colour, width=0.8, dash="1 3")
+        tip = f"tiles of {BLOCKS[b]} rows: {_percent(mean)} at skew {skew:g}"
+        with svg.thing(f"block {BLOCKS[b]}", tip=tip):
             key = replace(key, width=WIDE) if BLOCKS[b] == block else key
             points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
         ends.append((points[-1][1], b))
@@ -120,35 +126,48 @@ def _skews(svg: Svg, x: Scale, y: Scale, curves: np.ndarray) -> None:
     """The plot as a slider of the skew, which tells where all lines are."""
     half = (x(SKEWS[1]) - x(SKEWS[0])) / 2
     for s, skew in enumerate(SKEWS):
-        each = ", ".join(f"{c:.1%} at {m}" for m, c in zip(BLOCKS, curves[:, s], strict=True))
+        each = ", ".join(f"{_percent(c)} at {m}" for m, c in zip(BLOCKS, curves[:, s], strict=True))
         with svg.thing(tip=f"skew {skew:g}: {each}", press={"skew": skew}, drag=True):
             svg.rect(x(skew) - half, y.end, 2 * half, y.start - y.end + 20, "transparent")
 
 
-def _experts(svg: Svg, load_E: np.ndarray, block: int) -> None:
-    """Each expert's rows with what its last tile adds."""
-    left, right, base, top = 50.0, SIDE - 10, 340.0, 76.0
+def _experts(svg: Svg, load_E: np.ndarray, block: int, waste: float) -> None:
+    """Each expert's rows as a pile of tiles, the busiest first, with what the last tile adds."""
+    left, right, base, top = 50.0, WIDTH - 6, 340.0, 76.0
     computed_E = -(-load_E // block) * block
     y = Scale(0, float(computed_E.max()) or 1.0, base, top)
     width = (right - left) / len(load_E)
     gap = 1.0 if width > 4 else 0.0
-    note = "blue: real · hatched: padding" if width > 4 else "blue: real · grey: padding"
-    heading(svg, "One such batch: rows of each expert", note)
-    y_axis(svg, y, left, right, ticks=y.ticks(4), form=short)
-    for e, (load, computed) in enumerate(zip(load_E, computed_E, strict=True)):
-        at = left + e * width
-        real, filled, wide = y(float(load)), y(float(computed)), width - gap
+    apart = gap and computed_E.sum() // block <= MOST_TILES
+    note = f"A tile: {block} rows of one expert, computed at once. The last tile is filled up."
+    heading(svg, f"One batch, in tiles of {block} rows: {_percent(waste)} is padding", note)
+    legend(svg, 0, 58, (Key("rows of tokens", ROWS, mark="box"),))
+    box(svg, 120, 48, 12, 12, "none", stroke=MUTED)
+    svg.hatch(120, 48, 12, 12, PADDING)
+    svg.text(138, 58, "padding: computed for nothing")
+    every = block * -(-int(computed_E.max()) // (6 * block))
+    y_axis(svg, y, left, right, "rows", ticks=range(0, int(y.high) + 1, every), form=short)
+    busiest = np.argsort(-load_E, kind="stable")
+    for place, e in enumerate(busiest):
+        load, computed, at, wide = load_E[e], computed_E[e], left + place * width, width - gap
         tip = f"expert {e}: {load:,} rows, {computed - load:,} of padding"
         with svg.thing(f"e{e}", tip=tip):
             svg.rect(at, top, wide, base - top, "transparent")
+            real, filled = y(float(load)), y(float(computed))
             if computed > load:
                 svg.rect(at, filled, wide, real - filled, RULE, opacity=0.5)
                 if width > 4:
                     svg.hatch(at, filled, wide, real - filled, PADDING)
-            if load:
-                svg.rect(at, real, wide, base - real, ROWS)
+            step = block if apart else max(load, 1)
+            for first in range(0, load, step):
+                low, high = y(float(first)), y(float(min(first + step, load)))
+                svg.rect(at, high + (first + step < load), wide, low - high - gap, ROWS)
     svg.line(left, base, right, base)
-    svg.text((left + right) / 2, base + 35, ORDER, anchor="middle")
-    shown = range(len(load_E)) if len(load_E) <= 16 else (0, len(load_E) - 1)
-    for e in shown:
-        svg.text(left + (e + 0.5) * width, base + 17, str(e), anchor="middle", fill=MUTED)
+    svg.text((left + right) / 2, base + 35, "experts, the busiest first", anchor="middle")
+    if len(load_E) <= 16:
+        for place, e in enumerate(busiest):
+            at = left + (place + 0.5) * width
+            svg.text(at, base + 17, str(e), anchor="middle", fill=MUTED)
+    else:
+        svg.text(left, base + 17, f"expert {busiest[0]}", fill=MUTED)
+        svg.text(right, base + 17, f"expert {busiest[-1]}", anchor="end", fill=MUTED)
