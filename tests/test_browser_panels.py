@@ -326,6 +326,8 @@ def test_12(labs, tmp_path):
         assert min(right for _, right in gaps) > -1, "words beside a slider are cut off"
         check_tab_reaches_every_control(page, DISPATCH)
 
+        browser.press_slider(page, f"{DISPATCH} .moeviz-step", "Home")
+        browser.wait_state(page, DISPATCH, r"step=0&")
         took = []
         for step in range(1, 48):
             took.append(seconds_to_move(page, DISPATCH, ".moeviz-step"))

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from helpers.panels import figures
 from helpers.picture_cases import (
     CPU,
     GPU,
@@ -27,7 +28,8 @@ from moeviz.experiments import recorded
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.roofline import TOKENS, Reached, all_experts, roofline, works
-from moeviz.pictures.kernels.tile_walk import lanes, moments, order, tile_walk
+from moeviz.pictures.kernels.tile_pieces import lanes, moments, order
+from moeviz.pictures.kernels.tile_walk import tile_walk
 from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
     SKEWS,
@@ -37,6 +39,7 @@ from moeviz.pictures.kernels.tile_waste import (
     waste_curves,
     zipf_load,
 )
+from moeviz.pictures.svg import INK
 from moeviz.records.dispatch import STAGES
 from moeviz_kernels.tiles import grouped_order
 
@@ -49,6 +52,7 @@ def test_every_step_says_something_else_at_the_same_height(name):
     drawn = [dispatch(trace, step) for step in range(trace.steps)]
     assert len({tuple(part.get("viewBox") for part in parse(picture)) for picture in drawn}) == 1
     assert max(len(picture.summary) for picture in drawn) < 125, "one line above the picture"
+    assert max(len(each) for picture in drawn for each in figures(picture.summary)) <= 3
     if name == "dispatch":
         assert len({picture.summary for picture in drawn}) == trace.steps
         bare = {re.sub("aria-label=.*?data", "", picture.svg) for picture in drawn}
@@ -60,11 +64,11 @@ def test_by_hand_each_stage_has_its_numbers():
     assert trace.steps == 1 + 2 + 2 + 2 + 1 + 3 + 3
     for stage, program, words in (
         ("top-k", 0, "3 tokens ask for 1 expert each: 3 assignments, in token order."),
-        ("histogram", 0, "of 2 assignments 1 to e0, 1 to e1."),
+        ("histogram", 0, "counts 2 assignments; expert 0 is asked for 1 time, and none more."),
         ("scan", 1, "adds up the column of expert 1; it will have 2 rows."),
-        ("scatter", 0, "writes assignments 0 to 1 to rows 1, 0."),
-        ("tiles", 0, "2 tiles of 4 rows for 3 rows: 5 of 8 computed rows are padding"),
-        ("tiles", 0, "of the GEMM's 3 programs 1 find no tile."),
+        ("scatter", 0, "sends assignments 0 to 1 to their rows."),
+        ("tiles", 0, "2 tiles of 4 rows hold 3 rows. 5 of 8 computed rows are padding."),
+        ("tiles", 0, "1 of the GEMM's 3 programs find no tile."),
         ("GEMM", 1, "2 rows of expert 1, 2 padding."),
         ("GEMM", 2, "no tile is left, it returns at once."),
         ("combine", 2, "y differs by 2e-07 of its length."),
@@ -132,7 +136,7 @@ def test_what_is_said_of_tile_waste():
     assert waste_curves(64 * 4096, 64, 0)[:, 0] == pytest.approx(rule, rel=0.25)
     # The notebook's prediction: "about 20 %".
     said = tile_waste(tokens=1024, experts=64, top_k=8, skew=0.0, block=64).summary
-    assert 15 < float(re.search(r"padding. That is ([\d.]+)%", said)[1]) < 25
+    assert 15 < float(re.search(r"are padding, ([\d.]+) %", said)[1]) < 25
 
 
 def test_loads_are_drawn_once_for_each_seed():
@@ -149,7 +153,7 @@ def test_every_expert_tells_its_rows_and_all_have_one_colour():
         tip = f"expert {e}: {load} rows, {-load % 16} of padding"
         assert bar.findtext("{*}title") == tip
         real = [m for m in bar.iter() if "fill:#0072b2" in m.get("style", "")]
-        assert len(real) == (load > 0)
+        assert len(real) == -(-load // 16), "tile by tile"
 
 
 def test_of_tile_waste_the_skew_is_dragged_and_the_blocks_are_pressed():
@@ -191,27 +195,49 @@ def test_the_walk_by_hand():
     assert moments([[pair], [other]], 2) == [(2, 2 * weights + 2 * row, 2 * weights + row)]
 
 
+WALK = dict(programs=6, group=2, step=3, follow="tile 4")
+
+
 def test_a_persistent_walk_starts_as_many_programs_as_run_at_a_time():
     trace = TRACES["dispatch"]
-    one, persistent = (tile_walk(trace, walk=w, programs=4, group=8) for w in ("one", "persistent"))
-    pieces = int(re.match(r"(\d+) pieces", one.summary)[1])
-    started = int(re.search(r"(\d+) programs start", one.summary)[1])
-    assert started == pieces + int(re.search(r"(\d+) of them without", one.summary)[1])
-    assert "4 programs start." in persistent.summary
-    assert sum(row[1] for row in one.rows) == pieces
-    starts = [picture.svg.count('width="4"') for picture in (one, persistent)]
-    assert starts == [pieces, 4]
+    one, persistent = (tile_walk(trace, **WALK, walk=w) for w in ("one", "persistent"))
+    pieces = sum(row[1] for row in one.rows)
+    started, empty = map(int, re.search(r"(\d+) programs start, (\d+)", one.summary).groups())
+    assert started == pieces + empty
+    assert f"6 persistent programs start, and {started - 6} starts" in persistent.summary
+    bars = [len(marks(picture, "rect", INK)) for picture in (one, persistent)]
+    assert bars[0] - bars[1] == 2 * (pieces - 6), "over the moments, and in the line of starts"
+    idle = [m for m in marks(one, "title") if m.text.endswith("has nothing left to do")]
+    assert len(idle) == 6 - one.rows[-1][1] > 0
+    assert f"In the last moment {len(idle)} of 6 programs are idle." in one.summary
 
 
 def test_a_moment_lights_its_pieces_and_a_tile_the_moments_that_read_it():
-    trace = TRACES["dispatch"]
-    picture = tile_walk(trace, walk="persistent", programs=4, group=2)
+    picture = tile_walk(TRACES["dispatch"], **WALK, walk="persistent")
     for number, pieces, *_ in picture.rows:
-        bar, *_ = [m for m in things(picture, f"m{number - 1}") if m.find("{*}text") is None]
-        assert len(things(picture, f"m{number - 1}")) == pieces + 1
-        tiles = [kin for kin in bar.get("data-kin").split() if kin[0] == "g"]
-        lit = {m.get("data-kin").split()[0] for m in things(picture, f"m{number - 1}")}
-        assert lit == {f"m{number - 1}", *tiles}
+        kin = things(picture, f"m{number - 1}")
+        (bar,) = [m for m in kin if m.get("data-kin").startswith(f"m{number - 1} ")]
+        tiles = {name for name in bar.get("data-kin").split() if name[0] == "g"}
+        lit = [m for m in kin if m.get("data-kin")[0] == "g"]
+        assert len(lit) == 2 * pieces, "by program, and in the map"
+        assert {m.get("data-kin").split()[0] for m in lit} == tiles
+
+
+def test_of_a_walk_pieces_moments_and_programs_are_pressed():
+    picture = tile_walk(TRACES["dispatch"], **WALK, walk="one")
+    pressed = [sets for _, sets in presses(picture)]
+    assert {"follow": "nothing"} in pressed, "what is followed is let go"
+    assert {(sets["step"], sets["follow"]) for sets in pressed if len(sets) == 2} >= {
+        ("3", "tile 4")
+    }
+    steps = [int(sets["step"]) for sets in pressed if sets.keys() == {"step"}]
+    assert steps == [row[0] for row in picture.rows]
+    rows = "The rows of tile 4 are asked for 4 times and come from memory 2 times."
+    assert rows in picture.summary
+    program = tile_walk(TRACES["dispatch"], **WALK | {"follow": "program 5"}, walk="one")
+    assert program.summary.endswith("Program 5 computes 6 pieces for 6 starts.")
+    nobody = tile_walk(TRACES["dispatch"], **WALK | {"follow": "program 7"}, walk="one")
+    assert nobody.summary.endswith("Program 7 does not run.")
 
 
 # Roofline.

@@ -14,6 +14,7 @@ import ipywidgets
 import pytest
 
 from moeviz import panels
+from moeviz.costs import CLAIMS, DEVICES, MODELS
 from moeviz.panels.costs.model_anatomy import CONFIG
 from moeviz.panels.pulse import family
 
@@ -81,7 +82,9 @@ MOVES = {
     "TileWaste": {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
     },
-    "TileWalk": {"walk": "persistent", "programs": 2, "group": 1},
+    "TileWalk": {
+        "walk": "persistent", "programs": 2, "group": 1, "step": 9, "follow": "program 1",
+    },
     "TrainingCost": {
         "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
         "device": "H100 SXM",
@@ -112,6 +115,16 @@ READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},
     "Slots": {"source": "text"},
 }  # fmt: skip
+
+
+def figures(words):
+    """The numbers of each sentence but for those in names and in a claim that is quoted."""
+    quoted = [claim.text for claim in CLAIMS.values()]
+    for name in sorted([*quoted, *MODELS, *DEVICES], key=len, reverse=True):
+        words = words.replace(name, "")
+    kinds = "layer|expert|token|seed|program|step"
+    words = re.sub(rf"(?i)\b({kinds}) \d+|PCIe \d x\d+|\d+ ×|\d{{4}}\.\d{{5}}", "", words)
+    return [re.findall(r"(?<![\w.,])\d[\d,.]*", each) for each in re.split(r"\. ", words)]
 
 
 def exhibit(name):

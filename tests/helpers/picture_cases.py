@@ -522,7 +522,7 @@ def _kernels():
         yield case(tile_waste, tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
     for (_, walk), programs in product(WALKS, [2, 8]):
         for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
-            options = dict(walk=walk, programs=programs, group=2)
+            options = dict(walk=walk, programs=programs, group=2, step=2, follow="tile 0")
             yield f"walk {walk} of {name}, {programs}", partial(tile_walk, trace, **options)
     for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
         name = f"roofline of {device and device['name']}, {tokens} tokens"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels import shipped_model
@@ -35,8 +33,8 @@ class Dispatch(ReadingPanel):
             "source": "synthetic", "skew": 1.0, "seed": 0, "tokens": 16, "top_k": 2,
             "sort_block": 8, "tile_block": 4,
         },
-        "One expert a token": {"top_k": 1},
-        "Higher tiles": {"tile_block": 16},
+        "One expert a token": {"top_k": 1, "step": 12},
+        "Higher tiles": {"tile_block": 16, "step": 17},
     }  # fmt: skip
 
     def __init__(self, source: str = "text") -> None:
@@ -45,7 +43,9 @@ class Dispatch(ReadingPanel):
         recorded = {name: trace.meta["controls"] for name, trace in self.recorded.items()}
         opening = recorded["text"] | recorded["synthetic"] | recorded[source]
         self._position: tuple[DispatchTrace, int] | None = None  # the batch and its step
-        self.player = Player(self, whole_slider("Step", 0, MOST_STEPS, 0, width="420px"))
+        # It opens where the rows have come to their experts: before, nothing has moved.
+        step = self.recorded[source].step_at("tiles") - 1
+        self.player = Player(self, whole_slider("Step", 0, MOST_STEPS, step, width="420px"))
         super().__init__(
             [(recorded[name], trace) for name, trace in self.recorded.items()],
             self.player.bar,
@@ -72,18 +72,6 @@ class Dispatch(ReadingPanel):
         the stage that is shown."""
         self.controls["step"].max = MOST_STEPS
         self._position = None
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """Where no kernel runs, the scatter's last step says more than the first of all."""
-        drawn, trace = self.drawn, next(iter(self.recorded.values()))
-        if self._position is not None:
-            trace = self._position[0]
-        step = trace.step_at("tiles") - 1
-        self.drawn = dispatch(trace, step, note=_where(trace)).at(self.state)
-        try:
-            return super()._repr_mimebundle_(**options)
-        finally:
-            self.drawn = drawn
 
     # Drawing.
 

@@ -234,23 +234,25 @@ def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
         return f"{words}, in token order."
     if stage == "histogram":
         asked = _plural(int(trace.count[program].sum()), "assignment")
-        parts = ", ".join(f"{n} to e{e}" for e, n in enumerate(trace.count[program]) if n)
-        return f"Histogram, {of}: of {asked} {parts}."
+        expert, most = trace.count[program].argmax(), trace.count[program].max()
+        times = _plural(int(most), "time")
+        return (
+            f"Histogram, {of}: counts {asked}; expert {expert} is asked for {times}, and none more."
+        )
     if stage == "scan":
         rows = _plural(int(trace.total[program]), "row")
         return f"Scan, {of}: adds up the column of expert {program}; it will have {rows}."
     if stage == "scatter":
         first = program * trace.sort_block
         last = min(first + trace.sort_block, num_rows) - 1
-        rows = ", ".join(map(str, trace.rank[first : last + 1]))
-        return f"Scatter, {of}: writes assignments {first} to {last} to rows {rows}."
+        return f"Scatter, {of}: sends assignments {first} to {last} to their rows."
     if stage == "tiles":
         real, grid = int((trace.tile_expert >= 0).sum()), len(trace.tile_expert)
         computed = real * trace.tile_block
         return (
-            f"{_plural(real, 'tile')} of {trace.tile_block} rows for {num_rows} rows: "
-            f"{computed - num_rows} of {computed} computed rows are padding; of the GEMM's {grid} "
-            f"programs {grid - real} find no tile."
+            f"{_plural(real, 'tile')} of {trace.tile_block} rows hold {num_rows} rows. "
+            f"{computed - num_rows} of {computed} computed rows are padding. {grid - real} of the "
+            f"GEMM's {grid} programs find no tile."
         )
     if stage == "GEMM":
         count_rows = len(trace.tile_rows(program))

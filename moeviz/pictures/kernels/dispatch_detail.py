@@ -16,9 +16,20 @@ WIDTH = 560.0
 TOP = 10.0
 LINE = 18.0
 ACTIVE = "#0072b2"
-LEFT, COLUMN, ROW = 86.0, 24.0, 20.0
+LEFT, COLUMN = 86.0, 24.0
 STRIPS, STRIP = (136.0, 276.0, 416.0), 94.0  # left edges, and the width of each
 TOKEN_COLUMNS = 2
+TILE, SUM = 50.0, 22.0  # the heights of a line of tiles, and of a row's sum
+
+
+def _row(trace: DispatchTrace) -> float:
+    """The height of a program's row in the table: of few programs as much as other stages need."""
+    return 24.0 if len(trace.count) <= 4 else 20.0
+
+
+def _tile_line(trace: DispatchTrace) -> float:
+    """The height of a row of a tile."""
+    return 28.0 if trace.tile_block <= 4 else LINE
 
 
 def detail_height(trace: DispatchTrace) -> float:
@@ -26,12 +37,12 @@ def detail_height(trace: DispatchTrace) -> float:
     tiles = -(-len(trace.tile_expert) // _tile_grid(trace)[0])
     tallest = (
         26 + -(-len(trace.tokens) // _topk_columns(trace)) * 22.0,
-        (len(trace.count) + 4) * ROW,
+        len(trace.count) * _row(trace) + 80,
         10 * LINE,  # the notes beside the table
-        max(trace.tile_block, 4) * LINE + 76,
-        tiles * 42.0 + 8,
-        (trace.top_k + 4) * LINE + 40 + -(-len(trace.tokens) // TOKEN_COLUMNS) * LINE,
-        trace.sort_block * LINE + 36,
+        max(trace.tile_block, 4) * _tile_line(trace) + 76,
+        tiles * TILE + 8,
+        _list_top(trace) + -(-len(trace.tokens) // TOKEN_COLUMNS) * LINE,
+        trace.sort_block * SUM + 36,
     )
     return TOP + max(tallest) + 10
 
@@ -59,21 +70,21 @@ def _topk(svg: Svg, trace: DispatchTrace, _: int) -> None:
 def _matrix(svg: Svg, trace: DispatchTrace, stage: str, number: int) -> None:
     """Programs down, experts across: counts, then what is before, then totals and offsets."""
     programs, num_experts = trace.count.shape
-    top = TOP + 24
+    top, high = TOP + 24, _row(trace)
     for e in range(num_experts):
         with things.expert(svg, trace, e, stage):
             expert_box(svg, LEFT + e * COLUMN, TOP, COLUMN - 2, 17, e, f"e{e}", bold=True)
     for p in range(programs):
         active = stage != "scan" and p == number
         with things.program(svg, trace, p, stage):
-            svg.text(LEFT - 8, top + p * ROW + 14, f"program {p}", anchor="end", bold=active)
+            svg.text(LEFT - 8, top + p * high + high - 6, f"program {p}", anchor="end", bold=active)
     for p, e in np.ndindex(programs, num_experts):
         _cell(svg, trace, stage, number, p, e)
     scanned = {"histogram": -1, "scan": number, "scatter": num_experts}[stage]
     sums = {"total": trace.total[: scanned + 1], "offsets": trace.offsets[:num_experts]}
     names = {"histogram": (), "scan": ("total",), "scatter": ("total", "offsets")}[stage]
     for line, name in enumerate(names):
-        y = top + programs * ROW + 20 * (line + 1)
+        y = top + programs * high + 20 * (line + 1)
         svg.text(LEFT - 8, y, name, anchor="end", bold=True)
         for e, value in enumerate(sums[name]):
             x = LEFT + e * COLUMN + COLUMN / 2 - 1
@@ -88,13 +99,16 @@ def _cell(svg: Svg, trace: DispatchTrace, stage: str, number: int, p: int, e: in
     value = int((trace.before if added else trace.count)[p, e])
     what = f"{value} rows before its own" if added else f"{value} of its assignments"
     tip = f"program {p}, expert {e}: {what if counted else 'not counted yet'}"
-    x, y = LEFT + e * COLUMN, TOP + 24 + p * ROW
+    high = _row(trace)
+    x, y = LEFT + e * COLUMN, TOP + 24 + p * high
     with svg.thing(f"c{p}_{e}", f"p{p}", f"e{e}", tip=tip):
-        svg.rect(x, y, COLUMN - 2, ROW - 2, "transparent", stroke=ACTIVE if hot else RULE,
+        svg.rect(x, y, COLUMN - 2, high - 2, "transparent", stroke=ACTIVE if hot else RULE,
                  stroke_width=2 if hot else 1)  # fmt: skip
         if counted:
             ink = INK if value or hot else MUTED
-            svg.text(x + COLUMN / 2 - 1, y + 14, str(value), anchor="middle", bold=hot, fill=ink)
+            svg.text(
+                x + COLUMN / 2 - 1, y + high - 6, str(value), anchor="middle", bold=hot, fill=ink
+            )
 
 
 def _notes(svg: Svg, trace: DispatchTrace, title: str, *sentences: str) -> None:
@@ -134,7 +148,7 @@ def _scatter(svg: Svg, trace: DispatchTrace, program: int) -> None:
     expert_N, seen = trace.expert.reshape(-1), [0] * trace.num_experts
     first = program * trace.sort_block
     for n, i in enumerate(range(first, min(first + trace.sort_block, len(expert_N)))):
-        e, y = int(expert_N[i]), TOP + 32 + n * LINE
+        e, y = int(expert_N[i]), TOP + 34 + n * SUM
         with things.assignment(svg, trace, i):
             expert_box(svg, x, y - 12, 26, 16, e, f"e{e}", bold=True, radius=3)
             svg.text(x + 34, y, shorten(trace.tokens[i // trace.top_k], 9), mono=True)
@@ -152,7 +166,7 @@ def _tile_grid(trace: DispatchTrace) -> tuple[int, float]:
 def _tiles(svg: Svg, trace: DispatchTrace, _: int) -> None:
     side, unit = _tile_grid(trace)
     for g in range(len(trace.tile_expert)):
-        x, y = g % side * WIDTH / side, TOP + 6 + g // side * 42.0
+        x, y = g % side * WIDTH / side, TOP + 6 + g // side * TILE
         e, rows = int(trace.tile_expert[g]), trace.tile_rows(g)
         with things.tile(svg, trace, g):
             if e < 0:
@@ -202,18 +216,19 @@ def _gemm(svg: Svg, trace: DispatchTrace, program: int) -> None:
         return
     known = {"x": trace.x, "hidden": trace.hidden, "out": trace.rows}
     peaks = {name: _peak(values) for name, values in known.items()}
-    base = TOP + 36 + trace.tile_block * LINE
+    line = _tile_line(trace)
+    base = TOP + 36 + trace.tile_block * line
     with things.tile(svg, trace, program):
         svg.text(0, TOP + 13, f"tile {program}, expert {e}", bold=True)
         for m in range(len(rows), trace.tile_block):
-            _padding(svg, 0, TOP + 23 + m * LINE, STRIPS[-1] + STRIP, LINE - 3)
+            _padding(svg, 0, TOP + 23 + m * line, STRIPS[-1] + STRIP, LINE - 3)
     for x, (name, values) in zip(STRIPS, known.items(), strict=True):
         svg.text(x, TOP + 13, f"{name} [{values.shape[1]}]", bold=True)
         _scale(svg, x, base - 10, STRIP, peaks[name])
     for x, what in zip(STRIPS[1:], ("W13", "W2"), strict=True):
         svg.text(x - 23, TOP + 13, f"{what} →", anchor="middle", fill=MUTED)
     for m, row in enumerate(rows):
-        _row_of_tile(svg, trace, row, TOP + 36 + m * LINE, peaks)
+        _row_of_tile(svg, trace, row, TOP + 36 + m * line, peaks)
     svg.text(STRIPS[-1] + STRIP + 8, TOP + 13, "length", fill=MUTED)
     if trace.gemm_block != trace.tile_block:
         note = f"drawn in tiles of {trace.tile_block}; this GPU computed in tiles of"
@@ -253,11 +268,15 @@ def _combine(svg: Svg, trace: DispatchTrace, program: int) -> None:
         svg.text(54, y + 2, f"y of token {program} {shorten(trace.tokens[program], 8)}", bold=True)
         _strip(svg, x, y, 164, trace.y[program], peak)
     _scale(svg, x + 190, TOP + 2, 164, peak)
-    why = "The weights are in the rows already: they multiplied the hidden values. One program a "
-    why += "token, float32, one order: the same bits in every run."
-    paragraph(svg, 0, y + 26, textwrap.wrap(why, 86))
+    why = "The weights are in the rows. One fixed order: the same bits in every run."
+    paragraph(svg, x + 190, TOP + 46, textwrap.wrap(why, 27), 16, fill=MUTED)
     for t in range(len(trace.tokens)):
-        _summed(svg, trace, t, program, y + 76, peak)
+        _summed(svg, trace, t, program, TOP + _list_top(trace) + 10, peak)
+
+
+def _list_top(trace: DispatchTrace) -> float:
+    """Where the list of all tokens begins, under the sum of one."""
+    return max((trace.top_k + 1) * LINE + 30, 90.0)
 
 
 def _summed(svg: Svg, trace: DispatchTrace, t: int, program: int, top: float, peak: float) -> None:
