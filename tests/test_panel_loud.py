@@ -58,7 +58,7 @@ def test_play_trains_the_scale_of_the_slider_and_another_one_begins_anew(small):
     play(panel, 4)
     wait(lambda: "Trained here, scale 1/4, seed 0: MoE " in panel.score.value, "the score")
     panel.controls["scale"].value = 4.0
-    wait(lambda: note(panel).startswith("live: scale 4"), "the other scale")
+    wait(lambda: note(panel).startswith("recorded, not live: scale 4"), "the other scale")
     play(panel, 4)
     wait(lambda: "Trained here, scale 4, seed 0: MoE " in panel.score.value, "its score")
     assert "scale 1/4, seed 0" in panel.score.value

@@ -25,7 +25,7 @@ from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import RIBBON, collapse
-from moeviz.pictures.training.race import AXES, gaps, race
+from moeviz.pictures.training.race import AXES, ENDS, GAP, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap, noise_floor, validation_at
@@ -52,7 +52,7 @@ def test_the_twin_of_the_race():
 def test_the_race_marks_every_validation_and_never_tells_by_colour_alone():
     picture = race([learner("dense", 40), learner("MoE", 40, 8)], "step")
     dashed = ["dasharray" in line.get("style") for line in marks(picture, "polyline")]
-    assert dashed == [False, True, True], "dense, MoE, and the gap below"
+    assert dashed == [True, False, True], "the gap, and below it dense and MoE"
     assert len(marks(picture, "circle", "#0072b2")) == 10 + 1, "the dense marks and their legend"
     assert sum(r.get("width") in ("6.8", "8") for r in marks(picture, "rect")) == 10 + 1
 
@@ -113,11 +113,11 @@ def test_the_race_is_drawn_on_the_axis_it_names_up_to_the_finish():
     for axis, (label, _) in AXES.items():
         picture = race(pair(), axis)
         assert {label, "finish"} <= {*texts(picture)}
-        far[axis] = [corners(line)[-1, 0] for line in marks(picture, "polyline")[:2]]
+        far[axis] = [corners(line)[-1, 0] for line in marks(picture, "polyline")[1:]]
     # At equal steps both are as far; in seconds the slower one is further.
-    at = 60 + (500 - 60) * 12 / 600
+    at = ENDS[0] + (ENDS[1] - ENDS[0]) * 12 / 600
     assert far["step"] == far["flops"] == pytest.approx([at, at], abs=0.1)
-    assert far["seconds"] == pytest.approx([60 + (at - 60) * 0.5 / 0.75, at], abs=0.1)
+    assert far["seconds"] == pytest.approx([ENDS[0] + (at - ENDS[0]) * 0.5 / 0.75, at], abs=0.1)
 
 
 def test_the_gap_is_dense_minus_moe_where_both_were_measured():
@@ -132,6 +132,18 @@ def test_the_gap_is_dense_minus_moe_where_both_were_measured():
     third = race([*learners, learner("dense, all parameters", 12)], "step")
     assert third.summary == race(learners, "step").summary and len(third.rows) == 3
     assert len(marks(third, "polyline")) == 4
+
+
+def test_the_area_of_the_gap_has_the_colour_of_who_is_ahead():
+    for ahead, colour in ((0.25, "#d55e00"), (-0.25, "#0072b2")):
+        dense, moe = pair()
+        moe = replace(moe, curve=replace(moe.curve, validation=dense.curve.validation - ahead))
+        picture = race([dense, moe], "step")
+        areas = [p for p in marks(picture, "polygon") if "opacity" in p.get("style")]
+        assert len(areas) == 2 and all(colour in area.get("style") for area in areas)
+        assert f"{ahead:+.3f}" in texts(picture)
+        (zero,) = {y for area in areas for _, y in corners(area)[2:]}
+        assert GAP[1] < zero < GAP[0]
 
 
 def test_each_recorded_setting_has_a_bar_on_the_side_of_who_is_ahead():

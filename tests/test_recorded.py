@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from safetensors import safe_open
 
-from moeviz.experiments import collapse, output_scale, race
+from moeviz.experiments import collapse, loud_and_quiet, output_scale, race
 from moeviz.experiments.cures import ARMS, cures_of
 from moeviz.experiments.cures import SETTINGS as COLLAPSE_SETTINGS
 from moeviz.experiments.recorded import recorded_figures
@@ -171,6 +171,16 @@ def test_no_arm_of_the_recorded_routers_costs_a_token_more_than_the_dense_twin()
         twin = cost.pop(DENSE)
         del cost[DENSE_ALL]
         assert {arm: c / twin for arm, c in cost.items() if c / twin > 1.03} == {}
+
+
+def test_how_loud_the_models_start_is_what_is_recorded():
+    told = figures("loud_and_quiet")
+    sizes = {one["scale"]: one["size"] for one in told["MoE"]}
+    assert [*sizes] == [loud_and_quiet.WRITTEN, *loud_and_quiet.SCALES]
+    for scale in loud_and_quiet.SCALES:
+        assert sizes[scale] == pytest.approx(scale * sizes[1.0], abs=2e-4)
+    _, added_TD = loud_and_quiet.first_ffn("MoE", loud_and_quiet.WRITTEN)
+    assert float(added_TD.square().mean().sqrt()) == pytest.approx(sizes[0.0], abs=1e-3)
 
 
 def test_the_recorded_scale_is_of_its_arms_and_five_seeds():

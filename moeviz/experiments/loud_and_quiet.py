@@ -1,8 +1,8 @@
 """A raw top-2 MoE beside its dense twin, at every scale of its start (half a minute a scale).
 
-What 03c_trained_and_compared opens on: seed 0 at each scale, one curve each. `experiment scale` has
-the figures over seeds. The dense twin always starts at the fair scale, and the learning rate is
-constant, so that the curves may be compared at any step.
+What 03c_trained_and_compared opens on: seed 0 at each scale, one curve each, and how loud each
+starts. `experiment scale` has the figures over seeds. The dense twin always starts at the fair
+scale, and the learning rate is constant, so that the curves may be compared at any step.
 """
 
 from __future__ import annotations
@@ -11,9 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from moeviz.experiments import Progress
-from moeviz.experiments.recording import collect, compact, packed, resumed, small_model, unpacked
+from moeviz.experiments.recording import (
+    collect,
+    compact,
+    packed,
+    resumed,
+    small_model,
+    unpacked,
+    write_json,
+)
 from moeviz.model.layer import MoEConfig
+from moeviz.model.scale import sample_text
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.runs import save_snapshots
 from moeviz.text.corpus import load_corpus
@@ -64,9 +76,39 @@ def train(label: str, scale: float, seed: int) -> dict[str, Any]:
     return packed(compact(trainer.snapshot(label)))
 
 
+@torch.no_grad()
+def first_ffn(label: str, scale: float) -> tuple[Tensor, Tensor]:
+    """What the first FFN of one of the two reads from the residual stream, and what it adds to it,
+    before training: [T, D] each, of the random text that scales are measured on."""
+    model = Trainer(contestants(scale)[label], training(0), load_corpus()).model
+    block, seen = model.blocks[0], []
+    block.ffn_norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    block.ffn.register_forward_hook(lambda _, args, out: seen.append(out[0]))
+    model(sample_text(model.config.vocab_size))
+    stream_TD, added_TD = seen
+    return stream_TD, added_TD
+
+
+def loudness() -> dict[str, Any]:
+    """The size of the residual stream, of what the dense FFN adds to it, and of what the MoE adds
+    at each scale: "size", the root of the mean square over all tokens, and "values", those of the
+    one token at which the fair MoE is of middling size."""
+    stream_TD, dense_TD = first_ffn(DENSE, 1.0)
+    moe_TD = {scale: first_ffn(MOE, scale)[1] for scale in (WRITTEN, *SCALES)}
+    token = int(moe_TD[1.0].square().mean(1).argsort()[len(stream_TD) // 2])
+
+    def told(values_TD: Tensor) -> dict[str, Any]:
+        size = round(float(values_TD.square().mean().sqrt()), 4)
+        return {"size": size, "values": [round(float(v), 4) for v in values_TD[token]]}
+
+    moe = [{"scale": scale, **told(values_TD)} for scale, values_TD in moe_TD.items()]
+    return {"residual stream": told(stream_TD), DENSE: told(dense_TD), MOE: moe}
+
+
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Seed 0 at every scale, whatever `seeds` is; writes runs/loud_and_quiet under `out`: the dense
-    twin, then the MoE by scale, WRITTEN first."""
+    twin, then the MoE by scale, WRITTEN first; and how loud each starts."""
+    write_json(out / "runs" / "loud_and_quiet.json", meta, loudness())
     runs = {DENSE: partial(train, DENSE, 1.0)}
     runs |= {f"{MOE} {scale:g}": partial(train, MOE, scale) for scale in (WRITTEN, *SCALES)}
     results = collect(out / "runs" / "loud_and_quiet.part", meta, runs, 1, on_step)

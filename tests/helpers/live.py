@@ -99,7 +99,8 @@ def texts(panel):
 
 
 def note(panel):
-    return texts(panel)[0]
+    """Where the runs in the picture come from."""
+    return next(t for t in texts(panel) if re.match("(not )?recorded|live", t))
 
 
 def trained(panel):

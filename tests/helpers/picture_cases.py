@@ -54,6 +54,7 @@ from moeviz.pictures.training.cures import FEW, cures
 from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.lengths import lengths
+from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -473,6 +474,10 @@ def _training():
         alone = partial(race, pair(), axis, beside_work=True)
         yield f"race beside other work over {axis}", alone
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
+    start = recorded_json("loud_and_quiet")
+    for name, times in {"written": 0.0, "quietest": 0.0625, "loudest": 4.0}.items():
+        loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=listed)
+        yield f"loud and quiet, {name}", loud
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {
         "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),

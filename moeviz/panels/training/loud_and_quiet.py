@@ -10,7 +10,7 @@ from moeviz.host import read_figures
 from moeviz.panels.controls import seed_box, slider
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
-from moeviz.pictures.training.race import race
+from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
 from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
@@ -48,14 +48,23 @@ class LoudAndQuiet(LivePanel):
 
     def __init__(self) -> None:
         (dense, *runs), self._provenance = recorded_runs("loud_and_quiet")
+        self._start = read_figures("loud_and_quiet")
         self._recorded = {
             (scale, 0): [dense, moe] for (_, scale), moe in zip(SCALES, runs, strict=True)
         }
-        scale = slider("Scale", SCALES, SCALES[0][1], "420px")
+        scale = slider("MoE scale", SCALES, SCALES[0][1], "420px")
         super().__init__({"scale": scale, "seed": seed_box()}, last={})
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
-        return race(learners, "step", note=note, settings=self._settings())
+        """How loud a model starts is told of seed 0, for it hardly depends on the seed."""
+        scale = self._shown_scale()
+        return loud_and_quiet(
+            learners, self._start, scale, NAMES[scale], note=note, settings=self._settings()
+        )
+
+    def _shown_scale(self) -> float:
+        """That of the run in the picture: the live one may still be of the setting before."""
+        return self._configured(self.live[-1].meta)[0] if self.live else self._chosen[0]
 
     def _settings(self) -> list[Setting]:
         """Every recorded scale, which a press shows."""
@@ -72,9 +81,9 @@ class LoudAndQuiet(LivePanel):
         ]  # fmt: skip
 
     def _learners(self) -> tuple[list[Snapshot], str]:
-        scale, made = self.controls["scale"].value, self._provenance
         if self.live:
-            return [*self.live], f"live: scale {NAMES[scale]}{self._aside}"
+            return [*self.live], f"live: scale {NAMES[self._shown_scale()]}{self._aside}"
+        (scale, _), made = self._chosen, self._provenance
         if self._chosen not in self._recorded:
             waiting = [run.at("step", 0) for run in self._recorded[scale, 0]]
             return waiting, "not recorded: Play trains it here"

@@ -28,7 +28,8 @@ from moeviz.pictures.training.arms import LOOKS, seeds_words
 from moeviz.pictures.training.at_scale import LATE, TITLES, keys_of
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, DENSE, cures_of
-from moeviz.pictures.training.race import AXES, MARKS, STYLES
+from moeviz.pictures.training.load_and_speed import STYLES
+from moeviz.pictures.training.race import AXES, MARKS
 from moeviz.records.compare import Gap
 from moeviz.records.runs import Snapshot
 

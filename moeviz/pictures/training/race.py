@@ -1,84 +1,98 @@
-"""Learners side by side: loss curves on a chosen axis, expert load over time, speed."""
+"""Learners side by side: who is ahead, and the losses that this comes from, on a chosen axis."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
-from itertools import dropwhile
+from itertools import dropwhile, pairwise
 
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, general, padded
-from moeviz.pictures.plot import Key, curve, heat_bar, legend, mark, paragraph, smooth, spots
+from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
-from moeviz.pictures.training.settings import Setting, list_settings
+from moeviz.pictures.training.load_and_speed import (
+    BESIDE_WORK,
+    LOAD_HEIGHT,
+    SIDE,
+    STYLES,
+    draw_load,
+    draw_speed,
+    recent_load,
+    speed_height,
+)
+from moeviz.pictures.training.settings import WIDTH, Setting, draw_settings, settings_height
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot
 
-MAIN, SIDE, HEIGHT = 560, 300, 560
-ENDS = (60.0, 500.0)  # x of the plots' left and right ends
-PLOT, GAP = (300.0, 56.0), (448.0, 360.0)  # y of their lower and upper ends
+MAIN, HEIGHT = 560, 520
+ENDS = (60.0, 490.0)  # x of the plots' left and right ends
+GAP, PLOT = (254.0, 74.0), (434.0, 318.0)  # y of their lower and upper ends
 AXES = {
     "step": ("training steps", ""),
     "flops": ("training compute, forward + backward", "FLOP"),
     "seconds": ("seconds of training on this machine", "s"),
 }
-# Line colours of the learners, with a dash and a mark each: never colour alone.
-STYLES = (("#0072b2", ""), ("#d55e00", "7 3"), ("#009e73", "2 3"))
 MARKS = ("circle", "square", "diamond")
 SMOOTH = 9
 NOT_YET = "Step 0: nothing is trained yet. ▶ Play trains it here."
-# The heat of expert load ends at this multiple of an even share.
-HEAT_TOP = 3
-BESIDE_WORK = "recorded beside other work: only the ratio counts"
+COLUMNS = (
+    "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
+    "training loss", "validation loss", "MaxVio", "effective experts",
+)  # fmt: skip
 
 
 def race(
     learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = (),
     beside_work: bool = False,
 ) -> Picture:  # fmt: skip
-    """Loss of each learner against step, flops or seconds up to the finish; below how far the
-    second is ahead of the first. The vertical line marks the furthest point that these two have
-    reached, where they are compared. Beside them the load of the last MoE layer, and the speed; and
-    what else is recorded, where settings are given. beside_work: other work slowed the learners,
-    which trained in turns, so that of their seconds and speeds only the ratio counts."""
-    two = learners[:2]
-    svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{progress(two)}{compare(two, axis)}")
-    x = Scale(0, _finish(learners, axis), *ENDS)
-    y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
-    svg.text(0, 16, note, fill=MUTED)
-    axes(svg, x, y, y_label="loss (nats per token)", x_form=lambda _: "")
-    keys = [_key(i, s.label) for i, s in enumerate(learners)]
-    for learner, key in zip(learners, keys, strict=True):
-        losses(svg, x, y, axis, learner.curve, SMOOTH, key)
-    legend(svg, 60, 42, keys, kin=True)
-    svg.text(60, 322, "line: training loss, smoothed · marks: validation loss", fill=MUTED)
-    if not any(len(s.curve) for s in learners):
-        svg.text(sum(ENDS) / 2, sum(PLOT) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
+    """How far the second learner is ahead of the first, and the loss of each, against step, flops
+    or seconds up to the finish. Beside them what else is recorded, where settings are given, the
+    load of the last MoE layer, and the speed. beside_work: other work slowed the learners, which
+    trained in turns, so that of their seconds and speeds only the ratio counts."""
+    svg = Svg(MAIN, HEIGHT, "Learners side by side", told(learners, axis))
     slowed = beside_work and axis == "seconds"
     label = f"seconds, {BESIDE_WORK}" if slowed else AXES[axis][0]
-    _draw_gap(svg, two, axis, x, label)
+    draw_curves(svg, learners, axis, note, label)
+    if settings:
+        draw_settings(svg.beside(WIDTH, settings_height(settings)), settings)
+    draw_load(svg.beside(SIDE, LOAD_HEIGHT), learners, axis, finish(learners, axis), label)
+    draw_speed(svg.beside(SIDE, speed_height(learners)), learners, beside_work)
+    return svg.picture(COLUMNS, rows_of(learners, speeds=not beside_work))
+
+
+def told(learners: Sequence[Snapshot], axis: str) -> str:
+    """How far the race is, and who of the first two is ahead."""
+    return f"{progress(learners[:2])}{compare(learners[:2], axis)}"
+
+
+def draw_curves(svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str) -> None:
+    """Who is ahead, in words and as a curve; below it the losses. The upright line marks the
+    furthest point that the first two have reached, where they are compared. note: where they come
+    from; label: of the axis."""
+    two = learners[:2]
+    svg.text(0, PLOT[0] + 62, note, fill=MUTED)
+    paragraph(svg, 0, 16, textwrap.wrap(told(learners, axis), 66), size=13, bold=True)
+    x = Scale(0, finish(learners, axis), *ENDS)
+    y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
+    _draw_gap(svg, two, axis, x)
+    keys = [_key(i, s.label) for i, s in enumerate(learners)]
+    svg.text(0, PLOT[1] - 30, "Loss (nats per token)", bold=True)
+    legend(svg, 160, PLOT[1] - 30, keys, kin=True)
+    svg.text(0, PLOT[1] - 12, "line: training, smoothed · marks: validation", fill=MUTED)
+    axes(svg, x, y, x_label=label, y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
+    for learner, key in zip(learners, keys, strict=True):
+        losses(svg, x, y, axis, learner.curve, SMOOTH, key)
+    if not any(len(s.curve) for s in learners):
+        svg.text(sum(ENDS) / 2, sum(GAP) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
     common = last_common([s.curve for s in two], axis)
     if not np.isnan(common) and len(two) > 1:
-        for start, end in (PLOT, GAP):
+        for start, end in (GAP, PLOT):
             svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
-    paragraph(svg, 0, 506, textwrap.wrap(svg.description, 80))
-    side = svg.beside(SIDE, 510)
-    _draw_load(side, learners, axis, x.high, label)
-    _draw_speed(side, learners, beside_work)
-    list_settings(svg, settings)
-    columns = (
-        "learner", "step", "seconds", "tokens per second", "parameters", "active parameters",
-        "training loss", "validation loss", "MaxVio", "effective experts",
-    )  # fmt: skip
-    rows = [_row(learner) for learner in learners]
-    if beside_work:
-        rows = [(*row[:2], "", "", *row[4:]) for row in rows]
-    return svg.picture(columns, rows)
+    svg.text(x.end + 6, PLOT[0], "finish", fill=MUTED)
 
 
-def _finish(learners: Sequence[Snapshot], axis: str) -> float:
+def finish(learners: Sequence[Snapshot], axis: str) -> float:
     """Where the race ends on an axis, at the pace so far."""
     if axis == "step":
         return float(max(s.total_steps for s in learners))
@@ -95,24 +109,47 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, label: str) -> None:
-    """How far the second learner is ahead, wherever the validation loss of both is known."""
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
+    """How far the second learner is ahead, wherever the validation loss of both is known: the area
+    is in the colour of who is."""
     points = gaps(two, axis)
     y = Scale(*padded([0.0, *(gap for _, gap in points)], 0.15), *GAP)
     names = [s.label for s in two]
-    if len(names) == 2:
-        words = f"{names[0]} minus {names[1]}, validation: above 0 {names[1]} is ahead"
-        svg.text(60, GAP[1] - 12, words, bold=True)
-    axes(svg, x, y, x_label=label, y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
-    svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
     key = _key(1, "gap")
+    if len(names) == 2:
+        words = f"Validation loss: {names[0]} minus {names[1]}, in nats per token"
+        svg.text(0, GAP[1] - 16, words, bold=True)
+        for area, (colour, _) in zip((-1, 1), STYLES, strict=False):
+            for outline in _areas(points, area):
+                corners = [(x(a), y(b)) for a, b in outline]
+                svg.polygon(corners, fill=colour, opacity=0.3)
+    axes(svg, x, y, y_ticks=y.ticks(5), x_form=lambda _: "")
+    svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
     with svg.thing(key.name):
         places = curve(svg, x, y, points, key)
         for at in places:
             mark(svg, key.mark, *at, key.colour, 3)
     tips = [f"{_where(axis, at)}: {_ahead(names, gap)}" for at, gap in points]
     spots(svg, [key.name], places, tips)
-    svg.text(x.end + 6, y.start, "finish", fill=MUTED)
+    if len(names) == 2:
+        svg.text(x.end - 8, GAP[1] + 14, f"↑ {names[1]} is ahead", anchor="end", halo=True)
+        svg.text(x.end - 8, GAP[0] - 8, f"↓ {names[0]} is ahead", anchor="end", halo=True)
+    if points:
+        at, gap = points[-1]
+        svg.text(x(at) + 8, y(gap) + 4, f"{gap:+z.3f}", bold=True, halo=True)
+
+
+def _areas(points: Sequence[tuple[float, float]], side: int) -> list[list[tuple[float, float]]]:
+    """What lies between a curve and 0, above (1) or below it (-1): outlines, one for each two
+    neighbours that are not both on the other side."""
+    outlines = []
+    for (a, first), (b, last) in pairwise(points):
+        cross = [(a + (b - a) * first / (first - last), 0.0)] if first * last < 0 else []
+        kept = [(at, gap) for at, gap in ((a, first), (b, last)) if gap * side > 0]
+        if kept:
+            foot = [*cross, *((at, 0.0) for at, _ in reversed(kept))]
+            outlines.append([*kept, *foot])
+    return outlines
 
 
 def _place(axis: str, value: float) -> str:
@@ -198,72 +235,10 @@ def _shown_losses(learner: Snapshot) -> list[float]:
     return [*kept, *validation[~np.isnan(validation)]]
 
 
-def _draw_load(
-    svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float, label: str
-) -> None:
-    """The last MoE layer's load as a ribbon: experts down, time across, as far as the race is."""
-    learner = next((s for s in learners if s.curve.load.shape[1]), None)
-    if learner is None:
-        return
-    left, top, width, height = 30.0, 56.0, 210.0, 190.0
-    svg.text(left, 42, "Expert load, last layer", size=13, bold=True)
-    if not len(learner.curve):
-        svg.text(left, top + 14, "no step has been trained yet", fill=MUTED)
-        return
-    load_PE = learner.curve.load[:, -1]
-    num_experts = load_PE.shape[1]
-    row = height / num_experts
-    for e in range(0, num_experts, max(1, math.ceil(14 / row))):
-        svg.text(left - 6, top + e * row + row / 2 + 4, str(e), anchor="end", fill=MUTED)
-    # The ribbon is as long as its curve, sampled evenly along the axis.
-    xs = getattr(learner.curve, axis)
-    sampled = np.searchsorted(xs, np.linspace(0, xs[-1], 60)).clip(max=len(xs) - 1)
-    reach = width * float(xs[-1]) / finish
-    svg.heat(left, top, reach, height, load_PE[sampled].T * num_experts / HEAT_TOP)
-    recent_E = _recent_load(learner)
-    for e, share in enumerate(recent_E / recent_E.sum()):
-        tip = f"expert {e}: {share:.1%} of the tokens lately, {share * num_experts:.1f} × even"
-        svg.rect(left, top + e * row, width, row, "transparent", tip=tip)
-    svg.line(left, top + height, left + width, top + height)
-    svg.text(left, top + height + 16, f"{label.split(',')[0]} →", fill=MUTED)
-    effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
-    svg.text(left, top + height + 36, f"MaxVio {max_violation(recent_E):.2f} · {effective}")
-    heat_bar(svg, left + width + 8, top, 10, 96, "0", f"{HEAT_TOP}×")
-    svg.text(left + width + 24, top + 28, "even", fill=MUTED)
-
-
-def _recent_load(learner: Snapshot) -> np.ndarray:
-    """The last layer's load, mean over the last twentieth of the run."""
-    return learner.curve.load[-max(1, len(learner.curve) // 20) :, -1].mean(0)
-
-
-def _draw_speed(svg: Svg, learners: Sequence[Snapshot], beside_work: bool) -> None:
-    """A bar a learner, beside_work as a ratio to the first one, which was slowed as much; before
-    its first step nothing is known of it."""
-    top, first = 336.0, learners[0]
-    unit = f"against {first.label}" if beside_work else "tokens per second"
-    svg.text(0, top - 12, f"Speed, {unit}", size=13, bold=True)
-    if beside_work and not all(len(s.curve) for s in learners):
-        svg.text(0, top + 12, "not trained yet", fill=MUTED)
-        return
-    peak = max((s.tokens_per_second for s in learners if len(s.curve)), default=0.0) or 1.0
-    for i, learner in enumerate(learners):
-        y, speed = top + i * 56, learner.tokens_per_second
-        if not len(learner.curve):
-            svg.text(0, y + 12, f"{learner.label}: not trained yet", fill=MUTED)
-            continue
-        number, of = f"{speed:,.0f}", unit
-        if beside_work:
-            number, of = f"{speed / first.tokens_per_second:.2f} ×", first.label
-        size = f"{learner.active_parameters / 1e6:.2f} M active of {learner.parameters / 1e6:.2f} M"
-        with svg.thing(learner.label, tip=f"{learner.label}: {number} {of}"):
-            svg.text(0, y + 12, learner.label)
-            svg.rect(0, y + 18, 220 * speed / peak, 14, STYLES[i % len(STYLES)][0])
-            svg.text(6 + 220 * speed / peak, y + 30, number)
-            svg.text(0, y + 46, size, fill=MUTED)
-    if beside_work:
-        notes = textwrap.wrap(BESIDE_WORK, 34)
-        paragraph(svg, 0, top + 56 * len(learners) + 14, notes, fill=MUTED)
+def rows_of(learners: Sequence[Snapshot], *, speeds: bool) -> list[tuple[object, ...]]:
+    """The table of COLUMNS; its seconds and speeds are empty where they are of no worth."""
+    rows = [_row(learner) for learner in learners]
+    return rows if speeds else [(*row[:2], "", "", *row[4:]) for row in rows]
 
 
 def _row(learner: Snapshot) -> tuple[object, ...]:
@@ -271,7 +246,7 @@ def _row(learner: Snapshot) -> tuple[object, ...]:
     if not len(curve):  # it may be that of another setting, taken back to its start
         return (learner.label, 0, *[""] * 8)
     measured = curve.validation[~np.isnan(curve.validation)]
-    load_E = _recent_load(learner) if curve.load.shape[1] else None
+    load_E = recent_load(learner) if curve.load.shape[1] else None
     return (
         learner.label, learner.step, f"{learner.seconds:.1f}", f"{learner.tokens_per_second:.0f}",
         learner.parameters, learner.active_parameters, f"{smooth(curve.loss, SMOOTH)[-1]:.3f}",

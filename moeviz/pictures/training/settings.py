@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import heading, paragraph
+from moeviz.pictures.plot import paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Svg
 
 WIDTH, TOP, ROW = 380.0, 62.0, 28.0
@@ -30,19 +30,20 @@ class Setting:
     chosen: bool
 
 
-def list_settings(svg: Svg, settings: Sequence[Setting]) -> None:
-    """A further part of a picture: a bar for each, to the right of 0 where MoE is ahead."""
-    if not settings:
-        return
-    bottom = TOP + ROW * len(settings)
-    side = svg.beside(WIDTH, bottom + 90)
-    heading(
-        side, "Every recorded setting", "who is ahead at the end, one seed · press one to see it"
-    )
+def settings_height(settings: Sequence[Setting]) -> float:
+    """The room that `draw_settings` needs."""
+    return TOP + ROW * len(settings) + 90
+
+
+def draw_settings(svg: Svg, settings: Sequence[Setting], top: float = 0) -> None:
+    """A bar for each, to the right of 0 where MoE is ahead; from y = top on."""
+    first, bottom = top + TOP, top + TOP + ROW * len(settings)
+    svg.text(0, top + 16, "Every recorded setting", size=14, bold=True)
+    svg.text(0, top + 36, "who is ahead at the end, one seed · press one to see it", fill=MUTED)
     ends = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
     x = Scale(*padded(ends, 0.1), *PLOT)
     for i, setting in enumerate(settings):
-        y, winner = TOP + i * ROW, "MoE" if setting.ahead > 0 else "dense"
+        y, winner = first + i * ROW, "MoE" if setting.ahead > 0 else "dense"
         tip = (
             f"{setting.name}: {winner} is ahead by {abs(setting.ahead):.3f} nats. A seed's spread: "
             f"± {setting.spread:.3f}, the standard deviation of {setting.source}"
@@ -50,15 +51,15 @@ def list_settings(svg: Svg, settings: Sequence[Setting]) -> None:
         if abs(setting.ahead) <= setting.spread:
             tip += ". Within it one seed shows no difference"
         edge = dict(stroke=INK, stroke_width=2) if setting.chosen else dict(stroke=RULE)
-        with side.thing(setting.name, tip=tip, press=setting.press):
-            side.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
-            side.text(8, y + 16, setting.name, bold=setting.chosen)
+        with svg.thing(setting.name, tip=tip, press=setting.press):
+            svg.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
+            svg.text(8, y + 16, setting.name, bold=setting.chosen)
             low, high = x(-setting.spread), x(setting.spread)
-            side.rect(low, y + 2, high - low, BAND, MUTED, opacity=0.25)
+            svg.rect(low, y + 2, high - low, BAND, MUTED, opacity=0.25)
             left, right = sorted((x(0), x(setting.ahead)))
-            side.rect(left, y + 6, right - left, 12, MOE if winner == "MoE" else DENSE)
+            svg.rect(left, y + 6, right - left, 12, MOE if winner == "MoE" else DENSE)
             words = f"{setting.ahead:+z.3f}"
-            side.text(NUMBER, y + 16, words, anchor="end", bold=setting.chosen)
-    x_axis(side, x, bottom, "dense minus MoE, nats: right of 0 MoE is ahead",
-           top=TOP - 4, ticks=x.ticks(3), zero=True)  # fmt: skip
-    paragraph(side, 8, bottom + 62, WITHIN, fill=MUTED)
+            svg.text(NUMBER, y + 16, words, anchor="end", bold=setting.chosen)
+    x_axis(svg, x, bottom, "dense minus MoE, nats: right of 0 MoE is ahead",
+           top=first - 4, ticks=x.ticks(3), zero=True)  # fmt: skip
+    paragraph(svg, 8, bottom + 62, WITHIN, fill=MUTED)
