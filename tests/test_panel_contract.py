@@ -371,7 +371,7 @@ def test_the_bundle_has_a_picture_while_notebooks_are_built(name, stills):
     image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert image.format == "PNG" and everything(panel) == before
     if name == "RuleSteps":  # where no kernel runs, a later step says more than the first
-        assert bundle["text/plain"].startswith("Step 7 of 7: rows, 3.")
+        assert bundle["text/plain"].startswith("Step 7 of 7: tokens, round 3.")
     else:
         sheet = ElementTree.fromstring(standalone(panel.picture.value))
         assert image.size == tuple(round(float(sheet.get(k))) for k in ("width", "height"))

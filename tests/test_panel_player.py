@@ -34,14 +34,15 @@ def stands_still(step):
 def test_back_and_next_stay_within_the_steps(panel):
     if panel.kind == "inside_layer":
         pytest.skip("Its buttons go from stage to stage.")
-    step = panel.controls["step"]
+    step, ends = panel.controls["step"], [find(panel, name) for name in ("back", "next")]
     press(panel, "back")
-    assert step.value == step.min
+    assert step.value == step.min and [end.disabled for end in ends] == [True, False]
     press(panel, "next")
     assert step.value == step.min + 1 and panel.drawn.summary in said(panel)
+    assert [end.disabled for end in ends] == [False, False]
     step.value = step.max
     press(panel, "next")
-    assert step.value == step.max
+    assert step.value == step.max and [end.disabled for end in ends] == [False, True]
 
 
 def test_play_goes_on_by_itself_until_it_is_paused(panel):

@@ -356,7 +356,7 @@ def test_the_steps_of_a_rule_are_the_very_matrices_that_a_cell_computed():
     assert panel.values == {"step": 1} and said(panel) == "Step 1 of 2: scores."
     for _ in range(2):
         onwards.click()
-    assert panel.values == {"step": 2} and "All rows have the same sum." in said(panel)
+    assert panel.values == {"step": 2} and "All tokens have the same sum." in said(panel)
     shown = [[float(v) for v in row[1:5]] for row in panel.drawn.rows[:3]]
     np.testing.assert_allclose(shown, scores_TE.softmax(-1).detach(), atol=6e-4)
 
@@ -369,7 +369,9 @@ def test_where_no_kernel_runs_the_last_step_of_a_rule_is_shown(monkeypatch):
     )
     before = everything(panel)
     panel._repr_mimebundle_()
-    assert shown[0].summary.startswith("Step 7 of 7: rows, 3.") and everything(panel) == before
+    assert (
+        shown[0].summary.startswith("Step 7 of 7: tokens, round 3.") and everything(panel) == before
+    )
 
 
 @pytest.mark.parametrize(

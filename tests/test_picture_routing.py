@@ -37,7 +37,7 @@ from moeviz.pictures.routing.layer_frame import MAX_TOKENS, STAGES
 from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
 from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
-from moeviz.pictures.routing.rule_steps import rule_steps
+from moeviz.pictures.routing.rule_steps import rule_steps, told_change
 from moeviz.pictures.routing.slots import (
     FACTORS,
     drop_share,
@@ -565,17 +565,44 @@ def test_a_step_shows_its_matrix_with_its_sums_and_the_film_has_them_all():
     assert presses(picture) == [
         ("Go to step 1: scores", {"step": "1"}), ("Go to step 2: best", {"step": "2"}),
     ]  # fmt: skip
-    cells = [tip for tip in tips(picture) if ", column" in tip]
-    assert cells == ["a, column 1: 3.0000", "b, column 0: 1.0000"], "a 0 is left empty"
+    cells = [tip for tip in tips(picture) if ", expert" in tip]
+    assert cells == [
+        "a, expert 0: 0, before -1.0000", "a, expert 1: 3.0000",
+        "b, expert 0: 1.0000, before 2.0000",
+    ]  # fmt: skip
+    assert len(marks(picture, "polyline", "dasharray")) == 1, "the cell that became 0"
+    assert len(parse(picture).findall(".//*[@class='f']")) == 1, "only what changed fades in"
     assert picture.summary == (
-        "Step 2 of 2: best. The fullest column holds 1.50 times the mean column. "
-        "The fullest row holds 1.50 times the mean row."
+        "Step 2 of 2: best. 2 of 4 cells changed; 1 of them are 0 now. "
+        "The fullest expert holds 1.50 times the mean one. "
+        "The fullest token holds 1.50 times the mean one."
     )
     negative = rule_steps([("scores", first)], 0, tokens=["a", "b"])
-    assert len([tip for tip in tips(negative) if ", column" in tip]) == 4
+    assert len([tip for tip in tips(negative) if ", expert" in tip]) == 4
     assert negative.summary == "Step 1 of 1: scores."
     even = rule_steps([("even", np.full((3, 2), 0.5))], 0, tokens="abc").summary
-    assert even.endswith("All columns have the same sum. All rows have the same sum.")
+    assert even.endswith("All experts have the same sum. All tokens have the same sum.")
+
+
+SCORES = np.array([[1.0, 2.0, 0.5], [3.0, 0.2, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (SCORES / SCORES.sum(0), "The values of every expert were divided by their sum."),
+        (SCORES / SCORES.sum(1, keepdims=True), "of every token were divided by their sum."),
+        (np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True), "Every token went through a soft"),
+        (SCORES * (SCORES > 1), "3 of 6 cells became 0; the others stayed as they were."),
+        (SCORES + (SCORES > 1), "3 of 6 cells changed."),
+        (SCORES, "Nothing changed."),
+        (SCORES[:, :2], "Now 2 columns; the step before had 3."),
+    ],
+)
+def test_a_step_says_what_it_has_done(after, words):
+    steps = [("scores", SCORES), ("then", after)]
+    assert told_change(steps, 0) == "" and words in told_change(steps, 1)
+    assert words in texts(rule_steps(steps, 1, tokens="ab"))[1]
 
 
 def test_the_bars_of_a_step_are_its_sums():

@@ -41,12 +41,11 @@ class Player:
         self.toggle = widgets.ToggleButton(description=PLAY, tooltip="Step by step, to the end")
         self.toggle.layout.width = "90px"  # of both words
         self.toggle.add_class("moeviz-play").observe(lambda _: self._toggled(), "value")
-        self.bar: list[Any] = [
-            button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1)),
-            button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1)),
-            self.toggle,
-            {"step": step},
-        ]
+        self._back = button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1))
+        self._next = button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1))
+        self.bar: list[Any] = [self._back, self._next, self.toggle, {"step": step}]
+        step.observe(lambda _: self._at_ends(), ["value", "min", "max"])
+        self._at_ends()
 
     @property
     def plays(self) -> bool:
@@ -68,6 +67,11 @@ class Player:
 
     def pause(self) -> None:
         self.toggle.value = False
+
+    def _at_ends(self) -> None:
+        """What would lead nowhere cannot be pressed."""
+        self._back.disabled = self._step.value <= self._step.min
+        self._next.disabled = self._step.value >= self._step.max
 
     def _turn(self, by: int) -> None:
         """Who steps by hand wants to look."""

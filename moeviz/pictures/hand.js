@@ -16,7 +16,9 @@
       box-shadow: 0 0 0 1px #fff8; white-space: pre-line }
     .mv .a { animation: mv-arrive .6s ease-in-out }
     @keyframes mv-arrive { from { transform: translate(var(--x), var(--y)) } }
-    @media (prefers-reduced-motion: reduce) { .mv .k { transition: none } .mv .a { animation: none } }`;
+    .mv .f { animation: mv-fade .7s ease-in }
+    @keyframes mv-fade { from { opacity: 0 } }
+    @media (prefers-reduced-motion: reduce) { .mv .k { transition: none } .mv .a, .mv .f { animation: none } }`;
   const tip = document.createElement("div");
   tip.className = "mv-tip";
   tip.hidden = true;

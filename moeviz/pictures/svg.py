@@ -212,6 +212,14 @@ class Svg:
         yield
         self._marks.append("</g>")
 
+    @contextmanager
+    def fading(self) -> Iterator[None]:
+        """What is drawn within fades in once its picture is on the page, over what lies below it;
+        where no motion is wanted it is there at once."""
+        self._marks.append('<g class="f">')
+        yield
+        self._marks.append("</g>")
+
     def rect(
         self, x: float, y: float, width: float, height: float, fill: str, *,
         stroke: str = "none", radius: float = 0, opacity: float = 1, tip: str = "",

@@ -46,14 +46,12 @@ class InsideLayer(ReadingPanel):
         rows = whole_slider("Moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
         rows.observe(lambda _: self._moved(), "value")
         self.player = Player(self, rows)
+        self._back = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))
+        self._next = button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1))
         super().__init__(
             [(values, opening)],
             {"text": text_box(opening.text, "560px")},
-            [
-                {"stage": slider("Stage", STAGES, STAGES[0])},
-                button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1)),
-                button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1)),
-            ],
+            [{"stage": slider("Stage", STAGES, STAGES[0])}, self._back, self._next],
             [self.player.toggle, {"step": rows}],
             more=[
                 {"follow": slider("Follow", TOKENS, NOBODY)},
@@ -89,10 +87,9 @@ class InsideLayer(ReadingPanel):
         layer = self.record()
         if layer is None:
             return None
-        step = self.player.step_of(len(in_token_order(layer)))
-        return self.shown(
-            anatomy(layer, self.controls["stage"].value, self.controls["follow"].value, step)
-        )
+        stage, step = self.controls["stage"].value, self.player.step_of(len(in_token_order(layer)))
+        self._back.disabled, self._next.disabled = stage == STAGES[0], stage == STAGES[-1]
+        return self.shown(anatomy(layer, stage, self.controls["follow"].value, step))
 
     def compute(self, wanted: Values, loaded: Loaded) -> Anatomy:
         from moeviz.watch.text import dissect

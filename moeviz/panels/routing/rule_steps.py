@@ -13,19 +13,21 @@ from moeviz.panels.player import Player
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.rule_steps import Step, rule_steps
 
+WORDS = ("The", "cat", "sat", "on", "mats")  # of the example
+
 
 class RuleSteps(Panel):
-    """One matrix [T, N] after another, with the sums of their rows and columns.
+    """One matrix [T, N] after another, with the sums of tokens (rows) and experts (columns).
 
-    steps: what each step is called, and its matrix, a tensor or an array; by default rows and
-    columns of a small table in turns. tokens: names of the T rows, by default their numbers.
+    steps: what each step is called, and its matrix, a tensor or an array; by default experts and
+    tokens of a small table in turns. tokens: names of the T rows, by default their numbers.
     ValueError where a step is no matrix of finite numbers, or has another number of rows.
     """
 
     presets = {
         "The table": {"step": 1},
-        "Columns even": {"step": 2},
-        "Rows even": {"step": 3},
+        "Experts even": {"step": 2},
+        "Tokens even": {"step": 3},
         "Both nearly even": {"step": 7},
     }
 
@@ -33,8 +35,9 @@ class RuleSteps(Panel):
         self, steps: Mapping[str, Any] | None = None, tokens: Sequence[str] | None = None
     ) -> None:
         self.steps = [_checked(title, matrix) for title, matrix in (steps or example()).items()]
+        named = tokens if steps else WORDS
         rows = len(self.steps[0][1])
-        self.tokens = [str(t) for t in range(rows)] if tokens is None else [*tokens]
+        self.tokens = [str(t) for t in range(rows)] if named is None else [*named]
         for title, matrix_TN in self.steps:
             if len(matrix_TN) != len(self.tokens):
                 raise ValueError(
@@ -74,10 +77,10 @@ def _checked(title: str, matrix: Any) -> Step:
 
 
 def example() -> dict[str, np.ndarray]:
-    """Columns and rows of a small table divided by their sums, in turns."""
-    table = np.array([[4.0, 1.0], [2.0, 1.0], [2.0, 3.0]])
+    """Experts and tokens of a small table divided by their sums, in turns."""
+    table = np.array([[6, 2, 1, 1], [5, 1, 3, 1], [4, 4, 1, 1], [7, 1, 1, 2], [3, 1, 1, 6]], float)
     steps = {"a table": table}
     for turn in (1, 2, 3):
-        steps[f"columns, {turn}"] = table = table / table.sum(0)
-        steps[f"rows, {turn}"] = table = table / table.sum(1, keepdims=True)
+        steps[f"experts, round {turn}"] = table = table / table.sum(0)
+        steps[f"tokens, round {turn}"] = table = table / table.sum(1, keepdims=True)
     return steps

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
 from moeviz.pictures.plot import box, expert_box, heading
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, heat_colour, shorten
 
 WIDTH = 560
 LEFT, ROW, CELL = 96.0, 20.0, 48.0
@@ -23,20 +24,25 @@ Step = tuple[str, np.ndarray]
 
 def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Picture:
     """One step, large, under a film of all: its matrix [T, N] with the sums of rows and columns,
-    which say nothing where a value is negative, and are left out there.
+    which say nothing where a value is negative, and are left out there. Its cells fade in over
+    those of the step before; a cell that it empties keeps a dashed edge.
 
-    steps: what each is called, and its matrix; a 0 is left empty where nothing is negative."""
+    steps: what each is called, and its matrix; a 0 is left empty where nothing is negative. The
+    last one has a column for each expert, and so has every other of as many columns."""
     title, matrix_TN = steps[step]
     num_tokens, num_columns = matrix_TN.shape
+    what = "expert" if num_columns == steps[-1][1].shape[1] else "column"
+    before_TN = steps[step - 1][1] if step else matrix_TN
+    if before_TN.shape != matrix_TN.shape:
+        before_TN = matrix_TN  # nothing to be compared
     cell = min(CELL, (WIDTH - LEFT - BAR - 70) / num_columns)
     frames = min(FRAME, WIDTH / len(steps))
     small = 44.0
-    top = FILM + small + 46
+    top = FILM + small + 50
     base = top + num_tokens * ROW + 26 + TALL
-    summary = _summary(steps, step)
-    svg = Svg(WIDTH, base + 24, "A routing rule step by step", summary)
-    heading(svg, f"Step {step + 1} of {len(steps)}: {title}")
-    svg.text(0, FILM - 16, "all steps", fill=MUTED)
+    summary = _summary(steps, step, what)
+    svg = Svg(WIDTH, base + 8, "A routing rule step by step", summary)
+    heading(svg, f"Step {step + 1} of {len(steps)}: {title}", told_change(steps, step))
     for i, (name, other_TN) in enumerate(steps):
         x, width = i * frames, min(frames - 6, 44.0)
         with svg.thing(tip=f"Go to step {i + 1}: {name}", press={"step": i + 1}):
@@ -46,15 +52,45 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
             svg.text(x + 2 + width / 2, FILM + small + 6, str(i + 1), anchor="middle",
                      bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
     right = LEFT + num_columns * cell
-    svg.text(LEFT - 8, top - 6, "token", anchor="end", fill=MUTED)
-    _cells(svg, matrix_TN, tokens, top, cell)
+    svg.text(LEFT - 8, top - 8, f"token / {what}", anchor="end", fill=MUTED)
+    for n in range(num_columns):
+        x, load = LEFT + n * cell, int((matrix_TN[:, n] != 0).sum())
+        with svg.thing(f"e{n}", tip=f"{what} {n}: {load} of {num_tokens} cells are not 0"):
+            expert_box(svg, x + 1, top - 21, cell - 2, 17, n if what == "expert" else -1, str(n))
+    _cells(svg, matrix_TN, before_TN, tokens, what, top, cell)
     if matrix_TN.min() >= 0:
         _row_sums(svg, matrix_TN, right + 14, top)
-        _column_sums(svg, matrix_TN, top + num_tokens * ROW, base, cell)
-    for n in range(num_columns):
-        with svg.thing(f"e{n}", tip=f"column {n}"):
-            svg.text(LEFT + (n + 0.5) * cell, base + 16, str(n), anchor="middle", fill=MUTED)
+        _column_sums(svg, matrix_TN, what, top + num_tokens * ROW, base, cell)
     return svg.picture(*_table(matrix_TN, tokens))
+
+
+def told_change(steps: Sequence[Step], step: int) -> str:
+    """What a step has done with the matrix before it, in one sentence; nothing of the first."""
+    if not step:
+        return ""
+    before_TN, now_TN = steps[step - 1][1], steps[step][1]
+    if before_TN.shape != now_TN.shape:
+        return f"Now {now_TN.shape[1]} columns; the step before had {before_TN.shape[1]}."
+    changed_TN = ~np.isclose(before_TN, now_TN, rtol=1e-4, atol=1e-6)
+    emptied = int((changed_TN & (now_TN == 0)).sum())
+    if not changed_TN.any():
+        return "Nothing changed."
+    what = "expert" if now_TN.shape[1] == steps[-1][1].shape[1] else "column"
+    for axis, each in enumerate((what, "token")):
+        sums = before_TN.sum(axis, keepdims=True)
+        if before_TN.min() >= 0 and sums.min() > 0 and _alike(now_TN, before_TN / sums):
+            return f"The values of every {each} were divided by their sum."
+        power_TN = np.exp(before_TN - before_TN.max(axis, keepdims=True))
+        if _alike(now_TN, power_TN / power_TN.sum(axis, keepdims=True)):
+            return f"Every {each} went through a softmax: all above 0, and each {each} sums to 1."
+    if not (changed_TN & (now_TN != 0)).any():
+        return f"{emptied} of {now_TN.size} cells became 0; the others stayed as they were."
+    words = f"{int(changed_TN.sum())} of {now_TN.size} cells changed"
+    return words + (f"; {emptied} of them are 0 now." if emptied else ".")
+
+
+def _alike(one_TN: np.ndarray, other_TN: np.ndarray) -> bool:
+    return bool(np.allclose(one_TN, other_TN, rtol=1e-4, atol=1e-6))
 
 
 def _shares(matrix_TN: np.ndarray) -> np.ndarray:
@@ -63,19 +99,39 @@ def _shares(matrix_TN: np.ndarray) -> np.ndarray:
     return (matrix_TN - low) / (high - low) if high > low else np.zeros_like(matrix_TN)
 
 
-def _cells(svg: Svg, matrix_TN: np.ndarray, tokens: Sequence[str], top: float, cell: float) -> None:
-    share_TN, empty = _shares(matrix_TN), matrix_TN.min() >= 0
+def _cells(
+    svg: Svg, matrix_TN: np.ndarray, before_TN: np.ndarray, tokens: Sequence[str], what: str,
+    top: float, cell: float,
+) -> None:  # fmt: skip
+    share_TN, past_TN, empty = _shares(matrix_TN), _shares(before_TN), matrix_TN.min() >= 0
     for t, token in enumerate(tokens):
         y = top + t * ROW
         svg.line(0, y, LEFT + matrix_TN.shape[1] * cell, y, width=0.5)
         with svg.thing(f"t{t}", tip=f"token '{shorten(token, 24)}'"):
             svg.text(LEFT - 8, y + 14.5, shorten(token, 11), anchor="end", mono=True)
         for n, value in enumerate(matrix_TN[t]):
-            if not (empty and value == 0):
+            past, place = before_TN[t, n], (LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2)
+            if empty and value == 0:
+                if past:
+                    tip = f"{token}, {what} {n}: 0, before {past:.4f}"
+                    with svg.thing(f"t{t}", f"e{n}", tip=tip):
+                        _dashed(svg, *place)
+                continue
+            moved = bool(past != value and not (empty and past == 0))
+            tip = f"{token}, {what} {n}: {value:.4f}" + f", before {past:.4f}" * bool(past != value)
+            with svg.thing(f"t{t}", f"e{n}", tip=tip):
+                if moved:
+                    svg.rect(*place, heat_colour(float(past_TN[t, n])), stroke=MUTED)
                 text = _short(value, matrix_TN) if cell >= 34 else ""
-                with svg.thing(f"t{t}", f"e{n}", tip=f"{token}, column {n}: {value:.4f}"):
-                    box(svg, LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2,
-                        heat_colour(float(share_TN[t, n])), text, stroke=MUTED)  # fmt: skip
+                with svg.fading() if past != value else nullcontext():
+                    box(svg, *place, heat_colour(float(share_TN[t, n])), text, stroke=MUTED)
+
+
+def _dashed(svg: Svg, x: float, y: float, width: float, height: float) -> None:
+    """The edge of a cell that was emptied."""
+    right, bottom = x + width, y + height
+    corners = [(x, y), (right, y), (right, bottom), (x, bottom), (x, y)]
+    svg.polyline(corners, stroke=RULE, width=1, dash="2 3")
 
 
 def _short(value: float, matrix_TN: np.ndarray) -> str:
@@ -88,44 +144,44 @@ def _short(value: float, matrix_TN: np.ndarray) -> str:
 def _row_sums(svg: Svg, matrix_TN: np.ndarray, x: float, top: float) -> None:
     sum_T = matrix_TN.sum(1)
     peak = max(float(sum_T.max()), 1e-12)
-    svg.text(x, top - 6, "sum of the row", fill=MUTED)
+    svg.text(x, top - 8, "each token's sum", fill=MUTED)
     for t, value in enumerate(sum_T):
         y, length = top + t * ROW, BAR * float(value) / peak
-        with svg.thing(f"t{t}", tip=f"sum of the row: {value:.4f}"):
+        with svg.thing(f"t{t}", tip=f"the token's sum: {value:.4f}"):
             svg.rect(x, y + 3, length, ROW - 6, SUM)
             svg.text(x + length + 6, y + 14.5, _short(float(value), matrix_TN))
 
 
 def _column_sums(
-    svg: Svg, matrix_TN: np.ndarray, rows_end: float, base: float, cell: float
+    svg: Svg, matrix_TN: np.ndarray, what: str, rows_end: float, base: float, cell: float
 ) -> None:
     """Bars of the sums of columns; the line is their mean."""
     sum_N = matrix_TN.sum(0)
     peak = max(float(sum_N.max()), 1e-12)
-    svg.text(LEFT - 8, base - TALL / 2, "sum of the", anchor="end", fill=MUTED)
-    svg.text(LEFT - 8, base - TALL / 2 + 15, "column", anchor="end", fill=MUTED)
+    svg.text(LEFT - 8, base - TALL / 2, f"each {what}'s", anchor="end", fill=MUTED)
+    svg.text(LEFT - 8, base - TALL / 2 + 15, "sum", anchor="end", fill=MUTED)
     for n, value in enumerate(sum_N):
         x, tall = LEFT + n * cell, TALL * float(value) / peak
         text = _short(float(value), matrix_TN) if cell >= 34 else ""
-        with svg.thing(f"e{n}", tip=f"sum of column {n}: {value:.4f}"):
+        with svg.thing(f"e{n}", tip=f"sum of {what} {n}: {value:.4f}"):
             svg.text(x + cell / 2, rows_end + 14, text, anchor="middle")
             expert_box(svg, x + 3, base - tall, cell - 6, tall, n, stroke=MUTED)
     even, end = base - TALL * float(sum_N.mean()) / peak, LEFT + len(sum_N) * cell
     svg.line(LEFT, even, end, even, stroke=INK, dash="4 3")
 
 
-def _summary(steps: Sequence[Step], step: int) -> str:
+def _summary(steps: Sequence[Step], step: int, what: str) -> str:
     title, matrix_TN = steps[step]
-    words = f"Step {step + 1} of {len(steps)}: {title}."
+    words = f"Step {step + 1} of {len(steps)}: {title}. {told_change(steps, step)}".strip()
     if matrix_TN.min() < 0:
         return words
-    for what, axis in (("column", 0), ("row", 1)):
+    for each, axis in ((what, 0), ("token", 1)):
         total = matrix_TN.sum(axis)
         if len(total) > 1 and total.mean() > 0:
             times = total.max() / total.mean()
             even = times < EVEN
-            fullest = f"The fullest {what} holds {times:.2f} times the mean {what}."
-            words += f" All {what}s have the same sum." if even else f" {fullest}"
+            fullest = f"The fullest {each} holds {times:.2f} times the mean one."
+            words += f" All {each}s have the same sum." if even else f" {fullest}"
     return words
 
 
