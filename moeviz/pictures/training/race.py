@@ -135,8 +135,8 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
         svg.text(x.end - 8, GAP[1] + 14, f"↑ {names[1]} is ahead", anchor="end", halo=True)
         svg.text(x.end - 8, GAP[0] - 8, f"↓ {names[0]} is ahead", anchor="end", halo=True)
     if points:
-        at, gap = points[-1]
-        svg.text(x(at) + 8, y(gap) + 4, f"{gap:+z.3f}", bold=True, halo=True)
+        end, lead = points[-1]
+        svg.text(x(end) + 8, y(lead) + 4, f"{lead:+z.3f}", bold=True, halo=True)
 
 
 def _areas(points: Sequence[tuple[float, float]], side: int) -> list[list[tuple[float, float]]]:
