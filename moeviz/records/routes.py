@@ -17,6 +17,8 @@ class Trace(Record):
     tokens: T readable pieces; expert: int16 [T, L, K], -1 where a choice was not served;
     weight: float32 [T, L, K]; score: float32 [T, L, E], the router's probabilities;
     layers: the L block numbers; meta: provenance and model facts (JSON values).
+    A trace of another program may lack weights or scores: they are NaN then, so ask has_weights
+    and has_scores before you use them.
     """
 
     kind: ClassVar[str] = "trace"
@@ -35,9 +37,36 @@ class Trace(Record):
     def top_k(self) -> int:
         return self.expert.shape[2]
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it says how much each choice counts."""
+        return not np.isnan(self.weight).any()
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether it says what the router thought of every expert, chosen or not."""
+        return not np.isnan(self.score[:1]).any()  # a trace has scores of all tokens or of none
+
     def load(self) -> np.ndarray:
         """Assignments each expert took, int64 [L, E]."""
         return (self.expert[..., None] == np.arange(self.num_experts)).sum(axis=(0, 2))
+
+
+@dataclass(frozen=True)
+class DomainCounts(Record):
+    """How often each domain chose each expert: a study that kept counts and no tokens.
+
+    domains: D names; count: int64 [D, L, E]; tokens: int64 [D], how many each domain had; top_k:
+    choices of a token; layers: the L block numbers; meta: JSON values.
+    """
+
+    kind: ClassVar[str] = "domain_counts"
+    domains: tuple[str, ...]
+    count: np.ndarray
+    tokens: np.ndarray
+    top_k: int
+    layers: tuple[int, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
