@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from helpers.numerics import distinct_choices
 from moeviz.records.specialisation import (
+    _traded,
     co_activation,
+    co_activation_beside_null,
     domain_information,
     mutual_information_of_counts,
     saturation,
@@ -142,6 +144,42 @@ def test_choices_against_sets_and_loops(T, K, other_K, seed):
         assert flow[i, j] == pytest.approx(steps[i, j] / leads if leads else NAN, nan_ok=True)
 
 
+def test_meetings_by_loads_alone_by_enumeration():
+    """Every table of four tokens and four experts with the same degrees, one choice unserved."""
+    expert = np.array([[0, 1], [0, 1], [2, 0], [3, -1]])
+    choices = [frozenset(some) for k in (1, 2) for some in itertools.combinations(range(4), k)]
+    of_size = {k: [some for some in choices if len(some) == k] for k in (1, 2)}
+    load = Counter(expert[expert >= 0].tolist())
+    tables = [
+        rows
+        for rows in itertools.product(*(of_size[k] for k in (2, 2, 2, 1)))
+        if Counter(e for row in rows for e in row) == load
+    ]
+    got = co_activation_beside_null(expert, 4, samples=2000, sweeps=2)
+    for i, j in itertools.permutations(range(4), 2):
+        meetings = [sum(i in row and j in row for row in rows) for rows in tables]
+        assert got.null_mean[i, j] == pytest.approx(np.mean(meetings), abs=0.06)
+        assert got.null_sd[i, j] == pytest.approx(np.std(meetings), abs=0.06)
+    assert got.together[0, 1] == 2 and np.isnan(got.together.diagonal()).all()
+    assert got.lift[0, 1] == pytest.approx(2 / got.null_mean[0, 1])
+
+
+def test_a_trade_keeps_every_degree_and_forgets_the_rest():
+    rng = np.random.default_rng(0)
+    # Experts 2 i and 2 i + 1 always meet, and the first pair is ten times as popular.
+    pair = rng.choice(8, 601, p=np.array([10] + [1] * 7) / 17)
+    expert = np.stack([2 * pair, 2 * pair + 1], axis=1)
+    traded = _traded(expert, rng)
+    assert (np.sort(traded)[:, 1:] != np.sort(traded)[:, :-1]).all() and (traded != expert).any()
+    load = [np.bincount(table.ravel(), minlength=16) for table in (expert, traded)]
+    np.testing.assert_array_equal(*load)
+    got = co_activation_beside_null(expert, 16)
+    # The popular pair meets little more often than it must.
+    assert got.lift[0, 1] < 3 < 5 < got.lift[14, 15]
+    far = got.lift[2, 4]
+    assert far == 0 and abs(got.null_mean[2, 4] - got.null_mean[2, 5]) < 1
+
+
 # Refusals
 
 TWO = [[0, 1], [1, 0]]
@@ -150,6 +188,7 @@ TWO = [[0, 1], [1, 0]]
 @pytest.mark.parametrize(
     "call,message",
     [
+        (lambda: co_activation_beside_null(TWO, 2, samples=0), "samples must be a whole"),
         (lambda: co_activation([0, 1], 2), r"expert_TK must be an array \[T, K\]"),
         (lambda: co_activation([[0.5]], 2), "expert_TK must hold integers, got float64"),
         (lambda: co_activation([[-2]], 2), "expert_TK must hold finite .* in -1..1, got -2"),

@@ -15,7 +15,7 @@ from moeviz.checks import check_whole
 from moeviz.records.arrays import NAN, amounts, check_equally_long, entropy, indices, ratio
 
 
-def _joint(x_N: np.ndarray, y_N: np.ndarray, size_x: int, size_y: int) -> np.ndarray:
+def joint_counts(x_N: np.ndarray, y_N: np.ndarray, size_x: int, size_y: int) -> np.ndarray:
     """How often each pair of values occurs [size_x, size_y], without pairs that hold a -1."""
     counted = (x_N >= 0) & (y_N >= 0)
     pair = x_N[counted] * size_y + y_N[counted]
@@ -60,6 +60,31 @@ def _domain_of_groups(domain_T: np.ndarray, groups_T: np.ndarray) -> tuple[np.nd
     return domain_T[first], group
 
 
+def by_sequence(
+    expert_TK: ArrayLike,
+    domain_T: ArrayLike,
+    groups_T: ArrayLike,
+    num_experts: int,
+    num_domains: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The domain of each sequence [G], and its load, float64 [G, E]; tokens of domain or group -1
+    do not count."""
+    expert = indices("expert_TK", expert_TK, num_experts)
+    domain, groups = indices("domain_T", domain_T, num_domains), indices("groups_T", groups_T)
+    check_equally_long(expert_TK=expert, domain_T=domain, groups_T=groups)
+    known = (domain >= 0) & (groups >= 0)
+    domain_G, group = _domain_of_groups(domain[known], groups[known])
+    group_N = np.repeat(group, expert.shape[1])
+    count_GE = joint_counts(group_N, expert[known].ravel(), len(domain_G), num_experts)
+    return domain_G, count_GE.astype(float)  # whole numbers still, and their product is fast
+
+
+def by_domain(domain_G: np.ndarray, count_GE: np.ndarray, num_domains: int) -> np.ndarray:
+    """Loads of domains [..., D, E], for each labelling [..., G] of the sequences."""
+    per_domain = [(domain_G == d).astype(float) @ count_GE for d in range(num_domains)]
+    return np.stack(per_domain, axis=-2)
+
+
 def domain_information(
     expert_TK: ArrayLike,
     domain_T: ArrayLike,
@@ -76,25 +101,17 @@ def domain_information(
     (without groups_T) they make almost anything significant. Tokens of domain or group -1 do not
     count.
     """
-    expert = indices("expert_TK", expert_TK, num_experts)
-    domain = indices("domain_T", domain_T, num_domains)
-    groups = np.arange(len(domain)) if groups_T is None else indices("groups_T", groups_T)
-    check_equally_long(expert_TK=expert, domain_T=domain, groups_T=groups)
     check_whole("permutations", permutations)
-    known = (domain >= 0) & (groups >= 0)
-    domain_G, group = _domain_of_groups(domain[known], groups[known])
-    expert_N = expert[known].ravel()
-
-    def joint(domain_G: np.ndarray) -> np.ndarray:
-        domain_N = np.repeat(domain_G[group], expert.shape[1])
-        return _joint(domain_N, expert_N, num_domains, num_experts)
-
-    observed = joint(domain_G)
+    if groups_T is None:
+        groups_T = np.arange(len(np.asarray(domain_T)))
+    domain_G, count_GE = by_sequence(expert_TK, domain_T, groups_T, num_experts, num_domains)
+    observed = by_domain(domain_G, count_GE, num_domains)
     if not observed.any():
         return DomainInformation(NAN, NAN, NAN, NAN, NAN)
     value = _information(observed)
     rng = np.random.default_rng(seed)
-    null = np.array([_information(joint(rng.permutation(domain_G))) for _ in range(permutations)])
+    shuffled = (rng.permutation(domain_G) for _ in range(permutations))
+    null = np.array([_information(by_domain(order, count_GE, num_domains)) for order in shuffled])
     reached = int((null >= value - 1e-12).sum())  # equal tables in another order round differently
     return DomainInformation(
         value=value,
@@ -105,7 +122,7 @@ def domain_information(
     )
 
 
-def _chosen(expert_TK: np.ndarray, num_experts: int) -> np.ndarray:
+def visits(expert_TK: np.ndarray, num_experts: int) -> np.ndarray:
     """1.0 where a token visits an expert, float64 [T, E]."""
     chosen = np.zeros((len(expert_TK), num_experts + 1))
     chosen[np.arange(len(expert_TK))[:, None], expert_TK] = 1  # -1 lands in the surplus column
@@ -119,7 +136,7 @@ def saturation(expert_TK: ArrayLike, final_TK: ArrayLike) -> float:
     expert, final = indices("expert_TK", expert_TK), indices("final_TK", final_TK)
     check_equally_long(expert_TK=expert, final_TK=final)
     num_experts = 1 + max(int(choices.max(initial=-1)) for choices in (expert, final))
-    now_TE, final_TE = _chosen(expert, num_experts), _chosen(final, num_experts)
+    now_TE, final_TE = visits(expert, num_experts), visits(final, num_experts)
     size_T = np.maximum(now_TE.sum(axis=1), final_TE.sum(axis=1))
     share_T = (now_TE * final_TE).sum(axis=1) / np.maximum(size_T, 1)
     return ratio(share_T.sum(), np.count_nonzero(size_T))
@@ -128,7 +145,7 @@ def saturation(expert_TK: ArrayLike, final_TK: ArrayLike) -> float:
 def co_activation(expert_TK: ArrayLike, num_experts: int) -> np.ndarray:
     """P(j chosen | i chosen) [E, E], over all K(K - 1) pairs of a token's choices; chance is
     (K - 1) / (E - 1). NaN on the diagonal and where i was never chosen."""
-    chosen_TE = _chosen(indices("expert_TK", expert_TK, num_experts), num_experts)
+    chosen_TE = visits(indices("expert_TK", expert_TK, num_experts), num_experts)
     # All pairs: OLMoE's script pairs adjacent ranks only, 7 of the 28 that K = 8 makes.
     both_EE = chosen_TE.T @ chosen_TE
     times_E = both_EE.diagonal()
@@ -137,12 +154,72 @@ def co_activation(expert_TK: ArrayLike, num_experts: int) -> np.ndarray:
     return given_EE
 
 
+@dataclass(frozen=True)
+class CoActivation:
+    """How many tokens chose both of two experts, float64 [E, E], NaN on the diagonal, beside the
+    mean and the standard deviation over tables where every token keeps its number of choices and
+    every expert its load, and nothing else."""
+
+    together: np.ndarray
+    null_mean: np.ndarray
+    null_sd: np.ndarray
+
+    @property
+    def lift(self) -> np.ndarray:
+        """How many times more often two experts meet than their loads alone make them; NaN where
+        they never would."""
+        return self.together / np.where(self.null_mean > 0, self.null_mean, np.nan)
+
+
+def co_activation_beside_null(
+    expert_TK: ArrayLike, num_experts: int, *, samples: int = 20, sweeps: int = 2, seed: int = 0
+) -> CoActivation:
+    """Meetings of experts, and their null that keeps degrees: popular experts meet often anyway.
+
+    Curveball trades (Strona et al. 2014): two tokens pool the experts that only one of them chose
+    and deal them out anew, each as many as it had. In a sweep every token trades once; a table is
+    sampled after so many sweeps, the first one after ten times as many.
+    """
+    check_whole("samples", samples)
+    check_whole("sweeps", sweeps)
+    expert = indices("expert_TK", expert_TK, num_experts)
+
+    def meetings(expert: np.ndarray) -> np.ndarray:
+        chosen_TE = visits(expert, num_experts).astype(np.float32)  # counts are exact to 2^24
+        both_EE = (chosen_TE.T @ chosen_TE).astype(float)
+        np.fill_diagonal(both_EE, np.nan)
+        return both_EE
+
+    rng, table, null = np.random.default_rng(seed), expert, []
+    for sample in range(samples):
+        for _ in range(sweeps if sample else 10 * sweeps):
+            table = _traded(table, rng)
+        null.append(meetings(table))
+    return CoActivation(meetings(expert), np.mean(null, axis=0), np.std(null, axis=0))
+
+
+def _traded(expert_TK: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The table after each token has traded with one other (of an odd number one sits out)."""
+    order, half = rng.permutation(len(expert_TK)), len(expert_TK) // 2
+    left, right = expert_TK[order[:half]], expert_TK[order[half : 2 * half]]
+    shared = left[:, :, None] == right[:, None, :]
+    # A choice that both made, or that was not served, stays on its side: its key sorts it there.
+    keys = rng.random((half, 2 * left.shape[1]))
+    keys[:, : left.shape[1]][shared.any(2) | (left < 0)] = -1
+    keys[:, left.shape[1] :][shared.any(1) | (right < 0)] = 2
+    pooled = np.concatenate([left, right], axis=1)
+    dealt = np.take_along_axis(pooled, np.argsort(keys, axis=1), axis=1)
+    traded = expert_TK.copy()
+    traded[order[:half]], traded[order[half : 2 * half]] = np.split(dealt, 2, axis=1)
+    return traded
+
+
 def transitions(earlier_TK: ArrayLike, later_TK: ArrayLike, num_experts: int) -> np.ndarray:
     """P(expert in the later layer | expert in the earlier one) [E, E], over all pairs of a token's
     choices in the two; rows sum to 1, NaN where nothing leads on."""
     earlier = indices("earlier_TK", earlier_TK, num_experts)
     later = indices("later_TK", later_TK, num_experts)
     check_equally_long(earlier_TK=earlier, later_TK=later)
-    count_EE = _chosen(earlier, num_experts).T @ _chosen(later, num_experts)
+    count_EE = visits(earlier, num_experts).T @ visits(later, num_experts)
     total_E = count_EE.sum(axis=1)
     return count_EE / np.where(total_E > 0, total_E, np.nan)[:, None]
