@@ -22,6 +22,12 @@ def main(argv: list[str]) -> int:
     train = commands.add_parser("train", help="train a model, and go on after an interruption")
     if "train" in argv:  # its options come from TrainConfig, and importing torch takes seconds
         importlib.import_module("moeviz.app.train").add_options(train)
+    export = commands.add_parser(
+        "export", help="write a trained model for Hugging Face transformers"
+    )
+    export.add_argument("--format", required=True, help="mixtral, olmoe, qwen3_moe or deepseek_v3")
+    export.add_argument("run", type=Path, help="folder of a run, or a model.safetensors")
+    export.add_argument("out", type=Path, help="folder to write, which is not there yet")
     experiment = commands.add_parser("experiment", help="re-create what ships in data/")
     experiment.add_argument("name", nargs="?", help="which one; without a name, they are listed")
     experiment.add_argument("--out", type=Path, default=_data_folder(), help="folder to write to")
@@ -52,6 +58,12 @@ def _train(args: argparse.Namespace, _: list[str]) -> int:
     from moeviz.app.train import train
 
     return train(args)
+
+
+def _export(args: argparse.Namespace, _: list[str]) -> int:
+    from moeviz.app.export import export
+
+    return export(args)
 
 
 def _experiment(args: argparse.Namespace, _: list[str]) -> int:
@@ -109,5 +121,6 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 _COMMANDS = {
-    "train": _train, "experiment": _experiment, "doctor": _app, "lab": _app, "bench": _bench,
+    "train": _train, "export": _export, "experiment": _experiment, "doctor": _app, "lab": _app,
+    "bench": _bench,
 }  # fmt: skip
