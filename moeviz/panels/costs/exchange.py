@@ -12,6 +12,7 @@ from moeviz.pictures.costs.one_token import STEPS
 
 # Their experts divide over every number of devices on offer.
 MODELS = ("gpt-oss-120b", "Qwen3-30B-A3B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1", "Kimi K2")
+DEVICES = 64  # at the most
 COPIES = (("each expert", "expert"), ("each device", "device"), ("each node", "node"))
 LIMITS = (("none", 0), ("2", 2), ("4", 4))
 
@@ -22,17 +23,19 @@ class Exchange(Panel):
 
     draws = exchange
     presets = {
-        "A copy for each node": {"copies": "node"},
-        "8 nodes of 8": {"nodes": 8, "devices_per_node": 8},
-        "A few experts get most": {"skew": 1.5},
+        "Even routing": {"skew": 0.0},
+        "A copy for each node": {"skew": 0.0, "copies": "node"},
+        "8 nodes of 8": {"skew": 0.0, "nodes": 8, "devices_per_node": 8},
         "As DeepSeek-V3 was trained": {
-            "nodes": 8, "devices_per_node": 8, "copies": "node", "node_limit": 4, "fp8": True,
+            "skew": 0.0, "nodes": 8, "devices_per_node": 8, "copies": "node", "node_limit": 4,
+            "fp8": True,
         },
     }  # fmt: skip
 
     def __init__(self) -> None:
-        self.player = Player(self, whole_slider("Step", 0, len(STEPS) - 1, 0))
-        # It opens on the plainest way: what the others save is asked before.
+        self.player = Player(self, whole_slider("Step", 0, len(STEPS) - 1, 1))
+        # It opens on the plainest way: what the others save is asked before. Popular experts show
+        # at once whose links are busy.
         super().__init__(
             {
                 "copies": choice("A copy for", COPIES, "expert", "104px"),
@@ -49,11 +52,21 @@ class Exchange(Panel):
                     "node_limit": choice("Node limit", LIMITS, 0, "56px"),
                     "tokens": steps("Tokens", BATCHES, 128),
                 },
-                {"skew": skew_slider(), "seed": seed_box()},
+                {"skew": skew_slider(1.0), "seed": seed_box()},
+                {"source": whole_slider("Token of", 0, DEVICES - 1, 1)},
             ],
         )
 
+    def check_state(self, given: dict[str, str]) -> None:
+        """Of a larger machine any device may be meant."""
+        self.controls["source"].max = DEVICES - 1
+
     def draw(self) -> Picture | None:
+        source, machine = self.controls["source"], self.values
+        last = machine["nodes"] * machine["devices_per_node"] - 1
+        with self.quietly():
+            source.value = min(source.value, last)
+            source.max = last
         # Of a skewed router only the visits to single experts are known.
         self.controls["node_limit"].disabled = self.controls["skew"].value > 0
         return super().draw()

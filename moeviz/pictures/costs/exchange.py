@@ -17,15 +17,16 @@ from moeviz.pictures.costs.one_token import (
     WITHIN,
     WORDS,
     chosen_experts,
+    device_name,
     draw_way,
     way_of,
 )
 from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
 
-# One token's way, what all of them add up to, and who sends to whom.
-WIDTH, SUMS, MATRIX = 560.0, 380.0, 500.0
-LEFT, TOP, SIDE = 62.0, 62.0, 400.0
+# One token's way; beside it what all of them add up to, and who sends to whom.
+WIDTH, HEIGHT, SUMS = 560.0, 536.0, 396.0
+LEFT, TOP, SIDE = 56.0, 310.0, 240.0
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9
@@ -89,10 +90,10 @@ def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float,
 
 def exchange(
     *, model_name: str, nodes: int, devices_per_node: int, tokens: int, copies: Copies,
-    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, step: int = 0,
+    node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, step: int = 0, source: int = 1,
 ) -> Picture:  # fmt: skip
-    """One token's way at a step of one_token.STEPS, the matrix of bytes of all tokens, dispatch and
-    combine together, and what it adds up to.
+    """The way of one token of device `source` at a step of one_token.STEPS; beside it the bytes of
+    all tokens, dispatch and combine together, and who sends them to whom.
 
     node_limit: nodes that a token may visit; 0: no limit. It is left out under skewed routing,
     where only visits of single experts are known. seed: of the one token, and of which experts are
@@ -114,8 +115,8 @@ def exchange(
         return Sent(how, traffic, near, far, traffic.seconds(LINK, NETWORK))
 
     plainest, chosen = sent("expert", None, BF16_COMBINE_BITS), sent(copies, limit, bits)
-    summary = _summary(model_name, chosen, plainest, tokens, step)
-    svg = Svg(WIDTH, 456, "All-to-all traffic", summary)
+    summary = _summary(model_name, chosen, plainest, step)
+    svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
     precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
@@ -123,28 +124,69 @@ def exchange(
     heading(svg, f"{model_name}, one MoE layer", f"{machine}, {tokens:,} tokens on each")
     note = f"dispatch in {precision}, combine in BF16 · {reach} · {routing}"
     svg.text(0, 56, note, fill=MUTED)
+    _ways(svg, copies)
     experts = chosen_experts(moe, nodes, limit, share_E, seed)
-    way = way_of(experts, moe.num_experts, nodes, devices_per_node, copies)
+    way = way_of(experts, moe.num_experts, nodes, devices_per_node, copies, source)
     draw_way(svg, way, chosen.traffic, step)
-    _totals(svg.beside(SUMS, 384), chosen, plainest, tokens, nodes)
-    _matrix(svg.beside(MATRIX, TOP + SIDE + 58), chosen.traffic, nodes)
+    bytes_RC = _sent_between(chosen.traffic)
+    is_even = _is_even(bytes_RC)
+    side = svg.beside(SUMS, TOP + (16 if is_even else SIDE + 28))
+    _totals(side, chosen, plainest, tokens, nodes)
+    side.text(0, TOP - 42, "Who sends how much to whom", bold=True)
+    if is_even:
+        side.text(0, TOP - 20, _each_to_each(bytes_RC))
+    else:
+        _matrix(side, bytes_RC, nodes, source)
     return svg.picture(COLUMNS, _table(chosen.traffic))
 
 
-def _summary(name: str, chosen: Sent, plainest: Sent, tokens: int, step: int) -> str:
-    saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
+def _sent_between(traffic: Traffic) -> np.ndarray:
+    """Bytes from device (row) to device (column), NaN for what stays on one."""
+    bytes_RC = np.array(traffic.total_bytes)
+    np.fill_diagonal(bytes_RC, np.nan)
+    return bytes_RC
+
+
+def _is_even(bytes_RC: np.ndarray) -> bool:
+    """Whether every device sends every other as much: then a sentence says it all."""
+    return bool(np.nanmax(bytes_RC) - np.nanmin(bytes_RC) < 0.01 * np.nanmax(bytes_RC))
+
+
+def _each_to_each(bytes_RC: np.ndarray) -> str:
+    return f"Every device sends every other device {si(float(np.nanmax(bytes_RC)), 'B')}."
+
+
+def _ways(svg: Svg, chosen: Copies) -> None:
+    """The three ways to send, which are pressed."""
+    svg.text(0, 89, "A copy for", bold=True)
+    for i, how in enumerate(get_args(Copies)):
+        with svg.thing(tip=f"One copy for each {how}", press={"copies": how}):
+            colour, edge = ("#0072b2", "#0072b2") if how == chosen else ("none", RULE)
+            box(svg, 84 + 126 * i, 70, 114, 28, colour, f"each {how}", size=13,
+                bold=how == chosen, radius=6, stroke=edge)  # fmt: skip
+    paragraph(svg, 0, 118, WAY_OF[chosen], fill=MUTED)
+
+
+def _summary(name: str, chosen: Sent, plainest: Sent, step: int) -> str:
     sentence = (
         f"{name}: one layer moves {si(chosen.near, 'B')} inside nodes and {si(chosen.far, 'B')} "
-        f"between them; of a token {chosen.copies(chosen.far, tokens):.2f} copies cross between "
-        "nodes."
+        f"between them, in at least {_time(chosen)} on H800s."
     )
+    saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
     if saved:
         more = "less" if saved > 0 else "more"
-        sentence += f" Between nodes {abs(saved):.0%} {more} than a BF16 copy for every expert."
-    elif plainest.far:  # as long, so that the picture below stays in its place
-        sentence += " Between nodes that is as much as a BF16 copy for every expert."
-    words = WORDS[step][0].lower() + WORDS[step][1:]
-    return f"{sentence} On H800s at least {_time(chosen)} a layer. One token: {words}"
+        sentence += (
+            f" Between nodes {100 * abs(saved):.0f} % {more} than a BF16 copy for each expert."
+        )
+    bytes_RC, each = _sent_between(chosen.traffic), chosen.traffic.devices_per_node
+    received_C = np.nansum(bytes_RC, axis=0)
+    most = received_C.max() / received_C.mean()
+    if _is_even(bytes_RC):
+        sentence += f" {_each_to_each(bytes_RC)}"
+    elif most > 1.01:
+        busiest = device_name(int(received_C.argmax()), each).capitalize()
+        sentence += f" {busiest} gets most, {most:.1f} times the mean: all wait for it."
+    return f"{sentence} One token: {WORDS[step][0].lower()}{WORDS[step][1:]}"
 
 
 def _time(way: Sent) -> str:
@@ -152,20 +194,20 @@ def _time(way: Sent) -> str:
     return f"{micro:.3g} µs" if micro < 1000 else f"{micro / 1000:.3g} ms"
 
 
-def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
-    """A block for each pair of nodes, or, of one node, for each pair of devices."""
-    bytes_RC = np.array(found.total_bytes)
-    np.fill_diagonal(bytes_RC, np.nan)
-    devices = found.devices
-    most = float(np.nanmax(bytes_RC)) if devices > 1 else 0.0
+def _matrix(svg: Svg, bytes_RC: np.ndarray, nodes: int, source: int) -> None:
+    """A block for each pair of nodes, or, of one node, for each pair of devices; a press makes its
+    sender the token's device. The row of that device is framed."""
+    devices, most = len(bytes_RC), float(np.nanmax(bytes_RC))
     unit, blocks = ("node", nodes) if nodes > 1 else ("device", devices)
     cell, wide, each = SIDE / devices, SIDE / blocks, devices // blocks
     for row, column in np.ndindex(blocks, blocks):
         x, y = LEFT + column * wide, TOP + row * wide
         block = bytes_RC[row * each : (row + 1) * each, column * each : (column + 1) * each]
         way = WITHIN if nodes == 1 or row == column else BETWEEN
-        with svg.thing(f"{row} to {column}", way.name, tip=_pair_words(block, row, column, unit)):
-            svg.heat(x, y, wide, wide, block / (most or 1.0))
+        press = {"source": row * each + source % each}
+        tip = _pair_words(block, row, column, unit)
+        with svg.thing(f"{row} to {column}", way.name, tip=tip, press=press):
+            svg.heat(x, y, wide, wide, block / most)
             for i in range(each if row == column else 0):
                 at = i * cell
                 svg.rect(x + at, y + at, cell, cell, "#ffffff")
@@ -177,14 +219,17 @@ def _matrix(svg: Svg, found: Traffic, nodes: int) -> None:
             svg.line(LEFT, TOP + at, LEFT + SIDE, TOP + at, stroke="#ffffff", width=1.5)
         svg.text(LEFT + middle, TOP - 6, str(i), anchor="middle", fill=MUTED)
         svg.text(LEFT - 8, TOP + middle + 4, str(i), anchor="end", fill=MUTED)
+    svg.rect(LEFT - 2, TOP + source * cell - 1, SIDE + 4, cell + 2, "none", stroke=INK,
+             stroke_width=2)  # fmt: skip
     whom = "device" if nodes == 1 else "the devices of node"
-    svg.text(0, 16, "Who sends how much to whom", bold=True)
     svg.text(LEFT + SIDE / 2, TOP - 22, f"to {whom}", anchor="middle")
     svg.text(LEFT - 34, TOP + SIDE / 2, f"from {whom}", anchor="middle", rotate=-90)
-    bottom = TOP + SIDE + 14
-    heat_bar(svg, LEFT + 40, bottom, 180, 12, "0 B", f"{si(most, 'B')} from device to device")
-    box(svg, LEFT, bottom + 22, 14, 14, "#ffffff", hatched=True, stroke=MUTED)
-    svg.text(LEFT + 20, bottom + 34, "stays on the device", fill=MUTED)
+    right = LEFT + SIDE + 12
+    heat_bar(svg, right, TOP, 12, 110, "0 B", si(most, "B"))
+    svg.rect(right, TOP + 128, 12, 12, "none", stroke=INK, stroke_width=2)
+    paragraph(svg, right + 18, TOP + 138, ("the token's", "device"), 15, fill=MUTED)
+    box(svg, right, TOP + 170, 12, 12, "#ffffff", hatched=True, stroke=MUTED)
+    paragraph(svg, right + 18, TOP + 180, ("stays on", "its device"), 15, fill=MUTED)
 
 
 def _pair_words(block: np.ndarray, row: int, column: int, unit: str) -> str:
@@ -196,21 +241,14 @@ def _pair_words(block: np.ndarray, row: int, column: int, unit: str) -> str:
 
 
 def _totals(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> None:
-    """The three ways to send, which are pressed; what the chosen one adds up to, and, once it is
-    another, the line of one BF16 copy for each expert."""
-    svg.text(0, 16, "A copy of the token for", bold=True)
-    for i, how in enumerate(get_args(Copies)):
-        with svg.thing(tip=f"One copy for each {how}", press={"copies": how}):
-            is_chosen = how == chosen.label
-            colour, edge = ("#0072b2", "#0072b2") if is_chosen else ("none", RULE)
-            box(svg, 2 + 126 * i, 28, 114, 28, colour, f"each {how}", size=13, bold=is_chosen,
-                radius=6, stroke=edge)  # fmt: skip
-    svg.text(0, 92, "Bytes of the layer, all devices", bold=True)
+    """What the chosen way adds up to, and, once it is another, the line of one BF16 copy for each
+    expert."""
+    svg.text(0, 16, "All tokens of all devices", size=14, bold=True)
     rows = [(WITHIN, chosen.near, plainest.near), (BETWEEN, chosen.far, plainest.far)]
     rows = rows[: 1 + (nodes > 1)]
     most = max(max(size, base) for _, size, base in rows) or 1.0
     for i, (key, size, base) in enumerate(rows):
-        y = 118.0 + 64 * i
+        y = 44.0 + 62 * i
         copies = f"{chosen.copies(size, tokens):.2f} copies a token"
         with svg.thing(key.name, tip=f"{key.name}: {si(size, 'B')}, {copies}"):
             legend(svg, 0, y, (key,))
@@ -221,17 +259,15 @@ def _totals(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> 
             if chosen.traffic != plainest.traffic:
                 at = (SUMS - 80) * base / most
                 svg.line(at, y + 6, at, y + 36, stroke=INK, width=2)
-    y = 118.0 + 64 * 2
     if chosen.traffic != plainest.traffic:
-        svg.line(5, y - 14, 5, y + 2, stroke=INK, width=2)
-        svg.text(16, y - 1, "one BF16 copy for each expert, any node")
-    svg.text(0, y + 32, f"Time at least {_time(chosen)}", bold=True)
+        svg.line(5, 158, 5, 174, stroke=INK, width=2)
+        svg.text(16, 171, "one BF16 copy for each expert, any node")
+    svg.text(0, 200, f"Time at least {_time(chosen)}", bold=True)
     notes = (
-        f"The busiest link, {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s between",
+        f"The busiest link: {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s between",
         "nodes (H800, confidence official: DeepEP).",
-        *WAY_OF[chosen.label],
     )
-    paragraph(svg, 0, y + 54, notes, 20, fill=MUTED)
+    paragraph(svg, 0, 220, notes, fill=MUTED)
 
 
 def _table(traffic: Traffic) -> Iterator[tuple[object, ...]]:

@@ -28,8 +28,7 @@ WAITS = {"spread": "cross", "return": "gather"}  # what came in the step before 
 TOKEN, EXPERT = "#0072b2", "#e69f00"
 WITHIN = Key("inside nodes", "#56b4e9", mark="box")
 BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
-LEFT, TOP, TALL = 74.0, 138.0, 240.0
-SOURCE = 1  # the device that holds the token, of node 0
+LEFT, STAGES_TOP, TOP, TALL = 74.0, 150.0, 212.0, 216.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,10 @@ class Leg:
 
 @dataclass(frozen=True)
 class Way:
-    """A token on device SOURCE: how many of its experts each device holds, and how its copies
+    """A token on device `source`: how many of its experts each device holds, and how its copies
     travel out; results go back the same ways."""
 
+    source: int
     experts: Counter[int]
     legs: tuple[Leg, ...]
 
@@ -65,7 +65,7 @@ class Way:
             leg
             for leg in self.legs
             if leg.step == step
-            or (leg.step == WAITS.get(step) and (leg.step in OUT or leg.target == SOURCE))
+            or (leg.step == WAITS.get(step) and (leg.step in OUT or leg.target == self.source))
         ]
 
 
@@ -84,29 +84,32 @@ def chosen_experts(
     return sorted(int(e) for e in np.argsort(-score_E)[: moe.top_k])
 
 
-def way_of(experts: Sequence[int], num_experts: int, nodes: int, per_node: int, how: Copies) -> Way:
-    """How the copies of a token travel; how: as moeviz.costs.all_to_all has it."""
+def way_of(
+    experts: Sequence[int], num_experts: int, nodes: int, per_node: int, how: Copies, source: int
+) -> Way:
+    """How the copies of a token of device `source` travel; how: as moeviz.costs.all_to_all has
+    it."""
     held = Counter(e * nodes * per_node // num_experts for e in experts)
     out: Counter[tuple[str, int, int]] = Counter()
     for device, count in held.items():
         copies = count if how == "expert" else 1
         node = device // per_node
-        if node == 0:
-            out["spread", SOURCE, device] = copies
+        if node == source // per_node:
+            out["spread", source, device] = copies
         elif how == "node":
-            relay = node * per_node + SOURCE
-            out["cross", SOURCE, relay] = 1
+            relay = node * per_node + source % per_node
+            out["cross", source, relay] = 1
             out["spread", relay, device] = 1
         else:
-            out["cross", SOURCE, device] = copies
+            out["cross", source, device] = copies
     legs = []
-    for (step, source, target), copies in out.items():
-        if source != target:
+    for (step, start, target), copies in out.items():
+        if start != target:
             crosses = step == "cross"
             back = "return" if crosses else "gather"
-            legs += [Leg(step, source, target, copies, crosses)]
-            legs += [Leg(back, target, source, copies, crosses)]
-    return Way(held, tuple(legs))
+            legs += [Leg(step, start, target, copies, crosses)]
+            legs += [Leg(back, target, start, copies, crosses)]
+    return Way(source, held, tuple(legs))
 
 
 def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
@@ -114,8 +117,9 @@ def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
     where its line begins. Those that came before have no line."""
     per_node = traffic.devices_per_node
     nodes = traffic.devices // per_node
-    stages(svg, svg.width, STEPS, STEPS[step], lambda name: {"step": STEPS.index(name)}, top=70)
-    svg.text(0, TOP - 14, f"One token of device {SOURCE}: {WORDS[step]}", bold=True)
+    sets = {name: {"step": i} for i, name in enumerate(STEPS)}
+    stages(svg, svg.width, STEPS, STEPS[step], sets.__getitem__, top=STAGES_TOP)
+    svg.text(0, TOP - 12, f"One token: {WORDS[step]}", bold=True)
     pitch = min((svg.width - LEFT) / nodes, 124.0)
     places = {
         device: (
@@ -132,25 +136,37 @@ def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
         svg.text(LEFT - 8, places[row][1] + 4, f"device {row}", anchor="end", fill=MUTED)
     wide = min(pitch - 16, 84)
     legs = way.present(STEPS[step])
-    for leg, at_C in zip(legs, _side_by_side(legs, places, wide), strict=True):
+    for leg, at_C in zip(legs, _side_by_side(way.source, legs, places, wide), strict=True):
         _travel(svg, leg, places, at_C, traffic, moves=leg.step == STEPS[step])
     for device, at in places.items():
         _device(svg, device, at, wide, way, step, per_node)
-    paragraph(svg, 0, TOP + TALL + 46, _sums(way, traffic, step), 20)
+    _key(svg, TOP + TALL + 42)
+    paragraph(svg, 0, TOP + TALL + 64, _sums(way, traffic, step), 18)
+    svg.text(0, TOP + TALL + 102, "Press a device to follow a token of its own.", fill=MUTED)
 
 
-def _name(device: int, per_node: int) -> str:
+def _key(svg: Svg, y: float) -> None:
+    """What circles and squares are."""
+    svg.circle(7, y - 4, 6, TOKEN, stroke=INK)
+    svg.text(20, y, "the token and its copies", fill=MUTED)
+    box(svg, 180, y - 9, 9, 9, "none", stroke=INK)
+    svg.text(196, y, "an expert that it chose", fill=MUTED)
+    svg.circle(347, y - 4, 6, EXPERT, stroke=INK)
+    svg.text(360, y, "a result", fill=MUTED)
+
+
+def device_name(device: int, per_node: int) -> str:
     return f"device {device % per_node} of node {device // per_node}"
 
 
 def _side_by_side(
-    legs: Sequence[Leg], places: dict[int, tuple[float, float]], wide: float
+    source: int, legs: Sequence[Leg], places: dict[int, tuple[float, float]], wide: float
 ) -> list[list[float]]:
     """The x of each leg's copies: inside their device, and right of the token where it is there."""
-    room = Counter({SOURCE: 1})
+    room = Counter({source: 1})
     for leg in legs:
         room[leg.target] += leg.copies
-    taken = Counter({SOURCE: 1})
+    taken = Counter({source: 1})
     at = []
     for leg in legs:
         first, left = taken[leg.target], places[leg.target][0] - wide / 2 + 9
@@ -170,8 +186,9 @@ def _travel(
     key, per_node = BETWEEN if leg.crosses else WITHIN, traffic.devices_per_node
     what = "copy" if leg.step in OUT else "result"
     number = f"1 {what}" if leg.copies == 1 else f"{leg.copies} {what.replace('y', 'ie')}s"
-    tip = f"{_name(leg.source, per_node)} to {_name(leg.target, per_node)}: {number}, "
-    with svg.thing(key.name, tip=tip + si(leg.copies * each, "B")):
+    tip = f"{device_name(leg.source, per_node)} to {device_name(leg.target, per_node)}: {number}, "
+    ends = f"d{leg.source}", f"d{leg.target}"
+    with svg.thing(key.name, *ends, tip=tip + si(leg.copies * each, "B")):
         for colour, edge in ((INK, 1.4), (key.colour, 0.0)) if moves else ():
             svg.line(x, y, to_x, to_y, stroke=colour, width=1.5 + leg.copies + edge)
         with svg.arriving(x - to_x, y - to_y) if moves else nullcontext():
@@ -184,15 +201,16 @@ def _device(
 ) -> None:
     """A device with a square for each of the token's experts on it, filled once they compute."""
     (x, y), count = at, way.experts[device]
-    tip = f"{_name(device, per_node)}: {count or 'none'} of the token's experts"
-    with svg.thing(f"d{device}", tip=tip):
-        svg.rect(x - wide / 2, y - 11, wide, 22, "none", stroke=MUTED, radius=4)
+    tip = f"{device_name(device, per_node)}: {count or 'none'} of the token's experts"
+    with svg.thing(f"d{device}", tip=tip, press={"source": device}):
+        edge, width = (INK, 2.5) if device == way.source else (MUTED, 1)
+        svg.rect(x - wide / 2, y - 11, wide, 22, "none", stroke=edge, radius=4, stroke_width=width)
         apart = min(11, (wide - 17) / max(count - 1, 1))
         for i in range(count):
             done = step >= STEPS.index("compute")
             box(svg, x + wide / 2 - 13 - apart * i, y - 5, 9, 9, EXPERT if done else "none",
                 stroke=INK)  # fmt: skip
-        if device == SOURCE:
+        if device == way.source:
             svg.circle(x - wide / 2 + 9, y, 6, TOKEN, stroke=INK)
 
 
