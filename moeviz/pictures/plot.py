@@ -63,6 +63,12 @@ def mark(
             svg.line(x - size, y - side, x + size, y + side, stroke=colour, width=size / 2.5)
 
 
+def grip(svg: Svg, x: float, y: float) -> None:
+    """On an upright line that is dragged: two arrows, to the left and to the right."""
+    for side in (-1, 1):
+        svg.polygon([(x + 10 * side, y), (x + 3 * side, y - 5), (x + 3 * side, y + 5)], fill=INK)
+
+
 def curve(
     svg: Svg, x: Scale, y: Scale, values: Iterable[tuple[float, float]], key: Key,
     *, opacity: float = 1,

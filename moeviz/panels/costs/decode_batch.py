@@ -27,14 +27,15 @@ class DecodeBatch(Panel):
         "384 experts: Kimi K2": V3 | {"model_name": "Kimi K2"},
         "DeepSeek-V3 on long contexts": V3 | {"context": 131072},
         "A single H100": {"model_name": "gpt-oss-120b", "device_name": "H100 SXM",
-                          "plan": "mxfp4_experts", "batch": 1},
+                          "plan": "mxfp4_experts", "batch": 1, "devices": 1},
     }  # fmt: skip
 
     def __init__(self) -> None:
-        # It opens on a model of few experts: what many of them do is asked before.
+        # It opens where the curves of a model of few experts meet: what many experts do to larger
+        # batches is asked before.
         super().__init__(
             {"model_name": model_choice(SPARSE, "Mixtral 8x7B")},
-            {"batch": steps("Batch", BATCHES, 16), "devices": steps("How many", COUNTS, 1)},
+            {"batch": steps("Batch", BATCHES, 1), "devices": steps("How many", COUNTS, 8)},
             more=[
                 {"device_name": device_choice("H200 SXM")},
                 {"context": steps("Context", CONTEXTS, 4096), "plan": plan_choice("bf16")},

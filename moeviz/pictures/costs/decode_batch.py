@@ -24,7 +24,7 @@ from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import COUNTS, source_line
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, box, curve, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, box, curve, grip, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
 
 # The main chart, and beside it the two that share its batches.
@@ -35,6 +35,7 @@ TICKS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
 SPARSE, DENSE = Key("sparse", "#0072b2"), Key("dense", "#d55e00", "7 3")
 TOUCHED = Key("touched", "#009e73")
 TWIN = "dense twin"
+LIMITS = {"memory": "memory", "compute": "arithmetic"}  # what a step waits for
 COLUMNS = (
     "batch", "experts touched", "step, ms", "tokens/s in all", "tokens/s each", "bound by",
     "dense twin: step, ms", "dense twin: tokens/s", "dense twin: bound by",
@@ -91,14 +92,14 @@ def decode_batch(
         critical_batch(chip, weight_bits=bits).total,
     )
     machine = f"{devices} × {chip.name}"
-    summary = _summary(model_name, machine, sparse, dense, batch, marks)
+    summary = _summary(model_name, machine, sparse, dense, batch, moe.num_experts)
     if not sparse.steps:
         ways = remedies(model_name, device_name, devices, plan, context)
         words = " or ".join(way.words for way in ways)
         summary += f" {words[0].upper()}{words[1:]} would hold it." if ways else ""
     svg = Svg(WIDTH, HEIGHT, "Decoding by batch", summary)
     heading(svg, f"{model_name} in {PLAN_NAMES[plan]}", f"{machine}, {context:,} tokens of context")
-    _legend(svg, marks)
+    _legend(svg)
     side = svg.beside(SIDE, 546)
     both = [curve for curve in (sparse, dense) if curve.steps]
     if both:
@@ -113,7 +114,12 @@ def decode_batch(
                 if mark_ < x.high:
                     at = x(mark_)
                     part.line(at, y.start, at, y.end, stroke=key.colour, width=1.5, dash="2 4")
+                    if part is svg:
+                        words = f"{key.name}: {mark_:,.0f} sequences"
+                        svg.text(at - 5, y.start - 8, words, rotate=-90, halo=True)
             _steps(part, x, y, both, batch, value)
+        _times_as_long(svg, _batches(58, 550), speed, sparse, dense, batch)
+        grip(svg, _batches(58, 550)(batch), 142)
     else:
         svg.text(58, 180, "Neither fits this memory, not even one sequence.", size=14)
         for i, remedy in enumerate(remedies(model_name, device_name, devices, plan, context)):
@@ -162,7 +168,7 @@ def remedies(
 
 
 def _summary(
-    name: str, machine: str, sparse: ByBatch, dense: ByBatch, batch: int, marks: tuple[float, float]
+    name: str, machine: str, sparse: ByBatch, dense: ByBatch, batch: int, num_experts: int
 ) -> str:
     if not sparse.steps:
         return f"{name} does not fit {machine} with even one such sequence."
@@ -172,32 +178,53 @@ def _summary(
             f"A batch of {batch:,} does not fit {machine}: weights and cache leave room for "
             f"{sparse.max_batch:,} such sequences."
         )
-    sentence = (
-        f"Batch {batch:,}: {_ms(step)} ms a step, {step.tokens_per_s:,.0f} tokens/s in all, "
-        f"bound by {step.bound}. In each layer {step.distinct:.1f} experts are touched."
-    )
-    twin = dense.steps.get(batch)
+    sentence, twin = f"Batch {batch:,}: a step takes {_ms(step)} ms", dense.steps.get(batch)
     if twin is not None:
-        sentence += f" The dense twin: {_ms(twin)} ms, bound by {twin.bound}, so the experts take "
-        sentence += f"{step.seconds / twin.seconds:.2f} times as long."
+        sentence += f", {_as_long(step, twin)} as the dense twin's"
     return (
-        f"{sentence} Critical batch by the weights alone: {marks[0]:,.0f}, dense {marks[1]:,.0f}."
+        f"{sentence}. It touches {step.distinct:.1f} of {num_experts} experts of a layer, and "
+        f"waits for the {LIMITS[step.bound]}."
     )
+
+
+def _as_long(step: DecodeStep, twin: DecodeStep) -> str:
+    times = step.seconds / twin.seconds
+    return "as long" if round(times, 2) == 1 else f"{times:.2f} times as long"
+
+
+def _times_as_long(
+    svg: Svg, x: Scale, y: Scale, sparse: ByBatch, dense: ByBatch, batch: int
+) -> None:
+    """Between the two curves, at the chosen batch: how they differ."""
+    step, twin = sparse.steps.get(batch), dense.steps.get(batch)
+    if not (step and twin):
+        return
+    low, high = y(step.tokens_per_s), y(twin.tokens_per_s)
+    svg.line(x(batch), low, x(batch), high, stroke=INK, width=4)
+    words = f"a step takes {_as_long(step, twin)}"
+    if step.seconds < 1.005 * twin.seconds:
+        words = "both are equally fast"
+    left = batch <= BATCHES[-1] / 64
+    svg.text(x(batch) + (14 if left else -14), (low + high) / 2 + 4, words, bold=True, halo=True,
+             anchor="start" if left else "end")  # fmt: skip
 
 
 def _ms(step: DecodeStep) -> str:
     return three(step.seconds * 1e3)
 
 
-def _legend(svg: Svg, marks: tuple[float, float]) -> None:
+def _legend(svg: Svg) -> None:
     names = [f"b{batch}" for batch in BATCHES]
-    for i, (key, words, critical) in enumerate(
-        ((SPARSE, "sparse", marks[0]), (DENSE, "dense twin, equal active parameters", marks[1]))
+    for x, key, words in (
+        (0, SPARSE, "sparse"),
+        (110, DENSE, "dense twin: as many active parameters"),
     ):
-        with svg.thing(key.name, *names, tip=f"{key.name}: critical batch {critical:,.0f}"):
-            line = f"{words} (critical batch {critical:,.0f}, dotted)"
-            legend(svg, 0, 60 + 20 * i, (replace(key, name=line),))
-    shapes = {"bound by memory": "circle", "by compute": "square",
+        with svg.thing(key.name, *names):
+            legend(svg, x, 60, (replace(key, name=words),))
+    svg.line(0, 77, 26, 77, stroke=MUTED, width=1.5, dash="2 4")
+    words = "from this batch on the arithmetic takes longer than reading the weights"
+    svg.text(32, 81, words, fill=MUTED)
+    shapes = {"limit: memory": "circle", "limit: arithmetic": "square",
               "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip
     keys = (Key(name, INK, mark=shape, width=0) for name, shape in shapes.items())
     legend(svg, 0, 102, keys, across=140, fill=MUTED)
@@ -274,8 +301,8 @@ def _touched(svg: Svg, experts: int, top_k: int, batch: int, words: dict[int, st
     full = of_batch > 0.85 * experts
     after = batch < 4 or (full and batch < 1024)
     svg.text(
-        x(batch) + (9 if after else -9), spot + (20 if full else -10), f"{of_batch:.1f}", bold=True,
-        anchor="start" if after else "end",
+        x(batch) + (9 if after else -9), spot + (20 if after else -10), f"{of_batch:.1f}",
+        bold=True, anchor="start" if after else "end",
     )  # fmt: skip
 
 
