@@ -12,9 +12,7 @@ from moeviz.panels.hardware_choice import (
     model_choice,
     plan_choice,
 )
-from moeviz.pictures.costs.memory_fit import COUNTS, memory_fit
-
-CONTEXTS = tuple(2**i for i in range(9, 18))
+from moeviz.pictures.costs.memory_fit import CONTEXTS, COUNTS, memory_fit
 
 
 class MemoryFit(Panel):

@@ -6,15 +6,18 @@ import textwrap
 from collections.abc import Iterator
 
 from moeviz.costs import Device, Fit, device, fit
-from moeviz.pictures.axes import Scale, general, x_axis
+from moeviz.pictures.axes import LogScale, Scale, general, short, x_axis, y_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, box, heading, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.plot import Key, box, grip, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, hatch_on
 
 WIDTH, TOP, ROW, BAR = 560.0, 104.0, 58.0, 24.0
 # Where the memory ends, whatever is asked of it: a device does not shrink as a context grows.
 EDGE = 350.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
+CONTEXTS = tuple(2**i for i in range(9, 18))
+BETWEEN = tuple(round(2 ** (i / 2)) for i in range(18, 35))  # where the curve has points
+SIDE = 396.0
 # Plans from large to small, and what a learner calls them.
 PLANS = {
     "bf16": "BF16", "fp8_block": "FP8", "int4": "INT4", "mxfp4_experts": "MXFP4 experts",
@@ -33,11 +36,16 @@ COLUMNS = ("plan", "routed experts, GB", "other weights, GB", "cache, GB", "free
 def memory_fit(
     *, model_name: str, device_name: str, devices: int, plan: str, context: int, batch: int,
 ) -> Picture:  # fmt: skip
-    """A bar for each quantisation plan, the chosen one framed, against the memory line."""
+    """A bar for each quantisation plan, the chosen one framed, against the memory line. Beside it
+    the chosen one at every context."""
     architecture = sizes_of(model_name)
     chip = device(device_name)
     setting = dict(context_tokens=context, batch=batch, devices=devices)
     fits = {name: fit(architecture, chip, plan=name, **setting) for name in PLANS}
+    at_context = {
+        c: fit(architecture, chip, plan=plan, context_tokens=c, batch=batch, devices=devices)
+        for c in BETWEEN
+    }
     summary = _summary(model_name, chip, devices, plan, context, batch, fits[plan])
     made_for = architecture.context_tokens
     if made_for and context > made_for:
@@ -57,6 +65,9 @@ def memory_fit(
     notes = (source_line(chip), made)
     lines = [line for note in notes for line in textwrap.wrap(note, 82)]
     paragraph(svg, 0, BOTTOM + 60, lines, fill=MUTED)
+    side = svg.beside(SIDE, BOTTOM + 60)
+    heading(side, "How long a context fits", f"{PLANS[plan]}, {_sequences(batch)} · drag the line")
+    _contexts(side, at_context, context)
     return svg.picture(COLUMNS, _table(fits))
 
 
@@ -126,6 +137,42 @@ def _bar(svg: Svg, x: Scale, name: str, needed: Fit, top: float) -> None:
         box(svg, EDGE, top + BAR, min(end, last) - EDGE, 6, OVER, hatched=True)
     if end > last:
         svg.text(WIDTH, top + BAR / 2 + 4, "…", anchor="end", bold=True)
+
+
+def _contexts(svg: Svg, at_context: dict[int, Fit], context: int) -> None:
+    """What the chosen plan needs at each context, the parts above each other, and the memory: a
+    slider of the context."""
+    found = at_context[context]
+    x = LogScale(CONTEXTS[0] * 0.75, CONTEXTS[-1] * 1.33, 56, SIDE - 16)
+    y = Scale(0, 1.6 * found.capacity_bytes / 1e9, BOTTOM, TOP - 8)
+    held = [c for c in CONTEXTS if at_context[c].fits]
+    words = f"✔ up to {held[-1]:,} tokens fit" if held else "✘ not even the shortest fits"
+    svg.text(0, 58, words, bold=True)
+    below = [(x.start, y.start), (x.end, y.start)]
+    for part, key in enumerate(PARTS):
+        tops = {c: sum(_sizes(each)[: part + 1]) / 1e9 for c, each in at_context.items()}
+        ends = [tops[CONTEXTS[0]], *tops.values(), tops[CONTEXTS[-1]]]
+        across = [x.start, *map(x, at_context), x.end]
+        above = [(at, y(min(top, y.high))) for at, top in zip(across, ends, strict=True)]
+        with svg.thing(key.name, tip=f"{key.name}: {_gb(_sizes(found)[part])} GB"):
+            svg.polygon([*above, *below[::-1]], fill=key.colour, stroke=MUTED)
+            if key.hatched:
+                svg.polygon([*above, *below[::-1]], fill=hatch_on(key.colour))
+        below = above
+    y_axis(svg, y, x.start, x.end, "GB", ticks=y.ticks(4), form=short)
+    x_axis(svg, x, BOTTOM, "context: tokens of each sequence", ticks=CONTEXTS[::2], form=short)
+    memory, at = y(found.capacity_bytes / 1e9), x(context)
+    svg.line(x.start, memory, x.end, memory, stroke=INK, width=2)
+    box(svg, x.start + 6, memory - 20, 62, 16, "#ffffff", "memory", bold=True, stroke=MUTED)
+    svg.line(at, y.start, at, y.end, stroke=INK, width=1.5)
+    grip(svg, at, y.end)
+    needed = (found.capacity_bytes - found.free_bytes) / 1e9
+    mark(svg, "circle", at, y(min(needed, y.high)), PARTS[2].colour, 6, stroke=INK)
+    half = (x(2) - x(1)) / 2
+    for c in CONTEXTS:
+        tip = f"{c:,} tokens: {_verdict(at_context[c])}"
+        with svg.thing(tip=tip, press={"context": c}, drag=True):
+            svg.rect(x(c) - half, y.end, 2 * half, y.start - y.end + 20, "transparent")
 
 
 def _sizes(found: Fit) -> tuple[float, float, float]:
