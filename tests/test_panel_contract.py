@@ -136,7 +136,7 @@ def test_every_control_changes_the_picture_and_the_state(name, control, monkeypa
 OFF = {
     "CompareRouters": (("source", "synthetic"), {"skew", "tokens"}, {"text", "layer"}),
     "Dispatch": (("source", "synthetic"), {"skew", "seed"}, {"text", "layer"}),
-    "Exchange": (("skew", 0.5), set(), {"node_limit"}),
+    "Exchange": (("skew", 0.0), {"node_limit"}, set()),
     "Slots": (("source", "text"), {"text", "layer"}, {"skew", "tokens", "seed"}),
 }
 

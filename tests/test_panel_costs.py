@@ -82,7 +82,7 @@ def test_the_experts_on_offer_divide_over_all_devices_on_offer():
 
 def test_without_skew_the_exchange_is_what_it_was():
     panel = panels.Exchange()
-    panel.controls["node_limit"].value = 4
+    panel.state = "exchange?skew=0.0&node_limit=4"
     limited = content(panel)
     panel.controls["skew"].value = 0.5
     assert "any node" in panel.picture.value

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
-from helpers.pictures import marks, presses, texts
+from helpers.pictures import marks, presses, texts, tips
 from moeviz.costs import (
     CLAIMS,
     DEVICES,
@@ -29,13 +29,14 @@ from moeviz.pictures.costs.cache_ladder import cache_ladder, rungs
 from moeviz.pictures.costs.claims import amount, claims, ladder
 from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch, remedies
 from moeviz.pictures.costs.exchange import exchange, visits
-from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
+from moeviz.pictures.costs.memory_fit import CONTEXTS, PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
+from moeviz.pictures.svg import si
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
@@ -209,7 +210,10 @@ def test_the_step_is_the_calculators_and_ends_where_the_memory_does():
     assert dense.steps[64].distinct == 0
     summary = decode_batch(**STEP).summary
     critical = critical_batch(chip, V3.architecture, weight_bits=8).total
-    assert "222.4 experts" in summary and f"{critical:,.0f}, dense 103" in summary
+    assert "222.4 of 256 experts" in summary and "10.81 times as long as the dense" in summary
+    assert {f"sparse: {critical:,.0f} sequences", "dense: 103 sequences"} < {
+        *texts(decode_batch(**STEP))
+    }
     assert "does not fit" in decode_batch(**STEP | {"batch": 16384}).summary
     assert "even one" in decode_batch(**STEP | {"devices": 1}).summary
 
@@ -232,6 +236,12 @@ def test_the_memory_stays_in_its_place_whatever_is_asked_of_it():
     shown = [memory_fit(**FIT | dict(context=c, model_name=m)) for c in (512, 131072)
              for m in ("gpt-oss-120b", "Llama 3.1 405B")]  # fmt: skip
     assert len({marks(picture, "line", "stroke-width:2")[0].get("x1") for picture in shown}) == 1
+    assert len({marks(picture, "line", "stroke-width:2")[1].get("y1") for picture in shown}) == 1
+    fits = [c for c in CONTEXTS if fit(MODELS["gpt-oss-120b"].architecture, device("H100 SXM"),
+            context_tokens=c, batch=8, plan="mxfp4_experts").fits]  # fmt: skip
+    assert f"✔ up to {fits[-1]:,} tokens fit" in texts(shown[0])
+    dragged = [sets["context"] for _, sets in presses(shown[0]) if "context" in sets]
+    assert dragged == [str(c) for c in CONTEXTS]
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -247,15 +257,22 @@ def test_the_exchange_adds_up():
                          copies="node", node_limit=4)  # fmt: skip
     summary = exchange(**SEND | dict(copies="node", node_limit=4, fp8=True)).summary
     assert f"{traffic.between_nodes_bytes / 1e6:.0f} MB between" in summary
-    assert "66% less" in summary
-    assert f"{traffic.seconds(160e9, 50e9) * 1e6:.0f} µs a layer" in summary
+    assert "66 % less" in summary
+    assert f"at least {traffic.seconds(160e9, 50e9) * 1e6:.0f} µs on H800s" in summary
     assert [row[1] for row in exchange(**SEND).rows] == [d // 8 for d in range(64)]
     # One node has nothing to send to another, and a limit beyond the nodes is none.
     alone = exchange(**SEND | dict(nodes=1))
     assert "0 B between" in alone.summary and "between nodes" not in texts(alone)
     assert texts(alone)[1] == "1 node × 8 devices, 128 tokens on each"
-    stays = sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND), "rect"))
-    assert stays >= 64, "a device and itself"
+    stays = [
+        sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND, skew=skew), "rect"))
+        for skew in (0.0, 1.0)
+    ]
+    assert stays[0] < 64 <= stays[1], "a device and itself; of even bytes a sentence says all"
+    even = all_to_all(V3.architecture, tokens_per_device=128, nodes=8, devices_per_node=8,
+                      copies="expert", dispatch_bits=16)  # fmt: skip
+    one = f"Every device sends every other device {si(even.total_bytes[0][1], 'B')}."
+    assert one in texts(exchange(**SEND)) and one in exchange(**SEND).summary
     assert exchange(**SEND | dict(nodes=4, node_limit=4)) == exchange(**SEND | dict(nodes=4))
 
 
@@ -270,7 +287,7 @@ def test_one_tokens_way_is_on_average_what_all_tokens_send(how, limit):
     for seed in seeds:
         experts = chosen_experts(moe, nodes, limit, None, seed)
         assert len({*experts}) == moe.top_k
-        way = way_of(experts, moe.num_experts, nodes, each, how)
+        way = way_of(experts, moe.num_experts, nodes, each, how, seed % 16)
         assert way.experts.total() == moe.top_k
         for crossing in (True, False):
             out, back = way.copies(len(STEPS) - 1, crossing=crossing)
@@ -286,7 +303,7 @@ def test_copies_travel_from_where_their_line_begins_and_only_in_their_step():
     first, crossing, home = (exchange(**SEND | dict(step=s)).svg for s in (0, 1, 5))
     assert 'class="a"' not in first
     assert crossing.count('class="a"') == home.count('class="a"') > 0
-    assert presses(exchange(**SEND))[1][1] == {"step": "1"}
+    assert {"step": "1"} in [sets for _, sets in presses(exchange(**SEND))]
     summaries = [exchange(**SEND | dict(step=step)).summary for step in range(len(STEPS))]
     assert len({*summaries}) == len(STEPS), "a screen reader hears each step"
 
@@ -298,11 +315,21 @@ def test_copies_stay_until_the_experts_compute_and_lie_inside_their_device(how):
         picture = exchange(**SEND | dict(copies=how, step=step))
         boxes = [m for m in marks(picture, "rect") if m.get("rx") == "4"]
         spans = [(float(m.get("x")), float(m.get("x")) + float(m.get("width"))) for m in boxes]
-        centres = [float(m.get("cx")) for m in marks(picture, "circle")]
+        last = max(float(m.get("y")) for m in boxes) + 22  # under it stands the key
+        circles = [m for m in marks(picture, "circle") if float(m.get("cy")) < last]
+        centres = [float(m.get("cx")) for m in circles]
         assert all(any(a <= x - 6 and x + 6 <= b for a, b in spans) for x in centres)
         lie[step] = len(centres) - 1  # the token itself
     choose, cross, spread, compute, _, back = lie
     assert choose == compute == 0 and 0 < cross <= spread and back > 0
+
+
+def test_a_pressed_device_is_the_one_that_sends():
+    picture = exchange(**SEND, skew=1.0, step=1, source=9)
+    pressed = [sets["source"] for _, sets in presses(picture) if "source" in sets]
+    assert pressed[:64] == [str(d) for d in range(64)]
+    lines = [tip for tip in tips(picture) if " to device" in tip]
+    assert lines and all(tip.startswith("device 1 of node 1 to device") for tip in lines)
 
 
 @pytest.mark.parametrize("skew", [0.1, 1.0, 2.0])

@@ -42,7 +42,7 @@ MOVES = {
     "Contenders": {"machine": "this machine", "case": None},
     "DecodeBatch": {
         "model_name": "Kimi K2", "device_name": "B200 SXM", "devices": 64, "plan": "q4_k_m",
-        "context": 131072, "batch": 1,
+        "context": 131072, "batch": 64,
     },
     "Dispatch": {
         "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8, "text": "another text",
@@ -50,7 +50,8 @@ MOVES = {
     },
     "Exchange": {
         "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
-        "copies": "node", "node_limit": 2, "fp8": True, "skew": 1.0, "seed": 7, "step": 3,
+        "copies": "node", "node_limit": 2, "fp8": True, "skew": 0.5, "seed": 7, "step": 3,
+        "source": 6,
     },
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
@@ -103,6 +104,7 @@ BEFORE = {
     ("Dispatch", "tile_block"): {"step": 30},
     ("Dispatch", "skew"): {"source": "synthetic"},
     ("Dispatch", "seed"): {"source": "synthetic"},
+    ("Exchange", "node_limit"): {"skew": 0.0},
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
     ("Slots", "priority"): {"top_k": 2},

@@ -20,7 +20,7 @@ from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, curve, grip, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 
 WIDTH, SIDE, HEIGHT = 560.0, 260.0, 516.0
@@ -112,7 +112,7 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     others = setup.weights[1]
     svg = Svg(WIDTH, HEIGHT, "Experts behind a link", _summary(setup, chosen, rate))
     heading(svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence at a time")
-    held = f"{setup.even_hit_rate:.0%} of the experts lie"
+    held = f"{_percent(setup.even_hit_rate)} of the experts lie"
     if setup.holds_all:
         held = "all experts lie"
     sizes = (
@@ -148,14 +148,21 @@ def _summary(setup: Setup, link: Link, rate: float) -> str:
         )
     else:
         sentence = (
-            f"{link.label} at a hit rate of {rate:.0%}: {setup.gigabytes(link, rate):.3g} GB come "
-            f"over it for every token, at most {three(best)} tokens/s."
+            f"{link.label} at a hit rate of {_percent(rate)}: {setup.gigabytes(link, rate):.3g} GB "
+            f"come over it for every token, at most {three(best)} tokens/s."
         )
-        if rate > even:
+        if _percent(rate) == _percent(even):
+            sentence += " Even routing gives this rate: so many of the experts fit."
+        elif rate > even:
             sentence += (
-                f" Even routing gives {even:.0%}; more needs experts that are asked for again."
+                f" Even routing gives {_percent(even)}; more needs experts that are asked for "
+                "again."
             )
     return f"{sentence} Measured systems reach 20 to 40 % of that. Here: {_reached(best)} tokens/s."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _reached(best: float) -> str:
@@ -165,7 +172,7 @@ def _reached(best: float) -> str:
 
 def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     x, y = Scale(0, 100, 62, 542), LogScale(0.05, 1000, 406, 96)
-    axes(svg, x, y, x_label="hit rate of the experts' cache, per cent",
+    axes(svg, x, y, x_label="hit rate of the experts' cache, % · drag the line",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
     even, at = x(100 * setup.even_hit_rate), x(100 * rate)
     svg.line(even, y.start, even, y.end, stroke=INK, dash="2 4", width=1.5)
@@ -183,6 +190,7 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
             line = _key(link, link is chosen)
             curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
+    grip(svg, at, y.end)
     mark(svg, "circle", at, y(_clip(setup.speed(chosen, rate), y)), chosen.colour, 7, stroke=INK)
     if setup.holds_all:
         words = "All experts lie in this memory: every hit rate is 100 %."
@@ -205,7 +213,7 @@ def _clip(value: float, y: Scale) -> float:
 
 
 def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    svg.text(0, 16, f"tokens/s at most, {rate:.0%} hits", bold=True)
+    svg.text(0, 16, f"tokens/s at most, {_percent(rate)} hits", bold=True)
     for i, (name, each) in enumerate(LINKS.items()):
         y, best = 44.0 + 26 * i, three(setup.speed(each, rate))
         words = f"{each.label}, {each.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
@@ -216,7 +224,7 @@ def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     svg.rect(0, 182, 26, 16, chosen.colour, opacity=0.3)
     paragraph(svg, 34, 195, ("20 to 40 % of it: what", "measured systems reach"))
     svg.line(13, 230, 13, 262, stroke=INK, dash="2 4", width=1.5)
-    fits = f"{setup.even_hit_rate:.0%}: as many experts as", "fit, if routing is even"
+    fits = f"{_percent(setup.even_hit_rate)}: as many experts as", "fit, if routing is even"
     paragraph(svg, 34, 241, fits)
     flat = "Where a curve is flat, the", "device's own memory limits."
     paragraph(svg, 0, 291, flat, fill=MUTED)
