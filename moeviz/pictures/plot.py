@@ -24,6 +24,7 @@ from moeviz.pictures.svg import (
 )
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
+KNOB = "#0072b2"  # of what is dragged
 LIGHT = ("#e69f00", "#56b4e9", "#f0e442")  # hard to see on white: these have a dark edge
 MOST_SPOTS = 25  # of a curve's points, those with hover text
 
@@ -102,6 +103,43 @@ def spots(
     for at, tip in list(zip(places, tips, strict=True))[::-every]:
         with svg.thing(*kin, tip=tip):
             svg.circle(*at, 9, "transparent")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A place that a knob is dragged to: its pixel, its hover text, and what it sets the panel's
+    controls to."""
+
+    at: float
+    tip: str
+    press: dict[str, Any]
+
+
+def track(svg: Svg, y: float, stops: Sequence[Stop], at: float) -> None:
+    """A slider within a picture: a knob at a pixel of a line, to be dragged along stops that follow
+    each other from left to right."""
+    places = [stop.at for stop in stops]
+    svg.line(places[0], y, places[-1], y, stroke=MUTED, width=3)
+    knob(svg, at, y)
+    for stop, (left, right) in zip(stops, bands(places, 12), strict=True):
+        with svg.thing(tip=stop.tip, press=stop.press, drag=True):
+            svg.rect(left, y - 13, right - left, 26, "transparent")
+
+
+def knob(svg: Svg, x: float, y: float, radius: float = 8) -> None:
+    """What is dragged to the left and to the right, as its two arrow heads say."""
+    for side in (-1, 1):
+        base, tip = x + side * (radius + 3), x + side * (radius + 8)
+        svg.polygon([(base, y - 4), (tip, y), (base, y + 4)], fill=INK)
+    svg.circle(x, y, radius, KNOB, stroke=INK)
+
+
+def bands(places: Sequence[float], air: float) -> Iterator[tuple[float, float]]:
+    """(left, right) of the band around each of some places along an axis, which meet halfway; air:
+    beyond the first and the last."""
+    halfway = ((a + b) / 2 for a, b in zip(places, places[1:], strict=False))
+    ends = [places[0] - air, *halfway, places[-1] + air]
+    return zip(ends, ends[1:], strict=False)
 
 
 @contextmanager

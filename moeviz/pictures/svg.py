@@ -192,9 +192,11 @@ class Svg:
             # Tab goes to the first, arrow keys from there to the others.
             first = "-1" if self._pressable else "0"
             self._pressable = True
+            cursor = "ew-resize" if drag else "pointer"
             attributes += (
                 f' role="button" tabindex="{first}" aria-label="{escape(tip)}" '
-                f'style="cursor:pointer;pointer-events:all" data-press="{escape(urlencode(press))}"'
+                f'style="cursor:{cursor};pointer-events:all" '
+                f'data-press="{escape(urlencode(press))}"'
             )
         if drag:
             attributes += ' data-drag=""'
