@@ -57,6 +57,9 @@ def _has_things(root):
     for part in root:
         pressed = part.findall(".//*[@data-press]")
         assert all(mark.get("aria-label") for mark in pressed)
+        for mark in pressed:
+            sizes = [shape.size for shape in marks_of(mark)]
+            assert any(min(size) >= 2 for size in sizes), ("no room for a hand", mark.attrib)
         # The keyboard enters a part once.
         assert [m.get("tabindex") for m in pressed] == ["0", *["-1"] * len(pressed)][: len(pressed)]
 

@@ -55,6 +55,19 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
 
 
+OPENS_ON_ITS_FIRST = (
+    "CacheLadder", "Claims", "Contenders", "ModelAnatomy", "ModelMap", "Roofline", "TrainingCost",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPENS_ON_ITS_FIRST)
+def test_the_first_preset_is_the_opening(name):
+    panel = exhibit(name)()
+    first, *others = panel.presets.values()
+    assert first.items() <= panel.values.items()
+    assert not any(other.items() <= panel.values.items() for other in others)
+
+
 @pytest.mark.parametrize("name", sorted({name for name, _ in PRESETS}))
 def test_a_preset_begins_at_the_opening_and_leaves_a_learners_text(name):
     panel = exhibit(name)()

@@ -27,13 +27,13 @@ class Played(Protocol):
 
 
 class Player:
-    """Back, Next and Play over a slider of whole numbers, the panel's control "step".
+    """Back, Next and Play over a slider of whole numbers, the panel's control of this name.
 
     `bar` is the row to show. While it plays, a thread moves the slider on: the panel whose `player`
     it is is busy, and pauses it when it is closed.
     """
 
-    def __init__(self, panel: Played, step: widgets.IntSlider) -> None:
+    def __init__(self, panel: Played, step: widgets.IntSlider, name: str = "step") -> None:
         self._panel, self._step = panel, step
         self._most = self._total = step.max  # that a state may name, and that there are
         self._stop = threading.Event()
@@ -43,7 +43,7 @@ class Player:
         self.toggle.add_class("moeviz-play").observe(lambda _: self._toggled(), "value")
         self._back = button("◀ Back", "moeviz-back", "The step before", lambda: self._turn(-1))
         self._next = button("Next ▶", "moeviz-next", "The next step", lambda: self._turn(1))
-        self.bar: list[Any] = [self._back, self._next, self.toggle, {"step": step}]
+        self.bar: list[Any] = [self._back, self._next, self.toggle, {name: step}]
         step.observe(lambda _: self._at_ends(), ["value", "min", "max"])
         self._at_ends()
 

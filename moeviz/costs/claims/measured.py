@@ -72,8 +72,8 @@ def dropping_degrades(figures: dict[str, Any], severe: float) -> Outcome:
         Term("tokens dropped", arm["dropped_mixed"]["mean"], "share, in evaluation"),
     )
     what = (
-        f"{arm['dropped_mixed']['mean']:.1%} of the tokens are dropped there, and the loss differs "
-        f"by {gap.mean:+z.3f} nats per token ({interval(gap)})"
+        f"{100 * arm['dropped_mixed']['mean']:.1f} % of the tokens are dropped there, and the loss "
+        f"differs by {gap.mean:+z.3f} nats per token ({interval(gap)})"
     )
     if gap.high < severe:
         return Outcome("off", f"in our small model {what}", gap.mean, terms)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, steps
-from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
+from moeviz.pictures.costs.cache_ladder import CONTEXTS, OTHERS, cache_ladder
 
-CONTEXTS = tuple(2**i for i in range(10, 21))
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -15,8 +14,8 @@ class CacheLadder(Panel):
 
     draws = cache_ladder
     presets = {
+        "A long text": {"context": 131_072, "batch": 1},
         "A short chat": {"context": 1024, "batch": 1},
-        "A million tokens": {"context": 1_048_576, "batch": 1},
         "64 readers at once": {"context": 131_072, "batch": 64},
         "Where 57 comes from": {"other": "full heads"},
     }
@@ -25,10 +24,12 @@ class CacheLadder(Panel):
         formats = (("bf16", 16), ("8 bits", 8), ("4 bits", 4))
         super().__init__(
             {
-                "context": steps("Context", CONTEXTS, 131_072),
                 "batch": steps("Sequences", BATCHES, 1),
                 "bits": choice("Cache in", formats, 16, "64px"),
             },
-            # Each is a bar, which is pressed.
-            more=[{"other": choice("MLA against", tuple(OTHERS), "8 groups", "auto")}],
+            # The context is dragged in the picture, and each row is pressed.
+            more=[
+                {"context": steps("Context", CONTEXTS, 131_072)},
+                {"other": choice("MLA against", tuple(OTHERS), "8 groups", "auto")},
+            ],
         )

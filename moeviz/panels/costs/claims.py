@@ -19,6 +19,7 @@ class Claims(Panel):
     # Each names all sliders, for its claim has others than the opening's; one that is out of sight
     # stands at 0.
     presets = {
+        "Experts of 32 tokens": {"claim": "unselected_not_loaded", "first": 32} | NONE_BEYOND_1,
         "Experts of one token": {"claim": "unselected_not_loaded", "first": 1} | NONE_BEYOND_1,
         "Both at $2 an hour": {
             "claim": "cost_per_trillion", "first": 2, "second": 2, "third": 0.0,

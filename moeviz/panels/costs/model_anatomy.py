@@ -8,28 +8,11 @@ from typing import Any
 from moeviz.checks import check_choice
 from moeviz.costs import MODELS, Architecture, Model
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, text_box
+from moeviz.panels.controls import choice, slider, text_box
 from moeviz.pictures import Picture
-from moeviz.pictures.costs.model_anatomy import model_anatomy
+from moeviz.pictures.costs.model_anatomy import PICKED, YOURS, model_anatomy
 from moeviz.pictures.costs.model_parts import PARTS
 
-YOURS = "yours"
-# What a button says, and the model that it stands for.
-CHOICES = (
-    ("GPT-3", "GPT-3 175B"),
-    ("Llama 405B", "Llama 3.1 405B"),
-    ("Switch-C", "Switch-C 1.6T"),
-    ("GLaM", "GLaM 64B/64E"),
-    ("Mixtral", "Mixtral 8x22B"),
-    ("DeepSeek-V3", "DeepSeek-V3 / R1"),
-    ("Kimi K2", "Kimi K2"),
-    ("gpt-oss", "gpt-oss-120b"),
-    ("Qwen3", "Qwen3-235B-A22B"),
-    ("Llama 4", "Llama 4 Maverick"),
-    ("GLM-5.2", "GLM-5.2"),
-    ("DeepSeek-V4", "DeepSeek-V4-Pro"),
-    ("yours", YOURS),
-)
 # Qwen3-30B-A3B's, short enough to read and to change.
 CONFIG = (
     '{"model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, '
@@ -39,6 +22,7 @@ CONFIG = (
     '"max_position_embeddings": 40960}'
 )
 MOST_CHARACTERS = 100_000
+OPENING = ("DeepSeek-V3 / R1", "Mixtral 8x22B")
 
 
 class ModelAnatomy(Panel):
@@ -46,22 +30,24 @@ class ModelAnatomy(Panel):
     and reads the config.json in it, or says why it cannot."""
 
     presets = {
+        "Many small experts, few large ones": {"model": OPENING[0], "beside": OPENING[1]},
         "Dense and sparse": {"model": "GPT-3 175B", "beside": "DeepSeek-V3 / R1"},
         "Sparse in 2021 and in 2025": {"model": "Switch-C 1.6T", "beside": "Kimi K2"},
         "Your own config": {"beside": YOURS},
     }
 
-    def __init__(self, model: str = "DeepSeek-V3 / R1", beside: str = "Mixtral 8x22B") -> None:
-        names = [name for _, name in CHOICES]
+    def __init__(self, model: str = OPENING[0], beside: str = OPENING[1]) -> None:
         for field, value in (("model", model), ("beside", beside)):
-            check_choice(field, value, names)
+            check_choice(field, value, PICKED)
         self._read = CONFIG
+        # Both models are dragged in the picture, and each part is pressed.
         super().__init__(
-            {"model": choice("Model", CHOICES, model, "auto")},
-            {"beside": choice("Beside", CHOICES, beside, "auto")},
             {"config": text_box(CONFIG, "820px", "84px", "config.json")},
-            # Each part has bars and a line in the picture, which are pressed.
-            more=[{"part": choice("Part", [key.name for key in PARTS], "routed experts", "auto")}],
+            more=[
+                {"model": slider("Model", PICKED, model, "460px")},
+                {"beside": slider("Beside", PICKED, beside, "460px")},
+                {"part": choice("Part", [key.name for key in PARTS], "routed experts", "auto")},
+            ],
         )
 
     def changed(self) -> None:

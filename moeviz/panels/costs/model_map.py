@@ -6,6 +6,7 @@ from moeviz.checks import check_choice
 from moeviz.costs import MODELS
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, slider, whole_slider
+from moeviz.panels.player import Player
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_map import model_map, points
 
@@ -22,8 +23,8 @@ class ModelMap(Panel):
     """Nothing is fitted here: a place on the map is counted from a config, or printed somewhere."""
 
     presets = {
+        "The years until 2024": {"until": OPENS_AT, "model": "DeepSeek-V3 / R1"},
         "A dense one: GPT-3": {"model": "GPT-3 175B"},
-        "The years until 2021": {"until": 2021, "model": "Switch-C 1.6T"},
         "Up to now": {"until": LAST_YEAR, "model": "Kimi K2"},
         "Do not count the tables": {"counted": "ex_embeddings"},
     }
@@ -32,14 +33,15 @@ class ModelMap(Panel):
         by_year = sorted(points(), key=lambda p: (p.model.year, p.total))
         names = [p.model.name for p in by_year]
         check_choice("model", model, names)
+        years = whole_slider("Up to", FIRST_YEAR, LAST_YEAR, OPENS_AT)
+        self.player = Player(self, years, "until")
+        # Each model is a mark and a line of the picture, which are pressed.
         super().__init__(
-            {
-                "model": slider("Model", names, model, "460px"),
-                "until": whole_slider("Up to", FIRST_YEAR, LAST_YEAR, OPENS_AT),
-            },
+            self.player.bar,
             {"counted": choice("Active is", COUNTED, "all", "116px")},
+            more=[{"model": slider("Model", names, model, "460px")}],
         )
 
     def draw(self) -> Picture | None:
-        model, until, counted = self.values.values()
+        until, counted, model = self.values.values()
         return self.shown(model_map(chosen=model, convention=counted, until=until))

@@ -6,22 +6,22 @@ from moeviz.checks import check_choice
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, slider, whole_slider
 from moeviz.pictures import Picture
-from moeviz.pictures.costs.training_cost import COMPARED, published_setting, training_cost
+from moeviz.pictures.costs.training_cost import (
+    COMPARED,
+    MFUS,
+    PRICES,
+    TRILLIONS,
+    published_setting,
+    training_cost,
+)
 
 # What a button says, and the model that it stands for.
 SHORT = (
     "GPT-3", "Llama 405B", "GLaM", "Mixtral", "DeepSeek-V3", "Kimi K2", "Qwen3", "gpt-oss",
     "DeepSeek-V4",
 )  # fmt: skip
-TRILLIONS = (
-    *(0.1, 0.3, 0.6, 1, 2, 3, 5, 7, 8.1, 10, 12, 13, 14.8),
-    *(15.6, 18, 20, 22, 25, 28, 32, 36, 40, 50, 70, 100),
-)
-MFUS = tuple(i / 100 for i in range(5, 101))
-PRICES = tuple(i / 10 for i in range(1, 101))
+LLAMA = "Llama 3.1 405B"
 PUES = tuple(1 + i / 20 for i in range(21))
-# Runs of which tokens and hours are published: those hours are what the buttons give.
-RUNS = {"DeepSeek-V3": "DeepSeek-V3 / R1", "Llama 3.1": "Llama 3.1 405B"}
 GPUS = ("A100-80G SXM", "H100 SXM", "H800 SXM", "B200 SXM")
 
 
@@ -29,24 +29,28 @@ class TrainingCost(Panel):
     """Every model on the same tokens at the same price; what is left is the architecture."""
 
     presets = {
-        f"{name}'s run": {"model": model, **(published_setting(model) or {})}
-        for name, model in RUNS.items()
-    } | {
-        "On half the price an hour": {"price": 1.0},
+        "DeepSeek-V3's pre-training": {"model": "DeepSeek-V3 / R1", "tokens": 14.8, "mfu": 0.39},
+        "Llama 3.1's run": {
+            "model": "Llama 3.1 405B",
+            **(published_setting("Llama 3.1 405B") or {}),
+        },
+        "At half the price an hour": {"price": 1.0},
+        "On a tenth of the tokens": {"tokens": 1},
     }
 
     def __init__(self, model: str = "DeepSeek-V3 / R1") -> None:
         check_choice("model", model, COMPARED)
         models = [*zip(SHORT, COMPARED, strict=True)]
         devices = [(name.split("-")[0].split()[0], name) for name in GPUS]
+        # The models are bars, which are pressed, and the sliders tracks, which are dragged.
         super().__init__(
-            {"model": choice("Model", models, model, "118px")},
-            {
-                "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
-                "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
-                "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
-            },
             more=[
+                {"model": choice("Model", models, model, "118px")},
+                {
+                    "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
+                    "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
+                    "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
+                },
                 {"device": choice("Device", devices, "H800 SXM", "64px")},
                 {
                     "watts": whole_slider("Watts", 100, 1500, 700, step=50),

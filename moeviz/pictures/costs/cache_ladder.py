@@ -9,12 +9,15 @@ from functools import lru_cache
 
 from moeviz.checks import check_choice
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
+from moeviz.pictures.axes import LogScale, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, box, heading, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
+from moeviz.pictures.plot import Key, Stop, heading, legend, mark, paragraph, track
+from moeviz.pictures.svg import INK, Picture, Svg, si
 
-WIDTH, LADDER_HEIGHT, MODELS_HEIGHT, BAR = 470.0, 462.0, 456.0, 330.0
-ROWS, PITCH = 66.0, 44.0  # where the first bar stands, and from one to the next
+WIDTH = 470.0
+ROWS, PITCH = 134.0, 42.0  # where the first row stands, and from one to the next
+CONTEXTS = tuple(2**i for i in range(10, 21))
+BYTES = LogScale(1e6, 1e15, 20, 446)  # of all contexts and batches: what is dragged moves on it
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
     "GPT-3 175B", "Llama 3.1 405B", "Mixtral 8x22B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1",
@@ -76,22 +79,23 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
         f"{many} of {context:,} tokens: DeepSeek-V3's cache is {si(batch * own, 'B')} with latent "
         f"attention (MLA). {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
     )
-    svg = Svg(WIDTH, LADDER_HEIGHT, "Ladder of key-value caches", summary)
+    base = ROWS + PITCH * len(steps)
+    svg = Svg(WIDTH, base + 164, "Ladder of key-value caches", summary)
     heading(svg, "DeepSeek-V3's 61 layers with another attention",
-            f"{many} of {context:,} tokens, {bits} bits · press a bar")  # fmt: skip
-    top = batch * max(totals.values())  # one scale for both parts
+            f"{many}, {bits} bits · drag the context, press a row")  # fmt: skip
+    _context(svg, context)
+    _axis(svg, base)
     for i, (label, value, *_) in enumerate(steps):
         kin = (model.name for model in models if label[:3] in model.kinds)
         title = label if label.startswith("MLA") else f"{label} (not built)"
         row = Row(label, title, batch * value, value / own, label[:3])
-        _row(svg, i, row, row.bytes / top, kin, is_chosen=label == name)
-    y = ROWS + PITCH * len(steps) + 8
-    svg.text(8, y, f"{name}: {times(totals[name] / own)}", bold=True)
-    paragraph(svg, 8, y + 20, textwrap.wrap(_note(other, bits), 66))
-    kinds = [Key(kind, colour, mark="box") for kind, colour in COLOURS.items()]
-    legend(svg, 8, LADDER_HEIGHT - 10, [*kinds, Key("another kind", OTHER, mark="box")])
-    beside = svg.beside(WIDTH, MODELS_HEIGHT)
-    _models(beside, models, [step[0] for step in steps], batch, own, name, top)
+        _row(svg, i, row, batch * own, kin, is_chosen=label == name)
+    svg.text(8, base + 58, f"{name}: {times(totals[name] / own)}", bold=True)
+    paragraph(svg, 8, base + 78, textwrap.wrap(_note(other, bits), 66))
+    kinds = {**COLOURS, "another kind": OTHER}.items()
+    legend(svg, 8, base + 156, [Key(kind, c, mark="circle", width=0) for kind, c in kinds])
+    beside = svg.beside(WIDTH, ROWS + PITCH * len(models) + 66)
+    _models(beside, models, [step[0] for step in steps], batch, own, name, context)
     table = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps
@@ -130,7 +134,7 @@ def _note(other: str, bits: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A bar: its name, what stands over it, its bytes, how many times MLA it is, its kind of
+    """A mark: its name, what stands over it, its bytes, how many times MLA it is, its kind of
     attention."""
 
     name: str
@@ -138,33 +142,57 @@ class Row:
     bytes: float
     ratio: float
     kind: str
-    hatched: bool = False
 
 
-def _row(svg: Svg, i: int, row: Row, share: float, kin: Iterable[str], *, is_chosen: bool) -> None:
-    """A bar, which is pressed to compare it with MLA; share: of the longest."""
+def _context(svg: Svg, context: int) -> None:
+    """The length of a sequence, on a line to be dragged."""
+    x = LogScale(CONTEXTS[0], CONTEXTS[-1], 84, WIDTH - 150)
+    svg.text(8, 70, "context", bold=True)
+    stops = [Stop(x(c), f"{c:,} tokens", {"context": c}) for c in CONTEXTS]
+    track(svg, 66, stops, x(context))
+    svg.text(WIDTH - 8, 70, f"{context:,} tokens", anchor="end", bold=True)
+
+
+def _axis(svg: Svg, base: float) -> None:
+    """Bytes, the same in both parts, with the memory of one GPU."""
+    x_axis(svg, BYTES, base, "bytes of cache, each step 1,000 times; weights come on top",
+           top=ROWS - 18, ticks=[1e6, 1e9, 1e12, 1e15], form=lambda v: si(v, "B"))  # fmt: skip
+    at = BYTES(MEMORY)
+    svg.line(at, ROWS - 18, at, base, stroke=INK, width=2)
+    svg.text(at, ROWS - 24, f"one H100 holds {si(MEMORY, 'B')}", anchor="middle")
+
+
+def _row(svg: Svg, i: int, row: Row, own: float, kin: Iterable[str], *, is_chosen: bool) -> None:
+    """A mark on the axis, which is pressed to compare it with MLA's own bytes: how far they are
+    from each other is their ratio."""
     size, y = si(row.bytes, "B"), ROWS + PITCH * i
     press = next(({"other": key} for key, name in OTHERS.items() if name == row.name), None)
     tip = f"{row.title}: {size}, {times(row.ratio)}"
     with svg.thing(row.name, *kin, tip=tip, press=press):
         edge = INK if is_chosen else "transparent"
         svg.rect(1, y - 13, WIDTH - 2, PITCH - 4, "none", stroke=edge, radius=6)
-        svg.text(8, y + 1, row.title, bold=is_chosen)
-        colour = COLOURS.get(row.kind, OTHER)
-        box(svg, 8, y + 6, max(BAR * share, 1.5), 16, colour, hatched=row.hatched)
+        svg.text(8, y + 1, row.title, bold=is_chosen, halo=True)
+        at, middle = BYTES(row.bytes), y + 15
+        svg.line(BYTES.start, middle, at, middle)
+        if is_chosen:
+            svg.line(BYTES(own), middle, at, middle, stroke=INK, width=3)
+            svg.line(BYTES(own), middle - 6, BYTES(own), middle + 6, stroke=INK, width=3)
+        mark(svg, "circle", at, middle, COLOURS.get(row.kind, OTHER), 6.5, stroke=INK)
         words = f"{size} · {row.ratio:.3g}×" if is_chosen else size
-        svg.text(WIDTH - 8, y + 19, words, bold=is_chosen, anchor="end")
+        left, right = sorted((at, BYTES(own) if is_chosen else at))
+        beside, anchor = (left - 12, "end") if right > WIDTH - 130 else (right + 12, "start")
+        svg.text(beside, middle + 4, words, bold=is_chosen, anchor=anchor, halo=True)
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A model with the bytes of one sequence and the kinds of its layers; reaches: whether it was
-    made for so long a context."""
+    """A model with the bytes of one sequence and the kinds of its layers; note: that it was made
+    for shorter ones."""
 
     name: str
     bytes: float
     kinds: str
-    reaches: bool
+    note: str
 
 
 def _found(context: int, bits: int) -> list[Cached]:
@@ -175,32 +203,22 @@ def _found(context: int, bits: int) -> list[Cached]:
             f"{times} {mixer.kind}{', window' if getattr(mixer, 'window', None) else ''}"
             for times, mixer in shape.mixers()
         )
-        reaches = shape.context_tokens is None or context <= shape.context_tokens
-        caches.append(Cached(name, _bytes(shape, context, bits), kinds, reaches))
+        most = shape.context_tokens or context
+        note = f" (made for {most:,})" if most < context else ""
+        caches.append(Cached(name, _bytes(shape, context, bits), kinds, note))
     return caches
 
 
 def _models(
     svg: Svg, caches: list[Cached], rungs: list[str], batch: int, own: float, chosen: str,
-    top: float,
+    context: int,
 ) -> None:  # fmt: skip
-    """Models as they are; rungs: the names of the ladder's, which are lit with them; top: bytes of
-    the longest bar of both parts."""
-    heading(svg, "Models as they are, on the same scale",
-            "hatched: longer than the model was made for")  # fmt: skip
+    """Models as they are; rungs: the names of the ladder's, which are lit with them."""
+    heading(svg, "Models as they are", f"the same {context:,} tokens, on the same axis")
+    _axis(svg, ROWS + PITCH * len(caches))
     for i, model in enumerate(caches):
         kind = next((k for k in COLOURS if k in model.kinds), "")
         kin = (rung for rung in rungs if rung[:3] in model.kinds)
-        title, total = f"{model.name}: {model.kinds}", batch * model.bytes
-        row = Row(model.name, title, total, model.bytes / own, kind, not model.reaches)
-        _row(svg, i, row, total / top, kin, is_chosen=model.name == chosen)
-    base = ROWS + PITCH * len(caches)
-    at = 8 + BAR * MEMORY / top
-    if MEMORY <= top * 1.15:
-        for i in range(len(caches)):
-            svg.line(at, ROWS + 6 + PITCH * i, at, ROWS + 22 + PITCH * i, stroke=INK, width=2)
-        svg.line(14, base, 14, base + 14, stroke=INK, width=2)
-        svg.text(24, base + 12, f"the memory of one H100, {si(MEMORY, 'B')}")
-    else:
-        svg.text(8, base + 12, "One H100 has 80 GB: far beyond the right edge.", fill=MUTED)
-    svg.text(8, base + 32, "bytes of cache; weights come on top", fill=MUTED)
+        title, total = f"{model.name}: {model.kinds}{model.note}", batch * model.bytes
+        row = Row(model.name, title, total, model.bytes / own, kind)
+        _row(svg, i, row, batch * own, kin, is_chosen=model.name == chosen)

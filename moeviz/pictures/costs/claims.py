@@ -11,17 +11,17 @@ from itertools import groupby
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
-from moeviz.pictures.plot import box, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.plot import bands, box, knob, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, text_width
 
-# The list begins on the left; the chosen claim stands beside it, and the rest of the list below
-# that, so that a press seldom changes what is out of sight.
-WIDTH, LINE = 470.0, 17.0
-CHOSEN = 548.0  # how high the chosen claim is
-TOP, REST = 62.0, CHOSEN + 62.0  # where the list's lines begin, left and right
+WIDTH, LINE, FACT = 470.0, 17.0, 19.0
+STRIPS, STRIP, EDGE = 84.0, 70.0, 16.0  # the first strip, the next, the room for a knob at an end
+TOP = 76.0  # where the list begins
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
+COUNTED = ("tokens", "experts", "devices", "heads")  # units of which there is no half
 MANTISSAS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+Steps = tuple[tuple[float, Evaluation], ...]  # values, each with what is found under it
 # A colour and a sign each: never colour alone.
 STYLES = {
     "holds": ("#009e73", "✓"),
@@ -45,7 +45,8 @@ def ladder(assumption: Assumption) -> tuple[float, ...]:
     else:
         decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
         each = {_plain(m * 10.0**power) for power in decades for m in MANTISSAS}
-        stops |= {value for value in each if low <= value <= high}
+        whole = assumption.unit in COUNTED
+        stops |= {v for v in each if low <= v <= high and not (whole and v % 1)}
     return tuple(sorted(_plain(value) for value in stops))
 
 
@@ -57,12 +58,12 @@ def _plain(value: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def _verdict_along(claim_id: str, name: str, others: tuple[tuple[str, float], ...]) -> tuple:
-    """(value, verdict) at every step of one assumption, the others held."""
+def _found_along(claim_id: str, name: str, others: tuple[tuple[str, float], ...]) -> Steps:
+    """What is found at every step of one assumption, the others held."""
     claim = CLAIMS[claim_id]
     steps = ladder(next(a for a in claim.assumptions if a.name == name))
     held = dict(others)
-    return tuple((v, evaluate(claim, **{**held, name: v}).verdict) for v in steps)
+    return tuple((v, evaluate(claim, **{**held, name: v})) for v in steps)
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -88,81 +89,111 @@ def sentence(found: Evaluation) -> str:
 
 
 def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
-    """The chosen claim under what is assumed, and the verdicts of all. ValueError as evaluate."""
+    """The chosen claim under what is assumed; beside it all that have its verdict under their own
+    assumptions. ValueError as evaluate."""
     finding = evaluate(CLAIMS[chosen], **assumed)
-    all_found = {name: evaluate(name) for name in CLAIMS} | {chosen: finding}
-    left, rest = _columns([*_entries(all_found)])
-    svg = Svg(WIDTH, _bottom(TOP, left), "The ledger of claims", sentence(finding))
-    _tally(svg, all_found, finding)
-    _list(svg, TOP, left, chosen)
-    beside = svg.beside(WIDTH, _bottom(REST, rest))
-    _claim(beside, finding)
-    _along(beside, finding)
-    beside.text(0, REST - 23, "All claims, continued", fill=MUTED)
-    _list(beside, REST, rest, chosen)
+    own = {name: evaluate(name) for name in CLAIMS}
+    strips = _strips(finding)
+    under = STRIPS + STRIP * len(strips)
+    # What stands under the reasons keeps its place while an assumption is dragged.
+    along = [finding, *(found for steps in strips for _, found in steps)]
+    facts, y = _facts(finding), under + 46 + LINE * max(len(_reasons(found)) for found in along)
+    svg = Svg(WIDTH, y + FACT * len(facts), "The ledger of claims", sentence(finding))
+    _claim(svg, finding, strips, under)
+    for i, (name, words) in enumerate(facts):
+        svg.text(0, y + FACT * i, name, fill=MUTED)
+        svg.text(72, y + FACT * i, words, bold=name == "computed")
+    entries = [*_entries(own, own[chosen].verdict)]
+    side = svg.beside(WIDTH, TOP + sum(map(_height, entries)))
+    _verdicts(side, own, own[chosen].verdict)
+    _list(side, entries, chosen)
     rows = (
         (f.claim.id, SOURCES[f.claim.source], f.claim.text, f.claim.formula,
          "" if f.value is None else amount(f.value, f.claim.unit),
          amount(f.claim.stated, f.claim.unit) if f.claim.stated else "",
          f.verdict, f.why, f.claim.evidence)
-        for f in all_found.values()
+        for f in (own | {chosen: finding}).values()
     )  # fmt: skip
     return svg.picture(COLUMNS, rows)
 
 
-def _claim(svg: Svg, found: Evaluation) -> None:
+def _strips(found: Evaluation) -> list[Steps]:
+    """What is found along each assumption."""
+    assumed = found.assumptions
+    return [
+        _found_along(
+            found.claim.id, a.name, tuple(other for other in assumed if other[0] != a.name)
+        )
+        for a in found.claim.assumptions
+    ]
+
+
+def _reasons(found: Evaluation) -> list[str]:
+    return textwrap.wrap(found.why, 40)
+
+
+def _claim(svg: Svg, found: Evaluation, strips: Sequence[Steps], under: float) -> None:
+    """What is claimed, a strip for each assumption, and under them the verdict that follows."""
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
     for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 56)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
+    words = "Drag what is assumed until the verdict tips:"
+    if not claim.assumptions:
+        words = "Nothing is assumed here: the figures are published or counted."
+    svg.text(0, 62, words, fill=MUTED)
+    values = dict(found.assumptions)
+    for i, (assumption, steps) in enumerate(zip(claim.assumptions, strips, strict=True)):
+        _strip(svg, STRIPS + STRIP * i, SLIDERS[i], assumption, values[assumption.name], steps)
     colour, sign = STYLES[found.verdict]
-    box(svg, 0, 46, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
-    paragraph(svg, 0, 102, textwrap.wrap(found.why, 62), LINE)
+    box(svg, 0, under, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
+    lines = _reasons(found)
+    paragraph(svg, 186, under + (13 if len(lines) > 1 else 21), lines, LINE)
+
+
+def _facts(found: Evaluation) -> list[tuple[str, str]]:
+    """Where the verdict comes from, in lines, each with its name where it begins."""
+    claim = found.claim
     facts = (
-        ("stands in", SOURCES[claim.source]),
-        ("test", claim.formula),
         ("claimed", amount(claim.stated, claim.unit) if claim.stated else "no figure"),
         ("computed", amount(found.value, claim.unit)),
+        ("test", claim.formula),
         ("against", claim.evidence),
+        ("stands in", SOURCES[claim.source]),
     )
-    y = 182.0
-    for name, words in facts:
-        svg.text(0, y, name, fill=MUTED)
-        for line in textwrap.wrap(words, 52):
-            svg.text(72, y, line, bold=name == "computed")
-            y += 19
+    wrapped = ((name, textwrap.wrap(words, 54)) for name, words in facts)
+    return [("" if i else name, line) for name, lines in wrapped for i, line in enumerate(lines)]
 
 
-def _along(svg: Svg, found: Evaluation) -> None:
-    """One strip for each assumption: the verdict at every value that its slider has, which a drag
-    along it sets."""
-    assumed = dict(found.assumptions)
-    if assumed:
-        svg.text(0, 356, "The verdict along each assumption, the others held: drag", bold=True)
-    else:
-        words = "Nothing is assumed here: the figures are published or counted."
-        svg.text(0, 356, words, fill=MUTED)
-    for i, (control, assumption) in enumerate(zip(SLIDERS, found.claim.assumptions, strict=False)):
-        others = tuple((n, v) for n, v in assumed.items() if n != assumption.name)
-        steps = _verdict_along(found.claim.id, assumption.name, others)
-        top = 386.0 + 58 * i
-        assumed_value, unit = assumed[assumption.name], assumption.unit
-        name = assumption.meaning
-        svg.text(0, top - 7, f"{name}: {amount(assumed_value, unit)}")
-        x, wide = 2.0, (WIDTH - 4) / len(steps)
-        for verdict, run in groupby(verdict for _, verdict in steps):
-            (colour, sign), span = STYLES[verdict], wide * len(list(run))
-            box(svg, x, top, span, 20, colour, sign if span > 14 else "")
-            x += span
-        at = min(range(len(steps)), key=lambda j: abs(steps[j][0] - assumed_value))
-        x = 2 + (at + 0.5) * wide
-        svg.line(x, top - 3, x, top + 23, stroke=INK, width=3)
-        for j, (value, verdict) in enumerate(steps):
-            tip = f"{name} {amount(value, unit)}: {verdict}"
-            with svg.thing(tip=tip, press={control: value}, drag=True):
-                svg.rect(2 + j * wide, top - 3, wide, 26, "transparent")
-        svg.text(0, top + 36, amount(assumption.low, unit), fill=MUTED)
-        svg.text(WIDTH, top + 36, amount(assumption.high, unit), fill=MUTED, anchor="end")
+def _strip(
+    svg: Svg, y: float, control: str, assumption: Assumption, value: float, steps: Steps
+) -> None:
+    """The verdict at every value that an assumption can take, which a drag along it sets."""
+    name, unit = assumption.meaning, assumption.unit
+    svg.text(0, y + 4, f"{name}: {amount(value, unit)}", bold=True)
+    wide = (WIDTH - 2 * EDGE) / len(steps)
+    x, begins = EDGE, []
+    for verdict, run in groupby(steps, key=lambda step: step[1].verdict):
+        values = [step for step, _ in run]
+        begins.append(amount(values[0], unit))
+        (colour, sign), span = STYLES[verdict], wide * len(values)
+        words = f"{sign} {verdict}"
+        if span < 0.93 * text_width(words, SMALLEST) + 40:  # with room for the knob
+            words = sign if span > 14 else ""
+        box(svg, x, y + 14, span, 24, colour, words)
+        x += span
+    places = [EDGE + (i + 0.5) * wide for i in range(len(steps))]
+    at = min(range(len(steps)), key=lambda i: abs(steps[i][0] - value))
+    svg.line(places[at], y + 8, places[at], y + 44, stroke=INK, width=3)
+    knob(svg, places[at], y + 26)
+    for (step, found), (left, right) in zip(steps, bands(places, wide / 2), strict=True):
+        with svg.thing(tip=f"{name} {amount(step, unit)}: {found.verdict}",
+                       press={control: step}, drag=True):  # fmt: skip
+            svg.rect(left, y + 8, right - left, 36, "transparent")
+    svg.text(EDGE, y + 53, begins[0], fill=MUTED)
+    tips = f"tips at {' and '.join(begins[1:])}" if begins[1:] else "never tips"
+    svg.text(WIDTH / 2, y + 53, tips, anchor="middle")
+    svg.text(WIDTH - EDGE, y + 53, amount(steps[-1][0], unit), fill=MUTED, anchor="end")
 
 
 @dataclass(frozen=True)
@@ -174,63 +205,61 @@ class Entry:
     finding: Evaluation | None = None
 
 
-def _entries(all_found: Mapping[str, Evaluation]) -> Iterator[Entry]:
-    numbers = {name: i + 1 for i, name in enumerate(all_found)}
+def _entries(own: Mapping[str, Evaluation], verdict: str) -> Iterator[Entry]:
+    """The claims of a verdict, by article."""
+    numbers = {name: i + 1 for i, name in enumerate(own)}
     for source, title in SOURCES.items():
-        yield Entry(textwrap.wrap(title, 66))
-        for finding in all_found.values():
-            if finding.claim.source == source:
-                words = textwrap.wrap(finding.claim.text, 56, break_on_hyphens=False)
-                yield Entry(words, numbers[finding.claim.id], finding)
+        alike = [f for f in own.values() if (f.claim.source, f.verdict) == (source, verdict)]
+        if alike:
+            yield Entry(textwrap.wrap(title, 66))
+        for finding in alike:
+            words = textwrap.wrap(finding.claim.text, 56, break_on_hyphens=False)
+            yield Entry(words, numbers[finding.claim.id], finding)
 
 
-def _columns(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
-    """What of the list stands left, and the rest below the chosen claim, about as far down."""
-    fits = [
-        i for i in range(len(entries)) if _bottom(TOP, entries[:i]) <= _bottom(REST, entries[i:])
-    ]
-    return entries[: fits[-1]], entries[fits[-1] :]
+def _height(entry: Entry) -> float:
+    return LINE * len(entry.lines) + 3
 
 
-def _bottom(top: float, entries: Sequence[Entry]) -> float:
-    return top + sum(LINE * len(entry.lines) + 3 for entry in entries)
+def _verdicts(svg: Svg, own: Mapping[str, Evaluation], chosen: str) -> None:
+    """How many claims have each verdict; a press lists them and goes to the first."""
+    svg.text(
+        0, 16, f"{len(own)} claims of {len(SOURCES)} articles, by verdict: press one", bold=True
+    )
+    x = 1.0
+    for verdict in VERDICTS:
+        colour, sign = STYLES[verdict]
+        alike = [name for name, f in own.items() if f.verdict == verdict]
+        words = f"{len(alike)} {verdict}"
+        wide = 0.93 * text_width(words, SMALLEST) + 36
+        tip = f"List the {len(alike)} claims that are: {verdict}"
+        with svg.thing(tip=tip, press={"claim": alike[0]}):
+            edge = {"stroke": INK, "stroke_width": 2} if verdict == chosen else {"stroke": RULE}
+            svg.rect(x, 27, wide, 26, "none", radius=4, **edge)
+            box(svg, x + 5, 32, 16, 16, colour, sign)
+            svg.text(x + 27, 44, words, bold=verdict == chosen)
+        x += wide + 6
 
 
-def _list(svg: Svg, y: float, entries: Sequence[Entry], chosen: str) -> None:
-    """Claims in their own words with the sign of their verdict, by where they stand."""
+def _list(svg: Svg, entries: Sequence[Entry], chosen: str) -> None:
+    """Claims in their own words, by where they stand."""
+    y = TOP
     for entry in entries:
         if entry.finding is None:
             paragraph(svg, 0, y, entry.lines, LINE, fill=MUTED)
         else:
             _entry(svg, y, entry, entry.finding, chosen)
-        y += LINE * len(entry.lines) + 3
+        y += _height(entry)
 
 
 def _entry(svg: Svg, y: float, entry: Entry, finding: Evaluation, chosen: str) -> None:
     claim, verdict = finding.claim, finding.verdict
     colour, sign = STYLES[verdict]
     tip = f"{entry.number}: {claim.text}: {verdict}"
-    height = LINE * len(entry.lines) + 2
-    with svg.thing(claim.id, claim.source, verdict, tip=tip, press={"claim": claim.id}):
+    with svg.thing(claim.id, claim.source, tip=tip, press={"claim": claim.id}):
         edge = INK if claim.id == chosen else "transparent"
-        svg.rect(1, y - 14, WIDTH - 2, height, "none", stroke=edge, stroke_width=2, radius=4)
+        svg.rect(1, y - 14, WIDTH - 2, _height(entry) - 1, "none", stroke=edge,
+                 stroke_width=2, radius=4)  # fmt: skip
         box(svg, 4, y - 12, 16, 15, colour, sign)
         svg.text(46, y, str(entry.number), fill=MUTED, anchor="end")
         paragraph(svg, 54, y, entry.lines, LINE, bold=claim.id == chosen)
-
-
-def _tally(svg: Svg, all_found: Mapping[str, Evaluation], chosen: Evaluation) -> None:
-    """How many claims have each verdict, which lights them."""
-    words = "All claims, under their own assumptions: press one"
-    if any(dict(chosen.assumptions)[a.name] != a.value for a in chosen.claim.assumptions):
-        number = [*all_found].index(chosen.claim.id) + 1
-        words = f"All claims, number {number} as you set it: press one"
-    svg.text(0, 16, words, bold=True)
-    x = 0.0
-    for verdict in VERDICTS:
-        colour, sign = STYLES[verdict]
-        there = sum(f.verdict == verdict for f in all_found.values())
-        with svg.thing(verdict, tip=f"{there} claims: {verdict}"):
-            box(svg, x, 26, 16, 16, colour, sign)
-            svg.text(x + 22, 39, f"{there} {verdict}")
-        x += 60 + 7.2 * len(verdict)

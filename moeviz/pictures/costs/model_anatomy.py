@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from moeviz.checks import check_choice
 from moeviz.costs import (
+    MODELS,
     Architecture,
     Model,
     active_parameters,
@@ -18,11 +20,18 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, sizes_of
-from moeviz.pictures.plot import heading, paragraph
+from moeviz.pictures.plot import Stop, heading, paragraph, track
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
 
-WIDTH, HEIGHT = 470.0, 601.0  # of one model
+WIDTH, HEIGHT = 470.0, 668.0  # of one model
 TERM_LINES = 4  # of a part's sum, at most
+# The models that a track goes through, from year to year, and a config of the learner's own.
+YOURS = "yours"
+PICKED = (
+    "GPT-3 175B", "Switch-C 1.6T", "GLaM 64B/64E", "Mixtral 8x22B", "Llama 3.1 405B",
+    "DeepSeek-V3 / R1", "Llama 4 Maverick", "Qwen3-235B-A22B", "Kimi K2", "gpt-oss-120b",
+    "GLM-5.2", "DeepSeek-V4-Pro", YOURS,
+)  # fmt: skip
 CONTEXT = 32_768
 CONVENTIONS = {
     "all": "everything",
@@ -69,10 +78,12 @@ def model_anatomy(shown: Sequence[Model | Architecture], part: str) -> Picture:
     check_choice("part", part, [key.name for key in PARTS])
     summary = " ".join(_sentence(item) for item in shown)
     svg = Svg(WIDTH, HEIGHT, "Anatomy of models", summary)
-    heading(svg, "Where the parameters are",
-            "solid: one token meets them · hatched: it does not · press a part")  # fmt: skip
+    note = "drag to another model, press a part · hatched: one token does not meet it"
+    heading(svg, "Where the parameters are", note)
     for i, item in enumerate(shown):
-        _block(svg.beside(WIDTH, HEIGHT) if i else svg, item, part)
+        side = svg.beside(WIDTH, HEIGHT) if i else svg
+        _picked(side, item, "beside" if i else "model")
+        _block(side, item, part)
     return svg.picture(COLUMNS, (row for item in shown for row in _rows(item)))
 
 
@@ -89,32 +100,51 @@ def _sentence(item: Model | Architecture) -> str:
     return f"{shorten(item.name, 40)}: {count(counted.total)} parameters, {met}."
 
 
+def _picked(svg: Svg, item: Model | Architecture, control: str) -> None:
+    """A model's name, and the line along which it is exchanged for another."""
+    name = YOURS if isinstance(item, Architecture) else item.name
+    svg.line(0, 46, WIDTH, 46, width=0.5)
+    svg.text(0, 68, shorten(item.name, 40), size=14, bold=True)
+    if name not in PICKED:
+        return
+    step = (WIDTH - 40) / (len(PICKED) - 1)
+    stops = [
+        Stop(20 + step * i, f"{control}: {other}", {control: other})
+        for i, other in enumerate(PICKED)
+    ]
+    for stop in stops:
+        svg.line(stop.at, 86, stop.at, 98, stroke=MUTED)
+    track(svg, 92, stops, stops[PICKED.index(name)].at)
+    for year, names in groupby(PICKED, lambda n: "yours" if n == YOURS else str(MODELS[n].year)):
+        first = stops[PICKED.index(next(names))].at
+        svg.text(first, 119, year, anchor="middle", fill=MUTED)
+
+
 def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
     architecture = _architecture(item)
     counted, name = sheet(architecture), shorten(item.name, 40)
     every = by_part(parameters(architecture))
     active = by_part(active_parameters(architecture))
-    svg.line(0, 46, WIDTH, 46, width=0.5)
-    svg.text(0, 66, name, size=14, bold=True)
-    sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
-    svg.text(0, 84, f"sizes: {shorten(sizes, 60)}", fill=MUTED)
-    svg.text(0, 108, f"all parameters: {count(counted.total)} · each bar on its own scale")
-    met = count(counted.active["all"])
-    svg.text(0, 160, f"what one token meets: {met} · each bar on its own scale")
+    met = counted.active["all"]
+    svg.text(0, 144, f"all parameters: {count(counted.total)}", bold=True)
+    svg.text(0, 246, f"one token meets {count(met)} of them", bold=True)
+    svg.text(WIDTH, 246, f"{100 * met / counted.total:.3g} %", anchor="end", bold=True)
     x, met_x = 0.0, 0.0
     for line, key in enumerate(PARTS):
         value, own = every[key], active[key]
-        share = 100 * own / counted.active["all"]
+        share = 100 * own / met
         tip = f"{name}, {key.name}: {count(value)}, a token meets {count(own)}, {share:.1f} %"
         with svg.thing(key.name, tip=tip, press={"part": key.name}):
-            wide = WIDTH * value / counted.total
-            used = WIDTH * own / counted.total
-            svg.rect(x, 114, wide, 26, key.colour, stroke=MUTED)
+            wide, used = WIDTH * value / counted.total, WIDTH * own / counted.total
+            of_token = WIDTH * own / met
+            # What a token meets of it, drawn out to the whole width.
+            ends = [(x + used, 176), (x, 176), (met_x, 202), (met_x + of_token, 202)]
+            svg.polygon(ends, fill=key.colour, opacity=0.35)
+            svg.rect(x, 150, wide, 26, key.colour, stroke=MUTED)
             if wide - used > 0.5:
-                svg.hatch(x + used, 114, wide - used, 26, key.colour)
-            of_token = WIDTH * own / counted.active["all"]
-            svg.rect(met_x, 166, of_token, 26, key.colour, stroke=MUTED)
-            y = 232 + 17.0 * line
+                svg.hatch(x + used, 150, wide - used, 26, key.colour)
+            svg.rect(met_x, 202, of_token, 26, key.colour, stroke=MUTED)
+            y = 286 + 17.0 * line
             edge = INK if key.name == part else "transparent"
             svg.rect(1, y - 14, 400, 18, "none", stroke=edge, radius=4)
             svg.rect(6, y - 10, 11, 11, key.colour, stroke=MUTED)
@@ -124,13 +154,15 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
             svg.text(390, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
         x, met_x = x + wide, met_x + of_token
     for right, words in ((230, "all"), (310, "a token"), (390, "of these")):
-        svg.text(right, 214, words, fill=MUTED, anchor="end")
-    svg.text(0, 376, f"{part}, from the sizes:", bold=True)
-    paragraph(svg, 0, 394, _sum_lines(architecture, part), 17)
-    y = 473.0
-    for i, words in enumerate(_lines(item, counted)):
+        svg.text(right, 268, words, fill=MUTED, anchor="end")
+    svg.text(0, 428, f"{part}, from the sizes:", bold=True)
+    paragraph(svg, 0, 446, _sum_lines(architecture, part), 17)
+    svg.line(0, 512, WIDTH, 512, width=0.5)
+    y = 530.0
+    for title, words in _facts(item, counted).items():
         lines = _wrapped(words)
-        paragraph(svg, 0, y, lines, 17, fill=MUTED if i == 1 else INK)
+        svg.text(0, y, title, fill=MUTED)
+        paragraph(svg, 76, y, lines, 17)
         y += 17 * len(lines)
 
 
@@ -149,29 +181,34 @@ def _sum_lines(architecture: Architecture, part: str) -> list[str]:
 
 def _wrapped(words: str) -> list[str]:
     """Lines that break between phrases, as long as a phrase fits a line."""
-    phrases = [p if len(p) > 66 else p.replace(" ", "\xa0") for p in words.split(" · ")]
-    return [line.replace("\xa0", " ") for line in textwrap.wrap(" · ".join(phrases), 70)]
+    phrases = [p if len(p) > 58 else p.replace(" ", "\xa0") for p in words.split(" · ")]
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(" · ".join(phrases), 60)]
 
 
-def _lines(item: Model | Architecture, found: Sheet) -> tuple[str, ...]:
+def _facts(item: Model | Architecture, found: Sheet) -> dict[str, str]:
+    """The sheet, line by line."""
     ways = " · ".join(f"{count(found.active[name])} {words}" for name, words in CONVENTIONS.items())
-    weights = " · ".join(f"{name} {si(value, 'B')}" for name, value in found.weights.items())
+    weights = " · ".join(
+        f"{name.removesuffix('_experts')} {si(value, 'B')}" for name, value in found.weights.items()
+    )
     cache = found.no_cache or (
         f"{si(found.cache_per_token, 'B')} more for each token · {si(found.cache, 'B')} at "
-        f"{found.context_tokens:,} tokens, 16 bits"
+        f"{found.context_tokens:,} tokens"
     )
-    return (
-        f"active, counted three ways: {ways}",
-        _published(item),
-        f"weights: {weights}",
-        f"key-value cache of one sequence: {cache}",
-    )
+    sizes = "the config.json above" if isinstance(item, Architecture) else item.sizes
+    return {
+        "active is": ways,
+        "published": _published(item),
+        "weights": weights,
+        "cache": cache,
+        "sizes from": shorten(sizes, 56),
+    }
 
 
 def _published(item: Model | Architecture) -> str:
     """What its makers print, and how far our count is from it."""
     if isinstance(item, Architecture):
-        return "published: nothing is known of it here"
+        return "nothing is known of it here"
     compared = item.compare()
     words = []
     for name, figure, error in (
@@ -182,7 +219,7 @@ def _published(item: Model | Architecture) -> str:
             off = f"{100 * error:+.1f} %".replace("-", "−")
             words.append(f"{name} {count(figure.value)} ({figure.confidence}), counted {off}")
     way = f" {CONVENTIONS[item.convention]}" if item.active_parameters else ""
-    return f"published: {' · '.join(words)}{way}" if words else "published: neither figure"
+    return f"{' · '.join(words)}{way}" if words else "neither figure"
 
 
 def _rows(item: Model | Architecture) -> Iterator[tuple[object, ...]]:

@@ -12,10 +12,11 @@ from moeviz.costs.cost.parameters import Convention
 from moeviz.pictures.axes import LogScale, Scale, axes
 from moeviz.pictures.costs.model_parts import count
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 
-# The map, and beside it its key.
-WIDTH, KEY, HEIGHT = 560.0, 200.0, 606.0
+# The map, and beside it its key and the list of its models.
+WIDTH, KEY, HEIGHT = 560.0, 392.0, 606.0
+LIST, LINE = 196.0, 17.0  # where the list's lines begin, and from one to the next
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 514.0, 66.0, 560.0
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 COLUMNS = ("model", "year", "kind", "parameters", "a token meets", "share", "confidence", "source")
@@ -87,7 +88,10 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     for point in sorted(shown, key=lambda p: p.model.name == chosen):
         _mark(svg, point, *spots[point.model.name], ring=point.model.name == chosen)
     _names(svg, shown, spots, chosen, taken)
-    _legend(svg.beside(KEY, 268), shown, ranged=any(ranges))
+    lines = (len(shown) + 1) // 2
+    side = svg.beside(KEY, LIST + LINE * lines)
+    _legend(side, shown, ranged=any(ranges))
+    _list(side, sorted(shown, key=lambda p: (p.model.year, p.total)), lines, chosen)
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
@@ -258,16 +262,30 @@ def _legend(svg: Svg, shown: Sequence[Point], *, ranged: bool) -> None:
         with svg.thing(confidence, tip=f"{there} models of {confidence} figures"):
             _shape(svg, confidence, COLOURS["moe"], 8, 38 + 24 * i)
             svg.text(24, 42 + 24 * i, f"{confidence} ({there})")
-    y = 62.0 + 24 * len(present)
-    svg.text(0, y, "The model is", bold=True)
+    if ranged:
+        y = 38.0 + 24 * len(present)
+        svg.line(0, y, 16, y, stroke=INK, width=3)
+        paragraph(svg, 24, y + 4, ("range of what", "is printed"), 16)
+    svg.text(KEY / 2, 16, "The model is", bold=True)
     names = {"moe": "sparse (MoE)"}
     kinds = [kind for kind in COLOURS if any(p.model.kind == kind for p in shown)]
     for i, kind in enumerate(kinds):
         there = sum(p.model.kind == kind for p in shown)
         with svg.thing(kind, tip=f"{there} models"):
             key = Key(names.get(kind, kind), COLOURS[kind], mark="box")
-            legend(svg, 2, y + 22 + 24 * i, (key,))
-    if ranged:
-        y += 28.0 + 24 * len(kinds)
-        svg.line(0, y, 16, y, stroke=INK, width=3)
-        paragraph(svg, 24, y + 4, ("range of what", "is printed"), 16)
+            legend(svg, KEY / 2 + 2, 42 + 24 * i, (key,))
+
+
+def _list(svg: Svg, in_order: Sequence[Point], lines: int, chosen: str) -> None:
+    """Every model by year, to be found on the map."""
+    svg.text(0, LIST - 22, "Find a model: point at it, press it", bold=True)
+    for i, point in enumerate(in_order):
+        name, column = point.model.name, i // lines
+        x, y = column * KEY / 2, LIST + LINE * (i % lines)
+        before = in_order[i - 1].model.year if i % lines else None
+        if point.model.year != before:
+            svg.text(x, y, str(point.model.year), fill=MUTED)
+        with svg.thing(*_kin(point), tip=_words(point), press={"model": name}):
+            edge = INK if name == chosen else "transparent"
+            svg.rect(x + 32, y - 13, KEY / 2 - 34, LINE, "none", stroke=edge, radius=4)
+            svg.text(x + 36, y, shorten(name, 22), bold=name == chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -21,13 +21,21 @@ from moeviz.costs import (
     six_n_d_flops,
     training_flops_per_token,
 )
-from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.axes import Form, LogScale, Scale, x_axis
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, sizes_of
-from moeviz.pictures.plot import Key, box, heading, legend, paragraph, stack
-from moeviz.pictures.svg import MUTED, RULE, Picture, Svg
+from moeviz.pictures.plot import Key, Stop, box, heading, legend, paragraph, stack, track
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, three
 
-WIDTH, SUM, HEIGHT = 560.0, 340.0, 486.0
+WIDTH, SUM, HEIGHT = 560.0, 340.0, 546.0
+LEFT, RIGHT, BARS, PITCH = 146.0, 484.0, 172.0, 27.0  # of the bars and of the tracks over them
+THIN = 2.0  # a part of a bar that is too thin for a hand
 SEQUENCE = 4096
+TRILLIONS = (
+    *(0.1, 0.3, 0.6, 1, 2, 3, 5, 7, 8.1, 10, 12, 13, 14.8),
+    *(15.6, 18, 20, 22, 25, 28, 32, 36, 40, 50, 70, 100),
+)
+MFUS = tuple(i / 100 for i in range(5, 101))
+PRICES = tuple(i / 10 for i in range(1, 101))
 COMPARED = (
     "GPT-3 175B", "Llama 3.1 405B", "GLaM 64B/64E", "Mixtral 8x22B", "DeepSeek-V3 / R1",
     "Kimi K2", "Qwen3-235B-A22B", "gpt-oss-120b", "DeepSeek-V4-Pro",
@@ -62,27 +70,28 @@ def training_cost(
 ) -> Picture:  # fmt: skip
     """All models on the same tokens at the same price, split by where the FLOPs go; the chosen
     one's sum line by line, beside what was published of it."""
-    assumed = dict(tokens=tokens, device=device, mfu=mfu, usd_per_hour=usd_per_hour,
-                   watts=watts, pue=pue)  # fmt: skip
-    bills = {name: bill_of(name, **assumed) for name in COMPARED}  # type: ignore[arg-type]
+    assumed: dict[str, Any] = dict(tokens=tokens, device=device, mfu=mfu,
+                                   usd_per_hour=usd_per_hour, watts=watts, pue=pue)  # fmt: skip
+    bills = {name: bill_of(name, **assumed) for name in COMPARED}
     own = bills[chosen]
     summary = (
         f"{chosen} on {count(tokens)} tokens: {count(own.device_hours)} hours of {device} at "
         f"{100 * mfu:g} % MFU. That is {money(own.usd)} at ${usd_per_hour:g} an hour, and "
-        f"{own.kwh / 1e6:.3g} GWh. The final run alone: no staff, no failed runs."
+        f"{three(own.kwh / 1e6)} GWh. The final run alone: no staff, no failed runs."
     )
     svg = Svg(WIDTH, HEIGHT, "What training costs", summary)
-    heading(svg, f"Every model on {count(tokens)} tokens, on {device}",
-            f"colours: where the FLOPs go, in sequences of {SEQUENCE:,} tokens")  # fmt: skip
+    note = f"drag a knob, press a model · colours: where the FLOPs go at {SEQUENCE:,} of context"
+    heading(svg, f"Every model on {count(tokens)} tokens, on {device}", note)
+    _tracks(svg, tokens / 1e12, mfu, usd_per_hour)
     _bars(svg, bills, chosen)
     for i, key in enumerate([*PARTS][:-1]):  # norms and biases cost no FLOPs
         share = by_part(_each(chosen))[key] / _each(chosen).total
         with svg.thing(key.name, tip=f"{key.name}: {100 * share:.1f} % of {chosen}'s FLOPs"):
-            legend(svg, 168 * (i % 3), 400 + 20 * (i // 3), (_shown(key),))
+            legend(svg, 168 * (i % 3), 478 + 20 * (i // 3), (_shown(key),))
     note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
     note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
-    paragraph(svg, 0, 456, textwrap.wrap(note, 80), fill=MUTED)
-    _sum(svg.beside(SUM, 410), chosen, own, tokens, usd_per_hour, watts, pue)
+    paragraph(svg, 0, 524, textwrap.wrap(note, 80), fill=MUTED)
+    _sum(svg.beside(SUM, 410), chosen, own, assumed)
     return svg.picture(COLUMNS, _rows(bills))
 
 
@@ -91,26 +100,48 @@ def _shown(key: Key) -> Key:
     return replace(key, hatched=key.name == "attention")
 
 
+def _tracks(svg: Svg, trillions: float, mfu: float, price: float) -> None:
+    """What all models share, each on a line to be dragged. Every second value is a stop: the
+    sliders have all."""
+    x = LogScale(TRILLIONS[0], TRILLIONS[-1], LEFT + 20, RIGHT - 20)
+    _track(svg, 66, "tokens", x, "tokens", TRILLIONS, trillions, lambda v: f"{v:g}T")
+    x = Scale(0, 1, x.start, x.end)
+    words = "share of peak (MFU)"
+    _track(svg, 98, words, x, "mfu", MFUS[::2], mfu, lambda v: f"{100 * v:.0f} %")
+    x = Scale(0, PRICES[-1], x.start, x.end)
+    _track(svg, 130, "a device's hour", x, "price", PRICES[1::2], price, lambda v: f"${v:.2f}")
+
+
+def _track(
+    svg: Svg, y: float, words: str, x: Scale, control: str, values: Sequence[float], value: float,
+    form: Form,
+) -> None:  # fmt: skip
+    svg.text(LEFT - 8, y + 4, words, anchor="end")
+    stops = [Stop(x(v), f"{words}: {form(v)}", {control: v}) for v in values]
+    track(svg, y, stops, x(value))
+    svg.text(RIGHT + 7, y + 4, form(value), bold=True)
+
+
 def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
-    x = Scale(0, _axis_end(max(b.usd for b in bills.values())), 146, 484)
-    base = 62.0 + 30 * len(bills)
+    x = Scale(0, _axis_end(max(b.usd for b in bills.values())), LEFT, RIGHT)
+    base = BARS + PITCH * len(bills)
     x_axis(
-        svg, x, base, "US dollars of the final run", top=52, ticks=x.ticks(4),
-        form=lambda v: money(v) if v else "0",
+        svg, x, base, "US dollars of the final run · press a model", top=BARS - 8,
+        ticks=x.ticks(4), form=lambda v: money(v) if v else "0",
     )  # fmt: skip
     for i, (name, costs) in enumerate(bills.items()):
-        y = 58.0 + 30 * i
+        y = BARS + PITCH * i
         bold = name == chosen
         press = {"model": name}
         with svg.thing(name, tip=f"{name}: {money(costs.usd)}", press=press):
-            svg.text(138, y + 15, name, anchor="end", bold=bold)
+            svg.rect(0, y - 2, WIDTH, PITCH - 2, "transparent")
+            svg.text(LEFT - 8, y + 15, name, anchor="end", bold=bold)
         length, end = x(costs.usd) - x.start, x.start
         for key, value in by_part(_each(name)).items():
             share = value / _each(name).total
-            with svg.thing(
-                key.name, name, tip=f"{name}, {key.name}: {100 * share:.1f} %", press=press
-            ):
-                end = stack(svg, end, y, 21, ((length * share, _shown(key), ""),))
+            tip, wide = f"{name}, {key.name}: {100 * share:.1f} %", length * share
+            with svg.thing(key.name, name, tip=tip, press=press if wide > THIN else None):
+                end = stack(svg, end, y, 21, ((wide, _shown(key), ""),))
         with svg.thing(name):
             svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
 
@@ -121,19 +152,18 @@ def _axis_end(most: float) -> float:
     return 8 * 10.0 ** math.ceil(math.log10(most / 8))
 
 
-def _sum(
-    svg: Svg, chosen: str, own: Bill, tokens: float, price: float, watts: float, pue: float
-) -> None:
+def _sum(svg: Svg, chosen: str, own: Bill, assumed: dict[str, Any]) -> None:
+    tokens, price, watts, pue = (assumed[n] for n in ("tokens", "usd_per_hour", "watts", "pue"))
     shape, each = sizes_of(chosen), _each(chosen).total
     short = six_n_d_flops(active_parameters(shape).total, 1).total
     lines = {
         "FLOPs a token": f"{_giga(each)} (6 N: {_giga(short)})",
-        "× tokens": f"{each * tokens:.3g} FLOPs",
-        "/ (peak × MFU)": f"{count(own.device_hours)} hours",
-        f"× ${price:g}": money(own.usd),
-        f"× {watts:g} W × PUE {pue:g}": f"{own.kwh / 1e6:.3g} GWh",
+        f"× {count(tokens)} tokens": f"{each * tokens:.3g} FLOPs",
+        f"/ (peak × {100 * assumed['mfu']:.0f} %)": f"{count(own.device_hours)} hours",
+        f"× ${price:g} an hour": money(own.usd),
+        f"× {watts:g} W × PUE {pue:g}": f"{three(own.kwh / 1e6)} GWh",
         "× 0.414 kg/kWh": f"{own.carbon_kg / 1e3:,.0f} t CO2",
-        "with 10,000 devices": f"{own.device_hours / 10_000 / 24:.3g} days",
+        "with 10,000 devices": f"{three(own.device_hours / 10_000 / 24)} days",
     }
     heading(svg, chosen)
     for i, (name, words) in enumerate(lines.items()):
@@ -169,7 +199,7 @@ def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]
         lines.append(f"{count(hours.value)} hours of {model.device} ({hours.confidence})")
         at = hours_bill(hours.value, usd_per_hour=price, watts=watts, pue=pue)
         lines.append(f"which are {money(at.usd)} at this price,")
-        lines.append(f"{at.kwh / 1e6:.3g} GWh at this power")
+        lines.append(f"{three(at.kwh / 1e6)} GWh at this power")
     if model.usd is not None:
         lines.append(f"{money(model.usd.value)} ({model.usd.confidence})")
     return lines or ["neither tokens nor hours"]
