@@ -24,6 +24,7 @@ from helpers.panels import (
     said,
     twin,
 )
+from helpers.pictures import texts
 from moeviz import panels
 from moeviz.experiments import backends_timed as contest
 from moeviz.experiments import recorded as machines
@@ -150,7 +151,9 @@ def test_the_contest_runs_in_the_background_and_is_shown(monkeypatch, recorded):
     press(panel, "run")
     at_ease(panel)
     assert seen == [True] and "80.0 times as long" in said(panel)
-    assert "this machine: 64 experts" in panel.picture.value
+    assert {"64 experts", "this machine, float32: the same experts, timed in turns"} <= {
+        *texts(panel.drawn)
+    }
     panel.controls["case"].value = "8 experts"
     assert "Nothing is measured" in said(panel)
 
@@ -187,9 +190,9 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is_and_what_breaks(mon
 def test_the_layers_on_offer_are_those_of_the_machine(recorded):
     panel = panels.Contenders()
     assert panel.controls["case"].options == (
-        "8 experts, uniform, float32", "64 experts, uniform, bfloat16", "64 experts, zipf, float32",
+        "8 experts, float32", "64 experts, bfloat16", "64 experts, skewed, float32",
     )  # fmt: skip
-    assert panel.controls["case"].value.startswith("64 experts, uniform")
+    assert panel.controls["case"].value.startswith("64 experts, bfloat16")
     assert timed_panel.NO_GPU not in said(panel)
     panel.controls["machine"].value = "A CPU, 2026-01-02"
     assert panel.controls["case"].options == ("8 experts", "256 experts")
@@ -215,15 +218,14 @@ def test_the_roofline_is_measured_here(monkeypatch, recorded):
                     points=[{"tokens": 16, "flops_per_s": 2e9}])  # fmt: skip
     monkeypatch.setattr(contest, "machine", lambda on_turn: run)
     panel = panels.Roofline()
-    assert "A GPU: T = 64" in panel.picture.value and "8 experts (loop over" in (
-        panel.picture.value
-    )
+    assert "A GPU: T = 64 tokens<" in panel.picture.value
+    assert "8 experts (loop over" in panel.picture.value
     for tokens in roofline_module.TOKENS:
         panel.controls["tokens"].value = tokens
-        assert f"A GPU: T = {tokens:,}<" in panel.picture.value
+        assert f"A GPU: T = {tokens:,} token" in panel.picture.value
     press(panel, "run")
     at_ease(panel)
-    assert panel.here and "Here: T = 4,096" in panel.picture.value
+    assert panel.here and "Here: T = 4,096 tokens" in panel.picture.value
     assert "T = 16: 2 GFLOP/s" in panel.picture.value
 
 
@@ -238,13 +240,13 @@ def test_what_the_layer_benchmark_writes_is_drawn(layer_report, tmp_path, monkey
     for panel in (contest, roof):
         assert panel.controls["machine"].value == name
         assert "unexpected" not in panel.status.value and panel.drawn.summary in said(panel)
-    assert contest.controls["case"].value == "tiny"
+    assert contest.controls["case"].value == "8 experts of width 32, 64 tokens"
     contest.show_table.value = True
     found = run["cases"][0]["contenders"]
     assert {"moeviz grouped", "torch grouped_mm", "dense, equal active FLOPs"} <= found.keys()
     assert {row[0] for row in twin(contest)[0][1:]} == found.keys()
-    assert f"{run['device']['name']}: T = 64<" in roof.picture.value
-    assert "tiny (" in roof.picture.value
+    assert f"{run['device']['name']}: T = 64 tokens<" in roof.picture.value
+    assert "8 experts of width 32, 64 tokens (" in roof.picture.value
 
 
 @pytest.mark.xdist_group("layer_report")

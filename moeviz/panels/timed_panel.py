@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 
-from moeviz.panels.base import Panel
+from moeviz.panels.base import Panel, Row
 from moeviz.panels.controls import button, choice
 from moeviz.pictures import Picture
 
@@ -23,8 +23,9 @@ class TimedPanel(Panel):
     """
 
     def __init__(
-        self, recorded: dict[str, dict[str, Any]], controls: dict[str, widgets.Widget], label: str
-    ) -> None:
+        self, recorded: dict[str, dict[str, Any]], controls: dict[str, widgets.Widget], label: str,
+        more: Sequence[Row] = (),
+    ) -> None:  # fmt: skip
         self.recorded = recorded
         gpus = [run for run in recorded.values() if run["device"].get("kind") == "cuda"]
         self._note = "" if gpus else f" {NO_GPU}"
@@ -34,7 +35,7 @@ class TimedPanel(Panel):
         machine = choice("Machine", options, options[0], "auto")
         run = button(label, "moeviz-run", "On this machine, in the background", self._press)
         stop = button("■ Stop", "moeviz-stop", "Keep what was there before", self._stop.set)
-        super().__init__({"machine": machine}, [run, stop, controls])
+        super().__init__({"machine": machine}, [run, stop, controls], more=more)
         self.worker.stop = self._stop.set
 
     @property

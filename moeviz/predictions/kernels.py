@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.experiments.recorded import recorded_machines
-from moeviz.pictures.kernels.roofline import all_experts
+from moeviz.pictures.kernels.layer_work import all_experts
 from moeviz.pictures.kernels.tile_waste import padding_rows, zipf_load
 from moeviz.predictions.prediction import Measured, nearest, prediction
 

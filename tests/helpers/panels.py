@@ -39,7 +39,7 @@ MOVES = {
         "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5", "source": "synthetic",
         "skew": 2.0, "tokens": 12, "seed": 5,
     },
-    "Contenders": {"machine": "this machine", "case": None},
+    "Contenders": {"machine": "this machine", "case": None, "against": None},
     "DecodeBatch": {
         "model_name": "Kimi K2", "device_name": "B200 SXM", "devices": 64, "plan": "q4_k_m",
         "context": 131072, "batch": 64,

@@ -31,7 +31,8 @@ from moeviz.pictures.costs.one_token import STEPS
 from moeviz.pictures.costs.training_cost import COMPARED, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
-from moeviz.pictures.kernels.roofline import Reached, all_experts, roofline
+from moeviz.pictures.kernels.layer_work import Reached, all_experts
+from moeviz.pictures.kernels.roofline import roofline
 from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.routing.capacity import by_place, changed

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from moeviz.experiments.recorded import recorded_machines
-from moeviz.panels.controls import slider
+from moeviz.panels.controls import choice, slider
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.kernels.contenders import contenders
+from moeviz.pictures.kernels.contenders import FASTEST, contenders
+from moeviz.pictures.kernels.layer_names import case_title
 
 EXPERTS = (8, 64, 256)  # as experiments.contest measures
 SMALL = {"num_experts": 0}
@@ -21,10 +22,10 @@ class Contenders(TimedPanel):
 
     # Of the machine that it opens on: the recorded GPU.
     presets = {
-        "Few large experts": {"case": "Mixtral-8192, uniform"},
-        "Many small experts": {"case": "Qwen3-32768, uniform"},
-        "All tokens to one expert": {"case": "OLMoE-32768, all-to-one"},
-        "Decoding one token": {"case": "decode-1, uniform"},
+        "Many small experts": {"case": "Qwen3's layer, 32,768 tokens"},
+        "Few large experts": {"case": "Mixtral's layer, 8,192 tokens"},
+        "All tokens to one expert": {"case": "OLMoE's layer, 32,768 tokens, all to one expert"},
+        "Decoding one token": {"case": "OLMoE's layer, 1 token"},
     }
 
     def __init__(self) -> None:
@@ -39,8 +40,13 @@ class Contenders(TimedPanel):
         largest = max(
             first, key=lambda title: (first[title] or {}).get("shape", SMALL)["num_experts"]
         )
-        case = slider("Layer", [*first], largest, "560px")
-        super().__init__(recorded, {"case": case}, "▶ Run")
+        # Each is in the picture, to be pressed.
+        cases = [case for run in recorded.values() for case in run["cases"]]
+        timed = {n for c in cases for n, times in c["contenders"].items() if "forward_ms" in times}
+        names = (FASTEST, *sorted(timed, key=str.lower))
+        against = choice("Compared with", names, FASTEST, "auto")
+        more = [{"case": slider("Layer", [*first], largest, "560px")}, {"against": against}]
+        super().__init__(recorded, {}, "▶ Run", more)
 
     # The layers on offer are those of the machine.
 
@@ -76,15 +82,15 @@ class Contenders(TimedPanel):
         return work
 
     def draw(self) -> Picture | None:
-        machine, title = self.controls["machine"].value, self.controls["case"].value
-        return self.shown(contenders(self._by_machine[machine], title, where=machine))
+        machine, title, against = self.values.values()
+        cases = self._by_machine[machine]
+        return self.shown(contenders(cases, title, where=machine, against=against))
 
 
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Cases by a name for each; more of it where the shape alone would not tell them apart."""
+    """Cases by their titles, with the number format where there are several."""
+    several = len({case["dtype"] for case in cases}) > 1
     titled: dict[str, dict[str, Any]] = {}
-    several = [key for key in ("routing", "dtype") if len({case[key] for case in cases}) > 1]
     for case in cases:
-        title = ", ".join([str(case["shape"]["name"]), *(case[key] for key in several)])
-        titled.setdefault(title, case)
+        titled.setdefault(case_title(case, dtype=several), case)
     return titled

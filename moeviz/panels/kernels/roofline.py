@@ -9,7 +9,9 @@ from moeviz.experiments.recorded import recorded_machines
 from moeviz.panels.controls import steps
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.kernels.roofline import BYTES, TOKENS, Reached, all_experts, roofline
+from moeviz.pictures.kernels.layer_names import layer_name
+from moeviz.pictures.kernels.layer_work import BYTES, TOKENS, Reached, all_experts
+from moeviz.pictures.kernels.roofline import roofline
 
 # The layer that is drawn where none was measured: as experiments.contest takes it on a CPU.
 LAYER = dict(d_model=512, d_expert=256, num_experts=64, top_k=4)
@@ -22,8 +24,8 @@ class Roofline(TimedPanel):
     """
 
     presets = {
-        "Decoding one token": {"tokens": 1},
         "Decoding 64 at once": {"tokens": 64},
+        "Decoding one token": {"tokens": 1},
         "A prefill of 4,096": {"tokens": 4096},
     }
 
@@ -80,6 +82,6 @@ def _reached(run: dict[str, Any]) -> list[Reached]:
         if times and case["routing"] == "uniform" and len(points) < MOST_POINTS:
             best = min(times, key=lambda name: times[name])
             work = all_experts(shape["tokens"], shape, BYTES.get(case["dtype"], size))
-            label = f"{shape['name']} ({best})"
-            points.append(Reached(label, work.intensity, work.flops / times[best] * 1e3))
+            speed = work.flops / times[best] * 1e3
+            points.append(Reached(layer_name(shape), work.intensity, speed, by=best))
     return points

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, decades, short, x_axis
+from moeviz.pictures.kernels.layer_names import CONTENDERS, sizes_of
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width, three
 
 WIDTH, SIDE = 560.0, 380.0
-LEFT, RIGHT, TOP, ROW = 8.0, 384.0, 96.0, 68.0
-LAYER = 28.0  # the height of a row in the list of layers
+LEFT, RIGHT, TOP, ROW = 8.0, 400.0, 112.0, 66.0
+LAYER = 42.0  # the height of a row in the list of layers
+FASTEST = "the fastest that routes"
 QUARTILES = ("median", "q1", "q3")
 SERIES = {
     "forward_ms": Key("forward", "#0072b2", mark="circle", width=0),
@@ -25,10 +27,13 @@ COLUMNS = ("contender", *(f"{key.name}, ms: {q}" for key in SERIES.values() for 
 Case = dict[str, Any]
 
 
-def contenders(cases: Mapping[str, Case | None], title: str, *, where: str) -> Picture:
+def contenders(
+    cases: Mapping[str, Case | None], title: str, *, where: str, against: str = FASTEST
+) -> Picture:
     """One case of a machine's contest, as benchmarks and experiments.contest write it: a mark at
-    the median, a bar over the quartiles, on a logarithmic scale. None: it is not measured yet.
-    Beside it all cases by their titles, each of which a press chooses."""
+    the median, a bar over the quartiles, on a logarithmic scale, and how many times as long it is
+    as of the contender `against`, a press on which chooses it. None: it is not measured yet. Beside
+    it all cases by their titles, each of which a press chooses."""
     case = cases[title]
     if case is None:
         summary = f"Nothing is measured on {where} yet."
@@ -38,28 +43,41 @@ def contenders(cases: Mapping[str, Case | None], title: str, *, where: str) -> P
         return svg.picture(COLUMNS, ())
     timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
-    summary = _summary(timed)
+    base = against if against in timed else _fastest(timed)
+    summary = _summary(timed, base)
     reasons = _reasons(left_out)
-    height = TOP + len(timed) * ROW + 50 + 18 * len(reasons)
-    svg = Svg(WIDTH, height, "Contenders", summary)
-    shape = case["shape"]
-    names = {"T": "tokens", "D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
-    sizes = " · ".join(f"{letter} {shape[name]:,}" for letter, name in names.items())
-    note = f"{sizes} · {case['dtype']}, {case['routing']} · mark: median · bar: quartiles"
-    heading(svg, f"{where}: {shape['name']}", note)
-    legend(svg, 0, 62, SERIES.values())
-    scale = _scale(timed)
     bottom = TOP + len(timed) * ROW
-    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 4, form=short)
+    svg = Svg(WIDTH, bottom + 50 + 18 * len(reasons), "Contenders", summary)
+    heading(svg, title, f"{where}, {case['dtype']}: the same experts, timed in turns")
+    svg.text(0, 54, sizes_of(case["shape"]), fill=MUTED)
+    legend(svg, 0, 80, SERIES.values())
+    svg.text(WIDTH, 80, "mark: median · bar: quartiles · press one to compare", anchor="end",
+             fill=MUTED)  # fmt: skip
+    scale = _scale(timed)
+    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 14, form=short)
     for i, (name, times) in enumerate(timed.items()):
-        with svg.thing(name, tip=_tip(name, timed)):
-            svg.text(LEFT, TOP + i * ROW + 15, name, size=13, halo=True)
-            for s, (kind, key) in enumerate(SERIES.items()):
-                if kind in times:
-                    _time(svg, times[kind], TOP + i * ROW + 30 + 20 * s, key, scale)
+        _contender(svg, TOP + i * ROW, name, timed, times, base, scale)
     paragraph(svg, 0, bottom + 56, reasons, fill=MUTED)
     _layers(svg, cases, title)
     return svg.picture(COLUMNS, _table(case))
+
+
+def _contender(
+    svg: Svg, y: float, name: str, timed: Case, times: Case, base: str | None, scale: LogScale
+) -> None:
+    """One way to run the experts, with its times."""
+    with svg.thing(name, tip=_tip(name, timed), press={"against": name}):
+        edge = INK if name == base else "transparent"
+        svg.rect(1, y - 12, WIDTH - 2, ROW - 3, "none", stroke=edge, radius=6)
+        svg.text(LEFT, y + 4, name, size=13, halo=True, bold=name == base)
+        words = CONTENDERS.get(name, "")
+        svg.text(LEFT + text_width(name, 12.5) + 14, y + 4, words, fill=MUTED, halo=True)
+        for s, (kind, key) in enumerate(SERIES.items()):
+            if kind in times:
+                ratio = ""
+                if base and name != base and kind in timed[base]:
+                    ratio = f" · {three(times[kind]['median'] / timed[base][kind]['median'])}×"
+                _time(svg, times[kind], y + 19 + 19 * s, key, scale, ratio)
 
 
 def _reasons(left_out: dict[str, Case]) -> list[str]:
@@ -75,9 +93,15 @@ def _reason(entry: Case) -> str:
     reason = entry.get("not_run") or entry.get("failed") or "not measured"
     if reason.endswith("was used up"):  # a benchmark's words, of its budget of seconds
         return "not timed, for the time to measure was over before their turn"
-    # The benchmark says every size in GB.
-    sized = re.sub(r"([\d,.]+) GB", lambda m: si(1e9 * float(m[1].replace(",", "")), "B"), reason)
-    return f"not run, {sized}"
+    return "not run, " + re.sub(r"([\d,.]+) GB", _in_words, reason)
+
+
+def _in_words(size: re.Match[str]) -> str:
+    """A size of the benchmark, which says all in GB."""
+    gigabytes = float(size[1].replace(",", ""))
+    if gigabytes < 1000:
+        return f"{three(gigabytes)} gigabytes"
+    return f"{three(gigabytes / 1000)} terabytes"
 
 
 def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
@@ -85,27 +109,37 @@ def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
     if len(cases) < 2:
         return
     side = svg.beside(SIDE, 52 + LAYER * len(cases))
-    note = "fastest that routes, forward + backward · press one"
+    note = "and the fastest that routes, forward + backward · press one"
     heading(side, "Every layer of this machine", note)
     for i, (title, case) in enumerate(cases.items()):
-        y, fastest = 50 + i * LAYER, _fastest(case)
-        ink, fill = ("#ffffff", "#0072b2") if title == chosen else (INK, "none")
+        y, words = 50 + i * LAYER, _first(case)
+        ink, muted, fill = (INK, MUTED, "none")
+        if title == chosen:
+            ink, muted, fill = ("#ffffff", "#ffffff", "#0072b2")
         # Without kin: the chart of the row's own layer stays as dark as it is.
-        with side.thing(tip=f"{title}: {fastest}", press={"case": title}):
+        with side.thing(tip=f"{title}: {words}", press={"case": title}):
             side.rect(1, y, SIDE - 2, LAYER - 4, fill, stroke=RULE, radius=4)
-            side.text(8, y + 16, title, fill=ink, bold=title == chosen)
-            side.text(SIDE - 8, y + 16, fastest, anchor="end", fill=ink)
+            side.text(8, y + 15, title, fill=ink, bold=title == chosen)
+            side.text(8, y + 32, words, fill=muted)
 
 
-def _fastest(case: Case | None) -> str:
+def _fastest(timed: Case) -> str | None:
+    """Of those that route, forward and backward; None where none ran."""
+    times = {
+        name: times["both_ms"]["median"]
+        for name, times in timed.items()
+        if "both_ms" in times and not name.startswith("dense")
+    }
+    return min(times, key=lambda name: times[name], default=None)
+
+
+def _first(case: Case | None) -> str:
+    """Who is first, and how fast."""
     if case is None:
         return "not measured yet"
-    routed = {n: c for n, c in case["contenders"].items() if not n.startswith("dense")}
-    times = {n: c["both_ms"]["median"] for n, c in routed.items() if "both_ms" in c}
-    if not times:
-        return "none ran"
-    first = min(times, key=lambda name: times[name])
-    return f"{first}, {_ms(times[first])}"
+    timed = case["contenders"]
+    name = _fastest(timed)
+    return f"{name}, {_ms(timed[name]['both_ms']['median'])}" if name else "none ran"
 
 
 def _tip(name: str, timed: dict[str, Any]) -> str:
@@ -120,26 +154,23 @@ def _tip(name: str, timed: dict[str, Any]) -> str:
     return f"{name}: {'; '.join(parts)}"
 
 
-def _summary(timed: dict[str, Any]) -> str:
+def _summary(timed: dict[str, Any], base: str | None) -> str:
+    """Who is the fastest that routes, and how the others stand to it."""
     both = {n: c["both_ms"]["median"] for n, c in timed.items() if "both_ms" in c}
-    if len(both) < 2:
+    first = _fastest(timed)
+    if first is None or len(both) < 2:
         return "Too few contenders ran to compare them."
-    order = sorted(both, key=lambda name: both[name])
-    first, last = order[0], order[-1]
-    return (
-        f"Forward and backward: {first} takes {_ms(both[first])}, {last} {_ms(both[last])}, "
-        f"{both[last] / both[first]:.1f} times as long."
-    )
-
-
-def _unit(milliseconds: float) -> tuple[str, float]:
-    """What to say a time in, and how many milliseconds that is."""
-    return ("ms", 1.0) if milliseconds < 1000 else ("s", 1000.0)
+    sentences = [f"Forward and backward: {FASTEST} is {first}, {_ms(both[first])}."]
+    last = max(both, key=lambda name: both[name])
+    if last != first:
+        sentences.append(f"{last} takes {both[last] / both[first]:.1f} times as long.")
+    if base in both and base not in (first, last):
+        sentences.append(f"{base} takes {both[base] / both[first]:.2f} times as long.")
+    return " ".join(sentences)
 
 
 def _ms(value: float) -> str:
-    unit, one = _unit(value)
-    return f"{three(value / one)} {unit}"
+    return f"{three(value)} ms" if value < 1000 else f"{three(value / 1000)} s"
 
 
 def _scale(timed: dict[str, Any]) -> LogScale:
@@ -149,14 +180,12 @@ def _scale(timed: dict[str, Any]) -> LogScale:
     return LogScale(*decades(values or [1.0, 10.0]), LEFT, RIGHT)
 
 
-def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale) -> None:
+def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale, ratio: str) -> None:
     median, q1, q3 = (x(max(spread[q], x.low)) for q in QUARTILES)
     svg.line(x.start, y, median, y)
     svg.line(q1, y, q3, y, stroke=key.colour, width=5)
     mark(svg, key.mark, median, y, key.colour, 6, stroke=INK)
-    unit, one = _unit(spread["median"])
-    m, a, b = (three(spread[q] / one) for q in QUARTILES)
-    svg.text(RIGHT + 16, y + 4, f"{m} {unit} ({a} to {b})")
+    svg.text(RIGHT + 16, y + 4, _ms(spread["median"]) + ratio)
 
 
 def _table(case: dict[str, Any]) -> Iterator[tuple[object, ...]]:

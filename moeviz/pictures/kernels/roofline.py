@@ -4,85 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from moeviz.costs import distinct_experts
 from moeviz.pictures.axes import LogScale, axes, short
-from moeviz.pictures.plot import Key, heading, legend, mark
+from moeviz.pictures.kernels.layer_names import sizes_of
+from moeviz.pictures.kernels.layer_work import (
+    ALL_EXPERTS,
+    BYTES,
+    TOKENS,
+    Reached,
+    Work,
+    all_experts,
+    works,
+)
+from moeviz.pictures.plot import KNOB, Key, Stop, heading, knob, legend, mark, paragraph, track
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 
-WIDTH, HEIGHT, SIDE, LISTS = 560.0, 510.0, 380.0, 410.0
+WIDTH, HEIGHT, SIDE, LISTS = 560.0, 528.0, 380.0, 410.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 542.0, 72.0, 390.0
 BATCHES = 452.0  # y of the row of batches, below the axis
-TOKENS = tuple(2**i for i in range(13))  # of a batch: decoding one token to a prefill of 4,096
-APART, BELOW = 24.0, 40.0  # marks from each other, and from the roof
-SHAPE = {"D": "d_model", "F": "d_expert", "E": "num_experts", "K": "top_k"}
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Where a number or a letter has room near its dot: pixels away, and degrees from the right on.
+LETTERS = tuple(product((15, 27, 39, 51), (90, 0, 180, 45, 135, 270, 315, 225)))
+NUMBERS = tuple(product(range(36, 160, 14), (90, 65, 115, 45, 135, 25, 155)))
 UNMEASURED = "Press Measure: here come the two roofs of this machine, and what it reaches."
-TOPK_FLOPS = 5  # a logit: maximum, difference, exponential, sum, quotient
 Spot = tuple[float, float]
 MEMORY, ARITHMETIC, REACHED = "#0072b2", "#d55e00", "#009e73"
 COLUMNS = ("what", "FLOP", "bytes", "FLOP per byte", "attainable", "bound by", "measured")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What has to be computed and moved at the least, each number once: FLOP and bytes."""
-
-    name: str
-    flops: float
-    size: float
-
-    @property
-    def intensity(self) -> float:
-        return self.flops / self.size
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A measurement: FLOP/s by active FLOPs, at an intensity by the same formula."""
-
-    name: str
-    intensity: float
-    flops_per_s: float
-
-
-def all_experts(tokens: int, layer: dict[str, int], size: int) -> Work:
-    """The experts' forward pass: x and y once, the weights of the experts that are hit once."""
-    d_model, d_expert, num_experts, top_k = (layer[name] for name in SHAPE.values())
-    weights = distinct_experts(num_experts, top_k, tokens).total * 3 * d_model * d_expert
-    flops = 6.0 * tokens * top_k * d_model * d_expert
-    return Work("all experts", flops, size * (weights + 2 * tokens * d_model))
-
-
-def works(tokens: int, layer: dict[str, int], size: int) -> tuple[Work, ...]:
-    """The dense FFN of equal FLOPs, the experts as a whole, and kernel by kernel; size: bytes of a
-    number. What is in the registers of one kernel costs no bytes."""
-    d_model, d_expert, num_experts, top_k = (layer[name] for name in SHAPE.values())
-    rows = tokens * top_k
-    hit = distinct_experts(num_experts, top_k, tokens).total
-    product = 2.0 * rows * d_model * d_expert
-    whole = all_experts(tokens, layer, size)
-    dense = size * (3 * d_model * d_expert * top_k + 2 * tokens * d_model)
-    return (
-        Work("dense FFN, same FLOPs", whole.flops, dense),
-        whole,
-        Work(
-            "kernel: up, SwiGLU", 2 * product,
-            size * (tokens * d_model + hit * 2 * d_model * d_expert + rows * d_expert),
-        ),
-        Work(
-            "kernel: down", product,
-            size * (rows * d_expert + hit * d_model * d_expert + rows * d_model),
-        ),
-        Work("kernel: combine", rows * d_model, size * (rows + tokens) * d_model + 4 * rows),
-        Work(
-            "kernel: top-k", TOPK_FLOPS * tokens * num_experts,
-            8.0 * tokens * num_experts + 8 * rows,
-        ),
-    )  # fmt: skip
 
 
 def roofline(
@@ -96,17 +44,17 @@ def roofline(
     summary = _summary(device, parts, tokens)
     svg = Svg(WIDTH, HEIGHT, "Roofline", summary)
     name = device["name"] if device else "not measured yet"
-    shape = " · ".join(f"{letter} {layer[key]:,}" for letter, key in SHAPE.items())
     dtype = device["dtype"] if device else "float32"
-    heading(svg, f"{name}: T = {tokens:,}",
-            f"{shape} · {dtype} · forward, every number moved once")  # fmt: skip
+    heading(svg, f"{name}: T = {tokens:,} token{'s' * (tokens > 1)}",
+            f"{sizes_of(layer)} · {dtype}")  # fmt: skip
     plot = _Plot(svg, svg.beside(SIDE, LISTS), device)
     plot.frame()
     dots = plot.reached(reached)
-    plot.parts(parts, dots)
     plot.batches({t: all_experts(t, layer, size).intensity for t in TOKENS}, tokens)
-    sort = "The sort has no floating-point operation: it stands left of every roof."
-    svg.text(0, HEIGHT - 6, sort, fill=MUTED)
+    plot.parts(parts, dots, tokens)
+    words = ("Forward, each number moved once. The sort has no floating-point operation:",
+             "it stands left of every roof.")  # fmt: skip
+    paragraph(svg, 0, HEIGHT - 23, words, 17, fill=MUTED)
     return svg.picture(COLUMNS, _table(parts, device, reached))
 
 
@@ -187,97 +135,114 @@ class _Plot:
         dots = [(self.x(r.intensity), self.y(r.flops_per_s)) for r in reached]
         placed: list[Spot] = []
         if reached:
-            self.side.text(0, 232, "Measured, all experts", bold=True)
+            others = any(point.by for point in reached)
+            title = "Measured, other layers" if others else "Measured, all experts"
+            self.side.text(0, 232, title, bold=True)
         for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
             letter, line = chr(ord("a") + i), 252 + i * 19
-            others = [*dots[:i], *dots[i + 1 :], *placed]
-            spot = self._place_beside((a, b), others)
+            spot = self._beside((a, b), [*dots[:i], *dots[i + 1 :], *placed], LETTERS, 13)
             placed.append(spot)
             speed = si(point.flops_per_s, "FLOP/s")
-            tip = f"{point.name}: {three(point.intensity)} FLOP per byte, {speed} measured"
+            name = f"{point.name} ({point.by})" if point.by else point.name
+            tip = f"{name}: {three(point.intensity)} FLOP per byte, {speed} measured"
             with self.svg.thing(f"measured {letter}", tip=tip):
                 self.svg.line(a, b, *spot, stroke=REACHED)
                 mark(self.svg, "circle", a, b, REACHED, 5, stroke=INK)
                 self.svg.text(spot[0], spot[1] + 4, letter, anchor="middle", bold=True, halo=True)
             with self.side.thing(f"measured {letter}", tip=tip):
                 mark(self.side, "circle", 10, line - 4, REACHED, 5, stroke=INK)
-                self.side.text(22, line, f"{letter} · {shorten(point.name, 36)}: {speed}")
+                self.side.text(22, line, f"{letter} · {shorten(point.name, 40)}: {speed}")
         return placed + dots
 
-    def _place_beside(self, dot: Spot, others: Sequence[Spot]) -> Spot:
-        """Where a dot's letter has room near it: under the roof, and on the way to it there is no
-        other dot or letter."""
-        spot = dot
-        for away, angle in product((15, 27, 39, 51), (90, 0, 180, 45, 135, 270, 315, 225)):
-            turn = math.radians(angle)
+    def _beside(
+        self, dot: Spot, others: Sequence[Spot], ways: Sequence[tuple[float, float]], apart: float
+    ) -> Spot:
+        """Where a dot's number has room near it: under the roof, and neither there nor on the way
+        is another dot or number. Where all is taken, the place with the most room."""
+        best, most = dot, -math.inf
+        for away, angle in ways:
+            # Where no roof is known, dots lie on the axis.
+            turn = math.radians(angle if self.measured else -angle)
             spot = dot[0] + away * math.cos(turn), dot[1] + away * math.sin(turn)
-            inside = LEFT + 6 < spot[0] < RIGHT - 6 and spot[1] < BOTTOM - 8
-            free = all(math.dist(spot, o) > 13 and _gap(o, dot, spot) > 6 for o in others)
-            if inside and free and spot[1] > self.roof(spot[0]) + 9:
+            inside = LEFT + 10 < spot[0] < RIGHT - 10 and TOP < spot[1] < BOTTOM - 8
+            if not inside or (self.measured and spot[1] <= self.roof(spot[0]) + 9):
+                continue
+            rooms = (min(math.dist(spot, o) - apart, _gap(o, dot, spot) - 6) for o in others)
+            room = min(rooms, default=1.0)
+            if room > most:
+                best, most = spot, room
+            if room > 0:
                 break
-        return spot
+        return best
 
     def batches(self, intensities: dict[int, float], tokens: int) -> None:
         """A slider of the batch: where all experts stand on the axis with each number of tokens."""
-        svg, places = self.svg, [self.x(i) for i in intensities.values()]
-        bounds = [LEFT, *((a + b) / 2 for a, b in zip(places, places[1:], strict=False)), RIGHT]
-        svg.line(places[0], BATCHES, places[-1], BATCHES)
-        svg.text(places[0] - 10, BATCHES + 4, f"T = {min(intensities)}", anchor="end", fill=MUTED)
-        svg.text(places[-1] + 10, BATCHES + 4, f"T = {max(intensities):,}", fill=MUTED)
-        for i, (t, intensity) in enumerate(intensities.items()):
-            tip = f"{t:,} tokens: all experts at {three(intensity)} FLOP per byte"
-            with svg.thing(tip=tip, press={"tokens": t}, drag=True):
-                svg.rect(bounds[i], BATCHES - 12, bounds[i + 1] - bounds[i], 24, "transparent")
-                svg.circle(places[i], BATCHES, 6 if t == tokens else 3, INK)
-        words = "Drag: all experts with more or fewer tokens in the batch"
-        svg.text((LEFT + RIGHT) / 2, BATCHES + 28, words, anchor="middle")
+        svg = self.svg
+        stops = [
+            Stop(self.x(i), f"{t:,} tokens: all experts at {three(i)} FLOP per byte", {"tokens": t})
+            for t, i in intensities.items()
+        ]
+        first, last = stops[0].at, stops[-1].at
+        svg.text(first - 22, BATCHES + 4, f"T = {min(intensities)}", anchor="end", fill=MUTED)
+        svg.text(last + 22, BATCHES + 4, f"T = {max(intensities):,}", fill=MUTED)
+        for stop in stops:
+            svg.line(stop.at, BATCHES - 6, stop.at, BATCHES + 6, stroke=MUTED)
+        track(svg, BATCHES, stops, self.x(intensities[tokens]))
+        words = "Drag it, or the 2 in the plot: more or fewer tokens in the batch"
+        svg.text((LEFT + RIGHT) / 2, BATCHES + 30, words, anchor="middle")
 
-    def parts(self, parts: tuple[Work, ...], taken: list[Spot]) -> None:
-        """Dots on the roof, where each would stand at best, with their numbers fanned out below:
-        nothing lies above a roof."""
+    def parts(self, parts: tuple[Work, ...], taken: list[Spot], tokens: int) -> None:
+        """Dots on the roof, where each would stand at best, with their numbers below: nothing lies
+        above a roof. All experts are dragged, with the batch."""
         what = "At best, by formula" if self.measured else "By formula"
         self.side.text(0, 68, f"{what} (FLOP per byte)", bold=True)
-        spots = list(taken)
         places = [self.x(part.intensity) for part in parts]
-        for i, at in _spread(places):
-            away = BELOW if self.measured else -BELOW
-            spot = _free((at, self.roof(at) + away), 6 if self.measured else -6, spots)
-            spots.append(spot)
-            self._part(parts[i], i + 1, (places[i], self.roof(places[i])), spot)
+        dots = [(at, self.roof(at)) for at in places]
+        for i in sorted(range(len(parts)), key=lambda i: places[i]):
+            far = [dot for dot in dots if math.dist(dot, dots[i]) > 14]  # others are under it
+            if parts[i].name != ALL_EXPERTS:
+                taken.append(self._beside(dots[i], [*taken, *far], NUMBERS, 21))
+                self._part(parts[i], i + 1, dots[i], taken[-1])
+        self._dragged(parts, dots, tokens)
+        for i, part in enumerate(parts):
+            kin, tip = self._kin(part)
+            with self.side.thing(*kin, tip=tip):
+                colours = ("#ffffff", KNOB) if part.name == ALL_EXPERTS else ("#000000", "#ffffff")
+                _numbered(self.side, 10, 84 + i * 19, i + 1, *colours)
+                self.side.text(26, 88 + i * 19, f"{part.name}: {three(part.intensity)}")
 
-    def _part(self, part: Work, number: int, dot: Spot, spot: Spot) -> None:
-        line, intensity = 69 + number * 19, three(part.intensity)
+    def _dragged(self, parts: tuple[Work, ...], dots: list[Spot], tokens: int) -> None:
+        number = [part.name for part in parts].index(ALL_EXPERTS)
+        kin, tip = self._kin(parts[number])
+        x, y = dots[number]
+        with self.svg.thing(*kin, tip=tip, press={"tokens": tokens}, drag=True):
+            self.svg.line(x, y, x, BOTTOM, stroke=KNOB, dash="3 4")
+            knob(self.svg, x, y, 10)
+            self.svg.text(x, y + 4.3, str(number + 1), anchor="middle", fill="#ffffff", bold=True)
+
+    def _kin(self, part: Work) -> tuple[list[str], str]:
+        """What a part belongs to, and its numbers."""
+        kin, intensity = [part.name], three(part.intensity)
         tip = f"{part.name}: {si(part.flops, 'FLOP')} for {si(part.size, 'B')}, {intensity} a byte"
-        kin = [part.name]
         if self.measured:
             best = min(self.peak, self.memory * part.intensity)
             tip += f"; {si(best, 'FLOP/s')} at best"
             kin.append((self.product if best == self.peak else self.copy).name)
+        return kin, tip
+
+    def _part(self, part: Work, number: int, dot: Spot, spot: Spot) -> None:
+        kin, tip = self._kin(part)
         with self.svg.thing(*kin, tip=tip):
             self.svg.line(*dot, *spot, stroke=MUTED)
             self.svg.circle(*dot, 4.5, INK)
             _numbered(self.svg, *spot, number)
-        with self.side.thing(*kin, tip=tip):
-            _numbered(self.side, 10, line - 4, number)
-            self.side.text(26, line, f"{part.name}: {intensity}")
 
 
-def _numbered(svg: Svg, x: float, y: float, number: int) -> None:
-    svg.circle(x, y, 9, "#ffffff", stroke=INK)
-    svg.text(x, y + 4.3, str(number), anchor="middle", fill="#000000", bold=True)
-
-
-def _spread(places: Sequence[float]) -> list[tuple[int, float]]:
-    """Places of an axis kept APART, from left to right, each with its index."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    spread: list[float] = []
-    for i in order:
-        spread.append(max(places[i], spread[-1] + APART if spread else LEFT + 10))
-    end = RIGHT - 10
-    for n in reversed(range(len(spread))):
-        spread[n] = end = min(spread[n], end)
-        end -= APART
-    return list(zip(order, spread, strict=True))
+def _numbered(
+    svg: Svg, x: float, y: float, number: int, ink: str = "#000000", fill: str = "#ffffff"
+) -> None:
+    svg.circle(x, y, 9, fill, stroke=INK)
+    svg.text(x, y + 4.3, str(number), anchor="middle", fill=ink, bold=True)
 
 
 def _gap(point: Spot, start: Spot, end: Spot) -> float:
@@ -286,14 +251,6 @@ def _gap(point: Spot, start: Spot, end: Spot) -> float:
     x, y = point[0] - start[0], point[1] - start[1]
     along = min(max((a * x + b * y) / (a * a + b * b), 0.0), 1.0)
     return math.hypot(x - along * a, y - along * b)
-
-
-def _free(spot: Spot, step: float, placed: Sequence[Spot], apart: float = 20) -> Spot:
-    """The first spot from there on, in steps up or down, that no other mark covers."""
-    x, y = spot
-    while any(abs(x - a) < apart and abs(y - b) < apart for a, b in placed):
-        y += step
-    return x, y
 
 
 def _table(
