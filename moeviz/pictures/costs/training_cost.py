@@ -103,7 +103,7 @@ def _shown(key: Key) -> Key:
 def _tracks(svg: Svg, trillions: float, mfu: float, price: float) -> None:
     """What all models share, each on a line to be dragged. Every second value is a stop: the
     sliders have all."""
-    x = LogScale(TRILLIONS[0], TRILLIONS[-1], LEFT + 20, RIGHT - 20)
+    x: Scale = LogScale(TRILLIONS[0], TRILLIONS[-1], LEFT + 20, RIGHT - 20)
     _track(svg, 66, "tokens", x, "tokens", TRILLIONS, trillions, lambda v: f"{v:g}T")
     x = Scale(0, 1, x.start, x.end)
     words = "share of peak (MFU)"
