@@ -12,7 +12,7 @@ from itertools import groupby
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
 from moeviz.pictures.costs.model_parts import count, money
 from moeviz.pictures.plot import bands, box, knob, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, text_width
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, ink_on, text_width
 
 WIDTH, LINE, FACT = 470.0, 17.0, 19.0
 STRIPS, STRIP, EDGE = 84.0, 70.0, 16.0  # the first strip, the next, the room for a knob at an end
@@ -172,20 +172,18 @@ def _strip(
     name, unit = assumption.meaning, assumption.unit
     svg.text(0, y + 4, f"{name}: {amount(value, unit)}", bold=True)
     wide = (WIDTH - 2 * EDGE) / len(steps)
+    places = [EDGE + (i + 0.5) * wide for i in range(len(steps))]
+    at = places[min(range(len(steps)), key=lambda i: abs(steps[i][0] - value))]
     x, begins = EDGE, []
     for verdict, run in groupby(steps, key=lambda step: step[1].verdict):
         values = [step for step, _ in run]
         begins.append(amount(values[0], unit))
-        (colour, sign), span = STYLES[verdict], wide * len(values)
-        words = f"{sign} {verdict}"
-        if span < 0.93 * text_width(words, SMALLEST) + 40:  # with room for the knob
-            words = sign if span > 14 else ""
-        box(svg, x, y + 14, span, 24, colour, words)
-        x += span
-    places = [EDGE + (i + 0.5) * wide for i in range(len(steps))]
-    at = min(range(len(steps)), key=lambda i: abs(steps[i][0] - value))
-    svg.line(places[at], y + 8, places[at], y + 44, stroke=INK, width=3)
-    knob(svg, places[at], y + 26)
+        colour, _ = STYLES[verdict]
+        box(svg, x, y + 14, wide * len(values), 24, colour)
+        _beside_knob(svg, y + 30, verdict, (x, x + wide * len(values)), at)
+        x += wide * len(values)
+    svg.line(at, y + 8, at, y + 44, stroke=INK, width=3)
+    knob(svg, at, y + 26)
     for (step, found), (left, right) in zip(steps, bands(places, wide / 2), strict=True):
         with svg.thing(tip=f"{name} {amount(step, unit)}: {found.verdict}",
                        press={control: step}, drag=True):  # fmt: skip
@@ -194,6 +192,17 @@ def _strip(
     tips = f"tips at {' and '.join(begins[1:])}" if begins[1:] else "never tips"
     svg.text(WIDTH / 2, y + 53, tips, anchor="middle")
     svg.text(WIDTH - EDGE, y + 53, amount(steps[-1][0], unit), fill=MUTED, anchor="end")
+
+
+def _beside_knob(svg: Svg, y: float, verdict: str, ends: tuple[float, float], at: float) -> None:
+    """A verdict, or its sign alone, within its run, where the knob leaves room for it."""
+    colour, sign = STYLES[verdict]
+    for words in (f"{sign} {verdict}", sign):
+        half = 0.47 * text_width(words, SMALLEST)
+        away = half + 20
+        for middle in (sum(ends) / 2, at + away, at - away):
+            if ends[0] + half < middle < ends[1] - half and abs(middle - at) >= away:
+                return svg.text(middle, y, words, anchor="middle", fill=ink_on(colour))
 
 
 @dataclass(frozen=True)
