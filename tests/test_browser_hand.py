@@ -136,3 +136,15 @@ def test_what_is_dragged_over_is_set_on_the_way(hand):
     hand.mouse.up()
     hand.mouse.move(*places[0])
     assert [h["limit"] for h in heard(hand)] == [["0"], ["1"], ["2"]]
+
+
+def test_a_knob_that_lies_over_other_stops_does_not_hold_the_hand(hand):
+    wide = "stop => { stop.setAttribute('x', -60); stop.setAttribute('width', 180) }"
+    hand.eval_on_selector("[data-press='limit=0'] rect", wide)
+    start, y = centre(hand, "[data-press='limit=0']")
+    end, _ = centre(hand, "[data-press='limit=2']")
+    hand.mouse.move(start - 20, y)
+    hand.mouse.down()
+    hand.mouse.move(end, y)
+    hand.mouse.up()
+    assert [h["limit"] for h in heard(hand)] == [["0"], ["2"]]

@@ -105,9 +105,10 @@
   on("pointermove", (event) => {
     if (!held || !(event.buttons & 1)) return void (held = null);
     const part = held.panel?.querySelector(".mv")?.children[held.part];
+    // The nearest; where a wide knob lies over narrow stops, the stop.
     const off = (mark) => {
-      const box = mark.getBoundingClientRect();
-      return Math.max(box.left - event.clientX, event.clientX - box.right);
+      const { left, right } = mark.getBoundingClientRect();
+      return Math.max(left - event.clientX, event.clientX - right, 0) * 1e4 + right - left;
     };
     const marks = [...(part?.querySelectorAll("[data-drag]") ?? [])].filter((mark) => control(mark) === held.name);
     if (marks.length) drag(marks.reduce((best, mark) => (off(mark) < off(best) ? mark : best)));

@@ -16,7 +16,7 @@ from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, ink_on
 
 WIDTH, LINE, FACT = 470.0, 17.0, 19.0
 STRIPS, STRIP, EDGE = 84.0, 70.0, 16.0  # the first strip, the next, the room for a knob at an end
-TOP = 76.0  # where the list begins
+TOP = 98.0  # where the list begins
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
 COUNTED = ("tokens", "experts", "devices", "heads")  # units of which there is no half
@@ -28,6 +28,12 @@ STYLES = {
     "off": ("#e69f00", "≈"),
     "contradicted": ("#d55e00", "✗"),
     "unverifiable": ("#6e6e6e", "?"),
+}
+MEANINGS = {
+    "holds": "the sum agrees",
+    "off": "a figure, a unit or a condition is wrong or left out",
+    "contradicted": "the sum or the source itself says otherwise",
+    "unverifiable": "there is nothing to test it against",
 }
 COLUMNS = ("claim", "where it stands", "what is claimed", "formula", "computed", "claimed",
            "verdict", "why", "evidence")  # fmt: skip
@@ -241,13 +247,14 @@ def _verdicts(svg: Svg, own: Mapping[str, Evaluation], chosen: str) -> None:
         alike = [name for name, f in own.items() if f.verdict == verdict]
         words = f"{len(alike)} {verdict}"
         wide = 0.93 * text_width(words, SMALLEST) + 36
-        tip = f"List the {len(alike)} claims that are: {verdict}"
+        tip = f"{words}: {MEANINGS[verdict]}"
         with svg.thing(tip=tip, press={"claim": alike[0]}):
             edge = {"stroke": INK, "stroke_width": 2} if verdict == chosen else {"stroke": RULE}
             svg.rect(x, 27, wide, 26, "none", radius=4, **edge)
             box(svg, x + 5, 32, 16, 16, colour, sign)
             svg.text(x + 27, 44, words, bold=verdict == chosen)
         x += wide + 6
+    svg.text(0, 74, f"{chosen}: {MEANINGS[chosen]}", fill=MUTED)
 
 
 def _list(svg: Svg, entries: Sequence[Entry], chosen: str) -> None:

@@ -132,17 +132,17 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
     for i, (name, costs) in enumerate(bills.items()):
         y = BARS + PITCH * i
         bold = name == chosen
-        press = {"model": name}
-        with svg.thing(name, tip=f"{name}: {money(costs.usd)}", press=press):
+        tip, press = f"{name}: {money(costs.usd)}", {"model": name}
+        with svg.thing(name, tip=tip, press=press):
             svg.rect(0, y - 2, WIDTH, PITCH - 2, "transparent")
             svg.text(LEFT - 8, y + 15, name, anchor="end", bold=bold)
         length, end = x(costs.usd) - x.start, x.start
         for key, value in by_part(_each(name)).items():
             share = value / _each(name).total
-            tip, wide = f"{name}, {key.name}: {100 * share:.1f} %", length * share
-            with svg.thing(key.name, name, tip=tip, press=press if wide > THIN else None):
+            words, wide = f"{name}, {key.name}: {100 * share:.1f} %", length * share
+            with svg.thing(key.name, name, tip=words, press=press if wide > THIN else None):
                 end = stack(svg, end, y, 21, ((wide, _shown(key), ""),))
-        with svg.thing(name):
+        with svg.thing(name, tip=tip, press=press):
             svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
 
 

@@ -13,7 +13,7 @@ from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width, three
 
 WIDTH, SIDE = 560.0, 380.0
-LEFT, RIGHT, TOP, ROW = 8.0, 400.0, 112.0, 66.0
+LEFT, RIGHT, TOP, ROW = 12.0, 400.0, 112.0, 66.0
 LAYER = 42.0  # the height of a row in the list of layers
 FASTEST = "the fastest that routes"
 QUARTILES = ("median", "q1", "q3")
