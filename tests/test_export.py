@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,8 @@ from moeviz.model import LanguageModel, ModelConfig, MoEConfig
 from moeviz.model.export import FORMATS, write_checkpoint
 from moeviz.routing import Capacity
 from moeviz.text.tokenizer import Tokenizer
-from moeviz.watch.text import load_model
+from moeviz.watch import pretrained
+from moeviz.watch.text import load_model, trace_text
 
 transformers = pytest.importorskip("transformers")
 
@@ -223,3 +225,23 @@ def test_a_folder_that_is_in_use_stays_as_it_is(tmp_path, capsys, monkeypatch, t
     with pytest.raises(OSError, match="free some space"):
         write_checkpoint(built(tokenizer), tokenizer, "mixtral", tmp_path / "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["used", "mine"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", HOLDS)
+def test_what_is_written_is_traced_as_a_real_checkpoint(name, tokenizer, tmp_path):
+    """The whole way of a real model's routing: folder, weights, capture, proof, record."""
+    router, options, more = HOLDS[name][0]
+    ours = built(tokenizer, router, options, **more)
+    write_checkpoint(ours, tokenizer, name, tmp_path / name)
+    real = pretrained.load(tmp_path / name)
+    assert real.num_parameters == real.counted
+    theirs, own = pretrained.trace(real, TEXT), trace_text(ours, tokenizer, TEXT)
+    assert theirs.tokens == own.tokens and theirs.layers == own.layers
+    by_expert = [np.argsort(trace.expert, axis=-1) for trace in (theirs, own)]
+    for column, rtol in (("expert", 0), ("weight", 1e-4)):
+        there, here = (
+            np.take_along_axis(getattr(trace, column), order, -1)
+            for trace, order in zip((theirs, own), by_expert, strict=True)
+        )
+        np.testing.assert_allclose(there, here, rtol=rtol)

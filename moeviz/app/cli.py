@@ -33,6 +33,10 @@ def main(argv: list[str]) -> int:
     experiment.add_argument("--out", type=Path, default=_data_folder(), help="folder to write to")
     experiment.add_argument("--seeds", type=int, default=5, help="for those that repeat over seeds")
     experiment.add_argument("--seconds", type=float, help="of a GPU, for those that name it")
+    trace = commands.add_parser("trace", help="record where a real model sends a text's tokens")
+    trace.add_argument("--model", required=True, help="a name on the Hugging Face Hub, or a folder")
+    trace.add_argument("--text", type=Path, required=True, help="file of the text")
+    trace.add_argument("--out", type=Path, default=Path("trace.safetensors"), help="file to write")
     commands.add_parser("doctor", help="what this machine can run, and what to do about the rest")
     for name, says in (("lab", "start JupyterLab on the notebooks"), ("bench", "run a benchmark")):
         commands.add_parser(name, help=says, add_help=False)
@@ -100,6 +104,21 @@ def _experiment(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+def _trace(args: argparse.Namespace, _: list[str]) -> int:
+    from moeviz.watch import pretrained
+
+    try:
+        text = args.text.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{args.text} is not text in UTF-8; save it so, and run again.") from None
+    model = pretrained.load(args.model)
+    traced = pretrained.trace(model, text)
+    traced.save(args.out)
+    print(pretrained.describe(traced))
+    print(f"Written to {args.out}.")
+    return 0
+
+
 def _app(args: argparse.Namespace, rest: list[str]) -> int:
     """The doctor and the lab, which stand beside this file."""
     return importlib.import_module(f"moeviz.app.{args.command}").main(rest)
@@ -121,6 +140,6 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 _COMMANDS = {
-    "train": _train, "export": _export, "experiment": _experiment, "doctor": _app, "lab": _app,
-    "bench": _bench,
+    "train": _train, "export": _export, "trace": _trace, "experiment": _experiment,
+    "doctor": _app, "lab": _app, "bench": _bench,
 }  # fmt: skip

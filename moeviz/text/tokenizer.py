@@ -38,7 +38,7 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
-_ALPHABET = _byte_alphabet()
+BYTE_ALPHABET = _byte_alphabet()
 
 
 class Tokenizer:
@@ -64,13 +64,13 @@ class Tokenizer:
         by_id = sorted(vocab, key=vocab.__getitem__)
         if (
             model.get("type") != "BPE"
-            or not all(character in vocab for character in _ALPHABET)
-            or not all(character in _ALPHABET for piece in by_id for character in piece)
+            or not all(character in vocab for character in BYTE_ALPHABET)
+            or not all(character in BYTE_ALPHABET for piece in by_id for character in piece)
             or sorted(vocab.values()) != list(range(len(vocab)))
         ):
             raise ValueError("the tokenizer is not a byte-level BPE with all 256 bytes")
         self._text = text
-        self._bytes = [bytes(_ALPHABET[character] for character in piece) for piece in by_id]
+        self._bytes = [bytes(BYTE_ALPHABET[character] for character in piece) for piece in by_id]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
@@ -96,7 +96,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            initial_alphabet=sorted(_ALPHABET),
+            initial_alphabet=sorted(BYTE_ALPHABET),
             show_progress=False,
             special_tokens=[],
         )
@@ -179,7 +179,7 @@ class Tokenizer:
         start on "◌", and what is not printable, or is one of these signs itself, by its bytes, as
         in "‹e2›". Raises ValueError for an id outside the vocabulary.
         """
-        return [_readable(self._bytes[i]) for i in self._checked(ids)]
+        return [readable(self._bytes[i]) for i in self._checked(ids)]
 
     def _checked(self, ids: Iterable[int] | np.ndarray) -> list[int]:
         numbers = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids)).reshape(-1)
@@ -199,7 +199,7 @@ _RESERVED = {*_SIGNS.values(), _MARK_HOLDER, "‹", "›"}
 _NO_LETTER = {"", *_SIGNS.values(), "›"}  # what a combining mark cannot stand on
 
 
-def _readable(piece: bytes) -> str:
+def readable(piece: bytes) -> str:
     """A token's bytes as printable text; see `Tokenizer.pieces`."""
     text = []
     # surrogateescape keeps the bytes that form no character, as U+DC80 + (byte - 0x80).

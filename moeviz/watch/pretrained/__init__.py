@@ -1,0 +1,9 @@
+"""Real checkpoints: a Hugging Face MoE model, and where it sends a text's tokens.
+
+Needs the extra `moeviz[models]`. A model's own code from the Hub is never run.
+"""
+
+from moeviz.watch.pretrained.checkpoint import Pretrained, load
+from moeviz.watch.pretrained.tracing import describe, trace
+
+__all__ = ["Pretrained", "describe", "load", "trace"]

@@ -1,0 +1,228 @@
+"""What each MoE layer of a Hugging Face model does with its tokens, seen from outside by hooks.
+
+Since transformers 5.0 nearly every family calls a module `experts` with the tokens, the chosen
+experts and their weights. What goes into that call is what is computed, so it is read there and not
+from `router_logits`: where a router corrects its scores, the K largest logits are not the choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROUTER = re.compile(r"(Router|Gate|Gating)$")
+BLOCK = re.compile(r"\.(\d+)\.")
+MOE_OF_JETMOE = "JetMoeMoE"  # its experts are no module of their own
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One MoE layer's way with T tokens.
+
+    logits_TE: what its router calls logits, None where no router is seen; expert_TK: int64, -1
+    where a choice was not served; weight_TK; y_TD: what the experts made of the tokens; again_TD:
+    the same once more, from expert_TK and weight_TK, one choice at a time.
+    """
+
+    layer: int
+    logits_TE: Tensor | None
+    expert_TK: Tensor
+    weight_TK: Tensor
+    y_TD: Tensor
+    again_TD: Tensor
+
+    @property
+    def error(self) -> float:
+        """How far the second computation is from the model's own, in relation to its norm."""
+        y_TD, again_TD = self.y_TD.double(), self.again_TD.double()
+        return float((again_TD - y_TD).norm() / y_TD.norm().clamp(min=1e-30))
+
+
+@dataclass
+class Site:
+    """A MoE layer of a model: its block's number, its experts and their router; what the two were
+    given when the model last ran (`given`, `seen`), and what they said (`y`, `routed`)."""
+
+    layer: int
+    experts: nn.Module
+    router: nn.Module | None
+    given: list[Any] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
+    routed: list[Any] = field(default_factory=list)
+    y: Tensor | None = None
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """The MoE layers of a model. The name `experts` must be exact: a module `shared_experts` has no
+    router."""
+    modules, found = dict(model.named_modules()), []
+    for name, module in modules.items():
+        block = BLOCK.search(name)
+        own = type(module).__name__ == MOE_OF_JETMOE
+        if block is None or not (own or name.endswith(".experts")):
+            continue
+        parent = module if own else modules[name.rpartition(".")[0]]
+        if own or type(module).__name__ != "JetMoeMoA":  # experts of attention
+            found.append(Site(int(block[1]), module, _router(parent)))
+    return found
+
+
+def _router(parent: nn.Module) -> nn.Module | None:
+    """The router in a MoE block, by the name of its class; else a `gate` or `router` that is a
+    matrix alone; None where there is neither."""
+    inside = [(name, m) for name, m in parent.named_modules() if "expert" not in name]
+    named = [m for _, m in inside if ROUTER.search(type(m).__name__)]
+    plain = [m for name, m in inside if name in ("gate", "router")]
+    return next(iter(named + plain), None)
+
+
+@contextmanager
+def watched(layers: list[Site]) -> Iterator[None]:
+    """While the model runs within, each site keeps what its experts and router see and say."""
+    hooks = []
+    for site in layers:
+
+        def before(_: nn.Module, args: Any, kwargs: Any, site: Site = site) -> None:
+            site.given = [*args, *kwargs.values()]
+
+        def after(_: nn.Module, args: Any, y: Any, site: Site = site) -> None:
+            site.y = y[0] if isinstance(y, tuple) else y
+
+        def routed(_: nn.Module, args: Any, out: Any, site: Site = site) -> None:
+            site.seen = list(args)
+            site.routed = list(out) if isinstance(out, tuple | list) else [out]
+
+        hooks.append(site.experts.register_forward_pre_hook(before, with_kwargs=True))
+        hooks.append(site.experts.register_forward_hook(after))
+        if site.router is not None:
+            hooks.append(site.router.register_forward_hook(routed))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def read(site: Site) -> Captured:
+    """What a watched site did. ValueError where its experts were not called, as when a fused kernel
+    takes their weights and goes past the module, or were called in a way that is not known."""
+    if site.y is None:
+        raise ValueError(
+            f"The experts of layer {site.layer} were not called as a module, so nothing can be "
+            "seen; load the model without fused kernels."
+        )
+    name = type(site.experts).__name__
+    for family, adapter in ADAPTERS.items():
+        if name.startswith(family):
+            return adapter(site)
+    return _chosen(site)
+
+
+def _floats(values: list[Any]) -> list[Tensor]:
+    return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def _whole(values: list[Any]) -> list[Tensor]:
+    return [v for v in values if isinstance(v, Tensor) and not v.is_floating_point()]
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _chosen(site: Site) -> Captured:
+    """Experts that are called with tokens, chosen experts and weights: nearly every family."""
+    floats, whole = _floats(site.given), _whole(site.given)
+    weights = [v for v in floats[1:] if whole and v.shape == whole[0].shape]
+    if not weights:
+        raise ValueError(
+            f"The experts of layer {site.layer} ({type(site.experts).__name__}) are not called "
+            "with chosen experts and weights; moeviz does not know this family's way."
+        )
+    x_TD, expert_TK, weight_TK = _flat(floats[0]), whole[0], weights[0]
+    one_T1 = torch.ones_like(weight_TK[:, :1])
+    parts = [
+        site.experts(x_TD, expert_TK[:, k : k + 1], one_T1).reshape(x_TD.shape)
+        for k in range(expert_TK.shape[1])
+    ]
+    return _captured(site, _logits(site), expert_TK, weight_TK, parts)
+
+
+def _logits(site: Site) -> Tensor | None:
+    """The widest of what the router says: the others have one column a choice."""
+    wide = [v for v in _floats(site.routed) if v.dim() > 1]
+    return _flat(max(wide, key=lambda v: v.shape[-1])) if wide else None
+
+
+def _captured(
+    site: Site,
+    logits_TE: Tensor | None,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    parts: list[Tensor],
+) -> Captured:
+    """parts: K times [T, D], what the expert of each choice makes of the tokens."""
+    assert site.y is not None
+    again_TD = torch.zeros_like(parts[0], dtype=torch.float32)
+    for k, part_TD in enumerate(parts):
+        again_TD += part_TD.float() * weight_TK[:, k, None].float()
+    y_TD = site.y.reshape(again_TD.shape)
+    return Captured(site.layer, logits_TE, expert_TK, weight_TK, y_TD, again_TD)
+
+
+def _llama4(site: Site) -> Captured:
+    """Every expert reads every token, multiplied by its weight before and not after: the sigmoid
+    of the chosen logits, 0 for the others."""
+    score_TE, logits_TE = (_flat(v) for v in _floats(site.routed))
+    weight_TK, expert_TK = score_TE.topk(site.router.top_k, dim=-1)  # type: ignore[union-attr]
+    x_TD, place_T = _flat(site.seen[0]), torch.arange(len(score_TE), device=score_TE.device)
+    parts = []
+    for k in range(expert_TK.shape[1]):
+        x_ETD = x_TD.new_zeros(score_TE.shape[1], *x_TD.shape)
+        x_ETD[expert_TK[:, k], place_T] = x_TD * weight_TK[:, k, None]
+        parts.append(site.experts(_flat(x_ETD)).reshape(x_ETD.shape).sum(0))
+    assert site.y is not None
+    site.y = site.y.reshape(score_TE.shape[1], *x_TD.shape).sum(0)
+    return dataclasses.replace(
+        _captured(site, logits_TE, expert_TK, torch.ones_like(weight_TK), parts),
+        weight_TK=weight_TK,
+    )
+
+
+def _switch(site: Site) -> Captured:
+    """One choice, told as a mask of one column an expert: empty where its expert was full."""
+    x_TD, mask_T1E, weight_T1 = site.given
+    expert_T1 = torch.where(mask_T1E.any(-1), mask_T1E.argmax(-1), -1)
+    part_TD = site.experts(x_TD, mask_T1E, torch.ones_like(weight_T1))
+    weight_T1 = weight_T1 * (expert_T1 >= 0)
+    return _captured(site, _logits(site), expert_T1, weight_T1, [part_TD])
+
+
+def _jetmoe(site: Site) -> Captured:
+    """The router sorts the rows by expert and says how many each has."""
+    moe, x_TD = site.experts, _flat(site.given[0])
+    row_N, _, weight_N, size_E, logits_TE = site.routed
+    sorted_N = torch.arange(len(size_E)).repeat_interleave(torch.tensor(size_E)).to(row_N.device)
+    expert_TK = torch.empty_like(row_N).scatter(0, row_N, sorted_N).view(len(x_TD), -1)
+    weight_TK = torch.empty_like(weight_N).scatter(0, row_N, weight_N).view(len(x_TD), -1)
+    parts = []
+    for k in range(expert_TK.shape[1]):
+        order_T = expert_TK[:, k].argsort()
+        sizes = expert_TK[:, k].bincount(minlength=len(size_E)).tolist()
+        gate, up = moe.input_linear(x_TD[order_T], sizes).chunk(2, dim=-1)
+        rows_TD = moe.output_linear(moe.activation(gate) * up, sizes)
+        parts.append(torch.empty_like(rows_TD).index_copy(0, order_T, rows_TD))
+    assert site.y is not None
+    site.y = site.y - moe.bias
+    return _captured(site, logits_TE, expert_TK, weight_TK, parts)
+
+
+ADAPTERS = {"Llama4": _llama4, "SwitchTransformers": _switch, "JetMoe": _jetmoe}

@@ -1,0 +1,112 @@
+"""The routing of a text through a real model, proven before anything is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from moeviz.records.routes import Trace
+from moeviz.watch.pretrained.capture import Captured, read, sites, watched
+from moeviz.watch.pretrained.checkpoint import Pretrained
+from moeviz.watch.pretrained.rule import Rule, rule_of
+from moeviz.watch.text import MAX_TOKENS
+
+# How far a layer's output, computed again from the recorded experts and weights, may be from the
+# model's own: rounding, in the type in which the model computes.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+@torch.no_grad()
+def trace(pretrained: Pretrained, text: str) -> Trace:
+    """Where each MoE layer of the model sends the tokens of a text.
+
+    Of a longer text the first MAX_TOKENS tokens are read. meta: model; model_type; rules, one a
+    layer, in words; by_score, see Rule; errors, one a layer, see Captured. ValueError for an empty
+    text, and where the recorded routing does not give a layer's output.
+    """
+    ids_S = pretrained.encode(text)[:MAX_TOKENS]
+    captured = capture(pretrained, ids_S)
+    ruled = [rule_of(c.logits_TE, c.expert_TK, c.weight_TK) for c in captured]
+    return Trace(
+        tokens=pretrained.pieces(ids_S),
+        expert=_stacked([c.expert_TK for c in captured], -1).astype(np.int16),
+        weight=_stacked([c.weight_TK.float() for c in captured], 0),
+        score=_stacked([score_TE for _, score_TE in ruled], 0),
+        layers=tuple(c.layer for c in captured),
+        meta=pretrained.facts() | _facts(captured, [rule for rule, _ in ruled]),
+    )
+
+
+def describe(trace: Trace) -> str:
+    """What was recorded, in sentences: sizes, the count of parameters, the weighting rule, and how
+    exactly the record gives the model's own output."""
+    meta, layers = trace.meta, len(trace.layers)
+    sentences = [
+        f"{meta['model']} ({meta['model_type']}): {len(trace.tokens)} tokens, {layers} MoE "
+        f"layers, {trace.num_experts} experts, {trace.top_k} a token.",
+        _counted(meta["num_parameters"], meta["counted"]),
+    ]
+    rules = dict.fromkeys(meta["rules"])
+    sentences.append(f"Weights: {'; in other layers: '.join(rules)}.")
+    by_score = min(meta["by_score"])
+    if by_score < 1:
+        sentences.append(
+            f"In a layer only {by_score:.0%} of the tokens visit the experts of their highest "
+            "scores: a bias or groups correct the choice."
+        )
+    sentences.append(
+        "Each layer's output was computed again from this record; the largest relative error is "
+        f"{max(meta['errors']):.1g}."
+    )
+    return "\n".join(sentences)
+
+
+def _counted(loaded: int, counted: int | None) -> str:
+    if counted is None:
+        return f"{loaded:,} parameters; the calculator does not know this model type."
+    if counted == loaded:
+        return f"{loaded:,} parameters, as many as the calculator counts from its configuration."
+    return f"{loaded:,} parameters; the calculator counts {counted:,} from its configuration."
+
+
+def capture(pretrained: Pretrained, ids_S: torch.Tensor) -> list[Captured]:
+    """Each MoE layer's way with these tokens, in the order of its blocks; ValueError where a
+    layer's output is not what the recorded routing gives."""
+    layers = sites(pretrained.model)
+    if not layers:
+        raise ValueError(
+            f"{pretrained.name} ({pretrained.model_type}) has no module of experts that moeviz "
+            "knows; it is a dense model, or a family whose way is not known."
+        )
+    with watched(layers):
+        pretrained.run(ids_S)
+    captured = sorted((read(site) for site in layers), key=lambda c: c.layer)
+    for c in captured:
+        limit = TOLERANCE.get(c.y_TD.dtype, 1e-4)
+        if not c.error <= limit:
+            raise ValueError(
+                f"Layer {c.layer} of {pretrained.name}: the recorded experts and weights give "
+                f"another output than the model's (relative error {c.error:.2g}, at most "
+                f"{limit:g} is rounding). Its routing is not understood, so none is shown."
+            )
+    return captured
+
+
+def _facts(captured: list[Captured], rules: list[Rule]) -> dict[str, Any]:
+    return {
+        "rules": [str(rule) for rule in rules],
+        "by_score": [round(rule.by_score, 4) for rule in rules],
+        "errors": [float(f"{c.error:.3g}") for c in captured],
+    }
+
+
+def _stacked(tables: list[torch.Tensor], fill: float) -> np.ndarray:
+    """[T, L, columns] of L tables, each as wide as the widest."""
+    width = max(table.shape[1] for table in tables)
+    arrays = [
+        np.pad(t.cpu().numpy(), ((0, 0), (0, width - t.shape[1])), constant_values=fill)
+        for t in tables
+    ]
+    return np.stack(arrays, axis=1)

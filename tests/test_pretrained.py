@@ -1,0 +1,233 @@
+"""Real checkpoints' families: what is recorded of their routing is what they compute."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.hf_families import FAMILIES, tiny
+from moeviz.app import cli
+from moeviz.records.routes import Trace
+from moeviz.text.tokenizer import Tokenizer
+from moeviz.watch import pretrained
+from moeviz.watch.pretrained import checkpoint
+from moeviz.watch.pretrained.capture import read, sites, watched
+from moeviz.watch.pretrained.rule import rule_of
+from moeviz.watch.text import MAX_TOKENS
+
+transformers = pytest.importorskip("transformers", minversion="5.10")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the families' own code
+
+TEXT = "Tokens walk to their experts; 12 of them → two."
+
+
+def reader(model):
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def run(model, ids_S):
+    layers = sites(reader(model))
+    with watched(layers), torch.no_grad():
+        reader(model)(input_ids=ids_S[None], use_cache=False)
+    return layers
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_family_is_captured_as_it_computes(model_type):
+    model = tiny(model_type)
+    ids_S = torch.randint(3, 60, (14,), generator=torch.Generator().manual_seed(1))
+    layers = run(model, ids_S)
+    assert layers
+    for site in layers:
+        found = read(site)
+        assert found.error < 1e-5
+        served_TK = found.expert_TK >= 0
+        assert found.expert_TK.shape[0] == 14 and served_TK.any()
+        rule, score_TE = rule_of(found.logits_TE, found.expert_TK, found.weight_TK)
+        assert score_TE.sum(-1).allclose(torch.ones(14), atol=1e-4)
+        assert int(found.expert_TK.max()) < score_TE.shape[1]
+        if FAMILIES[model_type] is not None:
+            assert str(rule) == FAMILIES[model_type]
+
+
+def test_a_full_expert_leaves_tokens_without_one():
+    """Switch's capacity of 3 cannot seat 14 tokens that all want the same expert."""
+    model = tiny("switch_transformers")
+    (site,) = run(model, torch.full((14,), 7))
+    assert (read(site).expert_TK >= 0).sum() < 14
+
+
+def test_a_correction_of_the_scores_is_told():
+    model = tiny("deepseek_v3")
+    site = run(model, torch.arange(3, 43))[0]
+    found = read(site)
+    assert rule_of(found.logits_TE, found.expert_TK, found.weight_TK)[0].by_score < 0.9
+
+
+# Loading.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A whole tiny checkpoint with moeviz's own tokenizer."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = Tokenizer.default()
+    tokenizer.save(folder / "tokenizer.json")
+    config = transformers.MixtralConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder, max_shard_size="100KB")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json")
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_a_checkpoint_is_loaded_and_traced(folder):
+    real = pretrained.load(folder)
+    assert real.num_parameters == real.counted
+    trace = pretrained.trace(real, TEXT)
+    assert isinstance(trace, Trace) and trace.layers == (0, 1) and trace.num_experts == 4
+    own = Tokenizer.default()
+    assert list(trace.tokens) == own.pieces(own.encode(TEXT))
+    np.testing.assert_allclose(trace.weight.sum(-1), 1, rtol=1e-5)
+    best = np.argsort(-trace.score, axis=-1)[..., :2]
+    assert (np.sort(best) == np.sort(trace.expert)).all()
+    assert max(trace.meta["errors"]) < 1e-5 and trace.meta["by_score"] == [1, 1]
+    assert len(pretrained.trace(real, 99 * TEXT).tokens) == MAX_TOKENS
+
+
+def test_a_text_is_read_as_the_model_alone_reads_it(folder):
+    """The hooks change nothing."""
+    real = pretrained.load(folder)
+    ids_S = real.encode(TEXT)
+    before = real.run(ids_S).logits
+    with watched(sites(real.model)):
+        within = real.run(ids_S).logits
+    assert torch.equal(before, within) and torch.equal(before, real.run(ids_S).logits)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in real.model.modules())
+
+
+def rewrite(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def dense(path):
+    transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    ).save_pretrained(path)
+
+
+def lose(pattern):
+    def damage(path):
+        for file in sorted(path.glob(pattern))[:1]:
+            file.unlink()
+
+    return damage
+
+
+def own_code(path):
+    rewrite(path, model_type="mine", auto_map={"AutoConfig": "mine.Config"})
+
+
+def cut(path):
+    file = sorted(path.glob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def pickled(path):
+    for file in path.glob("*.safetensors*"):
+        file.unlink()
+    (path / "pytorch_model.bin").write_bytes(b"not to be read")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (dense, "is a dense model, or a family whose experts moeviz does not know"),
+        (lose("model-*.safetensors"), "The weights of .* cannot be loaded"),
+        (lose("config.json"), "There is no checkpoint .* that can be read"),
+        (lose("tokenizer*.json"), "has no tokenizer that can be read"),
+        (own_code, r"needs Python code of its own \(trust_remote_code\)"),
+        (cut, "The weights of .* cannot be loaded"),
+        (pickled, "The weights of .* cannot be loaded"),
+        (lambda path: rewrite(path, num_hidden_layers=3), "weights of .* are missing"),
+        (lambda path: rewrite(path, intermediate_size=32), "weights of .* (missing|cannot be)"),
+        (lambda path: rewrite(path, model_type="doge"), "finds experts by product keys"),
+        (lambda path: rewrite(path, model_type="t9000"), "There is no checkpoint"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_one_sentence(damage, message, copy):
+    damage(copy)
+    with pytest.raises(ValueError, match=message) as refused:
+        pretrained.load(copy)
+    sentence = str(refused.value)
+    assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 600
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "memory_bytes", lambda: 8e4)
+    with pytest.raises(ValueError, match="needs 0.0 GB for its weights in float32, and this"):
+        pretrained.load(folder)
+    monkeypatch.setattr(checkpoint, "SMALLER", {"small/one": 1e4})
+    with pytest.raises(ValueError, match="small/one would fit"):
+        pretrained.load(folder)
+
+
+def test_without_transformers_the_way_to_it_is_named(folder, monkeypatch):
+    for version, has in ((None, "it has none"), ("4.57.1", "it has 4.57.1")):
+        monkeypatch.setattr(checkpoint, "package_version", lambda _, version=version: version)
+        with pytest.raises(ValueError, match=re.escape(has)) as refused:
+            pretrained.load(folder)
+        assert 'pip install "moeviz[models]"' in str(refused.value)
+
+
+def test_a_routing_that_is_not_the_models_is_not_shown(folder, monkeypatch):
+    real = pretrained.load(folder)
+    block = real.model.model.layers[1].mlp.experts
+    other = lambda x_TD, expert_TK, weight_TK: type(block).forward(  # noqa: E731
+        block, x_TD, expert_TK.flip(-1), weight_TK
+    )
+    monkeypatch.setattr(block, "forward", other)
+    with pytest.raises(ValueError, match=r"Layer 1 of .*: the recorded experts and weights give"):
+        pretrained.trace(real, TEXT)
+
+
+def test_an_empty_text_is_refused(folder):
+    with pytest.raises(ValueError, match="The text is empty"):
+        pretrained.trace(pretrained.load(folder), "")
+
+
+# From a terminal.
+
+
+def test_the_command_writes_a_record_and_says_what_was_seen(folder, tmp_path, capsys):
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    out = tmp_path / "trace.safetensors"
+    command = ["trace", "--model", str(folder), "--text", str(tmp_path / "my.txt")]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    for sentence in (
+        "2 MoE layers, 4 experts, 2 a token.",
+        "parameters, as many as the calculator counts from its configuration.",
+        "Weights: softmax over all experts, the chosen divided by their sum.",
+        "the largest relative error is",
+    ):
+        assert sentence in printed
+    assert Trace.load_file(out).layers == (0, 1)
+
+    (tmp_path / "my.txt").write_bytes(b"\xff\xfe")
+    assert cli.main([*command, "--out", str(out)]) == 2
+    assert "is not text in UTF-8" in capsys.readouterr().err
