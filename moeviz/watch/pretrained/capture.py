@@ -58,6 +58,11 @@ class Site:
     routed: list[Any] = field(default_factory=list)
     y: Tensor | None = None
 
+    @property
+    def num_experts(self) -> int:
+        """Those that a token may choose, with those that compute nothing."""
+        return int(getattr(self.experts, "total_experts", 0) or self.experts.num_experts)
+
 
 def sites(model: nn.Module) -> list[Site]:
     """The MoE layers of a model. The name `experts` must be exact: a module `shared_experts` has no
@@ -130,24 +135,29 @@ def _floats(values: list[Any]) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 
 
-def _whole(values: list[Any]) -> list[Tensor]:
-    return [v for v in values if isinstance(v, Tensor) and not v.is_floating_point()]
-
-
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _chosen(site: Site) -> Captured:
-    """Experts that are called with tokens, chosen experts and weights: nearly every family."""
-    floats, whole = _floats(site.given), _whole(site.given)
-    weights = [v for v in floats[1:] if whole and v.shape == whole[0].shape]
+def places(site: Site, given: list[Any]) -> tuple[int, int, int]:
+    """Where in a call of experts the tokens, the chosen experts and their weights stand. ValueError
+    where they do not."""
+    tensors = [n for n, v in enumerate(given) if isinstance(v, Tensor)]
+    floats = [n for n in tensors if given[n].is_floating_point()]
+    whole = [n for n in tensors if n not in floats]
+    weights = [n for n in floats[1:] if whole and given[n].shape == given[whole[0]].shape]
     if not weights:
         raise ValueError(
             f"The experts of layer {site.layer} ({type(site.experts).__name__}) are not called "
             "with chosen experts and weights; moeviz does not know this family's way."
         )
-    x_TD, expert_TK, weight_TK = _flat(floats[0]), whole[0], weights[0]
+    return floats[0], whole[0], weights[0]
+
+
+def _chosen(site: Site) -> Captured:
+    """Experts that are called with tokens, chosen experts and weights: nearly every family."""
+    x_TD, expert_TK, weight_TK = (site.given[n] for n in places(site, site.given))
+    x_TD = _flat(x_TD)
     one_T1 = torch.ones_like(weight_TK[:, :1])
     parts = [
         site.experts(x_TD, expert_TK[:, k : k + 1], one_T1).reshape(x_TD.shape)
