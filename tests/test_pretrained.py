@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from helpers.hf_families import FAMILIES, tiny
+from helpers.live import wait
+from helpers.panels import said
+from moeviz import panels
 from moeviz.app import cli
 from moeviz.records.routes import Trace
 from moeviz.text.tokenizer import Tokenizer
@@ -208,6 +211,29 @@ def test_a_routing_that_is_not_the_models_is_not_shown(folder, monkeypatch):
 def test_an_empty_text_is_refused(folder):
     with pytest.raises(ValueError, match="The text is empty"):
         pretrained.trace(pretrained.load(folder), "")
+
+
+# On the screen.
+
+
+def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
+    panel = panels.RouteText(pretrained.load(folder))
+    assert "the layer's output differs from the model's own by" in said(panel)
+    before = panel.picture.value
+    panel.controls["text"].value = "12 + 7 = 19"
+    wait(lambda: panel.picture.value != before, "the picture of the other text")
+    count = len(Tokenizer.default().encode("12 + 7 = 19"))
+    assert f"{count} tokens, 4 experts" in said(panel)
+    panel.controls["layer"].value = 0
+    assert "Layer 0:" in said(panel)
+    panel.controls["text"].value = ""
+    wait(lambda: said(panel) == "The text is empty; type a few words.", "the refusal")
+
+
+def test_a_record_is_shown_with_its_own_text_alone(folder, tmp_path):
+    pretrained.trace(pretrained.load(folder), TEXT).save(tmp_path / "trace.safetensors")
+    panel = panels.RouteText(Trace.load_file(tmp_path / "trace.safetensors"))
+    assert panel.controls["text"].disabled and "4 experts" in said(panel)
 
 
 # From a terminal.

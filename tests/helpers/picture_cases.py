@@ -385,12 +385,13 @@ def _routing():
         yield f"recorded {name}", partial(slots, decision)
     for name, options in {
         "": {}, " of 40 experts": dict(tokens=LONG, num_experts=40), " of 1 token": {"tokens": "a"},
+        " of a real size": dict(tokens=LONG, num_experts=128, top_k=8, num_layers=4),
         " of 1 expert": dict(num_experts=1, top_k=1), " of no tokens": {"tokens": ()},
     }.items():  # fmt: skip
         trace = make_trace(**options)
         yield f"strip{name}", partial(token_strip, trace, 0)
         yield f"matrix{name}", partial(routing_matrix, trace, 1)
-        yield f"load{name}", partial(load_bars, trace.load(), (1, 2))
+        yield f"load{name}", partial(load_bars, trace.load(), trace.layers)
     for name, options in {
         "8 tokens": {}, "raw weights": {"weighting": "raw"}, "30 tokens": {"tokens": LONG[:30]},
         "1 token": {"tokens": "a"}, "1 expert": {"num_experts": 1, "top_k": 1},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
@@ -13,28 +13,43 @@ from moeviz.records.routes import Trace
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
+    from moeviz.watch.pretrained import Pretrained
 
 VIEWS = ("text", "probabilities", "load")
+PROSE = "The cat sat on the mat and the dog lay by the door."
+TEXTS = {
+    "Prose": PROSE,
+    "Code": "for i in range(10):\n    total = total + values[i]\nreturn total",
+    "Sums": "12 + 7 = 19, 8 + 8 = 16, 30 - 4 = 26, 5 * 6 = 30",
+}
 
 
 class RouteText(ReadingPanel):
     """The routing of a text. It opens on a recorded trace, without torch; the first text of the
-    learner's own loads torch and the small model in the background."""
+    learner's own loads torch and the small model in the background.
+
+    of: another source of routings: a real checkpoint (see watch.pretrained.load), which reads any
+    text; or a Trace, whose own text alone is shown.
+    """
 
     hangs_on = ("text",)
-    presets = {
-        "Prose": {"text": "The cat sat on the mat and the dog lay by the door."},
-        "Code": {"text": "for i in range(10):\n    total = total + values[i]\nreturn total"},
-        "Sums": {"text": "12 + 7 = 19, 8 + 8 = 16, 30 - 4 = 26, 5 * 6 = 30"},
-    }
+    presets = {name: {"text": text} for name, text in TEXTS.items()}
 
-    def __init__(self) -> None:
-        self.recorded = recorded_trace(Trace, "start_here")
+    def __init__(self, of: Pretrained | Trace | None = None) -> None:
+        self.of = of
+        if of is None:
+            self.recorded = recorded_trace(Trace, "start_here")
+            text = self.recorded.meta["text"]
+        elif isinstance(of, Trace):
+            self.recorded, text, self.presets = of, "".join(of.tokens), {}
+        else:
+            self.recorded, text = self._read_by(of, PROSE), PROSE
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
-        text = self.recorded.meta["text"]
+        box = text_box(text, "560px", "84px")
+        box.disabled = isinstance(of, Trace)
         super().__init__(
             [({"text": text}, self.recorded)],
-            {"text": text_box(text, "560px", "84px")},
+            {"text": box},
             {
                 "layer": slider("Layer", layers, len(layers) // 2),
                 "view": choice("Show", VIEWS, VIEWS[0], ""),
@@ -47,10 +62,39 @@ class RouteText(ReadingPanel):
             return None
         layer, view = self.controls["layer"].value, self.controls["view"].value
         if view == "text":
-            return self.shown(token_strip(trace, layer))
-        if view == "probabilities":
-            return self.shown(routing_matrix(trace, layer))
-        return self.shown(load_bars(trace.load(), trace.layers))
+            picture = token_strip(trace, layer)
+        elif view == "probabilities":
+            picture = routing_matrix(trace, layer)
+        else:
+            picture = load_bars(trace.load(), trace.layers)
+        shown = self.shown(picture)
+        if "errors" in trace.meta:
+            error = trace.meta["errors"][layer]
+            self.say(
+                f"{picture.summary} Computed again from this record, the layer's output differs "
+                f"from the model's own by {error:.0e} of it."
+            )
+        return shown
+
+    def make(self, wanted: Values) -> Any | None:
+        if self.of is None:
+            return super().make(wanted)
+        if isinstance(self.of, Trace):
+            raise ValueError("This panel shows a record: only the text that was recorded is there.")
+        self.say(f"{self.of.name} reads the text…")
+        self.worker.ask(lambda: self._read(wanted))
+        return None
+
+    def _read(self, wanted: Values) -> None:
+        assert self.of is not None and not isinstance(self.of, Trace)
+        self.keep(wanted, self._read_by(self.of, wanted["text"]))
+        self.refresh()
+
+    @staticmethod
+    def _read_by(model: Pretrained, text: str) -> Trace:
+        from moeviz.watch import pretrained
+
+        return pretrained.trace(model, text)
 
     def compute(self, wanted: Values, loaded: Loaded) -> Trace:
         from moeviz.watch.text import trace_text

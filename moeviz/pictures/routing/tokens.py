@@ -22,6 +22,8 @@ from moeviz.records.routes import Trace
 
 WIDTH, SIDE = 560, 270
 SHOWN_TOKENS = 128  # of a matrix
+SHOWN_CHOICES = 3  # beneath a token: real models have up to 12
+SHOWN_EXPERTS = 20  # of a list: real models have hundreds
 
 
 def token_strip(trace: Trace, layer: int) -> Picture:
@@ -29,7 +31,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     number its second choice. Beside it the load of each expert, which is the key of the colours,
     and that of all layers. layer counts the trace's MoE layers from 0."""
     expert_TK, twin_T = trace.expert[:, layer], twins(trace.tokens)
-    labels = [", ".join(str(e) for e in row if e >= 0) or "none" for row in expert_TK]
+    labels = [_label(row) for row in expert_TK]
     shown = [shorten(token, 24) for token in trace.tokens]
     breaks = {t + 1 for t, token in enumerate(trace.tokens) if token.endswith("⏎")}
     boxes, height = flow(shown, [(label,) for label in labels], size=14, air=12, room=WIDTH,
@@ -61,6 +63,12 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     return svg.picture(("#", "token", "experts", "weights"), rows)
 
 
+def _label(experts: np.ndarray) -> str:
+    served = [str(e) for e in experts if e >= 0]
+    more = ", …" if len(served) > SHOWN_CHOICES else ""
+    return ", ".join(served[:SHOWN_CHOICES]) + more or "none"
+
+
 def _choices(trace: Trace, t: int, layer: int) -> str:
     """ "expert 5 weight 0.62, expert 4 weight 0.38"."""
     pairs = zip(trace.expert[t, layer], trace.weight[t, layer], strict=True)
@@ -74,15 +82,19 @@ def _kin_of(experts: Iterable[int]) -> list[str]:
 def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -> None:
     """The load of this layer, expert by expert, and below it that of every layer, to be pressed."""
     load_LE, num_experts = trace.load(), trace.num_experts
+    listed = list(range(num_experts))
+    if num_experts > SHOWN_EXPERTS:
+        listed = np.argsort(-load_LE[layer], kind="stable")[:SHOWN_EXPERTS].tolist()
     total, even = max(int(load_LE[layer].sum()), 1), load_LE[layer].sum() / num_experts
     peak = max(int(load_LE.max(initial=0)), 1)
     left, length, row = 76.0, 110.0, 20.0
     top = 44.0
-    below = top + num_experts * row + 40
+    below = top + len(listed) * row + 40
     side = svg.beside(SIDE, below + len(load_LE) * row + 8)
-    side.text(0, 16, f"Load of its {num_experts} experts", size=14, bold=True)
-    for e in range(num_experts):
-        y, load = top + e * row, int(load_LE[layer, e])
+    of = f"{len(listed)} busiest of its" if len(listed) < num_experts else "Load of its"
+    side.text(0, 16, f"{of} {num_experts} experts", size=14, bold=True)
+    for place, e in enumerate(listed):
+        y, load = top + place * row, int(load_LE[layer, e])
         takes = dict.fromkeys(
             name for name, row in zip(twin_T, trace.expert[:, layer], strict=True) if e in row
         )
@@ -91,7 +103,7 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
             expert_box(side, left, y, max(length * load / peak, 2), 16, e, stroke=MUTED)
             side.text(left + length + 8, y + 13, f"{load} ({load / total:.0%})", fill=MUTED)
     x = left + length * even / peak
-    side.line(x, top - 4, x, top + num_experts * row, stroke=INK, dash="4 3")
+    side.line(x, top - 4, x, top + len(listed) * row, stroke=INK, dash="4 3")
     side.text(x, top - 8, "even", anchor="middle", fill=MUTED)
     side.text(0, below - 10, "Load in every layer", bold=True)
     for i, load_E in enumerate(load_LE):
@@ -113,6 +125,8 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     num_tokens, num_experts = score_TE.shape
     left, top, row = 116.0, 80.0, 17.0
     cell = min(58.0, (WIDTH - left) / num_experts)
+    each = math.ceil(20 / cell)  # number one in so many: for more there is no room
+    numbered = cell > 14
     peak = float(score_TE.max()) if score_TE.size else 1.0
     some = num_tokens < len(trace.tokens)
     count = f"the first {num_tokens} of {len(trace.tokens)}" if some else f"{num_tokens}"
@@ -122,13 +136,22 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     )
     svg = Svg(WIDTH, top + num_tokens * row + 8, "Router probabilities", summary)
     svg.text(0, 16, f"Layer {trace.layers[layer]}: router probability", size=14, bold=True)
-    heat_bar(svg, left, 30, 120, 12, "probability 0", f"{peak:.2g} · 1, 2: the choices")
+    heat_bar(
+        svg,
+        left,
+        30,
+        120,
+        12,
+        "probability 0",
+        f"{peak:.2g}" + " · 1, 2: the choices" * (cell > 14),
+    )
     svg.text(left - 8, 72, "token / expert", fill=MUTED, anchor="end")
     for e in range(num_experts):
         counts = ", ".join(f"choice {k + 1} of {(row_T == e).sum()}" for k, row_T
                            in enumerate(expert_TK.T))  # fmt: skip
         with svg.thing(f"e{e}", tip=f"expert {e}: {counts} tokens"):
-            svg.text(left + (e + 0.5) * cell, 72, str(e), anchor="middle", fill=MUTED)
+            label = str(e) if e % each == 0 else ""
+            svg.text(left + (e + 0.5) * cell, 72, label, anchor="middle", fill=MUTED)
     twin_T = twins(trace.tokens)
     for t in range(num_tokens):
         y = top + t * row
@@ -140,8 +163,9 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
             svg.heat(left, y, num_experts * cell, row - 1, score_TE[t][None] / peak)
             for k, e in enumerate(expert_TK[t]):
                 ink = ink_on(heat_colour(float(score_TE[t, e]) / peak))
-                svg.text(left + (e + 0.5) * cell, y + 12.5, str(k + 1) if e >= 0 else "",
-                         anchor="middle", bold=True, fill=ink)  # fmt: skip
+                place = str(k + 1) if e >= 0 and numbered else ""
+                x = left + (e + 0.5) * cell
+                svg.text(x, y + 12.5, place, anchor="middle", bold=True, fill=ink)
     columns = ("#", "token", *(f"expert {e}" for e in range(num_experts)))
     rows = ((t, trace.tokens[t], *(f"{p:.3f}" for p in score_TE[t])) for t in range(num_tokens))
     return svg.picture(columns, rows)
