@@ -97,7 +97,7 @@ def dissect(
     plan = _weighted(route, weighting, ffn.router.scale)
     expert_TK, weight_TK = rows_by_token(plan, len(tokens_S))
     factor = 1.0 if ffn.factor_P is None else ffn.factor_P[0]
-    row_output_ND = _row_outputs(x_TD, plan, ffn) * factor
+    row_output_ND = row_outputs(x_TD, plan, ffn) * factor
     y_TD = apply_experts(x_TD, plan, ffn.w13_E2FD, ffn.w2_EDF) * factor
     return Anatomy(
         text=text,
@@ -130,7 +130,7 @@ def _weighted(route: RouterOut, weighting: str, scale: float) -> Plan:
     return dataclasses.replace(route.plan, weight=weight_N * scale)
 
 
-def _row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
+def row_outputs(x_TD: Tensor, plan: Plan, ffn: MoEFFN) -> Tensor:
     """What each expert says of each of its rows before weighting, float32 [N, D]: every row is
     treated as a token of its own with one expert and weight 1."""
     x_ND = x_TD[plan.token.long()]
