@@ -25,8 +25,8 @@ from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
 
 # One token's way; beside it what all of them add up to, and who sends to whom.
-WIDTH, HEIGHT, SUMS = 560.0, 536.0, 396.0
-LEFT, TOP, SIDE = 56.0, 310.0, 240.0
+WIDTH, HEIGHT, SUMS = 560.0, 536.0, 380.0
+LEFT, TOP, SIDE = 56.0, 310.0, 228.0
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9

@@ -19,7 +19,7 @@ from moeviz.records.dispatch import DispatchTrace
 
 # The programs over the moments, and beside them the same pieces by tile and column.
 WIDTH, LEFT, RIGHT = 560.0, 84.0, 554.0
-MAP, MAP_LEFT = 396.0, 152.0
+MAP, MAP_LEFT = 380.0, 148.0
 TOP, LANE, GAP = 84.0, 28.0, 6.0
 BARS = 96.0  # the height of what is read
 NOW = "#0072b2"

@@ -11,7 +11,7 @@ from moeviz.pictures.axes import Scale, axes, short, y_axis
 from moeviz.pictures.plot import Key, box, curve, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 
-WIDTH, HEIGHT, SIDE = 560.0, 400.0, 396.0
+WIDTH, HEIGHT, SIDE = 560.0, 400.0, 380.0
 BLOCKS = (16, 32, 64, 128)
 # A colour and a dash each, never colour alone; the chosen one is wider.
 STYLES = (
@@ -92,7 +92,7 @@ def _lines(
 ) -> None:
     rule = expected_waste(num_rows, experts, block)
     top = min(max(100 * max(float(curves.max()), rule) * 1.05, 10.0), 100.0)
-    x, y = Scale(0, 2, 50, 292), Scale(0, top, 340, 76)
+    x, y = Scale(0, 2, 50, 276), Scale(0, top, 340, 76)
     heading(
         svg,
         "Padding, if few experts get most rows",
