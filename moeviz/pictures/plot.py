@@ -64,12 +64,6 @@ def mark(
             svg.line(x - size, y - side, x + size, y + side, stroke=colour, width=size / 2.5)
 
 
-def grip(svg: Svg, x: float, y: float) -> None:
-    """On an upright line that is dragged: two arrows, to the left and to the right."""
-    for side in (-1, 1):
-        svg.polygon([(x + 10 * side, y), (x + 3 * side, y - 5), (x + 3 * side, y + 5)], fill=INK)
-
-
 def curve(
     svg: Svg, x: Scale, y: Scale, values: Iterable[tuple[float, float]], key: Key,
     *, opacity: float = 1,
@@ -254,11 +248,11 @@ def paragraph(
 def stages(
     svg: Svg, width: float, names: Sequence[str], here: str, press: Callable[[str], dict[str, Any]],
     first: int = 1, top: float = 4,
-) -> dict[str, tuple[float, float]]:  # fmt: skip
+) -> tuple[float, float]:  # fmt: skip
     """The stations of a way, numbered from `first` where there is room, with the present one
-    filled; returns where each begins, and its width. press: what the panel's controls are set to by
+    filled; returns where that begins, and its width. press: what the panel's controls are set to by
     a click on one."""
-    gap, places = 16.0, {}
+    gap, here_at = 16.0, (0.0, 0.0)
     labels = [f"{i + first} {name}" for i, name in enumerate(names)]
     air = _air(labels, width, gap)
     if air < 12:
@@ -271,11 +265,12 @@ def stages(
         with svg.thing(tip=f"Go to {name}", press=press(name)):
             box(svg, x, top, wide, 28, colour, label,
                 bold=name == here, radius=6, stroke=edge)  # fmt: skip
-        places[name] = x, wide
+        if name == here:
+            here_at = x, wide
         x += wide + gap
         if name != names[-1]:
             svg.text(x - gap / 2, top + 19, "→", anchor="middle", fill=MUTED)
-    return places
+    return here_at
 
 
 def _air(labels: Sequence[str], width: float, gap: float) -> float:

@@ -24,7 +24,7 @@ from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import COUNTS, source_line
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, box, curve, grip, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, box, curve, heading, knob, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si, three
 
 # The main chart, and beside it the two that share its batches.
@@ -119,7 +119,7 @@ def decode_batch(
                         svg.text(at - 5, y.start - 8, words, rotate=-90, halo=True)
             _steps(part, x, y, both, batch, value)
         _times_as_long(svg, _batches(58, 550), speed, sparse, dense, batch)
-        grip(svg, _batches(58, 550)(batch), 142)
+        knob(svg, _batches(58, 550)(batch), 142, 6)
     else:
         svg.text(58, 180, "Neither fits this memory, not even one sequence.", size=14)
         for i, remedy in enumerate(remedies(model_name, device_name, devices, plan, context)):
@@ -222,7 +222,7 @@ def _legend(svg: Svg) -> None:
         with svg.thing(key.name, *names):
             legend(svg, x, 60, (replace(key, name=words),))
     svg.line(0, 77, 26, 77, stroke=MUTED, width=1.5, dash="2 4")
-    words = "from this batch on the arithmetic takes longer than reading the weights"
+    words = "critical batch: from it on, arithmetic takes longer than reading weights"
     svg.text(32, 81, words, fill=MUTED)
     shapes = {"limit: memory": "circle", "limit: arithmetic": "square",
               "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip

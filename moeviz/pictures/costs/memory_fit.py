@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from moeviz.costs import Device, Fit, device, fit
 from moeviz.pictures.axes import LogScale, Scale, general, short, x_axis, y_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, box, grip, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, box, heading, knob, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, hatch_on
 
 WIDTH, TOP, ROW, BAR = 560.0, 104.0, 58.0, 24.0
@@ -17,7 +17,7 @@ EDGE = 350.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
 CONTEXTS = tuple(2**i for i in range(9, 18))
 BETWEEN = tuple(round(2 ** (i / 2)) for i in range(18, 35))  # where the curve has points
-SIDE = 396.0
+SIDE = 380.0
 # Plans from large to small, and what a learner calls them.
 PLANS = {
     "bf16": "BF16", "fp8_block": "FP8", "int4": "INT4", "mxfp4_experts": "MXFP4 experts",
@@ -124,10 +124,11 @@ def _bar(svg: Svg, x: Scale, name: str, needed: Fit, top: float) -> None:
     end, last = x.start, WIDTH - 10
     for size, key in zip(_sizes(needed), PARTS, strict=True):
         start, end = end, end + x(size / 1e9) - x.start
+        wide = min(end, last) - min(start, last)
+        press = {"plan": name} if wide >= 2 else None  # what nobody can hit is no button
         with svg.thing(key.name, name, tip=f"{PLANS[name]}, {key.name}: {_gb(size)} GB",
-                       press={"plan": name}):  # fmt: skip
-            box(svg, min(start, last), top, min(end, last) - min(start, last), BAR, key.colour,
-                hatched=key.hatched)  # fmt: skip
+                       press=press):  # fmt: skip
+            box(svg, min(start, last), top, wide, BAR, key.colour, hatched=key.hatched)
     if needed.fits:
         svg.rect(end, top, EDGE - end, BAR, "none", stroke=INK)
         return
@@ -165,7 +166,7 @@ def _contexts(svg: Svg, at_context: dict[int, Fit], context: int) -> None:
     svg.line(x.start, memory, x.end, memory, stroke=INK, width=2)
     box(svg, x.start + 6, memory - 20, 62, 16, "#ffffff", "memory", bold=True, stroke=MUTED)
     svg.line(at, y.start, at, y.end, stroke=INK, width=1.5)
-    grip(svg, at, y.end)
+    knob(svg, at, y.end, 6)
     needed = (found.capacity_bytes - found.free_bytes) / 1e9
     mark(svg, "circle", at, y(min(needed, y.high)), PARTS[2].colour, 6, stroke=INK)
     half = (x(2) - x(1)) / 2

@@ -20,7 +20,7 @@ from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, curve, grip, heading, legend, mark, paragraph
+from moeviz.pictures.plot import Key, curve, heading, knob, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 
 WIDTH, SIDE, HEIGHT = 560.0, 260.0, 516.0
@@ -190,7 +190,7 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
             line = _key(link, link is chosen)
             curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
-    grip(svg, at, y.end)
+    knob(svg, at, y.end, 6)
     mark(svg, "circle", at, y(_clip(setup.speed(chosen, rate), y)), chosen.colour, 7, stroke=INK)
     if setup.holds_all:
         words = "All experts lie in this memory: every hit rate is 100 %."
