@@ -6,13 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from helpers.mutants import bounded, mutated, spoilt
+from helpers.mutants import bounded, mutated, searches, spoilt
 from helpers.training import MODELS, check_same, make, run, state_of, tiny_corpus
 from moeviz.records.store import load_arrays, save_arrays
 from moeviz.training import Trainer
 from moeviz.training.trainer import NonFiniteLossError
-
-MUTANTS = 500  # of each kind: a hundred a second
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +50,15 @@ def outcome(path, corpus, state=None):
     return "resumed"
 
 
-def test_a_spoilt_file_is_refused_or_exactly_right(saved, corpus, tmp_path):
-    rng, outcomes = random.Random(MUTANTS), Counter()
-    for _ in range(MUTANTS):
+@searches(100, 500)  # a hundred a second
+def test_a_spoilt_file_is_refused_or_exactly_right(count, saved, corpus, tmp_path):
+    rng, outcomes = random.Random(count), Counter()
+    for _ in range(count):
         path, state = rng.choice(saved)
         (tmp_path / "run").write_bytes(spoilt(path.read_bytes(), rng))
         outcomes[outcome(tmp_path / "run", corpus, state)] += 1
     print(dict(outcomes))
-    assert outcomes["refused"] > 0.9 * MUTANTS, outcomes
+    assert outcomes["refused"] > 0.9 * count, outcomes
 
 
 def change_array(arrays, rng):
@@ -75,11 +74,14 @@ def change_array(arrays, rng):
         arrays[rng.choice((other, "model.x", "optimizer.x.y", "history.x"))] = arrays.pop(name)
 
 
+@searches(100, 500)
 @pytest.mark.filterwarnings("ignore:.*encountered in cast")
-def test_a_checkpoint_of_other_shapes_types_or_settings_never_trips_a_step(saved, corpus, tmp_path):
+def test_a_checkpoint_of_other_shapes_types_or_settings_never_trips_a_step(
+    count, saved, corpus, tmp_path
+):
     """Its checksum is right, as when a program wrote it that means something else."""
-    rng, outcomes = random.Random(MUTANTS), Counter()
-    for _ in range(MUTANTS):
+    rng, outcomes = random.Random(count), Counter()
+    for _ in range(count):
         arrays, header = load_arrays(rng.choice(saved)[0], kind="checkpoint")
         if rng.random() < 0.5:
             change_array(arrays, rng)
@@ -88,7 +90,7 @@ def test_a_checkpoint_of_other_shapes_types_or_settings_never_trips_a_step(saved
         save_arrays(tmp_path / "run", arrays, {**header, "kind": "checkpoint"}, kind="checkpoint")
         outcomes[outcome(tmp_path / "run", corpus)] += 1
     print(dict(outcomes))
-    assert outcomes["refused"] > MUTANTS / 2, outcomes
+    assert outcomes["refused"] > count / 2, outcomes
 
 
 @pytest.mark.parametrize(

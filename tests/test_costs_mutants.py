@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from helpers.mutants import bounded, mutated
+from helpers.mutants import bounded, mutated, searches
 from moeviz.costs import Architecture
 from moeviz.costs.known.models_2024 import DBRX
 from moeviz.costs.known.models_2025 import QWEN35, ULTRA, V4_FLASH
@@ -18,7 +18,6 @@ from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 
 transformers = pytest.importorskip("transformers")
 
-CONFIGS = 20_000  # a thousand a second, and rare slips show
 LONGEST = 600  # characters of a sentence: 500 of them where it lists every model type
 
 
@@ -33,9 +32,10 @@ def bases():
     return [*kinds, DBRX, QWEN35, ULTRA, V4_FLASH, nested, json.loads(CONFIG)]
 
 
-def test_a_mutated_config_is_answered_or_refused_in_one_short_sentence():
-    rng, outcomes, known = random.Random(CONFIGS), Counter(), bases()
-    for _ in range(CONFIGS):
+@searches(2_000, 20_000)  # a thousand a second
+def test_a_mutated_config_is_answered_or_refused_in_one_short_sentence(count):
+    rng, outcomes, known = random.Random(count), Counter(), bases()
+    for _ in range(count):
         text = json.dumps(mutated(rng.choice(known), sorted(STRUCTURAL), rng))
         with bounded(seconds=20, gigabytes=1):
             try:
@@ -51,7 +51,7 @@ def test_a_mutated_config_is_answered_or_refused_in_one_short_sentence():
                 assert 0 < counted.active["all"] <= counted.total < math.inf
                 outcomes["answered"] += 1
     print(dict(outcomes))
-    assert min(outcomes["answered"], outcomes["refused"]) > CONFIGS / 10, outcomes
+    assert min(outcomes["answered"], outcomes["refused"]) > count / 10, outcomes
 
 
 @pytest.mark.parametrize(

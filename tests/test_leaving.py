@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from helpers.mutants import searches
 from helpers.prose import prose
 from moeviz.records.lock import NAME
 from moeviz.records.store import load_arrays, load_header
@@ -122,7 +123,8 @@ for out, more in ((cut, ["--resume"]), (whole, [])):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
-def test_a_run_that_is_killed_twenty_times_is_the_same_bit_for_bit(tmp_path):
+@searches(5, 20)
+def test_a_run_that_is_killed_again_and_again_is_the_same_bit_for_bit(count, tmp_path):
     (tmp_path / "text.txt").write_text(prose(1))
     options = (
         "--d-model 16 --num-layers 2 --num-heads 2 --num-experts 4 --top-k 2 --d-expert 8 "
@@ -130,7 +132,7 @@ def test_a_run_that_is_killed_twenty_times_is_the_same_bit_for_bit(tmp_path):
         f"--schedule constant --corpus {tmp_path / 'text.txt'}"
     )
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    ended = run(KILLED, tmp_path, str(whole), str(cut), "20", *options.split())
+    ended = run(KILLED, tmp_path, str(whole), str(cut), str(count), *options.split())
     assert ended.returncode == 0, ended.stdout + ended.stderr
     print(ended.stdout)
     names = ["checkpoint.safetensors", "model.safetensors"]

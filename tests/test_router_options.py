@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from helpers.mutants import searches
 from helpers.routers import GATED, VOCAB, context, decision, every, normal
 from moeviz.routing import ROUTERS, Capacity, Gate, build_router, own_options
 
@@ -154,9 +155,7 @@ def routes_twice(name, sizes, options, capacity):
 
 
 @pytest.mark.filterwarnings("ignore:With top_k=1")
-@pytest.mark.parametrize(
-    "count", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids="{:,} sets".format
-)
+@searches(300, 10_000)
 def test_odd_options_route_with_finite_gradients_or_are_refused_in_one_sentence(count):
     rng, routed = random.Random(count), 0
     for _ in range(count):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 # Of every kind that JSON has, the sizes at which something overflows or fills the memory, and what
 # is no key of a dict.
 VALUES: tuple[Any, ...] = (
@@ -84,3 +86,9 @@ def spoilt(data: bytes, rng: random.Random) -> bytes:
         return data[: place + length] + data[place:]
     block = data[place : place + length]
     return data[:place] + rng.randbytes(len(block)) + data[place + length :]
+
+
+def searches(few: int, many: int) -> pytest.MarkDecorator:
+    """A test that draws `count` cases: few in each `make test`, many in `make test-all`."""
+    counts = [few, pytest.param(many, marks=pytest.mark.slow)]
+    return pytest.mark.parametrize("count", counts, ids="{:,} cases".format)
