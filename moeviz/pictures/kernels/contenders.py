@@ -71,7 +71,7 @@ def _contender(
         svg.rect(1, y - 12, WIDTH - 2, ROW - 3, "none", stroke=edge, radius=6)
         svg.text(LEFT, y + 4, name, size=13, halo=True, bold=name == base)
         words = CONTENDERS.get(name, "")
-        svg.text(LEFT + text_width(name, 12.5) + 14, y + 4, words, fill=MUTED, halo=True)
+        svg.text(LEFT + text_width(name, 13) + 20, y + 4, words, fill=MUTED, halo=True)
         for s, (kind, key) in enumerate(SERIES.items()):
             if kind in times:
                 ratio = ""
