@@ -315,7 +315,7 @@ def test_inside_a_layer(page):
         browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
         seen.add(browser.picture(page, LAYER_PANEL))
     assert len(seen) == len(STAGES)
-    browser.click(page, ".moeviz-next")  # nothing follows the last
+    assert page.locator(f"{LAYER_PANEL} .moeviz-next").is_disabled(), "nothing follows the last"
     browser.click(page, ".moeviz-back")
     browser.wait_state(page, LAYER_PANEL, "stage=experts&")
     for stage in STAGES[3::-1]:

@@ -7,7 +7,19 @@ from urllib.parse import urlencode
 
 import pytest
 
-from helpers.live import interrupt, learners, obey, play, step, steps, texts, trained, until, wait
+from helpers.live import (
+    interrupt,
+    learners,
+    note,
+    obey,
+    play,
+    step,
+    steps,
+    texts,
+    trained,
+    until,
+    wait,
+)
 from helpers.panels import LOUD, check_refused, drawn, press, said
 from moeviz import panels
 from moeviz.experiments import collapse
@@ -24,10 +36,15 @@ NONE_CAN_DIE = {
 OTHERS = [arm for arm in ARMS if arm != "nothing"]
 
 
-def choose(panel, cures, seed=0):
+def choose(panel, cures, seed=1):
     """Set the switches, as a state does."""
     values = {name: value for name, value in asdict(cures).items() if name in panel.controls}
     panel.state = f"collapse?{urlencode(values | {'z': bool(cures.z), 'seed': seed})}"
+
+
+def called(arm):
+    """An arm's name in the panel."""
+    return "no balancing" if arm == "nothing" else arm
 
 
 def runs_shown(panel):
@@ -41,13 +58,12 @@ def test_the_switches_of_every_recorded_arm_show_its_recordings():
     panel = panels.Collapse()
     runs, _ = recorded_runs("collapse")
     ends = {(run.label, run.meta["train"]["seed"]): run.curve.validation[-1] for run in runs}
-    choose(panel, Cures(), 1)  # the panel opens on the first arm, which would be no other setting
     for arm, cures in ARMS.items():
         for seed in range(5):
             choose(panel, cures, seed)
-            assert texts(panel)[0].startswith("recorded, not live")
+            assert note(panel).startswith("recorded, not live")
             assert said(panel) == "A recorded run of this setting. Press Play to train it here."
-            label, beside = f"{arm}, seed {seed}", f"dashed: nothing, seed {seed}"
+            label, beside = f"{called(arm)}, seed {seed}", f"dashed: no balancing, seed {seed}"
             assert set(runs_shown(panel)) == ({label, beside} if arm in OTHERS else {label})
             assert panel.drawn.summary.startswith(label) and "nan" not in panel.drawn.svg
             gap = ends[arm, seed] - ends[DENSE, seed]
@@ -60,17 +76,17 @@ def test_the_presets_show_a_recorded_collapse_and_recorded_cures():
     panel = panels.Collapse()
     for words, fell in zip(panel.presets, (True, False, False), strict=True):
         panel._try(words)
-        assert texts(panel)[0].startswith("recorded, not live")
+        assert note(panel).startswith("recorded, not live")
         assert collapsed(panel._learners()[0][0].curve) == fell
 
 
 def test_what_is_not_recorded_says_so_and_keeps_the_comparison():
     panel = panels.Collapse()
     choose(panel, Cures(z=1e-3, bias="sign"))
-    assert texts(panel)[0] == "not recorded: Play trains it here"
+    assert note(panel) == "not recorded: Play trains it here"
     assert said(panel) == "This setting is not recorded. Press Play to train it here."
-    assert panel.drawn.summary.startswith("z-loss 0.001 + sign bias, seed 0: no step has been")
-    assert set(runs_shown(panel)) == {"dashed: nothing, seed 0"}
+    assert panel.drawn.summary.startswith("z-loss 0.001 + sign bias, seed 1: no step has been")
+    assert set(runs_shown(panel)) == {"dashed: no balancing, seed 1"}
     assert "dense twin, recorded" in texts(panel)
     panel.controls["seed"].value = 9999
     assert panel.drawn.rows == () and "dense twin" not in panel.drawn.svg
@@ -107,10 +123,10 @@ def test_the_scope_without_a_balancing_loss_restarts_nothing(track):
     step(panel)
     panel.controls["scope"].value = "sequence"
     assert "which is off: it changes nothing now" in said(panel)
-    assert step(panel) == [2] and trained(panel) == "nothing, seed 0"
+    assert step(panel) == [2] and trained(panel) == "no balancing, seed 1"
     panel.controls["aux"].value = 0.1
     until(panel, "Ready.")
-    assert step(panel) == [1] and trained(panel) == "balancing loss 0.1 per sequence, seed 0"
+    assert step(panel) == [1] and trained(panel) == "balancing loss 0.1 per sequence, seed 1"
     assert "dense twin, recorded" in texts(panel), "beside a live run too"
 
 
@@ -122,7 +138,7 @@ def test_each_switch_trains_that_cure_beside_the_run_before(track):
         until(panel, "Ready.")
         step(panel)
         # Of the live run before, not of the recorded one: one step.
-        assert runs_shown(panel) == [f"{arm}, seed 0", f"dashed: {before}, seed 0"]
+        assert runs_shown(panel) == [f"{arm}, seed 1", f"dashed: {called(before)}, seed 1"]
         assert [row[1] for row in panel.drawn.rows] == [1, 1]
 
 
@@ -205,7 +221,10 @@ def test_a_chosen_expert_is_killed_while_paused_and_only_once(track):
     assert step(panel, 3) == [4] and not load_of(1, 7)[1:].any()
     obey(panel, "reset", "Ready.")
     step(panel)
-    assert runs_shown(panel) == ["nothing, seed 0", "dashed: nothing, seed 0, expert 7 killed"]
+    assert runs_shown(panel) == [
+        "no balancing, seed 1",
+        "dashed: no balancing, seed 1, expert 7 killed",
+    ]
     assert "Killed" not in said(panel) and not any(t.startswith("✕") for t in texts(panel))
 
 

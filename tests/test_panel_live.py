@@ -110,8 +110,8 @@ def test_the_timeline_shows_the_past_while_training_goes_on(kind, track):
         (Race, "experts", 4, "E = 4, K = 2, seed 0"),
         (Race, "top_k", 1, "E = 16, K = 1, seed 0"),
         (Race, "seed", 5, "E = 16, K = 2, seed 5"),
-        (Collapse, "z", True, "z-loss 0.001, seed 0"),
-        (Collapse, "seed", 5, "nothing, seed 5"),
+        (Collapse, "z", True, "z-loss 0.001, seed 1"),
+        (Collapse, "seed", 5, "no balancing, seed 5"),
     ],
 )
 def test_another_configuration_trains_from_the_start_and_another_view_goes_on(

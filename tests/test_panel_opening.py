@@ -44,7 +44,7 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     panel = exhibit(name)()
     buttons = {w.description: w for w in family(panel) if "moeviz-preset" in w._dom_classes}
     assert [*buttons] == [*panel.presets]
-    wanted = panel.presets[words]
+    wanted, opening = panel.presets[words], panel.values
     for other in buttons.values():  # where it opens like this
         if wanted.items() <= panel.values.items():
             other.click()
@@ -53,6 +53,10 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     buttons[words].click()
     assert wanted.items() <= at_ease(panel).values.items()
     assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
+    for rest in (w for w in family(panel) if "moeviz-rest" in getattr(w, "_dom_classes", ())):
+        inside = family(rest)
+        moved_there = any(panel.controls[n] in inside and wanted[n] != opening[n] for n in wanted)
+        assert rest.layout.display == "" or not moved_there, "what it sets is out of sight"
 
 
 OPENS_ON_ITS_FIRST = (

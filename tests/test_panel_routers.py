@@ -146,7 +146,8 @@ def test_a_family_stands_beside_top_k_and_only_its_buttons_are_in_sight(family):
 
 def test_of_five_routers_the_oldest_goes_and_the_last_but_one_stays():
     panel = panels.CompareRouters("experts choose")
-    assert panel.choice.chosen == ("token_choice", "expert_choice", "expert_threshold")
+    assert panel.choice.chosen == ("token_choice", "expert_choice")
+    toggle(panel, "expert_threshold")
     before = everything(panel)
     panel.choice.family.value = "all"
     assert everything(panel) == before and set(in_sight(panel)) == set(ROUTERS)
@@ -161,16 +162,19 @@ def test_of_five_routers_the_oldest_goes_and_the_last_but_one_stays():
     assert everything(panel) == before and panel.choice.buttons["token_choice"].value
 
 
-def test_a_pressed_router_stands_beside_top_k_alone():
-    panel = panels.CompareRouters()
-    (press,) = {
-        m.get("data-press")
-        for m in drawn(panel).iter()
-        if m.get("aria-label", "").startswith("Switch: ")
-    }
-    panel.state = f"{panel.kind}?{press}"
-    assert panel.choice.chosen == ("token_choice", "switch")
-    assert not drawn(panel).findall(".//*[@data-press]"), "two are as large as they get"
+def test_a_pressed_router_stands_beside_top_k_alone_and_pressed_again_in_its_family():
+    panel = panels.CompareRouters("token choice")
+    assert panel.choice.chosen == ("token_choice", "switch", "gshard")
+    for hint, shown in (("larger", ("switch",)), ("family", ("switch", "noisy_topk", "gshard"))):
+        (press,) = {
+            m.get("data-press")
+            for m in drawn(panel).iter()
+            if re.match(f"Switch: .*; press to see.* {hint}", m.get("aria-label", ""))
+        }
+        panel.state = f"{panel.kind}?{press}"
+        assert panel.choice.chosen == ("token_choice", *shown)
+    panel._try("Top-K, Switch and GShard")
+    assert panel.choice.chosen == ("token_choice", "switch", "gshard")
 
 
 def test_a_family_that_there_is_not_is_refused():

@@ -170,7 +170,8 @@ def test_a_token_is_followed_through_every_stage(stage):
     picture = anatomy(layer, stage, follow=3)
     framed = [g for g in things(picture, "t3") if g.get("data-kin").startswith("t3")]
     wanted = {"dispatch": 1 + 2, "experts": 2}.get(stage, 1)  # its name and its rows
-    assert len(framed) == wanted
+    assert len(framed) == wanted + 1, "and its thread"
+    assert [t.text for t in framed[0].iter(SVG + "text")][1] == f"{layer.logits[3].max():.1f}"
     fates = {dict(parse_qsl(g.get("data-press")))["follow"] for g in framed}
     assert fates == {"-1"}, "pressed again it is followed no longer"
     rings = marks(picture, "rect", "#d55e00;stroke-width:2.5")

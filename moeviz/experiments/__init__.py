@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "capacity": "capacity",
     "slots": "slots",
     "kernels": "dispatch",
+    "real_traces": "real_traces",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",

@@ -66,6 +66,7 @@ class Panel(widgets.VBox):
         self.worker = Worker(f"{OURS}{self.kind}", self.guarded, self.pulse)
         self.drawn: Picture | None = None
         self._quiet = False
+        self._hidden: set[str] = set()  # the controls behind "More"
         self._room = 0  # letters of the longest sentence
         self.picture = widgets.HTML().add_class("moeviz-picture")
         self.status = widgets.HTML().add_class("moeviz-status")
@@ -77,7 +78,10 @@ class Panel(widgets.VBox):
         bars = [try_row(self.presets, self._try)] if self.presets else []
         bars += self._bars(rows)
         if more:
-            bars += behind_more(self._bars(more))
+            shown = {*self.controls}
+            self._more, rest = behind_more(self._bars(more))
+            self._hidden = {*self.controls} - shown
+            bars += [self._more, rest]
         under = [self._bar([self.show_table, self.take_away.press]), self.take_away, self.table]
         super().__init__([page(), *bars, self.status, self.picture, *under, self.pulse])
         self.add_class("moeviz-panel")
@@ -257,10 +261,12 @@ class Panel(widgets.VBox):
 
     def _try(self, preset: str) -> None:
         """From the opening: what another preset has set is no part of this one. A learner's own
-        text stays."""
+        text stays. What it sets is in sight."""
         opening = {n: v for n, v in self._opened_with.items() if not is_text(self.controls[n])}
         with self.guarded():
             self.state = written(self.kind, opening | self.presets[preset])
+            if any(self.values[name] != self._opened_with[name] for name in self._hidden):
+                self._more.value = True
 
     def set_controls(self, values: dict[str, Any]) -> None:
         """Give controls new values without `changed` hearing of each."""

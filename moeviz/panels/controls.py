@@ -46,10 +46,10 @@ def button(label: str, name: str, tip: str, action: Callable[[], None]) -> widge
     return made
 
 
-def behind_more(bars: list[widgets.Widget]) -> list[widgets.Widget]:
+def behind_more(bars: list[widgets.Widget]) -> tuple[widgets.ToggleButton, widgets.VBox]:
     """A button "More", and the bars that it shows: a first look needs few controls."""
     rest = widgets.VBox(bars).add_class("moeviz-rest")
-    return [behind("More", "Show the other controls", rest).add_class("moeviz-more"), rest]
+    return behind("More", "Show the other controls", rest).add_class("moeviz-more"), rest
 
 
 def behind(label: str, tip: str, rest: widgets.Widget) -> widgets.ToggleButton:

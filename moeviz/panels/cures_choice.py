@@ -22,7 +22,7 @@ LEARNING = (("learned", "learned"), ("frozen", "frozen"), ("re-randomised", "rer
 
 
 def cure_controls() -> list[dict[str, widgets.Widget]]:
-    """The switches in rows, all of them off; the first row is that of the usual cure."""
+    """The switches in rows, all of them off; the first row has the usual cures."""
     amounts = (("off", 0.0), ("0.01", 0.01), ("0.1", 0.1))
     sizes = (("off", 0.0), ("0.3", 0.3), ("1", 1.0))
     z_loss, shared = switch(f"z-loss {Z_LOSS:g}"), switch("shared expert")
@@ -30,10 +30,10 @@ def cure_controls() -> list[dict[str, widgets.Widget]]:
     return [
         {
             "aux": choice("Bal. loss", amounts, 0.0, "54px"),
-            "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
+            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
         },
         {
-            "bias": choice("Bias", ("none", "sign", "quantile"), "none", "88px"),
+            "scope": choice("Scope", ("batch", "sequence"), "batch", "96px"),
             "noise": choice("Noise", sizes, 0.0, "54px"),
             "z": z_loss,
             "shared": shared,

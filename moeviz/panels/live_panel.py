@@ -218,6 +218,7 @@ class LivePanel(Panel):
             self._chosen = self._configuration()
             self.timeline.value = 100
             self._aside, self._offered = "", False
+            self._stays = ("", 0.0)  # it was said of the run before
             self._forget_autosave()
             if type(self).run is not None:
                 self._live().reset(self._builder(anew=True))

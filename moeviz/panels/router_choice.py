@@ -10,6 +10,8 @@ from moeviz.panels.controls import choice
 
 FEWEST, MOST = 2, 4
 BASELINE = "token_choice"  # what every family is compared with
+# What families open on whose first routers are near twins, or are more than a first look needs.
+FIRST = {"token choice": ("switch", "gshard"), "experts choose": ("expert_choice",)}
 EVERY = "all"
 
 
@@ -52,9 +54,17 @@ class RouterChoice(widgets.VBox):
 
     def first_of(self, family: str) -> str:
         """The value that a family opens with."""
-        members = [name for name, named in self.named.items() if named.family == family]
-        others = [name for name in members if name != BASELINE]
-        return ",".join((BASELINE, *others)[:MOST])
+        return self._beside_top_k(*FIRST.get(family, self._members(family)))
+
+    def whole_family(self, name: str) -> str:
+        """The value that has a router, and as many others of its family as there is room for."""
+        return self._beside_top_k(name, *self._members(self.named[name].family))
+
+    def _members(self, family: str) -> list[str]:
+        return [name for name, named in self.named.items() if named.family == family]
+
+    def _beside_top_k(self, *names: str) -> str:
+        return ",".join([*dict.fromkeys((BASELINE, *names))][:MOST])
 
     def check(self, value: str) -> None:
         """ValueError, one sentence, where a value is none that this can have."""

@@ -248,11 +248,12 @@ def paragraph(
 def stages(
     svg: Svg, width: float, names: Sequence[str], here: str, press: Callable[[str], dict[str, Any]],
     first: int = 1, top: float = 4,
-) -> tuple[float, float]:  # fmt: skip
+) -> dict[str, tuple[float, float]]:  # fmt: skip
     """The stations of a way, numbered from `first` where there is room, with the present one
-    filled; returns where that begins, and its width. press: what the panel's controls are set to by
+    filled; returns where each begins, and its width. press: what the panel's controls are set to by
     a click on one."""
-    gap, here_at = 16.0, (0.0, 0.0)
+    gap = 16.0
+    places: dict[str, tuple[float, float]] = {}
     labels = [f"{i + first} {name}" for i, name in enumerate(names)]
     air = _air(labels, width, gap)
     if air < 12:
@@ -265,12 +266,11 @@ def stages(
         with svg.thing(tip=f"Go to {name}", press=press(name)):
             box(svg, x, top, wide, 28, colour, label,
                 bold=name == here, radius=6, stroke=edge)  # fmt: skip
-        if name == here:
-            here_at = x, wide
+        places[name] = x, wide
         x += wide + gap
         if name != names[-1]:
             svg.text(x - gap / 2, top + 19, "→", anchor="middle", fill=MUTED)
-    return here_at
+    return places
 
 
 def _air(labels: Sequence[str], width: float, gap: float) -> float:

@@ -50,6 +50,11 @@ class DomainInformation:
     null_sd: float
     p_value: float
 
+    @property
+    def normalised_null(self) -> float:
+        """null_mean as a share of H(domain), to stand beside normalised."""
+        return ratio(self.null_mean * self.normalised, self.value)
+
 
 def _domain_of_groups(domain_T: np.ndarray, groups_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The domain of each group, and each token's group as a number from 0."""

@@ -31,7 +31,7 @@ MOVES = {
     "Claims": {"claim": "gpt4_sizes", "first": None, "second": None, "third": None},
     "Collapse": {
         "aux": 0.1, "scope": "sequence", "bias": "quantile", "noise": 1.0, "z": True,
-        "shared": True, "router": "sinkhorn", "learning": "frozen", "layer": 0, "seed": 1,
+        "shared": True, "router": "sinkhorn", "learning": "frozen", "layer": 0, "seed": 0,
         "victim": 6,
     },
     "CompareRouters": {

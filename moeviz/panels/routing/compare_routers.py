@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
@@ -62,9 +62,13 @@ class CompareRouters(ReadingPanel):
             "routers": "token_choice,hash", "source": "text", "top_k": 1, "capacity": "none",
             "mode": "training",
         },
+        "Soft MoE mixes all tokens": {
+            "routers": "token_choice,soft_moe", "source": "text", "top_k": 1, "capacity": "none",
+            "mode": "training",
+        },
     }  # fmt: skip
 
-    def __init__(self, family: str = "token choice", *, own: Rule | None = None) -> None:
+    def __init__(self, family: str = "experts choose", *, own: Rule | None = None) -> None:
         self.recorded, meta = recorded()
         self.own = own
         self._opening = (meta["text"], meta["layer"])
@@ -72,6 +76,7 @@ class CompareRouters(ReadingPanel):
         check_choice("family", family, dict.fromkeys(n.family for n in self.names.values()))
         self.choice = RouterChoice(self.names, family)
         self.choice.refused = self.say
+        self.presets = self._with_the_opening()
         temperatures = [(f"{t:g}", t) for t in TEMPERATURES]
         noise = widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise")
         top_k = {"top_k": whole_slider("Choices K", 1, 4, 1)}
@@ -123,15 +128,31 @@ class CompareRouters(ReadingPanel):
         decisions, given = record
         rules = [self.names[name].rule for name in self.choice.chosen]
         heading, note = self._heading(), self._note(given)
-        picture = compare(decisions, rules, heading=heading, note=note, press=self._alone())
+        press, hint = self._other_sizes()
+        picture = compare(decisions, rules, heading=heading, note=note, press=press, hint=hint)
         self.say(f"{picture.summary} {note}".strip())
         return picture
 
-    def _alone(self) -> dict[str, dict[str, str]]:
-        """What shows a router beside top-K alone, where its weights have room."""
+    def _with_the_opening(self) -> dict[str, dict[str, Any]]:
+        """The presets; first the one that leads back to the routers that the panel opens on."""
+        names, value = self.choice.chosen, self.choice.value
+        first = {w: sets for w, sets in self.presets.items() if sets["routers"] == value}
+        *titles, last = (self.names[name].title for name in names)
+        return (first or {f"{', '.join(titles)} and {last}": {"routers": value}}) | self.presets
+
+    def _other_sizes(self) -> tuple[dict[str, dict[str, str]], str]:
+        """What a press on a router's name shows, and how that is told: it beside top-K alone, where
+        its weights have room; there, its family again."""
         names = self.choice.chosen
-        others = [name for name in names if name != BASELINE and len(names) > FEWEST]
-        return {self.names[name].title: {"routers": f"{BASELINE},{name}"} for name in others}
+        others = [name for name in names if name != BASELINE]
+        alone = {name: f"{BASELINE},{name}" for name in others}
+        if len(names) > FEWEST:
+            shown, hint = alone, "press to see it larger"
+        else:
+            wider = {name: self.choice.whole_family(name) for name in others}
+            shown = {name: value for name, value in wider.items() if value != alone[name]}
+            hint = "press to see its family"
+        return {self.names[name].title: {"routers": shown[name]} for name in shown}, hint
 
     def make(self, wanted: Values) -> tuple[list[Decision], int] | None:
         """As recorded, where only the choice of routers is another one. Synthetic tokens need

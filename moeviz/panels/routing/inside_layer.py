@@ -29,12 +29,14 @@ class InsideLayer(ReadingPanel):
     """logits → softmax → top-k → dispatch → experts → combine, every matrix real.
 
     It opens on a recorded layer, without torch; another text, layer or weighting loads the model.
-    All rows stand in the order of experts; played, they move there one after the other.
+    All rows stand in the order of experts; played, they move there one after the other. The first
+    token is followed until a press on another one.
     """
 
     player: Player
     hangs_on = ("text", "layer", "weighting")
     presets = {
+        "From the scores on": {"stage": "logits", "follow": 0},
         "Rows in the order of experts": {"stage": "dispatch"},
         "Weights that do not add up to 1": {"stage": "top-k", "weighting": "raw"},
         "A sum as text": {"stage": "top-k", "text": "12 + 7 = 19"},
@@ -54,7 +56,7 @@ class InsideLayer(ReadingPanel):
             [{"stage": slider("Stage", STAGES, STAGES[0])}, self._back, self._next],
             [self.player.toggle, {"step": rows}],
             more=[
-                {"follow": slider("Follow", TOKENS, NOBODY)},
+                {"follow": slider("Follow", TOKENS, 0)},
                 {
                     "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
                     "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),

@@ -40,7 +40,7 @@ class Slots(ReadingPanel):
     hangs_on = ("source", "factor", "top_k", "priority", "overflow", "pool")
     of_source = {"synthetic": ("skew", "tokens", "seed"), "text": ("text", "layer")}
     presets = {
-        "Even tokens": {"source": "synthetic", "skew": 0.0, "factor": 1.25, "top_k": 1},
+        "Some are wanted more": {"source": "synthetic", "skew": 1.0, "factor": 1.25, "top_k": 1},
         "Most want one expert": {"source": "synthetic", "skew": 2.0, "factor": 1.25, "top_k": 1},
         "No limit": {"factor": UNLIMITED, "overflow": "drop"},
         "Each sequence for itself": {"source": "synthetic", "factor": 1.25, "pool": "sequence"},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moeviz.training.trainer import Trainer
 
 MODEL = "MoE"  # the one learner's name
+SEED = 1  # whose recorded run collapses when nothing is done
 
 ACTIVE_WIDTH = 256  # of the model at the small size
 
@@ -41,11 +42,10 @@ class Collapse(LivePanel):
     called, trained, series_label = "run", "the model", "then train the next seed"
     kept = " and stays in the picture, dashed"
     labels = (MODEL,)
-    # Of a seed whose recorded run collapses when nothing is done.
     presets = {
-        "Let it collapse": switched(Cures()) | {"seed": 1},
-        "Cure it": switched(Cures(bias="sign")) | {"seed": 1},
-        "Freeze the router": switched(Cures(learning="frozen")) | {"seed": 1},
+        "Let it collapse": switched(Cures()) | {"seed": SEED},
+        "Cure it": switched(Cures(bias="sign")) | {"seed": SEED},
+        "Freeze the router": switched(Cures(learning="frozen")) | {"seed": SEED},
     }
     # Of this process: whether each finished run collapsed, the run before this one, and who was
     # killed in this one: (step, layer, expert).
@@ -73,7 +73,7 @@ class Collapse(LivePanel):
             ],
             last={
                 "layer": choice("Layer", (0, 1), 1, "44px"),
-                "seed": seed_box(),
+                "seed": seed_box(SEED),
                 **size_choice(num_experts, ACTIVE_WIDTH),
             },
             more=others,
@@ -238,7 +238,7 @@ class Collapse(LivePanel):
         for cures, size in dict.fromkeys((cures, size) for cures, _, size in self._scores):
             ends = [fell for (c, _, s), fell in self._scores.items() if (c, s) == (cures, size)]
             large = f", {LARGE}" * (size == LARGE)
-            line = f"{name_of(cures)}{large}: collapsed in {sum(ends)} of {len(ends)} runs here."
+            line = f"{_called(cures)}{large}: collapsed in {sum(ends)} of {len(ends)} runs here."
             arm = recorded()["arms"].get(name_of(cures))
             if arm and size == SMALL:
                 line += f" Of the recorded ones {arm['collapsed']} of {arm['runs']} did."
@@ -264,7 +264,11 @@ def _configured(meta: dict[str, Any]) -> Configuration:
 
 def _name(configuration: Configuration) -> str:
     cures, seed, size = configuration
-    return f"{name_of(cures)}, seed {seed}" + f", {LARGE}" * (size == LARGE)
+    return f"{_called(cures)}, seed {seed}" + f", {LARGE}" * (size == LARGE)
+
+
+def _called(cures: Cures) -> str:
+    return "no balancing" if cures == Cures() else name_of(cures)
 
 
 def _deaths(trainer: Trainer) -> list[tuple[int, int, int]]:

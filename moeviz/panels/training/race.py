@@ -40,9 +40,9 @@ class Race(LivePanel):
     series_label = "then race the next seed"
     labels = ("dense", "MoE")
     presets = {
-        "Few experts": {"experts": 4},
-        "Many experts": {"experts": 32},
-        "Smaller experts, more choices": {"experts": 32, "top_k": 4},
+        "2 of 16 experts": {"experts": 16, "top_k": 2},
+        "2 of 4 experts": {"experts": 4},
+        "4 of 32 experts": {"experts": 32, "top_k": 4},
         "By the clock": {"axis": "seconds"},
     }
     # The results of this process: a panel made anew goes on with them.

@@ -40,7 +40,7 @@ def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     summary = _summary(trace, stage, number)
     svg = Svg(WIDTH, HEIGHT, f"Dispatch, step {step}: {stage}", summary)
     sets = {name: {"step": trace.step_at(name)} for name in STAGES}
-    x, wide = stages(svg, WIDTH, STAGES, stage, sets.__getitem__, first=0)
+    x, wide = stages(svg, WIDTH, STAGES, stage, sets.__getitem__, first=0)[stage]
     # How far the stage has come.
     svg.rect(x, 35, wide * (number + 1) / trace.steps_of(stage), 4, ACTIVE)
     svg.text(0, 60, FORMULAS[stage], mono=True)

@@ -84,8 +84,9 @@ def batch_strip(
     title = "The batch in its order" if one else "The sequences, one below another"
     svg.text(0, top - 30, title, size=13, bold=True)
     struck = "struck: not all its experts · " if decision.meta["top_k"] > 1 else ""
-    waits = "" if all(labels) else " · no colour: not come yet"
-    svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot there{waits}", fill=MUTED)
+    waits = "" if all(labels) else " · pale: to come"
+    waits += " · framed: now" if now else ""
+    svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot{waits}", fill=MUTED)
     first: dict[int, tuple[int, int]] = {}
     for e, t, k in placed:
         first[t] = min(first.get(t, (k, e)), (k, e))

@@ -54,7 +54,7 @@ def _matrix(
     """Tokens down, experts across, a number in every cell; scale: what the ends of the heat are."""
     num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
     cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
-    svg = frame(layer, stage, shape_note(layer), summary, num_tokens * ROW)
+    svg = frame(layer, stage, follow, shape_note(layer), summary, num_tokens * ROW)
     heat_bar(svg, LEFT, TOP - 32, 100, 12, *scale)
     quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
     for e in range(num_experts):
@@ -137,7 +137,7 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
     note = f"the {output_ND.shape[1]} values of each row, and its length"
-    svg = frame(layer, "experts", note, summary, len(rows) * LINE)
+    svg = frame(layer, "experts", follow, note, summary, len(rows) * LINE)
     left, width = 164.0, 330.0
     svg.text(left + width + 12, TOP - 8, "length", fill=MUTED)
     peak = _signed_scale(svg, left, output_ND)
@@ -170,7 +170,7 @@ def _combine(layer: Anatomy, follow: int) -> Picture:
     summary = f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agrees}."
     shown_TD = layer.y[:MAX_TOKENS]
     note = f"the {layer.y.shape[1]} values of y, which joins the residual stream"
-    svg = frame(layer, "combine", note, summary, len(shown_TD) * ROW)
+    svg = frame(layer, "combine", follow, note, summary, len(shown_TD) * ROW)
     recipes = [
         " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
         for row in zip(layer.expert, layer.weight, strict=True)

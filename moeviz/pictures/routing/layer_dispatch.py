@@ -46,7 +46,7 @@ def moving_rows(layer: Anatomy, follow: int, step: int | None) -> Picture:
     now = there[-1] if there and len(there) < len(come) else None
     note = f"{shape_note(layer)} · N = {len(layer.row_token)} rows"
     num_tokens = min(len(layer.tokens), MAX_TOKENS)
-    svg = frame(layer, "dispatch", note, _of_rows(layer, come, there),
+    svg = frame(layer, "dispatch", follow, note, _of_rows(layer, come, there),
                  max(num_tokens * 2, len(rows)) * LINE)  # fmt: skip
     top, spread = TOP - 22, max(len(rows), 1) / max(num_tokens, 1) * LINE
     for t in range(num_tokens):
@@ -107,7 +107,7 @@ def _sorted_row(
         svg.rect(start[0], start[1] - 8, CHIP - 2, 16, "transparent", stroke=RULE, radius=3)
         wide = 3.4 if bold else 1.8
         thread = (end, start[1]), (SORTED, y)
-        pale = PALE if follow not in (NOBODY, token) else 1.0
+        pale = PALE if follow not in (NOBODY, token) and not now else 1.0
         svg.polyline(thread, stroke=INK, width=wide + 1, opacity=pale)  # an edge for light ones
         svg.polyline(thread, stroke=colour, width=wide, opacity=pale)
         text = shorten(layer.tokens[token], 13)

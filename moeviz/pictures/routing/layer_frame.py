@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,8 @@ from moeviz.records.routes import Anatomy
 
 WIDTH = 560
 MAX_TOKENS = 24
-TOP = 130
+THREAD = 66  # height of what is told of the token that is followed, below the stations
+TOP = 130 + THREAD
 ROW, LINE = 22, 18
 LEFT = 116.0  # names of tokens stand before it
 NOBODY, FOLLOWED = -1, "#d55e00"  # no token is followed; the frame of one that is
@@ -34,15 +35,51 @@ WEIGHTINGS = {
 }
 
 
-def frame(layer: Anatomy, stage: str, note: str, summary: str, rows: float) -> Svg:
-    """The stations, the formula and a note of a stage that needs so many pixels of rows."""
+def frame(layer: Anatomy, stage: str, follow: int, note: str, summary: str, rows: float) -> Svg:
+    """The stations with the thread of the token that is followed, the formula and a note of a stage
+    that needs so many pixels of rows."""
     formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
     svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
-    stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
-    svg.text(0, 56, formula, size=14, mono=True)
-    svg.text(0, 76, note, fill=MUTED)
-    svg.text(0, 92, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
+    boxes = stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
+    if 0 <= follow < min(len(layer.tokens), MAX_TOKENS):
+        _thread(svg, layer, stage, follow, {of: x + wide / 2 for of, (x, wide) in boxes.items()})
+    else:
+        words = "Press a token's row: the token is followed through all stages."
+        svg.text(WIDTH / 2, 66, words, anchor="middle", fill=MUTED)
+    svg.text(0, 56 + THREAD, formula, size=14, mono=True)
+    svg.text(0, 76 + THREAD, note, fill=MUTED)
+    svg.text(0, 92 + THREAD, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
     return svg
+
+
+def _thread(svg: Svg, layer: Anatomy, stage: str, token: int, centres: Mapping[str, float]) -> None:
+    """What becomes of one token, below each station: its best expert, then the first two that it
+    takes."""
+    best = int(layer.logits[token].argmax())
+    choices = zip(layer.expert[token], layer.weight[token], strict=True)
+    chosen = [(int(e), float(weight)) for e, weight in choices if e >= 0][:2]
+    rows = [
+        row
+        for e, _ in chosen
+        for row in np.flatnonzero((layer.row_token == token) & (layer.row_expert == e))
+    ]
+    told = {
+        "logits": [f"e{best}", f"{layer.logits[token, best]:.1f}"],
+        "softmax": [f"e{best}", f"{layer.score[token, best]:.2f}"],
+        "top-k": [f"e{e} {w:.2f}" for e, w in chosen],
+        "dispatch": [f"row {row}" for row in rows],
+        "experts": [f"length {np.linalg.norm(layer.row_output[row]):.2f}" for row in rows],
+        "combine": ["sum:", f"length {np.linalg.norm(layer.y[token]):.2f}"],
+    }
+    kin = [f"e{e}" for e, _ in chosen]
+    with marks_of(svg, layer, token, token, *kin, tip="followed; press to let it go"):
+        svg.line(centres[STAGES[0]], 44, centres[STAGES[-1]], 44, stroke=FOLLOWED, width=2.5)
+        for of, x in centres.items():
+            svg.circle(x, 44, 5 if of == stage else 3.5, FOLLOWED)
+            for i, words in enumerate(told[of] or ["no expert"]):
+                svg.text(x, 64 + 15 * i, words, anchor="middle", bold=of == stage)
+    whose = f"the thread of {named(token, layer.tokens[token])}; press a row to follow another"
+    svg.text(WIDTH / 2, 100, shorten(whose, 78), anchor="middle", fill=MUTED)
 
 
 @contextmanager

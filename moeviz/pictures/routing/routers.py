@@ -30,16 +30,18 @@ NAMES = ("sees later tokens", "dropped", "no expert", "MaxVio (even: 0)")
 
 def compare(
     decisions: Sequence[Decision], rules: Sequence[str], *, heading: str, note: str = "",
-    press: Mapping[str, Mapping[str, object]] | None = None,
+    press: Mapping[str, Mapping[str, object]] | None = None, hint: str = "",
 ) -> Picture:  # fmt: skip
     """Routers side by side: what they are, how loaded their experts are, who takes which token.
     All decisions are of the same tokens and number of experts; rules: one short text for each.
-    press: what a click on a router's name sets the panel's controls to, by its label."""
+    press: what a click on a router's name sets the panel's controls to, by its label, which hint
+    tells."""
     tokens, num_experts = decisions[0].tokens, decisions[0].score.shape[1]
     block = (WIDTH - LEFT) / len(decisions)
     cell = min(34.0, (block - MARKS - GAP) / num_experts)
     peak = max(int(d.demand.max(initial=1)) for d in decisions)
     facts = [facts_of(d) for d in decisions]
+    rules = [f"{rule}{_own_heat(d)}" for rule, d in zip(rules, decisions, strict=True)]
     notes = [[_said(d, t) for t in range(len(tokens))] for d in decisions]
     summary = f"{heading}. " + " ".join(
         f"{what.capitalize()}: {', '.join(names) or 'none'}."
@@ -54,7 +56,7 @@ def compare(
     svg.text(0, 16, heading, size=14, bold=True)
     paragraph(svg, 0, 36, above, fill=MUTED)
     _legend(svg, head - 60, decisions)
-    bars = _draw_head(svg, head + 26, decisions, rules, texts, block, press or {})
+    bars = _draw_head(svg, head + 26, decisions, rules, texts, block, press or {}, hint)
     for text, y in (("load", bars + BAR), ("token / expert", rows - 8)):
         svg.text(LEFT - 10, y, text, anchor="end", fill=MUTED)
     for t, token in enumerate(tokens):
@@ -102,7 +104,7 @@ def _height(name: list[str], row: list[list[str]]) -> float:
 
 def _draw_head(
     svg: Svg, y: float, decisions: Sequence[Decision], rules: Sequence[str], texts: Head,
-    block: float, press: Mapping[str, Mapping[str, object]],
+    block: float, press: Mapping[str, Mapping[str, object]], hint: str,
 ) -> float:  # fmt: skip
     """Draws it from y on; returns where it ends."""
     for n, (name, row) in enumerate(texts):
@@ -113,7 +115,7 @@ def _draw_head(
                 style = {"fill": MUTED} if n else {"size": 14, "bold": True}
             label, x = decisions[i].label, LEFT + i * block
             pressed = None if n else press.get(label)
-            tip = f"{label}: {rules[i]}{'; press to see it larger' if pressed else ''}"
+            tip = f"{label}: {rules[i]}{f'; {hint}' if pressed else ''}"
             with svg.thing(label, tip=tip, press=pressed):
                 if pressed:
                     svg.rect(x - 5, y - 16, block - 4, 15 * len(lines) + 8, "none", stroke=MUTED,
@@ -121,6 +123,11 @@ def _draw_head(
                 paragraph(svg, x, y, lines, 15, **style)
         y += _height(name, row)
     return y - 12
+
+
+def _own_heat(one: Decision) -> str:
+    """Mixtures have small weights alone, so their heat ends at the largest of them."""
+    return f"; heat here: 0 to {float(one.weight.max()):.2f}" if one.visits.all() else ""
 
 
 def facts_of(one: Decision) -> tuple[str, ...]:
@@ -194,13 +201,17 @@ def _rows(svg: Svg, one: Decision, x: float, top: float, cell: float, said: list
     """A row for each token: weights as heat, the dropped crossed out, badges on the right."""
     num_experts = one.visits.shape[1]
     whole = bool(one.visits.all())
+    bottom = top + len(one.tokens) * ROW
+    if not whole:
+        _grid(svg, x, top, bottom, cell, num_experts)
     for t, token in enumerate(one.tokens):
         y = top + t * ROW + 1
         marks = x + num_experts * cell + 4
         with svg.thing(f"t{t}", one.label, tip=f"{named(t, token)}: {said[t]}"):
             svg.rect(x, y - 1, num_experts * cell + MARKS, ROW, "transparent")
             if whole:  # mixtures: one image, for hundreds of marks would say no more
-                svg.heat(x, y, num_experts * cell, ROW - 2, one.weight[t][None])
+                shares = one.weight[t][None] / float(one.weight.max())
+                svg.heat(x, y, num_experts * cell, ROW - 2, shares)
                 svg.rect(x, y, num_experts * cell, ROW - 2, "none", stroke=MUTED)
             if not one.visits[t].any():
                 _badge(svg, marks, y, "∅", NOBODY)
@@ -218,6 +229,14 @@ def _rows(svg: Svg, one: Decision, x: float, top: float, cell: float, said: list
             tip = f"'{shorten(token, 12)}' dropped at expert {e}"
             with svg.thing(f"t{t}", f"e{e}", one.label, tip=tip):
                 _cross(svg, x + int(e) * cell + 2, y + 1, cell - 4, ROW - 4)
+    if whole:
+        _grid(svg, x, top, bottom, cell, num_experts)
+
+
+def _grid(svg: Svg, x: float, top: float, bottom: float, cell: float, num_experts: int) -> None:
+    """Which column is whose, far below the experts' numbers too."""
+    for e in range(num_experts + 1):
+        svg.line(x + e * cell, top, x + e * cell, bottom, width=0.5)
 
 
 def _cross(svg: Svg, x: float, y: float, width: float, height: float) -> None:

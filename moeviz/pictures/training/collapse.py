@@ -11,7 +11,17 @@ import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
 from moeviz.pictures.plot import Key, box, curve, expert_box, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, hatch_on, ink_on
+from moeviz.pictures.svg import (
+    INK,
+    MUTED,
+    RULE,
+    Picture,
+    Svg,
+    expert_colour,
+    hatch_on,
+    ink_on,
+    shorten,
+)
 from moeviz.pictures.training.balance import (
     COLUMNS,
     describe,
@@ -25,18 +35,19 @@ from moeviz.pictures.training.race import NOT_YET, losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 
-MAIN, SIDE, HEIGHT = 540, 336, 744
+MAIN, SIDE, HEIGHT = 540, 336, 700
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
 TWIN = Key("dense twin, recorded", "#009e73", "3 3", "diamond", width=1.2)
 ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
-# y of the lower and upper ends of the plots; a heading of four lines stands above them.
-RIBBON, VIOLATION = (346.0, 130.0), (572.0, 446.0)
+# y of the lower and upper ends of the plots.
+RIBBON, VIOLATION = (276.0, 60.0), (502.0, 376.0)
 # Below the ribbon: the experts, who is chosen, who died.
-CHIPS, CHOSEN, KILLED = 352.0, 396.0, 416.0
+CHIPS, CHOSEN, KILLED = 282.0, 326.0, 346.0
 CHIP, NARROW = 28.0, 20.0  # how wide one is where there are few experts, and at the least
-LOSS, EFFECT, GATE = (256.0, 130.0), (398.0, 306.0), (526.0, 444.0)
+LOSS, EFFECT, GATE = (186.0, 60.0), (328.0, 236.0), (456.0, 374.0)
+LEGEND = 524.0  # y of its first line, below the plots
 
 
 def collapse(
@@ -56,9 +67,10 @@ def collapse(
     runs = [run] if before is None else [before, run]
     keys = [_key(run, NOW)] if before is None else [_key(before, BEFORE), _key(run, NOW)]
     svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer, twin))
-    svg.text(0, 16, note, fill=MUTED)
-    _legend(svg, runs[::-1], keys[::-1])
-    side = svg.beside(SIDE, 570)
+    svg.text(0, 16, shorten(_at_step(run), 60), size=14, bold=True)
+    svg.text(0, VIOLATION[0] + 64, note, fill=MUTED)
+    side = svg.beside(SIDE, 660)
+    _legend(side, runs[::-1], keys[::-1], twin)
     steps = (0.0, float(max(run.total_steps, 1)))
     left, right = Scale(*steps, *ACROSS), Scale(*steps, *BESIDE)
     experts, steps_each = run.curve.load.shape[2], window(run)
@@ -70,8 +82,6 @@ def collapse(
     _ribbon(svg, *_binned(run, layer)[:2], left, ribbon, victim)
     _experts(svg, run, layer, victim)
     _frame(side, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
-    if beside:
-        legend(side, right.start, LOSS[1] - 34, [TWIN], kin=True)
     for shown, key in zip([*beside, *runs], [TWIN] * len(beside) + keys, strict=True):
         losses(side, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
     violation = RootScale(0, max(experts - 1, 1), *VIOLATION)
@@ -90,26 +100,31 @@ def collapse(
         _curves(part, x, y, name, dict(zip(keys, lines, strict=True)))
     _chance(svg, left, violation, floor(run, steps_each))
     if is_hash(run):
-        side.text(sum(BESIDE) / 2, 496, "a hash has no gate", anchor="middle", fill=MUTED)
+        side.text(sum(BESIDE) / 2, 426, "a hash has no gate", anchor="middle", fill=MUTED)
 
     for step, at_layer, expert in killed:
         if at_layer == layer and len(run.curve) and step <= run.curve.step[-1]:
             _mark_killed(svg, side, left(step), right(step), expert)
-    paragraph(svg, 0, 632, textwrap.wrap(svg.description, 78))
+    paragraph(svg, 0, VIOLATION[0] + 88, textwrap.wrap(svg.description, 78))
     return svg.picture(COLUMNS, table(runs[::-1], layer, twin))
 
 
-def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key]) -> None:
-    """Two lines a run, for a setting of many cures has a long name."""
-    y = 38.0
+def _at_step(run: Snapshot) -> str:
+    return f"{run.label}: step {run.step} of {run.total_steps}"
+
+
+def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key], twin: Snapshot | None) -> None:
+    """Three lines a run at the most, for a setting of many cures has a long name."""
+    y = LEGEND
     for run, key in zip(runs, keys, strict=True):
-        words = f"{run.label}: step {run.step} of {run.total_steps}"
         with svg.thing(key.name):
             svg.line(0, y - 4, 26, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
             mark(svg, key.mark, 13, y - 4, key.colour, 4)
-            lines = textwrap.wrap(words, 66, max_lines=2, placeholder="…")
+            lines = textwrap.wrap(_at_step(run), 38, max_lines=3, placeholder="…")
             paragraph(svg, 32, y, lines, 16, bold=key.bold)
         y += 16 * len(lines) + 3
+    if twin is not None:
+        legend(svg, 0, y, [TWIN], kin=True)
 
 
 def _chance(svg: Svg, x: Scale, y: Scale, level: float) -> None:

@@ -14,7 +14,7 @@ from moeviz.records.runs import Snapshot
 
 STREAM, DENSE, MOE = "residual stream", "dense", "MoE"
 WAVES = 262.0  # where they end, and the recorded settings begin
-LEFT, RIGHT = 120.0, 376.0  # x of the first value and behind the last
+LEFT, RIGHT = 120.0, 350.0  # x of the first value and behind the last
 UNIT = 12.0  # pixels of a 1, the same for all: the loudest MoE has room
 ROWS = {STREAM: 86.0, DENSE: 142.0, MOE: 202.0}  # y of a wave's zero
 COLOURS = {STREAM: "#6e6e6e", DENSE: STYLES[0][0], MOE: STYLES[1][0]}
@@ -65,6 +65,7 @@ def _draw_wave(
         MOE: (f"+ MoE: {size:.2g}", f"scale {name}", times),
     }[of]
     tip = f"{of}: size {size:.3g}, {times} (the root of the mean square over all tokens)"
+    svg.line(LEFT, y, RIGHT, y, stroke=INK, width=0.5)
     with svg.thing(of, tip=tip):
         svg.rect(0, y - 26, RIGHT, 52, "transparent")
         svg.text(0, y - 8, first, bold=True)
@@ -72,4 +73,3 @@ def _draw_wave(
         for n, value in enumerate(values):
             tall = abs(value) * UNIT
             svg.rect(LEFT + n * wide, y - tall * (value > 0), wide - 1, tall, COLOURS[of])
-    svg.line(LEFT, y, RIGHT, y, stroke=INK, width=0.75)

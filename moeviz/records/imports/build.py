@@ -122,6 +122,13 @@ def _pieces(source: str | Path, tokens: Sequence[str] | None, T: int) -> tuple[s
     return tuple(tokens[:T])
 
 
+def by_weight(expert_TLK: np.ndarray, weight_TLK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The choices and weights of each token with its largest weight first, for a format that keeps
+    them in no order."""
+    order = np.argsort(-weight_TLK, axis=2, kind="stable")
+    return np.take_along_axis(expert_TLK, order, 2), np.take_along_axis(weight_TLK, order, 2)
+
+
 def joined(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Traces of one model end to end: expert int16 [T, L, K], weight float32 [T, L, K], and each
     token's sequence, its trace's number, int64 [T]. ValueError where their sizes differ."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.checks import check_whole
-from moeviz.records.imports.build import build_trace, reading
+from moeviz.records.imports.build import build_trace, by_weight, reading
 from moeviz.records.routes import DomainCounts, Trace
 
 
@@ -37,15 +37,14 @@ def read_esft(folder: Path | str, *, top_k: int = 6, num_experts: int = 64) -> l
             raise ValueError(
                 f"{source} has another length in another layer; fetch the files again."
             )
-        expert_TLK = np.stack([ids for ids, _ in lines], axis=1)
-        weight_TLK = np.stack([weights for _, weights in lines], axis=1)
-        order = np.argsort(-weight_TLK, axis=2, kind="stable")
+        ids, weights = (np.stack(arrays, axis=1) for arrays in zip(*lines, strict=True))
+        expert_TLK, weight_TLK = by_weight(ids, weights)
         traces.append(
             build_trace(
                 source,
-                np.take_along_axis(expert_TLK, order, 2),
+                expert_TLK,
                 num_experts=num_experts,
-                weight_TLK=np.take_along_axis(weight_TLK, order, 2),
+                weight_TLK=weight_TLK,
                 layers=list(files),
                 meta={"format": "ESFT", "domain": Path(folder).name, "sequence": number},
             )
