@@ -574,7 +574,7 @@ def test_a_step_shows_its_matrix_with_its_sums_and_the_film_has_them_all():
     assert len(marks(picture, "polyline", "dasharray")) == 1, "the cell that became 0"
     assert len(parse(picture).findall(".//*[@class='f']")) == 1, "only what changed fades in"
     assert picture.summary == (
-        "Step 2 of 2: best. 2 of 4 cells changed; 1 of them are 0 now. "
+        "Step 2 of 2: best. 2 of 4 cells changed, 1 of them to 0. "
         "The fullest expert holds 1.50 times the mean one. "
         "The fullest token holds 1.50 times the mean one."
     )

@@ -86,7 +86,7 @@ def told_change(steps: Sequence[Step], step: int) -> str:
     if not (changed_TN & (now_TN != 0)).any():
         return f"{emptied} of {now_TN.size} cells became 0; the others stayed as they were."
     words = f"{int(changed_TN.sum())} of {now_TN.size} cells changed"
-    return words + (f"; {emptied} of them are 0 now." if emptied else ".")
+    return words + (f", {emptied} of them to 0." if emptied else ".")
 
 
 def _alike(one_TN: np.ndarray, other_TN: np.ndarray) -> bool:
@@ -117,13 +117,13 @@ def _cells(
                     with svg.thing(f"t{t}", f"e{n}", tip=tip):
                         _dashed(svg, *place)
                 continue
-            moved = bool(past != value and not (empty and past == 0))
-            tip = f"{token}, {what} {n}: {value:.4f}" + f", before {past:.4f}" * bool(past != value)
+            changed = bool(past != value)
+            tip = f"{token}, {what} {n}: {value:.4f}" + f", before {past:.4f}" * changed
             with svg.thing(f"t{t}", f"e{n}", tip=tip):
-                if moved:
+                if changed and (past or not empty):
                     svg.rect(*place, heat_colour(float(past_TN[t, n])), stroke=MUTED)
                 text = _short(value, matrix_TN) if cell >= 34 else ""
-                with svg.fading() if past != value else nullcontext():
+                with svg.fading() if changed else nullcontext():
                     box(svg, *place, heat_colour(float(share_TN[t, n])), text, stroke=MUTED)
 
 
