@@ -223,7 +223,7 @@ def test_the_slots_by_hand():
     assert rows[2][3] == "yes"
     assert rows[6] == ("0 1", "expert 0 slot 6", "1", "")
     assert rows[7] == ("1 0", "none", "1 0", "")
-    assert "3 of 16 assignments are dropped: 18.8%. The closed form" in picture.summary
+    assert "3 of 16 assignments are dropped: 18.8 %. The closed form" in picture.summary
     assert "% are dropped. 1 token" in picture.summary, "a whole sentence"
     assert "1 token gets no expert at all; the first is number 7." in picture.summary
     assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
@@ -372,7 +372,7 @@ def test_the_cost_of_a_limit_is_that_of_mixed_pools_and_the_others_stand_beside(
         assert f"{costs.get(('factor 1.25', pool), 0):+.3f}" in picture.summary
     row = next(row for row in picture.rows if row[0] == "factor 1.25")
     cost = "+0.140 (+0.140 to +0.140), higher" if costs else "+0.000 (+0.000 to +0.000), open"
-    assert row[2] == cost and row[7] == "7.0%" and NO_LIMIT not in [r[0] for r in picture.rows]
+    assert row[2] == cost and row[7] == "7.0 %" and NO_LIMIT not in [r[0] for r in picture.rows]
     squares = [m for m in marks(picture, "rect") if m.get("width") == "8"]
     assert len(squares) - 1 == len(costs), "one mark a verdict, and its key"
 
@@ -399,7 +399,9 @@ def test_the_future_is_worth_what_other_tokens_in_its_place_cost(worth, words):
 def test_a_gain_in_training_is_told_beside_the_published_one(signature, words):
     recorded = made_capacity(signature=signature)
     told = told_signature(recorded)
-    assert words in told and f"That is {signature / 3.4:+.1%} of the loss; Wang et al." in told
+    assert (
+        words in told and f"That is {100 * signature / 3.4:+.1f} % of the loss; Wang et al." in told
+    )
     picture = leak(recorded)
     row = next(row for row in picture.rows if row[0] == "pool of 16 neighbours")
     assert row[-1].startswith(f"{signature:+.3f} (")
@@ -423,7 +425,7 @@ def test_a_curve_of_drops_is_lit_with_its_legend():
     picture = by_place({"a": np.array([0.0, 0.5]), "b": np.zeros(2)})
     chart, key = parse(picture)
     titles = [g.findtext("{*}title") for g in chart.iter(SVG + "g") if g.get("data-kin") == "a"]
-    assert {"a: 25.0% in all", "a, part 1 of 2: 0.0%", "a, part 2 of 2: 50.0%"} == set(titles)
+    assert {"a: 25.0 % in all", "a, part 1 of 2: 0.0 %", "a, part 2 of 2: 50.0 %"} == set(titles)
     assert [g.get("data-kin") for g in key.findall("{*}g")] == ["a", "b"]
 
 
@@ -483,7 +485,7 @@ def test_a_routers_name_is_pressed_where_that_selects_something():
 
 def test_the_facts():
     assert facts_of(make_decision()) == ("no", "nothing", "none", "0.00")
-    assert facts_of(limited()) == ("yes: 4 of 8 tokens", "4 of 8 (50%)", "4 of 8 tokens", "1.00")
+    assert facts_of(limited()) == ("yes: 4 of 8 tokens", "4 of 8 (50 %)", "4 of 8 tokens", "1.00")
     quiet = make_decision(causal=False)
     assert facts_of(quiet)[0] == "may, not caught here"
     meta = {"training": False, "substitute": "by some other rule"}
@@ -527,7 +529,7 @@ def test_the_words_name_who_does_what():
     rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
     generates = ["yes", "no", "no", "yes", "by another rule"]
     assert [row["generates"] for row in rows.values()] == generates
-    assert rows["Switch"]["dropped"] == "4 of 8 (50%)" and rows["Switch"]["MaxVio"] == "1.00"
+    assert rows["Switch"]["dropped"] == "4 of 8 (50 %)" and rows["Switch"]["MaxVio"] == "1.00"
     assert rows["Soft MoE"]["experts a token"] == "mixtures"
     assert rows["Top-K"]["experts a token"] == "2.00"
     assert rows["Hash"]["learned numbers"] == "none"
@@ -552,7 +554,7 @@ def test_a_row_of_the_table_is_one_thing_in_both_its_parts():
     picture = overview(four(NASTY), heading="All")
     assert [len(part.findall("{*}g")) for part in parse(picture)] == [4, 4]
     first, second = (g.findtext("{*}title") for g in things(picture, "Switch"))
-    assert "dropped 4 of 8 (50%)" in first and "MaxVio 1.00" in second
+    assert "dropped 4 of 8 (50 %)" in first and "MaxVio 1.00" in second
 
 
 # A rule step by step.

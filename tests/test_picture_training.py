@@ -223,7 +223,7 @@ def test_the_sentence_is_of_the_last_steps():
     early = standing(RUN.at("step", 5), 1)
     assert early.floor == noise_floor(5 * 1024, 16, 1) and early.dead == 0
     assert describe(RUN, 1).startswith(
-        "nothing <&>, layer 1, step 300 of 300. Over the last 6 steps expert 3 takes 98% of the "
+        "nothing <&>, layer 1, step 300 of 300. Over the last 6 steps expert 3 takes 98 % of the "
         "tokens. 15 of 16 experts get less than a tenth"
     )
 
@@ -292,7 +292,7 @@ def test_the_level_of_chance_is_drawn_for_the_tokens_of_one_point():
 def test_the_table_has_the_validations_and_the_end_and_a_hash_has_no_entropy():
     picture = collapse(make_run(points=110), 1)
     assert [row[1] for row in picture.rows] == [25, 50, 75, 100, 110]
-    assert picture.rows[-1][2:4] == (3, "98%") and picture.rows[-1][-2:] == ("", "")
+    assert picture.rows[-1][2:4] == (3, "98 %") and picture.rows[-1][-2:] == ("", "")
     picture = CASES["collapse of a hash"]()
     assert "a hash has no gate" in texts(picture)
     at = picture.columns.index("gate entropy")
@@ -305,7 +305,9 @@ def test_every_band_is_its_expert_and_only_a_panel_lets_one_choose():
     for e in range(16):
         band, tip = things(picture, f"e{e}")
         share = RUN.curve.load[-6:, 0].mean(0)[e] / RUN.curve.load[-6:, 0].mean(0).sum()
-        assert tip == f"expert {e}: {share:.1%} of the tokens" and band == f"{tip} at step 300"
+        assert (
+            tip == f"expert {e}: {100 * share:.1f} % of the tokens" and band == f"{tip} at step 300"
+        )
     pressed = {m.get("data-press") for m in parse(picture).iter() if m.get("data-press")}
     assert pressed == {"layer=0", "layer=1", *(f"victim={e}" for e in range(16))}
     assert len(marks(picture, "polyline")) == len(marks(still, "polyline")) + 1, "one is framed"

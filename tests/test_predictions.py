@@ -132,7 +132,7 @@ def test_the_cost_of_a_limit_follows_the_verdict_of_the_recorded_table(costs, op
     monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": {"factor 1.25": arm}})
     measured = capacity.limit_costs()
     assert measured.option.startswith(option)
-    assert ("10.0% of the tokens" in measured.because) == (option != "nothing")
+    assert ("10.0 % of the tokens" in measured.because) == (option != "nothing")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
 from moeviz.pictures.over_seeds import told_gap
 from moeviz.pictures.training.at_scale import told_difference
+from moeviz.words import percent
 
 
 def so_far() -> str:
@@ -29,7 +30,7 @@ def _small() -> str:
         "the MoE model", "a dense model with all the parameters", _turned(figures["control"])
     )
     share = moe.active_parameters / moe.parameters
-    return f"The small MoE model uses {share:.0%} of its parameters for a token. {words}"
+    return f"The small MoE model uses {percent(share)} of its parameters for a token. {words}"
 
 
 def _on_a_gpu(race: dict[str, Any]) -> str:
@@ -38,15 +39,15 @@ def _on_a_gpu(race: dict[str, Any]) -> str:
     share = arm["active_parameters"] / arm["parameters"]
     words = told_difference("It", "its dense twin", arm["loss_minus_base"])
     return (
-        f"On a GPU an MoE model uses {share:.0%} of its parameters for a token. {words} A dense "
-        "model with all the parameters was not trained there."
+        f"On a GPU an MoE model uses {percent(share)} of its parameters for a token. {words} A "
+        "dense model with all the parameters was not trained there."
     )
 
 
 def _least(arms: dict[str, Any]) -> str:
     """The smallest share that was trained."""
     share = min(arm["active_parameters"] / arm["parameters"] for arm in arms.values())
-    words = f"The smallest share in these recordings is {share:.1%}, in 12_kernels"
+    words = f"The smallest share in these recordings is {percent(share, 1)}, in 12_kernels"
     return f"{words}: one percent is still to be tried." if share > 0.01 else f"{words}."
 
 

@@ -10,6 +10,7 @@ from moeviz.pictures.over_seeds import gap_words
 from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
 from moeviz.records.compare import LEVEL, compare
 from moeviz.records.metrics import expected_drop_rate
+from moeviz.words import percent
 
 
 @prediction(
@@ -25,10 +26,12 @@ def zipf() -> Measured:
     lost = expected_drop_rate(share_E, 4096, capacity)
     options = {"none": 0.0, "about 3 %": 0.03, "about 12 %": 0.12, "about 40 %": 0.4}
     because = (
-        f"{share_E[0]:.0%} of the tokens ask for the most popular expert, and its slots hold "
-        f"{capacity / 4096:.0%}"
+        f"{percent(share_E[0])} of the tokens ask for the most popular expert, and its slots hold "
+        f"{percent(capacity / 4096)}"
     )
-    return Measured(nearest(lost, options), f"{lost:.1%} of the tokens are dropped", because)
+    return Measured(
+        nearest(lost, options), f"{percent(lost, 1)} of the tokens are dropped", because
+    )
 
 
 @prediction(
@@ -43,8 +46,8 @@ def priority() -> Measured:
     first, last = lost[: len(lost) // 4].mean(), lost[-len(lost) // 4 :].mean()
     option = "the last ones" if last > 2 * first else "any, at random"
     figure = (
-        f"{first:.0%} of the assignments of the batch's first quarter are dropped, and {last:.0%} "
-        "of its last quarter's (K = 2, factor 1, skew 1)"
+        f"{percent(first)} of the assignments of the batch's first quarter are dropped, and "
+        f"{percent(last)} of its last quarter's (K = 2, factor 1, skew 1)"
     )
     because = "an expert is full only after others have come, and who comes late finds it full"
     return Measured(option, figure, because)
@@ -65,7 +68,7 @@ def limit_costs() -> Measured:
         small = gap.mean < 0.1
         option = "less than 0.1 nats per token" if small else "0.1 nats per token or more"
         dropped = arm["dropped_mixed"]["mean"]
-        because = f"{dropped:.1%} of the tokens pass the layer without an expert"
+        because = f"{percent(dropped, 1)} of the tokens pass the layer without an expert"
     figure = f"in batches mixed as in training the limit makes the loss {gap_words(gap)}"
     return Measured(option, figure, because)
 

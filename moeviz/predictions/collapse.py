@@ -10,6 +10,7 @@ from moeviz.experiments.cures import recorded
 from moeviz.pictures.over_seeds import gap_words
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction
 from moeviz.records.compare import compare
+from moeviz.words import percent
 
 EXPERTS = 16
 
@@ -91,6 +92,9 @@ def frozen() -> Measured:
     share = recorded()["arms"]["frozen router"]["kept_experts"][-1]["mean"]
     options = {"all of them": 1.0, "about half": 0.5, "about a quarter": 0.25, "next to none": 0.0}
     learned = recorded()["arms"]["nothing"]["kept_experts"][-1]["mean"]
-    figure = f"{share:.0%} of the held-out tokens do, and {learned:.0%} with a router that learns"
+    figure = (
+        f"{percent(share)} of the held-out tokens do, and {percent(learned)} with a router that "
+        "learns"
+    )
     because = "the matrix stays, but the layers below it learn and change what it reads"
     return Measured(nearest(share, options), figure, because)

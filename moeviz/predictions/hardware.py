@@ -8,6 +8,7 @@ from moeviz.costs.known.models import shape_of
 from moeviz.pictures.costs.decode_batch import curves
 from moeviz.pictures.costs.offloading import LINKS, Setup
 from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.words import percent
 
 GPT_OSS, V3, MIXTRAL = "gpt-oss-120b", "DeepSeek-V3 / R1", "Mixtral 8x7B"
 
@@ -64,7 +65,7 @@ def exchange() -> Measured:
     options = {"not at all": 0.0, "by a quarter": 0.25, "by about half": 0.5}
     figure = (
         f"for DeepSeek-V3 and 128 tokens a device the bytes between nodes fall from "
-        f"{plain / 1e9:.2f} to {best / 1e9:.2f} GB, by {saved:.0%}"
+        f"{plain / 1e9:.2f} to {best / 1e9:.2f} GB, by {percent(saved)}"
     )
     because = (
         "a token that visits two experts of a node needs to cross only once, and the copy that "

@@ -8,6 +8,7 @@ from moeviz.experiments.recorded import recorded_machines
 from moeviz.pictures.kernels.layer_work import all_experts
 from moeviz.pictures.kernels.tile_waste import padding_rows, zipf_load
 from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.words import percent
 
 
 @prediction(
@@ -22,7 +23,7 @@ def padding() -> Measured:
     filled = padding_rows(load_E, 64)
     share = filled / (2048 + filled)
     options = {"none": 0.0, "about 10 %": 0.1, "about half": 0.5, "about nine tenths": 0.9}
-    figure = f"in a batch drawn at random {share:.1%} of the computed rows are padding"
+    figure = f"in a batch drawn at random {percent(share, 1)} of the computed rows are padding"
     because = (
         f"the experts got {load_E.min()} to {load_E.max()} rows each, which fill one tile in part"
     )

@@ -10,6 +10,7 @@ from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import MODELS
 from moeviz.costs.known.models_early import SWITCH_C
 from moeviz.costs.shape.terms import Term
+from moeviz.words import percent
 
 REVOLUTION = Article("revolution")
 V3, SWITCH = "DeepSeek-V3 / R1", "Switch-C 1.6T"
@@ -89,7 +90,7 @@ def unprecedented(**claimed: float) -> Outcome:
     verdict, why = holds_if(True), "Switch-C (2021) was smaller or less sparse than that"
     if share.total <= claimed["active_share"] and total >= 0.95 * claimed["parameters"]:
         verdict = "contradicted"
-        why = f"Switch-C had {total / 1e12:.2f}T with {100 * share.total:.2f} % active in 2021"
+        why = f"Switch-C had {total / 1e12:.2f}T with {percent(share.total, 2)} active in 2021"
     return Outcome(verdict, why, share.total, share.terms)
 
 

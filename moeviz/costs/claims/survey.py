@@ -11,6 +11,7 @@ from moeviz.costs.cost.traffic import offload_bound
 from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import MODELS, shape_of
 from moeviz.costs.shape.terms import Term
+from moeviz.words import percent
 
 SURVEY = Article("survey")
 GPT3, V3 = shape_of("GPT-3 175B"), shape_of("DeepSeek-V3 / R1")
@@ -73,8 +74,8 @@ def ffn_share() -> Outcome:
     gpt3, llama = terms[0].value, terms[1].value
     loosely = all(0.65 <= share <= 0.85 for share in (gpt3, llama))
     why = (
-        f"loosely: {100 * gpt3:.0f} % of GPT-3, {100 * llama:.0f} % of Llama 3.1 405B; of sparse "
-        f"models the experts have {100 * terms[2].value:.0f} % and more"
+        f"loosely: {percent(gpt3)} of GPT-3, {percent(llama)} of Llama 3.1 405B; of sparse "
+        f"models the experts have {percent(terms[2].value)} and more"
     )
     return Outcome(holds_if(loosely), why, llama, terms)
 
@@ -144,7 +145,7 @@ def few_percent_active() -> Outcome:
     terms = tuple(Term(name, active_share(shape_of(name)).total, "active / all") for name in names)
     least = min(term.value for term in terms)
     inside = all(0.02 <= term.value <= 0.05 for term in terms)
-    why = f"from {100 * least:.1f} % of Kimi K2 and V4-Pro to 4.9 % of gpt-oss-120b"
+    why = f"from {percent(least, 1)} of Kimi K2 and V4-Pro to 4.9 % of gpt-oss-120b"
     return Outcome(holds_if(inside), why, least, terms)
 
 
@@ -223,5 +224,5 @@ def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
     if coarse_top_k * coarse_width < 0.9 * width:
         why = f"{coarse_top_k:g} experts of {coarse_width:g} were less work than V3's 8"
         return Outcome("off", why, share, terms)
-    why = f"as long as top_k × width stays: the larger router takes {100 * share:.2f} % of V3"
+    why = f"as long as top_k × width stays: the larger router takes {percent(share, 2)} of V3"
     return Outcome("holds", why, share, terms)

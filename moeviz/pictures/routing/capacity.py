@@ -11,6 +11,7 @@ from moeviz.pictures.plot import Key, box, curve, flow, legend, spots
 from moeviz.pictures.routing.names import named, twins
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten
 from moeviz.records.routes import Decision
+from moeviz.words import percent
 
 WIDTH = 560
 STYLES = (
@@ -30,9 +31,12 @@ def by_place(shares: dict[str, np.ndarray]) -> Picture:
     keys = [Key(name, *STYLES[i % len(STYLES)], width=2.4) for i, name in enumerate(shares)]
     for key, values in zip(keys, shares.values(), strict=True):
         middles = (np.arange(len(values)) + 0.5) * 100 / len(values)
-        with svg.thing(key.name, tip=f"{key.name}: {values.mean():.1%} in all"):
+        with svg.thing(key.name, tip=f"{key.name}: {percent(values.mean(), 1)} in all"):
             places = curve(svg, x, y, zip(middles, 100 * values, strict=True), key)
-        tips = [f"{key.name}, part {i + 1} of {len(values)}: {v:.1%}" for i, v in enumerate(values)]
+        tips = [
+            f"{key.name}, part {i + 1} of {len(values)}: {percent(v, 1)}"
+            for i, v in enumerate(values)
+        ]
         spots(svg, [key.name], places, tips)
     side = svg.beside(260, 40 + 26 * len(keys))
     side.text(0, 16, "who is placed first", bold=True)
@@ -52,16 +56,16 @@ def _of_places(shares: dict[str, np.ndarray]) -> str:
     ends = {name: (v[:quarter].mean(), v[-quarter:].mean()) for name, v in shares.items()}
     apart = sorted(ends, key=lambda name: abs(ends[name][0] - ends[name][1]))
     least, most = (
-        f"“{name}”: {ends[name][0]:.1%} of the first quarter's assignments are dropped, and "
-        f"{ends[name][1]:.1%} of the last quarter's"
+        f"“{name}”: {percent(ends[name][0], 1)} of the first quarter's assignments are dropped, "
+        f"and {percent(ends[name][1], 1)} of the last quarter's"
         for name in (apart[0], apart[-1])
     )
     in_all = {name: values.mean() for name, values in shares.items()}
     top = max(in_all, key=in_all.__getitem__)
     return (
         f"The ends of the batch fare most differently under {most}. They fare most alike under "
-        f"{least}. In all, {min(in_all.values()):.1%} to {in_all[top]:.1%} are dropped, most under "
-        f"“{top}”."
+        f"{least}. In all, {percent(min(in_all.values()), 1)} to {percent(in_all[top], 1)} are "
+        f"dropped, most under “{top}”."
     )
 
 

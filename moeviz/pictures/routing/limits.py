@@ -17,6 +17,7 @@ from moeviz.pictures.over_seeds import (
 )
 from moeviz.pictures.plot import legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.words import percent
 
 TOP, ROW = 126.0, 30.0
 NAME, PITCH, PLOT = 166.0, 132.0, 112.0  # the names of the arms stand before it
@@ -56,7 +57,7 @@ def limits(recorded: Recorded) -> Picture:
     _gaps(side, arms, alone, bottom, 3)
     side.text(side.width, TOP - 26, "dropped", anchor="end", bold=True)
     for i, (name, arm) in enumerate(arms.items()):
-        dropped = f"{arm['drop_rate']['mean']:.1%}"
+        dropped = percent(arm["drop_rate"]["mean"], 1)
         with side.thing(name, tip=f"{name}: {dropped} dropped in training"):
             side.text(side.width, TOP + (i + 0.5) * ROW + 4, dropped, anchor="end")
     words = "its loss without a limit, minus that", "of the model trained without (nats)"
@@ -72,8 +73,8 @@ def limits(recorded: Recorded) -> Picture:
 def _limit_cells(name: str, arm: dict[str, Any]) -> tuple[object, ...]:
     return (
         name, *(gap_cell(arm[f"cost_{pool}"]) for pool in POOLS),
-        *(f"{arm[f'dropped_{pool}']['mean']:.1%}" for pool in POOLS),
-        f"{arm['drop_rate']['mean']:.1%}", gap_cell(arm["loss_minus_no_limit"]),
+        *(percent(arm[f"dropped_{pool}"]["mean"], 1) for pool in POOLS),
+        percent(arm["drop_rate"]["mean"], 1), gap_cell(arm["loss_minus_no_limit"]),
         gap_cell(arm["loss_mixed_minus_dense"]),
     )  # fmt: skip
 
@@ -186,8 +187,8 @@ def told_limits(recorded: Recorded) -> str:
     )  # fmt: skip
     return (
         f"{mixed} The cost is {costs[0]} there, {costs[1]} in pools of one domain and {costs[2]} "
-        f"in pools of one text. Training with it drops {arm['drop_rate']['mean']:.1%} of the "
-        f"assignments. {freed}"
+        f"in pools of one text. Training with it drops {percent(arm['drop_rate']['mean'], 1)} of "
+        f"the assignments. {freed}"
     )
 
 
@@ -209,4 +210,4 @@ def told_signature(recorded: Recorded) -> str:
     gap = recorded["signature"]["pool of 16"]
     share = gap["mean"] / _training(recorded)["mean"]
     words = told_gap("training in a pool of 16 in order", "the same pool shuffled", gap)
-    return f"{words} That is {share:+z.1%} of the loss; {PUBLISHED}."
+    return f"{words} That is {percent(share, 1, sign='+z')} of the loss; {PUBLISHED}."

@@ -14,6 +14,7 @@ from moeviz.pictures.routing.names import bytes_note, named
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
 from moeviz.records.metrics import drop_rate, max_violation, noise_floor
 from moeviz.records.routes import Decision
+from moeviz.words import percent
 
 WIDTH = 560
 LEFT = 100.0  # of the first block; token names and names of facts stand before it
@@ -136,7 +137,9 @@ def facts_of(one: Decision) -> tuple[str, ...]:
     asked = int(one.demand.sum())
     return (
         sees_later(one),
-        f"{dropped} of {asked} ({drop_rate(one.demand, one.load):.0%})" if dropped else "nothing",
+        f"{dropped} of {asked} ({percent(drop_rate(one.demand, one.load))})"
+        if dropped
+        else "nothing",
         f"{unserved} of {len(one.tokens)} tokens" if unserved else "none",
         f"{max_violation(one.load):.2f}" if one.load.any() else "no load",
     )

@@ -29,6 +29,7 @@ from moeviz.pictures.routing.names import bytes_note, named
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.records.metrics import expected_drop_rate, padding_waste
 from moeviz.records.routes import Decision
+from moeviz.words import percent
 
 TRADE = 300  # width of the part that says what the factor trades
 LOST = Key("dropped of all assignments", DROPPED, mark="circle")
@@ -136,12 +137,13 @@ def _summary(decision: Decision) -> str:
         what = f"All {asked} assignments find a slot"
         what += "" if decision.meta["factor"] is None else _against(decision)
     else:
-        what = f"{lost} of {asked} assignments are dropped: {lost / asked:.1%}{_against(decision)}"
+        share = percent(lost / asked, 1)
+        what = f"{lost} of {asked} assignments are dropped: {share}{_against(decision)}"
         nowhere = np.flatnonzero(~decision.visits.any(axis=1))
         if len(nowhere):
             gets = "1 token gets" if len(nowhere) == 1 else f"{len(nowhere)} tokens get"
             what += f". {gets} no expert at all; the first is number {nowhere[0]}"
-    empty = f"{waste_share(decision):.1%} of the slots stay empty"
+    empty = f"{percent(waste_share(decision), 1)} of the slots stay empty"
     if decision.capacity is None:
         empty = "Without a limit no slot is set up in vain"
     return f"{what}. {empty}. {_future(decision)}"
@@ -150,7 +152,7 @@ def _summary(decision: Decision) -> str:
 def _against(decision: Decision) -> str:
     if decision.meta["overflow"] == "pad":
         return ""
-    return f". The closed form expects that {expected_drop(decision):.1%} are dropped"
+    return f". The closed form expects that {percent(expected_drop(decision), 1)} are dropped"
 
 
 def _future(decision: Decision) -> str:
@@ -189,7 +191,8 @@ def _trade(svg: Svg, decision: Decision, offered: Sequence[float]) -> None:
     ends = [x((a + b) / 2) for a, b in pairwise(zones)]
     for factor, start, stop in zip(zones, [x.start, *ends], [*ends, x.end], strict=True):
         lost, empty = known[factor]
-        tip = f"factor {factor:g}: {lost:.1%} dropped, {empty:.1%} of the slots empty, expected"
+        shares = f"{percent(lost, 1)} dropped, {percent(empty, 1)} of the slots empty"
+        tip = f"factor {factor:g}: {shares}, expected"
         press = {"factor": factor} if offered else None
         with svg.thing(tip=tip, press=press, drag=bool(offered)):
             svg.rect(start, y.end, stop - start, y.start - y.end, "transparent",

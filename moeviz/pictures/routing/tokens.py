@@ -19,6 +19,7 @@ from moeviz.pictures.svg import (
     shorten,
 )
 from moeviz.records.routes import Trace
+from moeviz.words import percent
 
 WIDTH, SIDE = 560, 270
 SHOWN_TOKENS = 128  # of a matrix
@@ -40,7 +41,8 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     busiest = int(load.argmax())
     summary = (
         f"Layer {trace.layers[layer]}: {len(trace.tokens)} tokens, {trace.num_experts} experts; "
-        f"expert {busiest} takes most, {load[busiest] / max(load.sum(), 1):.0%} of the assignments."
+        f"expert {busiest} takes most, {percent(load[busiest] / max(load.sum(), 1))} of the "
+        "assignments."
     )
     note = bytes_note(trace.tokens)
     top = 52 if note else 34
@@ -101,7 +103,7 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
         with side.thing(f"e{e}", *takes, tip=f"expert {e}: {load} of {total} assignments"):
             side.text(left - 8, y + 13, f"expert {e}", anchor="end")
             expert_box(side, left, y, max(length * load / peak, 2), 16, e, stroke=MUTED)
-            side.text(left + length + 8, y + 13, f"{load} ({load / total:.0%})", fill=MUTED)
+            side.text(left + length + 8, y + 13, f"{load} ({percent(load / total)})", fill=MUTED)
     x = left + length * even / peak
     side.line(x, top - 4, x, top + len(listed) * row, stroke=INK, dash="4 3")
     side.text(x, top - 8, "even", anchor="middle", fill=MUTED)
@@ -110,7 +112,7 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
         y, name = below + i * row, f"layer {trace.layers[i]}"
         busiest = int(load_E.argmax())
         share = load_E[busiest] / max(load_E.sum(), 1)
-        tip = f"Go to {name}: its expert {busiest} takes most, {share:.0%}"
+        tip = f"Go to {name}: its expert {busiest} takes most, {percent(share)}"
         with side.thing(f"l{i}", tip=tip, press={"layer": i}):
             side.text(left - 8, y + 13, name, anchor="end", bold=i == layer)
             side.heat(left, y, 160, 16, load_E[None] / peak)
@@ -183,8 +185,9 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
     given = int(load_LE.sum(1).max(initial=0))
     reach = f" Of the {num_experts} of a layer {given} assignments reach at most as many."
     summary = (
-        f"Share of a layer's {given} assignments per expert. Even would be {1 / num_experts:.1%}; "
-        f"the busiest has {float(share_LE.max(initial=0)):.1%}. {unused} of {load_LE.size} got "
+        f"Share of a layer's {given} assignments per expert. Even would be "
+        f"{percent(1 / num_experts, 1)}; the busiest has "
+        f"{percent(float(share_LE.max(initial=0)), 1)}. {unused} of {load_LE.size} got "
         f"nothing.{reach if given < num_experts else ''}"
     )
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)

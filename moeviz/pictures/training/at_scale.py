@@ -14,6 +14,7 @@ from moeviz.pictures.axes import Scale, axes, padded
 from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, spots
 from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
+from moeviz.words import percent
 
 MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 560, 350, 32.0, 24.0
 LEFT, RIGHT, UPRIGHT = (60.0, 430.0), (40.0, 420.0), (296.0, 84.0)
@@ -118,7 +119,7 @@ def _figures(arm: dict[str, Any]) -> tuple[str, ...]:
         _difference(minus) if minus else "",
         _short(arm["parameters"]),
         _short(arm["tokens_per_second"]["mean"]),
-        f"{peak['mean']:.0%}" if peak else "",
+        f"{percent(peak['mean'])}" if peak else "",
         f"{balance[0]:.1f} of {arm['experts']}" if balance else "",
         f"{balance[1]:.1f}" if balance else "",
     )

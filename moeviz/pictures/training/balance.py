@@ -10,6 +10,7 @@ import numpy as np
 
 from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
 from moeviz.records.runs import Snapshot
+from moeviz.words import percent
 
 POINTS = 50  # over a whole run: each is the mean of the steps that it stands for
 COLUMNS = (
@@ -67,7 +68,7 @@ def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
     over = f"Over the last {steps} steps" if steps > 1 else "In this step"
     return (
         f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}. "
-        f"{over} expert {now.busiest} takes {now.largest:.0%} of the tokens. "
+        f"{over} expert {now.busiest} takes {percent(now.largest)} of the tokens. "
         f"{now.dead} of {experts} experts get less than a tenth of an even share, and "
         f"{now.effective:.1f} are in effect. MaxVio is {now.max_violation:.2f}; chance alone would "
         f"bring about {now.floor:.2f}.{_beside(run, twin)}"
@@ -122,7 +123,7 @@ def table(
             now = standing(run.at("step", float(curve.step[p])), layer)
             assert now is not None
             entropy = "" if is_hash(run) else _told(curve.entropy[p, layer], 2)
-            balance = f"{now.largest:.0%}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
+            balance = f"{percent(now.largest)}", f"{now.max_violation:.2f}", f"{now.effective:.1f}"
             step = int(curve.step[p])
             beside = of_twin.get(p, math.nan) if run is runs[0] else math.nan
             losses = (_told(v, 3) for v in (curve.loss[p], curve.validation[p], beside))

@@ -34,6 +34,7 @@ from moeviz.pictures.training.balance import (
 from moeviz.pictures.training.race import NOT_YET, losses
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
+from moeviz.words import percent
 
 MAIN, SIDE, HEIGHT = 540, 336, 700
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
@@ -77,7 +78,7 @@ def collapse(
 
     beside = [] if twin is None else [twin]
     ribbon, loss = Scale(0, 1, *RIBBON), Scale(*_loss_range([*runs, *beside]), *LOSS)
-    _frame(svg, left, ribbon, f"Tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], "{:.0%}".format)
+    _frame(svg, left, ribbon, f"Tokens, layer {layer}", [0, 0.25, 0.5, 0.75, 1], percent)
     _layers(svg, run, layer, pressable=victim is not None)
     _ribbon(svg, *_binned(run, layer)[:2], left, ribbon, victim)
     _experts(svg, run, layer, victim)
@@ -223,7 +224,7 @@ def _ribbon(
     for e in map(int, shown):
         outline = [(at, y(v)) for at, v in zip(across, above_PE[:, e], strict=True)]
         outline += [(at, y(v)) for at, v in zip(across[::-1], below_PE[::-1, e], strict=True)]
-        tip = f"expert {e}: {share_PE[-1, e]:.1%} of the tokens at step {steps[-1]:.0f}"
+        tip = f"expert {e}: {percent(share_PE[-1, e], 1)} of the tokens at step {steps[-1]:.0f}"
         with svg.thing(f"e{e}", tip=tip, press=_choice(e, victim)):
             svg.polygon(outline, fill=expert_colour(e))
             if e >= 8:
@@ -236,7 +237,7 @@ def _ribbon(
             if share_PE[-1, e] * height >= 13:
                 left, middle = across[-1] + 6, y(float(middle_PE[-1, e]))
                 expert_box(svg, left, middle - 5, 10, 10, e)
-                svg.text(left + 15, middle + 4, f"{e}: {share_PE[-1, e]:.0%}")
+                svg.text(left + 15, middle + 4, f"{e}: {percent(share_PE[-1, e])}")
 
 
 def _choice(expert: int, victim: int | None) -> dict[str, object] | None:
@@ -256,7 +257,7 @@ def _experts(svg: Svg, run: Snapshot, layer: int, victim: int | None) -> None:
     wide = min(CHIP, (ACROSS[1] + 76 - ACROSS[0]) / count)
     for e in range(count if wide >= NARROW else 0):
         x = ACROSS[0] + e * wide
-        tip = f"expert {e}" + (f": {now.share_E[e]:.1%} of the tokens" if now else "")
+        tip = f"expert {e}" + (f": {percent(now.share_E[e], 1)} of the tokens" if now else "")
         with svg.thing(f"e{e}", tip=tip, press=_choice(e, victim)):
             expert_box(svg, x, CHIPS, wide, 24, e, str(e), bold=e == victim)
             if e == victim:

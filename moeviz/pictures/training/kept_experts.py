@@ -10,6 +10,7 @@ from moeviz.pictures.plot import Key, legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
+from moeviz.words import percent
 
 WIDTH, TOP, ROW = 560, 84.0, 34.0
 FROZEN = "frozen router"
@@ -31,14 +32,14 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
     legend(svg, 180, 48, keys, across=90, kin=True)
     x = Scale(0, 1, 180, 542)
     label = "share of tokens with the experts of the first step"
-    x_axis(svg, x, bottom, label, top=TOP, form="{:.0%}".format)
+    x_axis(svg, x, bottom, label, top=TOP, form=percent)
     for i, (name, arm) in enumerate(arms.items()):
         y = TOP + (i + 0.5) * ROW
         svg.line(0, y + ROW / 2, WIDTH, y + ROW / 2, width=0.5)
         with row(svg, y, ROW, name):
             svg.text(0, y + 4, SHOWN[name], bold=name == FROZEN)
         for layer, figure in enumerate(arm["kept_experts"]):
-            tip = f"{SHOWN[name]}, layer {layer}: {figure['mean']:.1%} of the tokens"
+            tip = f"{SHOWN[name]}, layer {layer}: {percent(figure['mean'], 1)} of the tokens"
             with svg.thing(name, f"layer {layer}", tip=tip):
                 dots(svg, x, y - 8 + 16 * layer, figure, *LAYERS[layer])
     columns = ("router", *(f"kept in layer {i}" for i in layers))
@@ -57,7 +58,7 @@ def told_kept(summary: dict[str, Any]) -> str:
     gap = single(frozen["values"], learned["values"])
     name = f"The share with a frozen router in layer {layer}"
     return (
-        f"A frozen router keeps its matrix, and {frozen['mean']:.0%} of the tokens keep their "
+        f"A frozen router keeps its matrix, and {percent(frozen['mean'])} of the tokens keep their "
         f"expert in layer {layer}. {told_difference(name, 'with a learned one', gap)} "
-        f"With a hash it is {kept['hash']['mean']:.0%}."
+        f"With a hash it is {percent(kept['hash']['mean'])}."
     )

@@ -12,6 +12,7 @@ from moeviz.pictures.plot import heat_bar, paragraph
 from moeviz.pictures.svg import MUTED, Svg
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
+from moeviz.words import percent
 
 SIDE, LOAD_HEIGHT = 300, 270
 # Line colours of the learners, with a dash and a mark each: never colour alone.
@@ -48,7 +49,8 @@ def draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float, 
     svg.heat(left, top, reach, height, load_PE[sampled].T * num_experts / HEAT_TOP)
     recent_E = recent_load(learner)
     for e, share in enumerate(recent_E / recent_E.sum()):
-        tip = f"expert {e}: {share:.1%} of the tokens lately, {share * num_experts:.1f} × even"
+        even = f"{share * num_experts:.1f} × even"
+        tip = f"expert {e}: {percent(share, 1)} of the tokens lately, {even}"
         svg.rect(left, top + e * row, width, row, "transparent", tip=tip)
     svg.line(left, top + height, left + width, top + height)
     svg.text(left, top + height + 16, f"{label.split(',')[0]} →", fill=MUTED)

@@ -12,6 +12,7 @@ from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.checkpoint import Pretrained
 from moeviz.watch.pretrained.rule import Rule, rule_of
 from moeviz.watch.text import MAX_TOKENS
+from moeviz.words import percent
 
 # How far a layer's output, computed again from the recorded experts and weights, may be from the
 # model's own: rounding, in the type in which the model computes.
@@ -53,7 +54,7 @@ def describe(trace: Trace) -> str:
     by_score = min(meta["by_score"])
     if by_score < 1:
         sentences.append(
-            f"In a layer only {by_score:.0%} of the tokens visit the experts of their highest "
+            f"In a layer only {percent(by_score)} of the tokens visit the experts of their highest "
             "scores: a bias or groups correct the choice."
         )
     sentences.append(
