@@ -12,7 +12,7 @@ from moeviz.experiments import collapse, loud_and_quiet, output_scale, race
 from moeviz.experiments.cures import ARMS, cures_of
 from moeviz.experiments.cures import SETTINGS as COLLAPSE_SETTINGS
 from moeviz.experiments.recorded import recorded_figures
-from moeviz.experiments.router_arms import DENSE, DENSE_ALL, FAIR, SETTINGS, WRITTEN, arms
+from moeviz.experiments.router_arms import DENSE, DENSE_ALL, FAIR, LONG, SETTINGS, WRITTEN, arms
 from moeviz.experiments.start_here import LAYER, LAYER_TEXT, MODEL, TEXT
 from moeviz.host import data_path
 from moeviz.panels.training.collapse import collapsed as judged_by_the_panel
@@ -101,6 +101,7 @@ def test_recorded_routers_are_those_of_the_code_and_of_several_seeds():
     assert set(recorded["arms"]) == set(arms())
     assert len(recorded["settings"][FAIR]["seeds"]) >= 5
     assert len(recorded["settings"][WRITTEN]["seeds"]) >= 3
+    assert len(recorded["settings"][LONG]["seeds"]) >= 5
     for name, table in recorded["settings"].items():
         assert (table["steps"], table["scale"]) == (SETTINGS[name].steps, SETTINGS[name].scale)
         assert set(table["arms"]) | set(table["diverged"]) == set(arms())

@@ -181,6 +181,7 @@ def _hooks_of_own(model: LanguageModel, change: Change, layers: Sequence[int] | 
         absent_TK = expert_TK < 0
         expert_TK, weight_TK = change(expert_TK.long(), weight_TK, num_experts)
         weight_TK = weight_TK.masked_fill(absent_TK, 0)  # a change gives it no new choice
+        assert isinstance(out.plan, Plan)  # as rows_by_token insists
         device, dtype = out.plan.weight.device, out.plan.weight.dtype
         plan = Plan.from_topk(
             expert_TK.clamp(min=0).to(device), weight_TK.to(device, dtype), num_experts=num_experts

@@ -27,7 +27,8 @@ def writes(model: LanguageModel, ids_BS: Tensor, *, layer: int) -> Tensor:
     ValueError where the layer has no experts, or a soft router.
     """
     check_choice("layer", str(layer), [str(n) for n in moe_layers(model)])
-    block, seen = model.blocks[layer], {}
+    block = model.blocks[layer]
+    seen: dict[str, Tensor] = {}
     hooks = [
         block.ffn_norm.register_forward_pre_hook(lambda _, args: seen.update(before=args[0])),
         block.ffn.register_forward_pre_hook(lambda _, args: seen.update(inside=args[0])),
