@@ -24,6 +24,7 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
 WIDTH, HEIGHT, SIDE, LISTS = 560.0, 528.0, 380.0, 410.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 542.0, 72.0, 390.0
 BATCHES = 452.0  # y of the row of batches, below the axis
+REACH = 6.0  # pixels between two batches at least: less, and no hand hits one of them
 # Where a number or a letter has room near its dot: pixels away, and degrees from the right on.
 LETTERS = tuple(product((15, 27, 39, 51), (90, 0, 180, 45, 135, 270, 315, 225)))
 NUMBERS = tuple(product(range(36, 160, 14), (90, 65, 115, 45, 135, 25, 155)))
@@ -183,6 +184,7 @@ class _Plot:
             for t, i in intensities.items()
         ]
         first, last = stops[0].at, stops[-1].at
+        stops = _within_reach(stops, tokens)
         svg.text(first - 22, BATCHES + 4, f"T = {min(intensities)}", anchor="end", fill=MUTED)
         svg.text(last + 22, BATCHES + 4, f"T = {max(intensities):,}", fill=MUTED)
         for stop in stops:
@@ -251,6 +253,17 @@ def _gap(point: Spot, start: Spot, end: Spot) -> float:
     x, y = point[0] - start[0], point[1] - start[1]
     along = min(max((a * x + b * y) / (a * a + b * b), 0.0), 1.0)
     return math.hypot(x - along * a, y - along * b)
+
+
+def _within_reach(stops: Sequence[Stop], tokens: int) -> list[Stop]:
+    """Those far enough from the one before, and that of the batch that is shown."""
+    kept: list[Stop] = []
+    for stop in stops:
+        near, shown = bool(kept) and stop.at - kept[-1].at < REACH, stop.press["tokens"] == tokens
+        if near and not shown:
+            continue
+        kept = [*(kept[:-1] if near else kept), stop]
+    return kept
 
 
 def _table(
