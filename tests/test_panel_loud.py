@@ -24,8 +24,11 @@ def small(track):
 
 def test_the_slider_has_the_scales_that_are_recorded_and_trained():
     scales = [scale for _, scale in SCALES]
-    assert scales == [loud_and_quiet.WRITTEN, *loud_and_quiet.SCALES]
+    assert sorted(scales) == [loud_and_quiet.WRITTEN, *loud_and_quiet.SCALES]
     panel = LoudAndQuiet()
+    sizes = {wave["scale"]: wave["size"] for wave in panel._start["MoE"]}
+    in_order = [sizes[scale] for scale in scales]
+    assert in_order == sorted(in_order), "from quiet to loud, as written in its place too"
     for scale in scales:
         panel.controls["scale"].value = scale
         dense, moe = panel._recorded[scale, 0]

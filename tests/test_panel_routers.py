@@ -49,11 +49,13 @@ def test_every_router_has_a_label_and_is_recorded():
     assert len(set(labels)) == len(labels) and routing.OWN_NAMED.title not in labels
 
 
-def test_the_recording_is_what_the_shipped_model_does(loaded_reader):
-    decisions, meta = recorded()
+@pytest.mark.parametrize("top_k", routing.RECORDED)
+def test_the_recording_is_what_the_shipped_model_does(loaded_reader, top_k):
+    decisions, meta = recorded(top_k)
+    assert list(decisions) == list(ROUTERS)
     tokens = text_tokens(*loaded_reader.get(), meta["text"], layer=meta["layer"])
     for name, one in decisions.items():
-        now = routing.decision(tokens, name, Settings())
+        now = routing.decision(tokens, name, Settings(top_k=top_k))
         assert one.label == now.label and one.tokens == now.tokens and one.meta == now.meta
         np.testing.assert_allclose(one.score, now.score, atol=1e-4, err_msg=name)
         # Another machine may round a near tie the other way.

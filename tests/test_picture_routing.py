@@ -36,7 +36,18 @@ from moeviz.pictures.routing.layer_dispatch import in_token_order, moving_rows
 from moeviz.pictures.routing.layer_frame import MAX_TOKENS, STAGES
 from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
-from moeviz.pictures.routing.routers import NAMES, compare, facts_of, overview
+from moeviz.pictures.routing.routers import (
+    BAR,
+    BEFORE,
+    DROPPED,
+    HOLLOW,
+    NAMES,
+    SLOTS,
+    UNSERVED,
+    compare,
+    facts_of,
+    overview,
+)
 from moeviz.pictures.routing.rule_steps import rule_steps, told_change
 from moeviz.pictures.routing.slots import (
     FACTORS,
@@ -485,12 +496,15 @@ def test_a_routers_name_is_pressed_where_that_selects_something():
 
 def test_the_facts():
     assert facts_of(make_decision()) == ("no", "nothing", "none", "0.00")
-    assert facts_of(limited()) == ("yes: 4 of 8 tokens", "4 of 8 (50 %)", "4 of 8 tokens", "1.00")
+    assert facts_of(limited()) == ("yes: 4 of 8 tokens", "4 of 8 (50 %)", "4 of 8 tokens", "0.00")
+    crowd = np.array([8, 0, 0, 0, 0, 0, 0, 0])
+    assert facts_of(limited(demand=crowd))[3] == "7.00", "dropping does not look like balance"
     quiet = make_decision(causal=False)
-    assert facts_of(quiet)[0] == "may, not caught here"
+    assert facts_of(quiet)[0] == "can, but not seen here"
     meta = {"training": False, "substitute": "by some other rule"}
     assert facts_of(replace(quiet, meta=meta))[0] == "no: another rule"
-    nobody = make_decision(load=np.zeros(8, np.int64), visits=np.zeros((8, 8), bool))
+    nothing = np.zeros(8, np.int64)
+    nobody = make_decision(load=nothing, demand=nothing, visits=np.zeros((8, 8), bool))
     assert facts_of(nobody)[2:] == ("8 of 8 tokens", "no load")
 
 
@@ -509,8 +523,14 @@ def test_what_was_decided_is_marked_and_the_load_drawn():
     heights = np.array([float(g.findall("{*}rect")[1].get("height")) for g in loads])
     assert heights / heights.max() == pytest.approx([*top.load / 2, *switch.load / 2], abs=0.01)
     assert loads[8].findtext("{*}title") == "Switch, expert 0: 1 of 1 assignments"
-    assert len(marks(picture, "line", "dasharray")) == 2 + 1, "the even share in each block"
+    even = marks(picture, "line", "dasharray")
+    assert len(even) == 2 + 1, "the even share in each block"
+    drawn = [BAR * d.demand.mean() / top.load.max() for d in (top, switch)]
+    assert float(even[2].get("y1")) - float(even[1].get("y1")) == pytest.approx(drawn[0] - drawn[1])
     assert len(marks(picture, "line", "#d55e00")) == 1 + 1, "the places of Switch"
+    alone = texts(compare([top, top], RULES[:2], heading="T"))
+    marked = {"∅", "↓", SLOTS, HOLLOW, DROPPED, UNSERVED}
+    assert marked <= {*shown} and not marked & {*alone}, "the key has what is on screen"
 
 
 def test_the_words_name_who_does_what():
@@ -529,7 +549,7 @@ def test_the_words_name_who_does_what():
     rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
     generates = ["yes", "no", "no", "yes", "by another rule"]
     assert [row["generates"] for row in rows.values()] == generates
-    assert rows["Switch"]["dropped"] == "4 of 8 (50 %)" and rows["Switch"]["MaxVio"] == "1.00"
+    assert rows["Switch"]["dropped"] == "4 of 8 (50 %)" and rows["Switch"][BEFORE] == "0.00"
     assert rows["Soft MoE"]["experts a token"] == "mixtures"
     assert rows["Top-K"]["experts a token"] == "2.00"
     assert rows["Hash"]["learned numbers"] == "none"
@@ -554,7 +574,7 @@ def test_a_row_of_the_table_is_one_thing_in_both_its_parts():
     picture = overview(four(NASTY), heading="All")
     assert [len(part.findall("{*}g")) for part in parse(picture)] == [4, 4]
     first, second = (g.findtext("{*}title") for g in things(picture, "Switch"))
-    assert "dropped 4 of 8 (50 %)" in first and "MaxVio 1.00" in second
+    assert "dropped 4 of 8 (50 %)" in first and f"{BEFORE} 0.00" in second
 
 
 # A rule step by step.

@@ -21,6 +21,7 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import SVG, corners, marks, parse, presses, table, texts, tips
 from moeviz import nb
+from moeviz.pictures.plot import smooth
 from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
 from moeviz.pictures.training.balance import describe, standing
@@ -94,6 +95,13 @@ def test_of_a_setting_a_band_tells_what_one_seed_cannot():
         (tip,) = things(picture, "E_=_4")
         assert "± 0.050, the standard deviation of the gap (runs/race.json)" in tip
         assert ("one seed shows no difference" in tip) == within
+        # The headline of a finished race agrees; of one that goes on the end is not known.
+        dense, moe = pair(total=12)
+        validation = dense.curve.validation - ahead
+        over = [dense, replace(moe, curve=replace(moe.curve, validation=validation))]
+        words = race(over, "step", settings=[setting]).summary
+        assert ("too close to call: " in words) == within and f"{abs(ahead):.3f}" in words
+        assert "too close" not in picture.summary
         band, bar = things_of(picture, "E_=_4")[0].findall(SVG + "rect")[1:]
         assert (float(bar.get("width")) < float(band.get("width")) / 2) == within
 
@@ -144,6 +152,11 @@ def test_the_area_of_the_gap_has_the_colour_of_who_is_ahead():
         assert f"{ahead:+.3f}" in texts(picture)
         (zero,) = {y for area in areas for _, y in corners(area)[2:]}
         assert GAP[1] < zero < GAP[0]
+
+
+def test_the_smoothed_line_does_not_lag_where_the_loss_falls_steeply():
+    falling = 9 * np.exp(-np.arange(60) / 6)
+    assert np.abs(smooth(falling, 9) - falling).max() < 0.7
 
 
 def test_each_recorded_setting_has_a_bar_on_the_side_of_who_is_ahead():

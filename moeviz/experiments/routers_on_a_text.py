@@ -20,6 +20,7 @@ TEXT = "The cat sat on the mat. The dog sat on the log. def f(x): return x + 12 
 LAYER = 1
 NUM_EXPERTS = 8
 OWN = "own"
+RECORDED = (1, 2)  # values of K: what 03b and 03 open on
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def first_tokens(count: int, *, after: int = 0) -> Tokens:
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """What every router decides for TEXT in the shipped model's layer LAYER, under the default
-    Settings; written to traces/routing under `out`. Returns the figures worth telling."""
+    Settings and with K = 2; written to traces/routing under `out`. Returns the figures worth
+    telling, at K = 1."""
     from moeviz.experiments.recording import recorded_model
     from moeviz.watch.routers import text_tokens
     from moeviz.watch.text import moe_layers
@@ -145,10 +147,15 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     model, tokenizer = recorded_model()
     tokens = text_tokens(model, tokenizer, TEXT, layer=LAYER)
     names = every_name()
-    decisions = {name: decision(tokens, name, Settings()) for name in names}
+    every = {
+        f"{name}, K = {top_k}": decision(tokens, name, Settings(top_k=top_k))
+        for top_k in RECORDED
+        for name in names
+    }
     meta = {**meta, "text": TEXT, "layer": LAYER, "layers": moe_layers(model)}
     meta["names"] = {name: dataclasses.asdict(named) for name, named in names.items()}
-    save_records(out / "traces" / "routing.safetensors", decisions, meta)
+    save_records(out / "traces" / "routing.safetensors", every, meta)
+    decisions = {name: every[f"{name}, K = 1"] for name in names}
     return {
         "tokens": len(tokens.pieces),
         "look_ahead": [d.label for d in decisions.values() if d.leaks.any()],
@@ -157,6 +164,8 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     }
 
 
-def recorded() -> tuple[dict[str, Decision], dict[str, Any]]:
-    """What `record` wrote, without torch."""
-    return load_records(data_path("traces", "routing.safetensors"), Decision)
+def recorded(top_k: int = 1) -> tuple[dict[str, Decision], dict[str, Any]]:
+    """What `run` wrote of one K, by the routers' names, without torch."""
+    every, meta = load_records(data_path("traces", "routing.safetensors"), Decision)
+    ending = f", K = {top_k}"
+    return {n.removesuffix(ending): d for n, d in every.items() if n.endswith(ending)}, meta

@@ -81,10 +81,12 @@ def curve(
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over the last `width` values: the loss of one batch is noisy."""
+    """Mean over the `width` values around each: the loss of one batch is noisy. At the start there
+    are fewer, as many before as behind, for a steep curve would lag."""
     total = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(end - max(width, 1), 0)
+    at = np.arange(len(values))
+    reach = np.minimum(at, width // 2)
+    start, end = at - reach, np.minimum(at + reach + 1, len(values))
     return (total[end] - total[start]) / (end - start)
 
 

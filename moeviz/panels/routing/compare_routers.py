@@ -12,6 +12,7 @@ from moeviz.experiments.routers_on_a_text import (
     NUM_EXPERTS,
     OWN,
     OWN_NAMED,
+    RECORDED,
     Settings,
     decision,
     every_name,
@@ -69,7 +70,8 @@ class CompareRouters(ReadingPanel):
     }  # fmt: skip
 
     def __init__(self, family: str = "experts choose", *, own: Rule | None = None) -> None:
-        self.recorded, meta = recorded()
+        (_, meta), *_ = made = [recorded(top_k) for top_k in RECORDED]
+        self.recorded = {k: of_k for k, (of_k, _) in zip(RECORDED, made, strict=True)}
         self.own = own
         self._opening = (meta["text"], meta["layer"])
         self.names = every_name() | ({OWN: OWN_NAMED} if own else {})
@@ -155,12 +157,14 @@ class CompareRouters(ReadingPanel):
         return {self.names[name].title: {"routers": shown[name]} for name in shown}, hint
 
     def make(self, wanted: Values) -> tuple[list[Decision], int] | None:
-        """As recorded, where only the choice of routers is another one. Synthetic tokens need
+        """As recorded, where only the choice of routers and K are others. Synthetic tokens need
         torch alone: they do without a model that could not be loaded."""
         names, of_text = self.choice.chosen, wanted["source"] == "text"
         opening = of_text and (wanted["text"], wanted["layer"]) == self._opening
-        if opening and _settings(wanted) == Settings() and self.recorded.keys() >= {*names}:
-            return [self.recorded[name] for name in names], 0
+        decisions = self.recorded.get(wanted["top_k"], {})
+        as_recorded = _settings(wanted) == Settings(top_k=wanted["top_k"])
+        if opening and as_recorded and decisions.keys() >= {*names}:
+            return [decisions[name] for name in names], 0
         if not of_text and shipped_model.READER.failed and "torch" in sys.modules:
             return self.keep(wanted, self.compute(wanted, None))
         return super().make(wanted)
@@ -185,7 +189,8 @@ class CompareRouters(ReadingPanel):
     def _heading(self) -> str:
         value = self.values
         if value["source"] == "text":
-            whose = f"Your text at layer {value['layer']}"
+            text = "The text" if value["text"] == self._opening[0] else "Your text"
+            whose = f"{text} at layer {value['layer']}"
         else:
             whose = f"{value['tokens']} synthetic tokens of skew {value['skew']:g}"
         spoken = next(words for words, mode in MODES if mode == value["mode"])

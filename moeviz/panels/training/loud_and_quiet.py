@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from moeviz.training.live import Frame
     from moeviz.training.trainer import Trainer
 
-# As the recording has them: "as written" first, then from quiet to loud.
+# From quiet to loud: the MoE as written, which has no scale, starts 0.11 times as loud as dense.
 SCALES = (
-    ("as written", 0.0), ("1/16", 0.0625), ("1/8", 0.125), ("1/4", 0.25), ("1/2", 0.5),
+    ("1/16", 0.0625), ("as written", 0.0), ("1/8", 0.125), ("1/4", 0.25), ("1/2", 0.5),
     ("1: fair", 1.0), ("2", 2.0), ("4", 4.0),
 )  # fmt: skip
 NAMES = {scale: name for name, scale in SCALES}
@@ -50,9 +50,11 @@ class LoudAndQuiet(LivePanel):
         (dense, *runs), self._provenance = recorded_runs("loud_and_quiet")
         self._start = read_figures("loud_and_quiet")
         self._recorded = {
-            (scale, 0): [dense, moe] for (_, scale), moe in zip(SCALES, runs, strict=True)
+            # As the recording has them: as written first.
+            (scale, 0): [dense, moe]
+            for scale, moe in zip(sorted(NAMES), runs, strict=True)
         }
-        scale = slider("MoE scale", SCALES, SCALES[0][1], "420px")
+        scale = slider("MoE scale", SCALES, 0.0, "420px")
         super().__init__({"scale": scale, "seed": seed_box()}, last={})
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
@@ -72,13 +74,13 @@ class LoudAndQuiet(LivePanel):
         spreads = {point["scale"]: point["minus_dense"]["sd"] for point in arm["points"]}
         spreads[0.0] = arm["as_written"]["minus_dense"]["sd"]
         source = "the gap at this scale over five seeds (runs/scale.json), measured on more text"
-        return [
-            Setting(
-                NAMES[scale], gap(dense.curve, moe.curve, "step"), spreads[scale], source,
-                {"scale": scale, "seed": 0}, self._chosen == (scale, 0),
-            )
-            for (scale, _), (dense, moe) in self._recorded.items()
-        ]  # fmt: skip
+        settings = []
+        for name, scale in SCALES:
+            dense, moe = self._recorded[scale, 0]
+            ahead, row = gap(dense.curve, moe.curve, "step"), f"scale {name}" if scale else name
+            press, chosen = {"scale": scale, "seed": 0}, self._chosen == (scale, 0)
+            settings.append(Setting(row, ahead, spreads[scale], source, press, chosen))
+        return settings
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         if self.live:

@@ -26,7 +26,12 @@ BAR = 48.0  # height of the tallest bar
 ROW = 16.0
 AHEAD, NOBODY = "#d55e00", "#6e6e6e"
 LEARN_NOTHING = "learn nothing"
-NAMES = ("sees later tokens", "dropped", "no expert", "MaxVio (even: 0)")
+# Names of marks.
+EVEN, SLOTS, HOLLOW = "even share", "slots of an expert", "asked for, dropped"
+UNSERVED, DROPPED = "no expert takes it", "dropped: no slot left"
+BEFORE = "MaxVio, before drops"
+NAMES = ("sees later tokens", "dropped", "no expert", f"{BEFORE} (even: 0)")
+KEY_COLUMNS = (0.0, 215.0, 390.0)
 
 
 def compare(
@@ -51,12 +56,14 @@ def compare(
     )
     above = textwrap.wrap(" ".join(filter(None, [note, bytes_note(tokens)])), int(WIDTH / LETTER))
     texts = _head(decisions, rules, facts, block)
-    head = 40 + 18 * len(above) + 66  # below the heading, the note and the key
+    keys = _keys(decisions, peak)
+    key = 40 + 18 * len(above) + 6  # y of its first line
+    head = key + _legend_height(decisions, keys)
     rows = head + 26 + sum(_height(*row) for row in texts) + BAR + 12
     svg = Svg(WIDTH, rows + len(tokens) * ROW + 4, "Routers on the same tokens", summary)
     svg.text(0, 16, heading, size=14, bold=True)
     paragraph(svg, 0, 36, above, fill=MUTED)
-    _legend(svg, head - 60, decisions)
+    _legend(svg, key, decisions, keys)
     bars = _draw_head(svg, head + 26, decisions, rules, texts, block, press or {}, hint)
     for text, y in (("load", bars + BAR), ("token / expert", rows - 8)):
         svg.text(LEFT - 10, y, text, anchor="end", fill=MUTED)
@@ -141,7 +148,7 @@ def facts_of(one: Decision) -> tuple[str, ...]:
         if dropped
         else "nothing",
         f"{unserved} of {len(one.tokens)} tokens" if unserved else "none",
-        f"{max_violation(one.load):.2f}" if one.load.any() else "no load",
+        f"{max_violation(one.demand):.2f}" if one.demand.any() else "no load",
     )
 
 
@@ -153,7 +160,7 @@ def sees_later(one: Decision) -> str:
         return "no"
     if one.meta.get("substitute") and not one.meta.get("training", True):
         return "no: another rule"
-    return "may, not caught here"
+    return "can, but not seen here"
 
 
 def _who(decisions: Sequence[Decision]) -> dict[str, list[str]]:
@@ -179,7 +186,8 @@ def _said(one: Decision, token: int) -> str:
 
 
 def _bars(svg: Svg, one: Decision, x: float, top: float, cell: float, peak: int) -> None:
-    """Load of each expert; hollow on top, what was dropped; the even share and the places."""
+    """Load of each expert; hollow on top, what was dropped; the even share of all that was asked
+    for, as MaxVio has it, and the places."""
     base, num_experts = top + BAR, len(one.load)
     each = math.ceil(13 / cell)  # number one in so many: for more there is no room
     for e in range(num_experts):
@@ -192,7 +200,7 @@ def _bars(svg: Svg, one: Decision, x: float, top: float, cell: float, peak: int)
             label = str(e) if e % each == 0 else ""
             svg.text(x + (e + 0.5) * cell, base + 16, label, anchor="middle", fill=MUTED)
     right = x + num_experts * cell
-    even = base - BAR * float(one.load.mean()) / peak
+    even = base - BAR * float(one.demand.mean()) / peak
     svg.line(x - 2, even, right, even, stroke=INK, dash="4 3")
     if one.capacity is not None and one.capacity <= peak:
         limit = base - BAR * one.capacity / peak
@@ -253,31 +261,67 @@ def _badge(svg: Svg, x: float, y: float, mark: str, colour: str) -> None:
     box(svg, x, y, 14, ROW - 2, colour, mark, radius=3, bold=True)
 
 
-def _legend(svg: Svg, y: float, decisions: Sequence[Decision]) -> None:
-    """What the marks mean, in four lines."""
-    heat_bar(svg, 59, y - 11, 77, 12, "weight 0", "1 or more")
-    _badge(svg, 0, y + 9, "∅", NOBODY)
-    svg.text(20, y + 20, "no expert takes it", fill=MUTED)
-    _cross(svg, 180, y + 10, 14, 11)
-    svg.text(200, y + 20, "dropped: no slot left", fill=MUTED)
-    keys = (
-        Key("even share", INK, "4 3", width=1), Key("slots of an expert", AHEAD, width=1.5),
-        Key("asked for, dropped", "none", mark="box", width=0),
-    )  # fmt: skip
-    legend(svg, 374, y, keys, down=20, fill=MUTED)
-    _badge(svg, 0, y + 29, "↓", AHEAD)
-    svg.text(20, y + 40, "sees later tokens: changed when they were replaced", fill=MUTED)
+def _keys(decisions: Sequence[Decision], peak: int) -> list[tuple[str, Key | None]]:
+    """The short names of the marks that are on screen; a badge or a cross has no Key."""
+    limits = [d.capacity for d in decisions if d.capacity is not None and d.capacity <= peak]
+    dropped = any(d.dropped.any() for d in decisions)
+    hollow = any((d.demand > d.load).any() for d in decisions)
+    shown = (
+        (True, EVEN, Key(EVEN, INK, "4 3", width=1)),
+        (bool(limits), SLOTS, Key(SLOTS, AHEAD, width=1.5)),
+        (hollow, HOLLOW, Key(HOLLOW, "none", mark="box", width=0)),
+        (any(not d.visits.any(1).all() for d in decisions), UNSERVED, None),
+        (dropped, DROPPED, None),
+    )
+    return [(name, key) for on_screen, name, key in shown if on_screen]
+
+
+def _lines(decisions: Sequence[Decision]) -> list[str]:
+    """What MaxVio is, in lines."""
     top_k = decisions[0].meta.get("top_k", 1)
     tokens, num_experts = decisions[0].score.shape
     floor = noise_floor(tokens, num_experts, min(top_k, num_experts))
-    violation = "MaxVio: busiest expert over the even share, minus 1; chance alone reaches about"
-    svg.text(0, y + 60, f"{violation} {floor:.2f}", fill=MUTED)
+    violation = (
+        "MaxVio: what the busiest expert is asked for, over the even share, minus 1; both before "
+        f"drops. Chance alone reaches about {floor:.2f}"
+    )
+    return textwrap.wrap(violation, int(WIDTH / LETTER))
+
+
+def _legend_height(decisions: Sequence[Decision], keys: Sequence[object]) -> float:
+    rows = 1 + len(keys) // len(KEY_COLUMNS)
+    ahead = any(d.leaks.any() for d in decisions)
+    return 20.0 * (rows + ahead) + 18 * len(_lines(decisions)) - 14
+
+
+def _legend(
+    svg: Svg, y: float, decisions: Sequence[Decision], keys: Sequence[tuple[str, Key | None]]
+) -> None:
+    """What the marks mean that are on screen: the heat and short names in columns, then lines."""
+    heat_bar(svg, 59, y - 11, 77, 12, "weight 0", "1 or more")
+    for n, (name, key) in enumerate(keys, 1):
+        row, column = divmod(n, len(KEY_COLUMNS))
+        x, at = KEY_COLUMNS[column], y + 20 * row
+        if key is not None:
+            legend(svg, x, at, [key], fill=MUTED)
+            continue
+        if name == UNSERVED:
+            _badge(svg, x, at - 11, "∅", NOBODY)
+        else:
+            _cross(svg, x, at - 10, 14, 11)
+        svg.text(x + 20, at, name, fill=MUTED)
+    y += 20 * (1 + len(keys) // len(KEY_COLUMNS))
+    if any(d.leaks.any() for d in decisions):
+        _badge(svg, 0, y - 11, "↓", AHEAD)
+        svg.text(20, y, "sees later tokens: changed when they were replaced", fill=MUTED)
+        y += 20
+    paragraph(svg, 0, y, _lines(decisions), fill=MUTED)
 
 
 def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
     """Every router's answers to the same questions, in one table; the busiest expert as a bar."""
     columns = (
-        "router", *NAMES[:3], "experts a token", "learned numbers", "generates", "MaxVio"
+        "router", *NAMES[:3], "experts a token", "learned numbers", "generates", BEFORE
     )  # fmt: skip
     rows = tuple(_answers(d) for d in decisions)
     summary = f"{heading}. " + " ".join(
@@ -291,7 +335,7 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
     parts = (svg, columns[1:4], (100.0, 240.0, 364.0)), (
         svg.beside(500, height), columns[4:], (100.0, 206.0, 318.0, 424.0),
     )  # fmt: skip
-    worst = max([max_violation(d.load) for d in decisions if d.load.any()], default=1) or 1
+    worst = max([max_violation(d.demand) for d in decisions if d.demand.any()], default=1) or 1
     for part, names, places in parts:
         for x, name in zip((0.0, *places), (columns[0], *names), strict=True):
             lines = textwrap.wrap(name, 12)
@@ -307,8 +351,8 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
                     bold = value.startswith("yes:")
                     bold |= name in NAMES[1:3] and value not in ("nothing", "none")
                     part.text(x, y + 15, value, bold=bold)
-                if "MaxVio" in names and one.load.any():
-                    length = 40 * max_violation(one.load) / worst
+                if BEFORE in names and one.demand.any():
+                    length = 40 * max_violation(one.demand) / worst
                     part.rect(places[-1] + 34, y + 5, length, 12, "#56b4e9", stroke=INK)
     return svg.picture(columns, rows)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moeviz.glossary import meaning
 from moeviz.pictures.plot import heat_bar, paragraph
 from moeviz.pictures.svg import MUTED, Svg
 from moeviz.records.metrics import effective_experts, max_violation
@@ -32,7 +33,7 @@ def draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float, 
     learner = next((s for s in learners if s.curve.load.shape[1]), None)
     if learner is None:
         return
-    left, top, width, height = 30.0, 30.0, 210.0, 190.0
+    left, top, width, height = 44.0, 30.0, 196.0, 190.0
     svg.text(left, 16, "Expert load, last layer", size=13, bold=True)
     if not len(learner.curve):
         svg.text(left, top + 14, "no step has been trained yet", fill=MUTED)
@@ -52,10 +53,14 @@ def draw_load(svg: Svg, learners: Sequence[Snapshot], axis: str, finish: float, 
         even = f"{share * num_experts:.1f} × even"
         tip = f"expert {e}: {percent(share, 1)} of the tokens lately, {even}"
         svg.rect(left, top + e * row, width, row, "transparent", tip=tip)
+    svg.text(12, top + height / 2, "expert", anchor="middle", fill=MUTED, rotate=-90)
     svg.line(left, top + height, left + width, top + height)
     svg.text(left, top + height + 16, f"{label.split(',')[0]} →", fill=MUTED)
     effective = f"{effective_experts(recent_E):.1f} of {num_experts} experts in effect"
-    svg.text(left, top + height + 36, f"MaxVio {max_violation(recent_E):.2f} · {effective}")
+    with svg.thing(tip=meaning("MaxVio")):
+        svg.text(0, top + height + 36, f"MaxVio {max_violation(recent_E):.2f}")
+    with svg.thing(tip=meaning("experts in effect")):
+        svg.text(96, top + height + 36, effective)
     heat_bar(svg, left + width + 8, top, 10, 96, "0", f"{HEAT_TOP}×")
     svg.text(left + width + 24, top + 28, "even", fill=MUTED)
 

@@ -32,10 +32,13 @@ def loud_and_quiet(
     waves = {STREAM: start[STREAM], DENSE: start[DENSE]}
     waves[MOE] = next(wave for wave in start[MOE] if wave["scale"] == scale)
     sizes = {of: wave["size"] for of, wave in waves.items()}
+    # No other scale than the one in the picture says how much a seed matters.
+    spread = next((s.spread for s in settings if s.press.get("scale") == scale), 0.0)
+    headline = told(learners, "step", spread)
     summary = (
-        f"{told(learners, 'step')} Before training the first FFN of the MoE adds values of size "
-        f"{sizes[MOE]:.2g} to a residual stream of size {sizes[STREAM]:.2g}; that of the dense "
-        f"twin adds {sizes[DENSE]:.2g}."
+        f"{headline} Before training the first FFN of the MoE adds values of size "
+        f"{_two(sizes[MOE])} to a residual stream of size {_two(sizes[STREAM])}; that of the "
+        f"dense twin adds {_two(sizes[DENSE])}."
     )
     svg = Svg(WIDTH, WAVES + settings_height(settings), "Loud and quiet", summary)
     svg.text(0, 16, "How loud each FFN starts", size=14, bold=True)
@@ -45,11 +48,16 @@ def loud_and_quiet(
         _draw_wave(svg, of, wave, name, sizes)
     if settings:
         draw_settings(svg, settings, WAVES)
-    draw_curves(svg.beside(MAIN, HEIGHT), learners, "step", note, AXES["step"][0])
+    draw_curves(svg.beside(MAIN, HEIGHT), learners, "step", note, AXES["step"][0], headline)
     columns = (*COLUMNS, "size of the FFN's output at the start")
     added = [f"{sizes[of]:.4f}" for of in (DENSE, MOE)]
     rows = rows_of(learners, speeds=False)
     return svg.picture(columns, [(*row, one) for row, one in zip(rows, added, strict=True)])
+
+
+def _two(value: float) -> str:
+    """Two digits that count, a 0 at the end too."""
+    return f"{value:#.2g}".rstrip(".")
 
 
 def _draw_wave(
@@ -58,13 +66,13 @@ def _draw_wave(
     """A bar for each value, up or down from 0, and the size of all tokens' values."""
     y, values = ROWS[of], wave["values"]
     wide = (RIGHT - LEFT) / len(values)
-    size, times = sizes[of], f"{sizes[of] / sizes[DENSE]:.2g} × dense"
+    size, times = _two(sizes[of]), f"{_two(sizes[of] / sizes[DENSE])} × dense"
     first, *rest = {
-        STREAM: ("residual stream", f"size {size:.2g}"),
-        DENSE: (f"+ dense FFN: {size:.2g}", "scale 1, always"),
-        MOE: (f"+ MoE: {size:.2g}", f"scale {name}", times),
+        STREAM: ("residual stream", f"size {size}"),
+        DENSE: (f"+ dense FFN: {size}", "scale 1, always"),
+        MOE: (f"+ MoE: {size}", f"scale {name}", times),
     }[of]
-    tip = f"{of}: size {size:.3g}, {times} (the root of the mean square over all tokens)"
+    tip = f"{of}: size {sizes[of]:.3g}, {times} (the root of the mean square over all tokens)"
     svg.line(LEFT, y, RIGHT, y, stroke=INK, width=0.5)
     with svg.thing(of, tip=tip):
         svg.rect(0, y - 26, RIGHT, 52, "transparent")

@@ -50,10 +50,12 @@ def race(
     or seconds up to the finish. Beside them what else is recorded, where settings are given, the
     load of the last MoE layer, and the speed. beside_work: other work slowed the learners, which
     trained in turns, so that of their seconds and speeds only the ratio counts."""
-    svg = Svg(MAIN, HEIGHT, "Learners side by side", told(learners, axis))
+    spread = settings[0].spread if settings else 0.0
+    headline = told(learners, axis, spread)
+    svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
     slowed = beside_work and axis == "seconds"
     label = f"seconds, {BESIDE_WORK}" if slowed else AXES[axis][0]
-    draw_curves(svg, learners, axis, note, label)
+    draw_curves(svg, learners, axis, note, label, headline)
     if settings:
         draw_settings(svg.beside(WIDTH, settings_height(settings)), settings)
     draw_load(svg.beside(SIDE, LOAD_HEIGHT), learners, axis, finish(learners, axis), label)
@@ -61,18 +63,22 @@ def race(
     return svg.picture(COLUMNS, rows_of(learners, speeds=not beside_work))
 
 
-def told(learners: Sequence[Snapshot], axis: str) -> str:
-    """How far the race is, and who of the first two is ahead."""
-    return f"{progress(learners[:2])}{compare(learners[:2], axis)}"
+def told(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str:
+    """How far the race is, and who of the first two is ahead. spread: the standard deviation over
+    seeds of the difference at the end."""
+    running = progress(learners[:2])
+    return f"{running}{compare(learners[:2], axis, 0.0 if running else spread)}"
 
 
-def draw_curves(svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str) -> None:
+def draw_curves(
+    svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str, headline: str
+) -> None:
     """Who is ahead, in words and as a curve; below it the losses. The upright line marks the
     furthest point that the first two have reached, where they are compared. note: where they come
-    from; label: of the axis."""
+    from; label: of the axis; headline: of `told`."""
     two = learners[:2]
     svg.text(0, PLOT[0] + 62, note, fill=MUTED)
-    paragraph(svg, 0, 16, textwrap.wrap(told(learners, axis), 66), size=13, bold=True)
+    paragraph(svg, 0, 16, textwrap.wrap(headline, 66), size=13, bold=True)
     x = Scale(0, finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
     _draw_gap(svg, two, axis, x)
@@ -216,14 +222,18 @@ def seconds_left(learners: Sequence[Snapshot]) -> float:
     return sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
 
 
-def compare(learners: Sequence[Snapshot], axis: str) -> str:
-    """Who is ahead at the furthest common point of an axis, in one sentence."""
+def compare(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str:
+    """Who is ahead at the furthest common point of an axis, in one sentence; within the spread of a
+    seed it is open."""
     common = last_common([s.curve for s in learners], axis)
     losses = [validation_at(s.curve, axis, common) for s in learners]
     if np.isnan(losses).any() or len(learners) < 2:
         return "No validation loss of both to compare here yet."
-    best = int(np.argmin(losses))
-    ahead = f"{learners[best].label} is ahead by {max(losses) - min(losses):.3f} nats per token"
+    best, lead = int(np.argmin(losses)), max(losses) - min(losses)
+    ahead = f"{learners[best].label} is ahead by {lead:.3f} nats per token"
+    if lead <= spread:
+        at = _where(axis, common)
+        return f"At {at} it is too close to call: {ahead}, and seeds differ by ± {spread:.3f}."
     return f"At {_where(axis, common)} {ahead}: its validation loss is {min(losses):.3f}."
 
 
