@@ -333,7 +333,7 @@ def overview(decisions: Sequence[Decision], *, heading: str) -> Picture:
     svg.text(0, 16, heading, size=14, bold=True)
     # Two tables beside each other, each with the routers' names.
     parts = (svg, columns[1:4], (100.0, 240.0, 364.0)), (
-        svg.beside(500, height), columns[4:], (100.0, 206.0, 318.0, 424.0),
+        svg.beside(520, height), columns[4:], (100.0, 206.0, 318.0, 424.0),
     )  # fmt: skip
     worst = max([max_violation(d.demand) for d in decisions if d.demand.any()], default=1) or 1
     for part, names, places in parts:
