@@ -51,8 +51,9 @@ TERMS = (
          "learning.", COLLAPSE),
     Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
          "their weights and added.", INSIDE),
-    Term("critical batch", "The batch size from which a device waits for its arithmetic and no "
-         "longer for its memory.", HARDWARE),
+    Term("critical batch", "The batch size from which a step's arithmetic takes longer than "
+         "reading the weights. The caches are left out: with them a step may still wait for "
+         "memory.", HARDWARE),
     Term("dead expert", "An expert that gets less than a tenth of its even share of tokens.",
          COLLAPSE, ("dead experts",)),
     Term("dense twin", "A model without a router, with the same layers and with feed-forward "

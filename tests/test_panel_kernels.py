@@ -187,6 +187,13 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is_and_what_breaks(mon
     assert said(at_ease(panel)) == "The GPU is gone."
 
 
+def test_the_recorded_cpu_of_the_prediction_is_a_button():
+    panel = panels.Contenders()
+    panel._try("256 experts on a CPU")
+    rows = {"loop over W[e]", "loop over W.unbind()", "grouped_mm"}
+    assert rows < {*texts(panel.drawn)} and "CPU" in panel.controls["machine"].value
+
+
 def test_the_layers_on_offer_are_those_of_the_machine(recorded):
     panel = panels.Contenders()
     assert panel.controls["case"].options == (

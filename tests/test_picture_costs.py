@@ -1,5 +1,7 @@
 """What pictures of costs say, draw and list is what the calculators count."""
 
+import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +27,25 @@ from moeviz.costs import (
 from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
 from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
-from moeviz.pictures.costs.cache_ladder import BYTES, cache_ladder, rungs
+from moeviz.pictures.costs.cache_ladder import (
+    BYTES,
+    KEEPS,
+    SHOWN,
+    cache_ladder,
+    rungs,
+    saved,
+)
 from moeviz.pictures.costs.claims import amount, claims, ladder
 from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch, remedies
 from moeviz.pictures.costs.exchange import exchange, visits
-from moeviz.pictures.costs.memory_fit import CONTEXTS, PLANS, memory_fit
+from moeviz.pictures.costs.memory_fit import CONFIDENCES, CONTEXTS, PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
 from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
-from moeviz.pictures.svg import si
+from moeviz.pictures.svg import si, text_width
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
@@ -70,6 +79,7 @@ def test_the_anatomy_says_what_was_counted():
     for column, whole in ((3, parameters), (4, active_parameters)):
         listed = sum(float(row[column].replace(",", "")) for row in terms.values())
         assert listed == whole(V3.architecture).total
+    assert not [words for words in texts(picture) if words.startswith("routed experts:")]
     router = " ".join(texts(model_anatomy([V3], "router")))
     assert "58 layers × d_model 7,168 × experts 256 = 106M" in router
     assert "nothing is known of it here" in model_anatomy([V3.architecture], "router").svg
@@ -138,6 +148,12 @@ def test_every_claim_is_judged_at_both_ends_of_what_it_assumes(name):
 def test_the_ledgers_table_has_every_claim():
     verdicts = {row[0]: row[6] for row in claims("mla_57", {}).rows}
     assert verdicts == {name: evaluate(name).verdict for name in CLAIMS}
+    for claim in CLAIMS.values():
+        assert claim.where.split()[-1] in " ".join(texts(claims(claim.id, {})))
+    text = (SOURCE.parent / "09_frontier_models.md").read_text("utf-8")
+    named = ("unselected_not_loaded", "cost_per_trillion", "dropping_degrades")
+    numbers = re.findall(r"\(number (\d+)\)", text)
+    assert numbers == [str([*CLAIMS].index(name) + 1) for name in named]
 
 
 # Caches and training.
@@ -157,9 +173,23 @@ def test_the_ladder_by_hand():
     places = [float(m.get("cx")) for m in marks(picture, "circle", "#d55e00")]
     for value in (4 * longest, gpt3):
         assert np.isclose(places, BYTES(value), atol=0.01).any(), "one axis"
-    # DeepSeek-V2's abstract.
-    assert "we count 93.3 %" in " ".join(texts(picture))
+    # DeepSeek-V2's abstract, with 6 bits of its own.
+    assert "says 93.3 % less" in " ".join(texts(picture)) and f"{saved(6):.1f}" == "93.3"
     assert "With 16 bits in both it is 82.2 %." in " ".join(texts(picture))
+
+
+def test_a_rows_words_are_explained_and_no_memory_line_runs_through_them():
+    kinds = {mixer.kind for name in SHOWN for _, mixer in MODELS[name].architecture.mixers()}
+    assert kinds <= {*KEEPS}
+    for other in ("8 groups", "one head", "Llama 3.1 405B"):
+        picture = cache_ladder(context=131072, bits=16, batch=1, other=other)
+        assert f"MQA: {KEEPS['MQA']}" in " ".join(tips(picture))
+        (at,) = {float(m.get("x1")) for m in marks(picture, "line", "stroke-width:2")}
+        for value in marks(picture, "text"):
+            if re.match(r"[\d.]+ GB", value.text or ""):
+                x, wide = float(value.get("x")), text_width(value.text, 12)
+                left = x - wide if "text-anchor:end" in value.get("style") else x
+                assert not left < at < left + wide, value.text
 
 
 def test_v3s_bill_gives_back_its_published_hours():
@@ -235,11 +265,23 @@ def test_the_memory_stays_in_its_place_whatever_is_asked_of_it():
              for m in ("gpt-oss-120b", "Llama 3.1 405B")]  # fmt: skip
     assert len({marks(picture, "line", "stroke-width:2")[0].get("x1") for picture in shown}) == 1
     assert len({marks(picture, "line", "stroke-width:2")[1].get("y1") for picture in shown}) == 1
-    fits = [c for c in CONTEXTS if fit(MODELS["gpt-oss-120b"].architecture, device("H100 SXM"),
-            context_tokens=c, batch=8, plan="mxfp4_experts").fits]  # fmt: skip
-    assert f"✔ up to {fits[-1]:,} tokens fit" in texts(shown[0])
     dragged = [sets["context"] for _, sets in presses(shown[0]) if "context" in sets]
     assert dragged == [str(c) for c in CONTEXTS]
+
+
+@pytest.mark.parametrize("change", [{}, {"batch": 1}, dict(batch=32), dict(plan="bf16")])
+def test_the_longest_context_that_is_told_is_the_one_that_fits(change):
+    values = FIT | change
+    told = [words for words in texts(memory_fit(**values)) if words.startswith(("✔ up", "✘ not"))]
+    rest = {k: v for k, v in values.items() if k not in ("model_name", "device_name", "context")}
+    shape, chip = MODELS[values["model_name"]].architecture, device(values["device_name"])
+
+    def fits(tokens):
+        return fit(shape, chip, context_tokens=tokens, **rest).fits
+
+    longest = int(re.sub(r"\D", "", told[0]) or 0)
+    assert fits(longest) if longest else not fits(CONTEXTS[0])
+    assert longest == CONTEXTS[-1] or not fits(max(int(1.1 * longest) + 1, CONTEXTS[0]))
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -363,8 +405,8 @@ def test_a_link_bounds_until_the_devices_memory_does():
 def test_the_device_is_named_with_its_source():
     for draw, values in ((memory_fit, FIT), (decode_batch, STEP), (offloading, LINK)):
         for name in offered.DEVICES.values():
-            svg = draw(**values | {"device_name": name}).svg
-            assert f"{name}, confidence {DEVICES[name].confidence}: " in svg
+            svg = html.unescape(draw(**values | {"device_name": name}).svg)
+            assert f"{name}, {CONFIDENCES[DEVICES[name].confidence]}: " in svg
             assert "prices" not in svg
 
 
@@ -395,6 +437,8 @@ def test_the_text_quotes_what_is_computed():
         (offloading(**LINK | {"hit": 50}).summary, "5.5"),
     ):
         assert all(figure in text and figure in summary for figure in figures), summary
+    long, _ = curves(V3.name, "H200 SXM", 32, "fp8_block", 131072)
+    assert {step.bound for step in long.steps.values()} == {"memory"}
     sparse, dense = curves(V3.name, "H200 SXM", 32, "fp8_block", 4096)
     ratio = {b: sparse.steps[b].seconds / dense.steps[b].seconds for b in sparse.steps}
     assert max(ratio.values()) == ratio[64] == pytest.approx(10.8, abs=0.05)

@@ -265,6 +265,8 @@ def test_what_is_said_of_the_roofline():
     assert "not measured yet" in roofline(None, LAYER, 1).summary
     assert roofline(CPU, LAYER, 1).summary.endswith("bound by memory.")
     assert roofline(CPU, LAYER, 4096).summary.endswith("bound by arithmetic.")
+    words = {"waits for memory", "waits for arithmetic", "ridge: 181 FLOP per byte"}
+    assert words <= {*texts(roofline(GPU, LAYER, 64))}
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=lambda device: device["name"])
@@ -298,7 +300,9 @@ def test_nothing_stands_above_the_roof_and_no_number_upon_another(device, tokens
 def test_the_batch_is_dragged_below_the_axis():
     picture = roofline(GPU, LAYER, 64, REACHED)
     stops = [int(sets["tokens"]) for _, sets in presses(picture)]
-    assert stops == [*TOKENS, 64], "and by its dot on the roof"
+    assert stops.pop() == 64, "and by its dot on the roof"
+    near = {2, 4}  # so near to 1 that no hand hits them apart
+    assert stops == [tokens for tokens in TOKENS if tokens not in near]
 
 
 def test_no_leader_of_a_measurement_crosses_another_one():
@@ -391,9 +395,9 @@ def test_the_fastest_that_routes_is_named_and_others_are_compared_with_what_is_p
     }
     picture = contest_of(case)
     assert "the fastest that routes is quick, 2 ms. slow takes 2.5 times" in picture.summary
-    assert {"1 ms · 0.5×", "2 ms", "5 ms · 2.5×"} <= {*texts(picture)}
+    assert {"1 ms · 0.5×", "2 ms = 1×", "5 ms · 2.5×"} <= {*texts(picture)}
     asked = contenders({"one": case}, "one", where="here", against="slow")
-    assert {"1 ms · 0.2×", "2 ms · 0.4×", "5 ms"} <= {*texts(asked)}
+    assert {"1 ms · 0.2×", "2 ms · 0.4×", "5 ms = 1×"} <= {*texts(asked)}
     assert [sets["against"] for _, sets in presses(asked)] == [*times]
     assert contenders({"one": case}, "one", where="here", against="absent") == picture
 

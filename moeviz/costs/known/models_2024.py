@@ -149,7 +149,7 @@ UP_TO_2024 = (
         active_parameters=Figure(37e9, V3_REPORT,
                                  note="README_WEIGHTS: 36.7B with both tables, not reproducible"),
         tokens=Figure(14.8e12, V3_REPORT),
-        device_hours=Figure(2.788e6, f"{V3_REPORT}: 2.664M of pre-training and the rest"),
+        device_hours=Figure(2.788e6, V3_REPORT, note="2.664M of them for pre-training alone"),
         device="H800 SXM",
         usd=Figure(5.576e6, f"{V3_REPORT}: at an assumed $2 an hour, the final run alone"),
         context_tokens=Figure(163840, CONFIG, note="served with 128K"),

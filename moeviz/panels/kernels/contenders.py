@@ -20,10 +20,9 @@ class Contenders(TimedPanel):
     """Who is faster, forward and with the backward pass. Run measures this machine; recorded
     machines stand beside it where there are any."""
 
-    # Of the machine that it opens on: the recorded GPU.
+    # Of the machine that it opens on, the recorded GPU; a recorded CPU adds one.
     presets = {
         "Many small experts": {"case": "Qwen3's layer, 32,768 tokens"},
-        "Few large experts": {"case": "Mixtral's layer, 8,192 tokens"},
         "All tokens to one expert": {"case": "OLMoE's layer, 32,768 tokens, all to one expert"},
         "Decoding one token": {"case": "OLMoE's layer, 1 token"},
     }
@@ -34,12 +33,15 @@ class Contenders(TimedPanel):
         self._by_machine: dict[str, dict[str, Any]] = {
             name: _titled(run["cases"]) for name, run in recorded.items()
         }
+        for name, run in recorded.items():
+            if run["device"].get("kind") == "cpu":
+                title = _most_experts(self._by_machine[name])
+                setting = {"machine": name, "case": title}
+                self.presets = {**self.presets, f"{title} on a CPU": setting}
         self._by_machine[HERE] = dict.fromkeys(f"{n} experts" for n in EXPERTS)
         first = next(iter(self._by_machine.values()))
         # Where the contenders differ most.
-        largest = max(
-            first, key=lambda title: (first[title] or {}).get("shape", SMALL)["num_experts"]
-        )
+        largest = _most_experts(first)
         # Each is in the picture, to be pressed.
         cases = [case for run in recorded.values() for case in run["cases"]]
         timed = {n for c in cases for n, times in c["contenders"].items() if "forward_ms" in times}
@@ -85,6 +87,10 @@ class Contenders(TimedPanel):
         machine, title, against = self.values.values()
         cases = self._by_machine[machine]
         return self.shown(contenders(cases, title, where=machine, against=against))
+
+
+def _most_experts(cases: dict[str, Any]) -> str:
+    return max(cases, key=lambda title: (cases[title] or {}).get("shape", SMALL)["num_experts"])
 
 
 def _titled(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

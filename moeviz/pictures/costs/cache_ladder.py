@@ -12,7 +12,7 @@ from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
 from moeviz.pictures.axes import LogScale, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import Key, Stop, heading, legend, mark, paragraph, track
-from moeviz.pictures.svg import INK, Picture, Svg, si
+from moeviz.pictures.svg import INK, SMALLEST, Picture, Svg, si, text_width
 
 WIDTH = 470.0
 ROWS, PITCH = 134.0, 42.0  # where the first row stands, and from one to the next
@@ -25,6 +25,17 @@ SHOWN = (
 )  # fmt: skip
 COLOURS = {"MHA": "#d55e00", "GQA": "#e69f00", "MQA": "#56b4e9", "MLA": "#009e73"}
 OTHER = "#cc79a7"
+# What a kind of attention keeps, for the hover text of a row.
+KEEPS = {
+    "MHA": "every head keeps keys and values of its own",
+    "GQA": "a group of heads shares its keys and values",
+    "MQA": "all heads share one set of keys and values",
+    "MLA": "one short vector for each token",
+    "CSA": "one entry for every 4 tokens, and only some of them are read",
+    "HCA": "one entry for every 128 tokens",
+    "Gated DeltaNet": "one state of fixed size, however long the text is",
+    "window": "only the last tokens are kept",
+}
 # What is compared with MLA, by a short name: a rung of the ladder, or a model as it is.
 RUNGS = {
     "full heads": "MHA, 128 heads, keys and values of 128",
@@ -36,7 +47,7 @@ RUNGS = {
 OTHERS = {**RUNGS, **{name: name for name in SHOWN if name != LADDER}}
 # DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA.
 MEASURED_PAIR = 24.9
-V2, V2_BASELINE, V2_CACHE_BITS = "DeepSeek-V2", "DeepSeek 67B", 6
+V2, V2_BASELINE = "DeepSeek-V2", "DeepSeek 67B"
 MEMORY = DEVICES["H100 SXM"].memory_bytes
 COLUMNS = ("what", "bytes of one sequence", "bytes a token and layer", "times MLA", "formula")
 
@@ -60,7 +71,7 @@ def rungs(context: int, bits: int) -> list[tuple[str, float, float, float, str]]
     return [*caches, ("MLA, as built", own, each, 1.0, "(kv_rank 512 + rope 64) / 576")]
 
 
-def _saved(bits: int) -> float:
+def saved(bits: int) -> float:
     """Per cent that V2's cache with so many bits saves against the 67B model's with 16."""
     own, other = _bytes(sizes_of(V2), 4096, bits), _bytes(sizes_of(V2_BASELINE), 4096, 16)
     return 100 * (1 - own / other)
@@ -88,7 +99,7 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
     for i, (label, value, *_) in enumerate(steps):
         kin = (model.name for model in models if label[:3] in model.kinds)
         title = label if label.startswith("MLA") else f"{label} (not built)"
-        row = Row(label, title, batch * value, value / own, label[:3])
+        row = Row(label, title, batch * value, value / own, label[:3], label)
         _row(svg, i, row, batch * own, kin, is_chosen=label == name)
     svg.text(8, base + 58, f"{name}: {times(totals[name] / own)}", bold=True)
     paragraph(svg, 8, base + 78, textwrap.wrap(_note(other, bits), 66))
@@ -113,9 +124,8 @@ def times(ratio: float) -> str:
 def _note(other: str, bits: int) -> str:
     """What stands behind a comparison, in sentences."""
     abstract = (
-        f"DeepSeek-V2's abstract says 93.3 % less than a 67B model, which has 8 groups. It stores "
-        f"MLA's cache in 6 bits and the other in 16; we count {_saved(V2_CACHE_BITS):.1f} %. With "
-        f"16 bits in both it is {_saved(16):.1f} %."
+        "DeepSeek-V2's abstract says 93.3 % less than 8 groups, for it stores its own cache in "
+        f"fewer bits. With 16 bits in both it is {saved(16):.1f} %."
     )
     notes = {
         "full heads": "This is the 57 that articles quote. Nobody built such a model.",
@@ -135,13 +145,14 @@ def _note(other: str, bits: int) -> str:
 @dataclass(frozen=True)
 class Row:
     """A mark: its name, what stands over it, its bytes, how many times MLA it is, its kind of
-    attention."""
+    attention for a colour, and all its kinds."""
 
     name: str
     title: str
     bytes: float
     ratio: float
     kind: str
+    kinds: str
 
 
 def _context(svg: Svg, context: int) -> None:
@@ -157,8 +168,10 @@ def _axis(svg: Svg, base: float) -> None:
     """Bytes, the same in both parts, with the memory of one GPU."""
     x_axis(svg, BYTES, base, "bytes of cache, each step 1,000 times; weights come on top",
            top=ROWS - 18, ticks=[1e6, 1e9, 1e12, 1e15], form=lambda v: si(v, "B"))  # fmt: skip
-    at = BYTES(MEMORY)
-    svg.line(at, ROWS - 18, at, base, stroke=INK, width=2)
+    at, y = BYTES(MEMORY), ROWS + 15
+    while y < base:  # beside each mark, and not through the titles
+        svg.line(at, y - 10, at, y + 10, stroke=INK, width=2)
+        y += PITCH
     svg.text(at, ROWS - 24, f"one H100 holds {si(MEMORY, 'B')}", anchor="middle")
 
 
@@ -167,7 +180,8 @@ def _row(svg: Svg, i: int, row: Row, own: float, kin: Iterable[str], *, is_chose
     from each other is their ratio."""
     size, y = si(row.bytes, "B"), ROWS + PITCH * i
     press = next(({"other": key} for key, name in OTHERS.items() if name == row.name), None)
-    tip = f"{row.title}: {size}, {times(row.ratio)}"
+    keeps = "; ".join(f"{kind}: {words}" for kind, words in KEEPS.items() if kind in row.kinds)
+    tip = f"{row.title}: {size}, {times(row.ratio)}. {keeps}"
     with svg.thing(row.name, *kin, tip=tip, press=press):
         edge = INK if is_chosen else "transparent"
         svg.rect(1, y - 13, WIDTH - 2, PITCH - 4, "none", stroke=edge, radius=6)
@@ -181,6 +195,11 @@ def _row(svg: Svg, i: int, row: Row, own: float, kin: Iterable[str], *, is_chose
         words = f"{size} · {row.ratio:.3g}×" if is_chosen else size
         left, right = sorted((at, BYTES(own) if is_chosen else at))
         beside, anchor = (left - 12, "end") if right > WIDTH - 130 else (right + 12, "start")
+        wide, memory = text_width(words, SMALLEST), BYTES(MEMORY)
+        if anchor == "start" and beside - 4 < memory < beside + wide:
+            beside = memory + 8
+        elif anchor == "end" and beside - wide < memory < beside + 4:
+            beside = memory - 8
         svg.text(beside, middle + 4, words, bold=is_chosen, anchor=anchor, halo=True)
 
 
@@ -220,5 +239,5 @@ def _models(
         kind = next((k for k in COLOURS if k in model.kinds), "")
         kin = (rung for rung in rungs if rung[:3] in model.kinds)
         title, total = f"{model.name}: {model.kinds}{model.note}", batch * model.bytes
-        row = Row(model.name, title, total, model.bytes / own, kind)
+        row = Row(model.name, title, total, model.bytes / own, kind, model.kinds)
         _row(svg, i, row, batch * own, kin, is_chosen=model.name == chosen)

@@ -165,7 +165,7 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
         ("computed", amount(found.value, claim.unit)),
         ("test", claim.formula),
         ("against", claim.evidence),
-        ("stands in", SOURCES[claim.source]),
+        ("stands in", f"{SOURCES[claim.source]}: {claim.where}"),
     )
     wrapped = ((name, textwrap.wrap(words, 54)) for name, words in facts)
     return [("" if i else name, line) for name, lines in wrapped for i, line in enumerate(lines)]

@@ -222,7 +222,7 @@ def _legend(svg: Svg) -> None:
         with svg.thing(key.name, *names):
             legend(svg, x, 60, (replace(key, name=words),))
     svg.line(0, 77, 26, 77, stroke=MUTED, width=1.5, dash="2 4")
-    words = "critical batch: from it on, arithmetic takes longer than reading weights"
+    words = "critical batch, caches left out: arithmetic takes longer than reading weights"
     svg.text(32, 81, words, fill=MUTED)
     shapes = {"limit: memory": "circle", "limit: arithmetic": "square",
               "the memory is full": "cross", "the chosen batch": "ring"}  # fmt: skip

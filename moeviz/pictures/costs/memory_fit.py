@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from bisect import bisect_right
 from collections.abc import Iterator
 
-from moeviz.costs import Device, Fit, device, fit
+from moeviz.costs import Architecture, Device, Fit, device, fit, kv_cache_bytes
 from moeviz.pictures.axes import LogScale, Scale, general, short, x_axis, y_axis
 from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import Key, box, heading, knob, legend, mark, paragraph
@@ -30,6 +31,11 @@ PARTS = (
     Key("cache, 16 bit", "#e69f00", mark="box", hatched=True),
 )
 OVER = "#d55e00"
+# How far a device's figures can be trusted, in words.
+CONFIDENCES = {
+    "official": "the maker's figures", "estimate": "an estimate", "rumour": "a rumour",
+    "unverifiable": "figures that nobody can check",
+}  # fmt: skip
 COLUMNS = ("plan", "routed experts, GB", "other weights, GB", "cache, GB", "free, GB", "says")
 
 
@@ -42,9 +48,10 @@ def memory_fit(
     chip = device(device_name)
     setting = dict(context_tokens=context, batch=batch, devices=devices)
     fits = {name: fit(architecture, chip, plan=name, **setting) for name in PLANS}
+    longest = longest_context(architecture, fits[plan], batch)
     at_context = {
         c: fit(architecture, chip, plan=plan, context_tokens=c, batch=batch, devices=devices)
-        for c in BETWEEN
+        for c in sorted({*BETWEEN, max(longest, BETWEEN[0])})  # where the curve meets the memory
     }
     summary = _summary(model_name, chip, devices, plan, context, batch, fits[plan])
     made_for = architecture.context_tokens
@@ -67,8 +74,17 @@ def memory_fit(
     paragraph(svg, 0, BOTTOM + 60, lines, fill=MUTED)
     side = svg.beside(SIDE, BOTTOM + 60)
     heading(side, "How long a context fits", f"{PLANS[plan]}, {_sequences(batch)} · drag the line")
-    _contexts(side, at_context, context)
+    _contexts(side, at_context, context, longest)
     return svg.picture(COLUMNS, _table(fits))
+
+
+def longest_context(architecture: Architecture, needed: Fit, batch: int) -> int:
+    """The most tokens of each sequence that fit beside the weights, up to the last of CONTEXTS; 0
+    where none does."""
+    room, most = needed.capacity_bytes - needed.weights.total, CONTEXTS[-1]
+    return bisect_right(
+        range(1, most + 1), room, key=lambda c: kv_cache_bytes(architecture, c, batch).total
+    )
 
 
 def _summary(
@@ -140,14 +156,15 @@ def _bar(svg: Svg, x: Scale, name: str, needed: Fit, top: float) -> None:
         svg.text(WIDTH, top + BAR / 2 + 4, "…", anchor="end", bold=True)
 
 
-def _contexts(svg: Svg, at_context: dict[int, Fit], context: int) -> None:
+def _contexts(svg: Svg, at_context: dict[int, Fit], context: int, longest: int) -> None:
     """What the chosen plan needs at each context, the parts above each other, and the memory: a
     slider of the context."""
     found = at_context[context]
     x = LogScale(CONTEXTS[0] * 0.75, CONTEXTS[-1] * 1.33, 56, SIDE - 16)
     y = Scale(0, 1.6 * found.capacity_bytes / 1e9, BOTTOM, TOP - 8)
-    held = [c for c in CONTEXTS if at_context[c].fits]
-    words = f"✔ up to {held[-1]:,} tokens fit" if held else "✘ not even the shortest fits"
+    words = f"✔ up to {_rounded_down(longest):,} tokens fit"
+    if longest < CONTEXTS[0]:
+        words = "✘ not even the shortest fits"
     svg.text(0, 58, words, bold=True)
     below = [(x.start, y.start), (x.end, y.start)]
     for part, key in enumerate(PARTS):
@@ -176,6 +193,12 @@ def _contexts(svg: Svg, at_context: dict[int, Fit], context: int) -> None:
             svg.rect(x(c) - half, y.end, 2 * half, y.start - y.end + 20, "transparent")
 
 
+def _rounded_down(tokens: int) -> int:
+    """Two figures of a number, and the end of the axis as it is."""
+    unit = 10 ** max(len(str(tokens)) - 2, 0)
+    return tokens if tokens == CONTEXTS[-1] else tokens // unit * unit
+
+
 def _sizes(found: Fit) -> tuple[float, float, float]:
     """Bytes of PARTS."""
     experts = found.weights.part("routed_experts")
@@ -190,7 +213,7 @@ def _verdict(found: Fit) -> str:
 
 def source_line(chip: Device) -> str:
     """Where a device's figures come from, and how far they can be trusted; prices left out."""
-    return f"{chip.name}, confidence {chip.confidence}: {chip.source.split('; prices')[0]}."
+    return f"{chip.name}, {CONFIDENCES[chip.confidence]}: {chip.source.split('; prices')[0]}."
 
 
 def _table(fits: dict[str, Fit]) -> Iterator[tuple[object, ...]]:

@@ -146,14 +146,14 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
             svg.rect(met_x, 202, of_token, 26, key.colour, stroke=MUTED)
             y = 286 + 17.0 * line
             edge = INK if key.name == part else "transparent"
-            svg.rect(1, y - 14, 400, 18, "none", stroke=edge, radius=4)
+            svg.rect(1, y - 14, 440, 18, "none", stroke=edge, radius=4)
             svg.rect(6, y - 10, 11, 11, key.colour, stroke=MUTED)
             svg.text(23, y, key.name, bold=key.name == part)
             svg.text(230, y, count(value), anchor="end", mono=True)
             svg.text(310, y, count(own), anchor="end", mono=True)
-            svg.text(390, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
+            svg.text(430, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
         x, met_x = x + wide, met_x + of_token
-    for right, words in ((230, "all"), (310, "a token"), (390, "of these")):
+    for right, words in ((230, "all"), (310, "a token"), (430, "share of a token's")):
         svg.text(right, 268, words, fill=MUTED, anchor="end")
     svg.text(0, 428, f"{part}, from the sizes:", bold=True)
     paragraph(svg, 0, 446, _sum_lines(architecture, part), 17)
@@ -172,11 +172,13 @@ def _sum_lines(architecture: Architecture, part: str) -> list[str]:
     terms = [t for t in parameters(architecture).terms if part_of(t.component) == part and t.value]
     lines: list[str] = []
     for left, term in enumerate(sorted(terms, key=lambda t: -t.value)):
-        words = textwrap.wrap(f"{term.label}: {term.formula} = {count(term.value)}", 70)
+        label = "" if term.label == part else f"{term.label}: "  # it stands above already
+        words = textwrap.wrap(f"{label}{term.formula} =\xa0{count(term.value)}", 70)
         if len(lines) + len(words) > TERM_LINES - (left < len(terms) - 1):
-            return [*lines, f"and {len(terms) - left} more, in the table"]
+            lines.append(f"and {len(terms) - left} more, in the table")
+            break
         lines += words
-    return lines or ["it has none"]
+    return [line.replace("\xa0", " ") for line in lines] or ["it has none"]
 
 
 def _wrapped(words: str) -> list[str]:

@@ -16,7 +16,7 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.costs.cost.quantisation import PLANS
-from moeviz.pictures.axes import LogScale, Scale, axes, short
+from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
@@ -116,7 +116,7 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     if setup.holds_all:
         held = "all experts lie"
     sizes = (
-        f"{sum(setup.weights) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB of it no experts",
+        f"{sum(setup.weights) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB are not experts",
         f"one {chip.name}, {chip.memory_bytes / 1e9:,.0f} GB of memory: {held} there",
     )
     paragraph(svg, 0, 36, sizes, fill=MUTED)
@@ -171,7 +171,9 @@ def _reached(best: float) -> str:
 
 
 def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    x, y = Scale(0, 100, 62, 542), LogScale(0.05, 1000, 406, 96)
+    speeds = [setup.speed(link, hit) for link in LINKS.values() for hit in (HITS[0], HITS[-1])]
+    band = REACHED[0] * setup.speed(chosen, HITS[0])
+    x, y = Scale(0, 100, 62, 542), LogScale(*decades([band, *speeds]), 406, 96)
     axes(svg, x, y, x_label="hit rate of the experts' cache, % · drag the line",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
     even, at = x(100 * setup.even_hit_rate), x(100 * rate)
@@ -184,9 +186,6 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
                     [(x(h), y(_clip(v * share, y))) for h, v in best.items()] for share in REACHED
                 )
                 svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
-                at_left, middle = HITS[1], (REACHED[0] * REACHED[1]) ** 0.5
-                base = y(_clip(setup.speed(chosen, at_left) * middle, y)) + 4
-                svg.text(x(100 * at_left), base, f"{chosen.label}: measured systems", halo=True)
             line = _key(link, link is chosen)
             curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
@@ -222,7 +221,7 @@ def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
             legend(svg, 0, y, (_key(each, each is chosen),))
             svg.text(SIDE - 10, y, best, anchor="end", bold=each is chosen)
     svg.rect(0, 182, 26, 16, chosen.colour, opacity=0.3)
-    paragraph(svg, 34, 195, ("20 to 40 % of it: what", "measured systems reach"))
+    paragraph(svg, 34, 195, (f"20 to 40 % of {chosen.label}:", "what measured systems reach"))
     svg.line(13, 230, 13, 262, stroke=INK, dash="2 4", width=1.5)
     fits = f"{_percent(setup.even_hit_rate)}: as many experts as", "fit, if routing is even"
     paragraph(svg, 34, 241, fits)

@@ -173,7 +173,7 @@ def _sum(svg: Svg, chosen: str, own: Bill, assumed: dict[str, Any]) -> None:
     svg.text(0, y, "Published of it", bold=True)
     paragraph(svg, 0, y + 20, _published(chosen, price, watts, pue), 20)
     if setting := published_setting(chosen):
-        words = f"{100 * setting['mfu']:.0f} % MFU gives about these hours: set it"
+        words = f"{100 * setting['mfu']:.0f} % MFU gives about all these hours: set it"
         with svg.thing(tip="Take the published tokens, device and hours", press=setting):
             box(svg, 1, y + 111, 290, 26, "none", words, radius=6, stroke=RULE)
     y += 20 * 8
@@ -198,8 +198,8 @@ def _published(chosen: str, price: float, watts: float, pue: float) -> list[str]
         hours = model.device_hours
         lines.append(f"{count(hours.value)} hours of {model.device} ({hours.confidence})")
         at = hours_bill(hours.value, usd_per_hour=price, watts=watts, pue=pue)
-        lines.append(f"which are {money(at.usd)} at this price,")
-        lines.append(f"{three(at.kwh / 1e6)} GWh at this power")
+        lines += [hours.note] if hours.note else []
+        lines.append(f"at this price and power {money(at.usd)}, {three(at.kwh / 1e6)} GWh")
     if model.usd is not None:
         lines.append(f"{money(model.usd.value)} ({model.usd.confidence})")
     return lines or ["neither tokens nor hours"]

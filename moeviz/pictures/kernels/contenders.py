@@ -49,9 +49,9 @@ def contenders(
     bottom = TOP + len(timed) * ROW
     svg = Svg(WIDTH, bottom + 50 + 18 * len(reasons), "Contenders", summary)
     heading(svg, title, f"{where}, {case['dtype']}: the same experts, timed in turns")
-    svg.text(0, 54, sizes_of(case["shape"]), fill=MUTED)
+    svg.text(0, 54, f"{sizes_of(case['shape'])} · mark: median, bar: quartiles", fill=MUTED)
     legend(svg, 0, 80, SERIES.values())
-    svg.text(WIDTH, 80, "mark: median · bar: quartiles · press one to compare", anchor="end",
+    svg.text(WIDTH, 80, "×: times as long as the framed one · press another", anchor="end",
              fill=MUTED)  # fmt: skip
     scale = _scale(timed)
     x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 14, form=short)
@@ -74,7 +74,7 @@ def _contender(
         svg.text(LEFT + text_width(name, 13) + 20, y + 4, words, fill=MUTED, halo=True)
         for s, (kind, key) in enumerate(SERIES.items()):
             if kind in times:
-                ratio = ""
+                ratio = " = 1×" if name == base else ""
                 if base and name != base and kind in timed[base]:
                     ratio = f" · {three(times[kind]['median'] / timed[base][kind]['median'])}×"
                 _time(svg, times[kind], y + 19 + 19 * s, key, scale, ratio)
@@ -110,7 +110,7 @@ def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
         return
     side = svg.beside(SIDE, 52 + LAYER * len(cases))
     note = "and the fastest that routes, forward + backward · press one"
-    heading(side, "Every layer of this machine", note)
+    heading(side, "Layers timed here", note)
     for i, (title, case) in enumerate(cases.items()):
         y, words = 50 + i * LAYER, _first(case)
         ink, muted, fill = (INK, MUTED, "none")

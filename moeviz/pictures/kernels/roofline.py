@@ -120,7 +120,23 @@ class _Plot:
         with svg.thing(self.product.name, tip=self.product.name):
             svg.polyline([corner, (RIGHT, y(self.peak))], stroke=ARITHMETIC, width=3)
         svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
+        self._what_it_waits_for(corner)
         legend(self.side, 0, 20, (self.copy, self.product), down=20, kin=True)
+
+    def _what_it_waits_for(self, corner: Spot) -> None:
+        """Words on the two roofs, where they have room, and the name of the ridge between them."""
+        svg, (x, y) = self.svg, corner
+        if x - LEFT > 150:
+            slope = (self.y(self.y.low) - self.y(10 * self.y.low)) / (self.x(1) - self.x(0.1))
+            at, down = x - 90, 90 * slope  # on the roof, from its end down
+            svg.text(at, y + down - 22, "waits for memory", anchor="middle",
+                     rotate=-math.degrees(math.atan(slope)))  # fmt: skip
+        if RIGHT - x > 120:
+            svg.text((x + RIGHT) / 2, y - 9, "waits for arithmetic", anchor="middle")
+        left = x > RIGHT - 150
+        words = f"ridge: {three(self.peak / self.memory)} FLOP per byte"
+        svg.text(x + (-6 if left else 6), BOTTOM - 8, words, anchor="end" if left else "start",
+                 halo=True)  # fmt: skip
 
     def roof(self, at: float) -> float:
         """How high the roof is over a place of the axis; the axis itself, where none is known."""
@@ -137,8 +153,11 @@ class _Plot:
         placed: list[Spot] = []
         if reached:
             others = any(point.by for point in reached)
-            title = "Measured, other layers" if others else "Measured, all experts"
-            self.side.text(0, 232, title, bold=True)
+            title, letter = "Measured, all experts", "this layer with so many tokens"
+            if others:
+                title, letter = "Measured, other layers and batches", "a layer, by its fastest way"
+            self.side.text(0, 215, title, bold=True)
+            self.side.text(0, 232, f"each letter in the plot: {letter}", fill=MUTED)
         for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
             letter, line = chr(ord("a") + i), 252 + i * 19
             spot = self._beside((a, b), [*dots[:i], *dots[i + 1 :], *placed], LETTERS, 13)
