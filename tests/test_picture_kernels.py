@@ -221,6 +221,10 @@ def test_a_moment_lights_its_pieces_and_a_tile_the_moments_that_read_it():
         tiles = {name for name in bar.get("data-kin").split() if name[0] == "g"}
         lit = [m for m in kin if m.get("data-kin")[0] == "g"]
         assert len(lit) == 2 * pieces, "by program, and in the map"
+        written = [m.findtext("{*}text") for m in lit[:pieces]]
+        at = [re.search(r"tile (\d+), .* column block (\d+)", m.findtext("{*}title")) for m in lit]
+        names = [" · ".join(found.groups()) for found in at[:pieces]]
+        assert written == names or written == [name.split(" ")[0] for name in names]
         assert {m.get("data-kin").split()[0] for m in lit} == tiles
 
 
@@ -233,6 +237,7 @@ def test_of_a_walk_pieces_moments_and_programs_are_pressed():
     }
     steps = [int(sets["step"]) for sets in pressed if sets.keys() == {"step"}]
     assert steps == [row[0] for row in picture.rows]
+    assert any(re.match(r"GROUP \d: \d tiles? go", text) for text in texts(picture))
     rows = "The rows of tile 4 are asked for 4 times and come from memory 2 times."
     assert rows in picture.summary
     program = tile_walk(TRACES["dispatch"], **WALK | {"follow": "program 5"}, walk="one")

@@ -344,6 +344,8 @@ def test_the_curve_ends_at_the_maxvio_that_the_sentence_tells(step):
     told = [tip for tip in tips(picture) if ": MaxVio" in tip and tip.startswith("step")]
     assert told[-1].endswith(f"MaxVio {now.max_violation:.2f}")
     assert f"layer 1: MaxVio {now.max_violation:.1f}" in texts(picture)
+    took = f"1 of 16 experts takes {now.largest * 100:.0f} % of the tokens"
+    assert texts(picture)[0] == f"Step {step} of 300: {took}"
 
 
 def test_a_hand_reads_both_runs_at_a_step():

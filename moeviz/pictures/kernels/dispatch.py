@@ -155,7 +155,7 @@ class _Lanes:
 
     def _row(self, x: float, e: int, number: str) -> None:
         """A row with the number of its token, upright where it is too narrow."""
-        lies = text_width(number, 12) <= self.cell + 1
+        lies = text_width(number, 12) <= self.cell - 3  # else numbers of neighbours run together
         expert_box(self.svg, x, LANE_B, self.cell, CELL, e, number if lies else "")
         if not lies:
             ink, x = ink_on(expert_colour(e)), x + self.cell / 2 + 4.4
@@ -180,8 +180,7 @@ class _Lanes:
             if first == last:
                 continue
             width = (last - first) * self.unit - 1
-            label = f"expert {e}" if width > text_width("expert 0", 12) + 4 else f"e{e}"
-            label = label if width > text_width(label, 12) else ""
+            label = f"e{e}" if width > text_width(f"e{e}", 12) else ""
             y = LANE_B + CELL + 2
             with things.expert(self.svg, self.trace, e):
                 expert_box(self.svg, self.b(first), y, width, 15, e, label, bold=True)

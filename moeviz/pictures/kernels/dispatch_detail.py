@@ -71,6 +71,8 @@ def _matrix(svg: Svg, trace: DispatchTrace, stage: str, number: int) -> None:
     """Programs down, experts across: counts, then what is before, then totals and offsets."""
     programs, num_experts = trace.count.shape
     top, high = TOP + 24, _row(trace)
+    name = "count[p, e]" if stage == "histogram" else "before[p, e]"
+    svg.text(LEFT - 8, TOP + 13, name, anchor="end")
     for e in range(num_experts):
         with things.expert(svg, trace, e, stage):
             expert_box(svg, LEFT + e * COLUMN, TOP, COLUMN - 2, 17, e, f"e{e}", bold=True)

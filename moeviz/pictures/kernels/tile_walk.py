@@ -48,13 +48,13 @@ def tile_walk(
     )
     height = TOP + programs * (LANE + GAP) + 70 + BARS + 96
     svg = Svg(WIDTH, height, "The walk over the tiles", summary)
-    note = "A box: a tile of rows × a block of weight columns. Its numbers: expert · block"
+    note = "A box: a tile × a block of weight columns. Numbers: tile · block. Colour: expert"
     heading(svg, "Who computes what, in which order", note)
     _key(svg)
     base = _programs(svg, per_program, now, len(reads), starts, follow, marked)
     _reads(svg, reads, per_program, now, base + 70)
     starts.draw(svg, base + 70 + BARS + 44)
-    _map(svg, trace, per_program, now, follow, marked)
+    _map(svg, trace, per_program, now, group, follow, marked)
     rows = ((i + 1, n, si(a, "B"), si(d, "B")) for i, (n, a, d) in enumerate(reads))
     return svg.picture(COLUMNS, rows)
 
@@ -147,17 +147,17 @@ class _Starts:
 def _key(svg: Svg) -> None:
     """What frames and fills mean."""
     x, y = 1.0, 50.0
-    for name, wide in (("this moment", 118), ("followed", 96), ("done", 72), ("to come", 90),
-                       ("a start", 84), ("idle", 60)):  # fmt: skip
+    for name, wide in (("this moment", 110), ("followed", 92), ("filled: done", 86),
+                       ("outline: to come", 118), ("a start", 84), ("idle", 60)):  # fmt: skip
         if name == "a start":
             svg.rect(x + 4, y, 4, 13, INK)
         elif name == "idle":
             _dashed(svg, x, y, 13, 13)
-        else:
-            edge, width = {"this moment": (NOW, 2.5), "followed": (INK, 2.5)}.get(name, (MUTED, 1))
-            fill = MUTED if name == "done" else "none"
-            svg.rect(x, y, 13, 13, fill, stroke=edge, stroke_width=width)
-        svg.text(x + 19, y + 11, name, fill=MUTED)
+        elif name in ("this moment", "followed"):
+            svg.rect(x, y, 13, 13, "none", stroke=NOW if name == "this moment" else INK,
+                     stroke_width=2.5)  # fmt: skip
+        # A swatch of what is filled would have some expert's colour: those two are words alone.
+        svg.text(x + (0 if ":" in name else 19), y + 11, name, fill=MUTED)
         x += wide
 
 
@@ -194,7 +194,7 @@ def _programs(
             x = LEFT + at * wide
             if at < len(pieces):
                 piece = pieces[at]
-                text = f"{piece.expert} ·{piece.column}" if wide > 44 else str(piece.expert)
+                text = f"{piece.tile} · {piece.column}" if wide > 44 else str(piece.tile)
                 names = f"g{piece.tile}", f"e{piece.expert}", f"m{at}", f"p{lane}"
                 press = {"step": at + 1, "follow": f"tile {piece.tile}"}
                 with svg.thing(*names, tip=f"moment {at + 1}: {piece.words}", press=press):
@@ -243,12 +243,12 @@ def _reads(
 
 
 def _map(
-    svg: Svg, trace: DispatchTrace, per_program: Walk, now: int, follow: str,
+    svg: Svg, trace: DispatchTrace, per_program: Walk, now: int, group: int, follow: str,
     marked: list[tuple[int, int]],
 ) -> None:  # fmt: skip
     """Every piece in the row of its tile and the column of its block, with its moment."""
     tiles, columns = [g for g, e in enumerate(trace.tile_expert) if e >= 0], column_blocks(trace)
-    part = svg.beside(MAP, TOP + len(tiles) * LANE + 62)
+    part = svg.beside(MAP, TOP + len(tiles) * LANE + 80)
     heading(part, "The same pieces as a map", "A number: the moment in which it is computed")
     wide = (MAP - MAP_LEFT - 4) / columns
     part.text(MAP_LEFT + columns * wide / 2, TOP - 22, "block of weight columns", anchor="middle")
@@ -280,6 +280,9 @@ def _map(
     low = TOP + len(tiles) * LANE + 24
     part.text(0, low, "A blue frame: a block of weights that this moment reads,", fill=MUTED)
     part.text(0, low + 18, "once for all tiles in it. Bold: rows that it reads.", fill=MUTED)
+    together = "1 tile goes" if group == 1 else f"{group} tiles go"
+    part.text(0, low + 36, f"GROUP {group}: {together} through all blocks, then the next.",
+              fill=MUTED)  # fmt: skip
 
 
 def _cell(svg: Svg, x: float, y: float, wide: float, piece: Piece, at: int, now: int) -> None:

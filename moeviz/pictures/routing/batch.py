@@ -12,6 +12,7 @@ from moeviz.records.routes import Decision
 WIDTH = 560
 SHOWN_TOKENS = 128
 DROPPED = "#d55e00"
+SOME, NOBODY = "not all its experts", "no expert"  # of a token that lost an assignment
 
 Row = tuple[int, int, int]  # expert, token, choice
 Rows = list[Row]
@@ -78,21 +79,21 @@ def batch_strip(
     svg: Svg, decision: Decision, boxes: list[tuple[float, float, float]], top: float,
     placed: Rows, lost: Rows, now: Row | None,
 ) -> None:  # fmt: skip
-    """A batch in its order, with the tokens that found no slot crossed out, those that have not
-    come yet left empty, and the one that comes now framed."""
+    """A batch in its order: one line through a token without all its experts, two through one
+    without any; those that have not come yet are left empty, and the one that comes now framed."""
     labels, one = fates(decision, placed, lost), not any(decision.meta["part"])
     title = "The batch in its order" if one else "The sequences, one below another"
     svg.text(0, top - 30, title, size=13, bold=True)
-    struck = "struck: not all its experts · " if decision.meta["top_k"] > 1 else ""
+    struck = f"one line: {SOME} · " if decision.meta["top_k"] > 1 else ""
     waits = "" if all(labels) else " · pale: to come"
     waits += " · framed: now" if now else ""
-    svg.text(0, top - 12, f"crossed out: no expert · {struck}×: no slot{waits}", fill=MUTED)
+    svg.text(0, top - 12, f"two lines: {NOBODY} · {struck}×: no slot{waits}", fill=MUTED)
     first: dict[int, tuple[int, int]] = {}
     for e, t, k in placed:
         first[t] = min(first.get(t, (k, e)), (k, e))
     for t, (x, y, width) in enumerate(boxes):
         expert = first[t][1] if t in first else -1
-        fate = "no expert" if t not in first else "struck" if "×" in labels[t] else "placed"
+        fate = NOBODY if t not in first else SOME if "×" in labels[t] else "placed"
         if not labels[t]:
             fate = "not come yet"
         words = f"{labels[t]} " if labels[t] else ""

@@ -117,7 +117,7 @@ def _legend(decision: Decision, numbered: bool, single: bool) -> list[str]:
     if numbered:
         parts.append("number: its token")
     if decision.meta["lost"]:
-        parts.append("crossed out: no slot")
+        parts.append("one line: no slot")
     if decision.capacity is not None:
         parts.append("hatched: empty, yet computed")
     if single and decision.meta["top_k"] > 1:
@@ -154,6 +154,6 @@ def _bars(svg: Svg, x: float, y: float, unit: float, e: int, kept: int, gone: in
         expert_box(svg, x, y, kept * unit, SLOT, e)
     if gone:
         left, width = x + kept * unit, gone * unit
-        with svg.thing(f"e{e}", tip=f"expert {e}: {gone} without"):
+        with svg.thing(f"e{e}", tip=f"expert {e}: {gone} without a slot"):
             expert_box(svg, left, y, width, SLOT, -1)
             svg.line(left, y + SLOT, left + width, y, stroke=DROPPED, width=1.5)

@@ -7,12 +7,12 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from moeviz.pictures.plot import box, expert_box, heading
+from moeviz.pictures.plot import Key, box, expert_box, heading, legend
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, heat_colour, shorten
 
 WIDTH = 560
 LEFT, ROW, CELL = 96.0, 20.0, 48.0
-FILM = 54.0  # where the film begins: a small image of every step
+FILM = 72.0  # where the film begins: a small image of every step
 FRAME = 56.0  # width of one of them, and their distance
 BAR = 90.0  # length of the longest bar beside the rows
 TALL = 56.0  # height of the tallest bar below the columns
@@ -41,8 +41,11 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
     top = FILM + small + 50
     base = top + num_tokens * ROW + 26 + TALL
     summary = _summary(steps, step, what)
-    svg = Svg(WIDTH, base + 8, "A routing rule step by step", summary)
-    heading(svg, f"Step {step + 1} of {len(steps)}: {title}", told_change(steps, step))
+    svg = Svg(WIDTH, base + 34, "A routing rule step by step", summary)
+    # What it means, then what has changed; or the latter alone, in its place.
+    lines = [*filter(None, (_balance(matrix_TN, 0, what), told_change(steps, step)))] or [""]
+    heading(svg, f"Step {step + 1} of {len(steps)}: {title}", lines[0])
+    svg.text(0, 52, "".join(lines[1:]), fill=MUTED)
     for i, (name, other_TN) in enumerate(steps):
         x, width = i * frames, min(frames - 6, 44.0)
         with svg.thing(tip=f"Go to step {i + 1}: {name}", press={"step": i + 1}):
@@ -61,6 +64,10 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
     if matrix_TN.min() >= 0:
         _row_sums(svg, matrix_TN, right + 14, top)
         _column_sums(svg, matrix_TN, what, top + num_tokens * ROW, base, cell)
+        legend(svg, LEFT, base + 24, [Key(f"mean {what}'s sum", INK, "4 3", width=1)], fill=MUTED)
+        if ((before_TN != 0) & (matrix_TN == 0)).any():
+            _dashed(svg, LEFT + 200, base + 13, 16, 14)
+            svg.text(LEFT + 222, base + 24, "just became 0", fill=MUTED)
     return svg.picture(*_table(matrix_TN, tokens))
 
 
@@ -172,17 +179,23 @@ def _column_sums(
 
 def _summary(steps: Sequence[Step], step: int, what: str) -> str:
     title, matrix_TN = steps[step]
-    words = f"Step {step + 1} of {len(steps)}: {title}. {told_change(steps, step)}".strip()
-    if matrix_TN.min() < 0:
-        return words
-    for each, axis in ((what, 0), ("token", 1)):
-        total = matrix_TN.sum(axis)
-        if len(total) > 1 and total.mean() > 0:
-            times = total.max() / total.mean()
-            even = times < EVEN
-            fullest = f"The fullest {each} holds {times:.2f} times the mean one."
-            words += f" All {each}s have the same sum." if even else f" {fullest}"
-    return words
+    words = (
+        f"Step {step + 1} of {len(steps)}: {title}.",
+        _balance(matrix_TN, 0, what), _balance(matrix_TN, 1, "token"), told_change(steps, step),
+    )  # fmt: skip
+    return " ".join(filter(None, words))
+
+
+def _balance(matrix_TN: np.ndarray, axis: int, each: str) -> str:
+    """Whether all columns or rows have the same sum; nothing where a value is negative."""
+    total = matrix_TN.sum(axis)
+    if matrix_TN.min() < 0 or len(total) < 2 or not total.mean() > 0:
+        return ""
+    times = total.max() / total.mean()
+    if times >= EVEN:
+        return f"The fullest {each} holds {times:.2f} times the mean one."
+    same = f"ll {each}s have the same sum."
+    return f"The load is even: a{same}" if each == "expert" else f"A{same}"
 
 
 def _table(

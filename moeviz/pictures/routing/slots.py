@@ -41,8 +41,8 @@ COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 def slots(
     decision: Decision, *, step: int | None = None, offered: Sequence[float] = (), note: str = ""
 ) -> Picture:
-    """A decision of experiments.slots: the buffers in order of placement, the tokens with those
-    that got no slot crossed out, and the drop rate beside its closed form.
+    """A decision of experiments.slots: the buffers in order of placement, the tokens with lines
+    through those that got no slot, and the drop rate beside its closed form.
 
     step: so many assignments have come, by default all. offered: the factors that a panel's
     control has, some of FACTORS; the line of the limit can be dragged over them. note: what the

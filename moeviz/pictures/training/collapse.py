@@ -37,6 +37,7 @@ from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
 MAIN, SIDE, HEIGHT = 540, 336, 700
+MOST = 0.9  # of the tokens: the title says how few experts take them
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
@@ -44,7 +45,7 @@ TWIN = Key("dense twin, recorded", "#009e73", "3 3", "diamond", width=1.2)
 ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
 # y of the lower and upper ends of the plots.
 RIBBON, VIOLATION = (276.0, 60.0), (502.0, 376.0)
-# Below the ribbon: the experts, who is chosen, who died.
+# Below the ribbon: the experts, who is selected, who died.
 CHIPS, CHOSEN, KILLED = 282.0, 326.0, 346.0
 CHIP, NARROW = 28.0, 20.0  # how wide one is where there are few experts, and at the least
 LOSS, EFFECT, GATE = (186.0, 60.0), (328.0, 236.0), (456.0, 374.0)
@@ -68,7 +69,7 @@ def collapse(
     runs = [run] if before is None else [before, run]
     keys = [_key(run, NOW)] if before is None else [_key(before, BEFORE), _key(run, NOW)]
     svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer, twin))
-    svg.text(0, 16, shorten(_at_step(run), 60), size=14, bold=True)
+    svg.text(0, 16, _result(run, layer), size=14, bold=True)
     svg.text(0, VIOLATION[0] + 64, note, fill=MUTED)
     side = svg.beside(SIDE, 660)
     _legend(side, runs[::-1], keys[::-1], twin)
@@ -112,6 +113,18 @@ def collapse(
 
 def _at_step(run: Snapshot) -> str:
     return f"{run.label}: step {run.step} of {run.total_steps}"
+
+
+def _result(run: Snapshot, layer: int) -> str:
+    """How few experts take most of the tokens."""
+    now = standing(run, layer)
+    if now is None or math.isnan(now.largest):
+        return shorten(_at_step(run), 60)
+    taken = np.cumsum(np.sort(now.share_E)[::-1])
+    few = int(np.searchsorted(taken, MOST - 1e-9)) + 1
+    takes, share = "takes" if few == 1 else "take", percent(float(taken[few - 1]))
+    at = f"Step {run.step} of {run.total_steps}"
+    return f"{at}: {few} of {len(taken)} experts {takes} {share} of the tokens"
 
 
 def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key], twin: Snapshot | None) -> None:
@@ -247,7 +260,7 @@ def _choice(expert: int, victim: int | None) -> dict[str, object] | None:
 
 def chosen(victim: int) -> str:
     """What can be done with the expert that a panel would kill."""
-    return f"Expert {victim} is chosen: ✕ Kill it takes it away while the model trains here."
+    return f"Expert {victim} is selected: ✕ Kill it takes it away while the model trains here."
 
 
 def _experts(svg: Svg, run: Snapshot, layer: int, victim: int | None) -> None:
