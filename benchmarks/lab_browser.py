@@ -278,6 +278,7 @@ def slider_handle(page, css):
 def press_slider(page, css, key="ArrowRight", times=1):
     """Focus the handle of slider `css` and press a key on it some times."""
     handle = slider_handle(page, css)
+    handle.wait_for()  # one that "More" is about to show takes no key yet
     handle.focus()
     for _ in range(times):
         page.keyboard.press(key)

@@ -166,9 +166,11 @@ _IN_PICTURE = (
     return [...picture.querySelectorAll('svg')].map(part => {
         const boxes = [...part.querySelectorAll('rect, circle, polygon')].filter(solid);
         const texts = [...part.querySelectorAll('text')].map(t => {
-            const b = t.getBBox(), x = b.x + b.width / 2, y = b.y + b.height / 2;
+            const b = t.getBBox(), middle = [b.x + b.width / 2, b.y + b.height / 2];
             const turned = t.hasAttribute('transform');
-            const under = turned ? [] : boxes.filter(r => holds(r, x, y));
+            const by = turned && t.transform.baseVal.consolidate().matrix;
+            const at = new DOMPoint(...middle).matrixTransform(by || undefined);
+            const under = boxes.filter(r => holds(r, at.x, at.y));
             const ground = under.length ? rgba(getComputedStyle(under.at(-1)).fill) : page;
             return {text: t.textContent, ratio: contrast(rgba(getComputedStyle(t).fill), ground),
                 size: parseFloat(getComputedStyle(t).fontSize), turned,
