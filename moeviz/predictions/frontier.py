@@ -10,6 +10,7 @@ from moeviz.pictures.costs.cache_ladder import MEASURED_PAIR, RUNGS, rungs
 from moeviz.pictures.costs.model_map import points, typical_share
 from moeviz.pictures.costs.training_cost import SEQUENCE
 from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.words import percent
 
 MIXTRAL, GPT_OSS = "Mixtral 8x22B", "gpt-oss-120b"
 
@@ -45,7 +46,7 @@ def mixtral() -> Measured:
 def years() -> Measured:
     shares = {year: typical_share(points(), year) or math.nan for year in (2024, 2026)}
     options = {"still about a fifth": 0.2, "about a tenth": 0.1, "about a twentieth": 0.05}
-    figure = f"the median fell from {100 * shares[2024]:.1f} % to {100 * shares[2026]:.1f} %"
+    figure = f"the median fell from {percent(shares[2024], 1)} to {percent(shares[2026], 1)}"
     because = "experts became smaller and many more, and a token still meets only a few of them"
     return Measured(nearest(shares[2026], options, ratio=True), figure, because)
 

@@ -55,21 +55,24 @@ def trace_text(
         out = model(tokens_S[None].to(model.head.weight.device))
     routes = [out.routes[layer] for layer in layers]
     rows = [rows_by_token(route.plan, len(tokens_S)) for route in routes]
-    top_k = max(1, *(expert_TK.shape[1] for expert_TK, _ in rows))
     return Trace(
         tokens=tuple(tokenizer.pieces(tokens_S.numpy())),
-        expert=np.stack([_widened(expert_TK, top_k, -1) for expert_TK, _ in rows], axis=1),
-        weight=np.stack([_widened(weight_TK, top_k, 0) for _, weight_TK in rows], axis=1),
-        score=np.stack([route.scores.float().cpu().numpy() for route in routes], axis=1),
+        expert=stacked([expert_TK for expert_TK, _ in rows], -1),
+        weight=stacked([weight_TK for _, weight_TK in rows], 0),
+        score=stacked([route.scores.float().cpu().numpy() for route in routes], 0),
         layers=layers,
         meta=meta or {},
     )
 
 
-def _widened(table_TK: np.ndarray, top_k: int, fill: int) -> np.ndarray:
-    """The table with as many columns as the widest layer's."""
-    missing = top_k - table_TK.shape[1]
-    return np.pad(table_TK, ((0, 0), (0, missing)), constant_values=fill)
+def stacked(tables: list[np.ndarray], fill: float) -> np.ndarray:
+    """[T, L, columns] of L tables, each as wide as the widest and as one column at least."""
+    width = max(1, *(table.shape[1] for table in tables))
+    padded = [
+        np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=fill)
+        for table in tables
+    ]
+    return np.stack(padded, axis=1)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from moeviz.costs.claims.ledger import (
 from moeviz.costs.cost.parameters import active_share, parameters
 from moeviz.costs.known.models import MODELS, published, shape_of
 from moeviz.costs.shape.terms import Term
+from moeviz.words import percent
 
 FRONTIER = Article("survey")
 LLAMA, V3 = "Llama 3.1 405B", "DeepSeek-V3 / R1"
@@ -95,7 +96,7 @@ def v3_structure() -> Outcome:
     model = shape_of(V3)
     moe, share = model.moe, active_share(model)
     right = (moe.num_experts, moe.shared_experts, moe.top_k, len(model.layers)) == (256, 1, 8, 61)
-    verdict, why = holds_if(right and share.total < 0.06), f"{100 * share.total:.1f} % active"
+    verdict, why = holds_if(right and share.total < 0.06), f"{percent(share.total, 1)} active"
     return Outcome(verdict, why, share.total, share.terms)
 
 

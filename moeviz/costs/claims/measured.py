@@ -14,6 +14,7 @@ from moeviz.costs.claims.short import BEACON
 from moeviz.costs.claims.survey import SURVEY
 from moeviz.costs.shape.terms import Term
 from moeviz.host import read_figures
+from moeviz.words import percent
 
 if TYPE_CHECKING:
     from moeviz.records.compare import Gap
@@ -72,7 +73,7 @@ def dropping_degrades(figures: dict[str, Any], severe: float) -> Outcome:
         Term("tokens dropped", arm["dropped_mixed"]["mean"], "share, in evaluation"),
     )
     what = (
-        f"{100 * arm['dropped_mixed']['mean']:.1f} % of the tokens are dropped there, and the loss "
+        f"{percent(arm['dropped_mixed']['mean'], 1)} of the tokens are dropped there, and the loss "
         f"differs by {gap.mean:+z.3f} nats per token ({interval(gap)})"
     )
     if gap.high < severe:

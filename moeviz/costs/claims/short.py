@@ -10,6 +10,7 @@ from moeviz.costs.known.devices import DEVICES
 from moeviz.costs.known.models import shape_of
 from moeviz.costs.known.models_early import SWITCH_C
 from moeviz.costs.shape.terms import Term
+from moeviz.words import percent
 
 BEACON, MARKET = Article("beacon"), Article("market")
 GPT3 = shape_of("GPT-3 175B")
@@ -45,8 +46,8 @@ def switch_tenth(t5_xxl_flops: float) -> Outcome:
     formula = f"890e9 / {t5_xxl_flops:.3g}"
     terms = (*share.terms, Term("its FLOPs a sequence over T5-XXL's", of_t5, formula))
     why = (
-        f"it was compared with T5-XXL, 11B parameters, at {100 * of_t5:.0f} % of its FLOPs; of its "
-        f"own 1.6T a token uses {100 * share.total:.2f} %, and no dense 1.6T model exists"
+        f"it was compared with T5-XXL, 11B parameters, at {percent(of_t5)} of its FLOPs; of its "
+        f"own 1.6T a token uses {percent(share.total, 2)}, and no dense 1.6T model exists"
     )
     return Outcome("contradicted", why, share.total, terms)
 
@@ -76,8 +77,8 @@ def routing_bottleneck(bottleneck_share: float) -> Outcome:
     largest = max(share for name, share in shares.items() if name != "Switch-C 1.6T")
     why = (
         "routing is one matrix product a token and layer, chosen anew for each token: "
-        f"{100 * shares['Mixtral 8x7B']:.3f} % of Mixtral's active parameters, "
-        f"{100 * shares['Kimi K2']:.1f} % of Kimi K2's, {100 * shares['Switch-C 1.6T']:.1f} % of "
+        f"{percent(shares['Mixtral 8x7B'], 3)} of Mixtral's active parameters, "
+        f"{percent(shares['Kimi K2'], 1)} of Kimi K2's, {percent(shares['Switch-C 1.6T'], 1)} of "
         "Switch-C's with its 2,048 experts"
     )
     return Outcome("holds" if largest >= bottleneck_share else "contradicted", why, largest, terms)

@@ -14,6 +14,7 @@ from moeviz.pictures.costs.training_cost import (
     published_setting,
     training_cost,
 )
+from moeviz.words import percent
 
 # What a button says, and the model that it stands for.
 SHORT = (
@@ -48,7 +49,7 @@ class TrainingCost(Panel):
                 {"model": choice("Model", models, model, "118px")},
                 {
                     "tokens": slider("Tokens", [(f"{v:g}T", v) for v in TRILLIONS], 14.8),
-                    "mfu": slider("MFU", [(f"{100 * v:.0f} %", v) for v in MFUS], 0.39),
+                    "mfu": slider("MFU", [(percent(v), v) for v in MFUS], 0.39),
                     "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
                 },
                 {"device": choice("Device", devices, "H800 SXM", "64px")},

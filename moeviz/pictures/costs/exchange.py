@@ -23,6 +23,7 @@ from moeviz.pictures.costs.one_token import (
 )
 from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
+from moeviz.words import percent
 
 # One token's way; beside it what all of them add up to, and who sends to whom.
 WIDTH, HEIGHT, SUMS = 560.0, 536.0, 380.0
@@ -175,9 +176,7 @@ def _summary(name: str, chosen: Sent, plainest: Sent, step: int) -> str:
     saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
     if saved:
         more = "less" if saved > 0 else "more"
-        sentence += (
-            f" Between nodes {100 * abs(saved):.0f} % {more} than a BF16 copy for each expert."
-        )
+        sentence += f" Between nodes {percent(abs(saved))} {more} than a BF16 copy for each expert."
     bytes_RC, each = _sent_between(chosen.traffic), chosen.traffic.devices_per_node
     received_C = np.nansum(bytes_RC, axis=0)
     most = received_C.max() / received_C.mean()

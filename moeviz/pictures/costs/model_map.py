@@ -13,6 +13,7 @@ from moeviz.pictures.axes import LogScale, Scale, axes
 from moeviz.pictures.costs.model_parts import count
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
+from moeviz.words import percent
 
 # The map, and beside it its key and the list of its models.
 WIDTH, KEY, HEIGHT = 560.0, 392.0, 606.0
@@ -94,7 +95,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     _list(side, sorted(shown, key=lambda p: (p.model.year, p.total)), lines, chosen)
     rows = (
         (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
-         f"{100 * p.active / p.total:.2f} %", p.confidence, p.source)
+         percent(p.active / p.total, 2), p.confidence, p.source)
         for p in sorted(shown, key=lambda p: (p.model.year, p.model.name))
     )  # fmt: skip
     return svg.picture(COLUMNS, rows)
@@ -111,7 +112,7 @@ def _typical(shown: Sequence[Point], year: int) -> str:
     share = typical_share(shown, year)
     if share is None:
         return ""
-    return f" In the typical sparse one of {year} (the median) a token meets {100 * share:.1f} %."
+    return f" In the typical sparse one of {year} (the median) a token meets {percent(share, 1)}."
 
 
 def _summary(shown: Sequence[Point], chosen: str, until: int) -> str:

@@ -22,6 +22,7 @@ from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, knob, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
+from moeviz.words import percent
 
 WIDTH, SIDE, HEIGHT = 560.0, 260.0, 516.0
 HITS = tuple(i / 50 for i in range(51))
@@ -112,7 +113,7 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     others = setup.weights[1]
     svg = Svg(WIDTH, HEIGHT, "Experts behind a link", _summary(setup, chosen, rate))
     heading(svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence at a time")
-    held = f"{_percent(setup.even_hit_rate)} of the experts lie"
+    held = f"{percent(setup.even_hit_rate)} of the experts lie"
     if setup.holds_all:
         held = "all experts lie"
     sizes = (
@@ -148,21 +149,16 @@ def _summary(setup: Setup, link: Link, rate: float) -> str:
         )
     else:
         sentence = (
-            f"{link.label} at a hit rate of {_percent(rate)}: {setup.gigabytes(link, rate):.3g} GB "
+            f"{link.label} at a hit rate of {percent(rate)}: {setup.gigabytes(link, rate):.3g} GB "
             f"come over it for every token, at most {three(best)} tokens/s."
         )
-        if _percent(rate) == _percent(even):
+        if percent(rate) == percent(even):
             sentence += " Even routing gives this rate: so many of the experts fit."
         elif rate > even:
             sentence += (
-                f" Even routing gives {_percent(even)}; more needs experts that are asked for "
-                "again."
+                f" Even routing gives {percent(even)}; more needs experts that are asked for again."
             )
     return f"{sentence} Measured systems reach 20 to 40 % of that. Here: {_reached(best)} tokens/s."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _reached(best: float) -> str:
@@ -212,7 +208,7 @@ def _clip(value: float, y: Scale) -> float:
 
 
 def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    svg.text(0, 16, f"tokens/s at most, {_percent(rate)} hits", bold=True)
+    svg.text(0, 16, f"tokens/s at most, {percent(rate)} hits", bold=True)
     for i, (name, each) in enumerate(LINKS.items()):
         y, best = 44.0 + 26 * i, three(setup.speed(each, rate))
         words = f"{each.label}, {each.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
@@ -223,14 +219,13 @@ def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     svg.rect(0, 182, 26, 16, chosen.colour, opacity=0.3)
     paragraph(svg, 34, 195, (f"20 to 40 % of {chosen.label}:", "what measured systems reach"))
     svg.line(13, 230, 13, 262, stroke=INK, dash="2 4", width=1.5)
-    fits = f"{_percent(setup.even_hit_rate)}: as many experts as", "fit, if routing is even"
+    fits = f"{percent(setup.even_hit_rate)}: as many experts as", "fit, if routing is even"
     paragraph(svg, 34, 241, fits)
     flat = "Where a curve is flat, the", "device's own memory limits."
     paragraph(svg, 0, 291, flat, fill=MUTED)
 
 
 def _table(setup: Setup, link: Link) -> Iterator[tuple[object, ...]]:
-    for percent in range(0, 101, 5):
-        best = setup.speed(link, percent / 100)
-        over = setup.gigabytes(link, percent / 100)
-        yield f"{percent} %", f"{over:.3g}", three(best), _reached(best)
+    for rate in (n / 100 for n in range(0, 101, 5)):
+        best, over = setup.speed(link, rate), setup.gigabytes(link, rate)
+        yield percent(rate), f"{over:.3g}", three(best), _reached(best)

@@ -25,6 +25,7 @@ from moeviz.pictures.axes import Form, LogScale, Scale, x_axis
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money, sizes_of
 from moeviz.pictures.plot import Key, Stop, box, heading, legend, paragraph, stack, track
 from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, three
+from moeviz.words import percent
 
 WIDTH, SUM, HEIGHT = 560.0, 340.0, 546.0
 LEFT, RIGHT, BARS, PITCH = 146.0, 484.0, 172.0, 27.0  # of the bars and of the tracks over them
@@ -86,7 +87,7 @@ def training_cost(
     _bars(svg, bills, chosen)
     for i, key in enumerate([*PARTS][:-1]):  # norms and biases cost no FLOPs
         share = by_part(_each(chosen))[key] / _each(chosen).total
-        with svg.thing(key.name, tip=f"{key.name}: {100 * share:.1f} % of {chosen}'s FLOPs"):
+        with svg.thing(key.name, tip=f"{key.name}: {percent(share, 1)} of {chosen}'s FLOPs"):
             legend(svg, 168 * (i % 3), 478 + 20 * (i // 3), (_shown(key),))
     note = "Not in it: staff, research, failed runs, data, idle machines. TDP is an upper bound of "
     note += "what a device draws. CO2: the grid of Llama 3.1's card, 0.414 kg a kWh."
@@ -107,7 +108,7 @@ def _tracks(svg: Svg, trillions: float, mfu: float, price: float) -> None:
     _track(svg, 66, "tokens", x, "tokens", TRILLIONS, trillions, lambda v: f"{v:g}T")
     x = Scale(0, 1, x.start, x.end)
     words = "share of peak (MFU)"
-    _track(svg, 98, words, x, "mfu", MFUS[::2], mfu, lambda v: f"{100 * v:.0f} %")
+    _track(svg, 98, words, x, "mfu", MFUS[::2], mfu, lambda v: percent(v))
     x = Scale(0, PRICES[-1], x.start, x.end)
     _track(svg, 130, "a device's hour", x, "price", PRICES[1::2], price, lambda v: f"${v:.2f}")
 
@@ -139,7 +140,7 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
         length, end = x(costs.usd) - x.start, x.start
         for key, value in by_part(_each(name)).items():
             share = value / _each(name).total
-            words, wide = f"{name}, {key.name}: {100 * share:.1f} %", length * share
+            words, wide = f"{name}, {key.name}: {percent(share, 1)}", length * share
             with svg.thing(key.name, name, tip=words, press=press if wide > THIN else None):
                 end = stack(svg, end, y, 21, ((wide, _shown(key), ""),))
         with svg.thing(name, tip=tip, press=press):
@@ -159,7 +160,7 @@ def _sum(svg: Svg, chosen: str, own: Bill, assumed: dict[str, Any]) -> None:
     lines = {
         "FLOPs a token": f"{_giga(each)} (6 N: {_giga(short)})",
         f"× {count(tokens)} tokens": f"{each * tokens:.3g} FLOPs",
-        f"/ (peak × {100 * assumed['mfu']:.0f} %)": f"{count(own.device_hours)} hours",
+        f"/ (peak × {percent(assumed['mfu'])})": f"{count(own.device_hours)} hours",
         f"× ${price:g} an hour": money(own.usd),
         f"× {watts:g} W × PUE {pue:g}": f"{three(own.kwh / 1e6)} GWh",
         "× 0.414 kg/kWh": f"{own.carbon_kg / 1e3:,.0f} t CO2",
@@ -173,7 +174,7 @@ def _sum(svg: Svg, chosen: str, own: Bill, assumed: dict[str, Any]) -> None:
     svg.text(0, y, "Published of it", bold=True)
     paragraph(svg, 0, y + 20, _published(chosen, price, watts, pue), 20)
     if setting := published_setting(chosen):
-        words = f"{100 * setting['mfu']:.0f} % MFU gives about all these hours: set it"
+        words = f"{percent(setting['mfu'])} MFU gives about all these hours: set it"
         with svg.thing(tip="Take the published tokens, device and hours", press=setting):
             box(svg, 1, y + 111, 290, 26, "none", words, radius=6, stroke=RULE)
     y += 20 * 8
@@ -220,6 +221,6 @@ def published_setting(name: str) -> dict[str, Any] | None:
 def _rows(bills: dict[str, Bill]) -> Iterator[tuple[object, ...]]:
     for name, own in bills.items():
         each = _each(name)
-        parts = (f"{100 * value / each.total:.1f} %" for value in by_part(each).values())
+        parts = (percent(value / each.total, 1) for value in by_part(each).values())
         sums = (own.device_hours, own.usd, own.kwh / 1e3, own.carbon_kg / 1e3)
         yield name, _giga(each.total), *parts, *(f"{value:,.0f}" for value in sums)

@@ -10,6 +10,7 @@ import numpy as np
 from moeviz.pictures.axes import Scale, axes, short, y_axis
 from moeviz.pictures.plot import Key, box, curve, heading, legend, mark
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
+from moeviz.words import percent
 
 WIDTH, HEIGHT, SIDE = 560.0, 400.0, 380.0
 BLOCKS = (16, 32, 64, 128)
@@ -73,18 +74,17 @@ def tile_waste(
     waste = padding / (num_rows + padding)
     summary = (
         f"{num_rows:,} rows go to {experts} experts, in tiles of {block} rows. {padding:,} of "
-        f"{num_rows + padding:,} computed rows are padding, {_percent(waste)}. Half a tile for "
-        f"each expert would be {_percent(expected_waste(num_rows, experts, block))}."
+        f"{num_rows + padding:,} computed rows are padding, {percent(waste, 1)}. Half a tile for "
+        f"each expert would be {percent(expected_waste(num_rows, experts, block), 1)}."
     )
     svg = Svg(WIDTH, HEIGHT, "Padding of the tiles", summary)
     _experts(svg, load_E, block, waste)
     _lines(svg.beside(SIDE, HEIGHT), curves, num_rows, experts, skew, block, waste)
-    rows = ((s, *map(_percent, each)) for s, each in zip(SKEWS, curves.T, strict=True))
+    rows = (
+        (skew, *(percent(share, 1) for share in each))
+        for skew, each in zip(SKEWS, curves.T, strict=True)
+    )
     return svg.picture(COLUMNS, rows)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _lines(
@@ -105,7 +105,7 @@ def _lines(
     ends: list[tuple[float, int]] = []
     for b, key in enumerate(STYLES):
         mean = float(np.interp(skew, SKEWS, curves[b]))
-        tip = f"tiles of {BLOCKS[b]} rows: {_percent(mean)} at skew {skew:g}"
+        tip = f"tiles of {BLOCKS[b]} rows: {percent(mean, 1)} at skew {skew:g}"
         with svg.thing(f"block {BLOCKS[b]}", tip=tip):
             key = replace(key, width=WIDE) if BLOCKS[b] == block else key
             points = curve(svg, x, y, zip(SKEWS, 100 * curves[b], strict=True), key)
@@ -126,7 +126,9 @@ def _skews(svg: Svg, x: Scale, y: Scale, curves: np.ndarray) -> None:
     """The plot as a slider of the skew, which tells where all lines are."""
     half = (x(SKEWS[1]) - x(SKEWS[0])) / 2
     for s, skew in enumerate(SKEWS):
-        each = ", ".join(f"{_percent(c)} at {m}" for m, c in zip(BLOCKS, curves[:, s], strict=True))
+        each = ", ".join(
+            f"{percent(c, 1)} at {m}" for m, c in zip(BLOCKS, curves[:, s], strict=True)
+        )
         with svg.thing(tip=f"skew {skew:g}: {each}", press={"skew": skew}, drag=True):
             svg.rect(x(skew) - half, y.end, 2 * half, y.start - y.end + 20, "transparent")
 
@@ -140,7 +142,7 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int, waste: float) -> None:
     gap = 1.0 if width > 4 else 0.0
     apart = gap and computed_E.sum() // block <= MOST_TILES
     note = f"A tile: {block} rows of one expert, computed at once. The last tile is filled up."
-    heading(svg, f"One batch, in tiles of {block} rows: {_percent(waste)} is padding", note)
+    heading(svg, f"One batch, in tiles of {block} rows: {percent(waste, 1)} is padding", note)
     legend(svg, 0, 58, (Key("rows of tokens", ROWS, mark="box"),))
     box(svg, 120, 48, 12, 12, "none", stroke=MUTED)
     svg.hatch(120, 48, 12, 12, PADDING)

@@ -144,8 +144,7 @@ def _config(transformers: ModuleType, name: str) -> Any:
             "folder with a config.json, or a name on the Hub (owner/model) while there is a "
             "network."
         ) from None
-    text = config.get_text_config(decoder=True) if hasattr(config, "text_config") else config
-    return text
+    return config.get_text_config(decoder=True) if hasattr(config, "text_config") else config
 
 
 def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> None:

@@ -11,7 +11,7 @@ from moeviz.records.routes import Trace
 from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.checkpoint import Pretrained
 from moeviz.watch.pretrained.rule import Rule, rule_of
-from moeviz.watch.text import MAX_TOKENS
+from moeviz.watch.text import MAX_TOKENS, stacked
 from moeviz.words import percent
 
 # How far a layer's output, computed again from the recorded experts and weights, may be from the
@@ -32,9 +32,9 @@ def trace(pretrained: Pretrained, text: str) -> Trace:
     ruled = [rule_of(c.logits_TE, c.expert_TK, c.weight_TK) for c in captured]
     return Trace(
         tokens=pretrained.pieces(ids_S),
-        expert=_stacked([c.expert_TK for c in captured], -1).astype(np.int16),
-        weight=_stacked([c.weight_TK.float() for c in captured], 0),
-        score=_stacked([score_TE for _, score_TE in ruled], 0),
+        expert=stacked([c.expert_TK.cpu().numpy() for c in captured], -1).astype(np.int16),
+        weight=stacked([c.weight_TK.float().cpu().numpy() for c in captured], 0),
+        score=stacked([score_TE.cpu().numpy() for _, score_TE in ruled], 0),
         layers=tuple(c.layer for c in captured),
         meta=pretrained.facts() | _facts(captured, [rule for rule, _ in ruled]),
     )
@@ -101,13 +101,3 @@ def _facts(captured: list[Captured], rules: list[Rule]) -> dict[str, Any]:
         "by_score": [round(rule.by_score, 4) for rule in rules],
         "errors": [float(f"{c.error:.3g}") for c in captured],
     }
-
-
-def _stacked(tables: list[torch.Tensor], fill: float) -> np.ndarray:
-    """[T, L, columns] of L tables, each as wide as the widest."""
-    width = max(table.shape[1] for table in tables)
-    arrays = [
-        np.pad(t.cpu().numpy(), ((0, 0), (0, width - t.shape[1])), constant_values=fill)
-        for t in tables
-    ]
-    return np.stack(arrays, axis=1)
