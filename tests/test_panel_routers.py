@@ -406,3 +406,41 @@ def test_the_first_and_the_last_step_of_ones_own_rule_are_gone_to():
     panel = panels.RuleSteps({"scores": torch.eye(2), "a": torch.eye(2), "best": torch.eye(2)})
     assert panel.presets == {"scores": {"step": 1}, "best": {"step": 3}}
     assert panels.RuleSteps.presets == panels.RuleSteps().presets
+
+
+def two_best(logits_TE):
+    score_TE = logits_TE.softmax(-1)
+    return {"logits": logits_TE, "best": score_TE * (score_TE >= score_TE.topk(2).values[:, -1:])}
+
+
+def test_a_dragged_score_has_the_steps_made_again_and_others_stay_as_they_were_changed():
+    given_TE = torch.tensor([[3.0, 2.0, 1.0], [0.0, 5.0, 4.0]])
+    panel = panels.RuleSteps(two_best, "ab", of=given_TE)
+    before = panel.state
+    for (t, n), value in (((0, 2), 9.0), ((1, 0), 6.0)):
+        given_TE[t, n] = value
+        (press,) = {
+            m.get("data-press") for m in drawn(panel).iter()
+            if m.get("aria-label", "").startswith(f"{'ab'[t]}, expert {n}: ")
+        }  # fmt: skip
+        panel.state = f"{panel.kind}?{press}"  # the cell is pressed
+        scores = panel.controls["scores"]
+        *others, last = scores.value.split("; ")
+        assert last.startswith(f"{t},{n}: ")
+        scores.value = "; ".join([*others, f"{t},{n}: {value}"])
+    for step, wanted_TE in enumerate(two_best(given_TE).values(), 1):
+        panel.controls["step"].value = step
+        shown = [[float(v) for v in row[1:4]] for row in panel.drawn.rows[:2]]
+        np.testing.assert_allclose(shown, wanted_TE, atol=6e-4)
+    panel.state = before
+    assert panel.drawn.rows[0][1:4] == ("3.000", "2.000", "1.000"), "the table itself is as given"
+
+
+@pytest.mark.parametrize("words", ["best", "0,9: 1", "9,0: 1", "0,0: x", "0: 1"])
+def test_scores_that_cannot_be_read_are_refused_in_one_sentence(words):
+    panel = panels.RuleSteps()
+    panel.controls["scores"].value = words
+    assert f"with rows to 4 and columns to 3; got '{words}'." in said(panel)
+    panel = panels.RuleSteps(lambda t: {"a": t, "b": t.log()}, of=torch.ones(2, 2))
+    panel.controls["scores"].value = "0,0: 0"
+    assert "The rule fails on these scores: Step 'b' must hold finite numbers" in said(panel)

@@ -74,7 +74,7 @@ MOVES = {
     "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops"},
     "Roofline": {"machine": "this machine", "tokens": 4096},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
-    "RuleSteps": {"step": 4},
+    "RuleSteps": {"step": 4, "scores": "1,2: 9"},
     "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",

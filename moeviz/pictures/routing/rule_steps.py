@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.pictures.plot import Key, box, expert_box, heading, legend
+from moeviz.pictures.axes import Scale
+from moeviz.pictures.plot import Key, Stop, box, expert_box, heading, heat_bar, legend, track
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, heat_colour, shorten
 
 WIDTH = 560
@@ -16,19 +18,33 @@ FILM = 72.0  # where the film begins: a small image of every step
 FRAME = 56.0  # width of one of them, and their distance
 BAR = 90.0  # length of the longest bar beside the rows
 TALL = 56.0  # height of the tallest bar below the columns
+DRAG = 62.0  # height of the score that is dragged
 NOW, SUM = "#d55e00", "#8a8a8a"
 EVEN = 1.005  # times the mean: what two decimals show as even
 
 Step = tuple[str, np.ndarray]
 
 
-def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Picture:
+@dataclass(frozen=True)
+class Change:
+    """The score of the first matrix that a hand drags: its cell, row and column, and the values
+    that it can have. press: what a panel's controls are set to for a cell and a value of it."""
+
+    cell: tuple[int, int]
+    values: Sequence[float]
+    press: Callable[[int, int, float], dict[str, object]]
+
+
+def rule_steps(
+    steps: Sequence[Step], step: int, *, tokens: Sequence[str], change: Change | None = None
+) -> Picture:
     """One step, large, under a film of all: its matrix [T, N] with the sums of rows and columns,
     which say nothing where a value is negative, and are left out there. Its cells fade in over
     those of the step before; a cell that it empties keeps a dashed edge.
 
     steps: what each is called, and its matrix; a 0 is left empty where nothing is negative. The
-    last one has a column for each expert, and so has every other of as many columns."""
+    last one has a column for each expert, and so has every other of as many columns. change: the
+    score that a hand changes, where the steps can be made again."""
     title, matrix_TN = steps[step]
     num_tokens, num_columns = matrix_TN.shape
     what = "expert" if num_columns == steps[-1][1].shape[1] else "column"
@@ -38,7 +54,8 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
     cell = min(CELL, (WIDTH - LEFT - BAR - 70) / num_columns)
     frames = min(FRAME, WIDTH / len(steps))
     small = 44.0
-    top = FILM + small + 50
+    key = FILM + small + 34
+    top = key + 40 + DRAG * (change is not None)
     base = top + num_tokens * ROW + 26 + TALL
     summary = _summary(steps, step, what)
     svg = Svg(WIDTH, base + 34, "A routing rule step by step", summary)
@@ -54,20 +71,26 @@ def rule_steps(steps: Sequence[Step], step: int, *, tokens: Sequence[str]) -> Pi
             svg.rect(x + 2, FILM - 8, width, small, "transparent", stroke=edge, stroke_width=thick)
             svg.text(x + 2 + width / 2, FILM + small + 6, str(i + 1), anchor="middle",
                      bold=i == step, fill=INK if i == step else MUTED)  # fmt: skip
+    low, high = _ends(matrix_TN)
+    high_words = f"{_short(high, matrix_TN)}: colours of this step"
+    heat_bar(svg, LEFT, key - 11, 90, 12, _short(low, matrix_TN), high_words)
+    if ((before_TN != 0) & (matrix_TN == 0)).any() and matrix_TN.min() >= 0:
+        _dashed(svg, 410, key - 11, 16, 14)
+        svg.text(432, key, "just became 0", fill=MUTED)
+    if change:
+        _draw_change(svg, steps[0][1], change, tokens, what, key + 34)
     right = LEFT + num_columns * cell
     svg.text(LEFT - 8, top - 8, f"token / {what}", anchor="end", fill=MUTED)
     for n in range(num_columns):
         x, load = LEFT + n * cell, int((matrix_TN[:, n] != 0).sum())
         with svg.thing(f"e{n}", tip=f"{what} {n}: {load} of {num_tokens} cells are not 0"):
             expert_box(svg, x + 1, top - 21, cell - 2, 17, n if what == "expert" else -1, str(n))
-    _cells(svg, matrix_TN, before_TN, tokens, what, top, cell)
+    pressed = change if matrix_TN.shape == steps[0][1].shape else None
+    _cells(svg, matrix_TN, before_TN, steps[0][1], tokens, what, top, cell, pressed)
     if matrix_TN.min() >= 0:
         _row_sums(svg, matrix_TN, right + 14, top)
         _column_sums(svg, matrix_TN, what, top + num_tokens * ROW, base, cell)
         legend(svg, LEFT, base + 24, [Key(f"mean {what}'s sum", INK, "4 3", width=1)], fill=MUTED)
-        if ((before_TN != 0) & (matrix_TN == 0)).any():
-            _dashed(svg, LEFT + 200, base + 13, 16, 14)
-            svg.text(LEFT + 222, base + 24, "just became 0", fill=MUTED)
     return svg.picture(*_table(matrix_TN, tokens))
 
 
@@ -100,15 +123,37 @@ def _alike(one_TN: np.ndarray, other_TN: np.ndarray) -> bool:
     return bool(np.allclose(one_TN, other_TN, rtol=1e-4, atol=1e-6))
 
 
+def _ends(matrix_TN: np.ndarray) -> tuple[float, float]:
+    """The ends of the heat: 0, or the least value where that is below, and the largest."""
+    return min(float(matrix_TN.min()), 0.0), float(matrix_TN.max())
+
+
 def _shares(matrix_TN: np.ndarray) -> np.ndarray:
-    """Where each value stands between 0 (or the least, where that is below) and the largest."""
-    low, high = min(float(matrix_TN.min()), 0.0), float(matrix_TN.max())
+    """Where each value stands between the ends."""
+    low, high = _ends(matrix_TN)
     return (matrix_TN - low) / (high - low) if high > low else np.zeros_like(matrix_TN)
 
 
+def _draw_change(
+    svg: Svg, first_TN: np.ndarray, change: Change, tokens: Sequence[str], what: str, y: float
+) -> None:
+    """The score that is dragged, as a knob on a line of its values."""
+    t, n = change.cell
+    value = float(first_TN[t, n])
+    words = f"Score of '{shorten(tokens[t], 11)}' for {what} {n}: {_short(value, first_TN)}"
+    svg.text(0, y, words, bold=True)
+    svg.text(WIDTH, y, "drag it, or press another score", anchor="end", fill=MUTED)
+    values = change.values
+    x = Scale(values[0], values[-1], LEFT, WIDTH - 60)
+    stops = [Stop(x(v), f"make it {v:g}", change.press(t, n, v)) for v in values]
+    track(svg, y + 26, stops, x(min(max(value, values[0]), values[-1])))
+    svg.text(LEFT - 20, y + 30, f"{values[0]:g}", anchor="end", fill=MUTED)
+    svg.text(WIDTH - 40, y + 30, f"{values[-1]:g}", fill=MUTED)
+
+
 def _cells(
-    svg: Svg, matrix_TN: np.ndarray, before_TN: np.ndarray, tokens: Sequence[str], what: str,
-    top: float, cell: float,
+    svg: Svg, matrix_TN: np.ndarray, before_TN: np.ndarray, first_TN: np.ndarray,
+    tokens: Sequence[str], what: str, top: float, cell: float, change: Change | None,
 ) -> None:  # fmt: skip
     share_TN, past_TN, empty = _shares(matrix_TN), _shares(before_TN), matrix_TN.min() >= 0
     for t, token in enumerate(tokens):
@@ -118,20 +163,27 @@ def _cells(
             svg.text(LEFT - 8, y + 14.5, shorten(token, 11), anchor="end", mono=True)
         for n, value in enumerate(matrix_TN[t]):
             past, place = before_TN[t, n], (LEFT + n * cell + 1, y + 1, cell - 2, ROW - 2)
-            if empty and value == 0:
-                if past:
-                    tip = f"{token}, {what} {n}: 0, before {past:.4f}"
-                    with svg.thing(f"t{t}", f"e{n}", tip=tip):
-                        _dashed(svg, *place)
+            press = change.press(t, n, float(first_TN[t, n])) if change else None
+            gone, changed = empty and value == 0, bool(past != value)
+            if gone and not past and not press:
                 continue
-            changed = bool(past != value)
-            tip = f"{token}, {what} {n}: {value:.4f}" + f", before {past:.4f}" * changed
-            with svg.thing(f"t{t}", f"e{n}", tip=tip):
+            told = "0" if gone else f"{value:.4f}"
+            tip = f"{token}, {what} {n}: {told}" + f", before {past:.4f}" * changed
+            with svg.thing(f"t{t}", f"e{n}", tip=tip, press=press):
+                if gone:
+                    if press:
+                        svg.rect(*place, "transparent")
+                    if past:
+                        _dashed(svg, *place)
+                    continue
                 if changed and (past or not empty):
                     svg.rect(*place, heat_colour(float(past_TN[t, n])), stroke=MUTED)
                 text = _short(value, matrix_TN) if cell >= 34 else ""
                 with svg.fading() if changed else nullcontext():
                     box(svg, *place, heat_colour(float(share_TN[t, n])), text, stroke=MUTED)
+    if change:
+        t, n = change.cell
+        svg.rect(LEFT + n * cell, top + t * ROW, cell, ROW, "none", stroke=NOW, stroke_width=3)
 
 
 def _dashed(svg: Svg, x: float, y: float, width: float, height: float) -> None:
