@@ -29,6 +29,7 @@ from helpers.pictures import SVG, extent, marks, parse, presses, table, texts, t
 from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place
 from moeviz.experiments.slots_at_once import visit_chances
+from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import anatomy
@@ -36,18 +37,8 @@ from moeviz.pictures.routing.layer_dispatch import in_token_order, moving_rows
 from moeviz.pictures.routing.layer_frame import MAX_TOKENS, STAGES
 from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
-from moeviz.pictures.routing.routers import (
-    BAR,
-    BEFORE,
-    DROPPED,
-    HOLLOW,
-    NAMES,
-    SLOTS,
-    UNSERVED,
-    compare,
-    facts_of,
-    overview,
-)
+from moeviz.pictures.routing.router_facts import BEFORE, NAMES, facts_of, finding, most_telling
+from moeviz.pictures.routing.routers import BAR, DROPPED, FEW, HOLLOW, SLOTS, UNSERVED, compare
 from moeviz.pictures.routing.rule_steps import rule_steps, told_change
 from moeviz.pictures.routing.slots import (
     FACTORS,
@@ -526,13 +517,42 @@ def test_what_was_decided_is_marked_and_the_load_drawn():
     assert heights / heights.max() == pytest.approx([*top.load / 2, *switch.load / 2], abs=0.01)
     assert loads[8].findtext("{*}title") == "Switch, expert 0: 1 of 1 assignments"
     even = marks(picture, "line", "dasharray")
-    assert len(even) == 2 + 1, "the even share in each block"
+    assert len(even) == 2 and "even load" in shown, "in each block, and named beside the first"
     drawn = [BAR * d.demand.mean() / top.load.max() for d in (top, switch)]
-    assert float(even[2].get("y1")) - float(even[1].get("y1")) == pytest.approx(drawn[0] - drawn[1])
+    assert float(even[1].get("y1")) - float(even[0].get("y1")) == pytest.approx(drawn[0] - drawn[1])
     assert len(marks(picture, "line", "#d55e00")) == 1 + 1, "the places of Switch"
     alone = texts(compare([top, top], RULES[:2], heading="T"))
     marked = {"∅", "↓", SLOTS, HOLLOW, DROPPED, UNSERVED}
     assert marked <= {*shown} and not marked & {*alone}, "the key has what is on screen"
+
+
+def test_the_heading_says_what_sets_routers_apart():
+    top, switch = make_decision(), limited()
+    crowd = make_decision("B", demand=np.array([9, 1, 1, 1, 1, 1, 1, 1]))
+    ahead = "Switch looks ahead: 4 of 8 decisions change when only later tokens do."
+    assert finding([top, switch]) == f"{ahead} Switch drops 4 of 8 choices: no slot was left."
+    assert finding([top, crowd]) == (
+        "The busiest expert is asked for 4.5 times the even share under B, 1.0 under Top-K."
+    )
+    assert finding([top, top]).endswith("for 1.0 times the even share under all of them.")
+    shown = " ".join(texts(compare([top, switch], RULES[:2], heading="T")))
+    assert finding([top, switch]) in shown
+
+
+def test_few_rows_are_the_page_that_tells_most_and_a_press_shows_all():
+    top, switch = (make(tokens=LONG[:40]) for make in (make_decision, limited))
+    late = replace(switch, dropped=switch.dropped & (np.arange(40) > 30)[:, None],
+                   leaks=np.zeros(40, bool), visits=top.visits)  # fmt: skip
+    page = most_telling([top, late], FEW)
+    assert [*page] == [*range(24, 36)]
+    few, whole = (
+        compare([top, late], RULES[:2], heading="T", rows=rows, pressed=True)
+        for rows in ("few", "all")
+    )
+    assert few.rows == whole.rows
+    for picture, other, tokens in ((few, "all", page), (whole, "few", range(40))):
+        assert presses(picture)[-1][1] == {"rows": other}
+        assert {t for t in range(40) if things(picture, f"t{t}")} == {*tokens}
 
 
 def test_the_words_name_who_does_what():

@@ -35,9 +35,9 @@ MOVES = {
         "victim": 6,
     },
     "CompareRouters": {
-        "routers": "base,sinkhorn,remoe", "mode": "outside", "text": "another text", "layer": 2,
-        "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5", "source": "synthetic",
-        "skew": 2.0, "tokens": 12, "seed": 5,
+        "routers": "base,sinkhorn,remoe", "rows": "all", "mode": "outside", "text": "another text",
+        "layer": 2, "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5",
+        "source": "synthetic", "skew": 2.0, "tokens": 12, "seed": 5,
     },
     "Contenders": {"machine": "this machine", "case": None, "against": None},
     "DecodeBatch": {

@@ -35,12 +35,13 @@ from moeviz.pictures.kernels.layer_work import Reached, all_experts
 from moeviz.pictures.kernels.roofline import roofline
 from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
+from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import STAGES
 from moeviz.pictures.routing.limits import leak, limits
-from moeviz.pictures.routing.routers import compare, overview
+from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
@@ -379,6 +380,8 @@ def _routing():
     for stage in STAGES:
         yield f"recorded layer, {stage}", partial(anatomy, layer, stage)
     yield "recorded routers", partial(compare, shown[:3], RULES[:3], heading="Recorded")
+    few = partial(compare, shown[:3], RULES[:3], heading="Recorded", rows="few", pressed=True)
+    yield "few rows of recorded routers", few
     yield "all recorded routers", partial(overview, shown, heading="Recorded")
     for name in ("slots", "slots_zipf"):
         decision = Decision.load_file(data_path("traces", f"{name}.safetensors"))

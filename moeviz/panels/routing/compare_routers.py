@@ -38,6 +38,18 @@ MODES = (("in training", "training"), ("outside training", "outside"))
 NO_LIMIT = "none"
 FACTORS = (NO_LIMIT, "0.5", "0.75", "1", "1.25", "1.5", "2")
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
+ROWS = (("those that tell most", "few"), ("all", "all"))
+FULL = {
+    "routers": "token_choice,switch", "source": "synthetic", "skew": 2.0, "top_k": 1,
+    "capacity": "none", "mode": "training",
+}  # fmt: skip
+# What to try with the family that 03 teaches; whose tokens choose for themselves.
+CHOOSING = ("token choice", OWN_NAMED.family)
+OF_CHOICE: dict[str, dict[str, Any]] = {
+    "Switch runs full": FULL,
+    "Half the slots": {"routers": "token_choice,switch", "capacity": "0.5", "source": "text"},
+    "Scores nearly alike": {"temperature": 4.0, "top_k": 2, "source": "text"},
+}
 
 
 class CompareRouters(ReadingPanel):
@@ -51,10 +63,7 @@ class CompareRouters(ReadingPanel):
     hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
     of_source = {"text": ("text", "layer"), "synthetic": ("skew", "tokens")}
     presets = {
-        "Switch runs full": {
-            "routers": "token_choice,switch", "source": "synthetic", "skew": 2.0, "top_k": 1,
-            "capacity": "none", "mode": "training",
-        },
+        "Switch runs full": FULL,
         "Expert choice sees the future": {
             "routers": "token_choice,expert_choice", "source": "text", "top_k": 1,
             "capacity": "none", "mode": "training",
@@ -78,7 +87,7 @@ class CompareRouters(ReadingPanel):
         check_choice("family", family, dict.fromkeys(n.family for n in self.names.values()))
         self.choice = RouterChoice(self.names, family)
         self.choice.refused = self.say
-        self.presets = self._with_the_opening()
+        self.presets = self._with_the_opening(OF_CHOICE if family in CHOOSING else self.presets)
         temperatures = [(f"{t:g}", t) for t in TEMPERATURES]
         noise = widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise")
         top_k = {"top_k": whole_slider("Choices K", 1, 4, 1)}
@@ -97,6 +106,7 @@ class CompareRouters(ReadingPanel):
             {"routers": self.choice},
             {"text": text_box(meta["text"], "560px"), **top_k},
             more=[
+                {"rows": choice("Rows", ROWS, ROWS[0][1], "150px")},
                 {
                     "mode": choice("Mode", MODES, MODES[0][1], "125px"),
                     "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
@@ -131,16 +141,19 @@ class CompareRouters(ReadingPanel):
         rules = [self.names[name].rule for name in self.choice.chosen]
         heading, note = self._heading(), self._note(given)
         press, hint = self._other_sizes()
-        picture = compare(decisions, rules, heading=heading, note=note, press=press, hint=hint)
+        picture = compare(
+            decisions, rules, heading=heading, note=note, press=press, hint=hint,
+            rows=self.controls["rows"].value, pressed=True,
+        )  # fmt: skip
         self.say(f"{picture.summary} {note}".strip())
         return picture
 
-    def _with_the_opening(self) -> dict[str, dict[str, Any]]:
+    def _with_the_opening(self, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """The presets; first the one that leads back to the routers that the panel opens on."""
         names, value = self.choice.chosen, self.choice.value
-        first = {w: sets for w, sets in self.presets.items() if sets["routers"] == value}
+        first = {w: sets for w, sets in presets.items() if sets.get("routers") == value}
         *titles, last = (self.names[name].title for name in names)
-        return (first or {f"{', '.join(titles)} and {last}": {"routers": value}}) | self.presets
+        return (first or {f"{', '.join(titles)} and {last}": {"routers": value}}) | presets
 
     def _other_sizes(self) -> tuple[dict[str, dict[str, str]], str]:
         """What a press on a router's name shows, and how that is told: it beside top-K alone, where
