@@ -28,6 +28,8 @@ EXPERIMENTS = {
     "collapse": "collapse",
     "capacity": "capacity",
     "slots": "slots",
+    "specialisation": "specialisation",
+    "saturation": "saturation",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "gpu_race": "gpu_race",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from moeviz.checks import check_whole
 from moeviz.records.store import Record
 
 
@@ -67,6 +68,79 @@ class DomainCounts(Record):
     top_k: int
     layers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DomainTrace(Record):
+    """Where the tokens of many sequences went, each sequence of one domain.
+
+    domains: D names; expert: int16 [T, L, K], the sequences end to end, -1 where a choice was not
+    served; token: int32 [T], a number for each different token, -1 where it is not known; domain,
+    length: int32 [G], of each sequence; num_experts: E; layers: the L block numbers; meta: JSON
+    values.
+    """
+
+    kind: ClassVar[str] = "domain_trace"
+    domains: tuple[str, ...]
+    expert: np.ndarray
+    token: np.ndarray
+    domain: np.ndarray
+    length: np.ndarray
+    num_experts: int
+    layers: tuple[int, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it says which tokens are the same."""
+        return bool((self.token >= 0).all())
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """The sequence of each token, its number, int64 [T]."""
+        return np.repeat(np.arange(len(self.length)), self.length)
+
+    @property
+    def shortest(self) -> int:
+        """How many tokens every domain has at least."""
+        return int(np.bincount(self.domain, self.length, len(self.domains)).min())
+
+    def load(self, place: int) -> np.ndarray:
+        """Each domain's share of assignments for each expert of a layer, float64 [D, E]."""
+        expert_TK, domain_T, *_ = self.labelled(place)
+        one_TE = (expert_TK[..., None] == np.arange(self.num_experts)).sum(1)
+        count_DE = np.stack([one_TE[domain_T == d].sum(0) for d in range(len(self.domains))])
+        return count_DE / np.maximum(count_DE.sum(1, keepdims=True), 1)
+
+    def labelled(
+        self, place: int, choices: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+        """What the statistics of specialisation are computed from: expert_TK of a layer (its place
+        in `layers`; of the first choices alone, where so many are named), domain_T, sequence_T, E
+        and D."""
+        expert_TK = self.expert[:, place, :choices]
+        domain_T = np.repeat(self.domain, self.length)
+        return expert_TK, domain_T, self.sequence, self.num_experts, len(self.domains)
+
+    def sample(self, tokens: int, *, seed: int = 0) -> DomainTrace:
+        """So many tokens of each domain, in sequences that are drawn at random; the last one of a
+        domain is cut. A domain that has fewer gives all of them."""
+        check_whole("tokens", tokens)
+        drawn_G = np.random.default_rng(seed).permutation(len(self.domain))
+        start_G, kept, lengths = self.length.cumsum() - self.length, [], []
+        for domain in range(len(self.domains)):
+            drawn = drawn_G[self.domain[drawn_G] == domain]
+            before = self.length[drawn].cumsum() - self.length[drawn]
+            left = np.minimum(self.length[drawn], tokens - before)
+            kept.append(drawn[left > 0])
+            lengths.append(left[left > 0])
+        sequence, length = np.concatenate(kept), np.concatenate(lengths)
+        place = np.arange(length.sum()) - np.repeat(length.cumsum() - length, length)
+        row = np.repeat(start_G[sequence], length) + place
+        return replace(
+            self, expert=self.expert[row], token=self.token[row],
+            domain=self.domain[sequence], length=length.astype(np.int32),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

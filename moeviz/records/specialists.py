@@ -40,12 +40,12 @@ def specialist_share(count_DE: ArrayLike, *, at_least: float = SPECIALIST) -> fl
     from one domain, where all domains are made equally large."""
     count = amounts("count_DE", count_DE)
     check_number("at_least", at_least, 0, 1)
-    return _specialists(count, at_least)
+    return _specialists(_lift(count), at_least)
 
 
-def _specialists(count_DE: np.ndarray, at_least: float) -> float:
-    """specialist_share of a stack of tables [..., D, E], the mean over them."""
-    largest_E = _lift(count_DE).max(-2) / count_DE.shape[-2]  # NaN where nobody chose the expert
+def _specialists(lift_DE: np.ndarray, at_least: float = SPECIALIST) -> float:
+    """specialist_share of a stack of tables of lifts [..., D, E], the mean over them."""
+    largest_E = lift_DE.max(-2) / lift_DE.shape[-2]  # NaN where nobody chose the expert
     used = (~np.isnan(largest_E)).sum(-1)
     # 1e-12: a share of exactly at_least is one, however its division was rounded.
     share = (largest_E >= at_least - 1e-12).sum(-1) / np.where(used > 0, used, np.nan)
@@ -90,7 +90,7 @@ def specialists(
         count_WE[: len(count_WE) // num_domains * num_domains].reshape(-1, num_domains, num_experts)
         for count_WE in stretches
     ]
-    value, null = (_specialists(t, at_least) for t in (real, np.concatenate(of_one)))
+    value, null = (_specialists(_lift(t), at_least) for t in (real, np.concatenate(of_one)))
     return Specialists(tokens, value, null)
 
 
@@ -105,13 +105,16 @@ def _stretches(expert_TK: np.ndarray, tokens: int, num_experts: int) -> np.ndarr
 class LiftBesideNull:
     """The lift of each domain for each expert, float64 [D, E], beside the same with the domains of
     sequences shuffled. p_value: how often a shuffle reaches the lift, the observed order counted as
-    one; q_value: the least rate of false discoveries at which it is one (Benjamini, Hochberg)."""
+    one; q_value: the least rate of false discoveries at which it is one (Benjamini, Hochberg).
+    specialists: specialist_share; null_specialists: its mean over the shuffles."""
 
     lift: np.ndarray
     null_mean: np.ndarray
     null_sd: np.ndarray
     p_value: np.ndarray
     q_value: np.ndarray
+    specialists: float
+    null_specialists: float
 
     def found(self, *, effect: float = EFFECT, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
         """Where a domain likes an expert, bool [D, E]: beyond chance, and enough to be told."""
@@ -141,7 +144,8 @@ def lift_beside_null(
     q_value = p_value.copy()
     known = ~np.isnan(p_value)
     q_value[known] = scipy.stats.false_discovery_control(p_value[known])
-    return LiftBesideNull(lift, null.mean(0), null.std(0), p_value, q_value)
+    shares = _specialists(lift), _specialists(null)
+    return LiftBesideNull(lift, null.mean(0), null.std(0), p_value, q_value, *shares)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.checks import check_whole, one_line
-from moeviz.records.routes import Trace
+from moeviz.records.routes import DomainTrace, Trace
 
 LARGEST_EXPERTS = 2**15 - 1  # what int16 holds
 
@@ -143,4 +143,29 @@ def joined(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         np.concatenate([trace.expert for trace in traces]),
         np.concatenate([trace.weight for trace in traces]),
         np.repeat(np.arange(len(traces)), lengths),
+    )
+
+
+def of_domains(traces: Mapping[str, Sequence[Trace]]) -> DomainTrace:
+    """The traces of each domain as one record, by the domains' names; each trace is a sequence.
+    Tokens are told apart by their pieces. ValueError where a domain has none, or sizes differ."""
+    if empty := [name for name, of_domain in traces.items() if not of_domain]:
+        raise ValueError(f"Each domain must have a trace at least, {empty[0]} has none.")
+    every = [trace for of_domain in traces.values() for trace in of_domain]
+    expert, _, _ = joined(every)
+    pieces = [piece for trace in every for piece in trace.tokens]
+    if any(trace.meta.get("tokens") == "positions" for trace in every):
+        token = np.full(len(expert), -1, np.int32)
+    else:
+        token = np.unique(pieces, return_inverse=True)[1].astype(np.int32)
+    counts = [len(of_domain) for of_domain in traces.values()]
+    return DomainTrace(
+        domains=tuple(traces),
+        expert=expert,
+        token=token,
+        domain=np.repeat(np.arange(len(traces)), counts).astype(np.int32),
+        length=np.array([len(trace.expert) for trace in every], np.int32),
+        num_experts=every[0].num_experts,
+        layers=every[0].layers,
+        meta=every[0].meta,
     )
