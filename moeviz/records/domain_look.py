@@ -6,7 +6,7 @@ one control is added that no shuffle makes: what the identity of tokens alone wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from moeviz.records.specialists import (
     replication,
 )
 
-SHUFFLES = 300
+SHUFFLES = 200
 
 
 @dataclass(frozen=True)
@@ -117,20 +117,24 @@ def look(trace: DomainTrace, place: int, tokens: int, *, seed: int = 0) -> Look:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The share of experts that so many tokens of each domain call specialists, and that which
-    shuffled sequences do."""
+class Sampled:
+    """How many likings a sample of so many tokens of each domain shows, cells whose lift is of
+    EFFECT or more. by_chance: as many in shuffled sequences; told: those beyond chance."""
 
     tokens: int
-    value: float
-    null: float
+    likings: int
+    by_chance: float
+    told: int
 
 
-def found_by(
+def sampled(
     trace: DomainTrace, place: int, sizes: Sequence[int], *, seed: int = 0
-) -> Iterator[Found]:
+) -> list[Sampled]:
     """The same layer from samples of several sizes."""
+    found = []
     for tokens in sizes:
         labelled = trace.sample(tokens, seed=seed).labelled(place)
         lift = lift_beside_null(*labelled, permutations=SHUFFLES)
-        yield Found(tokens, lift.specialists, lift.null_specialists)
+        told = int(lift.found().sum())
+        found.append(Sampled(tokens, int(lift.likings.sum()), lift.null_likings, told))
+    return found

@@ -106,7 +106,9 @@ class LiftBesideNull:
     """The lift of each domain for each expert, float64 [D, E], beside the same with the domains of
     sequences shuffled. p_value: how often a shuffle reaches the lift, the observed order counted as
     one; q_value: the least rate of false discoveries at which it is one (Benjamini, Hochberg).
-    specialists: specialist_share; null_specialists: its mean over the shuffles."""
+    specialists: specialist_share. null_specialists, null_likings: the means over the shuffles of
+    that, and of the number of likings, lifts of EFFECT or more; one_null: the lift of one shuffle.
+    """
 
     lift: np.ndarray
     null_mean: np.ndarray
@@ -115,6 +117,13 @@ class LiftBesideNull:
     q_value: np.ndarray
     specialists: float
     null_specialists: float
+    null_likings: float
+    one_null: np.ndarray
+
+    @property
+    def likings(self) -> np.ndarray:
+        """Where the lift is of EFFECT or more, whether or not by chance, bool [D, E]."""
+        return self.lift >= EFFECT
 
     def found(self, *, effect: float = EFFECT, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
         """Where a domain likes an expert, bool [D, E]: beyond chance, and enough to be told."""
@@ -144,8 +153,12 @@ def lift_beside_null(
     q_value = p_value.copy()
     known = ~np.isnan(p_value)
     q_value[known] = scipy.stats.false_discovery_control(p_value[known])
-    shares = _specialists(lift), _specialists(null)
-    return LiftBesideNull(lift, null.mean(0), null.std(0), p_value, q_value, *shares)
+    by_chance = float((null >= EFFECT).sum((1, 2)).mean())
+    return LiftBesideNull(
+        lift, null.mean(0), null.std(0), p_value, q_value,
+        specialists=_specialists(lift), null_specialists=_specialists(null), null_likings=by_chance,
+        one_null=null[0],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

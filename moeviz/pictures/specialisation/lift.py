@@ -1,0 +1,197 @@
+"""Which domain likes which expert: lift as heat, beside what chance or tokens alone would show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moeviz.pictures.axes import LogScale, Scale, axes, short
+from moeviz.pictures.plot import Key, Stop, curve, heading, heat_bar, legend, mark, spots, track
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, ink_on, shorten
+from moeviz.records.domain_look import Look, Sampled
+from moeviz.records.specialists import EFFECT, SPECIALIST
+from moeviz.words import percent
+
+LEFT, TOP, ROW = 104.0, 96.0, 26.0
+WIDEST, CELL = 560.0, 40.0
+PEAK = 3.0  # the lift from which on a cell is as bright as can be
+SHUFFLED, TOKENS_ALONE = "shuffled sequences", "token ids alone"
+BESIDE = (SHUFFLED, TOKENS_ALONE)
+NAMED_CELLS = 120  # so many have hover text of their own; of more each column has
+KEYS = {
+    "by_chance": Key("as many in shuffled sequences", "#6e6e6e", dash="5 4", mark="ring"),
+    "likings": Key(f"lift of {EFFECT:g} or more", "#0072b2", mark="circle"),
+    "told": Key("of them beyond chance", "#d55e00", mark="square"),
+}
+
+
+def lift_table(
+    svg: Svg, lift_DE: np.ndarray, domains: Sequence[str], title: str, note: str,
+    framed_DE: np.ndarray | None = None, tips: Sequence[Sequence[str]] | None = None,
+) -> None:  # fmt: skip
+    """Domains down, experts across. framed: cells with a frame; tips: hover text of each cell."""
+    num_domains, num_experts = lift_DE.shape
+    cell = cell_width(num_experts)
+    each = math.ceil(20 / cell)  # number one in so many: for more there is no room
+    heading(svg, title, note)
+    heat_bar(svg, LEFT, 50, 100, 12, "lift 0", f"{PEAK:g} or more")
+    svg.text(LEFT - 8, TOP - 8, "domain / expert", anchor="end", fill=MUTED)
+    for domain, name in enumerate(domains):
+        y = TOP + domain * ROW
+        with svg.thing(name, tip=name):
+            svg.text(LEFT - 8, y + 17, shorten(name, 13), anchor="end")
+        svg.heat(LEFT, y, num_experts * cell, ROW - 2, lift_DE[domain][None] / PEAK)
+    by_cell = lift_DE.size <= NAMED_CELLS
+    for expert in range(num_experts):
+        x = LEFT + expert * cell
+        column = "\n".join(
+            f"{name}: lift {lift_DE[d, expert]:.2f}" for d, name in enumerate(domains)
+        )
+        with svg.thing(f"e{expert}", tip=f"expert {expert}\n{column}"):
+            label = str(expert) if expert % each == 0 else ""
+            svg.text(x + cell / 2, TOP - 8, label, anchor="middle", fill=MUTED)
+            if not by_cell:
+                svg.rect(x, TOP, cell, num_domains * ROW - 2, "transparent")
+        if by_cell:
+            for domain, name in enumerate(domains):
+                tip = tips[domain][expert] if tips else f"lift {lift_DE[domain, expert]:.2f}"
+                kin = (f"{name} {expert}", f"e{expert}", name)
+                with svg.thing(*kin, tip=f"{name}, expert {expert}: {tip}"):
+                    _cell(svg, x, TOP + domain * ROW, cell, float(lift_DE[domain, expert]))
+    if framed_DE is not None:
+        for domain, expert in np.argwhere(framed_DE):
+            x, y = LEFT + expert * cell, TOP + domain * ROW
+            svg.rect(x + 1, y, cell - 2, ROW - 2, "none", stroke=INK, stroke_width=2)
+
+
+def _cell(svg: Svg, x: float, y: float, width: float, lift: float) -> None:
+    svg.rect(x, y, width, ROW - 2, "transparent")
+    if width >= 30:
+        words = "" if math.isnan(lift) else f"{lift:.1f}"
+        ink = ink_on(heat_colour(lift / PEAK))
+        svg.text(x + width / 2, y + 16.5, words, anchor="middle", fill=ink)
+
+
+def cell_width(num_experts: int) -> float:
+    return min(CELL, (WIDEST - LEFT - 4) / num_experts)
+
+
+def table_size(num_domains: int, num_experts: int) -> tuple[float, float]:
+    """Width and height of a part that holds such a table."""
+    width = max(LEFT + num_experts * cell_width(num_experts) + 4, 400.0)
+    return width, TOP + num_domains * ROW + 8
+
+
+def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUFFLED) -> Picture:
+    """One layer from a sample: the lift, what it is beside, and the likings by size of sample."""
+    domains, lift = look.domains, look.lift
+    size = table_size(*lift.lift.shape)
+    svg = Svg(*size, "Who likes which expert", told_look(look))
+    title = f"Layer {look.layer}: {look.tokens:,} tokens of each domain"
+    note = "1 is no liking; framed: large, and beyond chance"
+    lift_table(svg, lift.lift, domains, title, note, lift.found(), _tips(look))
+    control = look.by_tokens if beside == TOKENS_ALONE else None
+    if control is not None:
+        title, note = "From token ids alone", f"of the {percent(control.seen)} seen in both halves"
+    else:
+        title, note = "With shuffled sequences", "one shuffle of whole sequences among the domains"
+        if beside == TOKENS_ALONE:
+            note = "token ids need two sequences of each domain"
+    table = lift.one_null if control is None else control.lift
+    lift_table(svg.beside(*size), table, domains, title, note)
+    _sizes(svg.beside(430, 302), samples, look.tokens, lift.lift.size)
+    columns = ("domain", "expert", "lift", "shuffled", "sd", "q", "beyond chance")
+    rows = (
+        (domains[d], e, _number(lift.lift[d, e]), _number(lift.null_mean[d, e]),
+         _number(lift.null_sd[d, e]), _number(lift.q_value[d, e], 3),
+         "yes" if lift.found()[d, e] else "")
+        for d, e in np.ndindex(lift.lift.shape)
+    )  # fmt: skip
+    return svg.picture(columns, rows)
+
+
+def _number(value: float, decimals: int = 2) -> str:
+    return "" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _tips(look: Look) -> list[list[str]]:
+    lift = look.lift
+    return [
+        [
+            f"lift {lift.lift[d, e]:.2f}, shuffled {lift.null_mean[d, e]:.2f} ± "
+            f"{lift.null_sd[d, e]:.2f}, q {lift.q_value[d, e]:.3f}"
+            for e in range(lift.lift.shape[1])
+        ]
+        for d in range(len(look.domains))
+    ]
+
+
+def _sizes(svg: Svg, samples: Sequence[Sampled], tokens: int, cells: int) -> None:
+    """Likings by the size of the sample, and a knob to drag along the sizes."""
+    heading(svg, "How many likings a sample shows", f"of {cells} pairs of a domain and an expert")
+    legend(svg, 62, 60, KEYS.values(), down=18)
+    sizes = [sample.tokens for sample in samples]
+    x = LogScale(sizes[0], max(sizes[-1], 2 * sizes[0]), 62, 410)
+    top = max(max(s.likings, s.by_chance, s.told) for s in samples)
+    y = Scale(0, max(4, 1.05 * top), 230, 116)
+    ticks = [size for i, size in enumerate(sizes) if i % 2 == (len(sizes) - 1) % 2]
+    axes(svg, x, y, x_ticks=ticks, x_form=short, y_ticks=y.ticks(4))
+    for name, key in KEYS.items():
+        values = [float(getattr(sample, name)) for sample in samples]
+        points = curve(svg, x, y, zip(sizes, values, strict=True), key)
+        for at in points:
+            mark(svg, key.mark, *at, key.colour)
+        tips = [f"{sample.tokens:,} tokens: {value:.3g} {key.name}"
+                for sample, value in zip(samples, values, strict=True)]  # fmt: skip
+        spots(svg, [key.name], points, tips)
+    svg.line(x(tokens), 116, x(tokens), 230, stroke=INK, dash="2 3")
+    stops = [Stop(x(size), f"{size:,} tokens of each domain", {"tokens": size}) for size in sizes]
+    track(svg, 262, stops, x(tokens))
+    svg.text(410, 294, "tokens of each domain (drag)", anchor="end")
+
+
+def told_look(look: Look) -> str:
+    """What the sample says, each figure beside its null."""
+    lift, experts = look.lift, look.lift.lift.shape[1]
+    specialists = round(lift.specialists * experts) if experts else 0
+    parts = [
+        f"Layer {look.layer}, {look.tokens:,} tokens of each domain: {int(lift.likings.sum())} "
+        f"likings, lifts of {EFFECT:g} or more",
+        f"Shuffled sequences show {lift.null_likings:.1f}, and {int(lift.found().sum())} are "
+        "beyond chance",
+        f"{_count(specialists, 'expert gets', 'experts get')} {percent(SPECIALIST)} or more from "
+        f"one domain; {experts * lift.null_specialists:.1f} would by chance",
+        f"Experts tell {percent(look.information.normalised, 1)} of the domain, and "
+        f"{percent(look.information.normalised_null, 1)} after a shuffle",
+    ]
+    if look.halves is not None:
+        parts.append(
+            f"Of the likings of one half of the sequences ({look.halves.first}), "
+            f"{look.halves.both} are in the other half too, {look.halves.by_chance:.1f} by chance"
+        )
+    if look.by_tokens is not None and not math.isnan(look.by_tokens.explained):
+        parts.append(
+            f"Token ids alone make {percent(look.by_tokens.explained)} of what experts tell"
+        )
+    return ". ".join(parts) + "."
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def lift_tables(tables: Mapping[str, tuple[Sequence[str], np.ndarray]], *, summary: str) -> Picture:
+    """Any tables of lifts beside each other, (domains, lift_DE) by the name above each."""
+    sizes = [table_size(*lift_DE.shape) for _, lift_DE in tables.values()]
+    svg = Svg(*sizes[0], "Lifts side by side", summary)
+    for number, (name, (domains, lift_DE)) in enumerate(tables.items()):
+        part = svg.beside(*sizes[number]) if number else svg
+        lift_table(part, lift_DE, domains, name, "1 is no liking")
+    rows = (
+        (name, domains[d], e, _number(lift_DE[d, e]))
+        for name, (domains, lift_DE) in tables.items()
+        for d, e in np.ndindex(lift_DE.shape)
+    )
+    return svg.picture(("table", "domain", "expert", "lift"), rows)
