@@ -80,6 +80,7 @@ MOVES = {
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",
         "layer": 2, "step": 9,
     },
+    "Specialisation": {"layer": 0, "tokens": 1024, "beside": "token ids alone", "seed": 3},
     "TileWaste": {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
     },

@@ -45,6 +45,7 @@ from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.specialisation.lift import BESIDE, lift_tables, specialisation
 from moeviz.pictures.training.arms import FIVE
 from moeviz.pictures.training.arms import LONG as LONGER
 from moeviz.pictures.training.as_written import as_written
@@ -67,7 +68,8 @@ from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
 from moeviz.records.dispatch import DispatchTrace
-from moeviz.records.routes import Anatomy, Decision, Trace
+from moeviz.records.domain_look import look, sampled
+from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
 from moeviz.routing import Capacity
 
@@ -259,6 +261,21 @@ def mixture(label="Soft MoE", tokens=NASTY):
     leaks = np.ones(len(tokens), dtype=bool)
     return make_decision(label, tokens, weight=weight, visits=weight > 0, soft=True, leaks=leaks,
                          causal=False)  # fmt: skip
+
+
+def make_domain_trace(sequences=4, length=16, domains=("code", "<b>&"), num_experts=6, top_k=2):
+    """Sequences of so many tokens; all tokens of the last domain begin with expert 0."""
+    T = len(domains) * sequences * length
+    expert = routed(T, 2, num_experts, top_k)[1]
+    expert[-sequences * length :, 1, 0] = 0
+    expert[-sequences * length :, 1, 1:] = 1 + expert[-sequences * length :, 1, 1:] % (
+        num_experts - 1
+    )
+    domain = np.repeat(np.arange(len(domains)), sequences).astype(np.int32)
+    return DomainTrace(
+        tuple(domains), expert, (np.arange(T) % 7).astype(np.int32), domain,
+        np.full(len(domain), length, np.int32), num_experts, (1, 3),
+    )  # fmt: skip
 
 
 RULES = ["each token takes its K best experts", 'a <b> & "rule"', "c " * 60, "d"]
@@ -543,6 +560,26 @@ def _kernels():
         yield f"contenders, {title}", partial(contenders, cases, title, where="here <i>")
 
 
+def _specialisation():
+    recorded = DomainTrace.load_file(data_path("traces", "domains.safetensors"))
+    wide = make_domain_trace(domains=tuple("abcd"), num_experts=64, top_k=6)
+    for name, (trace, place, tokens) in {
+        "recorded": (recorded, 1, 8192), "recorded, few tokens": (recorded, 2, 64),
+        "made": (make_domain_trace(), 1, 64), "of one sequence": (make_domain_trace(1), 0, 16),
+        "of 64 experts": (wide, 1, 64),
+    }.items():  # fmt: skip
+        found = look(trace, place, tokens)
+        samples = sampled(trace, place, sorted({16, tokens}))
+        for beside in BESIDE:
+            draw = partial(specialisation, found, samples, beside=beside)
+            yield f"likings {name}, {beside}", draw
+        tables = {
+            "one <i>": (found.domains, found.lift.lift),
+            "two": (found.domains, found.lift.one_null),
+        }
+        yield f"lifts side by side {name}", partial(lift_tables, tables, summary="Two tables.")
+
+
 def _costs():
     parts = cycle(key.name for key in PARTS)
     for model in COUNTED:
@@ -583,6 +620,8 @@ def _costs():
     yield case(decode_batch, **STEP)
 
 
-ALL = [*_routing(), *_training(), *_routers(), *_kernels(), *_costs()]
+ALL = [
+    *_routing(), *_training(), *_routers(), *_kernels(), *_specialisation(), *_costs()
+]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

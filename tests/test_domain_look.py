@@ -1,0 +1,101 @@
+"""A record of many sequences and what it says of a layer, against loops and known answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helpers.picture_cases import make_domain_trace, make_trace
+from moeviz.records.domain_look import from_tokens, look, sampled
+from moeviz.records.imports import of_domains
+from moeviz.records.routes import DomainTrace
+from moeviz.records.specialists import domain_lift
+
+
+def uneven():
+    """Three sequences of two domains, whose experts tell their row."""
+    expert = np.arange(12, dtype=np.int16).reshape(12, 1, 1)
+    return DomainTrace(
+        ("a", "b"), expert, np.arange(12, dtype=np.int32), np.array([1, 0, 1], np.int32),
+        np.array([3, 5, 4], np.int32), 12, (0,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 6, 100])
+def test_a_sample_is_of_whole_sequences_until_there_are_enough(tokens):
+    trace = uneven()
+    sample = trace.sample(tokens, seed=tokens)
+    sizes = np.bincount(sample.domain, sample.length)
+    assert sizes.tolist() == [min(tokens, 5), min(tokens, 7)]
+    starts = {0: 1, 3: 0, 8: 1}  # of a sequence: its domain
+    begin = sample.length.cumsum() - sample.length
+    for first, length, domain in zip(begin, sample.length, sample.domain, strict=True):
+        rows = sample.expert[first : first + length, 0, 0]
+        assert rows.tolist() == list(range(rows[0], rows[0] + length))
+        assert starts[int(rows[0])] == domain
+    np.testing.assert_array_equal(sample.token, sample.expert[:, 0, 0])
+    assert trace.shortest == 5
+
+
+def test_the_order_of_a_sample_hangs_on_its_seed_alone():
+    trace = make_domain_trace(sequences=6)
+    drawn = [trace.sample(16, seed=seed).expert.tolist() for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1] and (drawn[0] != drawn[2] or drawn[0] != drawn[3])
+
+
+def test_traces_of_domains_become_one_record_whose_tokens_are_told_apart_by_their_pieces():
+    first, second = make_trace(tuple("abca")), make_trace(tuple("bd"))
+    record = of_domains({"one": [first], "two": [second, first]})
+    assert record.domains == ("one", "two") and record.domain.tolist() == [0, 1, 1]
+    assert record.length.tolist() == [4, 2, 4] and record.layers == first.layers
+    assert record.token.tolist() == [0, 1, 2, 0, 1, 3, 0, 1, 2, 0]
+    np.testing.assert_array_equal(record.expert[4:6], second.expert)
+    for place in range(2):
+        load_E = (second.load() + first.load())[place] / (second.load() + first.load())[place].sum()
+        np.testing.assert_allclose(record.load(place)[1], load_E)
+    unnamed = replace(second, meta={"tokens": "positions"})
+    assert not of_domains({"one": [first], "two": [unnamed]}).has_tokens
+    with pytest.raises(ValueError, match="two has none"):
+        of_domains({"one": [first], "two": []})
+
+
+def drawn(rng, by_context, sequences=40, length=50):
+    """Two domains with words of their own shares. An expert is its token's, or its domain's."""
+    domain = np.repeat([0, 1], sequences).astype(np.int32)
+    share = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    token = np.concatenate([rng.choice(4, length, p=share[d]) for d in domain])
+    own = np.repeat(domain, length)
+    expert = (own if by_context else token).astype(np.int16)[:, None, None]
+    return DomainTrace(
+        ("a", "b"), expert, token.astype(np.int32), domain,
+        np.full(len(domain), length, np.int32), 4, (0,),
+    )  # fmt: skip
+
+
+def test_the_identity_of_tokens_explains_all_where_nothing_else_decides_and_else_little():
+    rng = np.random.default_rng(0)
+    trace = drawn(rng, by_context=False)
+    found = from_tokens(trace, 0)
+    counts = np.array([[((trace.token == e) & (np.repeat(trace.domain, 50) == d)).sum()
+                        for e in range(4)] for d in range(2)])  # fmt: skip
+    np.testing.assert_allclose(found.lift, domain_lift(counts), rtol=1e-6)
+    assert found.explained == pytest.approx(1) and found.seen == 1
+    context = from_tokens(drawn(rng, by_context=True), 0)
+    assert context.explained < 0.3
+    assert np.nanmax(context.lift) < 1.5, "the experts of a token alone know no domain"
+
+
+def test_tokens_that_only_one_half_has_do_not_count():
+    trace = replace(drawn(np.random.default_rng(0), False), token=np.arange(4000, dtype=np.int32))
+    found = from_tokens(trace, 0)
+    assert found.seen == 0 and np.isnan(found.lift).all() and np.isnan(found.explained)
+
+
+def test_few_sequences_show_likings_that_shuffles_show_too_and_many_tell():
+    trace = drawn(np.random.default_rng(1), by_context=True)
+    few, many = sampled(trace, 0, (50, 2000))
+    assert few.likings == few.by_chance == 2 and few.told == 0, "one sequence of each domain"
+    assert many.likings == many.told == 2 and many.by_chance < 0.1
+    seen = look(trace, 0, 50)
+    assert seen.halves is None and seen.by_tokens is None and seen.sequences == 2
+    assert look(trace, 0, 2000).halves.both == 2
