@@ -112,8 +112,8 @@ def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUF
     return svg.picture(columns, rows)
 
 
-def _number(value: float, decimals: int = 2) -> str:
-    return "" if math.isnan(value) else f"{value:.{decimals}f}"
+def _number(value: np.ndarray, decimals: int = 2) -> str:
+    return "" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _tips(look: Look) -> list[list[str]]:
