@@ -35,7 +35,8 @@ def test_the_slider_has_the_scales_that_are_recorded_and_trained():
         assert (moe.meta["model"]["ffn_scale"] or 0.0, dense.meta["model"]["moe"]) == (scale, None)
         assert dense.step == moe.step == loud_and_quiet.STEPS
         assert f"scale {NAMES[scale]}, seed 0" in note(panel)
-        assert panel.drawn.summary.startswith("At 300 steps ")
+        times = sizes[scale] / panel._start["dense"]["size"]
+        assert panel.drawn.summary.startswith(f"An MoE that starts {times:#.2g} times as loud as ")
         assert not math.isnan(moe.curve.validation[-1])
         assert {"scale": f"{scale}", "seed": "0"} in [sets for _, sets in presses(panel.drawn)]
     assert said(panel).startswith("A recorded run of this setting.")

@@ -498,7 +498,9 @@ def _training():
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     start = recorded_json("loud_and_quiet")
     for name, times in {"written": 0.0, "quietest": 0.0625, "loudest": 4.0}.items():
-        loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=listed)
+        quiet_to_loud = zip(listed, (0.0, 1.0, 4.0), strict=True)
+        scales = [replace(one, press={"scale": n}) for one, n in quiet_to_loud]
+        loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=scales)
         yield f"loud and quiet, {name}", loud
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {

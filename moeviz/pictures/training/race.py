@@ -9,7 +9,7 @@ from itertools import dropwhile, pairwise
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, general, padded
-from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, smooth, spots
+from moeviz.pictures.plot import Key, curve, mark, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.pictures.training.load_and_speed import (
     BESIDE_WORK,
@@ -26,7 +26,7 @@ from moeviz.records.metrics import effective_experts, last_common, max_violation
 from moeviz.records.runs import Curve, Snapshot
 
 MAIN, HEIGHT = 560, 520
-ENDS = (60.0, 490.0)  # x of the plots' left and right ends
+ENDS = (60.0, 452.0)  # x of the plots' left and right ends
 GAP, PLOT = (254.0, 74.0), (434.0, 318.0)  # y of their lower and upper ends
 AXES = {
     "step": ("training steps", ""),
@@ -55,7 +55,7 @@ def race(
     svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
     slowed = beside_work and axis == "seconds"
     label = f"seconds, {BESIDE_WORK}" if slowed else AXES[axis][0]
-    draw_curves(svg, learners, axis, note, label, headline)
+    draw_curves(svg, learners, axis, note, label, headline, spread)
     if settings:
         draw_settings(svg.beside(WIDTH, settings_height(settings)), settings)
     draw_load(svg.beside(SIDE, LOAD_HEIGHT), learners, axis, finish(learners, axis), label)
@@ -71,31 +71,48 @@ def told(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str:
 
 
 def draw_curves(
-    svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str, headline: str
-) -> None:
+    svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str, headline: str,
+    spread: float = 0.0,
+) -> None:  # fmt: skip
     """Who is ahead, in words and as a curve; below it the losses. The upright line marks the
     furthest point that the first two have reached, where they are compared. note: where they come
-    from; label: of the axis; headline: of `told`."""
+    from; label: of the axis; headline: of `told`; spread: what seeds differ by at the end."""
     two = learners[:2]
     svg.text(0, PLOT[0] + 62, note, fill=MUTED)
     paragraph(svg, 0, 16, textwrap.wrap(headline, 66), size=13, bold=True)
     x = Scale(0, finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
-    _draw_gap(svg, two, axis, x)
+    _draw_gap(svg, two, axis, x, spread)
     keys = [_key(i, s.label) for i, s in enumerate(learners)]
-    svg.text(0, PLOT[1] - 30, "Loss (nats per token)", bold=True)
-    legend(svg, 160, PLOT[1] - 30, keys, kin=True)
-    svg.text(0, PLOT[1] - 12, "line: training, smoothed · marks: validation", fill=MUTED)
+    svg.text(0, PLOT[1] - 16, "Loss (nats per token)", bold=True)
+    svg.text(160, PLOT[1] - 16, "line: training, smoothed · marks: validation", fill=MUTED)
     axes(svg, x, y, x_label=label, y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
     for learner, key in zip(learners, keys, strict=True):
         losses(svg, x, y, axis, learner.curve, SMOOTH, key)
+    _name_ends(svg, x, y, axis, learners, keys)
     if not any(len(s.curve) for s in learners):
         svg.text(sum(ENDS) / 2, sum(GAP) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
     common = last_common([s.curve for s in two], axis)
     if not np.isnan(common) and len(two) > 1:
         for start, end in (GAP, PLOT):
             svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
-    svg.text(x.end + 6, PLOT[0], "finish", fill=MUTED)
+    svg.text(x.end + 6, GAP[1] + 4, "finish", fill=MUTED)
+
+
+def _name_ends(
+    svg: Svg, x: Scale, y: Scale, axis: str, learners: Sequence[Snapshot], keys: Sequence[Key]
+) -> None:
+    """The learners' names where their losses end, apart from each other, the highest loss first."""
+    named = [(textwrap.wrap(key.name, 11), key) for key in keys]
+    ends = [s.curve.loss[-1] if len(s.curve) else y.low for s in learners]
+    room = sum(15 * len(lines) + 4 for lines, _ in named)
+    top = min(max(y(max(ends)) - 20, PLOT[1]), PLOT[0] + 20 - room)
+    for _, (lines, key) in sorted(zip(ends, named, strict=True), key=lambda e: -e[0]):
+        with svg.thing(key.name):
+            svg.line(x.end + 4, top, x.end + 18, top, stroke=key.colour, width=2, dash=key.dash)
+            mark(svg, key.mark, x.end + 11, top, key.colour, 4)
+            paragraph(svg, x.end + 22, top + 4, lines, 15, bold=True)
+        top += 15 * len(lines) + 4
 
 
 def finish(learners: Sequence[Snapshot], axis: str) -> float:
@@ -115,11 +132,15 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale) -> None:
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, spread: float) -> None:
     """How far the second learner is ahead, wherever the validation loss of both is known: the area
-    is in the colour of who is."""
+    is in the colour of who is. Within the band around 0 seeds differ."""
     points = gaps(two, axis)
-    y = Scale(*padded([0.0, *(gap for _, gap in points)], 0.15), *GAP)
+    y = Scale(*padded([-spread, spread, *(gap for _, gap in points)], 0.15), *GAP)
+    if spread:
+        svg.rect(x.start, y(spread), x.end - x.start, y(-spread) - y(spread), MUTED, opacity=0.2)
+        words = f"grey: seeds differ by ± {spread:.3f}"
+        svg.text(x.start + 8, GAP[0] - 8, words, fill=MUTED, halo=True)
     names = [s.label for s in two]
     key = _key(1, "gap")
     if len(names) == 2:
@@ -231,9 +252,11 @@ def compare(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str
         return "No validation loss of both to compare here yet."
     best, lead = int(np.argmin(losses)), max(losses) - min(losses)
     ahead = f"{learners[best].label} is ahead by {lead:.3f} nats per token"
+    at = _where(axis, common)
     if lead <= spread:
-        at = _where(axis, common)
         return f"At {at} it is too close to call: {ahead}, and seeds differ by ± {spread:.3f}."
+    if spread:
+        return f"At {at} {ahead}: more than the ± {spread:.3f} by which seeds differ."
     return f"At {_where(axis, common)} {ahead}: its validation loss is {min(losses):.3f}."
 
 

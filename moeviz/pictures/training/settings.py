@@ -29,29 +29,34 @@ class Setting:
     press: Mapping[str, object]
     chosen: bool
 
+    @property
+    def tip(self) -> str:
+        """Who is ahead, and what a seed changes."""
+        winner = "MoE" if self.ahead > 0 else "dense"
+        words = (
+            f"{self.name}: {winner} is ahead by {abs(self.ahead):.3f} nats. A seed's spread: "
+            f"± {self.spread:.3f}, the standard deviation of {self.source}"
+        )
+        open_ = abs(self.ahead) <= self.spread
+        return words + (". Within it one seed shows no difference" if open_ else "")
+
 
 def settings_height(settings: Sequence[Setting]) -> float:
     """The room that `draw_settings` needs."""
     return TOP + ROW * len(settings) + 90
 
 
-def draw_settings(svg: Svg, settings: Sequence[Setting], top: float = 0) -> None:
-    """A bar for each, to the right of 0 where MoE is ahead; from y = top on."""
-    first, bottom = top + TOP, top + TOP + ROW * len(settings)
-    svg.text(0, top + 16, "Every recorded setting", size=14, bold=True)
-    svg.text(0, top + 36, "who is ahead at the end, one seed · press one to see it", fill=MUTED)
+def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
+    """A bar for each, to the right of 0 where MoE is ahead."""
+    first, bottom = TOP, TOP + ROW * len(settings)
+    svg.text(0, 16, "Every recorded setting", size=14, bold=True)
+    svg.text(0, 36, "who is ahead at the end, one seed · press one to see it", fill=MUTED)
     ends = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
     x = Scale(*padded(ends, 0.1), *PLOT)
     for i, setting in enumerate(settings):
         y, winner = first + i * ROW, "MoE" if setting.ahead > 0 else "dense"
-        tip = (
-            f"{setting.name}: {winner} is ahead by {abs(setting.ahead):.3f} nats. A seed's spread: "
-            f"± {setting.spread:.3f}, the standard deviation of {setting.source}"
-        )
-        if abs(setting.ahead) <= setting.spread:
-            tip += ". Within it one seed shows no difference"
         edge = dict(stroke=INK, stroke_width=2) if setting.chosen else dict(stroke=RULE)
-        with svg.thing(setting.name, tip=tip, press=setting.press):
+        with svg.thing(setting.name, tip=setting.tip, press=setting.press):
             svg.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
             svg.text(8, y + 16, setting.name, bold=setting.chosen)
             low, high = x(-setting.spread), x(setting.spread)
