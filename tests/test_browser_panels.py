@@ -317,7 +317,7 @@ def test_09(labs, tmp_path):
 def test_12(labs, tmp_path):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("12_kernels.ipynb", "Dark", timeout=400) as page:
-        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 30), (CONTENDERS, 15)):
+        for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 20), (CONTENDERS, 15)):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
@@ -368,7 +368,7 @@ def test_12(labs, tmp_path):
         browser.wait_state(page, ROOF, "tokens=8$")
         page.locator(f"{ROOF} button.moeviz-run").first.click()
         browser.wait_state(page, ROOF, "machine=this")
-        page.locator(f"{ROOF} .mv", has_text="memory: a large copy").wait_for(timeout=90_000)
+        page.locator(f"{ROOF} .mv", has_text="a large copy").wait_for(timeout=90_000)
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
         page.locator(f"{CONTENDERS} .mv", has_text="this machine, ").wait_for(timeout=60_000)
         page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for(timeout=120_000)

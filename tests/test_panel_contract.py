@@ -138,6 +138,7 @@ OFF = {
     "Dispatch": (("source", "synthetic"), {"skew", "seed"}, {"text", "layer"}),
     "Exchange": (("skew", 0.0), {"node_limit"}, set()),
     "Slots": (("source", "text"), {"text", "layer"}, {"skew", "tokens", "seed"}),
+    "TileWalk": (("view", "programs"), {"walk"}, set()),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.picture_cases import BILL, COUNTED, FIT, LINK, SEND, STEP, V3
-from helpers.pictures import marks, presses, texts, tips
+from helpers.pictures import marks, parse, presses, texts, things, tips
 from moeviz.costs import (
     CLAIMS,
     DEVICES,
@@ -28,15 +28,18 @@ from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
 from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import (
-    BYTES,
     KEEPS,
+    MEMORY,
+    OTHERS,
+    SHORT,
     SHOWN,
     cache_ladder,
     rungs,
     saved,
 )
 from moeviz.pictures.costs.claims import amount, claims, ladder
-from moeviz.pictures.costs.decode_batch import BATCHES, curves, decode_batch, remedies
+from moeviz.pictures.costs.decode_batch import decode_batch
+from moeviz.pictures.costs.decode_curves import BATCHES, curves, remedies
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import CONFIDENCES, CONTEXTS, PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
@@ -45,7 +48,7 @@ from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
 from moeviz.pictures.costs.training_cost import bill_of, training_cost
-from moeviz.pictures.svg import si, text_width
+from moeviz.pictures.svg import si, three
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
 SOURCE = Path(__file__).parents[1] / "notebooks" / "src" / "08_hardware.md"
@@ -168,28 +171,38 @@ def test_the_ladder_by_hand():
     bytes_of = {row[0]: row[1] for row in picture.rows}
     llama = kv_cache_bytes(MODELS["Llama 3.1 405B"].architecture, 1000, bits=8)
     assert bytes_of["Llama 3.1 405B"] == f"{4 * llama.total:,.0f}"
-    longest = ladder["MHA with its own keys of 192"][0] / 2  # in 8 bits
-    gpt3 = float(bytes_of["GPT-3 175B"].replace(",", ""))
-    places = [float(m.get("cx")) for m in marks(picture, "circle", "#d55e00")]
-    for value in (4 * longest, gpt3):
-        assert np.isclose(places, BYTES(value), atol=0.01).any(), "one axis"
+    ratio = {row[0].removeprefix("V3's layers, "): float(row[3]) for row in picture.rows}
+    for part, pixels in zip(parse(picture), (332, 172), strict=True):
+        for bar in part.iterfind(".//{*}g[@data-kin]"):
+            name = bar.findtext("{*}title").partition(": ")[0]
+            wide = float(bar.findall("{*}rect")[1].get("width"))
+            assert wide == pytest.approx(pixels * ratio[name] / 72, abs=0.05), "one axis"
     # DeepSeek-V2's abstract, with 6 bits of its own.
     assert "says 93.3 % less" in " ".join(texts(picture)) and f"{saved(6):.1f}" == "93.3"
     assert "With 16 bits in both it is 82.2 %." in " ".join(texts(picture))
 
 
-def test_a_rows_words_are_explained_and_no_memory_line_runs_through_them():
+def test_the_ladder_leads_with_what_was_never_built_and_what_is_pressed():
     kinds = {mixer.kind for name in SHOWN for _, mixer in MODELS[name].architecture.mixers()}
-    assert kinds <= {*KEEPS}
-    for other in ("8 groups", "one head", "Llama 3.1 405B"):
+    assert kinds <= {*KEEPS} == {*SHORT}
+    for other, words in {
+        "full heads": "3.56 times smaller than with 8 groups of heads",
+        "8 groups": "3.56 times smaller than with 8 groups of heads",
+        "one head": "2.25 times larger than with one head",
+        "Llama 3.1 405B": "7.34 times smaller than that of Llama 3.1 405B",
+        "gpt-oss-120b": "1.9 times larger than that of gpt-oss-120b",
+    }.items():
         picture = cache_ladder(context=131072, bits=16, batch=1, other=other)
+        first, second = texts(picture)[1:3]
+        assert first == "56.9 times smaller than with full heads, which nobody built,"
+        assert second.startswith(words) and words in picture.summary
         assert f"MQA: {KEEPS['MQA']}" in " ".join(tips(picture))
-        (at,) = {float(m.get("x1")) for m in marks(picture, "line", "stroke-width:2")}
-        for value in marks(picture, "text"):
-            if re.match(r"[\d.]+ GB", value.text or ""):
-                x, wide = float(value.get("x")), text_width(value.text, 12)
-                left = x - wide if "text-anchor:end" in value.get("style") else x
-                assert not left < at < left + wide, value.text
+        assert not [t for t in texts(picture) if re.match("(?!.*MLA|GPT)[A-Z]{3}", t)], "in words"
+    pressed = [sets["other"] for _, sets in presses(picture) if "other" in sets]
+    assert pressed == [*OTHERS]
+    # Eight H100s would be full of it: 128 heads of keys of 192 and values of 128.
+    most = 131072 * 61 * 128 * (192 + 128) * 2
+    assert f"{si(most, 'B')} · 71.1× · {most / MEMORY:.3g} H100s" in texts(picture)
 
 
 def test_v3s_bill_gives_back_its_published_hours():
@@ -239,9 +252,22 @@ def test_the_step_is_the_calculators_and_ends_where_the_memory_does():
     summary = decode_batch(**STEP).summary
     critical = critical_batch(chip, V3.architecture, weight_bits=8).total
     assert "222.4 of 256 experts" in summary and "10.81 times as long as the dense" in summary
-    assert {f"sparse: {critical:,.0f} sequences", "dense: 103 sequences"} < {
+    marked = {f"critical batch, sparse: {critical:,.0f}", "critical batch, dense: 103"}
+    assert marked < {*texts(decode_batch(**STEP, critical=True))}
+    assert not marked & {*texts(decode_batch(**STEP))}
+    assert {"waits for memory", "waits for arithmetic", "the memory is full"} < {
         *texts(decode_batch(**STEP))
     }
+    assert "10.81 times as long as the twin" in texts(decode_batch(**STEP, shown="speed"))
+    # The ground turns where the sparse model does, between two batches.
+    (turn,) = (float(m.get("x")) for m in marks(decode_batch(**STEP), "rect", "#e69f00"))
+    before, after = (
+        next(b for b, step in list(sparse.steps.items())[::way] if step.bound == bound)
+        for way, bound in ((-1, "memory"), (1, "compute"))
+    )
+    spots = {b: float(things(decode_batch(**STEP), f"b{b}")[2].find("{*}circle").get("cx"))
+             for b in (before, after)}  # fmt: skip
+    assert spots[before] < turn < spots[after] and after == 2 * before
     assert "does not fit" in decode_batch(**STEP | {"batch": 16384}).summary
     assert "even one" in decode_batch(**STEP | {"devices": 1}).summary
 
@@ -399,6 +425,14 @@ def test_a_link_bounds_until_the_devices_memory_does():
     roomy = offloading(**LINK | {"device_name": "B200 SXM", "hit": 5})
     assert roomy.summary.startswith("All experts lie in the memory of B200 SXM")
     assert "every hit rate is 100 %." in " ".join(texts(roomy))
+    for hit, limit in ((0, "the link"), (50, "the link"), (100, "the device's own memory")):
+        speed = three(setup.speed(link, hit / 100))
+        drawn = texts(offloading(**LINK | {"hit": hit}))
+        assert f"At most {speed} tokens/s: {limit} limits it." in drawn
+        assert {f"{speed} tokens/s at most", f"{link.label}: {speed}"} < {*drawn}
+    assert setup.limit(host, 0.5) == "the host's memory"
+    chosen = [sets["link"] for _, sets in presses(offloading(**LINK)) if "link" in sets]
+    assert chosen == [*LINKS]
     assert "every hit rate" not in offloading(**LINK).svg
 
 

@@ -22,14 +22,14 @@ from helpers.picture_cases import (
     evil_case,
     recorded_json,
 )
-from helpers.pictures import corners, marks, parse, presses, texts, things, tips, values
+from helpers.pictures import corners, extent, marks, parse, presses, texts, things, tips
 from moeviz.costs import distinct_experts
 from moeviz.experiments import recorded
-from moeviz.pictures.kernels.contenders import contenders
+from moeviz.pictures.kernels.contenders import DENSE, contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.layer_work import ALL_EXPERTS, TOKENS, Reached, all_experts, works
-from moeviz.pictures.kernels.roofline import roofline
-from moeviz.pictures.kernels.tile_pieces import lanes, moments, order
+from moeviz.pictures.kernels.roofline import LABELS, roofline
+from moeviz.pictures.kernels.tile_pieces import column_blocks, lanes, moments, order
 from moeviz.pictures.kernels.tile_walk import tile_walk
 from moeviz.pictures.kernels.tile_waste import (
     BLOCKS,
@@ -40,7 +40,7 @@ from moeviz.pictures.kernels.tile_waste import (
     waste_curves,
     zipf_load,
 )
-from moeviz.pictures.svg import INK
+from moeviz.pictures.svg import INK, si
 from moeviz.records.dispatch import STAGES
 from moeviz_kernels.tiles import grouped_order
 
@@ -199,51 +199,81 @@ def test_the_walk_by_hand():
 WALK = dict(programs=6, group=2, step=3, follow="tile 4")
 
 
+def moments_of(picture, group=2):
+    """(moment, pieces) of one GROUP in the table."""
+    return [row[1:3] for row in picture.rows if row[0] == group]
+
+
 def test_a_persistent_walk_starts_as_many_programs_as_run_at_a_time():
     trace = TRACES["dispatch"]
-    one, persistent = (tile_walk(trace, **WALK, walk=w) for w in ("one", "persistent"))
-    pieces = sum(row[1] for row in one.rows)
+    one, persistent = (
+        tile_walk(trace, **WALK, view="programs", walk=w) for w in ("one", "persistent")
+    )
+    pieces = sum(count for _, count in moments_of(one))
     started, empty = map(int, re.search(r"(\d+) programs start, (\d+)", one.summary).groups())
     assert started == pieces + empty
     assert f"6 persistent programs start, and {started - 6} starts" in persistent.summary
     bars = [len(marks(picture, "rect", INK)) for picture in (one, persistent)]
     assert bars[0] - bars[1] == 2 * (pieces - 6), "over the moments, and in the line of starts"
     idle = [m for m in marks(one, "title") if m.text.endswith("has nothing left to do")]
-    assert len(idle) == 6 - one.rows[-1][1] > 0
+    assert len(idle) == 6 - moments_of(one)[-1][1] > 0
     assert f"In the last moment {len(idle)} of 6 programs are idle." in one.summary
+    program = tile_walk(
+        trace, **WALK | {"follow": "program 5", "group": 4}, view="programs", walk="one"
+    )
+    assert program.summary.endswith("Program 5 computes 6 pieces for 6 starts.")
+    nobody = tile_walk(trace, **WALK | {"follow": "program 7"}, view="programs", walk="one")
+    assert nobody.summary.endswith("Program 7 does not run.")
 
 
-def test_a_moment_lights_its_pieces_and_a_tile_the_moments_that_read_it():
-    picture = tile_walk(TRACES["dispatch"], **WALK, walk="persistent")
-    for number, pieces, *_ in picture.rows:
+@pytest.mark.parametrize("view", ["orders", "programs"])
+def test_a_moment_lights_its_pieces_and_a_tile_the_moments_that_read_it(view):
+    picture = tile_walk(TRACES["dispatch"], **WALK, view=view, walk="persistent")
+    for number, pieces in moments_of(picture):
         kin = things(picture, f"m{number - 1}")
-        (bar,) = [m for m in kin if m.get("data-kin").startswith(f"m{number - 1} ")]
-        tiles = {name for name in bar.get("data-kin").split() if name[0] == "g"}
         lit = [m for m in kin if m.get("data-kin")[0] == "g"]
-        assert len(lit) == 2 * pieces, "by program, and in the map"
-        written = [m.findtext("{*}text") for m in lit[:pieces]]
-        at = [re.search(r"tile (\d+), .* column block (\d+)", m.findtext("{*}title")) for m in lit]
-        names = [" · ".join(found.groups()) for found in at[:pieces]]
-        assert written == names or written == [name.split(" ")[0] for name in names]
-        assert {m.get("data-kin").split()[0] for m in lit} == tiles
+        assert len(lit) == pieces
+        written = [m.findtext("{*}text") for m in lit]
+        if view == "orders":
+            (bar,) = [m for m in kin if m.get("data-kin").startswith(f"m{number - 1} ")]
+            tiles = {name for name in bar.get("data-kin").split() if name[0] == "g"}
+            assert {m.get("data-kin").split()[0] for m in lit} == tiles
+            assert {*written} == {str(number)}
+        else:
+            told = [m.findtext("{*}title") for m in lit]
+            at = [re.search(r"tile (\d+), .* column block (\d+)", words) for words in told]
+            names = [" · ".join(found.groups()) for found in at]
+            assert written == names or written == [name.split(" ")[0] for name in names]
 
 
-def test_of_a_walk_pieces_moments_and_programs_are_pressed():
-    picture = tile_walk(TRACES["dispatch"], **WALK, walk="one")
+def test_what_group_buys_is_told_and_every_group_is_pressed():
+    """Of tiles of one expert, those that go together read its weights once."""
+    trace, sizes = TRACES["dispatch"], {}
+    orders = dict(programs=4, view="orders", walk="one")
+    for group in (1, 2, 4, 8):
+        picture = tile_walk(trace, **WALK | orders | {"group": group})
+        walk = lanes(trace, column_blocks(trace), group, 4)
+        sizes[group] = sum(different for *_, different in moments(walk, trace.x.shape[1]))
+        assert si(sizes[group], "B") in texts(picture)
+        assert {sets["group"] for _, sets in presses(picture) if "group" in sets} == {*"1248"}
+    saved = round(100 * (1 - sizes[2] / sizes[1]))
+    for group in (1, 2):  # whichever is chosen, both are compared
+        picture = tile_walk(trace, **WALK | orders | {"group": group})
+        words = f"GROUP 2 reads {si(sizes[2], 'B')} from memory, {saved} % less than GROUP 1."
+        assert saved > 10 and words in texts(picture) and picture.summary.startswith(words)
+
+
+def test_of_an_order_pieces_moments_and_tiles_are_pressed():
+    picture = tile_walk(TRACES["dispatch"], **WALK, view="orders", walk="one")
     pressed = [sets for _, sets in presses(picture)]
     assert {"follow": "nothing"} in pressed, "what is followed is let go"
     assert {(sets["step"], sets["follow"]) for sets in pressed if len(sets) == 2} >= {
         ("3", "tile 4")
     }
     steps = [int(sets["step"]) for sets in pressed if sets.keys() == {"step"}]
-    assert steps == [row[0] for row in picture.rows]
-    assert any(re.match(r"GROUP \d: \d tiles? go", text) for text in texts(picture))
+    assert steps == [moment for moment, _ in moments_of(picture)]
     rows = "The rows of tile 4 are asked for 4 times and come from memory 2 times."
     assert rows in picture.summary
-    program = tile_walk(TRACES["dispatch"], **WALK | {"follow": "program 5"}, walk="one")
-    assert program.summary.endswith("Program 5 computes 6 pieces for 6 starts.")
-    nobody = tile_walk(TRACES["dispatch"], **WALK | {"follow": "program 7"}, walk="one")
-    assert nobody.summary.endswith("Program 7 does not run.")
 
 
 # Roofline.
@@ -268,38 +298,39 @@ def test_what_is_said_of_the_roofline():
         assert dense.intensity > 2 * experts.intensity
         assert round(combine.intensity, 3) == 0.2 and top_k.intensity < 1
     assert "not measured yet" in roofline(None, LAYER, 1).summary
-    assert roofline(CPU, LAYER, 1).summary.endswith("bound by memory.")
-    assert roofline(CPU, LAYER, 4096).summary.endswith("bound by arithmetic.")
-    words = {"waits for memory", "waits for arithmetic", "ridge: 181 FLOP per byte"}
+    for tokens, roof in ((1, "memory"), (4096, "arithmetic")):
+        words = f"token{'s' * (tokens > 1)} the experts wait for {roof}."
+        assert words in roofline(CPU, LAYER, tokens).summary
+    words = {"waits for memory", "waits for arithmetic", "ridge: 181 FLOP a byte"}
+    words |= {"memory: 4.3 TB/s", "arithmetic: 780 TFLOP/s"}
     assert words <= {*texts(roofline(GPU, LAYER, 64))}
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=lambda device: device["name"])
 @pytest.mark.parametrize("tokens", [1, 16, 4096])
-def test_nothing_stands_above_the_roof_and_no_number_upon_another(device, tokens):
+def test_nothing_stands_above_the_roof_and_no_name_upon_another(device, tokens):
     picture = roofline(device, LAYER, tokens, REACHED)
     (memory,), (arithmetic,) = (
         [corners(line) for line in marks(picture, "polyline", colour)]
         for colour in ("#0072b2", "#d55e00")
     )
     xs, ys = np.concatenate([memory, arithmetic[1:]]).T
-    numbers = []
+    names = []
     for work in works(tokens, LAYER, 4 if device is CPU else 2):
-        drawn, listed = sorted(
-            things(picture, work.name.replace(" ", "_")), key=lambda g: g.find("{*}line") is None
-        )
-        dot, *number = drawn.findall("{*}circle")
+        (drawn,) = things(picture, work.name.replace(" ", "_"))
+        dot = drawn.find("{*}circle")
         at, height = (float(dot.get(key)) for key in ("cx", "cy"))
         assert height == pytest.approx(np.interp(at, xs, ys), abs=0.02), "on the roof"
-        assert listed.findtext("{*}title") == drawn.findtext("{*}title")
-        if work.name == ALL_EXPERTS:
-            assert "data-drag" in drawn.attrib and not number, "the dot itself is dragged"
-            continue
-        (number,) = number
-        spot = float(number.get("cx")), float(number.get("cy"))
-        assert spot[1] > np.interp(spot[0], xs, ys) + 9, "below it"
-        numbers.append(spot)
-    assert min(math.dist(a, b) for a, b in combinations(numbers, 2)) > 18, "two numbers touch"
+        assert drawn.findtext("{*}title").startswith(f"{work.name}: ")
+        assert ("data-drag" in drawn.attrib) == (work.name == ALL_EXPERTS)
+        written = drawn.findall("{*}text")
+        assert len(written) == (work.name in LABELS), "the few that matter"
+        for name in written:
+            (left, right), y = extent(name), float(name.get("y"))
+            assert y - 9 > np.interp(left, xs, ys), "below it"
+            names.append((left, right, y))
+    for (left, right, y), (start, end, other) in combinations(names, 2):
+        assert abs(y - other) >= 12 or left >= end or start >= right, "two names touch"
 
 
 def test_the_batch_is_dragged_below_the_axis():
@@ -310,33 +341,36 @@ def test_the_batch_is_dragged_below_the_axis():
     assert stops == [tokens for tokens in TOKENS if tokens not in near]
 
 
-def test_no_leader_of_a_measurement_crosses_another_one():
+def test_a_measurement_stands_at_its_speed_with_its_numbers():
     """As on an H200: dots that stand close above and beside each other."""
     peak = GPU["matmul_tflops"] * 1e12
     close = [(1090, 0.16), (1020, 0.38), (1900, 0.8), (1670, 0.64)]
-    picture = roofline(GPU, LAYER, 1, [Reached("x", at, share * peak) for at, share in close])
-    measured = [things(picture, f"measured_{letter}")[0] for letter in "abcd"]
-    circles = [m.find("{*}circle") for m in measured]
-    dots = np.transpose([values(circles, "cx"), values(circles, "cy")])
-    for i, m in enumerate(measured):
-        line = m.find("{*}line")
-        ends = [[float(line.get(axis + end)) for axis in "xy"] for end in "12"]
-        way = np.linspace(*ends, 40)
-        assert np.linalg.norm(way[:, None] - np.delete(dots, i, 0), axis=-1).min() > 5
+    reached = [Reached("x", at, share * peak, by="y") for at, share in close]
+    picture = roofline(GPU, LAYER, 1, reached)
+    (roof,) = marks(picture, "polyline", "#d55e00")
+    decade = (406 - 88) / (4.5 + math.log10(4))
+    for i, (at, share) in enumerate(close):
+        (dot,) = things(picture, f"measured_{i}")
+        height = float(dot.find("{*}circle").get("cy")) - corners(roof)[0, 1]
+        assert height == pytest.approx(-decade * math.log10(share), abs=0.02)
+        tip = f"x (y): {at:,} FLOP per byte, {si(share * peak, 'FLOP/s')} measured"
+        assert dot.findtext("{*}title") == tip
+    listed = [row[0] for row in picture.rows][-len(close) :]
+    assert listed == ["x, y"] * len(close), "the table has all names"
 
 
 def test_where_nothing_is_measured_there_is_a_frame_and_no_roof():
     picture = roofline(None, LAYER, 1)
     drawn = texts(picture)
-    assert {"FLOP/s", "1 T", "100 M", "10 k", "arithmetic intensity, FLOP per byte"} <= {*drawn}
-    assert not marks(picture, "polyline") and "roof" not in drawn[-1]
+    assert {"FLOP/s", "1 T", "100 M", "10 k", "waits for memory"} - {*drawn} == {"waits for memory"}
+    assert not marks(picture, "polyline") and not marks(picture, "polygon", "#0072b2")
 
 
 # Contenders.
 
 
-def contest_of(case, where="here"):
-    return contenders({"one": case}, "one", where=where)
+def contest_of(case, where="here", **options):
+    return contenders({"one": case}, "one", where=where, **options)
 
 
 def test_of_many_layers_each_is_pressed_and_has_its_fastest_that_routes():
@@ -373,7 +407,8 @@ def test_contenders_are_drawn_and_left_out_ones_named():
     empty = contest_of(None)
     assert empty.summary == "Nothing is measured on here yet." and empty.rows == ()
     case["contenders"] = {"slow": {"forward_ms": {"median": 2150.0, "q1": 2077.5, "q3": 12345.0}}}
-    assert "2.15 s" in texts(contest_of(case))
+    assert "2.15 s = 1×" in texts(contest_of(case, timed="forward_ms"))
+    assert "slow: timed forward only" in texts(contest_of(case))
 
 
 def test_a_contender_tells_how_far_it_is_behind():
@@ -385,7 +420,8 @@ def test_a_contender_tells_how_far_it_is_behind():
         "quick": {"forward_ms": spread(2.0), "both_ms": spread(8.0)},
         "slow <b>": {"forward_ms": spread(5.0)},
     }
-    assert [t for t in tips(contest_of(case)) if "fastest" in t] == [
+    picture = contest_of(case, timed="forward_ms")
+    assert [t for t in tips(picture) if "fastest" in t] == [
         "quick: forward 2 ms, the fastest; forward + backward 8 ms, the fastest",
         "slow <b>: forward 5 ms, 2.50 times the fastest",
     ]
@@ -403,8 +439,30 @@ def test_the_fastest_that_routes_is_named_and_others_are_compared_with_what_is_p
     assert {"1 ms · 0.5×", "2 ms = 1×", "5 ms · 2.5×"} <= {*texts(picture)}
     asked = contenders({"one": case}, "one", where="here", against="slow")
     assert {"1 ms · 0.2×", "2 ms · 0.4×", "5 ms = 1×"} <= {*texts(asked)}
-    assert [sets["against"] for _, sets in presses(asked)] == [*times]
+    assert [sets["against"] for _, sets in presses(asked)] == [*times], "the fastest first"
     assert contenders({"one": case}, "one", where="here", against="absent") == picture
+
+
+def test_a_bar_begins_at_the_line_of_its_base_and_its_middle_half_lies_on_its_end():
+    case = evil_case()
+    case["contenders"] = {
+        name: dict.fromkeys(
+            ("both_ms", "forward_ms"), {"median": ms, "q1": 0.9 * ms, "q3": 1.2 * ms}
+        )
+        for name, ms in {"quick": 1.0, DENSE: 2.0, "slow": 8.0}.items()
+    }
+    picture = contest_of(case)
+    assert f"{DENSE} = 1×" in texts(picture), "what experts are compared with"
+    assert {"◀ faster", "slower ▶"} <= {*texts(picture)}
+    (line,) = {float(m.get("x1")) for m in marks(picture, "line", "stroke-width:2")} & {
+        float(m.get("x")) for m in marks(picture, "rect", "#d55e00")
+    }
+    (quick,), (slow,) = (marks(picture, "rect", colour) for colour in ("#009e73", "#d55e00"))
+    left, right = float(quick.get("width")), float(slow.get("width"))
+    assert float(quick.get("x")) + left == pytest.approx(line, abs=0.02)
+    assert right == pytest.approx(2 * left, abs=0.05), "half as long, and four times as long"
+    spread = things(picture, "slow")[0].findall("{*}line")[0]
+    assert float(spread.get("x1")) < line + right < float(spread.get("x2"))
 
 
 def test_what_is_said_of_the_recorded_contest():

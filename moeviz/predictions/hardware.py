@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeviz.costs import active_parameters, device, parameters
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies, all_to_all
 from moeviz.costs.known.models import shape_of
-from moeviz.pictures.costs.decode_batch import curves
+from moeviz.pictures.costs.decode_curves import curves
 from moeviz.pictures.costs.offloading import LINKS, Setup
 from moeviz.predictions.prediction import Measured, nearest, prediction
 from moeviz.words import percent

@@ -39,10 +39,12 @@ MOVES = {
         "layer": 2, "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5",
         "source": "synthetic", "skew": 2.0, "tokens": 12, "seed": 5,
     },
-    "Contenders": {"machine": "this machine", "case": None, "against": None},
+    "Contenders": {
+        "timed": "forward_ms", "machine": "this machine", "case": None, "against": None,
+    },
     "DecodeBatch": {
         "model_name": "Kimi K2", "device_name": "B200 SXM", "devices": 64, "plan": "q4_k_m",
-        "context": 131072, "batch": 64,
+        "context": 131072, "batch": 64, "shown": "speed", "critical": True,
     },
     "Dispatch": {
         "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8, "text": "another text",
@@ -85,7 +87,8 @@ MOVES = {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
     },
     "TileWalk": {
-        "walk": "persistent", "programs": 2, "group": 1, "step": 9, "follow": "program 1",
+        "view": "programs", "walk": "persistent", "programs": 2, "group": 1, "step": 9,
+        "follow": "program 1",
     },
     "TrainingCost": {
         "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
@@ -108,6 +111,7 @@ BEFORE = {
     ("Exchange", "node_limit"): {"skew": 0.0},
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
+    ("TileWalk", "walk"): {"view": "programs"},
     ("Slots", "priority"): {"top_k": 2},
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},

@@ -33,7 +33,7 @@ from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.layer_work import Reached, all_experts
 from moeviz.pictures.kernels.roofline import roofline
-from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
+from moeviz.pictures.kernels.tile_walk import VIEWS, WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
@@ -549,10 +549,13 @@ def _kernels():
             yield f"{name}, step {step}", partial(dispatch, trace, step)
     for (tokens, experts), block in product([(1, 8), (1024, 64), (32768, 256)], BLOCKS):
         yield case(tile_waste, tokens=tokens, experts=experts, top_k=2, skew=1.0, block=block)
-    for (_, walk), programs in product(WALKS, [2, 8]):
+    for (_, view), (_, walk), programs in product(VIEWS, WALKS, [2, 8]):
         for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
-            options = dict(walk=walk, programs=programs, group=2, step=2, follow="tile 0")
-            yield f"walk {walk} of {name}, {programs}", partial(tile_walk, trace, **options)
+            options = dict(
+                view=view, walk=walk, programs=programs, group=2, step=2, follow="tile 0"
+            )
+            name = f"{view} of walk {walk} of {name}, {programs}"
+            yield name, partial(tile_walk, trace, **options)
     for device, tokens in product([None, CPU, GPU], [1, 64, 4096]):
         name = f"roofline of {device and device['name']}, {tokens} tokens"
         yield name, partial(roofline, device, LAYER, tokens, REACHED if device else ())
@@ -620,6 +623,7 @@ def _costs():
         yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,
                    hit=next(hits))  # fmt: skip
     yield case(decode_batch, **STEP)
+    yield case(decode_batch, **STEP, shown="speed", critical=True)
 
 
 ALL = [

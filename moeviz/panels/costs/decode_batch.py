@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import steps
+from moeviz.panels.controls import choice, steps, switch
 from moeviz.panels.hardware_choice import (
     BATCHES,
     SPARSE,
@@ -11,7 +11,7 @@ from moeviz.panels.hardware_choice import (
     model_choice,
     plan_choice,
 )
-from moeviz.pictures.costs.decode_batch import decode_batch
+from moeviz.pictures.costs.decode_batch import SHOWN, decode_batch
 from moeviz.pictures.costs.memory_fit import COUNTS
 
 CONTEXTS = tuple(2**i for i in range(7, 18))
@@ -37,6 +37,10 @@ class DecodeBatch(Panel):
             {"model_name": model_choice(SPARSE, "Mixtral 8x7B")},
             {"batch": steps("Batch", BATCHES, 1), "devices": steps("How many", COUNTS, 8)},
             more=[
+                {
+                    "shown": choice("Show", [(w, n) for n, w in SHOWN.items()], "time", "190px"),
+                    "critical": switch("Critical batch"),
+                },
                 {"device_name": device_choice("H200 SXM")},
                 {"context": steps("Context", CONTEXTS, 4096), "plan": plan_choice("bf16")},
             ],

@@ -42,10 +42,9 @@ class Offloading(Panel):
         devices = device_choice(device_name, without=("M3 Ultra", "Laptop"))
         super().__init__(
             {"model_name": model_choice(SPARSE, model_name)},
-            {"device_name": devices},
             {
                 "link": choice("Link", links, "pcie4", "auto"),
                 "hit": whole_slider("Hits, %", 0, 100, even_hits(*OPENING)),
             },
-            more=[{"plan": plan_choice(plan)}],
+            more=[{"device_name": devices}, {"plan": plan_choice(plan)}],
         )

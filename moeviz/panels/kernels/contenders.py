@@ -9,7 +9,7 @@ from moeviz.experiments.recorded import recorded_machines
 from moeviz.panels.controls import choice, slider
 from moeviz.panels.timed_panel import HERE, TimedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.kernels.contenders import FASTEST, contenders
+from moeviz.pictures.kernels.contenders import DENSE, FASTEST, SERIES, contenders
 from moeviz.pictures.kernels.layer_names import case_title
 
 EXPERTS = (8, 64, 256)  # as experiments.contest measures
@@ -46,9 +46,11 @@ class Contenders(TimedPanel):
         cases = [case for run in recorded.values() for case in run["cases"]]
         timed = {n for c in cases for n, times in c["contenders"].items() if "forward_ms" in times}
         names = (FASTEST, *sorted(timed, key=str.lower))
-        against = choice("Compared with", names, FASTEST, "auto")
+        against = choice("Compared with", names, DENSE if DENSE in timed else FASTEST, "auto")
+        passes = [(words, name) for name, words in SERIES.items()]
         more = [{"case": slider("Layer", [*first], largest, "560px")}, {"against": against}]
-        super().__init__(recorded, {}, "▶ Run", more)
+        shown = {"timed": choice("Timed", passes, "both_ms", "150px")}
+        super().__init__(recorded, shown, "▶ Run", more)
 
     # The layers on offer are those of the machine.
 
@@ -84,9 +86,10 @@ class Contenders(TimedPanel):
         return work
 
     def draw(self) -> Picture | None:
-        machine, title, against = self.values.values()
+        machine, timed, title, against = self.values.values()
         cases = self._by_machine[machine]
-        return self.shown(contenders(cases, title, where=machine, against=against))
+        picture = contenders(cases, title, where=machine, against=against, timed=timed)
+        return self.shown(picture)
 
 
 def _most_experts(cases: dict[str, Any]) -> str:

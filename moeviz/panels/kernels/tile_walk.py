@@ -8,12 +8,11 @@ from moeviz.panels.controls import choice, slider, whole_slider
 from moeviz.panels.player import Player
 from moeviz.pictures import Picture
 from moeviz.pictures.kernels.tile_pieces import column_blocks, lanes
-from moeviz.pictures.kernels.tile_walk import WALKS, tile_walk
+from moeviz.pictures.kernels.tile_walk import GROUPS, VIEWS, WALKS, tile_walk
 from moeviz.records.dispatch import DispatchTrace
 
 PROGRAMS = (2, 4, 6, 8)
-GROUPS = (1, 2, 4, 8)
-OPENING = 3  # the moment: some pieces are done, some to come
+OPENING = 5  # the moment: some pieces are done, some to come
 
 
 class TileWalk(Panel):
@@ -22,9 +21,11 @@ class TileWalk(Panel):
 
     presets = {
         "Tile by tile": {"group": 1},
-        "Two tiles together": {"group": 2},
-        "Persistent programs": {"walk": "persistent", "follow": "program 0"},
-    }
+        "All tiles together": {"group": 8},
+        "Persistent programs": {
+            "view": "programs", "walk": "persistent", "programs": 6, "follow": "program 0",
+        },
+    }  # fmt: skip
 
     player: Player
 
@@ -36,13 +37,14 @@ class TileWalk(Panel):
         names += [f"program {p}" for p in range(max(PROGRAMS))]
         self.player = Player(self, whole_slider("Moment", 1, self._most, OPENING))
         super().__init__(
-            {"walk": choice("Walk", WALKS, "one", "172px")},
-            {
-                "programs": choice("At a time", PROGRAMS, 6, "44px"),
-                "group": choice("GROUP", GROUPS, 8, "44px"),
-            },
+            {"group": choice("GROUP", GROUPS, 2, "44px")},
             self.player.bar,
-            more=[{"follow": slider("Follow", names, "tile 4")}],
+            more=[
+                {"view": choice("Show", VIEWS, "orders", "172px")},
+                {"walk": choice("Walk", WALKS, "one", "172px")},
+                {"programs": choice("At a time", PROGRAMS, 4, "44px")},
+                {"follow": slider("Follow", names, "nothing")},
+            ],
         )
 
     def check_state(self, given: dict[str, str]) -> None:
@@ -54,5 +56,8 @@ class TileWalk(Panel):
         return max(map(len, lanes(self.trace, column_blocks(self.trace), group, programs)))
 
     def draw(self) -> Picture:
-        self.player.step_of(self._count(self.values["programs"], self.values["group"]))
+        values = self.values
+        # How a program goes on is no matter of the order.
+        self.controls["walk"].disabled = values["view"] == "orders"
+        self.player.step_of(self._count(values["programs"], values["group"]))
         return self.shown(tile_walk(self.trace, **self.values))

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from moeviz.checks import check_choice
 from moeviz.costs import DEVICES, Architecture, cache_baselines, kv_cache_bytes
-from moeviz.pictures.axes import LogScale, x_axis
+from moeviz.pictures.axes import LogScale, Scale, x_axis
 from moeviz.pictures.costs.model_parts import sizes_of
-from moeviz.pictures.plot import Key, Stop, heading, legend, mark, paragraph, track
-from moeviz.pictures.svg import INK, SMALLEST, Picture, Svg, si, text_width
+from moeviz.pictures.plot import Stop, heading, paragraph, track
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, three
 
-WIDTH = 470.0
-ROWS, PITCH = 134.0, 42.0  # where the first row stands, and from one to the next
+WIDTH, SIDE = 560.0, 392.0
+ROWS, PITCH = 138.0, 42.0  # where the first row stands, and from one to the next
 CONTEXTS = tuple(2**i for i in range(10, 21))
-BYTES = LogScale(1e6, 1e15, 20, 446)  # of all contexts and batches: what is dragged moves on it
 LADDER = "DeepSeek-V3 / R1"
 SHOWN = (
     "GPT-3 175B", "Llama 3.1 405B", "Mixtral 8x22B", "Qwen3-235B-A22B", "DeepSeek-V3 / R1",
     "gpt-oss-120b", "Qwen3-Next-80B-A3B", "DeepSeek-V4-Pro",
 )  # fmt: skip
-COLOURS = {"MHA": "#d55e00", "GQA": "#e69f00", "MQA": "#56b4e9", "MLA": "#009e73"}
-OTHER = "#cc79a7"
-# What a kind of attention keeps, for the hover text of a row.
+LATENT, ANOTHER = "#009e73", "#56b4e9"
+# What a kind of attention keeps, in few words, and for the hover text of a row.
+SHORT = {
+    "MHA": "full heads", "GQA": "groups of heads", "MQA": "one head", "MLA": "latent vectors",
+    "CSA": "one entry for 4 tokens", "HCA": "one for 128", "Gated DeltaNet": "fixed states",
+    "window": "windows",
+}  # fmt: skip
 KEEPS = {
     "MHA": "every head keeps keys and values of its own",
     "GQA": "a group of heads shares its keys and values",
@@ -45,6 +48,14 @@ RUNGS = {
     "one head": "MQA",
 }
 OTHERS = {**RUNGS, **{name: name for name in SHOWN if name != LADDER}}
+TITLES = {
+    "full heads": "full heads, which nobody built",
+    "V3's own heads": "full heads with V3's wide keys, not built either",
+    "8 groups": "8 groups of heads, as in Llama 3.1",
+    "4 groups": "4 groups of heads, as in Qwen3-235B",
+    "one head": "one head, shared by all",
+}
+MOST = 72.0  # the end of the axis, in MLA's caches: whatever the context, full heads take 71
 # DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA.
 MEASURED_PAIR = 24.9
 V2, V2_BASELINE = "DeepSeek-V2", "DeepSeek 67B"
@@ -78,35 +89,41 @@ def saved(bits: int) -> float:
 
 
 def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) -> Picture:
-    """Left: V3's layers with another attention each, right: models as they are; bytes of `batch`
-    sequences of that length, against the memory of one GPU. other: of OTHERS, what MLA is compared
-    with."""
+    """Left: V3's layers with another attention each, right: models as they are; a bar for how many
+    times as much as MLA they keep, and bytes of `batch` sequences of that length. other: of OTHERS,
+    what MLA is compared with."""
     steps, models = rungs(context, bits), _found(context, bits)
     own, name = steps[-1][1], OTHERS[check_choice("other", other, OTHERS)]
-    totals = {label: value for label, value, *_ in steps} | {m.name: m.bytes for m in models}
+    ratios = {label: ratio for label, _, _, ratio, _ in steps}
+    ratios |= {model.name: model.bytes / own for model in models}
     many = "One sequence" if batch == 1 else f"{batch} sequences"
-    what = f"{name} takes" if name in SHOWN else f"With {name} it would be"
+    compared = "8 groups" if other == "full heads" else other
+    findings = [
+        f"{smaller(ratios[OTHERS[key]])} than {'that of' if key in SHOWN else 'with'} "
+        f"{TITLES.get(key, key)}"
+        for key in ("full heads", compared)
+    ]
     summary = (
-        f"{many} of {context:,} tokens: DeepSeek-V3's cache is {si(batch * own, 'B')} with latent "
-        f"attention (MLA). {what} {si(batch * totals[name], 'B')}, {times(totals[name] / own)}."
+        f"DeepSeek-V3's cache is {findings[0]}. It is {findings[1]}. {many} of {context:,} tokens: "
+        f"{si(batch * own, 'B')}."
     )
     base = ROWS + PITCH * len(steps)
-    svg = Svg(WIDTH, base + 164, "Ladder of key-value caches", summary)
-    heading(svg, "DeepSeek-V3's 61 layers with another attention",
-            f"{many}, {bits} bits · drag the context, press a row")  # fmt: skip
+    note = textwrap.wrap(_note(other, bits), 82)
+    svg = Svg(WIDTH, base + 146, "Ladder of key-value caches", summary)
+    heading(svg, "How much smaller is DeepSeek-V3's cache, by latent attention?")
+    paragraph(svg, 0, 38, (f"{findings[0]},", f"{findings[1]}."), bold=True)
     _context(svg, context)
-    _axis(svg, base)
-    for i, (label, value, *_) in enumerate(steps):
+    _axis(svg, base, _scale(340))
+    for i, (label, value, _, ratio, _) in enumerate((steps[-1], *steps[:-1])):
         kin = (model.name for model in models if label[:3] in model.kinds)
-        title = label if label.startswith("MLA") else f"{label} (not built)"
-        row = Row(label, title, batch * value, value / own, label[:3], label)
-        _row(svg, i, row, batch * own, kin, is_chosen=label == name)
-    svg.text(8, base + 58, f"{name}: {times(totals[name] / own)}", bold=True)
-    paragraph(svg, 8, base + 78, textwrap.wrap(_note(other, bits), 66))
-    kinds = {**COLOURS, "another kind": OTHER}.items()
-    legend(svg, 8, base + 156, [Key(kind, c, mark="circle", width=0) for kind, c in kinds])
-    beside = svg.beside(WIDTH, ROWS + PITCH * len(models) + 66)
-    _models(beside, models, [step[0] for step in steps], batch, own, name, context)
+        key = next((key for key, rung in RUNGS.items() if rung == label), "")
+        title = TITLES[key] if key else "latent attention (MLA), as built"
+        row = Row(label, title[0].upper() + title[1:], "", batch * value, ratio, label)
+        _row(svg, i, row, _scale(340), kin, is_chosen=label == name)
+    paragraph(svg, 8, base + 62, note)
+    words = f"{many}, {bits} bits a number. An H100 holds {si(MEMORY, 'B')}; weights come on top."
+    svg.text(8, base + 140, words, fill=MUTED)
+    _models(svg.beside(SIDE, 60 + PITCH * len(models) + 52), models, steps, batch, name, context)
     table = [
         (f"V3's layers, {label}", f"{batch * value:,.0f}", f"{each:,.0f}", f"{ratio:.2f}", words)
         for label, value, each, ratio, words in steps
@@ -117,8 +134,11 @@ def cache_ladder(*, context: int, bits: int = 16, batch: int = 1, other: str) ->
     return svg.picture(COLUMNS, table)
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.3g} times MLA's"
+def smaller(ratio: float) -> str:
+    """How MLA's cache stands to one that is so many times as large."""
+    if ratio < 1:
+        return f"{1 / ratio:.3g} times larger"
+    return f"{ratio:.3g} times smaller"
 
 
 def _note(other: str, bits: int) -> str:
@@ -144,63 +164,57 @@ def _note(other: str, bits: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A mark: its name, what stands over it, its bytes, how many times MLA it is, its kind of
-    attention for a colour, and all its kinds."""
+    """A bar: its name, what stands over it and beside that, its bytes, how many times MLA it is,
+    and its kinds of attention."""
 
     name: str
     title: str
+    words: str
     bytes: float
     ratio: float
-    kind: str
     kinds: str
 
 
 def _context(svg: Svg, context: int) -> None:
     """The length of a sequence, on a line to be dragged."""
-    x = LogScale(CONTEXTS[0], CONTEXTS[-1], 84, WIDTH - 150)
-    svg.text(8, 70, "context", bold=True)
+    x = LogScale(CONTEXTS[0], CONTEXTS[-1], 84, WIDTH - 170)
+    svg.text(8, 94, "context", bold=True)
     stops = [Stop(x(c), f"{c:,} tokens", {"context": c}) for c in CONTEXTS]
-    track(svg, 66, stops, x(context))
-    svg.text(WIDTH - 8, 70, f"{context:,} tokens", anchor="end", bold=True)
+    track(svg, 90, stops, x(context))
+    svg.text(WIDTH - 8, 94, f"{context:,} tokens", anchor="end", bold=True)
 
 
-def _axis(svg: Svg, base: float) -> None:
-    """Bytes, the same in both parts, with the memory of one GPU."""
-    x_axis(svg, BYTES, base, "bytes of cache, each step 1,000 times; weights come on top",
-           top=ROWS - 18, ticks=[1e6, 1e9, 1e12, 1e15], form=lambda v: si(v, "B"))  # fmt: skip
-    at, y = BYTES(MEMORY), ROWS + 15
-    while y < base:  # beside each mark, and not through the titles
-        svg.line(at, y - 10, at, y + 10, stroke=INK, width=2)
-        y += PITCH
-    svg.text(at, ROWS - 24, f"one H100 holds {si(MEMORY, 'B')}", anchor="middle")
+def _scale(end: float) -> Scale:
+    return Scale(0, MOST, 8, end)
 
 
-def _row(svg: Svg, i: int, row: Row, own: float, kin: Iterable[str], *, is_chosen: bool) -> None:
-    """A mark on the axis, which is pressed to compare it with MLA's own bytes: how far they are
-    from each other is their ratio."""
-    size, y = si(row.bytes, "B"), ROWS + PITCH * i
+def _axis(svg: Svg, base: float, x: Scale) -> None:
+    x_axis(svg, x, base, ticks=[0, 20, 40, 60], form=lambda v: f"{v:g}×" if v else "0")
+    svg.text(x.start, base + 36, "times the cache of latent attention")
+
+
+def _row(svg: Svg, i: int, row: Row, x: Scale, kin: Iterable[str], *, is_chosen: bool,
+         top: float = ROWS) -> None:  # fmt: skip
+    """A bar, which is pressed to compare it with MLA's, and what it would fill."""
+    size, y = si(row.bytes, "B"), top + PITCH * i
     press = next(({"other": key} for key, name in OTHERS.items() if name == row.name), None)
     keeps = "; ".join(f"{kind}: {words}" for kind, words in KEEPS.items() if kind in row.kinds)
-    tip = f"{row.title}: {size}, {times(row.ratio)}. {keeps}"
+    tip = f"{row.name}: {size}, {row.ratio:.3g} times MLA's. {keeps}"
     with svg.thing(row.name, *kin, tip=tip, press=press):
         edge = INK if is_chosen else "transparent"
-        svg.rect(1, y - 13, WIDTH - 2, PITCH - 4, "none", stroke=edge, radius=6)
-        svg.text(8, y + 1, row.title, bold=is_chosen, halo=True)
-        at, middle = BYTES(row.bytes), y + 15
-        svg.line(BYTES.start, middle, at, middle)
-        if is_chosen:
-            svg.line(BYTES(own), middle, at, middle, stroke=INK, width=3)
-            svg.line(BYTES(own), middle - 6, BYTES(own), middle + 6, stroke=INK, width=3)
-        mark(svg, "circle", at, middle, COLOURS.get(row.kind, OTHER), 6.5, stroke=INK)
-        words = f"{size} · {row.ratio:.3g}×" if is_chosen else size
-        left, right = sorted((at, BYTES(own) if is_chosen else at))
-        beside, anchor = (left - 12, "end") if right > WIDTH - 130 else (right + 12, "start")
-        wide, memory = text_width(words, SMALLEST), BYTES(MEMORY)
-        if anchor == "start" and beside - 4 < memory < beside + wide:
-            beside = memory + 8
-        elif anchor == "end" and beside - wide < memory < beside + 4:
-            beside = memory - 8
-        svg.text(beside, middle + 4, words, bold=is_chosen, anchor=anchor, halo=True)
+        svg.rect(1, y - 14, svg.width - 2, PITCH - 3, "none", stroke=edge, radius=6)
+        svg.text(8, y, row.title, bold=is_chosen)
+        svg.text(svg.width - 8, y, row.words, anchor="end", fill=MUTED)
+        wide, colour = x(row.ratio) - x.start, LATENT if "MLA" in row.kinds else ANOTHER
+        svg.rect(x.start, y + 6, wide, 13, colour, stroke=MUTED)
+        words = f"{size} · {row.ratio:.3g}× · {_filled(row.bytes)}"
+        svg.text(x.start + wide + 10, y + 17, words, bold=is_chosen)
+
+
+def _filled(size: float) -> str:
+    """How many GPUs would be full of it."""
+    share = size / MEMORY
+    return f"{three(share)} H100s" if share >= 1 else f"{three(100 * share)} % of an H100"
 
 
 @dataclass(frozen=True)
@@ -229,15 +243,16 @@ def _found(context: int, bits: int) -> list[Cached]:
 
 
 def _models(
-    svg: Svg, caches: list[Cached], rungs: list[str], batch: int, own: float, chosen: str,
-    context: int,
+    svg: Svg, caches: list[Cached], steps: Sequence[tuple[str, float, float, float, str]],
+    batch: int, chosen: str, context: int,
 ) -> None:  # fmt: skip
-    """Models as they are; rungs: the names of the ladder's, which are lit with them."""
-    heading(svg, "Models as they are", f"the same {context:,} tokens, on the same axis")
-    _axis(svg, ROWS + PITCH * len(caches))
+    """Models as they are; steps: of the ladder, whose rungs are lit with them."""
+    own, top = steps[-1][1], 72.0
+    heading(svg, "Models as they are", f"the same {context:,} tokens · press one to compare it")
+    _axis(svg, top + PITCH * len(caches) - 6, _scale(180))
     for i, model in enumerate(caches):
-        kind = next((k for k in COLOURS if k in model.kinds), "")
-        kin = (rung for rung in rungs if rung[:3] in model.kinds)
-        title, total = f"{model.name}: {model.kinds}{model.note}", batch * model.bytes
-        row = Row(model.name, title, total, model.bytes / own, kind, model.kinds)
-        _row(svg, i, row, batch * own, kin, is_chosen=model.name == chosen)
+        kin = (label for label, *_ in steps if label[:3] in model.kinds)
+        words = ", ".join(short for kind, short in SHORT.items() if kind in model.kinds)
+        total, ratio = batch * model.bytes, model.bytes / own
+        row = Row(model.name, model.name, words + model.note, total, ratio, model.kinds)
+        _row(svg, i, row, _scale(180), kin, is_chosen=model.name == chosen, top=top)

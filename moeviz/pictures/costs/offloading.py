@@ -20,11 +20,11 @@ from moeviz.pictures.axes import LogScale, Scale, axes, decades, short
 from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
-from moeviz.pictures.plot import Key, curve, heading, knob, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
+from moeviz.pictures.plot import Key, curve, heading, knob, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, SMALLEST, Picture, Svg, text_width, three
 from moeviz.words import percent
 
-WIDTH, SIDE, HEIGHT = 560.0, 260.0, 516.0
+WIDTH, HEIGHT = 560.0, 526.0
 HITS = tuple(i / 50 for i in range(51))
 REACHED = (0.2, 0.4)  # of the bound: what measured systems reach
 COLUMNS = ("hit rate", "over the link, GB a token", "bound, tokens/s", "at 20 to 40 % of it")
@@ -76,6 +76,17 @@ class Setup:
         own read of what a token needs, whichever takes longer.
 
         A host that computes its experts itself leaves the device only the other weights."""
+        return 1 / max(self._seconds(link, hit_rate))
+
+    def limit(self, link: Link, hit_rate: float) -> str:
+        """Which of the two takes longer."""
+        over, own = self._seconds(link, hit_rate)
+        if own >= over:
+            return "the device's own memory"
+        return "the host's memory" if link.host_computes else "the link"
+
+    def _seconds(self, link: Link, hit_rate: float) -> tuple[float, float]:
+        """For each token: of the bytes over the link, and of the device's own read."""
         parts = active_parameters(self.architecture, "ex_input_embedding").components
         own = sum(
             count * PLANS[self.plan].format(component).bits / 8
@@ -83,7 +94,7 @@ class Setup:
             if not (link.host_computes and component == "routed_experts")
         )
         over = self.gigabytes(link, hit_rate) * 1e9
-        return 1 / max(over / link.bytes_per_s, own / self.chip.bytes_per_s)
+        return over / link.bytes_per_s, own / self.chip.bytes_per_s
 
     @cached_property
     def weights(self) -> tuple[float, float]:
@@ -112,21 +123,32 @@ def offloading(*, model_name: str, device_name: str, plan: str, link: str, hit: 
     chip, chosen, rate = setup.chip, LINKS[link], hit / 100
     others = setup.weights[1]
     svg = Svg(WIDTH, HEIGHT, "Experts behind a link", _summary(setup, chosen, rate))
-    heading(svg, f"{model_name} in {PLAN_NAMES[plan]}, one sequence at a time")
-    held = f"{percent(setup.even_hit_rate)} of the experts lie"
+    heading(svg, "How fast does it write when its experts lie behind a link?")
+    svg.text(0, 38, _answer(setup, chosen, rate), bold=True)
+    held = f"{percent(setup.even_hit_rate)} of the experts lie there"
     if setup.holds_all:
-        held = "all experts lie"
+        held = "all experts lie there"
     sizes = (
-        f"{sum(setup.weights) / 1e9:,.1f} GB of weights, {others / 1e9:,.1f} GB are not experts",
-        f"one {chip.name}, {chip.memory_bytes / 1e9:,.0f} GB of memory: {held} there",
+        f"{model_name} in {PLAN_NAMES[plan]}: {sum(setup.weights) / 1e9:,.1f} GB of weights, "
+        f"{others / 1e9:,.1f} GB are not experts",
+        f"one {chip.name}, {chip.memory_bytes / 1e9:,.0f} GB of memory: {held}",
     )
-    paragraph(svg, 0, 36, sizes, fill=MUTED)
+    paragraph(svg, 0, 57, sizes, fill=MUTED)
     _plot(svg, setup, chosen, rate)
-    _legend(svg.beside(SIDE, 330), setup, chosen, rate)
     nominal = f"{chosen.label}: {chosen.bytes_per_s / 1e9:g} GB/s nominal ({chosen.source})."
     lines = [line for note in (source_line(chip), nominal) for line in textwrap.wrap(note, 80)]
-    paragraph(svg, 0, 466, lines, 17, fill=MUTED)
+    paragraph(svg, 0, 476, lines, 17, fill=MUTED)
     return svg.picture(COLUMNS, _table(setup, chosen))
+
+
+def _answer(setup: Setup, link: Link, rate: float) -> str:
+    """The bound, and what sets it."""
+    if setup.weights[1] > setup.chip.memory_bytes:
+        return "Even without its experts the model does not fit this memory."
+    if setup.holds_all:
+        return "All experts lie in this memory: every hit rate is 100 %."
+    speed = three(setup.speed(link, rate))
+    return f"At most {speed} tokens/s: {setup.limit(link, rate)} limits it."
 
 
 def _summary(setup: Setup, link: Link, rate: float) -> str:
@@ -169,7 +191,7 @@ def _reached(best: float) -> str:
 def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     speeds = [setup.speed(link, hit) for link in LINKS.values() for hit in (HITS[0], HITS[-1])]
     band = REACHED[0] * setup.speed(chosen, HITS[0])
-    x, y = Scale(0, 100, 62, 542), LogScale(*decades([band, *speeds]), 406, 96)
+    x, y = Scale(0, 100, 62, 542), LogScale(*decades([band, *speeds]), 416, 112)
     axes(svg, x, y, x_label="hit rate of the experts' cache, % · drag the line",
          y_label="tokens/s at most, one sequence", y_form=short, above=True)  # fmt: skip
     even, at = x(100 * setup.even_hit_rate), x(100 * rate)
@@ -184,12 +206,10 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
                 svg.polygon(high + low[::-1], fill=link.colour, opacity=0.3)
             line = _key(link, link is chosen)
             curve(svg, x, y, ((h, _clip(v, y)) for h, v in best.items()), line)
+    spot = y(_clip(setup.speed(chosen, rate), y))
     svg.line(at, y.start, at, y.end, stroke=INK, width=0.8)
     knob(svg, at, y.end, 6)
-    mark(svg, "circle", at, y(_clip(setup.speed(chosen, rate), y)), chosen.colour, 7, stroke=INK)
-    if setup.holds_all:
-        words = "All experts lie in this memory: every hit rate is 100 %."
-        svg.text(x(50), y.end + 20, words, size=13, bold=True, anchor="middle", halo=True)
+    mark(svg, "circle", at, spot, chosen.colour, 7, stroke=INK)
     half = (x(2) - x(0)) / 2
     for hit in HITS:
         percent = round(100 * hit)
@@ -197,6 +217,35 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
         tip = f"{percent} % hits over {chosen.label}: at most {best_here} tokens/s"
         with svg.thing(tip=tip, press={"hit": percent}, drag=True):
             svg.rect(x(percent) - half, y.end, 2 * half, y.start - y.end, "transparent")
+    _words(svg, x, y, setup, chosen, rate)
+    before = at < (x.start + x.end) / 2
+    words = f"{three(setup.speed(chosen, rate))} tokens/s at most"
+    svg.text(at + (20 if before else -20), y.end + 20, words, size=14, bold=True, halo=True,
+             anchor="start" if before else "end")  # fmt: skip
+
+
+def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float) -> None:
+    """The names of the curves, which are pressed, with what each gives at this hit rate, and of
+    what else is drawn."""
+    for name, link in LINKS.items():
+        best = three(setup.speed(link, rate))
+        tip = f"{link.label}, {link.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
+        # A host that computes stands close above the fastest link: beside its name there is room.
+        left = x(0) + (6 if not link.host_computes else 200)
+        height = y(_clip(setup.speed(link, 0.0), y)) - 7
+        with svg.thing(name, tip=tip, press={"link": name}):
+            words = f"{link.label}: {best}"
+            svg.rect(left - 4, height - 12, text_width(words, SMALLEST), 17, "transparent")
+            svg.text(left, height, words, bold=link is chosen, halo=True)
+    low = y(_clip(0.28 * setup.speed(chosen, 0.3), y)) + 4
+    svg.text(x(30), low, "measured systems: 20 to 40 % of it", halo=True)
+    even = setup.even_hit_rate
+    late = even > 0.6
+    words = f"even routing hits {percent(even)}: so many fit"
+    svg.text(x(100 * even) + (-6 if late else 6), y.start - 8, words, halo=True,
+             anchor="end" if late else "start")  # fmt: skip
+    top = setup.speed(LINKS["pcie5"], 1.0)
+    svg.text(x.end, y(_clip(top, y)) - 8, "the device's own memory limits", anchor="end", halo=True)
 
 
 def _key(link: Link, chosen: bool) -> Key:
@@ -205,24 +254,6 @@ def _key(link: Link, chosen: bool) -> Key:
 
 def _clip(value: float, y: Scale) -> float:
     return min(max(value, y.low), y.high)
-
-
-def _legend(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
-    svg.text(0, 16, f"tokens/s at most, {percent(rate)} hits", bold=True)
-    for i, (name, each) in enumerate(LINKS.items()):
-        y, best = 44.0 + 26 * i, three(setup.speed(each, rate))
-        words = f"{each.label}, {each.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
-        with svg.thing(name, tip=words, press={"link": name}):
-            svg.rect(0, y - 17, SIDE, 24, "transparent")
-            legend(svg, 0, y, (_key(each, each is chosen),))
-            svg.text(SIDE - 10, y, best, anchor="end", bold=each is chosen)
-    svg.rect(0, 182, 26, 16, chosen.colour, opacity=0.3)
-    paragraph(svg, 34, 195, (f"20 to 40 % of {chosen.label}:", "what measured systems reach"))
-    svg.line(13, 230, 13, 262, stroke=INK, dash="2 4", width=1.5)
-    fits = f"{percent(setup.even_hit_rate)}: as many experts as", "fit, if routing is even"
-    paragraph(svg, 34, 241, fits)
-    flat = "Where a curve is flat, the", "device's own memory limits."
-    paragraph(svg, 0, 291, flat, fill=MUTED)
 
 
 def _table(setup: Setup, link: Link) -> Iterator[tuple[object, ...]]:

@@ -7,77 +7,120 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeviz.pictures.axes import LogScale, decades, short, x_axis
+import numpy as np
+
+from moeviz.checks import check_choice
+from moeviz.pictures.axes import LogScale, x_axis
 from moeviz.pictures.kernels.layer_names import CONTENDERS, sizes_of
-from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, text_width, three
+from moeviz.pictures.plot import heading, paragraph
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, text_width, three
 
 WIDTH, SIDE = 560.0, 380.0
-LEFT, RIGHT, TOP, ROW = 12.0, 400.0, 112.0, 66.0
+LEFT, RIGHT, TOP, ROW = 12.0, 420.0, 144.0, 46.0
 LAYER = 42.0  # the height of a row in the list of layers
 FASTEST = "the fastest that routes"
+DENSE = "dense, equal active FLOPs"  # what experts are compared with, where it was timed
+FASTER, SLOWER = "#009e73", "#d55e00"
+TICKS = tuple(m * 10.0**power for power in range(-3, 5) for m in (1, 2, 5))
 QUARTILES = ("median", "q1", "q3")
 SERIES = {
-    "forward_ms": Key("forward", "#0072b2", mark="circle", width=0),
-    "both_ms": Key("forward + backward", "#d55e00", mark="square", width=0),
+    "forward_ms": "forward",
+    "both_ms": "forward + backward",
 }
-COLUMNS = ("contender", *(f"{key.name}, ms: {q}" for key in SERIES.values() for q in QUARTILES))
+COLUMNS = ("contender", *(f"{key}, ms: {q}" for key in SERIES.values() for q in QUARTILES))
 
 
 Case = dict[str, Any]
 
 
 def contenders(
-    cases: Mapping[str, Case | None], title: str, *, where: str, against: str = FASTEST
-) -> Picture:
-    """One case of a machine's contest, as benchmarks and experiments.contest write it: a mark at
-    the median, a bar over the quartiles, on a logarithmic scale, and how many times as long it is
-    as of the contender `against`, a press on which chooses it. None: it is not measured yet. Beside
-    it all cases by their titles, each of which a press chooses."""
+    cases: Mapping[str, Case | None], title: str, *, where: str, against: str = DENSE,
+    timed: str = "both_ms",
+) -> Picture:  # fmt: skip
+    """One case of a machine's contest, as benchmarks and experiments.contest write it: the fastest
+    first, on a logarithmic scale, and a line at the time of the contender `against`, a press on
+    which chooses it; how many times as long each takes. timed: of SERIES, what is shown.
+
+    None: it is not measured yet. Beside it all cases by their titles, each of which a press
+    chooses."""
+    check_choice("timed", timed, SERIES)
     case = cases[title]
     if case is None:
         summary = f"Nothing is measured on {where} yet."
         svg = Svg(WIDTH, TOP, "Contenders", summary)
         heading(svg, summary, "Press Run: each contender takes its turn, round by round.")
-        _layers(svg, cases, title)
+        _layers(svg, cases, title, timed)
         return svg.picture(COLUMNS, ())
-    timed = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
+    ran = {n: c for n, c in case["contenders"].items() if "forward_ms" in c}
     left_out = {n: c for n, c in case["contenders"].items() if "forward_ms" not in c}
-    base = against if against in timed else _fastest(timed)
-    summary = _summary(timed, base)
-    reasons = _reasons(left_out)
-    bottom = TOP + len(timed) * ROW
-    svg = Svg(WIDTH, bottom + 50 + 18 * len(reasons), "Contenders", summary)
-    heading(svg, title, f"{where}, {case['dtype']}: the same experts, timed in turns")
-    svg.text(0, 54, f"{sizes_of(case['shape'])} · mark: median, bar: quartiles", fill=MUTED)
-    legend(svg, 0, 80, SERIES.values())
-    svg.text(WIDTH, 80, "×: times as long as the framed one · press another", anchor="end",
-             fill=MUTED)  # fmt: skip
-    scale = _scale(timed)
-    x_axis(svg, scale, bottom, "milliseconds (logarithmic)", top=TOP - 14, form=short)
-    for i, (name, times) in enumerate(timed.items()):
-        _contender(svg, TOP + i * ROW, name, timed, times, base, scale)
-    paragraph(svg, 0, bottom + 56, reasons, fill=MUTED)
-    _layers(svg, cases, title)
+    shown = sorted((n for n in ran if timed in ran[n]), key=lambda n: _median(ran[n], timed))
+    base = against if against in shown else _fastest(ran, timed)
+    summary = _summary(ran, base, timed)
+    reasons = [*_forward_only(ran, timed), *_reasons(left_out)]
+    bottom = TOP + len(shown) * ROW
+    svg = Svg(WIDTH, bottom + 70 + 18 * len(reasons), "Contenders", summary)
+    heading(svg, "Which way to run the experts is the fastest?")
+    svg.text(0, 38, _outcome(ran, timed), bold=True)
+    svg.text(0, 57, f"{title} · {where}, {case['dtype']}", fill=MUTED)
+    svg.text(0, 75, f"{sizes_of(case['shape'])} · {SERIES[timed]}", fill=MUTED)
+    scale = _scale(ran, base, timed)
+    ticks = [v for v in TICKS if scale.low <= v <= scale.high]
+    x_axis(svg, scale, bottom, "times as long (logarithmic)", top=TOP - 14, ticks=ticks,
+           form=lambda v: f"{v:g}×")  # fmt: skip
+    for i, name in enumerate(shown):
+        _contender(svg, TOP + i * ROW, name, ran, base, scale, timed)
+    if base:
+        _divider(svg, scale(1), base, bottom)
+    words = "bar: the median of all rounds · on its end: their middle half · press another way"
+    paragraph(svg, 0, bottom + 56, [words, *reasons], fill=MUTED)
+    _layers(svg, cases, title, timed)
     return svg.picture(COLUMNS, _table(case))
 
 
+def _median(times: Case, timed: str) -> float:
+    return float(times[timed]["median"])
+
+
 def _contender(
-    svg: Svg, y: float, name: str, timed: Case, times: Case, base: str | None, scale: LogScale
+    svg: Svg, y: float, name: str, ran: Case, base: str | None, x: LogScale, timed: str
 ) -> None:
-    """One way to run the experts, with its times."""
-    with svg.thing(name, tip=_tip(name, timed), press={"against": name}):
+    """One way to run the experts: a bar from the line to how many times as long it takes, and on
+    its end what the middle half of the rounds took."""
+    unit = _median(ran[base or name], timed)
+    median, q1, q3 = (ran[name][timed][q] / unit for q in QUARTILES)
+    with svg.thing(name, tip=_tip(name, ran), press={"against": name}):
         edge = INK if name == base else "transparent"
-        svg.rect(1, y - 12, WIDTH - 2, ROW - 3, "none", stroke=edge, radius=6)
+        svg.rect(1, y - 12, WIDTH - 2, ROW - 4, "none", stroke=edge, radius=6)
         svg.text(LEFT, y + 4, name, size=13, halo=True, bold=name == base)
         words = CONTENDERS.get(name, "")
         svg.text(LEFT + text_width(name, 13) + 20, y + 4, words, fill=MUTED, halo=True)
-        for s, (kind, key) in enumerate(SERIES.items()):
-            if kind in times:
-                ratio = " = 1×" if name == base else ""
-                if base and name != base and kind in timed[base]:
-                    ratio = f" · {three(times[kind]['median'] / timed[base][kind]['median'])}×"
-                _time(svg, times[kind], y + 19 + 19 * s, key, scale, ratio)
+        if name != base:
+            left, right = sorted((x(1), x(median)))
+            svg.rect(left, y + 11, right - left, 16, FASTER if median < 1 else SLOWER)
+        svg.line(x(q1), y + 19, x(q3), y + 19, stroke=INK, width=2)
+        for end in (q1, q3):
+            svg.line(x(end), y + 13, x(end), y + 25, stroke=INK, width=2)
+        ratio = " = 1×" if name == base else f" · {three(median)}×"
+        svg.text(RIGHT + 16, y + 23, _ms(unit * median) + ratio, bold=name == base)
+
+
+def _divider(svg: Svg, at: float, base: str, bottom: float) -> None:
+    """A line at what the others are compared with."""
+    words = f"{base} = 1×"
+    half = 0.5 * text_width(words, SMALLEST)
+    middle = min(max(at, half), WIDTH - half)
+    svg.text(middle, TOP - 44, words, anchor="middle", bold=True)
+    svg.text(at - 8, TOP - 24, "◀ faster", anchor="end")
+    svg.text(at + 8, TOP - 24, "slower ▶")
+    svg.line(at, TOP - 36, at, TOP - 16, stroke=INK, width=2)
+    for y in np.arange(TOP, bottom, ROW):  # beside the bars, and not through the words
+        svg.line(at, y + 8, at, y + 30, stroke=INK, width=2)
+
+
+def _forward_only(ran: Case, timed: str) -> list[str]:
+    """Those that ran but have no time to show."""
+    names = [name for name, times in ran.items() if timed not in times]
+    return [f"{', '.join(names)}: timed forward only"[:80]] if names else []
 
 
 def _reasons(left_out: dict[str, Case]) -> list[str]:
@@ -104,15 +147,14 @@ def _in_words(size: re.Match[str]) -> str:
     return f"{three(gigabytes / 1000)} terabytes"
 
 
-def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
+def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str, timed: str) -> None:
     """The layers of this machine, each with its fastest contender that routes."""
     if len(cases) < 2:
         return
     side = svg.beside(SIDE, 52 + LAYER * len(cases))
-    note = "and the fastest that routes, forward + backward · press one"
-    heading(side, "Layers timed here", note)
+    heading(side, "Other layers timed here", f"with {FASTEST} · press one")
     for i, (title, case) in enumerate(cases.items()):
-        y, words = 50 + i * LAYER, _first(case)
+        y, words = 50 + i * LAYER, _first(case, timed)
         ink, muted, fill = (INK, MUTED, "none")
         if title == chosen:
             ink, muted, fill = ("#ffffff", "#ffffff", "#0072b2")
@@ -123,23 +165,18 @@ def _layers(svg: Svg, cases: Mapping[str, Case | None], chosen: str) -> None:
             side.text(8, y + 32, words, fill=muted)
 
 
-def _fastest(timed: Case) -> str | None:
-    """Of those that route, forward and backward; None where none ran."""
-    times = {
-        name: times["both_ms"]["median"]
-        for name, times in timed.items()
-        if "both_ms" in times and not name.startswith("dense")
-    }
-    return min(times, key=lambda name: times[name], default=None)
+def _fastest(ran: Case, timed: str) -> str | None:
+    """Of those that route; None where none ran."""
+    names = [n for n, times in ran.items() if timed in times and not n.startswith("dense")]
+    return min(names, key=lambda name: _median(ran[name], timed), default=None)
 
 
-def _first(case: Case | None) -> str:
+def _first(case: Case | None, timed: str) -> str:
     """Who is first, and how fast."""
     if case is None:
         return "not measured yet"
-    timed = case["contenders"]
-    name = _fastest(timed)
-    return f"{name}, {_ms(timed[name]['both_ms']['median'])}" if name else "none ran"
+    name = _fastest(case["contenders"], timed)
+    return f"{name}, {_ms(_median(case['contenders'][name], timed))}" if name else "none ran"
 
 
 def _tip(name: str, timed: dict[str, Any]) -> str:
@@ -150,22 +187,32 @@ def _tip(name: str, timed: dict[str, Any]) -> str:
             median = timed[name][kind]["median"]
             best = min(times[kind]["median"] for times in timed.values() if kind in times)
             behind = f"{median / best:.2f} times the fastest" if median > best else "the fastest"
-            parts.append(f"{key.name} {_ms(median)}, {behind}")
+            parts.append(f"{key} {_ms(median)}, {behind}")
     return f"{name}: {'; '.join(parts)}"
 
 
-def _summary(timed: dict[str, Any], base: str | None) -> str:
-    """Who is the fastest that routes, and how the others stand to it."""
-    both = {n: c["both_ms"]["median"] for n, c in timed.items() if "both_ms" in c}
-    first = _fastest(timed)
-    if first is None or len(both) < 2:
+def _outcome(ran: Case, timed: str) -> str:
+    first = _fastest(ran, timed)
+    if first is None:
+        return "None that routes was timed so."
+    return f"{FASTEST.capitalize()}: {first}, {_ms(_median(ran[first], timed))}."
+
+
+def _summary(ran: Case, base: str | None, timed: str) -> str:
+    """Who is the fastest that routes, how it stands to the base, and the slowest to it."""
+    times = {n: _median(c, timed) for n, c in ran.items() if timed in c}
+    first = _fastest(ran, timed)
+    if first is None or len(times) < 2:
         return "Too few contenders ran to compare them."
-    sentences = [f"Forward and backward: {FASTEST} is {first}, {_ms(both[first])}."]
-    last = max(both, key=lambda name: both[name])
+    what = SERIES[timed].capitalize().replace("+", "and")
+    sentences = [f"{what}: {FASTEST} is {first}, {_ms(times[first])}."]
+    last = max(times, key=lambda name: times[name])
+    if base and times[base] < times[first]:
+        sentences.append(f"That is {three(times[first] / times[base])} times as long as {base}.")
+    elif base not in (None, first, last):
+        sentences.append(f"{base} takes {three(times[base] / times[first])} times as long.")
     if last != first:
-        sentences.append(f"{last} takes {both[last] / both[first]:.1f} times as long.")
-    if base in both and base not in (first, last):
-        sentences.append(f"{base} takes {both[base] / both[first]:.2f} times as long.")
+        sentences.append(f"{last} takes {times[last] / times[first]:.1f} times as long as {first}.")
     return " ".join(sentences)
 
 
@@ -173,19 +220,13 @@ def _ms(value: float) -> str:
     return f"{three(value)} ms" if value < 1000 else f"{three(value / 1000)} s"
 
 
-def _scale(timed: dict[str, Any]) -> LogScale:
-    """Powers of ten around all quartiles."""
-    spreads = [times[kind] for times in timed.values() for kind in SERIES if kind in times]
-    values = [spread[q] for spread in spreads for q in QUARTILES if spread[q] > 0]
-    return LogScale(*decades(values or [1.0, 10.0]), LEFT, RIGHT)
-
-
-def _time(svg: Svg, spread: dict[str, float], y: float, key: Key, x: LogScale, ratio: str) -> None:
-    median, q1, q3 = (x(max(spread[q], x.low)) for q in QUARTILES)
-    svg.line(x.start, y, median, y)
-    svg.line(q1, y, q3, y, stroke=key.colour, width=5)
-    mark(svg, key.mark, median, y, key.colour, 6, stroke=INK)
-    svg.text(RIGHT + 16, y + 4, _ms(spread["median"]) + ratio)
+def _scale(ran: Case, base: str | None, timed: str) -> LogScale:
+    """How many times as long as the base; on its left there is room for a word."""
+    unit = _median(ran[base], timed) if base else 1.0
+    spreads = [times[timed] for times in ran.values() if timed in times]
+    ratios = [spread[q] / unit for spread in spreads for q in QUARTILES if spread[q] > 0] or [1.0]
+    high = 1.2 * max(2.0, *ratios)
+    return LogScale(min(high**-0.2, *ratios), high, LEFT + 4, RIGHT)
 
 
 def _table(case: dict[str, Any]) -> Iterator[tuple[object, ...]]:

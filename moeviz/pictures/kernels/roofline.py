@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from moeviz.pictures.axes import LogScale, axes, short
 from moeviz.pictures.kernels.layer_names import sizes_of
@@ -18,20 +18,22 @@ from moeviz.pictures.kernels.layer_work import (
     all_experts,
     works,
 )
-from moeviz.pictures.plot import KNOB, Key, Stop, heading, knob, legend, mark, paragraph, track
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si, three
+from moeviz.pictures.plot import KNOB, Key, Stop, heading, knob, legend, mark, track
+from moeviz.pictures.svg import INK, MUTED, SMALLEST, Picture, Svg, si, text_width, three
 
-WIDTH, HEIGHT, SIDE, LISTS = 560.0, 528.0, 380.0, 410.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 542.0, 72.0, 390.0
-BATCHES = 452.0  # y of the row of batches, below the axis
+WIDTH, HEIGHT = 560.0, 570.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 542.0, 106.0, 424.0
+BATCHES = 486.0  # y of the row of batches, below the axis
 REACH = 6.0  # pixels between two batches at least: less, and no hand hits one of them
-# Where a number or a letter has room near its dot: pixels away, and degrees from the right on.
-LETTERS = tuple(product((15, 27, 39, 51), (90, 0, 180, 45, 135, 270, 315, 225)))
-NUMBERS = tuple(product(range(36, 160, 14), (90, 65, 115, 45, 135, 25, 155)))
 UNMEASURED = "Press Measure: here come the two roofs of this machine, and what it reaches."
-Spot = tuple[float, float]
 MEMORY, ARITHMETIC, REACHED = "#0072b2", "#d55e00", "#009e73"
+# What has its name in the plot; what has none is told under the hand.
+LABELS = {
+    ALL_EXPERTS: "the experts", "dense FFN, same FLOPs": "dense FFN, same FLOPs",
+    "kernel: combine": "combine", "kernel: top-k": "top-k",
+}  # fmt: skip
 COLUMNS = ("what", "FLOP", "bytes", "FLOP per byte", "attainable", "bound by", "measured")
+Spot = tuple[float, float]
 
 
 def roofline(
@@ -42,20 +44,20 @@ def roofline(
     kernels stand by their intensity alone."""
     size = BYTES.get((device or {}).get("dtype") or "float32", 4)
     parts = works(tokens, layer, size)
-    summary = _summary(device, parts, tokens)
-    svg = Svg(WIDTH, HEIGHT, "Roofline", summary)
+    outcome, why = _outcome(device, parts, tokens)
+    dense = f"A dense FFN of the same FLOPs does {three(parts[0].intensity)}."
+    svg = Svg(WIDTH, HEIGHT, "Roofline", f"{outcome} {why} {dense}")
+    heading(svg, "Do the experts wait for memory or for arithmetic?")
+    svg.text(0, 38, outcome, bold=True)
+    svg.text(0, 56, why)
     name = device["name"] if device else "not measured yet"
     dtype = device["dtype"] if device else "float32"
-    heading(svg, f"{name}: T = {tokens:,} token{'s' * (tokens > 1)}",
-            f"{sizes_of(layer)} · {dtype}")  # fmt: skip
-    plot = _Plot(svg, svg.beside(SIDE, LISTS), device)
+    svg.text(0, 75, f"{name} · {sizes_of(layer)} · {dtype}", fill=MUTED)
+    plot = _Plot(svg, device)
     plot.frame()
-    dots = plot.reached(reached)
+    plot.reached(reached)
     plot.batches({t: all_experts(t, layer, size).intensity for t in TOKENS}, tokens)
-    plot.parts(parts, dots, tokens)
-    words = ("Forward, each number moved once. The sort has no floating-point operation:",
-             "it stands left of every roof.")  # fmt: skip
-    paragraph(svg, 0, HEIGHT - 23, words, 17, fill=MUTED)
+    plot.parts(parts, reached, tokens)
     return svg.picture(COLUMNS, _table(parts, device, reached))
 
 
@@ -66,22 +68,19 @@ def _ceilings(device: dict[str, Any] | None) -> tuple[float, float]:
     return device["matmul_tflops"] * 1e12, device["copy_gb_per_s"] * 1e9
 
 
-def _summary(device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int) -> str:
-    whole, dense = parts[1], parts[0]
-    batch = f"{tokens:,} tokens" if tokens > 1 else "1 token"
-    sentence = (
-        f"With {batch} the experts do {three(whole.intensity)} FLOP per byte, a dense FFN of the "
-        f"same FLOPs {three(dense.intensity)}."
-    )
+def _outcome(
+    device: dict[str, Any] | None, parts: tuple[Work, ...], tokens: int
+) -> tuple[str, str]:
+    """What the experts wait for, and why."""
+    batch, each = f"{tokens:,} tokens" if tokens > 1 else "1 token", parts[1].intensity
+    why = f"With {batch} they do {three(each)} FLOP for each byte"
     if device is None:
-        return f"{sentence} This machine's ceilings are not measured yet."
+        return "This machine is not measured yet.", f"{why}."
     peak, memory = _ceilings(device)
     ridge = peak / memory
-    bound = "memory" if whole.intensity < ridge else "arithmetic"
-    return (
-        f"{sentence} This device needs {three(ridge)} FLOP per byte to be busy: the experts are "
-        f"bound by {bound}."
-    )
+    roof = "memory" if each < ridge else "arithmetic"
+    why = f"They do {three(each)} FLOP for each byte; the device has time for {three(ridge)}."
+    return f"With {batch} the experts wait for {roof}.", why
 
 
 class _Clipped(LogScale):
@@ -91,52 +90,84 @@ class _Clipped(LogScale):
         return super().__call__(min(max(value, self.low), self.high))
 
 
-class _Plot:
-    """The roofs with what stands on them and below them, and the list beside it."""
+class _Box(NamedTuple):
+    """What a label or a dot covers."""
 
-    def __init__(self, svg: Svg, side: Svg, device: dict[str, Any] | None) -> None:
-        self.svg, self.side, self.measured = svg, side, device is not None
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
+class _Label(NamedTuple):
+    """A name, and where it is anchored."""
+
+    words: str
+    x: float
+    y: float
+    anchor: str
+
+
+class _Plot:
+    """The roofs with what stands on them and below them."""
+
+    def __init__(self, svg: Svg, device: dict[str, Any] | None) -> None:
+        self.svg, self.measured = svg, device is not None
         self.peak, self.memory = _ceilings(device)
         self.x = _Clipped(0.1, 1e4, LEFT, RIGHT)
         self.y = _Clipped(self.peak * 10**-4.5, self.peak * 4, BOTTOM, TOP)
-        copy, product = si(self.memory, "B/s"), si(self.peak, "FLOP/s")
-        self.copy = Key(f"memory: a large copy, {copy}", MEMORY, width=3)
-        self.product = Key(f"arithmetic: a matrix product, {product}", ARITHMETIC, width=3)
 
     def frame(self) -> None:
         svg, x, y = self.svg, self.x, self.y
+        ridge = self.peak / self.memory
+        low = max(x.low, y.low / self.memory)  # from where the memory roof enters the plot
+        start, corner, end = (x(low), y(low * self.memory)), (x(ridge), y(self.peak)), RIGHT
+        if self.measured:
+            foot, right = (corner[0], BOTTOM), (end, corner[1])
+            svg.polygon([(start[0], BOTTOM), start, corner, foot], fill=MEMORY, opacity=0.13)
+            svg.polygon([foot, corner, right, (end, BOTTOM)], fill=ARITHMETIC, opacity=0.13)
         axes(
-            svg, x, y, x_label="arithmetic intensity, FLOP per byte", lines=True,
+            svg, x, y, x_label="FLOP for each byte (arithmetic intensity)", lines=True,
             y_label="FLOP/s", above=True, x_form=short, y_form=lambda v: si(v, ""),
         )  # fmt: skip
         if not self.measured:
             svg.text((LEFT + RIGHT) / 2, TOP + 90, UNMEASURED, anchor="middle")
             return
-        ridge = self.peak / self.memory
-        low = max(x.low, y.low / self.memory)  # from where the memory roof enters the plot
-        corner = (x(ridge), y(self.peak))
-        with svg.thing(self.copy.name, tip=self.copy.name):
-            svg.polyline([(x(low), y(low * self.memory)), corner], stroke=MEMORY, width=3)
-        with svg.thing(self.product.name, tip=self.product.name):
-            svg.polyline([corner, (RIGHT, y(self.peak))], stroke=ARITHMETIC, width=3)
-        svg.line(*corner, corner[0], BOTTOM, stroke=MUTED, dash="2 4")
+        tip = f"reading at the speed of a large copy, {si(self.memory, 'B/s')}"
+        with svg.thing("memory", tip=tip):
+            svg.polyline([start, corner], stroke=MEMORY, width=3)
+        tip = f"computing at the speed of a large matrix product, {si(self.peak, 'FLOP/s')}"
+        with svg.thing("arithmetic", tip=tip):
+            svg.polyline([corner, (end, corner[1])], stroke=ARITHMETIC, width=3)
         self._what_it_waits_for(corner)
-        legend(self.side, 0, 20, (self.copy, self.product), down=20, kin=True)
 
     def _what_it_waits_for(self, corner: Spot) -> None:
         """Words on the two roofs, where they have room, and the name of the ridge between them."""
         svg, (x, y) = self.svg, corner
         if x - LEFT > 150:
             slope = (self.y(self.y.low) - self.y(10 * self.y.low)) / (self.x(1) - self.x(0.1))
-            at, down = x - 90, 90 * slope  # on the roof, from its end down
-            svg.text(at, y + down - 22, "waits for memory", anchor="middle",
-                     rotate=-math.degrees(math.atan(slope)))  # fmt: skip
-        if RIGHT - x > 120:
-            svg.text((x + RIGHT) / 2, y - 9, "waits for arithmetic", anchor="middle")
-        left = x > RIGHT - 150
-        words = f"ridge: {three(self.peak / self.memory)} FLOP per byte"
-        svg.text(x + (-6 if left else 6), BOTTOM - 8, words, anchor="end" if left else "start",
-                 halo=True)  # fmt: skip
+            at, down = x - 100, 100 * slope  # on the roof, from its end down
+            svg.text(at, y + down - 22, f"memory: {si(self.memory, 'B/s')}", anchor="middle",
+                     rotate=-math.degrees(math.atan(slope)), bold=True)  # fmt: skip
+        if RIGHT - x > 150:
+            words = f"arithmetic: {si(self.peak, 'FLOP/s')}"
+            svg.text((x + RIGHT) / 2, y - 9, words, anchor="middle", bold=True)
+        for roof, left, right in (("memory", LEFT, x), ("arithmetic", x, RIGHT)):
+            words = f"waits for {roof}"
+            if right - left > text_width(words, SMALLEST):
+                svg.text((left + right) / 2, BOTTOM - 10, words, anchor="middle")
+        svg.line(x, y, x, BOTTOM, stroke=MUTED, dash="2 4")
+        words = f"ridge: {three(self.peak / self.memory)} FLOP a byte"
+        svg.text(min(x, RIGHT - 70), TOP - 10, words, anchor="middle")
+        svg.line(x, TOP - 6, x, y - 3, stroke=MUTED)
 
     def roof(self, at: float) -> float:
         """How high the roof is over a place of the axis; the axis itself, where none is known."""
@@ -146,54 +177,22 @@ class _Plot:
         intensity = self.x.low * (self.x.high / self.x.low) ** share
         return self.y(min(self.peak, self.memory * intensity))
 
-    def reached(self, reached: Sequence[Reached]) -> list[Spot]:
-        """A dot where each measurement stands, its letter beside it; returns where no mark may
-        be."""
-        dots = [(self.x(r.intensity), self.y(r.flops_per_s)) for r in reached]
-        placed: list[Spot] = []
-        if reached:
-            others = any(point.by for point in reached)
-            title, letter = "Measured, all experts", "this layer with so many tokens"
-            if others:
-                title, letter = "Measured, other layers and batches", "a layer, by its fastest way"
-            self.side.text(0, 215, title, bold=True)
-            self.side.text(0, 232, f"each letter in the plot: {letter}", fill=MUTED)
-        for i, (point, (a, b)) in enumerate(zip(reached, dots, strict=True)):
-            letter, line = chr(ord("a") + i), 252 + i * 19
-            spot = self._beside((a, b), [*dots[:i], *dots[i + 1 :], *placed], LETTERS, 13)
-            placed.append(spot)
-            speed = si(point.flops_per_s, "FLOP/s")
+    def reached(self, reached: Sequence[Reached]) -> None:
+        """A dot where each measurement stands, with its numbers under the hand."""
+        for i, point in enumerate(reached):
             name = f"{point.name} ({point.by})" if point.by else point.name
+            speed = si(point.flops_per_s, "FLOP/s")
             tip = f"{name}: {three(point.intensity)} FLOP per byte, {speed} measured"
-            with self.svg.thing(f"measured {letter}", tip=tip):
-                self.svg.line(a, b, *spot, stroke=REACHED)
-                mark(self.svg, "circle", a, b, REACHED, 5, stroke=INK)
-                self.svg.text(spot[0], spot[1] + 4, letter, anchor="middle", bold=True, halo=True)
-            with self.side.thing(f"measured {letter}", tip=tip):
-                mark(self.side, "circle", 10, line - 4, REACHED, 5, stroke=INK)
-                self.side.text(22, line, f"{letter} · {shorten(point.name, 40)}: {speed}")
-        return placed + dots
-
-    def _beside(
-        self, dot: Spot, others: Sequence[Spot], ways: Sequence[tuple[float, float]], apart: float
-    ) -> Spot:
-        """Where a dot's number has room near it: under the roof, and neither there nor on the way
-        is another dot or number. Where all is taken, the place with the most room."""
-        best, most = dot, -math.inf
-        for away, angle in ways:
-            # Where no roof is known, dots lie on the axis.
-            turn = math.radians(angle if self.measured else -angle)
-            spot = dot[0] + away * math.cos(turn), dot[1] + away * math.sin(turn)
-            inside = LEFT + 10 < spot[0] < RIGHT - 10 and TOP < spot[1] < BOTTOM - 8
-            if not inside or (self.measured and spot[1] <= self.roof(spot[0]) + 9):
-                continue
-            rooms = (min(math.dist(spot, o) - apart, _gap(o, dot, spot) - 6) for o in others)
-            room = min(rooms, default=1.0)
-            if room > most:
-                best, most = spot, room
-            if room > 0:
-                break
-        return best
+            with self.svg.thing(f"measured {i}", tip=tip):
+                at = self.x(point.intensity), self.y(point.flops_per_s)
+                mark(self.svg, "circle", *at, REACHED, 6, stroke=INK)
+        keys = [Key("one kernel of the experts", INK, mark="circle", width=0)]
+        if reached:
+            whose = "other layers" if any(point.by for point in reached) else "this layer"
+            keys.append(Key(f"measured, {whose}: point at one", REACHED, mark="circle", width=0))
+        legend(self.svg, 0, HEIGHT - 30, keys, fill=MUTED)
+        words = "Forward, each number moved once. The sort has no FLOP: it stands left of all."
+        self.svg.text(0, HEIGHT - 8, words, fill=MUTED)
 
     def batches(self, intensities: dict[int, float], tokens: int) -> None:
         """A slider of the batch: where all experts stand on the axis with each number of tokens."""
@@ -209,69 +208,72 @@ class _Plot:
         for stop in stops:
             svg.line(stop.at, BATCHES - 6, stop.at, BATCHES + 6, stroke=MUTED)
         track(svg, BATCHES, stops, self.x(intensities[tokens]))
-        words = "Drag it, or the 2 in the plot: more or fewer tokens in the batch"
+        words = (
+            f"T = {tokens:,} token{'s' * (tokens > 1)} in the batch: drag it, here or in the plot"
+        )
         svg.text((LEFT + RIGHT) / 2, BATCHES + 30, words, anchor="middle")
 
-    def parts(self, parts: tuple[Work, ...], taken: list[Spot], tokens: int) -> None:
-        """Dots on the roof, where each would stand at best, with their numbers below: nothing lies
-        above a roof. All experts are dragged, with the batch."""
-        what = "At best, by formula" if self.measured else "By formula"
-        self.side.text(0, 68, f"{what} (FLOP per byte)", bold=True)
-        places = [self.x(part.intensity) for part in parts]
-        dots = [(at, self.roof(at)) for at in places]
-        for i in sorted(range(len(parts)), key=lambda i: places[i]):
-            far = [dot for dot in dots if math.dist(dot, dots[i]) > 14]  # others are under it
-            if parts[i].name != ALL_EXPERTS:
-                taken.append(self._beside(dots[i], [*taken, *far], NUMBERS, 21))
-                self._part(parts[i], i + 1, dots[i], taken[-1])
-        self._dragged(parts, dots, tokens)
-        for i, part in enumerate(parts):
-            kin, tip = self._kin(part)
-            with self.side.thing(*kin, tip=tip):
-                colours = ("#ffffff", KNOB) if part.name == ALL_EXPERTS else ("#000000", "#ffffff")
-                _numbered(self.side, 10, 84 + i * 19, i + 1, *colours)
-                self.side.text(26, 88 + i * 19, f"{part.name}: {three(part.intensity)}")
+    def parts(self, parts: tuple[Work, ...], reached: Sequence[Reached], tokens: int) -> None:
+        """Dots on the roof, where each would stand at best, and below it the names of the few that
+        matter: nothing lies above a roof. All experts are dragged, with the batch."""
+        places = {part.name: self.x(part.intensity) for part in parts}
+        dots = {name: (at, self.roof(at)) for name, at in places.items()}
+        measured = ((self.x(point.intensity), self.y(point.flops_per_s)) for point in reached)
+        taken = [_Box(x - 11, y - 11, x + 11, y + 11) for x, y in (*dots.values(), *measured)]
+        # The experts' name has the first choice of a place, then from the right on; their dot lies
+        # over the others.
+        ordered = sorted(parts, key=lambda part: (part.name != ALL_EXPERTS, -places[part.name]))
+        labels = [self._label(part.name, dots[part.name], taken) for part in ordered]
+        for part, label in [*zip(ordered, labels, strict=True)][::-1]:
+            dot, drag = dots[part.name], part.name == ALL_EXPERTS
+            press = {"tokens": tokens} if drag else None
+            with self.svg.thing(*self._kin(part), tip=self._tip(part), press=press, drag=drag):
+                if label:
+                    self._write(label, dot, bold=drag)
+                if drag:
+                    self.svg.line(*dot, dot[0], BOTTOM, stroke=KNOB, dash="3 4")
+                    knob(self.svg, *dot, 10)
+                else:
+                    self.svg.circle(*dot, 5, INK)
 
-    def _dragged(self, parts: tuple[Work, ...], dots: list[Spot], tokens: int) -> None:
-        number = [part.name for part in parts].index(ALL_EXPERTS)
-        kin, tip = self._kin(parts[number])
-        x, y = dots[number]
-        with self.svg.thing(*kin, tip=tip, press={"tokens": tokens}, drag=True):
-            self.svg.line(x, y, x, BOTTOM, stroke=KNOB, dash="3 4")
-            knob(self.svg, x, y, 10)
-            self.svg.text(x, y + 4.3, str(number + 1), anchor="middle", fill="#ffffff", bold=True)
+    def _label(self, name: str, dot: Spot, taken: list[_Box]) -> _Label | None:
+        """Where a name has room near its dot: under the roof, where nothing else stands."""
+        if (words := LABELS.get(name)) is None:
+            return None
+        wide = text_width(words, SMALLEST)
+        for down, (anchor, away) in product(
+            range(5, 260, 17), (("start", 15.0), ("end", -15.0), ("middle", 0.0))
+        ):
+            x, y = dot[0] + away, dot[1] + (down if self.measured else -down - 10)
+            left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+            box = _Box(left - 3, y - 12, left + wide + 3, y + 5)
+            # A roof only rises: what is under it on the left is under it.
+            inside = LEFT < box.left and box.right < RIGHT and box.bottom < BOTTOM - 22
+            under = not self.measured or box.top > self.roof(box.left) + 3
+            if inside and under and not any(box.meets(other) for other in taken):
+                taken.append(box)
+                return _Label(words, x, y, anchor)
+        return None
 
-    def _kin(self, part: Work) -> tuple[list[str], str]:
-        """What a part belongs to, and its numbers."""
-        kin, intensity = [part.name], three(part.intensity)
-        tip = f"{part.name}: {si(part.flops, 'FLOP')} for {si(part.size, 'B')}, {intensity} a byte"
-        if self.measured:
-            best = min(self.peak, self.memory * part.intensity)
-            tip += f"; {si(best, 'FLOP/s')} at best"
-            kin.append((self.product if best == self.peak else self.copy).name)
-        return kin, tip
+    def _write(self, label: _Label, dot: Spot, *, bold: bool) -> None:
+        """A name, and a line to its dot where it is not beside it."""
+        if abs(label.y - dot[1]) > 6:
+            end = label.y - 13 if self.measured else label.y + 5
+            self.svg.line(*dot, label.x, end, stroke=MUTED)
+        self.svg.text(label.x, label.y, label.words, anchor=label.anchor, bold=bold)
 
-    def _part(self, part: Work, number: int, dot: Spot, spot: Spot) -> None:
-        kin, tip = self._kin(part)
-        with self.svg.thing(*kin, tip=tip):
-            self.svg.line(*dot, *spot, stroke=MUTED)
-            self.svg.circle(*dot, 4.5, INK)
-            _numbered(self.svg, *spot, number)
+    def _kin(self, part: Work) -> list[str]:
+        """What a part belongs to: its roof."""
+        if not self.measured:
+            return [part.name]
+        bound = self.memory * part.intensity < self.peak
+        return [part.name, "memory" if bound else "arithmetic"]
 
-
-def _numbered(
-    svg: Svg, x: float, y: float, number: int, ink: str = "#000000", fill: str = "#ffffff"
-) -> None:
-    svg.circle(x, y, 9, fill, stroke=INK)
-    svg.text(x, y + 4.3, str(number), anchor="middle", fill=ink, bold=True)
-
-
-def _gap(point: Spot, start: Spot, end: Spot) -> float:
-    """How far a point is from the line between two others."""
-    a, b = end[0] - start[0], end[1] - start[1]
-    x, y = point[0] - start[0], point[1] - start[1]
-    along = min(max((a * x + b * y) / (a * a + b * b), 0.0), 1.0)
-    return math.hypot(x - along * a, y - along * b)
+    def _tip(self, part: Work) -> str:
+        flops, size, each = si(part.flops, "FLOP"), si(part.size, "B"), three(part.intensity)
+        tip = f"{part.name}: {flops} for {size}, {each} a byte"
+        best = min(self.peak, self.memory * part.intensity)
+        return f"{tip}; {si(best, 'FLOP/s')} at best" if self.measured else tip
 
 
 def _within_reach(stops: Sequence[Stop], tokens: int) -> list[Stop]:
@@ -298,4 +300,5 @@ def _table(
         yield part.name, *needs, best, bound, ""
     for point in reached:
         speed = si(point.flops_per_s, "FLOP/s")
-        yield point.name, "", "", f"{point.intensity:.3g}", "", "", speed
+        name = f"{point.name}, {point.by}" if point.by else point.name
+        yield name, "", "", f"{point.intensity:.3g}", "", "", speed
