@@ -32,6 +32,7 @@ EXPERIMENTS = {
     "saturation": "saturation",
     "kernels": "dispatch",
     "real_traces": "real_traces",
+    "placement": "placement",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",
