@@ -70,7 +70,9 @@ def figures_of(expert: dict[str, np.ndarray]) -> dict[str, Any]:
             "own": [judged_on(load[task], made) for made in own[task]],
             "halves": judged_on(second, plans(first)),
         }
-    makers = {task: made[0] for task, made in own.items()} | {POOLED: plans(sum(load.values()))}
+    makers = {task: made[0] for task, made in own.items()} | {
+        POOLED: plans(np.sum(list(load.values()), axis=0))
+    }
     further = {n: (n - NUM_EXPERTS) * len(naive) * len(load) for n in REPLICAS[1:]}
     return {
         "devices": DEVICES,
