@@ -245,6 +245,7 @@ def test_the_sentence_is_of_the_last_steps():
 @pytest.mark.parametrize("step", [300, 60, 1, 0])
 def test_the_dense_twin_stands_in_the_loss_and_no_sentence_has_more_than_three_figures(step):
     picture = collapse(RUN.at("step", step), 1, before=RUN, twin=TWIN)
+    assert {"this run", "before", "dense twin"} <= {*texts(picture)}, "at the ends of the losses"
     assert "dense twin, recorded" in texts(picture)
     drawn = [g.findtext("{*}title") for g in things_of(picture, "dense_twin,_recorded")]
     assert "dense twin, recorded, 300 steps: validation loss 2.017" in drawn
@@ -347,6 +348,10 @@ def test_the_curve_ends_at_the_maxvio_that_the_sentence_tells(step):
     assert f"layer 1: MaxVio {now.max_violation:.1f}" in texts(picture)
     took = f"1 of 16 experts takes {now.largest * 100:.0f} % of the tokens"
     assert texts(picture)[0] == f"Step {step} of 300: {took}"
+    assert (
+        texts(picture)[1] == "15 of 16 experts hardly get a token: 94 % of their weights lie idle."
+    )
+    assert texts(collapse(run, 0))[1].startswith("Every expert gets at least a tenth"), "there"
 
 
 def test_a_hand_reads_both_runs_at_a_step():

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeviz.pictures.svg import shorten
 from moeviz.records.metrics import dead_experts, effective_experts, max_violation, noise_floor
 from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
 POINTS = 50  # over a whole run: each is the mean of the steps that it stands for
+MOST = 0.9  # of the tokens: it is told how few experts take them
 COLUMNS = (
     "run", "step", "busiest expert", "its share", "MaxVio", "experts in effect", "dead experts",
     "gate entropy", "training loss", "validation loss", "the dense twin's",
@@ -73,6 +75,34 @@ def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
         f"{now.effective:.1f} are in effect. MaxVio is {now.max_violation:.2f}; chance alone would "
         f"bring about {now.floor:.2f}.{_beside(run, twin)}"
     )
+
+
+def at_step(run: Snapshot) -> str:
+    return f"{run.label}: step {run.step} of {run.total_steps}"
+
+
+def result(run: Snapshot, layer: int) -> str:
+    """How few experts take most of the tokens."""
+    now = standing(run, layer)
+    if now is None or math.isnan(now.largest):
+        return shorten(at_step(run), 60)
+    taken = np.cumsum(np.sort(now.share_E)[::-1])
+    few = int(np.searchsorted(taken, MOST - 1e-9)) + 1
+    takes, share = "takes" if few == 1 else "take", percent(float(taken[few - 1]))
+    at = f"Step {run.step} of {run.total_steps}"
+    return f"{at}: {few} of {len(taken)} experts {takes} {share} of the tokens"
+
+
+def idle(run: Snapshot, layer: int) -> str:
+    """Why that matters: what is paid for and hardly works."""
+    now = standing(run, layer)
+    if now is None:
+        return ""
+    experts = len(now.share_E)
+    if not now.dead:
+        return "Every expert gets at least a tenth of an even share: no weights lie idle."
+    share = percent(now.dead / experts)
+    return f"{now.dead} of {experts} experts hardly get a token: {share} of their weights lie idle."
 
 
 def _beside(run: Snapshot, twin: Snapshot | None) -> str:

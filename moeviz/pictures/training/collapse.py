@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
-from moeviz.pictures.plot import Key, box, curve, expert_box, legend, mark, paragraph
+from moeviz.pictures.plot import Key, box, curve, expert_box, legend, mark, paragraph, smooth
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -20,33 +20,34 @@ from moeviz.pictures.svg import (
     expert_colour,
     hatch_on,
     ink_on,
-    shorten,
 )
 from moeviz.pictures.training.balance import (
     COLUMNS,
+    at_step,
     describe,
     floor,
+    idle,
     is_hash,
+    result,
     standing,
     table,
     window,
 )
-from moeviz.pictures.training.race import NOT_YET, losses
+from moeviz.pictures.training.race import NOT_YET, losses, name_ends
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
-MAIN, SIDE, HEIGHT = 540, 336, 700
-MOST = 0.9  # of the tokens: the title says how few experts take them
+MAIN, SIDE, HEIGHT = 540, 380, 720
 NUMBERED = 2  # the point at which bands have their numbers: early, while all get tokens
 ZONES = 25  # of a plot, in which a hand reads the curves
 NOW, BEFORE = ("#0072b2", "", "circle"), ("#d55e00", "5 3", "square")
 TWIN = Key("dense twin, recorded", "#009e73", "3 3", "diamond", width=1.2)
-ACROSS, BESIDE = (52.0, 424.0), (36.0, 322.0)
+ACROSS, BESIDE = (52.0, 424.0), (36.0, 276.0)
 # y of the lower and upper ends of the plots.
-RIBBON, VIOLATION = (276.0, 60.0), (502.0, 376.0)
+RIBBON, VIOLATION = (296.0, 80.0), (522.0, 396.0)
 # Below the ribbon: the experts, who is selected, who died.
-CHIPS, CHOSEN, KILLED = 282.0, 326.0, 346.0
+CHIPS, CHOSEN, KILLED = 302.0, 346.0, 366.0
 CHIP, NARROW = 28.0, 20.0  # how wide one is where there are few experts, and at the least
 LOSS, EFFECT, GATE = (186.0, 60.0), (328.0, 236.0), (456.0, 374.0)
 LEGEND = 524.0  # y of its first line, below the plots
@@ -69,7 +70,8 @@ def collapse(
     runs = [run] if before is None else [before, run]
     keys = [_key(run, NOW)] if before is None else [_key(before, BEFORE), _key(run, NOW)]
     svg = Svg(MAIN, HEIGHT, "Expert load over training", describe(run, layer, twin))
-    svg.text(0, 16, _result(run, layer), size=14, bold=True)
+    svg.text(0, 16, result(run, layer), size=14, bold=True)
+    svg.text(0, 36, idle(run, layer))
     svg.text(0, VIOLATION[0] + 64, note, fill=MUTED)
     side = svg.beside(SIDE, 660)
     _legend(side, runs[::-1], keys[::-1], twin)
@@ -86,6 +88,12 @@ def collapse(
     _frame(side, right, loss, "Loss (nats per token); marks: validation", loss.ticks(4))
     for shown, key in zip([*beside, *runs], [TWIN] * len(beside) + keys, strict=True):
         losses(side, right, loss, "step", shown.curve, len(shown.curve) // 30, key)
+    short = [*["dense twin"] * len(beside), *["before"] * (len(runs) - 1), "this run"]
+    ends = [
+        (min(max(loss(_last(one)), LOSS[1]), LOSS[0]), name, key)
+        for one, name, key in zip([*beside, *runs], short, [TWIN] * len(beside) + keys, strict=True)
+    ]
+    name_ends(side, right.end, LOSS, ends)
     violation = RootScale(0, max(experts - 1, 1), *VIOLATION)
     title = f"MaxVio of {steps_each} steps: 0 is even (square-root axis)"
     _frame(svg, left, violation, title, violation.ticks(), bottom=True)
@@ -111,20 +119,10 @@ def collapse(
     return svg.picture(COLUMNS, table(runs[::-1], layer, twin))
 
 
-def _at_step(run: Snapshot) -> str:
-    return f"{run.label}: step {run.step} of {run.total_steps}"
-
-
-def _result(run: Snapshot, layer: int) -> str:
-    """How few experts take most of the tokens."""
-    now = standing(run, layer)
-    if now is None or math.isnan(now.largest):
-        return shorten(_at_step(run), 60)
-    taken = np.cumsum(np.sort(now.share_E)[::-1])
-    few = int(np.searchsorted(taken, MOST - 1e-9)) + 1
-    takes, share = "takes" if few == 1 else "take", percent(float(taken[few - 1]))
-    at = f"Step {run.step} of {run.total_steps}"
-    return f"{at}: {few} of {len(taken)} experts {takes} {share} of the tokens"
+def _last(run: Snapshot) -> float:
+    """The last training loss, smoothed as it is drawn; before the first step the lowest place."""
+    curve = run.curve
+    return float(smooth(curve.loss, len(curve) // 30)[-1]) if len(curve) else -math.inf
 
 
 def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key], twin: Snapshot | None) -> None:
@@ -134,7 +132,7 @@ def _legend(svg: Svg, runs: Sequence[Snapshot], keys: Sequence[Key], twin: Snaps
         with svg.thing(key.name):
             svg.line(0, y - 4, 26, y - 4, stroke=key.colour, width=key.width, dash=key.dash)
             mark(svg, key.mark, 13, y - 4, key.colour, 4)
-            lines = textwrap.wrap(_at_step(run), 38, max_lines=3, placeholder="…")
+            lines = textwrap.wrap(at_step(run), 38, max_lines=3, placeholder="…")
             paragraph(svg, 32, y, lines, 16, bold=key.bold)
         y += 16 * len(lines) + 3
     if twin is not None:

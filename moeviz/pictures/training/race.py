@@ -89,7 +89,8 @@ def draw_curves(
     axes(svg, x, y, x_label=label, y_ticks=y.ticks(4), x_form=lambda v: _place(axis, v))
     for learner, key in zip(learners, keys, strict=True):
         losses(svg, x, y, axis, learner.curve, SMOOTH, key)
-    _name_ends(svg, x, y, axis, learners, keys)
+    ends = [y(float(s.curve.loss[-1]) if len(s.curve) else y.low) for s in learners]
+    name_ends(svg, x.end, PLOT, [(end, k.name, k) for end, k in zip(ends, keys, strict=True)])
     if not any(len(s.curve) for s in learners):
         svg.text(sum(ENDS) / 2, sum(GAP) / 2, NOT_YET, anchor="middle", bold=True, halo=True)
     common = last_common([s.curve for s in two], axis)
@@ -99,19 +100,19 @@ def draw_curves(
     svg.text(x.end + 6, GAP[1] + 4, "finish", fill=MUTED)
 
 
-def _name_ends(
-    svg: Svg, x: Scale, y: Scale, axis: str, learners: Sequence[Snapshot], keys: Sequence[Key]
+def name_ends(
+    svg: Svg, x: float, plot: tuple[float, float], ends: Sequence[tuple[float, str, Key]]
 ) -> None:
-    """The learners' names where their losses end, apart from each other, the highest loss first."""
-    named = [(textwrap.wrap(key.name, 11), key) for key in keys]
-    ends = [s.curve.loss[-1] if len(s.curve) else y.low for s in learners]
-    room = sum(15 * len(lines) + 4 for lines, _ in named)
-    top = min(max(y(max(ends)) - 20, PLOT[1]), PLOT[0] + 20 - room)
-    for _, (lines, key) in sorted(zip(ends, named, strict=True), key=lambda e: -e[0]):
+    """The names of curves behind their ends at x, apart from each other, the highest end first.
+    plot: y of its lower and upper end; ends: y of each, the name, and how it is drawn."""
+    named = [(y, textwrap.wrap(name, 11), key) for y, name, key in ends]
+    room = sum(15 * len(lines) + 4 for _, lines, _ in named)
+    top = min(max(min(y for y, *_ in named) - 20, plot[1]), plot[0] + 20 - room)
+    for _, lines, key in sorted(named, key=lambda end: end[0]):
         with svg.thing(key.name):
-            svg.line(x.end + 4, top, x.end + 18, top, stroke=key.colour, width=2, dash=key.dash)
-            mark(svg, key.mark, x.end + 11, top, key.colour, 4)
-            paragraph(svg, x.end + 22, top + 4, lines, 15, bold=True)
+            svg.line(x + 4, top, x + 18, top, stroke=key.colour, width=2, dash=key.dash)
+            mark(svg, key.mark, x + 11, top, key.colour, 4)
+            paragraph(svg, x + 22, top + 4, lines, 15, bold=True)
         top += 15 * len(lines) + 4
 
 
