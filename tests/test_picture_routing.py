@@ -230,6 +230,8 @@ def test_the_slots_by_hand():
     assert "1 token gets no expert at all; the first is number 7." in picture.summary
     assert "looks into the future: the slots of at least 1 of 8 tokens" in picture.summary
     assert all(len(numbers(sentence)) <= 3 for sentence in sentences(picture.summary))
+    heading = " ".join(texts(picture)[:2])
+    assert heading.startswith("3 of 16 assignments find no slot, 1 token no expert; 18.8 % of the")
     fates = [
         re.findall(r"\((placed|not all its experts|no expert)\)$", tip) for tip in tips(picture)
     ]

@@ -14,7 +14,7 @@ from moeviz.pictures.routing.names import named
 from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, ink_on, text_width
 from moeviz.records.routes import Decision
 
-TOP, ROW, SLOT = 92.0, 26.0, 20.0
+TOP, ROW, SLOT = 130.0, 26.0, 20.0
 LEFT, RIGHT = 66.0, WIDTH - 4.0
 BLOCK_GAP = 10.0
 # Slots narrower than this are drawn as one bar: thousands of marks would be too many.
@@ -44,7 +44,7 @@ def buffers(
     unit = min(26.0, block / longest)
     wide = unit >= text_width(str(len(decision.tokens) - 1), 12) + 2
     numbered = wide and decision.meta["top_k"] == 1  # else the bars below need the room
-    paragraph(svg, 0, 36, _legend(decision, numbered, unit >= NARROW), 16, fill=MUTED)
+    paragraph(svg, 0, TOP - 56, _legend(decision, numbered, unit >= NARROW), 16, fill=MUTED)
     for e in range(num_experts):
         got, left_out = (sum(row[0] == e for row in rows) for rows in (placed, lost))
         tip = f"expert {e}: {got} placed, {left_out} without a slot"

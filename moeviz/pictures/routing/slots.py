@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -10,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes
-from moeviz.pictures.plot import Key, curve, legend, mark
+from moeviz.pictures.plot import Key, curve, mark, paragraph
 from moeviz.pictures.routing.batch import (
     DROPPED,
     WIDTH,
@@ -32,8 +33,8 @@ from moeviz.records.routes import Decision
 from moeviz.words import percent
 
 TRADE = 300  # width of the part that says what the factor trades
-LOST = Key("dropped of all assignments", DROPPED, mark="circle")
-EMPTY = Key("empty of all slots", "#0072b2", "6 3", mark="square")
+LOST = Key("dropped", DROPPED, mark="circle")
+EMPTY = Key("empty slots", "#0072b2", "6 3", mark="square")
 FACTORS = tuple(round(0.05 * i, 2) for i in range(5, 81))
 COLUMNS = ("#", "token", "asked for", "placed at", "dropped", "looks ahead")
 
@@ -50,23 +51,38 @@ def slots(
     come = arrivals(decision)
     now = come[step - 1] if step and step < len(come) else None
     placed, lost = so_far(decision, come[:step])
-    summary = _summary(decision)
+    summary, told = _summary(decision), _outcome(decision)
     if step is not None and step < len(come):
         summary = _of_step(decision, step, len(come), now, lost)
+        told = f"{step} of {len(come)} assignments have come; {len(lost)} found no slot."
     boxes, height = laid_out(decision)
     bottom = TOP + len(decision.load) * ROW
     note = note or bytes_note(decision.tokens)
     below = bottom + 52 + 18 * bool(note)
     svg = Svg(WIDTH, below + height, "Who gets a slot", summary)
-    svg.text(0, 16, _rule(decision), size=13, bold=True)
+    paragraph(svg, 0, 16, textwrap.wrap(told, 68), size=13, bold=True)
+    svg.text(0, 54, _rule(decision), fill=MUTED)
     arrive = buffers(svg, decision, placed, lost, now, offered)
     svg.text(0, bottom + 18, note, fill=MUTED)
     batch_strip(svg, decision, boxes, below, placed, lost, now)
     if now and arrive:
         box = dict(enumerate(boxes)).get(now[1])  # not every token of a long batch is shown
         arrive((box[0], box[1] + below) if box else None)
-    _trade(svg.beside(TRADE, 260), decision, offered)
+    _trade(svg.beside(TRADE, 240), decision, offered)
     return svg.picture(COLUMNS, _table(decision, placed, lost))
+
+
+def _outcome(decision: Decision) -> str:
+    """What was dropped and what it cost."""
+    asked, lost = int(decision.demand.sum()), len(decision.meta["lost"])
+    alone = int((~decision.visits.any(1)).sum())
+    told = f"All {asked} assignments find a slot"
+    if lost:
+        tokens = f"{alone} token{'s' * (alone != 1)}"
+        told = f"{lost} of {asked} assignments find no slot, {tokens} no expert"
+    if decision.capacity is None:
+        return f"{told}: there is no limit, and nothing is computed in vain."
+    return f"{told}; {percent(waste_share(decision), 1)} of the slots are computed for nothing."
 
 
 def _of_step(decision: Decision, step: int, total: int, now: Row | None, lost: Rows) -> str:
@@ -197,8 +213,11 @@ def _trade(svg: Svg, decision: Decision, offered: Sequence[float]) -> None:
         with svg.thing(tip=tip, press=press, drag=bool(offered)):
             svg.rect(start, y.end, stop - start, y.start - y.end, "transparent",
                      tip="" if offered else tip)  # fmt: skip
-    legend(svg, 20, 218, (LOST, EMPTY), down=16)
-    svg.text(20, 252, "line: expected · mark: these tokens", fill=MUTED)
+    first, last = expected[0], expected[-1]
+    svg.text(x(FACTORS[0]) + 16, y(100 * first[0]) + 2, LOST.name, halo=True, bold=True)
+    svg.text(x.end, y(100 * last[1]) + 20, EMPTY.name, anchor="end", halo=True, bold=True)
+    words = "of all assignments, of all slots", "line: expected · mark: these tokens"
+    paragraph(svg, 20, 214, words, fill=MUTED)
 
 
 def _table(decision: Decision, placed: Rows, lost: Rows) -> Iterator[tuple[object, ...]]:
