@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.picture_cases import make_domain_trace, make_trace
+from helpers.picture_cases import make_domain_trace, make_killed, make_trace
+from moeviz.pictures.specialisation.killed_experts import told_killed
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.imports import of_domains
 from moeviz.records.routes import DomainTrace
@@ -99,3 +100,20 @@ def test_few_sequences_show_likings_that_shuffles_show_too_and_many_tell():
     seen = look(trace, 0, 50)
     assert seen.halves is None and seen.by_tokens is None and seen.sequences == 2
     assert look(trace, 0, 2000).halves.both == 2
+
+
+def test_worth_is_the_rise_of_each_domain_and_load_need_not_tell_it():
+    killed = make_killed()
+    cost_ED = killed.cost[0]
+    np.testing.assert_allclose(cost_ED[:, 0], [0, 0.1, 0.2, 0.3], atol=1e-6)
+    np.testing.assert_allclose(cost_ED[:, 1], 0, atol=1e-6)
+    verdict = killed.verdicts(0)
+    assert [verdict[e, 0] for e in range(4)] == ["open", "higher", "higher", "higher"]
+    assert {verdict[e, 1] for e in range(4)} == {"open"}
+    assert killed.load_and_cost(0).value == pytest.approx(-1), "the busier, the less it is missed"
+    even = replace(killed, load=np.ones_like(killed.load))
+    assert np.isnan(even.load_and_cost(0).value)
+    words = told_killed(killed, 0)
+    assert words.startswith("Layer 2: without expert 3 the loss rises most, by 0.150 nats")
+    assert "The busiest one, expert 0, has 40.0 % and costs 0.000." in words
+    assert "Of 8 pairs with a domain 3 are missed and 0 do harm" in words

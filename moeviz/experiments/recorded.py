@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from moeviz.host import data_path, read_figures
 from moeviz.records.runs import Snapshot, load_snapshots
+from moeviz.records.store import R, load_records
 
 BENCHMARKS = ("layer_*.json", "kernels.json")
 
@@ -24,6 +25,11 @@ Record = TypeVar("Record", bound=Loadable)
 def recorded_trace(record: type[Record], name: str) -> Record:
     """One look inside a model, by its file's name; ValueError where the file is damaged."""
     return record.load_file(data_path("traces", f"{name}.safetensors"))
+
+
+def recorded_records(record: type[R], name: str) -> dict[str, R]:
+    """Several of one kind, by their names in the file; ValueError where it is damaged."""
+    return load_records(data_path("traces", f"{name}.safetensors"), record)[0]
 
 
 def recorded_runs(name: str) -> tuple[list[Snapshot], dict[str, Any]]:

@@ -59,6 +59,7 @@ MOVES = {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
         "follow": 1, "step": 9,
     },
+    "KilledExperts": {"layer": 0, "figures": "this machine"},
     "LoudAndQuiet": {"scale": 0.125, "seed": 3},
     "MemoryFit": {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",

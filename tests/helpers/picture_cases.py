@@ -45,6 +45,7 @@ from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.specialisation.killed_experts import killed_experts
 from moeviz.pictures.specialisation.lift import BESIDE, lift_tables, specialisation
 from moeviz.pictures.training.arms import FIVE
 from moeviz.pictures.training.arms import LONG as LONGER
@@ -69,8 +70,10 @@ from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.domain_look import look, sampled
+from moeviz.records.killed import Killed
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
+from moeviz.records.store import load_records
 from moeviz.routing import Capacity
 
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
@@ -275,6 +278,18 @@ def make_domain_trace(sequences=4, length=16, domains=("code", "<b>&"), num_expe
     return DomainTrace(
         tuple(domains), expert, (np.arange(T) % 7).astype(np.int32), domain,
         np.full(len(domain), length, np.int32), num_experts, (1, 3),
+    )  # fmt: skip
+
+
+def make_killed(num_experts=4, sequences=3, domains=("code", "<b>&")):
+    """Without expert e the loss rises by e / 10 in the first domain; expert 0 has most load."""
+    domain = np.repeat(np.arange(len(domains)), sequences).astype(np.int32)
+    before = 3 + wave(len(domain)) / 100
+    rise = np.arange(num_experts)[:, None] / 10 * (domain == 0)
+    load = np.tile(np.arange(num_experts, 0, -1.0), (1, len(domains), 1))
+    return Killed(
+        tuple(domains), before, (before + rise)[None].astype(np.float32), domain,
+        load / load.sum(-1, keepdims=True), (2,),
     )  # fmt: skip
 
 
@@ -583,6 +598,10 @@ def _specialisation():
             "two": (found.domains, found.lift.one_null),
         }
         yield f"lifts side by side {name}", partial(lift_tables, tables, summary="Two tables.")
+
+    killed = load_records(data_path("traces", "killed.safetensors"), Killed)[0]
+    for name, record in {**killed, "made": make_killed(), "64 experts": make_killed(64)}.items():
+        yield f"killed, {name}", partial(killed_experts, record, len(record.layers) - 1)
 
 
 def _costs():

@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moeviz.pictures.axes import LogScale, Scale, axes, short
-from moeviz.pictures.plot import Key, Stop, curve, heading, heat_bar, legend, mark, spots, track
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, ink_on, shorten
+from moeviz.pictures.plot import Key, Stop, curve, heading, legend, mark, spots, track
+from moeviz.pictures.specialisation.domain_table import domain_table, table_size
+from moeviz.pictures.svg import INK, Picture, Svg
 from moeviz.records.domain_look import Look, Sampled
 from moeviz.records.specialists import EFFECT, SPECIALIST
 from moeviz.words import percent
 
-LEFT, TOP, ROW = 104.0, 96.0, 26.0
-WIDEST, CELL = 560.0, 40.0
 PEAK = 3.0  # the lift from which on a cell is as bright as can be
 SHUFFLED, TOKENS_ALONE = "shuffled sequences", "token ids alone"
 BESIDE = (SHUFFLED, TOKENS_ALONE)
-NAMED_CELLS = 120  # so many have hover text of their own; of more each column has
 KEYS = {
     "by_chance": Key("as many in shuffled sequences", "#6e6e6e", dash="5 4", mark="ring"),
     "likings": Key(f"lift of {EFFECT:g} or more", "#0072b2", mark="circle"),
@@ -31,57 +29,13 @@ def lift_table(
     svg: Svg, lift_DE: np.ndarray, domains: Sequence[str], title: str, note: str,
     framed_DE: np.ndarray | None = None, tips: Sequence[Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
-    """Domains down, experts across. framed: cells with a frame; tips: hover text of each cell."""
-    num_domains, num_experts = lift_DE.shape
-    cell = cell_width(num_experts)
-    each = math.ceil(20 / cell)  # number one in so many: for more there is no room
-    heading(svg, title, note)
-    heat_bar(svg, LEFT, 50, 100, 12, "lift 0", f"{PEAK:g} or more")
-    svg.text(LEFT - 8, TOP - 8, "domain / expert", anchor="end", fill=MUTED)
-    for domain, name in enumerate(domains):
-        y = TOP + domain * ROW
-        with svg.thing(name, tip=name):
-            svg.text(LEFT - 8, y + 17, shorten(name, 13), anchor="end")
-        svg.heat(LEFT, y, num_experts * cell, ROW - 2, lift_DE[domain][None] / PEAK)
-    by_cell = lift_DE.size <= NAMED_CELLS
-    for expert in range(num_experts):
-        x = LEFT + expert * cell
-        column = "\n".join(
-            f"{name}: lift {lift_DE[d, expert]:.2f}" for d, name in enumerate(domains)
-        )
-        with svg.thing(f"e{expert}", tip=f"expert {expert}\n{column}"):
-            label = str(expert) if expert % each == 0 else ""
-            svg.text(x + cell / 2, TOP - 8, label, anchor="middle", fill=MUTED)
-            if not by_cell:
-                svg.rect(x, TOP, cell, num_domains * ROW - 2, "transparent")
-        if by_cell:
-            for domain, name in enumerate(domains):
-                tip = tips[domain][expert] if tips else f"lift {lift_DE[domain, expert]:.2f}"
-                kin = (f"{name} {expert}", f"e{expert}", name)
-                with svg.thing(*kin, tip=f"{name}, expert {expert}: {tip}"):
-                    _cell(svg, x, TOP + domain * ROW, cell, float(lift_DE[domain, expert]))
-    if framed_DE is not None:
-        for domain, expert in np.argwhere(framed_DE):
-            x, y = LEFT + expert * cell, TOP + domain * ROW
-            svg.rect(x + 1, y, cell - 2, ROW - 2, "none", stroke=INK, stroke_width=2)
-
-
-def _cell(svg: Svg, x: float, y: float, width: float, lift: float) -> None:
-    svg.rect(x, y, width, ROW - 2, "transparent")
-    if width >= 30:
-        words = "" if math.isnan(lift) else f"{lift:.1f}"
-        ink = ink_on(heat_colour(lift / PEAK))
-        svg.text(x + width / 2, y + 16.5, words, anchor="middle", fill=ink)
-
-
-def cell_width(num_experts: int) -> float:
-    return min(CELL, (WIDEST - LEFT - 4) / num_experts)
-
-
-def table_size(num_domains: int, num_experts: int) -> tuple[float, float]:
-    """Width and height of a part that holds such a table."""
-    width = max(LEFT + num_experts * cell_width(num_experts) + 4, 400.0)
-    return width, TOP + num_domains * ROW + 8
+    """framed: cells with a frame, none where not given; tips: as of domain_table."""
+    if tips is None:
+        tips = [[f"lift {lift:.2f}" for lift in row] for row in lift_DE]
+    framed_DE = np.zeros(lift_DE.shape, bool) if framed_DE is None else framed_DE
+    ends = "lift 0", f"{PEAK:g} or more"
+    domain_table(svg, lift_DE, domains, title, note, peak=PEAK, ends=ends, framed_DE=framed_DE,
+                 tips=tips)  # fmt: skip
 
 
 def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUFFLED) -> Picture:
