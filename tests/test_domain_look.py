@@ -8,6 +8,7 @@ import pytest
 from helpers.picture_cases import make_domain_trace, make_killed, make_trace
 from moeviz.pictures.specialisation.killed_experts import told_killed
 from moeviz.records.domain_look import from_tokens, look, sampled
+from moeviz.records.expert_paths import paths_of
 from moeviz.records.imports import of_domains
 from moeviz.records.routes import DomainTrace
 from moeviz.records.specialists import domain_lift
@@ -117,3 +118,20 @@ def test_worth_is_the_rise_of_each_domain_and_load_need_not_tell_it():
     assert words.startswith("Layer 2: without expert 3 the loss rises most, by 0.150 nats")
     assert "The busiest one, expert 0, has 40.0 % and costs 0.000." in words
     assert "Of 8 pairs with a domain 3 are missed and 0 do harm" in words
+
+
+def test_paths_are_shares_of_a_tokens_choices_and_know_chance():
+    trace = make_domain_trace(sequences=8)
+    paths = paths_of(trace, 0)
+    expert = trace.expert
+    for e, j in ((0, 0), (2, 5)):
+        rows = (expert[:, 0] == e).any(1)
+        wanted = (expert[rows, 1] == j).sum() / (2 * rows.sum())
+        assert paths.share[1, e, j] == pytest.approx(wanted)
+    np.testing.assert_allclose(paths.of_all.sum(1), 1)
+    assert paths.share[0, 1, 1] == pytest.approx(0.5), "each token has two choices"
+    # The last domain alone has expert 0 in the later layer first.
+    known = replace(trace, expert=np.repeat(expert[:, 1:], 2, axis=1))
+    same = paths_of(known, 0)
+    assert same.told == pytest.approx(1) and same.told_null < 0.2
+    assert np.isnan(paths_of(known, 1).told)

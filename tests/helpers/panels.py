@@ -55,6 +55,7 @@ MOVES = {
         "copies": "node", "node_limit": 2, "fp8": True, "skew": 0.5, "seed": 7, "step": 3,
         "source": 6,
     },
+    "ExpertPaths": {"layer": 0, "expert": 2},
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
         "follow": 1, "step": 9,

@@ -45,6 +45,7 @@ from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.specialisation.expert_paths import expert_paths
 from moeviz.pictures.specialisation.killed_experts import killed_experts
 from moeviz.pictures.specialisation.lift import BESIDE, lift_tables, specialisation
 from moeviz.pictures.training.arms import FIVE
@@ -70,6 +71,7 @@ from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.domain_look import look, sampled
+from moeviz.records.expert_paths import paths_of
 from moeviz.records.killed import Killed
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots
@@ -599,6 +601,11 @@ def _specialisation():
         }
         yield f"lifts side by side {name}", partial(lift_tables, tables, summary="Two tables.")
 
+    for name, trace, place, expert in (
+        ("recorded", recorded.sample(256), 1, 5), ("of the last layer", make_domain_trace(), 1, 0),
+        ("of 16 experts", make_domain_trace(num_experts=16), 0, 15), ("of top-1", make_domain_trace(top_k=1), 0, 2),
+    ):  # fmt: skip
+        yield f"paths {name}", partial(expert_paths, paths_of(trace, place), expert)
     killed = load_records(data_path("traces", "killed.safetensors"), Killed)[0]
     for name, record in {**killed, "made": make_killed(), "64 experts": make_killed(64)}.items():
         yield f"killed, {name}", partial(killed_experts, record, len(record.layers) - 1)

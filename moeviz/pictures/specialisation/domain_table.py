@@ -19,6 +19,7 @@ NAMED_CELLS = 120  # so many have hover text of their own; of more each column h
 def domain_table(
     svg: Svg, value_DE: np.ndarray, domains: Sequence[str], title: str, note: str, *, peak: float,
     ends: tuple[str, str], framed_DE: np.ndarray, tips: Sequence[Sequence[str]], decimals: int = 1,
+    corner: str = "domain / expert",
 ) -> None:  # fmt: skip
     """peak: the value from which on a cell is as bright as can be, and ends what 0 and it are
     called; framed: cells with a frame; tips: what is said of each cell."""
@@ -27,7 +28,7 @@ def domain_table(
     each = math.ceil(20 / cell)  # number one in so many: for more there is no room
     heading(svg, title, note)
     heat_bar(svg, LEFT, 50, 100, 12, *ends)
-    svg.text(LEFT - 8, TOP - 8, "domain / expert", anchor="end", fill=MUTED)
+    svg.text(LEFT - 8, TOP - 8, corner, anchor="end", fill=MUTED)
     for domain, name in enumerate(domains):
         y = TOP + domain * ROW
         with svg.thing(name, tip=name):
