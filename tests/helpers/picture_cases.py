@@ -603,7 +603,8 @@ def _specialisation():
 
     for name, trace, place, expert in (
         ("recorded", recorded.sample(256), 1, 5), ("of the last layer", make_domain_trace(), 1, 0),
-        ("of 16 experts", make_domain_trace(num_experts=16), 0, 15), ("of top-1", make_domain_trace(top_k=1), 0, 2),
+        ("of 16 experts", make_domain_trace(num_experts=16), 0, 15),
+        ("of top-1", make_domain_trace(top_k=1), 0, 2),
     ):  # fmt: skip
         yield f"paths {name}", partial(expert_paths, paths_of(trace, place), expert)
     killed = load_records(data_path("traces", "killed.safetensors"), Killed)[0]
