@@ -296,7 +296,7 @@ def test_09(labs, tmp_path):
         browser.paste(page, CLAIMS, kept)
         browser.wait_state(page, CLAIMS, "^" + re.escape(kept) + "$")
         page.locator(f"{CLAIMS} button.moeviz-reset").first.click()
-        page.locator(f"{CLAIMS} .moeviz-status", has_text=": off; ").wait_for()
+        page.locator(f"{CLAIMS} .moeviz-status", has_text=": inaccurate; ").wait_for()
 
         page.locator(f"{COST} .moeviz-more").first.click()
         browser.press_slider(page, f"{COST} .moeviz-price", "ArrowRight")

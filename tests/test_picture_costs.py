@@ -47,7 +47,7 @@ from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
-from moeviz.pictures.costs.training_cost import bill_of, training_cost
+from moeviz.pictures.costs.training_cost import COMPARED, bill_of, training_cost
 from moeviz.pictures.svg import si, three
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
@@ -208,7 +208,10 @@ def test_the_ladder_leads_with_what_was_never_built_and_what_is_pressed():
 def test_v3s_bill_gives_back_its_published_hours():
     picture = training_cost(**BILL)
     assert "2.67M hours" in picture.summary and "$5.34M" in picture.summary
-    assert "2.79M hours of H800 SXM (official)" in picture.svg
+    assert "2.79M hours of H800 SXM (official)" in training_cost(**BILL, beside="published").svg
+    assert "2.06 GWh" in training_cost(**BILL, beside="power").svg
+    llama = f"{V3.name}: $5.34M. Llama 3.1 405B: 9.87 times as much."
+    assert llama in texts(picture), "the dearest, on the same tokens"
     assumed = {k: v for k, v in BILL.items() if k != "chosen"}
     assert bill_of(V3.name, **assumed).device_hours == pytest.approx(2.664e6, rel=0.01)
     llama = bill_of("Llama 3.1 405B", **assumed | dict(tokens=15.6e12, mfu=0.35))
@@ -218,11 +221,23 @@ def test_v3s_bill_gives_back_its_published_hours():
 def test_a_bar_moves_with_what_all_models_share():
     def bar(**options):
         shapes = marks(training_cost(**BILL | options), "rect")
-        return max(float(m.get("width")) for m in shapes if m.get("height") == "21")
+        return max(float(m.get("width")) for m in shapes if m.get("height") == "15")
 
     longest = bar()
     assert bar(usd_per_hour=1) == pytest.approx(longest / 2, abs=0.1)
     assert bar(mfu=0.3) > longest > bar(tokens=8e12)
+
+
+def test_where_the_flops_go_is_drawn_at_one_width_for_all():
+    picture = training_cost(**BILL)
+    for name in COMPARED:
+        rows = [m for m in things(picture, name.replace(" ", "_")) if "," in m.findtext("{*}title")]
+        rows = [m for m in rows if " %" in m.findtext("{*}title")]
+        wide = [float(m.find("{*}rect").get("width")) for m in rows]
+        assert sum(wide) == pytest.approx(170, abs=0.1)
+        part = max(range(len(rows)), key=wide.__getitem__)
+        told = float(re.search(r"([\d.]+) %", rows[part].findtext("{*}title"))[1])
+        assert wide[part] == pytest.approx(1.7 * told, abs=0.1), "to be read, of each"
 
 
 # Hardware.
@@ -329,17 +344,43 @@ def test_the_exchange_adds_up():
     # One node has nothing to send to another, and a limit beyond the nodes is none.
     alone = exchange(**SEND | dict(nodes=1))
     assert "0 B between" in alone.summary and "between nodes" not in texts(alone)
-    assert texts(alone)[1] == "1 node × 8 devices, 128 tokens on each"
+    assert "For the links inside a node: " in texts(alone)[1]
+    assert any("1 node × 8 devices, 128 tokens on each" in words for words in texts(alone))
     stays = [
-        sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND, skew=skew), "rect"))
-        for skew in (0.0, 1.0)
+        sum("mv-hatch" in m.get("fill", "") for m in marks(exchange(**SEND, **how), "rect"))
+        for how in ({"skew": 1.0}, {"table": True}, {"skew": 1.0, "table": True})
     ]
-    assert stays[0] < 64 <= stays[1], "a device and itself; of even bytes a sentence says all"
+    assert stays[0] < 64 > stays[1], "the table on demand; of even bytes a sentence says all"
+    assert stays[2] >= 64, "a device and itself"
     even = all_to_all(V3.architecture, tokens_per_device=128, nodes=8, devices_per_node=8,
                       copies="expert", dispatch_bits=16)  # fmt: skip
     one = f"Every device sends every other device {si(even.total_bytes[0][1], 'B')}."
-    assert one in texts(exchange(**SEND)) and one in exchange(**SEND).summary
+    assert one in texts(exchange(**SEND, table=True)) and one in exchange(**SEND).summary
     assert exchange(**SEND | dict(nodes=4, node_limit=4)) == exchange(**SEND | dict(nodes=4))
+
+
+def test_the_link_that_all_wait_for_is_the_slower_one_and_the_busiest_device_is_named():
+    # Between nodes at first; with one copy a node and few nodes the links inside are as busy.
+    for how, nodes, each in (("expert", 8, 8), ("node", 2, 8), ("node", 8, 4)):
+        traffic = all_to_all(V3.architecture, tokens_per_device=128, nodes=nodes,
+                             devices_per_node=each, copies=how, dispatch_bits=16)  # fmt: skip
+        near, far = traffic.seconds(160e9, 1e30), traffic.seconds(1e30, 50e9)
+        link = "between nodes" if far > near else "inside a node"
+        picture = exchange(**SEND | dict(copies=how, nodes=nodes, devices_per_node=each))
+        assert texts(picture)[1].startswith(f"For the links {link}: at least ")
+        assert f"wait for the links {link}, " in picture.summary
+    skewed = exchange(**SEND | dict(nodes=4, devices_per_node=4), skew=1.0)
+    times = re.search(r"gets most, ([\d.]+) times", skewed.summary)[1]
+    assert f"busiest: {times}×" in texts(skewed)
+    bars = np.array([float(m.get("width")) for m in marks(skewed, "rect", "#cc79a7")])
+    received = [sum(_bytes(row[i]) for i in (4, 5)) for row in skewed.rows]
+    assert bars == pytest.approx(bars.max() * np.array(received) / max(received), rel=0.02)
+    assert not marks(exchange(**SEND), "rect", "#cc79a7"), "all get as much"
+
+
+def _bytes(words):
+    number, unit = words.split(" ")
+    return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
 
 @pytest.mark.parametrize("how", ["expert", "device", "node"])
@@ -437,9 +478,9 @@ def test_a_link_bounds_until_the_devices_memory_does():
 
 
 def test_the_device_is_named_with_its_source():
-    for draw, values in ((memory_fit, FIT), (decode_batch, STEP), (offloading, LINK)):
+    for draw, setting in ((memory_fit, FIT), (decode_batch, STEP), (offloading, LINK)):
         for name in offered.DEVICES.values():
-            svg = html.unescape(draw(**values | {"device_name": name}).svg)
+            svg = html.unescape(draw(**setting | {"device_name": name}).svg)
             assert f"{name}, {CONFIDENCES[DEVICES[name].confidence]}: " in svg
             assert "prices" not in svg
 

@@ -51,7 +51,7 @@ MOVES = {
         "layer": 2, "source": "synthetic", "skew": 0.0, "seed": 3, "step": 9,
     },
     "Exchange": {
-        "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
+        "table": True, "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
         "copies": "node", "node_limit": 2, "fp8": True, "skew": 0.5, "seed": 7, "step": 3,
         "source": 6,
     },
@@ -94,7 +94,7 @@ MOVES = {
     },
     "TrainingCost": {
         "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
-        "device": "H100 SXM",
+        "device": "H100 SXM", "beside": "power",
     },
 }  # fmt: skip
 # What must stand before a move shows in the picture.
@@ -114,6 +114,8 @@ BEFORE = {
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
     ("TileWalk", "walk"): {"view": "programs"},
+    ("TrainingCost", "watts"): {"beside": "power"},
+    ("TrainingCost", "pue"): {"beside": "power"},
     ("Slots", "priority"): {"top_k": 2},
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},

@@ -28,7 +28,7 @@ from moeviz.pictures.costs.model_map import model_map
 from moeviz.pictures.costs.model_parts import PARTS
 from moeviz.pictures.costs.offloading import LINKS, offloading
 from moeviz.pictures.costs.one_token import STEPS
-from moeviz.pictures.costs.training_cost import COMPARED, training_cost
+from moeviz.pictures.costs.training_cost import COMPARED, TOLD, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
 from moeviz.pictures.kernels.layer_work import Reached, all_experts
@@ -628,13 +628,21 @@ def _costs():
     settings = cycle(((1024, 4, 1), (32768, 16, 1), (1048576, 8, 256)))
     for other, (context, bits, batch) in zip(OTHERS, settings, strict=False):
         yield case(cache_ladder, context=context, bits=bits, batch=batch, other=other)
-    for name, tokens in zip(COMPARED, cycle([1e11, 14.8e12, 1e14]), strict=False):
-        yield case(training_cost, **BILL | dict(chosen=name, tokens=tokens))
+    for name, tokens, told in zip(
+        COMPARED, cycle([1e11, 14.8e12, 1e14]), cycle([*TOLD, "published"]), strict=False
+    ):
+        yield case(training_cost, **BILL | dict(chosen=name, tokens=tokens, beside=told))
     ways = [(1, 0, 0), (4, 2, 0), (8, 4, 0), (4, 2, 1.3), (8, 0, 0)]
     legs = cycle(range(len(STEPS)))
     for copies, (nodes, limit, skew) in product(["expert", "device", "node"], ways):
         options = dict(
-            copies=copies, nodes=nodes, node_limit=limit, skew=skew, seed=3, step=next(legs)
+            copies=copies,
+            nodes=nodes,
+            node_limit=limit,
+            skew=skew,
+            seed=3,
+            step=next(legs),
+            table=copies != "device",
         )
         yield case(exchange, **SEND | options)
     # Each model of 08_hardware with each plan or link that a panel offers, from one device to many,

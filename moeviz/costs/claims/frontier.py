@@ -60,8 +60,10 @@ def gpt4_flops(experts: float, expert_parameters: float, shared_parameters: floa
         Term("FLOPs a token", 2 * active, "2 × active"),
         Term("dense FLOPs a token", 2 * total, "2 × all"),
     )
-    why = f"2 × {active / 1e9:.0f}B active are {2 * active / 1e9:.0f} GFLOP a token: off by 1,000"
-    return Outcome("off", why, 2 * active, terms)
+    why = (
+        f"2 × {active / 1e9:.0f}B active are {2 * active / 1e9:.0f} GFLOP a token: 1,000 times less"
+    )
+    return Outcome("inaccurate", why, 2 * active, terms)
 
 
 def counted(name: str, total: float, active: float) -> Outcome:
@@ -91,7 +93,7 @@ def v3_sizes() -> Outcome:
 @FRONTIER.claim(
     "DeepSeek-V3 and Extreme Sparsity",
     "DeepSeek-V3: below 6 % active, 256 routed and 1 shared expert, top-8, 61 layers",
-    "active / all", "config.json", stated=0.06, unit="share")  # fmt: skip
+    "active parameters / all parameters", "config.json", stated=0.06, unit="share")  # fmt: skip
 def v3_structure() -> Outcome:
     model = shape_of(V3)
     moe, share = model.moe, active_share(model)
@@ -103,7 +105,8 @@ def v3_structure() -> Outcome:
 @FRONTIER.claim(
     "DeepSeek-V3 and Extreme Sparsity",
     "Latent attention cuts the key-value cache by a factor of 57",
-    "elements of the baseline / (512 + 64)", "DeepSeek-V2, 2405.04434, table 9",
+    "numbers that full heads keep of a token / the 512 + 64 of latent attention",
+    "DeepSeek-V2, 2405.04434, table 9",
     Assumption("baseline_groups", 128, "heads", "key heads of the baseline", 1, 256),
     Assumption("baseline_width", 128, "", "width of the baseline's keys and values", 1, 1024),
     stated=57, unit="times")  # fmt: skip
@@ -150,8 +153,8 @@ def qwen25_max_sizes() -> Outcome:
 
 FRONTIER.fact(
     "qwen25_max_cost", "Qwen2.5-Max, table",
-    "Qwen2.5-Max: 128K context, about $12M, up to 40 % faster than dense", "none", "none",
-    "unverifiable", "no primary source; the API offered 32K")  # fmt: skip
+    "Qwen2.5-Max: 128K context, about $12M, up to 40 % faster than dense", "nothing to compute",
+    "none", "unverifiable", "no primary source; the API offered 32K")  # fmt: skip
 FRONTIER.fact(
     "qwen25_max_tokens", "Qwen2.5-Max", "Qwen2.5-Max was trained on over 20T tokens",
     "what its maker says", "Qwen's announcement", "holds", "the announcement says so")  # fmt: skip
@@ -211,7 +214,7 @@ def cost_per_trillion(v3_usd_per_hour: float, llama_usd_per_hour: float) -> Outc
 
 @FRONTIER.claim(
     "The Efficiency Frontier", "V3 took an order of magnitude fewer hours than Llama",
-    "hours over hours", "both cards", stated=10, unit="times")  # fmt: skip
+    "Llama's hours / V3's hours", "both cards", stated=10, unit="times")  # fmt: skip
 def order_of_magnitude() -> Outcome:
     ratio = published(LLAMA, "device_hours") / published(V3, "device_hours")
     terms = (Term("hours, Llama over V3", ratio, "30.84M / 2.788M"),)
@@ -220,7 +223,8 @@ def order_of_magnitude() -> Outcome:
 
 @FRONTIER.claim(
     "The Efficiency Frontier, table", "DeepSeek-V3's context is 131,072 tokens, at most 160K",
-    "max_position_embeddings", "config.json", stated=163840, unit="tokens")  # fmt: skip
+    "the longest context that the config allows", "config.json",
+    stated=163840, unit="tokens")  # fmt: skip
 def v3_context() -> Outcome:
     longest = shape_of(V3).context_tokens or 0
     why = f"the config allows {longest:,}, 160 × 1,024; 131,072 are served"

@@ -10,9 +10,9 @@ from moeviz.costs.cost.money import cost_usd
 from moeviz.costs.known.models import published
 from moeviz.costs.shape.terms import Term, Total
 
-# "holds"; "off": wrong in a figure, a unit or a condition that was left out; "contradicted" by the
-# sum or by the source itself; "unverifiable": nothing to test it against.
-Verdict = Literal["holds", "off", "contradicted", "unverifiable"]
+# "holds"; "inaccurate": wrong in a figure, a unit or a condition that was left out; "contradicted"
+# by the sum or by the source itself; "unverifiable": nothing to test it against.
+Verdict = Literal["holds", "inaccurate", "contradicted", "unverifiable"]
 VERDICTS = get_args(Verdict)
 
 # Four public articles on sparse models, by what they call themselves or how they begin.
@@ -96,8 +96,8 @@ class Article:
 
 
 def holds_if(condition: bool) -> Verdict:
-    """ "holds", or else "off"."""
-    return "holds" if condition else "off"
+    """ "holds", or else "inaccurate"."""
+    return "holds" if condition else "inaccurate"
 
 
 def within(value: float, stated: float, tolerance: float) -> bool:

@@ -77,14 +77,14 @@ def dropping_degrades(figures: dict[str, Any], severe: float) -> Outcome:
         f"differs by {gap.mean:+z.3f} nats per token ({interval(gap)})"
     )
     if gap.high < severe:
-        return Outcome("off", f"in our small model {what}", gap.mean, terms)
+        return Outcome("inaccurate", f"in our small model {what}", gap.mean, terms)
     verdict = holds_if(True) if gap.low >= severe else "unverifiable"
     return Outcome(verdict, f"in our small model {what}", gap.mean, terms)
 
 
 @SURVEY.claim(
     "Expert Choice", "Expert Choice guarantees perfect load balancing",
-    "MaxVio of the experts; tokens that no expert takes",
+    "the busiest expert over the mean, minus 1 (MaxVio); tokens that no expert takes",
     f"{COLLAPSE}; 05_capacity counts the tokens",
     unit="MaxVio")  # fmt: skip
 @of_run("collapse")
@@ -97,12 +97,12 @@ def expert_choice_balance(figures: dict[str, Any]) -> Outcome:
         f"of the experts: their MaxVio is {violation:.2f}; of the tokens not: some are taken by "
         "several experts and some by none"
     )
-    return Outcome("off", why, violation, terms)
+    return Outcome("inaccurate", why, violation, terms)
 
 
 @SURVEY.claim(
     "Auxiliary-loss-free routing", "A bias for each expert enforces strict load balancing",
-    "MaxVio of training's last 50 steps, in the least even layer",
+    "the busiest expert over the mean, minus 1 (MaxVio): the least even layer, last 50 steps",
     f"{COLLAPSE}: two layers of 16 experts, top-1, sign bias, 300 steps",
     Assumption("strict", 0.05, "MaxVio", "unevenness that still counts as strict", 0.0, 1),
     unit="MaxVio")  # fmt: skip

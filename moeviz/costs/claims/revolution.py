@@ -34,7 +34,7 @@ def arxiv_number(upload_year: float, upload_month: float) -> Outcome:
 
 @REVOLUTION.claim(
     "opening", "1.6T parameters with 1 % active reach 99.3 % of a dense baseline",
-    "6 N D of the dense baseline, in H100 hours",
+    "6 FLOPs × parameters × tokens of the dense baseline, in H100 hours",
     "Kaplan et al., 2001.08361; the Pile has about 300B tokens",
     Assumption("tokens", 300e9, "tokens", "tokens that the baseline is trained on", 1e9, 1e14),
     Assumption("utilisation", 0.4, "share of peak", "share of the peak reached (MFU)", 0.05, 1),
@@ -76,7 +76,7 @@ def hundredfold(factor: float) -> Outcome:
         f"and {limit:.0f} without any routed expert (Amdahl's law), Switch-C "
         f"{ratio[SWITCH]:.0f}; and nobody shows equal quality at the hundredth of a cost"
     )
-    return Outcome("off", why, ratio[V3], terms)
+    return Outcome("inaccurate", why, ratio[V3], terms)
 
 
 @REVOLUTION.claim(
@@ -95,7 +95,8 @@ def unprecedented(**claimed: float) -> Outcome:
 
 
 @REVOLUTION.claim(
-    "opening", "Inferrix-72B cost about $4.2M", "tokens that the money buys", "6 N D",
+    "opening", "Inferrix-72B cost about $4.2M", "tokens that the money buys",
+    "6 FLOPs × parameters × tokens",
     price(2), Assumption("tflops_per_s", 400, "TFLOP/s", "speed that a device reaches", 10, 5000),
     unit="tokens")  # fmt: skip
 def inferrix_cost(usd_per_hour: float, tflops_per_s: float) -> Outcome:
@@ -108,7 +109,7 @@ def inferrix_cost(usd_per_hour: float, tflops_per_s: float) -> Outcome:
     bought = f"the money buys {tokens / 1e12:.1f}T tokens"
     # Chinchilla's 20 tokens a parameter (2203.15556) is the least that anyone would train on.
     if tokens < 20 * 72e9:
-        return Outcome("off", f"{bought}, fewer than 20 a parameter", tokens, terms)
+        return Outcome("inaccurate", f"{bought}, fewer than 20 a parameter", tokens, terms)
     why = f"no trace of the model; {bought}, so it is plausible"
     return Outcome("unverifiable", why, tokens, terms)
 
@@ -141,7 +142,7 @@ def nine_figures(usd_per_hour: float) -> Outcome:
         return Outcome("holds", why, usd.total, usd.terms)
     run = f"V3's final run cost ${usd.total / 1e6:.1f}M"
     why = f"{run}; only staff, research and machines cost more"
-    return Outcome("off", why, usd.total, usd.terms)
+    return Outcome("inaccurate", why, usd.total, usd.terms)
 
 
 @REVOLUTION.claim(
@@ -162,4 +163,4 @@ def flops_are_energy(gpt3_mwh: float) -> Outcome:
         f"GLaM took half the FLOPs a token on twice the tokens, as many in all, and {ratio:.2f} of "
         "the energy: newer chips saved it, not fewer FLOPs"
     )
-    return Outcome("off", why, ratio, terms)
+    return Outcome("inaccurate", why, ratio, terms)

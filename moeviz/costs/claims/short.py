@@ -18,7 +18,8 @@ GPT3 = shape_of("GPT-3 175B")
 
 @BEACON.claim(
     "third paragraph", "A single pass through GPT-3 costs roughly $2.5M",
-    "forward FLOPs / (A100 peak × MFU) × price", "counted from GPT-3's sizes",
+    "FLOPs of a pass / (an A100's peak × the share of it that is reached) × price",
+    "counted from GPT-3's sizes",
     Assumption("tokens", 2048, "tokens", "tokens that pass through", 1, 1e14),
     Assumption("utilisation", 0.3, "share of peak", "share of the peak reached (MFU)", 0.01, 1),
     price(1.5, "price of an A100 hour"),
@@ -54,8 +55,8 @@ def switch_tenth(t5_xxl_flops: float) -> Outcome:
 
 BEACON.fact(
     "tenth_for_nine_tenths", "second paragraph",
-    "Models use 10 % of their parameters for 90 % of tasks", "none", "none", "unverifiable",
-    "no source is given and none is found")  # fmt: skip
+    "Models use 10 % of their parameters for 90 % of tasks", "nothing to compute", "none",
+    "unverifiable", "no source is given and none is found")  # fmt: skip
 BEACON.fact(
     "activation_beacon", "second paragraph",
     "An activation beacon identifies the experts for an input", "what the name stands for",

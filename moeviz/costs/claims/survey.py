@@ -54,8 +54,8 @@ def gpt3_multiply_adds() -> Outcome:
         Term("multiply-adds", count, "one for each parameter"),
         Term("FLOPs", 2 * count, "two for each multiply-add"),
     )
-    why = f"{count / 1e9:.1f}G multiply-adds, which are {2 * count / 1e9:.0f}G FLOPs: off by 2"
-    return Outcome("off", why, count, terms)
+    why = f"{count / 1e9:.1f}G multiply-adds: the {2 * count / 1e9:.0f}G are FLOPs, two for each"
+    return Outcome("inaccurate", why, count, terms)
 
 
 @SURVEY.claim(
@@ -82,7 +82,7 @@ def ffn_share() -> Outcome:
 
 @SURVEY.claim(
     "The Dense Scaling Bottleneck", "Training a massive dense model draws tens of megawatts",
-    "devices × watts × PUE", "Llama 3.1's card: 16,000 H100 at 700 W",
+    "devices × watts × what the building adds (PUE)", "Llama 3.1's card: 16,000 H100 at 700 W",
     Assumption("devices", 16000, "devices", "devices in the cluster", 1, 1e6),
     Assumption("watts", 700, "W", "power of one device", 10, 2000),
     Assumption("pue", 1.0, "", "power usage effectiveness", 1, 3),
@@ -111,7 +111,7 @@ def capacity_formula(top_k: float, capacity_factor: float) -> Outcome:
     if top_k == 1:
         return Outcome("holds", "with one expert a token there is one assignment", needed, terms)
     why = f"right for top-1 alone: with top-{top_k:g} there are {top_k:g} assignments a token"
-    return Outcome("off", why, needed, terms)
+    return Outcome("inaccurate", why, needed, terms)
 
 
 SURVEY.fact(
@@ -124,7 +124,7 @@ SURVEY.fact(
 @SURVEY.claim(
     "Structural Foundations of Mixture-of-Experts",
     "Experts that are not selected are not loaded",
-    "E (1 - (1 - K/E)^B) experts touched by a batch", "even routing",
+    "how many experts a batch touches when each token picks its own at random", "even routing",
     Assumption("batch", 32, "tokens", "tokens decoded together", 1, 4096),
     stated=8, unit="experts of V3")  # fmt: skip
 def unselected_not_loaded(batch: float) -> Outcome:
@@ -132,14 +132,14 @@ def unselected_not_loaded(batch: float) -> Outcome:
     touched = distinct_experts(experts, V3.moe.top_k, batch)
     verdict, why = holds_if(True), "one token loads its own experts alone"
     if batch != 1:
-        verdict = "off"
+        verdict = "inaccurate"
         why = f"a batch of {batch:g} tokens loads {touched.total:.0f} of V3's {experts} experts"
     return Outcome(verdict, why, touched.total, touched.terms)
 
 
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck", "As little as 2 to 5 % of parameters are active",
-    "active / all", "counted", stated=0.02, unit="share")  # fmt: skip
+    "active parameters / all parameters", "counted", stated=0.02, unit="share")  # fmt: skip
 def few_percent_active() -> Outcome:
     names = ("Kimi K2", "DeepSeek-V4-Pro", "Llama 4 Maverick", "gpt-oss-120b", "Qwen3-Next-80B-A3B")
     terms = tuple(Term(name, active_share(shape_of(name)).total, "active / all") for name in names)
@@ -152,7 +152,8 @@ def few_percent_active() -> Outcome:
 @SURVEY.claim(
     "The Memory Bandwidth Bottleneck",
     "Dense models are bound by compute, sparse ones almost only by memory",
-    "peak / bandwidth, times E/K for experts, against the batch", "roofline of an H100",
+    "the batch, beside the one from which arithmetic takes longer than reading the weights",
+    "roofline of an H100",
     Assumption("batch", 32, "tokens", "tokens in one step", 1, 1e5),
     unit="tokens a step")  # fmt: skip
 def dense_compute_bound(batch: float) -> Outcome:
@@ -187,7 +188,7 @@ def all_in_vram(host_gb_per_s: float) -> Outcome:
         f"the article itself speaks of offloading: from host memory V3 runs at up to {rate:.0f} "
         "tokens/s, measured 8.7 with 14 GB on the GPU and 382 GB beside it"
     )
-    return Outcome("off", why, rate, terms)
+    return Outcome("inaccurate", why, rate, terms)
 
 
 @SURVEY.claim(
@@ -204,13 +205,14 @@ def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     if devices > 1:
         return Outcome("holds", f"{size / 1e9:.0f} GB take {devices} devices", devices, terms)
     why = f"{size / 1e9:.0f} GB fit one device, with next to no room for a cache"
-    return Outcome("off", why, devices, terms)
+    return Outcome("inaccurate", why, devices, terms)
 
 
 @SURVEY.claim(
     "Granularity and the Shared Expert Paradigm",
     "256 small experts instead of 8 massive ones cost no extra compute",
-    "top_k × width before and after; the router's share", "DeepSeek-V3's config",
+    "experts of a token × their width, before and after; the router's share",
+    "DeepSeek-V3's config",
     Assumption("coarse_top_k", 1, "experts", "coarse experts that a token visits", 1, 8),
     Assumption("coarse_width", 8 * 2048, "", "width of a coarse expert", 1, 1e6),
     unit="share")  # fmt: skip
@@ -223,6 +225,6 @@ def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
     )
     if coarse_top_k * coarse_width < 0.9 * width:
         why = f"{coarse_top_k:g} experts of {coarse_width:g} were less work than V3's 8"
-        return Outcome("off", why, share, terms)
+        return Outcome("inaccurate", why, share, terms)
     why = f"as long as top_k × width stays: the larger router takes {percent(share, 2)} of V3"
     return Outcome("holds", why, share, terms)

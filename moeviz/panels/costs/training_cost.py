@@ -10,6 +10,7 @@ from moeviz.pictures.costs.training_cost import (
     COMPARED,
     MFUS,
     PRICES,
+    TOLD,
     TRILLIONS,
     published_setting,
     training_cost,
@@ -52,7 +53,10 @@ class TrainingCost(Panel):
                     "mfu": slider("MFU", [(percent(v), v) for v in MFUS], 0.39),
                     "price": slider("An hour", [(f"${v:.2f}", v) for v in PRICES], 2.0),
                 },
-                {"device": choice("Device", devices, "H800 SXM", "64px")},
+                {
+                    "device": choice("Device", devices, "H800 SXM", "64px"),
+                    "beside": choice("Beside", [(w, n) for n, w in TOLD.items()], "sum", "120px"),
+                },
                 {
                     "watts": whole_slider("Watts", 100, 1500, 700, step=50),
                     "pue": slider("PUE", [(f"{v:.2f}", v) for v in PUES], 1.1),
@@ -61,7 +65,7 @@ class TrainingCost(Panel):
         )
 
     def draw(self) -> Picture | None:
-        model, trillions, mfu, price, device, watts, pue = self.values.values()
+        model, trillions, mfu, price, device, beside, watts, pue = self.values.values()
         picture = training_cost(
             chosen=model,
             tokens=trillions * 1e12,
@@ -70,5 +74,6 @@ class TrainingCost(Panel):
             usd_per_hour=price,
             watts=watts,
             pue=pue,
+            beside=beside,
         )
         return self.shown(picture)

@@ -15,7 +15,8 @@ from moeviz.pictures.plot import bands, box, knob, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, ink_on, text_width
 
 WIDTH, LINE, FACT = 470.0, 17.0, 19.0
-STRIPS, STRIP, EDGE = 84.0, 70.0, 16.0  # the first strip, the next, the room for a knob at an end
+VERDICT = 50.0  # where the verdict stands, under the claim
+STRIP, EDGE = 70.0, 16.0  # from a strip to the next, the room for a knob at an end
 TOP = 98.0  # where the list begins
 SLIDERS = ("first", "second", "third")  # the panel's names for what a claim assumes, no more
 STEPS = 20
@@ -25,13 +26,13 @@ Steps = tuple[tuple[float, Evaluation], ...]  # values, each with what is found 
 # A colour and a sign each: never colour alone.
 STYLES = {
     "holds": ("#009e73", "✓"),
-    "off": ("#e69f00", "≈"),
+    "inaccurate": ("#e69f00", "≈"),
     "contradicted": ("#d55e00", "✗"),
     "unverifiable": ("#6e6e6e", "?"),
 }
 MEANINGS = {
     "holds": "the sum agrees",
-    "off": "a figure, a unit or a condition is wrong or left out",
+    "inaccurate": "a figure, a unit or a condition is wrong or left out",
     "contradicted": "the sum or the source itself says otherwise",
     "unverifiable": "there is nothing to test it against",
 }
@@ -100,12 +101,12 @@ def claims(chosen: str, assumed: Mapping[str, float]) -> Picture:
     finding = evaluate(CLAIMS[chosen], **assumed)
     own = {name: evaluate(name) for name in CLAIMS}
     strips = _strips(finding)
-    under = STRIPS + STRIP * len(strips)
     # What stands under the reasons keeps its place while an assumption is dragged.
     along = [finding, *(found for steps in strips for _, found in steps)]
-    facts, y = _facts(finding), under + 46 + LINE * max(len(_reasons(found)) for found in along)
+    top = VERDICT + max(34.0, LINE * max(len(_reasons(found)) for found in along)) + 28
+    facts, y = _facts(finding), top + 50 + STRIP * len(strips)
     svg = Svg(WIDTH, y + FACT * len(facts), "The ledger of claims", sentence(finding))
-    _claim(svg, finding, strips, under)
+    _claim(svg, finding, strips, top)
     for i, (name, words) in enumerate(facts):
         svg.text(0, y + FACT * i, name, fill=MUTED)
         svg.text(72, y + FACT * i, words, bold=name == "computed")
@@ -138,23 +139,25 @@ def _reasons(found: Evaluation) -> list[str]:
     return textwrap.wrap(found.why, 40)
 
 
-def _claim(svg: Svg, found: Evaluation, strips: Sequence[Steps], under: float) -> None:
-    """What is claimed, a strip for each assumption, and under them the verdict that follows."""
+def _claim(svg: Svg, found: Evaluation, strips: Sequence[Steps], top: float) -> None:
+    """What is claimed, the verdict with its reason, and a strip for each assumption from `top`
+    on."""
     claim = found.claim
     number = [*CLAIMS].index(claim.id) + 1
     for i, words in enumerate(textwrap.wrap(f"{number} · {claim.text}", 56)):
         svg.text(0, 16 + 19 * i, words, size=14, bold=True)
+    colour, sign = STYLES[found.verdict]
+    box(svg, 0, VERDICT, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
+    lines = _reasons(found)
+    paragraph(svg, 186, VERDICT + (13 if len(lines) > 1 else 21), lines, LINE)
     words = "Drag what is assumed until the verdict tips:"
     if not claim.assumptions:
         words = "Nothing is assumed here: the figures are published or counted."
-    svg.text(0, 62, words, fill=MUTED)
+    svg.text(0, top, words, fill=MUTED)
     values = dict(found.assumptions)
     for i, (assumption, steps) in enumerate(zip(claim.assumptions, strips, strict=True)):
-        _strip(svg, STRIPS + STRIP * i, SLIDERS[i], assumption, values[assumption.name], steps)
-    colour, sign = STYLES[found.verdict]
-    box(svg, 0, under, 172, 34, colour, f"{sign} {found.verdict}", size=15, bold=True, radius=4)
-    lines = _reasons(found)
-    paragraph(svg, 186, under + (13 if len(lines) > 1 else 21), lines, LINE)
+        y = top + 24 + STRIP * i
+        _strip(svg, y, SLIDERS[i], assumption, values[assumption.name], steps)
 
 
 def _facts(found: Evaluation) -> list[tuple[str, str]]:
@@ -246,14 +249,14 @@ def _verdicts(svg: Svg, own: Mapping[str, Evaluation], chosen: str) -> None:
         colour, sign = STYLES[verdict]
         alike = [name for name, f in own.items() if f.verdict == verdict]
         words = f"{len(alike)} {verdict}"
-        wide = 0.93 * text_width(words, SMALLEST) + 36
+        wide = 0.93 * text_width(words, SMALLEST) + 27
         tip = f"{words}: {MEANINGS[verdict]}"
         with svg.thing(tip=tip, press={"claim": alike[0]}):
             edge = {"stroke": INK, "stroke_width": 2} if verdict == chosen else {"stroke": RULE}
             svg.rect(x, 27, wide, 26, "none", radius=4, **edge)
-            box(svg, x + 5, 32, 16, 16, colour, sign)
-            svg.text(x + 27, 44, words, bold=verdict == chosen)
-        x += wide + 6
+            box(svg, x + 4, 32, 15, 16, colour, sign)
+            svg.text(x + 23, 44, words, bold=verdict == chosen)
+        x += wide + 4
     svg.text(0, 74, f"{chosen}: {MEANINGS[chosen]}", fill=MUTED)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import get_args
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copi
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.costs.one_token import (
     BETWEEN,
+    WAY_HEIGHT,
+    WAY_TOP,
     WITHIN,
     WORDS,
     chosen_experts,
@@ -22,15 +23,16 @@ from moeviz.pictures.costs.one_token import (
     way_of,
 )
 from moeviz.pictures.plot import box, heading, heat_bar, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, si
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.words import percent
 
-# One token's way; beside it what all of them add up to, and who sends to whom.
-WIDTH, HEIGHT, SUMS = 560.0, 536.0, 380.0
-LEFT, TOP, SIDE = 56.0, 310.0, 228.0
+# What all tokens add up to, and one token's way; on demand, beside it, who sends to whom.
+WIDTH, SUMS = 560.0, 380.0
+LEFT, TOP, SIDE = 56.0, 70.0, 228.0
 # Bytes a second of one device, one direction: usable NVLink and InfiniBand of an H800 as DeepEP's
 # README gives them, a figure of its makers.
 LINK, NETWORK = 160e9, 50e9
+FREE = 1e30  # of a link that nobody waits for
 # How a token travels, in two lines for each way.
 WAY_OF: dict[Copies, tuple[str, str]] = {
     "expert": (
@@ -55,13 +57,15 @@ COLUMNS = (
 @dataclass(frozen=True)
 class Sent:
     """A way to send, with its sums: over 64 devices they are worth computing once. near, far:
-    bytes inside nodes and between them; seconds: the least."""
+    bytes inside nodes and between them; seconds: the least, in all, inside, between."""
 
     label: Copies
     traffic: Traffic
     near: float
     far: float
     seconds: float
+    near_seconds: float
+    far_seconds: float
 
     def copies(self, size: float, tokens: int) -> float:
         """Of one token, the copies that such bytes are, each with its result."""
@@ -92,9 +96,11 @@ def visits(num_experts: int, top_k: int, skew: float, seed: int) -> tuple[float,
 def exchange(
     *, model_name: str, nodes: int, devices_per_node: int, tokens: int, copies: Copies,
     node_limit: int, fp8: bool, skew: float = 0.0, seed: int = 0, step: int = 0, source: int = 1,
+    table: bool = False,
 ) -> Picture:  # fmt: skip
-    """The way of one token of device `source` at a step of one_token.STEPS; beside it the bytes of
-    all tokens, dispatch and combine together, and who sends them to whom.
+    """Which links all wait for, and the way of one token of device `source` at a step of
+    one_token.STEPS. table: beside it the bytes of all tokens, dispatch and combine together, and
+    who sends them to whom.
 
     node_limit: nodes that a token may visit; 0: no limit. It is left out under skewed routing,
     where only visits of single experts are known. seed: of the one token, and of which experts are
@@ -113,32 +119,55 @@ def exchange(
             dispatch_bits=dispatch_bits, share_E=share_E,
         )  # fmt: skip
         near, far = traffic.within_node_bytes, traffic.between_nodes_bytes
-        return Sent(how, traffic, near, far, traffic.seconds(LINK, NETWORK))
+        return Sent(
+            how, traffic, near, far, traffic.seconds(LINK, NETWORK), traffic.seconds(LINK, FREE),
+            traffic.seconds(FREE, NETWORK),
+        )  # fmt: skip
 
     plainest, chosen = sent("expert", None, BF16_COMBINE_BITS), sent(copies, limit, bits)
-    summary = _summary(model_name, chosen, plainest, step)
-    svg = Svg(WIDTH, HEIGHT, "All-to-all traffic", summary)
+    bytes_RC = _sent_between(chosen.traffic)
+    summary = _summary(model_name, chosen, plainest, bytes_RC, step)
+    svg = Svg(WIDTH, WAY_TOP + WAY_HEIGHT + 50, "All-to-all traffic", summary)
     precision = "FP8 + scales" if fp8 else "BF16"
     reach = f"at most {limit} nodes a token" if limit else "any node"
     routing = f"skew {skew:g}" if skew else "even routing"
     machine = f"{nodes} {'node' if nodes == 1 else 'nodes'} × {devices_per_node} devices"
-    heading(svg, f"{model_name}, one MoE layer", f"{machine}, {tokens:,} tokens on each")
+    heading(svg, "Which link do all wait for when tokens go to their experts?")
+    svg.text(0, 38, _outcome(chosen), bold=True)
+    where = f"{model_name}, one MoE layer · {machine}, {tokens:,} tokens on each"
     note = f"dispatch in {precision}, combine in BF16 · {reach} · {routing}"
-    svg.text(0, 56, note, fill=MUTED)
-    _ways(svg, copies)
+    paragraph(svg, 0, 57, (where, note), fill=MUTED)
+    _times(svg, chosen, plainest, tokens, nodes)
     experts = chosen_experts(moe, nodes, limit, share_E, seed)
     way = way_of(experts, moe.num_experts, nodes, devices_per_node, copies, source)
-    draw_way(svg, way, chosen.traffic, step)
-    bytes_RC = _sent_between(chosen.traffic)
+    received_C = np.nansum(bytes_RC, axis=0)
+    uneven = received_C.max() > 1.01 * received_C.mean()
+    draw_way(svg, way, chosen.traffic, step, received_C if uneven else None)
+    speeds = f"H800, official (DeepEP): {LINK / 1e9:g} GB/s inside, {NETWORK / 1e9:g} GB/s between"
+    notes = (*WAY_OF[copies], f"{speeds} nodes, for each device.")
+    paragraph(svg, 0, WAY_TOP + WAY_HEIGHT + 4, notes, fill=MUTED)
+    if table:
+        _who_sends(svg, bytes_RC, nodes, source)
+    return svg.picture(COLUMNS, _table(chosen.traffic))
+
+
+def _outcome(chosen: Sent) -> str:
+    """Where the longest wait is."""
+    return f"For the links {_link(chosen)}: at least {_time(chosen.seconds)}."
+
+
+def _link(chosen: Sent) -> str:
+    return "between nodes" if chosen.far_seconds > chosen.near_seconds else "inside a node"
+
+
+def _who_sends(svg: Svg, bytes_RC: np.ndarray, nodes: int, source: int) -> None:
     is_even = _is_even(bytes_RC)
     side = svg.beside(SUMS, TOP + (16 if is_even else SIDE + 28))
-    _totals(side, chosen, plainest, tokens, nodes)
-    side.text(0, TOP - 42, "Who sends how much to whom", bold=True)
+    side.text(0, 16, "Who sends how much to whom, all tokens", size=14, bold=True)
     if is_even:
-        side.text(0, TOP - 20, _each_to_each(bytes_RC))
+        side.text(0, 44, _each_to_each(bytes_RC))
     else:
         _matrix(side, bytes_RC, nodes, source)
-    return svg.picture(COLUMNS, _table(chosen.traffic))
 
 
 def _sent_between(traffic: Traffic) -> np.ndarray:
@@ -157,40 +186,54 @@ def _each_to_each(bytes_RC: np.ndarray) -> str:
     return f"Every device sends every other device {si(float(np.nanmax(bytes_RC)), 'B')}."
 
 
-def _ways(svg: Svg, chosen: Copies) -> None:
-    """The three ways to send, which are pressed."""
-    svg.text(0, 89, "A copy for", bold=True)
-    for i, how in enumerate(get_args(Copies)):
-        with svg.thing(tip=f"One copy for each {how}", press={"copies": how}):
-            colour, edge = ("#0072b2", "#0072b2") if how == chosen else ("none", RULE)
-            box(svg, 84 + 126 * i, 70, 114, 28, colour, f"each {how}", size=13,
-                bold=how == chosen, radius=6, stroke=edge)  # fmt: skip
-    paragraph(svg, 0, 118, WAY_OF[chosen], fill=MUTED)
-
-
-def _summary(name: str, chosen: Sent, plainest: Sent, step: int) -> str:
+def _summary(name: str, chosen: Sent, plainest: Sent, bytes_RC: np.ndarray, step: int) -> str:
     sentence = (
-        f"{name}: one layer moves {si(chosen.near, 'B')} inside nodes and {si(chosen.far, 'B')} "
-        f"between them, in at least {_time(chosen)} on H800s."
+        f"{name}: all wait for the links {_link(chosen)}, at least {_time(chosen.seconds)} on "
+        f"H800s. One layer moves {si(chosen.near, 'B')} inside nodes and {si(chosen.far, 'B')} "
+        "between them."
     )
     saved = 1 - chosen.far / plainest.far if plainest.far else 0.0
     if saved:
         more = "less" if saved > 0 else "more"
         sentence += f" Between nodes {percent(abs(saved))} {more} than a BF16 copy for each expert."
-    bytes_RC, each = _sent_between(chosen.traffic), chosen.traffic.devices_per_node
     received_C = np.nansum(bytes_RC, axis=0)
     most = received_C.max() / received_C.mean()
     if _is_even(bytes_RC):
         sentence += f" {_each_to_each(bytes_RC)}"
     elif most > 1.01:
-        busiest = device_name(int(received_C.argmax()), each).capitalize()
-        sentence += f" {busiest} gets most, {most:.1f} times the mean: all wait for it."
+        name = device_name(int(received_C.argmax()), chosen.traffic.devices_per_node).capitalize()
+        sentence += f" {name} gets most, {most:.1f} times the mean: all wait for it."
     return f"{sentence} One token: {WORDS[step][0].lower()}{WORDS[step][1:]}"
 
 
-def _time(way: Sent) -> str:
-    micro = way.seconds * 1e6
+def _time(seconds: float) -> str:
+    micro = seconds * 1e6
     return f"{micro:.3g} µs" if micro < 1000 else f"{micro / 1000:.3g} ms"
+
+
+def _times(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> None:
+    """How long the busiest link of each kind needs, and what goes over all of them; once the way is
+    another, the line of one BF16 copy for each expert."""
+    rows = [
+        (BETWEEN, chosen.far_seconds, plainest.far_seconds, chosen.far),
+        (WITHIN, chosen.near_seconds, plainest.near_seconds, chosen.near),
+    ][nodes == 1 :]
+    most = max(max(own, base) for _, own, base, _ in rows) or 1.0
+    for i, (key, own, base, size) in enumerate(rows):
+        y = 108.0 + 28 * i
+        copies = f"{chosen.copies(size, tokens):.2f} copies a token"
+        tip = f"{key.name}: {_time(own)}, {si(size, 'B')}, {copies}, each with its result"
+        with svg.thing(key.name, tip=tip):
+            legend(svg, 0, y, (key,))
+            box(svg, 116, y - 14, 140 * own / most, 20, key.colour, hatched=key.hatched)
+            words = f"{_time(own)} · {si(size, 'B')} · {copies}"
+            svg.text(WIDTH, y, words, anchor="end", bold=own == max(row[1] for row in rows))
+            if chosen.traffic != plainest.traffic:
+                at = 116 + 140 * base / most
+                svg.line(at, y - 18, at, y + 10, stroke=INK, width=2)
+    if chosen.traffic != plainest.traffic:
+        svg.line(5, 154, 5, 168, stroke=INK, width=2)
+        svg.text(16, 166, "one BF16 copy for each expert, any node")
 
 
 def _matrix(svg: Svg, bytes_RC: np.ndarray, nodes: int, source: int) -> None:
@@ -237,36 +280,6 @@ def _pair_words(block: np.ndarray, row: int, column: int, unit: str) -> str:
         return f"{unit} {row}: what stays there crosses no link"
     ends = f"inside {unit} {row}" if row == column else f"{unit} {row} to {unit} {column}"
     return f"{ends}: {si(float(np.nansum(block)), 'B')}"
-
-
-def _totals(svg: Svg, chosen: Sent, plainest: Sent, tokens: int, nodes: int) -> None:
-    """What the chosen way adds up to, and, once it is another, the line of one BF16 copy for each
-    expert."""
-    svg.text(0, 16, "All tokens of all devices", size=14, bold=True)
-    rows = [(WITHIN, chosen.near, plainest.near), (BETWEEN, chosen.far, plainest.far)]
-    rows = rows[: 1 + (nodes > 1)]
-    most = max(max(size, base) for _, size, base in rows) or 1.0
-    for i, (key, size, base) in enumerate(rows):
-        y = 44.0 + 62 * i
-        copies = f"{chosen.copies(size, tokens):.2f} copies a token"
-        with svg.thing(key.name, tip=f"{key.name}: {si(size, 'B')}, {copies}"):
-            legend(svg, 0, y, (key,))
-            svg.text(SUMS, y, f"{copies}, each with its result", anchor="end", fill=MUTED)
-            width = (SUMS - 80) * size / most
-            box(svg, 0, y + 10, width, 22, key.colour, hatched=key.hatched)
-            svg.text(SUMS, y + 26, si(size, "B"), bold=True, anchor="end")
-            if chosen.traffic != plainest.traffic:
-                at = (SUMS - 80) * base / most
-                svg.line(at, y + 6, at, y + 36, stroke=INK, width=2)
-    if chosen.traffic != plainest.traffic:
-        svg.line(5, 158, 5, 174, stroke=INK, width=2)
-        svg.text(16, 171, "one BF16 copy for each expert, any node")
-    svg.text(0, 200, f"Time at least {_time(chosen)}", bold=True)
-    notes = (
-        f"The busiest link: {LINK / 1e9:g} GB/s inside and {NETWORK / 1e9:g} GB/s between",
-        "nodes (H800, confidence official: DeepEP).",
-    )
-    paragraph(svg, 0, 220, notes, fill=MUTED)
 
 
 def _table(traffic: Traffic) -> Iterator[tuple[object, ...]]:

@@ -28,7 +28,10 @@ WAITS = {"spread": "cross", "return": "gather"}  # what came in the step before 
 TOKEN, EXPERT = "#0072b2", "#e69f00"
 WITHIN = Key("inside nodes", "#56b4e9", mark="box")
 BETWEEN = Key("between nodes", "#d55e00", mark="box", hatched=True)
-LEFT, STAGES_TOP, TOP, TALL = 74.0, 150.0, 212.0, 216.0
+LEFT, TALL = 74.0, 216.0
+WAY_TOP, WAY_HEIGHT = 180.0, 398.0  # of a token's way within its picture
+STAGES_TOP, TOP = WAY_TOP, WAY_TOP + 62
+BUSY = "#cc79a7"
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,12 @@ def way_of(
     return Way(source, held, tuple(legs))
 
 
-def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
+def draw_way(
+    svg: Svg, way: Way, traffic: Traffic, step: int, received_C: np.ndarray | None
+) -> None:
     """Nodes as columns of devices, and the copies that travel in this step; each has come from
-    where its line begins. Those that came before have no line."""
+    where its line begins. Those that came before have no line. received_C: bytes that each device
+    gets of all tokens, where some get more than others: a bar under it."""
     per_node = traffic.devices_per_node
     nodes = traffic.devices // per_node
     sets = {name: {"step": i} for i, name in enumerate(STEPS)}
@@ -140,9 +146,30 @@ def draw_way(svg: Svg, way: Way, traffic: Traffic, step: int) -> None:
         _travel(svg, leg, places, at_C, traffic, moves=leg.step == STEPS[step])
     for device, at in places.items():
         _device(svg, device, at, wide, way, step, per_node)
+    if received_C is not None:
+        _received(svg, places, wide, received_C, per_node)
     _key(svg, TOP + TALL + 42)
-    paragraph(svg, 0, TOP + TALL + 64, _sums(way, traffic, step), 18)
-    svg.text(0, TOP + TALL + 102, "Press a device to follow a token of its own.", fill=MUTED)
+    words = ("Press a device to follow a token of its own.",)
+    if received_C is not None:
+        words = (f"{words[0]} Bar under a device: what it gets of all tokens.",)
+    paragraph(svg, 0, TOP + TALL + 64, (*_sums(way, traffic, step), *words), 18)
+
+
+def _received(
+    svg: Svg, places: dict[int, tuple[float, float]], wide: float, received_C: np.ndarray,
+    per_node: int,
+) -> None:  # fmt: skip
+    """What each device gets, as a share of the most, and the busiest by name."""
+    busiest = int(received_C.argmax())
+    for device, (x, y) in places.items():
+        tip = f"{device_name(device, per_node)} gets {si(float(received_C[device]), 'B')} in all"
+        with svg.thing(f"d{device}", tip=tip):
+            length = wide * float(received_C[device] / received_C[busiest])
+            svg.rect(x - wide / 2, y + 13, length, 5, BUSY, stroke=MUTED)
+    x, y = places[busiest]
+    if TALL / per_node > 40 and wide > 60:
+        times = received_C[busiest] / received_C.mean()
+        svg.text(x, y + 31, f"busiest: {times:.1f}×", anchor="middle", bold=True, halo=True)
 
 
 def _key(svg: Svg, y: float) -> None:
