@@ -18,7 +18,8 @@ from moeviz.words import percent
 # The map, and beside it its key and the list of its models.
 WIDTH, KEY, HEIGHT = 560.0, 392.0, 606.0
 LIST, LINE = 196.0, 17.0  # where the list's lines begin, and from one to the next
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 514.0, 66.0, 560.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 500.0, 66.0, 560.0
+SPARSER = 150.0, 470.0  # y of the ends of the arrow that says so, right of the map
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 COLUMNS = ("model", "year", "kind", "parameters", "a token meets", "share", "confidence", "source")
 # Named before others where there is little room.
@@ -77,7 +78,11 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     summary = _summary(shown, chosen, until)
     svg = Svg(WIDTH, HEIGHT, "All parameters against active ones", summary)
     note = "dashed: lines of equal active share · a line from a mark leads to its own place"
-    heading(svg, "All parameters, and those that one token meets", note)
+    share = typical_share(shown, until)
+    title = "All parameters, and those that one token meets"
+    if share is not None:
+        title = f"Typical sparse model of {until}: a token meets {percent(share, 1)} of it"
+    heading(svg, title, note)
     x = LogScale(10**9.7, 10**12.4, LEFT, RIGHT)
     y = LogScale(10**8.9, 10**12.1, BOTTOM, TOP)
     taken = _grid(svg, x, y)
@@ -140,15 +145,19 @@ def _grid(svg: Svg, x: Scale, y: Scale) -> list[tuple[float, float, float, float
         y_ticks=[v for v in ticks if y.low < v < y.high], y_form=count,
     )  # fmt: skip
     svg.line(LEFT, TOP, LEFT, BOTTOM)
+    edge, (start, end) = WIDTH - 6, SPARSER
+    svg.line(edge, start, edge, end, stroke=INK, width=1.5)
+    svg.polygon([(edge - 5, end), (edge + 5, end), (edge, end + 9)], fill=INK)
+    svg.text(edge - 19, (start + end) / 2, "sparser", anchor="middle", rotate=90, bold=True)
     taken = []
     for share in SHARES:
         low, high = max(x.low, y.low / share), min(x.high, y.high / share)
         end_x, end_y = x(high), y(high * share)
         svg.line(x(low), y(low * share), end_x, end_y, stroke=MUTED, dash="5 5")
         right = end_x >= RIGHT - 1
-        words = f"{100 * share:g} %"
+        words = f"{100 * share:g} %" + ": dense" * (share == 1)
         svg.text(end_x + (6 if right else 0), end_y + (4 if right else -6), words, fill=MUTED)
-        taken.append((end_x, end_y - 12, end_x + 40, end_y + 6))
+        taken.append((end_x, end_y - 12, end_x + 8.0 * len(words), end_y + 6))
     return taken
 
 

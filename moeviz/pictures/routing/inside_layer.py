@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeviz.pictures.plot import box, heat_bar
+from moeviz.pictures.plot import box, expert_box, heat_bar
 from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import (
     LEFT,
@@ -62,7 +62,8 @@ def _matrix(
         with svg.thing(
             f"e{e}", tip=f"expert {e}: {chosen} of {len(layer.tokens)} tokens choose it"
         ):
-            svg.text(LEFT + (e + 0.5) * cell, TOP - 8, f"e{e}", anchor="middle", fill=MUTED)
+            svg.text(LEFT + (e + 0.5) * cell, TOP - 10, f"e{e}", anchor="middle", fill=MUTED)
+            expert_box(svg, LEFT + e * cell, TOP - 7, cell - 2, 5, e)
     end = LEFT + num_experts * cell
     for t in range(num_tokens):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]

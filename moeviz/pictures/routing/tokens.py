@@ -45,11 +45,13 @@ def token_strip(trace: Trace, layer: int) -> Picture:
         "assignments."
     )
     note = bytes_note(trace.tokens)
-    top = 52 if note else 34
+    top = 70 if note else 52
     svg = Svg(WIDTH, top + height, "Which expert takes each token", summary)
-    svg.text(0, 16, f"Layer {trace.layers[layer]}", size=14, bold=True)
-    svg.text(68, 16, "colour and first number: the token's first expert", fill=MUTED)
-    svg.text(0, 36, note, fill=MUTED)
+    share = percent(load[busiest] / max(load.sum(), 1))
+    most = f"expert {busiest} takes most, {share} of the {int(load.sum())} choices"
+    svg.text(0, 16, f"Layer {trace.layers[layer]}: {most}", size=14, bold=True)
+    svg.text(0, 36, "colour and first number: the token's first expert", fill=MUTED)
+    svg.text(0, 54, note, fill=MUTED)
     for t, (x, y, width) in enumerate(boxes):
         y += top
         first = int(expert_TK[t, 0]) if expert_TK.shape[1] else -1
@@ -92,7 +94,7 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
     left, length, row = 76.0, 110.0, 20.0
     top = 44.0
     below = top + len(listed) * row + 40
-    side = svg.beside(SIDE, below + len(load_LE) * row + 8)
+    side = svg.beside(SIDE, below + len(load_LE) * row + 22)
     of = f"{len(listed)} busiest of its" if len(listed) < num_experts else "Load of its"
     side.text(0, 16, f"{of} {num_experts} experts", size=14, bold=True)
     for place, e in enumerate(listed):
@@ -108,6 +110,9 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
     side.line(x, top - 4, x, top + len(listed) * row, stroke=INK, dash="4 3")
     side.text(x, top - 8, "even", anchor="middle", fill=MUTED)
     side.text(0, below - 10, "Load in every layer", bold=True)
+    heat_bar(side, 164, below - 20, 60, 12, "0", str(peak))
+    columns = f"left to right: experts 0 to {num_experts - 1}"
+    side.text(left, below + len(load_LE) * row + 14, columns, fill=MUTED)
     for i, load_E in enumerate(load_LE):
         y, name = below + i * row, f"layer {trace.layers[i]}"
         busiest = int(load_E.argmax())
