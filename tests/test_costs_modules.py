@@ -39,6 +39,10 @@ OWN = [
     ("deepseek_v2", dict(SMALL, q_lora_rank=None, first_k_dense_replace=1, num_experts_per_tok=6)),
     ("deepseek_v3", dict(num_hidden_layers=4, attention_bias=True)),
     ("deepseek_v32", dict(num_hidden_layers=4)),
+    ("exaone_moe", dict(num_hidden_layers=5, sliding_window_pattern=2, head_dim=64)),
+    ("glm4_moe_lite", dict(num_hidden_layers=3, mlp_layer_types=["sparse", "dense", "sparse"])),
+    ("hunyuan_v1_moe", dict(SMALL, num_experts=4, moe_topk=2, head_dim=64, attention_bias=True)),
+    ("mellum", dict(SMALL, mlp_layer_types=["sparse", "dense"])),
     ("glm_moe_dsa", dict(num_hidden_layers=5, index_topk_freq=2)),
     ("deepseek_v4", dict(num_hidden_layers=4, compress_ratios=[0, 4, 128, 4])),
     ("llama4_text", dict(num_hidden_layers=4, interleave_moe_layer_step=2)),
@@ -62,7 +66,7 @@ OWN = [
 ]  # fmt: skip
 # These do not build with two layers of everything else.
 UNLIKE = {"dots1", "deepseek_v2", "granitemoehybrid", "nemotron_h", "dbrx", "gpt2", "deepseek_v4",
-          "glm4_moe"}  # fmt: skip
+          "glm4_moe", "hunyuan_v1_moe"}  # fmt: skip
 # Kimi K2 is DeepSeek-V3 by another name.
 CASES = [(name, SMALL) for name in sorted(set(MODEL_TYPES) - UNLIKE - {"kimi_k2"})] + OWN
 ROUTED = (".experts.", "block_sparse_moe.input_linear", "block_sparse_moe.output_linear")
@@ -92,8 +96,14 @@ def both(model_type, options, device, **how):
     is said that is what the type means."""
     config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(options))
     with torch.device(device):
-        module = transformers.AutoModelForCausalLM.from_config(config, **how)
-    module.tie_weights()
+        if model_type == "qwen3_vl_moe_text":  # a tower of a model that sees too
+            outer = transformers.Qwen3VLMoeConfig(text_config=config.to_dict())
+            whole = transformers.Qwen3VLMoeForConditionalGeneration(outer)
+            parts = {"model": whole.model.language_model, "lm_head": whole.lm_head}
+            module = torch.nn.ModuleDict(parts)
+        else:
+            module = transformers.AutoModelForCausalLM.from_config(config, **how)
+            module.tie_weights()
     said = {k: v for k, v in config.to_dict().items() if k in options or not isinstance(v, bool)}
     return module, Architecture.from_hf(said)
 

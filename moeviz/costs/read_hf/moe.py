@@ -37,6 +37,7 @@ COMPRESSED = {
     "compressed_sparse_attention": "sparse",
     "heavily_compressed_attention": "heavy",
 }
+SLIDES = "sliding"
 RATIOS = {0: "window", 4: "sparse", 128: "heavy"}
 
 
@@ -159,9 +160,41 @@ def llama4(f: Fields) -> dict[str, Any]:
     return decoder(f, mixers, ffns)
 
 
+def hunyuan_v1_moe(f: Fields) -> dict[str, Any]:
+    """A shared FFN as wide as a routed expert. A config says some sizes layer by layer; they must
+    be one for all."""
+    for name in ("moe_topk", "moe_intermediate_size"):
+        each = f.config.get(name)
+        if isinstance(each, list) and each and all(size == each[0] for size in each):
+            f.config = {**f.config, name: each[0]}
+    width = f.whole("intermediate_size")
+    f.expect("moe_intermediate_size", width)
+    moe = experts(f, shared_experts=1, shared_width=width)
+    return decoder(f, attentions(f, qk_norm="head", **biased(f)), moe)
+
+
+def exaone_windows(f: Fields) -> list[Any]:
+    """By layer_types, or by a pattern: each so many-th layer sees everything, or letters, of which
+    G does."""
+    pattern = f.get("sliding_window_pattern", default=4)
+    if isinstance(pattern, str) and pattern:
+        return windows_by_type(f, lambda i: "full" if pattern[i % len(pattern)] == "G" else SLIDES)
+    every = f.whole("sliding_window_pattern", low=0, default=4)
+    return windows_by_type(f, lambda i: SLIDES if every and (i + 1) % every else "full")
+
+
+def mellum(f: Fields) -> dict[str, Any]:
+    kinds = f.words("mlp_layer_types", {"dense": "dense", "sparse": "moe"})
+    moe = experts(f, FINE)
+    ffns = chosen((kind == "moe" for kind in kinds), moe, dense(f)) if kinds else moe
+    windows = windows_by_type(f, lambda i: "full")
+    return decoder(f, attentions(f, windows, qk_norm="head", **SAID, **biased(f)), ffns)
+
+
 # Also Kimi K2. The bias that balances the experts is a buffer, not a parameter.
 DEEPSEEK_V3 = reader(deepseek_layers, latent)
 GRANITE = reader(granite_experts, softmax(biased))
+OLMOE = reader(experts, softmax(biased, qk_norm="width"))
 SPARSE = {
     "dbrx": dbrx,
     "deepseek_v2": reader(lambda f: deepseek_layers(f, f.flag("mlp_bias", default=False)), latent),
@@ -170,7 +203,13 @@ SPARSE = {
     "deepseek_v4": deepseek_v4,
     "dots1": reader(deepseek_layers, softmax(biased, dots1_windows, qk_norm="head")),
     "ernie4_5_moe": ernie4_5_moe,
+    "exaone_moe": reader(
+        lambda f: deepseek_layers(f, shared_name="num_shared_experts"),
+        softmax(windows=exaone_windows, qk_norm="head", needs_kv_heads=True),
+    ),
+    "flex_olmo": OLMOE,
     "glm4_moe": reader(deepseek_layers, softmax(glm4_norms, needs_kv_heads=True)),
+    "glm4_moe_lite": DEEPSEEK_V3,
     "glm_moe_dsa": reader(deepseek_layers, indexed_by_turns),
     "gpt_oss": reader(
         lambda f: experts(f, router_bias=True, expert_bias=True),
@@ -178,15 +217,17 @@ SPARSE = {
     ),
     "granitemoe": GRANITE,
     "granitemoeshared": GRANITE,
+    "hunyuan_v1_moe": hunyuan_v1_moe,
     "kimi_k2": DEEPSEEK_V3,
     "llama4_text": llama4,
+    "mellum": mellum,
     "minimax_m2": reader(
         experts,
         softmax(qk_norm="width", **SAID),
         expected=dict(use_qk_norm=True, shared_intermediate_size=0),
     ),
     "mixtral": reader(experts, softmax(windows=window_everywhere, needs_kv_heads=True)),
-    "olmoe": reader(experts, softmax(biased, qk_norm="width")),
+    "olmoe": OLMOE,
     "phimoe": phimoe,
     "qwen2_moe": reader(
         lambda f: qwen_layers(f, gated_shared_experts(f)),
@@ -196,5 +237,13 @@ SPARSE = {
         lambda f: qwen_layers(f, experts(f, FINE)),
         softmax(biased, windows_on_request, qk_norm="head", needs_kv_heads=True),
         expected=dict(use_qk_norm=True, qkv_bias=False, shared_expert_intermediate_size=0),
+    ),
+    "qwen3_vl_moe_text": reader(
+        lambda f: qwen_layers(f, experts(f, FINE)),
+        softmax(biased, qk_norm="head", needs_kv_heads=True),
+    ),
+    "solar_open": reader(
+        deepseek_experts,
+        softmax(lambda f: dict(qkv_bias=f.flag("attention_bias", default=False)), **SAID),
     ),
 }

@@ -213,10 +213,10 @@ def gated_shared_experts(f: Fields) -> MoE:
     return experts(f, FINE, shared_experts=1, shared_width=shared, shared_gates=1)
 
 
-def deepseek_experts(f: Fields, **options: Any) -> MoE:
+def deepseek_experts(f: Fields, shared_name: str = "n_shared_experts", **options: Any) -> MoE:
     """Fine-grained experts beside shared ones of the same width, in groups of which a token may
-    visit some."""
-    shared = f.whole("n_shared_experts", low=0, default=0)
+    visit some. shared_name: the field that counts the shared ones."""
+    shared = f.whole(shared_name, low=0, default=0)
     groups = f.whole("n_group", default=1)
     return experts(
         f,
@@ -229,10 +229,12 @@ def deepseek_experts(f: Fields, **options: Any) -> MoE:
     )
 
 
-def deepseek_layers(f: Fields, bias: bool = False) -> list[FFN | MoE]:
+def deepseek_layers(
+    f: Fields, bias: bool = False, shared_name: str = "n_shared_experts"
+) -> list[FFN | MoE]:
     """DeepSeek's layers: the first first_k_dense_replace dense, then every moe_layer_freq-th MoE;
     or as mlp_layer_types says. bias: of the dense and the shared FFN, not of the routed experts."""
-    moe = deepseek_experts(f, shared_bias=bias)
+    moe = deepseek_experts(f, shared_name, shared_bias=bias)
     named = f.words("mlp_layer_types", {"dense": "dense", "sparse": "moe"})
     first = f.whole("first_k_dense_replace", low=0, default=None)
     every = f.get("moe_layer_freq", default=1)
