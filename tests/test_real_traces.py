@@ -81,8 +81,15 @@ def test_the_figures_of_a_small_trace(tmp_path, monkeypatch):
         # Of two tasks one has 50 % of any expert; 192 tokens are more than one of them has.
         assert layer["specialists"]["value"][:2] == [1, None]
         batch = layer["batch"]
-        assert batch["consecutive"][0] == batch["shuffled"][0] == batch["mixed"][0] == K
-        assert batch["shuffled"][-1] < batch["mixed"][-1]
+        for task in LENGTHS:
+            assert batch["consecutive"][task][0] == batch["shuffled"][task][0] == K
+            assert batch["shuffled"][task][-1] < batch["mixed"][-1]
+        assert batch["mixed"][0] == K
+        # Choices are drawn alone, but for the four tokens that all sequences begin with: only
+        # against an even meeting of all 64 experts, which 24 never join, do pairs seem to like
+        # each other.
+        together = layer["together"]["law"]
+        assert together["of"] == 64 * 63 // 2 and together["popular"] > 200 > together["often"]
     np.testing.assert_allclose(
         deepseek["mean"]["repeat_rate"]["law"],
         np.mean([layer["repeat_rate"]["law"] for layer in deepseek["layers"]]),

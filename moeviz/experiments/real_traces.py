@@ -11,7 +11,9 @@ What would mislead, and how it is closed:
    what information is left without it, is recorded (`shared_start`, `without_shared_start`).
 3. Chance depends on the loads. Repeats stand beside sum p^2 of the task's own loads, the experts of
    a batch beside an exact draw from the same tokens, not beside an even router alone.
-4. OLMoE's counts have no sequences (five prompts a domain), so its information has no shuffle: what
+4. Popular experts meet often. Pairs stand beside tables in which every token keeps its number of
+   choices and every expert its load; of all tasks these are the tasks' own tables, added up.
+5. OLMoE's counts have no sequences (five prompts a domain), so its information has no shuffle: what
    independent choices would show stands beside it, which is too low.
 
 runs/real_traces.json: sources; deepseek_v2_lite: tasks, samples and batches (sizes in tokens),
@@ -29,8 +31,15 @@ and over all tasks:
     specialists                                 by samples; null: from stretches of one task
     likings                                     cells whose lift is beyond chance and at least 1.5
     replication                                 see records.specialists
-    batch                                       distinct experts by batches: of consecutive tokens,
-                                                of a task's in any order, of all tasks mixed
+    batch                                       distinct experts by batches: of consecutive tokens
+                                                and of tokens in any order by task, of all mixed
+    together                                    pairs of experts by task: how many (`often`) meet
+                                                beyond chance and at least 1.5 times as often as
+                                                their loads make them, how many would seem to beside
+                                                an even meeting of all (`popular`), how many are in
+                                                both (`both`), the largest lift
+    pairs                                       of those the ones of the largest lift: two experts,
+                                                tokens that chose both, and by their loads
 """
 
 from __future__ import annotations
@@ -60,7 +69,12 @@ from moeviz.records.locality import (
 )
 from moeviz.records.metrics import effective_experts, max_violation
 from moeviz.records.routes import DomainCounts, Trace
-from moeviz.records.specialisation import domain_information, mutual_information_of_counts
+from moeviz.records.specialisation import (
+    CoActivation,
+    co_activation_beside_null,
+    domain_information,
+    mutual_information_of_counts,
+)
 from moeviz.records.specialists import (
     lift_beside_null,
     replication,
@@ -71,6 +85,10 @@ from moeviz.records.specialists import (
 SAMPLES = (64, 192, 1000, 2000, 8000)  # tokens of each task that make specialists
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 POOLED = "pooled"
+PAIRS = 6  # of a task, that are told
+FLOOR = 1.5  # a lift below is small, however certain
+LEAST, CERTAIN = 5, 5  # meetings by chance, and standard deviations beyond them
+NO_MEAN = ("layer", "load", "pairs")  # figures without a mean over layers
 
 Figures = dict[str, Any]
 
@@ -134,6 +152,7 @@ class Tasks:
             "repeat_chance": {task: repeat.chance for task, repeat in repeats.items()},
             **self._domains(expert),
             "batch": self._batches({t: expert[row] for t, row in rows.items()}, load),
+            **_meetings({t: expert[row] for t, row in rows.items()}),
         }
 
     def _domains(self, expert_TK: np.ndarray) -> Figures:
@@ -164,18 +183,57 @@ class Tasks:
         }
 
     def _batches(self, expert: dict[str, np.ndarray], load: dict[str, np.ndarray]) -> Figures:
-        """Distinct experts of each size of batch, the mean over tasks."""
+        """Distinct experts of each size of batch."""
         tokens = self.tokens | {POOLED: len(self.domain_T)}
 
         def strangers(task: str) -> list[float]:
             return [distinct_experts_of_strangers(load[task], tokens[task], n) for n in BATCHES]
 
-        in_order = [[distinct_experts(expert[t], NUM_EXPERTS, n) for n in BATCHES] for t in expert]
         return {
-            "consecutive": np.mean(in_order, 0).tolist(),
-            "shuffled": np.mean([strangers(task) for task in expert], 0).tolist(),
+            "consecutive": {
+                task: [distinct_experts(rows_TK, NUM_EXPERTS, n) for n in BATCHES]
+                for task, rows_TK in expert.items()
+            },
+            "shuffled": {task: strangers(task) for task in expert},
             "mixed": strangers(POOLED),
         }
+
+
+def _meetings(expert: dict[str, np.ndarray]) -> Figures:
+    """Which experts are chosen together, of each task and of all."""
+    found = {t: co_activation_beside_null(rows, NUM_EXPERTS) for t, rows in expert.items()}
+    each = [*found.values()]
+    found[POOLED] = CoActivation(
+        np.sum([one.together for one in each], 0),
+        np.sum([one.null_mean for one in each], 0),
+        np.sqrt(np.sum([one.null_sd**2 for one in each], 0)),
+    )
+    told = {task: _pairs(one) for task, one in found.items()}
+    return {
+        "together": {task: counts for task, (counts, _) in told.items()},
+        "pairs": {task: pairs for task, (_, pairs) in told.items()},
+    }
+
+
+def _pairs(found: CoActivation) -> tuple[Figures, list[list[float]]]:
+    """How many pairs meet often, and those of the largest lift."""
+    first, second = np.triu_indices(NUM_EXPERTS, 1)
+    together, mean, sd = (
+        table[first, second] for table in (found.together, found.null_mean, found.null_sd)
+    )
+    lift = np.where(mean >= LEAST, together / np.maximum(mean, LEAST), 0)
+    popular = together >= FLOOR * together.mean()
+    often = (lift >= FLOOR) & (together - mean > CERTAIN * sd)
+    counts = {
+        "of": len(first),
+        "often": int(often.sum()),
+        "popular": int(popular.sum()),
+        "both": int((often & popular).sum()),
+        "largest": lift.max(),
+    }
+    best = [n for n in np.argsort(-lift, kind="stable")[:PAIRS] if often[n]]
+    pairs = [[int(first[n]), int(second[n]), int(together[n]), round(mean[n], 1)] for n in best]
+    return counts, pairs
 
 
 def _balance(load: dict[str, np.ndarray]) -> Figures:
@@ -223,7 +281,7 @@ def of_counts(counts: DomainCounts) -> Figures:
 def mean_over(layers: list[Figures]) -> Figures:
     """Of every figure but the loads its mean over layers; NaN where a layer has none."""
     return {name: _mean([layer[name] for layer in layers]) for name in layers[0]
-            if name not in ("layer", "load")}  # fmt: skip
+            if name not in NO_MEAN}  # fmt: skip
 
 
 def _mean(values: list[Any]) -> Any:
