@@ -18,6 +18,7 @@ from moeviz.experiments.slots import placed, synthetic
 from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.host import data_path
 from moeviz.panels import hardware_choice as offered
+from moeviz.panels.routing.real_models import OF_COUNTS, QUESTIONS
 from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
@@ -41,6 +42,7 @@ from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import STAGES
 from moeviz.pictures.routing.limits import leak, limits
+from moeviz.pictures.routing.real_view import POOLED, View
 from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
@@ -429,10 +431,21 @@ def _routing():
         yield f"strip{name}", partial(token_strip, trace, 0)
         yield f"matrix{name}", partial(routing_matrix, trace, 1)
         yield f"load{name}", partial(load_bars, trace.load(), trace.layers)
+    recorded = recorded_json("real_traces")
+    for question, (_, draw) in QUESTIONS.items():
+        deepseek, olmoe = (
+            partial(View, name, recorded[name], recorded["sources"][name])
+            for name in ("deepseek_v2_lite", "olmoe")
+        )
+        yield f"real, {question}", partial(draw, deepseek(25, "translation"))
+        yield f"real, {question} of all", partial(draw, deepseek(0, POOLED))
+        if question in OF_COUNTS:
+            yield f"counts, {question}", partial(draw, olmoe(9, "creative_writing"))
     for name, options in {
         "8 tokens": {}, "raw weights": {"weighting": "raw"}, "30 tokens": {"tokens": LONG[:30]},
         "1 token": {"tokens": "a"}, "1 expert": {"num_experts": 1, "top_k": 1},
         "32 experts": {"tokens": LONG[:30], "num_experts": 32, "top_k": 4},
+        "a real size": {"tokens": LONG[:30], "num_experts": 128, "top_k": 8},
     }.items():  # fmt: skip
         for stage in STAGES:
             layer = make_anatomy(**options)
