@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import platform
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz import __version__
@@ -16,6 +19,10 @@ from moeviz.pictures.training.at_scale import at_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from moeviz.watch.pretrained import Pretrained
+
+PROOF = "The cat sat on the mat. 12 + 7 = 19"  # what a checkpoint is tried on
 
 
 def setup() -> None:
@@ -76,3 +83,40 @@ def show_figure(figure: Figure) -> None:
     figure.savefig(data, format="png")
     titles = [axes.get_title() for axes in figure.axes]
     display(Image(data.getvalue(), alt="; ".join(title for title in titles if title)))
+
+
+def exported(name: str) -> str:
+    """The folder of the lab's small model, written as a Hugging Face checkpoint of a format of
+    `python -m moeviz export`, which lasts as long as the kernel."""
+    from moeviz.host import data_path
+    from moeviz.model.export import write_checkpoint
+    from moeviz.text.tokenizer import Tokenizer
+    from moeviz.watch.text import load_model
+
+    tokenizer = Tokenizer.default()
+    model = load_model(data_path("models", "start_here.safetensors"), tokenizer)
+    folder = Path(_kept().name) / f"small_model_as_{name}"
+    if not folder.exists():
+        write_checkpoint(model, tokenizer, name, folder)
+    return str(folder)
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is taken away when the kernel ends."""
+    return tempfile.TemporaryDirectory(prefix="moeviz-")
+
+
+def real_model(name: str) -> Pretrained | None:
+    """A checkpoint by its name on the Hub or its folder, tried on a short text: prints how large it
+    is, its weighting rule and how exactly its routing was recorded; or why there is none, and then
+    returns None, for which panels show the lab's own model."""
+    from moeviz.watch import pretrained
+
+    try:
+        real = pretrained.load(name, say=print)
+        print(pretrained.describe(pretrained.trace(real, PROOF)))
+    except ValueError as refusal:
+        print(f"{refusal} The panels below show the lab's own model instead.")
+        return None
+    return real

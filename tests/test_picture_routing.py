@@ -1,6 +1,9 @@
 """What pictures of routing say, draw and list is what was decided."""
 
+import importlib
+import inspect
 import math
+import pkgutil
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -11,6 +14,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 
+import moeviz.pictures
 from helpers.comparisons import made_capacity, numbers, sentences
 from helpers.picture_cases import (
     LONG,
@@ -659,3 +663,35 @@ def test_the_bars_of_a_step_are_its_sums():
     picture = rule_steps([("m", matrix)], 0, tokens="ab")
     rows = values(marks(picture, "rect", "#8a8a8a"), "width")
     np.testing.assert_allclose(rows / rows[1], matrix.sum(1) / matrix.sum(1)[1], atol=1e-3)
+
+
+def taking_a_trace():
+    """Every picture of a Trace."""
+    for module in pkgutil.walk_packages(moeviz.pictures.__path__, "moeviz.pictures."):
+        for name, draw in inspect.getmembers(importlib.import_module(module.name)):
+            if inspect.isfunction(draw) and not name.startswith("_"):
+                signature = inspect.signature(draw)
+                given = {p.annotation for p in signature.parameters.values()}
+                if "Trace" in given and signature.return_annotation == "Picture":
+                    yield draw
+
+
+def test_what_a_trace_lacks_is_said_and_never_drawn_as_a_number():
+    """A trace of another program may hold ids alone (vLLM)."""
+    whole = make_trace(LONG[:9], 8, 2, 3)
+    nothing = np.float32(np.nan)
+    ids = replace(
+        whole,
+        weight=np.full_like(whole.weight, nothing),
+        score=np.broadcast_to(nothing, whole.score.shape),
+    )
+    pictures = {*taking_a_trace()}
+    assert {token_strip, routing_matrix} <= pictures
+    for draw in pictures:
+        rest = {"layer": 1} if "layer" in inspect.signature(draw).parameters else {}
+        picture = draw(ids, **rest)
+        shown = " ".join([picture.summary, *filter(None, texts(picture) + tips(picture))])
+        assert "nan" not in shown and "nan" not in str(picture.rows), draw.__name__
+        lacks = "This trace holds no " in picture.summary
+        assert lacks == (str(draw(whole, **rest)) != str(picture)), draw.__name__
+        assert "This trace holds" not in draw(whole, **rest).summary

@@ -182,7 +182,7 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(damage, message, copy)
 
 def test_too_little_memory_is_said_before_anything_is_loaded(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "memory_bytes", lambda: 8e4)
-    with pytest.raises(ValueError, match="needs 0.0 GB for its weights in float32, and this"):
+    with pytest.raises(ValueError, match="needs 0.3 MB for its weights in float32, and this"):
         pretrained.load(folder)
     monkeypatch.setattr(checkpoint, "SMALLER", {"small/one": 1e4})
     with pytest.raises(ValueError, match="small/one would fit"):
@@ -228,6 +228,41 @@ def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
     assert "Layer 0:" in said(panel)
     panel.controls["text"].value = ""
     wait(lambda: said(panel) == "The text is empty; type a few words.", "the refusal")
+
+
+def test_a_real_layer_is_taken_apart_and_its_rows_give_its_output(folder):
+    real = pretrained.load(folder)
+    trace = pretrained.trace(real, TEXT)
+    for place, number in enumerate(pretrained.layers_of(real)):
+        layer = pretrained.dissect(real, TEXT, layer=number)
+        assert (layer.expert == trace.expert[:, place]).all() and layer.tokens == trace.tokens
+        y_TD = np.zeros_like(layer.y)
+        np.add.at(y_TD, layer.row_token, layer.row_weight[:, None] * layer.row_output)
+        np.testing.assert_allclose(y_TD, layer.y, rtol=1e-4, atol=1e-6)
+        assert (np.diff(layer.offsets) == np.bincount(layer.expert.ravel(), minlength=4)).all()
+    with pytest.raises(ValueError, match=r"^Layer 7 has no experts; layers \[0, 1\] have\.$"):
+        pretrained.dissect(real, TEXT, layer=7)
+    panel = panels.InsideLayer(real)
+    assert "the layer's output differs from the model's own by" in said(panel)
+    assert "weighting" not in panel.controls
+    panel.state = "inside_layer?stage=combine&layer=0&text=12 + 7 = 19"
+    wait(lambda: "Done again in numpy" in said(panel), "the other layer")
+    assert "differs from the model's own by" in said(panel)
+
+
+def test_other_rules_are_put_on_a_real_models_own_scores(folder):
+    real = pretrained.load(folder)
+    panel = panels.CompareRouters(of=real, state="compare_routers?top_k=2&layer=1")
+    wait(lambda: panel.drawn and "These are rules on the scores of" in said(panel), "the routers")
+    tokens, given = pretrained.router_tokens(real, TEXT, layer=1)
+    best_TK = (tokens.x_TD @ tokens.gate_ED.T).topk(2).indices.sort(-1).values
+    trace = pretrained.trace(real, TEXT)
+    assert (best_TK.numpy() == np.sort(trace.expert[:, 1])).all() and given == len(trace.tokens)
+    (router,) = [site.router for site in sites(real.model) if site.layer == 1]
+    hook = router.register_forward_hook(lambda _, args, out: (out[0] ** 2, *out[1:]))
+    with pytest.raises(ValueError, match="are not one matrix times the token, so no other rule"):
+        pretrained.router_tokens(real, TEXT, layer=1)
+    hook.remove()
 
 
 def test_a_record_is_shown_with_its_own_text_alone(folder, tmp_path):

@@ -111,7 +111,7 @@ def _trace(args: argparse.Namespace, _: list[str]) -> int:
         text = args.text.read_text("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{args.text} is not text in UTF-8; save it so, and run again.") from None
-    model = pretrained.load(args.model)
+    model = pretrained.load(args.model, say=print)
     traced = pretrained.trace(model, text)
     traced.save(args.out)
     print(pretrained.describe(traced))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from moeviz.host import has_gpu
 # which 7 gives them itself, puts them beside it.
 BESIDE_LABEL = "widget-inline-hbox"
 LAST_SEED = 9999
+FEW_LAYERS = 6
 EIGHT = int(widgets.__version__.partition(".")[0]) >= 8
 
 
@@ -104,6 +105,14 @@ def slider(label: str, options: Any, value: Any, width: str = "") -> widgets.Sel
     """One of some values in their order."""
     layout = widgets.Layout(width=width or None, max_width="100%")
     return widgets.SelectionSlider(options=options, value=value, description=label, layout=layout)
+
+
+def layer_choice(layers: Sequence[int], value: int) -> widgets.Widget:
+    """One of a model's layers: few are buttons."""
+    options = [(f"{layer}", layer) for layer in layers]
+    if len(layers) > FEW_LAYERS:
+        return slider("Layer", options, value)
+    return choice("Layer", options, value, "50px")
 
 
 def steps(label: str, options: tuple[int, ...], value: int) -> widgets.SelectionSlider:

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from moeviz.panels import shipped_model
 from moeviz.panels.base import Panel, Row
 from moeviz.pictures import Picture
+from moeviz.records.routes import Trace
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
+    from moeviz.watch.pretrained import Pretrained
 
 KEPT = 30  # records: a slider that is moved back finds them again
 
 Values = dict[str, Any]
+
+
+def proof(error: float) -> str:
+    """How far a record is from the model's own output."""
+    return (
+        "Computed again from this record, the layer's output differs from the model's own by "
+        f"{error:.0e} of it."
+    )
 
 
 class ReadingPanel(Panel):
@@ -22,12 +32,15 @@ class ReadingPanel(Panel):
     the model, and what is computed with it is kept.
 
     recorded: recordings, each with the values that it was made of.
+    of: another source: a real checkpoint (see watch.pretrained.load), which reads any text; or a
+    Trace, whose own text alone is shown.
     hangs_on: the controls that a record hangs on. of_source: those that it hangs on besides, by
     the value of the control "source"; the others' are hidden.
     """
 
-    hangs_on: ClassVar[tuple[str, ...]]
+    hangs_on: tuple[str, ...]
     of_source: ClassVar[dict[str, tuple[str, ...]]] = {}
+    of: Pretrained | Trace | None = None
 
     def __init__(
         self, recorded: Iterable[tuple[Values, Any]], *rows: Row, more: Sequence[Row] = ()
@@ -39,6 +52,10 @@ class ReadingPanel(Panel):
 
     def compute(self, wanted: Values, loaded: Loaded) -> Any:
         """The record of these values."""
+        raise NotImplementedError
+
+    def read(self, real: Pretrained, wanted: Values) -> Any:
+        """The record of these values, of a real checkpoint."""
         raise NotImplementedError
 
     def wanted(self) -> Values:
@@ -61,6 +78,13 @@ class ReadingPanel(Panel):
 
     def make(self, wanted: Values) -> Any | None:
         """Compute the record, or see to it that it comes."""
+        if isinstance(self.of, Trace):
+            raise ValueError("This panel shows a record: only the text that was recorded is there.")
+        if self.of is not None:
+            real = self.of
+            self.say(f"{real.name} reads the text…")
+            self.worker.ask(lambda: self._read(real, wanted))
+            return None
         loaded = shipped_model.READER.ask(self)
         if not loaded:
             return None
@@ -72,6 +96,10 @@ class ReadingPanel(Panel):
         if count > MAX_TOKENS:
             self._long[text] = f" Only the first {MAX_TOKENS} of {count:,} tokens are read."
         return record
+
+    def _read(self, real: Pretrained, wanted: Values) -> None:
+        self.keep(wanted, self.read(real, wanted))
+        self.refresh()
 
     def shown(self, picture: Picture) -> Picture:
         """A picture and what it says, and how much of a long text it has read."""

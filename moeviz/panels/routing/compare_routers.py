@@ -20,7 +20,15 @@ from moeviz.experiments.routers_on_a_text import (
     recorded,
 )
 from moeviz.panels import shipped_model
-from moeviz.panels.controls import choice, seed_box, skew_slider, slider, text_box, whole_slider
+from moeviz.panels.controls import (
+    choice,
+    layer_choice,
+    seed_box,
+    skew_slider,
+    slider,
+    text_box,
+    whole_slider,
+)
 from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.panels.router_choice import BASELINE, FEWEST, RouterChoice
 from moeviz.pictures import Picture
@@ -30,7 +38,8 @@ from moeviz.records.routes import Decision
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
-    from moeviz.watch.routers import Rule
+    from moeviz.watch.pretrained import Pretrained
+    from moeviz.watch.routers import Rule, Tokens
 
 MAX_TOKENS = 40
 SOURCES = (("your text", "text"), ("synthetic tokens", "synthetic"))
@@ -57,7 +66,8 @@ class CompareRouters(ReadingPanel):
 
     It opens on a recording, without torch; anything else loads torch and the model in the
     background. family: whose routers stand beside top-K at first. own: a rule
-    weight_TE = own(scores_TE), compared as the router "Yours".
+    weight_TE = own(scores_TE), compared as the router "Yours". of: a real checkpoint (see
+    watch.pretrained.load), whose own scores the rules are put on.
     """
 
     hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
@@ -78,10 +88,23 @@ class CompareRouters(ReadingPanel):
         },
     }  # fmt: skip
 
-    def __init__(self, family: str = "experts choose", *, own: Rule | None = None) -> None:
+    def __init__(
+        self,
+        family: str = "experts choose",
+        *,
+        own: Rule | None = None,
+        of: Pretrained | None = None,
+    ) -> None:
         (_, meta), *_ = made = [recorded(top_k) for top_k in RECORDED]
         self.recorded = {k: of_k for k, (of_k, _) in zip(RECORDED, made, strict=True)}
-        self.own = own
+        self.own, self.of = own, of
+        self._real = of
+        if of is not None:
+            from moeviz.watch.pretrained import layers_of
+
+            layers = layers_of(of)
+            self.recorded = {}
+            meta = meta | {"layers": layers, "layer": layers[len(layers) // 2]}
         self._opening = (meta["text"], meta["layer"])
         self.names = every_name() | ({OWN: OWN_NAMED} if own else {})
         check_choice("family", family, dict.fromkeys(n.family for n in self.names.values()))
@@ -109,7 +132,7 @@ class CompareRouters(ReadingPanel):
                 {"rows": choice("Rows", ROWS, ROWS[0][1], "150px")},
                 {
                     "mode": choice("Mode", MODES, MODES[0][1], "125px"),
-                    "layer": choice("Layer", meta["layers"], meta["layer"], "50px"),
+                    "layer": layer_choice(meta["layers"], meta["layer"]),
                 },
                 {
                     "source": choice("Tokens", SOURCES, SOURCES[0][1], "135px"),
@@ -125,6 +148,9 @@ class CompareRouters(ReadingPanel):
             with self.guarded():
                 shipped_model.READER.get()
             self.set_controls({"routers": f"token_choice,{OWN}", "top_k": 2})
+        if self._real is not None:
+            with self.guarded():
+                self.keep(self.wanted(), self.read(self._real, self.wanted()))
         super().begin()
 
     def check_state(self, given: dict[str, str]) -> None:
@@ -178,7 +204,8 @@ class CompareRouters(ReadingPanel):
         as_recorded = _settings(wanted) == Settings(top_k=wanted["top_k"])
         if opening and as_recorded and decisions.keys() >= {*names}:
             return [decisions[name] for name in names], 0
-        if not of_text and shipped_model.READER.failed and "torch" in sys.modules:
+        without_model = self._real is not None or shipped_model.READER.failed
+        if not of_text and without_model and "torch" in sys.modules:
             return self.keep(wanted, self.compute(wanted, None))
         return super().make(wanted)
 
@@ -192,6 +219,15 @@ class CompareRouters(ReadingPanel):
             skew, seed = wanted["skew"], wanted["seed"]
             tokens = synthetic_tokens(wanted["tokens"], NUM_EXPERTS, skew=skew, seed=seed)
             given = wanted["tokens"]
+        return self._decided(tokens, given, wanted)
+
+    def read(self, real: Pretrained, wanted: Values) -> tuple[list[Decision], int]:
+        from moeviz.watch.pretrained import router_tokens
+
+        tokens, given = router_tokens(real, wanted["text"], layer=wanted["layer"])
+        return self._decided(tokens, given, wanted)
+
+    def _decided(self, tokens: Tokens, given: int, wanted: Values) -> tuple[list[Decision], int]:
         first, settings = tokens.first(MAX_TOKENS), _settings(wanted)
         decisions = [
             decision(first, name, settings, rule=self.own if name == OWN else None, prove=False)
@@ -212,6 +248,11 @@ class CompareRouters(ReadingPanel):
     def _note(self, given: int) -> str:
         """What a learner would wonder about: settings that do nothing, tokens that are missing."""
         value, notes = self.values, []
+        if self._real is not None and value["source"] == "text":
+            notes.append(
+                f"These are rules on the scores of {self._real.name}: who would go where. What it "
+                "would then say is not told, for its experts were trained under its own rule."
+            )
         outside = value["mode"] == "outside"
         if value["source"] == "synthetic":
             notes.append(CLUSTERS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.experiments.recorded import recorded_trace
-from moeviz.panels.controls import button, choice, slider, text_box, whole_slider
+from moeviz.panels.controls import button, choice, layer_choice, slider, text_box, whole_slider
 from moeviz.panels.player import Player
-from moeviz.panels.reading_panel import ReadingPanel, Values
+from moeviz.panels.reading_panel import ReadingPanel, Values, proof
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import in_token_order
@@ -16,6 +16,7 @@ from moeviz.records.routes import Anatomy
 
 if TYPE_CHECKING:
     from moeviz.panels.shipped_model import Loaded
+    from moeviz.watch.pretrained import Pretrained
 
 MOST_ROWS = 4 * MAX_TOKENS  # that a state may name before its own text is known
 TOKENS = (("no token", NOBODY), *((f"token {t}", t) for t in range(MAX_TOKENS)))
@@ -23,6 +24,7 @@ WEIGHTINGS = (
     ("renormalise after top-k", "renormalise"),
     ("raw: softmax before top-k", "raw"),
 )
+OPENING = "The cat sat on the mat. 12 + 7 = 19"  # of a checkpoint
 
 
 class InsideLayer(ReadingPanel):
@@ -31,10 +33,12 @@ class InsideLayer(ReadingPanel):
     It opens on a recorded layer, without torch; another text, layer or weighting loads the model.
     All rows stand in the order of experts; played, they move there one after the other. The first
     token is followed until a press on another one.
+
+    of: a real checkpoint (see watch.pretrained.load), with its own weighting and number of experts.
     """
 
     player: Player
-    hangs_on = ("text", "layer", "weighting")
+    hangs_on: tuple[str, ...] = ("text", "layer", "weighting")
     presets = {
         "From the scores on": {"stage": "logits", "follow": 0},
         "Rows in the order of experts": {"stage": "dispatch"},
@@ -42,8 +46,13 @@ class InsideLayer(ReadingPanel):
         "A sum as text": {"stage": "top-k", "text": "12 + 7 = 19"},
     }
 
-    def __init__(self) -> None:
-        self.recorded = opening = recorded_trace(Anatomy, "inside_layer")
+    def __init__(self, of: Pretrained | None = None) -> None:
+        self.of = of
+        if of is None:
+            opening = recorded_trace(Anatomy, "inside_layer")
+        else:
+            opening = self._opening_of(of)
+        self.recorded = opening
         values = {name: getattr(opening, name) for name in self.hangs_on}
         rows = whole_slider("Moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
         rows.observe(lambda _: self._moved(), "value")
@@ -55,14 +64,25 @@ class InsideLayer(ReadingPanel):
             {"text": text_box(opening.text, "560px")},
             [{"stage": slider("Stage", STAGES, STAGES[0])}, self._back, self._next],
             [self.player.toggle, {"step": rows}],
-            more=[
-                {"follow": slider("Follow", TOKENS, 0)},
-                {
-                    "layer": choice("Layer", opening.model_layers, opening.layer, "60px"),
-                    "weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px"),
-                },
-            ],
+            more=[{"follow": slider("Follow", TOKENS, 0)}, self._of_model(opening)],
         )
+
+    def _opening_of(self, real: Pretrained) -> Anatomy:
+        """A layer in the middle of a checkpoint, at the text of the recording."""
+        from moeviz.watch.pretrained import layers_of
+
+        layers = layers_of(real)
+        self.hangs_on = ("text", "layer")
+        self.presets = {n: p for n, p in self.presets.items() if "weighting" not in p}
+        return self.read(real, {"text": OPENING, "layer": layers[len(layers) // 2]})
+
+    def _of_model(self, opening: Anatomy) -> dict[str, Any]:
+        """What hangs on the model. A checkpoint has one weighting."""
+        layer = layer_choice(opening.model_layers, opening.layer)
+        if self.of is not None:
+            return {"layer": layer}
+        weighting = choice("Weights", WEIGHTINGS, opening.weighting, "200px")
+        return {"layer": layer, "weighting": weighting}
 
     def _moved(self) -> None:
         """Rows move at one stage only: whoever moves one wants to see it."""
@@ -91,7 +111,15 @@ class InsideLayer(ReadingPanel):
             return None
         stage, step = self.controls["stage"].value, self.player.step_of(len(in_token_order(layer)))
         self._back.disabled, self._next.disabled = stage == STAGES[0], stage == STAGES[-1]
-        return self.shown(anatomy(layer, stage, self.controls["follow"].value, step))
+        shown = self.shown(anatomy(layer, stage, self.controls["follow"].value, step))
+        if "error" in layer.meta:
+            self.say(f"{shown.summary} {proof(layer.meta['error'])}")
+        return shown
+
+    def read(self, real: Pretrained, wanted: Values) -> Anatomy:
+        from moeviz.watch import pretrained
+
+        return pretrained.dissect(real, **wanted)
 
     def compute(self, wanted: Values, loaded: Loaded) -> Anatomy:
         from moeviz.watch.text import dissect

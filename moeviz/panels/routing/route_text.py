@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
-from moeviz.panels.reading_panel import ReadingPanel, Values
+from moeviz.panels.reading_panel import ReadingPanel, Values, proof
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.records.routes import Trace
@@ -26,10 +26,7 @@ TEXTS = {
 
 class RouteText(ReadingPanel):
     """The routing of a text. It opens on a recorded trace, without torch; the first text of the
-    learner's own loads torch and the small model in the background.
-
-    of: another source of routings: a real checkpoint (see watch.pretrained.load), which reads any
-    text; or a Trace, whose own text alone is shown.
+    learner's own loads torch and the small model in the background. of: see ReadingPanel.
     """
 
     hangs_on = ("text",)
@@ -43,7 +40,7 @@ class RouteText(ReadingPanel):
         elif isinstance(of, Trace):
             self.recorded, text, self.presets = of, "".join(of.tokens), {}
         else:
-            self.recorded, text = self._read_by(of, PROSE), PROSE
+            self.recorded, text = self.read(of, {"text": PROSE}), PROSE
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
         box = text_box(text, "560px", "84px")
         box.disabled = isinstance(of, Trace)
@@ -69,32 +66,13 @@ class RouteText(ReadingPanel):
             picture = load_bars(trace.load(), trace.layers)
         shown = self.shown(picture)
         if "errors" in trace.meta:
-            error = trace.meta["errors"][layer]
-            self.say(
-                f"{picture.summary} Computed again from this record, the layer's output differs "
-                f"from the model's own by {error:.0e} of it."
-            )
+            self.say(f"{picture.summary} {proof(trace.meta['errors'][layer])}")
         return shown
 
-    def make(self, wanted: Values) -> Any | None:
-        if self.of is None:
-            return super().make(wanted)
-        if isinstance(self.of, Trace):
-            raise ValueError("This panel shows a record: only the text that was recorded is there.")
-        self.say(f"{self.of.name} reads the text…")
-        self.worker.ask(lambda: self._read(wanted))
-        return None
-
-    def _read(self, wanted: Values) -> None:
-        assert self.of is not None and not isinstance(self.of, Trace)
-        self.keep(wanted, self._read_by(self.of, wanted["text"]))
-        self.refresh()
-
-    @staticmethod
-    def _read_by(model: Pretrained, text: str) -> Trace:
+    def read(self, real: Pretrained, wanted: Values) -> Trace:
         from moeviz.watch import pretrained
 
-        return pretrained.trace(model, text)
+        return pretrained.trace(real, wanted["text"])
 
     def compute(self, wanted: Values, loaded: Loaded) -> Trace:
         from moeviz.watch.text import trace_text

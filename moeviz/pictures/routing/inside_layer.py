@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,6 @@ from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import (
     LEFT,
     LINE,
-    MAX_TOKENS,
     NOBODY,
     ROW,
     TOP,
@@ -23,6 +23,7 @@ from moeviz.pictures.routing.layer_frame import (
     ring,
     shape_note,
     shown_rows,
+    shown_tokens,
 )
 from moeviz.pictures.svg import (
     MUTED,
@@ -36,9 +37,12 @@ from moeviz.pictures.svg import (
 )
 from moeviz.records.routes import Anatomy
 
+NARROW = 18.0  # cells below have room for no number
+SHOWN_VALUES, MOST_TERMS = 128, 3  # of a vector, and of a sum
+
 
 def anatomy(layer: Anatomy, stage: str, follow: int = NOBODY, step: int | None = None) -> Picture:
-    """The named stage (one of STAGES) of a layer, with the real numbers of the first MAX_TOKENS
+    """The named stage (one of STAGES) of a layer, with the real numbers of the first
     tokens. follow: the token that is framed, as it is in every stage. step: at the stage dispatch,
     so many rows have moved from token order to the order of experts; None: all."""
     if stage == "dispatch":
@@ -52,28 +56,34 @@ def _matrix(
     last_column: tuple[str, np.ndarray] | None = None,
 ) -> Picture:  # fmt: skip
     """Tokens down, experts across, a number in every cell; scale: what the ends of the heat are."""
-    num_tokens, num_experts = min(len(layer.tokens), MAX_TOKENS), shown_TE.shape[1]
+    num_tokens, num_experts = shown_tokens(layer), shown_TE.shape[1]
     cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
+    each = math.ceil(24 / cell)  # named one in so many: for more there is no room
     svg = frame(layer, stage, follow, shape_note(layer), summary, num_tokens * ROW)
     heat_bar(svg, LEFT, TOP - 32, 100, 12, *scale)
     quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
+    chosen_TE = np.zeros_like(quiet_TE) if muted_TE is None else ~muted_TE
     for e in range(num_experts):
         chosen = int((layer.expert == e).sum())
         with svg.thing(
             f"e{e}", tip=f"expert {e}: {chosen} of {len(layer.tokens)} tokens choose it"
         ):
-            svg.text(LEFT + (e + 0.5) * cell, TOP - 10, f"e{e}", anchor="middle", fill=MUTED)
-            expert_box(svg, LEFT + e * cell, TOP - 7, cell - 2, 5, e)
+            label = "" if e % each else f"e{e}"
+            svg.text(LEFT + (e + 0.5) * cell, TOP - 10, label, anchor="middle", fill=MUTED)
+            expert_box(svg, LEFT + e * cell, TOP - 7, max(cell - 2, 1), 5, e)
     end = LEFT + num_experts * cell
     for t in range(num_tokens):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
         tip = ", ".join(f"e{e} {shown_TE[t, e]:z.2f}" for e in np.argsort(-shown_TE[t])[:3])
         with marks_of(svg, layer, t, follow, *kin, tip=f"{stage} {tip}"):
             name(svg, layer, t, y + 16, follow)
-            for e in range(num_experts):
+            if cell < NARROW:
+                svg.heat(LEFT, y, end - LEFT, ROW - 2, heat_TE[t][None])
+            drawn = np.ones(num_experts, bool) if cell >= NARROW else chosen_TE[t]
+            for e in np.flatnonzero(drawn).tolist():
                 _cell(svg, LEFT + e * cell, y, cell, stage, float(shown_TE[t, e]),
                       float(heat_TE[t, e]), quiet=bool(quiet_TE[t, e]),
-                      roomy=cell > 36 or (muted_TE is not None and not quiet_TE[t, e]))  # fmt: skip
+                      roomy=cell > 36 or (cell >= NARROW and chosen_TE[t, e]))  # fmt: skip
             if last_column:
                 svg.text(end + 34, y + 16, f"{last_column[1][t]:.2f}", anchor="middle", bold=True)
             if t == follow:
@@ -121,11 +131,15 @@ def _topk(layer: Anatomy, follow: int) -> Picture:
     chosen_TE = weight_TE > 0
     shown_TE = np.where(chosen_TE, weight_TE, layer.score)
     total_T = layer.weight.sum(1)
-    says = "renormalised, so that every row's weights sum to 1"
-    if layer.weighting == "raw":
-        says = f"left raw, so that rows sum to {total_T.min():.2f} to {total_T.max():.2f}"
-    words = f"Each token keeps its {layer.expert.shape[1]} best experts; their weights are {says}."
-    return _matrix(layer, "top-k", follow, words, shown_TE, shown_TE, ("weight 0", "1"),
+    sums = f"rows sum to {total_T.min():.2f} to {total_T.max():.2f}"
+    says = {
+        "renormalise": "their weights are renormalised, so that every row's weights sum to 1",
+        "raw": f"their weights are left raw, so that {sums}",
+    }.get(layer.weighting, f"their weights are by its own rule, and {sums}")
+    words = f"Each token keeps {layer.expert.shape[1]} experts; {says}."
+    peak = float(shown_TE.max()) if "model" in layer.meta else 1.0
+    return _matrix(layer, "top-k", follow, words, shown_TE, shown_TE / peak,
+                   ("weight 0", f"{peak:.2g}"),
                    muted_TE=~chosen_TE, last_column=("weights", total_T))  # fmt: skip
 
 
@@ -133,11 +147,12 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
     rows = shown_rows(layer)
     output_ND = layer.row_output[rows]
     norm_N, load_E = np.linalg.norm(output_ND, axis=1), np.diff(layer.offsets)
+    how = "" if "model" in layer.meta else ": W2 · (silu(W1 x) * W3 x)"
     summary = (
-        f"Each expert transforms its own rows: W2 · (silu(W1 x) * W3 x). Lengths of what comes out "
+        f"Each expert transforms its own rows{how}. Lengths of what comes out "
         f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
     )
-    note = f"the {output_ND.shape[1]} values of each row, and its length"
+    note = f"{_values(output_ND)} of each row, and its length"
     svg = frame(layer, "experts", follow, note, summary, len(rows) * LINE)
     left, width = 164.0, 330.0
     svg.text(left + width + 12, TOP - 8, "length", fill=MUTED)
@@ -153,7 +168,8 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
         ):
             text = shorten(layer.tokens[token], 13)
             svg.text(50, y + 14, text, mono=True, size=13, bold=token == follow)
-            svg.heat(left, y, width, LINE - 1, output_ND[i][None] / peak / 2 + 0.5)
+            shown_D = output_ND[i, :SHOWN_VALUES]
+            svg.heat(left, y, width, LINE - 1, shown_D[None] / peak / 2 + 0.5)
             svg.text(left + width + 12, y + 14, f"{norm_N[i]:.2f}")
             if token == follow:
                 ring(svg, left - 1, y - 1, width + 2, LINE)
@@ -169,27 +185,40 @@ def _combine(layer: Anatomy, follow: int) -> Picture:
     if difference == 0:
         agrees = "equals the layer's own output to the last bit"
     summary = f"Each token adds up its experts' rows, weighted. Done again in numpy, it {agrees}."
-    shown_TD = layer.y[:MAX_TOKENS]
-    note = f"the {layer.y.shape[1]} values of y, which joins the residual stream"
+    shown_TD = layer.y[: shown_tokens(layer)]
+    note = f"{_values(layer.y)} of y, which joins the residual stream"
     svg = frame(layer, "combine", follow, note, summary, len(shown_TD) * ROW)
     recipes = [
         " + ".join(f"{w:.2f}·e{e}" for e, w in zip(*row, strict=True) if e >= 0)
         for row in zip(layer.expert, layer.weight, strict=True)
     ]
-    width = WIDTH - LEFT - 16 - text_width(f"= {max(recipes, key=len, default='')}", 12)
+    shorts = [_few_terms(recipe) for recipe in recipes]
+    width = WIDTH - LEFT - 16 - text_width(f"= {max(shorts, key=len, default='')}", 12)
     norm_T = np.linalg.norm(layer.y, axis=1)
     peak = _signed_scale(svg, LEFT, shown_TD)
     for t, y_D in enumerate(shown_TD):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
         with marks_of(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {norm_T[t]:.2f}"):
             name(svg, layer, t, y + 16, follow)
-            svg.heat(LEFT, y, width, ROW - 1, y_D[None] / peak / 2 + 0.5)
-            svg.text(LEFT + width + 12, y + 16, f"= {recipes[t]}", mono=True)
+            svg.heat(LEFT, y, width, ROW - 1, y_D[None, :SHOWN_VALUES] / peak / 2 + 0.5)
+            svg.text(LEFT + width + 12, y + 16, f"= {shorts[t]}", mono=True)
             if t == follow:
                 ring(svg, LEFT - 1, y - 1, width + 2, ROW)
     lengths = (f"{norm:.3f}" for norm in norm_T)
     table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)
+
+
+def _few_terms(recipe: str) -> str:
+    """The first of many terms: for all there is no room."""
+    terms = recipe.split(" + ")
+    rest = len(terms) - MOST_TERMS
+    return recipe if rest <= 0 else f"{' + '.join(terms[:MOST_TERMS])} + {rest} more"
+
+
+def _values(values_ND: np.ndarray) -> str:
+    width = values_ND.shape[1]
+    return f"the {width} values" if width <= SHOWN_VALUES else f"the first {SHOWN_VALUES} values"
 
 
 def _signed_scale(svg: Svg, x: float, values: np.ndarray) -> float:

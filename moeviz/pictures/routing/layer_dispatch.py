@@ -9,7 +9,6 @@ import numpy as np
 from moeviz.pictures.routing.layer_frame import (
     LEFT,
     LINE,
-    MAX_TOKENS,
     NOBODY,
     TOP,
     chip,
@@ -18,20 +17,21 @@ from moeviz.pictures.routing.layer_frame import (
     name,
     shape_note,
     shown_rows,
+    shown_tokens,
 )
 from moeviz.pictures.routing.names import named
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, shorten
 from moeviz.records.routes import Anatomy
 
 SORTED = 296.0  # where rows stand in the order of experts
-CHIP = 30.0  # of a row that has not moved yet, beside its token, with air
+CHIP = 30.0  # of a row that has not moved yet, beside its token, with air; narrower for many
 PALE = 0.2  # opacity of the threads beside those of a followed token
 
 Place = tuple[float, float]
 
 
 def in_token_order(layer: Anatomy) -> list[int]:
-    """The rows of the first MAX_TOKENS tokens, the first choice of each token first."""
+    """The rows of the tokens that are shown, the first choice of each token first."""
 
     def key(row: int) -> tuple[int, int]:
         token, expert = int(layer.row_token[row]), int(layer.row_expert[row])
@@ -45,7 +45,7 @@ def moving_rows(layer: Anatomy, follow: int, step: int | None) -> Picture:
     there = come[:step]
     now = there[-1] if there and len(there) < len(come) else None
     note = f"{shape_note(layer)} · N = {len(layer.row_token)} rows"
-    num_tokens = min(len(layer.tokens), MAX_TOKENS)
+    num_tokens = shown_tokens(layer)
     svg = frame(layer, "dispatch", follow, note, _of_rows(layer, come, there),
                  max(num_tokens * 2, len(rows)) * LINE)  # fmt: skip
     top, spread = TOP - 22, max(len(rows), 1) / max(num_tokens, 1) * LINE
@@ -54,15 +54,17 @@ def moving_rows(layer: Anatomy, follow: int, step: int | None) -> Picture:
         chosen = " and ".join(f"expert {e}" for e in layer.expert[t] if e >= 0)
         with marks_of(svg, layer, t, follow, *kin, tip=f"goes to {chosen or 'no expert'}"):
             name(svg, layer, t, top + (t + 0.5) * spread + 5, follow)
+    chip_width = min(CHIP, (SORTED - LEFT - 20) / layer.expert.shape[1])
     place = {int(row): top + (i + 0.5) * LINE for i, row in enumerate(rows)}
     # What moves comes last, so that it passes over the others.
     for row in sorted(come, key=lambda row: (row == now, row)):
         token, expert = int(layer.row_token[row]), int(layer.row_expert[row])
-        start = LEFT + CHIP * [*layer.expert[token]].index(expert), top + (token + 0.5) * spread
+        choice = [*layer.expert[token]].index(expert)
+        start = LEFT + chip_width * choice, top + (token + 0.5) * spread
         if row in there:
-            _sorted_row(svg, layer, row, follow, start, place[row], now=row == now)
+            _sorted_row(svg, layer, row, follow, start, chip_width, place[row], now=row == now)
         else:
-            _waiting_row(svg, layer, row, follow, start, place[row])
+            _waiting_row(svg, layer, row, follow, start, chip_width, place[row])
     of_row = zip(layer.row_expert, layer.row_token, layer.row_weight, strict=True)
     table = (
         (r, int(e), layer.tokens[t], f"{weight:.3f}") for r, (e, t, weight) in enumerate(of_row)
@@ -88,23 +90,26 @@ def _of_rows(layer: Anatomy, come: list[int], there: list[int]) -> str:
     )
 
 
-def _waiting_row(svg: Svg, layer: Anatomy, row: int, follow: int, start: Place, y: float) -> None:
+def _waiting_row(
+    svg: Svg, layer: Anatomy, row: int, follow: int, start: Place, wide: float, y: float
+) -> None:
     """A row beside its token, and its empty place in the order of experts."""
     token, expert = int(layer.row_token[row]), int(layer.row_expert[row])
     with marks_of(svg, layer, token, follow, f"e{expert}", tip=f"will be row {row}"):
         svg.rect(SORTED, y - 8, 46, 16, "transparent", stroke=expert_colour(expert), radius=3)
-        chip(svg, start[0], start[1] - 8, CHIP - 2, expert)
+        chip(svg, start[0], start[1] - 8, wide - 2, expert)
 
 
 def _sorted_row(
-    svg: Svg, layer: Anatomy, row: int, follow: int, start: Place, y: float, *, now: bool
-) -> None:
+    svg: Svg, layer: Anatomy, row: int, follow: int, start: Place, chip_width: float, y: float, *,
+    now: bool,
+) -> None:  # fmt: skip
     """A row among those of its expert, at the end of its thread. now: it comes from its token."""
     token, expert = int(layer.row_token[row]), int(layer.row_expert[row])
     colour, weight = expert_colour(expert), f"weight {layer.row_weight[row]:.2f}"
     with marks_of(svg, layer, token, follow, f"e{expert}", tip=f"row {row}, {weight}"):
-        bold, end = now or token == follow, start[0] + CHIP
-        svg.rect(start[0], start[1] - 8, CHIP - 2, 16, "transparent", stroke=RULE, radius=3)
+        bold, end = now or token == follow, start[0] + chip_width
+        svg.rect(start[0], start[1] - 8, chip_width - 2, 16, "transparent", stroke=RULE, radius=3)
         wide = 3.4 if bold else 1.8
         thread = (end, start[1]), (SORTED, y)
         pale = PALE if follow not in (NOBODY, token) and not now else 1.0

@@ -13,7 +13,7 @@ from moeviz.pictures.svg import MUTED, Svg, shorten
 from moeviz.records.routes import Anatomy
 
 WIDTH = 560
-MAX_TOKENS = 24
+MAX_TOKENS, MAX_ROWS = 24, 96
 THREAD = 66  # height of what is told of the token that is followed, below the stations
 TOP = 130 + THREAD
 ROW, LINE = 22, 18
@@ -29,6 +29,7 @@ FORMULAS = {
     "combine": "y_T = sum over its rows of weight · out",
 }
 STAGES = tuple(FORMULAS)
+SOFTMAX = "softmax over all experts"  # as a rule that was found is called
 WEIGHTINGS = {
     "renormalise": " / sum(score_TK)   renormalise after top-k",
     "raw": "   raw: the softmax before top-k",
@@ -38,18 +39,28 @@ WEIGHTINGS = {
 def frame(layer: Anatomy, stage: str, follow: int, note: str, summary: str, rows: float) -> Svg:
     """The stations with the thread of the token that is followed, the formula and a note of a stage
     that needs so many pixels of rows."""
-    formula = FORMULAS[stage] + (WEIGHTINGS[layer.weighting] if stage == "top-k" else "")
+    formula = _formula(layer, stage)
     svg = Svg(WIDTH, TOP + rows + 14, f"Inside layer {layer.layer}: {stage}", summary)
     boxes = stages(svg, WIDTH, STAGES, stage, lambda name: {"stage": name})
-    if 0 <= follow < min(len(layer.tokens), MAX_TOKENS):
+    if 0 <= follow < shown_tokens(layer):
         _thread(svg, layer, stage, follow, {of: x + wide / 2 for of, (x, wide) in boxes.items()})
     else:
         words = "Press a token's row: the token is followed through all stages."
         svg.text(WIDTH / 2, 66, words, anchor="middle", fill=MUTED)
-    svg.text(0, 56 + THREAD, formula, size=14, mono=True)
+    svg.text(0, 56 + THREAD, formula, size=14 if len(formula) < 64 else 12, mono=True)
     svg.text(0, 76 + THREAD, note, fill=MUTED)
-    svg.text(0, 92 + THREAD, bytes_note(layer.tokens[:MAX_TOKENS]), fill=MUTED)
+    svg.text(0, 92 + THREAD, bytes_note(layer.tokens[: shown_tokens(layer)]), fill=MUTED)
     return svg
+
+
+def _formula(layer: Anatomy, stage: str) -> str:
+    """A real model's rule is told in words."""
+    if stage == "top-k":
+        renormalise = WEIGHTINGS.get(layer.weighting)
+        return FORMULAS[stage] + renormalise if renormalise else layer.weighting
+    if stage == "softmax" and layer.meta.get("score", SOFTMAX) != SOFTMAX:
+        return f"{layer.meta['score']}; each row divided by its sum"
+    return FORMULAS[stage]
 
 
 def _thread(svg: Svg, layer: Anatomy, stage: str, token: int, centres: Mapping[str, float]) -> None:
@@ -105,16 +116,22 @@ def ring(svg: Svg, x: float, y: float, width: float, height: float) -> None:
 
 
 def chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
-    expert_box(svg, x, y, width, 16, expert, f"e{expert}", bold=True, radius=3)
+    name = f"e{expert}" if width >= 26 else f"{expert}"
+    expert_box(svg, x, y, width, 16, expert, name, bold=width >= 26, radius=3)
 
 
 def shape_note(layer: Anatomy) -> str:
-    shown = min(len(layer.tokens), MAX_TOKENS)
+    shown = shown_tokens(layer)
     num_experts, top_k = layer.logits.shape[1], layer.expert.shape[1]
     rest = "" if shown == len(layer.tokens) else f", the first {shown} shown"
     return f"T = {len(layer.tokens)} tokens{rest} · E = {num_experts} experts · K = {top_k}"
 
 
+def shown_tokens(layer: Anatomy) -> int:
+    """How many tokens have room, with a row for each choice."""
+    return min(len(layer.tokens), MAX_TOKENS, MAX_ROWS // layer.expert.shape[1])
+
+
 def shown_rows(layer: Anatomy) -> np.ndarray:
-    """The rows of the first MAX_TOKENS tokens, in the plan's order."""
-    return np.flatnonzero(layer.row_token < MAX_TOKENS)
+    """The rows of the tokens that are shown, in the plan's order."""
+    return np.flatnonzero(layer.row_token < shown_tokens(layer))

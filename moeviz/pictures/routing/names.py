@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from moeviz.pictures.svg import shorten
+from moeviz.records.routes import Trace
 
 BYTE = re.compile("‹[0-9a-f]{2}›")
 CLUSTERS = "c3: a token of cluster 3, which expert 3 suits best."
@@ -22,6 +23,16 @@ def bytes_note(tokens: Sequence[str]) -> str:
     """What a byte of a letter stands for, where there is one."""
     byte = BYTE.search("".join(tokens))
     return f"{byte[0]}: {OF_A_BYTE}" if byte else ""
+
+
+def lack(trace: Trace, *, weights: bool = False, scores: bool = False) -> str:
+    """What a picture would tell and the trace does not hold, in one sentence; "" for nothing."""
+    missing = []
+    if weights and not trace.has_weights:
+        missing.append("no weights")
+    if scores and not trace.has_scores:
+        missing.append("no scores of the router")
+    return f"This trace holds {' and '.join(missing)}, only who was chosen." if missing else ""
 
 
 def twins(tokens: Sequence[str]) -> list[str]:

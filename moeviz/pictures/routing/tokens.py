@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from moeviz.pictures.plot import box, expert_box, flow, heat_bar
-from moeviz.pictures.routing.names import bytes_note, named, twins
+from moeviz.pictures.routing.names import bytes_note, lack, named, twins
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -44,7 +44,9 @@ def token_strip(trace: Trace, layer: int) -> Picture:
         f"expert {busiest} takes most, {percent(load[busiest] / max(load.sum(), 1))} of the "
         "assignments."
     )
-    note = bytes_note(trace.tokens)
+    missing = lack(trace, weights=True)
+    summary = f"{summary} {missing}".strip()
+    note = " ".join(filter(None, [bytes_note(trace.tokens), missing]))
     top = 70 if note else 52
     svg = Svg(WIDTH, top + height, "Which expert takes each token", summary)
     share = percent(load[busiest] / max(load.sum(), 1))
@@ -61,7 +63,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
             svg.text(x + width / 2, y + 40, labels[t], anchor="middle", mono=True)
     _experts_and_layers(svg, trace, layer, twin_T)
     rows = (
-        (t, token, labels[t], " ".join(f"{w:.2f}" for w in trace.weight[t, layer]))
+        (t, token, labels[t], " ".join(f"{w:.2f}" for w in trace.weight[t, layer] if w == w))
         for t, token in enumerate(trace.tokens)
     )
     return svg.picture(("#", "token", "experts", "weights"), rows)
@@ -76,7 +78,8 @@ def _label(experts: np.ndarray) -> str:
 def _choices(trace: Trace, t: int, layer: int) -> str:
     """ "expert 5 weight 0.62, expert 4 weight 0.38"."""
     pairs = zip(trace.expert[t, layer], trace.weight[t, layer], strict=True)
-    return ", ".join(f"expert {e} weight {w:.2f}" for e, w in pairs if e >= 0)
+    weights = trace.has_weights
+    return ", ".join(f"expert {e}" + f" weight {w:.2f}" * weights for e, w in pairs if e >= 0)
 
 
 def _kin_of(experts: Iterable[int]) -> list[str]:
@@ -126,9 +129,13 @@ def _experts_and_layers(svg: Svg, trace: Trace, layer: int, twin_T: list[str]) -
 
 
 def routing_matrix(trace: Trace, layer: int) -> Picture:
-    """Tokens down, experts across: the router's probability as heat, the choices numbered."""
-    score_TE = trace.score[:SHOWN_TOKENS, layer]
+    """Tokens down, experts across: the router's probability as heat, the choices numbered. Of a
+    trace without scores the choices alone."""
     expert_TK = trace.expert[:SHOWN_TOKENS, layer]
+    missing = lack(trace, scores=True)
+    score_TE = trace.score[:SHOWN_TOKENS, layer]
+    if missing:
+        score_TE = (expert_TK[:, :, None] == np.arange(trace.num_experts)).any(1).astype(float)
     num_tokens, num_experts = score_TE.shape
     left, top, row = 116.0, 80.0, 17.0
     cell = min(58.0, (WIDTH - left) / num_experts)
@@ -141,17 +148,13 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
         f"Layer {trace.layers[layer]}: the router's probability of each expert, for {count} "
         f"tokens; the highest is {peak:.2f}, even would be {1 / num_experts:.2f}."
     )
+    if missing:
+        summary = f"Layer {trace.layers[layer]}: the choices of {count} tokens. {missing}"
+    title = "choices" if missing else "router probability"
     svg = Svg(WIDTH, top + num_tokens * row + 8, "Router probabilities", summary)
-    svg.text(0, 16, f"Layer {trace.layers[layer]}: router probability", size=14, bold=True)
-    heat_bar(
-        svg,
-        left,
-        30,
-        120,
-        12,
-        "probability 0",
-        f"{peak:.2g}" + " · 1, 2: the choices" * (cell > 14),
-    )
+    svg.text(0, 16, f"Layer {trace.layers[layer]}: {title}", size=14, bold=True)
+    low, high = ("not chosen", "chosen") if missing else ("probability 0", f"{peak:.2g}")
+    heat_bar(svg, left, 30, 120, 12, low, high + " · 1, 2: the choices" * (cell > 14))
     svg.text(left - 8, 72, "token / expert", fill=MUTED, anchor="end")
     for e in range(num_experts):
         counts = ", ".join(f"choice {k + 1} of {(row_T == e).sum()}" for k, row_T
@@ -162,9 +165,8 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     twin_T = twins(trace.tokens)
     for t in range(num_tokens):
         y = top + t * row
-        tip = f"{named(t, trace.tokens[t])}: " + ", ".join(
-            f"expert {e} {score_TE[t, e]:.2f}" for e in np.argsort(-score_TE[t])[:3]
-        )
+        best = ", ".join(f"expert {e} {score_TE[t, e]:.2f}" for e in np.argsort(-score_TE[t])[:3])
+        tip = f"{named(t, trace.tokens[t])}: {_label(expert_TK[t]) if missing else best}"
         with svg.thing(twin_T[t], *_kin_of(expert_TK[t]), tip=tip):
             svg.text(left - 8, y + 13, shorten(trace.tokens[t], 14), anchor="end", mono=True)
             svg.heat(left, y, num_experts * cell, row - 1, score_TE[t][None] / peak)

@@ -26,17 +26,21 @@ MOE_OF_JETMOE = "JetMoeMoE"  # its experts are no module of their own
 class Captured:
     """One MoE layer's way with T tokens.
 
-    logits_TE: what its router calls logits, None where no router is seen; expert_TK: int64, -1
-    where a choice was not served; weight_TK; y_TD: what the experts made of the tokens; again_TD:
-    the same once more, from expert_TK and weight_TK, one choice at a time.
+    x_TD: what its experts read; logits_TE: what its router calls logits, None where no router is
+    seen; expert_TK: int64, -1 where a choice was not served; weight_TK; y_TD: what the experts made
+    of the tokens; again_TD: the same once more, from expert_TK and weight_TK, one choice at a time:
+    part_KTD, of each choice what its expert makes of the tokens, times factor_TK.
     """
 
     layer: int
+    x_TD: Tensor
     logits_TE: Tensor | None
     expert_TK: Tensor
     weight_TK: Tensor
     y_TD: Tensor
     again_TD: Tensor
+    part_KTD: list[Tensor]
+    factor_TK: Tensor
 
     @property
     def error(self) -> float:
@@ -135,7 +139,7 @@ def _floats(values: list[Any]) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 
 
-def _flat(x: Tensor) -> Tensor:
+def flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
@@ -157,23 +161,24 @@ def places(site: Site, given: list[Any]) -> tuple[int, int, int]:
 def _chosen(site: Site) -> Captured:
     """Experts that are called with tokens, chosen experts and weights: nearly every family."""
     x_TD, expert_TK, weight_TK = (site.given[n] for n in places(site, site.given))
-    x_TD = _flat(x_TD)
+    x_TD = flat(x_TD)
     one_T1 = torch.ones_like(weight_TK[:, :1])
     parts = [
         site.experts(x_TD, expert_TK[:, k : k + 1], one_T1).reshape(x_TD.shape)
         for k in range(expert_TK.shape[1])
     ]
-    return _captured(site, _logits(site), expert_TK, weight_TK, parts)
+    return _captured(site, x_TD, logits_of(site), expert_TK, weight_TK, parts)
 
 
-def _logits(site: Site) -> Tensor | None:
+def logits_of(site: Site) -> Tensor | None:
     """The widest of what the router says: the others have one column a choice."""
     wide = [v for v in _floats(site.routed) if v.dim() > 1]
-    return _flat(max(wide, key=lambda v: v.shape[-1])) if wide else None
+    return flat(max(wide, key=lambda v: v.shape[-1])) if wide else None
 
 
 def _captured(
     site: Site,
+    x_TD: Tensor,
     logits_TE: Tensor | None,
     expert_TK: Tensor,
     weight_TK: Tensor,
@@ -185,24 +190,26 @@ def _captured(
     for k, part_TD in enumerate(parts):
         again_TD += part_TD.float() * weight_TK[:, k, None].float()
     y_TD = site.y.reshape(again_TD.shape)
-    return Captured(site.layer, logits_TE, expert_TK, weight_TK, y_TD, again_TD)
+    return Captured(
+        site.layer, x_TD, logits_TE, expert_TK, weight_TK, y_TD, again_TD, parts, weight_TK
+    )  # fmt: skip
 
 
 def _llama4(site: Site) -> Captured:
     """Every expert reads every token, multiplied by its weight before and not after: the sigmoid
     of the chosen logits, 0 for the others."""
-    score_TE, logits_TE = (_flat(v) for v in _floats(site.routed))
+    score_TE, logits_TE = (flat(v) for v in _floats(site.routed))
     weight_TK, expert_TK = score_TE.topk(site.router.top_k, dim=-1)  # type: ignore[union-attr]
-    x_TD, place_T = _flat(site.seen[0]), torch.arange(len(score_TE), device=score_TE.device)
+    x_TD, place_T = flat(site.seen[0]), torch.arange(len(score_TE), device=score_TE.device)
     parts = []
     for k in range(expert_TK.shape[1]):
         x_ETD = x_TD.new_zeros(score_TE.shape[1], *x_TD.shape)
         x_ETD[expert_TK[:, k], place_T] = x_TD * weight_TK[:, k, None]
-        parts.append(site.experts(_flat(x_ETD)).reshape(x_ETD.shape).sum(0))
+        parts.append(site.experts(flat(x_ETD)).reshape(x_ETD.shape).sum(0))
     assert site.y is not None
     site.y = site.y.reshape(score_TE.shape[1], *x_TD.shape).sum(0)
     return dataclasses.replace(
-        _captured(site, logits_TE, expert_TK, torch.ones_like(weight_TK), parts),
+        _captured(site, x_TD, logits_TE, expert_TK, torch.ones_like(weight_TK), parts),
         weight_TK=weight_TK,
     )
 
@@ -213,12 +220,12 @@ def _switch(site: Site) -> Captured:
     expert_T1 = torch.where(mask_T1E.any(-1), mask_T1E.argmax(-1), -1)
     part_TD = site.experts(x_TD, mask_T1E, torch.ones_like(weight_T1))
     weight_T1 = weight_T1 * (expert_T1 >= 0)
-    return _captured(site, _logits(site), expert_T1, weight_T1, [part_TD])
+    return _captured(site, flat(x_TD), logits_of(site), expert_T1, weight_T1, [part_TD])
 
 
 def _jetmoe(site: Site) -> Captured:
     """The router sorts the rows by expert and says how many each has."""
-    moe, x_TD = site.experts, _flat(site.given[0])
+    moe, x_TD = site.experts, flat(site.given[0])
     row_N, _, weight_N, size_E, logits_TE = site.routed
     sorted_N = torch.arange(len(size_E)).repeat_interleave(torch.tensor(size_E)).to(row_N.device)
     expert_TK = torch.empty_like(row_N).scatter(0, row_N, sorted_N).view(len(x_TD), -1)
@@ -232,7 +239,7 @@ def _jetmoe(site: Site) -> Captured:
         parts.append(torch.empty_like(rows_TD).index_copy(0, order_T, rows_TD))
     assert site.y is not None
     site.y = site.y - moe.bias
-    return _captured(site, logits_TE, expert_TK, weight_TK, parts)
+    return _captured(site, x_TD, logits_TE, expert_TK, weight_TK, parts)
 
 
 ADAPTERS = {"Llama4": _llama4, "SwitchTransformers": _switch, "JetMoe": _jetmoe}

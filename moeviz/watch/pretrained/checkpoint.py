@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +20,7 @@ from moeviz.host import memory_bytes, package_version
 from moeviz.text.tokenizer import BYTE_ALPHABET, readable
 from moeviz.watch.pretrained.capture import sites
 
+SMALL = 1e8  # bytes of a checkpoint that is loaded in a moment
 LEAST = (5, 10)  # from here on the experts of nearly every family are one module
 # Real checkpoints that a refusal may name, by the bytes that their weights take in bfloat16.
 SMALLER = {
@@ -80,10 +83,13 @@ class Pretrained:
         }
 
 
-def load(name: str | Path, *, device: str | None = None) -> Pretrained:
+def load(
+    name: str | Path, *, device: str | None = None, say: Callable[[str], None] | None = None
+) -> Pretrained:
     """A checkpoint by its name on the Hub or its folder, in the number type in which it was saved.
 
-    device: where to; a GPU where there is one. ValueError in one sentence: no transformers, no such
+    device: where to; a GPU where there is one. say: is told, before any weight is loaded, how large
+    the model is and what that leaves. ValueError in one sentence: no transformers, no such
     checkpoint, one that needs code of its own, a dense one, a family that is not known, too little
     memory, weights that are missing, damaged or pickled.
     """
@@ -108,11 +114,15 @@ def load(name: str | Path, *, device: str | None = None) -> Pretrained:
             "none of its modules is called `experts`."
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_memory(name, empty, config, device)
-    model = _weights(auto, name, config).to(device).eval()
+    size = _check_memory(name, empty, config, device)
+    if say:
+        say(size)
+    model = _weights(transformers, auto, name, config).to(device).eval()
     tokenizer = _tokenizer(transformers, name)
     reader = model.get_encoder() if config.is_encoder_decoder else model
     count = sum(p.numel() for p in model.parameters())
+    if Path(name).is_dir():
+        name = Path(name).resolve().name
     return Pretrained(name, kind, reader, tokenizer, count, _counted(config))
 
 
@@ -147,11 +157,12 @@ def _config(transformers: ModuleType, name: str) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "text_config") else config
 
 
-def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> None:
-    """ValueError where the weights alone do not fit."""
+def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> str:
+    """How large the model is, in a sentence; ValueError where the weights alone do not fit."""
     dtype = getattr(config, "dtype", None) or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    need = sum(p.numel() for p in empty.parameters()) * dtype.itemsize
+    count = _counted(config) or sum(p.numel() for p in empty.parameters())
+    need = count * dtype.itemsize
     have = memory_bytes()
     if device.startswith("cuda"):
         have = torch.cuda.get_device_properties(device).total_memory
@@ -159,12 +170,25 @@ def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> None
         fitting = [other for other, size in SMALLER.items() if size < 0.9 * have]
         advice = f"{fitting[0]} would fit" if fitting else "no real MoE checkpoint is that small"
         raise ValueError(
-            f"{name} needs {need / 1e9:,.1f} GB for its weights in {str(dtype)[6:]}, and this "
-            f"machine has {have / 1e9:,.1f} GB: {advice}."
+            f"{name} needs {_gigabytes(need)} for its weights in {str(dtype)[6:]}, and this "
+            f"machine has {_gigabytes(have)}: {advice}."
         )
+    room = f", and this machine has {_gigabytes(have)}" if have < math.inf else ""
+    return (
+        f"By its configuration {Path(name).name} has {count:,} parameters: {_gigabytes(need)} of "
+        f"weights in {str(dtype)[6:]}{room}."
+    )
 
 
-def _weights(auto: Any, name: str, config: Any) -> Any:
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def _weights(transformers: ModuleType, auto: Any, name: str, config: Any) -> Any:
+    logging = transformers.utils.logging
+    bars = logging.is_progress_bar_enabled()
+    if Path(name).is_dir() and _bytes_in(Path(name)) < SMALL:
+        logging.disable_progress_bar()  # it would only flash
     try:
         model, report = auto.from_pretrained(
             name,
@@ -176,6 +200,9 @@ def _weights(auto: Any, name: str, config: Any) -> Any:
         )
     except Exception as error:
         raise ValueError(f"The weights of {name} cannot be loaded: {one_line(error)}.") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     # The library would draw them at random.
     for what in ("missing_keys", "mismatched_keys"):
         if lost := sorted(map(str, report.get(what, ()))):
@@ -184,6 +211,10 @@ def _weights(auto: Any, name: str, config: Any) -> Any:
                 f"is {brief(lost[0])}: the checkpoint is not whole."
             )
     return model
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _tokenizer(transformers: ModuleType, name: str) -> Any:

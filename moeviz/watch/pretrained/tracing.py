@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,12 @@ def _counted(loaded: int, counted: int | None) -> str:
     return f"{loaded:,} parameters; the calculator counts {counted:,} from its configuration."
 
 
-def capture(pretrained: Pretrained, ids_S: torch.Tensor) -> list[Captured]:
-    """Each MoE layer's way with these tokens, in the order of its blocks; ValueError where a
-    layer's output is not what the recorded routing gives."""
+def capture(
+    pretrained: Pretrained, ids_S: torch.Tensor, *, whole: int | None = None
+) -> list[Captured]:
+    """Each MoE layer's way with these tokens, in the order of its blocks; what each expert said
+    (part_KTD) of the layer `whole` alone. ValueError where a layer's output is not what the
+    recorded routing gives."""
     layers = sites(pretrained.model)
     if not layers:
         raise ValueError(
@@ -83,7 +87,12 @@ def capture(pretrained: Pretrained, ids_S: torch.Tensor) -> list[Captured]:
         )
     with watched(layers):
         pretrained.run(ids_S)
-    captured = sorted((read(site) for site in layers), key=lambda c: c.layer)
+    # What each expert makes of each token is as large as all that a model computes of a text.
+    captured = [
+        found if found.layer == whole else dataclasses.replace(found, part_KTD=[])
+        for found in map(read, layers)
+    ]
+    captured.sort(key=lambda c: c.layer)
     for c in captured:
         limit = TOLERANCE.get(c.y_TD.dtype, 1e-4)
         if not c.error <= limit:
