@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import moeviz.model.layer
+import moeviz.model.division
 from helpers.numerics import relative
 from helpers.prose import prose
 from helpers.training import DENSE, MODELS, MOE, TRAIN, check_same, make, run, state_of, tiny_corpus
+from moeviz.model import MoEConfig
 from moeviz.records.store import load_arrays, save_arrays
+from moeviz.routing import ROUTERS
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import load_corpus
 from moeviz.training import Trainer, checkpoint
@@ -96,6 +98,27 @@ def test_a_step_is_that_of_adamw_on_the_loss_and_the_weighed_router_losses(corpu
         assert result.grad_norm == pytest.approx(norm, rel=1e-3)
     for taken, (_, parameter) in zip(trainer.model.parameters(), named, strict=True):
         assert relative(taken, parameter) < 1e-4
+
+
+@pytest.mark.parametrize("router", [*ROUTERS, "dense"])
+def test_a_batch_in_parts_learns_what_the_whole_batch_does(corpus, router):
+    """Every choice, loss and balancing state of every router, and in the memory of a part."""
+    options = {"bias": "sign"} if router == "token_choice" else {}
+    moe = (
+        MoEConfig(4, 2, 8, router=router, options=options, num_shared=1)
+        if router != "dense"
+        else None
+    )
+    whole, parts = (make(corpus, dataclasses.replace(MOE, moe=moe), accumulate=n) for n in (1, 3))
+    rows = []
+    parts.model.head.register_forward_hook(lambda head, args, out: rows.append(len(out)))
+    for want, got in zip(run(whole, 3), run(parts, 3), strict=True):
+        assert np.array_equal(want.load, got.load) and want.dropped.tolist() == got.dropped.tolist()
+        assert got.router_losses == pytest.approx(want.router_losses, rel=1e-4)
+        assert (got.loss, got.grad_norm) == pytest.approx((want.loss, want.grad_norm), rel=1e-4)
+    assert max(rows) == 2 and len(rows) == 3 * 2 * 3  # parts, forward and again, steps
+    for name, buffer in parts.model.named_buffers():
+        assert torch.allclose(buffer, whole.model.get_buffer(name), rtol=1e-4, atol=1e-6)
 
 
 def test_validation_is_measured_when_it_is_due(corpus):
@@ -302,9 +325,9 @@ def test_the_learning_rate_starts_anew_as_often_as_asked_for(warmup):
 
 @pytest.mark.parametrize("backend", ["grouped", "reference"])
 def test_bfloat16_autocast_trains_and_reaches_the_experts(corpus, backend, monkeypatch):
-    seen, apply = [], moeviz.model.layer.apply_experts
+    seen, apply = [], moeviz.model.division.apply_experts
     monkeypatch.setattr(
-        moeviz.model.layer,
+        moeviz.model.division,
         "apply_experts",
         lambda x, *a, **k: seen.append(x.dtype) or apply(x, *a, **k),
     )
@@ -342,7 +365,7 @@ def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
 
 
 WRONG = {
-    "restart_every": 0,
+    "restart_every": 0, "accumulate": 17,
     "steps": 0, "batch_size": 0, "seq_len": -3, "warmup": -1, "validate_every": 0.5, "seed": 2**32,
     "learning_rate": 0.0, "clip": math.inf, "weight_decay": -0.1, "balance_weight": "1",
     "z_weight": -1, "cv_weight": -1, "schedule": "linear", "precision": "fp8", "compile": 1,

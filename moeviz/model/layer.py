@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from moeviz.backend import Backend
 from moeviz.checks import check_choice, check_whole
-from moeviz.model.experts import apply_experts, swiglu
+from moeviz.model.division import Division
+from moeviz.model.experts import swiglu
 from moeviz.model.scale import SWIGLU_SQUARE, factors_for
-from moeviz.routing import BaseRouter, Capacity, RouteContext, RouterOut, build_router
+from moeviz.routing import BaseRouter, Capacity, Plan, RouteContext, RouterOut, build_router
 from moeviz.routing.base import KeepsFloat32
 
 MOST_EXPERTS = 1_000_000  # a router of that many is made to check its options
@@ -85,6 +86,8 @@ class DenseFFN(nn.Module):
     """SwiGLU feed-forward of width F: y = W2 (silu(W1 x) * W3 x), W1 and W3 stacked in w13_2FD.
     scale: what y is multiplied by."""
 
+    division = Division()
+
     def __init__(self, d_model: int, d_ff: int, scale: float | None = None) -> None:
         super().__init__()
         self.scale = scale
@@ -94,10 +97,12 @@ class DenseFFN(nn.Module):
         nn.init.normal_(self.w2_DF, std=d_ff**-0.5)
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
-        y_TD = swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T
-        if self.scale is not None:
-            y_TD = y_TD * self.scale
+        (y_TD,) = self.division.in_pieces(lambda x_tD, _: (self._run(x_tD),), x_TD)
         return y_TD, None
+
+    def _run(self, x_TD: Tensor) -> Tensor:
+        y_TD = swiglu(x_TD @ self.w13_2FD.T) @ self.w2_DF.T
+        return y_TD if self.scale is None else y_TD * self.scale
 
 
 class MoEFFN(KeepsFloat32):
@@ -112,6 +117,7 @@ class MoEFFN(KeepsFloat32):
     """
 
     factor_P: Tensor | None  # of chosen and of shared experts; None: as the paper writes it
+    division = Division()
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
@@ -134,25 +140,36 @@ class MoEFFN(KeepsFloat32):
     def forward(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, RouterOut | None]:
         parts, route = self.parts(x_TD, context)
         if self.factor_P is not None:
-            parts = [part_TD * factor for part_TD, factor in zip(parts, self.factor_P, strict=True)]
+            parts = tuple(p_TD * factor for p_TD, factor in zip(parts, self.factor_P, strict=True))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1], route
 
-    def parts(self, x_TD: Tensor, context: RouteContext) -> tuple[list[Tensor], RouterOut]:
+    def parts(self, x_TD: Tensor, context: RouteContext) -> tuple[tuple[Tensor, ...], RouterOut]:
         """What the chosen experts add and, where there are any, what the shared ones do, each
         [T, D] and not yet multiplied by its factor."""
-        route: RouterOut = self.router(x_TD, context)
+        route = self.division.route(self.router, x_TD, context)
+        plan = self.division.own_plan(route.plan)
+        bypass = route.bypass if route.bypass is None else self.division.own_tokens(route.bypass)
         # Autocast does not reach grouped_mm: its dtype is taken here.
         device = x_TD.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x_TD.dtype
         x_TD, w13_E2FD, w2_EDF = (v.to(dtype) for v in (x_TD, self.w13_E2FD, self.w2_EDF))
-        y_TD = apply_experts(x_TD, route.plan, w13_E2FD, w2_EDF, backend=self.backend)
-        if route.bypass is not None:
-            y_TD = y_TD + route.bypass.to(y_TD.dtype)
-        if self.shared is None:
-            return [y_TD], route
-        shared_TD, _ = self.shared(x_TD, context)
-        return self._gated(y_TD, shared_TD, x_TD), route
+
+        def work(x_tD: Tensor, start: int) -> tuple[Tensor, ...]:
+            end, part = start + len(x_tD), plan
+            if isinstance(plan, Plan) and len(x_tD) < len(x_TD):
+                part = plan.of_tokens(start, end)
+            y_tD = self.division.experts(x_tD, part, w13_E2FD, w2_EDF, self.backend)
+            if bypass is not None:
+                y_tD = y_tD + bypass[start:end].to(y_tD.dtype)
+            if self.shared is None:
+                return (y_tD,)
+            shared_tD, _ = self.shared(x_tD, context)
+            return self._gated(y_tD, shared_tD, x_tD)
+
+        # A soft plan's slots read all tokens of a group.
+        whole = not isinstance(plan, Plan)
+        return work(x_TD, 0) if whole else self.division.in_pieces(work, x_TD), route
 
     @torch.no_grad()
     def fix_scale(self, ffn_scale: float, x_TD: Tensor, context: RouteContext) -> None:
@@ -173,14 +190,20 @@ class MoEFFN(KeepsFloat32):
         router = self.router
         # A soft router's token is mixed into what every expert reads.
         used = router.num_experts if router.soft else router.active_experts(1)
-        per_expert = self.w13_E2FD[0].numel() + self.w2_EDF[0].numel()
-        return round((router.num_experts - used) * per_expert)
+        return round((router.num_experts - used) * self._per_expert())
 
-    def _gated(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> list[Tensor]:
+    def num_parameters_elsewhere(self) -> int:
+        """Those of the experts that live in other processes."""
+        return (self.router.num_experts - len(self.w2_EDF)) * self._per_expert()
+
+    def _per_expert(self) -> int:
+        return int(self.w13_E2FD[0].numel() + self.w2_EDF[0].numel())
+
+    def _gated(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         if self.shared_gate_GD is None:
-            return [y_TD, shared_TD]
+            return y_TD, shared_TD
         gate_TG = x_TD @ self.shared_gate_GD.T.to(x_TD.dtype)
         if self.shared_gate == "sigmoid":
-            return [y_TD, gate_TG.sigmoid() * shared_TD]
+            return y_TD, gate_TG.sigmoid() * shared_TD
         weight_TG = gate_TG.softmax(-1)
-        return [weight_TG[:, :1] * y_TD, weight_TG[:, 1:] * shared_TD]
+        return weight_TG[:, :1] * y_TD, weight_TG[:, 1:] * shared_TD

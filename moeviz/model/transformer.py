@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moeviz.checks import LARGEST_SEED, brief, check_number, check_whole
 from moeviz.model.attention import Attention, Cache
+from moeviz.model.division import Division
 from moeviz.model.layer import DenseFFN, MoEConfig, MoEFFN
 from moeviz.model.scale import fix_scales
 from moeviz.ops import can_look
@@ -135,8 +137,18 @@ class ModelOut:
     routes: tuple[RouterOut | None, ...]
 
 
+@dataclass(frozen=True)
+class LossOut:
+    """loss: nats of each token that is worked on here, float [B, S]; routes: as in ModelOut."""
+
+    loss: Tensor
+    routes: tuple[RouterOut | None, ...]
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    division = Division()
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -154,13 +166,20 @@ class Block(nn.Module):
     def forward(
         self, x_BSD: Tensor, context: RouteContext, start: int, cache: Cache | None
     ) -> tuple[Tensor, RouterOut | None]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), start, cache, self.layer)
+        def attend(x_bSD: Tensor, _: int) -> tuple[Tensor]:
+            return (x_bSD + self.attention(self.attention_norm(x_bSD), start, cache, self.layer),)
+
+        # A cache grows by all sequences at once.
+        pieces = self.division.in_pieces(attend, x_BSD) if cache is None else attend(x_BSD, 0)
+        x_BSD = pieces[0]
         y_TD, route = self.ffn(self.ffn_norm(x_BSD).flatten(0, 1), context)
         return x_BSD + y_TD.view_as(x_BSD), route
 
 
 class LanguageModel(nn.Module):
     """Token ids [B, S] to next-token logits [B, S, V], with every block's routing beside them."""
+
+    division = Division()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -191,9 +210,13 @@ class LanguageModel(nn.Module):
         *,
         cache: Cache | None = None,
         generator: torch.Generator | None = None,
-    ) -> ModelOut:
+        targets_BS: Tensor | None = None,
+        padding: int = 0,
+    ) -> ModelOut | LossOut:
         """generator: the source of the routers' noise. With a cache, tokens_BS go on from the
-        tokens already in it. ValueError on an id outside the vocabulary."""
+        tokens already in it. targets_BS: then the loss of each comes back, not the logits.
+        padding: so many last sequences fill the batch up and count for nothing. ValueError on an id
+        outside the vocabulary."""
         batch, seq_len = tokens_BS.shape
         if can_look(tokens_BS) and tokens_BS.numel():
             low, high = (int(index) for index in tokens_BS.aminmax())
@@ -214,15 +237,24 @@ class LanguageModel(nn.Module):
             previous_ids=torch.cat((before_B1, tokens_BS[:, :-1]), dim=1).flatten(),
             sequence=rows_B[:, None].expand(batch, seq_len).flatten(),
             position=columns_S.expand(batch, seq_len).flatten(),
+            mask=(rows_B < batch - padding).repeat_interleave(seq_len) if padding else None,
             training=self.training,
             generator=generator,
         )
-        x_BSD = self.embedding(tokens_BS)
+        x_BSD = self.embedding(self.division.own_rows(tokens_BS))
         routes: list[RouterOut | None] = []
         for block in self.blocks:
             x_BSD, route = block(x_BSD, context, start, cache)
             routes.append(route)
-        return ModelOut(self.head(self.norm(x_BSD)), tuple(routes))
+        if targets_BS is None:
+            return ModelOut(self.head(self.norm(x_BSD)), tuple(routes))
+        own_BS = self.division.own_rows(targets_BS)
+
+        def loss(x_bSD: Tensor, row: int) -> tuple[Tensor]:
+            return (token_loss(self.head(self.norm(x_bSD)), own_BS[row : row + len(x_bSD)]),)
+
+        (loss_BS,) = self.division.in_pieces(loss, x_BSD)
+        return LossOut(loss_BS, tuple(routes))
 
     @torch.no_grad()
     def generate(
@@ -278,9 +310,17 @@ class LanguageModel(nn.Module):
         self.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in state.items()})
 
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Of the whole model, experts in other processes included."""
+        elsewhere = (self.blocks[n].ffn.num_parameters_elsewhere() for n in self.config.moe_layers)
+        return sum(parameter.numel() for parameter in self.parameters()) + sum(elsewhere)
 
     def num_active_parameters(self) -> int:
         """Parameters that one token uses: everything but the experts it does not visit."""
         idle = (self.blocks[n].ffn.num_idle_parameters() for n in self.config.moe_layers)
         return self.num_parameters() - sum(idle)
+
+
+def token_loss(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
+    """Nats of each token, at least in float32."""
+    logits_BSV = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32))
+    return F.cross_entropy(logits_BSV.transpose(1, 2), targets_BS, reduction="none")

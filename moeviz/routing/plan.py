@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.ops import can_look, count, sort_by_expert, sort_topk
@@ -161,6 +162,27 @@ class Plan:
         weight_TE = self.weight.new_zeros(self.num_tokens, self.num_experts)
         index = (self.token.long(), self.expert.long())
         return weight_TE.index_put(index, self.weight, accumulate=True)
+
+    def of_tokens(self, start: int, end: int) -> Plan:
+        """The plan of the tokens start to end - 1 alone, numbered from 0. Nothing is decided again:
+        rows keep their order, their weights and their slots."""
+        kept_N = (self.token >= start) & (self.token < end)
+        before_N1 = F.pad(kept_N.cumsum(0), (1, 0)).int()  # rows kept before each row
+        row_n = kept_N.nonzero()[:, 0]
+        first, last = self.token_offsets[[start, end]].tolist()
+        gone_M = (self.dropped[:, 0] >= start) & (self.dropped[:, 0] < end)
+        shift_3 = self.dropped.new_tensor([start, 0, 0])
+        return Plan(
+            token=self.token[row_n] - start,
+            expert=self.expert[row_n],
+            weight=self.weight.index_select(0, row_n),
+            slot=self.slot[row_n],
+            choice=self.choice[row_n],
+            offsets=before_N1[self.offsets.long()],
+            inverse=before_N1[self.inverse[first:last].long()],
+            token_offsets=self.token_offsets[start : end + 1] - first,
+            dropped=self.dropped[gone_M] - shift_3,
+        )
 
     def load(self) -> Tensor:
         """Assignments each expert takes, int32 [E]."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.division import Division
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.runs import History
 from moeviz.records.store import fitting, load_arrays, save_arrays
@@ -38,6 +39,7 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = LanguageModel(model).to(self.device)
+        Division(config.accumulate).divide(self.model)
         self.moe_layers = model.moe_layers
         # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
         named = list(self.model.named_parameters())

@@ -25,6 +25,8 @@ class TrainConfig:
     lets it fall to a tenth in `restart_every` steps, again and again (warm restarts, Loshchilov and
     Hutter 2017).
     balance_weight, z_weight and cv_weight multiply the routers' losses (see `weight_of`).
+    accumulate: so many parts of a batch are worked on one after the other, in the memory of one;
+    losses, gradients and biases are those of the whole batch (see model.division.Division).
     Validation is measured every `validate_every` steps (0: never).
     """
 
@@ -37,6 +39,7 @@ class TrainConfig:
     restart_every: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
+    accumulate: int = 1
     balance_weight: float = 0.01
     z_weight: float = 1e-3
     cv_weight: float = 0.1
@@ -51,6 +54,7 @@ class TrainConfig:
             check_whole(name, getattr(self, name))
         for name in ("warmup", "validate_every"):
             check_whole(name, getattr(self, name), 0)
+        check_whole("accumulate", self.accumulate, high=self.batch_size)
         check_whole("seed", self.seed, 0, 2**32 - 1)  # a generator's 64 bits hold the step too
         for name in ("weight_decay", "balance_weight", "z_weight", "cv_weight"):
             check_number(name, getattr(self, name))
@@ -104,7 +108,7 @@ def resolve_device(device: str) -> torch.device:
 def check_fits(model: ModelConfig, config: TrainConfig, device: torch.device) -> None:
     """ValueError where training needs more memory than there is, before a machine dies of it: for
     every weight also its gradient and two moments, and all logits with their gradient."""
-    logits = config.batch_size * config.seq_len * model.vocab_size
+    logits = config.batch_size * config.seq_len * model.vocab_size / config.accumulate
     needed = 16 * model.num_weights() + 8.0 * logits
     available = memory_bytes()
     if device.type == "cuda":

@@ -12,11 +12,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.backend import resolve_backend
-from moeviz.model.transformer import ModelConfig, ModelOut
+from moeviz.model.transformer import LossOut, ModelConfig
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
 from moeviz.text.corpus import Batch, Corpus, Part
@@ -124,10 +123,10 @@ class Trainer(TrainState):
         # Noise depends on the seed and the step alone, so that a resumed run draws the same.
         generator = torch.Generator(self.device).manual_seed((config.seed << 32) + self.step)
         try:
-            out, loss = self._loss(self._forward, batch, generator)
+            out = self._loss(self._forward, batch, generator)
         except NonFiniteLogitsError:
             self._diverged("loss")
-        losses = _router_losses(out)
+        loss, losses = out.loss.mean(), _router_losses(out)
         total = loss + sum(config.weight_of(name) * value for name, value in losses.items())
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -184,14 +183,13 @@ class Trainer(TrainState):
         forward: Any,
         batch: Batch,
         generator: torch.Generator | None = None,
-        reduction: str = "mean",
-    ) -> tuple[ModelOut, Tensor]:
+    ) -> LossOut:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
         with self._autocast():
-            out = forward(tokens_BS[:, :-1], generator=generator)
-        logits_TV = out.logits.float().flatten(0, 1)
-        target_T = tokens_BS[:, 1:].flatten()
-        return out, F.cross_entropy(logits_TV, target_T, reduction=reduction)
+            out: LossOut = forward(
+                tokens_BS[:, :-1], generator=generator, targets_BS=tokens_BS[:, 1:]
+            )
+        return out
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
@@ -219,11 +217,11 @@ class Trainer(TrainState):
         load = np.zeros((len(self.moe_layers), num_domains, self.num_experts))
         for rows in batches(windows.domain, pool, self.config.batch_size):
             batch = Batch(windows.tokens[rows], windows.domain[rows])
-            out, loss_T = self._loss(self.model, batch, reduction="none")
+            out = self._loss(self.model, batch)
             domain_T = torch.from_numpy(batch.domain).to(self.device).repeat_interleave(seq_len)
             plans = [route.plan for route in out.routes if route is not None]
             loads = [domain_load(plan, domain_T, num_domains) for plan in plans]
-            host = _on_host({"losses": [*loss_T.view(-1, seq_len).mean(1)], "load": loads})
+            host = _on_host({"losses": [*out.loss.mean(1)], "load": loads})
             loss_W[rows] = host["losses"]
             load += host["load"].reshape(load.shape)
         domain_loss = np.bincount(windows.domain, loss_W) / windows_per_domain
@@ -263,7 +261,7 @@ class Trainer(TrainState):
         )
 
 
-def _router_losses(out: ModelOut) -> dict[str, Tensor]:
+def _router_losses(out: LossOut) -> dict[str, Tensor]:
     """Each of the routers' losses as its mean over the MoE layers."""
     routes = [route for route in out.routes if route is not None]
     names = dict.fromkeys(name for route in routes for name in route.losses)

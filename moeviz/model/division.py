@@ -1,0 +1,69 @@
+"""How the work on a batch is divided: into pieces, one after the other, or among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from moeviz.model.experts import apply_experts
+from moeviz.routing import BaseRouter, Plan, RouteContext, RouterOut, SoftPlan
+
+Work = Callable[[Tensor, int], tuple[Tensor, ...]]
+
+
+class Division:
+    """All rows and all experts are here, in one process; systems.ranks has the one of many.
+
+    pieces: so many parts of the batch go through attention, experts and head one after the other.
+    What the gradient of a piece needs is computed again when its turn comes, so that memory holds
+    one piece. A router alone sees the tokens of all pieces at once: choices that compare tokens,
+    capacities, losses and biases are those of the whole batch, and not means over pieces (which is
+    how an auxiliary loss comes to be weighed n times).
+    """
+
+    def __init__(self, pieces: int = 1) -> None:
+        self.pieces = pieces
+
+    def divide(self, model: nn.Module) -> None:
+        """Let a LanguageModel, from now on, work so."""
+        for part in (model, *model.blocks, *(block.ffn for block in model.blocks)):
+            part.division = self
+
+    def own_rows(self, values_BS: Tensor) -> Tensor:
+        """Of values of all sequences, those of the sequences that are worked on here."""
+        return values_BS
+
+    def own_plan(self, plan: Plan | SoftPlan) -> Plan | SoftPlan:
+        """Of the whole batch's plan, that of the tokens that are worked on here."""
+        return plan
+
+    def own_tokens(self, values_TD: Tensor) -> Tensor:
+        """Of values of all tokens, those of the tokens that are worked on here."""
+        return values_TD
+
+    def route(self, router: BaseRouter, x_TD: Tensor, context: RouteContext) -> RouterOut:
+        """What the router says of all tokens of the batch; x_TD: those that are worked on here."""
+        out: RouterOut = router(x_TD, context)
+        return out
+
+    def experts(
+        self, x_TD: Tensor, plan: Plan | SoftPlan, w13_E2FD: Tensor, w2_EDF: Tensor, backend: str
+    ) -> Tensor:
+        """apply_experts, wherever the experts are."""
+        return apply_experts(x_TD, plan, w13_E2FD, w2_EDF, backend=backend)
+
+    def in_pieces(self, work: Work, x_N: Tensor) -> tuple[Tensor, ...]:
+        """work(rows of x_N, number of the first), piece by piece, and its results put together."""
+        pieces = min(self.pieces, len(x_N))
+        if pieces < 2:
+            return work(x_N, 0)
+        results, start = [], 0
+        for piece in x_N.tensor_split(pieces):
+            results.append(
+                checkpoint(work, piece, start, use_reentrant=False, preserve_rng_state=False)
+            )
+            start += len(piece)
+        return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
