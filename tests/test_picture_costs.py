@@ -73,7 +73,9 @@ def test_numbers_read_as_models_are_named():
 
 
 def test_the_anatomy_says_what_was_counted():
-    picture = model_anatomy([V3], "routed experts")
+    picture = model_anatomy([V3], "routed experts", with_sheet=True)
+    bare = texts(model_anatomy([V3], "routed experts"))
+    assert not [words for words in bare if "bf16" in words] and f"{V3.name}: 5.6 %." in bare
     for words in ("37.6B everything", "36.6B without the input table", "35.7B without both", "671B",
                   "70.3 kB more for each token", "bf16 1.34 TB", "counted −1.0 %"):  # fmt: skip
         assert words in picture.svg, words
@@ -85,7 +87,8 @@ def test_the_anatomy_says_what_was_counted():
     assert not [words for words in texts(picture) if words.startswith("routed experts:")]
     router = " ".join(texts(model_anatomy([V3], "router")))
     assert "58 layers × d_model 7,168 × experts 256 = 106M" in router
-    assert "nothing is known of it here" in model_anatomy([V3.architecture], "router").svg
+    pasted = model_anatomy([V3.architecture], "router", with_sheet=True)
+    assert "nothing is known of it here" in pasted.svg
     assert "not counted" in sheet(MODELS["Switch-C 1.6T"].architecture).no_cache
     assert sheet(MODELS["GPT-3 175B"].architecture).context_tokens == 2048, "no longer than it read"
 
@@ -249,6 +252,12 @@ def test_the_fit_says_what_the_calculator_says():
     summary = memory_fit(**FIT).summary
     assert f"weights {room.weights.total / 1e9:.1f} GB" in summary
     assert f"{room.free_bytes / 1e9:.1f} GB stay free; at most {room.max_batch} seq" in summary
+    assert f"In MXFP4 experts it does: {room.free_bytes / 1e9:.1f} GB stay free." in texts(
+        memory_fit(**FIT)
+    )
+    assert "In BF16 it does not: 163.4 GB are missing." in texts(
+        memory_fit(**FIT | {"plan": "bf16"})
+    )
     summary = memory_fit(**FIT | {"plan": "bf16"}).summary
     assert "does not fit: 163.4 GB are missing, and not even one" in summary
     long = memory_fit(**FIT | {"model_name": "Mixtral 8x7B", "context": 131072}).summary

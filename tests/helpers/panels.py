@@ -67,7 +67,7 @@ MOVES = {
         "context": 512, "batch": 1024,
     },
     "ModelAnatomy": {
-        "model": "GPT-3 175B", "beside": "Kimi K2", "part": "attention",
+        "model": "GPT-3 175B", "beside": "Kimi K2", "part": "attention", "sheet": True,
         "config": CONFIG.replace('"num_experts": 128', '"num_experts": 64'),
     },
     "ModelMap": {"model": "Kimi K2", "until": 2021, "counted": "ex_embeddings"},

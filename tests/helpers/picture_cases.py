@@ -628,7 +628,8 @@ def _specialisation():
 def _costs():
     parts = cycle(key.name for key in PARTS)
     for model in COUNTED:
-        yield f"anatomy of {model.name}", partial(model_anatomy, [model, V3], next(parts))
+        draw = partial(model_anatomy, [model, V3], next(parts), with_sheet=True)
+        yield f"anatomy of {model.name}", draw
     pasted = replace(V3.architecture, name="<b>&" + "x" * 99)
     yield "anatomy of a pasted one", partial(model_anatomy, [pasted], "attention")
     for until, kind in zip((2020, 2023, 2026), CONVENTIONS, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 from moeviz.checks import check_choice
 from moeviz.costs import MODELS, Architecture, Model
 from moeviz.panels.base import Panel
-from moeviz.panels.controls import choice, slider, text_box
+from moeviz.panels.controls import choice, slider, switch, text_box
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.model_anatomy import PICKED, YOURS, model_anatomy
 from moeviz.pictures.costs.model_parts import PARTS
@@ -44,9 +44,10 @@ class ModelAnatomy(Panel):
         super().__init__(
             {"config": text_box(CONFIG, "820px", "84px", "config.json")},
             more=[
-                {"model": slider("Model", PICKED, model, "460px")},
-                {"beside": slider("Beside", PICKED, beside, "460px")},
+                {"model": slider("Model", tuple(PICKED), model, "460px")},
+                {"beside": slider("Beside", tuple(PICKED), beside, "460px")},
                 {"part": choice("Part", [key.name for key in PARTS], "routed experts", "auto")},
+                {"sheet": switch("Counts, weights, cache, sources")},
             ],
         )
 
@@ -75,7 +76,8 @@ class ModelAnatomy(Panel):
         self.controls["config"].layout.display = None if shown else "none"
         # One model beside itself is one model.
         models = [self._model(name) for name in dict.fromkeys(self._chosen())]
-        return self.shown(model_anatomy(models, self.controls["part"].value))
+        part, with_sheet = self.controls["part"].value, self.controls["sheet"].value
+        return self.shown(model_anatomy(models, part, with_sheet=with_sheet))
 
     def _model(self, name: str) -> Model | Architecture:
         return read_config(self.controls["config"].value) if name == YOURS else MODELS[name]

@@ -12,7 +12,7 @@ from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import Key, box, heading, knob, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, hatch_on
 
-WIDTH, TOP, ROW, BAR = 560.0, 104.0, 58.0, 24.0
+WIDTH, TOP, ROW, BAR = 560.0, 126.0, 58.0, 24.0
 # Where the memory ends, whatever is asked of it: a device does not shrink as a context grows.
 EDGE = 350.0
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of devices
@@ -58,15 +58,17 @@ def memory_fit(
     if made_for and context > made_for:
         summary += f" The model was made for {made_for:,} tokens at most."
     svg = Svg(WIDTH, BOTTOM + 104, "Will it fit", summary)
-    machine = f"{devices} × {chip.name}: {_gb(devices * chip.memory_bytes)} GB of memory"
-    heading(svg, f"{model_name}: {_sequences(batch)} of {context:,} tokens", machine)
+    heading(svg, f"Does {model_name} fit {devices} × {chip.name}?")
+    svg.text(0, 38, _answer(fits[plan], PLANS[plan]), bold=True)
+    memory = f"{_gb(devices * chip.memory_bytes)} GB of memory"
+    svg.text(0, 57, f"{_sequences(batch)} of {context:,} tokens · {memory}", fill=MUTED)
     x = 0.0
     for size, key in zip(_sizes(fits[plan]), PARTS, strict=True):
         with svg.thing(key.name, tip=f"{key.name}: {_gb(size)} GB in {PLANS[plan]}"):
-            legend(svg, x, 58, (key,))
+            legend(svg, x, 80, (key,))
         x += 122
     over = Key("over the memory", OVER, mark="box", hatched=True)
-    legend(svg, x, 58, (Key("free", "none", mark="box"), over))
+    legend(svg, x, 80, (Key("free", "none", mark="box"), over))
     _bars(svg, fits, plan)
     made = "Computed from published sizes; some GB of activations and buffers come on top."
     notes = (source_line(chip), made)
@@ -103,6 +105,12 @@ def _summary(
     if found.max_batch:
         return f"{sentence}; {_sequences(found.max_batch)} would fit."
     return f"{sentence}, and not even one such sequence fits."
+
+
+def _answer(found: Fit, plan: str) -> str:
+    if found.fits:
+        return f"In {plan} it does: {_gb(found.free_bytes)} GB stay free."
+    return f"In {plan} it does not: {_gb(-found.free_bytes)} GB are missing."
 
 
 def _sequences(count: int) -> str:

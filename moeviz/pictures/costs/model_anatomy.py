@@ -20,18 +20,22 @@ from moeviz.costs import (
     weight_bytes,
 )
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, part_of, sizes_of
-from moeviz.pictures.plot import Stop, heading, paragraph, track
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten, si
+from moeviz.pictures.plot import Stop, box, heading, paragraph, track
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, shorten, si, text_width
 
-WIDTH, HEIGHT = 470.0, 668.0  # of one model
+WIDTH, HEIGHT, SHEET = 470.0, 592.0, 136.0  # of one model, and the height of its sheet
+BARS = 190.0  # where what is drawn of it begins
 TERM_LINES = 4  # of a part's sum, at most
 # The models that a track goes through, from year to year, and a config of the learner's own.
 YOURS = "yours"
-PICKED = (
-    "GPT-3 175B", "Switch-C 1.6T", "GLaM 64B/64E", "Mixtral 8x22B", "Llama 3.1 405B",
-    "DeepSeek-V3 / R1", "Llama 4 Maverick", "Qwen3-235B-A22B", "Kimi K2", "gpt-oss-120b",
-    "GLM-5.2", "DeepSeek-V4-Pro", YOURS,
-)  # fmt: skip
+# With what stands at its stop.
+PICKED = {
+    "GPT-3 175B": "GPT-3", "Switch-C 1.6T": "Switch-C", "GLaM 64B/64E": "GLaM",
+    "Mixtral 8x22B": "Mixtral", "Llama 3.1 405B": "Llama 3.1", "DeepSeek-V3 / R1": "DeepSeek-V3",
+    "Llama 4 Maverick": "Llama 4", "Qwen3-235B-A22B": "Qwen3", "Kimi K2": "Kimi K2",
+    "gpt-oss-120b": "gpt-oss", "GLM-5.2": "GLM-5.2", "DeepSeek-V4-Pro": "DeepSeek-V4",
+    YOURS: YOURS,
+}  # fmt: skip
 CONTEXT = 32_768
 CONVENTIONS = {
     "all": "everything",
@@ -71,20 +75,31 @@ def sheet(architecture: Architecture) -> Sheet:
     return Sheet(parameters(architecture).total, active, context, *cache, weights)
 
 
-def model_anatomy(shown: Sequence[Model | Architecture], part: str) -> Picture:
+def model_anatomy(
+    shown: Sequence[Model | Architecture], part: str, *, with_sheet: bool = False
+) -> Picture:
     """One block for each: a bar of all parameters, hatched where a token does not go, a bar of what
-    it meets, the sum of one part of PARTS, and the sheet. A bare Architecture is one that a learner
-    pasted."""
+    it meets, the sum of one part of PARTS, and, if wanted, the sheet. A bare Architecture is one
+    that a learner pasted."""
     check_choice("part", part, [key.name for key in PARTS])
     summary = " ".join(_sentence(item) for item in shown)
-    svg = Svg(WIDTH, HEIGHT, "Anatomy of models", summary)
+    height = HEIGHT + SHEET * with_sheet
+    svg = Svg(WIDTH, height, "Anatomy of models", summary)
+    heading(svg, "How much of a model does one token meet?")
+    svg.text(0, 38, ". ".join(map(_share, shown)) + ".", bold=True)
     note = "drag to another model, press a part · hatched: one token does not meet it"
-    heading(svg, "Where the parameters are", note)
+    svg.text(0, 57, note, fill=MUTED)
     for i, item in enumerate(shown):
-        side = svg.beside(WIDTH, HEIGHT) if i else svg
+        side = svg.beside(WIDTH, height) if i else svg
         _picked(side, item, "beside" if i else "model")
         _block(side, item, part)
+        _sheet(side, item, with_sheet=with_sheet)
     return svg.picture(COLUMNS, (row for item in shown for row in _rows(item)))
+
+
+def _share(item: Model | Architecture) -> str:
+    counted = sheet(_architecture(item))
+    return f"{shorten(item.name, 24)}: {100 * counted.active['all'] / counted.total:.3g} %"
 
 
 def _architecture(item: Model | Architecture) -> Architecture:
@@ -103,21 +118,23 @@ def _sentence(item: Model | Architecture) -> str:
 def _picked(svg: Svg, item: Model | Architecture, control: str) -> None:
     """A model's name, and the line along which it is exchanged for another."""
     name = YOURS if isinstance(item, Architecture) else item.name
-    svg.line(0, 46, WIDTH, 46, width=0.5)
-    svg.text(0, 68, shorten(item.name, 40), size=14, bold=True)
+    svg.line(0, 68, WIDTH, 68, width=0.5)
+    svg.text(0, 90, shorten(item.name, 40), size=14, bold=True)
     if name not in PICKED:
         return
     step = (WIDTH - 40) / (len(PICKED) - 1)
-    stops = [
-        Stop(20 + step * i, f"{control}: {other}", {control: other})
+    stops = {
+        other: Stop(20 + step * i, f"{control}: {other}", {control: other})
         for i, other in enumerate(PICKED)
-    ]
-    for stop in stops:
-        svg.line(stop.at, 86, stop.at, 98, stroke=MUTED)
-    track(svg, 92, stops, stops[PICKED.index(name)].at)
-    for year, names in groupby(PICKED, lambda n: "yours" if n == YOURS else str(MODELS[n].year)):
-        first = stops[PICKED.index(next(names))].at
-        svg.text(first, 119, year, anchor="middle", fill=MUTED)
+    }
+    for i, (other, stop) in enumerate(stops.items()):
+        svg.line(stop.at, 121, stop.at, 136 + 15 * (i % 2), stroke=MUTED)
+        svg.text(stop.at, 148 + 15 * (i % 2), PICKED[other], anchor="middle", bold=other == name,
+                 fill=INK if other == name else MUTED, halo=True)  # fmt: skip
+    track(svg, 121, [*stops.values()], stops[name].at)
+    years = groupby(PICKED, lambda n: "" if n == YOURS else str(MODELS[n].year))
+    for year, names in years:
+        svg.text(stops[next(names)].at, 108, year, anchor="middle", fill=MUTED)
 
 
 def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
@@ -126,9 +143,10 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
     every = by_part(parameters(architecture))
     active = by_part(active_parameters(architecture))
     met = counted.active["all"]
-    svg.text(0, 144, f"all parameters: {count(counted.total)}", bold=True)
-    svg.text(0, 246, f"one token meets {count(met)} of them", bold=True)
-    svg.text(WIDTH, 246, f"{100 * met / counted.total:.3g} %", anchor="end", bold=True)
+    top = BARS
+    svg.text(0, top, f"all parameters: {count(counted.total)}", bold=True)
+    svg.text(0, top + 102, f"one token meets {count(met)} of them", bold=True)
+    svg.text(WIDTH, top + 102, f"{100 * met / counted.total:.3g} %", anchor="end", bold=True)
     x, met_x = 0.0, 0.0
     for line, key in enumerate(PARTS):
         value, own = every[key], active[key]
@@ -138,13 +156,14 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
             wide, used = WIDTH * value / counted.total, WIDTH * own / counted.total
             of_token = WIDTH * own / met
             # What a token meets of it, drawn out to the whole width.
-            ends = [(x + used, 176), (x, 176), (met_x, 202), (met_x + of_token, 202)]
+            ends = [(x + used, top + 32), (x, top + 32), (met_x, top + 58),
+                    (met_x + of_token, top + 58)]  # fmt: skip
             svg.polygon(ends, fill=key.colour, opacity=0.35)
-            svg.rect(x, 150, wide, 26, key.colour, stroke=MUTED)
+            svg.rect(x, top + 6, wide, 26, key.colour, stroke=MUTED)
             if wide - used > 0.5:
-                svg.hatch(x + used, 150, wide - used, 26, key.colour)
-            svg.rect(met_x, 202, of_token, 26, key.colour, stroke=MUTED)
-            y = 286 + 17.0 * line
+                svg.hatch(x + used, top + 6, wide - used, 26, key.colour)
+            svg.rect(met_x, top + 58, of_token, 26, key.colour, stroke=MUTED)
+            y = top + 142 + 17.0 * line
             edge = INK if key.name == part else "transparent"
             svg.rect(1, y - 14, 440, 18, "none", stroke=edge, radius=4)
             svg.rect(6, y - 10, 11, 11, key.colour, stroke=MUTED)
@@ -154,13 +173,20 @@ def _block(svg: Svg, item: Model | Architecture, part: str) -> None:
             svg.text(430, y, f"{share:.1f} %", anchor="end", fill=MUTED, mono=True)
         x, met_x = x + wide, met_x + of_token
     for right, words in ((230, "all"), (310, "a token"), (430, "share of a token's")):
-        svg.text(right, 268, words, fill=MUTED, anchor="end")
-    svg.text(0, 428, f"{part}, from the sizes:", bold=True)
-    paragraph(svg, 0, 446, _sum_lines(architecture, part), 17)
-    svg.line(0, 512, WIDTH, 512, width=0.5)
-    y = 530.0
-    for title, words in _facts(item, counted).items():
-        lines = _wrapped(words)
+        svg.text(right, top + 124, words, fill=MUTED, anchor="end")
+    svg.text(0, top + 284, f"{part}, from the sizes:", bold=True)
+    paragraph(svg, 0, top + 302, _sum_lines(architecture, part), 17)
+
+
+def _sheet(svg: Svg, item: Model | Architecture, *, with_sheet: bool) -> None:
+    """A button for the sheet, and what it shows."""
+    words = "hide the sheet" if with_sheet else "more: counts, weights, cache, sources"
+    with svg.thing(tip=words, press={"sheet": not with_sheet}):
+        wide = 0.93 * text_width(words, SMALLEST) + 20
+        box(svg, 1, HEIGHT - 34, wide, 26, "none", words, radius=6, stroke=RULE)
+    y = HEIGHT + 10
+    for title, phrase in _facts(item, sheet(_architecture(item))).items() if with_sheet else ():
+        lines = _wrapped(phrase)
         svg.text(0, y, title, fill=MUTED)
         paragraph(svg, 76, y, lines, 17)
         y += 17 * len(lines)

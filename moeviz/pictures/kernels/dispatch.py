@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from moeviz.pictures.kernels import things
 from moeviz.pictures.kernels.dispatch_detail import DETAIL, WIDTH, detail_height
-from moeviz.pictures.plot import box, expert_box, stages
+from moeviz.pictures.kernels.dispatch_words import ANSWERS, FORMULAS, QUESTIONS, summary
+from moeviz.pictures.plot import box, expert_box, heading, stages
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -19,31 +20,24 @@ from moeviz.pictures.svg import (
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
 ACTIVE = "#0072b2"
-LANE_A, LANE_B, CELL = 108.0, 222.0, 24.0
+LANE_A, LANE_B, CELL = 150.0, 264.0, 24.0
 HEIGHT = LANE_B + 104.0
 COLUMNS = ("assignment", "token", "expert", "weight", "program", "row", "slot", "tile")
-FORMULAS = {
-    "top-k": "expert_TK, weight_TK = top-k of softmax(logits_TE)",
-    "histogram": "count[p, e] = how many of program p's assignments ask for expert e",
-    "scan": "before[p, e] = count[0, e] + … + count[p - 1, e];  total[e] = the sum",
-    "scatter": "row = offsets[e] + before[p, e] + how many for e came earlier in the block",
-    "tiles": "expert e gets ⌈rows / BLOCK_M⌉ tiles; a tile never mixes experts",
-    "GEMM": "out = (weight · silu(gate) · up) W2ᵀ,  [gate, up] = x[token] W13ᵀ",
-    "combine": "y[token] = the sum of its rows, always in one order",
-}
 
 
 def dispatch(trace: DispatchTrace, step: int, *, note: str = "") -> Picture:
     """The batch at one step (0 to trace.steps - 1): the assignments in token order and where their
     rows go; beside it, what the program of this step computes. note: where it was computed."""
     stage, number = trace.at(step)
-    summary = _summary(trace, stage, number)
-    svg = Svg(WIDTH, HEIGHT, f"Dispatch, step {step}: {stage}", summary)
+    told = summary(trace, stage, number)
+    svg = Svg(WIDTH, HEIGHT, f"Dispatch, step {step}: {stage}", told)
     sets = {name: {"step": trace.step_at(name)} for name in STAGES}
-    x, wide = stages(svg, WIDTH, STAGES, stage, sets.__getitem__, first=0)[stage]
+    heading(svg, QUESTIONS[stage])
+    svg.text(0, 38, ANSWERS[stage])
+    x, wide = stages(svg, WIDTH, STAGES, stage, sets.__getitem__, first=0, top=48)[stage]
     # How far the stage has come.
-    svg.rect(x, 35, wide * (number + 1) / trace.steps_of(stage), 4, ACTIVE)
-    svg.text(0, 60, FORMULAS[stage], mono=True)
+    svg.rect(x, 79, wide * (number + 1) / trace.steps_of(stage), 4, ACTIVE)
+    svg.text(0, 102, FORMULAS[stage], mono=True, fill=MUTED)
     _Lanes(trace, svg, stage, number).draw()
     svg.text(0, HEIGHT - 4, note, fill=MUTED)
     DETAIL[stage](svg.beside(WIDTH, detail_height(trace)), trace, number)
@@ -221,55 +215,6 @@ def _bracket(
     svg.polyline(ends, stroke=ACTIVE if active else colour, width=2.5 if active else 1)
     ink = INK if active else MUTED
     svg.text((left + right) / 2, y + 13.5, name, anchor="middle", bold=active, fill=ink)
-
-
-def _summary(trace: DispatchTrace, stage: str, program: int) -> str:
-    """What this step does, in words and with its numbers."""
-    num_rows, count = len(trace.order), trace.steps_of(stage)
-    of = f"program {program} of {count}"
-    if stage == "top-k":
-        experts = _plural(trace.top_k, "expert")
-        words = f"{len(trace.tokens)} tokens ask for {experts} each: {num_rows} assignments"
-        return f"{words}, in token order."
-    if stage == "histogram":
-        asked = _plural(int(trace.count[program].sum()), "assignment")
-        expert, most = trace.count[program].argmax(), trace.count[program].max()
-        times = _plural(int(most), "time")
-        return (
-            f"Histogram, {of}: counts {asked}; expert {expert} is asked for {times}, and none more."
-        )
-    if stage == "scan":
-        rows = _plural(int(trace.total[program]), "row")
-        return f"Scan, {of}: adds up the column of expert {program}; it will have {rows}."
-    if stage == "scatter":
-        first = program * trace.sort_block
-        last = min(first + trace.sort_block, num_rows) - 1
-        return f"Scatter, {of}: sends assignments {first} to {last} to their rows."
-    if stage == "tiles":
-        real, grid = int((trace.tile_expert >= 0).sum()), len(trace.tile_expert)
-        computed = real * trace.tile_block
-        return (
-            f"{_plural(real, 'tile')} of {trace.tile_block} rows hold {num_rows} rows. "
-            f"{computed - num_rows} of {computed} computed rows are padding. {grid - real} of the "
-            f"GEMM's {grid} programs find no tile."
-        )
-    if stage == "GEMM":
-        count_rows = len(trace.tile_rows(program))
-        if not count_rows:
-            return f"Grouped GEMM, {of}: no tile is left, it returns at once."
-        expert, padding = trace.tile_expert[program], trace.tile_block - count_rows
-        rows = _plural(count_rows, "row")
-        return f"Grouped GEMM, {of}: {rows} of expert {expert}, {padding} padding."
-    rows = " and ".join(map(str, trace.rank[program * trace.top_k : (program + 1) * trace.top_k]))
-    plural = "s" if trace.top_k > 1 else ""
-    sentence = f"Combine, {of}: token {program} adds up row{plural} {rows}."
-    if program == count - 1:
-        sentence += f" Against a plain loop y differs by {trace.error:.0e} of its length."
-    return sentence
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _table(trace: DispatchTrace) -> list[tuple[object, ...]]:
