@@ -30,6 +30,7 @@ PANELS = {
     "08_hardware": (".moeviz-decode_batch", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
+    "13_real_models": (".moeviz-real_models", []),
 }
 RACE = "01_dense_vs_moe"
 TO_CELL = "panel => panel.closest('.jp-Cell').scrollIntoView()"

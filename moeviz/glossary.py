@@ -23,6 +23,7 @@ START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
 ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
 COLLAPSE, CAPACITY = "04_collapse", "05_capacity"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
+REAL = "13_real_models"
 
 TERMS = (
     Term("95 % interval", "Where a difference lies, as far as the seeds tell: of a hundred "
@@ -47,6 +48,8 @@ TERMS = (
          "expert exactly its even share of slots.", CAPACITY, ("factor",)),
     Term("causal", "A router is causal if the experts of a token never depend on tokens that come "
          "after it. Only then can a model write token by token with it.", OTHERS),
+    Term("checkpoint", "The files of a trained model: its configuration and all its weights.",
+         REAL),
     Term("collapse", "Most tokens go to a few experts, and the others get next to none and stop "
          "learning.", COLLAPSE),
     Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
@@ -176,6 +179,8 @@ TERMS = (
     Term("token", "A piece of text that the model reads as one unit: a word, a part of a word, or "
          "a sign.", START),
     Term("top-k", "The K experts with the highest scores are chosen.", INSIDE, ("k", "choices k")),
+    Term("trace", "A record of which experts each token of a text visited, layer by layer.", REAL,
+         ("traces",)),
     Term("validation loss", "The loss on text that training never sees: how surprised the model is "
          "by each next token, on average.", RACE),
     Term("verdict", "What the seeds show of a difference: lower, higher or open. Open means that "

@@ -16,6 +16,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     hardware,
     inside_layer,
     kernels,
+    real_models,
     routing,
     start_here,
 )
