@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.hf_families import FAMILIES, tiny
+from helpers.hf_families import BY_SUM, FAMILIES, SIGMOID, SOFTMAX, tiny
 from helpers.live import wait
 from helpers.panels import said
 from moeviz import panels
@@ -17,7 +17,7 @@ from moeviz.records.routes import Trace
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch import pretrained
 from moeviz.watch.pretrained import checkpoint
-from moeviz.watch.pretrained.capture import read, sites, watched
+from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.rule import rule_of
 from moeviz.watch.text import MAX_TOKENS
 
@@ -70,6 +70,44 @@ def test_a_correction_of_the_scores_is_told():
     assert rule_of(found.logits_TE, found.expert_TK, found.weight_TK)[0].by_score < 0.9
 
 
+def test_a_token_that_is_wrong_is_not_hidden_by_one_that_is_large():
+    """In real models the first token's output is a thousand times as large as the others'."""
+    y_TD = torch.ones(3, 4) * torch.tensor([[1e4], [1.0], [1.0]])
+    again_TD = y_TD * torch.tensor([[1.0], [1.0], [0.5]])
+    found = Captured(
+        layer=0, x_TD=y_TD, logits_TE=None, expert_TK=torch.zeros(3, 1), weight_TK=torch.ones(3, 1),
+        y_TD=y_TD, again_TD=again_TD, part_KTD=[], factor_TK=torch.ones(3, 1),
+    )  # fmt: skip
+    assert found.error == pytest.approx(0.5)
+
+
+LOGITS = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("logits_TE", "score", "renormalised", "scale", "says"),
+    [
+        (LOGITS[:1], torch.sigmoid, True, 1.0, SIGMOID + BY_SUM),
+        (LOGITS[:1], lambda x: x.softmax(-1), True, 1.0, SOFTMAX + BY_SUM),
+        (LOGITS[:1], torch.sigmoid, True, 2.5, "a rule that these tokens do not tell"),
+        (LOGITS[:1].expand(9, 8), torch.sigmoid, True, 2.5, "a rule that these tokens do not tell"),
+        (LOGITS, torch.sigmoid, True, 2.5, SIGMOID + BY_SUM + ", times 2.5"),
+    ],
+)
+def test_a_rule_is_told_where_the_tokens_tell_it(logits_TE, score, renormalised, scale, says):
+    weight_TK, expert_TK = score(logits_TE).topk(2)
+    weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True) * scale
+    assert str(rule_of(logits_TE, expert_TK, weight_TK)[0]) == says
+
+
+def test_of_equal_scores_any_may_be_chosen():
+    """Frequent in 16 bits; it is no sign of a bias."""
+    logits_TE = torch.tensor([[2.0, 1, 1, 0]])
+    for expert_TK in (torch.tensor([[0, 1]]), torch.tensor([[0, 2]])):
+        weight_TK = logits_TE.softmax(-1).gather(1, expert_TK)
+        assert rule_of(logits_TE, expert_TK, weight_TK)[0].by_score == 1
+
+
 # Loading.
 
 
@@ -108,7 +146,9 @@ def test_a_checkpoint_is_loaded_and_traced(folder):
     best = np.argsort(-trace.score, axis=-1)[..., :2]
     assert (np.sort(best) == np.sort(trace.expert)).all()
     assert max(trace.meta["errors"]) < 1e-5 and trace.meta["by_score"] == [1, 1]
-    assert len(pretrained.trace(real, 99 * TEXT).tokens) == MAX_TOKENS
+    long = pretrained.trace(real, 99 * TEXT)
+    assert len(long.tokens) == MAX_TOKENS
+    assert f"the first 512 of {len(own.encode(99 * TEXT)):,} tokens" in pretrained.describe(long)
 
 
 def test_a_text_is_read_as_the_model_alone_reads_it(folder):
@@ -150,6 +190,23 @@ def cut(path):
     file.write_bytes(file.read_bytes()[:-9])
 
 
+def rewrite_weights(file, change):
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def quantised(path):
+    """Experts' scales of which the configuration says nothing."""
+    name = "model.layers.0.block_sparse_moe.experts.0.w1.weight_scale_inv"
+    index = path / "model.safetensors.index.json"
+    shards = json.loads(index.read_text())
+    file = sorted(path.glob("*.safetensors"))[0]
+    shards["weight_map"][name] = file.name
+    index.write_text(json.dumps(shards))
+    rewrite_weights(file, lambda tensors: tensors | {name: torch.ones(1)})
+
+
 def pickled(path):
     for file in path.glob("*.safetensors*"):
         file.unlink()
@@ -167,7 +224,8 @@ def pickled(path):
         (cut, "The weights of .* cannot be loaded"),
         (pickled, "The weights of .* cannot be loaded"),
         (lambda path: rewrite(path, num_hidden_layers=3), "weights of .* are missing"),
-        (lambda path: rewrite(path, intermediate_size=32), "weights of .* (missing|cannot be)"),
+        (lambda path: rewrite(path, intermediate_size=32), "weights of .* missing or of another"),
+        (quantised, "1 of the weights of .* have no place in the MoE layers"),
         (lambda path: rewrite(path, model_type="doge"), "finds experts by product keys"),
         (lambda path: rewrite(path, model_type="t9000"), "There is no checkpoint"),
     ],
@@ -178,6 +236,61 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(damage, message, copy)
         pretrained.load(copy)
     sentence = str(refused.value)
     assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 600
+
+
+def test_what_the_files_hold_beyond_the_model_is_told(copy):
+    rewrite(copy, num_hidden_layers=1)
+    trace = pretrained.trace(pretrained.load(copy), TEXT)
+    assert "The files hold 9 tensors more" in pretrained.describe(trace)
+
+
+def infinite(path):
+    for file in path.glob("*.safetensors"):
+        rewrite_weights(file, lambda tensors: {n: v * torch.inf for n, v in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (infinite, "Layer 0 of .* gives numbers that are not finite"),
+        (lambda path: rewrite(path, num_experts_per_tok=5), "cannot read the text: selected index"),
+    ],
+)
+def test_a_model_that_cannot_read_is_refused_in_one_sentence(damage, message, copy):
+    damage(copy)
+    with pytest.raises(ValueError, match=message):
+        pretrained.trace(pretrained.load(copy), TEXT)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    real = pretrained.load(folder)
+    real.model.resize_token_embeddings(40)
+    with pytest.raises(ValueError, match="and the model knows 40: they do not belong together"):
+        pretrained.trace(real, TEXT)
+
+
+def test_a_text_begins_with_the_mark_that_its_tokenizer_puts_there(copy):
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    first = next(piece for piece, n in tokenizer["model"]["vocab"].items() if n == 5)
+    mark, text = (
+        {"SpecialToken": {"id": first, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    )
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing", "single": [mark, text], "pair": [mark, text],
+        "special_tokens": {first: {"id": first, "ids": [5], "tokens": [first]}},
+    }  # fmt: skip
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    real = pretrained.load(copy)
+    own = Tokenizer.default().encode(TEXT).tolist()
+    assert real.encode(TEXT).tolist() == [5, *own]
+    with pytest.raises(ValueError, match="The text is empty"):
+        real.encode("")
+
+
+def test_a_device_that_is_not_there_is_refused(folder):
+    with pytest.raises(ValueError, match="The device 'gpu' cannot be used"):
+        pretrained.load(folder, device="gpu")
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(folder, monkeypatch):
@@ -284,7 +397,7 @@ def test_the_command_writes_a_record_and_says_what_was_seen(folder, tmp_path, ca
         "2 MoE layers, 4 experts, 2 a token.",
         "parameters, as many as the calculator counts from its configuration.",
         "Weights: softmax over all experts, the chosen divided by their sum.",
-        "the largest relative error is",
+        "largest relative error is",
     ):
         assert sentence in printed
     assert Trace.load_file(out).layers == (0, 1)
@@ -292,3 +405,6 @@ def test_the_command_writes_a_record_and_says_what_was_seen(folder, tmp_path, ca
     (tmp_path / "my.txt").write_bytes(b"\xff\xfe")
     assert cli.main([*command, "--out", str(out)]) == 2
     assert "is not text in UTF-8" in capsys.readouterr().err
+    (tmp_path / "my.txt").unlink()
+    assert cli.main([*command, "--out", str(out)]) == 2
+    assert "my.txt cannot be read (No such file or directory)" in capsys.readouterr().err

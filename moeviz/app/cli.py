@@ -108,9 +108,13 @@ def _trace(args: argparse.Namespace, _: list[str]) -> int:
     from moeviz.watch import pretrained
 
     try:
-        text = args.text.read_text("utf-8")
+        text = args.text.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{args.text} is not text in UTF-8; save it so, and run again.") from None
+    except OSError as error:
+        raise ValueError(
+            f"{args.text} cannot be read ({error.strerror}); give a file of text."
+        ) from None
     model = pretrained.load(args.model, say=print)
     traced = pretrained.trace(model, text)
     traced.save(args.out)

@@ -23,7 +23,7 @@ def proof(error: float) -> str:
     """How far a record is from the model's own output."""
     return (
         "Computed again from this record, the layer's output differs from the model's own by "
-        f"{error:.0e} of it."
+        f"{error:.0e} of it, at the token where it is furthest."
     )
 
 

@@ -39,7 +39,8 @@ class Pretrained:
     """A real MoE model, ready to read with: in evaluation mode, of an encoder-decoder the encoder.
 
     num_parameters: of the whole checkpoint, as loaded; counted: as the calculator counts them from
-    its configuration, None where it does not know the model type.
+    its configuration, None where it does not know the model type; unused: how many tensors of the
+    files have no place in the model, as those of further blocks.
     """
 
     name: str
@@ -48,14 +49,22 @@ class Pretrained:
     tokenizer: Any
     num_parameters: int
     counted: int | None
+    unused: int = 0
 
     def encode(self, text: str) -> Tensor:
-        """Token ids int64 [S] of a text, without the tokenizer's own marks for its start and end;
-        ValueError where it is empty."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        if not ids:
+        """Token ids int64 [S] of a text, with the marks that the tokenizer puts at its start and
+        end: a model that was trained with them routes other tokens otherwise without. ValueError
+        where the text is empty, and where the model has no place for one of its tokens."""
+        if not text or not self.tokenizer(text, add_special_tokens=False)["input_ids"]:
             raise ValueError("The text is empty; type a few words.")
-        return torch.tensor(ids)
+        ids_S = torch.tensor(self.tokenizer(text)["input_ids"])
+        known = self.model.get_input_embeddings().num_embeddings
+        if int(ids_S.max()) >= known:
+            raise ValueError(
+                f"The tokenizer of {self.name} makes token {int(ids_S.max())} of the text, and the "
+                f"model knows {known}: they do not belong together."
+            )
+        return ids_S
 
     def pieces(self, ids_S: Tensor) -> tuple[str, ...]:
         """What to show for each token, in the signs of moeviz's own tokenizer."""
@@ -79,6 +88,7 @@ class Pretrained:
             "model_type": self.model_type,
             "num_parameters": self.num_parameters,
             "counted": self.counted,
+            "unused": self.unused,
             "transformers": package_version("transformers"),
         }
 
@@ -90,40 +100,44 @@ def load(
 
     device: where to; a GPU where there is one. say: is told, before any weight is loaded, how large
     the model is and what that leaves. ValueError in one sentence: no transformers, no such
-    checkpoint, one that needs code of its own, a dense one, a family that is not known, too little
-    memory, weights that are missing, damaged or pickled.
+    checkpoint or device, one that needs code of its own, a dense one, a family that is not known,
+    too little memory, weights that are missing, damaged, pickled, or more than the model has.
     """
     name, transformers = str(name), _transformers()
+    device = _device(device)
     config = _config(transformers, name)
     kind = config.model_type
     if kind in NOT_KNOWN:
         raise ValueError(f"{name} is of the type {kind}: {NOT_KNOWN[kind]}. It cannot be shown.")
-    auto = transformers.AutoModelForCausalLM
-    if getattr(config, "is_encoder_decoder", False):
-        auto = transformers.AutoModelForSeq2SeqLM
-    try:
-        with torch.device("meta"):
-            empty = auto.from_config(config)
-    except Exception as error:  # whatever the library raises on what it cannot build
-        raise ValueError(
-            f"{name} ({kind}) cannot be built as a language model: {one_line(error)}."
-        ) from None
+    auto, empty = _empty(transformers, name, config)
     if not sites(empty):
         raise ValueError(
             f"{name} ({kind}) is a dense model, or a family whose experts moeviz does not know: "
             "none of its modules is called `experts`."
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = _check_memory(name, empty, config, device)
     if say:
         say(size)
-    model = _weights(transformers, auto, name, config).to(device).eval()
+    model, unused = _weights(transformers, auto, name, config)
+    model = model.to(device).eval()
     tokenizer = _tokenizer(transformers, name)
-    reader = model.get_encoder() if config.is_encoder_decoder else model
+    reader = model.get_encoder() if _is_encoder_decoder(config) else model
     count = sum(p.numel() for p in model.parameters())
     if Path(name).is_dir():
         name = Path(name).resolve().name
-    return Pretrained(name, kind, reader, tokenizer, count, _counted(config))
+    return Pretrained(name, kind, reader, tokenizer, count, _counted(config), unused)
+
+
+def _device(device: str | None) -> str:
+    """The device, or the one by default; ValueError for one that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+        raise ValueError(
+            f"The device {brief(device)} cannot be used ({one_line(error)}); give 'cpu'."
+        ) from None
+    return device
 
 
 def _transformers() -> ModuleType:
@@ -154,14 +168,36 @@ def _config(transformers: ModuleType, name: str) -> Any:
             "folder with a config.json, or a name on the Hub (owner/model) while there is a "
             "network."
         ) from None
-    return config.get_text_config(decoder=True) if hasattr(config, "text_config") else config
+    return config
+
+
+def _is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def _empty(transformers: ModuleType, name: str, config: Any) -> tuple[Any, nn.Module]:
+    """The model without numbers, and the class that builds it. Of one that sees and reads it is
+    often the whole that the library knows, and not its language model alone."""
+    autos = [transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText]
+    if _is_encoder_decoder(config):
+        autos = [transformers.AutoModelForSeq2SeqLM]
+    refusals = []
+    for auto in autos:
+        try:
+            with torch.device("meta"):
+                return auto, auto.from_config(config, trust_remote_code=False)
+        except Exception as error:  # whatever the library raises on what it cannot build
+            refusals.append(one_line(error))
+    raise ValueError(
+        f"{name} ({config.model_type}) cannot be built as a language model: {refusals[0]}."
+    )
 
 
 def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> str:
     """How large the model is, in a sentence; ValueError where the weights alone do not fit."""
     dtype = getattr(config, "dtype", None) or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    count = _counted(config) or sum(p.numel() for p in empty.parameters())
+    count = max(_counted(config) or 0, sum(p.numel() for p in empty.parameters()))
     need = count * dtype.itemsize
     have = memory_bytes()
     if device.startswith("cuda"):
@@ -184,7 +220,9 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
-def _weights(transformers: ModuleType, auto: Any, name: str, config: Any) -> Any:
+def _weights(transformers: ModuleType, auto: Any, name: str, config: Any) -> tuple[Any, int]:
+    """The model, and how many tensors of the files it has no place for. ValueError where the files
+    lack some, and where a MoE layer has no place for some: they would change what it computes."""
     logging = transformers.utils.logging
     bars = logging.is_progress_bar_enabled()
     if Path(name).is_dir() and _bytes_in(Path(name)) < SMALL:
@@ -197,6 +235,7 @@ def _weights(transformers: ModuleType, auto: Any, name: str, config: Any) -> Any
             trust_remote_code=False,
             use_safetensors=True,  # no pickles
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by their name
         )
     except Exception as error:
         raise ValueError(f"The weights of {name} cannot be loaded: {one_line(error)}.") from None
@@ -204,13 +243,30 @@ def _weights(transformers: ModuleType, auto: Any, name: str, config: Any) -> Any
         if bars:
             logging.enable_progress_bar()
     # The library would draw them at random.
-    for what in ("missing_keys", "mismatched_keys"):
-        if lost := sorted(map(str, report.get(what, ()))):
-            raise ValueError(
-                f"{len(lost)} of the weights of {name} are missing or of another shape, the first "
-                f"is {brief(lost[0])}: the checkpoint is not whole."
-            )
-    return model
+    lost = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of the weights of {name} are missing or of another shape, the first is "
+            f"{brief(lost[0])}: the checkpoint is not whole."
+        )
+    unused = sorted(report["unexpected_keys"])
+    blocks = tuple(f"{block}." for block in _moe_blocks(model))
+    if strays := [key for key in unused if key.startswith(blocks)]:
+        raise ValueError(
+            f"{len(strays)} of the weights of {name} have no place in the MoE layers that its "
+            f"config.json describes, the first is {brief(strays[0])}: they are scales of quantised "
+            "experts, or a part of the model that would be left out."
+        )
+    return model, len(unused)
+
+
+def _moe_blocks(model: nn.Module) -> list[str]:
+    """The names of the modules that hold experts and their router alone; of experts that stand in
+    a whole block, their own."""
+    experts = {id(site.experts) for site in sites(model)}
+    names = [name for name, module in model.named_modules() if id(module) in experts]
+    parents = [name.rpartition(".")[0] for name in names]
+    return [n if p[-1:].isdigit() else p for n, p in zip(names, parents, strict=True)]
 
 
 def _bytes_in(folder: Path) -> int:

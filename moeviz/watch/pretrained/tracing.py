@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from moeviz.checks import one_line
+from moeviz.records.imports.build import by_weight
 from moeviz.records.routes import Trace
 from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.checkpoint import Pretrained
@@ -24,32 +26,49 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 def trace(pretrained: Pretrained, text: str) -> Trace:
     """Where each MoE layer of the model sends the tokens of a text.
 
-    Of a longer text the first MAX_TOKENS tokens are read. meta: model; model_type; rules, one a
-    layer, in words; by_score, see Rule; errors, one a layer, see Captured. ValueError for an empty
-    text, and where the recorded routing does not give a layer's output.
+    Of a longer text the first MAX_TOKENS tokens are read. A token's choices stand in the order of
+    their weights, for many families keep them in no order. meta: model; model_type; text_tokens,
+    how many the text has; rules, one a layer, in words; by_score, see Rule; errors, one a layer,
+    see Captured. ValueError for an empty text, and where the recorded routing does not give a
+    layer's output.
     """
-    ids_S = pretrained.encode(text)[:MAX_TOKENS]
+    text_S = pretrained.encode(text)
+    ids_S = text_S[:MAX_TOKENS]
     captured = capture(pretrained, ids_S)
     ruled = [rule_of(c.logits_TE, c.expert_TK, c.weight_TK) for c in captured]
+    expert_TLK, weight_TLK = by_weight(
+        stacked([c.expert_TK.cpu().numpy() for c in captured], -1),
+        stacked([c.weight_TK.float().cpu().numpy() for c in captured], 0),
+    )
     return Trace(
         tokens=pretrained.pieces(ids_S),
-        expert=stacked([c.expert_TK.cpu().numpy() for c in captured], -1).astype(np.int16),
-        weight=stacked([c.weight_TK.float().cpu().numpy() for c in captured], 0),
+        expert=expert_TLK.astype(np.int16),
+        weight=weight_TLK,
         score=stacked([score_TE.cpu().numpy() for _, score_TE in ruled], 0),
         layers=tuple(c.layer for c in captured),
-        meta=pretrained.facts() | _facts(captured, [rule for rule, _ in ruled]),
+        meta=pretrained.facts()
+        | {"text_tokens": len(text_S)}
+        | _facts(captured, [rule for rule, _ in ruled]),
     )
 
 
 def describe(trace: Trace) -> str:
     """What was recorded, in sentences: sizes, the count of parameters, the weighting rule, and how
     exactly the record gives the model's own output."""
-    meta, layers = trace.meta, len(trace.layers)
+    meta, layers, read = trace.meta, len(trace.layers), len(trace.tokens)
+    tokens = f"{read} tokens"
+    if meta["text_tokens"] > read:
+        tokens = f"the first {read} of {meta['text_tokens']:,} tokens"
     sentences = [
-        f"{meta['model']} ({meta['model_type']}): {len(trace.tokens)} tokens, {layers} MoE "
-        f"layers, {trace.num_experts} experts, {trace.top_k} a token.",
+        f"{meta['model']} ({meta['model_type']}): {tokens}, {layers} MoE layers, "
+        f"{trace.num_experts} experts, {trace.top_k} a token.",
         _counted(meta["num_parameters"], meta["counted"]),
     ]
+    if meta["unused"]:
+        sentences.append(
+            f"The files hold {meta['unused']} tensors more, which the model that their config.json "
+            "describes has no place for."
+        )
     rules = dict.fromkeys(meta["rules"])
     sentences.append(f"Weights: {'; in other layers: '.join(rules)}.")
     by_score = min(meta["by_score"])
@@ -59,8 +78,8 @@ def describe(trace: Trace) -> str:
             "scores: a bias or groups correct the choice."
         )
     sentences.append(
-        "Each layer's output was computed again from this record; the largest relative error is "
-        f"{max(meta['errors']):.1g}."
+        "Each layer's output was computed again from this record; of all tokens, the largest "
+        f"relative error is {max(meta['errors']):.1g}."
     )
     return "\n".join(sentences)
 
@@ -85,8 +104,11 @@ def capture(
             f"{pretrained.name} ({pretrained.model_type}) has no module of experts that moeviz "
             "knows; it is a dense model, or a family whose way is not known."
         )
-    with watched(layers):
-        pretrained.run(ids_S)
+    try:
+        with watched(layers):
+            pretrained.run(ids_S)
+    except Exception as error:  # whatever the family's own code raises
+        raise ValueError(f"{pretrained.name} cannot read the text: {one_line(error)}.") from None
     # What each expert makes of each token is as large as all that a model computes of a text.
     captured = [
         found if found.layer == whole else dataclasses.replace(found, part_KTD=[])
@@ -94,6 +116,17 @@ def capture(
     ]
     captured.sort(key=lambda c: c.layer)
     for c in captured:
+        if len(c.expert_TK) != len(ids_S):
+            raise ValueError(
+                f"Layer {c.layer} of {pretrained.name}: its experts were last called with "
+                f"{len(c.expert_TK)} of the {len(ids_S)} tokens. Its routing is not understood, so "
+                "none is shown."
+            )
+        if not bool(c.y_TD.isfinite().all()):
+            raise ValueError(
+                f"Layer {c.layer} of {pretrained.name} gives numbers that are not finite: its "
+                "weights are damaged, or too large for their number type."
+            )
         limit = TOLERANCE.get(c.y_TD.dtype, 1e-4)
         if not c.error <= limit:
             raise ValueError(
