@@ -1,6 +1,7 @@
 """A routing changed by hand: what is changed, and nothing else."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -26,6 +27,21 @@ def real(model_type="mixtral"):
     pytest.importorskip("transformers", minversion="5.10")
     model = tiny(model_type)
     return Pretrained(model_type, model_type, model, None, 0, None)
+
+
+def reader(model_type):
+    """Of an encoder-decoder the encoder alone, which predicts nothing."""
+    whole = real(model_type)
+    return dataclasses.replace(whole, model=whole.model.get_encoder())
+
+
+def fused():
+    """Experts of which a kernel takes the weights alone."""
+    model = real()
+    for module in model.model.modules():
+        if hasattr(module, "experts"):
+            module.forward = lambda x_BSD: x_BSD
+    return model
 
 
 @pytest.fixture
@@ -81,6 +97,12 @@ def test_experts_drawn_at_random_are_equally_likely():
     expert_TK, weight_TK = torch.zeros(30_000, K, dtype=torch.long), torch.ones(30_000, K)
     share_E = at_random(2)(expert_TK, weight_TK, E)[0].flatten().bincount() / 90_000
     assert share_E.allclose(torch.full((E,), 1 / E), atol=0.01)
+
+
+def test_every_layer_and_text_gets_other_experts_at_random():
+    table, change = (torch.zeros(50, K, dtype=torch.long), torch.ones(50, K)), at_random(2)
+    first, second = (change(*table, E)[0] for _ in range(2))
+    assert not first.equal(second) and first.equal(at_random(2)(*table, E)[0])
 
 
 def test_a_token_with_one_choice_is_left_without_any():
@@ -142,6 +164,8 @@ def test_routers_that_serve_any_number_of_experts_can_be_changed(router, ids_BS)
         (own, kill(0), [], "layers must be some of those with experts"),
         (lambda: own("soft_moe"), kill(0), None, "soft one and sends no token to an expert"),
         (lambda: real("llama4_text"), kill(0), None, "not called with their choices"),
+        (lambda: reader("switch_transformers"), kill(0), None, "not called with their choices"),
+        (lambda: fused(), kill(0), None, "were not called as modules, so nothing was changed"),
     ],
 )
 def test_what_cannot_be_changed_is_refused(make, change, layers, message, ids_BS):

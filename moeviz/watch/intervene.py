@@ -76,10 +76,11 @@ def without_first(expert_TK: Tensor, weight_TK: Tensor, _: int) -> Table:
 
 
 def at_random(seed: int) -> Change:
-    """Each token's weights go to as many experts drawn at random, all of them equally likely."""
+    """Each token's weights go to as many experts drawn at random, all of them equally likely, and
+    other ones in every layer and text: the change goes on drawing, so make a new one to repeat."""
+    generator = torch.Generator().manual_seed(seed)
 
     def change(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Table:
-        generator = torch.Generator().manual_seed(seed)
         order_TE = torch.rand(len(expert_TK), num_experts, generator=generator).argsort(-1)
         return order_TE[:, : expert_TK.shape[1]].to(expert_TK), weight_TK
 
@@ -127,9 +128,20 @@ def effect(
     ValueError for layers without experts, an expert that is not there, soft routers, and families
     whose experts are not called with their choices.
     """
-    before_TV = _predictions(model, ids_BS)
-    with changed(model, change, layers):
+    calls = []
+
+    def counted(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Table:
+        calls.append(num_experts)
+        return change(expert_TK, weight_TK, num_experts)
+
+    with changed(model, counted, layers):
         after_TV = _predictions(model, ids_BS)
+    if not calls:
+        raise ValueError(
+            "The model's experts were not called as modules, so nothing was changed; load it "
+            "without fused kernels."
+        )
+    before_TV = _predictions(model, ids_BS)
     next_T = ids_BS[:, 1:].flatten().to(before_TV.device)
     return Effect(
         before=F.nll_loss(before_TV, next_T, reduction="none").cpu().numpy(),
