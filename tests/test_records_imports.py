@@ -1,6 +1,8 @@
 """Others' traces: each layout is written here, read back whole, and refused where it is bad."""
 
 import base64
+import copy
+import dataclasses
 import io
 import json
 
@@ -187,6 +189,45 @@ def test_moelens_has_counts_by_domain_and_no_tokens(tmp_path):
     assert again.domains == counts.domains and (again.count == counts.count).all()
 
 
+def test_of_one_choice_the_zeros_that_engines_leave_are_refused():
+    """Of more choices they would be an expert chosen twice."""
+    first = EXPERT[..., :1] % (E - 1) + 1
+    for at, where in (((slice(None), 1), "layer 1"), ((4,), "token 4")):
+        gaps = first.copy()
+        gaps[at] = 0
+        text = base64.b64encode(npy(gaps)).decode()
+        with pytest.raises(ValueError, match=f"all choices of {where} are expert 0"):
+            read_vllm(text, num_experts=E)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            dict(weight=np.zeros((T, L, K + 1))),
+            r"weight of a trace .* \(9, 2, 3\), got \(9, 2, 4\)",
+        ),
+        (dict(layers=(0,)), r"expert of a trace must have the size \(9, 1, 3\)"),
+        (dict(tokens=("a",)), r"expert of a trace must have the size \(1, 2, 3\)"),
+        (dict(expert=EXPERT.astype(np.int16) + 1), r"must lie in -1\.\.11, got 1\.\.12"),
+        (
+            dict(weight=np.where(WEIGHT == WEIGHT.max(), np.nan, WEIGHT)),
+            "some are NaN",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_is_not_loaded(change, message, tmp_path):
+    assert EXPERT.max() == E - 1
+    whole = vllm(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(whole, **change)
+    bent = copy.copy(whole)
+    vars(bent).update(change)
+    bent.save(tmp_path / "trace.safetensors")
+    with pytest.raises(ValueError, match=f"trace.safetensors cannot be used: .*{message}"):
+        Trace.load_file(tmp_path / "trace.safetensors")
+
+
 # Refusals
 
 
@@ -218,6 +259,12 @@ def raw(name, data):
         return read_vllm(path, num_experts=E) if name.endswith(".npy") else read_esft(folder)
 
     return read
+
+
+def archive():
+    buffer = io.BytesIO()
+    np.savez(buffer, a=EXPERT)
+    return buffer.getvalue()
 
 
 def foreign_parquet(**columns):
@@ -270,6 +317,14 @@ BAD = {
         "empty|is not a",
     ),  # fmt: skip
     "a pickle": ([raw("a.npy", npy(np.array([{}], dtype=object)))], "is not a .npy file"),
+    "an archive": ([raw("a.npy", archive()), raw("a.npy", archive()[:60])], "is not a .npy file"),
+    "numbers beyond all": (
+        [
+            raw("a.csv", b"0,9" + b"9" * 30),
+            raw("expert_weights_1.txt", b"\t".join([b"9" * 30] * 6 + [b"", *[b"1"] * 6])),
+        ],
+        "is not a CSV of moe-trace|is not ids, two tabs",
+    ),
     "no base64": ([lambda d: read_vllm("not base64!", num_experts=E)], "is not the base64 text"),
     "another shape": ([lambda d: sglang(d, num_layers=7)], "54 ids, which 7 layers of 3 choices"),
     "a foreign CSV": (
@@ -302,6 +357,7 @@ BAD = {
         [
             foreign_parquet(age=[3, 4]),
             foreign_parquet(scores=["a", "b"], indices=[[1], [2]]),
+            foreign_parquet(scores=[[0.5], [0.5]], indices=[[1.5], [2.5]]),
             foreign_parquet(scores=[[0.5], [0.5, 0.1]], indices=[[1], [1, 2]]),
             foreign_parquet(scores=[[0.5], [0.5]], indices=[[1, 0], [1, 2]]),
         ],

@@ -11,6 +11,13 @@ from moeviz.checks import check_whole
 from moeviz.records.store import Record
 
 
+def _check_sizes(kind: str, **sizes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """ValueError where a size, got and wanted, is another one."""
+    for name, (got, wanted) in sizes.items():
+        if got != wanted:
+            raise ValueError(f"The {name} of a {kind} must have the size {wanted}, got {got}.")
+
+
 @dataclass(frozen=True)
 class Trace(Record):
     """The routing of one text through every MoE layer of a model.
@@ -19,7 +26,8 @@ class Trace(Record):
     weight: float32 [T, L, K]; score: float32 [T, L, E], the router's probabilities;
     layers: the L block numbers; meta: provenance and model facts (JSON values).
     A trace of another program may lack weights or scores: they are NaN then, so ask has_weights
-    and has_scores before you use them.
+    and has_scores before you use them. ValueError where sizes disagree, for an expert that is not
+    there, and for weights of which some alone are NaN.
     """
 
     kind: ClassVar[str] = "trace"
@@ -29,6 +37,25 @@ class Trace(Record):
     score: np.ndarray
     layers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokens, num_experts = (len(self.tokens), len(self.layers)), self.score.shape[-1]
+        _check_sizes(
+            "trace",
+            expert=(self.expert.shape, (*tokens, self.expert.shape[-1])),
+            weight=(self.weight.shape, self.expert.shape),
+            score=(self.score.shape, (*tokens, num_experts)),
+        )
+        if self.expert.size and not -1 <= self.expert.min() <= self.expert.max() < num_experts:
+            raise ValueError(
+                f"The experts of a trace must lie in -1..{num_experts - 1}, got "
+                f"{self.expert.min()}..{self.expert.max()}."
+            )
+        missing = np.isnan(self.weight)
+        if missing.any() and not missing.all():
+            raise ValueError(
+                "Of the weights of a trace all must be numbers, or none; some are NaN."
+            )
 
     @property
     def num_experts(self) -> int:
@@ -50,7 +77,11 @@ class Trace(Record):
 
     def load(self) -> np.ndarray:
         """Assignments each expert took, int64 [L, E]."""
-        return (self.expert[..., None] == np.arange(self.num_experts)).sum(axis=(0, 2))
+        load = np.zeros((len(self.layers), self.num_experts), np.int64)
+        for place, load_E in enumerate(load):
+            served = self.expert[:, place][self.expert[:, place] >= 0]
+            load_E += np.bincount(served, minlength=self.num_experts)
+        return load
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,8 @@ class DomainCounts(Record):
     """How often each domain chose each expert: a study that kept counts and no tokens.
 
     domains: D names; count: int64 [D, L, E]; tokens: int64 [D], how many each domain had; top_k:
-    choices of a token; layers: the L block numbers; meta: JSON values.
+    choices of a token; layers: the L block numbers; meta: JSON values. ValueError where sizes
+    disagree.
     """
 
     kind: ClassVar[str] = "domain_counts"
@@ -68,6 +100,14 @@ class DomainCounts(Record):
     top_k: int
     layers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        domains = len(self.domains)
+        _check_sizes(
+            "study",
+            count=(self.count.shape, (domains, len(self.layers), self.count.shape[-1])),
+            tokens=(self.tokens.shape, (domains,)),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def reading(source: str | Path, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {source}.") from None
-    except (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError) as error:
+    except Exception as error:  # a damaged file makes libraries raise anything
         raise ValueError(f"{source} is not {what} ({one_line(error)}).") from None
 
 

@@ -26,16 +26,20 @@ def read_vllm(
 ) -> Trace:
     """What vLLM returns as `routed_experts` (--enable-return-routed-experts).
 
-    source: a .npy file, or the base64 text of one, whole numbers [tokens - 1, layers, choices].
+    source: a .npy file, or the base64 text of one, whole numbers [tokens - 1, layers, choices]. A
+    version that gives the prompt's apart, as prompt_routed_experts, has two such texts.
     """
-    in_file = str(source).endswith(".npy")  # base64 has no dot
+    in_file = isinstance(source, Path) or source.endswith(".npy")  # base64 has no dot
     label = str(source) if in_file else "routed_experts"
     with reading(label, "a .npy file" if in_file else "the base64 text of a .npy file"):
         data = (
             Path(source).read_bytes() if in_file else base64.b64decode(str(source), validate=True)
         )
         routed = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(routed, np.ndarray):
+            raise ValueError("it is a .npz file, of many arrays")
     expert_TLK = whole_numbers(label, routed, "the routed_experts of one sequence")
+    _refuse_gaps(label, expert_TLK)
     return build_trace(
         label, expert_TLK, num_experts=num_experts, tokens=tokens, layers=layers,
         meta={"format": "vLLM routed_experts"},
@@ -64,10 +68,23 @@ def read_sglang(
             "divide; give the numbers of the model that was traced."
         )
     ids_TLK = whole_numbers(label, flat.reshape(-1, num_layers, top_k), "that of one sequence")
+    _refuse_gaps(label, ids_TLK)
     return build_trace(
         label, ids_TLK, num_experts=num_experts, tokens=tokens, layers=layers,
         meta={"format": "SGLang routed_experts"},
     )  # fmt: skip
+
+
+def _refuse_gaps(label: str, expert_TLK: np.ndarray) -> None:
+    """Both engines leave zeros where they recorded nothing. With more choices than one that is an
+    expert chosen twice, which no trace may have; with one choice it is looked for here."""
+    silent_L, silent_T = ((expert_TLK == 0).all((axis, 2)) for axis in (0, 1))
+    if min(expert_TLK.shape[:2]) > 1 == expert_TLK.shape[2] and (silent_L.any() or silent_T.any()):
+        where = f"layer {silent_L.argmax()}" if silent_L.any() else f"token {silent_T.argmax()}"
+        raise ValueError(
+            f"{label}: all choices of {where} are expert 0; engines write zeros where they "
+            "recorded nothing, as in a layer without experts: leave them out, or record again."
+        )
 
 
 def _from_base64(text: str) -> bytes:
@@ -84,7 +101,7 @@ def read_llama_cpp(
     """
     check_whole("top_k", top_k)
     with reading(path, "a CSV of moe-trace"):
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         rows = [row for row in csv.reader(text.splitlines()) if row]
     if not rows:
         raise ValueError(f"{path} is empty: it has no row.")

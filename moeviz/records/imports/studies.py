@@ -124,9 +124,9 @@ def read_flame(
 def _columns(path: Path, names: Sequence[str], num_rows: int) -> tuple[np.ndarray, ...]:
     """The first rows of some columns of a parquet file; lists of one length become [rows, length].
     No more than these rows is read."""
-    import pyarrow.parquet as parquet
-
     with reading(path, "a readable parquet file"):
+        import pyarrow.parquet as parquet
+
         file = parquet.ParquetFile(path)
     missing = [name for name in names if name not in file.schema_arrow.names]
     if missing:
@@ -144,8 +144,9 @@ def _columns(path: Path, names: Sequence[str], num_rows: int) -> tuple[np.ndarra
         columns = tuple(np.array(rows[name][:num_rows]) for name in names)
         if not len(columns[0]):
             raise ValueError("it has no row")
-        if any(column.dtype.kind not in "iuf" for column in columns):
-            raise ValueError("a column holds no numbers")
+        for name, column in zip(names, columns, strict=True):
+            if column.dtype.kind not in ("iuf" if name == "scores" else "iu"):
+                raise ValueError(f"the column {name} holds {column.dtype}")
     return columns
 
 
