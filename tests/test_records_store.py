@@ -97,8 +97,11 @@ def test_a_save_takes_away_the_partial_files_of_processes_that_have_ended(tmp_pa
     names = [f".a.{pid}.partial" for pid in (ended.pid, os.getppid(), 10**30)] + [".a.x.partial"]
     for name in names:
         (tmp_path / name).write_bytes(b"half")
+    others = [f".b.{ended.pid}.partial", ".a.²³.partial"]  # folders: they are not ours
+    for name in others:
+        (tmp_path / name).mkdir()
     write_atomically(tmp_path / "a", b"whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1::2], "a"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1::2], *others, "a"])
 
 
 class Bomb:

@@ -75,8 +75,9 @@ def remove_stale(folder: Path) -> None:
     """Take away the partial files of processes that have ended in the middle of a save."""
     for partial in folder.glob(".*.partial"):
         pid = partial.name.split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
-            partial.unlink(missing_ok=True)
+        if pid.isdecimal() and not _alive(int(pid)):
+            with contextlib.suppress(OSError):  # a folder, or another user's: no reason not to save
+                partial.unlink()
 
 
 def _alive(pid: int) -> bool:
@@ -188,7 +189,8 @@ class Record:
     def load_file(cls, path: str | Path) -> Self:
         """Read one; ValueError where the file is damaged, or of another kind or version."""
         arrays, header = load_arrays(path, kind=cls.kind)
-        return cls.put_together(arrays, {k: v for k, v in header.items() if k != "kind"})
+        with fitting(path):
+            return cls.put_together(arrays, {k: v for k, v in header.items() if k != "kind"})
 
 
 R = TypeVar("R", bound=Record)
