@@ -194,6 +194,24 @@ def test_what_a_format_cannot_hold_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_numbers_of_another_type_are_written_as_float32(tmp_path, tokenizer, dtype):
+    """Scaled and laid out after the change of type, not before."""
+    ours = built(tokenizer, ffn_scale=1.0).to(dtype)
+    write_checkpoint(ours, tokenizer, "olmoe", tmp_path / "out")
+    check_same(ours.float(), tmp_path / "out")
+
+
+def test_a_model_that_is_no_whole_model_is_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="has 2,048 pieces, and the model's vocabulary 64; give"):
+        write_checkpoint(built(tokenizer, vocab_size=64), tokenizer, "mixtral", tmp_path / "out")
+    model = built(tokenizer)
+    model.head.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite, the first in lm_head.weight"):
+        write_checkpoint(model, tokenizer, "mixtral", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_router_that_was_changed_is_refused(tmp_path, tokenizer):
     model = built(tokenizer)
     model.routers()[1].kill(3)
@@ -238,6 +256,7 @@ def test_what_is_written_is_traced_as_a_real_checkpoint(name, tokenizer, tmp_pat
     assert real.num_parameters == real.counted
     theirs, own = pretrained.trace(real, TEXT), trace_text(ours, tokenizer, TEXT)
     assert theirs.tokens == own.tokens and theirs.layers == own.layers
+    assert (np.diff(theirs.weight) <= 0).all(), "a first choice stands first"
     by_expert = [np.argsort(trace.expert, axis=-1) for trace in (theirs, own)]
     for column, rtol in (("expert", 0), ("weight", 1e-4)):
         there, here = (

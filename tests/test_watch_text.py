@@ -232,6 +232,10 @@ def test_an_exported_model_is_read_with_its_tokenizer_alone(tmp_path):
     assert relative(got.score, want.score) < 5e-3
     with pytest.raises(ValueError, match="trained with another tokenizer"):
         load_model(tmp_path / "model", Tokenizer.train([text], 280))
+    trainer.kill(trainer.moe_layers[0], 3)
+    trainer.export(tmp_path / "model", {})
+    first = load_model(tmp_path / "model", TOKENIZER).routers()[trainer.moe_layers[0]]
+    assert first.killed_E.nonzero().tolist() == [[3]]
     trainer.save(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match="is of the kind .checkpoint.; here .model. is needed"):
         load_model(tmp_path / "checkpoint", TOKENIZER)

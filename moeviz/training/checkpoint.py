@@ -138,7 +138,8 @@ class TrainState:
         arrays = self._model_arrays()
         for name, _ in self.model.named_parameters():
             arrays[f"model.{name}"] = arrays[f"model.{name}"].astype(np.float16)
-        save_arrays(path, arrays, {**self._header(), "meta": meta}, kind="model")
+        header = {**self._header(), "killed": self.killed, "meta": meta}
+        save_arrays(path, arrays, header, kind="model")
 
     @classmethod
     def resume(cls, path: str | Path, corpus: Corpus, **changes: Any) -> Self:

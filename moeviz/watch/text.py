@@ -24,12 +24,14 @@ MAX_TOKENS = 512
 
 
 def load_model(path: str | Path, tokenizer: Tokenizer) -> LanguageModel:
-    """The model that Trainer.export wrote, ready to read with; ValueError where the file is
-    damaged or foreign, or the model was trained with another tokenizer."""
+    """The model that Trainer.export wrote, ready to read with, without the experts that its run had
+    killed; ValueError where the file is damaged or foreign, or the model was trained with another
+    tokenizer."""
     arrays, header = load_arrays(path, kind="model")
     with fitting(path):
         trained_with = header["tokenizer"]
         config = ModelConfig.from_dict(header["model"])
+        killed = [(layer, expert) for layer, expert in header.get("killed", ())]
     if trained_with != tokenizer.sha256:
         raise ValueError(
             f"{path} was trained with another tokenizer; train it again with this one, or restore "
@@ -37,6 +39,9 @@ def load_model(path: str | Path, tokenizer: Tokenizer) -> LanguageModel:
         )
     model = LanguageModel(config)
     model.load_arrays(arrays, path)
+    with fitting(path):
+        for layer, expert in killed:
+            model.routers()[layer].kill(expert)
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tempfile
@@ -37,20 +38,34 @@ def write_checkpoint(
     Face transformers load: the same logits to rounding, by the same routing. Returns the names of
     its files.
 
-    The numbers are float32: the places that make a norm a constant (see widened) need its range.
-    ValueError for an unknown format, for a model that it cannot hold, and for a folder that is not
-    empty; OSError, in one sentence, where it cannot be written. Nothing is left half written.
+    The numbers are float32, whatever the model's own type: the places that make a norm a constant
+    (see widened) need its range, and overflow where the checkpoint is loaded as float16. ValueError
+    for an unknown format, for a model that it cannot hold or that has diverged, for another
+    model's tokenizer, and for a folder that is not empty; OSError, in one sentence, where it cannot
+    be written. Nothing is left half written.
     """
     check_choice("format", name, FORMATS)
     out = Path(out).resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; give a new one.")
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {tokenizer.vocab_size:,} pieces, and the model's vocabulary "
+            f"{model.config.vocab_size:,}; give the one that it was trained with."
+        )
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        model = copy.deepcopy(model).float()
     decision = _decision(model, name)
     form = FORMATS[name]
     with model.head.weight.device:
         tensors = form.tensors(model)
         config = common_config(model, name, form.architecture) | form.config(model, decision)
     arrays = {n: np.array(v.float().cpu().numpy(), order="C") for n, v in tensors.items()}
+    if damaged := [n for n, array in arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(
+            f"The model holds numbers that are not finite, the first in {damaged[0]}: its training "
+            "has diverged; export an earlier state."
+        )
     return _write(out, arrays, config, tokenizer)
 
 

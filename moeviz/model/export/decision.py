@@ -56,7 +56,7 @@ def decision_of(router: BaseRouter) -> Decision:
     if bool(router.killed_E.any()):
         raise ValueError(
             f"Expert {int(router.killed_E.nonzero()[0])} was killed, which no checkpoint can say; "
-            "load the model again."
+            "export a model whose experts all live."
         )
     gate_ED = router.weight_ED / router.gate.temperature
     if not isinstance(router, TokenChoice):
