@@ -150,6 +150,17 @@ def test_likings_are_found_where_they_are_and_not_where_sequences_only_differ():
     assert not got.found(effect=1.95).any()  # the floor: certain, and yet too small to be told
 
 
+def test_a_single_liking_among_many_cells_can_be_found():
+    """With few shuffles the least p, times the number of cells, would be above any rate."""
+    rng = np.random.default_rng(0)
+    domain_G = np.arange(80) % 4
+    group = np.repeat(np.arange(80), 30)
+    expert = rng.integers(1, 64, len(group))
+    expert[(domain_G[group] == 2) & (rng.random(len(group)) < 0.3)] = 0
+    got = lift_beside_null(expert[:, None], domain_G[group], group, 64, 4)
+    np.testing.assert_array_equal(np.argwhere(got.found()), [[2, 0]])
+
+
 def test_unused_experts_have_no_lift():
     data = domains_of_sequences(np.random.default_rng(0), 10, 5, 3, 0.5)
     got = lift_beside_null(*data, 4, 2, permutations=50)

@@ -6,6 +6,7 @@ domains weigh the same, however many tokens each has. NaN where nothing counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,11 +138,17 @@ def lift_beside_null(
     num_experts: int,
     num_domains: int,
     *,
-    permutations: int = 1000,
+    permutations: int | None = None,
     seed: int = 0,
 ) -> LiftBesideNull:
     """domain_lift and what it would be by chance. groups_T is each token's sequence: whole
-    sequences change their domain, for the tokens of one are alike."""
+    sequences change their domain, for the tokens of one are alike.
+
+    permutations: so many shuffles; None: as many that a single cell of D x E can be found. The
+    least p is 1 / (1 + permutations), and the q of the only cell that has it D E times as large.
+    """
+    if permutations is None:
+        permutations = max(1000, math.ceil(num_domains * num_experts / FALSE_DISCOVERIES))
     check_whole("permutations", permutations)
     domain_G, count_GE = by_sequence(expert_TK, domain_T, groups_T, num_experts, num_domains)
     lift = _lift(by_domain(domain_G, count_GE, num_domains))
