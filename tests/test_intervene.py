@@ -100,9 +100,12 @@ def test_experts_drawn_at_random_are_equally_likely():
 
 
 def test_every_layer_and_text_gets_other_experts_at_random():
-    table, change = (torch.zeros(50, K, dtype=torch.long), torch.ones(50, K)), at_random(2)
-    first, second = (change(*table, E)[0] for _ in range(2))
-    assert not first.equal(second) and first.equal(at_random(2)(*table, E)[0])
+    change, weight_TK = at_random(2), torch.ones(50, K)
+    layers = [torch.full((50, K), expert) for expert in range(2)]
+    first, second = (change(expert_TK, weight_TK, E)[0] for expert_TK in layers)
+    assert not first.equal(second)
+    assert first.equal(change(layers[0], weight_TK, E)[0]), "a change does not depend on the last"
+    assert not first.equal(at_random(3)(layers[0], weight_TK, E)[0])
 
 
 def test_a_token_with_one_choice_is_left_without_any():

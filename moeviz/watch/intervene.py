@@ -7,6 +7,7 @@ decided, expert_TK and weight_TK, and gives it back changed; nothing else in the
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moeviz.checks import brief, check_whole
+from moeviz.checks import LARGEST_SEED, brief, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import Record
 from moeviz.routing import Plan, RouterOut
@@ -76,11 +77,14 @@ def without_first(expert_TK: Tensor, weight_TK: Tensor, _: int) -> Table:
 
 
 def at_random(seed: int) -> Change:
-    """Each token's weights go to as many experts drawn at random, all of them equally likely, and
-    other ones in every layer and text: the change goes on drawing, so make a new one to repeat."""
-    generator = torch.Generator().manual_seed(seed)
+    """Each token's weights go to as many experts drawn at random, all of them equally likely: other
+    ones in every layer and text, where other experts were chosen, and the same again for the same.
+    """
+    check_whole("seed", seed, low=0, high=LARGEST_SEED)
 
     def change(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Table:
+        chosen = expert_TK.cpu().numpy().tobytes()
+        generator = torch.Generator().manual_seed(zlib.crc32(chosen, seed))
         order_TE = torch.rand(len(expert_TK), num_experts, generator=generator).argsort(-1)
         return order_TE[:, : expert_TK.shape[1]].to(expert_TK), weight_TK
 
