@@ -138,6 +138,21 @@ def read(site: Site) -> Captured:
     return _chosen(site)
 
 
+def in_order(found: Captured) -> Captured:
+    """With each token's choices in the order of their weights: many families keep them in none, as
+    after a top-k that does not sort, or one of corrected scores."""
+    order_TK = found.weight_TK.sort(dim=-1, descending=True, stable=True).indices
+    columns = {
+        name: getattr(found, name).gather(1, order_TK)
+        for name in ("expert_TK", "weight_TK", "factor_TK")
+    }
+    if found.part_KTD:
+        part_KTD = torch.stack(found.part_KTD)
+        order_KT1 = order_TK.T[..., None]
+        columns["part_KTD"] = list(part_KTD.gather(0, order_KT1.expand_as(part_KTD)))
+    return dataclasses.replace(found, **columns)
+
+
 def _floats(values: list[Any]) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 

@@ -77,9 +77,12 @@ class Pretrained:
 
     @torch.no_grad()
     def run(self, ids_S: Tensor) -> Any:
-        """What the model says of the tokens as one sequence."""
+        """What the model says of the tokens as one sequence; ValueError where it cannot."""
         device = next(self.model.parameters()).device
-        return self.model(input_ids=ids_S[None].to(device), use_cache=False)
+        try:
+            return self.model(input_ids=ids_S[None].to(device), use_cache=False)
+        except (RuntimeError, LookupError, TypeError, AttributeError) as error:  # the family's code
+            raise ValueError(f"{self.name} cannot read the text: {one_line(error)}.") from None
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the model."""

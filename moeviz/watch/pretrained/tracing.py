@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from moeviz.checks import one_line
-from moeviz.records.imports.build import by_weight
 from moeviz.records.routes import Trace
-from moeviz.watch.pretrained.capture import Captured, read, sites, watched
+from moeviz.watch.pretrained.capture import Captured, in_order, read, sites, watched
 from moeviz.watch.pretrained.checkpoint import Pretrained
 from moeviz.watch.pretrained.rule import Rule, rule_of
 from moeviz.watch.text import MAX_TOKENS, stacked
@@ -27,23 +25,18 @@ def trace(pretrained: Pretrained, text: str) -> Trace:
     """Where each MoE layer of the model sends the tokens of a text.
 
     Of a longer text the first MAX_TOKENS tokens are read. A token's choices stand in the order of
-    their weights, for many families keep them in no order. meta: model; model_type; text_tokens,
-    how many the text has; rules, one a layer, in words; by_score, see Rule; errors, one a layer,
-    see Captured. ValueError for an empty text, and where the recorded routing does not give a
-    layer's output.
+    their weights. meta: model; model_type; text_tokens, how many the text has; rules, one a layer,
+    in words; by_score, see Rule; errors, one a layer, see Captured. ValueError for an empty text,
+    and where the recorded routing does not give a layer's output.
     """
     text_S = pretrained.encode(text)
     ids_S = text_S[:MAX_TOKENS]
     captured = capture(pretrained, ids_S)
     ruled = [rule_of(c.logits_TE, c.expert_TK, c.weight_TK) for c in captured]
-    expert_TLK, weight_TLK = by_weight(
-        stacked([c.expert_TK.cpu().numpy() for c in captured], -1),
-        stacked([c.weight_TK.float().cpu().numpy() for c in captured], 0),
-    )
     return Trace(
         tokens=pretrained.pieces(ids_S),
-        expert=expert_TLK.astype(np.int16),
-        weight=weight_TLK,
+        expert=stacked([c.expert_TK.cpu().numpy() for c in captured], -1).astype(np.int16),
+        weight=stacked([c.weight_TK.float().cpu().numpy() for c in captured], 0),
         score=stacked([score_TE.cpu().numpy() for _, score_TE in ruled], 0),
         layers=tuple(c.layer for c in captured),
         meta=pretrained.facts()
@@ -95,23 +88,20 @@ def _counted(loaded: int, counted: int | None) -> str:
 def capture(
     pretrained: Pretrained, ids_S: torch.Tensor, *, whole: int | None = None
 ) -> list[Captured]:
-    """Each MoE layer's way with these tokens, in the order of its blocks; what each expert said
-    (part_KTD) of the layer `whole` alone. ValueError where a layer's output is not what the
-    recorded routing gives."""
+    """Each MoE layer's way with these tokens, in the order of its blocks, and a token's choices in
+    that of their weights; what each expert said (part_KTD) of the layer `whole` alone. ValueError
+    where a layer's output is not what the recorded routing gives."""
     layers = sites(pretrained.model)
     if not layers:
         raise ValueError(
             f"{pretrained.name} ({pretrained.model_type}) has no module of experts that moeviz "
             "knows; it is a dense model, or a family whose way is not known."
         )
-    try:
-        with watched(layers):
-            pretrained.run(ids_S)
-    except Exception as error:  # whatever the family's own code raises
-        raise ValueError(f"{pretrained.name} cannot read the text: {one_line(error)}.") from None
+    with watched(layers):
+        pretrained.run(ids_S)
     # What each expert makes of each token is as large as all that a model computes of a text.
     captured = [
-        found if found.layer == whole else dataclasses.replace(found, part_KTD=[])
+        in_order(found if found.layer == whole else dataclasses.replace(found, part_KTD=[]))
         for found in map(read, layers)
     ]
     captured.sort(key=lambda c: c.layer)
