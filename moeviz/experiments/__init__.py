@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",
+    "caches": "caches",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",
