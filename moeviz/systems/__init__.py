@@ -1,0 +1,1 @@
+"""Beyond one device and one number format: what the costs compute, run."""
