@@ -44,7 +44,7 @@ def pack(weight: np.ndarray, form: str) -> Packed:
         fitting = [n for n in CODECS if n not in WIDE and not columns % (FORMATS[n].group or 1)]
         raise ValueError(
             f"{form} packs groups of {group} weights, which rows of {columns} neither hold nor "
-            f"fill evenly; {_named(fitting)} would."
+            f"fill evenly; {', '.join(fitting)} would."
         )
     return Packed(form, weight.shape, codec.pack(weight.reshape(-1, group or weight.size)))
 
@@ -59,13 +59,9 @@ def codec_of(form: str) -> Codec:
     """How a format is packed; ValueError for one that costs can count and nobody packs here."""
     if form not in CODECS:
         raise ValueError(
-            f"Weights are packed as {_named(CODECS)}, not as {brief(form)}: choose one of them."
+            f"Weights are packed as {', '.join(CODECS)}, not as {brief(form)}: choose one of them."
         )
     return CODECS[form]
-
-
-def _named(names: object) -> str:
-    return ", ".join(names)  # type: ignore[call-overload, no-any-return]
 
 
 class Codec(ABC):
