@@ -19,8 +19,8 @@ class RouterChoice(widgets.VBox):
     """A family, and the buttons of its routers. value: the names of those that are compared,
     separated by commas, in the order in which they were pressed.
 
-    A family puts its first routers beside top-K; EVERY shows all buttons, to mix families. Of five
-    routers the oldest goes, top-K last.
+    family, a widget that the panel places, puts the first routers of a family beside top-K; EVERY
+    shows all buttons, to mix families. Of five routers the oldest goes, top-K last.
     refused: called with a sentence where a press is undone.
     """
 
@@ -33,7 +33,7 @@ class RouterChoice(widgets.VBox):
         self.family = choice("Family", (*families, EVERY), family, "auto")
         self.family.add_class("moeviz-family")
         row = widgets.Layout(flex_flow="row wrap")
-        super().__init__([self.family, widgets.HBox([*self.buttons.values()], layout=row)])
+        super().__init__([widgets.HBox([*self.buttons.values()], layout=row)])
         self.add_class("moeviz-routers")
         self._quiet = False
         self.observe(lambda _: self._show(), "value")

@@ -124,11 +124,15 @@ class CompareRouters(ReadingPanel):
         ]
         for made in (made for row in (top_k, *sliders) for made in row.values()):
             made.style.description_width = "90px"
+        families = [[self.choice.family]]
+        first = families if family not in CHOOSING else []  # 03 has no other family yet
         super().__init__(
             [],
+            *first,
             {"routers": self.choice},
             {"text": text_box(meta["text"], "560px"), **top_k},
             more=[
+                *(families if not first else []),
                 {"rows": choice("Rows", ROWS, ROWS[0][1], "150px")},
                 {
                     "mode": choice("Mode", MODES, MODES[0][1], "125px"),

@@ -34,11 +34,11 @@ def finding(decisions: Sequence[Decision]) -> str:
         )
     elif count := int((~alone.visits.any(1)).sum()):
         told.append(f"{alone.label} leaves {count} of {tokens} tokens without an expert.")
-    told.append(_busiest(decisions))
-    return " ".join(told[:2])
+    told.append(_busiest(decisions, if_alike=not told))
+    return " ".join(told[:2]).rstrip()
 
 
-def _busiest(decisions: Sequence[Decision]) -> str:
+def _busiest(decisions: Sequence[Decision], *, if_alike: bool) -> str:
     """How much the busiest expert is asked for, under the least and the most even router."""
     times = {d.label: max_violation(d.demand) + 1 for d in decisions if d.demand.any()}
     if not times:
@@ -46,7 +46,8 @@ def _busiest(decisions: Sequence[Decision]) -> str:
     most, least = max(times, key=lambda n: times[n]), min(times, key=lambda n: times[n])
     share = "times the even share"
     if times[most] < ALIKE * times[least]:
-        return f"The busiest expert is asked for {times[most]:.1f} {share} under all of them."
+        words = f"The busiest expert is asked for {times[most]:.1f} {share} under all of them."
+        return words if if_alike else ""
     return (
         f"The busiest expert is asked for {times[most]:.1f} {share} under {most}, "
         f"{times[least]:.1f} under {least}."

@@ -72,7 +72,7 @@ def compare(
     keys = _keys(decisions, peak)
     key = 40 + 18 * len(told + above) + 6  # y of its first line
     head = key + _legend_height(keys)
-    top = head + 26 + sum(_height(*row) for row in texts) + BAR + 12
+    top = head + 10 + sum(_height(*row) for row in texts) + BAR + 12
     bottom = top + len(shown) * ROW
     some = pressed and len(tokens) > FEW
     svg = Svg(WIDTH, bottom + 4 + 32 * some, "Routers on the same tokens", summary)
@@ -80,7 +80,7 @@ def compare(
     paragraph(svg, 0, 38, told, bold=True)
     paragraph(svg, 0, 38 + 18 * len(told), above, fill=MUTED)
     _legend(svg, key, keys)
-    bars = _draw_head(svg, head + 26, decisions, rules, texts, block, press or {}, hint)
+    bars = _draw_head(svg, head + 10, decisions, rules, texts, block, press or {}, hint)
     svg.text(LEFT - 10, top - 8, "token / expert", anchor="end", fill=MUTED)
     for place, t in enumerate(shown):
         y = top + place * ROW
@@ -127,10 +127,15 @@ def _head(
         ([], lines((d.label for d in decisions), 9.6)),
         ([], lines(rules, LETTER)),
         *(
-            (textwrap.wrap(name, 12), lines((fact.removesuffix(" tokens") for fact in row), BOLD))
+            (textwrap.wrap(name, 12), lines(map(_short, row), BOLD))
             for name, row in zip(NAMES, zip(*facts, strict=True), strict=True)
         ),
     ]
+
+
+def _short(fact: str) -> str:
+    """Without what is clear, and a number with its sign in one line."""
+    return fact.removesuffix(" tokens").replace(" %", "\u00a0%")
 
 
 def _height(name: list[str], row: list[list[str]]) -> float:
@@ -212,9 +217,9 @@ def _rows(
                 svg.heat(x, y, num_experts * cell, ROW - 2, shares)
                 svg.rect(x, y, num_experts * cell, ROW - 2, "none", stroke=MUTED)
             if not one.visits[t].any():
-                _badge(svg, marks, y, *BADGES[UNSERVED])
+                _badge(svg, marks, y, UNSERVED)
             if one.leaks[t]:
-                _badge(svg, marks + 14, y, *BADGES[SEES])
+                _badge(svg, marks + 14, y, SEES)
         for e in [] if whole else np.flatnonzero(one.visits[t]):
             weight = float(one.weight[t, e])
             written = f"{weight:.1f}" if weight >= 0.995 else f"{weight:.2f}".lstrip("0")
@@ -244,7 +249,8 @@ def _cross(svg: Svg, x: float, y: float, width: float, height: float) -> None:
     svg.polyline(corners, stroke=INK, width=1.25)
 
 
-def _badge(svg: Svg, x: float, y: float, mark: str, colour: str) -> None:
+def _badge(svg: Svg, x: float, y: float, name: str) -> None:
+    mark, colour = BADGES[name]
     box(svg, x, y, 14, ROW - 2, colour, mark, radius=3, bold=True)
 
 
@@ -290,7 +296,7 @@ def _legend(svg: Svg, y: float, keys: Sequence[tuple[str, Key | None]]) -> None:
             legend(svg, x, at, [key], fill=MUTED)
             continue
         if name in BADGES:
-            _badge(svg, x, at - 11, *BADGES[name])
+            _badge(svg, x, at - 11, name)
         else:
             _cross(svg, x, at - 10, 14, 11)
         svg.text(x + 20, at, name, fill=MUTED)

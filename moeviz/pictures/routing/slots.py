@@ -68,7 +68,7 @@ def slots(
     if now and arrive:
         box = dict(enumerate(boxes)).get(now[1])  # not every token of a long batch is shown
         arrive((box[0], box[1] + below) if box else None)
-    _trade(svg.beside(TRADE, 240), decision, offered)
+    _trade(svg.beside(TRADE, 258), decision, offered)
     return svg.picture(COLUMNS, _table(decision, placed, lost))
 
 
@@ -215,9 +215,9 @@ def _trade(svg: Svg, decision: Decision, offered: Sequence[float]) -> None:
                      tip="" if offered else tip)  # fmt: skip
     first, last = expected[0], expected[-1]
     svg.text(x(FACTORS[0]) + 16, y(100 * first[0]) + 2, LOST.name, halo=True, bold=True)
-    svg.text(x.end, y(100 * last[1]) + 20, EMPTY.name, anchor="end", halo=True, bold=True)
-    words = "of all assignments, of all slots", "line: expected · mark: these tokens"
-    paragraph(svg, 20, 214, words, fill=MUTED)
+    svg.text(x.end, y(100 * last[1]) + 26, EMPTY.name, anchor="end", halo=True, bold=True)
+    words = "dropped: of all assignments", "empty: of all slots"
+    paragraph(svg, 20, 214, (*words, "line: expected · mark: these tokens"), fill=MUTED)
 
 
 def _table(decision: Decision, placed: Rows, lost: Rows) -> Iterator[tuple[object, ...]]:
