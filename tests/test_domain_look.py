@@ -61,6 +61,23 @@ def test_traces_of_domains_become_one_record_whose_tokens_are_told_apart_by_thei
         of_domains({"one": [first], "two": []})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            dict(length=np.array([3, 5, 3], np.int32)),
+            "expert of a trace must have the size",
+        ),
+        (dict(token=np.zeros(3, np.int32)), "token of a trace must have the size"),
+        (dict(num_experts=11), r"experts of a trace must lie in -1\.\.10, got 0\.\.11"),
+        (dict(domains=("a",)), r"domains of a trace must lie in -1\.\.0, got 0\.\.1"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(uneven(), **change)
+
+
 def drawn(rng, by_context, sequences=40, length=50):
     """Two domains with words of their own shares. An expert is its token's, or its domain's."""
     domain = np.repeat([0, 1], sequences).astype(np.int32)

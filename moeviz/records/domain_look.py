@@ -27,8 +27,6 @@ from moeviz.records.specialists import (
     replication,
 )
 
-SHUFFLES = 200
-
 
 @dataclass(frozen=True)
 class FromTokens:
@@ -107,7 +105,7 @@ def look(trace: DomainTrace, place: int, tokens: int, *, seed: int = 0) -> Look:
         layer=trace.layers[place],
         tokens=sample.shortest,
         sequences=len(sample.length),
-        lift=lift_beside_null(*labelled, permutations=SHUFFLES),
+        lift=lift_beside_null(*labelled),
         information=domain_information(
             labelled[0], labelled[1], *labelled[3:], groups_T=labelled[2]
         ),
@@ -134,7 +132,7 @@ def sampled(
     found = []
     for tokens in sizes:
         labelled = trace.sample(tokens, seed=seed).labelled(place)
-        lift = lift_beside_null(*labelled, permutations=SHUFFLES)
+        lift = lift_beside_null(*labelled)
         told = int(lift.found().sum())
         found.append(Sampled(tokens, int(lift.likings.sum()), lift.null_likings, told))
     return found

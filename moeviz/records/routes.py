@@ -18,6 +18,15 @@ def _check_sizes(kind: str, **sizes: tuple[tuple[int, ...], tuple[int, ...]]) ->
             raise ValueError(f"The {name} of a {kind} must have the size {wanted}, got {got}.")
 
 
+def _check_within(name: str, values: np.ndarray, count: int) -> None:
+    """ValueError for an index outside -1 .. count - 1."""
+    if values.size and not -1 <= values.min() <= values.max() < count:
+        raise ValueError(
+            f"The {name} of a trace must lie in -1..{count - 1}, got "
+            f"{values.min()}..{values.max()}."
+        )
+
+
 @dataclass(frozen=True)
 class Trace(Record):
     """The routing of one text through every MoE layer of a model.
@@ -46,11 +55,7 @@ class Trace(Record):
             weight=(self.weight.shape, self.expert.shape),
             score=(self.score.shape, (*tokens, num_experts)),
         )
-        if self.expert.size and not -1 <= self.expert.min() <= self.expert.max() < num_experts:
-            raise ValueError(
-                f"The experts of a trace must lie in -1..{num_experts - 1}, got "
-                f"{self.expert.min()}..{self.expert.max()}."
-            )
+        _check_within("experts", self.expert, num_experts)
         missing = np.isnan(self.weight)
         if missing.any() and not missing.all():
             raise ValueError(
@@ -117,7 +122,7 @@ class DomainTrace(Record):
     domains: D names; expert: int16 [T, L, K], the sequences end to end, -1 where a choice was not
     served; token: int32 [T], a number for each different token, -1 where it is not known; domain,
     length: int32 [G], of each sequence; num_experts: E; layers: the L block numbers; meta: JSON
-    values.
+    values. ValueError where sizes disagree, and for an expert or a domain that is not there.
     """
 
     kind: ClassVar[str] = "domain_trace"
@@ -129,6 +134,17 @@ class DomainTrace(Record):
     num_experts: int
     layers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokens = int(self.length.sum())
+        _check_sizes(
+            "trace",
+            expert=(self.expert.shape, (tokens, len(self.layers), self.expert.shape[-1])),
+            token=(self.token.shape, (tokens,)),
+            domain=(self.domain.shape, self.length.shape),
+        )
+        _check_within("experts", self.expert, self.num_experts)
+        _check_within("domains", self.domain, len(self.domains))
 
     @property
     def has_tokens(self) -> bool:
