@@ -1,6 +1,8 @@
 """The slider of how loud an MoE starts: what is recorded at each scale, and what Play trains."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from moeviz.model.transformer import LanguageModel
 from moeviz.panels import LoudAndQuiet
 from moeviz.panels.training.loud_and_quiet import NAMES, SCALES
 
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 
 
@@ -43,6 +46,18 @@ def test_the_slider_has_the_scales_that_are_recorded_and_trained():
     panel.controls["seed"].value = 1
     assert said(panel) == "This setting is not recorded. Press Play to train it here."
     assert note(panel).startswith("not recorded") and panel.drawn.rows[0][1] == 0
+
+
+def test_the_table_of_the_notebook_has_what_the_panel_has_at_each_scale(capsys):
+    """The panel's slider and the recording have their scales in two orders."""
+    source = (NOTEBOOKS / "src" / "03c_trained_and_compared.md").read_text(encoding="utf-8")
+    cells = re.findall(r"```{code-cell} ipython3\n(.*?)```", source, re.DOTALL)
+    (cell,) = (cell for cell in cells if "MoE minus dense, after" in cell)
+    exec(cell, {})
+    lines = capsys.readouterr().out.splitlines()[1:]
+    settings = LoudAndQuiet()._settings()
+    for line, (name, _), setting in zip(lines, SCALES, settings, strict=True):
+        assert line.startswith(name) and f"{-setting.ahead:+.3f} nats per token" in line
 
 
 def test_the_contestants_differ_by_the_scale_of_the_moe_alone():

@@ -9,10 +9,25 @@ import scipy.stats
 from helpers.pictures import SVG, corners, marks, parse, texts, values
 from helpers.recorded_routers import SECOND_LOOK, base_loss, routers, routers_longer, scale
 from moeviz.experiments import router_arms
+from moeviz.host import read_figures
 from moeviz.pictures.training import arms as names
-from moeviz.pictures.training.arms import DENSE, FAIR, FIVE, LONG, MIXTRAL, OLMOE, WRITTEN
-from moeviz.pictures.training.fair_and_written import fair_and_written
-from moeviz.pictures.training.lengths import changes, lengths
+from moeviz.pictures.training.arms import (
+    DENSE,
+    FAIR,
+    FIVE,
+    LONG,
+    MIXTRAL,
+    OLMOE,
+    WRITTEN,
+    minus_dense,
+)
+from moeviz.pictures.training.fair_and_written import (
+    OTHER_RATE,
+    STAR,
+    fair_and_written,
+    told_change,
+)
+from moeviz.pictures.training.lengths import changes, lengths, tables_of
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -40,6 +55,10 @@ def twin(picture):
 
 def sentences(picture):
     return [words for words in re.split(r"(?<=\.) (?=[A-Z\d])", picture.summary) if words]
+
+
+def lies_of(gap):
+    return f"{abs(gap['mean']):.3f} nats per token {'lower' if gap['mean'] < 0 else 'higher'}"
 
 
 def test_names_are_those_of_the_experiment():
@@ -211,6 +230,10 @@ def test_a_router_has_a_point_at_each_length_with_its_difference_there(whole):
         [-0.2, 0.4, 0.3], abs=0.005
     )
     assert [row["verdict"] for row in of_hash.values()] == ["lower", "higher", "higher"]
+    tables = {table["steps"]: table["arms"] for table in tables_of(whole, longer)}
+    for row in rows:  # one difference has one verdict, whatever else is drawn beside it
+        of_arm = tables[int(row["steps"].replace(",", ""))][row["arm"]]
+        assert row["verdict"] == of_arm["minus_dense"]["verdict"]
     assert {row["arm"] for row in rows} == {*router_arms.LONGER_ARMS}
     moved = changes(whole, longer)
     assert moved[HASH].gap.mean == pytest.approx(0.5, abs=0.005)
@@ -246,6 +269,45 @@ def test_every_router_is_joined_to_itself_and_sorted_by_its_change(whole):
     assert 0 < count < 31 and ways.count("open") == sum("open" == word for word in texts(picture))
     most = f"The scale changes {MIXTRAL} most: at the fair scale its loss is 0.400"
     assert most in picture.summary
+    one = f"{lies_of(recorded[HASH])} than as written (95 % interval"
+    assert told_change(whole, HASH).startswith(f"Hash, random: the loss at the fair scale is {one}")
+
+
+def test_a_family_whose_rate_differs_is_named_and_its_routers_are_marked(whole):
+    """0.008 is an end of the grid as written; the other family has one rate at both scales."""
+    chosen = {"grid": [0.008, 0.016, 0.032], "losses": [3.7, 3.6, 3.8], "chosen": 0.016,
+              "at_edge": False}  # fmt: skip
+    quiet = chosen | {"chosen": 0.008, "at_edge": True}
+    rates = {"fair": {"soft": chosen, "fixed": chosen},
+             "as written": {"soft": quiet, "fixed": chosen}}  # fmt: skip
+    picture = fair_and_written(whole | {"rates": rates})
+    assert picture.summary.endswith(
+        "In the family “soft” more than the scale differs: the rate is 0.008, the lowest that was "
+        "tried, as written and 0.016 at the fair scale."
+    )
+    starred = [word.removesuffix(STAR) for word in texts(picture) if word.endswith(STAR)]
+    assert {*starred} == {arm for arm, one in router_arms.arms().items() if one.family == "soft"}
+    assert OTHER_RATE in texts(picture)
+    same = fair_and_written(whole)
+    assert STAR not in "".join(texts(same)) and "more than the scale" not in same.summary
+
+
+def test_a_difference_has_one_last_digit_in_all_words():
+    """Seeds are rounded, so a difference that is computed from them again may end in another digit
+    than the recorded one: pictures show the recorded one."""
+    recorded = read_figures("routers")
+    for name, table in recorded["settings"].items():
+        rows = twin(standings(recorded, name))
+        for arm, figures in table["arms"].items():
+            gap = figures.get("minus_dense")
+            if gap:
+                assert rows[arm]["minus dense"] == f"{gap['mean']:+z.3f}"
+                told = minus_dense(table, arm).gap
+                assert (told.mean, told.low, told.high) == (gap["mean"], gap["low"], gap["high"])
+    for arm, row in twin(fair_and_written(recorded)).items():
+        gap = recorded["changes"][arm]
+        assert row["fair minus as written"] == f"{gap['mean']:+z.3f}"
+        assert row["95 % interval"] == f"{gap['low']:+z.3f} to {gap['high']:+z.3f}"
 
 
 # Orders.

@@ -11,6 +11,7 @@ from moeviz.experiments.recording import judged
 from moeviz.experiments.router_arms import DENSE_ALL, FAIR, LONG, arms
 from moeviz.host import read_figures
 from moeviz.pictures.over_seeds import told_gap
+from moeviz.pictures.training.cures_told import told_layers
 from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, routing, start_here
 from moeviz.predictions.prediction import nearest
 
@@ -37,17 +38,30 @@ def test_an_answer_is_the_nearest_in_distance_or_in_ratio():
     [("lower", "it falls"), ("higher", "it rises"), ("open", "no difference that the seeds")],
 )
 def test_quality_follows_the_verdict_of_the_whole_table(verdict, option, monkeypatch):
-    figure = {"values": [0.1, 0.2, 0.3], "verdict": verdict}
+    figure = judged({"": ([0.1, 0.2, 0.3], [0.0, 0.0, 0.0])})[""] | {"verdict": verdict}
     arms = {"balancing loss 0.1": {"loss_minus_nothing": figure}}
     monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arms})
     assert collapse.quality().option.startswith(option)
 
 
 @pytest.mark.parametrize(("dead", "option"), [(0.2, "all 16"), (4.4, "about 12"), (13, "4 or")])
-def test_survivors_follow_the_dead(dead, option, monkeypatch):
-    arm = {"nothing": {"dead_experts": {"mean": dead}, "runs": 3}}
-    monkeypatch.setattr(collapse, "recorded", lambda: {"arms": arm})
+def test_survivors_are_those_that_the_sentence_on_the_layers_leaves(dead, option, monkeypatch):
+    """Its evaluation has other dead experts: the two sentences must not count two things."""
+    training = {
+        "max_violation": [{"mean": 1.0}, {"mean": 5.0}],
+        "dead_experts": [{"mean": 0.1}, {"mean": dead}],
+    }
+    arm = {
+        "dead_experts": {"mean": 9.0},
+        "training": training,
+        "runs": 3,
+        "collapsed_by_layer": [0, 1],
+    }
+    summary = {"arms": {"nothing": arm}}
+    monkeypatch.setattr(collapse, "recorded", lambda: summary)
     measured = collapse.survivors()
+    assert measured.figure.startswith(f"{16 - dead:.1f} of 16")
+    assert f"In layer 1, {dead:.1f} experts are dead on average." in told_layers(summary)
     assert measured.option.startswith(option)
     assert ("gets more still" in measured.because) == (option != "all 16")
 
@@ -86,7 +100,9 @@ def test_the_order_follows_the_rank_correlation(turn, option, monkeypatch):
     monkeypatch.setattr(routing, "recorded_run", lambda name: recorded)
     measured = routing.order_after_longer_training()
     assert measured.option == option and f"is {turn}.00 (95 % interval" in measured.figure
-    assert ("less than 5 places" in measured.because) == (turn == 1)
+    half = "16 of the 16 arms of the better half are in it again; but within that half"
+    assert measured.because.startswith(half) == (turn == 1)
+    assert measured.because.endswith("the correlation is 1.00") == (turn == 1)
 
 
 def test_a_repeated_token_keeps_its_expert_where_all_its_places_agree():
@@ -104,7 +120,7 @@ def test_a_repeated_token_keeps_its_expert_where_all_its_places_agree():
     [([0.1, 0.11, 0.09], "MoE"), ([-0.1, -0.11, -0.09], "dense"), ([0.1, -0.1], "no clear")],
 )
 def test_who_is_ahead_follows_the_paired_races(lead, ahead, monkeypatch):
-    recorded = {"gap_at_equal_step": {"values": lead}}
+    recorded = {"gap_at_equal_step": judged({"": (lead, np.zeros(len(lead)))})[""]}
     monkeypatch.setattr(dense_vs_moe, "recorded_run", lambda name: recorded)
     raced = dense_vs_moe.recorded_race("step")
     assert raced.ahead.startswith(ahead)
@@ -138,12 +154,10 @@ def test_the_cost_of_a_limit_follows_the_verdict_of_the_recorded_table(costs, op
 @pytest.mark.parametrize(
     ("shift", "option"), [(0.1, "it rises"), (-0.1, "it falls"), (0.0, "no difference")]
 )
-def test_the_leak_follows_the_paired_losses(shift, option, monkeypatch):
+def test_the_leak_follows_the_verdict_of_the_recorded_table(shift, option, monkeypatch):
     own = np.array([3.0, 3.1, 3.2])
-    arm = {
-        "loss_with_later_tokens": {"values": own},
-        "loss_with_other_later_tokens": {"values": own + shift + [0.01, -0.01, 0.0]},
-    }
+    worth = judged({"": (own + shift + [0.01, -0.01, 0.0], own)})[""]
+    arm = {"worth_of_later_tokens": worth}
     recorded = {"leaks": {"pool of 16 neighbours": arm}}
     monkeypatch.setattr(capacity, "recorded_run", lambda name: recorded)
     assert capacity.leak_costs().option.startswith(option)

@@ -2,9 +2,10 @@
 
 The same arms, rates, seeds and windows as in `experiment routers`, whose head says how the
 comparison is kept fair; only the length is another one, twice that of its longest setting. The arms
-were chosen before any result: those that notebook 03c opens with, and the commonest design of
-recent models. The text repeats after 1,100 steps, so a router with more parameters may learn it by
-heart; the loss is of text that no training has seen.
+are those that notebook 03c opens with, which were chosen by kind before any result, and the
+commonest design of recent models, which was added when the 300 steps were known. The text repeats
+after 1,100 steps, so a router with more parameters may learn it by heart; the loss is of text that
+no training has seen.
 
 runs/routers_longer.json: "steps", "seeds", "arms" and the rest of a setting's table, as
 runs/routers.json has them.

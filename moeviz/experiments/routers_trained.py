@@ -82,7 +82,7 @@ from moeviz.text.corpus import load_corpus
 from moeviz.training.evaluation import FINAL_WINDOWS
 from moeviz.training.trainer import NonFiniteLossError, Trainer
 
-GRID = (8e-3, 16e-3, 32e-3)  # below, every family does worse
+GRID = (8e-3, 16e-3, 32e-3)  # below, every family does worse at the fair scale
 GRID_SEEDS = (1000, 1001)  # of no final run
 # Lengths at which the dense twin is trained beside those of the settings, for the multipliers.
 DENSE_STEPS = (150, 600, 2400)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale
@@ -50,6 +51,15 @@ def _over_seeds(
     for value in figure["values"]:
         svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
     mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
+
+
+def recorded_gap(figure: Figure, values: Sequence[float] | None = None) -> Gap:
+    """A recorded difference as it was recorded. To compute it once more from its seeds, whose last
+    digit is rounded too, would tell another last digit than the tables do."""
+    ends = (figure["low"], figure["high"])
+    low, high = (-math.inf, math.inf) if ends[0] is None else ends
+    each = tuple(figure["values"] if values is None else values)
+    return Gap(figure["mean"], low, high, figure["p"], each)
 
 
 # Paired differences with a verdict, as experiments.recording.judged writes them: a Figure with

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from moeviz.pictures.over_seeds import gap_words
+from moeviz.pictures.over_seeds import gap_words, recorded_gap
 from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
-from moeviz.records.compare import LEVEL, compare
 from moeviz.records.metrics import expected_drop_rate
 from moeviz.words import percent
+
+LOOKS_ON = "the experts compare a token with those that follow it"
 
 
 @prediction(
@@ -62,7 +63,7 @@ def priority() -> Measured:
 def limit_costs() -> Measured:
     arm = recorded_run("capacity")["limits"]["factor 1.25"]
     cost = arm["cost_mixed"]
-    gap = compare(cost["values"], np.zeros(len(cost["values"])))
+    gap = recorded_gap(cost)
     option, because = "nothing that can be shown", "the seeds differ too much to show a cost"
     if cost["verdict"] == "higher":
         small = gap.mean < 0.1
@@ -81,15 +82,11 @@ def limit_costs() -> Measured:
 )  # fmt: skip
 def leak_costs() -> Measured:
     arm = recorded_run("capacity")["leaks"]["pool of 16 neighbours"]
-    own, other = (arm[f"loss_with_{name}later_tokens"]["values"] for name in ("", "other_"))
-    gap = compare(other, own)
-    option, because = (
-        "no difference that can be shown",
-        "the seeds differ too much to show one",
-    )
-    if gap.p < LEVEL:
-        option = "it rises" if gap.mean > 0 else "it falls"
-        because = "the experts compare a token with those that follow it"
-    return Measured(
-        option, f"it is {gap_words(gap)} than with the text's own later tokens", because
-    )
+    worth = arm["worth_of_later_tokens"]
+    option, because = {
+        "higher": ("it rises", LOOKS_ON),
+        "lower": ("it falls", LOOKS_ON),
+        "open": ("no difference that can be shown", "the seeds differ too much to show one"),
+    }[worth["verdict"]]
+    words = gap_words(recorded_gap(worth))
+    return Measured(option, f"it is {words} than with the text's own later tokens", because)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from moeviz.experiments.cures import recorded
-from moeviz.pictures.over_seeds import gap_words
+from moeviz.pictures.over_seeds import gap_words, recorded_gap
+from moeviz.pictures.training.cures_told import dead_without_cure
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction
-from moeviz.records.compare import compare
 from moeviz.words import percent
 
 EXPERTS = 16
@@ -23,11 +21,11 @@ EXPERTS = 16
 )  # fmt: skip
 def survivors() -> Measured:
     arm = recorded()["arms"]["nothing"]
-    alive = EXPERTS - arm["dead_experts"]["mean"]
+    alive = EXPERTS - dead_without_cure(recorded())
     options = {"all 16": 16, "about 12": 12, "about 8": 8, "4 or fewer": 3}
     figure = (
-        f"{alive:.1f} of {EXPERTS} are left in the least even layer, mean of {arm['runs']} "
-        "recorded runs"
+        f"{alive:.1f} of {EXPERTS} do in the least even layer and the last 50 steps, mean of "
+        f"{arm['runs']} recorded runs"
     )
     option = nearest(alive, options)
     because = (
@@ -72,7 +70,7 @@ def one_step() -> Measured:
 )  # fmt: skip
 def quality() -> Measured:
     figure = recorded()["arms"]["balancing loss 0.1"]["loss_minus_nothing"]
-    gap = compare(figure["values"], np.zeros(len(figure["values"])))
+    gap = recorded_gap(figure)
     option, because = {
         "lower": ("it falls", "experts that get tokens learn something"),
         "higher": ("it rises", "tokens then go to experts that suit them less"),

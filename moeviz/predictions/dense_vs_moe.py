@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.pictures.over_seeds import gap_words
+from moeviz.pictures.over_seeds import gap_words, recorded_gap
 from moeviz.predictions.prediction import Measured, prediction, recorded_run
-from moeviz.records.compare import LEVEL, Gap, compare
+from moeviz.records.compare import Gap
 from moeviz.records.runs import Snapshot
 
 ANSWERS = ("dense", "MoE", "no clear difference")
@@ -63,11 +63,10 @@ def recorded_race(axis: str) -> Raced:
     runs, _ = recorded_runs("race")
     dense, moe = ([run for run in runs if run.label == name] for name in ("dense", "MoE"))
     figures = recorded_run("race")
-    lead = np.array(figures[f"gap_at_equal_{axis}"]["values"])  # of MoE, in nats
-    gap = compare(-lead, np.zeros_like(lead))
-    ahead = "no clear difference"
-    if gap.p < LEVEL:
-        ahead = "MoE" if gap.mean < 0 else "dense"
+    figure = figures[f"gap_at_equal_{axis}"]  # dense minus MoE
+    lead = recorded_gap(figure)
+    gap = Gap(-lead.mean, -lead.high, -lead.low, lead.p, tuple(-v for v in lead.values))
+    ahead = {"higher": "MoE", "lower": "dense", "open": "no clear difference"}[figure["verdict"]]
     return Raced(gap, ahead, dense, moe)
 
 

@@ -124,8 +124,8 @@ def hash_beside_dense() -> Measured:
 
 @prediction(
     "03.order",
-    "All arms are put in order by their loss after 300 steps, and again after 1,200 steps of "
-    "another training. How much does the first order tell of the second?",
+    "All arms of equal cost are put in order by their loss after 300 steps, and again after 1,200 "
+    "steps of another training. How much does the first order tell of the second?",
     "most of it", "about half of it", "next to nothing",
 )  # fmt: skip
 def order_after_longer_training() -> Measured:
@@ -139,7 +139,13 @@ def order_after_longer_training() -> Measured:
     option = nearest(correlation["rho"], options)
     because = f"{far} of {len(moves)} arms move by {FAR} places or more"
     if option == "most of it":
-        because = f"{len(moves) - far} of {len(moves)} arms move by less than {FAR} places"
+        upper = recorded["order"]["upper_half"]
+        ranks = [picture.columns.index(f"rank, {which}") for which in ("short", "long")]
+        again = sum(all(int(str(row[at])) <= upper["arms"] for at in ranks) for row in picture.rows)
+        because = (
+            f"{again} of the {upper['arms']} arms of the better half are in it again; but within "
+            f"that half the correlation is {upper['rho']:.2f}"
+        )
     figure = f"Spearman's rank correlation of the two orders is {rho_words(correlation)}"
     return Measured(option, figure, because)
 

@@ -23,16 +23,19 @@ from moeviz.pictures.training.arms import (
     LOOKS,
     WRITTEN,
     Recorded,
-    judged,
-    losses,
     minus_dense,
     seeds_words,
     seen,
     setting_words,
-    sparse,
     table_of,
 )
-from moeviz.pictures.training.fair_and_written import SCALES
+from moeviz.pictures.training.fair_and_written import (
+    OTHER_RATE,
+    SCALES,
+    STAR,
+    changes,
+    other_rates,
+)
 from moeviz.pictures.training.lengths import gaps_of, tables_of
 from moeviz.pictures.training.lengths import keys_of as routers_drawn
 from moeviz.pictures.training.output_scale import keys_of, reach, scale_words
@@ -78,16 +81,16 @@ def fair_and_written(recorded: Recorded) -> Figure:
     Raises ValueError where one of the two settings is not recorded.
     """
     written, fair = table_of(recorded, WRITTEN), table_of(recorded, FAIR)
-    arms = [arm for arm in sparse(fair) if arm in written["arms"]]
-    change = judged({arm: (losses(fair, arm), losses(written, arm)) for arm in arms})
-    arms.sort(key=lambda arm: change[arm].gap.mean)
+    change, turned = changes(recorded), other_rates(recorded)
+    arms = sorted(change, key=lambda arm: change[arm].gap.mean)
     with sheet(16, 3.6 + 1.25 * ROW * len(arms)) as figure:
         axes = figure.subplots()
         both = [[minus_dense(table, arm).gap for table in (written, fair)] for arm in arms]
         for y, gaps in enumerate(both):
             for gap, key, aside in zip(gaps, SCALES, (-0.18, 0.18), strict=True):
                 gap_row(axes, y + aside, gap, key)
-        named_rows(axes, arms)
+        starred = [arm + STAR * (recorded["arms"][arm]["family"] in turned) for arm in arms]
+        named_rows(axes, starred)
         axes.set_xlim(ends_of(gap for gaps in both for gap in gaps))
         for y, arm in enumerate(arms):
             one = change[arm]
@@ -101,7 +104,7 @@ def fair_and_written(recorded: Recorded) -> Figure:
         )
         legend(figure, SCALES, "")
         verdict = f"right: mean change, verdict after Holm's correction for {len(arms)} comparisons"
-        foot(figure, recorded, verdict)
+        foot(figure, recorded, f"{verdict}\n{OTHER_RATE}" if turned else verdict)
         seaborn.despine(figure, left=True)
     return figure
 

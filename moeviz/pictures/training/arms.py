@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from moeviz.pictures.axes import Scale, padded
-from moeviz.pictures.over_seeds import interval_words, ran_on
+from moeviz.pictures.over_seeds import interval_words, ran_on, recorded_gap
 from moeviz.pictures.plot import Key, legend, mark
 from moeviz.pictures.svg import MUTED, Svg
 from moeviz.records.compare import Gap, compare, verdicts
@@ -65,8 +65,9 @@ def losses(table: Recorded, arm: str) -> list[float]:
 
 def minus_dense(table: Recorded, arm: str) -> Judged:
     """An arm's loss minus the dense twin's, with the verdict of its recorded table."""
+    figure = table["arms"][arm]["minus_dense"]
     gap = compare(losses(table, arm), losses(table, DENSE))
-    return Judged(gap, table["arms"][arm]["minus_dense"]["verdict"])
+    return Judged(recorded_gap(figure, gap.values), figure["verdict"])
 
 
 def judged(pairs: Mapping[Name, tuple[Sequence[float], Sequence[float]]]) -> dict[Name, Judged]:

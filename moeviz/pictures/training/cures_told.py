@@ -46,18 +46,24 @@ def failing(summary: Summary) -> list[str]:
     return [n for n in cures_of(summary) if 2 * arms[n]["collapsed"] >= arms[n]["runs"]]
 
 
+def dead_without_cure(summary: Summary) -> float:
+    """Experts that are dead in training's last 50 steps, in the layer that is the least even."""
+    dead = summary["arms"][BASE]["training"]["dead_experts"][worst_layer(summary)]
+    return float(dead["mean"])
+
+
 def told_layers(summary: Summary) -> str:
     """What happens without a cure, layer by layer."""
     arm, layer = summary["arms"][BASE], worst_layer(summary)
     violation = [figure["mean"] for figure in arm["training"]["max_violation"]]
-    dead = arm["training"]["dead_experts"][layer]["mean"]
+    dead = dead_without_cure(summary)
     others = [i for i in range(len(violation)) if i != layer]
     rest = " and ".join(f"{violation[i]:.1f} in layer {i}" for i in others)
     fell = arm["collapsed_by_layer"][layer]
     return (
         f"Without a cure training ends with MaxVio {violation[layer]:.1f} in layer {layer}"
         + (f", and {rest}. " if rest else ". ")
-        + f"In layer {layer} {dead:.1f} experts are dead. "
+        + f"In layer {layer}, {dead:.1f} experts are dead on average. "
         f"Half of its experts or more are dead in {fell} of {arm['runs']} runs."
     )
 

@@ -19,6 +19,7 @@ from moeviz.pictures.training.arms import (
     judged,
     lies,
     losses,
+    minus_dense,
     origin,
     seeds_words,
 )
@@ -51,14 +52,13 @@ def keys_of(recorded: Recorded, longer: Recorded) -> dict[str, Key]:
 
 
 def gaps_of(recorded: Recorded, longer: Recorded) -> dict[tuple[str, int], Judged]:
-    """By arm and steps the loss minus the dense twin's, all of them judged as one table."""
-    return judged(
-        {
-            (arm, table["steps"]): (losses(table, arm), losses(table, DENSE))
-            for arm in keys_of(recorded, longer)
-            for table in tables_of(recorded, longer)
-        }
-    )
+    """By arm and steps the loss minus the dense twin's, with the verdict of the table that it
+    stands in: one difference has one verdict, in whatever picture."""
+    return {
+        (arm, table["steps"]): minus_dense(table, arm)
+        for arm in keys_of(recorded, longer)
+        for table in tables_of(recorded, longer)
+    }
 
 
 def lengths(recorded: Recorded, longer: Recorded) -> Picture:

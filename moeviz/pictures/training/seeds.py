@@ -109,7 +109,9 @@ def told_multipliers(recorded: dict[str, Any]) -> str:
     compute, time = (multipliers[kind]["mean"] for kind in MULTIPLIERS)
     return (
         f"For the same loss the dense twin needs {compute:.2f} times the FLOPs of the MoE model "
-        f"and {time:.2f} times its seconds. {_cheaper(multipliers)}"
+        f"and {time:.2f} times its seconds. Both are read at the last moment whose loss the dense "
+        f"twin reached, step {multipliers['at_step']['mean']:.0f} on average. "
+        f"{_cheaper(multipliers)}"
     )
 
 
