@@ -403,6 +403,17 @@ def test_the_future_is_worth_what_other_tokens_in_its_place_cost(worth, words):
     assert "Token choice has another loss" in told
 
 
+def test_what_else_the_exchange_does_is_told_where_it_lowers_a_loss():
+    worths = {"pool of 16 neighbours": 0.07, "pool of the whole batch": -0.06,
+              "pool of 16, shuffled": -0.03}  # fmt: skip
+    told = leak(made_capacity(worths=worths)).summary
+    assert (
+        "With 2 of the 5 pools the loss is lower without them, by up to 0.060: the exchange also "
+        "mixes two kinds of text in a pool."
+    ) in told
+    assert "mixes" not in leak(made_capacity(worths={"pool of 16 neighbours": 0.07})).summary
+
+
 @pytest.mark.parametrize(
     ("signature", "words"), [(-0.034, "ends 0.034 nats per token below"), (0.0, "is open")]
 )

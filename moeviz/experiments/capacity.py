@@ -23,7 +23,8 @@ What would make the comparison unfair, and how it is closed:
    arms of a seed see the same batches; differences are paired, their intervals Student's t, their
    verdicts Holm's over each table. Shuffled pools differ from those in order by the order alone.
 
-Not closed: one learning rate for all arms, and 300 steps.
+Not closed: one learning rate for all arms, and 300 steps. The later tokens of another text are of
+another domain, so the pool is not the same in kind.
 
 runs/capacity.json. dense: {"loss"}. limits: by CAPACITY_ARMS; leaks: by TOKEN_CHOICE and LEAK_ARMS;
 figures over seeds (mean_sd), differences as recording.differences:
@@ -200,7 +201,7 @@ def prefix_losses(trainer: Trainer, part: Part = "validation") -> tuple[float, f
 @torch.no_grad()
 def other_future_loss(trainer: Trainer, part: Part = "validation") -> float:
     """Nats per token of those windows, every token from its prefix with the later tokens of the
-    next window, of any domain, behind it: a pool of the same size, and nothing to look ahead to."""
+    window of the next domain behind it: a pool of the same size, and nothing to look ahead to."""
     model = trainer.model.eval()
     tokens_BS = _windows(trainer, part)
     losses = []

@@ -11,7 +11,11 @@ from moeviz.predictions.prediction import Measured, nearest, prediction, recorde
 from moeviz.records.metrics import expected_drop_rate
 from moeviz.words import percent
 
-LOOKS_ON = "the experts compare a token with those that follow it"
+# Other later tokens, of another kind of text, also make a pool more mixed.
+LOOKS_ON = (
+    "the experts compare a token with those that follow it; that the exchange also mixes two kinds "
+    "of text in a pool may be a part of it"
+)
 
 
 @prediction(

@@ -99,7 +99,7 @@ def fair_and_written(recorded: Recorded) -> Figure:
         axes.text(1.01, -0.9, "fair − written", transform=axes.get_yaxis_transform(), size=7)
         seeds = seeds_words(min(len(fair["seeds"]), len(written["seeds"])))
         axes.set(
-            title=f"The same routers at two output scales: {fair['steps']:,} steps, {seeds}",
+            title=f"Two output scales: {fair['steps']:,} steps, {seeds}",
             xlabel=f"{MINUS_DENSE}\n{BAR} {seeds}, tick: a seed",
         )
         legend(figure, SCALES, "")
