@@ -384,6 +384,7 @@ def test_a_long_name_has_lines_enough_and_the_plots_stay_where_they_are():
 )
 def test_a_difference_within_its_interval_is_told_as_not_shown(gap, wide, words):
     picture = at_scale("gpu_race", make_gpu_run(gap=gap, wide=wide))
+    assert ("for the loss of MoE was not measured" in picture.summary) == (gap < 0)
     assert words in picture.summary and ("is not shown" in picture.summary) == (wide > 0.1)
     assert "MoE read 0.50 times the tokens of dense per second." in picture.summary
     moe = dict(zip(picture.columns, picture.rows[1], strict=True))

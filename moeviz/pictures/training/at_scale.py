@@ -157,7 +157,21 @@ def told_difference(arm: str, base: str, figure: dict[str, Any]) -> str:
 
 def told_race(recorded: dict[str, Any]) -> str:
     """Who is ahead after equal tokens, and who is faster."""
-    return " ".join([_setting(recorded), *_differences(recorded), *_speeds(recorded, "MoE")])
+    words = _setting(recorded), *_differences(recorded), *_speeds(recorded, "MoE")
+    return " ".join([*words, *_no_multipliers(recorded, "MoE")])
+
+
+def _no_multipliers(recorded: dict[str, Any], arm: str) -> Iterator[str]:
+    """Runs of one length, whose rate falls to its end, have no point at a loss that they did not
+    end with: so much more compute or time is a multiplier that nobody measured."""
+    both = [recorded["arms"].get(name) for name in (arm, recorded["base"])]
+    if all(both):
+        own, base = (one["validation_loss"]["mean"] for one in both if one)
+        if own < base:
+            yield (
+                f"How many times the compute or the time {recorded['base']} needs for the loss of "
+                f"{arm} was not measured: it did not reach it."
+            )
 
 
 def told_experts(recorded: dict[str, Any]) -> str:
