@@ -6,6 +6,7 @@ import pytest
 from helpers.comparisons import made_collapse, numbers, sentences
 from helpers.picture_cases import learned
 from helpers.pictures import SVG, marks, parse, texts, values
+from helpers.recorded_routers import routers
 from moeviz.experiments.cures import ARMS, BASE, DENSE, SETTINGS
 from moeviz.pictures.training.as_written import as_written, told_scale
 from moeviz.pictures.training.balance_over_time import (
@@ -23,6 +24,7 @@ from moeviz.pictures.training.cures_told import (
     told_cures,
     told_layers,
     told_quality,
+    told_rate,
     told_versus,
     worst_layer,
 )
@@ -81,6 +83,14 @@ def test_whether_balance_is_quality_follows_the_losses(losses, last):
 @pytest.mark.parametrize(("loss", "word"), [(-0.3, " below "), (0.3, " above "), (0.0, " is open")])
 def test_the_dense_twin_is_the_yardstick(loss, word):
     assert word in told_against_dense(made_collapse(losses={BASE: loss}))
+
+
+def test_the_dense_twin_is_told_at_both_rates():
+    """The rate of collapse is far from the best one, and a lead there is no lead elsewhere."""
+    words = told_rate(made_collapse(), routers({"GShard": 0.1}))
+    here = made_collapse()["arms"]["dense"]["reserve_loss"]["mean"]
+    assert f"ends at {here:.3f} nats per token here, after 300 steps" in words
+    assert "it ends at 3.620, after 300 steps." in words
 
 
 @pytest.mark.parametrize(("loss", "word"), [(-0.3, "0.300 lower than"), (0.3, "0.300 higher than")])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.pictures.over_seeds import Figure, told_gap
+from moeviz.pictures.training.arms import FAIR, table_of
 from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import over_seeds
 
@@ -115,6 +116,17 @@ def told_against_dense(summary: Summary, name: str = BASE) -> str:
     """A setting's loss beside the dense twin's."""
     shown = "the model without a cure" if name == BASE else name
     return told_gap(shown, "its dense twin", summary["arms"][name]["loss_minus_dense"])
+
+
+def told_rate(summary: Summary, routers: Summary) -> str:
+    """What the rate of these runs costs the dense twin, beside that of runs/routers.json."""
+    table = table_of(routers, FAIR)
+    here, best = summary["arms"][DENSE]["reserve_loss"], table["arms"][DENSE]["loss"]
+    return (
+        f"The dense twin ends at {here['mean']:.3f} nats per token here, after "
+        f"{summary['steps']:,} steps. At the rate of 03c_trained_and_compared, which also falls "
+        f"towards the end, it ends at {best['mean']:.3f}, after {table['steps']:,} steps."
+    )
 
 
 def told_versus(summary: Summary, a: str, b: str, figure: str, name: str) -> str:
