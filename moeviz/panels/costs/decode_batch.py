@@ -36,12 +36,13 @@ class DecodeBatch(Panel):
         super().__init__(
             {"model_name": model_choice(SPARSE, "Mixtral 8x7B")},
             {"batch": steps("Batch", BATCHES, 1), "devices": steps("How many", COUNTS, 8)},
+            {"plan": plan_choice("bf16")},
             more=[
                 {
                     "shown": choice("Show", [(w, n) for n, w in SHOWN.items()], "time", "190px"),
                     "critical": switch("Critical batch"),
                 },
                 {"device_name": device_choice("H200 SXM")},
-                {"context": steps("Context", CONTEXTS, 4096), "plan": plan_choice("bf16")},
+                {"context": steps("Context", CONTEXTS, 4096)},
             ],
         )

@@ -41,20 +41,20 @@ class Exchange(Panel):
                 "copies": choice("A copy for", COPIES, "expert", "104px"),
                 "fp8": switch("FP8 dispatch"),
             },
+            {
+                "nodes": choice("Nodes", (1, 2, 4, 8), 4, "44px"),
+                "devices_per_node": choice("Devices", (4, 8), 4, "44px"),
+                "skew": skew_slider(1.0),
+            },
             self.player.bar,
             more=[
                 {"table": switch("Who sends how much to whom")},
-                {
-                    "nodes": choice("Nodes", (1, 2, 4, 8), 4, "44px"),
-                    "devices_per_node": choice("Devices", (4, 8), 4, "44px"),
-                },
                 {"model_name": model_choice(MODELS, "DeepSeek-V3 / R1")},
                 {
                     "node_limit": choice("Node limit", LIMITS, 0, "56px"),
                     "tokens": steps("Tokens", BATCHES, 128),
                 },
-                {"skew": skew_slider(1.0), "seed": seed_box()},
-                {"source": whole_slider("Token of", 0, DEVICES - 1, 1)},
+                {"seed": seed_box(), "source": whole_slider("Token of", 0, DEVICES - 1, 1)},
             ],
         )
 

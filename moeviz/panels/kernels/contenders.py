@@ -46,10 +46,13 @@ class Contenders(TimedPanel):
         cases = [case for run in recorded.values() for case in run["cases"]]
         timed = {n for c in cases for n, times in c["contenders"].items() if "forward_ms" in times}
         names = (FASTEST, *sorted(timed, key=str.lower))
-        against = choice("Compared with", names, DENSE if DENSE in timed else FASTEST, "auto")
+        against = choice("Against", names, DENSE if DENSE in timed else FASTEST, "auto")
         passes = [(words, name) for name, words in SERIES.items()]
-        more = [{"case": slider("Layer", [*first], largest, "560px")}, {"against": against}]
-        shown = {"timed": choice("Timed", passes, "both_ms", "150px")}
+        more = [{"against": against}]
+        shown = {
+            "timed": choice("Timed", passes, "both_ms", "170px"),
+            "case": slider("Layer", [*first], largest, "560px"),
+        }
         super().__init__(recorded, shown, "▶ Run", more)
 
     # The layers on offer are those of the machine.

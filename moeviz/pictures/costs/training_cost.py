@@ -161,6 +161,8 @@ def _bars(svg: Svg, bills: dict[str, Bill], chosen: str) -> None:
             svg.text(end + 7, y + 15, money(costs.usd), bold=bold)
         at = SHARES
         for key, value in by_part(_each(name)).items():
+            if not value:
+                continue
             share = value / _each(name).total
             words, wide = f"{name}, {key.name}: {percent(share, 1)}", (END - SHARES) * share
             with svg.thing(key.name, name, tip=words, press=press if wide > THIN else None):

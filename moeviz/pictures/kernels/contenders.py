@@ -60,7 +60,7 @@ def contenders(
     bottom = TOP + len(shown) * ROW
     svg = Svg(WIDTH, bottom + 70 + 18 * len(reasons), "Contenders", summary)
     heading(svg, "Which way to run the experts is the fastest?")
-    svg.text(0, 38, _outcome(ran, timed), bold=True)
+    svg.text(0, 38, _outcome(ran, base, timed), bold=True)
     svg.text(0, 57, f"{title} · {where}, {case['dtype']}", fill=MUTED)
     svg.text(0, 75, f"{sizes_of(case['shape'])} · {SERIES[timed]}", fill=MUTED)
     scale = _scale(ran, base, timed)
@@ -191,11 +191,14 @@ def _tip(name: str, timed: dict[str, Any]) -> str:
     return f"{name}: {'; '.join(parts)}"
 
 
-def _outcome(ran: Case, timed: str) -> str:
+def _outcome(ran: Case, base: str | None, timed: str) -> str:
     first = _fastest(ran, timed)
     if first is None:
         return "None that routes was timed so."
-    return f"{FASTEST.capitalize()}: {first}, {_ms(_median(ran[first], timed))}."
+    median, words = _median(ran[first], timed), ""
+    if base and base != first:
+        words = f", {three(median / _median(ran[base], timed))} times {base.partition(',')[0]}"
+    return f"{FASTEST.capitalize()}: {first}, {_ms(median)}{words}."
 
 
 def _summary(ran: Case, base: str | None, timed: str) -> str:
