@@ -34,6 +34,8 @@ EXPERIMENTS = {
     "real_traces": "real_traces",
     "placement": "placement",
     "caches": "caches",
+    "offloaded": "offloaded",
+    "quantised": "quantised",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",

@@ -47,10 +47,14 @@ Expert = tuple[Tensor, Tensor]  # w13 [2F, D], w2 [D, F]
 
 class ExpertFile:
     """A file that save_packed wrote, open to be read expert by expert. bytes_read: of experts.
-    ValueError where it is damaged or another kind of file."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path, self.bytes_read = Path(path), 0
+    from_disk: whether the system is asked to forget an expert as soon as it was read, so that the
+    next time it comes from the disk again, and not from memory that is no part of the cache.
+    ValueError where the file is damaged or of another kind.
+    """
+
+    def __init__(self, path: str | Path, *, from_disk: bool = False) -> None:
+        self.path, self.from_disk, self.bytes_read = Path(path), from_disk, 0
         header = load_header(path, kind=KIND)
         with fitting(path):
             self.config = ModelConfig.from_dict(header["model"])
@@ -60,8 +64,8 @@ class ExpertFile:
                 Piece(m, p, kind, tuple(shape)) for m, p, kind, shape in header["pieces"]
             ]
             self._sums = dict(header["sums"])
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = open(path, "rb")  # noqa: SIM115: it is asked to be forgotten, again and again
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)  # bring in no more than is asked for
         length = int.from_bytes(self._map[:8], "little")
@@ -77,6 +81,8 @@ class ExpertFile:
         """An expert's matrices, read from the file now."""
         data = self._read(expert_name(layer, expert))
         self.bytes_read += len(data)
+        if self.from_disk:
+            self.drop_from_memory()
         return expert_weights(data, self.pieces, self.config, self.form)
 
     def others(self) -> PackedModel:
@@ -119,13 +125,12 @@ class ExpertFile:
         self._proved.add(name)
 
     def drop_from_memory(self) -> bool:
-        """Ask the system to forget what it keeps of the file, so that the next read comes from the
-        disk; whether it can be asked. It need not obey."""
+        """Ask the system to forget what it keeps of the file; whether it can be asked. It need not
+        obey: storage_bytes tells."""
         if not (hasattr(os, "posix_fadvise") and hasattr(mmap, "MADV_DONTNEED")):
             return False
         self._map.madvise(mmap.MADV_DONTNEED)
-        with open(self.path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return True
 
 
@@ -233,14 +238,16 @@ class Offloaded:
         return sum(layer.loads for layer in self.layers)
 
 
-def open_offloaded(path: str | Path, slots: int, policy: Policy = "lru") -> Offloaded:
+def open_offloaded(
+    path: str | Path, slots: int, policy: Policy = "lru", *, from_disk: bool = False
+) -> Offloaded:
     """The model of a file that save_packed wrote, with `slots` experts of each layer in memory.
 
-    policy: see records.caching; what knows the future cannot run. ValueError for a damaged file and
-    for a cache that is smaller than what one token asks for.
+    policy: see records.caching; what knows the future cannot run. from_disk: see ExpertFile.
+    ValueError for a damaged file and for a cache that is smaller than what one token asks for.
     """
     check_choice("policy", policy, get_args(Policy))
-    file = ExpertFile(path)
+    file = ExpertFile(path, from_disk=from_disk)
     moe = file.config.moe
     assert moe is not None
     check_room(slots, moe.top_k)
