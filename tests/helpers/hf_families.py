@@ -14,9 +14,18 @@ SIZES = dict(
     kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
 )  # fmt: skip
 LATENT = dict(q_lora_rank=16, head_dim=None)
+SPARSE = dict(
+    LATENT, num_key_value_heads=4, index_topk=8, index_n_heads=2, index_head_dim=8, qk_head_dim=8
+)
 OTHER = {
     "deepseek_v3": LATENT,
+    "deepseek_v32": SPARSE,
     "deepseek_v4": LATENT,
+    "glm_moe_dsa": SPARSE,
+    "longcat_flash": dict(
+        q_lora_rank=16, head_dim=4, qk_head_dim=8, num_key_value_heads=4, ffn_hidden_size=48,
+        expert_ffn_hidden_size=16, zero_expert_num=4, num_layers=2, num_hidden_layers=None,
+    ),
     "glm4_moe_lite": LATENT,
     "axk1": LATENT,
     "kimi_linear": LATENT,
@@ -55,7 +64,10 @@ FAMILIES = {
     "qwen3_5_moe_text": SOFTMAX + BY_SUM,
     "deepseek_v2": SOFTMAX + AS_THEY_ARE,
     "deepseek_v3": SIGMOID + BY_SUM + ", times 2.5",
+    "deepseek_v32": SIGMOID + BY_SUM + ", times 2.5",
     "deepseek_v4": None,
+    "glm_moe_dsa": SIGMOID + BY_SUM + ", times 2.5",
+    "longcat_flash": SOFTMAX + AS_THEY_ARE + ", times 6",
     "gpt_oss": SOFTMAX + BY_SUM,
     "granitemoe": SOFTMAX + BY_SUM,
     "granitemoeshared": SOFTMAX + BY_SUM,

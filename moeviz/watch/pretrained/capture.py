@@ -176,13 +176,15 @@ def places(site: Site, given: list[Any]) -> tuple[int, int, int]:
     return floats[0], whole[0], weights[0]
 
 
-def _chosen(site: Site) -> Captured:
-    """Experts that are called with tokens, chosen experts and weights: nearly every family."""
+def _chosen(site: Site, columns: int = 1) -> Captured:
+    """Experts that are called with tokens, chosen experts and weights: nearly every family.
+    columns: the fewest choices that they can be called with; the surplus ones weigh 0."""
     x_TD, expert_TK, weight_TK = (site.given[n] for n in places(site, site.given))
     x_TD = flat(x_TD)
-    one_T1 = torch.ones_like(weight_TK[:, :1])
+    alone_TC = torch.zeros_like(weight_TK[:, :1]).repeat(1, columns)
+    alone_TC[:, 0] = 1
     parts = [
-        site.experts(x_TD, expert_TK[:, k : k + 1], one_T1).reshape(x_TD.shape)
+        site.experts(x_TD, expert_TK[:, k : k + 1].repeat(1, columns), alone_TC).reshape(x_TD.shape)
         for k in range(expert_TK.shape[1])
     ]
     return _captured(site, x_TD, logits_of(site), expert_TK, weight_TK, parts)
@@ -260,4 +262,13 @@ def _jetmoe(site: Site) -> Captured:
     return _captured(site, x_TD, logits_TE, expert_TK, weight_TK, parts)
 
 
-ADAPTERS = {"Llama4": _llama4, "SwitchTransformers": _switch, "JetMoe": _jetmoe}
+def _longcat(site: Site) -> Captured:
+    return _chosen(site, columns=2)
+
+
+ADAPTERS = {
+    "LongcatFlash": _longcat,
+    "Llama4": _llama4,
+    "SwitchTransformers": _switch,
+    "JetMoe": _jetmoe,
+}
