@@ -339,6 +339,8 @@ def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
     assert f"{count} tokens, 4 experts" in said(panel)
     panel.controls["layer"].value = 0
     assert "Layer 0:" in said(panel)
+    panel.controls["text"].value = "a b " * 600
+    wait(lambda: "Only the first 512 of" in said(panel), "the length of a long text")
     panel.controls["text"].value = ""
     wait(lambda: said(panel) == "The text is empty; type a few words.", "the refusal")
 

@@ -88,22 +88,27 @@ class ReadingPanel(Panel):
         loaded = shipped_model.READER.ask(self)
         if not loaded:
             return None
-        from moeviz.watch.text import MAX_TOKENS
-
         record = self.keep(wanted, self.compute(wanted, loaded))
         text = wanted.get("text", "")
-        count = len(loaded[1].encode(text))
-        if count > MAX_TOKENS:
-            self._long[text] = f" Only the first {MAX_TOKENS} of {count:,} tokens are read."
+        self._tell_length(text, len(loaded[1].encode(text)))
         return record
 
     def _read(self, real: Pretrained, wanted: Values) -> None:
         self.keep(wanted, self.read(real, wanted))
+        self._tell_length(wanted["text"], len(real.encode(wanted["text"])))
         self.refresh()
 
-    def shown(self, picture: Picture) -> Picture:
-        """A picture and what it says, and how much of a long text it has read."""
-        self.say(picture.summary + self._long.get(self.wanted().get("text", ""), ""))
+    def _tell_length(self, text: str, count: int) -> None:
+        from moeviz.watch.text import MAX_TOKENS
+
+        if count > MAX_TOKENS:
+            self._long[text] = f" Only the first {MAX_TOKENS} of {count:,} tokens are read."
+
+    def shown(self, picture: Picture, error: float | None = None) -> Picture:
+        """A picture and what it says, how exact a real model's record is (error), and how much of
+        a long text it has read."""
+        proven = "" if error is None else f" {proof(error)}"
+        self.say(picture.summary + proven + self._long.get(self.wanted().get("text", ""), ""))
         return picture
 
     def keep(self, wanted: Values, record: Any) -> Any:

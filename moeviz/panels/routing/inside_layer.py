@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import button, choice, layer_choice, slider, text_box, whole_slider
 from moeviz.panels.player import Player
-from moeviz.panels.reading_panel import ReadingPanel, Values, proof
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import in_token_order
@@ -111,10 +111,8 @@ class InsideLayer(ReadingPanel):
             return None
         stage, step = self.controls["stage"].value, self.player.step_of(len(in_token_order(layer)))
         self._back.disabled, self._next.disabled = stage == STAGES[0], stage == STAGES[-1]
-        shown = self.shown(anatomy(layer, stage, self.controls["follow"].value, step))
-        if "error" in layer.meta:
-            self.say(f"{shown.summary} {proof(layer.meta['error'])}")
-        return shown
+        picture = anatomy(layer, stage, self.controls["follow"].value, step)
+        return self.shown(picture, layer.meta.get("error"))
 
     def read(self, real: Pretrained, wanted: Values) -> Anatomy:
         from moeviz.watch import pretrained

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
-from moeviz.panels.reading_panel import ReadingPanel, Values, proof
+from moeviz.panels.reading_panel import ReadingPanel, Values
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.records.routes import Trace
@@ -64,10 +64,8 @@ class RouteText(ReadingPanel):
             picture = routing_matrix(trace, layer)
         else:
             picture = load_bars(trace.load(), trace.layers)
-        shown = self.shown(picture)
-        if "errors" in trace.meta:
-            self.say(f"{picture.summary} {proof(trace.meta['errors'][layer])}")
-        return shown
+        errors = trace.meta.get("errors")
+        return self.shown(picture, errors and errors[layer])
 
     def read(self, real: Pretrained, wanted: Values) -> Trace:
         from moeviz.watch import pretrained

@@ -142,7 +142,10 @@ def specialists(view: View) -> Picture:
         for e, task, share in _devoted(view)[:LISTED]
     ]  # fmt: skip
     whose = "in its first task" if of_all else f"in {view.whose(view.task)}"
-    note = f"bar: share of its choices {whose}, each task counting alike; tick: a specialist's"
+    note = (
+        f"bar: share of its choices {whose}, each task counting alike; tick: "
+        f"{percent(SPECIALIST)}, where a specialist begins"
+    )
     bars(svg, rows, f"The most devoted, layer {view.layer['layer']}", note)
     table = zip(view.layers, *([f"{v:.4f}" for v in line] for _, line in lines), strict=True)
     return svg.picture(("layer", *(key.name for key in keys)), table)

@@ -16,7 +16,7 @@ from moeviz.words import percent
 
 POOLED, ALL = "pooled", "all tasks"
 MAIN, SIDE = 560, 360
-TOP = 118.0  # of a chart below the heading, the source and the legend
+TOP = 154.0  # of a chart below the heading, the answer, the source and the legend
 CHART = 180.0  # its height
 BLUE, RED, GREY = "#0072b2", "#d55e00", "#6e6e6e"
 CHANCE = Key("by chance", GREY, "2 3")
@@ -78,13 +78,17 @@ class View:
 
 
 def framed(view: View, title: str, words: str, summary: str, keys: Iterable[Key]) -> Svg:
-    """The main part: what is seen, whose figures they are, and the legend."""
+    """The main part: the question, its answer (the first sentence of the summary), whose figures
+    they are, and the legend."""
     svg = Svg(MAIN, TOP + CHART + 52, title, summary)
     svg.text(0, 16, f"{view.where}: {words}", size=14, bold=True)
+    answer = summary.partition(": ")[2].partition(". ")[0].removesuffix(".") + "."
+    lines = textwrap.wrap(answer[0].upper() + answer[1:], 78)
+    paragraph(svg, 0, 37, lines, 17, bold=True)
     of = view.source
     source = f"Computed by this project from {of['from']}, commit {of['commit']}, {of['licence']}."
-    paragraph(svg, 0, 36, textwrap.wrap(source, 88), 17, fill=MUTED)
-    legend(svg, 0, 80, keys, kin=True)
+    paragraph(svg, 0, 40 + 17 * len(lines), textwrap.wrap(source, 88), 17, fill=MUTED)
+    legend(svg, 0, TOP - 38, keys, kin=True)
     return svg
 
 
