@@ -16,19 +16,21 @@ from moeviz.experiments.router_arms import FAIR, arms
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
 from moeviz.experiments.slots import placed, synthetic
 from moeviz.experiments.slots_at_once import visit_chances
-from moeviz.host import data_path
+from moeviz.host import data_path, read_figures
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.routing.real_models import OF_COUNTS, QUESTIONS
 from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
 from moeviz.pictures.costs.exchange import exchange
+from moeviz.pictures.costs.expert_caches import expert_caches
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import CONVENTIONS, model_anatomy
 from moeviz.pictures.costs.model_map import model_map
 from moeviz.pictures.costs.model_parts import PARTS
 from moeviz.pictures.costs.offloading import LINKS, offloading
 from moeviz.pictures.costs.one_token import STEPS
+from moeviz.pictures.costs.placement import placement
 from moeviz.pictures.costs.training_cost import COMPARED, TOLD, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
@@ -671,6 +673,8 @@ def _costs():
     for name, link in product(offered.SPARSE, LINKS):
         yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,
                    hit=next(hits))  # fmt: skip
+    yield "experts placed", partial(placement, read_figures("placement"))
+    yield "caches of experts", partial(expert_caches, read_figures("caches"))
     yield case(decode_batch, **STEP)
     yield case(decode_batch, **STEP, shown="speed", critical=True)
 
