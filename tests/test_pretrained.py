@@ -380,6 +380,11 @@ def test_other_rules_are_put_on_a_real_models_own_scores(folder):
     hook.remove()
 
 
+def test_a_panel_refuses_what_is_no_source_in_one_sentence():
+    with pytest.raises(ValueError, match="or what watch.pretrained.load gives, got 'owner/model'"):
+        panels.RouteText("owner/model")
+
+
 def test_a_record_is_shown_with_its_own_text_alone(folder, tmp_path):
     pretrained.trace(pretrained.load(folder), TEXT).save(tmp_path / "trace.safetensors")
     panel = panels.RouteText(Trace.load_file(tmp_path / "trace.safetensors"))

@@ -304,6 +304,11 @@ BAD = {
         [lambda d: esft(d, weight=bad_weight(d)), lambda d: flame(d, weight=bad_weight(d))],
         r"the weight of token 3 in layer \d is nan",
     ),
+    "layers that cannot be": (
+        [lambda d, bad=bad: vllm(d, layers=bad) for bad in ([1, 1], [-1, 0], ["a", "b"])],
+        "layers must name different blocks|a layer must be a whole number",
+    ),
+    "no file at all": ([lambda d: read_vllm(b"", num_experts=E)], "a .npy file or a base64 text"),
     "no whole numbers": ([lambda d: vllm(d, dtype=float)], "must hold whole numbers .* float64"),
     "two axes": ([lambda d: vllm(d, expert=EXPERT[0])], r"of the shape \(2, 3\)"),
     "no token": (
@@ -368,6 +373,17 @@ BAD = {
         "is not a domain_specialization.json",
     ),
     "counts of another size": ([lambda d: moelens(d, num_experts=9)], r"= \(2, 3, 9\), got"),
+    "a study of nothing": (
+        [
+            lambda d, bad=bad: moelens(d, **bad)
+            for bad in (
+                dict(dense_layers=[0, 1, 2]),
+                dict(domains=["law", "law"]),
+                dict(token_counts={"code": None, "law": 4}),
+            )
+        ],
+        "must name each domain once, with a whole number of tokens, and a layer",
+    ),
     "counts that miss some": ([lambda d: moelens(d, dense_layers=[])], "other than 3 choices"),
     "counts beyond the tokens": (
         [lambda d: moelens(d, token_counts={"code": 0, "law": 4})], "for more tokens than were"

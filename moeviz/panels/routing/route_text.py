@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moeviz.checks import brief
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
 from moeviz.panels.reading_panel import ReadingPanel, Values
@@ -39,6 +40,10 @@ class RouteText(ReadingPanel):
             text = self.recorded.meta["text"]
         elif isinstance(of, Trace):
             self.recorded, text, self.presets = of, "".join(of.tokens), {}
+        elif not hasattr(of, "tokenizer"):
+            raise ValueError(
+                f"of must be a Trace or what watch.pretrained.load gives, got {brief(of)}."
+            )
         else:
             self.recorded, text = self.read(of, {"text": PROSE}), PROSE
         layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]

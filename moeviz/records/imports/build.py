@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.checks import check_whole, one_line
+from moeviz.checks import brief, check_whole, one_line
 from moeviz.records.routes import DomainTrace, Trace
 
 LARGEST_EXPERTS = 2**15 - 1  # what int16 holds
@@ -62,6 +62,10 @@ def build_trace(
         raise ValueError(
             f"{source} holds {L} layers, but {len(layers)} were named; name each one that it holds."
         )
+    for layer in layers:
+        check_whole("a layer", layer, low=0)
+    if len(set(layers)) < L:
+        raise ValueError(f"layers must name different blocks, got {brief(layers)}.")
     _check_experts(source, expert_TLK, num_experts, layers)
     if weight_TLK is None:
         weight_TLK = np.full(expert_TLK.shape, np.nan, np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moeviz.checks import check_whole
+from moeviz.checks import brief, check_whole
 from moeviz.records.imports.build import build_trace, reading, whole_numbers
 from moeviz.records.routes import Trace
 
@@ -29,6 +29,11 @@ def read_vllm(
     source: a .npy file, or the base64 text of one, whole numbers [tokens - 1, layers, choices]. A
     version that gives the prompt's apart, as prompt_routed_experts, has two such texts.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"source must be a .npy file or a base64 text, got {brief(source)}; for an array use "
+            "np.save."
+        )
     in_file = isinstance(source, Path) or source.endswith(".npy")  # base64 has no dot
     label = str(source) if in_file else "routed_experts"
     with reading(label, "a .npy file" if in_file else "the base64 text of a .npy file"):

@@ -162,6 +162,11 @@ def read_moelens(path: Path | str) -> DomainCounts:
         top_k = int(study["top_k_experts"])
         count_DLE = np.array([study["expert_token_count"][domain] for domain in domains])
         tokens_D = np.array([study["token_counts"][domain] for domain in domains])
+    if len(set(domains)) < len(domains) or not layers or tokens_D.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path} must name each domain once, with a whole number of tokens, and a layer at "
+            "least that is not in its dense_layers."
+        )
     if count_DLE.shape != size or not count_DLE.size or count_DLE.dtype.kind not in "iu":
         raise ValueError(
             f"{path} must hold whole numbers [domains, layers, experts] = {size}, got "
