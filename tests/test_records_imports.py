@@ -137,6 +137,8 @@ def test_esft_is_a_trace_for_each_sequence_in_the_order_of_weights(tmp_path):
 
 
 def flame(folder, num_tokens=T, expert=EXPERT, weight=WEIGHT, samples=True):
+    """Choices with the smallest weight first."""
+    expert, weight = expert[..., ::-1], weight[..., ::-1]
     for layer, block in enumerate((2, 3)):
         scores = pa.array(list(weight[:, layer].astype(np.float16)), pa.list_(pa.float16()))
         indices = pa.array(expert[:, layer].tolist(), pa.list_(pa.int16()))
@@ -156,8 +158,9 @@ def flame(folder, num_tokens=T, expert=EXPERT, weight=WEIGHT, samples=True):
 def test_flame_is_read_as_far_as_asked(num_tokens, tmp_path):
     trace = flame(tmp_path, num_tokens)
     rows = min(num_tokens, T)
-    np.testing.assert_array_equal(trace.expert, EXPERT[:rows])
     np.testing.assert_array_equal(trace.weight, WEIGHT[:rows])
+    differ = (np.diff(WEIGHT[:rows], axis=2) != 0).all(2)
+    np.testing.assert_array_equal(trace.expert[differ], EXPERT[:rows][differ])
     assert trace.layers == (2, 3) and trace.has_weights and not trace.has_scores
     assert trace.tokens[0] == "100" and trace.meta["tokens"] == "ids"
     assert flame(tmp_path, num_tokens, samples=False).meta["tokens"] == "positions"

@@ -1,4 +1,8 @@
-"""Traces of inference engines, which keep the ids of the chosen experts alone."""
+"""Traces of inference engines, which keep the ids of the chosen experts alone.
+
+A token's choices stay in the engine's order. It is that of the scores, but for routers that choose
+among groups or by corrected scores: there an engine may keep them in none.
+"""
 
 from __future__ import annotations
 

@@ -110,11 +110,13 @@ def read_flame(
     shapes = {column.shape for pair in layers for column in pair}
     if len(shapes) > 1 or layers[0][0].ndim != 2:
         raise ValueError(f"{folder}: its rows must hold as many scores as indices, in all layers.")
+    chosen, weights = (np.stack(arrays, axis=1) for arrays in zip(*layers, strict=True))
+    expert_TLK, weight_TLK = by_weight(chosen.astype(np.int64), weights)
     return build_trace(
         folder,
-        np.stack([indices for indices, _ in layers], axis=1).astype(np.int64),
+        expert_TLK,
         num_experts=num_experts,
-        weight_TLK=np.stack([scores for _, scores in layers], axis=1),
+        weight_TLK=weight_TLK,
         tokens=None if ids is None else [str(token) for token in ids.tolist()],
         layers=list(files),
         meta={"format": "FLAME-MoE"} | ({} if ids is None else {"tokens": "ids"}),

@@ -68,7 +68,7 @@ def describe(trace: Trace) -> str:
     if by_score < 1:
         sentences.append(
             f"In a layer only {percent(by_score)} of the tokens visit the experts of their highest "
-            "scores: a bias or groups correct the choice."
+            "scores: a bias, groups or the token itself decides too."
         )
     sentences.append(
         "Each layer's output was computed again from this record; of all tokens, the largest "
