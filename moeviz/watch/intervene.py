@@ -22,7 +22,7 @@ from moeviz.checks import LARGEST_SEED, brief, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import Record
 from moeviz.routing import Plan, RouterOut
-from moeviz.watch.pretrained.capture import ADAPTERS, Site, places, sites
+from moeviz.watch.pretrained.capture import WITHOUT_CHOICES, Site, places, sites
 from moeviz.watch.pretrained.checkpoint import Pretrained
 from moeviz.watch.text import moe_layers, rows_by_token
 
@@ -214,7 +214,7 @@ def _hooks_of_checkpoint(
     found = sites(model.model)
     wanted = _chosen_layers([site.layer for site in found], layers)
     for site in found:
-        if type(site.experts).__name__.startswith(tuple(ADAPTERS)):
+        if type(site.experts).__name__.startswith(WITHOUT_CHOICES):
             raise ValueError(
                 f"The experts of {model.name} ({model.model_type}) are not called with their "
                 "choices, so their routing cannot be changed from outside."

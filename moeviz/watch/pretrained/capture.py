@@ -272,3 +272,5 @@ ADAPTERS = {
     "SwitchTransformers": _switch,
     "JetMoe": _jetmoe,
 }
+# Whose experts are called without their choices, so that these cannot be changed on the way.
+WITHOUT_CHOICES = ("Llama4", "SwitchTransformers", "JetMoe")
