@@ -148,7 +148,7 @@ def test_a_press_on_a_band_or_a_layer_chooses_it():
     assert {"layer=0", "layer=1", "victim=12"} <= pressed
     panel.state_box.value = "collapse?victim=12"
     assert panel.values["victim"] == 12 and "victim=12" in panel.state
-    assert said(panel).startswith("Expert 12 is selected: ✕ Kill it takes it away")
+    assert said(panel).startswith("Expert 12 is selected: ✕ Kill the selected takes it away")
     panel.state_box.value = "collapse?layer=0"
     assert panel.values["victim"] == 12 and ", layer 0, " in panel.drawn.summary
 

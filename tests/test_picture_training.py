@@ -334,9 +334,8 @@ def test_an_expert_without_a_token_can_be_chosen_too():
     *_, chip = things_of(picture, "e9")
     assert chip.get("data-press") == "victim=9"
     assert float(chip.find(SVG + "rect").get("width")) >= 24
-    assert "Expert 9 is selected: ✕ Kill it takes it away while the model trains here." in (
-        texts(picture)
-    )
+    words = "Expert 9 is selected: ✕ Kill the selected takes it away while it trains here."
+    assert words in texts(picture)
 
 
 @pytest.mark.parametrize("step", [150, 152, 300])

@@ -64,19 +64,18 @@ class Collapse(LivePanel):
         num_experts = next(iter(self._recorded.values())).curve.load.shape[2]
         tip = "No token goes to it from now on, in the layer shown"
         balancing, *others = cure_controls()
+        kill = [
+            button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
+            button("✕ Kill the selected", "moeviz-kill", tip,
+                   lambda: self._kill(self.values["victim"])),
+        ]  # fmt: skip
+        # The selected one is pressed in the picture.
+        rest = {"victim": whole_box("Selected", num_experts - 1), "seed": seed_box(SEED)}
         super().__init__(
             balancing,
-            [
-                button("✕ Kill the busiest", "moeviz-kill-busiest", tip, lambda: self._kill(None)),
-                {"victim": whole_box("or expert", num_experts - 1)},
-                button("✕ Kill it", "moeviz-kill", tip, lambda: self._kill(self.values["victim"])),
-            ],
-            last={
-                "layer": choice("Layer", (0, 1), 1, "44px"),
-                "seed": seed_box(SEED),
-                **size_choice(num_experts, ACTIVE_WIDTH),
-            },
-            more=others,
+            kill,
+            last={"layer": choice("Layer", (0, 1), 1, "44px")},
+            more=[*others, rest | size_choice(num_experts, ACTIVE_WIDTH)],
         )
 
     def begin(self) -> None:

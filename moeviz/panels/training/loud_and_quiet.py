@@ -55,7 +55,7 @@ class LoudAndQuiet(LivePanel):
             for scale, moe in zip(sorted(NAMES), runs, strict=True)
         }
         scale = slider("MoE scale", SCALES, 0.0, "420px")
-        super().__init__({"scale": scale, "seed": seed_box()}, last={})
+        super().__init__({"scale": scale}, last={}, more=[{"seed": seed_box()}])
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
         """How loud a model starts is told of seed 0, for it hardly depends on the seed."""

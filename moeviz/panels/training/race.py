@@ -55,10 +55,9 @@ class Race(LivePanel):
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
                 "top_k": choice("Choices K", CHOICES, 2, "44px"),
-                "seed": seed_box(),
-                **size_choice(max(EXPERTS), ACTIVE_WIDTH),
             },
             last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
+            more=[{"seed": seed_box(), **size_choice(max(EXPERTS), ACTIVE_WIDTH)}],
         )
 
     # What is recorded.

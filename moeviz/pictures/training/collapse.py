@@ -258,7 +258,7 @@ def _choice(expert: int, victim: int | None) -> dict[str, object] | None:
 
 def chosen(victim: int) -> str:
     """What can be done with the expert that a panel would kill."""
-    return f"Expert {victim} is selected: ✕ Kill it takes it away while the model trains here."
+    return f"Expert {victim} is selected: ✕ Kill the selected takes it away while it trains here."
 
 
 def _experts(svg: Svg, run: Snapshot, layer: int, victim: int | None) -> None:
