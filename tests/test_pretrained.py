@@ -16,9 +16,10 @@ from moeviz.app import cli
 from moeviz.records.routes import Trace
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch import pretrained
-from moeviz.watch.pretrained import checkpoint
+from moeviz.watch.pretrained import Pretrained, checkpoint
 from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.rule import rule_of
+from moeviz.watch.pretrained.tracing import capture
 from moeviz.watch.text import MAX_TOKENS
 
 transformers = pytest.importorskip("transformers", minversion="5.10")
@@ -68,6 +69,16 @@ def test_a_correction_of_the_scores_is_told():
     site = run(model, torch.arange(3, 43))[0]
     found = read(site)
     assert rule_of(found.logits_TE, found.expert_TK, found.weight_TK)[0].by_score < 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_type", ["mixtral", "deepseek_v3", "jetmoe"])
+def test_in_16_bits_rule_and_proof_hold(model_type, dtype):
+    ids_S = torch.randint(3, 60, (40,), generator=torch.Generator().manual_seed(1))
+    model = tiny(model_type).to(dtype)
+    for found in capture(Pretrained("tiny", model_type, model, None, 0, None), ids_S):
+        rule, _ = rule_of(found.logits_TE, found.expert_TK, found.weight_TK)
+        assert str(rule) == FAMILIES[model_type]
 
 
 def test_a_token_that_is_wrong_is_not_hidden_by_one_that_is_large():
@@ -160,6 +171,39 @@ def test_a_text_is_read_as_the_model_alone_reads_it(folder):
         within = real.run(ids_S).logits
     assert torch.equal(before, within) and torch.equal(before, real.run(ids_S).logits)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in real.model.modules())
+
+
+SIZES = dict(
+    vocab_size=Tokenizer.default().vocab_size, hidden_size=16, intermediate_size=24,
+    moe_intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+    head_dim=8, num_experts=4, num_experts_per_tok=2, pad_token_id=0,
+)  # fmt: skip
+SEES = dict(hidden_size=16, intermediate_size=24, depth=1, num_heads=2, out_hidden_size=16)
+SEES_AND_READS = {
+    "Gemma4": (
+        dict(
+            enable_moe_block=True, top_k_experts=2, vocab_size_per_layer_input=64,
+            hidden_size_per_layer_input=0,
+        ),
+        None,
+    ),
+    "Qwen3VLMoe": ({}, SEES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SEES_AND_READS)
+def test_a_model_that_sees_and_reads_is_traced(family, tmp_path):
+    """Its language model alone is often no class of the library's."""
+    text, vision = SEES_AND_READS[family]
+    config = getattr(transformers, f"{family}Config")(
+        text_config=SIZES | text, vision_config=vision
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    model.save_pretrained(tmp_path)
+    Tokenizer.default().save(tmp_path / "tokenizer.json")
+    trace = pretrained.trace(pretrained.load(tmp_path), TEXT)
+    assert trace.layers == (0, 1) and trace.num_experts == 4 and max(trace.meta["errors"]) < 1e-5
 
 
 def rewrite(path, **changes):
