@@ -361,8 +361,11 @@ def test_a_routing_that_is_not_the_models_is_not_shown(folder, monkeypatch):
         block, x_TD, expert_TK.flip(-1), weight_TK
     )
     monkeypatch.setattr(block, "forward", other)
-    with pytest.raises(ValueError, match=r"Layer 1 of .*: the recorded experts and weights give"):
+    refusal = "Layer 1 of .*: the recorded experts and weights give another output"
+    with pytest.raises(ValueError, match=refusal):
         pretrained.trace(real, TEXT)
+    for panel in (panels.RouteText(real), panels.InsideLayer(real)):
+        assert re.match(refusal, said(panel)) and panel.picture.value == ""
 
 
 def test_an_empty_text_is_refused(folder):

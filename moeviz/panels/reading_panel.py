@@ -58,6 +58,17 @@ class ReadingPanel(Panel):
         """The record of these values, of a real checkpoint."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Of a real checkpoint the first record is made at once, so that the panel opens on it; one
+        that fails its proof is refused in a sentence, and nothing is drawn."""
+        if self.of is not None and not isinstance(self.of, Trace):
+            try:
+                self.keep(self.wanted(), self.read(self.of, self.wanted()))
+            except ValueError as refusal:
+                self.say(str(refusal))
+                return
+        super().begin()
+
     def wanted(self) -> Values:
         """The values that the record hangs on, by their controls' names."""
         values = self.values

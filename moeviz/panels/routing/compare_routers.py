@@ -152,9 +152,6 @@ class CompareRouters(ReadingPanel):
             with self.guarded():
                 shipped_model.READER.get()
             self.set_controls({"routers": f"token_choice,{OWN}", "top_k": 2})
-        if self._real is not None:
-            with self.guarded():
-                self.keep(self.wanted(), self.read(self._real, self.wanted()))
         super().begin()
 
     def check_state(self, given: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import button, choice, layer_choice, slider, text_box, whole_slider
@@ -47,42 +47,34 @@ class InsideLayer(ReadingPanel):
     }
 
     def __init__(self, of: Pretrained | None = None) -> None:
-        self.of = of
+        self.of, recorded = of, list[tuple[Values, Anatomy]]()
         if of is None:
             opening = recorded_trace(Anatomy, "inside_layer")
-        else:
-            opening = self._opening_of(of)
-        self.recorded = opening
-        values = {name: getattr(opening, name) for name in self.hangs_on}
+            text, layers, layer = opening.text, opening.model_layers, opening.layer
+            recorded = [({name: getattr(opening, name) for name in self.hangs_on}, opening)]
+            weighting = {"weighting": choice("Weights", WEIGHTINGS, opening.weighting, "200px")}
+        else:  # it has one weighting
+            from moeviz.watch.pretrained import layers_of
+
+            layers, weighting = layers_of(of), {}
+            text, layer = OPENING, layers[len(layers) // 2]
+            self.hangs_on = ("text", "layer")
+            self.presets = {n: p for n, p in self.presets.items() if "weighting" not in p}
         rows = whole_slider("Moved", 0, MOST_ROWS, MOST_ROWS, width="420px")
         rows.observe(lambda _: self._moved(), "value")
         self.player = Player(self, rows)
         self._back = button("◀ Back", "moeviz-back", "The stage before", lambda: self._turn(-1))
         self._next = button("Next ▶", "moeviz-next", "The next stage", lambda: self._turn(1))
         super().__init__(
-            [(values, opening)],
-            {"text": text_box(opening.text, "560px")},
+            recorded,
+            {"text": text_box(text, "560px")},
             [{"stage": slider("Stage", STAGES, STAGES[0])}, self._back, self._next],
             [self.player.toggle, {"step": rows}],
-            more=[{"follow": slider("Follow", TOKENS, 0)}, self._of_model(opening)],
+            more=[
+                {"follow": slider("Follow", TOKENS, 0)},
+                {"layer": layer_choice(layers, layer)} | weighting,
+            ],
         )
-
-    def _opening_of(self, real: Pretrained) -> Anatomy:
-        """A layer in the middle of a checkpoint, at the text of the recording."""
-        from moeviz.watch.pretrained import layers_of
-
-        layers = layers_of(real)
-        self.hangs_on = ("text", "layer")
-        self.presets = {n: p for n, p in self.presets.items() if "weighting" not in p}
-        return self.read(real, {"text": OPENING, "layer": layers[len(layers) // 2]})
-
-    def _of_model(self, opening: Anatomy) -> dict[str, Any]:
-        """What hangs on the model. A checkpoint has one weighting."""
-        layer = layer_choice(opening.model_layers, opening.layer)
-        if self.of is not None:
-            return {"layer": layer}
-        weighting = choice("Weights", WEIGHTINGS, opening.weighting, "200px")
-        return {"layer": layer, "weighting": weighting}
 
     def _moved(self) -> None:
         """Rows move at one stage only: whoever moves one wants to see it."""

@@ -34,23 +34,25 @@ class RouteText(ReadingPanel):
     presets = {name: {"text": text} for name, text in TEXTS.items()}
 
     def __init__(self, of: Pretrained | Trace | None = None) -> None:
-        self.of = of
-        if of is None:
-            self.recorded = recorded_trace(Trace, "start_here")
-            text = self.recorded.meta["text"]
-        elif isinstance(of, Trace):
-            self.recorded, text, self.presets = of, "".join(of.tokens), {}
+        self.of, recorded = of, list[tuple[Values, Trace]]()
+        if of is None or isinstance(of, Trace):
+            trace = of or recorded_trace(Trace, "start_here")
+            text = "".join(trace.tokens) if of else trace.meta["text"]
+            numbers, recorded = trace.layers, [({"text": text}, trace)]
+            self.presets = {} if of else self.presets
         elif not hasattr(of, "tokenizer"):
             raise ValueError(
                 f"of must be a Trace or what watch.pretrained.load gives, got {brief(of)}."
             )
         else:
-            self.recorded, text = self.read(of, {"text": PROSE}), PROSE
-        layers = [(f"{i}", n) for n, i in enumerate(self.recorded.layers)]
+            from moeviz.watch.pretrained import layers_of
+
+            text, numbers = PROSE, layers_of(of)
+        layers = [(f"{i}", n) for n, i in enumerate(numbers)]
         box = text_box(text, "560px", "84px")
         box.disabled = isinstance(of, Trace)
         super().__init__(
-            [({"text": text}, self.recorded)],
+            recorded,
             {"text": box},
             {
                 "layer": slider("Layer", layers, len(layers) // 2),

@@ -177,7 +177,8 @@ def _bars(
     """Load of each expert; hollow on top, what was dropped; the even share of all that was asked
     for, as MaxVio has it, named in the first block, and the places."""
     base, num_experts = top + BAR, len(one.load)
-    each = math.ceil(13 / cell)  # number one in so many: for more there is no room
+    # Number one in so many: for more there is no room.
+    each = math.ceil((6 + 7 * len(str(num_experts - 1))) / cell)
     for e in range(num_experts):
         load, demand = (BAR * int(v[e]) / peak for v in (one.load, one.demand))
         left, width = x + e * cell + 1, cell - 2
