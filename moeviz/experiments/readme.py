@@ -20,6 +20,7 @@ from moeviz.pictures.training.cures_told import (
     told_cures,
     told_layers,
     told_quality,
+    told_rate,
 )
 from moeviz.pictures.training.seeds import told_race
 
@@ -48,7 +49,8 @@ def cures_table(recorded: dict[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     seeds = f"{arms[BASE]['runs']} seeds, {recorded['steps']} steps."
     told = told_layers, told_cures, told_against_dense, told_quality
-    return f"{table}\n\n{seeds} {' '.join(of(recorded) for of in told)}"
+    rate = told_rate(recorded, read_figures("routers"))
+    return f"{table}\n\n{seeds} {' '.join(of(recorded) for of in told)} {rate}"
 
 
 def capacity_words(recorded: dict[str, Any]) -> str:

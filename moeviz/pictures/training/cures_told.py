@@ -122,10 +122,11 @@ def told_rate(summary: Summary, routers: Summary) -> str:
     """What the rate of these runs costs the dense twin, beside that of runs/routers.json."""
     table = table_of(routers, FAIR)
     here, best = summary["arms"][DENSE]["reserve_loss"], table["arms"][DENSE]["loss"]
+    one, other = (f"after {steps['steps']:,} steps" for steps in (summary, table))
     return (
-        f"The dense twin ends at {here['mean']:.3f} nats per token here, after "
-        f"{summary['steps']:,} steps. At the rate of 03c_trained_and_compared, which also falls "
-        f"towards the end, it ends at {best['mean']:.3f}, after {table['steps']:,} steps."
+        f"The dense twin ends at {here['mean']:.3f} nats per token here, {one}. At the rate that "
+        "the comparison of routers has for it, which also falls towards the end, it ends at "
+        f"{best['mean']:.3f}, {other}."
     )
 
 
