@@ -297,6 +297,7 @@ def test_one_expert_of_renormalised_weight_is_explained_once(train, capsys):
         ("--capacity-factor 0", "capacity factor must be a finite number above 0, got 0.0"),
         ("--router soft_moe --capacity-factor 1", "has no assignments to drop"),
         ("--save-every 0", "--save-every must be at least 1, got 0."),
+        ("--expert-parallel 4", "needs 4 processes, and this is one; start it as: torchrun"),
         ("--seq-len 1000", "the validation text of"),
         ("--corpus nowhere/text.txt", '"nowhere/text.txt" does not exist'),
         ("--corpus {texts}/latin.txt", "is not UTF-8 text: byte 0xe9"),

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a model, and go on after an interruption")
     if "train" in argv:  # its options come from TrainConfig, and importing torch takes seconds
-        importlib.import_module("moeviz.app.train").add_options(train)
+        importlib.import_module("moeviz.app.options").add_options(train)
     export = commands.add_parser(
         "export", help="write a trained model for Hugging Face transformers"
     )

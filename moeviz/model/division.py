@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ Work = Callable[[Tensor, int], tuple[Tensor, ...]]
 
 
 class Division:
-    """All rows and all experts are here, in one process; systems.ranks has the one of many.
+    """All rows and all experts are here, in one process; systems.shared has that of many.
 
     pieces: so many parts of the batch go through attention, experts and head one after the other.
     What the gradient of a piece needs is computed again when its turn comes, so that memory holds
@@ -24,13 +25,25 @@ class Division:
     how an auxiliary loss comes to be weighed n times).
     """
 
+    size = 1  # processes
+    device: torch.device | None = None  # where they work; None: wherever it is asked for
+
     def __init__(self, pieces: int = 1) -> None:
         self.pieces = pieces
+
+    def check(self, model: Any, batch_size: int, precision: torch.dtype, *, compiled: bool) -> None:
+        """ValueError where a model of this ModelConfig cannot be divided so."""
 
     def divide(self, model: nn.Module) -> None:
         """Let a LanguageModel, from now on, work so."""
         for part in (model, *model.blocks, *(block.ffn for block in model.blocks)):
             part.division = self
+
+    def replicated(self, model: nn.Module) -> Any:
+        """What runs the model and keeps equal, in the backward pass, what all processes have."""
+        return model
+
+    # --- a batch ---
 
     def own_rows(self, values_BS: Tensor) -> Tensor:
         """Of values of all sequences, those of the sequences that are worked on here."""
@@ -54,6 +67,20 @@ class Division:
     ) -> Tensor:
         """apply_experts, wherever the experts are."""
         return apply_experts(x_TD, plan, w13_E2FD, w2_EDF, backend=backend)
+
+    # --- a step ---
+
+    def clip_gradients(self, model: nn.Module, most: float) -> Tensor:
+        """Make the gradients the whole batch's, their norm `most` at most; the norm before."""
+        return nn.utils.clip_grad_norm_(model.parameters(), most)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes of such values of each."""
+        return values
+
+    def all_rows(self, values_b: Tensor) -> Tensor:
+        """Of values of own_rows, those of all."""
+        return values_b
 
     def in_pieces(self, work: Work, x_N: Tensor) -> tuple[Tensor, ...]:
         """work(rows of x_N, number of the first), piece by piece, and its results put together."""

@@ -163,7 +163,7 @@ def row_dots(a_NF: Tensor, b_NF: Tensor) -> Tensor:
 def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
     """As grouped_experts, with one plain matrix product per expert instead of a grouped one: on a
     GPU, cuBLAS between two Triton kernels. The host reads the loads, so a GPU is waited for."""
-    x_ND = _Dispatch.apply(x_TD, plan)
+    x_ND = dispatch(x_TD, plan)
     load_E = plan.load().tolist()
     rows = zip(
         x_ND.split(load_E), plan.weight.split(load_E), w13_E2FD.unbind(0), w2_EDF.unbind(0),
@@ -173,13 +173,23 @@ def matmul_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -
         (swiglu(x_nD @ w13_2FD.T) * weight_n[:, None].to(x_nD.dtype)) @ w2_DF.T
         for x_nD, weight_n, w13_2FD, w2_DF in rows
     ]
-    return _Combine.apply(torch.cat(y_ND), plan)
+    return combine(torch.cat(y_ND), plan)
 
 
 def triton_experts(x_TD: Tensor, plan: Plan, w13_E2FD: Tensor, w2_EDF: Tensor) -> Tensor:
     """The kernels of kernels/moeviz_kernels, forward and backward."""
     names = ("token", "weight", "offsets", "inverse", "token_offsets")
     return kernels().experts(x_TD, w13_E2FD, w2_EDF, **{n: getattr(plan, n) for n in names})
+
+
+def dispatch(x_TD: Tensor, plan: Plan) -> Tensor:
+    """Each row's token, x_ND."""
+    return _Dispatch.apply(x_TD, plan)
+
+
+def combine(y_ND: Tensor, plan: Plan) -> Tensor:
+    """Each token's rows added up, y_TD."""
+    return _Combine.apply(y_ND, plan)
 
 
 class _Dispatch(torch.autograd.Function):

@@ -28,18 +28,28 @@ def adamw(
 
 
 class TrainState:
-    """A model, its optimiser, its history and its counters, on one corpus."""
+    """A model, its optimiser, its history and its counters, on one corpus. division: how the work
+    of a batch is divided, among the pieces that the config asks for and no processes by default."""
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TrainConfig,
+        corpus: Corpus,
+        division: Division | None = None,
+    ) -> None:
         self.model_config, self.config, self.corpus = model, config, corpus
-        self.device = resolve_device(config.device)
+        self.division = Division() if division is None else division
+        self.division.pieces = config.accumulate
+        self.device = self.division.device or resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
+        self.division.check(model, config.batch_size, self.precision, compiled=config.compile)
         check_fits(model, config, self.device)
         # A model's start depends on its seed alone, not on what ran before in this process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = LanguageModel(model).to(self.device)
-        Division(config.accumulate).divide(self.model)
+        self.division.divide(self.model)
         self.moe_layers = model.moe_layers
         # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
         named = list(self.model.named_parameters())
@@ -112,15 +122,9 @@ class TrainState:
             "tokenizer": self.corpus.tokenizer.sha256,
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write everything that going on needs, atomically; OSError (one sentence) where that
-        fails. A run resumed from it on a CPU, with as many threads, is the same bit for bit."""
-        arrays = self._model_arrays()
-        for index, moment in self.optimizer.state_dict()["state"].items():
-            for key, value in moment.items():
-                arrays[f"optimizer.{key}.{self._optimized[index]}"] = value.cpu().numpy()
+    def _carried(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The history, and the header of a checkpoint: all that goes on beside the tensors."""
         curve, counts = self.history.state()
-        arrays |= {f"history.{name}": column for name, column in curve.items()}
         header = {
             **self._header(),
             "seconds": self.seconds,
@@ -131,7 +135,17 @@ class TrainState:
             "corpus": str(self.corpus.manifest),
             "fingerprint": self.corpus.manifest.fingerprint,
         }
-        save_arrays(path, arrays, header, kind="checkpoint")
+        return {f"history.{name}": column for name, column in curve.items()}, header
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that going on needs, atomically; OSError (one sentence) where that
+        fails. A run resumed from it on a CPU, with as many threads, is the same bit for bit."""
+        arrays = self._model_arrays()
+        for index, moment in self.optimizer.state_dict()["state"].items():
+            for key, value in moment.items():
+                arrays[f"optimizer.{key}.{self._optimized[index]}"] = value.cpu().numpy()
+        history, header = self._carried()
+        self._write(path, arrays | history, header, "checkpoint")
 
     def export(self, path: str | Path, meta: dict[str, Any]) -> None:
         """Write the model alone, parameters in float16, for `moeviz.watch.text.load_model`."""
@@ -139,16 +153,41 @@ class TrainState:
         for name, _ in self.model.named_parameters():
             arrays[f"model.{name}"] = arrays[f"model.{name}"].astype(np.float16)
         header = {**self._header(), "killed": self.killed, "meta": meta}
-        save_arrays(path, arrays, header, kind="model")
+        self._write(path, arrays, header, "model")
+
+    def _write(
+        self, path: str | Path, arrays: dict[str, np.ndarray], header: dict[str, Any], kind: str
+    ) -> None:
+        save_arrays(path, arrays, header, kind=kind)
 
     @classmethod
-    def resume(cls, path: str | Path, corpus: Corpus, **changes: Any) -> Self:
+    def resume(
+        cls, path: str | Path, corpus: Corpus, division: Division | None = None, **changes: Any
+    ) -> Self:
         """What `save` wrote, ready for its next step; `changes` replace fields of its TrainConfig
         (more steps, another device).
 
         Raises ValueError on a damaged or foreign file, and where the corpus is another one.
         """
         arrays, header = load_arrays(path, kind="checkpoint")
+        resumed = cls._from_header(path, header, corpus, division, changes)
+        resumed.model.load_arrays(arrays, path)
+        with fitting(path):
+            resumed._take_counters(arrays, header)
+            resumed._take_moments(arrays)
+        resumed._check_steps(path)
+        return resumed
+
+    @classmethod
+    def _from_header(
+        cls,
+        path: str | Path,
+        header: dict[str, Any],
+        corpus: Corpus,
+        division: Division | None,
+        changes: dict[str, Any],
+    ) -> Self:
+        """A new run of the checkpoint's model and training; ValueError on another corpus."""
         with fitting(path):
             began, fingerprint = str(header["corpus"])[:200], header["fingerprint"]
             train = TrainConfig(**header["train"])
@@ -158,26 +197,21 @@ class TrainState:
                 f"{path} was trained on {began}, and this is {corpus.manifest}; resume it on the "
                 f"text that it began with, or train a new model on this one."
             )
-        resumed = cls(model, dataclasses.replace(train, **changes), corpus)
-        resumed.model.load_arrays(arrays, path)
-        with fitting(path):
-            resumed._take(arrays, header)
-        if resumed.step > resumed.config.steps:
-            raise ValueError(
-                f"{path} has done {resumed.step} steps already; steps must be at least that, got "
-                f"{resumed.config.steps}."
-            )
-        return resumed
+        return cls(model, dataclasses.replace(train, **changes), corpus, division)
 
-    def _take(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-        """Take the optimiser's moments, the history and the counters that `save` wrote. Nothing is
+    def _check_steps(self, path: str | Path) -> None:
+        if self.step > self.config.steps:
+            raise ValueError(
+                f"{path} has done {self.step} steps already; steps must be at least that, got "
+                f"{self.config.steps}."
+            )
+
+    def _take_moments(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the optimiser's moments that `save` wrote, and check the model's types. Nothing is
         believed that the next step would trip over."""
-        self.step = check_whole("its step", header["step"], 0)
-        self.seconds = check_number("its seconds", header["seconds"])
         for name, value in self._model_arrays().items():
             if arrays[name].dtype != value.dtype:
                 raise ValueError(f"{name} is of type {arrays[name].dtype}, not {value.dtype}.")
-        self.notes = dict(header["notes"])
         index_of = {name: index for index, name in enumerate(self._optimized)}
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in arrays.items():
@@ -187,6 +221,12 @@ class TrainState:
         for index, state in moments.items():
             self._check_moments(self._optimized[index], state)
         self._set_moments(moments)
+
+    def _take_counters(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Take the history and the counters that `save` wrote."""
+        self.step = check_whole("its step", header["step"], 0)
+        self.seconds = check_number("its seconds", header["seconds"])
+        self.notes = dict(header["notes"])
         scaler = self.scaler.state_dict()
         if header["scaler"]:  # empty where it was not trained in float16
             for name in scaler:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moeviz.backend import resolve_backend
+from moeviz.model.division import Division
 from moeviz.model.transformer import LossOut, ModelConfig
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
@@ -49,7 +50,13 @@ class StepResult:
 class Trainer(TrainState):
     """A model, its optimiser and its data. `for result in trainer:` runs it to config.steps."""
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TrainConfig,
+        corpus: Corpus,
+        division: Division | None = None,
+    ) -> None:
         if model.vocab_size < corpus.tokenizer.vocab_size:
             raise ValueError(
                 f"The model's vocab_size {model.vocab_size} is smaller than the tokenizer's "
@@ -58,8 +65,8 @@ class Trainer(TrainState):
         # A text too short for the sequences is refused here, not at the first validation.
         corpus.batch(seed=config.seed, step=0, batch_size=1, seq_len=config.seq_len)
         corpus.windows("validation", seq_len=config.seq_len, windows_per_domain=1)
-        super().__init__(model, config, corpus)
-        self._forward = self._compiled() if config.compile else self.model
+        super().__init__(model, config, corpus, division)
+        self._forward = self._compiled() if config.compile else self.division.replicated(self.model)
         self.tokens_per_step = config.batch_size * config.seq_len
         self._declared_flops = model.flops_per_token(config.seq_len)
         self.flops_per_step = 3 * self._declared_flops * self.tokens_per_step
@@ -131,7 +138,8 @@ class Trainer(TrainState):
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        norm = self.division.clip_gradients(self.model, config.clip)
+        loss, total = self.division.mean(torch.stack((loss, total)))
         stats = [route.stats for route in out.routes if route is not None]
         # The step's only look at its numbers, before the optimiser's work is queued.
         host = _on_host(
@@ -183,11 +191,13 @@ class Trainer(TrainState):
         forward: Any,
         batch: Batch,
         generator: torch.Generator | None = None,
+        padding: int = 0,
     ) -> LossOut:
         tokens_BS = torch.from_numpy(batch.tokens).to(self.device)
+        inputs_BS, targets_BS = tokens_BS[:, :-1], tokens_BS[:, 1:]
         with self._autocast():
             out: LossOut = forward(
-                tokens_BS[:, :-1], generator=generator, targets_BS=tokens_BS[:, 1:]
+                inputs_BS, generator=generator, targets_BS=targets_BS, padding=padding
             )
         return out
 
@@ -216,12 +226,16 @@ class Trainer(TrainState):
         loss_W = np.empty(len(windows.domain))
         load = np.zeros((len(self.moe_layers), num_domains, self.num_experts))
         for rows in batches(windows.domain, pool, self.config.batch_size):
-            batch = Batch(windows.tokens[rows], windows.domain[rows])
-            out = self._loss(self.model, batch)
+            # As many rows for each process.
+            padding = -len(rows) % self.division.size
+            filled = np.concatenate((rows, np.repeat(rows[-1:], padding)))
+            batch = Batch(windows.tokens[filled], windows.domain[filled])
+            out = self._loss(self.model, batch, padding=padding)
             domain_T = torch.from_numpy(batch.domain).to(self.device).repeat_interleave(seq_len)
             plans = [route.plan for route in out.routes if route is not None]
             loads = [domain_load(plan, domain_T, num_domains) for plan in plans]
-            host = _on_host({"losses": [*out.loss.mean(1)], "load": loads})
+            losses = self.division.all_rows(out.loss.mean(1))[: len(rows)]
+            host = _on_host({"losses": [*losses], "load": loads})
             loss_W[rows] = host["losses"]
             load += host["load"].reshape(load.shape)
         domain_loss = np.bincount(windows.domain, loss_W) / windows_per_domain

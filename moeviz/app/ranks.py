@@ -1,0 +1,52 @@
+"""Several processes under one command: who speaks, and what is said when one of them is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from moeviz.checks import one_line
+
+if TYPE_CHECKING:
+    from moeviz.systems.ranks import Ranks
+
+LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "socket")  # in torch's messages
+
+
+@contextlib.contextmanager
+def joined(data: int | None, expert: int | None, device: str) -> Iterator[Ranks | None]:
+    """The processes of this run within, None where this one is alone. One of them prints, and of
+    errors that many have, the first is told. ValueError where they cannot be arranged so."""
+    if data is None and expert is None and "RANK" not in os.environ:
+        yield None
+        return
+    # Not before: these are seconds that one process alone does not need.
+    import torch.distributed as dist
+
+    from moeviz.systems.ranks import Ranks, needs, started_by_torchrun
+    from moeviz.training.config import resolve_device
+
+    if not started_by_torchrun():
+        raise ValueError(needs(data, expert))
+    ranks = Ranks(resolve_device(device).type)
+    try:
+        with contextlib.ExitStack() as stack:
+            if not ranks.leads:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            ranks.arrange(data, expert)
+            yield ranks
+        ranks.end()
+    except (ValueError, OSError, RuntimeError) as error:
+        if not ranks.first_to_speak():
+            raise SystemExit(2) from None
+        lost = isinstance(error, dist.DistError) or type(error) is RuntimeError
+        if lost and any(word in str(error).lower() for word in LOST):
+            raise RuntimeError(
+                f"Another process of this run has ended or does not answer ({one_line(error)}); "
+                "--resume goes on from the last checkpoint."
+            ) from None
+        raise

@@ -1,0 +1,161 @@
+"""What a process of helpers.ranks runs, beside the same in one process."""
+
+import dataclasses
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from helpers.numerics import relative
+from helpers.training import MOE, TRAIN, run, tiny_corpus
+from moeviz.model import MoEConfig
+from moeviz.routing import Capacity
+from moeviz.systems.ranks import Ranks
+from moeviz.systems.shared import EXPERTS, SharedDivision
+from moeviz.text.corpus import load_corpus
+from moeviz.training import Trainer
+from moeviz.training.shared import SharedTrainer
+
+
+def serve():
+    """Answer every line of stdin, a case and what it is given, by one line on stdout."""
+    ranks = Ranks()
+    folder = Path(sys.argv[1], str(ranks.rank))
+    folder.mkdir()
+    corpus = tiny_corpus(folder)
+    for line in sys.stdin:
+        case, given = json.loads(line)
+        try:
+            answer = CASES[case](ranks, corpus, **given)
+        except (ValueError, RuntimeError, OSError) as error:
+            answer = str(error)
+        print(json.dumps(answer), flush=True)
+
+
+def model_of(router="token_choice", capacity=None, **changes):
+    if capacity is not None:
+        changes["capacity"] = Capacity(**capacity)
+    moe = MoEConfig(**dict(num_experts=4, top_k=2, d_expert=8, router=router) | changes)
+    return dataclasses.replace(MOE, moe=moe)
+
+
+def trainer_of(ranks, corpus, model, data, expert, **train):
+    ranks.arrange(data, expert)
+    return SharedTrainer(model, dataclasses.replace(TRAIN, **train), corpus, SharedDivision(ranks))
+
+
+def equal(ranks, corpus, *, data, expert, steps=3, train=None, killed=(), **changes):
+    """The largest relative error of losses, norms and, after the first step, of every gradient and
+    buffer; and whether all went to the same experts."""
+    model = model_of(**changes)
+    train = dict(steps=steps, validate_every=steps) | (train or {})
+    shared = trainer_of(ranks, corpus, model, data, expert, **train)
+    alone = Trainer(model, dataclasses.replace(TRAIN, **train), corpus)
+    for expert_id in killed:
+        for trainer in (shared, alone):
+            trainer.kill(0, expert_id)
+    errors, same = {"gradient": 0.0}, True
+    for step in range(steps):
+        got, want = next(shared), next(alone)
+        pairs = {"loss": (got.loss, want.loss), "norm": (got.grad_norm, want.grad_norm)}
+        pairs |= {n: (got.router_losses[n], v) for n, v in want.router_losses.items()}
+        for name, (ours, theirs) in pairs.items():
+            error = abs(ours - theirs) / max(abs(theirs), 1e-3)
+            errors[name] = max(errors.get(name, 0.0), error)
+        same = same and bool((got.load == want.load).all())
+        if step == 0:
+            for name, parameter in alone.model.named_parameters():
+                gradient = parameter.grad
+                if gradient is not None and name.endswith(EXPERTS) and expert > 1:
+                    gradient = gradient.chunk(expert)[dist.get_rank(ranks.expert_group)]
+                ours = shared.model.get_parameter(name).grad
+                if gradient is not None and gradient.abs().max() > 1e-7:
+                    errors["gradient"] = max(errors["gradient"], float(relative(ours, gradient)))
+    for name, buffer in alone.model.named_buffers():
+        difference = (shared.model.get_buffer(name).double() - buffer.double()).abs().max()
+        errors["state"] = max(errors.get("state", 0.0), float(difference))
+    ours, theirs = shared.history.curve().validation[-1], alone.history.curve().validation[-1]
+    errors["validation"] = abs(ours - theirs) / theirs
+    return {"errors": errors, "same experts": same}
+
+
+class Moved(TorchDispatchMode):
+    """The bytes that this process hands over in every all_to_all_single of rows, by receiver."""
+
+    def __init__(self):
+        super().__init__()
+        self.exchanges = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "all_to_all_single" in func.name() and args[0].is_floating_point():
+            rows, _, sends, *_ = args
+            self.exchanges.append([n * rows.shape[1] * rows.element_size() for n in sends])
+        return func(*args, **(kwargs or {}))
+
+
+def moved(ranks, corpus, **changes):
+    """The bytes of each exchange of one step by receiver, and this process's share of tokens for
+    each expert in each layer."""
+    trainer = trainer_of(ranks, corpus, model_of(**changes), 1, ranks.size)
+    shares, division = [], trainer.division
+    own_plan = division.own_plan
+
+    def seen(plan):
+        own = own_plan(plan)
+        shares.append((own.load() / own.num_tokens).tolist())
+        return own
+
+    division.own_plan = seen
+    with Moved() as hook:
+        run(trainer, 1)
+    return {"exchanges": hook.exchanges, "shares": shares}
+
+
+def saved(ranks, corpus, folder, *, data, expert, steps, **changes):
+    """Train and save; the names of what lies in the folder."""
+    trainer = trainer_of(ranks, corpus, model_of(**changes), data, expert)
+    run(trainer, steps)
+    trainer.save(folder)
+    dist.barrier()
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def resumed(ranks, corpus, folder, *, data, expert, text=None, steps=3):
+    """The largest relative error of losses and gradients after a resume, against one process that
+    was never interrupted; and the step at which the checkpoint was made."""
+    corpus = load_corpus(text) if text else corpus
+    ranks.arrange(data, expert)
+    shared = SharedTrainer.resume(folder, corpus, SharedDivision(ranks))
+    start = shared.step
+    alone = Trainer(shared.model_config, shared.config, corpus)
+    run(alone, start)
+    pairs = zip(run(shared, steps), run(alone, steps), strict=True)
+    loss = max(abs(ours.loss - theirs.loss) / theirs.loss for ours, theirs in pairs)
+    ours, theirs = (trainer._model_arrays() for trainer in (shared, alone))
+    model = max(float(abs(ours[name] - theirs[name]).max()) for name in theirs)
+    return {"step": start, "errors": {"loss": loss, "model": model}, "same experts": True}
+
+
+def disagree(ranks, corpus):
+    """Two processes with different seeds."""
+    trainer_of(ranks, corpus, model_of(), 1, ranks.size, seed=ranks.rank)
+
+
+def hang(ranks, corpus):
+    """What a process hears of another that does not come to an exchange."""
+    group = dist.new_group(timeout=datetime.timedelta(seconds=1))
+    if ranks.rank:
+        time.sleep(3)
+    else:
+        dist.all_reduce(torch.zeros(1), group=group)
+
+
+CASES = {
+    "equal": equal, "moved": moved, "saved": saved, "resumed": resumed, "disagree": disagree,
+    "hang": hang,
+}  # fmt: skip
