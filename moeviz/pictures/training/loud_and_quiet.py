@@ -129,7 +129,7 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
     span = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
     y = Scale(*padded(span, 0.12), bottom, top)
     svg.text(0, WAVES + 16, "What becomes of it: dense minus MoE at the end, in nats", bold=True)
-    words = "one seed each · grey: what seeds differ by · drag, or press a point"
+    words = "one seed each · grey: what seeds differ by (runs/scale) · drag, or press a point"
     svg.text(0, WAVES + 34, words, fill=MUTED)
     edges = [(x(a), y(side * s.spread)) for side, order in ((1, 1), (-1, -1))
              for a, s in [*zip(loud, settings, strict=True)][::order]]  # fmt: skip
@@ -145,7 +145,9 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
         # As written it starts so nearly as one of the scales that its name needs its own line.
         line = 33 if not s.press["scale"] else 17
         svg.text(at, bottom + line, s.name.removeprefix("scale "), anchor="middle", bold=s.chosen)
-        with svg.thing(s.name, tip=s.tip, press=s.press, drag=True):
+        tip = f"{s.name}: {s.winner} ends ahead by {abs(s.ahead):.3f} nats"
+        # No kin: what it changes is to be seen while it is dragged.
+        with svg.thing(tip=f"{tip}; seeds differ by ± {s.spread:.3f}", press=s.press, drag=True):
             svg.rect(left, top, right - left, bottom - top + 20, "transparent")
             mark(svg, "circle", at, high, MOE_AHEAD if s.ahead > 0 else DENSE_AHEAD, 5, stroke=INK)
             if s.chosen:

@@ -30,11 +30,15 @@ class Setting:
     chosen: bool
 
     @property
+    def winner(self) -> str:
+        """Who is ahead."""
+        return "MoE" if self.ahead > 0 else "dense"
+
+    @property
     def tip(self) -> str:
         """Who is ahead, and what a seed changes."""
-        winner = "MoE" if self.ahead > 0 else "dense"
         words = (
-            f"{self.name}: {winner} is ahead by {abs(self.ahead):.3f} nats. A seed's spread: "
+            f"{self.name}: {self.winner} is ahead by {abs(self.ahead):.3f} nats. A seed's spread: "
             f"± {self.spread:.3f}, the standard deviation of {self.source}"
         )
         open_ = abs(self.ahead) <= self.spread
@@ -54,7 +58,7 @@ def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
     ends = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
     x = Scale(*padded(ends, 0.1), *PLOT)
     for i, setting in enumerate(settings):
-        y, winner = first + i * ROW, "MoE" if setting.ahead > 0 else "dense"
+        y = first + i * ROW
         edge = dict(stroke=INK, stroke_width=2) if setting.chosen else dict(stroke=RULE)
         with svg.thing(setting.name, tip=setting.tip, press=setting.press):
             svg.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
@@ -62,7 +66,7 @@ def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
             low, high = x(-setting.spread), x(setting.spread)
             svg.rect(low, y + 2, high - low, BAND, MUTED, opacity=0.25)
             left, right = sorted((x(0), x(setting.ahead)))
-            svg.rect(left, y + 6, right - left, 12, MOE if winner == "MoE" else DENSE)
+            svg.rect(left, y + 6, right - left, 12, MOE if setting.winner == "MoE" else DENSE)
             words = f"{setting.ahead:+z.3f}"
             svg.text(NUMBER, y + 16, words, anchor="end", bold=setting.chosen)
     x_axis(svg, x, bottom, "dense minus MoE, nats: right of 0 MoE is ahead",
