@@ -365,7 +365,7 @@ def test_12(labs, tmp_path):
         browser.press_slider(page, f"{WASTE} .moeviz-skew", "ArrowRight")
         browser.wait_state(page, WASTE, "skew=0.1&")
         browser.press_slider(page, f"{ROOF} .moeviz-tokens", "ArrowLeft", times=3)
-        browser.wait_state(page, ROOF, "tokens=8$")
+        browser.wait_state(page, ROOF, "tokens=512$")
         page.locator(f"{ROOF} button.moeviz-run").first.click()
         browser.wait_state(page, ROOF, "machine=this")
         page.locator(f"{ROOF} .mv", has_text="a large copy").wait_for(timeout=90_000)

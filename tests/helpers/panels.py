@@ -77,7 +77,7 @@ MOVES = {
     },
     "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops"},
     "RealModels": {"question": "specialists", "model": "olmoe", "task": "math", "layer": 3},
-    "Roofline": {"machine": "this machine", "tokens": 4096},
+    "Roofline": {"machine": "this machine", "tokens": 8},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
     "RuleSteps": {"step": 4, "scores": "1,2: 9"},
     "Slots": {

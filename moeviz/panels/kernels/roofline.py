@@ -24,14 +24,15 @@ class Roofline(TimedPanel):
     """
 
     presets = {
+        "A prefill of 4,096": {"tokens": 4096},
         "Decoding 64 at once": {"tokens": 64},
         "Decoding one token": {"tokens": 1},
-        "A prefill of 4,096": {"tokens": 4096},
     }
 
     def __init__(self) -> None:
         self._measured: dict[str, Any] | None = None
-        tokens = steps("Tokens", TOKENS, 64)
+        # It opens on a prefill: what decoding waits for is asked before.
+        tokens = steps("Tokens", TOKENS, 4096)
         super().__init__(recorded_machines(), {"tokens": tokens}, "▶ Measure")
 
     def measure(self) -> Callable[[], None]:

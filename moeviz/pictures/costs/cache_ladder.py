@@ -25,8 +25,8 @@ SHOWN = (
 LATENT, ANOTHER = "#009e73", "#56b4e9"
 # What a kind of attention keeps, in few words, and for the hover text of a row.
 SHORT = {
-    "MHA": "full heads", "GQA": "groups of heads", "MQA": "one head", "MLA": "latent vectors",
-    "CSA": "an entry for 4 tokens", "HCA": "for 128", "Gated DeltaNet": "fixed states",
+    "MHA": "full heads", "GQA": "grouped heads", "MQA": "one head", "MLA": "latent vectors",
+    "CSA": "an entry for 4 tokens", "HCA": "for 128", "Gated DeltaNet": "a state",
     "window": "windows",
 }  # fmt: skip
 KEEPS = {
@@ -214,7 +214,7 @@ def _row(svg: Svg, i: int, row: Row, x: Scale, kin: Iterable[str], *, is_chosen:
 def _filled(size: float) -> str:
     """How many GPUs would be full of it."""
     share = size / MEMORY
-    return f"{three(share)} H100s" if share >= 1 else f"{three(100 * share)} % of an H100"
+    return f"{three(share)} H100s" if share >= 1 else f"{100 * share:.2g} % of an H100"
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _found(context: int, bits: int) -> list[Cached]:
             for times, mixer in shape.mixers()
         )
         most = shape.context_tokens or context
-        note = f" (made for {most:,})" if most < context else ""
+        note = f" (up to {most:,})" if most < context else ""
         caches.append(Cached(name, _bytes(shape, context, bits), kinds, note))
     return caches
 

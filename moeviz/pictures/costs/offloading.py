@@ -26,6 +26,7 @@ from moeviz.words import percent
 
 WIDTH, HEIGHT = 560.0, 526.0
 HITS = tuple(i / 50 for i in range(51))
+OWN = "the device's own memory"  # what limits where no link does
 REACHED = (0.2, 0.4)  # of the bound: what measured systems reach
 COLUMNS = ("hit rate", "over the link, GB a token", "bound, tokens/s", "at 20 to 40 % of it")
 
@@ -82,7 +83,7 @@ class Setup:
         """Which of the two takes longer."""
         over, own = self._seconds(link, hit_rate)
         if own >= over:
-            return "the device's own memory"
+            return OWN
         return "the host's memory" if link.host_computes else "the link"
 
     def _seconds(self, link: Link, hit_rate: float) -> tuple[float, float]:
@@ -245,7 +246,11 @@ def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float
     svg.text(x(100 * even) + (-6 if late else 6), y.start - 8, words, halo=True,
              anchor="end" if late else "start")  # fmt: skip
     top = setup.speed(LINKS["pcie5"], 1.0)
-    svg.text(x.end, y(_clip(top, y)) - 8, "the device's own memory limits", anchor="end", halo=True)
+    flat = y(_clip(top, y))
+    # Over the flat part, if there is one, unless what is chosen stands there.
+    flat += -8 if flat > y.end + 42 else 18
+    if setup.limit(LINKS["pcie5"], 0.9) == OWN:
+        svg.text(x.end, flat, f"{OWN} limits", anchor="end", halo=True)
 
 
 def _key(link: Link, chosen: bool) -> Key:

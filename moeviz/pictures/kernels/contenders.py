@@ -197,8 +197,8 @@ def _outcome(ran: Case, base: str | None, timed: str) -> str:
         return "None that routes was timed so."
     median, words = _median(ran[first], timed), ""
     if base and base != first:
-        words = f", {three(median / _median(ran[base], timed))} times {base.partition(',')[0]}"
-    return f"{FASTEST.capitalize()}: {first}, {_ms(median)}{words}."
+        words = f", {three(median / _median(ran[base], timed))}× {base.partition(',')[0]}"
+    return f"Fastest that routes: {first}, {_ms(median)}{words}."
 
 
 def _summary(ran: Case, base: str | None, timed: str) -> str:
