@@ -11,6 +11,7 @@ from moeviz import costs
 from moeviz.exercises import (
     frontier,
     hardware,
+    placed_and_packed,
 )
 from moeviz.model import MoEConfig
 
@@ -27,6 +28,13 @@ WRONG = {
         (lambda d, f, e, k: 2.5 * hardware.layer_flops(d, f, e, k), "for d_model 4096, d_expert"),
         (lambda d, f, e, k: (1, 2), "it must give one number, not (1, 2)."),
     ],
+    "08.5": [(lambda s, n: 0, "a stream of [1, 2, 1, 3, 2, 1] with 2 slots has 1 hits, not 0")],
+    "08.6": [
+        (lambda w, d: np.arange(len(w)).reshape(d, -1).tolist(), "of 4 devices the busiest has"),
+        (lambda w, d: np.argsort(w).reshape(-1, d).T.tolist(), "and 1.0"),
+        (lambda w, d: [[0] * 8] * d, "every expert must stand on exactly one device."),
+    ],
+    "08.7": [(lambda w, b: w, "with 4 bits these are not the values that the nearest codes")],
     "09.1": [(600, "600 is of the right size, but it is not exact.")],
     "09.2": [
         (lambda *a: 3, "two numbers, (all, active); this returned 3."),
@@ -49,6 +57,9 @@ RIGHT = {
     "08.4": [
         lambda *a: float(hardware.layer_flops(*a)),
     ],
+    "08.5": [lambda s, n: np.int64(placed_and_packed.lru_hits(s, n))],
+    "08.6": [lambda w, d: np.array(placed_and_packed.place(w, d)[::-1])],
+    "08.7": [lambda w, b: torch.tensor(placed_and_packed.round_group(w, b))],
     "09.1": [
         554.4,
     ],
@@ -63,7 +74,7 @@ RIGHT = {
 
 
 def solved(number):
-    return run_solution(number, math=math)
+    return run_solution(number, math=math, np=np)
 
 
 class TestContract(Contract):

@@ -21,6 +21,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     inside_layer,
     kernels,
     moe_layer,
+    placed_and_packed,
     real_models,
     router_rules,
     routing,

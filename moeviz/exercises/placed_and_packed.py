@@ -1,0 +1,161 @@
+"""Exercises of 08_hardware: a cache of experts, experts on devices, weights in few bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moeviz.exercises.exercise import exercise, function_asked
+from moeviz.records.placement import Placement, balanced
+
+TRIES = 20
+
+
+def lru_hits(stream, slots):
+    cache, hits = [], 0
+    for expert in stream:
+        if expert in cache:
+            hits += 1
+            cache.remove(expert)
+        cache.append(expert)  # the last one was asked for last
+        cache = cache[-slots:]
+    return hits
+
+
+def _fifo_hits(stream: list[int], slots: int) -> int:
+    cache: list[int] = []
+    hits = 0
+    for expert in stream:
+        hits += expert in cache
+        cache = [*cache, *[expert] * (expert not in cache)][-slots:]
+    return hits
+
+
+def _streams() -> list[tuple[list[int], int]]:
+    """The example of the notebook, then streams that like some experts more than others."""
+    rng = np.random.default_rng(5)
+    cases = [([1, 2, 1, 3, 2, 1], 2)]
+    for _ in range(TRIES):
+        stream = (rng.geometric(0.2, size=60) % 12).tolist()
+        cases.append((stream, int(rng.integers(2, 7))))
+    return cases
+
+
+function_asked(
+    "08.5",
+    "Keep a list of what is cached, in the order in which it was asked for last.",
+    "A hit changes the order too: what was just asked for moves to the end. What stands in front "
+    "is given up.",
+    difficulty=2,
+    minutes=8,
+    solution=lru_hits,
+    praise="That is the cache behind the picture, for one layer and one expert a token.",
+    cases=_streams,
+    mistakes=(
+        (_fifo_hits, "that gives up what came first; LRU gives up what was asked for longest ago."),
+        (lambda stream, slots: len(stream) - lru_hits(stream, slots), "those are the misses."),
+        (lambda stream, slots: lru_hits(stream, slots) / len(stream), "that is the hit rate."),
+        (
+            lambda stream, slots: len(stream) - len(set(stream)),
+            "so many hits has a cache that never gives up anything.",
+        ),
+    ),
+    words="a stream of {0} with {1} slots has {wanted:g} hits, not {found:g}.",
+)
+
+
+def place(load, devices):
+    room, device_loads = len(load) // devices, [0.0] * devices
+    held = [[] for _ in range(devices)]
+    for expert in sorted(range(len(load)), key=lambda e: -load[e]):
+        with_room = [d for d in range(devices) if len(held[d]) < room]
+        lightest = min(with_room, key=lambda d: device_loads[d])
+        held[lightest].append(expert)
+        device_loads[lightest] += load[expert]
+    return held
+
+
+@exercise(
+    "08.6",
+    "A heavy expert is hard to place late, a light one fits anywhere.",
+    "Give each expert to the device that has least to do so far, and still has room.",
+    difficulty=2,
+    minutes=8,
+    solution=place,
+    praise="That is how EPLB packs experts.",
+)
+def placed(answer: Any) -> str | None:
+    rng = np.random.default_rng(6)
+    for devices in (4, 8, 2):
+        load = np.round(rng.exponential(100, size=8 * devices)).tolist()
+        held = answer(list(load), devices)
+        try:
+            expert_DR = np.array([[int(e) for e in device] for device in held])
+        except (TypeError, ValueError):
+            return "it must give a list of the experts of each device."
+        if expert_DR.shape != (devices, 8):
+            return (
+                f"for {len(load)} experts and {devices} devices it must give {devices} lists of 8."
+            )
+        if sorted(expert_DR.ravel().tolist()) != list(range(len(load))):
+            return "every expert must stand on exactly one device."
+        found = Placement(expert_DR, len(load)).imbalance(load)
+        best = balanced(load, devices=devices).imbalance(load)
+        if found > 1.01 * best:
+            return (
+                f"of {devices} devices the busiest has {found:.2f} times the mean load, and "
+                f"{best:.2f} is possible."
+            )
+    return None
+
+
+def round_group(weights, bits):
+    top = 2 ** (bits - 1) - 1
+    scale = np.abs(weights).max() / top
+    return np.round(weights / scale) * scale
+
+
+def _groups() -> list[tuple[np.ndarray, int]]:
+    rng = np.random.default_rng(7)
+    return [(rng.normal(size=32) * 10.0 ** rng.integers(-3, 2), bits) for bits in (4, 8, 3) * 4]
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
+
+
+function_asked(
+    "08.7",
+    "Which code does the largest magnitude get? The scale is what one step of the code stands for.",
+    "Divide by the scale, round, and multiply by it again.",
+    difficulty=2,
+    minutes=6,
+    solution=round_group,
+    praise="A real file keeps the codes and the scale; this is what they stand for.",
+    cases=_groups,
+    read=_array,
+    mistakes=(
+        (
+            lambda w, bits: (
+                np.floor(w / (np.abs(w).max() / (2 ** (bits - 1) - 1)))
+                * (np.abs(w).max() / (2 ** (bits - 1) - 1))
+            ),
+            "that rounds down; the nearest code loses less.",
+        ),
+        (
+            lambda w, bits: (
+                np.round(w / (np.abs(w).max() / (2**bits - 1))) * (np.abs(w).max() / (2**bits - 1))
+            ),
+            "that has twice as many codes as fit: half of them are for negative weights.",
+        ),
+        (
+            lambda w, bits: np.round(w / (np.abs(w).max() / (2 ** (bits - 1) - 1))),
+            "those are the codes; what do they stand for?",
+        ),
+    ),
+    words="with {1} bits these are not the values that the nearest codes stand for.",
+)
