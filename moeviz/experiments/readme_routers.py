@@ -35,7 +35,9 @@ def routers_part(recorded: dict[str, Any]) -> str:
     lines = [
         "Every router in the same small model, beside a dense twin of equal FLOPs "
         "(`python -m moeviz experiment routers`). Losses are nats per token of text that no choice "
-        "has seen; verdicts hold for the whole table (paired t, Holm's correction). "
+        "has seen; verdicts hold for the whole table (paired t, Holm's correction). The dense twin "
+        "needs so many times the router's compute, and time, for the same loss; the cell is empty "
+        "where the twin was not measured at that loss. "
         f"{every.summary}",
         "",
         *_table(recorded, [row for row in _rows(every) if row["arm"] in FIVE]),
