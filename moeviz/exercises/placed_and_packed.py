@@ -13,13 +13,14 @@ TRIES = 20
 
 
 def lru_hits(stream, slots):
-    cache, hits = [], 0
+    cache, hits = [-1] * slots, 0  # empty; the last one is what was asked for last
     for expert in stream:
         if expert in cache:
             hits += 1
             cache.remove(expert)
-        cache.append(expert)  # the last one was asked for last
-        cache = cache[-slots:]
+        else:
+            cache.pop(0)
+        cache.append(expert)
     return hits
 
 
@@ -67,7 +68,7 @@ function_asked(
 
 def place(load, devices):
     room, device_loads = len(load) // devices, [0.0] * devices
-    held = [[] for _ in range(devices)]
+    held: list[list[int]] = [[] for _ in range(devices)]
     for expert in sorted(range(len(load)), key=lambda e: -load[e]):
         with_room = [d for d in range(devices) if len(held[d]) < room]
         lightest = min(with_room, key=lambda d: device_loads[d])
