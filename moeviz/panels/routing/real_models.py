@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from moeviz.checks import check_choice
@@ -24,6 +25,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[View], Picture]]] = {
     "batch": ("how many in a batch?", experts_of_a_batch),
     "stay": ("does one stay?", repeats),
 }
+CAUTIONS = {"olmoe": "Five prompts a domain: few."}
 OF_COUNTS = ("load", "tasks", "specialists")
 
 
@@ -45,7 +47,9 @@ class RealModels(Panel):
         check_choice("question", question, QUESTIONS)
         recorded = read_figures("real_traces")
         self._views = {
-            name: View(title, recorded[name], recorded["sources"][name], 0, POOLED)
+            name: View(
+                title, recorded[name], recorded["sources"][name], 0, POOLED, CAUTIONS.get(name, "")
+            )
             for name, title in MODELS.items()
         }
         titles = [(title, name) for name, title in MODELS.items()]
@@ -98,4 +102,4 @@ class RealModels(Panel):
         question, model, task, layer = self.values.values()
         of = self._views[model]
         _, drawn = QUESTIONS[question]
-        return self.shown(drawn(View(of.name, of.figures, of.source, layer, task)))
+        return self.shown(drawn(replace(of, place=layer, task=task)))

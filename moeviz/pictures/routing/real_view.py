@@ -16,7 +16,7 @@ from moeviz.words import percent
 
 POOLED, ALL = "pooled", "all tasks"
 MAIN, SIDE = 560, 360
-TOP = 154.0  # of a chart below the heading, the answer, the source and the legend
+TOP = 170.0  # of a chart below the heading, the answer, the source and the legend
 CHART = 180.0  # its height
 BLUE, RED, GREY = "#0072b2", "#d55e00", "#6e6e6e"
 CHANCE = Key("by chance", GREY, "2 3")
@@ -26,13 +26,15 @@ Form = Callable[[float], str]
 @dataclass(frozen=True)
 class View:
     """What is looked at. figures: a model's of experiments.real_traces; source: where its trace is
-    from; place: which of its MoE layers, from 0; task: one of its tasks, or POOLED."""
+    from; place: which of its MoE layers, from 0; task: one of its tasks, or POOLED; caution: what
+    to know of the trace besides."""
 
     name: str
     figures: dict[str, Any]
     source: dict[str, str]
     place: int
     task: str
+    caution: str = ""
 
     @property
     def tasks(self) -> dict[str, int]:
@@ -87,6 +89,7 @@ def framed(view: View, title: str, words: str, summary: str, keys: Iterable[Key]
     paragraph(svg, 0, 37, lines, 17, bold=True)
     of = view.source
     source = f"Computed by this project from {of['from']}, commit {of['commit']}, {of['licence']}."
+    source = f"{source} {view.caution}".strip()
     paragraph(svg, 0, 40 + 17 * len(lines), textwrap.wrap(source, 88), 17, fill=MUTED)
     legend(svg, 0, TOP - 38, keys, kin=True)
     return svg
