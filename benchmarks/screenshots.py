@@ -27,6 +27,7 @@ PANELS = {
     "03c_trained_and_compared": (".moeviz-loud_and_quiet", []),
     "04_collapse": (".moeviz-collapse", []),
     "05_capacity": (".moeviz-slots", []),
+    "07_specialisation": (".moeviz-specialisation", []),
     "08_hardware": (".moeviz-decode_batch", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),

@@ -21,13 +21,15 @@ class Term:
 
 START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
 ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
-COLLAPSE, CAPACITY = "04_collapse", "05_capacity"
+COLLAPSE, CAPACITY, SPECIALISATION = "04_collapse", "05_capacity", "07_specialisation"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
 REAL = "13_real_models"
 
 TERMS = (
     Term("95 % interval", "Where a difference lies, as far as the seeds tell: of a hundred "
          "intervals that are made this way, about 95 hold the true difference.", RACE),
+    Term("ablation", "A part of a model is left out and all the rest is kept, to see what it is "
+         "worth.", SPECIALISATION),
     Term("active parameters", "The parameters that work on one token: all but the experts that "
          "its router does not choose.", RACE),
     Term("arm", "One of the models that are trained for a comparison, with all its settings.",
@@ -50,6 +52,8 @@ TERMS = (
          "after it. Only then can a model write token by token with it.", OTHERS),
     Term("checkpoint", "The files of a trained model: its configuration and all its weights.",
          REAL),
+    Term("co-activation", "How often two experts of a layer are chosen by the same token.",
+         SPECIALISATION),
     Term("collapse", "Most tokens go to a few experts, and the others get next to none and stop "
          "learning.", COLLAPSE),
     Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
@@ -84,6 +88,8 @@ TERMS = (
     Term("fair scale", "Every feed-forward layer, dense or MoE, is multiplied by a fixed factor so "
          "that at the start its output varies as much as a dense one's. Without it, differences in "
          "loudness look like differences between routers.", RACE),
+    Term("false discovery rate", "Of all that is called a finding, the share that chance alone "
+         "has made.", SPECIALISATION),
     Term("feed-forward network", "The part of a layer that works on each token by itself: two or "
          "three matrices with a nonlinear function between them.", START, ("FFN",)),
     Term("fingerprint", "A short code that is made from every byte of a text: where it is equal, "
@@ -105,7 +111,12 @@ TERMS = (
     Term("kernel", "A function that runs on a GPU, as many programs side by side.", KERNELS),
     Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
          "not compute them again.", HARDWARE, ("cache",)),
+    Term("lift", "How much more a domain uses an expert than the domains do in the mean: 1 is no "
+         "liking, 2 is twice as much.", SPECIALISATION),
+    Term("liking", "A lift of 1.5 or more, whether or not chance has made it.", SPECIALISATION),
     Term("load", "How many tokens an expert gets from a batch.", START),
+    Term("logit lens", "The residual of any layer is read as if it were the last layer's, to see "
+         "which words it makes likely.", SPECIALISATION),
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
     Term("loud", "A layer is loud or quiet by the size of its output.", ROUTING, ("quiet",)),
@@ -126,6 +137,8 @@ TERMS = (
     Term("node limit", "The most nodes that the experts of one token may lie on.", HARDWARE),
     Term("normalised mutual information", "How much two labels tell of each other, divided by the "
          "entropy of one of them: 0 means nothing, 1 means everything.", COLLAPSE),
+    Term("null", "What a figure would be if there were nothing to find, such as after a shuffle.",
+         SPECIALISATION),
     Term("padding", "Rows that are computed only because a tile or a buffer must be full.",
          KERNELS),
     Term("perplexity", "The exponential of the loss: the model is as unsure as if it had to guess "
@@ -154,6 +167,8 @@ TERMS = (
          ROUTING),
     Term("router", "The part of an MoE layer that chooses the experts of a token: a gate, and a "
          "rule for the choice.", START),
+    Term("router saturation", "The share of a token's final experts that the router chooses "
+         "already at an earlier step of training.", SPECIALISATION),
     Term("scope", "The tokens over which a balancing loss asks for an even load: a whole batch, or "
          "each sequence.", COLLAPSE),
     Term("seed", "The number that random draws start from: the same seed gives the same start and "
@@ -166,6 +181,10 @@ TERMS = (
          "proportion to 1 over r to the power of the skew.", CAPACITY),
     Term("slot", "A place for one token in an expert's buffer.", ROUTING, ("slots",)),
     Term("softmax", "Turns scores into positive numbers that sum to 1: probabilities.", INSIDE),
+    Term("specialist", "An expert that gets 45 % or more of its assignments from one domain, where "
+         "all domains are equally large.", SPECIALISATION, ("specialists",)),
+    Term("split-half replication", "A finding is looked for in two halves of the data: what is "
+         "real is in both.", SPECIALISATION),
     Term("SwiGLU", "The feed-forward network of most of today's models: one product is passed "
          "through SiLU and multiplied by a second one, and a third brings the result back.",
          KERNELS),

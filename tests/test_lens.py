@@ -40,6 +40,19 @@ def test_what_experts_write_is_as_by_hand():
             assert raised_EV[e].isnan().all()
 
 
+def test_random_directions_are_as_long_and_of_each_expert_and_seed():
+    model = small()
+    ids_BS = torch.randint(0, 30, (4, 9), generator=torch.Generator().manual_seed(2))
+    real, *null = (writes(model, ids_BS, layer=1, at_random=seed) for seed in (None, 0, 0, 1))
+    known_E = ~real[:, 0].isnan()
+    assert torch.equal(null[0][known_E], null[1][known_E])
+    assert not null[0][known_E].allclose(null[2][known_E], atol=1e-4)
+    assert not null[0][known_E].allclose(real[known_E], atol=1e-4)
+    with torch.no_grad():
+        model.blocks[1].ffn.w2_EDF.zero_()  # nothing is as long as nothing
+    assert writes(model, ids_BS, layer=1, at_random=0)[known_E].abs().max() < 1e-6
+
+
 def test_layers_without_a_choice_are_refused():
     ids_BS = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="layer must be one of 1, got '0'"):

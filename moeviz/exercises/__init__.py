@@ -25,6 +25,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     real_models,
     router_rules,
     routing,
+    specialisation,
     start_here,
     verdicts,
 )

@@ -6,29 +6,11 @@ Weights alone are changed, after the training; nothing else tells that anything 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
 
+from moeviz.experiments.faults import CASES, NEGATED, REVERSED, Fault
 from moeviz.model.transformer import LanguageModel
-
-NEGATED, REVERSED, SWAPPED = "negated output", "reversed router row", "swapped experts"
-
-
-class Fault(NamedTuple):
-    """What is wrong, in which layer, and with which experts."""
-
-    name: str
-    layer: int
-    experts: tuple[int, ...]
-
-
-# A is the notebook's worked case, the others are its last exercise.
-CASES = {
-    "A": Fault(NEGATED, 1, (5,)),
-    "B": Fault(REVERSED, 2, (3,)),
-    "C": Fault(SWAPPED, 0, (2, 5)),
-}
 
 
 @torch.no_grad()

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
+from moeviz.experiments.faults import CASES
 from moeviz.experiments.killed_experts import held_out, kill_each, losses, losses_changed
 from moeviz.experiments.recording import judged, recorded_model, write_trained
-from moeviz.experiments.sabotaged_model import CASES, sabotaged
+from moeviz.experiments.sabotaged_model import sabotaged
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.specialisation import saturation
 from moeviz.records.store import save_records

@@ -18,6 +18,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     kernels,
     real_models,
     routing,
+    specialisation,
     start_here,
 )
 from moeviz.predictions.prediction import ANSWERS, PREDICTIONS, Prediction

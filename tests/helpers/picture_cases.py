@@ -49,9 +49,12 @@ from moeviz.pictures.routing.routers import compare
 from moeviz.pictures.routing.rule_steps import rule_steps
 from moeviz.pictures.routing.slots import slots
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
+from moeviz.pictures.specialisation.changes import changes
 from moeviz.pictures.specialisation.expert_paths import expert_paths
 from moeviz.pictures.specialisation.killed_experts import killed_experts
 from moeviz.pictures.specialisation.lift import BESIDE, lift_tables, specialisation
+from moeviz.pictures.specialisation.settled import settled
+from moeviz.pictures.specialisation.written import written
 from moeviz.pictures.training.arms import FIVE
 from moeviz.pictures.training.arms import LONG as LONGER
 from moeviz.pictures.training.as_written import as_written
@@ -297,6 +300,21 @@ def make_killed(num_experts=4, sequences=3, domains=("code", "<b>&")):
         tuple(domains), before, (before + rise)[None].astype(np.float32), domain,
         load / load.sum(-1, keepdims=True), (2,),
     )  # fmt: skip
+
+
+def make_settled(seeds=3):
+    """Choices that settle, the first layer before the others."""
+    steps = [0, 10, 100, 1200]
+
+    def layer(late):
+        return [figure(*[max(0, 0.25 + 0.25 * i - late - 0.01 * s) for s in range(seeds)])
+                for i in range(len(steps))]  # fmt: skip
+
+    return {
+        "provenance": PROVENANCE, "steps": 1200, "checkpoints": steps, "loss": figure(3.0, 3.1),
+        "settled": [layer(0.0), layer(0.1), layer(0.2)], "chance": [layer(0.25)] * 3,
+        "first_minus_last": {"100": judged_figure(*[0.2] * seeds, verdict="higher")},
+    }  # fmt: skip
 
 
 RULES = ["each token takes its K best experts", 'a <b> & "rule"', "c " * 60, "d"]
@@ -622,6 +640,14 @@ def _specialisation():
         ("of top-1", make_domain_trace(top_k=1), 0, 2),
     ):  # fmt: skip
         yield f"paths {name}", partial(expert_paths, paths_of(trace, place), expert)
+    yield "changes recorded", partial(changes, recorded_json("specialisation"))
+    for count in (1, 3):
+        yield f"settled of {count} seeds", partial(settled, make_settled(count))
+    if data_path("runs").joinpath("saturation.json").exists():
+        yield "settled recorded", partial(settled, recorded_json("saturation"))
+    raised_EV = wave(3, 8) / 10
+    raised_EV[1] = np.nan  # nobody visits this one
+    yield "written", partial(written, raised_EV, raised_EV[None] / 4, NASTY, 1)
     killed = load_records(data_path("traces", "killed.safetensors"), Killed)[0]
     for name, record in {**killed, "made": make_killed(), "64 experts": make_killed(64)}.items():
         yield f"killed, {name}", partial(killed_experts, record, len(record.layers) - 1)

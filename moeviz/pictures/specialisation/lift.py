@@ -42,7 +42,7 @@ def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUF
     """One layer from a sample: the lift, what it is beside, and the likings by size of sample."""
     domains, lift = look.domains, look.lift
     size = table_size(*lift.lift.shape)
-    svg = Svg(*size, "Who likes which expert", told_look(look))
+    svg = Svg(*size, "Who likes which expert", told_look(look, beside))
     title = f"Layer {look.layer}: {look.tokens:,} tokens of each domain"
     note = "1 is no liking; framed: large, and beyond chance"
     lift_table(svg, lift.lift, domains, title, note, lift.found(), _tips(look))
@@ -106,8 +106,8 @@ def _sizes(svg: Svg, samples: Sequence[Sampled], tokens: int, cells: int) -> Non
     svg.text(410, 294, "tokens of each domain (drag)", anchor="end")
 
 
-def told_look(look: Look) -> str:
-    """What the sample says, each figure beside its null."""
+def told_look(look: Look, beside: str = SHUFFLED) -> str:
+    """What the sample says, each figure beside its null; of token ids where they stand beside."""
     lift, experts = look.lift, look.lift.lift.shape[1]
     specialists = round(lift.specialists * experts) if experts else 0
     parts = [
@@ -125,10 +125,9 @@ def told_look(look: Look) -> str:
             f"Of the likings of one half of the sequences ({look.halves.first}), "
             f"{look.halves.both} are in the other half too, {look.halves.by_chance:.1f} by chance"
         )
-    if look.by_tokens is not None and not math.isnan(look.by_tokens.explained):
-        parts.append(
-            f"Token ids alone make {percent(look.by_tokens.explained)} of what experts tell"
-        )
+    control = look.by_tokens if beside == TOKENS_ALONE else None
+    if control is not None and not math.isnan(control.explained):
+        parts.append(f"Token ids alone make {percent(control.explained)} of what experts tell")
     return ". ".join(parts) + "."
 
 
