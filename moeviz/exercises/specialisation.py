@@ -168,8 +168,8 @@ function_asked(
 
 
 def rank_correlation(load_E, cost_E):
-    ranks = [np.argsort(np.argsort(values)) for values in (load_E, cost_E)]
-    return np.corrcoef(*ranks)[0, 1]
+    load_rank, cost_rank = (np.argsort(np.argsort(values)) for values in (load_E, cost_E))
+    return np.corrcoef(load_rank, cost_rank)[0, 1]
 
 
 def _experts() -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moeviz.pictures.plot import expert_box, heading
-from moeviz.pictures.svg import MUTED, Picture, Svg, shorten
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 from moeviz.words import percent
 
 WIDTH, TOP, ROW = 560.0, 62.0, 46.0
@@ -40,10 +40,9 @@ def written(
             expert_box(svg, 0, y, 30, 24, expert, str(expert))
             for line, words in enumerate(lines):
                 for place, (word, rise) in enumerate(words):
-                    x, fill = 44 + place * PLACE, MUTED if line else ""
-                    style = {"fill": fill} if fill else {"bold": True}
                     text = f"{shorten(word, LETTERS)} {rise:+.1f}"
-                    svg.text(x, y + 12 + 18 * line, text, **style)  # type: ignore[arg-type]
+                    svg.text(44 + place * PLACE, y + 12 + 18 * line, text,
+                             fill=MUTED if line else INK, bold=not line)  # fmt: skip
     columns = ("expert", "word", "rise, nats", "largest rise along random directions")
     return svg.picture(columns, rows)
 
