@@ -139,7 +139,7 @@ def scope() -> Measured:
     means = [percent(float(np.mean(values[arm])), 1) for arm in (BATCH, SEQUENCE)]
     figure = (
         f"experts tell {means[0]} of the domain with the batch's scope and {means[1]} with the "
-        f"sequence's, {gap_words(gap, 'of 1')}"
+        f"sequence's, {gap_words(gap, 'of the whole')}"
     )
     because = "each sequence is of one domain and has to use all experts evenly"
     if option != "it falls":
