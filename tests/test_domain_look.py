@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.picture_cases import make_domain_trace, make_killed, make_trace
+from helpers.picture_cases import make_domain_trace, make_killed, make_settled, make_trace
+from moeviz.experiments import saturation
 from moeviz.pictures.specialisation.killed_experts import told_killed
+from moeviz.pictures.specialisation.settled import told_settled
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.imports import of_domains
@@ -152,3 +154,32 @@ def test_paths_are_shares_of_a_tokens_choices_and_know_chance():
     same = paths_of(known, 0)
     assert same.told == pytest.approx(1) and same.told_null < 0.2
     assert np.isnan(paths_of(known, 1).told)
+
+
+def test_choices_settle_towards_the_last_checkpoint_and_chance_knows_the_loads_alone():
+    final = make_domain_trace(sequences=3)
+    other = replace(final, expert=(final.expert + 1) % 6)
+    found = saturation.of_checkpoints([other, final])
+    for place in range(2):
+        last, now = (trace.expert[:, place] for trace in (final, other))
+        rows = zip(now.tolist(), last.tolist(), strict=True)
+        shared = np.mean([len({*a} & {*b}) / 2 for a, b in rows])
+        assert found["settled"][place] == pytest.approx([shared, 1])
+        assert found["settled_first"][place] == pytest.approx([0, 1])
+        pairs = [len({*a} & {*b}) / 2 for a in now.tolist() for b in last.tolist()]
+        assert found["chance"][place][0] == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("higher", "The first layer is ahead (+20.0 % "), ("lower", "The last layer is ahead ("),
+     ("open", "Whether the first layer is ahead is open (")],
+)  # fmt: skip
+def test_who_settles_first_follows_the_verdict(verdict, words):
+    recorded = make_settled()
+    recorded["first_minus_last"]["100"]["verdict"] = verdict
+    told = told_settled(recorded)
+    assert (
+        told.startswith("After 100 of 1,200 steps a token has 74 % of its final") and words in told
+    )
+    assert "Before the first step it is 24 % in the first layer, 0 % by chance." in told

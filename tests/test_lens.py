@@ -43,14 +43,27 @@ def test_what_experts_write_is_as_by_hand():
 def test_random_directions_are_as_long_and_of_each_expert_and_seed():
     model = small()
     ids_BS = torch.randint(0, 30, (4, 9), generator=torch.Generator().manual_seed(2))
-    real, *null = (writes(model, ids_BS, layer=1, at_random=seed) for seed in (None, 0, 0, 1))
+    real = writes(model, ids_BS, layer=1)
+    null = [writes(model, ids_BS, layer=1, null="direction", seed=seed) for seed in (0, 0, 1)]
     known_E = ~real[:, 0].isnan()
     assert torch.equal(null[0][known_E], null[1][known_E])
     assert not null[0][known_E].allclose(null[2][known_E], atol=1e-4)
     assert not null[0][known_E].allclose(real[known_E], atol=1e-4)
     with torch.no_grad():
         model.blocks[1].ffn.w2_EDF.zero_()  # nothing is as long as nothing
-    assert writes(model, ids_BS, layer=1, at_random=0)[known_E].abs().max() < 1e-6
+    assert writes(model, ids_BS, layer=1, null="direction")[known_E].abs().max() < 1e-6
+
+
+def test_visits_by_lot_are_as_many_of_each_expert_and_all_together_the_same():
+    model = small()
+    ids_BS = torch.randint(0, 30, (4, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        load_E = model(ids_BS).routes[1].plan.load()[:, None]
+    real, *lots = (
+        writes(model, ids_BS, layer=1, null=n).nan_to_num() for n in ("", *["visits"] * 2)
+    )
+    assert torch.equal(*lots) and not lots[0].allclose(real, atol=1e-4)
+    assert (load_E * lots[0]).sum(0).allclose((load_E * real).sum(0), atol=1e-4)
 
 
 def test_layers_without_a_choice_are_refused():

@@ -19,18 +19,20 @@ AT_ONCE = 512  # rows: each has a value for every word
 
 @torch.no_grad()
 def writes(
-    model: LanguageModel, ids_BS: Tensor, *, layer: int, at_random: int | None = None
+    model: LanguageModel, ids_BS: Tensor, *, layer: int, null: str = "", seed: int = 0
 ) -> Tensor:
     """How much the experts of a layer raise the log-probability of each word, float32 [E, V]: the
     mean over the tokens that visit the expert, NaN for one that none visits. In nats.
 
     For each such token, x is what the layer adds to, w the token's weight and f the expert:
     log_softmax(head(norm(x + w f(x)))) - log_softmax(head(norm(x))).
-    at_random: a seed, and the null: w f(x) then is as long as it was, but in a direction that is
-    drawn for each expert.
+    null: what of it is left to chance. "visits": each visit is put down to another visit's expert,
+    so that an expert has as many, drawn by lot. "direction": w f(x) is as long as it was, but for
+    all tokens of an expert in one direction, drawn at random.
     ValueError where the layer has no experts, or a soft router.
     """
     check_choice("layer", str(layer), [str(n) for n in moe_layers(model)])
+    check_choice("null", null, ("", "visits", "direction"))
     block = model.blocks[layer]
     seen: dict[str, Tensor] = {}
     hooks = [
@@ -48,16 +50,18 @@ def writes(
     x_TD, factor = seen["before"].flatten(0, 1), block.ffn.factor_P
     part_ND = row_outputs(seen["inside"], plan, block.ffn) * plan.weight[:, None]
     part_ND = part_ND if factor is None else part_ND * factor[0]
-    if at_random is not None:
-        drawn = torch.Generator().manual_seed(at_random)
-        direction_ED = torch.randn(plan.num_experts, x_TD.shape[1], generator=drawn).to(x_TD)
+    expert_N, draws = plan.expert.long(), torch.Generator().manual_seed(seed)
+    if null == "visits":
+        expert_N = expert_N[torch.randperm(len(expert_N), generator=draws).to(expert_N.device)]
+    elif null == "direction":
+        direction_ED = torch.randn(plan.num_experts, x_TD.shape[1], generator=draws).to(x_TD)
         direction_ED /= direction_ED.norm(dim=1, keepdim=True)
-        part_ND = direction_ED[plan.expert.long()] * part_ND.norm(dim=1, keepdim=True)
+        part_ND = direction_ED[expert_N] * part_ND.norm(dim=1, keepdim=True)
     raised_EV = x_TD.new_zeros(plan.num_experts, model.head.weight.shape[0])
     for rows in torch.arange(len(part_ND), device=x_TD.device).split(AT_ONCE):
         before_ND = x_TD[plan.token[rows].long()]
         rise_NV = _read(model, before_ND + part_ND[rows]) - _read(model, before_ND)
-        raised_EV.index_add_(0, plan.expert[rows].long(), rise_NV)
+        raised_EV.index_add_(0, expert_N[rows], rise_NV)
     load_E = plan.load()
     return torch.where(load_E[:, None] > 0, raised_EV / load_E[:, None].clamp(min=1), torch.nan)
 

@@ -647,7 +647,8 @@ def _specialisation():
         yield "settled recorded", partial(settled, recorded_json("saturation"))
     raised_EV = wave(3, 8) / 10
     raised_EV[1] = np.nan  # nobody visits this one
-    yield "written", partial(written, raised_EV, raised_EV[None] / 4, NASTY, 1)
+    lots = raised_EV[None] / 4, raised_EV * 2
+    yield "written", partial(written, raised_EV, *lots, pieces=NASTY, layer=1)
     killed = load_records(data_path("traces", "killed.safetensors"), Killed)[0]
     for name, record in {**killed, "made": make_killed(), "64 experts": make_killed(64)}.items():
         yield f"killed, {name}", partial(killed_experts, record, len(record.layers) - 1)

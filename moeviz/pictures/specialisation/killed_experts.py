@@ -71,7 +71,8 @@ def told_killed(killed: Killed, place: int) -> str:
     """Who is missed most, and whether load tells it."""
     load_E, cost_E = killed.load[place].mean(0), killed.cost[place].mean(-1)
     missed, busiest = int(cost_E.argmax()), int(load_E.argmax())
-    counts = [*killed.verdicts(place).values()]
+    verdict = killed.verdicts(place)
+    counts, sick = [*verdict.values()], int(cost_E.argmin())
     words = [
         f"Layer {killed.layers[place]}: without expert {missed} the loss rises most, by "
         f"{cost_E[missed]:.3f} nats per token",
@@ -84,6 +85,8 @@ def told_killed(killed: Killed, place: int) -> str:
             f"The busiest one, expert {busiest}, has {percent(load_E[busiest], 1)} and costs "
             f"{cost_E[busiest]:.3f}"
         )
+    if cost_E[sick] < 0 and any(verdict[sick, d] == "lower" for d in range(len(killed.domains))):
+        words.append(f"Without expert {sick} it falls, by {-cost_E[sick]:.3f}")
     words.append(
         f"Of {len(counts)} pairs with a domain {counts.count('higher')} are missed and "
         f"{counts.count('lower')} do harm, beyond chance"

@@ -57,6 +57,7 @@ def told_settled(recorded: dict[str, Any]) -> str:
     first, last = (recorded["settled"][n][place]["mean"] for n in (0, -1))
     gap = recorded["first_minus_last"][str(EARLY)]
     chance = recorded["chance"][-1][place]["mean"]
+    start, start_chance = (recorded[name][0][0]["mean"] for name in ("settled", "chance"))
     size = f"{percent(gap['mean'], 1, '+')} of the experts"
     if gap["low"] is not None:
         size += f", 95 % interval {percent(gap['low'], 1, '+')} to {percent(gap['high'], 1, '+')}"
@@ -68,5 +69,6 @@ def told_settled(recorded: dict[str, Any]) -> str:
     return (
         f"After {EARLY} of {recorded['steps']:,} steps a token has {percent(first)} of its final "
         f"experts in the first layer, and {percent(last)} in the last one. By chance it would be "
-        f"{percent(chance)}. {words}"
+        f"{percent(chance)}. {words} Before the first step it is {percent(start)} in the first "
+        f"layer, {percent(start_chance)} by chance."
     )

@@ -8,7 +8,6 @@ import numpy as np
 
 from moeviz.pictures.plot import expert_box, heading
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
-from moeviz.words import percent
 
 WIDTH, TOP, ROW = 560.0, 62.0, 46.0
 WORDS, LETTERS = 4, 11  # words of an expert, and letters of each
@@ -16,25 +15,27 @@ PLACE = 130.0  # from one word to the next
 
 
 def written(
-    raised_EV: np.ndarray, null_NEV: np.ndarray, pieces: Sequence[str], layer: int
-) -> Picture:
+    raised_EV: np.ndarray, lots_NEV: np.ndarray, fixed_EV: np.ndarray, *, pieces: Sequence[str],
+    layer: int,
+) -> Picture:  # fmt: skip
     """raised: by how much each expert raises each word, nats, NaN for an expert that nobody chose;
-    null: the same along random directions, for each draw; pieces: the words."""
-    most_E, null_NE = raised_EV.max(1), null_NEV.max(2)
-    known = ~np.isnan(most_E)
+    lots: as many visits drawn by lot, for each draw; fixed: along one direction; pieces: words."""
+    known = ~np.isnan(raised_EV[:, 0])
+    most_E, fixed_E = (values_EV[known].max(1) for values_EV in (raised_EV, fixed_EV))
+    lots_NE = lots_NEV.max(2)
     svg = Svg(WIDTH, TOP + len(raised_EV) * ROW, "What each expert writes",
-              told_written(most_E[known], null_NE[:, known], layer))  # fmt: skip
+              told_written(most_E, lots_NE[:, known], fixed_E, layer))  # fmt: skip
     heading(svg, f"Layer {layer}: the words that an expert raises most",
-            "below: along a random direction of the same length")  # fmt: skip
+            "below: those that as many visits raise which were drawn by lot")  # fmt: skip
     rows = []
     for expert, raised_V in enumerate(raised_EV):
         y = TOP + expert * ROW
         tip = f"expert {expert}: no token visits it"
         lines = []
         if known[expert]:
-            lines = [_words(values_V, pieces) for values_V in (raised_V, null_NEV[0, expert])]
+            lines = [_words(values_V, pieces) for values_V in (raised_V, lots_NEV[0, expert])]
             tip = f"expert {expert}: " + ", ".join(f"{w} {rise:+.2f}" for w, rise in lines[0])
-            rows += [(expert, word, f"{rise:+.3f}", f"{null_NE[:, expert].mean():+.3f}")
+            rows += [(expert, word, f"{rise:+.3f}", f"{lots_NE[:, expert].mean():+.3f}")
                      for word, rise in lines[0]]  # fmt: skip
         with svg.thing(f"e{expert}", tip=tip):
             expert_box(svg, 0, y, 30, 24, expert, str(expert))
@@ -43,7 +44,7 @@ def written(
                     text = f"{shorten(word, LETTERS)} {rise:+.1f}"
                     svg.text(44 + place * PLACE, y + 12 + 18 * line, text,
                              fill=MUTED if line else INK, bold=not line)  # fmt: skip
-    columns = ("expert", "word", "rise, nats", "largest rise along random directions")
+    columns = ("expert", "word", "rise, nats", "largest rise of visits by lot")
     return svg.picture(columns, rows)
 
 
@@ -52,12 +53,15 @@ def _words(values_V: np.ndarray, pieces: Sequence[str]) -> list[tuple[str, float
     return [(pieces[v], float(values_V[v])) for v in order]
 
 
-def told_written(most_E: np.ndarray, null_NE: np.ndarray, layer: int) -> str:
-    """How much more an expert says than a random direction does."""
-    beyond = int((most_E > null_NE.max(0)).sum())
+def told_written(most_E: np.ndarray, lots_NE: np.ndarray, fixed_E: np.ndarray, layer: int) -> str:
+    """Whether experts write words of their own, and whether the same ones for all tokens."""
+    beyond = int((most_E > lots_NE.max(0)).sum())
+    one_sided = int((most_E >= fixed_E).sum())
     return (
         f"An expert of layer {layer} raises its likeliest word by {most_E.mean():.2f} nats, the "
-        f"mean over experts; a random direction of the same length by {null_NE.mean():.2f}. "
-        f"{beyond} of {len(most_E)} experts raise a word more than any random direction drawn for "
-        f"them, {percent(beyond / max(len(most_E), 1))}."
+        f"mean over experts; as many visits drawn by lot raise theirs by {lots_NE.mean():.2f}. "
+        f"{beyond} of {len(most_E)} experts raise a word more than any such draw, "
+        f"{len(most_E) / (1 + len(lots_NE)):.0f} would by chance. One direction of the same length, "
+        "the same for all tokens, would raise its word by "
+        f"{fixed_E.mean():.2f}: as one-sided as that are {one_sided} of {len(most_E)}."
     )
