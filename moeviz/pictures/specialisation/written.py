@@ -61,7 +61,7 @@ def told_written(most_E: np.ndarray, lots_NE: np.ndarray, fixed_E: np.ndarray, l
         f"An expert of layer {layer} raises its likeliest word by {most_E.mean():.2f} nats, the "
         f"mean over experts; as many visits drawn by lot raise theirs by {lots_NE.mean():.2f}. "
         f"{beyond} of {len(most_E)} experts raise a word more than any such draw, "
-        f"{len(most_E) / (1 + len(lots_NE)):.0f} would by chance. One direction of the same length, "
-        "the same for all tokens, would raise its word by "
+        f"{len(most_E) / (1 + len(lots_NE)):.0f} would by chance. One direction of the same "
+        "length, the same for all tokens, would raise its word by "
         f"{fixed_E.mean():.2f}: as one-sided as that are {one_sided} of {len(most_E)}."
     )
