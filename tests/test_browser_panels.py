@@ -66,13 +66,14 @@ def test_03b_compares_routers(labs, tmp_path):
 
         # Families and routers, by mouse and by keyboard; of five routers the oldest goes.
         buttons = page.locator(f"{ROUTERS} .moeviz-routers").first
+        families = page.locator(f"{ROUTERS} .moeviz-family").first
         assert not buttons.get_by_role("button", name="Sinkhorn", exact=True).is_visible()
-        buttons.get_by_role("button", name="assignment", exact=True).click()
+        families.get_by_role("button", name="assignment", exact=True).click()
         browser.wait_state(page, ROUTERS, "routers=token_choice,base,sinkhorn&")
         buttons.get_by_role("button", name="Top-K", exact=True).focus()
         page.keyboard.press("Space")
         browser.wait_state(page, ROUTERS, "routers=base,sinkhorn&")
-        buttons.get_by_role("button", name="all", exact=True).click()
+        families.get_by_role("button", name="all", exact=True).click()
         for router in ("Hash", "Switch", "Expert choice"):
             buttons.get_by_role("button", name=router, exact=True).click()
         browser.wait_state(page, ROUTERS, "routers=sinkhorn,hash,switch,expert_choice&")
