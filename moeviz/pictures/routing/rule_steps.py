@@ -77,15 +77,18 @@ def rule_steps(
     if ((before_TN != 0) & (matrix_TN == 0)).any() and matrix_TN.min() >= 0:
         _dashed(svg, 410, key - 11, 16, 14)
         svg.text(432, key, "just became 0", fill=MUTED)
+    pressed = change if matrix_TN.shape == steps[0][1].shape else None
     if change:
-        _draw_change(svg, steps[0][1], change, tokens, what, key + 34)
+        of = "expert" if steps[0][1].shape[1] == steps[-1][1].shape[1] else "column"
+        _draw_change(svg, steps[0][1], change, tokens, of, key + 34)
+        hint = "drag it, or press another score" if pressed else "drag it"
+        svg.text(WIDTH, key + 34, hint, anchor="end", fill=MUTED)
     right = LEFT + num_columns * cell
     svg.text(LEFT - 8, top - 8, f"token / {what}", anchor="end", fill=MUTED)
     for n in range(num_columns):
         x, load = LEFT + n * cell, int((matrix_TN[:, n] != 0).sum())
         with svg.thing(f"e{n}", tip=f"{what} {n}: {load} of {num_tokens} cells are not 0"):
             expert_box(svg, x + 1, top - 21, cell - 2, 17, n if what == "expert" else -1, str(n))
-    pressed = change if matrix_TN.shape == steps[0][1].shape else None
     _cells(svg, matrix_TN, before_TN, steps[0][1], tokens, what, top, cell, pressed)
     if matrix_TN.min() >= 0:
         _row_sums(svg, matrix_TN, right + 14, top)
@@ -142,7 +145,6 @@ def _draw_change(
     value = float(first_TN[t, n])
     words = f"Score of '{shorten(tokens[t], 11)}' for {what} {n}: {_short(value, first_TN)}"
     svg.text(0, y, words, bold=True)
-    svg.text(WIDTH, y, "drag it, or press another score", anchor="end", fill=MUTED)
     values = change.values
     x = Scale(values[0], values[-1], LEFT, WIDTH - 60)
     stops = [Stop(x(v), f"make it {v:g}", change.press(t, n, v)) for v in values]
