@@ -332,6 +332,21 @@ def test_a_text_begins_with_the_mark_that_its_tokenizer_puts_there(copy):
         real.encode("")
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "shown"),
+    [(["▁caf", "é", "Ġ", "<0x0A>"], " café"), (["Ġcaf", "Ã©", "Ġ"], " café")],
+)
+def test_pieces_are_those_of_their_kind_of_tokenizer(vocabulary, shown):
+    """Maltese has the letter by which byte-level vocabularies write a space."""
+
+    class Words:
+        get_vocab = staticmethod(lambda: {word: n for n, word in enumerate(vocabulary)})
+        convert_ids_to_tokens = staticmethod(lambda ids: [vocabulary[n] for n in ids])
+
+    real = Pretrained("", "", None, Words, 0, None)
+    assert "".join(real.pieces(torch.tensor([0, 1]))).replace("·", " ") == shown
+
+
 def test_a_device_that_is_not_there_is_refused(folder):
     with pytest.raises(ValueError, match="The device 'gpu' cannot be used"):
         pretrained.load(folder, device="gpu")

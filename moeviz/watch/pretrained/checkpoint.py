@@ -73,7 +73,9 @@ class Pretrained:
 
     @functools.cached_property
     def _byte_level(self) -> bool:
-        return any(token.startswith("Ġ") for token in self.tokenizer.get_vocab())
+        """SentencePiece, too, may know the letter Ġ; "▁" is written by it alone."""
+        vocabulary = self.tokenizer.get_vocab()
+        return any(t.startswith("Ġ") for t in vocabulary) and not any("▁" in t for t in vocabulary)
 
     @torch.no_grad()
     def run(self, ids_S: Tensor) -> Any:
