@@ -20,6 +20,7 @@ from moeviz.records.specialisation import by_domain, by_sequence, joint_counts
 SPECIALIST = 0.45  # share of an expert's selections in one domain from which it is called one
 EFFECT = 1.5  # lift below which a domain's liking for an expert is not worth telling
 FALSE_DISCOVERIES = 0.05
+MOST_SHUFFLES = 10_000  # 128 experts and 6 domains: 60 MB and a second
 
 
 def domain_lift(count_DE: ArrayLike) -> np.ndarray:
@@ -144,11 +145,13 @@ def lift_beside_null(
     """domain_lift and what it would be by chance. groups_T is each token's sequence: whole
     sequences change their domain, for the tokens of one are alike.
 
-    permutations: so many shuffles; None: as many that a single cell of D x E can be found. The
-    least p is 1 / (1 + permutations), and the q of the only cell that has it D E times as large.
+    permutations: so many shuffles; None: as many that a single cell of D x E can be found, and
+    MOST_SHUFFLES at most. The least p is 1 / (1 + permutations), and the q of the only cell that
+    has it D E times as large.
     """
     if permutations is None:
-        permutations = max(1000, math.ceil(num_domains * num_experts / FALSE_DISCOVERIES))
+        alone = math.ceil(num_domains * num_experts / FALSE_DISCOVERIES)
+        permutations = min(max(1000, alone), MOST_SHUFFLES)
     check_whole("permutations", permutations)
     domain_G, count_GE = by_sequence(expert_TK, domain_T, groups_T, num_experts, num_domains)
     lift = _lift(by_domain(domain_G, count_GE, num_domains))

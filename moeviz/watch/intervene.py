@@ -2,6 +2,7 @@
 
 One set of changes for the lab's own models and for real checkpoints. A change gets what a layer
 decided, expert_TK and weight_TK, and gives it back changed; nothing else in the model is touched.
+So what a capacity has dropped stays dropped, and the changed choices may go beyond it.
 """
 
 from __future__ import annotations
