@@ -27,6 +27,10 @@ QUESTIONS: dict[str, tuple[str, Callable[[View], Picture]]] = {
 }
 CAUTIONS = {"olmoe": "Five prompts a domain: few."}
 OF_COUNTS = ("load", "tasks", "specialists")
+UNTOLD = (
+    " This study kept counts and no tokens: it does not tell who meets, what a batch touches and "
+    "who stays."
+)
 
 
 class RealModels(Panel):
@@ -65,8 +69,12 @@ class RealModels(Panel):
     # What is on offer is what the model's trace holds.
 
     def _questions(self, model: str) -> list[tuple[str, str]]:
-        whole = "tasks" in self._views[model].figures
+        whole = self._whole(model)
         return [(words, q) for q, (words, _) in QUESTIONS.items() if whole or q in OF_COUNTS]
+
+    def _whole(self, model: str) -> bool:
+        """Whether its trace holds each token's choices, in their order."""
+        return "tasks" in self._views[model].figures
 
     def _tasks(self, model: str) -> list[tuple[str, str]]:
         view = self._views[model]
@@ -102,4 +110,6 @@ class RealModels(Panel):
         question, model, task, layer = self.values.values()
         of = self._views[model]
         _, drawn = QUESTIONS[question]
-        return self.shown(drawn(replace(of, place=layer, task=task)))
+        picture = drawn(replace(of, place=layer, task=task))
+        self.say(picture.summary + ("" if self._whole(model) else UNTOLD))
+        return picture
