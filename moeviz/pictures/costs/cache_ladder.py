@@ -190,7 +190,7 @@ def _scale(end: float) -> Scale:
 
 def _axis(svg: Svg, base: float, x: Scale) -> None:
     x_axis(svg, x, base, ticks=[0, 20, 40, 60], form=lambda v: f"{v:g}×" if v else "0")
-    svg.text(x.start, base + 36, "times the cache of latent attention")
+    svg.text(x.start, base + 36, "times the cache of latent attention · press one to compare it")
 
 
 def _row(svg: Svg, i: int, row: Row, x: Scale, kin: Iterable[str], *, is_chosen: bool,
@@ -248,7 +248,7 @@ def _models(
 ) -> None:  # fmt: skip
     """Models as they are; steps: of the ladder, whose rungs are lit with them."""
     own, top = steps[-1][1], 72.0
-    heading(svg, "Models as they are", f"the same {context:,} tokens · press one to compare it")
+    heading(svg, "Models as they are", f"the same {context:,} tokens, on the same axis")
     _axis(svg, top + PITCH * len(caches) - 6, _scale(180))
     for i, model in enumerate(caches):
         kin = (label for label, *_ in steps if label[:3] in model.kinds)

@@ -198,7 +198,7 @@ def _batches(left: float, right: float) -> LogScale:
 
 def _frame(svg: Svg, x: Scale, y: Scale, label: str, batch: int) -> None:
     """Axes, and an upright line at the chosen batch."""
-    axes(svg, x, y, x_label="batch: sequences that each get a token a step", y_label=label,
+    axes(svg, x, y, x_label="batch: sequences at once · drag the line", y_label=label,
          x_ticks=TICKS, x_form=short, y_form=short, above=True)  # fmt: skip
     svg.line(x(batch), y.start, x(batch), y.end, stroke=INK, width=0.8)
 

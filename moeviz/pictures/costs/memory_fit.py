@@ -127,7 +127,8 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
     step = x.ticks(4)[1]
     ticks = [step * i for i in range(int(x.high * (WIDTH - 40) / EDGE / step) + 1)]
     form = "{:,.0f}".format if x.high > 5 else general
-    x_axis(svg, x, BOTTOM, "memory in GB (1e9 bytes)", top=TOP - 8, ticks=ticks, form=form)
+    words = "memory in GB (1e9 bytes) · press a format of the weights"
+    x_axis(svg, x, BOTTOM, words, top=TOP - 8, ticks=ticks, form=form)
     for i, (name, needed) in enumerate(fits.items()):
         top, press = TOP + i * ROW, {"plan": name}
         tip = f"{PLANS[name]}: {_verdict(needed)}"
