@@ -60,7 +60,7 @@ def _matrix(
     cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
     each = math.ceil(24 / cell)  # named one in so many: for more there is no room
     svg = frame(layer, stage, follow, shape_note(layer), summary, num_tokens * ROW)
-    heat_bar(svg, LEFT, TOP - 32, 100, 12, *scale)
+    heat_bar(svg, LEFT, TOP - 35, 100, 12, *scale)
     quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
     chosen_TE = np.zeros_like(quiet_TE) if muted_TE is None else ~muted_TE
     for e in range(num_experts):

@@ -52,7 +52,12 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     share = percent(load[busiest] / max(load.sum(), 1))
     most = f"expert {busiest} takes most, {share} of the {int(load.sum())} choices"
     svg.text(0, 16, f"Layer {trace.layers[layer]}: {most}", size=14, bold=True)
-    svg.text(0, 36, "colour and first number: the token's first expert", fill=MUTED)
+    svg.text(
+        0,
+        36,
+        "colour: a token's first expert · numbers: all its experts, the best one first",
+        fill=MUTED,
+    )
     svg.text(0, 54, note, fill=MUTED)
     for t, (x, y, width) in enumerate(boxes):
         y += top

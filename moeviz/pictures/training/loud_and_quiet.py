@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from moeviz.pictures.training.race import (
     HEIGHT,
     MAIN,
     draw_curves,
+    in_lines,
     progress,
     rows_of,
     told,
@@ -58,7 +58,7 @@ def loud_and_quiet(
         f"dense twin adds {_two(sizes[DENSE])}."
     )
     svg = Svg(MAIN, WAVES + ENDS * bool(settings), "Loud and quiet", summary)
-    paragraph(svg, 0, 16, textwrap.wrap(joined, 66), size=13, bold=True)
+    paragraph(svg, 0, 16, in_lines(joined), size=13, bold=True)
     svg.text(0, 62, "How loud each FFN starts", bold=True)
     of_token = f"one token's {len(waves[MOE]['values'])} values before training, seed 0"
     svg.text(MAIN, 62, of_token, fill=MUTED, anchor="end")

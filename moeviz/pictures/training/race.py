@@ -50,7 +50,8 @@ def race(
     or seconds up to the finish. Beside them what else is recorded, where settings are given, the
     load of the last MoE layer, and the speed. beside_work: other work slowed the learners, which
     trained in turns, so that of their seconds and speeds only the ratio counts."""
-    spread = settings[0].spread if settings else 0.0
+    # What seeds differ by was measured at equal steps; of seconds nothing is known.
+    spread = settings[0].spread if settings and axis != "seconds" else 0.0
     headline = told(learners, axis, spread)
     svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
     slowed = beside_work and axis == "seconds"
@@ -79,7 +80,7 @@ def draw_curves(
     from; label: of the axis; headline: of `told`; spread: what seeds differ by at the end."""
     two = learners[:2]
     svg.text(0, PLOT[0] + 62, note, fill=MUTED)
-    paragraph(svg, 0, 16, textwrap.wrap(headline, 66), size=13, bold=True)
+    paragraph(svg, 0, 16, in_lines(headline), size=13, bold=True)
     x = Scale(0, finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
     _draw_gap(svg, two, axis, x, spread)
@@ -98,6 +99,11 @@ def draw_curves(
         for start, end in (GAP, PLOT):
             svg.line(x(common), start, x(common), end, stroke=INK, dash="2 4")
     svg.text(x.end + 6, GAP[1] + 4, "finish", fill=MUTED)
+
+
+def in_lines(headline: str) -> list[str]:
+    """A sentence in lines that fit, with no sign parted from its number."""
+    return textwrap.wrap(headline.replace("± ", "±\u00a0"), 66)
 
 
 def name_ends(
