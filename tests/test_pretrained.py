@@ -19,7 +19,7 @@ from moeviz.watch import pretrained
 from moeviz.watch.pretrained import Pretrained, checkpoint
 from moeviz.watch.pretrained.capture import Captured, read, sites, watched
 from moeviz.watch.pretrained.rule import rule_of
-from moeviz.watch.pretrained.tracing import capture
+from moeviz.watch.pretrained.tracing import capture, rule_of_layer
 from moeviz.watch.text import MAX_TOKENS
 
 transformers = pytest.importorskip("transformers", minversion="5.10")
@@ -117,6 +117,18 @@ def test_of_equal_scores_any_may_be_chosen():
     for expert_TK in (torch.tensor([[0, 1]]), torch.tensor([[0, 2]])):
         weight_TK = logits_TE.softmax(-1).gather(1, expert_TK)
         assert rule_of(logits_TE, expert_TK, weight_TK)[0].by_score == 1
+
+
+def test_a_scale_that_the_layer_applies_is_a_part_of_its_rule():
+    """Most families' routers scale the weights; of some the block scales the experts' sum."""
+    model = tiny("laguna")
+    for module in model.modules():
+        if hasattr(module, "routed_scaling_factor"):
+            module.routed_scaling_factor = 2.5
+    real = Pretrained("tiny", "laguna", model, None, 0, None)
+    for found in capture(real, torch.arange(3, 43)):
+        rule = str(rule_of_layer(found)[0])
+        assert rule == FAMILIES["laguna"] + ", and the experts' sum times 2.5"
 
 
 # Loading.

@@ -29,7 +29,8 @@ class Captured:
     x_TD: what its experts read; logits_TE: what its router calls logits, None where no router is
     seen; expert_TK: int64, -1 where a choice was not served; weight_TK; y_TD: what the experts made
     of the tokens; again_TD: the same once more, from expert_TK and weight_TK, one choice at a time:
-    part_KTD, of each choice what its expert makes of the tokens, times factor_TK.
+    part_KTD, of each choice what its expert makes of the tokens, times factor_TK. scale: what the
+    block then multiplies y_TD by.
     """
 
     layer: int
@@ -41,6 +42,7 @@ class Captured:
     again_TD: Tensor
     part_KTD: list[Tensor]
     factor_TK: Tensor
+    scale: float = 1.0
 
     @property
     def error(self) -> float:
@@ -54,12 +56,14 @@ class Captured:
 
 @dataclass
 class Site:
-    """A MoE layer of a model: its block's number, its experts and their router; what the two were
-    given when the model last ran (`given`, `seen`), and what they said (`y`, `routed`)."""
+    """A MoE layer of a model: its block's number, its experts and their router, and what the block
+    multiplies the experts' sum by; what the experts and the router were given when the model last
+    ran (`given`, `seen`), and what they said (`y`, `routed`)."""
 
     layer: int
     experts: nn.Module
     router: nn.Module | None
+    scale: float = 1.0
     given: list[Any] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
     routed: list[Any] = field(default_factory=list)
@@ -82,7 +86,8 @@ def sites(model: nn.Module) -> list[Site]:
             continue
         parent = module if own else modules[name.rpartition(".")[0]]
         if own or type(module).__name__ != "JetMoeMoA":  # experts of attention
-            found.append(Site(int(block[1]), module, _router(parent)))
+            scale = float(getattr(parent, "routed_scaling_factor", 1.0))
+            found.append(Site(int(block[1]), module, _router(parent), scale))
     return found
 
 
@@ -132,10 +137,8 @@ def read(site: Site) -> Captured:
             "seen; load the model without fused kernels."
         )
     name = type(site.experts).__name__
-    for family, adapter in ADAPTERS.items():
-        if name.startswith(family):
-            return adapter(site)
-    return _chosen(site)
+    adapter = next((a for family, a in ADAPTERS.items() if name.startswith(family)), _chosen)
+    return dataclasses.replace(adapter(site), scale=site.scale)
 
 
 def in_order(found: Captured) -> Captured:

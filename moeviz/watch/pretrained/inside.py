@@ -9,8 +9,7 @@ from moeviz.records.routes import Anatomy
 from moeviz.routing import RouteContext
 from moeviz.watch.pretrained.capture import flat, logits_of, sites, watched
 from moeviz.watch.pretrained.checkpoint import Pretrained
-from moeviz.watch.pretrained.rule import rule_of
-from moeviz.watch.pretrained.tracing import capture
+from moeviz.watch.pretrained.tracing import capture, rule_of_layer
 from moeviz.watch.routers import Tokens
 from moeviz.watch.text import MAX_TOKENS
 
@@ -39,7 +38,7 @@ def dissect(pretrained: Pretrained, text: str, *, layer: int) -> Anatomy:
             f"The router of layer {layer} of {pretrained.name} is no module of its own, so its "
             "scores are not seen; RouteText shows whom it chooses."
         )
-    rule, score_TE = rule_of(found.logits_TE, found.expert_TK, found.weight_TK)
+    rule, score_TE = rule_of_layer(found)
     expert_TK = found.expert_TK.cpu().numpy()
     part_TKD = torch.stack(found.part_KTD, 1).float().cpu().numpy()
     token_N, choice_N = np.nonzero(expert_TK >= 0)

@@ -27,20 +27,22 @@ class Rule:
     score: what the weights are made of; renormalised: whether a token's chosen scores are divided
     by their sum; scale: what they are then multiplied by; by_score: the share of tokens that visit
     the K experts of the highest scores. Less than 1 tells of a correction: a balancing bias, or a
-    choice among groups of experts.
+    choice among groups of experts. after: what the layer multiplies the chosen experts' sum by.
     """
 
     score: str
     renormalised: bool
     scale: float
     by_score: float
+    after: float = 1.0
 
     def __str__(self) -> str:
+        after = "" if self.after == 1 else f", and the experts' sum times {self.after:.3g}"
         if self.score in (OWN, OPEN):
-            return self.score
+            return f"{self.score}{after}"
         kept = "the chosen divided by their sum" if self.renormalised else "the chosen as they are"
         times = "" if self.scale == 1 else f", times {self.scale:.3g}"
-        return f"{self.score}, {kept}{times}"
+        return f"{self.score}, {kept}{times}{after}"
 
 
 def rule_of(logits_TE: Tensor | None, expert_TK: Tensor, weight_TK: Tensor) -> tuple[Rule, Tensor]:

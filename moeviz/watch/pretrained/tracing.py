@@ -32,7 +32,7 @@ def trace(pretrained: Pretrained, text: str) -> Trace:
     text_S = pretrained.encode(text)
     ids_S = text_S[:MAX_TOKENS]
     captured = capture(pretrained, ids_S)
-    ruled = [rule_of(c.logits_TE, c.expert_TK, c.weight_TK) for c in captured]
+    ruled = [rule_of_layer(c) for c in captured]
     return Trace(
         tokens=pretrained.pieces(ids_S),
         expert=stacked([c.expert_TK.cpu().numpy() for c in captured], -1).astype(np.int16),
@@ -125,6 +125,12 @@ def capture(
                 f"{limit:g} is rounding). Its routing is not understood, so none is shown."
             )
     return captured
+
+
+def rule_of_layer(found: Captured) -> tuple[Rule, torch.Tensor]:
+    """rule_of, with what the layer itself adds to it."""
+    rule, score_TE = rule_of(found.logits_TE, found.expert_TK, found.weight_TK)
+    return dataclasses.replace(rule, after=found.scale), score_TE
 
 
 def _facts(captured: list[Captured], rules: list[Rule]) -> dict[str, Any]:
