@@ -37,7 +37,7 @@ def kernels(recorded: dict[str, Any]) -> Figure:
     ]
     with sheet(16, 4 + 2.2 * ROW * len(cases)) as figure:
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, (kind, series) in zip(panels, SERIES.items(), strict=True):
+        for axes, (kind, words) in zip(panels, SERIES.items(), strict=True):
             for y, case in enumerate(cases):
                 for i, key in enumerate(keys):
                     times = case["contenders"].get(key.name, {}).get(kind)
@@ -46,7 +46,7 @@ def kernels(recorded: dict[str, Any]) -> Figure:
                         row(axes, place, times["median"], (times["q1"], times["q3"]), (), key)
             axes.set_xscale("log")
             named_rows(axes, [_words(case) for case in cases])
-            axes.set(title=series.name, xlabel="milliseconds")
+            axes.set(title=words, xlabel="milliseconds")
         device = recorded["device"]
         title = f"The experts of one layer on {device['name']}, {device['dtype']}"
         legend(figure, keys, f"{title} (mark: median, bar: quartiles)")
