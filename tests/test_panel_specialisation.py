@@ -19,8 +19,14 @@ def test_likings_of_any_routing_of_domains():
     traces = {"one": [make_trace(tuple("abcdefgh") * 3)] * 2, "two": [make_trace()] * 4}
     panel = panels.Specialisation(traces)
     assert panel.trace.domains == ("one", "two") and panel.sizes == (16, 32)
-    with pytest.raises(ValueError, match="names no domains; give the traces of each domain"):
-        panels.Specialisation(make_trace())
+    for of, message in (
+        (make_trace(), "of must name domains: the traces of each"),
+        ("owner/model", "or what watch.pretrained.load gives, got 'owner/model'"),
+        ({"one": [make_trace()]}, "two are needed at least, got 1"),
+        ({}, "There is no domain"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            panels.Specialisation(of)
 
 
 def test_where_the_model_sends_domains_is_what_the_model_does():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from moeviz.checks import brief
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import choice, seed_box, slider, steps
@@ -41,6 +42,10 @@ class Specialisation(Panel):
         self, of: DomainTrace | Mapping[str, Sequence[Trace]] | Pretrained | None = None
     ) -> None:
         self.trace = _routed(of)
+        if len(self.trace.domains) < 2:
+            raise ValueError(
+                f"Domains are compared, so two are needed at least, got {len(self.trace.domains)}."
+            )
         self._looks: dict[tuple[int, int, int], Look] = {}
         self._samples: dict[tuple[int, int], list[Sampled]] = {}
         self.sizes = sizes_of(self.trace)
@@ -81,13 +86,13 @@ def _routed(of: DomainTrace | Mapping[str, Sequence[Trace]] | Pretrained | None)
         return recorded_trace(DomainTrace, "domains")
     if isinstance(of, DomainTrace):
         return of
-    if isinstance(of, Trace):
-        raise ValueError(
-            "A Trace is of one text and names no domains; give the traces of each domain, as "
-            "{'code': [trace, ...], 'prose': [trace, ...]}."
-        )
     if isinstance(of, Mapping):
         return of_domains(of)
+    if not hasattr(of, "tokenizer"):
+        raise ValueError(
+            "of must name domains: the traces of each, as {'code': [trace, ...], 'prose': [trace, "
+            f"...]}}, a DomainTrace, or what watch.pretrained.load gives, got {brief(of)}."
+        )
     from moeviz.text.corpus import load_corpus
     from moeviz.watch.domains import route_checkpoint
 

@@ -155,6 +155,8 @@ def of_domains(traces: Mapping[str, Sequence[Trace]]) -> DomainTrace:
     Tokens are told apart by their pieces. ValueError where a domain has none, or sizes differ."""
     if empty := [name for name, of_domain in traces.items() if not of_domain]:
         raise ValueError(f"Each domain must have a trace at least, {empty[0]} has none.")
+    if not traces:
+        raise ValueError("There is no domain; give the traces of each by its name.")
     every = [trace for of_domain in traces.values() for trace in of_domain]
     expert, _, _ = joined(every)
     pieces = [piece for trace in every for piece in trace.tokens]
