@@ -56,6 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--expert-parallel", type=int, metavar="N", help=says)
     says = "how often the model is there, each time for another part of the batch"
     several.add_argument("--data-parallel", type=int, metavar="N", help=says)
+    says = "each keeps a part of what all would have (FSDP), for models that memory is small for"
+    several.add_argument("--shard", action="store_true", help=says)
     training = parser.add_argument_group("training", argument_default=argparse.SUPPRESS)
     _add_fields(training, TrainConfig)
 

@@ -66,14 +66,16 @@ def _checkpoint(args: argparse.Namespace, ranks: Ranks | None) -> Path:
     return checkpoint
 
 
-def _kind(ranks: Ranks | None) -> tuple[type[Trainer], Division | None]:
+def _kind(ranks: Ranks | None, sharded: bool) -> tuple[type[Trainer], Division | None]:
     """The trainer, and how it divides its work."""
     if ranks is None:
+        if sharded:
+            raise ValueError("--shard is for several processes; start them with torchrun.")
         return Trainer, None
     from moeviz.systems.shared import SharedDivision
     from moeviz.training.shared import SharedTrainer
 
-    return SharedTrainer, SharedDivision(ranks)
+    return SharedTrainer, SharedDivision(ranks, sharded=sharded)
 
 
 def _new(args: argparse.Namespace, ranks: Ranks | None) -> Trainer:
@@ -87,7 +89,7 @@ def _new(args: argparse.Namespace, ranks: Ranks | None) -> Trainer:
         vocab_size=corpus.tokenizer.vocab_size,
         moe=None if hasattr(args, "dense") else moe,
     )
-    kind, division = _kind(ranks)
+    kind, division = _kind(ranks, args.shard)
     trainer = kind(model, config, corpus, division)
     trainer.notes["save_every"] = args.save_every or SAVE_EVERY
     return trainer
@@ -95,7 +97,7 @@ def _new(args: argparse.Namespace, ranks: Ranks | None) -> Trainer:
 
 def _resumed(args: argparse.Namespace, checkpoint: Path, ranks: Ranks | None) -> Trainer:
     changes = {"steps": args.steps} if hasattr(args, "steps") else {}
-    kind, division = _kind(ranks)
+    kind, division = _kind(ranks, args.shard)
     trainer = kind.resume(checkpoint, _corpus(args), division, **changes)
     before = check_whole("its save_every", trainer.notes.get("save_every", SAVE_EVERY))
     trainer.notes["save_every"] = args.save_every or before

@@ -43,6 +43,10 @@ class Division:
         """What runs the model and keeps equal, in the backward pass, what all processes have."""
         return model
 
+    def spread(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of which this process has a part of its own, by name."""
+        return []
+
     # --- a batch ---
 
     def own_rows(self, values_BS: Tensor) -> Tensor:

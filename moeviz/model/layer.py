@@ -197,7 +197,7 @@ class MoEFFN(KeepsFloat32):
         return (self.router.num_experts - len(self.w2_EDF)) * self._per_expert()
 
     def _per_expert(self) -> int:
-        return int(self.w13_E2FD[0].numel() + self.w2_EDF[0].numel())
+        return int((self.w13_E2FD.numel() + self.w2_EDF.numel()) // len(self.w2_EDF))
 
     def _gated(self, y_TD: Tensor, shared_TD: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         if self.shared_gate_GD is None:

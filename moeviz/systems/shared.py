@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from moeviz.model import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.experts import apply_experts
-from moeviz.routing import ROUTERS, BaseRouter, Plan, RouteContext, RouterOut, SoftPlan
+from moeviz.model.transformer import LossOut
+from moeviz.routing import (
+    ROUTERS,
+    BaseRouter,
+    Plan,
+    RouteContext,
+    RouterOut,
+    RouterStats,
+    SoftPlan,
+)
 from moeviz.systems.exchange import all_gather, exchanged_experts
 from moeviz.systems.ranks import Ranks
 
@@ -29,13 +42,16 @@ class SharedDivision(Division):
     and nothing of them has to be reduced. It costs D numbers a token and layer, beside the 2 K D of
     the exchange, and the router's own work R times over.
 
-    Gradients are means over processes: DDP's of what all have; those of experts here, which add up
-    what all tokens sent back, by hand: one DDP has one group, and theirs is a column of the mesh.
+    Gradients are means over processes: DDP's of what all have, or FSDP's where it is sharded (each
+    process keeps an R-th of every parameter and its moments, and has the whole while a block runs);
+    those of experts here, which add up what all tokens sent back, by hand: one DDP has one group,
+    and theirs is a column of the mesh.
     """
 
-    def __init__(self, ranks: Ranks, pieces: int = 1) -> None:
-        super().__init__(pieces)
+    def __init__(self, ranks: Ranks, *, sharded: bool = False) -> None:
+        super().__init__()
         self.ranks, self.size, self.device = ranks, ranks.size, ranks.device
+        self.sharded = sharded
 
     def check(
         self, model: ModelConfig, batch_size: int, precision: torch.dtype, *, compiled: bool
@@ -63,6 +79,8 @@ class SharedDivision(Division):
             raise ValueError(
                 f"expert_parallel must divide num_experts = {model.moe.num_experts}, got {expert}."
             )
+        if self.sharded and model.moe.options.get("learning") == "rerandomised":
+            raise ValueError("A gate that is drawn again after every step cannot be sharded.")
         if self.size > 1 and ROUTERS[model.moe.router].soft:
             raise ValueError(
                 f"Router {model.moe.router!r} mixes tokens instead of sending them to experts, so "
@@ -72,23 +90,30 @@ class SharedDivision(Division):
     def divide(self, model: nn.Module) -> None:
         """Let the model work so, and keep of its experts those that live here."""
         super().divide(model)
-        if self.ranks.expert == 1:
-            return
-        place, size = dist.get_rank(self.ranks.expert_group), self.ranks.expert
-        for block in model.blocks:
-            for name in EXPERTS if hasattr(block.ffn, "router") else ():
-                mine = getattr(block.ffn, name).detach().chunk(size)[place]
-                setattr(block.ffn, name, nn.Parameter(mine.clone()))
+        if self.ranks.expert > 1:
+            place, size = dist.get_rank(self.ranks.expert_group), self.ranks.expert
+            for block in model.blocks:
+                for name in EXPERTS if hasattr(block.ffn, "router") else ():
+                    here = getattr(block.ffn, name).detach().chunk(size)[place]
+                    setattr(block.ffn, name, nn.Parameter(here.clone()))
+        # A group of its own: the order of its sums and of the exchanges may differ by process.
+        self.replicas = dist.new_group()
+        if self.sharded:
+            _tell_pytrees()
+            mesh = DeviceMesh.from_group(self.replicas, self.ranks.device.type)
+            ignored = {parameter for _, parameter in self.spread(model)}
+            for part in (*model.blocks, model):
+                fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
 
     def replicated(self, model: nn.Module) -> Any:
+        if self.sharded:
+            return model
         # Buffers are equal everywhere without being sent.
         ignored = [name for name, _ in (*self.spread(model), *model.named_buffers())]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
-        # A group of its own: the order of its sums and of the exchanges may differ by process.
-        return DistributedDataParallel(model, process_group=dist.new_group())
+        return DistributedDataParallel(model, process_group=self.replicas)
 
     def spread(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        """The parameters of which each process of a row of the mesh has its own part, by name."""
         if self.ranks.expert == 1:
             return []
         return [(n, p) for n, p in model.named_parameters() if n.endswith(EXPERTS)]
@@ -138,15 +163,16 @@ class SharedDivision(Division):
                 dist.all_reduce(parameter.grad, group=self.ranks.data_group)
             parameter.grad /= self.size
         here = {id(parameter) for parameter in spread}
-        whole = [p for p in model.parameters() if id(p) not in here]
-        norms = [
-            nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
-            for part in (whole, spread)
-        ]
-        squares = [norm.to(self.ranks.device) ** 2 for norm in norms]
+        parts = [p for p in model.parameters() if id(p) not in here], spread
+        squares = []
+        for part in parts:
+            norm = nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            squares.append(norm.to(self.ranks.device) ** 2)
         dist.all_reduce(squares[1], group=self.ranks.expert_group)
         norm = torch.sqrt(squares[0] + squares[1])
-        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+        for part in parts:
+            nn.utils.clip_grads_with_norm_(part, most, norm)
         return norm
 
     def mean(self, values: Tensor) -> Tensor:
@@ -156,3 +182,12 @@ class SharedDivision(Division):
 
     def all_rows(self, values_b: Tensor) -> Tensor:
         return all_gather(values_b, self.ranks.all_group)
+
+
+@functools.cache
+def _tell_pytrees() -> None:
+    """FSDP looks for the tensors of a block's output, and knows tuples and dicts alone. It warns of
+    views among them, on which nobody here works in place."""
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+    for kind in (LossOut, RouterOut, RouterStats, Plan):
+        torch.export.register_dataclass(kind)

@@ -52,14 +52,21 @@ class TrainState:
         self.division.divide(self.model)
         self.moe_layers = model.moe_layers
         # Norms (one dimension) are not decayed. The optimiser numbers its parameters in this order.
-        named = list(self.model.named_parameters())
-        decayed, plain = ([n for n, p in named if (p.ndim > 1) is d] for d in (True, False))
-        self._optimized = decayed + plain
-        groups = [
-            {"params": [p for n, p in named if n in names], "weight_decay": weight_decay}
-            for names, weight_decay in ((decayed, config.weight_decay), (plain, 0.0))
+        # Parts of parameters, which are tensors of another kind, have groups of their own.
+        spread = {name for name, _ in self.division.spread(self.model)}
+        groups: dict[tuple[bool, bool], list[str]] = {}
+        for name, parameter in self.model.named_parameters():
+            groups.setdefault((parameter.ndim == 1, name in spread), []).append(name)
+        ordered = sorted(groups.items())
+        self._optimized = [name for _, names in ordered for name in names]
+        decays = [
+            {
+                "params": [self.model.get_parameter(name) for name in names],
+                "weight_decay": 0.0 if plain else config.weight_decay,
+            }
+            for (plain, _), names in ordered
         ]
-        self.optimizer = adamw(groups, config.learning_rate, self.device)
+        self.optimizer = adamw(decays, config.learning_rate, self.device)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
