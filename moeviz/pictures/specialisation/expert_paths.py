@@ -67,7 +67,8 @@ def _expert(svg: Svg, paths: Paths, place: int, e: int, expert: int, x: float, y
     own = place == paths.place
     tip = f"{name}: {percent(share)} of these tokens, {percent(of_all)} of all"
     press = None if own and e == expert else {"layer": place, "expert": e}
-    with svg.thing(f"p{place}e{e}", tip=f"{tip}; press to follow its tokens", press=press):
+    kin = f"e{e}" if own else f"l{place} e{e}"  # whom it meets in its own layer stands below
+    with svg.thing(kin, tip=f"{tip}; press to follow its tokens", press=press):
         expert_box(svg, x, y, BOX, 22, e, str(e), stroke=INK if own and e == expert else MUTED)
         svg.rect(x + BOX + 4, y + 4, BAR, 14, "transparent")
         width = 0.0 if math.isnan(share) else BAR * min(share / WHOLE, 1)
