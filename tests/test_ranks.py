@@ -48,6 +48,8 @@ def test_two_processes_learn_what_one_does(two, router):
         dict(data=1, expert=2, train={"accumulate": 2}),
         dict(data=2, expert=1, sharded=True, train={"accumulate": 2}),
         dict(data=1, expert=2, sharded=True, num_shared=1),
+        # A parameter without entries.
+        dict(data=2, expert=1, sharded=True, router="null_experts", options={"constant": 0}),
         dict(data=1, expert=2, num_shared=1, shared_gate="softmax"),
         dict(data=1, expert=2, capacity={"factor": 0.6, "priority": "probability"}),
         dict(data=1, expert=2, router="switch", options={"jitter": 0.1, "noise": 0.5}),

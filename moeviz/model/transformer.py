@@ -323,4 +323,6 @@ class LanguageModel(nn.Module):
 def token_loss(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     """Nats of each token, at least in float32."""
     logits_BSV = logits_BSV.to(torch.promote_types(logits_BSV.dtype, torch.float32))
-    return F.cross_entropy(logits_BSV.transpose(1, 2), targets_BS, reduction="none")
+    target_T = targets_BS.flatten()
+    loss_T = F.cross_entropy(logits_BSV.flatten(0, 1), target_T, reduction="none")
+    return loss_T.view_as(targets_BS)

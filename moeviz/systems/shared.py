@@ -101,7 +101,9 @@ class SharedDivision(Division):
         if self.sharded:
             _tell_pytrees()
             mesh = DeviceMesh.from_group(self.replicas, self.ranks.device.type)
-            ignored = {parameter for _, parameter in self.spread(model)}
+            ignored = {p for _, p in self.spread(model)} | {
+                p for p in model.parameters() if not p.numel()
+            }
             for part in (*model.blocks, model):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
 
