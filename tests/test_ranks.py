@@ -48,8 +48,6 @@ def test_two_processes_learn_what_one_does(two, router):
         dict(data=1, expert=2, train={"accumulate": 2}),
         dict(data=2, expert=1, sharded=True, train={"accumulate": 2}),
         dict(data=1, expert=2, sharded=True, num_shared=1),
-        # A parameter without entries.
-        dict(data=2, expert=1, sharded=True, router="null_experts", options={"constant": 0}),
         dict(data=1, expert=2, num_shared=1, shared_gate="softmax"),
         dict(data=1, expert=2, capacity={"factor": 0.6, "priority": "probability"}),
         dict(data=1, expert=2, router="switch", options={"jitter": 0.1, "noise": 0.5}),
@@ -103,6 +101,10 @@ def test_the_bytes_that_travel_are_those_of_the_calculator(two):
     [
         (dict(data=1, expert=2, router="soft_moe"), "mixes tokens instead of sending them"),
         (dict(data=2, expert=1, sharded=True, options={"learning": "rerandomised"}), "A gate that"),
+        (
+            dict(data=2, expert=1, sharded=True, router="null_experts", options={"constant": 0}),
+            "has no entries to shard; leave --shard out.",
+        ),
         (dict(data=1, expert=2, num_experts=5), "must divide num_experts = 5, got 2."),
         (dict(data=2, expert=2), "needs 4 processes, and there are 2; start it as: torchrun"),
         (dict(data=1, expert=0), "expert_parallel must be a whole number of at least 1, got 0."),

@@ -40,7 +40,9 @@ class SharedDivision(Division):
     one process would. Choices that compare tokens (expert choice, capacities, Sinkhorn, BASE),
     noise, balancing losses, counts and biases are then those of the whole batch in every process,
     and nothing of them has to be reduced. It costs D numbers a token and layer, beside the 2 K D of
-    the exchange, and the router's own work R times over.
+    the exchange, and the router's own work R times over. All is equal to rounding, save where two
+    tokens are exactly alike (the first of two texts that begin with one word): a rule that ranks
+    tokens (expert choice, BASE, a capacity by weight) may take the other twin.
 
     Gradients are means over processes: DDP's of what all have, or FSDP's where it is sharded (each
     process keeps an R-th of every parameter and its moments, and has the whole while a block runs);
@@ -101,9 +103,10 @@ class SharedDivision(Division):
         if self.sharded:
             _tell_pytrees()
             mesh = DeviceMesh.from_group(self.replicas, self.ranks.device.type)
-            ignored = {p for _, p in self.spread(model)} | {
-                p for p in model.parameters() if not p.numel()
-            }
+            empty = [name for name, p in model.named_parameters() if not p.numel()]
+            if empty:
+                raise ValueError(f"{empty[0]} has no entries to shard; leave --shard out.")
+            ignored = {parameter for _, parameter in self.spread(model)}
             for part in (*model.blocks, model):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
 
