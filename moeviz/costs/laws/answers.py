@@ -1,0 +1,73 @@
+"""One question to every law, and how far their answers lie apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moeviz.costs.laws.law import Law, LossLaw, Model, size
+from moeviz.costs.laws.published import LAWS
+from moeviz.words import percent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one law says of a sparse model. dense: the parameters of the dense model of equal loss
+    on the same tokens; inf where no dense model is as good."""
+
+    law: Law
+    model: Model
+    dense: float
+
+    @property
+    def fewer_flops(self) -> float:
+        """How many times fewer FLOPs than that dense model it takes."""
+        return self.dense / self.model.active
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it is as good as a dense model of all its parameters."""
+        return self.dense >= self.model.total
+
+    @property
+    def losses(self) -> tuple[float, float] | None:
+        """Its loss and that of a dense model of all its parameters, nats a token; None of a law
+        without a loss."""
+        if not isinstance(self.law, LossLaw):
+            return None
+        return self.law.loss(self.model), self.law.loss(self.model.dense(self.model.total))
+
+    @property
+    def sentences(self) -> str:
+        """What the law says, and how far it was asked beyond its runs."""
+        fewer, claimed = f"{self.fewer_flops:.3g}", f"{1 / self.model.share:.3g}"
+        words = f"{self.law.short}: as good as a dense model of {size(self.dense)}, which takes "
+        words += f"{fewer} times the FLOPs; {claimed} times would be one of all its parameters"
+        if self.losses is not None:
+            own, dense = self.losses
+            words += f", whose loss is {dense - own:+.2f} of its own ({percent(dense / own, 1)})"
+        beyond = self.law.beyond(self.model)
+        return f"{words}. {beyond}".rstrip()
+
+
+def answers(model: Model) -> tuple[Answer, ...]:
+    """What each law says of a sparse model, in the order of LAWS. ValueError of a dense one."""
+    if model.share == 1:
+        raise ValueError("share is 1, a dense model; the laws compare one below 1 with it.")
+    return tuple(Answer(law, model, law.dense_of_equal_loss(model)) for law in LAWS.values())
+
+
+def disagreement(told: tuple[Answer, ...]) -> str:
+    """How far the answers lie apart, what they say of the claim that fewer FLOPs cost nothing, and
+    how many of them know such a model at all."""
+    model, count = told[0].model, len(told)
+    least, most = (pick(told, key=lambda each: each.dense) for pick in (min, max))
+    keeps = sum(each.keeps_all for each in told)
+    known = sum(not each.law.beyond(model) for each in told)
+    return (
+        f"{size(model.total)} parameters, {percent(model.share, 1)} of them for a token, after "
+        f"{size(model.tokens)} tokens: as good as a dense model of {size(least.dense)} "
+        f"({least.law.short}) to {size(most.dense)} ({most.law.short}), "
+        f"{most.dense / least.dense:.3g} times apart. {keeps} of {count} laws say that "
+        f"{1 / model.share:.3g} times fewer FLOPs than a dense model of its size cost no loss. "
+        f"{known} of {count} were fitted on runs that reach so far."
+    )
