@@ -57,6 +57,7 @@ LEDGER = {
     "gemini15": ("holds", None),
     "m6t_google": ("contradicted", None),
     "v3_mla_fp8": ("holds", None),
+    "ling_granularity": ("contradicted", 3184.15),
 }
 
 
@@ -112,6 +113,8 @@ def test_a_claim_comes_to_its_verdict_and_every_assumption_can_be_moved_to_its_e
         ("llama_sizes", dict(devices=1000), "inaccurate"),
         ("routing_bottleneck", dict(bottleneck_share=0.001), "holds"),
         ("since_1991", dict(since=2020), "holds"),
+        ("ling_granularity", dict(base=2), "holds"),
+        ("ling_granularity", dict(base=2.5), "contradicted"),
     ],
 )
 def test_a_verdict_follows_its_assumptions(name, assumptions, verdict):

@@ -1,4 +1,4 @@
-"""The ledger: what four articles claim, each claim with the sum that tests it."""
+"""The ledger: what four articles and a calculator claim, each claim with the sum that tests it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moeviz.checks import check_choice, check_number
 from moeviz.costs.claims import measured  # noqa: F401  (adds to two articles)
+from moeviz.costs.claims.calculator import CALCULATOR
 from moeviz.costs.claims.frontier import FRONTIER
 from moeviz.costs.claims.ledger import Claim, Verdict
 from moeviz.costs.claims.revolution import REVOLUTION
@@ -15,7 +16,7 @@ from moeviz.costs.shape.terms import Term
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
-    for article in (REVOLUTION, SURVEY, FRONTIER, BEACON, MARKET)
+    for article in (REVOLUTION, SURVEY, FRONTIER, BEACON, MARKET, CALCULATOR)
     for claim in article.claims
 }
 

@@ -15,13 +15,15 @@ from moeviz.costs.shape.terms import Term, Total
 Verdict = Literal["holds", "inaccurate", "contradicted", "unverifiable"]
 VERDICTS = get_args(Verdict)
 
-# Four public articles on sparse models, by what they call themselves or how they begin.
+# Four public articles on sparse models and a calculator, by what they call themselves or how they
+# begin.
 SOURCES = {
     "revolution": '"The 1% FLOPs Revolution", 2026',
     "survey": '"Sparse mixture-of-experts models and efficiency", 2026',
     "beacon": 'an article that begins "In the race to build ever-larger AI models"',
     "market": '"The Sparse Revolution: Mixture-of-Experts Architectures Propel LLMs into a New Era '
     'of Efficiency and Scale"',
+    "calculator": 'a public "MoE Compute & Size Calculator (Ling Scaling Laws)"',
 }
 
 

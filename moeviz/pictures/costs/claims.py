@@ -224,7 +224,7 @@ class Entry:
 
 
 def _entries(own: Mapping[str, Evaluation], verdict: str) -> Iterator[Entry]:
-    """The claims of a verdict, by article."""
+    """The claims of a verdict, by source."""
     numbers = {name: i + 1 for i, name in enumerate(own)}
     for source, title in SOURCES.items():
         alike = [f for f in own.values() if (f.claim.source, f.verdict) == (source, verdict)]
@@ -242,7 +242,7 @@ def _height(entry: Entry) -> float:
 def _verdicts(svg: Svg, own: Mapping[str, Evaluation], chosen: str) -> None:
     """How many claims have each verdict; a press lists them and goes to the first."""
     svg.text(
-        0, 16, f"{len(own)} claims of {len(SOURCES)} articles, by verdict: press one", bold=True
+        0, 16, f"{len(own)} claims of {len(SOURCES)} sources, by verdict: press one", bold=True
     )
     x = 1.0
     for verdict in VERDICTS:
