@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from collections.abc import Iterator
@@ -12,13 +13,16 @@ from moeviz.checks import one_line
 if TYPE_CHECKING:
     from moeviz.systems.ranks import Ranks
 
+PLACES = ("out", "corpus")  # which another machine may call otherwise
 LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "socket")  # in torch's messages
 
 
 @contextlib.contextmanager
-def joined(data: int | None, expert: int | None, device: str) -> Iterator[Ranks | None]:
+def joined(args: argparse.Namespace) -> Iterator[Ranks | None]:
     """The processes of this run within, None where this one is alone. One of them prints, and of
-    errors that many have, the first is told. ValueError where they cannot be arranged so."""
+    errors that many have, the first is told. ValueError where they were given different options or
+    cannot be arranged so."""
+    data, expert = args.data_parallel, args.expert_parallel
     if data is None and expert is None and "RANK" not in os.environ:
         yield None
         return
@@ -30,13 +34,14 @@ def joined(data: int | None, expert: int | None, device: str) -> Iterator[Ranks 
 
     if not started_by_torchrun():
         raise ValueError(needs(data, expert))
-    ranks = Ranks(resolve_device(device).type)
+    ranks = Ranks(resolve_device(getattr(args, "device", "auto")).type)
     try:
         with contextlib.ExitStack() as stack:
             if not ranks.leads:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
+            ranks.agree({k: v for k, v in vars(args).items() if k not in PLACES})
             ranks.arrange(data, expert)
             yield ranks
         ranks.end()

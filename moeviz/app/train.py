@@ -35,8 +35,7 @@ def train(args: argparse.Namespace) -> int:
     """Train as the options say; the exit status. ValueError on what cannot be."""
     if args.save_every is not None and args.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {args.save_every}.")
-    device = getattr(args, "device", TrainConfig.device)
-    with joined(args.data_parallel, args.expert_parallel, device) as ranks:
+    with joined(args) as ranks:
         checkpoint = _checkpoint(args, ranks)
         alone = ranks is None or ranks.leads
         with held(args.out) if alone else contextlib.nullcontext():  # now, not at the first save

@@ -11,14 +11,10 @@ from moeviz.model.experts import apply_experts, combine, dispatch
 from moeviz.routing import Plan
 
 # torch's collectives that know their own gradient. torch.distributed.nn.functional has them too,
-# but names these as its successors (torch 2.13), and torch.compile follows these alone.
-_all_gather = (
-    getattr(
-        collectives,
-        "all_gather_single_autograd",
-        None,  # since torch 2.13
-    )
-    or collectives.all_gather_tensor_autograd
+# but names these as its successors (torch 2.13), and torch.compile follows these alone. What they
+# return waits for its rows when it is computed with: a copy does, before a kernel reads its memory.
+_all_gather = getattr(  # the second is its name before torch 2.13
+    collectives, "all_gather_single_autograd", collectives.all_gather_tensor_autograd
 )
 
 
@@ -27,14 +23,13 @@ def all_to_all(
 ) -> Tensor:
     """The rows that the processes of the group send here, in their order. sends: how many of x_ND
     go to each, receives: how many come from each. The gradient goes back the same ways."""
-    x_MD = collectives.all_to_all_single_autograd(x_ND.contiguous(), receives, sends, group)
-    return collectives.wait_tensor(x_MD)
+    return collectives.all_to_all_single_autograd(x_ND.contiguous(), receives, sends, group).clone()
 
 
 def all_gather(x_tD: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The rows of all processes, in their order; the gradient of a row is the sum over those of
     all."""
-    return collectives.wait_tensor(_all_gather(x_tD.contiguous(), 0, group))
+    return _all_gather(x_tD.contiguous(), 0, group).clone()
 
 
 def exchanged_experts(

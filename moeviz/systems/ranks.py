@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Callable, Mapping
-from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
@@ -114,20 +114,17 @@ class Ranks:
 
     def agree(self, settings: Mapping[str, object]) -> None:
         """ValueError, in every process, where the processes have not the same settings."""
-        lines = [f"{name} {value}" for name, value in settings.items()]
-        for number, text in enumerate(self.texts("\n".join(lines))):
-            given = text.split("\n")
-            different = [
-                pair
-                for pair in zip_longest(lines, given, fillvalue="nothing")
-                if pair[0] != pair[1]
-            ]
-            if different:
-                ours, theirs = different[0]
-                raise ValueError(
-                    f"Process {self.rank} has {ours}, process {number} has {theirs}: start all "
-                    "with the same options, on the same text and with the same versions."
-                )
+        ours = {name: str(value) for name, value in settings.items()}
+        for number, text in enumerate(self.texts(json.dumps(ours))):
+            theirs = json.loads(text)
+            for name in sorted(ours.keys() | theirs.keys()):
+                one, other = (given.get(name, "not given") for given in (ours, theirs))
+                if one != other:
+                    raise ValueError(
+                        f"Process {self.rank} has {name} {one}, process {number} has {name} "
+                        f"{other}: start all with the same options, on the same text and with the "
+                        "same versions."
+                    )
 
 
 def needs(data: int | None, expert: int | None) -> str:
