@@ -7,13 +7,15 @@ import pytest
 
 from helpers.picture_cases import make_domain_trace, make_killed, make_settled, make_trace
 from moeviz.experiments import saturation
-from moeviz.pictures.specialisation.killed_experts import told_killed
+from moeviz.pictures.specialisation.expert_paths import told_paths
+from moeviz.pictures.specialisation.killed_experts import told_killed, told_layers
 from moeviz.pictures.specialisation.settled import told_settled
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.imports import of_domains
 from moeviz.records.routes import DomainTrace
 from moeviz.records.specialists import domain_lift
+from moeviz.words import percent
 
 
 def uneven():
@@ -131,24 +133,36 @@ def test_worth_is_the_rise_of_each_domain_and_load_need_not_tell_it():
     assert [verdict[e, 0] for e in range(4)] == ["open", "higher", "higher", "higher"]
     assert {verdict[e, 1] for e in range(4)} == {"open"}
     assert killed.load_and_cost(0).value == pytest.approx(-1), "the busier, the less it is missed"
+    assert killed.load_and_cost(0).p == pytest.approx(2 / 24), "of 24 orders two are so strong"
+    assert make_killed(9).load_and_cost(0).p < 1e-4
     even = replace(killed, load=np.ones_like(killed.load))
     assert np.isnan(even.load_and_cost(0).value)
+    assert "it is open in every layer whether load tells worth" in told_layers(killed)
+    assert "3 of 4 experts are missed by some domain" in told_layers(killed)
     words = told_killed(killed, 0)
     assert words.startswith("Layer 2: without expert 3 the loss rises most, by 0.150 nats")
     assert "The busiest one, expert 0, has 40.0 % and costs 0.000." in words
-    assert "Of 8 pairs with a domain 3 are missed and 0 do harm" in words
+    assert "Of 8 pairs with a domain the loss rises in 3 and falls in 0" in words
 
 
-def test_paths_are_shares_of_a_tokens_choices_and_know_chance():
+def test_paths_are_shares_of_tokens_and_know_chance():
     trace = make_domain_trace(sequences=8)
     paths = paths_of(trace, 0)
     expert = trace.expert
     for e, j in ((0, 0), (2, 5)):
         rows = (expert[:, 0] == e).any(1)
-        wanted = (expert[rows, 1] == j).sum() / (2 * rows.sum())
+        wanted = (expert[rows, 1] == j).any(1).mean()
         assert paths.share[1, e, j] == pytest.approx(wanted)
-    np.testing.assert_allclose(paths.of_all.sum(1), 1)
-    assert paths.share[0, 1, 1] == pytest.approx(0.5), "each token has two choices"
+    np.testing.assert_allclose(paths.of_all.sum(1), 2, err_msg="each token has two choices")
+    assert paths.share[0, 1, 1] == pytest.approx(1)
+    of_two = (expert[:, 0] == 2).any(1)
+    here_E, all_E = (
+        np.array([(rows == j).any(1).mean() for j in range(6)])
+        for rows in (expert[of_two, 1], expert[:, 1])
+    )
+    j = int(abs(here_E - all_E).argmax())
+    wanted = f"{percent(here_E[j])} visit expert {j} of the next layer, of all tokens "
+    assert wanted + percent(all_E[j]) in told_paths(paths, 2)
     # The last domain alone has expert 0 in the later layer first.
     known = replace(trace, expert=np.repeat(expert[:, 1:], 2, axis=1))
     same = paths_of(known, 0)

@@ -140,8 +140,8 @@ def test_choices_against_sets_and_loops(T, K, other_K, seed):
     for i, j in itertools.product(range(E), repeat=2):
         given_i = pairs[i, j] / times[i] if times[i] and i != j else NAN
         assert together[i, j] == pytest.approx(given_i, nan_ok=True)
-        leads = sum(steps[i, other] for other in range(E))
-        assert flow[i, j] == pytest.approx(steps[i, j] / leads if leads else NAN, nan_ok=True)
+        leads = steps[i, j] / times[i] if times[i] else NAN
+        assert flow[i, j] == pytest.approx(leads, nan_ok=True)
 
 
 def test_meetings_by_loads_alone_by_enumeration():

@@ -217,8 +217,16 @@ def test_repeats_and_batches_against_sets(T, E, K, batch, seed):
         assert got.value == pytest.approx(np.mean(repeats) if repeats else NAN, nan_ok=True)
         chance = np.sum([len(a & b) for a in served for b in served]) / len(served)
         assert got.chance == pytest.approx(chance / sum(map(len, served)))
+        of_text = [
+            (len(a & b), len(a))
+            for (i, a), (j, b) in itertools.permutations(enumerate(sets), 2)
+            if a and b and groups[i] == groups[j]
+        ]
+        shared, choices = np.sum(of_text, axis=0) if of_text else (0, 0)
+        in_text = shared / choices if choices else NAN
+        assert got.in_text == pytest.approx(in_text, nan_ok=True)
     else:
-        assert math.isnan(got.value) and math.isnan(got.chance)
+        assert math.isnan(got.value) and math.isnan(got.chance) and math.isnan(got.in_text)
     batches = [set().union(*sets[i : i + batch]) for i in range(0, T - batch + 1, batch)]
     got = distinct_experts(expert, E, batch)
     assert got == pytest.approx(np.mean([len(b) for b in batches]) if batches else NAN, nan_ok=True)

@@ -156,6 +156,10 @@ function_asked(
             "that is what is observed; chance knows the loads alone.",
         ),
         (
+            lambda e: (np.bincount(e) * (np.bincount(e) - 1.0)).sum() / len(e) / (len(e) - 1),
+            "that draws two different tokens; of the shares alone each draw knows the same.",
+        ),
+        (
             lambda e: (np.bincount(e) / len(e)).max(),
             "that is the share of the busiest expert; the others may repeat too.",
         ),

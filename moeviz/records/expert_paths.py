@@ -25,11 +25,12 @@ SAMPLES = 10
 
 @dataclass(frozen=True)
 class Paths:
-    """One layer, by its place in `layers`. share: P(expert in another layer | expert in this one),
-    float64 [L, E, E]; of_all: the share of all tokens at each expert, [L, E]; told: what the first
-    expert here tells of the first one in the next layer, as a share of its entropy, NaN in the last
-    layer, and told_null the same with tokens shuffled; often: pairs that meet EFFECT times as often
-    as their loads make them or more, and beyond chance, bool [E, E]."""
+    """One layer, by its place in `layers`. share: of the tokens that visit an expert in it, the
+    share that visits each expert of each layer, float64 [L, E, E], NaN for an expert that none
+    visits; of_all: the same of all tokens, [L, E]; told: what the first expert tells of the first
+    one in the next layer, as a share of its entropy, NaN in the last layer, and told_null the same
+    with tokens shuffled; often: pairs that meet EFFECT times as often as their loads make them or
+    more, and beyond chance, bool [E, E]."""
 
     place: int
     layers: tuple[int, ...]
@@ -48,10 +49,9 @@ class Paths:
 
 
 def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
-    """All of it for one layer. Shares are of a token's choices, so those of a layer sum to 1."""
+    """All of it for one layer. Shares are of tokens, so those of a layer sum to K."""
     expert_TK, _, sequence_T, num_experts, _ = trace.labelled(place)
     layers = range(len(trace.layers))
-    visits_LE = [visits(trace.expert[:, n], num_experts).sum(0) for n in layers]
     told = told_null = float("nan")
     if place + 1 < len(trace.layers):
         here_T, there_T = trace.expert[:, place, 0], trace.expert[:, place + 1, 0]
@@ -63,7 +63,7 @@ def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
         layers=trace.layers,
         top_k=trace.expert.shape[2],
         share=np.stack([transitions(expert_TK, trace.expert[:, n], num_experts) for n in layers]),
-        of_all=np.stack([visits_E / visits_E.sum() for visits_E in visits_LE]),
+        of_all=np.stack([visits(trace.expert[:, n], num_experts).mean(0) for n in layers]),
         told=told,
         told_null=told_null,
         repeats=repeat_rate(expert_TK, num_experts, groups_T=sequence_T),

@@ -21,10 +21,12 @@ from moeviz.records.specialisation import saturation, visits
 class RepeatRate:
     """value: the share of a token's experts that the token before it chose too; chance: the same
     for two tokens drawn alone, sum of p^2 over the choices of a token, where p is the share of
-    tokens that choose an expert; it is K / E where all loads are even."""
+    tokens that choose an expert; it is K / E where all loads are even. in_text: the same for two
+    tokens of one sequence, wherever they stand: what the kind of text makes of value."""
 
     value: float
     chance: float
+    in_text: float
 
 
 def repeat_rate(
@@ -37,13 +39,19 @@ def repeat_rate(
     check_equally_long(expert_TK=expert, groups_T=groups)
     follows = groups[1:] == groups[:-1]
     visits_TE = visits(expert, num_experts)
-    visits_TE = visits_TE[visits_TE.any(1)]
+    served = visits_TE.any(1)
+    visits_TE = visits_TE[served]
     if not len(visits_TE):
-        return RepeatRate(NAN, NAN)
+        return RepeatRate(NAN, NAN, NAN)
     share_E = visits_TE.mean(0)
+    group_T = np.unique(groups[served], return_inverse=True)[1]
+    visits_GE = np.stack([np.bincount(group_T, of_expert) for of_expert in visits_TE.T], axis=1)
+    others_G = np.bincount(group_T) - 1
+    shared = (visits_GE**2).sum() - visits_TE.sum()  # of all pairs of a sequence, each twice
     return RepeatRate(
         value=saturation(expert[1:][follows], expert[:-1][follows]),
         chance=ratio((share_E**2).sum(), share_E.sum()),
+        in_text=ratio(shared, (others_G * visits_GE.sum(1)).sum()),
     )
 
 

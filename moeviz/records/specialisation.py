@@ -220,11 +220,11 @@ def _traded(expert_TK: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def transitions(earlier_TK: ArrayLike, later_TK: ArrayLike, num_experts: int) -> np.ndarray:
-    """P(expert in the later layer | expert in the earlier one) [E, E], over all pairs of a token's
-    choices in the two; rows sum to 1, NaN where nothing leads on."""
+    """Of the tokens that visit an expert of the earlier layer, the share that visits one of the
+    later layer, float64 [E, E]: a row sums to K, and is NaN for an expert that none visits."""
     earlier = indices("earlier_TK", earlier_TK, num_experts)
     later = indices("later_TK", later_TK, num_experts)
     check_equally_long(earlier_TK=earlier, later_TK=later)
-    count_EE = visits(earlier, num_experts).T @ visits(later, num_experts)
-    total_E = count_EE.sum(axis=1)
-    return count_EE / np.where(total_E > 0, total_E, np.nan)[:, None]
+    earlier_TE, later_TE = visits(earlier, num_experts), visits(later, num_experts)
+    tokens_E = earlier_TE.sum(axis=0)
+    return earlier_TE.T @ later_TE / np.where(tokens_E > 0, tokens_E, np.nan)[:, None]

@@ -52,12 +52,16 @@ def told_changes(recorded: dict[str, Any]) -> str:
     """What the first choice is worth, and what choosing at all is."""
     everywhere = {name: places["all layers"] for name, places in recorded["changes"].items()}
     words = ", ".join(f"{name} {one['mean']:+.2f}" for name, one in everywhere.items())
-    first = everywhere["first choice only"]["mean"]
-    without = everywhere["without the first choice"]["mean"]
+    first, second = (
+        np.array([one["mean"] for one in recorded["changes"][name].values()])
+        for name in ("without the first choice", "first choice only")
+    )
+    times = first / second  # all layers, and each alone
     open_ones = [name for name, one in everywhere.items() if one["verdict"] == "open"]
     caveat = f" Beyond chance all but {' and '.join(open_ones)}." if open_ones else ""
     return (
-        f"The loss rises by, in nats per token and all layers: {words}. The first choice is worth "
-        f"{without / first:.0f} times as much as the second one. One expert left out costs "
+        f"The loss rises by, in nats per token and all layers: {words}. Without the first "
+        f"choice it rises {times[0]:.0f} times as much as without the second one, in one layer "
+        f"alone {times[1:].min():.0f} to {times[1:].max():.0f} times. One expert left out costs "
         f"{np.mean(recorded['one_expert']):.2f} in the mean.{caveat}"
     )

@@ -15,7 +15,6 @@ from moeviz.words import percent
 
 ROW, TOP = 30.0, 78.0
 BOX, BAR = 30.0, 74.0
-WHOLE = 0.5  # the share whose bar has all its length: with two choices an expert's own share
 SHOWN = 16  # experts of a layer that have room; of more the likeliest are shown
 PEAK = 3.0
 
@@ -71,9 +70,9 @@ def _expert(svg: Svg, paths: Paths, place: int, e: int, expert: int, x: float, y
     with svg.thing(kin, tip=f"{tip}; press to follow its tokens", press=press):
         expert_box(svg, x, y, BOX, 22, e, str(e), stroke=INK if own and e == expert else MUTED)
         svg.rect(x + BOX + 4, y + 4, BAR, 14, "transparent")
-        width = 0.0 if math.isnan(share) else BAR * min(share / WHOLE, 1)
+        width = 0.0 if math.isnan(share) else BAR * share
         svg.rect(x + BOX + 4, y + 4, width, 14, expert_colour(e), stroke=MUTED)
-        tick = x + BOX + 4 + BAR * min(of_all / WHOLE, 1)
+        tick = x + BOX + 4 + BAR * of_all
         svg.line(tick, y + 1, tick, y + 21, stroke=INK, width=2)
 
 
@@ -88,11 +87,11 @@ def _lines(
         return
     for row, e in enumerate(experts):
         share = float(paths.share[place, expert, e])
-        if math.isnan(share) or share < 0.02:
+        if math.isnan(share) or share < 0.04:
             continue
         y = TOP + row * ROW + 11
         ends = (start[0] + BOX + BAR + 8, x - 4) if later else (start[0] - 4, x + BOX + BAR + 8)
-        svg.line(ends[0], start[1] + 11, ends[1], y, stroke=MUTED, width=0.5 + 9 * share)
+        svg.line(ends[0], start[1] + 11, ends[1], y, stroke=MUTED, width=0.5 + 4.5 * share)
 
 
 def _meetings(svg: Svg, paths: Paths) -> None:
@@ -126,11 +125,11 @@ def told_paths(paths: Paths, expert: int) -> str:
     if paths.place + 1 < len(paths.layers):
         share_E = paths.share[paths.place + 1, expert]
         if not np.isnan(share_E).all():
-            e = int(np.nanargmax(share_E))
-            of_all = paths.of_all[paths.place + 1, e]
+            of_all_E = paths.of_all[paths.place + 1]
+            e = int(np.abs(share_E - of_all_E).argmax())
             words.append(
                 f"Of the tokens of expert {expert} in layer {layer}, {percent(share_E[e])} visit "
-                f"expert {e} of the next layer, of all tokens {percent(of_all)}"
+                f"expert {e} of the next layer, of all tokens {percent(of_all_E[e])}"
             )
         words.append(
             f"The first expert here tells {percent(paths.told, 1)} of the first one there, "
@@ -140,12 +139,13 @@ def told_paths(paths: Paths, expert: int) -> str:
         words.append(f"Layer {layer} is the last one")
     words.append(
         f"Of a token's experts in layer {layer}, {percent(paths.repeats.value)} are those of the "
-        f"token before it; {percent(paths.repeats.chance)} would by chance"
+        f"token before it, and {percent(paths.repeats.in_text)} those of any other token of its "
+        f"text; {percent(paths.repeats.chance)} would by chance"
     )
     if paths.top_k > 1:
         pairs, often = len(paths.often) * (len(paths.often) - 1) // 2, int(paths.often.sum()) // 2
         words.append(
             f"{often} of {pairs} pairs of experts meet {EFFECT:g} times as often as their loads "
-            "make them, or more"
+            "make them, or more, and beyond chance"
         )
     return ". ".join(words) + "."

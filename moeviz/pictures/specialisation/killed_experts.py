@@ -88,8 +88,8 @@ def told_killed(killed: Killed, place: int) -> str:
     if cost_E[sick] < 0 and any(verdict[sick, d] == "lower" for d in range(len(killed.domains))):
         words.append(f"Without expert {sick} it falls, by {-cost_E[sick]:.3f}")
     words.append(
-        f"Of {len(counts)} pairs with a domain {counts.count('higher')} are missed and "
-        f"{counts.count('lower')} do harm, beyond chance"
+        f"Of {len(counts)} pairs with a domain the loss rises in {counts.count('higher')} and "
+        f"falls in {counts.count('lower')}, beyond chance"
     )
     found = killed.load_and_cost(place)
     if not math.isnan(found.value):
@@ -101,15 +101,25 @@ def told_layers(killed: Killed) -> str:
     """Whether load tells importance, over all layers."""
     found = [killed.load_and_cost(place) for place in range(len(killed.layers))]
     corrected = holm([rank.p for rank in found])
-    values = ", ".join(f"{rank.value:+.2f}" for rank in found)
+    values = ", ".join(f"{rank.value:+.2f} (p {rank.p:.2f})" for rank in found)
     known = [
         f"layer {layer}" for layer, p in zip(killed.layers, corrected, strict=True) if p < LEVEL
     ]
-    shown = f"in {' and '.join(known)} alone" if known else "in no layer"
+    shown = f"load tells worth in {' and '.join(known)}; elsewhere it is open"
+    if not known:
+        shown = "it is open in every layer whether load tells worth"
     if len(known) == len(found):
-        shown = "in every layer"
+        shown = "load tells worth in every layer"
+    missed = {
+        (place, expert)
+        for place in range(len(found))
+        for (expert, _), verdict in killed.verdicts(place).items()
+        if verdict == "higher"
+    }
+    num_experts = killed.load.shape[2]
     return (
-        f"Rank correlation of load and worth over {killed.load.shape[2]} experts, layer by layer: "
-        f"{values}. Corrected for {len(found)} comparisons, load tells worth {shown}; so few "
-        "experts show only a strong relation."
+        f"Rank correlation of load and worth over {num_experts} experts, layer by layer: {values}. "
+        f"Corrected for {len(found)} comparisons, {shown}: so few experts show only a strong "
+        f"relation. {len(missed)} of {len(found) * num_experts} experts are missed by some domain, "
+        "beyond chance."
     )

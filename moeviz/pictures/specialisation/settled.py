@@ -56,7 +56,7 @@ def told_settled(recorded: dict[str, Any]) -> str:
     place = recorded["checkpoints"].index(EARLY)
     first, last = (recorded["settled"][n][place]["mean"] for n in (0, -1))
     gap = recorded["first_minus_last"][str(EARLY)]
-    chance = recorded["chance"][-1][place]["mean"]
+    chances = [percent(recorded["chance"][n][place]["mean"]) for n in (0, -1)]
     start, start_chance = (recorded[name][0][0]["mean"] for name in ("settled", "chance"))
     size = f"{percent(gap['mean'], 1, '+')} of the experts"
     if gap["low"] is not None:
@@ -69,6 +69,6 @@ def told_settled(recorded: dict[str, Any]) -> str:
     return (
         f"After {EARLY} of {recorded['steps']:,} steps a token has {percent(first)} of its final "
         f"experts in the first layer, and {percent(last)} in the last one. By chance it would be "
-        f"{percent(chance)}. {words} Before the first step it is {percent(start)} in the first "
-        f"layer, {percent(start_chance)} by chance."
+        f"{' and '.join(chances)}. {words} Before the first step it is {percent(start)} in the "
+        f"first layer, {percent(start_chance)} by chance."
     )

@@ -58,10 +58,10 @@ def told_written(most_E: np.ndarray, lots_NE: np.ndarray, fixed_E: np.ndarray, l
     beyond = int((most_E > lots_NE.max(0)).sum())
     one_sided = int((most_E >= fixed_E).sum())
     return (
-        f"An expert of layer {layer} raises its likeliest word by {most_E.mean():.2f} nats, the "
-        f"mean over experts; as many visits drawn by lot raise theirs by {lots_NE.mean():.2f}. "
+        f"An expert of layer {layer} raises one word most, by {most_E.mean():.2f} nats in the "
+        f"mean over experts; as many visits drawn by lot by {lots_NE.mean():.2f}. "
         f"{beyond} of {len(most_E)} experts raise a word more than any such draw, "
         f"{len(most_E) / (1 + len(lots_NE)):.0f} would by chance. One direction of the same "
-        "length, the same for all tokens, would raise its word by "
-        f"{fixed_E.mean():.2f}: as one-sided as that are {one_sided} of {len(most_E)}."
+        f"length, the same for all tokens, would raise its word by {fixed_E.mean():.2f}; experts "
+        f"that reach the like: {one_sided} of {len(most_E)}."
     )
