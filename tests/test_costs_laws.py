@@ -166,11 +166,11 @@ def test_the_laws_agree_near_their_runs_and_part_far_from_them():
     assert 0 < keeps < len(told) and f"{keeps} of 5 laws say that 100 times fewer FLOPs" in words
     assert "0 of 5 were fitted" in words and "0 of 5 were fitted" not in disagreement(answers(near))
     for answer in told:
-        assert f"{answer.fewer_flops:.3g} times the FLOPs" in answer.sentences
+        assert f"{answer.fewer_flops:.3g} times fewer FLOPs" in answer.sentences
         assert answer.law.beyond(far) in answer.sentences
         if answer.losses is not None:
             own, dense = answer.losses
-            assert (own <= dense) == answer.keeps_all
+            assert (own <= dense) == answer.keeps_all == (" nats more: " in answer.sentences)
 
 
 def test_what_no_law_can_be_asked():

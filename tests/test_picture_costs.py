@@ -25,6 +25,9 @@ from moeviz.costs import (
     parameters,
 )
 from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
+from moeviz.costs.laws.answers import answers, disagreement
+from moeviz.costs.laws.law import Model
+from moeviz.costs.laws.published import LAWS
 from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import (
@@ -47,6 +50,7 @@ from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
 from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
+from moeviz.pictures.costs.scaling_laws import scaling_laws
 from moeviz.pictures.costs.training_cost import COMPARED, bill_of, training_cost
 from moeviz.pictures.svg import si, three
 
@@ -160,6 +164,27 @@ def test_the_ledgers_table_has_every_claim():
     named = ("unselected_not_loaded", "cost_per_trillion", "dropping_degrades")
     numbers = re.findall(r"\(number (\d+)\)", text)
     assert numbers == [str([*CLAIMS].index(name) + 1) for name in named]
+
+
+# Scaling laws.
+
+
+@pytest.mark.parametrize(
+    ("total", "tokens", "fitted"),
+    [(3e9, 60e9, {"Abnar 2025", "Krajewski 2024", "Ludziejewski 2025", "Ling 2025"}),
+     (1.6e12, 300e9, set())],
+)  # fmt: skip
+def test_a_law_is_thick_where_it_was_fitted(total, tokens, fitted):
+    picture = scaling_laws(total=total, share=0.01, tokens=tokens, granularity=8)
+    thick = {
+        thing.get("data-kin")
+        for thing in parse(picture)[0].findall(".//*[@class='k']")
+        for mark in thing
+        if "stroke-width:4" in mark.get("style", "") or mark.get("r") == "2.4"
+    }
+    assert thick == {name.replace(" ", "_") for name in fitted}
+    assert picture.summary == disagreement(answers(Model(total, 0.01, tokens, 8)))
+    assert [row[0] for row in picture.rows] == [*LAWS]
 
 
 # Caches and training.

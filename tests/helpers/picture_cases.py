@@ -31,6 +31,7 @@ from moeviz.pictures.costs.model_parts import PARTS
 from moeviz.pictures.costs.offloading import LINKS, offloading
 from moeviz.pictures.costs.one_token import STEPS
 from moeviz.pictures.costs.placement import placement
+from moeviz.pictures.costs.scaling_laws import scaling_laws
 from moeviz.pictures.costs.training_cost import COMPARED, TOLD, training_cost
 from moeviz.pictures.kernels.contenders import contenders
 from moeviz.pictures.kernels.dispatch import dispatch
@@ -702,6 +703,8 @@ def _costs():
                    hit=next(hits))  # fmt: skip
     yield "experts placed", partial(placement, read_figures("placement"))
     yield "caches of experts", partial(expert_caches, read_figures("caches"))
+    for total, tokens in ((1.6e12, 300e9), (3e9, 60e9), (1e7, 1e8)):
+        yield case(scaling_laws, total=total, share=0.01, tokens=tokens, granularity=8)
     yield case(decode_batch, **STEP)
     yield case(decode_batch, **STEP, shown="speed", critical=True)
 

@@ -39,14 +39,18 @@ class Answer:
     @property
     def sentences(self) -> str:
         """What the law says, and how far it was asked beyond its runs."""
-        fewer, claimed = f"{self.fewer_flops:.3g}", f"{1 / self.model.share:.3g}"
-        words = f"{self.law.short}: as good as a dense model of {size(self.dense)}, which takes "
-        words += f"{fewer} times the FLOPs; {claimed} times would be one of all its parameters"
+        words = (
+            f"{self.law.short}: as good as a dense model of {size(self.dense)}, at "
+            f"{self.fewer_flops:.3g} times fewer FLOPs."
+        )
         if self.losses is not None:
             own, dense = self.losses
-            words += f", whose loss is {dense - own:+.2f} of its own ({percent(dense / own, 1)})"
-        beyond = self.law.beyond(self.model)
-        return f"{words}. {beyond}".rstrip()
+            words += (
+                f" A dense model of all its parameters, at {1 / self.model.share:.3g} times its "
+                f"FLOPs, has {abs(dense - own):.2f} nats {'less' if dense < own else 'more'}: "
+                f"{percent(dense / own, 1)} of its loss."
+            )
+        return f"{words} {self.law.beyond(self.model)}".rstrip()
 
 
 def answers(model: Model) -> tuple[Answer, ...]:

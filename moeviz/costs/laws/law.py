@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from moeviz.checks import check_number
 
-FEWEST, MOST = 1e5, 1e16  # parameters between which a dense model of equal loss is looked for
+FEWEST, MOST = 1.0, 1e16  # parameters between which a dense model of equal loss is looked for
 HALVINGS = 100
 
 

@@ -84,8 +84,7 @@ KRAJEWSKI = LossLaw(
         Range("parameters", lambda model: model.total, 129e6, 3.7e9),
         experts(64, 64), tokens(16e9, 130e9), granularity(1, 16),
     ),
-    note="One law for dense models and one for MoE models of 64 experts: any other number is a "
-    "guess.",
+    note="One law for dense models and one for MoE models of 64 experts: it knows no other share.",
     loss=_krajewski,
     flops_per_token=_with_routing,
 )  # fmt: skip

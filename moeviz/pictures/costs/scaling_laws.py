@@ -1,0 +1,114 @@
+"""What published scaling laws say of one model as fewer of its parameters are met by a token."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from moeviz.costs.laws.answers import Answer, answers, disagreement
+from moeviz.costs.laws.law import Model, size
+from moeviz.costs.laws.published import LAWS
+from moeviz.pictures.axes import LogScale, Scale, axes, decades
+from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph, spots
+from moeviz.pictures.svg import INK, MUTED, OKABE_ITO, Picture, Svg
+from moeviz.words import percent
+
+WIDTH, HEIGHT, SIDE, WRAP = 560.0, 474.0, 396.0, 54
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 78.0, 330.0
+# From a half to 0.2 %, and the one of Krajewski's 64 experts.
+SHARES = tuple(sorted([*(0.5 * 0.004 ** (i / 40) for i in range(41)), 12 / 516], reverse=True))
+TICKS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+LINE, TITLE = 17.0, 18.0
+COLUMNS = (
+    "law", "dense model of equal loss", "times fewer FLOPs", "its loss", "loss of a dense model "
+    "of all its parameters", "beyond its runs", "what to know", "formula", "paper",
+)  # fmt: skip
+KEYS = tuple(
+    Key(name, OKABE_ITO[colour], mark=shape)
+    for name, colour, shape in zip(
+        LAWS, (4, 5, 2, 6, 7), ("circle", "square", "diamond", "cross", "ring"), strict=True
+    )
+)
+ALL, MET = Key("all its parameters", INK, "7 4"), Key("those a token meets", INK, "2 3")
+
+
+def scaling_laws(*, total: float, share: float, tokens: float, granularity: float) -> Picture:
+    """For a model of this size: which dense model each law holds to be as good after as many
+    tokens, from half the parameters met to 0.2 %, and at the chosen share in words. ValueError as
+    Model and answers."""
+    model = Model(total, share, tokens, granularity)
+    told = answers(model)
+    by_share = [answers(Model(total, each, tokens, granularity)) for each in SHARES]
+    svg = Svg(WIDTH, HEIGHT, "Scaling laws beside each other", disagreement(told))
+    title = f"{size(total)} parameters, {size(tokens)} tokens: as good as which dense model?"
+    heading(svg, title, "thick: within a law's runs · thin: beyond · upright: the chosen share")
+    x = LogScale(SHARES[0], SHARES[-1], LEFT, RIGHT)
+    dense = [each.dense for row in (*by_share, told) for each in row if each.dense < math.inf]
+    y = LogScale(*decades([*dense, total * SHARES[-1], total]), BOTTOM, TOP)
+    axes(
+        svg, x, y, x_label="share of its parameters that a token meets",
+        y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=size,
+        x_form=lambda value: f"{100 * value:g} %", above=True,
+    )  # fmt: skip
+    ends = SHARES[0], SHARES[-1]
+    curve(svg, x, y, [(each, total) for each in ends], ALL)
+    curve(svg, x, y, [(each, each * total) for each in ends], MET)
+    if ends[1] <= share <= ends[0]:
+        svg.line(x(share), TOP, x(share), BOTTOM, stroke=MUTED)
+    for i, key in enumerate(KEYS):
+        _law(svg, x, y, [row[i] for row in by_share], told[i], key)
+    legend(svg, LEFT, BOTTOM + 66, KEYS[:3], across=152, kin=True)
+    legend(svg, LEFT, BOTTOM + 90, KEYS[3:], across=152, kin=True)
+    legend(svg, LEFT, BOTTOM + 114, (ALL, MET), across=190)
+    _words(svg, told)
+    return svg.picture(COLUMNS, map(_row, told))
+
+
+def _law(svg: Svg, x: Scale, y: Scale, along: list[Answer], chosen: Answer, key: Key) -> None:
+    """A law's line, thin where it was not fitted, and its answer at the chosen share."""
+    values = [(each.model.share, each.dense) for each in along]
+    known = [not each.law.beyond(each.model) for each in along]
+    inside = [
+        (share, value if within else math.nan)
+        for (share, value), within in zip(values, known, strict=True)
+    ]
+    finite = [(share, value if value < math.inf else math.nan) for share, value in values]
+    with svg.thing(key.name, tip=_tip(chosen)):
+        curve(svg, x, y, finite, Key(key.name, key.colour, width=1.2))
+        if any(known):
+            curve(svg, x, y, inside, Key(key.name, key.colour, width=4))
+        if chosen.dense < math.inf and x.low >= chosen.model.share >= x.high:
+            mark(svg, key.mark, x(chosen.model.share), y(chosen.dense), key.colour, 5)
+    shown = [each for each in along if each.dense < math.inf]
+    places = [(x(each.model.share), y(each.dense)) for each in shown]
+    spots(svg, (f"{key.name} at", key.name), places, [_tip(each) for each in shown])
+
+
+def _tip(told: Answer) -> str:
+    return (
+        f"{told.law.short}, {percent(told.model.share, 1)} met: as good as a dense "
+        f"{size(told.dense)}, {told.fewer_flops:.3g} times fewer FLOPs"
+    )
+
+
+def _words(svg: Svg, told: tuple[Answer, ...]) -> None:
+    """Each law's answer at the chosen share, and how far it was asked beyond its runs."""
+    blocks = [textwrap.wrap(each.sentences, WRAP) for each in told]
+    lines = sum(map(len, blocks))
+    side = svg.beside(SIDE, 30 + LINE * lines + 10 * len(blocks))
+    share = percent(told[0].model.share, 1)
+    side.text(0, TITLE - 2, f"Where a token meets {share}", size=14, bold=True)
+    y = 2 * TITLE + 6
+    for key, block, each in zip(KEYS, blocks, told, strict=True):
+        with side.thing(key.name, tip=each.law.note or each.law.paper):
+            mark(side, key.mark, 7, y - 4, key.colour, 4)
+            paragraph(side, 20, y, block, LINE)
+        y += LINE * len(block) + 10
+
+
+def _row(told: Answer) -> tuple[object, ...]:
+    own, dense = ("", "") if told.losses is None else (f"{each:.3f}" for each in told.losses)
+    return (
+        told.law.short, size(told.dense), f"{told.fewer_flops:.3g}", own, dense,
+        told.law.beyond(told.model), told.law.note, told.law.formula, told.law.paper,
+    )  # fmt: skip
