@@ -10,7 +10,7 @@ import numpy as np
 from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.plot import Key, Stop, curve, heading, legend, mark, spots, track
 from moeviz.pictures.specialisation.domain_table import domain_table, table_size
-from moeviz.pictures.svg import INK, Picture, Svg
+from moeviz.pictures.svg import INK, Picture, Svg, shorten
 from moeviz.records.domain_look import Look, Sampled
 from moeviz.records.specialists import EFFECT, SPECIALIST
 from moeviz.words import percent
@@ -45,6 +45,9 @@ def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUF
     svg = Svg(*size, "Who likes which expert", told_look(look, beside))
     title = f"Layer {look.layer}: {look.tokens:,} tokens of each domain"
     note = "1 is no liking; framed: large, and beyond chance"
+    if look.model:
+        title = f"Layer {look.layer} of {shorten(look.model, 32)}"
+        note = f"{look.tokens:,} tokens of each domain; framed: large, and beyond chance"
     lift_table(svg, lift.lift, domains, title, note, lift.found(), _tips(look))
     control = look.by_tokens if beside == TOKENS_ALONE else None
     if control is not None:
