@@ -413,6 +413,7 @@ def test_an_empty_text_is_refused(folder):
 
 def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
     panel = panels.RouteText(pretrained.load(folder))
+    assert f"read by {folder.name}" in panel.picture.value
     assert "the layer's output differs from the model's own by" in said(panel)
     before = panel.picture.value
     panel.controls["text"].value = "12 + 7 = 19"
@@ -442,6 +443,7 @@ def test_a_real_layer_is_taken_apart_and_its_rows_give_its_output(folder):
     panel = panels.InsideLayer(real)
     assert "the layer's output differs from the model's own by" in said(panel)
     assert "weighting" not in panel.controls
+    assert f"read by {folder.name}, layer 1" in panel.picture.value
     panel.state = "inside_layer?stage=combine&layer=0&text=12 + 7 = 19"
     wait(lambda: "Done again in numpy" in said(panel), "the other layer")
     assert "differs from the model's own by" in said(panel)
