@@ -9,7 +9,7 @@ from moeviz.panels import shipped_model
 from moeviz.panels.base import Panel
 from moeviz.panels.controls import button, choice
 from moeviz.pictures import Picture
-from moeviz.pictures.specialisation.killed_experts import killed_experts
+from moeviz.pictures.specialisation.killed_experts import FRAMED, killed_experts
 from moeviz.records.killed import Killed
 
 RECORDED, HERE = "recorded", "this machine"
@@ -43,9 +43,9 @@ class KilledExperts(Panel):
     def draw(self) -> Picture | None:
         layer, here = self.values["layer"], self.values["figures"] == HERE
         killed = (self.live or self.recorded) if here else self.recorded
-        note = "framed: not by chance · recorded"
+        note = f"{FRAMED} · recorded"
         if here:
-            note = "framed: not by chance · computed here"
+            note = f"{FRAMED} · computed here"
             if self.live is None:
                 note = "recorded: press Run to compute it here"
         return self.shown(killed_experts(killed, layer, note=note))

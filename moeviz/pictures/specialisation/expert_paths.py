@@ -6,15 +6,16 @@ import math
 
 import numpy as np
 
-from moeviz.pictures.plot import expert_box, heading
-from moeviz.pictures.specialisation.domain_table import domain_table, table_size
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, expert_colour
+from moeviz.pictures.plot import expert_box, paragraph
+from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
+from moeviz.pictures.svg import INK, MUTED, OKABE_ITO, Picture, Svg, expert_colour
 from moeviz.records.expert_paths import Paths
 from moeviz.records.specialists import EFFECT
 from moeviz.words import percent
 
-ROW, TOP = 30.0, 78.0
+ROW, TOP = 30.0, 116.0
 BOX, BAR = 30.0, 74.0
+OFTEN = OKABE_ITO[4]  # of a line to an expert that these tokens visit more often than all do
 SHOWN = 16  # experts of a layer that have room; of more the likeliest are shown
 PEAK = 3.0
 
@@ -29,8 +30,13 @@ def expert_paths(paths: Paths, expert: int) -> Picture:
     height = TOP + max(map(len, columns)) * ROW + 10
     svg = Svg(560, height, "Where an expert's tokens go", told_paths(paths, expert))
     layer = paths.layers[paths.place]
-    heading(svg, f"The tokens of expert {expert} in layer {layer}",
-            "a bar: their share at an expert; its tick: of all tokens")  # fmt: skip
+    question = f"Which other experts do the tokens of expert {expert} in layer {layer} visit?"
+    svg.text(0, 16, question, size=14, bold=True)
+    svg.text(0, 37, _finding(paths, expert), bold=True)
+    paragraph(svg, 0, 56, (
+        "bar: the share of these tokens that visit an expert · tick: of all tokens",
+        "blue line: more often than all tokens do · press an expert to follow its own",
+    ), 17, fill=MUTED)  # fmt: skip
     start = 0.0, 0.0
     for place, experts in enumerate(columns):
         x = place * gap
@@ -52,6 +58,27 @@ def expert_paths(paths: Paths, expert: int) -> Picture:
     return svg.picture(("layer", "expert", f"tokens of expert {expert}", "all tokens"), rows)
 
 
+def _differs_most(paths: Paths, place: int, expert: int) -> int | None:
+    """The expert of a layer whose share of these tokens is farthest from its share of all; None
+    where no token visits the expert that is followed."""
+    off_E = np.abs(paths.share[place, expert] - paths.of_all[place])
+    return None if np.isnan(off_E).all() else int(off_E.argmax())
+
+
+def _finding(paths: Paths, expert: int) -> str:
+    """Where these tokens go otherwise than all: in the next layer, of the last one before it."""
+    place = paths.place + (-1 if paths.place + 1 == len(paths.layers) else 1)
+    if place < 0:
+        return ""
+    e = _differs_most(paths, place, expert)
+    if e is None:
+        return "No token visits it."
+    return (
+        f"{percent(paths.share[place, expert, e])} of them visit expert {e} of layer "
+        f"{paths.layers[place]}; of all tokens {percent(paths.of_all[place, e])} do."
+    )
+
+
 def _shown(share_E: np.ndarray, always: int | None) -> np.ndarray:
     """The experts that have room, in their order."""
     likeliest = np.argsort(-np.nan_to_num(share_E), kind="stable")[:SHOWN]
@@ -66,14 +93,19 @@ def _expert(svg: Svg, paths: Paths, place: int, e: int, expert: int, x: float, y
     own = place == paths.place
     tip = f"{name}: {percent(share)} of these tokens, {percent(of_all)} of all"
     press = None if own and e == expert else {"layer": place, "expert": e}
-    kin = f"e{e}" if own else f"l{place} e{e}"  # whom it meets in its own layer stands below
-    with svg.thing(kin, tip=f"{tip}; press to follow its tokens", press=press):
+    hint = "; press to follow its tokens" if press else ""
+    with svg.thing(_name(paths, place, e), tip=f"{tip}{hint}", press=press):
         expert_box(svg, x, y, BOX, 22, e, str(e), stroke=INK if own and e == expert else MUTED)
         svg.rect(x + BOX + 4, y + 4, BAR, 14, "transparent")
         width = 0.0 if math.isnan(share) else BAR * share
         svg.rect(x + BOX + 4, y + 4, width, 14, expert_colour(e), stroke=MUTED)
         tick = x + BOX + 4 + BAR * of_all
         svg.line(tick, y + 1, tick, y + 21, stroke=INK, width=2)
+
+
+def _name(paths: Paths, place: int, e: int) -> str:
+    """As a thing: an expert of the layer that is looked at is also in the table of meetings."""
+    return f"e{e}" if place == paths.place else f"l{place} e{e}"
 
 
 def _lines(
@@ -86,26 +118,46 @@ def _lines(
     if not neighbour:
         return
     for row, e in enumerate(experts):
-        share = float(paths.share[place, expert, e])
+        share, of_all = float(paths.share[place, expert, e]), float(paths.of_all[place, e])
         if math.isnan(share) or share < 0.04:
             continue
         y = TOP + row * ROW + 11
         ends = (start[0] + BOX + BAR + 8, x - 4) if later else (start[0] - 4, x + BOX + BAR + 8)
-        svg.line(ends[0], start[1] + 11, ends[1], y, stroke=MUTED, width=0.5 + 4.5 * share)
+        words = f"{percent(share)} of these tokens, {percent(of_all)} of all"
+        with svg.thing(_name(paths, place, int(e)), tip=words):
+            svg.line(ends[0], start[1] + 11, ends[1], y, width=0.5 + 7 * share,
+                     stroke=OFTEN if share > of_all else MUTED)  # fmt: skip
 
 
 def _meetings(svg: Svg, paths: Paths) -> None:
     """How much more often two experts of the layer meet at a token than their loads make them."""
     lift_EE = paths.meetings.lift
     names = [f"expert {e}" for e in range(len(lift_EE))]
-    part = svg.beside(*table_size(*lift_EE.shape))
+    head = Head(
+        f"Who is chosen together in layer {paths.layers[paths.place]}?",
+        f"times as often as the loads alone make it · framed: {EFFECT:g} times or more, and beyond "
+        "chance",
+        _most_together(paths),
+    )
+    part = svg.beside(*table_size(lift_EE, head.top(len(lift_EE))))
     tips = [[_met(paths, i, j) for j in range(len(names))] for i in range(len(names))]
     domain_table(
-        part, lift_EE, names, f"Who is chosen together in layer {paths.layers[paths.place]}",
-        "times as often as the loads alone make it", peak=PEAK,
+        part, lift_EE, names, head, peak=PEAK,
         ends=("never", f"{PEAK:g} times or more"), framed_DE=paths.often, tips=tips,
         corner="expert",
     )  # fmt: skip
+
+
+def _most_together(paths: Paths) -> str:
+    """The pair of experts that meets most beyond what its loads make."""
+    lift_EE = np.where(paths.often, np.nan_to_num(paths.meetings.lift), 0.0)
+    if not lift_EE.any():
+        return "No pair meets much more often than its loads make it."
+    one, other = divmod(int(lift_EE.argmax()), len(lift_EE))
+    return (
+        f"Experts {one} and {other} meet {lift_EE[one, other]:.1f} times as often as their loads "
+        "make them."
+    )
 
 
 def _met(paths: Paths, i: int, j: int) -> str:
@@ -123,17 +175,17 @@ def told_paths(paths: Paths, expert: int) -> str:
     layer = paths.layers[paths.place]
     words = []
     if paths.place + 1 < len(paths.layers):
-        share_E = paths.share[paths.place + 1, expert]
-        if not np.isnan(share_E).all():
-            of_all_E = paths.of_all[paths.place + 1]
-            e = int(np.abs(share_E - of_all_E).argmax())
+        e = _differs_most(paths, paths.place + 1, expert)
+        if e is not None:
+            share = paths.share[paths.place + 1, expert, e]
+            of_all = paths.of_all[paths.place + 1, e]
             words.append(
-                f"Of the tokens of expert {expert} in layer {layer}, {percent(share_E[e])} visit "
-                f"expert {e} of the next layer, of all tokens {percent(of_all_E[e])}"
+                f"Of the tokens of expert {expert} in layer {layer}, {percent(share)} visit "
+                f"expert {e} of the next layer, of all tokens {percent(of_all)}"
             )
         words.append(
-            f"The first expert here tells {percent(paths.told, 1)} of the first one there, "
-            f"{percent(paths.told_null, 1)} when tokens are shuffled"
+            f"A token's first expert here tells {percent(paths.told, 1)} of what there is to know "
+            f"of its first one there, {percent(paths.told_null, 1)} when tokens are shuffled"
         )
     else:
         words.append(f"Layer {layer} is the last one")

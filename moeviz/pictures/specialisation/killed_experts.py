@@ -8,7 +8,7 @@ import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, padded
 from moeviz.pictures.plot import heading, mark
-from moeviz.pictures.specialisation.domain_table import domain_table, table_size
+from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
 from moeviz.pictures.svg import INK, Picture, Svg, expert_colour, ink_on
 from moeviz.records.compare import LEVEL, holm
 from moeviz.records.killed import Killed
@@ -16,6 +16,7 @@ from moeviz.words import percent
 
 PEAK = 0.4  # nats per token, from which on a cell is as bright as can be
 ROOM = (70.0, 384.0), (232.0, 60.0)
+FRAMED = "framed: not by chance"
 
 
 def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
@@ -23,7 +24,14 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
     rise against the expert's load."""
     cost_DE, verdict = killed.cost[place].T, killed.verdicts(place)
     gaps, layer = killed.gaps(place), killed.layers[place]
-    svg = Svg(*table_size(*cost_DE.shape), "What each expert is worth", told_killed(killed, place))
+    head = Head(
+        "Is the busiest expert missed most?",
+        f"layer {layer} · a cell: rise of the loss without the expert, nats per token · "
+        f"{note or FRAMED}",
+        _finding(killed, place),
+    )
+    size = table_size(cost_DE, head.top(cost_DE.shape[1]))
+    svg = Svg(*size, "What each expert is worth", told_killed(killed, place))
     framed_DE = np.array([[verdict[e, d] != "open" for e in range(cost_DE.shape[1])]
                           for d in range(cost_DE.shape[0])])  # fmt: skip
     tips = [
@@ -34,10 +42,8 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
         ]
         for d, row in enumerate(cost_DE)
     ]
-    title = f"Layer {layer}: the loss without an expert"
-    domain_table(svg, cost_DE, killed.domains, title, note or "framed: not by chance", peak=PEAK,
-                 ends=("+0", f"+{PEAK:g} nats or more"), framed_DE=framed_DE, tips=tips,
-                 decimals=2)  # fmt: skip
+    domain_table(svg, cost_DE, killed.domains, head, peak=PEAK, decimals=2, tips=tips,
+                 ends=("+0", f"+{PEAK:g} nats or more"), framed_DE=framed_DE)  # fmt: skip
     _scatter(svg.beside(400, 290), killed, place)
     columns = ("domain", "expert", "share of its load", "rise, nats", "low", "high", "verdict")
     rows = (
@@ -48,9 +54,23 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
     return svg.picture(columns, rows)
 
 
+def _finding(killed: Killed, place: int) -> str:
+    """The answer in one sentence: the expert that is missed most, beside the busiest one."""
+    load_E, cost_E = killed.load[place].mean(0), killed.cost[place].mean(-1)
+    missed, busiest = int(cost_E.argmax()), int(load_E.argmax())
+    who = f"expert {missed} ({percent(load_E[missed])} of the load)"
+    most = f"without {who} the loss rises most, by {cost_E[missed]:.2f}"
+    if missed == busiest:
+        return f"Yes: {most} nats."
+    return (
+        f"No: {most}; without the busiest, expert {busiest} ({percent(load_E[busiest])}), by "
+        f"{cost_E[busiest]:.2f}."
+    )
+
+
 def _scatter(svg: Svg, killed: Killed, place: int) -> None:
     load_E, cost_E = killed.load[place].mean(0), killed.cost[place].mean(-1)
-    heading(svg, "Load and worth", "means over domains; dashed: the even share")
+    heading(svg, "Load and worth", "circle: an expert, mean over domains · dashed: even share")
     x = Scale(*padded([0.0, *load_E]), *ROOM[0])
     y = Scale(*padded([0.0, *cost_E], 0.1), *ROOM[1])
     ticks = [tick for tick in x.ticks(4) if tick >= 0]

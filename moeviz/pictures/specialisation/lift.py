@@ -9,8 +9,8 @@ import numpy as np
 
 from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.plot import Key, Stop, curve, heading, legend, mark, spots, track
-from moeviz.pictures.specialisation.domain_table import domain_table, table_size
-from moeviz.pictures.svg import INK, Picture, Svg, shorten
+from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
+from moeviz.pictures.svg import INK, Picture, Svg
 from moeviz.records.domain_look import Look, Sampled
 from moeviz.records.specialists import EFFECT, SPECIALIST
 from moeviz.words import percent
@@ -26,38 +26,35 @@ KEYS = {
 
 
 def lift_table(
-    svg: Svg, lift_DE: np.ndarray, domains: Sequence[str], title: str, note: str,
+    svg: Svg, lift_DE: np.ndarray, domains: Sequence[str], head: Head, top: float,
     framed_DE: np.ndarray | None = None, tips: Sequence[Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
-    """framed: cells with a frame, none where not given; tips: as of domain_table."""
+    """framed: cells with a frame, none where not given; tips and top: as of domain_table."""
     if tips is None:
         tips = [[f"lift {lift:.2f}" for lift in row] for row in lift_DE]
     framed_DE = np.zeros(lift_DE.shape, bool) if framed_DE is None else framed_DE
     ends = "lift 0", f"{PEAK:g} or more"
-    domain_table(svg, lift_DE, domains, title, note, peak=PEAK, ends=ends, framed_DE=framed_DE,
-                 tips=tips)  # fmt: skip
+    domain_table(svg, lift_DE, domains, head, peak=PEAK, ends=ends, framed_DE=framed_DE, tips=tips,
+                 top=top)  # fmt: skip
 
 
 def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUFFLED) -> Picture:
     """One layer from a sample: the lift, what it is beside, and the likings by size of sample."""
     domains, lift = look.domains, look.lift
-    size = table_size(*lift.lift.shape)
-    svg = Svg(*size, "Who likes which expert", told_look(look, beside))
-    title = f"Layer {look.layer}: {look.tokens:,} tokens of each domain"
-    note = "1 is no liking; framed: large, and beyond chance"
-    if look.model:
-        title = f"Layer {look.layer} of {shorten(look.model, 32)}"
-        note = f"{look.tokens:,} tokens of each domain; framed: large, and beyond chance"
-    lift_table(svg, lift.lift, domains, title, note, lift.found(), _tips(look))
+    head = Head(
+        "Which kind of text likes which expert?",
+        f"layer {look.layer}, {look.tokens:,} tokens of each domain · lift 1: no liking · "
+        f"framed: {EFFECT:g} or more, beyond chance",
+        _finding(look),
+    )
     control = look.by_tokens if beside == TOKENS_ALONE else None
-    if control is not None:
-        title, note = "From token ids alone", f"of the {percent(control.seen)} seen in both halves"
-    else:
-        title, note = "With shuffled sequences", "one shuffle of whole sequences among the domains"
-        if beside == TOKENS_ALONE:
-            note = "token ids need two sequences of each domain"
+    other = _other_head(look, beside)
+    top = max(each.top(lift.lift.shape[1]) for each in (head, other))
+    size = table_size(lift.lift, top)
+    svg = Svg(*size, "Who likes which expert", told_look(look, beside))
+    lift_table(svg, lift.lift, domains, head, top, lift.found(), _tips(look))
     table = lift.one_null if control is None else control.lift
-    lift_table(svg.beside(*size), table, domains, title, note)
+    lift_table(svg.beside(*size), table, domains, other, top)
     _sizes(svg.beside(430, 302), samples, look.tokens, lift.lift.size)
     columns = ("domain", "expert", "lift", "shuffled", "sd", "q", "beyond chance")
     rows = (
@@ -67,6 +64,33 @@ def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUF
         for d, e in np.ndindex(lift.lift.shape)
     )  # fmt: skip
     return svg.picture(columns, rows)
+
+
+def _finding(look: Look) -> str:
+    """How many likings there are, and how many of them are more than chance."""
+    lift = look.lift
+    likings, beyond = int(lift.likings.sum()), int(lift.found().sum())
+    return (
+        f"{likings} of {lift.lift.size} lifts are {EFFECT:g} or more. Shuffled sequences show "
+        f"{lift.null_likings:.1f}: {beyond or 'none'} of the {likings} "
+        f"{'is' if beyond == 1 else 'are'} beyond chance."
+    )
+
+
+def _other_head(look: Look, beside: str) -> Head:
+    """What the second table is, and how it is to be read."""
+    control = look.by_tokens if beside == TOKENS_ALONE else None
+    if control is not None:
+        return Head(
+            "From token ids alone",
+            "as if a token's experts hung on the token and no context: where this table is like "
+            f"the other one, tokens explain it · {percent(control.seen)} of the tokens count, "
+            "those that are in both halves",
+        )
+    words = "whole sequences are dealt out anew among the domains: what is large here is noise"
+    if beside == TOKENS_ALONE:
+        words = f"token ids need two sequences of each domain; {words}"
+    return Head("With shuffled sequences", words)
 
 
 def _number(value: np.ndarray, decimals: int = 2) -> str:
@@ -140,11 +164,15 @@ def _count(number: int, one: str, many: str) -> str:
 
 def lift_tables(tables: Mapping[str, tuple[Sequence[str], np.ndarray]], *, summary: str) -> Picture:
     """Any tables of lifts beside each other, (domains, lift_DE) by the name above each."""
-    sizes = [table_size(*lift_DE.shape) for _, lift_DE in tables.values()]
+    heads = [Head(name, "1 is no liking") for name in tables]
+    tops = [h.top(t.shape[1]) for h, (_, t) in zip(heads, tables.values(), strict=True)]
+    sizes = [
+        table_size(lift_DE, top) for top, (_, lift_DE) in zip(tops, tables.values(), strict=True)
+    ]
     svg = Svg(*sizes[0], "Lifts side by side", summary)
-    for number, (name, (domains, lift_DE)) in enumerate(tables.items()):
+    for number, (domains, lift_DE) in enumerate(tables.values()):
         part = svg.beside(*sizes[number]) if number else svg
-        lift_table(part, lift_DE, domains, name, "1 is no liking")
+        lift_table(part, lift_DE, domains, heads[number], tops[number])
     rows = (
         (name, domains[d], e, _number(lift_DE[d, e]))
         for name, (domains, lift_DE) in tables.items()
