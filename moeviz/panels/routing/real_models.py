@@ -103,6 +103,8 @@ class RealModels(Panel):
                 control, values = self.controls[name], [value for _, value in options]
                 if list(control.options) != options:
                     before = control.value
+                    # A page whose slider stands beyond its new end would send that end back.
+                    control.index = 0
                     control.options = options
                     control.value = before if before in values else values[0]
 

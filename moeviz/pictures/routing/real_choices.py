@@ -40,8 +40,9 @@ def load_of_task(view: View) -> Picture:
     beside = "less than in any task" if violation[POOLED] < least else "not less than in each task"
     summary = (
         f"{view.where}: expert {busiest} takes {in_percent(load[busiest] / load.sum())} of the "
-        f"choices (MaxVio {violation[task]:.2f}), and {layer['effective_experts'][task]:.0f} of "
-        f"{len(load)} experts are in effect. Pooled over all tasks MaxVio is "
+        f"choices, {in_percent(1 / len(load))} would be even: as uneven as if "
+        f"{layer['effective_experts'][task]:.0f} of {len(load)} experts shared the work evenly. "
+        f"Its MaxVio is {violation[task]:.2f}. Pooled over all tasks MaxVio is "
         f"{violation[POOLED]:.2f}, {beside}."
     )
     keys = [own_key(view), OF_ALL] if task != POOLED else [OF_ALL]
@@ -105,7 +106,7 @@ def experts_of_a_batch(view: View) -> Picture:
         f"formula for even and independent tokens says {even:.1f}. In any order they touch "
         f"{lines[1][1][at]:.1f}, and tokens of all tasks mixed {lines[2][1][at]:.1f}."
     )
-    words = f"how many do {TOLD_BATCH} tokens touch?"
+    words = f"experts of {TOLD_BATCH} tokens"
     svg = framed(view, "Experts that a batch touches", words, summary, [key for key, _ in lines])
     each = [_batch_lines(view, layer["batch"]) for layer in view.figures["layers"]]
     over = [(key, [of[n][1][at] for of in each]) for n, (key, _) in enumerate(lines)]

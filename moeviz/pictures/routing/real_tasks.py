@@ -34,14 +34,15 @@ TOLD = Key("tasks as they are", BLUE)
 WITHOUT = Key("without their shared start", "#009e73", "9 3 2 3")
 SHUFFLED = Key("sequences shuffled", GREY, "2 3")
 ALONE = Key("independent choices (too low)", GREY, "2 3")
-FOUND, NULL = Key("in one task", BLUE), Key("in one stretch of one task", RED, "7 3")
+FOUND = Key("specialists of a task", BLUE)
+NULL = Key("by chance: stretches of one task instead of tasks", RED, "7 3")
 
 
 def information(view: View) -> Picture:
     """How much an expert tells of the task over the layers, beside its null; and the experts that
     a task visits more often than the tasks do together."""
     told = view.layer["information"]
-    own = "without_shared_start" in view.layer
+    own, of_all = "without_shared_start" in view.layer, view.task == POOLED
     against = "with whole sequences shuffled" if own else "for independent choices"
     summary = (
         f"{view.name}, layer {view.layer['layer']}: an expert tells {percent(told['value'], 1)} of "
@@ -58,14 +59,15 @@ def information(view: View) -> Picture:
     layer_curves(svg, view, lines, "share of the tasks' entropy", in_percent)
     rows = [
         Bar(
-            f"expert {e}", share, f"{share / pooled:.1f} ×", (f"e{e}",),
+            f"expert {e}", share,
+            f"{share / pooled:.1f} × {view.whose(task) * of_all}".strip(), (f"e{e}",),
             f"expert {e}: {percent(share, 1)} of {view.whose(task)}, "
             f"{percent(pooled, 1)} of the mean task",
             tick=pooled,
         )
         for e, task, share, pooled in _liked(view)[:LISTED]
     ]  # fmt: skip
-    whose = "any task" if view.task == POOLED else view.whose(view.task)
+    whose = "the task that is named" if of_all else view.whose(view.task)
     note = f"bar: share of the choices of {whose}; tick: mean of the tasks; ×: the lift"
     bars(svg, rows, f"Visited more than elsewhere, layer {view.layer['layer']}", note)
     table = zip(view.layers, *([f"{v:.4f}" for v in line] for _, line in lines), strict=True)
@@ -116,9 +118,10 @@ def specialists(view: View) -> Picture:
         few, many = samples[0], samples[last]
         summary = (
             f"{where}: from {many:,} tokens a task {percent(layer['value'][last])} of the experts "
-            f"look like specialists ({percent(layer['null'][last], 1)} where there is one task "
-            f"only), and from {few} tokens {percent(layer['value'][0])} "
-            f"({percent(layer['null'][0])})."
+            f"are specialists, and {percent(layer['null'][last], 1)} would be by chance. From "
+            f"{few} tokens {percent(layer['value'][0])} look like specialists, and "
+            f"{percent(layer['null'][0])} do by chance. Chance: stretches of a single task stand "
+            "in the tasks' place."
         )
         lines = [
             (FOUND, view.over_layers("specialists", "value", last)),
@@ -132,9 +135,7 @@ def specialists(view: View) -> Picture:
         lines = [(FOUND, view.over_layers("specialists"))]
     keys = [key for key, _ in lines]
     svg = framed(view, "Specialists beside their null", "how many specialists?", summary, keys)
-    label = "share of experts that are specialists"
-    label += f", from {many:,} tokens a task" if own else ""
-    layer_curves(svg, view, lines, label, in_percent)
+    layer_curves(svg, view, lines, "share of experts that are specialists", in_percent)
     if own:
         _by_tokens(svg.beside(SIDE, 290), view, samples, layer)
     rows = [
@@ -200,12 +201,11 @@ def meetings(view: View) -> Picture:
         )
     summary = (
         f"{view.where}: {most}. {percent(told['often'] / told['of'])} of all pairs meet at least "
-        "1.5 times as often, beyond chance. Beside an even meeting of all experts "
-        f"{percent(told['popular'] / told['of'])} would seem to, but of those "
-        f"{percent(1 - told['both'] / max(told['popular'], 1))} are experts that are popular, no "
-        "more."
+        "1.5 times as often as their loads make them, beyond chance. If popularity is left out "
+        f"of account, {percent(told['popular'] / told['of'])} seem to; "
+        f"{percent(1 - told['both'] / max(told['popular'], 1))} of those are merely popular."
     )
-    popular = Key("seem to, beside an even meeting", RED, "7 3")
+    popular = Key("if popularity is left out of account", RED, "7 3")
     keys = own_key(view), popular
     each = [layer["together"][view.task] for layer in view.figures["layers"]]
     lines = [
