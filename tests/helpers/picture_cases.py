@@ -550,7 +550,7 @@ def _training():
     start = recorded_json("loud_and_quiet")
     for name, times in {"written": 0.0, "quietest": 0.0625, "loudest": 4.0}.items():
         quiet_to_loud = zip(listed, (0.0, 1.0, 4.0), strict=True)
-        scales = [replace(one, press={"scale": n}) for one, n in quiet_to_loud]
+        scales = [replace(one, press={"scale": n}, chosen=n == times) for one, n in quiet_to_loud]
         loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=scales)
         yield f"loud and quiet, {name}", loud
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]

@@ -152,6 +152,8 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
             mark(svg, "circle", at, high, MOE_AHEAD if s.ahead > 0 else DENSE_AHEAD, 5, stroke=INK)
             if s.chosen:
                 svg.circle(at, high, 9, "none", stroke=INK)
-                svg.text(at + 13, high - 7, f"{s.ahead:+z.3f}", bold=True, halo=True)
+                last = at + 60 > MAIN  # on its right there is no room
+                svg.text(at - 13 if last else at + 13, high - 7, f"{s.ahead:+z.3f}", bold=True,
+                         halo=True, anchor="end" if last else "start")  # fmt: skip
     label = "scale: how loud the MoE starts, times its dense twin"
     svg.text((x.start + x.end) / 2, bottom + 52, label, anchor="middle")
