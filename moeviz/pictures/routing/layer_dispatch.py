@@ -79,7 +79,7 @@ def _of_rows(layer: Anatomy, come: list[int], there: list[int]) -> str:
     if len(there) == len(come):
         return (
             f"{len(layer.row_token)} assignments sorted by expert: expert {busiest} gets "
-            f"{load_E[busiest]}, {int((load_E == 0).sum())} of {len(load_E)} experts get none."
+            f"{load_E[busiest]} of them; {_none_for(int((load_E == 0).sum()))}."
         )
     if not there:
         return f"All {len(come)} rows stand in token order: none has moved to its expert."
@@ -88,6 +88,11 @@ def _of_rows(layer: Anatomy, come: list[int], there: list[int]) -> str:
         f"{len(there)} of {len(come)} rows have moved: {named(token, layer.tokens[token])} goes to "
         f"expert {expert}, as row {there[-1]}."
     )
+
+
+def _none_for(idle: int) -> str:
+    """How many experts get no row."""
+    return "every expert gets one" if not idle else f"{idle} get{'s' * (idle == 1)} none"
 
 
 def _waiting_row(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 
-from moeviz.pictures.plot import expert_box, stages
-from moeviz.pictures.routing.names import bytes_note, named, read_by
+from moeviz.pictures.plot import expert_box, paragraph, stages
+from moeviz.pictures.routing.names import bytes_note, named
 from moeviz.pictures.svg import MUTED, Svg, shorten
 from moeviz.records.routes import Anatomy
 
 WIDTH = 560
 MAX_TOKENS, MAX_ROWS = 24, 96
 THREAD = 66  # height of what is told of the token that is followed, below the stations
-TOP = 130 + THREAD
+TOLD = 40  # and of what the stage shows, in two lines
+TOP = 130 + THREAD + TOLD
 ROW, LINE = 22, 18
 LEFT = 116.0  # names of tokens stand before it
 NOBODY, FOLLOWED = -1, "#d55e00"  # no token is followed; the frame of one that is
@@ -47,11 +49,11 @@ def frame(layer: Anatomy, stage: str, follow: int, note: str, summary: str, rows
     else:
         words = "Press a token's row: the token is followed through all stages."
         svg.text(WIDTH / 2, 66, words, anchor="middle", fill=MUTED)
-    svg.text(0, 56 + THREAD, formula, size=14 if len(formula) < 64 else 12, mono=True)
-    svg.text(0, 76 + THREAD, note, fill=MUTED)
-    whose = read_by(layer.meta) and f"{read_by(layer.meta)}, layer {layer.layer}"
-    below = whose or bytes_note(layer.tokens[: shown_tokens(layer)])
-    svg.text(0, 92 + THREAD, below, fill=MUTED)
+    paragraph(svg, 0, 58 + THREAD, textwrap.wrap(summary, 75), 17, bold=True)
+    below = THREAD + TOLD
+    svg.text(0, 56 + below, formula, size=14 if len(formula) < 64 else 12, mono=True)
+    svg.text(0, 76 + below, note, fill=MUTED)
+    svg.text(0, 92 + below, bytes_note(layer.tokens[: shown_tokens(layer)]), fill=MUTED)
     return svg
 
 

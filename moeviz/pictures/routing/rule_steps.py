@@ -60,8 +60,10 @@ def rule_steps(
     summary = _summary(steps, step, what)
     svg = Svg(WIDTH, base + 34, "A routing rule step by step", summary)
     # What it means, then what has changed; or the latter alone, in its place.
-    lines = [*filter(None, (_balance(matrix_TN, 0, what), told_change(steps, step)))] or [""]
-    heading(svg, f"Step {step + 1} of {len(steps)}: {title}", lines[0])
+    found = (_balance(matrix_TN, 0, what), told_change(steps, step))
+    lines = [*filter(None, found)] or [_most_wanted(matrix_TN, what)]
+    heading(svg, f"Step {step + 1} of {len(steps)}: {title}")
+    svg.text(0, 36, lines[0], bold=True)
     svg.text(0, 52, "".join(lines[1:]), fill=MUTED)
     for i, (name, other_TN) in enumerate(steps):
         x, width = i * frames, min(frames - 6, 44.0)
@@ -250,6 +252,13 @@ def _balance(matrix_TN: np.ndarray, axis: int, each: str) -> str:
         return f"The fullest {each} holds {times:.2f} times the mean one."
     same = f"ll {each}s have the same sum."
     return f"The load is even: a{same}" if each == "expert" else f"A{same}"
+
+
+def _most_wanted(matrix_TN: np.ndarray, what: str) -> str:
+    """Which column holds the largest value of most rows."""
+    count_N = np.bincount(matrix_TN.argmax(1), minlength=matrix_TN.shape[1])
+    n = int(count_N.argmax())
+    return f"{what.capitalize()} {n} has the best score of {count_N[n]} of {len(matrix_TN)} tokens."
 
 
 def _table(

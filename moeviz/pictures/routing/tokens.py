@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from moeviz.pictures.plot import box, expert_box, flow, heat_bar
-from moeviz.pictures.routing.names import bytes_note, lack, named, read_by, twins
+from moeviz.pictures.routing.names import bytes_note, lack, named, twins
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -46,7 +46,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     )
     missing = lack(trace, weights=True)
     summary = f"{summary} {missing}".strip()
-    note = " ".join(filter(None, [read_by(trace.meta) or bytes_note(trace.tokens), missing]))
+    note = " ".join(filter(None, [bytes_note(trace.tokens), missing]))
     top = 70 if note else 52
     svg = Svg(WIDTH, top + height, "Which expert takes each token", summary)
     share = percent(load[busiest] / max(load.sum(), 1))
@@ -155,7 +155,8 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     )
     if missing:
         summary = f"Layer {trace.layers[layer]}: the choices of {count} tokens. {missing}"
-    title = "choices" if missing else "router probability"
+    title = f"the router's probabilities go up to {peak:.2f}; even: {1 / num_experts:.2f}"
+    title = "the choices" if missing else title
     svg = Svg(WIDTH, top + num_tokens * row + 8, "Router probabilities", summary)
     svg.text(0, 16, f"Layer {trace.layers[layer]}: {title}", size=14, bold=True)
     low, high = ("not chosen", "chosen") if missing else ("probability 0", f"{peak:.2g}")
@@ -205,9 +206,11 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)
     for i in range(num_layers):
         base, name = top + i * (plot + gap) + plot, f"layer {layers[i]}"
-        svg.text(0, base - plot - 12, f"L{name[1:]}: share of assignments", size=14, bold=True)
+        busiest = int(share_LE[i].argmax())
+        most = f"expert {busiest} takes {percent(float(share_LE[i, busiest]))} of the assignments"
+        svg.text(0, base - plot - 12, f"L{name[1:]}: {most}", size=14, bold=True)
         with svg.thing(f"l{i}", tip=f"Show the text at {name}", press={"layer": i, "view": "text"}):
-            box(svg, 250, base - plot - 28, 110, 22, "none", "show its text", radius=6,
+            box(svg, 440, base - plot - 28, 110, 22, "none", "show its text", radius=6,
                 stroke=MUTED)  # fmt: skip
         for e in range(num_experts):
             height = plot * float(share_LE[i, e]) / peak
