@@ -226,3 +226,7 @@ def test_it_says_whether_it_is_causal(name, capacity, causal, substitute):
 def test_an_impossible_capacity_is_refused(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         Capacity(**values)
+
+
+def test_what_a_capacity_is_where_nothing_is_said():
+    assert Capacity() == Capacity(1.25, None, "position", "drop", "batch")

@@ -110,6 +110,12 @@ def test_a_checkpoint_of_other_shapes_types_or_settings_never_trips_a_step(
             "its moments of norm.weight do not fit",
         ),
         (
+            lambda a, h: a.update(
+                {k: a[k].astype("f8") for k in a if k[-12:] == ".norm.weight" and k[:3] == "opt"}
+            ),
+            "its moments of norm.weight do not fit",
+        ),
+        (
             lambda a, h: a.update({"model.norm.weight": a["model.norm.weight"].astype("f8")}),
             "model.norm.weight is of type float64, not float32",
         ),
@@ -121,3 +127,8 @@ def test_what_the_next_step_would_trip_over_is_named(change, sentence, saved, co
     save_arrays(tmp_path / "run", arrays, header, kind="checkpoint")
     with pytest.raises(ValueError, match=sentence):
         Trainer.resume(tmp_path / "run", corpus)
+
+
+def test_a_run_that_has_not_begun_is_resumed_too(corpus, tmp_path):
+    make(corpus, MODELS["moe"], validate_every=0).save(tmp_path / "run")
+    assert Trainer.resume(tmp_path / "run", corpus).step == 0

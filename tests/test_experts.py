@@ -132,6 +132,19 @@ def test_the_same_bits_in_every_run_and_every_backward_pass(backend):
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
 
 
+@every_backend
+def test_a_gradient_of_a_gradient_is_refused_where_it_would_be_wrong(backend):
+    case = make("zipf", 5, 3, 2, *widths(backend, (20, 33)))
+    leaves = case.leaves(torch.float32, device=device_of(backend))
+    loss = case.run(leaves, backend).square().sum()
+    (grad_x,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+    if backend in ("reference", "matmul"):  # by autograd alone
+        grad_x.sum().backward()
+    else:
+        with pytest.raises(RuntimeError, match="once_differentiable|no autograd formula"):
+            grad_x.sum().backward()
+
+
 @pytest.mark.parametrize("backend", ["auto", *["triton"] * ("triton" in BACKENDS)])
 def test_a_layer_is_one_graph_of_torch_compile_for_any_tokens(backend, monkeypatch):
     if backend == "triton":  # the routing too, as on a GPU

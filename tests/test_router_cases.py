@@ -107,6 +107,23 @@ def test_a_group_of_one_expert_scores_by_it_alone():
     assert torch.equal(plans[0].expert, plans[1].expert)
 
 
+def test_deepseek_v3_scores_a_group_by_its_two_best():
+    options = dict(d_model=6, num_experts=8, top_k=2, top_groups=1)
+    scores = [
+        build_router("deepseek_v3", num_groups=groups, **options).group_score for groups in (1, 2, 4)
+    ]
+    assert scores == ["max", "top2", "top2"]
+
+
+def test_at_most_all_experts_a_token_is_no_limit():
+    plans = [
+        build("expert_choice", max_experts=most)(normal(9, 6), context(9)).plan
+        for most in (None, 4)
+    ]
+    assert torch.equal(plans[0].expert, plans[1].expert)
+    assert torch.equal(plans[0].token, plans[1].token)
+
+
 def test_nothing_is_shared_out_evenly():
     """Where all is zero, and where a mean is."""
     assert cv_squared(torch.zeros(4)) == cv_squared(torch.ones(1)) == 0
