@@ -109,9 +109,7 @@ def test_a_group_of_one_expert_scores_by_it_alone():
 
 def test_deepseek_v3_scores_a_group_by_its_two_best():
     options = dict(d_model=6, num_experts=8, top_k=2, top_groups=1)
-    scores = [
-        build_router("deepseek_v3", num_groups=groups, **options).group_score for groups in (1, 2, 4)
-    ]
+    scores = [build_router("deepseek_v3", num_groups=n, **options).group_score for n in (1, 2, 4)]
     assert scores == ["max", "top2", "top2"]
 
 
