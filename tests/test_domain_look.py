@@ -9,6 +9,7 @@ from helpers.picture_cases import make_domain_trace, make_killed, make_settled, 
 from moeviz.experiments import saturation
 from moeviz.pictures.specialisation.expert_paths import told_paths
 from moeviz.pictures.specialisation.killed_experts import told_killed, told_layers
+from moeviz.pictures.specialisation.lift import told_look
 from moeviz.pictures.specialisation.settled import told_settled
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
@@ -121,7 +122,9 @@ def test_few_sequences_show_likings_that_shuffles_show_too_and_many_tell():
     assert many.likings == many.told == 2 and many.by_chance < 0.1
     seen = look(trace, 0, 50)
     assert seen.halves is None and seen.by_tokens is None and seen.sequences == 2
-    assert look(trace, 0, 2000).halves.both == 2
+    assert "show 2.0 (each domain is one sequence, " in told_look(seen)
+    seen = look(trace, 0, 2000)
+    assert seen.halves.both == 2 and "one sequence" not in told_look(seen)
 
 
 def test_worth_is_the_rise_of_each_domain_and_load_need_not_tell_it():

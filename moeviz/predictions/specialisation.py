@@ -46,8 +46,8 @@ def noise() -> Measured:
         "many"
     )
     because = (
-        "64 tokens are one sequence, and to deal one of each domain out anew only swaps their "
-        "names: such a sample cannot tell a domain from a sequence"
+        "64 tokens are one sequence of each domain, and a shuffle of six sequences only swaps "
+        "their names: so small a sample cannot tell a domain from a sequence"
     )
     if option == "none":
         because = "the domains differ much more than sequences of one domain do"
@@ -56,8 +56,8 @@ def noise() -> Measured:
 
 @prediction(
     "07.tokens",
-    "Suppose that a token's experts hung on the token alone, and not on the text around it. How "
-    "much of what the experts tell of the domain would be left?",
+    "Suppose that a token's experts depended on the token alone, and not on the text around it. "
+    "How much of what the experts tell of the domain would be left?",
     "next to nothing", "about a third", "about two thirds", "all of it",
 )  # fmt: skip
 def token_ids() -> Measured:
@@ -77,7 +77,7 @@ def token_ids() -> Measured:
     return Measured(option, figure, because)
 
 
-YES, MIDDLE, LEAST = "yes, most of all", "no, about as much as a middling one", "no, least of all"
+YES, MIDDLE, LEAST = "yes, most of all", "no, somewhere in the middle", "no, least of all"
 
 
 @prediction(

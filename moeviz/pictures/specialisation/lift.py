@@ -137,11 +137,14 @@ def told_look(look: Look, beside: str = SHUFFLED) -> str:
     """What the sample says, each figure beside its null; of token ids where they stand beside."""
     lift, experts = look.lift, look.lift.lift.shape[1]
     specialists = round(lift.specialists * experts) if experts else 0
+    # One sequence of each domain: every shuffle gives the same table, its rows in another order.
+    single = " (each domain is one sequence, whose names they swap)"
+    single *= look.sequences == len(look.domains)
     parts = [
         f"Layer {look.layer}, {look.tokens:,} tokens of each domain: {int(lift.likings.sum())} "
         f"likings, lifts of {EFFECT:g} or more",
-        f"Shuffled sequences show {lift.null_likings:.1f}, and {int(lift.found().sum())} are "
-        "beyond chance",
+        f"Shuffled sequences show {lift.null_likings:.1f}{single}, and {int(lift.found().sum())} "
+        "are beyond chance",
         f"{_count(specialists, 'expert gets', 'experts get')} {percent(SPECIALIST)} or more from "
         f"one domain; {experts * lift.null_specialists:.1f} would by chance",
         f"Experts tell {percent(look.information.normalised, 1)} of the domain, and "
