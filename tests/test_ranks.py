@@ -1,6 +1,7 @@
 """Training on several processes is a single process's: gloo, on this machine."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,6 +137,9 @@ def test_a_checkpoint_goes_on_in_another_arrangement(two, tmp_path):
     (folder / ".step-00000004.partial").mkdir()  # of a run that was killed while it saved
     assert two.ask("saved", steps=5, **given)[0] == ["step-00000005"]
     check(two.ask("resumed", folder=str(folder), data=2, expert=1, sharded=True), "float32")
+    for refusal, names in two.ask("full", folder=str(folder)):
+        assert re.fullmatch(r"Could not save .*No space left on device.*another path\.", refusal)
+        assert names == ["step-00000005"]
     part = max(folder.rglob("shard-*"))
     content = bytearray(part.read_bytes())
     content[-1] ^= 1

@@ -65,7 +65,7 @@ class SharedTrainer(Trainer):
             dcp.save(self._tensors(), storage_writer=writer)
         except CheckpointException as error:
             raise OSError(
-                f"Could not save {place} ({one_line(error)}); what stood there before is "
+                f"Could not save {place} ({_why(error)}); what stood there before is "
                 "untouched. Free some space or give another path."
             ) from None
         self._lead(lambda: self._complete(partial, place))
@@ -105,7 +105,7 @@ class SharedTrainer(Trainer):
         try:
             dcp.load(resumed._tensors(), storage_reader=reader)
         except CheckpointException as error:
-            raise ValueError(f"{place} does not fit its own header ({one_line(error)}).") from None
+            raise ValueError(f"{place} does not fit its own header ({_why(error)}).") from None
         resumed._check_steps(place)
         return resumed
 
@@ -153,6 +153,11 @@ def latest(folder: Path) -> Path:
     if not places:
         raise ValueError(f"{folder} holds no whole checkpoint; leave --resume out to begin a run.")
     return places[-1]
+
+
+def _why(error: CheckpointException) -> str:
+    """What the first process that failed says."""
+    return one_line(error.failures[min(error.failures)][0])
 
 
 def _check_parts(folder: Path, parts: list[tuple[str, str]]) -> None:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import datetime
+import errno
 import json
 import sys
 import time
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -155,6 +158,22 @@ def resumed(ranks, corpus, folder, *, data, expert, text=None, steps=3, sharded=
     return {"step": start, "errors": {"loss": loss, "model": model}, "same experts": True}
 
 
+def full(ranks, corpus, folder):
+    """The last process finds the disk full; what lies in the folder then."""
+    trainer = trainer_of(ranks, corpus, model_of(), 1, ranks.size)
+
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not ranks.leads:
+            patch.setattr(HuggingFaceStorageWriter, "write_data", no_space)
+        with pytest.raises(OSError) as refusal:
+            trainer.save(folder)
+    dist.barrier()
+    return str(refusal.value), sorted(path.name for path in Path(folder).glob("[!.]*"))
+
+
 def disagree(ranks, corpus):
     """Two processes with different seeds."""
     trainer_of(ranks, corpus, model_of(), 1, ranks.size, seed=ranks.rank)
@@ -171,5 +190,5 @@ def hang(ranks, corpus):
 
 CASES = {
     "equal": equal, "moved": moved, "saved": saved, "resumed": resumed, "disagree": disagree,
-    "hang": hang,
+    "full": full, "hang": hang,
 }  # fmt: skip
