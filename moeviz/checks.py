@@ -59,8 +59,13 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Another library's message, on one line and short enough for a sentence."""
-    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+    """Another library's message, on one line and short enough for a sentence: of a long one its
+    first sentences, or its first words."""
+    words = " ".join(str(error).split())
+    if len(words) > 200:
+        sentences, end, _ = words[:200].rpartition(". ")
+        words = sentences if end else words[:200].rpartition(" ")[0] + " …"
+    return words.rstrip(". ") or type(error).__name__
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from moeviz.checks import brief, check_choice, check_flag, check_number, check_whole
+from moeviz.checks import brief, check_choice, check_flag, check_number, check_whole, one_line
 
 NAMES = ("cosine", "constant")
 above = functools.partial(check_number, open_low=True)
@@ -51,3 +51,12 @@ def test_anything_else_is_refused_in_one_sentence(check, bounds, values, words):
         with pytest.raises(ValueError) as error:
             check("it", value, *bounds)
         assert str(error.value) == f"it must be {words}, got {brief(value)}."
+
+
+def test_a_long_message_ends_with_a_sentence_or_a_word():
+    for words, end in (
+        ("No network here. " + "Look at https://a.b/c. " * 20, "/c"),
+        ("word " * 90, "word …"),
+    ):
+        line = one_line(OSError(words.replace(" ", "\n")))
+        assert len(line) <= 202 and line.endswith(end)

@@ -14,13 +14,13 @@ WRONG = {
     ],
     "13.2": [
         (lambda logits, ids: real_models.weigh(logits, ids) + 1, "of its first token are"),
-        (lambda logits, ids: logits, "it must return weights [6, 3], as the ids are"),
+        (lambda logits, ids: logits.tolist(), "weights [6, 3], as the ids are, not [[0.1885"),
     ],
     "13.3": [
         (lambda load: (0, 0), "it gives 0.000 and 0.000; it must be"),
         (lambda load: 3, "it must return two numbers, (mean of the tasks, pooled), not 3."),
     ],
-    "13.4": [(5, "5 is of the right size, but it is not exact.")],
+    "13.4": [(5, "the answer is the number of a tool, 1 to 4, not 5.")],
 }
 # As right as the stated solution, and not it.
 RIGHT = {

@@ -33,6 +33,8 @@ from helpers.pictures import SVG, extent, marks, parse, presses, table, texts, t
 from moeviz.experiments.routers_on_a_text import every_name
 from moeviz.experiments.slots import drops_by_place
 from moeviz.experiments.slots_at_once import visit_chances
+from moeviz.host import read_figures
+from moeviz.panels.routing.real_models import QUESTIONS
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.batch import arrivals, so_far
 from moeviz.pictures.routing.capacity import by_place, changed
@@ -41,6 +43,7 @@ from moeviz.pictures.routing.layer_dispatch import in_token_order, moving_rows
 from moeviz.pictures.routing.layer_frame import MAX_TOKENS, STAGES
 from moeviz.pictures.routing.limits import NO_LIMIT, POOLS, leak, limits, told_signature
 from moeviz.pictures.routing.names import named
+from moeviz.pictures.routing.real_view import View
 from moeviz.pictures.routing.router_facts import BEFORE, NAMES, facts_of, finding, most_telling
 from moeviz.pictures.routing.routers import BAR, DROPPED, FEW, HOLLOW, SLOTS, UNSERVED, compare
 from moeviz.pictures.routing.rule_steps import rule_steps, told_change
@@ -706,3 +709,16 @@ def test_what_a_trace_lacks_is_said_and_never_drawn_as_a_number():
         lacks = "This trace holds no " in picture.summary
         assert lacks == (str(draw(whole, **rest)) != str(picture)), draw.__name__
         assert "This trace holds" not in draw(whole, **rest).summary
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_picture_of_a_real_model_names_a_task_where_its_answer_is_of_one(question):
+    recorded, (_, draw) = read_figures("real_traces"), QUESTIONS[question]
+    figures, source = recorded["deepseek_v2_lite"], recorded["sources"]["deepseek_v2_lite"]
+    heads = []
+    for task in ("law", "summary"):
+        picture = draw(View("a model", figures, source, 3, task))
+        answer = picture.summary.partition(": ")[2].partition(". ")[0]
+        heads.append((task in texts(picture)[0], answer))
+    named, answers = zip(*heads, strict=True)
+    assert set(named) == {answers[0] != answers[1]}

@@ -294,6 +294,13 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(damage, message, copy)
     assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 600
 
 
+@pytest.mark.parametrize("name", ["nowhere/at/all", "./nowhere", "file"])
+def test_a_folder_that_is_none_is_no_name_on_the_hub(name, folder):
+    name = str(folder / "config.json") if name == "file" else name
+    with pytest.raises(ValueError, match=f"^There is no folder '{name}'; give a folder with"):
+        pretrained.load(name)
+
+
 def test_what_the_files_hold_beyond_the_model_is_told(copy):
     rewrite(copy, num_hidden_layers=1)
     trace = pretrained.trace(pretrained.load(copy), TEXT)
@@ -310,6 +317,7 @@ def infinite(path):
     [
         (infinite, "Layer 0 of .* gives numbers that are not finite"),
         (lambda path: rewrite(path, num_experts_per_tok=5), "cannot read the text: selected index"),
+        (lambda path: rewrite(path, num_experts_per_tok=0), "Layer 0 chooses 0 experts a token"),
     ],
 )
 def test_a_model_that_cannot_read_is_refused_in_one_sentence(damage, message, copy):
@@ -405,6 +413,7 @@ def test_an_empty_text_is_refused(folder):
 
 def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
     panel = panels.RouteText(pretrained.load(folder))
+    assert f"read by {folder.name}" in panel.picture.value
     assert "the layer's output differs from the model's own by" in said(panel)
     before = panel.picture.value
     panel.controls["text"].value = "12 + 7 = 19"
@@ -434,13 +443,16 @@ def test_a_real_layer_is_taken_apart_and_its_rows_give_its_output(folder):
     panel = panels.InsideLayer(real)
     assert "the layer's output differs from the model's own by" in said(panel)
     assert "weighting" not in panel.controls
+    assert f"read by {folder.name}, layer 1" in panel.picture.value
     panel.state = "inside_layer?stage=combine&layer=0&text=12 + 7 = 19"
     wait(lambda: "Done again in numpy" in said(panel), "the other layer")
     assert "differs from the model's own by" in said(panel)
 
 
-def test_other_rules_are_put_on_a_real_models_own_scores(folder):
+def test_other_rules_are_put_on_a_real_models_own_scores(folder, copy):
     real = pretrained.load(folder)
+    rewrite(copy, num_experts_per_tok=3)
+    assert panels.CompareRouters(of=pretrained.load(copy)).controls["top_k"].value == 3
     panel = panels.CompareRouters(of=real, state="compare_routers?top_k=2&layer=1")
     wait(lambda: panel.drawn and "These are rules on the scores of" in said(panel), "the routers")
     tokens, given = pretrained.router_tokens(real, TEXT, layer=1)
@@ -455,14 +467,21 @@ def test_other_rules_are_put_on_a_real_models_own_scores(folder):
 
 
 def test_a_panel_refuses_what_is_no_source_in_one_sentence():
-    with pytest.raises(ValueError, match="or what watch.pretrained.load gives, got 'owner/model'"):
-        panels.RouteText("owner/model")
+    for make in (
+        panels.RouteText, panels.InsideLayer, panels.Specialisation,
+        lambda of: panels.CompareRouters(of=of),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="what watch.pretrained.load gives, got 'owner/model'"):
+            make("owner/model")
 
 
 def test_a_record_is_shown_with_its_own_text_alone(folder, tmp_path):
     pretrained.trace(pretrained.load(folder), TEXT).save(tmp_path / "trace.safetensors")
     panel = panels.RouteText(Trace.load_file(tmp_path / "trace.safetensors"))
     assert panel.controls["text"].disabled and "4 experts" in said(panel)
+    for make in (panels.InsideLayer, lambda of: panels.CompareRouters(of=of)):
+        with pytest.raises(ValueError, match="got a Trace: it says whom each token visits"):
+            make(panel.of)
 
 
 # From a terminal.
@@ -479,10 +498,15 @@ def test_the_command_writes_a_record_and_says_what_was_seen(folder, tmp_path, ca
         "parameters, as many as the calculator counts from its configuration.",
         "Weights: softmax over all experts, the chosen divided by their sum.",
         "largest relative error is",
+        f"panels.RouteText(Trace.load_file({str(out)!r}))",
     ):
         assert sentence in printed
     assert Trace.load_file(out).layers == (0, 1)
 
+    (tmp_path / "my.txt").write_bytes(b"")
+    assert cli.main([*command, "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "my.txt is empty; write" in printed.err and not printed.out, "nothing is loaded for it"
     (tmp_path / "my.txt").write_bytes(b"\xff\xfe")
     assert cli.main([*command, "--out", str(out)]) == 2
     assert "is not text in UTF-8" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_a_step_is_that_of_adamw_on_the_loss_and_the_weighed_router_losses(corpu
 
 @pytest.mark.parametrize("router", [*ROUTERS, "dense"])
 def test_a_batch_in_parts_learns_what_the_whole_batch_does(corpus, router):
-    """Every choice, loss and balancing state of every router, and in the memory of a part."""
+    """Every choice, loss and balancing state of every router, and one part at a time."""
     options = {"bias": "sign"} if router == "token_choice" else {}
     moe = (
         MoEConfig(4, 2, 8, router=router, options=options, num_shared=1)

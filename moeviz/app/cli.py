@@ -12,6 +12,12 @@ from pathlib import Path
 from moeviz import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
+TRACE = (
+    "Record where a real MoE model sends the first 512 tokens of a text. Needs pip install "
+    '"moeviz[models]". Before any weight is loaded, it says how much memory the weights take, and '
+    "refuses a model that does not fit. Nothing is written unless each layer's output comes out "
+    "again from the record."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -33,10 +39,13 @@ def main(argv: list[str]) -> int:
     experiment.add_argument("--out", type=Path, default=_data_folder(), help="folder to write to")
     experiment.add_argument("--seeds", type=int, default=5, help="for those that repeat over seeds")
     experiment.add_argument("--seconds", type=float, help="of a GPU, for those that name it")
-    trace = commands.add_parser("trace", help="record where a real model sends a text's tokens")
+    words = "record where a real model sends a text's tokens"
+    trace = commands.add_parser("trace", help=words, description=TRACE)
     trace.add_argument("--model", required=True, help="a name on the Hugging Face Hub, or a folder")
-    trace.add_argument("--text", type=Path, required=True, help="file of the text")
-    trace.add_argument("--out", type=Path, default=Path("trace.safetensors"), help="file to write")
+    trace.add_argument("--text", type=Path, required=True, help="file of the text, in UTF-8")
+    trace.add_argument(
+        "--out", type=Path, default=Path("trace.safetensors"), help="file to write; %(default)s"
+    )
     commands.add_parser("doctor", help="what this machine can run, and what to do about the rest")
     for name, says in (("lab", "start JupyterLab on the notebooks"), ("bench", "run a benchmark")):
         commands.add_parser(name, help=says, add_help=False)
@@ -115,11 +124,15 @@ def _trace(args: argparse.Namespace, _: list[str]) -> int:
         raise ValueError(
             f"{args.text} cannot be read ({error.strerror}); give a file of text."
         ) from None
+    if not text:
+        raise ValueError(f"{args.text} is empty; write a few words into it.")
     model = pretrained.load(args.model, say=print)
     traced = pretrained.trace(model, text)
     traced.save(args.out)
     print(pretrained.describe(traced))
-    print(f"Written to {args.out}.")
+    print(f"Written to {args.out}. In a notebook:")
+    print("  from moeviz import panels\n  from moeviz.records.routes import Trace")
+    print(f"  panels.RouteText(Trace.load_file({str(args.out)!r}))")
     return 0
 
 

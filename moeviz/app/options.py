@@ -21,8 +21,8 @@ HELP = {
     "its balancing losses alone: add --option weighting=raw",
     "router": "one of moeviz.routing.ROUTERS",
     "num_shared": "experts that all tokens visit",
-    "accumulate": "parts of a batch that are worked on one after the other, in the memory of one; "
-    "the result is the whole batch's",
+    "accumulate": "parts of a batch that are worked on one after the other, for memory; the result "
+    "is the whole batch's",
     "backend": "auto, or one of moeviz.backend",
     "steps": "with --resume, the checkpoint's where it is not given",
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.checks import brief
 from moeviz.exercises.answers import as_names, as_number, untouched
 
 # Given the answer: None where it is right, else one sentence on what is wrong.
@@ -167,7 +168,7 @@ def one_number(value: Any) -> float:
     """What a function gave, where that is one finite number."""
     number = as_number(value)
     if number is None:
-        raise Wrong(f"it must give one number, not {value!r}.")
+        raise Wrong(f"it must give one number, not {brief(value)}.")
     return number
 
 
@@ -178,7 +179,7 @@ def number_near(
     other value only the order of magnitude is told: more would lead to the answer by trying."""
     value = as_number(answer)
     if value is None:
-        return f"the answer is one number, not {answer!r}."
+        return f"the answer is one number, not {brief(answer)}."
     if abs(value - wanted) <= tolerance:
         return None
     for other, explanation in mistakes.items():

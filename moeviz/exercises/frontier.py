@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.checks import brief
 from moeviz.exercises.answers import as_number
 from moeviz.exercises.exercise import Mistake, Wrong, function_asked, number_asked
 
@@ -59,7 +60,7 @@ def _pair(given: Any) -> tuple[float, float]:
     values = [*given] if hasattr(given, "__iter__") and np.ndim(given) == 1 else []
     pair = [as_number(value) for value in values]
     if len(pair) != 2 or pair[0] is None or pair[1] is None:
-        raise Wrong(f"it must return two numbers, (all, active); this returned {given!r}.")
+        raise Wrong(f"it must return two numbers, (all, active); this returned {brief(given)}.")
     return pair[0], pair[1]
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import Wrong, function_asked, number_asked
+from moeviz.checks import brief
+from moeviz.exercises.answers import as_number
+from moeviz.exercises.exercise import Wrong, exercise, function_asked
 
 # 13.1
 
@@ -87,7 +89,7 @@ def _weights(given: Any) -> np.ndarray:
     except (TypeError, ValueError):
         found = np.zeros(0)
     if found.shape != (6, 3):
-        raise Wrong(f"it must return weights [6, 3], as the ids are, not {given!r}.")
+        raise Wrong(f"it must return weights [6, 3], as the ids are, not {brief(given)}.")
     return found
 
 
@@ -137,8 +139,8 @@ def balance(load_DE):
 
 
 def _loads() -> Sequence[tuple[np.ndarray]]:
-    """Tasks of unequal sizes with favourites of their own."""
-    rng = np.random.default_rng(1)
+    """Tasks of unequal sizes with favourites of their own, that hide each other when pooled."""
+    rng = np.random.default_rng(6)
     return [
         (np.stack([rng.multinomial(n, rng.dirichlet(np.ones(experts))) for n in sizes]),)
         for sizes, experts in (((900, 300, 60), 8), ((500, 500), 16))
@@ -151,7 +153,7 @@ def _two(given: Any) -> np.ndarray:
     except (TypeError, ValueError):
         found = np.zeros(0)
     if len(found) != 2 or not np.isfinite(found).all():
-        raise Wrong(f"it must return two numbers, (mean of the tasks, pooled), not {given!r}.")
+        raise Wrong(f"it must return two numbers, (mean of the tasks, pooled), not {brief(given)}.")
     return found
 
 
@@ -212,22 +214,31 @@ def captures() -> tuple[np.ndarray, np.ndarray, dict[int, Capture]]:
     return out_ETD, y_TD, four
 
 
-RIGHT = "add up its experts' outputs by its weights: the sum is the layer's output to rounding."
+RIGHT = "added up by its weights, its experts' outputs are the layer's output to rounding."
+GOOD = {
+    1: f"its weights are rounded to a byte, no more; {RIGHT}",
+    2: f"its two choices stand in another order, which a sum does not see; {RIGHT}",
+    4: RIGHT,
+}
 
-number_asked(
+
+def _wrong_capture(answer: Any) -> str | None:
+    number = as_number(answer)
+    if number not in (1, 2, 3, 4):
+        return f"the answer is the number of a tool, 1 to 4, not {brief(answer)}."
+    return GOOD.get(int(number))
+
+
+exercise(
     "13.4",
-    3,
-    {
-        1: f"its weights are rounded to a byte, no more: {RIGHT}",
-        2: f"its two choices stand in another order, which a sum does not see: {RIGHT}",
-        4: RIGHT[0].upper() + RIGHT[1:],
-    },
     "A capture is right if it gives the layer's own output again.",
     "out_ETD[expert_TK, np.arange(12)[:, None]] is [T, K, D]: weigh it, add over K, compare with "
     "y_TD by the norm.",
     difficulty=2,
     minutes=6,
+    asks="one number",
     solution="3",
+    mistakes=[*GOOD.items()],
     praise="Its ids are the largest logits, and this router's choice was corrected by a bias. "
     "Nothing in the ids alone would have told it.",
-)
+)(_wrong_capture)

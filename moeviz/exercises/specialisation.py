@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.checks import brief
 from moeviz.exercises.exercise import Wrong, exercise, function_asked
 from moeviz.experiments.faults import CASES
 
@@ -33,7 +34,7 @@ def _table(given: Any) -> np.ndarray:
     except (TypeError, ValueError):
         found = np.zeros(0)
     if found.ndim != 2 or not found.size:
-        raise Wrong(f"it must return a table [D, E], not {given!r}.")
+        raise Wrong(f"it must return a table [D, E], not {brief(given)}.")
     return found
 
 
@@ -117,7 +118,7 @@ def _labels(given: Any, length: int) -> np.ndarray:
     try:
         labels_T = np.asarray(given, dtype=float)
     except (TypeError, ValueError):
-        raise Wrong(f"it must return {length} whole numbers, not {given!r}.") from None
+        raise Wrong(f"it must return {length} whole numbers, not {brief(given)}.") from None
     if labels_T.shape != (length,) or not np.isin(labels_T, (0, 1, 2)).all():
         raise Wrong("it must return a domain for each token.")
     return labels_T.astype(int)

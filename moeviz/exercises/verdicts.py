@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.checks import brief
 from moeviz.exercises.exercise import Wrong, function_asked
 
 # Student's t of a 95 % interval, by the number of seeds.
@@ -42,7 +43,7 @@ def _numbers(count: int | None, what: str) -> Any:
         except (TypeError, ValueError):
             found = np.zeros(0)
         if found.ndim != 1 or not len(found) or count not in (None, len(found)):
-            raise Wrong(f"it must return {what}, not {given!r}.")
+            raise Wrong(f"it must return {what}, not {brief(given)}.")
         if not np.isfinite(found).all():
             raise Wrong("it returns numbers that are not finite.")
         return found

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from moeviz.model.experts import apply_experts
 from moeviz.routing import BaseRouter, Plan, RouteContext, RouterOut, SoftPlan
 
-Work = Callable[[Tensor, int], tuple[Tensor, ...]]
+Work = Callable[..., tuple[Tensor, ...]]
 
 
 class Division:
@@ -20,9 +20,10 @@ class Division:
 
     pieces: so many parts of the batch go through attention, experts and head one after the other.
     What the gradient of a piece needs is computed again when its turn comes, so that memory holds
-    one piece. A router alone sees the tokens of all pieces at once: choices that compare tokens,
-    capacities, losses and biases are those of the whole batch, and not means over pieces (which is
-    how an auxiliary loss comes to be weighed n times).
+    one piece, and of the others what passes between blocks. A router alone sees the tokens of all
+    pieces at once: choices that compare tokens, capacities, losses and biases are those of the
+    whole batch, and not means over pieces (which is how an auxiliary loss comes to be weighed n
+    times).
     """
 
     size = 1  # processes
@@ -86,15 +87,21 @@ class Division:
         """Of values of own_rows, those of all."""
         return values_b
 
-    def in_pieces(self, work: Work, x_N: Tensor) -> tuple[Tensor, ...]:
-        """work(rows of x_N, number of the first), piece by piece, and its results put together."""
+    def in_pieces(self, work: Work, x_N: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """work(rows of x_N, number of the first, rows of the others), piece by piece, and its
+        results put together."""
         pieces = min(self.pieces, len(x_N))
         if pieces < 2:
-            return work(x_N, 0)
+            return work(x_N, 0, *more)
+        each, longer = divmod(len(x_N), pieces)
+        sizes = [each + (piece < longer) for piece in range(pieces)]
         results, start = [], 0
-        for piece in x_N.tensor_split(pieces):
+        # Not slices: each would bring a gradient of all rows.
+        for parts in zip(*(values_N.split(sizes) for values_N in (x_N, *more)), strict=True):
             results.append(
-                checkpoint(work, piece, start, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(
+                    work, parts[0], start, *parts[1:], use_reentrant=False, preserve_rng_state=False
+                )
             )
-            start += len(piece)
+            start += len(parts[0])
         return tuple(torch.cat(parts) for parts in zip(*results, strict=True))

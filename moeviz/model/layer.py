@@ -148,20 +148,20 @@ class MoEFFN(KeepsFloat32):
         [T, D] and not yet multiplied by its factor."""
         route = self.division.route(self.router, x_TD, context)
         plan = self.division.own_plan(route.plan)
-        bypass = route.bypass if route.bypass is None else self.division.own_tokens(route.bypass)
+        bypass = () if route.bypass is None else (self.division.own_tokens(route.bypass),)
         # Autocast does not reach grouped_mm: its dtype is taken here.
         device = x_TD.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x_TD.dtype
         x_TD, w13_E2FD, w2_EDF = (v.to(dtype) for v in (x_TD, self.w13_E2FD, self.w2_EDF))
 
-        def work(x_tD: Tensor, start: int) -> tuple[Tensor, ...]:
-            end, part = start + len(x_tD), plan
+        def work(x_tD: Tensor, start: int, *bypass: Tensor) -> tuple[Tensor, ...]:
+            part = plan
             if isinstance(plan, Plan) and len(x_tD) < len(x_TD):
-                part = plan.of_tokens(start, end)
+                part = plan.of_tokens(start, start + len(x_tD))
             y_tD = self.division.experts(x_tD, part, w13_E2FD, w2_EDF, self.backend)
-            if bypass is not None:
-                y_tD = y_tD + bypass[start:end].to(y_tD.dtype)
+            for bypass_tD in bypass:
+                y_tD = y_tD + bypass_tD.to(y_tD.dtype)
             if self.shared is None:
                 return (y_tD,)
             shared_tD, _ = self.shared(x_tD, context)
@@ -169,7 +169,8 @@ class MoEFFN(KeepsFloat32):
 
         # A soft plan's slots read all tokens of a group.
         whole = not isinstance(plan, Plan)
-        return work(x_TD, 0) if whole else self.division.in_pieces(work, x_TD), route
+        parts = work(x_TD, 0, *bypass) if whole else self.division.in_pieces(work, x_TD, *bypass)
+        return parts, route
 
     @torch.no_grad()
     def fix_scale(self, ffn_scale: float, x_TD: Tensor, context: RouteContext) -> None:

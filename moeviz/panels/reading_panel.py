@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moeviz.checks import brief
 from moeviz.panels import shipped_model
 from moeviz.panels.base import Panel, Row
 from moeviz.pictures import Picture
@@ -25,6 +26,20 @@ def proof(error: float) -> str:
         "Computed again from this record, the layer's output differs from the model's own by "
         f"{error:.0e} of it, at the token where it is furthest."
     )
+
+
+def check_source(of: object, *, trace: bool = False) -> None:
+    """ValueError where a panel is given what it cannot read: neither a real checkpoint, nor, where
+    `trace`, a Trace."""
+    if of is None or hasattr(of, "tokenizer") or (trace and isinstance(of, Trace)):
+        return
+    if isinstance(of, Trace):
+        raise ValueError(
+            "of must be what watch.pretrained.load gives, got a Trace: it says whom each token "
+            "visits, and holds none of the layer's numbers; RouteText shows it."
+        )
+    allowed = "a Trace or what" if trace else "what"
+    raise ValueError(f"of must be {allowed} watch.pretrained.load gives, got {brief(of)}.")
 
 
 class ReadingPanel(Panel):

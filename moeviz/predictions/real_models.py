@@ -16,9 +16,9 @@ def _deepseek() -> dict[str, Any]:
     return recorded_run("real_traces")["deepseek_v2_lite"]
 
 
-def _of_tasks(figure: dict[str, Any]) -> float:
+def _of_tasks(figure: dict[str, Any]) -> Any:
     """The mean over tasks."""
-    return float(np.mean([value for task, value in figure.items() if task != "pooled"], axis=0))
+    return np.mean([value for task, value in figure.items() if task != "pooled"], axis=0)
 
 
 @prediction(
@@ -65,11 +65,13 @@ def specialists() -> Measured:
 )  # fmt: skip
 def batch() -> Measured:
     recorded = _deepseek()
-    at = recorded["batches"].index(BATCH)
-    consecutive = np.mean([*recorded["mean"]["batch"]["consecutive"].values()], axis=0)[at]
-    mixed = recorded["mean"]["batch"]["mixed"][at]
-    figure = f"they touch {consecutive:.1f}, and tokens of all tasks mixed touch {mixed:.1f}"
-    because = "loads are uneven, and neighbours in a text choose alike"
+    at, touched = recorded["batches"].index(BATCH), recorded["mean"]["batch"]
+    consecutive, shuffled = (_of_tasks(touched[order])[at] for order in ("consecutive", "shuffled"))
+    figure = (
+        f"they touch {consecutive:.1f}, tokens of one task in any order {shuffled:.1f}, and tokens "
+        f"of all tasks mixed {touched['mixed'][at]:.1f}"
+    )
+    because = "a task's loads are uneven, and besides, neighbours in a text choose alike"
     options = {"61 too": 61, "about 48": 48, "about 30": 30}
     return Measured(nearest(consecutive, options), figure, because)
 

@@ -82,10 +82,12 @@ def _visits(label_T: np.ndarray, expert_TK: np.ndarray, size: int, num_experts: 
 
 @dataclass(frozen=True)
 class Look:
-    """One layer of a sample. tokens: of the domain that has fewest; halves: None where a domain has
-    one sequence only; by_tokens: None where the trace does not know its tokens."""
+    """One layer of a sample. model: the real one that routed it, "" for the lab's own; tokens: of
+    the domain that has fewest; halves: None where a domain has one sequence only; by_tokens: None
+    where the trace does not know its tokens."""
 
     domains: tuple[str, ...]
+    model: str
     layer: int
     tokens: int
     sequences: int
@@ -102,6 +104,7 @@ def look(trace: DomainTrace, place: int, tokens: int, *, seed: int = 0) -> Look:
     can_be_halved = np.bincount(sample.domain, minlength=len(sample.domains)).min() > 1
     return Look(
         domains=trace.domains,
+        model=trace.meta.get("model", ""),
         layer=trace.layers[place],
         tokens=sample.shortest,
         sequences=len(sample.length),

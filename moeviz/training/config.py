@@ -25,7 +25,7 @@ class TrainConfig:
     lets it fall to a tenth in `restart_every` steps, again and again (warm restarts, Loshchilov and
     Hutter 2017).
     balance_weight, z_weight and cv_weight multiply the routers' losses (see `weight_of`).
-    accumulate: so many parts of a batch are worked on one after the other, in the memory of one;
+    accumulate: so many parts of a batch are worked on one after the other, which saves memory;
     losses, gradients and biases are those of the whole batch (see model.division.Division).
     Validation is measured every `validate_every` steps (0: never).
     """

@@ -29,7 +29,7 @@ from moeviz.panels.controls import (
     text_box,
     whole_slider,
 )
-from moeviz.panels.reading_panel import ReadingPanel, Values
+from moeviz.panels.reading_panel import ReadingPanel, Values, check_source
 from moeviz.panels.router_choice import BASELINE, FEWEST, RouterChoice
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.names import CLUSTERS
@@ -67,7 +67,7 @@ class CompareRouters(ReadingPanel):
     It opens on a recording, without torch; anything else loads torch and the model in the
     background. family: whose routers stand beside top-K at first. own: a rule
     weight_TE = own(scores_TE), compared as the router "Yours". of: a real checkpoint (see
-    watch.pretrained.load), whose own scores the rules are put on.
+    watch.pretrained.load), whose own scores the rules are put on; it opens on its own K.
     """
 
     hangs_on = ("routers", "source", "mode", "seed", "top_k", "capacity", "temperature", "noise")
@@ -95,13 +95,15 @@ class CompareRouters(ReadingPanel):
         own: Rule | None = None,
         of: Pretrained | None = None,
     ) -> None:
+        check_source(of)
         (_, meta), *_ = made = [recorded(top_k) for top_k in RECORDED]
         self.recorded = {k: of_k for k, (of_k, _) in zip(RECORDED, made, strict=True)}
         self.own, self.of = own, of
-        self._real = of
+        self._real, chosen = of, 1
         if of is not None:
-            from moeviz.watch.pretrained import layers_of
+            from moeviz.watch.pretrained import layers_of, top_k_of
 
+            chosen = top_k_of(of) or chosen
             layers = layers_of(of)
             self.recorded = {}
             meta = meta | {"layers": layers, "layer": layers[len(layers) // 2]}
@@ -113,7 +115,7 @@ class CompareRouters(ReadingPanel):
         self.presets = self._with_the_opening(OF_CHOICE if family in CHOOSING else self.presets)
         temperatures = [(f"{t:g}", t) for t in TEMPERATURES]
         noise = widgets.FloatSlider(0.0, min=0, max=2, step=0.1, description="Noise")
-        top_k = {"top_k": whole_slider("Choices K", 1, 4, 1)}
+        top_k = {"top_k": whole_slider("Choices K", 1, max(4, chosen), chosen)}
         sliders = [
             {
                 "capacity": slider("Capacity", FACTORS, NO_LIMIT),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import button, choice, layer_choice, slider, text_box, whole_slider
 from moeviz.panels.player import Player
-from moeviz.panels.reading_panel import ReadingPanel, Values
+from moeviz.panels.reading_panel import ReadingPanel, Values, check_source
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import in_token_order
@@ -47,6 +47,7 @@ class InsideLayer(ReadingPanel):
     }
 
     def __init__(self, of: Pretrained | None = None) -> None:
+        check_source(of)
         self.of, recorded = of, list[tuple[Values, Anatomy]]()
         if of is None:
             opening = recorded_trace(Anatomy, "inside_layer")

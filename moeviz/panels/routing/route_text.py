@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moeviz.checks import brief
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
-from moeviz.panels.reading_panel import ReadingPanel, Values
+from moeviz.panels.reading_panel import ReadingPanel, Values, check_source
 from moeviz.pictures import Picture
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.records.routes import Trace
@@ -34,16 +33,13 @@ class RouteText(ReadingPanel):
     presets = {name: {"text": text} for name, text in TEXTS.items()}
 
     def __init__(self, of: Pretrained | Trace | None = None) -> None:
+        check_source(of, trace=True)
         self.of, recorded = of, list[tuple[Values, Trace]]()
         if of is None or isinstance(of, Trace):
             trace = of or recorded_trace(Trace, "start_here")
             text = "".join(trace.tokens) if of else trace.meta["text"]
             numbers, recorded = trace.layers, [({"text": text}, trace)]
             self.presets = {} if of else self.presets
-        elif not hasattr(of, "tokenizer"):
-            raise ValueError(
-                f"of must be a Trace or what watch.pretrained.load gives, got {brief(of)}."
-            )
         else:
             from moeviz.watch.pretrained import layers_of
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from moeviz.pictures.plot import expert_box, paragraph, stages
-from moeviz.pictures.routing.names import bytes_note, named
+from moeviz.pictures.routing.names import bytes_note, named, read_by
 from moeviz.pictures.svg import MUTED, Svg, shorten
 from moeviz.records.routes import Anatomy
 
@@ -53,7 +53,9 @@ def frame(layer: Anatomy, stage: str, follow: int, note: str, summary: str, rows
     below = THREAD + TOLD
     svg.text(0, 56 + below, formula, size=14 if len(formula) < 64 else 12, mono=True)
     svg.text(0, 76 + below, note, fill=MUTED)
-    svg.text(0, 92 + below, bytes_note(layer.tokens[: shown_tokens(layer)]), fill=MUTED)
+    whose = read_by(layer.meta) and f"{read_by(layer.meta)}, layer {layer.layer}"
+    words = whose or bytes_note(layer.tokens[: shown_tokens(layer)])
+    svg.text(0, 92 + below, words, fill=MUTED)
     return svg
 
 

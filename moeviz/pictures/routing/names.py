@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moeviz.pictures.svg import shorten
 from moeviz.records.routes import Trace
@@ -23,6 +24,11 @@ def bytes_note(tokens: Sequence[str]) -> str:
     """What a byte of a letter stands for, where there is one."""
     byte = BYTE.search("".join(tokens))
     return f"{byte[0]}: {OF_A_BYTE}" if byte else ""
+
+
+def read_by(meta: Mapping[str, Any]) -> str:
+    """Which real model a record is of; "" for the lab's own."""
+    return f"read by {shorten(meta['model'], 40)}" if "model" in meta else ""
 
 
 def lack(trace: Trace, *, weights: bool = False, scores: bool = False) -> str:

@@ -106,7 +106,7 @@ def experts_of_a_batch(view: View) -> Picture:
         f"formula for even and independent tokens says {even:.1f}. In any order they touch "
         f"{lines[1][1][at]:.1f}, and tokens of all tasks mixed {lines[2][1][at]:.1f}."
     )
-    words = f"experts of {TOLD_BATCH} tokens"
+    words = f"how many do {TOLD_BATCH} tokens touch?"
     svg = framed(view, "Experts that a batch touches", words, summary, [key for key, _ in lines])
     each = [_batch_lines(view, layer["batch"]) for layer in view.figures["layers"]]
     over = [(key, [of[n][1][at] for of in each]) for n, (key, _) in enumerate(lines)]

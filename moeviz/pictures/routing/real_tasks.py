@@ -118,10 +118,9 @@ def specialists(view: View) -> Picture:
         few, many = samples[0], samples[last]
         summary = (
             f"{where}: from {many:,} tokens a task {percent(layer['value'][last])} of the experts "
-            f"are specialists, and {percent(layer['null'][last], 1)} would be by chance. From "
-            f"{few} tokens {percent(layer['value'][0])} look like specialists, and "
-            f"{percent(layer['null'][0])} do by chance. Chance: stretches of a single task stand "
-            "in the tasks' place."
+            f"look like specialists ({percent(layer['null'][last], 1)} where there is one task "
+            f"only), and from {few} tokens {percent(layer['value'][0])} "
+            f"({percent(layer['null'][0])})."
         )
         lines = [
             (FOUND, view.over_layers("specialists", "value", last)),
@@ -135,7 +134,9 @@ def specialists(view: View) -> Picture:
         lines = [(FOUND, view.over_layers("specialists"))]
     keys = [key for key, _ in lines]
     svg = framed(view, "Specialists beside their null", "how many specialists?", summary, keys)
-    layer_curves(svg, view, lines, "share of experts that are specialists", in_percent)
+    label = "share of experts that are specialists"
+    label += f", from {many:,} tokens a task" if own else ""
+    layer_curves(svg, view, lines, label, in_percent)
     if own:
         _by_tokens(svg.beside(SIDE, 290), view, samples, layer)
     rows = [

@@ -81,10 +81,11 @@ class View:
 
 def framed(view: View, title: str, words: str, summary: str, keys: Iterable[Key]) -> Svg:
     """The main part: the question, its answer (the first sentence of the summary), whose figures
-    they are, and the legend."""
+    they are, and the legend. Where the summary speaks of is what stands before its first colon."""
     svg = Svg(MAIN, TOP + CHART + 52, title, summary)
-    svg.text(0, 16, f"{view.where}: {words}", size=14, bold=True)
-    answer = summary.partition(": ")[2].partition(". ")[0].removesuffix(".") + "."
+    where, _, rest = summary.partition(": ")
+    svg.text(0, 16, f"{where}: {words}", size=14, bold=True)
+    answer = rest.partition(". ")[0].removesuffix(".") + "."
     lines = textwrap.wrap(answer[0].upper() + answer[1:], 78)
     paragraph(svg, 0, 37, lines, 17, bold=True)
     of = view.source

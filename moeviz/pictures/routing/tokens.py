@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from moeviz.pictures.plot import box, expert_box, flow, heat_bar
-from moeviz.pictures.routing.names import bytes_note, lack, named, twins
+from moeviz.pictures.routing.names import bytes_note, lack, named, read_by, twins
 from moeviz.pictures.svg import (
     INK,
     MUTED,
@@ -46,7 +46,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     )
     missing = lack(trace, weights=True)
     summary = f"{summary} {missing}".strip()
-    note = " ".join(filter(None, [bytes_note(trace.tokens), missing]))
+    note = " ".join(filter(None, [read_by(trace.meta) or bytes_note(trace.tokens), missing]))
     top = 70 if note else 52
     svg = Svg(WIDTH, top + height, "Which expert takes each token", summary)
     share = percent(load[busiest] / max(load.sum(), 1))

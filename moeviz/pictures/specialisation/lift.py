@@ -10,7 +10,7 @@ import numpy as np
 from moeviz.pictures.axes import LogScale, Scale, axes, short
 from moeviz.pictures.plot import Key, Stop, curve, heading, legend, mark, spots, track
 from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
-from moeviz.pictures.svg import INK, Picture, Svg
+from moeviz.pictures.svg import INK, Picture, Svg, shorten
 from moeviz.records.domain_look import Look, Sampled
 from moeviz.records.specialists import EFFECT, SPECIALIST
 from moeviz.words import percent
@@ -41,9 +41,10 @@ def lift_table(
 def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUFFLED) -> Picture:
     """One layer from a sample: the lift, what it is beside, and the likings by size of sample."""
     domains, lift = look.domains, look.lift
+    whose = f" of {shorten(look.model, 32)}" if look.model else ""
     head = Head(
         "Which kind of text likes which expert?",
-        f"layer {look.layer}, {look.tokens:,} tokens of each domain · lift 1: no liking · "
+        f"layer {look.layer}{whose}, {look.tokens:,} tokens of each domain · lift 1: no liking · "
         f"framed: {EFFECT:g} or more, beyond chance",
         _finding(look),
     )

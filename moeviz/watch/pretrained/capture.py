@@ -183,6 +183,10 @@ def _chosen(site: Site, columns: int = 1) -> Captured:
     """Experts that are called with tokens, chosen experts and weights: nearly every family.
     columns: the fewest choices that they can be called with; the surplus ones weigh 0."""
     x_TD, expert_TK, weight_TK = (site.given[n] for n in places(site, site.given))
+    if not expert_TK.shape[1]:
+        raise ValueError(
+            f"Layer {site.layer} chooses 0 experts a token; its config.json must say 1 at least."
+        )
     x_TD = flat(x_TD)
     alone_TC = torch.zeros_like(weight_TK[:, :1]).repeat(1, columns)
     alone_TC[:, 0] = 1

@@ -28,6 +28,10 @@ SMALLER = {
     "microsoft/Phi-tiny-MoE-instruct": 7.5e9,
     "ibm-granite/granite-3.1-1b-a400m-base": 2.7e9,
 }
+ON_THE_HUB = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+GIVE = (
+    "give a folder with a config.json, or a name on the Hub (owner/model) while there is a network"
+)
 NOT_KNOWN = {
     "doge": "its router finds experts by product keys, and has no score for each of them",
     "nllb-moe": "its experts are called with masks whose order is not known",
@@ -160,6 +164,9 @@ def _transformers() -> ModuleType:
 
 
 def _config(transformers: ModuleType, name: str) -> Any:
+    path = Path(name)
+    if not path.is_dir() and (path.exists() or not ON_THE_HUB.fullmatch(name)):
+        raise ValueError(f"There is no folder {brief(name)}; {GIVE}.")
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -169,9 +176,7 @@ def _config(transformers: ModuleType, name: str) -> Any:
                 "from a checkpoint. Give one whose family transformers itself knows."
             ) from None
         raise ValueError(
-            f"There is no checkpoint {brief(name)} that can be read: {one_line(error)}. Give a "
-            "folder with a config.json, or a name on the Hub (owner/model) while there is a "
-            "network."
+            f"There is no checkpoint {brief(name)} that can be read ({one_line(error)}); {GIVE}."
         ) from None
     return config
 

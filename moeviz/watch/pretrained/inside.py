@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
+from moeviz.costs import Architecture
 from moeviz.records.routes import Anatomy
 from moeviz.routing import RouteContext
 from moeviz.watch.pretrained.capture import flat, logits_of, sites, watched
@@ -20,6 +23,16 @@ SAME = 2e-2
 def layers_of(pretrained: Pretrained) -> tuple[int, ...]:
     """The numbers of the blocks with experts."""
     return tuple(sorted(site.layer for site in sites(pretrained.model)))
+
+
+def top_k_of(pretrained: Pretrained) -> int | None:
+    """How many experts a token visits, by the configuration; None where its type is not known, or
+    layers differ."""
+    config: Any = pretrained.model.config
+    try:
+        return Architecture.from_hf(config.to_dict()).moe.top_k
+    except ValueError:
+        return None
 
 
 @torch.no_grad()
