@@ -722,3 +722,15 @@ def test_a_picture_of_a_real_model_names_a_task_where_its_answer_is_of_one(quest
         heads.append((task in texts(picture)[0], answer))
     named, answers = zip(*heads, strict=True)
     assert set(named) == {answers[0] != answers[1]}
+
+
+def test_what_experts_add_is_never_told_as_nothing():
+    """In a real model an expert may add a thousandth."""
+    layer = make_anatomy()
+    small = replace(layer, row_output=layer.row_output * 1e-4, y=layer.y * 1e-4)
+    for stage in ("experts", "combine"):
+        picture = anatomy(small, stage, 0)
+        words = " ".join([*texts(picture), *tips(picture)])
+        lengths = re.findall(r"length (\d\S*)", words)
+        assert lengths and all(float(length) > 0 for length in lengths)
+        assert (table(picture, "length") > 0).all()

@@ -18,6 +18,7 @@ from moeviz.pictures.routing.layer_frame import (
     WIDTH,
     chip,
     frame,
+    length_of,
     marks_of,
     name,
     ring,
@@ -146,11 +147,11 @@ def _topk(layer: Anatomy, follow: int) -> Picture:
 def _experts(layer: Anatomy, follow: int) -> Picture:
     rows = shown_rows(layer)
     output_ND = layer.row_output[rows]
-    norm_N, load_E = np.linalg.norm(output_ND, axis=1), np.diff(layer.offsets)
+    load_E, lengths = np.diff(layer.offsets), [length_of(output_D) for output_D in output_ND]
     how = "" if "model" in layer.meta else ": W2 · (silu(W1 x) * W3 x)"
     summary = (
         f"Each expert transforms its own rows{how}. Lengths of what comes out "
-        f"run from {norm_N.min():.2f} to {norm_N.max():.2f}."
+        f"run from {min(lengths, key=float)} to {max(lengths, key=float)}."
     )
     note = f"{_values(output_ND)} of each row, and its length"
     svg = frame(layer, "experts", follow, note, summary, len(rows) * LINE)
@@ -164,16 +165,16 @@ def _experts(layer: Anatomy, follow: int) -> Picture:
         with svg.thing(f"e{expert}", f"t{token}", tip=f"expert {expert}: {load_E[expert]} rows"):
             chip(svg, 0, y + 1, 40, expert)
         with marks_of(
-            svg, layer, token, follow, f"e{expert}", tip=f"row {row}, length {norm_N[i]:.2f}"
+            svg, layer, token, follow, f"e{expert}", tip=f"row {row}, length {lengths[i]}"
         ):
             text = shorten(layer.tokens[token], 13)
             svg.text(50, y + 14, text, mono=True, size=13, bold=token == follow)
             shown_D = output_ND[i, :SHOWN_VALUES]
             svg.heat(left, y, width, LINE - 1, shown_D[None] / peak / 2 + 0.5)
-            svg.text(left + width + 12, y + 14, f"{norm_N[i]:.2f}")
+            svg.text(left + width + 12, y + 14, lengths[i])
             if token == follow:
                 ring(svg, left - 1, y - 1, width + 2, LINE)
-        table.append((int(row), expert, layer.tokens[token], f"{norm_N[i]:.3f}"))
+        table.append((int(row), expert, layer.tokens[token], length_of(output_ND[i], 3)))
     return svg.picture(("row", "expert", "token", "length"), table)
 
 
@@ -194,18 +195,18 @@ def _combine(layer: Anatomy, follow: int) -> Picture:
     ]
     shorts = [_few_terms(recipe) for recipe in recipes]
     width = WIDTH - LEFT - 16 - text_width(f"= {max(shorts, key=len, default='')}", 12)
-    norm_T = np.linalg.norm(layer.y, axis=1)
+    lengths = [length_of(y_D) for y_D in layer.y]
     peak = _signed_scale(svg, LEFT, shown_TD)
     for t, y_D in enumerate(shown_TD):
         y, kin = TOP + t * ROW, [f"e{e}" for e in layer.expert[t] if e >= 0]
-        with marks_of(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {norm_T[t]:.2f}"):
+        with marks_of(svg, layer, t, follow, *kin, tip=f"{recipes[t]}, length {lengths[t]}"):
             name(svg, layer, t, y + 16, follow)
             svg.heat(LEFT, y, width, ROW - 1, y_D[None, :SHOWN_VALUES] / peak / 2 + 0.5)
             svg.text(LEFT + width + 12, y + 16, f"= {shorts[t]}", mono=True)
             if t == follow:
                 ring(svg, LEFT - 1, y - 1, width + 2, ROW)
-    lengths = (f"{norm:.3f}" for norm in norm_T)
-    table = zip(range(len(recipes)), layer.tokens, recipes, lengths, strict=True)
+    exact = (length_of(y_D, 3) for y_D in layer.y)
+    table = zip(range(len(recipes)), layer.tokens, recipes, exact, strict=True)
     return svg.picture(("#", "token", "sum of", "length"), table)
 
 

@@ -85,8 +85,8 @@ def _thread(svg: Svg, layer: Anatomy, stage: str, token: int, centres: Mapping[s
         "softmax": [f"e{best}", f"{layer.score[token, best]:.2f}"],
         "top-k": [f"e{e} {w:.2f}" for e, w in chosen],
         "dispatch": [f"row {row}" for row in rows],
-        "experts": [f"length {np.linalg.norm(layer.row_output[row]):.2f}" for row in rows],
-        "combine": ["sum:", f"length {np.linalg.norm(layer.y[token]):.2f}"],
+        "experts": [f"length {length_of(layer.row_output[row])}" for row in rows],
+        "combine": ["sum:", f"length {length_of(layer.y[token])}"],
     }
     kin = [f"e{e}" for e, _ in chosen]
     with marks_of(svg, layer, token, token, *kin, tip="followed; press to let it go"):
@@ -124,6 +124,12 @@ def ring(svg: Svg, x: float, y: float, width: float, height: float) -> None:
 def chip(svg: Svg, x: float, y: float, width: float, expert: int) -> None:
     name = f"e{expert}" if width >= 26 else f"{expert}"
     expert_box(svg, x, y, width, 16, expert, name, bold=width >= 26, radius=3)
+
+
+def length_of(vector_D: np.ndarray, decimals: int = 2) -> str:
+    """Of a short one as many digits: in a real model an expert may add a thousandth."""
+    norm = float(np.linalg.norm(vector_D))
+    return f"{norm:.{decimals}f}" if norm >= 0.1 else f"{norm:.{decimals}g}"
 
 
 def shape_note(layer: Anatomy) -> str:
