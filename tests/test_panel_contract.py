@@ -104,6 +104,19 @@ def test_all_open_and_move_at_first_without_torch_and_well_within_3_seconds():
     assert all('role="status"' in s and "unexpected" not in s for s in statuses)
 
 
+@pytest.mark.parametrize("name", [n for n in MOVES if exhibit(n).told_in_picture])
+def test_a_sentence_that_the_picture_tells_is_for_ears_alone_and_no_other_is(name):
+    panel, number = exhibit(name)(), re.compile(r"\d[\d.,]*\d|\d")
+    for words in panel.presets:
+        panel._try(words)
+        assert " data-unseen " in panel.status.value
+        first = re.split(r"(?<=[.!?]) ", panel.drawn.summary)[0]
+        shown = number.findall(" ".join(drawn(panel).itertext()))
+        assert {*number.findall(first)} <= {*shown}, words
+    panel.say("There is no such model.")
+    assert "data-unseen" not in panel.status.value
+
+
 @every
 def test_nothing_moves_by_itself_on_opening(name):
     panel = exhibit(name)()

@@ -53,10 +53,20 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     buttons[words].click()
     assert wanted.items() <= at_ease(panel).values.items()
     assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
+    marks = [e.get("data-press", "") for e in drawn(panel).iter()]
+    elsewhere = {*wanted} - {press.partition("=")[0] for press in marks}
     for rest in (w for w in family(panel) if "moeviz-rest" in getattr(w, "_dom_classes", ())):
         inside = family(rest)
-        moved_there = any(panel.controls[n] in inside and wanted[n] != opening[n] for n in wanted)
+        moved = [n for n in elsewhere if wanted[n] != opening[n]]
+        moved_there = any(panel.controls[n] in inside for n in moved)
         assert rest.layout.display == "" or not moved_there, "what it sets is out of sight"
+
+
+def test_a_preset_leaves_more_shut_where_the_picture_shows_what_it_sets():
+    for name, words in (("ModelAnatomy", "Dense and sparse"), ("Claims", "Both at $2 an hour")):
+        panel = exhibit(name)()
+        panel._try(words)
+        assert not panel._more.value and panel.values != panel._opened_with
 
 
 OPENS_ON_ITS_FIRST = (

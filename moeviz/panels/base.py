@@ -52,6 +52,7 @@ class Panel(widgets.VBox):
     draws: ClassVar[Callable[..., Picture]]
     presets: dict[str, dict[str, Any]] = {}
     player: Player | None = None  # of a panel that is looked at step by step
+    told_in_picture = False  # whether the sentence repeats what is to be read in the picture
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -179,7 +180,7 @@ class Panel(widgets.VBox):
 
     def shown(self, picture: Picture) -> Picture:
         """A picture, and what it says in words."""
-        self.say(picture.summary)
+        self.say(picture.summary, seen=not self.told_in_picture)
         return picture
 
     @property
@@ -187,12 +188,12 @@ class Panel(widgets.VBox):
         """The values of all controls."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def say(self, sentence: str, *, unexpected: bool = False) -> None:
-        """One sentence to the learner, read out by screen readers.
+    def say(self, sentence: str, *, unexpected: bool = False, seen: bool = True) -> None:
+        """One sentence to the learner, read out by screen readers; for them alone if not seen.
 
         It has the room of the longest one so far and a little more, so that the picture below
         stays in its place while a slider moves."""
-        mark = ' class="moeviz-unexpected"' if unexpected else ""
+        mark = ' class="moeviz-unexpected"' if unexpected else "" if seen else " data-unseen"
         with self._lock:
             self.keep_room(len(sentence))
             room = ("room for words " * self._room)[: self._room]
@@ -261,11 +262,13 @@ class Panel(widgets.VBox):
 
     def _try(self, preset: str) -> None:
         """From the opening: what another preset has set is no part of this one. A learner's own
-        text stays. What it sets is in sight."""
+        text stays. What it sets is in sight: where no mark of the picture sets it, More opens."""
         opening = {n: v for n, v in self._opened_with.items() if not is_text(self.controls[n])}
         with self.guarded():
             self.state = written(self.kind, opening | self.presets[preset])
-            if any(self.values[name] != self._opened_with[name] for name in self._hidden):
+            drawn = self.drawn.svg if self.drawn else ""
+            unseen = [name for name in self._hidden if f'data-press="{name}=' not in drawn]
+            if any(self.values[name] != self._opened_with[name] for name in unseen):
                 self._more.value = True
 
     def set_controls(self, values: dict[str, Any]) -> None:

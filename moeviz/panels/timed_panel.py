@@ -78,7 +78,8 @@ class TimedPanel(Panel):
     def shown(self, picture: Picture) -> Picture:
         """A picture and what it says, unless a measurement is telling how far it is."""
         if not self._running:
-            self.say(picture.summary + self._note)
+            told = self.told_in_picture and not self._note
+            self.say(picture.summary + self._note, seen=not told)
         return picture
 
     def going_on(self, what: str) -> Callable[[int, int], bool]:

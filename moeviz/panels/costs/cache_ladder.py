@@ -12,6 +12,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 class CacheLadder(Panel):
     """From multi-head to latent attention, and what is compared when a factor is claimed."""
 
+    told_in_picture = True
     draws = cache_ladder
     presets = {
         "A long text": {"context": 131_072, "batch": 1},

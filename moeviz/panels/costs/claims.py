@@ -16,6 +16,7 @@ class Claims(Panel):
     """A claim, where it stands, the sum that tests it, and the verdict under what is assumed. The
     sliders are those of the chosen claim."""
 
+    told_in_picture = True
     # Each names all sliders, for its claim has others than the opening's; one that is out of sight
     # stands at 0.
     presets = {

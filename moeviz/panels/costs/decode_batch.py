@@ -21,6 +21,7 @@ V3 = {"model_name": "DeepSeek-V3 / R1", "plan": "fp8_block", "devices": 32, "bat
 class DecodeBatch(Panel):
     """Time of a step, tokens a second and experts touched by batch, beside the dense twin."""
 
+    told_in_picture = True
     draws = decode_batch
     presets = {
         "256 experts: DeepSeek-V3": V3,

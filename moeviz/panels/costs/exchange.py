@@ -21,6 +21,7 @@ class Exchange(Panel):
     """The way of one token and its copies, and who sends how many bytes to whom in one MoE layer,
     inside nodes and between them. Played, the copies travel leg by leg."""
 
+    told_in_picture = True
     draws = exchange
     presets = {
         "Even routing": {"skew": 0.0},

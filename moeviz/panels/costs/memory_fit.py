@@ -18,6 +18,7 @@ from moeviz.pictures.costs.memory_fit import CONTEXTS, COUNTS, memory_fit
 class MemoryFit(Panel):
     """Weights, cache and free memory as bars, one for each way to store the weights."""
 
+    told_in_picture = True
     draws = memory_fit
     presets = {
         "gpt-oss-120b on one H100": {

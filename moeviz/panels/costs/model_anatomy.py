@@ -29,6 +29,7 @@ class ModelAnatomy(Panel):
     """Where the parameters of two models lie and which of them one token meets; *yours* shows a box
     and reads the config.json in it, or says why it cannot."""
 
+    told_in_picture = True
     presets = {
         "Many small experts, few large ones": {"model": OPENING[0], "beside": OPENING[1]},
         "Dense and sparse": {"model": "GPT-3 175B", "beside": "DeepSeek-V3 / R1"},

@@ -30,6 +30,7 @@ GPUS = ("A100-80G SXM", "H100 SXM", "H800 SXM", "B200 SXM")
 class TrainingCost(Panel):
     """Every model on the same tokens at the same price; what is left is the architecture."""
 
+    told_in_picture = True
     presets = {
         "DeepSeek-V3's pre-training": {"model": "DeepSeek-V3 / R1", "tokens": 14.8, "mfu": 0.39},
         "Llama 3.1's run": {

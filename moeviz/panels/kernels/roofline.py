@@ -23,6 +23,7 @@ class Roofline(TimedPanel):
     machine for its ceilings and for what its backend reaches; recorded machines are there at once.
     """
 
+    told_in_picture = True
     presets = {
         "A prefill of 4,096": {"tokens": 4096},
         "Decoding 64 at once": {"tokens": 64},

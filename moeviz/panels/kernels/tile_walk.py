@@ -19,6 +19,7 @@ class TileWalk(Panel):
     """Nothing is timed here: tiles, starts and bytes of the recorded batch are counted. Played, the
     programs go from piece to piece."""
 
+    told_in_picture = True
     presets = {
         "Tile by tile": {"group": 1},
         "All tiles together": {"group": 8},
