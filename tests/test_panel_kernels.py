@@ -190,6 +190,10 @@ def test_the_recorded_cpu_of_the_prediction_is_a_button():
     panel._try("256 experts on a CPU")
     rows = {"loop over W[e]", "loop over W.unbind()", "grouped_mm"}
     assert rows < {*texts(panel.drawn)} and "CPU" in panel.controls["machine"].value
+    for against in ("dense, equal active FLOPs", "loop over W[e]"):  # the first was not timed there
+        panel.controls["against"].value = against
+        base = panel.controls["against"].value.replace("the fastest that routes", "grouped_mm")
+        assert f"{base} = 1×" in texts(panel.drawn), "as the picture has it"
 
 
 def test_the_layers_on_offer_are_those_of_the_machine(recorded):

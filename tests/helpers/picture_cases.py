@@ -614,6 +614,12 @@ def _kernels():
     cases = {f"case {i} <b>": contest for i, contest in enumerate(contests)} | {"none": None}
     for title in cases:
         yield f"contenders, {title}", partial(contenders, cases, title, where="here <i>")
+    name = "transformers Mixtral grouped_mm"
+    title = next(t for t, case in cases.items() if name in case["contenders"])
+    yield (
+        "contenders against a long name",
+        partial(contenders, cases, title, where="here", against=name),
+    )
 
 
 def _specialisation():

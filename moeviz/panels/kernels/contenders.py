@@ -20,6 +20,7 @@ class Contenders(TimedPanel):
     """Who is faster, forward and with the backward pass. Run measures this machine; recorded
     machines stand beside it where there are any."""
 
+    told_in_picture = True
     # Of the machine that it opens on, the recorded GPU; a recorded CPU adds one.
     presets = {
         "Many small experts": {"case": "Qwen3's layer, 32,768 tokens"},
@@ -36,7 +37,7 @@ class Contenders(TimedPanel):
         for name, run in recorded.items():
             if run["device"].get("kind") == "cpu":
                 title = _most_experts(self._by_machine[name])
-                setting = {"machine": name, "case": title}
+                setting = {"machine": name, "case": title, "against": FASTEST}
                 self.presets = {**self.presets, f"{title} on a CPU": setting}
         self._by_machine[HERE] = dict.fromkeys(f"{n} experts" for n in EXPERTS)
         first = next(iter(self._by_machine.values()))
@@ -91,6 +92,11 @@ class Contenders(TimedPanel):
     def draw(self) -> Picture | None:
         machine, timed, title, against = self.values.values()
         cases = self._by_machine[machine]
+        case = cases[title]
+        if case and timed not in case["contenders"].get(against, {}):
+            against = FASTEST  # as the picture has it, where the other was not timed
+            with self.quietly():
+                self.controls["against"].value = against
         picture = contenders(cases, title, where=machine, against=against, timed=timed)
         return self.shown(picture)
 

@@ -71,7 +71,7 @@ def contenders(
         _contender(svg, TOP + i * ROW, name, ran, base, scale, timed)
     if base:
         _divider(svg, scale(1), base, bottom)
-    words = "bar: the median of all rounds · on its end: their middle half · press another way"
+    words = "bar: the median of all rounds · on its end: their middle half · press a row to compare"
     paragraph(svg, 0, bottom + 56, [words, *reasons], fill=MUTED)
     _layers(svg, cases, title, timed)
     return svg.picture(COLUMNS, _table(case))
@@ -196,8 +196,8 @@ def _outcome(ran: Case, base: str | None, timed: str) -> str:
     if first is None:
         return "None that routes was timed so."
     median, words = _median(ran[first], timed), ""
-    if base and base != first:
-        words = f", {three(median / _median(ran[base], timed))}× {base.partition(',')[0]}"
+    if base == DENSE:  # others have long names, and their ratios stand at the bars
+        words = f", {three(median / _median(ran[base], timed))}× dense"
     return f"Fastest that routes: {first}, {_ms(median)}{words}."
 
 
