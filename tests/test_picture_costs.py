@@ -150,6 +150,8 @@ def test_every_claim_is_judged_at_both_ends_of_what_it_assumes(name):
         assert assumption.value in steps and sorted(set(steps)) == list(steps)
         assert (steps[0], steps[-1]) == (assumption.low, assumption.high)
         assert max(len(amount(v, assumption.unit)) for v in steps) < 24
+        if "/s" in assumption.unit:
+            assert all(amount(v, assumption.unit).endswith("/s") for v in steps)
         for value in (steps[0], steps[-1]):
             verdict = evaluate(name, **{assumption.name: value}).verdict
             assert f": {verdict}; " in claims(name, {assumption.name: value}).summary

@@ -86,7 +86,7 @@ def amount(value: float | None, unit: str) -> str:
     if unit == "year":
         return f"{value:g}"
     words = f"{value:,.4g}" if abs(value) < 1e3 else f"{value:,.0f}" if abs(value) < 1e6 else ""
-    unit = unit.removesuffix("s") if value == 1 else unit
+    unit = unit.removesuffix("s") if value == 1 and "/" not in unit else unit
     return f"{words or count(value)} {unit}".strip()
 
 
