@@ -26,7 +26,7 @@ LATENT, ANOTHER = "#009e73", "#56b4e9"
 # What a kind of attention keeps, in few words, and for the hover text of a row.
 SHORT = {
     "MHA": "full heads", "GQA": "grouped heads", "MQA": "one head", "MLA": "latent vectors",
-    "CSA": "an entry for 4 tokens", "HCA": "for 128", "Gated DeltaNet": "a state",
+    "CSA": "an entry for 4 tokens", "HCA": "one for 128", "Gated DeltaNet": "a state of fixed size",
     "window": "windows",
 }  # fmt: skip
 KEEPS = {

@@ -138,6 +138,8 @@ def _bars(svg: Svg, fits: dict[str, Fit], plan: str) -> None:
             svg.text(8, top + 8, PLANS[name], bold=True)
             svg.text(118, top + 8, _verdict(needed), bold=name == plan)
             sizes = f"weights {_gb(needed.weights.total)} + cache {_gb(needed.cache.total)} GB"
+            if name == "mxfp4_experts" and not needed.weights.part("routed_experts"):
+                sizes = "no experts: as in BF16"
             svg.text(WIDTH - 8, top + 8, sizes, anchor="end", fill=MUTED)
         _bar(svg, x, name, needed, top + 15)
     svg.line(EDGE, TOP - 20, EDGE, BOTTOM, stroke=INK, width=2)

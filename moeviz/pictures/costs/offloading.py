@@ -21,7 +21,7 @@ from moeviz.pictures.costs.memory_fit import PLANS as PLAN_NAMES
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.plot import Key, curve, heading, knob, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, SMALLEST, Picture, Svg, text_width, three
+from moeviz.pictures.svg import INK, MUTED, PAGE_GROUND, SMALLEST, Picture, Svg, text_width, three
 from moeviz.words import percent
 
 WIDTH, HEIGHT = 560.0, 526.0
@@ -226,23 +226,25 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
 
 
 def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float) -> None:
-    """The names of the curves, which are pressed, with what each gives at this hit rate, and of
-    what else is drawn."""
+    """The names of the curves, on them and pressed, with what each gives at this hit rate, and the
+    names of what else is drawn."""
     for name, link in LINKS.items():
         best = three(setup.speed(link, rate))
         tip = f"{link.label}, {link.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
         # A host that computes stands close above the fastest link: beside its name there is room.
-        left = x(0) + (6 if not link.host_computes else 200)
-        height = y(_clip(setup.speed(link, 0.0), y)) - 7
+        left = x(0) + (14 if not link.host_computes else 200)
+        height = y(_clip(setup.speed(link, 0.1), y)) + 4
         with svg.thing(name, tip=tip, press={"link": name}):
             words = f"{link.label}: {best}"
-            svg.rect(left - 4, height - 12, text_width(words, SMALLEST), 17, "transparent")
+            # The curve goes on behind the words: through their gaps its dashes would read as dots.
+            wide = text_width(words, SMALLEST)
+            svg.rect(left - 4, height - 12, wide, 16, PAGE_GROUND, opacity=0.9)
             svg.text(left, height, words, bold=link is chosen, halo=True)
     low = y(_clip(0.28 * setup.speed(chosen, 0.3), y)) + 4
     svg.text(x(30), low, "measured systems: 20 to 40 % of it", halo=True)
     even = setup.even_hit_rate
     late = even > 0.6
-    words = f"even routing hits {percent(even)}: so many fit"
+    words = f"even routing: {percent(even)} hits, as many as fit"
     svg.text(x(100 * even) + (-6 if late else 6), y.start - 8, words, halo=True,
              anchor="end" if late else "start")  # fmt: skip
     top = setup.speed(LINKS["pcie5"], 1.0)
@@ -250,7 +252,7 @@ def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float
     # Over the flat part, if there is one, unless what is chosen stands there.
     flat += -8 if flat > y.end + 42 else 18
     if setup.limit(LINKS["pcie5"], 0.9) == OWN:
-        svg.text(x.end, flat, f"{OWN} limits", anchor="end", halo=True)
+        svg.text(x.end, flat, f"limit: {OWN}", anchor="end", halo=True)
 
 
 def _key(link: Link, chosen: bool) -> Key:

@@ -143,7 +143,10 @@ def draw_way(
     wide = min(pitch - 16, 84)
     legs = way.present(STEPS[step])
     for leg, at_C in zip(legs, _side_by_side(way.source, legs, places, wide), strict=True):
-        _travel(svg, leg, places, at_C, traffic, moves=leg.step == STEPS[step])
+        x, y = places[leg.source]
+        start = x - wide / 2 + 9, y  # where a token lies in its device
+        _travel(svg, leg, start, (at_C, places[leg.target][1]), traffic,
+                moves=leg.step == STEPS[step])  # fmt: skip
     for device, at in places.items():
         _device(svg, device, at, wide, way, step, per_node)
     if received_C is not None:
@@ -204,11 +207,13 @@ def _side_by_side(
 
 
 def _travel(
-    svg: Svg, leg: Leg, places: dict[int, tuple[float, float]], at_C: Sequence[float],
+    svg: Svg, leg: Leg, start: tuple[float, float], end: tuple[Sequence[float], float],
     traffic: Traffic, *, moves: bool,
 ) -> None:  # fmt: skip
-    """A leg's copies at their target, and, while it moves, its line."""
-    (x, y), (to_x, to_y) = places[leg.source], places[leg.target]
+    """A leg's copies at their target, and, while it moves, its line to the midst of them. end: the
+    x of each copy, and their y."""
+    (x, y), (at_C, to_y) = start, end
+    to_x = sum(at_C) / len(at_C)
     each = traffic.dispatch_bytes_per_copy if leg.step in OUT else traffic.combine_bytes_per_copy
     key, per_node = BETWEEN if leg.crosses else WITHIN, traffic.devices_per_node
     what = "copy" if leg.step in OUT else "result"

@@ -123,11 +123,11 @@ def _tracks(svg: Svg, trillions: float, mfu: float, price: float) -> None:
     sliders have all."""
     x: Scale = LogScale(TRILLIONS[0], TRILLIONS[-1], LEFT + 20, RIGHT - 20)
     _track(svg, 86, "tokens", x, "tokens", TRILLIONS, trillions, lambda v: f"{v:g}T")
-    x = Scale(0, 1, x.start, x.end)
-    words = "share of peak (MFU)"
-    _track(svg, 118, words, x, "mfu", MFUS[::2], mfu, lambda v: percent(v))
-    x = Scale(0, PRICES[-1], x.start, x.end)
-    _track(svg, 150, "a device's hour", x, "price", PRICES[1::2], price, lambda v: f"${v:.2f}")
+    shares, prices = MFUS[::2], PRICES[1::2]
+    x = Scale(shares[0], shares[-1], x.start, x.end)
+    _track(svg, 118, "share of peak (MFU)", x, "mfu", shares, mfu, lambda v: percent(v))
+    x = Scale(prices[0], prices[-1], x.start, x.end)
+    _track(svg, 150, "a device's hour", x, "price", prices, price, lambda v: f"${v:.2f}")
 
 
 def _track(
@@ -210,7 +210,7 @@ def _sum(chosen: str, own: Bill, assumed: dict[str, Any]) -> dict[str, str]:
     each = _each(chosen).total
     short = six_n_d_flops(active_parameters(sizes_of(chosen)).total, 1).total
     return {
-        "FLOPs a token": f"{_giga(each)} (6 N: {_giga(short)})",
+        "FLOPs a token": f"{_giga(each)} (6 × active: {_giga(short)})",
         f"× {count(tokens)} tokens": f"{each * tokens:.3g} FLOPs",
         f"/ (peak × {percent(assumed['mfu'])})": f"{count(own.device_hours)} hours",
         f"× ${price:g} an hour": money(own.usd),

@@ -96,7 +96,7 @@ def _lines(
     heading(
         svg,
         "Padding, if few experts get most rows",
-        f"line: mean of {DRAWS} batches · dot: this one",
+        f"line: mean of {DRAWS} batches · dot: this one, drag it",
     )
     svg.text(0, 54, f"dotted: half a tile of {block} rows for each expert", fill=MUTED)
     axes(svg, x, y, x_label="skew: 0 even, 2 a few get most", y_label="% of computed rows")
@@ -135,7 +135,7 @@ def _skews(svg: Svg, x: Scale, y: Scale, curves: np.ndarray) -> None:
 
 def _experts(svg: Svg, load_E: np.ndarray, block: int, waste: float) -> None:
     """Each expert's rows as a pile of tiles, the busiest first, with what the last tile adds."""
-    left, right, base, top = 50.0, WIDTH - 6, 340.0, 76.0
+    left, right, base, top = 58.0, WIDTH - 6, 340.0, 76.0
     computed_E = -(-load_E // block) * block
     y = Scale(0, float(computed_E.max()) or 1.0, base, top)
     width = (right - left) / len(load_E)
