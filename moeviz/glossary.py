@@ -40,6 +40,8 @@ TERMS = (
          "MoE layer.", START),
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
          "numbers up to rounding, at different speeds.", INSIDE),
+    Term("balancer", "Decides which experts lie on which device, from the loads that they had, so "
+         "that all devices get equally much to do.", HARDWARE),
     Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
          "many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
@@ -111,6 +113,7 @@ TERMS = (
     Term("kernel", "A function that runs on a GPU, as many programs side by side.", KERNELS),
     Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
          "not compute them again.", HARDWARE, ("cache",)),
+    Term("LFU", "A cache that gives up what was asked for least often.", HARDWARE),
     Term("lift", "How much more a domain uses an expert than the domains do in the mean: 1 is no "
          "liking, 2 is twice as much.", SPECIALISATION),
     Term("liking", "A lift of 1.5 or more, whether or not chance has made it.", SPECIALISATION),
@@ -120,6 +123,7 @@ TERMS = (
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
     Term("loud", "A layer is loud or quiet by the size of its output.", ROUTING, ("quiet",)),
+    Term("LRU", "A cache that gives up what was asked for longest ago.", HARDWARE),
     Term("MaxVio", "The largest load over the mean load, minus 1. It is 0 when the load is even, "
          "and E − 1 when one expert has all tokens.", ROUTING),
     Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
@@ -161,6 +165,8 @@ TERMS = (
          "experts is below 1.", INSIDE),
     Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
          "add up to 1.", INSIDE, ("renormalise",)),
+    Term("replica", "One of several copies of an expert on different devices, which share its "
+         "tokens.", HARDWARE, ("replicas",)),
     Term("reserve", "Text that is kept for the final figures: neither training nor any choice has "
          "seen it.", TRAINED),
     Term("residual", "The path around a layer: the layer's output is added to its input.",

@@ -11,6 +11,7 @@ import torch
 from moeviz.costs.cost.memory import weight_bytes
 from moeviz.costs.cost.quantisation import QuantPlan
 from moeviz.costs.cost.traffic import offload_bound
+from moeviz.experiments.recorded import recorded_figures
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig, architecture_of
 from moeviz.records.caching import replay
 from moeviz.systems import packed_model
@@ -173,3 +174,16 @@ def test_a_full_disk_leaves_what_was_there(model, path, monkeypatch):
 def test_what_cannot_be_done_is_said(path, call, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         call(path)
+
+
+def test_the_recorded_runs_agree_with_the_arithmetic():
+    """Bytes to the last one; more slots load less; every run wrote what the model writes."""
+    recorded = recorded_figures("offloaded")
+    experts = recorded["expert_bytes"]
+    for run in recorded["runs"]:
+        assert run["same"] and run["bytes_read"] == run["computed"]
+        assert run["bytes_read"] == run["loads"] * experts[run["form"]]
+        assert run["hits"] + run["loads"] == run["asked"]
+    whole = {r["slots"]: r["loads"] for r in recorded["runs"] if r["form"] == "fp32"}
+    assert sorted(whole.values(), reverse=True) == [whole[slots] for slots in sorted(whole)]
+    assert experts["int4"] < experts["int8"] / 1.9 and experts["int8"] < experts["fp32"] / 3.9

@@ -24,6 +24,7 @@ from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
 from moeviz.pictures.costs.exchange import exchange
 from moeviz.pictures.costs.expert_caches import expert_caches
+from moeviz.pictures.costs.fewer_bits import fewer_bits
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import CONVENTIONS, model_anatomy
 from moeviz.pictures.costs.model_map import model_map
@@ -708,6 +709,7 @@ def _costs():
         yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,
                    hit=next(hits))  # fmt: skip
     yield "experts placed", partial(placement, read_figures("placement"))
+    yield "fewer bits", partial(fewer_bits, read_figures("quantised"))
     yield "caches of experts", partial(expert_caches, read_figures("caches"))
     for total, tokens in ((1.6e12, 300e9), (3e9, 60e9), (1e7, 1e8)):
         yield case(scaling_laws, total=total, share=0.01, tokens=tokens, granularity=8)
