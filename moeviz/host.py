@@ -42,6 +42,14 @@ def memory_bytes() -> float:
     return min(limits, default=math.inf)
 
 
+def free_memory_bytes() -> float:
+    """What other programs leave of the machine's memory; infinity where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        return 1024 * float(dict(line.split(":") for line in lines)["MemAvailable"].split()[0])
+    return math.inf
+
+
 def processor_name() -> str:
     return f"{platform.machine()} CPU, {cores()} cores"
 

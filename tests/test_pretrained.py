@@ -373,6 +373,10 @@ def test_a_device_that_is_not_there_is_refused(folder):
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(folder, monkeypatch):
+    with monkeypatch.context() as busy:
+        busy.setattr(checkpoint, "free_memory_bytes", lambda: 8e4)
+        with pytest.raises(ValueError, match=r"GB, of which 0\.1 MB are free: no real MoE"):
+            pretrained.load(folder)
     monkeypatch.setattr(checkpoint, "memory_bytes", lambda: 8e4)
     with pytest.raises(ValueError, match="needs 0.3 MB for its weights in float32, and this"):
         pretrained.load(folder)

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from moeviz.checks import brief, one_line
 from moeviz.costs import Architecture, parameters
-from moeviz.host import memory_bytes, package_version
+from moeviz.host import free_memory_bytes, memory_bytes, package_version
 from moeviz.text.tokenizer import BYTE_ALPHABET, readable
 from moeviz.watch.pretrained.capture import sites
 
@@ -49,8 +49,8 @@ class Pretrained:
 
     name: str
     model_type: str
-    model: nn.Module
-    tokenizer: Any
+    model: nn.Module = field(repr=False)  # screens of it
+    tokenizer: Any = field(repr=False)
     num_parameters: int
     counted: int | None
     unused: int = 0
@@ -209,15 +209,17 @@ def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> str:
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     count = max(_counted(config) or 0, sum(p.numel() for p in empty.parameters()))
     need = count * dtype.itemsize
-    have = memory_bytes()
+    have, free = memory_bytes(), free_memory_bytes()
     if device.startswith("cuda"):
-        have = torch.cuda.get_device_properties(device).total_memory
-    if need > 0.9 * have:
-        fitting = [other for other, size in SMALLER.items() if size < 0.9 * have]
+        free, have = torch.cuda.mem_get_info(device)
+    free = min(free, have)
+    if need > 0.9 * free:
+        fitting = [other for other, size in SMALLER.items() if size < 0.9 * free]
+        left = "" if need > 0.9 * have else f", of which {_gigabytes(free)} are free"
         advice = f"{fitting[0]} would fit" if fitting else "no real MoE checkpoint is that small"
         raise ValueError(
             f"{name} needs {_gigabytes(need)} for its weights in {str(dtype)[6:]}, and this "
-            f"machine has {_gigabytes(have)}: {advice}."
+            f"machine has {_gigabytes(have)}{left}: {advice}."
         )
     room = f", and this machine has {_gigabytes(have)}" if have < math.inf else ""
     return (
