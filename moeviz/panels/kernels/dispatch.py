@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from moeviz.checks import check_choice
 from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels import shipped_model
@@ -99,7 +101,8 @@ class Dispatch(ReadingPanel):
         return step
 
     def make(self, wanted: Values) -> None:
-        self.say("The kernels run on this batch…")
+        loads = "" if "triton" in sys.modules else " PyTorch and Triton load: some seconds, once."
+        self.say(f"The kernels run on this batch…{loads}")
         self.worker.ask(lambda: self._compute(wanted))
 
     def _compute(self, wanted: Values) -> None:

@@ -181,6 +181,8 @@ def _context(svg: Svg, context: int) -> None:
     svg.text(8, 94, "context", bold=True)
     stops = [Stop(x(c), f"{c:,} tokens", {"context": c}) for c in CONTEXTS]
     track(svg, 90, stops, x(context))
+    for c in (CONTEXTS[0], CONTEXTS[-1]):
+        svg.text(x(c), 114, f"{c:,}", anchor="middle", fill=MUTED)
     svg.text(WIDTH - 8, 94, f"{context:,} tokens", anchor="end", bold=True)
 
 

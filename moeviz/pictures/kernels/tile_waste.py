@@ -148,7 +148,8 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int, waste: float) -> None:
     svg.hatch(120, 48, 12, 12, PADDING)
     svg.text(138, 58, "padding: computed for nothing")
     every = block * -(-int(computed_E.max()) // (6 * block))
-    y_axis(svg, y, left, right, "rows", ticks=range(0, int(y.high) + 1, every), form=short)
+    y_axis(svg, y, left, right, ticks=range(0, int(y.high) + 1, every), form=short)
+    svg.text(10, (base + top) / 2, "rows", anchor="middle", rotate=-90)  # left of long numbers
     busiest = np.argsort(-load_E, kind="stable")
     for place, e in enumerate(busiest):
         load, computed, at, wide = load_E[e], computed_E[e], left + place * width, width - gap
@@ -165,7 +166,10 @@ def _experts(svg: Svg, load_E: np.ndarray, block: int, waste: float) -> None:
                 low, high = y(float(first)), y(float(min(first + step, load)))
                 svg.rect(at, high + (first + step < load), wide, low - high - gap, ROWS)
     svg.line(left, base, right, base)
-    svg.text((left + right) / 2, base + 35, "experts, the busiest first", anchor="middle")
+    words, low = "experts, the busiest first", int((load_E < block).sum())
+    if 0 < low < len(load_E):  # where some pile up most rows, the others' padding is too low to see
+        words += f" · {low} of {len(load_E)} do not fill one tile"
+    svg.text((left + right) / 2, base + 35, words, anchor="middle")
     if len(load_E) <= 16:
         for place, e in enumerate(busiest):
             at = left + (place + 0.5) * width
