@@ -188,3 +188,13 @@ def test_short_and_long_texts(text):
         panel.controls["pool"].value = pool
         move(panel, "text", text)
         assert drawn(panel).get("data-state") == panel.state, said(panel)
+
+
+def test_where_fewer_layers_are_on_offer_the_slider_never_stands_beyond_the_last():
+    """A page would send the last one back, and a preset would show that one."""
+    panel = panels.RealModels()
+    move(panel, "layer", 25)
+    layer, places = panel.controls["layer"], []
+    layer.observe(lambda _: places.append((layer.index, len(layer.options))), "_options_labels")
+    move(panel, "model", "olmoe")
+    assert places and all(index < count for index, count in places)
