@@ -84,7 +84,7 @@ def _other_head(look: Look, beside: str) -> Head:
     if control is not None:
         return Head(
             "From token ids alone",
-            "as if a token's experts hung on the token and no context: where this table is like "
+            "as if experts depended on the token and no context: where this table is like "
             f"the other one, tokens explain it · {percent(control.seen)} of the tokens count, "
             "those that are in both halves",
         )
