@@ -51,11 +51,11 @@ def frame(layer: Anatomy, stage: str, follow: int, note: str, summary: str, rows
         svg.text(WIDTH / 2, 66, words, anchor="middle", fill=MUTED)
     paragraph(svg, 0, 58 + THREAD, textwrap.wrap(summary, 75), 17, bold=True)
     below = THREAD + TOLD
-    svg.text(0, 56 + below, formula, size=14 if len(formula) < 64 else 12, mono=True)
-    svg.text(0, 76 + below, note, fill=MUTED)
+    svg.text(0, 54 + below, formula, size=14 if len(formula) < 64 else 12, mono=True)
+    svg.text(0, 71 + below, note, fill=MUTED)
     whose = read_by(layer.meta) and f"{read_by(layer.meta)}, layer {layer.layer}"
     words = whose or bytes_note(layer.tokens[: shown_tokens(layer)])
-    svg.text(0, 92 + below, words, fill=MUTED)
+    svg.text(0, 87 + below, words, fill=MUTED)
     return svg
 
 
