@@ -5,8 +5,7 @@ each time. At this size an expert is some hundred kilobytes and the processor's 
 of what the file costs; bytes and hits are those of any machine.
 
 runs/offloaded.json: tokens; prompt, its length; expert_bytes, by format; in_memory: tokens a second
-of the model, of its dense twin, and of it with the experts' weights as a format keeps them; runs, a
-list, one entry for each setting:
+of the model and of its dense twin; runs, a list, one entry for each setting:
     form, slots, from_disk  experts' format; experts of each layer that are kept in memory; whether
                             the system was asked to forget each expert that it had read
     asked, hits, loads      experts asked for, held when they were, and read from the file
@@ -99,7 +98,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     prompt_S = torch.from_numpy(tokenizer.encode(PROMPT).astype("int64"))
     twin = LanguageModel(model.config.dense_twin()).eval()
     kept = {form: quantised(model, experts_in(form)) for form in FORMS}
-    in_memory = {"MoE": model, "dense twin": twin} | {f"experts in {f}": kept[f] for f in FORMS[1:]}
+    in_memory = {"MoE": model, "dense twin": twin}
     speeds: dict[str, list[float]] = {name: [] for name in in_memory}
     turns: list[list[Figures]] = [[] for _ in SETTINGS]
     expert_bytes: dict[str, float] = {}

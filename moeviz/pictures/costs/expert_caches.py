@@ -89,7 +89,7 @@ def expert_caches(figures: Figures) -> Picture:
         y += ROW
     legend(svg, 0, bottom + 34, list(POLICIES.values())[:2], across=280, kin=True)
     legend(svg, 0, bottom + 56, list(POLICIES.values())[2:], across=280, kin=True)
-    return svg.picture(COLUMNS, map(_cells, every))
+    return svg.picture(COLUMNS, (*map(_cells, every), *_shared(figures)))
 
 
 def _stream(stream: str, figures: Figures) -> str:
@@ -138,7 +138,25 @@ def told(figures: Figures) -> str:
         f"cache and reaches {three(whole)} tokens/s at most; over {LINKS[LINK].label} that takes a "
         f"hit rate of {percent(rate)} without a load in vain."
     )
+    shared = figures["shared"]
+    lru, stale = (shared[policy][0]["hit_rate"] for policy in ("lru", "least_stale"))
+    sentences.append(
+        f"One cache for all layers with {shared['slots'][0]} slots a layer, fewer than a token "
+        f"asks for: LRU hits {percent(lru)}, and giving up what its layer did without longest hits "
+        f"{percent(stale)}."
+    )
     return " ".join(sentences)
+
+
+def _shared(figures: Figures) -> Iterator[tuple[object, ...]]:
+    """Rows of the caches that all layers share: they have no bound of their own here."""
+    shared = figures["shared"]
+    names = {"lru": "LRU", "least_stale": "least stale", "belady": "optimum"}
+    for policy, name in names.items():
+        for slots, each in zip(shared["slots"], shared[policy], strict=True):
+            rate, loads = percent(each["hit_rate"], 1), f"{each['loads']:.1f}"
+            stream = f"{shared['task']}, one cache for all layers"
+            yield (stream, name, slots, rate, loads, "", "", "")
 
 
 def _rate_of(speed: float, figures: Figures) -> float:
