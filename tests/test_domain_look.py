@@ -1,14 +1,23 @@
 """A record of many sequences and what it says of a layer, against loops and known answers."""
 
+import math
+import re
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from helpers.picture_cases import make_domain_trace, make_killed, make_settled, make_trace
 from moeviz.experiments import saturation
+from moeviz.pictures.specialisation.domain_table import below_colour
 from moeviz.pictures.specialisation.expert_paths import told_paths
-from moeviz.pictures.specialisation.killed_experts import told_killed, told_layers
+from moeviz.pictures.specialisation.killed_experts import (
+    PEAK,
+    killed_experts,
+    told_killed,
+    told_layers,
+)
 from moeviz.pictures.specialisation.lift import told_look
 from moeviz.pictures.specialisation.settled import told_settled
 from moeviz.records.domain_look import from_tokens, look, sampled
@@ -144,8 +153,28 @@ def test_worth_is_the_rise_of_each_domain_and_load_need_not_tell_it():
     assert "3 of 4 experts are missed by some domain" in told_layers(killed)
     words = told_killed(killed, 0)
     assert words.startswith("Layer 2: without expert 3 the loss rises most, by 0.150 nats")
-    assert "The busiest one, expert 0, has 40.0 % and costs 0.000." in words
+    assert "Without the busiest one, expert 0 (40.0 %), the loss rises by 0.000." in words
     assert "Of 8 pairs with a domain the loss rises in 3 and falls in 0" in words
+    assert "falls by" not in killed_experts(killed, 0).svg
+    sick = replace(killed, after=(2 * killed.before - killed.after).astype(np.float32))
+    picture = killed_experts(sick, 0, pressable=True)
+    heading = " ".join(re.findall(r">([^<>]+)</text>", picture.svg))
+    assert "Without expert 3 the loss falls by 0.15: it does harm. No expert is missed" in heading
+    assert picture.summary.startswith("Layer 2: no expert is missed. Without expert 3 the loss f")
+    for cost in sick.cost[0][1:, 0]:  # of a hue that no value above zero has
+        assert below_colour(-cost / PEAK) in picture.svg
+    assert 'data-press="layer=0"' in picture.svg and "data-press" not in killed_experts(sick, 0).svg
+
+
+def test_no_expert_stands_hidden_under_another_and_a_moved_one_points_to_its_place():
+    killed = make_killed()
+    alike = replace(killed, after=np.tile(killed.before, (1, 4, 1)), load=np.ones((1, 2, 4)) / 4)
+    circles = re.findall(
+        r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)" r="9"', killed_experts(alike, 0).svg
+    )
+    places = [tuple(map(float, at)) for at in circles]
+    assert len(places) == 4
+    assert min(math.dist(a, b) for a, b in combinations(places, 2)) > 14
 
 
 def test_paths_are_shares_of_tokens_and_know_chance():

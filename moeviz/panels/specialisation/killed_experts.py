@@ -48,7 +48,7 @@ class KilledExperts(Panel):
             note = f"{FRAMED} · computed here"
             if self.live is None:
                 note = "recorded: press Run to compute it here"
-        return self.shown(killed_experts(killed, layer, note=note))
+        return self.shown(killed_experts(killed, layer, note=note, pressable=True))
 
     def shown(self, picture: Picture) -> Picture:
         """A picture and what it says, unless a measurement is telling how far it is."""

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, padded
-from moeviz.pictures.plot import heading, mark
+from moeviz.pictures.plot import box, heading, mark
 from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
-from moeviz.pictures.svg import INK, Picture, Svg, expert_colour, ink_on
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
 from moeviz.records.compare import LEVEL, holm
 from moeviz.records.killed import Killed
 from moeviz.words import percent
@@ -17,11 +17,16 @@ from moeviz.words import percent
 PEAK = 0.4  # nats per token, from which on a cell is as bright as can be
 ROOM = (70.0, 384.0), (232.0, 60.0)
 FRAMED = "framed: not by chance"
+CHIP, CHIPS_LEFT = 34.0, 46.0  # a layer to press, and where the first one stands
+RADIUS, AWAY = 9.0, (22.0, 34.0)  # of an expert's circle, and how far it moves from another
+LEAST = 0.005  # nats: a fall that is 0.01 in the heading
 
 
-def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
+def killed_experts(
+    killed: Killed, place: int, *, note: str = "", pressable: bool = False
+) -> Picture:
     """One layer, by its place in `layers`: the rise of the loss without each expert, and the mean
-    rise against the expert's load."""
+    rise against the expert's load. pressable: the layers stand above the table, to be pressed."""
     cost_DE, verdict = killed.cost[place].T, killed.verdicts(place)
     gaps, layer = killed.gaps(place), killed.layers[place]
     head = Head(
@@ -30,8 +35,14 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
         f"{note or FRAMED}",
         _finding(killed, place),
     )
-    size = table_size(cost_DE, head.top(cost_DE.shape[1]))
-    svg = Svg(*size, "What each expert is worth", told_killed(killed, place))
+    top = head.top(cost_DE.shape[1])
+    chips_at = top - 52
+    size = table_size(cost_DE, top)
+    if pressable:
+        top += 28 * math.ceil(len(killed.layers) / _in_a_row(size[0]))
+    svg = Svg(*table_size(cost_DE, top), "What each expert is worth", told_killed(killed, place))
+    if pressable:
+        _layers(svg, killed, place, chips_at)
     framed_DE = np.array([[verdict[e, d] != "open" for e in range(cost_DE.shape[1])]
                           for d in range(cost_DE.shape[0])])  # fmt: skip
     tips = [
@@ -43,7 +54,8 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
         for d, row in enumerate(cost_DE)
     ]
     domain_table(svg, cost_DE, killed.domains, head, peak=PEAK, decimals=2, tips=tips,
-                 ends=("+0", f"+{PEAK:g} nats or more"), framed_DE=framed_DE)  # fmt: skip
+                 ends=("0", f"+{PEAK:g} nats or more"), framed_DE=framed_DE, top=top,
+                 below=f"-{PEAK:g} or less")  # fmt: skip
     _scatter(svg.beside(400, 290), killed, place)
     columns = ("domain", "expert", "share of its load", "rise, nats", "low", "high", "verdict")
     rows = (
@@ -54,17 +66,54 @@ def killed_experts(killed: Killed, place: int, *, note: str = "") -> Picture:
     return svg.picture(columns, rows)
 
 
+def _in_a_row(width: float) -> int:
+    return int((width - CHIPS_LEFT) / CHIP)
+
+
+def _layers(svg: Svg, killed: Killed, place: int, y: float) -> None:
+    """The layers by their numbers, the one shown filled."""
+    svg.text(0, y + 15, "layer", fill=MUTED)
+    for n, layer in enumerate(killed.layers):
+        row, column = divmod(n, _in_a_row(svg.width))
+        colour, edge = ("#0072b2", "#0072b2") if n == place else ("none", RULE)
+        cost_E = killed.cost[n].mean(-1)
+        most = int(cost_E.argmax())
+        tip = f"Show layer {layer}: without expert {most} the loss {_moves(cost_E[most])}"
+        with svg.thing(f"l{n}", tip=tip, press={"layer": n}):
+            box(svg, CHIPS_LEFT + column * CHIP, y + 28 * row, CHIP - 4, 22, colour, str(layer),
+                radius=4, stroke=edge)  # fmt: skip
+
+
+def _moves(cost: float, decimals: int = 2) -> str:
+    return f"{'falls' if round(cost, decimals) < 0 else 'rises'} by {abs(cost):.{decimals}f}"
+
+
+def _harmful(killed: Killed, place: int) -> int | None:
+    """The expert without which the mean loss falls most, if it falls beyond chance in a domain."""
+    cost_E, verdict = killed.cost[place].mean(-1), killed.verdicts(place)
+    worst = int(cost_E.argmin())
+    lower = any(verdict[worst, d] == "lower" for d in range(len(killed.domains)))
+    return worst if lower and cost_E[worst] < 0 else None
+
+
 def _finding(killed: Killed, place: int) -> str:
-    """The answer in one sentence: the expert that is missed most, beside the busiest one."""
+    """The answer in one sentence: the expert that is missed most, beside the busiest one. Before
+    it stands an expert that does harm, for that is worth more to know."""
     load_E, cost_E = killed.load[place].mean(0), killed.cost[place].mean(-1)
     missed, busiest = int(cost_E.argmax()), int(load_E.argmax())
+    worst = _harmful(killed, place)
+    harm = ""
+    if worst is not None and cost_E[worst] <= -LEAST:
+        harm = f"Without expert {worst} the loss {_moves(cost_E[worst])}: it does harm. "
+    if cost_E[missed] <= 0:
+        return f"{harm}No expert is missed."
     who = f"expert {missed} ({percent(load_E[missed])} of the load)"
     most = f"without {who} the loss rises most, by {cost_E[missed]:.2f}"
     if missed == busiest:
-        return f"Yes: {most} nats."
+        return f"{harm}{'The busiest is missed most' if harm else 'Yes'}: {most} nats."
     return (
-        f"No: {most}; without the busiest, expert {busiest} ({percent(load_E[busiest])}), by "
-        f"{cost_E[busiest]:.2f}."
+        f"{harm}{'The busiest is not missed most' if harm else 'No'}: {most}; without the busiest, "
+        f"expert {busiest} ({percent(load_E[busiest])}), it {_moves(cost_E[busiest])}."
     )
 
 
@@ -78,13 +127,49 @@ def _scatter(svg: Svg, killed: Killed, place: int) -> None:
          x_form=lambda share: percent(share), y_ticks=y.ticks(4))  # fmt: skip
     even = x(1 / len(load_E))
     svg.line(even, y.start, even, y.end, stroke=INK, dash="4 3")
+    numbered = len(load_E) <= 16
+    points = [(x(load), y(cost)) for load, cost in zip(load_E, cost_E, strict=True)]
+    places = _apart(points) if numbered else points
     for expert, (load, cost) in enumerate(zip(load_E, cost_E, strict=True)):
         tip = f"expert {expert}: {percent(load, 1)} of the load, {cost:+.3f} nats without it"
         with svg.thing(f"e{expert}", tip=tip):
-            numbered, colour = len(load_E) <= 16, expert_colour(expert)
-            mark(svg, "circle", x(load), y(cost), colour, 9 if numbered else 4, stroke=INK)
+            colour, at, point = expert_colour(expert), places[expert], points[expert]
+            if at != point:
+                svg.line(*point, *at, stroke=INK)
+                mark(svg, "circle", *point, colour, 3, stroke=INK)
+            mark(svg, "circle", *at, colour, RADIUS if numbered else 4, stroke=INK)
             label, ink = str(expert) if numbered else "", ink_on(colour)
-            svg.text(x(load), y(cost) + 4.5, label, anchor="middle", fill=ink)
+            svg.text(at[0], at[1] + 4.5, label, anchor="middle", fill=ink)
+
+
+def _apart(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where circles stand so that none hides another: one that would is moved aside, to a free
+    place near its point."""
+    places: list[tuple[float, float]] = []
+    for n, (x, y) in enumerate(points):
+        if _clear((x, y), places):
+            places.append((x, y))
+            continue
+        others, found = [*places, *points[n + 1 :]], (x, y)
+        for far in reversed(AWAY):
+            around = [
+                (x + far * math.cos(turn * math.pi / 4), y + far * math.sin(turn * math.pi / 4))
+                for turn in range(8)
+            ]
+            free = [at for at in around if _clear(at, others) and _inside(*at)]
+            # Where there is most room no line to a point crosses another expert.
+            found = max(free, key=lambda at: min(math.dist(at, o) for o in others), default=found)
+        places.append(found)
+    return places
+
+
+def _clear(at: tuple[float, float], others: list[tuple[float, float]]) -> bool:
+    return all(math.dist(at, other) >= 1.6 * RADIUS for other in others)
+
+
+def _inside(x: float, y: float) -> bool:
+    (left, right), (bottom, top) = ROOM
+    return left + RADIUS < x < right - RADIUS and top + RADIUS < y < bottom - RADIUS
 
 
 def told_killed(killed: Killed, place: int) -> str:
@@ -92,21 +177,19 @@ def told_killed(killed: Killed, place: int) -> str:
     load_E, cost_E = killed.load[place].mean(0), killed.cost[place].mean(-1)
     missed, busiest = int(cost_E.argmax()), int(load_E.argmax())
     verdict = killed.verdicts(place)
-    counts, sick = [*verdict.values()], int(cost_E.argmin())
-    words = [
-        f"Layer {killed.layers[place]}: without expert {missed} the loss rises most, by "
-        f"{cost_E[missed]:.3f} nats per token",
-        f"It has {percent(load_E[missed], 1)} of the load",
-    ]
-    if missed == busiest:
-        words.append("No other expert has more")
-    else:
-        words.append(
-            f"The busiest one, expert {busiest}, has {percent(load_E[busiest], 1)} and costs "
-            f"{cost_E[busiest]:.3f}"
-        )
-    if cost_E[sick] < 0 and any(verdict[sick, d] == "lower" for d in range(len(killed.domains))):
-        words.append(f"Without expert {sick} it falls, by {-cost_E[sick]:.3f}")
+    counts, worst = [*verdict.values()], _harmful(killed, place)
+    words = [f"Layer {killed.layers[place]}: no expert is missed"]
+    if cost_E[missed] > 0:
+        words = [
+            f"Layer {killed.layers[place]}: without expert {missed} the loss rises most, by "
+            f"{cost_E[missed]:.3f} nats per token",
+            f"It has {percent(load_E[missed], 1)} of the load",
+            "No other expert has more" if missed == busiest
+            else f"Without the busiest one, expert {busiest} ({percent(load_E[busiest], 1)}), the "
+            f"loss {_moves(cost_E[busiest], 3)}",
+        ]  # fmt: skip
+    if worst is not None:
+        words.append(f"Without expert {worst} the loss falls by {-cost_E[worst]:.3f}: it does harm")
     words.append(
         f"Of {len(counts)} pairs with a domain the loss rises in {counts.count('higher')} and "
         f"falls in {counts.count('lower')}, beyond chance"
