@@ -145,7 +145,9 @@ def test_a_gradient_of_a_gradient_is_refused_where_it_would_be_wrong(backend):
             grad_x.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ["auto", *["triton"] * ("triton" in BACKENDS)])
+@pytest.mark.parametrize(
+    "backend", ["auto", *[pytest.param("triton", marks=pytest.mark.slow)] * ("triton" in BACKENDS)]
+)
 def test_a_layer_is_one_graph_of_torch_compile_for_any_tokens(backend, monkeypatch):
     if backend == "triton":  # the routing too, as on a GPU
         monkeypatch.setattr("moeviz.ops.kernels_for", lambda *_, **__: kernels())

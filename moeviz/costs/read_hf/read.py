@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from moeviz.checks import brief
@@ -12,6 +13,7 @@ from moeviz.costs.read_hf.hybrid import HYBRID
 from moeviz.costs.read_hf.moe import SPARSE
 
 MODEL_TYPES: dict[str, Callable[[Fields], dict[str, Any]]] = {**DENSE, **SPARSE, **HYBRID}
+LONGEST_TYPE = 40  # letters, of what is compared with the known ones
 
 
 def read_hf(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -30,9 +32,10 @@ def read_hf(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any
     if not isinstance(model_type, str):
         raise ValueError("model_type is missing: without it the fields have no certain meaning.")
     if model_type not in MODEL_TYPES:
+        nearest = get_close_matches(model_type[:LONGEST_TYPE], MODEL_TYPES, 5, cutoff=0)
         raise ValueError(
-            f"model_type {brief(model_type)} is not known; known are "
-            f"{', '.join(sorted(MODEL_TYPES))}."
+            f"model_type {brief(model_type)} is not known; known are {len(MODEL_TYPES)} types "
+            f"(moeviz.costs.read_hf.read.MODEL_TYPES), nearest in name {', '.join(nearest)}."
         )
     fields = Fields(config, model_type)
     arguments = MODEL_TYPES[model_type](fields)
