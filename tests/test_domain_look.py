@@ -18,7 +18,7 @@ from moeviz.pictures.specialisation.killed_experts import (
     told_killed,
     told_layers,
 )
-from moeviz.pictures.specialisation.lift import told_look
+from moeviz.pictures.specialisation.lift import SHUFFLED, _other_head, told_look
 from moeviz.pictures.specialisation.settled import told_settled
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
@@ -132,6 +132,9 @@ def test_few_sequences_show_likings_that_shuffles_show_too_and_many_tell():
     seen = look(trace, 0, 50)
     assert seen.halves is None and seen.by_tokens is None and seen.sequences == 2
     assert "show 2.0 (each domain is one sequence, " in told_look(seen)
+    heads = {tokens: _other_head(look(trace, 0, tokens), SHUFFLED).note for tokens in (50, 2000)}
+    assert "only gives the rows other names" in heads[50] and "is noise" not in heads[50]
+    assert "what is large here is noise" in heads[2000]
     seen = look(trace, 0, 2000)
     assert seen.halves.both == 2 and "one sequence" not in told_look(seen)
 

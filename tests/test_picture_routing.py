@@ -119,6 +119,13 @@ def test_the_matrix_has_each_probability_and_marks_the_choices():
     assert f"the first {SHOWN_TOKENS} of {len(LONG) * 2} tokens" in many.summary
 
 
+def test_a_matrix_names_the_real_model_that_was_read():
+    trace = make_trace()
+    named = replace(trace, meta={**trace.meta, "model": "owner/name"})
+    assert "read by owner/name" in texts(routing_matrix(named, 0))
+    assert not any("read by" in text for text in texts(routing_matrix(trace, 0)))
+
+
 def test_the_bars_are_the_load():
     load_LE = make_trace(LONG, 5).load()
     picture = load_bars(load_LE, (1, 2))

@@ -10,7 +10,7 @@ import torch
 
 from helpers.hf_families import BY_SUM, FAMILIES, SIGMOID, SOFTMAX, tiny
 from helpers.live import wait
-from helpers.panels import said
+from helpers.panels import move, said
 from moeviz import panels
 from moeviz.app import cli
 from moeviz.records.routes import Trace
@@ -417,7 +417,9 @@ def test_an_empty_text_is_refused(folder):
 
 def test_a_panel_reads_any_text_with_a_real_model_and_shows_the_proof(folder):
     panel = panels.RouteText(pretrained.load(folder))
-    assert f"read by {folder.name}" in panel.picture.value
+    for view in ("probabilities", "load", "text"):
+        move(panel, "view", view)
+        assert f"read by {folder.name}" in panel.picture.value
     assert "the layer's output differs from the model's own by" in said(panel)
     before = panel.picture.value
     panel.controls["text"].value = "12 + 7 = 19"

@@ -61,9 +61,11 @@ class RealModels(Panel):
         view = self._views[first]
         super().__init__(
             {"question": choice("Question", self._questions(first), question, "auto")},
-            {"model": choice("Model", titles, first, "auto")},
-            {"task": choice("Task", self._tasks(first), next(iter(view.tasks)), "auto")},
-            {"layer": slider("Layer", self._layers(first), len(view.layers) // 2, "420px")},
+            {
+                "model": choice("Model", titles, first, "auto"),
+                "task": choice("Task", self._tasks(first), next(iter(view.tasks)), "auto"),
+                "layer": slider("Layer", self._layers(first), len(view.layers) // 2, "300px"),
+            },
         )
 
     # What is on offer is what the model's trace holds.

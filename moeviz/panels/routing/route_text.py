@@ -8,6 +8,7 @@ from moeviz.experiments.recorded import recorded_trace
 from moeviz.panels.controls import choice, slider, text_box
 from moeviz.panels.reading_panel import ReadingPanel, Values, check_source
 from moeviz.pictures import Picture
+from moeviz.pictures.routing.names import read_by
 from moeviz.pictures.routing.tokens import load_bars, routing_matrix, token_strip
 from moeviz.records.routes import Trace
 
@@ -66,7 +67,7 @@ class RouteText(ReadingPanel):
         elif view == "probabilities":
             picture = routing_matrix(trace, layer)
         else:
-            picture = load_bars(trace.load(), trace.layers)
+            picture = load_bars(trace.load(), trace.layers, read_by(trace.meta))
         errors = trace.meta.get("errors")
         return self.shown(picture, errors and errors[layer])
 

@@ -34,7 +34,7 @@ class Specialisation(Panel):
 
     presets = {
         "Few tokens": {"tokens": 64},
-        "A layer below": {"layer": 1},
+        "Layer 1": {"layer": 1},
         "Token ids alone": {"layer": 1, "beside": TOKENS_ALONE},
     }
 
@@ -51,6 +51,11 @@ class Specialisation(Panel):
         self.sizes = sizes_of(self.trace)
         layers = [(f"{layer}", place) for place, layer in enumerate(self.trace.layers)]
         beside = choice("Beside", BESIDE, SHUFFLED, "")
+        self.presets = {  # a real model's layers have other numbers
+            f"Layer {self.trace.layers[1]}" if words == "Layer 1" else words: values
+            for words, values in self.presets.items()
+            if values.get("layer", 0) < len(layers)
+        }
         super().__init__(
             {"layer": slider("Layer", layers, len(layers) - 1)},
             [{"tokens": steps("Tokens", self.sizes, self.sizes[-1]), "beside": beside}],

@@ -145,13 +145,14 @@ ROW = 24.0
 
 def bars(svg: Svg, rows: Sequence[Bar], title: str, note: str) -> None:
     """A further part: rows below each other, all to one scale. note: what bar and tick are."""
-    words, left = textwrap.wrap(note, 54), 124.0
+    words = textwrap.wrap(note, 54)
+    left = min(124.0, 12 + max((text_width(bar.name, 13) for bar in rows), default=0))
     top = 28 + 17 * len(words)
     side = svg.beside(SIDE, top + ROW * len(rows) + 8)
     side.text(0, 16, title, size=14, bold=True)
     paragraph(side, 0, 36, words, 17, fill=MUTED)
     peak = max([bar.value for bar in rows] + [bar.tick or 0 for bar in rows], default=1.0) or 1.0
-    length = SIDE - left - 12 - 0.95 * max((text_width(bar.words, 13) for bar in rows), default=0)
+    length = SIDE - left - 12 - 0.93 * max((text_width(bar.words, 12) for bar in rows), default=0)
     for n, bar in enumerate(rows):
         y = top + n * ROW
         with side.thing(*bar.kin, tip=bar.tip, press=bar.press):

@@ -142,7 +142,8 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     if missing:
         score_TE = (expert_TK[:, :, None] == np.arange(trace.num_experts)).any(1).astype(float)
     num_tokens, num_experts = score_TE.shape
-    left, top, row = 116.0, 80.0, 17.0
+    note = read_by(trace.meta)
+    left, top, row = 116.0, 98.0 if note else 80.0, 17.0
     cell = min(58.0, (WIDTH - left) / num_experts)
     each = math.ceil(20 / cell)  # number one in so many: for more there is no room
     numbered = cell > 14
@@ -160,14 +161,15 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     svg = Svg(WIDTH, top + num_tokens * row + 8, "Router probabilities", summary)
     svg.text(0, 16, f"Layer {trace.layers[layer]}: {title}", size=14, bold=True)
     low, high = ("not chosen", "chosen") if missing else ("probability 0", f"{peak:.2g}")
-    heat_bar(svg, left, 30, 120, 12, low, high + " · 1, 2: the choices" * (cell > 14))
-    svg.text(left - 8, 72, "token / expert", fill=MUTED, anchor="end")
+    svg.text(0, 36, note, fill=MUTED)
+    heat_bar(svg, left, top - 50, 120, 12, low, high + " · 1, 2: the choices" * (cell > 14))
+    svg.text(left - 8, top - 8, "token / expert", fill=MUTED, anchor="end")
     for e in range(num_experts):
         counts = ", ".join(f"choice {k + 1} of {(row_T == e).sum()}" for k, row_T
                            in enumerate(expert_TK.T))  # fmt: skip
         with svg.thing(f"e{e}", tip=f"expert {e}: {counts} tokens"):
             label = str(e) if e % each == 0 else ""
-            svg.text(left + (e + 0.5) * cell, 72, label, anchor="middle", fill=MUTED)
+            svg.text(left + (e + 0.5) * cell, top - 8, label, anchor="middle", fill=MUTED)
     twin_T = twins(trace.tokens)
     for t in range(num_tokens):
         y = top + t * row
@@ -186,10 +188,11 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     return svg.picture(columns, rows)
 
 
-def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
-    """Assignments each expert took, one row of bars per MoE layer, with the even share marked."""
+def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], note: str = "") -> Picture:
+    """Assignments each expert took, one row of bars per MoE layer, with the even share marked.
+    note: a line above them, such as which model it was."""
     num_layers, num_experts = load_LE.shape
-    left, top, plot, gap = 44.0, 40.0, 84.0, 54.0
+    left, top, plot, gap = 44.0, 64.0 if note else 40.0, 84.0, 54.0
     width = min(60.0, (WIDTH - left) / num_experts)
     each = math.ceil(20 / width)  # number one in so many: for more there is no room
     share_LE = load_LE / np.maximum(load_LE.sum(1, keepdims=True), 1)
@@ -204,6 +207,7 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...]) -> Picture:
         f"nothing.{reach if given < num_experts else ''}"
     )
     svg = Svg(WIDTH, top + num_layers * (plot + gap) - 10, "Expert load", summary)
+    svg.text(0, 16, note, fill=MUTED)
     for i in range(num_layers):
         base, name = top + i * (plot + gap) + plot, f"layer {layers[i]}"
         busiest = int(share_LE[i].argmax())

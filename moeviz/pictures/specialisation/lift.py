@@ -64,7 +64,23 @@ def specialisation(look: Look, samples: Sequence[Sampled], *, beside: str = SHUF
          "yes" if lift.found()[d, e] else "")
         for d, e in np.ndindex(lift.lift.shape)
     )  # fmt: skip
-    return svg.picture(columns, rows)
+    return svg.picture(columns, (*rows, *_further(look)))
+
+
+def _further(look: Look) -> list[tuple[object, ...]]:
+    """What else the sample says, each figure beside its null; rows of the table alone."""
+    lift, experts = look.lift, look.lift.lift.shape[1]
+    rows: list[tuple[object, ...]] = [
+        (f"experts with {percent(SPECIALIST)} or more from one domain", "",
+         round(lift.specialists * experts) if experts else 0,
+         f"{experts * lift.null_specialists:.1f}", "", "", ""),
+        ("what experts tell of the domain", "", percent(look.information.normalised, 1),
+         percent(look.information.normalised_null, 1), "", "", ""),
+    ]  # fmt: skip
+    if look.halves is not None:
+        name = f"of {look.halves.first} likings of one half, in the other too"
+        rows.append((name, "", look.halves.both, f"{look.halves.by_chance:.1f}", "", "", ""))
+    return rows
 
 
 def _finding(look: Look) -> str:
@@ -89,6 +105,11 @@ def _other_head(look: Look, beside: str) -> Head:
             "those that are in both halves",
         )
     words = "whole sequences are dealt out anew among the domains: what is large here is noise"
+    if _single(look):
+        words = (
+            "each domain is one sequence here, so a shuffle only gives the rows other names: their "
+            "values are the other table's, and cannot tell a liking from noise"
+        )
     if beside == TOKENS_ALONE:
         words = f"token ids need two sequences of each domain; {words}"
     return Head("With shuffled sequences", words)
@@ -135,35 +156,25 @@ def _sizes(svg: Svg, samples: Sequence[Sampled], tokens: int, cells: int) -> Non
 
 
 def told_look(look: Look, beside: str = SHUFFLED) -> str:
-    """What the sample says, each figure beside its null; of token ids where they stand beside."""
-    lift, experts = look.lift, look.lift.lift.shape[1]
-    specialists = round(lift.specialists * experts) if experts else 0
-    # One sequence of each domain: every shuffle gives the same table, its rows in another order.
-    single = " (each domain is one sequence, whose names they swap)"
-    single *= look.sequences == len(look.domains)
+    """How many likings the sample shows, beside chance; of token ids where they stand beside."""
+    lift = look.lift
+    single = " (each domain is one sequence, whose names they swap)" * _single(look)
     parts = [
         f"Layer {look.layer}, {look.tokens:,} tokens of each domain: {int(lift.likings.sum())} "
         f"likings, lifts of {EFFECT:g} or more",
         f"Shuffled sequences show {lift.null_likings:.1f}{single}, and {int(lift.found().sum())} "
         "are beyond chance",
-        f"{_count(specialists, 'expert gets', 'experts get')} {percent(SPECIALIST)} or more from "
-        f"one domain; {experts * lift.null_specialists:.1f} would by chance",
-        f"Experts tell {percent(look.information.normalised, 1)} of the domain, and "
-        f"{percent(look.information.normalised_null, 1)} after a shuffle",
     ]
-    if look.halves is not None:
-        parts.append(
-            f"Of the likings of one half of the sequences ({look.halves.first}), "
-            f"{look.halves.both} are in the other half too, {look.halves.by_chance:.1f} by chance"
-        )
     control = look.by_tokens if beside == TOKENS_ALONE else None
     if control is not None and not math.isnan(control.explained):
         parts.append(f"Token ids alone make {percent(control.explained)} of what experts tell")
     return ". ".join(parts) + "."
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _single(look: Look) -> bool:
+    """Whether each domain is one sequence: then every shuffle gives the same table, its rows in
+    another order."""
+    return look.sequences == len(look.domains)
 
 
 def lift_tables(tables: Mapping[str, tuple[Sequence[str], np.ndarray]], *, summary: str) -> Picture:

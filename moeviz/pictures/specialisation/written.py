@@ -34,7 +34,8 @@ def written(
         lines = []
         if known[expert]:
             lines = [_words(values_V, pieces) for values_V in (raised_V, lots_NEV[0, expert])]
-            tip = f"expert {expert}: " + ", ".join(f"{w} {rise:+.2f}" for w, rise in lines[0])
+            raises = ", ".join(f"{w} {rise:+.2f}" for w, rise in lines[0])
+            tip = f"expert {expert}: {raises or 'raises no word'}"
             rows += [(expert, word, f"{rise:+.3f}", f"{lots_NE[:, expert].mean():+.3f}")
                      for word, rise in lines[0]]  # fmt: skip
         with svg.thing(f"e{expert}", tip=tip):
@@ -49,8 +50,9 @@ def written(
 
 
 def _words(values_V: np.ndarray, pieces: Sequence[str]) -> list[tuple[str, float]]:
+    """The words raised most, but none whose rise is 0.0 or below."""
     order = np.argsort(-values_V, kind="stable")[:WORDS]
-    return [(pieces[v], float(values_V[v])) for v in order]
+    return [(pieces[v], float(values_V[v])) for v in order if round(float(values_V[v]), 1) > 0]
 
 
 def told_written(most_E: np.ndarray, lots_NE: np.ndarray, fixed_E: np.ndarray, layer: int) -> str:
