@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ def joined(args: argparse.Namespace) -> Iterator[Ranks | None]:
     except (ValueError, OSError, RuntimeError) as error:
         if not ranks.first_to_speak():
             raise SystemExit(2) from None
+        if not ranks.leads:
+            print(file=sys.stderr)  # the bar of the one that leads is on the last line
         lost = isinstance(error, dist.DistError) or type(error) is RuntimeError
         if lost and any(word in str(error).lower() for word in LOST):
             raise RuntimeError(

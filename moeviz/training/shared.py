@@ -64,7 +64,7 @@ class SharedTrainer(Trainer):
         try:
             dcp.save(self._tensors(), storage_writer=writer)
         except CheckpointException as error:
-            raise OSError(
+            raise _lost(error) or OSError(
                 f"Could not save {place} ({_why(error)}); what stood there before is "
                 "untouched. Free some space or give another path."
             ) from None
@@ -153,6 +153,12 @@ def latest(folder: Path) -> Path:
     if not places:
         raise ValueError(f"{folder} holds no whole checkpoint; leave --resume out to begin a run.")
     return places[-1]
+
+
+def _lost(error: CheckpointException) -> RuntimeError | None:
+    """What torch says of a process that does not answer, if that is what failed."""
+    causes = (cause for cause, _ in error.failures.values())
+    return next((cause for cause in causes if isinstance(cause, RuntimeError)), None)
 
 
 def _why(error: CheckpointException) -> str:
