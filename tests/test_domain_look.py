@@ -11,7 +11,7 @@ import pytest
 from helpers.picture_cases import make_domain_trace, make_killed, make_settled, make_trace
 from moeviz.experiments import saturation
 from moeviz.pictures.specialisation.domain_table import below_colour
-from moeviz.pictures.specialisation.expert_paths import told_paths
+from moeviz.pictures.specialisation.expert_paths import expert_paths, told_paths
 from moeviz.pictures.specialisation.killed_experts import (
     PEAK,
     killed_experts,
@@ -190,6 +190,11 @@ def test_paths_are_shares_of_tokens_and_know_chance():
         assert paths.share[1, e, j] == pytest.approx(wanted)
     np.testing.assert_allclose(paths.of_all.sum(1), 2, err_msg="each token has two choices")
     assert paths.share[0, 1, 1] == pytest.approx(1)
+    more_EE = paths.share[1] - paths.of_all[1]
+    assert np.nanmax(more_EE[paths.strongest]) == np.nanmax(more_EE)
+    alone = "none on the left, for layer 1 is the first one"
+    assert alone in expert_paths(paths, 1).svg
+    assert "none on the left" not in expert_paths(paths_of(trace, 1), 1).svg
     of_two = (expert[:, 0] == 2).any(1)
     here_E, all_E = (
         np.array([(rows == j).any(1).mean() for j in range(6)])

@@ -47,6 +47,21 @@ class Paths:
         beyond = self.meetings.null_mean + MEETINGS_SD * self.meetings.null_sd
         return (self.meetings.lift >= EFFECT) & (self.meetings.together > beyond)
 
+    @property
+    def closest(self) -> int | None:
+        """An expert of the pair that meets most beyond its loads; None where no pair does."""
+        lift_EE = np.where(self.often, np.nan_to_num(self.meetings.lift), 0.0)
+        return int(lift_EE.max(1).argmax()) if lift_EE.any() else None
+
+    @property
+    def strongest(self) -> int:
+        """The expert of whose tokens most more than of all go on to one expert of a neighbouring
+        layer, the next one where there is one; of a single layer 0."""
+        last = self.place + 1 == len(self.layers)
+        neighbour = max(self.place - 1, 0) if last else self.place + 1
+        more_EE = np.nan_to_num(self.share[neighbour] - self.of_all[neighbour])
+        return 0 if len(self.layers) < 2 else int(more_EE.max(1).argmax())
+
 
 def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
     """All of it for one layer. Shares are of tokens, so those of a layer sum to K."""

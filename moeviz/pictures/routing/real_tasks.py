@@ -119,7 +119,7 @@ def specialists(view: View) -> Picture:
         summary = (
             f"{where}: from {many:,} tokens a task {percent(layer['value'][last])} of the experts "
             f"look like specialists ({percent(layer['null'][last], 1)} where there is one task "
-            f"only), and from {few} tokens {percent(layer['value'][0])} "
+            f"only). From {few} tokens {percent(layer['value'][0])} do "
             f"({percent(layer['null'][0])})."
         )
         lines = [

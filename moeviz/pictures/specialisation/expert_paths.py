@@ -13,7 +13,7 @@ from moeviz.records.expert_paths import Paths
 from moeviz.records.specialists import EFFECT
 from moeviz.words import percent
 
-ROW, TOP = 30.0, 116.0
+ROW, TOP = 30.0, 133.0
 BOX, BAR = 30.0, 74.0
 OFTEN = OKABE_ITO[4]  # of a line to an expert that these tokens visit more often than all do
 SHOWN = 16  # experts of a layer that have room; of more the likeliest are shown
@@ -36,6 +36,7 @@ def expert_paths(paths: Paths, expert: int) -> Picture:
     paragraph(svg, 0, 56, (
         "bar: the share of these tokens that visit an expert · tick: of all tokens",
         "blue line: more often than all tokens do · press an expert to follow its own",
+        _sides(paths),
     ), 17, fill=MUTED)  # fmt: skip
     start = 0.0, 0.0
     for place, experts in enumerate(columns):
@@ -56,6 +57,16 @@ def expert_paths(paths: Paths, expert: int) -> Picture:
         for place in range(layers) for e in range(paths.of_all.shape[1])
     )  # fmt: skip
     return svg.picture(("layer", "expert", f"tokens of expert {expert}", "all tokens"), rows)
+
+
+def _sides(paths: Paths) -> str:
+    """Where lines go, and why there are none on a side of the first or the last layer."""
+    words, layer = "lines: to the layers next to it", paths.layers[paths.place]
+    if paths.place == 0:
+        words += f" · none on the left, for layer {layer} is the first one"
+    if paths.place + 1 == len(paths.layers):
+        words += f" · none on the right, for layer {layer} is the last one"
+    return words
 
 
 def _differs_most(paths: Paths, place: int, expert: int) -> int | None:
