@@ -208,7 +208,7 @@ def test_dense_vs_moe(page):
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=32, seed=0)
     wait_step(page, 3)
-    browser.click(page, f"{RACE} .moeviz-more")
+    page.locator(f"{RACE} button.moeviz-more").first.click()
     page.locator(f"{RACE} .moeviz-seed input").focus()
     page.keyboard.press("ArrowUp")
     browser.wait_state(page, RACE, "seed=1&")
