@@ -22,6 +22,7 @@ from moeviz.pictures.training.cures_told import (
     told_versus,
     worst_layer,
 )
+from moeviz.pictures.training.standings import DOMAINS
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.runs import load_snapshots
 from moeviz.records.store import HEADER_KEY, load_header
@@ -98,7 +99,7 @@ def test_the_recorded_looks_are_what_the_shipped_model_does():
 
 def test_recorded_routers_are_those_of_the_code_and_of_several_seeds():
     recorded = figures("routers")
-    assert set(recorded["arms"]) == set(arms())
+    assert set(recorded["arms"]) == set(arms()) and load_corpus().domains == DOMAINS
     assert len(recorded["settings"][FAIR]["seeds"]) >= 5
     assert len(recorded["settings"][WRITTEN]["seeds"]) >= 5
     assert len(recorded["settings"][LONG]["seeds"]) >= 5

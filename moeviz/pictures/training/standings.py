@@ -36,6 +36,8 @@ from moeviz.records.compare import Gap
 WIDTH, TOP, ROW = 560.0, 76.0, 24.0
 NAME, PLOT, VERDICT, LOSSES = 246.0, (254.0, 384.0), 390.0, 418.0
 MANY, FAR = 8, 3.0  # of so many routers, those beyond so many upper quartiles do not set the axis
+# Of the embedded text, in the order of the recorded losses.
+DOMAINS = ("python", "english", "c", "arithmetic", "hex", "brackets")
 # Right edges of the columns of figures, and their two lines of heading: of the first part, and of
 # the second, which says what an arm costs.
 EDGES = ((504.0, "MaxVio,", "training"), (557.0, "sees", "later"))
@@ -44,7 +46,7 @@ COLUMNS = (
     "arm", "family", "loss", "minus dense", "95 % interval", "verdict", "MaxVio of training",
     "dead experts of training", "of", "dropped", "sees later tokens", "losses",
     "compute multiplier", "its 95 % interval", "wall-clock multiplier", "step time / dense",
-    "multiplier unknown because",
+    "multiplier unknown because", "loss by domain",
 )  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def standings(
                 svg.text(VERDICT, y + 4, gaps[arm].verdict, bold=gaps[arm].verdict != "open")
             _cells_at(svg, y, arm, EDGES, figures[: len(EDGES)])
         losses = _losses(recorded, arm)
-        tip = f"{arm}: step time {figures[2]} of dense" + f", losses added: {losses}" * bool(losses)
+        tip = f"{arm}: loss by domain: {_by_domain(table['arms'][arm])}"
         with row(costs, y, ROW, arm, *verdict, tip=tip):
             _cells_at(costs, y, arm, COSTS, figures[len(EDGES) :])
             costs.text(LOSSES, y + 4, losses, fill=MUTED)
@@ -177,7 +179,14 @@ def _cells(
         _losses(recorded, arm), _blank(times.get("compute")),
         " to ".join(_blank(end) or "?" for end in times.get("interval", ())),
         _blank(times.get("wall_clock")), _blank(time), times.get("why", ""),
+        _by_domain(of_arm),
     )  # fmt: skip
+
+
+def _by_domain(of_arm: Recorded) -> str:
+    """Means over the seeds, of the same passes as the loss."""
+    pairs = zip(DOMAINS, of_arm["domain_loss"], strict=True)
+    return ", ".join(f"{domain} {loss:.3f}" for domain, loss in pairs)
 
 
 def _interval(gap: Recorded, decimals: int) -> str:
