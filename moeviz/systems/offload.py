@@ -64,7 +64,7 @@ class ExpertFile:
                 Piece(m, p, kind, tuple(shape)) for m, p, kind, shape in header["pieces"]
             ]
             self._sums = dict(header["sums"])
-        self._file = open(path, "rb")  # noqa: SIM115: it is asked to be forgotten, again and again
+        self._file = open(path, "rb")  # kept open: it is forgotten again and again
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)  # bring in no more than is asked for
