@@ -38,10 +38,7 @@ class Exchange(Panel):
         # It opens on the plainest way: what the others save is asked before. Popular experts show
         # at once whose links are busy.
         super().__init__(
-            {
-                "copies": choice("A copy for", COPIES, "expert", "104px"),
-                "fp8": switch("FP8 dispatch"),
-            },
+            {"copies": choice("A copy for", COPIES, "expert", "104px")},
             {
                 "nodes": choice("Nodes", (1, 2, 4, 8), 4, "44px"),
                 "devices_per_node": choice("Devices", (4, 8), 4, "44px"),
@@ -49,7 +46,7 @@ class Exchange(Panel):
             },
             self.player.bar,
             more=[
-                {"table": switch("Who sends how much to whom")},
+                {"table": switch("Who sends how much to whom"), "fp8": switch("FP8 dispatch")},
                 {"model_name": model_choice(MODELS, "DeepSeek-V3 / R1")},
                 {
                     "node_limit": choice("Node limit", LIMITS, 0, "56px"),
