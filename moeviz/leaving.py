@@ -11,6 +11,8 @@ from collections.abc import Callable
 # A step, a save or an import of torch ends by then; Jupyter itself kills a kernel after 5 s.
 PATIENCE = 10.0
 _begun: list[tuple[threading.Thread, Callable[[], None]]] = []
+# An import that the end breaks off is no fault; the main thread has ended before any exit handler.
+logging.getLogger("moeviz").addFilter(lambda _: threading.main_thread().is_alive())
 
 
 def begin(name: str, work: Callable[[], None], stop: Callable[[], None]) -> threading.Thread:
@@ -25,7 +27,6 @@ def begin(name: str, work: Callable[[], None], stop: Callable[[], None]) -> thre
 
 @atexit.register
 def _leave() -> None:
-    logging.getLogger("moeviz").disabled = True  # of an import that is broken off by the end
     for _, stop in _begun:
         stop()
     until = time.monotonic() + PATIENCE

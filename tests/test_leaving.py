@@ -143,3 +143,13 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_bit_for_bit(count, tmp
     assert arrays.keys() == again.keys()
     for name in arrays.keys() - {"history.seconds"}:  # the clock alone is another
         assert np.array_equal(arrays[name], again[name], equal_nan=True), name
+
+
+def test_what_the_end_breaks_off_is_not_told(tmp_path):
+    late = "threading.main_thread().join(), logging.getLogger('moeviz').error('late')"
+    program = (
+        "import logging, threading, moeviz.leaving\n"
+        f"threading.Thread(target=lambda: ({late})).start()\n"
+        "logging.getLogger('moeviz').error('early')"
+    )
+    assert run(program, tmp_path).stderr == "early\n"

@@ -297,7 +297,7 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(damage, message, copy)
 @pytest.mark.parametrize("name", ["nowhere/at/all", "./nowhere", "file"])
 def test_a_folder_that_is_none_is_no_name_on_the_hub(name, folder):
     name = str(folder / "config.json") if name == "file" else name
-    with pytest.raises(ValueError, match=f"^There is no folder '{name}'; give a folder with"):
+    with pytest.raises(ValueError, match="^There is no folder '.*'; give a folder with"):
         pretrained.load(name)
 
 
