@@ -317,7 +317,7 @@ def write(page, css, text):
 
 def click(page, css):
     """Click the button `css` (or the first one within it)."""
-    page.locator(f"button{css}, {css} button, {css} input[type=checkbox]").first.click()
+    page.locator(f"{css}:is(button), {css} button, {css} input[type=checkbox]").first.click()
 
 
 def play(page, css):

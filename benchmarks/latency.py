@@ -80,7 +80,6 @@ CASES = {
     "cache ladder": Case(("panels.CacheLadder()",), "cache_ladder", "batch"),
     "model map": Case(("panels.ModelMap()",), "model_map", "until"),
     "training cost": Case(("panels.TrainingCost()",), "training_cost", "watts"),
-    "real models": Case(("panels.RealModels()",), "real_models", "layer"),
     "specialisation": Case(("panels.Specialisation()",), "specialisation", "tokens"),
     "expert paths": Case(("panels.ExpertPaths()",), "expert_paths", "expert"),
     "layer while a cell runs": Case(
