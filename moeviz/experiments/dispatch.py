@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from moeviz.text.tokenizer import Tokenizer
 
 NUM_EXPERTS = 8
-MOST_TOKENS = 24  # that a picture has room for
 TEXT = "for x in values:\n    total += x\nWhat is 12 + 7?"
 LAYER = 1
 # Near enough to their centres that first choices follow the skew.
