@@ -31,25 +31,34 @@ Figures = dict[str, Any]
 Results = dict[str, dict[str, list[Figures | None]]]
 
 
+def best_rate(losses: Mapping[float, Sequence[float | None]]) -> Figures:
+    """The grid of rates, the losses of each (means over seeds; None where a seed diverged), the
+    rate chosen, which has the lowest, and whether it is an end of the grid, beyond which a better
+    one may lie. ValueError where every rate diverged."""
+    grid = list(losses)
+    means = [
+        None if None in seeds else round(float(np.mean([*filter(None, seeds)])), 4)
+        for seeds in losses.values()
+    ]
+    known = {place: loss for place, loss in enumerate(means) if loss is not None}
+    if not known:
+        raise ValueError(f"Training diverged at every rate of {grid}; give a grid of lower ones.")
+    best = min(known, key=known.__getitem__)
+    at_edge = best in (0, len(grid) - 1)
+    return {"grid": grid, "losses": means, "chosen": grid[best], "at_edge": at_edge}
+
+
 def best_rates(losses: Mapping[str, Sequence[float | None]]) -> Figures:
-    """By scale and family ("rate, scale, family, rate" of each label): the arm, its losses in the
-    grid's order (means over seeds; None where a seed diverged), the rate with the lowest, and
-    whether it is an end of the grid, beyond which a better one may lie."""
-    rates: Figures = {}
+    """By scale and family ("rate, scale, family, rate" of each label) its arm, and what best_rate
+    says."""
+    tried: dict[str, dict[str, dict[float, Sequence[float | None]]]] = {}
     for label, seeds in losses.items():
         _, scale, family, rate = label.split(", ")
-        empty = {"arm": FAMILIES[family], "grid": [], "losses": []}
-        tried = rates.setdefault(scale, {}).setdefault(family, empty)
-        reached = [loss for loss in seeds if loss is not None]
-        whole = len(reached) == len(seeds)
-        tried["grid"].append(float(rate))
-        tried["losses"].append(round(float(np.mean(reached)), 4) if whole else None)
-    for tried in (family for of_scale in rates.values() for family in of_scale.values()):
-        known = {i: loss for i, loss in enumerate(tried["losses"]) if loss is not None}
-        best = min(known, key=known.__getitem__)
-        tried["chosen"] = tried["grid"][best]
-        tried["at_edge"] = best in (0, len(tried["grid"]) - 1)
-    return rates
+        tried.setdefault(scale, {}).setdefault(family, {})[float(rate)] = seeds
+    return {
+        scale: {name: {"arm": FAMILIES[name]} | best_rate(grid) for name, grid in families.items()}
+        for scale, families in tried.items()
+    }
 
 
 def compared(results: Results, rates: Figures, facts: Figures, timing: Figures | None) -> Figures:

@@ -72,6 +72,7 @@ from moeviz.experiments.router_arms import (
     LONG,
     SETTINGS,
     WRITTEN,
+    Arm,
     Setting,
     arms,
     declared,
@@ -93,9 +94,9 @@ ORDER = (FAIR, WRITTEN, BY_STEPS, LONG)
 # One run.
 
 
-def try_rate(name: str, setting: Setting, rate: float, seed: int) -> float | None:
+def try_rate(arm: Arm, setting: Setting, rate: float, seed: int) -> float | None:
     """The validation loss that a rate leads to; None where training diverges."""
-    trainer = arms()[name].trainer(load_corpus(), setting, rate, GRID_SEEDS[seed])
+    trainer = arm.trainer(load_corpus(), setting, rate, GRID_SEEDS[seed])
     try:
         for _ in trainer:
             pass
@@ -104,10 +105,12 @@ def try_rate(name: str, setting: Setting, rate: float, seed: int) -> float | Non
     return trainer.evaluate(FINAL_WINDOWS).loss
 
 
-def train_arm(name: str, setting: Setting, rate: float, seed: int) -> dict[str, Any] | None:
-    """Train one arm to the end: its figures, as the head of this file lists them; None where
-    training diverges."""
-    trainer = arms()[name].trainer(load_corpus(), setting, rate, seed)
+def run_arm(
+    arm: Arm, setting: Setting, rate: float, seed: int
+) -> tuple[Trainer, list[float]] | None:
+    """One arm at the end of its training, and its validation loss at setting.curve_steps; None
+    where training diverges."""
+    trainer = arm.trainer(load_corpus(), setting, rate, seed)
     curve, due = [], set(setting.curve_steps)
     try:
         for result in trainer:
@@ -115,6 +118,16 @@ def train_arm(name: str, setting: Setting, rate: float, seed: int) -> dict[str, 
                 curve.append(trainer.evaluate().loss)
     except NonFiniteLossError:
         return None
+    return trainer, curve
+
+
+def train_arm(name: str, setting: Setting, rate: float, seed: int) -> dict[str, Any] | None:
+    """Train one arm to the end: its figures, as the head of this file lists them; None where
+    training diverges."""
+    run = run_arm(arms()[name], setting, rate, seed)
+    if run is None:
+        return None
+    trainer, curve = run
     final = trainer.evaluate(FINAL_WINDOWS, part="reserve")
     figures: dict[str, Any] = {
         "loss": final.loss,
@@ -159,8 +172,9 @@ Runs = dict[str, Callable[[int], Any]]
 def grid_runs(names: list[str], scale: str) -> Runs:
     """What the rates of a scale are chosen by, named by scale, family and rate."""
     setting = SETTINGS[FAIR if scale == "fair" else WRITTEN]
+    every = arms()
     return {
-        f"rate, {scale}, {family}, {rate:g}": partial(try_rate, arm, setting, rate)
+        f"rate, {scale}, {family}, {rate:g}": partial(try_rate, every[arm], setting, rate)
         for family, arm in FAMILIES.items()
         if arm in names
         for rate in GRID
