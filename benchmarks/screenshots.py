@@ -30,6 +30,7 @@ PANELS = {
     "07_specialisation": (".moeviz-specialisation", []),
     "08_hardware": (".moeviz-decode_batch", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
+    "10_efficiency_frontier": (".moeviz-scaling_laws", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
     "13_real_models": (".moeviz-real_models", []),
 }

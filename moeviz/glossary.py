@@ -23,6 +23,7 @@ START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
 ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
 COLLAPSE, CAPACITY, SPECIALISATION = "04_collapse", "05_capacity", "07_specialisation"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
+EFFICIENCY = "10_efficiency_frontier"
 REAL = "13_real_models"
 
 TERMS = (
@@ -100,6 +101,9 @@ TERMS = (
          "FLOPs are an amount.", RACE),
     Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
          ("gate weights",)),
+    Term("granularity", "Into how many pieces an expert is cut: with granularity 4 there are four "
+         "times the experts, each a quarter as wide, and a token visits four times as many.",
+         EFFICIENCY),
     Term("GQA", "Grouped-query attention: several query heads share one pair of key and value "
          "heads, so the cache is smaller.", FRONTIER),
     Term("grouped GEMM", "One kernel for many matrix products of different heights, one for each "
@@ -175,6 +179,8 @@ TERMS = (
          "rule for the choice.", START),
     Term("router saturation", "The share of a token's final experts that the router chooses "
          "already at an earlier step of training.", SPECIALISATION),
+    Term("scaling law", "A formula for the loss of a model from its parameters and the tokens that "
+         "it was trained on, fitted to many trainings.", EFFICIENCY),
     Term("scope", "The tokens over which a balancing loss asks for an even load: a whole batch, or "
          "each sequence.", COLLAPSE),
     Term("seed", "The number that random draws start from: the same seed gives the same start and "

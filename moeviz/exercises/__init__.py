@@ -16,6 +16,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     comparisons,
     dense_vs_moe,
     diagnosis,
+    efficiency_frontier,
     frontier,
     hardware,
     inside_layer,

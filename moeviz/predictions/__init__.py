@@ -12,6 +12,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     capacity,
     collapse,
     dense_vs_moe,
+    efficiency_frontier,
     frontier,
     hardware,
     inside_layer,

@@ -80,6 +80,7 @@ MOVES = {
     "Roofline": {"machine": "this machine", "tokens": 8},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
     "RuleSteps": {"step": 4, "scores": "1,2: 9"},
+    "ScalingLaws": {"total": 1e9, "tokens": 1e12, "share": 0.05, "granularity": 1},
     "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",

@@ -37,12 +37,17 @@ class Answer:
         return self.law.loss(self.model), self.law.loss(self.model.dense(self.model.total))
 
     @property
+    def saving(self) -> str:
+        """Its FLOPs beside those of that dense model, in words."""
+        times = self.fewer_flops
+        if times < 1:
+            return f"which takes {1 / times:.3g} times fewer FLOPs itself"
+        return f"at {times:.3g} times fewer FLOPs"
+
+    @property
     def sentences(self) -> str:
         """What the law says, and how far it was asked beyond its runs."""
-        words = (
-            f"{self.law.short}: as good as a dense model of {size(self.dense)}, at "
-            f"{self.fewer_flops:.3g} times fewer FLOPs."
-        )
+        words = f"{self.law.short}: as good as a dense model of {size(self.dense)}, {self.saving}."
         if self.losses is not None:
             own, dense = self.losses
             words += (

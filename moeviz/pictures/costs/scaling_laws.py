@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 
 from moeviz.costs.laws.answers import Answer, answers, disagreement
 from moeviz.costs.laws.law import Model, size
 from moeviz.costs.laws.published import LAWS
 from moeviz.pictures.axes import LogScale, Scale, axes, decades
-from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph, spots
+from moeviz.pictures.plot import (
+    Key,
+    Stop,
+    curve,
+    heading,
+    legend,
+    mark,
+    paragraph,
+    spots,
+    track,
+)
 from moeviz.pictures.svg import INK, MUTED, OKABE_ITO, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, HEIGHT, SIDE, WRAP = 560.0, 474.0, 396.0, 54
-LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 78.0, 330.0
+WIDTH, HEIGHT, SIDE, WRAP, TOLD = 560.0, 562.0, 396.0, 54, 64
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 152.0, 404.0
 # From a half to 0.2 %, and the one of Krajewski's 64 experts.
 SHARES = tuple(sorted([*(0.5 * 0.004 ** (i / 40) for i in range(41)), 12 / 516], reverse=True))
 TICKS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+CHOICES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.013, 0.01, 0.005, 0.002)
 LINE, TITLE = 17.0, 18.0
+SHARE = "share of its parameters that a token meets"
 COLUMNS = (
     "law", "dense model of equal loss", "times fewer FLOPs", "its loss", "loss of a dense model "
     "of all its parameters", "beyond its runs", "what to know", "formula", "paper",
@@ -39,27 +52,34 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
     model = Model(total, share, tokens, granularity)
     told = answers(model)
     by_share = [answers(Model(total, each, tokens, granularity)) for each in SHARES]
-    svg = Svg(WIDTH, HEIGHT, "Scaling laws beside each other", disagreement(told))
-    title = f"{size(total)} parameters, {size(tokens)} tokens: as good as which dense model?"
-    heading(svg, title, "thick: within a law's runs · thin: beyond · upright: the chosen share")
+    summary = disagreement(told)
+    svg = Svg(WIDTH, HEIGHT, "Scaling laws beside each other", summary)
+    heading(svg, "Which dense model is as good as a sparse one?")
+    finding, rest = re.split(r"(?<=apart\.) ", summary)
+    lines = textwrap.wrap(finding, TOLD)
+    paragraph(svg, 0, 38, lines, bold=True)
+    paragraph(svg, 0, 38 + TITLE * len(lines), textwrap.wrap(rest, 1.1 * TOLD), fill=MUTED)
     x = LogScale(SHARES[0], SHARES[-1], LEFT, RIGHT)
     dense = [each.dense for row in (*by_share, told) for each in row if each.dense < math.inf]
     y = LogScale(*decades([*dense, total * SHARES[-1], total]), BOTTOM, TOP)
     axes(
-        svg, x, y, x_label="share of its parameters that a token meets",
-        y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=size,
+        svg, x, y, y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=size,
         x_form=lambda value: f"{100 * value:g} %", above=True,
     )  # fmt: skip
     ends = SHARES[0], SHARES[-1]
+    svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, SHARE, anchor="middle")
     curve(svg, x, y, [(each, total) for each in ends], ALL)
     curve(svg, x, y, [(each, each * total) for each in ends], MET)
     if ends[1] <= share <= ends[0]:
         svg.line(x(share), TOP, x(share), BOTTOM, stroke=MUTED)
+        stops = (Stop(x(each), f"{100 * each:g} % met", {"share": each}) for each in CHOICES)
+        track(svg, BOTTOM + 52, [*stops], x(share))
     for i, key in enumerate(KEYS):
         _law(svg, x, y, [row[i] for row in by_share], told[i], key)
-    legend(svg, LEFT, BOTTOM + 66, KEYS[:3], across=152, kin=True)
-    legend(svg, LEFT, BOTTOM + 90, KEYS[3:], across=152, kin=True)
-    legend(svg, LEFT, BOTTOM + 114, (ALL, MET), across=190)
+    legend(svg, LEFT, BOTTOM + 90, KEYS[:3], across=152, kin=True)
+    legend(svg, LEFT, BOTTOM + 112, KEYS[3:], across=152, kin=True)
+    legend(svg, LEFT, BOTTOM + 134, (ALL, MET), across=190)
+    svg.text(LEFT, BOTTOM + 156, "thick: within a law's runs · thin: beyond them", fill=MUTED)
     _words(svg, told)
     return svg.picture(COLUMNS, map(_row, told))
 
@@ -87,7 +107,7 @@ def _law(svg: Svg, x: Scale, y: Scale, along: list[Answer], chosen: Answer, key:
 def _tip(told: Answer) -> str:
     return (
         f"{told.law.short}, {percent(told.model.share, 1)} met: as good as a dense "
-        f"{size(told.dense)}, {told.fewer_flops:.3g} times fewer FLOPs"
+        f"{size(told.dense)}, {told.saving}"
     )
 
 

@@ -1,0 +1,47 @@
+"""Exercises of 10_efficiency_frontier: shares of quality, a fit, a law by hand, a verdict."""
+
+import numpy as np
+import pytest
+
+from helpers.exercises import Contract, run_solution
+from moeviz.exercises import efficiency_frontier
+from moeviz.records.frontier import exponent
+from moeviz.records.quality import Quality, shares_of_quality
+
+WRONG = {
+    "10.1": [
+        (lambda a, d, u: (1, 1, 1), "for losses 3.0 (model), 2.9 (dense) and 6.0 (unigram)"),
+        (lambda a, d, u: d / a, "(loss ratio, perplexity, gain over the unigram); this returned"),
+    ],
+    "10.2": [
+        (lambda e, loss: 1.1 * efficiency_frontier.exponent(e, loss), "it must be "),
+        (lambda e, loss: [1, 2], "it must give one number, not [1, 2]."),
+    ],
+    "10.3": [(6, "6 is of the right size, but it is not exact.")],
+    "10.4": [("E", "'E' is none of the names to choose from")],
+}
+# As right as the stated solution, and not it.
+RIGHT = {
+    "10.1": [lambda a, d, u: [d / a, 1 / np.exp(a - d), (a - u) / (d - u)]],
+    "10.2": [
+        lambda e, loss: -np.polyfit(np.log(e), np.log(loss), 1)[0],
+        lambda e, loss: np.array([exponent(e, loss[:, None]).mean]),
+    ],
+    "10.3": ["7.1"],
+    "10.4": ["c"],
+}
+
+
+class TestContract(Contract):
+    wrong, right = WRONG, RIGHT
+
+    def solved(self, number):
+        return run_solution(number, np=np)
+
+
+def test_the_shares_are_the_librarys():
+    for loss, dense, unigram in efficiency_frontier._losses():
+        found = shares_of_quality(Quality(loss, 0.5), Quality(dense, 0.5), unigram)
+        assert efficiency_frontier.shares(loss, dense, unigram) == pytest.approx(
+            [*found.values()][:3]
+        )
