@@ -44,6 +44,7 @@ OTHER = {
     "zero": 2,
     "copy": 2,
     "constant": 2,
+    "information_weight": 0.3,
     "capacity": Capacity(0.4),
 }
 # What some options do nothing without; each is refused alone and acts with it.

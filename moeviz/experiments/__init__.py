@@ -31,6 +31,8 @@ EXPERIMENTS = {
     "slots": "slots",
     "specialisation": "specialisation",
     "saturation": "saturation",
+    "dense_training": "dense_training",
+    "hybrids": "hybrids",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
+from moeviz.checks import check_number
 from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import FILLS, groups_of, renormalised
 from moeviz.routing.context import RouteContext
-from moeviz.routing.gate import LinearRouter
+from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut
 from moeviz.routing.plan import Plan
 
@@ -22,7 +25,9 @@ class DenseMixture(LinearRouter):
 
     weight_TE = softmax(x W^T), and every token visits every expert.
     Loss "information" = -I(expert; token) = -H(mean p) + mean H(p), by which DS-MoE makes experts
-    even and tokens decided, weighted by 0.01. It costs all E experts per token: no MoE saving.
+    even and tokens decided, times `information_weight` (0.01). It costs all E experts per token: no
+    MoE saving. DS-MoE saves when it answers: the same gate, and the K largest p alone
+    (`experiments.dense_training` does so).
     """
 
     title = "Dense"
@@ -32,12 +37,18 @@ class DenseMixture(LinearRouter):
     matrices = None
     never_kills = FILLS
 
+    def __init__(
+        self, *, information_weight: float = INFORMATION_WEIGHT, **basics: Unpack[Basics]
+    ) -> None:
+        super().__init__(**basics)
+        self.information_weight = check_number("information_weight", information_weight)
+
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
         scores_TE, weight_TE, expert_TE = softmax_topk(logits_TE, self.num_experts)
         plan = Plan.from_topk(expert_TE, weight_TE, num_experts=self.num_experts)
         information = entropy(scores_TE.mean(0)) - entropy(scores_TE).mean()
-        losses = {"information": -INFORMATION_WEIGHT * information, "z": z_loss(logits_TE)}
+        losses = {"information": -self.information_weight * information, "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
 
     def active_experts(self, seq_len: int) -> float:
