@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "routers": "routers_trained",
     "routers_timed": "routers_timed",
     "routers_longer": "routers_longer",
+    "fine_grained": "fine_grained",
     "frontier": "frontier",
     "scale": "output_scale",
     "collapse": "collapse",

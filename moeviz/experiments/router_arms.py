@@ -176,7 +176,11 @@ def losses_of(trainer: Trainer) -> list[tuple[str, float | None]]:
 def declared(name: str, corpus: Corpus) -> dict[str, Any]:
     """What an arm is before any training: its family, sizes, losses, FLOPs of a step as declared,
     and when its router sees later tokens."""
-    arm = arms()[name]
+    return facts_of(arms()[name], corpus)
+
+
+def facts_of(arm: Arm, corpus: Corpus) -> dict[str, Any]:
+    """The same of an arm that has no name here."""
     trainer = arm.trainer(corpus, Setting(1), 4e-3, 0)
     facts = {
         "family": arm.family,

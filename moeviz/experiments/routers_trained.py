@@ -127,7 +127,11 @@ def train_arm(name: str, setting: Setting, rate: float, seed: int) -> dict[str, 
     run = run_arm(arms()[name], setting, rate, seed)
     if run is None:
         return None
-    trainer, curve = run
+    return trained_figures(*run, setting)
+
+
+def trained_figures(trainer: Trainer, curve: list[float], setting: Setting) -> dict[str, Any]:
+    """What run_arm has trained in this setting, as the head of this file lists it."""
     final = trainer.evaluate(FINAL_WINDOWS, part="reserve")
     figures: dict[str, Any] = {
         "loss": final.loss,
