@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from helpers.numerics import distinct_choices
 from moeviz.records.specialisation import (
     _traded,
-    co_activation,
     co_activation_beside_null,
     domain_information,
     mutual_information_of_counts,
@@ -136,10 +135,10 @@ def test_choices_against_sets_and_loops(T, K, other_K, seed):
         steps.update(itertools.product(now, later))
     got = saturation(*tables)
     assert got == pytest.approx(np.mean(shares) if shares else NAN, nan_ok=True)
-    together, flow = co_activation(tables[0], E), transitions(*tables, E)
+    together = co_activation_beside_null(tables[0], E, samples=1, sweeps=1).together
+    flow = transitions(*tables, E)
     for i, j in itertools.product(range(E), repeat=2):
-        given_i = pairs[i, j] / times[i] if times[i] and i != j else NAN
-        assert together[i, j] == pytest.approx(given_i, nan_ok=True)
+        assert together[i, j] == pytest.approx(pairs[i, j] if i != j else NAN, nan_ok=True)
         leads = steps[i, j] / times[i] if times[i] else NAN
         assert flow[i, j] == pytest.approx(leads, nan_ok=True)
 
@@ -189,10 +188,16 @@ TWO = [[0, 1], [1, 0]]
     "call,message",
     [
         (lambda: co_activation_beside_null(TWO, 2, samples=0), "samples must be a whole"),
-        (lambda: co_activation([0, 1], 2), r"expert_TK must be an array \[T, K\]"),
-        (lambda: co_activation([[0.5]], 2), "expert_TK must hold integers, got float64"),
-        (lambda: co_activation([[-2]], 2), "expert_TK must hold finite .* in -1..1, got -2"),
-        (lambda: co_activation(TWO, 1), "expert_TK must hold .* in -1..0, got 1"),
+        (lambda: co_activation_beside_null([0, 1], 2), r"expert_TK must be an array \[T, K\]"),
+        (
+            lambda: co_activation_beside_null([[0.5]], 2),
+            "expert_TK must hold integers, got float64",
+        ),
+        (
+            lambda: co_activation_beside_null([[-2]], 2),
+            "expert_TK must hold finite .* in -1..1, got -2",
+        ),
+        (lambda: co_activation_beside_null(TWO, 1), "expert_TK must hold .* in -1..0, got 1"),
         (lambda: domain_information(TWO, [0], 2, 2), "expert_TK and domain_T and .* 2 and 1"),
         (lambda: domain_information(TWO, [0, 2], 2, 2), "domain_T must hold .* in -1..1, got 2"),
         (lambda: domain_information(TWO, [0, 1], 2, 2, groups_T=[0]), "equally long"),

@@ -147,18 +147,6 @@ def saturation(expert_TK: ArrayLike, final_TK: ArrayLike) -> float:
     return ratio(share_T.sum(), np.count_nonzero(size_T))
 
 
-def co_activation(expert_TK: ArrayLike, num_experts: int) -> np.ndarray:
-    """P(j chosen | i chosen) [E, E], over all K(K - 1) pairs of a token's choices; chance is
-    (K - 1) / (E - 1). NaN on the diagonal and where i was never chosen."""
-    chosen_TE = visits(indices("expert_TK", expert_TK, num_experts), num_experts)
-    # All pairs: OLMoE's script pairs adjacent ranks only, 7 of the 28 that K = 8 makes.
-    both_EE = chosen_TE.T @ chosen_TE
-    times_E = both_EE.diagonal()
-    given_EE = both_EE / np.where(times_E > 0, times_E, np.nan)[:, None]
-    np.fill_diagonal(given_EE, np.nan)
-    return given_EE
-
-
 @dataclass(frozen=True)
 class CoActivation:
     """How many tokens chose both of two experts, float64 [E, E], NaN on the diagonal, beside the
@@ -191,6 +179,7 @@ def co_activation_beside_null(
 
     def meetings(expert: np.ndarray) -> np.ndarray:
         chosen_TE = visits(expert, num_experts).astype(np.float32)  # counts are exact to 2^24
+        # All pairs: OLMoE's script pairs adjacent ranks only, 7 of the 28 that K = 8 makes.
         both_EE = (chosen_TE.T @ chosen_TE).astype(float)
         np.fill_diagonal(both_EE, np.nan)
         return both_EE
