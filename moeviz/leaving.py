@@ -15,6 +15,10 @@ _begun: list[tuple[threading.Thread, Callable[[], None]]] = []
 logging.getLogger("moeviz").addFilter(lambda _: threading.main_thread().is_alive())
 
 
+class Stopped(Exception):
+    """The learner pressed Stop."""
+
+
 def begin(name: str, work: Callable[[], None], stop: Callable[[], None]) -> threading.Thread:
     """Start work() on a daemon thread called `name`. As Python ends, stop() asks it to come to its
     end, which is waited for."""

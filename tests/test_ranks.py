@@ -57,6 +57,10 @@ def test_two_processes_learn_what_one_does(two, router):
         dict(data=1, expert=2, killed=[0, 1], backend="grouped"),
         dict(data=1, expert=2, killed=[2, 3], backend="matmul"),
         dict(data=1, expert=2, killed=[2, 3], backend="reference"),
+        # One copy of a token for each process, whatever it holds.
+        dict(data=1, expert=2, copies="device", capacity={"factor": 0.6}),
+        dict(data=1, expert=2, copies="device", killed=[2, 3], num_shared=1),
+        dict(data=1, expert=2, copies="device", top_k=4),
         # Batches of validation that processes cannot share evenly.
         dict(data=1, expert=2, train={"batch_size": 6, "seq_len": 8}),
     ],

@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "placement": "placement",
     "caches": "caches",
     "offloaded": "offloaded",
+    "exchanged": "exchanged",
     "quantised": "quantised",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",

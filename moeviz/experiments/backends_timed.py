@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.host import device_name
+from moeviz.leaving import Stopped
 from moeviz.model.experts import apply_experts, swiglu
 from moeviz.routing import Plan
 from moeviz.watch.routers import one_thread
@@ -33,10 +34,6 @@ LAYERS: dict[str, dict[str, int]] = {
     "cuda": dict(d_model=2048, d_expert=1024, num_experts=64, top_k=8),
 }
 MEASURED_TOKENS = {"cpu": (1, 16, 256, 2048), "cuda": (1, 16, 256, 4096)}
-
-
-class Stopped(Exception):
-    """The learner pressed Stop."""
 
 
 def device_and_dtype() -> tuple[torch.device, torch.dtype]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from moeviz.experiments.backends_timed import Stopped
+from moeviz.leaving import Stopped
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.killed import Killed
 from moeviz.text.corpus import Batch, Corpus

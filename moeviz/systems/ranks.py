@@ -26,13 +26,16 @@ def started_by_torchrun() -> bool:
 class Ranks:
     """The `size` processes of this run, of which this is number `rank`.
 
-    device: "cpu" (gloo) or "cuda" (NCCL, one GPU each). Raises ValueError where they do not find
-    each other. `arrange` comes next: one that fails may be told by a single process.
+    device: "cpu" (gloo) or "cuda" (NCCL, one GPU each). place: where they meet, as an address of
+    torch.distributed; by default the one that torchrun gives. Raises ValueError where they do not
+    find each other. `arrange` comes next: one that fails may be told by a single process.
     """
 
-    def __init__(self, device: str = "cpu", timeout: datetime.timedelta = TIMEOUT) -> None:
+    def __init__(
+        self, device: str = "cpu", timeout: datetime.timedelta = TIMEOUT, place: str = "env://"
+    ) -> None:
         self.device = _device(device)
-        self._connect(timeout)
+        self._connect(timeout, place)
 
     def arrange(self, data: int | None = None, expert: int | None = None) -> None:
         """Make them a mesh of `data` x `expert`: the experts of a layer are spread over the
@@ -50,10 +53,10 @@ class Ranks:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
-    def _connect(self, timeout: datetime.timedelta) -> None:
+    def _connect(self, timeout: datetime.timedelta, place: str) -> None:
         backend = "gloo" if self.device.type == "cpu" else "cpu:gloo,cuda:nccl"
         try:
-            self._store, self.rank, self.size = next(rendezvous("env://", timeout=timeout))
+            self._store, self.rank, self.size = next(rendezvous(place, timeout=timeout))
             dist.init_process_group(
                 backend,
                 store=dist.PrefixStore("moeviz", self._store),
@@ -62,14 +65,18 @@ class Ranks:
                 timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
-            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            if place != "env://":
+                raise ValueError(
+                    f"The processes do not find each other ({one_line(error)})."
+                ) from None
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             if "EADDRINUSE" in str(error):
                 raise ValueError(
                     f"Port {os.environ['MASTER_PORT']} is in use by another program; give torchrun "
                     "another --master-port, or --standalone on one machine."
                 ) from None
             raise ValueError(
-                f"The processes of the run do not find each other at {place} "
+                f"The processes of the run do not find each other at {address} "
                 f"({one_line(error)}); check --master-addr, --master-port and the network."
             ) from None
 

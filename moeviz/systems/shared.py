@@ -27,7 +27,7 @@ from moeviz.routing import (
     RouterStats,
     SoftPlan,
 )
-from moeviz.systems.exchange import all_gather, exchanged_experts
+from moeviz.systems.exchange import Copies, all_gather, exchanged_experts
 from moeviz.systems.ranks import Ranks
 
 EXPERTS = ("w13_E2FD", "w2_EDF")  # of an MoEFFN
@@ -47,11 +47,12 @@ class SharedDivision(Division):
     Gradients are means over processes: DDP's of what all have, or FSDP's where it is sharded (each
     process keeps an R-th of every parameter and its moments, and has the whole while a block runs);
     those of experts here, which add up what all tokens sent back, by hand: one DDP has one group,
-    and theirs is a column of the mesh.
+    and theirs is a column of the mesh. copies: see exchanged_experts.
     """
 
-    def __init__(self, ranks: Ranks, *, sharded: bool = False) -> None:
+    def __init__(self, ranks: Ranks, *, sharded: bool = False, copies: Copies = "expert") -> None:
         super().__init__()
+        self.copies = copies
         self.ranks, self.size, self.device = ranks, ranks.size, ranks.device
         self.sharded = sharded
 
@@ -157,7 +158,9 @@ class SharedDivision(Division):
             return apply_experts(x_TD, plan, w13_E2FD, w2_EDF, backend=backend)
         assert isinstance(plan, Plan)
         group = self.ranks.expert_group
-        return exchanged_experts(x_TD, plan, w13_E2FD, w2_EDF, group, backend=backend)
+        return exchanged_experts(
+            x_TD, plan, w13_E2FD, w2_EDF, group, copies=self.copies, backend=backend
+        )
 
     # --- a step ---
 

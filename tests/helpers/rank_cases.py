@@ -50,9 +50,9 @@ def model_of(router="token_choice", capacity=None, **changes):
     return dataclasses.replace(MOE, moe=moe)
 
 
-def trainer_of(ranks, corpus, model, data, expert, sharded=False, **train):
+def trainer_of(ranks, corpus, model, data, expert, sharded=False, copies="expert", **train):
     ranks.arrange(data, expert)
-    division = SharedDivision(ranks, sharded=sharded)
+    division = SharedDivision(ranks, sharded=sharded, copies=copies)
     return SharedTrainer(model, dataclasses.replace(TRAIN, **train), corpus, division)
 
 
@@ -67,10 +67,13 @@ def equal(ranks, corpus, *, dtype="float64", **given):
         torch.set_default_dtype(torch.float32)
 
 
-def _equal(ranks, corpus, *, data, expert, steps=3, train=(), killed=(), sharded=False, **changes):
+def _equal(
+    ranks, corpus, *, data, expert, steps=3, train=(), killed=(), sharded=False, copies="expert",
+    **changes,
+):  # fmt: skip
     model = model_of(**changes)
     train = dict(steps=steps, validate_every=steps) | dict(train)
-    shared = trainer_of(ranks, corpus, model, data, expert, sharded, **train)
+    shared = trainer_of(ranks, corpus, model, data, expert, sharded, copies, **train)
     alone = Trainer(model, dataclasses.replace(TRAIN, **train), corpus)
     for expert_id in killed:
         for trainer in (shared, alone):

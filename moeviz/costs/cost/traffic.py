@@ -128,14 +128,16 @@ def all_to_all(
     dispatch_bits: float = FP8_DISPATCH_BITS,
     combine_bits: float = BF16_COMBINE_BITS,
     share_E: Sequence[float] | None = None,
+    share_R: Sequence[float] | None = None,
 ) -> Traffic:
     """What one MoE layer sends when its experts are spread evenly over nodes x devices_per_node.
 
     copies: how often a token's vector travels: once for each chosen "expert", once for each
     "device" that has some, or once for each "node", to the device there of the sender's own number,
     which passes it on inside (DeepEP). node_limit: nodes that a token may visit. share_E: share of
-    tokens that visit each expert, from a measured router; places are then taken as independent.
-    The combine goes back the same ways. ValueError on what cannot be spread.
+    tokens that visit each expert, from a measured router; places are then taken as independent,
+    unless share_R says which share visits each device, for a copy for each "device". The combine
+    goes back the same ways. ValueError on what cannot be spread.
     """
     moe = architecture.moe
     check_whole("tokens_per_device", tokens_per_device)
@@ -152,6 +154,13 @@ def all_to_all(
     if node_limit is not None and share_E is not None:
         raise ValueError("node_limit must be None with share_E: a measured router had its own.")
     on_device, on_node = _visits(moe, nodes, devices_per_node, copies, node_limit, share_E)
+    if share_R is not None:
+        if copies != "device" or node_limit is not None or len(share_R) != devices:
+            raise ValueError(
+                f'share_R must have one share for each of {devices} devices, with copies="device" '
+                f"and without a node_limit, got {len(share_R)} with {copies!r}."
+            )
+        on_device = [check_number("share_R", v, 0, 1) for v in share_R]
     pattern = _pattern(nodes, devices_per_node, copies, on_device, on_node)
     out, back = (architecture.d_model * bits / 8 for bits in (dispatch_bits, combine_bits))
     dispatch, combine = (

@@ -1,0 +1,136 @@
+"""How long a measured exchange takes: process by process, and beside a line fitted to messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from moeviz.pictures.axes import LogScale, Scale, axes, decades, short, x_axis
+from moeviz.pictures.plot import NOBODY, Key, box, curve, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, Svg, si
+from moeviz.records.exchanged import Exchanged, Line
+from moeviz.words import percent
+
+WIDTH, LEFT, RIGHT = 560.0, 76.0, 28.0
+LANE, LANES_TOP = 34.0, 98.0
+REST = Key("all else", "#6e6e6e", mark="box")
+EXPERTS = Key("experts", "#e69f00", mark="box")
+DISPATCH = Key("dispatch", "#0072b2", mark="box")
+COMBINE = Key("combine", "#56b4e9", mark="box")
+WAITING = Key("waits for others", NOBODY, mark="box", hatched=True)
+KEYS = (REST, EXPERTS, DISPATCH, COMBINE, WAITING)
+POINT = Key("messages of one size", "#6e6e6e", mark="circle", width=0)
+FITTED = Key("the line", "#d55e00")
+OURS = Key("this step's exchanges", "#0072b2", mark="diamond", width=0)
+PLOT_TOP, PLOT_BOTTOM = 112.0, 300.0
+SPEEDLESS = 1e13  # bytes a second: where longer messages took no longer, no speed was found
+
+Part = tuple[Key, float, float]  # what a process does, from when to when (ms)
+
+
+def over(value: float, base: float) -> str:
+    """ "12 % more"."""
+    share = value / base - 1
+    if round(100 * share) == 0:
+        return "as much"
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'}"
+
+
+def parts_of(exchanged: Exchanged, process: int, count: int) -> Iterator[Part]:
+    """What a process does one after the other, to the end of the first `count` exchanges."""
+    at = 0.0
+    for leg, (came, begun, ended) in zip(
+        exchanged.legs[:count], 1e3 * exchanged.span[:count, process], strict=True
+    ):
+        yield EXPERTS if leg.back else REST, at, came
+        yield WAITING, came, begun
+        yield COMBINE if leg.back else DISPATCH, begun, ended
+        at = ended
+    if count == len(exchanged.legs):
+        yield REST, at, 1e3 * float(exchanged.end[process])
+
+
+def draw_steps(svg: Svg, exchanged: Exchanged, count: int) -> None:
+    """A lane for each process."""
+    size = exchanged.processes
+    lanes = [list(parts_of(exchanged, process, count)) for process in range(size)]
+    end = max(parts[-1][2] for parts in lanes)
+    bottom = LANES_TOP + LANE * size
+    part = svg.beside(WIDTH, bottom + 50)
+    heading(part, "Where does the time go?")
+    part.text(0, 38, _told(lanes), bold=True)
+    step = "forward and backward pass" if count == len(exchanged.legs) else "forward pass"
+    part.text(0, 57, f"one {step}, the one that took the median time", fill=MUTED)
+    legend(part, 0, 82, KEYS)
+    x = Scale(0, end, LEFT, WIDTH - RIGHT)
+    for process, parts in enumerate(lanes):
+        y = LANES_TOP + LANE * process
+        part.text(LEFT - 8, y + LANE / 2 + 2, f"process {process}", anchor="end")
+        for key, start, stop in parts:
+            if stop > start:
+                tip = f"process {process}, {key.name}: {stop - start:.3g} ms"
+                width = x(stop) - x(start)
+                box(part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched, tip=tip)
+    x_axis(part, x, bottom, "ms from the start of the step")
+    part.line(LEFT, bottom, WIDTH - RIGHT, bottom)
+
+
+def _told(lanes: list[list[Part]]) -> str:
+    """Of the mean process."""
+    total = np.mean([parts[-1][2] for parts in lanes])
+
+    def share(*keys: Key) -> str:
+        spent = [sum(stop - start for key, start, stop in p if key in keys) for p in lanes]
+        return percent(float(np.mean(spent) / total))
+
+    return (
+        f"{share(DISPATCH, COMBINE)} goes into exchanges, {share(WAITING)} into waiting for "
+        f"others, {share(EXPERTS)} into experts."
+    )
+
+
+def line_words(line: Line) -> str:
+    """ "α = 120 µs, β = 1.7 GB/s"."""
+    speed = f"{line.bandwidth / 1e9:.2g} GB/s" if line.bandwidth < SPEEDLESS else "without a limit"
+    return f"α = {1e6 * line.alpha:,.3g} µs, β = {speed}"
+
+
+def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int) -> None:
+    """Seconds by bytes, logarithmic both ways."""
+    part = svg.beside(WIDTH, PLOT_BOTTOM + 60)
+    travel_X, predicted_X = exchanged.travel[:count], exchanged.predicted(line)[:count]
+    busiest_X = exchanged.busiest[:count]
+    travel, predicted = 1e3 * travel_X.sum(), 1e3 * predicted_X.sum()
+    heading(part, "Does a line predict how long it takes?")
+    found = f"Predicted {predicted:.3g} ms, {over(predicted, travel)} than"
+    if over(predicted, travel) == "as much":
+        found = f"Predicted {predicted:.3g} ms, as much as"
+    part.text(0, 38, f"{found} the {travel:.3g} ms measured.", bold=True)
+    latency = line.alpha * np.count_nonzero(busiest_X) / max(predicted_X.sum(), 1e-30)
+    notes = (
+        f"time = α + bytes / β, fitted to {len(line.points)} sizes between these processes:",
+        f"{line_words(line)}. α makes up {percent(latency)} of what is predicted.",
+    )
+    paragraph(part, 0, 57, notes, fill=MUTED)
+    sizes = [size for size, _ in line.points] + [float(size) for size in busiest_X if size]
+    times = [seconds for _, seconds in line.points] + [t for t in travel_X if t > 0]
+    low, high = decades(sizes)
+    least, most = (1e6 * bound for bound in decades(times))
+    x = LogScale(low, high, LEFT, WIDTH - RIGHT)
+    y = LogScale(least, most, PLOT_BOTTOM, PLOT_TOP)
+    axes(
+        part, x, y, x_label="bytes that the busiest process sends or receives", y_label="µs",
+        x_form=lambda value: si(value, "B"), y_form=short,
+    )  # fmt: skip
+    along = [(float(v), 1e6 * line.seconds(float(v))) for v in np.geomspace(low, high, 60)]
+    curve(part, x, y, [point for point in along if least <= point[1] <= most], FITTED)
+    for size, seconds in line.points:
+        with part.thing(tip=f"{si(size, 'B')}: {1e6 * seconds:.3g} µs"):
+            mark(part, "circle", x(size), y(1e6 * seconds), POINT.colour, 4)
+    for leg, size, seconds in zip(exchanged.legs[:count], busiest_X, travel_X, strict=True):
+        if size and seconds > 0:
+            tip = f"{leg.name}: {si(float(size), 'B')}, {1e6 * seconds:.3g} µs"
+            with part.thing(tip=tip):
+                mark(part, "diamond", x(float(size)), y(1e6 * seconds), OURS.colour, 5, INK)
+    legend(part, LEFT, PLOT_TOP - 12, (POINT, FITTED, OURS))
