@@ -198,6 +198,9 @@ def test_devices_have_dense_peaks():
         "T4": 203.1, "L4": 403.3, "A100-80G SXM": 153.0, "H100 SXM": 295.2, "H800 SXM": 295.2,
         "H200 SXM": 206.0, "B200 SXM": 292.2, "MI300X": 246.6, "RTX 4090": 163.7,
         "Apple M3 Ultra": 69.6, "Apple M4 Max": 62.3, "Laptop CPU, DDR5-5600 x2": 11.2,
+        "Raspberry Pi 5, 8 GB": 17.5, "Raspberry Pi 5, 16 GB": 17.5,
+        "Phone, Snapdragon 8 Elite": 35.4, "Laptop CPU, DDR4-3200 x2": 9.8,
+        "MacBook Air M4": 66.7,
     }  # fmt: skip
     ridges = {name: entry.ridge() for name, entry in DEVICES.items()}
     assert ridges == pytest.approx(expected, abs=0.06)

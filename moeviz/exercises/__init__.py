@@ -14,6 +14,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     capacity,
     collapse,
     comparisons,
+    compression,
     dense_vs_moe,
     diagnosis,
     efficiency_frontier,

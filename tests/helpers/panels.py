@@ -50,6 +50,10 @@ MOVES = {
         "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8, "text": "another text",
         "layer": 2, "source": "synthetic", "skew": 0.0, "seed": 3, "step": 9,
     },
+    "Edge": {
+        "device_name": "Raspberry Pi 5, 16 GB", "plan": "int8", "context": 131072, "wanted": 50,
+        "share": 100,
+    },
     "Exchange": {
         "table": True, "model_name": "Kimi K2", "nodes": 8, "devices_per_node": 8, "tokens": 1,
         "copies": "node", "node_limit": 2, "fp8": True, "skew": 0.5, "seed": 7, "step": 3,

@@ -18,10 +18,12 @@ from moeviz.experiments.slots import placed, synthetic
 from moeviz.experiments.slots_at_once import visit_chances
 from moeviz.host import data_path, read_figures
 from moeviz.panels import hardware_choice as offered
+from moeviz.panels.costs.edge import DEVICES as SMALL_DEVICES
 from moeviz.panels.routing.real_models import OF_COUNTS, QUESTIONS
 from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
+from moeviz.pictures.costs.edge import FORMATS, SHARES, edge
 from moeviz.pictures.costs.exchange import exchange
 from moeviz.pictures.costs.expert_caches import expert_caches
 from moeviz.pictures.costs.fewer_bits import fewer_bits
@@ -698,12 +700,16 @@ def _costs():
         yield case(exchange, **SEND | options)
     # Each model of 08_hardware with each plan or link that a panel offers, from one device to many,
     # on the chips in turn: all combinations would be thousands.
+    shares, wanted = cycle(SHARES), cycle((1, 10, 100))
     chips, ends = cycle(offered.DEVICES.values()), cycle(((1, 512, 1), (64, 131072, 16384)))
     for name, plan in product((*offered.DENSE, *offered.SPARSE), PLANS):
         for draw in (memory_fit, decode_batch)[: 1 + (name in offered.SPARSE)]:
             devices, context, batch = next(ends)
             yield case(draw, model_name=name, device_name=next(chips), devices=devices, plan=plan,
                        context=context, batch=batch)  # fmt: skip
+    for chip, plan in zip(SMALL_DEVICES.values(), cycle(FORMATS), strict=False):
+        yield case(edge, device_name=chip, plan=plan, wanted=next(wanted), share=next(shares),
+                   context=131072)  # fmt: skip
     hits = cycle((0, 37, 100))
     for name, link in product(offered.SPARSE, LINKS):
         yield case(offloading, model_name=name, device_name=next(chips), plan="q4_k_m", link=link,

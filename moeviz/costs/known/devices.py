@@ -15,7 +15,8 @@ Compute = Literal["bf16", "fp8", "fp4"]
 class Device:
     """One device. bf16_flops_per_s: dense, bf16 or fp16; fp8_, fp4_: None where it has none.
     link_bytes_per_s: to its neighbours, one direction; host_bytes_per_s: from the host's memory,
-    one direction; watts: TDP; usd_per_hour: lowest and highest price seen in May 2026.
+    one direction; storage_bytes_per_s: from its own flash or disk; watts: TDP; usd_per_hour: lowest
+    and highest price seen in May 2026.
 
     confidence: of the speeds and sizes. price_confidence: of the price.
     """
@@ -28,6 +29,7 @@ class Device:
     fp4_flops_per_s: float | None = None
     link_bytes_per_s: float | None = None
     host_bytes_per_s: float | None = None
+    storage_bytes_per_s: float | None = None
     watts: float | None = None
     usd_per_hour: tuple[float, float] | None = None
     source: str = ""
@@ -65,17 +67,22 @@ GB, TERA = 1e9, 1e12
 
 def _device(
     name: str, memory: float, bandwidth: float, bf16: float, fp8: float | None, fp4: float | None,
-    link: float | None, host: float | None, *rest: Any, **options: Any,
+    link: float | None, host: float | None, *rest: Any, storage: float | None = None,
+    **options: Any,
 ) -> Device:  # fmt: skip
     """Sizes in GB, speeds in GB/s and TFLOP/s; rest: watts, price, source."""
-    values = (memory, bandwidth, bf16, fp8, fp4, link, host)
-    units = (GB, GB, TERA, TERA, TERA, GB, GB)
+    values = (memory, bandwidth, bf16, fp8, fp4, link, host, storage)
+    units = (GB, GB, TERA, TERA, TERA, GB, GB, GB)
     sizes: Any = (v if v is None else v * unit for v, unit in zip(values, units, strict=True))
     return Device(name, *sizes, *rest, **options)
 
 
 _AIC = "aiconfigurator system files (github.com/ai-dynamo/aiconfigurator)"
 _PRICE = "prices: mercatus-ai and aimultiple, May 2026"
+_PI = (
+    "raspberrypi.com: LPDDR4X-4267, PCIe 2.0 x1, and Broadcom's bus of 32 bits; 0.3 TFLOP/s from "
+    "4 cores × 2.4 GHz × 32 FP16 operations a cycle"
+)
 DEVICES = {
     device.name: device
     for device in (
@@ -103,7 +110,20 @@ DEVICES = {
                 "bandwidth: Apple; 34 TFLOP/s estimated", confidence="estimate"),
         _device("Laptop CPU, DDR5-5600 x2", 32, 89.6, 1.0, None, None, None, None, 45, None,
                 "2 channels × 8 bytes × 5.6 GT/s; 1 TFLOP/s by order of magnitude",
-                confidence="estimate"),
+                confidence="estimate", storage=7),
+        _device("Raspberry Pi 5, 8 GB", 8, 17.1, 0.3, None, None, None, None, 12, None, _PI,
+                confidence="estimate", storage=0.5),
+        _device("Raspberry Pi 5, 16 GB", 16, 17.1, 0.3, None, None, None, None, 12, None, _PI,
+                confidence="estimate", storage=0.5),
+        _device("Phone, Snapdragon 8 Elite", 12, 84.8, 3.0, None, None, None, None, None, None,
+                "Qualcomm: LPDDR5X at 5,300 MHz, 4 × 16 bits; Samsung: UFS 4.0 reads 4.2 GB/s; "
+                "3 TFLOP/s by order of magnitude", confidence="estimate", storage=4.2),
+        _device("Laptop CPU, DDR4-3200 x2", 8, 51.2, 0.5, None, None, None, None, 15, None,
+                "2 channels × 8 bytes × 3.2 GT/s; disk: PCIe 3.0 x4; 0.5 TFLOP/s by order of "
+                "magnitude", confidence="estimate", storage=3.5),
+        _device("MacBook Air M4", 16, 120, 8, None, None, None, None, None, None,
+                "Apple: 16 GB, 120 GB/s; disk and 8 TFLOP/s estimated", confidence="estimate",
+                storage=3),
     )
 }  # fmt: skip
 

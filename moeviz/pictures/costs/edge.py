@@ -1,0 +1,215 @@
+"""Which models a phone, a small board or a laptop holds, and how fast they write there at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from dataclasses import dataclass
+
+from moeviz.costs import (
+    Architecture,
+    Device,
+    active_parameters,
+    decode_step,
+    device,
+    fit,
+    offload_bound,
+    parameters,
+)
+from moeviz.costs.cost.quantisation import PLANS
+from moeviz.pictures.axes import LogScale, short, x_axis
+from moeviz.pictures.costs.memory_fit import source_line
+from moeviz.pictures.costs.model_parts import count, sizes_of
+from moeviz.pictures.plot import Key, Stop, heading, legend, mark, paragraph, row, track
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
+
+MODELS = (
+    "Mistral 7B", "OLMoE-1B-7B", "Llama 3.1 8B", "Qwen1.5-MoE-A2.7B", "DeepSeek-V2-Lite",
+    "gpt-oss-20b", "Qwen3-30B-A3B", "Phi-3.5-MoE", "Mixtral 8x7B", "Llama 3.1 70B",
+    "Qwen3-Next-80B-A3B", "gpt-oss-120b",
+)  # fmt: skip
+FORMATS = {"bf16": "BF16", "int8": "INT8", "q4_k_m": "Q4_K_M", "q2.6_experts": "experts in 2.6"}
+SHARES = (50, 75, 100)  # per cent of the memory that a model may take
+SPEEDS = (1, 2, 5, 10, 20, 50, 100)  # tokens a second that somebody may want
+WIDTH, TOP, ROW = 560.0, 148.0, 26.0
+NAMES, END = 150.0, 446.0  # where the plot begins and ends; behind it there is room for words
+FITS = {
+    True: Key("sparse, fits", "#0072b2", mark="circle", width=0),
+    False: Key("dense, fits", "#d55e00", mark="square", width=0),
+}
+FROM_DISK = Key("read from its flash or disk", "#6e6e6e", mark="ring", width=0)
+COLUMNS = ("model", "parameters", "active", "weights and cache, GB", "fits", "tokens/s at most")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model on a device. bytes: weights and cache; speed: tokens a second at most, of one
+    sequence; None where the device has no disk that could stand in for its memory."""
+
+    name: str
+    sparse: bool
+    total: float
+    active: float
+    bytes: float
+    fits: bool
+    speed: float | None
+
+
+def candidate(name: str, chip: Device, plan: str, context: int) -> Candidate:
+    """What a device makes of a model: a bound from its memory's bandwidth and its arithmetic, or
+    from its disk's where the model does not fit.
+
+    1. A model that fits: costs.decode_step of one sequence.
+    2. A sparse one that does not: all but its experts lie in memory, beside as many experts as
+       have room; a token's other experts come from the disk.
+    3. A dense one that does not: what has no room is read from the disk for every token.
+    """
+    sizes = sizes_of(name)
+    needed = fit(sizes, chip, context_tokens=context, plan=plan)
+    speed: float | None
+    if needed.fits:
+        step = decode_step(sizes, chip, batch=1, context_tokens=context, plan=plan)
+        speed = step.tokens_per_s
+    else:
+        speed = _from_disk(sizes, chip, plan, -needed.free_bytes)
+    return Candidate(
+        name, sizes.is_moe, parameters(sizes).total, active_parameters(sizes).total,
+        needed.weights.total + needed.cache.total, needed.fits, speed,
+    )  # fmt: skip
+
+
+def _from_disk(sizes: Architecture, chip: Device, plan: str, missing: float) -> float | None:
+    """Tokens a second at most when `missing` bytes lie on the disk; None without a disk, and where
+    not even the weights that every token needs have room."""
+    if chip.storage_bytes_per_s is None:
+        return None
+    parts = {
+        name: number * PLANS[plan].format(name).bits / 8
+        for name, number in active_parameters(sizes, "ex_input_embedding").components.items()
+    }
+    own = sum(parts.values()) / chip.bytes_per_s
+    if not sizes.is_moe:
+        return 1 / max(missing / chip.storage_bytes_per_s, own)
+    experts = parts["routed_experts"] * sizes.moe.num_experts / sizes.moe.top_k
+    if missing > experts:
+        return None
+    hits = 1 - missing / experts
+    over = offload_bound(sizes, chip.storage_bytes_per_s, plan=plan, hit_rate=hits)
+    return 1 / max(1 / over.tokens_per_s, own)
+
+
+def edge(
+    *, device_name: str, plan: str, wanted: int, context: int = 4096, share: int = 75
+) -> Picture:
+    """A row for each model, small ones first: how fast it writes at most. wanted: the tokens a
+    second that are asked for; share: per cent of the memory that a model may take."""
+    chip = device(device_name)
+    room = dataclasses.replace(chip, memory_bytes=chip.memory_bytes * share / 100)
+    found = sorted((candidate(name, room, plan, context) for name in MODELS), key=_size)
+    bottom = TOP + ROW * len(found)
+    notes = [
+        line
+        for note in (
+            source_line(chip),
+            _disk(chip),
+            "Bounds, with even routing: measured systems stay below them.",
+        )
+        for line in textwrap.wrap(note, 84)
+    ]
+    svg = Svg(WIDTH, bottom + 84 + 18 * len(notes), "Models on a small device",
+              told(found, chip, plan, wanted))  # fmt: skip
+    heading(svg, f"Which models write on this device? {chip.name}")
+    svg.text(0, 38, _answer(found, wanted), bold=True)
+    of = f"{room.memory_bytes / 1e9:.3g} of {chip.memory_bytes / 1e9:.3g} GB for the model"
+    svg.text(0, 57, f"{FORMATS[plan]} · {context:,} tokens of context · {of}", fill=MUTED)
+    legend(svg, 0, 80, [*FITS.values(), FROM_DISK], kin=True)
+    x = LogScale(0.05, 1000, NAMES, END)
+    at = x(wanted)
+    svg.line(at, TOP - 24, at, bottom, stroke=INK, width=1.5)
+    svg.text(x.start, TOP - 40, f"at least {wanted} tokens/s · drag the knob", bold=True)
+    x_axis(svg, x, bottom, "tokens/s at most, one sequence, logarithmic", top=TOP - 4,
+           ticks=(0.1, 1, 10, 100, 1000), form=short)  # fmt: skip
+    for i, each in enumerate(found):
+        _row(svg, x, TOP + (i + 0.5) * ROW, each, wanted)
+    stops = [Stop(x(s), f"at least {s} tokens/s", {"wanted": s}) for s in SPEEDS]
+    track(svg, TOP - 22, stops, at)
+    paragraph(svg, 0, bottom + 66, notes, fill=MUTED)
+    return svg.picture(COLUMNS, map(_cells, found))
+
+
+def _size(found: Candidate) -> float:
+    return found.total
+
+
+def _row(svg: Svg, x: LogScale, y: float, found: Candidate, wanted: int) -> None:
+    enough = _enough(found, wanted)
+    key = FITS[found.sparse] if found.fits else FROM_DISK
+    words = _speed(found)
+    tip = (
+        f"{found.name}: {count(found.total)} parameters, {count(found.active)} active, "
+        f"{found.bytes / 1e9:.3g} GB, {'fits' if found.fits else 'does not fit'}, {words}"
+    )
+    with row(svg, y, ROW, found.name, key.name, tip=tip):
+        svg.text(0, y + 4, found.name, bold=enough)
+        at = x.start
+        if found.speed is not None:
+            at = x(min(max(found.speed, x.low), x.high))
+            svg.line(x.start, y, at, y, stroke=key.colour)
+            mark(svg, key.mark, at, y, key.colour, 5)
+        svg.text(at + 10, y + 4, words, bold=enough, halo=True)
+
+
+def _speed(found: Candidate) -> str:
+    return "does not run" if found.speed is None else f"{three(found.speed)} tokens/s"
+
+
+def _enough(found: Candidate, wanted: float) -> bool:
+    return found.speed is not None and found.speed >= wanted
+
+
+def _answer(found: list[Candidate], wanted: int) -> str:
+    """The largest model that is fast enough, and the largest dense one."""
+    quick = [each for each in found if _enough(each, wanted)]
+    if not quick:
+        return f"None of these reaches {wanted} tokens/s."
+    return f"{quick[-1].name} is the largest that may reach {wanted} tokens/s."
+
+
+def told(found: list[Candidate], chip: Device, plan: str, wanted: int) -> str:
+    """How many models fit and are fast enough, which is the largest, and what a dense model of
+    that size would do, in words from the figures."""
+    fitting = sum(each.fits for each in found)
+    quick = [each for each in found if _enough(each, wanted)]
+    sentence = (
+        f"{fitting} of {len(found)} models fit {chip.name} in {FORMATS[plan]}. {len(quick)} may "
+        f"reach {wanted} tokens/s."
+    )
+    if not quick:
+        return sentence
+    best = quick[-1]
+    where = "" if best.fits else ", though part of it is read from the disk"
+    sentence += (
+        f" The largest of these is {best.name} with {count(best.total)} parameters, of which "
+        f"{count(best.active)} are active: {_speed(best)} at most{where}."
+    )
+    dense = [each for each in quick if not each.sparse]
+    if dense and best.sparse:
+        sentence += f" The largest dense one is {dense[-1].name}: {_speed(dense[-1])} at most."
+    elif best.sparse:
+        sentence += " No dense one reaches it."
+    return sentence
+
+
+def _disk(chip: Device) -> str:
+    if chip.storage_bytes_per_s is None:
+        return "It has no disk here."
+    return (
+        f"Memory {chip.bytes_per_s / 1e9:.3g} GB/s; flash or disk "
+        f"{chip.storage_bytes_per_s / 1e9:.3g} GB/s."
+    )
+
+
+def _cells(found: Candidate) -> tuple[object, ...]:
+    speed = "" if found.speed is None else three(found.speed)
+    sizes = count(found.total), count(found.active), f"{found.bytes / 1e9:,.1f}"
+    return found.name, *sizes, "yes" if found.fits else "no", speed
