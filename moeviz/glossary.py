@@ -23,7 +23,7 @@ START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
 ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
 COLLAPSE, CAPACITY, SPECIALISATION = "04_collapse", "05_capacity", "07_specialisation"
 HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
-EFFICIENCY = "10_efficiency_frontier"
+EFFICIENCY, COMPRESSION = "10_efficiency_frontier", "11_compression"
 REAL = "13_real_models"
 
 TERMS = (
@@ -47,6 +47,8 @@ TERMS = (
          "many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
     Term("BF16", "A number format of 16 bits. FP8 has 8 bits, INT4 has 4.", HARDWARE),
+    Term("calibration text", "Text on which a method of compression looks at the model, to decide "
+         "what may go. No final figure is measured on it.", COMPRESSION),
     Term("capacity", "The number of slots of each expert: the most tokens that it takes from one "
          "batch.", CAPACITY),
     Term("capacity factor", "The capacity as a multiple of the even share: factor 1 gives every "
@@ -127,9 +129,13 @@ TERMS = (
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
     Term("loud", "A layer is loud or quiet by the size of its output.", ROUTING, ("quiet",)),
+    Term("low rank", "A matrix is replaced by the product of two thinner ones, which together are "
+         "smaller.", COMPRESSION),
     Term("LRU", "A cache that gives up what was asked for longest ago.", HARDWARE),
     Term("MaxVio", "The largest load over the mean load, minus 1. It is 0 when the load is even, "
          "and E − 1 when one expert has all tokens.", ROUTING),
+    Term("merging", "Several experts are replaced by one, whose weights are an average of theirs.",
+         COMPRESSION, ("merge",)),
     Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
          "of the device's peak.", FRONTIER),
     Term("MLA", "Multi-head latent attention: the cache keeps one short vector for each token, "
@@ -159,6 +165,8 @@ TERMS = (
          ("first come",)),
     Term("program", "One of the many copies of a kernel that run side by side, each on its own "
          "part of the work.", KERNELS),
+    Term("pruning", "Parts of a trained model are taken out, such as whole experts with their rows "
+         "of the router.", COMPRESSION, ("prune",)),
     Term("PUE", "Power usage effectiveness: the power of a whole data centre over that of its "
          "computers.", FRONTIER),
     Term("quantile bias", "Like the sign bias, but each number is set so that the last batch would "
@@ -179,6 +187,7 @@ TERMS = (
          "rule for the choice.", START),
     Term("router saturation", "The share of a token's final experts that the router chooses "
          "already at an earlier step of training.", SPECIALISATION),
+    Term("saliency", "A figure that says how much an expert is worth keeping.", COMPRESSION),
     Term("scaling law", "A formula for the loss of a model from its parameters and the tokens that "
          "it was trained on, fitted to many trainings.", EFFICIENCY),
     Term("scope", "The tokens over which a balancing loss asks for an even load: a whole batch, or "

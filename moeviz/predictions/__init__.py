@@ -11,6 +11,7 @@ from moeviz.pictures.table import Table
 from moeviz.predictions import (  # noqa: F401  (each enters its own)
     capacity,
     collapse,
+    compression,
     dense_vs_moe,
     efficiency_frontier,
     frontier,
