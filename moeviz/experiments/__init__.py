@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "saturation": "saturation",
     "dense_training": "dense_training",
     "hybrids": "hybrids",
+    "memory_or_thinking": "memory_or_thinking",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",

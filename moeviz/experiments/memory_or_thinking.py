@@ -1,0 +1,256 @@
+"""What experts buy: facts remembered, or a rule worked out (2 minutes a seed).
+
+"Mixture of Parrots" (Jelassi and others, 2410.19034) says beforehand: with the active parameters
+fixed, more experts raise what a model memorises, nearly as far as the same parameters would in a
+dense model, and soon stop to help where a model must reason, which asks for width. Here:
+
+    phone book   a name and its number, both random: the share of the book that is recalled. By the
+                 paper the MoE should beat the dense model of its active parameters, and stay close
+                 to the dense model of all its parameters.
+    addition     of pairs that training never shows: the share of sums with every digit right. By
+                 the paper the MoE should not beat the dense model of its active parameters by much,
+                 and the dense model of all its parameters should beat the MoE.
+
+Three models: "MoE", two of 16 experts of width 16, raw weights, balance loss 0.01 and z-loss 0.001;
+"dense", as wide as two experts; "dense, all parameters", as wide as all 16. What would make the
+comparison unfair, and how it is closed:
+
+1. How loud the FFN is at the start: all begin at the fair scale (ModelConfig.ffn_scale).
+2. One learning rate that suits one of them: each has its own on each task, the one of GRID with the
+   lowest mean loss on "validation" at the middle size, over seeds that are no final ones.
+3. Unequal practice: all see the same examples in the same order, for as many steps. A larger book
+   is read fewer times in them: what is measured is what is learned in the time, and no limit of
+   what fits.
+4. Answers that leak: sums are measured on "reserve" pairs, which neither training nor the choice of
+   rates saw, in either order. Of the phone book all is asked that was read; the books of GRID_SEEDS
+   are others.
+5. Luck: the seed draws the model, the book or the held-out pairs, and the batches. Differences are
+   paired, and verdicts hold for all of them together (Holm).
+
+Not closed: the models share attention, embedding and model width, and differ in their FFNs alone,
+so the paper's bound on the model's width is not tested; both tasks are small, STEPS steps, at one
+depth; addition is one rule of many; the dense model of all parameters takes more FLOPs.
+
+runs/memory_or_thinking.json; figures are {mean, sd, values} over the seeds:
+    steps, seeds, curve_steps
+    rates: by task ("phone book", "addition") and model: grid, losses, chosen, at_edge
+    tasks: by task and size (entries, or digits), as text:
+        models: by model: right, the share of answers right; tokens, that of their tokens; loss,
+            nats per token of an answer; curve, means of right on "validation" at curve_steps;
+            parameters, active_parameters, gigaflops_per_step
+        gaps: by "A minus B": the difference of right (recording.judged; one table of all)
+runs/memory_or_thinking.safetensors: seed 0 of each task, size and model, in this order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import (
+    collect,
+    compact,
+    judged,
+    mean_sd,
+    packed,
+    small_model,
+    unpacked,
+    write_json,
+)
+from moeviz.experiments.routers_compared import best_rate
+from moeviz.model.layer import MoEConfig
+from moeviz.model.transformer import ModelConfig
+from moeviz.records.runs import save_snapshots
+from moeviz.text.tasks import Addition, PhoneBook, Task
+from moeviz.training.answers import RIGHT, AnswerTrainer
+from moeviz.training.config import TrainConfig
+from moeviz.training.trainer import NonFiniteLossError
+
+BOOK, SUMS = "phone book", "addition"
+SIZES = {BOOK: (500, 1000, 2000), SUMS: (2, 3)}
+MIDDLE = {BOOK: 1000, SUMS: 2}  # whose rates are those of all sizes
+ROWS = 128  # examples of a batch
+DENSE, MOE, DENSE_ALL = "dense", "MoE", "dense, all parameters"
+MODELS = (DENSE, MOE, DENSE_ALL)
+EXPERTS, TOP_K, EXPERT_WIDTH = 16, 2, 16
+STEPS, MEASURE_EVERY = 600, 50
+QUESTIONS = 1000  # of a final figure
+GRID = (4e-3, 8e-3, 16e-3)
+GRID_SEEDS = (1000,)  # of no final run
+PAIRS = ((MOE, DENSE), (MOE, DENSE_ALL), (DENSE_ALL, DENSE))
+Setting = tuple[str, int]  # a task and its size
+
+
+def settings() -> list[Setting]:
+    """Every task and size, in the order of the recording."""
+    return [(task, size) for task, sizes in SIZES.items() for size in sizes]
+
+
+def make_task(task: str, size: int, seed: int) -> Task:
+    """The book or the sums of a seed."""
+    return PhoneBook(size, seed) if task == BOOK else Addition(size, seed)
+
+
+def models() -> dict[str, ModelConfig]:
+    """The three models, at the fair scale, over single bytes."""
+    experts = MoEConfig(EXPERTS, TOP_K, EXPERT_WIDTH, options={"weighting": "raw"})
+    made = {
+        DENSE: small_model(None, d_ff=TOP_K * EXPERT_WIDTH),
+        MOE: small_model(experts),
+        DENSE_ALL: small_model(None, d_ff=EXPERTS * EXPERT_WIDTH),
+    }
+    return {name: dataclasses.replace(model, vocab_size=256) for name, model in made.items()}
+
+
+def training(task: Task, rate: float, seed: int) -> TrainConfig:
+    """The rate falls to a tenth by the last step: what counts is what is learned by then."""
+    return TrainConfig(
+        steps=STEPS, batch_size=ROWS, seq_len=task.seq_len, learning_rate=rate, seed=seed,
+        validate_every=MEASURE_EVERY,
+    )  # fmt: skip
+
+
+def trainer(model: str, task: str, size: int, rate: float, seed: int) -> AnswerTrainer:
+    """One model, ready to learn one task."""
+    made = make_task(task, size, seed)
+    return AnswerTrainer(models()[model], training(made, rate, seed), made)
+
+
+def build(task: str, size: int, seed: int, rates: dict[str, float]) -> dict[str, AnswerTrainer]:
+    """All three, ready to learn the same examples."""
+    return {model: trainer(model, task, size, rates[model], seed) for model in MODELS}
+
+
+def resume(
+    folder: Path, task: str, size: int, seed: int, rates: dict[str, float]
+) -> dict[str, AnswerTrainer]:
+    """All three as an interrupted run left them in a folder; none where one is not of this run."""
+    found: dict[str, AnswerTrainer] = {}
+    for model, fresh in build(task, size, seed, rates).items():
+        try:
+            kept = AnswerTrainer.resume(folder / f"{model}.safetensors", fresh.corpus)
+        except (OSError, ValueError):
+            return {}
+        if (kept.model_config, kept.config) != (fresh.model_config, fresh.config):
+            return {}
+        found[model] = kept
+    return found
+
+
+def learned(learner: AnswerTrainer) -> bool:
+    """Train to the end; whether the loss stayed finite."""
+    try:
+        for _ in learner:
+            pass
+    except NonFiniteLossError:
+        return False
+    return True
+
+
+def try_rate(model: str, task: str, rate: float, seed: int) -> float | None:
+    """The validation loss that a rate leads to; None where training diverges."""
+    learner = trainer(model, task, MIDDLE[task], rate, GRID_SEEDS[seed])
+    return learner.answered("validation", QUESTIONS).loss if learned(learner) else None
+
+
+def train(model: str, task: str, size: int, rate: float, seed: int) -> dict[str, Any]:
+    """One model at the end of its training: its figures and, of seed 0, its snapshot."""
+    learner = trainer(model, task, size, rate, seed)
+    if not learned(learner):
+        raise ValueError(f"{model} diverged on {task} {size} with seed {seed} at rate {rate:g}.")
+    final = learner.answered("reserve", QUESTIONS)
+    return {
+        **dataclasses.asdict(final),
+        "curve": [share for _, share in learner.notes[RIGHT]],
+        "parameters": learner.model.num_parameters(),
+        "active_parameters": learner.model.num_active_parameters(),
+        "gigaflops_per_step": round(learner.flops_per_step / 1e9, 4),
+        "snapshot": packed(compact(learner.snapshot(model))) if seed == 0 else None,
+    }
+
+
+def name_of(model: str, task: str, size: int) -> str:
+    return f"{task} {size}, {model}"
+
+
+def chosen_rates(losses: dict[str, list[float | None]]) -> dict[str, dict[str, Any]]:
+    """By task and model what the grid found ("task; model; rate" of each label); see best_rate."""
+    tried: dict[str, dict[str, dict[float, list[float | None]]]] = {}
+    for label, seeds in losses.items():
+        task, model, rate = label.split("; ")
+        tried.setdefault(task, {}).setdefault(model, {})[float(rate)] = seeds
+    return {
+        task: {model: best_rate(of_model) for model, of_model in of_task.items()}
+        for task, of_task in tried.items()
+    }
+
+
+def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The tasks with the models' figures over seeds and all differences, judged as one table.
+    runs: by name_of, the results of `train` by seed."""
+    right = {name: [run["right"] for run in seeds] for name, seeds in runs.items()}
+    gaps = judged(
+        {
+            (task, size, a, b): (right[name_of(a, task, size)], right[name_of(b, task, size)])
+            for (task, size), (a, b) in product(settings(), PAIRS)
+        }
+    )
+    tasks: dict[str, dict[str, Any]] = {}
+    for task, size in settings():
+        tasks.setdefault(task, {})[str(size)] = {
+            "models": {model: _over(runs[name_of(model, task, size)]) for model in MODELS},
+            "gaps": {f"{a} minus {b}": gaps[task, size, a, b] for a, b in PAIRS},
+        }
+    return tasks
+
+
+def _over(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        name: mean_sd([run[name] for run in seeds]) for name in ("right", "tokens", "loss")
+    }
+    curve = np.mean([run["curve"] for run in seeds], axis=0)
+    figures["curve"] = [round(float(share), 4) for share in curve]
+    same = ("parameters", "active_parameters", "gigaflops_per_step")
+    return figures | {name: seeds[0][name] for name in same}
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
+    """Choose the rates, train every model on every task with every seed; write
+    runs/memory_or_thinking under `out`."""
+    part = out / "runs" / "memory_or_thinking.part"
+    grid = {
+        f"{task}; {model}; {rate:g}": partial(try_rate, model, task, rate)
+        for task, model, rate in product(SIZES, MODELS, GRID)
+    }
+    before = len(grid) * len(GRID_SEEDS)
+    total = before + len(settings()) * len(MODELS) * seeds
+    rates = chosen_rates(
+        collect(part, meta, grid, len(GRID_SEEDS), lambda done, _: on_step(done, total))
+    )
+    runs = {
+        name_of(model, task, size): partial(train, model, task, size, rates[task][model]["chosen"])
+        for (task, size), model in product(settings(), MODELS)
+    }
+    results = collect(part, meta, runs, seeds, lambda done, _: on_step(before + done, total))
+    tasks = summary(results)
+    figures = {
+        "steps": STEPS,
+        "seeds": list(range(seeds)),
+        "curve_steps": list(range(MEASURE_EVERY, STEPS + 1, MEASURE_EVERY)),
+        "rates": rates,
+        "tasks": tasks,
+    }
+    write_json(out / "runs" / "memory_or_thinking.json", meta, figures)
+    snapshots = [unpacked(of_seeds[0]["snapshot"]) for of_seeds in results.values()]
+    save_snapshots(out / "runs" / "memory_or_thinking.safetensors", snapshots, meta)
+    return {
+        f"{task} {size}": {m: of["right"]["mean"] for m, of in told["models"].items()}
+        for task, sizes in tasks.items()
+        for size, told in sizes.items()
+    }
