@@ -16,6 +16,7 @@ CAPACITIES = (0.0, 1.0, 0.5)
 LIMITS = (0, 1)  # processes that a token may visit
 COPIES = ("expert", "device")
 
+PLAIN = ("tokens", "copies", "sizes", "beside")  # of a record's fields, as JSON has them
 FITS = 30  # rounds, after which a fitted line no longer moves
 
 Answers = Sequence[dict[str, Any]]  # of experiments.exchange_rank, one for each process
@@ -173,21 +174,27 @@ class Exchanged:
         )
 
     def written(self) -> dict[str, Any]:
-        """As JSON values; times in whole microseconds."""
+        """As JSON values: arrays flat, times in whole microseconds."""
+        whole = {"load": self.load, "visits": self.visits, "sent": self.sent}
         micro = {"span": self.span, "end": self.end, "travel": self.travel}
+        micro = {name: (1e6 * values).round().astype(int) for name, values in micro.items()}
         return {
-            "tokens": self.tokens, "copies": self.copies, "sizes": self.sizes,
-            "load": self.load.tolist(), "visits": self.visits.tolist(), "sent": self.sent.tolist(),
-            "beside": self.beside, "error": float(f"{self.error:.2g}"),
-            **{name: (1e6 * values).round().astype(int).tolist() for name, values in micro.items()},
-        }  # fmt: skip
+            **{name: getattr(self, name) for name in PLAIN},
+            "error": float(f"{self.error:.2g}"),
+            **{name: values.ravel().tolist() for name, values in (whole | micro).items()},
+        }
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Exchanged:
-        """What `written` wrote."""
-        whole = {name: np.array(values[name]) for name in ("load", "visits", "sent")}
+        """What `written` wrote, whatever stands beside it."""
+        size = len(values["end"])
+        shapes = {"load": (size, values["sizes"]["num_experts"]), "visits": (size, size),
+                  "sent": (size, size)}  # fmt: skip
+        whole = {name: np.array(values[name]).reshape(-1, *shape) for name, shape in shapes.items()}
         micro = {name: np.array(values[name]) / 1e6 for name in ("span", "end", "travel")}
-        return cls(**{**values, **whole, **micro})
+        micro["span"] = micro["span"].reshape(-1, size, 3)
+        plain = {name: values[name] for name in PLAIN}
+        return cls(error=values["error"], **plain, **whole, **micro)
 
 
 def line_of(answers: Sequence[list[list[list[float]]]], rows: Sequence[int], width: int) -> Line:

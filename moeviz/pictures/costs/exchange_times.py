@@ -14,8 +14,8 @@ from moeviz.words import percent
 
 WIDTH, LEFT, RIGHT = 560.0, 76.0, 28.0
 LANE, LANES_TOP = 34.0, 98.0
-REST = Key("all else", "#6e6e6e", mark="box")
-EXPERTS = Key("experts", "#e69f00", mark="box")
+REST = Key("all else", "none", mark="box")
+EXPERTS = Key("experts", "#f0e442", mark="box")
 DISPATCH = Key("dispatch", "#0072b2", mark="box")
 COMBINE = Key("combine", "#56b4e9", mark="box")
 WAITING = Key("waits for others", NOBODY, mark="box", hatched=True)
@@ -71,7 +71,11 @@ def draw_steps(svg: Svg, exchanged: Exchanged, count: int) -> None:
             if stop > start:
                 tip = f"process {process}, {key.name}: {stop - start:.3g} ms"
                 width = x(stop) - x(start)
-                box(part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched, tip=tip)
+                edge = MUTED if key is REST else "none"
+                box(
+                    part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched, tip=tip,
+                    stroke=edge,
+                )  # fmt: skip
     x_axis(part, x, bottom, "ms from the start of the step")
     part.line(LEFT, bottom, WIDTH - RIGHT, bottom)
 

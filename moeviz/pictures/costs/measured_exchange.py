@@ -198,7 +198,7 @@ def _table(
 
 def told_exchanges(figures: dict[str, Any]) -> str:
     """What a recording of experiments.exchanged says, in sentences."""
-    runs = [Exchanged.read(values) for values in _without_setting(figures["runs"])]
+    runs = [Exchanged.read(values) for values in figures["runs"]]
     counts = sum(run.sent.size for run in runs)
     wrong = sum(int((run.sent != computed(run)).sum()) for run in runs)
     equal = f"all {counts:,} counts of bytes are" if not wrong else f"{wrong:,} counts are not"
@@ -217,11 +217,3 @@ def told_exchanges(figures: dict[str, Any]) -> str:
             f"predicts (half of the settings {q1:.2f} to {q3:.2f})."
         )
     return " ".join(sentences)
-
-
-def _without_setting(runs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for run in runs:
-        yield {name: value for name, value in run.items() if name not in SETTING}
-
-
-SETTING = ("processes", "skew", "capacity", "limit")
