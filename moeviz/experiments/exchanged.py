@@ -13,8 +13,8 @@ What could make it unfair, and what is done:
 Not closed: the processes share the cores of one machine and no network lies between them, so that
 4 processes on 2 cores wait for cores too. Bytes are those of any machine.
 
-runs/exchanged.json: lines, by number of processes: start_seconds; alpha (seconds), bandwidth (bytes
-a second), points (bytes, seconds). runs, a list: the setting (processes, tokens of each, skew,
+runs/exchanged.json: lines, by number of processes: start_seconds; load, of the machine's cores over
+the last 1, 5 and 15 minutes; alpha (seconds), bandwidth (bytes a second), points (bytes, seconds). runs, a list: the setting (processes, tokens of each, skew,
 capacity, limit, copies) and what records.exchanged writes; times in microseconds.
 """
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.experiments import Progress
+from moeviz.host import load_average
 from moeviz.records.exchanged import (
     CAPACITIES,
     COPIES,
@@ -40,7 +41,7 @@ from moeviz.records.exchanged import (
 from moeviz.systems.pool import OnWait, Pool
 
 RANK = "moeviz.experiments.exchange_rank"
-PASSES = 9
+PASSES = 5
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)  # of the messages that the line is fitted to
 WIDTH = 64  # of a row: the model's
 TURNS = 15
@@ -80,7 +81,8 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
         try:
             pool.start()
             line = fit(pool)
-            lines[str(size)] = {"start_seconds": round(pool.seconds, 2), **line.written()}
+            start = {"start_seconds": round(pool.seconds, 2), "load": load_average()}
+            lines[str(size)] = start | line.written()
             for setting in grid(size):
                 found = step(pool, setting, PASSES)
                 runs.append({"processes": size, **setting, **found.written()})
