@@ -157,7 +157,7 @@ def test_a_small_book_is_learned_by_heart(small, monkeypatch):
     learner = experiment.trainer(experiment.DENSE, experiment.BOOK, 5, 16e-3, 0)
     assert experiment.learned(learner)
     assert learner.answered("reserve", 5).right == 1.0
-    shares = learner.snapshot("dense").meta["right"]
+    shares = learner.snapshot("dense").meta["notes"]["right"]
     assert [step for step, _ in shares] == list(range(2, 61, 2)) and shares[-1][1] == 1.0
 
 
@@ -241,4 +241,5 @@ def test_a_recording_of_few_steps(small, tmp_path):
     snapshots, _ = load_snapshots(tmp_path / "runs" / "memory_or_thinking.safetensors")
     labels = [snapshot.label for snapshot in snapshots]
     assert labels == [*experiment.MODELS] * 3
-    assert all([step for step, _ in s.meta["right"]] == [2, 4] for s in snapshots)
+    assert snapshots[3].meta["notes"]["task"] == "phone book of 10 entries"
+    assert all([step for step, _ in s.meta["notes"]["right"]] == [2, 4] for s in snapshots)

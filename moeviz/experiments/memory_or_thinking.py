@@ -67,13 +67,11 @@ from moeviz.experiments.routers_compared import best_rate
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.runs import save_snapshots
-from moeviz.text.tasks import Addition, PhoneBook, Task
+from moeviz.text.tasks import BOOK, SIZES, SUMS, Task, make_task
 from moeviz.training.answers import RIGHT, AnswerTrainer
 from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import NonFiniteLossError
 
-BOOK, SUMS = "phone book", "addition"
-SIZES = {BOOK: (500, 1000, 2000), SUMS: (2, 3)}
 MIDDLE = {BOOK: 1000, SUMS: 2}  # whose rates are those of all sizes
 ROWS = 128  # examples of a batch
 DENSE, MOE, DENSE_ALL = "dense", "MoE", "dense, all parameters"
@@ -90,11 +88,6 @@ Setting = tuple[str, int]  # a task and its size
 def settings() -> list[Setting]:
     """Every task and size, in the order of the recording."""
     return [(task, size) for task, sizes in SIZES.items() for size in sizes]
-
-
-def make_task(task: str, size: int, seed: int) -> Task:
-    """The book or the sums of a seed."""
-    return PhoneBook(size, seed) if task == BOOK else Addition(size, seed)
 
 
 def models() -> dict[str, ModelConfig]:

@@ -28,6 +28,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NAMES = len(LETTERS) ** 3
 NUMBERS = 10_000  # of four digits
 MOST_DIGITS = 3  # all pairs are told apart in memory
+BOOK, SUMS = "phone book", "addition"
+# What is recorded: entries of a book, digits of a sum.
+SIZES: dict[str, tuple[int, ...]] = {BOOK: (500, 1000, 2000), SUMS: (2, 3)}
 HELD_OUT = 0.1  # of all pairs: for validation, and again for the reserve
 
 
@@ -129,7 +132,7 @@ class PhoneBook(Task):
         self.numbers = (draws.random_raw(entries) % np.uint64(NUMBERS)).astype(np.int64)
         book = np.arange(entries)
         super().__init__(
-            f"phone book of {entries:,} entries",
+            task_name(BOOK, entries),
             dict.fromkeys(("train", "validation", "reserve"), book),
         )
 
@@ -156,7 +159,7 @@ class Addition(Task):
         key = np.array([seed, digits], dtype=np.uint64)
         draw = np.random.Philox(key=key).random_raw(base * base)[mirrored] / 2**64
         super().__init__(
-            f"addition of {digits} digits",
+            task_name(SUMS, digits),
             {
                 "train": pair[draw >= 2 * HELD_OUT],
                 "validation": pair[draw < HELD_OUT],
@@ -172,6 +175,16 @@ class Addition(Task):
 
         total = ones_first(first + second, self.answer)
         return f"{ones_first(first, self.digits)}+{ones_first(second, self.digits)}={total}"
+
+
+def task_name(task: str, size: int) -> str:
+    """ "phone book of 1,000 entries" or "addition of 2 digits"."""
+    return f"{task} of {size:,} {'entries' if task == BOOK else 'digits'}"
+
+
+def make_task(task: str, size: int, seed: int) -> Task:
+    """The book or the sums of a seed."""
+    return PhoneBook(size, seed) if task == BOOK else Addition(size, seed)
 
 
 @functools.cache

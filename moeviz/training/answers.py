@@ -16,7 +16,7 @@ from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import StepResult, Trainer
 
 QUESTIONS = 500  # of a point of a curve
-RIGHT = "right"  # the note, and the snapshot's meta, with the shares along the way
+TASK, RIGHT = "task", "right"  # the notes of what is learned, and of the shares along the way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Answered:
 
 class AnswerTrainer(Trainer):
     """A Trainer whose loss is the mean over the answers' tokens: questions are random, and there is
-    nothing in them to learn. Where validation is due it also counts right answers: the snapshot's
-    meta["right"] has [step, share] of each time."""
+    nothing in them to learn. Where validation is due it also counts right answers. Its notes, which
+    stand in a snapshot's meta too, have the task's name and [step, share] of each time."""
 
     corpus: Task
 
@@ -43,6 +43,7 @@ class AnswerTrainer(Trainer):
         weight_S = torch.zeros(task.seq_len, device=self.device)
         weight_S[-task.answer :] = task.seq_len / task.answer
         self._weight_S = weight_S
+        self.notes[TASK] = task.name
 
     def _loss(self, *args: Any, **options: Any) -> LossOut:
         out = super()._loss(*args, **options)
@@ -79,8 +80,6 @@ class AnswerTrainer(Trainer):
         )
 
     def snapshot(self, label: str) -> Snapshot:
-        """The run so far, with the share of right answers along the way."""
+        """The run so far, with its notes."""
         snapshot = super().snapshot(label)
-        return dataclasses.replace(
-            snapshot, meta=snapshot.meta | {RIGHT: self.notes.get(RIGHT, [])}
-        )
+        return dataclasses.replace(snapshot, meta=snapshot.meta | {"notes": {**self.notes}})
