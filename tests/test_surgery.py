@@ -224,8 +224,8 @@ def test_ablation_is_the_rise_of_the_loss_without_one_expert(ids_GS):
 
 
 def test_chance_is_drawn_anew_with_each_seed():
-    assert (saliency.chance(L, E, 1) == saliency.chance(L, E, 1)).all()
-    assert (saliency.chance(L, E, 1) != saliency.chance(L, E, 2)).all()
+    assert (saliency.chance((L, E), 1) == saliency.chance((L, E), 1)).all()
+    assert (saliency.chance((L, E), 1) != saliency.chance((L, E), 2)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -427,15 +427,33 @@ def test_the_error_of_a_merge_is_that_of_the_merged_layer(align, ids_GS):
 
 
 def test_truncation_keeps_the_largest_singular_values():
-    weight = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = np.random.default_rng(0).standard_normal((7, 5))
     for rank in range(1, 6):
-        got = truncated(weight, rank)
-        for matrix, near in zip(weight.numpy(), got.numpy(), strict=True):
-            lost = np.linalg.svd(matrix, compute_uv=False)[rank:]
-            assert np.linalg.norm(matrix - near) == pytest.approx(
-                float(np.sqrt((lost**2).sum())), abs=1e-12
-            )
-            assert np.linalg.matrix_rank(near) == rank
+        near = truncated(torch.from_numpy(matrix), rank).numpy()
+        lost = np.linalg.svd(matrix, compute_uv=False)[rank:]
+        error = np.linalg.norm(matrix - near)
+        assert error == pytest.approx(float(np.sqrt((lost**2).sum())), abs=1e-12)
+        assert np.linalg.matrix_rank(near) == rank
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**16), st.integers(1, 4))
+def test_with_inputs_no_matrix_of_the_rank_says_less_wrong_to_them(seed, rank):
+    rng = np.random.default_rng(seed)
+    matrix, inputs = rng.standard_normal((7, 5)), rng.standard_normal((40, 5))
+    inputs *= 10.0 ** rng.uniform(-1, 1, 5)  # some directions are seen much more than others
+    near = truncated(torch.from_numpy(matrix), rank, torch.from_numpy(inputs)).numpy()
+    plain = truncated(torch.from_numpy(matrix), rank).numpy()
+
+    def error(candidate):
+        return np.linalg.norm(inputs @ (matrix - candidate).T)
+
+    assert np.linalg.matrix_rank(near) == rank
+    # The least that any matrix of the rank reaches: regression of reduced rank, in closed form.
+    said = inputs @ matrix.T
+    least = float(np.sqrt((np.linalg.svd(said, compute_uv=False)[rank:] ** 2).sum()))
+    assert least * (1 - 1e-9) <= error(near) <= error(plain) * 1.01
+    assert error(near) <= least * 1.05
 
 
 @settings(max_examples=50)
@@ -449,12 +467,27 @@ def test_ranks_are_the_largest_that_fit(share):
     assert 0 < share_of(config, ranks) <= share
 
 
-def test_a_low_rank_model_has_the_truncated_matrices_alone_changed(ids_GS):
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_low_rank_model_has_the_truncated_matrices_alone_changed(calibrated, ids_GS):
     model = model_of(shared=1)
-    got, ranks = low_rank(model, 0.8), ranks_at(model.config, 0.8)
-    for (name, before), after in zip(model.named_parameters(), got.parameters(), strict=True):
-        rank = ranks.get(name.rpartition(".")[2])
-        torch.testing.assert_close(after, before if rank is None else truncated(before, rank))
+    seen = look(model, ids_GS) if calibrated else None
+    got, ranks = low_rank(model, 0.8, seen), ranks_at(model.config, 0.8)
+    for name, after in got.named_parameters():
+        before, rank = model.get_parameter(name), ranks.get(name.rpartition(".")[2])
+        if rank is None:
+            assert torch.equal(after, before)
+            continue
+        for expert in range(E):
+            inputs = None
+            if seen is not None:
+                layer = seen[int(name.split(".")[1])]
+                inputs = layer.x[layer.visits[:, expert]]
+                if name.endswith("w2_EDF"):
+                    w13_E2FD = model.get_parameter(name.replace("w2_EDF", "w13_E2FD"))
+                    gate, up = (inputs @ w13_E2FD[expert].T).chunk(2, dim=1)
+                    inputs = F.silu(gate) * up
+            expected = truncated(before[expert], rank, inputs)
+            torch.testing.assert_close(after[expert], expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="At a share of 0.01 no rank fits"):
         low_rank(model, 0.01)
 

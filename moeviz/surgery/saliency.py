@@ -60,7 +60,7 @@ def ablation(model: LanguageModel, ids_GS: Tensor) -> np.ndarray:
     return np.reshape(rise_LE, (len(model.config.moe_layers), -1))
 
 
-def chance(layers: int, num_experts: int, seed: int) -> np.ndarray:
+def chance(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Values drawn at random: what any choice must beat."""
     check_whole("seed", seed, low=0, high=LARGEST_SEED)
-    return np.random.default_rng(seed).random((layers, num_experts))
+    return np.random.default_rng(seed).random(shape)

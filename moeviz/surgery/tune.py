@@ -17,9 +17,9 @@ def tuned_router(
     corpus: Corpus,
     *,
     steps: int = 200,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     batch_size: int = 16,
-    seq_len: int = 96,
+    seq_len: int = 64,
     seed: int = 0,
 ) -> LanguageModel:
     """A copy whose routers' matrices were trained on the text's loss alone, by AdamW at a rate that
