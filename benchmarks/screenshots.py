@@ -29,6 +29,7 @@ PANELS = {
     "05_capacity": (".moeviz-slots", []),
     "07_specialisation": (".moeviz-specialisation", []),
     "08_hardware": (".moeviz-decode_batch", []),
+    "08b_many_devices": (".moeviz-exchange", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "10_efficiency_frontier": (".moeviz-scaling_laws", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),

@@ -22,7 +22,8 @@ class Term:
 START, RACE, INSIDE = "00_start_here", "01_dense_vs_moe", "02_inside_a_layer"
 ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_and_compared"
 COLLAPSE, CAPACITY, SPECIALISATION = "04_collapse", "05_capacity", "07_specialisation"
-HARDWARE, FRONTIER, KERNELS = "08_hardware", "09_frontier_models", "12_kernels"
+HARDWARE, DEVICES = "08_hardware", "08b_many_devices"
+FRONTIER, KERNELS = "09_frontier_models", "12_kernels"
 EFFICIENCY, COMPRESSION = "10_efficiency_frontier", "11_compression"
 REAL = "13_real_models"
 
@@ -42,7 +43,7 @@ TERMS = (
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
          "numbers up to rounding, at different speeds.", INSIDE),
     Term("balancer", "Decides which experts lie on which device, from the loads that they had, so "
-         "that all devices get equally much to do.", HARDWARE),
+         "that all devices get equally much to do.", DEVICES),
     Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
          "many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
@@ -86,7 +87,7 @@ TERMS = (
     Term("expert choice", "Each expert picks the tokens that it takes. The load is even, but the "
          "choice for a token depends on the other tokens, later ones included.", OTHERS),
     Term("expert parallelism", "The experts of a layer lie on different devices, and tokens travel "
-         "to them and back.", HARDWARE),
+         "to them and back.", DEVICES),
     Term("experts in effect", "The number of equally loaded experts with the same entropy of load: "
          "E when the load is even, 1 when one expert has everything.", COLLAPSE,
          ("effective experts",)),
@@ -147,8 +148,8 @@ TERMS = (
     Term("nats", "The unit of a loss with the natural logarithm. A loss lower by 0.1 nats per "
          "token means that the right token gets about 10 % more probability.", RACE,
          ("nats per token",)),
-    Term("node", "Several devices in one machine, which are joined by fast links.", HARDWARE),
-    Term("node limit", "The most nodes that the experts of one token may lie on.", HARDWARE),
+    Term("node", "Several devices in one machine, which are joined by fast links.", DEVICES),
+    Term("node limit", "The most nodes that the experts of one token may lie on.", DEVICES),
     Term("normalised mutual information", "How much two labels tell of each other, divided by the "
          "entropy of one of them: 0 means nothing, 1 means everything.", COLLAPSE),
     Term("null", "What a figure would be if there were nothing to find, such as after a shuffle.",
@@ -178,7 +179,7 @@ TERMS = (
     Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
          "add up to 1.", INSIDE, ("renormalise",)),
     Term("replica", "One of several copies of an expert on different devices, which share its "
-         "tokens.", HARDWARE, ("replicas",)),
+         "tokens.", DEVICES, ("replicas",)),
     Term("reserve", "Text that is kept for the final figures: neither training nor any choice has "
          "seen it.", TRAINED),
     Term("residual", "The path around a layer: the layer's output is added to its input.",

@@ -8,10 +8,12 @@ import torch
 
 from helpers.exercises import Contract, run_solution
 from moeviz import costs
+from moeviz.costs.shape.mixers import Attention
 from moeviz.exercises import (
+    cached_and_packed,
     frontier,
     hardware,
-    placed_and_packed,
+    many_devices,
 )
 from moeviz.model import MoEConfig
 
@@ -35,6 +37,19 @@ WRONG = {
         (lambda w, d: [[0] * 8] * d, "every expert must stand on exactly one device."),
     ],
     "08.7": [(lambda w, b: w, "with 4 bits these are not the values that the nearest codes")],
+    "08.8": [
+        (lambda rows, counts, run: rows[:1], "for 2 ranks it must give a list of 2 tensors."),
+        (lambda rows, counts, run: [None for _ in rows], "it must give a tensor [N, D] for each"),
+        (lambda rows, counts, run: [run(r, x) for r, x in enumerate(rows)], "and by the counts"),
+        (lambda rows, counts, run: [run(9, x) for x in rows], "the number of a rank first, 0 to 1"),
+        (lambda rows, counts, run: [run(0, None) for _ in rows], "rows that came to a rank second"),
+        (lambda rows, counts, run: [x[:, :2] for x in rows], "and gets back [0, 2]."),
+        (lambda rows, counts, run: [2 * x for x in rows], "from another expert than theirs."),
+    ],
+    "08.9": [
+        (lambda *a: 1.1 * many_devices.sent_bytes(*a), "for 128 tokens, K = 8, 7168 numbers of 2"),
+        (lambda *a: (1, 2), "it must give one number, not (1, 2)."),
+    ],
     "09.1": [(600, "600 is of the right size, but it is not exact.")],
     "09.2": [
         (lambda *a: 3, "two numbers, (all, active); this returned 3."),
@@ -57,9 +72,11 @@ RIGHT = {
     "08.4": [
         lambda *a: float(hardware.layer_flops(*a)),
     ],
-    "08.5": [lambda s, n: np.int64(placed_and_packed.lru_hits(s, n))],
-    "08.6": [lambda w, d: np.array(placed_and_packed.place(w, d)[::-1])],
-    "08.7": [lambda w, b: torch.tensor(placed_and_packed.round_group(w, b))],
+    "08.5": [lambda s, n: np.int64(cached_and_packed.lru_hits(s, n))],
+    "08.6": [lambda w, d: np.array(many_devices.place(w, d)[::-1])],
+    "08.7": [lambda w, b: torch.tensor(cached_and_packed.round_group(w, b))],
+    "08.8": [lambda rows, counts, run: one_by_one(rows, counts, run)],
+    "08.9": [lambda t, k, d, b, r: np.float64(t * k / r * (r - 1)) * (b * d)],
     "09.1": [
         554.4,
     ],
@@ -73,8 +90,24 @@ RIGHT = {
 }
 
 
+def one_by_one(rows, counts, run):
+    """Row by row, with the ranks as a dictionary of letters: no split, no sum of counts."""
+    here, back = counts.shape[1] // len(rows), {}
+    for to in range(len(rows)):
+        letters = []
+        for sender, count_E in enumerate(counts.tolist()):
+            experts = [e for e, n in enumerate(count_E) for _ in range(n)]
+            letters += [(sender, n) for n, e in enumerate(experts) if e // here == to]
+        x_MD = torch.stack([rows[r][n] for r, n in letters]) if letters else rows[0][:0]
+        back |= dict(zip(letters, run(to, x_MD), strict=True))
+    return [
+        torch.stack([back[r, n] for n in range(len(x))]) if len(x) else x
+        for r, x in enumerate(rows)
+    ]
+
+
 def solved(number):
-    return run_solution(number, math=math, np=np)
+    return run_solution(number, math=math, np=np, torch=torch)
 
 
 class TestContract(Contract):
@@ -116,6 +149,30 @@ def test_the_layers_flops_are_the_packages():
         layer = MoEConfig(num_experts, top_k, d_expert)
         wanted = layer.flops_per_token(d_model, seq_len=16)
         assert hardware.layer_flops(d_model, d_expert, num_experts, top_k) == wanted
+
+
+def test_the_ranks_of_the_exchange_are_uneven_and_some_have_nothing():
+    spreads = many_devices._spreads()
+    assert all(0 in map(len, spread.rows) for spread in spreads)
+    assert any(
+        not spread.counts_RE[:, : spread.here].any() and spread.here > 1 for spread in spreads
+    )
+    assert {len(spread.rows) for spread in spreads} == {2, 3, 4, 5}
+
+
+def test_the_bytes_asked_for_are_the_calculators():
+    for tokens, top_k, d_model, bytes_each, devices in many_devices._exchanges():
+        layer = costs.MoE(devices * top_k, top_k, 16)
+        mixer = Attention(1, 1, 8)
+        shape = costs.Architecture("one", d_model, 8, (costs.Layer(mixer, layer),))
+        moved = costs.all_to_all(
+            shape, tokens_per_device=tokens, nodes=1, devices_per_node=devices, copies="expert",
+            dispatch_bits=8 * bytes_each,
+        )  # fmt: skip
+        wanted = sum(moved.dispatch_bytes[0][1:])
+        assert many_devices.sent_bytes(
+            tokens, top_k, d_model, bytes_each, devices
+        ) == pytest.approx(wanted)
 
 
 def test_what_09_says_is_what_is_counted():

@@ -1,4 +1,4 @@
-"""What is particular to the panels of 08_hardware and 09_frontier_models."""
+"""What is particular to the panels of 08_hardware, 08b_many_devices and 09_frontier_models."""
 
 import re
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_no_panel_opens_on_what_a_prediction_asks(key, case):
 def test_a_panel_of_costs_stands_after_the_question_that_it_answers():
     source = "".join(
         (ROOT / "notebooks" / "src" / f"{name}.md").read_text("utf-8")
-        for name in ("08_hardware", "09_frontier_models")
+        for name in ("08_hardware", "08b_many_devices", "09_frontier_models")
     )
     cells = re.findall(r"^panels\.(\w+)\(\"?([\w.]*)\"?\)$", source, re.M)
     for key, (name, _) in ASKED.items():

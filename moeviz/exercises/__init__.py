@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moeviz.exercises import (  # noqa: F401  (each enters its own)
+    cached_and_packed,
     capacity,
     collapse,
     comparisons,
@@ -22,8 +23,8 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     hardware,
     inside_layer,
     kernels,
+    many_devices,
     moe_layer,
-    placed_and_packed,
     real_models,
     router_rules,
     routing,

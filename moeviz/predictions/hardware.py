@@ -1,4 +1,4 @@
-"""Predictions of 08_hardware."""
+"""Predictions of 08_hardware and 08b_many_devices."""
 
 from __future__ import annotations
 

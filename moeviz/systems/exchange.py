@@ -65,7 +65,7 @@ def exchanged_experts(
     if copies == "device":
         return _one_copy_each(x_TD, plan, w13_e2FD, w2_eDF, group, sends, receives, backend)
     x_MD = all_to_all(dispatch(x_TD, plan), receives, sends, group)
-    y_MD = _own_experts(x_MD, came_Re, w13_e2FD, w2_eDF, backend)
+    y_MD = own_experts(x_MD, came_Re, w13_e2FD, w2_eDF, backend)
     y_ND = all_to_all(y_MD, sends, receives, group)
     return combine(y_ND * plan.weight[:, None].to(y_ND.dtype), plan)
 
@@ -103,7 +103,7 @@ def _one_copy_each(
     return torch.zeros_like(x_TD).index_add(0, token_C, y_CD)
 
 
-def _own_experts(
+def own_experts(
     x_MD: Tensor, came_Re: Tensor, w13_e2FD: Tensor, w2_eDF: Tensor, backend: str
 ) -> Tensor:
     """The outputs, y_MD, of the experts here; came_Re: rows of each sender for each of them."""

@@ -1,4 +1,4 @@
-"""Exercises of 08_hardware: a cache of experts, experts on devices, weights in few bits."""
+"""Exercises of 08_hardware: a cache of experts, weights in few bits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.exercises.exercise import exercise, function_asked
-from moeviz.records.placement import Placement, balanced
+from moeviz.exercises.exercise import function_asked
 
 TRIES = 20
 
@@ -64,51 +63,6 @@ function_asked(
     ),
     words="a stream of {0} with {1} slots has {wanted:g} hits, not {found:g}.",
 )
-
-
-def place(load, devices):
-    room, device_loads = len(load) // devices, [0.0] * devices
-    held: list[list[int]] = [[] for _ in range(devices)]
-    for expert in sorted(range(len(load)), key=lambda e: -load[e]):
-        with_room = [d for d in range(devices) if len(held[d]) < room]
-        lightest = min(with_room, key=lambda d: device_loads[d])
-        held[lightest].append(expert)
-        device_loads[lightest] += load[expert]
-    return held
-
-
-@exercise(
-    "08.6",
-    "A heavy expert is hard to place late, a light one fits anywhere.",
-    "Give each expert to the device that has least to do so far, and still has room.",
-    difficulty=2,
-    minutes=8,
-    solution=place,
-    praise="That is how EPLB packs experts.",
-)
-def placed(answer: Any) -> str | None:
-    rng = np.random.default_rng(6)
-    for devices in (4, 8, 2):
-        load = np.round(rng.exponential(100, size=8 * devices)).tolist()
-        held = answer(list(load), devices)
-        try:
-            expert_DR = np.array([[int(e) for e in device] for device in held])
-        except (TypeError, ValueError):
-            return "it must give a list of the experts of each device."
-        if expert_DR.shape != (devices, 8):
-            return (
-                f"for {len(load)} experts and {devices} devices it must give {devices} lists of 8."
-            )
-        if sorted(expert_DR.ravel().tolist()) != list(range(len(load))):
-            return "every expert must stand on exactly one device."
-        found = Placement(expert_DR, len(load)).imbalance(load)
-        best = balanced(load, devices=devices).imbalance(load)
-        if found > 1.01 * best:
-            return (
-                f"of {devices} devices the busiest has {found:.2f} times the mean load, and "
-                f"{best:.2f} is possible."
-            )
-    return None
 
 
 def round_group(weights, bits):
