@@ -1,4 +1,4 @@
-"""What a small model loses when its experts are quantised, factored, pruned or merged (3 minutes
+"""What a small model loses when its experts are quantised, factored, pruned or merged (5 minutes
 a seed).
 
 Each seed trains the shipped model's configuration, STEPS steps, under each of REGIMES, and then
@@ -93,7 +93,7 @@ from moeviz.text.corpus import load_corpus
 from moeviz.training.evaluation import FINAL_WINDOWS
 from moeviz.training.trainer import Trainer
 
-STEPS = 800
+STEPS = 600
 DRAWS = 3
 # Name -> options of the router. Softmax scores move by 0.01 a step under the bias: see router_arms.
 REGIMES: dict[str, dict[str, Any]] = {
