@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from helpers.comparisons import figure, made_capacity, made_collapse, made_race
+from helpers.compression import made_compression
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -20,6 +21,9 @@ from moeviz.host import data_path, read_figures
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs.edge import DEVICES as SMALL_DEVICES
 from moeviz.panels.routing.real_models import OF_COUNTS, QUESTIONS
+from moeviz.pictures.compression.names import REGIMES
+from moeviz.pictures.compression.smaller import smaller
+from moeviz.pictures.compression.verdicts import merging, regimes, whom
 from moeviz.pictures.costs.cache_ladder import OTHERS, cache_ladder
 from moeviz.pictures.costs.claims import claims
 from moeviz.pictures.costs.decode_batch import decode_batch
@@ -80,6 +84,7 @@ from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
+from moeviz.records.compressed import Compressed
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.domain_look import look, sampled
 from moeviz.records.expert_paths import paths_of
@@ -723,8 +728,30 @@ def _costs():
     yield case(decode_batch, **STEP, shown="speed", critical=True)
 
 
+def _compression():
+    made = made_compression({"prune by chance": 0.9, "merge by output (HC-SMoE)": 1.3})
+    one_seed = made_compression(seeds=1, of_regime={"none": 0.5})
+    domains = tuple(made["domains_of_text"])
+    still = Compressed(domains, np.zeros(6))
+    rise, nasty = np.array([0.3, 2.5, 0.0, -0.02, 0.01, 0.1]), "".join(NASTY) + "\n\t\x00"
+    changed_much = Compressed(domains, rise, 0.13, 1.8e6, 0.9e6, nasty, nasty, "")
+    for (place, figures), regime in zip(
+        enumerate((made, one_seed, made, made)), REGIMES, strict=True
+    ):
+        found, words = ((still, ""), (changed_much, "experts pruned to 4 and experts in INT4"))[
+            place % 2
+        ]
+        press = {("bits", "int4"): {"stored": "INT4"}}
+        draw = partial(smaller, figures, found, words, regime=regime, presses=press)
+        yield f"smaller {place}", draw
+    for draw in (whom, merging, regimes):
+        yield f"compression {draw.__name__}", partial(draw, made)
+        yield f"compression {draw.__name__}, one seed", partial(draw, one_seed)
+
+
 ALL = [
-    *_routing(), *_training(), *_routers(), *_kernels(), *_specialisation(), *_costs()
+    *_routing(), *_training(), *_routers(), *_kernels(), *_specialisation(), *_costs(),
+    *_compression(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

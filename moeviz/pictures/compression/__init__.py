@@ -1,0 +1,1 @@
+"""Pictures of a model that is made smaller."""

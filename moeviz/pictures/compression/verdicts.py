@@ -1,0 +1,262 @@
+"""Recorded comparisons of recipes as paired differences, and what their verdicts say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.compression.names import (
+    AMOUNTS,
+    BITS,
+    CHANCE,
+    CRITERIA,
+    FITTED_RANK,
+    HC,
+    MERGES,
+    RANK,
+    REAP,
+    REGIMES,
+    SHORT,
+    TUNED,
+    TUNED_WHOLE,
+    Figures,
+    loss_of,
+    spoken,
+)
+from moeviz.pictures.over_seeds import (
+    about,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    mean_sd,
+    verdict_keys,
+)
+from moeviz.pictures.plot import heading, legend, row
+from moeviz.pictures.svg import MUTED, Picture, Svg
+from moeviz.pictures.training.cures_told import listed
+from moeviz.words import percent
+
+WIDTH, TOP, ROW = 560.0, 124.0, 24.0
+LEFT, RIGHT = 216.0, 548.0
+Row = tuple[str, str, Figures]  # of which group, its own words, the paired difference
+
+
+def whom(figures: Figures) -> Picture:
+    """What pruning by each criterion costs beside pruning by chance, at every number of experts
+    that are kept. figures: see experiments.compression."""
+    table = figures["judged"]["chance"]
+    rows = [
+        (AMOUNTS[kept], SHORT[name], table[name][kept])
+        for kept in next(iter(table.values()))
+        for name in CRITERIA
+    ]
+    axis = "loss minus that of pruning by chance, nats per token · left is better"
+    return _gaps("Whom to prune?", _beats_chance(figures), axis, rows, figures, told_whom(figures))
+
+
+def merging(figures: Figures) -> Picture:
+    """What merging costs beside pruning by REAP."""
+    table = figures["judged"]["merging"]
+    rows = [
+        (AMOUNTS[kept], SHORT[name], table[name][kept])
+        for kept in next(iter(table.values()))
+        for name in MERGES
+    ]
+    axis = "loss minus that of pruning by REAP, nats per token · left is better"
+    answer = _yes(figures, "merging beats pruning", "Merging")
+    return _gaps("Merge instead?", answer, axis, rows, figures, told_merging(figures))
+
+
+def regimes(figures: Figures) -> Picture:
+    """What pruning and merging cost models that were balanced in other ways, beside the way of the
+    model that ships."""
+    table = figures["judged"]["regimes"]
+    rows = [
+        (f"balanced by {REGIMES[regime]}", SHORT[name], gap)
+        for regime, of_regime in table.items()
+        for name, gap in of_regime.items()
+    ]
+    axis = "cost minus that under a loss for each batch, nats per token"
+    answer = _yes(figures, "balancing decides", "Balancing")
+    return _gaps(
+        "Does balancing decide who can go?", answer, axis, rows, figures, told_regimes(figures)
+    )
+
+
+def _gaps(
+    title: str, answer: str, axis: str, rows: Sequence[Row], figures: Figures, summary: str
+) -> Picture:
+    """Rows of paired differences in their groups: a tick a seed, a bar for the interval, the
+    verdict as the mark."""
+    groups = list(dict.fromkeys(group for group, *_ in rows))
+    bottom = TOP + ROW * (len(rows) + len(groups))
+    svg = Svg(WIDTH, bottom + 76, title, summary)
+    heading(svg, title)
+    svg.text(0, 38, answer, bold=True)
+    svg.text(0, 57, about(figures, rows[0][2]), fill=MUTED)
+    legend(svg, 0, 80, verdict_keys(), across=90, kin=True)
+    x = Scale(*padded([0.0, *gap_extent(gap for *_, gap in rows)]), LEFT, RIGHT)
+    x_axis(svg, x, bottom, top=TOP - 14, ticks=x.ticks(4), zero=True)
+    svg.text(WIDTH - 4, bottom + 38, axis, anchor="end")
+    y = TOP - ROW / 2
+    for group in groups:
+        svg.text(0, y + 4, group, bold=True)
+        for _, label, gap in (each for each in rows if each[0] == group):
+            y += ROW
+            tip = f"{group}, {label}: {gap_cell(gap)}"
+            with row(svg, y, ROW, f"{group} {label}", gap["verdict"], tip=tip):
+                svg.text(12, y + 4, label)
+                gap_dots(svg, x, y, gap)
+        y += ROW
+    note = "tick: a seed · bar: 95 % interval · verdicts corrected for the whole table (Holm)"
+    svg.text(0, bottom + 62, note, fill=MUTED)
+    columns = ("group", "recipe", "difference, nats per token")
+    return svg.picture(columns, ((group, label, gap_cell(gap)) for group, label, gap in rows))
+
+
+def _yes(figures: Figures, claim: str, what: str) -> str:
+    held = figures["claims"][claim]
+    words = {
+        "merging beats pruning": ("beats pruning", "is not shown to beat pruning"),
+        "balancing decides": ("decides what pruning costs", "is not shown to decide it"),
+    }[claim]
+    return f"{what} {words[not held]}, by the rule written before the runs."
+
+
+def _beats_chance(figures: Figures) -> str:
+    better = [c for c in CRITERIA if figures["claims"][f"{c} is worth it"]]
+    if not better:
+        return "With half of the experts kept, nobody is shown to beat chance."
+    return f"With half of the experts kept, {len(better)} of {len(CRITERIA)} beat chance."
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def told_bytes(figures: Figures) -> str:
+    """What INT4 costs beside what takes twice its bytes."""
+    shares = figures["shares"]
+    int4 = loss_of(figures, BITS, "int4")
+    first = (
+        f"INT4 keeps {percent(shares[BITS]['int4'])} of the experts' bytes and costs "
+        f"{mean_sd(int4, 3, '+')} nats per token."
+    )
+    rest = ", ".join(
+        f"{spoken(name)} {mean_sd(loss_of(figures, name, amount), 3, '+')}"
+        for name, amount in ((FITTED_RANK, "half"), (RANK, "half"), (REAP, "4"), (HC, "4"))
+    )
+    table = figures["judged"]["bytes"]
+    unproven = [
+        spoken(name)
+        for name, row_ in table.items()
+        for gap in row_.values()
+        if gap["verdict"] != "higher"
+    ]
+    last = "Each of the recipes with half of the bytes is shown to cost more than INT4."
+    if unproven:
+        last = (
+            f"Of the recipes with half of the bytes, {listed(unproven)} is not shown to cost more."
+        )
+    return f"{first} With half of the bytes: {rest}. {last}"
+
+
+def told_parts(figures: Figures) -> str:
+    """What the bits of single components cost, from runs/quantised.json, weight for weight."""
+    costs = {n: rise["loss"] for n, rise in figures["components"].items()}
+    weights = figures["weights"]
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} ({weights[name]:,} weights) {mean_sd(cost, 3, '+')}"
+        for name, cost in costs.items()
+    )
+    each = {name: cost["mean"] / weights[name] for name, cost in costs.items()}
+    tender, tough = (pick(each, key=lambda name: each[name]) for pick in (max, min))
+    return (
+        f"One component alone in {AMOUNTS[figures['probe']]}, nats per token: {shown}. Weight for "
+        f"weight the {tender.replace('_', ' ')} suffers most and the {tough.replace('_', ' ')} "
+        f"least, {each[tender] / each[tough]:,.0f} times less."
+    )
+
+
+def told_whom(figures: Figures, kept: str = "4") -> str:
+    """What each criterion costs beside chance, and whether REAP beats load."""
+    table, judged = figures["judged"]["chance"], figures["judged"]["load"][REAP][kept]
+    chance = mean_sd(loss_of(figures, CHANCE, kept), 3, "+")
+    rule = "holds" if figures["claims"]["REAP beats load"] else "does not hold"
+    return (
+        f"With {AMOUNTS[kept]} kept, pruning by chance costs {chance} nats per token. Beside that: "
+        f"{_beside({c: table[c][kept] for c in CRITERIA})}. {told_open()} REAP beside load: "
+        f"{gap_cell(judged)}. By the rule that was written before the runs, the claim that REAP "
+        f"beats load {rule}."
+    )
+
+
+def told_open() -> str:
+    return "Open means that no difference is shown."
+
+
+def _beside(gaps: Figures) -> str:
+    return ", ".join(
+        f"{spoken(name)} {gap['mean']:+z.3f} ({gap['verdict']})" for name, gap in gaps.items()
+    )
+
+
+def told_merging(figures: Figures, kept: str = "4") -> str:
+    """What merging costs beside pruning by REAP."""
+    table = figures["judged"]["merging"]
+    cost = mean_sd(loss_of(figures, REAP, kept), 3, "+")
+    return (
+        f"With {AMOUNTS[kept]} left, pruning by REAP costs {cost} nats per token. Beside that: "
+        f"{_beside({m: table[m][kept] for m in MERGES})}. {told_open()}"
+    )
+
+
+def told_errors(figures: Figures, regime: str = "batch") -> str:
+    """What saving one expert does to a layer's output: the least that any merge loses, what an
+    average of weights loses, and what pruning loses."""
+    errors = figures["regimes"][regime]["errors"]
+    means = {n: sum(f["mean"] for f in of) / len(of) for n, of in errors.items()}
+    bound, merged, matched, pruned = (
+        percent(means[n], 1) for n in ("mixture", "merged", "matched", "pruned")
+    )
+    less = min(means["merged"], means["matched"])
+    way = "less" if means["pruned"] < less else "more"
+    return (
+        f"In the mean over pairs and layers, the best single stand-in for two experts leaves an "
+        f"error of {bound} of the output's square. An average of their weights leaves {merged}, "
+        f"and {matched} with neurons matched. Taking the less needed of the two out leaves "
+        f"{pruned}: {way} than either average."
+    )
+
+
+def told_tuning(figures: Figures) -> str:
+    """What tuning the router gives back, beside what it gives the whole model."""
+    cost, left = (loss_of(figures, name, "4") for name in (REAP, TUNED))
+    (whole,) = figures["regimes"]["batch"]["recipes"][TUNED_WHOLE].values()
+    back = 1 - left["mean"] / cost["mean"]
+    held = figures["claims"]["tuning the router mends"]
+    rule = "By the rule, tuning mends it." if held else "By the rule, that does not mend it."
+    return (
+        f"Pruned to half by REAP, the model costs {mean_sd(cost, 3, '+')} nats per token, and "
+        f"{mean_sd(left, 3, '+')} after its router was tuned: {percent(back)} came back. The whole "
+        f"model changes by {mean_sd(whole['loss'], 3, '+')} under the same tuning. {rule}"
+    )
+
+
+def told_regimes(figures: Figures) -> str:
+    """What pruning by REAP to half costs under other ways to balance."""
+    cost = {r: loss_of(figures, REAP, "4", r) for r in figures["regimes"]}
+    each = ", ".join(f"{REGIMES[r]} {mean_sd(c, 3, '+')}" for r, c in cost.items())
+    beside = ", ".join(
+        f"{REGIMES[r]} {of[REAP]['mean']:+z.3f} ({of[REAP]['verdict']})"
+        for r, of in figures["judged"]["regimes"].items()
+    )
+    return (
+        f"What pruning to half by REAP costs, nats per token, by what balanced the router: {each}. "
+        f"Beside the first: {beside}. {told_open()}"
+    )
+
+
+def told_alike(figures: Figures) -> Iterator[str]:
+    """How much cheap criteria order the experts as ablation does, a line each."""
+    for name, figure in figures["regimes"]["batch"]["alike"].items():
+        yield f"{spoken(name)}: rank correlation with ablation {mean_sd(figure, 2, '+')}"
