@@ -109,6 +109,8 @@ TERMS = (
          EFFICIENCY),
     Term("GQA", "Grouped-query attention: several query heads share one pair of key and value "
          "heads, so the cache is smaller.", FRONTIER),
+    Term("grid intensity", "How much CO2 a kilowatt hour of electricity stands for, by the power "
+         "plants of the grid that it comes from.", EFFICIENCY),
     Term("grouped GEMM", "One kernel for many matrix products of different heights, one for each "
          "expert.", KERNELS),
     Term("hidden state", "The vector of numbers that stands for a token between two layers.",
@@ -117,6 +119,11 @@ TERMS = (
          HARDWARE, ("hits, %",)),
     Term("Holm's correction", "The more comparisons a table has, the clearer a difference must be. "
          "Without it, some would look like an effect by chance.", TRAINED),
+    Term("information loss", "What a dense mixture pays for a gate that is unsure of a token, or "
+         "that leaves experts out: minus the information that experts and tokens share.",
+         EFFICIENCY),
+    Term("joule", "A unit of energy: what a watt gives in a second. A kilowatt hour is 3.6 million "
+         "of them.", EFFICIENCY, ("joules",)),
     Term("kernel", "A function that runs on a GPU, as many programs side by side.", KERNELS),
     Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
          "not compute them again.", HARDWARE, ("cache",)),

@@ -14,7 +14,7 @@ KERNELS = ROOT / "kernels" / "moeviz_kernels"
 # A room is a file or a folder of moeviz/. It imports from the floors below its own alone.
 FLOORS = [
     {"checks", "glossary", "words"},
-    {"host", "leaving", "records"},
+    {"host", "leaving", "power", "records"},
     {"costs"},
     {"text", "backend", "pictures"},
     {"ops"},

@@ -25,6 +25,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     kernels,
     many_devices,
     moe_layer,
+    other_ways,
     real_models,
     router_rules,
     routing,

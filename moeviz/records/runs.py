@@ -54,7 +54,14 @@ class Curve:
     def upto(self, axis: str, x: float) -> Curve:
         """The points whose `axis` (step, seconds or flops) is at most x."""
         n = int(np.searchsorted(getattr(self, axis), x, side="right"))
-        return Curve(**{name: column[:n] for name, column in vars(self).items()})
+        return type(self)(**{name: column[:n] for name, column in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class PoweredCurve(Curve):
+    """A curve with one more axis: joules, of its seconds at a constant power."""
+
+    joules: np.ndarray = field(default_factory=lambda: np.array([]))
 
 
 class History:
@@ -165,6 +172,12 @@ class Snapshot(Record):
     @classmethod
     def put_together(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
         return cls(curve=Curve(**arrays), **values)
+
+
+def powered(snapshot: Snapshot, watts: float) -> Snapshot:
+    """The same run with joules beside its seconds, for the eye; it is not saved so."""
+    curve = snapshot.curve
+    return replace(snapshot, curve=PoweredCurve(**vars(curve), joules=curve.seconds * watts))
 
 
 def save_snapshots(path: str | Path, snapshots: Sequence[Snapshot], meta: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ MOVES = {
         "model_name": "Kimi K2", "device_name": "T4", "plan": "bf16", "link": "host",
         "hit": 99,
     },
-    "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops"},
+    "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops", "watts": 65},
     "RealModels": {"question": "specialists", "model": "olmoe", "task": "math", "layer": 3},
     "Roofline": {"machine": "this machine", "tokens": 8},
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
@@ -105,6 +105,7 @@ MOVES = {
 }  # fmt: skip
 # What must stand before a move shows in the picture.
 BEFORE = {
+    ("Race", "watts"): {"axis": "joules"},
     ("Claims", "first"): {"claim": "gpt4_sizes"},
     ("Claims", "second"): {"claim": "gpt4_sizes"},
     ("Claims", "third"): {"claim": "gpt4_sizes"},

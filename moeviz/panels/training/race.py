@@ -6,23 +6,30 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moeviz.costs.cost.energy import assumed_device
 from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.panels.controls import choice, seed_box, size_choice
+from moeviz.host import device_name
+from moeviz.panels.controls import choice, seed_box, size_choice, slider
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.over_seeds import mean_sd
-from moeviz.pictures.training.race import race
+from moeviz.pictures.training.race import JOULES, race
 from moeviz.pictures.training.settings import Setting
+from moeviz.power import PowerMeter
 from moeviz.predictions.prediction import ANSWERS
 from moeviz.records.metrics import gap, over_seeds
-from moeviz.records.runs import Snapshot
+from moeviz.records.runs import Snapshot, powered
 
 if TYPE_CHECKING:
     from moeviz.training.live import Frame
     from moeviz.training.trainer import Trainer
 
-AXIS_OPTIONS = (("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"))
+AXIS_OPTIONS = (
+    ("steps", "step"), ("FLOPs", "flops"), ("seconds", "seconds"), ("joules", JOULES),
+)  # fmt: skip
+# 0: as measured, or by the TDP of the device that a run was made on.
+WATTS = (("measured, or TDP", 0), *((f"{watts} W", watts) for watts in (15, 65, 125, 250, 700)))
 # Of each there is a recorded race, of `experiment race_settings` or of `experiment race`.
 EXPERTS = (4, 16, 32)
 CHOICES = (1, 2, 4)
@@ -44,12 +51,14 @@ class Race(LivePanel):
         "2 of 4 experts": {"experts": 4},
         "4 of 32 experts": {"experts": 32, "top_k": 4},
         "By the clock": {"axis": "seconds"},
+        "By the energy": {"axis": JOULES},
     }
     # The results of this process: a panel made anew goes on with them.
     _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}
 
     def __init__(self) -> None:
         self._recorded, self._made = self._all_recorded()
+        self._meter = PowerMeter()
         self._beside_work = {key for key, made in self._made.items() if SETTINGS in made["command"]}
         super().__init__(
             {
@@ -57,7 +66,10 @@ class Race(LivePanel):
                 "top_k": choice("Choices K", CHOICES, 2, "44px"),
             },
             last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
-            more=[{"seed": seed_box(), **size_choice(max(EXPERTS), ACTIVE_WIDTH)}],
+            more=[
+                {"seed": seed_box(), **size_choice(max(EXPERTS), ACTIVE_WIDTH)},
+                {"watts": slider("Watts", WATTS, 0)},
+            ],
         )
 
     # What is recorded.
@@ -102,10 +114,16 @@ class Race(LivePanel):
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
         axis = self.controls["axis"].value
         beside_work = not self.live and self._chosen in self._beside_work
-        settings = self._settings()
-        return race(learners, axis, note=note, settings=settings, beside_work=beside_work)
+        settings, (_, power) = self._settings(), self._power()
+        return race(
+            learners, axis, note=note, settings=settings, beside_work=beside_work, power=power
+        )
 
     def _learners(self) -> tuple[list[Snapshot], str]:
+        learners, note = self._without_power()
+        return [powered(run, self._power()[0]) for run in learners], note
+
+    def _without_power(self) -> tuple[list[Snapshot], str]:
         if self.live:
             named = _named(self._configured(self.live[-1].meta))
             return [*self.live], f"live: {named}{self._aside}"
@@ -115,6 +133,21 @@ class Race(LivePanel):
             return learners, f"{words} · {made['device']} · {made['date']}"
         any_two = next(iter(self._recorded.values()))[:2]
         return [run.at("step", 0) for run in any_two], "not recorded: Play races it here"
+
+    def _power(self) -> tuple[float, str]:
+        """The watts of the learners that are shown, and where they are from, in words."""
+        if chosen := self.controls["watts"].value:
+            return chosen, f"{chosen} W as chosen"
+        if self.live and (measured := self._meter.watts):
+            return measured, f"{measured:.0f} W as measured ({self._meter.source})"
+        recorded = not self.live and self._chosen in self._made
+        device = assumed_device(self._made[self._chosen]["device"] if recorded else device_name())
+        assert device.watts is not None
+        return device.watts, f"{device.watts:g} W, the TDP of a {device.name.partition(',')[0]}"
+
+    def _on_frame(self, frame: Frame) -> None:
+        self._meter.tick(frame.status == "playing")
+        super()._on_frame(frame)
 
     # The run.
 

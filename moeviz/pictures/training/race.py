@@ -33,6 +33,9 @@ AXES = {
     "flops": ("training compute, forward + backward", "FLOP"),
     "seconds": ("seconds of training on this machine", "s"),
 }
+JOULES = "joules"  # an axis of powered learners alone
+UNITS = {axis: unit for axis, (_, unit) in AXES.items()} | {JOULES: "J"}
+BY_THE_CLOCK = ("seconds", JOULES)
 MARKS = ("circle", "square", "diamond")
 SMOOTH = 9
 NOT_YET = "Step 0: nothing is trained yet. ▶ Play trains it here."
@@ -44,18 +47,20 @@ COLUMNS = (
 
 def race(
     learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = (),
-    beside_work: bool = False,
+    beside_work: bool = False, power: str = "",
 ) -> Picture:  # fmt: skip
-    """How far the second learner is ahead of the first, and the loss of each, against step, flops
-    or seconds up to the finish. Beside them what else is recorded, where settings are given, the
-    load of the last MoE layer, and the speed. beside_work: other work slowed the learners, which
-    trained in turns, so that of their seconds and speeds only the ratio counts."""
+    """How far the second learner is ahead of the first, and the loss of each, against step, flops,
+    seconds or the joules of powered learners, up to the finish. Beside them what else is recorded,
+    where settings are given, the load of the last MoE layer, and the speed. beside_work: other
+    work slowed the learners, which trained in turns, so that of their seconds and speeds only the
+    ratio counts. power: by which watts joules were made of seconds, and where they are from."""
     # What seeds differ by was measured at equal steps; of seconds nothing is known.
-    spread = settings[0].spread if settings and axis != "seconds" else 0.0
+    spread = settings[0].spread if settings and axis not in BY_THE_CLOCK else 0.0
     headline = told(learners, axis, spread)
     svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
-    slowed = beside_work and axis == "seconds"
-    label = f"seconds, {BESIDE_WORK}" if slowed else AXES[axis][0]
+    slowed = beside_work and axis in BY_THE_CLOCK
+    words = f"joules (estimate), seconds × {power}" if axis == JOULES else AXES[axis][0]
+    label = f"{words.partition(',')[0]}, {BESIDE_WORK}" if slowed else words
     draw_curves(svg, learners, axis, note, label, headline, spread)
     if settings:
         draw_settings(svg.beside(WIDTH, settings_height(settings)), settings)
@@ -188,7 +193,7 @@ def _areas(points: Sequence[tuple[float, float]], side: int) -> list[list[tuple[
 
 def _place(axis: str, value: float) -> str:
     """A place on an axis, with its unit: "120", "1.2 TFLOP", "30 s"."""
-    unit = AXES[axis][1]
+    unit = UNITS[axis]
     return si(value, unit) if unit and value else general(value)
 
 
