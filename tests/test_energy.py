@@ -152,7 +152,9 @@ def test_joules_are_seconds_times_watts_and_the_run_is_cut_along_them():
 def test_a_race_says_by_which_watts_it_counts_joules_and_that_they_are_an_estimate():
     panel = Race()
     panel.controls["axis"].value = "joules"
-    assert "joules (estimate), seconds × 45 W, the TDP of a Laptop CPU" in panel.picture.value
+    assert (
+        "joules (estimate), seconds × 45 W assumed, the TDP of a Laptop CPU" in panel.picture.value
+    )
     order = panel.drawn.summary.partition(" J")[0]
     panel.controls["watts"].value = 250
     assert "joules (estimate), seconds × 250 W as chosen" in panel.picture.value

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.exercises import Contract, run_solution
-from moeviz.exercises import efficiency_frontier
+from moeviz.costs import footprint
+from moeviz.exercises import efficiency_frontier, other_ways
 from moeviz.records.frontier import exponent
 from moeviz.records.quality import Quality, shares_of_quality
 
@@ -19,6 +21,14 @@ WRONG = {
     ],
     "10.3": [(6, "6 is of the right size, but it is not exact.")],
     "10.4": [("E", "'E' is none of the names to choose from")],
+    "10.7": [
+        (lambda p, k: 0.93, "it gives 0.9300; it must be "),
+        (lambda p, k: p, "it must give one number, not "),
+    ],
+    "10.8": [
+        (lambda s, w, i: s, "for 90.0 s at 45.0 W and 0.713 kg a kWh it gives 90; it must be "),
+        (lambda s, w, i: "much", "it must give one number, not 'much'."),
+    ],
 }
 # As right as the stated solution, and not it.
 RIGHT = {
@@ -29,6 +39,8 @@ RIGHT = {
     ],
     "10.3": ["7.1"],
     "10.4": ["c"],
+    "10.7": [lambda p, k: float(torch.tensor(p).topk(k).values.sum() / len(p))],
+    "10.8": [lambda s, w, i: footprint(s, w, i).co2_grams],
 }
 
 
@@ -45,3 +57,8 @@ def test_the_shares_are_the_librarys():
         assert efficiency_frontier.shares(loss, dense, unigram) == pytest.approx(
             [*found.values()][:3]
         )
+
+
+def test_an_even_gate_covers_its_share_and_a_sure_one_all():
+    assert other_ways.covered(np.full((5, 8), 1 / 8), 2) == 0.25
+    assert other_ways.covered(np.eye(8), 1) == 1

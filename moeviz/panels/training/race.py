@@ -143,7 +143,8 @@ class Race(LivePanel):
         recorded = not self.live and self._chosen in self._made
         device = assumed_device(self._made[self._chosen]["device"] if recorded else device_name())
         assert device.watts is not None
-        return device.watts, f"{device.watts:g} W, the TDP of a {device.name.partition(',')[0]}"
+        name = device.name.partition(",")[0]
+        return device.watts, f"{device.watts:g} W assumed, the TDP of a {name}"
 
     def _on_frame(self, frame: Frame) -> None:
         self._meter.tick(frame.status == "playing")
