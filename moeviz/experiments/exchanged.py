@@ -14,8 +14,9 @@ Not closed: the processes share the cores of one machine and no network lies bet
 4 processes on 2 cores wait for cores too. Bytes are those of any machine.
 
 runs/exchanged.json: lines, by number of processes: start_seconds; load, of the machine's cores over
-the last 1, 5 and 15 minutes; alpha (seconds), bandwidth (bytes a second), points (bytes, seconds). runs, a list: the setting (processes, tokens of each, skew,
-capacity, limit, copies) and what records.exchanged writes; times in microseconds.
+the last 1, 5 and 15 minutes; alpha (seconds), bandwidth (bytes a second), points (bytes, seconds).
+runs, a list: the setting (processes, tokens of each, skew, capacity, limit, copies) and what
+records.exchanged writes; times in microseconds.
 """
 
 from __future__ import annotations

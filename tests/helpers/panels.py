@@ -66,6 +66,10 @@ MOVES = {
     },
     "KilledExperts": {"layer": 0, "figures": "this machine"},
     "LoudAndQuiet": {"scale": 0.125, "seed": 3},
+    "MeasuredExchange": {
+        "figures": "this machine", "processes": 4, "skew": 2.0, "copies": "device",
+        "capacity": 0.5, "limit": 1, "tokens": 64, "whole": True,
+    },
     "MemoryFit": {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
         "context": 512, "batch": 1024,

@@ -31,6 +31,7 @@ from moeviz.pictures.costs.edge import FORMATS, SHARES, edge
 from moeviz.pictures.costs.exchange import exchange
 from moeviz.pictures.costs.expert_caches import expert_caches
 from moeviz.pictures.costs.fewer_bits import fewer_bits
+from moeviz.pictures.costs.measured_exchange import measured_exchange
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import CONVENTIONS, model_anatomy
 from moeviz.pictures.costs.model_map import model_map
@@ -87,6 +88,7 @@ from moeviz.records.compare import compare as paired
 from moeviz.records.compressed import Compressed
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.domain_look import look, sampled
+from moeviz.records.exchanged import Exchanged, Line
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.killed import Killed
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
@@ -96,6 +98,32 @@ from moeviz.routing import Capacity
 
 NASTY = ("<script>alert(1)</script>", "&amp;", '"quoted"', "it's", "]]>", "<b", "x" * 60, "字")
 LONG = tuple(f"tok{i}" for i in range(120))
+
+
+def measured_exchanges():
+    """Recorded ones, and one of which a count is wrong and nothing else travels."""
+    figures = read_figures("exchanged")
+    where = "recorded on <this & that>"
+    for run in figures["runs"][:: len(figures["runs"]) // 5]:
+        found, line = Exchanged.read(run), Line.read(figures["lines"][str(run["processes"])])
+        setting = {name: run[name] for name in ("skew", "capacity", "limit")}
+        for whole in (False, True):
+            yield (
+                f"measured exchange {run['processes']} {setting} {run['copies']} {whole}",
+                partial(measured_exchange, found, line, whole=whole, where=where, **setting),
+            )
+    wrong = replace(
+        found, sent=found.sent + 4 * (np.arange(found.sent.size) == 1).reshape(found.sent.shape)
+    )
+    yield (
+        "measured exchange, not as computed",
+        partial(measured_exchange, wrong, line, whole=True, where=where, **setting),
+    )
+    alone = replace(found, sent=found.sent * np.eye(len(found.end), dtype=int))
+    yield (
+        "measured exchange, nothing crosses",
+        partial(measured_exchange, alone, line, whole=False, where=where, **setting),
+    )
 
 
 def recorded_json(name):
@@ -721,6 +749,7 @@ def _costs():
                    hit=next(hits))  # fmt: skip
     yield "experts placed", partial(placement, read_figures("placement"))
     yield "fewer bits", partial(fewer_bits, read_figures("quantised"))
+    yield from measured_exchanges()
     yield "caches of experts", partial(expert_caches, read_figures("caches"))
     for total, tokens in ((1.6e12, 300e9), (3e9, 60e9), (1e7, 1e8)):
         yield case(scaling_laws, total=total, share=0.01, tokens=tokens, granularity=8)

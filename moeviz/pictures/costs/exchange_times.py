@@ -8,7 +8,7 @@ import numpy as np
 
 from moeviz.pictures.axes import LogScale, Scale, axes, decades, short, x_axis
 from moeviz.pictures.plot import NOBODY, Key, box, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Svg, si
+from moeviz.pictures.svg import INK, MUTED, Svg, si, three
 from moeviz.records.exchanged import Exchanged, Line
 from moeviz.words import percent
 
@@ -62,7 +62,7 @@ def draw_steps(svg: Svg, exchanged: Exchanged, count: int) -> None:
     part.text(0, 38, _told(lanes), bold=True)
     step = "forward and backward pass" if count == len(exchanged.legs) else "forward pass"
     part.text(0, 57, f"one {step}, the one that took the median time", fill=MUTED)
-    legend(part, 0, 82, KEYS)
+    legend(part, 2, 82, KEYS)
     x = Scale(0, end, LEFT, WIDTH - RIGHT)
     for process, parts in enumerate(lanes):
         y = LANES_TOP + LANE * process
@@ -97,7 +97,7 @@ def _told(lanes: list[list[Part]]) -> str:
 def line_words(line: Line) -> str:
     """ "α = 120 µs, β = 1.7 GB/s"."""
     speed = f"{line.bandwidth / 1e9:.2g} GB/s" if line.bandwidth < SPEEDLESS else "without a limit"
-    return f"α = {1e6 * line.alpha:,.3g} µs, β = {speed}"
+    return f"α = {three(1e6 * line.alpha)} µs, β = {speed}"
 
 
 def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int) -> None:

@@ -70,8 +70,8 @@ def measured_exchange(
     travel, predicted = (v[:count].sum() for v in (exchanged.travel, exchanged.predicted(line)))
     answer = _answer(sent_XRR, computed_XRR)
     summary = (
-        f"{answer} The {count} exchanges take {_ms(travel)}, and the line predicts "
-        f"{_ms(predicted)}, {over(predicted, travel)}."
+        f"{answer} The {count} exchanges take {_ms(travel)}; the line predicts "
+        f"{over(predicted, travel)}."
     )
     svg = Svg(WIDTH, TOP + ROW * exchanged.processes + 100, "A measured exchange", summary)
     heading(svg, "Do processes send as many bytes as was computed?")

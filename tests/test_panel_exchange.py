@@ -1,0 +1,139 @@
+"""The panel of a measured exchange: it opens on a recording, starts processes and ends them."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from helpers.live import wait
+from helpers.panels import LOUD, at_ease, find, move, press, said
+from helpers.pictures import texts
+from moeviz import panels
+from moeviz.leaving import Stopped
+from moeviz.panels.costs import measured_exchange as module
+
+pytestmark = [*LOUD]
+
+
+class Still:
+    """A pool without processes."""
+
+    made = []
+
+    def __init__(self, rank, size):
+        self.size, self.ready, self.refuses = size, False, ""
+        self.made.append(self)
+
+    def start(self, on_wait):
+        assert on_wait(0.0)
+        if self.refuses or Still.refusal:
+            raise ValueError(Still.refusal)
+        if Still.held is not None:
+            while not Still.held.wait(0.01):
+                if not on_wait(1.0):
+                    raise Stopped
+        self.ready = True
+
+    def end(self):
+        self.ready = False
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Settings that were measured, on processes that are none."""
+    Still.made, Still.refusal, Still.held = [], "", None
+    asked = []
+
+    def step(pool, setting, passes, on_wait):
+        if not pool.ready:
+            raise ValueError("Process 1 of 2 has ended (killed by signal 9), and so on.")
+        asked.append((pool.size, *setting.values()))
+        exchanged, _ = RECORDED._recorded(pool.size)
+        return dataclasses.replace(exchanged, travel=exchanged.travel * 0 + 1e-3)
+
+    monkeypatch.setattr(module, "Pool", Still)
+    monkeypatch.setattr(module, "fit", lambda pool, on_wait: RECORDED.lines[pool.size])
+    monkeypatch.setattr(module, "step", step)
+    return asked
+
+
+RECORDED = panels.MeasuredExchange()
+
+
+def at_rest(panel):
+    wait(lambda: not panel.busy, "rest")
+    return at_ease(panel)
+
+
+def test_a_press_starts_processes_and_changes_are_measured_on_them_once(still):
+    panel = panels.MeasuredExchange()
+    run = find(panel, "run")
+    assert run.description == "▶ Start 2 processes" and "recorded: " in panel.picture.value
+    press(panel, "run")
+    at_rest(panel)
+    assert panel.values["figures"] == "this machine" and run.description == "↻ Measure again"
+    assert still == [(2, 512, 0.0, 0.0, 0, "expert")]
+    assert "measured here, in 2 processes" in texts(panel.drawn)
+    assert "6 exchanges take 6 ms" in said(panel)
+    at_rest(move(panel, "skew", 2.0))
+    panel._try("One copy, one process")
+    at_rest(panel)
+    assert panel.values["figures"] == "this machine", "a preset stays with these processes"
+    at_rest(move(panel, "whole", True))
+    assert still[1:] == [(2, 512, 2.0, 0.0, 0, "expert"), (2, 512, 0.0, 0.0, 1, "device")]
+    panel._try("Popular experts")
+    at_rest(panel)
+    assert len(still) == 3, "what was measured is not measured again"
+    press(panel, "run")
+    at_rest(panel)
+    assert len(still) == 4 and len(Still.made) == 1, "unless it is asked for, on the same processes"
+    panel.close()
+    assert not Still.made[0].ready
+
+
+def test_other_processes_are_started_anew_and_stop_ends_them(still):
+    panel = panels.MeasuredExchange()
+    press(panel, "run")
+    at_rest(panel)
+    at_rest(move(panel, "processes", 4))
+    assert find(panel, "run").description == "▶ Start 4 processes" and Still.made[0].ready
+    assert any("press ▶ Start 4 processes" in text for text in texts(panel.drawn))
+    press(panel, "run")
+    at_rest(panel)
+    assert [pool.ready for pool in Still.made] == [False, True] and still[-1][0] == 4
+    press(panel, "stop")
+    assert said(panel) == "The processes have ended." and not Still.made[1].ready
+    assert find(panel, "run").description == "▶ Start 4 processes"
+    assert "recorded: " in panel.picture.value
+
+
+def test_a_start_is_told_and_can_be_stopped_or_refused_and_tried_again(still):
+    panel = panels.MeasuredExchange()
+    Still.held = threading.Event()
+    press(panel, "run")
+    wait(lambda: "1 s so far…" in said(panel), "the seconds")
+    assert said(panel).startswith("Starting 2 processes (takes ")
+    at_ = panel.picture.value
+    panel.controls["skew"].value = 2.0
+    assert panel.picture.value != at_ and "so far…" in said(panel), "recordings can be looked at"
+    press(panel, "stop")
+    at_rest(panel)
+    assert said(panel) == "Stopped: nothing was changed." and not still
+    Still.held, Still.refusal = None, "4 processes need memory."
+    press(panel, "run")
+    at_rest(panel)
+    assert said(panel) == "4 processes need memory."
+    Still.refusal = ""
+    press(panel, "run")
+    at_rest(panel)
+    assert still == [(2, 512, 2.0, 0.0, 0, "expert")]
+
+
+def test_processes_that_have_ended_are_told_and_the_recording_is_shown(still):
+    panel = panels.MeasuredExchange()
+    press(panel, "run")
+    at_rest(panel)
+    Still.made[0].end()
+    at_rest(move(panel, "skew", 1.0))
+    assert any("press ▶ Start 2 processes" in text for text in texts(panel.drawn))
+    assert find(panel, "run").description == "▶ Start 2 processes"
