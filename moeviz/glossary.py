@@ -127,6 +127,7 @@ TERMS = (
     Term("kernel", "A function that runs on a GPU, as many programs side by side.", KERNELS),
     Term("KV cache", "The keys and values of all tokens so far, kept so that the next token need "
          "not compute them again.", HARDWARE, ("cache",)),
+    Term("latency", "The time that a message takes however short it is.", DEVICES),
     Term("LFU", "A cache that gives up what was asked for least often.", HARDWARE),
     Term("lift", "How much more a domain uses an expert than the domains do in the mean: 1 is no "
          "liking, 2 is twice as much.", SPECIALISATION),

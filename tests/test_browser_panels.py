@@ -25,6 +25,7 @@ FIT = ("MemoryFit()", "DecodeBatch()", "Exchange()", "Offloading()")
 FRONTIER = {"model_anatomy": 40, "model_map": 40, "claims": 50, "cache_ladder": 30,
             "training_cost": 40}  # fmt: skip
 ANATOMY, MAP, CLAIMS, LADDER, COST = (f".moeviz-{kind}" for kind in FRONTIER)
+MEASURED = ".moeviz-measured_exchange"
 DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
     f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
@@ -373,3 +374,28 @@ def test_12(labs, tmp_path):
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
         page.locator(f"{CONTENDERS} .mv", has_text="this machine, ").wait_for(timeout=60_000)
         page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for(timeout=120_000)
+
+
+def test_08b_processes_start_are_measured_and_end(labs):
+    """With real processes: the picture is of this machine then, and none is left over."""
+    with labs.opened(alone("MeasuredExchange()"), "Dark", timeout=240) as page:
+        check_readable(page, MEASURED, 30)
+        check_contrast(page, MEASURED, 20)
+        before = browser.picture(page, MEASURED)
+        browser.click(page, f"{MEASURED} button.moeviz-run")
+        browser.wait_status(page, MEASURED, "so far…")
+        page.locator(f"{MEASURED} svg text", has_text="measured here, in 2").first.wait_for(
+            timeout=240_000
+        )
+        assert browser.picture(page, MEASURED) != before
+        page.locator(f"{MEASURED} .moeviz-skew button").nth(2).click()
+        page.locator(f"{MEASURED} svg text", has_text="skew 2, expert 0").first.wait_for(
+            timeout=120_000
+        )
+        check_readable(page, MEASURED, 30)
+        browser.click(page, f"{MEASURED} button.moeviz-stop")
+        browser.wait_status(page, MEASURED, "The processes have ended.")
+        count = "import os, subprocess; print(subprocess.run(['pgrep', '-P', str(os.getpid()), "
+        count += "'-f', 'exchange_rank'], capture_output=True, text=True).stdout)"
+        assert browser.run_in_kernel(page, count).strip() == ""
+        assert browser.problems(page) == []

@@ -156,12 +156,13 @@ def test_answers_are_put_together_and_what_differs_is_found():
 
 
 def test_a_recording_is_told_from_its_figures():
-    lines = {"2": Line(1e-3, 1e6, ((1.0, 1e-3),)).written()}
+    lines = {"2": Line(1e-3, 1e6, ((1.0, 1e-3),)).written() | {"load": [0.5, 0.5, 0.5]}}
     setting = {"processes": 2, "skew": 0.0, "capacity": 0.0, "limit": 0}
     right, wrong = (setting | made(*sent).written() for sent in ((), (((0, 252), (512, 0)),)))
     told = told_exchanges({"lines": lines, "runs": [right] * 3})
     assert told.startswith("In 3 recorded settings all 48 counts of bytes are equal")
-    assert "a message costs 1000 µs" in told and "took 1322.75 times" in told
+    assert "load 0.5, a message takes 1,000 µs and its bytes 0.001 GB/s." in told
+    assert "took 1322.75 times as long" in told
     told = told_exchanges({"lines": lines, "runs": [right, wrong]})
     assert told.startswith("In 2 recorded settings 4 counts are not equal")
 

@@ -27,6 +27,7 @@ ASKED = {
     "08.fit": ("MemoryFit", {"model_name": "gpt-oss-120b"}),
     "08.batch": ("DecodeBatch", {"model_name": "DeepSeek-V3 / R1"}),
     "08.exchange": ("Exchange", {"copies": "node", "fp8": True}),
+    "08.limit": ("MeasuredExchange", {"processes": 4, "limit": 1}),
     "08.offload": ("Offloading", {"model_name": "Mixtral 8x7B"}),
     "09.years": ("ModelMap", {"until": 2026}),
     "09.cache": ("CacheLadder", {"other": "V3's own heads"}),

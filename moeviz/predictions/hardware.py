@@ -5,9 +5,11 @@ from __future__ import annotations
 from moeviz.costs import active_parameters, device, parameters
 from moeviz.costs.cost.traffic import BF16_COMBINE_BITS, FP8_DISPATCH_BITS, Copies, all_to_all
 from moeviz.costs.known.models import shape_of
+from moeviz.host import read_figures
 from moeviz.pictures.costs.decode_curves import curves
 from moeviz.pictures.costs.offloading import LINKS, Setup
 from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.records.exchanged import Exchanged
 from moeviz.words import percent
 
 GPT_OSS, V3, MIXTRAL = "gpt-oss-120b", "DeepSeek-V3 / R1", "Mixtral 8x7B"
@@ -70,6 +72,34 @@ def exchange() -> Measured:
     because = (
         "a token that visits two experts of a node needs to cross only once, and the copy that "
         "crosses may be in FP8"
+    )
+    return Measured(nearest(saved, options), figure, because)
+
+
+@prediction(
+    "08.limit",
+    "Each token chooses 2 of 8 experts, which lie in 4 processes, and a copy of it travels for "
+    "each of them. Now a token may visit the experts of one process only. How many bytes does that "
+    "save?",
+    "almost none", "about a quarter", "about half",
+)  # fmt: skip
+def limit() -> Measured:
+    runs = read_figures("exchanged")["runs"]
+    crossed = {
+        (run["copies"], run["limit"]): Exchanged.read(run).crossed.sum() / 1e6
+        for run in runs
+        if (run["processes"], run["tokens"], run["skew"], run["capacity"]) == (4, 512, 0.0, 0.0)
+    }
+    free, limited, once = (crossed[key] for key in (("expert", 0), ("expert", 1), ("device", 1)))
+    saved = 1 - limited / free
+    options = {"almost none": 0.0, "about a quarter": 0.25, "about half": 0.5}
+    figure = (
+        f"in one recorded training step the bytes go from {free:.2f} to {limited:.2f} MB, and one "
+        f"copy for each process to {once:.2f} MB"
+    )
+    because = (
+        "two copies then go to one process, where one went to each of two; only a single copy for "
+        "both experts makes use of the limit"
     )
     return Measured(nearest(saved, options), figure, because)
 

@@ -47,7 +47,9 @@ class MeasuredExchange(RunningPanel):
         figures = read_figures("exchanged")
         made = figures["provenance"]
         self._where = {
-            int(size): f"recorded: {made['device']}, load {line['load'][0]:.1f}, {made['date']}"
+            int(
+                size
+            ): f"recorded: {made['device']}, machine load {line['load'][0]:.1f}, {made['date']}"
             for size, line in figures["lines"].items()
         }
         self.recorded = {_key(run): run for run in figures["runs"]}

@@ -212,8 +212,9 @@ def told_exchanges(figures: dict[str, Any]) -> str:
         ]
         q1, median, q3 = np.quantile(ratio_N, (0.25, 0.5, 0.75))
         sentences.append(
-            f"With {size} processes a message costs {1e6 * line.alpha:.0f} µs and "
-            f"{line.bandwidth / 1e9:.2g} GB/s; the exchanges took {median:.2f} times what that "
-            f"predicts (half of the settings {q1:.2f} to {q3:.2f})."
+            f"With {size} processes, on a machine of load {values['load'][0]:.1f}, a message takes "
+            f"{1e6 * line.alpha:,.0f} µs and its bytes {line.bandwidth / 1e9:.2g} GB/s. The "
+            f"exchanges took {median:.2f} times as long as that predicts (half of the settings "
+            f"{q1:.2f} to {q3:.2f})."
         )
     return " ".join(sentences)
