@@ -118,7 +118,7 @@ def test_a_start_is_told_and_can_be_stopped_or_refused_and_tried_again(still):
     assert panel.picture.value != at_ and "so far…" in said(panel), "recordings can be looked at"
     press(panel, "stop")
     at_rest(panel)
-    assert said(panel) == "Stopped: nothing was changed." and not still
+    assert said(panel) == "The processes have ended." and not still
     Still.held, Still.refusal = None, "4 processes need memory."
     press(panel, "run")
     at_rest(panel)

@@ -48,6 +48,8 @@ def commands(ranks: Ranks) -> dict[str, Command]:
     class Noted(SharedDivision):
         """Keeps the plans of the tokens that are worked on here."""
 
+        plans: list[Plan]
+
         def own_plan(self, plan: Plan | SoftPlan) -> Plan | SoftPlan:
             own = super().own_plan(plan)
             assert isinstance(own, Plan)

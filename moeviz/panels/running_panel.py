@@ -17,11 +17,13 @@ class RunningPanel(Panel):
     """A panel with one piece of work at a time, on a thread. A subclass has `run_buttons` in a row,
     made before the rest, and says what the work is by `measure`.
 
-    note: what is said after the picture's own sentence.
+    note: what is said after the picture's own sentence. loading, stopped: at the beginning, and
+    after Stop.
     """
 
     note = ""
     loading = "Loading PyTorch: some seconds, once…"
+    stopped = "Stopped: nothing was changed."
     _running = False  # its progress is told then, and nothing else
 
     def run_buttons(self, label: str, tip: str) -> list[widgets.Widget]:
@@ -65,9 +67,15 @@ class RunningPanel(Panel):
         finally:
             self._running = False
         if stopped:
-            self.say("Stopped: nothing was changed.")
+            self.told_stopped()
         else:
             self.refresh()
+
+    def told_stopped(self) -> None:
+        """Show what there is after Stop, and say so."""
+        with self.sentence_last():
+            self.refresh()
+            self.say(self.stopped)
 
     def shown(self, picture: Picture) -> Picture:
         """A picture and what it says, unless the work is telling how far it is."""

@@ -33,6 +33,10 @@ class TimedPanel(RunningPanel):
         buttons = self.run_buttons(label, "On this machine, in the background")
         super().__init__({"machine": machine}, [*buttons, controls], more=more)
 
+    @property
+    def here(self) -> bool:
+        return bool(self.controls["machine"].value == HERE)
+
     def _press(self) -> None:
         if not self._running:
             self.controls["machine"].value = HERE

@@ -16,7 +16,10 @@ CAPACITIES = (0.0, 1.0, 0.5)
 LIMITS = (0, 1)  # processes that a token may visit
 COPIES = ("expert", "device")
 
-PLAIN = ("tokens", "copies", "sizes", "beside")  # of a record's fields, as JSON has them
+# Of a record's fields: those that JSON has as they are, counts, and times.
+PLAIN = ("tokens", "copies", "sizes", "beside")
+WHOLE = ("load", "visits", "sent")
+MICRO = ("span", "end", "travel")
 FITS = 30  # rounds, after which a fitted line no longer moves
 
 Answers = Sequence[dict[str, Any]]  # of experiments.exchange_rank, one for each process
@@ -175,26 +178,24 @@ class Exchanged:
 
     def written(self) -> dict[str, Any]:
         """As JSON values: arrays flat, times in whole microseconds."""
-        whole = {"load": self.load, "visits": self.visits, "sent": self.sent}
-        micro = {"span": self.span, "end": self.end, "travel": self.travel}
-        micro = {name: (1e6 * values).round().astype(int) for name, values in micro.items()}
+        arrays = {name: getattr(self, name) for name in WHOLE}
+        arrays |= {name: (1e6 * getattr(self, name)).round().astype(int) for name in MICRO}
         return {
             **{name: getattr(self, name) for name in PLAIN},
             "error": float(f"{self.error:.2g}"),
-            **{name: values.ravel().tolist() for name, values in (whole | micro).items()},
+            **{name: values.ravel().tolist() for name, values in arrays.items()},
         }
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Exchanged:
         """What `written` wrote, whatever stands beside it."""
         size = len(values["end"])
-        shapes = {"load": (size, values["sizes"]["num_experts"]), "visits": (size, size),
-                  "sent": (size, size)}  # fmt: skip
-        whole = {name: np.array(values[name]).reshape(-1, *shape) for name, shape in shapes.items()}
-        micro = {name: np.array(values[name]) / 1e6 for name in ("span", "end", "travel")}
-        micro["span"] = micro["span"].reshape(-1, size, 3)
-        plain = {name: values[name] for name in PLAIN}
-        return cls(error=values["error"], **plain, **whole, **micro)
+        arrays: dict[str, Any] = {name: np.array(values[name]) for name in WHOLE}
+        arrays |= {name: np.array(values[name]) / 1e6 for name in MICRO}
+        arrays["load"] = arrays["load"].reshape(-1, size, values["sizes"]["num_experts"])
+        for name, last in (("visits", size), ("sent", size), ("span", 3)):
+            arrays[name] = arrays[name].reshape(-1, size, last)
+        return cls(**{name: values[name] for name in PLAIN}, error=values["error"], **arrays)
 
 
 def line_of(answers: Sequence[list[list[list[float]]]], rows: Sequence[int], width: int) -> Line:

@@ -36,6 +36,7 @@ class MeasuredExchange(RunningPanel):
     until Stop, or until the panel or the kernel ends."""
 
     told_in_picture = True
+    stopped = "The processes have ended."
     presets = {
         "As the router chooses": {"processes": 2, "skew": 0.0},
         "Popular experts": {"skew": 2.0},
@@ -128,18 +129,26 @@ class MeasuredExchange(RunningPanel):
         size = self.values["processes"]
 
         def work() -> None:
-            if not self._warm:
+            try:
+                self._begin(size)
+            except (Stopped, ValueError):  # what is left of them serves nobody
                 self._end_processes()
-                self.pool = Pool(RANK, size)
-                self.pool.start(self._waiting(f"Starting {size} processes (takes {STARTS})"))
-            assert self.pool is not None
-            self.live = {}
-            self.line = fit(self.pool, self._waiting("Messages of several sizes travel"))
-            with self.quietly():
-                self.controls["figures"].value = HERE
-            self._opened_with = self._opened_with | {"figures": HERE}  # presets stay here
+                raise
 
         return work
+
+    def _begin(self, size: int) -> None:
+        """Have so many processes, time messages between them, and show this machine."""
+        if not self._warm:
+            self._end_processes()
+            self.pool = Pool(RANK, size)
+            self.pool.start(self._waiting(f"Starting {size} processes (takes {STARTS})"))
+        assert self.pool is not None
+        self.live = {}
+        self.line = fit(self.pool, self._waiting("Messages of several sizes travel"))
+        with self.quietly():
+            self.controls["figures"].value = HERE
+        self._opened_with = self._opened_with | {"figures": HERE}  # presets stay here
 
     def _measure_one(self) -> None:
         """The step of the controls as they are now, on processes that stand ready."""
@@ -148,7 +157,8 @@ class MeasuredExchange(RunningPanel):
             try:
                 found = step(self.pool, setting, PASSES, self._waiting("Measuring"))
             except Stopped:
-                self.say("The processes have ended.")
+                self._end_processes()
+                self.told_stopped()
                 return
             self.live[_key(values)] = found
         self.refresh()
@@ -168,8 +178,7 @@ class MeasuredExchange(RunningPanel):
         super()._press_stop()
         if not self.worker.busy:
             self._end_processes()
-            self.refresh()
-            self.say("The processes have ended.")
+            self.told_stopped()
 
     def end(self) -> None:
         super().end()
