@@ -21,7 +21,7 @@ from moeviz.systems.packed_model import pack_model
 from moeviz.text.corpus import load_corpus
 
 TINY = ModelConfig(d_model=8, num_layers=2, num_heads=2, moe=MoEConfig(8, 2, 16))
-SEEDS = 3
+SEEDS = 1
 
 
 def by_domain_quickly(model, corpus):
@@ -44,14 +44,13 @@ def recorded(tmp_path_factory):
         patch.setattr(compression, "STEPS", 2)
         small = dataclasses.replace(compression.TRAINING, batch_size=2, seq_len=16)
         patch.setattr(compression, "TRAINING", small)
-        patch.setattr(compression, "FINAL_WINDOWS", 1)
+        patch.setattr(compression, "SEQUENCES", 1)
+        patch.setattr(compression, "TUNE_STEPS", 1)
         patch.setattr(recipes, "SEQUENCES", 1)
         patch.setattr(compression, "by_domain", by_domain_quickly)
         patch.setattr(compression, "REGIMES", {n: compression.REGIMES[n] for n in (BATCH, "bias")})
         whole = compression.tuned_router
-        patch.setattr(
-            compression, "tuned_router", lambda *a, **k: whole(*a, steps=1, batch_size=2, **k)
-        )
+        patch.setattr(compression, "tuned_router", lambda *a, **k: whole(*a, batch_size=2, **k))
         patch.setattr(compression, "recorded_model", lambda: (LanguageModel(TINY).eval(), None))
         patch.setattr(compression, "collect", collect)
         held = compression.run(out, {"command": "a test"}, SEEDS, lambda done, total: None)
