@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from moeviz.costs.cost.memory import weight_bytes
-from moeviz.costs.cost.quantisation import QuantPlan
+from moeviz.costs.cost.quantisation import FORMATS, QuantPlan
 from moeviz.costs.cost.traffic import offload_bound
+from moeviz.experiments.offloaded import PACKED, computed
 from moeviz.experiments.recorded import recorded_figures
+from moeviz.experiments.recording import recorded_model
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig, architecture_of
 from moeviz.records.caching import replay
+from moeviz.routing import SoftPlan
 from moeviz.systems import packed_model
 from moeviz.systems.offload import ExpertFile, open_offloaded, storage_bytes
+from moeviz.systems.packed_experts import PackedExperts, matrix, with_packed_experts
 from moeviz.systems.packed_model import check_bytes, pack_model, quantised, save_packed
+from moeviz.systems.quantisation import pack, unpack
 
 MOE = MoEConfig(num_experts=8, top_k=2, d_expert=32, num_shared=1)
 CONFIG = ModelConfig(
@@ -134,6 +139,53 @@ def test_a_file_that_was_dropped_from_memory_is_read_again(path):
     assert before is None or storage_bytes() - before in (0, *range(file.bytes_read // 2, 2**20))
 
 
+@pytest.mark.parametrize(
+    "form,product,rows,columns",
+    [("int8", "kernel", 64, 128), ("int8", "kernel", 256, 64), ("int4", "kernel", 64, 128),
+     ("int4", "kernel", 256, 64), ("int4", "kernel", 32, 256), ("int4_g32", "unpacked", 7, 96),
+     ("fp32", "kernel", 7, 9)],
+)  # fmt: skip
+def test_a_packed_matrix_multiplies_as_what_it_stands_for(form, product, rows, columns):
+    rng = np.random.default_rng(rows + columns)
+    packed = pack(rng.normal(size=(rows, columns)), form)
+    found = matrix(packed, product)
+    for count in (1, 5):
+        x_nK = torch.from_numpy(rng.normal(size=(count, columns)).astype(np.float32))
+        wanted = x_nK.double() @ torch.from_numpy(unpack(packed)).double().T
+        torch.testing.assert_close(found(x_nK).double(), wanted, rtol=1e-4, atol=1e-4)
+    bits, scales = FORMATS[form].weight_bits, 0
+    if product == "kernel" and form != "fp32":
+        scales = {"int8": 4, "int4": 8}[form] * rows * max(columns // 128, 1)
+    elif form != "fp32":
+        scales = 2 * rows * columns / 32
+    assert found.nbytes == rows * columns * bits / 8 + scales
+
+
+@pytest.mark.parametrize("way", PACKED, ids="-".join)
+def test_a_model_of_packed_experts_is_the_rounded_model(way):
+    model, _ = recorded_model()
+    copy, taken = with_packed_experts(model, plan(way[0]), way[1])
+    kept = quantised(model, plan(way[0]))
+    torch.testing.assert_close(
+        copy(PROMPT[None]).logits, kept(PROMPT[None]).logits, atol=1e-4, rtol=1e-4
+    )
+    assert taken == computed(model, *way)
+    assert all(copy.blocks[layer].ffn.w2_EDF.is_meta for layer in model.config.moe_layers)
+
+
+def test_what_no_kernel_multiplies_is_said():
+    wide = pack(np.ones((4, 256)), "int8")
+    with pytest.raises(ValueError, match="one scale a row, and a row of 256 weights has 2 here"):
+        matrix(wide, "kernel")
+    with pytest.raises(ValueError, match="product='kernel', must be one of fp32, int8, int4, got"):
+        matrix(pack(np.ones((4, 32)), "mxfp4"), "kernel")
+    with pytest.raises(ValueError, match="product must be one of unpacked, kernel, got 'x'"):
+        matrix(wide, "x")
+    soft = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="A soft router mixes tokens"):
+        PackedExperts([]).experts(PROMPT, SoftPlan(soft, soft), soft, soft, "auto")
+
+
 def test_a_damaged_expert_is_refused_when_it_is_read(model, path, tmp_path):
     data = bytearray(path.read_bytes())
     spoilt = tmp_path / "spoilt.safetensors"
@@ -184,6 +236,8 @@ def test_the_recorded_runs_agree_with_the_arithmetic():
         assert run["same"] and run["bytes_read"] == run["computed"]
         assert run["bytes_read"] == run["loads"] * experts[run["form"]]
         assert run["hits"] + run["loads"] == run["asked"]
+    for each in recorded.get("packed", ()):
+        assert each["same"] and each["bytes"] == each["computed"]
     whole = {r["slots"]: r["loads"] for r in recorded["runs"] if r["form"] == "fp32"}
     assert sorted(whole.values(), reverse=True) == [whole[slots] for slots in sorted(whole)]
     assert experts["int4"] < experts["int8"] / 1.9 and experts["int8"] < experts["fp32"] / 3.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def exchanged(answer: Any) -> str | None:
     return None
 
 
-def _same(given: list[Tensor], wanted: list[Tensor]) -> bool:
+def _same(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
     import torch
 
     pairs = zip(given, wanted, strict=True)
@@ -217,7 +218,7 @@ def sent_bytes(tokens, top_k, d_model, bytes_each, devices):
 def _exchanges() -> list[tuple[int, ...]]:
     """A layer of DeepSeek-V3 as it decodes, then any."""
     rng = np.random.default_rng(9)
-    cases = [(128, 8, 7168, 2, 64)]
+    cases: list[tuple[int, ...]] = [(128, 8, 7168, 2, 64)]
     for _ in range(TRIES):
         sizes = rng.integers((1, 1, 8, 1, 2), (999, 9, 999, 5, 65)).tolist()
         cases.append(tuple(sizes))

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeviz.checks import check_choice
 from moeviz.costs.cost.quantisation import QuantPlan
@@ -38,6 +38,7 @@ from moeviz.systems.packed_model import (
     component_of,
     expert_name,
     expert_weights,
+    leave_experts_to,
 )
 from moeviz.systems.quantisation import Packed
 
@@ -261,10 +262,7 @@ def open_offloaded(
     for layer in file.config.moe_layers:
         ffn = model.blocks[layer].ffn
         assert isinstance(ffn, MoEFFN)
-        for name in EXPERT_WEIGHTS:  # their shapes stay, their memory goes
-            empty = torch.empty_like(getattr(ffn, name), device="meta")
-            setattr(ffn, name, nn.Parameter(empty, requires_grad=False))
         before = layers[-1] if layers else None
         layers.append(OffloadedLayer(file, layer, slots, policy, before))
-        ffn.division = layers[-1]
+        leave_experts_to(ffn, layers[-1])
     return Offloaded(model, file, layers)

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from moeviz.costs.cost.memory import weight_bytes
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.model.architecture import architecture_of
+from moeviz.model.division import Division
+from moeviz.model.layer import MoEFFN
 from moeviz.model.transformer import LanguageModel, ModelConfig
 from moeviz.records.store import save_arrays
 from moeviz.systems.quantisation import Packed, pack, unpack
@@ -107,6 +110,14 @@ def quantised(
 ) -> LanguageModel:
     """A model with the weights that the plan's formats keep of this one's."""
     return pack_model(model, plan, layers=layers).model()
+
+
+def leave_experts_to(ffn: MoEFFN, division: Division) -> None:
+    """Let a layer ask `division` for its experts: its own keep their shapes, their memory goes."""
+    for name in EXPERT_WEIGHTS:
+        empty = torch.empty_like(getattr(ffn, name), device="meta")
+        setattr(ffn, name, nn.Parameter(empty, requires_grad=False))
+    ffn.division = division
 
 
 def check_bytes(packed: PackedModel) -> None:

@@ -31,6 +31,7 @@ from moeviz.pictures.costs.edge import FORMATS, SHARES, edge
 from moeviz.pictures.costs.exchange import exchange
 from moeviz.pictures.costs.expert_caches import expert_caches
 from moeviz.pictures.costs.fewer_bits import fewer_bits
+from moeviz.pictures.costs.generation import generation
 from moeviz.pictures.costs.measured_exchange import measured_exchange
 from moeviz.pictures.costs.memory_fit import PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import CONVENTIONS, model_anatomy
@@ -750,6 +751,7 @@ def _costs():
     yield "experts placed", partial(placement, read_figures("placement"))
     yield "fewer bits", partial(fewer_bits, read_figures("quantised"))
     yield from measured_exchanges()
+    yield "generation", partial(generation, read_figures("offloaded"))
     yield "caches of experts", partial(expert_caches, read_figures("caches"))
     for total, tokens in ((1.6e12, 300e9), (3e9, 60e9), (1e7, 1e8)):
         yield case(scaling_laws, total=total, share=0.01, tokens=tokens, granularity=8)

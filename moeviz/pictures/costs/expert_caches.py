@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.costs import offload_bound
-from moeviz.pictures.axes import Scale, x_axis
+from moeviz.pictures.axes import LogScale, Scale, decades, short, x_axis
 from moeviz.pictures.costs.model_parts import sparse_sizes_of
 from moeviz.pictures.costs.offloading import LINKS
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph, row
-from moeviz.pictures.svg import MUTED, Picture, Svg, three
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
 from moeviz.words import percent
 
 WIDTH, ROW = 560.0, 26.0
@@ -28,6 +28,8 @@ POLICIES = {
     "belady": Key("optimum: it knows the future", "#6e6e6e", mark="ring", width=0),
 }
 MODEL, LINK = "DeepSeek-V2-Lite", "pcie4"
+DRAWN = {"nvme": 3.0, LINK: 5.0, "pcie5": 3.0}  # how large a link's marks are
+SHORT = {"nvme": "NVMe", LINK: "PCIe 4", "pcie5": "5"}
 ONE_TASK, CHANGING = "intent", "changing"
 
 Figures = dict[str, Any]
@@ -56,36 +58,46 @@ def expert_caches(figures: Figures) -> Picture:
     that changes its task. figures: see experiments.caches."""
     every = list(_found(figures))
     shown = [f for f in every if f.slots == figures["guessed"] and f.stream in (ONE_TASK, CHANGING)]
-    fastest = max(f.speed(LINK) for f in shown)
-    hits, speeds = Scale(0, 1, *LEFT), Scale(0, 1.1 * fastest, *RIGHT)
+    ram = _from_ram()
+    bounds = [f.speed(link) for f in shown for link in DRAWN]
+    hits, speeds = Scale(0, 1, *LEFT), LogScale(*decades([ram, *bounds]), *RIGHT)
     bottom = TOP + ROW * (len(shown) + 2)
     svg = Svg(WIDTH, bottom + 66, "Caches of experts", told(figures))
     heading(svg, "A higher hit rate is not always faster")
     note = (
-        f"{MODEL}: {figures['guessed']} of {figures['experts']} experts of each layer are cached,",
-        f"the others come over {LINKS[LINK].label} in BF16. The routing is a recorded one.",
+        f"{MODEL} in BF16: {figures['guessed']} of {figures['experts']} experts of each layer are "
+        "cached, the others come",
+        "over a link. Line: the host computes them in its own RAM. The routing is a recorded one.",
     )
     paragraph(svg, 0, 38, note, fill=MUTED)
     for scale, title in ((hits, "hit rate"), (speeds, "tokens/s at most")):
         svg.text(scale.start, TOP - 38, title, bold=True)
     x_axis(svg, hits, bottom - ROW / 2, top=TOP - ROW, ticks=(0, 0.5, 1), form=percent)
-    x_axis(svg, speeds, bottom - ROW / 2, top=TOP - ROW)
+    x_axis(svg, speeds, bottom - ROW / 2, top=TOP - ROW, form=short)
+    with svg.thing("ram", tip=f"{LINKS['host'].label}: {three(ram)} tokens/s at most, no cache"):
+        svg.line(speeds(ram), TOP - ROW, speeds(ram), bottom - ROW / 2, stroke=INK, dash="4 2")
+        svg.text(speeds(ram), TOP - ROW - 4, "RAM", anchor="middle")
     y = TOP - ROW / 2
     for stream in (ONE_TASK, CHANGING):
         svg.text(0, y + 4, _stream(stream, figures), bold=True)
         for found in (f for f in shown if f.stream == stream):
             y += ROW
             key = POLICIES[found.policy]
-            short, speed = key.name.partition(":")[0], found.speed(LINK)
+            policy, speed = key.name.partition(":")[0], found.speed(LINK)
             tip = (
-                f"{short}: {percent(found.hit_rate)} hits, {found.loads:.0f} experts loaded a "
-                f"token, at most {three(speed)} tokens/s"
+                f"{policy}: {percent(found.hit_rate)} hits, {found.loads:.0f} experts loaded a "
+                f"token, at most {three(speed)} tokens/s over {LINKS[LINK].label}"
             )
             with row(svg, y, ROW, f"{stream}_{found.policy}", key.name, tip=tip):
-                svg.text(12, y + 4, short)
-                for scale, value in ((hits, found.hit_rate), (speeds, speed)):
-                    svg.line(scale(0), y, scale(value), y, stroke=key.colour, width=3)
-                    mark(svg, key.mark, scale(value), y, key.colour, 5)
+                svg.text(12, y + 4, policy)
+                svg.line(hits(0), y, hits(found.hit_rate), y, stroke=key.colour, width=3)
+                mark(svg, key.mark, hits(found.hit_rate), y, key.colour, 5)
+                ends = [speeds(found.speed(link)) for link in DRAWN]
+                svg.line(ends[0], y, ends[-1], y, stroke=key.colour)
+                for (link, size), x in zip(DRAWN.items(), ends, strict=True):
+                    mark(svg, key.mark, x, y, key.colour, size)
+                    if found is shown[0]:
+                        svg.text(x, y - 10, SHORT[link], anchor="middle", halo=True)
         y += ROW
     legend(svg, 0, bottom + 34, list(POLICIES.values())[:2], across=280, kin=True)
     legend(svg, 0, bottom + 56, list(POLICIES.values())[2:], across=280, kin=True)
@@ -129,7 +141,7 @@ def told(figures: Figures) -> str:
     lru, guess = at[ONE_TASK, "lru"], at[ONE_TASK, "next_layer"]
     slower = guess.speed(LINK) < lru.speed(LINK)
     way = "yet it is slower than LRU" if slower else "and it is faster than LRU"
-    whole = offload_bound(sparse_sizes_of(MODEL), LINKS["host"].bytes_per_s).tokens_per_s
+    whole = _from_ram()
     rate = _rate_of(whole, figures)
     sentences.append(
         f"Guessing the next layer's experts raises the rate on one task to "
@@ -146,6 +158,11 @@ def told(figures: Figures) -> str:
         f"{percent(stale)}."
     )
     return " ".join(sentences)
+
+
+def _from_ram() -> float:
+    """Tokens a second at most where the host computes its experts in its own memory."""
+    return offload_bound(sparse_sizes_of(MODEL), LINKS["host"].bytes_per_s).tokens_per_s
 
 
 def _shared(figures: Figures) -> Iterator[tuple[object, ...]]:
