@@ -45,9 +45,10 @@ KEYS = {
     )
 }
 REGIMES = {
-    "batch": "a loss for each batch", "sequence": "a loss for each sequence", "bias": "a bias",
-    "none": "nothing",
-}  # fmt: skip
+    "batch": "a loss for each batch",
+    "sequence": "a loss for each sequence",
+    "bias": "a bias",
+}
 
 Figures = dict[str, Any]
 
