@@ -128,12 +128,12 @@ def unloaded():
 def fresh_kernel(monkeypatch, tmp_path):
     """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
     from helpers.live import end_of_kernel
-    from moeviz.panels import Collapse, LoudAndQuiet, Race
+    from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race
     from moeviz.predictions import ANSWERS
 
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     ANSWERS.clear()
-    kinds = Race, Collapse, LoudAndQuiet
+    kinds = Race, Collapse, LoudAndQuiet, MemoryOrThinking
     yield {kind: tmp_path / "live" / kind.kind for kind in kinds}
     for kind in kinds:
         end_of_kernel(kind)
@@ -142,6 +142,7 @@ def fresh_kernel(monkeypatch, tmp_path):
 @pytest.fixture
 def track(monkeypatch, corpus):
     """All that trains in a panel small, on a text of few words; what a test may change of it."""
+    from dataclasses import replace
     from types import SimpleNamespace
 
     from moeviz.experiments import collapse
@@ -166,6 +167,12 @@ def track(monkeypatch, corpus):
         model = small(raw, 1, ffn_scale=scale or None)
         return {"dense": model.dense_twin(), "MoE": model}
 
+    def learners_of_tasks():
+        model = ModelConfig(vocab_size=256, d_model=8, num_layers=1, num_heads=2, d_ff=8)
+        experts = MoEConfig(num_experts=4, top_k=2, d_expert=4)
+        whole = replace(model, d_ff=16)
+        return {"dense": model, "MoE": replace(model, moe=experts), "dense, all parameters": whole}
+
     def training(seed, **options):
         return TrainConfig(
             steps=track.steps, seed=seed, seq_len=8, schedule="constant", warmup=0,
@@ -184,6 +191,10 @@ def track(monkeypatch, corpus):
         "loud_and_quiet.load_corpus": lambda: corpus,
         "loud_and_quiet.contestants": contestants,
         "loud_and_quiet.training": lambda seed: training(seed, batch_size=2),
+        "memory_or_thinking.models": learners_of_tasks,
+        "memory_or_thinking.training": lambda task, rate, seed: replace(
+            training(seed, batch_size=2), seq_len=task.seq_len, learning_rate=rate
+        ),
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
     # Frames come fast enough that no test waits for one.

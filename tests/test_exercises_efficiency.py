@@ -9,6 +9,7 @@ from moeviz.costs import footprint
 from moeviz.exercises import efficiency_frontier, other_ways
 from moeviz.records.frontier import exponent
 from moeviz.records.quality import Quality, shares_of_quality
+from moeviz.text.tasks import Addition
 
 WRONG = {
     "10.1": [
@@ -20,6 +21,11 @@ WRONG = {
         (lambda e, loss: [1, 2], "it must give one number, not [1, 2]."),
     ],
     "10.3": [(6, "6 is of the right size, but it is not exact.")],
+    "10.5": [
+        (lambda a, b: a + b, "it must return three digits, ones first; this returned "),
+        (lambda a, b: [5, 6, 0], "for 5 and 4 it is 9, 0, 0, not 5, 6, 0."),
+    ],
+    "10.6": [(30_000, "30000 is of the right size")],
     "10.4": [("E", "'E' is none of the names to choose from")],
     "10.7": [
         (lambda p, k: 0.93, "it gives 0.9300; it must be "),
@@ -41,6 +47,8 @@ RIGHT = {
     "10.4": ["c"],
     "10.7": [lambda p, k: float(torch.tensor(p).topk(k).values.sum() / len(p))],
     "10.8": [lambda s, w, i: footprint(s, w, i).co2_grams],
+    "10.5": [lambda a, b: [int(d) for d in Addition(2).line(100 * a + b)[-3:]]],
+    "10.6": ["25016", 25_020],
 }
 
 
@@ -62,3 +70,12 @@ def test_the_shares_are_the_librarys():
 def test_an_even_gate_covers_its_share_and_a_sure_one_all():
     assert other_ways.covered(np.full((5, 8), 1 / 8), 2) == 0.25
     assert other_ways.covered(np.eye(8), 1) == 1
+
+
+def test_what_fits_is_counted_in_the_recorded_model():
+    from moeviz.experiments.memory_or_thinking import models
+    from moeviz.model.transformer import LanguageModel
+
+    model = LanguageModel(models()["MoE"])
+    counted = model.num_parameters(), model.num_active_parameters()
+    assert counted == (efficiency_frontier.PARAMETERS, efficiency_frontier.ACTIVE)

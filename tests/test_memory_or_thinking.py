@@ -11,12 +11,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.answers import made_answers, made_learners
+from helpers.pictures import presses
 from moeviz.experiments import memory_or_thinking as experiment
 from moeviz.experiments import recording
+from moeviz.pictures.training.memory_or_thinking import (
+    learning,
+    memory_or_thinking,
+    points_of,
+    told,
+    verdict_sentences,
+)
+from moeviz.records.answers import DENSE, DENSE_ALL, MOE, brought, brought_more
 from moeviz.records.runs import load_snapshots
-from moeviz.text.tasks import LETTERS, Addition, PhoneBook, byte_tokenizer
+from moeviz.text.tasks import BOOK, LETTERS, SUMS, Addition, PhoneBook, byte_tokenizer
 from moeviz.training.answers import AnswerTrainer
 
+SUMS_2 = "addition of 2 digits"
 PARTS = ("train", "validation", "reserve")
 META = {"code": "", "versions": {}}
 
@@ -161,19 +172,29 @@ def test_a_small_book_is_learned_by_heart(small, monkeypatch):
     assert [step for step, _ in shares] == list(range(2, 61, 2)) and shares[-1][1] == 1.0
 
 
-def test_a_run_goes_on_from_its_file(small, tmp_path):
-    rates = dict.fromkeys(experiment.MODELS, 4e-3)
-    assert not experiment.resume(tmp_path, experiment.BOOK, 5, 0, rates)
-    for name, learner in experiment.build(experiment.BOOK, 5, 0, rates).items():
+def test_a_run_goes_on_from_its_file(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "recorded_figures", lambda name: None)
+    monkeypatch.setattr(experiment, "GRID", (4e-3, 8e-3, 16e-3))
+    name = "phone book of 5 entries"
+    assert not experiment.resume(tmp_path, name, 0)
+    for model, learner in experiment.build(name, 0).items():
+        assert learner.config.learning_rate == 8e-3
         next(learner), next(learner)
-        learner.save(tmp_path / f"{name}.safetensors")
-    again = experiment.resume(tmp_path, experiment.BOOK, 5, 0, rates)
+        learner.save(tmp_path / f"{model}.safetensors")
+    again = experiment.resume(tmp_path, name, 0)
     assert [*again] == [*experiment.MODELS]
     for learner in again.values():
         assert isinstance(learner, AnswerTrainer) and learner.step == 2
         assert [*learner][-1].step == 4 and len(learner.notes["right"]) == 2
-    assert not experiment.resume(tmp_path, experiment.BOOK, 10, 0, rates), "another book"
-    assert not experiment.resume(tmp_path, experiment.BOOK, 5, 0, rates | {"MoE": 8e-3})
+    assert not experiment.resume(tmp_path, "phone book of 10 entries", 0), "another book"
+    assert not experiment.resume(tmp_path, name, 1)
+    rates = {"MoE": 16e-3, "dense": 8e-3, "dense, all parameters": 8e-3}
+    chosen = {model: {"chosen": rate} for model, rate in rates.items()}
+    monkeypatch.setattr(
+        experiment, "recorded_figures", lambda name: {"rates": {experiment.BOOK: chosen}}
+    )
+    assert experiment.build(name, 0)["MoE"].config.learning_rate == 16e-3
+    assert not experiment.resume(tmp_path, name, 0), "at another rate"
 
 
 def test_the_models_hold_what_they_are_compared_by():
@@ -243,3 +264,73 @@ def test_a_recording_of_few_steps(small, tmp_path):
     assert labels == [*experiment.MODELS] * 3
     assert snapshots[3].meta["notes"]["task"] == "phone book of 10 entries"
     assert all([step for step, _ in s.meta["notes"]["right"]] == [2, 4] for s in snapshots)
+
+
+# What is told.
+
+
+def test_the_share_that_experts_bring_is_of_what_a_wide_model_gains():
+    sizes = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.1, 0.1, 0.5)}, spread=0.0)["tasks"]
+    assert brought(sizes[BOOK]).mean == pytest.approx(0.5)
+    assert brought(sizes[SUMS]).mean == pytest.approx(0.0)
+    assert brought_more(sizes[BOOK], sizes[SUMS]).mean == pytest.approx(0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dense=st.floats(0, 0.4), gain=st.floats(0.05, 0.5), share=st.floats(-0.5, 1.5),
+    seeds=st.integers(1, 4),
+)  # fmt: skip
+def test_the_share_is_found_again_whatever_the_models_reach(dense, gain, share, seeds):
+    right = {DENSE: dense, DENSE_ALL: dense + gain, MOE: dense + share * gain}
+    models = {model: {"right": {"values": [value] * seeds}} for model, value in right.items()}
+    assert brought({"5": {"models": models}}).mean == pytest.approx(share, abs=1e-9)
+
+
+def test_where_width_brings_nothing_nothing_is_shared_out():
+    flat = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.0, 0.0, 0.01)}, spread=0.0)
+    sizes = flat["tasks"]
+    assert brought(sizes[SUMS]) is None and brought_more(sizes[BOOK], sizes[SUMS]) is None
+    assert told(flat) == (
+        "Of what a wide dense model gains over a narrow one, experts bring 50 % on the phone book. "
+        "On sums a wide dense model gains too little to share out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("book", "sums", "words"),
+    [
+        (0.6, 0.25, "They bring more to memory, as the paper says (+"),
+        (0.3, 0.8, "They bring less to memory (-"),
+        (0.6, 0.76, "Whether these differ is open ("),
+    ],
+)
+def test_the_finding_follows_the_figures(book, sums, words):
+    level = {BOOK: (0.2, book, 0.7), SUMS: (0.2, sums, 0.9)}
+    figures = made_answers(level, spread=0.04)
+    assert words in told(figures)
+    picture = memory_or_thinking(figures, "addition of 2 digits", made_learners())
+    assert words in picture.summary
+    assert len(picture.rows) == 15 and len(picture.columns) == len(picture.rows[0])
+    assert {"learn": "phone book of 1,000 entries", "seed": "0"} in [
+        sets for _, sets in presses(picture)
+    ]
+
+
+def test_the_verdicts_are_told_size_by_size():
+    figures = made_answers()
+    figures["tasks"][BOOK]["2000"]["gaps"]["MoE minus dense"]["verdict"] = "open"
+    first, *_ = verdict_sentences(figures)
+    assert first == (
+        "Phone book (entries): beside the dense model of equal active parameters the MoE is above "
+        "it at 500 and 1,000, not told apart from it at 2,000."
+    )
+
+
+def test_a_learner_is_told_as_far_as_it_has_come():
+    half = made_learners(300)
+    assert points_of(half[0])[-1] == (300.0, 0.1)
+    assert "addition of 2 digits, right answers of dense 10 %, MoE 15 % and" in learning(
+        half, SUMS_2
+    )
+    assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2} has not been learned yet."

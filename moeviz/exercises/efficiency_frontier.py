@@ -1,4 +1,5 @@
-"""Exercises of 10_efficiency_frontier: shares of quality, a fit, a law by hand, a verdict."""
+"""Exercises of 10_efficiency_frontier: shares of quality, a fit, a law by hand, a verdict, a task
+and what fits into memory."""
 
 from __future__ import annotations
 
@@ -173,4 +174,69 @@ name_asked(
     solution='"C"',
     praise="Open is a verdict too. More seeds can close it; more confidence cannot.",
     asks="one of A, B, C and D, in quotes",
+)
+
+
+def written(first, second):
+    total = first + second
+    return total % 10, total // 10 % 10, total // 100
+
+
+def _digits(given: Any) -> tuple[float, ...]:
+    values = [*given] if hasattr(given, "__iter__") and np.ndim(given) == 1 else []
+    numbers = [as_number(value) for value in values]
+    if len(numbers) != 3 or None in numbers:
+        raise Wrong(f"it must return three digits, ones first; this returned {brief(given)}.")
+    return tuple(number for number in numbers if number is not None)
+
+
+function_asked(
+    "10.5",
+    "What is left of a number when it is divided by 10 is its ones.",
+    "total % 10 is the ones, total // 10 % 10 the tens, total // 100 the hundreds.",
+    difficulty=1,
+    minutes=4,
+    solution=written,
+    praise="With the ones first, a digit of the sum and the carry that it leaves are known before "
+    "the next digit is written.",
+    cases=lambda: [(27, 38), (5, 4), (0, 0), (99, 99), (60, 7)],
+    mistakes=(
+        (
+            lambda a, b: written(a, b)[::-1],
+            "that has the hundreds first; the model writes the ones first.",
+        ),
+        (
+            lambda a, b: ((a + b) % 10, (a // 10 + b // 10) % 10, (a // 10 + b // 10) // 10),
+            "the carry is lost: 7 + 8 leaves a 1 for the tens.",
+        ),
+    ),
+    words="for {} and {} it is {wanted[0]}, {wanted[1]}, {wanted[2]}, not "
+    "{found[0]:g}, {found[1]:g}, {found[2]:g}.",
+    read=_digits,
+)
+
+
+PARAMETERS, ACTIVE = 166_208, 80_192
+ENTRY_BITS = math.log2(10_000)
+
+number_asked(
+    "10.6",
+    round(2 * PARAMETERS / ENTRY_BITS),
+    {
+        round(2 * ACTIVE / ENTRY_BITS): "that counts the active parameters; a fact may lie in any "
+        "expert, so all of them count.",
+        round(PARAMETERS / ENTRY_BITS): "a parameter holds two bits.",
+        round(2 * PARAMETERS / math.log(10_000)): "that is with the natural logarithm; bits are "
+        "to base 2.",
+        round(2 * PARAMETERS / 4): "a decimal digit is more than one bit: 10,000 numbers are "
+        "told apart by log2 10,000 bits.",
+    },
+    "How many bits tell one of 10,000 numbers from the others?",
+    "It is 2 × 166,208 bits over log2 10,000 bits an entry.",
+    difficulty=2,
+    minutes=5,
+    solution="2 * 166_208 / np.log2(10_000)",
+    praise="Far more than our models recall: two bits a parameter are what the best recipe "
+    "reaches when each fact is read a thousand times. In a short training the time is up first.",
+    tolerance=100,
 )

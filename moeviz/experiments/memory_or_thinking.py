@@ -53,6 +53,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
+from moeviz.experiments.recorded import recorded_figures
 from moeviz.experiments.recording import (
     collect,
     compact,
@@ -66,16 +67,15 @@ from moeviz.experiments.recording import (
 from moeviz.experiments.routers_compared import best_rate
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
+from moeviz.records.answers import DENSE, DENSE_ALL, MODELS, MOE
 from moeviz.records.runs import save_snapshots
-from moeviz.text.tasks import BOOK, SIZES, SUMS, Task, make_task
+from moeviz.text.tasks import BOOK, SIZES, SUMS, Task, make_task, task_name
 from moeviz.training.answers import RIGHT, AnswerTrainer
 from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import NonFiniteLossError
 
 MIDDLE = {BOOK: 1000, SUMS: 2}  # whose rates are those of all sizes
 ROWS = 128  # examples of a batch
-DENSE, MOE, DENSE_ALL = "dense", "MoE", "dense, all parameters"
-MODELS = (DENSE, MOE, DENSE_ALL)
 EXPERTS, TOP_K, EXPERT_WIDTH = 16, 2, 16
 STEPS, MEASURE_EVERY = 600, 50
 QUESTIONS = 1000  # of a final figure
@@ -115,17 +115,25 @@ def trainer(model: str, task: str, size: int, rate: float, seed: int) -> AnswerT
     return AnswerTrainer(models()[model], training(made, rate, seed), made)
 
 
-def build(task: str, size: int, seed: int, rates: dict[str, float]) -> dict[str, AnswerTrainer]:
-    """All three, ready to learn the same examples."""
+def live_rates(task: str) -> dict[str, float]:
+    """The rates of a live run: those that the recording chose, or the grid's middle one."""
+    recorded = recorded_figures("memory_or_thinking")
+    if recorded is None:
+        return dict.fromkeys(MODELS, GRID[1])
+    return {model: found["chosen"] for model, found in recorded["rates"][task].items()}
+
+
+def build(name: str, seed: int) -> dict[str, AnswerTrainer]:
+    """All three, ready to learn the same examples of a task by its name (tasks.task_name)."""
+    task, size = next(setting for setting in settings() if task_name(*setting) == name)
+    rates = live_rates(task)
     return {model: trainer(model, task, size, rates[model], seed) for model in MODELS}
 
 
-def resume(
-    folder: Path, task: str, size: int, seed: int, rates: dict[str, float]
-) -> dict[str, AnswerTrainer]:
+def resume(folder: Path, name: str, seed: int) -> dict[str, AnswerTrainer]:
     """All three as an interrupted run left them in a folder; none where one is not of this run."""
     found: dict[str, AnswerTrainer] = {}
-    for model, fresh in build(task, size, seed, rates).items():
+    for model, fresh in build(name, seed).items():
         try:
             kept = AnswerTrainer.resume(folder / f"{model}.safetensors", fresh.corpus)
         except (OSError, ValueError):

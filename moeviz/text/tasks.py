@@ -4,7 +4,7 @@ Every example is a line of text of one length, a question and right behind it it
 
     Kav0471     the phone book: a name and its number, drawn at random. Nothing but memory helps:
                 a name says nothing of its number, and what is measured is what was read.
-    72+83=551   addition, every number with its ones first, as one adds on paper: 27 + 38 = 065.
+    72+83=560   addition, every number with its ones first, as one adds on paper: 27 + 38 = 065.
                 What is measured are pairs that training never shows, in either order, so that
                 remembering whole sums does not help.
 

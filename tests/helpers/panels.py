@@ -70,6 +70,7 @@ MOVES = {
         "figures": "this machine", "processes": 4, "skew": 2.0, "copies": "device",
         "capacity": 0.5, "limit": 1, "tokens": 64, "whole": True,
     },
+    "MemoryOrThinking": {"learn": "addition of 2 digits", "seed": 3},
     "MemoryFit": {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
         "context": 512, "batch": 1024,
@@ -132,7 +133,7 @@ BEFORE = {
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},
 }
-LIVE = ("Race", "Collapse", "LoudAndQuiet")
+LIVE = ("Race", "Collapse", "LoudAndQuiet", "MemoryOrThinking")
 # Exhibits that read a text: how they open on one.
 READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},

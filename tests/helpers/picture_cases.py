@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from helpers.answers import PARROT, made_answers, made_learners
 from helpers.comparisons import figure, made_capacity, made_collapse, made_race
 from helpers.compression import made_compression
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
@@ -77,6 +78,7 @@ from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.lengths import lengths
 from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
+from moeviz.pictures.training.memory_or_thinking import memory_or_thinking
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
@@ -590,6 +592,18 @@ def _training():
         scales = [replace(one, press={"scale": n}, chosen=n == times) for one, n in quiet_to_loud]
         loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=scales)
         yield f"loud and quiet, {name}", loud
+    sums = "addition of 2 digits"
+    nothing = dict.fromkeys(PARROT, (0.0, 0.0, 0.0))
+    for name, (answers, trio) in {
+        "": (made_answers(), made_learners()),
+        " of one seed": (made_answers(seeds=1), made_learners()),
+        " with nothing gained": (made_answers(nothing, spread=0), made_learners()),
+        " before the first step": (made_answers(), made_learners(0)),
+        " in training": (made_answers(), made_learners(300)),
+        " at the first steps": (None, made_learners(10)),
+    }.items():
+        case = partial(memory_or_thinking, answers, sums, trio, note="<i>")
+        yield f"memory or thinking{name}", case
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {
         "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),

@@ -1,0 +1,121 @@
+"""A phone book to remember or sums to work out: an MoE and two dense models learn them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moeviz.experiments.recorded import recorded_figures, recorded_runs
+from moeviz.panels.controls import choice, seed_box
+from moeviz.panels.live_panel import LivePanel
+from moeviz.pictures import Picture
+from moeviz.pictures.training.memory_or_thinking import memory_or_thinking, points_of
+from moeviz.records.answers import MODELS
+from moeviz.records.runs import Curve, Snapshot
+from moeviz.text.tasks import BOOK, SIZES, SUMS, task_name
+from moeviz.words import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from moeviz.training.live import Frame
+    from moeviz.training.trainer import Trainer
+
+RECORDING = "memory_or_thinking"
+NAMES = [task_name(task, size) for task, sizes in SIZES.items() for size in sizes]
+LABELS = {
+    BOOK: [f"{size:,} numbers" for size in SIZES[BOOK]],
+    SUMS: [f"add {size} digits" for size in SIZES[SUMS]],
+}
+OPTIONS = [*zip([*LABELS[BOOK], *LABELS[SUMS]], NAMES, strict=True)]
+LARGEST_BOOK = task_name(BOOK, SIZES[BOOK][-1])
+
+Configuration = tuple[str, int]  # the task's name, seed
+
+
+class MemoryOrThinking(LivePanel):
+    """An MoE, the dense model of its active and that of all its parameters learn one task.
+
+    A press on a task shows how seed 0 learned it; Play trains the three here.
+    """
+
+    called, trained, series_label = "run", "the three models", "then train the next seed"
+    labels = MODELS
+    presets = {
+        "A large phone book": {"learn": LARGEST_BOOK},
+        "A small phone book": {"learn": task_name(BOOK, SIZES[BOOK][0])},
+        "Sums of two digits": {"learn": task_name(SUMS, 2)},
+        "Sums of three digits": {"learn": task_name(SUMS, 3)},
+    }
+    # The results of this process: the last share of right answers of each model.
+    _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}
+
+    def __init__(self) -> None:
+        self._figures = recorded_figures(RECORDING)
+        self._recorded: Mapping[Configuration, list[Snapshot]] = {}
+        if self._figures is not None:
+            runs, self._made = recorded_runs(RECORDING)
+            self._recorded = {
+                (name, 0): runs[3 * place : 3 * place + 3] for place, name in enumerate(NAMES)
+            }
+        learn = choice("Learn", OPTIONS, LARGEST_BOOK, "112px")
+        super().__init__({"learn": learn}, last={}, more=[{"seed": seed_box()}])
+
+    def _picture(self, learners: list[Snapshot], note: str) -> Picture:
+        """The task is that of the runs in the picture: the live one may be of the task before."""
+        return memory_or_thinking(self._figures, self._shown()[0], learners, note=note)
+
+    def _shown(self) -> Configuration:
+        return self._configured(self.live[-1].meta) if self.live else self._chosen
+
+    def _learners(self) -> tuple[list[Snapshot], str]:
+        if self.live:
+            name, seed = self._shown()
+            return [*self.live], f"live: {name}, seed {seed}{self._aside}"
+        name, seed = self._chosen
+        if self._chosen in self._recorded:
+            made = self._made
+            note = f"recorded, not live: {name}, seed 0 · {made['device']} · {made['date']}"
+            return self._recorded[self._chosen], note
+        note = f"not recorded: {name}, seed {seed} · Play trains it here"
+        return [_untrained(model) for model in MODELS], note
+
+    # The run.
+
+    def _configuration(self) -> Configuration:
+        return self.controls["learn"].value, self.controls["seed"].value
+
+    def _set_controls_to(self, configuration: Any) -> None:
+        self.set_controls(dict(zip(("learn", "seed"), configuration, strict=True)))
+
+    def _configured(self, meta: dict[str, Any]) -> Configuration:
+        return meta["notes"]["task"], meta["train"]["seed"]
+
+    def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
+        from moeviz.experiments.memory_or_thinking import build, resume
+
+        return {**(build(*configuration) if folder is None else resume(folder, *configuration))}
+
+    # What was learned.
+
+    def _keep_score(self, frame: Frame) -> None:
+        shares = {s.label: points_of(s)[-1][1] for s in frame.learners if points_of(s)}
+        self._scores.setdefault(self._configured(frame.learners[-1].meta), shares)
+
+    def _score_lines(self) -> list[str]:
+        """Every finished run of this process."""
+        return [
+            f"Trained here, {name}, seed {seed}: right answers of "
+            + ", ".join(f"{model} {percent(share)}" for model, share in shares.items())
+            + "."
+            for (name, seed), shares in sorted(self._scores.items())
+        ]
+
+
+def _untrained(label: str) -> Snapshot:
+    """A model of which nothing is known yet."""
+    import numpy as np
+
+    empty = np.zeros(0)
+    curve = Curve(empty, empty, empty, empty, np.zeros((0, 0, 0)), empty)
+    return Snapshot(label, 0, 600, 0.0, 0.0, 0, 0, curve)
