@@ -15,11 +15,12 @@ from helpers.picture_cases import CASES, judged_figure, make_trace
 from helpers.pictures import SVG, marks, parse, tips
 from helpers.sight import contrast, lightness, linear
 from moeviz.pictures.axes import LogScale, Scale, decades, short
+from moeviz.pictures.colours import OKABE_ITO, expert_colour, heat_colour, ink_on
 from moeviz.pictures.over_seeds import gap_cell, gap_dots, told_gap
 from moeviz.pictures.plot import Key, curve, spots
 from moeviz.pictures.routing.tokens import SHOWN_EXPERTS, load_bars, token_strip
 from moeviz.pictures.static import plain, png, smaller, standalone
-from moeviz.pictures.svg import OKABE_ITO, Svg, expert_colour, heat_colour, ink_on, number, si
+from moeviz.pictures.svg import Svg, number, si
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
 VISIONS = {

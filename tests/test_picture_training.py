@@ -21,8 +21,8 @@ from helpers.picture_cases import (
 )
 from helpers.pictures import SVG, corners, marks, parse, presses, table, texts, tips
 from moeviz import nb
+from moeviz.pictures.colours import heat_colour
 from moeviz.pictures.plot import smooth
-from moeviz.pictures.svg import heat_colour
 from moeviz.pictures.training.at_scale import LEFT, RIGHT, at_scale
 from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import LEGEND, RIBBON, collapse

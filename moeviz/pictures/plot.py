@@ -11,17 +11,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.pictures.axes import Scale
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    OKABE_ITO,
-    RULE,
-    SMALLEST,
-    Svg,
-    expert_colour,
-    ink_on,
-    text_width,
-)
+from moeviz.pictures.colours import OKABE_ITO, expert_colour, ink_on
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Svg, text_width
 
 NOBODY = "#ffffff"  # the colour of what no expert takes
 KNOB = "#0072b2"  # of what is dragged

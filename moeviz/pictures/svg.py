@@ -1,4 +1,4 @@
-"""The drawing kit of every picture: marks, things, colours, and the Picture they end in.
+"""The drawing kit of every picture: marks, things, the theme, and the Picture they end in.
 
 A picture is a string and the same input gives the same string. Colours of text and lines follow
 the notebook's theme through CSS variables, so one SVG reads well in light and dark. Marks between
@@ -8,9 +8,7 @@ the notebook's theme through CSS variables, so one SVG reads well in light and d
 from __future__ import annotations
 
 import base64
-import functools
 import io
-import math
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from moeviz.glossary import meaning
+from moeviz.pictures.colours import hatch_of, hatch_on, heat_table
 
 # The theme's colours on a page, with what stands where there is no theme.
 PAGE_INK = (
@@ -47,17 +46,6 @@ ROOT_STYLE = (
 INK, MUTED, RULE = "var(--i,#1f2328)", "var(--m,#59636e)", "var(--r,#b6bec8)"
 SANS, MONO = "var(--s,sans-serif)", "var(--t,monospace)"
 
-# Okabe and Ito's colours for all kinds of colour vision; grey stands for their black, which a dark
-# theme would swallow. A lighter grey and the pink are one colour to a deuteranope.
-OKABE_ITO = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#6e6e6e",
-)  # fmt: skip
-# Neighbours differ most in lightness in this order: a print without colours keeps them apart.
-EXPERTS = tuple(OKABE_ITO[i] for i in (2, 3, 5, 1, 7, 0, 4, 6))
-CIVIDIS = (
-    "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",
-    "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
-)  # fmt: skip
 SMALLEST = 12
 Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
@@ -82,49 +70,6 @@ class Picture:
         """The same with a panel's state on its root, for tests and exports; once is enough."""
         root = f'data-state="{escape(state)}"'
         return replace(self, svg=self.svg.replace(NO_STATE, root, 1))
-
-
-def expert_colour(expert: int) -> str:
-    """Expert 0 to 7 by EXPERTS, then again: beyond eight the number tells."""
-    return EXPERTS[expert % len(EXPERTS)]
-
-
-def heat_colour(share: float) -> str:
-    """cividis for 0..1, clipped; NaN is mid grey."""
-    if math.isnan(share):
-        return "#888888"
-    position = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
-    low = min(int(position), len(CIVIDIS) - 2)
-    a, b = _rgb(CIVIDIS[low]), _rgb(CIVIDIS[low + 1])
-    mixed = (round(p + (q - p) * (position - low)) for p, q in zip(a, b, strict=True))
-    return "#" + "".join(f"{v:02x}" for v in mixed)
-
-
-@functools.cache  # an image is drawn many times a second
-def _heat_table() -> np.ndarray:
-    return np.array([_rgb(heat_colour(i / 255)) for i in range(256)], dtype=np.uint8)
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever reads better on a colour (WCAG relative luminance)."""
-    linear = [
-        (v / 255 / 12.92 if v < 11 else ((v / 255 + 0.055) / 1.055) ** 2.4) for v in _rgb(colour)
-    ]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if luminance > 0.179 else "#ffffff"
-
-
-def hatch_on(colour: str) -> str:
-    """The fill of marks that are hatched over a colour, in the ink that reads on it."""
-    return _hatch_of(ink_on(colour))
-
-
-def _hatch_of(ink: str) -> str:
-    return f"url(#mv-hatch{ink[1]})"
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def text_width(text: str, size: float) -> float:
@@ -288,7 +233,7 @@ class Svg:
         own for every cell would be thousands."""
         level_RC = (np.nan_to_num(share_RC, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
         image = io.BytesIO()
-        Image.fromarray(_heat_table()[level_RC]).save(image, "PNG")
+        Image.fromarray(heat_table()[level_RC]).save(image, "PNG")
         data = base64.b64encode(image.getvalue()).decode()
         style = (
             ' preserveAspectRatio="none" image-rendering="optimizeSpeed" '
@@ -322,7 +267,7 @@ class Svg:
         hatch = ""
         for ink in ("#000000", "#ffffff"):
             name = f"mv-hatch-{own}{ink[1]}"
-            if (wanted := _hatch_of(ink)) in marks:
+            if (wanted := hatch_of(ink)) in marks:
                 marks = marks.replace(wanted, f"url(#{name})")
                 hatch += (
                     f'<defs><pattern id="{name}" width="6" height="6" '

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from helpers.pictures import SVG, corners, extent
-from moeviz.pictures.svg import OKABE_ITO, RULE
+from moeviz.pictures.colours import OKABE_ITO
+from moeviz.pictures.svg import RULE
 
 # JupyterLab's colours for what a picture takes from the theme, and its ground.
 THEMES = {

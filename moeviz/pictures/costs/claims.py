@@ -10,9 +10,10 @@ from functools import lru_cache
 from itertools import groupby
 
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, Assumption, Evaluation, evaluate
+from moeviz.pictures.colours import ink_on
 from moeviz.pictures.costs.model_parts import count, money
 from moeviz.pictures.plot import bands, box, knob, paragraph
-from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, ink_on, text_width
+from moeviz.pictures.svg import INK, MUTED, RULE, SMALLEST, Picture, Svg, text_width
 
 WIDTH, LINE, FACT = 470.0, 17.0, 19.0
 VERDICT = 50.0  # where the verdict stands, under the claim

@@ -10,9 +10,10 @@ import numpy as np
 from moeviz.costs import Architecture, Traffic, all_to_all
 from moeviz.costs.shape.feedforward import MoE
 from moeviz.costs.shape.layers import Layer
+from moeviz.pictures.colours import heat_colour
 from moeviz.pictures.costs.exchange_times import draw_line, draw_steps, over
 from moeviz.pictures.plot import box, heading, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, si
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.records.exchanged import Exchanged, Line
 from moeviz.words import percent
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from moeviz.costs import Architecture, Device, Fit, device, fit, kv_cache_bytes
 from moeviz.pictures.axes import LogScale, Scale, general, short, x_axis, y_axis
+from moeviz.pictures.colours import hatch_on
 from moeviz.pictures.costs.model_parts import sizes_of
 from moeviz.pictures.plot import Key, box, heading, knob, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, hatch_on
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, TOP, ROW, BAR = 560.0, 126.0, 58.0, 24.0
 # Where the memory ends, whatever is asked of it: a device does not shrink as a context grows.

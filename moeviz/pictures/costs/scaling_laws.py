@@ -10,6 +10,7 @@ from moeviz.costs.laws.answers import Answer, answers, disagreement
 from moeviz.costs.laws.law import Model, size
 from moeviz.costs.laws.published import LAWS
 from moeviz.pictures.axes import LogScale, Scale, axes, decades
+from moeviz.pictures.colours import OKABE_ITO
 from moeviz.pictures.plot import (
     Key,
     Stop,
@@ -21,7 +22,7 @@ from moeviz.pictures.plot import (
     spots,
     track,
 )
-from moeviz.pictures.svg import INK, MUTED, OKABE_ITO, Picture, Svg
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
 WIDTH, HEIGHT, SIDE, WRAP, TOLD = 560.0, 562.0, 396.0, 54, 64

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
+from moeviz.pictures.colours import expert_colour, ink_on
 from moeviz.pictures.kernels import things
 from moeviz.pictures.kernels.dispatch_detail import DETAIL, WIDTH, detail_height
 from moeviz.pictures.kernels.dispatch_words import ANSWERS, FORMULAS, QUESTIONS, summary
 from moeviz.pictures.plot import box, expert_box, heading, stages
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Picture,
-    Svg,
-    expert_colour,
-    ink_on,
-    shorten,
-    text_width,
-)
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, shorten, text_width
 from moeviz.records.dispatch import STAGES, DispatchTrace
 
 ACTIVE = "#0072b2"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moeviz.pictures.axes import Scale, y_axis
+from moeviz.pictures.colours import expert_colour
 from moeviz.pictures.kernels.tile_pieces import Piece, Walk
 from moeviz.pictures.plot import KNOB, Key, box, expert_box, heading, legend, paragraph
-from moeviz.pictures.svg import INK, MUTED, Svg, expert_colour, si
+from moeviz.pictures.svg import INK, MUTED, Svg, si
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.words import percent
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moeviz.pictures.colours import expert_colour
 from moeviz.pictures.kernels.tile_pieces import Piece, Walk
 from moeviz.pictures.plot import KNOB, Key, box, expert_box, heading
-from moeviz.pictures.svg import INK, MUTED, Svg, expert_colour
+from moeviz.pictures.svg import INK, MUTED, Svg
 
 WIDTH, LEFT, RIGHT = 560.0, 84.0, 554.0
 TOP, LANE, GAP = 104.0, 28.0, 6.0

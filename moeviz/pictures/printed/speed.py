@@ -7,10 +7,10 @@ from typing import Any
 import seaborn
 from matplotlib.figure import Figure
 
+from moeviz.pictures.colours import OKABE_ITO
 from moeviz.pictures.kernels.contenders import SERIES
 from moeviz.pictures.plot import Key
 from moeviz.pictures.printed.sheet import ROW, foot, legend, named_rows, row, sheet
-from moeviz.pictures.svg import OKABE_ITO
 
 # By the order in which a benchmark names its contenders.
 LOOKS = tuple(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from moeviz.pictures.colours import expert_colour, ink_on
 from moeviz.pictures.plot import expert_box, flow
 from moeviz.pictures.routing.names import named
-from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, ink_on, shorten
+from moeviz.pictures.svg import INK, MUTED, RULE, Svg, shorten
 from moeviz.records.routes import Decision
 
 WIDTH = 560

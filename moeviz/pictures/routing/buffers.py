@@ -8,10 +8,11 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 
+from moeviz.pictures.colours import expert_colour, ink_on
 from moeviz.pictures.plot import NOBODY, expert_box, paragraph
 from moeviz.pictures.routing.batch import DROPPED, WIDTH, Row, Rows, limit_of, parts_of
 from moeviz.pictures.routing.names import named
-from moeviz.pictures.svg import INK, MUTED, RULE, Svg, expert_colour, ink_on, text_width
+from moeviz.pictures.svg import INK, MUTED, RULE, Svg, text_width
 from moeviz.records.routes import Decision
 
 TOP, ROW, SLOT = 130.0, 26.0, 20.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from moeviz.pictures.colours import heat_colour, ink_on
 from moeviz.pictures.plot import box, expert_box, heat_bar
 from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import (
@@ -26,16 +27,7 @@ from moeviz.pictures.routing.layer_frame import (
     shown_rows,
     shown_tokens,
 )
-from moeviz.pictures.svg import (
-    MUTED,
-    RULE,
-    Picture,
-    Svg,
-    heat_colour,
-    ink_on,
-    shorten,
-    text_width,
-)
+from moeviz.pictures.svg import MUTED, RULE, Picture, Svg, shorten, text_width
 from moeviz.records.routes import Anatomy
 
 NARROW = 18.0  # cells below have room for no number

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
+from moeviz.pictures.colours import expert_colour
 from moeviz.pictures.routing.layer_frame import (
     LEFT,
     LINE,
@@ -20,7 +21,7 @@ from moeviz.pictures.routing.layer_frame import (
     shown_tokens,
 )
 from moeviz.pictures.routing.names import named
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, shorten
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, shorten
 from moeviz.records.routes import Anatomy
 
 SORTED = 296.0  # where rows stand in the order of experts

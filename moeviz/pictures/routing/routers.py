@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.pictures.colours import heat_colour
 from moeviz.pictures.plot import Key, box, expert_box, heat_bar, legend, paragraph
 from moeviz.pictures.routing.names import bytes_note, named
 from moeviz.pictures.routing.router_facts import (
@@ -20,7 +21,7 @@ from moeviz.pictures.routing.router_facts import (
     most_telling,
     who_does,
 )
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, heat_colour, shorten
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 from moeviz.records.metrics import noise_floor
 from moeviz.records.routes import Decision
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeviz.pictures.axes import Scale
+from moeviz.pictures.colours import heat_colour
 from moeviz.pictures.plot import Key, Stop, box, expert_box, heading, heat_bar, legend, track
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, heat_colour, shorten
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, shorten
 
 WIDTH = 560
 LEFT, ROW, CELL = 96.0, 20.0, 48.0

@@ -7,17 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from moeviz.pictures.colours import heat_colour, ink_on
 from moeviz.pictures.plot import box, expert_box, flow, heat_bar
 from moeviz.pictures.routing.names import bytes_note, lack, named, read_by, twins
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    Picture,
-    Svg,
-    heat_colour,
-    ink_on,
-    shorten,
-)
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 from moeviz.records.routes import Trace
 from moeviz.words import percent
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeviz.pictures.colours import heat_colour, ink_on
 from moeviz.pictures.plot import heat_bar
-from moeviz.pictures.svg import INK, MUTED, Svg, heat_colour, ink_on, shorten
+from moeviz.pictures.svg import INK, MUTED, Svg, shorten
 
 LEFT, ROW, LINE = 104.0, 26.0, 17.0
 WIDEST, CELL, NARROW = 560.0, 34.0, 380.0  # two tables stand beside each other

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
+from moeviz.pictures.colours import OKABE_ITO, expert_colour
 from moeviz.pictures.plot import expert_box, paragraph
 from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
-from moeviz.pictures.svg import INK, MUTED, OKABE_ITO, Picture, Svg, expert_colour
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.records.expert_paths import Paths
 from moeviz.records.specialists import EFFECT
 from moeviz.words import percent

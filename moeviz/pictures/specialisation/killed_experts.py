@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, padded
+from moeviz.pictures.colours import expert_colour, ink_on
 from moeviz.pictures.plot import box, heading, mark
 from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
-from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg, expert_colour, ink_on
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.records.compare import LEVEL, holm
 from moeviz.records.killed import Killed
 from moeviz.words import percent

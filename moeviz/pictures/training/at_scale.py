@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, padded
+from moeviz.pictures.colours import OKABE_ITO
 from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, spots
-from moeviz.pictures.svg import MUTED, OKABE_ITO, Picture, Svg, si
+from moeviz.pictures.svg import MUTED, Picture, Svg, si
 from moeviz.words import percent
 
 MAIN, SIDE, HEIGHT, TABLE, ROW = 440, 560, 350, 32.0, 24.0

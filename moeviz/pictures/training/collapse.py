@@ -10,17 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from moeviz.pictures.axes import Form, RootScale, Scale, axes, general, padded
+from moeviz.pictures.colours import expert_colour, hatch_on, ink_on
 from moeviz.pictures.plot import Key, box, curve, expert_box, legend, mark, paragraph, smooth
-from moeviz.pictures.svg import (
-    INK,
-    MUTED,
-    RULE,
-    Picture,
-    Svg,
-    expert_colour,
-    hatch_on,
-    ink_on,
-)
+from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.pictures.training.balance import (
     COLUMNS,
     at_step,
