@@ -67,12 +67,12 @@ class MeasuredExchange(RunningPanel):
         super().__init__(
             [
                 *buttons,
-                {"figures": choice("Figures", (RECORDED, HERE), RECORDED, "")},
+                {"figures": choice("Figures", (RECORDED, HERE), RECORDED, "auto")},
             ],
             {"processes": choice("Processes", PROCESSES, PROCESSES[0], "44px")},
             {
                 "skew": choice("Skew", [(f"{skew:g}", skew) for skew in SKEWS], SKEWS[0], "44px"),
-                "copies": choice("A copy for", [*copies], COPIES[0], "104px"),
+                "copies": choice("A copy for", [*copies], COPIES[0], "auto"),
             },
             more=[
                 {
@@ -80,7 +80,7 @@ class MeasuredExchange(RunningPanel):
                     "limit": choice("Limit", [*limits], LIMITS[0], "auto"),
                 },
                 {
-                    "tokens": choice("Tokens of each", TOKENS, TOKENS[-1], "56px"),
+                    "tokens": choice("Tokens", TOKENS, TOKENS[-1], "56px"),
                     "whole": switch("The backward pass too"),
                 },
             ],
