@@ -27,6 +27,7 @@ PANELS = {
     "03c_trained_and_compared": (".moeviz-loud_and_quiet", []),
     "04_collapse": (".moeviz-collapse", []),
     "05_capacity": (".moeviz-slots", []),
+    "06_shared_and_fine_grained": (".moeviz-split_experts", []),
     "07_specialisation": (".moeviz-specialisation", []),
     "08_hardware": (".moeviz-decode_batch", []),
     "08b_many_devices": (".moeviz-exchange", []),

@@ -24,6 +24,7 @@ ROUTING, OTHERS, TRAINED = "03_routing", "03b_who_else_chooses", "03c_trained_an
 COLLAPSE, CAPACITY, SPECIALISATION = "04_collapse", "05_capacity", "07_specialisation"
 HARDWARE, DEVICES = "08_hardware", "08b_many_devices"
 FRONTIER, KERNELS = "09_frontier_models", "12_kernels"
+FINE = "06_shared_and_fine_grained"
 EFFICIENCY, COMPRESSION = "10_efficiency_frontier", "11_compression"
 REAL = "13_real_models"
 
@@ -106,7 +107,7 @@ TERMS = (
          ("gate weights",)),
     Term("granularity", "Into how many pieces an expert is cut: with granularity 4 there are four "
          "times the experts, each a quarter as wide, and a token visits four times as many.",
-         EFFICIENCY),
+         FINE, ("split m",)),
     Term("GQA", "Grouped-query attention: several query heads share one pair of key and value "
          "heads, so the cache is smaller.", FRONTIER),
     Term("grid intensity", "How much CO2 a kilowatt hour of electricity stands for, by the power "

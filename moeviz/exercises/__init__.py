@@ -19,6 +19,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     dense_vs_moe,
     diagnosis,
     efficiency_frontier,
+    fine_grained,
     frontier,
     hardware,
     inside_layer,

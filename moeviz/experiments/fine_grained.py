@@ -125,7 +125,6 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     before = read_figures("routers")
     rate = before["rates"]["fair"][FAMILY]["chosen"]
     trained = {name_of(*key): split_arm(*key) for key in TRAINED}
-    recorded = {name_of(*key): name for key, name in RECORDED.items()}
     every = {DENSE: arms()[DENSE], DENSE_ALL: arms()[DENSE_ALL]}
     every |= {name_of(*key): split_arm(*key) for key in sorted((*TRAINED, *RECORDED))}
     facts = {name: _facts(arm) for name, arm in every.items()}
@@ -152,27 +151,31 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     }
 
     def write(results: dict[str, list[Any]], timing: Figures | None = None) -> Figures:
-        by_length: dict[str, dict[str, list[Any]]] = {length: {} for length in LENGTHS}
-        for label, of_seeds in results.items():
-            length, _, name = label.partition(", ")
-            by_length[length][name] = of_seeds
-        tables = {
-            length: _table(length, of_length, before, recorded)
-            for length, of_length in by_length.items()
-        }
-        looked = {
-            name: [run["without"] for run in of_seeds]
-            for name, of_seeds in by_length[LONG].items()
-            if all(run is not None and "without" in run for run in of_seeds)
-        }
-        whole = {**figures, "settings": tables, "left_out": left_out(looked)}
-        whole = with_multipliers(whole, timing)
+        whole = compared(results, figures, before, timing)
         write_trained(path, meta, whole)
         return whole
 
     results = collect(part, meta, runs, seeds, on_step, write)
     timing = {"provenance": meta, "seconds": time_steps(every, on_step)}
     return means(write(results, timing)["settings"][LONG]["arms"], "loss")
+
+
+def compared(
+    results: dict[str, list[Any]], figures: Figures, before: Figures, timing: Figures | None
+) -> Figures:
+    """All of runs/fine_grained.json but its provenance, from what is known before (figures), from
+    runs/routers.json (before), and the results by "length, arm" and seed."""
+    by_length: dict[str, dict[str, list[Any]]] = {length: {} for length in LENGTHS}
+    for label, of_seeds in results.items():
+        length, _, name = label.partition(", ")
+        by_length[length][name] = of_seeds
+    tables = {length: _table(length, runs, before) for length, runs in by_length.items()}
+    looked = {
+        name: [run["without"] for run in of_seeds]
+        for name, of_seeds in by_length[LONG].items()
+        if all(run is not None and "without" in run for run in of_seeds)
+    }
+    return with_multipliers({**figures, "settings": tables, "left_out": left_out(looked)}, timing)
 
 
 def _facts(arm: Arm) -> Figures:
@@ -185,14 +188,13 @@ def _facts(arm: Arm) -> Figures:
     return facts | {"split": WIDTH // arm.experts.d_expert, "router_flops": round(share, 4)}
 
 
-def _table(
-    length: str, trained: dict[str, list[Any]], before: Figures, recorded: dict[str, str]
-) -> Figures:
+def _table(length: str, trained: dict[str, list[Any]], before: Figures) -> Figures:
     """The table of a setting: what was trained here, with the arms of runs/routers.json, of which
     the first seeds count where fewer were trained here."""
     seeds = len(next(iter(trained.values())))
     known = before["settings"][length]["arms"]
-    sources = {DENSE: DENSE, DENSE_ALL: DENSE_ALL, **recorded}
+    sources = {DENSE: DENSE, DENSE_ALL: DENSE_ALL}
+    sources |= {name_of(*key): name for key, name in RECORDED.items()}
     runs: dict[str, list[Any]] = {
         name: [
             {"loss": loss, "gigaflops_per_step": known[source]["gigaflops_per_step"]["mean"]}

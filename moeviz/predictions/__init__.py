@@ -14,6 +14,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     compression,
     dense_vs_moe,
     efficiency_frontier,
+    fine_grained,
     frontier,
     hardware,
     inside_layer,

@@ -96,6 +96,7 @@ MOVES = {
         "layer": 2, "step": 9,
     },
     "Specialisation": {"layer": 0, "tokens": 1024, "beside": "token ids alone", "seed": 3},
+    "SplitExperts": {"split": 4, "shared": 1, "steps": 300},
     "TileWaste": {
         "skew": 1.0, "tokens": 64, "experts": 128, "top_k": 2, "block": 16, "seed": 5,
     },

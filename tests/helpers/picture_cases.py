@@ -12,6 +12,7 @@ import numpy as np
 from helpers.answers import PARROT, made_answers, made_learners
 from helpers.comparisons import figure, made_capacity, made_collapse, made_race
 from helpers.compression import made_compression
+from helpers.fine_grained import made_fine_grained
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -75,7 +76,9 @@ from moeviz.pictures.training.busy_experts import busy_experts
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import FEW, cures
 from moeviz.pictures.training.fair_and_written import fair_and_written
+from moeviz.pictures.training.fine_grained import fine_grained
 from moeviz.pictures.training.kept_experts import kept_experts
+from moeviz.pictures.training.left_out import left_out
 from moeviz.pictures.training.lengths import lengths
 from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
 from moeviz.pictures.training.memory_or_thinking import memory_or_thinking
@@ -86,6 +89,7 @@ from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.settings import Setting
+from moeviz.pictures.training.split_experts import split_experts
 from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
 from moeviz.records.compressed import Compressed
@@ -645,6 +649,23 @@ def _routers():
         yield "output scale recorded", partial(output_scale, recorded_json("scale"))
 
 
+def _fine_grained():
+    for name, recorded in {
+        "recorded": recorded_json("fine_grained")
+        if data_path("runs").joinpath("fine_grained.json").exists()
+        else made_fine_grained(),
+        "made": made_fine_grained(finer=0.02, shared=-0.03),
+        "of one seed": made_fine_grained(1, timed=False, looked=False),
+    }.items():
+        yield f"finer, {name}", partial(fine_grained, recorded)
+        yield f"left out of finer, {name}", partial(left_out, recorded)
+        for split, shared, steps in ((1, 0, 1200), (4, 2, 300), (8, 1, 1200)):
+            draw = partial(split_experts, recorded, split=split, shared=shared, steps=steps)
+            yield f"split {split}, {shared} shared, {steps}, {name}", draw
+    draw = partial(split_experts, None, split=8, shared=0, steps=300)
+    yield "split, nothing recorded", draw
+
+
 def _kernels():
     for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
         for step in range(0, trace.steps, 1 if trace.steps < 20 else 3):
@@ -794,7 +815,7 @@ def _compression():
 
 ALL = [
     *_routing(), *_training(), *_routers(), *_kernels(), *_specialisation(), *_costs(),
-    *_compression(),
+    *_compression(), *_fine_grained(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"
