@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "offloaded": "offloaded",
     "exchanged": "exchanged",
     "quantised": "quantised",
+    "packed_files": "packed_files",
     "compression": "compression",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",

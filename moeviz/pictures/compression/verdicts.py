@@ -260,3 +260,18 @@ def told_alike(figures: Figures) -> Iterator[str]:
     """How much cheap criteria order the experts as ablation does, a line each."""
     for name, figure in figures["regimes"]["batch"]["alike"].items():
         yield f"{spoken(name)}: rank correlation with ablation {mean_sd(figure, 2, '+')}"
+
+
+def told_files(figures: Figures | None) -> Iterator[str]:
+    """Each recorded file of the small model, a line each; or that there is no recording yet."""
+    if figures is None:
+        yield "Not recorded yet: 'python -m moeviz experiment packed_files' measures it here."
+        return
+    files = figures["files"]
+    first = next(iter(files.values()))
+    for form, each in files.items():
+        disk, ram = (each["load_seconds"][where]["median"] for where in ("from_disk", "from_ram"))
+        yield (
+            f"experts in {form:9}{each['bytes'] / 1e6:5.2f} MB, loaded in {disk:.2f} s from the "
+            f"disk and {ram:.2f} s from RAM, loss {each['loss'] - first['loss']:+z.3f}"
+        )
