@@ -6,8 +6,9 @@ import functools
 import io
 import platform
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz import __version__
 from moeviz.experiments.recorded import recorded_figures
@@ -73,6 +74,26 @@ def show_gpu_run(name: str) -> None:
         )
     else:
         show(at_scale(name, recorded))
+
+
+def show_run(name: str, draw: Callable[[dict[str, Any]], Picture]) -> None:
+    """Display a picture of an experiment's figures, or say that none are recorded yet."""
+    if recorded := _recorded(name):
+        show(draw(recorded))
+
+
+def tell_run(name: str, told: Callable[[dict[str, Any]], str | Iterable[str]]) -> None:
+    """Print what an experiment's figures say, or that none are recorded yet."""
+    if recorded := _recorded(name):
+        words = told(recorded)
+        print(words if isinstance(words, str) else "\n".join(words))
+
+
+def _recorded(name: str) -> dict[str, Any] | None:
+    recorded = recorded_figures(name)
+    if recorded is None:
+        print(f"Not recorded yet: 'python -m moeviz experiment {name}' records it.")
+    return recorded
 
 
 def show_figure(figure: Figure) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from helpers.compression import made_compression
 from helpers.pictures import presses, texts
-from moeviz.experiments import recipes
+from moeviz.experiments import compression, recipes
 from moeviz.experiments.smaller import PARTS, Smaller
 from moeviz.model import LanguageModel, MoEConfig
 from moeviz.model.transformer import ModelConfig
@@ -20,12 +20,15 @@ from moeviz.pictures.compression.verdicts import (
     told_tuning,
     told_whom,
 )
+from moeviz.predictions import compression as predictions
+from moeviz.predictions.prediction import OPEN
 from moeviz.records.compressed import Compressed
 from moeviz.systems.packed_model import pack_model
 
 
 def test_the_names_are_those_of_the_recording():
     assert {*names.SHORT} - {names.TUNED} == {*recipes.RECIPES, recipes.CHANCE}
+    assert {*names.REGIMES} == {*compression.REGIMES}
     assert names.CRITERIA == recipes.CRITERIA and names.MERGES == recipes.MERGES
     amounts = {amount for each in recipes.RECIPES.values() for amount in each}
     assert amounts <= {*names.AMOUNTS} and {*names.KEYS} <= {*recipes.RECIPES}
@@ -104,3 +107,24 @@ def test_experts_that_go_or_merge_take_their_bytes_with_them(bench):
     assert less["router"] == whole["router"] / 2 and as_few["router"] == whole["router"]
     _, both = bench.made(4, names.LOAD, (names.RANK, "half"), "experts")
     assert both["routed_experts"] <= less["routed_experts"] / 2
+
+
+@pytest.mark.parametrize(
+    ("factors", "of_regime", "options"),
+    [
+        ({}, {}, ("half of the bits", "none of them", OPEN, "no such difference is shown")),
+        (
+            {names.REAP: 0.5, names.BITS: 5000.0, names.HC: 0.4},
+            {"bias": 1.5},
+            ("experts merged in pairs", "some of them", "merging costs less", "yes, by a tenth"),
+        ),
+        ({names.CHANCE: 2.0, names.HC: 1.5}, {}, (None, "all of them", "merging costs more", None)),
+    ],
+)
+def test_predictions_follow_the_recorded_verdicts(factors, of_regime, options, monkeypatch):
+    figures = made_compression(factors, of_regime=of_regime)
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: figures)
+    asked = predictions.half, predictions.whom, predictions.merge, predictions.regime
+    for ask, option in zip(asked, options, strict=True):
+        assert option is None or ask().option.startswith(option)
+        assert ask().figure and ask().because

@@ -33,4 +33,3 @@ def test_the_lines_are_those_of_the_figures():
     lines = [*told_files({"files": {"fp16": file(2_000_000, 3.0), "int4": file(1_000_000, 3.01)}})]
     assert [line.split()[2] for line in lines] == ["fp16", "int4"]
     assert "1.00 MB" in lines[1] and lines[1].endswith("loss +0.010")
-    assert "Not recorded yet" in next(told_files(None))

@@ -148,6 +148,7 @@ def test_every_control_changes_the_picture_and_the_state(name, control, monkeypa
 # What another value switches off, at first and then.
 OFF = {
     "CompareRouters": (("source", "synthetic"), {"skew", "tokens"}, {"text", "layer"}),
+    "Compression": (("kept", 4), {"who", "part"}, {"part"}),
     "Dispatch": (("source", "synthetic"), {"skew", "seed"}, {"text", "layer"}),
     "Exchange": (("skew", 0.0), {"node_limit"}, set()),
     "Slots": (("source", "text"), {"text", "layer"}, {"skew", "tokens", "seed"}),

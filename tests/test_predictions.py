@@ -7,6 +7,7 @@ import pytest
 
 from helpers.recorded_routers import routers, scale
 from moeviz.experiments import cures, question
+from moeviz.experiments.recorded import recorded_figures as recorded
 from moeviz.experiments.recording import judged
 from moeviz.experiments.router_arms import DENSE_ALL, FAIR, LONG, arms
 from moeviz.host import read_figures
@@ -21,6 +22,8 @@ def test_its_answer_is_one_of_the_options_and_its_sentence_has_figures(key):
     prediction = PREDICTIONS[key]
     if key == "03.order" and LONG not in read_figures("routers")["settings"]:
         pytest.skip("the longer training is not recorded yet")
+    if key in ("11.half", "11.whom", "11.merge", "11.regime") and not recorded("compression"):
+        pytest.skip("compression is not recorded yet")
     assert prediction.question.endswith("?") and len({*prediction.options}) >= 2
     assert prediction.measured().option in prediction.options
     sentence = prediction.sentence(None)

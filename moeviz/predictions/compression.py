@@ -3,10 +3,123 @@
 from __future__ import annotations
 
 from moeviz.costs import device
+from moeviz.pictures.compression.names import (
+    BITS,
+    CRITERIA,
+    FITTED_RANK,
+    HC,
+    REAP,
+    REGIMES,
+    loss_of,
+    spoken,
+)
 from moeviz.pictures.costs.edge import candidate
-from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.pictures.over_seeds import gap_words, mean_sd, recorded_gap
+from moeviz.pictures.training.cures_told import listed
+from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
 
 PI, SPARSE, DENSE = "Raspberry Pi 5, 16 GB", "DeepSeek-V2-Lite", "Llama 3.1 8B"
+HALVES = {
+    "half of the bits": (BITS, "int8"),
+    "half by low rank": (FITTED_RANK, "half"),
+    "half of the experts": (REAP, "4"),
+    "experts merged in pairs": (HC, "4"),
+}
+
+
+@prediction(
+    "11.half",
+    "Half of the experts' bytes must go, and nothing is trained afterwards. Which way costs the "
+    "loss least: 8 bits a weight instead of 16, matrices of low rank, half of the experts taken "
+    "out, or experts merged in pairs?",
+    *HALVES,
+)  # fmt: skip
+def half() -> Measured:
+    figures = recorded_run("compression")
+    costs = {words: loss_of(figures, *place) for words, place in HALVES.items()}
+    best = min(costs, key=lambda words: costs[words]["mean"])
+    each = ", ".join(f"{words} {mean_sd(cost, 3, '+')}" for words, cost in costs.items())
+    count = len(costs[best]["values"])
+    figure = f"the loss rises, in nats per token over {count} seeds, by: {each}"
+    because = "every expert is still there, with all its directions, only less exact"
+    if best != "half of the bits":
+        because = "rounding each weight loses more than leaving a part of the experts out"
+    return Measured(best, figure, because)
+
+
+NONE, SOME, ALL = "none of them", "some of them", "all of them"
+
+
+@prediction(
+    "11.whom",
+    "Half of the experts of each layer are taken out, chosen by load, by ablation, by REAP in two "
+    "forms, or by the error of the layer's output. How many of these five beat an order by lot?",
+    NONE, SOME, ALL,
+)  # fmt: skip
+def whom() -> Measured:
+    figures = recorded_run("compression")
+    table = figures["judged"]["chance"]
+    better = [c for c in CRITERIA if table[c]["4"]["verdict"] == "lower"]
+    option = NONE if not better else ALL if len(better) == len(CRITERIA) else SOME
+    chance = mean_sd(loss_of(figures, "prune by chance", "4"), 3, "+")
+    figure = (
+        f"chance costs {chance} nats per token, and a lower cost is shown for "
+        f"{listed([spoken(c) for c in better])}"
+    )
+    because = {
+        NONE: "most experts are needed by some text, so that whichever go are missed",
+        SOME: "a figure of one expert at a time does not see what others can take over",
+        ALL: "experts differ in what they are worth, and each of these figures sees a part of that",
+    }[option]
+    return Measured(option, figure, because)
+
+
+LOWER, HIGHER = "merging costs less", "merging costs more"
+
+
+@prediction(
+    "11.merge",
+    "Eight experts become four: either four are taken out (by REAP), or the most alike are merged "
+    "(by their outputs, HC-SMoE). Merging throws nothing away. What costs less?",
+    LOWER, HIGHER, OPEN,
+)  # fmt: skip
+def merge() -> Measured:
+    figures = recorded_run("compression")
+    gap = figures["judged"]["merging"][HC]["4"]
+    option = {"lower": LOWER, "higher": HIGHER, "open": OPEN}[gap["verdict"]]
+    figure = f"the loss after merging is {gap_words(recorded_gap(gap))} than after pruning"
+    because = {
+        LOWER: "what merged experts share is kept, and a pruned one takes all of it away",
+        HIGHER: "one merged expert cannot be two: the router has lost its choice between them",
+        OPEN: "what merging keeps of the experts it loses in the router's choice between them",
+    }[option]
+    return Measured(option, figure, because)
+
+
+MUCH, LITTLE = "yes, by a tenth of the cost or more", "no such difference is shown"
+
+
+@prediction(
+    "11.regime",
+    "The same model is trained with its load balanced in three ways: by a loss for each batch, by "
+    "one for each sequence, and by a bias. Does that decide what pruning to half of the experts "
+    "costs?",
+    MUCH, LITTLE,
+)  # fmt: skip
+def regime() -> Measured:
+    figures = recorded_run("compression")
+    costs = {name: loss_of(figures, REAP, "4", name) for name in figures["regimes"]}
+    each = ", ".join(f"{REGIMES[name]} {mean_sd(cost, 3, '+')}" for name, cost in costs.items())
+    figure = f"pruning by REAP costs, in nats per token, by what balanced the load: {each}"
+    shown = [
+        name
+        for name, of_regime in figures["judged"]["regimes"].items()
+        if of_regime[REAP]["verdict"] != "open"
+    ]
+    because = "the other ways are not shown to differ from a loss for each batch"
+    if shown:
+        because = f"beside a loss for each batch, {listed([REGIMES[n] for n in shown])} differs"
+    return Measured(MUCH if figures["claims"]["balancing decides"] else LITTLE, figure, because)
 
 
 @prediction(

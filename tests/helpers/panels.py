@@ -39,6 +39,10 @@ MOVES = {
         "layer": 2, "top_k": 2, "temperature": 4.0, "noise": 1.5, "capacity": "0.5",
         "source": "synthetic", "skew": 2.0, "tokens": 12, "seed": 5,
     },
+    "Compression": {
+        "stored": "INT4", "kept": 4, "who": "prune by REAP", "part": "attention", "regime": "bias",
+        "prompt": "another text",
+    },
     "Contenders": {
         "timed": "forward_ms", "machine": "this machine", "case": None, "against": None,
     },
@@ -115,6 +119,8 @@ BEFORE = {
     ("Claims", "first"): {"claim": "gpt4_sizes"},
     ("Claims", "second"): {"claim": "gpt4_sizes"},
     ("Claims", "third"): {"claim": "gpt4_sizes"},
+    ("Compression", "who"): {"kept": 4},
+    ("Compression", "part"): {"stored": "INT4"},
     ("Collapse", "scope"): {"aux": 0.1},
     ("CompareRouters", "temperature"): {"top_k": 2},
     ("CompareRouters", "skew"): {"source": "synthetic"},

@@ -801,13 +801,11 @@ def _compression():
     still = Compressed(domains, np.zeros(6))
     rise, nasty = np.array([0.3, 2.5, 0.0, -0.02, 0.01, 0.1]), "".join(NASTY) + "\n\t\x00"
     changed_much = Compressed(domains, rise, 0.13, 1.8e6, 0.9e6, nasty, nasty, "")
-    for (place, figures), regime in zip(enumerate((made, one_seed, made)), REGIMES, strict=True):
-        found, words = ((still, ""), (changed_much, "experts pruned to 4 and experts in INT4"))[
-            place % 2
-        ]
-        press = {("bits", "int4"): {"stored": "INT4"}}
-        draw = partial(smaller, figures, found, words, regime=regime, presses=press)
-        yield f"smaller {place}", draw
+    words, press = "experts pruned to 4, in INT4", {("bits", "int4"): {"stored": "INT4"}}
+    for figures, regime in zip((made, one_seed, None), REGIMES, strict=True):
+        for found, said in ((still, ""), (changed_much, words)):
+            draw = partial(smaller, figures, found, said, regime=regime, presses=press)
+            yield f"smaller {regime} {said}", draw
     for draw in (whom, merging, regimes):
         yield f"compression {draw.__name__}", partial(draw, made)
         yield f"compression {draw.__name__}, one seed", partial(draw, one_seed)

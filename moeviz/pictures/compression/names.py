@@ -45,10 +45,8 @@ KEYS = {
     )
 }
 REGIMES = {
-    "batch": "a loss for each batch",
-    "sequence": "a loss for each sequence",
-    "bias": "a bias",
-}
+    "batch": "a loss for each batch", "sequence": "a loss for each sequence", "bias": "a bias",
+}  # fmt: skip
 
 Figures = dict[str, Any]
 

@@ -45,28 +45,32 @@ def points(figures: Figures, regime: str) -> dict[str, list[Point]]:
 
 
 def smaller(
-    figures: Figures, found: Compressed, words: str, *, regime: str = "batch",
+    figures: Figures | None, found: Compressed, words: str, *, regime: str = "batch",
     presses: dict[tuple[str, str], dict[str, Any]] | None = None,
 ) -> Picture:  # fmt: skip
     """The rise of the loss against the bytes that are left: a curve for each recorded recipe, and
     the model that was made smaller, by domain too, with what it writes.
 
-    figures: see experiments.compression; words: what was done to the model, empty for nothing;
+    figures: see experiments.compression, None where nothing is recorded: then without curves;
+    words: what was done to the model, empty for nothing;
     presses: by recipe and amount, what a press on its mark sets the panel's controls to.
     """
-    curves = points(figures, regime)
-    one = curves[BITS][0]
+    curves = points(figures, regime) if figures else {}
+    recorded = "No curves are recorded yet"
+    if figures:
+        recorded = f"Curves: {about(figures, curves[BITS][0].loss)}"
     svg = Svg(WIDTH, HEIGHT, "What a smaller model costs", told(found, words))
     heading(svg, "What do fewer bytes of experts cost?")
     svg.text(0, 38, _answer(found, words), bold=True)
     notes = (
         words or "all experts, 16 bits a weight",
-        f"Curves: {about(figures, one.loss)}",
+        recorded,
         f"balanced by {REGIMES[regime]}. Large ring: the model that ships, computed here.",
     )
     paragraph(svg, 0, 57, notes, 17, fill=MUTED)
     every = [point for each in curves.values() for point in each]
-    most = max([p.loss["mean"] + (p.loss["sd"] or 0) for p in every] + [found.cost])
+    tops = [point.loss["mean"] + (point.loss["sd"] or 0) for point in every]
+    most = max([*tops, found.cost, 1.0])
     x, y = Scale(0.1, 1.03, LEFT, RIGHT), RootScale(0, 1.05 * most, BOTTOM, TOP + 8)
     ticks = [t for t in (0, 0.01, 0.1, 0.5, 1, 2, 4, 8) if t < y.high]
     label = "experts' bytes that are left, of those at 16 bits"
@@ -138,6 +142,8 @@ def _curve(
 
 def _names(svg: Svg, x: Scale, y: Scale, curves: dict[str, list[Point]]) -> None:
     """Each curve's name at the left, joined to its last point, the highest first."""
+    if not curves:
+        return
     lasts = sorted(curves.items(), key=lambda item: y(max(item[1][-1].loss["mean"], 0)))
     top = min(y(max(lasts[0][1][-1].loss["mean"], 0)), BOTTOM - LINE * len(lasts))
     for recipe, each in lasts:

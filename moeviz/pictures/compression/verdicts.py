@@ -262,11 +262,14 @@ def told_alike(figures: Figures) -> Iterator[str]:
         yield f"{spoken(name)}: rank correlation with ablation {mean_sd(figure, 2, '+')}"
 
 
-def told_files(figures: Figures | None) -> Iterator[str]:
-    """Each recorded file of the small model, a line each; or that there is no recording yet."""
-    if figures is None:
-        yield "Not recorded yet: 'python -m moeviz experiment packed_files' measures it here."
-        return
+def told_claims(figures: Figures) -> Iterator[str]:
+    """What was to be decided, by the rules written before the runs, a line each."""
+    for claim, holds in figures["claims"].items():
+        yield f"{'holds' if holds else 'not shown':10} {claim}"
+
+
+def told_files(figures: Figures) -> Iterator[str]:
+    """Each recorded file of the small model, a line each."""
     files = figures["files"]
     first = next(iter(files.values()))
     for form, each in files.items():

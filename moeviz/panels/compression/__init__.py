@@ -1,0 +1,1 @@
+"""Exhibits of a model that is made smaller."""
