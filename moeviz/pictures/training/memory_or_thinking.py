@@ -19,7 +19,7 @@ Recorded = Mapping[str, Any]
 BOOK, SUMS = "phone book", "addition"  # as they are recorded
 WIDTH, TOP, BOTTOM = 560.0, 132.0, 330.0
 ENDS = {BOOK: (44.0, 316.0), SUMS: (384.0, 558.0)}  # x of each task's plot
-HEIGHT, LIVE_HEIGHT = 408.0, 380.0
+HEIGHT, LIVE_HEIGHT = 408.0, 386.0
 PLAIN = {BOOK: "the phone book", SUMS: "sums"}
 TITLES = {BOOK: "Phone book: share recalled", SUMS: "Unseen sums: share right"}
 COLUMNS = ("task", "model", "parameters", "active parameters", "right answers", "minus dense",
@@ -103,8 +103,8 @@ def learning(learners: Sequence[Snapshot], name: str) -> str:
     if not shares:
         return f"The {name} has not been learned yet."
     parts = [f"{label.replace(', ', ' with ')} {percent(s)}" for label, s in shares.items()]
-    done = progress(learners) or f"After {learners[0].step} steps: "
-    return f"{done}{name}, right answers of {_listed(parts)}."
+    done = progress(learners) or f"After {learners[0].step} steps. "
+    return f"{done}{name[:1].upper()}{name[1:]}, right answers: {_listed(parts)}."
 
 
 def _lines(words: str) -> list[str]:
@@ -189,10 +189,10 @@ def points_of(learner: Snapshot) -> list[tuple[float, float]]:
 
 def _draw_learning(svg: Svg, learners: Sequence[Snapshot], name: str, now: str, note: str) -> None:
     paragraph(svg, 0, 16, _lines(now), size=13, bold=True)
-    svg.text(0, 62, note, fill=MUTED)
+    svg.text(0, 74, note, fill=MUTED)
     x = Scale(0, max(s.total_steps for s in learners), 56, 440)
-    y = Scale(0, 1, 322, 100)
-    svg.text(0, 86, f"Right answers, {name}", bold=True)
+    y = Scale(0, 1, 334, 114)
+    svg.text(0, 98, f"Right answers, {name}", bold=True)
     axes(
         svg, x, y, x_label="training steps", y_ticks=y.ticks(4), y_form=lambda v: percent(v),
         x_form=general,
