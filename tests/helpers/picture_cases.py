@@ -86,7 +86,7 @@ from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
 from moeviz.pictures.training.published import published
-from moeviz.pictures.training.race import AXES, race
+from moeviz.pictures.training.race import AXES, JOULES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.split_experts import split_experts
@@ -99,7 +99,7 @@ from moeviz.records.exchanged import Exchanged, Line
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.killed import Killed
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
-from moeviz.records.runs import Curve, Snapshot, load_snapshots
+from moeviz.records.runs import Curve, Snapshot, load_snapshots, powered
 from moeviz.records.store import load_records
 from moeviz.routing import Capacity
 
@@ -553,6 +553,8 @@ def _training():
     for axis in AXES:
         yield f"recorded race by {axis}", partial(race, runs[:2], axis)
         yield f"race by {axis}", partial(race, pair(), axis, note="<i>")
+    joules = [powered(run, 45) for run in runs[:2]]
+    yield "recorded race by joules", partial(race, joules, JOULES, power="45 W")
     yield "recorded seeds", partial(race_seeds, recorded_json("race"))
     bare, cured = (
         next(run for run in arms if run.label == name) for name in ("nothing", "sign bias")
