@@ -67,6 +67,7 @@ def toy(monkeypatch):
         "routers_timed.WARM_STEPS": 1,
         "routers_timed.TIMED_STEPS": 1,
         "left_out.FINAL_WINDOWS": 1,
+        "left_out.DRAWS": 1,
         "fine_grained.GRID": (4e-3, 16e-3),
         "fine_grained.TRAINED": ((1, 0), (4, 1)),
         "fine_grained.FINEST": (4, 1),
