@@ -104,6 +104,21 @@ def test_even_measured_shares_send_as_much_as_even_routing(mesh, copies):
     assert measured.copies_per_token <= even.copies_per_token + 1e-9
 
 
+@few
+@given(meshes(), st.data())
+def test_measured_visits_of_devices_are_sent_as_they_are(mesh, data):
+    architecture, nodes, per_node = mesh
+    size = nodes * per_node
+    share_R = data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size))
+    found = all_to_all(
+        architecture, tokens_per_device=3, nodes=nodes, devices_per_node=per_node, copies="device",
+        dispatch_bits=32, combine_bits=16, share_R=share_R,
+    )  # fmt: skip
+    rows_RC = np.tile(3 * np.array(share_R), (size, 1))  # every device's tokens are routed alike
+    assert np.allclose(found.dispatch_bytes, rows_RC * 8 * 4)
+    assert np.allclose(found.combine_bytes, rows_RC.T * 8 * 2)
+
+
 def test_a_skewed_router_fills_one_device():
     share_E = [0.9, 0.9, *[0.2 / 14] * 14]
     found = all_to_all(small(16, 2), tokens_per_device=8, nodes=1, devices_per_node=8,

@@ -31,7 +31,7 @@ Command = Callable[..., Any]
 # on_wait(seconds) -> whether to wait on.
 OnWait = Callable[[float], bool]
 MEMORY = 0.4e9  # bytes of one process: most of it is torch
-PATIENCE = 120.0  # seconds after which a start, or a process that does not answer, is given up
+PATIENCE = 300.0  # seconds after which a start, or a process that does not answer, is given up
 OFTEN = 0.25  # seconds between two looks at the clock
 # Gloo listens on the network unless it is told the name of the device that leads nowhere else.
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
@@ -108,7 +108,10 @@ class Pool:
         assert self._folder is not None
         meeting = Path(self._folder.name, "meeting").as_posix().lstrip("/")
         place = f"file:///{meeting}?rank={rank}&world_size={self.size}"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         if (name := LOOPBACK.get(sys.platform)) is not None:
             env |= {"GLOO_SOCKET_IFNAME": name}
         process = subprocess.Popen(
