@@ -43,7 +43,7 @@ RIGHT = {
         lambda e, loss: -np.polyfit(np.log(e), np.log(loss), 1)[0],
         lambda e, loss: np.array([exponent(e, loss[:, None]).mean]),
     ],
-    "10.3": ["7.1"],
+    "10.3": ["7.25"],
     "10.4": ["c"],
     "10.7": [lambda p, k: float(torch.tensor(p).topk(k).values.sum() / len(p))],
     "10.8": [lambda s, w, i: footprint(s, w, i).co2_grams],

@@ -136,7 +136,7 @@ number_asked(
     round(ling_leverage(MET, PIECES, FLOPS), 2),
     {
         round(ling_leverage(MET, PIECES, FLOPS, 10), 2): "that is with the logarithm of G to base "
-        "10. The paper's own example is above 7, or nearly: which base gives that?",
+        "10. The paper puts its example above 7: which base gives that?",
         round(ling_leverage(MET, PIECES, FLOPS, math.e), 2): "that is with the natural logarithm "
         "of G; its base is 2.",
         round(ling_leverage(MET - LING_START, PIECES, FLOPS), 2): "Â is the part of the experts "

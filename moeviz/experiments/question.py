@@ -8,6 +8,7 @@ from typing import Any
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
 from moeviz.pictures.over_seeds import told_gap
 from moeviz.pictures.training.at_scale import told_difference
+from moeviz.pictures.training.frontier_read import DENSE, LEARNED, TWIN, is_flat, of_kind, share_met
 from moeviz.words import percent
 
 
@@ -16,6 +17,8 @@ def so_far() -> str:
     lines = [_small()]
     if race := recorded_figures("gpu_race"):
         lines.append(_on_a_gpu(race))
+    if frontier := recorded_figures("frontier"):
+        lines.append(_one_percent(frontier))
     if sizes := recorded_figures("gpu_experts"):
         lines.append(_least(sizes["arms"]))
     return "\n".join(lines)
@@ -44,11 +47,40 @@ def _on_a_gpu(race: dict[str, Any]) -> str:
     )
 
 
+def _one_percent(frontier: dict[str, Any]) -> str:
+    """The smallest share of the FFN that was trained, with a learned router."""
+    arms = of_kind(frontier, LEARNED)
+    name = min(arms, key=lambda name: arms[name]["ffn_active_share"])
+    arm = arms[name]
+    words = told_gap("it", "its dense twin", frontier["gaps"][f"{name} minus {TWIN}"])
+    *_, widest = of_kind(frontier, DENSE).values()
+    limit = (
+        f" Dense models up to width {widest['width']:,} are not told apart from the twin either: "
+        "there text and steps are the likely limit, and not parameters."
+        if is_flat(frontier)
+        else ""
+    )
+    return (
+        f"With {arm['experts']} experts the small model uses "
+        f"{percent(arm['ffn_active_share'], 1)} of the FFN's parameters for a token, and "
+        f"{percent(share_met(frontier, arm), 1)} of all (10_efficiency_frontier). {words}{limit} A "
+        "dense model with all those parameters was not trained."
+    )
+
+
 def _least(arms: dict[str, Any]) -> str:
-    """The smallest share that was trained."""
-    share = min(arm["active_parameters"] / arm["parameters"] for arm in arms.values())
-    words = f"The smallest share in these recordings is {percent(share, 1)}, in 12_kernels"
-    return f"{words}: one percent is still to be tried." if share > 0.01 else f"{words}."
+    """The most experts on a GPU, beside a dense twin."""
+    name = min(arms, key=lambda name: arms[name]["active_parameters"] / arms[name]["parameters"])
+    arm = arms[name]
+    share = percent(arm["active_parameters"] / arm["parameters"], 1)
+    words = f"On a GPU {arm['experts']} experts use {share} of all parameters (12_kernels)."
+    gap = arm["loss_minus_base"]
+    way = "below" if gap["mean"] < 0 else "above"
+    seeds = len(gap["values"])
+    runs = "one seed, so no interval" if seeds == 1 else f"{seeds} seeds"
+    return (
+        f"{words} They end {abs(gap['mean']):.3f} nats per token {way} their dense twin ({runs})."
+    )
 
 
 def _turned(control: dict[str, Any]) -> dict[str, Any]:

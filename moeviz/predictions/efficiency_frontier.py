@@ -4,7 +4,51 @@ from __future__ import annotations
 
 from moeviz.costs.laws.answers import answers
 from moeviz.costs.laws.law import Model, size
-from moeviz.predictions.prediction import Measured, nearest, prediction
+from moeviz.pictures.over_seeds import gap_words, recorded_gap
+from moeviz.pictures.training.frontier_read import DENSE, TWIN, is_flat, of_kind
+from moeviz.pictures.training.shares_of_quality import quality_of
+from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
+from moeviz.records.quality import shares_of_quality
+from moeviz.words import percent
+
+LEAST = "learned, 256 experts"
+
+
+@prediction(
+    "10.experts",
+    "A model of 256 experts, of which a token visits two, beside a dense model of equal active "
+    "compute: after 1,200 steps, how does its loss stand?",
+    "it is lower", "it is higher", OPEN,
+)  # fmt: skip
+def experts() -> Measured:
+    recorded = recorded_run("frontier")
+    gap = recorded["gaps"][f"{LEAST} minus {TWIN}"]
+    option = {"lower": "it is lower", "higher": "it is higher", "open": OPEN}[gap["verdict"]]
+    figure = f"its loss is {gap_words(recorded_gap(gap))}"
+    widths = [arm["width"] for arm in of_kind(recorded, DENSE).values()]
+    because = (
+        f"dense models of width {widths[0]:,} to {widths[-1]:,} are not told apart either: most "
+        "likely text and steps are the limit there, and not parameters"
+        if is_flat(recorded)
+        else "it holds many more parameters for the same work on each token"
+    )
+    return Measured(option, figure, because)
+
+
+@prediction(
+    "10.claim",
+    "That model beside a dense one of width 2,048: in how many of four ways to measure has it "
+    "99.3 % of the dense one's quality or more?",
+    "in all four", "in some of them", "in none",
+)  # fmt: skip
+def claim() -> Measured:
+    recorded = recorded_run("frontier")
+    model, dense = (quality_of(recorded, name) for name in (LEAST, "dense, width 2048"))
+    shares = shares_of_quality(model, dense, recorded["unigram"])
+    enough = sum(share >= 0.993 for share in shares.values())
+    option = {0: "in none", len(shares): "in all four"}.get(enough, "in some of them")
+    figure = ", ".join(f"{percent(share, 1)} by {way}" for way, share in shares.items())
+    return Measured(option, f"it has {figure}", "each way has another zero and another scale")
 
 
 @prediction(

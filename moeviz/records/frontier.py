@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moeviz.records.arrays import check_array
-from moeviz.records.compare import Gap, compare
+from moeviz.records.compare import Gap, compare, half_interval
 
 STEPS = 60  # between two recorded widths
 
@@ -27,9 +27,13 @@ class Reading:
     narrowest: float
     widest: float
     better: bool  # than the dense models at that end, where value is None
+    anywhere: bool  # whether zero is in the interval at both ends
 
     def words(self) -> str:
-        """ "512 (412 to 780)", or that it is beyond the recorded widths."""
+        """ "512 (412 to 780)", "any from 128 to 1,024" where zero is in the interval at both ends,
+        or that it is beyond the recorded widths."""
+        if self.anywhere:
+            return f"any from {self.narrowest:,.0f} to {self.widest:,.0f}"
         if self.value is None:
             if self.better:
                 return f"above {self.widest:,.0f}, wider than any recorded one"
@@ -61,27 +65,33 @@ class DenseRow:
         """losses_N there; None beyond the recorded ones."""
         if not self.places_W[0] <= place <= self.places_W[-1]:
             return None
-        x, x_W = np.log(place), np.log(self.places_W)
-        return np.array([np.interp(x, x_W, row_W) for row_W in self.losses_WN.T])
+        return self._at(np.array([place]))[0]
+
+    def _at(self, place_G: np.ndarray) -> np.ndarray:
+        x_G, x_W = np.log(place_G), np.log(self.places_W)
+        return np.stack([np.interp(x_G, x_W, loss_W) for loss_W in self.losses_WN.T], axis=1)
 
     def of_equal_loss(self, losses: ArrayLike) -> Reading:
         """Which of them is as good as a model with these losses_N of the same seeds."""
-        ends = self.places_W[0], self.places_W[-1]
-        between = pairwise(self.places_W)
-        grid = np.unique(np.concatenate([np.geomspace(*two, STEPS) for two in between])).clip(*ends)
-        gaps = [compare(losses, self.at(place)) for place in grid]  # type: ignore[arg-type]
-        mean = np.array([gap.mean for gap in gaps])
-        value = _crossing(np.log(grid), mean)
-        alike = [place for place, gap in zip(grid, gaps, strict=True) if gap.low <= 0 <= gap.high]
+        between = (np.geomspace(*two, STEPS) for two in pairwise(self.places_W))
+        place_G = np.unique(np.concatenate([*between]))
+        gap_GN = np.asarray(losses, dtype=np.float64) - self._at(place_G)
+        mean_G, seeds = gap_GN.mean(1), gap_GN.shape[1]
+        reach_G = np.full_like(mean_G, np.inf)
+        if seeds > 1:
+            reach_G = half_interval(1.0, seeds - 1) * gap_GN.std(1, ddof=1) / seeds**0.5
+        value = _crossing(np.log(place_G), mean_G)
+        alike = np.flatnonzero(abs(mean_G) <= reach_G)
         low = high = None
-        if alike:
-            low = float(alike[0]) if alike[0] > ends[0] else None
-            high = float(alike[-1]) if alike[-1] < ends[1] else None
+        if len(alike):
+            low = float(place_G[alike[0]]) if alike[0] > 0 else None
+            high = float(place_G[alike[-1]]) if alike[-1] < len(place_G) - 1 else None
         elif value is not None:
-            low = high = float(np.exp(value))
-        better = bool(mean.max() < 0)
+            low = high = value
+        narrowest, widest = map(float, (self.places_W[0], self.places_W[-1]))
+        anywhere = bool(len(alike)) and low is None and high is None
         return Reading(
-            None if value is None else float(np.exp(value)), low, high, *map(float, ends), better
+            value, low, high, narrowest, widest, better=bool((mean_G < 0).all()), anywhere=anywhere
         )
 
     def same_spending(self, place: float, losses: ArrayLike) -> Gap | None:
@@ -90,16 +100,17 @@ class DenseRow:
         return None if at_N is None else compare(losses, at_N)
 
 
-def _crossing(x: np.ndarray, difference: np.ndarray) -> float | None:
-    """Where a difference first reaches zero from below, by a straight line between two points."""
-    if difference[0] >= 0:
-        return float(x[0]) if difference[0] == 0 else None
-    after = np.flatnonzero(difference >= 0)
-    if not len(after):
+def _crossing(log_place_G: np.ndarray, difference_G: np.ndarray) -> float | None:
+    """The place where a difference first reaches zero from below, by a straight line between two
+    points; None where it does not."""
+    after = np.flatnonzero(difference_G >= 0)
+    if not len(after) or difference_G[0] > 0:
         return None
-    i = after[0]
-    share = -difference[i - 1] / (difference[i] - difference[i - 1])
-    return float(x[i - 1] + share * (x[i] - x[i - 1]))
+    if (i := after[0]) == 0:
+        return float(np.exp(log_place_G[0]))
+    before, here = difference_G[i - 1], difference_G[i]
+    step = log_place_G[i] - log_place_G[i - 1]
+    return float(np.exp(log_place_G[i - 1] - step * before / (here - before)))
 
 
 def exponent(counts: ArrayLike, losses: ArrayLike) -> Gap:
@@ -110,3 +121,16 @@ def exponent(counts: ArrayLike, losses: ArrayLike) -> Gap:
     centred_E = x_E - x_E.mean()
     slope_N = centred_E @ (y_EN - y_EN.mean(0)) / (centred_E @ centred_E)
     return compare(-slope_N, np.zeros_like(slope_N))
+
+
+def exponent_of_line(counts: ArrayLike, losses: ArrayLike) -> tuple[float, float]:
+    """b of loss = a counts^-b, fitted to one loss for each count (counts_E, losses_E), and half of
+    the 95 % interval of a straight line through the logarithms. ValueError of fewer than three."""
+    x_E = np.log(check_array("counts_E", counts, 1e-300, np.inf, np.float64))
+    y_E = np.log(check_array("losses_E", losses, 1e-300, np.inf, np.float64))
+    if len(x_E) < 3:
+        raise ValueError(f"A line with an interval needs three sizes at least, got {len(x_E)}.")
+    x_E, y_E = x_E - x_E.mean(), y_E - y_E.mean()
+    slope = float(x_E @ y_E / (x_E @ x_E))
+    left = float(((y_E - slope * x_E) ** 2).sum()) / (len(x_E) - 2)
+    return -slope, half_interval((left / float(x_E @ x_E)) ** 0.5, len(x_E) - 2)

@@ -64,6 +64,7 @@ MOVES = {
         "source": 6,
     },
     "ExpertPaths": {"layer": 0, "expert": 2},
+    "Frontier": {"axis": "flops", "when": "quarter", "arm": "hash, 16 experts"},
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
         "follow": 1, "step": 9,
@@ -94,6 +95,9 @@ MOVES = {
     "RouteText": {"text": "another text", "layer": 0, "view": "load"},
     "RuleSteps": {"step": 4, "scores": "1,2: 9"},
     "ScalingLaws": {"total": 1e9, "tokens": 1e12, "share": 0.05, "granularity": 1},
+    "SharesOfQuality": {
+        "beside": "dense, width 512", "claimed": 0.95, "arm": "hash, 16 experts",
+    },
     "Slots": {
         "factor": 0.5, "top_k": 2, "priority": "batch", "overflow": "pad", "pool": "sequence",
         "skew": 0.0, "tokens": 64, "seed": 3, "source": "text", "text": "another text",

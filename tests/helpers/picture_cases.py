@@ -13,6 +13,7 @@ from helpers.answers import PARROT, made_answers, made_learners
 from helpers.comparisons import figure, made_capacity, made_collapse, made_race
 from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
+from helpers.recorded_frontier import made_frontier
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
@@ -23,6 +24,7 @@ from moeviz.host import data_path, read_figures
 from moeviz.panels import hardware_choice as offered
 from moeviz.panels.costs.edge import DEVICES as SMALL_DEVICES
 from moeviz.panels.routing.real_models import OF_COUNTS, QUESTIONS
+from moeviz.panels.training.frontier import LEAST
 from moeviz.pictures.compression.names import REGIMES
 from moeviz.pictures.compression.smaller import smaller
 from moeviz.pictures.compression.verdicts import merging, regimes, whom
@@ -77,6 +79,8 @@ from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import FEW, cures
 from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.fine_grained import fine_grained
+from moeviz.pictures.training.frontier import frontier
+from moeviz.pictures.training.frontier_read import AXES as FRONTIER_AXES
 from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.left_out import left_out
 from moeviz.pictures.training.lengths import lengths
@@ -85,10 +89,12 @@ from moeviz.pictures.training.memory_or_thinking import memory_or_thinking
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
 from moeviz.pictures.training.pools import pools
+from moeviz.pictures.training.powers_of_experts import powers_of_experts
 from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, JOULES, race
 from moeviz.pictures.training.seeds import race_seeds
 from moeviz.pictures.training.settings import Setting
+from moeviz.pictures.training.shares_of_quality import shares_of_quality
 from moeviz.pictures.training.split_experts import split_experts
 from moeviz.pictures.training.standings import standings
 from moeviz.records.compare import compare as paired
@@ -668,6 +674,21 @@ def _fine_grained():
     yield "split, nothing recorded", draw
 
 
+def _frontier():
+    made = read_figures("frontier"), made_frontier(), made_frontier(seeds=1, timed=False)
+    of = dict(zip(("recorded frontier", "frontier", "frontier of one seed"), made, strict=True))
+    for name, figures in of.items():
+        for axis in FRONTIER_AXES:
+            if axis != "seconds" or figures["arms"][LEAST]["seconds_per_step"]:
+                yield f"{name} by {axis}", partial(frontier, figures, axis=axis, arm=LEAST)
+        early = dict(axis="flops", arm="dense, width 256", when="quarter")
+        yield f"{name}, a quarter", partial(frontier, figures, **early)
+        beside = dict(beside="dense, width 2048", arm=LEAST)
+        yield f"{name}, shares", partial(shares_of_quality, figures, **beside)
+        powers = partial(powers_of_experts, figures, read_figures("gpu_experts"))
+        yield f"{name}, powers", powers
+
+
 def _kernels():
     for name, trace in {**TRACES, "dispatch by hand": dispatch_by_hand()}.items():
         for step in range(0, trace.steps, 1 if trace.steps < 20 else 3):
@@ -814,8 +835,8 @@ def _compression():
 
 
 ALL = [
-    *_routing(), *_training(), *_routers(), *_kernels(), *_specialisation(), *_costs(),
-    *_compression(), *_fine_grained(),
+    *_routing(), *_training(), *_routers(), *_frontier(), *_kernels(), *_specialisation(),
+    *_costs(), *_compression(), *_fine_grained(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

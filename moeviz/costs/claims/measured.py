@@ -10,6 +10,7 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from moeviz.costs.claims.ledger import Assumption, Outcome, Test, holds_if
+from moeviz.costs.claims.revolution import REVOLUTION
 from moeviz.costs.claims.short import BEACON
 from moeviz.costs.claims.survey import SURVEY
 from moeviz.costs.shape.terms import Term
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 COLLAPSE, CAPACITY = "data/runs/collapse.json", "data/runs/capacity.json"
 FINE, DRAWN = "data/runs/fine_grained.json", "as many of its choices, drawn"
+FRONTIER = "data/runs/frontier.json"
+LEAST, TWIN = "learned, 256 experts", "dense, width 256"
+NARROWEST, WIDEST = "dense, width 128", "dense, width 2048"
 
 
 @cache
@@ -148,6 +152,66 @@ def shared_knowledge(figures: dict[str, Any]) -> Outcome:
         why = f"{what}; that it is missed more evenly in all domains is not shown"
         return Outcome("inaccurate", why, missed["mean"], terms)
     return Outcome("holds", f"{what}, more evenly in all domains", missed["mean"], terms)
+
+
+@REVOLUTION.claim(
+    "opening", "One percent of the parameters reaches 99.3 % of a dense model's performance",
+    "share of a dense model's quality, by the gain over the unigram; three other ways beside it",
+    f"{FRONTIER}: 2 of 256 experts beside a dense FFN of width 2,048, two layers, 1,200 steps",
+    Assumption("claimed", 0.993, "share", "share of the quality that is claimed", 0.5, 1.5),
+    stated=0.993, unit="share")  # fmt: skip
+@of_run("frontier")
+def near_full_performance(figures: dict[str, Any], claimed: float) -> Outcome:
+    shares, narrow = (_shares(figures, arm) for arm in (LEAST, NARROWEST))
+    arm = figures["arms"][LEAST]
+    met = percent(arm["active_parameters"] / arm["parameters"], 1)
+    terms = tuple(Term(way, share, "mean of seeds") for way, share in shares.items())
+    own, others = (
+        f"{percent(min(each.values()), 1)} to {percent(max(each.values()), 1)}"
+        for each in (shares, narrow)
+    )
+    why = (
+        f"which measure it is stands nowhere. Our small model meets {met} of its parameters, and "
+        f"four ways give {own}; but a dense one of width 128 has {others} there, and one with as "
+        "many parameters was not trained"
+    )
+    everyhow = min(shares.values()) >= claimed
+    return Outcome(holds_if(everyhow), why, shares["gain over the unigram"], terms)
+
+
+def _shares(figures: dict[str, Any], arm: str) -> dict[str, float]:
+    """An arm's share of the widest dense model's quality, by each way."""
+    from moeviz.records.quality import Quality, shares_of_quality  # here: counting needs no numpy
+
+    model, dense = (
+        Quality(of["loss"]["mean"], of["accuracy"]["mean"])
+        for of in (figures["arms"][name] for name in (arm, WIDEST))
+    )
+    return shares_of_quality(model, dense, figures["unigram"])
+
+
+@REVOLUTION.claim(
+    "How It Works", "Sparsity from the beginning of pre-training costs no catastrophic performance",
+    "loss of 2 of 256 experts minus that of a dense model of equal active compute",
+    f"{FRONTIER}: two layers, 1,200 steps",
+    Assumption("catastrophic", 0.1, "nats", "difference that counts as catastrophic", 0.001, 1),
+    unit="nats")  # fmt: skip
+@of_run("frontier")
+def sparse_from_the_beginning(figures: dict[str, Any], catastrophic: float) -> Outcome:
+    arms = figures["arms"]
+    gap = difference(arms[LEAST]["loss"]["values"], arms[TWIN]["loss"]["values"])
+    terms = (
+        Term("loss of 2 of 256 experts", arms[LEAST]["loss"]["mean"], "mean of seeds"),
+        Term("loss of the dense twin", arms[TWIN]["loss"]["mean"], "mean of seeds"),
+    )
+    why = (
+        f"in our small model the loss differs by {gap.mean:+z.3f} nats per token ({interval(gap)}) "
+        "from a dense model of equal active compute; one with as many parameters was not trained"
+    )
+    if gap.high < catastrophic:
+        return Outcome("holds", why, gap.mean, terms)
+    verdict = holds_if(False) if gap.low >= catastrophic else "unverifiable"
+    return Outcome(verdict, why, gap.mean, terms)
 
 
 BEACON.fact(

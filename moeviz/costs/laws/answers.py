@@ -73,10 +73,10 @@ def disagreement(told: tuple[Answer, ...]) -> str:
     keeps = sum(each.keeps_all for each in told)
     known = sum(not each.law.beyond(model) for each in told)
     return (
-        f"{size(model.total)} parameters, {percent(model.share, 1)} of them for a token, after "
-        f"{size(model.tokens)} tokens: as good as a dense model of {size(least.dense)} "
-        f"({least.law.short}) to {size(most.dense)} ({most.law.short}), "
-        f"{most.dense / least.dense:.3g} times apart. {keeps} of {count} laws say that "
-        f"{1 / model.share:.3g} times fewer FLOPs than a dense model of its size cost no loss. "
-        f"{known} of {count} were fitted on runs that reach so far."
+        f"{size(model.total)} parameters, {percent(model.share, 1)} of them for a token, "
+        f"{size(model.tokens)} tokens. The lowest law, {least.law.short}, holds it to be as good "
+        f"as a dense model of {size(least.dense)}. The highest, {most.law.short}, says "
+        f"{size(most.dense)}, {most.dense / least.dense:.3g} times as large. {keeps} of {count} "
+        f"laws say that {1 / model.share:.3g} times fewer FLOPs than a dense model of its size "
+        f"cost no loss. {known} of {count} were fitted on runs that reach so far."
     )

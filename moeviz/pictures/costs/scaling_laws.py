@@ -25,7 +25,7 @@ from moeviz.pictures.plot import (
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, HEIGHT, SIDE, WRAP, TOLD = 560.0, 562.0, 396.0, 54, 64
+WIDTH, HEIGHT, SIDE, WRAP, TOLD, MORE = 560.0, 562.0, 396.0, 54, 64, 70
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 152.0, 404.0
 # From a half to 0.2 %, and the one of Krajewski's 64 experts.
 SHARES = tuple(sorted([*(0.5 * 0.004 ** (i / 40) for i in range(41)), 12 / 516], reverse=True))
@@ -56,10 +56,10 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
     summary = disagreement(told)
     svg = Svg(WIDTH, HEIGHT, "Scaling laws beside each other", summary)
     heading(svg, "Which dense model is as good as a sparse one?")
-    finding, rest = re.split(r"(?<=apart\.) ", summary)
+    finding, rest = re.split(r"(?<=as large\.) ", summary)
     lines = textwrap.wrap(finding, TOLD)
     paragraph(svg, 0, 38, lines, bold=True)
-    paragraph(svg, 0, 38 + TITLE * len(lines), textwrap.wrap(rest, 1.1 * TOLD), fill=MUTED)
+    paragraph(svg, 0, 38 + TITLE * len(lines), textwrap.wrap(rest, MORE), fill=MUTED)
     x = LogScale(SHARES[0], SHARES[-1], LEFT, RIGHT)
     dense = [each.dense for row in (*by_share, told) for each in row if each.dense < math.inf]
     y = LogScale(*decades([*dense, total * SHARES[-1], total]), BOTTOM, TOP)

@@ -1,0 +1,240 @@
+"""The efficiency frontier: loss against what a model costs, for sparse and for dense ones."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from moeviz.checks import check_choice
+from moeviz.pictures.axes import LogScale, Scale, axes, padded
+from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, ran_on
+from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, text_width
+from moeviz.pictures.training.frontier_read import (
+    AXES,
+    DENSE,
+    HASH,
+    LEARNED,
+    READ_BITS,
+    TWIN,
+    Recorded,
+    early,
+    early_steps,
+    of_kind,
+    width_words,
+)
+from moeviz.pictures.training.frontier_told import (
+    told_arm,
+    told_axis,
+    told_choosers,
+    told_dense,
+    told_early,
+    told_edges,
+    told_grown,
+)
+from moeviz.words import percent
+
+WIDTH, SIDE, PLOT, BELOW = 560.0, 396.0, 300.0, 62.0
+LEFT, RIGHT, WRAP = 62.0, 536.0, 64
+LINE, ROW = 18.0, 25.0
+END, QUARTER = "end", "quarter"
+QUESTION = "How far does the loss fall as a token meets less of the model?"
+KEYS = {
+    DENSE: Key("dense, by width", "#0072b2", mark="circle"),
+    LEARNED: Key("learned router, by experts", "#d55e00", "7 3", "square"),
+    HASH: Key("hash, by experts", "#009e73", "2 3", "diamond"),
+}
+COLUMNS = (
+    "arm", "loss (nats per token)", "minus the dense twin", "dense width of equal loss",
+    "parameters", "a token meets", "share of all", "share of the FFN", "GFLOPs a step",
+    "ms a step", "accuracy",
+)  # fmt: skip
+
+
+def frontier(recorded: Recorded, *, axis: str, arm: str, when: str = END) -> Picture:
+    """Loss of every recorded arm on an axis (a key of AXES), with the 95 % interval of its
+    difference from the dense twin; the chosen arm in figures and in words. when: the loss at the
+    END, or after the first QUARTER, without intervals. ValueError of an unknown choice."""
+    check_choice("axis", axis, AXES)
+    check_choice("arm", arm, recorded["arms"])
+    check_choice("when", when, (END, QUARTER))
+    if when == END:
+        finding, where = told_dense(recorded), told_axis(recorded, arm, axis)
+        where = f"{told_arm(recorded, arm)} {where}".rstrip()
+        grown = [told_grown(recorded, kind) for kind in (LEARNED, HASH)]
+        rest = " ".join(filter(None, [*grown, told_choosers(recorded), told_edges(recorded)]))
+    else:
+        finding, _, where = told_early(recorded, arm).partition(" No verdict")
+        where, rest = f"No verdict{where}", told_edges(recorded)
+    heights = _heights(recorded, when)
+    spent = recorded if when == END else recorded | {"steps": early_steps(recorded)}
+    summary = " ".join(filter(None, (finding, where, rest)))
+    bold, plain = textwrap.wrap(finding, WRAP), textwrap.wrap(where, 72)
+    words = textwrap.wrap(rest, 74)
+    top = 38 + LINE * (len(bold) + len(plain)) + 30
+    bottom = top + PLOT
+    height = bottom + BELOW + 60 + LINE * (len(words) + 1)
+    svg = Svg(WIDTH, height, "The efficiency frontier", summary)
+    heading(svg, QUESTION)
+    paragraph(svg, 0, 38, bold, LINE, bold=True)
+    paragraph(svg, 0, 38 + LINE * len(bold), plain, LINE)
+    x = _across(spent, axis)
+    y = Scale(*padded(v for reach in heights.values() for v in reach), bottom, top)
+    axes(
+        svg, x, y, x_label=AXES[axis].title, y_label="loss on held-out text (nats per token)",
+        above=True, x_ticks=_ticks(x), x_form=AXES[axis].form, y_form=lambda v: f"{v:.2f}",
+    )  # fmt: skip
+    chosen = heights[arm][1]
+    svg.line(LEFT, y(chosen), RIGHT, y(chosen), stroke=MUTED, dash="3 3")
+    for kind, key in KEYS.items():
+        _kind(svg, x, y, spent, axis, kind, key, heights, arm)
+    legend(svg, LEFT, bottom + BELOW, list(KEYS.values())[:2], across=210, kin=True)
+    legend(svg, LEFT, bottom + BELOW + 22, list(KEYS.values())[2:], kin=True)
+    svg.text(LEFT + 210, bottom + BELOW + 22, "upright: 95 % interval, beside the twin", fill=MUTED)
+    paragraph(svg, 0, bottom + BELOW + 52, words, LINE)
+    origin = [about(recorded, recorded["arms"][arm]["loss"])]
+    if when == QUARTER:
+        origin = [f"{early_steps(recorded)} steps", *ran_on(recorded["provenance"])]
+    svg.text(0, height - 6, " · ".join(origin), fill=MUTED)
+    _details(svg, recorded, arm)
+    return svg.picture(COLUMNS, (_cells(recorded, name) for name in recorded["arms"]))
+
+
+def _across(recorded: Recorded, axis: str) -> LogScale:
+    arms = recorded["arms"]
+    places = [place for arm in arms.values() if (place := AXES[axis].of(recorded, arm))]
+    ends = (min(places), max(places)) if places else (1.0, 10.0)
+    if axis == "share":  # from all of it to less and less
+        return LogScale(1.8, ends[0] / 1.3, LEFT, RIGHT)
+    return LogScale(ends[0] / 1.25, ends[1] * 1.25, LEFT, RIGHT)
+
+
+def _heights(recorded: Recorded, when: str) -> dict[str, tuple[float, float, float]]:
+    """(low, mean, high) of each arm's loss: the interval is that of its difference from the twin,
+    around the mean."""
+    if when == QUARTER:
+        return {name: (loss, loss, loss) for name, loss in early(recorded).items()}
+    found = {}
+    for name, arm in recorded["arms"].items():
+        mean, gap = arm["loss"]["mean"], recorded["gaps"].get(f"{name} minus {TWIN}")
+        if gap is None or gap["low"] is None:
+            found[name] = mean, mean, mean
+        else:
+            found[name] = mean + gap["low"] - gap["mean"], mean, mean + gap["high"] - gap["mean"]
+    return found
+
+
+def _ticks(x: LogScale) -> list[float]:
+    """1, 2 and 5 of every power of ten, or fewer where they would touch."""
+    low, high = sorted((x.low, x.high))
+    powers = [10.0**n for n in range(-4, 16)]
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [s * p for p in powers for s in steps if low <= s * p <= high]
+        if len(ticks) <= 7:
+            break
+    return ticks
+
+
+def _kind(
+    svg: Svg, x: Scale, y: Scale, recorded: Recorded, axis: str, kind: str, key: Key,
+    heights: dict[str, tuple[float, float, float]], chosen: str,
+) -> None:  # fmt: skip
+    """The line of a kind and its arms, each to be pressed."""
+    arms = of_kind(recorded, kind)
+    of = partial(AXES[axis].of, recorded)
+    places = {name: place for name, arm in arms.items() if (place := of(arm)) is not None}
+    with svg.thing(key.name):
+        line = [(places[name], heights[name][1]) for name in places]
+        if len(line) > 1:
+            curve(svg, x, y, line, key)
+    beside = _apart([y(heights[name][1]) for name in places])
+    for (name, place), label in zip(places.items(), beside, strict=True):
+        at, arm = x(place), arms[name]
+        low, height, high = map(y, heights[name])
+        tip = f"{name}: {heights[name][1]:.3f} nats per token, {arm['parameters']:,} parameters"
+        with svg.thing(name, key.name, tip=tip, press={"arm": name}):
+            svg.line(at, low, at, high, stroke=key.colour, width=2)
+            svg.circle(at, height, 13, "transparent")
+            mark(svg, key.mark, at, height, key.colour, 5)
+            if name == chosen:
+                svg.circle(at, height, 10, "none", stroke=INK)
+            size = f"{arm['width'] if kind == DENSE else arm['experts']:,}"
+            dx, dy, anchor = _label(kind, axis)
+            svg.text(
+                at + dx,
+                (height if dy != 4 else label) + dy,
+                size,
+                anchor=anchor,
+                bold=name == chosen,
+                halo=True,
+            )
+
+
+def _apart(heights: list[float]) -> list[float]:
+    """Where labels beside marks at these heights stand, so that none touches the next."""
+    placed = [*heights]
+    order = sorted(range(len(placed)), key=lambda i: placed[i])
+    for before, here in pairwise(order):
+        placed[here] = max(placed[here], placed[before] + 13)
+    return placed
+
+
+def _label(kind: str, axis: str) -> tuple[float, float, str]:
+    """Where an arm's size stands: sparse ones of equal cost stand below each other."""
+    if kind == DENSE:
+        return -10, 4, "end"
+    if axis in ("flops", "bytes"):
+        return (12, 4, "start") if kind == LEARNED else (-12, 4, "end")
+    return 8, 18 if kind == HASH else -10, "start"
+
+
+def _details(svg: Svg, recorded: Recorded, name: str) -> None:
+    """The chosen arm in figures."""
+    rows = [*_figures(recorded, name)]
+    side = svg.beside(SIDE, 40 + ROW * len(rows) + 8)
+    side.text(0, 16, name[0].upper() + name[1:], size=14, bold=True)
+    for i, (label, value) in enumerate(rows):
+        middle = 44 + ROW * i
+        side.line(0, middle - 16, SIDE, middle - 16, width=0.5)
+        side.text(0, middle, label, fill=MUTED)
+        size = 12 if text_width(value, 12) < SIDE - text_width(label, 12) - 8 else 11.9
+        side.text(SIDE, middle, value, anchor="end", size=size)
+
+
+def _figures(recorded: Recorded, name: str) -> Iterator[tuple[str, str]]:
+    arm: dict[str, Any] = recorded["arms"][name]
+    share = arm["active_parameters"] / arm["parameters"]
+    yield "loss, nats per token", mean_sd(arm["loss"], 3)
+    if name != TWIN:
+        yield "minus the dense twin", gap_cell(recorded["gaps"][f"{name} minus {TWIN}"])
+    if arm["kind"] != DENSE:
+        yield "dense width as good", width_words(recorded, name)
+    yield "next tokens foretold", percent(arm["accuracy"]["mean"], 1)
+    yield "parameters", f"{arm['parameters']:,}"
+    yield "a token meets", f"{arm['active_parameters']:,} ({percent(share, 1)})"
+    yield "of the FFN's, it meets", percent(arm["ffn_active_share"], 1)
+    yield f"bytes met, {READ_BITS} bits each", si(arm["active_parameters"] * READ_BITS / 8, "B")
+    yield "FLOPs of a step", si(arm["gigaflops_per_step"] * 1e9, "FLOP")
+    if arm["seconds_per_step"] is not None:
+        yield "time of a step, one core", f"{1000 * arm['seconds_per_step']:.1f} ms"
+    if arm["kind"] != DENSE:
+        experts = arm["experts"]
+        yield "in effect, least even layer", f"{arm['effective_experts']['mean']:.1f} of {experts}"
+        yield "dead there", f"{arm['dead_experts']['mean']:.1f} of {experts}"
+
+
+def _cells(recorded: Recorded, name: str) -> tuple[object, ...]:
+    arm = recorded["arms"][name]
+    gap = recorded["gaps"].get(f"{name} minus {TWIN}")
+    seconds = arm["seconds_per_step"]
+    return (
+        name, mean_sd(arm["loss"], 3), gap_cell(gap) if gap else "",
+        "" if arm["kind"] == DENSE else width_words(recorded, name),
+        f"{arm['parameters']:,}", f"{arm['active_parameters']:,}",
+        percent(arm["active_parameters"] / arm["parameters"], 1),
+        percent(arm["ffn_active_share"], 1), f"{arm['gigaflops_per_step']:.3f}",
+        "" if seconds is None else f"{1000 * seconds:.1f}", percent(arm["accuracy"]["mean"], 1),
+    )  # fmt: skip

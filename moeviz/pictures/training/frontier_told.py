@@ -1,0 +1,213 @@
+"""What `experiment frontier` says, in words; every figure comes from its file."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+from moeviz.costs.laws.law import size
+from moeviz.pictures.training.frontier_read import (
+    AXES,
+    DENSE,
+    HASH,
+    LEARNED,
+    TOKENS_A_STEP,
+    TWIN,
+    Recorded,
+    dense_row,
+    dense_width,
+    early,
+    early_steps,
+    is_flat,
+    losses,
+    of_kind,
+    share_met,
+)
+from moeviz.pictures.training.standings import DOMAINS
+from moeviz.records.compare import Gap, compare
+from moeviz.words import percent
+
+STANDS = {"lower": "below", "higher": "above", "open": "not told apart from"}
+CHOOSERS = {LEARNED: "a learned router", HASH: "hash"}
+
+
+def named(arm: Recorded) -> str:
+    """ "hash over 256 experts" or "the dense model of width 256"."""
+    if arm["kind"] == DENSE:
+        return f"the dense model of width {arm['width']:,}"
+    return f"{CHOOSERS[arm['kind']]} over {arm['experts']} experts"
+
+
+def told_arm(recorded: Recorded, name: str) -> str:
+    """Where an arm stands beside the dense twin, and which dense width is as good."""
+    arm, twin = (recorded["arms"][each]["loss"]["mean"] for each in (name, TWIN))
+    words = f"{named(recorded['arms'][name])}: {arm:.3f} nats per token"
+    words = words[0].upper() + words[1:]
+    if name == TWIN:
+        return f"{words}; a token meets as much of every sparse model."
+    verdict = recorded["gaps"][f"{name} minus {TWIN}"]["verdict"]
+    told = f"{words}, {STANDS[verdict]} the dense twin's {twin:.3f}."
+    if recorded["arms"][name]["kind"] == DENSE:
+        return told
+    found = dense_width(recorded, name)
+    return told if found is None else f"{told} Its loss is that of a dense width {found.words()}."
+
+
+def told_dense(recorded: Recorded) -> str:
+    """Whether width alone lowers the loss here: experts can buy only what more parameters buy."""
+    arms = of_kind(recorded, DENSE)
+    (first, *_, last), means = arms.values(), [arm["loss"]["mean"] for arm in arms.values()]
+    tokens = size(recorded["steps"] * TOKENS_A_STEP)
+    where = f"between {min(means):.3f} and {max(means):.3f} nats per token, on {tokens} tokens"
+    widths = f"width {first['width']:,} to {last['width']:,}"
+    if is_flat(recorded):
+        return (
+            f"Dense models of {widths} are not told apart after {recorded['steps']:,} steps. They "
+            f"end {where}. Where width shows no gain, experts can hardly show one: text and steps "
+            "are the likely limit, and no dense width of equal loss can be read off."
+        )
+    return (
+        f"Dense models of {widths} do differ after {recorded['steps']:,} steps. They end {where}."
+    )
+
+
+def told_axis(recorded: Recorded, name: str, axis: str) -> str:
+    """What an arm is on an axis, and whether a dense model that spends the same is better."""
+    arm = recorded["arms"][name]
+    if axis == "share":
+        return (
+            f"A token meets {percent(share_met(recorded, arm), 1)} of its parameters, and "
+            f"{percent(arm['ffn_active_share'], 1)} of those of the FFN."
+        )
+    if arm["kind"] == DENSE:
+        return ""
+    of = AXES[axis]
+    place, row = of.of(recorded, arm), dense_row(recorded, partial(of.of, recorded))
+    if place is None or row is None:
+        return "How long a step takes is not recorded yet."
+    if place > (widest := float(row.places_W[-1])):
+        gap = compare(losses(recorded, name), row.losses_WN[-1])
+        what = f"It takes {place / widest:.3g} times the {of.noun} of the widest dense model."
+        return f"{what} {_beside(gap, 'that one')}."
+    if (gap_there := row.same_spending(place, losses(recorded, name))) is None:
+        return f"No dense model {of.same} is recorded."
+    return f"{_beside(gap_there, f'a dense model {of.same}, read off between two of them,')}."
+
+
+def _beside(gap: Gap, base: str) -> str:
+    """ "Beside the twin its loss is +0.120 (+0.110 to +0.130) nats per token"."""
+    if len(gap.values) == 1:
+        return f"Beside {base} its loss is {gap.mean:+z.3f} nats per token (one seed)"
+    ends = f"{gap.low:+z.3f} to {gap.high:+z.3f}"
+    unclear = ", which is open" if gap.low <= 0 <= gap.high else ""
+    return f"Beside {base} its loss is {gap.mean:+z.3f} nats per token ({ends}){unclear}"
+
+
+def told_grown(recorded: Recorded, kind: str) -> str:
+    """In how many steps to four times the experts the loss falls, at equal active compute."""
+    every = pairwise(of_kind(recorded, kind))
+    gaps = [recorded["gaps"].get(f"{many} minus {few}") for few, many in every]
+    found = [gap["verdict"] for gap in gaps if gap]
+    falls, rises = found.count("lower"), found.count("higher")
+    return (
+        f"With {CHOOSERS[kind]} the loss falls in {falls} of {len(found)} steps to four times the "
+        f"experts and rises in {rises}{_rest(len(found) - falls - rises)}."
+    )
+
+
+def told_choosers(recorded: Recorded) -> str:
+    """Learned against hash, at each number of experts."""
+    names = of_kind(recorded, LEARNED)
+    gaps = [recorded["gaps"].get(f"{n} minus {n.replace(LEARNED, HASH, 1)}") for n in names]
+    found = [gap["verdict"] for gap in gaps if gap]
+    ahead, behind = found.count("lower"), found.count("higher")
+    return (
+        f"A learned router has the lower loss with {ahead} of {len(found)} numbers of experts, and "
+        f"hash with {behind}{_rest(len(found) - ahead - behind)}."
+    )
+
+
+def _rest(count: int) -> str:
+    return "; the rest is open" if count else ""
+
+
+def listed(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def told_edges(recorded: Recorded) -> str:
+    """For which arms the best rate lies at the edge of what was tried."""
+    edges = [name for name, rate in recorded["rates"].items() if rate["at_edge"]]
+    if not edges:
+        return ""
+    return (
+        f"For {listed(edges)} the best learning rate lies at the edge of those that were tried: "
+        "another one may suit better."
+    )
+
+
+def told_domains(recorded: Recorded, kind: str) -> str:
+    """In which kinds of text more experts lower the mean loss most, and raise it most."""
+    few, *_, many = of_kind(recorded, kind).values()
+    change = {
+        domain: after - before
+        for domain, before, after in zip(
+            DOMAINS, few["domain_loss"], many["domain_loss"], strict=True
+        )
+    }
+    parts = [f"{change[d]:+z.3f} in {d}" for d in sorted(change, key=lambda d: change[d])]
+    return (
+        f"From {few['experts']} to {many['experts']} experts, chosen by {CHOOSERS[kind]}, the mean "
+        f"loss changes by {listed(parts)}."
+    )
+
+
+def told_early(recorded: Recorded, name: str) -> str:
+    """An arm after a quarter of the steps, beside the twin and the widest dense model."""
+    loss = early(recorded)
+    *_, widest = of_kind(recorded, DENSE)
+    return (
+        f"After {early_steps(recorded)} steps, {named(recorded['arms'][name])}: {loss[name]:.3f} "
+        f"nats per token. The dense twin has {loss[TWIN]:.3f} there, and the widest dense model "
+        f"{loss[widest]:.3f}. No verdict: means of two seeds, by which the rates were chosen."
+    )
+
+
+def told_quarter(recorded: Recorded) -> str:
+    """Where the losses lay after a quarter of the steps, kind by kind from small to large."""
+    loss = early(recorded)
+    parts = []
+    for kind, name in ((DENSE, "dense by width"), *CHOOSERS.items()):
+        arms = of_kind(recorded, kind)
+        size_of = "width" if kind == DENSE else "experts"
+        steps = ", ".join(f"{arm[size_of]:,}: {loss[n]:.3f}" for n, arm in arms.items())
+        parts.append(f"{name} ({steps})")
+    return (
+        f"After {early_steps(recorded)} steps, nats per token: {'; '.join(parts)}. These are means "
+        "of two seeds, by which the rates were chosen: they have no verdict."
+    )
+
+
+def told_dead(recorded: Recorded) -> str:
+    """How many of the most experts get next to no tokens in the least even layer."""
+    parts = []
+    for kind, chooser in CHOOSERS.items():
+        *_, arm = of_kind(recorded, kind).values()
+        dead = arm["dead_experts"]["mean"]
+        parts.append(f"{dead:.1f} of {arm['experts']} experts are dead with {chooser}")
+    return f"In the least even layer {' and '.join(parts)}."
+
+
+def told_clock(recorded: Recorded) -> str:
+    """What a step of the most experts takes beside one of the twin, in time and in FLOPs."""
+    twin = recorded["arms"][TWIN]
+    parts = []
+    for kind, chooser in CHOOSERS.items():
+        *_, arm = of_kind(recorded, kind).values()
+        time, flops = (arm[n] / twin[n] for n in ("seconds_per_step", "gigaflops_per_step"))
+        parts.append(
+            f"{arm['experts']} experts with {chooser}: {time:.2f} times the time at {flops:.2f} "
+            "times the FLOPs"
+        )
+    return f"A step beside one of the dense twin, on one core: {'; '.join(parts)}."

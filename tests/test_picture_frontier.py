@@ -1,0 +1,176 @@
+"""The pictures and sentences of `experiment frontier`, on made-up recordings."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import linregress
+
+from helpers.pictures import parse, texts
+from helpers.recorded_frontier import made_frontier
+from moeviz.costs.laws.published import LAWS
+from moeviz.experiments.frontier import arms
+from moeviz.experiments.recording import small_model
+from moeviz.host import read_figures
+from moeviz.model import LanguageModel
+from moeviz.pictures.training import frontier_read as read
+from moeviz.pictures.training import frontier_told as told
+from moeviz.pictures.training import powers_of_experts as powers
+from moeviz.pictures.training.frontier import frontier
+from moeviz.pictures.training.shares_of_quality import shares_of_quality
+from moeviz.records.compare import compare, half_interval
+from moeviz.training.config import TrainConfig
+
+LEAST, HASHED, WIDEST = "learned, 256 experts", "hash, 256 experts", "dense, width 2048"
+
+
+@pytest.mark.parametrize(
+    ("fall", "words"),
+    [(0.03, "falls in 3 of 3 steps to four times the experts and rises in 0."),
+     (-0.03, "falls in 0 of 3 steps to four times the experts and rises in 3."),
+     (0.0, "falls in 0 of 3 steps to four times the experts and rises in 0; the rest is open.")],
+)  # fmt: skip
+def test_what_more_experts_change_follows_the_verdicts(fall, words):
+    recorded = made_frontier(fall=fall)
+    for kind in (told.LEARNED, told.HASH):
+        assert words in told.told_grown(recorded, kind)
+
+
+@pytest.mark.parametrize(
+    ("hashed", "words"),
+    [(0.05, "lower loss with 0 of 4 numbers of experts, and hash with 4."),
+     (-0.05, "lower loss with 4 of 4 numbers of experts, and hash with 0."),
+     (0.0, "with 0 of 4 numbers of experts, and hash with 0; the rest is open.")],
+)  # fmt: skip
+def test_who_chooses_better_follows_the_verdicts(hashed, words):
+    assert words in told.told_choosers(made_frontier(hashed=hashed))
+
+
+def test_an_arm_is_told_beside_the_twin_and_by_the_dense_width_that_is_as_good():
+    recorded = made_frontier(fall=0.025, noise=0.001)
+    words = told.told_arm(recorded, LEAST)
+    assert re.match(r"A learned router over 256 experts: \d\.\d{3} nats per token, below", words)
+    # 0.1 lower than the twin, which a doubling of the width is worth.
+    width = read.dense_width(recorded, LEAST)
+    assert width.value == pytest.approx(512, rel=0.02) and width.low <= 512 <= width.high
+    assert told.told_arm(recorded, told.TWIN).startswith("The dense model of width 256: ")
+    assert "wider than any recorded" in told.told_arm(made_frontier(fall=0.5), LEAST)
+    assert "narrower than any recorded" in told.told_arm(made_frontier(fall=-0.5), LEAST)
+
+
+def test_equal_spending_is_read_off_between_two_dense_models_and_never_beyond():
+    recorded = made_frontier(hashed=0.05)
+    assert "A token meets 3.1 % of its parameters, and 0.8 %" in told.told_axis(
+        recorded, LEAST, "share"
+    )
+    same = told.told_axis(recorded, LEAST, "flops")
+    own, twin = (read.losses(recorded, name) for name in (LEAST, told.TWIN))
+    assert f"its loss is {compare(own, twin).mean:+.3f} nats per token (" in same
+    beyond = told.told_axis(recorded, LEAST, "parameters")
+    wide = recorded["arms"][LEAST]["parameters"] / recorded["arms"][WIDEST]["parameters"]
+    assert f"It takes {wide:.3g} times the parameters of the widest dense model" in beyond
+    assert "Beside that one its loss is +0." in beyond
+    assert "not recorded yet" in told.told_axis(made_frontier(timed=False), LEAST, "seconds")
+    assert told.told_axis(recorded, WIDEST, "seconds") == ""
+    # 2 of 4 experts cost in time what a dense model does that is a little wider than they are met.
+    assert "read off between two" in told.told_axis(recorded, "learned, 4 experts", "seconds")
+    open_words = told.told_axis(made_frontier(fall=0.0), LEAST, "flops")
+    assert open_words.endswith("), which is open.")
+
+
+@pytest.mark.parametrize("axis", read.AXES)
+@pytest.mark.parametrize("arm", [LEAST, HASHED, told.TWIN, WIDEST])
+def test_every_arm_stands_at_its_place_and_can_be_pressed(axis, arm):
+    recorded = made_frontier()
+    picture = frontier(recorded, axis=axis, arm=arm)
+    marks = parse(picture)[0].findall(".//*[@data-press]")
+    pressed = [mark.get("data-press") for mark in marks]
+    assert len(pressed) == len(recorded["arms"]) == len(picture.rows)
+    assert texts(picture)[0].startswith("How far does the loss fall")
+    assert told.told_arm(recorded, arm).split(" (")[0] in " ".join(texts(picture)[1:9])
+    assert {len(row) for row in picture.rows} == {len(picture.columns)}
+
+
+def test_what_is_not_there_is_refused_or_left_out():
+    recorded = made_frontier(missing=("hash, 64 experts",), timed=False)
+    assert len(frontier(recorded, axis="seconds", arm=LEAST).rows) == 12
+    for options in ({"axis": "joules", "arm": LEAST}, {"axis": "share", "arm": "base"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            frontier(recorded, **options)
+    assert "of 3 numbers of experts" in told.told_choosers(recorded)
+    one = frontier(made_frontier(seeds=1), axis="share", arm=LEAST)
+    assert "not told apart from" in one.summary
+
+
+def test_the_shares_disagree_and_are_counted():
+    recorded = made_frontier()
+    picture = shares_of_quality(recorded, beside=WIDEST, arm=LEAST, claimed=0.9)
+    row = next(row for row in picture.rows if row[0] == LEAST)
+    shares = [float(cell.split()[0]) for cell in row[3:]]
+    assert f"{sum(share >= 90 for share in shares)} of 4 ways say 90.0 % or more" in picture.summary
+    assert max(shares) - min(shares) > 5
+    better = shares_of_quality(recorded, beside="dense, width 128", arm=LEAST)
+    assert "4 of 4 ways" in better.summary
+    for options in ({"beside": LEAST, "arm": LEAST}, {"beside": WIDEST, "arm": WIDEST}):
+        with pytest.raises(ValueError, match="must be one of"):
+            shares_of_quality(recorded, **options)
+
+
+def test_the_constants_are_those_of_the_models():
+    model = LanguageModel(small_model(arms()[LEAST].experts, d_ff=256))
+    assert model.config.vocab_size == powers.VOCABULARY
+    assert TrainConfig().batch_size * TrainConfig().seq_len == read.TOKENS_A_STEP
+
+
+def test_powers_by_hand_and_what_is_told_of_them():
+    recorded, gpu = made_frontier(fall=0.025, noise=0.0), read_figures("gpu_experts")
+    first, last = (3.1 - 0.025 * math.log(n, 4) for n in (4, 256))
+    learned, hashed = powers.small_powers(recorded)
+    assert learned.of == pytest.approx(math.log(last / first) / math.log(64), rel=0.02)
+    assert learned.low <= learned.of <= learned.high and hashed.tokens == 1200 * 1024
+    large = powers.gpu_power(gpu)
+    sizes = [arm["experts"] for arm in gpu["arms"].values() if "experts" in arm]
+    losses = [a["validation_loss"]["mean"] for a in gpu["arms"].values() if "experts" in a]
+    line = linregress(np.log(sizes), np.log(losses))
+    reach = half_interval(line.stderr, len(sizes) - 2)
+    assert large[1:4] == pytest.approx((line.slope, line.slope - reach, line.slope + reach))
+    finding, rest = powers.told_powers(recorded, gpu)
+    assert finding.startswith(f"The loss falls with E^{large.of:+.4f} on a GPU, from 8 to 128")
+    assert f"The loss falls with E^{learned.of:+.4f} in the small models" in finding
+    laws = powers.law_powers(gpu)
+    assert {law.what for law in laws} < {*LAWS} and all(law.beyond for law in laws)
+    assert "none of them was fitted on runs like these" in rest
+    flat = made_frontier(fall=0.0)
+    assert "No power of E is shown" in powers.told_powers(flat, gpu)[0]
+
+
+def test_of_dense_widths_that_are_alike_none_is_read_off():
+    flat = made_frontier()
+    for width in ("128", "512", "1024", "2048"):
+        flat["gaps"][f"dense, width {width} minus {told.TWIN}"]["verdict"] = "open"
+    assert read.dense_width(flat, LEAST) is None
+    assert "no dense width of equal loss can be read off" in told.told_dense(flat)
+    assert "that of a dense width" not in frontier(flat, axis="share", arm=LEAST).summary
+    assert "likely limit" not in told.told_dense(made_frontier())
+
+
+def test_the_first_quarter_is_told_without_a_verdict():
+    recorded = made_frontier()
+    early = frontier(recorded, axis="share", arm=LEAST, when="quarter")
+    loss = recorded["arms"][LEAST]["loss"]["mean"] + 0.3
+    assert early.summary.startswith(
+        f"After 300 steps, a learned router over 256 experts: {loss:.3f} "
+    )
+    assert "No verdict" in early.summary and "95 % interval" not in early.summary
+    assert told.told_edges(recorded) == ""
+    recorded["rates"][LEAST]["at_edge"] = True
+    assert told.told_edges(recorded).startswith(f"For {LEAST} the best learning rate lies at")
+
+
+def test_the_change_of_each_kind_of_text_is_that_of_the_means():
+    recorded = made_frontier()
+    recorded["arms"]["hash, 4 experts"]["domain_loss"] = [1.0] * 6
+    recorded["arms"][HASHED]["domain_loss"] = [1.0, 0.9, 1.0, 1.0, 1.2, 1.0]
+    words = told.told_domains(recorded, told.HASH)
+    assert "changes by -0.100 in english" in words and words.endswith("and +0.200 in hex.")
