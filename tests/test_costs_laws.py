@@ -162,8 +162,6 @@ def test_the_laws_agree_near_their_runs_and_part_far_from_them():
     told = answers(far)
     words = disagreement(told)
     assert words.startswith("1.6T parameters, 1.0 % of them for a token, 300B tokens. The lowest ")
-        "1.6T parameters, 1.0 % of them for a token, 300B tokens. The lowest law, "
-    )
     keeps = sum(answer.keeps_all for answer in told)
     assert 0 < keeps < len(told) and f"{keeps} of 5 laws say that 100 times fewer FLOPs" in words
     assert "0 of 5 were fitted" in words and "0 of 5 were fitted" not in disagreement(answers(near))
