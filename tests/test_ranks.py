@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +155,19 @@ def test_a_checkpoint_goes_on_in_another_arrangement(two, tmp_path):
         )
     refusals = two.ask("resumed", folder=str(tmp_path), data=1, expert=2)
     assert all("holds no whole checkpoint" in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize("given", [dict(data=1, expert=2), dict(data=2, expert=1, sharded=True)])
+def test_several_processes_take_over_the_checkpoint_of_one_and_the_reverse(two, tmp_path, given):
+    file, folder = str(tmp_path / "one.safetensors"), str(tmp_path / "several")
+    two.ask("saved_alone", file=file, steps=3, router="deepseek_v3")
+    check(two.ask("resumed", folder=file, **given), "float32")
+    assert two.ask("saved", folder=folder, steps=3, router="deepseek_v3", **given)[0]
+    check(two.ask("resumed_alone", folder=folder), "float32")
+    part = max(Path(folder).rglob("shard-*"))
+    part.unlink()
+    for answer in two.ask("resumed_alone", folder=folder):
+        assert answer.endswith("go on from another checkpoint, or begin anew.")
 
 
 def test_a_port_that_is_in_use_is_one_sentence(monkeypatch):

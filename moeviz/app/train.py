@@ -20,6 +20,7 @@ from moeviz.model.division import Division
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.lock import held
+from moeviz.records.store import load_header
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.training.trainer import NonFiniteLossError, TrainConfig, Trainer
 
@@ -36,17 +37,18 @@ def train(args: argparse.Namespace) -> int:
     if args.save_every is not None and args.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, got {args.save_every}.")
     with joined(args) as ranks:
-        checkpoint = _checkpoint(args, ranks)
+        checkpoint, source = _checkpoint(args, ranks)
         alone = ranks is None or ranks.leads
         with held(args.out) if alone else contextlib.nullcontext():  # now, not at the first save
             with _warnings_as_sentences():
-                trainer = _resumed(args, checkpoint, ranks) if args.resume else _new(args, ranks)
+                trainer = _resumed(args, source, ranks) if args.resume else _new(args, ranks)
             return _trained(trainer, checkpoint, ranks)
 
 
-def _checkpoint(args: argparse.Namespace, ranks: Ranks | None) -> Path:
-    """Where it is, a folder for several processes; ValueError where one is there that should not
-    be, and where there is none to go on from."""
+def _checkpoint(args: argparse.Namespace, ranks: Ranks | None) -> tuple[Path, Path]:
+    """Where it is written, a folder for several processes, and what is gone on from: that, or the
+    other kind's where it is further. ValueError where one is there that should not be, and where
+    there is none to go on from."""
     one, many = args.out / "checkpoint.safetensors", args.out / "checkpoint"
     checkpoint, other = (one, many) if ranks is None else (many, one)
     if not args.resume:
@@ -55,14 +57,22 @@ def _checkpoint(args: argparse.Namespace, ranks: Ranks | None) -> Path:
                 raise ValueError(
                     f"{there} exists; add --resume to go on from it, or give another --out."
                 )
-    elif not checkpoint.exists():
-        if other.exists():
-            by, how = ("one process", "without") if ranks else ("several processes", "by")
-            raise ValueError(f"{other} is of {by}: go on from it {how} torchrun.")
+        return checkpoint, checkpoint
+    there = [path for path in (checkpoint, other) if path.exists()]
+    if not there:
         raise ValueError(
             f"There is no file {checkpoint} to go on from; leave --resume out to begin a run."
         )
-    return checkpoint
+    return checkpoint, max(there, key=_steps_of) if len(there) > 1 else there[0]
+
+
+def _steps_of(checkpoint: Path) -> int:
+    """How many steps a checkpoint has done; ValueError for a folder without any."""
+    if checkpoint.is_file():
+        return int(load_header(checkpoint, kind="checkpoint")["step"])
+    from moeviz.training.shared import latest
+
+    return int(latest(checkpoint).name.removeprefix("step-"))
 
 
 def _kind(ranks: Ranks | None, sharded: bool) -> tuple[type[Trainer], Division | None]:
@@ -94,10 +104,10 @@ def _new(args: argparse.Namespace, ranks: Ranks | None) -> Trainer:
     return trainer
 
 
-def _resumed(args: argparse.Namespace, checkpoint: Path, ranks: Ranks | None) -> Trainer:
+def _resumed(args: argparse.Namespace, source: Path, ranks: Ranks | None) -> Trainer:
     changes = {"steps": args.steps} if hasattr(args, "steps") else {}
     kind, division = _kind(ranks, args.shard)
-    trainer = kind.resume(checkpoint, _corpus(args), division, **changes)
+    trainer = kind.resume(source, _corpus(args), division, **changes)
     before = check_whole("its save_every", trainer.notes.get("save_every", SAVE_EVERY))
     trainer.notes["save_every"] = args.save_every or before
     print(f"Resumed at step {trainer.step} of {trainer.config.steps}, as the checkpoint says.")

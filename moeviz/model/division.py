@@ -48,6 +48,10 @@ class Division:
         """The parameters of which this process has a part of its own, by name."""
         return []
 
+    def as_parts(self, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """State by name, of which each process's part is told as a part of the whole."""
+        return tensors
+
     # --- a batch ---
 
     def own_rows(self, values_BS: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Experts that stay in few bits while their model writes: unpacked whenever a token asks for one, or
-multiplied as they are, by torch's own kernels for packed weights on a CPU.
+"""Experts that stay in few bits while their model writes: unpacked whenever a token asks for one,
+or multiplied as they are, by torch's own kernels for packed weights on a CPU.
 
 Both compute with exactly the weights that systems.quantisation packs: its INT8 and INT4 share a
 scale in groups that hold whole rows of a small matrix, or whose size the INT4 kernel takes.

@@ -125,7 +125,6 @@ class SharedDivision(Division):
         return [(n, p) for n, p in model.named_parameters() if n.endswith(EXPERTS)]
 
     def as_parts(self, tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        """State by name: each process's part of what is spread, told as a part of the whole."""
         spread = tuple(name for name, _ in self.spread(model))
         placements = [Replicate(), Shard(0)]
         return {

@@ -18,6 +18,8 @@ from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.text.corpus import Corpus
 from moeviz.training.config import TrainConfig, check_fits, resolve_device, resolve_precision
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 def adamw(
     groups: list[dict[str, Any]], learning_rate: float, device: torch.device
@@ -172,10 +174,14 @@ class TrainState:
         cls, path: str | Path, corpus: Corpus, division: Division | None = None, **changes: Any
     ) -> Self:
         """What `save` wrote, ready for its next step; `changes` replace fields of its TrainConfig
-        (more steps, another device).
+        (more steps, another device). A folder is a checkpoint of several processes.
 
         Raises ValueError on a damaged or foreign file, and where the corpus is another one.
         """
+        if Path(path).is_dir():
+            from moeviz.training.shared import from_folder
+
+            return from_folder(cls, path, corpus, division, changes)
         arrays, header = load_arrays(path, kind="checkpoint")
         resumed = cls._from_header(path, header, corpus, division, changes)
         resumed.model.load_arrays(arrays, path)
@@ -243,6 +249,25 @@ class TrainState:
         self.history.restore(curve, header["history"])
         for layer, expert in header["killed"]:
             self.kill(layer, expert)
+
+    def _make_moments(self, steps: dict[str, float]) -> None:
+        """The optimiser's moments, which the tensors of a checkpoint are then read into."""
+        moments = {}
+        for index, name in enumerate(self._optimized):
+            if name in steps:
+                parameter = self.model.get_parameter(name)
+                state = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+                moments[index] = {"step": torch.tensor(steps[name]), **state}
+                self._check_moments(name, moments[index])
+        self._set_moments(moments)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors that training carries from step to step, as those of the whole model."""
+        tensors = {f"model.{name}": v.detach() for name, v in self.model.state_dict().items()}
+        for index, moment in self.optimizer.state_dict()["state"].items():
+            for key in MOMENTS:
+                tensors[f"optimizer.{key}.{self._optimized[index]}"] = moment[key]
+        return self.division.as_parts(tensors, self.model)
 
     def _check_moments(self, name: str, state: dict[str, Tensor]) -> None:
         """ValueError for moments that are not AdamW's of this parameter after at most self.step

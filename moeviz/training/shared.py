@@ -7,14 +7,14 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from moeviz.checks import one_line
 from moeviz.model.division import Division
@@ -22,12 +22,13 @@ from moeviz.model.transformer import ModelConfig
 from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.systems.shared import SharedDivision
 from moeviz.text.corpus import Corpus
+from moeviz.training.checkpoint import TrainState
 from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import Trainer
 
 KIND = "checkpoint of several processes"
 STATE, TENSORS = "state.safetensors", "tensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "optimizer.step."  # in the names of a single process's file
 
 
 class SharedTrainer(Trainer):
@@ -36,7 +37,7 @@ class SharedTrainer(Trainer):
     A checkpoint is a folder: step-N/tensors/ holds each process's part (safetensors, written by
     torch.distributed.checkpoint), step-N/state.safetensors the rest and the parts' checksums. It
     is written beside its place and moved there when it is whole; then earlier ones are removed.
-    Any number of processes that divides the experts may go on from it.
+    Any number of processes that divides the experts may go on from it, one among them.
     """
 
     division: SharedDivision
@@ -89,44 +90,28 @@ class SharedTrainer(Trainer):
     def resume(
         cls, path: str | Path, corpus: Corpus, division: Division | None = None, **changes: Any
     ) -> Self:
+        """What `save` wrote, or the file of a single process."""
         assert isinstance(division, SharedDivision)
-        place = latest(Path(path))
-        arrays, header = load_arrays(place / STATE, kind=KIND)
-        ranks = division.ranks
-        with fitting(place):
-            parts = sorted(header["parts"].items())[ranks.rank :: ranks.size]
-            steps = {str(name): float(step) for name, step in header["adamw_steps"].items()}
-        ranks.together(lambda: _check_parts(place / TENSORS, parts))
-        resumed = cls._from_header(place, header, corpus, division, changes)
-        with fitting(place):
+        if Path(path).is_dir():
+            return from_folder(cls, path, corpus, division, changes)
+        arrays, header = load_arrays(path, kind="checkpoint")  # in each process
+        resumed = cls._from_header(path, header, corpus, division, changes)
+        with fitting(path):
+            steps = {
+                name: float(arrays[f"{STEP}{name}"])
+                for name in resumed._optimized
+                if f"{STEP}{name}" in arrays
+            }
             resumed._take_counters(arrays, header)
             resumed._make_moments(steps)
-        reader = dcp.HuggingFaceStorageReader(str(place / TENSORS))
-        try:
-            dcp.load(resumed._tensors(), storage_reader=reader)
-        except CheckpointException as error:
-            raise ValueError(f"{place} does not fit its own header ({_why(error)}).") from None
-        resumed._check_steps(place)
+            tensors = resumed._tensors()
+            others = {n for n in arrays if not n.startswith((STEP, "history."))} - tensors.keys()
+            if others:
+                raise ValueError(f"{min(others)} is not of this model")
+            for name, tensor in tensors.items():
+                _put(name, tensor, torch.from_numpy(arrays[name]))
+        resumed._check_steps(path)
         return resumed
-
-    def _make_moments(self, steps: dict[str, float]) -> None:
-        """The optimiser's moments, which the tensors of a checkpoint are then read into."""
-        moments = {}
-        for index, name in enumerate(self._optimized):
-            if name in steps:
-                parameter = self.model.get_parameter(name)
-                state = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-                moments[index] = {"step": torch.tensor(steps[name]), **state}
-                self._check_moments(name, moments[index])
-        self._set_moments(moments)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All tensors that training carries from step to step, as those of the whole model."""
-        tensors = {f"model.{name}": v.detach() for name, v in self.model.state_dict().items()}
-        for index, moment in self.optimizer.state_dict()["state"].items():
-            for key in MOMENTS:
-                tensors[f"optimizer.{key}.{self._optimized[index]}"] = moment[key]
-        return self.division.as_parts(tensors, self.model)
 
     def _model_arrays(self) -> dict[str, np.ndarray]:
         tensors = {f"model.{name}": v.detach() for name, v in self.model.state_dict().items()}
@@ -145,6 +130,57 @@ class SharedTrainer(Trainer):
 
     def _on_lead(self, flag: Any) -> bool:
         return self.ranks.any(self.ranks.leads and flag())[0]
+
+
+Kind = TypeVar("Kind", bound=TrainState)
+
+
+def from_folder(
+    kind: type[Kind],
+    path: str | Path,
+    corpus: Corpus,
+    division: Division | None,
+    changes: dict[str, Any],
+) -> Kind:
+    """What several processes saved, for as many as there are now, or for one alone."""
+    place = latest(Path(path))
+    arrays, header = load_arrays(place / STATE, kind=KIND)
+    ranks = division.ranks if isinstance(division, SharedDivision) else None
+    first, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    with fitting(place):
+        parts = sorted(header["parts"].items())[first::size]
+        steps = {str(name): float(step) for name, step in header["adamw_steps"].items()}
+    if ranks is None:
+        _check_parts(place / TENSORS, parts)
+    else:
+        ranks.together(lambda: _check_parts(place / TENSORS, parts))
+    resumed = kind._from_header(place, header, corpus, division, changes)
+    with fitting(place):
+        resumed._take_counters(arrays, header)
+        resumed._make_moments(steps)
+    reader = dcp.HuggingFaceStorageReader(str(place / TENSORS))
+    try:
+        dcp.load(resumed._tensors(), storage_reader=reader, no_dist=ranks is None)
+    except CheckpointException as error:
+        raise ValueError(f"{place} does not fit its own header ({_why(error)}).") from None
+    resumed._check_steps(place)
+    return resumed
+
+
+def _put(name: str, tensor: Tensor, whole: Tensor) -> None:
+    """Copy a whole tensor, or this process's part of it."""
+    if (tensor.shape, tensor.dtype) != (whole.shape, whole.dtype):
+        raise ValueError(
+            f"{name} is {list(whole.shape)} of {whole.dtype}, not {list(tensor.shape)} of "
+            f"{tensor.dtype}"
+        )
+    if isinstance(tensor, DTensor):
+        mesh, placements = tensor.device_mesh, tensor.placements
+        whole = whole.to(mesh.device_type)
+        part = distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+        tensor.to_local().copy_(part)
+    else:
+        tensor.copy_(whole)
 
 
 def latest(folder: Path) -> Path:

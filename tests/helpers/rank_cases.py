@@ -151,6 +151,11 @@ def resumed(ranks, corpus, folder, *, data, expert, text=None, steps=3, sharded=
     corpus = load_corpus(text) if text else corpus
     ranks.arrange(data, expert)
     shared = SharedTrainer.resume(folder, corpus, SharedDivision(ranks, sharded=sharded))
+    return compared(shared, corpus, steps)
+
+
+def compared(shared, corpus, steps):
+    """A run that goes on beside one that was never interrupted."""
     start = shared.step
     alone = Trainer(shared.model_config, shared.config, corpus)
     run(alone, start)
@@ -159,6 +164,21 @@ def resumed(ranks, corpus, folder, *, data, expert, text=None, steps=3, sharded=
     ours, theirs = (trainer._model_arrays() for trainer in (shared, alone))
     model = max(float(abs(ours[name] - theirs[name]).max()) for name in theirs)
     return {"step": start, "errors": {"loss": loss, "model": model}, "same experts": True}
+
+
+def saved_alone(ranks, corpus, file, *, steps, **changes):
+    """One process trains and saves a file, and the others wait for it."""
+    if ranks.leads:
+        trainer = Trainer(model_of(**changes), TRAIN, corpus)
+        run(trainer, steps)
+        trainer.save(file)
+    dist.barrier()
+
+
+def resumed_alone(ranks, corpus, folder, *, steps=3):
+    """As `resumed`, of one process that goes on from what several have saved."""
+    found = Trainer.resume(folder, corpus)
+    return compared(found, corpus, steps)
 
 
 def full(ranks, corpus, folder):
@@ -192,6 +212,7 @@ def hang(ranks, corpus):
 
 
 CASES = {
-    "equal": equal, "moved": moved, "saved": saved, "resumed": resumed, "disagree": disagree,
+    "equal": equal, "moved": moved, "saved": saved, "resumed": resumed,
+    "saved_alone": saved_alone, "resumed_alone": resumed_alone, "disagree": disagree,
     "full": full, "hang": hang,
 }  # fmt: skip

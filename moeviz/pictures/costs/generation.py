@@ -146,8 +146,8 @@ def told(figures: Figures) -> str:
     for where in ("from RAM", "from the disk"):
         name = f"FP32, {DRAWN} of {EXPERTS}, {where}"
         sentences.append(
-            f"With {DRAWN} of {EXPERTS} experts of each layer in memory and the others {where} it writes "
-            f"{_times(speed[name], moe)} as the MoE model in memory."
+            f"With {DRAWN} of {EXPERTS} experts of each layer in memory and the others {where} it "
+            f"writes {_times(speed[name], moe)} as the MoE model in memory."
         )
     rows = [*figures["runs"], *packed]
     other = sum(not run["same"] for run in rows)
