@@ -329,6 +329,22 @@ def test_impossible_options_are_refused_in_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_checkpoint_that_is_further_is_gone_on_from(train, tmp_path):
+    """Of one process and of several: whoever wrote it."""
+    assert train("run") == 0
+    run, several = tmp_path / "run", object()
+    file, folder = run / "checkpoint.safetensors", run / "checkpoint"
+    args = argparse.Namespace(out=run, resume=True)
+    find = moeviz.app.train._checkpoint
+    assert find(args, None) == (file, file) and find(args, several) == (folder, file)
+    folder.mkdir()  # where nothing was saved yet
+    assert find(args, several) == (folder, file)
+    (folder / "step-00000999").mkdir()
+    assert find(args, None) == (file, folder) and find(args, several) == (folder, folder)
+    file.unlink()
+    assert find(args, None) == (file, folder)
+
+
 def test_a_foreign_checkpoint_is_refused(train, tmp_path, capsys):
     file, trace = tmp_path / "run" / "checkpoint.safetensors", data_path("traces")
     file.parent.mkdir()

@@ -20,7 +20,7 @@ from moeviz.model.division import Division
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.lock import held
-from moeviz.records.store import load_header
+from moeviz.records.store import fitting, load_header
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.training.trainer import NonFiniteLossError, TrainConfig, Trainer
 
@@ -67,12 +67,14 @@ def _checkpoint(args: argparse.Namespace, ranks: Ranks | None) -> tuple[Path, Pa
 
 
 def _steps_of(checkpoint: Path) -> int:
-    """How many steps a checkpoint has done; ValueError for a folder without any."""
-    if checkpoint.is_file():
-        return int(load_header(checkpoint, kind="checkpoint")["step"])
-    from moeviz.training.shared import latest
-
-    return int(latest(checkpoint).name.removeprefix("step-"))
+    """How many steps a checkpoint has done; -1 for a folder without any."""
+    if checkpoint.is_dir():
+        return max(
+            (int(at.name.removeprefix("step-")) for at in checkpoint.glob("step-*")), default=-1
+        )
+    header = load_header(checkpoint, kind="checkpoint")
+    with fitting(checkpoint):
+        return int(header["step"])
 
 
 def _kind(ranks: Ranks | None, sharded: bool) -> tuple[type[Trainer], Division | None]:
