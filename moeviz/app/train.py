@@ -109,7 +109,13 @@ def _new(args: argparse.Namespace, ranks: Ranks | None) -> Trainer:
 def _resumed(args: argparse.Namespace, source: Path, ranks: Ranks | None) -> Trainer:
     changes = {"steps": args.steps} if hasattr(args, "steps") else {}
     kind, division = _kind(ranks, args.shard)
-    trainer = kind.resume(source, _corpus(args), division, **changes)
+    corpus = _corpus(args)
+    if ranks is None and source.is_dir():
+        from moeviz.training.shared import from_folder
+
+        trainer: Trainer = from_folder(Trainer, source, corpus, **changes)
+    else:
+        trainer = kind.resume(source, corpus, division, **changes)
     before = check_whole("its save_every", trainer.notes.get("save_every", SAVE_EVERY))
     trainer.notes["save_every"] = args.save_every or before
     print(f"Resumed at step {trainer.step} of {trainer.config.steps}, as the checkpoint says.")

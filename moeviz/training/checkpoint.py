@@ -174,14 +174,10 @@ class TrainState:
         cls, path: str | Path, corpus: Corpus, division: Division | None = None, **changes: Any
     ) -> Self:
         """What `save` wrote, ready for its next step; `changes` replace fields of its TrainConfig
-        (more steps, another device). A folder is a checkpoint of several processes.
+        (more steps, another device). What several processes saved: training.shared.from_folder.
 
         Raises ValueError on a damaged or foreign file, and where the corpus is another one.
         """
-        if Path(path).is_dir():
-            from moeviz.training.shared import from_folder
-
-            return from_folder(cls, path, corpus, division, changes)
         arrays, header = load_arrays(path, kind="checkpoint")
         resumed = cls._from_header(path, header, corpus, division, changes)
         resumed.model.load_arrays(arrays, path)

@@ -93,7 +93,7 @@ class SharedTrainer(Trainer):
         """What `save` wrote, or the file of a single process."""
         assert isinstance(division, SharedDivision)
         if Path(path).is_dir():
-            return from_folder(cls, path, corpus, division, changes)
+            return from_folder(cls, path, corpus, division, **changes)
         arrays, header = load_arrays(path, kind="checkpoint")  # in each process
         resumed = cls._from_header(path, header, corpus, division, changes)
         with fitting(path):
@@ -139,8 +139,8 @@ def from_folder(
     kind: type[Kind],
     path: str | Path,
     corpus: Corpus,
-    division: Division | None,
-    changes: dict[str, Any],
+    division: Division | None = None,
+    **changes: Any,
 ) -> Kind:
     """What several processes saved, for as many as there are now, or for one alone."""
     place = latest(Path(path))

@@ -23,7 +23,7 @@ from moeviz.systems.ranks import Ranks
 from moeviz.systems.shared import EXPERTS, SharedDivision
 from moeviz.text.corpus import load_corpus
 from moeviz.training import Trainer
-from moeviz.training.shared import SharedTrainer
+from moeviz.training.shared import SharedTrainer, from_folder
 
 
 def serve():
@@ -177,8 +177,7 @@ def saved_alone(ranks, corpus, file, *, steps, **changes):
 
 def resumed_alone(ranks, corpus, folder, *, steps=3):
     """As `resumed`, of one process that goes on from what several have saved."""
-    found = Trainer.resume(folder, corpus)
-    return compared(found, corpus, steps)
+    return compared(from_folder(Trainer, folder, corpus), corpus, steps)
 
 
 def full(ranks, corpus, folder):
