@@ -58,7 +58,7 @@ class MemoryOrThinking(LivePanel):
             self._recorded = {
                 (name, 0): runs[3 * place : 3 * place + 3] for place, name in enumerate(NAMES)
             }
-        learn = choice("Learn", OPTIONS, LARGEST_BOOK, "112px")
+        learn = choice("Learn", OPTIONS, LARGEST_BOOK, "124px")
         super().__init__({"learn": learn}, last={}, more=[{"seed": seed_box()}])
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
