@@ -231,6 +231,8 @@ TERMS = (
     Term("top-k", "The K experts with the highest scores are chosen.", INSIDE, ("k", "choices k")),
     Term("trace", "A record of which experts each token of a text visited, layer by layer.", REAL,
          ("traces",)),
+    Term("unigram", "A model that knows how often each token occurs, and nothing of the tokens "
+         "before it.", EFFICIENCY),
     Term("validation loss", "The loss on text that training never sees: how surprised the model is "
          "by each next token, on average.", RACE),
     Term("verdict", "What the seeds show of a difference: lower, higher or open. Open means that "
