@@ -54,6 +54,7 @@ LEDGER = {
     "tenth_for_nine_tenths": ("unverifiable", None),
     "activation_beacon": ("contradicted", None),
     "routing_bottleneck": ("contradicted", 0.005026),
+    "on_a_phone": ("holds", 49.898),
     "gemini15": ("holds", None),
     "m6t_google": ("contradicted", None),
     "v3_mla_fp8": ("holds", None),
@@ -62,8 +63,11 @@ LEDGER = {
 
 
 # Claims tested by a recorded run, whose figures are not repeated here.
-MEASURED = ("dropping_degrades", "expert_choice_balance", "strict_balance", "shared_knowledge",
-            "token_dropping")  # fmt: skip
+JUDGED = (
+    "dropping_degrades", "expert_choice_balance", "strict_balance", "shared_knowledge",
+    "int4_shrinks", "prune_underused", "low_rank_experts",
+)  # fmt: skip
+MEASURED = (*JUDGED, "token_dropping")
 
 
 def test_the_ledger_is_whole():
@@ -114,6 +118,8 @@ def test_a_claim_comes_to_its_verdict_and_every_assumption_can_be_moved_to_its_e
         ("llama_sizes", dict(devices=1000), "inaccurate"),
         ("routing_bottleneck", dict(bottleneck_share=0.001), "holds"),
         ("since_1991", dict(since=2020), "holds"),
+        ("on_a_phone", dict(share=0.3), "inaccurate"),
+        ("on_a_phone", dict(wanted=60), "inaccurate"),
         ("ling_granularity", dict(base=2), "holds"),
         ("ling_granularity", dict(base=2.5), "contradicted"),
     ],
@@ -161,10 +167,12 @@ OLDER = ({}, {"arms": {}, "limits": {}}, {"arms": {"nothing": {"max_violation": 
 @pytest.mark.parametrize("figures", OLDER, ids=str)
 def test_a_recording_without_what_a_claim_reads_is_none(figures, monkeypatch):
     monkeypatch.setattr(measured, "recorded", lambda name: figures)
-    for name in MEASURED[:3]:
+    for name in JUDGED:
         found = evaluate(name)
         assert found.verdict == "unverifiable" and found.value is None
-        assert re.search("not recorded here: 'python -m moeviz experiment [a-z]+' does$", found.why)
+        assert re.search(
+            "not recorded here: 'python -m moeviz experiment [a-z_]+' does$", found.why
+        )
 
 
 def test_the_other_claims_are_shown_where_a_run_is_missing(monkeypatch):
@@ -175,7 +183,7 @@ def test_the_other_claims_are_shown_where_a_run_is_missing(monkeypatch):
     picture = claims("mla_57", {})
     rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
     assert {*rows} == {*CLAIMS} and rows["mla_57"]["verdict"] == "holds"
-    assert {rows[name]["verdict"] for name in MEASURED[:3]} == {"unverifiable"}
+    assert {rows[name]["verdict"] for name in JUDGED} == {"unverifiable"}
 
 
 def seeds(*values):
@@ -213,3 +221,38 @@ def test_strict_balance_is_judged_in_the_least_even_layer(biased, verdict, monke
     assert evaluate("strict_balance").verdict == verdict
     assert "MaxVio is 7.00 without it" in evaluate("strict_balance").why
     assert evaluate("expert_choice_balance").verdict == "inaccurate"
+
+
+def compressed(int4, pruned, low_rank):
+    """A recording of compression with these costs."""
+    recipes = {
+        "bits": {"int4": {"loss": seeds(*int4)}},
+        "prune by load": {"4": {"loss": seeds(*pruned)}},
+        "low rank": {"half": {"loss": seeds(2.0, 2.0, 2.0)}},
+        "low rank, calibrated": {"half": {"loss": seeds(*low_rank)}},
+    }
+    return {
+        "shares": {"bits": {"int4": 0.2578}},
+        "regimes": {"batch": {"recipes": recipes}},
+        "judged": {"chance": {"prune by load": {"4": {"verdict": "open"}}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("int4", "other", "shrinks", "smaller"),
+    [
+        ((0.01, 0.02, 0.01), (1.2, 1.1, 1.3), "holds", "inaccurate"),
+        ((0.51, 0.52, 0.51), (0.1, 0.2, 0.1), "inaccurate", "holds"),
+        ((0.00, 0.08, 0.04), (0.0, 0.3, -0.2), "unverifiable", "unverifiable"),
+    ],
+)
+def test_what_shrinks_a_model_is_judged_by_the_interval(int4, other, shrinks, smaller, monkeypatch):
+    figures = compressed(int4, other, other)
+    monkeypatch.setattr(measured, "recorded", lambda name: figures)
+    assert evaluate("int4_shrinks").verdict == shrinks
+    assert "26 % of their bytes" in evaluate("int4_shrinks").why
+    for name in ("prune_underused", "low_rank_experts"):
+        found = evaluate(name)
+        assert found.verdict == smaller
+        assert found.value == pytest.approx(np.mean(other) - np.mean(int4))
+    assert "is not shown to beat chance" in evaluate("prune_underused").why

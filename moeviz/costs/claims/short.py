@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from moeviz.costs.claims.ledger import Article, Assumption, Outcome, price, within
+from moeviz.costs.claims.ledger import Article, Assumption, Outcome, holds_if, price, within
 from moeviz.costs.cost.compute import forward_flops_per_token
+from moeviz.costs.cost.decode import decode_step
+from moeviz.costs.cost.memory import weight_bytes
 from moeviz.costs.cost.money import cost_usd, device_hours
 from moeviz.costs.cost.parameters import active_parameters, active_share
 from moeviz.costs.known.devices import DEVICES
@@ -83,6 +85,34 @@ def routing_bottleneck(bottleneck_share: float) -> Outcome:
         "Switch-C's with its 2,048 experts"
     )
     return Outcome("holds" if largest >= bottleneck_share else "contradicted", why, largest, terms)
+
+
+@BEACON.claim(
+    "fifth paragraph", "Lightweight sparse models run on a smartphone without the cloud",
+    "bytes / memory that an app may fill; bandwidth / bytes read for a token",
+    "Snapdragon 8 Elite: 12 GB, 84.8 GB/s; experts at 4 bits, all else at 16",
+    Assumption("share", 0.5, "share", "share of the memory that an app may fill", 0.05, 1),
+    Assumption("wanted", 10, "tokens/s", "speed that counts as running", 0.1, 1000),
+    unit="tokens/s")  # fmt: skip
+def on_a_phone(share: float, wanted: float) -> Outcome:
+    phone = DEVICES["Phone, Snapdragon 8 Elite"]
+    small, large = shape_of("OLMoE-1B-7B"), shape_of("Qwen3-30B-A3B")
+    sizes = [weight_bytes(shape, "int4_experts").total for shape in (small, large)]
+    room = phone.memory_bytes * share
+    step = decode_step(small, phone, batch=1, context_tokens=4096, plan="int4_experts")
+    rate = step.tokens_per_s
+    terms = (
+        Term("bytes of OLMoE-1B-7B", sizes[0], "experts at 4 bits, all else at 16"),
+        Term("bytes of Qwen3-30B-A3B", sizes[1], "the same"),
+        Term("memory for an app", room, f"{percent(share)} of {phone.memory_bytes / 1e9:g} GB"),
+        Term("tokens/s of OLMoE-1B-7B at most", rate, "bandwidth / bytes of a token"),
+    )
+    why = (
+        f"OLMoE-1B-7B takes {sizes[0] / 1e9:.1f} of {room / 1e9:.1f} GB and writes {rate:.0f} "
+        f"tokens/s at most; Qwen3-30B-A3B takes {sizes[1] / 1e9:.1f} GB: sparse is light to read, "
+        "not to hold"
+    )
+    return Outcome(holds_if(sizes[0] <= room and rate >= wanted), why, rate, terms)
 
 
 MARKET.fact(
