@@ -32,7 +32,7 @@ def tuned_router(
     matrices = [router.weight_ED.requires_grad_() for router in tuned.routers().values()]
     optimiser = torch.optim.AdamW(matrices, lr=learning_rate, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
-    tuned.eval()  # a bias that steers the choice moves in training alone
+    tuned.eval()  # without the noise of training
     for step in range(steps):
         batch = corpus.batch(seed=seed, step=step, batch_size=batch_size, seq_len=seq_len)
         ids_BS = torch.from_numpy(batch.tokens)
