@@ -65,7 +65,8 @@ LEDGER = {
 # Claims tested by a recorded run, whose figures are not repeated here.
 JUDGED = (
     "dropping_degrades", "expert_choice_balance", "strict_balance", "shared_knowledge",
-    "int4_shrinks", "prune_underused", "low_rank_experts",
+    "near_full_performance", "sparse_from_the_beginning", "int4_shrinks", "prune_underused",
+    "low_rank_experts",
 )  # fmt: skip
 MEASURED = (*JUDGED, "token_dropping")
 
