@@ -33,6 +33,7 @@ PANELS = {
     "08b_many_devices": (".moeviz-exchange", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "10_efficiency_frontier": (".moeviz-scaling_laws", []),
+    "11_compression": (".moeviz-compression", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
     "13_real_models": (".moeviz-real_models", []),
 }

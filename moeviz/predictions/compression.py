@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from moeviz.costs import device
 from moeviz.pictures.compression.names import (
+    ABLATION,
     BITS,
     CRITERIA,
     FITTED_RANK,
     HC,
+    NAEE,
     REAP,
     REGIMES,
     loss_of,
@@ -68,9 +70,14 @@ def whom() -> Measured:
     )
     because = {
         NONE: "most experts are needed by some text, so that whichever go are missed",
-        SOME: "a figure of one expert at a time does not see what others can take over",
+        SOME: "experts differ in what they are worth, and not each of these figures sees it",
         ALL: "experts differ in what they are worth, and each of these figures sees a part of that",
     }[option]
+    if better and {*better} <= {ABLATION, NAEE}:
+        because = (
+            "what beats it measures what is lost without an expert, and the others how much the "
+            "expert is used or how loud it is"
+        )
     return Measured(option, figure, because)
 
 
@@ -88,6 +95,8 @@ def merge() -> Measured:
     gap = figures["judged"]["merging"][HC]["4"]
     option = {"lower": LOWER, "higher": HIGHER, "open": OPEN}[gap["verdict"]]
     figure = f"the loss after merging is {gap_words(recorded_gap(gap))} than after pruning"
+    if option == OPEN and gap["low"] * gap["high"] > 0:
+        figure += ", which so many comparisons at once do not let stand"
     because = {
         LOWER: "what merged experts share is kept, and a pruned one takes all of it away",
         HIGHER: "one merged expert cannot be two: the router has lost its choice between them",

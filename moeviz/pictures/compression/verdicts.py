@@ -160,6 +160,20 @@ def told_bytes(figures: Figures) -> str:
     return f"{first} With half of the bytes: {rest}. {last}"
 
 
+def told_longer(figures: Figures) -> str:
+    """The model that ships, which was trained longer, beside the recorded ones."""
+    shipped = figures["shipped"]["recipes"]
+    each = ", ".join(
+        f"{spoken(name)} ({AMOUNTS[amount]}) {shipped[name][amount]['loss']:+z.3f} beside "
+        f"{loss_of(figures, name, amount)['mean']:+z.3f}"
+        for name, amount in ((BITS, "int4"), (FITTED_RANK, "half"), (REAP, "4"))
+    )
+    return (
+        f"The model that ships was trained for longer than {figures['steps']} steps. It is one "
+        f"run, and the same recipes cost it, beside the recorded models: {each}."
+    )
+
+
 def told_parts(figures: Figures) -> str:
     """What the bits of single components cost, from runs/quantised.json, weight for weight."""
     costs = {n: rise["loss"] for n, rise in figures["components"].items()}
@@ -220,11 +234,14 @@ def told_errors(figures: Figures, regime: str = "batch") -> str:
     )
     less = min(means["merged"], means["matched"])
     way = "less" if means["pruned"] < less else "more"
+    last = "So no merge could do better than pruning here."
+    if means["mixture"] < means["pruned"]:
+        last = "So a merge that found the best stand-in would do better than pruning."
     return (
         f"In the mean over pairs and layers, the best single stand-in for two experts leaves an "
         f"error of {bound} of the output's square. An average of their weights leaves {merged}, "
         f"and {matched} with neurons matched. Taking the less needed of the two out leaves "
-        f"{pruned}: {way} than either average."
+        f"{pruned}: {way} than either average. {last}"
     )
 
 
