@@ -15,9 +15,9 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
 from moeviz.records.compressed import Compressed
 from moeviz.words import percent
 
-WIDTH, SIDE, HEIGHT = 560.0, 400.0, 480.0
+WIDTH, SIDE, HEIGHT = 560.0, 372.0, 480.0
 LEFT, RIGHT, TOP, BOTTOM = 196.0, 518.0, 114.0, 416.0
-LINE, TAKEN, WROTE = 15.0, 56, 3  # between names of curves; letters of a line, and lines of a text
+LINE, TAKEN, WROTE = 15.0, 53, 3  # between names of curves; letters of a line, and lines of a text
 ROW = 24.0
 COLUMNS = ("recipe", "amount", "experts' bytes left", "rise of the loss, nats per token")
 
@@ -108,7 +108,7 @@ def told(found: Compressed, words: str) -> str:
     if not words:
         return "Nothing is compressed yet. The curves are those of recorded models."
     worst = int(found.rise.argmax())
-    sentence = f"The small model with {words}: the loss rises by {found.cost:+z.3f} nats per token."
+    sentence = f"The small model with {words}: the loss rises by {found.cost:z.3f} nats per token."
     if found.cost < 0:
         sentence = f"The small model with {words}: the loss changes by {found.cost:+z.3f} nats."
     return (

@@ -28,7 +28,12 @@ MODELS = (
     "gpt-oss-20b", "Qwen3-30B-A3B", "Phi-3.5-MoE", "Mixtral 8x7B", "Llama 3.1 70B",
     "Qwen3-Next-80B-A3B", "gpt-oss-120b",
 )  # fmt: skip
-FORMATS = {"bf16": "BF16", "int8": "INT8", "q4_k_m": "Q4_K_M", "q2.6_experts": "experts in 2.6"}
+FORMATS = {
+    "bf16": "BF16",
+    "int8": "INT8",
+    "q4_k_m": "Q4_K_M",
+    "q2.6_experts": "experts in 2.6 bits",
+}
 SHARES = (50, 75, 100)  # per cent of the memory that a model may take
 SPEEDS = (1, 2, 5, 10, 20, 50, 100)  # tokens a second that somebody may want
 WIDTH, TOP, ROW = 560.0, 148.0, 26.0
