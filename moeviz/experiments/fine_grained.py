@@ -15,8 +15,8 @@ and how it is closed:
    which did best.
 3. Luck. Five seeds, differences paired, one table of verdicts a setting (Holm).
 4. A verdict of the start of training, or of its end. Both lengths of `experiment routers` are
-   recorded. A dense model with all the parameters at work stands beside them: where even that
-   gains nothing, the setting has no room in which experts could gain anything.
+   recorded. A dense model with all the parameters at work stands beside them, and says whether
+   more parameters help at all in that setting.
 5. Shared experts that do nothing but take part. `left_out` says how that is tried.
 
 m = 2 with and without a shared expert and the dense models are those of runs/routers.json: the

@@ -123,15 +123,19 @@ def told_pair(arm: str, gap: Recorded) -> str:
 
 
 def told_room(recorded: Recorded) -> str:
-    """Whether a dense model with all the parameters at work gains anything, which bounds what
-    experts could gain."""
+    """Whether more parameters help at all: the dense model with all of them at work, beside the
+    twin."""
+    helps = {
+        "lower": "more parameters at work help",
+        "higher": "more parameters at work harm",
+        "open": "that more parameters at work help is not shown",
+    }
     sentences = []
     for table in tables_of(recorded):
         one = minus_dense(table, DENSE_ALL)
-        room = {"lower": "there is room", "higher": "it is worse", "open": "no room is shown"}
         sentences.append(
-            f"After {table['steps']:,} steps {room[one.verdict]}: the loss of the dense model with "
-            f"all the parameters is {lies(one)}."
+            f"After {table['steps']:,} steps {helps[one.verdict]}: the loss of the dense model "
+            f"with all of them is {lies(one)}."
         )
     return " ".join(sentences)
 
