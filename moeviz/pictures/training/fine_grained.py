@@ -122,7 +122,7 @@ def told_pair(arm: str, gap: Recorded) -> str:
     return told_gap(f"the loss of {words_of(arm)}", f"that of {words_of(gap['base'])}", gap)
 
 
-def told_room(recorded: Recorded) -> str:
+def told_size(recorded: Recorded) -> str:
     """Whether more parameters help at all: the dense model with all of them at work, beside the
     twin."""
     helps = {
