@@ -236,7 +236,7 @@ def test_the_recorded_runs_agree_with_the_arithmetic():
         assert run["same"] and run["bytes_read"] == run["computed"]
         assert run["bytes_read"] == run["loads"] * experts[run["form"]]
         assert run["hits"] + run["loads"] == run["asked"]
-    for each in recorded.get("packed", ()):
+    for each in recorded["packed"]:
         assert each["same"] and each["bytes"] == each["computed"]
     whole = {r["slots"]: r["loads"] for r in recorded["runs"] if r["form"] == "fp32"}
     assert sorted(whole.values(), reverse=True) == [whole[slots] for slots in sorted(whole)]

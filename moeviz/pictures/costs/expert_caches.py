@@ -141,6 +141,11 @@ def told(figures: Figures) -> str:
     lru, guess = at[ONE_TASK, "lru"], at[ONE_TASK, "next_layer"]
     slower = guess.speed(LINK) < lru.speed(LINK)
     way = "yet it is slower than LRU" if slower else "and it is faster than LRU"
+    links = [f"{three(lru.speed(link))} over {LINKS[link].label}" for link in DRAWN]
+    sentences.append(
+        f"At the same hit rate, LRU on one task writes at most {links[0]}, {links[1]} "
+        f"and {links[2]}, in tokens/s."
+    )
     whole = _from_ram()
     rate = _rate_of(whole, figures)
     sentences.append(

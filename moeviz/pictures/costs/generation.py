@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from moeviz.pictures.axes import LogScale, decades, x_axis
+from moeviz.pictures.axes import LogScale, decades, short, x_axis
 from moeviz.pictures.costs.fewer_bits import NAMES
 from moeviz.pictures.plot import heading, mark, paragraph, row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, three
@@ -60,19 +60,20 @@ def generation(figures: Figures) -> Picture:
     every = list(ways(figures))
     drawn = [way for way in every if way.drawn]
     speeds = [way.speed[key] for way in drawn for key in ("q1", "q3")]
-    x = LogScale(*decades(speeds), LEFT, WIDTH - 44)
+    x = LogScale(decades(speeds)[0], 1.5 * max(speeds), LEFT, WIDTH - 14)
     bottom = TOP + ROW * (len(drawn) + len({way.group for way in drawn}))
     svg = Svg(WIDTH, bottom + 46, "A model as it writes", told(figures))
     heading(svg, "How fast does one small model write?")
     note = (
-        f"{figures['tokens']} tokens, the likeliest each time, on one thread of one machine.",
+        f"{figures['tokens']} tokens, the likeliest each time, one sequence, one thread of one "
+        "machine.",
         "Mark: the median of some turns; line: their quartiles. An expert takes "
         f"{figures['expert_bytes']['fp32'] / 1e3:.0f} kB",
         "in FP32, so much of the time is not the experts'.",
     )
     svg.text(0, 38, told_first(figures), bold=True)
     paragraph(svg, 0, 57, note, fill=MUTED)
-    x_axis(svg, x, bottom - ROW / 2, "tokens/s, logarithmic", top=TOP - ROW)
+    x_axis(svg, x, bottom - ROW / 2, "tokens/s, logarithmic", top=TOP - ROW, form=short)
     y = TOP - ROW
     for group in dict.fromkeys(way.group for way in drawn):
         title, colour, shape = GROUPS[group]
@@ -96,7 +97,7 @@ def ways(figures: Figures) -> Iterator[Way]:
     memory = figures["in_memory"]
     yield Way("memory", "dense twin", memory["dense twin"])
     yield Way("memory", "MoE", memory["MoE"], whole)
-    for each in figures.get("packed", ()):
+    for each in figures["packed"]:
         yield Way(
             "packed", _packed_name(each), each["tokens_per_s"], each["bytes"], same=each["same"]
         )
@@ -130,19 +131,15 @@ def told(figures: Figures) -> str:
     """Who is faster than whom, and whether bytes and words are those that they should be."""
     speed = {way.name: way.speed["median"] for way in ways(figures)}
     moe = speed["MoE"]
-    sentences = [f"The MoE model writes {three(moe)} tokens/s. {told_first(figures)}"]
-    packed = figures.get("packed", ())
-    if packed:
-        plain = speed["FP32, expert by expert"]
-        parts = [
-            f"{_packed_name(each)} {_times(speed[_packed_name(each)], plain)}"
-            for each in packed
-            if each["form"] != "fp32"
-        ]
-        sentences.append(
-            f"Beside FP32 experts that are computed one after the other ({three(plain)} tokens/s), "
-            f"packed ones are: {'; '.join(parts)}."
-        )
+    where = f" on a machine of load {figures['load'][0]:.1f}" if figures["load"] else ""
+    plain, packed = speed["FP32, expert by expert"], figures["packed"]
+    names = [_packed_name(each) for each in packed if each["form"] != "fp32"]
+    parts = [f"{name} {_times(speed[name], plain)}" for name in names]
+    sentences = [
+        f"The MoE model writes {three(moe)} tokens/s{where}. {told_first(figures)}",
+        f"Beside FP32 experts that are computed one after the other ({three(plain)} tokens/s), "
+        f"packed ones are: {'; '.join(parts)}.",
+    ]
     for where in ("from RAM", "from the disk"):
         name = f"FP32, {DRAWN} of {EXPERTS}, {where}"
         sentences.append(
@@ -158,6 +155,14 @@ def told(figures: Figures) -> str:
     sentences.append(
         f"{same} {verb} what a model in memory with the same weights writes, and {counted} those "
         "of the arithmetic."
+    )
+    ran, missing = (
+        ", ".join(name for name, there in figures["kernels"].items() if there == here) or "none"
+        for here in (True, False)
+    )
+    sentences.append(
+        f"Of torch's kernels for packed weights, these run on that CPU: {ran}; these do not: "
+        f"{missing}."
     )
     return " ".join(sentences)
 
