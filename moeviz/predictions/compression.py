@@ -19,13 +19,14 @@ from moeviz.pictures.costs.edge import candidate
 from moeviz.pictures.over_seeds import gap_words, mean_sd, recorded_gap
 from moeviz.pictures.training.cures_told import listed
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
+from moeviz.words import percent
 
 PI, SPARSE, DENSE = "Raspberry Pi 5, 16 GB", "DeepSeek-V2-Lite", "Llama 3.1 8B"
 HALVES = {
     "half of the bits": (BITS, "int8"),
     "half by low rank": (FITTED_RANK, "half"),
     "half of the experts": (REAP, "4"),
-    "experts merged in pairs": (HC, "4"),
+    "half by merging": (HC, "4"),
 }
 
 
@@ -33,7 +34,7 @@ HALVES = {
     "11.half",
     "Half of the experts' bytes must go, and nothing is trained afterwards. Which way costs the "
     "loss least: 8 bits a weight instead of 16, matrices of low rank, half of the experts taken "
-    "out, or experts merged in pairs?",
+    "out, or experts merged to half as many?",
     *HALVES,
 )  # fmt: skip
 def half() -> Measured:
@@ -97,11 +98,13 @@ def merge() -> Measured:
     figure = f"the loss after merging is {gap_words(recorded_gap(gap))} than after pruning"
     if option == OPEN and gap["low"] * gap["high"] > 0:
         figure += ", which so many comparisons at once do not let stand"
-    because = {
-        LOWER: "what merged experts share is kept, and a pruned one takes all of it away",
-        HIGHER: "one merged expert cannot be two: the router has lost its choice between them",
-        OPEN: "what merging keeps of the experts it loses in the router's choice between them",
-    }[option]
+    errors = figures["regimes"]["batch"]["errors"]
+    lost = {name: sum(f["mean"] for f in errors[name]) / len(errors[name]) for name in errors}
+    because = (
+        "an average of two experts' weights leaves "
+        f"{percent(lost['merged'], 1)} of a layer's output's square in error, where taking one of "
+        f"the two out leaves {percent(lost['pruned'], 1)}"
+    )
     return Measured(option, figure, because)
 
 

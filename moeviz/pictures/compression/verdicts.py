@@ -152,10 +152,11 @@ def told_bytes(figures: Figures) -> str:
         for gap in row_.values()
         if gap["verdict"] != "higher"
     ]
-    last = "Each of the recipes with half of the bytes is shown to cost more than INT4."
+    last = "Every recipe with half of the bytes, save INT8, is shown to cost more than INT4."
     if unproven:
         last = (
-            f"Of the recipes with half of the bytes, {listed(unproven)} is not shown to cost more."
+            "Of the recipes with half of the bytes, a higher cost than INT4's is not shown for "
+            f"{listed(unproven)}."
         )
     return f"{first} With half of the bytes: {rest}. {last}"
 
@@ -234,9 +235,12 @@ def told_errors(figures: Figures, regime: str = "batch") -> str:
     )
     less = min(means["merged"], means["matched"])
     way = "less" if means["pruned"] < less else "more"
-    last = "So no merge could do better than pruning here."
+    last = "So here the error that no merge avoids is larger than what pruning loses."
     if means["mixture"] < means["pruned"]:
-        last = "So a merge that found the best stand-in would do better than pruning."
+        last = (
+            "So here the error that no merge avoids is the smaller part of what merging loses: "
+            "most of it comes from averaging weights."
+        )
     return (
         f"In the mean over pairs and layers, the best single stand-in for two experts leaves an "
         f"error of {bound} of the output's square. An average of their weights leaves {merged}, "
@@ -269,8 +273,18 @@ def told_regimes(figures: Figures) -> str:
     )
     return (
         f"What pruning to half by REAP costs, nats per token, by what balanced the router: {each}. "
-        f"Beside the first: {beside}. {told_open()}"
+        f"Beside the first: {beside}. {told_open()} {_told_balance(figures)}"
     )
+
+
+def _told_balance(figures: Figures) -> str:
+    """How far the ways to balance did differ: a null says nothing where they did not."""
+    each = "; ".join(
+        f"{REGIMES[name]} {of['balance']['max_violation']['mean']:.2f} and "
+        f"{of['balance']['domain_information']['mean']:.2f}"
+        for name, of in figures["regimes"].items()
+    )
+    return f"MaxVio of the least even layer, and how much the expert tells of the domain: {each}."
 
 
 def told_alike(figures: Figures) -> Iterator[str]:
