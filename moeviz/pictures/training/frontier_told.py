@@ -109,6 +109,11 @@ def told_grown(recorded: Recorded, kind: str) -> str:
     gaps = [recorded["gaps"].get(f"{many} minus {few}") for few, many in every]
     found = [gap["verdict"] for gap in gaps if gap]
     falls, rises = found.count("lower"), found.count("higher")
+    if not falls and not rises:
+        return (
+            f"With {CHOOSERS[kind]} none of {len(found)} steps to four times the experts is shown "
+            "to change the loss."
+        )
     return (
         f"With {CHOOSERS[kind]} the loss falls in {falls} of {len(found)} steps to four times the "
         f"experts and rises in {rises}{_rest(len(found) - falls - rises)}."
@@ -121,6 +126,9 @@ def told_choosers(recorded: Recorded) -> str:
     gaps = [recorded["gaps"].get(f"{n} minus {n.replace(LEARNED, HASH, 1)}") for n in names]
     found = [gap["verdict"] for gap in gaps if gap]
     ahead, behind = found.count("lower"), found.count("higher")
+    if not ahead and not behind:
+        sizes = f"none of {len(found)} numbers of experts"
+        return f"A learned router and hash are told apart with {sizes}."
     return (
         f"A learned router has the lower loss with {ahead} of {len(found)} numbers of experts, and "
         f"hash with {behind}{_rest(len(found) - ahead - behind)}."
@@ -159,7 +167,7 @@ def told_domains(recorded: Recorded, kind: str) -> str:
     parts = [f"{change[d]:+z.3f} in {d}" for d in sorted(change, key=lambda d: change[d])]
     return (
         f"From {few['experts']} to {many['experts']} experts, chosen by {CHOOSERS[kind]}, the mean "
-        f"loss changes by {listed(parts)}."
+        f"loss changes by {listed(parts)}: means, without a verdict."
     )
 
 
