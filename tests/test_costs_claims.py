@@ -64,18 +64,12 @@ LEDGER = {
 
 
 # Claims tested by a recorded run, whose figures are not repeated here.
-<<<<<<< HEAD
 JUDGED = (
     "dropping_degrades", "expert_choice_balance", "strict_balance", "shared_knowledge",
     "near_full_performance", "sparse_from_the_beginning", "int4_shrinks", "prune_underused",
     "low_rank_experts",
 )  # fmt: skip
 MEASURED = (*JUDGED, "token_dropping")
-=======
-MEASURED = ("dropping_degrades", "expert_choice_balance", "strict_balance",
-            "near_full_performance", "sparse_from_the_beginning", "shared_knowledge",
-            "token_dropping")  # fmt: skip
->>>>>>> f871ae2 (Frontier: a table in which nothing is shown says so in words; its two claims are tested on made recordings)
 
 
 def test_the_ledger_is_whole():
@@ -175,11 +169,7 @@ OLDER = ({}, {"arms": {}, "limits": {}}, {"arms": {"nothing": {"max_violation": 
 @pytest.mark.parametrize("figures", OLDER, ids=str)
 def test_a_recording_without_what_a_claim_reads_is_none(figures, monkeypatch):
     monkeypatch.setattr(measured, "recorded", lambda name: figures)
-<<<<<<< HEAD
     for name in JUDGED:
-=======
-    for name in MEASURED[:5]:
->>>>>>> f871ae2 (Frontier: a table in which nothing is shown says so in words; its two claims are tested on made recordings)
         found = evaluate(name)
         assert found.verdict == "unverifiable" and found.value is None
         assert re.search(
@@ -195,11 +185,7 @@ def test_the_other_claims_are_shown_where_a_run_is_missing(monkeypatch):
     picture = claims("mla_57", {})
     rows = {row[0]: dict(zip(picture.columns, row, strict=True)) for row in picture.rows}
     assert {*rows} == {*CLAIMS} and rows["mla_57"]["verdict"] == "holds"
-<<<<<<< HEAD
     assert {rows[name]["verdict"] for name in JUDGED} == {"unverifiable"}
-=======
-    assert {rows[name]["verdict"] for name in MEASURED[:5]} == {"unverifiable"}
->>>>>>> f871ae2 (Frontier: a table in which nothing is shown says so in words; its two claims are tested on made recordings)
 
 
 def seeds(*values):
@@ -239,7 +225,6 @@ def test_strict_balance_is_judged_in_the_least_even_layer(biased, verdict, monke
     assert evaluate("expert_choice_balance").verdict == "inaccurate"
 
 
-<<<<<<< HEAD
 def compressed(int4, pruned, low_rank):
     """A recording of compression with these costs."""
     recipes = {
@@ -273,7 +258,8 @@ def test_what_shrinks_a_model_is_judged_by_the_interval(int4, other, shrinks, sm
         assert found.verdict == smaller
         assert found.value == pytest.approx(np.mean(other) - np.mean(int4))
     assert "is not shown to beat chance" in evaluate("prune_underused").why
-=======
+
+
 @pytest.mark.parametrize(
     ("fall", "full", "sparse"),
     [(0.03, "inaccurate", "holds"), (0.5, "holds", "holds"), (-0.5, "inaccurate", "inaccurate")],
@@ -286,4 +272,3 @@ def test_claims_on_the_frontier_follow_its_run(fall, full, sparse, monkeypatch):
     assert evaluate("near_full_performance", claimed=0.5).verdict in ("holds", full)
     found = evaluate("sparse_from_the_beginning")
     assert found.verdict == sparse and found.value == pytest.approx(-4 * fall, abs=0.01)
->>>>>>> f871ae2 (Frontier: a table in which nothing is shown says so in words; its two claims are tested on made recordings)
