@@ -77,7 +77,9 @@ def test_names_are_completed_and_a_wrong_one_is_told_and_torch_is_not_needed():
     code += "'ipywidgets'} & set(sys.modules)"
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert found.stdout.split() == sorted(panels.__all__), found.stderr
-    with pytest.raises(AttributeError, match=r"^There is no panel 'Raec'; there is CacheLadder, "):
+    with pytest.raises(
+        AttributeError, match=rf"^There is no panel 'Raec'; there is {panels.__all__[0]}, "
+    ):
         _ = panels.Raec
 
 
