@@ -31,12 +31,12 @@ class Frontier(Panel):
         """ValueError where nothing is recorded."""
         self._recorded = recorded_run("frontier")
         steps = self._recorded["steps"]
-        lengths = [(f"{steps:,} steps", END), (f"{steps // 4:,}", QUARTER)]
+        lengths = [(f"{steps:,}", END), (f"{steps // 4:,}", QUARTER)]
         # Each arm is a mark of the picture, which is pressed.
         super().__init__(
             {
                 "axis": choice("Against", [*SHORT.items()], "share", "112px"),
-                "when": choice("After", lengths, END, "96px"),
+                "when": choice("Steps", lengths, END, "64px"),
             },
             more=[{"arm": slider("Model", [*self._recorded["arms"]], LEAST, "420px")}],
         )

@@ -195,7 +195,8 @@ def _details(svg: Svg, recorded: Recorded, name: str) -> None:
     """The chosen arm in figures."""
     rows = [*_figures(recorded, name)]
     side = svg.beside(SIDE, 40 + ROW * len(rows) + 8)
-    side.text(0, 16, name[0].upper() + name[1:], size=14, bold=True)
+    title = f"{name[0].upper()}{name[1:]}, after {recorded['steps']:,} steps"
+    side.text(0, 16, title, size=14, bold=True)
     for i, (label, value) in enumerate(rows):
         middle = 44 + ROW * i
         side.line(0, middle - 16, SIDE, middle - 16, width=0.5)
