@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from moeviz.costs.cost.memory import weight_bytes
@@ -13,8 +14,11 @@ from moeviz.experiments import compression, recipes
 from moeviz.experiments.compression_claims import AT_HALF, BATCH, BY_REGIME, claims, tables
 from moeviz.experiments.killed_experts import losses
 from moeviz.experiments.offloaded import experts_in
+from moeviz.experiments.quantised import by_domain
 from moeviz.experiments.recipes import CRITERIA, MERGES, REAP, RECIPES, share_kept
+from moeviz.experiments.recording import recorded_model
 from moeviz.experiments.start_here import MODEL
+from moeviz.host import read_figures
 from moeviz.model import LanguageModel, MoEConfig, architecture_of
 from moeviz.model.transformer import ModelConfig
 from moeviz.systems.packed_model import pack_model
@@ -189,3 +193,41 @@ def test_other_words_are_refused():
         work.compressed("prune", "4")
     with pytest.raises(ValueError, match="amount must be one of 6, 4, 2, got '8'"):
         work.compressed(REAP, "8")
+
+
+def test_the_recorded_verdicts_are_those_of_paired_t_tests_after_holm():
+    figures = read_figures("compression")
+
+    def losses(recipe, amount, regime=BATCH):
+        found = figures["regimes"][regime]["recipes"][recipe][amount]
+        return np.array(found.get("loss", found)["values"])
+
+    for table, base in {
+        "chance": lambda r, a: (losses(r, a), losses("prune by chance", a)),
+        "load": lambda r, a: (losses(r, a), losses("prune by load", a)),
+        "merging": lambda r, a: (losses(r, a), losses(REAP, a)),
+        "bytes": lambda r, a: (losses(r, a), losses("bits", "int4")),
+        "regimes": lambda regime, r: (losses(r, "4", regime), losses(r, "4")),
+    }.items():
+        rows = figures["judged"][table]
+        places = [(first, second) for first, row in rows.items() for second in row]
+        tests = [scipy.stats.ttest_rel(*base(*place)) for place in places]
+        order = np.argsort([test.pvalue for test in tests])
+        largest = 0.0
+        for rank, i in enumerate(order):
+            largest = max(largest, tests[i].pvalue * (len(order) - rank))
+            way = "open" if largest >= 0.05 else "higher" if tests[i].statistic > 0 else "lower"
+            first, second = places[i]
+            assert rows[first][second]["verdict"] == way, (table, places[i])
+    cost = figures["regimes"][BATCH]["recipes"][REAP]["4"]["loss"]["mean"]
+    assert claims(figures["judged"], cost) == figures["claims"]
+
+
+@pytest.mark.parametrize("recipe, amount", [("bits", "int4"), (REAP, "4"), (MERGES[1], "4")])
+def test_what_is_recorded_of_the_shipped_model_is_so(recipe, amount):
+    work = recipes.Calibrated(recorded_model()[0], load_corpus())
+    before, after = (
+        by_domain(model, work.corpus) for model in (work.model, work.compressed(recipe, amount))
+    )
+    found = read_figures("compression")["shipped"]["recipes"][recipe][amount]["domains"]
+    np.testing.assert_allclose(after - before, found, atol=5e-3)

@@ -32,7 +32,7 @@ from moeviz.watch.text import dissect, load_model, trace_text
 
 MODEL_FILE = data_path("models", "start_here.safetensors")
 TRACE = Trace.load_file(data_path("traces", "start_here.safetensors"))
-TRAINED = ("capacity", "collapse", "race", "routers", "routers_longer", "scale")
+TRAINED = ("capacity", "collapse", "compression", "race", "routers", "routers_longer", "scale")
 RECORDINGS = sorted(
     path
     for room in ("models", "runs", "traces")
