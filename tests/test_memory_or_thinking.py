@@ -15,6 +15,7 @@ from helpers.answers import made_answers, made_learners
 from helpers.pictures import presses
 from moeviz.experiments import memory_or_thinking as experiment
 from moeviz.experiments import recording
+from moeviz.host import data_path, read_figures
 from moeviz.pictures.training.memory_or_thinking import (
     learning,
     memory_or_thinking,
@@ -22,9 +23,19 @@ from moeviz.pictures.training.memory_or_thinking import (
     told,
     verdict_sentences,
 )
+from moeviz.predictions import efficiency_frontier as predictions
 from moeviz.records.answers import DENSE, DENSE_ALL, MOE, brought, brought_more
 from moeviz.records.runs import load_snapshots
-from moeviz.text.tasks import BOOK, LETTERS, SUMS, Addition, PhoneBook, byte_tokenizer
+from moeviz.text.tasks import (
+    BOOK,
+    LETTERS,
+    SIZES,
+    SUMS,
+    Addition,
+    PhoneBook,
+    byte_tokenizer,
+    task_name,
+)
 from moeviz.training.answers import AnswerTrainer
 
 SUMS_2 = "addition of 2 digits"
@@ -335,3 +346,31 @@ def test_a_learner_is_told_as_far_as_it_has_come():
     )
     assert learning(half, SUMS_2).endswith(f"{words} 45 %.")
     assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2} has not been learned yet."
+
+
+def test_the_prediction_follows_the_figures(monkeypatch):
+    for (book, sums), option in {
+        (0.6, 0.25): "remembering phone numbers",
+        (0.3, 0.8): "adding numbers",
+        (0.6, 0.76): predictions.OPEN,
+    }.items():
+        figures = made_answers({BOOK: (0.2, book, 0.7), SUMS: (0.2, sums, 0.9)}, spread=0.04)
+        monkeypatch.setattr(predictions, "recorded_run", lambda name, figures=figures: figures)
+        assert predictions.memory().option == option
+    flat = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.0, 0.0, 0.01)}, spread=0.0)
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: flat)
+    assert predictions.memory().option == predictions.OPEN
+
+
+def test_the_recording_is_of_the_experiment_as_it_stands():
+    recorded = read_figures("memory_or_thinking")
+    assert recorded["seeds"] == [0, 1, 2, 3, 4] and recorded["steps"] == experiment.STEPS
+    assert {task: [*map(int, sizes)] for task, sizes in recorded["tasks"].items()} == {
+        task: [*sizes] for task, sizes in SIZES.items()
+    }
+    snapshots, _ = load_snapshots(data_path("runs", "memory_or_thinking.safetensors"))
+    assert len(snapshots) == 3 * len(experiment.settings())
+    for place, (task, size) in enumerate(experiment.settings()):
+        for snapshot, model in zip(snapshots[3 * place :], experiment.MODELS, strict=False):
+            assert (snapshot.label, snapshot.step) == (model, experiment.STEPS)
+            assert snapshot.meta["notes"]["task"] == task_name(task, size)
