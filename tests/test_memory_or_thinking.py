@@ -311,8 +311,8 @@ def test_where_width_brings_nothing_nothing_is_shared_out():
 @pytest.mark.parametrize(
     ("book", "sums", "words"),
     [
-        (0.6, 0.25, "They bring more to memory, as the paper says (+"),
-        (0.3, 0.8, "They bring less to memory (-"),
+        (0.6, 0.25, "They bring more to memory, as the paper says (95 % interval +"),
+        (0.3, 0.8, "They bring less to memory (95 % interval -"),
         (0.6, 0.76, "Whether these differ is open ("),
     ],
 )
@@ -322,7 +322,7 @@ def test_the_finding_follows_the_figures(book, sums, words):
     assert words in told(figures)
     picture = memory_or_thinking(figures, "addition of 2 digits", made_learners())
     assert words in picture.summary
-    assert len(picture.rows) == 15 and len(picture.columns) == len(picture.rows[0])
+    assert len(picture.rows) == 3 + 15 and len(picture.columns) == len(picture.rows[0])
     assert {"learn": "phone book of 1,000 entries", "seed": "0"} in [
         sets for _, sets in presses(picture)
     ]
@@ -345,7 +345,7 @@ def test_a_learner_is_told_as_far_as_it_has_come():
         "Addition of 2 digits, right answers: dense 10 %, MoE 15 % and dense with all parameters"
     )
     assert learning(half, SUMS_2).endswith(f"{words} 45 %.")
-    assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2} has not been learned yet."
+    assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2}: no answers have been counted yet."
 
 
 def test_the_prediction_follows_the_figures(monkeypatch):

@@ -22,8 +22,8 @@ ENDS = {BOOK: (44.0, 316.0), SUMS: (384.0, 558.0)}  # x of each task's plot
 HEIGHT, LIVE_HEIGHT = 408.0, 386.0
 PLAIN = {BOOK: "the phone book", SUMS: "sums"}
 TITLES = {BOOK: "Phone book: share recalled", SUMS: "Unseen sums: share right"}
-COLUMNS = ("task", "model", "parameters", "active parameters", "right answers", "minus dense",
-           "minus dense, all parameters")  # fmt: skip
+COLUMNS = ("task", "model", "steps", "parameters", "active parameters", "right answers",
+           "minus dense", "minus dense, all parameters")  # fmt: skip
 KEYS = {
     model: Key(model, *style, mark=shape)
     for model, style, shape in zip(MODELS, STYLES, MARKS, strict=True)
@@ -44,7 +44,7 @@ def memory_or_thinking(
     if recorded:
         _draw_sizes(svg, recorded, name)
     _draw_learning(svg.beside(WIDTH, LIVE_HEIGHT), learners, name, now, note)
-    return svg.picture(COLUMNS, _rows(recorded) if recorded else _now(learners, name))
+    return svg.picture(COLUMNS, [*_now(learners, name), *(_rows(recorded) if recorded else ())])
 
 
 # In words.
@@ -71,8 +71,8 @@ def contrast(recorded: Recorded) -> str:
     assert gap is not None
     if len(gap.values) < 2:
         return "One seed cannot tell whether that differs."
-    low, mean, high = (f"{100 * value:+z.0f}" for value in (gap.low, gap.mean, gap.high))
-    interval = f"{mean} points, 95 % interval {low} to {high}"
+    low, high = (f"{100 * value:+z.0f}" for value in (gap.low, gap.high))
+    interval = f"95 % interval {low} to {high} points"
     if gap.low <= 0 <= gap.high:
         return f"Whether these differ is open ({interval})."
     way = "more to memory, as the paper says" if gap.mean > 0 else "less to memory"
@@ -101,7 +101,7 @@ def learning(learners: Sequence[Snapshot], name: str) -> str:
     """How far the learners of one task have come."""
     shares = {s.label: points[-1][1] for s in learners if (points := points_of(s))}
     if not shares:
-        return f"The {name} has not been learned yet."
+        return f"{progress(learners)}The {name}: no answers have been counted yet."
     parts = [f"{label.replace(', ', ' with ')} {percent(s)}" for label, s in shares.items()]
     done = progress(learners) or f"After {learners[0].step} steps. "
     return f"{done}{name[:1].upper()}{name[1:]}, right answers: {_listed(parts)}."
@@ -225,7 +225,8 @@ def _rows(recorded: Recorded) -> list[tuple[object, ...]]:
                 gaps = (figures["gaps"].get(f"{model} minus {o}") for o in (DENSE, DENSE_ALL))
                 rows.append(
                     (
-                        _name(task, size), model, of_model["parameters"],
+                        f"{_name(task, size)}, all seeds", model, recorded["steps"],
+                        of_model["parameters"],
                         of_model["active_parameters"], mean_sd(of_model["right"], 3),
                         *(gap_cell(gap) if gap else "" for gap in gaps),
                     )
@@ -239,6 +240,15 @@ def _now(learners: Sequence[Snapshot], name: str) -> list[tuple[object, ...]]:
         points = points_of(learner)
         share = f"{points[-1][1]:.3f}" if points else ""
         rows.append(
-            (name, learner.label, learner.parameters, learner.active_parameters, share, "", "")
+            (
+                name,
+                learner.label,
+                learner.step,
+                learner.parameters,
+                learner.active_parameters,
+                share,
+                "",
+                "",
+            )
         )
     return rows
