@@ -342,7 +342,7 @@ def test_a_learner_is_told_as_far_as_it_has_come():
     half = made_learners(300)
     assert points_of(half[0])[-1] == (300.0, 0.1)
     words = (
-        "Addition of 2 digits, right answers: dense 10 %, MoE 15 % and dense with all parameters"
+        "Addition of 2 digits. Right answers: dense 10 %, MoE 15 % and dense with all parameters"
     )
     assert learning(half, SUMS_2).endswith(f"{words} 45 %.")
     assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2}: no answers have been counted yet."

@@ -104,7 +104,7 @@ def learning(learners: Sequence[Snapshot], name: str) -> str:
         return f"{progress(learners)}The {name}: no answers have been counted yet."
     parts = [f"{label.replace(', ', ' with ')} {percent(s)}" for label, s in shares.items()]
     done = progress(learners) or f"After {learners[0].step} steps. "
-    return f"{done}{name[:1].upper()}{name[1:]}, right answers: {_listed(parts)}."
+    return f"{done}{name[:1].upper()}{name[1:]}. Right answers: {_listed(parts)}."
 
 
 def _lines(words: str) -> list[str]:
