@@ -458,7 +458,6 @@ def test_the_copy_engine_brings_what_pointers_read_and_no_neighbours_rows(path, 
     among_nan = results_of(cut, loads, widths, dtype, wrong=slice(43, 64))
     for ours, theirs, nan in zip(got, want, among_nan, strict=True):
         assert relative(ours, theirs) < TOLERANCES[dtype]
-        assert DEVICE == "cuda" or torch.equal(ours, theirs)
         assert nan[43:64].isnan().all()
         assert torch.equal(nan[:43], ours[:43]) and torch.equal(nan[64:], ours[64:])
 

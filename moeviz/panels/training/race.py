@@ -51,7 +51,6 @@ class Race(LivePanel):
         "2 of 4 experts": {"experts": 4},
         "4 of 32 experts": {"experts": 32, "top_k": 4},
         "By the clock": {"axis": "seconds"},
-        "By the energy": {"axis": JOULES},
     }
     # The results of this process: a panel made anew goes on with them.
     _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}

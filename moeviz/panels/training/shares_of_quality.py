@@ -33,7 +33,7 @@ class SharesOfQuality(Panel):
         # Each sparse model is a row of the picture, which is pressed.
         super().__init__(
             {
-                "beside": choice("Beside dense", widths, WIDEST, "64px"),
+                "beside": choice("Beside", widths, WIDEST, "64px"),
                 "claimed": slider("Claimed", [(percent(v, 1), v) for v in CLAIMS], 0.993),
             },
             more=[{"arm": slider("Model", sparse, LEAST, "420px")}],
