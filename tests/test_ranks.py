@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.prose import prose
-from helpers.ranks import Processes, environment
+from helpers.ranks import Processes, environment, free_port
 from helpers.routers import DISCRETE
 from helpers.training import MOE
 from moeviz.app.ranks import LOST
@@ -182,6 +182,47 @@ def test_a_port_that_is_in_use_is_one_sentence(monkeypatch):
                 monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=f"^Port {port} is in use by another program; give"):
             Ranks()
+
+
+ASKED_TO_STOP = """
+import os, signal, sys
+from tqdm import tqdm
+from moeviz.app.cli import main
+from moeviz.systems.ranks import Ranks
+from moeviz.training.trainer import Trainer
+
+def asked(real):
+    def call(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+    return call
+
+def lost(self):
+    raise RuntimeError("gloo: Connection closed by peer")
+
+{}
+sys.exit(main("train --d-model 8 --num-layers 1 --num-heads 2 --steps 2 --device cpu".split()))
+"""
+
+
+@pytest.mark.parametrize(
+    "moment, sentence",
+    [
+        ("Ranks.first_to_speak = asked(Ranks.first_to_speak)", "2 processes, and there are 1"),
+        ("Trainer.__iter__ = lost; tqdm.close = asked(tqdm.close)", "Another process of this run"),
+    ],
+)
+def test_who_speaks_for_all_is_not_ended_before_it_has(tmp_path, moment, sentence):
+    """torchrun ends all as soon as one has ended, which may be between any two lines."""
+    code = ASKED_TO_STOP.format(moment)
+    if "first_to_speak" in moment:
+        code = code.replace("train ", "train --data-parallel 2 ")
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment(1, 0, free_port()),
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert run.returncode in (1, 2) and run.stderr.count("moeviz: ") == 1, run.stderr
+    assert sentence in run.stderr
 
 
 def test_four_processes_of_which_one_dies_leave_a_whole_checkpoint(two, tmp_path):

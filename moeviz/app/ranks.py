@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from moeviz.checks import one_line
 if TYPE_CHECKING:
     from moeviz.systems.ranks import Ranks
 
+# Ctrl-C; docker stop and SLURM; a terminal that closes
+STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 PLACES = ("out", "corpus")  # which another machine may call otherwise
 LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "socket")  # in torch's messages
 
@@ -47,6 +52,9 @@ def joined(args: argparse.Namespace) -> Iterator[Ranks | None]:
             yield ranks
         ranks.end()
     except (ValueError, OSError, RuntimeError) as error:
+        # torchrun asks all to stop as soon as one has ended: who speaks for all has to get there.
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
         if not ranks.first_to_speak():
             raise SystemExit(2) from None
         if not ranks.leads:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.app.options import SAVE_EVERY, capacity_of, given_of, option_of, router_options
-from moeviz.app.ranks import joined
+from moeviz.app.ranks import STOPS, joined
 from moeviz.checks import check_whole
 from moeviz.model.division import Division
 from moeviz.model.layer import MoEConfig
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from moeviz.systems.ranks import Ranks
 
 FIRST_SAVE = 20.0  # seconds after which a checkpoint is due, if none was before
-STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; docker stop and SLURM; a terminal that closes
 TAKES_NO = {"embedded": ("max_characters", "text_column"), "packages": ("text_column",)}
 
 
@@ -247,8 +246,8 @@ def _warnings_as_sentences() -> Iterator[None]:
 @contextlib.contextmanager
 def _stops_noted(*, patient: bool) -> Iterator[list[int]]:
     """The signals that asked to stop: a step that is cut in two could not be resumed bit for bit.
-    Asked again, it ends at once, or, patient, goes on to the end of its step. What is ignored, as
-    the hang-up under nohup, stays so."""
+    Asked again, it ends at once, or, patient, goes on to the end of its step, and where that fails
+    until it has said why. What is ignored, as the hang-up under nohup, stays so."""
     noted: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -256,13 +255,16 @@ def _stops_noted(*, patient: bool) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         noted.append(number)
 
-    numbers = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in STOPS}
+    heard = [number for number in STOPS if before[number] != signal.SIG_IGN]
     for number in heard:
         signal.signal(number, note)
     try:
         yield noted
+    except BaseException:
+        if patient:
+            heard.clear()
+        raise
     finally:
         for number in heard:
             signal.signal(number, before[number])
