@@ -26,7 +26,7 @@ HARDWARE, DEVICES = "08_hardware", "08b_many_devices"
 FRONTIER, KERNELS = "09_frontier_models", "12_kernels"
 FINE = "06_shared_and_fine_grained"
 EFFICIENCY, COMPRESSION = "10_efficiency_frontier", "11_compression"
-REAL = "13_real_models"
+REAL, MANY = "13_real_models", "14_many_models_in_one"
 
 TERMS = (
     Term("95 % interval", "Where a difference lies, as far as the seeds tell: of a hundred "
@@ -99,8 +99,8 @@ TERMS = (
          "has made.", SPECIALISATION),
     Term("feed-forward network", "The part of a layer that works on each token by itself: two or "
          "three matrices with a nonlinear function between them.", START, ("FFN",)),
-    Term("fingerprint", "A short code that is made from every byte of a text: where it is equal, "
-         "two machines read the same text.", RACE),
+    Term("fingerprint", "A short code that is made from every byte of a text, or of a model's "
+         "weights: where it is equal, two machines have the same text, or the same model.", RACE),
     Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
          "FLOPs are an amount.", RACE),
     Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
@@ -138,6 +138,8 @@ TERMS = (
          "which words it makes likely.", SPECIALISATION),
     Term("logits", "The scores before the softmax: any real numbers, one for each choice.",
          INSIDE),
+    Term("LoRA", "Low-rank adaptation: a trained matrix stays as it is, and the product of two "
+         "thin matrices is added to it, which alone are trained.", MANY),
     Term("loud", "A layer is loud or quiet by the size of its output.", ROUTING, ("quiet",)),
     Term("low rank", "A matrix is replaced by the product of two thinner ones, which together are "
          "smaller.", COMPRESSION),
