@@ -9,6 +9,7 @@ import pytest
 import lab_browser as browser
 import latency
 from helpers.browser import check_contrast, check_tab_reaches_every_control, put_and_open, start
+from moeviz.records.store import load_header
 
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
 
@@ -19,7 +20,7 @@ RACE_ALONE = browser.notebook(IMPORT, "panels.Race()")
 BUSY = browser.notebook(
     IMPORT,
     "panels.RouteText()",
-    "import time\n\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass",
+    "import time\n\ntry:\n    time.sleep(150)\nexcept KeyboardInterrupt:\n    pass",
 )
 ALL = browser.notebook(
     IMPORT,
@@ -121,7 +122,7 @@ def test_start_here(page, record_property):
     seconds = time.monotonic() - begun
     record_property("first_picture_s", round(seconds, 2))
     print(f"from running the first cell to the first picture: {seconds:.2f} s")
-    assert seconds < 10  # the target is 3 s on a machine of one's own; test machines are shared
+    assert seconds < 20  # the target is 3 s on a machine of one's own; test machines are shared
     assert page.evaluate(DOWN_TO_PICTURE, TEXT_PANEL) < 600, "not on the first screen of a laptop"
     assert browser.run_all(page) == []
     lock_in(page, 0, "often")
@@ -214,10 +215,10 @@ def test_dense_vs_moe(page):
     browser.wait_state(page, RACE, "seed=1&")
     browser.wait_status(page, RACE, "Training.")
     wait_live(page, experts=32, seed=1)
-    wait_step(page, 10)
+    wait_step(page, 20)
     browser.click(page, ".moeviz-reset")
-    browser.wait_state(page, RACE, "step=[0-8]$")
-    wait_step(page, 9)
+    browser.wait_state(page, RACE, "step=1?[0-9]$")
+    wait_step(page, 20)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
 
@@ -252,8 +253,9 @@ def test_a_race_goes_on_after_a_restart_of_the_kernel(page):
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
     kept, saved = step(page), page.lab.moeviz_home / "live" / "race" / "MoE.safetensors"
-    end = time.monotonic() + 10
-    while not saved.is_file() and time.monotonic() < end:
+    end = time.monotonic() + 60
+    while not saved.is_file() or load_header(saved, kind="checkpoint")["step"] < kept - 1:
+        assert time.monotonic() < end, "it is saved when it pauses"
         time.sleep(0.1)
     page.evaluate("() => moeviz.kernel().restart()")
     page.wait_for_function("() => moeviz.ready()", timeout=60_000)
@@ -349,8 +351,8 @@ def test_inside_a_layer(page):
 def test_the_first_move_is_heard_while_a_cell_runs(page):
     """Holds the private name in answer_at_once: without it the move waits for the cell."""
     put_and_open(page, BUSY)
-    page.evaluate("() => void moeviz.runAll(60000)")
-    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=30_000)
+    page.evaluate("() => void moeviz.runAll(200000)")
+    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=60_000)
     page.wait_for_timeout(500)
     move(page, TEXT_PANEL, f"{TEXT_PANEL} .moeviz-layer")
     # The kernel's status says idle by now: of the thread that heard the move.

@@ -184,7 +184,7 @@ def alive(pids):
     return found
 
 
-def gone(pids, seconds=20):
+def gone(pids, seconds=60):
     end = time.monotonic() + seconds
     while alive(pids):
         assert time.monotonic() < end, "processes are left over"

@@ -45,11 +45,12 @@ def test_back_and_next_stay_within_the_steps(panel):
     assert step.value == step.max and [end.disabled for end in ends] == [False, True]
 
 
-def test_play_goes_on_by_itself_until_it_is_paused(panel):
+def test_play_goes_on_by_itself_until_it_is_paused(panel, monkeypatch):
     step, first = panel.controls["step"], panel.controls["step"].value
     press(panel, "play")
     assert panel.busy and play(panel).description == player.PAUSE
     wait(lambda: step.value >= first + 2, "two steps")
+    monkeypatch.setattr(player, "STEP_SECONDS", 10)  # or it might reach the end meanwhile
     press(panel, "play")
     wait(lambda: not panel.busy, "its thread's end")
     assert stands_still(step) and step.value < step.max
