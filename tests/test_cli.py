@@ -297,7 +297,7 @@ def test_one_expert_of_renormalised_weight_is_explained_once(train, capsys):
         ("--capacity-factor 0", "capacity factor must be a finite number above 0, got 0.0"),
         ("--router soft_moe --capacity-factor 1", "has no assignments to drop"),
         ("--save-every 0", "--save-every must be at least 1, got 0."),
-        ("--expert-parallel 4", "needs 4 processes, and this is one; start it as: torchrun"),
+        ("--expert-parallel 4", "needs 4 processes, and this is one; start it as: "),
         ("--seq-len 1000", "the validation text of"),
         ("--corpus nowhere/text.txt", '"nowhere/text.txt" does not exist'),
         ("--corpus {texts}/latin.txt", "is not UTF-8 text: byte 0xe9"),
@@ -327,6 +327,30 @@ def test_impossible_options_are_refused_in_one_sentence(
     captured = capsys.readouterr()
     assert re.fullmatch(f"moeviz: .*{re.escape(sentence)}.*\n", captured.err)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("on_path", "command"),
+    [
+        (".", "torchrun"),
+        ("elsewhere", "python -m torch.distributed.run"),  # of another environment
+        ("nowhere", "python -m torch.distributed.run"),
+    ],
+)
+def test_several_processes_are_started_by_what_the_shell_finds(
+    on_path, command, train, tmp_path, monkeypatch, capsys
+):
+    programs = tmp_path / "bin"
+    (programs / "elsewhere").mkdir(parents=True)
+    for folder in (programs, programs / "elsewhere"):
+        (folder / "torchrun").touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", str(programs / on_path))
+    assert train("run", "--expert-parallel", "2") == 2
+    told = f"start it as: {command} --nproc-per-node 2 -m moeviz train, with the same options.\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert train("run", "--shard") == 2
+    assert capsys.readouterr().err.endswith(f"; start them with {command}.\n")
 
 
 def test_the_checkpoint_that_is_further_is_gone_on_from(train, tmp_path):

@@ -112,7 +112,7 @@ def test_the_bytes_that_travel_are_those_of_the_calculator(two):
             "has no entries to shard; leave --shard out.",
         ),
         (dict(data=1, expert=2, num_experts=5), "must divide num_experts = 5, got 2."),
-        (dict(data=2, expert=2), "needs 4 processes, and there are 2; start it as: torchrun"),
+        (dict(data=2, expert=2), "needs 4 processes, and there are 2; start it as: "),
         (dict(data=1, expert=0), "expert_parallel must be a whole number of at least 1, got 0."),
         (dict(data=1, expert=2, train={"batch_size": 5}), "multiple of the 2 processes, got 5."),
         (dict(data=1, expert=2, train={"compile": True}), "compile is for one process"),

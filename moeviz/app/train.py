@@ -80,7 +80,9 @@ def _kind(ranks: Ranks | None, sharded: bool) -> tuple[type[Trainer], Division |
     """The trainer, and how it divides its work."""
     if ranks is None:
         if sharded:
-            raise ValueError("--shard is for several processes; start them with torchrun.")
+            from moeviz.systems.ranks import launcher
+
+            raise ValueError(f"--shard is for several processes; start them with {launcher()}.")
         return Trainer, None
     from moeviz.systems.shared import SharedDivision
     from moeviz.training.shared import SharedTrainer

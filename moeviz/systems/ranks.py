@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,7 +18,14 @@ from torch.distributed.rendezvous import rendezvous
 from moeviz.checks import check_whole, one_line
 
 TIMEOUT = datetime.timedelta(minutes=10)  # after which a process that does not answer is given up
-START = "start it as: torchrun --nproc-per-node {} -m moeviz train, with the same options."
+
+
+def launcher() -> str:
+    """The command that starts several processes of this Python: torchrun, where the shell finds the
+    one that belongs to it, and else the module that torchrun runs, which is always there."""
+    found = shutil.which("torchrun")
+    own = found and Path(found).absolute().parent == Path(sys.executable).absolute().parent
+    return "torchrun" if own else "python -m torch.distributed.run"
 
 
 def started_by_torchrun() -> bool:
@@ -139,7 +149,14 @@ def needs(data: int | None, expert: int | None) -> str:
     data, expert = data or 1, expert or 1
     return (
         f"data_parallel {data} x expert_parallel {expert} needs {data * expert} processes, and "
-        f"this is one; {START.format(data * expert)}"
+        f"this is one; {_start(data * expert)}"
+    )
+
+
+def _start(processes: int) -> str:
+    return (
+        f"start it as: {launcher()} --nproc-per-node {processes} -m moeviz train, with the same "
+        "options."
     )
 
 
@@ -154,7 +171,7 @@ def _shape(size: int, data: int | None, expert: int | None) -> tuple[int, int]:
     if data * expert != size:
         raise ValueError(
             f"data_parallel {data} x expert_parallel {expert} needs {data * expert} processes, and "
-            f"there are {size}; {START.format(data * expert)}"
+            f"there are {size}; {_start(data * expert)}"
         )
     return data, expert
 
