@@ -6,8 +6,9 @@ import statistics
 import numpy as np
 
 from helpers.recorded_routers import PROVENANCE
-from moeviz.experiments import capacity, race
+from moeviz.experiments import capacity, dense_training, hybrids, race
 from moeviz.experiments.cures import BASE, DENSE, SETTINGS
+from moeviz.experiments.dense_training import CUTS
 from moeviz.experiments.recording import differences
 from moeviz.records.runs import Curve, Snapshot
 
@@ -146,3 +147,48 @@ def made_race(seeds=3, *, ahead=0.25, seconds=2.0, control=-0.5):
         runs.append(racer("MoE", [v - ahead for v in falls], seed, 1.1, seconds))
         controls.append(racer(race.CONTROL, [v - ahead + control for v in falls], seed, 8.0, 4.0))
     return {"provenance": PROVENANCE, **race.summary(runs, controls)}
+
+
+def made_dense_training(seeds=3, luck=0.01):
+    """What `experiment dense_training` would write, with a cut that costs the less the surer a gate
+    is."""
+    draw = np.random.default_rng(4)
+    cost = {
+        "sparse": 0.0,
+        "narrow, 0": 0.2,
+        "narrow, 0.01": 0.1,
+        "narrow, 0.1": 0.01,
+        "wide, 0.1": 0,
+    }
+    runs = {"dense": [{"loss": 3.2 + luck * one} for one in draw.normal(size=seeds)]}
+    for arm, each in cost.items():
+        runs[arm] = []
+        for one in draw.normal(size=seeds):
+            losses = {str(k): 3.2 + luck * one + each * (4 - np.log2(k)) for k in CUTS}
+            rules = {"raw": losses, "renormalised": losses}
+            runs[arm].append({"loss": losses["16"]} | dict(list(rules.items())[arm == "sparse" :]))
+            sizes = {str(k): 300_000 + 6_000 * k for k in CUTS}
+            shares = {str(k): k / 16 for k in CUTS}
+            runs[arm][-1] |= {"active_parameters": sizes, "covered": shares}
+    for arm, figures in runs.items():
+        for run in figures:
+            run |= {"parameters": 400_000, "gigaflops_per_step": 5.9 if "wide" in arm else 1.7}
+    return dense_training.summary(runs) | {"provenance": PROVENANCE}
+
+
+def made_hybrids(seeds=3, gain=(0.03, 0.02, 0.0)):
+    """What `experiment hybrids` would write, where experts in each layer gain so much."""
+    draw = np.random.default_rng(5)
+    runs = {
+        name: [
+            {
+                "loss": 3.2 - sum(gain[n] for n in layers) + 0.01 * luck,
+                "parameters": 459_200 + 345_088 * len(layers),
+                "active_parameters": 459_200 + 1024 * len(layers),
+                "gigaflops_per_step": 2.1,
+            }
+            for luck in draw.normal(size=seeds)
+        ]
+        for name, layers in hybrids.CHOICES.items()
+    }
+    return hybrids.summary(runs) | {"provenance": PROVENANCE}

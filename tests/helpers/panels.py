@@ -50,6 +50,7 @@ MOVES = {
         "model_name": "Kimi K2", "device_name": "B200 SXM", "devices": 64, "plan": "q4_k_m",
         "context": 131072, "batch": 64, "shown": "speed", "critical": True,
     },
+    "DenseThenSparse": {"model": "wide, 0.1", "top_k": 1, "rule": "renormalised"},
     "Dispatch": {
         "tokens": 9, "top_k": 1, "sort_block": 4, "tile_block": 8, "text": "another text",
         "layer": 2, "source": "synthetic", "skew": 0.0, "seed": 3, "step": 9,
@@ -65,6 +66,7 @@ MOVES = {
     },
     "ExpertPaths": {"layer": 0, "expert": 2},
     "Frontier": {"axis": "flops", "when": "quarter", "arm": "hash, 16 experts"},
+    "Hybrids": {"layer_0": False, "layer_1": False, "layer_2": False},
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",
         "follow": 1, "step": 9,

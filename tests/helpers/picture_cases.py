@@ -10,7 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 
 from helpers.answers import PARROT, made_answers, made_learners
-from helpers.comparisons import figure, made_capacity, made_collapse, made_race
+from helpers.comparisons import (
+    figure,
+    made_capacity,
+    made_collapse,
+    made_dense_training,
+    made_hybrids,
+    made_race,
+)
 from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
 from helpers.recorded_frontier import made_frontier
@@ -77,10 +84,12 @@ from moeviz.pictures.training.balance_over_time import balance_over_time, restar
 from moeviz.pictures.training.busy_experts import busy_experts
 from moeviz.pictures.training.collapse import collapse
 from moeviz.pictures.training.cures import FEW, cures
+from moeviz.pictures.training.dense_then_sparse import dense_then_sparse
 from moeviz.pictures.training.fair_and_written import fair_and_written
 from moeviz.pictures.training.fine_grained import fine_grained
 from moeviz.pictures.training.frontier import frontier
 from moeviz.pictures.training.frontier_read import AXES as FRONTIER_AXES
+from moeviz.pictures.training.hybrids import hybrids
 from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.left_out import left_out
 from moeviz.pictures.training.lengths import lengths
@@ -587,6 +596,13 @@ def _training():
     }.items():  # fmt: skip
         yield f"race {name}", partial(race, learners, "step")
     yield from GPU_RUNS.items()
+    for seeds in (1, 3):
+        made, layers = made_dense_training(seeds), made_hybrids(seeds)
+        for model, top_k, rule in (("wide, 0.1", 16, "raw"), ("sparse", 2, "renormalised")):
+            shown = partial(dense_then_sparse, made, model, top_k, rule)
+            yield f"{model} at K = {top_k}, {seeds} seeds", shown
+        for chosen in ((), (0, 2)):
+            yield f"experts in {chosen}, {seeds} seeds", partial(hybrids, layers, chosen)
     yield "three races", partial(race_seeds, made_race())
     yield "one race", partial(race_seeds, made_race(1, ahead=0.0))
     listed = [

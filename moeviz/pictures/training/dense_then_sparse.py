@@ -1,0 +1,135 @@
+"""Trained with all experts, answering with few: the loss beside the dense twin's, by K."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from moeviz.pictures.axes import LogScale, Scale, axes, padded
+from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, told_gap
+from moeviz.pictures.plot import Key, Stop, curve, mark, paragraph, track
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.words import percent
+
+WIDTH, HEIGHT = 560.0, 486.0
+LEFT, RIGHT, UPRIGHT = 64.0, 396.0, (330.0, 150.0)
+QUESTION = "Trained with all 16 experts for every token: how few may answer?"
+HIGHEST = 1.0  # nats; what is worse is drawn at the upper edge
+NAMES = {
+    "sparse": "sparse, trained at K = 2",
+    "narrow, 0": "narrow, no information loss",
+    "narrow, 0.01": "narrow, information loss × 0.01",
+    "narrow, 0.1": "narrow, information loss × 0.1",
+    "wide, 0.1": "wide, information loss × 0.1",
+}
+LOOKS = (
+    ("#009e73", "2 3", "diamond"), ("#6e6e6e", "", "ring"), ("#56b4e9", "6 3", "square"),
+    ("#0072b2", "", "circle"), ("#d55e00", "7 3", "cross"),
+)  # fmt: skip
+COLUMNS = (
+    "model", "K", "parameters that answer", "gate weight covered", "loss", "minus the dense twin",
+)  # fmt: skip
+
+Figures = dict[str, Any]
+
+
+def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Picture:
+    """A line for each model over K, the chosen one thick. figures: see experiments.dense_training;
+    rule: what becomes of the weights of a mixture's K best, "raw" or "renormalised"."""
+    label = label_of(model, rule, top_k)
+    headline = told(figures, model, top_k, rule)
+    svg = Svg(WIDTH, HEIGHT, "Trained dense, answering sparse", f"{QUESTION} {headline}")
+    lines = [QUESTION, *textwrap.wrap(headline, 76)]
+    paragraph(svg, 0, 16, lines, size=13, bold=True)
+    keys = {
+        name: Key(words, *look) for (name, words), look in zip(NAMES.items(), LOOKS, strict=True)
+    }
+    gaps = {
+        name: [
+            (k, figures["minus_dense"][label_of(name, rule, k)]["mean"]) for k in figures["cuts"]
+        ]
+        for name in NAMES
+    }
+    x = LogScale(min(figures["cuts"]), max(figures["cuts"]), LEFT, RIGHT)
+    shown = [min(gap, HIGHEST) for each in gaps.values() for _, gap in each]
+    y = Scale(*padded([0.0, *shown]), *UPRIGHT)
+    axes(
+        svg, x, y, x_label="experts that answer, K of 16",
+        y_label="loss minus the dense twin's (nats per token)", above=True,
+        x_ticks=sorted(figures["cuts"]),
+    )  # fmt: skip
+    svg.line(LEFT, y(0), RIGHT, y(0), stroke=INK, width=1.5)
+    for name, key in keys.items():
+        chosen = name == model
+        with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
+            drawn = Key(key.name, key.colour, key.dash, key.mark, width=3 if chosen else 1.4)
+            places = curve(svg, x, y, [(k, min(v, HIGHEST)) for k, v in gaps[name]], drawn)
+            for at in places:
+                mark(svg, key.mark, *at, key.colour, 5 if chosen else 3.5)
+    for i, (name, key) in enumerate(keys.items()):
+        with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
+            row = UPRIGHT[1] + 36 * i
+            mark(svg, key.mark, RIGHT + 18, row, key.colour, 5)
+            words = textwrap.wrap(key.name, 19)
+            paragraph(svg, RIGHT + 30, row + 4, words, 14, bold=name == model)
+    svg.line(x(top_k), y.start, x(top_k), y.end, stroke=INK, dash="2 4")
+    cuts = sorted(figures["cuts"])
+    stops = [
+        Stop(
+            x(k),
+            f"K = {k}: {gap_cell(figures['minus_dense'][label_of(model, rule, k)])}",
+            {"top_k": k},
+        )
+        for k in cuts
+    ]
+    track(svg, UPRIGHT[0] + 62, stops, x(top_k))
+    notes = (*textwrap.wrap(_answers(figures, model, top_k), 84), *_setting(figures, label))
+    paragraph(svg, 0, UPRIGHT[0] + 96, notes, fill=MUTED)
+    return svg.picture(COLUMNS, _rows(figures, rule))
+
+
+def label_of(model: str, rule: str, top_k: int) -> str:
+    """How the recording calls it; the sparse model has one rule."""
+    return f"{model}, {'renormalised' if model == 'sparse' else rule}, {top_k}"
+
+
+def told(figures: Figures, model: str, top_k: int, rule: str) -> str:
+    """What the chosen model loses, against the twin and against itself."""
+    label = label_of(model, rule, top_k)
+    name = f"the model ({NAMES[model]}) with {top_k} of 16 experts"
+    sentence = told_gap(name, "the dense twin", figures["minus_dense"][label])
+    if (rise := figures["rise"].get(label)) is None:
+        return sentence
+    return f"{sentence} {told_gap('this cut', 'the same model with all 16', rise)}"
+
+
+def _answers(figures: Figures, model: str, top_k: int) -> str:
+    arm, k = figures["arms"][model], str(top_k)
+    active, total = arm["active_parameters"][k]["mean"], arm["parameters"]["mean"]
+    covered = percent(arm["covered"][k]["mean"])
+    return (
+        f"{active / 1e6:.2f} M of {total / 1e6:.2f} M parameters answer; a token's {top_k} best "
+        f"experts have {covered} of its gate's weight."
+    )
+
+
+def _setting(figures: Figures, label: str) -> tuple[str, ...]:
+    wide = figures["arms"]["wide, 0.1"]["gigaflops_per_step"]["mean"]
+    times = wide / figures["arms"]["dense"]["gigaflops_per_step"]["mean"]
+    return (
+        f"Narrow: the dense twin's parameters and FLOPs. Wide: {times:.1f} times its FLOPs a step.",
+        about(figures, figures["minus_dense"][label]),
+    )
+
+
+def _rows(figures: Figures, rule: str) -> Iterator[tuple[Any, ...]]:
+    for model, words in NAMES.items():
+        arm = figures["arms"][model]
+        for k in figures["cuts"]:
+            loss = arm["renormalised" if model == "sparse" else rule][str(k)]
+            yield (
+                words, k, f"{arm['active_parameters'][str(k)]['mean'] / 1e6:.2f} M",
+                percent(arm["covered"][str(k)]["mean"]), mean_sd(loss, 3),
+                gap_cell(figures["minus_dense"][label_of(model, rule, k)]),
+            )  # fmt: skip

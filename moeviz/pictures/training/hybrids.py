@@ -1,0 +1,87 @@
+"""A model of three layers with experts in none, some or all of them."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.over_seeds import about, gap_cell, gap_dots, gap_extent, mean_sd, told_gap
+from moeviz.pictures.plot import box, paragraph, row
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+
+WIDTH, ROW, LEFT = 560.0, 26.0, 250.0
+QUESTION = "Which layers should have experts?"
+NONE = "none"
+EXPERTS, DENSE = "#0072b2", "none"
+COLUMNS = ("layers with experts", "parameters", "of a token", "loss", "minus the dense model")
+
+Figures = dict[str, Any]
+
+
+def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
+    """A row for each choice of layers, the chosen one marked; a box a layer, which a press gives
+    experts or takes them from. figures: see experiments.hybrids."""
+    chosen = " ".join(map(str, layers)) or NONE
+    headline = told(figures, chosen)
+    lines = [QUESTION, *textwrap.wrap(headline, 76)]
+    top = 40.0 + 17 * len(lines)
+    bottom = top + ROW * (len(figures["models"]) + 0.5)
+    svg = Svg(WIDTH, bottom + 96, "Layers with experts", f"{QUESTION} {headline}")
+    paragraph(svg, 0, 16, lines, size=13, bold=True)
+    x = Scale(*padded([0.0, *gap_extent(figures["minus_dense"].values())]), LEFT, WIDTH - 14)
+    x_axis(svg, x, bottom, "loss minus the dense model's (nats per token)", top=top, zero=True)
+    for i, (name, model) in enumerate(figures["models"].items()):
+        y, gap = top + ROW * (i + 0.75), figures["minus_dense"].get(name)
+        tip = f"{_words(name)}: loss {mean_sd(model['loss'], 3)}"
+        with row(svg, y, ROW, name, tip=tip):
+            if name == chosen:
+                svg.rect(0, y - ROW / 2, WIDTH, ROW, "none", stroke=INK, radius=4)
+            for layer in range(figures["layers"]):
+                has = str(layer) in name.split()
+                box(svg, 6 + 30 * layer, y - 9, 26, 18, EXPERTS if has else DENSE, str(layer),
+                    stroke=MUTED, hatched=has)  # fmt: skip
+            svg.text(
+                104, y + 4, f"{model['parameters']['mean'] / 1e6:.2f} M parameters", fill=MUTED
+            )
+            if gap is not None:
+                gap_dots(svg, x, y, gap)
+        press = {f"layer_{n}": str(n) in name.split() for n in range(figures["layers"])}
+        with svg.thing(name, press=press, tip=tip):
+            svg.rect(0, y - ROW / 2, LEFT - 20, ROW, "transparent")
+    active = figures["models"][chosen]["active_parameters"]["mean"]
+    notes = (
+        f"Blue boxes have 16 experts, two of them for a token: {active / 1e6:.2f} M parameters.",
+        about(figures, figures["models"][NONE]["loss"]),
+    )
+    paragraph(svg, 0, bottom + 62, notes, fill=MUTED)
+    return svg.picture(COLUMNS, (_cells(figures, name) for name in figures["models"]))
+
+
+def told(figures: Figures, chosen: str) -> str:
+    """What the chosen layers bring, and what a layer brings alone."""
+    gap = figures["minus_dense"].get(chosen)
+    first = "" if gap is None else told_gap(_words(chosen), "the dense model", gap) + " "
+    best = min(figures["layer"], key=lambda layer: figures["layer"][layer]["mean"])
+    effect = figures["layer"][best]
+    gain = told_gap(f"a model with experts in layer {best}", "one without", effect)
+    return f"{first}Most of any layer, over all choices of the others: {gain[0].lower()}{gain[1:]}"
+
+
+def _words(name: str) -> str:
+    """ "experts in layers 0 and 2"."""
+    layers = name.split()
+    if name == NONE:
+        return "no experts"
+    return f"experts in layer{'s' * (len(layers) > 1)} {' and '.join(layers)}"
+
+
+def _cells(figures: Figures, name: str) -> tuple[str, ...]:
+    model, gap = figures["models"][name], figures["minus_dense"].get(name)
+    return (
+        name,
+        f"{model['parameters']['mean'] / 1e6:.2f} M",
+        f"{model['active_parameters']['mean'] / 1e6:.2f} M",
+        mean_sd(model["loss"], 3),
+        "" if gap is None else gap_cell(gap),
+    )
