@@ -71,7 +71,7 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
         with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
             row = UPRIGHT[1] + 36 * i
             mark(svg, key.mark, RIGHT + 18, row, key.colour, 5)
-            words = textwrap.wrap(key.name, 19)
+            words = textwrap.wrap(key.name, 17)
             paragraph(svg, RIGHT + 30, row + 4, words, 14, bold=name == model)
     svg.line(x(top_k), y.start, x(top_k), y.end, stroke=INK, dash="2 4")
     cuts = sorted(figures["cuts"])
