@@ -106,6 +106,16 @@ def told_gap(name: str, base: str, gap: Figure, unit: str = "nats per token") ->
     return f"{name[0].upper()}{name[1:]} ends {size} (95 % interval {ends})."
 
 
+def told_briefly(name: str, base: str, gap: Figure) -> str:
+    """As told_gap, without the interval, which stands in the table and under a hand."""
+    if gap["low"] is None or gap["verdict"] == "open":
+        size = f"the difference is {gap['mean']:+z.3f} nats per token"
+        return f"Whether {name} differs from {base} is open: {size}."
+    way = "below" if gap["verdict"] == "lower" else "above"
+    size = f"{abs(gap['mean']):.3f} nats per token {way} {base}"
+    return f"{name[0].upper()}{name[1:]} ends {size}."
+
+
 def _interval(gap: Figure) -> list[float]:
     return [] if gap["low"] is None else [gap["low"], gap["high"]]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
-from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, told_gap
+from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, told_briefly
 from moeviz.pictures.plot import Key, Stop, curve, mark, paragraph, track
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
@@ -27,6 +27,13 @@ LOOKS = (
     ("#009e73", "2 3", "diamond"), ("#6e6e6e", "", "ring"), ("#56b4e9", "6 3", "square"),
     ("#0072b2", "", "circle"), ("#d55e00", "7 3", "cross"),
 )  # fmt: skip
+SAID = {
+    "sparse": "the sparse model",
+    "narrow, 0": "the narrow mixture without information loss",
+    "narrow, 0.01": "the narrow mixture with a weak information loss",
+    "narrow, 0.1": "the narrow mixture with a strong information loss",
+    "wide, 0.1": "the wide mixture",
+}
 COLUMNS = (
     "model", "K", "parameters that answer", "gate weight covered", "loss", "minus the dense twin",
 )  # fmt: skip
@@ -97,11 +104,11 @@ def label_of(model: str, rule: str, top_k: int) -> str:
 def told(figures: Figures, model: str, top_k: int, rule: str) -> str:
     """What the chosen model loses, against the twin and against itself."""
     label = label_of(model, rule, top_k)
-    name = f"the model ({NAMES[model]}) with {top_k} of 16 experts"
-    sentence = told_gap(name, "the dense twin", figures["minus_dense"][label])
+    name = f"{SAID[model]}, K = {top_k},"
+    sentence = told_briefly(name, "the dense twin", figures["minus_dense"][label])
     if (rise := figures["rise"].get(label)) is None:
         return sentence
-    return f"{sentence} {told_gap('this cut', 'the same model with all 16', rise)}"
+    return f"{sentence} {told_briefly('the cut model', 'itself with all experts', rise)}"
 
 
 def _answers(figures: Figures, model: str, top_k: int) -> str:

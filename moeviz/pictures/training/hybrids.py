@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.over_seeds import about, gap_cell, gap_dots, gap_extent, mean_sd, told_gap
+from moeviz.pictures.over_seeds import about, gap_cell, gap_dots, gap_extent, mean_sd, told_briefly
 from moeviz.pictures.plot import box, paragraph, row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
@@ -61,10 +61,10 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
 def told(figures: Figures, chosen: str) -> str:
     """What the chosen layers bring, and what a layer brings alone."""
     gap = figures["minus_dense"].get(chosen)
-    first = "" if gap is None else told_gap(_words(chosen), "the dense model", gap) + " "
+    first = "" if gap is None else told_briefly(_words(chosen), "the dense model", gap) + " "
     best = min(figures["layer"], key=lambda layer: figures["layer"][layer]["mean"])
     effect = figures["layer"][best]
-    gain = told_gap(f"a model with experts in layer {best}", "one without", effect)
+    gain = told_briefly(f"a model with experts in layer {best}", "one without", effect)
     return f"{first}Most of any layer, over all choices of the others: {gain[0].lower()}{gain[1:]}"
 
 
@@ -73,6 +73,8 @@ def _words(name: str) -> str:
     layers = name.split()
     if name == NONE:
         return "no experts"
+    if len(layers) == 3:
+        return "experts in all layers"
     return f"experts in layer{'s' * (len(layers) > 1)} {' and '.join(layers)}"
 
 
