@@ -98,9 +98,7 @@ def told_gap(name: str, base: str, gap: Figure, unit: str = "nats per token") ->
         return f"Whether {name} differs from {base} is open: only one seed is recorded."
     if gap["verdict"] == "open":
         size = f"{gap['mean']:+z.3f} {unit} (95 % interval {ends})"
-        # The interval is not corrected, and may leave out zero.
-        why = " for so many comparisons" if gap["low"] * gap["high"] > 0 else ""
-        return f"Whether {name} differs from {base} is open{why}: the difference is {size}."
+        return f"Whether {name} differs from {base} is open{_why(gap)}: the difference is {size}."
     way = "below" if gap["verdict"] == "lower" else "above"
     size = f"{abs(gap['mean']):.3f} {unit} {way} {base}"
     return f"{name[0].upper()}{name[1:]} ends {size} (95 % interval {ends})."
@@ -110,10 +108,16 @@ def told_briefly(name: str, base: str, gap: Figure) -> str:
     """As told_gap, without the interval, which stands in the table and under a hand."""
     if gap["low"] is None or gap["verdict"] == "open":
         size = f"the difference is {gap['mean']:+z.3f} nats per token"
-        return f"Whether {name} differs from {base} is open: {size}."
+        return f"Whether {name} differs from {base} is open{_why(gap)}: {size}."
     way = "below" if gap["verdict"] == "lower" else "above"
     size = f"{abs(gap['mean']):.3f} nats per token {way} {base}"
     return f"{name[0].upper()}{name[1:]} ends {size}."
+
+
+def _why(gap: Figure) -> str:
+    """An interval is not corrected, and may leave out zero where the verdict is open."""
+    beyond = gap["low"] is not None and gap["low"] * gap["high"] > 0
+    return " for so many comparisons" if beyond else ""
 
 
 def _interval(gap: Figure) -> list[float]:

@@ -176,18 +176,18 @@ def made_dense_training(seeds=3, luck=0.01):
     return dense_training.summary(runs) | {"provenance": PROVENANCE}
 
 
-def made_hybrids(seeds=3, gain=(0.03, 0.02, 0.0)):
+def made_hybrids(seeds=3, gain=(0.03, 0.02, 0.0), luck=0.01):
     """What `experiment hybrids` would write, where experts in each layer gain so much."""
     draw = np.random.default_rng(5)
     runs = {
         name: [
             {
-                "loss": 3.2 - sum(gain[n] for n in layers) + 0.01 * luck,
+                "loss": 3.2 - sum(gain[n] for n in layers) + luck * one,
                 "parameters": 459_200 + 345_088 * len(layers),
                 "active_parameters": 459_200 + 1024 * len(layers),
                 "gigaflops_per_step": 2.1,
             }
-            for luck in draw.normal(size=seeds)
+            for one in draw.normal(size=seeds)
         ]
         for name, layers in hybrids.CHOICES.items()
     }

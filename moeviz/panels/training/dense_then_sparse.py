@@ -22,7 +22,7 @@ class DenseThenSparse(Panel):
 
     told_in_picture = True
     presets = {
-        "A third answers": {"model": "narrow, 0.1", "top_k": 4},
+        "A quarter answers": {"model": "narrow, 0.1", "top_k": 4},
         "Without the loss": {"model": "narrow, 0", "top_k": 4},
         "As many as the sparse model": {"model": "wide, 0.1", "top_k": 2},
         "The sparse model with more": {"model": "sparse", "top_k": 8},

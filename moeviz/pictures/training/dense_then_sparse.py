@@ -12,8 +12,7 @@ from moeviz.pictures.plot import Key, Stop, curve, mark, paragraph, track
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, HEIGHT = 560.0, 486.0
-LEFT, RIGHT, UPRIGHT = 64.0, 396.0, (330.0, 150.0)
+WIDTH, LEFT, RIGHT, PLOT, LINE = 560.0, 64.0, 380.0, 190.0, 17.0
 QUESTION = "Trained with all 16 experts for every token: how few may answer?"
 HIGHEST = 1.0  # nats; what is worse is drawn at the upper edge
 NAMES = {
@@ -46,8 +45,15 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
     rule: what becomes of the weights of a mixture's K best, "raw" or "renormalised"."""
     label = label_of(model, rule, top_k)
     headline = told(figures, model, top_k, rule)
-    svg = Svg(WIDTH, HEIGHT, "Trained dense, answering sparse", f"{QUESTION} {headline}")
-    lines = [QUESTION, *textwrap.wrap(headline, 76)]
+    lines = [QUESTION, *textwrap.wrap(headline, 72)]
+    notes = textwrap.wrap(
+        f"{_answers(figures, model, top_k)} {told_information(figures, top_k)}", 84
+    )
+    notes += _setting(figures, label)
+    top = LINE * len(lines) + 54
+    bottom = top + PLOT
+    words = f"{QUESTION} {headline} {told_information(figures, top_k)}"
+    svg = Svg(WIDTH, bottom + 90 + LINE * len(notes), "Trained dense, answering sparse", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     keys = {
         name: Key(words, *look) for (name, words), look in zip(NAMES.items(), LOOKS, strict=True)
@@ -60,7 +66,7 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
     }
     x = LogScale(min(figures["cuts"]), max(figures["cuts"]), LEFT, RIGHT)
     shown = [min(gap, HIGHEST) for each in gaps.values() for _, gap in each]
-    y = Scale(*padded([0.0, *shown]), *UPRIGHT)
+    y = Scale(*padded([0.0, *shown]), bottom, top)
     axes(
         svg, x, y, x_label="experts that answer, K of 16",
         y_label="loss minus the dense twin's (nats per token)", above=True,
@@ -76,10 +82,10 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
                 mark(svg, key.mark, *at, key.colour, 5 if chosen else 3.5)
     for i, (name, key) in enumerate(keys.items()):
         with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
-            row = UPRIGHT[1] + 36 * i
+            row = top + 40 * i
             mark(svg, key.mark, RIGHT + 18, row, key.colour, 5)
-            words = textwrap.wrap(key.name, 17)
-            paragraph(svg, RIGHT + 30, row + 4, words, 14, bold=name == model)
+            wrapped = textwrap.wrap(key.name, 20)
+            paragraph(svg, RIGHT + 30, row + 4, wrapped, 14, bold=name == model)
     svg.line(x(top_k), y.start, x(top_k), y.end, stroke=INK, dash="2 4")
     cuts = sorted(figures["cuts"])
     stops = [
@@ -90,9 +96,8 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
         )
         for k in cuts
     ]
-    track(svg, UPRIGHT[0] + 62, stops, x(top_k))
-    notes = (*textwrap.wrap(_answers(figures, model, top_k), 84), *_setting(figures, label))
-    paragraph(svg, 0, UPRIGHT[0] + 96, notes, fill=MUTED)
+    track(svg, bottom + 62, stops, x(top_k))
+    paragraph(svg, 0, bottom + 100, notes, LINE, fill=MUTED)
     return svg.picture(COLUMNS, _rows(figures, rule))
 
 
@@ -109,6 +114,26 @@ def told(figures: Figures, model: str, top_k: int, rule: str) -> str:
     if (rise := figures["rise"].get(label)) is None:
         return sentence
     return f"{sentence} {told_briefly('the cut model', 'itself with all experts', rise)}"
+
+
+def told_information(figures: Figures, top_k: int) -> str:
+    """What the strong information loss does to the narrow mixture, with all experts and with K."""
+    every = max(figures["cuts"])
+    parts = []
+    for k in dict.fromkeys((every, top_k)):
+        gap, where = (
+            figures["information"][f"{k}, 0.1"],
+            f"where {'all ' * (k == every)}{k} answer{'s' * (k == 1)}",
+        )
+        if gap["low"] is None or gap["verdict"] == "open":
+            parts.append(f"not told apart {where} ({gap['mean']:+z.3f})")
+        else:
+            way = "below" if gap["verdict"] == "lower" else "above"
+            parts.append(f"{abs(gap['mean']):.3f} {way} {where}")
+    return (
+        "Beside the narrow mixture without information loss, the one with the strong loss is "
+        f"{' and '.join(parts)} (nats per token, raw weights)."
+    )
 
 
 def _answers(figures: Figures, model: str, top_k: int) -> str:

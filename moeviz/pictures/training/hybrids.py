@@ -24,11 +24,13 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
     experts or takes them from. figures: see experiments.hybrids."""
     chosen = " ".join(map(str, layers)) or NONE
     headline = told(figures, chosen)
-    lines = [QUESTION, *textwrap.wrap(headline, 76)]
-    top = 40.0 + 17 * len(lines)
+    lines, plain = [QUESTION, *textwrap.wrap(headline, 72)], textwrap.wrap(told_layer(figures), 84)
+    top = 30.0 + 17 * (len(lines) + len(plain))
     bottom = top + ROW * (len(figures["models"]) + 0.5)
-    svg = Svg(WIDTH, bottom + 96, "Layers with experts", f"{QUESTION} {headline}")
+    words = " ".join((QUESTION, headline, *plain))
+    svg = Svg(WIDTH, bottom + 96, "Layers with experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
+    paragraph(svg, 0, 20 + 17 * len(lines), plain)
     x = Scale(*padded([0.0, *gap_extent(figures["minus_dense"].values())]), LEFT, WIDTH - 14)
     x_axis(svg, x, bottom, "loss minus the dense model's (nats per token)", top=top, zero=True)
     for i, (name, model) in enumerate(figures["models"].items()):
@@ -51,7 +53,7 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
             svg.rect(0, y - ROW / 2, LEFT - 20, ROW, "transparent")
     active = figures["models"][chosen]["active_parameters"]["mean"]
     notes = (
-        f"Blue boxes have 16 experts, two of them for a token: {active / 1e6:.2f} M parameters.",
+        f"Blue: 16 experts, two for a token. The chosen model's tokens meet {active / 1e6:.2f} M.",
         about(figures, figures["models"][NONE]["loss"]),
     )
     paragraph(svg, 0, bottom + 62, notes, fill=MUTED)
@@ -59,13 +61,30 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
 
 
 def told(figures: Figures, chosen: str) -> str:
-    """What the chosen layers bring, and what a layer brings alone."""
-    gap = figures["minus_dense"].get(chosen)
-    first = "" if gap is None else told_briefly(_words(chosen), "the dense model", gap) + " "
+    """What the chosen layers bring."""
+    if (gap := figures["minus_dense"].get(chosen)) is None:
+        return "The dense model: the others are set beside it."
+    return told_briefly(f"the model with {_words(chosen)}", "the dense model", gap)
+
+
+def told_layer(figures: Figures) -> str:
+    """What the layer brings that brings most, and whether that is more than each other does."""
     best = min(figures["layer"], key=lambda layer: figures["layer"][layer]["mean"])
-    effect = figures["layer"][best]
-    gain = told_briefly(f"a model with experts in layer {best}", "one without", effect)
-    return f"{first}Most of any layer, over all choices of the others: {gain[0].lower()}{gain[1:]}"
+    gain = told_briefly(
+        f"a model with experts in layer {best}", "one without", figures["layer"][best]
+    )
+    beside: dict[bool, list[str]] = {True: [], False: []}
+    for pair, gap in figures["between"].items():
+        first, _, second = pair.partition(" - ")
+        if best in (first, second):  # the mean of the best is the lower one
+            beside[gap["verdict"] != "open"].append(f"layer {second if best == first else first}")
+    parts = [f"Over all choices of the other layers: {gain[0].lower()}{gain[1:]}"]
+    if less := beside[True]:
+        verb = "is" if len(less) == 1 else "are"
+        parts.append(f"{' and '.join(less).capitalize()} {verb} shown to bring less.")
+    if beside[False]:
+        parts.append(f"Whether {' or '.join(beside[False])} brings less is open.")
+    return " ".join(parts)
 
 
 def _words(name: str) -> str:
