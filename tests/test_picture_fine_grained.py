@@ -73,25 +73,73 @@ def test_a_clock_that_nobody_read_is_not_told():
     assert "not timed" not in told_multipliers(made_fine_grained())
 
 
+def test_a_multiplier_is_told_with_an_interval_that_reaches_as_far_on_both_measures():
+    recorded = made_fine_grained()
+    arms = recorded["settings"]["fair 1200"]["arms"]
+    for arm, compute, ends, clock in (
+        ("split 1", 0.8, [0.7, 0.9], 0.4), ("split 2", 1.5, [1.2, 1.8], 0.75),
+        ("split 4", 1.0, [None, 1.3], 1.0), ("split 8", 1.4, [1.1, None], 1.4),
+    ):  # fmt: skip
+        arms[arm]["multipliers"] = {"compute": compute, "interval": ends, "wall_clock": clock}
+    lines = told_multipliers(recorded).split("\n")
+    assert lines[1:] == [
+        "m = 1: 0.80 by FLOPs (0.70 to 0.90), 0.40 by the clock (0.35 to 0.45)",
+        "m = 2: 1.50 by FLOPs (1.20 to 1.80), 0.75 by the clock (0.60 to 0.90)",
+        "m = 4: 1.00 by FLOPs (up to 1.30), 1.00 by the clock (up to 1.30)",
+        "m = 8: 1.40 by FLOPs (1.10 upwards), 1.40 by the clock (1.10 upwards)",
+        "By FLOPs the interval lies above 1 for 2 of 4, and below 1 for 1.",
+        "By the clock the interval lies above 1 for 1 of 4, and below 1 for 2.",
+    ]
+    arms["split 1"]["multipliers"] = {"compute": None, "wall_clock": None, "why": "too far"}
+    arms["split 2"]["multipliers"]["interval"] = [None, None]
+    told = told_multipliers(recorded)
+    assert "m = 1: too far\n" in told and "1.50 by FLOPs (no interval)" in told
+    assert "above 1 for 1 of 3, and below 1 for none" in told
+
+
 def test_the_rate_of_the_finest_is_told_where_it_is_another():
     recorded = made_fine_grained()
-    assert "too do best at the rate of all arms, 0.016" in told_rate(recorded)
+    told = "Of the rates 0.008, 0.016 the finest experts too do best at that of all arms, 0.016."
+    assert told_rate(recorded) == told
     recorded["finest"]["chosen"] = 8e-3
     assert "at the rate 0.008 and were trained at 0.016" in told_rate(recorded)
 
 
-def turned(verdict, even="open"):
-    """A recording in which the shared expert is missed so, and so evenly."""
+def turned(verdict, even="open", first="lower"):
+    """A recording in which the shared expert is missed so, beside a drawn choice and a first one,
+    and so evenly."""
     recorded = copy.deepcopy(made_fine_grained())
     pairs = recorded["left_out"][ARM]["pairs"]
     pairs["shared or drawn"]["verdict"], pairs["evenness"]["verdict"] = verdict, even
+    pairs["shared or first"]["verdict"] = first
     return recorded
 
 
-def test_what_is_left_out_is_told_with_its_rivals():
-    told = told_left_out(made_fine_grained(), ARM)
-    assert "without the shared experts the loss rises by 0.5" in told
-    assert "its first choices: -0.2" in told and "higher" in told and "lower" in told
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [("higher", "more than without as many of each token's own choices, drawn (95 % interval "),
+     ("lower", "less than without as many of each token's own choices, drawn"),
+     ("open", "Whether it differs from that without as many of each token's own choices, drawn is "
+              "open: the difference is +0.")],
+)  # fmt: skip
+def test_what_is_left_out_is_told_with_its_rivals(verdict, told):
+    found = told_left_out(turned(verdict), ARM)
+    assert "without the shared experts the loss rises by 0.5" in found and told in found
+    assert "less than without as many of its first choices" in found
+
+
+@pytest.mark.parametrize(
+    ("even", "told"),
+    [("lower", "Over the domains it is more even than"), ("higher", "it is less even than"),
+     ("open", "Whether it is more even over the domains than that of the drawn choices is open")],
+)  # fmt: skip
+def test_how_even_the_rise_is_is_told_by_its_verdict(even, told):
+    assert told in told_left_out(turned("higher", even), ARM)
+
+
+def test_where_a_token_has_one_choice_it_is_told_once():
+    told = told_left_out(made_fine_grained(), "split 1, 1 shared")
+    assert "own choices, drawn" in told and "first choices" not in told
 
 
 @pytest.mark.parametrize(
@@ -102,6 +150,26 @@ def test_what_is_left_out_is_told_with_its_rivals():
 def test_the_prediction_of_the_shared_expert_follows_its_verdict(verdict, option, monkeypatch):
     monkeypatch.setattr(fine_grained, "recorded_run", lambda name: turned(verdict))
     assert find("06.shared").measure().option == option
+
+
+@pytest.mark.parametrize(("first", "told"), [("lower", "by 0.7"), ("open", "no other reason")])
+def test_why_the_shared_expert_is_missed_is_told_by_what_was_measured(first, told, monkeypatch):
+    recorded = turned("higher", first=first)
+    monkeypatch.setattr(fine_grained, "recorded_run", lambda name: recorded)
+    assert told in find("06.shared").measure().because
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [((-0.2, 0.1), "the interval holds 0"), ((-0.2, -0.1), "so many comparisons at once"),
+     ((None, None), "one seed")],
+)  # fmt: skip
+def test_why_a_difference_is_open_is_told_by_its_interval(ends, told, monkeypatch):
+    recorded = turned("open")
+    gap = recorded["left_out"][ARM]["pairs"]["shared or drawn"]
+    gap["low"], gap["high"] = ends
+    monkeypatch.setattr(fine_grained, "recorded_run", lambda name: recorded)
+    assert told in find("06.shared").measure().because
 
 
 @pytest.mark.parametrize(("finer", "option"), [(-0.02, "it is lower"), (0.02, "it is higher")])

@@ -6,7 +6,14 @@ import math
 
 from moeviz.pictures.over_seeds import gap_words, recorded_gap
 from moeviz.pictures.training.split_experts import Shape, count_words
-from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
+from moeviz.predictions.prediction import (
+    OPEN,
+    Measured,
+    nearest,
+    open_because,
+    prediction,
+    recorded_run,
+)
 from moeviz.words import percent
 
 LOWER, HIGHER = "it is lower", "it is higher"
@@ -42,13 +49,17 @@ def split() -> Measured:
     table = recorded["settings"]["fair 1200"]
     gap = table["pairs"]["split 4"]
     option, because = {
-        "lower": (LOWER, "of more sets of experts a token can take one that suits it better"),
+        "lower": (
+            LOWER,
+            "of more sets of experts a token can take one that suits it better, as DeepSeekMoE "
+            "says; no other reason is tested here",
+        ),
         "higher": (
             HIGHER,
             "more rows of the gate must be learnt from as many tokens, or for another reason that "
             "is not tested here",
         ),
-        "open": (OPEN, "what finer choices gain, if anything, is less than the seeds differ by"),
+        "open": (OPEN, open_because(gap)),
     }[gap["verdict"]]
     words = gap_words(recorded_gap(gap))
     return Measured(option, f"after {table['steps']:,} steps the loss is {words}", because)
@@ -58,18 +69,25 @@ def split() -> Measured:
     "06.shared",
     "A trained layer has one shared expert, and a token chooses 7 of 63 others. Every token loses "
     "one of its 8 experts. Without which one does the loss rise more?",
-    SHARED, "no difference that the seeds can show", CHOSEN,
+    SHARED, OPEN, CHOSEN,
 )  # fmt: skip
 def shared() -> Measured:
-    gap = recorded_run("fine_grained")["left_out"]["split 4, 1 shared"]["pairs"]["shared or drawn"]
+    of_arm = recorded_run("fine_grained")["left_out"]["split 4, 1 shared"]
+    gap, first = (of_arm["pairs"][label] for label in ("shared or drawn", "shared or first"))
+    other = "every token meets it; no other reason is tested here"
+    if first["verdict"] == "lower":
+        of_first, of_shared = (
+            of_arm[name]["rise"]["mean"] for name in ("as many of its choices, its first", "shared")
+        )
+        other = (
+            "a token's choices are not worth the same to it, and most drawn ones are not its "
+            f"first: without that one the loss rises by {of_first:.3f}, more than the "
+            f"{of_shared:.3f} without the shared one"
+        )
     option, because = {
-        "higher": (
-            SHARED,
-            "it was there for every token in training, with a weight of 1, and the others could "
-            "rely on it",
-        ),
-        "lower": (CHOSEN, "a token chose its own experts because they suit it"),
-        "open": ("no difference that the seeds can show", "the seeds differ too much to show one"),
+        "higher": (SHARED, other),
+        "lower": (CHOSEN, "a token's own choices are made for it; no other reason is tested here"),
+        "open": (OPEN, open_because(gap)),
     }[gap["verdict"]]
     figure = (
         f"without the shared one the loss is {gap_words(recorded_gap(gap))} than without a drawn "

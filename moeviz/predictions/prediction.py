@@ -77,6 +77,15 @@ def prediction(key: str, question: str, *options: str) -> Callable[[Measure], Me
     return enter
 
 
+def open_because(gap: Mapping[str, Any]) -> str:
+    """Why a recorded difference is open."""
+    if gap["low"] is None:
+        return "one seed says nothing of luck"
+    if gap["low"] * gap["high"] > 0:
+        return "so many comparisons at once ask for a clearer difference than this"
+    return "the interval holds 0: what differs from seed to seed hides any difference of the two"
+
+
 def recorded_run(name: str) -> dict[str, Any]:
     """The figures of an experiment; ValueError where none are recorded."""
     figures = recorded_figures(name)

@@ -30,6 +30,7 @@ from moeviz.pictures.training.arms import (
 from moeviz.words import percent
 
 Recorded = dict[str, Any]
+Ends = tuple[float | None, float | None]
 WIDTH, LEFT, RIGHT, TOP, ROW = 560.0, 214.0, 546.0, 66.0, 22.0
 COLUMNS = ("arm", "minus", "steps", "difference (nats per token)", "mean loss")
 LENGTHS = (FAIR, LONG)
@@ -141,21 +142,43 @@ def told_size(recorded: Recorded) -> str:
 
 
 def told_multipliers(recorded: Recorded) -> str:
-    """Both multipliers of every kind of experts without shared ones, at the longest length."""
+    """Both multipliers of every kind of experts without shared ones, at the longest length, a line
+    each, and how many intervals lie above or below 1."""
     table = tables_of(recorded)[-1]
-    timed, words = False, []
-    for arm, figures in table["arms"].items():
-        if arm.startswith("split") and "shared" not in arm:
-            found = figures["multipliers"]
-            both = [found[name] for name in ("compute", "wall_clock")]
-            timed |= both[1] is not None
-            cells = [f"{v:.2f}" if v is not None else "not measured" for v in both]
-            words.append(f"{words_of(arm)}: {cells[0]} by FLOPs and {cells[1]} by the clock")
-    clock = "" if timed else " The steps are not timed yet."
-    return (
+    lines = [
         f"After {table['steps']:,} steps the dense twin needs this many times the arm's own "
-        f"spending for the same loss, {'; '.join(sorted(words))}.{clock}"
-    )
+        "spending for the same loss; in brackets the 95 % interval of the loss, not corrected for "
+        "several arms:"
+    ]
+    ends_of: dict[str, list[Ends]] = {"FLOPs": [], "the clock": []}
+    for arm, figures in sorted(table["arms"].items()):
+        if not arm.startswith("split") or "shared" in arm:
+            continue
+        found, cells = figures["multipliers"], []
+        for measure, ratio in zip(ends_of, (found["compute"], found["wall_clock"]), strict=True):
+            if ratio is not None:
+                # All of an interval is of the loss: on both measures it reaches equally far.
+                low, high = (end and end * ratio / found["compute"] for end in found["interval"])
+                ends_of[measure].append((low, high))
+                cells.append(f"{ratio:.2f} by {measure} ({_ends(low, high)})")
+        lines.append(f"{words_of(arm)}: {', '.join(cells) or found['why']}")
+    for measure, ends in ends_of.items():
+        saved = sum(low is not None and low > 1 for low, _ in ends)
+        lost = sum(high is not None and high < 1 for _, high in ends)
+        lines.append(
+            f"By {measure} the interval lies above 1 for {counted(saved, len(ends))}, and below 1 "
+            f"for {counted(lost)}."
+            if ends
+            else "The steps are not timed yet."
+        )
+    return "\n".join(lines)
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    """An interval of multipliers, open where the twin was never seen at such a loss."""
+    if low is None:
+        return "no interval" if high is None else f"up to {high:.2f}"
+    return f"{low:.2f} upwards" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def told_router(recorded: Recorded) -> str:
@@ -169,7 +192,8 @@ def told_rate(recorded: Recorded) -> str:
     """Whether the rate of all arms also suits the finest one."""
     finest, rate = recorded["finest"], recorded["rate"]
     if finest["chosen"] == rate:
-        return f"The finest experts too do best at the rate of all arms, {rate:g}."
+        tried = ", ".join(f"{each:g}" for each in finest["grid"])
+        return f"Of the rates {tried} the finest experts too do best at that of all arms, {rate:g}."
     return (
         f"The finest experts do best at the rate {finest['chosen']:g} and were trained at "
         f"{rate:g}, as all arms were: their loss may be a little too high."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.pictures.axes import RootScale, x_axis
-from moeviz.pictures.over_seeds import gap_cell, mean_sd
+from moeviz.pictures.over_seeds import interval_words, mean_sd, recorded_gap
 from moeviz.pictures.plot import box, heading
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import origin, seeds_words
@@ -25,9 +25,10 @@ LEFT_OUT = {
     "the same for all, the busiest": ("the same for all, the busiest", "#6e6e6e"),
 }
 # By the label of a pair: what the rise without the shared experts is compared with.
+FIRST = "shared or first"
 COMPARED = {
     "shared or drawn": "without as many of each token's own choices, drawn",
-    "shared or first": "without as many of its first choices",
+    FIRST: "without as many of its first choices",
     "replaced or not": "with as many more chosen in their place",
 }
 EVENNESS = "evenness"
@@ -77,7 +78,9 @@ def left_out(recorded: dict[str, Any]) -> Picture:
         y += 8
     svg.line(x(0), TOP, x(0), y, stroke=INK)
     ticks = [tick for tick in TICKS if tick <= x.high]
-    x_axis(svg, x, y, "rise of the loss (nats per token); upright: a seed", ticks=ticks)
+    x_axis(
+        svg, x, y, "rise of the loss (nats per token), by square roots · tick: a seed", ticks=ticks
+    )
     return svg.picture(COLUMNS, rows)
 
 
@@ -88,11 +91,38 @@ def _ways(arm: dict[str, Any]) -> dict[str, Any]:
 def told_left_out(recorded: dict[str, Any], arm: str) -> str:
     """How much the loss rises without an arm's shared experts, and what that is beside its
     rivals."""
-    of_arm = recorded["left_out"][arm]
-    told = [f"{rival}: {gap_cell(of_arm['pairs'][label])}" for label, rival in COMPARED.items()]
-    return (
+    of_arm, facts = recorded["left_out"][arm], recorded["arms"][arm]
+    pairs = of_arm["pairs"]
+    start = (
         f"{words_of(arm)}: without the shared experts the loss rises by "
-        f"{of_arm['shared']['rise']['mean']:.3f} nats per token. That minus the rise "
-        f"{'; '.join(told)}. Its unevenness over domains, minus that of the drawn choices: "
-        f"{gap_cell(of_arm['pairs'][EVENNESS])}."
+        f"{of_arm['shared']['rise']['mean']:.3f} nats per token."
     )
+    # Whoever loses all of its choices loses its first ones, drawn or not.
+    rivals = {
+        label: rival
+        for label, rival in COMPARED.items()
+        if label != FIRST or facts["top_k"] > facts["shared"]
+    }
+    told = [_told(pairs[label], rival) for label, rival in rivals.items()]
+    return " ".join([start, *told, _told_even(pairs[EVENNESS])])
+
+
+def _told(gap: dict[str, Any], rival: str) -> str:
+    ends = interval_words(recorded_gap(gap))
+    if gap["verdict"] == "open":
+        return (
+            f"Whether it differs from that {rival} is open: the difference is "
+            f"{gap['mean']:+z.3f} ({ends})."
+        )
+    way = "less" if gap["verdict"] == "lower" else "more"
+    return f"That is {abs(gap['mean']):.3f} {way} than {rival} ({ends})."
+
+
+def _told_even(gap: dict[str, Any]) -> str:
+    ends = interval_words(recorded_gap(gap))
+    words = {
+        "lower": "Over the domains it is more even than that of the drawn choices",
+        "higher": "Over the domains it is less even than that of the drawn choices",
+        "open": "Whether it is more even over the domains than that of the drawn choices is open",
+    }[gap["verdict"]]
+    return f"{words}: their spreads, as shares of the mean, differ by {gap['mean']:+z.3f} ({ends})."

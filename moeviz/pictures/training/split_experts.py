@@ -145,8 +145,8 @@ def _beside(gap: dict[str, Any], shape: Shape, steps: int) -> str:
     told = f"After {steps:,} steps the loss ends {words}"
     if gap["verdict"] == "open":
         told = (
-            f"Whether the loss differs from that of {base} is open: by {gap['mean']:+z.3f} nats "
-            f"per token after {steps:,} steps."
+            f"Whether the loss differs from that of {base} is open: the difference is "
+            f"{gap['mean']:+z.3f} nats per token after {steps:,} steps."
         )
     ends = "One seed has no interval."
     if gap["low"] is not None:
