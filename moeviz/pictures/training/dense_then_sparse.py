@@ -121,18 +121,16 @@ def told_information(figures: Figures, top_k: int) -> str:
     every = max(figures["cuts"])
     parts = []
     for k in dict.fromkeys((every, top_k)):
-        gap, where = (
-            figures["information"][f"{k}, 0.1"],
-            f"where {'all ' * (k == every)}{k} answer{'s' * (k == 1)}",
-        )
+        gap, where = figures["information"][f"{k}, 0.1"], "all" if k == every else k
         if gap["low"] is None or gap["verdict"] == "open":
-            parts.append(f"not told apart {where} ({gap['mean']:+z.3f})")
+            stands = f"not told apart from it ({gap['mean']:+z.3f})"
         else:
             way = "below" if gap["verdict"] == "lower" else "above"
-            parts.append(f"{abs(gap['mean']):.3f} {way} {where}")
+            stands = f"{abs(gap['mean']):.3f} {way} it"
+        parts.append(f"Where {where} answer{'s' * (k == 1)}, it is {stands}.")
     return (
-        "Beside the narrow mixture without information loss, the one with the strong loss is "
-        f"{' and '.join(parts)} (nats per token, raw weights)."
+        "The narrow mixture with the strong information loss is set beside the one without (nats "
+        f"per token, raw weights). {' '.join(parts)}"
     )
 
 
