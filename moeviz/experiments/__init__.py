@@ -44,6 +44,8 @@ EXPERIMENTS = {
     "quantised": "quantised",
     "packed_files": "packed_files",
     "compression": "compression",
+    "adapting": "adapting",
+    "esft_selection": "esft_selection",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",
