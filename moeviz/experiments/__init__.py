@@ -35,6 +35,7 @@ EXPERIMENTS = {
     "dense_training": "dense_training",
     "hybrids": "hybrids",
     "memory_or_thinking": "memory_or_thinking",
+    "upcycling": "upcycling",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",

@@ -88,7 +88,7 @@ from moeviz.text.corpus import Batch, Corpus, Part, load_corpus
 from moeviz.text.embedded import embedded_source
 from moeviz.watch.domains import LENGTH
 
-TASKS, KNOWN = ("c", "arithmetic"), ("python", "english", "hex", "brackets")
+TASKS = ("c", "arithmetic")
 EXPERTS = MoEConfig(16, 2, 128, options={"weighting": "raw"})
 BASE_STEPS, STEPS = 1000, 100
 MEASURED = (10, 25, 50, 100)
@@ -115,9 +115,9 @@ Figures = dict[str, Any]
 
 
 def base_model(seed: int) -> LanguageModel:
-    """Trained on KNOWN; the corpus cannot be had where a domain is left out (ValueError)."""
+    """Trained on the domains that are no task."""
     source = embedded_source()
-    known = tuple(domain for domain in source.domains if domain.name in KNOWN)
+    known = tuple(domain for domain in source.domains if domain.name not in TASKS)
     corpus = Corpus(dataclasses.replace(source, domains=known), load_corpus().tokenizer)
     trainer = untrained(EXPERTS, seed, BASE_STEPS, corpus)
     for _ in trainer:
@@ -197,17 +197,19 @@ def try_rates(task: str, place: int) -> dict[str, dict[str, float]]:
 def adapt_all(rates: dict[str, dict[str, float]], seed: int) -> Figures:
     """By task the figures of every way for one seed. rates: by task and way."""
     corpus, model = load_corpus(), base_model(seed)
-    return {task: _task(model, corpus, task, rates[task], seed) for task in rates}
+    known = tuple(name for name in corpus.domains if name not in TASKS)
+    return {task: _task(model, corpus, task, known, rates[task], seed) for task in rates}
 
 
 def _task(
     model: LanguageModel,
     corpus: Corpus,
     task: str,
+    known: tuple[str, ...],
     rates: dict[str, float],
     seed: int,
 ) -> Figures:
-    ids, measure = corpus.tokens(task), Measured(corpus, "reserve", (task, *KNOWN))
+    ids, measure = corpus.tokens(task), Measured(corpus, "reserve", (task, *known))
     chosen, before = choices(model, ids, seed), measure(model)
     ways = {}
     for way in WAYS:
@@ -303,9 +305,10 @@ def compared(runs: list[Figures], rates: Figures) -> Figures:
             measure: {way: gap for (of, way), gap in table.items() if of == task}
             for measure, table in gaps.items()
         }
+    known = [name for name in load_corpus().domains if name not in TASKS]
     return {
         "steps": STEPS, "measured": list(MEASURED), "rank": RANK, "top_p": TOP_P,
-        "sample": SAMPLE, "known": list(KNOWN), "tasks": tasks,
+        "sample": SAMPLE, "known": known, "tasks": tasks,
     }  # fmt: skip
 
 
