@@ -509,3 +509,27 @@ def test_offline_the_local_cache_is_used(hub, tmp_path):
     for file in there.glob("json-*"):
         file.rename(file.with_name(file.name.replace("json-", "name-", 1)))
     assert load_corpus("owner/name").manifest.domains[0].documents == 40
+
+
+def test_some_domains_alone_are_the_same_text(embedded):
+    some = embedded.only("hex", "python")
+    assert some.domains == ("hex", "python") and embedded.domains[0] == "python"
+    for part in PARTS:
+        for domain in some.domains:
+            assert some.tokens(domain, part) is embedded.tokens(domain, part)
+    batch = some.batch(seed=0, step=0, batch_size=6, seq_len=16)
+    assert batch.domain.tolist() == [0, 1] * 3
+    rows = some.windows("validation", seq_len=16, windows_per_domain=2).tokens
+    whole = embedded.windows("validation", seq_len=16, windows_per_domain=2)
+    named = np.array(embedded.domains)[whole.domain]
+    np.testing.assert_array_equal(
+        rows, np.concatenate([whole.tokens[named == domain] for domain in some.domains])
+    )
+    assert [row.name for row in some.manifest.domains] == ["hex", "python"]
+    assert some.manifest.fingerprint != embedded.manifest.fingerprint
+
+
+@pytest.mark.parametrize("domains", [(), ("poems",), ("hex", "hex")])
+def test_domains_that_are_not_there_are_told_in_a_sentence(embedded, domains):
+    with pytest.raises(ValueError, match="each once, got"):
+        embedded.only(*domains)

@@ -7,8 +7,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from moeviz.checks import check_number
-from moeviz.ops import count, softmax_topk
+from moeviz.checks import check_number, check_whole
+from moeviz.ops import softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
 from moeviz.routing.base import FILLS, groups_of, renormalised
 from moeviz.routing.context import RouteContext
@@ -70,6 +70,8 @@ class SequenceLevel(LinearRouter):
     2. all of its tokens take the K best experts, weights renormalised
     Not causal: the first token's experts depend on the last token. Losses: "balance" over
     sequences, "z".
+    prompt: only the first so many tokens of a sequence decide, and those after them are routed
+    without a look at what comes; None: all of them. ValueError where positions are not given.
     """
 
     title = "One set"
@@ -81,14 +83,35 @@ class SequenceLevel(LinearRouter):
     waits_for = "the number of sequences"
     renormalises = True
 
+    def __init__(self, *, prompt: int | None = None, **basics: Unpack[Basics]) -> None:
+        super().__init__(**basics)
+        self.prompt = None if prompt is None else check_whole("prompt", prompt)
+
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         group_T, num_groups = groups_of(context.sequence, len(x_TD), x_TD.device)
         logits_TE = self.logits(x_TD, context)
-        tokens_G = count(group_T, num_groups).to(logits_TE.dtype)
-        sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(0, group_T, logits_TE)
+        decides_T = self._decides(group_T, context).to(logits_TE.dtype)
+        tokens_G = logits_TE.new_zeros(num_groups).index_add(0, group_T, decides_T)
+        if self.prompt is not None and not tokens_G.all():
+            raise ValueError(
+                "A sequence without its first tokens has no prompt to choose by; give it whole."
+            )
+        sum_GE = logits_TE.new_zeros(num_groups, self.num_experts).index_add(
+            0, group_T, logits_TE * decides_T[:, None]
+        )
         logits_TE = (sum_GE / tokens_G[:, None])[group_T]
         scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
         weight_TK = renormalised(chosen_TK)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, plan.load()), "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)
+
+    def _decides(self, group_T: Tensor, context: RouteContext) -> Tensor:
+        """Whether a token decides for its sequence: bool [T]."""
+        if self.prompt is None:
+            return torch.ones_like(group_T, dtype=torch.bool)
+        if context.position is None:
+            raise ValueError(
+                "A choice by the prompt needs to know where it ends; give RouteContext(position=…)."
+            )
+        return context.position < self.prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -126,6 +128,24 @@ class Corpus:
 
     def __repr__(self) -> str:
         return f"Corpus({self.name!r}, domains={self.domains}, {self.manifest.fingerprint})"
+
+    def only(self, *domains: str) -> Corpus:
+        """The same text of these domains alone, in the order given.
+
+        Raises ValueError for a domain that the corpus does not have, for none, and for one twice.
+        """
+        if not domains or len(set(domains)) < len(domains) or not {*domains} <= {*self.domains}:
+            raise ValueError(
+                f"domains must be some of {', '.join(self.domains)}, each once, got "
+                f"{', '.join(domains) or 'none'}."
+            )
+        places = [self.domains.index(domain) for domain in domains]
+        smaller = copy.copy(self)
+        smaller.domains = domains
+        smaller._streams = {p: [s[place] for place in places] for p, s in self._streams.items()}
+        rows = tuple(self.manifest.domains[place] for place in places)
+        smaller.manifest = dataclasses.replace(self.manifest, domains=rows)
+        return smaller
 
     def tokens(self, domain: str, part: Part = "train") -> np.ndarray:
         """All text of a domain in a part: int32 [tokens], read-only.
