@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "hybrids": "hybrids",
     "memory_or_thinking": "memory_or_thinking",
     "upcycling": "upcycling",
+    "models_as_experts": "models_as_experts",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",
