@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from moeviz.experiments import frontier
+from moeviz.experiments import frontier, frontier_short
 from moeviz.experiments.router_arms import Setting
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig
@@ -69,16 +69,19 @@ def test_the_whole_recording_in_small(tmp_path, monkeypatch):
         "frontier.arms": lambda: few,
         "frontier.pairs": lambda: {"a": (frontier.hashed(4), frontier.TWIN)},
         "frontier.SETTING": Setting(2),
-        "frontier.RATE_SETTING": Setting(1),
+        "frontier.SHORT": Setting(1),
+        "frontier_short.SHORT": Setting(1),
         "frontier.GRID": (4e-3, 8e-3),
+        "frontier.FURTHER": 1,
         "frontier.GRID_SEEDS": (1000,),
         "frontier.FINAL_WINDOWS": 1,
-        "frontier.TIMED_STEPS": 1,
+        "routers_timed.WARM_STEPS": 1,
+        "routers_timed.TIMED_STEPS": 1,
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
     (tmp_path / "runs").mkdir()
-    at = []
-    frontier.run(tmp_path, {"code": "f", "versions": {}}, 2, lambda *done: at.append(done))
+    at, meta = [], {"code": "f", "versions": {}}
+    frontier.run(tmp_path, meta, 2, lambda *done: at.append(done))
     assert at[-1] == (12, 12)
     figures = json.loads((tmp_path / "runs" / "frontier.json").read_text())
     assert figures["seeds"] == [0, 1] and set(figures["arms"]) == set(few) == set(figures["rates"])
@@ -93,3 +96,50 @@ def test_the_whole_recording_in_small(tmp_path, monkeypatch):
     assert gap["values"] == pytest.approx(
         [a - b for a, b in zip(first, twin, strict=True)], abs=2e-4
     )
+    # The short one goes on from these rates, which were ends of a grid of two.
+    monkeypatch.setattr(frontier_short, "read_figures", lambda name: {"frontier": figures}[name])
+    monkeypatch.setattr(frontier_short, "record", lambda *given: given)
+    path, _, setting, rates, seeds, _ = frontier_short.run(tmp_path, meta, 2, print)
+    assert (path.name, setting, seeds) == ("frontier_short.json", Setting(1), 2)
+    for name, rate in rates.items():
+        before = figures["rates"][name]
+        known = dict(zip(rate["grid"], rate["losses"], strict=True))
+        assert [known[tried] for tried in before["grid"]] == before["losses"]
+        assert len(known) == len(before["losses"]) + before["at_edge"]
+
+
+def losses_around(best):
+    """The losses of a grid by label, where the best rate of each arm is known."""
+    return {
+        f"{name} at {rate:g}": [abs(math.log2(rate / of_arm))]
+        for name, of_arm in best.items()
+        for rate in (8e-3, 16e-3, 32e-3)
+    }
+
+
+def test_a_rate_that_is_an_end_of_its_grid_is_looked_for_further_out(monkeypatch, tmp_path):
+    best = {"dense, width 128": 2e-3, "dense, width 256": 64e-3, "hash, 4 experts": 15e-3,
+            "learned, 4 experts": 1e-5}  # fmt: skip
+    arms, tried = frontier.arms(), []
+    by_arm = {id(arms[name]): rate for name, rate in best.items()}
+    monkeypatch.setattr(frontier, "arms", lambda: arms)
+
+    def try_rate(arm, setting, rate, seed):
+        assert setting is frontier.SHORT
+        return abs(math.log2(rate / by_arm[id(arm)]))
+
+    def collect(part, meta, runs, seeds, on_step):
+        tried.append([*runs])
+        return {label: [run(seed) for seed in range(seeds)] for label, run in runs.items()}
+
+    monkeypatch.setattr(frontier, "try_rate", try_rate)
+    monkeypatch.setattr(frontier, "collect", collect)
+    found = frontier.settled_rates(tmp_path, {}, losses_around(best))
+    assert {name: rate["chosen"] for name, rate in found.items()} == {
+        "dense, width 128": 2e-3, "dense, width 256": 64e-3, "hash, 4 experts": 16e-3,
+        "learned, 4 experts": 1e-3,
+    }  # fmt: skip
+    assert found["dense, width 128"]["grid"] == [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]
+    assert [name for name, rate in found.items() if rate["at_edge"]] == ["learned, 4 experts"]
+    assert len(tried) == frontier.FURTHER
+    assert not any("hash" in label for labels in tried for label in labels)

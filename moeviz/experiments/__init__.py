@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "routers_longer": "routers_longer",
     "fine_grained": "fine_grained",
     "frontier": "frontier",
+    "frontier_short": "frontier_short",
     "scale": "output_scale",
     "collapse": "collapse",
     "capacity": "capacity",

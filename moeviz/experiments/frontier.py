@@ -8,7 +8,8 @@ What would make the comparison unfair, and how it is closed:
 
 1. How loud the FFN is at the start: all arms begin at the fair scale (ModelConfig.ffn_scale).
 2. One learning rate that suits one size. Each arm has its own: that of GRID at which its mean
-   validation loss is the lowest, over two seeds that are no final ones, at 300 steps.
+   validation loss is the lowest, over two seeds that are no final ones, at 300 steps. Where that is
+   an end of the grid, the next rate beyond it is tried too (settled_rates).
 3. Unequal cost. Declared FLOPs, parameters, and the measured seconds of a step stand beside each
    loss. A router's matrix grows with the experts, so FLOPs and active parameters do a little too.
 4. Losses that others do not have: learned arms have a balance loss and a z-loss (OLMoE's), which
@@ -19,15 +20,16 @@ What would make the comparison unfair, and how it is closed:
 
 Not closed: 1,200 steps read the text about once, so an expert of 256 sees 8 tokens of a batch and
 10,000 in all; what many experts need more of is just that. Rates are chosen at a quarter of the
-steps. Width 128 and two experts are one choice of many.
+steps, and `experiment frontier_short` trains all arms so long. Width 128 and two experts are one
+choice of many.
 
-runs/frontier.json; figures are {mean, sd, values} over the seeds:
+runs/frontier.json; figures are {mean, sd} over the seeds:
     steps, seeds, curve_steps; unigram: nats a token of a model that knows frequencies alone
     rates: by arm: grid, losses (None: diverged), chosen, at_edge
     arms: by name:
         kind ("learned", "hash", "dense"); experts, top_k (None: dense); width, of an expert or the
         FFN; parameters, active_parameters, ffn_active_share (1: dense), gigaflops_per_step
-        loss; accuracy, of the next token; domain_loss and curve, lists of means
+        loss, by seed too; accuracy, of the next token; domain_loss and curve, lists of means
         seconds_per_step (one thread, median in turns; its machine is that of the provenance)
         sparse arms: max_violation, dead_experts, effective_experts, domain_information
     gaps: by "A minus B": the difference of losses (recording.judged; one table): every arm minus
@@ -36,7 +38,7 @@ runs/frontier.json; figures are {mean, sd, values} over the seeds:
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -53,22 +55,23 @@ from moeviz.experiments.recording import (
     means,
     write_trained,
 )
-from moeviz.experiments.router_arms import ACTIVE_WIDTH, LONG, SETTINGS, Arm, Setting
-from moeviz.experiments.routers_compared import best_rate
+from moeviz.experiments.router_arms import ACTIVE_WIDTH, FAIR, LONG, SETTINGS, Arm, Setting
+from moeviz.experiments.routers_compared import best_rate, over
+from moeviz.experiments.routers_timed import time_steps
 from moeviz.experiments.routers_trained import GRID, GRID_SEEDS, run_arm, try_rate
 from moeviz.model.layer import MoEConfig
 from moeviz.records.quality import unigram_loss
 from moeviz.text.corpus import Corpus, load_corpus
-from moeviz.training.config import leave_a_core_free
 from moeviz.training.evaluation import FINAL_WINDOWS
 from moeviz.watch.quality import quality
 
-SETTING = SETTINGS[LONG]
-RATE_SETTING = Setting(SETTING.steps // 4)
+SETTING, SHORT = SETTINGS[LONG], SETTINGS[FAIR]  # rates are chosen in the short one
+FURTHER = 3  # rates beyond an end of the grid, at most
 EXPERTS = (4, 16, 64, 256)
 DENSE_WIDTHS = (128, ACTIVE_WIDTH, 512, 1024, 2048)
 ROUTER_LOSSES = {"balance_weight": 0.01, "z_weight": 1e-3}
-WARM_STEPS, TIMED_STEPS = 2, 20
+
+Figures = dict[str, Any]
 
 
 def learned(experts: int) -> str:
@@ -124,9 +127,9 @@ def declared(name: str, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def train(name: str, rate: float, seed: int) -> dict[str, Any] | None:
+def train(name: str, setting: Setting, rate: float, seed: int) -> Figures | None:
     """Train one arm to the end; None where training diverges."""
-    run = run_arm(arms()[name], SETTING, rate, seed)
+    run = run_arm(arms()[name], setting, rate, seed)
     if run is None:
         return None
     trainer, curve = run
@@ -156,28 +159,32 @@ def unigram(corpus: Corpus, seq_len: int) -> float:
     return unigram_loss(seen_V, np.bincount(held_out, minlength=size))
 
 
-def time_steps(rates: dict[str, float], corpus: Corpus) -> dict[str, float]:
-    """Median seconds of a training step of each arm, in turns of one step, so that other load on
-    the machine meets all alike."""
-    leave_a_core_free()
-    turns = WARM_STEPS + TIMED_STEPS
-    trainers = {n: arm.trainer(corpus, Setting(turns), rates[n], 0) for n, arm in arms().items()}
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for _ in range(turns):
-        for name, trainer in trainers.items():
-            start = time.perf_counter()
-            next(trainer)
-            seconds[name].append(time.perf_counter() - start)
-    return {n: float(f"{np.median(taken[WARM_STEPS:]):.4g}") for n, taken in seconds.items()}
-
-
-def chosen_rates(losses: dict[str, list[float | None]]) -> dict[str, dict[str, Any]]:
+def chosen_rates(losses: Mapping[str, Sequence[float | None]]) -> dict[str, Figures]:
     """By arm what the grid found ("arm at rate" of each label); see best_rate."""
-    by_arm: dict[str, dict[float, list[float | None]]] = {}
+    by_arm: dict[str, dict[float, Sequence[float | None]]] = {}
     for label, seeds in losses.items():
         name, _, rate = label.partition(" at ")
         by_arm.setdefault(name, {})[float(rate)] = seeds
-    return {name: best_rate(tried) for name, tried in by_arm.items()}
+    return {name: best_rate(dict(sorted(tried.items()))) for name, tried in by_arm.items()}
+
+
+def settled_rates(
+    part: Path, meta: dict[str, Any], losses: Mapping[str, Sequence[float | None]]
+) -> dict[str, Figures]:
+    """chosen_rates; an arm whose best rate is an end of its grid is tried at the next rate beyond
+    (half, or twice), as long as that is the better one, and FURTHER times at most."""
+    known = dict(losses)
+    for _ in range(FURTHER):
+        more = {}
+        for name, of_arm in chosen_rates(known).items():
+            if of_arm["at_edge"]:
+                best, (first, *_) = of_arm["chosen"], of_arm["grid"]
+                rate = best / 2 if best == first else 2 * best
+                more[f"{name} at {rate:g}"] = partial(try_rate, arms()[name], SHORT, rate)
+        if not more:
+            break
+        known |= collect(part, meta, more, len(GRID_SEEDS), lambda *_: None)
+    return chosen_rates(known)
 
 
 def summary(
@@ -194,41 +201,29 @@ def summary(
     }
     every: dict[str, Any] = {}
     for arm, seeds in whole.items():
-        every[arm] = facts[arm] | {name: _over([run[name] for run in seeds]) for name in seeds[0]}
+        every[arm] = facts[arm] | {name: over([run[name] for run in seeds]) for name in seeds[0]}
+        every[arm]["loss"] = mean_sd(losses[arm])
     return {"arms": every, "gaps": judged(compared)}
 
 
-def _over(values: list[Any]) -> Any:
-    if isinstance(values[0], list):
-        return [round(float(mean), 4) for mean in np.mean(values, axis=0)]
-    return mean_sd(values)
-
-
-def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Choose each arm's rate, train every arm with every seed, time a step of each;
-    runs/frontier.json under `out` is written again with each whole seed."""
-    part, path = out / "runs" / "frontier.part", out / "runs" / "frontier.json"
+def record(
+    path: Path, meta: dict[str, Any], setting: Setting, rates: dict[str, Figures], seeds: int,
+    on_step: Progress,
+) -> Figures:  # fmt: skip
+    """Train every arm with every seed at its rate, and time a step of each; `path` is written again
+    with each whole seed."""
     corpus, every = load_corpus(), arms()
     facts = {name: declared(name, corpus) for name in every}
-    grid = {
-        f"{name} at {rate:g}": partial(try_rate, arm, RATE_SETTING, rate)
-        for name, arm in every.items()
-        for rate in GRID
-    }
-    before = len(grid) * len(GRID_SEEDS)
-    total = before + len(every) * seeds
-    tried = collect(part, meta, grid, len(GRID_SEEDS), lambda n, _: on_step(n, total))
-    rates = chosen_rates(tried)
-    chosen = {name: of_arm["chosen"] for name, of_arm in rates.items()}
+    seq_len = every[TWIN].trainer(corpus, setting, GRID[0], 0).config.seq_len
 
-    def write(results: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    def write(results: dict[str, Any], seconds: dict[str, float]) -> Figures:
         table = summary(facts, results)
         for name, of_arm in table["arms"].items():
             of_arm["seconds_per_step"] = seconds.get(name)
         figures = {
-            "steps": SETTING.steps,
+            "steps": setting.steps,
             "seeds": list(range(len(results[TWIN]))),
-            "curve_steps": SETTING.curve_steps,
+            "curve_steps": setting.curve_steps,
             "unigram": round(unigram(corpus, seq_len), 4),
             "rates": rates,
             **table,
@@ -236,10 +231,25 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
         write_trained(path, meta, figures)
         return figures
 
-    seq_len = every[TWIN].trainer(corpus, SETTING, GRID[0], 0).config.seq_len
-    runs = {name: partial(train, name, chosen[name]) for name in every}
-    results = collect(
-        part, meta, runs, seeds, lambda n, _: on_step(before + n, total), lambda r: write(r, {})
-    )
-    figures = write(results, time_steps(chosen, corpus))
+    runs = {name: partial(train, name, setting, rates[name]["chosen"]) for name in every}
+    part = path.with_suffix(".part")
+    results = collect(part, meta, runs, seeds, on_step, lambda results: write(results, {}))
+    figures = write(results, time_steps(every, lambda *_: None))
     return means(figures["arms"], "loss")
+
+
+def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figures:
+    """Choose each arm's rate, train every arm with every seed, time a step of each;
+    runs/frontier.json under `out` is written again with each whole seed."""
+    path, every = out / "runs" / "frontier.json", arms()
+    grid = {
+        f"{name} at {rate:g}": partial(try_rate, arm, SHORT, rate)
+        for name, arm in every.items()
+        for rate in GRID
+    }
+    before = len(grid) * len(GRID_SEEDS)
+    total = before + len(every) * seeds
+    part = path.with_suffix(".part")
+    tried = collect(part, meta, grid, len(GRID_SEEDS), lambda n, _: on_step(n, total))
+    rates = settled_rates(part, meta, tried)
+    return record(path, meta, SETTING, rates, seeds, lambda n, _: on_step(before + n, total))

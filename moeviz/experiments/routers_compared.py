@@ -37,7 +37,7 @@ def best_rate(losses: Mapping[float, Sequence[float | None]]) -> Figures:
     one may lie. ValueError where every rate diverged."""
     grid = list(losses)
     means = [
-        None if None in seeds else round(float(np.mean([*filter(None, seeds)])), 4)
+        None if None in seeds else round(float(np.mean([s for s in seeds if s is not None])), 4)
         for seeds in losses.values()
     ]
     known = {place: loss for place, loss in enumerate(means) if loss is not None}
@@ -86,7 +86,7 @@ def setting_table(setting: Setting, runs: dict[str, list[Figures | None]]) -> Fi
     gaps = differences({arm: [run["loss"] for run in seeds] for arm, seeds in whole.items()}, DENSE)
     arms: Figures = {}
     for arm, seeds in whole.items():
-        arms[arm] = {name: _over([run[name] for run in seeds]) for name in seeds[0]}
+        arms[arm] = {name: over([run[name] for run in seeds]) for name in seeds[0]}
         arms[arm]["loss"] = mean_sd([run["loss"] for run in seeds])
         if arm != DENSE:
             arms[arm]["minus_dense"] = _without_seeds(gaps[arm])
@@ -100,7 +100,7 @@ def setting_table(setting: Setting, runs: dict[str, list[Figures | None]]) -> Fi
     }
 
 
-def _over(values: list[Any]) -> Any:
+def over(values: list[Any]) -> Any:
     """A figure over seeds: mean and spread of a number, the means of a list, and of each pool
     what it is of a number, by seed."""
     if isinstance(values[0], dict):
