@@ -1,7 +1,10 @@
 """What ships in data/ is what this code makes, and says what README and the notebooks say of it."""
 
 import json
+import shutil
+import subprocess
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,7 @@ from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import dissect, load_model, trace_text
 
+ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILE = data_path("models", "start_here.safetensors")
 TRACE = Trace.load_file(data_path("traces", "start_here.safetensors"))
 TRAINED = ("capacity", "collapse", "compression", "race", "routers", "routers_longer", "scale")
@@ -50,18 +54,39 @@ def snapshots(name):
     return load_snapshots(data_path("runs", f"{name}.safetensors"))[0]
 
 
+def provenance(path):
+    """What a recording says of where it comes from."""
+    if path.suffix == ".json":
+        return dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
+    with safe_open(path, "numpy") as file:
+        return dict(json.loads(file.metadata()[HEADER_KEY])["meta"])
+
+
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)
 def test_every_recording_says_where_it_comes_from(path):
-    if path.suffix == ".json":
-        meta = figures(path.stem)["provenance"]
-    else:
-        with safe_open(path, "numpy") as file:
-            meta = json.loads(file.metadata()[HEADER_KEY])["meta"]
+    meta = provenance(path)
     for name in ("command", "commit", "date", "device", "versions"):
         assert meta[name], name
     if path.stem in TRAINED and path.suffix == ".json":
         assert meta["text"] == load_corpus().manifest.fingerprint
     assert meta["command"].startswith(("python -m moeviz experiment ", "python -m moeviz bench "))
+
+
+def git(*words):
+    """The exit status of a git command in this tree, and what it prints."""
+    ran = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    return ran.returncode, ran.stdout.strip()
+
+
+def test_the_code_of_every_recording_is_in_the_history():
+    """A commit that can be checked out again, without changes that nobody can see any more."""
+    if shutil.which("git") is None or git("rev-parse", "--show-toplevel")[1] != str(ROOT):
+        pytest.skip("this folder is no clone of the repository")
+    if git("rev-parse", "--is-shallow-repository")[1] == "true":
+        pytest.skip("a shallow clone does not hold the history")
+    named = {path.name: provenance(path)["commit"] for path in RECORDINGS}
+    lost = {c for c in named.values() if git("merge-base", "--is-ancestor", c, "HEAD")[0] != 0}
+    assert {name: commit for name, commit in named.items() if commit in lost} == {}
 
 
 def test_a_summary_is_that_of_the_recorded_curves():
