@@ -49,6 +49,7 @@ EXPERIMENTS = {
     "compression": "compression",
     "adapting": "adapting",
     "esft_selection": "esft_selection",
+    "own_expert": "own_expert",
     "gpu_race": "gpu_race",
     "gpu_experts": "gpu_experts",
     "gpu_collapse": "gpu_collapse",

@@ -32,7 +32,7 @@ from moeviz.experiments.start_here import MODEL, TRAINING
 from moeviz.model.architecture import architecture_of
 from moeviz.model.transformer import LanguageModel
 from moeviz.systems.packed_model import quantised
-from moeviz.text.corpus import Corpus, load_corpus
+from moeviz.text.corpus import Batch, Corpus, load_corpus
 from moeviz.training.trainer import Trainer
 
 STEPS = 800
@@ -48,9 +48,13 @@ Figures = dict[str, Any]
 
 def by_domain(model: LanguageModel, corpus: Corpus) -> np.ndarray:
     """The held-out loss of each domain, float64 [domains]."""
-    windows = held_out(corpus)
+    return by_window(model, held_out(corpus))
+
+
+def by_window(model: LanguageModel, windows: Batch) -> np.ndarray:
+    """The loss of each domain over these windows, float64 [domains]."""
     nats_W = losses(model, windows)
-    domains = range(len(corpus.domains))
+    domains = np.unique(windows.domain)
     return np.array([nats_W[windows.domain == domain].mean() for domain in domains], float)
 
 
