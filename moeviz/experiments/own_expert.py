@@ -27,14 +27,14 @@ runs/own_expert.json; figures are {mean, sd, values} over the texts, nats per to
     grid: by form: by rate, as text, {"gain", "forgotten", "score"} over GRID; chosen
     replay: by pieces for each own piece, as text, the same of a whole expert at its rate; chosen
     arms: by name: before, after: the loss of the text; gain; forgotten: the mean rise over the
-        domains; domains: in their order; visits, elsewhere: the share of the text's and of the domains'
-        tokens that visit the new expert, mean over layers (not of "all weights"); seconds of
-        training; bytes
+        domains; domains: that of each; visits, elsewhere: the share of the text's and of the
+        domains' tokens that visit the new expert, mean over layers (not of "all weights");
+        seconds of training; bytes
     together: of two experts of rank 4 at once, over the texts the mean of their four partners:
         clash: the rise of the text's loss beside its expert alone; forgotten; alone: the mean of
         what each of the two makes the model forget; and clash_TT, of each text (rows) by partner
-    judged: one table of paired differences (recording.judged): "gain ARM": after minus before;
-        "own ARM" and "forgotten ARM": the arm minus "whole"; "clash"
+judged: tables of paired differences (recording.judged), by arm: "gain", after minus before; "own"
+and "forgotten", the arm minus "whole"; "together": "clash"
 models/own_german.safetensors, traces/own_expert.safetensors: what the panel of 14 opens on
 """
 
@@ -216,16 +216,17 @@ def best(results: dict[str, list[Figures]]) -> Figures:
 
 
 def tables(arms: Figures, pairs: Figures) -> dict[str, Figures]:
-    """All paired differences, judged as one table."""
-    values = {arm: {n: f["values"] for n, f in of.items() if n != "domains"}
-              for arm, of in arms.items()}  # fmt: skip
-    differences = {f"gain {arm}": (of["after"], of["before"]) for arm, of in values.items()}
-    for what, name in (("own", "after"), ("forgotten", "forgotten")):
-        for arm, of in values.items():
-            if arm != WHOLE:
-                differences[f"{what} {arm}"] = (of[name], values[WHOLE][name])
+    """Tables of paired differences; each is corrected for all of its comparisons."""
+    after = {arm: of["after"]["values"] for arm, of in arms.items()}
+    rises = {arm: of["forgotten"]["values"] for arm, of in arms.items()}
+    others = [arm for arm in arms if arm != WHOLE]
     clash = pairs["clash"]["values"]
-    return judged(differences | {"clash": (clash, [0.0] * len(clash))})
+    return {
+        "gain": judged({arm: (after[arm], of["before"]["values"]) for arm, of in arms.items()}),
+        "own": judged({arm: (after[arm], after[WHOLE]) for arm in others}),
+        "forgotten": judged({arm: (rises[arm], rises[WHOLE]) for arm in others}),
+        "together": judged({"clash": (clash, [0.0] * len(clash))}),
+    }
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figures:
@@ -260,7 +261,6 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     arms = {arm: figures_over([r["figures"] for r in each]) for arm, each in results.items()}
     experts = [result["expert"] for result in results[RANK]]
     pairs = together(experts, arms[RANK])
-    found_gaps = tables(arms, pairs)
     figures = {
         "steps": STEPS,
         "texts": list(TEXTS)[:seeds],
@@ -269,7 +269,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
         "replay": replay,
         "arms": arms,
         "together": pairs,
-        "judged": found_gaps,
+        "judged": tables(arms, pairs),
     }
     write_trained(out / "runs" / "own_expert.json", meta, figures)
     write_opening(out, meta, rate_of[WHOLE], chosen, experts)
