@@ -22,13 +22,18 @@ from moeviz.records.growth import (
     DROP,
     EQUAL_COMPUTE,
     EQUAL_STEPS,
+    LEADS,
+    LEARNERS,
     NOISE,
+    PAIRS,
     SCRATCH,
     WAY,
+    WAYS,
     cosines,
     lead_ends,
     mean_cosines,
     mean_interval,
+    name_of,
 )
 from moeviz.records.runs import load_snapshots
 from moeviz.text.corpus import load_corpus
@@ -149,7 +154,7 @@ def test_equal_compute_is_equal_flops():
     }
     parent = experiment.PARENT_STEPS * per_step[DENSE]
     assert experiment.flops_before() == pytest.approx(parent)
-    for pair in experiment.PAIRS:
+    for pair in PAIRS:
         for step in (experiment.EARLY_STEP, experiment.STEPS):
             first, other = experiment.compared_at(pair, step)
             at = experiment.marks()
@@ -162,7 +167,7 @@ def test_equal_compute_is_equal_flops():
             if pair[1] == DENSE:
                 beside = parent + other * per_step[DENSE]
             assert spent == pytest.approx(beside, rel=2e-3)
-    assert EQUAL_COMPUTE in {pair[2] for pair in experiment.PAIRS}
+    assert EQUAL_COMPUTE in {pair[2] for pair in PAIRS}
 
 
 def test_arms_of_a_seed_see_the_same_text_and_the_parent_another(small):
@@ -180,9 +185,7 @@ def test_copies_begin_at_the_parents_loss_and_the_others_above(small):
     parent = experiment.train_parent(8e-3, 0)
     loss = parent.evaluate(2).loss
     config = experiment.training(8e-3, 0, 4, 0)
-    copies, drop = (
-        experiment.grow(parent.model, experiment.WAYS[way], config) for way in (COPIES, DROP)
-    )
+    copies, drop = (experiment.grow(parent.model, WAYS[way], config) for way in (COPIES, DROP))
     assert copies.evaluate(2).loss == pytest.approx(loss, abs=1e-5)
     assert experiment.go_on(parent.model, config).evaluate(2).loss == loss
     assert drop.evaluate(2).loss != pytest.approx(loss, abs=1e-4)
@@ -208,13 +211,14 @@ def test_the_recording_is_written_and_says_what_was_measured(small, tmp_path):
         if name != DENSE:
             assert len(arm["cosine"]) == len(figures["cosine_steps"])
     for moment, step in (("early", 2), ("late", 4)):
-        for pair in experiment.PAIRS:
-            gap = figures["gaps"][moment][experiment.name_of(pair)]
+        for pair in PAIRS:
+            gap = figures["gaps"][moment][name_of(pair)]
             first, other = (
                 figures["arms"][arm]["loss"][figures["arms"][arm]["steps"].index(at)]["values"]
                 for arm, at in zip(pair[:2], experiment.compared_at(pair, step), strict=True)
             )
             np.testing.assert_allclose(gap["values"], np.subtract(first, other), atol=2e-4)
+    assert [*figures["lead_ends"]] == [name_of(pair) for pair in LEADS]
     for ends in figures["lead_ends"].values():
         assert len(ends["seeds"]) == 2 and ("mean" in ends) == (None not in ends["seeds"])
     snapshots, _ = load_snapshots(tmp_path / "runs" / "upcycling.safetensors")
@@ -234,21 +238,20 @@ def test_a_rate_that_diverges_is_no_choice(small, monkeypatch):
 
 def test_a_live_run_grows_from_one_parent_and_is_found_again(small, tmp_path):
     told = []
-    way = {"drop": 0.25}
-    learners = experiment.build(way, DROP, 3, lambda done, total: told.append((done, total)))
+    learners = experiment.build(DROP, 3, lambda done, total: told.append((done, total)))
     assert told == [(step, 4) for step in range(1, 5)]
-    assert {*learners} == {DENSE, "grown", SCRATCH}
-    again = experiment.build(way, DROP, 3, lambda *_: pytest.fail("the parent is trained already"))
+    assert [*learners] == [*LEARNERS]
+    again = experiment.build(DROP, 3, lambda *_: pytest.fail("the parent is trained already"))
     for label, learner in learners.items():
         for name, value in learner.model.state_dict().items():
             assert torch.equal(again[label].model.state_dict()[name], value)
         next(learner)
         learner.save(tmp_path / f"{label}.safetensors")
-    found = experiment.resume(tmp_path, [*learners], DROP, 3)
+    found = experiment.resume(tmp_path, DROP, 3)
     assert {label: one.step for label, one in found.items()} == dict.fromkeys(learners, 1)
-    assert experiment.resume(tmp_path, [*learners], COPIES, 3) == {}
-    assert experiment.resume(tmp_path, [*learners], DROP, 4) == {}
-    assert experiment.resume(tmp_path / "none", [*learners], DROP, 3) == {}
+    assert experiment.resume(tmp_path, COPIES, 3) == {}
+    assert experiment.resume(tmp_path, DROP, 4) == {}
+    assert experiment.resume(tmp_path / "none", DROP, 3) == {}
 
 
 def test_experts_are_as_wide_as_the_parents_ffn():

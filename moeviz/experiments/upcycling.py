@@ -2,7 +2,7 @@
 
 A dense model, the parent, is trained for PARENT_STEPS. Then, for STEPS more: it goes on as it is
 ("dense"), or it grows into a sparse one, of 8 experts of its FFN's width of which a token visits 2
-(surgery.upcycle): "copies"; "copies with noise", of NOISE_SHARE of each matrix's own deviation;
+(surgery.upcycle): "copies"; "copies with noise", of a tenth of each matrix's own deviation;
 "half drawn anew", which is Drop-Upcycling with r = 0.5. "from scratch" is the same sparse model
 without a parent. Komatsuzaki et al. (2212.05055) say beforehand: copies beat the dense model that
 goes on, and beat a start from scratch unless that is trained for long. Nakamura et al.
@@ -35,10 +35,11 @@ runs/upcycling.json; figures are {mean, sd, values} over the seeds:
     arms: by name: steps [P] and loss [P], nats per token; for sparse ones also cosine [P], the mean
         over pairs and layers at cosine_steps, and effective_experts at the end, in the last layer;
         parameters, active_parameters, gigaflops_per_step
-    gaps: by "early" or "late" and a name of PAIRS: the difference of loss (recording.judged; one
-        table of all)
-    lead_ends: by a name of LEADS: by seed the step at which the first one's lead ended for good,
-        null where it did not, and "mean", "low", "high" where it ended with every seed
+    gaps: by "early" or "late" and the name of a pair (growth.PAIRS): the difference of loss
+        (recording.judged; one table of all)
+    lead_ends: by the name of a pair (growth.LEADS): "seeds", the step at which the first one's
+        lead ended for good, null where it did not, and "mean", "low", "high" where it ended with
+        every seed
 runs/upcycling.safetensors: seed 0 of every arm, in the order of ARMS.
 """
 
@@ -73,16 +74,21 @@ from moeviz.records.growth import (
     DENSE,
     DROP,
     EARLY,
-    EQUAL_COMPUTE,
     EQUAL_STEPS,
     GROWN,
     LATE,
+    LEADS,
+    LEARNERS,
     NOISE,
+    PAIRS,
     SCRATCH,
     WAY,
+    WAYS,
+    Pair,
     lead_ends,
     mean_cosines,
     mean_interval,
+    name_of,
 )
 from moeviz.records.metrics import effective_experts
 from moeviz.records.runs import save_snapshots
@@ -95,32 +101,16 @@ from moeviz.training.trainer import NonFiniteLossError
 EXPERTS, TOP_K, WIDTH = 8, 2, 128
 PARENT_STEPS, STEPS, EARLY_STEP = 400, 800, 100
 MEASURE_EVERY, WINDOWS = 50, 44
-NOISE_SHARE, DROP_SHARE = 0.1, 0.5
 GRID, GRID_STEPS, GRID_SEEDS = (4e-3, 8e-3, 16e-3), 300, (1000,)
 PARENT = "parent"
 LIVE_STEPS, LIVE_EVERY = 300, 25
 ARMS = (DENSE, *GROWN, SCRATCH)
-WAYS: dict[str, dict[str, float]] = {
-    COPIES: {}, NOISE: {"noise": NOISE_SHARE}, DROP: {"drop": DROP_SHARE},
-}  # fmt: skip
-# What is compared, and counted how: a name is "A minus B, at equal steps".
-PAIRS = (
-    *((grown, other, how) for grown in (COPIES, DROP) for other in (DENSE, SCRATCH)
-      for how in (EQUAL_STEPS, EQUAL_COMPUTE)),
-    (NOISE, COPIES, EQUAL_STEPS), (DROP, COPIES, EQUAL_STEPS),
-)  # fmt: skip
-LEADS = tuple(pair for pair in PAIRS if SCRATCH in pair or pair[:2] == (DROP, COPIES))
 Figures = dict[str, Any]
 Results = dict[str, Figures]
 
 
 def experts() -> MoEConfig:
     return MoEConfig(EXPERTS, TOP_K, WIDTH)
-
-
-def name_of(pair: tuple[str, str, str]) -> str:
-    first, other, how = pair
-    return f"{first} minus {other}, {how}"
 
 
 def training(rate: float, seed: int, steps: int, every: int) -> TrainConfig:
@@ -202,7 +192,7 @@ def _cheaper(step: int) -> int:
     return next(s for s in range(step, 0, -1) if steps_of_equal_compute(s)[0] <= step)
 
 
-def compared_at(pair: tuple[str, str, str], step: int) -> tuple[int, int]:
+def compared_at(pair: Pair, step: int) -> tuple[int, int]:
     """The steps of the first and of the second arm at which a pair is compared."""
     _, other, how = pair
     if how == EQUAL_STEPS:
@@ -261,9 +251,9 @@ def train_grown(rates: dict[str, float], seed: int) -> Results:
         PARENT: {"loss": parent.evaluate(WINDOWS, part="reserve").loss},
         DENSE: run(DENSE, dense),
     }
-    for name, way in WAYS.items():
+    for name in GROWN:
         config = training(rates[name], seed, STEPS, MEASURE_EVERY)
-        results[name] = run(name, grow(parent.model, way, config, name))
+        results[name] = run(name, grow(parent.model, WAYS[name], config, name))
     return results
 
 
@@ -315,7 +305,7 @@ def summary(grown: Sequence[Results], scratch: Sequence[Results]) -> Figures:
         place = at[name].index(step)
         return [run["loss"][place] for run in runs[name]]
 
-    def two(pair: tuple[str, str, str], step: int) -> tuple[list[float], list[float]]:
+    def two(pair: Pair, step: int) -> tuple[list[float], list[float]]:
         first, other = compared_at(pair, step)
         return losses(pair[0], first), losses(pair[1], other)
 
@@ -349,7 +339,7 @@ def _arm(steps: list[int], of_seeds: list[Figures]) -> Figures:
     }
 
 
-def _lead_ends(pair: tuple[str, str, str], losses: Callable[[str, int], list[float]]) -> Figures:
+def _lead_ends(pair: Pair, losses: Callable[[str, int], list[float]]) -> Figures:
     steps = range(0, STEPS + 1, MEASURE_EVERY)
     places = [compared_at(pair, step) for step in steps]
     first = np.array([losses(pair[0], own) for own, _ in places])
@@ -428,31 +418,32 @@ def live_parent(seed: int) -> GrownTrainer:
     return parent_trainer(live_rates()[PARENT], seed)
 
 
-def build(
-    way: dict[str, float], name: str, seed: int, on_step: Progress = lambda done, total: None
-) -> dict[str, GrownTrainer]:
-    """The three learners of a live run: the parent that goes on, what grew from it, and the sparse
-    model from scratch. on_step is told how far the parent's training is."""
+def build(name: str, seed: int, on_step: Progress) -> dict[str, GrownTrainer]:
+    """The three learners of a live run: the parent that goes on, the sparse model from scratch,
+    and what grew from the parent in this way of WAYS. on_step is told how far the parent's training
+    is."""
+    way = WAYS[name]
     parent = live_parent(seed)
     for result in parent:
         on_step(result.step, PARENT_STEPS)
     rates = live_rates()
     rate = rates[DROP if "drop" in way else COPIES]
-    return {
-        DENSE: go_on(parent.model, _live(rates[DENSE], seed)),
-        "grown": grow(parent.model, way, _live(rate, seed), name),
-        SCRATCH: from_scratch(_live(rates[SCRATCH], seed)),
-    }
+    learners = (
+        go_on(parent.model, _live(rates[DENSE], seed)),
+        from_scratch(_live(rates[SCRATCH], seed)),
+        grow(parent.model, way, _live(rate, seed), name),
+    )
+    return dict(zip(LEARNERS, learners, strict=True))
 
 
 def _live(rate: float, seed: int) -> TrainConfig:
     return training(rate, seed, LIVE_STEPS, LIVE_EVERY)
 
 
-def resume(folder: Path, labels: Sequence[str], name: str, seed: int) -> dict[str, GrownTrainer]:
+def resume(folder: Path, name: str, seed: int) -> dict[str, GrownTrainer]:
     """The learners as an interrupted run left them; none where one is not of this run."""
     found: dict[str, GrownTrainer] = {}
-    for label in labels:
+    for label in LEARNERS:
         try:
             kept = GrownTrainer.resume(folder / f"{label}.safetensors", load_corpus())
         except (OSError, ValueError):

@@ -12,12 +12,38 @@ from moeviz.records.runs import Snapshot
 DENSE, SCRATCH = "dense", "from scratch"
 COPIES, NOISE, DROP = "copies", "copies with noise", "half drawn anew"
 GROWN = (COPIES, NOISE, DROP)
+# Every way to grow, with the arguments of surgery.upcycle; those of GROWN are recorded.
+WAYS: dict[str, dict[str, float]] = {
+    COPIES: {},
+    NOISE: {"noise": 0.1},
+    "a quarter drawn anew": {"drop": 0.25},
+    DROP: {"drop": 0.5},
+    "all drawn anew": {"drop": 1.0},
+}
 EQUAL_STEPS, EQUAL_COMPUTE = "at equal steps", "at equal compute"
 EARLY, LATE = "early", "late"
+LEARNERS = (DENSE, SCRATCH, "grown")  # of a live run
+
+# What is compared, and counted how: (A, B, how) is A's loss minus B's.
+Pair = tuple[str, str, str]
+PAIRS: tuple[Pair, ...] = (
+    *((grown, other, how) for grown in (COPIES, DROP) for other in (DENSE, SCRATCH)
+      for how in (EQUAL_STEPS, EQUAL_COMPUTE)),
+    (NOISE, COPIES, EQUAL_STEPS), (DROP, COPIES, EQUAL_STEPS),
+)  # fmt: skip
+# Whose lead over whom is followed to its end.
+LEADS: tuple[Pair, ...] = (
+    *(pair for pair in PAIRS if pair[1] == SCRATCH), (COPIES, DROP, EQUAL_STEPS),
+)  # fmt: skip
 
 # The notes of a learner: how it grew; FLOPs before its first step, the dense model's; and
 # [step, by layer the cosines of the E (E - 1) / 2 pairs of experts] of each look.
 WAY, BEFORE, COSINE = "way", "flops before", "cosine"
+
+
+def name_of(pair: Pair) -> str:
+    first, other, how = pair
+    return f"{first} minus {other}, {how}"
 
 
 def cosines(learner: Snapshot) -> tuple[np.ndarray, np.ndarray]:
