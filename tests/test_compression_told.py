@@ -12,8 +12,12 @@ from moeviz.model import LanguageModel, MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.pictures.compression import names
 from moeviz.pictures.compression.smaller import points, smaller
+from moeviz.pictures.compression.stored import told_parts
 from moeviz.pictures.compression.verdicts import (
+    RULES,
+    WORTH,
     told_bytes,
+    told_claims,
     told_errors,
     told_merging,
     told_regimes,
@@ -21,7 +25,6 @@ from moeviz.pictures.compression.verdicts import (
     told_whom,
 )
 from moeviz.predictions import compression as predictions
-from moeviz.predictions.prediction import OPEN
 from moeviz.records.compressed import Compressed
 from moeviz.systems.packed_model import pack_model
 
@@ -51,8 +54,8 @@ def test_merging_tuning_and_regimes_follow_their_figures():
     figures = made_compression({names.HC: 0.5}, of_regime={"bias": 2.0}, tuned=0.25)
     cheap = figures["judged"]["merging"][names.HC]["4"]["mean"]
     assert f"merging by output (HC-SMoE) {cheap:+.3f} (lower)" in told_merging(figures)
-    assert "75 % came back" in told_tuning(figures) and "tuning mends it" in told_tuning(figures)
-    assert "that does not mend it" in told_tuning(made_compression(tuned=0.9))
+    assert "75 % came back" in told_tuning(figures) and "gains: it does." in told_tuning(figures)
+    assert "gains: it does not." in told_tuning(made_compression(tuned=0.9))
     assert "a bias +2.400" in told_regimes(figures) and "a bias +1.200 (higher)" in told_regimes(
         figures
     )
@@ -60,7 +63,45 @@ def test_merging_tuning_and_regimes_follow_their_figures():
     dear = made_compression({names.BITS: 90.0})
     assert "a higher cost than INT4's is not shown for" in told_bytes(dear)
     assert "a bias 0.50 and 0.30." in told_regimes(figures)
-    assert "leaves 13.3 %: less than either average" in told_errors(made_compression(seeds=1))
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ({}, "leaves 13.3 %: less than either average. So here the best fixed mix loses less than"),
+        ({"pruned": 0.35}, "leaves 35.0 %: less than one average and more than the other. So"),
+        ({"pruned": 0.6, "mixture": 0.2}, "leaves 60.0 %: more than either average. So here the "
+         "best fixed mix loses half or more of what such averages lose."),
+    ],
+)  # fmt: skip
+def test_what_a_layer_loses_is_told_by_its_errors(errors, told):
+    figures = made_compression(seeds=1)
+    of_layers = figures["regimes"]["batch"]["errors"]
+    # Made: 0.067 for the mix in the mean over layers, and 0.533 for the average without matching.
+    of_layers |= {name: [{"mean": mean}] for name, mean in errors.items()}
+    of_layers["matched"] = [{"mean": 0.3}]
+    assert told in told_errors(figures)
+
+
+def test_every_claim_is_told_with_its_rule():
+    figures = made_compression()
+    lines = [*told_claims(figures)]
+    assert len(lines) == len(figures["claims"]) and RULES.keys() < figures["claims"].keys()
+    assert lines[0] == f"not shown  {names.LOAD} is worth it: {WORTH}"
+    assert sum(WORTH in line for line in lines) == len(names.CRITERIA)
+
+
+def test_weight_for_weight_is_told_in_one_digit():
+    rises = {"router": 0.0083, "routed_experts": 0.029}
+    figures = {
+        "probe": "int3",
+        "components": {n: {"loss": {"mean": v, "sd": 0.001}} for n, v in rises.items()},
+        "weights": {"router": 1_536, "routed_experts": 589_824},
+    }
+    told = told_parts(figures)
+    assert told.endswith(
+        "the router suffers most and the routed experts least, some 100 times less."
+    )
 
 
 def test_a_curve_has_a_mark_for_each_amount_and_the_live_model_its_own_place():
@@ -113,19 +154,49 @@ def test_experts_that_go_or_merge_take_their_bytes_with_them(bench):
 @pytest.mark.parametrize(
     ("factors", "of_regime", "options"),
     [
-        ({}, {}, ("half of the bits", "none of them", OPEN, "no such difference is shown")),
+        ({}, {}, ("half of the bits", "none of them", "no such difference is shown")),
         (
             {names.REAP: 0.5, names.BITS: 5000.0, names.HC: 0.4},
             {"bias": 1.5},
-            ("half by merging", "some of them", "merging costs less", "yes, by a tenth"),
+            ("half by merging", "some of them", "yes, by a tenth"),
         ),
-        ({names.CHANCE: 2.0, names.HC: 1.5}, {}, (None, "all of them", "merging costs more", None)),
+        ({names.CHANCE: 2.0, names.HC: 1.5}, {}, (None, "all of them", None)),
     ],
 )
 def test_predictions_follow_the_recorded_verdicts(factors, of_regime, options, monkeypatch):
     figures = made_compression(factors, of_regime=of_regime)
     monkeypatch.setattr(predictions, "recorded_run", lambda name: figures)
-    asked = predictions.half, predictions.whom, predictions.merge, predictions.regime
+    asked = predictions.half, predictions.whom, predictions.regime
     for ask, option in zip(asked, options, strict=True):
         assert option is None or ask().option.startswith(option)
         assert ask().figure and ask().because
+
+
+@pytest.mark.parametrize(
+    ("mixture", "option"),
+    [(0.02, "about a tenth of it"), (0.07, "about a third of it"), (0.2, "about as large")],
+)
+def test_what_no_merge_avoids_is_a_part_of_what_an_average_loses(mixture, option, monkeypatch):
+    figures = made_compression()
+    errors = figures["regimes"]["batch"]["errors"]
+    errors |= {"mixture": [{"mean": mixture}], "merged": [{"mean": 0.2}]}
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: figures)
+    found = predictions.merge()
+    assert (
+        found.option == option
+        and f"which is {mixture / 0.2:.0%} of that".replace("%", " %") in found.figure
+    )
+
+
+@pytest.mark.parametrize(
+    ("means", "told"),
+    [((-0.1,) * 4, "all of the other 4"), ((-0.1, 0.1, 0.1, 0.1), "1 of the other 4"),
+     ((0.1,) * 4, "none of the other 4")],
+)  # fmt: skip
+def test_criteria_that_are_not_shown_to_beat_chance_may_do_so(means, told, monkeypatch):
+    figures = made_compression({names.NAEE: 0.5})
+    others = [c for c in names.CRITERIA if c != names.NAEE]
+    for criterion, mean in zip(others, means, strict=True):
+        figures["judged"]["chance"][criterion]["4"]["mean"] = mean
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: figures)
+    assert f"{told} cost less on average too" in predictions.whom().because

@@ -7,7 +7,7 @@ from moeviz.costs.cost.quantisation import QuantPlan
 from moeviz.experiments.packed_files import FORMS, SHIPPED, loaded
 from moeviz.model import LanguageModel, MoEConfig
 from moeviz.model.transformer import ModelConfig
-from moeviz.pictures.compression.verdicts import told_files
+from moeviz.pictures.compression.stored import told_files
 from moeviz.systems.packed_model import save_packed
 
 
@@ -32,4 +32,4 @@ def test_the_lines_are_those_of_the_figures():
 
     lines = [*told_files({"files": {"fp16": file(2_000_000, 3.0), "int4": file(1_000_000, 3.01)}})]
     assert [line.split()[2] for line in lines] == ["fp16", "int4"]
-    assert "1.00 MB" in lines[1] and lines[1].endswith("loss +0.010")
+    assert "1.00 MB" in lines[1] and lines[1].endswith("loss +0.010 nats")

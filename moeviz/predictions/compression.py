@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from moeviz.costs import device
 from moeviz.pictures.compression.names import (
-    ABLATION,
+    AMOUNTS,
     BITS,
     CRITERIA,
     FITTED_RANK,
     HC,
-    NAEE,
     REAP,
     REGIMES,
     loss_of,
     spoken,
 )
 from moeviz.pictures.costs.edge import candidate
-from moeviz.pictures.over_seeds import gap_words, mean_sd, recorded_gap
+from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.training.cures_told import listed
-from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
+from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
 from moeviz.words import percent
 
 PI, SPARSE, DENSE = "Raspberry Pi 5, 16 GB", "DeepSeek-V2-Lite", "Llama 3.1 8B"
@@ -41,7 +40,11 @@ def half() -> Measured:
     figures = recorded_run("compression")
     costs = {words: loss_of(figures, *place) for words, place in HALVES.items()}
     best = min(costs, key=lambda words: costs[words]["mean"])
-    each = ", ".join(f"{words} {mean_sd(cost, 3, '+')}" for words, cost in costs.items())
+    each = ", ".join(
+        f"{words} ({AMOUNTS[amount] if recipe == BITS else spoken(recipe)}) "
+        f"{mean_sd(costs[words], 3, '+')}"
+        for words, (recipe, amount) in HALVES.items()
+    )
     count = len(costs[best]["values"])
     figure = f"the loss rises, in nats per token over {count} seeds, by: {each}"
     because = "every expert is still there, with all its directions, only less exact"
@@ -69,43 +72,42 @@ def whom() -> Measured:
         f"chance costs {chance} nats per token, and a lower cost is shown for "
         f"{listed([spoken(c) for c in better])}"
     )
+    others = [table[c]["4"]["mean"] for c in CRITERIA if c not in better]
+    below = sum(mean < 0 for mean in others)
+    part = "all" if below == len(others) else f"{below or 'none'}"
     because = {
-        NONE: "most experts are needed by some text, so that whichever go are missed",
-        SOME: "experts differ in what they are worth, and not each of these figures sees it",
+        NONE: "no cost below that of chance is clear enough over the seeds",
+        SOME: f"for those the difference is clear over the seeds; {part} of the other "
+        f"{len(others)} cost less on average too, and what is not shown may be so all the same",
         ALL: "experts differ in what they are worth, and each of these figures sees a part of that",
     }[option]
-    if better and {*better} <= {ABLATION, NAEE}:
-        because = (
-            "what beats it measures what is lost without an expert, and the others how much the "
-            "expert is used or how loud it is"
-        )
     return Measured(option, figure, because)
-
-
-LOWER, HIGHER = "merging costs less", "merging costs more"
 
 
 @prediction(
     "11.merge",
-    "Eight experts become four: either four are taken out (by REAP), or the most alike are merged "
-    "(by their outputs, HC-SMoE). Merging throws nothing away. What costs less?",
-    LOWER, HIGHER, OPEN,
+    "Two experts become one whose weights are the average of theirs, which leaves an error in the "
+    "layer's output. The best fixed mix of what the two say leaves one too. How large is it beside "
+    "the first?",
+    "about a tenth of it", "about a third of it", "about as large",
 )  # fmt: skip
 def merge() -> Measured:
-    figures = recorded_run("compression")
-    gap = figures["judged"]["merging"][HC]["4"]
-    option = {"lower": LOWER, "higher": HIGHER, "open": OPEN}[gap["verdict"]]
-    figure = f"the loss after merging is {gap_words(recorded_gap(gap))} than after pruning"
-    if option == OPEN and gap["low"] * gap["high"] > 0:
-        figure += ", which so many comparisons at once do not let stand"
-    errors = figures["regimes"]["batch"]["errors"]
+    errors = recorded_run("compression")["regimes"]["batch"]["errors"]
     lost = {name: sum(f["mean"] for f in errors[name]) / len(errors[name]) for name in errors}
-    because = (
-        "an average of two experts' weights leaves "
-        f"{percent(lost['merged'], 1)} of a layer's output's square in error, where taking one of "
-        f"the two out leaves {percent(lost['pruned'], 1)}"
+    part = lost["mixture"] / lost["merged"]
+    options = {
+        "about a tenth of it": 0.1, "about a third of it": 1 / 3, "about as large": 1.0
+    }  # fmt: skip
+    figure = (
+        f"over all pairs and layers the average of two experts' weights leaves an error of "
+        f"{percent(lost['merged'], 1)} of the output's square, and the best fixed mix "
+        f"{percent(lost['mixture'], 1)}, which is {percent(part)} of that"
     )
-    return Measured(option, figure, because)
+    because = (
+        "the mix only lacks the share that the router sets anew for each token, and an average of "
+        "weights computes something else than either expert"
+    )
+    return Measured(nearest(part, options), figure, because)
 
 
 MUCH, LITTLE = "yes, by a tenth of the cost or more", "no such difference is shown"
