@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "memory_or_thinking": "memory_or_thinking",
     "upcycling": "upcycling",
     "models_as_experts": "models_as_experts",
+    "loaded_experts": "loaded_experts",
     "kernels": "dispatch",
     "real_traces": "real_traces",
     "placement": "placement",
