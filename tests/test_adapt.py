@@ -18,8 +18,8 @@ from moeviz.surgery.adapt import (
     rank_of_size,
     targets_of,
 )
+from moeviz.surgery.added_experts import fingerprint
 from moeviz.surgery.lora import Target, changed, num_trained, packed, start, unpacked
-from moeviz.surgery.own_expert import fingerprint
 from moeviz.text.tokenizer import Tokenizer
 from moeviz.watch.text import rows_by_token
 

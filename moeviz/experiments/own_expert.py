@@ -35,7 +35,8 @@ runs/own_expert.json; figures are {mean, sd, values} over the texts, nats per to
         what each of the two makes the model forget; and clash_TT, of each text (rows) by partner
 judged: tables of paired differences (recording.judged), by arm: "gain", after minus before; "own"
 and "forgotten", the arm minus "whole"; "together": "clash"
-models/own_german.safetensors, traces/own_expert.safetensors: what the panel of 14 opens on
+models/own_german.safetensors: an expert of rank 4, as a friend's; traces/own_expert.safetensors: a
+record for each of OPENINGS, which the panel of 14 opens on
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from moeviz.experiments.recording import (
     write_trained,
 )
 from moeviz.model.transformer import LanguageModel
+from moeviz.records.store import save_records
 from moeviz.surgery.own_expert import Plugged
 from moeviz.surgery.own_training import WARMUP, OwnTraining, text_loss
 from moeviz.text.corpus import Batch, Corpus, load_corpus
@@ -88,6 +90,13 @@ ARMS = {
     "rank 4, no replay": (RANK, 4, False),
     ALL: (ALL, None, True),
     COPY: (WHOLE, None, False),
+}
+# Name -> text, form, whether other text is replayed, whether a friend's expert is plugged in too.
+OPENINGS = {
+    "alone": ("notes", WHOLE, True, False),
+    "without replay": ("notes", WHOLE, False, False),
+    "low rank": ("log", RANK, True, False),
+    "two at once": ("notes", WHOLE, True, True),
 }
 
 Figures = dict[str, Any]
@@ -272,18 +281,23 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
         "judged": tables(arms, pairs),
     }
     write_trained(out / "runs" / "own_expert.json", meta, figures)
-    write_opening(out, meta, rate_of[WHOLE], chosen, experts)
+    shared = results[RANK][min(seeds - 1, list(TEXTS).index(SHARED))]["expert"]
+    write_openings(out, meta, rate_of, chosen, shared)
     return {arm: {n: f[n]["mean"] for n in ("gain", "forgotten")} for arm, f in arms.items()}
 
 
-def write_opening(
-    out: Path, meta: dict[str, Any], rate: float, replay: float, experts: list[Figures]
+def write_openings(
+    out: Path, meta: dict[str, Any], rates: dict[str, float], replay: float, shared: Figures
 ) -> None:
-    """What the panel opens on: the first text learnt by a whole expert, and a friend's expert."""
-    if SHARED in list(TEXTS)[: len(experts)]:
-        friend = expert_from(experts[list(TEXTS).index(SHARED)])
-        friend.save(out / "models" / f"own_{SHARED}.safetensors")
-    running = OwnRunning(*recorded_model(), load_corpus())
-    for _ in running.training("notes", own_text("notes"), STEPS, None, rate, replay):
-        pass
-    running.look(dict(meta)).save(out / "traces" / "own_expert.safetensors")
+    """What the panel opens on, and a friend's expert; see the head of this file."""
+    friend, records = expert_from(shared), {}
+    friend.save(out / "models" / f"own_{friend.name}.safetensors")
+    for name, (text, form, replays, beside) in OPENINGS.items():
+        running = OwnRunning(*recorded_model(), load_corpus())
+        rank, amount = 4 if form == RANK else None, replay if replays else 0.0
+        for _ in running.training(text, own_text(text), STEPS, rank, rates[form], amount):
+            pass
+        if beside:
+            running.plug(friend)
+        records[name] = running.look()
+    save_records(out / "traces" / "own_expert.safetensors", records, meta)

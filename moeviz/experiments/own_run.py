@@ -14,7 +14,7 @@ from moeviz.model.transformer import LanguageModel
 from moeviz.records.own_runs import OwnRun
 from moeviz.surgery.added_experts import fingerprint
 from moeviz.surgery.own_expert import OwnExpert, Plugged
-from moeviz.surgery.own_training import OwnTraining, split_text, text_loss
+from moeviz.surgery.own_training import BATCH, OwnTraining, split_text, text_loss
 from moeviz.text.corpus import Corpus
 from moeviz.text.own_texts import TEXTS, own_text
 from moeviz.text.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class OwnRunning:
         """ValueError where none is called so."""
         self.plugged = self.plugged.unplug(name)
 
-    def look(self, meta: dict[str, str]) -> OwnRun:
+    def look(self) -> OwnRun:
         """What there is now, measured: a second or less. ValueError where nothing was trained."""
         if self._trained is None:
             raise ValueError("Nothing was trained here yet: press Train first.")
@@ -94,6 +94,8 @@ class OwnRunning:
         return OwnRun(
             name=training.name,
             form="whole" if training.rank is None else f"rank {training.rank}",
+            replay=training.replayed / BATCH,
+            seed=training.seed,
             step=training.step,
             steps=training.steps,
             num_bytes=training.expert().num_bytes,
@@ -112,7 +114,6 @@ class OwnRunning:
             layers=layers,
             base=fingerprint(base),
             now=fingerprint(model),
-            meta=meta,
         )
 
     def _loss_alone(self, expert: OwnExpert) -> float:

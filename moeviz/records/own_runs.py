@@ -15,8 +15,8 @@ class OwnRun(Record):
     """One text, and the model with the experts that are plugged in. Losses are nats per token of
     held-out text.
 
-    name: of the expert and of its text; form: "whole" or "rank 4"; steps: of the training, of
-    which `step` are done; num_bytes: of the expert.
+    name: of the expert and of its text; form: "whole" or "rank 4"; replay: pieces of other text for
+    each of its own; steps: of the training, of which `step` are done; num_bytes: of the expert.
     loss, float [N]: of the text at `loss_step`, int [N], the first before any training; visits,
     visits_elsewhere, float [N, L]: the share of the text's tokens, and of other text's, that chose
     the new expert in each MoE layer since the step before (NaN at the first).
@@ -31,6 +31,8 @@ class OwnRun(Record):
 
     name: str
     form: str
+    replay: float
+    seed: int
     step: int
     steps: int
     num_bytes: int
@@ -49,6 +51,5 @@ class OwnRun(Record):
     layers: tuple[int, ...]
     base: str
     now: str
-    meta: dict[str, str]
 
     kind: ClassVar[str] = "own run"

@@ -26,8 +26,8 @@ from moeviz.checks import brief, check_choice, check_number, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.important import gate_share, important_experts, token_share
 from moeviz.records.store import fitting, load_arrays, save_arrays
+from moeviz.surgery.added_experts import fingerprint
 from moeviz.surgery.lora import Target, changed, num_trained, start
-from moeviz.surgery.own_expert import fingerprint
 from moeviz.text.tokenizer import Tokenizer
 
 KIND = "adapter"
