@@ -20,12 +20,14 @@ runs/esft_selection.json: source, experts, top_p; tasks: by task:
     again: by "token, experts" and so on: counts, mean, and "equal", the layers where the choice is
         the published one
     halves: of "token, experts", the share of the experts chosen from one half of the sequences
-        that the other half chooses too; "others": the same with the choices of the other tasks;
-        "chance": with as many drawn
+        that the other half chooses too; "halves_later": the same without the first "shared_start"
+        tokens, the instruction with which all sequences of the task begin; "others": with the
+        choices of the other tasks; "chance": with as many drawn
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from moeviz.experiments.public_traces import (
     read_tasks,
     traces_folder,
 )
+from moeviz.experiments.real_traces import shared_start
 from moeviz.experiments.recording import write_json
 from moeviz.records.important import important_experts
 from moeviz.records.routes import Trace
@@ -123,6 +126,24 @@ def by_chance(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> float
     return both / sum(map(len, one))
 
 
+def halves(traces: list[Trace]) -> float:
+    """The share of the experts chosen from every second sequence that the others choose too."""
+    one, other = (again(half)["token, experts"] for half in (traces[::2], traces[1::2]))
+    return round(common(one, other), 4)
+
+
+def later(traces: list[Trace]) -> list[Trace]:
+    """What follows the start that all sequences share."""
+    first = shared_start(traces)
+    return [
+        dataclasses.replace(
+            trace, tokens=trace.tokens[first:], expert=trace.expert[first:],
+            weight=trace.weight[first:], score=trace.score[first:],
+        )
+        for trace in traces
+    ]  # fmt: skip
+
+
 def figures_of(tasks: dict[str, list[Trace]]) -> Figures:
     """All of runs/esft_selection.json but where it comes from; see the head of this file."""
     paper = {task: again(traces)["token, experts"] for task, traces in tasks.items()}
@@ -131,7 +152,6 @@ def figures_of(tasks: dict[str, list[Trace]]) -> Figures:
         published = PUBLISHED[task].split()
         counts = [int(entry.partition(":")[0]) for entry in published]
         wanted = [entry.partition(":")[2] for entry in published]
-        one, other = (again(half)["token, experts"] for half in (traces[::2], traces[1::2]))
         others = [choice for name, choice in paper.items() if name != task]
         found[task] = {
             "tokens": sum(len(trace.expert) for trace in traces),
@@ -145,7 +165,9 @@ def figures_of(tasks: dict[str, list[Trace]]) -> Figures:
                 }
                 for name, choice in again(traces).items()
             },
-            "halves": round(common(one, other), 4),
+            "halves": halves(traces),
+            "shared_start": shared_start(traces),
+            "halves_later": halves(later(traces)),
             "others": round(float(np.mean([common(paper[task], each) for each in others])), 4),
             "chance": round(float(np.mean([by_chance(paper[task], each) for each in others])), 4),
         }
