@@ -9,7 +9,7 @@ from moeviz.costs import footprint
 from moeviz.exercises import efficiency_frontier, other_ways
 from moeviz.records.frontier import exponent
 from moeviz.records.quality import Quality, shares_of_quality
-from moeviz.text.tasks import Addition
+from moeviz.text.tasks import Multiplication
 
 WRONG = {
     "10.1": [
@@ -22,8 +22,8 @@ WRONG = {
     ],
     "10.3": [(6, "6 is of the right size, but it is not exact.")],
     "10.5": [
-        (lambda a, b: a + b, "it must return three digits, ones first; this returned "),
-        (lambda a, b: [5, 6, 0], "for 5 and 4 it is 9, 0, 0, not 5, 6, 0."),
+        (lambda a, b: a + b, "it must return four digits, ones first; this returned "),
+        (lambda a, b: [6, 7, 7, 2], "for 5 and 4 it is 0, 2, 0, 0, not 6, 7, 7, 2."),
     ],
     "10.6": [(30_000, "30000 is of the right size")],
     "10.4": [("E", "'E' is none of the names to choose from")],
@@ -47,7 +47,7 @@ RIGHT = {
     "10.4": ["c"],
     "10.7": [lambda p, k: float(torch.tensor(p).topk(k).values.sum() / len(p))],
     "10.8": [lambda s, w, i: footprint(s, w, i).co2_grams],
-    "10.5": [lambda a, b: [int(d) for d in Addition(2).line(100 * a + b)[-3:]]],
+    "10.5": [lambda a, b: [int(d) for d in Multiplication(3).line(8 * a + b - 2)[-4:]]],
     "10.6": ["25016", 25_020],
 }
 

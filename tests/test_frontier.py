@@ -72,7 +72,7 @@ def test_the_whole_recording_in_small(tmp_path, monkeypatch):
         "frontier.SHORT": Setting(1),
         "frontier_short.SHORT": Setting(1),
         "frontier.GRID": (4e-3, 8e-3),
-        "frontier.FURTHER": 1,
+        "rates.FURTHER": 1,
         "frontier.GRID_SEEDS": (1000,),
         "frontier.FINAL_WINDOWS": 1,
         "routers_timed.WARM_STEPS": 1,
@@ -106,40 +106,3 @@ def test_the_whole_recording_in_small(tmp_path, monkeypatch):
         known = dict(zip(rate["grid"], rate["losses"], strict=True))
         assert [known[tried] for tried in before["grid"]] == before["losses"]
         assert len(known) == len(before["losses"]) + before["at_edge"]
-
-
-def losses_around(best):
-    """The losses of a grid by label, where the best rate of each arm is known."""
-    return {
-        f"{name} at {rate:g}": [abs(math.log2(rate / of_arm))]
-        for name, of_arm in best.items()
-        for rate in (8e-3, 16e-3, 32e-3)
-    }
-
-
-def test_a_rate_that_is_an_end_of_its_grid_is_looked_for_further_out(monkeypatch, tmp_path):
-    best = {"dense, width 128": 2e-3, "dense, width 256": 64e-3, "hash, 4 experts": 15e-3,
-            "learned, 4 experts": 1e-5}  # fmt: skip
-    arms, tried = frontier.arms(), []
-    by_arm = {id(arms[name]): rate for name, rate in best.items()}
-    monkeypatch.setattr(frontier, "arms", lambda: arms)
-
-    def try_rate(arm, setting, rate, seed):
-        assert setting is frontier.SHORT
-        return abs(math.log2(rate / by_arm[id(arm)]))
-
-    def collect(part, meta, runs, seeds, on_step):
-        tried.append([*runs])
-        return {label: [run(seed) for seed in range(seeds)] for label, run in runs.items()}
-
-    monkeypatch.setattr(frontier, "try_rate", try_rate)
-    monkeypatch.setattr(frontier, "collect", collect)
-    found = frontier.settled_rates(tmp_path, {}, losses_around(best))
-    assert {name: rate["chosen"] for name, rate in found.items()} == {
-        "dense, width 128": 2e-3, "dense, width 256": 64e-3, "hash, 4 experts": 16e-3,
-        "learned, 4 experts": 1e-3,
-    }  # fmt: skip
-    assert found["dense, width 128"]["grid"] == [1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3]
-    assert [name for name, rate in found.items() if rate["at_edge"]] == ["learned, 4 experts"]
-    assert len(tried) == frontier.FURTHER
-    assert not any("hash" in label for labels in tried for label in labels)

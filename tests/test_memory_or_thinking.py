@@ -1,4 +1,4 @@
-"""Phone books and additions: answers against plain arithmetic, no leaks, training, the summary."""
+"""Phone books and products: answers against plain arithmetic, no leaks, training, the summary."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.answers import made_answers, made_learners
 from helpers.pictures import presses
 from moeviz.experiments import memory_or_thinking as experiment
-from moeviz.experiments import recording
+from moeviz.experiments import rates, recording
 from moeviz.host import data_path, read_figures
 from moeviz.pictures.training.memory_or_thinking import (
     learning,
@@ -29,16 +29,16 @@ from moeviz.records.runs import load_snapshots
 from moeviz.text.tasks import (
     BOOK,
     LETTERS,
+    PRODUCTS,
     SIZES,
-    SUMS,
-    Addition,
+    Multiplication,
     PhoneBook,
     byte_tokenizer,
     task_name,
 )
 from moeviz.training.answers import AnswerTrainer
 
-SUMS_2 = "addition of 2 digits"
+PRODUCTS_3 = "multiplication of 3 digits"
 PARTS = ("train", "validation", "reserve")
 META = {"code": "", "versions": {}}
 
@@ -70,30 +70,28 @@ def test_a_book_is_drawn_anew_for_each_seed_and_evenly():
         assert len(counts) == size and statistic < size + 6 * math.sqrt(2 * size)
 
 
-@pytest.mark.parametrize("digits", [1, 2])
-def test_sums_are_right_and_no_pair_stands_in_two_parts(digits):
-    task = Addition(digits, seed=3)
+@pytest.mark.parametrize("digits", [1, 3])
+def test_products_are_right_and_no_pair_stands_in_two_parts(digits):
+    task = Multiplication(digits, seed=3)
     pairs = {part: set() for part in PARTS}
     for part in PARTS:
         for line in lines_of(task, part):
-            first, second, total = (int(n[::-1]) for n in re.split("[+=]", line))
-            assert first + second == total and len(line) == task.seq_len + 1
-            pairs[part].add((first, second))
+            assert re.fullmatch(f"[0-9]{{{digits}}}[*][2-9]=[0-9]{{{digits + 1}}}", line)
+            number, factor, product = (int(n[::-1]) for n in re.split("[*=]", line))
+            assert number * factor == product
+            pairs[part].add((number, factor))
     every = set.union(*pairs.values())
-    assert len(every) == sum(map(len, pairs.values())) == 100**digits
+    assert len(every) == sum(map(len, pairs.values())) == 8 * 10**digits
     for part in PARTS:
-        assert {(b, a) for a, b in pairs[part]} == pairs[part], "the mirror is in the same part"
-    if digits == 2:
+        assert {(b, a) for a, b in pairs[part] if 2 <= a <= 9} <= pairs[part], "the mirror too"
+    if digits == 3:
         for part in ("validation", "reserve"):
             assert 0.08 < len(pairs[part]) / len(every) < 0.12
-        assert pairs["reserve"] != {
-            tuple(int(n[::-1]) for n in re.split("[+=]", line)[:2])
-            for line in lines_of(Addition(digits, seed=4), "reserve")
-        }
+        assert lines_of(task, "reserve") != lines_of(Multiplication(digits, seed=4), "reserve")
 
 
 def test_a_batch_is_drawn_from_training_alone_and_by_seed_and_step():
-    task = Addition(2)
+    task = Multiplication(2)
     known, width = {*lines_of(task, "train")}, task.seq_len + 1
 
     def drawn(seed, step):
@@ -112,7 +110,7 @@ def test_what_cannot_be_is_refused_in_one_sentence():
     with pytest.raises(ValueError, match="entries"):
         PhoneBook(len(LETTERS) ** 3 + 1)
     with pytest.raises(ValueError, match="digits"):
-        Addition(4)
+        Multiplication(6)
     task = PhoneBook(5)
     with pytest.raises(ValueError, match="seq_len=6"):
         task.batch(seed=0, step=0, batch_size=1, seq_len=7)
@@ -129,10 +127,11 @@ def test_what_cannot_be_is_refused_in_one_sentence():
 def small(monkeypatch):
     """Few steps, sizes and questions, in this process."""
     monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(rates, "FURTHER", 0)
     for name, value in {
         "STEPS": 4, "MEASURE_EVERY": 2, "QUESTIONS": 20, "ROWS": 8, "GRID": (4e-3,),
-        "SIZES": {experiment.BOOK: (5, 10), experiment.SUMS: (1,)},
-        "MIDDLE": {experiment.BOOK: 5, experiment.SUMS: 1},
+        "SIZES": {experiment.BOOK: (5, 10), experiment.PRODUCTS: (1,)},
+        "OF_RATES": {experiment.BOOK: 5, experiment.PRODUCTS: 1},
     }.items():  # fmt: skip
         monkeypatch.setattr(experiment, name, value)
 
@@ -199,8 +198,8 @@ def test_a_run_goes_on_from_its_file(small, tmp_path, monkeypatch):
         assert [*learner][-1].step == 4 and len(learner.notes["right"]) == 2
     assert not experiment.resume(tmp_path, "phone book of 10 entries", 0), "another book"
     assert not experiment.resume(tmp_path, name, 1)
-    rates = {"MoE": 16e-3, "dense": 8e-3, "dense, all parameters": 8e-3}
-    chosen = {model: {"chosen": rate} for model, rate in rates.items()}
+    of_model = {"MoE": 16e-3, "dense": 8e-3, "dense, all parameters": 8e-3}
+    chosen = {model: {"chosen": rate} for model, rate in of_model.items()}
     monkeypatch.setattr(
         experiment, "recorded_figures", lambda name: {"rates": {experiment.BOOK: chosen}}
     )
@@ -226,11 +225,11 @@ def made_runs(shares):
 
 
 def test_the_summary_tells_differences_as_one_table(monkeypatch):
-    monkeypatch.setattr(experiment, "SIZES", {experiment.BOOK: (5,), experiment.SUMS: (1,)})
+    monkeypatch.setattr(experiment, "SIZES", {experiment.BOOK: (5,), experiment.PRODUCTS: (1,)})
     noise = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
     level = {
         (experiment.BOOK, 5): {"dense": 0.2, "MoE": 0.6, "dense, all parameters": 0.6},
-        (experiment.SUMS, 1): {"dense": 0.2, "MoE": 0.2, "dense, all parameters": 0.9},
+        (experiment.PRODUCTS, 1): {"dense": 0.2, "MoE": 0.2, "dense, all parameters": 0.9},
     }
     shares = {
         experiment.name_of(model, *setting): (share + np.roll(noise, place)).tolist()
@@ -242,7 +241,7 @@ def test_the_summary_tells_differences_as_one_table(monkeypatch):
         task: {name: gap["verdict"] for name, gap in sizes[size]["gaps"].items()}
         for task, size, sizes in (
             (experiment.BOOK, "5", tasks[experiment.BOOK]),
-            (experiment.SUMS, "1", tasks[experiment.SUMS]),
+            (experiment.PRODUCTS, "1", tasks[experiment.PRODUCTS]),
         )
     }
     assert verdicts[experiment.BOOK] == {
@@ -250,7 +249,7 @@ def test_the_summary_tells_differences_as_one_table(monkeypatch):
         "MoE minus dense, all parameters": "open",
         "dense, all parameters minus dense": "higher",
     }
-    assert verdicts[experiment.SUMS] == {
+    assert verdicts[experiment.PRODUCTS] == {
         "MoE minus dense": "open",
         "MoE minus dense, all parameters": "lower",
         "dense, all parameters minus dense": "higher",
@@ -263,7 +262,7 @@ def test_a_recording_of_few_steps(small, tmp_path):
     experiment.run(tmp_path, META, 2, lambda *at: None)
     told = json.loads((tmp_path / "runs" / "memory_or_thinking.json").read_text())
     assert told["seeds"] == [0, 1] and told["curve_steps"] == [2, 4]
-    assert [*told["tasks"]] == [experiment.BOOK, experiment.SUMS]
+    assert [*told["tasks"]] == [experiment.BOOK, experiment.PRODUCTS]
     for task, sizes in told["tasks"].items():
         assert told["rates"][task]["MoE"]["chosen"] == 4e-3
         for of_size in sizes.values():
@@ -281,10 +280,10 @@ def test_a_recording_of_few_steps(small, tmp_path):
 
 
 def test_the_share_that_experts_bring_is_of_what_a_wide_model_gains():
-    sizes = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.1, 0.1, 0.5)}, spread=0.0)["tasks"]
+    sizes = made_answers({BOOK: (0.2, 0.5, 0.8), PRODUCTS: (0.1, 0.1, 0.5)}, spread=0.0)["tasks"]
     assert brought(sizes[BOOK]).mean == pytest.approx(0.5)
-    assert brought(sizes[SUMS]).mean == pytest.approx(0.0)
-    assert brought_more(sizes[BOOK], sizes[SUMS]).mean == pytest.approx(0.5)
+    assert brought(sizes[PRODUCTS]).mean == pytest.approx(0.0)
+    assert brought_more(sizes[BOOK], sizes[PRODUCTS]).mean == pytest.approx(0.5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -299,31 +298,31 @@ def test_the_share_is_found_again_whatever_the_models_reach(dense, gain, share, 
 
 
 def test_where_width_brings_nothing_nothing_is_shared_out():
-    flat = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.0, 0.0, 0.01)}, spread=0.0)
+    flat = made_answers({BOOK: (0.2, 0.5, 0.8), PRODUCTS: (0.0, 0.0, 0.01)}, spread=0.0)
     sizes = flat["tasks"]
-    assert brought(sizes[SUMS]) is None and brought_more(sizes[BOOK], sizes[SUMS]) is None
+    assert brought(sizes[PRODUCTS]) is None and brought_more(sizes[BOOK], sizes[PRODUCTS]) is None
     assert told(flat) == (
         "Of what a wide dense model gains over a narrow one, experts bring 50 % on the phone book. "
-        "On sums a wide dense model gains too little to share out."
+        "On products a wide dense model gains too little to share out."
     )
 
 
 @pytest.mark.parametrize(
-    ("book", "sums", "words"),
+    ("book", "products", "words"),
     [
         (0.6, 0.25, "They bring more to memory, as the paper says (95 % interval +"),
         (0.3, 0.8, "They bring less to memory (95 % interval -"),
         (0.6, 0.76, "Whether these differ is open ("),
     ],
 )
-def test_the_finding_follows_the_figures(book, sums, words):
-    level = {BOOK: (0.2, book, 0.7), SUMS: (0.2, sums, 0.9)}
+def test_the_finding_follows_the_figures(book, products, words):
+    level = {BOOK: (0.2, book, 0.7), PRODUCTS: (0.2, products, 0.9)}
     figures = made_answers(level, spread=0.04)
     assert words in told(figures)
-    picture = memory_or_thinking(figures, "addition of 2 digits", made_learners())
+    picture = memory_or_thinking(figures, PRODUCTS_3, made_learners())
     assert words in picture.summary
     assert len(picture.rows) == 3 + 15 and len(picture.columns) == len(picture.rows[0])
-    assert {"learn": "phone book of 1,000 entries", "seed": "0"} in [
+    assert {"learn": "phone book of 2,000 entries", "seed": "0"} in [
         sets for _, sets in presses(picture)
     ]
 
@@ -334,7 +333,7 @@ def test_the_verdicts_are_told_size_by_size():
     first, *_ = verdict_sentences(figures)
     assert first == (
         "Phone book (entries): beside the dense model of equal active parameters the MoE is above "
-        "it at 500 and 1,000, not told apart from it at 2,000."
+        "it at 1,500 and 3,000, not told apart from it at 2,000."
     )
 
 
@@ -342,22 +341,28 @@ def test_a_learner_is_told_as_far_as_it_has_come():
     half = made_learners(300)
     assert points_of(half[0])[-1] == (300.0, 0.1)
     words = (
-        "Addition of 2 digits. Right answers: dense 10 %, MoE 15 % and dense with all parameters"
+        "Multiplication of 3 digits. Right answers: dense 10 %, MoE 15 % and dense with all "
+        "parameters"
     )
-    assert learning(half, SUMS_2).endswith(f"{words} 45 %.")
-    assert learning(made_learners(0), SUMS_2) == f"The {SUMS_2}: no answers have been counted yet."
+    assert learning(half, PRODUCTS_3).endswith(f"{words} 45 %.")
+    assert (
+        learning(made_learners(0), PRODUCTS_3)
+        == f"The {PRODUCTS_3}: no answers have been counted yet."
+    )
 
 
 def test_the_prediction_follows_the_figures(monkeypatch):
-    for (book, sums), option in {
+    for (book, products), option in {
         (0.6, 0.25): "remembering phone numbers",
-        (0.3, 0.8): "adding numbers",
+        (0.3, 0.8): "multiplying numbers",
         (0.6, 0.76): predictions.OPEN,
     }.items():
-        figures = made_answers({BOOK: (0.2, book, 0.7), SUMS: (0.2, sums, 0.9)}, spread=0.04)
+        figures = made_answers(
+            {BOOK: (0.2, book, 0.7), PRODUCTS: (0.2, products, 0.9)}, spread=0.04
+        )
         monkeypatch.setattr(predictions, "recorded_run", lambda name, figures=figures: figures)
         assert predictions.memory().option == option
-    flat = made_answers({BOOK: (0.2, 0.5, 0.8), SUMS: (0.0, 0.0, 0.01)}, spread=0.0)
+    flat = made_answers({BOOK: (0.2, 0.5, 0.8), PRODUCTS: (0.0, 0.0, 0.01)}, spread=0.0)
     monkeypatch.setattr(predictions, "recorded_run", lambda name: flat)
     assert predictions.memory().option == predictions.OPEN
 

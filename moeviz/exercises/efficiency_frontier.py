@@ -177,41 +177,41 @@ name_asked(
 )
 
 
-def written(first, second):
-    total = first + second
-    return total % 10, total // 10 % 10, total // 100
+def written(number, factor):
+    product = number * factor
+    return [product // 10**place % 10 for place in range(4)]
 
 
 def _digits(given: Any) -> tuple[float, ...]:
     values = [*given] if hasattr(given, "__iter__") and np.ndim(given) == 1 else []
     numbers = [as_number(value) for value in values]
-    if len(numbers) != 3 or None in numbers:
-        raise Wrong(f"it must return three digits, ones first; this returned {brief(given)}.")
+    if len(numbers) != 4 or None in numbers:
+        raise Wrong(f"it must return four digits, ones first; this returned {brief(given)}.")
     return tuple(number for number in numbers if number is not None)
 
 
 function_asked(
     "10.5",
     "What is left of a number when it is divided by 10 is its ones.",
-    "total % 10 is the ones, total // 10 % 10 the tens, total // 100 the hundreds.",
+    "product // 100 % 10 is the hundreds: what is left of the whole hundreds.",
     difficulty=1,
     minutes=4,
     solution=written,
-    praise="With the ones first, a digit of the sum and the carry that it leaves are known before "
-    "the next digit is written.",
-    cases=lambda: [(27, 38), (5, 4), (0, 0), (99, 99), (60, 7)],
+    praise="With the ones first, a digit of the product and the carry that it leaves are known "
+    "before the next digit is written.",
+    cases=lambda: [(347, 8), (5, 4), (0, 7), (999, 9), (60, 2)],
     mistakes=(
         (
             lambda a, b: written(a, b)[::-1],
-            "that has the hundreds first; the model writes the ones first.",
+            "that has the thousands first; the model writes the ones first.",
         ),
         (
-            lambda a, b: ((a + b) % 10, (a // 10 + b // 10) % 10, (a // 10 + b // 10) // 10),
-            "the carry is lost: 7 + 8 leaves a 1 for the tens.",
+            lambda a, b: [*(a // 10**place % 10 * b % 10 for place in range(3)), 0],
+            "the carry is lost: 7 × 8 leaves a 5 for the tens.",
         ),
     ),
-    words="for {} and {} it is {wanted[0]}, {wanted[1]}, {wanted[2]}, not "
-    "{found[0]:g}, {found[1]:g}, {found[2]:g}.",
+    words="for {} and {} it is {wanted[0]}, {wanted[1]}, {wanted[2]}, {wanted[3]}, not "
+    "{found[0]:g}, {found[1]:g}, {found[2]:g}, {found[3]:g}.",
     read=_digits,
 )
 

@@ -9,7 +9,7 @@ What would make the comparison unfair, and how it is closed:
 1. How loud the FFN is at the start: all arms begin at the fair scale (ModelConfig.ffn_scale).
 2. One learning rate that suits one size. Each arm has its own: that of GRID at which its mean
    validation loss is the lowest, over two seeds that are no final ones, at 300 steps. Where that is
-   an end of the grid, the next rate beyond it is tried too (settled_rates).
+   an end of the grid, the next rate beyond it is tried too (rates.settled_rates).
 3. Unequal cost. Declared FLOPs, parameters, and the measured seconds of a step stand beside each
    loss. A router's matrix grows with the experts, so FLOPs and active parameters do a little too.
 4. Losses that others do not have: learned arms have a balance loss and a z-loss (OLMoE's), which
@@ -38,7 +38,6 @@ runs/frontier.json; figures are {mean, sd} over the seeds:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
+from moeviz.experiments.rates import Losses, label, settled_rates
 from moeviz.experiments.recording import (
     balance_figures,
     collect,
@@ -56,7 +56,7 @@ from moeviz.experiments.recording import (
     write_trained,
 )
 from moeviz.experiments.router_arms import ACTIVE_WIDTH, FAIR, LONG, SETTINGS, Arm, Setting
-from moeviz.experiments.routers_compared import best_rate, over
+from moeviz.experiments.routers_compared import over
 from moeviz.experiments.routers_timed import time_steps
 from moeviz.experiments.routers_trained import GRID, GRID_SEEDS, run_arm, try_rate
 from moeviz.model.layer import MoEConfig
@@ -66,7 +66,6 @@ from moeviz.training.evaluation import FINAL_WINDOWS
 from moeviz.watch.quality import quality
 
 SETTING, SHORT = SETTINGS[LONG], SETTINGS[FAIR]  # rates are chosen in the short one
-FURTHER = 3  # rates beyond an end of the grid, at most
 EXPERTS = (4, 16, 64, 256)
 DENSE_WIDTHS = (128, ACTIVE_WIDTH, 512, 1024, 2048)
 ROUTER_LOSSES = {"balance_weight": 0.01, "z_weight": 1e-3}
@@ -159,32 +158,14 @@ def unigram(corpus: Corpus, seq_len: int) -> float:
     return unigram_loss(seen_V, np.bincount(held_out, minlength=size))
 
 
-def chosen_rates(losses: Mapping[str, Sequence[float | None]]) -> dict[str, Figures]:
-    """By arm what the grid found ("arm at rate" of each label); see best_rate."""
-    by_arm: dict[str, dict[float, Sequence[float | None]]] = {}
-    for label, seeds in losses.items():
-        name, _, rate = label.partition(" at ")
-        by_arm.setdefault(name, {})[float(rate)] = seeds
-    return {name: best_rate(dict(sorted(tried.items()))) for name, tried in by_arm.items()}
-
-
-def settled_rates(
-    part: Path, meta: dict[str, Any], losses: Mapping[str, Sequence[float | None]]
-) -> dict[str, Figures]:
-    """chosen_rates; an arm whose best rate is an end of its grid is tried at the next rate beyond
-    (half, or twice), as long as that is the better one, and FURTHER times at most."""
-    known = dict(losses)
-    for _ in range(FURTHER):
-        more = {}
-        for name, of_arm in chosen_rates(known).items():
-            if of_arm["at_edge"]:
-                best, (first, *_) = of_arm["chosen"], of_arm["grid"]
-                rate = best / 2 if best == first else 2 * best
-                more[f"{name} at {rate:g}"] = partial(try_rate, arms()[name], SHORT, rate)
-        if not more:
-            break
-        known |= collect(part, meta, more, len(GRID_SEEDS), lambda *_: None)
-    return chosen_rates(known)
+def looked_for(part: Path, meta: dict[str, Any], tried: Losses) -> dict[str, Figures]:
+    """The rates of all arms, further out where the best of those tried is an end of its grid."""
+    every = arms()
+    return settled_rates(
+        tried,
+        lambda name, rate: partial(try_rate, every[name], SHORT, rate),
+        lambda runs: collect(part, meta, runs, len(GRID_SEEDS), lambda *_: None),
+    )
 
 
 def summary(
@@ -243,7 +224,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     runs/frontier.json under `out` is written again with each whole seed."""
     path, every = out / "runs" / "frontier.json", arms()
     grid = {
-        f"{name} at {rate:g}": partial(try_rate, arm, SHORT, rate)
+        label(name, rate): partial(try_rate, arm, SHORT, rate)
         for name, arm in every.items()
         for rate in GRID
     }
@@ -251,5 +232,5 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     total = before + len(every) * seeds
     part = path.with_suffix(".part")
     tried = collect(part, meta, grid, len(GRID_SEEDS), lambda n, _: on_step(n, total))
-    rates = settled_rates(part, meta, tried)
+    rates = looked_for(part, meta, tried)
     return record(path, meta, SETTING, rates, seeds, lambda n, _: on_step(before + n, total))

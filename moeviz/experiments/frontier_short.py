@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.experiments import Progress
-from moeviz.experiments.frontier import SHORT, Figures, record, settled_rates
+from moeviz.experiments.frontier import SHORT, Figures, looked_for, record
+from moeviz.experiments.rates import label
 from moeviz.host import read_figures
 
 
@@ -25,9 +26,9 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     wider grid finds; runs/frontier_short.json under `out` is written again with each whole seed."""
     path = out / "runs" / "frontier_short.json"
     tried = {
-        f"{name} at {rate:g}": [loss]
+        label(name, rate): [loss]
         for name, of_arm in read_figures("frontier")["rates"].items()
         for rate, loss in zip(of_arm["grid"], of_arm["losses"], strict=True)
     }
-    rates = settled_rates(path.with_suffix(".part"), meta, tried)
+    rates = looked_for(path.with_suffix(".part"), meta, tried)
     return record(path, meta, SHORT, rates, seeds, on_step)

@@ -1,4 +1,4 @@
-"""What experts buy: facts remembered, or a rule worked out (2 minutes a seed).
+"""What experts buy: facts remembered, or a rule worked out (3 minutes a seed).
 
 "Mixture of Parrots" (Jelassi and others, 2410.19034) says beforehand: with the active parameters
 fixed, more experts raise what a model memorises, nearly as far as the same parameters would in a
@@ -7,9 +7,10 @@ dense model, and soon stop to help where a model must reason, which asks for wid
     phone book   a name and its number, both random: the share of the book that is recalled. By the
                  paper the MoE should beat the dense model of its active parameters, and stay close
                  to the dense model of all its parameters.
-    addition     of pairs that training never shows: the share of sums with every digit right. By
-                 the paper the MoE should not beat the dense model of its active parameters by much,
-                 and the dense model of all its parameters should beat the MoE.
+    multiplication
+                 of pairs that training never shows: the share of products with every digit right.
+                 By the paper the MoE should not beat the dense model of its active parameters by
+                 much, and the dense model of all its parameters should beat the MoE.
 
 Three models: "MoE", two of 16 experts of width 16, raw weights, balance loss 0.01 and z-loss 0.001;
 "dense", as wide as two experts; "dense, all parameters", as wide as all 16. What would make the
@@ -17,23 +18,28 @@ comparison unfair, and how it is closed:
 
 1. How loud the FFN is at the start: all begin at the fair scale (ModelConfig.ffn_scale).
 2. One learning rate that suits one of them: each has its own on each task, the one of GRID with the
-   lowest mean loss on "validation" at the middle size, over seeds that are no final ones.
+   lowest mean loss on "validation" at one size (OF_RATES), over seeds that are no final ones; where
+   that is an end of the grid, the next rate beyond it is tried too (rates.settled_rates).
 3. Unequal practice: all see the same examples in the same order, for as many steps. A larger book
    is read fewer times in them: what is measured is what is learned in the time, and no limit of
    what fits.
-4. Answers that leak: sums are measured on "reserve" pairs, which neither training nor the choice of
-   rates saw, in either order. Of the phone book all is asked that was read; the books of GRID_SEEDS
-   are others.
-5. Luck: the seed draws the model, the book or the held-out pairs, and the batches. Differences are
+4. Answers that leak: products are measured on "reserve" pairs, which neither training nor the
+   choice of rates saw, in either order. Of the phone book all is asked that was read; the books of
+   GRID_SEEDS are others.
+5. Tasks that tell nothing: where all models are right, or none, there is no difference to see, and
+   where width brings nothing, there is none that experts could bring. Sizes and the second task
+   were chosen by trials of one seed, which is none of the final ones: of sorted digits a wide FFN
+   learned no more than a narrow one, sums were learned in late jumps.
+6. Luck: the seed draws the model, the book or the held-out pairs, and the batches. Differences are
    paired, and verdicts hold for all of them together (Holm).
 
 Not closed: the models share attention, embedding and model width, and differ in their FFNs alone,
 so the paper's bound on the model's width is not tested; both tasks are small, STEPS steps, at one
-depth; addition is one rule of many; the dense model of all parameters takes more FLOPs.
+depth; multiplication is one rule of many; the dense model of all parameters takes more FLOPs.
 
 runs/memory_or_thinking.json; figures are {mean, sd, values} over the seeds:
     steps, seeds, curve_steps
-    rates: by task ("phone book", "addition") and model: grid, losses, chosen, at_edge
+    rates: by task ("phone book", "multiplication") and model: grid, losses, chosen, at_edge
     tasks: by task and size (entries, or digits), as text:
         models: by model: right, the share of answers right; tokens, that of their tokens; loss,
             nats per token of an answer; curve, means of right on "validation" at curve_steps;
@@ -53,6 +59,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
+from moeviz.experiments.rates import label, settled_rates
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.experiments.recording import (
     collect,
@@ -64,17 +71,16 @@ from moeviz.experiments.recording import (
     unpacked,
     write_json,
 )
-from moeviz.experiments.routers_compared import best_rate
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.records.answers import DENSE, DENSE_ALL, MODELS, MOE
 from moeviz.records.runs import save_snapshots
-from moeviz.text.tasks import BOOK, SIZES, SUMS, Task, make_task, task_name
+from moeviz.text.tasks import BOOK, PRODUCTS, SIZES, Task, make_task, task_name
 from moeviz.training.answers import RIGHT, AnswerTrainer
 from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import NonFiniteLossError
 
-MIDDLE = {BOOK: 1000, SUMS: 2}  # whose rates are those of all sizes
+OF_RATES = {BOOK: 2000, PRODUCTS: 3}  # the size whose rates are those of all
 ROWS = 128  # examples of a batch
 EXPERTS, TOP_K, EXPERT_WIDTH = 16, 2, 16
 STEPS, MEASURE_EVERY = 600, 50
@@ -156,7 +162,7 @@ def learned(learner: AnswerTrainer) -> bool:
 
 def try_rate(model: str, task: str, rate: float, seed: int) -> float | None:
     """The validation loss that a rate leads to; None where training diverges."""
-    learner = trainer(model, task, MIDDLE[task], rate, GRID_SEEDS[seed])
+    learner = trainer(model, task, OF_RATES[task], rate, GRID_SEEDS[seed])
     return learner.answered("validation", QUESTIONS).loss if learned(learner) else None
 
 
@@ -180,16 +186,22 @@ def name_of(model: str, task: str, size: int) -> str:
     return f"{task} {size}, {model}"
 
 
-def chosen_rates(losses: dict[str, list[float | None]]) -> dict[str, dict[str, Any]]:
-    """By task and model what the grid found ("task; model; rate" of each label); see best_rate."""
-    tried: dict[str, dict[str, dict[float, list[float | None]]]] = {}
-    for label, seeds in losses.items():
-        task, model, rate = label.split("; ")
-        tried.setdefault(task, {}).setdefault(model, {})[float(rate)] = seeds
-    return {
-        task: {model: best_rate(of_model) for model, of_model in of_task.items()}
-        for task, of_task in tried.items()
-    }
+def looked_for(part: Path, meta: dict[str, Any], on_step: Progress) -> dict[str, dict[str, Any]]:
+    """By task and model what the grid found, and beyond it; see best_rate."""
+
+    def try_at(name: str, rate: float) -> partial[float | None]:
+        task, _, model = name.partition("; ")
+        return partial(try_rate, model, task, rate)
+
+    names = [f"{task}; {model}" for task, model in product(SIZES, MODELS)]
+    grid = {label(name, rate): try_at(name, rate) for name, rate in product(names, GRID)}
+    seeds = len(GRID_SEEDS)
+    found = settled_rates(
+        collect(part, meta, grid, seeds, on_step),
+        try_at,
+        lambda runs: collect(part, meta, runs, seeds, lambda *_: None),
+    )
+    return {task: {model: found[f"{task}; {model}"] for model in MODELS} for task in SIZES}
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -225,15 +237,9 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     """Choose the rates, train every model on every task with every seed; write
     runs/memory_or_thinking under `out`."""
     part = out / "runs" / "memory_or_thinking.part"
-    grid = {
-        f"{task}; {model}; {rate:g}": partial(try_rate, model, task, rate)
-        for task, model, rate in product(SIZES, MODELS, GRID)
-    }
-    before = len(grid) * len(GRID_SEEDS)
+    before = len(SIZES) * len(MODELS) * len(GRID) * len(GRID_SEEDS)
     total = before + len(settings()) * len(MODELS) * seeds
-    rates = chosen_rates(
-        collect(part, meta, grid, len(GRID_SEEDS), lambda done, _: on_step(done, total))
-    )
+    rates = looked_for(part, meta, lambda done, _: on_step(done, total))
     runs = {
         name_of(model, task, size): partial(train, model, task, size, rates[task][model]["chosen"])
         for (task, size), model in product(settings(), MODELS)

@@ -6,7 +6,7 @@ from moeviz.costs.laws.answers import answers
 from moeviz.costs.laws.law import Model, size
 from moeviz.pictures.over_seeds import gap_words, recorded_gap
 from moeviz.pictures.training.frontier_read import DENSE, TWIN, is_flat, of_kind
-from moeviz.pictures.training.memory_or_thinking import BOOK, SUMS
+from moeviz.pictures.training.memory_or_thinking import BOOK, PRODUCTS
 from moeviz.pictures.training.shares_of_quality import quality_of
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
 from moeviz.records.answers import brought, brought_more
@@ -79,23 +79,23 @@ def laws() -> Measured:
     "A wide dense FFN is cut into 16 narrow experts, of which a token meets two; a narrow one "
     "is as wide as those two. On which task do experts bring more of what the wide FFN gains over "
     "the narrow one?",
-    "remembering phone numbers", "adding numbers", OPEN,
+    "remembering phone numbers", "multiplying numbers", OPEN,
 )  # fmt: skip
 def memory() -> Measured:
     recorded = recorded_run("memory_or_thinking")
     tasks = recorded["tasks"]
-    parts = {"the phone book": brought(tasks[BOOK]), "unseen sums": brought(tasks[SUMS])}
+    parts = {"the phone book": brought(tasks[BOOK]), "unseen products": brought(tasks[PRODUCTS])}
     told = {
         task: f"{percent(share.mean)} on {task}" if share else f"a share that is open on {task}"
         for task, share in parts.items()
     }
     figure = f"experts bring {' and '.join(told.values())} (mean of {len(recorded['seeds'])} seeds)"
-    gap = brought_more(tasks[BOOK], tasks[SUMS])
+    gap = brought_more(tasks[BOOK], tasks[PRODUCTS])
     if gap is None:
         return Measured(OPEN, figure, "on one task the wide model gains less than 2 % to share out")
     low, high = (f"{100 * end:+z.0f}" for end in (gap.low, gap.high))
     interval = f"the 95 % interval of the difference is {low} to {high} points"
     if gap.low <= 0 <= gap.high:
         return Measured(OPEN, figure, interval)
-    option = "remembering phone numbers" if gap.mean > 0 else "adding numbers"
+    option = "remembering phone numbers" if gap.mean > 0 else "multiplying numbers"
     return Measured(option, figure, interval)

@@ -1,12 +1,12 @@
-"""Two tasks that the lab makes itself: a phone book to remember, and additions to work out.
+"""Two tasks that the lab makes itself: a phone book to remember, and products to work out.
 
 Every example is a line of text of one length, a question and right behind it its answer:
 
     Kav0471     the phone book: a name and its number, drawn at random. Nothing but memory helps:
                 a name says nothing of its number, and what is measured is what was read.
-    72+83=560   addition, every number with its ones first, as one adds on paper: 27 + 38 = 065.
-                What is measured are pairs that training never shows, in either order, so that
-                remembering whole sums does not help.
+    743*8=6772  multiplication by one digit, every number with its ones first, as one multiplies on
+                paper: 347 × 8 = 2776. What is measured are pairs that training never shows, in
+                either order, so that remembering whole products does not help.
 
 A token is a byte, so a learner reads what the model reads. A Task takes a corpus' place in a
 Trainer; `training.answers.AnswerTrainer` counts the answer's tokens alone.
@@ -27,10 +27,11 @@ from moeviz.text.tokenizer import Tokenizer
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NAMES = len(LETTERS) ** 3
 NUMBERS = 10_000  # of four digits
-MOST_DIGITS = 3  # all pairs are told apart in memory
-BOOK, SUMS = "phone book", "addition"
-# What is recorded: entries of a book, digits of a sum.
-SIZES: dict[str, tuple[int, ...]] = {BOOK: (500, 1000, 2000), SUMS: (2, 3)}
+MOST_DIGITS = 5  # all pairs are told apart in memory
+FACTORS = range(2, 10)  # to multiply by 0 or by 1 asks for no work
+BOOK, PRODUCTS = "phone book", "multiplication"
+# What is recorded: entries of a book, digits of the number that is multiplied.
+SIZES: dict[str, tuple[int, ...]] = {BOOK: (1500, 2000, 3000), PRODUCTS: (3, 4)}
 HELD_OUT = 0.1  # of all pairs: for validation, and again for the reserve
 
 
@@ -143,23 +144,24 @@ class PhoneBook(Task):
         return f"{letters}{self.numbers[number]:04d}"
 
 
-class Addition(Task):
-    """Sums of two numbers of `digits` digits, ones first. A tenth of all pairs is held out for
-    validation and a tenth for the reserve, drawn by the seed; a pair and its mirror (b + a) are
-    always in one part."""
+class Multiplication(Task):
+    """Products of a number of `digits` digits and one of FACTORS, ones first. A tenth of all pairs
+    is held out for validation and a tenth for the reserve, drawn by the seed; a pair and its mirror
+    (8 * 7 and 7 * 8) are always in one part."""
 
     def __init__(self, digits: int, seed: int = 0) -> None:
         check_whole("digits", digits, high=MOST_DIGITS)
         check_whole("seed", seed, 0, 2**32 - 1)
         self.digits, self.answer = digits, digits + 1
-        base = 10**digits
-        pair = np.arange(base * base)
-        first, second = np.divmod(pair, base)
-        mirrored = np.minimum(first, second) * base + np.maximum(first, second)
+        pair = np.arange(10**digits * len(FACTORS))
+        number, factor = self.factors(pair)
+        # Of two that have a mirror, one stands for both.
+        mirrored = np.isin(number, FACTORS) & (number < factor)
+        same = np.where(mirrored, self._pair(factor, number), pair)
         key = np.array([seed, digits], dtype=np.uint64)
-        draw = np.random.Philox(key=key).random_raw(base * base)[mirrored] / 2**64
+        draw = np.random.Philox(key=key).random_raw(len(pair))[same] / 2**64
         super().__init__(
-            task_name(SUMS, digits),
+            task_name(PRODUCTS, digits),
             {
                 "train": pair[draw >= 2 * HELD_OUT],
                 "validation": pair[draw < HELD_OUT],
@@ -167,24 +169,36 @@ class Addition(Task):
             },
         )
 
+    @staticmethod
+    def factors(pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number and the factor of examples by their numbers."""
+        number, factor = np.divmod(pair, len(FACTORS))
+        return number, factor + FACTORS[0]
+
+    @staticmethod
+    def _pair(number: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        return number * len(FACTORS) + factor - FACTORS[0]
+
     def line(self, number: int) -> str:
-        first, second = divmod(number, 10**self.digits)
+        first, factor = divmod(number, len(FACTORS))
+        factor += FACTORS[0]
 
         def ones_first(value: int, width: int) -> str:
             return f"{value:0{width}d}"[::-1]
 
-        total = ones_first(first + second, self.answer)
-        return f"{ones_first(first, self.digits)}+{ones_first(second, self.digits)}={total}"
+        return (
+            f"{ones_first(first, self.digits)}*{factor}={ones_first(first * factor, self.answer)}"
+        )
 
 
 def task_name(task: str, size: int) -> str:
-    """ "phone book of 1,000 entries" or "addition of 2 digits"."""
+    """ "phone book of 2,000 entries" or "multiplication of 3 digits"."""
     return f"{task} of {size:,} {'entries' if task == BOOK else 'digits'}"
 
 
 def make_task(task: str, size: int, seed: int) -> Task:
-    """The book or the sums of a seed."""
-    return PhoneBook(size, seed) if task == BOOK else Addition(size, seed)
+    """The book or the products of a seed."""
+    return PhoneBook(size, seed) if task == BOOK else Multiplication(size, seed)
 
 
 @functools.cache

@@ -8,11 +8,11 @@ from helpers.recorded_routers import PROVENANCE
 from moeviz.experiments import memory_or_thinking as experiment
 from moeviz.records.answers import MODELS
 from moeviz.records.runs import Curve, Snapshot
-from moeviz.text.tasks import BOOK, SIZES, SUMS
+from moeviz.text.tasks import BOOK, PRODUCTS, SIZES
 
 # What the paper says beforehand: experts remember as well as a wide FFN, and work out no better
 # than the narrow one.
-PARROT = {BOOK: (0.2, 0.6, 0.7), SUMS: (0.2, 0.25, 0.9)}
+PARROT = {BOOK: (0.2, 0.6, 0.7), PRODUCTS: (0.2, 0.25, 0.9)}
 
 
 def made_answers(level=None, seeds=5, spread=0.02):
@@ -37,7 +37,7 @@ def made_answers(level=None, seeds=5, spread=0.02):
     return json.loads(json.dumps(figures))
 
 
-def made_learners(step=600, *, task="addition of 2 digits", shares=(0.2, 0.3, 0.9)):
+def made_learners(step=600, *, task="multiplication of 3 digits", shares=(0.2, 0.3, 0.9)):
     """The three models after so many steps; shares: of right answers at step 600."""
     learners = []
     for model, share in zip(MODELS, shares, strict=True):

@@ -77,7 +77,7 @@ MOVES = {
         "figures": "this machine", "processes": 4, "skew": 2.0, "copies": "device",
         "capacity": 0.5, "limit": 1, "tokens": 64, "whole": True,
     },
-    "MemoryOrThinking": {"learn": "addition of 2 digits", "seed": 3},
+    "MemoryOrThinking": {"learn": "multiplication of 3 digits", "seed": 3},
     "MemoryFit": {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
         "context": 512, "batch": 1024,

@@ -620,7 +620,7 @@ def _training():
         scales = [replace(one, press={"scale": n}, chosen=n == times) for one, n in quiet_to_loud]
         loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=scales)
         yield f"loud and quiet, {name}", loud
-    sums = "addition of 2 digits"
+    products = "multiplication of 3 digits"
     nothing = dict.fromkeys(PARROT, (0.0, 0.0, 0.0))
     for name, (answers, trio) in {
         "": (made_answers(), made_learners()),
@@ -630,7 +630,7 @@ def _training():
         " in training": (made_answers(), made_learners(300)),
         " at the first steps": (None, made_learners(10)),
     }.items():
-        case = partial(memory_or_thinking, answers, sums, trio, note="<i>")
+        case = partial(memory_or_thinking, answers, products, trio, note="<i>")
         yield f"memory or thinking{name}", case
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {

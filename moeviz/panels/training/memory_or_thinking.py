@@ -1,4 +1,4 @@
-"""A phone book to remember or sums to work out: an MoE and two dense models learn them."""
+"""A phone book to remember or products to work out: an MoE and two dense models learn them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moeviz.pictures import Picture
 from moeviz.pictures.training.memory_or_thinking import memory_or_thinking, points_of
 from moeviz.records.answers import MODELS
 from moeviz.records.runs import Curve, Snapshot
-from moeviz.text.tasks import BOOK, SIZES, SUMS, task_name
+from moeviz.text.tasks import BOOK, PRODUCTS, SIZES, task_name
 from moeviz.words import percent
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ RECORDING = "memory_or_thinking"
 NAMES = [task_name(task, size) for task, sizes in SIZES.items() for size in sizes]
 LABELS = {
     BOOK: [f"{size:,} numbers" for size in SIZES[BOOK]],
-    SUMS: [f"add {size} digits" for size in SIZES[SUMS]],
+    PRODUCTS: [f"{size} digits × 1" for size in SIZES[PRODUCTS]],
 }
-OPTIONS = [*zip([*LABELS[BOOK], *LABELS[SUMS]], NAMES, strict=True)]
+OPTIONS = [*zip([*LABELS[BOOK], *LABELS[PRODUCTS]], NAMES, strict=True)]
 LARGEST_BOOK = task_name(BOOK, SIZES[BOOK][-1])
 
 Configuration = tuple[str, int]  # the task's name, seed
@@ -44,8 +44,8 @@ class MemoryOrThinking(LivePanel):
     presets = {
         "A large phone book": {"learn": LARGEST_BOOK},
         "A small phone book": {"learn": task_name(BOOK, SIZES[BOOK][0])},
-        "Sums of two digits": {"learn": task_name(SUMS, 2)},
-        "Sums of three digits": {"learn": task_name(SUMS, 3)},
+        "Short products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][0])},
+        "Long products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][-1])},
     }
     # The results of this process: the last share of right answers of each model.
     _scores: ClassVar[dict[Configuration, dict[str, float]]] = {}

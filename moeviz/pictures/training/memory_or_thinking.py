@@ -1,4 +1,4 @@
-"""Facts and sums: what an MoE learns of each beside its two dense models, recorded and live."""
+"""Facts and products: what an MoE learns of each beside its two dense models, recorded and live."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
 Recorded = Mapping[str, Any]
-BOOK, SUMS = "phone book", "addition"  # as they are recorded
+BOOK, PRODUCTS = "phone book", "multiplication"  # as they are recorded
 WIDTH, TOP, BOTTOM = 560.0, 132.0, 330.0
-ENDS = {BOOK: (44.0, 316.0), SUMS: (384.0, 558.0)}  # x of each task's plot
+ENDS = {BOOK: (44.0, 316.0), PRODUCTS: (384.0, 558.0)}  # x of each task's plot
 HEIGHT, LIVE_HEIGHT = 408.0, 386.0
-PLAIN = {BOOK: "the phone book", SUMS: "sums"}
-TITLES = {BOOK: "Phone book: share recalled", SUMS: "Unseen sums: share right"}
+PLAIN = {BOOK: "the phone book", PRODUCTS: "products"}
+TITLES = {BOOK: "Phone book: share recalled", PRODUCTS: "Unseen products: right"}
 COLUMNS = ("task", "model", "steps", "parameters", "active parameters", "right answers",
            "minus dense", "minus dense, all parameters")  # fmt: skip
 KEYS = {
@@ -67,7 +67,7 @@ def contrast(recorded: Recorded) -> str:
     silent = [PLAIN[task] for task in sizes if brought(sizes[task]) is None]
     if silent:
         return f"On {' and '.join(silent)} a wide dense model gains too little to share out."
-    gap = brought_more(sizes[BOOK], sizes[SUMS])
+    gap = brought_more(sizes[BOOK], sizes[PRODUCTS])
     assert gap is not None
     if len(gap.values) < 2:
         return "One seed cannot tell whether that differs."
