@@ -5,8 +5,8 @@ Each seed trains the small model of 16 experts, two chosen, on four of the six d
 adapted to each of TASKS, a domain that it never saw, in every way of records.adapting.WAYS. What
 would make the comparison unfair, and how it is closed:
 
-1. Size. Six ways train about equally many numbers: the rank of the others follows from what LoRA of
-   rank RANK on the experts by gate takes. Three more ways train more, and stand apart.
+1. Size. Six ways train about as many numbers as LoRA of rank 1 on all experts: the fewer experts,
+   the higher their rank. Three more ways train more, and stand apart.
 2. Steps and batches. All take STEPS steps, with the batches of their seed.
 3. The rate. Each way has its own on each task, of a grid of four, by the lowest loss on the task's
    validation text over GRID_SEEDS, models of no final run. The three choices of experts share one,
@@ -23,7 +23,7 @@ RANK, one length; no α apart from the rate; balancing losses are off while adap
 trains the router too, and no other way does.
 
 runs/adapting.json; figures are {mean, sd, values} over the seeds:
-    steps, measured, rank, top_p, sample (tokens that the choice reads), known (the four domains)
+    steps, measured, top_p, sample (tokens that the choice reads), known (the four domains)
     tasks: by task:
         before: the loss of the task's text before
         chosen: by score, how many experts of a layer; "common": the share of the gate's experts
@@ -68,6 +68,7 @@ from moeviz.records.adapting import (
     BY_GATE,
     BY_LOT,
     BY_TOKEN,
+    EQUAL,
     EVERYTHING,
     MEASURES,
     ONE_FOR_ALL,
@@ -90,7 +91,7 @@ TASKS, KNOWN = ("c", "arithmetic"), ("python", "english", "hex", "brackets")
 EXPERTS = MoEConfig(16, 2, 128, options={"weighting": "raw"})
 BASE_STEPS, STEPS = 1000, 100
 MEASURED = (10, 25, 50, 100)
-RANK, TOP_P, SAMPLE = 4, 0.5, 8192
+RANK, TOP_P, SAMPLE = 4, 0.5, 8192  # RANK: of ALL
 SEQUENCES = 32  # of each domain, for a figure
 LORA_GRID, WHOLE_GRID = (3e-3, 1e-2, 3e-2, 1e-1), (1e-3, 3e-3, 1e-2, 3e-2)
 GRID_SEEDS = (1000,)  # of no final run
@@ -146,9 +147,9 @@ def training_of(
     """A way's training, and its rank (0: of no low rank)."""
     kind, _ = OWN_RATE[SAME_RATE.get(way, way)]
     rank = RANK
-    if way in (ALL_SMALL, ONE_FOR_ALL, ATTENTION):
-        targets = targets_of(model, "experts", rank=RANK, experts=chosen[BY_GATE])
-        rank = rank_of_size(model, kind, num_trained(model.state_dict(), targets))
+    if way in EQUAL:
+        size = num_trained(model.state_dict(), targets_of(model, "experts", rank=1))
+        rank = rank_of_size(model, kind, size, chosen[way])
     training = AdapterTraining(
         model, ids, corpus.tokenizer, kind, rank=rank, experts=chosen[way], steps=STEPS,
         learning_rate=rate, seed=seed,
@@ -299,7 +300,7 @@ def compared(runs: list[Figures], rates: Figures) -> Figures:
             for measure, table in gaps.items()
         }
     return {
-        "steps": STEPS, "measured": list(MEASURED), "rank": RANK, "top_p": TOP_P,
+        "steps": STEPS, "measured": list(MEASURED), "top_p": TOP_P,
         "sample": SAMPLE, "known": list(KNOWN), "tasks": tasks,
     }  # fmt: skip
 

@@ -92,11 +92,12 @@ def targets_of(
     return targets
 
 
-def rank_of_size(model: LanguageModel, way: str, size: int) -> int:
-    """The rank at which a way (of all experts, where it is "experts") trains as many numbers as
-    `size`, or as near to that as there is; at least 1."""
-    unit = num_trained(model.state_dict(), targets_of(model, way, rank=1))
-    return max(1, round(size / unit))
+def rank_of_size(model: LanguageModel, way: str, size: int, experts: Experts | None = None) -> int:
+    """The rank at which a way trains `size` numbers, or as near to that as a rank comes. ValueError
+    as targets_of."""
+    targets, state = targets_of(model, way, rank=1, experts=experts), model.state_dict()
+    highest = min(min(state[target.tensor].shape[-2:]) for target in targets)
+    return min(max(1, round(size / num_trained(state, targets))), highest)
 
 
 @dataclass(frozen=True, eq=False)
