@@ -7,10 +7,11 @@ import pytest
 
 from helpers.live import wait
 from helpers.panels import LOUD, at_ease, find, move, press, said
-from helpers.pictures import texts
+from helpers.pictures import presses, texts
 from moeviz import panels
 from moeviz.leaving import Stopped
 from moeviz.panels.costs import measured_exchange as module
+from moeviz.pictures.svg import si
 
 pytestmark = [*LOUD]
 
@@ -127,6 +128,38 @@ def test_a_start_is_told_and_can_be_stopped_or_refused_and_tried_again(still):
     press(panel, "run")
     at_rest(panel)
     assert still == [(2, 512, 2.0, 0.0, 0, "expert")]
+
+
+def chosen_by(panel):
+    """What the marks of its picture set, each value once."""
+    return {int(sets["exchange"]) for _, sets in presses(panel.drawn)}
+
+
+def test_a_pressed_exchange_is_shown_alone_and_pressed_again_with_all(still):
+    panel = panels.MeasuredExchange()
+    assert chosen_by(panel) == {*range(1, 7)}
+    found, line = panel._recorded(2)
+    move(panel, "exchange", 4)  # layer 1 combine
+    assert chosen_by(panel) == {0, 1, 2, 3, 5, 6}
+    shown = texts(panel.drawn)
+    assert f"{found.sent[3, 0, 1]:,} B" in shown and f"{found.sent[3, 1, 0]:,} B" in shown
+    assert "to the tokens of process" in shown
+    told = f"Layer 1 combine: {si(float(found.crossed[3].sum()), 'B')} cross in "
+    assert said(panel).split(". ")[-1].startswith(told) and any(told in text for text in shown)
+    assert f"predicted {1e3 * found.predicted(line)[3]:.3g} ms." in said(panel)
+    move(panel, "exchange", 3)
+    assert "to the experts of process" in texts(panel.drawn)
+    assert not still, "nothing is measured for it"
+
+
+def test_an_exchange_of_the_backward_pass_goes_with_it():
+    panel = panels.MeasuredExchange()
+    panel.state = "measured_exchange?exchange=9&whole=True"
+    assert chosen_by(panel) == {*range(13)} - {9} and "its gradient: " in said(panel)
+    assert panels.MeasuredExchange(state=panel.state).state == panel.state
+    move(panel, "whole", False)
+    assert panel.values["exchange"] == 0 and panel.controls["exchange"].max == 6
+    assert chosen_by(panel) == {*range(1, 7)}
 
 
 def test_processes_that_have_ended_are_told_and_the_recording_is_shown(still):

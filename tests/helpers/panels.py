@@ -75,7 +75,7 @@ MOVES = {
     "LoudAndQuiet": {"scale": 0.125, "seed": 3},
     "MeasuredExchange": {
         "figures": "this machine", "processes": 4, "skew": 2.0, "copies": "device",
-        "capacity": 0.5, "limit": 1, "tokens": 64, "whole": True,
+        "capacity": 0.5, "limit": 1, "tokens": 64, "whole": True, "exchange": 8,
     },
     "MemoryOrThinking": {"learn": "multiplication of 3 digits", "seed": 3},
     "MemoryFit": {

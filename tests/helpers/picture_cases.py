@@ -129,11 +129,14 @@ def measured_exchanges():
     for run in figures["runs"][:: len(figures["runs"]) // 5]:
         found, line = Exchanged.read(run), Line.read(figures["lines"][str(run["processes"])])
         setting = {name: run[name] for name in ("skew", "capacity", "limit")}
-        for whole in (False, True):
+        for whole, number in ((False, 0), (True, 0), (True, 8)):
             yield (
-                f"measured exchange {run['processes']} {setting} {run['copies']} {whole}",
-                partial(measured_exchange, found, line, whole=whole, where=where, **setting),
-            )
+                f"measured exchange {run['processes']} {setting} {run['copies']} {whole} {number}",
+                partial(
+                    measured_exchange, found, line, whole=whole, where=where, exchange=number,
+                    **setting,
+                ),
+            )  # fmt: skip
     wrong = replace(
         found, sent=found.sent + 4 * (np.arange(found.sent.size) == 1).reshape(found.sent.shape)
     )

@@ -8,7 +8,7 @@ from typing import Any
 from moeviz.experiments.exchanged import RANK, fit, step
 from moeviz.host import read_figures
 from moeviz.leaving import Stopped
-from moeviz.panels.controls import choice, switch
+from moeviz.panels.controls import choice, switch, whole_slider
 from moeviz.panels.running_panel import RunningPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.costs.measured_exchange import measured_exchange
@@ -54,6 +54,7 @@ class MeasuredExchange(RunningPanel):
             for size, line in figures["lines"].items()
         }
         self.recorded = {_key(run): run for run in figures["runs"]}
+        self._exchanges = len(Exchanged.read(figures["runs"][0]).legs)  # of both passes
         self.lines = {int(size): Line.read(v) for size, v in figures["lines"].items()}
         self.live: dict[Any, Exchanged] = {}  # by setting, of the processes that run
         self.line: Line | None = None
@@ -83,6 +84,8 @@ class MeasuredExchange(RunningPanel):
                     "tokens": choice("Tokens", TOKENS, TOKENS[-1], "56px"),
                     "whole": switch("The backward pass too"),
                 },
+                # Pressed in the picture; 0 is all of them.
+                {"exchange": whole_slider("Exchange", 0, self._exchanges, 0)},
             ],
         )
 
@@ -98,7 +101,18 @@ class MeasuredExchange(RunningPanel):
         pool = self.pool
         return pool is not None and pool.size == self.values["processes"] and pool.ready
 
+    def check_state(self, given: dict[str, str]) -> None:
+        """With the backward pass any exchange may be meant."""
+        self.controls["exchange"].max = self._exchanges
+
     def draw(self) -> Picture | None:
+        chosen, last = self.controls["exchange"], self._exchanges
+        if not self.values["whole"]:
+            last //= 2
+        with self.quietly():
+            if chosen.value > last:
+                chosen.value = 0
+            chosen.max = last
         size, here = self.values["processes"], self.values["figures"] == HERE
         self._run.description = "↻ Measure again" if self._warm else _label(size)
         exchanged = self.live.get(_key(self.values)) if here else None
@@ -117,6 +131,7 @@ class MeasuredExchange(RunningPanel):
             measured_exchange(
                 exchanged, line, whole=self.values["whole"], skew=self.values["skew"],
                 capacity=self.values["capacity"], limit=self.values["limit"], where=where,
+                exchange=self.values["exchange"],
             )
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -24,9 +25,11 @@ POINT = Key("messages of one size", "#6e6e6e", mark="circle", width=0)
 FITTED = Key("the line", "#d55e00")
 OURS = Key("this step's exchanges", "#0072b2", mark="diamond", width=0)
 PLOT_TOP, PLOT_BOTTOM = 112.0, 300.0
+HAND = 2.0  # what is narrower cannot be pressed: its exchange has other marks
 SPEEDLESS = 1e13  # bytes a second: where longer messages took no longer, no speed was found
 
-Part = tuple[Key, float, float]  # what a process does, from when to when (ms)
+# What a process does, from when to when (ms), and for which exchange: 1 is the first, 0 none.
+Part = tuple[Key, float, float, int]
 
 
 def over(value: float, base: float) -> str:
@@ -40,19 +43,27 @@ def over(value: float, base: float) -> str:
 def parts_of(exchanged: Exchanged, process: int, count: int) -> Iterator[Part]:
     """What a process does one after the other, to the end of the first `count` exchanges."""
     at = 0.0
-    for leg, (came, begun, ended) in zip(
-        exchanged.legs[:count], 1e3 * exchanged.span[:count, process], strict=True
-    ):
-        yield EXPERTS if leg.back else REST, at, came
-        yield WAITING, came, begun
-        yield COMBINE if leg.back else DISPATCH, begun, ended
+    spans = 1e3 * exchanged.span[:count, process]
+    for number, (leg, span) in enumerate(zip(exchanged.legs[:count], spans, strict=True), 1):
+        came, begun, ended = span
+        yield EXPERTS if leg.back else REST, at, came, 0
+        yield WAITING, came, begun, number
+        yield COMBINE if leg.back else DISPATCH, begun, ended, number
         at = ended
     if count == len(exchanged.legs):
-        yield REST, at, 1e3 * float(exchanged.end[process])
+        yield REST, at, 1e3 * float(exchanged.end[process]), 0
 
 
-def draw_steps(svg: Svg, exchanged: Exchanged, count: int) -> None:
-    """A lane for each process."""
+def _pressed(part: Svg, number: int, chosen: int, tip: str) -> AbstractContextManager[None]:
+    """A mark of an exchange, which chooses it, or all where it is chosen; 0: of none."""
+    if not number:
+        return part.thing(tip=tip)
+    press = {"exchange": 0 if number == chosen else number}
+    return part.thing(f"exchange {number}", tip=tip, press=press)
+
+
+def draw_steps(svg: Svg, exchanged: Exchanged, count: int, chosen: int) -> None:
+    """A lane for each process. chosen: the number of the exchange that is looked at, 0: all."""
     size = exchanged.processes
     lanes = [list(parts_of(exchanged, process, count)) for process in range(size)]
     end = max(parts[-1][2] for parts in lanes)
@@ -67,15 +78,19 @@ def draw_steps(svg: Svg, exchanged: Exchanged, count: int) -> None:
     for process, parts in enumerate(lanes):
         y = LANES_TOP + LANE * process
         part.text(LEFT - 8, y + LANE / 2 + 2, f"process {process}", anchor="end")
-        for key, start, stop in parts:
-            if stop > start:
-                tip = f"process {process}, {key.name}: {stop - start:.3g} ms"
-                width = x(stop) - x(start)
+        for key, start, stop, number in parts:
+            if stop <= start:
+                continue
+            tip = f"process {process}, {key.name}: {stop - start:.3g} ms"
+            if number:
+                tip += f" ({exchanged.legs[number - 1].name})"
+            width = x(stop) - x(start)
+            with _pressed(part, number if width >= HAND else 0, chosen, tip):
                 edge = MUTED if key is REST else "none"
-                box(
-                    part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched, tip=tip,
-                    stroke=edge,
-                )  # fmt: skip
+                box(part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched,
+                    stroke=edge)  # fmt: skip
+                if number and number == chosen:
+                    part.rect(x(start), y - 2, width, LANE - 4, "none", stroke=INK, stroke_width=2)
     x_axis(part, x, bottom, "ms from the start of the step")
     part.line(LEFT, bottom, WIDTH - RIGHT, bottom)
 
@@ -85,7 +100,7 @@ def _told(lanes: list[list[Part]]) -> str:
     total = np.mean([parts[-1][2] for parts in lanes])
 
     def share(*keys: Key) -> str:
-        spent = [sum(stop - start for key, start, stop in p if key in keys) for p in lanes]
+        spent = [sum(stop - start for key, start, stop, _ in p if key in keys) for p in lanes]
         return percent(float(np.mean(spent) / total))
 
     return (
@@ -100,8 +115,8 @@ def line_words(line: Line) -> str:
     return f"α = {three(1e6 * line.alpha)} µs, β = {speed}"
 
 
-def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int) -> None:
-    """Seconds by bytes, logarithmic both ways."""
+def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int, chosen: int) -> None:
+    """Seconds by bytes, logarithmic both ways. chosen: as in draw_steps."""
     part = svg.beside(WIDTH, PLOT_BOTTOM + 60)
     travel_X, predicted_X = exchanged.travel[:count], exchanged.predicted(line)[:count]
     busiest_X = exchanged.busiest[:count]
@@ -132,9 +147,12 @@ def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int) -> None:
     for size, seconds in line.points:
         with part.thing(tip=f"{si(size, 'B')}: {1e6 * seconds:.3g} µs"):
             mark(part, "circle", x(size), y(1e6 * seconds), POINT.colour, 4)
-    for leg, size, seconds in zip(exchanged.legs[:count], busiest_X, travel_X, strict=True):
+    for number, (leg, size, seconds) in enumerate(
+        zip(exchanged.legs[:count], busiest_X, travel_X, strict=True), 1
+    ):
         if size and seconds > 0:
             tip = f"{leg.name}: {si(float(size), 'B')}, {1e6 * seconds:.3g} µs"
-            with part.thing(tip=tip):
-                mark(part, "diamond", x(float(size)), y(1e6 * seconds), OURS.colour, 5, INK)
+            with _pressed(part, number, chosen, tip):
+                wide = 8 if number == chosen else 5
+                mark(part, "diamond", x(float(size)), y(1e6 * seconds), OURS.colour, wide, INK)
     legend(part, LEFT, PLOT_TOP - 12, (POINT, FITTED, OURS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,12 @@ def _traffic(exchanged: Exchanged, share: dict[str, Any]) -> Traffic:
 
 def measured_exchange(
     exchanged: Exchanged, line: Line, *, whole: bool, skew: float, capacity: float, limit: int,
-    where: str,
+    where: str, exchange: int = 0,
 ) -> Picture:  # fmt: skip
     """Who sent how many bytes to whom beside what was computed; where the time of the step went;
     the line of latency and bandwidth, and what it says of each exchange. whole: the backward pass
-    too. skew, capacity, limit: the setting; where: it was measured."""
+    too. skew, capacity, limit: the setting; where: it was measured. exchange: the number of the one
+    whose bytes are shown, from 1; 0: those of all dispatches together."""
     count = len(exchanged.legs) // (1 if whole else 2)
     sent_XRR, computed_XRR = exchanged.sent[:count], computed(exchanged)[:count]
     wrong = int((sent_XRR != computed_XRR).sum())
@@ -74,7 +75,9 @@ def measured_exchange(
         f"{answer} The {count} exchanges take {_ms(travel)}; the line predicts "
         f"{over(predicted, travel)}."
     )
-    svg = Svg(WIDTH, TOP + ROW * exchanged.processes + 100, "A measured exchange", summary)
+    if exchange:
+        summary += f" {_told_one(exchanged, line, exchange)}"
+    svg = Svg(WIDTH, TOP + ROW * exchanged.processes + 116, "A measured exchange", summary)
     heading(svg, "Do processes send as many bytes as was computed?")
     svg.text(0, 38, answer, bold=True)
     notes = (
@@ -84,11 +87,17 @@ def measured_exchange(
         where,
     )
     paragraph(svg, 0, 57, notes, fill=MUTED)
-    out_X = np.array([not leg.back for leg in exchanged.legs[:count]])
-    _matrix(svg, sent_XRR[out_X].sum(0), computed_XRR[out_X].sum(0), wrong)
-    _below(svg, exchanged, sent_XRR, count)
-    draw_steps(svg, exchanged, count)
-    draw_line(svg, exchanged, line, count)
+    shown_X = np.array([not leg.back for leg in exchanged.legs[:count]])
+    if exchange:
+        shown_X = np.arange(count) == exchange - 1
+    back = bool(exchange) and exchanged.legs[exchange - 1].back
+    _matrix(svg, sent_XRR[shown_X].sum(0), computed_XRR[shown_X].sum(0), wrong, back=back)
+    lines = _of_all(exchanged, sent_XRR, count)
+    if exchange:
+        lines = (_told_one(exchanged, line, exchange), "Press its mark again for all dispatches.")
+    _below(svg, exchanged, lines)
+    draw_steps(svg, exchanged, count, exchange)
+    draw_line(svg, exchanged, line, count, exchange)
     rows = _table(exchanged, line, sent_XRR, computed_XRR)
     return svg.picture(COLUMNS, rows)
 
@@ -111,14 +120,19 @@ def _routing(skew: float, capacity: float, limit: int) -> str:
     return " · ".join(words)
 
 
-def _matrix(svg: Svg, sent_RR: np.ndarray, computed_RR: np.ndarray, wrong: int) -> None:
-    """From (rows) and to (columns), with what each receives below."""
+def _matrix(
+    svg: Svg, sent_RR: np.ndarray, computed_RR: np.ndarray, wrong: int, *, back: bool
+) -> None:
+    """From (rows) and to (columns), with what each receives below. back: from experts to tokens."""
     size = len(sent_RR)
     cell = SIDE / size
     crossed_RR = sent_RR * (1 - np.eye(size, dtype=np.int64))
     most = max(int(crossed_RR.max()), 1)
-    svg.text(LEFT + SIDE / 2, TOP - 24, "to the experts of process", anchor="middle")
-    svg.text(LEFT - 58, TOP + ROW * size / 2, "from process", anchor="middle", rotate=-90)
+    to_, from_ = "to the tokens of process", "from experts of"
+    if not back:
+        to_, from_ = "to the experts of process", "from process"
+    svg.text(LEFT + SIDE / 2, TOP - 24, to_, anchor="middle")
+    svg.text(LEFT - 58, TOP + ROW * size / 2, from_, anchor="middle", rotate=-90)
     svg.text(LEFT + SIDE + 8, TOP - 6, "sends in all", fill=MUTED)
     for source in range(size):
         y = TOP + source * ROW
@@ -159,22 +173,38 @@ def _cell(
     box(svg, x, y + 24, width, 20, colour, f"{sign} {want:,}")
 
 
-def _below(svg: Svg, exchanged: Exchanged, sent_XRR: np.ndarray, count: int) -> None:
-    """Of all exchanges together; of even routing, by the sizes alone; what was left out."""
+def _told_one(exchanged: Exchanged, line: Line, exchange: int) -> str:
+    """How many bytes of one exchange cross, and how long they take."""
+    leg, place = exchanged.legs[exchange - 1], exchange - 1
+    crossed, predicted = exchanged.crossed[place].sum(), exchanged.predicted(line)[place]
+    return (
+        f"{leg.name.capitalize()}: {si(float(crossed), 'B')} cross in "
+        f"{_ms(exchanged.travel[place])}, predicted {_ms(predicted)}."
+    )
+
+
+def _of_all(exchanged: Exchanged, sent_XRR: np.ndarray, count: int) -> tuple[str, ...]:
+    """Of all exchanges together, and of even routing, by the sizes alone."""
     size = exchanged.processes
     crossed = float((sent_XRR * (1 - np.eye(size, dtype=np.int64))).sum())
     even_RR = np.array(_traffic(exchanged, {}).dispatch_bytes) * (1 - np.eye(size))
     even = float(even_RR.sum()) * count
-    lines = [
+    return (
         "Bold: sent; below: computed from the routing. The results go back the same ways and are",
         f"compared too. In all {si(crossed, 'B')}; even routing would send {si(even, 'B')}.",
-    ]
+        "Press an exchange in the pictures below, and its bytes are here alone.",
+    )
+
+
+def _below(svg: Svg, exchanged: Exchanged, lines: Sequence[str]) -> None:
+    """These lines, and what was left out."""
+    lines = [*lines]
     if exchanged.dropped:
         all_rows = exchanged.dropped + int(exchanged.load.sum())
         lines.append(
             f"{percent(exchanged.dropped / all_rows)} of all choices find no slot and are not sent."
         )
-    paragraph(svg, 0, TOP + ROW * size + 44, lines, 17, fill=MUTED)
+    paragraph(svg, 0, TOP + ROW * exchanged.processes + 44, lines, 17, fill=MUTED)
 
 
 def _ms(seconds: float) -> str:
@@ -221,9 +251,9 @@ def told_exchanges(figures: dict[str, Any]) -> str:
         ]
         q1, median, q3 = np.quantile(ratio_N, (0.25, 0.5, 0.75))
         sentences.append(
-            f"With {size} processes, on a machine of load {values['load'][0]:.1f}, a message takes "
-            f"{1e6 * line.alpha:,.0f} µs and its bytes {line.bandwidth / 1e9:.2g} GB/s. The "
-            f"exchanges took {median:.2f} times as long as that predicts (half of the settings "
+            f"With {size} processes, on a machine of load {values['load'][0]:.1f}, α is "
+            f"{1e6 * line.alpha:,.0f} µs and β {line.bandwidth / 1e9:.2g} GB/s. The exchanges took "
+            f"{median:.2f} times as long as that predicts (half of the settings "
             f"{q1:.2f} to {q3:.2f})."
         )
     return " ".join(sentences)
