@@ -162,7 +162,7 @@ def test_a_recording_is_told_from_its_figures():
     told = told_exchanges({"lines": lines, "runs": [right] * 3})
     assert told.startswith("In 3 recorded settings all 48 counts of bytes are equal")
     assert "Of a training step the exchanges take " in told
-    assert "load 0.5, a message takes 1,000 µs and its bytes 0.001 GB/s." in told
+    assert "load 0.5, α is 1,000 µs and β 0.001 GB/s." in told
     assert "took 1322.75 times as long" in told
     told = told_exchanges({"lines": lines, "runs": [right, wrong]})
     assert told.startswith("In 2 recorded settings 4 counts are not equal")
