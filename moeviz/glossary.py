@@ -79,6 +79,8 @@ TERMS = (
          "(nothing) to 1 (everything): their normalised mutual information.", COLLAPSE),
     Term("dropped", "A token is dropped by an expert that is full. Dropped by all its experts, it "
          "passes the layer on the residual path alone.", ROUTING),
+    Term("Drop-Upcycling", "Upcycling in which a share of each copy's neurons is drawn anew, so "
+         "that the experts differ from the start.", MANY),
     Term("entropy of the gate", "How undecided the router is about one token, in nats: 0 when one "
          "expert has all the probability, log E when all have the same.", COLLAPSE),
     Term("even share", "The load of an expert when all experts get equally many tokens: T · K / E.",
@@ -235,6 +237,8 @@ TERMS = (
          ("traces",)),
     Term("unigram", "A model that knows how often each token occurs, and nothing of the tokens "
          "before it.", EFFICIENCY),
+    Term("upcycling", "A sparse model is made from a trained dense one: each expert begins as a "
+         "copy of the FFN.", MANY),
     Term("validation loss", "The loss on text that training never sees: how surprised the model is "
          "by each next token, on average.", RACE),
     Term("verdict", "What the seeds show of a difference: lower, higher or open. Open means that "

@@ -128,12 +128,12 @@ def unloaded():
 def fresh_kernel(monkeypatch, tmp_path):
     """As a kernel begins: nothing trains, nothing is kept or predicted; the autosave's folders."""
     from helpers.live import end_of_kernel
-    from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race
+    from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race, Upcycling
     from moeviz.predictions import ANSWERS
 
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     ANSWERS.clear()
-    kinds = Race, Collapse, LoudAndQuiet, MemoryOrThinking
+    kinds = Race, Collapse, LoudAndQuiet, MemoryOrThinking, Upcycling
     yield {kind: tmp_path / "live" / kind.kind for kind in kinds}
     for kind in kinds:
         end_of_kernel(kind)
@@ -145,7 +145,7 @@ def track(monkeypatch, corpus):
     from dataclasses import replace
     from types import SimpleNamespace
 
-    from moeviz.experiments import collapse
+    from moeviz.experiments import collapse, upcycling
     from moeviz.model.layer import MoEConfig
     from moeviz.model.transformer import ModelConfig
     from moeviz.training.config import TrainConfig
@@ -179,7 +179,18 @@ def track(monkeypatch, corpus):
             validate_every=track.validate_every, **options,
         )  # fmt: skip
 
+    def upcycling_model(experts, *, d_ff=8):
+        return small(experts, 1, ffn_scale=1.0, d_ff=d_ff)
+
     for name, value in {
+        "upcycling.load_corpus": lambda: corpus,
+        "upcycling.small_model": upcycling_model,
+        "upcycling.experts": lambda: MoEConfig(4, 2, 8),
+        "upcycling.WIDTH": 8,
+        "upcycling.PARENT_STEPS": 2,
+        "upcycling.training": lambda rate, seed, steps, every: replace(
+            training(seed, batch_size=2), steps=track.steps if every else steps
+        ),
         "race.load_corpus": lambda: corpus,
         "race.race_models": race_models,
         "race.race_training": lambda seed, steps=0: training(seed, batch_size=2),
@@ -197,6 +208,7 @@ def track(monkeypatch, corpus):
         ),
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
+    upcycling.live_parent.cache_clear()
     # Frames come fast enough that no test waits for one.
     monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.02)
     return track

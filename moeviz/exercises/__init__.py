@@ -21,6 +21,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     efficiency_frontier,
     fine_grained,
     frontier,
+    growing,
     hardware,
     inside_layer,
     kernels,

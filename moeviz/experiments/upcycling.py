@@ -420,8 +420,8 @@ def live_parent(seed: int) -> GrownTrainer:
 
 def build(name: str, seed: int, on_step: Progress) -> dict[str, GrownTrainer]:
     """The three learners of a live run: the parent that goes on, the sparse model from scratch,
-    and what grew from the parent in this way of WAYS. on_step is told how far the parent's training
-    is."""
+    for as many FLOPs as the parent and the grown one take together, and what grew from the parent
+    in this way of WAYS. on_step is told how far the parent's training is."""
     way = WAYS[name]
     parent = live_parent(seed)
     for result in parent:
@@ -429,15 +429,13 @@ def build(name: str, seed: int, on_step: Progress) -> dict[str, GrownTrainer]:
     rates = live_rates()
     rate = rates[DROP if "drop" in way else COPIES]
     learners = (
-        go_on(parent.model, _live(rates[DENSE], seed)),
-        from_scratch(_live(rates[SCRATCH], seed)),
-        grow(parent.model, way, _live(rate, seed), name),
+        go_on(parent.model, training(rates[DENSE], seed, LIVE_STEPS, LIVE_EVERY)),
+        from_scratch(
+            training(rates[SCRATCH], seed, steps_of_equal_compute(LIVE_STEPS)[1], LIVE_EVERY)
+        ),
+        grow(parent.model, way, training(rate, seed, LIVE_STEPS, LIVE_EVERY), name),
     )
     return dict(zip(LEARNERS, learners, strict=True))
-
-
-def _live(rate: float, seed: int) -> TrainConfig:
-    return training(rate, seed, LIVE_STEPS, LIVE_EVERY)
 
 
 def resume(folder: Path, name: str, seed: int) -> dict[str, GrownTrainer]:

@@ -29,7 +29,7 @@ Pair = tuple[str, str, str]
 PAIRS: tuple[Pair, ...] = (
     *((grown, other, how) for grown in (COPIES, DROP) for other in (DENSE, SCRATCH)
       for how in (EQUAL_STEPS, EQUAL_COMPUTE)),
-    (NOISE, COPIES, EQUAL_STEPS), (DROP, COPIES, EQUAL_STEPS),
+    (DROP, COPIES, EQUAL_STEPS), (NOISE, COPIES, EQUAL_STEPS),
 )  # fmt: skip
 # Whose lead over whom is followed to its end.
 LEADS: tuple[Pair, ...] = (

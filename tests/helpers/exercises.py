@@ -51,10 +51,12 @@ def biased(x_TD, gate_ED, bias_E, top_k, within=0.0, norm=True):
 class Contract:
     """What every exercise keeps. A subclass gives `wrong`, for each exercise of its notebooks the
     answers that people arrive at, besides those that the exercise lists itself, with a part of the
-    sentence that each is told; and `right`, answers that are right and not the stated ones."""
+    sentence that each is told; and `right`, answers that are right and not the stated ones.
+    in_parts: whether other files test the other exercises of the notebook."""
 
     wrong: dict
     right: dict
+    in_parts = False
 
     def solved(self, number):
         return run_solution(number)
@@ -72,7 +74,9 @@ class Contract:
             metafunc.parametrize(("number", "other"), cases)
         elif "number" in metafunc.fixturenames:
             notebooks = {number[:2] for number in self.wrong}
-            metafunc.parametrize("number", sorted(n for n in EXERCISES if n[:2] in notebooks))
+            named = [n for n in EXERCISES if n[:2] in notebooks]
+            own = [n for n in named if n in self.wrong] if self.in_parts else named
+            metafunc.parametrize("number", sorted(own))
 
     def refused(self, number, answer, capsys):
         check(number, answer)

@@ -118,6 +118,7 @@ MOVES = {
         "model": "GPT-3 175B", "tokens": 1, "mfu": 0.5, "price": 3.0, "watts": 500, "pue": 1.5,
         "device": "H100 SXM", "beside": "power",
     },
+    "Upcycling": {"grow": "all drawn anew", "seed": 3, "axis": "flops"},
 }  # fmt: skip
 # What must stand before a move shows in the picture.
 BEFORE = {
@@ -146,7 +147,7 @@ BEFORE = {
     ("Slots", "text"): {"source": "text"},
     ("Slots", "layer"): {"source": "text"},
 }
-LIVE = ("Race", "Collapse", "LoudAndQuiet", "MemoryOrThinking")
+LIVE = ("Race", "Collapse", "LoudAndQuiet", "MemoryOrThinking", "Upcycling")
 # Exhibits that read a text: how they open on one.
 READING = {
     "CompareRouters": {}, "Dispatch": {}, "InsideLayer": {}, "RouteText": {},

@@ -22,6 +22,7 @@ from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
 from helpers.recorded_frontier import made_frontier
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
+from helpers.upcycling import made_grown, made_upcycling
 from moeviz.costs import CLAIMS, MODELS
 from moeviz.experiments.router_arms import FAIR, arms
 from moeviz.experiments.routers_on_a_text import recorded as recorded_decisions
@@ -106,12 +107,14 @@ from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.shares_of_quality import shares_of_quality
 from moeviz.pictures.training.split_experts import split_experts
 from moeviz.pictures.training.standings import standings
+from moeviz.pictures.training.upcycling import upcycling
 from moeviz.records.compare import compare as paired
 from moeviz.records.compressed import Compressed
 from moeviz.records.dispatch import DispatchTrace
 from moeviz.records.domain_look import look, sampled
 from moeviz.records.exchanged import Exchanged, Line
 from moeviz.records.expert_paths import paths_of
+from moeviz.records.growth import COPIES
 from moeviz.records.killed import Killed
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots, powered
@@ -635,6 +638,16 @@ def _training():
     }.items():
         case = partial(memory_or_thinking, answers, products, trio, note="<i>")
         yield f"memory or thinking{name}", case
+    for name, (figures, trio, axis) in {
+        "": (made_upcycling(), made_grown(), "step"),
+        " over compute": (made_upcycling(), made_grown(), "flops"),
+        " of one seed": (made_upcycling(seeds=1), made_grown(way=COPIES), "step"),
+        " before the first step": (made_upcycling(), made_grown(0), "flops"),
+        " in training": (None, made_grown(120), "step"),
+        " at the first step": (None, made_grown(1), "flops"),
+    }.items():
+        way = trio[-1].meta["notes"]["way"]
+        yield f"upcycling{name}", partial(upcycling, figures, way, trio, axis, note="<i>")
     killed = [(70, 1, 3), (90, 0, 5), (200, 1, 4)]
     for name, options in {
         "of a run": dict(run=RUN, layer=1, note="<i>"), "of the even layer": dict(run=RUN, layer=0),

@@ -1,0 +1,105 @@
+"""What `experiment upcycling` says, in words; every figure comes from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moeviz.pictures.over_seeds import mean_sd
+from moeviz.records.growth import (
+    COPIES,
+    DROP,
+    EARLY,
+    EQUAL_COMPUTE,
+    EQUAL_STEPS,
+    GROWN,
+    LATE,
+    LEADS,
+    SCRATCH,
+    Pair,
+    name_of,
+)
+
+Recorded = Mapping[str, Any]
+NOT_RECORDED = "The figures over seeds are not recorded yet."
+STANDS = {"lower": "ahead of", "higher": "behind", "open": "not told apart from"}
+NAMES = {SCRATCH: "a start from scratch", COPIES: "copies", DROP: "half drawn anew"}
+# The question of a section: the same work, the parent's included, and growing in two ways.
+ASKED: tuple[Pair, ...] = ((COPIES, SCRATCH, EQUAL_COMPUTE), (DROP, COPIES, EQUAL_STEPS))
+
+
+def told(recorded: Recorded) -> str:
+    """Who leads early and who late, of a start from scratch, copies, and half drawn anew."""
+    return " ".join(told_pair(recorded, pair) for pair in ASKED)
+
+
+def told_pair(recorded: Recorded, pair: Pair) -> str:
+    """How the first of a pair stands beside the second, early and late."""
+    first, other, how = pair
+    verdicts = [recorded["gaps"][moment][name_of(pair)]["verdict"] for moment in (EARLY, LATE)]
+    early, late = (STANDS[verdict] for verdict in verdicts)
+    at = f"{how[:1].upper()}{how[1:]}, {NAMES[first]}"
+    verb = "are" if first == COPIES else "is"
+    steps = f"{recorded['steps']:,} steps"
+    if early == late:
+        when = f"after {recorded['early']} and after {steps}"
+        return f"{at} {verb} {early} {NAMES[other]}, {when}."
+    return (
+        f"{at} {verb} {early} {NAMES[other]} after {recorded['early']} steps, and {late} "
+        f"{'them' if other == COPIES else 'it'} after {steps}."
+    )
+
+
+def lead_sentences(recorded: Recorded) -> list[str]:
+    """For each lead that was followed: with how many seeds it ended, and at which step."""
+    return [lead_sentence(recorded, pair) for pair in LEADS]
+
+
+def lead_sentence(recorded: Recorded, pair: Pair) -> str:
+    """Whether the lead of the first of a pair over the second ended, and when."""
+    first, other, how = pair
+    found = recorded["lead_ends"][name_of(pair)]
+    ended = [step for step in found["seeds"] if step is not None]
+    seeds, steps = len(found["seeds"]), f"{recorded['steps']:,} steps"
+    lead = f"The lead of {NAMES[first]} over {NAMES[other]}, {how},"
+    if not ended:
+        return f"{lead} holds for all {steps} with every seed."
+    if len(ended) < seeds:
+        return f"{lead} ends within {steps} with {len(ended)} of {seeds} seeds."
+    if not any(ended):
+        return f"With every seed {NAMES[first]} never lead{_s(first)} {NAMES[other]}, {how}."
+    where = f"after {found['mean']} steps"
+    if found["low"] is not None:
+        where += f" (95 % interval {max(found['low'], 0)} to {found['high']})"
+    return f"{lead} ends {where}."
+
+
+def recorded_sentences(recorded: Recorded) -> list[str]:
+    """All that a notebook tells of the file beside its picture."""
+    return [*lead_sentences(recorded), cosine_sentence(recorded), rates_sentence(recorded)]
+
+
+def cosine_sentence(recorded: Recorded) -> str:
+    """How alike the experts were at the start and at the end, by way of growing."""
+    arms = recorded["arms"]
+    parts = []
+    for name in (*GROWN, SCRATCH):
+        first, last = (arms[name]["cosine"][place] for place in (0, -1))
+        parts.append(f"{name} {first['mean']:.2f} and {mean_sd(last, 2)}")
+    return (
+        f"Mean cosine of two experts' weights, at the start and after {recorded['steps']:,} steps: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def rates_sentence(recorded: Recorded) -> str:
+    """Which rates were chosen, and which of them at an end of the grid."""
+    rates = recorded["rates"]
+    parts = [f"{name} {found['chosen']:g}" for name, found in rates.items()]
+    edges = [name for name, found in rates.items() if found["at_edge"]]
+    edge = f" At an end of the grid, so that a better one may lie beyond: {', '.join(edges)}."
+    return f"Learning rates: {', '.join(parts)}.{edge if edges else ''}"
+
+
+def _s(name: str) -> str:
+    return "" if name == COPIES else "s"
