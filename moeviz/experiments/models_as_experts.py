@@ -79,6 +79,7 @@ from moeviz.records.models_as_experts import (
     SEEN,
     SOUP,
     START,
+    TEXTS,
     TUNED,
     UNSEEN,
 )
@@ -94,19 +95,6 @@ from moeviz.text.tokenizer import Tokenizer
 GRID = (4e-3, 8e-3, 16e-3)
 GRID_SEED = 1000  # of no final run
 APART, ALL, AFTER = "apart", "one dense model", "together"  # the stages that have rates
-# Written for this project, one for each domain and one that changes its topic.
-TEXTS = {
-    "Python": "def mean(values):\n    total = 0.0\n    for value in values:\n        "
-    "total += value\n    return total / len(values)\n",
-    "English": "The method returns a list of all names that were found. If the file cannot be "
-    "opened, an exception is raised and nothing is changed.",
-    "Sums": "17+25=42\n103-58=45\n6*7=42\n88+13=101\n9*12=108\n250-125=125\n",
-    "C": "static int\nsum(struct pair *p)\n{\n    if (p == NULL)\n        return -1;\n"
-    "    return p->left + p->right;\n}\n",
-    "English, then sums": "This function adds two numbers and returns the result. For example, the "
-    "sums are\n17+25=42\n103-58=45\n6*7=42\n88+13=101\n",
-}
-
 # --- what is trained ------------------------------------------------------------------------------
 
 

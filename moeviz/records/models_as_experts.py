@@ -36,6 +36,19 @@ BY_TOKEN, BY_START, BY_TEXT = (
 )  # fmt: skip
 NO_EXPERTS = "dense"
 
+# Written for this project: of two domains that were learned, of one that was not, and of a topic
+# that changes.
+TEXTS = {
+    "Python": "def mean(values):\n    total = 0.0\n    for value in values:\n        "
+    "total += value\n    return total / len(values)\n",
+    "English": "The method returns a list of all names that were found. If the file cannot be "
+    "opened, an exception is raised and nothing is changed.",
+    "C, which nobody learned": "static int\nsum(struct pair *p)\n{\n    if (p == NULL)\n        "
+    "return -1;\n    return p->left + p->right;\n}\n",
+    "English, then sums": "This function adds two numbers and returns the result. For example, the "
+    "sums are\n17+25=42\n103-58=45\n6*7=42\n88+13=101\n",
+}
+
 
 @dataclass(frozen=True)
 class MixedText:

@@ -20,6 +20,7 @@ from helpers.comparisons import (
 )
 from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
+from helpers.models_as_experts import made_loads, made_models, made_text
 from helpers.recorded_frontier import made_frontier
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from helpers.upcycling import made_grown, made_upcycling
@@ -60,6 +61,9 @@ from moeviz.pictures.kernels.layer_work import Reached, all_experts
 from moeviz.pictures.kernels.roofline import roofline
 from moeviz.pictures.kernels.tile_walk import VIEWS, WALKS, tile_walk
 from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
+from moeviz.pictures.many_models.loaded_experts import loaded_experts
+from moeviz.pictures.many_models.models_as_experts import models_as_experts
+from moeviz.pictures.many_models.models_on_a_text import WAYS as TEXT_WAYS
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import anatomy
@@ -116,6 +120,7 @@ from moeviz.records.exchanged import Exchanged, Line
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.growth import COPIES
 from moeviz.records.killed import Killed
+from moeviz.records.models_as_experts import HINDSIGHT, MIXED, SOUP, TUNED, MixedText
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots, powered
 from moeviz.records.store import load_records
@@ -866,9 +871,30 @@ def _compression():
         yield f"compression {draw.__name__}, one seed", partial(draw, one_seed)
 
 
+def _models_as_experts():
+    many = made_models(above={MIXED: -0.1, TUNED: 0.1, SOUP: 9.0, HINDSIGHT: -0.2})
+    nasty = "".join(NASTY) + "\n\t word " * 40
+    for place, way in zip(("seen", "unseen", "python", "hex"), TEXT_WAYS, strict=True):
+        draw = partial(models_as_experts, many, where=place, way=way, note="live <b>")
+        yield f"models as experts {place} {way}", partial(draw, made_text(nasty, 3))
+        yield f"models as experts {place} unread", partial(draw, None)
+    one = made_models(1)
+    yield "models as experts, one seed", partial(models_as_experts, one, made_text("a b"))
+    for name in ("models_as_experts", "loaded_experts"):
+        if data_path("runs").joinpath(f"{name}.json").exists():
+            recorded = recorded_json(name)
+            if name == "loaded_experts":
+                yield "recorded loads", partial(loaded_experts, recorded)
+                continue
+            for title, of in recorded["texts"].items():
+                text = MixedText.of_json(of)
+                yield f"recorded models, {title}", partial(models_as_experts, recorded, text)
+    yield "loads", partial(loaded_experts, made_loads())
+
+
 ALL = [
     *_routing(), *_training(), *_routers(), *_frontier(), *_kernels(), *_specialisation(),
-    *_costs(), *_compression(), *_fine_grained(),
+    *_costs(), *_compression(), *_fine_grained(), *_models_as_experts(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

@@ -1,0 +1,1 @@
+"""Pictures of many models in one: experts that are added, mixed and loaded."""
