@@ -153,6 +153,7 @@ OFF = {
     "Compression": (("kept", 4), {"who", "part"}, {"part"}),
     "Dispatch": (("source", "synthetic"), {"skew", "seed"}, {"text", "layer"}),
     "Exchange": (("skew", 0.0), {"node_limit"}, set()),
+    "OwnExpert": (("text", "yours"), {"own"}, set()),
     "Slots": (("source", "text"), {"text", "layer"}, {"skew", "tokens", "seed"}),
     "TileWalk": (("view", "programs"), {"walk"}, set()),
 }

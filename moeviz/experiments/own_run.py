@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,38 +33,51 @@ class OwnRunning:
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, corpus: Corpus) -> None:
         self.plugged, self.corpus = Plugged(model, tokenizer), corpus
+        self.trained: OwnTraining | None = None  # the latest
         self._windows = held_out(corpus, WINDOWS)
         self._before_D = by_window(model, self._windows)
+        self._name = ""  # of the text that is shown
         self._held: dict[str, np.ndarray] = {}  # of texts that are known here, their held-out part
         self._alone: dict[str, float] = {}  # by an expert's content, the loss of its text
-        self._trained: OwnTraining | None = None
         self._curve: list[tuple[int, float]] = []
         self._visits: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def read(self, name: str, text: str) -> np.ndarray:
+        """Show this text from now on; its tokens. ValueError where it is too short."""
+        ids = self.plugged.tokenizer.encode(text)[:MOST]
+        held = split_text(ids)[1]
+        self._name, self._held[name] = name, held
+        self._curve, self._visits = [], []
+        return ids
 
     def training(
         self, name: str, text: str, steps: int, rank: int | None, rate: float, replay: float,
         seed: int = 0,
     ) -> Iterator[int]:  # fmt: skip
-        """Learn a text, and yield the number of each step; what has been learnt so far is plugged
-        in at every look. ValueError as OwnTraining, and nothing is changed then."""
+        """Learn a text, and yield the number of each step; every EVERY steps what has been learnt
+        so far is plugged in (see keep). ValueError as OwnTraining, and nothing is changed then."""
         model, tokenizer = self.plugged.base, self.plugged.tokenizer
         training = OwnTraining(
             model, tokenizer.encode(text)[:MOST], self.corpus, name=name, steps=steps, rank=rank,
             replay=replay, learning_rate=rate, seed=seed,
         )  # fmt: skip
-        others = [expert for expert in self.plugged.experts if expert.name != name]
-        self.plugged = Plugged(model, tokenizer, tuple(others))
-        self._trained, self._held[name] = training, training.held_out
+        self.read(name, text)
+        self.trained = training
         self._curve = [(0, text_loss(model, training.held_out))]
-        self._visits = []
-        rest = self.plugged
         for step in training:
             self._visits.append((step.visits, step.visits_elsewhere))
             if step.step % EVERY == 0 or step.step == steps:
-                expert = training.expert()
-                self.plugged = rest.plug(expert)
-                self._curve.append((step.step, self._loss_alone(expert)))
+                self.keep()
             yield step.step
+
+    def keep(self) -> None:
+        """Plug in what the latest training has learnt so far, in place of what it had before."""
+        assert self.trained is not None
+        expert = self.trained.expert()
+        others = tuple(other for other in self.plugged.experts if other.name != expert.name)
+        self.plugged = dataclasses.replace(self.plugged, experts=others).plug(expert)
+        if self._curve[-1][0] < self.trained.step:
+            self._curve.append((self.trained.step, self._loss_alone(expert)))
 
     def plug(self, expert: OwnExpert) -> None:
         """Plug in one that was saved; of one that is called as a text that ships, the loss of that
@@ -78,29 +92,30 @@ class OwnRunning:
         self.plugged = self.plugged.unplug(name)
 
     def look(self) -> OwnRun:
-        """What there is now, measured: a second or less. ValueError where nothing was trained."""
-        if self._trained is None:
-            raise ValueError("Nothing was trained here yet: press Train first.")
-        training, names = self._trained, self.plugged.names
-        model, base = self.plugged.model, self.plugged.base
-        own = [n for n in dict.fromkeys((training.name, *names)) if n in self._held]
+        """What there is now, measured: a second or less. ValueError before any text was read."""
+        if not self._name:
+            raise ValueError("No text was read yet: press Train first.")
+        names, model, base = self.plugged.names, self.plugged.model, self.plugged.base
+        own = [n for n in dict.fromkeys((self._name, *names)) if n in self._held]
         experts = {expert.name: expert for expert in self.plugged.experts}
         alone = [self._loss_alone(experts[n]) if n in experts else np.nan for n in own]
         before = [text_loss(base, self._held[n]) for n in own]
         after = [text_loss(model, self._held[n]) for n in own]
         layers = base.config.moe_layers
         visits = np.array(self._visits).reshape(-1, 2, len(layers))
-        shown = training.held_out[:SHOWN]
+        shown = self._held[self._name][:SHOWN]
+        # Of a text that was read only there was no training.
+        training = self.trained if self._curve else None
         return OwnRun(
-            name=training.name,
-            form="whole" if training.rank is None else f"rank {training.rank}",
-            replay=training.replayed / BATCH,
-            seed=training.seed,
-            step=training.step,
-            steps=training.steps,
-            num_bytes=training.expert().num_bytes,
-            loss_step=np.array([step for step, _ in self._curve]),
-            loss=np.array([loss for _, loss in self._curve]),
+            name=self._name,
+            form=f"rank {training.rank}" if training and training.rank else "whole",
+            replay=training.replayed / BATCH if training else 0.0,
+            seed=training.seed if training else 0,
+            step=training.step if training else 0,
+            steps=training.steps if training else 1,
+            num_bytes=training.expert().num_bytes if training else 0,
+            loss_step=np.array([step for step, _ in self._curve], np.int64),
+            loss=np.array([loss for _, loss in self._curve], np.float64),
             visits=visits[:, 0],
             visits_elsewhere=visits[:, 1],
             rows=(*own, *self.corpus.domains),

@@ -53,3 +53,21 @@ class OwnRun(Record):
     now: str
 
     kind: ClassVar[str] = "own run"
+
+    @property
+    def measured(self) -> bool:
+        """Whether it tells of a model; an unmeasured one only says what is to be trained."""
+        return bool(np.isfinite(self.after).any())
+
+
+def unmeasured(
+    name: str, form: str, steps: int, domains: tuple[str, ...], layers: tuple[int, ...]
+) -> OwnRun:
+    """What is to be trained, before anything is known of it."""
+    unknown = np.full(1 + len(domains), np.nan)
+    none_NL = np.zeros((0, len(layers)))
+    return OwnRun(
+        name, form, 0.0, 0, 0, steps, 0, np.zeros(0, np.int64), np.zeros(0), none_NL, none_NL,
+        (name, *domains), 1, unknown, unknown, unknown, (), (), np.zeros((0, len(layers), 0)),
+        layers, "", "",
+    )  # fmt: skip

@@ -91,6 +91,10 @@ MOVES = {
         "model_name": "Kimi K2", "device_name": "T4", "plan": "bf16", "link": "host",
         "hit": 99,
     },
+    "OwnExpert": {
+        "text": "german", "form": "rank 4", "beside": "friend", "steps": 300, "replay": 0.0,
+        "layer": 0, "seed": 3, "own": "another text",
+    },
     "Race": {"experts": 4, "top_k": 1, "seed": 3, "axis": "flops", "watts": 65},
     "RealModels": {"question": "specialists", "model": "olmoe", "task": "math", "layer": 3},
     "Roofline": {"machine": "this machine", "tokens": 8},
@@ -139,6 +143,7 @@ BEFORE = {
     ("Exchange", "node_limit"): {"skew": 0.0},
     ("InsideLayer", "weighting"): {"stage": "top-k"},
     ("Offloading", "hit"): {"link": "pcie5"},
+    ("OwnExpert", "own"): {"text": "yours"},
     ("RealModels", "task"): {"model": "olmoe"},
     ("TileWalk", "walk"): {"view": "programs"},
     ("TrainingCost", "watts"): {"beside": "power"},

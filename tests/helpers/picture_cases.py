@@ -21,6 +21,7 @@ from helpers.comparisons import (
 from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
 from helpers.models_as_experts import made_loads, made_models, made_text
+from helpers.own_runs import DOMAINS, made_run
 from helpers.recorded_frontier import made_frontier
 from helpers.recorded_routers import PROVENANCE, routers, routers_longer, scale
 from helpers.upcycling import made_grown, made_upcycling
@@ -64,6 +65,7 @@ from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.many_models.loaded_experts import loaded_experts
 from moeviz.pictures.many_models.models_as_experts import models_as_experts
 from moeviz.pictures.many_models.models_on_a_text import WAYS as TEXT_WAYS
+from moeviz.pictures.many_models.own_expert import own_expert
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
 from moeviz.pictures.routing.inside_layer import anatomy
@@ -121,6 +123,7 @@ from moeviz.records.expert_paths import paths_of
 from moeviz.records.growth import COPIES
 from moeviz.records.killed import Killed
 from moeviz.records.models_as_experts import HINDSIGHT, MIXED, SOUP, TUNED, MixedText
+from moeviz.records.own_runs import unmeasured
 from moeviz.records.routes import Anatomy, Decision, DomainTrace, Trace
 from moeviz.records.runs import Curve, Snapshot, load_snapshots, powered
 from moeviz.records.store import load_records
@@ -892,9 +895,23 @@ def _models_as_experts():
     yield "loads", partial(loaded_experts, made_loads())
 
 
+def _own_experts():
+    nasty = "".join(NASTY)
+    runs = {
+        "one": made_run(),
+        "beginning": made_run(done=0),
+        "two": made_run("mine", ("german",), tokens=(*NASTY, *LONG)),
+        "four": made_run(nasty[:40], ("a", "b", nasty[:39])),
+        "unplugged": made_run(plugged=False),
+        "unmeasured": unmeasured(nasty[:40], "rank 16", 300, DOMAINS, (0, 1, 2)),
+    }
+    for (name, run), layer in zip(runs.items(), cycle((0, 2)), strict=False):
+        yield f"own expert, {name}", partial(own_expert, run, layer, note="recorded <b>")
+
+
 ALL = [
     *_routing(), *_training(), *_routers(), *_frontier(), *_kernels(), *_specialisation(),
-    *_costs(), *_compression(), *_fine_grained(), *_models_as_experts(),
+    *_costs(), *_compression(), *_fine_grained(), *_models_as_experts(), *_own_experts(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"

@@ -1,0 +1,1 @@
+"""Exhibits of many models in one: experts that are added, mixed and loaded."""
