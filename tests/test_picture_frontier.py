@@ -29,7 +29,7 @@ LEAST, HASHED, WIDEST = "learned, 256 experts", "hash, 256 experts", "dense, wid
     ("fall", "words"),
     [(0.03, "falls in 3 of 3 steps to four times the experts and rises in 0."),
      (-0.03, "falls in 0 of 3 steps to four times the experts and rises in 3."),
-     (0.0, "none of 3 steps to four times the experts is shown to change the loss.")],
+     (0.0, "none of 3 single steps to four times the experts is shown to change the loss.")],
 )  # fmt: skip
 def test_what_more_experts_change_follows_the_verdicts(fall, words):
     recorded = made_frontier(fall=fall)
@@ -127,6 +127,7 @@ def test_powers_by_hand_and_what_is_told_of_them():
     recorded, gpu = made_frontier(fall=0.025, noise=0.0), read_figures("gpu_experts")
     first, last = (3.1 - 0.025 * math.log(n, 4) for n in (4, 256))
     learned, hashed = powers.small_powers(recorded)
+    assert learned.what == "small models, a learned router, 1,200 steps"
     assert learned.of == pytest.approx(math.log(last / first) / math.log(64), rel=0.02)
     assert learned.low <= learned.of <= learned.high and hashed.tokens == 1200 * 1024
     large = powers.gpu_power(gpu)
@@ -135,37 +136,68 @@ def test_powers_by_hand_and_what_is_told_of_them():
     line = linregress(np.log(sizes), np.log(losses))
     reach = half_interval(line.stderr, len(sizes) - 2)
     assert large[1:4] == pytest.approx((line.slope, line.slope - reach, line.slope + reach))
-    finding, rest = powers.told_powers(recorded, gpu)
+    finding, rest = powers.told_powers(recorded, made_frontier(fall=-0.03), gpu)
     assert finding.startswith(f"The loss falls with E^{large.of:+.4f} on a GPU, from 8 to 128")
     assert f"The loss falls with E^{learned.of:+.4f} in the small models" in finding
     laws = powers.law_powers(gpu)
     assert {law.what for law in laws} < {*LAWS} and all(law.beyond for law in laws)
     assert "none of them was fitted on runs like these" in rest
+    assert "below zero in 2 (a learned router, 1,200 steps; hash, 1,200 steps) of 4 fits" in rest
     flat = made_frontier(fall=0.0)
-    assert "No power of E is shown" in powers.told_powers(flat, gpu)[0]
+    finding, rest = powers.told_powers(flat, flat, gpu)
+    assert "No power of E is shown" in finding
+    assert "below zero in none of 4 fits, and above zero in none." in rest
 
 
 def test_of_dense_widths_that_are_alike_none_is_read_off():
     flat = made_frontier()
+    same = flat["arms"][told.TWIN]["loss"]["values"]
     for width in ("128", "512", "1024", "2048"):
         flat["gaps"][f"dense, width {width} minus {told.TWIN}"]["verdict"] = "open"
+        turn = int(width) % 5 - 2
+        own = [loss + 0.01 * ((n + turn) % 5 - 2) for n, loss in enumerate(same)]
+        flat["arms"][f"dense, width {width}"]["loss"]["values"] = own
     assert read.dense_width(flat, LEAST) is None
     assert "no dense width of equal loss can be read off" in told.told_dense(flat)
     assert "that of a dense width" not in frontier(flat, axis="share", arm=LEAST).summary
     assert "likely limit" not in told.told_dense(made_frontier())
 
 
-def test_the_first_quarter_is_told_without_a_verdict():
+def test_the_change_with_each_doubling_is_that_of_the_losses():
+    # The dense losses fall by 0.1 of some 3.1 with each doubling, hash's by half of `fall`.
+    recorded = made_frontier(fall=0.06, noise=0.001)
+    words = told.told_trend(recorded, told.DENSE)
+    assert words.startswith("Over dense models the loss falls with the width: -3.")
+    hashed = [told.told_trend(made_frontier(fall=f), told.HASH) for f in (0.06, -0.06, 0.0)]
+    assert [w.split(" the loss ")[1].split(" with ")[0] for w in hashed] == [
+        "falls", "rises", "is not shown to change",
+    ]  # fmt: skip
+    change = float(re.search(r": (-[\d.]+) % with", hashed[0])[1])
+    assert change == pytest.approx(100 * -0.03 / 3.0, abs=0.1)
+    assert "(one seed)" in told.told_trend(made_frontier(seeds=1), told.HASH)
+
+
+def test_a_fall_over_all_widths_is_enough_to_read_a_width_off():
     recorded = made_frontier()
-    early = frontier(recorded, axis="share", arm=LEAST, when="quarter")
-    loss = recorded["arms"][LEAST]["loss"]["mean"] + 0.3
-    assert early.summary.startswith(
-        f"After 300 steps, a learned router over 256 experts: {loss:.3f} "
-    )
-    assert "No verdict" in early.summary and "95 % interval" not in early.summary
+    for width in ("128", "512", "1024", "2048"):
+        recorded["gaps"][f"dense, width {width} minus {told.TWIN}"]["verdict"] = "open"
+    assert not read.is_flat(recorded)
+    for name, arm in read.of_kind(recorded, told.DENSE).items():
+        arm["loss"]["values"] = recorded["arms"][told.TWIN]["loss"]["values"][:]
+        arm["loss"]["values"][0] += 0.001 * len(name)
+    assert read.is_flat(recorded)
+
+
+def test_edges_of_grids_are_told_until_a_wider_one_finds_the_same_rate():
+    recorded, short = made_frontier(), made_frontier()
     assert told.told_edges(recorded) == ""
-    recorded["rates"][LEAST]["at_edge"] = True
-    assert told.told_edges(recorded).startswith(f"For {LEAST} the best learning rate lies at")
+    for name in (LEAST, HASHED):
+        recorded["rates"][name]["at_edge"] = True
+    short["rates"][HASHED]["chosen"] = 0.004
+    assert told.told_edges(recorded).startswith(f"For {LEAST} and {HASHED} the best learning")
+    settled = read.settled(recorded, short)
+    assert told.told_edges(settled).startswith(f"For {HASHED} the best learning rate lies at")
+    assert settled["arms"] is recorded["arms"]
 
 
 def test_the_change_of_each_kind_of_text_is_that_of_the_means():
@@ -174,3 +206,14 @@ def test_the_change_of_each_kind_of_text_is_that_of_the_means():
     recorded["arms"][HASHED]["domain_loss"] = [1.0, 0.9, 1.0, 1.0, 1.2, 1.0]
     words = told.told_domains(recorded, told.HASH)
     assert "changes by -0.100 in english" in words and "and +0.200 in hex: means" in words
+
+
+def test_a_floor_is_told_where_the_sizes_carry_it():
+    gpu = read_figures("gpu_experts")
+    assert "goes from none to" in powers.told_floor(gpu)
+    for arm in gpu["arms"].values():
+        if "experts" in arm:
+            loss = 3.0 + 2 * arm["experts"] ** -0.5
+            arm["validation_loss"] = {"mean": loss, "values": [loss + 1e-5 * (arm["experts"] % 3)]}
+    assert "give L = 3.000 nats per token (" in powers.told_floor(gpu)
+    assert powers.told_floor(gpu).endswith("Its b is 0.50.")

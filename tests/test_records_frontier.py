@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import brentq
+from scipy.optimize import brentq, least_squares
+from scipy.stats import f
 
 from moeviz.records.compare import compare
-from moeviz.records.frontier import DenseRow, exponent
+from moeviz.records.frontier import DenseRow, exponent, with_floor
 
 WIDTHS = (128, 256, 512, 1024)
 losses = st.lists(st.floats(2, 4), min_size=5, max_size=5)
@@ -110,3 +111,48 @@ def test_a_pure_power_gives_its_exponent_back():
     counts = np.array([4.0, 16.0, 64.0])
     assert exponent(counts, [[3 * n**-0.05] * 2 for n in counts]).mean == pytest.approx(0.05)
     assert math.isinf(exponent(counts, [[3.0], [2.9], [2.8]]).high)
+
+
+@given(st.floats(0.2, 1.5), st.floats(0.5, 3), st.floats(0.3, 2), st.integers(0, 99))
+def test_a_floor_is_found_again_and_lies_in_its_interval(power, floor, a, seed):
+    counts = np.array([4, 8, 16, 32, 64, 128])
+    level_N = np.random.default_rng(seed).normal(0, 0.1, 3)
+    level_N -= level_N.mean()
+    loss_EN = floor + a * counts[:, None] ** -power + level_N
+    found = with_floor(counts, loss_EN)
+    assert found.floor == pytest.approx(floor, abs=0.02 * a)
+    assert found.power == pytest.approx(power, rel=0.03)
+    noise = 0.01 * a * np.random.default_rng(seed + 1).standard_normal(loss_EN.shape)
+    noisy = with_floor(counts, loss_EN + noise)
+    assert noisy.low <= noisy.floor <= noisy.high or noisy.floor < 0
+
+
+def test_the_ends_of_a_floor_are_where_scipys_best_fit_with_it_is_as_bad_as_f_allows():
+    counts = np.array([4.0, 8, 16, 32, 64, 128, 256])
+    noise = 0.004 * np.random.default_rng(3).standard_normal(7)
+    loss = 2.0 + 1.5 * counts**-0.6 + noise
+    found = with_floor(counts, loss[:, None])
+
+    def left(floor):
+        def of(ab):
+            return floor + ab[0] * counts ** -ab[1] - loss
+
+        return 2 * least_squares(of, (1.5, 0.6)).cost
+
+    best = 2 * least_squares(lambda p: p[0] + p[1] * counts ** -p[2] - loss, (2, 1.5, 0.6)).cost
+    limit = best * (1 + f.ppf(0.95, 1, 4) / 4)
+    low, high = (
+        brentq(lambda v: left(v) - limit, *ends)
+        for ends in ((1.5, found.floor), (found.floor, 2.05))
+    )
+    assert (found.low, found.high) == pytest.approx((low, high), abs=2e-3)
+
+
+def test_a_straight_line_in_the_logarithm_has_no_floor_and_few_sizes_have_no_fit():
+    counts = np.array([4, 8, 16, 32, 64])
+    noise = 0.01 * np.random.default_rng(0).standard_normal((5, 3))
+    assert with_floor(counts, 3.0 - 0.05 * np.log(counts)[:, None] + noise).low == 0
+    with pytest.raises(ValueError, match="four counts at least, got 3"):
+        with_floor(counts[:3], np.ones((3, 1)))
+    with pytest.raises(ValueError, match="give a row for each count"):
+        with_floor(counts, np.ones(5))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
+from moeviz.host import read_figures
 from moeviz.pictures.over_seeds import told_gap
 from moeviz.pictures.training.at_scale import told_difference
 from moeviz.pictures.training.frontier_read import DENSE, LEARNED, TWIN, is_flat, of_kind, share_met
@@ -17,8 +18,7 @@ def so_far() -> str:
     lines = [_small()]
     if race := recorded_figures("gpu_race"):
         lines.append(_on_a_gpu(race))
-    if frontier := recorded_figures("frontier"):
-        lines.append(_one_percent(frontier))
+    lines.append(_one_percent(*(read_figures(name) for name in ("frontier_short", "frontier"))))
     if sizes := recorded_figures("gpu_experts"):
         lines.append(_least(sizes["arms"]))
     return "\n".join(lines)
@@ -47,25 +47,26 @@ def _on_a_gpu(race: dict[str, Any]) -> str:
     )
 
 
-def _one_percent(frontier: dict[str, Any]) -> str:
-    """The smallest share of the FFN that was trained, with a learned router."""
-    arms = of_kind(frontier, LEARNED)
+def _one_percent(*lengths: dict[str, Any]) -> str:
+    """The smallest share of the FFN that was trained, with a learned router, by length."""
+    arms = of_kind(lengths[-1], LEARNED)
     name = min(arms, key=lambda name: arms[name]["ffn_active_share"])
     arm = arms[name]
-    words = told_gap("it", "its dense twin", frontier["gaps"][f"{name} minus {TWIN}"])
-    *_, widest = of_kind(frontier, DENSE).values()
-    limit = (
-        f" Dense models up to width {widest['width']:,} are not told apart from the twin either: "
-        "there text and steps are the likely limit, and not parameters."
-        if is_flat(frontier)
-        else ""
-    )
-    return (
+    said = [
         f"With {arm['experts']} experts the small model uses "
         f"{percent(arm['ffn_active_share'], 1)} of the FFN's parameters for a token, and "
-        f"{percent(share_met(frontier, arm), 1)} of all (10_efficiency_frontier). {words}{limit} A "
-        "dense model with all those parameters was not trained."
-    )
+        f"{percent(share_met(lengths[-1], arm), 1)} of all (10_efficiency_frontier)."
+    ]
+    for run in lengths:
+        words = told_gap("it", "its dense twin", run["gaps"][f"{name} minus {TWIN}"])
+        said.append(f"After {run['steps']:,} steps: {words}")
+        if is_flat(run):
+            *_, widest = of_kind(run, DENSE).values()
+            said.append(
+                f"Dense models up to width {widest['width']:,} are not told apart from the twin "
+                "there either: text and steps are the likely limit, and not parameters."
+            )
+    return " ".join([*said, "A dense model with all those parameters was not trained."])
 
 
 def _least(arms: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from moeviz.costs.laws.answers import answers
 from moeviz.costs.laws.law import Model, size
 from moeviz.pictures.over_seeds import gap_words, recorded_gap
 from moeviz.pictures.training.frontier_read import DENSE, TWIN, is_flat, of_kind
+from moeviz.pictures.training.frontier_told import told_trend
 from moeviz.pictures.training.memory_or_thinking import BOOK, PRODUCTS
 from moeviz.pictures.training.shares_of_quality import quality_of
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction, recorded_run
@@ -28,11 +29,12 @@ def experts() -> Measured:
     option = {"lower": "it is lower", "higher": "it is higher", "open": OPEN}[gap["verdict"]]
     figure = f"its loss is {gap_words(recorded_gap(gap))}"
     widths = [arm["width"] for arm in of_kind(recorded, DENSE).values()]
+    trend = told_trend(recorded, DENSE)
     because = (
         f"dense models of width {widths[0]:,} to {widths[-1]:,} are not told apart either: most "
         "likely text and steps are the limit there, and not parameters"
         if is_flat(recorded)
-        else "it holds many more parameters for the same work on each token"
+        else f"dense models do differ there: {trend[0].lower()}{trend[1:-1]}"
     )
     return Measured(option, figure, because)
 

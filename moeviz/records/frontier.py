@@ -13,6 +13,7 @@ from moeviz.records.arrays import check_array
 from moeviz.records.compare import Gap, compare, half_interval
 
 STEPS = 60  # between two recorded widths
+POWERS = np.geomspace(1e-3, 4, 4000)  # of a law with a floor
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,45 @@ def exponent_of_line(counts: ArrayLike, losses: ArrayLike) -> tuple[float, float
     slope = float(x_E @ y_E / (x_E @ x_E))
     left = float(((y_E - slope * x_E) ** 2).sum()) / (len(x_E) - 2)
     return -slope, half_interval((left / float(x_E @ x_E)) ** 0.5, len(x_E) - 2)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """loss = floor + a counts^-power, with the ends of the floor's 95 % interval. A low end of 0
+    is no floor at all."""
+
+    floor: float
+    power: float
+    low: float
+    high: float
+
+
+def with_floor(counts: ArrayLike, losses: ArrayLike) -> Floor:
+    """The law of counts_E with the least squares on losses_EN, where each seed has a level of its
+    own; the interval holds every floor whose best fit is within reach of the best of all
+    (profile likelihood, by F). ValueError where fewer figures are left than the law has numbers."""
+    x_E = check_array("counts_E", counts, 1e-300, np.inf, np.float64)
+    y_EN = np.asarray(losses, dtype=np.float64)
+    if y_EN.ndim != 2 or len(y_EN) != len(x_E):
+        raise ValueError(f"losses_EN has the shape {y_EN.shape}; give a row for each count.")
+    seeds = y_EN.shape[1]
+    free = y_EN.size - seeds - 2
+    if free < 1:
+        raise ValueError(f"A law with a floor needs four counts at least, got {len(x_E)}.")
+    own_EN = y_EN - y_EN.mean(0)
+    z_PE = x_E ** -POWERS[:, None]
+    middle_P = z_PE.mean(1)
+    centred_PE = z_PE - middle_P[:, None]
+    spread_P = (centred_PE**2).sum(1)
+    slope_P = centred_PE @ own_EN.mean(1) / spread_P
+    left_PEN = own_EN - (slope_P[:, None] * centred_PE)[..., None]
+    left_P = (left_PEN**2).sum((1, 2))
+    floor_P = y_EN.mean() - slope_P * middle_P
+    best = int(left_P.argmin())
+    # How much worse a fit may be; at each power it may spend that on another floor.
+    room_P = left_P[best] * (1 + half_interval(1.0, free) ** 2 / free) - left_P
+    within_P = room_P >= 0
+    reach_P = np.sqrt(np.maximum(room_P, 0) * (1 / y_EN.size + middle_P**2 / (seeds * spread_P)))
+    low = float((floor_P - reach_P)[within_P].min())
+    high = float((floor_P + reach_P)[within_P].max())
+    return Floor(float(floor_P[best]), float(POWERS[best]), max(low, 0.0), high)

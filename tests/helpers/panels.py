@@ -65,7 +65,7 @@ MOVES = {
         "source": 6,
     },
     "ExpertPaths": {"layer": 0, "expert": 2},
-    "Frontier": {"axis": "flops", "when": "quarter", "arm": "hash, 16 experts"},
+    "Frontier": {"axis": "flops", "steps": 300, "arm": "hash, 16 experts"},
     "Hybrids": {"layer_0": False, "layer_1": False, "layer_2": False},
     "InsideLayer": {
         "text": "another text", "stage": "combine", "layer": 0, "weighting": "raw",

@@ -715,17 +715,22 @@ def _fine_grained():
 
 
 def _frontier():
-    made = read_figures("frontier"), made_frontier(), made_frontier(seeds=1, timed=False)
-    of = dict(zip(("recorded frontier", "frontier", "frontier of one seed"), made, strict=True))
+    short = read_figures("frontier_short")
+    of = {
+        "recorded frontier": read_figures("frontier"),
+        "short frontier": short,
+        "frontier": made_frontier(),
+        "frontier of one seed": made_frontier(seeds=1, timed=False),
+    }
     for name, figures in of.items():
         for axis in FRONTIER_AXES:
             if axis != "seconds" or figures["arms"][LEAST]["seconds_per_step"]:
                 yield f"{name} by {axis}", partial(frontier, figures, axis=axis, arm=LEAST)
-        early = dict(axis="flops", arm="dense, width 256", when="quarter")
-        yield f"{name}, a quarter", partial(frontier, figures, **early)
+        twin = dict(axis="flops", arm="dense, width 256")
+        yield f"{name}, its twin", partial(frontier, figures, **twin)
         beside = dict(beside="dense, width 2048", arm=LEAST)
         yield f"{name}, shares", partial(shares_of_quality, figures, **beside)
-        powers = partial(powers_of_experts, figures, read_figures("gpu_experts"))
+        powers = partial(powers_of_experts, figures, short, read_figures("gpu_experts"))
         yield f"{name}, powers", powers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from moeviz.checks import check_choice
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
-from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, ran_on
+from moeviz.pictures.over_seeds import about, gap_cell, mean_sd
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, text_width
 from moeviz.pictures.training.frontier_read import (
@@ -21,8 +21,6 @@ from moeviz.pictures.training.frontier_read import (
     READ_BITS,
     TWIN,
     Recorded,
-    early,
-    early_steps,
     of_kind,
     width_words,
 )
@@ -31,16 +29,15 @@ from moeviz.pictures.training.frontier_told import (
     told_axis,
     told_choosers,
     told_dense,
-    told_early,
     told_edges,
     told_grown,
+    told_trend,
 )
 from moeviz.words import percent
 
 WIDTH, SIDE, PLOT, BELOW = 560.0, 396.0, 300.0, 62.0
 LEFT, RIGHT, WRAP = 62.0, 536.0, 64
 LINE, ROW = 18.0, 25.0
-END, QUARTER = "end", "quarter"
 QUESTION = "How far does the loss fall as a token meets less of the model?"
 KEYS = {
     DENSE: Key("dense, by width", "#0072b2", mark="circle"),
@@ -54,23 +51,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def frontier(recorded: Recorded, *, axis: str, arm: str, when: str = END) -> Picture:
+def frontier(recorded: Recorded, *, axis: str, arm: str) -> Picture:
     """Loss of every recorded arm on an axis (a key of AXES), with the 95 % interval of its
-    difference from the dense twin; the chosen arm in figures and in words. when: the loss at the
-    END, or after the first QUARTER, without intervals. ValueError of an unknown choice."""
+    difference from the dense twin; the chosen arm in figures and in words. ValueError of an unknown
+    choice."""
     check_choice("axis", axis, AXES)
     check_choice("arm", arm, recorded["arms"])
-    check_choice("when", when, (END, QUARTER))
-    if when == END:
-        finding, where = told_dense(recorded), told_axis(recorded, arm, axis)
-        where = f"{told_arm(recorded, arm)} {where}".rstrip()
-        grown = [told_grown(recorded, kind) for kind in (LEARNED, HASH)]
-        rest = " ".join(filter(None, [*grown, told_choosers(recorded), told_edges(recorded)]))
-    else:
-        finding, _, where = told_early(recorded, arm).partition(" No verdict")
-        where, rest = f"No verdict{where}", told_edges(recorded)
-    heights = _heights(recorded, when)
-    spent = recorded if when == END else recorded | {"steps": early_steps(recorded)}
+    finding, where = told_dense(recorded), told_axis(recorded, arm, axis)
+    where = f"{told_arm(recorded, arm)} {where}".rstrip()
+    grown = [told(recorded, kind) for kind in (LEARNED, HASH) for told in (told_trend, told_grown)]
+    rest = " ".join(filter(None, [*grown, told_choosers(recorded), told_edges(recorded)]))
+    heights = _heights(recorded)
     summary = " ".join(filter(None, (finding, where, rest)))
     bold, plain = textwrap.wrap(finding, WRAP), textwrap.wrap(where, 72)
     words = textwrap.wrap(rest, 74)
@@ -81,7 +72,7 @@ def frontier(recorded: Recorded, *, axis: str, arm: str, when: str = END) -> Pic
     heading(svg, QUESTION)
     paragraph(svg, 0, 38, bold, LINE, bold=True)
     paragraph(svg, 0, 38 + LINE * len(bold), plain, LINE)
-    x = _across(spent, axis)
+    x = _across(recorded, axis)
     y = Scale(*padded(v for reach in heights.values() for v in reach), bottom, top)
     axes(
         svg, x, y, x_label=AXES[axis].title, y_label="loss on held-out text (nats per token)",
@@ -90,15 +81,12 @@ def frontier(recorded: Recorded, *, axis: str, arm: str, when: str = END) -> Pic
     chosen = heights[arm][1]
     svg.line(LEFT, y(chosen), RIGHT, y(chosen), stroke=MUTED, dash="3 3")
     for kind, key in KEYS.items():
-        _kind(svg, x, y, spent, axis, kind, key, heights, arm)
+        _kind(svg, x, y, recorded, axis, kind, key, heights, arm)
     legend(svg, LEFT, bottom + BELOW, list(KEYS.values())[:2], across=210, kin=True)
     legend(svg, LEFT, bottom + BELOW + 22, list(KEYS.values())[2:], kin=True)
     svg.text(LEFT + 210, bottom + BELOW + 22, "upright: 95 % interval, beside the twin", fill=MUTED)
     paragraph(svg, 0, bottom + BELOW + 52, words, LINE)
-    origin = [about(recorded, recorded["arms"][arm]["loss"])]
-    if when == QUARTER:
-        origin = [f"{early_steps(recorded)} steps", *ran_on(recorded["provenance"])]
-    svg.text(0, height - 6, " · ".join(origin), fill=MUTED)
+    svg.text(0, height - 6, about(recorded, recorded["arms"][arm]["loss"]), fill=MUTED)
     _details(svg, recorded, arm)
     return svg.picture(COLUMNS, (_cells(recorded, name) for name in recorded["arms"]))
 
@@ -112,11 +100,9 @@ def _across(recorded: Recorded, axis: str) -> LogScale:
     return LogScale(ends[0] / 1.25, ends[1] * 1.25, LEFT, RIGHT)
 
 
-def _heights(recorded: Recorded, when: str) -> dict[str, tuple[float, float, float]]:
+def _heights(recorded: Recorded) -> dict[str, tuple[float, float, float]]:
     """(low, mean, high) of each arm's loss: the interval is that of its difference from the twin,
     around the mean."""
-    if when == QUARTER:
-        return {name: (loss, loss, loss) for name, loss in early(recorded).items()}
     found = {}
     for name, arm in recorded["arms"].items():
         mean, gap = arm["loss"]["mean"], recorded["gaps"].get(f"{name} minus {TWIN}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.pictures.svg import si
-from moeviz.records.compare import Gap
+from moeviz.records.compare import Gap, verdicts
 from moeviz.records.frontier import DenseRow, Reading, exponent
 
 Recorded = dict[str, Any]
@@ -78,8 +78,7 @@ def losses(recorded: Recorded, arm: str) -> list[float]:
 def of_kind(recorded: Recorded, kind: str) -> dict[str, Recorded]:
     """The arms of a kind that are recorded whole, from few experts to many, or narrow to wide."""
     found = {name: arm for name, arm in recorded["arms"].items() if arm["kind"] == kind}
-    size = "width" if kind == DENSE else "experts"
-    return dict(sorted(found.items(), key=lambda item: int(item[1][size])))
+    return dict(sorted(found.items(), key=lambda item: int(item[1][size_of(kind)])))
 
 
 def dense_row(recorded: Recorded, place: Callable[[Recorded], float | None]) -> DenseRow | None:
@@ -92,9 +91,11 @@ def dense_row(recorded: Recorded, place: Callable[[Recorded], float | None]) -> 
 
 
 def is_flat(recorded: Recorded) -> bool:
-    """Whether no dense width is told apart from the twin's: then none can be read off."""
+    """Whether no dense width is told apart from the twin's, and no fall over all of them is shown:
+    then none can be read off."""
     widths = [name for name in of_kind(recorded, DENSE) if name != TWIN]
-    return all(recorded["gaps"][f"{name} minus {TWIN}"]["verdict"] == "open" for name in widths)
+    alike = (recorded["gaps"][f"{name} minus {TWIN}"]["verdict"] == "open" for name in widths)
+    return all(alike) and trends(recorded)[DENSE][1] == "open"
 
 
 def dense_width(recorded: Recorded, arm: str) -> Reading | None:
@@ -112,24 +113,31 @@ def width_words(recorded: Recorded, arm: str) -> str:
     return "none: all widths are alike" if found is None else found.words()
 
 
+def size_of(kind: str) -> str:
+    """What grows within a kind."""
+    return "width" if kind == DENSE else "experts"
+
+
 def fitted(recorded: Recorded, kind: str) -> Gap:
-    """The exponent b of loss = a E^-b, over the seeds of a kind."""
+    """The exponent b of loss = a size^-b, over the seeds of a kind."""
     arms = of_kind(recorded, kind)
-    counts = [arm["experts"] for arm in arms.values()]
+    counts = [arm[size_of(kind)] for arm in arms.values()]
     return exponent(counts, [losses(recorded, name) for name in arms])
 
 
-# The first quarter: at the rate that suits best, the mean of the seeds by which it was chosen.
+def trends(recorded: Recorded) -> dict[str, tuple[Gap, str]]:
+    """By kind that exponent, and whether the loss is shown to go with the size at all: three fits,
+    judged as one table ("lower": the loss falls as the size grows)."""
+    gaps = {kind: fitted(recorded, kind) for kind in (DENSE, LEARNED, HASH)}
+    turned = {"higher": "lower", "lower": "higher", "open": "open"}
+    return {kind: (gaps[kind], turned[told]) for kind, told in verdicts(gaps).items()}
 
 
-def early(recorded: Recorded) -> dict[str, float]:
-    """Validation loss of each arm after a quarter of the steps, at its chosen rate."""
-    return {
-        name: rate["losses"][rate["grid"].index(rate["chosen"])]
+def settled(recorded: Recorded, short: Recorded) -> Recorded:
+    """The long recording with the grids of rates that were widened for the short one, wherever the
+    rate that the long one was trained at is still the best."""
+    rates = {
+        name: short["rates"][name] if short["rates"][name]["chosen"] == rate["chosen"] else rate
         for name, rate in recorded["rates"].items()
-        if name in recorded["arms"]
     }
-
-
-def early_steps(recorded: Recorded) -> int:
-    return int(recorded["steps"]) // 4
+    return recorded | {"rates": rates}

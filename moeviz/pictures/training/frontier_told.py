@@ -16,12 +16,11 @@ from moeviz.pictures.training.frontier_read import (
     Recorded,
     dense_row,
     dense_width,
-    early,
-    early_steps,
     is_flat,
     losses,
     of_kind,
     share_met,
+    trends,
 )
 from moeviz.pictures.training.standings import DOMAINS
 from moeviz.records.compare import Gap, compare
@@ -66,9 +65,10 @@ def told_dense(recorded: Recorded) -> str:
             f"end {where}. Where width shows no gain, experts can hardly show one: text and steps "
             "are the likely limit, and no dense width of equal loss can be read off."
         )
-    return (
+    differ = (
         f"Dense models of {widths} do differ after {recorded['steps']:,} steps. They end {where}."
     )
+    return f"{differ} {told_trend(recorded, DENSE)}"
 
 
 def told_axis(recorded: Recorded, name: str, axis: str) -> str:
@@ -111,12 +111,25 @@ def told_grown(recorded: Recorded, kind: str) -> str:
     falls, rises = found.count("lower"), found.count("higher")
     if not falls and not rises:
         return (
-            f"With {CHOOSERS[kind]} none of {len(found)} steps to four times the experts is shown "
-            "to change the loss."
+            f"With {CHOOSERS[kind]} none of {len(found)} single steps to four times the experts is "
+            "shown to change the loss."
         )
     return (
         f"With {CHOOSERS[kind]} the loss falls in {falls} of {len(found)} steps to four times the "
         f"experts and rises in {rises}{_rest(len(found) - falls - rises)}."
+    )
+
+
+def told_trend(recorded: Recorded, kind: str) -> str:
+    """By how much each doubling of the width, or of the experts, changes the loss."""
+    gap, verdict = trends(recorded)[kind]
+    change, *ends = (percent(2.0**-b - 1, 2, sign="+z") for b in (gap.mean, gap.high, gap.low))
+    interval = "one seed" if len(gap.values) == 1 else " to ".join(ends)
+    ways = {"lower": "falls", "higher": "rises", "open": "is not shown to change"}
+    who = "Over dense models" if kind == DENSE else f"With {CHOOSERS[kind]}"
+    what = "width" if kind == DENSE else "number of experts"
+    return (
+        f"{who} the loss {ways[verdict]} with the {what}: {change} with each doubling ({interval})."
     )
 
 
@@ -168,32 +181,6 @@ def told_domains(recorded: Recorded, kind: str) -> str:
     return (
         f"From {few['experts']} to {many['experts']} experts, chosen by {CHOOSERS[kind]}, the mean "
         f"loss changes by {listed(parts)}: means, without a verdict."
-    )
-
-
-def told_early(recorded: Recorded, name: str) -> str:
-    """An arm after a quarter of the steps, beside the twin and the widest dense model."""
-    loss = early(recorded)
-    *_, widest = of_kind(recorded, DENSE)
-    return (
-        f"After {early_steps(recorded)} steps, {named(recorded['arms'][name])}: {loss[name]:.3f} "
-        f"nats per token. The dense twin has {loss[TWIN]:.3f} there, and the widest dense model "
-        f"{loss[widest]:.3f}. No verdict: means of two seeds, by which the rates were chosen."
-    )
-
-
-def told_quarter(recorded: Recorded) -> str:
-    """Where the losses lay after a quarter of the steps, kind by kind from small to large."""
-    loss = early(recorded)
-    parts = []
-    for kind, name in ((DENSE, "dense by width"), *CHOOSERS.items()):
-        arms = of_kind(recorded, kind)
-        size_of = "width" if kind == DENSE else "experts"
-        steps = ", ".join(f"{arm[size_of]:,}: {loss[n]:.3f}" for n, arm in arms.items())
-        parts.append(f"{name} ({steps})")
-    return (
-        f"After {early_steps(recorded)} steps, nats per token: {'; '.join(parts)}. These are means "
-        "of two seeds, by which the rates were chosen: they have no verdict."
     )
 
 

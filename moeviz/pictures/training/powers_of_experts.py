@@ -19,9 +19,10 @@ from moeviz.pictures.training.frontier_read import (
     Recorded,
     fitted,
     of_kind,
+    settled,
 )
 from moeviz.pictures.training.frontier_told import CHOOSERS, told_edges
-from moeviz.records.frontier import exponent_of_line
+from moeviz.records.frontier import exponent_of_line, with_floor
 from moeviz.words import percent
 
 WIDTH, SIDE, LEFT, RIGHT, PLOT, WRAP, MORE = 500.0, 440.0, 62.0, 480.0, 250.0, 56, 64
@@ -59,9 +60,8 @@ def small_powers(recorded: Recorded) -> list[Power]:
         low, high = (None, None) if alone else (-gap.high, -gap.low)
         experts = (arms[0]["experts"], arms[-1]["experts"])
         tokens = recorded["steps"] * TOKENS_A_STEP
-        found.append(
-            Power(f"small models, {CHOOSERS[kind]}", -gap.mean, low, high, experts, tokens)
-        )
+        what = f"small models, {CHOOSERS[kind]}, {recorded['steps']:,} steps"
+        found.append(Power(what, -gap.mean, low, high, experts, tokens))
     return found
 
 
@@ -100,8 +100,40 @@ def _model(gpu: Recorded, arm: Recorded) -> Model:
     return Model(total, active / total, gpu["tokens"])
 
 
-def told_powers(recorded: Recorded, gpu: Recorded) -> tuple[str, str]:
-    """Where more experts lower the loss, in two sentences; and what laws say of the same models."""
+def told_floor(gpu: Recorded) -> str:
+    """Whether the models on the GPU can tell a law with a floor from one without."""
+    arms = _sparse(gpu)
+    found = with_floor([*arms], [arm["validation_loss"]["values"] for arm in arms.values()])
+    law = "With a floor in the law, loss = L + a E^-b,"
+    if found.low <= 0:
+        return (
+            f"{law} the 95 % interval of L goes from none to {found.high:.3f} nats per token: "
+            f"{len(arms)} sizes do not carry a third number."
+        )
+    return (
+        f"{law} the sizes on the GPU give L = {found.floor:.3f} nats per token ({found.low:.3f} to "
+        f"{found.high:.3f}). Its b is {found.power:.2f}."
+    )
+
+
+def told_falls(powers: list[Power]) -> str:
+    """In which of the small models' fits the loss is shown to fall."""
+    falls = [p.what.partition(", ")[2] for p in powers if p.shown and p.of < 0]
+    rises = [p.what.partition(", ")[2] for p in powers if p.shown and p.of > 0]
+    return (
+        f"In the small models the interval lies below zero in {_named(falls)} of {len(powers)} "
+        f"fits, and above zero in {_named(rises)}."
+    )
+
+
+def _named(fits: list[str]) -> str:
+    return f"{len(fits)} ({'; '.join(fits)})" if fits else "none"
+
+
+def told_powers(recorded: Recorded, short: Recorded, gpu: Recorded) -> tuple[str, str]:
+    """Where more experts lower the loss, in two sentences; and what laws say of the same models.
+    recorded, short: the small models after more and after fewer steps."""
+    recorded = settled(recorded, short)
     learned, large = small_powers(recorded)[0], gpu_power(gpu)
     seeds = max(arm["runs"] for arm in gpu["arms"].values())
     runs = f"{seeds} seed{'s' * (seeds > 1)} a size"
@@ -121,7 +153,8 @@ def told_powers(recorded: Recorded, gpu: Recorded) -> tuple[str, str]:
         f"Of {large.experts[1]} experts on the GPU a token meets {percent(share, 1)} of all "
         f"parameters. Of these very models laws say E^{least.of:+.4f} ({least.what}) to "
         f"E^{most.of:+.4f} ({most.what}); {reach} was fitted on runs like these. Each law has its "
-        f"own text and tokenizer, so compare powers, not losses. {told_edges(recorded)}"
+        f"own text and tokenizer, so compare powers, not losses. {told_floor(gpu)} "
+        f"{told_falls([*small_powers(short), *small_powers(recorded)])} {told_edges(recorded)}"
     ).rstrip()
     return " ".join(parts), rest
 
@@ -132,10 +165,10 @@ def _way(power: Power) -> str:
     return f"The loss {'falls' if power.of < 0 else 'rises'} with E^{power.of:+.4f}"
 
 
-def powers_of_experts(recorded: Recorded, gpu: Recorded) -> Picture:
+def powers_of_experts(recorded: Recorded, short: Recorded, gpu: Recorded) -> Picture:
     """The models on the GPU with the power law that is fitted to them, drawn as far as they reach;
     and beside it the powers of all: recorded ones with their 95 % interval, laws as crosses."""
-    finding, rest = told_powers(recorded, gpu)
+    finding, rest = told_powers(recorded, short, gpu)
     bold, plain = textwrap.wrap(finding, WRAP), textwrap.wrap(rest, MORE)
     top = 38 + LINE * len(bold) + 34
     bottom = top + PLOT
@@ -144,7 +177,8 @@ def powers_of_experts(recorded: Recorded, gpu: Recorded) -> Picture:
     paragraph(svg, 0, 38, bold, LINE, bold=True)
     _on_the_gpu(svg, gpu, (bottom, top))
     paragraph(svg, 0, bottom + 66, plain, LINE)
-    powers = [*small_powers(recorded), gpu_power(gpu), *law_powers(gpu)]
+    small = [power for run in (short, recorded) for power in small_powers(run)]
+    powers = [*small, gpu_power(gpu), *law_powers(gpu)]
     made = [" · ".join(ran_on(run["provenance"])) for run in (recorded, gpu)]
     _rows(svg.beside(SIDE, 80 + ROW * len(powers) + 104), powers, made)
     return svg.picture(COLUMNS, map(_cells, powers))
