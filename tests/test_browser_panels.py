@@ -381,6 +381,11 @@ def test_08b_processes_start_are_measured_and_end(labs):
     with labs.opened(alone("MeasuredExchange()"), "Dark", timeout=240) as page:
         check_readable(page, MEASURED, 30)
         check_contrast(page, MEASURED, 20)
+        page.locator(f"{MEASURED} [data-press='exchange=6']").first.click()
+        browser.wait_state(page, MEASURED, "exchange=6$")
+        page.locator(f"{MEASURED} svg text", has_text="Layer 2 combine: ").first.wait_for()
+        page.locator(f"{MEASURED} [data-press='exchange=0']").first.click()
+        browser.wait_state(page, MEASURED, "exchange=0$")
         before = browser.picture(page, MEASURED)
         browser.click(page, f"{MEASURED} button.moeviz-run")
         browser.wait_status(page, MEASURED, "so far…")

@@ -54,12 +54,11 @@ def parts_of(exchanged: Exchanged, process: int, count: int) -> Iterator[Part]:
         yield REST, at, 1e3 * float(exchanged.end[process]), 0
 
 
-def _pressed(part: Svg, number: int, chosen: int, tip: str) -> AbstractContextManager[None]:
-    """A mark of an exchange, which chooses it, or all where it is chosen; 0: of none."""
+def _mark_of(part: Svg, number: int, tip: str) -> AbstractContextManager[None]:
+    """A mark of an exchange, a press on which chooses it; 0: of none."""
     if not number:
         return part.thing(tip=tip)
-    press = {"exchange": 0 if number == chosen else number}
-    return part.thing(f"exchange {number}", tip=tip, press=press)
+    return part.thing(f"exchange {number}", tip=tip, press={"exchange": number})
 
 
 def draw_steps(svg: Svg, exchanged: Exchanged, count: int, chosen: int) -> None:
@@ -85,7 +84,7 @@ def draw_steps(svg: Svg, exchanged: Exchanged, count: int, chosen: int) -> None:
             if number:
                 tip += f" ({exchanged.legs[number - 1].name})"
             width = x(stop) - x(start)
-            with _pressed(part, number if width >= HAND else 0, chosen, tip):
+            with _mark_of(part, number if width >= HAND else 0, tip):
                 edge = MUTED if key is REST else "none"
                 box(part, x(start), y, width, LANE - 8, key.colour, hatched=key.hatched,
                     stroke=edge)  # fmt: skip
@@ -152,7 +151,7 @@ def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int, chosen: in
     ):
         if size and seconds > 0:
             tip = f"{leg.name}: {si(float(size), 'B')}, {1e6 * seconds:.3g} µs"
-            with _pressed(part, number, chosen, tip):
+            with _mark_of(part, number, tip):
                 wide = 8 if number == chosen else 5
                 mark(part, "diamond", x(float(size)), y(1e6 * seconds), OURS.colour, wide, INK)
     legend(part, LEFT, PLOT_TOP - 12, (POINT, FITTED, OURS))

@@ -87,14 +87,14 @@ def measured_exchange(
         where,
     )
     paragraph(svg, 0, 57, notes, fill=MUTED)
-    shown_X = np.array([not leg.back for leg in exchanged.legs[:count]])
-    if exchange:
-        shown_X = np.arange(count) == exchange - 1
     back = bool(exchange) and exchanged.legs[exchange - 1].back
-    _matrix(svg, sent_XRR[shown_X].sum(0), computed_XRR[shown_X].sum(0), wrong, back=back)
+    shown = [n for n, leg in enumerate(exchanged.legs[:count]) if not leg.back]
+    shown = [exchange - 1] if exchange else shown
+    kin = [f"exchange {number + 1}" for number in shown]
+    _matrix(svg, sent_XRR[shown].sum(0), computed_XRR[shown].sum(0), wrong, kin, back=back)
     lines = _of_all(exchanged, sent_XRR, count)
     if exchange:
-        lines = (_told_one(exchanged, line, exchange), "Press its mark again for all dispatches.")
+        lines = (_told_one(exchanged, line, exchange), "Press a cell for all dispatches together.")
     _below(svg, exchanged, lines)
     draw_steps(svg, exchanged, count, exchange)
     draw_line(svg, exchanged, line, count, exchange)
@@ -121,9 +121,11 @@ def _routing(skew: float, capacity: float, limit: int) -> str:
 
 
 def _matrix(
-    svg: Svg, sent_RR: np.ndarray, computed_RR: np.ndarray, wrong: int, *, back: bool
-) -> None:
-    """From (rows) and to (columns), with what each receives below. back: from experts to tokens."""
+    svg: Svg, sent_RR: np.ndarray, computed_RR: np.ndarray, wrong: int, kin: Sequence[str], *,
+    back: bool,
+) -> None:  # fmt: skip
+    """From (rows) and to (columns), with what each receives below; a press on a cell chooses all.
+    kin: the exchanges whose bytes these are. back: from experts to tokens."""
     size = len(sent_RR)
     cell = SIDE / size
     crossed_RR = sent_RR * (1 - np.eye(size, dtype=np.int64))
@@ -147,7 +149,7 @@ def _matrix(
             )
             differs = "" if value == want else ", not equal"
             tip = f"{source} to {to}: {value:,} bytes sent, {want:,} computed{differs}"
-            with svg.thing(f"from {source}", f"to {to}", tip=tip):
+            with svg.thing(f"from {source} to {to}", *kin, tip=tip, press={"exchange": 0}):
                 _cell(svg, x, y, cell, value, want, source == to, value / most)
     y = TOP + size * ROW
     svg.text(LEFT - 8, y + 17, "receives", anchor="end", fill=MUTED)
