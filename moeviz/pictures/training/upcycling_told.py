@@ -22,7 +22,7 @@ from moeviz.records.growth import (
 
 Recorded = Mapping[str, Any]
 NOT_RECORDED = "The figures over seeds are not recorded yet."
-STANDS = {"lower": "ahead of", "higher": "behind", "open": "not told apart from"}
+STANDS = {"lower": "ahead of", "higher": "behind"}
 NAMES = {SCRATCH: "a start from scratch", COPIES: "copies", DROP: "half drawn anew"}
 # The question of a section: the same work, the parent's included, and growing in two ways.
 ASKED: tuple[Pair, ...] = ((COPIES, SCRATCH, EQUAL_COMPUTE), (DROP, COPIES, EQUAL_STEPS))
@@ -34,20 +34,20 @@ def told(recorded: Recorded) -> str:
 
 
 def told_pair(recorded: Recorded, pair: Pair) -> str:
-    """How the first of a pair stands beside the second, early and late."""
+    """How far the first of a pair stands from the second, early and late."""
     first, other, how = pair
-    verdicts = [recorded["gaps"][moment][name_of(pair)]["verdict"] for moment in (EARLY, LATE)]
-    early, late = (STANDS[verdict] for verdict in verdicts)
-    at = f"{how[:1].upper()}{how[1:]}, {NAMES[first]}"
-    verb = "are" if first == COPIES else "is"
-    steps = f"{recorded['steps']:,} steps"
-    if early == late:
-        when = f"after {recorded['early']} and after {steps}"
-        return f"{at} {verb} {early} {NAMES[other]}, {when}."
+    early, late = (recorded["gaps"][moment][name_of(pair)] for moment in (EARLY, LATE))
+    verb, again = ("are" if first == COPIES else "is"), ("them" if other == COPIES else "it")
     return (
-        f"{at} {verb} {early} {NAMES[other]} after {recorded['early']} steps, and {late} "
-        f"{'them' if other == COPIES else 'it'} after {steps}."
+        f"{how[:1].upper()}{how[1:]}, {NAMES[first]} {verb} {_stands(early, NAMES[other])} after "
+        f"{recorded['early']} steps, and {_stands(late, again)} after {recorded['steps']:,}."
     )
+
+
+def _stands(gap: Mapping[str, Any], other: str) -> str:
+    if gap["verdict"] == "open":
+        return f"not told apart from {other} ({gap['mean']:+z.3f} nats per token)"
+    return f"{abs(gap['mean']):.3f} nats per token {STANDS[gap['verdict']]} {other}"
 
 
 def lead_sentences(recorded: Recorded) -> list[str]:
