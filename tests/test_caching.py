@@ -70,6 +70,12 @@ def test_a_replay_is_that_of_a_plain_simulator(policy, shared):
         assert (found.hits + found.loads == found.asked).all()  # these load what is asked alone
 
 
+def test_how_often_counts_before_how_long_ago_from_the_first_tokens_on():
+    """LFU keeps what was asked for twice, though another was asked for since."""
+    stream = np.array([0, 0, 1, 2, 0]).reshape(-1, 1, 1)
+    assert replay(stream, 3, 2, "lfu").hits.sum() == 2 > replay(stream, 3, 2, "lru").hits.sum()
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.integers(2, 6), st.booleans())
 def test_belady_is_never_beaten(seed, slots, shared):

@@ -36,7 +36,7 @@ def toy(monkeypatch):
         "collapse.RESTART_EVERY": 4,
         "balance_of_runs.AROUND": 2,
         "collapse.collapse_training": lambda cures, seed, steps=0: dataclasses.replace(
-            training(cures, seed, 12), warmup=1, validate_every=4, batch_size=2
+            training(cures, seed, 12), warmup=1, validate_every=4, batch_size=2, seq_len=32
         ),
         "busy_experts.STEPS": 2,
         "busy_experts.WINDOWS": 1,

@@ -1,12 +1,14 @@
 """The floors of the house: an import only ever goes down, and never in a circle."""
 
 import ast
+import functools
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("floors")  # on one worker: 500 files are read once
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "moeviz"
 KERNELS = ROOT / "kernels" / "moeviz_kernels"
@@ -56,22 +58,26 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+
+
+@functools.cache
+def imports_of(name: str) -> set[str]:
+    return imports(MODULES[name])
 
 
 def inner(name: str) -> set[str]:
     """The modules of moeviz that a module imports."""
     targets = set()
-    for imported in IMPORTS[name]:
+    for imported in imports_of(name):
         while imported and imported not in MODULES:
             imported = imported.rpartition(".")[0]
         targets |= {imported} - {"", name}
     # The version is the one name that anyone may take from the top.
-    return targets - ({"moeviz"} if "moeviz.__version__" in IMPORTS[name] else set())
+    return targets - ({"moeviz"} if "moeviz.__version__" in imports_of(name) else set())
 
 
 def outer(name: str) -> set[str]:
-    return {imported.partition(".")[0] for imported in IMPORTS[name]}
+    return {imported.partition(".")[0] for imported in imports_of(name)}
 
 
 def room(name: str) -> str:
@@ -127,7 +133,7 @@ def test_only_backend_knows_the_kernels():
 
 
 def test_one_file_asks_whether_an_operation_has_a_kernel():
-    asks = {name for name in MODULES if "moeviz.backend.kernels_for" in IMPORTS[name]}
+    asks = {name for name in MODULES if "moeviz.backend.kernels_for" in imports_of(name)}
     assert asks == {"moeviz.ops"}
 
 
@@ -142,6 +148,7 @@ def test_the_kernels_know_torch_and_triton_only():
 
 
 def test_nothing_is_unpickled():
-    for name, imported in IMPORTS.items():
+    for name in MODULES:
+        imported = imports_of(name)
         assert not {"pickle", "dill", "joblib"} & outer(name), name
         assert not {"torch.load", "numpy.load"} & imported, name

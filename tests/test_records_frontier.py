@@ -73,6 +73,12 @@ def test_nothing_is_extrapolated(loss, better, words):
     assert found.value is None and found.better == better and found.words().startswith(words)
 
 
+def test_where_every_seed_has_the_same_gap_the_place_is_its_own_interval():
+    """Between the places that are looked at, where nothing is zero to within its interval."""
+    found = DenseRow(WIDTHS, row()).of_equal_loss([3.17 + 0.02 * s for s in range(5)])
+    assert found.low == found.value == found.high == pytest.approx(128 * 2**0.3)
+
+
 def test_an_interval_that_leaves_the_recorded_widths_says_so():
     own = [2.91, 2.93, 2.90, 3.0, 2.98]
     assert DenseRow(WIDTHS, row()).of_equal_loss(own).words().endswith(" to above 1,024)")

@@ -24,6 +24,12 @@ def test_the_information_loss_has_a_finite_gradient_where_a_probability_is_zero(
     assert torch.isfinite(made.weight_ED.grad).all()
 
 
+def test_a_constant_expert_costs_its_score_two_mixing_scores_and_its_vector():
+    flops = [build_router("null_experts", d_model=6, num_experts=4, top_k=2, constant=c).flops(1)
+             for c in (1, 2, 3)]  # fmt: skip
+    assert [more - less for less, more in zip(flops, flops[1:], strict=False)] == 2 * [2 * 6 * 4]
+
+
 def test_an_error_names_the_token_in_the_batch_not_among_the_real_ones():
     made = build_router("token_choice", d_model=4, num_experts=4, top_k=2)
     x_TD = normal(8, 4)

@@ -212,6 +212,17 @@ def test_the_second_rewind_is_as_good_as_the_first(corpus, tmp_path):
         check_same(good, state_of(trainer))
 
 
+def test_what_a_router_cannot_choose_by_takes_the_run_back_too(corpus):
+    """Its logits stop being finite before there is a loss."""
+    trainer = make(corpus)
+    run(trainer, 2)
+    with torch.no_grad():
+        trainer.model.embedding.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteLossError, match="The loss stopped .* step 3 .*back at step 0"):
+        next(trainer)
+    check_same(state_of(trainer), state_of(make(corpus)))
+
+
 def test_a_gradient_that_is_not_finite_is_not_blamed_on_the_loss(corpus):
     trainer = make(corpus)
     run(trainer, 2)
