@@ -8,7 +8,7 @@
 #   make gpu        measure on an NVIDIA GPU, without pip: OUT=dir MINUTES=9 PHASES=check,sweep,layer,train
 #   make gpu-verify the kernels' tests and the memory checker there
 #   make clean      remove the environments and all caches
-# Options: make lab PYTHON=python3.12 ARGS="--port 9000"
+# Options: make lab PYTHON=python3.12 ARGS="--port 9000"; make test WORKERS=4 on more cores
 
 VENV := .venv
 # -P keeps this folder off sys.path, where transformers would take kernels/ for another package.
@@ -26,7 +26,8 @@ lab: $(VENV)/.lab
 	@$(PY) -m moeviz lab $(ARGS)
 
 # One thread a process: two workers with two threads each only get into each other's way.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+WORKERS := 2
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 
 test: lint
 	@$(PY) notebooks/build.py --check
