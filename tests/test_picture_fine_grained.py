@@ -10,6 +10,7 @@ from moeviz.costs import evaluate
 from moeviz.costs.claims import measured
 from moeviz.experiments.fine_grained import TRAINED, name_of, split_arm
 from moeviz.pictures.training.fine_grained import (
+    ends_words,
     told_multipliers,
     told_rate,
     told_sharing,
@@ -49,6 +50,10 @@ def test_a_layer_that_was_not_trained_says_so():
     assert texts(picture).count("not recorded") == len(SHOWN) - len(TRAINED) - 2
     pressed = parse(picture).findall(".//*[@data-press]")
     assert len(pressed) == len(SHOWN)
+    found = recorded["settings"]["fair 1200"]["arms"]["split 4"]["multipliers"]
+    (tip,) = (m.get("aria-label") for m in pressed if m.get("aria-label").startswith("m = 4: "))
+    assert tip.endswith(f"× compute {found['compute']:.2f}, 95 % interval "
+                        f"{ends_words(*found['interval'])}")  # fmt: skip
     rows = {row[0]: row for row in picture.rows}
     loss = recorded["settings"]["fair 1200"]["arms"]["split 8"]["minus_dense"]["mean"]
     assert rows["m = 8"][6] == f"{loss:+z.3f}"

@@ -191,11 +191,17 @@ def told_whom(figures: Figures, kept: str = "4") -> str:
     table, judged = figures["judged"]["chance"], figures["judged"]["load"][REAP][kept]
     chance = mean_sd(loss_of(figures, CHANCE, kept), 3, "+")
     rule = "holds" if figures["claims"]["REAP beats load"] else "does not hold"
+    others = " ".join(
+        f"With {AMOUNTS[amount]} kept a lower cost than chance is shown for "
+        f"{listed([spoken(c) for c in CRITERIA if table[c][amount]['verdict'] == 'lower'])}."
+        for amount in table[REAP]
+        if amount != kept
+    )
     return (
         f"With {AMOUNTS[kept]} kept, pruning by chance costs {chance} nats per token. Beside that: "
-        f"{_beside({c: table[c][kept] for c in CRITERIA})}. {told_open()} REAP beside load: "
-        f"{gap_cell(judged)}. By the rule that was written before the runs, the claim that REAP "
-        f"beats load {rule}."
+        f"{_beside({c: table[c][kept] for c in CRITERIA})}. {told_open()} {others} REAP beside "
+        f"load: {gap_cell(judged)}. By the rule that was written before the runs, the claim that "
+        f"REAP beats load {rule}."
     )
 
 

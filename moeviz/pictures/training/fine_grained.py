@@ -160,7 +160,7 @@ def told_multipliers(recorded: Recorded) -> str:
                 # All of an interval is of the loss: on both measures it reaches equally far.
                 low, high = (end and end * ratio / found["compute"] for end in found["interval"])
                 ends_of[measure].append((low, high))
-                cells.append(f"{ratio:.2f} by {measure} ({_ends(low, high)})")
+                cells.append(f"{ratio:.2f} by {measure} ({ends_words(low, high)})")
         lines.append(f"{words_of(arm)}: {', '.join(cells) or found['why']}")
     for measure, ends in ends_of.items():
         saved = sum(low is not None and low > 1 for low, _ in ends)
@@ -174,7 +174,7 @@ def told_multipliers(recorded: Recorded) -> str:
     return "\n".join(lines)
 
 
-def _ends(low: float | None, high: float | None) -> str:
+def ends_words(low: float | None, high: float | None) -> str:
     """An interval of multipliers, open where the twin was never seen at such a loss."""
     if low is None:
         return "no interval" if high is None else f"up to {high:.2f}"

@@ -22,7 +22,7 @@ from moeviz.pictures.training.arms import (
     setting_words,
     verdict_legend,
 )
-from moeviz.pictures.training.fine_grained import arm_of, tables_of, words_of
+from moeviz.pictures.training.fine_grained import arm_of, ends_words, tables_of, words_of
 from moeviz.words import percent
 
 COLUMNS = (
@@ -194,7 +194,7 @@ def _losses(
         one = Shape(split, shared)
         gap, tip = known.get(one.name), f"{words_of(one.name)}: not recorded"
         if gap:
-            tip = gap_tip(words_of(one.name), gap)
+            tip = gap_tip(words_of(one.name), gap) + _reach(arms[one.name])
         with part.thing(one.name, tip=tip, press={"split": split, "shared": shared}):
             part.rect(0, y - ROW / 2, WIDTH, ROW, "transparent")
             here = one == shape
@@ -210,7 +210,7 @@ def _losses(
         rows.append(_row(one, gap, arms.get(one.name)))
         y += ROW
     if DENSE_ALL in known:
-        tip = gap_tip(DENSE_ALL, known[DENSE_ALL])
+        tip = gap_tip(DENSE_ALL, known[DENSE_ALL]) + _reach(arms[DENSE_ALL])
         with row(part, y, ROW, "all parameters", tip=tip):
             part.text(6, y + 4, "dense, 2,048")
             gap_row(part, x, y, known[DENSE_ALL])
@@ -223,6 +223,14 @@ def _losses(
         verdict_legend(part, y + 56, len(known))
         part.text(2, y + 96, TIMES_WORDS, fill=MUTED)
     return rows
+
+
+def _reach(figures: dict[str, Any]) -> str:
+    """The multiplier of compute with its interval, for a hover text."""
+    found = figures.get("multipliers", {})
+    if found.get("compute") is None:
+        return ""
+    return f"; × compute {found['compute']:.2f}, 95 % interval {ends_words(*found['interval'])}"
 
 
 def _times(figures: dict[str, Any] | None) -> tuple[str, str]:
