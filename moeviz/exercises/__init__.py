@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moeviz.exercises import (  # noqa: F401  (each enters its own)
+    adapting,
     cached_and_packed,
     capacity,
     collapse,

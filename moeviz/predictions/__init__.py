@@ -9,6 +9,7 @@ from __future__ import annotations
 from moeviz.checks import check_choice
 from moeviz.pictures.table import Table
 from moeviz.predictions import (  # noqa: F401  (each enters its own)
+    adapting,
     capacity,
     collapse,
     compression,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from helpers.adapting import made_adapting, made_selection
 from helpers.answers import PARROT, made_answers, made_learners
 from helpers.comparisons import (
     figure,
@@ -68,6 +69,7 @@ from moeviz.pictures.many_models.models_on_a_text import WAYS as TEXT_WAYS
 from moeviz.pictures.many_models.own_expert import own_expert
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
+from moeviz.pictures.routing.esft_selection import esft_selection
 from moeviz.pictures.routing.inside_layer import anatomy
 from moeviz.pictures.routing.layer_dispatch import moving_rows
 from moeviz.pictures.routing.layer_frame import STAGES
@@ -83,6 +85,7 @@ from moeviz.pictures.specialisation.killed_experts import killed_experts
 from moeviz.pictures.specialisation.lift import BESIDE, lift_tables, specialisation
 from moeviz.pictures.specialisation.settled import settled
 from moeviz.pictures.specialisation.written import written
+from moeviz.pictures.training.adapting import adapting
 from moeviz.pictures.training.arms import FIVE
 from moeviz.pictures.training.arms import LONG as LONGER
 from moeviz.pictures.training.as_written import as_written
@@ -714,6 +717,15 @@ def _fine_grained():
     yield "split, nothing recorded", draw
 
 
+def _adapting():
+    of = {"made": made_adapting(), "of one seed": made_adapting(1), "not recorded": None}
+    for name, figures in of.items():
+        for task, measure, larger in (("c", "task", False), ("arithmetic", "at_equal_gain", True)):
+            options = dict(task=task, measure=measure, larger=larger)
+            yield f"adapting to {task}, {name}", partial(adapting, figures, **options)
+    yield "the choice of ESFT", partial(esft_selection, made_selection())
+
+
 def _frontier():
     short = read_figures("frontier_short")
     of = {
@@ -917,6 +929,7 @@ def _own_experts():
 ALL = [
     *_routing(), *_training(), *_routers(), *_frontier(), *_kernels(), *_specialisation(),
     *_costs(), *_compression(), *_fine_grained(), *_models_as_experts(), *_own_experts(),
+    *_adapting(),
 ]  # fmt: skip
 CASES = dict(ALL)
 assert len(CASES) == len(ALL), "two cases of one name"
