@@ -118,6 +118,28 @@ def test_what_is_told_has_each_ways_own_figures():
 # Predictions.
 
 
+@pytest.mark.parametrize(
+    ("lot", "option"), [(0.6, predictions.MATTERS), (1.4, predictions.LOT), (1.0, predictions.OPEN)]
+)
+def test_whether_the_choice_matters_follows_its_verdict(lot, option, monkeypatch):
+    made = made_adapting(gain={BY_LOT: lot})
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: made)
+    assert predictions.who().option == option
+
+
+@pytest.mark.parametrize("best", predictions.PLACES)
+def test_who_forgets_least_follows_the_means(best, monkeypatch):
+    made = made_adapting(elsewhere={predictions.PLACES[best]: 0.05})
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: made)
+    assert predictions.forget().option == best
+
+
+def test_where_nothing_is_shown_nobody_forgets_least(monkeypatch):
+    monkeypatch.setattr(predictions, "recorded_run", lambda name: made_adapting())
+    found = predictions.forget()
+    assert found.option == predictions.OPEN and "none of the 3 others are shown" in found.because
+
+
 @pytest.mark.parametrize(("mean", "option"), [(1.4, "1 or 2"), (4.7, "3 to 6"), (12.8, "12 or")])
 def test_a_fifth_of_the_choices_is_counted(mean, option, monkeypatch):
     made = copy.deepcopy(made_selection())

@@ -27,6 +27,7 @@ LOUD = [
 
 # One move of every control of every exhibit; in this order they can be made one after the other.
 MOVES = {
+    "Adapting": {"task": "arithmetic", "measure": "elsewhere", "larger": True},
     "CacheLadder": {"context": 1024, "batch": 32, "bits": 8, "other": "one head"},
     "Claims": {"claim": "gpt4_sizes", "first": None, "second": None, "third": None},
     "Collapse": {
