@@ -35,6 +35,8 @@ TERMS = (
          "worth.", SPECIALISATION),
     Term("active parameters", "The parameters that work on one token: all but the experts that "
          "its router does not choose.", RACE),
+    Term("all-to-all", "Every device sends every other one a message of its own, all at the same "
+         "time.", DEVICES),
     Term("arm", "One of the models that are trained for a comparison, with all its settings.",
          RACE),
     Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
