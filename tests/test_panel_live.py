@@ -31,7 +31,7 @@ from helpers.pictures import presses
 from helpers.processes import another_process
 from helpers.prose import WORDS
 from moeviz.experiments import race
-from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race
+from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race, Upcycling
 from moeviz.panels.training.race import CHOICES, EXPERTS
 from moeviz.pictures.training.race import NOT_YET
 from moeviz.predictions import ANSWERS
@@ -366,7 +366,7 @@ def test_every_button_of_the_race_shows_a_recorded_race_of_its_own():
     assert len(listed) == len(EXPERTS) * len(CHOICES)
 
 
-@pytest.mark.parametrize("kind", [Race, Collapse, LoudAndQuiet, MemoryOrThinking])
+@pytest.mark.parametrize("kind", [Race, Collapse, LoudAndQuiet, MemoryOrThinking, Upcycling])
 def test_a_setting_that_is_not_recorded_says_in_its_frame_what_trains_it(kind):
     panel = kind()
     assert NOT_YET not in texts(panel)

@@ -19,6 +19,7 @@ from moeviz.pictures.training.upcycling_told import (
     recorded_sentences,
     told,
 )
+from moeviz.predictions import growing as predictions
 from moeviz.records.growth import (
     COPIES,
     DENSE,
@@ -62,8 +63,12 @@ def test_the_headline_says_who_leads_by_how_much_early_and_late():
 
 def test_what_is_open_is_told_as_open():
     one = told(made_upcycling(seeds=1))
-    assert one.count("not told apart from") == 4
+    assert one.count("not told apart from") == 2 and one.count("nats per token after 100") == 2
     assert not re.search("ahead|behind", one)
+    early = made_upcycling(spread=0.2)
+    assert "ahead of a start from scratch after 100 steps, and not told apart from it (" in told(
+        early
+    )
 
 
 def test_a_lead_is_followed_to_its_end():
@@ -81,12 +86,17 @@ def test_a_lead_is_followed_to_its_end():
     holds = lead_sentence(
         made_upcycling(FALLS | {SCRATCH: (7.0, 6.0)}), (DROP, SCRATCH, EQUAL_COMPUTE)
     )
-    assert holds.endswith("at equal compute, holds for all 800 steps with every seed.")
+    assert holds == (
+        "After 800 steps half drawn anew leads a start from scratch, at equal compute, with every "
+        "seed."
+    )
     some = made_upcycling(FALLS | {SCRATCH: (7.0, 3.7)}, spread=0.05)
     ends = some["lead_ends"][name_of((COPIES, SCRATCH, EQUAL_STEPS))]["seeds"]
     count = sum(step is not None for step in ends)
     assert 0 < count < 5
-    assert f"with {count} of 5 seeds" in lead_sentence(some, (COPIES, SCRATCH, EQUAL_STEPS))
+    told_some = lead_sentence(some, (COPIES, SCRATCH, EQUAL_STEPS))
+    assert told_some.startswith("After 800 steps copies lead a start from scratch, at equal steps")
+    assert told_some.endswith(f"with {5 - count} of 5 seeds.")
     assert len(lead_sentences(made)) == len(LEADS)
 
 
@@ -124,6 +134,38 @@ def test_compute_counts_the_parents():
 
     assert first_place("step", "grown") == pytest.approx(first_place("step", "dense"))
     assert first_place("flops", "grown") > 200 > first_place("flops", "from_scratch")
+
+
+# What is predicted.
+
+
+@pytest.mark.parametrize(
+    ("end", "option"),
+    [(6.0, "it is lower"), (3.0, "it is higher"), (3.675, "no difference that the seeds can show")],
+)
+def test_the_answer_on_growing_follows_the_verdict(end, option, monkeypatch):
+    """The fresh model's line reaches `end` after 800 steps; beside the copies it goes on longer."""
+    spread = 0.1 if option.startswith("no") else 0.01
+    last = experiment.steps_of_equal_compute(800)[1] / 800
+    falls = FALLS | {
+        SCRATCH: (7.0, 7 - (7 - end) / last) if option.startswith("no") else (7.0, end)
+    }
+    made = made_upcycling(falls, spread=spread)
+    monkeypatch.setattr(predictions, "recorded_run", lambda _: made)
+    measured = predictions.grow()
+    assert measured.option == option and "after 800 steps its loss is" in measured.figure
+    assert ("what the dense model learned" in measured.because) == (option == "it is lower")
+
+
+@pytest.mark.parametrize(
+    ("cosine", "option"), [(0.95, "above 0.9"), (0.6, "from 0.5 to 0.9"), (0.1, "below 0.5")]
+)
+def test_the_answer_on_likeness_is_the_recorded_cosine(cosine, option, monkeypatch):
+    made = made_upcycling()
+    made["arms"][COPIES]["cosine"][-1] = {"mean": cosine, "sd": 0.01, "values": [cosine]}
+    monkeypatch.setattr(predictions, "recorded_run", lambda _: made)
+    measured = predictions.alike()
+    assert measured.option == option and f"it is {cosine:.2f} ± 0.01" in measured.figure
 
 
 # The panel.

@@ -17,6 +17,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     efficiency_frontier,
     fine_grained,
     frontier,
+    growing,
     hardware,
     inside_layer,
     kernels,

@@ -107,7 +107,7 @@ def _draw_gaps(svg: Svg, top: float, recorded: Recorded, way: str) -> None:
             sum(ends) / 2, top + 26, f"after {steps[moment]:,} steps", anchor="middle", bold=True
         )
         svg.line(x(0), top + 36, x(0), bottom, stroke=INK)
-        x_axis(svg, x, bottom, "nats per token", ticks=x.ticks(3))
+        x_axis(svg, x, bottom, "nats per token", ticks=x.ticks(4))
     y, before = first_row, ""
     for pair in PAIRS:
         grown, other, how = pair

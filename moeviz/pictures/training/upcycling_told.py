@@ -37,9 +37,16 @@ def told_pair(recorded: Recorded, pair: Pair) -> str:
     """How far the first of a pair stands from the second, early and late."""
     first, other, how = pair
     early, late = (recorded["gaps"][moment][name_of(pair)] for moment in (EARLY, LATE))
-    verb, again = ("are" if first == COPIES else "is"), ("them" if other == COPIES else "it")
+    at, verb = f"{how[:1].upper()}{how[1:]}", "are" if first == COPIES else "is"
+    if early["verdict"] == late["verdict"] == "open":
+        return (
+            f"{at}, {NAMES[first]} {verb} not told apart from {NAMES[other]}: "
+            f"{early['mean']:+z.3f} nats per token after {recorded['early']} steps, "
+            f"{late['mean']:+z.3f} after {recorded['steps']:,}."
+        )
+    again = "them" if other == COPIES else "it"
     return (
-        f"{how[:1].upper()}{how[1:]}, {NAMES[first]} {verb} {_stands(early, NAMES[other])} after "
+        f"{at}, {NAMES[first]} {verb} {_stands(early, NAMES[other])} after "
         f"{recorded['early']} steps, and {_stands(late, again)} after {recorded['steps']:,}."
     )
 
@@ -61,17 +68,18 @@ def lead_sentence(recorded: Recorded, pair: Pair) -> str:
     found = recorded["lead_ends"][name_of(pair)]
     ended = [step for step in found["seeds"] if step is not None]
     seeds, steps = len(found["seeds"]), f"{recorded['steps']:,} steps"
-    lead = f"The lead of {NAMES[first]} over {NAMES[other]}, {how},"
-    if not ended:
-        return f"{lead} holds for all {steps} with every seed."
+    pair_words = f"{NAMES[first]} {{verb}} {NAMES[other]}, {how}"
+    leads = pair_words.format(verb="lead" if first == COPIES else "leads")
     if len(ended) < seeds:
-        return f"{lead} ends within {steps} with {len(ended)} of {seeds} seeds."
+        count = f"{seeds - len(ended)} of {seeds} seeds" if ended else "every seed"
+        return f"After {steps} {leads}, with {count}."
     if not any(ended):
-        return f"With every seed {NAMES[first]} never lead{_s(first)} {NAMES[other]}, {how}."
+        never = pair_words.format(verb="never lead" if first == COPIES else "never leads")
+        return f"With every seed {never}."
     where = f"after {found['mean']} steps"
     if found["low"] is not None:
         where += f" (95 % interval {max(found['low'], 0)} to {found['high']})"
-    return f"{lead} ends {where}."
+    return f"The lead of {NAMES[first]} over {NAMES[other]}, {how}, ends {where}."
 
 
 def recorded_sentences(recorded: Recorded) -> list[str]:
@@ -85,7 +93,7 @@ def cosine_sentence(recorded: Recorded) -> str:
     parts = []
     for name in (*GROWN, SCRATCH):
         first, last = (arms[name]["cosine"][place] for place in (0, -1))
-        parts.append(f"{name} {first['mean']:.2f} and {mean_sd(last, 2)}")
+        parts.append(f"{name} {first['mean']:z.2f} and {mean_sd(last, 2)}")
     return (
         f"Mean cosine of two experts' weights, at the start and after {recorded['steps']:,} steps: "
         f"{'; '.join(parts)}."
@@ -99,7 +107,3 @@ def rates_sentence(recorded: Recorded) -> str:
     edges = [name for name, found in rates.items() if found["at_edge"]]
     edge = f" At an end of the grid, so that a better one may lie beyond: {', '.join(edges)}."
     return f"Learning rates: {', '.join(parts)}.{edge if edges else ''}"
-
-
-def _s(name: str) -> str:
-    return "" if name == COPIES else "s"
