@@ -59,7 +59,7 @@ def _one_percent(*lengths: dict[str, Any]) -> str:
     ]
     for run in lengths:
         words = told_gap("it", "its dense twin", run["gaps"][f"{name} minus {TWIN}"])
-        said.append(f"After {run['steps']:,} steps: {words}")
+        said.append(f"After {run['steps']:,} steps: {words[0].lower()}{words[1:]}")
         if is_flat(run):
             *_, widest = of_kind(run, DENSE).values()
             said.append(

@@ -72,8 +72,8 @@ def quality() -> Measured:
     figure = recorded()["arms"]["balancing loss 0.1"]["loss_minus_nothing"]
     gap = recorded_gap(figure)
     option, because = {
-        "lower": ("it falls", "experts that get tokens learn something"),
-        "higher": ("it rises", "tokens then go to experts that suit them less"),
+        "lower": ("it falls", "most likely experts that get tokens learn something"),
+        "higher": ("it rises", "most likely tokens then go to experts that suit them less"),
         "open": (OPEN, "the seeds differ too much to show one among so many settings"),
     }[figure["verdict"]]
     words = f"with a balancing loss of 0.1 it is {gap_words(gap)} than without a cure"

@@ -47,9 +47,9 @@ def half() -> Measured:
     )
     count = len(costs[best]["values"])
     figure = f"the loss rises, in nats per token over {count} seeds, by: {each}"
-    because = "every expert is still there, with all its directions, only less exact"
+    because = "most likely every expert is still there, with all its directions, only less exact"
     if best != "half of the bits":
-        because = "rounding each weight loses more than leaving a part of the experts out"
+        because = "most likely rounding each weight loses more here than leaving a part out"
     return Measured(best, figure, because)
 
 
@@ -79,7 +79,8 @@ def whom() -> Measured:
         NONE: "no cost below that of chance is clear enough over the seeds",
         SOME: f"for those the difference is clear over the seeds; {part} of the other "
         f"{len(others)} cost less on average too, and what is not shown may be so all the same",
-        ALL: "experts differ in what they are worth, and each of these figures sees a part of that",
+        ALL: "most likely experts differ in what they are worth, and each of these figures sees a "
+        "part of that",
     }[option]
     return Measured(option, figure, because)
 

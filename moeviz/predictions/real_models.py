@@ -89,5 +89,5 @@ def stay() -> Measured:
         "as often as by chance": 1, "up to twice as often": 1.7, "more than three times as often": 4
     }  # fmt: skip
     figure = f"{percent(rate)} of a token's experts stay, where chance would keep {percent(chance)}"
-    because = "neighbouring tokens resemble each other more than distant ones"
+    because = "most likely neighbouring tokens resemble each other more than distant ones"
     return Measured(nearest(rate / chance, options, ratio=True), figure, because)

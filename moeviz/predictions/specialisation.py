@@ -71,7 +71,7 @@ def token_ids() -> Measured:
         f"{percent(float(np.mean(shares)))} is left in the mean over layers, "
         f"{percent(shares[0])} in the first and {percent(shares[-1])} in the last one"
     )
-    because = "domains have words of their own, and a word alone goes far to choose its experts"
+    because = "most likely domains have words of their own, and a word goes far to choose experts"
     if option == "next to nothing":
         because = "the same token goes to other experts in another text"
     return Measured(option, figure, because)
@@ -122,9 +122,9 @@ def settled() -> Measured:
         f"{percent(layers[0]['mean'])} in the first layer and {percent(layers[-1]['mean'])} in the "
         f"last; {percent(chance)} would by chance"
     )
-    because = "much is learned early, and most so in the layer that reads little but the token"
+    because = "most likely a router learns early what it reads of the token alone"
     if share < 0.4:
-        because = "the layers below go on to learn, and change what a router reads"
+        because = "most likely the layers below go on to learn, and change what a router reads"
     return Measured(nearest(share, options), figure, because)
 
 

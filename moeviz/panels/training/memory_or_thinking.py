@@ -28,7 +28,7 @@ LABELS = {
     PRODUCTS: [f"{size} digits × 1" for size in SIZES[PRODUCTS]],
 }
 OPTIONS = [*zip([*LABELS[BOOK], *LABELS[PRODUCTS]], NAMES, strict=True)]
-LARGEST_BOOK = task_name(BOOK, SIZES[BOOK][-1])
+SMALL_BOOK, MIDDLE_BOOK, LARGE_BOOK = (task_name(BOOK, size) for size in SIZES[BOOK])
 
 Configuration = tuple[str, int]  # the task's name, seed
 
@@ -42,8 +42,9 @@ class MemoryOrThinking(LivePanel):
     called, trained, series_label = "run", "the three models", "then train the next seed"
     labels = MODELS
     presets = {
-        "A large phone book": {"learn": LARGEST_BOOK},
-        "A small phone book": {"learn": task_name(BOOK, SIZES[BOOK][0])},
+        "A phone book": {"learn": MIDDLE_BOOK},
+        "A smaller one": {"learn": SMALL_BOOK},
+        "A larger one": {"learn": LARGE_BOOK},
         "Short products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][0])},
         "Long products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][-1])},
     }
@@ -58,7 +59,7 @@ class MemoryOrThinking(LivePanel):
             self._recorded = {
                 (name, 0): runs[3 * place : 3 * place + 3] for place, name in enumerate(NAMES)
             }
-        learn = choice("Learn", OPTIONS, LARGEST_BOOK, "124px")
+        learn = choice("Learn", OPTIONS, MIDDLE_BOOK, "124px")
         super().__init__({"learn": learn}, last={}, more=[{"seed": seed_box()}])
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:
