@@ -327,6 +327,11 @@ def test_the_finding_follows_the_figures(book, products, words):
     ]
 
 
+def test_a_share_that_may_be_none_is_told_so():
+    figures = made_answers({BOOK: (0.2, 0.6, 0.7), PRODUCTS: (0.2, 0.21, 0.9)}, spread=0.04)
+    assert "80 % on the phone book and 1 % on products (it may be none)." in told(figures)
+
+
 def test_the_verdicts_are_told_size_by_size():
     figures = made_answers()
     figures["tasks"][BOOK]["2000"]["gaps"]["MoE minus dense"]["verdict"] = "open"

@@ -53,8 +53,11 @@ def memory_or_thinking(
 def told(recorded: Recorded) -> str:
     """What share of a wide FFN's gain the experts bring on each task, and whether it is more where
     there is something to remember."""
-    shares = {task: brought(sizes) for task, sizes in recorded["tasks"].items()}
-    parts = [f"{percent(share.mean)} on {PLAIN[task]}" for task, share in shares.items() if share]
+    parts = []
+    for task, sizes in recorded["tasks"].items():
+        if share := brought(sizes):
+            unsure = " (it may be none)" if share.low <= 0 <= share.high else ""
+            parts.append(f"{percent(share.mean)} on {PLAIN[task]}{unsure}")
     if not parts:
         return contrast(recorded)
     gain = "Of what a wide dense model gains over a narrow one"
