@@ -172,6 +172,7 @@ def test_a_file_that_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ([[n, 3, [*range(6)]] for n in names], "of the rank and the experts that it names"),
         ([[n, 2, [0, 1]] for n in names], "of the rank and the experts that it names"),
         ([[n, 99, [*range(6)]] for n in names], "cannot be used: rank must be"),
+        ([[n, 2, [0, 1, 2, 3, 4, 6]] for n in names], r"experts must lie in 0\.\.5"),
         ([["no such tensor", 2, None]], "does not fit this version"),
     ):
         save_arrays(path, adapter.arrays, header | {"targets": targets}, kind=KIND)

@@ -23,7 +23,6 @@ from moeviz.records.adapting import (
     BY_GATE,
     BY_LOT,
     EQUAL,
-    ONE_FOR_ALL,
     WAYS,
     WHOLE,
 )
@@ -102,17 +101,15 @@ def test_every_way_has_its_row_and_larger_ones_stand_apart():
         picture.adapting(figures, task="c", measure="loss")
 
 
-def test_what_is_told_has_each_ways_own_figures():
-    figures = made_adapting(gain={ONE_FOR_ALL: 1.5})
-    lines = [*picture.told_task(figures, "arithmetic")]
-    assert len(lines) == 1 + len(WAYS) and "takes 4.5 of 16 experts a layer, and 90 %" in lines[0]
-    line = next(line for line in lines if line.startswith(ONE_FOR_ALL))
-    gain = figures["tasks"]["arithmetic"]["ways"][ONE_FOR_ALL]["gain"]["mean"]
-    assert "18,432 numbers" in line and f"gain {gain:.3f}" in line
+def test_what_is_told_is_of_both_texts_and_all_ways():
+    figures = made_adapting(gain={ATTENTION: 0.5})
+    lines = [*picture.told_chosen(figures)]
+    assert len(lines) == 2 and "takes 4.5 of 16 experts a layer (top_p 0.5), and 90 %" in lines[0]
     assert all("0.1 (edge of its grid)" in told for told in picture.told_rates(figures))
-    assert "as many experts by lot beside the choice by gate" in "".join(
-        picture.told_choice(figures)
-    )
+    told = [*picture.told_choice(figures)]
+    gap = figures["tasks"]["arithmetic"]["gaps"]["task"][BY_LOT]
+    assert len(told) == 4 and told[2].startswith("arithmetic: as many experts by lot beside")
+    assert f"the loss of the new text {gap['mean']:+z.3f} (" in told[2] and ", higher" in told[2]
 
 
 # Predictions.
@@ -137,7 +134,7 @@ def test_who_forgets_least_follows_the_means(best, monkeypatch):
 def test_where_nothing_is_shown_nobody_forgets_least(monkeypatch):
     monkeypatch.setattr(predictions, "recorded_run", lambda name: made_adapting())
     found = predictions.forget()
-    assert found.option == predictions.OPEN and "none of the 3 others are shown" in found.because
+    assert found.option == predictions.OPEN and "none of the 3 others is shown" in found.because
 
 
 @pytest.mark.parametrize(("mean", "option"), [(1.4, "1 or 2"), (4.7, "3 to 6"), (12.8, "12 or")])

@@ -96,7 +96,7 @@ def forget() -> Measured:
     shown = sum(verdict != "open" for verdict in others.values())
     because = (
         f"beside the experts that matter, {shown or 'none'} of the {len(others)} others "
-        f"{'is' if shown == 1 else 'are'} shown to lose more or less"
+        f"{'are' if shown > 1 else 'is'} shown to lose more or less"
     )
     if option in lower:
         because = "it loses less than the experts that matter, and that is shown"

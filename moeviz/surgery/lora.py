@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moeviz.checks import check_whole
+from moeviz.checks import brief, check_whole
 
 Tensors = Mapping[str, Tensor]
 
@@ -30,7 +30,10 @@ class Target:
 
     def shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what is trained of a tensor of this shape: "w" alone, or A "a" and
-        B "b". ValueError for a rank that is no change of low rank."""
+        B "b". ValueError for a rank that is no change of low rank, and for experts that the tensor
+        does not have."""
+        if self.experts and not 0 <= min(self.experts) <= max(self.experts) < shape[0]:
+            raise ValueError(f"experts must lie in 0..{shape[0] - 1}, got {brief(self.experts)}.")
         own = () if self.experts is None else (len(self.experts),)
         if self.rank is None:
             return {"w": own + tuple(shape[len(own) :])}

@@ -84,7 +84,7 @@ def adapting(
     gain = of_task["ways"][BASE]["gain"]
     svg.text(0, 42 + 17 * len(lines), about(figures, gain), fill=MUTED)
     _curves(svg, figures, of_task["ways"], ways)
-    side = svg.beside(WIDTH, 102 + ROW * len(ways) + 50)
+    side = svg.beside(WIDTH, 102 + ROW * len(ways) + 72)
     _gaps(side, of_task, measure, ways)
     return svg.picture(COLUMNS, _rows(of_task, measure, ways))
 
@@ -141,6 +141,7 @@ def _gaps(svg: Svg, of_task: Figures, measure: str, ways: Sequence[str]) -> None
     x = Scale(*padded([0.0, *gap_extent(table[way] for way in ways if way != BASE)]), LEFT, RIGHT)
     x_axis(svg, x, bottom, top=100, ticks=x.ticks(4), zero=True)
     svg.text(RIGHT, bottom + 38, "nats per token: left is better", anchor="end")
+    svg.text(0, bottom + 62, "seconds: of all steps, on one thread beside another run", fill=MUTED)
     for place, way in enumerate(ways):
         at, key, of_way = 102 + ROW * (place + 0.5), KEYS[way], of_ways[way]
         told = f"{of_way['bytes']['mean'] / 1000:.0f}", f"{of_way['seconds']['mean']:.1f}"
@@ -186,21 +187,15 @@ def finding(figures: Figures, task: str, measure: str) -> str:
     return f"Beside the experts by gate, {SAID[measure]} (nats per token) is {'; '.join(parts)}."
 
 
-def told_task(figures: Figures, task: str) -> Iterator[str]:
-    """What adapting to a task gave and cost, a line each."""
-    of_task = figures["tasks"][task]
-    chosen = of_task["chosen"]
-    yield (
-        f"New text: {task}. Before, its loss is {mean_sd(of_task['before'], 2)} nats per token. "
-        f"The choice by gate takes {chosen['gate']['mean']:.1f} of 16 experts a layer, and "
-        f"{percent(chosen['common']['mean'])} of them are chosen by token share too."
-    )
-    for way in WAYS:
-        of_way = of_task["ways"][way]
+def told_chosen(figures: Figures) -> Iterator[str]:
+    """How many experts the choice takes of each text, and how far both scores agree."""
+    for task, of_task in figures["tasks"].items():
+        chosen = of_task["chosen"]
         yield (
-            f"{way:36} {of_way['numbers']['mean']:9,.0f} numbers, gain "
-            f"{mean_sd(of_way['gain'], 3)}, elsewhere {mean_sd(of_way['elsewhere'], 3, '+')}, "
-            f"at equal gain {mean_sd(of_way['at_equal_gain'], 3, '+')}"
+            f"{task}: the choice by gate takes {chosen['gate']['mean']:.1f} of 16 experts a layer "
+            f"(top_p {figures['top_p']:g}), and {percent(chosen['common']['mean'])} of them are "
+            f"chosen by token share too. Before, the text's loss is "
+            f"{mean_sd(of_task['before'], 2)} nats per token."
         )
 
 
