@@ -36,6 +36,7 @@ PANELS = {
     "11_compression": (".moeviz-compression", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
     "13_real_models": (".moeviz-real_models", []),
+    "14_many_models_in_one": (".moeviz-own_expert", []),
 }
 RACE = "01_dense_vs_moe"
 TO_CELL = "panel => panel.closest('.jp-Cell').scrollIntoView()"

@@ -193,6 +193,8 @@ TERMS = (
          "experts is below 1.", INSIDE),
     Term("renormalised", "The weights of the chosen experts are divided by their sum, so that they "
          "add up to 1.", INSIDE, ("renormalise",)),
+    Term("replay", "While a model learns something new, text that it has learnt already is put "
+         "into each batch, so that it forgets less.", MANY),
     Term("replica", "One of several copies of an expert on different devices, which share its "
          "tokens.", DEVICES, ("replicas",)),
     Term("reserve", "Text that is kept for the final figures: neither training nor any choice has "

@@ -29,6 +29,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     many_devices,
     moe_layer,
     other_ways,
+    own_expert,
     real_models,
     router_rules,
     routing,

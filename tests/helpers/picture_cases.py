@@ -66,6 +66,7 @@ from moeviz.pictures.kernels.tile_waste import BLOCKS, tile_waste
 from moeviz.pictures.many_models.loaded_experts import loaded_experts
 from moeviz.pictures.many_models.models_as_experts import models_as_experts
 from moeviz.pictures.many_models.models_on_a_text import WAYS as TEXT_WAYS
+from moeviz.pictures.many_models.own_arms import own_arms
 from moeviz.pictures.many_models.own_expert import own_expert
 from moeviz.pictures.routing.all_routers import overview
 from moeviz.pictures.routing.capacity import by_place, changed
@@ -924,6 +925,7 @@ def _own_experts():
     }
     for (name, run), layer in zip(runs.items(), cycle((0, 2)), strict=False):
         yield f"own expert, {name}", partial(own_expert, run, layer, note="recorded <b>")
+    yield "own experts, all ways", partial(own_arms, read_figures("own_expert"))
 
 
 ALL = [
