@@ -50,7 +50,8 @@ def made(**rises):
     of = {"gain": {"mean": 1.0}, "forgotten": {"mean": 0.1}, "score": {"mean": 0.9}}
     rates = {f"{rate:g}": of for rate in (0.001, 0.01)} | {"chosen": "0.01"}
     return {
-        "steps": 120, "texts": ["notes", "german", "javascript", "svg", "log"], "domains": ["python", "c"],
+        "steps": 120, "domains": ["python", "c"],
+        "texts": ["notes", "german", "javascript", "svg", "log"],
         "provenance": {"device": "a CPU", "date": "2026-01-01", "text": "abc"},
         "grid": dict.fromkeys(experiment.RATES, rates), "replay": rates, "arms": arms,
         "together": pairs, "judged": experiment.tables(arms, pairs),
