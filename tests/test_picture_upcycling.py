@@ -12,7 +12,7 @@ from moeviz.experiments import upcycling as experiment
 from moeviz.panels import Upcycling
 from moeviz.pictures.training.upcycling import upcycling
 from moeviz.pictures.training.upcycling_told import (
-    cosine_sentence,
+    cosine_sentences,
     lead_sentence,
     lead_sentences,
     rates_sentence,
@@ -52,10 +52,9 @@ def test_the_headline_says_who_leads_by_how_much_early_and_late():
     assert half_late < 0 < half_early
     words = told(made)
     assert re.sub(r"[0-9.]+ nats per token", "# nats per token", words) == (
-        "At equal compute, copies are # nats per token ahead of a start from scratch after 100 "
-        "steps, and # nats per token behind it after 800. At equal steps, half drawn anew is # "
-        "nats per token behind copies after 100 steps, and # nats per token ahead of them after "
-        "800."
+        "After 100 steps, at equal compute, copies are # nats per token ahead of a start from "
+        "scratch. After 800 they are # nats per token behind it. After 100 steps, half drawn anew "
+        "is # nats per token behind copies. After 800 it is # nats per token ahead of them."
     )
     figures = [float(figure) for figure in re.findall("([0-9.]+) nats", words)]
     assert figures == pytest.approx([-early, late, half_early, -half_late], abs=6e-4)
@@ -63,12 +62,8 @@ def test_the_headline_says_who_leads_by_how_much_early_and_late():
 
 def test_what_is_open_is_told_as_open():
     one = told(made_upcycling(seeds=1))
-    assert one.count("not told apart from") == 2 and one.count("nats per token after 100") == 2
+    assert one.count("not told apart from") == 4 == one.count(" nats per token)")
     assert not re.search("ahead|behind", one)
-    early = made_upcycling(spread=0.2)
-    assert "ahead of a start from scratch after 100 steps, and not told apart from it (" in told(
-        early
-    )
 
 
 def test_a_lead_is_followed_to_its_end():
@@ -108,8 +103,9 @@ def test_one_seed_has_no_interval_of_a_lead():
 
 def test_cosines_and_rates_are_those_of_the_file():
     made = made_upcycling(spread=0.0)
-    assert "copies 1.00 and 0.90 ± 0.00" in cosine_sentence(made)
-    assert "from scratch 0.00 and 0.05 ± 0.00" in cosine_sentence(made)
+    copies, *_, scratch = cosine_sentences(made)
+    assert copies.startswith("Copies: ") and "begins at 1.00 and ends at 0.900 ± 0.000" in copies
+    assert "begins at 0.00 and ends at 0.050 ± 0.000" in scratch
     assert rates_sentence(made).endswith(f"a better one may lie beyond: {DROP}.")
     for found in made["rates"].values():
         found["at_edge"] = False

@@ -86,7 +86,7 @@ def standing(learners: Sequence[Snapshot], way: str) -> str:
     if np.isnan(at):
         return f"{running}Grown by {way}: no validation loss to compare yet."
     told = ", ".join(f"{s.label} {validation_at(s.curve, 'step', at):.3f}" for s in learners[::-1])
-    words = f"Grown by {way}, validation loss {at:.0f} steps later, in nats per token: {told}."
+    words = f"Grown by {way}, validation loss at step {at:.0f}, in nats per token: {told}."
     return f"{running}{words}"
 
 

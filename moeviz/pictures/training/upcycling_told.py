@@ -37,17 +37,12 @@ def told_pair(recorded: Recorded, pair: Pair) -> str:
     """How far the first of a pair stands from the second, early and late."""
     first, other, how = pair
     early, late = (recorded["gaps"][moment][name_of(pair)] for moment in (EARLY, LATE))
-    at, verb = f"{how[:1].upper()}{how[1:]}", "are" if first == COPIES else "is"
-    if early["verdict"] == late["verdict"] == "open":
-        return (
-            f"{at}, {NAMES[first]} {verb} not told apart from {NAMES[other]}: "
-            f"{early['mean']:+z.3f} nats per token after {recorded['early']} steps, "
-            f"{late['mean']:+z.3f} after {recorded['steps']:,}."
-        )
-    again = "them" if other == COPIES else "it"
+    counted = f", {how}" if how == EQUAL_COMPUTE else ""
+    verb, name, again = ("are", "they", "it") if first == COPIES else ("is", "it", "them")
     return (
-        f"{at}, {NAMES[first]} {verb} {_stands(early, NAMES[other])} after "
-        f"{recorded['early']} steps, and {_stands(late, again)} after {recorded['steps']:,}."
+        f"After {recorded['early']} steps{counted}, {NAMES[first]} {verb} "
+        f"{_stands(early, NAMES[other])}. After {recorded['steps']:,} {name} {verb} "
+        f"{_stands(late, again)}."
     )
 
 
@@ -84,20 +79,19 @@ def lead_sentence(recorded: Recorded, pair: Pair) -> str:
 
 def recorded_sentences(recorded: Recorded) -> list[str]:
     """All that a notebook tells of the file beside its picture."""
-    return [*lead_sentences(recorded), cosine_sentence(recorded), rates_sentence(recorded)]
+    return [*lead_sentences(recorded), *cosine_sentences(recorded), rates_sentence(recorded)]
 
 
-def cosine_sentence(recorded: Recorded) -> str:
+def cosine_sentences(recorded: Recorded) -> list[str]:
     """How alike the experts were at the start and at the end, by way of growing."""
-    arms = recorded["arms"]
-    parts = []
+    sentences = []
     for name in (*GROWN, SCRATCH):
-        first, last = (arms[name]["cosine"][place] for place in (0, -1))
-        parts.append(f"{name} {first['mean']:z.2f} and {mean_sd(last, 2)}")
-    return (
-        f"Mean cosine of two experts' weights, at the start and after {recorded['steps']:,} steps: "
-        f"{'; '.join(parts)}."
-    )
+        first, last = (recorded["arms"][name]["cosine"][place] for place in (0, -1))
+        sentences.append(
+            f"{name[:1].upper()}{name[1:]}: the mean cosine of two experts' weights begins at "
+            f"{first['mean']:z.2f} and ends at {mean_sd(last, 3)}."
+        )
+    return sentences
 
 
 def rates_sentence(recorded: Recorded) -> str:
