@@ -24,6 +24,18 @@ def test_the_information_loss_has_a_finite_gradient_where_a_probability_is_zero(
     assert torch.isfinite(made.weight_ED.grad).all()
 
 
+def test_deepseek_v3_begins_with_the_figures_of_its_paper():
+    """Its bias moves by 0.001 a step (2412.19437, section 4.2); its weights are scaled by 2.5."""
+    made = build_router("deepseek_v3", d_model=4, num_experts=8, top_k=2)
+    assert made.scale == 2.5
+    made.post_step(made(normal(8, 4), RouteContext(training=True)).stats)
+    moved_E = made.bias.bias_E.abs()
+    assert moved_E.max() == pytest.approx(1e-3) and set(moved_E.tolist()) <= {
+        0.0,
+        float(moved_E.max()),
+    }
+
+
 def test_a_constant_expert_costs_its_score_two_mixing_scores_and_its_vector():
     flops = [build_router("null_experts", d_model=6, num_experts=4, top_k=2, constant=c).flops(1)
              for c in (1, 2, 3)]  # fmt: skip
