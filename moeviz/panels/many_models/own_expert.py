@@ -116,7 +116,7 @@ class OwnExpert(RunningPanel):
 
     def _shown(self) -> tuple[OwnRun | None, str]:
         values = self.values
-        setting = f"{values['replay']:g} pieces of other text for each own, seed {values['seed']}"
+        setting = f"replay {values['replay']:g}, seed {values['seed']}"
         if self._live is not None and self._of == self._key:
             if not self._running and self._friend_wanted != self._friend_plugged:
                 self.say("The friend's expert goes in or out…")

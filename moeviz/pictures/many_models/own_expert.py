@@ -25,7 +25,7 @@ from moeviz.pictures.training.race import name_ends
 from moeviz.records.own_runs import OwnRun
 from moeviz.words import percent
 
-WIDTH, SIDE = 560.0, 400.0
+WIDTH, SIDE = 560.0, 372.0
 ROW, TOP = 26.0, 92.0
 LOWER, HIGHER = "#0072b2", "#d55e00"
 EXPERTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of those that are plugged in, in order
