@@ -36,6 +36,14 @@ def test_deepseek_v3_begins_with_the_figures_of_its_paper():
     }
 
 
+def test_null_experts_take_their_part_of_an_even_load():
+    """Of 9 that a token may choose 6 have an FFN: of its two choices 4/3."""
+    made = build_router(
+        "null_experts", d_model=4, num_experts=6, top_k=2, zero=1, copy=1, constant=1
+    )
+    assert made.active_experts(8) == pytest.approx(4 / 3)
+
+
 def test_a_constant_expert_costs_its_score_two_mixing_scores_and_its_vector():
     flops = [build_router("null_experts", d_model=6, num_experts=4, top_k=2, constant=c).flops(1)
              for c in (1, 2, 3)]  # fmt: skip
