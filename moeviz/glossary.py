@@ -51,6 +51,8 @@ TERMS = (
          "many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
     Term("BF16", "A number format of 16 bits. FP8 has 8 bits, INT4 has 4.", HARDWARE),
+    Term("Branch-Train-MiX", "Models that learned apart become one MoE: their FFNs are its "
+         "experts, all else is averaged, and a router is trained.", MANY),
     Term("calibration text", "Text on which a method of compression looks at the model, to decide "
          "what may go. No final figure is measured on it.", COMPRESSION),
     Term("capacity", "The number of slots of each expert: the most tokens that it takes from one "

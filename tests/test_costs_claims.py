@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 
+from helpers.models_as_experts import made_loads, made_models
 from helpers.recorded_frontier import made_frontier
 from moeviz.costs import CLAIMS, SOURCES, VERDICTS, bill, evaluate
 from moeviz.costs.claims import measured
 from moeviz.pictures.costs.claims import claims
+from moeviz.records.models_as_experts import MIXED
 
 # claim -> its verdict and, where there is one, the computed value, to a share of 1e-3.
 LEDGER = {
@@ -67,7 +69,7 @@ LEDGER = {
 JUDGED = (
     "dropping_degrades", "expert_choice_balance", "strict_balance", "shared_knowledge",
     "near_full_performance", "sparse_from_the_beginning", "int4_shrinks", "prune_underused",
-    "low_rank_experts",
+    "low_rank_experts", "experts_for_an_input", "models_as_experts", "tiny_expert_loaded",
 )  # fmt: skip
 MEASURED = (*JUDGED, "token_dropping")
 
@@ -272,3 +274,32 @@ def test_claims_on_the_frontier_follow_its_run(fall, full, sparse, monkeypatch):
     assert evaluate("near_full_performance", claimed=0.5).verdict in ("holds", full)
     found = evaluate("sparse_from_the_beginning")
     assert found.verdict == sparse and found.value == pytest.approx(-4 * fall, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("gain", "mixed", "one_set", "meta"),
+    [(0.02, -0.1, "holds", "holds"), (-0.05, 0.1, "inaccurate", "inaccurate")],
+)
+def test_models_as_experts_are_judged_by_the_interval(gain, mixed, one_set, meta, monkeypatch):
+    figures = made_models(above={MIXED: mixed}, one_set_gain=gain)
+    monkeypatch.setattr(measured, "recorded", lambda name: figures)
+    assert evaluate("experts_for_an_input").verdict == one_set
+    assert evaluate("experts_for_an_input").value == pytest.approx(-gain, abs=0.005)
+    found = evaluate("models_as_experts")
+    assert found.verdict == meta and found.value == pytest.approx(mixed, abs=0.005)
+    assert "for 3 times the FLOPs" in found.why
+
+
+def test_one_seed_of_models_as_experts_decides_nothing(monkeypatch):
+    figures = made_models(1, above={MIXED: -1.0}, one_set_gain=1.0)
+    monkeypatch.setattr(measured, "recorded", lambda name: figures)
+    for name in ("experts_for_an_input", "models_as_experts"):
+        assert evaluate(name).verdict == "unverifiable"
+
+
+def test_a_loaded_expert_is_as_tiny_as_its_bytes(monkeypatch):
+    monkeypatch.setattr(measured, "recorded", lambda name: made_loads())
+    found = evaluate("tiny_expert_loaded")
+    assert found.verdict == "holds" and found.value == pytest.approx(2 * 196_608 / 1_574_144)
+    assert "loaded 1 times in 12 texts of one topic, 12 times where it changes" in found.why
+    assert evaluate("tiny_expert_loaded", tiny=0.1).verdict == "inaccurate"

@@ -27,6 +27,7 @@ from moeviz.exercises import (  # noqa: F401  (each enters its own)
     inside_layer,
     kernels,
     many_devices,
+    mixing,
     moe_layer,
     other_ways,
     own_expert,

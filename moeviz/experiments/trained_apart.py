@@ -82,7 +82,9 @@ def trained(
     return trainer.model.eval()
 
 
-def common_start(seed: int, steps: int, on_step: Callable[[], object] = lambda: None):
+def common_start(
+    seed: int, steps: int, on_step: Callable[[], object] = lambda: None
+) -> LanguageModel:
     """The model that all branches begin as."""
     corpus = load_corpus().only(*SEEN)
     return trained(small_model(None), corpus, steps, RATE, seed, on_step=on_step)

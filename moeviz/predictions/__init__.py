@@ -21,6 +21,7 @@ from moeviz.predictions import (  # noqa: F401  (each enters its own)
     hardware,
     inside_layer,
     kernels,
+    mixing,
     own_expert,
     real_models,
     routing,

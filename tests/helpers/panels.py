@@ -83,6 +83,9 @@ MOVES = {
         "model_name": "Llama 3.1 405B", "device_name": "T4", "devices": 16, "plan": "int4",
         "context": 512, "batch": 1024,
     },
+    "ModelsAsExperts": {
+        "text": "another text", "way": "even", "where": "unseen", "seed": 3,
+    },
     "ModelAnatomy": {
         "model": "GPT-3 175B", "beside": "Kimi K2", "part": "attention", "sheet": True,
         "config": CONFIG.replace('"num_experts": 128', '"num_experts": 64'),

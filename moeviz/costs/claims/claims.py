@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moeviz.checks import check_choice, check_number
-from moeviz.costs.claims import measured, smaller  # noqa: F401  (they add to articles)
+from moeviz.costs.claims import measured, mixed, smaller  # noqa: F401  (they add to articles)
 from moeviz.costs.claims.calculator import CALCULATOR
 from moeviz.costs.claims.frontier import FRONTIER
 from moeviz.costs.claims.ledger import Claim, Verdict

@@ -10,8 +10,8 @@ from moeviz.pictures.svg import MUTED, Picture, Svg, si
 from moeviz.records.models_as_experts import SEEN
 
 Recorded = dict[str, Any]
-WIDTH, CELL, LEFT = 560.0, 22.0, 120.0
-ENDS = (440.0, 506.0, 556.0)  # x of three columns
+WIDTH, CELL, LEFT = 560.0, 24.0, 126.0
+ENDS = (446.0, 504.0, 556.0)  # x of three columns
 TITLES = {"one topic": "stays in a topic", "changing": "changes its topic",
           "gathered": "the same, gathered"}  # fmt: skip
 ONE = "one expert of a layer in memory"
@@ -27,7 +27,8 @@ def loaded_experts(recorded: Recorded) -> Picture:
     runs = {(run["way"], run["form"], run["stream"]): run for run in recorded["runs"]}
     height = 66.0 + len(WAYS) * (36 + 30 * len(TITLES)) + 52
     svg = Svg(WIDTH, height, "Loading on demand", " ".join(lines))
-    paragraph(svg, 0, 16, ("What must be loaded when the topic changes?", lines[0]), size=13,
+    headline = lines[0].partition(". ")[0].rstrip(".") + "."
+    paragraph(svg, 0, 16, ("What must be loaded when the topic changes?", headline), size=13,
               bold=True)  # fmt: skip
     notes = [f"{recorded['texts']} texts of {recorded['tokens']} tokens", ONE]
     svg.text(0, 54, " · ".join([*notes, *ran_on(recorded["provenance"])[:1]]), fill=MUTED)
@@ -55,7 +56,7 @@ def _draw_stream(svg: Svg, y: float, recorded: Recorded, run: Recorded, title: s
         tip = f"text {t}, {domain}: {loads} experts loaded"
         with svg.thing(f"{run['way']} {run['stream']} {t}", domain, tip=tip):
             expert_box(svg, LEFT + CELL * t, y, CELL - 3, 22, SEEN.index(domain),
-                       f"{loads}" if loads else "·", bold=bool(loads))  # fmt: skip
+                       f"{loads}" if loads else "·", bold=0 < loads < 100)  # fmt: skip
     time = f"{run['ms_a_text']['median']:.0f} ms"
     cells = (f"{run['loads']:,}", si(run["bytes_read"], "B"), time)
     for x, cell in zip(ENDS, cells, strict=True):
@@ -70,15 +71,16 @@ def told(recorded: Recorded) -> list[str]:
     one, changing, gathered = (loads["text", "fp32", stream] for stream in TITLES)
     token = loads["token", "fp32", "changing"]
     sizes, layers = recorded["expert_bytes"], runs["text", "fp32", "one topic"]["by_text"][0]
-    small = sizes["int4"] / sizes["fp32"]
+    small, strays = sizes["int4"] / sizes["fp32"], one / layers - 1
+    router = f" In one topic the router changed its choice {strays:.3g} times." if strays else ""
     return [
-        f"One set a text: {one} loads in one topic, {changing} where it changes.",
+        f"One set a text: {one} loads in one topic, {changing} where it changes.{router}",
         f"The same texts gathered by topic need {gathered}; a choice for every token {token:,}.",
         f"A domain's experts are {si(layers * sizes['fp32'], 'B')} in {layers} layers, a whole "
         f"model {si(recorded['model_bytes'], 'B')}; in INT4 a load reads {small:.2f} of the bytes.",
         f"Reading one expert from the disk took {recorded['expert_ms']['fp32']['median']:.2g} ms "
-        f"in fp32 and {recorded['expert_ms']['int4']['median']:.2g} ms in INT4, which must be "
-        "unpacked.",
+        f"in fp32 and {recorded['expert_ms']['int4']['median']:.2g} ms in INT4, unpacking "
+        "included.",
     ]
 
 

@@ -83,8 +83,8 @@ def models_as_experts(
     svg = Svg(WIDTH, bottom + 92, "Models as experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     svg.text(0, 20 + 17 * len(lines), _made(recorded), fill=MUTED)
-    for x, title in ((ANSWER, "an answer"), (TRAINED, "training")):
-        svg.text(x, top - 10, title, anchor="end", fill=MUTED)
+    for end, title in ((ANSWER, "an answer"), (TRAINED, "training")):
+        svg.text(end, top - 10, title, anchor="end", fill=MUTED)
     figures = {arm: _figure(recorded, arm, where) for group in GROUPS.values() for arm in group}
     shown = [f for f in figures.values() if f]
     x = Scale(*padded([v for f in shown for v in f["values"]]), *PLOT)
@@ -131,8 +131,8 @@ def _draw_row(
     tip = f"{arm}: loss {loss}{beside}; {of['parameters'] / 1e6:.2f} M parameters"
     press = {"way": WAY_OF[arm]} if arm in WAY_OF else None
     with svg.thing(arm, tip=f"{tip}; press to weigh the text so" if press else tip, press=press):
-        edge = {"stroke": INK} if WAY_OF.get(arm) == way else {"stroke": RULE if press else "none"}
-        svg.rect(1, y - ROW / 2 + 1, WIDTH - 2, ROW - 2, "transparent", radius=4, **edge)
+        edge = INK if WAY_OF.get(arm) == way else RULE if press else "none"
+        svg.rect(1, y - ROW / 2 + 1, WIDTH - 2, ROW - 2, "transparent", radius=4, stroke=edge)
         svg.text(8, y + 4, words)
         if figure:
             _draw_loss(svg, x, y, figure, gap)

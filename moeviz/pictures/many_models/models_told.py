@@ -10,7 +10,6 @@ from moeviz.records.models_as_experts import (
     BY_START,
     BY_TEXT,
     BY_TOKEN,
-    DENSE_ALL,
     MIXED,
     MOE_ALL,
     NO_EXPERTS,
@@ -105,6 +104,14 @@ def told_one_set(recorded: Recorded) -> list[str]:
     return sentences
 
 
-def control(recorded: Recorded) -> str:
-    """The recorded loss of the dense control."""
-    return f"{recorded['arms'][DENSE_ALL]['seen']['mean']:.3f}"
+def told_rates(recorded: Recorded) -> str:
+    """Which of the rates lie at an end of their grid, beyond which a better one may lie."""
+    stages = {"apart": "the branches", "one dense model": "the dense control",
+              "together": "the training together"}  # fmt: skip
+    edges = [words for name, words in stages.items() if recorded["rates"][name]["at_edge"]]
+    if not edges:
+        return "No rate lies at an end of the grid that was tried."
+    return (
+        f"The rate of {' and of '.join(edges)} lies at an end of the grid that was tried: a better "
+        "one may lie beyond."
+    )
