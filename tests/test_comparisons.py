@@ -145,7 +145,9 @@ def test_the_gain_of_an_expert_is_what_its_start_would_cost(toy):
     ffn = trainer.model.blocks[1].ffn
     start = [p.detach().clone() for p in (ffn.w13_E2FD, ffn.w2_EDF)]
     gain_E = busy_experts.learning_of_experts(trainer, 1, steps=5).gain
-    batch = trainer.corpus.windows("validation", seq_len=64, windows_per_domain=1)
+    batch = trainer.corpus.windows(
+        "validation", seq_len=trainer.config.seq_len, windows_per_domain=1
+    )
     tokens_BS = torch.from_numpy(batch.tokens)
 
     @torch.no_grad()

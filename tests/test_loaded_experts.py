@@ -11,6 +11,7 @@ from moeviz.experiments.trained_apart import Lengths
 from moeviz.records.models_as_experts import SEEN
 
 TEXTS = 6
+SETTINGS = loaded_experts.SETTINGS[:3]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def recorded(tmp_path_factory):
         patch.setattr(loaded_experts, "REPEATS", 1)
         patch.setattr(loaded_experts, "SEQ_LEN", 20)
         patch.setattr(loaded_experts, "READS", 3)
-        patch.setattr(loaded_experts, "SETTINGS", loaded_experts.SETTINGS[:3])
+        patch.setattr(loaded_experts, "SETTINGS", SETTINGS)
         patch.setattr(loaded_experts, "TUNED_STEPS", 1)
         told = loaded_experts.run(out, {"command": "a test"}, 1, lambda *at: None)
     figures = json.loads((out / "runs" / "loaded_experts.json").read_text())
@@ -51,7 +52,7 @@ def test_what_a_text_loads_is_what_its_topic_asks_for(recorded):
     runs = {(run["way"], run["form"], run["stream"]): run for run in recorded["runs"]}
     assert set(runs) == {
         (way, form, stream)
-        for way, form in loaded_experts.SETTINGS
+        for way, form in SETTINGS
         for stream in ("one topic", "changing", "gathered")
     }
     layers = 2

@@ -55,8 +55,8 @@ def test_an_arm_is_told_beside_the_twin_and_by_the_dense_width_that_is_as_good()
     width = read.dense_width(recorded, LEAST)
     assert width.value == pytest.approx(512, rel=0.02) and width.low <= 512 <= width.high
     assert told.told_arm(recorded, told.TWIN).startswith("The dense model of width 256: ")
-    assert "wider than any recorded" in told.told_arm(made_frontier(fall=0.5), LEAST)
-    assert "narrower than any recorded" in told.told_arm(made_frontier(fall=-0.5), LEAST)
+    assert "the widest recorded" in told.told_arm(made_frontier(fall=0.5), LEAST)
+    assert "the narrowest recorded" in told.told_arm(made_frontier(fall=-0.5), LEAST)
 
 
 def test_equal_spending_is_read_off_between_two_dense_models_and_never_beyond():

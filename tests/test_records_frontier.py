@@ -66,7 +66,7 @@ def test_the_place_against_a_root_finder_where_losses_fall():
 
 @pytest.mark.parametrize(
     ("loss", "better", "words"),
-    [(2.0, True, "above 1,024, wider than any"), (4.0, False, "below 128, narrower than any")],
+    [(2.0, True, "above 1,024, the widest"), (4.0, False, "below 128, the narrowest")],
 )
 def test_nothing_is_extrapolated(loss, better, words):
     found = DenseRow(WIDTHS, row()).of_equal_loss([loss + 0.02 * s for s in range(5)])

@@ -45,6 +45,7 @@ OTHER = {
     "copy": 2,
     "constant": 2,
     "information_weight": 0.3,
+    "prompt": 2,
     "capacity": Capacity(0.4),
 }
 # What some options do nothing without; each is refused alone and acts with it.

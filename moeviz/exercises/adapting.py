@@ -63,7 +63,8 @@ function_asked(
     difficulty=2,
     minutes=10,
     solution=trained_experts,
-    praise="That is ESFT's choice. On its public trace it gives the experts that were published.",
+    praise="That is ESFT's choice by gate weights. On its public trace the shares of choices, "
+    "not of gate weights, give the experts that were published.",
     cases=_used,
     read=as_array,
     mistakes=(

@@ -291,7 +291,7 @@ def write_openings(
 ) -> None:
     """What the panel opens on, and a friend's expert; see the head of this file."""
     friend, records = expert_from(shared), {}
-    friend.save(out / "models" / f"own_{friend.name}.safetensors")
+    friend.save(out / "models" / f"own_{friend.name}.safetensors", meta)
     for name, (text, form, replays, beside) in OPENINGS.items():
         running = OwnRunning(*recorded_model(), load_corpus())
         rank, amount = 4 if form == RANK else None, replay if replays else 0.0

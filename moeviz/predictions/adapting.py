@@ -19,8 +19,8 @@ ONE_OR_TWO, SOME, MANY_OF_THEM = "1 or 2", "3 to 6", "12 or more"
 
 @prediction(
     "14.fifth",
-    "A layer of DeepSeek-V2-Lite has 64 experts, and each token chooses 6 of them. How many of the "
-    "64 get a fifth of all choices that the tokens of one task make?",
+    "A layer of a model of DeepSeek-V2-Lite's size has 64 experts, and each token chooses 6 of "
+    "them. How many of the 64 get a fifth of all choices that the tokens of one task make?",
     ONE_OR_TWO, SOME, MANY_OF_THEM,
 )  # fmt: skip
 def fifth() -> Measured:
@@ -45,7 +45,7 @@ MATTERS, LOT = "the chosen ones learn it better", "the drawn ones learn it bette
     "14.who",
     "LoRA may train a few experts of each layer, and a new kind of text is to be learned: C code, "
     "by a model that never read any. Does it matter whether the experts are those that the text "
-    "visits most, or as many that are drawn by lot?",
+    "gives most gate weight, or as many that are drawn by lot?",
     MATTERS, LOT, OPEN,
 )  # fmt: skip
 def who() -> Measured:
@@ -73,8 +73,8 @@ PLACES = {
 
 @prediction(
     "14.forget",
-    "Four ways to train equally many numbers are to learn C equally well. Of which does the other "
-    "text suffer least?",
+    "Four ways to train about equally many numbers are to learn C equally well. Of which does the "
+    "other text suffer least?",
     *PLACES, OPEN,
 )  # fmt: skip
 def forget() -> Measured:

@@ -58,6 +58,7 @@ def every_weight() -> Measured:
     }[option]
     because = (
         f"{reason}; other texts' losses are {rise['mean']:+z.3f} beside the expert's "
-        f"({rise['verdict']}), and what an expert alone can do is to be given away and taken out"
+        f"({rise['verdict']}); but all weights are a whole model to give away, and an expert is a "
+        "file beside it"
     )
     return Measured(option, figure, because)

@@ -37,8 +37,8 @@ class Reading:
             return f"any from {self.narrowest:,.0f} to {self.widest:,.0f}"
         if self.value is None:
             if self.better:
-                return f"above {self.widest:,.0f}, wider than any recorded one"
-            return f"below {self.narrowest:,.0f}, narrower than any recorded one"
+                return f"above {self.widest:,.0f}, the widest recorded"
+            return f"below {self.narrowest:,.0f}, the narrowest recorded"
         low = f"below {self.narrowest:,.0f}" if self.low is None else f"{self.low:,.0f}"
         high = f"above {self.widest:,.0f}" if self.high is None else f"{self.high:,.0f}"
         return f"{self.value:,.0f} ({low} to {high})"

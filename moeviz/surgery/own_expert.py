@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -73,10 +73,11 @@ class OwnExpert:
         """A checksum of what it has learnt, whatever it is called."""
         return checksum(self.arrays, {"start": self.start})
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file; OSError (one sentence) where it cannot be written."""
+    def save(self, path: str | Path, meta: Mapping[str, Any] | None = None) -> None:
+        """Write a safetensors file, with what it comes from (meta) beside it in the header; OSError
+        (one sentence) where it cannot be written."""
         header = {name: value for name, value in vars(self).items() if name in _HEADER}
-        save_arrays(path, self.arrays, header, kind=KIND)
+        save_arrays(path, self.arrays, header | {"meta": dict(meta or {})}, kind=KIND)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

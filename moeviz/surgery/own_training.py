@@ -46,10 +46,10 @@ class OwnTraining(Iterator[OwnStep]):
 
     model: on the CPU; ids: the text's tokens, int [N], of which the last fifth is never trained on
     (held_out). rank: None trains whole matrices, a number LoRA's two of that rank. replay: the
-    corpus's own text in the batch, as sequences for each of the new text's; it teaches the row to
-    leave other text alone. learning_rate: reached after WARMUP steps, then it falls to 0 in a
-    straight line. ValueError for a text that is too short, for impossible sizes, and as
-    check_growable.
+    corpus's own text in the batch, as sequences for each of the new text's; the row may learn to
+    leave other text alone, and the copy to serve what comes. learning_rate: reached after WARMUP
+    steps, then it falls to 0 in a straight line. ValueError for a text that is too short, for
+    impossible sizes, and as check_growable.
     """
 
     def __init__(

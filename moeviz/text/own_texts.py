@@ -22,4 +22,4 @@ GRID = {"glossary": "words and their meanings", "build": "rules and settings of 
 def own_text(name: str) -> str:
     """One of TEXTS and GRID, each of 2,200 tokens or a little more; ValueError for another name."""
     check_choice("text", name, (*TEXTS, *GRID))
-    return (Path(__file__).parent / "own" / f"{name}.txt").read_text(encoding="utf-8")
+    return (Path(__file__).parent / f"own_{name}.txt").read_text(encoding="utf-8")

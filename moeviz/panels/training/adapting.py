@@ -32,7 +32,7 @@ class Adapting(Panel):
         super().__init__(
             {
                 "task": choice("New text", tasks, "c", "88px"),
-                "measure": choice("Loss of", figures, "task", "170px"),
+                "measure": choice("Loss of", figures, "task", "230px"),
             },
             {"larger": choice("Ways", sizes, False, "120px")},
         )

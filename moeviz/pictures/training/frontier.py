@@ -12,7 +12,7 @@ from moeviz.checks import check_choice
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
 from moeviz.pictures.over_seeds import about, gap_cell, mean_sd
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si, text_width
+from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
 from moeviz.pictures.training.frontier_read import (
     AXES,
     DENSE,
@@ -187,8 +187,7 @@ def _details(svg: Svg, recorded: Recorded, name: str) -> None:
         middle = 44 + ROW * i
         side.line(0, middle - 16, SIDE, middle - 16, width=0.5)
         side.text(0, middle, label, fill=MUTED)
-        size = 12 if text_width(value, 12) < SIDE - text_width(label, 12) - 8 else 11.9
-        side.text(SIDE, middle, value, anchor="end", size=size)
+        side.text(SIDE, middle, value, anchor="end")
 
 
 def _figures(recorded: Recorded, name: str) -> Iterator[tuple[str, str]]:
