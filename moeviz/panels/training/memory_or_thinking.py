@@ -28,7 +28,7 @@ LABELS = {
     PRODUCTS: [f"{size} digits × 1" for size in SIZES[PRODUCTS]],
 }
 OPTIONS = [*zip([*LABELS[BOOK], *LABELS[PRODUCTS]], NAMES, strict=True)]
-SMALL_BOOK, MIDDLE_BOOK, LARGE_BOOK = (task_name(BOOK, size) for size in SIZES[BOOK])
+_, MIDDLE_BOOK, LARGE_BOOK = (task_name(BOOK, size) for size in SIZES[BOOK])
 
 Configuration = tuple[str, int]  # the task's name, seed
 
@@ -43,7 +43,6 @@ class MemoryOrThinking(LivePanel):
     labels = MODELS
     presets = {
         "A phone book": {"learn": MIDDLE_BOOK},
-        "A smaller one": {"learn": SMALL_BOOK},
         "A larger one": {"learn": LARGE_BOOK},
         "Short products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][0])},
         "Long products": {"learn": task_name(PRODUCTS, SIZES[PRODUCTS][-1])},
