@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
 from moeviz.panels.controls import choice, seed_box
-from moeviz.panels.live_panel import LivePanel
+from moeviz.panels.named_runs import Configuration, NamedRuns
 from moeviz.pictures import Picture
 from moeviz.pictures.training.memory_or_thinking import memory_or_thinking, points_of
 from moeviz.records.answers import MODELS
-from moeviz.records.runs import Curve, Snapshot
+from moeviz.records.runs import Snapshot
 from moeviz.text.tasks import BOOK, PRODUCTS, SIZES, task_name
 from moeviz.words import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from moeviz.training.live import Frame
     from moeviz.training.trainer import Trainer
 
@@ -30,15 +28,14 @@ LABELS = {
 OPTIONS = [*zip([*LABELS[BOOK], *LABELS[PRODUCTS]], NAMES, strict=True)]
 _, MIDDLE_BOOK, LARGE_BOOK = (task_name(BOOK, size) for size in SIZES[BOOK])
 
-Configuration = tuple[str, int]  # the task's name, seed
 
-
-class MemoryOrThinking(LivePanel):
+class MemoryOrThinking(NamedRuns):
     """An MoE, the dense model of its active and that of all its parameters learn one task.
 
     A press on a task shows how seed 0 learned it; Play trains the three here.
     """
 
+    named, noted, steps = "learn", "task", 600
     called, trained, series_label = "run", "the three models", "then train the next seed"
     labels = MODELS
     presets = {
@@ -52,7 +49,7 @@ class MemoryOrThinking(LivePanel):
 
     def __init__(self) -> None:
         self._figures = recorded_figures(RECORDING)
-        self._recorded: Mapping[Configuration, list[Snapshot]] = {}
+        self._recorded = {}
         if self._figures is not None:
             runs, self._made = recorded_runs(RECORDING)
             self._recorded = {
@@ -65,31 +62,7 @@ class MemoryOrThinking(LivePanel):
         """The task is that of the runs in the picture: the live one may be of the task before."""
         return memory_or_thinking(self._figures, self._shown()[0], learners, note=note)
 
-    def _shown(self) -> Configuration:
-        return self._configured(self.live[-1].meta) if self.live else self._chosen
-
-    def _learners(self) -> tuple[list[Snapshot], str]:
-        if self.live:
-            name, seed = self._shown()
-            return [*self.live], f"live: {name}, seed {seed}{self._aside}"
-        name, seed = self._chosen
-        if self._chosen in self._recorded:
-            made = self._made
-            note = f"recorded, not live: {name}, seed 0 · {made['device']} · {made['date']}"
-            return self._recorded[self._chosen], note
-        note = f"not recorded: {name}, seed {seed} · Play trains it here"
-        return [_untrained(model) for model in MODELS], note
-
     # The run.
-
-    def _configuration(self) -> Configuration:
-        return self.controls["learn"].value, self.controls["seed"].value
-
-    def _set_controls_to(self, configuration: Any) -> None:
-        self.set_controls(dict(zip(("learn", "seed"), configuration, strict=True)))
-
-    def _configured(self, meta: dict[str, Any]) -> Configuration:
-        return meta["notes"]["task"], meta["train"]["seed"]
 
     def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
         from moeviz.experiments.memory_or_thinking import build, resume
@@ -110,12 +83,3 @@ class MemoryOrThinking(LivePanel):
             + "."
             for (name, seed), shares in sorted(self._scores.items())
         ]
-
-
-def _untrained(label: str) -> Snapshot:
-    """A model of which nothing is known yet."""
-    import numpy as np
-
-    empty = np.zeros(0)
-    curve = Curve(empty, empty, empty, empty, np.zeros((0, 0, 0)), empty)
-    return Snapshot(label, 0, 600, 0.0, 0.0, 0, 0, curve)

@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from moeviz.experiments.recorded import recorded_figures, recorded_runs
 from moeviz.panels.controls import choice, seed_box
-from moeviz.panels.live_panel import LivePanel
+from moeviz.panels.named_runs import Configuration, NamedRuns
 from moeviz.pictures import Picture
 from moeviz.pictures.training.upcycling import upcycling
 from moeviz.records.growth import (
@@ -25,11 +23,9 @@ from moeviz.records.growth import (
     mean_cosines,
 )
 from moeviz.records.metrics import validation_at
-from moeviz.records.runs import Curve, Snapshot
+from moeviz.records.runs import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from moeviz.training.live import Frame
     from moeviz.training.trainer import Trainer
 
@@ -37,15 +33,14 @@ RECORDING = "upcycling"
 TOLD_EVERY = 20  # steps of the parent between two sentences
 AXIS_OPTIONS = (("steps", "step"), ("compute", "flops"))
 
-Configuration = tuple[str, int]  # a way of WAYS, seed
 
-
-class Upcycling(LivePanel):
+class Upcycling(NamedRuns):
     """A dense model goes on, grows into a sparse one, and the sparse one begins from scratch.
 
     The recorded ways show seed 0; Play trains the dense parent first, and then the three here.
     """
 
+    named, noted, steps = "grow", WAY, 300
     called, trained, series_label = "run", "the three models", "then train the next seed"
     labels = LEARNERS
     presets = {
@@ -59,7 +54,7 @@ class Upcycling(LivePanel):
 
     def __init__(self) -> None:
         self._figures = recorded_figures(RECORDING)
-        self._recorded: Mapping[Configuration, list[Snapshot]] = {}
+        self._recorded = {}
         if self._figures is not None:
             runs, self._made = recorded_runs(RECORDING)
             by_arm = {run.label: run for run in runs}
@@ -77,31 +72,7 @@ class Upcycling(LivePanel):
         way, axis = self._shown()[0], self.controls["axis"].value
         return upcycling(self._figures, way, learners, axis, note=note)
 
-    def _shown(self) -> Configuration:
-        return self._configured(self.live[-1].meta) if self.live else self._chosen
-
-    def _learners(self) -> tuple[list[Snapshot], str]:
-        if self.live:
-            way, seed = self._shown()
-            return [*self.live], f"live: {way}, seed {seed}{self._aside}"
-        way, seed = self._chosen
-        if self._chosen in self._recorded:
-            made = self._made
-            note = f"recorded, not live: {way}, seed 0 · {made['device']} · {made['date']}"
-            return self._recorded[self._chosen], note
-        note = f"not recorded: {way}, seed {seed} · Play trains it here"
-        return [_untrained(label) for label in LEARNERS], note
-
     # The run.
-
-    def _configuration(self) -> Configuration:
-        return self.controls["grow"].value, self.controls["seed"].value
-
-    def _set_controls_to(self, configuration: Any) -> None:
-        self.set_controls(dict(zip(("grow", "seed"), configuration, strict=True)))
-
-    def _configured(self, meta: dict[str, Any]) -> Configuration:
-        return meta["notes"][WAY], meta["train"]["seed"]
 
     def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
         from moeviz.experiments.upcycling import build, resume
@@ -137,10 +108,3 @@ class Upcycling(LivePanel):
 
 def _as_grown(run: Snapshot) -> Snapshot:
     return replace(run, label=LEARNERS[-1])
-
-
-def _untrained(label: str) -> Snapshot:
-    """A model of which nothing is known yet."""
-    empty = np.zeros(0)
-    curve = Curve(empty, empty, empty, empty, np.zeros((0, 0, 0)), empty)
-    return Snapshot(label, 0, 300, 0.0, 0.0, 0, 0, curve)
