@@ -275,13 +275,17 @@ def slider_handle(page, css):
     return page.locator(f"{css} .noUi-handle, {css} .ui-slider-handle").first
 
 
+def press(control, *keys):
+    """Wait until a control can be seen, focus it and press keys on it."""
+    control.wait_for()  # one that "More" is about to show takes no focus, and no key, yet
+    control.focus()
+    for key in keys:
+        control.page.keyboard.press(key)
+
+
 def press_slider(page, css, key="ArrowRight", times=1):
     """Focus the handle of slider `css` and press a key on it some times."""
-    handle = slider_handle(page, css)
-    handle.wait_for()  # one that "More" is about to show takes no key yet
-    handle.focus()
-    for _ in range(times):
-        page.keyboard.press(key)
+    press(slider_handle(page, css), *[key] * times)
 
 
 def drag_slider(page, css, fraction, steps=10):
@@ -310,8 +314,7 @@ def paste(page, css, state):
 
 def write(page, css, text):
     """Replace the content of the text box `css` by typing, as a reader does."""
-    page.locator(f"{css} input, {css} textarea").first.focus()
-    page.keyboard.press("Control+A")
+    press(page.locator(f"{css} input, {css} textarea").first, "Control+A")
     page.keyboard.type(text)
 
 

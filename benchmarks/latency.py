@@ -161,8 +161,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         for _ in range(arguments.moves):
             key = handle.evaluate(AWAY) or key
             page.evaluate(ARM, arm)
-            handle.focus()
-            page.keyboard.press(key)
+            lab_browser.press(handle, key)
             moves.append(page.evaluate("() => moeviz.within(60000, 'a move', moevizMove)"))
         pauses = []
         for n in range(arguments.pauses if case.panel == case.trains else 0):

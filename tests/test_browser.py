@@ -104,8 +104,7 @@ def wait_tokens(page, text, timeout=60):
 
 def lock_in(page, nth, answer):
     panel = page.locator(".moeviz-predict").nth(nth)
-    panel.get_by_role("button", name=answer, exact=True).focus()
-    page.keyboard.press("Space")
+    browser.press(panel.get_by_role("button", name=answer, exact=True), "Space")
     panel.locator("button.moeviz-lock").click()
     panel.locator("[role=status]", has_text=f"You said “{answer}”.").wait_for()
     assert panel.locator("button.moeviz-lock").is_disabled()
@@ -144,8 +143,7 @@ def test_start_here(page, record_property):
     assert page.locator(f"{TEXT_PANEL} svg :is(script, b)").count() == 0
 
     box, table = f"{TEXT_PANEL} .moeviz-show-table input", f"{TEXT_PANEL} .moeviz-table table"
-    page.locator(box).focus()
-    page.keyboard.press("Space")
+    browser.press(page.locator(box), "Space")
     page.locator(table).wait_for()
     assert page.locator(f"{table} tbody tr").count() > 5
     assert page.locator(f"{table} :is(script, b)").count() == 0
@@ -178,8 +176,7 @@ def test_dense_vs_moe(page):
     axes = page.locator(f"{RACE} .moeviz-axis button")
     axes.nth(1).click()
     browser.wait_state(page, RACE, "axis=flops&")
-    axes.nth(2).focus()
-    page.keyboard.press("Space")
+    browser.press(axes.nth(2), "Space")
     browser.wait_state(page, RACE, "axis=seconds&")
     axes.nth(0).click()
     browser.wait_state(page, RACE, "axis=step&")
@@ -202,16 +199,14 @@ def test_dense_vs_moe(page):
     assert step(page) == paused + 1
 
     # Another E begins a race anew: paused it waits for Play, playing it goes on.
-    page.locator(f"{RACE} .moeviz-experts button").last.focus()
-    page.keyboard.press("Space")
+    browser.press(page.locator(f"{RACE} .moeviz-experts button").last, "Space")
     browser.wait_state(page, RACE, "experts=32&")
     browser.wait_status(page, RACE, "Ready.")
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=32, seed=0)
     wait_step(page, 3)
     page.locator(f"{RACE} button.moeviz-more").first.click()
-    page.locator(f"{RACE} .moeviz-seed input").focus()
-    page.keyboard.press("ArrowUp")
+    browser.press(page.locator(f"{RACE} .moeviz-seed input"), "ArrowUp")
     browser.wait_state(page, RACE, "seed=1&")
     browser.wait_status(page, RACE, "Training.")
     wait_live(page, experts=32, seed=1)

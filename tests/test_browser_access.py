@@ -93,8 +93,7 @@ def check_what_is_pressed_is_seen_and_so_is_the_focus(page):
     assert line == f"{ink} 0px -3px 0px 0px inset"
     other = page.locator(f"{SLOTS} .moeviz-top-k button:not(.mod-active)").first
     assert ink not in other.evaluate(shown)[1]
-    page.locator(f"{SLOTS} button.moeviz-play").focus()
-    page.keyboard.press("Shift+Tab")
+    browser.press(page.locator(f"{SLOTS} button.moeviz-play"), "Shift+Tab")
     ring = page.evaluate("() => getComputedStyle(document.activeElement).outline")
     assert ring.endswith("solid 2px")
 
@@ -151,8 +150,7 @@ def test_a_picture_and_its_state_are_taken_away(labs):
                 content = file.read()
             assert content.startswith(start_of_file) and holds in content
         page.get_by_role("button", name="Copy state").click()
-        page.locator(f"{LAYER} .moeviz-text input").focus()
-        page.keyboard.press("Control+A")
+        browser.press(page.locator(f"{LAYER} .moeviz-text input"), "Control+A")
         page.keyboard.press("Control+V")
         pasted = page.locator(f"{LAYER} .moeviz-text input").input_value()
         assert pasted.startswith("inside_layer?text=") and "stage=top-k&" in pasted

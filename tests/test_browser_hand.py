@@ -4,6 +4,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+import lab_browser as browser
 from moeviz.pictures.hand import HAND
 from moeviz.pictures.svg import Svg
 
@@ -101,8 +102,7 @@ def test_a_press_holds_where_the_picture_is_drawn_anew_meanwhile(hand):
 
 def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(hand):
     focus = "document.activeElement.getAttribute('aria-label')"
-    hand.locator(".mv").focus()
-    hand.keyboard.press("Tab")
+    browser.press(hand.locator(".mv"), "Tab")
     assert hand.evaluate(focus) == "token 0" and lit(hand) == ["t0 e0"]
     hand.keyboard.press("ArrowRight")
     assert hand.evaluate(focus) == "token 1" and heard(hand) == []
@@ -118,8 +118,7 @@ def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(han
 
 def test_the_keyboard_enters_at_what_the_panel_shows(hand):
     hand.eval_on_selector(".mv", "view => { view.dataset.state = 'slots?limit=1&token=7' }")
-    hand.locator(".mv").focus()
-    hand.keyboard.press("Tab")
+    browser.press(hand.locator(".mv"), "Tab")
     focus = "document.activeElement.getAttribute('aria-label')"
     assert hand.evaluate(focus) == "C = 1"
     hand.keyboard.press("ArrowRight")

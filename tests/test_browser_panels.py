@@ -71,8 +71,7 @@ def test_03b_compares_routers(labs, tmp_path):
         assert not buttons.get_by_role("button", name="Sinkhorn", exact=True).is_visible()
         families.get_by_role("button", name="assignment", exact=True).click()
         browser.wait_state(page, ROUTERS, "routers=token_choice,base,sinkhorn&")
-        buttons.get_by_role("button", name="Top-K", exact=True).focus()
-        page.keyboard.press("Space")
+        browser.press(buttons.get_by_role("button", name="Top-K", exact=True), "Space")
         browser.wait_state(page, ROUTERS, "routers=base,sinkhorn&")
         families.get_by_role("button", name="all", exact=True).click()
         for router in ("Hash", "Switch", "Expert choice"):
@@ -116,8 +115,7 @@ def test_03b_compares_routers(labs, tmp_path):
 def switch(page, name, nth, *, keyboard=False):
     button = page.locator(f"{COLLAPSE} .moeviz-{name} button").nth(nth)
     if keyboard:
-        button.focus()
-        page.keyboard.press("Space")
+        browser.press(button, "Space")
     else:
         button.click()
 
@@ -152,8 +150,7 @@ def check_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refu
         switch(page, name, nth, keyboard=nth % 2 == 0)
         browser.wait_state(page, COLLAPSE, shown)
     for name in ("z", "shared"):
-        page.locator(f"{COLLAPSE} .moeviz-{name} input").focus()
-        page.keyboard.press("Space")
+        browser.press(page.locator(f"{COLLAPSE} .moeviz-{name} input"), "Space")
         browser.wait_state(page, COLLAPSE, f"{name}=True")
     switch(page, "router", 3)
     browser.wait_status(page, COLLAPSE, "The hash router balances in its own way")
@@ -219,8 +216,7 @@ def test_05(labs, tmp_path):
             ("overflow", "drop", "overflow=drop&"),
         ):
             panel = page.locator(SLOTS).first
-            panel.locator(f".moeviz-{group} button", has_text=label).first.focus()
-            page.keyboard.press("Space")
+            browser.press(panel.locator(f".moeviz-{group} button", has_text=label).first, "Space")
             browser.wait_state(page, SLOTS, state)
         check_readable(page, SLOTS, 30)
         browser.screenshot(page, tmp_path / "slots.png", SLOTS)
@@ -228,8 +224,7 @@ def test_05(labs, tmp_path):
         browser.wait_state(page, SLOTS, "skew=0.0&")
         browser.press_slider(page, f"{SLOTS} .moeviz-tokens", "ArrowRight")
         browser.wait_state(page, SLOTS, "tokens=48&")
-        page.locator(f"{SLOTS} .moeviz-seed input").first.focus()
-        page.keyboard.press("ArrowUp")
+        browser.press(page.locator(f"{SLOTS} .moeviz-seed input").first, "ArrowUp")
         browser.wait_state(page, SLOTS, "seed=8$")
         page.locator(f"{SLOTS} .moeviz-source button", has_text="your text").first.click()
         browser.wait_state(page, SLOTS, "source=text&")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import gc
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -137,6 +139,14 @@ def test_a_file_that_was_dropped_from_memory_is_read_again(path):
     assert all(torch.equal(a, b) for a, b in zip(first, file.expert(1, 3), strict=True))
     # A file system in memory reads nothing from a disk; where one is read, it is the whole expert.
     assert before is None or storage_bytes() - before in (0, *range(file.bytes_read // 2, 2**20))
+
+
+def test_a_file_is_closed_with_its_object(path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        ExpertFile(path)
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import contextlib
 import json
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -66,6 +67,7 @@ class ExpertFile:
             ]
             self._sums = dict(header["sums"])
         self._file = open(path, "rb")  # kept open: it is forgotten again and again
+        weakref.finalize(self, self._file.close)
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)  # bring in no more than is asked for
