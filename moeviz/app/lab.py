@@ -9,7 +9,6 @@ import os
 import secrets
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -142,8 +141,6 @@ def main(argv: list[str] | None = None) -> int:
         add_settings(Path(folder))
         # Through the environment, because every user of a machine can read a command line.
         os.environ.setdefault("JUPYTER_TOKEN", secrets.token_hex(24))
-        # Jupyter Server reads a setting of its own that it calls deprecated; no learner set it.
-        warnings.filterwarnings("ignore", message="ServerApp.token config is deprecated")
         server = LabApp.initialize_server(
             argv=server_arguments(options.ip, options.port, browser=reason is None)
         )
