@@ -145,7 +145,7 @@ def track(monkeypatch, corpus):
     from dataclasses import replace
     from types import SimpleNamespace
 
-    from moeviz.experiments import collapse, upcycling
+    from moeviz.experiments import collapse, grown_models
     from moeviz.model.layer import MoEConfig
     from moeviz.model.transformer import ModelConfig
     from moeviz.training.config import TrainConfig
@@ -179,16 +179,16 @@ def track(monkeypatch, corpus):
             validate_every=track.validate_every, **options,
         )  # fmt: skip
 
-    def upcycling_model(experts, *, d_ff=8):
+    def grown_model(experts, *, d_ff=8):
         return small(experts, 1, ffn_scale=1.0, d_ff=d_ff)
 
     for name, value in {
-        "upcycling.load_corpus": lambda: corpus,
-        "upcycling.small_model": upcycling_model,
-        "upcycling.experts": lambda: MoEConfig(4, 2, 8),
-        "upcycling.WIDTH": 8,
-        "upcycling.PARENT_STEPS": 2,
-        "upcycling.training": lambda rate, seed, steps, every: replace(
+        "grown_models.load_corpus": lambda: corpus,
+        "grown_models.small_model": grown_model,
+        "grown_models.experts": lambda: MoEConfig(4, 2, 8),
+        "grown_models.WIDTH": 8,
+        "grown_models.PARENT_STEPS": 2,
+        "grown_models.training": lambda rate, seed, steps, every: replace(
             training(seed, batch_size=2), steps=track.steps if every else steps
         ),
         "race.load_corpus": lambda: corpus,
@@ -208,7 +208,7 @@ def track(monkeypatch, corpus):
         ),
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
-    upcycling.live_parent.cache_clear()
+    grown_models.live_parent.cache_clear()
     # Frames come fast enough that no test waits for one.
     monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.02)
     return track

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moeviz.experiments import models_as_experts, models_measured, one_set, trained_apart
+from moeviz.experiments import models_as_experts, models_measured, one_set, rates, trained_apart
 from moeviz.experiments.trained_apart import Lengths, read_text, train_apart
 from moeviz.leaving import Stopped
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig
@@ -50,7 +50,9 @@ def short():
             on_step(len(runs) * seeds, len(runs) * seeds)
             return {name: [run(seed) for seed in range(seeds)] for name, run in runs.items()}
 
-        patch.setattr(models_as_experts, "collect", collect)
+        for module in (models_as_experts, rates):
+            patch.setattr(module, "collect", collect)
+        patch.setattr(rates, "FURTHER", 1)
         yield
 
 
@@ -83,7 +85,9 @@ def test_every_arm_has_its_losses_and_costs(recorded):
     best = recorded["arms"][HINDSIGHT]["seen"]["mean"]
     assert best <= min(recorded["arms"][name]["seen"]["mean"] for name in (TOLD, PICKED)) + 1e-4
     assert {*recorded["gaps"]["seen"]} == {*ARMS} - {"common start", HINDSIGHT, DENSE_ALL}
-    assert set(recorded["rates"]) == {"apart", "one dense model", "together"}
+    assert set(recorded["rates"]) == {"apart", "one dense model", "one MoE", "together"}
+    for found in recorded["rates"].values():  # a best rate of two is an end: one more is tried
+        assert found["grid"] in ([4e-3, 8e-3, 16e-3], [8e-3, 16e-3, 32e-3])
 
 
 def test_controls_cost_what_the_whole_way_costs(short):

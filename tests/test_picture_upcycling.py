@@ -8,6 +8,7 @@ from helpers.live import heard_by, note, play, texts, until
 from helpers.panels import LOUD, press, said
 from helpers.pictures import presses
 from helpers.upcycling import FALLS, made_grown, made_upcycling
+from moeviz.experiments import grown_models
 from moeviz.experiments import upcycling as experiment
 from moeviz.panels import Upcycling
 from moeviz.pictures.training.upcycling import upcycling
@@ -42,7 +43,7 @@ def loss(arm, step, falls=FALLS):
 
 def test_the_headline_says_who_leads_by_how_much_early_and_late():
     made = made_upcycling(spread=0.0)
-    at_scratch = [experiment.steps_of_equal_compute(step)[1] for step in (100, 800)]
+    at_scratch = [grown_models.steps_of_equal_compute(step)[1] for step in (100, 800)]
     early, late = (
         loss(COPIES, step) - loss(SCRATCH, other)
         for step, other in zip((100, 800), at_scratch, strict=True)
@@ -142,7 +143,7 @@ def test_compute_counts_the_parents():
 def test_the_answer_on_growing_follows_the_verdict(end, option, monkeypatch):
     """The fresh model's line reaches `end` after 800 steps; beside the copies it goes on longer."""
     spread = 0.1 if option.startswith("no") else 0.01
-    last = experiment.steps_of_equal_compute(800)[1] / 800
+    last = grown_models.steps_of_equal_compute(800)[1] / 800
     falls = FALLS | {
         SCRATCH: (7.0, 7 - (7 - end) / last) if option.startswith("no") else (7.0, end)
     }
@@ -185,18 +186,18 @@ class TestPanel:
         assert "How alike the experts are" in texts(panel)
         grown = Upcycling.run.frame.learners[-1]
         assert grown.meta["notes"]["way"] == "all drawn anew"
-        assert experiment.live_parent(0).step == experiment.PARENT_STEPS
+        assert grown_models.live_parent(0).step == grown_models.PARENT_STEPS
 
     def test_another_way_begins_anew_from_the_same_parent(self, track):
         panel = Upcycling()
         play(panel, 1)
         press(panel, "pause")
         until(panel, "Paused.")
-        parent = experiment.live_parent(0)
+        parent = grown_models.live_parent(0)
         panel.controls["grow"].value = DROP
         assert said(panel).startswith("Another setting begins anew")
         play(panel, 1)
-        assert experiment.live_parent(0) is parent
+        assert grown_models.live_parent(0) is parent
         press(panel, "pause")
         until(panel, "Paused.")
 

@@ -1,11 +1,12 @@
 """Experts of domains in a file, loaded when a text asks for them: hits, bytes, time (1 minute).
 
-Three models that learned apart (experiments.trained_apart) become experts of one MoE, which lies in
-a file; a layer keeps one expert in memory (systems.offload). A text is chosen for in two ways:
-"text": the router of texts looks at the first PROMPT tokens, and all tokens of the text visit that
-model's experts; "token": a router, trained together, sends every token to one expert of each layer.
-Three streams of TEXTS held-out texts: one that stays in its topic, one that changes it with every
-text, and the same texts gathered by their topic. What could make it unfair, and what is done:
+Three models that learned apart, at the rate of runs/models_as_experts.json, become experts of one
+MoE, which lies in a file; a layer keeps one expert in memory (systems.offload). A text is chosen
+for in two ways: "text": the router of texts looks at the first PROMPT tokens, and all tokens of the
+text visit that model's experts; "token": a router, trained together, sends every token to one
+expert of each layer. Three streams of TEXTS held-out texts: one that stays in its topic, one that
+changes it with every text, and the same texts gathered by their topic. What could make it unfair,
+and what is done:
 - Memory that is no part of the cache: the system is asked to forget every expert that was read;
   what it fetched from the disk for that is told where it says so.
 - A disturbance: settings take turns, REPEATS times; medians and quartiles are told, and how busy
@@ -40,8 +41,8 @@ from torch import Tensor
 from moeviz.experiments import Progress
 from moeviz.experiments.offloaded import experts_in
 from moeviz.experiments.recording import write_trained
-from moeviz.experiments.trained_apart import RATE, RECORDED, SEQ_LEN, Apart, train_apart
-from moeviz.host import load_average
+from moeviz.experiments.trained_apart import RECORDED, SEQ_LEN, Apart, train_apart
+from moeviz.host import load_average, read_figures
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.models_as_experts import PROMPT, SEEN
 from moeviz.surgery.mix import as_experts, send_all_to, token_losses
@@ -137,7 +138,8 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     """Train the models, then measure every setting; write runs/loaded_experts.json under `out`."""
     load = load_average()
     torch.set_num_threads(1)
-    apart = train_apart(RATE, 0, RECORDED)
+    rate = read_figures("models_as_experts")["rates"]["apart"]["chosen"]
+    apart = train_apart(rate, 0, RECORDED)
     every, texts = models(apart), streams()
     turns: dict[tuple[str, str, str], list[Figures]] = {}
     in_memory: dict[str, list[float]] = {way: [] for way in every}

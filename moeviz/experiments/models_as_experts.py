@@ -13,9 +13,10 @@ unfair, and how it is closed:
 2. A head start. The dense control goes on from the same start, by the branches' recipe.
 3. Cost of an answer. A mixture of whole models computes three models for every token, and a picked
    one computes one: FLOPs a token are recorded in models, and so are parameters held.
-4. Another rate for each. The rates of the branches, of the dense control and of the training
-   together are the best of GRID, by validation loss with a seed of no final run. The MoE control
-   and the start have the rate that runs/routers.json chose. A rate at an end of GRID is marked.
+4. Another rate for each. The rates of the branches, of both controls and of the training together
+   are the best of GRID, by validation loss with a seed of no final run; where that is an end of
+   the grid, the next rate beyond it is tried too (rates.settled_rates). The start, which all but
+   the MoE control share, has the rate that runs/routers.json chose.
 5. A router that is told the answer. It never sees the name of a domain: it learns from what the
    models lose. The arm that is told stands beside it.
 6. Foresight. Every choice is by the first PROMPT tokens, and every loss is of the tokens after
@@ -43,6 +44,7 @@ runs/models_as_experts.json; {mean, sd, values} are over the seeds:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,9 @@ from moeviz.experiments.models_measured import (
     summary,
     windows,
 )
+from moeviz.experiments.rates import looked_for
 from moeviz.experiments.recording import collect, small_model, write_trained
-from moeviz.experiments.routers_compared import best_rate
 from moeviz.experiments.trained_apart import (
-    RATE,
     RECORDED,
     SEQ_LEN,
     branches,
@@ -94,7 +95,8 @@ from moeviz.text.tokenizer import Tokenizer
 
 GRID = (4e-3, 8e-3, 16e-3)
 GRID_SEED = 1000  # of no final run
-APART, ALL, AFTER = "apart", "one dense model", "together"  # the stages that have rates
+# The stages that have rates; the last begins with models of the first.
+APART, ALL, MOE, AFTER = "apart", "one dense model", "one MoE", "together"
 # --- what is trained ------------------------------------------------------------------------------
 
 
@@ -108,6 +110,11 @@ def control_steps() -> dict[str, int]:
 def one_dense(start: LanguageModel, rate: float, seed: int) -> LanguageModel:
     corpus, steps = load_corpus().only(*SEEN), control_steps()[DENSE_ALL]
     return trained(start.config, corpus, steps, rate, seed + 100, start=start)
+
+
+def one_moe(rate: float, seed: int) -> LanguageModel:
+    corpus, steps = load_corpus().only(*SEEN), control_steps()[MOE_ALL]
+    return trained(moe_model(), corpus, steps, rate, seed)
 
 
 def tuned(mixed: LanguageModel, rate: float, seed: int) -> LanguageModel:
@@ -133,11 +140,15 @@ def try_all(rate: float, _: int) -> float:
     return loss_on(one_dense(start, rate, GRID_SEED), *SEEN)
 
 
-def try_after(apart: float, _: int) -> list[float]:
-    """The losses of every rate of GRID, of models put together that learned at rate `apart`."""
+def try_moe(rate: float, _: int) -> float:
+    return loss_on(one_moe(rate, GRID_SEED), *SEEN)
+
+
+def try_after(apart: float, rate: float, _: int) -> float:
+    """apart: the rate at which the models learned that are put together."""
     models = branches(common_start(GRID_SEED, RECORDED.start), RECORDED.apart, apart, GRID_SEED)
     mixed = as_experts(models, top_k=TOP_K, seed=GRID_SEED)
-    return [loss_on(tuned(mixed, rate, GRID_SEED), *SEEN) for rate in GRID]
+    return loss_on(tuned(mixed, rate, GRID_SEED), *SEEN)
 
 
 def train_all(rates: dict[str, float], seed: int) -> dict[str, Any]:
@@ -154,9 +165,7 @@ def train_all(rates: dict[str, float], seed: int) -> dict[str, Any]:
         ),
         TUNED: tuned(mixed, rates[AFTER], seed),
         DENSE_ALL: one_dense(start, rates[ALL], seed),
-        MOE_ALL: trained(
-            moe_model(), load_corpus().only(*SEEN), control_steps()[MOE_ALL], RATE, seed
-        ),
+        MOE_ALL: one_moe(rates[MOE], seed),
     }
     figures = measured(apart, every)
     if seed == 0:
@@ -174,24 +183,22 @@ def train_all(rates: dict[str, float], seed: int) -> dict[str, Any]:
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
     """Choose the rates, train everything with every seed; write runs/models_as_experts.json."""
     part = out / "runs" / "models_as_experts.part"
-    first = {f"{APART}; {rate:g}": partial(try_apart, rate) for rate in GRID}
-    first |= {f"{ALL}; {rate:g}": partial(try_all, rate) for rate in GRID}
-    total = len(first) + 1 + seeds * (1 + len(one_set.runs()))
-    tried = collect(part, meta, first, 1, lambda done, _: on_step(done, total))
-    rates = {
-        stage: best_rate({rate: tried[f"{stage}; {rate:g}"] for rate in GRID})
-        for stage in (APART, ALL)
-    }
-    last = {AFTER: partial(try_after, rates[APART]["chosen"])}
-    found = collect(part, meta, last, 1, lambda done, _: on_step(len(first) + done, total))[AFTER][
-        0
-    ]
-    rates[AFTER] = best_rate({rate: [loss] for rate, loss in zip(GRID, found, strict=True)})
+    tries: dict[str, Callable[[float, int], float]] = {APART: try_apart, ALL: try_all, MOE: try_moe}
+    first = len(GRID) * len(tries)
+    before = first + len(GRID)
+    total = before + seeds * (1 + len(one_set.runs()))
+    rates = looked_for(
+        part, meta, dict.fromkeys(tries, GRID), lambda stage, rate: partial(tries[stage], rate), 1,
+        lambda done, _: on_step(done, total),
+    )  # fmt: skip
+    after = partial(try_after, rates[APART]["chosen"])
+    rates |= looked_for(
+        part, meta, {AFTER: GRID}, lambda _, rate: partial(after, rate), 1,
+        lambda done, _: on_step(first + done, total),
+    )  # fmt: skip
     chosen = {stage: found["chosen"] for stage, found in rates.items()}
     runs = {"all": partial(train_all, chosen), **one_set.runs()}
-    results = collect(
-        part, meta, runs, seeds, lambda done, _: on_step(len(first) + 1 + done, total)
-    )
+    results = collect(part, meta, runs, seeds, lambda done, _: on_step(before + done, total))
     figures = {
         "seeds": list(range(seeds)),
         "prompt": PROMPT,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from moeviz.experiments import Progress
+from moeviz.experiments.recording import collect
 from moeviz.experiments.routers_compared import best_rate
+from moeviz.training.trainer import NonFiniteLossError
 
 FURTHER = 3  # rates beyond an end of the grid, at most
 
@@ -47,3 +53,33 @@ def settled_rates(
             break
         known |= collected(more)
     return chosen_rates(known)
+
+
+def finite(tried: Tried, seed: int) -> float | None:
+    """The loss of a seed; None where training diverges."""
+    try:
+        loss = tried(seed)
+    except NonFiniteLossError:
+        return None
+    return loss if loss is not None and math.isfinite(loss) else None
+
+
+def looked_for(
+    part: Path,
+    meta: dict[str, Any],
+    grids: Mapping[str, Sequence[float]],
+    try_at: Callable[[str, float], Tried],
+    seeds: int,
+    on_step: Progress,
+) -> dict[str, dict[str, Any]]:
+    """settled_rates of grids by name, each rate tried with so many seeds and kept in `part` (see
+    recording.collect). on_step is told of the grids alone: how far beyond is not known before."""
+
+    def tried(name: str, rate: float) -> Tried:
+        return partial(finite, try_at(name, rate))
+
+    def collected(runs: dict[str, Tried], told: Progress = lambda *_: None) -> Losses:
+        return collect(part, meta, runs, seeds, told)
+
+    first = {label(n, rate): tried(n, rate) for n, grid in grids.items() for rate in grid}
+    return settled_rates(collected(first, on_step), tried, collected)

@@ -15,7 +15,8 @@ comparison unfair, and how it is closed:
 2. Another schedule. All arms, the dense one too, begin with a fresh optimiser, warm up again for 50
    steps and keep their rate: a curve may be read at any of its steps.
 3. One rate that suits one of them. Each has its own: of GRID the one with the lowest loss on
-   "validation" after GRID_STEPS, with a seed that is no final one. Noise has the copies' rate.
+   "validation" after GRID_STEPS, with a seed that is no final one; where that is an end of the
+   grid, the next rate beyond it is tried too (rates.settled_rates). Noise has the copies' rate.
 4. Text seen twice. The parent's batches are drawn with another seed than the arms', and all arms of
    a seed see the same ones, from the first on.
 5. The parent's cost, and that of two experts instead of one FFN. Both are counted, in FLOPs: "at
@@ -25,12 +26,13 @@ comparison unfair, and how it is closed:
 6. Choices made on what is reported: figures are of "reserve" windows.
 7. Luck: differences are paired over seeds, the verdicts of one table (Holm).
 
-Not closed: the moments of the parent's optimiser are thrown away; model and text are small, and
-their STEPS are a start of training, not what the papers call late.
+Not closed: the moments of the parent's optimiser are thrown away; rates are chosen by one seed, at
+GRID_STEPS of STEPS; model and text are small, and their STEPS are a start of training, not what the
+papers call late.
 
 runs/upcycling.json; figures are {mean, sd, values} over the seeds:
     steps, parent_steps, early, seeds, cosine_steps
-    rates: by arm and for the "parent": routers_compared.best_rate
+    rates: for the "parent" and by arm: routers_compared.best_rate
     parent: loss when it is grown from
     arms: by name: steps [P] and loss [P], nats per token; for sparse ones also cosine [P], the mean
         over pairs and layers at cosine_steps, and effective_experts at the end, in the last layer;
@@ -47,14 +49,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.experiments.recorded import recorded_figures
+from moeviz.experiments.grown_models import (
+    GRID,
+    GRID_SEEDS,
+    OWN_RATE,
+    PARENT,
+    PARENT_STEPS,
+    WINDOWS,
+    from_scratch,
+    go_on,
+    grow,
+    steps_of_equal_compute,
+    train_parent,
+    training,
+    try_arm,
+    try_parent,
+)
+from moeviz.experiments.rates import looked_for
 from moeviz.experiments.recording import (
     collect,
     compact,
@@ -62,27 +80,20 @@ from moeviz.experiments.recording import (
     judged,
     mean_sd,
     packed,
-    small_model,
     unpacked,
     write_trained,
 )
-from moeviz.experiments.routers_compared import best_rate
-from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel
 from moeviz.records.growth import (
     COPIES,
     DENSE,
-    DROP,
     EARLY,
     EQUAL_STEPS,
     GROWN,
     LATE,
     LEADS,
-    LEARNERS,
     NOISE,
     PAIRS,
     SCRATCH,
-    WAY,
     WAYS,
     Pair,
     lead_ends,
@@ -92,86 +103,16 @@ from moeviz.records.growth import (
 )
 from moeviz.records.metrics import effective_experts
 from moeviz.records.runs import save_snapshots
-from moeviz.surgery.upcycle import upcycled
-from moeviz.text.corpus import load_corpus
-from moeviz.training.config import TrainConfig
 from moeviz.training.grown import GrownTrainer
-from moeviz.training.trainer import NonFiniteLossError
 
-EXPERTS, TOP_K, WIDTH = 8, 2, 128
-PARENT_STEPS, STEPS, EARLY_STEP = 400, 800, 100
-MEASURE_EVERY, WINDOWS = 50, 44
-GRID, GRID_STEPS, GRID_SEEDS = (4e-3, 8e-3, 16e-3), 300, (1000,)
-PARENT = "parent"
-LIVE_STEPS, LIVE_EVERY = 300, 25
+STEPS, EARLY_STEP = 800, 100
+MEASURE_EVERY = 50
 ARMS = (DENSE, *GROWN, SCRATCH)
 Figures = dict[str, Any]
 Results = dict[str, Figures]
 
 
-def experts() -> MoEConfig:
-    return MoEConfig(EXPERTS, TOP_K, WIDTH)
-
-
-def training(rate: float, seed: int, steps: int, every: int) -> TrainConfig:
-    return TrainConfig(
-        steps=steps, learning_rate=rate, schedule="constant", seed=seed, validate_every=every
-    )
-
-
-# The parent, and what begins with it.
-
-
-def parent_seed(seed: int) -> int:
-    """Whose batches no arm of this seed sees."""
-    return 10_000 + seed
-
-
-def parent_trainer(rate: float, seed: int) -> GrownTrainer:
-    config = training(rate, parent_seed(seed), PARENT_STEPS, 0)
-    return GrownTrainer(small_model(None, d_ff=WIDTH), config, load_corpus())
-
-
-def flops_before() -> float:
-    """FLOPs that the parent's training took."""
-    config = small_model(None, d_ff=WIDTH)
-    train = training(GRID[0], 0, PARENT_STEPS, 0)
-    per_step = 3 * config.flops_per_token(train.seq_len) * train.batch_size * train.seq_len
-    return PARENT_STEPS * per_step
-
-
-def grow(
-    parent: LanguageModel, way: dict[str, float], config: TrainConfig, name: str = ""
-) -> GrownTrainer:
-    """A sparse model grown from the parent in this way (arguments of surgery.upcycle)."""
-    model = upcycled(parent, experts(), seed=config.seed, **way)
-    trainer = GrownTrainer(model.config, config, load_corpus())
-    trainer.begin_from(model, flops_before())
-    trainer.notes[WAY] = name
-    return trainer
-
-
-def go_on(parent: LanguageModel, config: TrainConfig) -> GrownTrainer:
-    """The parent, trained further as it is."""
-    trainer = GrownTrainer(parent.config, config, load_corpus())
-    trainer.begin_from(parent, flops_before())
-    return trainer
-
-
-def from_scratch(config: TrainConfig) -> GrownTrainer:
-    """The same sparse model without a parent."""
-    return GrownTrainer(small_model(experts()), config, load_corpus())
-
-
-# When arms have spent the same.
-
-
-def steps_of_equal_compute(step: int) -> tuple[int, int]:
-    """Beside a grown model's step: at which step the dense model has spent as much since growing,
-    and the one from scratch as much as the parent and the grown model together."""
-    dense, sparse = small_model(None, d_ff=WIDTH), small_model(experts())
-    ratio = dense.flops_per_token(64) / sparse.flops_per_token(64)
-    return round(step / ratio), round(step + PARENT_STEPS * ratio)
+# What is compared when.
 
 
 def marks() -> dict[str, list[int]]:
@@ -231,13 +172,6 @@ def measured(trainer: GrownTrainer, steps: Sequence[int], seed: int, name: str) 
     return figures
 
 
-def train_parent(rate: float, seed: int) -> GrownTrainer:
-    trainer = parent_trainer(rate, seed)
-    for _ in trainer:
-        pass
-    return trainer
-
-
 def train_grown(rates: dict[str, float], seed: int) -> Results:
     """The parent, and every arm that begins with it."""
     parent = train_parent(rates[PARENT], seed)
@@ -261,35 +195,6 @@ def train_scratch(rates: dict[str, float], seed: int) -> Results:
     steps = marks()[SCRATCH]
     trainer = from_scratch(training(rates[SCRATCH], seed, steps[-1], MEASURE_EVERY))
     return {SCRATCH: measured(trainer, steps, seed, SCRATCH)}
-
-
-# Rates.
-
-
-def final_loss(trainer: GrownTrainer) -> float | None:
-    """The validation loss at the end; None where training diverges."""
-    try:
-        for _ in trainer:
-            pass
-    except NonFiniteLossError:
-        return None
-    return trainer.evaluate(WINDOWS).loss
-
-
-def try_parent(rate: float, seed: int) -> float | None:
-    return final_loss(parent_trainer(rate, GRID_SEEDS[seed]))
-
-
-def try_rates(parent_rate: float, rate: float, seed: int) -> dict[str, float | None]:
-    """What a rate leads to, by arm."""
-    parent = train_parent(parent_rate, GRID_SEEDS[seed]).model
-    config = training(rate, GRID_SEEDS[seed], GRID_STEPS, 0)
-    return {
-        DENSE: final_loss(go_on(parent, config)),
-        COPIES: final_loss(grow(parent, WAYS[COPIES], config)),
-        DROP: final_loss(grow(parent, WAYS[DROP], config)),
-        SCRATCH: final_loss(from_scratch(config)),
-    }
 
 
 # What it says.
@@ -361,21 +266,19 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     again with each whole seed."""
     path = out / "runs" / "upcycling.json"
     part = path.with_suffix(".part")
-    before = 2 * len(GRID) * len(GRID_SEEDS)
+    of_parent = len(GRID) * len(GRID_SEEDS)
+    before = of_parent * (1 + len(OWN_RATE))
     total = before + 2 * seeds
-
-    def chosen(runs: dict[str, Any], after: int) -> dict[str, list[Any]]:
-        return collect(
-            part, meta, runs, len(GRID_SEEDS), lambda done, _: on_step(after + done, total)
-        )
-
-    parents = chosen({f"{PARENT} {rate:g}": partial(try_parent, rate) for rate in GRID}, 0)
-    rates = {PARENT: best_rate(dict(zip(GRID, parents.values(), strict=True)))}
-    rate = rates[PARENT]["chosen"]
-    tried = chosen({f"rate {r:g}": partial(try_rates, rate, r) for r in GRID}, before // 2)
-    for arm in (DENSE, COPIES, DROP, SCRATCH):
-        losses = [[seed[arm] for seed in of_rate] for of_rate in tried.values()]
-        rates[arm] = best_rate(dict(zip(GRID, losses, strict=True)))
+    rates = looked_for(
+        part, meta, {PARENT: GRID}, lambda _, rate: partial(try_parent, rate), len(GRID_SEEDS),
+        lambda done, _: on_step(done, total),
+    )  # fmt: skip
+    grown_from = rates[PARENT]["chosen"]
+    rates |= looked_for(
+        part, meta, dict.fromkeys(OWN_RATE, GRID),
+        lambda arm, rate: partial(try_arm, arm, grown_from, rate), len(GRID_SEEDS),
+        lambda done, _: on_step(of_parent + done, total),
+    )  # fmt: skip
     best = {arm: found["chosen"] for arm, found in rates.items()}
     best[NOISE] = best[COPIES]
 
@@ -399,54 +302,3 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     results = collect(part, meta, runs, seeds, lambda done, _: on_step(before + done, total), write)
     arms = write(results)["arms"]
     return {arm: figures["loss"][-1]["mean"] for arm, figures in arms.items()}
-
-
-# The live run.
-
-
-def live_rates() -> dict[str, float]:
-    """Those that the recording chose, or the grid's middle one."""
-    recorded = recorded_figures("upcycling")
-    if recorded is None:
-        return dict.fromkeys((PARENT, DENSE, COPIES, DROP, SCRATCH), GRID[1])
-    return {arm: found["chosen"] for arm, found in recorded["rates"].items()}
-
-
-@lru_cache(maxsize=2)
-def live_parent(seed: int) -> GrownTrainer:
-    """The parent of a live run, not yet trained; once it is, it is kept for the next run."""
-    return parent_trainer(live_rates()[PARENT], seed)
-
-
-def build(name: str, seed: int, on_step: Progress) -> dict[str, GrownTrainer]:
-    """The three learners of a live run: the parent that goes on, the sparse model from scratch,
-    for as many FLOPs as the parent and the grown one take together, and what grew from the parent
-    in this way of WAYS. on_step is told how far the parent's training is."""
-    way = WAYS[name]
-    parent = live_parent(seed)
-    for result in parent:
-        on_step(result.step, PARENT_STEPS)
-    rates = live_rates()
-    rate = rates[DROP if "drop" in way else COPIES]
-    learners = (
-        go_on(parent.model, training(rates[DENSE], seed, LIVE_STEPS, LIVE_EVERY)),
-        from_scratch(
-            training(rates[SCRATCH], seed, steps_of_equal_compute(LIVE_STEPS)[1], LIVE_EVERY)
-        ),
-        grow(parent.model, way, training(rate, seed, LIVE_STEPS, LIVE_EVERY), name),
-    )
-    return dict(zip(LEARNERS, learners, strict=True))
-
-
-def resume(folder: Path, name: str, seed: int) -> dict[str, GrownTrainer]:
-    """The learners as an interrupted run left them; none where one is not of this run."""
-    found: dict[str, GrownTrainer] = {}
-    for label in LEARNERS:
-        try:
-            kept = GrownTrainer.resume(folder / f"{label}.safetensors", load_corpus())
-        except (OSError, ValueError):
-            return {}
-        if kept.config.seed != seed or kept.notes.get(WAY, name) != name:
-            return {}
-        found[label] = kept
-    return found

@@ -73,7 +73,7 @@ def made_models(seeds=5, *, above=None, one_set_gain=0.02, right=(0.8, 0.9)):
         "steps": {"start": 200, "apart": 300, "together": 200} | control_steps(),
         "rates": {
             stage: {"chosen": 8e-3, "at_edge": False}
-            for stage in ("apart", "one dense model", "together")
+            for stage in ("apart", "one dense model", "one MoE", "together")
         },
         **models_measured.summary(runs),
         "one_set": one_set.summary(sets),

@@ -75,7 +75,7 @@ class Upcycling(NamedRuns):
     # The run.
 
     def _build(self, configuration: Any, folder: Path | None) -> dict[str, Trainer]:
-        from moeviz.experiments.upcycling import build, resume
+        from moeviz.experiments.grown_models import build, resume
 
         way, seed = configuration
         if folder is not None:

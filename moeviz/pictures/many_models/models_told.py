@@ -107,8 +107,8 @@ def told_one_set(recorded: Recorded) -> list[str]:
 def told_rates(recorded: Recorded) -> str:
     """Which of the rates lie at an end of their grid, beyond which a better one may lie."""
     stages = {"apart": "the branches", "one dense model": "the dense control",
-              "together": "the training together"}  # fmt: skip
-    edges = [words for name, words in stages.items() if recorded["rates"][name]["at_edge"]]
+              "one MoE": "the MoE control", "together": "the training together"}  # fmt: skip
+    edges = [stages[name] for name, rate in recorded["rates"].items() if rate["at_edge"]]
     if not edges:
         return "No rate lies at an end of the grid that was tried."
     return (
