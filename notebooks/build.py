@@ -36,7 +36,7 @@ from moeviz.glossary import as_markdown
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
 README = HERE.parent / "README.md"
-MAX_BYTES = 500_000
+MAX_BYTES = 400_000
 CELL_TIMEOUT_S = 300
 # What a panel writes into its own HTML when it meets an error that nobody foresaw.
 UNEXPECTED = "moeviz-unexpected"

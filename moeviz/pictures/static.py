@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import Image
 
 from moeviz.pictures.svg import Picture, number
@@ -23,6 +24,8 @@ SVG = "http://www.w3.org/2000/svg"
 SHEET, AIR = 980, 24
 # A variable whose fallback holds no other.
 INNERMOST = re.compile(r"var\(\s*--[\w-]+\s*,\s*([^()]*)\)")
+# Values of a channel on the edges of letters and lines.
+SHADES = 10
 FONT_KINDS = ("", "-Bold", "Mono", "Mono-Bold")
 
 
@@ -40,12 +43,28 @@ def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any
 
 
 def smaller(image: bytes) -> bytes:
-    """A PNG with a palette of 256 colours, a third of the bytes. Areas keep their colours, for the
-    median cut gives each of them a place; only pixels on the edges of letters and lines shift."""
-    palette = Image.open(io.BytesIO(image)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    """A PNG with a palette of at most 256 colours, a quarter of the bytes. Areas keep their
+    colours. The other pixels, on the edges of letters and lines, take SHADES values of red, green
+    and blue each: the eye sees no difference, and a file that repeats itself more is smaller."""
+    rgb = Image.open(io.BytesIO(image)).convert("RGB")
+    step = 255 / (SHADES - 1)
+    coarse = rgb.point([round(round(value / step) * step) for value in range(256)] * 3)
+    kept_HW = _in_colours_of_areas(np.asarray(rgb))
+    pixels = Image.composite(rgb, coarse, Image.fromarray(kept_HW))
+    if pixels.getcolors(256) is None:  # a heat map: the median cut chooses better among its own
+        pixels = rgb
     data = io.BytesIO()
-    palette.save(data, "PNG", optimize=True)
+    pixels.quantize(256, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
     return data.getvalue()
+
+
+def _in_colours_of_areas(rgb_HW3: np.ndarray) -> np.ndarray:
+    """Where a pixel has the colour of an area, bool [H, W]: a colour that stands somewhere three
+    times in a corner."""
+    colour_HW = rgb_HW3 @ np.array([1 << 16, 1 << 8, 1])
+    here = colour_HW[:-1, :-1]
+    corner = (here == colour_HW[1:, :-1]) & (here == colour_HW[:-1, 1:])
+    return np.isin(colour_HW, here[corner])
 
 
 def png(svg: str) -> bytes:
