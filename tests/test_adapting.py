@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from helpers.adapting import made_adapting, made_selection
 from helpers.pictures import texts
 from moeviz.experiments import adapting as experiment
 from moeviz.experiments import esft_selection as esft
+from moeviz.experiments import rates, recording
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.pictures.routing import esft_selection as chosen
 from moeviz.pictures.training import adapting as picture
@@ -25,6 +28,7 @@ from moeviz.records.adapting import (
     EQUAL,
     WAYS,
     WHOLE,
+    at_gain,
 )
 from moeviz.surgery.lora import num_trained
 from moeviz.text.tokenizer import Tokenizer
@@ -34,7 +38,7 @@ from moeviz.text.tokenizer import Tokenizer
     ("wanted", "cost"), [(0.0, 0.0), (0.5, 0.1), (1.0, 0.2), (1.5, 0.6), (2.0, 1.0), (9, 0.9)]
 )
 def test_the_cost_of_a_gain_lies_on_the_lines_between_what_was_measured(wanted, cost):
-    assert experiment.at_gain(wanted, [1.0, 2.0, 1.9], [0.2, 1.0, 0.9]) == pytest.approx(cost)
+    assert at_gain(wanted, [1.0, 2.0, 1.9], [0.2, 1.0, 0.9]) == pytest.approx(cost)
 
 
 def test_the_table_is_the_differences_to_the_experts_by_gate():
@@ -71,6 +75,34 @@ def test_ways_of_equal_size_are_of_equal_size_and_the_lot_is_as_large(model):
     wanted = sizes[ALL_SMALL]
     assert all(abs(sizes[way] - wanted) < 0.25 * wanted for way in EQUAL)
     assert min(sizes[way] for way in WAYS if way not in EQUAL) > 1.5 * wanted
+
+
+def test_the_recording_is_of_every_way_at_a_rate_that_was_looked_for(monkeypatch, tmp_path):
+    """The whole way of it, with a tiny model that nobody trained and two steps for each way."""
+    torch.manual_seed(0)
+    moe = dataclasses.replace(experiment.EXPERTS, num_experts=4, d_expert=8)
+    config = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=16, moe=moe, ffn_scale=1.0)
+    model = LanguageModel(config).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(rates, "FURTHER", 1)
+    own = {way: (kind, (1e-3, 3e-3)) for way, (kind, _) in experiment.OWN_RATE.items()}
+    for name, value in {
+        "TASKS": ("c",), "OWN_RATE": own, "STEPS": 2, "MEASURED": (1, 2), "SAMPLE": 200,
+        "RANK": 2, "SEQUENCES": 2, "base_model": lambda seed: model,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(experiment, name, value)
+    (tmp_path / "runs").mkdir()
+    told = []
+    experiment.run(tmp_path, {"code": "", "versions": {}}, 2, lambda *at: told.append(at))
+    of_task = json.loads((tmp_path / "runs" / "adapting.json").read_text())["tasks"]["c"]
+    assert told[-1] == (2 * len(own) + 2,) * 2
+    assert {*of_task["rates"]} == {*own} and [*of_task["ways"]] == [*WAYS]
+    for rate in of_task["rates"].values():  # a best rate of two is an end: one more is tried
+        assert rate["grid"] in ([5e-4, 1e-3, 3e-3], [1e-3, 3e-3, 6e-3])
+    for way in of_task["ways"].values():
+        assert len(way["gain"]["values"]) == len(way["curve"]["elsewhere"]) == 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ would make the comparison unfair, and how it is closed:
    the higher their rank. Three more ways train more, and stand apart.
 2. Steps and batches. All take STEPS steps, with the batches of their seed.
 3. The rate. Each way has its own on each task, of a grid of four, by the lowest loss on the task's
-   validation text over GRID_SEEDS, models of no final run. The three choices of experts share one,
+   validation text over GRID_SEEDS, models of no final run; where that is an end of the grid, the
+   next rate beyond it is tried too (rates.settled_rates). The three choices of experts share one,
    that of the choice by gate. A rate that is good for the task may be bad for the rest, so the
    loss elsewhere is told at equal gain too.
 4. Whether the choice of experts matters at all: as many experts are drawn by lot.
@@ -40,7 +41,7 @@ runs/adapting.json; figures are {mean, sd, values} over the seeds:
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ import torch
 
 from moeviz.experiments import Progress
 from moeviz.experiments.killed_experts import losses
+from moeviz.experiments.rates import looked_for
 from moeviz.experiments.recording import (
     collect,
     figures_over,
@@ -57,7 +59,6 @@ from moeviz.experiments.recording import (
     untrained,
     write_trained,
 )
-from moeviz.experiments.routers_compared import best_rate
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.adapting import (
@@ -74,6 +75,7 @@ from moeviz.records.adapting import (
     ONE_FOR_ALL,
     WAYS,
     WHOLE,
+    at_gain,
 )
 from moeviz.surgery.adapt import (
     AdapterTraining,
@@ -113,6 +115,7 @@ Figures = dict[str, Any]
 # One seed.
 
 
+@lru_cache(maxsize=1)  # a process tries many rates on the same one
 def base_model(seed: int) -> LanguageModel:
     """Trained on KNOWN. ValueError where this machine's text lacks one of them."""
     trainer = untrained(EXPERTS, seed, BASE_STEPS, load_corpus().only(*KNOWN))
@@ -173,21 +176,17 @@ class Measured:
         return np.array([loss_W[self.windows.domain == index].mean() for index in self.index])
 
 
-def try_rates(task: str, place: int) -> dict[str, dict[str, float]]:
-    """By way and rate the loss of the task's validation text."""
+def try_rate(task: str, way: str, rate: float, place: int) -> float:
+    """The loss of the task's validation text."""
     seed = GRID_SEEDS[place]
     corpus, model = load_corpus(), base_model(seed)
     ids, measure = corpus.tokens(task), Measured(corpus, "validation", (task,))
     chosen = choices(model, ids, seed)
-    found: dict[str, dict[str, float]] = {}
-    for way, (_, grid) in OWN_RATE.items():
-        for rate in grid:
-            training = training_of(model, ids, corpus, way, chosen, rate, seed)[0]
-            for _ in training:
-                pass
-            (loss,) = measure(adapted(model, training.adapter()))
-            found.setdefault(way, {})[f"{rate:g}"] = float(loss)
-    return found
+    training = training_of(model, ids, corpus, way, chosen, rate, seed)[0]
+    for _ in training:
+        pass
+    (loss,) = measure(adapted(model, training.adapter()))
+    return float(loss)
 
 
 def adapt_all(rates: dict[str, dict[str, float]], seed: int) -> Figures:
@@ -246,21 +245,6 @@ def _task(
     }
 
 
-def at_gain(wanted: float, gain: list[float], elsewhere: list[float]) -> float:
-    """The loss elsewhere when the gain first reaches what is wanted: between measured points, of
-    which the first is that before training, 0 and 0, both are taken as linear. The last where the
-    gain never reaches it."""
-    gains, others = np.array([0.0, *gain]), np.array([0.0, *elsewhere])
-    reached = np.flatnonzero(gains >= wanted)
-    if not len(reached):
-        return float(others[-1])
-    after = int(reached[0])
-    if after == 0:
-        return 0.0
-    share = (wanted - gains[after - 1]) / (gains[after] - gains[after - 1])
-    return float(others[after - 1] + share * (others[after] - others[after - 1]))
-
-
 # All seeds.
 
 
@@ -268,22 +252,21 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     """Choose the rates, adapt with every seed; write runs/adapting.json under `out`."""
     torch.set_num_threads(1)
     part = out / "runs" / "adapting.part"
-    grids = {f"rates, {task}": partial(try_rates, task) for task in TASKS}
-    tried = collect(part, meta, grids, len(GRID_SEEDS), on_step)
-    found = {
-        task: {
-            way: best_rate(
-                {
-                    rate: [seed[way][f"{rate:g}"] for seed in tried[f"rates, {task}"]]
-                    for rate in grid
-                }
-            )
-            for way, (_, grid) in OWN_RATE.items()
-        }
-        for task in TASKS
-    }
+    grids = {f"{task}; {way}": grid for task in TASKS for way, (_, grid) in OWN_RATE.items()}
+    before = len(GRID_SEEDS) * sum(map(len, grids.values()))
+    total = before + seeds
+
+    def try_at(name: str, rate: float) -> partial[float]:
+        task, _, way = name.partition("; ")
+        return partial(try_rate, task, way, rate)
+
+    tried = looked_for(
+        part, meta, grids, try_at, len(GRID_SEEDS), lambda done, _: on_step(done, total)
+    )
+    found = {task: {way: tried[f"{task}; {way}"] for way in OWN_RATE} for task in TASKS}
     rates = {task: {way: of["chosen"] for way, of in ways.items()} for task, ways in found.items()}
-    runs = collect(part, meta, {"adapt": partial(adapt_all, rates)}, seeds, on_step)["adapt"]
+    arms = {"adapt": partial(adapt_all, rates)}
+    runs = collect(part, meta, arms, seeds, lambda done, _: on_step(before + done, total))["adapt"]
     figures = compared(runs, found)
     write_trained(out / "runs" / "adapting.json", meta, figures)
     return {task: means(of["ways"], "gain", "elsewhere") for task, of in figures["tasks"].items()}

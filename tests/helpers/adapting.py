@@ -5,7 +5,7 @@ import numpy as np
 from helpers.recorded_routers import PROVENANCE
 from moeviz.experiments import adapting, esft_selection
 from moeviz.experiments.routers_compared import best_rate
-from moeviz.records.adapting import ALL, BY_LOT, EVERYTHING, WAYS, WHOLE
+from moeviz.records.adapting import ALL, BY_LOT, EVERYTHING, WAYS, WHOLE, at_gain
 
 NUMBERS = {ALL: 65536, WHOLE: 221184, EVERYTHING: 1083712}
 
@@ -29,7 +29,7 @@ def made_run(seed, gain, elsewhere):
             }  # fmt: skip
         least = min(of["gain"] for of in ways.values())
         for of in ways.values():
-            of["at_equal_gain"] = adapting.at_gain(least, **of["curve"])
+            of["at_equal_gain"] = at_gain(least, **of["curve"])
         chosen = {"gate": 4.5, "token": 4.0, "common": 0.9}
         tasks[task] = {"before": 4.0, "chosen": chosen, "ways": ways}
     return tasks
