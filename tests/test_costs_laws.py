@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from moeviz.costs.laws.answers import answers, disagreement
+from moeviz.costs.laws.answers import Answer, answers, disagreement
 from moeviz.costs.laws.law import LossLaw, Model, of_active, size
 from moeviz.costs.laws.published import (
     ABNAR,
@@ -149,7 +149,17 @@ def test_a_law_warns_where_its_runs_end(law):
     dense = law.dense_of_equal_loss(inside)
     assert inside.active < dense < inside.total
     if isinstance(law, LossLaw):
-        assert law.loss(inside.dense(dense)) == pytest.approx(law.loss(inside))
+        assert law.loss(inside.dense(dense)) == pytest.approx(law.loss(inside), rel=1e-12)
+
+
+def test_a_dense_model_of_as_many_flops_is_told_so():
+    model = Model(1e9, 0.5, 1e9)
+    by_dense = {dense: Answer(CLARK, model, dense).saving for dense in (0.25e9, 0.5000001e9, 1e9)}
+    assert by_dense == {
+        0.25e9: "which takes 2 times fewer FLOPs itself",
+        0.5000001e9: "at as many FLOPs",
+        1e9: "at 2 times fewer FLOPs",
+    }
 
 
 def test_the_laws_agree_near_their_runs_and_part_far_from_them():

@@ -40,6 +40,8 @@ class Answer:
     def saving(self) -> str:
         """Its FLOPs beside those of that dense model, in words."""
         times = self.fewer_flops
+        if f"{times:.3g}" == "1":
+            return "at as many FLOPs"
         if times < 1:
             return f"which takes {1 / times:.3g} times fewer FLOPs itself"
         return f"at {times:.3g} times fewer FLOPs"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from moeviz.checks import check_number
 
 FEWEST, MOST = 1.0, 1e16  # parameters between which a dense model of equal loss is looked for
-HALVINGS = 100
+THIRDS = 200  # steps of a search, each of which leaves two thirds
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Model:
 
     def dense(self, total: float) -> Model:
         """A dense model of this size, trained on the same tokens."""
-        return replace(self, total=total, share=1.0)
+        return Model(total, 1.0, self.tokens, self.granularity)
 
 
 def of_active(active: float, share: float, tokens: float, granularity: float = 1.0) -> Model:
@@ -122,8 +122,7 @@ class LossLaw(Law):
         wanted, low, high = self.loss(model), FEWEST, MOST
         if self.loss(model.dense(high)) > wanted:
             return math.inf
-        for _ in range(HALVINGS):
-            middle = math.sqrt(low * high)
+        while low < (middle := math.sqrt(low * high)) < high:
             low, high = (middle, high) if self.loss(model.dense(middle)) > wanted else (low, middle)
         return low
 
@@ -137,7 +136,7 @@ class LossLaw(Law):
             return replace(model, tokens=flops / self.flops_per_token(model))
 
         low, high = math.log(FEWEST), math.log(MOST)
-        for _ in range(2 * HALVINGS):
+        for _ in range(THIRDS):
             left, right = low + (high - low) / 3, high - (high - low) / 3
             better = self.loss(trained(left)) < self.loss(trained(right))
             low, high = (low, right) if better else (left, high)
