@@ -2,6 +2,7 @@
 #   make lab        set everything up, then open JupyterLab
 #   make test       every check and test but the long searches
 #   make test-all   those too, and the fast tests with the lowest and the newest versions allowed
+#   make test-processors  the fast tests as on two older processors, with one and with two threads
 #   make lint       ruff and mypy only
 #   make notebooks  execute notebooks/src, write notebooks/*.ipynb  (one: NAMES=00_start_here)
 #   make bench      the measured figures
@@ -17,7 +18,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test test-all test-lowest test-newest lint notebooks bench gpu gpu-verify clean
+.PHONY: help lab test test-all test-lowest test-newest test-processors lint notebooks bench gpu gpu-verify clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -48,6 +49,14 @@ test-lowest test-newest: test-%: $(VENV)/.test
 	@sh tests/make_versions_env.sh $* $(END_PYTHON) $(AGAIN)
 	@OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -P -m pytest -n 2 --dist loadgroup \
 	  -m "not slow and not browser and not notebook" $(ARGS)
+
+# Without AVX2, then with AVX2 and without AVX-512: sums are added up in another order each time.
+FAST = --dist loadgroup -m "not slow and not browser and not notebook" $(ARGS)
+test-processors: $(VENV)/.test
+	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	  ONEDNN_MAX_CPU_ISA=SSE41 $(PY) -m pytest -n $(WORKERS) $(FAST)
+	@OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	  ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest -n 1 $(FAST)
 
 lint: $(VENV)/.test
 	@$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy
