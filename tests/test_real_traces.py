@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.numerics import distinct_choices
+from helpers.numerics import assert_figures, distinct_choices
 from moeviz.experiments import real_traces
 from moeviz.experiments.public_traces import (
     DEEPSEEK,
@@ -158,8 +158,8 @@ def test_the_recorded_figures_are_those_of_the_real_traces(folder):
     deepseek = recorded["deepseek_v2_lite"]
     assert deepseek["tasks"] == tasks.facts()
     for place in (0, len(tasks.layers) - 1):
-        assert_same(plain(tasks.layer(place)), deepseek["layers"][place])
-    assert_same(plain(of_counts(read_moelens(folder / OLMOE))), recorded["olmoe"])
+        assert_figures(plain(tasks.layer(place)), deepseek["layers"][place])
+    assert_figures(plain(of_counts(read_moelens(folder / OLMOE))), recorded["olmoe"])
 
 
 def test_the_sources_are_those_that_the_traces_name(folder):
@@ -169,19 +169,3 @@ def test_the_sources_are_those_that_the_traces_name(folder):
         repository = source["from"].split(",")[0]
         (line,) = (line for line in readme.splitlines() if f"`{source['file']}`" in line)
         assert repository in line and source["commit"] in line and source["licence"] in line
-
-
-def assert_same(now, recorded, where=""):
-    """Trees of figures, numbers to 1e-6."""
-    if isinstance(recorded, dict):
-        assert now.keys() == recorded.keys(), where
-        for name in recorded:
-            assert_same(now[name], recorded[name], f"{where}.{name}")
-    elif isinstance(recorded, list):
-        assert len(now) == len(recorded), where
-        for one, other in zip(now, recorded, strict=True):
-            assert_same(one, other, where)
-    elif isinstance(recorded, float):
-        assert now == pytest.approx(recorded, abs=1e-6), where
-    else:
-        assert now == recorded, where

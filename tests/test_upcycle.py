@@ -247,22 +247,23 @@ def apart(model):
 
 
 def test_copies_under_a_symmetric_gate_stay_copies():
-    """All tokens to all experts with equal weights: the gradients are the same to the last bit, so
-    that nothing parts the copies; the gate, whose rows are equal, stays so too."""
+    """All tokens to all experts with equal weights: the gradients are the same, so that nothing
+    parts the copies; the gate, whose rows are equal, stays so too. Not to the last bit: a matrix
+    product may add up its last rows in another order than the first."""
     grown = upcycled(dense_model(), experts(num_experts=4, top_k=4))
     for router in grown.routers().values():
         torch.nn.init.zeros_(router.weight_ED)
     train(grown, 5)
     for block in grown.blocks:
         for bank in (block.ffn.w13_E2FD, block.ffn.w2_EDF, block.ffn.router.weight_ED):
-            assert all(torch.equal(bank[0], one) for one in bank[1:])
+            assert float((bank - bank[:1]).detach().abs().max()) < 1e-6  # a step moves by 1e-2
 
 
 @pytest.mark.parametrize("top_k", [2, 4])
 def test_a_gate_with_other_rows_parts_copies_without_noise(top_k):
     """Other tokens (K < E), or the same tokens with other weights (K = E), are enough."""
     grown = upcycled(dense_model(), experts(num_experts=4, top_k=top_k))
-    assert apart(grown) < 1e-6
+    assert apart(grown) < 1e-5  # but for rounding
     assert apart(train(grown, 5)) > 1e-4
 
 

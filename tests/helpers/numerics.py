@@ -1,6 +1,7 @@
 """What the tests of numbers share."""
 
 import numpy as np
+import pytest
 
 
 def relative(a, b):
@@ -13,3 +14,19 @@ def relative(a, b):
 def distinct_choices(rng, T, E, K):
     """K different experts per token, at random."""
     return rng.permuted(np.tile(np.arange(E), (T, 1)), axis=1)[:, :K]
+
+
+def assert_figures(now, recorded, tolerance=1e-6, where=""):
+    """Trees of figures are the same: numbers within the tolerance, all else exactly."""
+    if isinstance(recorded, dict):
+        assert now.keys() == recorded.keys(), where
+        for name in recorded:
+            assert_figures(now[name], recorded[name], tolerance, f"{where}.{name}")
+    elif isinstance(recorded, list):
+        assert len(now) == len(recorded), where
+        for one, other in zip(now, recorded, strict=True):
+            assert_figures(one, other, tolerance, where)
+    elif isinstance(recorded, float):
+        assert now == pytest.approx(recorded, abs=tolerance), where
+    else:
+        assert now == recorded, where
