@@ -229,8 +229,8 @@ TERMS = (
     Term("SwiGLU", "The feed-forward network of most of today's models: one product is passed "
          "through SiLU and multiplied by a second one, and a third brings the result back.",
          KERNELS),
-    Term("TDP", "Thermal design power: the most heat, in watts, that a device is built to give "
-         "off.", FRONTIER),
+    Term("TDP", "Thermal design power: the heat, in watts, that a device's cooling is built "
+         "for.", FRONTIER),
     Term("temperature", "The scores are divided by it before the softmax: above 1 the "
          "probabilities become more equal, below 1 less.", ROUTING),
     Term("tensor cores", "The parts of a GPU that multiply small matrices fast.", KERNELS),

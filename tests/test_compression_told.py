@@ -46,7 +46,7 @@ def test_whom_to_prune_follows_the_verdicts(factor, verdict, words):
     gap = figures["judged"]["chance"][names.REAP]["4"]
     assert gap["verdict"] == verdict
     assert f"pruning by REAP {gap['mean']:+.3f} ({verdict})" in told_whom(figures)
-    rule = "holds" if factor < 1 else "does not hold"
+    rule = "holds" if factor < 1 else "is not shown"
     assert told_whom(figures).endswith(f"REAP beats load {rule}.")
     shown = "pruning by REAP" if factor < 1 else "none"
     assert f"With 6 of 8 experts kept a lower cost than chance is shown for {shown}." in told_whom(

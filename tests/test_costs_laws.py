@@ -1,8 +1,11 @@
 """Each scaling law gives what its own paper works out with it."""
 
 import math
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moeviz.costs.laws.answers import Answer, answers, disagreement
 from moeviz.costs.laws.law import LossLaw, Model, of_active, size
@@ -43,6 +46,20 @@ def test_clark_counts_effective_parameters():
     assert CLARK.dense_of_equal_loss(small) == pytest.approx(55e6, rel=0.1)
     large = of_active(937e9, share_of(128, 0.5), 130e9)
     assert CLARK.dense_of_equal_loss(large) / large.active == pytest.approx(1, abs=0.03)
+
+
+@settings(max_examples=50, deadline=None)
+@given(share=st.floats(0.005, 0.5), total=st.floats(129e6, 3.7e9), tokens=st.floats(16e9, 130e9),
+       granularity=st.floats(1, 16))  # fmt: skip
+def test_the_parameters_of_another_paper_make_an_moe_useless_or_a_wonder(
+    share, total, tokens, granularity
+):
+    # What is met put into Krajewski's N, and all parameters into Clark's, as 10 says.
+    model = Model(total, share, tokens, granularity)
+    met = replace(model, total=model.active)
+    assert KRAJEWSKI.loss(met) > KRAJEWSKI.loss(model.dense(model.active))
+    everything = Model(total / share, share, tokens)  # of which a law of active ones sees `total`
+    assert CLARK.loss(everything) < CLARK.loss(model.dense(total))
 
 
 # Table 2: active parameters of 64 experts, tokens, granularity, FLOPs, loss.

@@ -21,6 +21,7 @@ from moeviz.pictures.training.memory_or_thinking import (
     memory_or_thinking,
     points_of,
     told,
+    told_sizes,
     verdict_sentences,
 )
 from moeviz.predictions import efficiency_frontier as predictions
@@ -302,7 +303,7 @@ def test_where_width_brings_nothing_nothing_is_shared_out():
     sizes = flat["tasks"]
     assert brought(sizes[PRODUCTS]) is None and brought_more(sizes[BOOK], sizes[PRODUCTS]) is None
     assert told(flat) == (
-        "Of what a wide dense model gains over a narrow one, experts bring 50 % on the phone book. "
+        "Of what a wide FFN gains over a narrow one, experts bring 50 % on the phone book. "
         "On products a wide dense model gains too little to share out."
     )
 
@@ -330,6 +331,16 @@ def test_the_finding_follows_the_figures(book, products, words):
 def test_a_share_that_may_be_none_is_told_so():
     figures = made_answers({BOOK: (0.2, 0.6, 0.7), PRODUCTS: (0.2, 0.21, 0.9)}, spread=0.04)
     assert "80 % on the phone book and 1 % on products (it may be none)." in told(figures)
+
+
+def test_the_share_is_told_size_by_size_where_there_is_one():
+    figures = made_answers({BOOK: (0.2, 0.5, 0.8), PRODUCTS: (0.1, 0.1, 0.11)}, spread=0.0)
+    models = figures["tasks"][BOOK]["3000"]["models"]
+    models[MOE]["right"]["mean"] = 0.35
+    assert told_sizes(figures) == [
+        "Of the wide model's gain on the phone book experts bring 50 % at 1,500 entries, 50 % at "
+        "2,000 entries and 25 % at 3,000 entries."
+    ]
 
 
 def test_the_verdicts_are_told_size_by_size():

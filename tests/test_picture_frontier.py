@@ -110,11 +110,33 @@ def test_the_shares_disagree_and_are_counted():
     shares = [float(cell.split()[0]) for cell in row[3:]]
     assert f"{sum(share >= 90 for share in shares)} of 4 ways say 90.0 % or more" in picture.summary
     assert max(shares) - min(shares) > 5
+    gap = compare(*(recorded["arms"][arm]["loss"]["values"] for arm in (LEAST, WIDEST)))
+    ends = [f"{100 * math.exp(-nats):.1f} %" for nats in (gap.high, gap.low)]
+    assert (
+        f"{gap.low:+.3f} to {gap.high:+.3f}: a share of {' to '.join(ends)} by" in picture.summary
+    )
+    alone = shares_of_quality(made_frontier(seeds=1), beside=WIDEST, arm=LEAST)
+    assert "One seed does not tell" in alone.summary and "nan" not in alone.summary
     better = shares_of_quality(recorded, beside="dense, width 128", arm=LEAST)
     assert "4 of 4 ways" in better.summary
     for options in ({"beside": LEAST, "arm": LEAST}, {"beside": WIDEST, "arm": WIDEST}):
         with pytest.raises(ValueError, match="must be one of"):
             shares_of_quality(recorded, **options)
+
+
+@pytest.mark.parametrize(
+    ("fall", "words"),
+    [(0.06, "More experts lower it with a learned router and lower it with hash."),
+     (-0.06, "More experts raise it with a learned router and raise it with hash."),
+     (0.0, "More experts are not shown to change it with a learned router and")],
+)  # fmt: skip
+def test_what_experts_bring_where_width_does_follows_the_fits(fall, words):
+    recorded = made_frontier(fall=fall, noise=0.001)
+    assert words in told.told_use(recorded)
+    for name, arm in recorded["arms"].items():
+        if name.startswith("dense"):
+            arm["loss"]["values"] = recorded["arms"][told.TWIN]["loss"]["values"]
+    assert told.told_use(recorded) == ""
 
 
 def test_the_constants_are_those_of_the_models():

@@ -13,7 +13,6 @@ from moeviz.records.quality import (
     Quality,
     loss_allowed,
     shares_of_quality,
-    told_shares,
     unigram_loss,
 )
 from moeviz.watch.quality import AT_ONCE, quality
@@ -40,15 +39,6 @@ def test_a_loss_that_a_share_allows_has_that_share(share):
     for way, more in loss_allowed(share, DENSE, UNIGRAM).items():
         found = shares_of_quality(Quality(DENSE.loss + more, 0.5), DENSE, UNIGRAM)
         assert found[way] == pytest.approx(share)
-
-
-def test_what_is_told():
-    words = told_shares(Quality(2.02, 0.495), DENSE, UNIGRAM)
-    assert words == (
-        "+0.020 nats from the dense model. Of its quality that is 99.0 % by loss ratio, 98.0 % by "
-        "perplexity, 99.5 % by gain over the unigram, 99.0 % by next-token accuracy. 99.3 % would "
-        "be +0.007 nats by perplexity and +0.028 by gain over the unigram."
-    )
 
 
 def test_a_unigram_by_hand():

@@ -1,6 +1,6 @@
 """The arms of `experiment frontier` after 300 steps, at the rates chosen there (3 minutes a seed).
 
-After 1,200 steps no dense width is told apart from another, so that experts had nothing to win.
+After 1,200 steps no dense width is told apart from another, so that experts can hardly show a gain.
 This setting was looked for afterwards, where the rates had been chosen: there, wider models had
 lower losses. That is a choice made on results, and the seeds here are not those of the choice. What
 else would make the comparison unfair, and how it is closed, stands in the head of

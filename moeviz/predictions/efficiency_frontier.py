@@ -41,8 +41,8 @@ def experts() -> Measured:
 
 @prediction(
     "10.claim",
-    "That model beside a dense one of width 2,048: in how many of four ways to measure has it "
-    "99.3 % of the dense one's quality or more?",
+    "The model of 256 experts with a learned router, beside a dense one of width 2,048: in how "
+    "many of four ways to measure has it 99.3 % of the dense one's quality or more?",
     "in all four", "in some of them", "in none",
 )  # fmt: skip
 def claim() -> Measured:
@@ -72,15 +72,20 @@ def laws() -> Measured:
         f"{times:.3g} times apart"
     )
     known = sum(not each.law.beyond(each.model) for each in told)
-    because = f"{known or 'none'} of the five was fitted on runs that reach so far"
+    near = [each.dense for each in answers(Model(3e9, 0.1, 6e10, 8))]
+    because = (
+        f"{known or 'none'} of the five was fitted on runs that reach so far: of 3B parameters, "
+        "10 % of them for a token and 60B tokens, they name dense models "
+        f"{max(near) / min(near):.2g} times apart"
+    )
     return Measured(nearest(times, options, ratio=True), figure, because)
 
 
 @prediction(
     "10.memory",
-    "A wide dense FFN is cut into 16 narrow experts, of which a token meets two; a narrow one "
-    "is as wide as those two. On which task do experts bring more of what the wide FFN gains over "
-    "the narrow one?",
+    "A wide dense FFN is cut into 16 small experts, of which a token visits two. A narrow dense "
+    "FFN is as wide as those two. On which task do experts bring more of what the wide FFN gains "
+    "over the narrow one?",
     "remembering phone numbers", "multiplying numbers", OPEN,
 )  # fmt: skip
 def memory() -> Measured:

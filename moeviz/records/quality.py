@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 
 from moeviz.checks import check_number
 from moeviz.records.arrays import amounts, check_equally_long
-from moeviz.words import percent
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,3 @@ def loss_allowed(share: float, dense: Quality, unigram: float) -> dict[str, floa
         "perplexity": -math.log(share),
         "gain over the unigram": (1 - share) * (unigram - dense.loss),
     }
-
-
-def told_shares(model: Quality, dense: Quality, unigram: float, claimed: float = 0.993) -> str:
-    """What the four ways say of a model, and which loss a claimed share would allow."""
-    shares = shares_of_quality(model, dense, unigram)
-    ways = ", ".join(f"{percent(share, 1)} by {way}" for way, share in shares.items())
-    allowed = loss_allowed(claimed, dense, unigram)
-    strict, mild = (pick(allowed, key=lambda way: abs(allowed[way])) for pick in (min, max))
-    return (
-        f"{model.loss - dense.loss:+.3f} nats from the dense model. Of its quality that is {ways}. "
-        f"{percent(claimed, 1)} would be {allowed[strict]:+.3f} nats by {strict} and "
-        f"{allowed[mild]:+.3f} by {mild}."
-    )

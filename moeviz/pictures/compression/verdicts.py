@@ -190,7 +190,7 @@ def told_whom(figures: Figures, kept: str = "4") -> str:
     """What each criterion costs beside chance, and whether REAP beats load."""
     table, judged = figures["judged"]["chance"], figures["judged"]["load"][REAP][kept]
     chance = mean_sd(loss_of(figures, CHANCE, kept), 3, "+")
-    rule = "holds" if figures["claims"]["REAP beats load"] else "does not hold"
+    rule = "holds" if figures["claims"]["REAP beats load"] else "is not shown"
     others = " ".join(
         f"With {AMOUNTS[amount]} kept a lower cost than chance is shown for "
         f"{listed([spoken(c) for c in CRITERIA if table[c][amount]['verdict'] == 'lower'])}."
@@ -200,8 +200,8 @@ def told_whom(figures: Figures, kept: str = "4") -> str:
     return (
         f"With {AMOUNTS[kept]} kept, pruning by chance costs {chance} nats per token. Beside that: "
         f"{_beside({c: table[c][kept] for c in CRITERIA})}. {told_open()} {others} REAP beside "
-        f"load: {gap_cell(judged)}. By the rule that was written before the runs, the claim that "
-        f"REAP beats load {rule}."
+        f"load: {gap_cell(judged)}. By the rule that was written before the runs, that REAP "
+        f"beats load {rule}."
     )
 
 

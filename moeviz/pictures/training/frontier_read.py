@@ -99,7 +99,7 @@ def is_flat(recorded: Recorded) -> bool:
 
 
 def dense_width(recorded: Recorded, arm: str) -> Reading | None:
-    """Which dense width is as good as an arm; None where all widths are alike."""
+    """Which dense width is as good as an arm; None where no widths are told apart."""
     if is_flat(recorded):
         return None
     row = dense_row(recorded, lambda dense: dense["width"])
@@ -110,7 +110,7 @@ def dense_width(recorded: Recorded, arm: str) -> Reading | None:
 def width_words(recorded: Recorded, arm: str) -> str:
     """That width, or that there is none to be read off."""
     found = dense_width(recorded, arm)
-    return "none: all widths are alike" if found is None else found.words()
+    return "widths are not told apart" if found is None else found.words()
 
 
 def size_of(kind: str) -> str:

@@ -133,6 +133,19 @@ def told_trend(recorded: Recorded, kind: str) -> str:
     )
 
 
+def told_use(recorded: Recorded) -> str:
+    """Where more width lowers the loss, whether more experts do; nothing where it does not."""
+    ways = {kind: verdict for kind, (_, verdict) in trends(recorded).items()}
+    if ways[DENSE] != "lower":
+        return ""
+    verbs = {"lower": "lower it", "higher": "raise it", "open": "are not shown to change it"}
+    parts = [f"{verbs[ways[kind]]} with {chooser}" for kind, chooser in CHOOSERS.items()]
+    return (
+        f"After {recorded['steps']:,} steps more width lowers the loss, at more FLOPs. More "
+        f"experts {listed(parts)}. Why was not measured."
+    )
+
+
 def told_choosers(recorded: Recorded) -> str:
     """Learned against hash, at each number of experts."""
     names = of_kind(recorded, LEARNED)

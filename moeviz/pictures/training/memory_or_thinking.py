@@ -11,7 +11,7 @@ from moeviz.pictures.plot import Key, curve, mark, paragraph, spots
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.pictures.training.load_and_speed import STYLES
 from moeviz.pictures.training.race import MARKS, NOT_YET, in_lines, name_ends, progress
-from moeviz.records.answers import DENSE, DENSE_ALL, MODELS, MOE, brought, brought_more
+from moeviz.records.answers import DENSE, DENSE_ALL, LEAST, MODELS, MOE, brought, brought_more
 from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
@@ -60,7 +60,7 @@ def told(recorded: Recorded) -> str:
             parts.append(f"{percent(share.mean)} on {PLAIN[task]}{unsure}")
     if not parts:
         return contrast(recorded)
-    gain = "Of what a wide dense model gains over a narrow one"
+    gain = "Of what a wide FFN gains over a narrow one"
     return f"{gain}, experts bring {' and '.join(parts)}. {contrast(recorded)}"
 
 
@@ -80,6 +80,23 @@ def contrast(recorded: Recorded) -> str:
         return f"Whether these differ is open ({interval})."
     way = "more to memory, as the paper says" if gap.mean > 0 else "less to memory"
     return f"They bring {way} ({interval})."
+
+
+def told_sizes(recorded: Recorded) -> list[str]:
+    """By task: what share of the wide FFN's gain the experts bring at each size, of the means."""
+    sentences = []
+    for task, sizes in recorded["tasks"].items():
+        parts = []
+        for size, figures in sizes.items():
+            right = {model: figures["models"][model]["right"]["mean"] for model in MODELS}
+            whole = right[DENSE_ALL] - right[DENSE]
+            if whole >= LEAST:
+                share = percent((right[MOE] - right[DENSE]) / whole)
+                parts.append(f"{share} at {int(size):,} {_unit(task)}")
+        if parts:
+            gain = f"Of the wide model's gain on {PLAIN[task]}"
+            sentences.append(f"{gain} experts bring {_listed(parts)}.")
+    return sentences
 
 
 def verdict_sentences(recorded: Recorded) -> list[str]:
@@ -133,7 +150,7 @@ def _name(task: str, size: str) -> str:
 def _draw_sizes(svg: Svg, recorded: Recorded, name: str) -> None:
     seeds = len(recorded["seeds"])
     words = [f"{seeds} {'seed' if seeds == 1 else 'seeds'}", f"{recorded['steps']} steps"]
-    svg.text(0, 76, " · ".join([*words, *ran_on(recorded["provenance"])]), fill=MUTED)
+    svg.text(0, 84, " · ".join([*words, *ran_on(recorded["provenance"])]), fill=MUTED)
     y = Scale(0, 1, BOTTOM, TOP)
     for task, sizes in recorded["tasks"].items():
         start, end = ENDS[task]

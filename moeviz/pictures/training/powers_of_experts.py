@@ -140,8 +140,8 @@ def told_powers(recorded: Recorded, short: Recorded, gpu: Recorded) -> tuple[str
     parts = [
         f"{_way(large)} on a GPU, from {large.experts[0]} to {large.experts[1]} experts and "
         f"{size(large.tokens)} tokens ({runs}).",
-        f"{_way(learned)} in the small models, from {learned.experts[0]} to {learned.experts[1]} "
-        f"experts and {size(learned.tokens)} tokens.",
+        f"{_way(learned)} in the small models with a learned router, from {learned.experts[0]} to "
+        f"{learned.experts[1]} experts and {size(learned.tokens)} tokens.",
     ]
     laws = law_powers(gpu)
     least, most = (pick(laws, key=lambda law: law.of) for pick in (min, max))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 from moeviz.checks import check_choice, check_number
@@ -9,7 +10,15 @@ from moeviz.pictures.axes import Scale, padded, x_axis
 from moeviz.pictures.over_seeds import about
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
-from moeviz.pictures.training.frontier_read import DENSE, HASH, LEARNED, Recorded, of_kind
+from moeviz.pictures.training.frontier_read import (
+    DENSE,
+    HASH,
+    LEARNED,
+    Recorded,
+    losses,
+    of_kind,
+)
+from moeviz.records.compare import Gap, compare
 from moeviz.records.quality import Quality, loss_allowed
 from moeviz.records.quality import shares_of_quality as shares_of
 from moeviz.words import percent
@@ -50,7 +59,9 @@ def shares_of_quality(
         f"dense model of width {dense_arms[beside]['width']:,}: {model.loss - dense.loss:+z.3f} "
         "nats per token."
     )
-    plain = _told(shares[arm], loss_allowed(claimed, dense, unigram), share)
+    allowed = loss_allowed(claimed, dense, unigram)
+    gap = compare(losses(recorded, arm), losses(recorded, beside))
+    plain = f"{_told(shares[arm], allowed, share)} {_luck(gap)}"
     bold, words = textwrap.wrap(finding, WRAP), textwrap.wrap(plain, 74)
     top = 38 + LINE * (len(bold) + len(words)) + 66
     bottom = top + ROW * len(arms)
@@ -81,6 +92,17 @@ def _told(shares: dict[str, float], allowed: dict[str, float], share: str) -> st
     return (
         f"It has {ratio} and {perplexity}. It has {gain} and {accuracy}. {share} would be "
         f"{allowed[strict]:+z.3f} nats by {strict} and {allowed[mild]:+z.3f} by {mild}."
+    )
+
+
+def _luck(gap: Gap) -> str:
+    """What the seeds leave open of a difference in nats, and of the share by perplexity."""
+    if len(gap.values) == 1:
+        return "One seed does not tell how far luck moves a share."
+    low, high = (percent(math.exp(-nats), 1) for nats in (gap.high, gap.low))
+    return (
+        f"The 95 % interval of the difference is {gap.low:+z.3f} to {gap.high:+z.3f}: a share of "
+        f"{low} to {high} by perplexity."
     )
 
 
