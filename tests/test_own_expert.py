@@ -79,6 +79,28 @@ def test_a_rank_that_has_learnt_nothing_adds_nothing():
     assert expert.num_bytes == 4 * 2 * (16 + 2 * (16 + 24) + 2 * (12 + 16))
 
 
+def test_what_is_learnt_of_low_rank_is_b_a_to_the_last_bit_from_a_start_drawn_in_this_order():
+    """What was recorded under a seed is found again: A of w13 is drawn before that of w2."""
+    model, generator = small(), torch.Generator().manual_seed(5)
+    training = OwnTraining(model, TEXT, load_corpus(), rank=2, seed=5, steps=2)
+    begun = training.expert().arrays
+    for name, rows, columns in (("13", 24, 16), ("2", 16, 12)):
+        a = torch.randn(2, 2, columns, generator=generator) * columns**-0.5
+        assert np.array_equal(begun[f"a{name}"], a.numpy())
+        assert begun[f"b{name}"].shape == (2, rows, 2) and not begun[f"b{name}"].any()
+    for _ in training:
+        pass
+    expert = training.expert()
+    parts = {name: torch.from_numpy(array) for name, array in expert.arrays.items()}
+    for place, weights in enumerate(expert.weights(model)):
+        ffn, first = model.blocks[place].ffn, expert.start[place]
+        for new, old, name in zip(weights, (ffn.w13_E2FD, ffn.w2_EDF), ("13", "2"), strict=False):
+            assert torch.equal(
+                new, old[first] + parts[f"b{name}"][place] @ parts[f"a{name}"][place]
+            )
+        assert torch.equal(weights[2], parts["row"][place])
+
+
 def test_the_gradient_is_that_of_the_grown_model():
     """One plain AdamW step on a grown model's own tensors, whose other rows are put back."""
     model, corpus = small(), load_corpus()

@@ -21,6 +21,7 @@ from moeviz.checks import brief, check_whole
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import checksum, fitting, load_arrays, save_arrays
 from moeviz.surgery.added_experts import Weights, check_growable, fingerprint, grown
+from moeviz.surgery.lora import Target, changed
 from moeviz.text.tokenizer import Tokenizer
 
 KIND = "own expert"
@@ -175,32 +176,44 @@ def sizes_of(model: LanguageModel) -> Sizes:
     return len(model.config.moe_layers), model.config.d_model, model.config.moe.d_expert
 
 
+def matrices(layers: int, rank: int | None) -> tuple[Target, Target]:
+    """w13 [L, 2F, D] and w2 [L, D, F] of an expert, of which every layer learns its own change."""
+    own = tuple(range(layers))
+    return Target("w13", rank, own), Target("w2", rank, own)
+
+
+def part_name(tensor_part: str) -> str:
+    """How an expert's file calls a part of surgery.lora: "w13/w" is w13, and "w13/a" is a13."""
+    tensor, part = tensor_part.split("/")
+    return part + tensor.removeprefix("w")
+
+
 def weights_of(
     model: LanguageModel, start: Sequence[int], parts: Mapping[str, Tensor]
 ) -> Iterator[Weights]:
     """Of each MoE layer: what an expert's parts make of the starting expert's weights; without
     parts those alone."""
+    rank = parts["a13"].shape[1] if "a13" in parts else None
     for place, (layer, expert) in enumerate(zip(model.config.moe_layers, start, strict=True)):
         ffn = model.blocks[layer].ffn
-        w13, w2 = ffn.w13_E2FD[expert].detach(), ffn.w2_EDF[expert].detach()
         row = ffn.router.weight_ED[expert].detach()
-        if "a13" in parts:
-            w13 = w13 + parts["b13"][place] @ parts["a13"][place]
-            w2 = w2 + parts["b2"][place] @ parts["a2"][place]
-        elif parts:
-            w13, w2 = parts["w13"][place], parts["w2"][place]
-        yield w13, w2, parts["row"][place] if parts else row
+        new = {"w13": ffn.w13_E2FD[expert].detach(), "w2": ffn.w2_EDF[expert].detach()}
+        if parts:
+            row = parts["row"][place]
+            names = [f"{tensor}/{part}" for tensor in new for part in ("ab" if rank else "w")]
+            learnt = {name: parts[part_name(name)][place] for name in names}
+            new = changed(new, [Target(tensor, rank) for tensor in new], learnt)
+        yield new["w13"], new["w2"], row
 
 
 def _shapes(sizes: Sizes, rank: int | None) -> dict[str, tuple[int, ...]]:
     layers, d_model, width = sizes
     shapes: dict[str, tuple[int, ...]] = {"row": (layers, d_model)}
-    if rank is None:
-        return shapes | {"w13": (layers, 2 * width, d_model), "w2": (layers, d_model, width)}
-    return shapes | {
-        "a13": (layers, rank, d_model), "b13": (layers, 2 * width, rank),
-        "a2": (layers, rank, width), "b2": (layers, d_model, rank),
-    }  # fmt: skip
+    whole = ((layers, 2 * width, d_model), (layers, d_model, width))
+    for target, shape in zip(matrices(layers, rank), whole, strict=True):
+        of_parts = target.shapes(shape)
+        shapes |= {part_name(f"{target.tensor}/{part}"): of for part, of in of_parts.items()}
+    return shapes
 
 
 def _in_words(sizes: Sizes) -> str:

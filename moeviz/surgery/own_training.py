@@ -18,8 +18,16 @@ from torch.nn import functional as F
 
 from moeviz.checks import check_number, check_whole
 from moeviz.model.transformer import LanguageModel
+from moeviz.surgery import lora
 from moeviz.surgery.added_experts import check_growable, fingerprint, grown, with_rows
-from moeviz.surgery.own_expert import OwnExpert, check_name, sizes_of, weights_of
+from moeviz.surgery.own_expert import (
+    OwnExpert,
+    check_name,
+    matrices,
+    part_name,
+    sizes_of,
+    weights_of,
+)
 from moeviz.text.corpus import Corpus
 
 HELD_OUT = 0.2  # the end of a text, which is not trained on
@@ -129,15 +137,9 @@ class OwnTraining(Iterator[OwnStep]):
     def _beginning(self) -> dict[str, nn.Parameter]:
         copies = list(weights_of(self.base, self.start, {}))
         w13_L2FD, w2_LDF, row_LD = (torch.stack(part) for part in zip(*copies, strict=True))
-        parts = {"row": row_LD}
-        if self.rank is None:
-            parts |= {"w13": w13_L2FD, "w2": w2_LDF}
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            for name, matrix in (("13", w13_L2FD), ("2", w2_LDF)):
-                layers, rows, columns = matrix.shape
-                a = torch.randn(layers, self.rank, columns, generator=generator) * columns**-0.5
-                parts |= {f"a{name}": a, f"b{name}": torch.zeros(layers, rows, self.rank)}
+        whole, targets = {"w13": w13_L2FD, "w2": w2_LDF}, matrices(len(self.start), self.rank)
+        begun = lora.start(whole, targets, self.seed)
+        parts = {"row": row_LD} | {part_name(name): part for name, part in begun.items()}
         return {name: nn.Parameter(part.detach().clone()) for name, part in parts.items()}
 
     def _state(self) -> dict[str, Tensor]:
