@@ -26,6 +26,7 @@ class Edge(Panel):
     presets = {
         "A Raspberry Pi": {"device_name": "Raspberry Pi 5, 16 GB", "wanted": 5},
         "All of the phone": {"share": 100},
+        "16 bits": {"plan": "bf16"},
         "Fewer bits": {"plan": "q2.6_experts"},
         "A book as context": {"context": 131_072},
     }
@@ -36,7 +37,7 @@ class Edge(Panel):
         super().__init__(
             {"device_name": choice("Device", tuple(DEVICES.items()), "Phone, Snapdragon 8 Elite",
                                    "auto")},
-            {"plan": choice("Weights", formats, "bf16", "auto")},
+            {"plan": choice("Weights", formats, "q4_k_m", "auto")},
             # The tokens a second that are wanted are dragged in the picture.
             more=[
                 {

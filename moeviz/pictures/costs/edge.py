@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from moeviz.costs import (
     Architecture,
     Device,
+    Fit,
     active_parameters,
     decode_step,
     device,
     fit,
-    offload_bound,
     parameters,
 )
-from moeviz.costs.cost.quantisation import PLANS
 from moeviz.pictures.axes import LogScale, short, x_axis
 from moeviz.pictures.costs.memory_fit import source_line
 from moeviz.pictures.costs.model_parts import count, sizes_of
@@ -61,46 +60,42 @@ class Candidate:
 
 
 def candidate(name: str, chip: Device, plan: str, context: int) -> Candidate:
-    """What a device makes of a model: a bound from its memory's bandwidth and its arithmetic, or
-    from its disk's where the model does not fit.
+    """What a device makes of a model: a bound.
 
     1. A model that fits: costs.decode_step of one sequence.
     2. A sparse one that does not: all but its experts lie in memory, beside as many experts as
        have room; a token's other experts come from the disk.
     3. A dense one that does not: what has no room is read from the disk for every token.
+    The disk never makes a model faster than memory enough for all of it would.
     """
     sizes = sizes_of(name)
     needed = fit(sizes, chip, context_tokens=context, plan=plan)
-    speed: float | None
-    if needed.fits:
-        step = decode_step(sizes, chip, batch=1, context_tokens=context, plan=plan)
-        speed = step.tokens_per_s
-    else:
-        speed = _from_disk(sizes, chip, plan, -needed.free_bytes)
+    taken = needed.weights.total + needed.cache.total
+    ample = dataclasses.replace(chip, memory_bytes=2 * taken)
+    step = decode_step(sizes, ample, batch=1, context_tokens=context, plan=plan)
+    speed: float | None = step.tokens_per_s
+    if not needed.fits:
+        from_disk = _bytes_from_disk(sizes, needed)
+        reads = chip.storage_bytes_per_s
+        if from_disk is None or reads is None:
+            speed = None
+        else:
+            speed = min(step.tokens_per_s, reads / from_disk)
     return Candidate(
-        name, sizes.is_moe, parameters(sizes).total, active_parameters(sizes).total,
-        needed.weights.total + needed.cache.total, needed.fits, speed,
+        name, sizes.is_moe, parameters(sizes).total, active_parameters(sizes).total, taken,
+        needed.fits, speed,
     )  # fmt: skip
 
 
-def _from_disk(sizes: Architecture, chip: Device, plan: str, missing: float) -> float | None:
-    """Tokens a second at most when `missing` bytes lie on the disk; None without a disk, and where
-    not even the weights that every token needs have room."""
-    if chip.storage_bytes_per_s is None:
-        return None
-    parts = {
-        name: number * PLANS[plan].format(name).bits / 8
-        for name, number in active_parameters(sizes, "ex_input_embedding").components.items()
-    }
-    own = sum(parts.values()) / chip.bytes_per_s
+def _bytes_from_disk(sizes: Architecture, needed: Fit) -> float | None:
+    """What a token reads from the disk where a model has no room; None where not even the weights
+    that every token needs have any."""
+    missing = -needed.free_bytes
     if not sizes.is_moe:
-        return 1 / max(missing / chip.storage_bytes_per_s, own)
-    experts = parts["routed_experts"] * sizes.moe.num_experts / sizes.moe.top_k
-    if missing > experts:
+        return missing
+    if missing > needed.weights.components["routed_experts"]:
         return None
-    hits = 1 - missing / experts
-    over = offload_bound(sizes, chip.storage_bytes_per_s, plan=plan, hit_rate=hits)
-    return 1 / max(1 / over.tokens_per_s, own)
+    return missing * sizes.moe.top_k / sizes.moe.num_experts
 
 
 def edge(
@@ -173,10 +168,11 @@ def _enough(found: Candidate, wanted: float) -> bool:
 
 
 def _answer(found: list[Candidate], wanted: int) -> str:
-    """The largest model that is fast enough, and the largest dense one."""
+    """The largest model that is fast enough; where none is, the fastest."""
     quick = [each for each in found if _enough(each, wanted)]
     if not quick:
-        return f"None of these reaches {wanted} tokens/s."
+        nearest = max(found, key=lambda each: each.speed or 0)
+        return f"None reaches {wanted} tokens/s; {nearest.name} comes nearest: {_speed(nearest)}."
     return f"{quick[-1].name} is the largest that may reach {wanted} tokens/s."
 
 
