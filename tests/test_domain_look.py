@@ -24,7 +24,8 @@ from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.imports import of_domains
 from moeviz.records.routes import DomainTrace
-from moeviz.records.specialists import domain_lift
+from moeviz.records.specialisation import CoActivation
+from moeviz.records.specialists import EFFECT, domain_lift
 from moeviz.words import percent
 
 
@@ -208,6 +209,18 @@ def test_paths_are_shares_of_tokens_and_know_chance():
     same = paths_of(known, 0)
     assert same.told == pytest.approx(1) and same.told_null < 0.2
     assert np.isnan(paths_of(known, 1).told)
+
+
+def test_two_experts_meet_often_beyond_their_loads_and_beyond_four_deviations_of_chance():
+    """Of loads that make them meet 10 times, with a deviation of 3: from 22 times on it is more."""
+    together = np.array([[np.nan, 21.9, 22.1, 0], [0] * 4, [22.1, 0, 0, 30], [0, 0, 30, 0]])
+    mean, deviation = np.full((4, 4), 10.0), np.full((4, 4), 3.0)
+    paths = paths_of(make_domain_trace(sequences=2), 0)
+    many = replace(paths, meetings=CoActivation(together, mean, deviation))
+    assert np.argwhere(many.often).tolist() == [[0, 2], [2, 0], [2, 3], [3, 2]]
+    assert many.closest == 2
+    few = replace(paths, meetings=CoActivation(together, mean * 3.001 / EFFECT, 0 * deviation))
+    assert not few.often.any() and few.closest is None
 
 
 def test_choices_settle_towards_the_last_checkpoint_and_chance_knows_the_loads_alone():

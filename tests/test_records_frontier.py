@@ -10,7 +10,7 @@ from scipy.optimize import brentq, least_squares
 from scipy.stats import f
 
 from moeviz.records.compare import compare
-from moeviz.records.frontier import DenseRow, exponent, with_floor
+from moeviz.records.frontier import STEPS, DenseRow, exponent, with_floor
 
 WIDTHS = (128, 256, 512, 1024)
 losses = st.lists(st.floats(2, 4), min_size=5, max_size=5)
@@ -77,6 +77,15 @@ def test_where_every_seed_has_the_same_gap_the_place_is_its_own_interval():
     """Between the places that are looked at, where nothing is zero to within its interval."""
     found = DenseRow(WIDTHS, row()).of_equal_loss([3.17 + 0.02 * s for s in range(5)])
     assert found.low == found.value == found.high == pytest.approx(128 * 2**0.3)
+
+
+@pytest.mark.parametrize("step", [1, -2])
+def test_an_interval_may_end_at_the_place_beside_the_narrowest_or_the_widest(step):
+    """It is within what is recorded; where an interval ends at the last place, nobody knows."""
+    edge = WIDTHS[:2] if step > 0 else WIDTHS[-2:]
+    place = float(np.geomspace(*edge, STEPS)[step])
+    found = DenseRow(WIDTHS, row()).of_equal_loss(DenseRow(WIDTHS, row()).at(place))
+    assert found.low == found.high == place
 
 
 def test_an_interval_that_leaves_the_recorded_widths_says_so():

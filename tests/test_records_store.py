@@ -95,6 +95,7 @@ def test_a_save_takes_away_the_partial_files_of_processes_that_have_ended(tmp_pa
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     names = [f".a.{pid}.partial" for pid in (ended.pid, os.getppid(), 10**30)] + [".a.x.partial"]
+    names += [f".a.json.{pid}.partial" for pid in (ended.pid, os.getppid())]
     for name in names:
         (tmp_path / name).write_bytes(b"half")
     others = [f".b.{ended.pid}.partial", ".a.²³.partial"]  # folders: they are not ours

@@ -19,7 +19,8 @@ from moeviz.model import MoEConfig
 from moeviz.records.store import load_arrays, save_arrays
 from moeviz.routing import ROUTERS
 from moeviz.routing.capacity import Capacity
-from moeviz.text.corpus import load_corpus
+from moeviz.text.corpus import Corpus, load_corpus
+from moeviz.text.embedded import Domain, Source
 from moeviz.training import Trainer, checkpoint
 from moeviz.training.config import learning_rate_at, resolve_device, resolve_precision
 from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError, _on_host
@@ -406,6 +407,13 @@ def test_impossible_training_is_one_sentence(name):
 def test_a_trainer_refuses_what_does_not_fit_together(corpus, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         make(corpus, **change)
+
+
+def test_a_text_too_short_to_train_on_is_refused_before_the_first_step(corpus):
+    """Though what is held out is long enough."""
+    domain = Domain("brief", ("Ten bytes.",), "made up", held_out=(prose(1, 300),))
+    with pytest.raises(ValueError, match='seq_len=16 .* the train text of "brief"'):
+        make(Corpus(Source("tiny", (domain,)), corpus.tokenizer))
 
 
 def test_auto_takes_what_the_machine_has():
