@@ -12,8 +12,8 @@ and what is done:
 - A disturbance: settings take turns, REPEATS times; medians and quartiles are told, and how busy
   the machine was.
 - Another result: the losses are held against those of the same model in memory.
-Not closed: an expert has some two hundred kilobytes here, so that the processor's work hides most
-of what a load costs; hits, loads and bytes are those of any machine, milliseconds are of this one.
+Not closed: an expert has some two hundred kilobytes here, and the machine was not idle; hits, loads
+and bytes are those of any machine, milliseconds are of this one.
 
 runs/loaded_experts.json: prompt, tokens of a text, texts of a stream; load, of the machine's cores
 over the last 1, 5 and 15 minutes; expert_bytes, by format; model_bytes, of one whole model in fp32;

@@ -20,7 +20,8 @@ ONE_OR_TWO, SOME, MANY_OF_THEM = "1 or 2", "3 to 6", "12 or more"
 @prediction(
     "14.fifth",
     "A layer of a model of DeepSeek-V2-Lite's size has 64 experts, and each token chooses 6 of "
-    "them. How many of the 64 get a fifth of all choices that the tokens of one task make?",
+    "them. The experts that a task likes most: how many of the 64 get a fifth of all its tokens' "
+    "choices together?",
     ONE_OR_TWO, SOME, MANY_OF_THEM,
 )  # fmt: skip
 def fifth() -> Measured:

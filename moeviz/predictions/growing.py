@@ -34,7 +34,8 @@ def grow() -> Measured:
 @prediction(
     "14.alike",
     "The eight experts of a layer begin as the same FFN, to the last bit, and get no noise. After "
-    "800 steps of training, what is the mean cosine of two experts' weights?",
+    "800 steps of training, what is the mean cosine of two experts' weights (1: the same up to a "
+    "factor, 0: nothing in common)?",
     *ALIKE,
 )
 def alike() -> Measured:

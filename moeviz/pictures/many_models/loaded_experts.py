@@ -78,10 +78,24 @@ def told(recorded: Recorded) -> list[str]:
         f"The same texts gathered by topic need {gathered}; a choice for every token {token:,}.",
         f"A domain's experts are {si(layers * sizes['fp32'], 'B')} in {layers} layers, a whole "
         f"model {si(recorded['model_bytes'], 'B')}; in INT4 a load reads {small:.2f} of the bytes.",
+        _told_times(recorded, runs),
         f"Reading one expert from the disk took {recorded['expert_ms']['fp32']['median']:.2g} ms "
         f"in fp32 and {recorded['expert_ms']['int4']['median']:.2g} ms in INT4, unpacking "
         "included.",
     ]
+
+
+def _told_times(recorded: Recorded, runs: dict[tuple[str, str, str], Recorded]) -> str:
+    """What a text took by stream and way to choose, beside a model that lies in memory."""
+    places = [("text", "one topic"), ("text", "changing"), ("token", "changing")]
+    one, changing, token = (
+        f"{runs[way, 'fp32', stream]['ms_a_text']['median']:.3g}" for way, stream in places
+    )
+    held = " and ".join(f"{recorded['in_memory_ms'][way]['median']:.2g}" for way in WAYS)
+    return (
+        f"A text took {one} ms in one topic and {changing} where it changes, and {token} with a "
+        f"choice for every token. With all experts in memory the two ways took {held} ms."
+    )
 
 
 def _cells(run: Recorded, recorded: Recorded) -> tuple[object, ...]:

@@ -165,11 +165,19 @@ def told_settings(figures: Figures) -> Iterator[str]:
     for form in (WHOLE, RANK, ALL):
         tried = {name: of for name, of in figures["grid"][form].items() if name != "chosen"}
         scores = ", ".join(f"{rate}: {of['score']['mean']:.2f}" for rate, of in tried.items())
-        yield f"{form}, learning rate: score {scores}; chosen {figures['grid'][form]['chosen']}."
+        chosen = _chosen(figures["grid"][form]["chosen"], tried)
+        yield f"{form}, learning rate: score {scores}; chosen {chosen}."
     tried = {name: of for name, of in figures["replay"].items() if name != "chosen"}
     scores = ", ".join(f"{amount}: {of['score']['mean']:.2f}" for amount, of in tried.items())
-    chosen = figures["replay"]["chosen"]
+    chosen = _chosen(figures["replay"]["chosen"], tried)
     yield f"pieces of other text for each own one: score {scores}; chosen {chosen}."
+
+
+def _chosen(chosen: str, tried: Figures) -> str:
+    """What was chosen, and whether it is the largest or the smallest of what was tried."""
+    values = [float(each) for each in tried]
+    edge = float(chosen) in (min(values), max(values)) and float(chosen) > 0
+    return f"{chosen}{' (an end of what was tried: a better one may lie beyond)' * edge}"
 
 
 def told_together(figures: Figures) -> Iterator[str]:
