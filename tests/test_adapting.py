@@ -15,6 +15,7 @@ from helpers.pictures import texts
 from moeviz.experiments import adapting as experiment
 from moeviz.experiments import esft_selection as esft
 from moeviz.experiments import rates, recording
+from moeviz.experiments.adapting import OWN_RATE
 from moeviz.model import LanguageModel, ModelConfig
 from moeviz.pictures.routing import esft_selection as chosen
 from moeviz.pictures.training import adapting as picture
@@ -137,7 +138,9 @@ def test_what_is_told_is_of_both_texts_and_all_ways():
     figures = made_adapting(gain={ATTENTION: 0.5})
     lines = [*picture.told_chosen(figures)]
     assert len(lines) == 2 and "takes 4.5 of 16 experts a layer (top_p 0.5), and 90 %" in lines[0]
-    assert all("0.1 (edge of its grid)" in told for told in picture.told_rates(figures))
+    first, second = picture.told_rates(figures)
+    assert first.startswith("Learning rates on c: experts by gate 0.1, all experts 0.1, ")
+    assert second.endswith("beyond: " + ", ".join(picture.KEYS[way].name for way in OWN_RATE) + ".")
     told = [*picture.told_choice(figures)]
     gap = figures["tasks"]["arithmetic"]["gaps"]["task"][BY_LOT]
     assert len(told) == 4 and told[2].startswith("arithmetic: as many experts by lot beside")

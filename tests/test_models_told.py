@@ -120,6 +120,9 @@ def test_loads_are_told_and_foretold(monkeypatch):
 
 def test_rates_at_an_end_of_their_grid_are_named():
     recorded = made_models()
-    assert models_told.told_rates(recorded).startswith("No rate")
-    recorded["rates"]["apart"]["at_edge"] = True
-    assert "The rate of the branches lies at an end" in models_told.told_rates(recorded)
+    told = models_told.told_rates(recorded)
+    assert told.startswith("Learning rates: the three models 0.008, the one dense model 0.008, the")
+    assert told.endswith("None of them is the lowest or the highest that was tried.")
+    recorded["rates"]["apart"]["at_edge"] = recorded["rates"]["one MoE"]["at_edge"] = True
+    told = models_told.told_rates(recorded)
+    assert told.endswith("a better one may lie beyond: the three models, the one MoE.")

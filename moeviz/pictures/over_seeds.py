@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale
@@ -122,6 +122,19 @@ def _why(gap: Figure) -> str:
 
 def _interval(gap: Figure) -> list[float]:
     return [] if gap["low"] is None else [gap["low"], gap["high"]]
+
+
+def rate_words(rates: Mapping[str, Figure], of: str = "") -> str:
+    """The learning rate of each name, and which of them are an end of what was tried. rates: by
+    name, what experiments.routers_compared.best_rate found; of: what they are of, in words."""
+    each = ", ".join(f"{name} {found['chosen']:g}" for name, found in rates.items())
+    edges = ", ".join(name for name, found in rates.items() if found["at_edge"])
+    last = "None of them is the lowest or the highest that was tried."
+    if edges:
+        last = (
+            f"The lowest or highest that was tried, so that a better one may lie beyond: {edges}."
+        )
+    return f"Learning rates{of}: {each}. {last}"
 
 
 def about(recorded: dict[str, Any], figure: Figure) -> str:

@@ -26,7 +26,6 @@ class Edge(Panel):
     presets = {
         "A Raspberry Pi": {"device_name": "Raspberry Pi 5, 16 GB", "wanted": 5},
         "All of the phone": {"share": 100},
-        "16 bits": {"plan": "bf16"},
         "Fewer bits": {"plan": "q2.6_experts"},
         "A book as context": {"context": 131_072},
     }

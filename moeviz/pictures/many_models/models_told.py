@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.over_seeds import told_briefly, told_gap
+from moeviz.pictures.over_seeds import rate_words, told_briefly, told_gap
 from moeviz.records.models_as_experts import (
     BY_PROMPT,
     BY_START,
@@ -29,6 +29,10 @@ SAID = {
 CHOICES = {
     BY_TOKEN: "a choice for every token", BY_START: "one set of experts by the prompt",
     BY_TEXT: "one set by the whole text", NO_EXPERTS: "the dense twin",
+}  # fmt: skip
+STAGES = {
+    "apart": "the three models", "one dense model": "the one dense model",
+    "one MoE": "the one MoE", "together": "the training together",
 }  # fmt: skip
 
 
@@ -105,13 +109,5 @@ def told_one_set(recorded: Recorded) -> list[str]:
 
 
 def told_rates(recorded: Recorded) -> str:
-    """Which of the rates lie at an end of their grid, beyond which a better one may lie."""
-    stages = {"apart": "the branches", "one dense model": "the dense control",
-              "one MoE": "the MoE control", "together": "the training together"}  # fmt: skip
-    edges = [stages[name] for name, rate in recorded["rates"].items() if rate["at_edge"]]
-    if not edges:
-        return "No rate lies at an end of the grid that was tried."
-    return (
-        f"The rate of {' and of '.join(edges)} lies at an end of the grid that was tried: a better "
-        "one may lie beyond."
-    )
+    """The rate of each stage that has one, and which of them are an end of what was tried."""
+    return rate_words({STAGES[name]: found for name, found in recorded["rates"].items()})

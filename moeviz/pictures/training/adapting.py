@@ -8,7 +8,15 @@ from typing import Any
 
 from moeviz.checks import check_choice
 from moeviz.pictures.axes import Scale, axes, padded, x_axis
-from moeviz.pictures.over_seeds import about, gap_cell, gap_dots, gap_extent, mean_sd, verdict_keys
+from moeviz.pictures.over_seeds import (
+    about,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    mean_sd,
+    rate_words,
+    verdict_keys,
+)
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph, row, spots
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures_told import listed
@@ -212,8 +220,5 @@ def told_choice(figures: Figures) -> Iterator[str]:
 def told_rates(figures: Figures) -> Iterator[str]:
     """The rate that each way was given, a line a task."""
     for task, of_task in figures["tasks"].items():
-        rates = ", ".join(
-            f"{KEYS[way].name} {rate['chosen']:g}{' (edge of its grid)' * rate['at_edge']}"
-            for way, rate in of_task["rates"].items()
-        )
-        yield f"{task}: learning rates {rates}."
+        rates = {KEYS[way].name: rate for way, rate in of_task["rates"].items()}
+        yield rate_words(rates, f" on {task}")

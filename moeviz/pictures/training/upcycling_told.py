@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moeviz.pictures.over_seeds import mean_sd
+from moeviz.pictures.over_seeds import mean_sd, rate_words
 from moeviz.records.growth import (
     COPIES,
     DROP,
@@ -79,7 +79,7 @@ def lead_sentence(recorded: Recorded, pair: Pair) -> str:
 
 def recorded_sentences(recorded: Recorded) -> list[str]:
     """All that a notebook tells of the file beside its picture."""
-    return [*lead_sentences(recorded), *cosine_sentences(recorded), rates_sentence(recorded)]
+    return [*lead_sentences(recorded), *cosine_sentences(recorded), rate_words(recorded["rates"])]
 
 
 def cosine_sentences(recorded: Recorded) -> list[str]:
@@ -92,12 +92,3 @@ def cosine_sentences(recorded: Recorded) -> list[str]:
             f"{first['mean']:z.2f} and ends at {mean_sd(last, 3)}."
         )
     return sentences
-
-
-def rates_sentence(recorded: Recorded) -> str:
-    """Which rates were chosen, and which of them at an end of the grid."""
-    rates = recorded["rates"]
-    parts = [f"{name} {found['chosen']:g}" for name, found in rates.items()]
-    edges = [name for name, found in rates.items() if found["at_edge"]]
-    edge = f" At an end of the grid, so that a better one may lie beyond: {', '.join(edges)}."
-    return f"Learning rates: {', '.join(parts)}.{edge if edges else ''}"
