@@ -103,8 +103,8 @@ def test_sentences_have_the_figures_of_the_recording():
     assert "is +0.20 ± 0.02" in beside and "(higher; " in beside
     assert worst == "The worst pair: log beside the expert of notes, +0.30."
     assert [*told_settings(figures)][-1].endswith(
-        "score 0.001: 0.90, 0.01: 0.90; chosen 0.01 (an end "
-        "of what was tried: a better one may lie beyond)."
+        "score 0.001: 0.90, 0.01: 0.90; chosen 0.01 (the "
+        "lowest or highest that was tried, so that a better one may lie beyond)."
     )
     tried = figures["replay"]["0.01"]
     figures["replay"] |= {"0.1": tried}

@@ -153,7 +153,7 @@ number_asked(
     praise="By this law an MoE model with 3.1 % of its experts at work takes a seventh of the "
     "FLOPs of its dense equal. A public calculator takes the other logarithm, and its best "
     "granularity is in the thousands.",
-    tolerance=0.03,
+    tolerance=0.05,  # 7.2 is right too
 )
 
 

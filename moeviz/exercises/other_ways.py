@@ -67,8 +67,8 @@ function_asked(
     difficulty=1,
     minutes=5,
     solution=grams,
-    praise="A race of this lab costs less than a gram, wherever it runs. A training of thousands "
-    "of GPUs is the same sum, with other factors.",
+    praise="The recorded race costs less than a gram on each of these grids. A training of "
+    "thousands of GPUs is the same sum, with other factors.",
     cases=lambda: [(90.0, 45.0, 0.713), (3600.0, 1000.0, 0.481), (12.5, 250.0, 0.056)],
     mistakes=(
         (lambda s, w, i: s * w / 3.6e6 * i, "that is in kg; the answer is in grams."),

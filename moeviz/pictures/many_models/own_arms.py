@@ -177,7 +177,8 @@ def _chosen(chosen: str, tried: Figures) -> str:
     """What was chosen, and whether it is the largest or the smallest of what was tried."""
     values = [float(each) for each in tried]
     edge = float(chosen) in (min(values), max(values)) and float(chosen) > 0
-    return f"{chosen}{' (an end of what was tried: a better one may lie beyond)' * edge}"
+    beyond = " (the lowest or highest that was tried, so that a better one may lie beyond)"
+    return f"{chosen}{beyond * edge}"
 
 
 def told_together(figures: Figures) -> Iterator[str]:
