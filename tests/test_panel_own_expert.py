@@ -85,6 +85,21 @@ def test_it_is_trained_taken_out_bit_for_bit_saved_and_given_to_a_friend(quick, 
     assert "No expert was trained here for this setting" in pressed(panel, "save")
 
 
+def test_a_text_that_is_too_long_is_cut_and_the_reader_is_told(quick, monkeypatch):
+    monkeypatch.setattr(own_run, "MOST", 400)
+    panel = OwnExpert()
+    panel.controls["steps"].value = 1
+    whole = len(Tokenizer.default().encode(own_text("notes")))
+    told = f" Only the first 400 of the text's {whole:,} tokens are read."
+    assert pressed(panel, "run").endswith(told)
+    assert len(panel._running_model.trained.seen) == 320, "its last fifth is held out"
+    assert pressed(panel, "unplug").endswith(told)
+    panel.controls["seed"].value = 1
+    assert "read." not in said(panel), "nothing is read for a setting that is not trained yet"
+    monkeypatch.setattr(own_run, "MOST", whole)
+    assert "tokens are read" not in pressed(panel, "run")
+
+
 def test_a_friends_expert_goes_in_beside_it_and_out_again(quick):
     panel = OwnExpert()
     pressed(panel, "run")

@@ -37,6 +37,7 @@ class OwnRunning:
         self._windows = held_out(corpus, WINDOWS)
         self._before_D = by_window(model, self._windows)
         self._name = ""  # of the text that is shown
+        self.tokens = (0, 0)  # of that text: those that are read, and all
         self._held: dict[str, np.ndarray] = {}  # of texts that are known here, their held-out part
         self._alone: dict[str, float] = {}  # by an expert's content, the loss of its text
         self._curve: list[tuple[int, float]] = []
@@ -44,9 +45,11 @@ class OwnRunning:
 
     def read(self, name: str, text: str) -> np.ndarray:
         """Show this text from now on; its tokens. ValueError where it is too short."""
-        ids = self.plugged.tokenizer.encode(text)[:MOST]
+        whole = self.plugged.tokenizer.encode(text)
+        ids = whole[:MOST]
         held = split_text(ids)[1]
         self._name, self._held[name] = name, held
+        self.tokens = (len(ids), len(whole))
         self._curve, self._visits = [], []
         return ids
 

@@ -117,11 +117,13 @@ class OwnExpert(RunningPanel):
     def _shown(self) -> tuple[OwnRun | None, str]:
         values = self.values
         setting = f"replay {values['replay']:g}, seed {values['seed']}"
+        self.note = ""
         if self._live is not None and self._of == self._key:
             if not self._running and self._friend_wanted != self._friend_plugged:
                 self.say("The friend's expert goes in or out…")
                 self.worker.ask(self._set_friend)
                 return None, ""
+            self.note = _cut(self._ready())
             return self._live, f"live: {setting}"
         if found := self._recorded.get((self._key, values["beside"])):
             return found, f"recorded, not live: {setting}{self._made}"
@@ -157,7 +159,7 @@ class OwnExpert(RunningPanel):
                 if self._stop.is_set():
                     raise Stopped
                 left = (time.monotonic() - begun) / step * (steps - step)
-                self.say(f"Step {step} of {steps}, about {left:.0f} s left…")
+                self.say(f"Step {step} of {steps}, about {left:.0f} s left…{_cut(running)}")
 
         return work
 
@@ -276,6 +278,12 @@ class OwnExpert(RunningPanel):
         if "\n" in given or " " in given or not given.endswith((".txt", ".md")):
             return str(given)
         return read_file(Path(given))
+
+
+def _cut(running: OwnRunning) -> str:
+    """Says so where the text is longer than what is read of it."""
+    read, whole = running.tokens
+    return f" Only the first {read:,} of the text's {whole:,} tokens are read." * (read < whole)
 
 
 def read_file(path: Path) -> str:
