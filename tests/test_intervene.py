@@ -11,7 +11,7 @@ from helpers.hf_families import tiny
 from moeviz.model import LanguageModel, MoEConfig
 from moeviz.model.transformer import ModelConfig
 from moeviz.watch import intervene
-from moeviz.watch.intervene import at_random, changed, effect, first_only, force, kill
+from moeviz.watch.intervene import at_random, changed, effect, first_only, kill
 from moeviz.watch.pretrained import Pretrained
 
 E, K = 6, 3
@@ -85,10 +85,6 @@ def test_each_change_does_what_it_says(table):
     others[[0, 1, 2], [2, 1, 1]] = 0
     others /= others.sum(-1, keepdim=True)
     assert dense(*intervene.without_first(*table, E)).allclose(others)
-    forced = torch.tensor([
-        [0.5, 0, 0, 0, 0, 0.3], [0.6, 0, 0, 0, 0.1, 0], [0.8, 0, 0, 0.1, 0.1, 0]
-    ])  # fmt: skip
-    assert dense(*force(0)(*table, E)).allclose(forced)
     drawn, weights = at_random(1)(*table, E)
     assert weights.equal(weight_TK) and all(len({*row}) == K for row in drawn.tolist())
 
@@ -155,7 +151,7 @@ def test_an_effect_is_loss_and_divergence_of_each_next_token(make, ids_BS):
 @pytest.mark.parametrize("router", ["switch", "expert_choice", "remoe", "deepseek_v3"])
 def test_routers_that_serve_any_number_of_experts_can_be_changed(router, ids_BS):
     model = own(router)
-    for change in (kill(0), force(1), first_only, intervene.without_first, at_random(0)):
+    for change in (kill(0), first_only, intervene.without_first, at_random(0)):
         assert np.isfinite(effect(model, ids_BS, change).after).all()
 
 

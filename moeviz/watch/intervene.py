@@ -45,21 +45,6 @@ def kill(expert: int) -> Change:
     return change
 
 
-def force(expert: int) -> Change:
-    """Every token's first choice becomes this expert, with the weight that the first choice had."""
-    check_whole("expert", expert, low=0)
-
-    def change(expert_TK: Tensor, weight_TK: Tensor, num_experts: int) -> Table:
-        _check_expert(expert, num_experts)
-        first_T1 = weight_TK.argmax(-1, keepdim=True)
-        # Who chose it already, and not first, visits it once only.
-        others_TK = weight_TK.masked_fill(expert_TK == expert, 0)
-        others_TK = others_TK.scatter(1, first_T1, weight_TK.gather(1, first_T1))
-        return expert_TK.scatter(1, first_T1, expert), others_TK
-
-    return change
-
-
 def first_only(expert_TK: Tensor, weight_TK: Tensor, _: int) -> Table:
     """Only each token's first choice, with the weight of all its choices together."""
     first_T1 = weight_TK.argmax(-1, keepdim=True)

@@ -18,7 +18,7 @@ class Device:
     one direction; storage_bytes_per_s: from its own flash or disk; watts: TDP; usd_per_hour: lowest
     and highest price seen in May 2026.
 
-    confidence: of the speeds and sizes. price_confidence: of the price.
+    confidence: of the speeds and sizes; a price is an estimate.
     """
 
     name: str
@@ -34,7 +34,6 @@ class Device:
     usd_per_hour: tuple[float, float] | None = None
     source: str = ""
     confidence: Confidence = "official"
-    price_confidence: Confidence = "estimate"
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -46,8 +45,7 @@ class Device:
             low, high = self.usd_per_hour
             check_number("usd_per_hour", low)
             check_number("usd_per_hour", high, low)
-        for name in ("confidence", "price_confidence"):
-            check_choice(name, getattr(self, name), get_args(Confidence))
+        check_choice("confidence", self.confidence, get_args(Confidence))
 
     def flops_per_s(self, compute: Compute = "bf16") -> float:
         """Dense peak; ValueError where the device does not compute in that format."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moeviz.checks import check_number
 
 FEWEST, MOST = 1.0, 1e16  # parameters between which a dense model of equal loss is looked for
-THIRDS = 200  # steps of a search, each of which leaves two thirds
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Model:
     @property
     def flops(self) -> float:
         """6 FLOPs a token and active parameter."""
-        return six_an_active_parameter(self) * self.tokens
+        return 6 * self.active * self.tokens
 
     def experts(self, routed: float = 1.0) -> float:
         """How many experts a layer has of which a token meets one, where this part of the layers
@@ -58,11 +57,6 @@ class Model:
     def dense(self, total: float) -> Model:
         """A dense model of this size, trained on the same tokens."""
         return Model(total, 1.0, self.tokens, self.granularity)
-
-
-def of_active(active: float, share: float, tokens: float, granularity: float = 1.0) -> Model:
-    """The model of which a token meets so many parameters."""
-    return Model(active / share, share, tokens, granularity)
 
 
 @dataclass(frozen=True)
@@ -106,16 +100,11 @@ class Law:
         return f"Beyond its runs: {'; '.join(ways)}." if ways else ""
 
 
-def six_an_active_parameter(model: Model) -> float:
-    return 6 * model.active
-
-
 @dataclass(frozen=True, kw_only=True)
 class LossLaw(Law):
-    """A law that gives the loss of a model, nats a token; flops_per_token: as its paper counts."""
+    """A law that gives the loss of a model, nats a token."""
 
     loss: Callable[[Model], float]
-    flops_per_token: Callable[[Model], float] = six_an_active_parameter
 
     def dense_of_equal_loss(self, model: Model) -> float:
         """Found by halving: a larger dense model is always better. inf where none is as good."""
@@ -125,22 +114,6 @@ class LossLaw(Law):
         while low < (middle := math.sqrt(low * high)) < high:
             low, high = (middle, high) if self.loss(model.dense(middle)) > wanted else (low, middle)
         return low
-
-    def compute_optimal(self, flops: float, share: float = 1.0, granularity: float = 1.0) -> Model:
-        """The model of a share with the lowest loss that these FLOPs can train: its size and its
-        tokens. ValueError where the FLOPs are none."""
-        check_number("flops", flops, open_low=True)
-
-        def trained(log_active: float) -> Model:
-            model = of_active(math.exp(log_active), share, 1.0, granularity)
-            return replace(model, tokens=flops / self.flops_per_token(model))
-
-        low, high = math.log(FEWEST), math.log(MOST)
-        for _ in range(THIRDS):
-            left, right = low + (high - low) / 3, high - (high - low) / 3
-            better = self.loss(trained(left)) < self.loss(trained(right))
-            low, high = (low, right) if better else (left, high)
-        return trained(low)
 
 
 def saturating(value: float, start: float, largest: float) -> float:

@@ -19,7 +19,6 @@ from moeviz.costs.laws.law import (
     Model,
     Range,
     saturating,
-    six_an_active_parameter,
 )
 
 EVERY_OTHER = 0.5  # of the layers are routed in Clark et al.
@@ -68,14 +67,6 @@ def _krajewski(model: Model) -> float:
     return 0.47 + (pieces + 18.1) / model.total**0.115 + 30.8 / model.tokens**0.147
 
 
-def _with_routing(model: Model) -> float:
-    """6 an active parameter and 14 a router's, where the width is 64 times the layers (equation 10,
-    appendix E)."""
-    layers = (model.active / (12 * 64**2)) ** (1 / 3)
-    routers = 0 if model.share == 1 else 64 * layers**2 * model.experts() * model.granularity
-    return six_an_active_parameter(model) + 14 * routers
-
-
 KRAJEWSKI = LossLaw(
     short="Krajewski 2024",
     paper="Scaling laws for fine-grained mixture of experts, 2402.07871, table 1",
@@ -86,7 +77,6 @@ KRAJEWSKI = LossLaw(
     ),
     note="One law for dense models and one for MoE models of 64 experts: it knows no other share.",
     loss=_krajewski,
-    flops_per_token=_with_routing,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ WORDS = (
     "Results come together inside each node.",
     "Results cross back, and the token adds them up.",
 )
-OUT, BACK = ("cross", "spread"), ("gather", "return")
+OUT = ("cross", "spread")  # the steps in which copies leave
 WAITS = {"spread": "cross", "return": "gather"}  # what came in the step before and is still there
 TOKEN, EXPERT = "#0072b2", "#e69f00"
 WITHIN = Key("inside nodes", "#56b4e9", mark="box")
