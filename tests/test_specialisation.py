@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.numerics import distinct_choices
 from moeviz.records.specialisation import (
+    CoActivation,
     _traded,
     co_activation_beside_null,
     domain_information,
@@ -161,6 +162,11 @@ def test_meetings_by_loads_alone_by_enumeration():
         assert got.null_sd[i, j] == pytest.approx(np.std(meetings), abs=0.06)
     assert got.together[0, 1] == 2 and np.isnan(got.together.diagonal()).all()
     assert got.lift[0, 1] == pytest.approx(2 / got.null_mean[0, 1])
+
+
+def test_two_experts_that_chance_never_brings_together_have_no_lift():
+    met, never = np.array([[NAN, 2.0], [2.0, NAN]]), np.zeros((2, 2))
+    assert np.isnan(CoActivation(met, never, never).lift).all()
 
 
 def test_a_trade_keeps_every_degree_and_forgets_the_rest():

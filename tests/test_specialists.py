@@ -190,6 +190,8 @@ def test_halves_by_hand():
     # In each half two likings of six; one is the same, by chance two thirds of one.
     assert (got.first, got.second, got.both) == (2, 2, 1)
     assert got.by_chance == pytest.approx(2 / 3)
+    # Expert 0 alone was chosen in both, and liked alike.
+    assert got.correlation == pytest.approx(1)
 
 
 # Neighbours and batches
@@ -268,6 +270,7 @@ def test_the_formula_of_even_routing():
         (lambda: repeat_rate([[3]], 2), r"in -1..1, got 3"),
         (lambda: distinct_experts([[0]], 1, 0), "batch must be a whole"),
         (lambda: distinct_experts_of_strangers([5], 4, 1), "num_tokens must be .* at least 5"),
+        (lambda: distinct_experts_of_strangers([5], 5, 0), "batch must be a whole"),
         (lambda: distinct_experts_if_even(4, 5, 1), "top_k must be .* at most 4"),
     ],
 )

@@ -21,8 +21,13 @@ from moeviz.routing import ROUTERS
 from moeviz.routing.capacity import Capacity
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.embedded import Domain, Source
-from moeviz.training import Trainer, checkpoint
-from moeviz.training.config import learning_rate_at, resolve_device, resolve_precision
+from moeviz.training import Trainer, checkpoint, config
+from moeviz.training.config import (
+    learning_rate_at,
+    leave_a_core_free,
+    resolve_device,
+    resolve_precision,
+)
 from moeviz.training.trainer import GOOD_STATE_EVERY, NonFiniteLossError, _on_host
 
 
@@ -414,6 +419,21 @@ def test_a_text_too_short_to_train_on_is_refused_before_the_first_step(corpus):
     domain = Domain("brief", ("Ten bytes.",), "made up", held_out=(prose(1, 300),))
     with pytest.raises(ValueError, match='seq_len=16 .* the train text of "brief"'):
         make(Corpus(Source("tiny", (domain,)), corpus.tokenizer))
+
+
+def test_each_loss_of_a_router_has_its_weight_and_one_that_the_router_weighs_itself_has_1():
+    train = dataclasses.replace(TRAIN, balance_weight=0.5, z_weight=0.25, cv_weight=0.125)
+    names = ("balance", "z", "importance", "load", "l1")
+    assert [train.weight_of(name) for name in names] == [0.5, 0.25, 0.125, 0.125, 1]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (5, 4), (64, 4)])
+def test_a_core_stays_free_and_no_more_than_four_work(monkeypatch, cores, threads):
+    taken = []
+    monkeypatch.setattr(config, "cores", lambda: cores)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    leave_a_core_free()
+    assert taken == [threads]
 
 
 def test_auto_takes_what_the_machine_has():

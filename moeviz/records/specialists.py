@@ -193,12 +193,9 @@ def replication(
     groups_T: ArrayLike,
     num_experts: int,
     num_domains: int,
-    *,
-    effect: float = EFFECT,
 ) -> Replication:
     """Split-half replication: every other sequence of each domain makes the second half.
     ValueError where a domain has fewer than two sequences."""
-    check_number("effect", effect)
     domain_G, count_GE = by_sequence(expert_TK, domain_T, groups_T, num_experts, num_domains)
     sequences_D = np.bincount(domain_G, minlength=num_domains)
     if sequences_D.min() < 2:
@@ -213,7 +210,7 @@ def replication(
         _lift(by_domain(domain_G[half_G == half], count_GE[half_G == half], num_domains))
         for half in (0, 1)
     ]
-    liked = [lift >= effect for lift in lifts]  # NaN, an expert that a half never chose, is not
+    liked = [lift >= EFFECT for lift in lifts]  # NaN, an expert that a half never chose, is not
     known = ~np.isnan(lifts[0]) & ~np.isnan(lifts[1])
     first, second = (int(table.sum()) for table in liked)
     varied = all(len(np.unique(lift[known])) > 1 for lift in lifts)
