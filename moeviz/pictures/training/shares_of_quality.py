@@ -63,14 +63,14 @@ def shares_of_quality(
     gap = compare(losses(recorded, arm), losses(recorded, beside))
     plain = f"{_told(shares[arm], allowed, share)} {_luck(gap)}"
     bold, words = textwrap.wrap(finding, WRAP), textwrap.wrap(plain, 74)
-    top = 38 + LINE * (len(bold) + len(words)) + 66
+    top = 38 + LINE * (len(bold) + len(words)) + 80
     bottom = top + ROW * len(arms)
     svg = Svg(WIDTH, bottom + 70, "Shares of a dense model's quality", f"{finding} {plain}")
     heading(svg, f"Has a sparse model {share} of a dense one's quality?")
     paragraph(svg, 0, 38, bold, LINE, bold=True)
     paragraph(svg, 0, 38 + LINE * len(bold), words, LINE)
-    legend(svg, 0, top - 44, [*WAYS.values()][:2], across=170, kin=True)
-    legend(svg, 0, top - 22, [*WAYS.values()][2:], across=170, kin=True)
+    legend(svg, 0, top - 58, [*WAYS.values()][:2], across=170, kin=True)
+    legend(svg, 0, top - 36, [*WAYS.values()][2:], across=170, kin=True)
     every = [value for each in shares.values() for value in each.values()]
     x = Scale(*padded([1.0, claimed, *every]), LEFT, RIGHT)
     title = "share of the dense model's quality"
