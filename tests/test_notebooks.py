@@ -269,7 +269,7 @@ def test_an_error_stops_the_build_wherever_it_is_shown(shelf, code, complaints):
     [
         ({build.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "IntSlider()"}, "no still picture"),
         ({"text/plain": "<object object at 0x7f2e4d5c3a10>"}, "memory address"),
-        ({"text/html": "x" * 500_000}, "at most 500000 are allowed"),
+        ({"text/html": "x" * build.MAX_BYTES}, f"at most {build.MAX_BYTES} are allowed"),
     ],
 )
 def test_what_must_not_be_published_stops_the_build(shelf, monkeypatch, data, complaint):
