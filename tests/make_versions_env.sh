@@ -4,8 +4,8 @@
 #   sh tests/make_versions_env.sh lowest|newest [PYTHON [TARGET_DIR]]
 #
 # lowest: each range at its lower end, which is Google Colab's level in most: torch 2.11, ipywidgets
-# 7.7.1, numpy 2.0; Python 3.12. transformers, a test's oracle, and Notebook, which only browser tests
-# open, would need newer ones and stay out.
+# 7.7.1, numpy 2.0; Python 3.12. Oracles that would need newer ones stay out, transformers and peft,
+# which brings it; and Notebook, which only browser tests open.
 # newest: what the registry has on this day; Python 3.13.
 # Run it again at will: a finished one is kept, of newest for the day. It takes some minutes and, with CUDA, 6 GB.
 set -eu
@@ -38,7 +38,7 @@ with open("pyproject.toml", "rb") as file:
     tests = tomllib.load(file)["project"]["optional-dependencies"]["test"]
 if end == "lowest":
     lines = [re.sub(r">=([^,;]*)[^;]*", r"==\1", line) for line in lines]
-    tests = [test for test in tests if not test.startswith(("transformers", "notebook"))]
+    tests = [test for test in tests if not test.startswith(("transformers", "peft", "notebook"))]
 print(*lines, *tests, sep="\n")
 PY
 )
