@@ -51,7 +51,7 @@ def test_random_directions_are_as_long_and_of_each_expert_and_seed():
     assert not null[0][known_E].allclose(real[known_E], atol=1e-4)
     with torch.no_grad():
         model.blocks[1].ffn.w2_EDF.zero_()  # nothing is as long as nothing
-    assert writes(model, ids_BS, layer=1, null="direction")[known_E].abs().max() < 1e-6
+    assert writes(model, ids_BS, layer=1, null="direction")[known_E].abs().max() < 1e-5
 
 
 def test_visits_by_lot_are_as_many_of_each_expert_and_all_together_the_same():
