@@ -146,8 +146,8 @@ def track(monkeypatch, corpus):
     from types import SimpleNamespace
 
     from moeviz.experiments import collapse, grown_models
+    from moeviz.model.config import ModelConfig
     from moeviz.model.layer import MoEConfig
-    from moeviz.model.transformer import ModelConfig
     from moeviz.training.config import TrainConfig
 
     track, whole = SimpleNamespace(steps=10**6, validate_every=0), collapse.collapse_model

@@ -10,8 +10,9 @@ from torch import nn
 from helpers import routers
 from helpers.routers import VOCAB, context, inner, modes, normal, visited
 from moeviz.model.attention import Cache
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import (
     ROUTERS,
     Capacity,

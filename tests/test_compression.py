@@ -20,7 +20,7 @@ from moeviz.experiments.recording import recorded_model
 from moeviz.experiments.start_here import MODEL
 from moeviz.host import read_figures
 from moeviz.model import LanguageModel, MoEConfig, architecture_of
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.systems.packed_model import pack_model
 from moeviz.text.corpus import load_corpus
 

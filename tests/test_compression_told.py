@@ -9,7 +9,7 @@ from helpers.pictures import presses, texts
 from moeviz.experiments import compression, recipes
 from moeviz.experiments.smaller import PARTS, Smaller
 from moeviz.model import LanguageModel, MoEConfig
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.pictures.compression import names
 from moeviz.pictures.compression.smaller import points, smaller
 from moeviz.pictures.compression.stored import told_parts

@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from moeviz.costs import active_parameters, parameters
 from moeviz.costs.cost.compute import forward_flops_per_token
 from moeviz.model.architecture import architecture_of
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import ROUTERS
 
 SIZES = dict(vocab_size=50, d_model=16, num_layers=3, num_heads=2, d_ff=24)

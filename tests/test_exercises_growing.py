@@ -6,8 +6,9 @@ import torch
 
 from helpers.exercises import Contract, run_solution
 from moeviz.exercises.growing import draw_anew, upcycle
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.surgery.upcycle import upcycled
 
 

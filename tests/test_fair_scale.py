@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from helpers.numerics import relative
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
 from moeviz.model.scale import SWIGLU_SQUARE
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.text.corpus import load_corpus
 

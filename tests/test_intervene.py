@@ -9,7 +9,7 @@ import torch
 
 from helpers.hf_families import tiny
 from moeviz.model import LanguageModel, MoEConfig
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.watch import intervene
 from moeviz.watch.intervene import at_random, changed, effect, first_only, kill
 from moeviz.watch.pretrained import Pretrained

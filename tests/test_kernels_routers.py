@@ -10,8 +10,9 @@ from helpers.kernels import DEVICE
 from helpers.numerics import relative
 from helpers.routers import DISCRETE
 from moeviz.model.attention import Cache
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import ROUTERS
 
 VOCAB = 61

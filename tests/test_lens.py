@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moeviz.model import LanguageModel, MoEConfig
+from moeviz.model.config import ModelConfig
 from moeviz.model.experts import swiglu
-from moeviz.model.transformer import ModelConfig
 from moeviz.watch.lens import writes
 
 

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.numerics import relative
 from moeviz.model.attention import Cache
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity, RouteContext
 
 MOE = MoEConfig(num_experts=5, top_k=2, d_expert=6)

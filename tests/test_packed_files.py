@@ -6,7 +6,7 @@ import torch
 from moeviz.costs.cost.quantisation import QuantPlan
 from moeviz.experiments.packed_files import FORMS, SHIPPED, loaded
 from moeviz.model import LanguageModel, MoEConfig
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.pictures.compression.stored import told_files
 from moeviz.systems.packed_model import save_packed
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from moeviz.model import LanguageModel
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.records.quality import (
     Quality,
     loss_allowed,

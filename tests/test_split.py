@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeviz.model.config import ModelConfig
 from moeviz.model.experts import swiglu
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity
 from moeviz.surgery.split import merge_bank, merge_pieces, split_bank, split_experts
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeviz.model import LanguageModel, MoEConfig
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 from moeviz.routing import Capacity, RouteContext
 from moeviz.surgery import low_rank as low_rank_of
 from moeviz.surgery import merge, saliency

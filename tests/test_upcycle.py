@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.routers import DISCRETE, SOFT
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.surgery.split import split_experts
 from moeviz.surgery.upcycle import expert_cosine, totals, upcycled

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from moeviz.experiments import grown_models, rates, recording
 from moeviz.experiments import upcycling as experiment
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.growth import (
     BEFORE,
     COPIES,

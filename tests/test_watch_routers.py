@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from helpers.numerics import relative
 from helpers.routers import SOFT
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.routes import Decision
 from moeviz.routing import ROUTERS, Capacity, RouteContext
 from moeviz.text.tokenizer import Tokenizer

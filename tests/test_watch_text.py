@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from helpers.routers import DISCRETE, SOFT
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity, Plan
 from moeviz.text.corpus import load_corpus
 from moeviz.text.tokenizer import Tokenizer

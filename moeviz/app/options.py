@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.routing import Capacity
 from moeviz.text.packages import MOST as MOST_OF_PACKAGES
 from moeviz.text.sources import MOST

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from moeviz.app.options import SAVE_EVERY, capacity_of, given_of, option_of, router_options
 from moeviz.app.ranks import STOPS, joined
 from moeviz.checks import check_whole
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.lock import held
 from moeviz.records.store import fitting, load_header
 from moeviz.text.corpus import Corpus, load_corpus

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 
 from moeviz.experiments.recording import compact
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.metrics import collapsed, dead_experts, effective_experts, max_violation
 from moeviz.records.runs import Snapshot
 from moeviz.text.corpus import Corpus, load_corpus

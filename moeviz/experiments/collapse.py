@@ -71,8 +71,8 @@ from moeviz.experiments.recording import (
     unpacked,
     write_trained,
 )
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.metrics import RECENT, noise_floor
 from moeviz.records.runs import Snapshot, save_snapshots
 from moeviz.text.corpus import load_corpus

@@ -44,8 +44,8 @@ from moeviz.experiments.recording import (
     small_model,
     write_trained,
 )
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig
 from moeviz.training.evaluation import FINAL_WINDOWS

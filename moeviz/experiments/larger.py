@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeviz.model.transformer import ModelConfig
+    from moeviz.model.config import ModelConfig
     from moeviz.training.config import TrainConfig
 
 SMALL, LARGE = "small", "large"

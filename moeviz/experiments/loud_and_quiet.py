@@ -24,9 +24,9 @@ from moeviz.experiments.recording import (
     unpacked,
     write_json,
 )
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
 from moeviz.model.scale import sample_text
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.runs import save_snapshots
 from moeviz.text.corpus import load_corpus
 from moeviz.training.config import TrainConfig

@@ -72,8 +72,8 @@ from moeviz.experiments.recording import (
     unpacked,
     write_json,
 )
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.answers import DENSE, DENSE_ALL, MODELS, MOE
 from moeviz.records.runs import save_snapshots
 from moeviz.text.tasks import BOOK, PRODUCTS, SIZES, Task, make_task, task_name

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from moeviz.experiments.recording import figures_over, judged, small_model
 from moeviz.experiments.trained_apart import RECORDED, SEQ_LEN, Apart
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.models_as_experts import (
     ARMS,
     BY_PROMPT,

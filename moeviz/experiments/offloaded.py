@@ -45,7 +45,8 @@ from moeviz.experiments import Progress
 from moeviz.experiments.recording import recorded_model, write_json
 from moeviz.host import load_average
 from moeviz.model.architecture import architecture_of
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.config import ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.systems.offload import open_offloaded, storage_bytes
 from moeviz.systems.packed_experts import Product, with_packed_experts
 from moeviz.systems.packed_model import quantised, save_packed

@@ -56,8 +56,8 @@ from moeviz.experiments.recording import (
     unpacked,
     write_trained,
 )
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.compare import Multipliers, Spent, multipliers
 from moeviz.records.metrics import last_common, validation_at
 from moeviz.records.runs import Curve, Snapshot, save_snapshots

@@ -10,7 +10,8 @@ import torch
 from moeviz.checks import check_choice
 from moeviz.costs.cost.quantisation import FORMATS
 from moeviz.experiments.offloaded import experts_in
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.config import ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.surgery import merge, saliency
 from moeviz.surgery.calibration import Seen, look
 from moeviz.surgery.low_rank import low_rank, ranks_at, share_of

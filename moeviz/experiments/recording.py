@@ -17,8 +17,9 @@ import numpy as np
 
 from moeviz.experiments import Progress
 from moeviz.host import cores, data_path
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import (
     RECENT,

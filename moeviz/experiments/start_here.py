@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.text.corpus import load_corpus
 from moeviz.training import TrainConfig, Trainer
 from moeviz.watch.text import dissect, load_model, trace_text

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moeviz.experiments.recording import small_model
 from moeviz.leaving import Stopped
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.config import ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.models_as_experts import PROMPT, SEEN, MixedText
 from moeviz.surgery.mix import TextRouter, by_prompt_loss, token_losses, train_text_router
 from moeviz.text.corpus import Corpus, load_corpus

@@ -7,8 +7,8 @@ from moeviz.costs import Architecture
 from moeviz.costs.shape.feedforward import FFN, MoE
 from moeviz.costs.shape.layers import Layer
 from moeviz.costs.shape.mixers import Attention
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig
-from moeviz.model.transformer import ModelConfig
 from moeviz.routing import ROUTERS
 
 SHARED_GATES = {"one": 0, "sigmoid": 1, "softmax": 2}  # vectors of width D

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_number
+from moeviz.model.config import ModelConfig
 from moeviz.model.experts import swiglu
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.surgery.calibration import Seen, check_experts
 
 RIDGE = 1e-3  # of the mean square: directions that the text does not show are not given up for free

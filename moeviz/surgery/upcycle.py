@@ -27,9 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moeviz.checks import check_number
+from moeviz.model.config import ModelConfig
 from moeviz.model.layer import MoEConfig, MoEFFN
 from moeviz.model.scale import SEED, sample_text
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.routing import ROUTERS, RouteContext
 from moeviz.routing.plan import Plan
 

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from moeviz.checks import check_choice
 from moeviz.costs.cost.quantisation import QuantPlan
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.experts import swiglu
 from moeviz.model.layer import MoEFFN
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.caching import LFU, LRU, Cache, NextLayer, check_room
 from moeviz.records.store import fitting, load_header
 from moeviz.routing import Plan, SoftPlan

@@ -19,9 +19,10 @@ from torch import nn
 from moeviz.costs.cost.memory import weight_bytes
 from moeviz.costs.cost.quantisation import QuantPlan, plan_of
 from moeviz.model.architecture import architecture_of
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.layer import MoEFFN
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import save_arrays
 from moeviz.systems.quantisation import Packed, pack, unpack
 

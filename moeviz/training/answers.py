@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
-from moeviz.model.transformer import LossOut, ModelConfig
+from moeviz.model.transformer import LossOut
 from moeviz.records.runs import Snapshot
 from moeviz.text.corpus import Part
 from moeviz.text.tasks import Task

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.runs import History
 from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.text.corpus import Corpus

@@ -10,7 +10,7 @@ import torch
 from moeviz.backend import native_bfloat16
 from moeviz.checks import brief, check_choice, check_flag, check_number, check_whole
 from moeviz.host import cores, memory_bytes
-from moeviz.model.transformer import ModelConfig
+from moeviz.model.config import ModelConfig
 
 SCHEDULES = ("cosine", "constant", "restarts")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

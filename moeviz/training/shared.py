@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from moeviz.checks import one_line
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
-from moeviz.model.transformer import ModelConfig
 from moeviz.records.store import fitting, load_arrays, save_arrays
 from moeviz.systems.shared import SharedDivision
 from moeviz.text.corpus import Corpus

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from moeviz.backend import resolve_backend
+from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
-from moeviz.model.transformer import LossOut, ModelConfig
+from moeviz.model.transformer import LossOut
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
 from moeviz.text.corpus import Batch, Corpus, Part

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_choice
+from moeviz.model.config import ModelConfig
 from moeviz.model.experts import apply_experts
 from moeviz.model.layer import MoEFFN
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.store import fitting, load_arrays
 from moeviz.routing import Plan, RouteContext, RouterOut, SoftPlan

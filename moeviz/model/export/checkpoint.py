@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from moeviz.checks import check_choice
+from moeviz.model.config import ModelConfig
 from moeviz.model.export.decision import Decision, decision_of
 from moeviz.model.export.deepseek_v3 import DEEPSEEK_V3
 from moeviz.model.export.mixtral import MIXTRAL
 from moeviz.model.export.olmoe import OLMOE
 from moeviz.model.export.parts import Format, common_config
 from moeviz.model.export.qwen3_moe import QWEN3_MOE
-from moeviz.model.transformer import LanguageModel, ModelConfig
+from moeviz.model.transformer import LanguageModel
 from moeviz.text.tokenizer import Tokenizer
 
 FORMATS = {
