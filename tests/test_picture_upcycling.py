@@ -165,6 +165,7 @@ def test_the_answer_on_likeness_is_the_recorded_cosine(cosine, option, monkeypat
     monkeypatch.setattr(predictions, "recorded_run", lambda _: made)
     measured = predictions.alike()
     assert measured.option == option and f"it is {cosine:.2f} ± 0.01" in measured.figure
+    assert ("too few and too small" in measured.because) == (cosine > 0.9)
 
 
 # The panel.

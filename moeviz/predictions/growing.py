@@ -44,4 +44,9 @@ def alike() -> Measured:
     option = next(name for name, least in ALIKE.items() if last["mean"] >= least)
     figure = f"it is {mean_sd(last, 2)}, and {mean_sd(scratch, 2)} where they began apart"
     because = "the router sends each copy other tokens, and other tokens give other gradients"
+    if last["mean"] >= ALIKE["above 0.9"]:
+        because = (
+            "most likely the steps are too few and too small to take the copies far; what parts "
+            f"them at all is that {because}"
+        )
     return Measured(option, figure, because)

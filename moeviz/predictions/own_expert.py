@@ -52,8 +52,8 @@ def every_weight() -> Measured:
         figure += ", which so many comparisons at once do not let stand"
     figure = figure.replace(" seeds)", " texts)")
     reason = {
-        LOWER: "more weights can change",
-        HIGHER: "the new expert need not serve the other texts",
+        LOWER: "most likely more weights can change",
+        HIGHER: "most likely the new expert need not serve the other texts",
         OPEN: "texts differ much in what they gain, and these are few",
     }[option]
     because = (
