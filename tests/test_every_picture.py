@@ -21,7 +21,7 @@ import pytest
 import moeviz.pictures
 from helpers.picture_cases import CASES, make_trace
 from helpers.pictures import SVG, corners, extent, parse, text_size, texts, tips
-from helpers.sight import alike_in_grey, hard_to_see, marks_of
+from helpers.sight import alike_in_grey, hard_to_see, marks_of, run_together
 from moeviz.pictures.routing.tokens import token_strip
 
 STATE = 'route_text?text=%3Cb%3E&a="<x>"'
@@ -90,6 +90,7 @@ def _is_inside(part):
 def _is_easy_to_see(part):
     marks = marks_of(part)
     assert hard_to_see(marks) == []
+    assert run_together(part) == []
     assert alike_in_grey(marks) == [], "in a print without colours"
 
 

@@ -42,6 +42,7 @@ from helpers.panels import (
     value_for,
     values_of,
 )
+from helpers.pictures import text_length
 from moeviz import panels
 from moeviz.panels.bundle import view_bundle
 from moeviz.pictures.static import standalone
@@ -117,6 +118,19 @@ def test_a_sentence_that_the_picture_tells_is_for_ears_alone_and_no_other_is(nam
         assert {*number.findall(first)} <= {*shown}, words
     panel.say("There is no such model.")
     assert "data-unseen" not in panel.status.value
+
+
+BESIDE_WORDS = 20  # pixels: JupyterLab's padding of a button, on both sides
+
+
+@every
+def test_the_words_on_buttons_of_a_fixed_width_have_room(name):
+    for choice in family(exhibit(name)()):
+        width = isinstance(choice, ipywidgets.ToggleButtons) and choice.style.button_width
+        if width and width != "auto":
+            room = float(width.removesuffix("px")) - BESIDE_WORDS
+            cut = [words for words in choice._options_labels if text_length(words, 13) > room]
+            assert cut == [], f"{choice.description}: {width}"
 
 
 @every

@@ -22,6 +22,7 @@ from helpers.panels import (
     press,
     value_for,
 )
+from helpers.sight import run_together
 from moeviz import panels
 from moeviz.panels.controls import is_text
 from moeviz.panels.state import ODD_TEXT, read, written
@@ -52,6 +53,7 @@ def test_a_preset_sets_its_controls_and_shows_in_the_picture(name, words):
     buttons[words].click()
     assert wanted.items() <= at_ease(panel).values.items()
     assert content(panel) != before and drawn(panel).get("data-state").startswith(panel.state)
+    assert [words for part in drawn(panel) for words in run_together(part)] == []
     marks = [e.get("data-press", "") for e in drawn(panel).iter()]
     elsewhere = {*wanted} - {press.partition("=")[0] for press in marks}
     for rest in (w for w in family(panel) if "moeviz-rest" in getattr(w, "_dom_classes", ())):

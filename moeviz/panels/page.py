@@ -37,12 +37,13 @@ STYLE = f"""
 .moeviz-status [data-room] {{ display: grid; }}
 .moeviz-status [data-room]::after {{ content: attr(data-room); visibility: hidden; }}
 .moeviz-status [data-room] > *, .moeviz-status [data-room]::after {{ grid-area: 1 / 1; }}
-/* One that the picture says too is for screen readers. */
+/* One that the picture says too is for screen readers, and for pages too narrow for the picture:
+there its lines go on beyond the edge. */
 .moeviz-panel {{ position: relative; }}
-.moeviz-status:has([data-unseen]) {{
+@media (min-width: 900px) {{ .moeviz-status:has([data-unseen]) {{
     position: absolute; width: 1px; height: 1px; min-height: 0; margin: 0; overflow: hidden;
     clip-path: inset(50%);
-}}
+}} }}
 .moeviz-files .widget-html-content > div {{ display: flex; }}
 .moeviz-panel .moeviz-button {{ width: auto; margin: 2px; text-decoration: none; }}
 """

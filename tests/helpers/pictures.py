@@ -73,7 +73,8 @@ def _font(kind, size):
 
 
 @functools.cache
-def _length(kind, size, text):
+def text_length(text, size, kind=""):
+    """Pixels of a text in the font of the still pictures. kind: of it, as in its file's name."""
     return _font(kind, size).getlength(text)
 
 
@@ -81,7 +82,7 @@ def extent(text):
     """Left and right end of a text, in the fonts of the still pictures, wider than most."""
     style = text.get("style")
     kind = ("Mono" if MONO in style else "") + ("-Bold" if "600" in style else "")
-    width = _length(kind, text_size(text), text.text or "")
+    width = text_length(text.text or "", text_size(text), kind)
     anchor = (re.search("text-anchor:(\\w+)", style) or ["", "start"])[1]
     left = float(text.get("x")) - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
     return left, left + width

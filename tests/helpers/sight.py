@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers.pictures import SVG, corners, extent
+from helpers.pictures import SVG, corners, extent, text_size
 from moeviz.pictures.colours import OKABE_ITO
 from moeviz.pictures.svg import RULE
 
@@ -186,6 +186,20 @@ def alike_in_grey(marks):
         if one.fill != other.fill and _touch(one.box, other.box)
         and abs(lightness(one.fill) - lightness(other.fill)) < GREY
     ]  # fmt: skip
+
+
+def run_together(part):
+    """In words, each two texts of a part that lie on each other; turned ones are left out."""
+    found = []
+    for text in part.iter(SVG + "text"):
+        if "transform" not in text.attrib and (text.text or "").strip():
+            (left, right), y, size = extent(text), float(text.get("y")), text_size(text)
+            found.append((text.text, (left, y - 0.75 * size, right, y + 0.25 * size)))
+    return [
+        f"{one!r} runs into {other!r}"
+        for (one, a), (other, b) in combinations(found, 2)
+        if all(min(a[i + 2], b[i + 2]) - max(a[i], b[i]) > 1 for i in (0, 1))
+    ]
 
 
 def _touch(one, other):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from moeviz.checks import check_number
+from moeviz.words import RAISED
 
 FEWEST, MOST = 1.0, 1e16  # parameters between which a dense model of equal loss is looked for
 
@@ -128,7 +129,8 @@ def size(value: float) -> str:
     if value == math.inf:
         return "no size"
     if value and (value < 0.01 or value >= 1e15):
-        return f"{value:.2g}"
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits} × 10{str(int(power)).translate(RAISED)}"
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= 0.9995 * unit:
             return f"{value / unit:.3g}{letter}"

@@ -44,7 +44,7 @@ class ModelsAsExperts(RunningPanel):
         super().__init__(
             {"text": text_box(next(iter(TEXTS.values())), "560px", "96px")},
             [
-                {"way": choice("Weighed by", ways, "router", "108px")},
+                {"way": choice("Weighed by", ways, "router", "auto")},
                 *self.run_buttons("▶ Train three models", "In the background, about half a minute"),
             ],
             more=[

@@ -82,7 +82,7 @@ class OwnExpert(RunningPanel):
             ],
             more=[
                 {
-                    "steps": choice("Steps", STEPS, STEPS[1], "44px"),
+                    "steps": choice("Steps", STEPS, STEPS[1], "auto"),
                     "replay": choice("Replay", [(f"{r:g}", r) for r in REPLAYS], replay, "44px"),
                     "layer": choice("Layer", LAYERS, LAYERS[1], "44px"),
                 },

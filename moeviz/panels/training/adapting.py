@@ -31,10 +31,10 @@ class Adapting(Panel):
         sizes = [("equal size", False), ("larger ones too", True)]
         super().__init__(
             {
-                "task": choice("New text", tasks, "c", "88px"),
-                "measure": choice("Loss of", figures, "task", "230px"),
+                "task": choice("New text", tasks, "c", "auto"),
+                "measure": choice("Loss of", figures, "task", "auto"),
             },
-            {"larger": choice("Ways", sizes, False, "120px")},
+            {"larger": choice("Ways", sizes, False, "auto")},
         )
 
     def draw(self) -> Picture | None:

@@ -32,10 +32,10 @@ class DenseThenSparse(Panel):
         self._drawn_of = partial(dense_then_sparse, read_figures("dense_training"))
         super().__init__(
             {
-                "model": choice("Model", MODELS, "narrow, 0.1", ""),
+                "model": choice("Model", MODELS, "narrow, 0.1", "auto"),
                 "top_k": choice("Experts K", CUTS, 4, "44px"),
             },
-            {"rule": choice("Weights", ("raw", "renormalised"), "raw", "")},
+            {"rule": choice("Weights", ("raw", "renormalised"), "raw", "auto")},
         )
 
     def draw(self) -> Picture:

@@ -37,7 +37,7 @@ class Frontier(Panel):
         # Each arm is a mark of the picture, which is pressed.
         super().__init__(
             {
-                "axis": choice("Against", [*SHORT.items()], "share", "112px"),
+                "axis": choice("Against", [*SHORT.items()], "share", "auto"),
                 "steps": choice("Steps", lengths, long["steps"], "64px"),
             },
             more=[{"arm": slider("Model", arms, LEAST, "420px")}],

@@ -23,7 +23,10 @@ class Hybrids(Panel):
     def __init__(self) -> None:
         self._figures = read_figures("hybrids")
         layers = range(self._figures["layers"])
-        super().__init__({f"layer_{n}": switch(f"experts in layer {n}") for n in layers})
+        switches = {f"layer_{n}": switch(f"experts in layer {n}") for n in layers}
+        for each in switches.values():
+            each.layout.width = "160px"
+        super().__init__(switches)
 
     def begin(self) -> None:
         self.set_controls(dict.fromkeys(self.controls, True))

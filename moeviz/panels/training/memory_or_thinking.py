@@ -55,7 +55,7 @@ class MemoryOrThinking(NamedRuns):
             self._recorded = {
                 (name, 0): runs[3 * place : 3 * place + 3] for place, name in enumerate(NAMES)
             }
-        learn = choice("Learn", OPTIONS, MIDDLE_BOOK, "124px")
+        learn = choice("Learn", OPTIONS, MIDDLE_BOOK, "auto")
         super().__init__({"learn": learn}, last={}, more=[{"seed": seed_box()}])
 
     def _picture(self, learners: list[Snapshot], note: str) -> Picture:

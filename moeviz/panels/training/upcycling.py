@@ -62,7 +62,7 @@ class Upcycling(NamedRuns):
                 (way, 0): [by_arm[DENSE], by_arm[SCRATCH], _as_grown(by_arm[way])] for way in GROWN
             }
         super().__init__(
-            {"grow": choice("Grow by", [*WAYS], COPIES, "190px")},
+            {"grow": choice("Grow by", [*WAYS], COPIES, "auto")},
             last={"axis": choice("x-axis", AXIS_OPTIONS, "step", "80px")},
             more=[{"seed": seed_box()}],
         )

@@ -26,7 +26,7 @@ LATENT, ANOTHER = "#009e73", "#56b4e9"
 # What a kind of attention keeps, in few words, and for the hover text of a row.
 SHORT = {
     "MHA": "full heads", "GQA": "grouped heads", "MQA": "one head", "MLA": "latent vectors",
-    "CSA": "an entry for 4 tokens", "HCA": "one for 128", "Gated DeltaNet": "a state of fixed size",
+    "CSA": "entries of 4 tokens", "HCA": "of 128", "Gated DeltaNet": "fixed state",
     "window": "windows",
 }  # fmt: skip
 KEEPS = {
@@ -239,7 +239,7 @@ def _found(context: int, bits: int) -> list[Cached]:
             for times, mixer in shape.mixers()
         )
         most = shape.context_tokens or context
-        note = f" (up to {most:,})" if most < context else ""
+        note = f" (to {most:,})" if most < context else ""
         caches.append(Cached(name, _bytes(shape, context, bits), kinds, note))
     return caches
 

@@ -142,7 +142,7 @@ def _regions(svg: Svg, x: Scale, y: Scale, sparse: ByBatch) -> None:
 def _region(svg: Svg, left: float, right: float, y: Scale, colour: str, words: str) -> None:
     svg.rect(left, y.end, right - left, y.start - y.end, colour, opacity=0.2)
     if right - left > text_width(words, SMALLEST):
-        svg.text((left + right) / 2, y.start - 10, words, anchor="middle")
+        svg.text((left + right) / 2, y.start - 7, words, anchor="middle")
     elif right - left > 16:
         svg.text((left + right) / 2 + 4, y.start - 10, words, rotate=-90)
 

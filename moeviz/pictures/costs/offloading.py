@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -221,7 +221,9 @@ def _plot(svg: Svg, setup: Setup, chosen: Link, rate: float) -> None:
     _words(svg, x, y, setup, chosen, rate)
     before = at < (x.start + x.end) / 2
     words = f"{three(setup.speed(chosen, rate))} tokens/s at most"
-    svg.text(at + (20 if before else -20), y.end + 20, words, size=14, bold=True, halo=True,
+    names = (_name_height(y, setup, link) for link in LINKS.values())
+    height = _free(y.end + 20, [*names], 18)
+    svg.text(at + (20 if before else -20), height, words, size=14, bold=True, halo=True,
              anchor="start" if before else "end")  # fmt: skip
 
 
@@ -233,7 +235,7 @@ def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float
         tip = f"{link.label}, {link.bytes_per_s / 1e9:g} GB/s: at most {best} tokens/s"
         # A host that computes stands close above the fastest link: beside its name there is room.
         left = x(0) + (14 if not link.host_computes else 200)
-        height = y(_clip(setup.speed(link, 0.1), y)) + 4
+        height = _name_height(y, setup, link)
         with svg.thing(name, tip=tip, press={"link": name}):
             words = f"{link.label}: {best}"
             # The curve goes on behind the words: through their gaps its dashes would read as dots.
@@ -251,8 +253,22 @@ def _words(svg: Svg, x: Scale, y: Scale, setup: Setup, chosen: Link, rate: float
     flat = y(_clip(top, y))
     # Over the flat part, if there is one, unless what is chosen stands there.
     flat += -8 if flat > y.end + 42 else 18
+    host = next(link for link in LINKS.values() if link.host_computes)
+    flat = _free(flat, [_name_height(y, setup, host)], 18)
     if setup.limit(LINKS["pcie5"], 0.9) == OWN:
         svg.text(x.end, flat, f"limit: {OWN}", anchor="end", halo=True)
+
+
+def _name_height(y: Scale, setup: Setup, link: Link) -> float:
+    """Where the name of a curve stands: on it, near its left end."""
+    return y(_clip(setup.speed(link, 0.1), y)) + 4
+
+
+def _free(height: float, taken: Sequence[float], step: float) -> float:
+    """The next line below a height where no other words stand."""
+    while any(abs(height - other) < 16 for other in taken):
+        height += step
+    return height
 
 
 def _key(link: Link, chosen: bool) -> Key:

@@ -25,8 +25,8 @@ from moeviz.pictures.plot import (
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, HEIGHT, SIDE, WRAP, TOLD, MORE = 560.0, 562.0, 396.0, 54, 64, 70
-LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 152.0, 404.0
+WIDTH, HEIGHT, SIDE, WRAP, TOLD, MORE = 560.0, 576.0, 380.0, 54, 70, 82
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 158.0, 410.0
 # From a half to 0.2 %, and the one of Krajewski's 64 experts.
 SHARES = tuple(sorted([*(0.5 * 0.004 ** (i / 40) for i in range(41)), 12 / 516], reverse=True))
 TICKS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)

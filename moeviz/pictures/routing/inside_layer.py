@@ -51,7 +51,8 @@ def _matrix(
     """Tokens down, experts across, a number in every cell; scale: what the ends of the heat are."""
     num_tokens, num_experts = shown_tokens(layer), shown_TE.shape[1]
     cell = min(60.0, (WIDTH - LEFT - 64) / num_experts)
-    each = math.ceil(24 / cell)  # named one in so many: for more there is no room
+    # Named one in so many: for more there is no room.
+    each = math.ceil((13 + 8 * len(str(num_experts - 1))) / cell)
     svg = frame(layer, stage, follow, shape_note(layer), summary, num_tokens * ROW)
     heat_bar(svg, LEFT, TOP - 35, 100, 12, *scale)
     quiet_TE = np.zeros_like(shown_TE, bool) if muted_TE is None else muted_TE
@@ -61,7 +62,8 @@ def _matrix(
         with svg.thing(
             f"e{e}", tip=f"expert {e}: {chosen} of {len(layer.tokens)} tokens choose it"
         ):
-            label = "" if e % each else f"e{e}"
+            late = last_column and (e + 0.5) * cell + 10 > num_experts * cell  # into its head
+            label = "" if e % each or late else f"e{e}"
             svg.text(LEFT + (e + 0.5) * cell, TOP - 10, label, anchor="middle", fill=MUTED)
             expert_box(svg, LEFT + e * cell, TOP - 7, max(cell - 2, 1), 5, e)
     end = LEFT + num_experts * cell

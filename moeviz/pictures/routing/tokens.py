@@ -138,7 +138,8 @@ def routing_matrix(trace: Trace, layer: int) -> Picture:
     note = read_by(trace.meta)
     left, top, row = 116.0, 98.0 if note else 80.0, 17.0
     cell = min(58.0, (WIDTH - left) / num_experts)
-    each = math.ceil(20 / cell)  # number one in so many: for more there is no room
+    # Number one in so many: for more there is no room.
+    each = math.ceil((6 + 7 * len(str(num_experts - 1))) / cell)
     numbered = cell > 14
     peak = float(score_TE.max()) if score_TE.size else 1.0
     some = num_tokens < len(trace.tokens)
@@ -187,7 +188,8 @@ def load_bars(load_LE: np.ndarray, layers: tuple[int, ...], note: str = "") -> P
     num_layers, num_experts = load_LE.shape
     left, top, plot, gap = 44.0, 64.0 if note else 40.0, 84.0, 54.0
     width = min(60.0, (WIDTH - left) / num_experts)
-    each = math.ceil(20 / width)  # number one in so many: for more there is no room
+    # Number one in so many: for more there is no room.
+    each = math.ceil((6 + 7 * len(str(num_experts - 1))) / width)
     share_LE = load_LE / np.maximum(load_LE.sum(1, keepdims=True), 1)
     peak = max(float(share_LE.max(initial=0)), 2 / num_experts)
     unused = int((load_LE == 0).sum())

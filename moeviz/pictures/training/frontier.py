@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from moeviz.checks import check_choice
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
 from moeviz.pictures.over_seeds import about, gap_cell, mean_sd
 from moeviz.pictures.plot import Key, curve, heading, legend, mark, paragraph
-from moeviz.pictures.svg import INK, MUTED, Picture, Svg, si
+from moeviz.pictures.svg import INK, MUTED, SMALLEST, Picture, Svg, si, text_width
 from moeviz.pictures.training.frontier_read import (
     AXES,
     DENSE,
@@ -35,7 +36,7 @@ from moeviz.pictures.training.frontier_told import (
 )
 from moeviz.words import percent
 
-WIDTH, SIDE, PLOT, BELOW = 560.0, 396.0, 300.0, 62.0
+WIDTH, SIDE, PLOT, BELOW = 560.0, 380.0, 300.0, 62.0
 LEFT, RIGHT, WRAP = 62.0, 536.0, 64
 LINE, ROW = 18.0, 25.0
 QUESTION = "How far does the loss fall as a token meets less of the model?"
@@ -44,11 +45,35 @@ KEYS = {
     LEARNED: Key("learned router, by experts", "#d55e00", "7 3", "square"),
     HASH: Key("hash, by experts", "#009e73", "2 3", "diamond"),
 }
+# Where a size stands from its mark's middle: above it for a learned router, below it for hash.
+SPOTS = (
+    (8.0, -10.0, "start"), (-8.0, -10.0, "end"), (12.0, 4.0, "start"), (-12.0, 4.0, "end"),
+    (-8.0, 18.0, "end"), (8.0, 18.0, "start"),
+)  # fmt: skip
 COLUMNS = (
     "arm", "loss (nats per token)", "minus the dense twin", "dense width of equal loss",
     "parameters", "a token meets", "share of all", "share of the FFN", "GFLOPs a step",
     "ms a step", "accuracy",
 )  # fmt: skip
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Label:
+    """A size beside its mark."""
+
+    size: str
+    x: float
+    y: float
+    anchor: str
+
+    @property
+    def box(self) -> Box:
+        wide = text_width(self.size, SMALLEST)
+        left = self.x - wide * (self.anchor == "end")
+        return left, self.y - 10, left + wide, self.y + 3
 
 
 def frontier(recorded: Recorded, *, axis: str, arm: str) -> Picture:
@@ -80,8 +105,9 @@ def frontier(recorded: Recorded, *, axis: str, arm: str) -> Picture:
     )  # fmt: skip
     chosen = heights[arm][1]
     svg.line(LEFT, y(chosen), RIGHT, y(chosen), stroke=MUTED, dash="3 3")
+    labels = _labels(x, y, recorded, axis, heights)
     for kind, key in KEYS.items():
-        _kind(svg, x, y, recorded, axis, kind, key, heights, arm)
+        _kind(svg, x, y, recorded, axis, kind, key, heights, arm, labels)
     legend(svg, LEFT, bottom + BELOW, list(KEYS.values())[:2], across=210, kin=True)
     legend(svg, LEFT, bottom + BELOW + 22, list(KEYS.values())[2:], kin=True)
     svg.text(LEFT + 210, bottom + BELOW + 22, "upright: 95 % interval, beside the twin", fill=MUTED)
@@ -126,19 +152,16 @@ def _ticks(x: LogScale) -> list[float]:
 
 def _kind(
     svg: Svg, x: Scale, y: Scale, recorded: Recorded, axis: str, kind: str, key: Key,
-    heights: dict[str, tuple[float, float, float]], chosen: str,
+    heights: dict[str, tuple[float, float, float]], chosen: str, labels: dict[str, Label],
 ) -> None:  # fmt: skip
     """The line of a kind and its arms, each to be pressed."""
-    arms = of_kind(recorded, kind)
-    of = partial(AXES[axis].of, recorded)
-    places = {name: place for name, arm in arms.items() if (place := of(arm)) is not None}
+    arms, places = of_kind(recorded, kind), _places(recorded, axis, kind)
     with svg.thing(key.name):
         line = [(places[name], heights[name][1]) for name in places]
         if len(line) > 1:
             curve(svg, x, y, line, key)
-    beside = _apart([y(heights[name][1]) for name in places])
-    for (name, place), label in zip(places.items(), beside, strict=True):
-        at, arm = x(place), arms[name]
+    for name, place in places.items():
+        at, arm, label = x(place), arms[name], labels[name]
         low, height, high = map(y, heights[name])
         tip = f"{name}: {heights[name][1]:.3f} nats per token, {arm['parameters']:,} parameters"
         with svg.thing(name, key.name, tip=tip, press={"arm": name}):
@@ -147,16 +170,47 @@ def _kind(
             mark(svg, key.mark, at, height, key.colour, 5)
             if name == chosen:
                 svg.circle(at, height, 10, "none", stroke=INK)
-            size = f"{arm['width'] if kind == DENSE else arm['experts']:,}"
-            dx, dy, anchor = _label(kind, axis)
             svg.text(
-                at + dx,
-                (height if dy != 4 else label) + dy,
-                size,
-                anchor=anchor,
-                bold=name == chosen,
-                halo=True,
+                label.x, label.y, label.size, anchor=label.anchor, bold=name == chosen, halo=True
             )
+
+
+def _places(recorded: Recorded, axis: str, kind: str) -> dict[str, float]:
+    """Where each arm of a kind stands on the axis; those without such a figure are left out."""
+    of = partial(AXES[axis].of, recorded)
+    arms = of_kind(recorded, kind).items()
+    return {name: place for name, arm in arms if (place := of(arm)) is not None}
+
+
+def _labels(
+    x: Scale, y: Scale, recorded: Recorded, axis: str,
+    heights: dict[str, tuple[float, float, float]],
+) -> dict[str, Label]:  # fmt: skip
+    """The size of each arm beside its mark: of a dense one on the left, of a sparse one where the
+    fewest labels and marks stand already."""
+    at = {
+        name: (x(place), y(heights[name][1]))
+        for kind in KEYS
+        for name, place in _places(recorded, axis, kind).items()
+    }
+    labels: dict[str, Label] = {}
+    dense = [name for name in at if recorded["arms"][name]["kind"] == DENSE]
+    for name, height in zip(dense, _apart([at[name][1] for name in dense]), strict=True):
+        size = f"{recorded['arms'][name]['width']:,}"
+        labels[name] = Label(size, at[name][0] - 10, height + 4, "end")
+    marks = [(left - 6, high - 6, left + 6, high + 6) for left, high in at.values()]
+    for name in (name for name in at if name not in labels):
+        arm, (left, high) = recorded["arms"][name], at[name]
+        size = f"{arm['experts']:,}"
+        around = SPOTS if arm["kind"] == LEARNED else SPOTS[::-1]
+        found = [Label(size, left + dx, high + dy, anchor) for dx, dy, anchor in around]
+        taken = [*marks, *(label.box for label in labels.values())]
+        labels[name] = min(found, key=lambda label: sum(_touch(label.box, box) for box in taken))
+    return labels
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return all(max(one[i], other[i]) < min(one[i + 2], other[i + 2]) for i in (0, 1))
 
 
 def _apart(heights: list[float]) -> list[float]:
@@ -166,15 +220,6 @@ def _apart(heights: list[float]) -> list[float]:
     for before, here in pairwise(order):
         placed[here] = max(placed[here], placed[before] + 13)
     return placed
-
-
-def _label(kind: str, axis: str) -> tuple[float, float, str]:
-    """Where an arm's size stands: sparse ones of equal cost stand below each other."""
-    if kind == DENSE:
-        return -10, 4, "end"
-    if axis in ("flops", "bytes"):
-        return (12, 4, "start") if kind == LEARNED else (-12, 4, "end")
-    return 8, 18 if kind == HASH else -10, "start"
 
 
 def _details(svg: Svg, recorded: Recorded, name: str) -> None:

@@ -153,7 +153,9 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
             if s.chosen:
                 svg.circle(at, high, 9, "none", stroke=INK)
                 last = at + 60 > MAIN  # on its right there is no room
-                svg.text(at - 13 if last else at + 13, high - 7, f"{s.ahead:+z.3f}", bold=True,
-                         halo=True, anchor="end" if last else "start")  # fmt: skip
+                under = high < top + 34 and at > x.end - 180  # over it stands who is ahead
+                svg.text(at - 13 if last else at + 13, high + (18 if under else -7),
+                         f"{s.ahead:+z.3f}", bold=True, halo=True,
+                         anchor="end" if last else "start")  # fmt: skip
     label = "scale: how loud the MoE starts, times its dense twin"
     svg.text((x.start + x.end) / 2, bottom + 52, label, anchor="middle")

@@ -17,9 +17,9 @@ from moeviz.words import percent
 
 Recorded = Mapping[str, Any]
 BOOK, PRODUCTS = "phone book", "multiplication"  # as they are recorded
-WIDTH, TOP, BOTTOM = 560.0, 132.0, 330.0
+WIDTH, TOP, BOTTOM = 560.0, 136.0, 334.0
 ENDS = {BOOK: (44.0, 316.0), PRODUCTS: (384.0, 558.0)}  # x of each task's plot
-HEIGHT, LIVE_HEIGHT = 408.0, 386.0
+HEIGHT, LIVE_HEIGHT = 420.0, 386.0
 PLAIN = {BOOK: "the phone book", PRODUCTS: "products"}
 TITLES = {BOOK: "Phone book: share recalled", PRODUCTS: "Unseen products: right"}
 COLUMNS = ("task", "model", "steps", "parameters", "active parameters", "right answers",
@@ -40,8 +40,10 @@ def memory_or_thinking(
     headline = told(recorded) if recorded else NOT_RECORDED
     now = learning(learners, name)
     svg = Svg(WIDTH, HEIGHT if recorded else 60, "Memory or thinking", f"{headline} {now}")
-    paragraph(svg, 0, 16, _lines(headline), size=13, bold=True)
+    lines = _lines(headline)
+    paragraph(svg, 0, 16, lines, size=13, bold=True)
     if recorded:
+        svg.text(0, 22 + 18 * len(lines), _about(recorded), fill=MUTED)
         _draw_sizes(svg, recorded, name)
     _draw_learning(svg.beside(WIDTH, LIVE_HEIGHT), learners, name, now, note)
     return svg.picture(COLUMNS, [*_now(learners, name), *(_rows(recorded) if recorded else ())])
@@ -147,10 +149,13 @@ def _name(task: str, size: str) -> str:
 # The sizes.
 
 
-def _draw_sizes(svg: Svg, recorded: Recorded, name: str) -> None:
+def _about(recorded: Recorded) -> str:
     seeds = len(recorded["seeds"])
     words = [f"{seeds} {'seed' if seeds == 1 else 'seeds'}", f"{recorded['steps']} steps"]
-    svg.text(0, 84, " · ".join([*words, *ran_on(recorded["provenance"])]), fill=MUTED)
+    return " · ".join([*words, *ran_on(recorded["provenance"])])
+
+
+def _draw_sizes(svg: Svg, recorded: Recorded, name: str) -> None:
     y = Scale(0, 1, BOTTOM, TOP)
     for task, sizes in recorded["tasks"].items():
         start, end = ENDS[task]
@@ -174,10 +179,10 @@ def _draw_sizes(svg: Svg, recorded: Recorded, name: str) -> None:
         svg.text((start + end) / 2, BOTTOM + 46, _unit(task), anchor="middle")
     x = 0.0
     for key in KEYS.values():
-        mark(svg, key.mark, x + 8, HEIGHT - 10, key.colour, 5)
-        svg.text(x + 20, HEIGHT - 6, key.name, bold=True)
+        mark(svg, key.mark, x + 8, HEIGHT - 18, key.colour, 5)
+        svg.text(x + 20, HEIGHT - 14, key.name, bold=True)
         x += 86
-    svg.text(WIDTH - 2, HEIGHT - 6, "tick: a seed · line: ± spread", anchor="end", fill=MUTED)
+    svg.text(WIDTH - 2, HEIGHT - 14, "tick: a seed · line: ± spread", anchor="end", fill=MUTED)
 
 
 def _draw_model(svg: Svg, y: Scale, at: float, model: str, figures: Recorded, of_size: str) -> None:
@@ -189,7 +194,7 @@ def _draw_model(svg: Svg, y: Scale, at: float, model: str, figures: Recorded, of
         if gap
     ]
     tip = f"{of_size}, {model}: {mean_sd(right, 3)} right{''.join(gaps)}"
-    with svg.thing(model, tip=tip):
+    with svg.thing(model, tip=tip, press={"learn": of_size, "seed": 0}):
         svg.rect(at - 9, y.end, 18, y.start - y.end, "transparent")
         low, high = (min(max(right["mean"] + side * (right["sd"] or 0), 0), 1) for side in (-1, 1))
         svg.line(at, y(low), at, y(high), stroke=key.colour, width=2)

@@ -85,7 +85,7 @@ def draw_curves(
     from; label: of the axis; headline: of `told`; spread: what seeds differ by at the end."""
     two = learners[:2]
     svg.text(0, PLOT[0] + 62, note, fill=MUTED)
-    paragraph(svg, 0, 16, in_lines(headline), size=13, bold=True)
+    paragraph(svg, 0, 16, in_lines(headline), 17, size=13, bold=True)
     x = Scale(0, finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
     _draw_gap(svg, two, axis, x, spread)
@@ -114,17 +114,26 @@ def in_lines(headline: str) -> list[str]:
 def name_ends(
     svg: Svg, x: float, plot: tuple[float, float], ends: Sequence[tuple[float, str, Key]]
 ) -> None:
-    """The names of curves behind their ends at x, apart from each other, the highest end first.
+    """The names of curves behind their ends at x, each as near to its own as the others let it.
     plot: y of its lower and upper end; ends: y of each, the name, and how it is drawn."""
-    named = [(y, textwrap.wrap(name, 11), key) for y, name, key in ends]
-    room = sum(15 * len(lines) + 4 for _, lines, _ in named)
-    top = min(max(min(y for y, *_ in named) - 20, plot[1]), plot[0] + 20 - room)
-    for _, lines, key in sorted(named, key=lambda end: end[0]):
+    named = sorted(
+        ((y, textwrap.wrap(name, 11), key) for y, name, key in ends), key=lambda end: end[0]
+    )
+    heights = [15 * len(lines) + 4 for _, lines, _ in named]
+    tops: list[float] = []
+    above = plot[1]
+    for (y, *_), height in zip(named, heights, strict=True):
+        tops.append(max(y, above))
+        above = tops[-1] + height
+    below = plot[0] + 20
+    for i in reversed(range(len(tops))):  # what was pushed out of the plot goes up again
+        tops[i] = min(tops[i], below - heights[i])
+        below = tops[i]
+    for top, (_, lines, key) in zip(tops, named, strict=True):
         with svg.thing(key.name):
             svg.line(x + 4, top, x + 18, top, stroke=key.colour, width=2, dash=key.dash)
             mark(svg, key.mark, x + 11, top, key.colour, 4)
             paragraph(svg, x + 22, top + 4, lines, 15, bold=True)
-        top += 15 * len(lines) + 4
 
 
 def finish(learners: Sequence[Snapshot], axis: str) -> float:
@@ -157,7 +166,7 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, spread: fl
     key = _key(1, "gap")
     if len(names) == 2:
         words = f"Validation loss: {names[0]} minus {names[1]}, in nats per token"
-        svg.text(0, GAP[1] - 16, words, bold=True)
+        svg.text(0, GAP[1] - 10, words, bold=True)
         for area, (colour, _) in zip((-1, 1), STYLES, strict=False):
             for outline in _areas(points, area):
                 corners = [(x(a), y(b)) for a, b in outline]

@@ -23,7 +23,7 @@ from moeviz.pictures.training.arms import (
     verdict_legend,
 )
 from moeviz.pictures.training.fine_grained import arm_of, ends_words, tables_of, words_of
-from moeviz.words import percent
+from moeviz.words import RAISED, percent
 
 COLUMNS = (
     "experts", "chosen from", "chosen", "width", "sets of experts", "router's share of FLOPs",
@@ -34,7 +34,6 @@ SPLITS, MOST_SHARED = (1, 2, 4, 8), 2
 SHOWN = tuple((m, s) for m in SPLITS for s in range(MOST_SHARED + 1) if ACTIVE * m > s)
 WIDTH, HEIGHT, WRAP, ROW, LEFT, RIGHT = 560.0, 280.0, 66, 22.0, 128.0, 428.0
 TIMES = (474.0, 534.0)  # where the multipliers stand
-RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHARED = Key("shared", "#d55e00", mark="box", hatched=True)
 CHOSEN = Key("chosen by one token (which ones: illustrative)", "#0072b2", mark="box")
 TIMES_WORDS = "×: how many times the arm's own spending the dense twin needs for the same loss"
