@@ -58,7 +58,7 @@ def test_a_text_is_told_by_the_way_that_it_is_weighed():
     for way in ("router", "prompt", "even", "picked"):
         mixed = text.after(text.mixed(weight_of(text, way)))
         told = told_text(text, SEEN, way)
-        assert told.endswith(f"they lose {mixed:.2f}.")
+        assert told.endswith(f"they have a loss of {mixed:.2f}.")
         assert told.startswith("The router gives python 70 %, which is the best after the prompt")
     assert weight_of(text, "picked").tolist() == [1, 0, 0]
 

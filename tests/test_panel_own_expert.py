@@ -159,8 +159,8 @@ def test_what_a_run_says_follows_its_figures():
     assert finding(run) == "notes: -1.00 nats per token. The six domains: +0.12 on average."
     words = told(run, 0)
     assert "the loss of notes falls from 6.00 to 5.00 nats per token" in words
-    assert "change by +0.12 on average. brackets changes most: +0.25." in words
-    assert words.endswith("In layer 0 50 % visit the expert.")
+    assert "change by +0.12 on average, most that of brackets (+0.25)." in words
+    assert words.endswith("In layer 0, 50 % of its tokens visit the expert.")
     two = told(made_run("mine", ("german",)), 1)
     assert two.endswith("Beside its own expert alone: mine +0.25, german +0.50.")
     worse = dataclasses.replace(run, after=run.before + 0.5)

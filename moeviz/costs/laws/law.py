@@ -130,7 +130,7 @@ def size(value: float) -> str:
         return "no size"
     if value and (value < 0.01 or value >= 1e15):
         digits, _, power = f"{value:.1e}".partition("e")
-        return f"{digits} × 10{str(int(power)).translate(RAISED)}"
+        return f"{float(digits):g}\u00a0×\u00a010{str(int(power)).translate(RAISED)}"
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= 0.9995 * unit:
             return f"{value / unit:.3g}{letter}"

@@ -59,9 +59,10 @@ def smaller(
     recorded = "No curves are recorded yet"
     if figures:
         recorded = f"Curves: {about(figures, curves[BITS][0].loss)}"
-    svg = Svg(WIDTH, HEIGHT, "What a smaller model costs", told(found, words))
+    now = told(found, words) if words else f"Nothing is compressed yet. {_half(curves)}"
+    svg = Svg(WIDTH, HEIGHT, "What a smaller model costs", now)
     heading(svg, "What do fewer bytes of experts cost?")
-    svg.text(0, 38, _answer(found, words), bold=True)
+    svg.text(0, 38, f"{_cost(found)}." if words else _half(curves), bold=True)
     notes = (
         words or "all experts, 16 bits a weight",
         recorded,
@@ -78,7 +79,7 @@ def smaller(
     for tick in ticks:  # on the right: at the left the names lead to their curves
         svg.line(LEFT, y(tick), RIGHT, y(tick), width=0.5)
         svg.text(RIGHT + 6, y(tick) + 4, f"{tick:g}", fill=MUTED)
-    title = "rise of the loss, nats per token, by square roots"
+    title = "rise of the loss, nats per token (square-root scale)"
     svg.text(WIDTH - 4, TOP, title, anchor="end")
     for recipe, each in curves.items():
         _curve(svg, x, y, recipe, each, presses or {})
@@ -93,10 +94,18 @@ def smaller(
     return svg.picture(COLUMNS, (*_rows(every), _own_row(found, words)))
 
 
-def _answer(found: Compressed, words: str) -> str:
-    if not words:
-        return "Nothing is compressed yet: choose, or press a mark."
-    return f"{_cost(found)}."
+def _half(curves: dict[str, list[Point]]) -> str:
+    """What the recorded recipes cost that leave about half of the experts' bytes."""
+    means = {
+        KEYS[point.recipe].name: point.loss["mean"]
+        for each in curves.values()
+        for point in each
+        if abs(point.share - 0.5) < 0.05
+    }
+    if not means:
+        return "Choose a way, or press a mark."
+    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    return f"Half the bytes cost {means[low]:+z.3f} ({low}) to {means[high]:+z.3f} nats ({high})."
 
 
 def _cost(found: Compressed) -> str:
@@ -105,8 +114,6 @@ def _cost(found: Compressed) -> str:
 
 def told(found: Compressed, words: str) -> str:
     """What was done to the model, what it cost, and whom it hurt most."""
-    if not words:
-        return "Nothing is compressed yet. The curves are those of recorded models."
     worst = int(found.rise.argmax())
     sentence = f"The small model with {words}: the loss rises by {found.cost:z.3f} nats per token."
     if found.cost < 0:

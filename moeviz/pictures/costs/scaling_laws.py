@@ -64,7 +64,7 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
     dense = [each.dense for row in (*by_share, told) for each in row if each.dense < math.inf]
     y = LogScale(*decades([*dense, total * SHARES[-1], total]), BOTTOM, TOP)
     axes(
-        svg, x, y, y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=size,
+        svg, x, y, y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=_short,
         x_form=lambda value: f"{100 * value:g} %", above=True,
     )  # fmt: skip
     ends = SHARES[0], SHARES[-1]
@@ -83,6 +83,11 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
     svg.text(LEFT, BOTTOM + 156, "thick: within a law's runs · thin: beyond them", fill=MUTED)
     _words(svg, told)
     return svg.picture(COLUMNS, map(_row, told))
+
+
+def _short(value: float) -> str:
+    """A size that has room beside the axis."""
+    return f"{value / 1e3:g}k" if 1e3 <= value < 1e6 else size(value)
 
 
 def _law(svg: Svg, x: Scale, y: Scale, along: list[Answer], chosen: Answer, key: Key) -> None:

@@ -160,10 +160,8 @@ def _draw_keys(svg: Svg, y: float) -> None:
         mark(svg, shape, at + 6, y - 4, colour, stroke=INK)
         svg.text(at + 16, y, name)
         at += 236 if verdict == "lower" else 76
-    svg.text(
-        0, y + 20, "An answer: FLOPs a token, in dense models. Training: share of the controls'.",
-        fill=MUTED,
-    )  # fmt: skip
+    words = "answer: FLOPs, in those of a dense model · training: share of the controls' FLOPs"
+    svg.text(0, y + 20, words, fill=MUTED)
 
 
 def _cells(recorded: Recorded, arm: str, where: str) -> tuple[object, ...]:

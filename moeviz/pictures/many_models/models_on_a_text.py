@@ -43,7 +43,7 @@ def told_text(text: MixedText, models: tuple[str, ...], way: str) -> str:
     share = percent(text.router[picked])
     return (
         f"The router gives {models[picked]} {share}, {hit} after the prompt ({after[best]:.2f} "
-        f"nats). Mixed by {WAYS[way]} they lose {mixed:.2f}."
+        f"nats). Mixed by {WAYS[way]}, they have a loss of {mixed:.2f}."
     )
 
 
@@ -86,8 +86,8 @@ def draw_text(svg: Svg, text: MixedText, models: tuple[str, ...], way: str, note
                 expert_box(part, x, y, max(BAR * share, 1), 16, m)
                 part.text(x + BAR * share + 5, y + 13, percent(share))
             part.text(AT[2], y + 13, f"{after:.2f} nats")
-    part.text(0, top - 12, "Colour: who loses least at this token · number: nats of the mixture",
-              fill=MUTED)  # fmt: skip
+    words = "colour: the model with the least loss of this token · number: nats of the mixture"
+    part.text(0, top - 12, words, fill=MUTED)
     for t, (x, y, width) in enumerate(boxes):
         y += top
         owner = int(best_S[t - 1]) if t else -1

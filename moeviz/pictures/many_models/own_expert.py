@@ -47,7 +47,7 @@ def own_expert(run: OwnRun, layer: int, *, note: str = "") -> Picture:
     svg.text(0, 36, finding(run), size=13, bold=True)
     svg.text(0, 55, note, fill=MUTED)
     _changes(svg, run)
-    side = svg.beside(SIDE, 452)
+    side = svg.beside(SIDE, 466)
     _training(side, run)
     _strip(svg, run, layer)
     return svg.picture(COLUMNS, _rows(run))
@@ -86,12 +86,13 @@ def told(run: OwnRun, layer: int) -> str:
     words = (
         f"After {run.step} steps the loss of {name} {way} from {run.before[0]:.2f} to "
         f"{run.after[0]:.2f} nats per token. The other texts' losses change by "
-        f"{domains.mean():+z.2f} on average. {run.rows[run.own + worst]} changes most: "
-        f"{domains[worst]:+z.2f}."
+        f"{domains.mean():+z.2f} on average, most that of {run.rows[run.own + worst]} "
+        f"({domains[worst]:+z.2f})."
     )
     if len(run.plugged) > 1:
         return f"{words} {clash(run)}"
-    return f"{words} In layer {run.layers[layer]} {percent(_share(run, layer))} visit the expert."
+    visits = percent(_share(run, layer))
+    return f"{words} In layer {run.layers[layer]}, {visits} of its tokens visit the expert."
 
 
 def clash(run: OwnRun) -> str:
@@ -163,14 +164,14 @@ def _training(svg: Svg, run: OwnRun) -> None:
     svg.text(0, 36, f"loss of {shorten(run.name, 24)}, held-out part, nats per token", fill=MUTED)
     x = Scale(0, run.steps, 44, SIDE - 96)
     y = Scale(*(padded(run.loss, 0.12) if len(run.loss) > 1 else (3.0, 7.0)), 176, 52)
-    axes(svg, x, y, y_ticks=y.ticks(4))
+    axes(svg, x, y, x_label="step", y_ticks=y.ticks(4))
     points = [*zip(run.loss_step, run.loss, strict=True)]
     places = curve(svg, x, y, points, Key("loss", LOWER))
     spots(svg, ("loss",), places, [f"step {s}: {loss:.3f} nats per token" for s, loss in points])
-    svg.text(0, 224, "Who visits the new expert?", size=14, bold=True)
+    svg.text(0, 244, "Who visits the new expert?", size=14, bold=True)
     dashed = "share of tokens · solid: this text · dashed: other text"
-    svg.text(0, 242, dashed, fill=MUTED)
-    y = Scale(0, 1, 400, 258)
+    svg.text(0, 262, dashed, fill=MUTED)
+    y = Scale(0, 1, 414, 278)
     axes(svg, x, y, x_label="step", y_ticks=(0, 0.5, 1), y_form=percent)
     ends = []
     for place, layer in enumerate(run.layers):
@@ -186,7 +187,7 @@ def _training(svg: Svg, run: OwnRun) -> None:
             if not dash:
                 ends.append((y(line[-1]), key.name, key))
     if ends:
-        name_ends(svg, x.end, (400, 258), ends)
+        name_ends(svg, x.end, (y.start, y.end), ends)
 
 
 def _strip(svg: Svg, run: OwnRun, layer: int) -> None:

@@ -66,7 +66,8 @@ COLUMNS = (
 )  # fmt: skip
 WIDTH, HEIGHT = 560.0, 440.0
 PLOT, NAMES, TOP, BOTTOM = (64.0, 376.0), 396.0, 112.0, 384.0
-ROW, LEFT, RIGHT, RESULTS = 26.0, 168.0, 408.0, (462.0, 552.0)
+SIDE, ROW, LEFT, RIGHT, RESULTS = 380.0, 26.0, 152.0, 280.0, (322.0, 378.0)
+GAPS = 138.0  # where the rows of differences begin
 LINE = 17.0  # between names beside the curves
 NOTHING = "Not recorded yet: 'python -m moeviz experiment adapting' records it."
 
@@ -92,7 +93,7 @@ def adapting(
     gain = of_task["ways"][BASE]["gain"]
     svg.text(0, 42 + 17 * len(lines), about(figures, gain), fill=MUTED)
     _curves(svg, figures, of_task["ways"], ways)
-    side = svg.beside(WIDTH, 102 + ROW * len(ways) + 72)
+    side = svg.beside(SIDE, GAPS + ROW * len(ways) + 72)
     _gaps(side, of_task, measure, ways)
     return svg.picture(COLUMNS, _rows(of_task, measure, ways))
 
@@ -139,26 +140,27 @@ def _points(of_way: Figures) -> list[tuple[float, float]]:
 def _gaps(svg: Svg, of_task: Figures, measure: str, ways: Sequence[str]) -> None:
     """The second part: a row for each way, its figure minus that of the experts by gate."""
     table, of_ways = of_task["gaps"][measure], of_task["ways"]
-    heading(svg, f"{TITLES[measure][0].upper()}{TITLES[measure][1:]}, beside the experts by gate")
-    legend(svg, 0, 42, verdict_keys(), across=90, kin=True)
-    notes = "tick: a seed · bar: 95 % interval · verdicts corrected for both texts (Holm)"
-    svg.text(0, 64, notes, fill=MUTED)
+    title = f"{TITLES[measure][0].upper()}{TITLES[measure][1:]}"
+    heading(svg, title, "minus that of the experts by gate")
+    legend(svg, 0, 60, verdict_keys(), across=90, kin=True)
+    notes = "tick: a seed · bar: 95 % interval", "verdicts corrected for both texts (Holm)"
+    paragraph(svg, 0, 80, notes, LINE, fill=MUTED)
     for at, name in zip(RESULTS, ("kB", "seconds"), strict=True):
-        svg.text(at, 92, name, anchor="end", fill=MUTED)
-    bottom = 102 + ROW * len(ways)
+        svg.text(at, GAPS - 10, name, anchor="end", fill=MUTED)
+    bottom = GAPS + ROW * len(ways)
     x = Scale(*padded([0.0, *gap_extent(table[way] for way in ways if way != BASE)]), LEFT, RIGHT)
-    x_axis(svg, x, bottom, top=100, ticks=x.ticks(4), zero=True)
-    svg.text(RIGHT, bottom + 38, "nats per token: left is better", anchor="end")
+    x_axis(svg, x, bottom, top=GAPS - 2, ticks=x.ticks(3), zero=True)
+    middle = (LEFT + RIGHT) / 2
+    svg.text(middle, bottom + 38, "nats per token: left is better", anchor="middle")
     svg.text(0, bottom + 62, "seconds: of all steps, on one thread beside another run", fill=MUTED)
     for place, way in enumerate(ways):
-        at, key, of_way = 102 + ROW * (place + 0.5), KEYS[way], of_ways[way]
-        told = f"{of_way['bytes']['mean'] / 1000:.0f}", f"{of_way['seconds']['mean']:.1f}"
+        at, key, of_way = GAPS + ROW * (place + 0.5), KEYS[way], of_ways[way]
+        told = f"{of_way['bytes']['mean'] / 1000:,.0f}", f"{of_way['seconds']['mean']:.1f}"
         tip = f"{way}: {mean_sd(of_way[measure], 3)} nats per token"
         if way != BASE:
             tip = f"{tip}; difference {gap_cell(table[way])}"
         with row(svg, at, ROW, key.name, tip=tip):
-            mark(svg, key.mark, 6, at, key.colour, 4)
-            svg.text(18, at + 4, key.name, bold=key.bold)
+            svg.text(0, at + 4, key.name, bold=key.bold)
             if way != BASE:
                 gap_dots(svg, x, at, table[way])
             for edge, cell in zip(RESULTS, told, strict=True):

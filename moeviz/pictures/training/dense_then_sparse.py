@@ -16,7 +16,7 @@ WIDTH, LEFT, RIGHT, PLOT, LINE = 560.0, 64.0, 380.0, 190.0, 17.0
 QUESTION = "Trained with all 16 experts for every token: how few may answer?"
 HIGHEST = 1.0  # nats; what is worse is drawn at the upper edge
 NAMES = {
-    "sparse": "sparse, trained at K = 2",
+    "sparse": "sparse, trained at K\u00a0=\u00a02",
     "narrow, 0": "narrow, no information loss",
     "narrow, 0.01": "narrow, information loss × 0.01",
     "narrow, 0.1": "narrow, information loss × 0.1",

@@ -186,22 +186,22 @@ def _labels(
     x: Scale, y: Scale, recorded: Recorded, axis: str,
     heights: dict[str, tuple[float, float, float]],
 ) -> dict[str, Label]:  # fmt: skip
-    """The size of each arm beside its mark: of a dense one on the left, of a sparse one where the
-    fewest labels and marks stand already."""
+    """The size of each arm beside its mark, where the fewest labels and marks stand already; of
+    dense ones that stand above each other on the left."""
     at = {
         name: (x(place), y(heights[name][1]))
         for kind in KEYS
         for name, place in _places(recorded, axis, kind).items()
     }
     labels: dict[str, Label] = {}
-    dense = [name for name in at if recorded["arms"][name]["kind"] == DENSE]
-    for name, height in zip(dense, _apart([at[name][1] for name in dense]), strict=True):
-        size = f"{recorded['arms'][name]['width']:,}"
-        labels[name] = Label(size, at[name][0] - 10, height + 4, "end")
+    if axis == "share":
+        dense = of_kind(recorded, DENSE)
+        for name, height in zip(dense, _apart([at[name][1] for name in dense]), strict=True):
+            labels[name] = Label(f"{dense[name]['width']:,}", at[name][0] - 10, height + 4, "end")
     marks = [(left - 6, high - 6, left + 6, high + 6) for left, high in at.values()]
     for name in (name for name in at if name not in labels):
         arm, (left, high) = recorded["arms"][name], at[name]
-        size = f"{arm['experts']:,}"
+        size = f"{arm['width'] if arm['kind'] == DENSE else arm['experts']:,}"
         around = SPOTS if arm["kind"] == LEARNED else SPOTS[::-1]
         found = [Label(size, left + dx, high + dy, anchor) for dx, dy, anchor in around]
         taken = [*marks, *(label.box for label in labels.values())]

@@ -6,14 +6,22 @@ import textwrap
 from typing import Any
 
 from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.over_seeds import about, gap_cell, gap_dots, gap_extent, mean_sd, told_briefly
-from moeviz.pictures.plot import box, paragraph, row
+from moeviz.pictures.over_seeds import (
+    about,
+    gap_cell,
+    gap_dots,
+    gap_extent,
+    mean_sd,
+    told_briefly,
+    verdict_keys,
+)
+from moeviz.pictures.plot import box, legend, paragraph, row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 
 WIDTH, ROW, LEFT = 560.0, 26.0, 250.0
 QUESTION = "Which layers should have experts?"
 NONE = "none"
-EXPERTS, DENSE = "#0072b2", "none"
+EXPERTS, DENSE = "#6e6e6e", "none"
 COLUMNS = ("layers with experts", "parameters", "of a token", "loss", "minus the dense model")
 
 Figures = dict[str, Any]
@@ -28,7 +36,7 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
     top = 30.0 + 17 * (len(lines) + len(plain))
     bottom = top + ROW * (len(figures["models"]) + 0.5)
     words = " ".join((QUESTION, headline, *plain))
-    svg = Svg(WIDTH, bottom + 96, "Layers with experts", words)
+    svg = Svg(WIDTH, bottom + 116, "Layers with experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     paragraph(svg, 0, 20 + 17 * len(lines), plain)
     x = Scale(*padded([0.0, *gap_extent(figures["minus_dense"].values())]), LEFT, WIDTH - 14)
@@ -53,10 +61,12 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
             svg.rect(0, y - ROW / 2, LEFT - 20, ROW, "transparent")
     active = figures["models"][chosen]["active_parameters"]["mean"]
     notes = (
-        f"Blue: 16 experts, two for a token. The chosen model's tokens meet {active / 1e6:.2f} M.",
+        "tick: a seed · bar: 95 % interval · hatched layer: 16 experts, two for a token",
+        f"A token of the chosen model meets {active / 1e6:.2f} M parameters.",
         about(figures, figures["models"][NONE]["loss"]),
     )
-    paragraph(svg, 0, bottom + 62, notes, fill=MUTED)
+    legend(svg, 0, bottom + 60, verdict_keys(), across=90)
+    paragraph(svg, 0, bottom + 80, notes, 17, fill=MUTED)
     return svg.picture(COLUMNS, (_cells(figures, name) for name in figures["models"]))
 
 

@@ -132,8 +132,18 @@ def _finding(shape: Shape, table: dict[str, Any] | None, steps: int) -> str:
     if shape.name not in table["arms"]:
         return f"{words_of(shape.name)} is not recorded: this shows its counts alone."
     if shape.name not in table["pairs"]:
-        return "These experts are whole: finer ones are compared with them."
+        return _all_beside(table["pairs"], steps)
     return _beside(table["pairs"][shape.name], shape, steps)
+
+
+def _all_beside(pairs: dict[str, Any], steps: int) -> str:
+    """How many of the recorded layers end below and above that of whole experts."""
+    verdicts = [gap["verdict"] for gap in pairs.values()]
+    lower, higher, unsure = (verdicts.count(each) for each in ("lower", "higher", "open"))
+    return (
+        f"These experts are whole. {len(verdicts)} others are compared with them after {steps:,} "
+        f"steps: {lower} end lower, {higher} end higher, and of {unsure} it is open."
+    )
 
 
 def _beside(gap: dict[str, Any], shape: Shape, steps: int) -> str:

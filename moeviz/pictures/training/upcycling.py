@@ -71,8 +71,9 @@ def upcycling(
     paragraph(svg, 0, 38, lines, size=13, bold=True)
     if recorded:
         _draw_gaps(svg, top, recorded, way)
-    _draw_losses(svg.beside(WIDTH, CURVES), learners, axis, now, note)
+    # In two rows of a wide part and a narrow one, where the page has room for both.
     _draw_alike(svg.beside(SIDE, ALIKE_HEIGHT), learners)
+    _draw_losses(svg.beside(WIDTH, CURVES), learners, axis, now, note)
     grown = learners[-1]
     label = AXES["step"][0]
     draw_load(svg.beside(SIDE, LOAD_HEIGHT), [grown], "step", finish([grown], "step"), label)
