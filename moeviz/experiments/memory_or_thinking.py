@@ -60,7 +60,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.experiments import Progress
-from moeviz.experiments.rates import label, settled_rates
+from moeviz.experiments.rates import looked_for
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.experiments.recording import (
     collect,
@@ -187,7 +187,7 @@ def name_of(model: str, task: str, size: int) -> str:
     return f"{task} {size}, {model}"
 
 
-def looked_for(part: Path, meta: dict[str, Any], on_step: Progress) -> dict[str, dict[str, Any]]:
+def rates_by_task(part: Path, meta: dict[str, Any], on_step: Progress) -> dict[str, dict[str, Any]]:
     """By task and model what the grid found, and beyond it; see best_rate."""
 
     def try_at(name: str, rate: float) -> partial[float | None]:
@@ -195,13 +195,8 @@ def looked_for(part: Path, meta: dict[str, Any], on_step: Progress) -> dict[str,
         return partial(try_rate, model, task, rate)
 
     names = [f"{task}; {model}" for task, model in product(SIZES, MODELS)]
-    grid = {label(name, rate): try_at(name, rate) for name, rate in product(names, GRID)}
-    seeds = len(GRID_SEEDS)
-    found = settled_rates(
-        collect(part, meta, grid, seeds, on_step),
-        try_at,
-        lambda runs: collect(part, meta, runs, seeds, lambda *_: None),
-    )
+    grids = dict.fromkeys(names, GRID)
+    found = looked_for(part, meta, grids, try_at, len(GRID_SEEDS), on_step)
     return {task: {model: found[f"{task}; {model}"] for model in MODELS} for task in SIZES}
 
 
@@ -240,7 +235,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[
     part = out / "runs" / "memory_or_thinking.part"
     before = len(SIZES) * len(MODELS) * len(GRID) * len(GRID_SEEDS)
     total = before + len(settings()) * len(MODELS) * seeds
-    rates = looked_for(part, meta, lambda done, _: on_step(done, total))
+    rates = rates_by_task(part, meta, lambda done, _: on_step(done, total))
     runs = {
         name_of(model, task, size): partial(train, model, task, size, rates[task][model]["chosen"])
         for (task, size), model in product(settings(), MODELS)
