@@ -24,7 +24,7 @@ from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import Record
 from moeviz.routing import Plan, RouterOut
 from moeviz.watch.pretrained.capture import WITHOUT_CHOICES, Site, places, sites
-from moeviz.watch.pretrained.checkpoint import Pretrained
+from moeviz.watch.pretrained.model import Pretrained
 from moeviz.watch.text import moe_layers, rows_by_token
 
 Table = tuple[Tensor, Tensor]

@@ -3,8 +3,9 @@
 Needs the extra `moeviz[models]`. A model's own code from the Hub is never run.
 """
 
-from moeviz.watch.pretrained.checkpoint import Pretrained, load
+from moeviz.watch.pretrained.checkpoint import load
 from moeviz.watch.pretrained.inside import dissect, layers_of, router_tokens, top_k_of
+from moeviz.watch.pretrained.model import Pretrained
 from moeviz.watch.pretrained.tracing import describe, trace
 
 __all__ = [

@@ -11,7 +11,7 @@ from moeviz.costs import Architecture
 from moeviz.records.routes import Anatomy
 from moeviz.routing import RouteContext
 from moeviz.watch.pretrained.capture import flat, logits_of, sites, watched
-from moeviz.watch.pretrained.checkpoint import Pretrained
+from moeviz.watch.pretrained.model import Pretrained
 from moeviz.watch.pretrained.tracing import capture, rule_of_layer
 from moeviz.watch.routers import Tokens
 from moeviz.watch.text import MAX_TOKENS

@@ -10,7 +10,7 @@ import torch
 
 from moeviz.records.routes import Trace
 from moeviz.watch.pretrained.capture import Captured, in_order, read, sites, watched
-from moeviz.watch.pretrained.checkpoint import Pretrained
+from moeviz.watch.pretrained.model import Pretrained
 from moeviz.watch.pretrained.rule import Rule, rule_of
 from moeviz.watch.text import MAX_TOKENS, stacked
 from moeviz.words import percent
