@@ -13,10 +13,11 @@ from moeviz.experiments.public_traces import (
     NUM_EXPERTS,
     OLMOE,
     SOURCES,
+    plain,
     read_tasks,
     traces_folder,
 )
-from moeviz.experiments.real_traces import Tasks, of_counts, plain
+from moeviz.experiments.real_traces import Tasks, of_counts
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.records.imports import read_moelens
 

@@ -27,10 +27,10 @@ from moeviz.experiments.public_traces import (
     DEEPSEEK,
     NUM_EXPERTS,
     SOURCES,
+    plain,
     read_tasks,
     traces_folder,
 )
-from moeviz.experiments.real_traces import plain
 from moeviz.experiments.recording import write_json
 from moeviz.records.caching import Replay, replay
 from moeviz.records.imports import joined

@@ -40,9 +40,9 @@ from moeviz.experiments.public_traces import (
     NUM_EXPERTS,
     SOURCES,
     read_tasks,
+    shared_start,
     traces_folder,
 )
-from moeviz.experiments.real_traces import shared_start
 from moeviz.experiments.recording import write_json
 from moeviz.records.important import important_experts
 from moeviz.records.routes import Trace

@@ -24,11 +24,12 @@ from moeviz.experiments import Progress
 from moeviz.experiments.public_traces import (
     DEEPSEEK,
     NUM_EXPERTS,
+    POOLED,
     SOURCES,
+    plain,
     read_tasks,
     traces_folder,
 )
-from moeviz.experiments.real_traces import POOLED, plain
 from moeviz.experiments.recording import write_json
 from moeviz.records.imports import joined
 from moeviz.records.placement import Placement, balanced, contiguous

@@ -1,4 +1,5 @@
-"""Where public routing traces lie, where they come from, and how those of DeepSeek are read.
+"""Where public routing traces lie and come from, how those of DeepSeek are read, and what the
+experiments on them share.
 
 They are other people's data: they do not ship, and stand in the folder that MOEVIZ_TRACES names,
 else in ../shared/traces of a checkout.
@@ -9,8 +10,10 @@ else in ../shared/traces of a checkout.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +39,7 @@ SOURCES = {
     },
 }
 NUM_EXPERTS = 64
+POOLED = "pooled"  # all tasks as one text
 
 
 def traces_folder() -> Path:
@@ -81,3 +85,23 @@ def read_tasks(path: Path) -> dict[str, list[Trace]]:
             for number, (end, size) in enumerate(zip(ends, length, strict=True))
         ]
     return traces
+
+
+def shared_start(traces: list[Trace]) -> int:
+    """How many first tokens all sequences of a task have in common, as far as the first MoE layer
+    tells: there they all choose the same experts."""
+    shortest = min(len(trace.expert) for trace in traces)
+    first = np.sort([trace.expert[:shortest, 0] for trace in traces], axis=2)
+    alike_S = (first == first[0]).all(axis=(0, 2))
+    return int(np.cumprod(alike_S).sum())
+
+
+def plain(figures: Any) -> Any:
+    """The figures in JSON values: six decimals, None for NaN."""
+    if isinstance(figures, dict):
+        return {name: plain(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [plain(value) for value in figures]
+    if isinstance(figures, float | np.floating):
+        return None if math.isnan(figures) else round(float(figures), 6)
+    return figures

@@ -44,7 +44,6 @@ and over all tasks:
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,11 @@ from moeviz.experiments.public_traces import (
     DEEPSEEK,
     NUM_EXPERTS,
     OLMOE,
+    POOLED,
     SOURCES,
+    plain,
     read_tasks,
+    shared_start,
     traces_folder,
 )
 from moeviz.experiments.recording import write_json
@@ -84,22 +86,12 @@ from moeviz.records.specialists import (
 
 SAMPLES = (64, 192, 1000, 2000, 8000)  # tokens of each task that make specialists
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-POOLED = "pooled"
 PAIRS = 6  # of a task, that are told
 FLOOR = 1.5  # a lift below is small, however certain
 LEAST, CERTAIN = 5, 5  # meetings by chance, and standard deviations beyond them
 NO_MEAN = ("layer", "load", "pairs")  # figures without a mean over layers
 
 Figures = dict[str, Any]
-
-
-def shared_start(traces: list[Trace]) -> int:
-    """How many first tokens all sequences of a task have in common, as far as the first MoE layer
-    tells: there they all choose the same experts."""
-    shortest = min(len(trace.expert) for trace in traces)
-    first = np.sort([trace.expert[:shortest, 0] for trace in traces], axis=2)
-    alike_S = (first == first[0]).all(axis=(0, 2))
-    return int(np.cumprod(alike_S).sum())
 
 
 class Tasks:
@@ -289,17 +281,6 @@ def _mean(values: list[Any]) -> Any:
     if isinstance(values[0], dict):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     return np.mean(values, axis=0).tolist()
-
-
-def plain(figures: Any) -> Any:
-    """The figures in JSON values: six decimals, None for NaN."""
-    if isinstance(figures, dict):
-        return {name: plain(value) for name, value in figures.items()}
-    if isinstance(figures, list):
-        return [plain(value) for value in figures]
-    if isinstance(figures, float | np.floating):
-        return None if math.isnan(figures) else round(float(figures), 6)
-    return figures
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figures:
