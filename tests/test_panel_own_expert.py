@@ -13,13 +13,13 @@ from helpers.panels import LOUD, NASTY, at_ease, content, press, said
 from moeviz.experiments import own_run
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig
 from moeviz.panels.many_models import own_expert as panel_file
-from moeviz.panels.many_models.own_expert import OwnExpert, read_file
+from moeviz.panels.many_models.own_expert import OwnExpert
 from moeviz.pictures.many_models.own_expert import finding, own_expert, told
 from moeviz.records.own_runs import OwnRun
 from moeviz.records.store import load_records, save_records
 from moeviz.surgery.own_training import OwnTraining
 from moeviz.text.corpus import load_corpus
-from moeviz.text.own_texts import own_text
+from moeviz.text.own_texts import MOST_BYTES, own_text, read_file
 from moeviz.text.tokenizer import Tokenizer
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("a_reader", "fresh_kernel")]
@@ -147,9 +147,9 @@ def test_texts_that_cannot_be_learnt_get_one_sentence_and_change_nothing(quick, 
     pressed(panel, "run")
     assert panel._live.name == "mine" and "<script" not in panel.picture.value
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="is not text in UTF-8"):
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
         read_file(file)
-    file.write_bytes(b" " * (panel_file.MOST_BYTES + 1))
+    file.write_bytes(b" " * (MOST_BYTES + 1))
     with pytest.raises(ValueError, match="is larger than 2,000,000 bytes"):
         read_file(file)
 

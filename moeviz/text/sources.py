@@ -54,7 +54,7 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
         if file.stat().st_size == 0:
             pass  # `datasets` would fail on it; the refusal below says it better
         elif file.suffix.lower() == ".txt":
-            text = _read_utf8(file, max_characters)
+            text = read_utf8(file, max_characters)
             taken = len(text)
             # A short file is cut finer, so that a tenth of it can be kept for validation.
             documents = cut_documents(text, min(PIECE, max(200, len(text) // 20)))
@@ -65,7 +65,7 @@ def local_source(path: Path, text_column: str | None, max_characters: int) -> So
                 documents = _rows(table, str(file), text_column, max_characters)
             except ValueError:
                 if file.suffix.lower() == ".jsonl":
-                    _read_utf8(file, file.stat().st_size)  # if that is why, it names the byte
+                    read_utf8(file, file.stat().st_size)  # if that is why, it names the byte
                 raise
         if not documents:
             raise ValueError(f'"{file}" holds no text; give a file with some.')
@@ -82,7 +82,7 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def _read_utf8(path: Path, max_characters: int) -> str:
+def read_utf8(path: Path, max_characters: int) -> str:
     """The first characters of a UTF-8 file; ValueError names the first byte that is not."""
     most = 4 * max_characters  # bytes: no character takes more than four
     with path.open("rb") as file:

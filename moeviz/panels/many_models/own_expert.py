@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.checks import brief
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.host import data_path
 from moeviz.leaving import Stopped
@@ -20,7 +19,7 @@ from moeviz.pictures.many_models.own_expert import own_expert
 from moeviz.pictures.training.standings import DOMAINS
 from moeviz.records.own_runs import OwnRun, unmeasured
 from moeviz.records.store import load_records
-from moeviz.text.own_texts import TEXTS, own_text
+from moeviz.text.own_texts import TEXTS, own_text, read_file
 
 if TYPE_CHECKING:
     from moeviz.experiments.own_run import OwnRunning
@@ -35,7 +34,6 @@ NOBODY, FRIEND = "nobody", "friend"
 RATES = {WHOLE: "0.003", "rank 4": "0.01"}
 LOOK_EVERY = 20  # steps: a look takes as long as some of them
 FILE = "my_expert.safetensors"
-MOST_BYTES = 2_000_000  # of a text file
 
 Key = tuple[Any, ...]
 
@@ -284,20 +282,6 @@ def _cut(running: OwnRunning) -> str:
     """Says so where the text is longer than what is read of it."""
     read, whole = running.tokens
     return f" Only the first {read:,} of the text's {whole:,} tokens are read." * (read < whole)
-
-
-def read_file(path: Path) -> str:
-    """A text file; ValueError (one sentence) where it is none, or too large."""
-    if not path.is_file():
-        raise ValueError(
-            f"There is no file {brief(str(path))}; give another path, or paste a text."
-        )
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} is larger than {MOST_BYTES:,} bytes; give a part of it.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8; save it as such, or paste it.") from None
 
 
 def _openings() -> tuple[dict[tuple[Key, str], OwnRun], str]:
