@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, least_squares
-from scipy.stats import f
+from scipy.stats import f, linregress, t
 
 from moeviz.records.compare import compare
-from moeviz.records.frontier import STEPS, DenseRow, exponent, with_floor
+from moeviz.records.frontier import STEPS, DenseRow, exponent, exponent_of_line, with_floor
 
 WIDTHS = (128, 256, 512, 1024)
 losses = st.lists(st.floats(2, 4), min_size=5, max_size=5)
@@ -126,6 +126,20 @@ def test_a_pure_power_gives_its_exponent_back():
     counts = np.array([4.0, 16.0, 64.0])
     assert exponent(counts, [[3 * n**-0.05] * 2 for n in counts]).mean == pytest.approx(0.05)
     assert math.isinf(exponent(counts, [[3.0], [2.9], [2.8]]).high)
+
+
+@given(st.integers(3, 7), st.integers(0, 999))
+def test_the_exponent_of_one_curve_and_its_interval_are_those_of_scipys_line(sizes, seed):
+    rng = np.random.default_rng(seed)
+    counts, losses = rng.uniform(2, 300, sizes), rng.uniform(2, 4, sizes)
+    line = linregress(np.log(counts), np.log(losses))
+    reach = line.stderr * t.ppf(0.975, sizes - 2)
+    assert exponent_of_line(counts, losses) == pytest.approx((-line.slope, reach), rel=1e-6)
+
+
+def test_two_sizes_have_no_line_with_an_interval():
+    with pytest.raises(ValueError, match="needs three sizes at least, got 2"):
+        exponent_of_line([4, 8], [3.0, 2.9])
 
 
 @given(st.floats(0.2, 1.5), st.floats(0.5, 3), st.floats(0.3, 2), st.integers(0, 99))
