@@ -54,6 +54,11 @@ def test_a_sample_is_of_whole_sequences_until_there_are_enough(tokens):
     assert trace.shortest == 5
 
 
+def test_a_record_may_have_more_choices_than_layers():
+    three = np.arange(36, dtype=np.int16).reshape(12, 1, 3) % 12
+    assert replace(uneven(), expert=three).sample(100, seed=0).expert.shape == (12, 1, 3)
+
+
 def test_the_order_of_a_sample_hangs_on_its_seed_alone():
     trace = make_domain_trace(sequences=6)
     drawn = [trace.sample(16, seed=seed).expert.tolist() for seed in (0, 0, 1, 2)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moeviz.experiments.exchanged import RANK, fit, grid, step
 from moeviz.leaving import Stopped
 from moeviz.pictures.costs.measured_exchange import computed, told_exchanges
-from moeviz.records.exchanged import Exchanged, Line, legs
+from moeviz.records.exchanged import Exchanged, Line, legs, line_of
 from moeviz.systems import pool as pools
 from moeviz.systems.pool import Pool
 
@@ -120,6 +120,41 @@ def test_a_line_is_found_again(alpha, bandwidth, powers):
 def test_no_part_of_a_line_is_negative(points):
     line = Line.fitted(points)
     assert line.alpha >= 0 and line.bandwidth > 0
+
+
+def test_a_line_of_one_part_is_the_mean_of_that_part():
+    """Times that fall with the size have no bandwidth; those that rise faster have no start."""
+    flat = Line.fitted([(1.0, 3.0), (2.0, 2.5), (4.0, 0.5)])
+    assert flat.alpha == pytest.approx(2) and flat.seconds(1e6) == pytest.approx(2)
+    steep = Line.fitted([(1.0, 1.0), (2.0, 4.0), (4.0, 12.0)])
+    assert steep.alpha == 0 and steep.bandwidth == pytest.approx(1 / 2)
+
+
+def test_a_point_of_a_line_is_the_median_time_from_when_all_were_ready():
+    """Three processes, two sizes, three turns: 2 rows of 8 numbers to each of two others."""
+    travel_NT = np.array([[3.0, 1.0, 2.0], [9.0, 5.0, 6.0]])
+    ready_RNT = np.random.default_rng(0).uniform(0, 1, (3, 2, 3))
+    ended_RNT = ready_RNT.max(0) + travel_NT - np.array([0.3, 0, 0.9])[:, None, None]
+    times_RNT3 = np.stack((ready_RNT - 1, ready_RNT, ended_RNT), axis=-1)
+    line = line_of(times_RNT3.tolist(), (2, 4), 8)
+    assert np.array(line.points) == pytest.approx(np.array([[2 * 128 / 2, 2], [4 * 128 / 2, 6]]))
+
+
+def test_a_step_is_shown_as_it_was_in_its_pass_of_the_median_time():
+    """The travel of each exchange is a median of its own."""
+    took, travels = (5.0, 9.0, 7.0), ((1.0, 4.0, 2.0), (2.0, 1.0, 6.0))
+    answers = [
+        {"sizes": {}, "load": [[1, 1]], "visits": [[1, 1]], "sent": [[0, 1]] * 2, "beside": 3,
+         "error": 0.1 * rank,
+         "passes": [[10.0 + rank, 11.0 + took[p] - rank,
+                     [[11.5, 12.0 - rank, 12.0 + travel[p] - rank] for travel in travels]]
+                    for p in range(3)]}
+        for rank in range(2)
+    ]  # fmt: skip
+    found = Exchanged.merged(answers, 1, "expert")
+    assert found.travel.tolist() == [2, 2] and found.end.tolist() == [7, 6]
+    assert found.span[:, 0].tolist() == [[0.5, 1, 3], [0.5, 1, 7]]
+    assert (found.beside, found.error, found.processes) == (6, 0.1, 2)
 
 
 def test_the_legs_of_a_step_are_mirrored():
