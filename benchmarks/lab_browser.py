@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import secrets
 import shutil
 import socket
@@ -38,6 +39,7 @@ FOLDERS = (
     "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
 START_SECONDS = 120
+PATIENCE = 120  # seconds: nothing may fail because a machine has much else to do
 # What the tests' packages add to the page: a learner's has none of it, and Voilà cannot load it.
 NOT_OURS = (
     "jupyterlab-jupytext", "@jupyter-notebook/lab-extension",
@@ -138,9 +140,7 @@ class LabServer:
         config.mkdir(parents=True)
         disabled = json.dumps({"disabledExtensions": dict.fromkeys(NOT_OURS, True)})
         (config / "page_config.json").write_text(disabled, encoding="utf-8")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [self.python, "-m", "jupyterlab", f"--ServerApp.root_dir={self.root}"]
         command += (
@@ -196,6 +196,16 @@ class LabServer:
             return json.loads(answer.read() or b"null")
 
 
+def free_port():
+    """Return a port that nobody listens on. It lies below those that a system gives to whoever asks
+    for any, so that none is given away between this call and the start of a server."""
+    for port in random.sample(range(20000, 32000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("No free port found between 20000 and 32000.")
+
+
 def find_chromium():
     """Return the path of a Chromium; RuntimeError says what to do when there is none."""
     named = os.environ.get("CHROMIUM")
@@ -224,12 +234,16 @@ def open_browser(width=1400, height=1000):
         browser = pw.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(PATIENCE * 1000)
             page.add_init_script(_SCRIPT)
             page.faults = []  # what went wrong, in words
             note = page.faults.append
             page.on("console", lambda m: m.type == "error" and note(f"console: {m.text}"))
             page.on("response", lambda r: r.status >= 400 and note(f"HTTP {r.status}: {r.url}"))
-            page.on("requestfailed", lambda r: note(f"request failed: {r.failure}: {r.url}"))
+            page.on(
+                "requestfailed",
+                lambda r: broke_off(r) or note(f"request failed: {r.failure}: {r.url}"),
+            )
             page.on("pageerror", lambda error: note(f"page error: {error}"))
             page.on("crash", lambda _: note("the page crashed"))
             yield page
@@ -237,7 +251,19 @@ def open_browser(width=1400, height=1000):
             browser.close()
 
 
-def open_notebook(page, lab, name, host="lab/tree", timeout=120):
+def broke_off(request):
+    """Whether the page itself gave a request up, as each does that is left; it may be told late."""
+    return request.failure == "net::ERR_ABORTED"
+
+
+def leave(page):
+    """Go away from a page: what goes wrong because it is closed is no fault."""
+    page.goto("about:blank")
+    page.wait_for_timeout(500)
+    page.faults.clear()
+
+
+def open_notebook(page, lab, name, host="lab/tree", timeout=PATIENCE):
     """Open notebook `name` of server `lab` and wait until its kernel really answers.
 
     host: the page that shows it, JupyterLab's or, as "notebooks", that of Notebook 7.
@@ -251,7 +277,7 @@ def open_notebook(page, lab, name, host="lab/tree", timeout=120):
     page.evaluate("() => moeviz.watch()")
 
 
-def run_all(page, timeout=120):
+def run_all(page, timeout=PATIENCE):
     """Run all cells, wait for the end, and return the exceptions and stderr text so far: of the
     kernel, of cell outputs and of panels."""
     page.evaluate("ms => moeviz.runAll(ms)", timeout * 1000)
@@ -265,7 +291,7 @@ def problems(page, ignore=()):
     return [text for text in faults if not any(known in text for known in ignore)]
 
 
-def run_in_kernel(page, code, timeout=60):
+def run_in_kernel(page, code, timeout=PATIENCE):
     """Run `code` in the notebook's kernel, outside any cell, and return what it printed."""
     return page.evaluate("call => moeviz.run(call)", [code, timeout * 1000])
 
@@ -326,7 +352,7 @@ def click(page, css):
 def play(page, css):
     """Press Play on the panel `css` and wait until its models train."""
     click(page, ".moeviz-play")
-    wait_status(page, css, "Training.", timeout=120)
+    wait_status(page, css, "Training.")
 
 
 def picture(page, css=""):
@@ -334,7 +360,7 @@ def picture(page, css=""):
     return page.locator(f"{css} {PICTURE} .widget-html-content").first.inner_html()
 
 
-def wait_for_change(page, before, css="", timeout=60):
+def wait_for_change(page, before, css="", timeout=PATIENCE):
     """Wait until the picture of the panel `css` differs from `before`; return the new one."""
     arg = [f"{css} {PICTURE} .widget-html-content", before]
     test = "([css, old]) => (document.querySelector(css)?.innerHTML ?? old) !== old"
@@ -348,7 +374,18 @@ def state(page, css):
     return dict(part.partition("=")[::2] for part in text.partition("?")[2].split("&"))
 
 
-def wait_state(page, css, pattern, timeout=60):
+def state_string(page, css):
+    """Return the state string of the panel `css`, when it is that of the picture."""
+    box = f"{css} .moeviz-state input"
+    page.wait_for_function(
+        "([picture, box]) => { const value = document.querySelector(box)?.value;"
+        " return value && document.querySelector(picture)?.dataset.state.startsWith(value) }",
+        arg=[f"{css} .mv[data-state]", box],
+    )
+    return page.locator(box).first.input_value()
+
+
+def wait_state(page, css, pattern, timeout=PATIENCE):
     """Wait until the regular expression is found in the data-state of the panel `css`."""
     page.wait_for_function(
         "([css, wanted]) => RegExp(wanted).test("
@@ -358,7 +395,7 @@ def wait_state(page, css, pattern, timeout=60):
     )
 
 
-def wait_status(page, css, words, timeout=60):
+def wait_status(page, css, words, timeout=PATIENCE):
     """Wait until the panel `css` says the words."""
     page.locator(f"{css} .moeviz-status", has_text=words).wait_for(timeout=timeout * 1000)
 

@@ -223,7 +223,7 @@ def held_model(monkeypatch):
 
     def slow(*args):
         begun.append(args)
-        assert held.wait(20)
+        assert held.wait(60)
         return load_model(*args)
 
     monkeypatch.setattr("moeviz.watch.text.load_model", slow)

@@ -8,7 +8,13 @@ import pytest
 
 import lab_browser as browser
 import latency
-from helpers.browser import check_contrast, check_tab_reaches_every_control, put_and_open, start
+from helpers.browser import (
+    check_contrast,
+    check_tab_reaches_every_control,
+    put_and_open,
+    start,
+    wait_count,
+)
 from moeviz.records.store import load_header
 
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
@@ -45,6 +51,15 @@ def publish_msg(self, *args, **options):
     return publish(self, *args, **options) if answers else lost.append(name)
 
 BaseComm.publish_msg = publish_msg"""
+# The smallest step that the picture of a panel has shown from now on, however short.
+NOTE_LEAST_STEP = """css => {
+    window.leastStep = Infinity;
+    const panel = document.querySelector(css);
+    new MutationObserver(() => {
+        const shown = /step=(\\d+)$/.exec(panel.querySelector('.mv[data-state]')?.dataset.state);
+        if (shown) window.leastStep = Math.min(window.leastStep, +shown[1]);
+    }).observe(panel, {subtree: true, childList: true, characterData: true});
+}"""
 TWO_LIVE = (IMPORT, "text = panels.RouteText()\ntext", "race = panels.Race()\nrace")
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
@@ -67,19 +82,18 @@ def step(page):
     return int(browser.state(page, RACE)["step"])
 
 
-def wait_step(page, least, timeout=60):
+def wait_step(page, least):
     page.wait_for_function(
         "([css, least]) => +(/step=(\\d+)$/.exec("
         "document.querySelector(css + ' .mv').dataset.state)?.[1] ?? 0) >= least",
         arg=[RACE, least],
-        timeout=timeout * 1000,
     )
 
 
 def wait_live(page, experts, seed):
     """Until the picture is of the race that trains here, no longer of the recorded one."""
     note = re.compile(rf"(?<!not )live: E = {experts}, K = 2, seed {seed}")
-    page.locator(f"{RACE} .mv", has_text=note).wait_for(timeout=60_000)
+    page.locator(f"{RACE} .mv", has_text=note).wait_for()
 
 
 def move(page, panel, slider):
@@ -90,7 +104,7 @@ def move(page, panel, slider):
     return browser.wait_for_change(page, before, panel)
 
 
-def wait_tokens(page, text, timeout=60):
+def wait_tokens(page, text):
     """Wait until the tokens in the picture, put together, are the text."""
     page.wait_for_function(
         """([css, text]) => [...document.querySelectorAll(css + ' svg .k > title')]
@@ -98,7 +112,6 @@ def wait_tokens(page, text, timeout=60):
             .filter(found => found).map(found => found[1]).join('')
             === text.replaceAll(' ', '·')""",
         arg=[TEXT_PANEL, text],
-        timeout=timeout * 1000,
     )
 
 
@@ -107,7 +120,7 @@ def lock_in(page, nth, answer):
     browser.press(panel.get_by_role("button", name=answer, exact=True), "Space")
     panel.locator("button.moeviz-lock").click()
     panel.locator("[role=status]", has_text=f"You said “{answer}”.").wait_for()
-    assert panel.locator("button.moeviz-lock").is_disabled()
+    panel.locator("button.moeviz-lock:disabled").wait_for()
 
 
 # 00: which expert takes each token
@@ -117,11 +130,11 @@ def test_start_here(page, record_property):
     put_and_open(page, "00_start_here.ipynb")
     begun = time.monotonic()
     page.evaluate("() => void moeviz.runAll(120000)")
-    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=60_000)
+    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for()
+    # The target is 3 s on a machine of one's own, which `bench latency` measures.
     seconds = time.monotonic() - begun
     record_property("first_picture_s", round(seconds, 2))
     print(f"from running the first cell to the first picture: {seconds:.2f} s")
-    assert seconds < 20  # the target is 3 s on a machine of one's own; test machines are shared
     assert page.evaluate(DOWN_TO_PICTURE, TEXT_PANEL) < 600, "not on the first screen of a laptop"
     assert browser.run_all(page) == []
     lock_in(page, 0, "often")
@@ -135,7 +148,7 @@ def test_start_here(page, record_property):
 
     browser.write(page, f"{TEXT_PANEL} .moeviz-text", "two cats and 42 dogs")
     wait_tokens(page, "two cats and 42 dogs")  # the first own text loads torch
-    kept = page.locator(f"{TEXT_PANEL} .moeviz-state input").input_value()
+    kept = browser.state_string(page, TEXT_PANEL)
 
     evil = "<script>alert(1)</script> <b onclick=alert(2)>&amp;"
     browser.write(page, f"{TEXT_PANEL} .moeviz-text", evil)
@@ -172,7 +185,7 @@ def test_dense_vs_moe(page):
 
     # The first move of a control, while a thread trains.
     browser.press_slider(page, f"{RACE} .moeviz-timeline", "ArrowLeft")
-    browser.wait_state(page, RACE, "timeline=99&", timeout=20)
+    browser.wait_state(page, RACE, "timeline=99&")
     axes = page.locator(f"{RACE} .moeviz-axis button")
     axes.nth(1).click()
     browser.wait_state(page, RACE, "axis=flops&")
@@ -211,8 +224,9 @@ def test_dense_vs_moe(page):
     browser.wait_status(page, RACE, "Training.")
     wait_live(page, experts=32, seed=1)
     wait_step(page, 20)
+    page.evaluate(NOTE_LEAST_STEP, RACE)
     browser.click(page, ".moeviz-reset")
-    browser.wait_state(page, RACE, "step=1?[0-9]$")
+    page.wait_for_function("() => window.leastStep < 20")
     wait_step(page, 20)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
@@ -224,12 +238,10 @@ def test_a_race_goes_on_without_the_page_and_after_a_restart_of_the_kernel(page)
     browser.click(page, ".moeviz-play")
     wait_live(page, experts=16, seed=0)
     wait_step(page, 3)
-    beat = browser.run_in_kernel(page, "print(race.pulse.box.value)")
-    assert not beat.strip(), "the page hears threads, and has no need to ask"
+    withholds = browser.run_in_kernel(page, "print(race.pulse.withholds)")
+    assert withholds.strip() == "False", "the page hears threads, and has no need to ask"
     left_at = step(page)
-    page.goto("about:blank")
-    page.wait_for_timeout(500)
-    page.faults.clear()  # what the page had asked for when it was closed
+    browser.leave(page)
     start(page, RACE_ALONE)
     browser.wait_status(page, RACE, "Training.")
     wait_step(page, left_at + 1)
@@ -241,12 +253,12 @@ def test_a_race_goes_on_without_the_page_and_after_a_restart_of_the_kernel(page)
     assert step(page) == there
 
     kept, saved = there, page.lab.moeviz_home / "live" / "race" / "MoE.safetensors"
-    end = time.monotonic() + 60
+    end = time.monotonic() + browser.PATIENCE
     while not saved.is_file() or load_header(saved, kind="checkpoint")["step"] < kept - 1:
         assert time.monotonic() < end, "it is saved when it pauses"
         time.sleep(0.1)
     page.evaluate("() => moeviz.kernel().restart()")
-    page.wait_for_function("() => moeviz.ready()", timeout=60_000)
+    page.wait_for_function("() => moeviz.ready()")
     assert browser.run_all(page) == []
     browser.wait_status(page, RACE, "A race interrupted at step")
     said = page.locator(f"{RACE} .moeviz-status").inner_text()
@@ -281,11 +293,12 @@ def test_what_threads_say_is_seen_where_it_is_lost_on_the_way(page):
     wait_step(page, step(page) + 5)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
-    page.wait_for_timeout(600)
-    at, beat = step(page), "print(race.pulse.box.value)"
-    last = browser.run_in_kernel(page, beat)
-    page.wait_for_timeout(600)
-    assert step(page) == at and browser.run_in_kernel(page, beat) == last, "it rests"
+    at, end, beat = step(page), time.monotonic() + browser.PATIENCE, "print(race.pulse.box.value)"
+    last = None
+    while last != (last := browser.run_in_kernel(page, beat)):
+        assert time.monotonic() < end, "it does not rest"
+        page.wait_for_timeout(600)
+    assert step(page) == at
     assert beats(page)
 
 
@@ -302,7 +315,7 @@ def test_inside_a_layer(page):
         browser.wait_state(page, LAYER_PANEL, f"stage={stage}&")
         seen.add(browser.picture(page, LAYER_PANEL))
     assert len(seen) == len(STAGES)
-    assert page.locator(f"{LAYER_PANEL} .moeviz-next").is_disabled(), "nothing follows the last"
+    page.locator(f"{LAYER_PANEL} .moeviz-next:disabled").wait_for()  # nothing follows the last
     browser.click(page, ".moeviz-back")
     browser.wait_state(page, LAYER_PANEL, "stage=experts&")
     for stage in STAGES[3::-1]:
@@ -336,11 +349,11 @@ def test_the_first_move_is_heard_while_a_cell_runs(page):
     """Holds the private name in answer_at_once: without it the move waits for the cell."""
     put_and_open(page, BUSY)
     page.evaluate("() => void moeviz.runAll(200000)")
-    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for(timeout=60_000)
-    page.wait_for_timeout(500)
+    page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for()
+    running = page.locator(".jp-InputArea-prompt", has_text="[*]")
+    wait_count(running, 1)  # the cells before have ended
     move(page, TEXT_PANEL, f"{TEXT_PANEL} .moeviz-layer")
     # The kernel's status says idle by now: of the thread that heard the move.
-    running = page.locator(".jp-InputArea-prompt", has_text="[*]")
     assert running.count() == 1
     page.evaluate("() => moeviz.kernel().interrupt()")
     running.wait_for(state="detached")

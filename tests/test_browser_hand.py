@@ -12,12 +12,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 # The panel's part: each state that is pasted is heard, and the picture drawn anew.
 HEARS = """() => {
-    window.heard = [];
+    window.heard = [], window.drawnAnew = 0;
     const box = document.querySelector('.moeviz-state input');
     const picture = document.querySelector('.moeviz-picture');
     box.addEventListener('change', () => {
         heard.push(box.value);
-        setTimeout(() => { picture.innerHTML = picture.innerHTML }, 20);
+        setTimeout(() => { picture.innerHTML = picture.innerHTML; drawnAnew++ }, 20);
     });
 }"""
 
@@ -108,7 +108,7 @@ def test_the_keyboard_enters_once_walks_by_arrows_and_stays_where_it_pressed(han
     assert hand.evaluate(focus) == "token 1" and heard(hand) == []
     hand.keyboard.press("Enter")
     assert heard(hand) == [{"token": ["1"]}]
-    hand.wait_for_timeout(200)
+    hand.wait_for_function("() => drawnAnew === 1")
     assert hand.evaluate(focus) == "token 1", "in the new picture"
     hand.keyboard.press("ArrowRight")
     assert hand.evaluate(focus) == "C = 0" and heard(hand)[1:] == [{"limit": ["0"]}], "as a slider"

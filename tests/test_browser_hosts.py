@@ -36,8 +36,8 @@ def test_panels_answer_in_another_host(labs, host, tmp_path):
             browser.open_notebook(page, page.lab, "a.ipynb", host)
             assert browser.run_all(page) == []
         else:  # Voilà runs the cells itself, before it shows a page
-            page.goto(f"{page.lab.url}/{host}/a.ipynb?token={page.lab.token}", timeout=120_000)
-        page.locator(f"{LAYER} .mv[data-state]").wait_for(timeout=60_000)
+            page.goto(f"{page.lab.url}/{host}/a.ipynb?token={page.lab.token}")
+        page.locator(f"{LAYER} .mv[data-state]").wait_for()
 
         before = browser.picture(page, TEXT)
         browser.press_slider(page, f"{TEXT} .moeviz-layer", "ArrowLeft")

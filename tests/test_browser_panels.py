@@ -12,6 +12,7 @@ from helpers.browser import (
     check_readable,
     check_tab_reaches_every_control,
     seconds_to_move,
+    wait_count,
 )
 
 ROUTERS, COLLAPSE, SLOTS = ".moeviz-compare_routers", ".moeviz-collapse", ".moeviz-slots"
@@ -51,7 +52,7 @@ def alone(*panels):
 
 def check_text_is_no_markup(page, css):
     """Tags that are typed into a panel's text stay text; the state of before is set again."""
-    kept = page.locator(f"{css} .moeviz-state input").first.input_value()
+    kept = browser.state_string(page, css)
     browser.write(page, f"{css} .moeviz-text", "<script>alert(1)</script> <b>&amp;")
     text = "text=%3Cscript%3Ealert(1)%3C/script%3E %3Cb%3E%26amp;&"
     browser.wait_state(page, css, re.escape(text))
@@ -99,17 +100,16 @@ def test_03b_compares_routers(labs, tmp_path):
         browser.wait_state(page, ROUTERS, "mode=outside&")
         panel.get_by_role("button", name="synthetic tokens").click()
         browser.wait_state(page, ROUTERS, "source=synthetic&")
-        assert panel.locator(".moeviz-text :is(input, textarea)").is_disabled()
+        panel.locator(".moeviz-text :is(input, textarea):disabled").wait_for(state="attached")
         browser.press_slider(page, f"{ROUTERS} .moeviz-skew", "End")
         browser.wait_state(page, ROUTERS, "skew=2.0&")
 
         # The state string follows the picture.
-        box = panel.locator(".moeviz-state input")
-        page.wait_for_function("e => e.value.includes('skew=2.0&')", arg=box.element_handle())
-        found = box.input_value()
+        browser.wait_state(page, ROUTERS, "skew=2.0&")
+        found = browser.state_string(page, ROUTERS)
         browser.paste(page, ROUTERS, "compare_routers?routers=hash")
         panel.locator(".moeviz-status", has_text="At least 2 routers").wait_for()
-        assert panel.locator(".moeviz-state input").input_value() == found
+        assert browser.state_string(page, ROUTERS) == found
 
 
 def switch(page, name, nth, *, keyboard=False):
@@ -140,6 +140,7 @@ def check_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refu
     """And Tab reaches them all."""
     assert not page.locator(f"{COLLAPSE} .moeviz-noise").is_visible(), "a first look needs few"
     browser.click(page, ".moeviz-more")
+    page.locator(f"{COLLAPSE} .moeviz-noise").wait_for()
     check_tab_reaches_every_control(page, COLLAPSE)
     for name, nth, shown in (
         ("aux", 2, "aux=0.1&"), ("scope", 1, "scope=sequence"), ("aux", 0, "aux=0.0"),
@@ -169,7 +170,7 @@ def check_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.wait_status(page, COLLAPSE, "Nothing trains yet")
     browser.click(page, ".moeviz-play")
     live = page.locator(f"{COLLAPSE} svg text", has_text=re.compile("^live"))
-    live.wait_for(timeout=120_000)
+    live.wait_for()
     browser.press_slider(page, f"{COLLAPSE} .moeviz-timeline", "ArrowLeft")
     browser.wait_state(page, COLLAPSE, "timeline=99&")
     browser.press_slider(page, f"{COLLAPSE} .moeviz-timeline", "End")
@@ -198,8 +199,8 @@ def test_05(labs, tmp_path):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
     with labs.opened("05_capacity.ipynb", "Dark", timeout=400) as page:
         page.locator(f"{SLOTS} .mv[data-state]").first.wait_for()
-        assert page.locator(f"{SLOTS} .mv[data-state]").count() == 2
-        assert page.locator(".moeviz-predict").count() == 4
+        wait_count(page.locator(f"{SLOTS} .mv[data-state]"), 2)
+        wait_count(page.locator(".moeviz-predict"), 4)
         check_readable(page, SLOTS, 30)
         check_tab_reaches_every_control(page, SLOTS)
         keys = ["ArrowRight"] * 10 + ["ArrowLeft"] * 10
@@ -261,7 +262,7 @@ def test_09(labs, tmp_path):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{kind}.png", css)
-        assert page.locator(".moeviz-predict").count() == 4
+        wait_count(page.locator(".moeviz-predict"), 4)
 
         for css in (LADDER, ANATOMY, MAP):
             page.locator(f"{css} .moeviz-more").first.click()
@@ -289,7 +290,7 @@ def test_09(labs, tmp_path):
         page.locator(f"{CLAIMS} .moeviz-more").first.click()
         browser.press_slider(page, f"{CLAIMS} .moeviz-first", "Home")
         page.locator(f"{CLAIMS} .moeviz-status", has_text=": holds; ").wait_for()
-        kept = page.locator(f"{CLAIMS} .moeviz-state input").first.input_value()
+        kept = browser.state_string(page, CLAIMS)
         browser.press_slider(page, f"{CLAIMS} .moeviz-claim", "ArrowRight")
         browser.wait_state(page, CLAIMS, "claim=few_percent_active&")
         browser.paste(page, CLAIMS, kept)
@@ -320,7 +321,7 @@ def test_12(labs, tmp_path):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
             browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
-        assert page.locator(".moeviz-predict").count() == 3
+        wait_count(page.locator(".moeviz-predict"), 3)
         gaps = page.evaluate(BESIDE_SLIDERS)
         assert len(gaps) >= 4
         assert min(left for left, _ in gaps) > 4, "a handle at the end touches the words beside it"
@@ -369,10 +370,10 @@ def test_12(labs, tmp_path):
         browser.wait_state(page, ROOF, "tokens=512$")
         page.locator(f"{ROOF} button.moeviz-run").first.click()
         browser.wait_state(page, ROOF, "machine=this")
-        page.locator(f"{ROOF} .mv", has_text="a large copy").wait_for(timeout=90_000)
+        page.locator(f"{ROOF} .mv", has_text="a large copy").wait_for()
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
-        page.locator(f"{CONTENDERS} .mv", has_text="this machine, ").wait_for(timeout=60_000)
-        page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for(timeout=120_000)
+        page.locator(f"{CONTENDERS} .mv", has_text="this machine, ").wait_for()
+        page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for()
 
 
 def test_08b_processes_start_are_measured_and_end(labs):
@@ -393,9 +394,7 @@ def test_08b_processes_start_are_measured_and_end(labs):
         )
         assert browser.picture(page, MEASURED) != before
         page.locator(f"{MEASURED} .moeviz-skew button").nth(2).click()
-        page.locator(f"{MEASURED} svg text", has_text="skew 2, expert 0").first.wait_for(
-            timeout=120_000
-        )
+        page.locator(f"{MEASURED} svg text", has_text="skew 2, expert 0").first.wait_for()
         check_readable(page, MEASURED, 30)
         browser.click(page, f"{MEASURED} button.moeviz-stop")
         browser.wait_status(page, MEASURED, "The processes have ended.")

@@ -58,7 +58,8 @@ def test_a_program_that_ends_while_a_panel_works_neither_aborts_nor_loses_a_step
     assert "terminate called" not in ended.stderr and "moeviz" not in ended.stderr
     seen, folder = int(ended.stdout), tmp_path / "live" / "race"
     files = sorted(path.name for path in folder.iterdir() if path.name != NAME)
-    assert files == (["MoE.safetensors", "dense.safetensors"] if seen else [])
+    # What was built while Python ended is saved too.
+    assert files == ["MoE.safetensors", "dense.safetensors"] or not (seen or files)
     for name in files:
         assert load_header(folder / name, kind="checkpoint")["step"] >= seen
 

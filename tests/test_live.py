@@ -121,17 +121,16 @@ def test_play_trains_both_side_by_side_and_pause_holds(live):
     run.play_to(max(run.steps()) + 3)
 
 
-def test_pause_is_obeyed_within_a_quarter_of_a_second(live):
-    run, took = live(), []
+def test_pause_is_obeyed_after_the_step_in_hand(live):
+    run = live()
     for _ in range(5):
         run.play()
         run.wait(status="playing")
         time.sleep(0.05)
-        asked = time.monotonic()
         run.pause()
+        asked = sum(run.steps())
         run.wait(status="paused")
-        took.append(time.monotonic() - asked)
-    assert min(took) < 0.25, took  # a busy machine may take the others' time
+        assert sum(run.steps()) - asked <= 1
 
 
 def test_commands_are_obeyed_in_the_order_they_came(live):

@@ -17,7 +17,7 @@ from moeviz.panels.base import Panel
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 JUPYTERLAB, COLAB = (lambda name: {"cellId": name}), (lambda name: {"colab": {"cell_id": name}})
-RERUNS = 30
+RERUNS = 6
 # All widgets on the page, where ipywidgets 8 and 7 keep them.
 MODULE = ipywidgets.widgets.widget
 INSTANCES = MODULE._instances if hasattr(MODULE, "_instances") else ipywidgets.Widget.widgets
@@ -128,7 +128,7 @@ def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
         raise backends_timed.Stopped
 
     monkeypatch.setattr(backends_timed, "contest", endless)
-    monkeypatch.setattr(player, "STEP_SECONDS", 0.01)
+    monkeypatch.setattr(player, "seconds_of", lambda step: 60)
     for name, button in (("Contenders", "run"), ("Dispatch", "play"), ("RuleSteps", "play")):
         panel = shell.run(name, exhibit(name))
         press(panel, button)
@@ -136,5 +136,5 @@ def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
         shell.run(name, exhibit(name))
         for thread in threading.enumerate():
             if thread.name.startswith("moeviz-"):
-                thread.join(10)
+                thread.join(60)
         assert not panel.busy

@@ -171,7 +171,7 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is_and_what_breaks(mon
     monkeypatch.setattr(contest, "contest", endless)
     panel = panels.Contenders()
     press(panel, "run")
-    assert begun.wait(10) and "25 % done" in said(panel)
+    assert begun.wait(60) and "25 % done" in said(panel)
     press(panel, "run")  # pressed twice it is one
     panel.controls["case"].value = panel.controls["case"].options[-1]
     assert "25 % done" in said(panel), "a redraw does not hide the progress"
@@ -285,7 +285,7 @@ def test_a_worker_serves_the_latest_and_rests():
     worker = background.Worker("moeviz-test", contextlib.nullcontext, pulse)
     done, begun, hold = [], threading.Event(), threading.Event()
     worker.ask(lambda: (begun.set(), hold.wait(10)))
-    begun.wait(10)  # or the next would take its place
+    begun.wait(60)  # or the next would take its place
     for number in range(5):
         worker.ask(lambda n=number: done.append(n))
     hold.set()

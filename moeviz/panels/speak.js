@@ -1,6 +1,6 @@
 // What screen readers are told of one panel. ipywidgets has no say over these attributes, so they are
 // copied from what is to be seen. A page that runs no scripts loses nothing else.
-let tries = 200;  // a view is put into its panel some time after it is made
+let tries = 2400;  // a view is put into its panel some time after it is made
 const waiting = setInterval(() => {
     const panel = this.closest('.moeviz-panel, .moeviz-predict, .moeviz-outcome');
     if (!panel && --tries) return;

@@ -106,6 +106,14 @@ def start(page, notebook, timeout=120):
     assert browser.run_all(page, timeout=timeout) == []
 
 
+def wait_count(found, count):
+    """Until the locator finds so many."""
+    end = time.monotonic() + browser.PATIENCE
+    while found.count() != count:
+        assert time.monotonic() < end, f"{found.count()} found, not {count}"
+        found.page.wait_for_timeout(50)
+
+
 # Texts.
 
 # How an audit begins: colours as the page resolves them, and their contrast (WCAG 2).
@@ -182,6 +190,7 @@ _IN_PICTURE = (
 
 def check_contrast(page, css, least):
     """More than `least` texts in all pictures of `css`, each of them easy to see."""
+    page.locator(f"{css} .mv[data-state]").first.wait_for()
     found = page.evaluate(_ON_SCREEN, css)
     assert len(found) > least
     assert [f"{text}: {ratio:.2f}" for text, ratio in found if ratio < 4.5] == []
@@ -190,6 +199,7 @@ def check_contrast(page, css, least):
 def check_readable(page, css, least):
     """More than `least` texts in the first picture of `css`: easy to see, large, none cut off by
     the edge of its part and none over another."""
+    page.locator(f"{css} .mv[data-state]").first.wait_for()
     parts = page.evaluate(_IN_PICTURE, css)
     assert sum(len(part["texts"]) for part in parts) > least
     for part in parts:
@@ -216,10 +226,17 @@ FOCUSABLE = (
 )
 
 
+# JupyterLab puts the parts of a box in one by one, each in the place of an empty element.
+WHOLE = """css => { const panel = document.querySelector(css);
+    return panel && !panel.querySelector('.widget-box > :not(.jupyter-widgets)') }"""
+
+
 def check_tab_reaches_every_control(page, css):
     """From the first control of the first panel `css` on, by the Tab key alone."""
+    page.wait_for_function(WHOLE, arg=css)
     controls = page.locator(css).first.locator(FOCUSABLE).filter(visible=True)
     wanted = controls.evaluate_all("all => all.map((e, i) => { e.dataset.tab = i; return i })")
+    assert wanted
     controls.first.focus()
     reached = set()
     for _ in range(3 * len(wanted)):

@@ -5,7 +5,6 @@ import datetime
 import errno
 import json
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -202,12 +202,14 @@ def disagree(ranks, corpus):
 
 
 def hang(ranks, corpus):
-    """What a process hears of another that does not come to an exchange."""
-    group = dist.new_group(timeout=datetime.timedelta(seconds=1))
-    if ranks.rank:
-        time.sleep(3)
-    else:
-        dist.all_reduce(torch.zeros(1), group=group)
+    """What a process hears of another that does not come to an exchange until it gives up."""
+    group = dist.new_group()
+    _set_pg_timeout(datetime.timedelta(seconds=0.5), group)
+    try:
+        if ranks.leads:
+            dist.all_reduce(torch.zeros(1), group=group)
+    finally:
+        dist.barrier()
 
 
 CASES = {

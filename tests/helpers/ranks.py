@@ -3,10 +3,11 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from lab_browser import free_port
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -20,12 +21,6 @@ def environment(size=None, rank=0, port=0):
         values = (rank, rank, size, "127.0.0.1", port)
         env |= dict(zip(names, map(str, values), strict=True))
     return env
-
-
-def free_port():
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
 
 
 class Processes:
