@@ -34,7 +34,6 @@ from helpers.panels import (
     family,
     figures,
     move,
-    moved,
     opened,
     said,
     sent_by,
@@ -209,23 +208,6 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture_and_a_move_is_qui
 
 
 @every
-def test_a_state_reproduces_the_picture_in_another_panel(name):
-    first, second, part = moved(name), exhibit(name)(), exhibit(name)()
-    second.state_box.value = f"  {first.state_box.value}\n"  # as it is copied by hand
-    assert everything(at_ease(second)) == everything(first)
-    second.state = exhibit(name)().state
-    assert at_ease(second).picture.value == exhibit(name)().picture.value
-    control = next(c for c in MOVES[name] if c not in ("config", "machine"))
-    if "machine" in part.controls:  # what else there is to choose hangs on it
-        move(part, "machine", first.values["machine"])
-    before = part.values
-    part.state = f"{first.kind}?{control}={first.values[control]}"
-    changed = {n for n, v in at_ease(part).values.items() if v != before[n]}
-    # At the end of another batch its step is another number.
-    assert control in changed and (len(changed - {"step"}) <= 1 or name == "Claims")
-
-
-@every
 def test_what_a_mark_sets_is_a_value_of_the_panels_controls(name, monkeypatch):
     panel = exhibit(name)()
     opening = panel.state
@@ -395,7 +377,14 @@ def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(name, 
     assert VIEW not in view_bundle(panel, "a closed widget has no view")
 
 
-@every
+# Each a third of a second: the others' pictures are drawn alike.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (i % 3 > 0 and n != "RuleSteps"))
+        for i, n in enumerate(MOVES)
+    ],
+)
 def test_the_bundle_has_a_picture_while_notebooks_are_built(name, stills):
     panel = exhibit(name)()
     before = everything(panel)

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from moeviz.experiments import (
     output_scale,
     recording,
+    router_arms,
     routers_longer,
     routers_timed,
     routers_trained,
@@ -40,6 +42,7 @@ from moeviz.experiments.routers_compared import (
 from moeviz.host import read_figures
 from moeviz.routing import ROUTERS
 from moeviz.text.corpus import load_corpus
+from moeviz.training.config import TrainConfig
 
 META = {"code": "f00", "versions": {"torch": "2"}, "command": "test"}
 NAMES = (DENSE, MIXTRAL, "expert choice")
@@ -131,6 +134,7 @@ def make_small(monkeypatch):
     begun, train_arm = [], routers_trained.train_arm
     few = {name: arms()[name] for name in NAMES}
     for module, values in {
+        router_arms: {"TrainConfig": partial(TrainConfig, batch_size=2, seq_len=16, warmup=1)},
         routers_trained: {
             "arms": lambda: few,
             "DENSE_STEPS": (2, 6),
