@@ -38,8 +38,8 @@ FOLDERS = (
     "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR "
     "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
-START_SECONDS = 120
-PATIENCE = 120  # seconds: nothing may fail because a machine has much else to do
+START_SECONDS = 300
+PATIENCE = 300  # seconds: nothing may fail because a machine has much else to do
 # What the tests' packages add to the page: a learner's has none of it, and Voilà cannot load it.
 NOT_OURS = (
     "jupyterlab-jupytext", "@jupyter-notebook/lab-extension",

@@ -26,7 +26,7 @@ RACE_ALONE = browser.notebook(IMPORT, "race = panels.Race()\nrace")
 BUSY = browser.notebook(
     IMPORT,
     "panels.RouteText()",
-    "import time\n\ntry:\n    time.sleep(150)\nexcept KeyboardInterrupt:\n    pass",
+    "import time\n\ntry:\n    time.sleep(900)\nexcept KeyboardInterrupt:\n    pass",
 )
 ALL = browser.notebook(
     IMPORT,
@@ -129,7 +129,7 @@ def lock_in(page, nth, answer):
 def test_start_here(page, record_property):
     put_and_open(page, "00_start_here.ipynb")
     begun = time.monotonic()
-    page.evaluate("() => void moeviz.runAll(120000)")
+    page.evaluate("() => void moeviz.runAll(300000)")
     page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for()
     # The target is 3 s on a machine of one's own, which `bench latency` measures.
     seconds = time.monotonic() - begun
@@ -348,7 +348,7 @@ def test_inside_a_layer(page):
 def test_the_first_move_is_heard_while_a_cell_runs(page):
     """Holds the private name in answer_at_once: without it the move waits for the cell."""
     put_and_open(page, BUSY)
-    page.evaluate("() => void moeviz.runAll(200000)")
+    page.evaluate("() => void moeviz.runAll(900000)")
     page.locator(f"{TEXT_PANEL} .mv[data-state]").wait_for()
     running = page.locator(".jp-InputArea-prompt", has_text="[*]")
     wait_count(running, 1)  # the cells before have ended

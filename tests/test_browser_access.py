@@ -69,7 +69,7 @@ def test_every_panel_reads_at_every_width_and_axe_finds_no_fault(labs, theme, si
     """No text is small, nothing is cut off, nothing lies over something else; by axe too with all
     that a button hides in sight."""
     source = importlib.resources.files("axe_playwright_python") / "axe.min.js"
-    with labs.opened(ALL, theme, timeout=400) as page:
+    with labs.opened(ALL, theme) as page:
         wait_count(page.locator(".moeviz-panel .mv"), len(panels.__all__) - 2)
         wrong, devtools = [], page.context.new_cdp_session(page)
         for width, zoom in sizes:

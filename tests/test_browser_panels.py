@@ -197,7 +197,7 @@ def check_a_run_trains_loses_an_expert_and_goes_on(page):
 
 def test_05(labs, tmp_path):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
-    with labs.opened("05_capacity.ipynb", "Dark", timeout=400) as page:
+    with labs.opened("05_capacity.ipynb", "Dark") as page:
         page.locator(f"{SLOTS} .mv[data-state]").first.wait_for()
         wait_count(page.locator(f"{SLOTS} .mv[data-state]"), 2)
         wait_count(page.locator(".moeviz-predict"), 4)
@@ -254,7 +254,7 @@ def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, tmp_path):
 
 def test_09(labs, tmp_path):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with labs.opened("09_frontier_models.ipynb", "Dark", timeout=200) as page:
+    with labs.opened("09_frontier_models.ipynb", "Dark") as page:
         browser.paste(page, ANATOMY, "model_anatomy?model=DeepSeek-V4-Pro&beside=Switch-C 1.6T")
         browser.wait_state(page, ANATOMY, "beside=Switch")
         for kind, least in FRONTIER.items():
@@ -316,7 +316,7 @@ def test_09(labs, tmp_path):
 
 def test_12(labs, tmp_path):
     """The whole notebook, live, and its panels by mouse and keyboard."""
-    with labs.opened("12_kernels.ipynb", "Dark", timeout=400) as page:
+    with labs.opened("12_kernels.ipynb", "Dark") as page:
         for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 20), (CONTENDERS, 15)):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
@@ -378,7 +378,7 @@ def test_12(labs, tmp_path):
 
 def test_08b_processes_start_are_measured_and_end(labs):
     """With real processes: the picture is of this machine then, and none is left over."""
-    with labs.opened(alone("MeasuredExchange()"), "Dark", timeout=240) as page:
+    with labs.opened(alone("MeasuredExchange()"), "Dark") as page:
         check_readable(page, MEASURED, 30)
         check_contrast(page, MEASURED, 20)
         page.locator(f"{MEASURED} [data-press='exchange=6']").first.click()
@@ -389,9 +389,7 @@ def test_08b_processes_start_are_measured_and_end(labs):
         before = browser.picture(page, MEASURED)
         browser.click(page, f"{MEASURED} button.moeviz-run")
         browser.wait_status(page, MEASURED, "so far…")
-        page.locator(f"{MEASURED} svg text", has_text="measured here, in 2").first.wait_for(
-            timeout=240_000
-        )
+        page.locator(f"{MEASURED} svg text", has_text="measured here, in 2").first.wait_for()
         assert browser.picture(page, MEASURED) != before
         page.locator(f"{MEASURED} .moeviz-skew button").nth(2).click()
         page.locator(f"{MEASURED} svg text", has_text="skew 2, expert 0").first.wait_for()

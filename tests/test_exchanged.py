@@ -219,7 +219,7 @@ def alive(pids):
     return found
 
 
-def gone(pids, seconds=60):
+def gone(pids, seconds=300):
     end = time.monotonic() + seconds
     while alive(pids):
         assert time.monotonic() < end, "processes are left over"

@@ -59,7 +59,7 @@ def test_a_phase_keeps_what_is_done_and_names_what_fails_or_is_late(tmp_path):
 
 
 def test_a_process_that_dies_strikes_out_its_part_alone(tmp_path):
-    phase = Phase("check", tmp_path, time.monotonic() + 120)
+    phase = Phase("check", tmp_path, time.monotonic() + 900)
     parts = ("a", "raises", "b", "dies", "c", "loses", "d")
     in_processes(phase, [Parts("up", parts), Parts("down", ("a",))], workers=2)
     assert set(phase.items) == {"up a", "up b", "up c", "up d", "down a"}

@@ -85,10 +85,10 @@ class Labs(contextlib.ExitStack):
             lab.end_kernels()
 
     @contextlib.contextmanager
-    def opened(self, notebook, theme="Light", level="widgets8", timeout=120):
+    def opened(self, notebook, theme="Light", level="widgets8"):
         """A page with a notebook, by its file name or as a dict, that has run from start to end."""
         with self.page(theme, level, height=1300) as window:
-            start(window, notebook, timeout)
+            start(window, notebook)
             yield window
 
 
@@ -100,10 +100,10 @@ def put_and_open(page, notebook):
     browser.open_notebook(page, page.lab, name)
 
 
-def start(page, notebook, timeout=120):
+def start(page, notebook):
     """Open a notebook, as `put_and_open` does, and run it from start to end."""
     put_and_open(page, notebook)
-    assert browser.run_all(page, timeout=timeout) == []
+    assert browser.run_all(page) == []
 
 
 def wait_count(found, count):

@@ -64,7 +64,7 @@ class Page:
         data = {"method": "update", "state": {"value": value}, "buffer_paths": []}
         self.comms[comm_id].handle_msg({"content": {"data": data}, "metadata": {}, "buffers": []})
 
-    def until(self, condition, what, seconds=60.0):
+    def until(self, condition, what, seconds=300.0):
         """Beat until the condition holds, some times as fast as a real page."""
         end = time.monotonic() + seconds
         while not condition():

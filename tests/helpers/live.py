@@ -8,7 +8,7 @@ import time
 from helpers.panels import drawn, press, said
 
 
-def wait(condition, what, seconds=60.0):
+def wait(condition, what, seconds=300.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain for: {what}"

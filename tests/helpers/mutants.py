@@ -50,7 +50,8 @@ def mutated(config: dict[str, Any], others: list[str], rng: random.Random) -> di
 
 @contextlib.contextmanager
 def bounded(seconds: int, gigabytes: float) -> Iterator[None]:
-    """TimeoutError in place of a hang, MemoryError in place of a machine that dies (on Linux)."""
+    """TimeoutError in place of a hang, MemoryError in place of a machine that dies (on Linux). The
+    seconds are of this process alone: a busy machine is no hang."""
 
     def late(*_: Any) -> None:
         raise TimeoutError(f"This took over {seconds} s.")
@@ -59,13 +60,13 @@ def bounded(seconds: int, gigabytes: float) -> Iterator[None]:
     if (statm := Path("/proc/self/statm")).exists():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30), before[1]))
-    handler = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    handler = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 

@@ -206,7 +206,7 @@ def values_of(control):
     return [o[1] if isinstance(o, tuple) else o for o in control.options]
 
 
-def at_ease(panel, seconds=60.0):
+def at_ease(panel, seconds=300.0):
     """The panel, when its picture is of its controls or it says why it cannot be."""
     end = time.monotonic() + seconds
     while waits(panel):
