@@ -228,7 +228,7 @@ FOCUSABLE = (
 
 # JupyterLab puts the parts of a box in one by one, each in the place of an empty element.
 WHOLE = """css => { const panel = document.querySelector(css);
-    return panel && !panel.querySelector('.widget-box > :not(.jupyter-widgets)') }"""
+    return panel && !panel.querySelector('.widget-box > :not([class*=widget-])') }"""
 
 
 def check_tab_reaches_every_control(page, css):
