@@ -398,8 +398,3 @@ def wait_state(page, css, pattern, timeout=PATIENCE):
 def wait_status(page, css, words, timeout=PATIENCE):
     """Wait until the panel `css` says the words."""
     page.locator(f"{css} .moeviz-status", has_text=words).wait_for(timeout=timeout * 1000)
-
-
-def screenshot(page, path, css=None):
-    """Save a PNG of the element `css`, or of the whole page."""
-    (page.locator(css).first if css else page).screenshot(path=str(path))

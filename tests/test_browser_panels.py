@@ -61,7 +61,7 @@ def check_text_is_no_markup(page, css):
     browser.wait_state(page, css, "^" + re.escape(kept) + "$")
 
 
-def test_03b_compares_routers(labs, tmp_path):
+def test_03b_compares_routers(labs):
     """In the notebook itself."""
     with labs.opened("03b_who_else_chooses.ipynb", "Dark") as page:
         page.locator(f"{ROUTERS} .mv[data-state]").first.wait_for()
@@ -91,7 +91,6 @@ def test_03b_compares_routers(labs, tmp_path):
         # Every move arrives, the last value at last.
         browser.press_slider(page, f"{ROUTERS} .moeviz-noise", times=7)
         browser.wait_state(page, ROUTERS, "noise=0.8&")
-        browser.screenshot(page, tmp_path / "dark.png", ROUTERS)
         check_readable(page, ROUTERS, 30)
         browser.drag_slider(page, f"{ROUTERS} .moeviz-capacity", 1.0)
         browser.wait_state(page, ROUTERS, "capacity=2&")
@@ -133,7 +132,8 @@ def test_04_shows_recorded_runs_and_trains(labs, level, theme):
         browser.click(page, f"{COLLAPSE} .moeviz-take-away")
         browser.click(page, f"{COLLAPSE} .moeviz-opening")
         browser.wait_state(page, COLLAPSE, "bias=none")
-        check_a_run_trains_loses_an_expert_and_goes_on(page)
+        if level == "widgets7":  # with widgets 8 models train in test_browser.py
+            check_a_run_trains_loses_an_expert_and_goes_on(page)
 
 
 def check_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refused(page):
@@ -195,7 +195,7 @@ def check_a_run_trains_loses_an_expert_and_goes_on(page):
     page.locator(f"{COLLAPSE} svg g.k", has_text=re.compile(dashed)).wait_for()
 
 
-def test_05(labs, tmp_path):
+def test_05(labs):
     """The whole notebook, live, and its first panel by mouse and keyboard."""
     with labs.opened("05_capacity.ipynb", "Dark") as page:
         page.locator(f"{SLOTS} .mv[data-state]").first.wait_for()
@@ -220,7 +220,6 @@ def test_05(labs, tmp_path):
             browser.press(panel.locator(f".moeviz-{group} button", has_text=label).first, "Space")
             browser.wait_state(page, SLOTS, state)
         check_readable(page, SLOTS, 30)
-        browser.screenshot(page, tmp_path / "slots.png", SLOTS)
         browser.drag_slider(page, f"{SLOTS} .moeviz-skew", 0.0)
         browser.wait_state(page, SLOTS, "skew=0.0&")
         browser.press_slider(page, f"{SLOTS} .moeviz-tokens", "ArrowRight")
@@ -232,7 +231,7 @@ def test_05(labs, tmp_path):
         check_text_is_no_markup(page, SLOTS)
 
 
-def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, tmp_path):
+def test_08_moves_by_sliders_and_buttons_and_reads_well(labs):
     with labs.opened(alone(*FIT), "Dark") as page:
         took = []
         for css, (slider, buttons) in HARDWARE.items():
@@ -248,11 +247,10 @@ def test_08_moves_by_sliders_and_buttons_and_reads_well(labs, tmp_path):
             page.locator(f"{css} {buttons} button").last.click()
             browser.wait_for_change(page, before, css)
             check_readable(page, css, 15)
-            browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
         check_quick(took)
 
 
-def test_09(labs, tmp_path):
+def test_09(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("09_frontier_models.ipynb", "Dark") as page:
         browser.paste(page, ANATOMY, "model_anatomy?model=DeepSeek-V4-Pro&beside=Switch-C 1.6T")
@@ -261,7 +259,6 @@ def test_09(labs, tmp_path):
             css = f".moeviz-{kind}"
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
-            browser.screenshot(page, tmp_path / f"{kind}.png", css)
         wait_count(page.locator(".moeviz-predict"), 4)
 
         for css in (LADDER, ANATOMY, MAP):
@@ -314,13 +311,12 @@ def test_09(labs, tmp_path):
         check_readable(page, LADDER, 30)
 
 
-def test_12(labs, tmp_path):
+def test_12(labs):
     """The whole notebook, live, and its panels by mouse and keyboard."""
     with labs.opened("12_kernels.ipynb", "Dark") as page:
         for css, least in ((DISPATCH, 100), (WASTE, 20), (WALK, 50), (ROOF, 20), (CONTENDERS, 15)):
             page.locator(f"{css} .mv[data-state]").first.wait_for()
             check_readable(page, css, least)
-            browser.screenshot(page, tmp_path / f"{css[1:]}.png", css)
         wait_count(page.locator(".moeviz-predict"), 3)
         gaps = page.evaluate(BESIDE_SLIDERS)
         assert len(gaps) >= 4
@@ -336,7 +332,6 @@ def test_12(labs, tmp_path):
             browser.wait_state(page, DISPATCH, f"step={stage - 1}&")
             took.append(seconds_to_move(page, DISPATCH, ".moeviz-step"))
             check_readable(page, DISPATCH, 80)
-            browser.screenshot(page, tmp_path / f"{stage}.png", DISPATCH)
             step = stage
         check_quick(took)
         browser.press_slider(page, f"{DISPATCH} .moeviz-step", "Home")
