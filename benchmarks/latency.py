@@ -81,6 +81,16 @@ CASES = {
     "model map": Case(("panels.ModelMap()",), "model_map", "until"),
     "training cost": Case(("panels.TrainingCost()",), "training_cost", "watts"),
     "specialisation": Case(("panels.Specialisation()",), "specialisation", "tokens"),
+    "split experts": Case(("panels.SplitExperts()",), "split_experts", "split"),
+    "scaling laws": Case(("panels.ScalingLaws()",), "scaling_laws", "granularity"),
+    "upcycling": Case(("panels.Upcycling()",), "upcycling", "timeline"),
+    "memory or thinking": Case(("panels.MemoryOrThinking()",), "memory_or_thinking", "timeline"),
+    "memory while training": Case(
+        ("panels.MemoryOrThinking()",),
+        "memory_or_thinking",
+        "timeline",
+        trains="memory_or_thinking",
+    ),
     "expert paths": Case(("panels.ExpertPaths()",), "expert_paths", "expert"),
     "layer while a cell runs": Case(
         ("panels.RouteText()", BUSY), "route_text", "layer", at_once=True

@@ -30,7 +30,7 @@ def test_chosen_layers_are_told_beside_the_dense_model(seeds, open_):
     assert ("is open" in words) == open_ and ("0.050 nats per token below" in words) != open_
     assert "set beside it" in told(recorded, "none")
     shown = " ".join(texts(hybrids(recorded, (0, 1))))
-    assert "The chosen model's tokens meet 0.46 M." in shown
+    assert "A token of the chosen model meets 0.46 M parameters." in shown
 
 
 def test_what_the_information_loss_costs_and_saves_follows_the_verdicts():

@@ -66,9 +66,11 @@ class OwnExpert(RunningPanel):
         texts = [*((name, name) for name in TEXTS), ("your own", YOURS)]
         besides = (("nobody", NOBODY), ("a friend's", FRIEND))
         self.file = text_box(FILE, "320px", label="File").add_class("moeviz-file")
+        own = text_box("", "560px", "76px", "Your own")
+        own.placeholder = "Paste a text of 1,000 letters or more, or give the path of a .txt file."
         super().__init__(
             {"text": choice("Text", texts, "notes", "auto")},
-            {"own": text_box("", "560px", "76px", "Your own")},
+            {"own": own},
             {
                 "form": choice("Learns", forms, WHOLE, "auto"),
                 "beside": choice("Beside it", besides, NOBODY, "auto"),
