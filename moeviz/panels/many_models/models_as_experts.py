@@ -27,8 +27,7 @@ class ModelsAsExperts(RunningPanel):
     minute, which then read any text; Stop ends it.
     """
 
-    # Four buttons: the text of sums stands in the last one too.
-    presets = {name: {"text": text} for name, text in TEXTS.items() if name != "Sums"}
+    presets = {name: {"text": text} for name, text in TEXTS.items()}
     told_in_picture = True
     stopped = "Stopped: no models were made."
     # The models of this process, by seed: another panel of it need not train them again.
