@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,13 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets as widgets
 from traitlets import TraitError
 
-from moeviz.experiments.larger import LARGE, SMALL, size_of
-from moeviz.host import autosave_folder
+from moeviz.panels.autosave import Autosave
 from moeviz.panels.base import Panel, Row
 from moeviz.panels.controls import button, switch, whole_slider
 from moeviz.pictures import Picture
-from moeviz.records.lock import holder, take
-from moeviz.records.store import load_header, remove_stale
 
 if TYPE_CHECKING:
     from moeviz.records.runs import Snapshot
@@ -61,6 +57,7 @@ class LivePanel(Panel):
         self.timeline.add_class("moeviz-timeline")
         self.series = switch(self.series_label).add_class("moeviz-series")
         self.score = widgets.HTML().add_class("moeviz-score")
+        self._kept = Autosave(self.kind, self.labels)
         self._offered = False  # whether an interrupted run was offered to go on with
         self._aside = ""
         play, one = f"Train {self.trained}", f"One step of {self.trained}"
@@ -112,21 +109,6 @@ class LivePanel(Panel):
         sentence, until = self._stays
         stays = time.monotonic() < until and sentence not in frame.message
         return f"{sentence} {frame.message}" if stays else frame.message
-
-    # The small size, which is the only one without a GPU, stands in no state.
-
-    def state_values(self) -> dict[str, Any]:
-        return {name: v for name, v in self.values.items() if (name, v) != ("size", SMALL)}
-
-    def check_state(self, given: dict[str, str]) -> None:
-        # A mark in the picture gives a part alone, which leaves the size as it is.
-        if self.controls.keys() - given.keys() == {"size"}:
-            given["size"] = SMALL
-        self._check_size(given.get("size", SMALL))
-
-    def _check_size(self, size: str) -> None:
-        if size == LARGE and "size" not in self.controls:
-            raise ValueError("The large size needs a GPU, and there is none here.")
 
     # What a subclass uses.
 
@@ -230,19 +212,8 @@ class LivePanel(Panel):
     def _autosave(self) -> Path | None:
         """Where the run is kept; None while another kernel keeps its own there, and where one did
         as this kernel's run began: what lies there is the other's then, even after its end."""
-        run, folder = type(self).run, autosave_folder(self.kind)
-        if run is not None and run.autosave is None:
-            return None
-        return folder if holder(folder) is None else None
-
-    def _take_autosave(self) -> Path | None:
-        """The same, and from now on other kernels keep theirs nowhere."""
-        folder = autosave_folder(self.kind)
-        with suppress(OSError):  # then each save says so
-            if take(folder) is not None:
-                self._aside = f" · not kept: another kernel keeps its own {self.called}"
-                return None
-        return folder
+        run = type(self).run
+        return None if run is not None and run.autosave is None else self._kept.free
 
     @property
     def busy(self) -> bool:
@@ -258,7 +229,9 @@ class LivePanel(Panel):
 
             with self._beginning:  # two presses at once begin one run
                 if kind.run is None:
-                    autosave = self._take_autosave()
+                    autosave = self._kept.take()
+                    if autosave is None:
+                        self._aside = f" · not kept: another kernel keeps its own {self.called}"
                     kind.run = LiveRun(self._builder(), self._on_frame, autosave=autosave)
         self.pulse.begin()
         return kind.run
@@ -273,15 +246,11 @@ class LivePanel(Panel):
 
     def _find_interrupted(self) -> bool:
         """Whether an autosave is there; then this panel is set to its run."""
-        before, folder = self._chosen, self._autosave
-        if folder is None:
+        before = self._chosen
+        if self._autosave is None:
             return False
         try:
-            headers = [
-                load_header(folder / f"{label}.safetensors", kind="checkpoint")
-                for label in self.labels
-            ]
-            self._check_size(size_of(headers[-1]["train"]))
+            headers = self._kept.headers()
             self._choose(self._configured(headers[-1]))
         except (OSError, ValueError, LookupError, TypeError, TraitError):
             self._choose(before)
@@ -334,7 +303,5 @@ class LivePanel(Panel):
 
     def _forget_autosave(self) -> None:
         """The interrupted run is finished or thrown away."""
-        if folder := self._autosave:
-            for path in folder.glob("*.safetensors"):
-                path.unlink(missing_ok=True)
-            remove_stale(folder)
+        if self._autosave:
+            self._kept.forget()

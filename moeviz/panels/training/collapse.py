@@ -11,7 +11,7 @@ from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels.controls import button, choice, seed_box, size_choice, whole_box
 from moeviz.panels.cures_choice import chosen_cures, cure_controls, switched
-from moeviz.panels.live_panel import LivePanel
+from moeviz.panels.sized_panel import SizedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.balance import standing
 from moeviz.pictures.training.collapse import chosen, collapse
@@ -32,7 +32,7 @@ ACTIVE_WIDTH = 256  # of the model at the small size
 Configuration = tuple[Cures, int, str]  # cures, seed, size
 
 
-class Collapse(LivePanel):
+class Collapse(SizedPanel):
     """Train a top-1 model that collapses; switch cures on, kill an expert, drag the timeline back.
 
     Moving a switch shows the recorded run of that setting, where there is one, beside the run
@@ -154,8 +154,7 @@ class Collapse(LivePanel):
 
     def _set_controls_to(self, configuration: Any) -> None:
         cures, seed, size = configuration
-        values = switched(cures) | {"seed": seed, "size": size}
-        self.set_controls({name: v for name, v in values.items() if name in self.controls})
+        self._set_sized(switched(cures) | {"seed": seed, "size": size})
 
     def _configured(self, meta: dict[str, Any]) -> Configuration:
         return _configured(meta)

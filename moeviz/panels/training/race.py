@@ -11,7 +11,7 @@ from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
 from moeviz.host import device_name
 from moeviz.panels.controls import choice, seed_box, size_choice, slider
-from moeviz.panels.live_panel import LivePanel
+from moeviz.panels.sized_panel import SizedPanel
 from moeviz.pictures import Picture
 from moeviz.pictures.over_seeds import mean_sd
 from moeviz.pictures.training.race import JOULES, race
@@ -39,7 +39,7 @@ ACTIVE_WIDTH = 256  # of both models at the small size
 Configuration = tuple[int, int, int, str]  # E, K, seed, size
 
 
-class Race(LivePanel):
+class Race(SizedPanel):
     """Play, pause, step and reset a race; switch its x-axis; drag its timeline back."""
 
     called = "race"
@@ -157,8 +157,7 @@ class Race(LivePanel):
 
     def _set_controls_to(self, configuration: Any) -> None:
         keys = ("experts", "top_k", "seed", "size")
-        values = dict(zip(keys, configuration, strict=True))
-        self.set_controls({name: v for name, v in values.items() if name in self.controls})
+        self._set_sized(dict(zip(keys, configuration, strict=True)))
 
     def _configured(self, meta: dict[str, Any]) -> Configuration:
         experts, train = meta["model"]["moe"], meta["train"]
