@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig
+from moeviz.records.own_runs import unmeasured
 from moeviz.records.store import save_arrays
 from moeviz.surgery.added_experts import fingerprint
 from moeviz.surgery.own_expert import OwnExpert, Plugged
@@ -34,6 +35,14 @@ def trained(model, **settings):
 def logits(model, ids=TEXT[None, :30]):
     with torch.no_grad(), model.evaluating():
         return model(torch.from_numpy(ids)).logits
+
+
+def test_what_is_not_trained_yet_has_no_looks_and_no_figures():
+    run = unmeasured("mine", "whole", 300, ("a", "b"), (0, 1, 2))
+    for looks in (run.loss, run.loss_step, run.visits, run.visits_elsewhere, run.chose):
+        assert len(looks) == 0
+    assert run.rows == ("mine", "a", "b") and np.isnan(run.before).tolist() == 3 * [True]
+    assert not run.measured and (run.step, run.steps, run.num_bytes) == (0, 300, 0)
 
 
 @pytest.mark.parametrize("rank", [None, 3])
