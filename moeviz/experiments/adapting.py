@@ -33,7 +33,7 @@ runs/adapting.json; figures are {mean, sd, values} over the seeds:
         ways: by way: task, the loss of the task's held-out text; gain, how far it fell; elsewhere,
             how far the mean loss of the known domains rose; at_equal_gain, the same when the gain
             first reached the least final gain of all ways of that seed; numbers, those trained;
-            bytes, of the adapter; rank; seconds of training (one thread beside another run);
+            bytes, of the adapter; rank; seconds of training (one thread, beside other runs);
             curve: gain and elsewhere at `measured`
         gaps: by measure and way, the difference to BASE; one table a measure for both tasks
 """

@@ -152,7 +152,7 @@ def _gaps(svg: Svg, of_task: Figures, measure: str, ways: Sequence[str]) -> None
     x_axis(svg, x, bottom, top=GAPS - 2, ticks=x.ticks(3), zero=True)
     middle = (LEFT + RIGHT) / 2
     svg.text(middle, bottom + 38, "nats per token: left is better", anchor="middle")
-    svg.text(0, bottom + 62, "seconds: of all steps, on one thread beside another run", fill=MUTED)
+    svg.text(0, bottom + 62, "seconds: of all steps, on one thread, beside other runs", fill=MUTED)
     for place, way in enumerate(ways):
         at, key, of_way = GAPS + ROW * (place + 0.5), KEYS[way], of_ways[way]
         told = f"{of_way['bytes']['mean'] / 1000:,.0f}", f"{of_way['seconds']['mean']:.1f}"
