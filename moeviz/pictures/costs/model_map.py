@@ -10,6 +10,7 @@ from statistics import median
 from moeviz.costs import MODELS, Model, active_parameters, parameters
 from moeviz.costs.cost.parameters import Convention
 from moeviz.pictures.axes import LogScale, Scale, axes
+from moeviz.pictures.boxes import Box
 from moeviz.pictures.costs.model_parts import count
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg, shorten
@@ -136,7 +137,7 @@ def _summary(shown: Sequence[Point], chosen: str, until: int) -> str:
     )
 
 
-def _grid(svg: Svg, x: Scale, y: Scale) -> list[tuple[float, float, float, float]]:
+def _grid(svg: Svg, x: Scale, y: Scale) -> list[Box]:
     """Axes, and the lines of equal share; returns the boxes of the lines' names."""
     ticks = [factor * 10.0**power for power in range(9, 13) for factor in (1, 3)]
     axes(
@@ -157,7 +158,7 @@ def _grid(svg: Svg, x: Scale, y: Scale) -> list[tuple[float, float, float, float
         right = end_x >= RIGHT - 1
         words = f"{100 * share:g} %" + ": dense" * (share == 1)
         svg.text(end_x + (6 if right else 0), end_y + (4 if right else -6), words, fill=MUTED)
-        taken.append((end_x, end_y - 12, end_x + 8.0 * len(words), end_y + 6))
+        taken.append(Box(end_x, end_y - 12, end_x + 8.0 * len(words), end_y + 6))
     return taken
 
 
@@ -223,10 +224,10 @@ def _shape(svg: Svg, confidence: str, colour: str, x: float, y: float) -> None:
 
 def _names(
     svg: Svg, shown: Sequence[Point], spots: dict[str, Spot], chosen: str,
-    taken: list[tuple[float, float, float, float]],
+    taken: list[Box],
 ) -> None:  # fmt: skip
     """As many names as find room; the chosen one, the untrusted and the famous come first."""
-    boxes = [*taken, *((a - 8, b - 7, a + 8, b + 7) for a, b in spots.values())]
+    boxes = [*taken, *(Box(a - 8, b - 7, a + 8, b + 7) for a, b in spots.values())]
     order = sorted(
         shown,
         key=lambda p: (
@@ -248,9 +249,10 @@ def _names(
             far = [up for step in range(30, 150, 15) for up in (-step, step + 10)]
             near += [(a + side, b + up) for up in far for side in sides]
         for left, base in near:
-            box = (left, base - 11, left + wide, base + 3)
-            inside = LEFT + 2 < box[0] and box[2] < RIGHT and TOP < box[1] and box[3] < BOTTOM
-            if inside and all(_apart(box, other) for other in boxes):
+            box = Box(left, base - 11, left + wide, base + 3)
+            across = LEFT + 2 < box.left and box.right < RIGHT
+            inside = across and TOP < box.top and box.bottom < BOTTOM
+            if inside and not any(box.meets(other) for other in boxes):
                 with svg.thing(*_kin(point), tip=_words(point), press={"model": name}):
                     svg.text(left, base, name, bold=name == chosen, halo=True)
                 if abs(base - b) > 22:
@@ -258,10 +260,6 @@ def _names(
                     svg.line(a, start, min(max(a, left), left + wide), end, stroke=INK)
                 boxes.append(box)
                 break
-
-
-def _apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
 def _legend(svg: Svg, shown: Sequence[Point], *, ranged: bool) -> None:

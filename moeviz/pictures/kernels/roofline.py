@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from moeviz.pictures.axes import LogScale, axes, short
+from moeviz.pictures.boxes import Box
 from moeviz.pictures.kernels.layer_names import sizes_of
 from moeviz.pictures.kernels.layer_work import (
     ALL_EXPERTS,
@@ -88,23 +89,6 @@ class _Clipped(LogScale):
 
     def __call__(self, value: float) -> float:
         return super().__call__(min(max(value, self.low), self.high))
-
-
-class _Box(NamedTuple):
-    """What a label or a dot covers."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
 
 
 class _Label(NamedTuple):
@@ -219,7 +203,7 @@ class _Plot:
         places = {part.name: self.x(part.intensity) for part in parts}
         dots = {name: (at, self.roof(at)) for name, at in places.items()}
         measured = ((self.x(point.intensity), self.y(point.flops_per_s)) for point in reached)
-        taken = [_Box(x - 11, y - 11, x + 11, y + 11) for x, y in (*dots.values(), *measured)]
+        taken = [Box(x - 11, y - 11, x + 11, y + 11) for x, y in (*dots.values(), *measured)]
         # The experts' name has the first choice of a place, then from the right on; their dot lies
         # over the others.
         ordered = sorted(parts, key=lambda part: (part.name != ALL_EXPERTS, -places[part.name]))
@@ -236,7 +220,7 @@ class _Plot:
                 else:
                     self.svg.circle(*dot, 5, INK)
 
-    def _label(self, name: str, dot: Spot, taken: list[_Box]) -> _Label | None:
+    def _label(self, name: str, dot: Spot, taken: list[Box]) -> _Label | None:
         """Where a name has room near its dot: under the roof, where nothing else stands."""
         if (words := LABELS.get(name)) is None:
             return None
@@ -246,7 +230,7 @@ class _Plot:
         ):
             x, y = dot[0] + away, dot[1] + (down if self.measured else -down - 10)
             left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
-            box = _Box(left - 3, y - 12, left + wide + 3, y + 5)
+            box = Box(left - 3, y - 12, left + wide + 3, y + 5)
             # A roof only rises: what is under it on the left is under it.
             inside = LEFT < box.left and box.right < RIGHT and box.bottom < BOTTOM - 22
             under = not self.measured or box.top > self.roof(box.left) + 3
