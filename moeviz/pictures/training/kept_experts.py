@@ -6,13 +6,13 @@ from typing import Any
 
 from moeviz.pictures.axes import Scale, x_axis
 from moeviz.pictures.over_seeds import about, dots, mean_sd
-from moeviz.pictures.plot import Key, legend, row
+from moeviz.pictures.plot import Key, heading, legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
 from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
 from moeviz.words import percent
 
-WIDTH, TOP, ROW = 560, 84.0, 34.0
+WIDTH, TOP, ROW = 560, 106.0, 34.0
 FROZEN = "frozen router"
 SHOWN = {
     BASE: "learned", FROZEN: "frozen", "re-randomised router": "drawn anew at each step",
@@ -25,11 +25,12 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
     seed, a bar of one standard deviation; a mark for each layer."""
     arms = {name: summary["arms"][name] for name in SHOWN}
     bottom = TOP + ROW * len(arms)
-    svg = Svg(WIDTH, bottom + 54, "Who keeps an expert", told_kept(summary))
-    svg.text(0, 16, about(summary, arms[BASE]["reserve_loss"]), fill=MUTED)
+    svg = Svg(WIDTH, bottom + 54, "Tokens that keep their expert", told_kept(summary))
+    heading(svg, "How many tokens keep their expert?")
+    svg.text(0, 38, about(summary, arms[BASE]["reserve_loss"]), fill=MUTED)
     layers = range(len(arms[BASE]["kept_experts"]))
     keys = [Key(f"layer {i}", LAYERS[i][0], mark=LAYERS[i][1], width=0) for i in layers]
-    legend(svg, 180, 48, keys, across=90, kin=True)
+    legend(svg, 180, 70, keys, across=90, kin=True)
     x = Scale(0, 1, 180, 542)
     label = "share of tokens with the experts of the first step"
     x_axis(svg, x, bottom, label, top=TOP, form=percent)
