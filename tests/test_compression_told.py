@@ -120,6 +120,8 @@ def test_a_curve_has_a_mark_for_each_amount_and_the_live_model_its_own_place():
         "b loses most: +0.300" in picture.summary and "1.00 MB instead of 2.00" in picture.summary
     )
     assert len(picture.rows) == sum(map(len, points(figures, "batch").values())) + 1
+    untouched = smaller(figures, Compressed(("a", "b"), np.zeros(2)), "nothing", presses=at)
+    assert "at 100 % of the experts' bytes" in " ".join(texts(untouched))
 
 
 @pytest.fixture

@@ -367,6 +367,11 @@ def test_compiled_training_is_the_same_to_rounding(corpus, name, monkeypatch, tm
     assert compiled == pytest.approx(plain, rel=1e-4)
 
 
+def test_nothing_is_compiled_unless_it_is_asked_for(corpus, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: pytest.fail("compiled"))
+    run(make(corpus), 1)
+
+
 def test_a_model_marked_for_compiling_is_traced(corpus, monkeypatch):
     """Without a C++ compiler: Dynamo follows the model, the MoE layers stay as they are."""
     plain = [r.loss for r in run(make(corpus), 3)]
