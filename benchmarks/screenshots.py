@@ -36,7 +36,10 @@ PANELS = {
     "11_compression": (".moeviz-compression", []),
     "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
     "13_real_models": (".moeviz-real_models", []),
-    "14_many_models_in_one": (".moeviz-own_expert", []),
+    "14_many_models_in_one": (  # with two experts at once
+        ".moeviz-own_expert",
+        [".moeviz-own_expert .moeviz-preset:nth-of-type(4)"],
+    ),
 }
 RACE = "01_dense_vs_moe"
 TO_CELL = "panel => panel.closest('.jp-Cell').scrollIntoView()"

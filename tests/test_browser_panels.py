@@ -26,7 +26,7 @@ FIT = ("MemoryFit()", "DecodeBatch()", "Exchange()", "Offloading()")
 FRONTIER = {"model_anatomy": 40, "model_map": 40, "claims": 50, "cache_ladder": 30,
             "training_cost": 40}  # fmt: skip
 ANATOMY, MAP, CLAIMS, LADDER, COST = (f".moeviz-{kind}" for kind in FRONTIER)
-MEASURED = ".moeviz-measured_exchange"
+MEASURED, OWN = ".moeviz-measured_exchange", ".moeviz-own_expert"
 DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
     f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
@@ -369,6 +369,27 @@ def test_12(labs):
         page.locator(f"{CONTENDERS} button.moeviz-run").first.click()
         page.locator(f"{CONTENDERS} .mv", has_text="this machine, ").wait_for()
         page.locator(f"{CONTENDERS} .mv", has_text="grouped_mm").wait_for()
+
+
+def test_14_an_expert_learns_ones_own_text_and_is_taken_out_again(labs):
+    """The text is pasted; what is learnt is seen, and that nothing is left without it."""
+    with labs.opened(alone("OwnExpert()"), "Dark") as page:
+        check_readable(page, OWN, 60)
+        panel = page.locator(OWN).first
+        panel.locator(".moeviz-text button", has_text="your own").click()
+        browser.wait_status(page, OWN, "An expert for mine (whole, 120 steps) is not trained yet.")
+        browser.click(page, f"{OWN} .moeviz-more")
+        browser.press(panel.locator(".moeviz-steps button").first, "Space")
+        browser.type_text(page, f"{OWN} .moeviz-own", "The cherry is as big as an egg. " * 30)
+        browser.wait_state(page, OWN, "text=yours&own=The cherry.*steps=60")
+        browser.click(page, f"{OWN} button.moeviz-run")
+        browser.wait_status(page, OWN, "After 60 steps the loss of mine falls from", timeout=240)
+        for words in ("live: replay", "Training: step 60 of 60"):
+            panel.locator("svg text", has_text=words).wait_for()
+        check_readable(page, OWN, 60)
+        browser.click(page, f"{OWN} button.moeviz-unplug")
+        browser.wait_status(page, OWN, "the model is bit for bit the model that ships")
+        panel.locator("svg text", has_text="now: the same, bit for bit").wait_for()
 
 
 def test_08b_processes_start_are_measured_and_end(labs):

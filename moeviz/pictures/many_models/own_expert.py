@@ -138,9 +138,11 @@ def _changes(svg: Svg, run: OwnRun) -> None:
         with row(svg, y, ROW, name, tip=f"{name}: {ends} nats per token, {value:+z.2f}{beside}"):
             svg.text(0, y + 4, shorten(name, 16), bold=own)
             left, right = sorted((x(0), x(value)))
-            colour = LOWER if value < 0 else HIGHER
+            colour, shape = (LOWER, "circle") if value < 0 else (HIGHER, "square")
+            if f"{value:z.2f}" == "0.00":  # as it is told
+                colour, shape = MUTED, "ring"
             svg.rect(left, y - 4, right - left, 8, colour)
-            mark(svg, "circle" if value < 0 else "square", x(value), y, colour, 5)
+            mark(svg, shape, x(value), y, colour, 5)
             if len(run.plugged) > 1 and np.isfinite(alone[place]):
                 mark(svg, "ring", x(float(alone[place])), y, INK, 7)
             svg.text(WIDTH - 2, y + 4, ends, anchor="end", bold=own)
