@@ -197,7 +197,7 @@ def test_what_a_doubling_of_experts_changes():
 
 
 def test_a_rehearsal_leaves_every_run_with_its_figures(tmp_path):
-    phase = Phase("train", tmp_path, time.monotonic() + 300)
+    phase = Phase("train", tmp_path, time.monotonic() + 3000)
     train_runs.train(phase, train_runs.text(rehearse=True), rehearse=True)
     phase.save()
     assert not phase.failed and not phase.late
