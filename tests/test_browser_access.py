@@ -64,7 +64,7 @@ VIOLATIONS = """async ([css, rules]) => (await axe.run(
 
 @pytest.mark.parametrize(("theme", "sizes", "rules"), [
     ("Light", SIZES, []), ("Dark", [], ["color-contrast"]),  # what else there is has no colour
-])  # fmt: skip
+], ids=["Light", "Dark"])  # fmt: skip
 def test_every_panel_reads_at_every_width_and_axe_finds_no_fault(labs, theme, sizes, rules):
     """No text is small, nothing is cut off, nothing lies over something else; by axe too with all
     that a button hides in sight."""
