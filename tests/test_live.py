@@ -91,7 +91,7 @@ def live(learners):
     yield start
     for run in runs:
         run.close()
-    assert threads() <= before
+    wait(lambda: threads() <= before, "the end of all threads")
 
 
 def test_nothing_is_built_before_it_is_asked_for_and_then_on_a_thread_that_ends_with_python(
@@ -306,7 +306,7 @@ def test_it_saves_while_it_plays_and_when_it_is_closed_which_ends_the_thread(
     run.wait_step(max(run.steps()) + 3)
     before = threads()
     run.close()
-    assert len(before - threads()) == 1
+    wait(lambda: len(before - threads()) == 1, "the end of its thread")
     run.wait(status="paused", message="Closed.")
     for label, trainer in run.built[0].items():
         saved = Trainer.resume(tmp_path / "live" / f"{label}.safetensors", corpus)
