@@ -258,8 +258,10 @@ def test_a_smaller_png_of_letters_differs_too_little_to_be_seen_and_saves_a_tent
     before.quantize(256, dither=Image.Dither.NONE).save(palette, "PNG", optimize=True)
     small = smaller(large)
     assert len(small) < 0.9 * len(palette.getvalue())
-    after = Image.open(io.BytesIO(small)).convert("RGB")
-    assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 16
+    after = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    assert np.abs(after - np.asarray(before)).max() <= 20
+    grey = np.ptp(np.asarray(before), axis=-1) <= 12
+    assert np.ptp(after[grey], axis=-1).max() <= 16  # it becomes no tint
 
 
 # Things and parts.
