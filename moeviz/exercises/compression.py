@@ -197,7 +197,8 @@ def merge(w13_a, w2_a, w13_b, w2_b):
     return (w13_a + aligned13) / 2, (w2_a + w2_b[:, order]) / 2
 
 
-def _swiglu(x_TD: np.ndarray, w13_2FD: np.ndarray, w2_DF: np.ndarray) -> np.ndarray:
+def swiglu(x_TD: np.ndarray, w13_2FD: np.ndarray, w2_DF: np.ndarray) -> np.ndarray:
+    """What an expert answers, float [T, D]."""
     gate, up = np.split(x_TD @ w13_2FD.T, 2, axis=1)
     return np.asarray(gate / (1 + np.exp(-gate)) * up @ w2_DF.T)
 
@@ -235,7 +236,7 @@ def merged(answer: Any) -> str | None:
         if np.allclose(w13, (w13_a + w13_b) / 2) and np.allclose(w2, (w2_a + w2_b) / 2):
             return "that is the mean of neurons as they are numbered, which match by luck alone."
         x_TD = rng.normal(size=(20, d_model))
-        if not np.allclose(_swiglu(x_TD, w13, w2), _swiglu(x_TD, w13_a, w2_a)):
+        if not np.allclose(swiglu(x_TD, w13, w2), swiglu(x_TD, w13_a, w2_a)):
             return (
                 "b was a with its neurons in another order, so the merged expert must do what a "
                 "does, and it does not. Do all three parts of a neuron move together?"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.exercises.compression import swiglu
 from moeviz.exercises.exercise import exercise, number_asked
 
 
@@ -13,11 +14,6 @@ def upcycle(w13_2FD, w2_DF, num_experts, total):
     w13_E2FD = np.stack([w13_2FD] * num_experts)
     w2_EDF = np.stack([w2_DF] * num_experts) / total
     return w13_E2FD, w2_EDF
-
-
-def _swiglu(x_TD: np.ndarray, w13_2FD: np.ndarray, w2_DF: np.ndarray) -> np.ndarray:
-    gate, up = np.split(x_TD @ w13_2FD.T, 2, axis=1)
-    return np.asarray(gate / (1 + np.exp(-gate)) * up @ w2_DF.T)
 
 
 @exercise(
@@ -54,8 +50,8 @@ def grown(answer: Any) -> str | None:
         y_TD = np.zeros_like(x_TD)
         for e in range(num_experts):
             share_T1 = (weight_TK * (chosen_TK == e)).sum(1, keepdims=True)
-            y_TD += share_T1 * _swiglu(x_TD, w13_E2FD[e], w2_EDF[e])
-        fault = _beside(y_TD, _swiglu(x_TD, w13_2FD, w2_DF), top_k, total)
+            y_TD += share_T1 * swiglu(x_TD, w13_E2FD[e], w2_EDF[e])
+        fault = _beside(y_TD, swiglu(x_TD, w13_2FD, w2_DF), top_k, total)
         if fault:
             return fault
     return None
