@@ -124,6 +124,23 @@ def test_the_identity_of_tokens_explains_all_where_nothing_else_decides_and_else
     assert np.nanmax(context.lift) < 1.5, "the experts of a token alone know no domain"
 
 
+def test_a_token_goes_where_its_like_went_in_the_other_half_by_a_loop():
+    """Of a dozen words most come once or twice."""
+    rng = np.random.default_rng(2)
+    trace = drawn(rng, by_context=False, sequences=4, length=4)
+    trace = replace(trace, token=rng.integers(0, 12, 32).astype(np.int32))
+    domain, half = np.repeat(trace.domain, 4), np.tile(np.repeat([0, 1], 4), 4)
+    wanted, seen = np.zeros((2, 4)), 0
+    for t in range(32):
+        like = np.flatnonzero((half != half[t]) & (trace.token == trace.token[t]))
+        seen += len(like) > 0
+        for other in like:
+            wanted[domain[t], trace.expert[other, 0, 0]] += 1 / len(like)
+    found = from_tokens(trace, 0)
+    np.testing.assert_allclose(found.lift, domain_lift(wanted))
+    assert found.seen == seen / 32 and 0.5 < found.seen < 1
+
+
 def test_tokens_that_only_one_half_has_do_not_count():
     trace = replace(drawn(np.random.default_rng(0), False), token=np.arange(4000, dtype=np.int32))
     found = from_tokens(trace, 0)

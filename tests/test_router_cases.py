@@ -24,16 +24,28 @@ def test_the_information_loss_has_a_finite_gradient_where_a_probability_is_zero(
     assert torch.isfinite(made.weight_ED.grad).all()
 
 
-def test_deepseek_v3_begins_with_the_figures_of_its_paper():
-    """Its bias moves by 0.001 a step (2412.19437, section 4.2); its weights are scaled by 2.5."""
-    made = build_router("deepseek_v3", d_model=4, num_experts=8, top_k=2)
-    assert made.scale == 2.5
+@pytest.mark.parametrize(
+    ("name", "options", "scale"),
+    [("deepseek_v3", {}, 2.5), ("token_choice", {"bias": "sign"}, 1.0)],
+)
+def test_a_bias_begins_with_the_figures_of_deepseek_v3(name, options, scale):
+    """It moves by 0.001 a step (2412.19437, section 4.2); V3's weights are scaled by 2.5."""
+    made = build_router(name, d_model=4, num_experts=8, top_k=2, **options)
+    assert made.scale == scale
     made.post_step(made(normal(8, 4), RouteContext(training=True)).stats)
     moved_E = made.bias.bias_E.abs()
     assert moved_E.max() == pytest.approx(1e-3) and set(moved_E.tolist()) <= {
         0.0,
         float(moved_E.max()),
     }
+
+
+def test_noise_that_is_no_number_is_refused_though_the_scores_are():
+    made = build("noisy_topk", D=4)
+    torch.nn.init.constant_(made.noise_ED, math.nan)
+    made(normal(8, 4), context(8))
+    with pytest.raises(ValueError, match="logits must be finite numbers, got nan for token 0"):
+        made(normal(8, 4), context(8, True))
 
 
 def test_null_experts_take_their_part_of_an_even_load():
