@@ -43,7 +43,7 @@ def with_still(picture: Picture | None, bundle: dict[str, Any]) -> dict[str, Any
 
 
 def smaller(image: bytes) -> bytes:
-    """A PNG with a palette of at most 256 colours, a quarter of the bytes. Areas keep their
+    """A PNG with a palette of at most 256 colours, a third of the bytes. Areas keep their
     colours. The other pixels, on the edges of letters and lines, take one of SHADES values of green
     and keep their hue: the eye sees no difference, and a file that repeats itself more is
     smaller."""
