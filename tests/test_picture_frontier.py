@@ -113,7 +113,8 @@ def test_the_shares_disagree_and_are_counted():
     gap = compare(*(recorded["arms"][arm]["loss"]["values"] for arm in (LEAST, WIDEST)))
     ends = [f"{100 * math.exp(-nats):.1f} %" for nats in (gap.high, gap.low)]
     assert (
-        f"{gap.low:+.3f} to {gap.high:+.3f}: a share of {' to '.join(ends)} by" in picture.summary
+        f"{gap.low:+.3f} to {gap.high:+.3f}. That is a share of {' to '.join(ends)} by"
+        in picture.summary
     )
     alone = shares_of_quality(made_frontier(seeds=1), beside=WIDEST, arm=LEAST)
     assert "One seed does not tell" in alone.summary and "nan" not in alone.summary

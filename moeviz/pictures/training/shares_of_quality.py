@@ -101,8 +101,8 @@ def _luck(gap: Gap) -> str:
         return "One seed does not tell how far luck moves a share."
     low, high = (percent(math.exp(-nats), 1) for nats in (gap.high, gap.low))
     return (
-        f"The 95 % interval of the difference is {gap.low:+z.3f} to {gap.high:+z.3f}: a share of "
-        f"{low} to {high} by perplexity."
+        f"The 95 % interval of the difference is {gap.low:+z.3f} to {gap.high:+z.3f}. That is a "
+        f"share of {low} to {high} by perplexity."
     )
 
 
