@@ -83,7 +83,7 @@ def test_play_trains_the_scale_of_the_slider_and_another_one_begins_anew(small):
     assert "scale 1/4, seed 0" in panel.score.value
 
 
-def test_an_interrupted_run_goes_on(small):
+def test_an_interrupted_run_goes_on(track):
     panel = LoudAndQuiet()
     panel.controls["scale"].value = 0.5
     assert interrupt(panel, 2)[-1] >= 2

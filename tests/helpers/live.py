@@ -73,6 +73,7 @@ def interrupt(panel, step=1):
     """Train to this step and pause; then the kernel ends. How far each learner had come."""
     kind = type(panel)
     play(panel, step)
+    assert learners(kind)[0].total_steps > 1000, "a short run ends before it is paused"
     obey(panel, "pause", "Paused.")
     stood = steps(kind)
     end_of_kernel(kind)
