@@ -31,7 +31,7 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
     layers = range(len(arms[BASE]["kept_experts"]))
     keys = [Key(f"layer {i}", LAYERS[i][0], mark=LAYERS[i][1], width=0) for i in layers]
     legend(svg, 180, 70, keys, across=90, kin=True)
-    x = Scale(0, 1, 180, 542)
+    x = Scale(0, 1, 180, 534)
     label = "share of tokens with the experts of the first step"
     x_axis(svg, x, bottom, label, top=TOP, form=percent)
     for i, (name, arm) in enumerate(arms.items()):
