@@ -102,16 +102,20 @@ def read_figures(name: str) -> dict[str, Any]:
     return figures
 
 
-def autosave_folder(name: str) -> Path:
-    """Where the live run called `name` keeps its checkpoints: under MOEVIZ_HOME, or in the user's
-    cache, or among the temporary files of a user who has no home."""
+def user_folder() -> Path:
+    """Where moeviz keeps files of its own: MOEVIZ_HOME, or in the user's cache, or among the
+    temporary files of a user who has no home."""
     home = os.environ.get("MOEVIZ_HOME")
     try:
-        folder = Path(home) if home else Path.home() / ".cache" / "moeviz"
+        return Path(home) if home else Path.home() / ".cache" / "moeviz"
     except RuntimeError:  # a user without a home, as in a container under a bare number
         user = str(os.getuid()) if hasattr(os, "getuid") else "user"
-        folder = Path(tempfile.gettempdir()) / f"moeviz-{user}"
-    return folder / "live" / name
+        return Path(tempfile.gettempdir()) / f"moeviz-{user}"
+
+
+def autosave_folder(name: str) -> Path:
+    """Where the live run called `name` keeps its checkpoints."""
+    return user_folder() / "live" / name
 
 
 def provenance(command: str) -> dict[str, Any]:

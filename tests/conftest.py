@@ -1,9 +1,12 @@
 """What every test module needs before it is imported, and the fixtures that several share."""
 
+import atexit
 import functools
 import importlib.util
 import os
+import shutil
 import signal
+import tempfile
 import threading
 
 import pytest
@@ -15,6 +18,11 @@ from hypothesis import settings
 # processes that tests start inherit it. A GPU compiles, and what the caller has set stays.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What tests keep on disk is theirs, and not the user's; workers and other processes inherit it.
+if "MOEVIZ_HOME" not in os.environ:
+    os.environ["MOEVIZ_HOME"] = tempfile.mkdtemp(prefix="moeviz-tests-")
+    atexit.register(shutil.rmtree, os.environ["MOEVIZ_HOME"], ignore_errors=True)
 
 # Triton has wheels for Linux. CI has it and insists.
 if importlib.util.find_spec("triton") is None and not os.environ.get("CI"):

@@ -86,7 +86,8 @@ from moeviz.surgery.adapt import (
     targets_of,
 )
 from moeviz.surgery.lora import num_trained
-from moeviz.text.corpus import Batch, Corpus, Part, load_corpus
+from moeviz.text.corpus import Batch, Corpus, load_corpus
+from moeviz.text.split import Part
 from moeviz.watch.domains import LENGTH
 
 TASKS, KNOWN = ("c", "arithmetic"), ("python", "english", "hex", "brackets")

@@ -71,7 +71,8 @@ from moeviz.experiments.recording import (
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity
-from moeviz.text.corpus import Part, load_corpus
+from moeviz.text.corpus import load_corpus
+from moeviz.text.split import Part
 from moeviz.training.evaluation import FINAL_WINDOWS, Pool
 from moeviz.training.trainer import Trainer
 

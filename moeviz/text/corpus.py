@@ -10,19 +10,17 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, get_args
 
 import numpy as np
 
 from moeviz.checks import check_whole
-from moeviz.text.embedded import Domain, Package, Source
+from moeviz.text.embedded import Package, Source, embedded_source
+from moeviz.text.kept_tokens import keep, kept, what_decides
 from moeviz.text.leaks import without_leaks
 from moeviz.text.sources import open_source
+from moeviz.text.split import Part, split_documents
 from moeviz.text.tokenizer import Tokenizer
-
-HELD_OUT_SHARE = 0.1  # of the characters, for validation and again for the reserve
-
-Part = Literal["train", "validation", "reserve"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Corpus:
         self.name = source.name
         self.domains = tuple(domain.name for domain in source.domains)
         self.tokenizer = tokenizer
-        split = [_split(domain, source.reserve) for domain in source.domains]
+        split = [split_documents(domain, source.reserve) for domain in source.domains]
         joined = [["".join(documents[part]) for documents in split] for part in split[0]]
         texts = dict(zip(split[0], without_leaks(joined), strict=True))
         self._streams: dict[Part, list[np.ndarray]] = {part: [] for part in texts}
@@ -125,6 +123,35 @@ class Corpus:
             tokenizer_sha256=tokenizer.sha256,
             packages=source.packages,
         )
+
+    @classmethod
+    def _put_together(
+        cls, tokenizer: Tokenizer, arrays: dict[str, np.ndarray], manifest: dict[str, Any]
+    ) -> Corpus:
+        """The corpus that `_take_apart` gave such parts of."""
+        corpus = cls.__new__(cls)
+        rows = tuple(DomainManifest(**row) for row in manifest["domains"])
+        lists = {"domains": rows, "left_out": tuple(manifest["left_out"])}
+        corpus.manifest = Manifest(**{**manifest, **lists, "packages": ()})
+        corpus.name = corpus.manifest.corpus
+        corpus.domains = tuple(row.name for row in rows)
+        corpus.tokenizer = tokenizer
+        corpus._streams = {}
+        for part in get_args(Part):
+            corpus._streams[part] = [arrays[f"{part}.{domain}"] for domain in corpus.domains]
+            for stream in corpus._streams[part]:
+                stream.setflags(write=False)
+        return corpus
+
+    def _take_apart(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Its streams, int32 [tokens] by part and domain, and its manifest as JSON values; of a
+        corpus with a reserve and without packages."""
+        arrays = {
+            f"{part}.{domain}": stream
+            for part, streams in self._streams.items()
+            for domain, stream in zip(self.domains, streams, strict=True)
+        }
+        return arrays, dataclasses.asdict(self.manifest)
 
     def __repr__(self) -> str:
         return f"Corpus({self.name!r}, domains={self.domains}, {self.manifest.fingerprint})"
@@ -252,7 +279,19 @@ def load_corpus(
 
 @functools.cache
 def _corpus_of_this_machine(source: str, max_characters: int | None) -> Corpus:
+    if source == "embedded" and max_characters is None:
+        return _embedded(Tokenizer.default())
     return Corpus(open_source(source, None, "train", max_characters), Tokenizer.default())
+
+
+def _embedded(tokenizer: Tokenizer) -> Corpus:
+    """The embedded corpus, from the disk where an earlier process kept it."""
+    decided_by = what_decides(tokenizer)
+    if parts := kept(decided_by):
+        return Corpus._put_together(tokenizer, *parts)
+    corpus = Corpus(embedded_source(), tokenizer)
+    keep(decided_by, *corpus._take_apart())
+    return corpus
 
 
 def _gather(
@@ -260,42 +299,3 @@ def _gather(
 ) -> Batch:
     rows = [streams[d][s : s + seq_len + 1] for d, s in zip(domain, start, strict=True)]
     return Batch(tokens=np.stack(rows).astype(np.int64), domain=domain.astype(np.int64))
-
-
-def _split(domain: Domain, reserve: bool) -> dict[Part, list[str]]:
-    """The documents of each part, each ended by an empty line."""
-    documents, held_out = (
-        dict.fromkeys(document.strip("\n") + "\n\n" for document in part)
-        for part in (domain.documents, domain.held_out)
-    )
-    if held_out:
-        return {"train": list(documents), "validation": list(held_out)}
-    most = HELD_OUT_SHARE * sum(map(len, documents))
-    left = sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())
-    part_of: dict[str, Part] = {}
-    parts: tuple[Part, ...] = ("validation", "reserve") if reserve else ("validation",)
-    for part in parts:
-        chosen = _that_fit(left, most)
-        if not chosen and len(left) > 1:
-            chosen = {min(left, key=len)}
-        if not chosen:
-            raise ValueError(
-                f'the domain "{domain.name}" has {len(documents)} document of {round(10 * most)} '
-                f"characters, too little to keep some for {part}; give more text."
-            )
-        part_of |= dict.fromkeys(chosen, part)
-        left = [document for document in left if document not in chosen]
-    return {
-        part: [d for d in documents if part_of.get(d, "train") == part]
-        for part in ("train", *parts)
-    }
-
-
-def _that_fit(documents: list[str], most: float) -> set[str]:
-    """Whatever still fits, one after the other: `most` is met closely and never exceeded."""
-    chosen: set[str] = set()
-    for document in documents:
-        if len(document) <= most:
-            chosen.add(document)
-            most -= len(document)
-    return chosen

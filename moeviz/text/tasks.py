@@ -21,7 +21,8 @@ import platform
 import numpy as np
 
 from moeviz.checks import check_whole
-from moeviz.text.corpus import Batch, Corpus, DomainManifest, Manifest, Part
+from moeviz.text.corpus import Batch, Corpus, DomainManifest, Manifest
+from moeviz.text.split import Part
 from moeviz.text.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

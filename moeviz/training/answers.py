@@ -11,7 +11,7 @@ from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.transformer import LossOut
 from moeviz.records.runs import Snapshot
-from moeviz.text.corpus import Part
+from moeviz.text.split import Part
 from moeviz.text.tasks import Task
 from moeviz.training.config import TrainConfig
 from moeviz.training.trainer import StepResult, Trainer

@@ -20,7 +20,8 @@ from moeviz.model.division import Division
 from moeviz.model.transformer import LossOut
 from moeviz.records.runs import Point, Snapshot
 from moeviz.routing import NonFiniteLogitsError
-from moeviz.text.corpus import Batch, Corpus, Part
+from moeviz.text.corpus import Batch, Corpus
+from moeviz.text.split import Part
 from moeviz.training.checkpoint import TrainState
 from moeviz.training.config import TrainConfig, learning_rate_at
 from moeviz.training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, Pool, batches, domain_load
