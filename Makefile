@@ -68,15 +68,16 @@ bench: $(VENV)/.test
 	@$(PY) -m moeviz bench $(ARGS)
 
 # A plain tree on a machine that has torch, triton, pytest and hypothesis: nothing is installed, and
-# what the caller has on PYTHONPATH stays. The root stays off sys.path, see above. What comes first
-# is what a GPU alone can tell; the tests are gpu-verify's, on the same machine afterwards.
+# what the caller has on PYTHONPATH stays. The root stays off sys.path, see above: an empty entry
+# would be the root. What comes first is what a GPU alone can tell; the tests are gpu-verify's, on the
+# same machine afterwards.
 GPU_PYTHON ?= python3
 GPU_TESTS := $(addprefix tests/test_,kernels.py kernels_experts.py kernels_routers.py experts.py backend.py)
 OUT ?= build/gpu/results
 MINUTES ?= 9
 PHASES ?= check,sweep,layer,train
 
-gpu gpu-verify: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks:$(PYTHONPATH)
+gpu gpu-verify: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu gpu-verify: export PYTHONUNBUFFERED := 1
 gpu:
 	@mkdir -p build/gpu
@@ -85,9 +86,9 @@ gpu:
 	@$(GPU_PYTHON) -P -m moeviz bench gpu --out "$(OUT)" --minutes $(MINUTES) --phases $(PHASES) $(ARGS)
 
 # At most 200 s: the kernels' tests, the memory checker, the largest shapes again with the cuts that
-# the sweep has chosen. Each part goes on after the others' failures.
+# the sweep has chosen, where there was one. Each part goes on after the others' failures.
 gpu-verify:
-	@mkdir -p "$(OUT)"; failed=; py="$(GPU_PYTHON) -P"; export MOEVIZ_TUNED=build/gpu/tuned.json; \
+	@mkdir -p "$(OUT)"; py="$(GPU_PYTHON) -P"; export MOEVIZ_TUNED=$(wildcard build/gpu/tuned.json); \
 	workers=$$($$py -c 'import xdist; print("-n 14")' 2>/dev/null); \
 	{ OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 10 110 \
 	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || echo "FAILED: tests"; \

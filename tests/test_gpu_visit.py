@@ -261,17 +261,33 @@ def test_a_rehearsal_leaves_every_file(tmp_path):
 
 
 def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
-    """With a stand-in for Python, which writes down how it was called."""
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH $MOEVIZ_TUNED $*" >> {tmp_path}/calls\n')
+    """With a stand-in for Python, which writes down how it was called, in a folder of its own."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH,$MOEVIZ_TUNED,$*" >> {calls}\n')
     python.chmod(0o755)
-    command = ["make", "-C", str(ROOT), f"GPU_PYTHON={python}", f"OUT={tmp_path}/out", "MINUTES=7"]
-    environment = {**os.environ, "PYTHONPATH": "/carried"}
+    make = ["make", "-C", str(tmp_path), "-f", str(ROOT / "Makefile"), f"GPU_PYTHON={python}"]
+    make += ["OUT=out", "MINUTES=7", "PHASES=sweep,layer"]
+
+    def told(target, **environment):
+        """What each call was told: the path, the table of cuts, the words."""
+        calls.write_text("")
+        rest = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([*make, target], check=True, env=rest | environment, capture_output=True)
+        return [line.split(",", 2) for line in calls.read_text().splitlines()]
+
+    own = f"{tmp_path}/build/gpu:{tmp_path}/benchmarks"
     for target in ("gpu", "gpu-verify"):
-        subprocess.run([*command, target], check=True, env=environment, capture_output=True)
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert all(call.split()[0].endswith(":/carried") for call in calls)
-    assert f"-m moeviz bench gpu --out {tmp_path}/out --minutes 7" in calls[0]
-    assert "-m pytest" not in calls[0] and any("-m pytest" in call for call in calls[1:])
-    assert all("build/gpu/tuned.json" in call for call in calls[2:])
+        assert {path for path, *_ in told(target, PYTHONPATH="/carried")} == {f"{own}:/carried"}
+        assert {path for path, *_ in told(target)} == {own}, "an empty entry is the root"
+    [(_, tuned, words)] = told("gpu")
+    assert words.endswith("-m moeviz bench gpu --out out --minutes 7 --phases sweep,layer")
+    assert not tuned, "the kernels' own table, unless this visit's sweep left one"
+    assert not any(tuned for _, tuned, _ in told("gpu-verify"))
+    (tmp_path / "build" / "gpu" / "tuned.json").write_text("{}")
+    verified = told("gpu-verify")
+    assert {tuned for _, tuned, _ in verified} == {"build/gpu/tuned.json"}
+    kinds = [
+        kind for *_, words in verified for kind in ("pytest", "sanitize", "layer") if kind in words
+    ]
+    assert kinds == ["pytest", "sanitize", "layer"]
     assert (tmp_path / "out" / "verify.txt").is_file()
