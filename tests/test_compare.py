@@ -1,4 +1,4 @@
-"""Comparisons over seeds: against scipy's own tests, and Holm's against its definition."""
+"""Comparisons over seeds and ranks: against scipy's own, and Holm's against its definition."""
 
 import math
 from itertools import combinations
@@ -13,15 +13,18 @@ from moeviz.records.compare import (
     Gap,
     Spent,
     compare,
+    false_discovery_rates,
     half_interval,
     holm,
     multipliers,
     verdicts,
 )
+from moeviz.records.ranks import ranks, spearman
 
 LOSSES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=2, max_size=12).filter(
     lambda pairs: np.ptp([a - b for a, b in pairs]) > 1e-3
 )
+WITH_TIES = st.lists(st.tuples(st.integers(0, 5), st.floats(-9, 9)), min_size=2, max_size=30)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
 
@@ -101,6 +104,30 @@ def test_holm_does_not_care_for_the_order_of_the_table(p_values, random):
     corrected = holm(p_values)
     assert holm([p_values[i] for i in order]) == [corrected[i] for i in order]
     assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
+
+
+@given(P_VALUES)
+def test_false_discoveries_are_scipys(p_values):
+    wanted = scipy.stats.false_discovery_control(p_values)
+    np.testing.assert_allclose(false_discovery_rates(p_values), wanted, rtol=1e-15)
+
+
+def test_a_chance_above_one_is_refused():
+    with pytest.raises(ValueError, match="p_values_N must hold finite numbers in 0..1, got 1.5"):
+        false_discovery_rates([0.1, 1.5])
+
+
+# --- ranks ---
+
+
+@given(WITH_TIES)
+def test_ranks_and_their_correlation_are_scipys(pairs):
+    first, second = (list(values) for values in zip(*pairs, strict=True))
+    for values in (first, second):
+        assert np.array_equal(ranks(values), scipy.stats.rankdata(values))
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        wanted = scipy.stats.spearmanr(first, second).statistic
+        assert spearman(first, second) == pytest.approx(wanted, abs=1e-12)
 
 
 @given(P_VALUES, st.floats(0, 1))

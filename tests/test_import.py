@@ -33,6 +33,11 @@ def test_the_package_and_the_first_cell_are_light():
     assert min(measure("import moeviz")[0] for _ in range(3)) < LIMIT_S
 
 
+def test_every_panel_comes_without_what_only_calculation_needs():
+    modules = measure("from moeviz import panels; [getattr(panels, n) for n in panels.__all__]")[1]
+    assert "ipywidgets" in modules and not {*HEAVY, "scipy"} & modules
+
+
 @pytest.mark.parametrize("torch", ["2.11.0+cpu", None])
 def test_setup_prints_one_line_with_versions(torch, monkeypatch, capsys):
     monkeypatch.setattr(nb, "package_version", {"torch": torch, "ipywidgets": "8.1"}.get)

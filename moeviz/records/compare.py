@@ -79,6 +79,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(adjusted, 1.0).tolist()
 
 
+def false_discovery_rates(p_values: ArrayLike) -> np.ndarray:
+    """For each p-value of a table [N], the least rate of false discoveries at which it is one
+    (Benjamini and Hochberg 1995): float64 [N]."""
+    p = check_array("p_values_N", p_values, 0, 1, np.float64)
+    order = np.argsort(p)
+    scaled = p[order] * (len(p) / np.arange(1, len(p) + 1))
+    rates = np.empty_like(p)
+    rates[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    return np.minimum(rates, 1.0)
+
+
 def verdicts(gaps: Mapping[Key, Gap]) -> dict[Key, str]:
     """What a whole table says of each arm, after Holm's correction: it has the "lower" or the
     "higher" figure, or the question is "open". The interval of a Gap is not corrected, and may

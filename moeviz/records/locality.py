@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 from numpy.typing import ArrayLike
 
 from moeviz.checks import check_whole
@@ -75,11 +74,12 @@ def distinct_experts_of_strangers(visits_E: ArrayLike, num_tokens: int, batch: i
     if batch > num_tokens:
         return NAN
 
+    from scipy.special import gammaln  # here: a panel that opens waits for no statistics
+
     def log_ways(count: ArrayLike) -> np.ndarray:
         """log C(count, batch), without the part that is the same above and below."""
         missed = np.asarray(count) - batch
-        log_factorial = scipy.special.gammaln
-        ways = log_factorial(np.asarray(count) + 1.0) - log_factorial(np.maximum(missed, 0) + 1.0)
+        ways = gammaln(np.asarray(count) + 1.0) - gammaln(np.maximum(missed, 0) + 1.0)
         return np.where(missed < 0, -np.inf, ways)
 
     missed_E = np.exp(log_ways(num_tokens - visits_E) - log_ways(num_tokens))

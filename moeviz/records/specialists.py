@@ -1,6 +1,6 @@
 """Which experts a domain uses more than others do, and how much of that is noise.
 
-numpy and scipy, from choices [T, K], each token's domain and sequence, or counts [D, E]. All
+numpy alone, from choices [T, K], each token's domain and sequence, or counts [D, E]. All
 domains weigh the same, however many tokens each has. NaN where nothing counted.
 """
 
@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
 
 from moeviz.checks import check_number, check_whole
 from moeviz.records.arrays import NAN, amounts, check_equally_long, indices
+from moeviz.records.compare import false_discovery_rates
+from moeviz.records.ranks import spearman
 from moeviz.records.specialisation import by_domain, by_sequence, joint_counts
 
 SPECIALIST = 0.45  # share of an expert's selections in one domain from which it is called one
@@ -162,7 +163,7 @@ def lift_beside_null(
     p_value[np.isnan(lift)] = np.nan
     q_value = p_value.copy()
     known = ~np.isnan(p_value)
-    q_value[known] = scipy.stats.false_discovery_control(p_value[known])
+    q_value[known] = false_discovery_rates(p_value[known])
     by_chance = float((null >= EFFECT).sum((1, 2)).mean())
     return LiftBesideNull(
         lift, null.mean(0), null.std(0), p_value, q_value,
@@ -219,7 +220,5 @@ def replication(
         second=second,
         both=int((liked[0] & liked[1]).sum()),
         by_chance=first * second / liked[0].size,
-        correlation=float(scipy.stats.spearmanr(lifts[0][known], lifts[1][known]).statistic)
-        if varied
-        else NAN,
+        correlation=spearman(lifts[0][known], lifts[1][known]) if varied else NAN,
     )
