@@ -65,8 +65,8 @@ TERMS = (
          REAL),
     Term("co-activation", "How often two experts of a layer are chosen by the same token.",
          SPECIALISATION),
-    Term("collapse", "Most tokens go to a few experts, and the others get next to none and stop "
-         "learning.", COLLAPSE),
+    Term("collapse", "Most tokens go to a few experts. A run counts as collapsed where half of the "
+         "experts of a layer, or more, are dead at its end.", COLLAPSE),
     Term("combine", "The last step of an MoE layer: a token's expert outputs are multiplied by "
          "their weights and added.", INSIDE),
     Term("critical batch", "The batch size from which a step's arithmetic takes longer than "

@@ -22,6 +22,7 @@ from moeviz.pictures.training.cures_told import (
     failing,
     told_against_dense,
     told_cures,
+    told_frozen,
     told_layers,
     told_quality,
     told_rate,
@@ -175,14 +176,35 @@ def test_a_restart_is_compared_with_the_same_steps_of_a_constant_rate(restart, w
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0.1, "is 0.150 lower than"), (0.6, "is 0.350 higher than"), (0.25, "not shown to differ")],
+    [(0.1, "is 0.150 lower"), (0.6, "is 0.350 higher"), (0.25, "is not shown to differ")],
 )
 def test_a_frozen_matrix_is_told_by_what_its_tokens_do(share, words):
     summary = made_collapse(kept={"frozen router": share, "hash": 1.0})
     frozen = summary["arms"]["frozen router"]["kept_experts"][1]["values"]
     frozen[0] += 1e-6  # equal gaps would have an interval of no width
-    assert words in told_kept(summary)
+    assert f"in layer 1 {words}" in told_kept(summary)
+    assert "in layer 0 is not shown to differ" in told_kept(summary), "each layer has its own"
     assert kept_experts(summary).rows[1][0] == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("violation", "words"),
+    [(2.0, "is 3.000 lower than that"), (8.0, "is 3.000 higher"), (5.0, "is not shown to differ")],
+)
+def test_a_router_that_cannot_learn_is_the_control_of_the_loop(violation, words):
+    summary = made_collapse(violations={"frozen router": violation})
+    assert told_frozen(summary).startswith(f"MaxVio in layer 1 with a frozen router {words}")
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(0.03, "is 0.033 higher than that of a rare one (95 % interval +"), (0.0, "is not shown to")],
+)
+def test_what_an_early_step_gains_stands_with_its_interval(gain, words):
+    summary = made_collapse()
+    busy, rare = (summary["busy_experts"][f"step_{kind}_gain"] for kind in ("busy", "rare"))
+    busy["values"] = [value + gain * (1 + 0.1 * i) for i, value in enumerate(rare["values"])]
+    assert f"In one early step the gain of a busy expert {words}" in told_busy(summary)
 
 
 def test_busy_experts_are_drawn_where_they_are():

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from helpers.comparisons import made_collapse
 from helpers.recorded_routers import routers, scale
 from moeviz.experiments import cures, question
 from moeviz.experiments.recorded import recorded_figures as recorded
@@ -54,19 +55,35 @@ def test_survivors_are_those_that_the_sentence_on_the_layers_leaves(dead, option
         "max_violation": [{"mean": 1.0}, {"mean": 5.0}],
         "dead_experts": [{"mean": 0.1}, {"mean": dead}],
     }
-    arm = {
-        "dead_experts": {"mean": 9.0},
-        "training": training,
-        "runs": 3,
-        "collapsed_by_layer": [0, 1],
-    }
-    summary = {"arms": {"nothing": arm}}
+    summary = made_collapse()
+    summary["arms"]["nothing"] |= {"dead_experts": {"mean": 9.0}, "collapsed_by_layer": [0, 1]}
+    summary["arms"]["nothing"]["training"]["dead_experts"] = training["dead_experts"]
     monkeypatch.setattr(collapse, "recorded", lambda: summary)
     measured = collapse.survivors()
     assert measured.figure.startswith(f"{16 - dead:.1f} of 16")
     assert f"In layer 1, {dead:.1f} experts are dead on average." in told_layers(summary)
     assert measured.option.startswith(option)
-    assert ("gets more still" in measured.because) == (option != "all 16")
+    assert ("is open, for with one that keeps" in measured.because) == (option != "all 16")
+
+
+@pytest.mark.parametrize(
+    ("violation", "words"),
+    [(2.0, "a part of it is learned"), (9.0, "need not learn it"), (5.0, "prefer some experts is")],
+)
+def test_what_drives_the_load_is_what_a_frozen_router_leaves(violation, words, monkeypatch):
+    summary = made_collapse(violations={"frozen router": violation})
+    monkeypatch.setattr(collapse, "recorded", lambda: summary)
+    assert words in collapse.survivors().because
+
+
+def test_an_interval_without_zero_beside_an_open_verdict_is_explained(monkeypatch):
+    summary = made_collapse()
+    gap = summary["arms"]["balancing loss 0.1"]["loss_minus_nothing"]
+    gap |= {"mean": 0.015, "low": 0.002, "high": 0.028, "p": 0.04, "verdict": "open"}
+    monkeypatch.setattr(collapse, "recorded", lambda: summary)
+    measured = collapse.quality()
+    assert measured.option.startswith("no difference") and "interval +" in measured.figure
+    assert "of one comparison alone" in measured.because
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ What 04_collapse shows. What would make the comparison unfair, and how it is clo
 5. Luck. All settings of a seed see the same batches. Differences are taken seed by seed, with a
    95 % interval of Student's t, and the verdicts are Holm's over the whole table. Not closed: what
    is drawn after a layer's gate differs between settings, as their gates do.
-6. The learning rate. 1e-3, held constant: the one at which collapse is surest, chosen for that and
-   not for the loss, and the same for all. A schedule with warm restarts is a setting of its own,
+6. The learning rate. 1e-3, held constant, and the same for all: chosen to show collapse, and not
+   for the loss. A schedule with warm restarts is a setting of its own,
    whose loss may not be compared: only what happens to its balance at each restart.
 7. A router that stays. A frozen matrix is not a frozen choice: the tokens below it change. How many
    tokens of the same held-out windows keep their experts from the first step to the last is
@@ -113,7 +113,7 @@ def collapse_experts(cures: Cures, active_width: int) -> MoEConfig:
 
 
 def collapse_training(cures: Cures, seed: int, steps: int = STEPS) -> TrainConfig:
-    """A low learning rate, at which collapse is surest, held constant."""
+    """A low learning rate, chosen to show collapse, held constant."""
     return TrainConfig(
         steps=steps,
         seed=seed,

@@ -6,11 +6,26 @@ import math
 
 from moeviz.experiments.cures import recorded
 from moeviz.pictures.over_seeds import gap_words, recorded_gap
-from moeviz.pictures.training.cures_told import dead_without_cure
+from moeviz.pictures.training.cures_told import FROZEN, balance_verdicts, dead_without_cure
 from moeviz.predictions.prediction import OPEN, Measured, nearest, prediction
 from moeviz.words import percent
 
 EXPERTS = 16
+# Does the router's learning drive it? By the verdict on the load under a router that cannot learn.
+LEARNED = {
+    "open": (
+        "whether the router learns to prefer some experts is open, for with one that keeps its "
+        "random matrix the load is not shown to be more even"
+    ),
+    "lower": (
+        "a part of it is learned, for with a router that keeps its random matrix the load is more "
+        "even"
+    ),
+    "higher": (
+        "the router need not learn it, for with one that keeps its random matrix the load is less "
+        "even"
+    ),
+}
 
 
 @prediction(
@@ -28,10 +43,7 @@ def survivors() -> Measured:
         f"{arm['runs']} recorded runs"
     )
     option = nearest(alive, options)
-    because = (
-        "nothing asks for an even load, and an expert that gets more tokens gains more in an early "
-        "step, so that it gets more still"
-    )
+    because = f"nothing asks for an even load; {LEARNED[balance_verdicts(recorded())[FROZEN]]}"
     if option == "all 16":
         because = "no expert has fallen that far behind within so few steps"
     return Measured(option, figure, because)
@@ -65,7 +77,7 @@ def one_step() -> Measured:
 
 @prediction(
     "04.quality",
-    "A balancing loss makes the load even. What happens to the validation loss?",
+    "A balancing loss makes the load even. What happens to the loss on held-out text?",
     "it falls", OPEN, "it rises",
 )  # fmt: skip
 def quality() -> Measured:
@@ -76,6 +88,11 @@ def quality() -> Measured:
         "higher": ("it rises", "most likely tokens then go to experts that suit them less"),
         "open": (OPEN, "the seeds differ too much to show one among so many settings"),
     }[figure["verdict"]]
+    if option == OPEN and gap.low * gap.high > 0:
+        because = (
+            "the interval is that of one comparison alone, and among so many one like it may be "
+            "chance"
+        )
     words = f"with a balancing loss of 0.1 it is {gap_words(gap)} than without a cure"
     return Measured(option, words, because)
 
@@ -94,5 +111,5 @@ def frozen() -> Measured:
         f"{percent(share)} of the held-out tokens do, and {percent(learned)} with a router that "
         "learns"
     )
-    because = "the matrix stays, but the layers below it learn and change what it reads"
+    because = "the matrix stays, but all that lies below it learns and changes what it reads"
     return Measured(nearest(share, options), figure, because)

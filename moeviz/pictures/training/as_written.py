@@ -32,7 +32,7 @@ def as_written(summary: dict[str, Any]) -> Picture:
     rows = [(pair, scale, _arm(pair, scale)) for pair in PAIRS for scale in (FAIR, WRITTEN)]
     rows.append(("hash", QUIET, _arm("hash", QUIET)))
     layer, bottom = worst_layer(summary), TOP + ROW * len(rows)
-    svg = Svg(MAIN, bottom + 70, "The output scale decides", told_scale(summary))
+    svg = Svg(MAIN, bottom + 70, "What the output scale does", told_scale(summary))
     side = svg.beside(SIDE, bottom + 50)
     svg.text(0, 16, about(summary, arms[DENSE]["reserve_loss"]), fill=MUTED)
     violation = RootScale(0, 15, *BALANCE)

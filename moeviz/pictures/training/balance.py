@@ -100,9 +100,9 @@ def idle(run: Snapshot, layer: int) -> str:
         return ""
     experts = len(now.share_E)
     if not now.dead:
-        return "Every expert gets at least a tenth of an even share: no weights lie idle."
+        return "Every expert gets at least a tenth of an even share."
     share = percent(now.dead / experts)
-    return f"{now.dead} of {experts} experts hardly get a token: {share} of their weights lie idle."
+    return f"{now.dead} of {experts} experts hardly get a token: {share} of the experts' weights."
 
 
 def _beside(run: Snapshot, twin: Snapshot | None) -> str:

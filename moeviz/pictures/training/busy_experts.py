@@ -89,14 +89,12 @@ def told_busy(summary: dict[str, Any]) -> str:
     for name in names:
         two = (found[f"run_{kind}_{name}"]["values"] for kind in ("busy", "rare"))
         ratios[name] = float(np.mean(np.divide(*two)))
-    step = [found[f"step_{kind}_gain"]["mean"] for kind in ("busy", "rare")]
-    gains = (found[f"run_{kind}_gain"]["values"] for kind in ("busy", "rare"))
-    name = "Over all steps the gain of a busy expert"
-    gap = told_difference(name, "of a rare one", single(*gains))
-    return (
-        f"{_told(ratios)} In one early step a busy expert becomes {step[0]:.3f} nats better for "
-        f"each of its tokens, and a rare one {step[1]:.3f}. {gap}"
-    )
+    gaps = []
+    for name, when in (("step", "In one early step"), ("run", "Over all steps")):
+        gains = (found[f"{name}_{kind}_gain"]["values"] for kind in ("busy", "rare"))
+        busy = f"{when} the gain of a busy expert"
+        gaps.append(told_difference(busy, "of a rare one", single(*gains)))
+    return " ".join([_told(ratios), *gaps])
 
 
 def _told(ratio: dict[str, float]) -> str:

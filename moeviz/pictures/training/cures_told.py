@@ -12,7 +12,7 @@ from moeviz.pictures.training.arms import FAIR, table_of
 from moeviz.records.compare import compare, verdicts
 from moeviz.records.metrics import over_seeds
 
-DENSE, BASE = "dense", "nothing"
+DENSE, BASE, FROZEN = "dense", "nothing", "frozen router"
 Summary = dict[str, Any]
 
 
@@ -67,6 +67,14 @@ def told_layers(summary: Summary) -> str:
         + f"In layer {layer}, {dead:.1f} experts are dead on average. "
         f"Half of its experts or more are dead in {fell} of {arm['runs']} runs."
     )
+
+
+def told_frozen(summary: Summary) -> str:
+    """Whether the load is more even where a router cannot learn to prefer an expert."""
+    layer, arms = worst_layer(summary), (FROZEN, BASE)
+    gap = single(*(balance(summary, name)["values"] for name in arms))
+    gap |= {"verdict": balance_verdicts(summary)[FROZEN]}
+    return told_difference(f"MaxVio in layer {layer} with a {FROZEN}", "with a learned one", gap)
 
 
 def told_cures(summary: Summary) -> str:
@@ -151,7 +159,7 @@ def told_difference(name: str, other: str, gap: Figure) -> str:
     ends = f"95 % interval {gap['low']:+z.3f} to {gap['high']:+z.3f}"
     if gap["verdict"] == "open":
         return f"{name} is not shown to differ from that {other}: {gap['mean']:+z.3f} ({ends})."
-    return f"{name} is {abs(gap['mean']):.3f} {gap['verdict']} than {other} ({ends})."
+    return f"{name} is {abs(gap['mean']):.3f} {gap['verdict']} than that {other} ({ends})."
 
 
 def listed(names: Sequence[str]) -> str:

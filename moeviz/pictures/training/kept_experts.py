@@ -9,11 +9,17 @@ from moeviz.pictures.over_seeds import about, dots, mean_sd
 from moeviz.pictures.plot import Key, heading, legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
 from moeviz.pictures.training.cures import LAYERS
-from moeviz.pictures.training.cures_told import BASE, single, told_difference, worst_layer
+from moeviz.pictures.training.cures_told import (
+    BASE,
+    FROZEN,
+    single,
+    told_difference,
+    worst_layer,
+)
+from moeviz.records.compare import compare, verdicts
 from moeviz.words import percent
 
 WIDTH, TOP, ROW = 560, 106.0, 34.0
-FROZEN = "frozen router"
 SHOWN = {
     BASE: "learned", FROZEN: "frozen", "re-randomised router": "drawn anew at each step",
     "hash": "hash of the token",
@@ -53,13 +59,16 @@ def kept_experts(summary: dict[str, Any]) -> Picture:
 
 def told_kept(summary: dict[str, Any]) -> str:
     """Whether a router that stays has choices that stay, beside one that learns."""
-    layer = worst_layer(summary)
-    kept = {name: summary["arms"][name]["kept_experts"][layer] for name in SHOWN}
-    frozen, learned = kept[FROZEN], kept[BASE]
-    gap = single(frozen["values"], learned["values"])
-    name = f"The share with a frozen router in layer {layer}"
-    return (
-        f"A frozen router keeps its matrix, and {percent(frozen['mean'])} of the tokens keep their "
-        f"expert in layer {layer}. {told_difference(name, 'with a learned one', gap)} "
-        f"With a hash it is {percent(kept['hash']['mean'])}."
-    )
+    frozen, learned = (summary["arms"][name]["kept_experts"] for name in (FROZEN, BASE))
+    pairs = [(one["values"], other["values"]) for one, other in zip(frozen, learned, strict=True)]
+    found = verdicts({layer: compare(*pair) for layer, pair in enumerate(pairs)})
+    words = ["A frozen router keeps its matrix."]
+    for layer, pair in enumerate(pairs):
+        name = f"The share with a frozen router in layer {layer}"
+        gap = single(*pair) | {"verdict": found[layer]}
+        words += [
+            f"In layer {layer}, {percent(frozen[layer]['mean'])} of its tokens keep their expert.",
+            told_difference(name, "with a learned one", gap),
+        ]
+    hashed = summary["arms"]["hash"]["kept_experts"][worst_layer(summary)]["mean"]
+    return " ".join([*words, f"With a hash {percent(hashed)} keep it."])
