@@ -12,7 +12,8 @@
 A GPU is rare and a visit is short: each phase has its share of the minutes and runs in a process of
 its own, every result is written as it comes, and what fails or comes too late is named. DIR holds
 env.json, one file for each phase and log.txt. --adopt puts the results where the kernels, the
-panels and the notebooks look for them; it refuses figures that do not say where they come from.
+panels and the notebooks look for them, and builds these notebooks; it refuses figures that do not
+say where they come from.
 """
 
 from __future__ import annotations
@@ -32,16 +33,14 @@ from typing import Any
 
 import torch
 
-import gpu_table
+import gpu_adopt
 import layer
 import report
 import train_runs
 from cuts import Device, check, describe, sweep
 from layer_contenders import PACKAGES
 from layer_shapes import HOT
-from moeviz.host import data_path
 from moeviz.records.store import write_atomically
-from moeviz_kernels import configs
 from moeviz_kernels.configs import Gemm
 from visit import Phase, load
 
@@ -52,7 +51,6 @@ GRACE_S = 5.0  # for a phase to end by itself after its deadline
 SUMMARY_LINES = 40
 # The cuts of the last sweep on this machine, which `make gpu-verify` takes too.
 TABLE = Path(__file__).resolve().parent.parent / "build" / "gpu" / "tuned.json"
-NEEDED = ("date", "commit", "device")  # of env.json's provenance, without which nothing is adopted
 
 
 def environment(command: str, rehearse: bool) -> dict[str, Any]:
@@ -100,6 +98,7 @@ def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
         if not sys.stdin.readline():  # its turn; nobody is there to give it
             return 1
     phase = Phase(name, out, until)
+    phase.facts["provenance"] = load(out, "env").get("provenance", {})
     if name == "check":
         check(phase, names, device)
     elif name == "sweep":
@@ -135,17 +134,23 @@ def finish(process: subprocess.Popen[str], until: float, log: Any) -> str | None
         os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(until + GRACE_S - time.monotonic(), stop)
+    timer.daemon = True
     timer.start()
     assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # of a process that has ended
-        process.stdin.write("\n")
-        process.stdin.close()
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        log.write(line)
-        log.flush()
-    code = process.wait()
-    timer.cancel()
+    try:
+        with contextlib.suppress(BrokenPipeError):  # of a process that has ended
+            process.stdin.write("\n")
+            process.stdin.close()
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            log.write(line)
+            log.flush()
+        code = process.wait()
+    finally:
+        timer.cancel()
+        if process.returncode is None:  # an interrupted visit: nobody would end its phase
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     if late.is_set():
         return f"was stopped {GRACE_S:g} s after its deadline"
     return f"ended with exit code {code}" if code else None
@@ -216,57 +221,6 @@ def summary(out: Path) -> list[str]:
     return lines
 
 
-def adopt(out: Path, tuned: Path, runs: Path, readme: Path) -> list[str]:
-    """Put a visit's results where they are used, and say what went where.
-
-    Raises ValueError where the files do not say on which device, by which commit and when they came
-    about, or where they are a rehearsal's.
-    """
-    where = load(out, "env")
-    provenance, gpu = where.get("provenance", {}), where.get("gpu") or {}
-    missing = [name for name in NEEDED if not provenance.get(name)]
-    missing += [name for name in ("name", "driver") if not gpu.get(name)]
-    if where.get("rehearsal"):
-        raise ValueError(f"{out} holds a rehearsal: its figures are no measurements.")
-    if missing:
-        raise ValueError(
-            f"{out}/env.json does not say {', '.join(missing)}: figures without their origin are "
-            "not adopted."
-        )
-    adopted, tables = [], {}
-    table = load(out, "sweep").get("table", {"cuts": [], "heights": []})
-    if table["cuts"]:
-        write_atomically(tuned, merged(tuned, table, {**provenance, "gpu": gpu}))
-        items = load(out, "sweep")["items"]
-        path = runs / layer.default_file(gpu["name"]).name.replace("layer_", "sweep_")
-        report.save({"provenance": provenance, "gpu": gpu, "items": items}, path)
-        tables["paths"] = gpu_table.paths({"items": items})
-        adopted.append(f"{len(table['cuts'])} cuts: {tuned}, with all their times: {path}")
-    if load(out, "layer").get("cases"):
-        path = runs / layer.default_file(gpu["name"]).name
-        write_atomically(path, (out / "layer.json").read_bytes())
-        tables["layer"] = gpu_table.overview(load(out, "layer"))
-        adopted.append(f"the layer beside its peers: {path}, and the table of {readme}")
-    for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
-        report.save(record, runs / f"{name}.json")
-        adopted.append(f"training at a size for a GPU: {runs / name}.json")
-    for name, rows in tables.items():
-        readme.write_text(gpu_table.renewed(readme.read_text("utf-8"), name, rows), "utf-8")
-    if not adopted:
-        raise ValueError(f"{out} holds nothing to adopt: no phase came to its first result.")
-    return [*adopted, "Now build the notebooks that show them: make notebooks"]
-
-
-def merged(path: Path, table: dict[str, Any], origin: dict[str, Any]) -> bytes:
-    """The table at `path` with new entries, which replace those for the same place."""
-    known = json.loads(path.read_text("utf-8")) if path.is_file() else {"cuts": [], "heights": []}
-    for part, entries in table.items():
-        new = {tuple(entry["for"]): entry | {"origin": origin} for entry in entries}
-        old = {tuple(entry["for"]): entry for entry in known[part]}
-        known[part] = list((old | new).values())
-    return (json.dumps(known, indent=1) + "\n").encode()
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = report.command_line("gpu", __doc__)
     add = parser.add_argument
@@ -286,11 +240,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.adopt:
         try:
-            lines = adopt(arguments.adopt, configs.PACKAGED, data_path("runs"), gpu_table.README)
+            return gpu_adopt.adopt_and_build(arguments.adopt)
         except ValueError as error:
             parser.error(str(error))
-        print("\n".join(lines))
-        return 0
     if not arguments.rehearse and not torch.cuda.is_available():
         parser.error("a visit needs an NVIDIA GPU; --rehearse needs none.")
     if arguments.rehearse and os.environ.get("TRITON_INTERPRET") != "1":

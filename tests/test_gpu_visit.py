@@ -3,16 +3,19 @@ and what it leaves is adopted only where it says where it comes from."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import gpu
+import gpu_adopt
 import gpu_table
 from helpers.visit import Parts
 from layer_contenders import DENSE, OURS
@@ -138,7 +141,12 @@ def results(tmp_path):
     """What a visit leaves."""
     out = tmp_path / "visit"
     env = {
-        "provenance": {"date": "2026-11-27", "commit": "abc", "device": "NVIDIA H200"},
+        "provenance": {
+            "date": "2026-11-27",
+            "commit": "abc",
+            "device": "NVIDIA H200",
+            "versions": {"torch": "2.11", "triton": "3.6"},
+        },
         "rehearsal": False,
         "gpu": {"name": "NVIDIA H200", "driver": "570.1"},
     }
@@ -155,14 +163,15 @@ def results(tmp_path):
     shape = dict(name="O", tokens=8192, d_model=8, d_expert=4, num_experts=2, top_k=1)
     contenders = {OURS: ours, DENSE: dense, "liger": {"not_run": "no time"}}
     layer = {
-        "provenance": env["provenance"] | {"versions": {"torch": "2.11", "triton": "3.6"}},
+        "provenance": env["provenance"],
         "device": {"name": "NVIDIA H200", "dtype": "bfloat16", "matmul_tflops": 787.9,
                    "copy_gb_per_s": 4299.2},
         "cases": [{"shape": shape, "routing": "uniform", "contenders": contenders}],
     }  # fmt: skip
     out.mkdir()
     for name, content in {
-        "env": env, "sweep": {"table": table, "items": items, "failed": {}}, "layer": layer
+        "env": env, "layer": layer,
+        "sweep": {"provenance": env["provenance"], "table": table, "items": items, "failed": {}},
     }.items():  # fmt: skip
         (out / f"{name}.json").write_text(json.dumps(content))
     return out
@@ -178,9 +187,9 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
     marker, other = (f"<!-- {n}: made by python -m moeviz bench gpu --adopt -->" for n in NAMES)
     end = "<!-- end -->"
     readme.write_text(f"before\n{marker}\nold\n{end}\nbetween\n{other}\n{end}\nafter\n")
-    gpu.adopt(results, tuned, runs, readme)
-    lines = gpu.adopt(results, tuned, runs, readme)  # again: the same places, no second entry
-    assert (runs / "layer_h200.json").is_file() and "make notebooks" in lines[-1]
+    gpu_adopt.adopt(results, tuned, runs, readme)
+    lines = gpu_adopt.adopt(results, tuned, runs, readme)  # again: the same places, no second entry
+    assert (runs / "layer_h200.json").is_file() and len(lines) == 2
     table = readme.read_text()
     assert "| 8192, 8, 4, 2, 1 | uniform | 500 / 450 | – / 1.5 | 0.50 / 0.50 |" in table
     assert "old" not in table and "Liger" not in table and table.startswith(f"before\n{marker}\n")
@@ -219,19 +228,39 @@ def test_the_readme_shows_the_recorded_run():
     ("name", "values", "words"),
     [
         ("env", {"rehearsal": True}, "holds a rehearsal"),
-        ("env", {"gpu": {"name": "NVIDIA H200", "driver": None}}, "does not say driver"),
-        ("env", {"provenance": {"date": "2026-11-27"}}, "does not say commit, device"),
-        ("sweep", {"table": {"cuts": [], "heights": []}}, ""),
+        ("env", {"gpu": {"name": "NVIDIA H200", "driver": None}}, "does not say the GPU's driver"),
+        ("env", {"gpu": None}, "does not say the GPU's name, the GPU's driver"),
+        (
+            "env",
+            {"provenance": {"date": "2026-11-27", "versions": {"torch": "2.11", "triton": None}}},
+            "does not say commit, device, the version of triton:",
+        ),
+        ("layer", {"provenance": {"commit": "abd"}}, "layer.json has abd as its commit and env.j"),
+        ("sweep", {"provenance": {}}, "sweep.json has None as its commit .* give each visit a fol"),
+        ("sweep", {"table": {"cuts": [], "heights": []}}, "holds nothing to adopt"),
     ],
 )
 def test_figures_without_their_origin_are_refused(results, tmp_path, name, values, words):
     change(results, name, **values)
-    if name == "sweep":
+    if "nothing" in words:
         change(results, "layer", cases=[])
-        words = "holds nothing to adopt"
     with pytest.raises(ValueError, match=words):
-        gpu.adopt(results, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
+        gpu_adopt.adopt(results, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
     assert not (tmp_path / "tuned.json").exists()
+
+
+def test_what_shows_a_gpus_figures_is_built_when_they_are_adopted(monkeypatch, capsys):
+    shows = re.compile(r"gpu_(race|experts|collapse)|so_far\(\)|panels\.(Contenders|Roofline)")
+    sources = gpu_adopt.BUILD.with_name("src").glob("*.md")
+    found = {path.stem for path in sources if shows.search(path.read_text("utf-8"))}
+    assert found == {*gpu_adopt.NOTEBOOKS}
+    calls = []
+    monkeypatch.setattr(gpu_adopt, "adopt", lambda out, *_: [f"adopted {out}"])
+    run = SimpleNamespace(run=lambda call: calls.append(call) or SimpleNamespace(returncode=5))
+    monkeypatch.setattr(gpu_adopt, "subprocess", run)
+    assert gpu.main(["--adopt", "results"]) == 5
+    assert calls == [[sys.executable, "-P", str(gpu_adopt.BUILD), *gpu_adopt.NOTEBOOKS]]
+    assert capsys.readouterr().out.startswith("adopted results\nBuilding what shows them: 01_den")
 
 
 @pytest.mark.slow
@@ -257,7 +286,7 @@ def test_a_rehearsal_leaves_every_file(tmp_path):
     summary = run.stdout.partition("== no GPU: a rehearsal")[2].splitlines()
     assert len(summary) <= 40 and any("toy dW13" in line for line in summary)
     with pytest.raises(ValueError, match="holds a rehearsal"):
-        gpu.adopt(out, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
+        gpu_adopt.adopt(out, tmp_path / "tuned.json", tmp_path / "runs", tmp_path / "README")
 
 
 def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
