@@ -162,12 +162,17 @@ def test_a_step_follows_what_is_left_of_the_gradients_advantage(update, option, 
     ("costs", "option"),
     [([0.02, 0.021, 0.019], "less"), ([0.2, 0.21, 0.19], "0.1"), ([0.1, -0.1, 0.01], "nothing")],
 )
-def test_the_cost_of_a_limit_follows_the_verdict_of_the_recorded_table(costs, option, monkeypatch):
+@pytest.mark.parametrize("sure", ["open", "higher"])
+def test_the_cost_of_a_limit_follows_its_table(costs, option, sure, monkeypatch):
     cost = judged({"cost": (np.add([3.0, 3.1, 3.2], costs), [3.0, 3.1, 3.2])})["cost"]
     arm = {"cost_mixed": cost, "dropped_mixed": {"mean": 0.1}}
-    monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": {"factor 1.25": arm}})
+    sure = arm | {"cost_mixed": cost | {"verdict": sure}, "dropped_mixed": {"mean": 0.2}}
+    limits = {"factor 1.25": arm, "factor 1, by probability": sure}
+    monkeypatch.setattr(capacity, "recorded_run", lambda name: {"limits": limits})
     measured = capacity.limit_costs()
     assert measured.option.startswith(option)
+    free = sure["cost_mixed"]["verdict"] == "open" and option != "nothing"
+    assert ("20.0 % do, and no cost is shown" in measured.because) == free
     assert ("10.0 % of the tokens" in measured.because) == (option != "nothing")
 
 

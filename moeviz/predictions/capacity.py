@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from moeviz.pictures.over_seeds import gap_words, recorded_gap
+from moeviz.pictures.routing.limits import BY_PROBABILITY
 from moeviz.predictions.prediction import Measured, nearest, prediction, recorded_run
 from moeviz.records.metrics import expected_drop_rate
 from moeviz.words import percent
@@ -74,6 +75,12 @@ def limit_costs() -> Measured:
         option = "less than 0.1 nats per token" if small else "0.1 nats per token or more"
         dropped = arm["dropped_mixed"]["mean"]
         because = f"{percent(dropped, 1)} of the tokens pass the layer without an expert"
+        sure = recorded_run("capacity")["limits"][BY_PROBABILITY]
+        if sure["cost_mixed"]["verdict"] == "open":
+            because += (
+                f"; which ones counts too, for by probability, factor 1, "
+                f"{percent(sure['dropped_mixed']['mean'], 1)} do, and no cost is shown"
+            )
     figure = f"in batches mixed as in training the limit makes the loss {gap_words(gap)}"
     return Measured(option, figure, because)
 

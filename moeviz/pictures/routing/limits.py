@@ -20,8 +20,9 @@ from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
 TOP, ROW = 126.0, 30.0
-NAME, PITCH, PLOT = 166.0, 132.0, 112.0  # the names of the arms stand before it
+NAME, PITCH, PLOT = 190.0, 124.0, 104.0  # the names of the arms stand before it
 NO_LIMIT, TOKEN_CHOICE = "no limit", "token choice"
+BY_PROBABILITY = "factor 1, by probability"
 POOLS = {"mixed": "all domains", "domain": "one domain", "sequence": "one text"}
 NARROW = "pool of 16 neighbours"
 PUBLISHED = "Wang et al. (2408.15664, appendix D) saw a loss 10 % lower"
@@ -51,7 +52,7 @@ def limits(recorded: Recorded) -> Picture:
     }
     _gaps(svg, arms, costs, bottom, 4)
     svg.text(NAME, bottom + 36, "loss with the limit minus without it, of one model (nats)")
-    side = svg.beside(340, bottom + 64)
+    side = svg.beside(364, bottom + 64)
     minus = padded([0.0, *gap_extent(arm["loss_minus_no_limit"] for arm in arms.values())])
     alone = {"loss_minus_no_limit": ("model alone", Scale(*minus, NAME, NAME + 100))}
     _gaps(side, arms, alone, bottom, 3)
@@ -134,7 +135,7 @@ def _signature(svg: Svg, recorded: Recorded) -> None:
     side.text(0, 16, title, bold=True)
     published = -0.1 * _training(recorded)["mean"]
     x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), NAME, 540)
-    label = "nats per token: left of zero is what neighbours tell of the future"
+    label = "nats per token: left of zero the pool in order has the lower loss"
     x_axis(side, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
     side.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")
     side.text(x(published) + 6, top - 10, "10 % of the loss (Wang et al.)", fill=MUTED)
@@ -174,8 +175,8 @@ def _signed(value: float) -> str:
 
 def told_limits(recorded: Recorded) -> str:
     """What factor 1.25 costs in mixed pools, what the pool does to that, and whether training with
-    it harms the model."""
-    arm = recorded["limits"]["factor 1.25"]
+    it harms the model; that who is dropped counts too; and how the model stands without a limit."""
+    arm, sure = (recorded["limits"][name] for name in ("factor 1.25", BY_PROBABILITY))
     costs = [f"{arm[f'cost_{pool}']['mean']:+z.3f}" for pool in POOLS]
     mixed = told_gap(
         "in pools of all domains a model under factor 1.25", "the same model freed of its limit",
@@ -185,10 +186,14 @@ def told_limits(recorded: Recorded) -> str:
         "a model trained with factor 1.25 and freed of it", "one that never had a limit",
         arm["loss_minus_no_limit"],
     )  # fmt: skip
+    chosen = told_gap("that model", "the same freed of its limit", sure["cost_mixed"])
+    without = recorded["limits"][NO_LIMIT]["loss_minus_dense"]
+    twin = told_gap("the model without a limit", "its dense twin", without)
     return (
         f"{mixed} The cost is {costs[0]} there, {costs[1]} in pools of one domain and {costs[2]} "
         f"in pools of one text. Training with it drops {percent(arm['drop_rate']['mean'], 1)} of "
-        f"the assignments. {freed}"
+        f"the assignments. {freed} By probability a factor of 1 drops "
+        f"{percent(sure['dropped_mixed']['mean'], 1)} in pools of all domains. {chosen} {twin}"
     )
 
 
@@ -215,7 +220,7 @@ def _told_mixture(recorded: Recorded) -> str:
     most = max(-gaps[name]["mean"] for name in lower)
     return (
         f" With {len(lower)} of the {len(gaps)} pools the loss is lower without them, by up to "
-        f"{most:.3f}: the exchange also mixes two kinds of text in a pool."
+        f"{most:.3f}. That the exchange also mixes two kinds of text in a pool may be why."
     )
 
 
