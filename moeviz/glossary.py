@@ -40,7 +40,7 @@ TERMS = (
     Term("arm", "One of the models that are trained for a comparison, with all its settings.",
          RACE),
     Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
-         "raw weights near 1/E its output starts E times too quiet.", TRAINED),
+         "raw weights near 1/E its output starts many times too quiet.", TRAINED),
     Term("assignment", "A token and one of the experts that it visits: one row of the work of an "
          "MoE layer.", START),
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
@@ -163,7 +163,7 @@ TERMS = (
     Term("MXFP4", "A 4-bit number format in which blocks of 32 numbers share a scale: 4.25 bits a "
          "number.", HARDWARE),
     Term("nats", "The unit of a loss with the natural logarithm. A loss lower by 0.1 nats per "
-         "token means that the right token gets about 10 % more probability.", RACE,
+         "token means that the right token gets about 1.1 times the probability.", RACE,
          ("nats per token",)),
     Term("node", "Several devices in one machine, which are joined by fast links.", DEVICES),
     Term("node limit", "The most nodes that the experts of one token may lie on.", DEVICES),

@@ -101,7 +101,7 @@ def test_of_a_setting_a_band_tells_what_one_seed_cannot():
         over = [dense, replace(moe, curve=replace(moe.curve, validation=validation))]
         words = race(over, "step", settings=[setting]).summary
         assert ("too close to call: " in words) == within and f"{abs(ahead):.3f}" in words
-        assert ("more than the ± 0.050 by which seeds differ." in words) != within
+        assert (f"{abs(ahead) / 0.05:.1f} times the standard deviation" in words) != within
         assert "too close" not in picture.summary
         band, bar = things_of(picture, "E_=_4")[0].findall(SVG + "rect")[1:]
         assert (float(bar.get("width")) < float(band.get("width")) / 2) == within

@@ -147,6 +147,18 @@ def test_who_is_ahead_follows_the_paired_races(lead, ahead, monkeypatch):
     assert raced.gap.mean == pytest.approx(-np.mean(lead)), "MoE's loss minus dense's"
 
 
+@pytest.mark.parametrize("verdict", ["lower", "open"])
+def test_parameters_are_the_likely_reason_where_the_control_shows_it(verdict, monkeypatch):
+    figures = recorded("race")
+    control = figures["control"]
+    gap = control["minus_dense"] | {"verdict": verdict}
+    figures = figures | {"control": control | {"minus_dense": gap}}
+    monkeypatch.setattr(dense_vs_moe, "recorded_run", lambda name: figures)
+    because = dense_vs_moe.by_step().because
+    assert because.startswith("most likely") == (verdict == "lower")
+    assert ("not shown to be better" in because) == (verdict == "open")
+
+
 @pytest.mark.parametrize(
     ("update", "option"), [(1.0, "not further"), (2.0, "further, but"), (4.0, "as much further")]
 )

@@ -83,7 +83,8 @@ def two_runs() -> Table:
     minutes=6,
     asks="a list of names of settings",
     solution=repr([n for n, (*_, why) in SETTINGS.items() if why and why[0] == MATTERS]),
-    praise="Make these equal, and the loss speaks of the router alone.",
+    praise="Look for the rate of each alike and make the rest equal: then the loss speaks of the "
+    "router.",
 )
 def unfair(answer: Any) -> str | None:
     names = as_names(answer, SETTINGS)

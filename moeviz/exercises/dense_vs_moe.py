@@ -39,7 +39,7 @@ number_asked(
     difficulty=1,
     minutes=1,
     solution="4 * 64",
-    praise="Equal active width is what makes the race fair: each token costs both models the same.",
+    praise="With it a token costs both layers the same, but for the MoE's router.",
 )
 
 

@@ -51,7 +51,7 @@ name_asked(
     minutes=2,
     asks='"raw" or "renormalise"',
     solution='"raw"',
-    praise="Switch Transformers keep the raw probability for this reason.",
+    praise="Switch Transformers, whose K is 1, keep the raw probability.",
 )
 
 

@@ -2,7 +2,7 @@
 
 The same arms, rates, seeds and windows as in `experiment routers`, whose head says how the
 comparison is kept fair; only the length is another one, twice that of its longest setting. The arms
-are those that notebook 03c opens with, which were chosen by kind before any run, and the
+are those that notebook 03c opens with, which were chosen by kind and not by loss, and the
 commonest design of recent models, which was added when the 300 steps were known. The text repeats
 after 1,100 steps, so a router with more parameters may learn it by heart; the loss is of text that
 no training has seen.

@@ -103,7 +103,7 @@ def _cell(
 def _logits(layer: Anatomy, follow: int) -> Picture:
     low, high = float(layer.logits.min()), float(layer.logits.max())
     heat = (layer.logits - low) / ((high - low) or 1.0)
-    words = "One score per token and expert: a row of x times the router"
+    words = "One score per token and expert: a row of x times the gate"
     scale = f"{low:.1f}", f"{high:.1f}"
     summary = f"{words}, {low:.1f} to {high:.1f}."
     return _matrix(layer, "logits", follow, summary, layer.logits, heat, scale)

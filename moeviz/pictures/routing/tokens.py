@@ -43,7 +43,7 @@ def token_strip(trace: Trace, layer: int) -> Picture:
     top = 70 if note else 52
     svg = Svg(WIDTH, top + height, "Which expert takes each token", summary)
     share = percent(load[busiest] / max(load.sum(), 1))
-    most = f"expert {busiest} takes most, {share} of the {int(load.sum())} choices"
+    most = f"expert {busiest} takes most, {share} of the {int(load.sum())} assignments"
     svg.text(0, 16, f"Layer {trace.layers[layer]}: {most}", size=14, bold=True)
     svg.text(
         0,

@@ -23,7 +23,7 @@ Name = TypeVar("Name", bound=Hashable)
 FAIR, WRITTEN, LONG = "fair 300", "as written 300", "fair 1200"
 DENSE, DENSE_ALL = "dense", "dense, all parameters"
 MIXTRAL, OLMOE = "token choice, renormalised (Mixtral)", "token choice, raw (OLMoE)"
-# What a learner sees before all arms. They were chosen by kind, before these runs: no routing, the
+# What a learner sees before all arms. They were chosen by kind, not by loss: no routing, the
 # commonest router with its two ways to weigh, no learning, and experts that choose.
 FIVE = (DENSE, MIXTRAL, OLMOE, "hash, random", "expert choice")
 

@@ -18,6 +18,7 @@ from moeviz.pictures.training.race import (
     in_lines,
     progress,
     rows_of,
+    times_the_spread,
     told,
 )
 from moeviz.pictures.training.settings import DENSE as DENSE_AHEAD
@@ -88,7 +89,7 @@ def _joined(learners: Sequence[Snapshot], sizes: Mapping[str, float], spread: fl
     if not spread:
         return f"{starts} ends {where}."
     if abs(ahead) > spread:
-        return f"{starts} ends {where}: more than the ± {spread:.3f} by which seeds differ."
+        return f"{starts} ends {where}: {times_the_spread(abs(ahead), spread)}."
     return f"{starts} ends {where}: too close to call, for seeds differ by ± {spread:.3f}."
 
 
@@ -122,14 +123,14 @@ def _draw_wave(
 
 def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, float]) -> None:
     """Who ends ahead, by how many times as loud as dense the MoE starts: a point a recorded run,
-    to be dragged over, and as a band around 0 what seeds differ by."""
+    to be dragged over, and as a band around 0 the standard deviation over seeds."""
     top, bottom = WAVES + 58, WAVES + ENDS - 72
     loud = [times[float(str(s.press["scale"]))] for s in settings]
     x = LogScale(loud[0] * 0.8, loud[-1] * 1.25, 62, MAIN - 10)
     span = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
     y = Scale(*padded(span, 0.12), bottom, top)
     svg.text(0, WAVES + 16, "What becomes of it: dense minus MoE at the end, in nats", bold=True)
-    words = "one seed each · grey: what seeds differ by (runs/scale) · drag, or press a point"
+    words = "one seed each · grey: standard deviation over seeds · drag, or press a point"
     svg.text(0, WAVES + 34, words, fill=MUTED)
     edges = [(x(a), y(side * s.spread)) for side, order in ((1, 1), (-1, -1))
              for a, s in [*zip(loud, settings, strict=True)][::order]]  # fmt: skip
@@ -147,7 +148,9 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
         svg.text(at, bottom + line, s.name.removeprefix("scale "), anchor="middle", bold=s.chosen)
         tip = f"{s.name}: {s.winner} ends ahead by {abs(s.ahead):.3f} nats"
         # No kin: what it changes is to be seen while it is dragged.
-        with svg.thing(tip=f"{tip}; seeds differ by ± {s.spread:.3f}", press=s.press, drag=True):
+        with svg.thing(
+            tip=f"{tip}; standard deviation over seeds {s.spread:.3f}", press=s.press, drag=True
+        ):
             svg.rect(left, top, right - left, bottom - top + 20, "transparent")
             mark(svg, "circle", at, high, MOE_AHEAD if s.ahead > 0 else DENSE_AHEAD, 5, stroke=INK)
             if s.chosen:

@@ -277,8 +277,13 @@ def compare(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str
     if lead <= spread:
         return f"At {at} it is too close to call: {ahead}, and seeds differ by ± {spread:.3f}."
     if spread:
-        return f"At {at} {ahead}: more than the ± {spread:.3f} by which seeds differ."
+        return f"At {at} {ahead}: {times_the_spread(lead, spread)}."
     return f"At {_where(axis, common)} {ahead}: its validation loss is {min(losses):.3f}."
+
+
+def times_the_spread(lead: float, spread: float) -> str:
+    """ "1.5 times the standard deviation over seeds": one run in three is beyond it by luck."""
+    return f"{lead / spread:.1f} times the standard deviation over seeds"
 
 
 def _shown_losses(learner: Snapshot) -> list[float]:
