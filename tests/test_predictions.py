@@ -156,7 +156,7 @@ def test_parameters_are_the_likely_reason_where_the_control_shows_it(verdict, mo
     monkeypatch.setattr(dense_vs_moe, "recorded_run", lambda name: figures)
     because = dense_vs_moe.by_step().because
     assert because.startswith("most likely") == (verdict == "lower")
-    assert ("not shown to be better" in because) == (verdict == "open")
+    assert ("not shown to beat the twin" in because) == (verdict == "open")
 
 
 @pytest.mark.parametrize(

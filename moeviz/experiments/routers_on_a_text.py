@@ -123,13 +123,13 @@ def _options(tokens: Tokens, name: str, settings: Settings) -> dict[str, Any]:
     return options
 
 
-def first_tokens(count: int, *, after: int = 0) -> Tokens:
-    """So many tokens of TEXT behind the first `after`, as layer LAYER of the shipped model gets
+def first_tokens(count: int, *, after: int = 0, layer: int = LAYER) -> Tokens:
+    """So many tokens of TEXT behind the first `after`, as that layer of the shipped model gets
     them, with its trained gate."""
     from moeviz.experiments.recording import recorded_model
     from moeviz.watch.routers import text_tokens
 
-    tokens = text_tokens(*recorded_model(), TEXT, layer=LAYER)
+    tokens = text_tokens(*recorded_model(), TEXT, layer=layer)
     return tokens.part(after, after + count)
 
 

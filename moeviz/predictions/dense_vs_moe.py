@@ -75,7 +75,7 @@ def _lead(more: float, verdict: str) -> str:
     holds = f"it holds {more:.1f} times the parameters for the same work on each token"
     if verdict == "lower":
         return f"most likely {holds}"
-    return f"perhaps {holds}; but a dense model with all of them is not shown to be better either"
+    return f"perhaps {holds}; but a dense model with all of them is not shown to beat the twin"
 
 
 def _words(raced: Raced) -> str:
