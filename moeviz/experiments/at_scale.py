@@ -1,4 +1,4 @@
-"""Trainings at a size that no laptop reaches, within a number of seconds of one GPU.
+"""Trainings at a size that takes a GPU, each within a number of seconds of it.
 
 What would make a comparison unfair, and how it is closed:
 
