@@ -19,6 +19,7 @@ from helpers.prose import WORDS, prose
 from moeviz import __version__
 from moeviz.app import cli, doctor
 from moeviz.host import data_path
+from moeviz.model.adamw import AdamW
 from moeviz.model.experts import apply_experts
 from moeviz.records.store import load_arrays
 from moeviz.training.trainer import Trainer
@@ -137,7 +138,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     """Ctrl-C after the weights have moved but before the step is counted must not save a step
     that the resumed run would take again."""
     assert train("whole", "--steps", "9") == 0
-    owner, name = torch.optim.AdamW, "step"
+    owner, name = AdamW, "step"
     if place == "between steps":
         owner, name = Trainer, "__next__"
     number = signal.Signals[name_of_signal]
@@ -161,8 +162,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 def test_a_second_interrupt_stops_at_once_and_keeps_the_last_checkpoint(
     train, tmp_path, monkeypatch, capsys
 ):
-    impatient, calls = interrupting(torch.optim.AdamW.step, times=2, at=4)
-    monkeypatch.setattr(torch.optim.AdamW, "step", impatient)
+    impatient, calls = interrupting(AdamW.step, times=2, at=4)
+    monkeypatch.setattr(AdamW, "step", impatient)
     assert train("run", "--steps", "9", "--save-every", "2") == 130
     assert sentences(capsys) == ["stopped."]
     assert len(calls) == 4 and checkpoint(tmp_path / "run")[1]["step"] == 2

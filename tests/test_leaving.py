@@ -81,7 +81,6 @@ def test_a_program_that_ends_while_the_small_model_loads_does_not_abort(seconds,
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-import torch._dynamo
 import moeviz.app.train
 from moeviz.app import cli
 from moeviz.records.store import load_header

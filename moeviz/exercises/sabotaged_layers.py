@@ -131,9 +131,9 @@ def figures(fault: str) -> dict[str, float]:
 
 def train(layer: Layer, task: Task) -> dict[str, float]:
     """Loss and balance at the end of a training."""
-    import torch
+    from moeviz.model.adamw import AdamW
 
-    optimizer = torch.optim.AdamW(layer.parameters, lr=1e-2, weight_decay=0.0)
+    optimizer = AdamW(layer.parameters, lr=1e-2, weight_decay=0.0)
     losses, loads = [], []
     for _ in range(STEPS):
         x_TD, wanted_TD = task.batch()

@@ -61,6 +61,7 @@ from moeviz.experiments.recording import (
     recorded_model,
     write_trained,
 )
+from moeviz.model.adamw import AdamW
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.store import save_records
 from moeviz.surgery.own_expert import Plugged
@@ -125,7 +126,7 @@ def trained(
 
 def train_all(model: LanguageModel, training: OwnTraining) -> LanguageModel:
     """Every weight of the model learns the batches that the training would, at its rates."""
-    optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=0.0)
+    optimizer = AdamW(model.parameters(), training.learning_rate, weight_decay=0.0)
     for step in range(training.steps):
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / WARMUP)

@@ -23,6 +23,7 @@ from torch import nn
 from torch.func import functional_call
 
 from moeviz.checks import brief, check_choice, check_number, check_whole
+from moeviz.model.adamw import AdamW
 from moeviz.model.transformer import LanguageModel
 from moeviz.records.important import gate_share, important_experts, token_share
 from moeviz.records.store import fitting, load_arrays, save_arrays
@@ -198,7 +199,7 @@ class AdapterTraining(Iterator[float]):
             name: nn.Parameter(part)
             for name, part in start(self._weights, self.targets, seed).items()
         }
-        self._optimizer = torch.optim.AdamW(self._parts.values(), learning_rate, weight_decay=0.0)
+        self._optimizer = AdamW(self._parts.values(), learning_rate, weight_decay=0.0)
         self._rng = np.random.default_rng(seed)
 
     def __next__(self) -> float:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.adamw import AdamW
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
 from moeviz.routing.hashing import Hash
@@ -161,7 +162,7 @@ def train_text_router(
     loss at each step, nats per token."""
     check_whole("steps", steps)
     check_number("learning_rate", learning_rate, open_low=True)
-    optimizer = torch.optim.AdamW(router.parameters(), lr=learning_rate, weight_decay=0.0)
+    optimizer = AdamW(router.parameters(), lr=learning_rate, weight_decay=0.0)
     losses = []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)

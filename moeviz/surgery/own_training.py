@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.adamw import AdamW
 from moeviz.model.transformer import LanguageModel
 from moeviz.surgery import lora
 from moeviz.surgery.added_experts import check_growable, fingerprint, grown, with_rows
@@ -90,7 +91,7 @@ class OwnTraining(Iterator[OwnStep]):
         first = list(weights_of(model, self.start, {}))
         self._grown = grown(model, [first]).requires_grad_(False).train()
         self._parts = self._beginning()
-        self._optimizer = torch.optim.AdamW(self._parts.values(), learning_rate, weight_decay=0.0)
+        self._optimizer = AdamW(self._parts.values(), learning_rate, weight_decay=0.0)
 
     def __next__(self) -> OwnStep:
         if self.step >= self.steps:

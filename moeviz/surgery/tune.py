@@ -7,6 +7,7 @@ import copy
 import torch
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.adamw import AdamW
 from moeviz.model.transformer import LanguageModel
 from moeviz.surgery.calibration import check_experts
 from moeviz.text.corpus import Corpus
@@ -30,7 +31,7 @@ def tuned_router(
     check_number("learning_rate", learning_rate, open_low=True)
     tuned = copy.deepcopy(model).requires_grad_(False)
     matrices = [router.weight_ED.requires_grad_() for router in tuned.routers().values()]
-    optimiser = torch.optim.AdamW(matrices, lr=learning_rate, weight_decay=0.0)
+    optimiser = AdamW(matrices, lr=learning_rate, weight_decay=0.0)
     fall = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     tuned.eval()  # without the noise of training
     for step in range(steps):

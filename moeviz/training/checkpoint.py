@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_number, check_whole
+from moeviz.model.adamw import AdamW
 from moeviz.model.config import ModelConfig
 from moeviz.model.division import Division
 from moeviz.model.transformer import LanguageModel
@@ -22,12 +23,10 @@ from moeviz.training.config import TrainConfig, check_fits, resolve_device, reso
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def adamw(
-    groups: list[dict[str, Any]], learning_rate: float, device: torch.device
-) -> torch.optim.AdamW:
+def adamw(groups: list[dict[str, Any]], learning_rate: float, device: torch.device) -> AdamW:
     """The optimiser; on a GPU a few kernels update all parameters, and skip an overflow unasked."""
     fused = True if device.type == "cuda" else None
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 class TrainState:
