@@ -20,6 +20,7 @@ from moeviz.pictures.specialisation.killed_experts import (
 )
 from moeviz.pictures.specialisation.lift import SHUFFLED, _other_head, told_look
 from moeviz.pictures.specialisation.settled import told_settled
+from moeviz.pictures.specialisation.written import told_written
 from moeviz.records.domain_look import from_tokens, look, sampled
 from moeviz.records.expert_paths import paths_of
 from moeviz.records.imports import of_domains
@@ -272,3 +273,13 @@ def test_who_settles_first_follows_the_verdict(verdict, words):
         told.startswith("After 100 of 1,200 steps a token has 74 % of its final") and words in told
     )
     assert "Before the first step it is 24 % in the first layer, 0 % by chance." in told
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [(5.0, "1 of 2 experts raises a word as much"), (0.5, "0 of 2 experts raise")],
+)
+def test_what_experts_write_is_told_beside_both_nulls(most, words):
+    told = told_written(np.array([most, 0.4]), np.array([[0.1, 0.6], [0.2, 0.3]]), np.full(2, 5), 2)
+    assert "1 of 2 experts raises a word more than any such draw, 1 would by chance." in told
+    assert f"would raise its word by 5.00; {words}" in told

@@ -221,8 +221,8 @@ ASKED = ("B", "C")
     minutes=8,
     asks='a dictionary {"B": (layer, expert), "C": (layer, expert)}',
     solution=repr({letter: (CASES[letter].layer, CASES[letter].experts[-1]) for letter in ASKED}),
-    praise="In B a row of the router is reversed, so tokens reach an expert that they never chose; "
-    "in C two experts of one layer have changed places.",
+    praise="In B a row of the router is reversed, so an expert gets the tokens that suited it "
+    "least; in C two experts of one layer have changed places.",
 )
 def diagnosis(answer: Any) -> str | None:
     if not isinstance(answer, dict) or {*map(str, answer)} != {*ASKED}:

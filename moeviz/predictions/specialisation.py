@@ -29,9 +29,9 @@ def _trace() -> DomainTrace:
 
 @prediction(
     "07.noise",
-    "From 64 tokens of each of six domains, some domains have 1.5 times as much use for an expert "
-    "as the others, or more. Then the domains are dealt out to the sequences anew, by lot. How "
-    "many such likings are left?",
+    "From 64 tokens of each of six domains, some domains use an expert 1.5 times as much as the "
+    "domains do in the mean, or more. Then the domains are dealt out to the sequences anew, by "
+    "lot. How many such likings are there then?",
     "none", "about half", "all of them",
 )  # fmt: skip
 def noise() -> Measured:

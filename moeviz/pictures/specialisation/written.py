@@ -25,8 +25,8 @@ def written(
     lots_NE = lots_NEV.max(2)
     svg = Svg(WIDTH, TOP + len(raised_EV) * ROW, "What each expert writes",
               told_written(most_E, lots_NE[:, known], fixed_E, layer))  # fmt: skip
-    heading(svg, f"Layer {layer}: the words that an expert raises most",
-            "below: those that as many visits raise which were drawn by lot")  # fmt: skip
+    note = "grey: by as many visits drawn by lot · rises in nats, those from 0.1 on"
+    heading(svg, f"Layer {layer}: the words that an expert raises most", note)
     rows = []
     for expert, raised_V in enumerate(raised_EV):
         y = TOP + expert * ROW
@@ -57,13 +57,15 @@ def _words(values_V: np.ndarray, pieces: Sequence[str]) -> list[tuple[str, float
 
 def told_written(most_E: np.ndarray, lots_NE: np.ndarray, fixed_E: np.ndarray, layer: int) -> str:
     """Whether experts write words of their own, and whether the same ones for all tokens."""
-    beyond = int((most_E > lots_NE.max(0)).sum())
-    one_sided = int((most_E >= fixed_E).sum())
+    count = len(most_E)
+    beyond, alike = (
+        f"{n} of {count} experts {'raises' if n == 1 else 'raise'} a word"
+        for n in (int((most_E > lots_NE.max(0)).sum()), int((most_E >= fixed_E).sum()))
+    )
     return (
         f"An expert of layer {layer} raises one word most, by {most_E.mean():.2f} nats in the "
         f"mean over experts; as many visits drawn by lot by {lots_NE.mean():.2f}. "
-        f"{beyond} of {len(most_E)} experts raise a word more than any such draw, "
-        f"{len(most_E) / (1 + len(lots_NE)):.0f} would by chance. One direction of the same "
-        f"length, the same for all tokens, would raise its word by {fixed_E.mean():.2f}; experts "
-        f"that reach the like: {one_sided} of {len(most_E)}."
+        f"{beyond} more than any such draw, {count / (1 + len(lots_NE)):.0f} would by chance. One "
+        f"direction of the same length, the same for all tokens, would raise its word by "
+        f"{fixed_E.mean():.2f}; {alike} as much."
     )
