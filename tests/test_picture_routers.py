@@ -114,6 +114,13 @@ def test_the_standings_have_the_lowest_loss_first_and_every_figure(whole):
         assert float(rows[arm]["minus dense"]) == pytest.approx(GAPS[arm], abs=0.005)
 
 
+def test_what_parameters_are_worth_is_told_beside_any_choice_of_arms(whole):
+    for setting in (FAIR, LONG):
+        gap = whole["settings"][setting]["arms"][router_arms.DENSE_ALL]["minus_dense"]
+        words = f"The loss of a dense model with all the parameters is {lies_of(gap)} than the"
+        assert words in standings(whole, setting, FIVE).summary
+
+
 def test_the_multipliers_stand_side_by_side(whole):
     """A gap of -0.2 is half a doubling of the dense twin's steps at equal FLOPs, -0.4 a whole one;
     a step of a router takes 1.25 times as long."""
@@ -178,7 +185,7 @@ def test_the_few_far_ones_are_arrows_with_their_numbers_and_the_many_are_to_be_r
 
 def test_the_words_count_verdicts_and_name_no_router_that_looks_ahead(whole):
     """Soft MoE has the lowest loss, and sees later tokens."""
-    setting, counted, best = sentences(standings(whole))
+    setting, counted, best, _ = sentences(standings(whole))
     found = [whole["settings"][FAIR]["arms"][a]["minus_dense"]["verdict"] for a in ROUTERS]
     assert setting == "Fair scale, 300 steps, 5 seeds."
     assert f"shown for {found.count('lower')} of {len(ROUTERS)} routers" in counted

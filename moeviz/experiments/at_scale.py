@@ -1,4 +1,4 @@
-"""Trainings at a size that takes a GPU, each within a number of seconds of it.
+"""Trainings at a larger size, each within a number of seconds of one GPU.
 
 What would make a comparison unfair, and how it is closed:
 

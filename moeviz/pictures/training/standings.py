@@ -12,6 +12,7 @@ from moeviz.pictures.plot import row
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE,
+    DENSE_ALL,
     FAIR,
     LOOKS,
     Judged,
@@ -202,7 +203,8 @@ def _blank(value: float | None) -> str:
 def _summary(
     recorded: Recorded, table: Recorded, gaps: dict[str, Judged], shown: Sequence[str]
 ) -> str:
-    """The setting, the count of verdicts, and the lowest arm that never sees later tokens."""
+    """The setting, the count of verdicts, the lowest arm that never sees later tokens, and what
+    parameters are worth where all of them work."""
     routers = [arm for arm in shown if arm in sparse(table)]
     counts = {look: sum(gaps[arm].verdict == look for arm in routers) for look in LOOKS}
     rest = "the rest is open" if counts["open"] else "none is left open"
@@ -219,6 +221,9 @@ def _summary(
             f"Of those that never see later tokens, {best} has the lowest mean loss, "
             f"{lies(gaps[best])}."
         )
+    if DENSE_ALL in gaps:
+        words = lies(gaps[DENSE_ALL])
+        sentences.append(f"The loss of a dense model with all the parameters is {words}.")
     if table["diverged"]:
         missing = " and ".join(table["diverged"])
         sentences.append(f"Training diverged for {missing}, which is not shown.")
