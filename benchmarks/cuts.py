@@ -103,8 +103,9 @@ class Candidates:
     def measure(self, state: Products, part: tuple[Role, Gemm]) -> dict[str, Any]:
         first = state.call(*part)
         errors = state.errors(part[0], first)
-        if not max(errors) < TOLERANCE[self.device.dtype]:
-            raise ValueError(f"is {max(errors):.1e} from float64")
+        for error in errors:  # one that is no number is no less than any other
+            if not error < TOLERANCE[self.device.dtype]:
+                raise ValueError(f"is {error:.1e} from float64")
         for _ in range(RUNS - 1):
             again = state.call(*part)
             if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):

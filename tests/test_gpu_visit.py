@@ -4,7 +4,6 @@ and what it leaves is adopted only where it says where it comes from."""
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import torch
 import gpu
 import gpu_adopt
 import gpu_table
-from helpers.visit import Parts
+from helpers.visit import Clock, Parts
 from layer_contenders import DENSE, OURS
 from moeviz.host import data_path
 from moeviz_kernels import configs
@@ -27,16 +26,6 @@ from visit import Phase, in_processes, load
 
 NAMES = ("layer", "paths")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def test_a_phase_keeps_what_is_done_and_names_what_fails_or_is_late(tmp_path):
@@ -91,25 +80,6 @@ def test_a_process_that_hangs_ends_with_the_phase(tmp_path):
     assert clock() < 30
     assert set(phase.items) == {"up a"} and phase.late == ["up sleeps", "up b"]
     assert load(tmp_path, "check")["late"] == phase.late
-
-
-def test_a_kill_leaves_whole_files(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from visit import Phase\n"
-        "phase = Phase('sweep', Path(sys.argv[1]), 1e12)\n"
-        "print('ready', flush=True)\n"
-        "for i in range(10**6): phase.item(f'cut {i}', lambda: {'ms': [0.1] * 40})\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert not load(tmp_path, "sweep")["done"]
 
 
 def test_every_product_is_held_to_float64():

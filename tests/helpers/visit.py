@@ -1,8 +1,19 @@
-"""A task for the processes of a GPU visit; they import it, as they cannot a test module."""
+"""A clock for a GPU visit, and a task for its processes; they import it, as they cannot a test
+module."""
 
 import os
 import time
 from dataclasses import dataclass
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
 @dataclass(frozen=True)
