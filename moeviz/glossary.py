@@ -157,7 +157,7 @@ TERMS = (
     Term("MFU", "Model FLOPs utilisation: the FLOPs that the model needs each second, as a share "
          "of the device's peak.", FRONTIER),
     Term("MLA", "Multi-head latent attention: the cache keeps one short vector for each token, "
-         "from which keys and values are computed again.", FRONTIER),
+         "from which keys and values are computed again, and a small rotary key.", FRONTIER),
     Term("multiplier", "How many times the compute, or the time, of a router the dense twin needs "
          "for the same loss. Above 1 the router is the cheaper one.", TRAINED),
     Term("MXFP4", "A 4-bit number format in which blocks of 32 numbers share a scale: 4.25 bits a "

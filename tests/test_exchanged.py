@@ -196,6 +196,9 @@ def test_a_recording_is_told_from_its_figures():
     right, wrong = (setting | made(*sent).written() for sent in ((), (((0, 252), (512, 0)),)))
     told = told_exchanges({"lines": lines, "runs": [right] * 3})
     assert told.startswith("In 3 recorded settings all 48 counts of bytes are equal")
+    # To the digit: rounded down it would be less than what was seen.
+    seen = told_exchanges({"lines": lines, "runs": [right | {"error": 1.4e-5}]})
+    assert "from that of one process is 1.4e-05 nats." in seen
     assert "Of a training step the exchanges take " in told
     assert "load 0.5, α is 1,000 µs and β 0.001 GB/s." in told
     assert "took 1322.75 times as long" in told

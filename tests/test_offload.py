@@ -17,6 +17,7 @@ from moeviz.experiments.offloaded import PACKED, computed
 from moeviz.experiments.recorded import recorded_figures
 from moeviz.experiments.recording import recorded_model
 from moeviz.model import LanguageModel, ModelConfig, MoEConfig, architecture_of
+from moeviz.pictures.costs.generation import told
 from moeviz.records.caching import replay
 from moeviz.routing import SoftPlan
 from moeviz.systems import packed_model
@@ -251,3 +252,11 @@ def test_the_recorded_runs_agree_with_the_arithmetic():
     whole = {r["slots"]: r["loads"] for r in recorded["runs"] if r["form"] == "fp32"}
     assert sorted(whole.values(), reverse=True) == [whole[slots] for slots in sorted(whole)]
     assert experts["int4"] < experts["int8"] / 1.9 and experts["int8"] < experts["fp32"] / 3.9
+
+
+def test_a_recording_of_a_busy_machine_says_so():
+    recorded = recorded_figures("offloaded")
+    for load, says in ((0.9, False), (11.7, True)):
+        words = told(recorded | {"load": [load] * 3})
+        assert f"on a machine of load {load}." in words
+        assert ("other ratios may be found on a quiet one" in words) is says

@@ -32,10 +32,12 @@ from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
 from moeviz.pictures.costs.cache_ladder import (
     KEEPS,
+    LARGE_PAIR,
     MEMORY,
     OTHERS,
     SHORT,
     SHOWN,
+    SMALL_PAIR,
     cache_ladder,
     rungs,
     saved,
@@ -46,13 +48,14 @@ from moeviz.pictures.costs.decode_curves import BATCHES, curves, remedies
 from moeviz.pictures.costs.exchange import exchange, visits
 from moeviz.pictures.costs.memory_fit import CONFIDENCES, CONTEXTS, PLANS, memory_fit
 from moeviz.pictures.costs.model_anatomy import model_anatomy, sheet
-from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points
+from moeviz.pictures.costs.model_map import FAMOUS, RANGES, model_map, points, typical_share
 from moeviz.pictures.costs.model_parts import PARTS, by_part, count, money
-from moeviz.pictures.costs.offloading import LINKS, Setup, offloading
+from moeviz.pictures.costs.offloading import LINKS, SHARES, Setup, offloading
 from moeviz.pictures.costs.one_token import STEPS, chosen_experts, way_of
 from moeviz.pictures.costs.scaling_laws import scaling_laws
 from moeviz.pictures.costs.training_cost import COMPARED, bill_of, training_cost
 from moeviz.pictures.svg import si, three
+from moeviz.words import percent
 
 MIXTRAL = MODELS["Mixtral 8x7B"].architecture
 SOURCES = Path(__file__).parents[1] / "notebooks" / "src"
@@ -95,6 +98,17 @@ def test_the_anatomy_says_what_was_counted():
     assert "nothing is known of it here" in pasted.svg
     assert "not counted" in sheet(MODELS["Switch-C 1.6T"].architecture).no_cache
     assert sheet(MODELS["GPT-3 175B"].architecture).context_tokens == 2048, "no longer than it read"
+
+
+def test_the_typical_share_leaves_out_what_nobody_can_check():
+    for year in (2025, 2026):
+        shares = {
+            p.active / p.total: p for p in points() if (p.model.year, p.model.kind) == (year, "moe")
+        }
+        checked = [share for share, p in shares.items() if p.confidence != "unverifiable"]
+        assert len(checked) < len(shares)
+        assert typical_share(points(), year) == pytest.approx(np.median(checked))
+    assert typical_share(points(), 2022) is None
 
 
 def test_every_point_can_be_chosen_from_its_year_on_and_is_then_named():
@@ -207,6 +221,12 @@ def test_the_ladder_by_hand():
             name = bar.findtext("{*}title").partition(": ")[0]
             wide = float(bar.findall("{*}rect")[1].get("width"))
             assert wide == pytest.approx(pixels * ratio[name] / 72, abs=0.05), "one axis"
+    # DeepSeek-V2's table 9, from the sizes of its two pairs: 60 layers of 56 heads, 27 of 16.
+    for pair, (layers, numbers, kept) in {
+        LARGE_PAIR: (60, 860.2e3, 34.6e3), SMALL_PAIR: (27, 110.6e3, 15.6e3),
+    }.items():  # fmt: skip
+        assert pair == pytest.approx(numbers / kept, abs=0.06)
+        assert kept == pytest.approx(layers * 576, abs=50)
     # DeepSeek-V2's abstract, with 6 bits of its own.
     assert "says 93.3 % less" in " ".join(texts(picture)) and f"{saved(6):.1f}" == "93.3"
     assert "With 16 bits in both it is 82.2 %." in " ".join(texts(picture))
@@ -533,10 +553,33 @@ def test_a_model_that_cannot_be_drawn_is_refused(draw, values, change, sentence)
         draw(**values | {"model_name": change})
 
 
+def told_reached():
+    """What published figures of offloaded experts are of their bounds."""
+    published = (
+        (3.0, "Mixtral 8x7B", 256e9, "bf16", 0.0),
+        (2.1, "Mixtral 8x7B", 12e9, "q2.6_experts", 0.5),
+        (8.7, V3.name, 307.2e9, "q4_k_m", 0.0),
+        (10.0, "Kimi K2", 307.2e9, "q4_k_m", 0.0),
+    )
+    shares = [
+        speed / offload_bound(
+            MODELS[name].architecture, link, plan=plan, hit_rate=hit
+        ).tokens_per_s
+        for speed, name, link, plan, hit in published
+    ]  # fmt: skip
+    return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
+
+
+def test_the_band_is_what_was_published():
+    assert told_reached() == SHARES
+    assert f"measured systems: {SHARES} of it" in texts(offloading(**LINK))
+
+
 def test_the_text_quotes_what_is_computed():
     text = " ".join(" ".join(p.read_text("utf-8").split()) for p in SOURCES.glob("08*.md"))
     less = SEND | {"fp8": True}
     limited = less | {"copies": "node", "node_limit": 4}
+    gpt_oss = parameters(MODELS["gpt-oss-120b"].architecture)
     for summary, *figures in (
         (memory_fit(**FIT | {"plan": "bf16"}).summary, "233.7 GB"),
         (memory_fit(**FIT).summary, "65.2 GB", "5.0 GB"),
@@ -546,6 +589,9 @@ def test_the_text_quotes_what_is_computed():
         (exchange(**limited).summary, "565 MB", "177 µs"),
         (offloading(**LINK).summary, "5.81 GB", "2.75 tokens/s"),
         (offloading(**LINK | {"hit": 50}).summary, "5.5"),
+        (told_reached(), "26 to 42 %"),
+        (percent(gpt_oss.part("routed_experts") / gpt_oss.total), "98 %"),
+        (percent(1 - LINKS["pcie3"].bytes_per_s / LINKS["host"].bytes_per_s), "82 %"),
     ):
         assert all(figure in text and figure in summary for figure in figures), summary
     long, _ = curves(V3.name, "H200 SXM", 32, "fp8_block", 131072)

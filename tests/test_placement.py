@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from moeviz.experiments import placement
 from moeviz.experiments.recorded import recorded_figures
+from moeviz.pictures.costs.placement import told
 from moeviz.records.placement import Placement, balanced, contiguous
 
 # The example of EPLB's README: two layers of 12 experts in 4 groups, 16 replicas on 2 nodes of 4.
@@ -107,6 +108,14 @@ def test_the_recorded_plans_are_those_of_the_recorded_loads():
         # What the notebook says: a plan does nearly everything, and another task's nothing.
         others = [recorded["stale"][maker][task]["mean"] for maker in load.keys() - {task}]
         assert figures["own"][0]["mean"] < 1.05 < 1.25 < min(others)
+
+
+def test_what_is_told_of_other_plans_is_their_mean():
+    recorded = recorded_figures("placement")
+    assert "1.29 to 1.73, on average no better than no plan" in told(recorded)
+    own = {task: {"mean": 1.1, "worst": 1.1} for task in recorded["tasks"]}
+    stale = dict.fromkeys(recorded["stale"], own)
+    assert "1.10 to 1.10, on average still better than none" in told(recorded | {"stale": stale})
 
 
 def approx(values):

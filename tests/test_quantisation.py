@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from moeviz.costs.cost.quantisation import FORMATS
 from moeviz.experiments.recorded import recorded_figures
+from moeviz.pictures.costs import fewer_bits
 from moeviz.systems.quantisation import CODECS, WIDE, pack, pack_bits, unpack, unpack_bits
 
 
@@ -123,6 +124,14 @@ def test_the_recorded_losses_grow_as_bits_go():
     rises = np.array([experts[form]["loss"]["values"] for form in ("int8", "int4", "int3", "int2")])
     assert (np.diff(rises, axis=0) > 0).all()
     assert (np.abs(rises[0]) < 0.005).all() and (rises[1] < 0.05).all() and (rises[3] > 0.1).all()
+
+
+def test_a_domain_is_told_with_its_spread():
+    """A mean alone would say that one domain loses most, where its seeds disagree."""
+    figures = recorded_figures("quantised")
+    worst, best = ("c (+0.054 ± 0.026)", "arithmetic (+0.012 ± 0.005)")
+    assert f"the mean rise is largest in {worst} and least in {best}." in fewer_bits.told(figures)
+    assert "For each of its weights, it is largest for the router." in fewer_bits.told(figures)
 
 
 # torch's own kernels on a CPU, from our packed weights; each gets x and the codes as integers.

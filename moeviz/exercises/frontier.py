@@ -33,8 +33,8 @@ number_asked(
     difficulty=1,
     minutes=2,
     solution="2 * (2 * 111 + 55)",
-    praise="554 GFLOP a token. The article that says 560 TFLOPs says 1,000 times too much, "
-    "whatever GPT-4 is.",
+    praise="554 GFLOP a token. By these sizes, the article that says 560 TFLOPs says 1,000 times "
+    "too much.",
     tolerance=0.5,
 )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from moeviz.costs import active_parameters, device, parameters, training_flops_per_token
 from moeviz.costs.known.models import published, shape_of
-from moeviz.pictures.costs.cache_ladder import MEASURED_PAIR, RUNGS, rungs
+from moeviz.pictures.costs.cache_ladder import LARGE_PAIR, RUNGS, SMALL_PAIR, rungs
 from moeviz.pictures.costs.model_map import points, typical_share
 from moeviz.pictures.costs.training_cost import SEQUENCE
 from moeviz.predictions.prediction import Measured, nearest, prediction
@@ -47,26 +48,39 @@ def years() -> Measured:
     shares = {year: typical_share(points(), year) or math.nan for year in (2024, 2026)}
     options = {"still about a fifth": 0.2, "about a tenth": 0.1, "about a twentieth": 0.05}
     figure = f"the median fell from {percent(shares[2024], 1)} to {percent(shares[2026], 1)}"
-    because = "experts became smaller and many more, and a token still meets only a few of them"
+    (before, some), (experts, few) = (_typical_layer(year) for year in (2024, 2026))
+    because = (
+        f"the typical layer has {experts:.0f} experts instead of {before:.0f}, and a token visits "
+        f"{few:.0f} of them instead of {some:.0f}"
+    )
     return Measured(nearest(shares[2026], options, ratio=True), figure, because)
+
+
+def _typical_layer(year: int) -> tuple[float, float]:
+    """Medians over the counted sparse models of a year: experts of a layer, and those that a token
+    visits."""
+    shapes = (p.model.architecture for p in points() if p.model.year == year and p.is_counted)
+    layers = [shape.moe for shape in shapes if shape is not None and shape.moe_layers]
+    return median(m.num_experts for m in layers), median(m.top_k for m in layers)
 
 
 @prediction(
     "09.cache",
     "Articles say that latent attention (MLA) keeps a 57 times smaller cache than full heads. "
-    "DeepSeek's makers trained two models alike, one with full heads and one with MLA. How many "
-    "times smaller was the cache there?",
+    "DeepSeek's makers trained two large models alike, one with full heads and one with MLA. How "
+    "many times smaller was the cache there?",
     "about 57 times", "about 25 times", "about 4 times",
 )  # fmt: skip
 def cache() -> Measured:
     ratio = {name: times for name, _, _, times, _ in rungs(131072, 16)}
     options = {"about 57 times": 57, "about 25 times": 25, "about 4 times": 4}
     figure = (
-        f"it was {MEASURED_PAIR} times smaller, while DeepSeek-V3's is "
+        f"it was {LARGE_PAIR} times smaller, and {SMALL_PAIR} times with two small models, while "
+        "DeepSeek-V3's is "
         f"{ratio[RUNGS['full heads']]:.1f} times smaller than with full heads, which nobody built"
     )
     because = "the factor is as large as the baseline that one chooses"
-    return Measured(nearest(MEASURED_PAIR, options, ratio=True), figure, because)
+    return Measured(nearest(LARGE_PAIR, options, ratio=True), figure, because)
 
 
 @prediction(
@@ -85,6 +99,6 @@ def tokens() -> Measured:
     figure = f"{hours / 1e6:.1f} million hours would be {trillions:.0f} trillion tokens"
     because = (
         f"a token meets only {met:.1f} billion parameters; nobody claims so many tokens, so the "
-        "hours hold more than one pass"
+        "share of the peak was lower, or the hours hold more than one pass"
     )
     return Measured(nearest(trillions, options, ratio=True), figure, because)

@@ -120,7 +120,7 @@ def mla_57(baseline_groups: float, baseline_width: float) -> Outcome:
     )
     why = (
         f"{ratio:.1f} times against {baseline_groups:g} key heads of {baseline_width:g}; "
-        "that model was never built: V2's own pair measured 24.9, and GQA with 8 groups is 3.6"
+        "that model was never built: in V2's large pair it is 24.9, and GQA with 8 groups is 3.6"
     )
     return Outcome(holds_if(within(ratio, 57, 0.02)), why, ratio, terms)
 

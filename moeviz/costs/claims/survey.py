@@ -74,8 +74,8 @@ def ffn_share() -> Outcome:
     gpt3, llama = terms[0].value, terms[1].value
     loosely = all(0.65 <= share <= 0.85 for share in (gpt3, llama))
     why = (
-        f"loosely: {percent(gpt3)} of GPT-3, {percent(llama)} of Llama 3.1 405B; of sparse "
-        f"models the experts have {percent(terms[2].value)} and more"
+        f"loosely: {percent(gpt3)} of GPT-3, {percent(llama)} of Llama 3.1 405B; experts are "
+        f"{percent(terms[2].value)} of Mixtral 8x7B and {percent(terms[3].value)} of DeepSeek-V3"
     )
     return Outcome(holds_if(loosely), why, llama, terms)
 

@@ -222,8 +222,7 @@ def _pattern(
 
 @dataclass(frozen=True)
 class OffloadBound:
-    """bytes: what crosses the link for one token; tokens_per_s: at most. Measured systems reach 20
-    to 40 % of it."""
+    """bytes: what crosses the link for one token; tokens_per_s: at most."""
 
     bytes: Total
     link_bytes_per_s: float

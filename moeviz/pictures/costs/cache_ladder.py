@@ -56,8 +56,9 @@ TITLES = {
     "one head": "one head, shared by all",
 }
 MOST = 72.0  # the end of the axis, in MLA's caches: whatever the context, full heads take 71
-# DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA.
-MEASURED_PAIR = 24.9
+# DeepSeek-V2, 2405.04434, table 9: two models trained alike, with MHA and with MLA, keep 860.2K and
+# 34.6K numbers of a token, two small ones 110.6K and 15.6K.
+LARGE_PAIR, SMALL_PAIR = 24.9, 7.1
 V2, V2_BASELINE = "DeepSeek-V2", "DeepSeek 67B"
 MEMORY = DEVICES["H100 SXM"].memory_bytes
 COLUMNS = ("what", "bytes of one sequence", "bytes a token and layer", "times MLA", "formula")
@@ -150,8 +151,9 @@ def _note(other: str, bits: int) -> str:
     notes = {
         "full heads": "This is the 57 that articles quote. Nobody built such a model.",
         "V3's own heads": "V3's keys are 192 numbers wide, its values 128. DeepSeek-V2's makers "
-        "trained two models alike, one with full heads and one with MLA. There the cache became "
-        f"{MEASURED_PAIR} times smaller (2405.04434, table 9).",
+        "trained two large models alike, one with full heads and one with MLA, and two small "
+        f"ones. There the cache became {LARGE_PAIR} and {SMALL_PAIR} times smaller (2405.04434, "
+        "table 9).",
         "8 groups": f"Llama 3.1 and Mixtral have 8 groups of heads. {abstract}",
         "4 groups": "Qwen3-235B has 4 groups of heads. Fewer groups, smaller cache.",
         "one head": "All heads share one set of keys and values. MLA keeps more than that.",

@@ -94,9 +94,13 @@ def told(figures: Figures) -> str:
     experts = {name: rise["loss"]["mean"] for name, rise in figures["experts"].items()}
     steps = ", ".join(f"{NAMES[n]} {experts[n]:+.3f}" for n in ("int8", "int4", "int3", "int2"))
     probe, judged = NAMES[figures["probe"]], figures["judged"]
-    domains = [domain["mean"] for domain in figures["experts"][figures["probe"]]["domains"]]
-    names = figures["domains_of_text"]
-    worst, best = (pick(zip(domains, names, strict=True)) for pick in (max, min))
+    domains = figures["experts"][figures["probe"]]["domains"]
+    by_mean = sorted(
+        zip(domains, figures["domains_of_text"], strict=True), key=lambda each: each[0]["mean"]
+    )
+    worst, best = (
+        f"in {name} ({mean_sd(rise, 3, '+')})" for rise, name in (by_mean[-1], by_mean[0])
+    )
     each = {
         name: rise["loss"]["mean"] / figures["weights"][name]
         for name, rise in figures["components"].items()
@@ -111,8 +115,8 @@ def told(figures: Figures) -> str:
         for name, gap in judged["layers"].items()
     ]
     return (
-        f"All routed experts in fewer bits, nats per token: {steps}. In {probe} "
-        f"{worst[1]} loses most ({worst[0]:+.3f}) and {best[1]} least ({best[0]:+.3f}). "
-        f"Weight for weight the {NAMES.get(tender, tender)} suffers most in {probe}. {shared} "
+        f"All routed experts in fewer bits, nats per token: {steps}. In {probe} the mean rise is "
+        f"largest {worst} and least {best}. For each of its weights, it is largest for the "
+        f"{NAMES.get(tender, tender)}. {shared} "
         f"{' '.join(layers)}"
     )

@@ -238,8 +238,8 @@ def told_exchanges(figures: dict[str, Any]) -> str:
     share_N = [float(run.travel.sum() / run.end.max()) for run in runs]
     worst = max(run.error for run in runs)
     sentences = [
-        f"In {len(runs)} recorded settings {equal} equal to the computed ones. The loss of no "
-        f"token differs by more than {worst:.1g} nats from that of one process.",
+        f"In {len(runs)} recorded settings {equal} equal to the computed ones. The largest "
+        f"difference of a token's loss from that of one process is {worst:.2g} nats.",
         f"Of a training step the exchanges take {percent(float(np.median(share_N)))} (median of "
         f"the settings, {percent(min(share_N))} to {percent(max(share_N))}), without the waiting "
         "of processes for each other.",

@@ -53,6 +53,11 @@ class Point:
     confidence: str
     source: str
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether this is a sparse model whose figures can be checked."""
+        return self.model.kind == "moe" and self.confidence != "unverifiable"
+
 
 def points(convention: Convention = "all", until: int = 2026) -> list[Point]:
     """Every model of MODELS up to a year whose two figures are known, counted where the sizes are
@@ -108,9 +113,9 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
 
 
 def typical_share(shown: Sequence[Point], year: int) -> float | None:
-    """The median share of parameters that a token meets in the sparse models of a year, None where
-    there are none."""
-    shares = [p.active / p.total for p in shown if p.model.year == year and p.model.kind == "moe"]
+    """The median share of parameters that a token meets in the sparse models of a year whose
+    figures can be checked, None where there are none."""
+    shares = [p.active / p.total for p in shown if p.model.year == year and p.is_counted]
     return median(shares) if shares else None
 
 

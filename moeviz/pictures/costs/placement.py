@@ -80,10 +80,12 @@ def told(figures: Figures) -> str:
     halves = [of_task["halves"]["mean"] for of_task in figures["tasks"].values()]
     stale, naive = by_key[OTHER.name], by_key[NAIVE.name]
     means = sum(stale) / len(stale), sum(naive) / len(naive)
-    verdict = "no better than no plan" if means[0] > 0.95 * means[1] else "still better than none"
+    better = means[0] <= 0.95 * means[1]
+    verdict = f"on average {'still better than none' if better else 'no better than no plan'}"
     return (
         f"Without a plan the busiest device has {ranges[NAIVE.name]} times the mean load, with a "
         f"plan from the task's own loads {ranges[OWN.name]}, and no expert was copied for it. A "
-        f"plan from another task leaves {ranges[OTHER.name]}, {verdict}; one from the first half "
-        f"of the same task's tokens {min(halves):.2f} to {max(halves):.2f} in the second half."
+        f"plan from another task leaves {ranges[OTHER.name]}, {verdict}; one from all tasks "
+        f"together {ranges[ALL.name]}; one from the first half of the same task's tokens "
+        f"{min(halves):.2f} to {max(halves):.2f} in the second half."
     )

@@ -193,7 +193,7 @@ def _of_one(svg: Svg, chosen: str, own: Bill, assumed: dict[str, Any], beside: s
         svg.text(146, 84 + 22 * i, words, bold=i == len(lines) - 1)
     y = 84 + 22 * len(lines) + 10
     if beside == "power":
-        note = "The watts are a device's TDP, the most that it may draw: an upper bound. "
+        note = "The watts are a device's TDP, an upper bound; the rest of a server is not in it. "
         note += "CO2 by the grid of Llama 3.1's card."
         return paragraph(svg, 0, y, textwrap.wrap(note, 54), fill=MUTED)
     shape = sizes_of(chosen)
