@@ -69,6 +69,28 @@ def test_a_stage_is_jumped_to_by_its_chip():
         assert stage_of(panel) == stage
 
 
+def test_of_a_burst_of_keys_the_first_and_the_last_are_computed(monkeypatch):
+    panel, computed, hold = panels.Dispatch(), [], threading.Event()
+
+    def held(values, loaded):
+        computed.append(values["text"])
+        assert hold.wait(60)
+        return panel.recorded["text"]
+
+    monkeypatch.setattr("moeviz.experiments.dispatch.dispatch_of", held)
+    typed = [f"t{'o' * key}" for key in range(20)]
+    panel.controls["text"].value = typed[0]
+    wait(lambda: computed, "the computation of the first key")
+    for text in typed[1:]:
+        panel.controls["text"].value = text
+    assert "moeviz-stale" in panel.picture._dom_classes
+    hold.set()
+    at_ease(panel)
+    assert computed == [typed[0], typed[-1]]
+    assert drawn(panel).get("data-state").startswith(panel.state) and typed[-1] in panel.state
+    assert "moeviz-stale" not in panel.picture._dom_classes
+
+
 def test_in_another_batch_the_learner_stays_at_the_stage():
     panel = panels.Dispatch()
     panel.controls["step"].value = panel.recorded["text"].step_at("tiles")
