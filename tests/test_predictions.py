@@ -14,7 +14,15 @@ from moeviz.experiments.router_arms import DENSE_ALL, FAIR, LONG, arms
 from moeviz.host import read_figures
 from moeviz.pictures.over_seeds import told_gap
 from moeviz.pictures.training.cures_told import told_layers
-from moeviz.predictions import PREDICTIONS, capacity, collapse, dense_vs_moe, routing, start_here
+from moeviz.predictions import (
+    PREDICTIONS,
+    capacity,
+    collapse,
+    dense_vs_moe,
+    real_models,
+    routing,
+    start_here,
+)
 from moeviz.predictions.prediction import nearest
 
 
@@ -212,3 +220,15 @@ def test_the_labs_question_is_told_from_the_side_of_the_moe_model():
 
 def test_the_runs_that_are_told_of_are_recorded():
     assert {"nothing", "balancing loss 0.1"} <= {*cures.recorded()["arms"]}
+
+
+@pytest.mark.parametrize(
+    ("rate", "option"), [(0.21, "as often"), (0.3, "up to twice"), (0.42, "more than twice")]
+)
+def test_every_ratio_of_staying_has_an_option_that_is_true_of_it(rate, option, monkeypatch):
+    mean = {"repeat_rate": {"law": rate, "pooled": 0.9}, "repeat_chance": {"law": 0.2}}
+    recorded = {"deepseek_v2_lite": {"mean": mean}}
+    monkeypatch.setattr(real_models, "recorded_run", lambda name: recorded)
+    measured = real_models.stay()
+    assert measured.option.startswith(option)
+    assert measured.option in PREDICTIONS["13.stay"].options
