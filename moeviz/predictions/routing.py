@@ -84,7 +84,7 @@ def as_written() -> Measured:
     recorded = recorded_run("scale")
     change = written_minus_fair(recorded)[RAW]
     start = recorded["arms"][RAW]["as_written"]["scale"]
-    quiet = f"its layers start at {start:.2g} times the fair scale and, most likely,"
+    quiet = f"its layers start at {start:.2g} times the fair scale and may"
     option, because = {
         "lower": ("it is lower", f"{quiet} disturb the rest of the model less"),
         "higher": ("it is higher", f"{quiet} need steps to become as loud"),
