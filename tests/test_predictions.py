@@ -19,6 +19,7 @@ from moeviz.predictions import (
     capacity,
     collapse,
     dense_vs_moe,
+    kernels,
     real_models,
     routing,
     start_here,
@@ -220,6 +221,20 @@ def test_the_labs_question_is_told_from_the_side_of_the_moe_model():
 
 def test_the_runs_that_are_told_of_are_recorded():
     assert {"nothing", "balancing loss 0.1"} <= {*cures.recorded()["arms"]}
+
+
+@pytest.mark.parametrize(("copy", "option"), [(10.0, "reading"), (1e6, "arithmetic")])
+def test_the_larger_bound_limits_and_the_measured_time_stands_beside_both(
+    copy, option, monkeypatch
+):
+    device = {"name": "it", "copy_gb_per_s": copy, "matmul_tflops": 0.1}
+    layer = {"d_model": 64, "d_expert": 32, "num_experts": 8, "top_k": 2}
+    points = [{"tokens": 16, "flops_per_s": 9e9}, {"tokens": 1, "flops_per_s": 1e9}]
+    run = {"device": device, "layer": layer, "points": points}
+    monkeypatch.setattr(kernels, "recorded_on_a_cpu", lambda: run)
+    measured = kernels.bound()
+    assert measured.option.startswith(option)
+    assert measured.figure.endswith(f"of {6 * 2 * 64 * 32 / 1e3:.0f} µs measured")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def _outcome(decision: Decision) -> str:
         tokens = f"{alone} token{'s' * (alone != 1)}"
         told = f"{lost} of {asked} assignments find no slot, {tokens} no expert"
     if decision.capacity is None:
-        return f"{told}: there is no limit, and nothing is computed in vain."
+        return f"{told}: there is no limit, and no slot is set up in vain."
     return f"{told}; {percent(waste_share(decision), 1)} of the slots are computed for nothing."
 
 
