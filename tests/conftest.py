@@ -217,21 +217,24 @@ def track(monkeypatch, corpus):
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)
     grown_models.live_parent.cache_clear()
-    # Frames come fast enough that no test waits for one.
+    # Frames come fast enough that no test waits for one, and no sentence ends on a busy machine
+    # before a test has read it.
     monkeypatch.setattr("moeviz.training.live.PUBLISH_SECONDS", 0.02)
+    monkeypatch.setattr("moeviz.panels.live_panel.KEPT_SECONDS", float("inf"))
     return track
 
 
 @pytest.fixture
 def held_model(monkeypatch):
     """The shipped model is not loaded before the first event is set; and the loads begun so far."""
+    from helpers.patience import PATIENCE
     from moeviz.watch.text import load_model
 
     held, begun = threading.Event(), []
 
     def slow(*args):
         begun.append(args)
-        assert held.wait(60)
+        assert held.wait(PATIENCE)
         return load_model(*args)
 
     monkeypatch.setattr("moeviz.watch.text.load_model", slow)

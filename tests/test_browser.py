@@ -15,6 +15,7 @@ from helpers.browser import (
     start,
     wait_count,
 )
+from helpers.patience import wait
 from moeviz.records.store import load_header
 
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
@@ -83,9 +84,10 @@ def step(page):
 
 
 def wait_step(page, least):
+    # A sentence may be there before the picture beside it is.
     page.wait_for_function(
         "([css, least]) => +(/step=(\\d+)$/.exec("
-        "document.querySelector(css + ' .mv').dataset.state)?.[1] ?? 0) >= least",
+        "document.querySelector(css + ' .mv')?.dataset.state)?.[1] ?? 0) >= least",
         arg=[RACE, least],
     )
 
@@ -253,10 +255,10 @@ def test_a_race_goes_on_without_the_page_and_after_a_restart_of_the_kernel(page)
     assert step(page) == there
 
     kept, saved = there, page.lab.moeviz_home / "live" / "race" / "MoE.safetensors"
-    end = time.monotonic() + browser.PATIENCE
-    while not saved.is_file() or load_header(saved, kind="checkpoint")["step"] < kept - 1:
-        assert time.monotonic() < end, "it is saved when it pauses"
-        time.sleep(0.1)
+    wait(
+        lambda: saved.is_file() and load_header(saved, kind="checkpoint")["step"] >= kept - 1,
+        "what is saved when it pauses",
+    )
     page.evaluate("() => moeviz.kernel().restart()")
     page.wait_for_function("() => moeviz.ready()")
     assert browser.run_all(page) == []
@@ -293,11 +295,14 @@ def test_what_threads_say_is_seen_where_it_is_lost_on_the_way(page):
     wait_step(page, step(page) + 5)
     browser.click(page, ".moeviz-pause")
     browser.wait_status(page, RACE, "Paused.")
-    at, end, beat = step(page), time.monotonic() + browser.PATIENCE, "print(race.pulse.box.value)"
-    last = None
-    while last != (last := browser.run_in_kernel(page, beat)):
-        assert time.monotonic() < end, "it does not rest"
+    at, beat = step(page), "print(race.pulse.box.value)"
+
+    def rests():
+        last = browser.run_in_kernel(page, beat)
         page.wait_for_timeout(600)
+        return browser.run_in_kernel(page, beat) == last
+
+    wait(rests, "its rest")
     assert step(page) == at
     assert beats(page)
 

@@ -384,7 +384,7 @@ def test_14_an_expert_learns_ones_own_text_and_is_taken_out_again(labs):
         browser.type_text(page, f"{OWN} .moeviz-own", "The cherry is as big as an egg. " * 30)
         browser.wait_state(page, OWN, "text=yours&own=The cherry.*steps=60&replay=0")
         browser.click(page, f"{OWN} button.moeviz-run")
-        browser.wait_status(page, OWN, "After 60 steps the loss of mine falls from", timeout=240)
+        browser.wait_status(page, OWN, "After 60 steps the loss of mine falls from")
         for words in ("live: replay 0", "Training: step 60 of 60"):
             panel.locator("svg text", has_text=words).wait_for()
         check_readable(page, OWN, 60)

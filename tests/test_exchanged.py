@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.patience import wait
 from moeviz.experiments.exchanged import RANK, fit, grid, step
 from moeviz.leaving import Stopped
 from moeviz.pictures.costs.measured_exchange import computed, told_exchanges
@@ -222,11 +222,8 @@ def alive(pids):
     return found
 
 
-def gone(pids, seconds=300):
-    end = time.monotonic() + seconds
-    while alive(pids):
-        assert time.monotonic() < end, "processes are left over"
-        time.sleep(0.05)
+def gone(pids):
+    wait(lambda: not alive(pids), "the end of all processes")
 
 
 IDLE = "helpers.idle_rank"

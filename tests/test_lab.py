@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 
+from helpers.patience import PATIENCE
 from moeviz.app import lab
 
 START = """
@@ -53,7 +54,7 @@ def test_the_lab_takes_the_next_port_wants_its_token_and_stops_on_ctrl_c(tmp_pat
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/api/contents")
             server.send_signal(signal.SIGINT)
-            assert server.wait(timeout=60) == 0
+            assert server.wait(PATIENCE) == 0
         finally:
             server.kill()
             server.stdout.close()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.mutants import searches
+from helpers.patience import PATIENCE
 from helpers.prose import prose
 from moeviz.records.lock import NAME
 from moeviz.records.store import load_arrays, load_header
@@ -35,13 +36,15 @@ panel = Race()
 
 
 def run(program, home, *arguments):
-    """Run a program of its own whose autosaves lie at home."""
+    """Run a program of its own whose autosaves lie at home, and which waits for its threads as long
+    as a busy machine may take."""
+    patient = f"from moeviz import leaving\nleaving.PATIENCE = {PATIENCE}\n"
     return subprocess.run(
-        [sys.executable, "-P", "-c", program, *arguments],
+        [sys.executable, "-P", "-c", patient + program, *arguments],
         env={**os.environ, "MOEVIZ_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

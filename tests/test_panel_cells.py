@@ -12,6 +12,7 @@ from traitlets.config import Config
 
 from helpers.live import live_threads, obey, play, step
 from helpers.panels import LOUD, exhibit, family, press, said
+from helpers.patience import PATIENCE
 from moeviz import panels
 from moeviz.panels import cell, player
 from moeviz.panels.base import Panel
@@ -138,5 +139,5 @@ def test_a_measurement_and_a_play_end_with_their_panel(shell, monkeypatch):
         shell.run(name, exhibit(name))
         for thread in threading.enumerate():
             if thread.name.startswith("moeviz-"):
-                thread.join(60)
+                thread.join(PATIENCE)
         assert not panel.busy

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import asdict
 from urllib.parse import urlencode
 
@@ -28,6 +29,7 @@ from moeviz.experiments.recorded import recorded_runs
 from moeviz.panels import Collapse
 from moeviz.pictures.training.balance import standing
 from moeviz.records.metrics import collapsed
+from moeviz.training.live import LiveRun
 
 pytestmark = [*LOUD, pytest.mark.usefixtures("fresh_kernel")]
 NONE_CAN_DIE = {
@@ -153,7 +155,10 @@ def test_a_press_on_a_band_or_a_layer_chooses_it():
     assert panel.values["victim"] == 12 and ", layer 0, " in panel.drawn.summary
 
 
-def test_a_switch_that_ends_a_run_says_so_and_that_it_stays(track):
+def test_a_switch_that_ends_a_run_says_so_and_that_it_stays(track, monkeypatch):
+    """However fast the thread answers."""
+    reset = LiveRun.reset
+    monkeypatch.setattr(LiveRun, "reset", lambda run, build: (reset(run, build), time.sleep(0.1)))
     panel = panels.Collapse()
     panel.controls["z"].value = True
     assert "ended" not in said(panel), "nothing has begun"

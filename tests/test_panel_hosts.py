@@ -6,6 +6,7 @@ import pytest
 
 from helpers.hosts import Page, opened_in
 from helpers.panels import BEFORE, LIVE, LOUD, MOVES, exhibit, find, press, said, value_for
+from helpers.patience import PATIENCE
 from moeviz import panels
 from moeviz.panels import player, timed_panel
 from moeviz.panels.pulse import PROOF, Pulse
@@ -174,6 +175,6 @@ def test_what_threads_said_before_the_page_had_a_view_is_sent_with_its_first_bea
     Pulse.withholds = True
     done = threading.Event()
     panel.worker.ask(lambda: (panel.say("The end."), done.set()))
-    assert done.wait(60)
+    assert done.wait(PATIENCE)
     withholding.settled(panel)
     assert "The end." in said_on(withholding, panel)

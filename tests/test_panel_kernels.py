@@ -24,6 +24,7 @@ from helpers.panels import (
     said,
     twin,
 )
+from helpers.patience import PATIENCE
 from helpers.pictures import texts
 from moeviz import panels
 from moeviz.experiments import backends_timed as contest
@@ -193,7 +194,7 @@ def test_a_measurement_can_be_stopped_and_says_how_far_it_is_and_what_breaks(mon
     monkeypatch.setattr(contest, "contest", endless)
     panel = panels.Contenders()
     press(panel, "run")
-    assert begun.wait(60) and "25 % done" in said(panel)
+    assert begun.wait(PATIENCE) and "25 % done" in said(panel)
     press(panel, "run")  # pressed twice it is one
     panel.controls["case"].value = panel.controls["case"].options[-1]
     assert "25 % done" in said(panel), "a redraw does not hide the progress"
@@ -306,8 +307,8 @@ def test_a_worker_serves_the_latest_and_rests():
     pulse = SimpleNamespace(begin=lambda: None)
     worker = background.Worker("moeviz-test", contextlib.nullcontext, pulse)
     done, begun, hold = [], threading.Event(), threading.Event()
-    worker.ask(lambda: (begun.set(), hold.wait(10)))
-    begun.wait(60)  # or the next would take its place
+    worker.ask(lambda: (begun.set(), hold.wait(PATIENCE)))
+    begun.wait(PATIENCE)  # or the next would take its place
     for number in range(5):
         worker.ask(lambda n=number: done.append(n))
     hold.set()

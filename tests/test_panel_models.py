@@ -1,11 +1,10 @@
 """ModelsAsExperts: recorded texts at first, then three models trained here, which read any text."""
 
-import time
-
 import pytest
 
 from helpers.models_as_experts import made_models, made_text
 from helpers.panels import LOUD, at_ease, family, said
+from helpers.patience import wait
 from moeviz.experiments import trained_apart
 from moeviz.experiments.trained_apart import Lengths
 from moeviz.panels.many_models import models_as_experts as room
@@ -32,10 +31,7 @@ def panel(monkeypatch):
 def run(panel):
     (button,) = (w for w in family(panel) if "moeviz-run" in getattr(w, "_dom_classes", ()))
     button.click()
-    end = time.monotonic() + 60
-    while panel.busy:
-        assert time.monotonic() < end, said(panel)
-        time.sleep(0.01)
+    wait(lambda: not panel.busy, lambda: f"rest; it says: {said(panel)}")
 
 
 def test_it_opens_on_a_recorded_text_and_says_where_others_come_from(panel):

@@ -51,7 +51,7 @@ def quick(monkeypatch):
 
 def pressed(panel, name):
     press(panel, name)
-    at_ease(panel, 60)
+    at_ease(panel)
     wait(lambda: not panel.worker.busy, "the end of the work")
     return said(panel)
 

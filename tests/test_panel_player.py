@@ -6,6 +6,7 @@ import pytest
 
 from helpers.live import wait
 from helpers.panels import LOUD, exhibit, find, press, said
+from helpers.patience import PATIENCE
 from moeviz.panels import player
 from moeviz.panels.controls import whole_slider
 
@@ -21,7 +22,7 @@ class Pace:
         self.open.set()
 
     def __call__(self, step):
-        assert self.open.wait(60)
+        assert self.open.wait(PATIENCE)
         self.left -= 1
         return 0.005 if self.left >= 0 else 60
 

@@ -61,7 +61,7 @@ def test_experts_are_left_out_here_with_progress_until_it_is_stopped(monkeypatch
     monkeypatch.undo()
     monkeypatch.setattr(killed_experts, "held_out", lambda corpus: small)
     press(panel, "run")
-    at_ease(panel, 60)
+    at_ease(panel)
     assert panel.values["figures"] == "this machine" and "computed here" in panel.picture.value
     from moeviz.experiments.recording import recorded_model
 

@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from helpers.patience import PATIENCE, wait
 from helpers.prose import prose
 from helpers.ranks import Processes, environment, free_port
 from helpers.routers import DISCRETE
@@ -219,7 +219,7 @@ def test_who_speaks_for_all_is_not_ended_before_it_has(tmp_path, moment, sentenc
         code = code.replace("train ", "train --data-parallel 2 ")
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment(1, 0, free_port()),
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert run.returncode in (1, 2) and run.stderr.count("moeviz: ") == 1, run.stderr
     assert sentence in run.stderr
@@ -240,15 +240,15 @@ def test_four_processes_of_which_one_dies_leave_a_whole_checkpoint(two, tmp_path
     )  # fmt: skip
     folder = tmp_path / "run" / "checkpoint"
     try:
-        end = time.monotonic() + 300
-        while not list(folder.glob("step-*[1-9]*")) and process.poll() is None:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait(
+            lambda: list(folder.glob("step-*[1-9]*")) or process.poll() is not None,
+            "the first checkpoint",
+        )
         listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True)
         pairs = [map(int, line.split()) for line in listed.stdout.splitlines()]
         workers = sorted(pid for pid, parent in pairs if parent == process.pid)
         os.kill(workers[-1], signal.SIGKILL)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode and "4 processes: 2 times the model" in out

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.patience import wait
 from helpers.training import process_of
 from moeviz.experiments import recording
 from moeviz.experiments.race import race_models
@@ -115,15 +115,11 @@ def test_a_killed_recording_leaves_no_process_behind(tmp_path):
     path = os.pathsep.join(map(str, sys.path))
     env = os.environ | {"PYTHONPATH": path, "LINGER": str(tmp_path)}
     recording = subprocess.Popen([sys.executable, script, tmp_path], env=env)
-    deadline = time.monotonic() + 60
-    while not (pids := [int(file.name) for file in tmp_path.glob("[0-9]*")]):
-        assert time.monotonic() < deadline, "no worker has begun"
-        time.sleep(0.1)
+    wait(lambda: [*tmp_path.glob("[0-9]*")], "a worker that has begun")
+    pids = [int(file.name) for file in tmp_path.glob("[0-9]*")]
     recording.kill()
     recording.wait()
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline + 20, "a worker has outlived its recording"
-        time.sleep(0.1)
+    wait(lambda: not any(map(alive, pids)), "the end of its workers")
 
 
 def alive(pid):

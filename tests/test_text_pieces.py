@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import moeviz
+from helpers.patience import PATIENCE
 from moeviz.text import embedded as domains
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.pieces import cut_pieces, digest, find_pieces, folder_of, recorded_pieces
@@ -66,7 +67,7 @@ def test_the_text_is_the_same_to_the_byte_under_every_python(python):
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     hashes = json.loads(done.stdout)

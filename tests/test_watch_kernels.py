@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from helpers.patience import PATIENCE
 from moeviz.experiments.dispatch import FILES, RECORDED, dispatch_of, kept_bytes
 from moeviz.host import data_path
 from moeviz.model.experts import reference_experts
@@ -144,5 +145,5 @@ def test_one_thread_at_a_time_uses_the_interpreter():
         thread.join(0.2)
         assert not late
         inside.set()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert late == [True]

@@ -156,15 +156,17 @@ class LivePanel(Panel):
             return
         if self._configuration() != self._chosen:
             ended = self._ended()
-            self._reset()
-            if ended:
-                self._insist(ended)
-            elif type(self).run is None:
-                known = self._chosen in self._recorded
-                words = (
-                    "A recorded run of this setting" if known else "This setting is not recorded"
-                )
-                self.say(f"{words}. Press Play to train it here.")
+            with self._lock:  # what the thread answers is said after this
+                self._reset()
+                if ended:
+                    self._insist(ended)
+                elif type(self).run is None:
+                    words = (
+                        "A recorded run of this setting"
+                        if self._chosen in self._recorded
+                        else "This setting is not recorded"
+                    )
+                    self.say(f"{words}. Press Play to train it here.")
         self.refresh()
 
     def _ended(self) -> str:

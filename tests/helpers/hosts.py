@@ -2,13 +2,13 @@
 
 import itertools
 import threading
-import time
 from types import SimpleNamespace
 
 import comm
 import ipywidgets
 from ipykernel.comm import Comm
 
+from helpers.patience import wait
 from moeviz.panels import pulse
 from moeviz.panels.pulse import Pulse, family
 
@@ -64,13 +64,9 @@ class Page:
         data = {"method": "update", "state": {"value": value}, "buffer_paths": []}
         self.comms[comm_id].handle_msg({"content": {"data": data}, "metadata": {}, "buffers": []})
 
-    def until(self, condition, what, seconds=300.0):
-        """Beat until the condition holds, some times as fast as a real page."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"waited in vain for: {what}"
-            time.sleep(0.02)
-            self.beat()
+    def until(self, condition, what):
+        """Beat until the condition holds, many times as fast as a real page."""
+        wait(lambda: condition() or self.beat(), what)
 
     def of(self, widget):
         """What it shows of a widget."""

@@ -3,16 +3,9 @@
 import html
 import re
 import threading
-import time
 
 from helpers.panels import drawn, press, said
-
-
-def wait(condition, what, seconds=300.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.005)
+from helpers.patience import wait
 
 
 def live_threads():
@@ -23,6 +16,7 @@ def end_of_kernel(kind):
     """Close the run of this kind of panel, if there is one, and forget what its process knew."""
     if kind.run is not None:
         kind.run.close()
+        wait(lambda: not kind.run._thread.is_alive(), "the end of its thread")
     fresh = {"run": None, "_asked": None, "_scores": {}, "_before": None, "_killed": []}
     for name, value in fresh.items():
         if hasattr(kind, name):

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import ipywidgets
 import pytest
 
+from helpers.patience import wait
 from moeviz import panels
 from moeviz.costs import CLAIMS, DEVICES, MODELS
 from moeviz.panels.costs.model_anatomy import CONFIG
@@ -206,12 +207,9 @@ def values_of(control):
     return [o[1] if isinstance(o, tuple) else o for o in control.options]
 
 
-def at_ease(panel, seconds=300.0):
+def at_ease(panel):
     """The panel, when its picture is of its controls or it says why it cannot be."""
-    end = time.monotonic() + seconds
-    while waits(panel):
-        assert time.monotonic() < end, said(panel)
-        time.sleep(0.005)
+    wait(lambda: not waits(panel), lambda: f"rest; it says: {said(panel)}")
     return panel
 
 
