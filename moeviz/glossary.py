@@ -47,8 +47,8 @@ TERMS = (
          "numbers up to rounding, at different speeds.", INSIDE),
     Term("balancer", "Decides which experts lie on which device, from the loads that they had, so "
          "that all devices get equally much to do.", DEVICES),
-    Term("balancing loss", "A term added to the loss that is smallest when all experts get equally "
-         "many tokens. It is also called auxiliary loss.", COLLAPSE,
+    Term("balancing loss", "A term added to the loss whose gradient lowers the scores of experts "
+         "with many tokens. It is also called auxiliary loss.", COLLAPSE,
          ("auxiliary loss", "bal. loss")),
     Term("BF16", "A number format of 16 bits. FP8 has 8 bits, INT4 has 4.", HARDWARE),
     Term("Branch-Train-MiX", "Models that learned apart become one MoE: their FFNs are its "
