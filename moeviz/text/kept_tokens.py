@@ -27,13 +27,15 @@ KIND = "embedded corpus"
 def what_decides(tokenizer: Tokenizer) -> str:
     """Hash of all that the tokens of the embedded corpus depend on: 64 hex digits."""
     code = {path.name: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+    pieces = recorded_pieces()
+    folders = {domain: folder_of(domain) for domain in pieces}
     texts = {
-        f"{domain}/{file}": _bytes_of(folder_of(domain) / file)
-        for domain, files in recorded_pieces().items()
+        f"{domain}/{file}": _bytes_of(folders[domain] / file)
+        for domain, files in pieces.items()
         for file in files
     }
     versions = [sys.version, np.__version__, package_version("tokenizers"), tokenizer.sha256]
-    digest = hashlib.sha256(json.dumps([versions, recorded_pieces()]).encode())
+    digest = hashlib.sha256(json.dumps([versions, pieces]).encode())
     for name, content in sorted((code | texts).items()):
         size = -1 if content is None else len(content)
         digest.update(f"\0{name}\0{size}\0".encode() + (content or b""))
