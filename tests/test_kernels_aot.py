@@ -117,6 +117,11 @@ def test_every_kernel_compiles_and_fits(version, path, tmp_path):
     assert version in (None, triton)
     assert kernels_of(reports, "sm_90") == all_kernels("sm_90", ["fp16"])
     assert "wgmma.mma_async" in {r["tensor_cores"] for r in reports}
+    flags = {r["kernel"]: r["launch"].split() for r in reports}
+    for kernel in STAY:
+        assert "FLAT" in flags[kernel], "the path that sm_90 ships"
+    for kernel in ("up_kernel", "up_tma_kernel", "grad_hidden_kernel"):
+        assert "FAST" in flags[kernel], "the chip's own sigmoid for 16 bits"
 
 
 @pytest.mark.slow
@@ -215,10 +220,37 @@ SASS = """
 """
 
 
+FLAT_SASS = """
+.L_x_1:
+        /*0010*/  @P0 BRA `(.L_x_3) ;
+        /*0020*/  LDG.E R2, desc[UR8][R6.64] ;
+        /*0030*/  LDG.E R3, desc[UR8][R8.64] ;
+.L_x_3:
+        /*0040*/  SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR4], R0 ;
+        /*0050*/  @!P1 BRA `(.L_x_9) ;
+.L_x_2:
+        /*0060*/  @P2 BRA `(.L_x_4) ;
+        /*0070*/  HGMMA.64x256x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;
+.L_x_4:
+        /*0080*/  WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0090*/  UTMALDG.3D [UR4], [UR6] ;
+        /*00a0*/  @P0 BRA `(.L_x_5) ;
+        /*00b0*/  WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*00c0*/  STG.E.128 desc[UR8][R8.64], R24 ;
+.L_x_5:
+        /*00d0*/  @P0 BRA `(.L_x_1) ;
+        /*00e0*/  EXIT ;
+.L_x_9:
+        /*00f0*/  BRA `(.L_x_2) ;
+"""
+
+
 def test_the_main_loop_is_the_inner_one_that_loads():
-    """Neither the loop around it, nor the ragged end's, nor the wait that lies behind the end."""
+    """Neither the loop around it, nor the ragged end's, nor the wait that lies behind the end; and
+    of one loop of tiles and steps what most steps skip is not counted, but for products."""
     assert sass.main_loop(SASS) == sass.Loop(9, 2, 1, 1, product_wait=1, load_wait=10)
     assert sass.main_loop("/*0000*/ EXIT ;") is None
+    assert sass.main_loop(FLAT_SASS) == sass.Loop(9, 1, 0, 1, product_wait=1, load_wait=None)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +267,10 @@ def test_programs_share_a_multiprocessor(registers, kib, num_warps, programs):
     [
         ("gemm_kernel", {}, {}, []),
         ("gemm_kernel", {}, {"instructions": 131}, ["takes 131 instructions a step, of 130"]),
-        ("gemm_kernel", {"FLAT": True}, {"instructions": 131}, []),
+        ("gemm_tma_kernel", {"FLAT": False}, {"instructions": 131}, ["takes 131 "]),
+        ("gemm_tma_kernel", {"FLAT": True}, {"instructions": 200}, []),
+        ("gemm_tma_kernel", {"FLAT": True}, {"instructions": 201}, ["takes 201 "]),
+        ("gemm_tma_kernel", {"FLAT": True}, {"product_wait": 0}, ["waits for each product"]),
         ("grad_weight_kernel", {"PATH": "tma"}, {"instructions": 200}, []),
         ("grad_weight_kernel", {"PATH": "tma"}, {"instructions": 201}, ["takes 201 "]),
         ("grad_weight_kernel", {"PATH": "pointer"}, {"instructions": 281}, []),

@@ -140,12 +140,12 @@ def faults(launch: Launch, report: Report, tensor_memory: int) -> Iterator[str]:
 def slow(launch: Launch, report: Report) -> Iterator[str]:
     """What would keep a large cut in 16 bits from the speed of the tensor cores."""
     loop, block = report.loop, launch.constants
-    # The loop of "flat" holds the store of a tile, too.
-    if loop is None or launch.dtype not in ("fp16", "bf16") or block.get("FLAT"):
+    if loop is None or launch.dtype not in ("fp16", "bf16"):
         return
     if block["BLOCK_M"] * block["BLOCK_N"] < 128 * 128 or block["BLOCK_K"] < 64:
         return
-    longest = 200 if launch.kernel == "grad_weight_kernel" else 130
+    # A step of "flat" also asks whether a tile begins or ends.
+    longest = 200 if launch.kernel == "grad_weight_kernel" or block.get("FLAT") else 130
     # With eight warps; four take turns half as often. grad_weight's path that masks every block
     # takes up to 281: an H200 was fastest with it at one size all the same.
     if loop.instructions * launch.num_warps > longest * 8 and block.get("PATH") != "pointer":

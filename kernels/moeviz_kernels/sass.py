@@ -29,8 +29,9 @@ _LABEL = re.compile(r"\s*(\.L\w+):")
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of the main loop, and some kinds of them. Waits: how many products, and groups
-    of loads by pointers, may be under way behind the strictest one; None where none waits."""
+    """Instructions of a step of the main loop, and some kinds of them. Waits: how many products,
+    and groups of loads by pointers, may be under way behind the strictest one; None where none
+    waits."""
 
     instructions: int
     products: int  # HGMMA
@@ -63,8 +64,9 @@ def disassemble(cubin: bytes) -> str:
 def main_loop(code: str) -> Loop | None:
     """The loop that loads most, of the shortest loops with products on the tensor cores.
 
-    An outer loop holds the inner ones, and a wait that ptxas moves behind the kernel's end jumps
-    back into one: both overlap a shorter loop, and are none of their own.
+    An outer loop holds the inner ones, and is none of its own; nor is a wait that ptxas moves
+    behind the kernel's end and that jumps back into one. What a branch skips is no part of a step:
+    one loop of tiles and steps so begins and stores a tile.
     """
     lines: list[str] = []
     labels: dict[str, int] = {}
@@ -77,14 +79,27 @@ def main_loop(code: str) -> Loop | None:
     for end, line in enumerate(lines):
         branch = re.search(r"\bBRA\b.*`\((\.L\w+)\)", line)
         begin = labels.get(branch[1], end) if branch else end
-        if begin < end and any("HGMMA" in inner for inner in lines[begin:end]):
+        body = [inner.strip() for inner in lines[begin:end]]
+        if any("HGMMA" in inner for inner in body) and "EXIT" not in body:
             spans.append((begin, end + 1))
     loops: list[tuple[int, int]] = []
     for begin, end in sorted(spans, key=lambda span: span[1] - span[0]):
         if all(end <= first or last <= begin for first, last in loops):
             loops.append((begin, end))
-    found = [_read(lines[begin:end]) for begin, end in sorted(loops)]
+    found = [_read(_step(lines, begin, end, labels)) for begin, end in sorted(loops)]
     return max(found, key=lambda loop: loop.pointer_loads + loop.tma_loads, default=None)
+
+
+def _step(lines: list[str], begin: int, end: int, labels: dict[str, int]) -> list[str]:
+    """The instructions of a loop without those that a branch ahead skips, products aside."""
+    step, at = [], begin
+    while at < end:
+        step.append(lines[at])
+        branch = re.match(r"@\S+ BRA\b.*`\((\.L\w+)\)", lines[at])
+        ahead = labels.get(branch[1], at) if branch else at
+        skips = at < ahead <= end and not any("HGMMA" in line for line in lines[at:ahead])
+        at = ahead if skips else at + 1
+    return step
 
 
 def _read(body: list[str]) -> Loop:
