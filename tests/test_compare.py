@@ -17,6 +17,7 @@ from moeviz.records.compare import (
     half_interval,
     holm,
     multipliers,
+    p_of_counts,
     verdicts,
 )
 from moeviz.records.ranks import ranks, spearman
@@ -225,3 +226,12 @@ def test_nothing_is_extrapolated():
     ):
         with pytest.raises(ValueError, match="FLOPs and seconds above 0"):
             multipliers(dense, arm)
+
+
+@pytest.mark.parametrize(("runs", "of"), [(5, 5), (3, 6), (1, 4), (9, 2)])
+def test_two_counts_of_runs_have_fishers_p(runs, of):
+    for first in range(runs + 1):
+        for second in range(of + 1):
+            table = [[first, runs - first], [second, of - second]]
+            wanted = scipy.stats.fisher_exact(table).pvalue
+            assert p_of_counts(first, runs, second, of) == pytest.approx(wanted)

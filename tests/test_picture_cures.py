@@ -164,7 +164,10 @@ def test_a_run_is_drawn_with_the_loss_of_its_dense_twin():
 def test_a_restart_is_compared_with_the_same_steps_of_a_constant_rate(restart, words):
     summary = made_collapse(restart=restart, fallen={"nothing, warm restarts": 1})
     assert words in told_restarts(summary)
-    assert "dead in 1 of 3 runs with restarts, and in 0 without" in told_restarts(summary)
+    words = (
+        "dead in 1 of 3 runs with restarts, and in 0 without: so few runs do not tell these apart."
+    )
+    assert words in told_restarts(summary)
     picture = restarts(summary)
     assert [row[0] for row in picture.rows] == ["step 125", "step 200", "mean of all"]
     _, constant, restarted = picture.rows[-1]
@@ -205,6 +208,14 @@ def test_what_an_early_step_gains_stands_with_its_interval(gain, words):
     busy, rare = (summary["busy_experts"][f"step_{kind}_gain"] for kind in ("busy", "rare"))
     busy["values"] = [value + gain * (1 + 0.1 * i) for i, value in enumerate(rare["values"])]
     assert f"In one early step the gain of a busy expert {words}" in told_busy(summary)
+
+
+def test_counts_of_runs_are_told_apart_where_there_are_enough():
+    fallen = {"nothing, as written": 5}
+    words = "5 of 5 runs without a cure as written, and in 0 at the fair scale."
+    assert words in told_scale(made_collapse(5, fallen=fallen))
+    few = told_scale(made_collapse(5, fallen=fallen | {"nothing": 2}))
+    assert few.endswith("and in 2 at the fair scale: so few runs do not tell these apart.")
 
 
 def test_busy_experts_are_drawn_where_they_are():

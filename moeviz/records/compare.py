@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -103,6 +104,18 @@ def verdicts(gaps: Mapping[Key, Gap]) -> dict[Key, str]:
         return "lower" if gap.mean < 0 else "higher"
 
     return {name: verdict(gap, p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
+
+
+def p_of_counts(first: int, first_of: int, second: int, second_of: int) -> float:
+    """Two-sided p that `first` of `first_of` runs and `second` of `second_of` come from one rate:
+    the chance of all splits of as many that are as unlikely as this one or more (Fisher 1935)."""
+    both, runs = first + second, first_of + second_of
+    lowest, highest = max(0, both - second_of), min(both, first_of)
+    ways = {
+        n: math.comb(first_of, n) * math.comb(second_of, both - n)
+        for n in range(lowest, highest + 1)
+    }
+    return sum(n for n in ways.values() if n <= ways[first]) / math.comb(runs, both)
 
 
 class Spent(NamedTuple):

@@ -17,7 +17,14 @@ from moeviz.pictures.over_seeds import (
 )
 from moeviz.pictures.plot import legend, row
 from moeviz.pictures.svg import MUTED, Picture, Svg
-from moeviz.pictures.training.cures_told import DENSE, balance, listed, told_gap, worst_layer
+from moeviz.pictures.training.cures_told import (
+    DENSE,
+    balance,
+    listed,
+    told_fallen,
+    told_gap,
+    worst_layer,
+)
 
 MAIN, SIDE, TOP, ROW = 470, 560, 96.0, 30.0
 BALANCE, LOSS = (250.0, 450.0), (250.0, 544.0)
@@ -82,9 +89,7 @@ def told_scale(summary: dict[str, Any]) -> str:
     quiet = _arm("hash", QUIET)
     name = "a hash as quiet as top-1 routing is as written"
     gap = summary["arms"][quiet]["loss_minus_dense"]
-    written, fair = (summary["arms"][_arm("nothing", scale)] for scale in (WRITTEN, FAIR))
-    return (
-        f"{words} {told_gap(name, 'the dense twin', gap)} Without a cure half of the experts or "
-        f"more are dead in {written['collapsed']} of {written['runs']} runs as written, and in "
-        f"{fair['collapsed']} at the fair scale."
-    )
+    settings = _arm("nothing", WRITTEN), _arm("nothing", FAIR)
+    scales = "without a cure as written", "at the fair scale"
+    fallen = told_fallen(summary, *settings, scales)
+    return f"{words} {told_gap(name, 'the dense twin', gap)} {fallen}"

@@ -18,6 +18,7 @@ from moeviz.pictures.training.cures_told import (
     DENSE,
     single,
     told_difference,
+    told_fallen,
     told_layers,
     worst_layer,
 )
@@ -184,9 +185,5 @@ def told_restarts(summary: dict[str, Any]) -> str:
     means = [_mean(_changes(summary, name)) for name in (RESTARTED, BASE)]
     gap = single(*(figure["values"] for figure in means))
     name = f"The change of MaxVio in layer {layer} at a warm restart"
-    fell = [summary["arms"][arm]["collapsed"] for arm in (RESTARTED, BASE)]
-    return (
-        f"{told_difference(name, 'at the same steps with a constant rate', gap)} "
-        f"Half of the experts or more end dead in {fell[0]} of "
-        f"{summary['arms'][RESTARTED]['runs']} runs with restarts, and in {fell[1]} without."
-    )
+    fallen = told_fallen(summary, RESTARTED, BASE, ("with restarts", "without"))
+    return f"{told_difference(name, 'at the same steps with a constant rate', gap)} {fallen}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from moeviz.pictures.over_seeds import Figure, told_gap
 from moeviz.pictures.training.arms import FAIR, table_of
-from moeviz.records.compare import compare, verdicts
+from moeviz.records.compare import LEVEL, compare, p_of_counts, verdicts
 from moeviz.records.metrics import over_seeds
 
 DENSE, BASE, FROZEN = "dense", "nothing", "frozen router"
@@ -75,6 +75,19 @@ def told_frozen(summary: Summary) -> str:
     gap = single(*(balance(summary, name)["values"] for name in arms))
     gap |= {"verdict": balance_verdicts(summary)[FROZEN]}
     return told_difference(f"MaxVio in layer {layer} with a {FROZEN}", "with a learned one", gap)
+
+
+def told_fallen(summary: Summary, one: str, other: str, words: tuple[str, str]) -> str:
+    """In how many runs of two settings half of the experts or more end dead, and whether so few
+    runs tell the two counts apart."""
+    (fell, runs), (fell_too, of) = (
+        (arm["collapsed"], arm["runs"]) for arm in (summary["arms"][n] for n in (one, other))
+    )
+    open_words = ": so few runs do not tell these apart"
+    return (
+        f"Half of the experts or more end dead in {fell} of {runs} runs {words[0]}, and in "
+        f"{fell_too} {words[1]}{open_words * (p_of_counts(fell, runs, fell_too, of) >= LEVEL)}."
+    )
 
 
 def told_cures(summary: Summary) -> str:
