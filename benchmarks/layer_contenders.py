@@ -146,7 +146,6 @@ def moeviz(problem: Problem, backend: str) -> Contender:
 
     def forward(x_TD: Tensor, logits_TE: Tensor) -> Tensor:
         _, weight_TK, expert_TK = router.choose(logits_TE)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=num_experts)
         return apply_experts(x_TD, plan, *weights, backend=backend)
 

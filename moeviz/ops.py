@@ -34,7 +34,7 @@ def topk(scores_TE: Tensor, k: int) -> Tensor:
         return scores_TE.sort(dim=1, descending=True, stable=True).indices[:, :k]
     triton = kernels_for(scores_TE, num_experts=scores_TE.shape[1])
     if triton is not None and k <= MAX_ROUNDS:
-        return triton.topk(scores_TE.float(), k).long()
+        return triton.topk(scores_TE.float(), k)
     # -0.0 equals 0.0, but not in its bits; their sum is 0.0.
     bits_TE = (scores_TE.float() + 0.0).contiguous().view(torch.int32)
     # Negative floats order backwards as integers: flip all their bits but the sign.
@@ -44,15 +44,26 @@ def topk(scores_TE: Tensor, k: int) -> Tensor:
     return ((ordered_TE.long() << 32) | lower_first_E).topk(k, dim=1).indices
 
 
-def softmax_topk(logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """scores_TE = softmax(logits_TE); the k best of each token, [T, k]: their scores and their
-    indices int64. They are chosen by the logits: a softmax may round two of them to one score."""
+def softmax_topk(
+    logits_TE: Tensor, k: int, *, renormalise: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """scores_TE = softmax(logits_TE); the k best of each token, [T, k]: their scores, with
+    `renormalise` over their sum, and their indices int64. They are chosen by the logits: a softmax
+    may round two of them to one score."""
     triton = kernels_for(logits_TE, num_experts=logits_TE.shape[1])
     if triton is not None and logits_TE.dtype == torch.float32 and k <= MAX_ROUNDS:
-        scores_TE, chosen_TK, expert_TK = triton.softmax_topk(logits_TE, k)
-        return scores_TE, chosen_TK, expert_TK.long()
+        return triton.softmax_topk(logits_TE, k, renormalise=renormalise)
     scores_TE, expert_TK = logits_TE.softmax(-1), topk(logits_TE, k)
-    return scores_TE, scores_TE.gather(1, expert_TK), expert_TK
+    chosen_TK = scores_TE.gather(1, expert_TK)
+    return scores_TE, renormalised(chosen_TK) if renormalise else chosen_TK, expert_TK
+
+
+def renormalised(values_TK: Tensor) -> Tensor:
+    """The values of each token over their sum; where that is too small to divide by, all equal."""
+    sum_T1 = values_TK.sum(-1, keepdim=True)
+    lost_T1 = sum_T1 < torch.finfo(sum_T1.dtype).tiny
+    share_TK = values_TK / sum_T1.masked_fill(lost_T1, 1.0)
+    return share_TK.masked_fill(lost_T1, 1 / values_TK.shape[-1])
 
 
 def sort_by_expert(

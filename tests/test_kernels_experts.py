@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 from helpers.kernels import (
     DEVICE,
@@ -24,7 +25,9 @@ from helpers.kernels import (
 from helpers.numerics import relative
 from moeviz.model.experts import apply_experts
 from moeviz.routing import Plan
+from moeviz.routing.token_choice import TokenChoice
 from moeviz_kernels import LaunchError, configs, experts, softmax_topk, sort_topk
+from moeviz_kernels.tiles import room_for_tiles
 
 # `moeviz_kernels.experts` is the function.
 module = importlib.import_module("moeviz_kernels.experts")
@@ -244,14 +247,16 @@ def saved_by(call):
 
 
 @every_dtype
-def test_only_x_z_the_weights_and_the_plan_are_kept_for_the_backward_pass(dtype):
+def test_only_x_z_the_weights_the_plan_and_its_tiles_are_kept_for_the_backward_pass(dtype):
     case = make("zipf", 9, 4, 2, 20, 12, dtype)
     x, weight, w13, w2 = case.leaves(dtype)
     plan = case.plan(weight)
     kept = saved_by(lambda: apply_experts(x, plan, w13, w2, backend="triton"))
     given = [x, plan.weight, w13, w2, plan.token, plan.offsets, plan.inverse, plan.token_offsets]
     new = [v for v in kept if v.data_ptr() not in {g.data_ptr() for g in given}]
-    assert [(v.shape, v.dtype) for v in new] == [((len(case.token), 2 * 12), dtype)]
+    num_rows = len(case.token)
+    tiles = ((room_for_tiles(num_rows, 4),), torch.int32)
+    assert [(v.shape, v.dtype) for v in new] == [((num_rows, 2 * 12), dtype), tiles, tiles]
     assert sum(v.nbytes for v in kept) == sum(v.nbytes for v in (*given, *new))
 
 
@@ -277,9 +282,57 @@ def test_without_a_gradient_nothing_is_kept_and_z_is_never_written(why, monkeypa
     assert asked == [(True, len(case.token) * 24), (False, 0)]
 
 
+# What a launch costs the host is the whole time of a small layer.
+
+
+class Counting(TorchDispatchMode):
+    """Names of what PyTorch itself would launch: neither views nor empty arrays."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.partition("::")[2]
+        a_view = any(r.alias_info is not None for r in func._schema.returns)
+        if func.namespace == "aten" and not a_view and "empty" not in name:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter tells the same launches")
+def test_a_layer_launches_each_kernel_once_and_little_else(triton_everywhere, monkeypatch):
+    launched = []
+    run = GridExecutor.__call__
+
+    def spy(grid, *args, **kwargs):
+        launched.append(grid.fn.__name__.removesuffix("_kernel"))
+        return run(grid, *args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", spy)
+    x_TD, logits_TE, w13, w2 = layer_leaves()
+    router = TokenChoice(d_model=6, num_experts=3, top_k=2)
+    with Counting() as torch_own:
+        _, weight_TK, expert_TK = router.choose(logits_TE)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=3)
+        y_TD = apply_experts(x_TD, plan, w13, w2, backend="triton")
+        forward = "topk histogram scan scatter tile_map up gemm gather_sum".split()
+        assert launched == forward
+        torch.autograd.grad(y_TD, (x_TD, logits_TE, w13, w2), x_TD.detach())
+    backward = "grad_hidden grad_weight grad_weight gemm gather_sum softmax_topk_backward".split()
+    assert launched == forward + backward
+    # The weights in the order of the rows, and back. (On a CPU the plan's values are looked at.)
+    looking = {"aminmax", "_local_scalar_dense"}
+    own = [name for name in torch_own.names if name not in looking]
+    assert own == ["index_select", "new_zeros", "index_add"]
+
+
 # PyTorch's compiler (a whole layer: test_experts.py).
 
-OPERATORS = "experts_forward experts_backward topk softmax_topk sort_by_expert sort_topk".split()
+OPERATORS = (
+    "experts_forward experts_backward sort_by_expert sort_topk topk softmax_topk "
+    "softmax_topk_backward"
+).split()
 
 
 def op_calls():
@@ -290,16 +343,19 @@ def op_calls():
     rows = (plan.token, plan.offsets, plan.inverse, plan.token_offsets)
     weight = plan.weight.clone().requires_grad_()
     forward = (x, weight, w13, w2, *rows)
-    y, z = torch.ops.moeviz.experts_forward(*forward, True)
+    y, *kept = (v.detach() for v in torch.ops.moeviz.experts_forward(*forward, True))
     plain = [v.detach() for v in forward]
-    backward = (torch.ones_like(plain[0]), plain[0], z.detach(), *plain[1:])
+    backward = (torch.ones_like(y), *kept, *plain)
     scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    chosen = torch.ops.moeviz.softmax_topk(scores, 2, True)
+    grads = chosen[:2], (None, chosen[1]), (chosen[0], None)
     expert = torch.tensor([2, 0, 1, 2], device=DEVICE, dtype=torch.int32)
     return {
         "experts_forward": [(*forward, True), (*plain, False), (*plain, True)],
         "experts_backward": [(*backward, *needed) for needed in ((True,) * 3, (False,) * 3)],
         "topk": [(scores, 2)],
-        "softmax_topk": [(scores, 2), (scores.clone().requires_grad_(), 2)],
+        "softmax_topk": [(scores, 2, True), (scores.clone().requires_grad_(), 2, False)],
+        "softmax_topk_backward": [(*chosen, *given, True) for given in grads],
         "sort_by_expert": [(expert, 3), (expert[:0], 3)],
         "sort_topk": [(expert.view(2, 2), 3), (expert.view(2, 2)[:0], 3)],
     }

@@ -9,9 +9,9 @@ import torch
 
 from helpers.routers import build, context, normal
 from moeviz import backend
+from moeviz.ops import renormalised
 from moeviz.routing import ROUTERS, RouteContext, build_router, leaking_tokens
 from moeviz.routing.balance import cv_squared, load_balancing_loss
-from moeviz.routing.base import renormalised
 from moeviz.routing.deepseek import default_groups
 
 

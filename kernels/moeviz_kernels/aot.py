@@ -129,7 +129,7 @@ def faults(launch: Launch, report: Report, tensor_memory: int) -> Iterator[str]:
         yield f"needs {report.shared} bytes of shared memory, of {CHIPS[report.chip]} KiB"
     if tensor_memory > 512:
         yield f"needs {tensor_memory} columns of tensor memory, of 512"
-    if "BLOCK_K" in launch.constants:  # a matrix product
+    if "PRECISION" in launch.constants:  # a matrix product
         tall = launch.constants["BLOCK_M"] >= 64
         best = {"sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"} if tall else {}
         right = "" if launch.dtype == "fp32" else best.get(report.chip, "mma.sync")

@@ -1,7 +1,8 @@
 """The experts' forward and backward pass, as two custom operators and one autograd rule.
 
     forward     x -- up (gather, SwiGLU) --> h -- gemm (W2) --> rows -- gather-sum --> y
-                kept for the backward: x and z alone, as a dense FFN of equal width would keep
+                kept for the backward: x and z, as a dense FFN of equal width would keep, and
+                which tile is whose
     backward    dy -- grad_hidden (gather, W2, SwiGLU again from z) --> h, dz, dweight
                 dy, h  -- grad_weight --> dW2          dz, x -- grad_weight --> dW13
                 dz -- gemm (W13) --> rows -- gather-sum --> dx
@@ -21,7 +22,7 @@ from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
 from moeviz_kernels.support import LaunchError, launch_reason
-from moeviz_kernels.tiles import tile_map
+from moeviz_kernels.tiles import most_tiles, room_for_tiles, tile_map
 from moeviz_kernels.up import up_swiglu
 
 
@@ -47,39 +48,56 @@ def experts(
     inputs = (x_TD, weight, w13_E2FD, w2_EDF)
     save = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
     rows = (v.contiguous() for v in (token, offsets, inverse, token_offsets))
-    y_TD, _ = _forward(
+    y_TD, *_ = _forward(
         x_TD.contiguous(), weight.float().contiguous(), w13_E2FD, w2_EDF, *rows, save
     )
     return y_TD
+
+
+def _of_height(kept: tuple[Tensor, Tensor], num_rows: int, num_experts: int, height: int):
+    """The tile map in the room that is kept for it."""
+    num_tiles = most_tiles(num_rows, num_experts, height)
+    return kept[0][:num_tiles], kept[1][:num_tiles]
 
 
 @torch.library.custom_op("moeviz::experts_forward", mutates_args=())
 def _forward(
     x_TD: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
     token: Tensor, offsets: Tensor, inverse: Tensor, token_offsets: Tensor, save: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, z, and the tiles' expert and first row; all but y without elements where not `save`."""
     num_rows, (num_experts, two_f, d_model) = token.numel(), w13_E2FD.shape
     if not num_rows:
-        return torch.zeros_like(x_TD), x_TD.new_empty(0, two_f)
+        return torch.zeros_like(x_TD), *_kept(x_TD, token, w13_E2FD, save)
     with torch.cuda.device_of(x_TD):  # where Triton launches, on a machine with several GPUs
         rows_per_expert = num_rows / num_experts
         height = configs.height_of_tiles(x_TD, rows_per_expert, d_model, two_f // 2)
-        tiles = tile_map(offsets, num_rows, height)
+        kept = tile_map(offsets, num_rows, height, room_for_tiles(num_rows, num_experts))
+        tiles = _of_height(kept, num_rows, num_experts, height)
         cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model, height)
         h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
         cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2, height)
         rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
-        return gather_sum(rows_ND, inverse, token_offsets), z_N2F
+        y_TD = gather_sum(rows_ND, inverse, token_offsets)
+        return (y_TD, z_N2F, *kept) if save else (y_TD, *_kept(x_TD, token, w13_E2FD, save))
+
+
+def _kept(x_TD: Tensor, token: Tensor, w13_E2FD: Tensor, save: bool):
+    """Arrays of the sizes that the backward pass asks for, with nothing in them."""
+    num_rows, (num_experts, two_f, _) = token.numel(), w13_E2FD.shape
+    tiles = (token.new_empty(save * room_for_tiles(num_rows, num_experts)) for _ in range(2))
+    return x_TD.new_empty(save * num_rows, two_f), *tiles
 
 
 @_forward.register_fake
 def _(x_TD, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, save):
-    return torch.empty_like(x_TD), x_TD.new_empty(token.numel() if save else 0, w13_E2FD.shape[1])
+    return torch.empty_like(x_TD), *_kept(x_TD, token, w13_E2FD, save)
 
 
 @torch.library.custom_op("moeviz::experts_backward", mutates_args=())
 def _backward(
-    grad_TD: Tensor, x_TD: Tensor, z_N2F: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
+    grad_TD: Tensor, z_N2F: Tensor, tile_expert: Tensor, tile_row: Tensor,
+    x_TD: Tensor, weight: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor,
     token: Tensor, offsets: Tensor, inverse: Tensor, token_offsets: Tensor,
     needs_x: bool, needs_w13: bool, needs_w2: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -93,7 +111,7 @@ def _backward(
     with torch.cuda.device_of(x_TD):
         rows_per_expert, d_expert = num_rows / num_experts, two_f // 2
         height = configs.height_of_tiles(x_TD, rows_per_expert, d_model, d_expert)
-        tiles = tile_map(offsets, num_rows, height)
+        tiles = _of_height((tile_expert, tile_row), num_rows, num_experts, height)
         cut = configs.choose("grad_hidden", x_TD, rows_per_expert, d_expert, d_model, height)
         h_NF, dz_N2F, grad_N = grad_hidden(
             grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut
@@ -113,8 +131,9 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad_TD, x_TD, z_N2F, weight, w13_E2FD, w2_EDF, token, offsets, inverse, token_offsets, *needs
-):
+    grad_TD, z_N2F, tile_expert, tile_row, x_TD, weight, w13_E2FD, w2_EDF, token, offsets, inverse,
+    token_offsets, *needs
+):  # fmt: skip
     return _of_needed(torch.empty_like, (x_TD, weight, w13_E2FD, w2_EDF), *needs)
 
 
@@ -124,19 +143,18 @@ def _of_needed(make, inputs, needs_x, needs_w13, needs_w2):
 
 
 def _keep(ctx, inputs, output) -> None:
-    x_TD, weight, w13_E2FD, w2_EDF, *plan, save = inputs
-    z_N2F = output[1]
-    ctx.mark_non_differentiable(z_N2F)
+    _, *kept = output
+    ctx.mark_non_differentiable(*kept)
     # Or autograd would fill a gradient of z with zeros, as large as z, which nobody reads.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x_TD, z_N2F, weight, w13_E2FD, w2_EDF, *plan)
+    ctx.save_for_backward(*kept, *inputs[:-1])  # of the inputs, all but `save`
 
 
-def _gradients(ctx, grad_TD: Tensor | None, _: Tensor | None):
+def _gradients(ctx, grad_TD: Tensor | None, *_: None):
     if grad_TD is None:  # what comes after has none
         return (None,) * 9
     needed = ctx.needs_input_grad
-    x_TD, z_N2F, *_ = ctx.saved_tensors
+    z_N2F, _, _, x_TD, *_ = ctx.saved_tensors
     try:
         grads = _backward(grad_TD.contiguous(), *ctx.saved_tensors, needed[0], needed[2], needed[3])
     except LaunchError as error:

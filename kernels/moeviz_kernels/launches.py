@@ -28,7 +28,7 @@ from moeviz_kernels import combine, configs, sort, tiles, tune
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
-from moeviz_kernels.topk import launch as launch_topk
+from moeviz_kernels.topk import launch_topk, launch_topk_backward
 from moeviz_kernels.up import up_swiglu
 
 # float32 in both kinds: as torch.set_float32_matmul_precision("high") allows it, and exact (last:
@@ -39,7 +39,8 @@ DTYPES = {
     "tf32": torch.float32,
     "fp32": torch.float32,
 }
-POINTERS = {dtype: f"*{name}" for name, dtype in DTYPES.items()} | {torch.int32: "*i32"}
+POINTERS = {dtype: f"*{name}" for name, dtype in DTYPES.items()}
+POINTERS |= {torch.int32: "*i32", torch.int64: "*i64"}
 TOP_K = (1, 2, 8, 32)
 # Here ptxas spills up to 72 bytes with most registers unused. Smaller blocks would avoid it, and
 # cost the other chips more.
@@ -109,23 +110,23 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 
 
 def routing_launches(sizes: Sequence[int]) -> list[Launch]:
-    """top-k, sort and tile map, which know no dtype but float32 and int32."""
+    """top-k, sort and tile map, which know no dtype but float32 and whole numbers."""
     with recording("fp32") as launches:
         for num_experts in sizes:
             logits_TE = meta(1001, num_experts, dtype=torch.float32)
-            for k, softmax in itertools.product(TOP_K, (False, True)):
-                if k <= num_experts:
-                    launch_topk(logits_TE, k, softmax)
-            for num_rows in (1001, 1_000_001):
-                expert_N, total_E = meta(num_rows), meta(num_experts)
+            for k in (k for k in TOP_K if k <= num_experts):
+                launch_topk(logits_TE, k, softmax=False)
+                for renormalise in (False, True):
+                    outputs = launch_topk(logits_TE, k, softmax=True, renormalise=renormalise)
+                    for grads in ((None, outputs[1]), outputs[:2]):
+                        launch_topk_backward(*outputs, *grads, renormalise)
+            # The choices of a top-k, or any list.
+            for num_rows, top_k in itertools.product((1001, 1_000_001), (0, 7)):
+                expert_N = meta(num_rows, dtype=torch.int64 if top_k else torch.int32)
                 count = sort.histogram(expert_N, num_experts)
-                sort.scan(count)
-                sort.scatter(expert_N, count, total_E)
+                sort.scatter(expert_N, count, sort.scan(count), top_k=top_k)
             for height in (16, 128):
                 tiles.tile_map(meta(num_experts + 1), 1001, height)
-        for k in TOP_K:
-            rows, options = meta(1001 * k), dict(BLOCK=sort.RECTANGLE, num_warps=4)
-            sort.rectangle_kernel[(1,)](rows, rows, rows, meta(1002), 1001 * k, k, **options)
     return launches
 
 

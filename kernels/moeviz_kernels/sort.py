@@ -12,6 +12,8 @@
     3. scatter: row = offsets[expert] + earlier blocks + earlier in this block
        order_N (row -> assignment)         1 4 | 3 | 0 2 5
        rank_N  (assignment -> row)         3 0 4 2 1 5
+       of K = 2 choices a token: token_N   0 2 | 1 | 0 1 2      order // K
+                                 choice_N  1 0 | 1 | 0 0 1      order % K
 
 No atomics: the counts come from comparing with every expert and summing, so the result is the
 stable one, the same in every run. Nothing is read by the host: all sizes follow from N and E.
@@ -27,12 +29,11 @@ from torch import Tensor
 MAX_EXPERTS = 4096  # one program compares a block of assignments with all experts
 MAX_BLOCKS = 1024  # so that one program can scan a whole column
 ELEMENTS = 8192  # of the comparison held by one program
-RECTANGLE = 1024  # rows of one program of the last step
 
 
 @triton.jit(do_not_specialize=["N", "ROWS"])
 def histogram_kernel(
-    expert_ptr,  # [N] int32
+    expert_ptr,  # [N], whole numbers
     count_ptr,  # [blocks, E] int32
     N,
     E,
@@ -45,7 +46,7 @@ def histogram_kernel(
     first = tl.program_id(0) * ROWS
     for start in range(0, ROWS, BLOCK):
         i = first + start + tl.arange(0, BLOCK)
-        expert = tl.load(expert_ptr + i, mask=i < N, other=-1)
+        expert = tl.load(expert_ptr + i, mask=i < N, other=-1).to(tl.int32)
         count += tl.sum((expert[:, None] == e[None, :]).to(tl.int32), axis=0)
     tl.store(count_ptr + tl.program_id(0) * E + e, count, mask=e < E)
 
@@ -65,9 +66,9 @@ def scan_kernel(
     tl.store(total_ptr + tl.program_id(0), tl.sum(count, axis=0))
 
 
-@triton.jit(do_not_specialize=["N", "ROWS"])
+@triton.jit(do_not_specialize=["N", "ROWS", "K"])
 def scatter_kernel(
-    expert_ptr,  # [N] int32
+    expert_ptr,  # [N], whole numbers
     before_ptr,  # [blocks, E] int32, from the scan
     total_ptr,  # [E] int32
     order_ptr,  # [N] int32: row -> assignment
@@ -75,9 +76,14 @@ def scatter_kernel(
     sorted_ptr,  # [N] int32: row -> expert
     slot_ptr,  # [N] int32: row -> its place among the rows of its expert
     offsets_ptr,  # [E + 1] int32
+    token_ptr,  # [N] int32: row -> t, where its assignment is t * K + k; written with OF_TOKENS
+    choice_ptr,  # [N] int32: row -> k
+    token_offsets_ptr,  # [T + 1] int32: 0, K, 2K ..
     N,
     E,
     ROWS,
+    K,
+    OF_TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
@@ -87,12 +93,14 @@ def scatter_kernel(
     if tl.program_id(0) == 0:
         tl.store(offsets_ptr + e + 1, end, mask=e < E)
         tl.store(offsets_ptr, 0)
+        if OF_TOKENS:
+            tl.store(token_offsets_ptr + N // K, N)
     start = end - total
     taken = tl.load(before_ptr + tl.program_id(0) * E + e, mask=e < E, other=0)
     first = tl.program_id(0) * ROWS
     for step in range(0, ROWS, BLOCK):
         i = first + step + tl.arange(0, BLOCK)
-        expert = tl.load(expert_ptr + i, mask=i < N, other=-1)
+        expert = tl.load(expert_ptr + i, mask=i < N, other=-1).to(tl.int32)
         same = (expert[:, None] == e[None, :]).to(tl.int32)
         slot_of_each = taken[None, :] + tl.cumsum(same, axis=0) - 1
         slot = tl.sum(same * slot_of_each, axis=1)
@@ -101,24 +109,11 @@ def scatter_kernel(
         tl.store(rank_ptr + i, row, mask=i < N)
         tl.store(sorted_ptr + row, expert, mask=i < N)
         tl.store(slot_ptr + row, slot, mask=i < N)
+        if OF_TOKENS:
+            tl.store(token_ptr + row, i // K, mask=i < N)
+            tl.store(choice_ptr + row, i % K, mask=i < N)
+            tl.store(token_offsets_ptr + i // K, i, mask=(i < N) & (i % K == 0))
         taken += tl.sum(same, axis=0)
-
-
-@triton.jit(do_not_specialize=["N"])
-def rectangle_kernel(
-    order_ptr,  # [N] int32: row -> assignment t * K + k
-    token_ptr,  # [N] int32: row -> t
-    choice_ptr,  # [N] int32: row -> k
-    token_offsets_ptr,  # [T + 1] int32
-    N,
-    K,
-    BLOCK: tl.constexpr,
-):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    assignment = tl.load(order_ptr + i, mask=i < N, other=0)
-    tl.store(token_ptr + i, assignment // K, mask=i < N)
-    tl.store(choice_ptr + i, assignment % K, mask=i < N)
-    tl.store(token_offsets_ptr + i, i * K, mask=i <= N // K)
 
 
 def blocking(num_rows: int, num_experts: int, block: int | None = None) -> dict[str, int]:
@@ -156,37 +151,56 @@ def scan(count: Tensor) -> Tensor:
 
 
 def scatter(
-    expert_N: Tensor, before: Tensor, total_E: Tensor, block: int | None = None
+    expert_N: Tensor, before: Tensor, total_E: Tensor, block: int | None = None, *, top_k: int = 0
 ) -> tuple[Tensor, ...]:
     """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]; the
-    block is that of step 1."""
-    num_experts = total_E.numel()
-    cut = blocking(expert_N.numel(), num_experts, block)
-    order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
-    offsets = torch.empty(num_experts + 1, device=expert_N.device, dtype=torch.int32)
+    block is that of step 1. With top_k, the assignments of a token, also token, choice (int32 [N])
+    and token_offsets int32 [T + 1]."""
+    num_rows, num_experts = expert_N.numel(), total_E.numel()
+    cut = blocking(num_rows, num_experts, block)
+    order, rank, expert, slot = (total_E.new_empty(num_rows) for _ in range(4))
+    offsets = total_E.new_empty(num_experts + 1)
+    of_tokens: tuple[Tensor, ...] = ()
+    if top_k:
+        sizes = (num_rows, num_rows, num_rows // top_k + 1)
+        of_tokens = tuple(total_E.new_empty(size) for size in sizes)
     scatter_kernel[(cut["programs"],)](
         expert_N, before, total_E, order, rank, expert, slot, offsets,
-        expert_N.numel(), num_experts, cut["rows"],
+        *(of_tokens or (order, order, order)),
+        num_rows, num_experts, cut["rows"], top_k, OF_TOKENS=top_k > 0,
         BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=cut["warps"],
     )  # fmt: skip
-    return order, rank, expert, slot, offsets
+    return order, rank, expert, slot, offsets, *of_tokens
+
+
+def _sorted(expert_N: Tensor, num_experts: int, top_k: int = 0) -> tuple[Tensor, ...]:
+    with torch.cuda.device_of(expert_N):  # where Triton launches
+        count = histogram(expert_N, num_experts)
+        return scatter(expert_N, count, scan(count), top_k=top_k)
+
+
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _unsorted(expert: Tensor, num_experts: int) -> Five:
+    order, rank, row_expert, slot = (
+        expert.new_empty(expert.numel(), dtype=torch.int32) for _ in range(4)
+    )
+    return order, rank, row_expert, slot, expert.new_empty(num_experts + 1, dtype=torch.int32)
 
 
 @torch.library.custom_op("moeviz::sort_by_expert", mutates_args=())
-def _sort(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _sort(expert_N: Tensor, num_experts: int) -> Five:
     if not expert_N.numel():
-        order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
-        return order, rank, expert, slot, expert_N.new_zeros(num_experts + 1)
-    with torch.cuda.device_of(expert_N):  # where Triton launches
-        count = histogram(expert_N, num_experts)
-        order, rank, expert, slot, offsets = scatter(expert_N, count, scan(count))
-    return order, rank, expert, slot, offsets
+        *rows, offsets = _unsorted(expert_N, num_experts)
+        return *rows, offsets.zero_()
+    return _sorted(expert_N, num_experts)
 
 
 @_sort.register_fake
-def _(expert_N: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    order, rank, expert, slot = (torch.empty_like(expert_N) for _ in range(4))
-    return order, rank, expert, slot, expert_N.new_empty(num_experts + 1)
+def _(expert_N: Tensor, num_experts: int) -> Five:
+    return _unsorted(expert_N, num_experts)
 
 
 def check(expert: Tensor, num_experts: int) -> None:
@@ -196,9 +210,7 @@ def check(expert: Tensor, num_experts: int) -> None:
         raise ValueError(f"num_experts must lie in 1..{MAX_EXPERTS}, got {num_experts}.")
 
 
-def sort_by_expert(
-    expert_N: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def sort_by_expert(expert_N: Tensor, num_experts: int) -> Five:
     """The stable order of assignments by expert: order, rank, expert, slot (int32 [N] each) and
     offsets int32 [E + 1], as drawn above.
 
@@ -208,43 +220,30 @@ def sort_by_expert(
     if expert_N.ndim != 1:
         raise ValueError(f"expert_N must be [N], got {tuple(expert_N.shape)}.")
     check(expert_N, num_experts)
-    return _sort(expert_N.int().contiguous(), num_experts)
+    return _sort(expert_N.contiguous(), num_experts)
 
 
 @torch.library.custom_op("moeviz::sort_topk", mutates_args=())
-def _sort_topk(
-    expert_TK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    num_tokens, top_k = expert_TK.shape
-    order, rank, expert, slot, offsets = _sort(expert_TK.view(-1), num_experts)
-    token, choice = torch.empty_like(order), torch.empty_like(order)
-    token_offsets = order.new_empty(num_tokens + 1)
-    if not order.numel():  # K may be 0
-        return order, rank, expert, slot, offsets, token, choice, token_offsets.zero_()
-    with torch.cuda.device_of(expert_TK):
-        rectangle_kernel[(triton.cdiv(order.numel() + 1, RECTANGLE),)](
-            order, token, choice, token_offsets, order.numel(), top_k, BLOCK=RECTANGLE, num_warps=4
-        )
-    return order, rank, expert, slot, offsets, token, choice, token_offsets
+def _sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
+    if expert_TK.numel():
+        return _sorted(expert_TK, num_experts, expert_TK.shape[1])
+    *rows, offsets = _unsorted(expert_TK, num_experts)  # K may be 0
+    token_offsets = offsets.new_zeros(len(expert_TK) + 1)
+    return *rows, offsets.zero_(), rows[0].clone(), rows[0].clone(), token_offsets
 
 
 @_sort_topk.register_fake
-def _(
-    expert_TK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    order, rank, expert, slot, token, choice = (
-        expert_TK.new_empty(expert_TK.numel()) for _ in range(6)
-    )
-    offsets = expert_TK.new_empty(num_experts + 1)
-    token_offsets = expert_TK.new_empty(expert_TK.shape[0] + 1)
-    return order, rank, expert, slot, offsets, token, choice, token_offsets
+def _(expert_TK: Tensor, num_experts: int) -> Eight:
+    *rows, offsets = _unsorted(expert_TK, num_experts)
+    token, choice = (torch.empty_like(rows[0]) for _ in range(2))
+    return *rows, offsets, token, choice, offsets.new_empty(expert_TK.shape[0] + 1)
 
 
-def sort_topk(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, ...]:
-    """sort_by_expert of K choices per token, and what follows from the rectangle: order, rank,
+def sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
+    """sort_by_expert of K choices per token, and what follows from there being K each: order, rank,
     expert, slot, offsets, then token and choice of each row (int32 [T * K]) and token_offsets
     int32 [T + 1] = 0, K, 2K ... ValueError as sort_by_expert."""
     if expert_TK.ndim != 2:
         raise ValueError(f"expert_TK must be [T, K], got {tuple(expert_TK.shape)}.")
     check(expert_TK, num_experts)
-    return _sort_topk(expert_TK.int().contiguous(), num_experts)
+    return _sort_topk(expert_TK.contiguous(), num_experts)

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 ELEMENTS = 4096  # of the comparison of tiles with experts held by one program
+LEAST_HEIGHT = 16  # rows of a tile, of a layer
 
 
 @triton.jit(do_not_specialize=["num_tiles"])
@@ -50,8 +51,17 @@ def most_tiles(num_rows: int, num_experts: int, block_m: int) -> int:
     return (num_rows + min(num_rows, num_experts) * (block_m - 1)) // block_m
 
 
-def tile_map(offsets: Tensor, num_rows: int, block_m: int) -> tuple[Tensor, Tensor]:
-    """The tiles' expert and first row, int32 [most_tiles] each, -1 behind the last tile.
+def room_for_tiles(num_rows: int, num_experts: int) -> int:
+    """A length that holds the tile map of every height from LEAST_HEIGHT on. What is kept for the
+    backward pass has it: torch.compile must know a length without asking for the height."""
+    return (num_rows + num_experts * (LEAST_HEIGHT - 1)) // LEAST_HEIGHT
+
+
+def tile_map(
+    offsets: Tensor, num_rows: int, block_m: int, room: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The tiles' expert and first row, int32 [most_tiles] each, -1 behind the last tile; with
+    `room` int32 [room], where what lies behind most_tiles is left as it is.
 
     offsets: int32 [E + 1]. 1. every expert's number of tiles, ceil(rows / block_m)  2. their
     running sum  3. each tile finds the expert whose range holds it.
@@ -59,7 +69,7 @@ def tile_map(offsets: Tensor, num_rows: int, block_m: int) -> tuple[Tensor, Tens
     num_experts = offsets.numel() - 1
     num_tiles = most_tiles(num_rows, num_experts, block_m)
     # Not halves of one array: Triton compiles anew for a pointer that is no multiple of 16 bytes.
-    expert, row = (offsets.new_empty(num_tiles) for _ in range(2))
+    expert, row = (offsets.new_empty(num_tiles if room is None else room) for _ in range(2))
     block_e = triton.next_power_of_2(num_experts)
     block = max(1, ELEMENTS // block_e)
     tile_map_kernel[(triton.cdiv(num_tiles, block),)](

@@ -208,14 +208,6 @@ def overridden(router: nn.Module, owner: type, *steps: str) -> bool:
     )
 
 
-def renormalised(values_TK: Tensor) -> Tensor:
-    """The values of each token over their sum; where that is too small to divide by, all equal."""
-    sum_T1 = values_TK.sum(-1, keepdim=True)
-    lost_T1 = sum_T1 < torch.finfo(sum_T1.dtype).tiny
-    share_TK = values_TK / sum_T1.masked_fill(lost_T1, 1.0)
-    return share_TK.masked_fill(lost_T1, 1 / values_TK.shape[-1])
-
-
 def check_finite(logits_TE: Tensor) -> None:
     """NonFiniteLogitsError on NaN or infinity. On a GPU looking would make it wait for the host,
     and break torch.compile's graph: there the trainer's check of the loss must do."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from moeviz.checks import check_number, check_whole
 from moeviz.ops import softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import FILLS, groups_of, renormalised
+from moeviz.routing.base import FILLS, groups_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut
@@ -100,8 +100,7 @@ class SequenceLevel(LinearRouter):
             0, group_T, logits_TE * decides_T[:, None]
         )
         logits_TE = (sum_GE / tokens_G[:, None])[group_T]
-        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
-        weight_TK = renormalised(chosen_TK)
+        scores_TE, weight_TK, expert_TK = softmax_topk(logits_TE, self.top_k, renormalise=True)
         plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         losses = {"balance": load_balancing_loss(scores_TE, plan.load()), "z": z_loss(logits_TE)}
         return RouterOut.of(logits_TE, scores_TE, plan, losses)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moeviz.checks import check_number
 from moeviz.ops import softmax_topk, topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import check_finite, groups_of, renormalised
+from moeviz.routing.base import check_finite, groups_of
 from moeviz.routing.capacity import capacity_of
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Basics, LinearRouter
@@ -64,8 +64,8 @@ class MixtureOfDepths(LinearRouter):
         chosen_T = self._largest(depth_T.detach(), context.sequence)
         goes_T = chosen_T if context.training else depth_T > 0
         logits_TE = self.logits(x_TD, context)
-        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
-        weight_TK = depth_T.sigmoid()[:, None] * renormalised(chosen_TK)
+        scores_TE, share_TK, expert_TK = softmax_topk(logits_TE, self.top_k, renormalise=True)
+        weight_TK = depth_T.sigmoid()[:, None] * share_TK
         keep_TK = goes_T[:, None].expand_as(expert_TK)
         plan = Plan.from_kept(expert_TK, weight_TK, keep_TK, num_experts=self.num_experts)
         losses = {

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from moeviz.checks import check_whole
 from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import renormalised
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Basics, LinearRouter, zeros
 from moeviz.routing.out import RouterOut
@@ -67,8 +66,7 @@ class NullExperts(LinearRouter):
         logits_TE = self.logits(x_TD, context)
         null_TZ = F.linear(x_TD, self.null_ZD.to(x_TD.dtype)) / self.gate.temperature
         all_TA = torch.cat((logits_TE, null_TZ), dim=1)
-        scores_TA, chosen_TK, expert_TK = softmax_topk(all_TA, self.top_k)
-        weight_TK = renormalised(chosen_TK)
+        scores_TA, weight_TK, expert_TK = softmax_topk(all_TA, self.top_k, renormalise=True)
         real_TK = expert_TK < self.num_experts
         plan = Plan.from_kept(expert_TK, weight_TK, real_TK, num_experts=self.num_experts)
         weight_TA = torch.zeros_like(scores_TA).scatter(1, expert_TK, weight_TK)

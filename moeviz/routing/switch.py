@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moeviz.ops import count, softmax_topk
 from moeviz.routing.balance import load_balancing_loss, z_loss
-from moeviz.routing.base import BaseRouter, Waits, renormalised, uniform
+from moeviz.routing.base import BaseRouter, Waits, uniform
 from moeviz.routing.capacity import NEVER_FULL, Capacity, Priority, WithCapacity
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Basics, Gate, LinearRouter
@@ -32,8 +32,7 @@ class CoinTossTopK(LinearRouter):
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE, chosen_TK, expert_TK = softmax_topk(logits_TE, self.top_k)
-        weight_TK = renormalised(chosen_TK)
+        scores_TE, weight_TK, expert_TK = softmax_topk(logits_TE, self.top_k, renormalise=True)
         keep_TK = torch.ones_like(expert_TK, dtype=torch.bool)
         if context.training:
             coin_TK = uniform(weight_TK.shape, weight_TK, context)

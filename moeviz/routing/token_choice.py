@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moeviz.checks import check_choice, check_number, check_whole
-from moeviz.ops import count, softmax_topk, topk
+from moeviz.ops import count, renormalised, softmax_topk, topk
 from moeviz.routing.balance import (
     BiasRule,
     Scope,
@@ -17,7 +17,7 @@ from moeviz.routing.balance import (
     sequence_balancing_loss,
     z_loss,
 )
-from moeviz.routing.base import IN_GROUPS, overridden, renormalised
+from moeviz.routing.base import IN_GROUPS, overridden
 from moeviz.routing.context import RouteContext
 from moeviz.routing.gate import Basics, LinearRouter
 from moeviz.routing.out import RouterOut, RouterStats
@@ -90,8 +90,8 @@ class TokenChoice(LinearRouter):
 
     def route(self, x_TD: Tensor, context: RouteContext) -> RouterOut:
         logits_TE = self.logits(x_TD, context)
-        scores_TE, chosen_TK, expert_TK = self.choose(logits_TE)
-        plan = Plan.from_topk(expert_TK, self.weight(chosen_TK), num_experts=self.num_experts)
+        scores_TE, weight_TK, expert_TK = self.choose(logits_TE)
+        plan = Plan.from_topk(expert_TK, weight_TK, num_experts=self.num_experts)
         cut_E = None if self.bias is None else self.bias.cut(scores_TE, self.top_k)
         losses = {"z": z_loss(logits_TE)}
         if self.scope != "none":
@@ -99,13 +99,17 @@ class TokenChoice(LinearRouter):
         return RouterOut.of(logits_TE, scores_TE, plan, losses, cut_E=cut_E)
 
     def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Steps 1 to 3: scores_TE, those of the chosen experts [T, K], and expert_TK."""
+        """The four steps: scores_TE, weight_TK and expert_TK."""
         plain = self.score_by == "softmax" and self.bias is None and self.num_groups == 1
-        if plain and not overridden(self, TokenChoice, "score", "adjust", "select"):
-            return softmax_topk(logits_TE, self.top_k)
+        if plain and not overridden(self, TokenChoice, "score", "adjust", "select", "weight"):
+            renormalise = self.weighting == "renormalise"
+            scores_TE, weight_TK, expert_TK = softmax_topk(
+                logits_TE, self.top_k, renormalise=renormalise
+            )
+            return scores_TE, self._scaled(weight_TK), expert_TK
         scores_TE = self.score(logits_TE)
         expert_TK = self.select(self.adjust(scores_TE, logits_TE), logits_TE)
-        return scores_TE, scores_TE.gather(1, expert_TK), expert_TK
+        return scores_TE, self.weight(scores_TE.gather(1, expert_TK)), expert_TK
 
     def score(self, logits_TE: Tensor) -> Tensor:
         """Step 1, scores_TE."""
@@ -130,7 +134,10 @@ class TokenChoice(LinearRouter):
         """Step 4, weight_TK, from the scores of the chosen experts."""
         if self.weighting == "renormalise":
             chosen_TK = renormalised(chosen_TK)
-        return chosen_TK * self.scale
+        return self._scaled(chosen_TK)
+
+    def _scaled(self, weight_TK: Tensor) -> Tensor:
+        return weight_TK if self.scale == 1 else weight_TK * self.scale
 
     def _in_best_groups(self, biased_TE: Tensor) -> Tensor:
         """-inf for all experts outside a token's best groups: 0 could beat a negative bias."""
