@@ -118,8 +118,8 @@ def routing_launches(sizes: Sequence[int]) -> list[Launch]:
                 launch_topk(logits_TE, k, softmax=False)
                 for renormalise in (False, True):
                     outputs = launch_topk(logits_TE, k, softmax=True, renormalise=renormalise)
-                    for grads in ((None, outputs[1]), outputs[:2]):
-                        launch_topk_backward(*outputs, *grads, renormalise)
+                    for grad_TE in (None, outputs[0]):
+                        launch_topk_backward(*outputs, grad_TE, outputs[1], renormalise)
             # The choices of a top-k, or any list.
             for num_rows, top_k in itertools.product((1001, 1_000_001), (0, 7)):
                 expert_N = meta(num_rows, dtype=torch.int64 if top_k else torch.int32)

@@ -190,12 +190,21 @@ def _unsorted(expert: Tensor, num_experts: int) -> Five:
     return order, rank, row_expert, slot, expert.new_empty(num_experts + 1, dtype=torch.int32)
 
 
+def _unsorted_topk(expert_TK: Tensor, num_experts: int) -> Eight:
+    order, rank, expert, slot, offsets = _unsorted(expert_TK, num_experts)
+    token, choice = torch.empty_like(order), torch.empty_like(order)
+    token_offsets = offsets.new_empty(expert_TK.shape[0] + 1)
+    return order, rank, expert, slot, offsets, token, choice, token_offsets
+
+
 @torch.library.custom_op("moeviz::sort_by_expert", mutates_args=())
 def _sort(expert_N: Tensor, num_experts: int) -> Five:
-    if not expert_N.numel():
-        *rows, offsets = _unsorted(expert_N, num_experts)
-        return *rows, offsets.zero_()
-    return _sorted(expert_N, num_experts)
+    if expert_N.numel():
+        order, rank, expert, slot, offsets = _sorted(expert_N, num_experts)
+    else:
+        order, rank, expert, slot, offsets = _unsorted(expert_N, num_experts)
+        offsets.zero_()
+    return order, rank, expert, slot, offsets
 
 
 @_sort.register_fake
@@ -226,17 +235,17 @@ def sort_by_expert(expert_N: Tensor, num_experts: int) -> Five:
 @torch.library.custom_op("moeviz::sort_topk", mutates_args=())
 def _sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
     if expert_TK.numel():
-        return _sorted(expert_TK, num_experts, expert_TK.shape[1])
-    *rows, offsets = _unsorted(expert_TK, num_experts)  # K may be 0
-    token_offsets = offsets.new_zeros(len(expert_TK) + 1)
-    return *rows, offsets.zero_(), rows[0].clone(), rows[0].clone(), token_offsets
+        sorted_ = _sorted(expert_TK, num_experts, expert_TK.shape[1])
+    else:  # K may be 0
+        sorted_ = _unsorted_topk(expert_TK, num_experts)
+        sorted_[4].zero_(), sorted_[7].zero_()
+    order, rank, expert, slot, offsets, token, choice, token_offsets = sorted_
+    return order, rank, expert, slot, offsets, token, choice, token_offsets
 
 
 @_sort_topk.register_fake
 def _(expert_TK: Tensor, num_experts: int) -> Eight:
-    *rows, offsets = _unsorted(expert_TK, num_experts)
-    token, choice = (torch.empty_like(rows[0]) for _ in range(2))
-    return *rows, offsets, token, choice, offsets.new_empty(expert_TK.shape[0] + 1)
+    return _unsorted_topk(expert_TK, num_experts)
 
 
 def sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
