@@ -84,9 +84,10 @@ def _forward(
 
 def _kept(x_TD: Tensor, token: Tensor, w13_E2FD: Tensor, save: bool):
     """Arrays of the sizes that the backward pass asks for, with nothing in them."""
-    num_rows, (num_experts, two_f, _) = token.numel(), w13_E2FD.shape
-    tiles = (token.new_empty(save * room_for_tiles(num_rows, num_experts)) for _ in range(2))
-    return x_TD.new_empty(save * num_rows, two_f), *tiles
+    num_experts, two_f, _ = w13_E2FD.shape
+    rows = token.numel() if save else 0
+    room = room_for_tiles(rows, num_experts) if save else 0
+    return x_TD.new_empty(rows, two_f), token.new_empty(room), token.new_empty(room)
 
 
 @_forward.register_fake
