@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_every_height_of_a_tile_with_even_and_odd_widths(height, widths, dtype):
     T, E, K = HEIGHTS[height]
     assert configs.tile_height(T * K / E) == height
     make("zipf", T, E, K, *widths, dtype).check(dtype)
+
+
+@pytest.mark.parametrize(
+    ("width", "block_n"),
+    [(96, 128), (128, 128), (192, 256), (256, 256), (384, 128), (704, 256), (2048, 256)],
+)
+def test_a_narrow_cut_is_taken_where_it_spares_more_padding_than_it_costs(
+    width, block_n, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    like = SimpleNamespace(is_cuda=True, device="cuda", dtype=torch.bfloat16)
+    monkeypatch.setattr(configs, "TUNED", configs.Tuned({}, {}))
+    assert configs.choose("gemm", like, 1000, width, 64).block_n == block_n
 
 
 OLD, NEW = "torch.set_float32_matmul_precision", "cuda.matmul.fp32_precision"
