@@ -44,13 +44,24 @@ from moeviz.records.store import write_atomically
 from moeviz_kernels.configs import Gemm
 from visit import Phase, load
 
-# When a phase ends, as a share of the visit.
-ENDS = {"check": 0.15, "sweep": 0.25, "layer": 0.63, "train": 0.985}
-LAST_CASE_S = 20.0  # for what the layer has begun when its budget ends
+# How long each phase is beside the others that run. All but the last are a visit's by default.
+LENGTHS = {"check": 15.0, "sweep": 10.0, "layer": 38.0, "train": 35.5, "step": 9.0}
+USUAL = ("check", "sweep", "layer", "train")
+SPARE = 0.985  # of the visit; the rest is for its summary
+LAST_CASE_S = 10.0  # for what the layer has begun when its budget ends
 GRACE_S = 5.0  # for a phase to end by itself after its deadline
 SUMMARY_LINES = 40
 # The cuts of the last sweep on this machine, which `make gpu-verify` takes too.
 TABLE = Path(__file__).resolve().parent.parent / "build" / "gpu" / "tuned.json"
+
+
+def ends(phases: list[str], seconds: float) -> dict[str, float]:
+    """When each phase ends, in seconds from the visit's begin."""
+    total, passed, found = sum(LENGTHS[name] for name in phases), 0.0, {}
+    for name in phases:
+        passed += LENGTHS[name]
+        found[name] = SPARE * seconds * passed / total
+    return found
 
 
 def environment(command: str, rehearse: bool) -> dict[str, Any]:
@@ -160,16 +171,16 @@ def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command:
     """All phases, one after the other, and a summary; 1 where a phase did not end well."""
     out.mkdir(parents=True, exist_ok=True)
     begun, total, troubles = time.monotonic(), 60 * minutes, {}
-    ends = {name: begun + ENDS[name] * total for name in phases}
+    deadlines = {name: begun + end for name, end in ends(phases, total).items()}
     where = environment(command, rehearse)
     report.save(where, out / "env.json")
     # The text of the training takes a core half a minute: it is read from the start on.
-    early = {n: begin(n, out, ends[n], rehearse) for n in phases if n == "train"}
+    early = {n: begin(n, out, deadlines[n], rehearse) for n in phases if n == "train"}
     with contextlib.ExitStack() as leaving:
         for process in early.values():
             leaving.callback(process.kill)  # whose turn did not come
         log = leaving.enter_context(open(out / "log.txt", "a", encoding="utf-8"))
-        for name, end in ends.items():
+        for name, end in deadlines.items():
             now = time.monotonic()
             if now >= end:
                 trouble = f"not begun: its time had passed after {end - begun:.0f} s"
@@ -232,10 +243,10 @@ def main(argv: list[str] | None = None) -> int:
         help="(default: build/gpu/results)",
     )
     add("--minutes", type=float, default=9.0, help="for all phases (default: 9)")
-    add("--phases", default=",".join(ENDS), help=f"of {','.join(ENDS)}")
+    add("--phases", default=",".join(USUAL), help=f"of {','.join(LENGTHS)}")
     add("--rehearse", action="store_true", help="at toy size in Triton's interpreter")
     add("--adopt", type=Path, metavar="DIR", help="put a visit's results where they are used")
-    add("--phase", choices=ENDS, help=argparse.SUPPRESS)
+    add("--phase", choices=LENGTHS, help=argparse.SUPPRESS)
     add("--until", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.adopt:
@@ -250,8 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.phase:
         return run_phase(arguments.phase, arguments.out, arguments.until, arguments.rehearse)
     phases = arguments.phases.split(",")
-    if unknown := [name for name in phases if name not in ENDS]:
-        parser.error(f"--phases takes {', '.join(ENDS)}, got {', '.join(unknown)}.")
+    if unknown := [name for name in phases if name not in LENGTHS]:
+        parser.error(f"--phases takes {', '.join(LENGTHS)}, got {', '.join(unknown)}.")
     if not arguments.minutes > 0:
         parser.error(f"--minutes must be above 0, got {arguments.minutes:g}.")
     command = f"{parser.prog} --minutes {arguments.minutes:g} --phases {','.join(phases)}"

@@ -11,26 +11,32 @@ The limit is that of an ideal fused layer, with the ceilings of the device measu
 (layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs, and in
 the file "of_peers" is the time over that of each peer. What does not run, for want of time
 (--budget), memory or a package, says so. The file is written after each case: an interrupted run
-leaves those that it finished. On a GPU the hot shapes come first, then what compiles for them, then
-all others, what compiles for these and their profile.
+leaves those that it finished. On a GPU the quick contenders come first, at the hot shapes, then at
+all others; then, in processes of their own (layer_apart.py), Liger and what compiles for long; last
+transformers' eager loop. Each time has beside it the host's, for what it takes to queue the work,
+and the chip's clock, power and temperature.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import report
+from layer_apart import compile_all, measure_all, plan
 from layer_contenders import ABSENT, DENSE, PACKAGES, NotRun
 from layer_shapes import CPU_CASES, GPU_CASES, HOT, SHAPES
 from layer_study import Run, reason
 from moeviz.host import data_path, processor_name
+from moeviz.watch.chip import Chip
 from profiling import free_memory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -70,12 +76,21 @@ def table(case: dict[str, Any]) -> str:
         graphs = {part: r.get(f"graph_{part}_ms") for part in ("forward", "both")}
         if words := [f"{part} {ms['median']:.3f} ms" for part, ms in graphs.items() if ms]:
             lines.append(f"{'  as a CUDA graph':32}{', '.join(words)}")
+        if host := r.get("host_ms"):
+            words = [f"{part} {host[part]:.3f} ms" for part in ("forward", "backward")]
+            lines.append(f"  host: {', '.join(words)}{words_of(r.get('chip'))}")
     for kernel in case["kernels"]:
         share = f"{kernel['share']:.0%} of {kernel['of']}" if kernel["of"] else ""
         lines.append(
             f"  {kernel['name'][:60]:60}{kernel['calls']:6g} x{kernel['ms']:10.4f} ms  {share}"
         )
     return "\n".join(lines)
+
+
+def words_of(chip: dict[str, float] | None) -> str:
+    if not chip or "sm_mhz" not in chip:
+        return ""
+    return f"; chip: {chip['sm_mhz']:.0f} MHz, {chip.get('power_w', math.nan):.0f} W"
 
 
 def cases_for(device: torch.device, names: str | None) -> list[tuple[str, str]]:
@@ -112,6 +127,42 @@ def default_file(gpu: str | None) -> Path:
     words = re.sub(r"[^a-z0-9]+", " ", gpu.lower()).split()
     name = "_".join(word for word in words if word not in ("nvidia", "tesla"))
     return data_path("runs") / f"layer_{name}.json"
+
+
+def study(
+    run: Run,
+    cases: list[tuple[str, str]],
+    done: list[dict[str, Any]],
+    not_run: dict[str, str],
+    save: Callable[[], None],
+) -> None:
+    """All cases: what ran goes to `done`, the others' reasons to `not_run`."""
+    hot = [case for case in cases if run.on_gpu and case[0] in HOT]
+    for name, routing in hot + [case for case in cases if case not in hot]:
+        try:
+            if late := run.out_of_time():
+                raise NotRun(late)
+            done.append(run.case(name, routing))
+            print(table(done[-1]), end="\n\n", flush=True)
+        except (NotRun, torch.OutOfMemoryError) as error:
+            not_run[f"{name}, {routing}"] = reason(error)
+            print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
+        free_memory()
+        save()
+    if run.on_gpu:
+        compiling, slow = plan([(case["shape"]["name"], case["routing"]) for case in done])
+        run.profile([case for case in done if case["shape"]["name"] in HOT], save)
+        measure_all(run, compiling, done, save, compile_all(run, compiling))
+        run.profile([case for case in done if case["shape"]["name"] not in HOT], save)
+        measure_all(run, slow, done, save, {})
+
+
+def add_chip(case: dict[str, Any], chip: Chip | None) -> None:
+    """The chip's clock, power and temperature in place of when something was timed."""
+    for result in case["contenders"].values():
+        for timed in (result, *(result.get("long_run") or ())):
+            if spans := timed.pop("timed", None):
+                timed["chip"] = chip.medians(spans) if chip else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -152,7 +203,6 @@ def main(argv: list[str] | None = None) -> int:
     not_run = dict(ABSENT)
     results |= {"device": describe(run), "threads": torch.get_num_threads()}
     results |= {"cases": done, "not_run": not_run, "failures": run.failures}
-    save = partial(report.save, results, path)
     print(
         f"{results['device']['name']}, {dtype}: {run.ceilings.matmul_tflops:.3g} TFLOP/s in a "
         f"matrix product, {run.ceilings.copy_gb_per_s:.4g} GB/s in a copy",
@@ -161,22 +211,14 @@ def main(argv: list[str] | None = None) -> int:
         end="\n\n",
         flush=True,
     )
-    hot = [case for case in cases if run.on_gpu and case[0] in HOT]
-    for part in (hot, [case for case in cases if case not in hot]):
-        before = len(done)
-        for name, routing in part:
-            try:
-                if late := run.out_of_time():
-                    raise NotRun(late)
-                done.append(run.case(name, routing))
-                print(table(done[-1]), end="\n\n", flush=True)
-            except (NotRun, torch.OutOfMemoryError) as error:
-                not_run[f"{name}, {routing}"] = reason(error)
-                print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
-            free_memory()
-            save()
-        if run.on_gpu:
-            run.later(done[before:], save)
+    with Chip() if run.on_gpu else contextlib.nullcontext() as chip:
+
+        def save() -> None:
+            for case in done:
+                add_chip(case, chip)
+            report.save(results, path)
+
+        study(run, cases, done, not_run, save)
     if run.on_gpu:
         print("\n\n".join(table(case) for case in done), end="\n\n")
     print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")

@@ -8,6 +8,7 @@ honest ceiling of an MoE layer on a device.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,10 @@ from moeviz.watch.timing import Mark
 DENSE = "dense, equal active FLOPs"
 OURS = "moeviz triton"
 DENSE_COMPILED = "dense compiled"
+GROUPED_COMPILED = "torch grouped_mm compiled"
+LIGER = "liger, not tuned"
+MIXTRAL = "transformers Mixtral {}"
+EAGER = MIXTRAL.format("eager")
 PACKAGES = ("triton", "transformers", "liger-kernel")  # whose code is timed, besides torch's
 # What nobody can run beside this PyTorch, and why.
 ABSENT = {
@@ -217,6 +222,9 @@ def mixtral(problem: Problem, implementation: str, copy_gb_per_s: float) -> Cont
 
 
 def liger(problem: Problem) -> Contender:
+    """With the one cut that Liger has for each kernel. To choose among all of its own it compiles
+    some 240 kernels for each pair of widths, which is minutes of a core."""
+    os.environ.setdefault("LIGER_FUSED_MOE_AUTOTUNE", "0")  # read at the import
     from liger_kernel.ops import LigerFusedMoEFunction as Liger
 
     def experts(x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, *weights: Tensor) -> Tensor:
@@ -246,23 +254,26 @@ Builder = Callable[[Problem], Contender]
 
 
 def builders(device: torch.device, copy_gb_per_s: float) -> dict[str, Builder]:
-    """By name, in the order of running."""
+    """By name, in the order of running: on a GPU those that are quick."""
     peers: dict[str, Builder] = {"torch grouped_mm": torch_grouped_mm}
-    for name in ("grouped_mm", "batched_mm", "eager"):
-        build = partial(mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s)
-        peers[f"transformers Mixtral {name}"] = build
+    for name in ("grouped_mm", "batched_mm"):
+        peers[MIXTRAL.format(name)] = partial(
+            mixtral, implementation=name, copy_gb_per_s=copy_gb_per_s
+        )
     if device.type == "cuda":
         return {OURS: moeviz_triton, DENSE: dense, **peers}
     ours = {OURS: moeviz_triton, "moeviz grouped": partial(moeviz, backend="grouped")}
-    return {**ours, **peers, "naive loop over W[e]": naive, DENSE: dense}
+    slow = {EAGER: partial(mixtral, implementation="eager", copy_gb_per_s=copy_gb_per_s)}
+    return {**ours, **peers, **slow, "naive loop over W[e]": naive, DENSE: dense}
 
 
-def compiling_builders() -> dict[str, Builder]:
-    """Those whose first call takes long: they tune themselves, or compile."""
+def apart_builders(copy_gb_per_s: float) -> dict[str, Builder]:
+    """On a GPU, those that compile for long, take long, or are not known to run there."""
     return {
-        "liger": liger,
-        "torch grouped_mm compiled": partial(compiled, build=torch_grouped_mm),
+        LIGER: liger,
+        GROUPED_COMPILED: partial(compiled, build=torch_grouped_mm),
         DENSE_COMPILED: partial(compiled, build=dense),
+        EAGER: partial(mixtral, implementation="eager", copy_gb_per_s=copy_gb_per_s),
     }
 
 

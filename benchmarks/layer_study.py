@@ -1,11 +1,12 @@
 """One case of the layer benchmark: each contender checked, then measured.
 
-On a GPU two things wait until the hot cases are through, or all others: contenders that compile for
-long, and but for the hot cases the profiler, which slows down what is launched after it.
+On a GPU what compiles for long, takes long or might break runs in another process
+(layer_apart.py), and the profiler comes last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import sys
@@ -27,14 +28,15 @@ from layer_contenders import (
     Contender,
     NotRun,
     Problem,
+    apart_builders,
     builders,
-    compiling_builders,
     load,
     relative_errors,
 )
-from layer_shapes import HOT, SHAPES, as_dense, kernel_work, limit_ms
+from layer_shapes import LONG, SHAPES, as_dense, kernel_work, limit_ms
 from moeviz.watch.timing import (
     FLUSH_BYTES,
+    Ceilings,
     by_turns,
     ceilings,
     matmul_tflops,
@@ -46,16 +48,16 @@ from profiling import (
     captured,
     count_syncs,
     free_memory,
+    host_times,
     kernel_table,
     launches,
+    long_run,
     peak_bytes,
     repeatable,
     saved_bytes,
 )
 
 CHECK_SECONDS = 1.0  # of float64 products for each contender: what takes longer gets fewer tokens
-# Of the budget, after which nothing that compiles for long begins: for hot cases, for the others.
-COMPILE_SHARE = {True: 0.55, False: 0.8}
 RUNS = 20  # that are compared bit by bit
 FEW_TOKENS = 1024  # up to here, all that a layer reads might lie in the L2 cache
 COMPARED = ("forward", "inference", "both")
@@ -99,31 +101,46 @@ def optional(result: dict[str, Any], key: str, measure: Callable[..., Any], *giv
 class Run:
     """What stays the same from case to case, and what went wrong."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, rounds: int, budget: float):
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        rounds: int,
+        budget: float,
+        speeds: tuple[Ceilings, float] | None = None,
+    ):
+        """speeds: the device's ceilings and float64 FLOP/s; measured here where they are not
+        given."""
         self.device, self.dtype, self.rounds, self.budget = device, dtype, rounds, budget
-        self.start = time.perf_counter()
+        self.clock = time.monotonic
+        self.start = self.clock()
         self.failures: list[str] = []
         self.times: dict[str, dict[str, Times]] = {}  # by case and contender
         self.on_gpu = device.type == "cuda"
-        self.ceilings = ceilings(device, dtype)
         size = 2048 if self.on_gpu else 512
-        self.float64_flops = 1e12 * matmul_tflops(device, torch.float64, size)
+        self.ceilings, self.float64_flops = self.speeds = speeds or (
+            ceilings(device, dtype),
+            1e12 * matmul_tflops(device, torch.float64, size),
+        )
 
-    def out_of_time(self, share: float = 1.0) -> str | None:
-        if time.perf_counter() - self.start > share * self.budget:
-            part = "" if share == 1 else f"{share:.0%} of "
-            return f"{part}the budget of {self.budget:.3g} s was used up"
-        return None
+    def used_up(self) -> str:
+        return f"the budget of {self.budget:.3g} s was used up"
 
-    def case(self, name: str, routing: str) -> dict[str, Any]:
-        """One shape and routing: all figures but those left for `later`."""
+    def out_of_time(self) -> str | None:
+        return self.used_up() if self.clock() - self.start > self.budget else None
+
+    def problem(self, name: str, routing: str) -> Problem:
+        """The same numbers each time, for they are drawn from fixed seeds."""
+        free_memory()
         gc.freeze()  # what is there already: a search for garbage would take a third of a second
-        shape = SHAPES[name]
-        problem = Problem.random(shape, routing, self.device, self.dtype)
-        load_E = load(problem)
+        return Problem.random(SHAPES[name], routing, self.device, self.dtype)
+
+    def empty(self, name: str, problem: Problem, routing: str) -> dict[str, Any]:
+        """A case before anything of it has run."""
+        shape, load_E = SHAPES[name], load(problem)
         active, size = int((load_E > 0).sum()), problem.x_TD.element_size()
         one_token = 3 * shape.forward_flops / shape.tokens
-        case: dict[str, Any] = {
+        return {
             "shape": {"name": name, **shape._asdict()},
             "dtype": str(self.dtype).removeprefix("torch."),
             "routing": routing,
@@ -135,30 +152,57 @@ class Run:
             "contenders": {},
             "kernels": [],
         }
+
+    def case(self, name: str, routing: str) -> dict[str, Any]:
+        """One shape and routing with all quick contenders, but for their profile."""
+        problem = self.problem(name, routing)
+        case = self.empty(name, problem, routing)
         self.study(case, problem, builders(self.device, self.ceilings.copy_gb_per_s))
-        if self.on_gpu and name in HOT:
-            self.profiled(case, problem)
+        if self.on_gpu and name in LONG:
+            self.long_runs(case, problem)
         return case
 
-    def later(self, cases: list[dict[str, Any]], save: Callable[[], None]) -> None:
-        """On a GPU, once these cases are through: what would have cost them time, or slowed them.
-        The kernels of the hot ones are profiled already."""
-        cold = [case for case in cases if case["shape"]["name"] not in HOT]
-        for step, left in ((self.compiled, cases), (self.profiled, cold)):
-            for case in left:
-                # The same numbers again, for they are drawn from fixed seeds.
-                shape = SHAPES[case["shape"]["name"]]
-                try:
-                    step(case, Problem.random(shape, case["routing"], self.device, self.dtype))
-                except RuntimeError as error:
-                    case.setdefault("notes", {})[step.__name__] = reason(error)
-                free_memory()
-                save()
+    def long_runs(self, case: dict[str, Any], problem: Problem) -> None:
+        """Adds the times of our steps and the dense FFN's without a pause, part by part."""
+        for name in (OURS, DENSE):
+            result = case["contenders"].get(name, {})
+            if "both_ms" in result and not self.out_of_time():
+                build = builders(self.device, self.ceilings.copy_gb_per_s)[name]
+                optional(result, "long_run", long_run, build(problem).training_step)
 
-    def compiled(self, case: dict[str, Any], problem: Problem) -> None:
-        """Adds the contenders that compile for long."""
-        share = COMPILE_SHARE[case["shape"]["name"] in HOT]
-        self.study(case, problem, compiling_builders(), share)
+    def beside(self, name: str, routing: str, peer: str) -> dict[str, Any]:
+        """On a GPU: the figures of one peer, which takes turns with ours, and the ratios of our
+        times to its."""
+        torch.compiler.reset()  # each case has graphs of its own: no earlier one is needed again
+        problem = self.problem(name, routing)
+        case = self.empty(name, problem, routing)
+        contender = apart_builders(self.ceilings.copy_gb_per_s)[peer](problem)
+        case["contenders"] = {peer: self.measure(peer, contender, case)}
+        ready = {peer: contender}
+        with contextlib.suppress(NotRun):
+            ours = builders(self.device, self.ceilings.copy_gb_per_s)[OURS](problem)
+            ready, case["contenders"][OURS] = {OURS: ours, peer: contender}, {}
+        self.times[label(case)] = self.there_and_back(ready, case)
+        self.compare(case)
+        result = case["contenders"][peer]
+        if "not_run" in result:
+            raise RuntimeError(result["not_run"])
+        ratios = case["contenders"].get(OURS, {}).get("of_peers", {}).get(peer)
+        failures, self.failures = self.failures, []
+        return {"result": result, "of_ours": ratios, "failures": failures}
+
+    def profile(self, cases: list[dict[str, Any]], save: Callable[[], None]) -> None:
+        """Adds launches and kernels to these cases. What is launched after a profiler takes the
+        host longer: nothing is timed in this process from then on."""
+        for case in cases:
+            if self.out_of_time():
+                return
+            try:
+                self.profiled(case, self.problem(case["shape"]["name"], case["routing"]))
+            except RuntimeError as error:
+                case.setdefault("notes", {})["profiled"] = reason(error)
+            free_memory()
+            save()
 
     def profiled(self, case: dict[str, Any], problem: Problem) -> None:
         """Adds the launches of each contender, and the kernels of ours with their times."""
@@ -178,15 +222,12 @@ class Run:
         case: dict[str, Any],
         problem: Problem,
         contenders: dict[str, Builder],
-        share: float = 1.0,
     ) -> None:
-        """Adds all figures of some contenders; what does not run says why. share: of the budget,
-        after which a contender is left out."""
-        torch.compiler.reset()  # each case has graphs of its own: no earlier one is needed again
+        """Adds all figures of some contenders; what does not run says why."""
         ready: dict[str, Contender] = {}
         for name, build in contenders.items():
             try:
-                if late := self.out_of_time(share):
+                if late := self.out_of_time():
                     raise NotRun(late)
                 contender = build(problem)
                 case["contenders"][name] = self.measure(name, contender, case)
@@ -206,6 +247,7 @@ class Run:
 
     def measure(self, name: str, contender: Contender, case: dict[str, Any]) -> dict[str, Any]:
         """Whether it is right, and what it takes beside time."""
+        began = time.monotonic()
         result: dict[str, Any] = {"first_call_s": seconds(contender.run, self.device)}
         if contender.routed:
             first = contender.problem.first(case["checked_tokens"])
@@ -221,10 +263,13 @@ class Run:
         if self.on_gpu:
             optional(result, "peak_bytes", peak_bytes, contender.run)
             optional(result, "syncs", count_syncs, contender.run)
+            passes = contender.output, contender.gradients
+            optional(result, "host_ms", host_times, *passes)
             if contender.graph:
                 steps = {"forward": lambda: [contender.output().detach()], "both": contender.run}
                 for part, run in steps.items():
                     optional(result, f"graph_{part}_ms", self.replayed, run, self.flush(contender))
+        result["checked_s"] = time.monotonic() - began
         return result
 
     def judge(self, name: str, case: dict[str, Any], errors: dict[str, float]) -> None:
@@ -263,7 +308,7 @@ class Run:
         times: dict[str, Times] = {}
         for name in [*contenders, *reversed(contenders)]:
             one = contenders[name]
-            flush = self.flush(one)
+            flush, began = self.flush(one), time.monotonic()
             try:
                 training = on_gpu(one.training_step, 0.25, flush)
                 inference = on_gpu(one.inference_step, 0.12, flush)
@@ -271,6 +316,8 @@ class Run:
                 case["contenders"][name] = {"not_run": reason(error)}
                 times.pop(name, None)
                 continue
+            result = case["contenders"][name]
+            result.setdefault("timed", []).append((began, time.monotonic()))
             for part, ms in milliseconds(training, inference).items():
                 times.setdefault(name, {}).setdefault(part, []).extend(ms)
         return times

@@ -1,9 +1,11 @@
-"""What a step keeps, allocates and launches, whether it repeats its bits, and which kernels ran."""
+"""What a step keeps, allocates and launches, whether it repeats its bits, what the host takes for
+it, how its time changes in a long run, and which kernels ran."""
 
 from __future__ import annotations
 
 import gc
 import re
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -13,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd import DeviceType
 
-from moeviz.watch.timing import Ceilings, Step, single
+from moeviz.watch.timing import LEAST, Ceilings, Step, by_events, host_ms, single
 
 TABLE_STEPS = 5
+HOST_S = 0.2
+LONG_RUN_PARTS, PART_S = 4, 0.5  # of steps without a pause, in which a chip's clock may fall
 SYNC_WARNING = "called a synchronizing CUDA operation"
 
 
@@ -86,6 +90,28 @@ def count_syncs(run: Callable[[], object]) -> int:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum(SYNC_WARNING in str(warning.message) for warning in caught)
+
+
+def host_times(
+    output: Callable[[], Tensor], gradients: Callable[[Tensor], object]
+) -> dict[str, float]:
+    """Milliseconds that the host needs to queue a forward and a backward pass."""
+    held: list[Tensor] = []
+    parts = [lambda: held.append(output()), lambda: gradients(held.pop())]
+    forward, backward = host_ms(parts, HOST_S)
+    return {"forward": forward, "backward": backward}
+
+
+def long_run(step: Step) -> list[dict[str, Any]]:
+    """Milliseconds of a step in each part of a run that never pauses, and when it was."""
+    once = sum(by_events(step, LEAST)[-1]) / 1e3
+    parts = []
+    for _ in range(LONG_RUN_PARTS):
+        began = time.monotonic()
+        times = by_events(step, max(LEAST, int(PART_S / once)))
+        ms = statistics.median(sum(marks) for marks in times)
+        parts.append({"ms": ms, "timed": [(began, time.monotonic())]})
+    return parts
 
 
 def device_events(run: Callable[[], object], times: int = 1) -> list[Any]:

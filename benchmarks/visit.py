@@ -95,6 +95,9 @@ class Task(Protocol):
 
     def key(self, part: Any) -> str: ...
 
+    def limit(self, part: Any) -> float:
+        """Seconds, after which a part is given up."""
+
     def begin(self) -> Any:
         """What all parts need, made in the process."""
 
@@ -102,44 +105,74 @@ class Task(Protocol):
         """The result of one part, in JSON's types."""
 
 
+@dataclass
+class _Worker:
+    """A process at its task. since: when its current part began, by the phase's clock; None before
+    the first."""
+
+    task: Task
+    process: Any
+    answers: Any
+    started: float
+    since: float | None = None
+
+    def late(self, phase: Phase) -> str | None:
+        """Why it is to be stopped, if so."""
+        if not (rest := _unanswered(phase, self.task)):
+            return None
+        limit = START_S if self.since is None else self.task.limit(rest[0])
+        since = self.started if self.since is None else self.since
+        return f"took longer than {limit:g} s" if phase.clock() - since > limit else None
+
+
 def in_processes(phase: Phase, tasks: Iterable[Task], workers: int) -> None:
     """Each task in a process of its own, so many at a time; results come part by part.
 
-    A part that raises is struck out. A process that dies strikes out the part that it was at, and
-    the rest of its task gets another process. What has no result by the deadline is late.
+    A part that raises is struck out, and one that takes longer than its limit. A process that dies
+    strikes out the part that it was at, and the rest of its task gets another process. What has no
+    result by the deadline is late.
     """
     context = multiprocessing.get_context("spawn")
-    answers: Any = context.SimpleQueue()
     waiting = list(tasks)
-    running: list[tuple[Any, Task]] = []
+    running: list[_Worker] = []
     while (waiting or running) and phase.left() > 0:
         while waiting and len(running) < workers:
-            task = waiting.pop(0)
+            task, answers = waiting.pop(0), context.SimpleQueue()
             process = context.Process(target=_answer, args=(task, answers), daemon=True)
             process.start()
-            running.append((process, task))
-        ended = [pair for pair in running if not pair[0].is_alive()]
-        _collect(phase, answers)
-        running = [pair for pair in running if pair not in ended]
-        for process, task in ended:
-            if rest := _unanswered(phase, task):
-                if process.exitcode != _GPU_LOST:
-                    why = f"its process ended with exit code {process.exitcode}"
-                    phase.strike(task.key(rest.pop(0)), why)
-                waiting.append(replace(task, parts=tuple(rest)))  # type: ignore[type-var]
+            running.append(_Worker(task, process, answers, phase.clock()))
+        ended = [worker for worker in running if not worker.process.is_alive()]
+        for worker in running:
+            _collect(phase, worker)
+        for worker in running:
+            why = None
+            if worker not in ended and (why := worker.late(phase)):
+                worker.process.kill()
+                worker.process.join()
+                ended.append(worker)
+            if worker in ended and (rest := _unanswered(phase, worker.task)):
+                if why or worker.process.exitcode != _GPU_LOST:
+                    why = why or f"its process ended with exit code {worker.process.exitcode}"
+                    phase.strike(worker.task.key(rest.pop(0)), why)
+                again = replace(worker.task, parts=tuple(rest))  # type: ignore[type-var]
+                waiting += [again] * bool(rest)
+        running = [worker for worker in running if worker not in ended]
         time.sleep(0.02)
-    for process, _ in running:
-        process.kill()
-    for task in waiting + [task for _, task in running]:
+    for worker in running:
+        worker.process.kill()
+        worker.process.join()  # what follows has the GPU for itself
+    for task in waiting + [worker.task for worker in running]:
         phase.late += [task.key(part) for part in _unanswered(phase, task)]
     phase.save(done=False)
 
 
+START_S = 120.0  # for a process to be ready for its first part
 _GPU_LOST = 3  # exit code of a process whose GPU context an error has broken
 
 
 def _answer(task: Task, answers: Any) -> None:
     state = task.begin()
+    answers.put(None)
     for part in task.parts:
         try:
             answers.put((task.key(part), None, task.measure(state, part)))
@@ -153,11 +186,15 @@ def _unanswered(phase: Phase, task: Task) -> list[Any]:
     return [p for p in task.parts if task.key(p) not in phase.items | phase.failed]
 
 
-def _collect(phase: Phase, answers: Any) -> None:
-    """Keep what the processes have answered so far."""
+def _collect(phase: Phase, worker: _Worker) -> None:
+    """Keep what a process has answered so far."""
     before = len(phase.items)
-    while not answers.empty():
-        key, why, result = answers.get()
+    while not worker.answers.empty():
+        answer = worker.answers.get()
+        worker.since = phase.clock()
+        if answer is None:
+            continue
+        key, why, result = answer
         if why:
             phase.strike(key, why)
         else:

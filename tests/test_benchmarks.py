@@ -280,29 +280,30 @@ def stand_in(monkeypatch):
 
     contenders = {OURS: ours, DENSE: layer_contenders.dense}
     monkeypatch.setattr(layer_study, "builders", lambda *_: contenders)
-    late = {"late": layer_contenders.torch_grouped_mm, "refused": layer_contenders.moeviz_triton}
-    monkeypatch.setattr(layer_study, "compiling_builders", lambda: late)
+    apart = {"apart": layer_contenders.torch_grouped_mm, "refused": layer_contenders.moeviz_triton}
+    monkeypatch.setattr(layer_study, "apart_builders", lambda *_: apart)
     yield run, contenders
     assert mode == ["warn", "default"] * (len(mode) // 2)
 
 
-def test_on_a_gpu_all_is_measured(stand_in):
+def test_on_a_gpu_all_is_measured(stand_in, monkeypatch):
     run, contenders = stand_in
+    monkeypatch.setattr(layer_study, "HOT", ("tiny",))
     case, saved = run.case("tiny", "zipf"), []
     assert 2.5 < case["max_over_mean_load"] < 8
     assert case["kernels"] == []  # the profiler would slow down the cases after this one
-    run.later([case], lambda: saved.append(len(case["kernels"])))
-    assert run.failures == [] and saved == [0, 3]
+    run.profile([case], lambda: saved.append(len(case["kernels"])))
+    assert run.failures == [] and saved == [3]
     results = case["contenders"]
     for name in contenders:
         for key in (*TIMES, "graph_forward_ms", "graph_both_ms"):
             assert set(results[name][key]) == {"median", "q1", "q3"}, (name, key)
         assert results[name]["launches"] == {"forward": 4, "both": 4}
         assert results[name]["peak_bytes"] == 200 and results[name]["syncs"] == 0
+        assert all(results[name]["host_ms"][part] > 0 for part in ("forward", "backward"))
+        assert [part["ms"] > 0 for part in results[name]["long_run"]] == [True] * 4
         assert "notes" not in results[name]
-    assert list(results[OURS]["of_peers"]) == [DENSE, "late"]
-    assert list(results["late"]["of_peers"]) == [DENSE] and "both_ms" in results["late"]
-    assert "need an NVIDIA GPU" in results["refused"]["not_run"]
+    assert list(results[OURS]["of_peers"]) == [DENSE]
     rows = [(row["name"], row["calls"], row["of"]) for row in case["kernels"]]
     assert rows == [
         ("up_kernel", 0.2, "matmul"), ("gather_sum_kernel", 0.4, "copy"),
@@ -312,7 +313,12 @@ def test_on_a_gpu_all_is_measured(stand_in):
     flops = layer_shapes.kernel_work(SHAPES["tiny"], 4)["up_kernel"][0]
     assert case["kernels"][0]["share"] == pytest.approx(flops / 1e-6 / 0.1e12)
     text = layer.table(case)
-    assert "  as a CUDA graph" in text and "up_kernel" in text and "% of matmul" in text
+    assert (
+        "  as a CUDA graph" in text
+        and "host: forward" in text
+        and "up_kernel" in text
+        and "% of matmul" in text
+    )
 
 
 def test_on_a_gpu_what_fails_is_said_and_does_not_take_the_times_along(stand_in, monkeypatch):
@@ -333,7 +339,7 @@ def test_on_a_gpu_what_fails_is_said_and_does_not_take_the_times_along(stand_in,
     monkeypatch.setattr(profiling, "device_events", no_profiler)
     monkeypatch.setattr(layer_study, "captured", lambda run: (timing.single(int), run()))
     case = run.case("tiny", "uniform")
-    run.later([case], lambda: None)
+    run.profile([case], lambda: None)
     assert run.failures == [f"{OURS} is not repeatable bit for bit: tiny, uniform routing"]
     result = case["contenders"][OURS]
     replay = "ValueError: the replay of the CUDA graph computes something else"

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 Mark = Callable[[], None]
 Step = Callable[[Mark], object]
 
-REPEATS = 50  # of a step on a GPU, fewer (but 7) where they take longer than asked for
+REPEATS, LEAST = 50, 3  # repetitions of a step on a GPU
 CEILING_REPEATS = 12  # of a copy or a product; the best one counts, for what disturbs slows down
 FLUSH_BYTES = 2**28  # several times any GPU's L2 cache
 
@@ -113,9 +113,29 @@ def by_events(step: Step, repeats: int, flush: Tensor | None = None) -> list[lis
 
 
 def on_gpu(step: Step, budget: float, flush: Tensor | None = None) -> list[list[float]]:
-    """by_events after a warm-up: 50 repetitions, or as many as fit `budget` seconds, but 7."""
-    once = sum(by_events(step, 5, flush)[-1]) / 1e3
-    return by_events(step, max(7, min(REPEATS, int(budget / once))), flush)
+    """by_events after a warm-up: 50 repetitions, or as many as fit `budget` seconds, but 3. Only a
+    quick step is warmed up for long."""
+    once = sum(by_events(step, 2, flush)[-1]) / 1e3
+    if once < budget / 5:
+        once = sum(by_events(step, 3, flush)[-1]) / 1e3
+    return by_events(step, max(LEAST, min(REPEATS, int(budget / once))), flush)
+
+
+def host_ms(parts: list[Callable[[], object]], budget: float) -> list[float]:
+    """Milliseconds that the host needs to queue each part of a step on the GPU, which is idle when
+    the first begins: nothing of its own work is in them, unless a part waits for it. Medians of 20
+    repetitions, or as many as fit `budget` seconds, but 3."""
+    rows: list[list[float]] = []
+    begun = time.perf_counter()
+    while len(rows) < LEAST or (len(rows) < 20 and time.perf_counter() - begun < budget):
+        torch.cuda.synchronize()
+        marks = [time.perf_counter()]
+        for part in parts:
+            part()
+            marks.append(time.perf_counter())
+        rows.append([1e3 * (b - a) for a, b in pairwise(marks)])
+    torch.cuda.synchronize()
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 def single(run: Callable[[], object]) -> Step:

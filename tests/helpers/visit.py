@@ -1,6 +1,7 @@
 """A clock for a GPU visit, and a task for its processes; they import it, as they cannot a test
 module."""
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -22,9 +23,13 @@ class Parts:
 
     name: str
     parts: tuple[str, ...]
+    most: float = math.inf
 
     def key(self, part):
         return f"{self.name} {part}"
+
+    def limit(self, part):
+        return self.most
 
     def begin(self):
         return os.getpid()
