@@ -8,6 +8,7 @@
     sweep   times those that passed, at the sizes that count; the best are the layer's from here on
     layer   `bench layer` with them: beside a dense FFN, grouped_mm, transformers, Liger
     train   three experiments at a size that no laptop reaches; their text is read meanwhile
+    step    where asked for: what a training step costs the host, compiled and as a CUDA graph too
 
 A GPU is rare and a visit is short: each phase has its share of the minutes and runs in a process of
 its own, every result is written as it comes, and what fails or comes too late is named. DIR holds
@@ -36,6 +37,7 @@ import torch
 import gpu_adopt
 import layer
 import report
+import step_runs
 import train_runs
 from cuts import Device, check, describe, sweep
 from layer_contenders import PACKAGES
@@ -45,7 +47,7 @@ from moeviz_kernels.configs import Gemm
 from visit import Phase, load
 
 # How long each phase is beside the others that run. All but the last are a visit's by default.
-LENGTHS = {"check": 15.0, "sweep": 10.0, "layer": 38.0, "train": 35.5, "step": 9.0}
+LENGTHS = {"check": 15.0, "sweep": 10.0, "layer": 38.0, "train": 35.5, "step": 7.0}
 USUAL = ("check", "sweep", "layer", "train")
 SPARE = 0.985  # of the visit; the rest is for its summary
 LAST_CASE_S = 10.0  # for what the layer has begun when its budget ends
@@ -114,6 +116,8 @@ def run_phase(name: str, out: Path, until: float, rehearse: bool) -> int:
         check(phase, names, device)
     elif name == "sweep":
         sweep(phase, names, device, set(load(out, "check")["items"]))
+    elif name == "step":
+        step_runs.run(phase, rehearse)
     else:
         train_runs.train(phase, corpus, rehearse)
     phase.save()
@@ -203,7 +207,7 @@ def summary(out: Path) -> list[str]:
     gpu = where.get("gpu") or {"name": "no GPU: a rehearsal, no figure is a measurement"}
     lines = ["", f"== {gpu['name']}, commit {where['provenance']['commit']}"]
     lines += [f"{name} {trouble}" for name, trouble in where.get("troubles", {}).items()]
-    for name in ("check", "sweep", "train"):
+    for name in ("check", "sweep", "train", "step"):
         phase = load(out, name)
         lines += [phase["sentence"]] if "sentence" in phase else []
         lines += [f"  struck out: {key}: {why}" for key, why in list(phase["failed"].items())[:4]]

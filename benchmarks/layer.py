@@ -11,10 +11,10 @@ The limit is that of an ideal fused layer, with the ceilings of the device measu
 (layer_shapes.py); "x dense" is the time over that of a dense FFN with the same active FLOPs, and in
 the file "of_peers" is the time over that of each peer. What does not run, for want of time
 (--budget), memory or a package, says so. The file is written after each case: an interrupted run
-leaves those that it finished. On a GPU the quick contenders come first, at the hot shapes, then at
-all others; then, in processes of their own (layer_apart.py), Liger and what compiles for long; last
-transformers' eager loop. Each time has beside it the host's, for what it takes to queue the work,
-and the chip's clock, power and temperature.
+leaves those that it finished.On a GPU the quick contenders come first, then, in processes of their
+own (layer_apart.py), Liger and what compiles for long: at the largest shapes and the untried ones,
+then at all others; last come the profiles and transformers' eager loop. Each time has beside it the
+host's, for what it takes to queue the work, and the chip's clock, power and temperature.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any
 import torch
 
 import report
-from layer_apart import compile_all, measure_all, plan
+from layer_apart import compile_all, compiling, measure_all, slow
 from layer_contenders import ABSENT, DENSE, PACKAGES, NotRun
-from layer_shapes import CPU_CASES, GPU_CASES, HOT, SHAPES
+from layer_shapes import CPU_CASES, FIRST, GPU_CASES, SHAPES
 from layer_study import Run, reason
 from moeviz.host import data_path, processor_name
 from moeviz.watch.chip import Chip
@@ -137,24 +137,27 @@ def study(
     save: Callable[[], None],
 ) -> None:
     """All cases: what ran goes to `done`, the others' reasons to `not_run`."""
-    hot = [case for case in cases if run.on_gpu and case[0] in HOT]
-    for name, routing in hot + [case for case in cases if case not in hot]:
-        try:
-            if late := run.out_of_time():
-                raise NotRun(late)
-            done.append(run.case(name, routing))
-            print(table(done[-1]), end="\n\n", flush=True)
-        except (NotRun, torch.OutOfMemoryError) as error:
-            not_run[f"{name}, {routing}"] = reason(error)
-            print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
-        free_memory()
-        save()
+    first = [case for case in cases if run.on_gpu and case[0] in FIRST and case[1] == "uniform"]
+    for part in (first, [case for case in cases if case not in first]):
+        ran = []
+        for name, routing in part:
+            try:
+                if late := run.out_of_time():
+                    raise NotRun(late)
+                done.append(run.case(name, routing))
+                ran.append((name, routing))
+                print(table(done[-1]), end="\n\n", flush=True)
+            except (NotRun, torch.OutOfMemoryError) as error:
+                not_run[f"{name}, {routing}"] = reason(error)
+                print(f"{name}, {routing}: not run: {reason(error)}\n", flush=True)
+            free_memory()
+            save()
+        if run.on_gpu:
+            items = compiling(ran)
+            measure_all(run, items, done, save, compile_all(run, items))
     if run.on_gpu:
-        compiling, slow = plan([(case["shape"]["name"], case["routing"]) for case in done])
-        run.profile([case for case in done if case["shape"]["name"] in HOT], save)
-        measure_all(run, compiling, done, save, compile_all(run, compiling))
-        run.profile([case for case in done if case["shape"]["name"] not in HOT], save)
-        measure_all(run, slow, done, save, {})
+        run.profile(done, save)
+        measure_all(run, slow([(c["shape"]["name"], c["routing"]) for c in done]), done, save, {})
 
 
 def add_chip(case: dict[str, Any], chip: Chip | None) -> None:

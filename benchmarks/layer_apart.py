@@ -51,24 +51,22 @@ class Item(NamedTuple):
         return f"{self.name}, {self.routing}: {self.peer}"
 
 
-def plan(cases: list[tuple[str, str]]) -> tuple[list[Item], list[Item]]:
-    """What is measured apart, in order: Liger and what compiles at the hot cases, then elsewhere;
-    and by itself what comes last, transformers' eager loop, the least work first. Where a routing
-    is uneven, only Liger."""
-    hot = [case for case in cases if case[0] in HOT]
-    others = [case for case in cases if case not in hot]
-    first = []
-    for some in (hot, others):
-        first += [Item(*case, LIGER) for case in some]
-        first += [
-            Item(*case, peer)
-            for case in some
-            if case[0] in COMPILED_AT and case[1] == "uniform"
-            for peer in (DENSE_COMPILED, GROUPED_COMPILED)
-        ]
+def compiling(cases: list[tuple[str, str]]) -> list[Item]:
+    """What compiles for long at these cases, in order: Liger, and where the routing is even what
+    torch.compile makes."""
+    return [Item(*case, LIGER) for case in cases] + [
+        Item(*case, peer)
+        for case in cases
+        if case[0] in COMPILED_AT and case[1] == "uniform"
+        for peer in (DENSE_COMPILED, GROUPED_COMPILED)
+    ]
+
+
+def slow(cases: list[tuple[str, str]]) -> list[Item]:
+    """Transformers' loop over the experts, the least work first."""
     few = [case for case in cases if case[0] not in MANY_EXPERTS and case[1] == "uniform"]
     by_work = sorted(few, key=lambda case: SHAPES[case[0]].forward_flops)
-    return first, [Item(*case, EAGER) for case in by_work]
+    return [Item(*case, EAGER) for case in by_work]
 
 
 def kernels_of(item: Item) -> tuple[Any, ...]:

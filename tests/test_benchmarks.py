@@ -2,6 +2,7 @@
 never asserted. A GPU's path runs here on a stand-in for torch.cuda."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -270,6 +271,8 @@ def stand_in(monkeypatch):
 
     monkeypatch.setattr(layer_study, "captured", captured)
     monkeypatch.setattr(layer_study, "FLUSH_BYTES", 16)
+    monkeypatch.setattr(profiling, "PART_S", 0.0)
+    monkeypatch.setattr(profiling, "HOST_S", 0.0)
     run = layer_study.Run(CPU, torch.float32, 1, 60.0)
     run.on_gpu = True
 
@@ -288,7 +291,7 @@ def stand_in(monkeypatch):
 
 def test_on_a_gpu_all_is_measured(stand_in, monkeypatch):
     run, contenders = stand_in
-    monkeypatch.setattr(layer_study, "HOT", ("tiny",))
+    monkeypatch.setattr(layer_study, "LONG", ("tiny",))
     case, saved = run.case("tiny", "zipf"), []
     assert 2.5 < case["max_over_mean_load"] < 8
     assert case["kernels"] == []  # the profiler would slow down the cases after this one
@@ -352,6 +355,75 @@ def test_on_a_gpu_what_fails_is_said_and_does_not_take_the_times_along(stand_in,
     assert result["launches"] == {"forward": None, "both": None} and case["kernels"] == []
     assert result["graph_both_ms"] is None and result["both_ms"]["median"] > 0
     assert f"{OURS:32}not run" not in layer.table(case)
+
+
+def test_a_peer_apart_takes_turns_with_ours(stand_in):
+    run, contenders = stand_in
+    answer = run.beside("tiny", "zipf", "apart")
+    assert answer["failures"] == [] and set(answer["of_ours"]) == {"forward", "inference", "both"}
+    assert answer["result"]["both_ms"]["median"] > 0 and answer["result"]["repeated_runs"] >= 2
+    assert len(answer["result"]["timed"]) == 2, "before ours and after it"
+    with pytest.raises(layer_contenders.NotRun, match="need an NVIDIA GPU"):
+        run.beside("tiny", "zipf", "refused")
+    contenders[OURS] = layer_contenders.moeviz_triton
+    assert run.beside("tiny", "zipf", "apart")["of_ours"] is None
+
+
+def test_a_wrong_peer_apart_is_a_failure_of_its_own_item(stand_in, monkeypatch):
+    run, _ = stand_in
+    original = layer_contenders.torch_grouped_mm
+
+    def wrong(problem):
+        contender = original(problem)
+        return dataclasses.replace(contender, forward=lambda *g: 1.01 * contender.forward(*g))
+
+    monkeypatch.setattr(layer_study, "apart_builders", lambda *_: {"x": wrong, "right": original})
+    failures = run.beside("tiny", "uniform", "x")["failures"]
+    assert failures and all("x computes something else" in words for words in failures)
+    assert run.beside("tiny", "uniform", "right")["failures"] == []
+
+
+def test_the_chips_clock_stands_beside_what_was_timed():
+    result = {"timed": [(1.0, 2.0)], "long_run": [{"ms": 1.0, "timed": [(3.0, 4.0)]}]}
+    case = {"contenders": {OURS: result, DENSE: {"not_run": "no time"}}}
+    chip = SimpleNamespace(medians=lambda spans: {"sm_mhz": 1000 * spans[0][0]})
+    for _ in range(2):  # a report is written more than once
+        layer.add_chip(case, chip)
+        assert case["contenders"] == {
+            OURS: {
+                "chip": {"sm_mhz": 1000.0},
+                "long_run": [{"ms": 1.0, "chip": {"sm_mhz": 3000.0}}],
+            },
+            DENSE: {"not_run": "no time"},
+        }
+
+
+def test_a_slow_step_is_repeated_seldom_on_a_gpu(monkeypatch):
+    calls = []
+
+    def by_events(step, repeats, flush=None):
+        calls.append(repeats)
+        return [[step]] * repeats
+
+    monkeypatch.setattr(timing, "by_events", by_events)
+    counts = {}
+    for ms in (1.0, 20.0, 60.0, 500.0):
+        calls.clear()
+        timing.on_gpu(ms, 0.25)
+        counts[ms] = calls[:]
+    assert counts == {1.0: [2, 3, 50], 20.0: [2, 3, 12], 60.0: [2, 4], 500.0: [2, 3]}
+
+
+def test_the_hosts_time_is_that_of_each_part(monkeypatch):
+    now = [0.0]
+
+    def lasts(seconds):
+        return lambda: now.__setitem__(0, now[0] + seconds)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lasts(0.5))  # what the GPU does is not counted
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    assert timing.host_ms([lasts(0.002), lasts(0.003)], 0.2) == pytest.approx([2.0, 3.0])
+    assert now[0] == pytest.approx(3 * 0.505 + 0.5)
 
 
 # The memory checker's words.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -213,8 +214,8 @@ def test_phases_that_come_too_late_are_not_begun_and_named(tmp_path, monkeypatch
 
     monkeypatch.setattr(gpu, "begin", begin)
     monkeypatch.setattr(gpu, "finish", finish)
-    ends = {"check": 0.1, "sweep": 0.2, "layer": 0.3, "train": 1.0}
-    monkeypatch.setattr(gpu, "ENDS", ends)
+    ends = {"check": 60.0, "sweep": 120.0, "layer": 180.0, "train": 600.0}
+    monkeypatch.setattr(gpu, "ends", lambda phases, seconds: ends)
     monkeypatch.setenv("MOEVIZ_COMMIT", "abc")
     assert gpu.visit(tmp_path, 10.0, [*ends], True, "the command") == 1
     assert begun == [("train", 600.0), ("check", 60.0), "killed"], "its text is read meanwhile"
@@ -224,6 +225,15 @@ def test_phases_that_come_too_late_are_not_begun_and_named(tmp_path, monkeypatch
     assert "\nlayer not begun: its time had passed after 180 s\n" in printed
     assert printed.endswith((tmp_path / "log.txt").read_text())
     assert load(tmp_path, "env")["provenance"]["commit"] == "abc"
+
+
+def test_phases_share_a_visit_whichever_run():
+    for phases in (["layer", "step"], [*gpu.USUAL], ["train"]):
+        ends = gpu.ends(phases, 540.0)
+        assert list(ends) == phases and ends[phases[-1]] == pytest.approx(gpu.SPARE * 540)
+        lengths = [b - a for a, b in pairwise([0.0, *ends.values()])]
+        shares = [gpu.LENGTHS[name] for name in phases]
+        assert lengths == pytest.approx([n * sum(lengths) / sum(shares) for n in shares])
 
 
 def test_the_layer_runs_with_the_cuts_of_the_sweep(tmp_path, monkeypatch):

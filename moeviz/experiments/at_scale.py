@@ -39,6 +39,7 @@ from moeviz.records.runs import Snapshot
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.training.config import TrainConfig, resolve_device
 from moeviz.training.trainer import Trainer
+from moeviz.watch.chip import Chip
 from moeviz.watch.timing import matmul_tflops
 
 DENSE = "dense"
@@ -214,13 +215,16 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
     variance = output_variance(trainer, setting.windows_per_domain)
     due = {round(steps * (i + 1) / VALIDATIONS) for i in range(VALIDATIONS)}
     warm, measured = min(WARM_STEPS, steps - 1), []
-    warm_seconds = 0.0
-    for result in trainer:
-        if result.step == warm:
-            warm_seconds = trainer.seconds
-        if result.step in due:
-            evaluation = trainer.evaluate(setting.windows_per_domain)
-            measured.append((result.step, round(evaluation.loss, 5)))
+    warm_seconds, began = 0.0, time.monotonic()
+    with Chip() as chip:
+        for result in trainer:
+            if result.step == warm:
+                warm_seconds = trainer.seconds
+            if result.step in due:
+                evaluation = trainer.evaluate(setting.windows_per_domain)
+                measured.append((result.step, round(evaluation.loss, 5)))
+        of_chip = chip.medians([(began, time.monotonic())]) or {}
+        of_chip.pop("samples", None)
     rate = (steps - warm) / (trainer.seconds - warm_seconds)
     snapshot = compact(trainer.snapshot(""))
     figures: dict[str, Any] = {
@@ -239,6 +243,7 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
         figures["of_peak"] = rate * trainer.flops_per_step / (1e12 * setting.peak_tflops)
     if torch.cuda.is_available():
         figures["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        figures |= of_chip
     return figures | _balance(snapshot, evaluation.load.sum(1))
 
 
