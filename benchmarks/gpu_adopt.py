@@ -25,7 +25,7 @@ from visit import load
 NEEDED = ("date", "commit", "device")
 NEEDED_VERSIONS = ("torch", "triton")
 NEEDED_OF_GPU = ("name", "driver")
-PHASES = ("check", "sweep", "layer", "train")
+PHASES = ("check", "sweep", "layer", "train", "step")
 SAME = ("commit", "code", "device")  # in all files of a visit
 # What shows a GPU's figures, and is built anew when they are adopted.
 NOTEBOOKS = ("01_dense_vs_moe", "04_collapse", "10_efficiency_frontier", "12_kernels")
@@ -63,6 +63,10 @@ def adopt(out: Path, tuned: Path, runs: Path, readme: Path) -> list[str]:
     for name, record in train_runs.records(load(out, "train"), provenance | {"gpu": gpu}).items():
         report.save(record, runs / f"{name}.json")
         adopted.append(f"training at a size for a GPU: {runs / name}.json")
+    if (step := load(out, "step"))["items"]:
+        path = runs / layer.default_file(gpu["name"]).name.replace("layer_", "step_")
+        report.save({"provenance": provenance, "gpu": gpu, **step}, path)
+        adopted.append(f"what a training step costs the host: {path}")
     for name, rows in tables.items():
         readme.write_text(gpu_table.renewed(readme.read_text("utf-8"), name, rows), "utf-8")
     if not adopted:

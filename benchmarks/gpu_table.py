@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cuts import QUICK_ROUNDS
-from layer_contenders import DENSE, OURS
+from layer_contenders import DENSE, DENSE_COMPILED, EAGER, GROUPED_COMPILED, LIGER, OURS
 from layer_shapes import Shape
 
 README = Path(__file__).resolve().parent.parent / "kernels" / "README.md"
@@ -21,8 +21,10 @@ PEERS = {
     DENSE: "dense FFN",
     "torch grouped_mm": "`grouped_mm`",
     "transformers Mixtral grouped_mm": "Mixtral `grouped_mm`",
-    "transformers Mixtral eager": "Mixtral `eager`",
-    "liger": "Liger",
+    EAGER: "Mixtral `eager`",
+    LIGER: "Liger, not tuned",
+    GROUPED_COMPILED: "`grouped_mm` compiled",
+    DENSE_COMPILED: "dense FFN compiled",
 }
 
 
@@ -35,6 +37,11 @@ def overview(run: dict[str, Any]) -> str:
         for peer, name in PEERS.items()
         if any("both_ms" in case["contenders"].get(peer, {}) for case in cases)
     }
+    # Recorded since the second visit.
+    with_host = any(case["contenders"][OURS].get("host_ms") for case in cases)
+    with_chip = any(case["contenders"][OURS].get("chip") for case in cases)
+    columns = ["T, D, F, E, K", "routing", "TFLOP/s", "as a CUDA graph, ms"]
+    columns += ["host, ms"] * with_host + ["MHz, W"] * with_chip
     provenance, device = run["provenance"], run["device"]
     versions = provenance["versions"]
     lines = [
@@ -43,10 +50,8 @@ def overview(run: dict[str, Any]) -> str:
         f"8192³ reaches {device['matmul_tflops']:.0f} TFLOP/s there, a copy "
         f"{device['copy_gb_per_s']:,.0f} GB/s.",
         "",
-        "| T, D, F, E, K | routing | TFLOP/s | as a CUDA graph, ms | "
-        + " | ".join(ran.values())
-        + " |",
-        "|-|-|-|-|" + "-|" * len(ran),
+        "| " + " | ".join([*columns, *ran.values()]) + " |",
+        "|" + "-|" * (len(columns) + len(ran)),
     ]
     for case in cases:
         ours = case["contenders"][OURS]
@@ -56,9 +61,24 @@ def overview(run: dict[str, Any]) -> str:
             for key in ("graph_forward_ms", "graph_both_ms")
         )
         speed = " / ".join(f"{ours['tflops'][part]:.3g}" for part in ("forward", "both"))
-        times = " | ".join(ratios(ours, case["contenders"].get(peer, {})) for peer in ran)
-        lines.append(f"| {', '.join(shape)} | {case['routing']} | {speed} | {graph} | {times} |")
+        cells = [", ".join(shape), case["routing"], speed, graph]
+        cells += [of_host(ours.get("host_ms"))] * with_host + [
+            of_chip(ours.get("chip"))
+        ] * with_chip
+        cells += [ratios(ours, case["contenders"].get(peer, {})) for peer in ran]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def of_host(ms: dict[str, float] | None) -> str:
+    """What the host needs to queue a forward pass, and both."""
+    return f"{ms['forward']:.3g} / {ms['forward'] + ms['backward']:.3g}" if ms else "–"
+
+
+def of_chip(chip: dict[str, float] | None) -> str:
+    """Medians of the clock and the power while the times were taken."""
+    figures = [(chip or {}).get(name) for name in ("sm_mhz", "power_w")]
+    return ", ".join("–" if value is None else f"{value:.0f}" for value in figures)
 
 
 def ratios(ours: dict[str, Any], peer: dict[str, Any]) -> str:

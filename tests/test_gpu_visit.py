@@ -184,6 +184,18 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
     assert configs.choose("up", like, 512, 1536, 2048, 64).maxnreg is None
 
 
+def test_the_table_has_the_hosts_time_and_the_chips_clock_where_they_were_recorded(results):
+    run = json.loads((results / "layer.json").read_text())
+    ours = run["cases"][0]["contenders"][OURS]
+    ours["host_ms"] = {"forward": 0.5, "backward": 1.25}
+    ours["chip"] = {"samples": 4, "sm_mhz": 1710.0}
+    run["cases"].append({**run["cases"][0], "contenders": {OURS: dict(ours, host_ms=None)}})
+    _, _, head, _, first, second = gpu_table.overview(run).splitlines()
+    assert head.endswith("| as a CUDA graph, ms | host, ms | MHz, W | dense FFN |")
+    assert first.endswith("| – / 1.5 | 0.5 / 1.75 | 1710, – | 0.50 / 0.50 |")
+    assert second.endswith("| – / 1.5 | – | 1710, – | – |")
+
+
 def test_the_readme_shows_the_recorded_run():
     runs, text = data_path("runs"), gpu_table.README.read_text("utf-8")
     for name, table in (("layer", gpu_table.overview), ("paths", gpu_table.paths)):

@@ -42,7 +42,8 @@ def test_every_item_is_measured_or_says_why(corpus, tmp_path, monkeypatch):
 def test_a_pass_is_what_the_trainer_takes(corpus):
     """Loss and gradients, but for the routers' losses, which are no part of it."""
     setting = Setting(TOY_SIZE, corpus)
-    trainer = build(Arm(MoEConfig(8, 2, 16), {"balance_weight": 0.0, "z_weight": 0.0}), 0, 2, setting)
+    alone = {"balance_weight": 0.0, "z_weight": 0.0}
+    trainer = build(Arm(MoEConfig(8, 2, 16), alone), 0, 2, setting)
     output, gradients = step_runs.parts_of_a_pass(trainer, setting)
     found = gradients(loss := output())
     result = next(iter(trainer))
