@@ -84,6 +84,10 @@ def general(value: float) -> str:
     return f"{value:g}"
 
 
+def signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
+
+
 def short(value: float) -> str:
     """A number as a tick says it: 0.01, 30, 1,024, 10 k."""
     if value < 1000:

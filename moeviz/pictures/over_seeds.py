@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from moeviz.pictures.axes import Scale
+from moeviz.pictures.axes import Scale, padded
 from moeviz.pictures.plot import Key, mark
 from moeviz.pictures.svg import INK, Svg
 from moeviz.records.compare import Gap
@@ -80,9 +80,10 @@ def gap_dots(svg: Svg, x: Scale, y: float, gap: Figure) -> None:
     _over_seeds(svg, x, y, gap, _interval(gap) or [gap["mean"]] * 2, *VERDICTS[gap["verdict"]])
 
 
-def gap_extent(gaps: Iterable[Figure]) -> list[float]:
-    """All that is drawn of such differences."""
-    return [v for gap in gaps for v in (*gap["values"], *_interval(gap))]
+def gap_scale(gaps: Iterable[Figure], start: float, end: float, *others: float) -> Scale:
+    """Holds all that is drawn of such differences, 0, and other values."""
+    drawn = (v for gap in gaps for v in (*gap["values"], *_interval(gap)))
+    return Scale(*padded([0.0, *others, *drawn]), start, end)
 
 
 def gap_cell(gap: Figure) -> str:
@@ -91,16 +92,16 @@ def gap_cell(gap: Figure) -> str:
     return f"{gap['mean']:+z.3f} ({ends}), {gap['verdict']}"
 
 
-def told_gap(name: str, base: str, gap: Figure, unit: str = "nats per token") -> str:
+def told_gap(name: str, base: str, gap: Figure) -> str:
     """One sentence on a loss beside another: how far below or above, or that it is open."""
     ends = " to ".join(f"{end:+z.3f}" for end in _interval(gap))
     if not ends:
         return f"Whether {name} differs from {base} is open: only one seed is recorded."
     if gap["verdict"] == "open":
-        size = f"{gap['mean']:+z.3f} {unit} (95 % interval {ends})"
+        size = f"{gap['mean']:+z.3f} nats per token (95 % interval {ends})"
         return f"Whether {name} differs from {base} is open{_why(gap)}: the difference is {size}."
     way = "below" if gap["verdict"] == "lower" else "above"
-    size = f"{abs(gap['mean']):.3f} {unit} {way} {base}"
+    size = f"{abs(gap['mean']):.3f} nats per token {way} {base}"
     return f"{name[0].upper()}{name[1:]} ends {size} (95 % interval {ends})."
 
 

@@ -226,9 +226,9 @@ def heat_bar(
 # Text.
 
 
-def heading(svg: Svg, title: str, note: str = "", x: float = 0) -> None:
-    svg.text(x, 16, title, size=14, bold=True)
-    svg.text(x, 36, note, fill=MUTED)
+def heading(svg: Svg, title: str, note: str = "") -> None:
+    svg.text(0, 16, title, size=14, bold=True)
+    svg.text(0, 36, note, fill=MUTED)
 
 
 def paragraph(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.axes import x_axis
 from moeviz.pictures.compression.names import (
     AMOUNTS,
     BITS,
@@ -27,7 +27,7 @@ from moeviz.pictures.over_seeds import (
     about,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     verdict_keys,
 )
@@ -41,6 +41,7 @@ LEFT, RIGHT = 216.0, 548.0
 Row = tuple[str, str, Figures]  # of which group, its own words, the paired difference
 # By the rules that experiments.compression wrote before its first run; a claim of each criterion is
 # under the first.
+HALF = "4"  # of 8 experts
 WORTH = "with 4 of 8 experts kept it costs less than chance"
 RULES = {
     "REAP beats load": "with 4 kept it costs less, with 6 and with 2 not more",
@@ -56,11 +57,7 @@ def whom(figures: Figures) -> Picture:
     """What pruning by each criterion costs beside pruning by chance, at every number of experts
     that are kept. figures: see experiments.compression."""
     table = figures["judged"]["chance"]
-    rows = [
-        (AMOUNTS[kept], SHORT[name], table[name][kept])
-        for kept in next(iter(table.values()))
-        for name in CRITERIA
-    ]
+    rows = _by_amount(table, CRITERIA)
     axis = "loss minus that of pruning by chance, nats per token · left is better"
     return _gaps("Whom to prune?", _beats_chance(figures), axis, rows, figures, told_whom(figures))
 
@@ -68,11 +65,7 @@ def whom(figures: Figures) -> Picture:
 def merging(figures: Figures) -> Picture:
     """What merging costs beside pruning by REAP."""
     table = figures["judged"]["merging"]
-    rows = [
-        (AMOUNTS[kept], SHORT[name], table[name][kept])
-        for kept in next(iter(table.values()))
-        for name in MERGES
-    ]
+    rows = _by_amount(table, MERGES)
     axis = "loss minus that of pruning by REAP, nats per token · left is better"
     answer = _yes(figures, "merging beats pruning", "Merging")
     return _gaps("Merge instead?", answer, axis, rows, figures, told_merging(figures))
@@ -94,6 +87,12 @@ def regimes(figures: Figures) -> Picture:
     )
 
 
+def _by_amount(table: Figures, names: Iterable[str]) -> list[Row]:
+    """Every way at every number of experts that are kept."""
+    amounts = next(iter(table.values()))
+    return [(AMOUNTS[kept], SHORT[name], table[name][kept]) for kept in amounts for name in names]
+
+
 def _gaps(
     title: str, answer: str, axis: str, rows: Sequence[Row], figures: Figures, summary: str
 ) -> Picture:
@@ -106,7 +105,7 @@ def _gaps(
     svg.text(0, 38, answer, bold=True)
     svg.text(0, 57, about(figures, rows[0][2]), fill=MUTED)
     legend(svg, 0, 80, verdict_keys(), across=90, kin=True)
-    x = Scale(*padded([0.0, *gap_extent(gap for *_, gap in rows)]), LEFT, RIGHT)
+    x = gap_scale((gap for *_, gap in rows), LEFT, RIGHT)
     x_axis(svg, x, bottom, top=TOP - 14, ticks=x.ticks(4), zero=True)
     svg.text(WIDTH - 4, bottom + 38, axis, anchor="end")
     y = TOP - ROW / 2
@@ -186,20 +185,20 @@ def told_longer(figures: Figures) -> str:
     )
 
 
-def told_whom(figures: Figures, kept: str = "4") -> str:
+def told_whom(figures: Figures) -> str:
     """What each criterion costs beside chance, and whether REAP beats load."""
-    table, judged = figures["judged"]["chance"], figures["judged"]["load"][REAP][kept]
-    chance = mean_sd(loss_of(figures, CHANCE, kept), 3, "+")
+    table, judged = figures["judged"]["chance"], figures["judged"]["load"][REAP][HALF]
+    chance = mean_sd(loss_of(figures, CHANCE, HALF), 3, "+")
     rule = "holds" if figures["claims"]["REAP beats load"] else "is not shown"
     others = " ".join(
         f"With {AMOUNTS[amount]} kept a lower cost than chance is shown for "
         f"{listed([spoken(c) for c in CRITERIA if table[c][amount]['verdict'] == 'lower'])}."
         for amount in table[REAP]
-        if amount != kept
+        if amount != HALF
     )
     return (
-        f"With {AMOUNTS[kept]} kept, pruning by chance costs {chance} nats per token. Beside that: "
-        f"{_beside({c: table[c][kept] for c in CRITERIA})}. {told_open()} {others} REAP beside "
+        f"With {AMOUNTS[HALF]} kept, pruning by chance costs {chance} nats per token. Beside that: "
+        f"{_beside({c: table[c][HALF] for c in CRITERIA})}. {told_open()} {others} REAP beside "
         f"load: {gap_cell(judged)}. By the rule that was written before the runs, that REAP "
         f"beats load {rule}."
     )
@@ -215,20 +214,20 @@ def _beside(gaps: Figures) -> str:
     )
 
 
-def told_merging(figures: Figures, kept: str = "4") -> str:
+def told_merging(figures: Figures) -> str:
     """What merging costs beside pruning by REAP."""
     table = figures["judged"]["merging"]
-    cost = mean_sd(loss_of(figures, REAP, kept), 3, "+")
+    cost = mean_sd(loss_of(figures, REAP, HALF), 3, "+")
     return (
-        f"With {AMOUNTS[kept]} left, pruning by REAP costs {cost} nats per token. Beside that: "
-        f"{_beside({m: table[m][kept] for m in MERGES})}. {told_open()}"
+        f"With {AMOUNTS[HALF]} left, pruning by REAP costs {cost} nats per token. Beside that: "
+        f"{_beside({m: table[m][HALF] for m in MERGES})}. {told_open()}"
     )
 
 
-def told_errors(figures: Figures, regime: str = "batch") -> str:
+def told_errors(figures: Figures) -> str:
     """What saving one expert does to a layer's output: what the best fixed mix loses, what an
     average of weights loses, and what pruning loses."""
-    errors = figures["regimes"][regime]["errors"]
+    errors = figures["regimes"]["batch"]["errors"]
     means = {n: sum(f["mean"] for f in of) / len(of) for n, of in errors.items()}
     bound, merged, matched, pruned = (
         percent(means[n], 1) for n in ("mixture", "merged", "matched", "pruned")

@@ -14,7 +14,7 @@ from moeviz.pictures.many_models.models_on_a_text import (
     told_text,
 )
 from moeviz.pictures.many_models.models_told import BASE, told
-from moeviz.pictures.over_seeds import VERDICTS, gap_cell, mean_sd, ran_on
+from moeviz.pictures.over_seeds import VERDICTS, dots, gap_cell, mean_sd, ran_on
 from moeviz.pictures.plot import mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.records.models_as_experts import (
@@ -135,21 +135,11 @@ def _draw_row(
         svg.rect(1, y - ROW / 2 + 1, WIDTH - 2, ROW - 2, "transparent", radius=4, stroke=edge)
         svg.text(8, y + 4, words)
         if figure:
-            _draw_loss(svg, x, y, figure, gap)
+            dots(svg, x, y, figure, *(VERDICTS[gap["verdict"]] if gap else (MUTED, "diamond")))
         else:
             svg.text(PLOT[0] + 6, y + 4, "nobody to be told of", fill=MUTED)
         svg.text(ANSWER, y + 4, f"× {of['answer']:.3g}", anchor="end")
         svg.text(TRAINED - 4, y + 4, percent(of["training"]), anchor="end")
-
-
-def _draw_loss(svg: Svg, x: Scale, y: float, figure: Recorded, gap: Recorded | None) -> None:
-    colour, shape = VERDICTS[gap["verdict"]] if gap else (MUTED, "diamond")
-    sd = figure["sd"] or 0.0
-    low, high = (min(max(x(figure["mean"] + s * sd), x.start), x.end) for s in (-1, 1))
-    svg.rect(low, y - 6, high - low, 12, colour, opacity=0.3)
-    for value in figure["values"]:
-        svg.line(x(value), y - 6, x(value), y + 6, stroke=colour, width=1.5)
-    mark(svg, shape, x(figure["mean"]), y, colour, stroke=INK)
 
 
 def _draw_keys(svg: Svg, y: float) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.axes import Scale, signed, x_axis
 from moeviz.pictures.over_seeds import (
     Figure,
     about,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     told_gap,
     verdict_keys,
@@ -45,16 +45,16 @@ def limits(recorded: Recorded) -> Picture:
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
     svg.text(0, 36, HOLM, fill=MUTED)
     legend(svg, NAME, 58, verdict_keys(), across=80)
-    ends = padded([0.0, *gap_extent(a[f"cost_{pool}"] for a in arms.values() for pool in POOLS)])
+    gaps = [arm[f"cost_{pool}"] for arm in arms.values() for pool in POOLS]
     costs = {
-        f"cost_{pool}": (f"pool: {words}", Scale(*ends, NAME + PITCH * i, NAME + PITCH * i + PLOT))
+        f"cost_{pool}": (f"pool: {words}", gap_scale(gaps, *_column(i)))
         for i, (pool, words) in enumerate(POOLS.items())
     }
     _gaps(svg, arms, costs, bottom, 4)
     svg.text(NAME, bottom + 36, "loss with the limit minus without it, of one model (nats)")
     side = svg.beside(364, bottom + 64)
-    minus = padded([0.0, *gap_extent(arm["loss_minus_no_limit"] for arm in arms.values())])
-    alone = {"loss_minus_no_limit": ("model alone", Scale(*minus, NAME, NAME + 100))}
+    minus = gap_scale((arm["loss_minus_no_limit"] for arm in arms.values()), NAME, NAME + 100)
+    alone = {"loss_minus_no_limit": ("model alone", minus)}
     _gaps(side, arms, alone, bottom, 3)
     side.text(side.width, TOP - 26, "dropped", anchor="end", bold=True)
     for i, (name, arm) in enumerate(arms.items()):
@@ -91,10 +91,10 @@ def leak(recorded: Recorded) -> Picture:
     svg.text(0, 16, about(recorded, recorded["dense"]["loss"]), fill=MUTED)
     svg.text(0, 36, HOLM, fill=MUTED)
     legend(svg, NAME, 58, verdict_keys(), across=80)
-    plots = {}
-    for i, (name, head) in enumerate(WORTHS.items()):
-        ends = padded([0.0, *gap_extent(arm[name] for arm in arms.values())])
-        plots[name] = head, Scale(*ends, NAME + PITCH * i, NAME + PITCH * i + PLOT)
+    plots = {
+        name: (head, gap_scale((arm[name] for arm in arms.values()), *_column(i)))
+        for i, (name, head) in enumerate(WORTHS.items())
+    }
     _gaps(svg, arms, plots, bottom, 3)
     words = "loss without the later tokens minus loss with them: right is a gain by them"
     svg.text(svg.width, bottom + 36, words, anchor="end")
@@ -106,6 +106,11 @@ def leak(recorded: Recorded) -> Picture:
     return svg.picture(columns, _leak_rows(recorded))
 
 
+def _column(place: int) -> tuple[float, float]:
+    start = NAME + PITCH * place
+    return start, start + PLOT
+
+
 def _gaps(
     svg: Svg, arms: Recorded, plots: dict[str, tuple[str, Scale]], bottom: float, ticks: int
 ) -> None:
@@ -114,7 +119,7 @@ def _gaps(
     for head, x in plots.values():
         lines = head.split("\n")
         paragraph(svg, x.start, TOP - 10 - 16 * len(lines), lines, 16, bold=True)
-        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(ticks), form=_signed, zero=True)
+        x_axis(svg, x, bottom, top=TOP - 8, ticks=x.ticks(ticks), form=signed, zero=True)
     for i, (name, arm) in enumerate(arms.items()):
         y = TOP + (i + 0.5) * ROW
         svg.line(0, y + ROW / 2, svg.width, y + ROW / 2, width=0.5)
@@ -134,9 +139,9 @@ def _signature(svg: Svg, recorded: Recorded) -> None:
     title = "Training loss of a pool in order minus the same pool shuffled"
     side.text(0, 16, title, bold=True)
     published = -0.1 * _training(recorded)["mean"]
-    x = Scale(*padded([0.0, published, *gap_extent(signature.values())]), NAME, 540)
+    x = gap_scale(signature.values(), NAME, 540, published)
     label = "nats per token: left of zero the pool in order has the lower loss"
-    x_axis(side, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=_signed, zero=True)
+    x_axis(side, x, bottom, label, top=top - 4, ticks=x.ticks(6), form=signed, zero=True)
     side.line(x(published), top - 4, x(published), bottom, stroke=INK, dash="2 3")
     side.text(x(published) + 6, top - 10, "10 % of the loss (Wang et al.)", fill=MUTED)
     for i, (name, gap) in enumerate(signature.items()):
@@ -164,10 +169,6 @@ def _leak_rows(recorded: Recorded) -> list[tuple[object, ...]]:
              gap_cell(recorded["signature"][pool]) if pool else "")
         )  # fmt: skip
     return rows
-
-
-def _signed(value: float) -> str:
-    return f"{value:+g}" if value else "0"
 
 
 # What was seen, in words that the figures decide.

@@ -12,7 +12,7 @@ from moeviz.pictures.over_seeds import (
     about,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     rate_words,
     verdict_keys,
@@ -148,7 +148,7 @@ def _gaps(svg: Svg, of_task: Figures, measure: str, ways: Sequence[str]) -> None
     for at, name in zip(RESULTS, ("kB", "seconds"), strict=True):
         svg.text(at, GAPS - 10, name, anchor="end", fill=MUTED)
     bottom = GAPS + ROW * len(ways)
-    x = Scale(*padded([0.0, *gap_extent(table[way] for way in ways if way != BASE)]), LEFT, RIGHT)
+    x = gap_scale((table[way] for way in ways if way != BASE), LEFT, RIGHT)
     x_axis(svg, x, bottom, top=GAPS - 2, ticks=x.ticks(3), zero=True)
     middle = (LEFT + RIGHT) / 2
     svg.text(middle, bottom + 38, "nats per token: left is better", anchor="middle")

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
+from moeviz.pictures.axes import RootScale, x_axis
 from moeviz.pictures.over_seeds import (
     about,
     dots,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     verdict_keys,
 )
@@ -44,7 +44,7 @@ def as_written(summary: dict[str, Any]) -> Picture:
     svg.text(0, 16, about(summary, arms[DENSE]["reserve_loss"]), fill=MUTED)
     violation = RootScale(0, 15, *BALANCE)
     gaps = [arms[name]["loss_minus_dense"] for *_, name in rows]
-    loss = Scale(*padded([0.0, *gap_extent(gaps)]), *LOSS)
+    loss = gap_scale(gaps, *LOSS)
     svg.text(BALANCE[0], 50, f"MaxVio in training, layer {layer}", bold=True)
     side.text(LOSS[0], 50, "Loss minus the dense twin's", bold=True)
     legend(side, LOSS[0], 72, verdict_keys(), across=80, kin=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,11 @@ RESTARTED = "nothing, warm restarts"
 LATE = 0.2  # of a run: the steep beginning of a loss would flatten the rest
 
 
-def balance_over_time(summary: dict[str, Any], names: Sequence[str] = SHOWN) -> Picture:
+def balance_over_time(summary: dict[str, Any]) -> Picture:
     """Means over seeds of MaxVio in two layers, of the balancing loss and the z-loss (measured, not
     weighted), and of the training loss, the dense twin's beside it."""
-    keys = {n: Key(n, *look[:2], width=1.8) for n, look in zip(names, LOOKS, strict=False)}
-    curves = {name: summary["arms"][name]["curves"] for name in names}
+    keys = {n: Key(n, *look[:2], width=1.8) for n, look in zip(SHOWN, LOOKS, strict=False)}
+    curves = {name: summary["arms"][name]["curves"] for name in SHOWN}
     svg = Svg(WIDTH, HEIGHT, "Balance over a run", f"{told_layers(summary)} {told_losses(summary)}")
     words = about(summary, summary["arms"][DENSE]["reserve_loss"])
     paragraph(svg, 0, 16, textwrap.wrap(words, 44), fill=MUTED)

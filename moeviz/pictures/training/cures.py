@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moeviz.pictures.axes import RootScale, Scale, padded, x_axis
+from moeviz.pictures.axes import RootScale, signed, x_axis
 from moeviz.pictures.over_seeds import (
     about,
     dots,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     verdict_keys,
 )
@@ -50,13 +50,13 @@ def cures(summary: dict[str, Any], names: Sequence[str] = ()) -> Picture:
     svg.text(0, 16, about(summary, summary["arms"][DENSE]["reserve_loss"]), fill=MUTED)
     balance = RootScale(0, EXPERTS - 1, *BALANCE)
     gaps = {
-        base: Scale(*padded([0.0, *gap_extent(a[_minus(base)] for a in shown.values())]), *ends)
+        base: gap_scale((a[_minus(base)] for a in shown.values()), *ends)
         for base, ends in LOSS.items()
     }
     _heads(svg, side, summary)
     x_axis(svg, balance, bottom, top=TOP - 4, ticks=balance.ticks(3))
     for x in gaps.values():
-        x_axis(side, x, bottom, top=TOP - 4, ticks=x.ticks(4), form=_signed, zero=True)
+        x_axis(side, x, bottom, top=TOP - 4, ticks=x.ticks(4), form=signed, zero=True)
     for i, (name, arm) in enumerate(shown.items()):
         y, bold = TOP + (i + 0.5) * ROW, name in (DENSE, BASE)
         fell = f"{arm['collapsed']} of {arm['runs']}" if "training" in arm else ""
@@ -84,10 +84,6 @@ def cures(summary: dict[str, Any], names: Sequence[str] = ()) -> Picture:
 
 def _minus(base: str) -> str:
     return f"loss_minus_{base}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+g}" if value else "0"
 
 
 def _sentences(summary: dict[str, Any]) -> str:

@@ -133,10 +133,10 @@ def told_quality(summary: Summary) -> str:
     )
 
 
-def told_against_dense(summary: Summary, name: str = BASE) -> str:
-    """A setting's loss beside the dense twin's."""
-    shown = "the model without a cure" if name == BASE else name
-    return told_gap(shown, "its dense twin", summary["arms"][name]["loss_minus_dense"])
+def told_against_dense(summary: Summary) -> str:
+    """The loss without a cure beside the dense twin's."""
+    gap = summary["arms"][BASE]["loss_minus_dense"]
+    return told_gap("the model without a cure", "its dense twin", gap)
 
 
 def told_rate(summary: Summary, routers: Summary) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.axes import x_axis
 from moeviz.pictures.over_seeds import (
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     told_gap,
     verdict_keys,
 )
@@ -61,7 +61,7 @@ def fine_grained(recorded: Recorded) -> Picture:
     seeds = seeds_words(len(tables[-1]["seeds"]))
     heading(svg, "Are finer and shared experts better?", origin(recorded, f"fair scale, {seeds}"))
     gaps = [table["pairs"][arm] for table in tables for arm in pairs if arm in table["pairs"]]
-    x, y, rows = Scale(*padded([0.0, *gap_extent(gaps)]), LEFT, RIGHT), TOP, []
+    x, y, rows = gap_scale(gaps, LEFT, RIGHT), TOP, []
     for arm in pairs:
         base = tables[-1]["pairs"][arm]["base"]
         svg.text(0, y + 4, f"{words_of(arm)} minus {words_of(base)}", bold=True)

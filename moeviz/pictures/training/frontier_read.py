@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.pictures.svg import si
+from moeviz.pictures.training.arms import losses
 from moeviz.records.compare import Gap, verdicts
 from moeviz.records.frontier import DenseRow, Reading, exponent
 
@@ -67,12 +68,6 @@ AXES = {
         "whose training takes as long", "training time",
     ),
 }  # fmt: skip
-
-
-def losses(recorded: Recorded, arm: str) -> list[float]:
-    """By seed."""
-    values: list[float] = recorded["arms"][arm]["loss"]["values"]
-    return values
 
 
 def of_kind(recorded: Recorded, kind: str) -> dict[str, Recorded]:

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 
 from moeviz.costs.laws.law import size
+from moeviz.pictures.training.arms import losses
 from moeviz.pictures.training.frontier_read import (
     AXES,
     DENSE,
@@ -17,7 +18,6 @@ from moeviz.pictures.training.frontier_read import (
     dense_row,
     dense_width,
     is_flat,
-    losses,
     of_kind,
     share_met,
     trends,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.axes import x_axis
 from moeviz.pictures.over_seeds import (
     about,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     mean_sd,
     told_briefly,
     verdict_keys,
@@ -39,7 +39,7 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
     svg = Svg(WIDTH, bottom + 116, "Layers with experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     paragraph(svg, 0, 20 + 17 * len(lines), plain)
-    x = Scale(*padded([0.0, *gap_extent(figures["minus_dense"].values())]), LEFT, WIDTH - 14)
+    x = gap_scale(figures["minus_dense"].values(), LEFT, WIDTH - 14)
     x_axis(svg, x, bottom, "loss minus the dense model's (nats per token)", top=top, zero=True)
     for i, (name, model) in enumerate(figures["models"].items()):
         y, gap = top + ROW * (i + 0.75), figures["minus_dense"].get(name)

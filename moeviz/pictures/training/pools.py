@@ -36,10 +36,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def pools(recorded: Recorded, setting: str = FAIR) -> Picture:
+def pools(recorded: Recorded) -> Picture:
     """The same trained models, evaluated on the same text in other pools of tokens: only routers
     that compare tokens outside training too can tell the difference."""
-    table = table_of(recorded, setting)
+    table = table_of(recorded, FAIR)
     arms = [arm for arm, figures in table["arms"].items() if figures.get("pools")]
     change = judged(
         {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from moeviz.costs.laws.law import LossLaw, Model, size
 from moeviz.costs.laws.published import LAWS
-from moeviz.pictures.axes import LogScale, Scale, axes, padded, x_axis
+from moeviz.pictures.axes import LogScale, Scale, axes, padded, signed, x_axis
 from moeviz.pictures.over_seeds import ran_on
 from moeviz.pictures.plot import Key, curve, heading, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
@@ -218,7 +218,7 @@ def _rows(svg: Svg, powers: list[Power], made: list[str]) -> None:
         values += [v for v in (power.of, power.low, power.high) if v is not None]
     x = Scale(*padded(values), 12, SIDE - 12)
     bottom = top + ROW * len(powers)
-    x_axis(svg, x, bottom, "p", top=top - 14, form=lambda v: f"{v:+g}" if v else "0", zero=True)
+    x_axis(svg, x, bottom, "p", top=top - 14, form=signed, zero=True)
     for i, power in enumerate(powers):
         y = top + ROW * i
         note = f"{power.what}: {power.of:+.4f}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
+from moeviz.pictures.axes import x_axis
 from moeviz.pictures.over_seeds import (
     Figure,
     about,
     gap_cell,
     gap_dots,
-    gap_extent,
+    gap_scale,
     told_gap,
     verdict_keys,
 )
@@ -37,7 +37,7 @@ def race_seeds(recorded: dict[str, Any]) -> Picture:
     bottom = TOP + ROW * len(gaps)
     svg = Svg(WIDTH, bottom + 150, "Dense against MoE over several seeds", told_race(recorded))
     svg.text(0, 16, about(recorded, recorded["gap_at_equal_step"]), fill=MUTED)
-    x = Scale(*padded([0.0, *gap_extent(gaps.values())]), *PLOT)
+    x = gap_scale(gaps.values(), *PLOT)
     legend(svg, 0, 42, verdict_keys(), across=80)
     svg.text(x.start, 70, "← the first is better", bold=True)
     svg.text(x.end, 70, "the second is better →", anchor="end", bold=True)

@@ -10,12 +10,12 @@ from moeviz.pictures.axes import Scale, padded, x_axis
 from moeviz.pictures.over_seeds import about
 from moeviz.pictures.plot import Key, heading, legend, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.training.arms import losses
 from moeviz.pictures.training.frontier_read import (
     DENSE,
     HASH,
     LEARNED,
     Recorded,
-    losses,
     of_kind,
 )
 from moeviz.records.compare import Gap, compare

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, general, padded, x_axis
-from moeviz.pictures.over_seeds import gap_cell, gap_dots, gap_extent, ran_on, verdict_keys
+from moeviz.pictures.over_seeds import gap_cell, gap_dots, gap_scale, ran_on, verdict_keys
 from moeviz.pictures.plot import Key, curve, heat_bar, legend, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.pictures.training.load_and_speed import LOAD_HEIGHT, SIDE, STYLES, draw_load
@@ -103,7 +103,7 @@ def _draw_gaps(svg: Svg, top: float, recorded: Recorded, way: str) -> None:
     first_row, bottom = top + 58, top + 48 + ROW * (len(PAIRS) + 3)
     scales = {}
     for moment, ends in PLOTS.items():
-        x = scales[moment] = Scale(*padded([*gap_extent(gaps[moment].values()), 0.0]), *ends)
+        x = scales[moment] = gap_scale(gaps[moment].values(), *ends)
         svg.text(
             sum(ends) / 2, top + 26, f"after {steps[moment]:,} steps", anchor="middle", bold=True
         )
