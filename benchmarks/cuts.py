@@ -21,8 +21,8 @@ import report
 from layer_shapes import SHAPES, Shape
 from moeviz.watch.timing import by_events, seconds, single
 from moeviz_kernels import configs
-from moeviz_kernels.configs import Gemm
-from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, Role, candidates
+from moeviz_kernels.configs import KERNEL_OF, ROLES, Gemm, Role
+from moeviz_kernels.tune import Products, candidates
 from profiling import free_memory
 from visit import Phase, in_processes
 
@@ -234,6 +234,6 @@ def enter(phase: Phase, name: str, prepared: Prepared) -> None:
     for role in ROLES:
         key = f"{name} {role} {height if role in of_rows else 128}"
         if key in best:
-            entry = [*place, KERNEL_OF[role], *products.width_and_depth[role]]
-            table["cuts"].append({"for": entry, "role": role, **best[key]})
+            entry = [*place, role, *products.width_and_depth[role]]
+            table["cuts"].append({"for": entry, **best[key]})
     phase.save(done=False)

@@ -152,7 +152,7 @@ def test_a_late_sweep_says_so_and_keeps_the_table_of_what_it_has(checked, tmp_pa
     left = load(tmp_path, "sweep")
     assert left["late"] == ["toy dW2 128", "toy"] and not left["failed"]
     assert left["sentence"] == "sweep: 2 done, 2 not begun, for want of time in 8 s"
-    assert [entry["role"] for entry in left["table"]["cuts"]] == [*SOME[:-1]]
+    assert [entry["for"][4] for entry in left["table"]["cuts"]] == [*SOME[:-1]]
     assert [entry["height"] for entry in left["table"]["heights"]] == [16]
     for entry in left["table"]["cuts"]:
         assert entry["cut"] == left["items"][f"toy {entry['role']} 16"][0]["cut"]

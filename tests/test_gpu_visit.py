@@ -20,8 +20,8 @@ from helpers.visit import Clock, Parts
 from layer_contenders import DENSE, OURS
 from moeviz.host import data_path
 from moeviz_kernels import configs
-from moeviz_kernels.configs import Gemm, Tuned
-from moeviz_kernels.tune import KERNEL_OF, ROLES, Products, candidates
+from moeviz_kernels.configs import KERNEL_OF, ROLES, Gemm, Tuned
+from moeviz_kernels.tune import Products, candidates
 from visit import Phase, in_processes, load
 
 NAMES = ("layer", "paths")
@@ -101,8 +101,8 @@ def test_the_shipped_cuts_are_candidates():
         for height in heights[: 1 if kernel == "grad_weight" else 2]:
             block_n, *more = configs.TABLE["sm_90"][kernel][height][0]
             assert Gemm(height, block_n, *more) in candidates(kernel, height)
-    for (*_, kernel, _, _), cut in configs.Tuned.read(configs.PACKAGED).cuts.items():
-        assert cut in candidates(kernel, cut.block_m), "what was measured to be the fastest"
+    for (*_, role, _, _), cut in configs.Tuned.read(configs.PACKAGED).cuts.items():
+        assert cut in candidates(KERNEL_OF[role], cut.block_m), f"measured as the fastest: {role}"
     assert set(KERNEL_OF.values()) == set(configs.KERNELS)
 
 
@@ -124,7 +124,7 @@ def results(tmp_path):
     cut = dict(block_m=64, block_n=128, block_k=64, num_warps=4, num_stages=3, maxnreg=128)
     table = {
         "heights": [{"for": [*place, 2048, 768], "height": 64, "ms": {"64": 1.0, "128": 2.0}}],
-        "cuts": [{"for": [*place, "up", 1536, 2048], "role": "up", "cut": cut, "ms": [1.0]}],
+        "cuts": [{"for": [*place, "up", 1536, 2048], "cut": cut, "ms": [1.0]}],
     }
     items = {"O-8 up 64": [{"cut": cut | {"path": "pointer"}, "ms": [0.5, 0.5, 0.6, 9.0]}]}
     times = {part: {"median": 2.0} for part in ("forward_ms", "both_ms")}
@@ -179,6 +179,8 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
         assert (cut.maxnreg == 128) == (height == 64) and cut.block_m == height
     assert configs.choose("up", like, 512, 1536, 2048, 128).maxnreg is None
     assert configs.choose("up", like, 512, 1536, 1024, 64).maxnreg is None
+    # Another product of the same width and depth has cuts of its own.
+    assert configs.choose("dx", like, 512, 1536, 2048, 64).maxnreg is None
     assert configs.launch_options(Gemm(64, 64, 64, 4, 3), torch.float16).get("maxnreg") is None
     monkeypatch.setattr(configs.triton, "__version__", "3.7.1")
     assert configs.choose("up", like, 512, 1536, 2048, 64).maxnreg is None

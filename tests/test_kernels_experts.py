@@ -68,7 +68,8 @@ def test_a_narrow_cut_is_taken_where_it_spares_more_padding_than_it_costs(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     like = SimpleNamespace(is_cuda=True, device="cuda", dtype=torch.bfloat16)
     monkeypatch.setattr(configs, "TUNED", configs.Tuned({}, {}))
-    assert configs.choose("gemm", like, 1000, width, 64).block_n == block_n
+    for role in ("down", "dx"):
+        assert configs.choose(role, like, 1000, width, 64).block_n == block_n
 
 
 OLD, NEW = "torch.set_float32_matmul_precision", "cuda.matmul.fp32_precision"

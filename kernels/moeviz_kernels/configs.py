@@ -25,6 +25,13 @@ import triton
 
 Kernel = Literal["up", "gemm", "grad_hidden", "grad_weight"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+# The products of a layer: W13 x, W2 h, dh, dx and the gradients of both weights.
+Role = Literal["up", "down", "grad_hidden", "dx", "dW2", "dW13"]
+ROLES: tuple[Role, ...] = get_args(Role)
+KERNEL_OF: dict[Role, Kernel] = {
+    "up": "up", "down": "gemm", "dx": "gemm", "grad_hidden": "grad_hidden",
+    "dW2": "grad_weight", "dW13": "grad_weight",
+}  # fmt: skip
 OLDEST = (8, 0)  # Triton uses no tensor cores below
 
 
@@ -125,7 +132,7 @@ PACKAGED = Path(__file__).with_name("tuned.json")
 
 @dataclass(frozen=True)
 class Tuned:
-    """What GPUs have measured. cuts: by chip, Triton, dtype, `bucket` of the rows, kernel, width
+    """What GPUs have measured. cuts: by chip, Triton, dtype, `bucket` of the rows, role, width
     and depth. heights, of the tiles of rows: by chip, Triton, dtype, bucket, d_model, d_expert."""
 
     cuts: dict[tuple[Any, ...], Gemm]
@@ -182,19 +189,20 @@ def height_of_tiles(like: torch.Tensor, rows_per_expert: float, d_model: int, d_
 
 
 def choose(
-    kernel: Kernel,
+    role: Role,
     like: torch.Tensor,
     rows_per_expert: float,
     width: int,
     depth: int,
     height: int | None = None,
 ) -> Gemm:
-    """The cut of a GEMM of `width` columns and a sum over `depth`, for tensors like `like`.
+    """The cut of a product of `width` columns and a sum over `depth`, for tensors like `like`.
 
-    height: of its tiles of rows (default: tile_height); grad_weight has none.
+    height: of its tiles of rows (default: tile_height); dW2 and dW13 have none.
     """
+    kernel = KERNEL_OF[role]
     block_m = 128 if kernel == "grad_weight" else height or tile_height(rows_per_expert)
-    tuned = TUNED.cuts.get((*place(like, rows_per_expert), kernel, width, depth))
+    tuned = TUNED.cuts.get((*place(like, rows_per_expert), role, width, depth))
     if tuned is not None and (kernel == "grad_weight" or tuned.block_m == block_m):
         return tuned
     capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else OLDEST

@@ -76,7 +76,7 @@ def _forward(
         tiles = _of_height(kept, num_rows, num_experts, height)
         cut = configs.choose("up", x_TD, rows_per_expert, two_f, d_model, height)
         h_NF, z_N2F = up_swiglu(x_TD, token, weight, w13_E2FD, offsets, tiles, cut, save=save)
-        cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f // 2, height)
+        cut = configs.choose("down", x_TD, rows_per_expert, d_model, two_f // 2, height)
         rows_ND = grouped_gemm(h_NF, w2_EDF.transpose(1, 2), offsets, tiles, cut)
         y_TD = gather_sum(rows_ND, inverse, token_offsets)
         return (y_TD, z_N2F, *kept) if save else (y_TD, *_kept(x_TD, token, w13_E2FD, save))
@@ -118,13 +118,13 @@ def _backward(
             grad_TD, token, weight, w2_EDF, z_N2F, offsets, tiles, cut
         )
         if needs_w2:
-            cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_expert, d_model)
+            cut = configs.choose("dW2", x_TD, rows_per_expert, d_expert, d_model)
             grad_w2 = grad_weight(grad_TD, h_NF, token, offsets, cut, gather_left=True)
         if needs_w13:
-            cut = configs.choose("grad_weight", x_TD, rows_per_expert, d_model, two_f)
+            cut = configs.choose("dW13", x_TD, rows_per_expert, d_model, two_f)
             grad_w13 = grad_weight(dz_N2F, x_TD, token, offsets, cut, gather_left=False)
         if needs_x:
-            cut = configs.choose("gemm", x_TD, rows_per_expert, d_model, two_f, height)
+            cut = configs.choose("dx", x_TD, rows_per_expert, d_model, two_f, height)
             rows_ND = grouped_gemm(dz_N2F, w13_E2FD, offsets, tiles, cut)
             grad_x = gather_sum(rows_ND, inverse, token_offsets)
         return grad_x, grad_N, grad_w13, grad_w2

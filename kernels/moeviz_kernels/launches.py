@@ -185,13 +185,13 @@ def shipped_gemms(chip: str, dtype: str) -> list[Launch]:
     found: list[Launch] = []
     like: Any = SimpleNamespace(dtype=DTYPES[dtype], device=chip, is_cuda=True)
     with mock.patch.object(torch.cuda, "get_device_capability", capability):
-        for kernel, rows, width, (odd, more) in itertools.product(
-            configs.KERNELS, (1000, 96, 32, 16), (1024, 32), ((0, 0), (0, 16), (8, 0), (9, 9))
+        for role, rows, width, (odd, more) in itertools.product(
+            configs.ROLES, (1000, 96, 32, 16), (1024, 32), ((0, 0), (0, 16), (8, 0), (9, 9))
         ):
             columns, depth = width + odd, 1024 + more
-            chosen = columns * 2 if kernel == "up" else columns
-            config = configs.choose(kernel, like, rows, chosen, depth)
-            launches = gemm_launches(kernel, config, dtype, columns, depth)
+            chosen = columns * 2 if role == "up" else columns
+            config = configs.choose(role, like, rows, chosen, depth)
+            launches = gemm_launches(configs.KERNEL_OF[role], config, dtype, columns, depth)
             found += [launch for launch in launches if launch not in found]
     return found
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from moeviz_kernels.configs import Gemm, Kernel
+from moeviz_kernels.configs import KERNEL_OF, Gemm, Kernel, Role
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
@@ -26,12 +26,6 @@ from moeviz_kernels.sort import sort_by_expert
 from moeviz_kernels.tiles import tile_map
 from moeviz_kernels.up import up_swiglu
 
-Role = Literal["up", "down", "grad_hidden", "dx", "dW2", "dW13"]
-ROLES: tuple[Role, ...] = get_args(Role)
-KERNEL_OF: dict[Role, Kernel] = {
-    "up": "up", "down": "gemm", "dx": "gemm", "grad_hidden": "grad_hidden",
-    "dW2": "grad_weight", "dW13": "grad_weight",
-}  # fmt: skip
 # By kernel and height of its tiles of rows (grad_weight's block is of the weight's gradient), then
 # by path: (BLOCK_N, BLOCK_K, warps, stages, maxnreg, epilogue). A cut with few registers and little
 # shared memory lets two programs share a multiprocessor: one computes while the other begins or
