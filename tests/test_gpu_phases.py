@@ -155,7 +155,7 @@ def test_a_late_sweep_says_so_and_keeps_the_table_of_what_it_has(checked, tmp_pa
     assert [entry["for"][4] for entry in left["table"]["cuts"]] == [*SOME[:-1]]
     assert [entry["height"] for entry in left["table"]["heights"]] == [16]
     for entry in left["table"]["cuts"]:
-        assert entry["cut"] == left["items"][f"toy {entry['role']} 16"][0]["cut"]
+        assert entry["cut"] == left["items"][f"toy {entry['for'][4]} 16"][0]["cut"]
 
 
 # The whole visit.
