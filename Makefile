@@ -18,7 +18,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 AGAIN := || { echo "The installation stopped here; 'make $(MAKECMDGOALS)' goes on." >&2; exit 1; }
 
-.PHONY: help lab test test-all test-lowest test-newest test-processors lint notebooks bench gpu gpu-verify clean
+.PHONY: help lab test test-all test-lowest test-newest test-processors lint notebooks bench gpu gpu-verify gpu-links clean
 .DELETE_ON_ERROR:
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -79,23 +79,33 @@ PHASES ?= check,sweep,layer,train
 
 gpu gpu-verify: export PYTHONPATH := $(CURDIR)/build/gpu:$(CURDIR)/benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu gpu-verify: export PYTHONUNBUFFERED := 1
+gpu gpu-verify: gpu-links
 gpu:
-	@mkdir -p build/gpu
-	@ln -sfn ../../moeviz build/gpu/moeviz
-	@ln -sfn ../../kernels/moeviz_kernels build/gpu/moeviz_kernels
 	@$(GPU_PYTHON) -P -m moeviz bench gpu --out "$(OUT)" --minutes $(MINUTES) --phases $(PHASES) $(ARGS)
 
-# At most 200 s: the kernels' tests, the memory checker, the largest shapes again with the cuts that
-# the sweep has chosen, where there was one. Each part goes on after the others' failures.
+# At most 220 s: the kernels' tests, the memory checker, the largest shapes again with the cuts that
+# the sweep has chosen, where there was one. Each part has its seconds, and goes on after the others'
+# failures. An interrupted pytest says what it has found until then.
 gpu-verify:
 	@mkdir -p "$(OUT)"; py="$(GPU_PYTHON) -P"; export MOEVIZ_TUNED=$(wildcard build/gpu/tuned.json); \
 	workers=$$($$py -c 'import xdist; print("-n 14")' 2>/dev/null); \
-	{ OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout --foreground -s INT -k 10 110 \
-	  $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS) || echo "FAILED: tests"; \
-	  timeout 45 $$py -m moeviz bench sanitize --seconds 30 || echo "FAILED: sanitize"; \
-	  timeout 45 $$py -m moeviz bench layer --shapes OLMoE-32768,Qwen3-32768,Mixtral-8192 --budget 25 \
-	    --json "$(OUT)/layer_again.json" || echo "FAILED: layer"; } 2>&1 | tee "$(OUT)/verify.txt"; \
+	within() { name=$$1; limit=$$2; signal=$$3; shift 3; \
+	  timeout $$signal -k 10 $$limit "$$@"; code=$$?; case $$code in 0) ;; \
+	  124|137) echo "FAILED: $$name took longer than $$limit s" ;; \
+	  *) echo "FAILED: $$name, exit code $$code" ;; esac; }; \
+	{ within "the tests" 100 "--foreground -s INT" \
+	    env OMP_NUM_THREADS=2 CUBLAS_WORKSPACE_CONFIG=:4096:8 \
+	    $$py -m pytest -q --tb=short --maxfail=40 $$workers $(GPU_TESTS); \
+	  within "the memory checker" 50 "-s TERM" $$py -m moeviz bench sanitize --seconds 40; \
+	  within "the layer" 60 "-s TERM" $$py -m moeviz bench layer --budget 25 \
+	    --shapes OLMoE-32768,Qwen3-32768,Mixtral-8192 --json "$(OUT)/layer_again.json"; \
+	} 2>&1 | tee "$(OUT)/verify.txt"; \
 	if grep "^FAILED: " "$(OUT)/verify.txt" >/dev/null; then exit 1; fi
+
+gpu-links:
+	@mkdir -p build/gpu
+	@ln -sfn ../../moeviz build/gpu/moeviz
+	@ln -sfn ../../kernels/moeviz_kernels build/gpu/moeviz_kernels
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import torch
 
@@ -70,7 +71,7 @@ def run_within(command: list[str], seconds: float) -> tuple[int, str]:
 def main(argv: list[str] | None = None) -> int:
     """0 where nothing was found, or nothing could be checked; 1 on an error."""
     parser = report.command_line("sanitize", __doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="to give up after")
+    parser.add_argument("--seconds", type=float, default=60.0, help="to give up after, in all")
     parser.add_argument("--step", action="store_true", help="the pass itself, unwatched")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
@@ -88,9 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     command = [checker, "--tool", "memcheck", "--report-api-errors", "no"]
     command += ["--error-exitcode", str(FOUND), "--print-limit", "10", "--show-backtrace", "device"]
     watched = [sys.executable, "-P", "-m", "moeviz", "bench", "sanitize", "--step"]
+    deadline = time.monotonic() + arguments.seconds
     code, output = run_within(watched, arguments.seconds)  # compiles the kernels
     if code == 0:
-        code, output = run_within([*command, *watched], arguments.seconds)
+        code, output = run_within([*command, *watched], deadline - time.monotonic())
     elif code != KILLED:
         print(f"The kernels failed before they were watched (exit code {code}):\n{output}")
         return code

@@ -445,3 +445,19 @@ def test_the_hosts_time_is_that_of_each_part(monkeypatch):
 def test_only_real_errors_of_the_memory_checker_are_fatal(code, output, verdict, sentence):
     status, text = sanitize.verdict(code, output)
     assert status == verdict and sentence in text
+
+
+def test_the_memory_checker_and_what_is_before_it_share_the_seconds(monkeypatch, capsys):
+    now, given = [100.0], []
+
+    def run_within(command, seconds):
+        given.append(seconds)
+        now[0] += 30
+        return 0, "========= ERROR SUMMARY: 0 errors"
+
+    monkeypatch.setattr(sanitize, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sanitize, "run_within", run_within)
+    monkeypatch.setattr(sanitize.shutil, "which", lambda *_, **__: "compute-sanitizer")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert sanitize.main(["--seconds", "40"]) == 0
+    assert given == [40.0, 10.0] and "found no errors" in capsys.readouterr().out

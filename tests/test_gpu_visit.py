@@ -304,3 +304,25 @@ def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
     ]
     assert kinds == ["pytest", "sanitize", "layer"]
     assert (tmp_path / "out" / "verify.txt").is_file()
+
+
+def test_make_gpu_verify_alone_finds_the_package_and_names_what_fails_or_is_late(tmp_path):
+    """A part that fails, one that takes too long (as `timeout` tells it), one that is well."""
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *"-m pytest"*) exit 3 ;; *" sanitize "*) exit 124 ;; '
+        '*"import xdist"*) exit 1 ;; *) echo fine ;; esac\n'
+    )
+    python.chmod(0o755)
+    make = ["make", "-C", str(tmp_path), "-f", str(ROOT / "Makefile"), f"GPU_PYTHON={python}"]
+    done = subprocess.run([*make, f"OUT={out}", "gpu-verify"], capture_output=True)
+    assert done.returncode != 0
+    assert (out / "verify.txt").read_text().splitlines() == [
+        "FAILED: the tests, exit code 3",
+        "FAILED: the memory checker took longer than 50 s",
+        "fine",
+    ]
+    assert {link.name for link in (tmp_path / "build" / "gpu").iterdir() if link.is_symlink()} == {
+        "moeviz",
+        "moeviz_kernels",
+    }
