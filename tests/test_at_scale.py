@@ -19,6 +19,7 @@ from moeviz.experiments.at_scale import (
     Size,
     build,
     output_variance,
+    train,
 )
 from moeviz.experiments.cures import name_of
 from moeviz.experiments.gpu_record import Experiment, difference, record, steps_that_fit, summary
@@ -221,6 +222,16 @@ def test_a_rehearsal_leaves_every_run_with_its_figures(tmp_path):
     # The dense twin of one seed is one run, whatever it is compared with.
     losses = {one["arms"][DENSE]["validation_loss"]["values"][0] for one in found.values()}
     assert len(losses) == 1
+
+
+def test_the_share_of_the_peak_is_that_of_the_counted_flops(toy):
+    setting = dataclasses.replace(toy, peak_tflops=0.25, costs={})
+    arm = gpu_race.arms(toy.size)["MoE"]
+    figures = train(arm, 0, 3, setting)
+    steps_per_second = figures["tokens_per_second"] / toy.size.tokens_per_step
+    flops = 1e9 * figures["gigaflops_per_step"]
+    assert flops == build(arm, 0, 3, setting).flops_per_step > 0
+    assert figures["of_peak"] == pytest.approx(steps_per_second * flops / 0.25e12)
 
 
 def test_the_command_writes_what_ends_and_needs_a_gpu(toy, tmp_path, monkeypatch):

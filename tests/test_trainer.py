@@ -1,5 +1,6 @@
 """Training: it learns, resumes bit for bit, survives divergence, and never unpickles a file."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import moeviz.model.division
 from helpers.numerics import relative
@@ -530,18 +532,38 @@ def test_float16_goes_on_after_it_diverged(corpus, in_float16):
 # --- one look at the device's numbers in a step ---
 
 
+class Looks(TorchDispatchMode):
+    """How often a number is read out of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.name() == "aten::_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(
     "router", ["token_choice", "expert_choice", "soft_moe", "remoe", "mixture_of_depths"]
 )
 def test_a_step_says_the_same_numbers_as_each_tensor_by_itself(corpus, router, monkeypatch):
     """To the last bit, and by one copy: each would make a GPU wait."""
     moe = dataclasses.replace(MOE.moe, router=router, capacity=None)
+    adamw = checkpoint.adamw  # a GPU's: the CPU's usual one reads its number of steps
+    monkeypatch.setattr(checkpoint, "adamw", lambda g, lr, _: adamw(g, lr, torch.device("cuda")))
     trainer = make(corpus, dataclasses.replace(MOE, moe=moe))
-    outs, copies, cpu = [], [], torch.Tensor.cpu
+    outs, copies, cpu, looks, loss = [], [], torch.Tensor.cpu, Looks(), trainer._loss
     trainer.model.register_forward_hook(lambda model, args, out: outs.append(out))
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(t.shape) or cpu(t))
-    result = next(trainer)
-    assert len(copies) == 1
+    with contextlib.ExitStack() as after_the_forward_pass:  # which of some routers waits anyway
+
+        def watched(*given):
+            out = loss(*given)
+            after_the_forward_pass.enter_context(looks)
+            return out
+
+        monkeypatch.setattr(trainer, "_loss", watched)
+        result = next(trainer)
+    assert len(copies) == 1 and looks.count == 0
     stats = [route.stats for route in outs[0].routes]
     assert result.load.dtype == np.int64 and result.load.tolist() == [
         s.load.tolist() for s in stats
