@@ -107,7 +107,45 @@ def paths(sweep: dict[str, Any]) -> str:
         cells = (f"**{cell}**" if cell == f"{fastest:.3f}" else cell for cell in cells)
         size, role, height = key.split()
         lines.append(f"| {size} | {role}, {height} rows | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *steadiness(sweep), *narrow_cuts(sweep)])
+
+
+def steadiness(sweep: dict[str, Any]) -> list[str]:
+    """How far the ratio of two of a product's best cuts differs between the rounds that all cuts
+    had and those that the best had besides."""
+    changes = []
+    for cuts in sweep["items"].values():
+        times = [entry["ms"] for entry in cuts if len(entry["ms"]) > QUICK_ROUNDS]
+        parts = (slice(QUICK_ROUNDS), slice(QUICK_ROUNDS, None))
+        early, late = ([statistics.median(ms[part]) for ms in times] for part in parts)
+        ratios = zip(early[1:], late[1:], strict=True)
+        changes += [abs(e / early[0] / (n / late[0]) - 1) for e, n in ratios]
+    if not changes:
+        return []
+    middle, most = (
+        f"{100 * change:.1f} %" for change in (statistics.median(changes), max(changes))
+    )
+    return [
+        "",
+        "Between the first rounds and the others, the ratio of two of a product's best cuts "
+        f"changed by {middle} (the median of {len(changes)} pairs), by {most} at most.",
+    ]
+
+
+def narrow_cuts(sweep: dict[str, Any]) -> list[str]:
+    """What half the columns of a block cost, of the products whose table has both."""
+    of_roles: dict[str, list[float]] = {}
+    for key, cuts in sweep["items"].items():
+        best: dict[int, float] = {}
+        for entry in cuts:
+            columns, ms = entry["cut"]["block_n"], statistics.median(entry["ms"][:QUICK_ROUNDS])
+            best[columns] = min(ms, best.get(columns, ms))
+        if 128 in best and 256 in best and key.split()[1] in ("up", "down", "dx"):
+            of_roles.setdefault(key.split()[1], []).append(best[128] / best[256])
+    spans = [f"{min(v):.2f} to {max(v):.2f} in `{role}`" for role, v in of_roles.items()]
+    if not spans:
+        return []
+    return ["", f"The best cut of 128 columns over the best of 256, in time: {', '.join(spans)}."]
 
 
 def renewed(text: str, name: str, table: str) -> str:

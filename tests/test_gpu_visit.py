@@ -198,6 +198,23 @@ def test_the_table_has_the_hosts_time_and_the_chips_clock_where_they_were_record
     assert second.endswith("| – / 1.5 | – | 1710, – | – |")
 
 
+def test_what_is_said_below_the_table_of_paths_follows_from_the_rounds():
+    def timed(columns, *ms):
+        return {"cut": {"path": "flat", "maxnreg": None, "block_n": columns}, "ms": [*ms]}
+
+    cuts = [
+        timed(256, 1.0, 1.0, 1.0, 2.0, 2.0),
+        timed(256, 1.0, 1.1, 1.2, 2.0),
+        timed(128, 3, 3, 3),
+    ]
+    text = gpu_table.paths({"items": {"O-8 up 64": cuts, "Q-8 up 64": [timed(128, 1.0, 1.2, 9)]}})
+    assert text.endswith(
+        "cuts changed by 10.0 % (the median of 1 pairs), by 10.0 % at most.\n\n"
+        "The best cut of 128 columns over the best of 256, in time: 3.00 to 3.00 in `up`."
+    )
+    assert gpu_table.paths({"items": {"Q-8 up 64": [timed(128, 1.0)]}}).endswith("**1.000** |")
+
+
 def test_the_readme_shows_the_recorded_run():
     runs, text = data_path("runs"), gpu_table.README.read_text("utf-8")
     for name, table in (("layer", gpu_table.overview), ("paths", gpu_table.paths)):
