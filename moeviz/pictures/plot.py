@@ -57,10 +57,10 @@ def mark(
 
 def curve(
     svg: Svg, x: Scale, y: Scale, values: Iterable[tuple[float, float]], key: Key,
-    *, opacity: float = 1,
+    *, opacity: float = 1, marks: float = 0,
 ) -> list[tuple[float, float]]:  # fmt: skip
-    """A line through (x, y) values, which skips NaN; a light colour has a dark edge. Returns its
-    points in pixels."""
+    """A line through (x, y) values, which skips NaN; a light colour has a dark edge. marks: the
+    size of the key's mark at each point, if any. Returns its points in pixels."""
     points = [(x(a), y(b)) for a, b in values if not math.isnan(b)]
     if len(points) == 1:  # one point is no line
         svg.circle(*points[0], 2.4, key.colour)
@@ -68,6 +68,8 @@ def curve(
         if key.colour in LIGHT:
             svg.polyline(points, stroke=INK, width=key.width + 1.4, dash=key.dash)
         svg.polyline(points, stroke=key.colour, width=key.width, dash=key.dash, opacity=opacity)
+    for at in points if marks else ():
+        mark(svg, key.mark, *at, key.colour, marks)
     return points
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moeviz.pictures.axes import LogScale, Scale, axes, short
-from moeviz.pictures.plot import Key, Stop, curve, heading, legend, mark, spots, track
+from moeviz.pictures.plot import Key, Stop, curve, heading, legend, spots, track
 from moeviz.pictures.specialisation.domain_table import Head, domain_table, table_size
 from moeviz.pictures.svg import INK, Picture, Svg, shorten
 from moeviz.records.domain_look import Look, Sampled
@@ -143,9 +143,7 @@ def _sizes(svg: Svg, samples: Sequence[Sampled], tokens: int, cells: int) -> Non
     axes(svg, x, y, x_ticks=ticks, x_form=short, y_ticks=y.ticks(4))
     for name, key in KEYS.items():
         values = [float(getattr(sample, name)) for sample in samples]
-        points = curve(svg, x, y, zip(sizes, values, strict=True), key)
-        for at in points:
-            mark(svg, key.mark, *at, key.colour)
+        points = curve(svg, x, y, zip(sizes, values, strict=True), key, marks=4)
         tips = [f"{sample.tokens:,} tokens: {value:.3g} {key.name}"
                 for sample, value in zip(samples, values, strict=True)]  # fmt: skip
         spots(svg, [key.name], points, tips)

@@ -13,7 +13,7 @@ from typing import Any
 from moeviz.pictures.axes import Scale, axes, padded
 from moeviz.pictures.colours import OKABE_ITO
 from moeviz.pictures.over_seeds import mean_sd
-from moeviz.pictures.plot import Key, curve, legend, mark, paragraph, spots
+from moeviz.pictures.plot import Key, curve, legend, paragraph, spots
 from moeviz.pictures.svg import MUTED, Picture, Svg, si
 from moeviz.words import percent
 
@@ -62,9 +62,7 @@ def at_scale(name: str, recorded: dict[str, Any]) -> Picture:
         for run in arms[arm]["validation_curve"]:
             shown = [(s * per_step, v) for s, v in run if v <= loss.high]
             with svg.thing(arm):
-                places = curve(svg, left, loss, shown, key)
-                for place in places:
-                    mark(svg, key.mark, *place, key.colour, 3)
+                places = curve(svg, left, loss, shown, key, marks=3)
             spots(svg, [arm], places, [f"{arm}, {_short(t)} tokens: {v:.3f}" for t, v in shown])
         experts = arms[arm].get("experts")
         for run in arms[arm].get("effective_curve", ()):

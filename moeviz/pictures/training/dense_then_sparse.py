@@ -77,9 +77,8 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
         chosen = name == model
         with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
             drawn = Key(key.name, key.colour, key.dash, key.mark, width=3 if chosen else 1.4)
-            places = curve(svg, x, y, [(k, min(v, HIGHEST)) for k, v in gaps[name]], drawn)
-            for at in places:
-                mark(svg, key.mark, *at, key.colour, 5 if chosen else 3.5)
+            points, size = [(k, min(v, HIGHEST)) for k, v in gaps[name]], 5 if chosen else 3.5
+            curve(svg, x, y, points, drawn, marks=size)
     for i, (name, key) in enumerate(keys.items()):
         with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
             row = top + 40 * i

@@ -226,9 +226,7 @@ def _draw_learning(svg: Svg, learners: Sequence[Snapshot], name: str, now: str, 
     for learner in learners:
         points, key = points_of(learner), KEYS[learner.label]
         with svg.thing(key.name):
-            places = curve(svg, x, y, points, key)
-            for place in places:
-                mark(svg, key.mark, *place, key.colour, 3)
+            places = curve(svg, x, y, points, key, marks=3)
         tips = [f"{key.name}, step {step:.0f}: {percent(share, 1)} right" for step, share in points]
         spots(svg, [key.name], places, tips)
         ends.append((places[-1][1] if places else y(0), key.name, key))

@@ -174,9 +174,7 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, spread: fl
     axes(svg, x, y, y_ticks=y.ticks(5), x_form=lambda _: "")
     svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
     with svg.thing(key.name):
-        places = curve(svg, x, y, points, key)
-        for at in places:
-            mark(svg, key.mark, *at, key.colour, 3)
+        places = curve(svg, x, y, points, key, marks=3)
     tips = [f"{_where(axis, at)}: {_ahead(names, gap)}" for at, gap in points]
     spots(svg, [key.name], places, tips)
     if len(names) == 2:
