@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import statistics
@@ -228,6 +229,13 @@ def summary(out: Path) -> list[str]:
                 f"{of_arm['validation_loss']['mean']:.4f}, "
                 f"{of_arm['tokens_per_second']['mean']:,.0f} tokens/s"
             )
+    for key, item in load(out, "step")["items"].items():
+        if "step_ms" in item:
+            told = f"{item['step_ms']:.1f} ms, {item['tokens_per_second']:,.0f} tokens/s"
+        else:
+            graph = (item["graph_ms"] or {}).get("median", math.nan)
+            told = f"{item['both_ms']['median']:.1f} ms, {graph:.1f} as a CUDA graph"
+        lines.append(f"  step, {key:20} {told}")
     for key, results in load(out, "sweep")["items"].items():
         ms, cut = statistics.median(results[0]["ms"]), Gemm(**results[0]["cut"])
         lines.append(f"  {key:28} {ms:9.3f} ms  {describe(cut)}")

@@ -98,7 +98,9 @@ class Apart:
     def measure(self, run: Run, part: Item) -> Any:
         if self.only_call:
             problem = run.problem(part.name, part.routing)
-            apart_builders(run.ceilings.copy_gb_per_s)[part.peer](problem).run()
+            contender = apart_builders(run.ceilings.copy_gb_per_s)[part.peer](problem)
+            contender.run()
+            contender.inference_step(lambda: None)
             return {}
         return run.beside(*part)
 

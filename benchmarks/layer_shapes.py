@@ -39,13 +39,13 @@ def as_dense(shape: Shape) -> Shape:
 
 
 # tokens, d_model, d_expert, num_experts, top_k; in this order, so that a run that ends early has
-# told the most.
+# told the most. DSv3's weights have more than 2^31 numbers, which nobody has tried on a GPU: what
+# breaks there has nothing after it to take along.
 GPU_SHAPES = {
     "OLMoE-32768": Shape(32768, 2048, 1024, 64, 8),
     "Qwen3-32768": Shape(32768, 2048, 768, 128, 8),
     "Mixtral-8192": Shape(8192, 4096, 14336, 8, 2),
     "Qwen3-8192": Shape(8192, 2048, 768, 128, 8),
-    "DSv3-8192": Shape(8192, 7168, 2048, 256, 8),
     "decode-8": Shape(8, 2048, 1024, 64, 8),
     "decode-64": Shape(64, 2048, 1024, 64, 8),
     "teach": Shape(4096, 256, 256, 8, 2),
@@ -54,14 +54,15 @@ GPU_SHAPES = {
     "7B-fine": Shape(24576, 1536, 256, 128, 8),
     "OLMoE-8192": Shape(8192, 2048, 1024, 64, 8),
     "decode-1": Shape(1, 2048, 1024, 64, 8),
+    "DSv3-8192": Shape(8192, 7168, 2048, 256, 8),
 }
-# Fine, finest and coarse experts; of these, where a long run is timed; and two narrow layers, where
-# the host is the limit. FIRST: these, and what the first visit has not reached. "tiny" has few
-# tokens, where small steps show.
+# Fine, finest and coarse experts; with two that the first visit has not reached, what comes first;
+# of these, where a long run is timed; and two narrow layers, where the host is the limit.
 HOT = ("OLMoE-32768", "Qwen3-32768", "Mixtral-8192", "Qwen3-8192")
-FIRST = (*HOT, "DSv3-8192", "decode-8", "decode-64")
+FIRST = (*HOT, "decode-8", "decode-64")
 LONG = ("OLMoE-32768", "Mixtral-8192")
 NARROW = ("teach", "mini")
+# "tiny" has few tokens, where small steps show.
 CPU_SHAPES = {
     "fine": Shape(1024, 512, 256, 64, 8),
     "coarse": Shape(2048, 256, 256, 8, 2),
@@ -73,7 +74,7 @@ CPU_SHAPES = {
 }
 SHAPES = {**GPU_SHAPES, **CPU_SHAPES}
 GPU_CASES = [(name, "uniform") for name in GPU_SHAPES]
-GPU_CASES += [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
+GPU_CASES[-1:-1] = [("OLMoE-32768", "zipf"), ("OLMoE-32768", "all-to-one")]
 CPU_CASES = [(name, "uniform") for name in CPU_SHAPES]
 
 

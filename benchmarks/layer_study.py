@@ -186,7 +186,7 @@ class Run:
         self.compare(case)
         result = case["contenders"][peer]
         if "not_run" in result:
-            raise RuntimeError(result["not_run"])
+            raise NotRun(result["not_run"])
         ratios = case["contenders"].get(OURS, {}).get("of_peers", {}).get(peer)
         failures, self.failures = self.failures, []
         return {"result": result, "of_ours": ratios, "failures": failures}

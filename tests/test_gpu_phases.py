@@ -251,6 +251,22 @@ def test_the_layer_runs_with_the_cuts_of_the_sweep(tmp_path, monkeypatch):
     assert json.loads(gpu.TABLE.read_text()) == table
 
 
+def test_the_summary_tells_each_step(tmp_path):
+    (tmp_path / "env.json").write_text(json.dumps({"provenance": {"commit": "abc"}}))
+    items = {
+        "MoE eager": {"step_ms": 73.0, "tokens_per_second": 446000.4},
+        "MoE pass": {"both_ms": {"median": 60.0}, "graph_ms": {"median": 31.25}},
+        "dense pass": {"both_ms": {"median": 40.0}, "graph_ms": None},
+    }
+    Phase("step", tmp_path, 1e12, items=items).save()
+    lines = [" ".join(line.split()) for line in gpu.summary(tmp_path)]
+    assert lines[3:] == [
+        "step, MoE eager 73.0 ms, 446,000 tokens/s",
+        "step, MoE pass 60.0 ms, 31.2 as a CUDA graph",
+        "step, dense pass 40.0 ms, nan as a CUDA graph",
+    ]
+
+
 def test_the_summary_has_at_most_40_lines(tmp_path):
     env = {"gpu": {"name": "NVIDIA H200"}, "provenance": {"commit": "abc"}, "troubles": {"a": "b"}}
     (tmp_path / "env.json").write_text(json.dumps(env))

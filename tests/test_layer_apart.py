@@ -99,7 +99,7 @@ def ran(cases, peer):
 
 
 def test_a_visit_for_the_layer_reaches_every_item(visit):
-    run, cases = visit(budget_of(9, "layer", "step"))
+    run, cases = visit(budget_of(8.5, "layer", "step"))
     assert set(cases) == set(GPU_CASES) and len(GPU_CASES) == 15
     assert sorted(run.profiles) == sorted(name for name, _ in GPU_CASES)
     assert set(ran(cases, LIGER)) == set(GPU_CASES) and set(ran(cases, EAGER)) == LOOPED
@@ -115,7 +115,7 @@ def test_a_visit_of_all_phases_reaches_what_the_first_one_did_not(visit):
 
 def test_peers_that_never_end_take_their_limits_and_no_more(visit):
     """And the others are measured all the same."""
-    budget = budget_of(9, "layer", "step")
+    budget = budget_of(8.5, "layer", "step")
     run, cases = visit(budget, lambda item: math.inf if item.peer == EAGER else 1.0)
     assert set(ran(cases, LIGER)) == set(GPU_CASES) and not ran(cases, EAGER)
     assert run.now < budget + max(layer_apart.LIMITS.values())
