@@ -179,6 +179,9 @@ def visit(out: Path, minutes: float, phases: list[str], rehearse: bool, command:
     deadlines = {name: begun + end for name, end in ends(phases, total).items()}
     where = environment(command, rehearse)
     report.save(where, out / "env.json")
+    if not rehearse and (missing := gpu_adopt.unsaid(where)):
+        hint = "; MOEVIZ_COMMIT names a tree's commit" if "commit" in missing else ""
+        print(f"== --adopt will refuse this visit: {', '.join(missing)} unknown{hint}.", flush=True)
     # The text of the training takes a core half a minute: it is read from the start on.
     early = {n: begin(n, out, deadlines[n], rehearse) for n in phases if n == "train"}
     with contextlib.ExitStack() as leaving:

@@ -85,11 +85,7 @@ def origin(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     provenance, gpu = where.get("provenance", {}), where.get("gpu") or {}
     if where.get("rehearsal"):
         raise ValueError(f"{out} holds a rehearsal: its figures are no measurements.")
-    versions = provenance.get("versions") or {}
-    missing = [name for name in NEEDED if not provenance.get(name)]
-    missing += [f"the version of {name}" for name in NEEDED_VERSIONS if not versions.get(name)]
-    missing += [f"the GPU's {name}" for name in NEEDED_OF_GPU if not gpu.get(name)]
-    if missing:
+    if missing := unsaid(where):
         raise ValueError(
             f"{out}/env.json does not say {', '.join(missing)}: figures without their origin are "
             "not adopted."
@@ -104,6 +100,15 @@ def origin(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                     f"{provenance.get(what)}: give each visit a folder of its own."
                 )
     return provenance, gpu
+
+
+def unsaid(where: dict[str, Any]) -> list[str]:
+    """What an env.json does not say of where its visit's figures come from."""
+    provenance, gpu = where.get("provenance", {}), where.get("gpu") or {}
+    versions = provenance.get("versions") or {}
+    missing = [name for name in NEEDED if not provenance.get(name)]
+    missing += [f"the version of {name}" for name in NEEDED_VERSIONS if not versions.get(name)]
+    return missing + [f"the GPU's {name}" for name in NEEDED_OF_GPU if not gpu.get(name)]
 
 
 def merged(path: Path, table: dict[str, Any], origin: dict[str, Any]) -> bytes:

@@ -227,6 +227,31 @@ def test_phases_that_come_too_late_are_not_begun_and_named(tmp_path, monkeypatch
     assert load(tmp_path, "env")["provenance"]["commit"] == "abc"
 
 
+def test_a_visit_that_could_not_be_adopted_is_told_so_before_it_begins(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(gpu, "begin", lambda *_: SimpleNamespace(kill=lambda: None))
+    monkeypatch.setattr(gpu, "finish", lambda *_: None)
+    monkeypatch.setenv("MOEVIZ_COMMIT", "abc")
+    known = gpu.environment("the command", rehearse=False)
+    card = {"name": "NVIDIA H200", "driver": "570.1"}
+    for commit, driver, told in (
+        (None, None, "commit, the GPU's driver unknown; MOEVIZ_COMMIT names a tree's commit."),
+        ("abc", None, "the GPU's driver unknown."),
+        ("abc", "570.1", None),
+    ):
+        where = known | {"provenance": known["provenance"] | {"commit": commit}}
+        where |= {"gpu": card | {"driver": driver}}
+        monkeypatch.setattr(gpu, "environment", lambda *_, found=where: found)
+        assert gpu.visit(tmp_path, 10.0, ["sweep"], False, "the command") == 0
+        first, second = capsys.readouterr().out.splitlines()[:2]
+        if told is None:
+            assert first.startswith("== sweep: from 0 to")
+        else:
+            assert first == f"== --adopt will refuse this visit: {told}"
+            assert second.startswith("== sweep: from 0 to")
+
+
 def test_phases_share_a_visit_whichever_run():
     for phases in (["layer", "step"], [*gpu.USUAL], ["train"]):
         ends = gpu.ends(phases, 540.0)
