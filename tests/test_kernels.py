@@ -32,6 +32,7 @@ from moeviz_kernels.configs import Gemm
 from moeviz_kernels.gemm import grouped_gemm
 from moeviz_kernels.grad_hidden import grad_hidden
 from moeviz_kernels.grad_weight import grad_weight
+from moeviz_kernels.sizes import cdiv, next_power_of_2
 from moeviz_kernels.tiles import grouped_order, most_tiles, room_for_tiles, tile_map
 from moeviz_kernels.tma import programs_that_stay, takes_tma
 from moeviz_kernels.up import logistic, up_swiglu
@@ -674,3 +675,11 @@ def test_the_reason_is_that_of_the_innermost_function():
     with pytest.raises(LaunchError) as caught:
         raise compilation_error(None) from compilation_error("Input shapes must be equal.")
     assert launch_reason(caught.value) == "Input shapes must be equal."
+
+
+def test_sizes_are_those_of_triton():
+    for a in range(70):
+        for b in (1, 2, 3, 64):
+            assert cdiv(a, b) == triton.cdiv(a, b)
+    for n in range(1, 300):
+        assert next_power_of_2(n) == triton.next_power_of_2(n)

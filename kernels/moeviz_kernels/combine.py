@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moeviz_kernels.sizes import cdiv, next_power_of_2
+
 MAX_BLOCK = 2048
 
 
@@ -71,7 +73,7 @@ def gather_kernel(
 
 
 def _block(width: int) -> int:
-    return min(triton.next_power_of_2(width), MAX_BLOCK)
+    return min(next_power_of_2(width), MAX_BLOCK)
 
 
 def gather_sum(rows_ND: Tensor, inverse: Tensor, token_offsets: Tensor) -> Tensor:
@@ -85,9 +87,7 @@ def gather_sum(rows_ND: Tensor, inverse: Tensor, token_offsets: Tensor) -> Tenso
     inputs = (v.contiguous() for v in (rows_ND, inverse, token_offsets))
     if y_TD.numel():
         with torch.cuda.device_of(rows_ND):
-            gather_sum_kernel[(num_tokens, triton.cdiv(width, block))](
-                *inputs, y_TD, width, **options
-            )
+            gather_sum_kernel[(num_tokens, cdiv(width, block))](*inputs, y_TD, width, **options)
     return y_TD
 
 
@@ -99,7 +99,7 @@ def gather(x_TD: Tensor, token: Tensor) -> Tensor:
     options = dict(BLOCK=block, num_warps=4 if block > 512 else 1)
     if rows_ND.numel():
         with torch.cuda.device_of(x_TD):
-            gather_kernel[(num_rows, triton.cdiv(width, block))](
+            gather_kernel[(num_rows, cdiv(width, block))](
                 x_TD.contiguous(), token.contiguous(), rows_ND, width, **options
             )
     return rows_ND

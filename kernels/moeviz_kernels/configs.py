@@ -23,6 +23,8 @@ from typing import Any, Literal, get_args
 import torch
 import triton
 
+from moeviz_kernels.sizes import cdiv
+
 Kernel = Literal["up", "gemm", "grad_hidden", "grad_weight"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 # The products of a layer: W13 x, W2 h, dh, dx and the gradients of both weights.
@@ -211,7 +213,7 @@ def choose(
     aligned = width % 32 == 0 and depth % 16 == 0
     cuts = TABLE[family(capability, like.dtype) if aligned else "float32"][kernel][block_m]
     # Columns that are computed, those of padding too.
-    cost = [triton.cdiv(width, n) * n * NARROW_COST ** (n < cuts[0][0]) for n, *_ in cuts]
+    cost = [cdiv(width, n) * n * NARROW_COST ** (n < cuts[0][0]) for n, *_ in cuts]
     return Gemm(block_m, *cuts[cost.index(min(cost))])
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels.configs import Gemm, launch_options
+from moeviz_kernels.sizes import cdiv, next_power_of_2
 from moeviz_kernels.tiles import count_tiles, grouped_order
 from moeviz_kernels.tma import programs_that_stay, takes_tma
 
@@ -132,7 +133,7 @@ def grouped_gemm(
     block per expert, as a view of contiguous weights."""
     num_rows, (num_experts, depth, width) = rows_NK.shape[0], matrix_EKC.shape
     out_NC = rows_NK.new_empty(num_rows, width)
-    most_blocks = tiles[0].numel() * triton.cdiv(width, config.block_n)
+    most_blocks = tiles[0].numel() * cdiv(width, config.block_n)
     options = launch_options(config, rows_NK.dtype)
     k_first = matrix_EKC.stride(2) == 1
     matrix = matrix_EKC if k_first else matrix_EKC.transpose(1, 2)
@@ -149,6 +150,6 @@ def grouped_gemm(
             TensorDescriptor.from_tensor(rows_NK, [config.block_m, config.block_k]),
             TensorDescriptor.from_tensor(matrix, [1, *box]), *tiles, offsets, out_NC,
             depth, width, num_experts, programs, K_FIRST=k_first, FLAT=config.path == "flat",
-            BLOCK_E=triton.next_power_of_2(num_experts), **options,
+            BLOCK_E=next_power_of_2(num_experts), **options,
         )  # fmt: skip
     return out_NC

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moeviz_kernels.configs import Gemm, launch_options
+from moeviz_kernels.sizes import cdiv
 from moeviz_kernels.tiles import grouped_order
 from moeviz_kernels.up import logistic, takes_fast_sigmoid
 
@@ -134,7 +135,7 @@ def grad_hidden(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_NF, dz_N2F and the gradient of the weights, float32 [N], as drawn above."""
     num_rows, (_, d_model, d_expert) = token.numel(), w2_EDF.shape
-    columns = triton.cdiv(d_expert, config.block_n)
+    columns = cdiv(d_expert, config.block_n)
     h_NF, dz_N2F = grad_TD.new_empty(num_rows, d_expert), torch.empty_like(z_N2F)
     part = torch.empty(columns, num_rows, device=grad_TD.device, dtype=torch.float32)
     flags = dict(

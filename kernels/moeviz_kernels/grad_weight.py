@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels.configs import Gemm, launch_options
+from moeviz_kernels.sizes import cdiv
 from moeviz_kernels.tiles import grouped_order
 from moeviz_kernels.tma import takes_tma
 
@@ -117,7 +118,7 @@ def grad_weight(
     and read by `token`. Path "tma" is "ahead" where TMA cannot read the other."""
     num_experts, width_a, width_b = offsets.numel() - 1, left.shape[1], right.shape[1]
     out_EAB = left.new_empty(num_experts, width_a, width_b)
-    blocks = triton.cdiv(width_a, config.block_m) * triton.cdiv(width_b, config.block_n)
+    blocks = cdiv(width_a, config.block_m) * cdiv(width_b, config.block_n)
     x_TX, rows_NR = (left, right) if gather_left else (right, left)
     rows, path = rows_NR, config.path
     if path == "tma" and takes_tma(rows_NR):

@@ -26,6 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moeviz_kernels.sizes import cdiv, next_power_of_2
+
 MAX_EXPERTS = 4096  # one program compares a block of assignments with all experts
 MAX_BLOCKS = 1024  # so that one program can scan a whole column
 ELEMENTS = 8192  # of the comparison held by one program
@@ -119,12 +121,12 @@ def scatter_kernel(
 def blocking(num_rows: int, num_experts: int, block: int | None = None) -> dict[str, int]:
     """How a sort of this size is cut: the block held at once (a power of two; None: what is fast),
     the warps that hold it, the rows and number of programs."""
-    block_e = triton.next_power_of_2(num_experts)
+    block_e = next_power_of_2(num_experts)
     if block is None:
         block = max(16, min(128, ELEMENTS // block_e))
-    rows = block * max(1, triton.cdiv(num_rows, block * MAX_BLOCKS))
+    rows = block * max(1, cdiv(num_rows, block * MAX_BLOCKS))
     warps = max(4, block * block_e // 4096)
-    programs = triton.cdiv(num_rows, rows)
+    programs = cdiv(num_rows, rows)
     return dict(block=block, block_e=block_e, warps=warps, rows=rows, programs=programs)
 
 
@@ -145,7 +147,7 @@ def scan(count: Tensor) -> Tensor:
     total_E = torch.empty(num_experts, device=count.device, dtype=torch.int32)
     scan_kernel[(num_experts,)](
         count, total_E, programs, num_experts,
-        BLOCKS=triton.next_power_of_2(programs), num_warps=4,
+        BLOCKS=next_power_of_2(programs), num_warps=4,
     )  # fmt: skip
     return total_E
 

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moeviz_kernels.sizes import cdiv, next_power_of_2
+
 ELEMENTS = 4096  # of the comparison of tiles with experts held by one program
 LEAST_HEIGHT = 16  # rows of a tile, of a layer
 
@@ -70,9 +72,9 @@ def tile_map(
     num_tiles = most_tiles(num_rows, num_experts, block_m)
     # Not halves of one array: Triton compiles anew for a pointer that is no multiple of 16 bytes.
     expert, row = (offsets.new_empty(num_tiles if room is None else room) for _ in range(2))
-    block_e = triton.next_power_of_2(num_experts)
+    block_e = next_power_of_2(num_experts)
     block = max(1, ELEMENTS // block_e)
-    tile_map_kernel[(triton.cdiv(num_tiles, block),)](
+    tile_map_kernel[(cdiv(num_tiles, block),)](
         offsets, expert, row, num_experts, num_tiles,
         BLOCK_M=block_m, BLOCK=block, BLOCK_E=block_e, num_warps=4,
     )  # fmt: skip

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moeviz_kernels.sizes import cdiv, next_power_of_2
 from moeviz_kernels.sort import MAX_EXPERTS
 
 ELEMENTS = 2048  # logits held by one program
@@ -118,9 +119,9 @@ def softmax_topk_backward_kernel(
 
 def blocking(num_tokens: int, num_experts: int) -> tuple[tuple[int], dict[str, int]]:
     """The grid, and the blocks of a program."""
-    block_e = triton.next_power_of_2(num_experts)
+    block_e = next_power_of_2(num_experts)
     block_t = max(1, ELEMENTS // block_e)
-    grid = (triton.cdiv(num_tokens, block_t),)
+    grid = (cdiv(num_tokens, block_t),)
     return grid, dict(BLOCK_T=block_t, BLOCK_E=block_e, num_warps=4)
 
 
@@ -138,7 +139,7 @@ def launch_topk(
             topk_kernel[grid](
                 logits_TE, scores_TE, weight_TK, expert_TK, num_tokens, num_experts,
                 K=k, SOFTMAX=softmax, RENORMALISE=renormalise,
-                BLOCK_K=triton.next_power_of_2(k), **blocks,
+                BLOCK_K=next_power_of_2(k), **blocks,
             )  # fmt: skip
     return scores_TE, weight_TK, expert_TK
 

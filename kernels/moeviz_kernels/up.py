@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from moeviz_kernels.configs import Gemm, launch_options
+from moeviz_kernels.sizes import cdiv, next_power_of_2
 from moeviz_kernels.support import interpreted
 from moeviz_kernels.tiles import count_tiles, grouped_order
 from moeviz_kernels.tma import programs_that_stay, takes_tma
@@ -193,7 +194,7 @@ def up_swiglu(
     )
     options = launch_options(config, x_TD.dtype)
     units = config.block_n // 2
-    most_blocks = tiles[0].numel() * triton.cdiv(d_expert, units)
+    most_blocks = tiles[0].numel() * cdiv(d_expert, units)
     rows_2EFD = w13_E2FD.view(-1, d_expert, d_model)
     if config.path == "pointer" or not takes_tma(rows_2EFD):
         up_kernel[(most_blocks,)](
@@ -206,7 +207,7 @@ def up_swiglu(
         up_tma_kernel[(programs,)](
             x_TD, token, weight, w13, *tiles, offsets, z_N2F, h_NF,
             d_model, d_expert, num_experts, programs,
-            FLAT=config.path == "flat", BLOCK_E=triton.next_power_of_2(num_experts),
+            FLAT=config.path == "flat", BLOCK_E=next_power_of_2(num_experts),
             **flags, **options,
         )  # fmt: skip
     return h_NF, z_N2F
