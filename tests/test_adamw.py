@@ -13,11 +13,11 @@ from helpers.prose import prose
 from moeviz.model.adamw import AdamW
 
 
-def grouped(make, tensors, decay):
+def grouped(make, tensors, decay, fused):
     plain = [tensor for tensor in tensors if tensor.ndim == 1]
     rest = [tensor for tensor in tensors if tensor.ndim != 1]
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": decay}]
-    return make(groups, lr=1e-2, betas=(0.9, 0.95))
+    return make(groups, lr=1e-2, betas=(0.9, 0.95), fused=fused)
 
 
 def step(optimizer, tensors, rate, seed):
@@ -50,14 +50,15 @@ def assert_same(ones, others):
     st.lists(st.sampled_from([(3,), (2, 5), (1,), (4, 1, 3)]), min_size=1, max_size=4),
     st.lists(st.floats(1e-5, 0.1), min_size=1, max_size=4),
     st.sampled_from([0.0, 0.1]),
+    st.sampled_from([None, True]),  # fused: as on a GPU
     st.integers(0, 2**31),
 )
-def test_it_is_torchs_own_to_the_last_bit(shapes, rates, decay, seed):
+def test_it_is_torchs_own_to_the_last_bit(shapes, rates, decay, fused, seed):
     torch.manual_seed(seed)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = copy.deepcopy(ours)
     pairs = [
-        (tensors, grouped(make, tensors, decay))
+        (tensors, grouped(make, tensors, decay, fused))
         for make, tensors in ((AdamW, ours), (torch.optim.AdamW, theirs))
     ]
     for number, rate in enumerate(rates):

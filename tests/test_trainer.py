@@ -18,6 +18,7 @@ from helpers.numerics import relative
 from helpers.prose import prose
 from helpers.training import DENSE, MODELS, MOE, TRAIN, check_same, make, run, state_of, tiny_corpus
 from moeviz.model import MoEConfig
+from moeviz.model.adamw import AdamW
 from moeviz.records.store import load_arrays, save_arrays
 from moeviz.routing import ROUTERS
 from moeviz.routing.capacity import Capacity
@@ -501,7 +502,7 @@ def test_float16_learns_and_an_overflow_costs_one_step(corpus, in_float16):
 def test_float16_resumes_bit_for_bit_with_its_scale(
     steps, fused, corpus, in_float16, tmp_path, monkeypatch
 ):
-    optimiser = functools.partial(torch.optim.AdamW, fused=fused)
+    optimiser = functools.partial(AdamW, fused=fused)
     monkeypatch.setattr(checkpoint, "adamw", lambda groups, *_: optimiser(groups, lr=1e-3))
     whole, part = make(corpus), make(corpus)
     for trainer in (whole, part):
