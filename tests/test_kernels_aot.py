@@ -106,10 +106,7 @@ QUICK = ("--quick", "--chips", "sm_90", "--dtypes", "fp16")
 
 @pytest.mark.parametrize(
     ("version", "path"),
-    [
-        (None, None),
-        pytest.param("3.6.0", TRITON_36, marks=[with_triton36, pytest.mark.slow]),
-    ],
+    [(None, None), pytest.param("3.6.0", TRITON_36, marks=with_triton36)],
     ids=["this Triton", "Triton 3.6"],
 )
 def test_every_kernel_compiles_and_fits(version, path, tmp_path):
@@ -338,7 +335,7 @@ print(triton.__version__, *sorted({name for name, *_ in own}))
 
 @pytest.mark.parametrize(
     "path",
-    [None, pytest.param(TRITON_36, marks=[with_triton36, pytest.mark.slow])],
+    [None, pytest.param(TRITON_36, marks=with_triton36)],
     ids=["this Triton", "Triton 3.6"],
 )
 def test_what_is_compiled_ahead_has_the_key_of_what_is_launched(path, tmp_path):
