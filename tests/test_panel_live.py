@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -81,6 +82,27 @@ def test_a_step_done_is_said_after_its_picture_was_sent(kind, track, monkeypatch
     order = sent_by(monkeypatch, panel)
     step(panel)
     assert "picture" in order and order[-1] == "sentence"
+
+
+@both
+def test_a_frame_that_comes_while_a_picture_is_drawn_is_shown_after_it(kind, track, monkeypatch):
+    panel, read, threads = kind(), kind.live.fget, []
+    step(panel)
+    empty = replace(kind.run.frame, learners=(), message="Ready.")
+
+    def live(self):
+        """The learners; as they are read, a reset takes them away."""
+        found = read(self)
+        if not threads:
+            threads.append(threading.Thread(target=panel._on_frame, args=(empty,)))
+            threads[0].start()
+            threads[0].join(0.1)
+        return found
+
+    monkeypatch.setattr(kind, "live", property(live))
+    panel.refresh()
+    threads[0].join()
+    assert said(panel) == "Ready." and note(panel).startswith("recorded")
 
 
 @both

@@ -155,8 +155,8 @@ class LivePanel(Panel):
         if self._quiet:
             return
         if self._configuration() != self._chosen:
-            ended = self._ended()
             with self._lock:  # what the thread answers is said after this
+                ended = self._ended()
                 self._reset()
                 if ended:
                     self._insist(ended)
@@ -179,8 +179,8 @@ class LivePanel(Panel):
 
     def _on_frame(self, frame: Frame) -> None:
         """Called on the live run's thread."""
-        self._frame = frame
         with self.sentence_last():
+            self._frame = frame  # a picture is of one frame: none comes while it is drawn
             self.say(self._sentence(frame), unexpected=frame.unexpected)
             if frame.status == "finished":
                 self._finish(frame)
@@ -194,8 +194,9 @@ class LivePanel(Panel):
                 getattr(self._live(), name)()
 
     def _press_reset(self) -> None:
-        self._reset()
-        self.refresh()
+        with self._lock:
+            self._reset()
+            self.refresh()
 
     def _reset(self) -> None:
         with self.guarded():
@@ -241,8 +242,9 @@ class LivePanel(Panel):
     def _take_over(self, run: LiveRun) -> None:
         """This panel was made while a run exists: show that one."""
         self.pulse.begin()
-        run.publish = self._on_frame
-        self._frame = run.frame
+        with self._lock:
+            run.publish = self._on_frame
+            self._frame = run.frame
         self._choose(type(self)._asked)
         self.say(f"This {self.called} was going on already. {run.frame.message}")
 
