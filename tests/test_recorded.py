@@ -241,4 +241,4 @@ def test_what_04_says_of_the_recorded_runs():
     # A scope of one sequence takes the domains away.
     batch, sequence = "balancing loss 0.1", "balancing loss 0.1 per sequence"
     words = told_versus(told, sequence, batch, "domain_information", "Domain information")
-    assert f"lower than with {batch}" in words
+    assert f"lower than that with {batch}" in words
