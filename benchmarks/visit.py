@@ -148,7 +148,7 @@ def in_processes(phase: Phase, tasks: Iterable[Task], workers: int) -> None:
             why = None
             if worker not in ended and (why := worker.late(phase)):
                 worker.process.kill()
-                worker.process.join()
+                worker.process.join(STOP_S)
                 ended.append(worker)
             if worker in ended and (rest := _unanswered(phase, worker.task)):
                 if why or worker.process.exitcode != _GPU_LOST:
@@ -160,13 +160,14 @@ def in_processes(phase: Phase, tasks: Iterable[Task], workers: int) -> None:
         time.sleep(0.02)
     for worker in running:
         worker.process.kill()
-        worker.process.join()  # what follows has the GPU for itself
+        worker.process.join(STOP_S)  # what follows has the GPU for itself
     for task in waiting + [worker.task for worker in running]:
         phase.late += [task.key(part) for part in _unanswered(phase, task)]
     phase.save(done=False)
 
 
 START_S = 120.0  # for a process to be ready for its first part
+STOP_S = 10.0  # for one that was killed to be gone; a driver may hold it
 _GPU_LOST = 3  # exit code of a process whose GPU context an error has broken
 
 
