@@ -50,8 +50,9 @@ def test_the_words_name_the_layer_and_the_runs_that_fell():
 def test_who_cures_is_a_verdict_over_seeds():
     summary = made_collapse(violations=EVEN | {"noise 1": 8.0})
     words = told_cures(summary)
-    assert "more even than without one under balancing loss 0.1 and sign bias." in words
-    assert "is less even under noise 1." in words and "is open under 10 of them" in words
+    assert words.startswith("The cures, by the load of layer 1 beside no cure: more even under ")
+    assert "more even under balancing loss 0.1 and sign bias; less even under noise 1;" in words
+    assert "; open under 10 of them" in words
     assert told_cures(made_collapse(1)).startswith("One seed does not show")
 
 

@@ -95,14 +95,12 @@ def told_cures(summary: Summary) -> str:
     found = balance_verdicts(summary)
     if summary["arms"][BASE]["runs"] == 1:
         return "One seed does not show which cures make the load more even."
-    parts = (
-        ("lower", "Of the cures, the load of layer {} is more even than without one under {}."),
-        ("higher", "The load of layer {} is less even under {}."),
-        ("open", "Whether the load of layer {} is more even is open under {}."),
-    )
-    layer = worst_layer(summary)
-    by = {v: [n for n, verdict in found.items() if verdict == v] for v, _ in parts}
-    return " ".join(words.format(layer, listed(by[v])) for v, words in parts if by[v])
+    by = {
+        words: [name for name, verdict in found.items() if verdict == of]
+        for of, words in (("lower", "more even"), ("higher", "less even"), ("open", "open"))
+    }
+    told = "; ".join(f"{words} under {listed(names)}" for words, names in by.items() if names)
+    return f"The cures, by the load of layer {worst_layer(summary)} beside no cure: {told}."
 
 
 def told_quality(summary: Summary) -> str:
