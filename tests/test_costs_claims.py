@@ -152,8 +152,25 @@ def test_a_bill_shows_its_sums():
 
 def test_a_hundredfold_saving_is_one_models_ratio():
     words = evaluate("hundredfold").why
-    assert "only Switch-C 1.6T reach 100 times" in words and "V3 has 17.9" in words
-    assert "none reach 1000 times" in evaluate("hundredfold", factor=1000).why
+    assert "only Switch-C 1.6T reaches 100 times" in words and "V3 has 17.9" in words
+    assert "none reaches 1,000 times" in evaluate("hundredfold", factor=1000).why
+
+
+@pytest.mark.parametrize(
+    ("name", "assumptions", "says", "not_any_more"),
+    [
+        ("gpt4_flops", dict(expert_parameters=1e9), "4,900 times less", "1,000 times"),
+        ("tens_of_megawatts", dict(devices=1e6, pue=2), "1,400 MW for 1,000,000", "Llama"),
+        ("flops_are_energy", dict(gpt3_mwh=100), "4.56 times the energy", "saved"),
+        ("mla_57", dict(baseline_groups=8), "3.6 times against 8 key heads", "published"),
+        ("many_devices_141b", dict(bits=1), "18 GB fit one device and leave 62 GB", "no room"),
+        ("gpt3_pass_cost", dict(tokens=1e14), "costs $157,", "millions are"),
+        ("hundredfold", dict(factor=30), " 4 reach 30 times", "only"),
+    ],
+)  # fmt: skip
+def test_a_reason_moves_with_what_a_reader_drags(name, assumptions, says, not_any_more):
+    why = evaluate(name, **assumptions).why
+    assert says in why and not_any_more not in why
 
 
 @pytest.mark.parametrize("name", MEASURED)

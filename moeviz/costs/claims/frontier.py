@@ -60,8 +60,10 @@ def gpt4_flops(experts: float, expert_parameters: float, shared_parameters: floa
         Term("FLOPs a token", 2 * active, "2 × active"),
         Term("dense FLOPs a token", 2 * total, "2 × all"),
     )
+    times = float(f"{560e12 / (2 * active):.2g}")
     why = (
-        f"2 × {active / 1e9:.0f}B active are {2 * active / 1e9:.0f} GFLOP a token: 1,000 times less"
+        f"2 × {active / 1e9:.0f}B active are {2 * active / 1e9:.0f} GFLOP a token: {times:,.0f} "
+        "times less"
     )
     return Outcome("inaccurate", why, 2 * active, terms)
 
@@ -118,9 +120,11 @@ def mla_57(baseline_groups: float, baseline_width: float) -> Outcome:
         Term("baseline's elements a token and layer", baseline, words),
         Term("V3's", 576, "latent 512 + rotary key 64"),
     )
+    heads = f"{baseline_groups:g} key head{'s' * (baseline_groups != 1)} of {baseline_width:g}"
+    built = ", of which no model is published" * (baseline_groups >= 128)
     why = (
-        f"{ratio:.1f} times against {baseline_groups:g} key heads of {baseline_width:g}; "
-        "that model was never built: in V2's large pair it is 24.9, and GQA with 8 groups is 3.6"
+        f"{ratio:.1f} times against {heads}{built}; in V2's large pair it is 24.9, and against GQA "
+        "with 8 groups 3.6"
     )
     return Outcome(holds_if(within(ratio, 57, 0.02)), why, ratio, terms)
 

@@ -70,9 +70,11 @@ def hundredfold(factor: float) -> Outcome:
     )
     if len(reach) == len(shapes):
         return Outcome("holds", f"all {len(shapes)} sparse models reach it", ratio[V3], terms)
-    reached = "none" if not reach else "only " + ", ".join(reach) if len(reach) < 3 else len(reach)
+    reached = {0: "none reaches", 1: f"only {reach[0]} reaches" if reach else ""}.get(
+        len(reach), f"{len(reach)} reach"
+    )
     why = (
-        f"of {len(shapes)} sparse models {reached} reach {factor:g} times: V3 has {ratio[V3]:.1f}, "
+        f"of {len(shapes)} sparse models {reached} {factor:,.4g} times: V3 has {ratio[V3]:.1f}, "
         f"and {limit:.0f} without any routed expert (Amdahl's law), Switch-C "
         f"{ratio[SWITCH]:.0f}; and nobody shows equal quality at the hundredth of a cost"
     )
@@ -160,7 +162,7 @@ def flops_are_energy(gpt3_mwh: float) -> Outcome:
         Term("inference FLOPs, GLaM over GPT-3", 0.5, "180 / 350 GFLOPs a token"),
     )
     why = (
-        f"GLaM took half the FLOPs a token on twice the tokens, as many in all, and {ratio:.2f} of "
-        "the energy: newer chips saved it, not fewer FLOPs"
+        f"GLaM took half the FLOPs a token on twice the tokens, as many in all, and {ratio:.2f} "
+        "times the energy, on newer chips: what changed it was not fewer FLOPs"
     )
     return Outcome("inaccurate", why, ratio, terms)

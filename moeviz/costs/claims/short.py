@@ -33,7 +33,10 @@ def gpt3_pass_cost(tokens: float, utilisation: float, usd_per_hour: float) -> Ou
     terms = (Term("FLOPs", flops, f"forward FLOPs a token × {tokens:,.0f} tokens"), *hours.terms)
     if within(usd, 2.5e6, 0.5):
         return Outcome("holds", f"${usd:,.0f} for {tokens:.3g} tokens", usd, terms)
-    why = f"a pass over {tokens:,.0f} tokens costs ${usd:.2g}; millions are what the training cost"
+    dollars = f"{usd:,.0f}" if usd >= 1 else f"{usd:.2g}"
+    why = f"a pass over {tokens:,.0f} tokens costs ${dollars}"
+    if usd < 1e6:
+        why += "; millions are what the training cost"
     return Outcome("contradicted", why, usd, terms)
 
 

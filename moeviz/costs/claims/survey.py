@@ -29,7 +29,10 @@ def since_1991(since: float) -> Outcome:
     sparse = sum(m.kind == "moe" for m in recent)
     share = sparse / len(recent)
     terms = (Term("sparse models", sparse, f"of {len(recent)} in the table since {since:g}"),)
-    why = f"{sparse} of the {len(recent)} models in our table are sparse; 1991 is Jacobs et al."
+    why = (
+        f"{sparse} of the {len(recent)} models in our table, a choice of those with published "
+        "sizes, are sparse; 1991 is Jacobs et al."
+    )
     return Outcome(holds_if(share > 0.5), why, share, terms)
 
 
@@ -90,7 +93,7 @@ def ffn_share() -> Outcome:
 def tens_of_megawatts(devices: float, watts: float, pue: float) -> Outcome:
     power = devices * watts * pue
     words = f"{devices:,.0f} devices × {watts:g} W × PUE {pue:g}"
-    why = f"{power / 1e6:.0f} MW for the accelerators of Llama 3.1 alone"
+    why = f"{power / 1e6:,.4g} MW for {devices:,.0f} of {watts:g} W, without the rest of a server"
     return Outcome(holds_if(power >= 10e6), why, power, (Term("watts", power, words),))
 
 
@@ -167,7 +170,7 @@ def dense_compute_bound(batch: float) -> Outcome:
         return Outcome("holds", "true between the two batches", dense, terms)
     both = "memory" if batch < dense else "compute"
     why = (
-        f"at {batch:g} tokens a step both are bound by {both}: dense models turn at {dense:.0f}, "
+        f"with a batch of {batch:,.0f} both are bound by {both}: dense models turn at {dense:.0f}, "
         f"Mixtral's experts at {sparse:.0f}"
     )
     return Outcome("contradicted", why, dense, terms)
@@ -186,7 +189,7 @@ def all_in_vram(host_gb_per_s: float) -> Outcome:
         return Outcome("holds", f"{rate:.2f} tokens/s at most is no use", rate, terms)
     why = (
         f"the article itself speaks of offloading: from host memory V3 runs at up to {rate:.0f} "
-        "tokens/s, measured 8.7 with 14 GB on the GPU and 382 GB beside it"
+        "tokens/s, 8.7 measured at 307 GB/s, with 14 GB on the GPU and 382 GB beside it"
     )
     return Outcome("inaccurate", why, rate, terms)
 
@@ -204,7 +207,8 @@ def many_devices_141b(bits: float, device_gb: float) -> Outcome:
     terms = (Term("bytes", size, words), Term("devices", devices, f"of {device_gb:g} GB"))
     if devices > 1:
         return Outcome("holds", f"{size / 1e9:.0f} GB take {devices} devices", devices, terms)
-    why = f"{size / 1e9:.0f} GB fit one device, with next to no room for a cache"
+    left = device_gb - size / 1e9
+    why = f"{size / 1e9:.0f} GB fit one device and leave {left:.0f} GB for a cache"
     return Outcome("inaccurate", why, devices, terms)
 
 
@@ -224,7 +228,7 @@ def fine_grained_is_free(coarse_top_k: float, coarse_width: float) -> Outcome:
         Term("router's share of active parameters", share, "router / active"),
     )
     if coarse_top_k * coarse_width < 0.9 * width:
-        why = f"{coarse_top_k:g} experts of {coarse_width:g} were less work than V3's 8"
+        why = f"a width of {coarse_top_k * coarse_width:,.0f} is less work than V3's {width:,}"
         return Outcome("inaccurate", why, share, terms)
     why = f"as long as top_k × width stays: the larger router takes {percent(share, 2)} of V3"
     return Outcome("holds", why, share, terms)
