@@ -129,7 +129,8 @@ def _typical(shown: Sequence[Point], year: int) -> str:
 def _summary(shown: Sequence[Point], chosen: str, until: int) -> str:
     by_name = {p.model.name: p for p in shown}
     sparse = sum(p.model.kind == "moe" for p in shown)
-    sentence = f"{len(shown)} models, {sparse} of them sparse.{_typical(shown, until)}"
+    models = "1 model" if len(shown) == 1 else f"{len(shown)} models"
+    sentence = f"{models}, {sparse} of them sparse.{_typical(shown, until)}"
     if chosen not in by_name:
         return sentence + (
             f" {chosen} is not there: too late, or no size is known." if chosen else ""
