@@ -166,6 +166,7 @@ def test_differences_are_taken_seed_by_seed_with_an_interval():
             "seconds": 1.0,
             "collapsed": True,
             "validation_curve": [(1, loss)],
+            "chip": {"sm_mhz": 1980.0} if loss == 2.5 else {},
         }
 
     plan = {"arms": [DENSE, "MoE"], "base": DENSE, "seeds": 3}
@@ -176,6 +177,7 @@ def test_differences_are_taken_seed_by_seed_with_an_interval():
     assert arms["MoE"]["validation_loss"]["values"] == a and "loss_minus_base" not in arms[DENSE]
     assert arms["MoE"]["collapsed"]["mean"] == 1.0
     assert arms[DENSE]["validation_curve"] == [[(1, 2.5)], [(1, 3.0)]]
+    assert arms[DENSE]["chip"] == [{"sm_mhz": 1980.0}, {}], "a run may have no sample"
     with pytest.raises(ValueError, match="no run of gpu_collapse"):
         summary(gpu_collapse.EXPERIMENT, items)
 

@@ -36,7 +36,7 @@ def test_samples_come_while_it_runs_and_end_with_it(nvidia_smi):
             assert time.monotonic() < begun + 60
             time.sleep(0.01)
         process = watch._process
-        assert watch.medians([(begun - 9, begun)]) is None
+        assert watch.medians([(begun - 9, begun - 1)]) is None
     assert found.pop("samples") >= 1
     assert found == {"sm_mhz": 1980.0, "power_w": 412.5, "power_limit_w": 700.0}
     assert process.poll() is not None and not watch._thread.is_alive()
@@ -55,6 +55,9 @@ def test_medians_are_over_the_samples_of_the_spans():
         watch._samples.append((float(at), {"sm_mhz": float(mhz)}))
     assert watch.medians([(0.0, 0.5), (1.5, 2.5)]) == {"samples": 2, "sm_mhz": 1740.0}
     assert watch.medians([]) is None
+    # A span between two samples takes its neighbours, and no others.
+    assert watch.medians([(1.05, 1.07)]) == {"samples": 1, "sm_mhz": 1700.0}
+    assert watch.medians([(1.2, 1.3)]) is None
 
 
 def test_a_line_that_is_none_has_no_figure():

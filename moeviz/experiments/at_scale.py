@@ -223,8 +223,7 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
             if result.step in due:
                 evaluation = trainer.evaluate(setting.windows_per_domain)
                 measured.append((result.step, round(evaluation.loss, 5)))
-        of_chip = chip.medians([(began, time.monotonic())]) or {}
-        of_chip.pop("samples", None)
+        of_chip = chip.medians([(began, time.monotonic())])
     rate = (steps - warm) / (trainer.seconds - warm_seconds)
     snapshot = compact(trainer.snapshot(""))
     figures: dict[str, Any] = {
@@ -243,7 +242,7 @@ def train(arm: Arm, seed: int, steps: int, setting: Setting) -> dict[str, Any]:
         figures["of_peak"] = rate * trainer.flops_per_step / (1e12 * setting.peak_tflops)
     if torch.cuda.is_available():
         figures["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        figures |= of_chip
+        figures["chip"] = of_chip or {}
     return figures | _balance(snapshot, evaluation.load.sum(1))
 
 

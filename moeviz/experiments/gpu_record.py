@@ -165,13 +165,14 @@ def summary(experiment: Experiment, items: Mapping[str, Any]) -> dict[str, Any]:
 def of_arm(
     of_seed: Mapping[int, dict[str, Any]], base: Mapping[int, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One arm of a record, from its runs and the base's by seed."""
+    """One arm of a record, from its runs and the base's by seed. Lists and groups, a run's curves
+    and what its chip did, stay apart."""
     runs = [*of_seed.values()]
-    lists = [name for name, value in runs[0].items() if isinstance(value, list)]
-    numbers = [{n: float(v) for n, v in run.items() if n not in (*lists, *FIXED)} for run in runs]
+    apart = [name for name, value in runs[0].items() if isinstance(value, list | dict)]
+    numbers = [{n: float(v) for n, v in run.items() if n not in (*apart, *FIXED)} for run in runs]
     arm = {"runs": len(runs), "seeds": [*of_seed], **figures_over(numbers)}
     arm |= {name: runs[0][name] for name in FIXED if name in runs[0]}
-    arm |= {name: [run[name] for run in runs] for name in lists}
+    arm |= {name: [run[name] for run in runs] for name in apart}
     if both := [seed for seed in of_seed if seed in base]:
         arm["loss_minus_base"] = difference(
             *([of[seed]["validation_loss"] for seed in both] for of in (of_seed, base))

@@ -76,11 +76,16 @@ class Chip:
                     self._samples.append((time.monotonic(), sample))
 
     def medians(self, spans: Iterable[Span]) -> dict[str, float] | None:
-        """Each figure's median over the samples of these spans, and how many there were; None
-        where there was no sample."""
+        """Each figure's median over the samples of these spans, and how many there were. Spans too
+        short to hold one take those just before and after. None where there is none either."""
         spans = list(spans)
-        found = [s for at, s in self._samples if any(a <= at <= b for a, b in spans)]
-        if not found:
+        for wider in (0.0, EVERY_MS / 1e3):
+            found = [
+                s for at, s in self._samples if any(a - wider <= at <= b + wider for a, b in spans)
+            ]
+            if found:
+                break
+        else:
             return None
         figures: dict[str, float] = {"samples": len(found)}
         for name in QUERY:
