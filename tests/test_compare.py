@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeviz.records.compare import (
@@ -18,6 +18,7 @@ from moeviz.records.compare import (
     holm,
     multipliers,
     p_of_counts,
+    reach_of_luck,
     verdicts,
 )
 from moeviz.records.ranks import ranks, spearman
@@ -84,10 +85,40 @@ def test_what_cannot_be_compared_is_refused(values, base, words):
         compare(values, base)
 
 
-def test_half_an_interval_goes_by_students_t():
-    for freedom in (1, 4, 30):
-        wanted = 0.25 * scipy.stats.t.ppf(0.975, freedom)
-        assert half_interval(0.25, freedom) == pytest.approx(wanted)
+@settings(max_examples=30)
+@given(st.integers(1, 200))
+def test_half_an_interval_goes_by_students_t(freedom):
+    wanted = 0.25 * scipy.stats.t.ppf(0.975, freedom)
+    assert half_interval(0.25, freedom) == pytest.approx(wanted, rel=1e-11)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_luck_alone_is_called_a_difference_once_in_twenty(seeds):
+    """Pairs of runs without a difference on average, 4,000 times: 5 %, give or take four standard
+    errors. One standard deviation would call 37 % of them with five seeds, and more with two."""
+    rng = np.random.default_rng(seeds)
+    reach_R = np.array([reach_of_luck(of_seeds) for of_seeds in rng.normal(0, 3, (4000, seeds))])
+    called = np.mean(abs(rng.normal(0, 3, 4000)) > reach_R)
+    assert called == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 4000) ** 0.5)
+
+
+def test_one_of_the_seeds_themselves_is_called_more_rarely():
+    values_RN = np.random.default_rng(0).normal(0, 3, (4000, 5))
+    assert (
+        0 < np.mean([abs(of_seeds[0]) > reach_of_luck(of_seeds) for of_seeds in values_RN]) < 0.02
+    )
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=9), st.floats(0.1, 9), st.floats(-9, 9))
+def test_luck_is_of_the_differences_alone(values, times, more):
+    """Where they lie on average says nothing of it, and it has their unit."""
+    moved = reach_of_luck([times * value + more for value in values])
+    assert moved == pytest.approx(times * reach_of_luck(values), rel=1e-9, abs=1e-9)
+
+
+def test_one_seed_tells_nothing_of_luck():
+    with pytest.raises(ValueError, match="two seeds at least, got the differences of 1; give more"):
+        reach_of_luck([0.1])
 
 
 # --- a table ---

@@ -91,17 +91,18 @@ def test_of_learners_that_other_work_slowed_only_the_ratio_is_told():
 def test_of_a_setting_a_band_tells_what_one_seed_cannot():
     for ahead, within in ((0.04, True), (-0.06, False)):
         setting = Setting("E = 4", ahead, 0.05, "the gap (runs/race.json)", {"experts": 4}, False)
-        picture = race(pair(), "step", settings=[setting])
+        picture = race(pair(), "step", settings=[setting], luck=0.05)
         (tip,) = things(picture, "E_=_4")
-        assert "± 0.050, the standard deviation of the gap (runs/race.json)" in tip
+        assert "Luck alone: ± 0.050 in 19 of 20 runs, by the gap (runs/race.json)" in tip
         assert ("one seed shows no difference" in tip) == within
         # The headline of a finished race agrees; of one that goes on the end is not known.
         dense, moe = pair(total=12)
         validation = dense.curve.validation - ahead
         over = [dense, replace(moe, curve=replace(moe.curve, validation=validation))]
-        words = race(over, "step", settings=[setting]).summary
+        words = race(over, "step", settings=[setting], luck=0.05).summary
         assert ("too close to call: " in words) == within and f"{abs(ahead):.3f}" in words
-        assert (f"{abs(ahead) / 0.05:.1f} times the standard deviation" in words) != within
+        assert ("beyond the ± 0.050 of luck alone" in words) != within
+        assert "luck" not in race(over, "step", settings=[setting]).summary, "it is not known"
         assert "too close" not in picture.summary
         band, bar = things_of(picture, "E_=_4")[0].findall(SVG + "rect")[1:]
         assert (float(bar.get("width")) < float(band.get("width")) / 2) == within

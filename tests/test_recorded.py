@@ -27,6 +27,7 @@ from moeviz.pictures.training.cures_told import (
     worst_layer,
 )
 from moeviz.pictures.training.standings import DOMAINS
+from moeviz.records.metrics import gap
 from moeviz.records.routes import Anatomy, Trace
 from moeviz.records.runs import load_snapshots
 from moeviz.records.store import HEADER_KEY, load_header
@@ -206,6 +207,11 @@ def test_no_arm_of_the_recorded_routers_costs_a_token_more_than_the_dense_twin()
 def test_how_loud_the_models_start_is_what_is_recorded():
     told = figures("loud_and_quiet")
     sizes = {one["scale"]: one["size"] for one in told["MoE"]}
+    dense, *moes = snapshots("loud_and_quiet")
+    for one, moe in zip(told["MoE"], moes, strict=True):
+        first, *others = one["ahead"]["values"]
+        assert first == pytest.approx(gap(dense.curve, moe.curve, "step"), abs=DIGIT)
+        assert len(others) == 4
     assert [*sizes] == [loud_and_quiet.WRITTEN, *loud_and_quiet.SCALES]
     for scale in loud_and_quiet.SCALES:
         assert sizes[scale] == pytest.approx(scale * sizes[1.0], abs=2e-4)

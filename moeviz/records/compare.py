@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from moeviz.checks import check_whole
 from moeviz.records.arrays import check_array, check_equally_long
 
 Key = TypeVar("Key", bound=Hashable)
@@ -52,11 +54,50 @@ def compare(values: ArrayLike, base: ArrayLike) -> Gap:
     return Gap(mean, mean - reach, mean + reach, p, tuple(gap_N.tolist()))
 
 
+def reach_of_luck(values: ArrayLike) -> float:
+    """How far luck alone takes the difference of two runs: if there were none on average, 19 of 20
+    more pairs of runs would end within this of 0. A pair that is among `values` has a part in their
+    standard deviation, and ends beyond it more rarely.
+
+    values: the difference of each seed. The standard deviation of the differences, times Student's
+    t: with few seeds the deviation is known badly, and the reach is wider for it. Raises ValueError
+    for one seed, or where a figure is not finite.
+    """
+    values_N = check_array("values_N", values, -np.inf, np.inf, np.float64)
+    if len(values_N) < 2:
+        raise ValueError(
+            "What luck does is seen in two seeds at least, got the differences of "
+            f"{len(values_N)}; give more seeds."
+        )
+    return half_interval(float(values_N.std(ddof=1)), len(values_N) - 1)
+
+
 def half_interval(standard_error: float, freedom: int) -> float:
     """Half of the 95 % interval of an estimate by Student's t."""
-    from scipy.special import stdtrit  # here: a panel that opens waits for no statistics
+    return _students_t(check_whole("freedom", freedom)) * standard_error
 
-    return float(stdtrit(freedom, 0.975)) * standard_error
+
+@cache
+def _students_t(freedom: int) -> float:
+    """What |t| stays within with a chance of 1 - LEVEL. Without scipy: a panel that opens waits for
+    no statistics."""
+    low, high = 0.0, math.pi / 2  # the angle whose tangent is t / sqrt(freedom)
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _chance_within(angle, freedom) < 1 - LEVEL else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _chance_within(angle: float, freedom: int) -> float:
+    """The chance that |t| is below sqrt(freedom) tan(angle), a finite sum for whole degrees of
+    freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    odd = freedom % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for i in range(1, freedom // 2 + 1):
+        total += term
+        term *= (2 * i - 1 + odd) / (2 * i + odd) * math.cos(angle) ** 2
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
 
 
 def _p_value(mean: float, standard_error: float, freedom: int) -> float:

@@ -12,6 +12,7 @@ from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
 from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
 from moeviz.pictures.training.settings import Setting
+from moeviz.records.compare import reach_of_luck
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
 
@@ -70,16 +71,15 @@ class LoudAndQuiet(LivePanel):
 
     def _settings(self) -> list[Setting]:
         """Every recorded scale, which a press shows."""
-        arm = read_figures("scale")["arms"]["token choice, raw"]
-        spreads = {point["scale"]: point["minus_dense"]["sd"] for point in arm["points"]}
-        spreads[0.0] = arm["as_written"]["minus_dense"]["sd"]
-        source = "the gap at this scale over five seeds (runs/scale.json), measured on more text"
+        of_seeds = {start["scale"]: start["ahead"]["values"] for start in self._start["MoE"]}
         settings = []
         for name, scale in SCALES:
             dense, moe = self._recorded[scale, 0]
             ahead, row = gap(dense.curve, moe.curve, "step"), f"scale {name}" if scale else name
             press, chosen = {"scale": scale, "seed": 0}, self._chosen == (scale, 0)
-            settings.append(Setting(row, ahead, spreads[scale], source, press, chosen))
+            luck = reach_of_luck(of_seeds[scale])
+            source = f"this difference at this scale over {len(of_seeds[scale])} seeds"
+            settings.append(Setting(row, ahead, luck, source, press, chosen))
         return settings
 
     def _learners(self) -> tuple[list[Snapshot], str]:

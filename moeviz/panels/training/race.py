@@ -18,6 +18,7 @@ from moeviz.pictures.training.race import JOULES, race
 from moeviz.pictures.training.settings import Setting
 from moeviz.power import PowerMeter
 from moeviz.predictions.prediction import ANSWERS
+from moeviz.records.compare import reach_of_luck
 from moeviz.records.metrics import gap, over_seeds
 from moeviz.records.runs import Snapshot, powered
 
@@ -59,6 +60,14 @@ class Race(SizedPanel):
         self._recorded, self._made = self._all_recorded()
         self._meter = PowerMeter()
         self._beside_work = {key for key, made in self._made.items() if SETTINGS in made["command"]}
+        # Of the same difference: that of runs/race.json is measured on another text.
+        seeds = [runs[:2] for key, runs in self._recorded.items() if key not in self._beside_work]
+        self._luck = {
+            axis: reach_of_luck([gap(dense.curve, moe.curve, axis) for dense, moe in seeds])
+            for axis in ("step", "flops", "seconds")
+        }
+        self._luck[JOULES] = self._luck["seconds"]  # of both models they are seconds × the same
+        self._source = f"this difference over {len(seeds)} seeds at E = 16, K = 2 (runs/race)"
         super().__init__(
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
@@ -90,14 +99,6 @@ class Race(SizedPanel):
 
     def _settings(self) -> list[Setting]:
         """Every number of experts and of choices, which a press shows."""
-        # Of the same difference: that of runs/race.json is measured on another text.
-        of_seeds = [
-            gap(dense.curve, moe.curve, "step")
-            for key, (dense, moe, *_) in self._recorded.items()
-            if key not in self._beside_work
-        ]
-        spread = over_seeds(of_seeds)["sd"]
-        source = f"this difference over {len(of_seeds)} seeds at E = 16, K = 2 (runs/race)"
         rows = []
         for experts, top_k in product(EXPERTS, CHOICES):
             key = experts, top_k, 0, SMALL
@@ -105,7 +106,7 @@ class Race(SizedPanel):
             press = {"experts": experts, "top_k": top_k, "seed": 0}
             ahead = gap(dense.curve, moe.curve, "step")
             name, chosen = f"E = {experts}, K = {top_k}", key == self._chosen
-            rows.append(Setting(name, ahead, spread, source, press, chosen))
+            rows.append(Setting(name, ahead, self._luck["step"], self._source, press, chosen))
         return rows
 
     # Drawing.
@@ -115,8 +116,9 @@ class Race(SizedPanel):
         beside_work = not self.live and self._chosen in self._beside_work
         settings, (_, power) = self._settings(), self._power()
         return race(
-            learners, axis, note=note, settings=settings, beside_work=beside_work, power=power
-        )
+            learners, axis, note=note, settings=settings, luck=self._luck[axis],
+            beside_work=beside_work, power=power,
+        )  # fmt: skip
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         learners, note = self._without_power()

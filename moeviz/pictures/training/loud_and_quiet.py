@@ -18,7 +18,6 @@ from moeviz.pictures.training.race import (
     in_lines,
     progress,
     rows_of,
-    times_the_spread,
     told,
 )
 from moeviz.pictures.training.settings import DENSE as DENSE_AHEAD
@@ -48,9 +47,9 @@ def loud_and_quiet(
     waves = {STREAM: start[STREAM], DENSE: start[DENSE]}
     waves[MOE] = next(wave for wave in start[MOE] if wave["scale"] == scale)
     sizes = {of: wave["size"] for of, wave in waves.items()}
-    # No other scale than the one in the picture says how much a seed matters.
-    spread = next((s.spread for s in settings if s.press.get("scale") == scale), 0.0)
-    joined = _joined(learners, sizes, spread)
+    # No other scale than the one in the picture says how far luck alone goes.
+    luck = next((s.luck for s in settings if s.press.get("scale") == scale), 0.0)
+    joined = _joined(learners, sizes, luck)
     now = told(learners, "step") if progress(learners) else ""
     told_first = f"{joined} {now}".rstrip()
     summary = (
@@ -69,14 +68,14 @@ def loud_and_quiet(
         times = {wave["scale"]: wave["size"] / sizes[DENSE] for wave in start[MOE]}
         _draw_ends(svg, settings, times)
     headline, side = now or "How it came about", svg.beside(MAIN, HEIGHT)
-    draw_curves(side, learners, "step", note, AXES["step"][0], headline, spread)
+    draw_curves(side, learners, "step", note, AXES["step"][0], headline, luck)
     columns = (*COLUMNS, "size of the FFN's output at the start")
     added = [f"{sizes[of]:.4f}" for of in (DENSE, MOE)]
     rows = rows_of(learners, speeds=False)
     return svg.picture(columns, [(*row, one) for row, one in zip(rows, added, strict=True)])
 
 
-def _joined(learners: Sequence[Snapshot], sizes: Mapping[str, float], spread: float) -> str:
+def _joined(learners: Sequence[Snapshot], sizes: Mapping[str, float], luck: float) -> str:
     """How loud the MoE starts, and what loss that leads to."""
     dense, moe = learners[:2]
     starts = f"An MoE that starts {_two(sizes[MOE] / sizes[DENSE])} times as loud as its dense twin"
@@ -86,11 +85,11 @@ def _joined(learners: Sequence[Snapshot], sizes: Mapping[str, float], spread: fl
         return f"{starts} is in training: what loss will it reach?"
     ahead = gap(dense.curve, moe.curve, "step")
     where = f"{abs(ahead):.3f} nats {'ahead of' if ahead > 0 else 'behind'} it"
-    if not spread:
+    if not luck:
         return f"{starts} ends {where}."
-    if abs(ahead) > spread:
-        return f"{starts} ends {where}: {times_the_spread(abs(ahead), spread)}."
-    return f"{starts} ends {where}: too close to call, for seeds differ by ± {spread:.3f}."
+    if abs(ahead) > luck:
+        return f"{starts} ends {where}, beyond the ± {luck:.3f} of luck alone."
+    return f"{starts} ends {where}: too close to call (luck alone: ± {luck:.3f})."
 
 
 def _two(value: float) -> str:
@@ -123,16 +122,16 @@ def _draw_wave(
 
 def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, float]) -> None:
     """Who ends ahead, by how many times as loud as dense the MoE starts: a point a recorded run,
-    to be dragged over, and as a band around 0 the standard deviation over seeds."""
+    to be dragged over, and as a band around 0 what luck alone does."""
     top, bottom = WAVES + 58, WAVES + ENDS - 72
     loud = [times[float(str(s.press["scale"]))] for s in settings]
     x = LogScale(loud[0] * 0.8, loud[-1] * 1.25, 62, MAIN - 10)
-    span = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
+    span = [end for s in settings for end in (s.ahead, s.luck, -s.luck)]
     y = Scale(*padded(span, 0.12), bottom, top)
     svg.text(0, WAVES + 16, "What becomes of it: dense minus MoE at the end, in nats", bold=True)
-    words = "one seed each · grey: standard deviation over seeds · drag, or press a point"
+    words = "one seed each · grey: luck alone, in 19 of 20 runs · drag, or press a point"
     svg.text(0, WAVES + 34, words, fill=MUTED)
-    edges = [(x(a), y(side * s.spread)) for side, order in ((1, 1), (-1, -1))
+    edges = [(x(a), y(side * s.luck)) for side, order in ((1, 1), (-1, -1))
              for a, s in [*zip(loud, settings, strict=True)][::order]]  # fmt: skip
     svg.polygon(edges, fill=MUTED, opacity=0.25)
     y_axis(svg, y, x.start, x.end, ticks=y.ticks(4))
@@ -146,11 +145,8 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
         # As written it starts so nearly as one of the scales that its name needs its own line.
         line = 33 if not s.press["scale"] else 17
         svg.text(at, bottom + line, s.name.removeprefix("scale "), anchor="middle", bold=s.chosen)
-        tip = f"{s.name}: {s.winner} ends ahead by {abs(s.ahead):.3f} nats"
         # No kin: what it changes is to be seen while it is dragged.
-        with svg.thing(
-            tip=f"{tip}; standard deviation over seeds {s.spread:.3f}", press=s.press, drag=True
-        ):
+        with svg.thing(tip=s.tip, press=s.press, drag=True):
             svg.rect(left, top, right - left, bottom - top + 20, "transparent")
             mark(svg, "circle", at, high, MOE_AHEAD if s.ahead > 0 else DENSE_AHEAD, 5, stroke=INK)
             if s.chosen:

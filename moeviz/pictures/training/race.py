@@ -47,21 +47,20 @@ COLUMNS = (
 
 def race(
     learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = (),
-    beside_work: bool = False, power: str = "",
+    luck: float = 0.0, beside_work: bool = False, power: str = "",
 ) -> Picture:  # fmt: skip
     """How far the second learner is ahead of the first, and the loss of each, against step, flops,
     seconds or the joules of powered learners, up to the finish. Beside them what else is recorded,
-    where settings are given, the load of the last MoE layer, and the speed. beside_work: other
+    where settings are given, the load of the last MoE layer, and the speed. luck: how far luck
+    alone takes the difference at the end of this axis; 0 where that is unknown. beside_work: other
     work slowed the learners, which trained in turns, so that of their seconds and speeds only the
     ratio counts. power: by which watts joules were made of seconds, and where they are from."""
-    # What seeds differ by was measured at equal steps; of seconds nothing is known.
-    spread = settings[0].spread if settings and axis not in BY_THE_CLOCK else 0.0
-    headline = told(learners, axis, spread)
+    headline = told(learners, axis, luck)
     svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
     slowed = beside_work and axis in BY_THE_CLOCK
     words = f"joules (estimate), seconds × {power}" if axis == JOULES else AXES[axis][0]
     label = f"{words.partition(',')[0]}, {BESIDE_WORK}" if slowed else words
-    draw_curves(svg, learners, axis, note, label, headline, spread)
+    draw_curves(svg, learners, axis, note, label, headline, luck)
     if settings:
         draw_settings(svg.beside(WIDTH, settings_height(settings)), settings)
     draw_load(svg.beside(SIDE, LOAD_HEIGHT), learners, axis, finish(learners, axis), label)
@@ -69,26 +68,26 @@ def race(
     return svg.picture(COLUMNS, rows_of(learners, speeds=not beside_work))
 
 
-def told(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str:
-    """How far the race is, and who of the first two is ahead. spread: the standard deviation over
-    seeds of the difference at the end."""
+def told(learners: Sequence[Snapshot], axis: str, luck: float = 0.0) -> str:
+    """How far the race is, and who of the first two is ahead. luck: how far luck alone takes the
+    difference at the end."""
     running = progress(learners[:2])
-    return f"{running}{compare(learners[:2], axis, 0.0 if running else spread)}"
+    return f"{running}{compare(learners[:2], axis, 0.0 if running else luck)}"
 
 
 def draw_curves(
     svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str, headline: str,
-    spread: float = 0.0,
+    luck: float = 0.0,
 ) -> None:  # fmt: skip
     """Who is ahead, in words and as a curve; below it the losses. The upright line marks the
     furthest point that the first two have reached, where they are compared. note: where they come
-    from; label: of the axis; headline: of `told`; spread: what seeds differ by at the end."""
+    from; label: of the axis; headline and luck: as in `told`."""
     two = learners[:2]
     svg.text(0, PLOT[0] + 62, note, fill=MUTED)
     paragraph(svg, 0, 16, in_lines(headline), 17, size=13, bold=True)
     x = Scale(0, finish(learners, axis), *ENDS)
     y = Scale(*padded([v for s in learners for v in _shown_losses(s)] or [0, 7]), *PLOT)
-    _draw_gap(svg, two, axis, x, spread)
+    _draw_gap(svg, two, axis, x, luck)
     keys = [_key(i, s.label) for i, s in enumerate(learners)]
     svg.text(0, PLOT[1] - 16, "Loss (nats per token)", bold=True)
     svg.text(160, PLOT[1] - 16, "line: training, smoothed · marks: validation", fill=MUTED)
@@ -153,14 +152,14 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, spread: float) -> None:
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: float) -> None:
     """How far the second learner is ahead, wherever the validation loss of both is known: the area
-    is in the colour of who is. Within the band around 0 seeds differ."""
+    is in the colour of who is. Within the band around 0 luck alone ends."""
     points = gaps(two, axis)
-    y = Scale(*padded([-spread, spread, *(gap for _, gap in points)], 0.15), *GAP)
-    if spread:
-        svg.rect(x.start, y(spread), x.end - x.start, y(-spread) - y(spread), MUTED, opacity=0.2)
-        words = f"grey: seeds differ by ± {spread:.3f}"
+    y = Scale(*padded([-luck, luck, *(gap for _, gap in points)], 0.15), *GAP)
+    if luck:
+        svg.rect(x.start, y(luck), x.end - x.start, y(-luck) - y(luck), MUTED, opacity=0.2)
+        words = "grey: luck alone, in 19 of 20 runs"
         svg.text(x.start + 8, GAP[0] - 8, words, fill=MUTED, halo=True)
     names = [s.label for s in two]
     key = _key(1, "gap")
@@ -262,9 +261,9 @@ def seconds_left(learners: Sequence[Snapshot]) -> float:
     return sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
 
 
-def compare(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str:
-    """Who is ahead at the furthest common point of an axis, in one sentence; within the spread of a
-    seed it is open."""
+def compare(learners: Sequence[Snapshot], axis: str, luck: float = 0.0) -> str:
+    """Who is ahead at the furthest common point of an axis, in one sentence; within what luck alone
+    does it is open."""
     common = last_common([s.curve for s in learners], axis)
     losses = [validation_at(s.curve, axis, common) for s in learners]
     if np.isnan(losses).any() or len(learners) < 2:
@@ -272,16 +271,11 @@ def compare(learners: Sequence[Snapshot], axis: str, spread: float = 0.0) -> str
     best, lead = int(np.argmin(losses)), max(losses) - min(losses)
     ahead = f"{learners[best].label} is ahead by {lead:.3f} nats per token"
     at = _where(axis, common)
-    if lead <= spread:
-        return f"At {at} it is too close to call: {ahead}, and seeds differ by ± {spread:.3f}."
-    if spread:
-        return f"At {at} {ahead}: {times_the_spread(lead, spread)}."
-    return f"At {_where(axis, common)} {ahead}: its validation loss is {min(losses):.3f}."
-
-
-def times_the_spread(lead: float, spread: float) -> str:
-    """ "1.5 times the standard deviation over seeds": one run in three is beyond it by luck."""
-    return f"{lead / spread:.1f} times the standard deviation over seeds"
+    if not luck:
+        return f"At {at} {ahead}: its validation loss is {min(losses):.3f}."
+    if lead <= luck:
+        return f"At {at} it is too close to call: {ahead} (luck alone: ± {luck:.3f})."
+    return f"At {at} {ahead}, beyond the ± {luck:.3f} of luck alone."
 
 
 def _shown_losses(learner: Snapshot) -> list[float]:

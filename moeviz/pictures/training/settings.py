@@ -12,19 +12,22 @@ from moeviz.pictures.svg import INK, MUTED, RULE, Svg
 WIDTH, TOP, ROW = 352.0, 62.0, 28.0  # beside the curves there is no more room at 1400 pixels
 PLOT, NUMBER = (112.0, 288.0), 344.0  # x of the bars' ends, and of the numbers' right ends
 DENSE, MOE = "#0072b2", "#d55e00"  # as the race draws them
-BAND = 20.0  # the height of a seed's spread
-WITHIN = ("pale band: ± the spread of a seed;", "within the band: one seed shows no difference")
+BAND = 20.0  # the height of what luck does
+WITHIN = (
+    "pale band: luck alone, in 19 of 20 runs;",
+    "within the band: one seed shows no difference",
+)
 
 
 @dataclass(frozen=True)
 class Setting:
     """A recorded run of two learners. ahead: the dense one's last validation loss minus the MoE's;
-    spread: the standard deviation of that difference over seeds, and where it is recorded; press:
-    the values of a panel's controls that show it."""
+    luck: how far luck alone takes that difference (records.compare.reach_of_luck), and by which
+    recorded seeds; press: the values of a panel's controls that show it."""
 
     name: str
     ahead: float
-    spread: float
+    luck: float
     source: str
     press: Mapping[str, object]
     chosen: bool
@@ -36,12 +39,12 @@ class Setting:
 
     @property
     def tip(self) -> str:
-        """Who is ahead, and what a seed changes."""
+        """Who is ahead, and what luck alone does."""
         words = (
-            f"{self.name}: {self.winner} is ahead by {abs(self.ahead):.3f} nats. A seed's spread: "
-            f"± {self.spread:.3f}, the standard deviation of {self.source}"
+            f"{self.name}: {self.winner} is ahead by {abs(self.ahead):.3f} nats. Luck alone: "
+            f"± {self.luck:.3f} in 19 of 20 runs, by {self.source}"
         )
-        open_ = abs(self.ahead) <= self.spread
+        open_ = abs(self.ahead) <= self.luck
         return words + (". Within it one seed shows no difference" if open_ else "")
 
 
@@ -55,7 +58,7 @@ def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
     first, bottom = TOP, TOP + ROW * len(settings)
     svg.text(0, 16, "Every recorded setting", size=14, bold=True)
     svg.text(0, 36, "who is ahead at the end, one seed · press one to see it", fill=MUTED)
-    ends = [end for s in settings for end in (s.ahead, s.spread, -s.spread)]
+    ends = [end for s in settings for end in (s.ahead, s.luck, -s.luck)]
     x = Scale(*padded(ends, 0.1), *PLOT)
     for i, setting in enumerate(settings):
         y = first + i * ROW
@@ -63,7 +66,7 @@ def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
         with svg.thing(setting.name, tip=setting.tip, press=setting.press):
             svg.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
             svg.text(8, y + 16, setting.name, bold=setting.chosen)
-            low, high = x(-setting.spread), x(setting.spread)
+            low, high = x(-setting.luck), x(setting.luck)
             svg.rect(low, y + 2, high - low, BAND, MUTED, opacity=0.25)
             left, right = sorted((x(0), x(setting.ahead)))
             svg.rect(left, y + 6, right - left, 12, MOE if setting.winner == "MoE" else DENSE)
