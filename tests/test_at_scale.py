@@ -89,6 +89,15 @@ def test_the_collapse_is_that_of_the_small_one_but_for_its_size():
     assert arms["sign bias"].experts.options["bias"] == "sign"
 
 
+def test_8_to_128_experts_of_which_a_token_visits_as_many_of_the_same_width():
+    arms = gpu_experts.arms(Size())
+    assert [*arms] == [DENSE, *(f"E = {e}" for e in (8, 16, 32, 64, 128))]
+    sparse = [arm.experts for arm in arms.values() if arm.experts]
+    assert [experts.num_experts for experts in sparse] == [8, 16, 32, 64, 128]
+    assert {experts.top_k * experts.d_expert for experts in sparse} == {Size().width}
+    assert len({(experts.top_k, experts.d_expert) for experts in sparse}) == 1
+
+
 def test_steps_are_chosen_so_that_all_runs_fit():
     costs = [
         {"build": 1.0, "step": 0.1, "evaluate": 0.0},

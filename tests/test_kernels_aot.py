@@ -119,6 +119,7 @@ def test_every_kernel_compiles_and_fits(version, path, tmp_path):
         assert "FLAT" in flags[kernel], "the path that sm_90 ships"
     for kernel in ("up_kernel", "up_tma_kernel", "grad_hidden_kernel"):
         assert "FAST" in flags[kernel], "the chip's own sigmoid for 16 bits"
+    assert "maxnreg=128" in flags["grad_hidden_kernel"], "two programs share a multiprocessor"
 
 
 @pytest.mark.slow

@@ -91,6 +91,8 @@ def test_a_package_is_on_one_side_and_a_vendored_copy_is_there_once(install):
     [domain] = source.domains
     assert len(domain.documents) + len(domain.held_out) == 2 + 80 + 1
     assert sum(text == copy for text in domain.documents + domain.held_out) == 1
+    order = [text.split("\n")[0][2:] for text in domain.documents if text.startswith("# ")]
+    assert order == sorted(order) and len({*order}) > 30, "by package, not as they were drawn"
     sides = {part.name: part.held_out for part in source.packages}
     for side, texts in ((False, domain.documents), (True, domain.held_out)):
         named = {text.split("\n")[0][2:] for text in texts if text.startswith("# ")}
