@@ -2,7 +2,7 @@
 long, or are not known to run there.
 
 1. Whatever compiles for long is called once, all side by side; nothing is timed meanwhile.
-2. Then one process measures them, one after the other, each beside ours and the dense FFN.
+2. Then one process measures them, one after the other, each in turns with ours.
 
 What takes longer than its limit is stopped, and what breaks its process is named; the others go on
 in a new one.
@@ -32,7 +32,7 @@ from layer_study import Run
 from moeviz.watch.timing import Ceilings
 from visit import Phase, in_processes
 
-LIMITS = {LIGER: 25.0, GROUPED_COMPILED: 25.0, DENSE_COMPILED: 15.0, EAGER: 15.0}  # s to measure
+LIMITS = {LIGER: 25.0, GROUPED_COMPILED: 25.0, DENSE_COMPILED: 25.0, EAGER: 15.0}  # s to measure
 COMPILE_LIMIT = 60.0
 COMPILED_AT = HOT + NARROW  # elsewhere they would take the time of what is not known yet
 # Where a step of transformers' loop over the experts took up to 0.3 s and its figures 10.

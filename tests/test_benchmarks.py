@@ -398,6 +398,31 @@ def test_the_chips_clock_stands_beside_what_was_timed():
         }
 
 
+def test_a_gpus_report_has_the_chip_in_place_of_the_moments(monkeypatch, tmp_path):
+    def study(run, cases, done, not_run, save):
+        shape = {"name": "teach", **SHAPES["teach"]._asdict()}
+        timed = {"not_run": "no time", "timed": [(1.0, 2.0)]}
+        done.append({"shape": shape, "contenders": {OURS: timed}})
+        save()
+        assert "timed" not in timed
+
+    class Watched(contextlib.AbstractContextManager):
+        def __exit__(self, *_):
+            pass
+
+        def medians(self, spans):
+            return {"sm_mhz": 1980.0, "samples": len(spans)}
+
+    run = SimpleNamespace(on_gpu=True, ceilings=Ceilings(1.0, 1.0), failures=[])
+    monkeypatch.setattr(layer, "Run", lambda *_: run)
+    monkeypatch.setattr(layer, "describe", lambda run: {"name": "NVIDIA H200"})
+    monkeypatch.setattr(layer, "table", lambda case: "")
+    monkeypatch.setattr(layer, "study", study)
+    monkeypatch.setattr(layer, "Chip", Watched)
+    _, report = bench(tmp_path / "layer.json")
+    assert report["cases"][0]["contenders"][OURS]["chip"] == {"sm_mhz": 1980.0, "samples": 1}
+
+
 def test_a_slow_step_is_repeated_seldom_on_a_gpu(monkeypatch):
     calls = []
 
