@@ -65,6 +65,10 @@ class ReadingPanel(Panel):
         self._long: dict[str, str] = {}  # what is said of texts that are not read to their end
         super().__init__(*rows, more=more)
 
+    def picture_of(self, record: Any) -> Picture:
+        """The picture of a record, said in words too."""
+        raise NotImplementedError
+
     def compute(self, wanted: Values, loaded: Loaded) -> Any:
         """The record of these values."""
         raise NotImplementedError
@@ -83,6 +87,10 @@ class ReadingPanel(Panel):
                 self.say(str(refusal))
                 return
         super().begin()
+
+    def draw(self) -> Picture | None:
+        record = self.record()
+        return None if record is None else self.picture_of(record)
 
     def wanted(self) -> Values:
         """The values that the record hangs on, by their controls' names."""

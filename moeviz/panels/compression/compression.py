@@ -94,9 +94,9 @@ class Compression(ReadingPanel):
         # Whom others follow, and of what the bits are, is asked only where some go, or bits do.
         self.controls["who"].disabled = self.values["kept"] == KEPT[0]
         self.controls["part"].disabled = STORED[self.values["stored"]][0] != BITS
-        found = self.record()
-        if found is None:
-            return None
+        return super().draw()
+
+    def picture_of(self, found: Compressed) -> Picture:
         regime = self.values["regime"]
         picture = smaller(self.figures, found, self._words(), regime=regime, presses=presses())
         return self.shown(picture)

@@ -77,12 +77,8 @@ class Dispatch(ReadingPanel):
 
     # Drawing.
 
-    def draw(self) -> Picture | None:
-        trace = self.record()
-        if trace is None:
-            return None
-        step = self._step_for(trace)
-        return self.shown(dispatch(trace, step, note=_where(trace)))
+    def picture_of(self, trace: DispatchTrace) -> Picture:
+        return self.shown(dispatch(trace, self._step_for(trace), note=_where(trace)))
 
     def _step_for(self, trace: DispatchTrace) -> int:
         """The step to show, and the controls set to it: in another batch the learner stays at the

@@ -162,10 +162,7 @@ class CompareRouters(ReadingPanel):
 
     # What is drawn: the decisions, and how many tokens the whole text has.
 
-    def draw(self) -> Picture | None:
-        record = self.record()
-        if record is None:
-            return None
+    def picture_of(self, record: tuple[list[Decision], int]) -> Picture:
         decisions, given = record
         rules = [self.names[name].rule for name in self.choice.chosen]
         heading, note = self._heading(), self._note(given)

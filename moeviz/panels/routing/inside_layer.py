@@ -98,10 +98,7 @@ class InsideLayer(ReadingPanel):
         if 0 <= place < len(STAGES):
             stage.value = STAGES[place]
 
-    def draw(self) -> Picture | None:
-        layer = self.record()
-        if layer is None:
-            return None
+    def picture_of(self, layer: Anatomy) -> Picture:
         stage, step = self.controls["stage"].value, self.player.step_of(len(in_token_order(layer)))
         self._back.disabled, self._next.disabled = stage == STAGES[0], stage == STAGES[-1]
         picture = anatomy(layer, stage, self.controls["follow"].value, step)

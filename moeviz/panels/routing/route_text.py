@@ -57,10 +57,7 @@ class RouteText(ReadingPanel):
             },
         )
 
-    def draw(self) -> Picture | None:
-        trace = self.record()
-        if trace is None:
-            return None
+    def picture_of(self, trace: Trace) -> Picture:
         layer, view = self.controls["layer"].value, self.controls["view"].value
         if view == "text":
             picture = token_strip(trace, layer)

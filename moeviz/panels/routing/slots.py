@@ -87,10 +87,7 @@ class Slots(ReadingPanel):
         if "step" in given:
             self.player.any_step()
 
-    def draw(self) -> Picture | None:
-        decision = self.record()
-        if decision is None:
-            return None
+    def picture_of(self, decision: Decision) -> Picture:
         step = self.player.step_of(int(decision.demand.sum()))
         note = CLUSTERS if self.values["source"] == "synthetic" else ""
         return self.shown(slots(decision, step=step, offered=OFFERED, note=note))
