@@ -223,7 +223,9 @@ def main(argv: list[str] | None = None) -> int:
 
         study(run, cases, done, not_run, save)
     if run.on_gpu:
-        print("\n\n".join(table(case) for case in done), end="\n\n")
+        results["chip"] = str(chip)
+        save()
+        print("\n\n".join(table(case) for case in done), f"\n\n{chip}", end="\n\n")
     print("Times: median (quartiles). TFLOP/s, x dense and share of the limit: forward + backward.")
     for failure in run.failures:
         print(f"FAILED: {failure}")

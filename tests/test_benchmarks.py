@@ -413,6 +413,9 @@ def test_a_gpus_report_has_the_chip_in_place_of_the_moments(monkeypatch, tmp_pat
         def medians(self, spans):
             return {"sm_mhz": 1980.0, "samples": len(spans)}
 
+        def __str__(self):
+            return "9 samples"
+
     run = SimpleNamespace(on_gpu=True, ceilings=Ceilings(1.0, 1.0), failures=[])
     monkeypatch.setattr(layer, "Run", lambda *_: run)
     monkeypatch.setattr(layer, "describe", lambda run: {"name": "NVIDIA H200"})
@@ -421,6 +424,7 @@ def test_a_gpus_report_has_the_chip_in_place_of_the_moments(monkeypatch, tmp_pat
     monkeypatch.setattr(layer, "Chip", Watched)
     _, report = bench(tmp_path / "layer.json")
     assert report["cases"][0]["contenders"][OURS]["chip"] == {"sm_mhz": 1980.0, "samples": 1}
+    assert report["chip"] == "9 samples"
 
 
 def test_a_slow_step_is_repeated_seldom_on_a_gpu(monkeypatch):

@@ -47,6 +47,7 @@ def test_without_nvidia_smi_there_is_no_sample(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with Chip() as watch:
         assert watch.medians([(0.0, time.monotonic())]) is None
+    assert str(watch) == "no samples of clock, power and temperature from nvidia-smi"
 
 
 def test_medians_are_over_the_samples_of_the_spans():

@@ -63,6 +63,10 @@ class Chip:
             self._process.wait()
             self._thread.join()
 
+    def __str__(self) -> str:
+        count = len(self._samples)
+        return f"{count or 'no'} samples of clock, power and temperature from nvidia-smi"
+
     def _read(self) -> None:
         with os.fdopen(self._terminal, "rb") as lines:
             while True:
