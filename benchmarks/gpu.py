@@ -282,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--minutes must be above 0, got {arguments.minutes:g}.")
     command = f"{parser.prog} --minutes {arguments.minutes:g} --phases {','.join(phases)}"
     command += " --rehearse" * arguments.rehearse
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the phase, too
     return visit(arguments.out, arguments.minutes, phases, arguments.rehearse, command)
 
 
