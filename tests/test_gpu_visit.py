@@ -186,6 +186,21 @@ def test_what_a_visit_leaves_is_adopted_and_chosen(results, tmp_path, monkeypatc
     assert configs.choose("up", like, 512, 1536, 2048, 64).maxnreg is None
 
 
+def test_what_a_step_costs_is_adopted_with_its_origin(results, tmp_path):
+    change(results, "sweep", table={"cuts": [], "heights": []})
+    change(results, "layer", cases=[])
+    provenance = load(results, "env")["provenance"]
+    Phase("step", results, 1e12, items={"MoE eager": {"step_ms": 73.0}}).save()
+    with pytest.raises(ValueError, match=r"step\.json has None as its commit"):
+        gpu_adopt.adopt(results, tmp_path / "t", tmp_path, tmp_path / "README")
+    change(results, "step", provenance=provenance)
+    [line] = gpu_adopt.adopt(results, tmp_path / "t", tmp_path, tmp_path / "README")
+    kept = json.loads((tmp_path / "step_h200.json").read_text())
+    assert "step_h200.json" in line and kept["gpu"]["driver"] == "570.1"
+    assert kept["items"] == {"MoE eager": {"step_ms": 73.0}}
+    assert kept["provenance"] == provenance
+
+
 def test_the_table_has_the_hosts_time_and_the_chips_clock_where_they_were_recorded(results):
     run = json.loads((results / "layer.json").read_text())
     ours = run["cases"][0]["contenders"][OURS]
