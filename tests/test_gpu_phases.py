@@ -171,8 +171,8 @@ def a_process(code):
 
 ITS_CHILD_HOLDS_THE_PIPE = """
 import subprocess, sys, time
-print('begun', flush=True)
 subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])
+print('begun', flush=True)
 time.sleep(60)
 """
 
@@ -185,7 +185,7 @@ def test_a_phase_is_stopped_after_its_deadline_with_all_its_processes(monkeypatc
     assert time.monotonic() - begun < 30 and process.returncode
     ended = a_process("import sys; input(); print('its turn'); sys.exit(3)")
     assert gpu.finish(ended, time.monotonic() + 300, log) == "ended with exit code 3"
-    assert log.getvalue() == "begun\nits turn\n"
+    assert log.getvalue().endswith("its turn\n")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -265,6 +265,10 @@ def test_a_visit_that_could_not_be_adopted_is_told_so_before_it_begins(
             assert second.startswith("== sweep: from 0 to")
 
 
+def test_a_visit_leaves_no_more_files_than_can_be_brought_home():
+    assert len(["env.json", "log.txt", *gpu.LENGTHS]) <= 7
+
+
 def test_phases_share_a_visit_whichever_run():
     for phases in (["layer", "step"], [*gpu.USUAL], ["train"]):
         ends = gpu.ends(phases, 540.0)
@@ -332,7 +336,6 @@ from visit import Phase, load
 out, last = Path(sys.argv[1]), 250  # steps of Python at the end of a save, where it writes
 phase = Phase("sweep", out, 1e12)
 phase.item("before", lambda: 1)
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def saves(at):
