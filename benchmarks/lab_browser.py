@@ -38,7 +38,6 @@ FOLDERS = (
     "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR "
     "JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR MPLCONFIGDIR MOEVIZ_HOME"
 ).split()
-START_SECONDS = 300
 PATIENCE = 300  # seconds: nothing may fail because a machine has much else to do
 # What the tests' packages add to the page: a learner's has none of it, and Voilà cannot load it.
 NOT_OURS = (
@@ -47,6 +46,8 @@ NOT_OURS = (
 )  # fmt: skip
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 PICTURE = ".moeviz-picture"
+# To a server of this machine, past the proxy that an environment variable may name.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # JupyterLab resolves the badge's address while the page already loads it by the unresolved one.
 BADGE = "/lab/tree/img/colab.svg"
 
@@ -151,7 +152,7 @@ class LabServer:
         ).split()
         with open(self.home / "server.log", "wb") as log:
             self.process = subprocess.Popen(command, env=env, cwd=self.root, stdout=log, stderr=log)
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + PATIENCE
         while True:
             if self.process.poll() is not None or time.monotonic() > end:
                 written = (self.home / "server.log").read_text(encoding="utf-8", errors="replace")
@@ -192,7 +193,7 @@ class LabServer:
         """Call the server's REST interface and return the decoded answer."""
         headers = {"Authorization": f"token {self.token}"}
         request = urllib.request.Request(self.url + path, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        with DIRECT.open(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 
 
@@ -335,6 +336,7 @@ def paste(page, css, state):
     """Give the panel `css` a state; its row is opened where it is not."""
     if not page.locator(f"{css} .moeviz-state input").first.is_visible():
         page.locator(f"{css} button.moeviz-take-away").first.click()
+    state_string(page, css)  # the panel's own of before comes after its picture
     type_text(page, f"{css} .moeviz-state", state)
 
 

@@ -324,7 +324,7 @@ def test_impossible_options_are_refused_in_one_sentence(
 ):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(Trainer, "__next__", lambda self: pytest.fail("it trained"))
-    assert train("run", *options.format(texts=texts).split()) == 2
+    assert train("run", *(word.format(texts=texts) for word in options.split())) == 2
     captured = capsys.readouterr()
     assert re.fullmatch(f"moeviz: .*{re.escape(sentence)}.*\n", captured.err)
     assert not (tmp_path / "run").exists()

@@ -8,11 +8,10 @@ import socket
 import subprocess
 import sys
 import urllib.error
-import urllib.request
 
 import pytest
 
-from helpers.patience import PATIENCE
+from lab_browser import DIRECT, PATIENCE
 from moeviz.app import lab
 
 START = """
@@ -50,9 +49,9 @@ def test_the_lab_takes_the_next_port_wants_its_token_and_stops_on_ctrl_c(tmp_pat
             address = re.search(r"http://127\.0\.0\.1:(\d+)/\S+\?token=[0-9a-f]{48}", said)
             assert address and int(address[1]) != port, said
             assert f"ssh -N -L {address[1]}:127.0.0.1:{address[1]}" in said
-            assert urllib.request.urlopen(address[0]).status == 200
+            assert DIRECT.open(address[0]).status == 200
             with pytest.raises(urllib.error.HTTPError, match="403"):
-                urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/api/contents")
+                DIRECT.open(f"http://127.0.0.1:{address[1]}/api/contents")
             server.send_signal(signal.SIGINT)
             assert server.wait(PATIENCE) == 0
         finally:

@@ -132,10 +132,11 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_bit_for_bit(count, tmp
     options = (
         "--d-model 16 --num-layers 2 --num-heads 2 --num-experts 4 --top-k 2 --d-expert 8 "
         "--batch-size 2 --seq-len 8 --warmup 3 --device cpu --save-every 3 --validate-every 0 "
-        f"--schedule constant --corpus {tmp_path / 'text.txt'}"
+        "--schedule constant --corpus"
     )
+    options = [*options.split(), str(tmp_path / "text.txt")]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    ended = run(KILLED, tmp_path, str(whole), str(cut), str(count), *options.split())
+    ended = run(KILLED, tmp_path, str(whole), str(cut), str(count), *options)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     print(ended.stdout)
     names = ["checkpoint.safetensors", "model.safetensors"]
