@@ -14,9 +14,10 @@ from moeviz.pictures.many_models.models_on_a_text import (
     told_text,
 )
 from moeviz.pictures.many_models.models_told import BASE, told
-from moeviz.pictures.over_seeds import VERDICTS, dots, gap_cell, mean_sd, ran_on
+from moeviz.pictures.over_seeds import VERDICTS, dots, gap_cell, mean_sd
 from moeviz.pictures.plot import mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
+from moeviz.pictures.training.arms import origin, seeds_words
 from moeviz.records.models_as_experts import (
     BY_PROMPT,
     DENSE_ALL,
@@ -82,7 +83,8 @@ def models_as_experts(
     words = f"{QUESTION} {headline} {of_text}"
     svg = Svg(WIDTH, bottom + 92, "Models as experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
-    svg.text(0, 20 + 17 * len(lines), _made(recorded), fill=MUTED)
+    made = origin(recorded, seeds_words(len(recorded["seeds"])))
+    svg.text(0, 20 + 17 * len(lines), made, fill=MUTED)
     for end, title in ((ANSWER, "an answer"), (TRAINED, "training")):
         svg.text(end, top - 10, title, anchor="end", fill=MUTED)
     figures = {arm: _figure(recorded, arm, where) for group in GROUPS.values() for arm in group}
@@ -108,12 +110,6 @@ def models_as_experts(
     read = text_rows(text, models, way) if text else []
     tokens = [(*values, *[""] * (len(COLUMNS) - len(values))) for values in read]
     return svg.picture(COLUMNS, [*cells, *tokens])
-
-
-def _made(recorded: Recorded) -> str:
-    seeds = len(recorded["seeds"])
-    words = [f"{seeds} {'seed' if seeds == 1 else 'seeds'}", *ran_on(recorded["provenance"])]
-    return " · ".join(words)
 
 
 def _figure(recorded: Recorded, arm: str, where: str) -> Recorded | None:

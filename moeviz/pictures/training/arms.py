@@ -104,7 +104,7 @@ def seeds_words(count: int) -> str:
     return f"{count} {'seed' if count == 1 else 'seeds'}"
 
 
-def origin(recorded: Recorded, words: str) -> str:
+def origin(recorded: Mapping[str, Any], words: str) -> str:
     """The line above a picture: these words, where, when and on which text it was recorded."""
     return " · ".join(filter(None, (words, *ran_on(recorded["provenance"]))))
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, general, y_axis
-from moeviz.pictures.over_seeds import gap_cell, mean_sd, ran_on
+from moeviz.pictures.over_seeds import gap_cell, mean_sd
 from moeviz.pictures.plot import Key, curve, mark, paragraph, spots
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
+from moeviz.pictures.training.arms import origin, seeds_words
 from moeviz.pictures.training.load_and_speed import STYLES
 from moeviz.pictures.training.race import MARKS, NOT_YET, in_lines, name_ends, progress
 from moeviz.records.answers import DENSE, DENSE_ALL, LEAST, MODELS, MOE, brought, brought_more
@@ -43,7 +44,8 @@ def memory_or_thinking(
     lines = _lines(headline)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     if recorded:
-        svg.text(0, 22 + 18 * len(lines), _about(recorded), fill=MUTED)
+        words = f"{seeds_words(len(recorded['seeds']))} · {recorded['steps']} steps"
+        svg.text(0, 22 + 18 * len(lines), origin(recorded, words), fill=MUTED)
         _draw_sizes(svg, recorded, name)
     _draw_learning(svg.beside(WIDTH, LIVE_HEIGHT), learners, name, now, note)
     return svg.picture(COLUMNS, [*_now(learners, name), *(_rows(recorded) if recorded else ())])
@@ -147,12 +149,6 @@ def _name(task: str, size: str) -> str:
 
 
 # The sizes.
-
-
-def _about(recorded: Recorded) -> str:
-    seeds = len(recorded["seeds"])
-    words = [f"{seeds} {'seed' if seeds == 1 else 'seeds'}", f"{recorded['steps']} steps"]
-    return " · ".join([*words, *ran_on(recorded["provenance"])])
 
 
 def _draw_sizes(svg: Svg, recorded: Recorded, name: str) -> None:

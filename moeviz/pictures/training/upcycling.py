@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from moeviz.pictures.axes import Scale, axes, general, padded, x_axis
-from moeviz.pictures.over_seeds import gap_cell, gap_dots, gap_scale, ran_on, verdict_keys
+from moeviz.pictures.over_seeds import gap_cell, gap_dots, gap_scale, verdict_keys
 from moeviz.pictures.plot import Key, curve, heat_bar, legend, paragraph, smooth, spots
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
+from moeviz.pictures.training.arms import origin, seeds_words
 from moeviz.pictures.training.load_and_speed import LOAD_HEIGHT, SIDE, STYLES, draw_load
 from moeviz.pictures.training.race import (
     AXES,
@@ -95,9 +96,7 @@ def standing(learners: Sequence[Snapshot], way: str) -> str:
 
 
 def _draw_gaps(svg: Svg, top: float, recorded: Recorded, way: str) -> None:
-    seeds = len(recorded["seeds"])
-    words = [f"{seeds} {'seed' if seeds == 1 else 'seeds'}", *ran_on(recorded["provenance"])]
-    svg.text(0, top, " · ".join(words), fill=MUTED)
+    svg.text(0, top, origin(recorded, seeds_words(len(recorded["seeds"]))), fill=MUTED)
     gaps = recorded["gaps"]
     steps = {EARLY: recorded["early"], LATE: recorded["steps"]}
     first_row, bottom = top + 58, top + 48 + ROW * (len(PAIRS) + 3)
