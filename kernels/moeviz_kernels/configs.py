@@ -77,7 +77,8 @@ _BLACKWELL: dict[Kernel, Cuts] = {
     # Half of the stages are spent on the row's token, which has to be there before its address.
     "grad_weight": {128: ((256, 64, 8, 5), (128, 64, 8, 6))},
 }
-# An H200 took 1.15 to 1.46 times as long by 128 columns as by 256, where both divide the width.
+# By pointers in 128 columns an H200 took 1.15 to 1.46 times as long as by its best cut of 256, in
+# `up` and `gemm` on tiles of 128 rows (data/runs/sweep_h200.json). Elsewhere it is a guess.
 NARROW_COST = 1.25
 # What an H200 was fastest with at most large sizes that it was asked for.
 _FLAT: Cuts = {128: ((256, 64, 8, 4, 8, None, "flat"), (128, 64, 8, 4))}
