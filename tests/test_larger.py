@@ -122,3 +122,5 @@ class TestLive:
         wait(lambda: note(panel).startswith("live: E = 16, K = 2, seed 0, large"), "the live race")
         until(panel, "Finished.")
         assert "Races here: E = 16, K = 2, large: " in panel.score.value
+        # What luck does is measured of the small models alone.
+        assert panel.drawn.summary.startswith("At 2 steps ") and "luck" not in panel.drawn.summary

@@ -7,7 +7,9 @@ import time
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
+import scipy.stats
 
 import moeviz.training.live
 from helpers.live import (
@@ -202,6 +204,11 @@ def test_finished_runs_are_scored_once_and_the_series_ends_at_the_last_seed(
         until(panel, "Finished.")
         score = panel.score.value
         assert score.partition("You said")[0].count(" of 3") == SCORES[kind], score
+    if kind is Race:
+        gaps = [scored["step"] for scored in Race._scores.values()]
+        low, high = scipy.stats.t.interval(0.95, 2, np.mean(gaps), scipy.stats.sem(gaps))
+        ends = f"by {np.mean(gaps):+z.3f} nats (95 % interval {low:+z.3f} to {high:+z.3f})"
+        assert ends in score.partition("at equal seconds")[0]
     assert "You said " in score and "“&lt;b&gt;MoE&lt;/b&gt;”" in score
     assert kind().score.value == score
     end_of_kernel(kind)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from moeviz.costs.cost.energy import assumed_device
 from moeviz.experiments.larger import LARGE, SMALL, size_of
@@ -13,13 +16,13 @@ from moeviz.host import device_name
 from moeviz.panels.controls import choice, seed_box, size_choice, slider
 from moeviz.panels.sized_panel import SizedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.over_seeds import mean_sd
+from moeviz.pictures.over_seeds import interval_words
 from moeviz.pictures.training.race import JOULES, race
 from moeviz.pictures.training.settings import Setting
 from moeviz.power import PowerMeter
 from moeviz.predictions.prediction import ANSWERS
-from moeviz.records.compare import reach_of_luck
-from moeviz.records.metrics import gap, over_seeds
+from moeviz.records.compare import compare, reach_of_luck
+from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot, powered
 
 if TYPE_CHECKING:
@@ -115,8 +118,11 @@ class Race(SizedPanel):
         axis = self.controls["axis"].value
         beside_work = not self.live and self._chosen in self._beside_work
         settings, (_, power) = self._settings(), self._power()
+        # Of the large models luck is not measured.
+        large = bool(self.live) and self._configured(self.live[-1].meta)[3] == LARGE
+        luck = 0.0 if large else self._luck[axis]
         return race(
-            learners, axis, note=note, settings=settings, luck=self._luck[axis],
+            learners, axis, note=note, settings=settings, luck=luck,
             beside_work=beside_work, power=power,
         )  # fmt: skip
 
@@ -192,7 +198,7 @@ class Race(SizedPanel):
             for axis, words in (("step", "at equal steps"), ("seconds", "at equal seconds")):
                 values = [gaps[axis] for gaps in races]
                 ahead = f"MoE ahead in {sum(v > 0 for v in values)} of {len(values)}"
-                ends.append(f"{words} {ahead}, by {mean_sd(over_seeds(values), 3, '+')} nats")
+                ends.append(f"{words} {ahead}{_by(values)}")
             lines.append(f"Races here: E = {experts}, K = {top_k}{large}: {'; '.join(ends)}.")
         for axis, per in (("step", "step"), ("seconds", "second")) if lines else ():
             if said := ANSWERS.get(f"01.{axis}"):
@@ -202,6 +208,15 @@ class Race(SizedPanel):
                     f"{len(self._scores)} races."
                 )
         return lines
+
+
+def _by(values: list[float]) -> str:
+    """The mean lead of MoE and its interval, over the races whose curves meet on an axis."""
+    met = [value for value in values if not math.isnan(value)]
+    if not met:
+        return ""
+    lead = compare(met, np.zeros(len(met)))
+    return f", by {lead.mean:+z.3f} nats ({interval_words(lead)})"
 
 
 def _named(configuration: Configuration) -> str:
