@@ -36,14 +36,14 @@ def test_chosen_layers_are_told_beside_the_dense_model(seeds, open_):
 def test_what_the_information_loss_costs_and_saves_follows_the_verdicts():
     recorded = made_dense_training(5, luck=0.001)
     # With all experts both lose nothing; each halving of K costs the sure gate 0.19 less.
-    assert "Where all answer, it is not told apart from it" in told_information(recorded, 4)
-    assert "Where 4 answer, it is 0.380 below it." in told_information(recorded, 4)
-    assert "Where 1 answers, it is 0.760 below it." in told_information(recorded, 1)
+    assert "not told apart (+0.000) where all answer" in told_information(recorded, 4)
+    assert "0.380 below where 4 answer." in told_information(recorded, 4)
+    assert "0.760 below where 1 answers." in told_information(recorded, 1)
     assert "below" not in told_information(recorded, 16)
     assert "below" not in told_information(made_dense_training(1), 4)  # one seed shows nothing
     for gap in recorded["information"].values():
         gap["verdict"] = "higher"
-    assert "0.380 above it" in told_information(recorded, 4)
+    assert "0.380 above where 4" in told_information(recorded, 4)
 
 
 def test_a_line_of_each_model_is_drawn_up_to_the_edge():

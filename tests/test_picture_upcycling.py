@@ -52,9 +52,9 @@ def test_the_headline_says_who_leads_by_how_much_early_and_late():
     assert half_late < 0 < half_early
     words = told(made)
     assert re.sub(r"[0-9.]+ nats per token", "# nats per token", words) == (
-        "After 100 steps, at equal compute, copies are # nats per token ahead of a start from "
-        "scratch. After 800 they are # nats per token behind it. After 100 steps, half drawn anew "
-        "is # nats per token behind copies. After 800 it is # nats per token ahead of them."
+        "At equal compute, copies are # nats per token ahead of a start from scratch after 100 "
+        "steps, and # nats per token behind it after 800. Half drawn anew is # nats per token "
+        "behind copies after 100 steps, and # nats per token ahead of them after 800."
     )
     figures = [float(figure) for figure in re.findall("([0-9.]+) nats", words)]
     assert figures == pytest.approx([-early, late, half_early, -half_late], abs=6e-4)
@@ -62,8 +62,14 @@ def test_the_headline_says_who_leads_by_how_much_early_and_late():
 
 def test_what_is_open_is_told_as_open():
     one = told(made_upcycling(seeds=1))
-    assert one.count("not told apart from") == 4 == one.count(" nats per token)")
-    assert not re.search("ahead|behind", one)
+    assert one == (
+        "At equal compute, copies are not told apart from a start from scratch after 100 steps, "
+        "nor after 800. Half drawn anew is not told apart from copies after 100 steps, nor after "
+        "800."
+    )
+    mixed = made_upcycling(spread=0.0)
+    mixed["gaps"]["late"][name_of((DROP, COPIES, EQUAL_STEPS))]["verdict"] = "open"
+    assert told(mixed).endswith("after 100 steps, and not told apart from them after 800.")
 
 
 def test_a_lead_is_followed_to_its_end():

@@ -23,6 +23,7 @@ class Edge(Panel):
     """Models of all sizes on a phone, a small board or a laptop: tokens a second at most."""
 
     draws = edge
+    told_in_picture = True
     presets = {
         "A Raspberry Pi": {"device_name": "Raspberry Pi 5, 16 GB", "wanted": 5},
         "All of the phone": {"share": 100},

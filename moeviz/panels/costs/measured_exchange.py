@@ -68,9 +68,11 @@ class MeasuredExchange(RunningPanel):
         super().__init__(
             [
                 *buttons,
-                {"figures": choice("Figures", (RECORDED, HERE), RECORDED, "auto")},
+                {
+                    "figures": choice("Figures", (RECORDED, HERE), RECORDED, "auto"),
+                    "processes": choice("Processes", PROCESSES, PROCESSES[0], "44px"),
+                },
             ],
-            {"processes": choice("Processes", PROCESSES, PROCESSES[0], "44px")},
             {
                 "skew": choice("Skew", [(f"{skew:g}", skew) for skew in SKEWS], SKEWS[0], "44px"),
                 "copies": choice("A copy for", [*copies], COPIES[0], "auto"),

@@ -35,12 +35,13 @@ FORMATS = {
 }
 SHARES = (50, 75, 100)  # per cent of the memory that a model may take
 SPEEDS = (1, 2, 5, 10, 20, 50, 100)  # tokens a second that somebody may want
-WIDTH, TOP, ROW = 560.0, 148.0, 26.0
+WIDTH, TOP, ROW = 560.0, 166.0, 26.0
 NAMES, END = 150.0, 446.0  # where the plot begins and ends; behind it there is room for words
 FITS = {
     True: Key("sparse, fits", "#0072b2", mark="circle", width=0),
     False: Key("dense, fits", "#d55e00", mark="square", width=0),
 }
+UNIT = " tokens/s"
 FROM_DISK = Key("read from its flash or disk", "#6e6e6e", mark="ring", width=0)
 COLUMNS = ("model", "parameters", "active", "weights and cache, GB", "fits", "tokens/s at most")
 
@@ -107,30 +108,34 @@ def edge(
     room = dataclasses.replace(chip, memory_bytes=chip.memory_bytes * share / 100)
     found = sorted((candidate(name, room, plan, context) for name in MODELS), key=_size)
     bottom = TOP + ROW * len(found)
+    size, whole = (each.memory_bytes / 1e9 for each in (room, chip))
+    fitting = sum(each.fits for each in found)
+    of = f"{size:.3g} of {whole:.3g} GB for the model: {fitting} of {len(found)} fit"
     notes = [
         line
         for note in (
-            source_line(chip),
-            _disk(chip),
+            f"{of} · {_disk(chip)}",
             "Bounds, with even routing: measured systems stay below them.",
+            source_line(chip),
         )
         for line in textwrap.wrap(note, 84)
     ]
     svg = Svg(WIDTH, bottom + 84 + 18 * len(notes), "Models on a small device",
               told(found, chip, plan, wanted))  # fmt: skip
-    heading(svg, f"Which models write on this device? {chip.name}")
-    svg.text(0, 38, _answer(found, wanted), bold=True)
-    of = f"{room.memory_bytes / 1e9:.3g} of {chip.memory_bytes / 1e9:.3g} GB for the model"
-    svg.text(0, 57, f"{FORMATS[plan]} · {context:,} tokens of context · {of}", fill=MUTED)
-    legend(svg, 0, 80, [*FITS.values(), FROM_DISK], kin=True)
+    heading(svg, "Which models write fast enough on a small device?")
+    answers = _answers(found, wanted)
+    paragraph(svg, 0, 38, answers, bold=True)
+    svg.text(0, 75, f"{chip.name} · {FORMATS[plan]} · {context:,} tokens of context", fill=MUTED)
+    legend(svg, 0, 100, [*FITS.values(), FROM_DISK], kin=True)
     x = LogScale(0.05, 1000, NAMES, END)
     at = x(wanted)
     svg.line(at, TOP - 24, at, bottom, stroke=INK, width=1.5)
     svg.text(x.start, TOP - 40, f"at least {wanted} tokens/s · drag the knob", bold=True)
     x_axis(svg, x, bottom, "tokens/s at most, one sequence, logarithmic", top=TOP - 4,
            ticks=(0.1, 1, 10, 100, 1000), form=short)  # fmt: skip
+    largest = next((each for each in found[::-1] if _enough(each, wanted)), None)
     for i, each in enumerate(found):
-        _row(svg, x, TOP + (i + 0.5) * ROW, each, wanted)
+        _row(svg, x, TOP + (i + 0.5) * ROW, each, wanted, largest=each is largest)
     stops = [Stop(x(s), f"at least {s} tokens/s", {"wanted": s}) for s in SPEEDS]
     track(svg, TOP - 22, stops, at)
     paragraph(svg, 0, bottom + 66, notes, fill=MUTED)
@@ -141,7 +146,8 @@ def _size(found: Candidate) -> float:
     return found.total
 
 
-def _row(svg: Svg, x: LogScale, y: float, found: Candidate, wanted: int) -> None:
+def _row(svg: Svg, x: LogScale, y: float, found: Candidate, wanted: int, *, largest: bool) -> None:
+    """largest: of those that are fast enough."""
     enough = _enough(found, wanted)
     key = FITS[found.sparse] if found.fits else FROM_DISK
     words = _speed(found)
@@ -150,30 +156,44 @@ def _row(svg: Svg, x: LogScale, y: float, found: Candidate, wanted: int) -> None
         f"{found.bytes / 1e9:.3g} GB, {'fits' if found.fits else 'does not fit'}, {words}"
     )
     with row(svg, y, ROW, found.name, key.name, tip=tip):
-        svg.text(0, y + 4, found.name, bold=enough)
+        if largest:
+            svg.rect(0, y - ROW / 2, WIDTH - 1, ROW, "none", stroke=INK, stroke_width=2)
+        svg.text(6, y + 4, found.name, bold=enough, fill=INK if enough else MUTED)
         at = x.start
         if found.speed is not None:
             at = x(min(max(found.speed, x.low), x.high))
             svg.line(x.start, y, at, y, stroke=key.colour)
             mark(svg, key.mark, at, y, key.colour, 5)
-        svg.text(at + 10, y + 4, words, bold=enough, halo=True)
+        figure = words.removesuffix(UNIT)
+        ink = INK if enough else MUTED
+        svg.text(at + 10, y + 4, figure, bold=enough, fill=ink, halo=True)
 
 
 def _speed(found: Candidate) -> str:
-    return "does not run" if found.speed is None else f"{three(found.speed)} tokens/s"
+    return "does not run" if found.speed is None else f"{three(found.speed)}{UNIT}"
 
 
 def _enough(found: Candidate, wanted: float) -> bool:
     return found.speed is not None and found.speed >= wanted
 
 
-def _answer(found: list[Candidate], wanted: int) -> str:
-    """The largest model that is fast enough; where none is, the fastest."""
+def _answers(found: list[Candidate], wanted: int) -> list[str]:
+    """The largest model that is fast enough, and the largest dense one; where none is, the
+    fastest."""
     quick = [each for each in found if _enough(each, wanted)]
     if not quick:
         nearest = max(found, key=lambda each: each.speed or 0)
-        return f"None reaches {wanted} tokens/s; {nearest.name} comes nearest: {_speed(nearest)}."
-    return f"{quick[-1].name} is the largest that may reach {wanted} tokens/s."
+        return [f"None reaches {wanted} tokens/s; {nearest.name} comes nearest: {_speed(nearest)}."]
+    best = quick[-1]
+    answers = [
+        f"{best.name} ({count(best.total)}) is the largest that may reach {wanted} tokens/s."
+    ]
+    dense = [each for each in quick if not each.sparse]
+    if best.sparse and dense:
+        answers.append(f"The largest dense one is {dense[-1].name} ({count(dense[-1].total)}).")
+    elif best.sparse:
+        answers.append("No dense one reaches it.")
+    return answers
 
 
 def told(found: list[Candidate], chip: Device, plan: str, wanted: int) -> str:

@@ -14,6 +14,7 @@ from moeviz.records.exchanged import Exchanged, Line
 from moeviz.words import percent
 
 WIDTH, LEFT, RIGHT = 560.0, 76.0, 28.0
+SIDE, SIDE_LEFT = 380.0, 56.0  # of the line, beside the bytes
 LANE, LANES_TOP = 34.0, 98.0
 REST = Key("all else", "none", mark="box")
 EXPERTS = Key("experts", "#f0e442", mark="box")
@@ -21,9 +22,9 @@ DISPATCH = Key("dispatch", "#0072b2", mark="box")
 COMBINE = Key("combine", "#56b4e9", mark="box")
 WAITING = Key("waits for others", NOBODY, mark="box", hatched=True)
 KEYS = (REST, EXPERTS, DISPATCH, COMBINE, WAITING)
-POINT = Key("messages of one size", "#6e6e6e", mark="circle", width=0)
+POINT = Key("messages", "#6e6e6e", mark="circle", width=0)
 FITTED = Key("the line", "#d55e00")
-OURS = Key("this step's exchanges", "#0072b2", mark="diamond", width=0)
+OURS = Key("exchanges", "#0072b2", mark="diamond", width=0)
 PLOT_TOP, PLOT_BOTTOM = 112.0, 300.0
 HAND = 2.0  # what is narrower cannot be pressed: its exchange has other marks
 SPEEDLESS = 1e13  # bytes a second: where longer messages took no longer, no speed was found
@@ -116,26 +117,23 @@ def line_words(line: Line) -> str:
 
 def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int, chosen: int) -> None:
     """Seconds by bytes, logarithmic both ways. chosen: as in draw_steps."""
-    part = svg.beside(WIDTH, PLOT_BOTTOM + 60)
+    part = svg.beside(SIDE, PLOT_BOTTOM + 60)
     travel_X, predicted_X = exchanged.travel[:count], exchanged.predicted(line)[:count]
     busiest_X = exchanged.busiest[:count]
     travel, predicted = 1e3 * travel_X.sum(), 1e3 * predicted_X.sum()
     heading(part, "Does a line predict how long it takes?")
-    found = f"Predicted {predicted:.3g} ms, {over(predicted, travel)} than"
-    if over(predicted, travel) == "as much":
-        found = f"Predicted {predicted:.3g} ms, as much as"
-    part.text(0, 38, f"{found} the {travel:.3g} ms measured.", bold=True)
+    part.text(0, 38, f"Predicted {predicted:.3g} ms, measured {travel:.3g} ms.", bold=True)
     latency = line.alpha * np.count_nonzero(busiest_X) / max(predicted_X.sum(), 1e-30)
     notes = (
-        f"time = α + bytes / β, fitted to {len(line.points)} sizes between these processes:",
-        f"{line_words(line)}. α makes up {percent(latency)} of what is predicted.",
+        f"time = α + bytes / β, fitted to {len(line.points)} sizes of message",
+        f"{line_words(line)} · {percent(latency)} of the prediction is α",
     )
     paragraph(part, 0, 57, notes, fill=MUTED)
     sizes = [size for size, _ in line.points] + [float(size) for size in busiest_X if size]
     times = [seconds for _, seconds in line.points] + [t for t in travel_X if t > 0]
     low, high = decades(sizes)
     least, most = (1e6 * bound for bound in decades(times))
-    x = LogScale(low, high, LEFT, WIDTH - RIGHT)
+    x = LogScale(low, high, SIDE_LEFT, SIDE - RIGHT)
     y = LogScale(least, most, PLOT_BOTTOM, PLOT_TOP)
     axes(
         part, x, y, x_label="bytes that the busiest process sends or receives", y_label="µs",
@@ -154,4 +152,4 @@ def draw_line(svg: Svg, exchanged: Exchanged, line: Line, count: int, chosen: in
             with _mark_of(part, number, tip):
                 wide = 8 if number == chosen else 5
                 mark(part, "diamond", x(float(size)), y(1e6 * seconds), OURS.colour, wide, INK)
-    legend(part, LEFT, PLOT_TOP - 12, (POINT, FITTED, OURS))
+    legend(part, SIDE_LEFT, PLOT_TOP - 12, (POINT, FITTED, OURS))

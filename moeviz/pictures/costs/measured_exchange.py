@@ -81,7 +81,7 @@ def measured_exchange(
     heading(svg, "Do processes send as many bytes as was computed?")
     svg.text(0, 38, answer, bold=True)
     notes = (
-        f"the lab's small model, 3 MoE layers, {exchanged.processes} processes with "
+        f"the lab's small model, 3 MoE layers · {exchanged.processes} processes, "
         f"{exchanged.tokens:,} tokens each",
         f"{_routing(skew, capacity, limit)} · {COPY_OF[exchanged.copies]}",
         where,
@@ -96,8 +96,9 @@ def measured_exchange(
     if exchange:
         lines = (_told_one(exchanged, line, exchange), "Press a cell for all dispatches together.")
     _below(svg, exchanged, lines)
-    draw_steps(svg, exchanged, count, exchange)
+    # The narrow part second: beside the first one, where the page has room for both.
     draw_line(svg, exchanged, line, count, exchange)
+    draw_steps(svg, exchanged, count, exchange)
     rows = _table(exchanged, line, sent_XRR, computed_XRR)
     return svg.picture(COLUMNS, rows)
 
@@ -192,9 +193,9 @@ def _of_all(exchanged: Exchanged, sent_XRR: np.ndarray, count: int) -> tuple[str
     even_RR = np.array(_traffic(exchanged, {}).dispatch_bytes) * (1 - np.eye(size))
     even = float(even_RR.sum()) * count
     return (
-        "Bold: sent; below: computed from the routing. The results go back the same ways and are",
-        f"compared too. In all {si(crossed, 'B')}; even routing would send {si(even, 'B')}.",
-        "Press an exchange in the pictures below, and its bytes are here alone.",
+        "Bold: sent, all dispatches together. Below: computed from the routing.",
+        f"There and back {si(crossed, 'B')}; even routing would send {si(even, 'B')}.",
+        "Press a diamond or a piece of a bar: the bytes of that exchange alone.",
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, Scale, axes, padded
-from moeviz.pictures.over_seeds import about, gap_cell, mean_sd, told_briefly
-from moeviz.pictures.plot import Key, Stop, curve, mark, paragraph, track
+from moeviz.pictures.over_seeds import Figure, about, gap_cell, mean_sd
+from moeviz.pictures.plot import Key, Stop, curve, heading, mark, paragraph, track
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, LEFT, RIGHT, PLOT, LINE = 560.0, 64.0, 380.0, 190.0, 17.0
+WIDTH, LEFT, RIGHT, PLOT, LINE = 560.0, 64.0, 376.0, 230.0, 18.0
 QUESTION = "Trained with all 16 experts for every token: how few may answer?"
 HIGHEST = 1.0  # nats; what is worse is drawn at the upper edge
 NAMES = {
@@ -45,16 +45,19 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
     rule: what becomes of the weights of a mixture's K best, "raw" or "renormalised"."""
     label = label_of(model, rule, top_k)
     headline = told(figures, model, top_k, rule)
-    lines = [QUESTION, *textwrap.wrap(headline, 72)]
-    notes = textwrap.wrap(
-        f"{_answers(figures, model, top_k)} {told_information(figures, top_k)}", 84
+    lines = textwrap.wrap(headline, 74)
+    brings = told_information(figures, top_k)
+    notes = (
+        _answers(figures, model, top_k),
+        *textwrap.wrap(brings, 84),
+        about(figures, figures["minus_dense"][label]),
     )
-    notes += _setting(figures, label)
-    top = LINE * len(lines) + 54
+    top = LINE * len(lines) + 70
     bottom = top + PLOT
-    words = f"{QUESTION} {headline} {told_information(figures, top_k)}"
-    svg = Svg(WIDTH, bottom + 90 + LINE * len(notes), "Trained dense, answering sparse", words)
-    paragraph(svg, 0, 16, lines, size=13, bold=True)
+    height = bottom + 90 + LINE * len(notes)
+    svg = Svg(WIDTH, height, "Trained dense, answering sparse", f"{headline} {brings}")
+    heading(svg, QUESTION)
+    paragraph(svg, 0, 38, lines, LINE, bold=True)
     keys = {
         name: Key(words, *look) for (name, words), look in zip(NAMES.items(), LOOKS, strict=True)
     }
@@ -79,12 +82,7 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
             drawn = Key(key.name, key.colour, key.dash, key.mark, width=3 if chosen else 1.4)
             points, size = [(k, min(v, HIGHEST)) for k, v in gaps[name]], 5 if chosen else 3.5
             curve(svg, x, y, points, drawn, marks=size)
-    for i, (name, key) in enumerate(keys.items()):
-        with svg.thing(name, press={"model": name}, tip=f"Show {key.name}"):
-            row = top + 40 * i
-            mark(svg, key.mark, RIGHT + 18, row, key.colour, 5)
-            wrapped = textwrap.wrap(key.name, 20)
-            paragraph(svg, RIGHT + 30, row + 4, wrapped, 14, bold=name == model)
+    _models(svg, figures, keys, model, top_k, rule, top)
     svg.line(x(top_k), y.start, x(top_k), y.end, stroke=INK, dash="2 4")
     cuts = sorted(figures["cuts"])
     stops = [
@@ -100,6 +98,21 @@ def dense_then_sparse(figures: Figures, model: str, top_k: int, rule: str) -> Pi
     return svg.picture(COLUMNS, _rows(figures, rule))
 
 
+def _models(
+    svg: Svg, figures: Figures, keys: dict[str, Key], model: str, top_k: int, rule: str, top: float
+) -> None:
+    """Beside the lines: each model, and where it stands with so many experts."""
+    svg.text(RIGHT + 30, top - 12, f"with {top_k} of 16:", fill=MUTED)
+    for i, (name, key) in enumerate(keys.items()):
+        gap = figures["minus_dense"][label_of(name, rule, top_k)]
+        tip = f"{key.name}, K = {top_k}: {gap_cell(gap)}. {_spent(figures, name)}"
+        with svg.thing(name, press={"model": name}, tip=tip):
+            y = top + 46 * i + 8
+            mark(svg, key.mark, RIGHT + 18, y, key.colour, 5)
+            words = [*textwrap.wrap(key.name, 20), f"{gap['mean']:+z.3f}, {gap['verdict']}"]
+            paragraph(svg, RIGHT + 30, y + 4, words, 14, bold=name == model)
+
+
 def label_of(model: str, rule: str, top_k: int) -> str:
     """How the recording calls it; the sparse model has one rule."""
     return f"{model}, {'renormalised' if model == 'sparse' else rule}, {top_k}"
@@ -108,11 +121,18 @@ def label_of(model: str, rule: str, top_k: int) -> str:
 def told(figures: Figures, model: str, top_k: int, rule: str) -> str:
     """What the chosen model loses, against the twin and against itself."""
     label = label_of(model, rule, top_k)
-    name = f"{SAID[model]}, K = {top_k},"
-    sentence = told_briefly(name, "the dense twin", figures["minus_dense"][label])
-    if (rise := figures["rise"].get(label)) is None:
-        return sentence
-    return f"{sentence} {told_briefly('the cut model', 'itself with all experts', rise)}"
+    stands = [_stands(figures["minus_dense"][label], "the dense twin")]
+    if (rise := figures["rise"].get(label)) is not None:
+        stands.append(_stands(rise, "itself with all experts"))
+    return f"With K\u00a0=\u00a0{top_k} {SAID[model]} is {', and '.join(stands)}."
+
+
+def _stands(gap: Figure, base: str) -> str:
+    """ "0.079 nats per token above the dense twin", or that they are not told apart."""
+    if gap["low"] is None or gap["verdict"] == "open":
+        return f"not told apart from {base} ({gap['mean']:+z.3f} nats per token)"
+    way = "below" if gap["verdict"] == "lower" else "above"
+    return f"{abs(gap['mean']):.3f} nats per token {way} {base}"
 
 
 def told_information(figures: Figures, top_k: int) -> str:
@@ -122,15 +142,12 @@ def told_information(figures: Figures, top_k: int) -> str:
     for k in dict.fromkeys((every, top_k)):
         gap, where = figures["information"][f"{k}, 0.1"], "all" if k == every else k
         if gap["low"] is None or gap["verdict"] == "open":
-            stands = f"not told apart from it ({gap['mean']:+z.3f})"
+            stands = f"not told apart ({gap['mean']:+z.3f})"
         else:
             way = "below" if gap["verdict"] == "lower" else "above"
-            stands = f"{abs(gap['mean']):.3f} {way} it"
-        parts.append(f"Where {where} answer{'s' * (k == 1)}, it is {stands}.")
-    return (
-        "The narrow mixture with the strong information loss is set beside the one without (nats "
-        f"per token, raw weights). {' '.join(parts)}"
-    )
+            stands = f"{abs(gap['mean']):.3f} {way}"
+        parts.append(f"{stands} where {where} answer{'s' * (k == 1)}")
+    return f"Narrow, raw weights, the strong information loss beside none: {', '.join(parts)}."
 
 
 def _answers(figures: Figures, model: str, top_k: int) -> str:
@@ -138,18 +155,16 @@ def _answers(figures: Figures, model: str, top_k: int) -> str:
     active, total = arm["active_parameters"][k]["mean"], arm["parameters"]["mean"]
     covered = percent(arm["covered"][k]["mean"])
     return (
-        f"{active / 1e6:.2f} M of {total / 1e6:.2f} M parameters answer; a token's {top_k} best "
-        f"experts have {covered} of its gate's weight."
+        f"{active / 1e6:.2f} M of {total / 1e6:.2f} M parameters answer, with {covered} of the "
+        "gate's weight."
     )
 
 
-def _setting(figures: Figures, label: str) -> tuple[str, ...]:
-    wide = figures["arms"]["wide, 0.1"]["gigaflops_per_step"]["mean"]
-    times = wide / figures["arms"]["dense"]["gigaflops_per_step"]["mean"]
-    return (
-        f"Narrow: the dense twin's parameters and FLOPs. Wide: {times:.1f} times its FLOPs a step.",
-        about(figures, figures["minus_dense"][label]),
-    )
+def _spent(figures: Figures, model: str) -> str:
+    """What a step of its training takes beside one of the dense twin."""
+    arms = figures["arms"]
+    step, twin = (arms[name]["gigaflops_per_step"]["mean"] for name in (model, "dense"))
+    return f"A step of its training takes {step / twin:.1f} times the dense twin's FLOPs"
 
 
 def _rows(figures: Figures, rule: str) -> Iterator[tuple[Any, ...]]:

@@ -28,6 +28,7 @@ from moeviz.pictures.training.frontier_read import (
 from moeviz.pictures.training.frontier_told import (
     told_arm,
     told_axis,
+    told_changes,
     told_choosers,
     told_dense,
     told_edges,
@@ -37,7 +38,7 @@ from moeviz.pictures.training.frontier_told import (
 from moeviz.words import percent
 
 WIDTH, SIDE, PLOT, BELOW = 560.0, 380.0, 300.0, 62.0
-LEFT, RIGHT, WRAP = 62.0, 536.0, 64
+LEFT, RIGHT, WRAP = 62.0, 536.0, 74
 LINE, ROW = 18.0, 25.0
 QUESTION = "How far does the loss fall as a token meets less of the model?"
 KEYS = {
@@ -82,21 +83,25 @@ def frontier(recorded: Recorded, *, axis: str, arm: str) -> Picture:
     choice."""
     check_choice("axis", axis, AXES)
     check_choice("arm", arm, recorded["arms"])
-    finding, where = told_dense(recorded), told_axis(recorded, arm, axis)
-    where = f"{told_arm(recorded, arm)} {where}".rstrip()
-    grown = [told(recorded, kind) for kind in (LEARNED, HASH) for told in (told_trend, told_grown)]
-    rest = " ".join(filter(None, [*grown, told_choosers(recorded), told_edges(recorded)]))
+    finding, stands = told_changes(recorded), told_arm(recorded, arm)
+    where = f"{stands} {told_axis(recorded, arm, axis)}".rstrip()
+    edges = told_edges(recorded)
+    of_kinds = _of_kinds(recorded)
+    rest = (*of_kinds.values(), told_choosers(recorded), edges)
     heights = _heights(recorded)
-    summary = " ".join(filter(None, (finding, where, rest)))
-    bold, plain = textwrap.wrap(finding, WRAP), textwrap.wrap(where, 72)
-    words = textwrap.wrap(rest, 74)
-    top = 38 + LINE * (len(bold) + len(plain)) + 30
+    summary = " ".join(filter(None, (finding, where, *rest)))
+    bold, plain = (
+        textwrap.wrap(finding, WRAP),
+        textwrap.wrap(stands if axis == "share" else where, 82),
+    )
+    notes = [*textwrap.wrap(edges, 84), about(recorded, recorded["arms"][arm]["loss"])]
+    top = 44 + LINE * (len(bold) + len(plain)) + 30
     bottom = top + PLOT
-    height = bottom + BELOW + 60 + LINE * (len(words) + 1)
+    height = bottom + BELOW + 38 + LINE * len(notes)
     svg = Svg(WIDTH, height, "The efficiency frontier", summary)
     heading(svg, QUESTION)
     paragraph(svg, 0, 38, bold, LINE, bold=True)
-    paragraph(svg, 0, 38 + LINE * len(bold), plain, LINE)
+    paragraph(svg, 0, 42 + LINE * len(bold), plain, LINE)
     x = _across(recorded, axis)
     y = Scale(*padded(v for reach in heights.values() for v in reach), bottom, top)
     axes(
@@ -108,13 +113,21 @@ def frontier(recorded: Recorded, *, axis: str, arm: str) -> Picture:
     labels = _labels(x, y, recorded, axis, heights)
     for kind, key in KEYS.items():
         _kind(svg, x, y, recorded, axis, kind, key, heights, arm, labels)
-    legend(svg, LEFT, bottom + BELOW, list(KEYS.values())[:2], across=210, kin=True)
-    legend(svg, LEFT, bottom + BELOW + 22, list(KEYS.values())[2:], kin=True)
+    for i, (kind, key) in enumerate(KEYS.items()):
+        with svg.thing(key.name, tip=of_kinds[kind]):
+            legend(svg, LEFT + 210 * (i % 2), bottom + BELOW + 22 * (i // 2), [key])
     svg.text(LEFT + 210, bottom + BELOW + 22, "upright: 95 % interval, beside the twin", fill=MUTED)
-    paragraph(svg, 0, bottom + BELOW + 52, words, LINE)
-    svg.text(0, height - 6, about(recorded, recorded["arms"][arm]["loss"]), fill=MUTED)
+    paragraph(svg, 0, bottom + BELOW + 50, notes, LINE, fill=MUTED)
     _details(svg, recorded, arm)
     return svg.picture(COLUMNS, (_cells(recorded, name) for name in recorded["arms"]))
+
+
+def _of_kinds(recorded: Recorded) -> dict[str, str]:
+    """What is told of the models of each kind, for a hand on its name."""
+    told = {DENSE: told_dense(recorded)}
+    for kind in (LEARNED, HASH):
+        told[kind] = f"{told_trend(recorded, kind)} {told_grown(recorded, kind)}"
+    return told
 
 
 def _across(recorded: Recorded, axis: str) -> LogScale:

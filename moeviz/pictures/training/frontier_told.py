@@ -133,6 +133,24 @@ def told_trend(recorded: Recorded, kind: str) -> str:
     )
 
 
+def told_changes(recorded: Recorded) -> str:
+    """What each doubling of the experts, and of the width, does to the loss, without intervals."""
+    found = trends(recorded)
+    routed = [f"{_change(*found[kind])} with {CHOOSERS[kind]}" for kind in CHOOSERS]
+    return (
+        f"With each doubling of the experts the loss {listed(routed)}. With each doubling of the "
+        f"dense width it {_change(*found[DENSE])}."
+    )
+
+
+def _change(gap: Gap, verdict: str) -> str:
+    """ "falls by 0.85 %", or "is not shown to change (-0.07 %)"."""
+    change = 2.0**-gap.mean - 1
+    if verdict == "open":
+        return f"is not shown to change ({percent(change, 2, sign='+z')})"
+    return f"{'falls' if verdict == 'lower' else 'rises'} by {percent(abs(change), 2)}"
+
+
 def told_use(recorded: Recorded) -> str:
     """Where more width lowers the loss, whether more experts do; nothing where it does not."""
     ways = {kind: verdict for kind, (_, verdict) in trends(recorded).items()}

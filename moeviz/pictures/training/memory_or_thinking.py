@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeviz.pictures.axes import Scale, axes, general, y_axis
 from moeviz.pictures.over_seeds import gap_cell, mean_sd
-from moeviz.pictures.plot import Key, curve, mark, paragraph, spots
+from moeviz.pictures.plot import Key, curve, heading, mark, paragraph, spots
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.pictures.training.arms import origin, seeds_words
 from moeviz.pictures.training.load_and_speed import STYLES
-from moeviz.pictures.training.race import MARKS, NOT_YET, in_lines, name_ends, progress
+from moeviz.pictures.training.race import MARKS, NOT_YET, name_ends, progress
 from moeviz.records.answers import DENSE, DENSE_ALL, LEAST, MODELS, MOE, brought, brought_more
 from moeviz.records.runs import Snapshot
 from moeviz.words import percent
 
 Recorded = Mapping[str, Any]
 BOOK, PRODUCTS = "phone book", "multiplication"  # as they are recorded
-WIDTH, TOP, BOTTOM = 560.0, 136.0, 334.0
+WIDTH, TOP, BOTTOM = 560.0, 152.0, 334.0
 ENDS = {BOOK: (44.0, 316.0), PRODUCTS: (384.0, 558.0)}  # x of each task's plot
 HEIGHT, LIVE_HEIGHT = 420.0, 386.0
+SIDE, SIDE_PLOT = 380.0, (48.0, 262.0)  # of the learners, beside the sizes
+QUESTION = "Do experts help to remember, or to think?"
 PLAIN = {BOOK: "the phone book", PRODUCTS: "products"}
 TITLES = {BOOK: "Phone book: share recalled", PRODUCTS: "Unseen products: right"}
 COLUMNS = ("task", "model", "steps", "parameters", "active parameters", "right answers",
@@ -41,13 +44,14 @@ def memory_or_thinking(
     headline = told(recorded) if recorded else NOT_RECORDED
     now = learning(learners, name)
     svg = Svg(WIDTH, HEIGHT if recorded else 60, "Memory or thinking", f"{headline} {now}")
-    lines = _lines(headline)
-    paragraph(svg, 0, 16, lines, size=13, bold=True)
+    heading(svg, QUESTION)
+    lines = _lines(headline, 76)
+    paragraph(svg, 0, 38, lines, bold=True)
     if recorded:
         words = f"{seeds_words(len(recorded['seeds']))} · {recorded['steps']} steps"
-        svg.text(0, 22 + 18 * len(lines), origin(recorded, words), fill=MUTED)
+        svg.text(0, 40 + 18 * len(lines), origin(recorded, words), fill=MUTED)
         _draw_sizes(svg, recorded, name)
-    _draw_learning(svg.beside(WIDTH, LIVE_HEIGHT), learners, name, now, note)
+    _draw_learning(svg.beside(SIDE, LIVE_HEIGHT), learners, name, now, note)
     return svg.picture(COLUMNS, [*_now(learners, name), *(_rows(recorded) if recorded else ())])
 
 
@@ -131,9 +135,9 @@ def learning(learners: Sequence[Snapshot], name: str) -> str:
     return f"{done}{name[:1].upper()}{name[1:]}. Right answers: {_listed(parts)}."
 
 
-def _lines(words: str) -> list[str]:
-    """In lines that fit, with no number parted from its sign."""
-    return in_lines(words.replace(" %", "\u00a0%"))
+def _lines(words: str, letters: int) -> list[str]:
+    """In lines of at most so many letters, with no number parted from its sign."""
+    return textwrap.wrap(words.replace(" %", "\u00a0%"), letters)
 
 
 def _unit(task: str) -> str:
@@ -209,11 +213,11 @@ def points_of(learner: Snapshot) -> list[tuple[float, float]]:
 
 
 def _draw_learning(svg: Svg, learners: Sequence[Snapshot], name: str, now: str, note: str) -> None:
-    paragraph(svg, 0, 16, _lines(now), size=13, bold=True)
-    svg.text(0, 74, note, fill=MUTED)
-    x = Scale(0, max(s.total_steps for s in learners), 56, 440)
-    y = Scale(0, 1, 334, 114)
-    svg.text(0, 98, f"Right answers, {name}", bold=True)
+    paragraph(svg, 0, 16, _lines(now, 50), bold=True)
+    paragraph(svg, 0, 74, _lines(note, 58), fill=MUTED)
+    x = Scale(0, max(s.total_steps for s in learners), *SIDE_PLOT)
+    y = Scale(0, 1, 334, 136)
+    svg.text(0, 118, f"Right answers, {name}", bold=True)
     axes(
         svg, x, y, x_label="training steps", y_ticks=y.ticks(4), y_form=lambda v: percent(v),
         x_form=general,

@@ -9,7 +9,8 @@ from typing import Any
 
 from moeviz.checks import check_choice, check_whole
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.plot import Key, box, legend, paragraph, row
+from moeviz.pictures.over_seeds import told_gap
+from moeviz.pictures.plot import Key, box, heading, legend, paragraph, row
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.pictures.training.arms import (
     DENSE_ALL,
@@ -32,10 +33,11 @@ COLUMNS = (
 EXPERTS, ACTIVE, F = 16, 2, 128  # before they are split
 SPLITS, MOST_SHARED = (1, 2, 4, 8), 2
 SHOWN = tuple((m, s) for m in SPLITS for s in range(MOST_SHARED + 1) if ACTIVE * m > s)
-WIDTH, HEIGHT, WRAP, ROW, LEFT, RIGHT = 560.0, 280.0, 66, 22.0, 128.0, 428.0
+WIDTH, WRAP, ROW, LEFT, RIGHT = 560.0, 76, 22.0, 128.0, 428.0
+SIDE, DRAWN_ROWS = 380.0, 2  # of the layer, beside the losses
 TIMES = (474.0, 534.0)  # where the multipliers stand
 SHARED = Key("shared", "#d55e00", mark="box", hatched=True)
-CHOSEN = Key("chosen by one token (which ones: illustrative)", "#0072b2", mark="box")
+CHOSEN = Key("chosen", "#0072b2", mark="box")
 TIMES_WORDS = "×: how many times the arm's own spending the dense twin needs for the same loss"
 IDLE = Key("not chosen", "none", mark="box")
 
@@ -111,12 +113,14 @@ def split_experts(
     shape = Shape(split, shared)
     table = _table(recorded, steps)
     finding = _finding(shape, table, steps)
-    svg = Svg(WIDTH, HEIGHT, "Experts split at equal width", f"{shape.sentence()} {finding}")
-    svg.text(0, 16, "Is it better to split experts, and to share some?", size=14, bold=True)
     lines = textwrap.wrap(finding, WRAP)
+    top = 38 + 18 * len(lines)
+    height = top + ROW * (len(SHOWN) + 1) + 152
+    svg = Svg(WIDTH, height, "Experts split at equal width", f"{finding} {shape.sentence()}")
+    heading(svg, "Is it better to split experts, and to share some?")
     paragraph(svg, 0, 38, lines, bold=True)
-    _layer(svg, 62 + 18 * len(lines), shape)
-    rows = _losses(svg, recorded, table, shape)
+    rows = _losses(svg, top, recorded, table, shape)
+    _layer(svg.beside(SIDE, 264), shape)
     return svg.picture(COLUMNS, rows)
 
 
@@ -133,7 +137,8 @@ def _finding(shape: Shape, table: dict[str, Any] | None, steps: int) -> str:
         return f"{words_of(shape.name)} is not recorded: this shows its counts alone."
     if shape.name not in table["pairs"]:
         return _all_beside(table["pairs"], steps)
-    return _beside(table["pairs"][shape.name], shape, steps)
+    base = "the same experts with none shared" if shape.shared else "whole experts"
+    return told_gap("the loss", f"that of {base}", table["pairs"][shape.name])
 
 
 def _all_beside(pairs: dict[str, Any], steps: int) -> str:
@@ -146,59 +151,48 @@ def _all_beside(pairs: dict[str, Any], steps: int) -> str:
     )
 
 
-def _beside(gap: dict[str, Any], shape: Shape, steps: int) -> str:
-    """How the loss lies to that of the base, and the interval of the difference."""
-    base = "the same experts with none shared" if shape.shared else "whole experts"
-    ways = {"lower": "below", "higher": "above", "open": ""}
-    words = f"{abs(gap['mean']):.3f} nats per token {ways[gap['verdict']]} that of {base}."
-    told = f"After {steps:,} steps the loss ends {words}"
-    if gap["verdict"] == "open":
-        told = (
-            f"Whether the loss differs from that of {base} is open: the difference is "
-            f"{gap['mean']:+z.3f} nats per token after {steps:,} steps."
-        )
-    ends = "One seed has no interval."
-    if gap["low"] is not None:
-        ends = f"The 95 % interval is {gap['low']:+z.3f} to {gap['high']:+z.3f}."
-    return f"{told} {ends}"
-
-
-def _layer(svg: Svg, y: float, shape: Shape) -> None:
-    svg.text(0, y, "One layer, its 2,048 columns in their experts")
-    x = Scale(0, EXPERTS * F, 0, WIDTH - 4)
-    step = x(shape.width)
+def _layer(svg: Svg, shape: Shape) -> None:
+    """All columns of the layer, cut into its experts, and their counts."""
+    words = f"One layer: 2,048 columns in {shape.shared + shape.routed} experts"
+    heading(svg, words, f"{shape.width} columns each, drawn in {DRAWN_ROWS} rows")
+    x = Scale(0, EXPERTS * F / DRAWN_ROWS, 0, SIDE - 4)
+    step, a_row = x(shape.width), EXPERTS * shape.split // DRAWN_ROWS
     chosen = {round((i + 0.5) * shape.routed / shape.chosen - 0.5) for i in range(shape.chosen)}
     for place in range(shape.shared + shape.routed):
         expert = place - shape.shared
         key = SHARED if expert < 0 else CHOSEN if expert in chosen else IDLE
-        box(svg, step * place, y + 12, step - (step > 6), 40, key.colour,
+        line, at = divmod(place, a_row)
+        box(svg, step * at, 52 + 46 * line, step - (step > 6), 40, key.colour,
             hatched=key.hatched, stroke=MUTED)  # fmt: skip
-    legend(svg, 0, y + 76, [CHOSEN, IDLE, *([SHARED] if shape.shared else [])])
+    legend(svg, 0, 164, [CHOSEN, IDLE, *([SHARED] if shape.shared else [])])
+    svg.text(0, 184, "by one token; which ones is illustrative", fill=MUTED)
     facts = (
-        ("sets of experts that a token can choose",
+        ("sets of experts to choose",
          f"C({shape.routed}, {shape.chosen}) = {count_words(shape.sets)}"),
-        ("router's share of the layer's FLOPs", percent(shape.router_flops, 1)),
-        ("columns of an expert, and columns that work", f"{shape.width}, and {ACTIVE * F}"),
+        ("router's share of its FLOPs", percent(shape.router_flops, 1)),
+        ("columns that work for a token", f"{ACTIVE * F}"),
     )  # fmt: skip
     for number, (name, value) in enumerate(facts):
-        svg.text(0, y + 104 + 20 * number, name, fill=MUTED)
-        svg.text(300, y + 104 + 20 * number, value, bold=True)
+        svg.text(0, 212 + 20 * number, name, fill=MUTED)
+        svg.text(SIDE, 212 + 20 * number, value, anchor="end", bold=True)
 
 
 def _losses(
-    svg: Svg, recorded: dict[str, Any] | None, table: dict[str, Any] | None, shape: Shape
+    part: Svg,
+    top: float,
+    recorded: dict[str, Any] | None,
+    table: dict[str, Any] | None,
+    shape: Shape,
 ) -> list[tuple[object, ...]]:
-    """The second part: a row for each layer, which is pressed; returns the table twin."""
+    """From a height on: a row for each layer, which is pressed; returns the table twin."""
     arms = table["arms"] if table else {}
     known = {name: minus_dense(table, name) for name in arms if table and name != "dense"}
-    part = svg.beside(WIDTH, 96 + ROW * (len(SHOWN) + 1) + 106)
-    part.text(0, 16, "The loss of each layer, minus the dense twin's", size=14, bold=True)
     if recorded and table:
-        part.text(0, 36, origin(recorded, setting_words(table)), fill=MUTED)
+        part.text(0, top, origin(recorded, setting_words(table)), fill=MUTED)
     x = axis(drawn(one.gap for one in known.values()) or [-0.1, 0.1], (LEFT, RIGHT))
     for at, name in zip(TIMES, ("× compute", "× clock"), strict=True):
-        part.text(at, 62, name, anchor="middle", fill=MUTED)
-    y, rows = 82.0, []
+        part.text(at, top + 24, name, anchor="middle", fill=MUTED)
+    y, rows = top + 44, []
     for split, shared in SHOWN:
         one = Shape(split, shared)
         gap, tip = known.get(one.name), f"{words_of(one.name)}: not recorded"
@@ -226,8 +220,8 @@ def _losses(
             for at, cell in zip(TIMES, _times(arms[DENSE_ALL]), strict=True):
                 part.text(at, y + 4, cell, anchor="middle")
     y += ROW
-    part.line(x(0), 70, x(0), y - 6, stroke=RULE if table is None else INK)
-    x_axis(part, x, y - 6, "nats per token: left is better than the dense twin")
+    part.line(x(0), top + 32, x(0), y - 6, stroke=RULE if table is None else INK)
+    x_axis(part, x, y - 6, "loss minus the dense twin's (nats per token): left is better")
     if known:
         verdict_legend(part, y + 56, len(known))
         part.text(2, y + 96, TIMES_WORDS, fill=MUTED)

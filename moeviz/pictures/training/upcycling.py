@@ -24,7 +24,7 @@ from moeviz.pictures.training.race import (
     name_ends,
     progress,
 )
-from moeviz.pictures.training.upcycling_told import NOT_RECORDED, Recorded, told
+from moeviz.pictures.training.upcycling_told import ASKED, NOT_RECORDED, Recorded, told
 from moeviz.records.growth import (
     BEFORE,
     EARLY,
@@ -46,6 +46,7 @@ COLUMNS = (
     "parameters", "active parameters",
 )  # fmt: skip
 WIDTH, ROW, WRAP = 560.0, 20.0, 72
+TINT = 0.1  # of the rows that the finding tells of
 PLOTS = {EARLY: (236.0, 382.0), LATE: (406.0, 552.0)}  # x of the two columns of differences
 CURVES, CURVE_ENDS, CURVE_PLOT = 400.0, (56.0, 440.0), (330.0, 118.0)
 ALIKE_HEIGHT = 470.0
@@ -118,14 +119,19 @@ def _draw_gaps(svg: Svg, top: float, recorded: Recorded, way: str) -> None:
             f"{moment} {gap_cell(gaps[moment][name_of(pair)])}" for moment in PLOTS
         )
         with svg.thing(name_of(pair), tip=tip, press={"grow": grown, "seed": 0}):
-            svg.rect(0, y - ROW / 2, WIDTH, ROW, "transparent")
-            svg.text(16, y + 4, f"{other}, {how}")
+            asked = pair in ASKED
+            svg.rect(0, y - ROW / 2, WIDTH, ROW, MUTED if asked else "transparent", opacity=TINT)
+            svg.text(16, y + 4, f"{other}, {how}", bold=asked)
             for moment, x in scales.items():
                 gap_dots(svg, x, y, gaps[moment][name_of(pair)])
         y += ROW
     legend(svg, 0, bottom + 58, verdict_keys())
     svg.text(
-        WIDTH - 2, bottom + 58, "left of 0: the first has the lower loss", anchor="end", fill=MUTED
+        WIDTH - 2,
+        bottom + 58,
+        "tinted: told above · left of 0: the first has the lower loss",
+        anchor="end",
+        fill=MUTED,
     )
 
 

@@ -34,21 +34,24 @@ def told(recorded: Recorded) -> str:
 
 
 def told_pair(recorded: Recorded, pair: Pair) -> str:
-    """How far the first of a pair stands from the second, early and late."""
+    """How far the first of a pair stands from the second, early and late; how large an open
+    difference is, the picture's rows show."""
     first, other, how = pair
     early, late = (recorded["gaps"][moment][name_of(pair)] for moment in (EARLY, LATE))
-    counted = f", {how}" if how == EQUAL_COMPUTE else ""
-    verb, name, again = ("are", "they", "it") if first == COPIES else ("is", "it", "them")
-    return (
-        f"After {recorded['early']} steps{counted}, {NAMES[first]} {verb} "
-        f"{_stands(early, NAMES[other])}. After {recorded['steps']:,} {name} {verb} "
-        f"{_stands(late, again)}."
-    )
+    verb, again = ("are", "it") if first == COPIES else ("is", "them")
+    subject = f"{NAMES[first]} {verb}"
+    subject = f"{how}, {subject}" if how == EQUAL_COMPUTE else subject
+    subject = subject[0].upper() + subject[1:]
+    steps = f"after {recorded['early']} steps", f"after {recorded['steps']:,}"
+    if early["verdict"] == late["verdict"] == "open":
+        return f"{subject} {_stands(early, NAMES[other])} {steps[0]}, nor {steps[1]}."
+    stands = _stands(early, NAMES[other]), _stands(late, again)
+    return f"{subject} {stands[0]} {steps[0]}, and {stands[1]} {steps[1]}."
 
 
 def _stands(gap: Mapping[str, Any], other: str) -> str:
     if gap["verdict"] == "open":
-        return f"not told apart from {other} ({gap['mean']:+z.3f} nats per token)"
+        return f"not told apart from {other}"
     return f"{abs(gap['mean']):.3f} nats per token {STANDS[gap['verdict']]} {other}"
 
 
