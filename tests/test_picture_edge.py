@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.pictures import texts
 from moeviz.costs import decode_step, device, fit, offload_bound, weight_bytes
 from moeviz.panels.costs.edge import DEVICES, Edge
 from moeviz.pictures.costs.edge import FORMATS, MODELS, candidate, edge
@@ -51,6 +52,18 @@ def test_a_dense_model_reads_all_that_has_no_room_and_none_runs_without_a_disk()
     small = candidate("Mistral 7B", without, "q4_k_m", 4096)
     step = decode_step(sizes_of("Mistral 7B"), phone, batch=1, context_tokens=4096, plan="q4_k_m")
     assert small.fits and small.speed == step.tokens_per_s
+
+
+@pytest.mark.parametrize("wanted", [1, 10, 50])
+def test_the_finding_is_the_largest_model_that_is_fast_enough_and_the_largest_dense_one(wanted):
+    picture = edge(**Edge().values | {"wanted": wanted})
+    quick = [row for row in picture.rows if row[5] and float(row[5]) >= wanted]
+    dense = [name for name, total, active, *_ in quick if total == active]
+    largest, beside = texts(picture)[1:3]
+    assert largest.startswith(f"{quick[-1][0]} (")
+    if quick[-1][0] not in dense:
+        word = f"one is {dense[-1]} (" if dense else "No dense one"
+        assert word in beside
 
 
 def test_it_opens_where_models_fit_and_says_which_comes_nearest_where_none_is_fast_enough():

@@ -1,6 +1,7 @@
 """What is told of finer and shared experts follows the figures, and so do the verdicts on them."""
 
 import copy
+import re
 
 import pytest
 
@@ -57,6 +58,20 @@ def test_a_layer_that_was_not_trained_says_so():
     rows = {row[0]: row for row in picture.rows}
     loss = recorded["settings"]["fair 1200"]["arms"]["split 8"]["minus_dense"]["mean"]
     assert rows["m = 8"][6] == f"{loss:+z.3f}"
+
+
+def test_the_finding_is_that_of_the_chosen_layer():
+    finding = {
+        (finer, split): split_experts(
+            made_fine_grained(finer=finer), split=split, shared=0, steps=1200
+        ).summary
+        for finer in (-0.05, 0.05)
+        for split in (1, 4)
+    }
+    assert "nats per token below that of whole experts" in finding[-0.05, 4]
+    assert "nats per token above that of whole experts" in finding[0.05, 4]
+    assert re.search("[1-9] end lower, 0 end higher", finding[-0.05, 1])
+    assert re.search("0 end lower, [1-9] end higher", finding[0.05, 1])
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,18 @@ def test_the_change_with_each_doubling_is_that_of_the_losses():
     assert "(one seed)" in told.told_trend(made_frontier(seeds=1), told.HASH)
 
 
+def test_the_finding_tells_what_each_doubling_changes_in_figures_and_by_the_verdict():
+    for fall, words in ((0.06, "falls by "), (-0.06, "rises by "), (0.0, "is not shown to change")):
+        recorded = made_frontier(fall=fall, noise=0.001)
+        of_hash = told.told_changes(recorded).split(" and ")[1].split(" with hash. ")[0]
+        assert of_hash.startswith(words)
+        change = re.search(r": ([-+][\d.]+) % with", told.told_trend(recorded, told.HASH))[1]
+        assert change.lstrip("-" if fall > 0 else "+" if fall < 0 else "") in of_hash
+        assert " ".join(texts(frontier(recorded, axis="share", arm=LEAST))[1:4]).startswith(
+            told.told_changes(recorded)
+        )
+
+
 def test_a_fall_over_all_widths_is_enough_to_read_a_width_off():
     recorded = made_frontier()
     for width in ("128", "512", "1024", "2048"):

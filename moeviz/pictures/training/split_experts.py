@@ -9,7 +9,7 @@ from typing import Any
 
 from moeviz.checks import check_choice, check_whole
 from moeviz.pictures.axes import Scale, x_axis
-from moeviz.pictures.over_seeds import told_gap
+from moeviz.pictures.over_seeds import told_briefly
 from moeviz.pictures.plot import Key, box, heading, legend, paragraph, row
 from moeviz.pictures.svg import INK, MUTED, RULE, Picture, Svg
 from moeviz.pictures.training.arms import (
@@ -138,7 +138,11 @@ def _finding(shape: Shape, table: dict[str, Any] | None, steps: int) -> str:
     if shape.name not in table["pairs"]:
         return _all_beside(table["pairs"], steps)
     base = "the same experts with none shared" if shape.shared else "whole experts"
-    return told_gap("the loss", f"that of {base}", table["pairs"][shape.name])
+    gap = table["pairs"][shape.name]
+    told = told_briefly("the loss", f"that of {base}", gap)
+    if gap["low"] is None:
+        return f"{told} One seed has no interval."
+    return f"{told} The 95 % interval is {gap['low']:+z.3f} to {gap['high']:+z.3f}."
 
 
 def _all_beside(pairs: dict[str, Any], steps: int) -> str:
