@@ -63,7 +63,7 @@ class Paths:
         return 0 if len(self.layers) < 2 else int(more_EE.max(1).argmax())
 
 
-def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
+def paths_of(trace: DomainTrace, place: int) -> Paths:
     """All of it for one layer. Shares are of tokens, so those of a layer sum to K."""
     expert_TK, _, sequence_T, num_experts, _ = trace.labelled(place)
     layers = range(len(trace.layers))
@@ -71,7 +71,7 @@ def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
     if place + 1 < len(trace.layers):
         here_T, there_T = trace.expert[:, place, 0], trace.expert[:, place + 1, 0]
         told = _told(here_T, there_T, num_experts)
-        shuffled_T = np.random.default_rng(seed).permutation(there_T)
+        shuffled_T = np.random.default_rng(0).permutation(there_T)
         told_null = _told(here_T, shuffled_T, num_experts)
     return Paths(
         place=place,
@@ -82,7 +82,7 @@ def paths_of(trace: DomainTrace, place: int, *, seed: int = 0) -> Paths:
         told=told,
         told_null=told_null,
         repeats=repeat_rate(expert_TK, num_experts, groups_T=sequence_T),
-        meetings=co_activation_beside_null(expert_TK, num_experts, samples=SAMPLES, seed=seed),
+        meetings=co_activation_beside_null(expert_TK, num_experts, samples=SAMPLES),
     )
 
 

@@ -168,13 +168,10 @@ class DomainTrace(Record):
         count_DE = np.stack([one_TE[domain_T == d].sum(0) for d in range(len(self.domains))])
         return count_DE / np.maximum(count_DE.sum(1, keepdims=True), 1)
 
-    def labelled(
-        self, place: int, choices: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+    def labelled(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
         """What the statistics of specialisation are computed from: expert_TK of a layer (its place
-        in `layers`; of the first choices alone, where so many are named), domain_T, sequence_T, E
-        and D."""
-        expert_TK = self.expert[:, place, :choices]
+        in `layers`), domain_T, sequence_T, E and D."""
+        expert_TK = self.expert[:, place]
         domain_T = np.repeat(self.domain, self.length)
         return expert_TK, domain_T, self.sequence, self.num_experts, len(self.domains)
 
