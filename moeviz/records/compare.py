@@ -55,13 +55,12 @@ def compare(values: ArrayLike, base: ArrayLike) -> Gap:
 
 
 def reach_of_luck(values: ArrayLike) -> float:
-    """How far luck alone takes the difference of two runs: if there were none on average, 19 of 20
-    more pairs of runs would end within this of 0. A pair that is among `values` has a part in their
-    standard deviation, and ends beyond it more rarely.
+    """How far luck alone takes the difference of two runs. If they did not differ on average, 19 of
+    20 new pairs of runs would end within this of 0; a pair that is one of the seeds, more of them.
 
-    values: the difference of each seed. The standard deviation of the differences, times Student's
-    t: with few seeds the deviation is known badly, and the reach is wider for it. Raises ValueError
-    for one seed, or where a figure is not finite.
+    values: the difference of each seed. Their standard deviation times Student's t: few seeds tell
+    the deviation badly, and the reach is wider for it. Raises ValueError for one seed, or where a
+    figure is not finite.
     """
     values_N = check_array("values_N", values, -np.inf, np.inf, np.float64)
     if len(values_N) < 2:
