@@ -16,6 +16,7 @@ import torch
 
 import cuts
 import gpu
+import gpu_adopt
 from cuts import TOY, Candidates, Device, Prepared, check, heights, sweep
 from helpers.visit import Clock
 from layer_shapes import HOT, SHAPES
@@ -267,6 +268,7 @@ def test_a_visit_that_could_not_be_adopted_is_told_so_before_it_begins(
 
 def test_a_visit_leaves_no_more_files_than_can_be_brought_home():
     assert len(["env.json", "log.txt", *gpu.LENGTHS]) <= 7
+    assert {*gpu_adopt.PHASES} == {*gpu.LENGTHS}, "whose origin is looked at"
 
 
 def test_phases_share_a_visit_whichever_run():

@@ -231,12 +231,14 @@ FLAT_SASS = """
         /*0070*/  HGMMA.64x256x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;
 .L_x_4:
         /*0080*/  WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
-        /*0090*/  UTMALDG.3D [UR4], [UR6] ;
+        /*0090*/  @P3 BRA `(.L_x_6) ;
+        /*0098*/  UTMALDG.3D [UR4], [UR6] ;
         /*00a0*/  @P0 BRA `(.L_x_5) ;
         /*00b0*/  WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
         /*00c0*/  STG.E.128 desc[UR8][R8.64], R24 ;
 .L_x_5:
         /*00d0*/  @P0 BRA `(.L_x_1) ;
+.L_x_6:
         /*00e0*/  EXIT ;
 .L_x_9:
         /*00f0*/  BRA `(.L_x_2) ;
@@ -248,7 +250,7 @@ def test_the_main_loop_is_the_inner_one_that_loads():
     of one loop of tiles and steps what most steps skip is not counted, but for products."""
     assert sass.main_loop(SASS) == sass.Loop(9, 2, 1, 1, product_wait=1, load_wait=10)
     assert sass.main_loop("/*0000*/ EXIT ;") is None
-    assert sass.main_loop(FLAT_SASS) == sass.Loop(9, 1, 0, 1, product_wait=1, load_wait=None)
+    assert sass.main_loop(FLAT_SASS) == sass.Loop(10, 1, 0, 1, product_wait=1, load_wait=None)
 
 
 @pytest.mark.parametrize(

@@ -91,13 +91,14 @@ def main_loop(code: str) -> Loop | None:
 
 
 def _step(lines: list[str], begin: int, end: int, labels: dict[str, int]) -> list[str]:
-    """The instructions of a loop without those that a branch ahead skips, products aside."""
-    step, at = [], begin
+    """The instructions of a loop without those that a branch ahead within it skips: but for products
+    and loads, which most steps have."""
+    step, at, not_rare = [], begin, re.compile("HGMMA|LDGSTS|UTMALDG")
     while at < end:
         step.append(lines[at])
         branch = re.match(r"@\S+ BRA\b.*`\((\.L\w+)\)", lines[at])
         ahead = labels.get(branch[1], at) if branch else at
-        skips = at < ahead <= end and not any("HGMMA" in line for line in lines[at:ahead])
+        skips = at < ahead < end and not not_rare.search(" ".join(lines[at:ahead]))
         at = ahead if skips else at + 1
     return step
 
