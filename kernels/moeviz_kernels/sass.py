@@ -24,6 +24,7 @@ from moeviz_kernels.tma import REGISTERS, RESERVED, SHARED
 
 THREADS, PROGRAMS = 2048, 32  # that a multiprocessor holds
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);")
+_OF_EVERY_STEP = re.compile("HGMMA|LDGSTS|UTMALDG")
 _LABEL = re.compile(r"\s*(\.L\w+):")
 
 
@@ -91,14 +92,14 @@ def main_loop(code: str) -> Loop | None:
 
 
 def _step(lines: list[str], begin: int, end: int, labels: dict[str, int]) -> list[str]:
-    """The instructions of a loop without those that a branch ahead within it skips: but for products
-    and loads, which most steps have."""
-    step, at, not_rare = [], begin, re.compile("HGMMA|LDGSTS|UTMALDG")
+    """The instructions of a loop, without what a branch ahead within it skips: that is rare, unless
+    it multiplies or loads."""
+    step, at = [], begin
     while at < end:
         step.append(lines[at])
         branch = re.match(r"@\S+ BRA\b.*`\((\.L\w+)\)", lines[at])
         ahead = labels.get(branch[1], at) if branch else at
-        skips = at < ahead < end and not not_rare.search(" ".join(lines[at:ahead]))
+        skips = at < ahead < end and not _OF_EVERY_STEP.search(" ".join(lines[at:ahead]))
         at = ahead if skips else at + 1
     return step
 
