@@ -324,6 +324,22 @@ def test_on_a_gpu_all_is_measured(stand_in, monkeypatch):
     )
 
 
+def test_on_a_gpu_contenders_are_timed_down_their_list_and_up_again(stand_in, monkeypatch):
+    run, _ = stand_in
+    steps = {name: SimpleNamespace(training_step=name, inference_step=name) for name in "ABC"}
+    timed = []
+
+    def on_gpu(step, budget, flush):
+        timed.append(step)
+        return [[float(len(timed)), 0.0]]
+
+    monkeypatch.setattr(layer_study, "on_gpu", on_gpu)
+    monkeypatch.setattr(run, "flush", lambda contender: None)
+    times = run.there_and_back(steps, {"contenders": {name: {} for name in steps}})
+    assert "".join(timed) == "AABBCCCCBBAA", "training and inference of each"
+    assert times["B"]["forward"] == [3.0, 9.0] and times["B"]["inference"] == [4.0, 10.0]
+
+
 def test_on_a_gpu_what_fails_is_said_and_does_not_take_the_times_along(stand_in, monkeypatch):
     """No profiler, a graph that replays something else, and bits that change from run to run."""
     run, contenders = stand_in
