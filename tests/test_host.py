@@ -1,6 +1,7 @@
 """Provenance names moeviz's own commit and code, or nothing; autosaves lie where the user says."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import tempfile
@@ -12,8 +13,12 @@ from moeviz import host
 
 
 def git(folder, *command):
+    """Git without what the user has told it: to sign every commit, say."""
     as_somebody = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
-    run = subprocess.run([*as_somebody, *command], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [*as_somebody, *command], capture_output=True, text=True, check=True,
+        env=os.environ | {"GIT_CONFIG_GLOBAL": os.devnull},
+    )  # fmt: skip
     return run.stdout.strip()
 
 
