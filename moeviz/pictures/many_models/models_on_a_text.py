@@ -11,10 +11,10 @@ from moeviz.pictures.svg import INK, MUTED, Svg, shorten
 from moeviz.records.models_as_experts import PROMPT, MixedText
 from moeviz.words import percent
 
-WIDTH = 560.0
+WIDTH, LETTERS = 380.0, 56  # beside the recorded losses; of a line
 COLUMNS = ("router", "prompt's loss", "loss of the rest")
-AT = (196.0, 316.0, 446.0)  # where these columns begin
-BAR = 74.0
+AT = (104.0, 196.0, 288.0)  # where these columns begin
+BAR = 42.0
 WAYS = {
     "router": "the router", "prompt": "the prompt's loss", "even": "equal weights",
     "picked": "the router's first choice alone",
@@ -49,9 +49,9 @@ def told_text(text: MixedText, models: tuple[str, ...], way: str) -> str:
 
 def draw_unread(svg: Svg, note: str) -> Svg:
     """That no models have read this text, as a further part of a picture."""
-    part = svg.beside(WIDTH, 64)
-    part.text(0, 16, UNREAD, size=13, bold=True)
-    part.text(0, 36, note, fill=MUTED)
+    part = svg.beside(WIDTH, 82)
+    part.text(0, 16, UNREAD, bold=True)
+    paragraph(part, 0, 36, textwrap.wrap(note, LETTERS), fill=MUTED)
     return part
 
 
@@ -64,12 +64,15 @@ def draw_text(svg: Svg, text: MixedText, models: tuple[str, ...], way: str, note
     breaks = {t + 1 for t, token in enumerate(text.tokens) if token.endswith("⏎")}
     boxes, height = flow(shown, labels, size=13, air=10, room=WIDTH, line_height=46, breaks=breaks)
     told = told_text(text, models, way)
-    lines = textwrap.wrap(told, 70)
-    head = 18.0 * len(lines)
-    top = head + 82 + 24 * len(models)
+    lines, notes = textwrap.wrap(told, LETTERS - 4), textwrap.wrap(note, LETTERS)
+    words = "colour: the model with the least loss of this token · number: nats of the mixture"
+    legend = textwrap.wrap(words, LETTERS)
+    head = 18.0 * (len(lines) + len(notes) - 1)
+    top = head + 64 + 24 * len(models) + 18 * len(legend)
     part = svg.beside(WIDTH, top + height + 26)
-    paragraph(part, 0, 16, lines, size=13, bold=True)
-    part.text(0, head + 18, note, fill=MUTED)
+    paragraph(part, 0, 16, lines, bold=True)
+    paragraph(part, 0, 18 + 18 * len(lines), notes, fill=MUTED)
+    part.text(26, head + 42, "learned", fill=MUTED)
     for name, x in zip(COLUMNS, AT, strict=True):
         part.text(x, head + 42, name, fill=MUTED)
     for m, model in enumerate(models):
@@ -81,13 +84,12 @@ def draw_text(svg: Svg, text: MixedText, models: tuple[str, ...], way: str, note
         )
         with part.thing(f"m{m}", tip=tip):
             expert_box(part, 0, y, 18, 16, m)
-            part.text(26, y + 13, f"learned {model}")
+            part.text(26, y + 13, model)
             for x, share in zip(AT, (text.router[m], text.prompt[m]), strict=False):
                 expert_box(part, x, y, max(BAR * share, 1), 16, m)
                 part.text(x + BAR * share + 5, y + 13, percent(share))
             part.text(AT[2], y + 13, f"{after:.2f} nats")
-    words = "colour: the model with the least loss of this token · number: nats of the mixture"
-    part.text(0, top - 12, words, fill=MUTED)
+    paragraph(part, 0, top + 6 - 18 * len(legend), legend, fill=MUTED)
     for t, (x, y, width) in enumerate(boxes):
         y += top
         owner = int(best_S[t - 1]) if t else -1
