@@ -27,7 +27,10 @@ PANELS = {
     "03c_trained_and_compared": (".moeviz-loud_and_quiet", []),
     "04_collapse": (".moeviz-collapse", []),
     "05_capacity": (".moeviz-slots", []),
-    "06_shared_and_fine_grained": (".moeviz-split_experts", []),
+    "06_shared_and_fine_grained": (  # with experts in quarters, and one shared
+        ".moeviz-split_experts",
+        [".moeviz-split_experts .moeviz-preset:nth-of-type(2)"],
+    ),
     "07_specialisation": (".moeviz-specialisation", []),
     "08_hardware": (".moeviz-decode_batch", []),
     "08b_many_devices": (".moeviz-exchange", []),
