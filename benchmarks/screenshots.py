@@ -36,8 +36,11 @@ PANELS = {
     "08b_many_devices": (".moeviz-exchange", []),
     "09_frontier_models": (".moeviz-model_anatomy", []),
     "10_efficiency_frontier": (".moeviz-scaling_laws", []),
-    "11_compression": (".moeviz-compression", []),
-    "12_kernels": (".moeviz-dispatch", [".moeviz-next"] * 15),
+    "11_compression": (  # with fewer experts in fewer bits
+        ".moeviz-compression",
+        [".moeviz-compression .moeviz-preset:nth-of-type(4)"],
+    ),
+    "12_kernels": (".moeviz-dispatch", []),
     "13_real_models": (".moeviz-real_models", []),
     "14_many_models_in_one": (  # with two experts at once
         ".moeviz-own_expert",
@@ -78,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             for css in presses:
                 lab_browser.click(page, css)
                 page.wait_for_timeout(300)
+            page.locator(f"{panel} .moeviz-stale").first.wait_for(state="detached")
             if name == RACE:
                 lab_browser.play(page, panel)
                 page.wait_for_function(RACED, arg=arguments.step, timeout=300_000)
