@@ -31,6 +31,11 @@ DISPATCH, WASTE, WALK, ROOF, CONTENDERS = (
     f".moeviz-{kind}" for kind in ("dispatch", "tile_waste", "tile_walk", "roofline", "contenders")
 )
 
+# No run ends before it is paused, however slow the page is.
+LONG_RUNS = """\
+from moeviz.experiments import collapse
+
+collapse.build_collapse.__defaults__ = 9000, *collapse.build_collapse.__defaults__[1:]"""
 # Of the words beside each slider: pixels to its handle, were it at the end, and to their own edge.
 BESIDE_SLIDERS = """() => [...document.querySelectorAll('.widget-slider')].flatMap(slider => {
     const track = slider.querySelector('.noUi-target')?.getBoundingClientRect();
@@ -168,6 +173,7 @@ def check_every_switch_shows_a_recorded_run_and_what_excludes_each_other_is_refu
 def check_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.click(page, ".moeviz-kill-busiest")
     browser.wait_status(page, COLLAPSE, "Nothing trains yet")
+    browser.run_in_kernel(page, LONG_RUNS)
     browser.click(page, ".moeviz-play")
     live = page.locator(f"{COLLAPSE} svg text", has_text=re.compile("^live"))
     live.wait_for()
@@ -191,7 +197,7 @@ def check_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.click(page, ".moeviz-step")
     browser.wait_status(page, COLLAPSE, "One step done.")
     # The legend breaks a long name into lines.
-    dashed = rf"dashed: no balancing, seed 1, expert\s*\d+\s*killed:\s*step {stood + 1} of 300"
+    dashed = rf"dashed: no balancing, seed 1, expert\s*\d+\s*killed:\s*step {stood + 1} of 9000"
     page.locator(f"{COLLAPSE} svg g.k", has_text=re.compile(dashed)).wait_for()
 
 
