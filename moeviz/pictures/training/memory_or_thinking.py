@@ -233,7 +233,7 @@ def _draw_learning(svg: Svg, learners: Sequence[Snapshot], name: str, now: str, 
     name_ends(svg, x.end, (y.start, y.end), ends)
     if not any(points_of(learner) for learner in learners):
         words = NOT_YET if not any(s.step for s in learners) else "The first count comes soon."
-        svg.text((x.start + x.end) / 2, 210, words, anchor="middle", bold=True, halo=True)
+        svg.text(SIDE / 2, 210, words, anchor="middle", bold=True, halo=True)
 
 
 # The table.
