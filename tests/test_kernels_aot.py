@@ -360,9 +360,7 @@ def launches(num_rows):
     with recording("fp32") as routing:
         chosen = launch_topk(meta(num_rows, 8, dtype=torch.float32), 2, softmax=True)
         launch_topk_backward(*chosen, *chosen[:2], False)
-        expert_N = meta(num_rows)
-        count = sort.histogram(expert_N, 8)
-        sort.scatter(expert_N, count, sort.scan(count), top_k=1)
+        sort.launch_sort(meta(num_rows, 1), 8)
         tiles.tile_map(meta(9), num_rows, 64)
     for kernel in configs.KERNELS:
         cut = configs.Gemm(64, 64, 32, 4, 3)

@@ -121,10 +121,9 @@ def routing_launches(sizes: Sequence[int]) -> list[Launch]:
                     for grad_TE in (None, outputs[0]):
                         launch_topk_backward(*outputs, grad_TE, outputs[1], renormalise)
             # The choices of a top-k, or any list.
-            for num_rows, top_k in itertools.product((1001, 1_000_001), (0, 7)):
-                expert_N = meta(num_rows, dtype=torch.int64 if top_k else torch.int32)
-                count = sort.histogram(expert_N, num_experts)
-                sort.scatter(expert_N, count, sort.scan(count), top_k=top_k)
+            for num_rows in (1001, 1_000_007):
+                for expert in (meta(num_rows), meta(num_rows // 7, 7, dtype=torch.int64)):
+                    sort.launch_sort(expert, num_experts)
             for height in (16, 128):
                 tiles.tile_map(meta(num_experts + 1), 1001, height)
     return launches

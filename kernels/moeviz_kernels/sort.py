@@ -152,66 +152,66 @@ def scan(count: Tensor) -> Tensor:
     return total_E
 
 
-def scatter(
-    expert_N: Tensor, before: Tensor, total_E: Tensor, block: int | None = None, *, top_k: int = 0
-) -> tuple[Tensor, ...]:
-    """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]; the
-    block is that of step 1. With top_k, the assignments of a token, also token, choice (int32 [N])
-    and token_offsets int32 [T + 1]."""
-    num_rows, num_experts = expert_N.numel(), total_E.numel()
-    cut = blocking(num_rows, num_experts, block)
-    order, rank, expert, slot = (total_E.new_empty(num_rows) for _ in range(4))
-    offsets = total_E.new_empty(num_experts + 1)
-    of_tokens: tuple[Tensor, ...] = ()
-    if top_k:
-        sizes = (num_rows, num_rows, num_rows // top_k + 1)
-        of_tokens = tuple(total_E.new_empty(size) for size in sizes)
-    scatter_kernel[(cut["programs"],)](
-        expert_N, before, total_E, order, rank, expert, slot, offsets,
-        *(of_tokens or (order, order, order)),
-        num_rows, num_experts, cut["rows"], top_k, OF_TOKENS=top_k > 0,
-        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=cut["warps"],
-    )  # fmt: skip
-    return order, rank, expert, slot, offsets, *of_tokens
-
-
-def _sorted(expert_N: Tensor, num_experts: int, top_k: int = 0) -> tuple[Tensor, ...]:
-    with torch.cuda.device_of(expert_N):  # where Triton launches
-        count = histogram(expert_N, num_experts)
-        return scatter(expert_N, count, scan(count), top_k=top_k)
-
-
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _unsorted(expert: Tensor, num_experts: int) -> Five:
-    order, rank, row_expert, slot = (
-        expert.new_empty(expert.numel(), dtype=torch.int32) for _ in range(4)
+def room(expert: Tensor, num_experts: int) -> Five:
+    """Arrays for order, rank, expert, slot and offsets, with nothing in them yet."""
+    sizes = (*[expert.numel()] * 4, num_experts + 1)
+    order, rank, row_expert, slot, offsets = (
+        expert.new_empty(size, dtype=torch.int32) for size in sizes
     )
-    return order, rank, row_expert, slot, expert.new_empty(num_experts + 1, dtype=torch.int32)
+    return order, rank, row_expert, slot, offsets
 
 
-def _unsorted_topk(expert_TK: Tensor, num_experts: int) -> Eight:
-    order, rank, expert, slot, offsets = _unsorted(expert_TK, num_experts)
+def room_topk(expert_TK: Tensor, num_experts: int) -> Eight:
+    """The same, then for token, choice and token_offsets."""
+    order, rank, expert, slot, offsets = room(expert_TK, num_experts)
     token, choice = torch.empty_like(order), torch.empty_like(order)
     token_offsets = offsets.new_empty(expert_TK.shape[0] + 1)
     return order, rank, expert, slot, offsets, token, choice, token_offsets
 
 
+def scatter(
+    expert: Tensor, before: Tensor, total_E: Tensor, block: int | None = None
+) -> tuple[Tensor, ...]:
+    """Step 3: order, rank, expert of each row, slot (all int32 [N]) and offsets int32 [E + 1]; the
+    block is that of step 1. Of every token's choices [T, K] in place of a list [N], then also
+    token, choice (int32 [N]) and token_offsets int32 [T + 1]."""
+    num_rows, num_experts = expert.numel(), total_E.numel()
+    cut = blocking(num_rows, num_experts, block)
+    of_tokens = expert.ndim == 2
+    out = room_topk(expert, num_experts) if of_tokens else room(expert, num_experts)
+    scatter_kernel[(cut["programs"],)](
+        expert, before, total_E, *out, *(() if of_tokens else out[:3]),
+        num_rows, num_experts, cut["rows"], expert.shape[1] if of_tokens else 0,
+        OF_TOKENS=of_tokens,
+        BLOCK=cut["block"], BLOCK_E=cut["block_e"], num_warps=cut["warps"],
+    )  # fmt: skip
+    return out
+
+
+def launch_sort(expert: Tensor, num_experts: int) -> tuple[Tensor, ...]:
+    """All three steps; at least one assignment."""
+    with torch.cuda.device_of(expert):  # where Triton launches
+        count = histogram(expert, num_experts)
+        return scatter(expert, count, scan(count))
+
+
 @torch.library.custom_op("moeviz::sort_by_expert", mutates_args=())
 def _sort(expert_N: Tensor, num_experts: int) -> Five:
     if expert_N.numel():
-        order, rank, expert, slot, offsets = _sorted(expert_N, num_experts)
+        order, rank, expert, slot, offsets = launch_sort(expert_N, num_experts)
     else:
-        order, rank, expert, slot, offsets = _unsorted(expert_N, num_experts)
+        order, rank, expert, slot, offsets = room(expert_N, num_experts)
         offsets.zero_()
     return order, rank, expert, slot, offsets
 
 
 @_sort.register_fake
 def _(expert_N: Tensor, num_experts: int) -> Five:
-    return _unsorted(expert_N, num_experts)
+    return room(expert_N, num_experts)
 
 
 def check(expert: Tensor, num_experts: int) -> None:
@@ -237,17 +237,17 @@ def sort_by_expert(expert_N: Tensor, num_experts: int) -> Five:
 @torch.library.custom_op("moeviz::sort_topk", mutates_args=())
 def _sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
     if expert_TK.numel():
-        sorted_ = _sorted(expert_TK, num_experts, expert_TK.shape[1])
+        out = launch_sort(expert_TK, num_experts)
     else:  # K may be 0
-        sorted_ = _unsorted_topk(expert_TK, num_experts)
-        sorted_[4].zero_(), sorted_[7].zero_()
-    order, rank, expert, slot, offsets, token, choice, token_offsets = sorted_
+        out = room_topk(expert_TK, num_experts)
+        out[4].zero_(), out[7].zero_()  # both offsets
+    order, rank, expert, slot, offsets, token, choice, token_offsets = out
     return order, rank, expert, slot, offsets, token, choice, token_offsets
 
 
 @_sort_topk.register_fake
 def _(expert_TK: Tensor, num_experts: int) -> Eight:
-    return _unsorted_topk(expert_TK, num_experts)
+    return room_topk(expert_TK, num_experts)
 
 
 def sort_topk(expert_TK: Tensor, num_experts: int) -> Eight:
