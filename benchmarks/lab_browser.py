@@ -88,8 +88,9 @@ window.moeviz = {
         (cells ?? []).forEach((cell, i) => (cell.model.toJSON().outputs ?? []).forEach(o => {
                 if (o.output_type === 'error') found.push(`cell ${i}: ${o.ename}: ${o.evalue}`);
                 if (o.name === 'stderr') found.push(`cell ${i}: stderr: ${[o.text].flat()}`) }));
-        document.querySelectorAll(css).forEach(e => e.textContent.trim()
-            && found.push(`${e.className}: ${e.textContent.trim()}`));
+        document.querySelectorAll(css).forEach(e => {
+            if (e.matches('.icon-error')) e.parentElement.click();  // only then it says why
+            if (e.textContent.trim()) found.push(`${e.className}: ${e.textContent.trim()}`) });
         return found },
 };"""
 
@@ -283,7 +284,8 @@ def run_all(page, timeout=PATIENCE):
     kernel, of cell outputs and of panels."""
     page.evaluate("ms => moeviz.runAll(ms)", timeout * 1000)
     page.wait_for_timeout(200)  # the last outputs are drawn after the last reply
-    return page.evaluate("() => moeviz.errors()")
+    found = page.evaluate("() => moeviz.errors()")
+    return found + page.faults if found else []  # beside them what the page's console said
 
 
 def problems(page, ignore=()):
