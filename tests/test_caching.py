@@ -135,11 +135,12 @@ def test_what_cannot_be_replayed(call, message):
         call(made(20, 3, 9, 3, 0))
 
 
-def test_the_stream_that_changes_its_task():
+def test_the_stream_that_changes_its_task(monkeypatch):
     """Tasks in turns; LFU holds on to what the last task liked, LRU follows."""
     rng = np.random.default_rng(0)
     tasks = {n: distinct_choices(rng, 300, 8, 2)[:, None] + 8 * n for n in range(4)}
-    stream = caches.changing(tasks, every=100)
+    monkeypatch.setattr(caches, "CHANGES", 100)
+    stream = caches.changing(tasks)
     assert len(stream) == 1200 and (stream[:100] < 8).all() and (stream[400:500] < 8).all()
     figures = caches.of_stream(np.repeat(stream, 2, axis=1), turn=100, tasks=4)
     small = {name: figures[name][0]["hit_rate"] for name in ("lru", "lfu", "belady")}

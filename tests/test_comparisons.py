@@ -188,7 +188,7 @@ def test_only_who_looks_ahead_gains_by_the_later_tokens(toy, arm):
 
 
 def test_a_limit_is_counted_in_each_pool(toy):
-    trainer = capacity.build_capacity("factor 1", 0, 1)
+    trainer = capacity.build_capacity("factor 1", 0)
     assert trainer.evaluate(1).active_experts == pytest.approx(1)
     capacity._limit_evaluation(trainer)
     loads = [trainer.evaluate(1, pool=pool).active_experts.mean() for pool in capacity.POOLS]
@@ -212,9 +212,9 @@ def test_no_two_limits_are_one_rule():
 
 
 def test_the_cost_of_a_limit_is_of_one_model_with_it_and_without(toy, monkeypatch, tmp_path):
-    for name in ("build_capacity", "build_leak"):
-        build = getattr(capacity, name)
-        monkeypatch.setattr(capacity, name, lambda arm, seed, build=build: build(arm, seed, 1))
+    build_leak = capacity.build_leak
+    monkeypatch.setattr(capacity, "STEPS", 1)
+    monkeypatch.setattr(capacity, "build_leak", lambda arm, seed: build_leak(arm, seed, 1))
     monkeypatch.setattr(
         capacity, "CAPACITY_ARMS", {n: capacity.CAPACITY_ARMS[n] for n in ("no limit", "factor 1")}
     )

@@ -1,5 +1,6 @@
 """Specialists, lift and locality against plain loops, enumeration and what must hold of any."""
 
+import dataclasses
 import itertools
 import math
 
@@ -18,6 +19,8 @@ from moeviz.records.locality import (
 )
 from moeviz.records.specialisation import domain_information
 from moeviz.records.specialists import (
+    EFFECT,
+    FALSE_DISCOVERIES,
     domain_lift,
     lift_beside_null,
     replication,
@@ -45,14 +48,14 @@ def shares(expert, domain, E, D):
     return rows
 
 
-def share_by_loops(expert, domain, E, D, at_least):
+def share_by_loops(expert, domain, E, D):
     rows = shares(expert, domain, E, D)
     if rows is None:
         return NAN
     special, used = 0, 0
     for of_expert in zip(*rows, strict=True):
         used += sum(of_expert) > 0
-        special += max(of_expert) >= at_least * sum(of_expert) - 1e-12 and sum(of_expert) > 0
+        special += max(of_expert) >= 0.45 * sum(of_expert) - 1e-12 and sum(of_expert) > 0
     return special / used
 
 
@@ -72,9 +75,8 @@ def test_lift_and_specialists_against_loops(T, E, K, D, seed):
     for d, e in itertools.product(range(D), range(E)):
         total = 0 if rows is None else sum(row[e] for row in rows)
         assert lift[d, e] == pytest.approx(D * rows[d][e] / total if total else NAN, nan_ok=True)
-    for at_least in (0.45, 1.0):
-        want = share_by_loops(expert, domain, E, D, at_least)
-        assert specialist_share(count, at_least=at_least) == pytest.approx(want, nan_ok=True)
+    want = share_by_loops(expert, domain, E, D)
+    assert specialist_share(count) == pytest.approx(want, nan_ok=True)
     # However many tokens each domain has: they weigh the same.
     scaled = count * np.arange(1, D + 1)[:, None]
     np.testing.assert_allclose(domain_lift(scaled), lift, rtol=1e-9)
@@ -90,11 +92,11 @@ def test_specialists_of_stretches_against_loops(T, E, K, D, tokens, seed):
     real, null = [], []
     for start in range(0, min(map(len, own)) - tokens + 1, tokens):
         part = np.concatenate([rows[start : start + tokens] for rows in own])
-        real.append(share_by_loops(part, np.repeat(np.arange(D), tokens), E, D, 0.45))
+        real.append(share_by_loops(part, np.repeat(np.arange(D), tokens), E, D))
     for rows in own:
         for start in range(0, len(rows) - D * tokens + 1, D * tokens):
             part = rows[start : start + D * tokens]
-            null.append(share_by_loops(part, np.repeat(np.arange(D), tokens), E, D, 0.45))
+            null.append(share_by_loops(part, np.repeat(np.arange(D), tokens), E, D))
     got = specialists(expert, domain, E, D, tokens=tokens)
     assert got.value == pytest.approx(np.mean(real) if real else NAN, nan_ok=True)
     assert got.null == pytest.approx(np.mean(null) if null else NAN, nan_ok=True)
@@ -142,12 +144,14 @@ def test_likings_are_found_where_they_are_and_not_where_sequences_only_differ():
     any_found = []
     for seed in range(60):
         data = domains_of_sequences(np.random.default_rng(seed), 30, 20, 4, 0)
-        any_found.append(lift_beside_null(*data, 4, 2, permutations=200).found(effect=1.0).any())
+        q_value = lift_beside_null(*data, 4, 2, permutations=200).q_value
+        any_found.append((q_value <= FALSE_DISCOVERIES).any())  # of whatever size
     assert np.mean(any_found) < 0.15
     expert, domain, group = domains_of_sequences(np.random.default_rng(0), 30, 20, 4, 0.9)
     got = lift_beside_null(expert, domain, group, 4, 2)
     np.testing.assert_array_equal(got.found(), [[1, 0, 0, 0], [0, 1, 0, 0]])
-    assert not got.found(effect=1.95).any()  # the floor: certain, and yet too small to be told
+    small = dataclasses.replace(got, lift=got.lift / got.lift.max() * (EFFECT - 0.01))
+    assert not small.found().any(), "certain, and yet too small to be told"
 
 
 def test_a_single_liking_among_many_cells_can_be_found():
@@ -255,7 +259,6 @@ def test_the_formula_of_even_routing():
     [
         (lambda: domain_lift([1, 2]), r"count_DE must be an array \[D, E\]"),
         (lambda: specialist_share([[1, NAN]]), "must hold finite"),
-        (lambda: specialist_share([[1, 2]], at_least=2), "at_least must be"),
         (lambda: specialists([[0]], [0], 1, 1, tokens=0), "tokens must be a whole"),
         (lambda: specialists([[0]], [0, 0], 1, 1, tokens=1), "equally long"),
         (

@@ -60,7 +60,7 @@ def fail(answer: Any) -> str | None:
     return None
 
 
-def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
+def simulate(update: Any) -> tuple[list[float], float]:
     """Let the package's top-1 router choose among 16 experts, some of them favourites of all
     tokens, and after each batch of 1,024 tokens replace its selection bias by
     update(bias_E, load_E). Returns every batch's MaxVio and that of the last 50 batches together.
@@ -77,7 +77,7 @@ def simulate(update: Any, *, steps: int = STEPS) -> tuple[list[float], float]:
     router.weight_ED.data = torch.eye(EXPERTS)
     favour_E = torch.linspace(1.5, -1.5, EXPERTS)
     loads = []
-    for _ in range(steps):
+    for _ in range(STEPS):
         with torch.no_grad(), one_thread():
             x_TD = torch.randn(TOKENS, EXPERTS, generator=generator) + favour_E
             load_E = router(x_TD, RouteContext(training=True)).plan.load()

@@ -105,7 +105,7 @@ def refused(name: str, tensors: tuple[Tensor, Tensor, Tensor]) -> str | None:
 
 
 @one_thread()
-def contest(num_experts: int, *, rounds: int = ROUNDS, on_turn: OnTurn) -> dict[str, Any]:
+def contest(num_experts: int, *, on_turn: OnTurn) -> dict[str, Any]:
     """Time every contender on one layer, sort and combine included, the router's scores not: a case
     as in the recorded files. Raises Stopped when on_turn says so."""
     device, dtype = device_and_dtype()
@@ -114,7 +114,7 @@ def contest(num_experts: int, *, rounds: int = ROUNDS, on_turn: OnTurn) -> dict[
     reasons = {n: refused(n, (problem["x"], problem["w13"], problem["w2"])) for n in CONTENDERS}
     turns = by_turns(
         {name: _step(run, problem) for name, run in CONTENDERS.items() if not reasons[name]},
-        rounds,
+        ROUNDS,
         device=device,
         turn_seconds=0.0,
         step_seconds=SLOW_STEP_SECONDS,

@@ -45,11 +45,11 @@ SHARED_TASK, SHARED_TOKENS, SHARED_SLOTS = "law", 1500, (4, 8, 16)
 Figures = dict[str, Any]
 
 
-def changing(expert: dict[str, np.ndarray], every: int = CHANGES) -> np.ndarray:
-    """The tasks in turns of so many tokens, as long as all of them have some left."""
-    turns = min(map(len, expert.values())) // every
+def changing(expert: dict[str, np.ndarray]) -> np.ndarray:
+    """The tasks in turns of CHANGES tokens, as long as all of them have some left."""
+    starts = range(0, min(map(len, expert.values())) - CHANGES + 1, CHANGES)
     return np.concatenate(
-        [chosen[n * every : (n + 1) * every] for n in range(turns) for chosen in expert.values()]
+        [chosen[start : start + CHANGES] for start in starts for chosen in expert.values()]
     )
 
 

@@ -72,7 +72,6 @@ from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
 from moeviz.routing import Capacity
 from moeviz.text.corpus import load_corpus
-from moeviz.text.split import Part
 from moeviz.training.evaluation import FINAL_WINDOWS, Pool
 from moeviz.training.trainer import Trainer
 
@@ -111,13 +110,13 @@ SHUFFLED = {
 }
 
 
-def build_capacity(arm: str, seed: int, steps: int = STEPS) -> Trainer:
+def build_capacity(arm: str, seed: int) -> Trainer:
     """Top-1 routing, E = 8, under one of the limits, or the dense twin of all arms, ready to
     train."""
     capacity, balance_weight = CAPACITY_ARMS.get(arm, (None, 0.0))
     experts = MoEConfig(8, 1, 256, options={"weighting": "raw"}, capacity=capacity)
     return untrained(
-        experts, seed, steps, load_corpus(), dense=arm == DENSE, balance_weight=balance_weight
+        experts, seed, STEPS, load_corpus(), dense=arm == DENSE, balance_weight=balance_weight
     )
 
 
@@ -173,26 +172,26 @@ def run_leak(arm: str, seed: int) -> dict[str, float]:
     figures = {"training_loss": float(np.mean(last))}
     for pool in POOLS:
         figures[f"loss_{pool}"] = trainer.evaluate(FINAL_WINDOWS, part="reserve", pool=pool).loss
-    whole, prefixes = prefix_losses(trainer, "reserve")
+    whole, prefixes = prefix_losses(trainer)
     return figures | {
         "loss_with_later_tokens": whole,
         "loss_from_prefixes": prefixes,
-        "loss_with_other_later_tokens": other_future_loss(trainer, "reserve"),
+        "loss_with_other_later_tokens": other_future_loss(trainer),
     }
 
 
-def _windows(trainer: Trainer, part: Part) -> torch.Tensor:
-    batch = trainer.corpus.windows(part, seq_len=SEQ_LEN, windows_per_domain=PREFIX_WINDOWS)
+def _windows(trainer: Trainer) -> torch.Tensor:
+    batch = trainer.corpus.windows("reserve", seq_len=SEQ_LEN, windows_per_domain=PREFIX_WINDOWS)
     return torch.from_numpy(batch.tokens)
 
 
 @torch.no_grad()
-def prefix_losses(trainer: Trainer, part: Part = "validation") -> tuple[float, float]:
+def prefix_losses(trainer: Trainer) -> tuple[float, float]:
     """Nats per token of the same windows, one sequence at a time: all at once, and every token from
     its prefix alone, which is a smaller pool too. The two are equal for a causal router."""
     model = trainer.model.eval()
     whole, prefixes = [], []
-    for tokens_S in _windows(trainer, part):
+    for tokens_S in _windows(trainer):
         whole.append(_losses(model, tokens_S).mean().item())
         parts = [_losses(model, tokens_S[: end + 1])[-1].item() for end in range(1, SEQ_LEN + 1)]
         prefixes.append(float(np.mean(parts)))
@@ -200,11 +199,11 @@ def prefix_losses(trainer: Trainer, part: Part = "validation") -> tuple[float, f
 
 
 @torch.no_grad()
-def other_future_loss(trainer: Trainer, part: Part = "validation") -> float:
+def other_future_loss(trainer: Trainer) -> float:
     """Nats per token of those windows, every token from its prefix with the later tokens of the
     window of the next domain behind it: a pool of the same size, and nothing to look ahead to."""
     model = trainer.model.eval()
-    tokens_BS = _windows(trainer, part)
+    tokens_BS = _windows(trainer)
     losses = []
     for tokens_S, other_S in _beside_another(tokens_BS):
         for end in range(1, SEQ_LEN + 1):

@@ -138,13 +138,13 @@ def resume_collapse(path: Path, cures: Cures, seed: int, size: str = SMALL) -> T
     return resumed(path, *pair, load_corpus())
 
 
-def build_setting(setting: Setting, seed: int, steps: int = STEPS) -> Trainer:
+def build_setting(setting: Setting, seed: int) -> Trainer:
     """The model of one recorded setting, ready to train."""
     cures = setting.cures or Cures()
     model = dataclasses.replace(collapse_model(cures), ffn_scale=setting.ffn_scale)
     if setting.cures is None:
         model = model.dense_twin()
-    training = collapse_training(cures, seed, steps)
+    training = collapse_training(cures, seed)
     if setting.schedule == "restarts":
         training = dataclasses.replace(training, schedule="restarts", restart_every=RESTART_EVERY)
     return Trainer(model, training, load_corpus())

@@ -95,9 +95,9 @@ def decision(
         raise ValueError(f"{title}: {error}") from None
 
 
-def every_decision(tokens: Tokens, settings: Settings | None = None) -> list[Decision]:
-    """The decisions of all routers; K = 2 by default, where all of them differ."""
-    return [decision(tokens, name, settings or Settings(top_k=2)) for name in every_name()]
+def every_decision(tokens: Tokens) -> list[Decision]:
+    """The decisions of all routers with K = 2, where all of them differ."""
+    return [decision(tokens, name, Settings(top_k=2)) for name in every_name()]
 
 
 def gated(name: str) -> bool:

@@ -169,18 +169,16 @@ def capacity_of(values: dict[str, Any]) -> Capacity | None:
     return Capacity(**{name: values[name] for name in NO_LIMIT})
 
 
-def drops_by_place(
-    *, top_k: int = 2, factor: float = 1.25, skew: float = 1.0, num_tokens: int = 128,
-    bins: int = 16, seeds: int = 20,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """The share of assignments dropped along the batch, float [bins], mean over batches: for each
-    priority, and for position with the places of each sequence counted apart."""
+def drops_by_place(*, top_k: int, factor: float, seeds: int = 20) -> dict[str, np.ndarray]:
+    """The share of assignments dropped along a batch of 128 tokens, float [16], mean over batches:
+    for each priority, and for position with the places of each sequence counted apart."""
+    num_tokens, bins = 128, 16
     priorities: tuple[Priority, ...] = ("position", "choice", "probability", "batch")
     rules: dict[str, Capacity] = {n: Capacity(factor, priority=n) for n in priorities}
     rules["position, by sequence"] = Capacity(factor, pool="sequence")
     lost = {name: np.zeros(bins) for name in rules}
     for seed in range(seeds):
-        tokens = synthetic(num_tokens, skew=skew, seed=seed)
+        tokens = synthetic(num_tokens, skew=1.0, seed=seed)
         context = dataclasses.replace(tokens.context, training=True)
         for name, capacity in rules.items():
             plan = placing_router(tokens, top_k, capacity)(tokens.x_TD, context).plan

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from moeviz.checks import check_whole
 from moeviz.records.arrays import NAN, amounts, check_equally_long, entropy, indices, ratio
 
+SWEEPS = 2  # of trades between two tables of the null of co-activation
+
 
 def joint_counts(x_N: np.ndarray, y_N: np.ndarray, size_x: int, size_y: int) -> np.ndarray:
     """How often each pair of values occurs [size_x, size_y], without pairs that hold a -1."""
@@ -98,7 +100,6 @@ def domain_information(
     *,
     groups_T: ArrayLike | None = None,
     permutations: int = 100,
-    seed: int = 0,
 ) -> DomainInformation:
     """I(expert; domain) over the served choices, beside its value with domains shuffled.
 
@@ -114,7 +115,7 @@ def domain_information(
     if not observed.any():
         return DomainInformation(NAN, NAN, NAN, NAN, NAN)
     value = _information(observed)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shuffled = (rng.permutation(domain_G) for _ in range(permutations))
     null = np.array([_information(by_domain(order, count_GE, num_domains)) for order in shuffled])
     reached = int((null >= value - 1e-12).sum())  # equal tables in another order round differently
@@ -165,16 +166,15 @@ class CoActivation:
 
 
 def co_activation_beside_null(
-    expert_TK: ArrayLike, num_experts: int, *, samples: int = 20, sweeps: int = 2, seed: int = 0
+    expert_TK: ArrayLike, num_experts: int, *, samples: int = 20
 ) -> CoActivation:
     """Meetings of experts, and their null that keeps degrees: popular experts meet often anyway.
 
     Curveball trades (Strona et al. 2014): two tokens pool the experts that only one of them chose
     and deal them out anew, each as many as it had. In a sweep every token trades once; a table is
-    sampled after so many sweeps, the first one after ten times as many.
+    sampled after SWEEPS of them, the first one after ten times as many.
     """
     check_whole("samples", samples)
-    check_whole("sweeps", sweeps)
     expert = indices("expert_TK", expert_TK, num_experts)
 
     def meetings(expert: np.ndarray) -> np.ndarray:
@@ -184,9 +184,9 @@ def co_activation_beside_null(
         np.fill_diagonal(both_EE, np.nan)
         return both_EE
 
-    rng, table, null = np.random.default_rng(seed), expert, []
+    rng, table, null = np.random.default_rng(0), expert, []
     for sample in range(samples):
-        for _ in range(sweeps if sample else 10 * sweeps):
+        for _ in range(SWEEPS if sample else 10 * SWEEPS):
             table = _traded(table, rng)
         null.append(meetings(table))
     return CoActivation(meetings(expert), np.mean(null, axis=0), np.std(null, axis=0))

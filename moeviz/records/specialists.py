@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moeviz.checks import check_number, check_whole
+from moeviz.checks import check_whole
 from moeviz.records.arrays import NAN, amounts, check_equally_long, indices
 from moeviz.records.compare import false_discovery_rates
 from moeviz.records.ranks import spearman
@@ -38,20 +38,18 @@ def _lift(count_DE: np.ndarray) -> np.ndarray:
     return share / np.where(mean > 0, mean, np.nan)
 
 
-def specialist_share(count_DE: ArrayLike, *, at_least: float = SPECIALIST) -> float:
-    """The share of experts, of those chosen at all, that get at least so much of their selections
+def specialist_share(count_DE: ArrayLike) -> float:
+    """The share of experts, of those chosen at all, that get SPECIALIST of their selections or more
     from one domain, where all domains are made equally large."""
-    count = amounts("count_DE", count_DE)
-    check_number("at_least", at_least, 0, 1)
-    return _specialists(_lift(count), at_least)
+    return _specialists(_lift(amounts("count_DE", count_DE)))
 
 
-def _specialists(lift_DE: np.ndarray, at_least: float = SPECIALIST) -> float:
+def _specialists(lift_DE: np.ndarray) -> float:
     """specialist_share of a stack of tables of lifts [..., D, E], the mean over them."""
     largest_E = lift_DE.max(-2) / lift_DE.shape[-2]  # NaN where nobody chose the expert
     used = (~np.isnan(largest_E)).sum(-1)
-    # 1e-12: a share of exactly at_least is one, however its division was rounded.
-    share = (largest_E >= at_least - 1e-12).sum(-1) / np.where(used > 0, used, np.nan)
+    # 1e-12: a share of exactly SPECIALIST is one, however its division was rounded.
+    share = (largest_E >= SPECIALIST - 1e-12).sum(-1) / np.where(used > 0, used, np.nan)
     return float(np.mean(share)) if share.size else NAN
 
 
@@ -72,7 +70,6 @@ def specialists(
     num_domains: int,
     *,
     tokens: int,
-    at_least: float = SPECIALIST,
 ) -> Specialists:
     """How many experts look like specialists when each domain is known by so many tokens.
 
@@ -85,7 +82,6 @@ def specialists(
     domain = indices("domain_T", domain_T, num_domains)
     check_equally_long(expert_TK=expert, domain_T=domain)
     check_whole("tokens", tokens)
-    check_number("at_least", at_least, 0, 1)
     stretches = [_stretches(expert[domain == d], tokens, num_experts) for d in range(num_domains)]
     tables = min(len(count_WE) for count_WE in stretches)
     real = np.stack([count_WE[:tables] for count_WE in stretches], axis=1)
@@ -93,7 +89,7 @@ def specialists(
         count_WE[: len(count_WE) // num_domains * num_domains].reshape(-1, num_domains, num_experts)
         for count_WE in stretches
     ]
-    value, null = (_specialists(_lift(t), at_least) for t in (real, np.concatenate(of_one)))
+    value, null = (_specialists(_lift(t)) for t in (real, np.concatenate(of_one)))
     return Specialists(tokens, value, null)
 
 
@@ -128,9 +124,9 @@ class LiftBesideNull:
         """Where the lift is of EFFECT or more, whether or not by chance, bool [D, E]."""
         return self.lift >= EFFECT
 
-    def found(self, *, effect: float = EFFECT, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
+    def found(self) -> np.ndarray:
         """Where a domain likes an expert, bool [D, E]: beyond chance, and enough to be told."""
-        return (self.lift >= effect) & (self.q_value <= rate)
+        return self.likings & (self.q_value <= FALSE_DISCOVERIES)
 
 
 def lift_beside_null(
@@ -141,7 +137,6 @@ def lift_beside_null(
     num_domains: int,
     *,
     permutations: int | None = None,
-    seed: int = 0,
 ) -> LiftBesideNull:
     """domain_lift and what it would be by chance. groups_T is each token's sequence: whole
     sequences change their domain, for the tokens of one are alike.
@@ -156,7 +151,7 @@ def lift_beside_null(
     check_whole("permutations", permutations)
     domain_G, count_GE = by_sequence(expert_TK, domain_T, groups_T, num_experts, num_domains)
     lift = _lift(by_domain(domain_G, count_GE, num_domains))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shuffled_PG = rng.permuted(np.tile(domain_G, (permutations, 1)), axis=1)
     null = _lift(by_domain(shuffled_PG, count_GE, num_domains))
     p_value = (1 + (null >= lift - 1e-12).sum(0)) / (1 + permutations)

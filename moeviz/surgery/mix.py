@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moeviz.checks import check_number, check_whole
+from moeviz.checks import check_whole
 from moeviz.model.adamw import AdamW
 from moeviz.model.layer import MoEConfig
 from moeviz.model.transformer import LanguageModel
@@ -149,19 +149,11 @@ class TextRouter(nn.Module):
         return (mean_BD @ self.weight_MD.T + self.bias_M).log_softmax(-1)
 
 
-def train_text_router(
-    router: TextRouter,
-    prompt_BP: Tensor,
-    loss_MBS: Tensor,
-    *,
-    steps: int = 300,
-    learning_rate: float = 0.05,
-) -> list[float]:
+def train_text_router(router: TextRouter, prompt_BP: Tensor, loss_MBS: Tensor) -> list[float]:
     """Train it on what the models lose after each prompt, loss_MBS, and on no name of a domain: by
-    AdamW on all texts at once, at a rate that falls to 0 in a straight line. Returns the mixture's
-    loss at each step, nats per token."""
-    check_whole("steps", steps)
-    check_number("learning_rate", learning_rate, open_low=True)
+    300 steps of AdamW on all texts at once, at a rate that falls from 0.05 to 0 in a straight line.
+    Returns the mixture's loss at each step, nats per token."""
+    steps, learning_rate = 300, 0.05
     optimizer = AdamW(router.parameters(), lr=learning_rate, weight_decay=0.0)
     losses = []
     for step in range(steps):

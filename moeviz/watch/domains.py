@@ -53,12 +53,10 @@ def route_windows(model: LanguageModel, windows: Batch, corpus: Corpus) -> Domai
     )
 
 
-def route_checkpoint(
-    checkpoint: Pretrained, corpus: Corpus, *, sequences: int = OF_A_CHECKPOINT
-) -> DomainTrace:
+def route_checkpoint(checkpoint: Pretrained, corpus: Corpus) -> DomainTrace:
     """Where a real model sends the same text, cut into its own tokens; ValueError as
     pretrained.trace."""
-    windows = corpus.windows("reserve", seq_len=LENGTH, windows_per_domain=sequences)
+    windows = corpus.windows("reserve", seq_len=LENGTH, windows_per_domain=OF_A_CHECKPOINT)
     texts = [corpus.tokenizer.decode(ids_S) for ids_S in windows.tokens]
     traces = [trace(checkpoint, text) for text in texts]
     return of_domains(
