@@ -55,15 +55,18 @@ def small(monkeypatch):
     monkeypatch.setattr(rates, "FURTHER", 1)
     for name, value in {
         "PARENT_STEPS": 4, "STEPS": 4, "EARLY_STEP": 2, "MEASURE_EVERY": 2, "WINDOWS": 1,
-        "GRID": (4e-3, 8e-3), "GRID_STEPS": 2, "LIVE_STEPS": 3, "WIDTH": 8, "EXPERTS": 3,
+        "LIVE_STEPS": 3, "WIDTH": 8, "EXPERTS": 3,
         "small_model": tiny,
     }.items():  # fmt: skip
         for module in (grown_models, experiment):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
-    grown_models.live_parent.cache_clear()
+    kept = (grown_models.live_parent, grown_models.train_parent)
+    for parents in kept:
+        parents.cache_clear()
     yield
-    grown_models.live_parent.cache_clear()
+    for parents in kept:
+        parents.cache_clear()
 
 
 def grown(way, steps=3, seed=0, name=""):
@@ -201,7 +204,35 @@ def test_copies_begin_at_the_parents_loss_and_the_others_above(small):
 # The recording.
 
 
-def test_the_recording_is_written_and_says_what_was_measured(small, tmp_path):
+def test_rates_are_tried_for_the_whole_run_with_seeds_of_no_final_one(small, monkeypatch):
+    marks = experiment.marks()
+    assert {arm: grown_models.steps_of(arm) for arm in marks} == {
+        arm: steps[-1] for arm, steps in marks.items()
+    }
+    ended = []
+    monkeypatch.setattr(
+        grown_models, "final_loss",
+        lambda t: ended.append((t.config.learning_rate, t.config.seed, t.config.steps)),
+    )  # fmt: skip
+    for arm in grown_models.OWN_RATE:
+        grown_models.try_arm(arm, 8e-3, 1e-3, 1)
+        assert ended.pop() == (1e-3, 1001, marks[arm][-1])
+    grown_models.try_parent(8e-3, 0)
+    assert ended.pop() == (8e-3, 11_000, grown_models.PARENT_STEPS)
+
+
+def test_a_parent_is_trained_once_and_stays_as_it_is(small):
+    parent = grown_models.train_parent(8e-3, 7)
+    before = {name: value.clone() for name, value in parent.model.state_dict().items()}
+    experiment.train_grown(dict.fromkeys((grown_models.PARENT, *experiment.ARMS), 8e-3), 7)
+    assert grown_models.train_parent(8e-3, 7) is parent
+    for name, value in parent.model.state_dict().items():
+        assert torch.equal(before[name], value)
+    assert grown_models.train_parent(8e-3, 8) is not parent
+
+
+def test_the_recording_is_written_and_says_what_was_measured(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "GRID_SEEDS", (1000,))
     (tmp_path / "runs").mkdir()
     counts = []
     experiment.run(tmp_path, META, 2, lambda done, total: counts.append((done, total)))
@@ -209,8 +240,9 @@ def test_the_recording_is_written_and_says_what_was_measured(small, tmp_path):
     assert counts[-1][0] == counts[-1][1] == 2 * 5 + 2 * 2
     assert figures["seeds"] == [0, 1] and {*figures["arms"]} == {*experiment.ARMS}
     assert {*figures["rates"]} == {"parent", DENSE, COPIES, DROP, SCRATCH}
-    for found in figures["rates"].values():  # a best rate of two is an end: one more is tried
-        assert found["grid"] in ([2e-3, 4e-3, 8e-3], [4e-3, 8e-3, 16e-3])
+    for arm, found in figures["rates"].items():  # the better of two is an end: one more is tried
+        first, last = grown_models.OWN_RATE.get(arm, grown_models.FROM_NOTHING)
+        assert found["grid"] in ([first / 2, first, last], [first, last, 2 * last])
         assert found["losses"][found["grid"].index(found["chosen"])] == min(found["losses"])
     for name, arm in figures["arms"].items():
         assert len(arm["steps"]) == len(arm["loss"]) and ("cosine" in arm) == (name != DENSE)

@@ -17,10 +17,14 @@ from moeviz.training.config import TrainConfig
 from moeviz.training.grown import GrownTrainer
 
 EXPERTS, TOP_K, WIDTH = 8, 2, 128
-PARENT, PARENT_STEPS = "parent", 400
-GRID, GRID_STEPS, GRID_SEEDS = (4e-3, 8e-3, 16e-3), 300, (1000,)
+PARENT, PARENT_STEPS, STEPS = "parent", 400, 800
+# Two rates to begin with; one of two is an end of its grid, so that the next one is tried too.
+FROM_NOTHING, FROM_TRAINED = (4e-3, 8e-3), (1e-3, 2e-3)
+OWN_RATE = {  # the arms of which each has a grid
+    DENSE: FROM_TRAINED, COPIES: FROM_TRAINED, DROP: FROM_TRAINED, SCRATCH: FROM_NOTHING,
+}  # fmt: skip
+GRID_SEEDS = (1000, 1001)  # of no final run
 WINDOWS = 44  # of a domain, for a loss
-OWN_RATE = (DENSE, COPIES, DROP, SCRATCH)  # the arms of which each has a grid
 LIVE_STEPS, LIVE_EVERY = 300, 25
 
 
@@ -50,7 +54,7 @@ def parent_trainer(rate: float, seed: int) -> GrownTrainer:
 def flops_before() -> float:
     """FLOPs that the parent's training took."""
     config = small_model(None, d_ff=WIDTH)
-    train = training(GRID[0], 0, PARENT_STEPS, 0)
+    train = training(1.0, 0, PARENT_STEPS, 0)
     per_step = 3 * config.flops_per_token(train.seq_len) * train.batch_size * train.seq_len
     return PARENT_STEPS * per_step
 
@@ -78,7 +82,9 @@ def from_scratch(config: TrainConfig) -> GrownTrainer:
     return GrownTrainer(small_model(experts()), config, load_corpus())
 
 
+@lru_cache(maxsize=1)
 def train_parent(rate: float, seed: int) -> GrownTrainer:
+    """A trained parent; it is kept, for all that begins with it."""
     trainer = parent_trainer(rate, seed)
     for _ in trainer:
         pass
@@ -107,9 +113,14 @@ def try_parent(rate: float, seed: int) -> float:
     return final_loss(parent_trainer(rate, GRID_SEEDS[seed]))
 
 
+def steps_of(arm: str) -> int:
+    """The steps of an arm's whole run; the one from scratch takes the parent's compute too."""
+    return steps_of_equal_compute(STEPS)[1] if arm == SCRATCH else STEPS
+
+
 def try_arm(arm: str, parent_rate: float, rate: float, seed: int) -> float:
-    """What a rate leads to, for one of OWN_RATE."""
-    config = training(rate, GRID_SEEDS[seed], GRID_STEPS, 0)
+    """What a rate leads to, for one of OWN_RATE, at the end of its run."""
+    config = training(rate, GRID_SEEDS[seed], steps_of(arm), 0)
     if arm == SCRATCH:
         return final_loss(from_scratch(config))
     parent = train_parent(parent_rate, GRID_SEEDS[seed]).model
@@ -120,10 +131,10 @@ def try_arm(arm: str, parent_rate: float, rate: float, seed: int) -> float:
 
 
 def live_rates() -> dict[str, float]:
-    """Those that the recording chose, or the grid's middle one."""
+    """Those that the recording chose, or the higher one that a grid begins with."""
     recorded = recorded_figures("upcycling")
     if recorded is None:
-        return dict.fromkeys((PARENT, *OWN_RATE), GRID[1])
+        return {PARENT: FROM_NOTHING[1]} | {arm: grid[1] for arm, grid in OWN_RATE.items()}
     return {arm: found["chosen"] for arm, found in recorded["rates"].items()}
 
 

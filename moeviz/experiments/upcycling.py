@@ -1,4 +1,4 @@
-"""A sparse model grown from a dense one, or begun from scratch (5 CPU minutes a seed).
+"""A sparse model grown from a dense one, or begun from scratch (6 CPU minutes a seed).
 
 A dense model, the parent, is trained for PARENT_STEPS. Then, for STEPS more: it goes on as it is
 ("dense"), or it grows into a sparse one, of 8 experts of its FFN's width of which a token visits 2
@@ -14,9 +14,10 @@ comparison unfair, and how it is closed:
    the fair scale, as the parent did.
 2. Another schedule. All arms, the dense one too, begin with a fresh optimiser, warm up again for 50
    steps and keep their rate: a curve may be read at any of its steps.
-3. One rate that suits one of them. Each has its own: of GRID the one with the lowest loss on
-   "validation" after GRID_STEPS, with a seed that is no final one; where that is an end of the
-   grid, the next rate beyond it is tried too (rates.settled_rates). Noise has the copies' rate.
+3. One rate that suits one of them. Each has its own: the one with the lowest mean loss on
+   "validation" at the last step of its whole run, over GRID_SEEDS, which are of no final run. Where
+   that is an end of what was tried, the next rate beyond it, half or twice of it, is tried too
+   (rates.settled_rates). The parent's is chosen first, at its own end. Noise has the copies' rate.
 4. Text seen twice. The parent's batches are drawn with another seed than the arms', and all arms of
    a seed see the same ones, from the first on.
 5. The parent's cost, and that of two experts instead of one FFN. Both are counted, in FLOPs: "at
@@ -26,9 +27,9 @@ comparison unfair, and how it is closed:
 6. Choices made on what is reported: figures are of "reserve" windows.
 7. Luck: differences are paired over seeds, the verdicts of one table (Holm).
 
-Not closed: the moments of the parent's optimiser are thrown away; rates are chosen by one seed, at
-GRID_STEPS of STEPS; model and text are small, and their STEPS are a start of training, not what the
-papers call late.
+Not closed: the moments of the parent's optimiser are thrown away; rates are chosen by two seeds,
+and early figures are those of the rates that are best at the end; model and text are small, and
+their STEPS are a start of training, not what the papers call late.
 
 runs/upcycling.json; figures are {mean, sd, values} over the seeds:
     steps, parent_steps, early, seeds, cosine_steps
@@ -57,11 +58,12 @@ import numpy as np
 
 from moeviz.experiments import Progress
 from moeviz.experiments.grown_models import (
-    GRID,
+    FROM_NOTHING,
     GRID_SEEDS,
     OWN_RATE,
     PARENT,
     PARENT_STEPS,
+    STEPS,
     WINDOWS,
     from_scratch,
     go_on,
@@ -105,8 +107,7 @@ from moeviz.records.metrics import effective_experts
 from moeviz.records.runs import save_snapshots
 from moeviz.training.grown import GrownTrainer
 
-STEPS, EARLY_STEP = 800, 100
-MEASURE_EVERY = 50
+EARLY_STEP, MEASURE_EVERY = 100, 50
 ARMS = (DENSE, *GROWN, SCRATCH)
 Figures = dict[str, Any]
 Results = dict[str, Figures]
@@ -266,16 +267,16 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     again with each whole seed."""
     path = out / "runs" / "upcycling.json"
     part = path.with_suffix(".part")
-    of_parent = len(GRID) * len(GRID_SEEDS)
-    before = of_parent * (1 + len(OWN_RATE))
+    of_parent = len(FROM_NOTHING) * len(GRID_SEEDS)
+    before = of_parent + len(GRID_SEEDS) * sum(map(len, OWN_RATE.values()))
     total = before + 2 * seeds
     rates = looked_for(
-        part, meta, {PARENT: GRID}, lambda _, rate: partial(try_parent, rate), len(GRID_SEEDS),
-        lambda done, _: on_step(done, total),
+        part, meta, {PARENT: FROM_NOTHING}, lambda _, rate: partial(try_parent, rate),
+        len(GRID_SEEDS), lambda done, _: on_step(done, total),
     )  # fmt: skip
     grown_from = rates[PARENT]["chosen"]
     rates |= looked_for(
-        part, meta, dict.fromkeys(OWN_RATE, GRID),
+        part, meta, OWN_RATE,
         lambda arm, rate: partial(try_arm, arm, grown_from, rate), len(GRID_SEEDS),
         lambda done, _: on_step(of_parent + done, total),
     )  # fmt: skip
