@@ -2,16 +2,22 @@
 makes of its runs."""
 
 import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from moeviz.experiments import own_expert as experiment
+from moeviz.experiments import recording
 from moeviz.experiments.recording import figures_over, judged, mean_sd
 from moeviz.host import read_figures
 from moeviz.pictures.many_models import own_arms
 from moeviz.pictures.many_models.own_arms import (
     ALL,
     COPY,
+    RANK,
     WHOLE,
     WITHOUT,
     answer,
@@ -24,6 +30,7 @@ from moeviz.pictures.many_models.own_arms import (
     told_together,
 )
 from moeviz.predictions import own_expert as predictions
+from moeviz.text.own_texts import GRID
 
 
 def made(**rises):
@@ -134,9 +141,74 @@ def test_the_second_prediction_follows_the_verdict(verdict, monkeypatch):
     )
 
 
-def test_the_setting_with_the_best_score_is_chosen():
-    def tried(score):
-        return {"gain": score + 0.1, "forgotten": 0.1, "score": score}
+# The search.
 
-    found = experiment.best({"a": [tried(0.1), tried(0.3)], "b": [tried(0.5), tried(0.0)]})
-    assert found["chosen"] == "b" and found["a"]["score"]["mean"] == 0.2
+
+def settings_of(cost, tmp_path, monkeypatch):
+    """What the search finds where a setting costs cost(form, rate, replay); and what it tried."""
+    monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    tried = []
+
+    def counted(form, rate, replay, seed):
+        tried.append((form, rate, replay, seed))
+        return cost(form, rate, replay)
+
+    monkeypatch.setattr(experiment, "cost", counted)
+    told = []
+    rates, replay = experiment.settings(
+        tmp_path / "some.part", {"code": "", "versions": {}},
+        lambda begun: lambda done, _: told.append(begun + done),
+    )  # fmt: skip
+    assert told[0] == 1
+    return rates, replay, tried
+
+
+def far(value, best):
+    return abs(math.log2(value / best))
+
+
+def test_replay_and_rates_beyond_the_ends_of_their_grids_are_found(tmp_path, monkeypatch):
+    def cost(form, rate, replay):
+        return far(replay, 12) + far(rate, {RANK: 6e-2}.get(form, 3e-3))
+
+    rates, replay, tried = settings_of(cost, tmp_path, monkeypatch)
+    assert replay["chosen"] == 12 and replay["rate"] == 3e-3 and not replay["at_edge"]
+    assert replay["grid"] == [1, 3, 6, 12, 24]
+    assert {*rates} == {WHOLE, RANK, ALL}
+    assert rates[RANK]["chosen"] == 6e-2 and not rates[RANK]["at_edge"]
+    assert rates[WHOLE]["chosen"] == 3e-3
+    assert {seed for *_, seed in tried} == {0, 1}, "on both texts"
+    assert {replay for form, _, replay, _ in tried if form != WHOLE} == {12}
+
+
+def test_the_replay_is_chosen_anew_where_another_rate_suits_the_expert(tmp_path, monkeypatch):
+    """Beside much replay a higher rate is better, at which less replay is."""
+
+    def cost(form, rate, replay):
+        best = 6 if rate == 3e-3 else 3
+        return far(replay, best) + 3 * far(rate, 1e-2)
+
+    rates, replay, _ = settings_of(cost, tmp_path, monkeypatch)
+    assert rates[WHOLE]["chosen"] == replay["rate"] == 1e-2 and replay["chosen"] == 3
+
+
+def test_what_a_setting_costs_is_the_texts_loss_and_the_domains_rise(monkeypatch):
+    """By name: the model that has learnt, and how far it is from the one that ships."""
+    training = SimpleNamespace(held_out="the end")
+    corpus = SimpleNamespace(windows=lambda part, **_: {"validation": 1.0}[part])
+    monkeypatch.setattr(experiment, "load_corpus", lambda: corpus)
+    monkeypatch.setattr(experiment, "recorded_model", lambda: ("base", None))
+    monkeypatch.setattr(experiment, "trained", lambda *of: (of, training, 0.0))
+    monkeypatch.setattr(
+        experiment, "by_window", lambda model, rise: np.array([2.0, 4.0]) + rise * (model != "base")
+    )
+    monkeypatch.setattr(experiment, "text_loss", lambda model, ids: {"the end": model[3]}[ids])
+    assert experiment.cost(RANK, 0.25, 3.0, 1) == 0.25 + 1
+    monkeypatch.setattr(experiment, "text_loss", lambda model, _: [*GRID].index(model[1]))
+    assert [experiment.cost(RANK, 0.25, 3.0, place) for place in (0, 1)] == [1, 2]
+
+
+@pytest.mark.parametrize("seeds", [1, 6])
+def test_as_many_seeds_as_texts_and_a_partner_for_each(seeds, tmp_path):
+    with pytest.raises(ValueError, match=f"seeds must be .* at least 2 and at most 5, got {seeds}"):
+        experiment.run(tmp_path, {}, seeds, lambda *_: None)

@@ -78,7 +78,7 @@ class OwnTraining(Iterator[OwnStep]):
         check_name(name)
         check_whole("steps", steps)
         check_number("learning_rate", learning_rate, open_low=True)
-        check_number("replay", replay, 0, 4)
+        check_number("replay", replay, 0, 16)
         if rank is not None:
             check_whole("rank", rank, high=min(sizes_of(model)[1:]))
         self.base, self.corpus, self.name, self.rank = model, corpus, name, rank
