@@ -49,7 +49,8 @@ def _import_kernels() -> ModuleType | str:
 
 
 def kernels() -> ModuleType:
-    """The package moeviz_kernels; ValueError where Triton is missing or broken."""
+    """The package moeviz_kernels; ValueError where Triton or the table of cuts is missing or
+    broken."""
     module = _import_kernels()
     if isinstance(module, str):
         raise ValueError(module)

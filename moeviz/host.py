@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent
+_RESTORE = 'reinstall moeviz, or restore it with "git checkout -- data" in a clone.'
 
 
 def cores() -> int:
@@ -92,13 +93,20 @@ def data_path(*parts: str) -> Path:
             return path
     raise FileNotFoundError(
         f'the file "{"/".join(parts)}" that ships with moeviz is missing (looked in {roots[0]} '
-        f'and {roots[1]}); reinstall moeviz, or restore it with "git checkout -- data" in a clone.'
+        f"and {roots[1]}); {_RESTORE}"
     )
 
 
 def read_figures(name: str) -> dict[str, Any]:
-    """The figures that an experiment wrote to runs/NAME.json. Raises as data_path does."""
-    figures: dict[str, Any] = json.loads(data_path("runs", f"{name}.json").read_text("utf-8"))
+    """The figures that an experiment wrote to runs/NAME.json. Raises as data_path does, and
+    ValueError where the file is damaged."""
+    path = data_path("runs", f"{name}.json")
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"the file {path} that ships with moeviz is damaged ({error}); {_RESTORE}"
+        ) from None
     return figures
 
 

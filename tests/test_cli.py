@@ -591,4 +591,4 @@ def test_the_doctor_finds_a_triton_that_does_not_import(capsys, monkeypatch):
     out, advice = page(capsys)
     assert "3.0, does not import" in out
     assert re.search(r"triton, cpu float32 +no: The Triton kernels do not import", out)
-    assert "Reinstall the Triton that your torch names" in advice
+    assert "install the Triton that your PyTorch names" in advice

@@ -4,6 +4,7 @@ and what it leaves is adopted only where it says where it comes from."""
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -104,6 +105,26 @@ def test_the_shipped_cuts_are_candidates():
     for (*_, role, _, _), cut in configs.Tuned.read(configs.PACKAGED).cuts.items():
         assert cut in candidates(KERNEL_OF[role], cut.block_m), f"measured as the fastest: {role}"
     assert set(KERNEL_OF.values()) == set(configs.KERNELS)
+
+
+@pytest.mark.parametrize(
+    "written,why",
+    [
+        (None, "FileNotFoundError"),
+        ("", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"cuts": []}', "KeyError: 'heights'"),
+        ('{"cuts": [{"for": [1], "cut": {"rows": 2}}], "heights": []}', "TypeError: .*'rows'"),
+    ],
+)
+def test_a_table_of_cuts_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch, written, why):
+    if written is not None:
+        (tmp_path / "cuts.json").write_text(written)
+    monkeypatch.setenv("MOEVIZ_TUNED", str(tmp_path / "cuts.json"))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/cuts.json \({why}.*or unset it"):
+        runpy.run_path(configs.__file__)
+    monkeypatch.setenv("MOEVIZ_TUNED", "")
+    assert runpy.run_path(configs.__file__)["TUNED"].heights == configs.TUNED.heights
 
 
 @pytest.fixture

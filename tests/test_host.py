@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from moeviz import host
+from moeviz.panels.autosave import Autosave
+from moeviz.records.store import save_arrays
+from moeviz.text import kept_tokens
 
 
 def git(folder, *command):
@@ -84,6 +87,13 @@ def test_the_fingerprint_follows_every_python_file(tmp_path):
     assert len(set(seen)) == 5
 
 
+def test_damaged_figures_are_named_with_the_way_to_restore_them(monkeypatch, tmp_path):
+    (tmp_path / "race.json").write_text('{"arms": ')
+    monkeypatch.setattr(host, "data_path", lambda folder, file: tmp_path / file)
+    with pytest.raises(ValueError, match=r"race.json that ships .* damaged .*git checkout -- data"):
+        host.read_figures("race")
+
+
 def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     assert host.autosave_folder("race") == tmp_path / "live" / "race"
@@ -93,6 +103,19 @@ def test_autosaves_lie_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setattr(host.Path, "home", no_home)
     folder = host.autosave_folder("race")  # and the panels import
     assert folder.name == "race" and Path(tempfile.gettempdir()) in folder.parents
+
+
+def test_a_home_that_is_a_file_keeps_nothing_and_each_save_says_so(monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "home"))
+    runs = Autosave("race", ["dense"])
+    assert runs.free == runs.take() == tmp_path / "home" / "live" / "race"
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        runs.headers()
+    with pytest.raises(OSError, match=r"Could not save .*home.live.race.*give another path"):
+        save_arrays(runs.folder / "dense.safetensors", {}, {}, kind="checkpoint")
+    kept_tokens.keep("hash", {}, {})  # the tokens are made anew in each process
+    assert kept_tokens.kept("hash") is None
 
 
 def no_home():

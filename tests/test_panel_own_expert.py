@@ -1,6 +1,7 @@
 """The panel of an expert of one's own: trained, stopped, taken out, saved, given away."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +153,9 @@ def test_texts_that_cannot_be_learnt_get_one_sentence_and_change_nothing(quick, 
     file.write_bytes(b" " * (MOST_BYTES + 1))
     with pytest.raises(ValueError, match="is larger than 2,000,000 bytes"):
         read_file(file)
+    if Path("/proc/self/mem").is_file():  # a file that even its owner cannot read
+        with pytest.raises(ValueError, match=r'"/proc/self/mem" cannot be read \(.+\); give'):
+            read_file(Path("/proc/self/mem"))
 
 
 def test_what_a_run_says_follows_its_figures():

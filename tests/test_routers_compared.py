@@ -122,6 +122,8 @@ def test_the_whole_flow_goes_on_where_it_was_interrupted(toy, tmp_path, monkeypa
 
     # The clock comes last, and brings the second multiplier.
     assert "timing" not in whole
+    with pytest.raises(ValueError, match="There is no .*routers.json, whose arms .* --out"):
+        routers_timed.run(tmp_path / "elsewhere", {}, 1, lambda *at: None)
     seconds = routers_timed.run(tmp_path, {"date": "later"}, 1, lambda *at: None)
     timed = json.loads((tmp_path / "runs" / "routers.json").read_text())
     assert timed["timing"] == {"provenance": {"date": "later"}, "seconds": seconds}

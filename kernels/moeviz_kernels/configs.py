@@ -143,13 +143,19 @@ class Tuned:
 
     @staticmethod
     def read(path: Path) -> Tuned:
-        if not path.is_file():
-            return Tuned({}, {})
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return Tuned(
-            {tuple(entry["for"]): Gemm(**entry["cut"]) for entry in table["cuts"]},
-            {tuple(entry["for"]): entry["height"] for entry in table["heights"]},
-        )
+        """ValueError where there is no such file, or it holds something else."""
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            return Tuned(
+                {tuple(entry["for"]): Gemm(**entry["cut"]) for entry in table["cuts"]},
+                {tuple(entry["for"]): entry["height"] for entry in table["heights"]},
+            )
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"The cuts of the Triton kernels cannot be read from {path} "
+                f"({type(error).__name__}: {error}); MOEVIZ_TUNED must name a table that `moeviz "
+                "bench gpu` has written: correct it, or unset it to take the packaged table."
+            ) from None
 
 
 TUNED = Tuned.read(Path(os.environ.get("MOEVIZ_TUNED") or PACKAGED))

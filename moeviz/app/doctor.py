@@ -107,6 +107,10 @@ def _triton(advice: list[str]) -> None:
     try:
         interpreted = kernels_anywhere().interpreted()
         import triton  # noqa: F401
+    except ValueError as error:
+        _line("triton", f"{version}, does not import")
+        advice.append(str(error))
+        return
     except Exception as error:
         _line("triton", f"{version}, does not import: {error}")
         advice.append("Reinstall the Triton that your torch names: pip install -r requirements.txt")

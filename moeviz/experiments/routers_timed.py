@@ -50,8 +50,14 @@ def time_steps(contestants: Mapping[str, Arm], on_step: Progress) -> dict[str, f
 
 
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> dict[str, Any]:
-    """Time every recorded arm; write runs/routers.json under `out` again."""
+    """Time every recorded arm; write runs/routers.json under `out` again. ValueError where it is
+    not there."""
     path = out / "runs" / "routers.json"
+    if not path.is_file():
+        raise ValueError(
+            f"There is no {path}, whose arms are to be timed; record them first with `moeviz "
+            "experiment routers`, or give the --out where they are."
+        )
     figures = json.loads(path.read_text(encoding="utf-8"))
     every = arms()
     rounded = time_steps({name: every[name] for name in figures["arms"]}, on_step)

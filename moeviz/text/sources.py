@@ -83,10 +83,16 @@ def _printable(name: str) -> str:
 
 
 def read_utf8(path: Path, max_characters: int) -> str:
-    """The first characters of a UTF-8 file; ValueError names the first byte that is not."""
+    """The first characters of a UTF-8 file; ValueError names the first byte that is not, or says
+    why it cannot be read."""
     most = 4 * max_characters  # bytes: no character takes more than four
-    with path.open("rb") as file:
-        raw = file.read(most)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(most)
+    except OSError as error:
+        raise ValueError(
+            f'"{path}" cannot be read ({error.strerror}); give another file.'
+        ) from None
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(raw, final=len(raw) < most)
     except UnicodeDecodeError as error:
