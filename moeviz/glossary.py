@@ -41,8 +41,8 @@ TERMS = (
          RACE),
     Term("as written", "An MoE layer with the output scale that the paper's formula gives it. With "
          "raw weights near 1/E its output starts many times too quiet.", TRAINED),
-    Term("assignment", "A token and one of the experts that it visits: one row of the work of an "
-         "MoE layer.", START),
+    Term("assignment", "A token and one of the experts that the router chooses for it. Where that "
+         "has a slot, it is one row of the work of an MoE layer.", START),
     Term("backend", "The code that computes the experts for a plan. All backends give the same "
          "numbers up to rounding, at different speeds.", INSIDE),
     Term("balancer", "Decides which experts lie on which device, from the loads that they had, so "
@@ -85,8 +85,8 @@ TERMS = (
          "passes the layer on the residual path alone.", ROUTING),
     Term("Drop-Upcycling", "Upcycling in which a share of each copy's neurons is drawn anew, so "
          "that the experts differ from the start.", MANY),
-    Term("entropy of the gate", "How undecided the router is about one token, in nats: 0 when one "
-         "expert has all the probability, log E when all have the same.", COLLAPSE),
+    Term("entropy of the gate", "How undecided the router is about one token: 0 when one "
+         "expert has all the probability, 1 when all have the same.", COLLAPSE),
     Term("even share", "The load of an expert when all experts get equally many tokens: T · K / E.",
          ROUTING, ("fair share",)),
     Term("expert", "One of several feed-forward networks in a layer. A token visits only the few "
@@ -100,7 +100,7 @@ TERMS = (
          ("effective experts",)),
     Term("fair scale", "Every feed-forward layer, dense or MoE, is multiplied by a fixed factor so "
          "that at the start its output varies as much as a dense one's. Without it, differences in "
-         "loudness look like differences between routers.", RACE),
+         "loudness may look like differences between routers.", RACE),
     Term("false discovery rate", "Of all that is called a finding, the share that chance alone "
          "has made.", SPECIALISATION),
     Term("feed-forward network", "The part of a layer that works on each token by itself: two or "
@@ -122,8 +122,8 @@ TERMS = (
          "expert.", KERNELS),
     Term("hidden state", "The vector of numbers that stands for a token between two layers.",
          START),
-    Term("hit rate", "The share of the experts that are asked for and already lie on the device.",
-         HARDWARE, ("hits, %",)),
+    Term("hit rate", "Of all experts that are asked for, the share that already lies on the "
+         "device.", HARDWARE, ("hits, %",)),
     Term("Holm's correction", "The more comparisons a table has, the clearer a difference must be. "
          "Without it, some would look like an effect by chance.", TRAINED),
     Term("information loss", "What a dense mixture pays for a gate that is unsure of a token, or "
@@ -177,7 +177,8 @@ TERMS = (
          "among so many equally likely tokens.", COLLAPSE),
     Term("plan", "The router's decision as a list of rows, one for each token and chosen expert, "
          "sorted by expert. It is all that the experts need to know.", INSIDE),
-    Term("pool", "The tokens that compete for the same slots: a whole batch, or one sequence.",
+    Term("pool", "The tokens that compete for the same slots, such as a whole batch, or one "
+         "sequence.",
          CAPACITY, ("slots for",)),
     Term("priority", "The order in which tokens get slots while there are any.", CAPACITY,
          ("first come",)),

@@ -19,9 +19,9 @@ number_asked(
     "05.1",
     157,
     {
-        156: "156.25 is rounded up: an expert has whole slots, and the factor is a promise.",
+        156: "156.25 is rounded up: with 156 slots an expert would have less than the factor says.",
         156.25: "an expert has a whole number of slots: round up.",
-        79: "that is one slot's worth of choices; each token asks for K = 2.",
+        79: "that counts one choice for each token; each makes K = 2.",
         78.125: "each token asks for K = 2 experts, and a number of slots is whole.",
         125: "that is the even share; the factor leaves room above it.",
         2500: "that is room for all experts together; one expert is asked for.",

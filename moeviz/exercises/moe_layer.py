@@ -166,7 +166,9 @@ def _gradient_fault(answer: Layer) -> str | None:
     if not y_TD.requires_grad:
         return "the output is right, but it carries no gradient: nothing would learn."
     found = torch.autograd.grad((y_TD * weight_TD).sum(), inputs, allow_unused=True)
-    for name, a, b in zip(("x_TD", "gate_ED", "w13_E2FD", "w2_EDF"), found, wanted, strict=True):
+    names = "x_TD", "gate_ED", "w13_E2FD", "w2_EDF"
+    # x_TD last: a slip at a weight often shows in its gradient, too.
+    for name, a, b in reversed([*zip(names, found, wanted, strict=True)]):
         if a is None or not torch.allclose(a, b, rtol=1e-3, atol=1e-5):
             return f"the output is right, but the gradient that reaches {name} is not."
     return None

@@ -124,7 +124,7 @@ def _routes() -> list[tuple[str, bool, Route]]:
     "        if not torch.allclose(route(changed_TD)[:cut], before_TE[:cut]):\n"
     "            return True\n"
     "    return False",
-    praise="This is the probe behind the mark ↓ in the panel.",
+    praise="Such a probe puts the mark ↓ into the panel.",
 )
 def probe(answer: Any) -> str | None:
     import torch

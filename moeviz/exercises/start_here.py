@@ -26,22 +26,26 @@ def recorded() -> Trace:
     difficulty=1,
     minutes=2,
     asks="the number of an expert",
-    solution="recorded.load()[-1].argmax()",
-    praise="Its bar is the highest of the last layer.",
+    solution="recorded.load()[-1].argmin()",
+    praise="No bar of the last layer is shorter.",
 )
-def busiest(answer: Any) -> str | None:
+def least_busy(answer: Any) -> str | None:
     load_LE = recorded().load()
-    first = int(load_LE[0].argmax())
     number = as_number(answer)
     if number is None or number not in range(load_LE.shape[1]):
         return f"the answer is the number of an expert, 0 to {load_LE.shape[1] - 1}."
     expert = int(number)
     count = int(load_LE[-1, expert])
-    if count == load_LE[-1].max():
+    if count == load_LE[-1].min():
         return None
-    if expert == first:
-        return f"expert {first} is the busiest of the first layer; the last layer is asked for."
-    return f"expert {expert} takes {count} assignments in the last layer; another takes more."
+    if count == load_LE[-1].max():
+        return f"expert {expert} takes the most of the last layer; the fewest are asked for."
+    for layer, load_E in enumerate(load_LE[:-1]):
+        if load_E[expert] == load_E.min():
+            return (
+                f"expert {expert} takes the fewest of layer {layer}; the last layer is asked for."
+            )
+    return f"expert {expert} takes {count} assignments in the last layer; another takes fewer."
 
 
 @exercise(
@@ -86,7 +90,7 @@ def picks(answer: Any) -> str | None:
         [-3.0, -1.0, -2.0],
         # NumPy sorts short arrays stably whatever it is asked; these it does not.
         [0.0] * 40,
-        [0.5, 0.25] * 100,
+        [0.25, 0.5] * 200,
     ]
 
     def say(case: tuple[np.ndarray], found: list[int], wanted: np.ndarray) -> str:

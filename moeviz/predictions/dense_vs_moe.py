@@ -72,10 +72,10 @@ def recorded_race(axis: str) -> Raced:
 def _lead(more: float, verdict: str) -> str:
     """Why MoE leads, as far as the dense model with as many parameters tells: its verdict against
     the dense twin."""
-    holds = f"it holds {more:.1f} times the parameters for the same work on each token"
+    gain = f"gain from {more:.1f} times the parameters for the same work on each token"
     if verdict == "lower":
-        return f"most likely {holds}"
-    return f"perhaps {holds}; but a dense model with all of them is not shown to beat the twin"
+        return f"most likely it can {gain}"
+    return f"it may {gain}; but a dense model with all of them is not shown to beat the twin"
 
 
 def _words(raced: Raced) -> str:

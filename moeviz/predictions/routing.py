@@ -109,8 +109,8 @@ def hash_beside_dense() -> Measured:
     found = minus_dense(table, HASH)
     more = arms[HASH]["parameters"] / arms[DENSE]["parameters"]
     option, because = {
-        "lower": ("it is lower", f"perhaps it holds {more:.1f} times as many parameters, and "
-                  "its table gives an expert the same tokens from the first step on"),
+        "lower": ("it is lower", f"it may gain from {more:.1f} times as many parameters, and "
+                  "from a table that gives an expert the same tokens from the first step on"),
         "higher": ("it is higher", "most likely a table that knows only the token sends it to "
                    "experts that do not suit the context"),
         "open": (OPEN, "the seeds differ too much to show one among so many routers"),

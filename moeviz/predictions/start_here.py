@@ -19,12 +19,7 @@ def same_token() -> Measured:
     keep_L, repeated = keeping(trace)
     share = sum(keep_L) / (repeated * len(keep_L))
     option = "always" if share == 1 else "often" if share >= 0.5 else "hardly ever"
-    because = "a router reads the token together with its context"
-    if keep_L[0] > keep_L[-1]:
-        because = (
-            "the first router reads little but the token itself, and to the last one the context "
-            "matters more"
-        )
+    because = "what a router reads holds the token itself and, through attention, its context"
     least, most = min(keep_L), max(keep_L)
     count = f"{least}" if least == most else f"{least} to {most}, depending on the layer,"
     figure = f"of {repeated} tokens that the recorded text repeats, {count} keep one first expert"

@@ -184,7 +184,7 @@ class ExpertThreshold(ExpertsChoose):
 
     title = "Threshold"
     rule = "an expert takes what scores above its threshold"
-    paper = "2603.11535"
+    paper = "Sun et al. 2026, 2603.11535"
     never_kills = "lets a token pass by each expert's own threshold, whatever the others score"
     threshold_E: Tensor
 
