@@ -33,7 +33,8 @@ class TestContract(Contract):
     wrong = {
         "14.3": [
             (lambda s, p: np.ones(s.shape), "not the fewest experts"),
-            (lambda s, p: "abc", "not the fewest experts"),
+            (lambda s, p: "abc", "true or false for each expert of each layer"),
+            (lambda s, p: [[0, 3], [1], [2], [0]], "true or false for each expert of each layer"),
         ],
         "14.4": [(lambda a, b, e: b @ a, "not the changes of W")],
     }

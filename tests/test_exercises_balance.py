@@ -157,7 +157,8 @@ WRONG = {
         ("choice", "first choices of later tokens are placed before second choices"),
         ("probability", "a later token with a larger weight takes an earlier one's slot."),
         (["Batch"], "a later token with a larger weight"),
-        ("first", "'first' is none of the names to choose from: position, choice, probability, b"),
+        ("first", "'first' is none of the names to choose from: batch, choice, position, prob"),
+        (1, 'the answer is one of "position", "choice", "probability" and "batch".'),
     ],
     "05.4": [
         (lambda t, k, w: t, "it drops token 2's choice 0; batch prioritised routing does not."),

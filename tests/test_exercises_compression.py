@@ -48,6 +48,17 @@ def rows_alone(w13_a, w2_a, w13_b, w2_b):
     return (w13_a + w13_b[order]) / 2, (w2_a + w2_b) / 2
 
 
+def b_alone(w13_a, w2_a, w13_b, w2_b):
+    """Its neurons in the order of a's: the mean of both is 1/2 of a and 1/2 of this."""
+    w13, w2 = merge(w13_a, w2_a, w13_b, w2_b)
+    return 2 * w13 - w13_a, 2 * w2 - w2_a
+
+
+def mostly_a(w13_a, w2_a, w13_b, w2_b):
+    w13, w2 = b_alone(w13_a, w2_a, w13_b, w2_b)
+    return 0.9 * w13_a + 0.1 * w13, 0.9 * w2_a + 0.1 * w2
+
+
 class TestCompression(Contract):
     wrong = {
         "11.1": [(lambda g, c, n: g.sum(0), "not the means over each expert's tokens")],
@@ -57,6 +68,8 @@ class TestCompression(Contract):
             (lambda a, b, c, d: ((a + c) / 2, (b + d) / 2), "match by luck alone"),
             (rows_alone, "Do all three parts of a neuron move together?"),
             (lambda a, b, c, d: (a, b), "that is expert a alone"),
+            (b_alone, "that is expert b alone"),
+            (mostly_a, "is not the mean of the two: each counts half"),
             (lambda a, b, c, d: a, "two arrays"),
             (lambda a, b, c, d: (b, a), "must be of the shapes"),
         ],

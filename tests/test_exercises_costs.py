@@ -30,11 +30,15 @@ WRONG = {
         (lambda d, f, e, k: 2.5 * hardware.layer_flops(d, f, e, k), "for d_model 4096, d_expert"),
         (lambda d, f, e, k: (1, 2), "it must give one number, not (1, 2)."),
     ],
-    "08.5": [(lambda s, n: 0, "a stream of [1, 2, 1, 3, 2, 1] with 2 slots has 1 hits, not 0")],
+    "08.5": [
+        (lambda s, n: 0, "in the stream [1, 2, 1, 3, 2, 1] with 2 slots the hits are 1, not 0")
+    ],
     "08.6": [
         (lambda w, d: np.arange(len(w)).reshape(d, -1).tolist(), "of 4 devices the busiest has"),
         (lambda w, d: np.argsort(w).reshape(-1, d).T.tolist(), "and 1.0"),
         (lambda w, d: [[0] * 8] * d, "every expert must stand on exactly one device."),
+        (lambda w, d: [[0]] + [[1, 2]] * (d - 1), "it must give 4 lists of 8."),
+        (lambda w, d: 8, "a list of the experts of each device."),
     ],
     "08.7": [(lambda w, b: w, "with 4 bits these are not the values that the nearest codes")],
     "08.8": [

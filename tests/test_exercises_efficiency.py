@@ -26,7 +26,7 @@ WRONG = {
         (lambda a, b: [6, 7, 7, 2], "for 5 and 4 it is 0, 2, 0, 0, not 6, 7, 7, 2."),
     ],
     "10.6": [(30_000, "30000 is of the right size")],
-    "10.4": [("E", "'E' is none of the names to choose from")],
+    "10.4": [("E", "'E' is none of the names to choose from: A, B, C, D.")],
     "10.7": [
         (lambda p, k: 0.93, "it gives 0.9300; it must be "),
         (lambda p, k: p, "it must give one number, not "),

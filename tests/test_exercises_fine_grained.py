@@ -32,7 +32,10 @@ WRONG = {
         ),
     ],
     "06.3": [(8, "8 is much too large.")],
-    "06.4": [("E", "'E' is none of the names to choose from")],
+    "06.4": [
+        ("E", "'E' is none of the names to choose from: A, B, C, D."),
+        (2, "the answer is one of A, B, C and D, in quotes."),
+    ],
 }
 # As right as the stated solution, and not it.
 RIGHT = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from moeviz.exercises.compression import as_array
-from moeviz.exercises.exercise import function_asked
+from moeviz.exercises.exercise import Wrong, function_asked
 
 TRIES = 6
+LAYERS, EXPERTS = 4, 12
 
 
 def trained_experts(sum_LE, top_p):
@@ -48,11 +51,19 @@ def _above(sum_LE: np.ndarray, top_p: float) -> np.ndarray:
     return sum_LE / sum_LE.sum(1, keepdims=True) >= top_p
 
 
+def _table(value: Any) -> np.ndarray:
+    """True or false for each expert of each layer, as 1 or 0."""
+    found = as_array(value)
+    if found.shape != (LAYERS, EXPERTS):
+        raise Wrong("it must give true or false for each expert of each layer, shaped as sum_LE.")
+    return found
+
+
 def _used() -> list[tuple[np.ndarray, float]]:
     """Gate weights that a task's tokens gave 12 experts in 4 layers, in all: no shares."""
     rng = np.random.default_rng(143)
     tops = (0.2, 0.5, 0.35) * (TRIES // 3)
-    return [(rng.gamma(0.5, size=(4, 12)) * 300 + 1, top_p) for top_p in tops]
+    return [(rng.gamma(0.5, size=(LAYERS, EXPERTS)) * 300 + 1, top_p) for top_p in tops]
 
 
 function_asked(
@@ -66,7 +77,7 @@ function_asked(
     praise="That is ESFT's choice by gate weights. On its public trace the shares of choices, "
     "not of gate weights, give the experts that were published.",
     cases=_used,
-    read=as_array,
+    read=_table,
     mistakes=(
         (
             _over_layers,

@@ -61,7 +61,7 @@ function_asked(
             "so many hits has a cache that never gives up anything.",
         ),
     ),
-    words="a stream of {0} with {1} slots has {wanted:g} hits, not {found:g}.",
+    words="in the stream {0} with {1} slots the hits are {wanted:g}, not {found:g}.",
 )
 
 

@@ -241,10 +241,19 @@ def merged(answer: Any) -> str | None:
                 "b was a with its neurons in another order, so the merged expert must do what a "
                 "does, and it does not. Do all three parts of a neuron move together?"
             )
-        if trial == 0:  # one of its own, so that giving a back is not enough
-            far = answer(w13_a.copy(), w2_a.copy(), -3 * w13_a, -3 * w2_a)
-            if np.allclose(far[0], w13_a):
-                return "that is expert a alone; b is to be part of the mean."
+        if trial == 0:  # b differs a little, so that to give one of the two back is not enough
+            near13, near2 = (w + 0.1 * rng.normal(size=w.shape) for w in (w13_b, w2_b))
+            given = answer(w13_a.copy(), w2_a.copy(), near13.copy(), near2.copy())
+            y_TD = swiglu(x_TD, *(np.asarray(each, dtype=float) for each in given))
+            if np.allclose(y_TD, swiglu(x_TD, *merge(w13_a, w2_a, near13, near2))):
+                continue
+            for name, alone in (("a", (w13_a, w2_a)), ("b", (near13, near2))):
+                if np.allclose(y_TD, swiglu(x_TD, *alone)):
+                    return f"that is expert {name} alone; both are to be part of the mean."
+            return (
+                "the neurons match, but where b differs a little from a, the merged expert is not "
+                "the mean of the two: each counts half."
+            )
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -127,9 +127,11 @@ def name_asked(
 ) -> None:
     """Enter an exercise whose answer is one of the known names. mistakes: what each of the others
     is told."""
-    known = [wanted, *mistakes]
+    known = sorted([wanted, *mistakes])  # a message lists them: their order must tell nothing
 
     def judge(answer: Any) -> str | None:
+        if not isinstance(answer, Iterable):
+            return f"the answer is {rest['asks']}."
         names = as_names(answer, known)
         if isinstance(names, str):
             return names

@@ -161,6 +161,13 @@ def _rows_as_they_come(w13_2FD: Tensor, w2_DF: Tensor, m: int) -> list[tuple[Ten
     return [*zip(w13_2FD.chunk(m), w2_DF.chunk(m, dim=1), strict=True)]
 
 
+def _up_first(w13_2FD: Tensor, w2_DF: Tensor, m: int) -> list[tuple[Tensor, Tensor]]:
+    import torch
+
+    pieces = _right(w13_2FD, w2_DF, m)
+    return [(torch.cat([*reversed(w13.chunk(2))]), w2) for w13, w2 in pieces]
+
+
 def _divided(w13_2FD: Tensor, w2_DF: Tensor, m: int) -> list[tuple[Tensor, Tensor]]:
     return [(w13, w2 / m) for w13, w2 in _right(w13_2FD, w2_DF, m)]
 
@@ -180,6 +187,7 @@ MISTAKES = (
         "w13 holds all gate rows first and then all up rows: a piece needs some of each, the same "
         "ones.",
     ),
+    (_up_first, "a piece's w13 must have its gate rows first too, and its up rows after them."),
     (_divided, "the pieces are added up, so W2 is not divided by m here."),
     (_multiplied, "the layer multiplies W2 by m already; leave its values as they are."),
     (

@@ -72,6 +72,7 @@ number_asked(
     0.25,
     {
         0.5: "each keeps half of the neurons, but not the same half.",
+        25: "that is in percent; the answer is a share, from 0 to 1.",
         0.75: "that is the share in which one at least was drawn anew.",
         0.0: "both keep half of the FFN's neurons, and some of these are the same ones.",
     },

@@ -43,8 +43,10 @@ def placed(answer: Any) -> str | None:
         held = answer(list(load), devices)
         try:
             expert_DR = np.array([[int(e) for e in device] for device in held])
-        except (TypeError, ValueError):
+        except TypeError:
             return "it must give a list of the experts of each device."
+        except ValueError:  # lists of several lengths
+            expert_DR = np.zeros(0)
         if expert_DR.shape != (devices, 8):
             return (
                 f"for {len(load)} experts and {devices} devices it must give {devices} lists of 8."

@@ -40,6 +40,15 @@ def _wrong_way(loss_MS: np.ndarray, prompt: int) -> float:
     return float(-np.log(weight_M @ np.exp(-loss_MS[:, prompt:])).mean())
 
 
+def _unscaled(loss_MS: np.ndarray, prompt: int) -> float:
+    weight_M = np.exp(-loss_MS[:, :prompt].sum(1))
+    return float(-np.log(weight_M @ np.exp(-loss_MS[:, prompt:])).mean())
+
+
+def _likeliest(loss_MS: np.ndarray, prompt: int) -> float:
+    return float(loss_MS[loss_MS[:, :prompt].sum(1).argmin(), prompt:].mean())
+
+
 def _even(loss_MS: np.ndarray, prompt: int) -> float:
     return float(-np.log(np.exp(-loss_MS[:, prompt:]).mean(0)).mean())
 
@@ -68,6 +77,8 @@ function_asked(
          "over all of its tokens."),
         (_looks_ahead, "the weights have seen the tokens that they are to foretell."),
         (_wrong_way, "the model that loses most on the prompt gets most weight."),
+        (_unscaled, "the weights do not sum to 1: divide each by the sum over the models."),
+        (_likeliest, "that is the likeliest model alone; a mixture has a part of each."),
         (_even, "all models weigh alike there, whatever the prompt says."),
     ),
     words="of {0.shape[0]} models and a prompt of {1} tokens the mixture does not lose that.",

@@ -158,7 +158,8 @@ function_asked(
         ),
         (
             lambda e: (np.bincount(e) * (np.bincount(e) - 1.0)).sum() / len(e) / (len(e) - 1),
-            "that draws two different tokens; of the shares alone each draw knows the same.",
+            "that draws two different tokens; where only the shares are known, both draws are "
+            "alike.",
         ),
         (
             lambda e: (np.bincount(e) / len(e)).max(),
