@@ -16,6 +16,7 @@ from moeviz.pictures.compression.stored import told_parts
 from moeviz.pictures.compression.verdicts import (
     RULES,
     WORTH,
+    merging,
     told_bytes,
     told_claims,
     told_errors,
@@ -58,6 +59,7 @@ def test_merging_tuning_and_regimes_follow_their_figures():
     figures = made_compression({names.HC: 0.5}, of_regime={"bias": 2.0}, tuned=0.25)
     cheap = figures["judged"]["merging"][names.HC]["4"]["mean"]
     assert f"merging by output (HC-SMoE) {cheap:+.3f} (lower)" in told_merging(figures)
+    assert "With 6 of 8 experts left: merging by output (HC-SMoE) " in told_merging(figures)
     assert "75 % came back" in told_tuning(figures) and "gains: it does." in told_tuning(figures)
     assert "gains: it does not." in told_tuning(made_compression(tuned=0.9))
     assert "a bias +2.400" in told_regimes(figures) and "a bias +1.200 (higher)" in told_regimes(
@@ -67,6 +69,18 @@ def test_merging_tuning_and_regimes_follow_their_figures():
     dear = made_compression({names.BITS: 90.0})
     assert "a higher cost than INT4's is not shown for" in told_bytes(dear)
     assert "a bias 0.50 and 0.30." in told_regimes(figures)
+
+
+@pytest.mark.parametrize(
+    ("factor", "answer"),
+    [
+        (0.7, "Merging beats pruning, by the rule written before the runs."),
+        (1.0, "Merging is not shown to beat pruning, by the rule written before the runs."),
+        (1.5, "No: merging is shown to cost more in 6 of 6 comparisons, and less in none."),
+    ],
+)
+def test_the_picture_of_merging_says_what_is_shown_and_not_only_what_is_not(factor, answer):
+    assert answer in texts(merging(made_compression(dict.fromkeys(names.MERGES, factor))))
 
 
 @pytest.mark.parametrize(
