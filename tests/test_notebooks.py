@@ -117,6 +117,8 @@ def test_the_minutes_at_the_top_are_enough_to_read_to_look_and_to_solve(source):
     looks = len(re.findall(r"panels\.(?!Predict|Outcome)[A-Z]\w+\(|\bshow\w*\(", text))
     words = len(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
     assert top >= exercises + looks + words / 150, "a minute a look, 150 words a minute"
+    told = re.search(r"of which (\d+) are exercises", text)
+    assert told is None or abs(int(told[1]) - exercises) <= 2
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)

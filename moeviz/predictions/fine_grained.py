@@ -41,7 +41,7 @@ def sets() -> Measured:
 @prediction(
     "06.split",
     "Models are trained with 16 experts of which a token visits 2, and with 64 of a quarter of the "
-    "width of which it visits 8. What of the loss of the finer ones, at the longer training?",
+    "width of which it visits 8. How is the loss of the finer ones after 1,200 steps?",
     LOWER, OPEN, HIGHER,
 )  # fmt: skip
 def split() -> Measured:
