@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.patience import PATIENCE
+from moeviz.experiments.router_arms import LONG, SETTINGS
 from moeviz.text import embedded as domains
 from moeviz.text import leaks, sources
 from moeviz.text.corpus import Corpus, load_corpus
 from moeviz.text.embedded import Domain, Source, cut_documents
 from moeviz.text.leaks import LEAK_WINDOW
 from moeviz.text.tokenizer import Tokenizer
+from moeviz.training.config import TrainConfig
 
 datasets = pytest.importorskip("datasets")
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -151,6 +153,13 @@ def test_seed_and_step_decide_the_batch(embedded):
         for seed, step in ((3, 7), (4, 7), (3, 8), (7, 3))
     ]
     assert len(set(batches)) == 4
+
+
+def test_the_longer_comparison_of_routers_draws_more_tokens_than_the_text_has(embedded):
+    """03c and 06 say so, and the heads of their experiments how many times."""
+    train = TrainConfig(steps=SETTINGS[LONG].steps)
+    held = sum(len(embedded.tokens(domain, "train")) for domain in embedded.domains)
+    assert 1.25 < train.steps * train.batch_size * train.seq_len / held < 1.35
 
 
 @pytest.mark.parametrize("part", PARTS)

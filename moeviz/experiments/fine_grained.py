@@ -21,7 +21,8 @@ and how it is closed:
 
 m = 2 with and without a shared expert and the dense models are those of runs/routers.json: the
 same function trained them with the same seeds and batches, and they are not trained again. Not
-closed: the model is small, its text repeats after 1,100 steps, nothing but the rate is tuned.
+closed: the model is small, 1,200 steps draw 1.3 times as many tokens as its text has, nothing but
+the rate is tuned.
 
 runs/fine_grained.json; {mean, sd} are over the seeds:
     rate: of all arms; finest: what the finest arm does at three (routers_compared.best_rate)

@@ -24,9 +24,10 @@ What would make the comparison unfair, and how it is closed:
    and how far the two orders agree. Multipliers compare with the dense twin trained to the end of
    several lengths: a point on the way of a longer run is not yet cooled.
 
-Not closed: the model is small and its text repeats after 1,100 steps; rates are of a family, not of
-an arm, chosen at 300 steps for all lengths; nothing else is tuned; BASE, Sinkhorn, GShard, Switch
-and others evaluate by another rule than they train by, as their papers have it.
+Not closed: the model is small and 1,200 steps draw 1.3 times as many tokens as its text has; rates
+are of a family, not of an arm, chosen at 300 steps for all lengths; nothing else is tuned; BASE,
+Sinkhorn, GShard, Switch and others evaluate by another rule than they train by, as their papers
+have it.
 
 runs/routers.json; figures are {mean, sd} over the seeds, and lists are means:
     rates: by scale ("fair", "as written") and family: its "arm", the "grid" of rates, their
