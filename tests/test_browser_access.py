@@ -19,23 +19,31 @@ ALL = browser.notebook(
     *QUESTION,
 )  # fmt: skip
 OURS = ".moeviz-panel, .moeviz-predict, .moeviz-outcome"
-# Width and zoom: of a laptop, of a projector at 200 % or half a screen, and of a projector. A page
-# at 200 % has half the pixels, each of them twice as large.
-SIZES = ((1000, 1), (700, 2), (1400, 1))
+# Width and zoom: of a laptop, of a projector at 200 % or half a screen, at 150 %, and at 100 %,
+# each beside the file browser. A page at 200 % has half the pixels, each of them twice as large.
+SIZES = ((1000, 1), (700, 2), (933, 1.5), (1400, 1))
 # Of each panel what is wrong, in words.
 AUDIT = """() => [...document.querySelectorAll('.moeviz-panel')].flatMap(panel => {
     const name = [...panel.classList].find(c => /^moeviz-(?!panel)/.test(c));
     const shown = e => e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden';
     const box = e => e.getBoundingClientRect(), frame = box(panel), wrong = [];
     const says = e => (e.textContent.trim() || e.className.baseVal || e.className).slice(0, 40);
-    for (const part of panel.querySelectorAll('.mv svg'))
-        if (Math.abs(box(part).width - part.viewBox.baseVal.width) > 1)
-            wrong.push('a part is scaled');
-    for (const picture of panel.querySelectorAll('.mv'))
+    for (const picture of panel.querySelectorAll('.mv')) {
+        const room = picture.clientWidth, { scrollWidth } = picture;
         if (box(picture).right > frame.right + 1) wrong.push('the picture is wider than the panel');
+        if (room >= 420 && scrollWidth > room) wrong.push(`${scrollWidth} px in ${room}: scrolls`);
+        // As large as its place allows, up to its own size; of 12 pixels of text 9 are kept.
+        for (const part of picture.querySelectorAll('svg')) {
+            const { width } = part.viewBox.baseVal, scale = box(part).width / width;
+            if (Math.abs(scale - Math.min(Math.max(room / width, 9 / 12), 1)) > 0.005)
+                wrong.push(`a part of ${width} px, in ${room}, is scaled by ${scale}`);
+            if (Math.abs(box(part).height / part.viewBox.baseVal.height - scale) > 0.005)
+                wrong.push('a part is distorted'); } }
     for (const text of panel.querySelectorAll('text, label, button, input, [role=status], td, th'))
         if (shown(text) && parseFloat(getComputedStyle(text).fontSize) < 12)
             wrong.push(`${says(text)}: small`);
+    for (const e of panel.querySelectorAll('.moeviz-status:has([data-unseen])'))
+        if (box(e).height > 80) wrong.push('a sentence that the picture says is high');
     // Controls, as far as one is not part of another: none beyond the panel, none over another.
     const whole = '.widget-text, .widget-hslider, .widget-toggle-buttons, .widget-checkbox, '
         + '.widget-button, .widget-toggle-button, .moeviz-status, .moeviz-picture';
@@ -46,7 +54,8 @@ AUDIT = """() => [...document.querySelectorAll('.moeviz-panel')].flatMap(panel =
             wrong.push(`${says(e)}: beyond the panel`);
     for (const e of panel.querySelectorAll('button, .widget-label, .widget-readout'))
         if (shown(e) && e.scrollWidth > e.clientWidth + 1
-            && getComputedStyle(e).overflow !== 'visible') wrong.push(`${says(e)}: cut off`);
+            && getComputedStyle(e).overflow !== 'visible' || box(e).right > frame.right + 1)
+            wrong.push(`${says(e)}: cut off`);
     controls.forEach((e, i) => controls.slice(i + 1).forEach(other => {
         const a = box(e), b = box(other);
         if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2

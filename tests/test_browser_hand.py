@@ -137,6 +137,26 @@ def test_what_is_dragged_over_is_set_on_the_way(hand):
     assert [h["limit"] for h in heard(hand)] == [["0"], ["1"], ["2"]]
 
 
+def test_a_picture_that_is_scaled_down_is_pressed_and_dragged_where_it_is_seen(hand):
+    """In a narrower place; in one that is too narrow even for that it scrolls."""
+    place, view = hand.locator(".moeviz-picture"), hand.locator(".mv")
+    scrolls = "e => e.scrollWidth > e.clientWidth"
+    for room, scale in ((300, 1), (240, 0.8), (200, 0.75)):
+        place.evaluate("(e, room) => { e.style.width = `${room}px`; heard.length = 0 }", room)
+        left, top, width, height = (view.locator("svg").first.bounding_box()[k] for k in
+                                    ("x", "y", "width", "height"))  # fmt: skip
+        assert (width, height) == (300 * scale, 120 * scale)
+        assert view.evaluate(scrolls) == (room < width)
+        hand.mouse.click(left + 55 * scale, top + 15 * scale)  # the second token
+        hand.mouse.move(left + 20 * scale, top + 75 * scale)
+        hand.mouse.down()
+        hand.mouse.move(left + 100 * scale, top + 75 * scale)
+        hand.mouse.up()
+        assert heard(hand) == [{"token": ["1"]}, {"limit": ["0"]}, {"limit": ["2"]}]
+        hand.mouse.move(left + 55 * scale, top + 15 * scale)
+        assert lit(hand) == ["t1 e1"] and hand.inner_text(".mv-tip") == "token 1"
+
+
 def test_a_knob_that_lies_over_other_stops_does_not_hold_the_hand(hand):
     wide = "stop => { stop.setAttribute('x', -60); stop.setAttribute('width', 180) }"
     hand.eval_on_selector("[data-press='limit=0'] rect", wide)

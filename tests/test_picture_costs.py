@@ -26,7 +26,7 @@ from moeviz.costs import (
 )
 from moeviz.costs.cost.quantisation import PLANS as ALL_PLANS
 from moeviz.costs.laws.answers import answers, disagreement
-from moeviz.costs.laws.law import Model
+from moeviz.costs.laws.law import Model, size
 from moeviz.costs.laws.published import LAWS
 from moeviz.costs.shape.terms import COMPONENTS
 from moeviz.panels import hardware_choice as offered
@@ -199,8 +199,18 @@ def test_a_law_is_thick_where_it_was_fitted(total, tokens, fitted):
         if "stroke-width:4" in mark.get("style", "") or mark.get("r") == "2.4"
     }
     assert thick == {name.replace(" ", "_") for name in fitted}
-    assert picture.summary == disagreement(answers(Model(total, 0.01, tokens, 8)))
+    told = answers(Model(total, 0.01, tokens, 8))
+    assert picture.summary == disagreement(told)
     assert [row[0] for row in picture.rows] == [*LAWS]
+    # Beside it each law's answer, and in what it was asked for more than its runs hold.
+    words = texts(picture)
+    for each in told:
+        name, dense, fewer, ways = words[words.index(each.law.short) :][:4]
+        assert (dense, fewer) == (size(each.dense), f"{each.fewer_flops:.3g}"), name
+        head, _, ways = ways.partition(": ")
+        beyond, ways = each.law.beyond(each.model), ways.split(", ") if ways else []
+        assert head == ("beyond its runs" if beyond else "within its runs")
+        assert len(ways) == beyond.count("fitted on") and all(f"{w} " in beyond for w in ways)
 
 
 # Caches and training.

@@ -32,15 +32,20 @@ STYLE = f"""
 .moeviz-picture > .widget-html-content {{ flex: 1 1 100%; }}
 .moeviz-panel .widget-toggle-buttons {{ max-width: calc(100% - 4px); }}
 .moeviz-panel .widget-toggle-buttons > div {{ flex-wrap: wrap; }}
+.moeviz-panel .widget-toggle-button {{
+    max-width: calc(100% - 4px); height: auto; white-space: normal;
+}}
 .moeviz-stale {{ opacity: 0.4; }}
 /* A sentence lies over as many letters, unseen, as it is given room for. */
 .moeviz-status [data-room] {{ display: grid; }}
 .moeviz-status [data-room]::after {{ content: attr(data-room); visibility: hidden; }}
 .moeviz-status [data-room] > *, .moeviz-status [data-room]::after {{ grid-area: 1 / 1; }}
-/* One that the picture says too is for screen readers, and for pages too narrow for the picture:
-there its lines go on beyond the edge. */
+/* One that the picture says too is for screen readers, and for pages too narrow for the picture,
+beside a file browser: there its lines go on beyond the edge. It takes four lines there. */
 .moeviz-panel {{ position: relative; }}
-@media (min-width: 900px) {{ .moeviz-status:has([data-unseen]) {{
+.moeviz-status:has([data-unseen]) {{ max-height: 6em; overflow-y: auto; }}
+.moeviz-status [data-unseen]::after {{ max-height: 6em; overflow: hidden; }}
+@media (min-width: 840px) {{ .moeviz-status:has([data-unseen]) {{
     position: absolute; width: 1px; height: 1px; min-height: 0; margin: 0; overflow: hidden;
     clip-path: inset(50%);
 }} }}

@@ -47,12 +47,14 @@ INK, MUTED, RULE = "var(--i,#1f2328)", "var(--m,#59636e)", "var(--r,#b6bec8)"
 SANS, MONO = "var(--s,sans-serif)", "var(--t,monospace)"
 
 SMALLEST = 12
+# In a narrower place a part shrinks until its smallest text is of so many pixels, and then scrolls.
+LEAST_ON_PAGE = 9
 Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
 
-# How the parts of a picture stand on a page: beside each other while there is room, each in its own
-# size, so that text keeps its size too.
+# How the parts of a picture stand on a page: beside each other while there is room, then below each
+# other, each in its own size, so that text keeps its size too.
 PARTS_STYLE = "display:flex;flex-wrap:wrap;align-items:flex-start;column-gap:24px;overflow-x:auto;"
 
 
@@ -276,10 +278,12 @@ class Svg:
                     'stroke-opacity="0.55"/></pattern></defs>'
                 )
         size = f"{number(self.width)} {number(self.height)}"
+        least = self.width * LEAST_ON_PAGE / SMALLEST
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="flex:none">{hatch}{marks}</svg>'
+            f'style="flex:none;height:auto;max-width:100%;min-width:{number(least)}px">'
+            f"{hatch}{marks}</svg>"
         )
 
 

@@ -166,8 +166,7 @@ def _cell(
     svg: Svg, x: float, y: float, width: float, value: int, want: int, own: bool, share: float
 ) -> None:
     if own:
-        box(svg, x, y, width, ROW, "#ffffff", hatched=True, stroke=MUTED)
-        box(svg, x + width / 2 - 36, y + 13, 72, 22, "#ffffff", "stays", ink="#000000")
+        box(svg, x, y, width, ROW, "none", "stays", stroke=MUTED, ink=MUTED)
         return
     sign = "=" if value == want else "≠"
     colour = heat_colour(share)

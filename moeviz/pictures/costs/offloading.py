@@ -24,7 +24,7 @@ from moeviz.pictures.plot import Key, curve, heading, knob, mark, paragraph
 from moeviz.pictures.svg import INK, MUTED, PAGE_GROUND, SMALLEST, Picture, Svg, text_width, three
 from moeviz.words import percent
 
-WIDTH, HEIGHT = 560.0, 526.0
+WIDTH, HEIGHT = 560.0, 531.0
 HITS = tuple(i / 50 for i in range(51))
 OWN = "the device's own memory"  # what limits where no link does
 # Of the bound, what published figures are: Fiddler's 3 tokens/s (2402.07033), Mixtral offloaded on

@@ -19,19 +19,20 @@ from moeviz.pictures.plot import (
     legend,
     mark,
     paragraph,
+    row,
     spots,
     track,
 )
 from moeviz.pictures.svg import INK, MUTED, Picture, Svg
 from moeviz.words import percent
 
-WIDTH, HEIGHT, SIDE, WRAP, TOLD, MORE = 560.0, 576.0, 380.0, 54, 70, 82
+WIDTH, HEIGHT, SIDE, TOLD, MORE = 560.0, 532.0, 380.0, 70, 82
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 534.0, 158.0, 410.0
 # From a half to 0.2 %, and the one of Krajewski's 64 experts.
 SHARES = tuple(sorted([*(0.5 * 0.004 ** (i / 40) for i in range(41)), 12 / 516], reverse=True))
 TICKS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
 CHOICES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.013, 0.01, 0.005, 0.002)
-LINE, TITLE = 17.0, 18.0
+TITLE, LAW, DENSE = 18.0, 44.0, 270.0
 SHARE = "share of its parameters that a token meets"
 COLUMNS = (
     "law", "dense model of equal loss", "times fewer FLOPs", "its loss", "loss of a dense model "
@@ -48,8 +49,8 @@ ALL, MET = Key("all its parameters", INK, "7 4"), Key("those a token meets", INK
 
 def scaling_laws(*, total: float, share: float, tokens: float, granularity: float) -> Picture:
     """For a model of this size: which dense model each law holds to be as good after as many
-    tokens, from half the parameters met to 0.2 %, and at the chosen share in words. ValueError as
-    Model and answers."""
+    tokens, from half the parameters met to 0.2 %, and beside it the answers at the chosen share.
+    ValueError as Model and answers."""
     model = Model(total, share, tokens, granularity)
     told = answers(model)
     by_share = [answers(Model(total, each, tokens, granularity)) for each in SHARES]
@@ -61,7 +62,7 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
     paragraph(svg, 0, 38, lines, bold=True)
     paragraph(svg, 0, 38 + TITLE * len(lines), textwrap.wrap(rest, MORE), fill=MUTED)
     x = LogScale(SHARES[0], SHARES[-1], LEFT, RIGHT)
-    dense = [each.dense for row in (*by_share, told) for each in row if each.dense < math.inf]
+    dense = [each.dense for laws in (*by_share, told) for each in laws if each.dense < math.inf]
     y = LogScale(*decades([*dense, total * SHARES[-1], total]), BOTTOM, TOP)
     axes(
         svg, x, y, y_label="dense parameters of equal loss", x_ticks=TICKS, y_form=_short,
@@ -76,12 +77,10 @@ def scaling_laws(*, total: float, share: float, tokens: float, granularity: floa
         stops = (Stop(x(each), f"{100 * each:g} % met", {"share": each}) for each in CHOICES)
         track(svg, BOTTOM + 52, [*stops], x(share))
     for i, key in enumerate(KEYS):
-        _law(svg, x, y, [row[i] for row in by_share], told[i], key)
-    legend(svg, LEFT, BOTTOM + 90, KEYS[:3], across=152, kin=True)
-    legend(svg, LEFT, BOTTOM + 112, KEYS[3:], across=152, kin=True)
-    legend(svg, LEFT, BOTTOM + 134, (ALL, MET), across=190)
-    svg.text(LEFT, BOTTOM + 156, "thick: within a law's runs · thin: beyond them", fill=MUTED)
-    _words(svg, told)
+        _law(svg, x, y, [laws[i] for laws in by_share], told[i], key)
+    legend(svg, LEFT, BOTTOM + 90, (ALL, MET), across=190)
+    svg.text(LEFT, BOTTOM + 112, "thick: within a law's runs · thin: beyond them", fill=MUTED)
+    _answers(svg, told)
     return svg.picture(COLUMNS, map(_row, told))
 
 
@@ -117,19 +116,28 @@ def _tip(told: Answer) -> str:
     )
 
 
-def _words(svg: Svg, told: tuple[Answer, ...]) -> None:
-    """Each law's answer at the chosen share, and how far it was asked beyond its runs."""
-    blocks = [textwrap.wrap(each.sentences, WRAP) for each in told]
-    lines = sum(map(len, blocks))
-    side = svg.beside(SIDE, 30 + LINE * lines + 10 * len(blocks))
+def _answers(svg: Svg, told: tuple[Answer, ...]) -> None:
+    """Each law's answer at the chosen share, and where it was asked beyond its runs; the rest of
+    it is hover text."""
+    side = svg.beside(SIDE, 70 + LAW * len(told))
     share = percent(told[0].model.share, 1)
-    side.text(0, TITLE - 2, f"Where a token meets {share}", size=14, bold=True)
-    y = 2 * TITLE + 6
-    for key, block, each in zip(KEYS, blocks, told, strict=True):
-        with side.thing(key.name, tip=each.law.note or each.law.paper):
-            mark(side, key.mark, 7, y - 4, key.colour, 4)
-            paragraph(side, 20, y, block, LINE)
-        y += LINE * len(block) + 10
+    side.text(0, 16, f"Where a token meets {share}", size=14, bold=True)
+    for right, words in ((DENSE, ("a dense model", "as good")), (SIDE, ("times fewer", "FLOPs"))):
+        paragraph(side, right, 36, words, 16, anchor="end", fill=MUTED)
+    for i, (key, each) in enumerate(zip(KEYS, told, strict=True)):
+        y = 64 + LAW * (i + 0.5)
+        tip = f"{each.sentences} {each.law.note or each.law.paper}"
+        with row(side, y, LAW, key.name, tip=tip):
+            legend(side, 0, y - 2, [key])
+            side.text(DENSE, y - 2, size(each.dense), anchor="end", bold=True)
+            side.text(SIDE, y - 2, f"{each.fewer_flops:.3g}", anchor="end", bold=True)
+            side.text(32, y + 15, _beyond(each), fill=MUTED)
+
+
+def _beyond(told: Answer) -> str:
+    """In what a law is asked beyond its runs."""
+    ways = [each.name for each in told.law.ranges if each.beyond(told.model)]
+    return f"beyond its runs: {', '.join(ways)}" if ways else "within its runs"
 
 
 def _row(told: Answer) -> tuple[object, ...]:

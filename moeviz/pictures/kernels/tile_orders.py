@@ -65,7 +65,7 @@ def draw_orders(
         part.reads(low, reads[shown])
     svg.text(LEFT, low + 84, "Blue frame: a block of weights that is read in this moment.",
              fill=MUTED)  # fmt: skip
-    _bytes(svg.beside(SIDE, 246 + BARS), walks[group], reads, group, now)
+    _bytes(svg.beside(SIDE, 248 + BARS), walks[group], reads, group, now)
     return svg
 
 

@@ -64,7 +64,7 @@ def load_of_task(view: View) -> Picture:
         for name in (*view.tasks, POOLED)
     ]  # fmt: skip
     bars(svg, rows, f"MaxVio by task, layer {layer['layer']}", note)
-    _experts(svg.beside(560, 190), view, load / load.sum(), pooled / pooled.sum())
+    _experts(svg.beside(560, 192), view, load / load.sum(), pooled / pooled.sum())
     shares = (load / load.sum(), pooled / pooled.sum())
     table = ((e, f"{a:.4f}", f"{b:.4f}") for e, (a, b) in enumerate(zip(*shares, strict=True)))
     return svg.picture(("expert", "share of the task", "share of all tasks"), table)

@@ -36,7 +36,7 @@ def hybrids(figures: Figures, layers: tuple[int, ...]) -> Picture:
     top = 30.0 + 17 * (len(lines) + len(plain))
     bottom = top + ROW * (len(figures["models"]) + 0.5)
     words = " ".join((QUESTION, headline, *plain))
-    svg = Svg(WIDTH, bottom + 116, "Layers with experts", words)
+    svg = Svg(WIDTH, bottom + 118, "Layers with experts", words)
     paragraph(svg, 0, 16, lines, size=13, bold=True)
     paragraph(svg, 0, 20 + 17 * len(lines), plain)
     x = gap_scale(figures["minus_dense"].values(), LEFT, WIDTH - 14)
