@@ -218,6 +218,9 @@ def test_a_persistent_walk_starts_as_many_programs_as_run_at_a_time():
     idle = [m for m in marks(one, "title") if m.text.endswith("has nothing left to do")]
     assert len(idle) == 6 - moments_of(one)[-1][1] > 0
     assert f"In the last moment {len(idle)} of 6 programs are idle." in one.summary
+    assert len(idle) == 2, "12 says so"
+    eight = tile_walk(trace, **WALK | {"programs": 8}, view="programs", walk="persistent")
+    assert "idle" not in eight.summary, "12 says so"
     program = tile_walk(
         trace, **WALK | {"follow": "program 5", "group": 4}, view="programs", walk="one"
     )
