@@ -2,11 +2,9 @@
 makes of its runs."""
 
 import copy
-import math
+import json
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from moeviz.experiments import own_expert as experiment
@@ -30,7 +28,6 @@ from moeviz.pictures.many_models.own_arms import (
     told_together,
 )
 from moeviz.predictions import own_expert as predictions
-from moeviz.text.own_texts import GRID
 
 
 def made(**rises):
@@ -109,15 +106,35 @@ def test_sentences_have_the_figures_of_the_recording():
     beside, worst, _ = told_together(figures)
     assert "is +0.20 ± 0.02" in beside and "(higher; " in beside
     assert worst == "The worst pair: log beside the expert of notes, +0.30."
-    assert [*told_settings(figures)][-1].endswith(
-        "score 0.001: 0.90, 0.01: 0.90; chosen 0.01 (the "
-        "lowest or highest that was tried, so that a better one may lie beyond)."
-    )
-    tried = figures["replay"]["0.01"]
-    figures["replay"] |= {"0.1": tried}
-    assert [*told_settings(figures)][-1].endswith("chosen 0.01.")
-    figures["replay"] |= {"0": tried, "chosen": "0"}  # no replay at all: nothing lies beyond
-    assert [*told_settings(figures)][-1].endswith("chosen 0.")
+
+
+END = " (the lowest or highest that was tried, so that a better one may lie beyond)"
+
+
+@pytest.mark.parametrize(
+    ("scores", "taken", "end"),
+    [
+        ({"1": 0.5, "3": 0.9, "6": 0.8}, "3", "taken 3, which is the best."),
+        ({"1": 0.5, "3": 0.9}, "3", f"taken 3, which is the best{END}."),
+        (
+            {"3": 0.8, "6": 0.9, "12": 0.7}, "3",
+            "taken 3. 6 is the best, but a step then reads 1.8 times as much text.",
+        ),
+        (
+            {"3": 0.8, "6": 0.9}, "3",
+            f"taken 3. 6 is the best{END}, but a step then reads 1.8 times as much text.",
+        ),
+        ({"0": 0.9, "3": 0.8}, "3", "taken 3, though 0 is the best."),  # nothing lies beyond
+        ({"0.5": 0.9, "3": 0.8}, "3", f"taken 3, though 0.5 is the best{END}."),
+    ],
+)  # fmt: skip
+def test_replay_is_told_beside_what_more_and_less_of_it_would_do(scores, taken, end):
+    figures = made()
+    figures["replay"] = {n: {"score": {"mean": score}} for n, score in scores.items()}
+    figures["replay"]["chosen"] = taken
+    *rates, told = told_settings(figures)
+    assert told.endswith(end) and all(f"{n}: {score:.2f}" in told for n, score in scores.items())
+    assert rates[0] == f"whole, learning rate: score 0.001: 0.90, 0.01: 0.90; chosen 0.01{END}."
 
 
 @pytest.mark.parametrize(
@@ -141,71 +158,53 @@ def test_the_second_prediction_follows_the_verdict(verdict, monkeypatch):
     )
 
 
-# The search.
+def test_the_setting_with_the_best_score_is_chosen():
+    def tried(score):
+        return {"gain": score + 0.1, "forgotten": 0.1, "score": score}
+
+    found = experiment.best({"a": [tried(0.1), tried(0.3)], "b": [tried(0.5), tried(0.0)]})
+    assert found["chosen"] == "b" and found["a"]["score"]["mean"] == 0.2
 
 
-def settings_of(cost, tmp_path, monkeypatch):
-    """What the search finds where a setting costs cost(form, rate, replay); and what it tried."""
+def test_each_form_and_each_replay_has_the_best_of_its_rates(tmp_path, monkeypatch):
+    """By name: the more replay, the higher the best rate, and the better the score."""
     monkeypatch.setattr(recording, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
-    tried = []
+    monkeypatch.setattr(experiment, "RATES", {WHOLE: (1, 2, 4), RANK: (2, 4), ALL: (1, 2)})
+    best = {WHOLE: 2, RANK: 4, ALL: 1}
+    learnt, openings, told = [], [], []
 
-    def counted(form, rate, replay, seed):
-        tried.append((form, rate, replay, seed))
-        return cost(form, rate, replay)
+    def tried(form, rate, replay, seed):
+        wanted = best[form] * (2 if replay > experiment.REPLAY else 1)
+        return {"gain": 1.0, "forgotten": 0.0, "score": replay - abs(rate - wanted) + seed}
 
-    monkeypatch.setattr(experiment, "cost", counted)
-    told = []
-    rates, replay = experiment.settings(
-        tmp_path / "some.part", {"code": "", "versions": {}},
-        lambda begun: lambda done, _: told.append(begun + done),
-    )  # fmt: skip
-    assert told[0] == 1
-    return rates, replay, tried
+    def one(arm, rate, replay, seed):
+        learnt.append((arm, rate, replay, seed))
+        return {"figures": {"gain": 1.0, "forgotten": 0.0}, "expert": {}}
 
-
-def far(value, best):
-    return abs(math.log2(value / best))
-
-
-def test_replay_and_rates_beyond_the_ends_of_their_grids_are_found(tmp_path, monkeypatch):
-    def cost(form, rate, replay):
-        return far(replay, 12) + far(rate, {RANK: 6e-2}.get(form, 3e-3))
-
-    rates, replay, tried = settings_of(cost, tmp_path, monkeypatch)
-    assert replay["chosen"] == 12 and replay["rate"] == 3e-3 and not replay["at_edge"]
-    assert replay["grid"] == [1, 3, 6, 12, 24]
-    assert {*rates} == {WHOLE, RANK, ALL}
-    assert rates[RANK]["chosen"] == 6e-2 and not rates[RANK]["at_edge"]
-    assert rates[WHOLE]["chosen"] == 3e-3
-    assert {seed for *_, seed in tried} == {0, 1}, "on both texts"
-    assert {replay for form, _, replay, _ in tried if form != WHOLE} == {12}
-
-
-def test_the_replay_is_chosen_anew_where_another_rate_suits_the_expert(tmp_path, monkeypatch):
-    """Beside much replay a higher rate is better, at which less replay is."""
-
-    def cost(form, rate, replay):
-        best = 6 if rate == 3e-3 else 3
-        return far(replay, best) + 3 * far(rate, 1e-2)
-
-    rates, replay, _ = settings_of(cost, tmp_path, monkeypatch)
-    assert rates[WHOLE]["chosen"] == replay["rate"] == 1e-2 and replay["chosen"] == 3
-
-
-def test_what_a_setting_costs_is_the_texts_loss_and_the_domains_rise(monkeypatch):
-    """By name: the model that has learnt, and how far it is from the one that ships."""
-    training = SimpleNamespace(held_out="the end")
-    corpus = SimpleNamespace(windows=lambda part, **_: {"validation": 1.0}[part])
-    monkeypatch.setattr(experiment, "load_corpus", lambda: corpus)
-    monkeypatch.setattr(experiment, "recorded_model", lambda: ("base", None))
-    monkeypatch.setattr(experiment, "trained", lambda *of: (of, training, 0.0))
-    monkeypatch.setattr(
-        experiment, "by_window", lambda model, rise: np.array([2.0, 4.0]) + rise * (model != "base")
-    )
-    monkeypatch.setattr(experiment, "text_loss", lambda model, ids: {"the end": model[3]}[ids])
-    assert experiment.cost(RANK, 0.25, 3.0, 1) == 0.25 + 1
-    monkeypatch.setattr(experiment, "text_loss", lambda model, _: [*GRID].index(model[1]))
-    assert [experiment.cost(RANK, 0.25, 3.0, place) for place in (0, 1)] == [1, 2]
+    monkeypatch.setattr(experiment, "tried", tried)
+    monkeypatch.setattr(experiment, "learnt", one)
+    monkeypatch.setattr(experiment, "together", lambda *_: {})
+    monkeypatch.setattr(experiment, "tables", lambda *_: {})
+    monkeypatch.setattr(experiment, "write_openings", lambda *given: openings.append(given[2]))
+    (tmp_path / "runs").mkdir()
+    meta = {"code": "", "versions": {}}
+    experiment.run(tmp_path, meta, 2, lambda *at: told.append(at))
+    figures = json.loads((tmp_path / "runs" / "own_expert.json").read_text())
+    assert {form: of["chosen"] for form, of in figures["grid"].items()} == {
+        form: f"{rate}" for form, rate in best.items()
+    }
+    assert openings == [best]
+    replay = figures["replay"]
+    assert replay.pop("chosen") == "3" and {*replay} == {"0", "1", "3", "6", "12"}
+    assert {n: of["rate"] for n, of in replay.items()} == {
+        "0": "2", "1": "2", "3": "2", "6": "4", "12": "4"
+    }  # fmt: skip
+    assert all(of["score"]["mean"] == float(n) + 0.5 for n, of in replay.items())
+    assert {at[2] for at in learnt} == {3.0} and {at[3] for at in learnt} == {0, 1}
+    assert {at[:2] for at in learnt} == {
+        (arm, best[form]) for arm, (form, _, _) in experiment.ARMS.items()
+    }
+    assert told[-1] == (len(told), len(told)) == (2 * (7 + 4 * 3) + 2 * 8,) * 2
 
 
 @pytest.mark.parametrize("seeds", [1, 6])

@@ -11,11 +11,10 @@ What would make this unfair, and what is done about it
 2. Unequal practice: all arms see the same pieces of the text in the same order, for as many steps.
    Replay adds pieces of the model's own training text to each step, so such a step costs more; the
    seconds stand beside it. "all weights" gets the replay too.
-3. One rate that suits one of them: each form has its own, the one with the lowest cost on GRID, the
-   text's loss plus the mean rise over the domains. So is the amount of replay, with a whole expert;
-   all forms have the same, and so the same batches. Replay and rates are chosen in turn, until the
-   whole expert's rate is that at which the replay was chosen. Where the best of what was tried is
-   an end of it, the next one, half or twice of it, is tried too (rates.settled_rates).
+3. One rate that suits one of them: each form has its own, the one of RATES with the best score on
+   GRID: the gain on the text minus the mean rise over the domains. Replay is no such choice, as
+   more of it takes longer: all arms have REPLAY. The record says what less and more of it do for a
+   whole expert, each amount with the best of its rates.
 4. Luck: text, start of LoRA and batches change together, and all differences are paired.
 5. Kinship: what is forgotten hangs on how much a text is like a domain, so each domain is kept.
 6. What is no learning: a copy that has learnt nothing takes a place in the choice of the tokens
@@ -23,13 +22,13 @@ What would make this unfair, and what is done about it
 
 Not closed: one model, of one size, and one seed for each text; five texts chosen by hand, of 2,200
 tokens each, so an interval tells of texts like these; the held-out part is of the same document;
-settings are chosen on two texts; ranks 1 and 16 have the rate of rank 4; what replay costs in
-seconds is no part of the choice.
+rates are chosen on two texts, ranks 1 and 16 have that of rank 4.
 
 runs/own_expert.json; figures are {mean, sd, values} over the texts, nats per token:
     steps; texts: in the order of the values; domains: names
-    rates: by form: routers_compared.best_rate, its losses are costs
-    replay: pieces of other text for each own piece: the same, of a whole expert; and its "rate"
+    grid: by form: by rate, as text, {"gain", "forgotten", "score"} over GRID; chosen
+    replay: by pieces for each own piece, as text, the same of a whole expert, and the "rate" that
+        is the best with it; chosen: REPLAY
     arms: by name: before, after: the loss of the text; gain; forgotten: the mean rise over the
         domains; domains: that of each; visits, elsewhere: the share of the text's and of the
         domains' tokens that visit the new expert, mean over layers (not of "all weights");
@@ -46,7 +45,6 @@ record for each of OPENINGS, which the panel of 14 opens on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +57,6 @@ from moeviz.experiments import Progress
 from moeviz.experiments.killed_experts import held_out
 from moeviz.experiments.own_run import SHARED, OwnRunning, expert_from, expert_values
 from moeviz.experiments.quantised import by_window
-from moeviz.experiments.rates import looked_for
 from moeviz.experiments.recording import (
     collect,
     figures_over,
@@ -82,12 +79,12 @@ WINDOWS = 64  # of each domain, for the final figures
 GRID_WINDOWS = 24
 WHOLE, ALL, RANK, COPY = "whole", "all weights", "rank 4", "untrained copy"
 RATES = {
-    WHOLE: (1e-3, 3e-3, 1e-2),
+    WHOLE: (1e-3, 3e-3, 1e-2, 3e-2),
     RANK: (3e-3, 1e-2, 3e-2),
     ALL: (3e-4, 1e-3, 3e-3),
 }
-REPLAYS = (1.0, 3.0, 6.0)
-TURNS = 3  # of choosing replay and rates, at most
+REPLAYS = (0.0, 1.0, 3.0, 6.0, 12.0)
+REPLAY = 3.0  # of all arms: a step then reads four times as much text as without
 # Arm -> the form whose rate it takes, its rank, and whether other text is replayed.
 ARMS = {
     WHOLE: (WHOLE, None, True),
@@ -146,16 +143,16 @@ def train_all(model: LanguageModel, training: OwnTraining) -> LanguageModel:
     return model.eval()
 
 
-def cost(form: str, rate: float, replay: float, seed: int) -> float:
-    """What a setting leads to on one of the texts of GRID: the text's loss plus the mean rise of
-    the domains' validation text, nats per token."""
+def tried(form: str, rate: float, replay: float, seed: int) -> Figures:
+    """A setting on one of the texts of GRID: gain, and the mean rise over validation text."""
     text = list(GRID)[seed]
     corpus, base = load_corpus(), recorded_model()[0]
     windows = corpus.windows("validation", seq_len=64, windows_per_domain=GRID_WINDOWS)
     rank = 4 if form == RANK else None
     model, training, _ = trained(form, text, seed, rate, replay, rank)
-    rise = float((by_window(model, windows) - by_window(base, windows)).mean())
-    return text_loss(model, training.held_out) + rise
+    gain = text_loss(base, training.held_out) - text_loss(model, training.held_out)
+    forgotten = float((by_window(model, windows) - by_window(base, windows)).mean())
+    return {"gain": gain, "forgotten": forgotten, "score": gain - forgotten}
 
 
 def learnt(arm: str, rate: float, replay: float, seed: int) -> Figures:
@@ -225,6 +222,13 @@ def together(experts: list[Figures], arms: Figures) -> Figures:
     }
 
 
+def best(results: dict[str, list[Figures]]) -> Figures:
+    """Of settings by name, over GRID: figures, and the one with the best mean score, chosen."""
+    over = {name: figures_over(each) for name, each in results.items()}
+    chosen = max(over, key=lambda name: over[name]["score"]["mean"])
+    return over | {"chosen": chosen}
+
+
 def tables(arms: Figures, pairs: Figures) -> dict[str, Figures]:
     """Tables of paired differences; each is corrected for all of its comparisons."""
     after = {arm: of["after"]["values"] for arm, of in arms.items()}
@@ -239,56 +243,37 @@ def tables(arms: Figures, pairs: Figures) -> dict[str, Figures]:
     }
 
 
-def settings(
-    part: Path, meta: dict[str, Any], step_from: Callable[[int], Progress]
-) -> tuple[Figures, Figures]:
-    """The rate of each form, and the replay, as point 3 of the head says. step_from: the progress
-    of what begins after so many runs."""
-
-    def replay_of(rate: float) -> Figures:
-        name = f"replay, {WHOLE} {rate:g}"
-        found = looked_for(
-            part, meta, {name: REPLAYS}, lambda _, replay: partial(cost, WHOLE, rate, replay),
-            len(GRID), step_from(0),
-        )  # fmt: skip
-        return found[name] | {"rate": rate}
-
-    def rates_of(replay: float) -> Figures:
-        form_of = {f"{form}, replay {replay:g}": form for form in RATES}
-        found = looked_for(
-            part, meta, {name: RATES[form] for name, form in form_of.items()},
-            lambda name, rate: partial(cost, form_of[name], rate, replay),
-            len(GRID), step_from(len(GRID) * len(REPLAYS)),
-        )  # fmt: skip
-        return {form: found[name] for name, form in form_of.items()}
-
-    rate = RATES[WHOLE][1]
-    for _ in range(TURNS):
-        replay = replay_of(rate)
-        rates = rates_of(replay["chosen"])
-        if rates[WHOLE]["chosen"] == rate:
-            break
-        rate = rates[WHOLE]["chosen"]
-    return rates, replay
-
-
 def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figures:
-    """Choose the settings, learn the first `seeds` texts in every arm; write runs/own_expert.json
-    and what the panel opens on under `out`. ValueError for one seed, whose text would have no
-    partner, and for more than there are texts."""
+    """Choose the rates, learn the first `seeds` texts in every arm; write runs/own_expert.json and
+    what the panel opens on under `out`. ValueError for one seed, whose text would have no partner,
+    and for more than there are texts."""
     check_whole("seeds", seeds, 2, len(TEXTS))
     part = out / "runs" / "own_expert.part"
-    before = len(GRID) * (len(REPLAYS) + sum(map(len, RATES.values())))
+    rates = {f"{f}; {r:g}": partial(tried, f, r, REPLAY) for f, each in RATES.items() for r in each}
+    amounts = {
+        f"replay {amount:g}; {r:g}": partial(tried, WHOLE, r, amount)
+        for amount in REPLAYS
+        for r in RATES[WHOLE]
+        if amount != REPLAY
+    }
+    before = (len(rates) + len(amounts)) * len(GRID)
     total = before + len(ARMS) * seeds
+    found = collect(part, meta, rates | amounts, len(GRID), lambda done, _: on_step(done, total))
 
-    def step_from(begun: int) -> Progress:
-        return lambda done, _: on_step(begun + done, total)
+    def over(form: str, name: str) -> Figures:
+        return best({f"{rate:g}": found[f"{name}; {rate:g}"] for rate in RATES[form]})
 
-    rates, replay = settings(part, meta, step_from)
-    rate_of = {form: found["chosen"] for form, found in rates.items()}
-    chosen = replay["chosen"]
-    runs = {arm: partial(learnt, arm, rate_of[form], chosen) for arm, (form, _, _) in ARMS.items()}
-    results = collect(part, meta, runs, seeds, step_from(before))
+    grid = {form: over(form, form) for form in RATES}
+    by_amount = {
+        f"{amount:g}": over(WHOLE, WHOLE if amount == REPLAY else f"replay {amount:g}")
+        for amount in REPLAYS
+    }
+    replay = {
+        amount: of[of["chosen"]] | {"rate": of["chosen"]} for amount, of in by_amount.items()
+    } | {"chosen": f"{REPLAY:g}"}
+    rate_of = {form: float(of["chosen"]) for form, of in grid.items()}
+    runs = {arm: partial(learnt, arm, rate_of[form], REPLAY) for arm, (form, _, _) in ARMS.items()}
+    results = collect(part, meta, runs, seeds, lambda done, _: on_step(before + done, total))
     arms = {arm: figures_over([r["figures"] for r in each]) for arm, each in results.items()}
     experts = [result["expert"] for result in results[RANK]]
     pairs = together(experts, arms[RANK])
@@ -296,7 +281,7 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
         "steps": STEPS,
         "texts": list(TEXTS)[:seeds],
         "domains": list(load_corpus().domains),
-        "rates": rates,
+        "grid": grid,
         "replay": replay,
         "arms": arms,
         "together": pairs,
@@ -304,19 +289,19 @@ def run(out: Path, meta: dict[str, Any], seeds: int, on_step: Progress) -> Figur
     }
     write_trained(out / "runs" / "own_expert.json", meta, figures)
     shared = results[RANK][list(TEXTS).index(SHARED)]["expert"]
-    write_openings(out, meta, rate_of, chosen, shared)
+    write_openings(out, meta, rate_of, shared)
     return {arm: {n: f[n]["mean"] for n in ("gain", "forgotten")} for arm, f in arms.items()}
 
 
 def write_openings(
-    out: Path, meta: dict[str, Any], rates: dict[str, float], replay: float, shared: Figures
+    out: Path, meta: dict[str, Any], rates: dict[str, float], shared: Figures
 ) -> None:
     """What the panel opens on, and a friend's expert; see the head of this file."""
     friend, records = expert_from(shared), {}
     friend.save(out / "models" / f"own_{friend.name}.safetensors", meta)
     for name, (text, form, replays, beside) in OPENINGS.items():
         running = OwnRunning(*recorded_model(), load_corpus())
-        rank, amount = 4 if form == RANK else None, replay if replays else 0.0
+        rank, amount = 4 if form == RANK else None, REPLAY if replays else 0.0
         for _ in running.training(text, own_text(text), STEPS, rank, rates[form], amount):
             pass
         if beside:

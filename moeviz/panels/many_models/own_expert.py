@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 YOURS, MINE = "yours", "mine"  # the text's name in a state, and that of its expert
 WHOLE, RANKS = "whole", (1, 4, 16)
 STEPS, LAYERS = (60, 120, 300), (0, 1, 2)
-REPLAYS = (0.0, 1.0, 3.0)
+REPLAYS, REPLAY = (0.0, 1.0, 3.0, 6.0), 3.0
 NOBODY, FRIEND = "nobody", "friend"
-# By form, where the experiment is not recorded.
+# By form, where the experiment is not recorded, as is REPLAY.
 RATES = {WHOLE: "0.003", "rank 4": "0.01"}
 LOOK_EVERY = 20  # steps: a look takes as long as some of them
 FILE = "my_expert.safetensors"
@@ -53,7 +53,7 @@ class OwnExpert(RunningPanel):
 
     def __init__(self) -> None:
         figures = recorded_figures("own_expert")
-        replay = float(figures["replay"]["chosen"]) if figures else REPLAYS[-1]
+        replay = float(figures["replay"]["chosen"]) if figures else REPLAY
         chosen = {
             form: figures["grid"][form]["chosen"] if figures else r for form, r in RATES.items()
         }

@@ -161,24 +161,37 @@ def _gap(gap: Figures) -> str:
 
 
 def told_settings(figures: Figures) -> Iterator[str]:
-    """Which learning rates and how much replay were chosen, and by what."""
+    """Which learning rates were chosen, and what less and more replay than was taken would do."""
     for form in (WHOLE, RANK, ALL):
-        tried = {name: of for name, of in figures["grid"][form].items() if name != "chosen"}
-        scores = ", ".join(f"{rate}: {of['score']['mean']:.2f}" for rate, of in tried.items())
-        chosen = _chosen(figures["grid"][form]["chosen"], tried)
-        yield f"{form}, learning rate: score {scores}; chosen {chosen}."
-    tried = {name: of for name, of in figures["replay"].items() if name != "chosen"}
-    scores = ", ".join(f"{amount}: {of['score']['mean']:.2f}" for amount, of in tried.items())
-    chosen = _chosen(figures["replay"]["chosen"], tried)
-    yield f"pieces of other text for each own one: score {scores}; chosen {chosen}."
+        tried = _scores(figures["grid"][form])
+        scores, chosen = _listed(tried), figures["grid"][form]["chosen"]
+        yield f"{form}, learning rate: score {scores}; chosen {chosen}{_beyond(chosen, tried)}."
+    tried, taken = _scores(figures["replay"]), figures["replay"]["chosen"]
+    best = max(tried, key=tried.__getitem__)
+    end = _beyond(best, tried)
+    told = f"pieces of other text for each own one: score {_listed(tried)}; taken {taken}"
+    if best == taken:
+        yield f"{told}, which is the best{end}."
+    elif float(best) > float(taken):
+        more = f"{(1 + float(best)) / (1 + float(taken)):.1f} times as much text"
+        yield f"{told}. {best} is the best{end}, but a step then reads {more}."
+    else:
+        yield f"{told}, though {best} is the best{end}."
 
 
-def _chosen(chosen: str, tried: Figures) -> str:
-    """What was chosen, and whether it is the largest or the smallest of what was tried."""
+def _scores(settings: Figures) -> dict[str, float]:
+    return {name: of["score"]["mean"] for name, of in settings.items() if name != "chosen"}
+
+
+def _listed(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {score:.2f}" for name, score in scores.items())
+
+
+def _beyond(best: str, tried: dict[str, float]) -> str:
+    """Whether the best is the largest or the smallest of what was tried."""
     values = [float(each) for each in tried]
-    edge = float(chosen) in (min(values), max(values)) and float(chosen) > 0
-    beyond = " (the lowest or highest that was tried, so that a better one may lie beyond)"
-    return f"{chosen}{beyond * edge}"
+    edge = float(best) in (min(values), max(values)) and float(best) > 0
+    return " (the lowest or highest that was tried, so that a better one may lie beyond)" * edge
 
 
 def told_together(figures: Figures) -> Iterator[str]:
