@@ -109,8 +109,8 @@ TERMS = (
          "weights: where it is equal, two machines have the same text, or the same model.", RACE),
     Term("FLOPs", "Floating-point operations: additions and multiplications. FLOP/s is a speed, "
          "FLOPs are an amount.", RACE),
-    Term("gate", "The matrix in a router that gives a token one score for each expert.", START,
-         ("gate weights",)),
+    Term("gate", "The matrix in a router that gives a token one score for each expert. One of an "
+         "expert's own matrices bears the same name.", START, ("gate weights",)),
     Term("granularity", "Into how many pieces an expert is cut: with granularity 4 there are four "
          "times the experts, each a quarter as wide, and a token visits four times as many.",
          FINE, ("split m",)),
