@@ -11,7 +11,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.numerics import distinct_choices
+from helpers.numerics import distinct_choices, domains_of_sequences
 from moeviz.records.specialisation import (
     CoActivation,
     _traded,
@@ -53,24 +53,11 @@ def test_information_is_scikit_learns(pairs, padded):
     assert not one or (got.p_value == 1 and got.null_sd == 0)
 
 
-def sequences(rng, num_sequences, length, E, dependence):
-    """Top-1 routing of sequences that each like one expert, and their domains (of 2); with
-    dependence (0 to 1) so often the expert of their domain."""
-    domain_G = np.arange(num_sequences) % 2
-    liked_G = np.where(
-        rng.random(num_sequences) < dependence, domain_G, rng.integers(0, E, num_sequences)
-    )
-    group = np.repeat(np.arange(num_sequences), length)
-    stays = rng.random(len(group)) < 0.8
-    expert = np.where(stays, liked_G[group], rng.integers(0, E, len(group)))
-    return expert[:, None], domain_G[group], group
-
-
 def test_sequences_must_be_shuffled_whole():
     """Without dependence p is uniform so; shuffled singly, alike tokens all look special."""
     rng, whole, singly = np.random.default_rng(0), [], []
     for _ in range(200):
-        expert, domain, group = sequences(rng, 20, 20, 4, 0)
+        expert, domain, group = domains_of_sequences(rng, 20, 20, 4, 0)
         for groups, found in ((group, whole), (None, singly)):
             got = domain_information(expert, domain, 4, 2, groups_T=groups, permutations=39)
             found.append(got.p_value)
@@ -79,7 +66,7 @@ def test_sequences_must_be_shuffled_whole():
 
 
 def test_dependence_is_found():
-    expert, domain, group = sequences(np.random.default_rng(0), 20, 20, 4, 1)
+    expert, domain, group = domains_of_sequences(np.random.default_rng(0), 20, 20, 4, 1)
     for groups in (group, None):
         got = domain_information(expert, domain, 4, 2, groups_T=groups)
         assert got.p_value == pytest.approx(1 / 101)
@@ -101,7 +88,7 @@ def test_the_null_by_enumeration():
 
 
 def test_unlabelled_tokens_do_not_count():
-    expert, domain, group = sequences(np.random.default_rng(0), 10, 6, 3, 0.5)
+    expert, domain, group = domains_of_sequences(np.random.default_rng(0), 10, 6, 3, 0.5)
     got = domain_information(expert, domain, 3, 2, groups_T=group)
     # Padding: no domain, or no sequence.
     expert, domain = np.concatenate([expert, [[0]] * 4]), np.append(domain, [-1, -1, 0, 1])

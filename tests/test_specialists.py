@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.numerics import distinct_choices
+from helpers.numerics import distinct_choices, domains_of_sequences
 from moeviz.records.locality import (
     distinct_experts,
     distinct_experts_if_even,
@@ -109,16 +109,6 @@ def test_few_tokens_make_specialists_out_of_noise_and_many_do_not():
     few, many = (specialists(expert, domain, 64, 4, tokens=n) for n in (16, 1000))
     assert few.value > 0.4 and few.null > 0.4 and few.value == pytest.approx(few.null, abs=0.05)
     assert many.value < 0.01 and many.null < 0.01
-
-
-def domains_of_sequences(rng, count, length, E, dependence):
-    """Top-1 routing of `count` sequences of two domains, each with a liking of its own."""
-    domain_G = np.arange(count) % 2
-    liked_G = np.where(rng.random(count) < dependence, domain_G, rng.integers(0, E, count))
-    group = np.repeat(np.arange(count), length)
-    stays = rng.random(len(group)) < 0.8
-    expert = np.where(stays, liked_G[group], rng.integers(0, E, len(group)))
-    return expert[:, None], domain_G[group], group
 
 
 def test_the_null_of_lift_by_enumeration():

@@ -27,10 +27,11 @@ def test_csv_and_html_hold_every_cell_as_it_is(rows):
     assert "All &lt;of&gt; them." in html
 
 
-def test_text_stands_in_columns():
-    table = Table("", ("exercise", "tries"), [("01.1", 2), ("a longer one", 10)])
+def test_text_stands_in_columns_and_numbers_are_easy_to_read():
+    table = Table("", ("exercise", "tries"), [("01.1", 2), ("a longer one", 1000)])
     assert str(table).splitlines() == [
         "exercise      tries",
         "01.1          2",
-        "a longer one  10",
+        "a longer one  1,000",
     ]
+    assert ">1,000<" in table._repr_html_() and table.csv.endswith(",1000\n"), "a spreadsheet's"

@@ -47,7 +47,7 @@ def cures_table(recorded: dict[str, Any]) -> str:
              *(gap_cell(arm[f"loss_minus_{b}"]) if b != name else "" for b in (DENSE, BASE))]
         )  # fmt: skip
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    seeds = f"{arms[BASE]['runs']} seeds, {recorded['steps']} steps."
+    seeds = f"{arms[BASE]['runs']} seeds, {recorded['steps']:,} steps."
     told = told_layers, told_cures, told_against_dense, told_quality
     rate = told_rate(recorded, read_figures("routers"))
     return f"{table}\n\n{seeds} {' '.join(of(recorded) for of in told)} {rate}"
@@ -55,14 +55,14 @@ def cures_table(recorded: dict[str, Any]) -> str:
 
 def capacity_words(recorded: dict[str, Any]) -> str:
     """What a limit costs, and what the future is worth."""
-    seeds = f"{len(recorded['dense']['loss']['values'])} seeds, {recorded['steps']} steps."
+    seeds = f"{len(recorded['dense']['loss']['values'])} seeds, {recorded['steps']:,} steps."
     told = told_limits, told_worth, told_signature
     return f"{seeds} {' '.join(of(recorded) for of in told)}"
 
 
 def race_words(recorded: dict[str, Any]) -> str:
     """Dense against MoE, and the two multipliers."""
-    seeds = f"{len(recorded['seeds'])} seeds, {recorded['steps']} steps."
+    seeds = f"{len(recorded['seeds'])} seeds, {recorded['steps']:,} steps."
     return f"{seeds} {told_race(recorded)}"
 
 

@@ -81,7 +81,7 @@ def padded(values: Iterable[float], share: float = 0.06) -> tuple[float, float]:
 
 
 def general(value: float) -> str:
-    return f"{value:g}"
+    return f"{value:,g}"
 
 
 def signed(value: float) -> str:

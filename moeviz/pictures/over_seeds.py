@@ -143,7 +143,7 @@ def about(recorded: dict[str, Any], figure: Figure) -> str:
     ran."""
     seeds = len(figure["values"])
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    return " · ".join([count, f"{recorded['steps']} steps", *ran_on(recorded["provenance"])])
+    return " · ".join([count, f"{recorded['steps']:,} steps", *ran_on(recorded["provenance"])])
 
 
 def ran_on(made: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from numbers import Integral
 
 from moeviz.glossary import meaning
 from moeviz.pictures.svg import PAGE_INK, PAGE_MUTED, PAGE_RULE
@@ -22,7 +23,7 @@ class Table:
     rows: Sequence[Sequence[object]]
 
     def __str__(self) -> str:
-        lines = [[*self.columns], *([str(value) for value in row] for row in self.rows)]
+        lines = [[*self.columns], *([_words(value) for value in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
@@ -45,7 +46,7 @@ class Table:
             for c in map(str, self.columns)
         )
         body = "".join(
-            "<tr>" + "".join(f"{cell}{escape(str(value))}</td>" for value in row) + "</tr>"
+            "<tr>" + "".join(f"{cell}{escape(_words(value))}</td>" for value in row) + "</tr>"
             for row in self.rows
         )
         return (
@@ -54,6 +55,11 @@ class Table:
             f'<caption style="text-align:left;color:{PAGE_MUTED}">{escape(self.caption)}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+
+def _words(value: object) -> str:
+    """A cell to read; a spreadsheet takes whole numbers without separators."""
+    return f"{value:,}" if isinstance(value, Integral) else str(value)
 
 
 def _hover(column: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeviz.experiments.compression import REGIMES
 from moeviz.experiments.compression_claims import BATCH, TUNED, TUNED_WHOLE, claims, tables
-from moeviz.experiments.recipes import BITS, CHANCE, MERGES, REAP, RECIPES, share_kept
+from moeviz.experiments.recipes import REAP, RECIPES, share_kept
 from moeviz.experiments.recording import figures_over
 from moeviz.experiments.start_here import MODEL
 
@@ -63,8 +63,3 @@ def made_compression(factors=None, seeds=5, of_regime=None, tuned=0.5):
         "shipped": runs[BATCH][0]
         | {"saliency": {"prune by ablation": [[0.1 * e for e in range(8)]] * 3}},
     }
-
-
-CHANCE_WINS = {CHANCE: 0.8}
-MERGING_WINS = dict.fromkeys(MERGES, 0.7)
-BITS_LOSE = {BITS: 90.0}

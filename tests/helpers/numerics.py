@@ -16,6 +16,17 @@ def distinct_choices(rng, T, E, K):
     return rng.permuted(np.tile(np.arange(E), (T, 1)), axis=1)[:, :K]
 
 
+def domains_of_sequences(rng, count, length, E, dependence):
+    """Top-1 routing of sequences that each like one expert, and their domains (of 2); with
+    dependence (0 to 1) so often the expert of their domain."""
+    domain_G = np.arange(count) % 2
+    liked_G = np.where(rng.random(count) < dependence, domain_G, rng.integers(0, E, count))
+    group = np.repeat(np.arange(count), length)
+    stays = rng.random(len(group)) < 0.8
+    expert = np.where(stays, liked_G[group], rng.integers(0, E, len(group)))
+    return expert[:, None], domain_G[group], group
+
+
 def assert_figures(now, recorded, tolerance=1e-6, where=""):
     """Trees of figures are the same: numbers within the tolerance, all else exactly."""
     if isinstance(recorded, dict):

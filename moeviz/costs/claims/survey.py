@@ -170,8 +170,8 @@ def dense_compute_bound(batch: float) -> Outcome:
         return Outcome("holds", "true between the two batches", dense, terms)
     both = "memory" if batch < dense else "compute"
     why = (
-        f"with a batch of {batch:,.0f} both are bound by {both}: dense models turn at {dense:.0f}, "
-        f"Mixtral's experts at {sparse:.0f}"
+        f"with a batch of {batch:,.0f} both are bound by {both}: dense models turn at "
+        f"{dense:,.0f}, Mixtral's experts at {sparse:,.0f}"
     )
     return Outcome("contradicted", why, dense, terms)
 

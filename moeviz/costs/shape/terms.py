@@ -113,9 +113,9 @@ def gathered(pairs: Iterable[tuple[int, Weight]], active: bool) -> tuple[Term, .
     for item, count in times.items():
         value = count * (item.active if active else item.count)
         each = item.used if active else item.copies
-        of = f" (of {item.copies})" if active and item.used != item.copies else ""
+        of = f" (of {item.copies:,})" if active and item.used != item.copies else ""
         words = [f"{count} layers"] if count > 1 else []
-        words += [f"{each} experts{of}"] if item.copies > 1 else []
+        words += [f"{each:,} experts{of}"] if item.copies > 1 else []
         if value:
             formula = " × ".join([*words, item.formula])
             terms.append(Term(item.label, value, formula, item.component))

@@ -187,7 +187,7 @@ def told_longer(figures: Figures) -> str:
         for name, amount in ((BITS, "int4"), (FITTED_RANK, "half"), (REAP, "4"))
     )
     return (
-        f"The model that ships was trained for longer than {figures['steps']} steps. It is one "
+        f"The model that ships was trained for longer than {figures['steps']:,} steps. It is one "
         f"run, and the same recipes cost it, beside the recorded models: {each}."
     )
 

@@ -105,7 +105,7 @@ def model_map(*, chosen: str = "", convention: Convention = "all", until: int = 
     _legend(side, shown, ranged=any(ranges))
     _list(side, sorted(shown, key=lambda p: (p.model.year, p.total)), lines, chosen)
     rows = (
-        (p.model.name, p.model.year, p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
+        (p.model.name, str(p.model.year), p.model.kind, f"{p.total:,.0f}", f"{p.active:,.0f}",
          percent(p.active / p.total, 2), p.confidence, p.source)
         for p in sorted(shown, key=lambda p: (p.model.year, p.model.name))
     )  # fmt: skip

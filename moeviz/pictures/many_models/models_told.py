@@ -98,7 +98,7 @@ def told_one_set(recorded: Recorded) -> list[str]:
     met = {name: arm["experts_a_text"]["mean"] for name, arm in of["arms"].items()
            if "experts_a_text" in arm}  # fmt: skip
     sentences = [
-        f"After {of['steps']} steps a text of 64 tokens has met {met[BY_TOKEN]:.1f} of the 16 "
+        f"After {of['steps']:,} steps a text of 64 tokens has met {met[BY_TOKEN]:.1f} of the 16 "
         f"experts of a layer where every token chooses, and {met[BY_START]:.1f} where one set "
         "serves the whole text."
     ]

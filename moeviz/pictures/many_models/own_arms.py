@@ -31,7 +31,7 @@ def own_arms(figures: Figures) -> Picture:
     svg = Svg(WIDTH, bottom + 76, "Ways to learn one's own text", told_all(figures))
     heading(svg, "Does it matter how it is learnt?")
     svg.text(0, 38, answer(figures), size=13, bold=True)
-    about = [f"{len(figures['texts'])} texts · {figures['steps']} steps"]
+    about = [f"{len(figures['texts'])} texts · {figures['steps']:,} steps"]
     svg.text(0, 57, " · ".join([*about, *ran_on(figures["provenance"])]), fill=MUTED)
     most = max(v for of in arms.values() for v in of["gain"]["values"])
     least = min(0.0, *(v for of in arms.values() for v in of["gain"]["values"]))
@@ -94,7 +94,7 @@ def told_gain(figures: Figures) -> Iterator[str]:
     each = ", ".join(f"{n} {g:.2f}" for n, g in zip(figures["texts"], gains, strict=True))
     better = sum(gain > 0 for gain in gains)
     yield (
-        f"After {figures['steps']} steps a whole expert lowers the loss of its text by "
+        f"After {figures['steps']:,} steps a whole expert lowers the loss of its text by "
         f"{mean_sd(of['gain'], 2)} nats per token. {better} of {len(gains)} texts gain: {each}."
     )
     interval = interval_words(recorded_gap(gap))

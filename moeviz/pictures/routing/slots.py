@@ -54,7 +54,7 @@ def slots(
     summary, told = _summary(decision), _outcome(decision)
     if step is not None and step < len(come):
         summary = _of_step(decision, step, len(come), now, lost)
-        told = f"{step} of {len(come)} assignments have come; {len(lost)} found no slot."
+        told = f"{step:,} of {len(come):,} assignments have come; {len(lost)} found no slot."
     boxes, height = laid_out(decision)
     bottom = TOP + len(decision.load) * ROW
     note = note or bytes_note(decision.tokens)
@@ -76,10 +76,10 @@ def _outcome(decision: Decision) -> str:
     """What was dropped and what it cost."""
     asked, lost = int(decision.demand.sum()), len(decision.meta["lost"])
     alone = int((~decision.visits.any(1)).sum())
-    told = f"All {asked} assignments find a slot"
+    told = f"All {asked:,} assignments find a slot"
     if lost:
         tokens = f"{alone} token{'s' * (alone != 1)}"
-        told = f"{lost} of {asked} assignments find no slot, {tokens} no expert"
+        told = f"{lost:,} of {asked:,} assignments find no slot, {tokens} no expert"
     if decision.capacity is None:
         return f"{told}: there is no limit, and no slot is set up in vain."
     return f"{told}; {percent(waste_share(decision), 1)} of the slots are computed for nothing."
@@ -88,11 +88,11 @@ def _outcome(decision: Decision) -> str:
 def _of_step(decision: Decision, step: int, total: int, now: Row | None, lost: Rows) -> str:
     """What the last of so many assignments found."""
     if now is None:
-        return f"0 of {total} assignments have come: all slots are empty."
+        return f"0 of {total:,} assignments have come: all slots are empty."
     e, t, _ = now
     found = "finds it full and is dropped" if now in lost else "takes its next slot"
     return (
-        f"{step} of {total} assignments have come, {len(lost)} of them dropped. "
+        f"{step:,} of {total:,} assignments have come, {len(lost)} of them dropped. "
         f"Now {named(t, decision.tokens[t])} asks expert {e} and {found}."
     )
 
@@ -150,11 +150,11 @@ def _rule(decision: Decision) -> str:
 def _summary(decision: Decision) -> str:
     asked, lost = int(decision.demand.sum()), len(decision.meta["lost"])
     if not lost:
-        what = f"All {asked} assignments find a slot"
+        what = f"All {asked:,} assignments find a slot"
         what += "" if decision.meta["factor"] is None else _against(decision)
     else:
         share = percent(lost / asked, 1)
-        what = f"{lost} of {asked} assignments are dropped: {share}{_against(decision)}"
+        what = f"{lost:,} of {asked:,} assignments are dropped: {share}{_against(decision)}"
         nowhere = np.flatnonzero(~decision.visits.any(axis=1))
         if len(nowhere):
             gets = "1 token gets" if len(nowhere) == 1 else f"{len(nowhere)} tokens get"

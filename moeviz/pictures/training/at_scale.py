@@ -106,7 +106,7 @@ def about(recorded: dict[str, Any]) -> str:
     made = recorded["provenance"]
     words = [f"recorded on {made['device']}", made["date"], f"commit {made['commit']}"]
     return " · ".join(
-        [*words, f"{recorded['steps']} steps", f"{_short(recorded['tokens'])} tokens"]
+        [*words, f"{recorded['steps']:,} steps", f"{_short(recorded['tokens'])} tokens"]
     )
 
 

@@ -48,7 +48,7 @@ def memory_or_thinking(
     lines = _lines(headline, 76)
     paragraph(svg, 0, 38, lines, bold=True)
     if recorded:
-        words = f"{seeds_words(len(recorded['seeds']))} · {recorded['steps']} steps"
+        words = f"{seeds_words(len(recorded['seeds']))} · {recorded['steps']:,} steps"
         svg.text(0, 40 + 18 * len(lines), origin(recorded, words), fill=MUTED)
         _draw_sizes(svg, recorded, name)
     _draw_learning(svg.beside(SIDE, LIVE_HEIGHT), learners, name, now, note)
@@ -131,7 +131,7 @@ def learning(learners: Sequence[Snapshot], name: str) -> str:
     if not shares:
         return f"{progress(learners)}The {name}: no answers have been counted yet."
     parts = [f"{label.replace(', ', ' with ')} {percent(s)}" for label, s in shares.items()]
-    done = progress(learners) or f"After {learners[0].step} steps. "
+    done = progress(learners) or f"After {learners[0].step:,} steps. "
     return f"{done}{name[:1].upper()}{name[1:]}. Right answers: {_listed(parts)}."
 
 

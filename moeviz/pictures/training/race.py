@@ -253,7 +253,7 @@ def progress(learners: Sequence[Snapshot]) -> str:
     if not 0 < first.step < first.total_steps:
         return ""
     left = f"about {seconds_left(learners):.0f} s left"
-    return f"Step {first.step} of {first.total_steps}, {left}. "
+    return f"Step {first.step:,} of {first.total_steps:,}, {left}. "
 
 
 def seconds_left(learners: Sequence[Snapshot]) -> float:
@@ -299,7 +299,7 @@ def _row(learner: Snapshot) -> tuple[object, ...]:
     measured = curve.validation[~np.isnan(curve.validation)]
     load_E = recent_load(learner) if curve.load.shape[1] else None
     return (
-        learner.label, learner.step, f"{learner.seconds:.1f}", f"{learner.tokens_per_second:.0f}",
+        learner.label, learner.step, f"{learner.seconds:.1f}", f"{learner.tokens_per_second:,.0f}",
         learner.parameters, learner.active_parameters, f"{smooth(curve.loss, SMOOTH)[-1]:.3f}",
         f"{measured[-1]:.3f}" if len(measured) else "",
         f"{max_violation(load_E):.2f}" if load_E is not None else "",

@@ -42,7 +42,7 @@ def told_pair(recorded: Recorded, pair: Pair) -> str:
     subject = f"{NAMES[first]} {verb}"
     subject = f"{how}, {subject}" if how == EQUAL_COMPUTE else subject
     subject = subject[0].upper() + subject[1:]
-    steps = f"after {recorded['early']} steps", f"after {recorded['steps']:,}"
+    steps = f"after {recorded['early']:,} steps", f"after {recorded['steps']:,}"
     if early["verdict"] == late["verdict"] == "open":
         return f"{subject} {_stands(early, NAMES[other])} {steps[0]}, nor {steps[1]}."
     stands = _stands(early, NAMES[other]), _stands(late, again)
@@ -74,9 +74,9 @@ def lead_sentence(recorded: Recorded, pair: Pair) -> str:
     if not any(ended):
         never = pair_words.format(verb="never lead" if first == COPIES else "never leads")
         return f"With every seed {never}."
-    where = f"after {found['mean']} steps"
+    where = f"after {found['mean']:,} steps"
     if found["low"] is not None:
-        where += f" (95 % interval {max(found['low'], 0)} to {found['high']})"
+        where += f" (95 % interval {max(found['low'], 0):,} to {found['high']:,})"
     return f"The lead of {NAMES[first]} over {NAMES[other]}, {how}, ends {where}."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -155,10 +154,9 @@ def _check_memory(name: str, empty: nn.Module, config: Any, device: str) -> str:
             f"{name} needs {_gigabytes(need)} for its weights in {str(dtype)[6:]}, and this "
             f"machine has {_gigabytes(have)}{left}: {advice}."
         )
-    room = f", and this machine has {_gigabytes(have)}" if have < math.inf else ""
     return (
         f"By its configuration {Path(name).name} has {count:,} parameters: {_gigabytes(need)} of "
-        f"weights in {str(dtype)[6:]}{room}."
+        f"weights in {str(dtype)[6:]}."
     )
 
 
