@@ -45,6 +45,7 @@ from helpers.pictures import text_length
 from moeviz import panels
 from moeviz.panels.bundle import view_bundle
 from moeviz.pictures.static import standalone
+from moeviz.pictures.table import cell_words
 
 pytestmark = [
     *LOUD,
@@ -123,7 +124,7 @@ BESIDE_WORDS = 20  # pixels: JupyterLab's padding of a button, on both sides
 
 
 @every
-def test_the_words_on_buttons_of_a_fixed_width_have_room(name):
+def test_thecell_words_on_buttons_of_a_fixed_width_have_room(name):
     for choice in family(exhibit(name)()):
         width = isinstance(choice, ipywidgets.ToggleButtons) and choice.style.button_width
         if width and width != "auto":
@@ -197,7 +198,7 @@ def test_the_table_twin_comes_and_goes_and_follows_the_picture_and_a_move_is_qui
             at_ease(panel)
         rows, caption = twin(panel)
         assert rows[0] == [str(c) for c in panel.drawn.columns]
-        assert rows[1:] == [[str(v) for v in row] for row in panel.drawn.rows]
+        assert rows[1:] == [[cell_words(v) for v in row] for row in panel.drawn.rows]
         _, _, named = drawn(panel).get("aria-label").partition(". ")
         assert caption == panel.drawn.summary == named
         assert all(len(numbers) <= 3 for numbers in figures(caption)), caption
@@ -359,7 +360,7 @@ def test_a_fault_is_said_marked_and_logged_and_a_refusal_is_only_said(name, monk
 
 
 @every
-def test_the_bundle_shows_the_widget_and_has_words_for_places_that_cannot(name, monkeypatch):
+def test_the_bundle_shows_the_widget_and_hascell_words_for_places_that_cannot(name, monkeypatch):
     monkeypatch.delenv("MOEVIZ_STATIC", raising=False)
     panel = exhibit(name)()
     comms = [widget.comm for widget in family(panel)]

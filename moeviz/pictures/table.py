@@ -23,7 +23,7 @@ class Table:
     rows: Sequence[Sequence[object]]
 
     def __str__(self) -> str:
-        lines = [[*self.columns], *([_words(value) for value in row] for row in self.rows)]
+        lines = [[*self.columns], *([cell_words(value) for value in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
@@ -46,7 +46,7 @@ class Table:
             for c in map(str, self.columns)
         )
         body = "".join(
-            "<tr>" + "".join(f"{cell}{escape(_words(value))}</td>" for value in row) + "</tr>"
+            "<tr>" + "".join(f"{cell}{escape(cell_words(value))}</td>" for value in row) + "</tr>"
             for row in self.rows
         )
         return (
@@ -57,7 +57,7 @@ class Table:
         )
 
 
-def _words(value: object) -> str:
+def cell_words(value: object) -> str:
     """A cell to read; a spreadsheet takes whole numbers without separators."""
     return f"{value:,}" if isinstance(value, Integral) else str(value)
 
