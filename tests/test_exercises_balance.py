@@ -96,6 +96,10 @@ WRONG = {
         ),
         (["shared expert"], "under 'shared expert' 2 of 5 runs collapsed: fewer than half."),
         (["nothing", "noise 1"], "'nothing' is no cure"),
+        (
+            ["z-loss 0.001", "noise 1", "nothing, warm restarts"],
+            "'nothing, warm restarts' is none of the names to choose from: nothing, z-loss",
+        ),
         (["Z loss"], "1 more of the cures has at least half of the runs collapsed."),
         (["weight decay"], "'weight decay' is none of the names to choose from: nothing, z-loss"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 from moeviz.exercises.answers import as_names
 from moeviz.exercises.exercise import Wrong, exercise, number_asked
 from moeviz.experiments.cures import recorded
-from moeviz.pictures.training.cures_told import BASE, failing
+from moeviz.pictures.training.cures_told import BASE, cures_of, failing
 from moeviz.records.metrics import max_violation
 
 EXPERTS, TOKENS, STEPS = 16, 1024, 300
@@ -44,7 +44,7 @@ number_asked(
 )
 def fail(answer: Any) -> str | None:
     arms, wanted = recorded()["arms"], failing(recorded())
-    names = as_names(answer, arms)
+    names = as_names(answer, [BASE, *cures_of(recorded())])
     if isinstance(names, str):
         return names
     for name in names:
