@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from moeviz.records.compare import (
     Gap,
     Spent,
+    band_of_luck,
     compare,
     false_discovery_rates,
     half_interval,
@@ -116,9 +117,51 @@ def test_luck_is_of_the_differences_alone(values, times, more):
     assert moved == pytest.approx(times * reach_of_luck(values), rel=1e-9, abs=1e-9)
 
 
-def test_one_seed_tells_nothing_of_luck():
+@pytest.mark.parametrize("measure", [lambda values: reach_of_luck(values[:, 0]), band_of_luck])
+def test_one_seed_tells_nothing_of_luck(measure):
     with pytest.raises(ValueError, match="two seeds at least, got the differences of 1; give more"):
-        reach_of_luck([0.1])
+        measure(np.full((1, 3), 0.1))
+
+
+RACES, MOMENTS = 1000, 24
+
+
+@pytest.mark.parametrize("seeds", [5, 7])
+@pytest.mark.parametrize("kept", [0.0, 0.9, 0.99])
+def test_a_band_of_luck_holds_at_all_moments_together(seeds, kept):
+    """Races without a difference on average, a thousand times, whose spread falls to a third, and
+    each moment of which keeps this share of the one before: 5 % leave the band at the most, give or
+    take four standard errors. What holds at one moment is left by several times as many."""
+    rng = np.random.default_rng(seeds)
+    races = rng.normal(size=(RACES, seeds + 1, MOMENTS))
+    for p in range(1, MOMENTS):
+        races[..., p] = kept * races[..., p - 1] + (1 - kept**2) ** 0.5 * races[..., p]
+    races *= np.maximum(0.06 * 0.87 ** np.arange(MOMENTS), 0.02)
+    band = np.array([band_of_luck(of_seeds) for of_seeds in races[:, 1:]])
+    left = (abs(races[:, 0]) > band).any(1).mean()
+    assert 0 < left < 0.05 + 4 * (0.05 * 0.95 / RACES) ** 0.5
+    at_one = races[:, 1:].std(1, ddof=1) * scipy.stats.t.ppf(0.975, seeds - 1)
+    assert (abs(races[:, 0]) > at_one).any(1).mean() > 2 * left + 0.05
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=9))
+def test_a_band_of_one_moment_is_the_reach_of_luck(values):
+    (reach,) = band_of_luck(np.array(values)[:, None])
+    assert reach == pytest.approx(reach_of_luck(values), rel=1e-9, abs=1e-12)
+
+
+@given(st.integers(2, 5), st.integers(1, 9), st.floats(0.1, 9), st.integers(0, 99))
+def test_a_band_is_of_the_differences_alone(seeds, moments, times, seed):
+    """Where they lie on average at each moment says nothing of it; it has their unit, and the
+    spread of a moment counts for two on each side of it."""
+    rng = np.random.default_rng(seed)
+    values_RP, more_P = rng.normal(size=(seeds, moments)), rng.normal(size=moments)
+    band_P = band_of_luck(values_RP)
+    assert band_of_luck(times * values_RP + more_P) == pytest.approx(times * band_P)
+    moment = int(rng.integers(moments))
+    values_RP[:, moment] *= 2
+    wider = np.flatnonzero(band_of_luck(values_RP) > band_P * (1 + 1e-9))
+    assert [*wider] == [p for p in range(moments) if abs(p - moment) <= 2]
 
 
 # --- a table ---

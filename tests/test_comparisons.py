@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from moeviz.experiments import balance_of_runs, busy_experts, capacity, collapse, race
+from moeviz.experiments import (
+    balance_of_runs,
+    busy_experts,
+    capacity,
+    collapse,
+    race,
+    race_settings,
+)
 from moeviz.experiments.cures import BASE, DENSE, SETTINGS, Cures
 from moeviz.model import LanguageModel
 from moeviz.records.metrics import max_violation
@@ -289,3 +296,34 @@ def test_a_recorded_race_has_three_models_and_their_final_losses(toy, tmp_path, 
     assert told["gap_at_equal_seconds"]["values"] == told["gap_at_equal_step"]["values"]
     flops = told["control"]["gigaflops_per_step"]
     assert flops["dense"] < flops["MoE"] < flops[race.CONTROL]
+
+
+def test_recorded_settings_of_a_race_have_their_seeds_and_verdicts(toy, tmp_path, monkeypatch):
+    """What trains alone has the losses of the race of its seed."""
+    toy_training = race.race_training
+
+    def training(seed, steps=0):
+        return dataclasses.replace(toy_training(seed), validate_every=2, seq_len=32)
+
+    settings = ((4, 1), race_settings.OF_RACE)
+    monkeypatch.setattr(race, "race_training", training)
+    for name, value in {
+        "race_training": training, "SETTINGS": settings, "MEASURE_EVERY": 2, "FINAL_WINDOWS": 1,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(race_settings, name, value)
+    told = race_settings.run(tmp_path, META, 1, lambda *at: None)
+    runs, _ = load_snapshots(tmp_path / "runs" / "race_settings.safetensors")
+    figures = written(tmp_path / "runs" / "race_settings.json")
+    assert [run.label for run in runs] == ["dense", "MoE"], "of the other one `race` has the runs"
+    assert runs[1].meta["model"]["moe"]["num_experts"] == 4
+    assert figures["seeds"] == [0] and figures["steps"] == [2, 4]
+    rows = figures["MoE"]
+    assert [(row["experts"], row["top_k"]) for row in rows] == [*settings]
+    for run, of_seeds in zip(runs, (figures["dense"], rows[0]), strict=True):
+        validation = run.curve.validation[~np.isnan(run.curve.validation)]
+        assert of_seeds["validation"] == [pytest.approx(validation, abs=1e-4)]
+    dense = np.array(figures["dense"]["reserve"]["values"])
+    for row, (name, ahead) in zip(rows, told.items(), strict=True):
+        assert name == f"E = {row['experts']}, K = {row['top_k']}" and row["ahead"] == ahead
+        gaps = dense - row["reserve"]["values"]
+        assert ahead["values"] == pytest.approx(gaps, abs=2e-4) and ahead["verdict"] == "open"

@@ -34,10 +34,12 @@ from helpers.pictures import presses
 from helpers.processes import another_process
 from helpers.prose import WORDS
 from moeviz.experiments import race
+from moeviz.host import read_figures
 from moeviz.panels import Collapse, LoudAndQuiet, MemoryOrThinking, Race, Upcycling
 from moeviz.panels.training.race import CHOICES, EXPERTS
 from moeviz.pictures.training.race import NOT_YET
 from moeviz.predictions import ANSWERS
+from moeviz.records.compare import band_of_luck
 from moeviz.records.lock import release
 from moeviz.records.metrics import gap
 from moeviz.text.corpus import load_corpus
@@ -372,7 +374,8 @@ def test_a_run_that_cannot_be_built_says_why_and_can_be_tried_again(
 
 
 def test_every_button_of_the_race_shows_a_recorded_race_of_its_own():
-    panel = Race()
+    panel, told = Race(), read_figures("race_settings")
+    rows = {(row["experts"], row["top_k"]): row for row in told["MoE"]}
     listed = [sets for _, sets in presses(panel.drawn)]
     for experts, top_k in product(EXPERTS, CHOICES):
         assert {"experts": f"{experts}", "top_k": f"{top_k}", "seed": "0"} in listed
@@ -387,6 +390,10 @@ def test_every_button_of_the_race_shows_a_recorded_race_of_its_own():
             assert run.step == run.total_steps == race.STEPS
         ahead = gap(dense.curve, moe.curve, "step")
         assert f"{ahead:+z.3f}" in texts(panel)
+        row = rows[experts, top_k]
+        assert f"{row['ahead']['mean']:+z.3f}" in texts(panel), "over seeds, on other text"
+        gap_RP = np.subtract(told["dense"]["validation"], row["validation"])
+        assert f"± {band_of_luck(gap_RP)[-1]:.3f}" in panel.drawn.summary, "of its own seeds"
         slowed = (experts, top_k) != (race.NUM_EXPERTS, race.TOP_K)  # recorded beside others
         assert (f"{dense.tokens_per_second:,.0f}" not in texts(panel)) == slowed
         assert ("Speed, against dense" in texts(panel)) == slowed

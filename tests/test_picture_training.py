@@ -28,7 +28,6 @@ from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import LEGEND, RIBBON, collapse
 from moeviz.pictures.training.race import AXES, ENDS, GAP, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
-from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap, noise_floor, validation_at
 
 # A race.
@@ -44,7 +43,7 @@ def test_the_twin_of_the_race():
     assert picture.rows[0][-1] == "" and float(picture.rows[1][-1]) > 1
     ahead = gap(dense.curve, moe.curve, "step")
     assert f"MoE is ahead by {ahead:.3f} nats per token" in picture.summary
-    assert picture.summary.startswith("Step 12 of 600, about 735 s left. At 12 steps")
+    assert picture.summary.startswith("Step 12 of 600, about 735 s left. So far ")
     for name in ("without points", "without validation", "of one learner"):
         summary = CASES[f"race {name}"]().summary
         assert summary.endswith("No validation loss of both to compare here yet.")
@@ -88,24 +87,44 @@ def test_of_learners_that_other_work_slowed_only_the_ratio_is_told():
     assert {row[2:4] for row in picture.rows} == {("", "")}
 
 
-def test_of_a_setting_a_band_tells_what_one_seed_cannot():
-    for ahead, within in ((0.04, True), (-0.06, False)):
-        setting = Setting("E = 4", ahead, 0.05, "the gap (runs/race.json)", {"experts": 4}, False)
-        picture = race(pair(), "step", settings=[setting], luck=0.05)
-        (tip,) = things(picture, "E_=_4")
-        assert "Luck alone: ± 0.050 in 19 of 20 runs, by the gap (runs/race.json)" in tip
-        assert ("one seed shows no difference" in tip) == within
-        # The headline of a finished race agrees; of one that goes on the end is not known.
-        dense, moe = pair(total=12)
-        validation = dense.curve.validation - ahead
-        over = [dense, replace(moe, curve=replace(moe.curve, validation=validation))]
-        words = race(over, "step", settings=[setting], luck=0.05).summary
-        assert ("too close to call: " in words) == within and f"{abs(ahead):.3f}" in words
-        assert ("beyond the ± 0.050 of luck alone" in words) != within
-        assert "luck" not in race(over, "step", settings=[setting]).summary, "it is not known"
-        assert "too close" not in picture.summary
-        band, bar = things_of(picture, "E_=_4")[0].findall(SVG + "rect")[1:]
-        assert (float(bar.get("width")) < float(band.get("width")) / 2) == within
+@pytest.mark.parametrize("ahead", [0.04, -0.06])
+@pytest.mark.parametrize("running", [False, True])
+def test_who_is_ahead_within_luck_is_too_close_to_call(ahead, running):
+    """At the end, and so far: by how far luck goes where both have come, not at the end."""
+    dense, moe = pair() if running else pair(total=12)
+    moe = replace(moe, curve=replace(moe.curve, validation=dense.curve.validation - ahead))
+    luck = [(4.0, 0.9), (12.0, 0.05), (600.0, 0.01)] if running else [(4.0, 0.9), (12.0, 0.05)]
+    words = race([dense, moe], "step", luck=luck).summary
+    within, winner = abs(ahead) < 0.05, (moe if ahead > 0 else dense).label
+    assert f"{winner} is ahead by {abs(ahead):.3f} nats" in words and "± 0.050" in words
+    assert ("too close to call: " in words) == within
+    assert ("beyond the ± 0.050 of luck alone" in words) != within
+    assert ("So far" in words) == running and ("At 12 steps" in words) != running
+
+
+@pytest.mark.parametrize("luck", [[], [(600.0, 0.05)]])
+def test_where_luck_is_not_known_no_verdict_stands(luck):
+    words = race(pair(), "step", luck=luck).summary
+    assert (
+        "MoE is ahead by 0.250 nats per token; how far luck alone goes here is not known" in words
+    )
+    assert "beyond" not in words and "too close" not in words
+
+
+def test_the_band_of_luck_is_drawn_where_it_is_known():
+    """Over a whole race, or over the last pixels where only the end is known; never past the plot,
+    which early luck does not fit into."""
+    areas = [p for p in marks(race(pair(), "step"), "polygon") if "opacity" in p.get("style")]
+    for luck, width in (([(25.0, 9.0), (300.0, 0.1), (600.0, 0.05)], 575), ([(600.0, 0.05)], 18)):
+        picture = race(pair(), "step", luck=luck)
+        band, *others = [p for p in marks(picture, "polygon") if "opacity" in p.get("style")]
+        assert len(others) == len(areas)
+        x, y = corners(band).T
+        wanted = (ENDS[1] - ENDS[0]) * width / 600
+        assert np.ptp(x) == pytest.approx(wanted, abs=1) and x.max() == pytest.approx(ENDS[1])
+        assert GAP[1] <= y.min() < y.max() <= GAP[0]
+        at_end = y[np.isclose(x, ENDS[1])]
+        assert np.ptp(at_end) < np.ptp(y) or width == 18
 
 
 def test_of_a_learner_that_has_not_begun_nothing_is_told():
@@ -161,17 +180,25 @@ def test_the_smoothed_line_does_not_lag_where_the_loss_falls_steeply():
     assert np.abs(smooth(falling, 9) - falling).max() < 0.7
 
 
-def test_each_recorded_setting_has_a_bar_on_the_side_of_who_is_ahead():
+def test_each_recorded_setting_has_its_verdict_on_the_side_of_who_is_ahead():
     picture = CASES["race among settings"]()
-    assert [sets["experts"] for _, sets in presses(picture)] == ["4", "16", "32"]
+    assert [sets["experts"] for _, sets in presses(picture)] == ["4", "8", "16"]
+    assert "Over seeds MoE ends ahead in 1 of 3, dense in 1; 1 open." in picture.summary
     listed = {m.get("aria-label"): m for m in parse(picture).iter() if m.get("data-press")}
-    (zero,) = {float(m.get("x1")) for m in marks(picture, "line", "stroke-width:1.5")} - {60.0}
-    for (tip, row), (behind, winner) in zip(
-        listed.items(), [(True, "dense"), (False, "MoE"), (False, "dense")], strict=True
+    upright = [m for m in marks(picture, "line", "stroke-width:1.5") if m.get("x1") == m.get("x2")]
+    zero = float(max(upright, key=lambda m: float(m.get("y1")) - float(m.get("y2"))).get("x1"))
+    for (tip, row), (side, words) in zip(
+        listed.items(),
+        [
+            (-1, "dense ends ahead"),
+            (1, "MoE ends ahead"),
+            (0, "which of the two ends ahead is open"),
+        ],
+        strict=True,
     ):
-        *_, bar = row.findall(SVG + "rect")
-        left, width = (float(bar.get(name)) for name in ("x", "width"))
-        assert winner in tip and left + width * behind == pytest.approx(zero, abs=0.02)
+        assert words in tip and "95 % interval" in tip
+        ticks = [float(m.get("x1")) - zero for m in row.findall(SVG + "line")]
+        assert len(ticks) == 3 and {np.sign(tick) * side for tick in ticks} in ({1.0}, {0.0})
 
 
 def test_the_heat_of_a_race_is_its_load():

@@ -40,7 +40,10 @@ MODEL_FILE = data_path("models", "start_here.safetensors")
 TRACE = Trace.load_file(data_path("traces", "start_here.safetensors"))
 # Of a figure of four digits, the last may be rounded the other way on another machine.
 DIGIT = 1.1e-4
-TRAINED = ("capacity", "collapse", "compression", "race", "routers", "routers_longer", "scale")
+TRAINED = (
+    "capacity", "collapse", "compression", "race", "race_settings", "routers", "routers_longer",
+    "scale",
+)  # fmt: skip
 RECORDINGS = sorted(
     path
     for room in ("models", "runs", "traces")
@@ -202,6 +205,20 @@ def test_no_arm_of_the_recorded_routers_costs_a_token_more_than_the_dense_twin()
         twin = cost.pop(DENSE)
         del cost[DENSE_ALL]
         assert {arm: c / twin for arm, c in cost.items() if c / twin > 1.03} == {}
+
+
+def test_every_setting_of_a_race_has_the_seeds_that_its_luck_is_told_from():
+    """Of seed 0 they are the race that the panel shows; of E = 16, K = 2 those of all races."""
+    told = figures("race_settings")
+    assert [len(row["validation"]) for row in told["MoE"]] == [len(told["seeds"])] * 9
+    rows = {(row["experts"], row["top_k"]): row["validation"] for row in told["MoE"]}
+    runs = snapshots("race_settings") + snapshots("race")
+    for dense, moe in zip(runs[::2], runs[1::2], strict=True):
+        experts, seed = moe.meta["model"]["moe"], moe.meta["train"]["seed"]
+        of_moe = rows[experts["num_experts"], experts["top_k"]]
+        for run, of_seeds in ((dense, told["dense"]["validation"]), (moe, of_moe)):
+            validation = run.curve.validation[~np.isnan(run.curve.validation)]
+            assert of_seeds[seed] == pytest.approx(validation, abs=DIGIT)
 
 
 def test_how_loud_the_models_start_is_what_is_recorded():

@@ -16,6 +16,7 @@ from moeviz.records.arrays import check_array, check_equally_long
 
 Key = TypeVar("Key", bound=Hashable)
 ROUNDING = 5e-5  # half of the last digit that recordings keep
+NEAR = 2  # moments on each side whose spread counts for one
 LEVEL = 0.05  # the chance that a table without any effect shows one all the same
 
 
@@ -63,12 +64,40 @@ def reach_of_luck(values: ArrayLike) -> float:
     figure is not finite.
     """
     values_N = check_array("values_N", values, -np.inf, np.inf, np.float64)
-    if len(values_N) < 2:
+    _check_seeds(len(values_N))
+    return half_interval(float(values_N.std(ddof=1)), len(values_N) - 1)
+
+
+def band_of_luck(values: ArrayLike) -> np.ndarray:
+    """How far luck alone takes the difference of two runs at each of P moments [P]. If they did not
+    differ on average at any of them, at least 19 of 20 new pairs of runs would stay within it at
+    all of them: whoever looks at every moment may call what lies outside a difference.
+
+    values: the difference of each seed at each moment [R, P]. 1. Few seeds tell the spread at one
+    moment badly, so it is that of five: the root of the mean variance, with up to two neighbours on
+    each side. 2. It is taken times a quantile of Student's t. All P moments count as independent
+    of each other (Sidak 1967), which makes the band no narrower than needed; five variances count
+    for two, since neighbours depend on each other. How much they do is not asked: races whose
+    moments do not, do, and nearly agree stay within (tests/test_compare.py). Raises ValueError for
+    one seed, or where a figure is not finite.
+    """
+    values_RP = check_array("values_RP", values, -np.inf, np.inf, np.float64)
+    seeds, moments = values_RP.shape
+    _check_seeds(seeds)
+    variance_P = values_RP.var(0, ddof=1)
+    near = [slice(max(p - NEAR, 0), p + NEAR + 1) for p in range(moments)]
+    spread_P = np.array([variance_P[moment].mean() for moment in near]) ** 0.5
+    freedom, chance = min(moments, 2) * (seeds - 1), (1 - LEVEL) ** (1 / moments)
+    reach_P: np.ndarray = _students_t(freedom, chance) * spread_P
+    return reach_P
+
+
+def _check_seeds(seeds: int) -> None:
+    if seeds < 2:
         raise ValueError(
             "What luck does is seen in two seeds at least, got the differences of "
-            f"{len(values_N)}; give more seeds."
+            f"{seeds}; give more seeds."
         )
-    return half_interval(float(values_N.std(ddof=1)), len(values_N) - 1)
 
 
 def half_interval(standard_error: float, freedom: int) -> float:
@@ -77,13 +106,13 @@ def half_interval(standard_error: float, freedom: int) -> float:
 
 
 @cache
-def _students_t(freedom: int) -> float:
-    """What |t| stays within with a chance of 1 - LEVEL. Without scipy: a panel that opens waits for
-    no statistics."""
+def _students_t(freedom: int, chance: float = 1 - LEVEL) -> float:
+    """What |t| stays within with this chance. Without scipy: a panel that opens waits for no
+    statistics."""
     low, high = 0.0, math.pi / 2  # the angle whose tangent is t / sqrt(freedom)
     for _ in range(60):
         angle = (low + high) / 2
-        low, high = (angle, high) if _chance_within(angle, freedom) < 1 - LEVEL else (low, angle)
+        low, high = (angle, high) if _chance_within(angle, freedom) < chance else (low, angle)
     return math.tan(low) * math.sqrt(freedom)
 
 

@@ -9,7 +9,8 @@ from helpers.recorded_routers import PROVENANCE
 from moeviz.experiments import capacity, dense_training, hybrids, race
 from moeviz.experiments.cures import BASE, DENSE, SETTINGS
 from moeviz.experiments.dense_training import CUTS
-from moeviz.experiments.recording import differences
+from moeviz.experiments.recording import differences, judged
+from moeviz.pictures.training.settings import Setting
 from moeviz.records.runs import Curve, Snapshot
 
 STEPS = 300
@@ -20,6 +21,16 @@ def figure(*values):
     """As experiments record a figure: mean, standard deviation, values over seeds."""
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": sd, "values": [*values]}
+
+
+def made_settings(*aheads):
+    """Settings of a race, at 4, 8, 16 … experts, whose three seeds end ahead by about so much; the
+    second is chosen."""
+    spread = np.array([-0.004, 0.0, 0.005])
+    found = judged({n: (ahead + spread, np.zeros(3)) for n, ahead in enumerate(aheads)})
+    return [
+        Setting(f"E = {4 * 2**n}", gap, {"experts": 4 * 2**n}, n == 1) for n, gap in found.items()
+    ]
 
 
 def numbers(sentence):

@@ -18,6 +18,7 @@ from helpers.comparisons import (
     made_dense_training,
     made_hybrids,
     made_race,
+    made_settings,
 )
 from helpers.compression import made_compression
 from helpers.fine_grained import made_fine_grained
@@ -104,7 +105,7 @@ from moeviz.pictures.training.hybrids import hybrids
 from moeviz.pictures.training.kept_experts import kept_experts
 from moeviz.pictures.training.left_out import left_out
 from moeviz.pictures.training.lengths import lengths
-from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
+from moeviz.pictures.training.loud_and_quiet import Ending, loud_and_quiet
 from moeviz.pictures.training.memory_or_thinking import memory_or_thinking
 from moeviz.pictures.training.order import order
 from moeviz.pictures.training.output_scale import output_scale
@@ -113,7 +114,6 @@ from moeviz.pictures.training.powers_of_experts import powers_of_experts
 from moeviz.pictures.training.published import published
 from moeviz.pictures.training.race import AXES, JOULES, race
 from moeviz.pictures.training.seeds import race_seeds
-from moeviz.pictures.training.settings import Setting
 from moeviz.pictures.training.shares_of_quality import shares_of_quality
 from moeviz.pictures.training.split_experts import split_experts
 from moeviz.pictures.training.standings import standings
@@ -623,19 +623,18 @@ def _training():
             yield f"experts in {chosen}, {seeds} seeds", partial(hybrids, layers, chosen)
     yield "three races", partial(race_seeds, made_race())
     yield "one race", partial(race_seeds, made_race(1, ahead=0.0))
-    listed = [
-        Setting(f"E = {e}, K = 2", ahead, 0.05, "a gap", {"experts": e}, e == 16)
-        for e, ahead in ((4, -0.3), (16, 0.02), (32, 0.0))
-    ]
-    yield "race among settings", partial(race, pair(), "step", settings=listed, luck=0.05)
+    listed, luck = made_settings(-0.3, 0.02, 0.0), [(4.0, 0.9), (8.0, 0.3), (12.0, 0.05)]
+    yield "race among settings", partial(race, pair(), "step", settings=listed, luck=luck)
     for axis in AXES:
         alone = partial(race, pair(), axis, beside_work=True)
         yield f"race beside other work over {axis}", alone
     yield "race of three", partial(race, [*pair(), learner("dense, all parameters")], "step")
     start = recorded_json("loud_and_quiet")
     for name, times in {"written": 0.0, "quietest": 0.0625, "loudest": 4.0}.items():
-        quiet_to_loud = zip(listed, (0.0, 1.0, 4.0), strict=True)
-        scales = [replace(one, press={"scale": n}, chosen=n == times) for one, n in quiet_to_loud]
+        scales = [
+            Ending(f"scale {n}", ahead, 0.05, "a gap", {"scale": n}, n == times)
+            for n, ahead in ((0.0, -0.3), (1.0, 0.02), (4.0, 0.0))
+        ]
         loud = partial(loud_and_quiet, pair(), start, times, name, note="<i>", settings=scales)
         yield f"loud and quiet, {name}", loud
     products = "multiplication of 3 digits"

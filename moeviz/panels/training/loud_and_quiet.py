@@ -10,8 +10,7 @@ from moeviz.host import read_figures
 from moeviz.panels.controls import seed_box, slider
 from moeviz.panels.live_panel import LivePanel
 from moeviz.pictures import Picture
-from moeviz.pictures.training.loud_and_quiet import loud_and_quiet
-from moeviz.pictures.training.settings import Setting
+from moeviz.pictures.training.loud_and_quiet import Ending, loud_and_quiet
 from moeviz.records.compare import reach_of_luck
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
@@ -50,6 +49,9 @@ class LoudAndQuiet(LivePanel):
     def __init__(self) -> None:
         (dense, *runs), self._provenance = recorded_runs("loud_and_quiet")
         self._start = read_figures("loud_and_quiet")
+        of_seeds = {start["scale"]: start["ahead"]["values"] for start in self._start["MoE"]}
+        self._luck = {of: reach_of_luck(values) for of, values in of_seeds.items()}
+        self._source = f"this difference at this scale over {len(of_seeds[0.0])} seeds"
         self._recorded = {
             # As the recording has them: as written first.
             (scale, 0): [dense, moe]
@@ -69,17 +71,14 @@ class LoudAndQuiet(LivePanel):
         """That of the run in the picture: the live one may still be of the setting before."""
         return self._configured(self.live[-1].meta)[0] if self.live else self._chosen[0]
 
-    def _settings(self) -> list[Setting]:
+    def _settings(self) -> list[Ending]:
         """Every recorded scale, which a press shows."""
-        of_seeds = {start["scale"]: start["ahead"]["values"] for start in self._start["MoE"]}
         settings = []
         for name, scale in SCALES:
             dense, moe = self._recorded[scale, 0]
             ahead, row = gap(dense.curve, moe.curve, "step"), f"scale {name}" if scale else name
             press, chosen = {"scale": scale, "seed": 0}, self._chosen == (scale, 0)
-            luck = reach_of_luck(of_seeds[scale])
-            source = f"this difference at this scale over {len(of_seeds[scale])} seeds"
-            settings.append(Setting(row, ahead, luck, source, press, chosen))
+            settings.append(Ending(row, ahead, self._luck[scale], self._source, press, chosen))
         return settings
 
     def _learners(self) -> tuple[list[Snapshot], str]:
@@ -119,7 +118,10 @@ class LoudAndQuiet(LivePanel):
         """Every finished run of this process."""
         lines = []
         for (of, seed), ahead in sorted(self._scores.items()):
-            word = "ahead" if ahead > 0 else "behind"
-            lines.append(f"Trained here, scale {NAMES[of]}, seed {seed}: MoE {word} by "
-                         f"{abs(ahead):.3f} nats.")  # fmt: skip
+            word, luck = "ahead" if ahead > 0 else "behind", self._luck[of]
+            beyond = "beyond" if abs(ahead) > luck else "within"
+            lines.append(
+                f"Trained here, scale {NAMES[of]}, seed {seed}: MoE {word} by {abs(ahead):.3f} "
+                f"nats, {beyond} the ± {luck:.3f} of luck alone."
+            )
         return lines

@@ -12,16 +12,17 @@ import numpy as np
 from moeviz.costs.cost.energy import assumed_device
 from moeviz.experiments.larger import LARGE, SMALL, size_of
 from moeviz.experiments.recorded import recorded_runs
-from moeviz.host import device_name
+from moeviz.host import device_name, read_figures
 from moeviz.panels.controls import choice, seed_box, size_choice, slider
 from moeviz.panels.sized_panel import SizedPanel
 from moeviz.pictures import Picture
-from moeviz.pictures.over_seeds import interval_words
+from moeviz.pictures.over_seeds import Figure, interval_words
 from moeviz.pictures.training.race import JOULES, race
 from moeviz.pictures.training.settings import Setting
 from moeviz.power import PowerMeter
 from moeviz.predictions.prediction import ANSWERS
-from moeviz.records.compare import compare, reach_of_luck
+from moeviz.records.compare import compare
+from moeviz.records.luck import SeedsOfRace
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot, powered
 
@@ -63,14 +64,7 @@ class Race(SizedPanel):
         self._recorded, self._made = self._all_recorded()
         self._meter = PowerMeter()
         self._beside_work = {key for key, made in self._made.items() if SETTINGS in made["command"]}
-        # Of the same difference: that of runs/race.json is measured on another text.
-        seeds = [runs[:2] for key, runs in self._recorded.items() if key not in self._beside_work]
-        self._luck = {
-            axis: reach_of_luck([gap(dense.curve, moe.curve, axis) for dense, moe in seeds])
-            for axis in ("step", "flops", "seconds")
-        }
-        self._luck[JOULES] = self._luck["seconds"]  # of both models they are seconds × the same
-        self._source = f"this difference over {len(seeds)} seeds at E = 16, K = 2 (runs/race)"
+        self._seeds, self._ahead = _over_seeds()
         super().__init__(
             {
                 "experts": choice("Experts E", EXPERTS, 16, "44px"),
@@ -105,11 +99,9 @@ class Race(SizedPanel):
         rows = []
         for experts, top_k in product(EXPERTS, CHOICES):
             key = experts, top_k, 0, SMALL
-            dense, moe, *_ = self._recorded[key]
             press = {"experts": experts, "top_k": top_k, "seed": 0}
-            ahead = gap(dense.curve, moe.curve, "step")
             name, chosen = f"E = {experts}, K = {top_k}", key == self._chosen
-            rows.append(Setting(name, ahead, self._luck["step"], self._source, press, chosen))
+            rows.append(Setting(name, self._ahead[experts, top_k], press, chosen))
         return rows
 
     # Drawing.
@@ -118,13 +110,20 @@ class Race(SizedPanel):
         axis = self.controls["axis"].value
         beside_work = not self.live and self._chosen in self._beside_work
         settings, (_, power) = self._settings(), self._power()
-        # Of the large models luck is not measured.
-        large = bool(self.live) and self._configured(self.live[-1].meta)[3] == LARGE
-        luck = 0.0 if large else self._luck[axis]
         return race(
-            learners, axis, note=note, settings=settings, luck=luck,
+            learners, axis, note=note, settings=settings, luck=self._luck(learners, axis),
             beside_work=beside_work, power=power,
         )  # fmt: skip
+
+    def _luck(self, learners: list[Snapshot], axis: str) -> list[tuple[float, float]]:
+        """How far luck alone goes in a race of this setting; none for the large models, of which
+        one seed is all that there is."""
+        dense, moe = learners[:2]
+        key = self._configured(moe.meta) if self.live else self._chosen
+        experts, top_k, _, size = key
+        if size == LARGE:
+            return []
+        return self._seeds[experts, top_k].luck(dense.curve, moe.curve, axis)
 
     def _learners(self) -> tuple[list[Snapshot], str]:
         learners, note = self._without_power()
@@ -208,6 +207,18 @@ class Race(SizedPanel):
                     f"{len(self._scores)} races."
                 )
         return lines
+
+
+def _over_seeds() -> tuple[dict[tuple[int, int], SeedsOfRace], dict[tuple[int, int], Figure]]:
+    """The losses of the recorded seeds, and who ends ahead over them: by experts and choices."""
+    recorded = read_figures(SETTINGS)
+    step, dense = np.array(recorded["steps"]), np.array(recorded["dense"]["validation"])
+    seeds, ahead = {}, {}
+    for row in recorded["MoE"]:
+        two = row["experts"], row["top_k"]
+        seeds[two] = SeedsOfRace(step, dense, np.array(row["validation"]))
+        ahead[two] = row["ahead"]
+    return seeds, ahead
 
 
 def _by(values: list[float]) -> str:

@@ -115,7 +115,7 @@ def _beside(run: Snapshot, twin: Snapshot | None) -> str:
     side = "above" if own > other else "below"
     return (
         f" At step {step:.0f} its validation loss lies {abs(own - other):.3f} nats per token "
-        f"{side} that of the dense twin, a recorded run of this seed."
+        f"{side} that of the dense twin, a recorded run of this seed: two runs, and no verdict."
     )
 
 

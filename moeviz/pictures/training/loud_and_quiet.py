@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from moeviz.pictures.axes import LogScale, Scale, padded, y_axis
@@ -20,9 +21,6 @@ from moeviz.pictures.training.race import (
     rows_of,
     told,
 )
-from moeviz.pictures.training.settings import DENSE as DENSE_AHEAD
-from moeviz.pictures.training.settings import MOE as MOE_AHEAD
-from moeviz.pictures.training.settings import Setting
 from moeviz.records.metrics import gap
 from moeviz.records.runs import Snapshot
 
@@ -34,9 +32,33 @@ COLOURS = {STREAM: "#6e6e6e", DENSE: STYLES[0][0], MOE: STYLES[1][0]}
 WAVES, ENDS = 286.0, 262.0  # where they end, and the height of what becomes of them
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a recorded run of both ended. ahead: the dense one's last validation loss minus the
+    MoE's; luck: how far luck alone takes that difference (records.compare.reach_of_luck), and by
+    which recorded seeds; press: the values of a panel's controls that show it."""
+
+    name: str
+    ahead: float
+    luck: float
+    source: str
+    press: Mapping[str, object]
+    chosen: bool
+
+    @property
+    def tip(self) -> str:
+        """Who is ahead, and what luck alone does."""
+        words = (
+            f"{self.name}: {MOE if self.ahead > 0 else DENSE} is ahead by {abs(self.ahead):.3f} "
+            f"nats. Luck alone: ± {self.luck:.3f} in 19 of 20 runs, by {self.source}"
+        )
+        open_ = abs(self.ahead) <= self.luck
+        return words + (". Within it one seed shows no difference" if open_ else "")
+
+
 def loud_and_quiet(
     learners: Sequence[Snapshot], start: Mapping[str, Any], scale: float, name: str, *,
-    note: str = "", settings: Sequence[Setting] = (),
+    note: str = "", settings: Sequence[Ending] = (),
 ) -> Picture:  # fmt: skip
     """How loud the MoE starts and what loss it reaches, in one sentence. The size of what each FFN
     adds to the residual stream before training, as waves to one scale; who ends ahead by how loud
@@ -68,7 +90,8 @@ def loud_and_quiet(
         times = {wave["scale"]: wave["size"] / sizes[DENSE] for wave in start[MOE]}
         _draw_ends(svg, settings, times)
     headline, side = now or "How it came about", svg.beside(MAIN, HEIGHT)
-    draw_curves(side, learners, "step", note, AXES["step"][0], headline, luck)
+    end = [(float(learners[0].total_steps), luck)] if luck else []
+    draw_curves(side, learners, "step", note, AXES["step"][0], headline, end)
     columns = (*COLUMNS, "size of the FFN's output at the start")
     added = [f"{sizes[of]:.4f}" for of in (DENSE, MOE)]
     rows = rows_of(learners, speeds=False)
@@ -120,7 +143,7 @@ def _draw_wave(
             svg.rect(LEFT + n * wide, y - tall * (value > 0), wide - 1, tall, COLOURS[of])
 
 
-def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, float]) -> None:
+def _draw_ends(svg: Svg, settings: Sequence[Ending], times: Mapping[float, float]) -> None:
     """Who ends ahead, by how many times as loud as dense the MoE starts: a point a recorded run,
     to be dragged over, and as a band around 0 what luck alone does."""
     top, bottom = WAVES + 58, WAVES + ENDS - 72
@@ -148,7 +171,15 @@ def _draw_ends(svg: Svg, settings: Sequence[Setting], times: Mapping[float, floa
         # No kin: what it changes is to be seen while it is dragged.
         with svg.thing(tip=s.tip, press=s.press, drag=True):
             svg.rect(left, top, right - left, bottom - top + 20, "transparent")
-            mark(svg, "circle", at, high, MOE_AHEAD if s.ahead > 0 else DENSE_AHEAD, 5, stroke=INK)
+            mark(
+                svg,
+                "circle",
+                at,
+                high,
+                COLOURS[MOE] if s.ahead > 0 else COLOURS[DENSE],
+                5,
+                stroke=INK,
+            )
             if s.chosen:
                 svg.circle(at, high, 9, "none", stroke=INK)
                 last = at + 60 > MAIN  # on its right there is no room

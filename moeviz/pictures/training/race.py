@@ -21,7 +21,14 @@ from moeviz.pictures.training.load_and_speed import (
     recent_load,
     speed_height,
 )
-from moeviz.pictures.training.settings import WIDTH, Setting, draw_settings, settings_height
+from moeviz.pictures.training.settings import (
+    WIDTH,
+    Setting,
+    draw_settings,
+    settings_height,
+    told_settings,
+)
+from moeviz.records.luck import luck_at
 from moeviz.records.metrics import effective_experts, last_common, max_violation, validation_at
 from moeviz.records.runs import Curve, Snapshot
 
@@ -37,6 +44,7 @@ JOULES = "joules"  # an axis of powered learners alone
 UNITS = {axis: unit for axis, (_, unit) in AXES.items()} | {JOULES: "J"}
 BY_THE_CLOCK = ("seconds", JOULES)
 MARKS = ("circle", "square", "diamond")
+Luck = Sequence[tuple[float, float]]  # places on an axis, and how far luck alone goes there
 SMOOTH = 9
 NOT_YET = "Step 0: nothing is trained yet. ▶ Play trains it here."
 COLUMNS = (
@@ -47,16 +55,17 @@ COLUMNS = (
 
 def race(
     learners: Sequence[Snapshot], axis: str, *, note: str = "", settings: Sequence[Setting] = (),
-    luck: float = 0.0, beside_work: bool = False, power: str = "",
+    luck: Luck = (), beside_work: bool = False, power: str = "",
 ) -> Picture:  # fmt: skip
     """How far the second learner is ahead of the first, and the loss of each, against step, flops,
     seconds or the joules of powered learners, up to the finish. Beside them what else is recorded,
     where settings are given, the load of the last MoE layer, and the speed. luck: how far luck
-    alone takes the difference at the end of this axis; 0 where that is unknown. beside_work: other
-    work slowed the learners, which trained in turns, so that of their seconds and speeds only the
-    ratio counts. power: by which watts joules were made of seconds, and where they are from."""
+    alone takes the difference, at places of this axis; none where that is unknown. beside_work:
+    other work slowed the learners, which trained in turns, so that of their seconds and speeds only
+    the ratio counts. power: by which watts joules were made of seconds, and where they are from."""
     headline = told(learners, axis, luck)
-    svg = Svg(MAIN, HEIGHT, "Learners side by side", headline)
+    over_seeds = f" Over seeds {told_settings(settings)}" if settings else ""
+    svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{headline}{over_seeds}")
     slowed = beside_work and axis in BY_THE_CLOCK
     words = f"joules (estimate), seconds × {power}" if axis == JOULES else AXES[axis][0]
     label = f"{words.partition(',')[0]}, {BESIDE_WORK}" if slowed else words
@@ -68,16 +77,15 @@ def race(
     return svg.picture(COLUMNS, rows_of(learners, speeds=not beside_work))
 
 
-def told(learners: Sequence[Snapshot], axis: str, luck: float = 0.0) -> str:
-    """How far the race is, and who of the first two is ahead. luck: how far luck alone takes the
-    difference at the end."""
+def told(learners: Sequence[Snapshot], axis: str, luck: Luck = ()) -> str:
+    """How far the race is, and who of the first two is ahead beyond luck."""
     running = progress(learners[:2])
-    return f"{running}{compare(learners[:2], axis, 0.0 if running else luck)}"
+    return f"{running}{compare(learners[:2], axis, luck, so_far=bool(running))}"
 
 
 def draw_curves(
     svg: Svg, learners: Sequence[Snapshot], axis: str, note: str, label: str, headline: str,
-    luck: float = 0.0,
+    luck: Luck = (),
 ) -> None:  # fmt: skip
     """Who is ahead, in words and as a curve; below it the losses. The upright line marks the
     furthest point that the first two have reached, where they are compared. note: where they come
@@ -152,15 +160,15 @@ def _key(i: int, name: str) -> Key:
     return Key(name, colour, dash, MARKS[i % len(MARKS)], width=1.6, bold=True)
 
 
-def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: float) -> None:
+def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: Luck) -> None:
     """How far the second learner is ahead, wherever the validation loss of both is known: the area
-    is in the colour of who is. Within the band around 0 luck alone ends."""
+    is in the colour of who is. Within the band around 0 luck alone goes."""
     points = gaps(two, axis)
-    y = Scale(*padded([-luck, luck, *(gap for _, gap in points)], 0.15), *GAP)
+    # Early luck goes so far that a plot of all its band would show nothing of what comes later.
+    last = luck[-1][1] if luck else 0.0
+    y = Scale(*padded([-last, last, *(gap for _, gap in points)], 0.15), *GAP)
     if luck:
-        svg.rect(x.start, y(luck), x.end - x.start, y(-luck) - y(luck), MUTED, opacity=0.2)
-        words = "grey: luck alone, in 19 of 20 runs"
-        svg.text(x.start + 8, GAP[0] - 8, words, fill=MUTED, halo=True)
+        _draw_luck(svg, x, y, luck)
     names = [s.label for s in two]
     key = _key(1, "gap")
     if len(names) == 2:
@@ -182,6 +190,17 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: floa
     if points:
         end, lead = points[-1]
         svg.text(x(end) + 8, y(lead) + 4, f"{lead:+z.3f}", bold=True, halo=True)
+
+
+def _draw_luck(svg: Svg, x: Scale, y: Scale, luck: Luck) -> None:
+    """A band over the places where luck is known; over the last pixels where it is the end."""
+    ends = [(x(at), min(reach, y.high, -y.low)) for at, reach in luck]
+    if len(ends) == 1:
+        ends = [(ends[0][0] - 12, ends[0][1]), *ends]
+    edges = [(at, y(side * reach)) for side in (1, -1) for at, reach in ends[::side]]
+    svg.polygon(edges, fill=MUTED, opacity=0.2)
+    words = f"grey: luck, 19 of 20 {'whole races' if len(luck) > 1 else 'ends'}"
+    svg.text(x.start + 8, GAP[0] - 8, words, fill=MUTED, halo=True)
 
 
 def _areas(points: Sequence[tuple[float, float]], side: int) -> list[list[tuple[float, float]]]:
@@ -261,21 +280,23 @@ def seconds_left(learners: Sequence[Snapshot]) -> float:
     return sum(s.seconds / max(s.step, 1) * (s.total_steps - s.step) for s in learners)
 
 
-def compare(learners: Sequence[Snapshot], axis: str, luck: float = 0.0) -> str:
+def compare(
+    learners: Sequence[Snapshot], axis: str, luck: Luck = (), *, so_far: bool = False
+) -> str:
     """Who is ahead at the furthest common point of an axis, in one sentence; within what luck alone
-    does it is open."""
+    does it is open. so_far: the race goes on."""
     common = last_common([s.curve for s in learners], axis)
     losses = [validation_at(s.curve, axis, common) for s in learners]
     if np.isnan(losses).any() or len(learners) < 2:
         return "No validation loss of both to compare here yet."
-    best, lead = int(np.argmin(losses)), max(losses) - min(losses)
+    best, lead, reach = int(np.argmin(losses)), max(losses) - min(losses), luck_at(luck, common)
     ahead = f"{learners[best].label} is ahead by {lead:.3f} nats per token"
-    at = _where(axis, common)
-    if not luck:
-        return f"At {at} {ahead}: its validation loss is {min(losses):.3f}."
-    if lead <= luck:
-        return f"At {at} it is too close to call: {ahead} (luck alone: ± {luck:.3f})."
-    return f"At {at} {ahead}, beyond the ± {luck:.3f} of luck alone."
+    at = "So far" if so_far else f"At {_where(axis, common)}"
+    if np.isnan(reach):
+        return f"{at} {ahead}; how far luck alone goes here is not known."
+    if lead <= reach:
+        return f"{at} it is too close to call: {ahead} (luck alone: ± {reach:.3f})."
+    return f"{at} {ahead}, beyond the ± {reach:.3f} of luck alone."
 
 
 def _shown_losses(learner: Snapshot) -> list[float]:

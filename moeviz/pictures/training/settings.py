@@ -2,76 +2,98 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from moeviz.pictures.axes import Scale, padded, x_axis
-from moeviz.pictures.plot import paragraph
+from moeviz.pictures.axes import x_axis
+from moeviz.pictures.over_seeds import (
+    VERDICTS,
+    Figure,
+    gap_dots,
+    gap_scale,
+    interval_words,
+    recorded_gap,
+)
+from moeviz.pictures.plot import Key, legend
 from moeviz.pictures.svg import INK, MUTED, RULE, Svg
 
-WIDTH, TOP, ROW = 352.0, 62.0, 28.0  # beside the curves there is no more room at 1400 pixels
-PLOT, NUMBER = (112.0, 288.0), 344.0  # x of the bars' ends, and of the numbers' right ends
-DENSE, MOE = "#0072b2", "#d55e00"  # as the race draws them
-BAND = 20.0  # the height of what luck does
-WITHIN = (
-    "pale band: luck alone, in 19 of 20 runs;",
-    "within the band: one seed shows no difference",
-)
+WIDTH, TOP, ROW = 352.0, 82.0, 28.0  # beside the curves there is no more room at 1400 pixels
+PLOT, NUMBER = (112.0, 288.0), 344.0  # x of the plot's ends, and of the numbers' right ends
+# A verdict on dense minus MoE, in the colour that a race has for the one of lower loss.
+AHEAD = {"lower": "dense", "higher": "MoE", "open": "open"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A recorded run of two learners. ahead: the dense one's last validation loss minus the MoE's;
-    luck: how far luck alone takes that difference (records.compare.reach_of_luck), and by which
-    recorded seeds; press: the values of a panel's controls that show it."""
+    """A recorded pair of learners. ahead: the dense one's last loss minus the MoE's over seeds, as
+    experiments.recording.judged writes it; press: the values of a panel's controls that show one of
+    the seeds."""
 
     name: str
-    ahead: float
-    luck: float
-    source: str
+    ahead: Figure
     press: Mapping[str, object]
     chosen: bool
 
     @property
-    def winner(self) -> str:
-        """Who is ahead."""
-        return "MoE" if self.ahead > 0 else "dense"
-
-    @property
     def tip(self) -> str:
-        """Who is ahead, and what luck alone does."""
-        words = (
-            f"{self.name}: {self.winner} is ahead by {abs(self.ahead):.3f} nats. Luck alone: "
-            f"± {self.luck:.3f} in 19 of 20 runs, by {self.source}"
+        """Who ends ahead, over how many seeds, and what a press does."""
+        gap = recorded_gap(self.ahead)
+        words = f"dense minus MoE is {gap.mean:+z.3f} nats per token, {interval_words(gap)}"
+        verdict = AHEAD[self.ahead["verdict"]]
+        who = (
+            "which of the two ends ahead is open" if verdict == "open" else f"{verdict} ends ahead"
         )
-        open_ = abs(self.ahead) <= self.luck
-        return words + (". Within it one seed shows no difference" if open_ else "")
+        return f"{self.name}: {who}; {words}. Press to see the race of seed 0"
 
 
 def settings_height(settings: Sequence[Setting]) -> float:
     """The room that `draw_settings` needs."""
-    return TOP + ROW * len(settings) + 90
+    return TOP + ROW * len(settings) + 76
+
+
+def told_settings(settings: Sequence[Setting]) -> str:
+    """In how many settings each of the two ends ahead, by the verdicts over seeds."""
+    found = Counter(AHEAD[setting.ahead["verdict"]] for setting in settings)
+    ahead = f"MoE ends ahead in {found['MoE']} of {len(settings)}, dense in"
+    return f"{ahead} {found['dense']}" + (f"; {found['open']} open." if found["open"] else ".")
+
+
+def by_verdict(recorded: Mapping[str, Any]) -> list[str]:
+    """Of all that is in runs/race_settings.json: which settings have which verdict, a line each."""
+    lines = [f"over {len(recorded['seeds'])} seeds"]
+    for verdict, words in AHEAD.items():
+        found = [
+            f"E = {row['experts']}, K = {row['top_k']} ({row['ahead']['mean']:+z.3f})"
+            for row in recorded["MoE"]
+            if row["ahead"]["verdict"] == verdict
+        ]
+        if found:
+            words = words if verdict == "open" else f"{words} ends ahead"
+            lines.append(f"{words} in {len(found)} of {len(recorded['MoE'])}: {'; '.join(found)}")
+    return lines
 
 
 def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
-    """A bar for each, to the right of 0 where MoE is ahead."""
+    """The seeds of each setting, to the right of 0 where MoE is ahead."""
     first, bottom = TOP, TOP + ROW * len(settings)
-    svg.text(0, 16, "Every recorded setting", size=14, bold=True)
-    svg.text(0, 36, "who is ahead at the end, one seed · press one to see it", fill=MUTED)
-    ends = [end for s in settings for end in (s.ahead, s.luck, -s.luck)]
-    x = Scale(*padded(ends, 0.1), *PLOT)
+    seeds = len(settings[0].ahead["values"])
+    svg.text(0, 16, "Who wins at which E and K?", size=14, bold=True)
+    svg.text(0, 36, told_settings(settings), size=13, bold=True)
+    svg.text(0, 56, f"{seeds} seeds, more held-out text · press one to see it", fill=MUTED)
+    x = gap_scale((setting.ahead for setting in settings), *PLOT)
     for i, setting in enumerate(settings):
         y = first + i * ROW
         edge = dict(stroke=INK, stroke_width=2) if setting.chosen else dict(stroke=RULE)
         with svg.thing(setting.name, tip=setting.tip, press=setting.press):
             svg.rect(1, y, WIDTH - 2, ROW - 4, "transparent", radius=4, **edge)
             svg.text(8, y + 16, setting.name, bold=setting.chosen)
-            low, high = x(-setting.luck), x(setting.luck)
-            svg.rect(low, y + 2, high - low, BAND, MUTED, opacity=0.25)
-            left, right = sorted((x(0), x(setting.ahead)))
-            svg.rect(left, y + 6, right - left, 12, MOE if setting.winner == "MoE" else DENSE)
-            words = f"{setting.ahead:+z.3f}"
+            gap_dots(svg, x, y + 12, setting.ahead)
+            words = f"{setting.ahead['mean']:+z.3f}"
             svg.text(NUMBER, y + 16, words, anchor="end", bold=setting.chosen)
     x_axis(svg, x, bottom, "dense minus MoE, nats: right of 0 MoE is ahead",
            top=first - 4, ticks=x.ticks(3), zero=True)  # fmt: skip
-    paragraph(svg, 8, bottom + 62, WITHIN, fill=MUTED)
+    keys = [Key(AHEAD[of], colour, mark=shape, width=0) for of, (colour, shape) in VERDICTS.items()]
+    legend(svg, 8, bottom + 58, keys)
+    svg.text(WIDTH - 2, bottom + 58, "tick: a seed · bar: 95 %", anchor="end", fill=MUTED)
