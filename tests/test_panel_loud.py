@@ -81,6 +81,7 @@ def test_play_trains_the_scale_of_the_slider_and_another_one_begins_anew(small):
     play(panel, 4)
     wait(lambda: "Trained here, scale 4, seed 0: MoE " in panel.score.value, "its score")
     assert "scale 1/4, seed 0" in panel.score.value
+    assert panel.score.value.count("of luck alone") == 2, "no winner without a verdict"
 
 
 def test_an_interrupted_run_goes_on(track):

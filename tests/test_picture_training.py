@@ -18,6 +18,7 @@ from helpers.picture_cases import (
     make_gpu_run,
     make_run,
     pair,
+    recorded_json,
 )
 from helpers.pictures import SVG, corners, marks, parse, presses, table, texts, tips
 from moeviz import nb
@@ -28,6 +29,7 @@ from moeviz.pictures.training.balance import describe, standing
 from moeviz.pictures.training.collapse import LEGEND, RIBBON, collapse
 from moeviz.pictures.training.race import AXES, ENDS, GAP, gaps, race
 from moeviz.pictures.training.seeds import race_seeds
+from moeviz.pictures.training.settings import by_verdict
 from moeviz.records.metrics import gap, noise_floor, validation_at
 
 # A race.
@@ -199,6 +201,18 @@ def test_each_recorded_setting_has_its_verdict_on_the_side_of_who_is_ahead():
         assert words in tip and "95 % interval" in tip
         ticks = [float(m.get("x1")) - zero for m in row.findall(SVG + "line")]
         assert len(ticks) == 3 and {np.sign(tick) * side for tick in ticks} in ({1.0}, {0.0})
+
+
+def test_settings_are_told_by_verdict_each_once():
+    first, *lines = by_verdict(recorded_json("race_settings"))
+    rows = recorded_json("race_settings")["MoE"]
+    assert first == f"over {len(rows[0]['ahead']['values'])} seeds"
+    told = {"higher": "MoE ends ahead in", "lower": "dense ends ahead in", "open": "open in"}
+    for row in rows:
+        (line,) = (at for at in lines if f"E = {row['experts']}, K = {row['top_k']} (" in at)
+        count = sum(other["ahead"]["verdict"] == row["ahead"]["verdict"] for other in rows)
+        assert line.startswith(f"{told[row['ahead']['verdict']]} {count} of {len(rows)}: ")
+        assert f"({row['ahead']['mean']:+.3f})" in line
 
 
 def test_the_heat_of_a_race_is_its_load():

@@ -194,11 +194,11 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: Luck
 
 def _draw_luck(svg: Svg, x: Scale, y: Scale, luck: Luck) -> None:
     """A band over the places where luck is known; over the last pixels where it is the end."""
-    ends = [(x(at), min(reach, y.high, -y.low)) for at, reach in luck]
+    ends = [(x(at), y(min(reach, y.high)), y(max(-reach, y.low))) for at, reach in luck]
     if len(ends) == 1:
-        ends = [(ends[0][0] - 12, ends[0][1]), *ends]
-    edges = [(at, y(side * reach)) for side in (1, -1) for at, reach in ends[::side]]
-    svg.polygon(edges, fill=MUTED, opacity=0.2)
+        ends = [(ends[0][0] - 12, *ends[0][1:]), *ends]
+    upper, lower = ([(end[0], end[edge]) for end in ends] for edge in (1, 2))
+    svg.polygon([*upper, *lower[::-1]], fill=MUTED, opacity=0.2)
     words = f"grey: luck, 19 of 20 {'whole races' if len(luck) > 1 else 'ends'}"
     svg.text(x.start + 8, GAP[0] - 8, words, fill=MUTED, halo=True)
 

@@ -81,7 +81,7 @@ def draw_settings(svg: Svg, settings: Sequence[Setting]) -> None:
     seeds = len(settings[0].ahead["values"])
     svg.text(0, 16, "Who wins at which E and K?", size=14, bold=True)
     svg.text(0, 36, told_settings(settings), size=13, bold=True)
-    svg.text(0, 56, f"{seeds} seeds, more held-out text · press one to see it", fill=MUTED)
+    svg.text(0, 56, f"at equal steps, {seeds} seeds, more text · press one to see it", fill=MUTED)
     x = gap_scale((setting.ahead for setting in settings), *PLOT)
     for i, setting in enumerate(settings):
         y = first + i * ROW
