@@ -123,4 +123,6 @@ class TestLive:
         until(panel, "Finished.")
         assert "Races here: E = 16, K = 2, large: " in panel.score.value
         # What luck does is measured of the small models alone.
-        assert panel.drawn.summary.startswith("At 2 steps ") and "luck" not in panel.drawn.summary
+        words = panel.drawn.summary
+        assert words.startswith("At 2 steps ") and "± " not in words
+        assert "how far luck alone goes here is not known" in words

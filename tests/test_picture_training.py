@@ -101,6 +101,8 @@ def test_who_is_ahead_within_luck_is_too_close_to_call(ahead, running):
     assert f"{winner} is ahead by {abs(ahead):.3f} nats" in words and "± 0.050" in words
     assert ("too close to call: " in words) == within
     assert ("beyond the ± 0.050 of luck alone" in words) != within
+    *_, tip = things(race([dense, moe], "step", luck=luck), "gap")[1:]
+    assert tip.startswith("4 steps: ") and tip.endswith(", within luck alone (± 0.900)")
     assert ("So far" in words) == running and ("At 12 steps" in words) != running
 
 

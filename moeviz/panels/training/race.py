@@ -116,8 +116,8 @@ class Race(SizedPanel):
         )  # fmt: skip
 
     def _luck(self, learners: list[Snapshot], axis: str) -> list[tuple[float, float]]:
-        """How far luck alone goes in a race of this setting; none for the large models, of which
-        one seed is all that there is."""
+        """How far luck alone goes in a race of this setting; none for the large models, whose
+        seeds are not recorded."""
         dense, moe = learners[:2]
         key = self._configured(moe.meta) if self.live else self._chosen
         experts, top_k, _, size = key

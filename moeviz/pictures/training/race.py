@@ -182,7 +182,10 @@ def _draw_gap(svg: Svg, two: Sequence[Snapshot], axis: str, x: Scale, luck: Luck
     svg.line(x.start, y(0), x.end, y(0), stroke=INK, width=1.5)
     with svg.thing(key.name):
         places = curve(svg, x, y, points, key, marks=3)
-    tips = [f"{_where(axis, at)}: {_ahead(names, gap)}" for at, gap in points]
+    tips = [
+        f"{_where(axis, at)}: {_ahead(names, gap)}{_beside_luck(gap, luck_at(luck, at))}"
+        for at, gap in points
+    ]
     spots(svg, [key.name], places, tips)
     if len(names) == 2:
         svg.text(x.end - 8, GAP[1] + 14, f"↑ {names[1]} is ahead", anchor="end", halo=True)
@@ -228,6 +231,12 @@ def _where(axis: str, value: float) -> str:
 
 def _ahead(names: Sequence[str], gap: float) -> str:
     return f"{names[gap > 0]} is ahead by {abs(gap):.3f} nats"
+
+
+def _beside_luck(gap: float, reach: float) -> str:
+    if np.isnan(reach):
+        return ""
+    return f", {'beyond' if abs(gap) > reach else 'within'} luck alone (± {reach:.3f})"
 
 
 def gaps(two: Sequence[Snapshot], axis: str) -> list[tuple[float, float]]:
