@@ -8,6 +8,7 @@
   const style = document.createElement("style");
   style.textContent = `
     .mv .k { transition: opacity .12s } .mv.lit .k:not(.hot) { opacity: .2 }
+    .mv [data-press] { cursor: pointer; pointer-events: all } .mv [data-drag] { cursor: ew-resize }
     .mv svg:has([data-drag]) { user-select: none; touch-action: pan-y }
     .mv [data-press]:focus { outline: none }
     .mv [data-press]:focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }

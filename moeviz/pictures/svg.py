@@ -49,6 +49,8 @@ SANS, MONO = "var(--s,sans-serif)", "var(--t,monospace)"
 SMALLEST = 12
 # In a narrower place a part shrinks until its smallest text is of so many pixels, and then scrolls.
 LEAST_ON_PAGE = 9
+# What most texts are: said once for all of a part.
+COMMON_FILL, COMMON_FONT = INK, f"{SMALLEST}px {SANS}"
 Points = Sequence[tuple[float, float]]
 NO_STATE = 'data-state=""'
 
@@ -139,10 +141,8 @@ class Svg:
             # Tab goes to the first, arrow keys from there to the others.
             first = "-1" if self._pressable else "0"
             self._pressable = True
-            cursor = "ew-resize" if drag else "pointer"
             attributes += (
                 f' role="button" tabindex="{first}" aria-label="{escape(tip)}" '
-                f'style="cursor:{cursor};pointer-events:all" '
                 f'data-press="{escape(urlencode(press))}"'
             )
         if drag:
@@ -191,7 +191,10 @@ class Svg:
         font = f"{'600 ' if bold else ''}{number(size)}px {MONO if mono else SANS}"
         rim = dict(paint_order="stroke", stroke=PAGE_GROUND, stroke_width="4") if halo else {}
         style = _style(
-            fill=fill, font=font, text_anchor=None if anchor == "start" else anchor, **rim
+            fill=None if fill == COMMON_FILL else fill,
+            font=None if font == COMMON_FONT else font,
+            text_anchor=None if anchor == "start" else anchor,
+            **rim,
         )
         if rotate:
             style += f' transform="rotate({number(rotate)} {number(x)} {number(y)})"'
@@ -282,8 +285,8 @@ class Svg:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" '
-            f'style="flex:none;height:auto;max-width:100%;min-width:{number(least)}px">'
-            f"{hatch}{marks}</svg>"
+            f'style="flex:none;height:auto;max-width:100%;min-width:{number(least)}px;'
+            f'fill:{COMMON_FILL};font:{COMMON_FONT}">{hatch}{marks}</svg>'
         )
 
 
@@ -296,5 +299,9 @@ def _opacity(value: float) -> str | None:
 
 
 def _style(**values: str | None) -> str:
-    pairs = [f"{k.replace('_', '-')}:{v}" for k, v in values.items() if v is not None]
-    return f' style="{";".join(pairs)}"'
+    pairs = [
+        f"{name.replace('_', '-')}:{value}"
+        for name, value in values.items()
+        if value is not None and (name, value) != ("stroke", "none")  # as it is without
+    ]
+    return f' style="{";".join(pairs)}"' if pairs else ""

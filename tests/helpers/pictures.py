@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import ImageFont
 
-from moeviz.pictures.svg import MONO
+from moeviz.pictures.svg import MONO, SMALLEST
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -63,7 +63,8 @@ def table(picture, *columns):
 
 
 def text_size(text):
-    return float(re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style"))[1])
+    font = re.search(r"(?:^|;)font:(?:600 )?([\d.]+)px ", text.get("style", ""))
+    return float(font[1]) if font else SMALLEST
 
 
 @functools.cache
@@ -80,7 +81,7 @@ def text_length(text, size, kind=""):
 
 def extent(text):
     """Left and right end of a text, in the fonts of the still pictures, wider than most."""
-    style = text.get("style")
+    style = text.get("style", "")
     kind = ("Mono" if MONO in style else "") + ("-Bold" if "600" in style else "")
     width = text_length(text.text or "", text_size(text), kind)
     anchor = (re.search("text-anchor:(\\w+)", style) or ["", "start"])[1]

@@ -10,7 +10,7 @@ import numpy as np
 
 from helpers.pictures import SVG, corners, extent, text_size
 from moeviz.pictures.colours import OKABE_ITO
-from moeviz.pictures.svg import RULE
+from moeviz.pictures.svg import INK, RULE
 
 # JupyterLab's colours for what a picture takes from the theme, and its ground.
 THEMES = {
@@ -91,7 +91,8 @@ def _mark(element):
     else:
         box = number["x"], number["y"]
         box += box[0] + number["width"], box[1] + number["height"]
-    fill, stroke = style.get("fill", element.get("fill", "")), style.get("stroke", "")
+    fill = style.get("fill", element.get("fill", INK if kind == "text" else ""))
+    stroke = style.get("stroke", "")
     seen = ["" if paint in ("none", "transparent") else paint for paint in (fill, stroke)]
     if kind == "image":
         seen = [IMAGE, ""]

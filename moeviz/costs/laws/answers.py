@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from moeviz.costs.laws.law import Law, LossLaw, Model, size
 from moeviz.costs.laws.published import LAWS
@@ -60,6 +61,7 @@ class Answer:
         return f"{words} {self.law.beyond(self.model)}".rstrip()
 
 
+@lru_cache(maxsize=1024)  # a picture asks about 42 shares at every move
 def answers(model: Model) -> tuple[Answer, ...]:
     """What each law says of a sparse model, in the order of LAWS. ValueError of a dense one."""
     if model.share == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from moeviz.costs.read_hf.read import read_hf
@@ -60,12 +61,12 @@ class Architecture:
         """
         return cls(**read_hf(config, name))
 
-    @property
+    @cached_property
     def all_layers(self) -> tuple[Layer, ...]:
         """The encoder's, then the decoder's."""
         return (*self.encoder, *self.layers)
 
-    @property
+    @cached_property
     def moe_layers(self) -> tuple[int, ...]:
         """Numbers of the layers that have experts, the encoder's first."""
         return tuple(i for i, v in enumerate(self.all_layers) if isinstance(v.ffn, MoE))
@@ -74,7 +75,7 @@ class Architecture:
     def is_moe(self) -> bool:
         return bool(self.moe_layers)
 
-    @property
+    @cached_property
     def moe(self) -> MoE:
         """The experts of the MoE layers; ValueError for a dense model and where layers differ."""
         kinds = {layer.ffn for layer in self.all_layers if isinstance(layer.ffn, MoE)}

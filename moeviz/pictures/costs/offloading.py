@@ -91,14 +91,20 @@ class Setup:
 
     def _seconds(self, link: Link, hit_rate: float) -> tuple[float, float]:
         """For each token: of the bytes over the link, and of the device's own read."""
-        parts = active_parameters(self.architecture, "ex_input_embedding").components
         own = sum(
-            count * PLANS[self.plan].format(component).bits / 8
-            for component, count in parts.items()
+            size
+            for component, size in self._read.items()
             if not (link.host_computes and component == "routed_experts")
         )
         over = self.gigabytes(link, hit_rate) * 1e9
         return over / link.bytes_per_s, own / self.chip.bytes_per_s
+
+    @cached_property
+    def _read(self) -> dict[str, float]:
+        """Bytes that a token needs of each component."""
+        parts = active_parameters(self.architecture, "ex_input_embedding").components
+        plan = PLANS[self.plan]
+        return {name: count * plan.format(name).bits / 8 for name, count in parts.items()}
 
     @cached_property
     def weights(self) -> tuple[float, float]:
