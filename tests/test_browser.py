@@ -61,6 +61,19 @@ NOTE_LEAST_STEP = """css => {
         if (shown) window.leastStep = Math.min(window.leastStep, +shown[1]);
     }).observe(panel, {subtree: true, childList: true, characterData: true});
 }"""
+# Holds each picture of InsideLayer back until `go` is set.
+HELD = """\
+import threading
+from moeviz.panels.routing.inside_layer import InsideLayer
+
+draw, drawn, go = InsideLayer.draw, [], threading.Event()
+
+def held(panel):
+    drawn.append(panel.values["stage"])
+    assert go.wait(250)
+    return draw(panel)
+
+InsideLayer.draw = held"""
 TWO_LIVE = (IMPORT, "text = panels.RouteText()\ntext", "race = panels.Race()\nrace")
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
@@ -339,6 +352,14 @@ def test_inside_a_layer(page):
     renormalised = browser.wait_for_change(page, raw, LAYER_PANEL)
     texts = [re.sub('data-state="[^"]*"', "", svg) for svg in (raw, renormalised)]
     assert texts[0] != texts[1]
+
+    # Of a burst of keys the first and the last are drawn.
+    browser.run_in_kernel(page, HELD)
+    keys = [*["ArrowRight", "ArrowLeft"] * 6, *["ArrowRight"] * 3]
+    browser.press(browser.slider_handle(page, f"{LAYER_PANEL} .moeviz-stage"), *keys)
+    browser.run_in_kernel(page, "go.set()")
+    browser.wait_state(page, LAYER_PANEL, "stage=combine&")
+    assert browser.run_in_kernel(page, "print(*drawn)").split() == ["dispatch", "combine"]
 
     page.locator(f"{LAYER_PANEL} .moeviz-layer button").first.click()
     browser.wait_state(page, LAYER_PANEL, "layer=0&")

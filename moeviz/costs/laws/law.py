@@ -16,6 +16,7 @@ from moeviz.checks import check_number
 from moeviz.words import RAISED
 
 FEWEST, MOST = 1.0, 1e16  # parameters between which a dense model of equal loss is looked for
+HALVINGS = 40  # of that range, on a logarithmic scale: to ten figures
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class LossLaw(Law):
         wanted, low, high = self.loss(model), FEWEST, MOST
         if self.loss(model.dense(high)) > wanted:
             return math.inf
-        while low < (middle := math.sqrt(low * high)) < high:
+        for _ in range(HALVINGS):
+            middle = math.sqrt(low * high)
             low, high = (middle, high) if self.loss(model.dense(middle)) > wanted else (low, middle)
         return low
 
