@@ -64,7 +64,7 @@ def race(
     other work slowed the learners, which trained in turns, so that of their seconds and speeds only
     the ratio counts. power: by which watts joules were made of seconds, and where they are from."""
     headline = told(learners, axis, luck)
-    over_seeds = f" Over seeds {told_settings(settings)}" if settings else ""
+    over_seeds = f" Over the seeds of each E and K, {told_settings(settings)}" if settings else ""
     svg = Svg(MAIN, HEIGHT, "Learners side by side", f"{headline}{over_seeds}")
     slowed = beside_work and axis in BY_THE_CLOCK
     words = f"joules (estimate), seconds × {power}" if axis == JOULES else AXES[axis][0]

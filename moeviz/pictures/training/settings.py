@@ -56,8 +56,8 @@ def settings_height(settings: Sequence[Setting]) -> float:
 def told_settings(settings: Sequence[Setting]) -> str:
     """In how many settings each of the two ends ahead, by the verdicts over seeds."""
     found = Counter(AHEAD[setting.ahead["verdict"]] for setting in settings)
-    ahead = f"MoE ends ahead in {found['MoE']} of {len(settings)}, dense in"
-    return f"{ahead} {found['dense']}" + (f"; {found['open']} open." if found["open"] else ".")
+    wins = f"MoE wins {found['MoE']} of {len(settings)}, dense {found['dense']}"
+    return wins + ("; the rest is open." if found["open"] else ".")
 
 
 def by_verdict(recorded: Mapping[str, Any]) -> list[str]:
