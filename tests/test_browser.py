@@ -16,6 +16,7 @@ from helpers.browser import (
     wait_count,
 )
 from helpers.patience import wait
+from moeviz.panels.backlog import KEPT
 from moeviz.records.store import load_header
 
 STAGES = ("logits", "softmax", "top-k", "dispatch", "experts", "combine")
@@ -74,6 +75,19 @@ def held(panel):
     return draw(panel)
 
 InsideLayer.draw = held"""
+# Loses what opens one part of a panel, a button's style.
+ONE_IS_LOST = """\
+from ipykernel.comm.comm import BaseComm
+
+publish, lost = BaseComm.publish_msg, []
+
+def publish_msg(self, kind, data=None, *args, **options):
+    opened = (data or {}).get("state", {}).get("_model_name", "") if kind == "comm_open" else ""
+    if opened == "ButtonStyleModel" and not lost:
+        return lost.append(opened)
+    return publish(self, kind, data, *args, **options)
+
+BaseComm.publish_msg = publish_msg"""
 TWO_LIVE = (IMPORT, "text = panels.RouteText()\ntext", "race = panels.Race()\nrace")
 
 # One group: its tests share a server and a browser, and two browsers would share two cores.
@@ -318,6 +332,22 @@ def test_what_threads_say_is_seen_where_it_is_lost_on_the_way(page):
     wait(rests, "its rest")
     assert step(page) == at
     assert beats(page)
+
+
+@widgets8_only
+def test_where_a_part_is_lost_the_page_says_what_to_do(labs, level):
+    error = "jupyter-widgets-error-widget"
+    known = [error, "widget model not found", "Could not", "Comm not found"]
+    with labs.page(level=level, known=known) as page:
+        put_and_open(page, RACE_ALONE)
+        browser.run_in_kernel(page, ONE_IS_LOST)
+        assert "can not be instantiated" in browser.run_all(page)[0]
+        told = "css => getComputedStyle(document.querySelector(css), '::before').content"
+        assert "Shift+Enter" in page.evaluate(told, f".{error}")
+        assert browser.run_all(page) == []
+        page.locator(f"{RACE} .mv").wait_for()
+        limit = "print(get_ipython().kernel.iopub_thread.socket.sndhwm)"
+        assert int(browser.run_in_kernel(page, limit)) == KEPT
 
 
 # 02: stage by stage

@@ -18,6 +18,7 @@ __all__ = [*_FILES, "Outcome", "Predict"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"There is no panel '{name}'; there is {', '.join(__all__)}.")
+    import_module("moeviz.panels.backlog").keep_messages()
     room = f"{_FILES[name].parent.name}." if name in _FILES else ""
     stem = _FILES[name].stem if name in _FILES else "predict"
     return getattr(import_module(f"moeviz.panels.{room}{stem}"), name)

@@ -16,6 +16,11 @@ STYLE = f"""
 }}
 .moeviz-panel.jupyter-widgets-disconnected::before,
 .moeviz-panel .jupyter-widgets-disconnected::before {{ display: none; }}
+/* What stands in place of a widget whose parts the page did not get, of a panel or a whole one. */
+.jupyter-widgets-error-widget::before {{
+    content: "This did not reach the page whole: run its cell again (Shift+Enter).";
+    flex: none; margin: 2px; padding: 4px 8px; color: {PAGE_INK}; border-left: 4px solid #d55e00;
+}}
 /* A pressed button is told by more than a grey, and is not wider than before. */
 .moeviz-panel .mod-active, .moeviz-predict .mod-active {{
     box-shadow: inset 0 -3px 0 currentColor; text-shadow: 0.4px 0 currentColor;
