@@ -197,7 +197,7 @@ def check_a_run_trains_loses_an_expert_and_goes_on(page):
     browser.click(page, ".moeviz-step")
     browser.wait_status(page, COLLAPSE, "One step done.")
     # The legend breaks a long name into lines.
-    dashed = rf"dashed: no balancing, seed 1, expert\s*\d+\s*killed:\s*step {stood + 1} of 9000"
+    dashed = rf"dashed: no balancing, seed 1, expert\s*\d+\s*killed:\s*step {stood + 1} of 9,000"
     page.locator(f"{COLLAPSE} svg g.k", has_text=re.compile(dashed)).wait_for()
 
 

@@ -43,7 +43,7 @@ def toy(monkeypatch):
         "collapse.RESTART_EVERY": 4,
         "balance_of_runs.AROUND": 2,
         "collapse.collapse_training": lambda cures, seed, steps=0: dataclasses.replace(
-            training(cures, seed, 12), warmup=1, validate_every=4, batch_size=2, seq_len=32
+            training(cures, seed, 12), warmup=1, validate_every=4, batch_size=8, seq_len=32
         ),
         "busy_experts.STEPS": 2,
         "busy_experts.WINDOWS": 1,
@@ -53,7 +53,7 @@ def toy(monkeypatch):
         "race.FINAL_WINDOWS": 1,
         "race.MEASURE_EVERY": 2,
         "race.race_training": lambda seed, steps=0: dataclasses.replace(
-            racing(seed, 4), warmup=1, batch_size=2
+            racing(seed, 4), warmup=1, batch_size=8
         ),
     }.items():
         monkeypatch.setattr(f"moeviz.experiments.{name}", value)

@@ -123,6 +123,9 @@ def test_a_table_of_cuts_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypat
     monkeypatch.setenv("MOEVIZ_TUNED", str(tmp_path / "cuts.json"))
     with pytest.raises(ValueError, match=rf"{tmp_path}/cuts.json \({why}.*or unset it"):
         runpy.run_path(configs.__file__)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="reinstall moeviz"):
+        patch.setattr(configs, "PACKAGED", tmp_path / "cuts.json")
+        Tuned.read(configs.PACKAGED)
     monkeypatch.setenv("MOEVIZ_TUNED", "")
     assert runpy.run_path(configs.__file__)["TUNED"].heights == configs.TUNED.heights
 

@@ -164,7 +164,7 @@ def test_a_switch_that_ends_a_run_says_so_and_that_it_stays(track, monkeypatch):
     assert "ended" not in said(panel), "nothing has begun"
     step(panel, 2)
     panel.controls["bias"].value = "sign"
-    ended = f"the run before ended at step 2 of {track.steps} and stays in the picture, dashed."
+    ended = f"the run before ended at step 2 of {track.steps:,} and stays in the picture, dashed."
     assert ended in said(panel)
     until(panel, "Ready.")
     assert ended in said(panel), "the frame wipes it away"

@@ -51,7 +51,7 @@ def toy(monkeypatch):
 
     for name, value in {
         "recording.ProcessPoolExecutor": lambda *_, **__: ThreadPoolExecutor(1),
-        "router_arms.TrainConfig": partial(TrainConfig, batch_size=2, seq_len=16, warmup=1),
+        "router_arms.TrainConfig": partial(TrainConfig, batch_size=8, seq_len=16, warmup=1),
         "routers_trained.arms": lambda: few,
         "router_arms.arms": lambda: few,
         "routers_timed.arms": lambda: few,

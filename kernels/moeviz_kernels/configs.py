@@ -151,10 +151,12 @@ class Tuned:
                 {tuple(entry["for"]): entry["height"] for entry in table["heights"]},
             )
         except (OSError, ValueError, LookupError, TypeError) as error:
+            cure = "let MOEVIZ_TUNED name a table that `moeviz bench gpu` has written, or unset it"
+            if path == PACKAGED:
+                cure = "reinstall moeviz"
             raise ValueError(
                 f"The cuts of the Triton kernels cannot be read from {path} "
-                f"({type(error).__name__}: {error}); MOEVIZ_TUNED must name a table that `moeviz "
-                "bench gpu` has written: correct it, or unset it to take the packaged table."
+                f"({type(error).__name__}: {error}): {cure}."
             ) from None
 
 

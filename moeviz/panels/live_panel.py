@@ -174,7 +174,7 @@ class LivePanel(Panel):
         run = self.live[-1] if self.live else None
         if run is None or run.step == run.total_steps:
             return ""
-        steps = f"step {run.step} of {run.total_steps}"
+        steps = f"step {run.step:,} of {run.total_steps:,}"
         return f"Another setting begins anew: the {self.called} before ended at {steps}{self.kept}."
 
     def _on_frame(self, frame: Frame) -> None:

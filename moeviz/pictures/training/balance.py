@@ -69,7 +69,7 @@ def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
     experts, steps = run.curve.load.shape[2], min(window(run), run.step)
     over = f"Over the last {steps} steps" if steps > 1 else "In this step"
     return (
-        f"{run.label}, layer {layer}, step {run.step} of {run.total_steps}. "
+        f"{run.label}, layer {layer}, step {run.step:,} of {run.total_steps:,}. "
         f"{over} expert {now.busiest} takes {percent(now.largest)} of the tokens. "
         f"{now.dead} of {experts} experts get less than a tenth of an even share, and "
         f"{now.effective:.1f} are in effect. MaxVio is {now.max_violation:.2f}; chance alone would "
@@ -78,7 +78,7 @@ def describe(run: Snapshot, layer: int, twin: Snapshot | None = None) -> str:
 
 
 def at_step(run: Snapshot) -> str:
-    return f"{run.label}: step {run.step} of {run.total_steps}"
+    return f"{run.label}: step {run.step:,} of {run.total_steps:,}"
 
 
 def result(run: Snapshot, layer: int) -> str:
