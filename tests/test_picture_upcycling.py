@@ -112,13 +112,15 @@ def test_cosines_and_rates_are_those_of_the_file():
     copies, *_, scratch = cosine_sentences(made)
     assert copies.startswith("Copies: ") and "begins at 1.00 and ends at 0.900 ± 0.000" in copies
     assert "begins at 0.00 and ends at 0.050 ± 0.000" in scratch
-    *_, rates = recorded_sentences(made)
+    *_, rates, _ = recorded_sentences(made)
     assert rates.startswith("Learning rates: parent 0.008, dense 0.008, copies 0.008, ")
     assert rates.endswith(f"a better one may lie beyond: {DROP}.")
     for found in made["rates"].values():
         found["at_edge"] = False
-    *_, rates = recorded_sentences(made)
+    made["rates"][COPIES] |= {"grid": [2e-3, 4e-3, 8e-3], "losses": [3.98, 3.94, None]}
+    *_, rates, closest = recorded_sentences(made)
     assert rates.endswith("None of them is the lowest or the highest that was tried.")
+    assert closest == "The closest choice: copies with 0.002 lost 0.040 nats per token more."
 
 
 def test_every_comparison_has_a_row_that_shows_its_way():

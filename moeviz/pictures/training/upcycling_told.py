@@ -82,7 +82,20 @@ def lead_sentence(recorded: Recorded, pair: Pair) -> str:
 
 def recorded_sentences(recorded: Recorded) -> list[str]:
     """All that a notebook tells of the file beside its picture."""
-    return [*lead_sentences(recorded), *cosine_sentences(recorded), rate_words(recorded["rates"])]
+    rates = recorded["rates"]
+    told_rates = rate_words(rates), closest_choice(rates)
+    return [*lead_sentences(recorded), *cosine_sentences(recorded), *told_rates]
+
+
+def closest_choice(rates: Mapping[str, Any]) -> str:
+    """Whose learning rate another one would have replaced most easily, and by how much it lost."""
+    seconds = []
+    for name, found in rates.items():
+        tried = zip(found["losses"], found["grid"], strict=True)
+        (best, _), (second, rate), *_ = sorted(one for one in tried if one[0] is not None)
+        seconds.append((second - best, name, rate))
+    behind, name, rate = min(seconds)
+    return f"The closest choice: {name} with {rate:g} lost {behind:.3f} nats per token more."
 
 
 def cosine_sentences(recorded: Recorded) -> list[str]:
