@@ -26,6 +26,7 @@ from moeviz.pictures.many_models.own_arms import (
     told_replay,
     told_settings,
     told_together,
+    told_without,
 )
 from moeviz.predictions import own_expert as predictions
 
@@ -135,6 +136,20 @@ def test_replay_is_told_beside_what_more_and_less_of_it_would_do(scores, taken, 
     *rates, told = told_settings(figures)
     assert told.endswith(end) and all(f"{n}: {score:.2f}" in told for n, score in scores.items())
     assert rates[0] == f"whole, learning rate: score 0.001: 0.90, 0.01: 0.90; chosen 0.01{END}."
+
+
+def test_no_replay_is_told_at_the_rate_that_suits_it():
+    figures = made()
+    figures["replay"] = {
+        "0": {"rate": "0.001", "gain": {"mean": 0.9}, "forgotten": {"mean": 0.2}},
+        "3": {"rate": "0.003", "gain": {"mean": 1.1}, "forgotten": {"mean": -0.1}},
+        "chosen": "3",
+    }
+    (told,) = told_without(figures)
+    assert told.endswith(
+        "Without replay it is 0.001, where the texts gain 0.90 and the domains change by +0.20; "
+        "with 3 pieces 0.003, where the texts gain 1.10 and the domains change by -0.10."
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ What would make this unfair, and what is done about it
 
 Not closed: one model, of one size, and one seed for each text; five texts chosen by hand, of 2,200
 tokens each, so an interval tells of texts like these; the held-out part is of the same document;
-rates are chosen on two texts, ranks 1 and 16 have that of rank 4.
+rates are chosen on two texts, ranks 1 and 16 have that of rank 4; the arms without replay have the
+rate that is best with it, and would forget less at a lower one of their own (see "replay").
 
 runs/own_expert.json; figures are {mean, sd, values} over the texts, nats per token:
     steps; texts: in the order of the values; domains: names

@@ -179,6 +179,20 @@ def told_settings(figures: Figures) -> Iterator[str]:
         yield f"{told}, though {best} is the best{end}."
 
 
+def told_without(figures: Figures) -> Iterator[str]:
+    """What no replay and the replay that was taken do where each has the best rate for it."""
+    replay = figures["replay"]
+    without, beside = (
+        f"{of['rate']}, where the texts gain {of['gain']['mean']:.2f} and the domains change by "
+        f"{of['forgotten']['mean']:+z.2f}"
+        for of in (replay["0"], replay[replay["chosen"]])
+    )
+    yield (
+        f"Each amount has the best of the rates here. Without replay it is {without}; with "
+        f"{replay['chosen']} pieces {beside}."
+    )
+
+
 def _scores(settings: Figures) -> dict[str, float]:
     return {name: of["score"]["mean"] for name, of in settings.items() if name != "chosen"}
 
