@@ -341,7 +341,7 @@ def test_make_gpu_measures_first_and_keeps_the_callers_path(tmp_path):
         """What each call was told: the path, the table of cuts, the words."""
         calls.write_text("")
         # What `make test` itself was told stands in its own variables.
-        not_ours = {"PYTHONPATH", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}
+        not_ours = {"PYTHONPATH", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS"}
         rest = {name: value for name, value in os.environ.items() if name not in not_ours}
         subprocess.run([*make, target], check=True, env=rest | environment, capture_output=True)
         return [line.split(",", 2) for line in calls.read_text().splitlines()]
