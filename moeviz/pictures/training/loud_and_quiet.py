@@ -46,11 +46,15 @@ class Ending:
     chosen: bool
 
     @property
+    def winner(self) -> str:
+        return MOE if self.ahead > 0 else DENSE
+
+    @property
     def tip(self) -> str:
         """Who is ahead, and what luck alone does."""
         words = (
-            f"{self.name}: {MOE if self.ahead > 0 else DENSE} is ahead by {abs(self.ahead):.3f} "
-            f"nats. Luck alone: ± {self.luck:.3f} in 19 of 20 runs, by {self.source}"
+            f"{self.name}: {self.winner} is ahead by {abs(self.ahead):.3f} nats. "
+            f"Luck alone: ± {self.luck:.3f} in 19 of 20 runs, by {self.source}"
         )
         open_ = abs(self.ahead) <= self.luck
         return words + (". Within it one seed shows no difference" if open_ else "")
@@ -171,15 +175,7 @@ def _draw_ends(svg: Svg, settings: Sequence[Ending], times: Mapping[float, float
         # No kin: what it changes is to be seen while it is dragged.
         with svg.thing(tip=s.tip, press=s.press, drag=True):
             svg.rect(left, top, right - left, bottom - top + 20, "transparent")
-            mark(
-                svg,
-                "circle",
-                at,
-                high,
-                COLOURS[MOE] if s.ahead > 0 else COLOURS[DENSE],
-                5,
-                stroke=INK,
-            )
+            mark(svg, "circle", at, high, COLOURS[s.winner], 5, stroke=INK)
             if s.chosen:
                 svg.circle(at, high, 9, "none", stroke=INK)
                 last = at + 60 > MAIN  # on its right there is no room
